@@ -1,0 +1,207 @@
+"""Settings: one YAML file, read once, frozen. Every error names the file and the key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from reconciler.errors import SettingsError
+
+DEFAULT_PATH = Path("/etc/reconciler/config.yaml")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of `90`, `90s`, `1.5m`, `2h` or `250ms`. Raises ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", str(value).strip())
+    if not match:
+        raise ValueError(f'"{value}" is not a duration; write for example 90s, 5m or 250ms')
+    return float(match[1]) * _UNITS[match[2]]
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Section):
+    """Where git is. At most one of branch, tag, semver and commit; none means the branch `main`."""
+
+    url: str = Field(description="Repository: https://…, ssh://…, user@host:path, file:///… or a local path")
+    branch: str | None = Field(None, description="Branch to follow (`main` when nothing else is named)")
+    tag: str | None = Field(None, description="Tag to follow")
+    semver: str | None = Field(None, description="Highest tag in this range, for example `>=1.2.0 <2.0.0`")
+    commit: str | None = Field(None, description="One commit, all 40 digits")
+    interval: Seconds = Field(60.0, description="How often the remote is asked; a local repository is watched too")
+    timeout: Seconds = Field(60.0, description="Longest time for one git call")
+    allow_rewrites: bool = Field(False, description="Accept a branch whose history was rewritten")
+    token_file: Path | None = Field(None, description="File with the https token or password")
+    username: str = Field("git", description="User name sent with the token")
+    ssh_key_file: Path | None = Field(None, description="Private key for ssh")
+    known_hosts_file: Path | None = Field(None, description="Host keys for ssh, always checked strictly")
+    ca_file: Path | None = Field(None, description="CA certificates for https instead of the system's")
+    max_file_bytes: int = Field(1 << 20, gt=0, description="Largest manifest file that is read")
+    max_total_bytes: int = Field(64 << 20, gt=0, description="Most bytes of manifests in one revision")
+    max_files: int = Field(20_000, gt=0, description="Most manifest files in one revision")
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Source:
+        named = [k for k in ("branch", "tag", "semver", "commit") if getattr(self, k) is not None]
+        if len(named) > 1:
+            raise ValueError(f"name only one of {', '.join(named)}")
+        return self
+
+
+class Engine(_Section):
+    """Which interpreter runs an image."""
+
+    image: str = Field(description="Image, or a pattern with `*`; the first match wins")
+    python: Path = Field(description="Interpreter of the environment that has this vLLM")
+    env: dict[str, str] = Field(default_factory=dict, description="Variables for every replica of this engine")
+
+
+class Allocatable(_Section):
+    """What replicas may use; unset is all that the host has."""
+
+    cpu: str | None = Field(None, description="Cores, as Kubernetes writes them: `8` or `7500m`")
+    memory: str | None = Field(None, description="Memory, as Kubernetes writes it: `48Gi`")
+
+
+class Rollout(_Section):
+    """How patient a rollout is."""
+
+    min_ready: Seconds = Field(30.0, description="How long a new replica must stay ready before it is trusted")
+    ready_timeout: Seconds = Field(600.0, description="Longest time from start to ready")
+    drain_timeout: Seconds = Field(
+        120.0,
+        description="Longest wait for running requests; a service's own terminationGracePeriodSeconds wins",
+    )
+    stop_grace: Seconds = Field(10.0, description="From SIGTERM to SIGKILL, once nothing runs any more")
+
+
+class Routing(_Section):
+    """The proxy in front of the replicas."""
+
+    listen: str = Field("127.0.0.1:8080", description="Address of the proxy")
+    domain: str = Field("example.com", description="Services answer to `{name}-{namespace}.{domain}`")
+    max_body_bytes: int = Field(32 << 20, gt=0, description="Largest request body")
+
+
+class HostTarget(_Section):
+    """One host."""
+
+    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="Name of the target")
+    kind: Literal["process"] = Field("process", description="`process`: replicas are child processes that outlive us")
+    paths: tuple[str, ...] = Field(
+        description="Folders of the repository that this target reads; the last one is its own and holds its host.yaml"
+    )
+    default_namespace: str = Field("default", description="Namespace of documents that name none")
+    engines: tuple[Engine, ...] = Field((), description="Which interpreter runs which image")
+    volumes: dict[str, Path] = Field(default_factory=dict, description="Folder behind each `pvc://NAME`")
+    gpus: Literal["auto"] | tuple[str, ...] = Field("auto", description="`auto` asks NVML; or a list of UUIDs")
+    allocatable: Allocatable = Field(default_factory=Allocatable, description="Upper limits for all replicas together")
+    ports: str = Field("20000-20999", pattern=r"^\d+-\d+$", description="Ports that replicas may listen on")
+    rollout: Rollout = Field(default_factory=Rollout, description="How patient a rollout is")
+    routing: Routing = Field(default_factory=Routing, description="The proxy in front of the replicas")
+
+    @property
+    def own_path(self) -> str:
+        """The folder that is this target's alone."""
+        return self.paths[-1].strip("/")
+
+    @property
+    def port_range(self) -> range:
+        first, last = (int(part) for part in self.ports.split("-"))
+        return range(first, last + 1)
+
+
+class Web(_Section):
+    """The daemon's own HTTP side."""
+
+    listen: str = Field("127.0.0.1:9464", description="Address of /healthz, /readyz and /metrics")
+
+
+class Log(_Section):
+    """The daemon's log."""
+
+    format: Literal["auto", "text", "json"] = Field("auto", description="`auto`: text on a terminal, else JSON")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level shown")
+
+
+class Settings(_Section):
+    """Everything the daemon is told."""
+
+    source: Source = Field(description="Where git is")
+    targets: tuple[HostTarget, ...] = Field(min_length=1, description="The places to keep as git says")
+    state_dir: Path = Field(Path("/var/lib/reconciler"), description="Our folder: records, mirror, history")
+    socket: Path | None = Field(None, description="Control socket; `control.sock` in state_dir when unset")
+    resync: Seconds = Field(60.0, gt=0, description="Longest time between two passes")
+    web: Web = Field(default_factory=Web, description="The daemon's own HTTP side")
+    log: Log = Field(default_factory=Log, description="The daemon's log")
+
+    @property
+    def socket_path(self) -> Path:
+        return self.socket or self.state_dir / "control.sock"
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Settings:
+        names = [target.name for target in self.targets]
+        if len(set(names)) != len(names):
+            raise ValueError("two targets have the same name")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """Raises SettingsError, which names the file, the key and what was expected."""
+        return _validated(cls, path, _read(path))
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file; pass --config PATH or set RECONCILER_CONFIG") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise SettingsError(f"{path}: is not YAML: {error}") from None
+
+
+def _validated(cls: type[Settings], path: Path, data: Any) -> Settings:
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path}: expected a mapping with the keys source and targets")
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(path, item) for item in error.errors(include_url=False)]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def _explain(path: Path, item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"] if part != "process")
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(Settings), 1, 0.7)
+        return f"{path}: {key}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{path}: {key or 'file'}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _known_keys(model: type[BaseModel]) -> list[str]:
+    keys: list[str] = []
+    for section in (Settings, Source, HostTarget, Engine, Allocatable, Rollout, Routing, Web, Log):
+        keys += section.model_fields
+    return keys
+
+
+def config_path(given: str | None) -> Path:
+    """The config file: what was given, else $RECONCILER_CONFIG, else the default place."""
+    return Path(given or os.environ.get("RECONCILER_CONFIG") or DEFAULT_PATH)

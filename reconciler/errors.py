@@ -1,0 +1,37 @@
+"""Everything we raise on purpose. The tree answers one question: is it worth trying again?
+
+ReconcileError
+├── Retryable        the next pass may succeed: a network, a busy port, a full disk
+└── Terminal         only a new commit or a new config can fix this
+    ├── SettingsError   the config file; names the key
+    └── ManifestError   a document in git; names file and line
+"""
+
+from __future__ import annotations
+
+
+class ReconcileError(Exception):
+    """Base of everything we raise. The message says what, where, why and what to do next; never a secret."""
+
+
+class Retryable(ReconcileError):
+    """The next pass may succeed."""
+
+
+class Terminal(ReconcileError):
+    """Only a new commit or a new config can fix this."""
+
+
+class SettingsError(Terminal):
+    """A setting is wrong; the message begins with the file and the key."""
+
+
+class ManifestError(Terminal):
+    """A document in git is wrong."""
+
+    def __init__(self, file: str, line: int, path: str, message: str) -> None:
+        super().__init__(f"{file}:{line}: {path + ': ' if path else ''}{message}")
+        self.file = file
+        self.line = line
+        self.path = path
+        self.message = message

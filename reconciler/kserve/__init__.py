@@ -1,0 +1,1 @@
+"""KServe's semantics, off-cluster: pure functions on plain data."""

@@ -1,0 +1,1 @@
+"""Status as data, history and logs."""
