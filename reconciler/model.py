@@ -230,7 +230,8 @@ class Replica:
     that is still there although the main process is gone. `ready_now` is the probe's word (health, model list, one
     real token); `ready_at` is when that was first written down. `healthy` is None when nobody could tell.
     `in_flight` counts requests at the proxy and in the engine; None is unknown, never zero. `quiet_samples` counts
-    consecutive observations of zero. `rebooted` means that the host restarted since the replica was started.
+    consecutive observations of zero, taken while the proxy sent nothing new. `rebooted` means that the host restarted
+    since the replica was started. `spawned` is False when it was written down but no process was ever seen.
     """
 
     id: ReplicaId
@@ -252,6 +253,7 @@ class Replica:
     in_flight: int | None = None
     quiet_samples: int = 0
     rebooted: bool = False
+    spawned: bool = True
     last_words: tuple[str, ...] = ()
 
     @property

@@ -1,0 +1,86 @@
+"""Raw facts about replicas → what they mean. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciler.model import Replica, Routed
+
+CRASH_WINDOW = 600.0
+CRASHES_THAT_DEGRADE = 3
+_BACKOFF_CAP = 300.0
+
+
+class Life(StrEnum):
+    """Where a replica stands."""
+
+    PLANNED = "Planned"  # written down, but no process was ever seen: the daemon died in between
+    STARTING = "Starting"
+    READY = "Ready"
+    DRAINING = "Draining"
+    BROKEN = "Broken"
+    STOPPING = "Stopping"
+    GONE = "Gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long is long enough, in seconds."""
+
+    min_ready: float = 30.0
+    ready_timeout: float = 600.0
+    drain_timeout: float = 120.0
+    stop_grace: float = 10.0
+
+
+def life(replica: Replica, now: float, patience: Patience) -> Life:
+    """Where a replica stands now."""
+    if not replica.alive and not replica.leftovers and (replica.stopping_at is not None or replica.rebooted):
+        return Life.GONE
+    if replica.stopping_at is not None:
+        return Life.STOPPING
+    if not replica.spawned:
+        return Life.PLANNED
+    if failure(replica, now, patience):
+        return Life.BROKEN
+    if replica.draining_at is not None:
+        return Life.DRAINING
+    return Life.STARTING if replica.ready_at is None else Life.READY
+
+
+def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str] | None:
+    """A code and a sentence when a replica has failed, else None."""
+    when = "before it was ready" if replica.ready_at is None else "while it served"
+    if not replica.alive:
+        status = "" if replica.exit_code is None else f" with status {replica.exit_code}"
+        return ("Crashed", f"the engine ended{status} {when}")
+    if replica.healthy is False:
+        return ("EngineDead", f"the engine's core died {when}; /health answers 503")
+    if replica.ready_at is None and now - replica.created_at > patience.ready_timeout:
+        return ("NotReadyInTime", f"not ready within {patience.ready_timeout:g} s of its start")
+    return None
+
+
+def is_port_taken(replica: Replica) -> bool:
+    """Did the engine die only because somebody else had its port? That is nobody's commit's fault."""
+    return any("address already in use" in line.lower() for line in replica.last_words)
+
+
+def is_drained(replica: Replica) -> bool:
+    """Nothing runs any more and nothing new can come: both proxy and engine said so twice."""
+    return replica.routed in (Routed.DRAINING, Routed.ABSENT) and replica.quiet_samples >= 2
+
+
+def restart_at(crashes: Iterable[float], now: float) -> float:
+    """When the next start is due: at once after the first crash, then 10 s, 20 s, 40 s … up to 5 minutes."""
+    recent = sorted(at for at in crashes if now - at < CRASH_WINDOW)
+    if len(recent) < 2:
+        return now
+    return recent[-1] + min(_BACKOFF_CAP, 10.0 * 2 ** (len(recent) - 2))
+
+
+def is_crash_looping(crashes: Iterable[float], now: float) -> bool:
+    """Has it crashed so often lately that a person should look?"""
+    return sum(now - at < CRASH_WINDOW for at in crashes) >= CRASHES_THAT_DEGRADE
