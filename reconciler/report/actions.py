@@ -1,0 +1,75 @@
+"""Actions in words: which service one belongs to, its name, and what it is about."""
+
+from __future__ import annotations
+
+import re
+from typing import assert_never
+
+from reconciler.model import (
+    Action,
+    Admit,
+    AskPreflight,
+    Drain,
+    EnsureProxy,
+    Forget,
+    NoteCrash,
+    Own,
+    Promote,
+    Promoted,
+    Reject,
+    Relabel,
+    Remove,
+    ServiceId,
+    SetRoutes,
+    Start,
+    Stop,
+    Undrain,
+)
+
+
+def action_name(action: Action) -> str:
+    """`AskPreflight` → `ask_preflight`: the name in logs, metrics and documents."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(action).__name__).lower()
+
+
+def services_of(action: Action) -> tuple[ServiceId, ...]:
+    """The services that an action is about; none for the proxy itself."""
+    match action:
+        case EnsureProxy():
+            return ()
+        case SetRoutes(changed=changed):
+            return changed
+        case Start() | Admit() | Relabel() | Drain() | Undrain() | Stop() | Remove() | NoteCrash():
+            return (action.replica.service,)
+        case AskPreflight() | Promote() | Own() | Forget():
+            return (action.service,)
+        case Reject():
+            return (action.quarantine.service,)
+        case _:
+            assert_never(action)
+
+
+def subject_of(action: Action) -> str:
+    """What exactly is acted on: a replica, a digest, routes."""
+    match action:
+        case EnsureProxy():
+            return "proxy"
+        case SetRoutes(changed=changed):
+            return ", ".join(str(service) for service in changed)
+        case Stop(replica=replica, force=force):
+            return f"{replica} (kill)" if force else str(replica)
+        case Start() | Admit() | Relabel() | Drain() | Undrain() | Remove() | NoteCrash():
+            return str(action.replica)
+        case AskPreflight(digest=digest) | Promote(promoted=Promoted(digest=digest)):
+            return short(digest)
+        case Reject():
+            return short(action.quarantine.digest)
+        case Own() | Forget():
+            return str(action.service)
+        case _:
+            assert_never(action)
+
+
+def short(digest: str) -> str:
+    """A digest or revision as people read it."""
+    return digest.removeprefix("sha256:")[:8]

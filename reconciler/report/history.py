@@ -1,0 +1,239 @@
+"""What happened, and which digests failed: sqlite. Losing this file loses nothing that serves.
+
+A file that sqlite cannot use is moved aside and begun anew, loudly. One connection, one lock: the loop writes, the
+web thread reads. A pass that changes nothing writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from reconciler.errors import Retryable
+from reconciler.model import Origin, Quarantine, Reason, ServiceId
+from reconciler.report.scrub import scrub_text
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+MAX_EVENTS = 10_000
+MAX_QUARANTINES_PER_SERVICE = 50
+
+# Each entry takes the file from `user_version` = its index to the next; never edit one that was released.
+MIGRATIONS = (
+    """
+    CREATE TABLE event (
+        id INTEGER PRIMARY KEY, at REAL NOT NULL, target TEXT NOT NULL, revision TEXT NOT NULL,
+        service TEXT NOT NULL, event TEXT NOT NULL, message TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX event_by_service ON event (service, id);
+    CREATE TABLE quarantine (
+        target TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
+        code TEXT NOT NULL, message TEXT NOT NULL, file TEXT, line INTEGER,
+        revision TEXT NOT NULL, at REAL NOT NULL, last_words TEXT NOT NULL,
+        PRIMARY KEY (target, namespace, name, digest)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE applied (target TEXT PRIMARY KEY, revision TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    """,
+)
+
+
+class History:
+    """History, quarantine and the revision last applied, kept over restarts."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises Retryable when the folder cannot be written."""
+        self._path = path
+        self._lock = threading.Lock()
+        self._db = _open_or_begin_anew(path)
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    # ------------------------------------------------------------ quarantine
+
+    def quarantines(self, target: str) -> Mapping[tuple[ServiceId, str], Quarantine]:
+        """Everything that failed on a target, by service and digest."""
+        rows = self._do(lambda db: db.execute("SELECT * FROM quarantine WHERE target = ?", (target,)).fetchall())
+        found = [_quarantine(row) for row in rows]
+        return {(one.service, one.digest): one for one in found}
+
+    def reject(self, target: str, quarantine: Quarantine) -> None:
+        """Remember a digest that failed."""
+        where = (target, quarantine.service.namespace, quarantine.service.name)
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("INSERT OR REPLACE INTO quarantine VALUES (?,?,?,?,?,?,?,?,?,?,?)", _row(target, quarantine))
+            db.execute(
+                "DELETE FROM quarantine WHERE target = ? AND namespace = ? AND name = ? AND digest NOT IN ("
+                "SELECT digest FROM quarantine WHERE target = ? AND namespace = ? AND name = ?"
+                " ORDER BY at DESC LIMIT ?)",
+                (*where, *where, MAX_QUARANTINES_PER_SERVICE),
+            )
+
+        self._write(write)
+
+    def lift(self, target: str, service: ServiceId, digest: str | None = None) -> int:
+        """Try again: forget one digest of a service, or all. Returns how many were forgotten."""
+        query = "DELETE FROM quarantine WHERE target = ? AND namespace = ? AND name = ?"
+        values = [target, service.namespace, service.name]
+        if digest is not None:
+            query, values = query + " AND digest = ?", [*values, digest]
+        return self._write(lambda db: db.execute(query, values).rowcount)
+
+    # ------------------------------------------------------------ events
+
+    def note(self, target: str, revision: str, service: str, event: str, message: str, at: float) -> None:
+        """Write one thing that happened. A full disk costs the entry, never the pass."""
+        row = (at, target, revision, service, event, scrub_text(message)[:4000])
+
+        def write(db: sqlite3.Connection) -> None:
+            cursor = db.execute(
+                "INSERT INTO event (at, target, revision, service, event, message) VALUES (?,?,?,?,?,?)", row
+            )
+            db.execute("DELETE FROM event WHERE id <= ?", ((cursor.lastrowid or 0) - MAX_EVENTS,))
+
+        try:
+            self._write(write)
+        except Retryable as error:
+            log.warning("history_entry_lost", reason=str(error), lost_event=event, service=service)
+
+    def entries(self, limit: int, service: str | None = None) -> list[dict[str, str]]:
+        """The latest entries, oldest first, of one service (`namespace/name`) or all."""
+        where, values = ("WHERE service = ?", [service]) if service else ("", [])
+        query = f"SELECT at, target, revision, service, event, message FROM event {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
+        rows = self._do(lambda db: db.execute(query, [*values, max(0, limit)]).fetchall())
+        return [_entry(row) for row in reversed(rows)]
+
+    # ------------------------------------------------------------ applied revision
+
+    def applied(self, target: str) -> str:
+        """The revision that this target last reached completely; empty when none."""
+        row = self._do(lambda db: db.execute("SELECT revision FROM applied WHERE target = ?", (target,)).fetchone())
+        return str(row["revision"]) if row else ""
+
+    def set_applied(self, target: str, revision: str) -> None:
+        if self.applied(target) != revision:
+            self._write(lambda db: db.execute("INSERT OR REPLACE INTO applied VALUES (?,?)", (target, revision)))
+
+    # ------------------------------------------------------------ the one door to sqlite
+
+    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def transaction(db: sqlite3.Connection) -> T:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(db)
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+            return result
+
+        return self._do(transaction)
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with self._lock:
+            try:
+                return work(self._db)
+            except sqlite3.OperationalError as error:
+                raise Retryable(f"cannot use {self._path}: {error}; is the disk full or read-only?") from error
+            except sqlite3.DatabaseError as error:
+                self._db.close()
+                _move_aside(self._path, str(error))
+                self._db = _open_or_begin_anew(self._path)
+                return work(self._db)
+
+
+def _open_or_begin_anew(path: Path) -> sqlite3.Connection:
+    try:
+        return _open(path)
+    except sqlite3.OperationalError as error:
+        raise Retryable(f"cannot open {path}: {error}; check that its folder exists and is ours") from error
+    except sqlite3.DatabaseError as error:
+        _move_aside(path, str(error))
+        return _open(path)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    # Made by us before sqlite sees it: sqlite would use the umask, and gives -wal and -shm the mode of the file.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    except OSError as error:
+        raise Retryable(f"cannot open {path}: {error.strerror}; check that its folder exists and is ours") from error
+    db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
+    try:
+        path.chmod(0o600)
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        if (verdict := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        _migrate(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise sqlite3.DatabaseError(f"written by a newer reconciler (version {version}, we know {len(MIGRATIONS)})")
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+
+
+def _move_aside(path: Path, why: str) -> None:
+    aside = path.with_name(f"{path.name}.unusable-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+    path.replace(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    log.warning(
+        "history_begun_anew", reason=why, moved_to=str(aside), lost="history and quarantine; nothing that serves"
+    )
+
+
+def _row(target: str, quarantine: Quarantine) -> tuple[str | int | float | None, ...]:
+    origin = quarantine.reason.origin
+    return (
+        target,
+        quarantine.service.namespace,
+        quarantine.service.name,
+        quarantine.digest,
+        quarantine.reason.code,
+        quarantine.reason.message,
+        origin.file if origin else None,
+        origin.line if origin else None,
+        quarantine.revision,
+        quarantine.at,
+        json.dumps(quarantine.last_words),
+    )
+
+
+def _quarantine(row: sqlite3.Row) -> Quarantine:
+    origin = Origin(row["file"], row["line"]) if row["file"] is not None else None
+    return Quarantine(
+        service=ServiceId(row["namespace"], row["name"]),
+        digest=row["digest"],
+        reason=Reason(row["code"], row["message"], origin),
+        revision=row["revision"],
+        at=row["at"],
+        last_words=tuple(json.loads(row["last_words"])),
+    )
+
+
+def _entry(row: sqlite3.Row) -> dict[str, str]:
+    at = datetime.fromtimestamp(row["at"], UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"at": at} | {key: row[key] for key in ("target", "revision", "service", "event", "message")}

@@ -1,0 +1,104 @@
+"""Is all as git says, is it still moving, or has it failed? Read from the status document, by whoever holds one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.report.status import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`converged`: all is as git says. `settled`: nothing changes by itself. `faults` say what is not as it should."""
+
+    converged: bool
+    settled: bool
+    faults: tuple[str, ...]
+
+    @property
+    def failed(self) -> bool:
+        return self.settled and not self.converged
+
+
+def judge(status: Document) -> Judgement:
+    """Converged needs: every target reached, every service Synced and Healthy or Suspended, git read without error."""
+    faults = [*_source_faults(status), *_target_faults(status)]
+    moving = any(_is_moving(service, target) for target, service in services(status))
+    unsettled = moving or (_awaits_applied(status) and not faults)
+    return Judgement(converged=not faults and not unsettled, settled=not unsettled, faults=tuple(faults))
+
+
+def services(status: Document) -> Iterator[tuple[Document, Document]]:
+    """Every service with its target."""
+    for target in status["targets"]:
+        for service in target["services"]:
+            yield target, service
+
+
+def full_name(service: Document) -> str:
+    return f"{service['namespace']}/{service['name']}"
+
+
+def is_fine(service: Document) -> bool:
+    """Does this service run as git says?"""
+    return bool(service["sync"] == "Synced" and service["health"]["status"] in ("Healthy", "Suspended"))
+
+
+def fault(service: Document) -> str:
+    """Why a service is not as git says, in one line; empty when it is."""
+    if is_fine(service):
+        return ""
+    if service["problems"]:
+        return "not usable: " + place(service["problems"][0])
+    if service["rejected"]:
+        refused = service["rejected"]
+        return f"rejected {refused['digest'].removeprefix('sha256:')[:8]}: " + place(
+            refused | {"message": refused["reason"]}
+        )
+    if service["blocked"]:
+        return "Blocked: " + "; ".join(place(one) for one in service["blocked"])
+    if service["suspended"]:
+        return f"suspended; `reconciler resume {full_name(service)}` lets it go on"
+    said = service["health"]["message"] or service["health"]["reason"]
+    return f"{service['sync']}, {service['health']['status']}: {said}"
+
+
+def place(reason: dict[str, Any]) -> str:
+    """`file:line: message`, or the message alone."""
+    return f"{reason['file']}:{reason['line']}: {reason['message']}" if reason["file"] else str(reason["message"])
+
+
+def _source_faults(status: Document) -> list[str]:
+    return [f"source: {status['revision']['error']}"] if status["revision"]["error"] else []
+
+
+def _target_faults(status: Document) -> Iterator[str]:
+    for target in status["targets"]:
+        if not target["reachable"]:
+            yield f"{target['name']}: unreachable: {target['reason']}"
+        for reason in target["unreadable"]:
+            yield f"{target['name']}: {place(reason)}"
+        if target["lastError"]:
+            yield f"{target['name']}: {target['lastError']}"
+        for service in target["services"]:
+            if why := fault(service):
+                yield f"{full_name(service)}: {why}"
+
+
+def _is_moving(service: Document, target: Document) -> bool:
+    """Will a later pass change this service without anybody's help?"""
+    if is_fine(service) or not target["reachable"] or service["suspended"]:
+        return False
+    if service["health"]["status"] == "Progressing":
+        return True
+    stuck = (
+        service["blocked"] or service["rejected"] or service["problems"] or service["health"]["status"] == "Degraded"
+    )
+    return not stuck
+
+
+def _awaits_applied(status: Document) -> bool:
+    """A revision counts only when the loop has written down that it was reached."""
+    return any(target["revision"]["wanted"] != target["revision"]["applied"] for target in status["targets"])

@@ -1,0 +1,97 @@
+"""The daemon's log: readable on a terminal, JSON lines otherwise; one stable event name per thing that happened."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TextIO, cast
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from reconciler.config import Log
+from reconciler.report.scrub import printable, scrub
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(settings: Log, stream: TextIO | None = None) -> None:
+    """Set up logging for this process. Bind `revision`, `service`, `replica` and `target` with `structlog.contextvars`.
+
+    Context variables do not cross threads: bind again in each.
+    """
+    stream = stream or sys.stderr
+    level = _LEVELS[settings.level]
+    as_text = settings.format == "text" or (settings.format == "auto" and stream.isatty())
+    structlog.configure(
+        processors=[*_common(), *(_text(stream) if as_text else _json())],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Unbreakable(stream))),
+        cache_logger_on_first_use=False,
+    )
+    _adopt_library_logs(max(level, logging.WARNING))
+
+
+def _common() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+
+
+def _json() -> list[Processor]:
+    return [structlog.processors.format_exc_info, _without_secrets, structlog.processors.JSONRenderer(default=str)]
+
+
+def _text(stream: TextIO) -> list[Processor]:
+    colours = stream.isatty() and not os.environ.get("NO_COLOR")
+    renderer = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
+    return [structlog.processors.format_exc_info, _without_secrets, _without_tricks, renderer]
+
+
+def _without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {key: scrub(value, key) for key, value in event.items()}
+
+
+def _without_tricks(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+class _Unbreakable:
+    """A stream whose reader may go away: a daemon must not die of its log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            return 0
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            return
+
+
+class _Forward(logging.Handler):
+    """Warnings of libraries appear in our log, in our form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger = structlog.get_logger()
+        logger.log(
+            record.levelno, "library_message", message=record.getMessage(), logger=record.name, exc_info=record.exc_info
+        )
+
+
+def _adopt_library_logs(level: int) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [_Forward()]
+    root.setLevel(level)
+    # Uvicorn tells about every start and connection at "info".
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -1,0 +1,67 @@
+"""Keep secrets and terminal tricks out of everything that people or machines read from us."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+HIDDEN = "***"
+
+# `tokens` alone is a count here (`max_tokens`), and a path is no secret (`token_file`).
+_NAME = re.compile(
+    r"(?i)(password|passwd|secret|authorization|credential|cookie|api[-_]?key|private[-_]?key|token(?!s))"
+)
+_PATH_NAME = re.compile(r"(?i)[-_.](file|path|dir|uri|url)$")
+_USERINFO = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@'\"]+@")
+_HEADER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+_ASSIGNED = re.compile(
+    r"(?i)([\w-]*(?:password|passwd|secret|api[-_]?key|(?<![a-z])token)(?:['\"]?\s*[=:]\s*|\s+(?=['\"]))['\"]?)"
+    r"(?!None\b|null\b|\[|\{)([^\s'\",;)}\]]+)"
+)
+_ARGUMENT = re.compile(r"(?i)(--[\w-]*(?:password|secret|api-key|token)\s+)(?!-)(\S+)")
+_WELL_KNOWN = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,})")
+# Everything that moves a cursor, changes a title or hides text; tabs and line ends stay.
+_CONTROL = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Would a value under this name be one that nobody may read?"""
+    return bool(_NAME.search(name)) and not _PATH_NAME.search(name)
+
+
+def scrub_text(text: str) -> str:
+    """The text without credentials in URLs, headers, assignments and well-known token shapes."""
+    text = _USERINFO.sub(rf"\1{HIDDEN}@", text)
+    text = _HEADER.sub(rf"\1 {HIDDEN}", text)
+    text = _ARGUMENT.sub(rf"\1{HIDDEN}", text)
+    text = _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+    return _WELL_KNOWN.sub(HIDDEN, text)
+
+
+def scrub(value: object, name: str = "") -> object:
+    """The same value, at any depth, with secrets replaced. Numbers and truth values are never secrets."""
+    match value:
+        case str():
+            return HIDDEN if value and is_secret_name(name) else scrub_text(value)
+        case bytes():
+            return scrub(value.decode("utf-8", "replace"), name)
+        case Mapping():
+            return {key: scrub(item, str(key)) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return _scrub_items(list(value), name)
+        case _:
+            return value
+
+
+def _scrub_items(items: list[object], name: str) -> list[object]:
+    """An argv may carry a secret in the item after its flag."""
+    flags = [str(before) if str(before).startswith("--") and "=" not in str(before) else "" for before in items[:-1]]
+    return [scrub(item, name or flag) for item, flag in zip(items, ["", *flags], strict=True)]
+
+
+def printable(text: str) -> str:
+    """The text without characters that a terminal would act on: logs and manifests are written by others."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))

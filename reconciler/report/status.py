@@ -1,0 +1,342 @@
+"""Status as data: one document, `reconciler.status/v1`, from what git says, what was seen and what was planned.
+
+Pure. Times are RFC 3339 in UTC; everything is JSON. The command line, metrics and forges read only this document.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from reconciler.config import Routing
+from reconciler.model import (
+    Desired,
+    DesiredState,
+    Health,
+    Observed,
+    Outcome,
+    Owned,
+    Phase,
+    Plan,
+    Quarantine,
+    Reason,
+    Replica,
+    Result,
+    Routed,
+    ServiceId,
+    Sync,
+    Unreachable,
+    Verdict,
+)
+from reconciler.report.actions import action_name, services_of
+from reconciler.report.scrub import scrub_text
+
+SCHEMA = "reconciler.status/v1"
+EVERYTHING = "*"
+"""Stands in `TargetReport.suspended` for the whole target."""
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionInfo:
+    """What the source offers. `error` is why it could not be fetched or read just now; empty when it could."""
+
+    wanted: str = ""
+    applied: str = ""
+    subject: str = ""
+    error: str = ""
+    fetched_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonInfo:
+    """Who answers. `passes` counts the passes completed so far over all targets: 0 means that nothing is known yet."""
+
+    version: str
+    started_at: float
+    pid: int
+    passes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReport:
+    """One target after its latest pass. `suspended` holds `namespace/name` of services, or `*` for all of them.
+
+    `applied` is the revision that this target reached; empty means the source's.
+    """
+
+    desired: DesiredState | None
+    observed: Observed | Unreachable | None
+    plan: Plan | None
+    routing: Routing
+    suspended: frozenset[str] = frozenset()
+    last_results: tuple[Result, ...] = ()
+    name: str = ""
+    applied: str = ""
+
+
+def build_status(*, revision: RevisionInfo, targets: Sequence[TargetReport], daemon: DaemonInfo) -> Document:
+    """The status document of everything."""
+    return {
+        "schema": SCHEMA,
+        "daemon": {
+            "version": daemon.version,
+            "startedAt": timestamp(daemon.started_at),
+            "pid": daemon.pid,
+            "passes": daemon.passes,
+        },
+        "revision": {
+            "wanted": revision.wanted,
+            "applied": revision.applied,
+            "subject": revision.subject,
+            "error": scrub_text(revision.error),
+            "fetchedAt": timestamp(revision.fetched_at),
+        },
+        "targets": [_target(report, revision) for report in targets],
+    }
+
+
+def timestamp(at: float | None) -> str | None:
+    """RFC 3339 in UTC, to the millisecond."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _target(report: TargetReport, revision: RevisionInfo) -> Document:
+    observed = report.observed if isinstance(report.observed, Observed) else None
+    ids = _all_services(report, observed)
+    names = Counter(service.name for service in ids)
+    sight = _Sight.of(report, observed, names)
+    return {
+        "name": _name(report),
+        "reachable": observed is not None,
+        "reason": _unreachable_reason(report),
+        "observedAt": timestamp(report.observed.at) if report.observed else None,
+        "revision": {
+            "wanted": report.desired.revision if report.desired else revision.wanted,
+            "applied": report.applied or revision.applied,
+        },
+        "suspended": EVERYTHING in report.suspended,
+        "prunable": report.desired.prunable if report.desired else False,
+        "listen": report.routing.listen,
+        "proxyReady": observed.proxy_ready if observed else None,
+        "gpus": _gpu_count(observed),
+        "unreadable": [_reason(one) for one in (report.desired.unreadable if report.desired else ())],
+        "notes": [_reason(one) for one in _notes(report)],
+        "lastError": _failure_of_none(report.last_results),
+        "services": [_service(service, sight) for service in sorted(ids)],
+    }
+
+
+def _name(report: TargetReport) -> str:
+    for known in (report.observed, report.desired, report.plan):
+        if known is not None:
+            return known.target
+    return report.name
+
+
+def _unreachable_reason(report: TargetReport) -> str:
+    if isinstance(report.observed, Unreachable):
+        return scrub_text(report.observed.reason)
+    return "not asked yet" if report.observed is None else ""
+
+
+def _notes(report: TargetReport) -> Iterable[Reason]:
+    seen = (*(report.desired.notes if report.desired else ()), *(report.plan.notes if report.plan else ()))
+    return dict.fromkeys(seen)
+
+
+def _gpu_count(observed: Observed | None) -> Document:
+    if observed is None:
+        return {"total": None, "leased": None}
+    return {"total": len(observed.capacity.gpus), "leased": len(_leased(observed.replicas))}
+
+
+def _leased(replicas: Iterable[Replica]) -> set[str]:
+    return {gpu for replica in replicas for gpu in replica.lease.gpus}
+
+
+def _all_services(report: TargetReport, observed: Observed | None) -> set[ServiceId]:
+    ids = {one.id for one in report.desired.services} if report.desired else set()
+    if observed:
+        ids |= set(observed.owned) | {replica.service for replica in observed.replicas}
+    return ids
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """One target, indexed by service, so that a thousand services cost a thousand steps."""
+
+    report: TargetReport
+    desired: Mapping[ServiceId, Desired]
+    replicas: Mapping[ServiceId, list[Replica]]
+    owned: Mapping[ServiceId, Owned]
+    verdicts: Mapping[ServiceId, Verdict]
+    failures: Mapping[ServiceId, str]
+    names: Mapping[str, int]
+
+    @classmethod
+    def of(cls, report: TargetReport, observed: Observed | None, names: Mapping[str, int]) -> _Sight:
+        replicas: dict[ServiceId, list[Replica]] = {}
+        for replica in observed.replicas if observed else ():
+            replicas.setdefault(replica.service, []).append(replica)
+        return cls(
+            report=report,
+            desired={one.id: one for one in report.desired.services} if report.desired else {},
+            replicas=replicas,
+            owned=observed.owned if observed else {},
+            verdicts=report.plan.verdicts if report.plan and observed else {},
+            failures=_failures(report.last_results),
+            names=names,
+        )
+
+
+def _service(service: ServiceId, sight: _Sight) -> Document:
+    desired, verdict = sight.desired.get(service), sight.verdicts.get(service)
+    replicas = sorted(sight.replicas.get(service, []), key=lambda one: (one.created_at, one.id))
+    health = verdict.health if verdict else _unknown_health(sight.report)
+    suspended = bool({EVERYTHING, str(service)} & sight.report.suspended)
+    return {
+        "namespace": service.namespace,
+        "name": service.name,
+        "displayName": desired.display_name if desired else "",
+        "inGit": desired is not None,
+        "origin": _origin(service, sight),
+        "sync": (verdict.sync if verdict else Sync.UNKNOWN).value,
+        "health": {
+            "status": health.phase.value,
+            "reason": health.reason.code,
+            "message": scrub_text(str(health.reason)),
+        },
+        "suspended": suspended,
+        "step": verdict.step if verdict else "",
+        "strategy": verdict.strategy if verdict else "",
+        "digest": desired.digest if desired else "",
+        "liveDigest": _live_digest(replicas),
+        "blocked": [_reason(one) for one in _blocked(desired, verdict)],
+        "rejected": _rejected(verdict.rejected) if verdict and verdict.rejected else None,
+        "problems": [_reason(one) for one in (desired.problems if desired else ())],
+        "warnings": [_reason(one) for one in (desired.warnings if desired else ())],
+        "lastError": _last_error(service, desired, verdict, sight),
+        "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight)}",
+        "gpus": len(_leased(replicas)),
+        "replicas": [_replica(one) for one in replicas],
+        "endpoints": _endpoints(service, sight),
+    }
+
+
+def _unknown_health(report: TargetReport) -> Health:
+    if isinstance(report.observed, Unreachable):
+        return Health(Phase.UNKNOWN, Reason("TargetUnreachable", report.observed.reason))
+    return Health(Phase.UNKNOWN, Reason("NotYetSeen", "no pass has looked at it yet"))
+
+
+def _origin(service: ServiceId, sight: _Sight) -> str:
+    known = sight.desired.get(service) or sight.owned.get(service)
+    if known:
+        return str(known.origin)
+    replicas = sight.replicas.get(service)
+    return str(replicas[-1].origin) if replicas else ""
+
+
+def _blocked(desired: Desired | None, verdict: Verdict | None) -> tuple[Reason, ...]:
+    return verdict.blocked if verdict else desired.blocked if desired else ()
+
+
+def _wanted(service: ServiceId, sight: _Sight) -> int:
+    desired, owned = sight.desired.get(service), sight.owned.get(service)
+    if desired and desired.spec:
+        return desired.replicas
+    # Git's own word is unusable: what proved itself is what we keep. Gone from git: nothing is wanted.
+    return owned.promoted.replicas if desired and owned and owned.promoted else 0
+
+
+def _live_digest(replicas: Sequence[Replica]) -> str:
+    """The digest that answers requests: of the oldest ready replica behind the proxy, which a rollout replaces last."""
+    serving = [one for one in replicas if replica_phase(one) == "Ready" and one.routed is not Routed.ABSENT]
+    return serving[0].digest if serving else ""
+
+
+def replica_phase(replica: Replica) -> str:
+    """Starting, Ready, Draining, Stopped or Failed."""
+    if not replica.alive:
+        return "Stopped" if replica.stopping_at is not None or replica.rebooted else "Failed"
+    if replica.draining_at is not None or replica.stopping_at is not None:
+        return "Draining"
+    if replica.ready_at is None:
+        return "Starting"
+    return "Failed" if replica.healthy is False else "Ready"
+
+
+def _replica(replica: Replica) -> Document:
+    since = replica.stopping_at or replica.draining_at or replica.ready_at or replica.created_at
+    return {
+        "id": str(replica.id),
+        "phase": replica_phase(replica),
+        "digest": replica.digest,
+        "port": replica.lease.port,
+        "gpus": list(replica.lease.gpus),
+        "inFlight": replica.in_flight,
+        "routed": replica.routed.value,
+        "exitCode": replica.exit_code,
+        "since": timestamp(since),
+    }
+
+
+def _endpoints(service: ServiceId, sight: _Sight) -> Document:
+    model = service.name if sight.names[service.name] == 1 else str(service)
+    return {
+        "host": f"{service.name}-{service.namespace}.{sight.report.routing.domain}",
+        "path": f"/{service.namespace}/{service.name}",
+        "model": model,
+    }
+
+
+def _reason(reason: Reason) -> Document:
+    return {
+        "code": reason.code,
+        "message": scrub_text(reason.message),
+        "file": reason.origin.file if reason.origin else None,
+        "line": reason.origin.line if reason.origin else None,
+    }
+
+
+def _rejected(quarantine: Quarantine) -> Document:
+    return {
+        "digest": quarantine.digest,
+        "code": quarantine.reason.code,
+        "reason": scrub_text(quarantine.reason.message),
+        "file": quarantine.reason.origin.file if quarantine.reason.origin else None,
+        "line": quarantine.reason.origin.line if quarantine.reason.origin else None,
+        "revision": quarantine.revision,
+        "at": timestamp(quarantine.at),
+        "lastWords": [scrub_text(line) for line in quarantine.last_words],
+    }
+
+
+def _failures(results: Sequence[Result]) -> dict[ServiceId, str]:
+    found: dict[ServiceId, str] = {}
+    for result in results:
+        if result.outcome is Outcome.FAILED:
+            for service in services_of(result.action):
+                found[service] = scrub_text(f"{action_name(result.action)} failed: {result.error}")
+    return found
+
+
+def _failure_of_none(results: Sequence[Result]) -> str:
+    """The latest failure that belongs to no service: the proxy's."""
+    failed = [one for one in results if one.outcome is Outcome.FAILED and not services_of(one.action)]
+    return scrub_text(f"{action_name(failed[-1].action)} failed: {failed[-1].error}") if failed else ""
+
+
+def _last_error(service: ServiceId, desired: Desired | None, verdict: Verdict | None, sight: _Sight) -> str:
+    if desired and desired.problems:
+        return scrub_text(str(desired.problems[0]))
+    if verdict and verdict.rejected:
+        return scrub_text(str(verdict.rejected.reason))
+    return sight.failures.get(service, "")
