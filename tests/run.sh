@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs every check. Nothing has to be prepared; it may be run again at any time.
+#
+#   tests/run.sh                 everything
+#   tests/run.sh fast            the inner loop: format, lint, types, contracts, tests without engines
+#   tests/run.sh unit [ARGS]     tests without engines; ARGS go to pytest
+#   tests/run.sh e2e [ARGS]      tests with real git, real vLLM and real Envoy; ARGS go to pytest
+#   tests/run.sh bench           the benchmarks, as JSON; not part of everything
+#
+# CI=true                        what cannot be tested here is a failure, not a skip
+# RECONCILER_TEST_VLLM           an environment that has vLLM already, instead of making one
+# The variables of deploy/setup.sh apply as well.
+set -euo pipefail
+# shellcheck source=deploy/setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../deploy/setup.sh"
+cd "$ROOT"
+
+SUMMARY=()
+CLOSING=()
+FAILED=0
+SCRATCH=$(mktemp -d)
+trap 'rm -rf "$SCRATCH"' EXIT
+
+# check NAME COMMAND…: run one check; a failure is counted and the next one runs all the same.
+check() {
+  local name=$1 begun=$SECONDS result=ok
+  shift
+  printf '\n==> %s: %s\n' "$name" "$*"
+  "$@" </dev/null || { result=FAILED; FAILED=$((FAILED + 1)); }
+  SUMMARY+=("$(printf '%-10s %-7s %4d s' "$name" "$result" $((SECONDS - begun)))")
+}
+
+in_venv() { PATH="$VENV/bin:$PATH" "$@"; }
+
+# run_pytest LOG ARGS…: what it prints is kept, because skips and closing lines are repeated at the very end.
+run_pytest() {
+  local log=$SCRATCH/$1 status=0
+  shift
+  "$VENV/bin/python" -m pytest -p tests.strict "$@" 2>&1 | tee "$log" || status=$?
+  grep -E '^SKIPPED' "$log" >>"$SCRATCH/skipped" || true
+  CLOSING+=("$(tail -n 1 "$log")")
+  return "$status"
+}
+
+static() {
+  check format in_venv ruff format --check .
+  check lint in_venv ruff check .
+  check types in_venv mypy --strict
+  check contracts in_venv lint-imports
+}
+
+unit() { check unit run_pytest unit -m "not e2e and not engine" -n 2 "$@"; }
+
+e2e() {
+  find_engine
+  check e2e run_pytest e2e -m "e2e or engine" -n 0 "$@"
+}
+
+# Without an engine its tests are skipped with a reason, or fail where CI=true.
+find_engine() {
+  [ -z "${RECONCILER_TEST_VLLM:-}" ] || return 0
+  (ensure_vllm) || say "no vLLM to test with: see above"
+  export RECONCILER_TEST_VLLM=$VLLM_VENV
+}
+
+bench() {
+  local script
+  find_engine
+  for script in tests/bench/bench_*.py; do
+    check "$(basename "$script" .py)" "$VENV/bin/python" -m "tests.bench.$(basename "$script" .py)"
+  done
+}
+
+finish() {
+  printf '\n==> summary\n'
+  printf '%s\n' "${SUMMARY[@]}"
+  [ ! -s "$SCRATCH/skipped" ] || { echo; cat "$SCRATCH/skipped"; }
+  [ ${#CLOSING[@]} -eq 0 ] || { echo; printf '%s\n' "${CLOSING[@]}"; }
+  exit $((FAILED > 0))
+}
+
+main() {
+  local part=${1:-all}
+  [ $# -eq 0 ] || shift
+  ensure_daemon '[dev]'
+  case $part in
+    all) static; unit; e2e ;;
+    fast) static; unit "$@" ;;
+    unit) unit "$@" ;;
+    e2e) e2e "$@" ;;
+    bench) bench ;;
+    *) die "$part: no such part; the parts are all, fast, unit, e2e and bench" ;;
+  esac
+  finish
+}
+
+main "$@"; exit
