@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TypeGuard
 
 HIDDEN = "***"
 
@@ -14,9 +15,10 @@ _NAME = re.compile(
 _PATH_NAME = re.compile(r"(?i)[-_.](file|path|dir|uri|url)$")
 _USERINFO = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@'\"]+@")
 _HEADER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+# "unexpected token: }" is prose and stays; `token=…`, `'token': …` and `hf_token: …` are assignments.
 _ASSIGNED = re.compile(
-    r"(?i)([\w-]*(?:password|passwd|secret|api[-_]?key|(?<![a-z])token)(?:['\"]?\s*[=:]\s*|\s+(?=['\"]))['\"]?)"
-    r"(?!None\b|null\b|\[|\{)([^\s'\",;)}\]]+)"
+    r"(?i)((?:[\w-]*(?:password|passwd|secret|api[-_]?key|[_-]token)|['\"]token(?=['\"])|\btoken(?==))"
+    r"['\"]?\s*[=:]\s*['\"]?)(?!None\b|null\b|\[|\{)([^\s'\",;)}\]]+)"
 )
 _ARGUMENT = re.compile(r"(?i)(--[\w-]*(?:password|secret|api-key|token)\s+)(?!-)(\S+)")
 _WELL_KNOWN = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,})")
@@ -58,8 +60,12 @@ def scrub(value: object, name: str = "") -> object:
 
 def _scrub_items(items: list[object], name: str) -> list[object]:
     """An argv may carry a secret in the item after its flag."""
-    flags = [str(before) if str(before).startswith("--") and "=" not in str(before) else "" for before in items[:-1]]
-    return [scrub(item, name or flag) for item, flag in zip(items, ["", *flags], strict=True)]
+    pairs = zip(["", *items], items, strict=False)
+    return [scrub(item, name or (before if _is_bare_flag(before) else "")) for before, item in pairs]
+
+
+def _is_bare_flag(item: object) -> TypeGuard[str]:
+    return isinstance(item, str) and item.startswith("--") and "=" not in item
 
 
 def printable(text: str) -> str:
