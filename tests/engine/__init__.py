@@ -1,0 +1,1 @@
+"""Real vLLM for tests; see fixtures.py."""
