@@ -1,0 +1,67 @@
+"""The port between a host target and whatever keeps its processes: ourselves, or systemd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from reconciler.inventory import ReplicaRecord
+from reconciler.model import ReplicaId
+
+
+class Launch(Protocol):
+    """What to run for one replica."""
+
+    @property
+    def argv(self) -> tuple[str, ...]: ...
+
+    @property
+    def env(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """What is there of one replica now.
+
+    `leftovers` counts what the main process left behind: processes, its port, memory of its GPUs. `exit_code` is
+    negative for a signal and None where nobody can know. `rebooted`: the host restarted since. `spawned` is False when
+    it was written down but no process was ever seen.
+    """
+
+    alive: bool
+    leftovers: int = 0
+    exit_code: int | None = None
+    rebooted: bool = False
+    spawned: bool = True
+
+
+class Supervisor(Protocol):
+    """Keeps the processes of replicas. Every method that changes something is idempotent."""
+
+    def list(self, records: Iterable[ReplicaRecord]) -> Mapping[ReplicaId, ProcessState]:
+        """What is there of these replicas; changes nothing."""
+
+    def recover(self) -> None:
+        """Once, when a daemon takes over: finish what its predecessor had begun to write down."""
+
+    def start(self, record: ReplicaRecord, launch: Launch) -> None:
+        """Write the record down, start the process, complete the record. Raises Retryable or Terminal."""
+
+    def note(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Write down what the replica holds now, so that it can be found after a sudden death."""
+
+    def stop(self, record: ReplicaRecord, force: bool) -> None:
+        """Ask the main process to end; `force` kills whatever is left. Raises Retryable when something will not die."""
+
+    def remove(self, record: ReplicaRecord) -> None:
+        """Forget a replica with its log. Raises Retryable while anything of it is left."""
+
+    def logs(self, replica: ReplicaId, lines: int) -> tuple[str, ...]:
+        """The last lines it wrote, oldest first; none if there is no log."""
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """Call `wake` from another thread whenever a replica ended by itself."""
+
+    def close(self) -> None:
+        """Let go of handles and threads. What serves keeps serving."""
