@@ -1,0 +1,43 @@
+"""What anybody on the network may ask the daemon: is it alive, is it ready, its metrics. Reading only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from reconciler.report.status import Document
+from reconciler.web.control import Control
+from reconciler.web.metrics import Metrics
+
+
+def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> Starlette:
+    """`max_heartbeat_age`: seconds without a turn of the loop after which the daemon counts as stuck."""
+
+    # Not a coroutine on purpose: status and metrics of a thousand services take milliseconds.
+    def healthz(_: Request) -> Response:
+        age = control.heartbeat()
+        alive = age <= max_heartbeat_age
+        body = {"status": "ok" if alive else "stuck", "heartbeatAgeSeconds": round(age, 3)}
+        return JSONResponse(body, 200 if alive else 503)
+
+    def readyz(_: Request) -> Response:
+        waiting = list(_not_ready(control.status()))
+        return JSONResponse({"status": "waiting" if waiting else "ok", "waitingFor": waiting}, 503 if waiting else 200)
+
+    def scrape(_: Request) -> Response:
+        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", scrape)])
+
+
+def _not_ready(status: Document) -> Iterator[str]:
+    if not status["daemon"]["passes"]:
+        yield "the first pass"
+    for target in status["targets"]:
+        if not target["reachable"]:
+            yield f"target {target['name']}"

@@ -1,0 +1,157 @@
+"""What the owner may ask the daemon over its unix socket: status, history, logs, sync, suspend, resume.
+
+Connections are vetted by the server (only our own user and root); here are the questions. Errors are JSON too:
+`{"error": …}` with 400 for a wrong question, 404 for an unknown service, 500 for our fault.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import structlog
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from reconciler.errors import ReconcileError
+from reconciler.report.scrub import scrub_text
+from reconciler.report.status import Document
+from reconciler.web.names import UnknownService, resolve_service
+
+log = structlog.get_logger()
+
+MAX_BODY_BYTES = 64 << 10
+MAX_LINES = 10_000
+
+
+class Control(Protocol):
+    """What the loop offers. Called from another thread; answers must not wait for a pass.
+
+    A service is given as `namespace/name`. Raises ReconcileError, whose message the caller sees.
+    """
+
+    def status(self) -> Document:
+        """The latest status document."""
+
+    def history(self, service: str | None, limit: int) -> list[dict[str, str]]:
+        """The latest entries, oldest first."""
+
+    def logs(self, service: str, lines: int) -> list[str]:
+        """The last lines that the service's replicas wrote."""
+
+    def request_sync(self) -> int:
+        """Fetch and pass now. Returns the number of passes (`daemon.passes`) after which the answer counts."""
+
+    def suspend(self, service: str | None) -> list[str]:
+        """Plan, but perform nothing: one service, or the whole target. Returns what is suspended now."""
+
+    def resume(self, service: str | None) -> list[str]:
+        """Perform again, and try what is quarantined once more. Returns what is still suspended."""
+
+    def heartbeat(self) -> float:
+        """Seconds since the loop last turned."""
+
+
+class BadRequest(Exception):
+    """The question is wrong; the message says how."""
+
+
+def control_app(control: Control) -> Starlette:
+    """The questions as HTTP."""
+
+    def status(_: Request, __: Document) -> object:
+        return control.status()
+
+    def history(request: Request, _: Document) -> object:
+        service = _service(control, request.query_params.get("service"), gone_is_fine=True)
+        return {"entries": control.history(service, _number(request, "limit", 50))}
+
+    def logs(request: Request, _: Document) -> object:
+        service = _service(control, request.query_params.get("service"))
+        if service is None:
+            raise BadRequest("logs of which service? Add ?service=namespace/name")
+        return {
+            "service": service,
+            "lines": [scrub_text(line) for line in control.logs(service, _number(request, "lines", 100))],
+        }
+
+    def sync(_: Request, __: Document) -> object:
+        return {"pass": control.request_sync()}
+
+    def suspend(_: Request, body: Document) -> object:
+        return {"suspended": control.suspend(_service(control, body.get("service")))}
+
+    def resume(_: Request, body: Document) -> object:
+        return {"suspended": control.resume(_service(control, body.get("service")))}
+
+    return Starlette(
+        routes=[
+            Route("/status", _answer(status), methods=["GET"]),
+            Route("/history", _answer(history), methods=["GET"]),
+            Route("/logs", _answer(logs), methods=["GET"]),
+            Route("/sync", _answer(sync), methods=["POST"]),
+            Route("/suspend", _answer(suspend), methods=["POST"]),
+            Route("/resume", _answer(resume), methods=["POST"]),
+        ]
+    )
+
+
+def _answer(ask: Callable[[Request, Document], object]) -> Callable[[Request], Any]:
+    """One endpoint: read a bounded body, ask in a worker thread, turn errors into JSON."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            body = await _body(request)
+            return JSONResponse(await run_in_threadpool(ask, request, body))
+        except BadRequest as error:
+            return _error(400, str(error))
+        except UnknownService as error:
+            return _error(404, str(error))
+        except ReconcileError as error:
+            return _error(409, str(error))
+        except Exception:
+            # The caller is told that it is our fault; the traceback belongs into our log.
+            log.exception("control_request_failed", path=request.url.path)
+            return _error(500, "internal error of the daemon; its log has the details")
+
+    return endpoint
+
+
+async def _body(request: Request) -> Document:
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_BODY_BYTES:
+            raise BadRequest(f"body is larger than {MAX_BODY_BYTES} bytes")
+    if not data:
+        return {}
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadRequest("body is not JSON") from None
+    if not isinstance(body, dict):
+        raise BadRequest("body is not a JSON object")
+    return body
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= MAX_LINES:
+        raise BadRequest(f"{name}: expected a number from 1 to {MAX_LINES}")
+    return int(text)
+
+
+def _service(control: Control, text: object, *, gone_is_fine: bool = False) -> str | None:
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise BadRequest("service: expected text")
+    return resolve_service(control.status(), text, gone_is_fine=gone_is_fine)
+
+
+def _error(code: int, message: str) -> Response:
+    return JSONResponse({"error": scrub_text(message)}, code)

@@ -1,0 +1,203 @@
+"""Prometheus metrics under names of our own. Labels are bounded by what git names; never a digest or revision.
+
+What the status document holds is turned into samples only when somebody scrapes: a pass pays for one reference.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from reconciler.report.status import Document
+
+_PASS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ROLLOUT_BUCKETS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)
+_SERVICE = ("target", "namespace", "name")
+
+
+class Metrics:
+    """Everything that /metrics says. One per daemon, with a registry of its own."""
+
+    def __init__(self) -> None:
+        # One more series per counter and histogram, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = registry = CollectorRegistry()
+        self._snapshot = _Snapshot()
+        registry.register(self._snapshot)
+        self._pass = Histogram(
+            "reconciler_reconcile_duration_seconds",
+            "How long one pass over a target took",
+            ("target", "result"),
+            buckets=_PASS_BUCKETS,
+            registry=registry,
+        )
+        self._fetch = Histogram(
+            "reconciler_source_fetch_duration_seconds",
+            "How long it took to ask the source for a new revision",
+            ("result",),
+            buckets=_PASS_BUCKETS,
+            registry=registry,
+        )
+        self._applied = Histogram(
+            "reconciler_commit_to_applied_seconds",
+            "From the commit to the moment when a target ran as it says",
+            ("target",),
+            buckets=_ROLLOUT_BUCKETS,
+            registry=registry,
+        )
+        self._first_token = Histogram(
+            "reconciler_applied_to_first_token_seconds",
+            "From the start of a replica to its first real token",
+            ("target",),
+            buckets=_ROLLOUT_BUCKETS,
+            registry=registry,
+        )
+        self._actions = Counter(
+            "reconciler_actions", "Actions performed", ("target", "action", "outcome"), registry=registry
+        )
+        self._requests = Counter(
+            "reconciler_requests",
+            "What our changes did to requests: drained ran to their end, lost were cut, refused got 503",
+            (*_SERVICE, "fate"),
+            registry=registry,
+        )
+
+    def update(self, status: Document) -> None:
+        """The latest status document; it must not be changed afterwards."""
+        self._snapshot.status = status
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        self._forget_requests_of_gone_services()
+        return generate_latest(self._registry)
+
+    # ------------------------------------------------------------ what the loop tells
+
+    def observe_pass(self, target: str, seconds: float, *, ok: bool) -> None:
+        self._pass.labels(target, _result(ok)).observe(seconds)
+
+    def observe_fetch(self, seconds: float, *, ok: bool) -> None:
+        self._fetch.labels(_result(ok)).observe(seconds)
+
+    def observe_commit_applied(self, target: str, seconds: float) -> None:
+        self._applied.labels(target).observe(max(0.0, seconds))
+
+    def observe_first_token(self, target: str, seconds: float) -> None:
+        self._first_token.labels(target).observe(max(0.0, seconds))
+
+    def count_action(self, target: str, action: str, outcome: str) -> None:
+        """`action` as `report.actions.action_name` says it, `outcome` of model.Outcome."""
+        self._actions.labels(target, action, outcome).inc()
+
+    def count_requests(self, target: str, namespace: str, name: str, fate: str, number: int = 1) -> None:
+        """`fate` is drained, lost or refused."""
+        self._requests.labels(target, namespace, name, fate).inc(number)
+
+    def _forget_requests_of_gone_services(self) -> None:
+        if self._snapshot.status is None:
+            return
+        known = {labels for labels, _ in _services(self._snapshot.status)}
+        for metric in self._requests.collect():
+            for sample in metric.samples:
+                labels = tuple(sample.labels[key] for key in (*_SERVICE, "fate"))
+                if sample.name.endswith("_total") and labels[:3] not in known:
+                    self._requests.remove(*labels)
+
+
+def _result(ok: bool) -> str:
+    return "success" if ok else "failure"
+
+
+def _services(status: Document) -> Iterator[tuple[tuple[str, str, str], Document]]:
+    for target in status["targets"]:
+        for service in target["services"]:
+            yield (target["name"], service["namespace"], service["name"]), service
+
+
+class _Snapshot(Collector):
+    """Samples from the status document, made when scraped."""
+
+    def __init__(self) -> None:
+        self.status: Document | None = None
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        status = self.status
+        if status is None:
+            return
+        yield _gauge("reconciler_build_info", "Version that runs", ("version",), [((status["daemon"]["version"],), 1)])
+        yield _gauge(
+            "reconciler_source_ready",
+            "1 when the source could be fetched and read",
+            (),
+            [((), not status["revision"]["error"])],
+        )
+        yield from _target_gauges(status)
+        yield from _service_gauges(status)
+
+
+def _target_gauges(status: Document) -> Iterator[Metric]:
+    targets = status["targets"]
+    name = ("target",)
+    yield _gauge(
+        "reconciler_target_reachable", "1 when it answered", name, [((t["name"],), t["reachable"]) for t in targets]
+    )
+    yield _gauge(
+        "reconciler_target_synced",
+        "1 when the target reached the wanted revision",
+        name,
+        [((t["name"],), t["revision"]["wanted"] == t["revision"]["applied"]) for t in targets],
+    )
+    yield _gauge(
+        "reconciler_gpus",
+        "GPUs of a target, and how many of them replicas hold",
+        ("target", "state"),
+        [((t["name"], state), t["gpus"][state]) for t in targets for state in ("total", "leased") if t["reachable"]],
+    )
+
+
+def _service_gauges(status: Document) -> Iterator[Metric]:
+    found = list(_services(status))
+    yield _gauge(
+        "reconciler_resource_info",
+        "One per service; its sync status and health are labels",
+        (*_SERVICE, "sync_status", "health_status"),
+        [((*labels, s["sync"], s["health"]["status"]), 1) for labels, s in found],
+    )
+    yield _gauge(
+        "reconciler_suspended", "1 when suspended by hand", _SERVICE, [(key, s["suspended"]) for key, s in found]
+    )
+    yield _gauge(
+        "reconciler_quarantined",
+        "1 when git's digest failed and is not tried again",
+        _SERVICE,
+        [(labels, s["rejected"] is not None) for labels, s in found],
+    )
+    yield _gauge(
+        "reconciler_blocked",
+        "Reasons that keep it from starting",
+        _SERVICE,
+        [(k, len(s["blocked"])) for k, s in found],
+    )
+    phases = [((*labels, phase), n) for labels, s in found for phase, n in _phases(s).items()]
+    yield _gauge("reconciler_replicas", "Replicas by phase", (*_SERVICE, "phase"), phases)
+    yield _gauge("reconciler_service_gpus", "GPUs that its replicas hold", _SERVICE, [(k, s["gpus"]) for k, s in found])
+
+
+def _phases(service: Document) -> dict[str, int]:
+    return dict(Tally({"Ready": 0}) | Tally(one["phase"] for one in service["replicas"])) or {"Ready": 0}
+
+
+def _gauge(
+    name: str, text: str, labels: tuple[str, ...], samples: Iterable[tuple[tuple[str, ...], float]]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, number in samples:
+        family.add_metric(values, float(number))
+    return family

@@ -1,0 +1,143 @@
+"""The daemon's HTTP side: a TCP port that anybody may read and a unix socket for the owner, both in one thread.
+
+The sockets are bound in the caller's thread, so that a port in use is an error at start and not a line in a log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from pathlib import Path
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from reconciler.config import Settings
+from reconciler.errors import Retryable, SettingsError
+from reconciler.web.app import public_app
+from reconciler.web.control import Control, control_app
+from reconciler.web.metrics import Metrics
+from reconciler.web.unix import answers, identity, peer_uid, short_path
+
+log = structlog.get_logger()
+
+_STOP_SECONDS = 3.0
+
+
+class WebSide:
+    """Both servers. `start()` returns when they accept; `stop()` takes well under a second."""
+
+    def __init__(self, settings: Settings, control: Control, metrics: Metrics) -> None:
+        self._settings = settings
+        stuck_after = max(60.0, 3 * settings.resync)
+        self._public = _server(public_app(control, metrics, stuck_after), H11Protocol)
+        self._owner = _server(control_app(control), _OwnersOnly)
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+        self._socket_id: tuple[int, int] | None = None
+        self.address = ("", 0)
+        """Host and port that are really listened on."""
+
+    def start(self) -> None:
+        """Raises SettingsError for an address that cannot be, Retryable for one in use."""
+        tcp = _listen_tcp(self._settings.web.listen)
+        try:
+            self._unix = listen_unix(self._settings.socket_path)
+        except BaseException:
+            tcp.close()
+            raise
+        self._socket_id = identity(self._settings.socket_path)
+        self._tcp = tcp
+        self.address = tcp.getsockname()[:2]
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._public.should_exit = self._owner.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(_STOP_SECONDS)
+        # A successor may already have put its own socket there.
+        if self._socket_id and identity(self._settings.socket_path) == self._socket_id:
+            self._settings.socket_path.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception:
+            log.exception("web_stopped")
+
+    async def _serve(self) -> None:
+        await asyncio.gather(self._public.serve([self._tcp]), self._owner.serve([self._unix]))
+
+
+def _server(app: Starlette, protocol: type[asyncio.Protocol]) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        limit_concurrency=64,
+        backlog=64,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)
+
+
+class _OwnersOnly(H11Protocol):
+    """Nobody but our own user and root, whatever became of the socket's mode."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if peer_uid(transport.get_extra_info("socket")) not in (os.geteuid(), 0):
+            transport.abort()
+
+
+def _listen_tcp(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f'web.listen: "{listen}" is not an address; write for example 127.0.0.1:9464')
+    try:
+        family, *_, place = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.create_server(place[:2], family=family, backlog=64)
+    except socket.gaierror as error:
+        raise SettingsError(f"web.listen: cannot resolve {host}: {error.strerror}") from None
+    except OSError as error:
+        raise Retryable(f"web.listen: cannot listen on {listen}: {error.strerror}; choose another port") from None
+    listener.setblocking(False)
+    return listener
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening socket at `path` that only our user can open; what a dead daemon left there is replaced.
+
+    It is bound under another name and renamed into place once its mode is set: nobody can connect in between.
+    Raises Retryable when a living daemon answers there, SettingsError when the place is impossible.
+    """
+    if answers(path):
+        raise Retryable(f"another daemon answers on {path}; stop it first, or give this one its own state_dir")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    temporary = path.with_name(f".{os.getpid()}.sock")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        with short_path(temporary) as near:
+            listener.bind(near)
+        temporary.chmod(0o600)
+        listener.listen(64)
+        temporary.replace(path)
+    except OSError as error:
+        listener.close()
+        temporary.unlink(missing_ok=True)
+        raise SettingsError(f"socket: cannot listen on {path}: {error.strerror or error}") from None
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,59 @@
+"""Unix sockets: paths of any length, and whether somebody answers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """A name for `path` that fits the kernel's 107 bytes, however deep its folder is. Raises OSError."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def connect(path: Path, timeout: float) -> socket.socket:
+    """Raises OSError: FileNotFoundError or ConnectionRefusedError when nobody is there."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.settimeout(timeout)
+    try:
+        with short_path(path) as near:
+            connection.connect(near)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def answers(path: Path) -> bool:
+    """Does a process accept connections there?"""
+    try:
+        connect(path, timeout=1.0).close()
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """User id of the process at the other end, as the kernel knows it."""
+    size = struct.calcsize("3i")
+    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What lies at a path, whatever its name becomes; None when nothing does."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
