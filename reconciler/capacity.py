@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reconciler.model import Capacity, Lease, Reason, Replica, Resources
+from reconciler.model import Capacity, Lease, Reason, Replica, Resources, ServiceId
 
 GIB = 1 << 30
 
@@ -20,7 +20,9 @@ def impossible(need: Resources, capacity: Capacity) -> tuple[Reason, ...]:
         reasons.append(Reason("InsufficientAccelerator", f"needs {amount} {name}, this host has 0"))
     if need.memory_bytes > capacity.memory_bytes:
         reasons.append(
-            Reason("InsufficientMemory", f"needs {_gib(need.memory_bytes)}, this host has {_gib(capacity.memory_bytes)}")
+            Reason(
+                "InsufficientMemory", f"needs {_gib(need.memory_bytes)}, this host has {_gib(capacity.memory_bytes)}"
+            )
         )
     if need.cpu_millis > capacity.cpu_millis:
         reasons.append(
@@ -64,9 +66,10 @@ class Ledger:
         """Would it fit once these replicas are gone?"""
         return not self._lacks(need, tuple(leaving))
 
-    def fits_soon(self, need: Resources) -> bool:
-        """Would it fit once everything that is on its way out is gone?"""
-        return self.fits_without(need, (r for r in self._replicas if r.id in self._passing))
+    def fits_soon(self, need: Resources, service: ServiceId) -> bool:
+        """Would it fit once everything that is on its way out elsewhere is gone?"""
+        leaving = (r for r in self._replicas if r.id in self._passing and r.service != service)
+        return self.fits_without(need, leaving)
 
     def lacks(self, need: Resources) -> tuple[Reason, ...]:
         """Everything that keeps one more replica from fitting right now, naming the holders of GPUs."""
@@ -79,7 +82,9 @@ class Ledger:
             reasons.append(self._gpu_reason(need.gpus, free))
         memory = self._memory + sum(r.spec.resources.memory_bytes for r in leaving)
         if need.memory_bytes > memory:
-            text = f"needs {_gib(need.memory_bytes)} of memory, {_gib(memory)} of {_gib(self._capacity.memory_bytes)} free"
+            text = (
+                f"needs {_gib(need.memory_bytes)} of memory, {_gib(memory)} of {_gib(self._capacity.memory_bytes)} free"
+            )
             reasons.append(Reason("InsufficientMemory", text))
         cpu = self._cpu + sum(r.spec.resources.cpu_millis for r in leaving)
         if need.cpu_millis > cpu:

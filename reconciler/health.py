@@ -78,7 +78,7 @@ def restart_at(crashes: Iterable[float], now: float) -> float:
     recent = sorted(at for at in crashes if now - at < CRASH_WINDOW)
     if len(recent) < 2:
         return now
-    return recent[-1] + min(_BACKOFF_CAP, 10.0 * 2 ** (len(recent) - 2))
+    return recent[-1] + min(_BACKOFF_CAP, 10.0 * 2.0 ** (len(recent) - 2))
 
 
 def is_crash_looping(crashes: Iterable[float], now: float) -> bool:

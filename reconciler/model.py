@@ -231,7 +231,8 @@ class Replica:
     real token); `ready_at` is when that was first written down. `healthy` is None when nobody could tell.
     `in_flight` counts requests at the proxy and in the engine; None is unknown, never zero. `quiet_samples` counts
     consecutive observations of zero, taken while the proxy sent nothing new. `rebooted` means that the host restarted
-    since the replica was started. `spawned` is False when it was written down but no process was ever seen.
+    since the replica was started. `spawned` is False when it was written down but no process was ever seen. `last_words` is
+    the end of the log of a replica that failed, `blame` the one line of it that a person needs.
     """
 
     id: ReplicaId
@@ -255,6 +256,7 @@ class Replica:
     rebooted: bool = False
     spawned: bool = True
     last_words: tuple[str, ...] = ()
+    blame: str = ""
 
     @property
     def service(self) -> ServiceId:
@@ -272,6 +274,7 @@ class Promoted:
     revision: str
     at: float
     drain_timeout: float | None = None
+    parsed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

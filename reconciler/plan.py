@@ -1,0 +1,171 @@
+"""desired and observed → Plan. Pure: the same answers always make the same plan, in whatever order they came."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from reconciler.capacity import Ledger
+from reconciler.health import Life, Patience, life
+from reconciler.model import (
+    Action,
+    Desired,
+    DesiredState,
+    EnsureProxy,
+    Health,
+    Observed,
+    Phase,
+    Plan,
+    Quarantine,
+    Reason,
+    Replica,
+    ServiceId,
+    ServiceRoute,
+    SetRoutes,
+    Sync,
+    Unreachable,
+    Verdict,
+)
+from reconciler.rollout import Decision, Situation, decide
+
+Quarantines = Mapping[tuple[ServiceId, str], Quarantine]
+
+
+def make_plan(
+    desired: DesiredState,
+    observed: Observed | Unreachable,
+    quarantines: Quarantines,
+    patience: Patience,
+    suspended: Collection[ServiceId] = (),
+) -> Plan:
+    """The next steps of one target. `suspended` services are looked at and left alone."""
+    if isinstance(observed, Unreachable):
+        return _nothing(desired, observed)
+    decisions: dict[ServiceId, Decision] = {}
+    ledger = Ledger(observed.capacity, observed.replicas, _passing(desired, observed, patience))
+    situations = _situations(desired, observed, quarantines, patience)
+    for s in sorted(situations, key=lambda s: (s.promoted is None, s.id)):
+        if s.id in suspended:
+            decisions[s.id] = _left_alone(s, observed)
+        else:
+            decisions[s.id] = decide(s, ledger)
+    ordered = [decisions[key] for key in sorted(decisions)]
+    return Plan(
+        target=desired.target,
+        revision=desired.revision,
+        at=observed.at,
+        actions=tuple(_actions(ordered, observed)),
+        verdicts={d.verdict.service: d.verdict for d in ordered},
+        look_again_at=min((d.look_again_at for d in ordered if d.look_again_at is not None), default=None),
+        notes=(*desired.unreadable, *desired.notes),
+    )
+
+
+def _situations(
+    desired: DesiredState, observed: Observed, quarantines: Quarantines, patience: Patience
+) -> Iterator[Situation]:
+    wanted = {service.id: service for service in desired.services}
+    replicas: dict[ServiceId, list[Replica]] = {}
+    for replica in sorted(observed.replicas, key=lambda r: r.id):
+        replicas.setdefault(replica.service, []).append(replica)
+    failed: dict[ServiceId, dict[str, Quarantine]] = {}
+    for (service, digest), quarantine in quarantines.items():
+        failed.setdefault(service, {})[digest] = quarantine
+    for key in wanted.keys() | replicas.keys() | observed.owned.keys():
+        want, owned = wanted.get(key), observed.owned.get(key)
+        mine = tuple(replicas.get(key, ()))
+        files = {r.origin.file for r in mine} | ({owned.origin.file} if owned else set())
+        yield Situation(
+            id=key,
+            desired=want,
+            owned=owned,
+            replicas=mine,
+            capacity=observed.capacity,
+            revision=desired.revision,
+            now=observed.at,
+            patience=patience,
+            quarantines=failed.get(key, {}),
+            preflight=observed.preflights.get(want.digest) if want else None,
+            asking=want is not None and want.digest in observed.preflighting,
+            keep=_reason_to_keep(desired, files) if want is None else None,
+            route=observed.routes.get(key),
+        )
+
+
+def _reason_to_keep(desired: DesiredState, files: Iterable[str]) -> Reason | None:
+    """Why something that git does not show now is not pruned. Empty is not missing."""
+    for reason in desired.unreadable:
+        place = reason.origin.file if reason.origin else ""
+        if any(file == place or (place.endswith("/") and file.startswith(place)) for file in files):
+            return Reason("Unreadable", f"kept, because its file cannot be read: {reason.message}", reason.origin)
+    if not desired.prunable:
+        return Reason("NotPrunable", "kept, because this target's folder or its host.yaml is missing from git")
+    return None
+
+
+def _passing(desired: DesiredState, observed: Observed, patience: Patience) -> list[Replica]:
+    """Replicas that will go by themselves: those on their way out, and old ones whose successor is already there."""
+    leaving = {Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE}
+    current = {service.id: service for service in desired.services if service.canary_percent is None}
+    succeeded = {r.service for r in observed.replicas if _is_current(current.get(r.service), r)}
+    return [
+        r
+        for r in observed.replicas
+        if life(r, observed.at, patience) in leaving
+        or (r.service in succeeded and not _is_current(current.get(r.service), r))
+    ]
+
+
+def _is_current(want: Desired | None, replica: Replica) -> bool:
+    return want is not None and want.digest == replica.digest
+
+
+def _actions(decisions: list[Decision], observed: Observed) -> Iterator[Action]:
+    """Records first, so that a pass that dies is understood by the next; then routes; then processes."""
+    if decisions and not observed.proxy_ready:
+        yield EnsureProxy("the proxy does not answer")
+    for decision in decisions:
+        yield from decision.records
+    routes = tuple(decision.route for decision in decisions if decision.route is not None)
+    if changed := _changed(routes, observed.routes):
+        yield SetRoutes(routes, changed, _why_routes(changed, observed.routes, routes))
+    for decision in decisions:
+        yield from decision.processes
+
+
+def _changed(routes: tuple[ServiceRoute, ...], before: Mapping[ServiceId, ServiceRoute]) -> tuple[ServiceId, ...]:
+    named = {route.service for route in routes}
+    differ = {route.service for route in routes if before.get(route.service) != route}
+    return tuple(sorted(differ | (before.keys() - named)))
+
+
+def _why_routes(
+    changed: tuple[ServiceId, ...], before: Mapping[ServiceId, ServiceRoute], routes: tuple[ServiceRoute, ...]
+) -> str:
+    after = {route.service: route for route in routes}
+    return "; ".join(f"{key}: {_route_change(before.get(key), after.get(key))}" for key in changed)
+
+
+def _route_change(before: ServiceRoute | None, after: ServiceRoute | None) -> str:
+    if after is None:
+        return "route removed"
+    old = {e.replica.serial: e.draining for e in (*before.stable, *before.canary)} if before else {}
+    new = {e.replica.serial: e.draining for e in (*after.stable, *after.canary)}
+    parts = [
+        f"{serial} {'draining' if drains else 'active'}" for serial, drains in new.items() if old.get(serial) != drains
+    ]
+    parts += [f"{serial} out" for serial in old if serial not in new]
+    return ", ".join(parts) or ("new route" if before is None else "settings changed")
+
+
+def _left_alone(s: Situation, observed: Observed) -> Decision:
+    health = Health(Phase.SUSPENDED, Reason("Suspended", "suspended by hand; `reconciler resume` lifts it"))
+    route = observed.routes.get(s.id)
+    return Decision((), route, (), Verdict(s.id, Sync.UNKNOWN, health, step="suspended"), None)
+
+
+def _nothing(desired: DesiredState, observed: Unreachable) -> Plan:
+    reason = Reason("Unreachable", observed.reason)
+    verdicts = {
+        service.id: Verdict(service.id, Sync.UNKNOWN, Health(Phase.UNKNOWN, reason)) for service in desired.services
+    }
+    return Plan(desired.target, desired.revision, observed.at, (), verdicts, None, (reason,))

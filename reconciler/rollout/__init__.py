@@ -1,0 +1,10 @@
+"""One service's next steps on a host. Pure.
+
+`aim` says where the service is heading, `steps` which actions lead there from what is observed now, `route` how
+requests reach it meanwhile, `verdict` what to tell people. `decide` puts them together.
+"""
+
+from reconciler.rollout.decide import Decision, decide
+from reconciler.rollout.situation import Situation
+
+__all__ = ["Decision", "Situation", "decide"]

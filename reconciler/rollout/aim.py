@@ -1,0 +1,133 @@
+"""Where a service is heading: which digests should run, how many of each, and why not git's if not git's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciler.capacity import impossible
+from reconciler.health import Life
+from reconciler.model import Desired, EffectiveSpec, Origin, Promoted, Quarantine, Reason
+from reconciler.rollout.situation import Situation
+
+
+class Course(StrEnum):
+    """What kind of way lies ahead."""
+
+    ROLL = "Roll"  # to what git says
+    HOLD = "Hold"  # git's word cannot be followed now: keep what serves
+    RESTORE = "Restore"  # git's digest failed: back to the last good one
+    SUSPEND = "Suspend"  # git asks for no replicas
+    LEAVE = "Leave"  # git does not name it any more
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One digest that should run, and how often."""
+
+    digest: str
+    spec: EffectiveSpec
+    count: int
+    origin: Origin
+    canary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """`generations` should run; `ask` wants a preflight verdict; `reject` is a digest to quarantine right now."""
+
+    course: Course
+    generations: tuple[Generation, ...] = ()
+    why: Reason | None = None
+    blocked: tuple[Reason, ...] = ()
+    ask: bool = False
+    reject: Quarantine | None = None
+    rejected: Quarantine | None = None
+
+
+def find_aim(s: Situation) -> Aim:
+    """Decide where the service is heading."""
+    want = s.desired
+    if want is None:
+        return _hold(s, s.keep) if s.keep else Aim(Course.LEAVE)
+    if want.spec is None:
+        reason = want.problems[0] if want.problems else Reason("InvalidSpec", "cannot be used", want.origin)
+        return _hold(s, reason)
+    if want.replicas == 0:
+        return Aim(Course.SUSPEND)
+    if s.is_proven(want.digest):
+        return _aim_at_proven(s, want, want.spec)
+    if want.digest in s.quarantines:
+        return _restore(s, s.quarantines[want.digest])
+    if blocked := impossible(want.spec.resources, s.capacity) + want.blocked:
+        return _hold(s, blocked[0], blocked)
+    return _aim_at_new(s, want, want.spec)
+
+
+def quarantine(s: Situation, digest: str, reason: Reason, words: tuple[str, ...] = ()) -> Quarantine:
+    """The record of a digest that failed now."""
+    return Quarantine(s.id, digest, reason, s.revision, s.now, words)
+
+
+def _aim_at_proven(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
+    aim = Aim(Course.ROLL, (Generation(want.digest, spec, want.replicas, want.origin),))
+    blocked = impossible(spec.resources, s.capacity) + want.blocked
+    alive = [r for r in s.of(Life.STARTING, Life.READY) if r.digest == want.digest]
+    if blocked and len(alive) < want.replicas:
+        return Aim(Course.HOLD, (), blocked[0], blocked)
+    return aim
+
+
+def _aim_at_new(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
+    """A digest that has not proved itself yet: the installed engine is asked before anything is touched."""
+    running = any(r.digest == want.digest for r in s.of(Life.PLANNED, Life.STARTING, Life.READY))
+    if not running:
+        if s.preflight is None:
+            why = Reason("Preflight", "asking the installed engine about the arguments", want.origin)
+            return _hold(s, why, ask=not s.asking)
+        if reasons := s.preflight.reasons or _too_few_gpus(s, want, spec):
+            failed = quarantine(s, want.digest, _joined(reasons))
+            return _restore(s, failed, reject=failed)
+    new = Generation(want.digest, spec, want.replicas, want.origin)
+    if want.canary_percent is not None and want.canary_percent < 100 and s.promoted:
+        stable = _last_good(s.promoted)
+        return Aim(Course.ROLL, (stable, Generation(new.digest, spec, new.count, new.origin, canary=True)))
+    return Aim(Course.ROLL, (new,))
+
+
+def _too_few_gpus(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:
+    asked = spec.resources.gpus
+    if s.preflight is None or not asked or s.preflight.gpus <= asked:
+        return ()
+    text = (
+        f"the arguments need {s.preflight.gpus} GPUs (tensor, pipeline and data parallel) but resources ask for {asked} "
+        "nvidia.com/gpu; raise the limit or lower the parallel sizes"
+    )
+    return (Reason("TooFewGPUs", text, want.origin),)
+
+
+def _joined(reasons: tuple[Reason, ...]) -> Reason:
+    first = reasons[0]
+    if len(reasons) == 1:
+        return first
+    return Reason(first.code, "; ".join([first.message, *(str(r) for r in reasons[1:])]), first.origin)
+
+
+def _hold(s: Situation, why: Reason | None, blocked: tuple[Reason, ...] = (), ask: bool = False) -> Aim:
+    """Keep what serves. The last good digest may be started again; nothing is drained."""
+    return Aim(Course.HOLD, _promoted_only(s), why, blocked, ask)
+
+
+def _restore(s: Situation, rejected: Quarantine, reject: Quarantine | None = None) -> Aim:
+    generations = _promoted_only(s)
+    if generations and generations[0].digest == rejected.digest:
+        generations = ()
+    return Aim(Course.RESTORE, generations, rejected.reason, reject=reject, rejected=rejected)
+
+
+def _promoted_only(s: Situation) -> tuple[Generation, ...]:
+    return (_last_good(s.promoted),) if s.promoted else ()
+
+
+def _last_good(promoted: Promoted) -> Generation:
+    return Generation(promoted.digest, promoted.spec, promoted.replicas, promoted.origin)

@@ -1,0 +1,131 @@
+"""Replicas that failed, arrived or are on their way out: what is due for each of them, whatever the aim."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.digest import equivalent
+from reconciler.health import Life, failure, is_drained, is_port_taken
+from reconciler.model import (
+    Admit,
+    NoteCrash,
+    Reason,
+    Reject,
+    Relabel,
+    Remove,
+    Replica,
+    ReplicaId,
+    Routed,
+    Stop,
+    Undrain,
+)
+from reconciler.rollout.aim import Aim, Course, quarantine
+from reconciler.rollout.situation import Situation
+from reconciler.rollout.steps import SOON, Steps
+
+
+def handle_failures(s: Situation, steps: Steps) -> Situation:
+    """Stop what failed. Before promotion a failure is the commit's fault; after it, an incident."""
+    for replica in s.of(Life.BROKEN):
+        code, text = failure(replica, s.now, s.patience) or ("Crashed", "the engine ended")
+        if replica.blame:
+            text = f"{text}: {replica.blame}"
+        s = _attribute(s, replica, Reason(code, text, replica.origin), steps)
+        cut = (replica.in_flight or 0) if replica.draining_at is not None else 0
+        steps.processes.append(Stop(replica.id, text, force=not replica.alive, cut=cut))
+        steps.say(f"cleaning up {replica.id.serial}: {text}")
+        steps.look(s.now + SOON)
+    return s
+
+
+def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> Situation:
+    if replica.draining_at is not None or is_port_taken(replica):
+        return s
+    if s.is_proven(replica.digest):
+        steps.records.append(NoteCrash(replica.id, s.now, reason.message))
+        return replace(s, owned=replace(s.owned, crashes=(*s.crashes, s.now))) if s.owned else s
+    if s.desired and replica.digest == s.desired.digest and replica.digest not in s.quarantines:
+        failed = quarantine(s, replica.digest, replace(reason, origin=s.desired.origin), replica.last_words)
+        steps.records.append(Reject(failed, str(failed.reason)))
+        return replace(s, quarantines={**s.quarantines, replica.digest: failed})
+    return s
+
+
+def finish_stops(s: Situation, steps: Steps) -> None:
+    """Forget what is gone; force what does not go."""
+    for replica in s.of(Life.GONE):
+        steps.processes.append(
+            Remove(replica.id, "the host restarted" if replica.rebooted else "nothing of it is left")
+        )
+        steps.look(s.now)
+    for replica in s.of(Life.STOPPING):
+        deadline = (replica.stopping_at or s.now) + s.patience.stop_grace
+        if not replica.alive:
+            steps.processes.append(Stop(replica.id, "its main process is gone; ending the rest", force=True))
+        elif s.now >= deadline:
+            steps.processes.append(
+                Stop(replica.id, f"still there {s.patience.stop_grace:g} s after SIGTERM", force=True)
+            )
+        steps.say(f"stopping {replica.id.serial}")
+        steps.look(s.now + SOON)
+
+
+def admit(s: Situation, steps: Steps) -> Situation:
+    """Write down which replicas became ready."""
+    ready = {r.id for r in s.of(Life.STARTING) if r.ready_now and r.healthy is not False}
+    for replica in sorted(ready):
+        steps.records.append(Admit(replica, "answered a real completion"))
+        steps.look(s.now + SOON)
+    if not ready:
+        return s
+    return replace(s, replicas=tuple(replace(r, ready_at=s.now) if r.id in ready else r for r in s.replicas))
+
+
+def relabel(s: Situation, aim: Aim, steps: Steps) -> Situation:
+    """Equal meaning, written differently: the digest changes, the process does not."""
+    if aim.course is not Course.ROLL or s.preflight is None or not s.preflight.parsed:
+        return s
+    new, same = aim.generations[-1], set()
+    for replica in s.of(Life.STARTING, Life.READY):
+        if replica.digest == new.digest or replica.parsed != s.preflight.parsed:
+            continue
+        if equivalent(replica.spec, new.spec):
+            why = "its arguments were only written differently; no restart needed"
+            steps.records.append(Relabel(replica.id, new.digest, new.spec, new.origin, why))
+            steps.look(s.now)
+            same.add(replica.id)
+    if not same:
+        return s
+    labelled = (replace(r, digest=new.digest, spec=new.spec) if r.id in same else r for r in s.replicas)
+    return replace(s, replicas=tuple(labelled))
+
+
+def finish_drains(s: Situation, aim: Aim, steps: Steps) -> None:
+    """Stop what is drained or out of time; take back what is wanted again."""
+    wanted = _wanted_again(s, aim)
+    for replica in s.of(Life.DRAINING):
+        steps.look(s.now + SOON)
+        if replica.id in wanted:
+            steps.records.append(Undrain(replica.id, "wanted again"))
+            continue
+        cut = replica.in_flight or 0
+        if is_drained(replica):
+            steps.processes.append(Stop(replica.id, "drained"))
+        elif s.now - (replica.draining_at or s.now) >= s.drain_timeout and replica.routed in (
+            Routed.DRAINING,
+            Routed.ABSENT,
+        ):
+            text = f"drain deadline of {s.drain_timeout:g} s reached; {cut} running requests are cut"
+            steps.processes.append(Stop(replica.id, text, cut=cut))
+        steps.say(f"draining {replica.id.serial}" + (f": {cut} requests running" if cut else ""))
+
+
+def _wanted_again(s: Situation, aim: Aim) -> set[ReplicaId]:
+    ids: set[ReplicaId] = set()
+    if aim.course not in (Course.ROLL, Course.RESTORE):
+        return ids
+    for generation in aim.generations:
+        have = [r for r in s.of(Life.STARTING, Life.READY) if r.digest == generation.digest]
+        back = [r for r in s.of(Life.DRAINING) if r.digest == generation.digest and r.ready_at and not is_drained(r)]
+        ids |= {r.id for r in back[: max(0, generation.count - len(have))]}
+    return ids

@@ -1,0 +1,58 @@
+"""One service: aim, steps, route and verdict together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.capacity import Ledger
+from reconciler.model import Action, AskPreflight, Reject, ServiceRoute, Verdict
+from reconciler.rollout import cleanup
+from reconciler.rollout.aim import Aim, find_aim
+from reconciler.rollout.route import route_of
+from reconciler.rollout.scale import move
+from reconciler.rollout.situation import Situation
+from reconciler.rollout.steps import Steps
+from reconciler.rollout.verdict import verdict_of
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one service needs done: `records`, then its route, then `processes`."""
+
+    records: tuple[Action, ...]
+    route: ServiceRoute | None
+    processes: tuple[Action, ...]
+    verdict: Verdict
+    look_again_at: float | None
+
+
+def decide(s: Situation, ledger: Ledger) -> Decision:
+    """The next steps of one service. Takes leases from the ledger; changes nothing else."""
+    steps = Steps()
+    s = cleanup.handle_failures(s, steps)
+    cleanup.finish_stops(s, steps)
+    s = cleanup.admit(s, steps)
+    aim = find_aim(s)
+    _note_aim(s, aim, steps)
+    s = cleanup.relabel(s, aim, steps)
+    cleanup.finish_drains(s, aim, steps)
+    move(s, aim, ledger, steps)
+    return Decision(
+        records=tuple(steps.records),
+        route=route_of(s, aim, steps),
+        processes=tuple(steps.processes),
+        verdict=verdict_of(s, aim, steps, ledger),
+        look_again_at=steps.look_again_at,
+    )
+
+
+def _note_aim(s: Situation, aim: Aim, steps: Steps) -> None:
+    if aim.reject:
+        steps.records.append(Reject(aim.reject, str(aim.reject.reason)))
+    want = s.desired
+    if aim.ask and want and want.spec:
+        reason = "this engine has not judged these arguments yet"
+        steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, want.argument_origins, reason))
+    if aim.ask or (aim.why and aim.why.code == "Preflight"):
+        steps.say("preflight: asking the installed engine about the arguments")
+        steps.look(s.now + 5)

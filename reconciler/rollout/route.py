@@ -1,0 +1,43 @@
+"""How requests reach a service while its replicas come and go."""
+
+from __future__ import annotations
+
+from reconciler.health import Life
+from reconciler.model import Action, Drain, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
+from reconciler.rollout.aim import Aim, Course
+from reconciler.rollout.situation import Situation
+from reconciler.rollout.steps import Steps
+
+
+def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
+    """The route once this pass's records are written; None when there should be none."""
+    if aim.course is Course.LEAVE and not s.replicas:
+        return None
+    leaving = _named(steps.processes, Stop)
+    draining = (_named(steps.records, Drain) | {r.id for r in s.of(Life.DRAINING)}) - _named(steps.records, Undrain)
+    shown = [r for r in s.of(Life.READY, Life.DRAINING) if r.id not in leaving]
+    canary = [r for r in shown if _is_canary(s, aim, r, r.id in draining)]
+    stable = [r for r in shown if r not in canary]
+    percent = s.desired.canary_percent if s.desired and len(aim.generations) > 1 else None
+    return ServiceRoute(
+        service=s.id,
+        stable=_endpoints(stable, draining),
+        canary=_endpoints(canary, draining),
+        canary_percent=percent or 0,
+        request_timeout=s.desired.request_timeout if s.desired else None,
+    )
+
+
+def _is_canary(s: Situation, aim: Aim, replica: Replica, is_draining: bool) -> bool:
+    """A draining replica stays on the side where its requests run, so that the proxy goes on counting them."""
+    if is_draining:
+        return s.route is not None and any(e.replica == replica.id for e in s.route.canary)
+    return any(g.canary and g.digest == replica.digest for g in aim.generations)
+
+
+def _endpoints(replicas: list[Replica], draining: set[ReplicaId]) -> tuple[Endpoint, ...]:
+    return tuple(Endpoint(r.id, r.lease.port, r.id in draining) for r in sorted(replicas, key=lambda r: r.id))
+
+
+def _named(actions: list[Action], kind: type[Stop] | type[Drain] | type[Undrain]) -> set[ReplicaId]:
+    return {action.replica for action in actions if isinstance(action, kind)}

@@ -1,0 +1,261 @@
+"""Towards the aim: start what is missing, drain what is superseded, promote what proved itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from reconciler.capacity import Ledger
+from reconciler.health import Life, restart_at
+from reconciler.model import Drain, Forget, Lease, Own, Promote, Promoted, Replica, ReplicaId, Start, Stop, Strategy
+from reconciler.rollout.aim import Aim, Course, Generation
+from reconciler.rollout.situation import Situation
+from reconciler.rollout.steps import SOON, Steps
+
+SURGE = Strategy(max_surge=1, max_unavailable=0, explicit=False)
+STOP_FIRST = Strategy(max_surge=0, max_unavailable=1, explicit=False)
+
+
+def move(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
+    """The steps that the aim asks for, as far as floor, ceiling, backoff and room allow."""
+    match aim.course:
+        case Course.LEAVE:
+            _empty(s, steps, "deleted in git")
+            if not s.replicas and s.owned:
+                steps.processes.append(Forget(s.id, "deleted in git, and nothing of it is left"))
+        case Course.SUSPEND:
+            _empty(s, steps, "git asks for 0 replicas")
+        case Course.HOLD:
+            for generation in aim.generations:
+                _fill(s, generation, ledger, steps, s.replicas, generation.count)
+        case Course.ROLL | Course.RESTORE:
+            if aim.generations:
+                _roll(s, aim, ledger, steps)
+            else:
+                _end_unready(s, steps, "its digest was rejected", set())
+
+
+def _empty(s: Situation, steps: Steps, why: str) -> None:
+    _end_unready(s, steps, why, set())
+    for replica in s.of(Life.READY):
+        steps.records.append(Drain(replica.id, why))
+        steps.say(f"draining {replica.id.serial}: {why}")
+        steps.look(s.now + SOON)
+
+
+def _end_unready(s: Situation, steps: Steps, why: str, wanted: set[str]) -> None:
+    for replica in s.of(Life.PLANNED, Life.STARTING):
+        if replica.digest not in wanted:
+            steps.processes.append(Stop(replica.id, why))
+            steps.look(s.now + SOON)
+
+
+def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
+    main, *canaries = aim.generations
+    wanted = {generation.digest for generation in aim.generations}
+    _end_unready(s, steps, f"superseded by {main.digest[:8]}", wanted)
+    strategy = _choose(s, main, wanted, ledger, steps)
+    for generation in aim.generations:
+        _trim(s, generation, steps)
+    for canary in canaries:
+        own = [r for r in s.replicas if r.digest == canary.digest]
+        _fill(s, canary, ledger, steps, own, canary.count)
+    if strategy is None:
+        _watch(s, main, ledger, steps)
+        return
+    others = wanted - {main.digest}
+    occupied = [r for r in s.replicas if r.digest not in others]
+    is_clear = not strategy.recreate or len(occupied) == len(_members(s, main))
+    _fill(s, main, ledger, steps, occupied, main.count + strategy.max_surge if is_clear else 0)
+    if aim.course is Course.ROLL and not canaries:
+        _promote(s, main, steps)
+    _retire(s, main, wanted, strategy, steps)
+
+
+def _members(s: Situation, generation: Generation) -> list[Replica]:
+    return [r for r in s.of(Life.PLANNED, Life.STARTING, Life.READY) if r.digest == generation.digest]
+
+
+def _old(s: Situation, wanted: set[str]) -> list[Replica]:
+    return [r for r in s.of(Life.READY) if r.digest not in wanted]
+
+
+# ---------------------------------------------------------------- which way
+
+
+def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, steps: Steps) -> Strategy | None:
+    """Surge or stop-first, and why. None: neither can go on now."""
+    old = _old(s, wanted)
+    explicit = s.desired.strategy if s.desired else None
+    if not old:
+        return explicit or SURGE
+    deficit = main.count - len(_members(s, main))
+    need = main.spec.resources
+    if explicit:
+        return _explicit(explicit, deficit <= 0 or ledger.fits_without(need, old[:1]), steps)
+    has_extra = len(_members(s, main)) + len(old) > main.count
+    if deficit <= 0 or has_extra or _is_busy(s, main) or ledger.fits(need):
+        steps.strategy = "surge: start new, switch, drain old"
+        return SURGE
+    if ledger.fits_soon(need, s.id):
+        steps.strategy = "surge: waiting for room that another service is about to free"
+        steps.say(steps.strategy)
+        steps.look(s.now + SOON)
+        return None
+    if ledger.fits_without(need, old[:1]):
+        lacks = "; ".join(reason.message for reason in ledger.lacks(need))
+        steps.strategy = f"stop-first: drain old, stop it, start new; no room for both ({lacks})"
+        return STOP_FIRST
+    steps.lacking = ledger.lacks(need)
+    return None
+
+
+def _is_busy(s: Situation, main: Generation) -> bool:
+    unsettled = any(not s.is_available(replica) for replica in _members(s, main))
+    return unsettled or bool(s.of(Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE))
+
+
+def _explicit(strategy: Strategy, has_room: bool, steps: Steps) -> Strategy:
+    """The user's own strategy is obeyed; but nothing is stopped for a successor that would not fit."""
+    name = "Recreate" if strategy.recreate else "RollingUpdate"
+    bounds = f"at most {strategy.max_surge} extra, at most {strategy.max_unavailable} missing"
+    steps.strategy = f"{name} (deploymentStrategy): {bounds}"
+    return strategy if has_room else replace(strategy, max_unavailable=0)
+
+
+# ---------------------------------------------------------------- start
+
+
+def _fill(
+    s: Situation, generation: Generation, ledger: Ledger, steps: Steps, occupied: Sequence[Replica], ceiling: int
+) -> None:
+    """Start what is missing. `occupied` are the replicas that count towards `ceiling`."""
+    _watch(s, generation, ledger, steps)
+    missing = generation.count - len(_members(s, generation))
+    for _ in range(min(missing, ceiling - len(occupied))):
+        if not _start_one(s, generation, ledger, steps):
+            return
+
+
+def _watch(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -> None:
+    """What goes on with the replicas that there are, and when to look again."""
+    for replica in _members(s, generation):
+        if s.lives[replica.id.serial] is Life.PLANNED:
+            why = "written down, but the daemon died before the start"
+            steps.processes.append(_start(s, generation, replica.id, replica.lease, why))
+            steps.look(s.now + 1)
+        elif replica.ready_at is None:
+            steps.say(f"starting {replica.id.serial}")
+            steps.look(min(s.now + 1, replica.created_at + s.patience.ready_timeout))
+        elif not s.is_available(replica):
+            steps.say(f"{replica.id.serial} is ready; trusted after {s.patience.min_ready:g} s")
+            steps.look(max(s.now + SOON, replica.ready_at + s.patience.min_ready))
+
+
+def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -> bool:
+    due = restart_at(s.crashes, s.now) if s.is_proven(generation.digest) else s.now
+    if due > s.now:
+        steps.say("crashed repeatedly; the next start backs off")
+        steps.look(due)
+        return False
+    need = generation.spec.resources
+    lease = ledger.take(need)
+    if lease is None:
+        steps.lacking = steps.lacking or ledger.lacks(need)
+        if ledger.fits_soon(need, s.id):
+            steps.say("waiting for room that is about to be freed")
+            steps.look(s.now + SOON)
+        return False
+    replica = _new_id(s, generation, steps)
+    if s.owned is None and not any(isinstance(action, Own) for action in steps.records):
+        steps.records.append(Own(s.id, generation.origin, "first replica on this host"))
+    steps.processes.append(_start(s, generation, replica, lease, _why_start(s, generation)))
+    steps.say(f"starting {replica.serial}")
+    steps.look(s.now + 1)
+    return True
+
+
+def _new_id(s: Situation, generation: Generation, steps: Steps) -> ReplicaId:
+    taken = {r.id.serial for r in s.replicas} | {r.serial for r in steps.started()}
+    number = next(n for n in range(len(taken) + 1) if f"{generation.digest[:8]}-{n}" not in taken)
+    return ReplicaId(s.id, f"{generation.digest[:8]}-{number}")
+
+
+def _start(s: Situation, generation: Generation, replica: ReplicaId, lease: Lease, why: str) -> Start:
+    return Start(
+        replica=replica,
+        digest=generation.digest,
+        spec=generation.spec,
+        origin=generation.origin,
+        lease=lease,
+        drain_timeout=s.drain_timeout,
+        parsed=_parsed(s, generation.digest),
+        revision=s.revision,
+        reason=why,
+    )
+
+
+def _parsed(s: Situation, digest: str) -> str:
+    """What the engine made of this digest's arguments, from whoever still knows."""
+    if s.preflight and s.desired and s.desired.digest == digest:
+        return s.preflight.parsed
+    if s.promoted and s.promoted.digest == digest and s.promoted.parsed:
+        return s.promoted.parsed
+    return next((r.parsed for r in s.replicas if r.digest == digest and r.parsed), "")
+
+
+def _why_start(s: Situation, generation: Generation) -> str:
+    if s.desired and generation.digest != s.desired.digest:
+        return f"keeping the last good digest {generation.digest[:8]}"
+    if s.is_proven(generation.digest):
+        return "a replica is missing"
+    return f"git asks for {generation.digest[:8]}"
+
+
+# ---------------------------------------------------------------- promote, drain
+
+
+def _trim(s: Situation, generation: Generation, steps: Steps) -> None:
+    """Scale down: those that never served go first, then the youngest."""
+    members = sorted(_members(s, generation), key=lambda r: (r.ready_at is None, r.created_at, r.id), reverse=True)
+    why = f"scaled down to {generation.count}"
+    for replica in members[: max(0, len(members) - generation.count)]:
+        if replica.ready_at is None:
+            steps.processes.append(Stop(replica.id, why))
+        else:
+            steps.records.append(Drain(replica.id, why))
+        steps.look(s.now + SOON)
+
+
+def _promote(s: Situation, main: Generation, steps: Steps) -> None:
+    members = _members(s, main)
+    if len(members) != main.count or not all(s.is_available(replica) for replica in members):
+        return
+    drain = s.desired.drain_timeout if s.desired else None
+    promoted = Promoted(
+        main.digest, main.spec, main.count, main.origin, s.revision, s.now, drain, _parsed(s, main.digest)
+    )
+    if s.promoted and _same(s.promoted, promoted):
+        return
+    steps.records.append(Promote(s.id, promoted, f"proved itself with {main.count} of {main.count} replicas"))
+    steps.look(s.now)
+
+
+def _same(a: Promoted, b: Promoted) -> bool:
+    """Equal apart from when it was written and by which revision."""
+    return a == replace(b, revision=a.revision, at=a.at, spec=a.spec, parsed=a.parsed)
+
+
+def _retire(s: Situation, main: Generation, wanted: set[str], strategy: Strategy, steps: Steps) -> None:
+    """Drain as many old replicas as the floor allows, oldest first."""
+    members, old = _members(s, main), _old(s, wanted)
+    if strategy == STOP_FIRST and (_is_busy(s, main) or len(members) >= main.count):
+        return
+    serving = [replica for replica in old if s.is_serving(replica)]
+    able = sum(s.is_available(replica) for replica in members) + len(serving)
+    spare = able - (main.count - strategy.max_unavailable)
+    for replica in serving[: max(0, spare)]:
+        why = f"superseded by {main.digest[:8]}"
+        steps.records.append(Drain(replica.id, why))
+        steps.say(f"draining {replica.id.serial}: {why}")
+        steps.look(s.now + SOON)

@@ -1,0 +1,83 @@
+"""Everything that is known about one service when its next steps are decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from reconciler.health import Life, Patience, life
+from reconciler.model import (
+    Capacity,
+    Desired,
+    Owned,
+    Preflight,
+    Promoted,
+    Quarantine,
+    Reason,
+    Replica,
+    Routed,
+    ServiceId,
+    ServiceRoute,
+)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One service, as git wants it and as it was observed.
+
+    `keep` says why a service that git does not show is not pruned; None means that it may go.
+    """
+
+    id: ServiceId
+    desired: Desired | None
+    owned: Owned | None
+    replicas: tuple[Replica, ...]
+    capacity: Capacity
+    revision: str
+    now: float
+    patience: Patience
+    quarantines: Mapping[str, Quarantine] = field(default_factory=dict)
+    preflight: Preflight | None = None
+    asking: bool = False
+    keep: Reason | None = None
+    route: ServiceRoute | None = None
+
+    @property
+    def promoted(self) -> Promoted | None:
+        return self.owned.promoted if self.owned else None
+
+    @property
+    def crashes(self) -> tuple[float, ...]:
+        return self.owned.crashes if self.owned else ()
+
+    @cached_property
+    def lives(self) -> Mapping[str, Life]:
+        return {r.id.serial: life(r, self.now, self.patience) for r in self.replicas}
+
+    def of(self, *lives: Life) -> tuple[Replica, ...]:
+        """The replicas that stand at one of these points, oldest first."""
+        chosen = [r for r in self.replicas if self.lives[r.id.serial] in lives]
+        return tuple(sorted(chosen, key=lambda r: (r.created_at, r.id)))
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds that running requests get: the service's own word, else the host's."""
+        for word in (self.desired, self.promoted):
+            if word is not None and word.drain_timeout is not None:
+                return word.drain_timeout
+        return self.patience.drain_timeout
+
+    def is_proven(self, digest: str) -> bool:
+        return self.promoted is not None and self.promoted.digest == digest
+
+    def is_serving(self, replica: Replica) -> bool:
+        """Ready, and reachable through the proxy."""
+        return self.lives[replica.id.serial] is Life.READY and replica.routed is Routed.ACTIVE
+
+    def is_available(self, replica: Replica) -> bool:
+        """Serving, and ready for long enough to be trusted."""
+        if not self.is_serving(replica):
+            return False
+        trusted_at = (replica.ready_at or self.now) + self.patience.min_ready
+        return self.is_proven(replica.digest) or self.now >= trusted_at

@@ -1,0 +1,77 @@
+"""What to tell people about a service: sync, health, and why."""
+
+from __future__ import annotations
+
+from reconciler.capacity import Ledger
+from reconciler.health import Life, is_crash_looping
+from reconciler.model import Health, Phase, Reason, Sync, Verdict
+from reconciler.rollout.aim import Aim, Course
+from reconciler.rollout.situation import Situation
+from reconciler.rollout.steps import Steps
+
+
+def verdict_of(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> Verdict:
+    """The verdict on one service after its steps were decided."""
+    blocked = aim.blocked or _blocked_by_room(s, aim, steps, ledger)
+    return Verdict(
+        service=s.id,
+        sync=_sync(s, aim, steps),
+        health=_health(s, aim, steps, blocked),
+        step=steps.step,
+        strategy=steps.strategy,
+        blocked=blocked,
+        rejected=aim.rejected,
+    )
+
+
+def _blocked_by_room(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> tuple[Reason, ...]:
+    """What lacks, unless something is under way that may free it."""
+    if not steps.lacking or s.of(Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE):
+        return ()
+    if aim.generations and ledger.fits_soon(aim.generations[0].spec.resources, s.id):
+        return ()
+    return steps.lacking
+
+
+def _sync(s: Situation, aim: Aim, steps: Steps) -> Sync:
+    if aim.course is Course.HOLD and s.desired is None:
+        return Sync.UNKNOWN
+    if aim.course is Course.SUSPEND:
+        return Sync.OUT_OF_SYNC if s.replicas else Sync.SYNCED
+    if aim.course is not Course.ROLL or steps.records or steps.processes:
+        return Sync.OUT_OF_SYNC
+    return Sync.SYNCED if _is_complete(s, aim) else Sync.OUT_OF_SYNC
+
+
+def _is_complete(s: Situation, aim: Aim) -> bool:
+    wanted = {g.digest: g.count for g in aim.generations}
+    for replica in s.replicas:
+        if replica.digest not in wanted or not s.is_available(replica):
+            return False
+        wanted[replica.digest] -= 1
+    return not any(wanted.values())
+
+
+def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -> Health:
+    serving = sum(s.is_serving(replica) for replica in s.replicas)
+    asked = sum(g.count for g in aim.generations) if aim.generations else (s.desired.replicas if s.desired else 0)
+    count = f"{serving} of {asked} replicas serve"
+    if aim.course is Course.SUSPEND:
+        return Health(Phase.SUSPENDED, Reason("NoReplicas", "git asks for 0 replicas"))
+    if aim.course is Course.LEAVE:
+        return Health(Phase.PROGRESSING, Reason("Deleting", steps.step or "deleted in git"))
+    if is_crash_looping(s.crashes, s.now):
+        return Health(Phase.DEGRADED, Reason("CrashLoop", f"crashed repeatedly in the last 10 minutes; {count}"))
+    if blocked and not serving:
+        return Health(Phase.MISSING, Reason("Blocked", "Blocked: " + "; ".join(str(r.message) for r in blocked)))
+    if aim.rejected and not serving and not steps.step:
+        return Health(Phase.DEGRADED, aim.rejected.reason)
+    if steps.step and not (aim.course is Course.HOLD and serving >= asked > 0):
+        return Health(Phase.PROGRESSING, Reason("Progressing", f"{steps.step}; {count}"))
+    if serving >= asked > 0:
+        return Health(Phase.HEALTHY, Reason("Serving", count))
+    if not serving:
+        return Health(
+            Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING, aim.why or Reason("NotServing", count)
+        )
+    return Health(Phase.DEGRADED, Reason("TooFew", count))

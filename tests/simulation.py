@@ -1,0 +1,248 @@
+"""A host that exists only in memory, so that Hypothesis can try thousands of histories of the pure planner.
+
+It does what actions say, as idempotently as the real target, lets time pass, and misbehaves on request: engines that
+crash or never get ready, requests that never end, a daemon that dies between two actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from reconciler.health import Patience
+from reconciler.model import (
+    Action,
+    Admit,
+    AskPreflight,
+    Capacity,
+    Desired,
+    DesiredState,
+    Drain,
+    EffectiveSpec,
+    EnsureProxy,
+    Forget,
+    Gpu,
+    NoteCrash,
+    Observed,
+    Origin,
+    Own,
+    Owned,
+    Plan,
+    Preflight,
+    Promote,
+    Quarantine,
+    Reason,
+    Reject,
+    Relabel,
+    Remove,
+    Replica,
+    ReplicaId,
+    Resources,
+    Routed,
+    ServiceId,
+    ServiceRoute,
+    SetRoutes,
+    Start,
+    Stop,
+    Strategy,
+    Undrain,
+)
+from reconciler.plan import make_plan
+
+PATIENCE = Patience(min_ready=3, ready_timeout=30, drain_timeout=10, stop_grace=2)
+GIB = 1 << 30
+
+
+def spec(name: str, gpus: int = 0, memory: int = 1, args: tuple[str, ...] = ()) -> EffectiveSpec:
+    return EffectiveSpec(name, (), args, resources=Resources(gpus=gpus, cpu_millis=100, memory_bytes=memory * GIB))
+
+
+def wanted(
+    name: str,
+    version: str,
+    replicas: int = 1,
+    gpus: int = 0,
+    memory: int = 1,
+    strategy: Strategy | None = None,
+    canary: int | None = None,
+    blocked: tuple[Reason, ...] = (),
+) -> Desired:
+    """A service whose digest is `<name>-<version>`; the version's first letter says how its engine behaves."""
+    return Desired(
+        id=ServiceId("default", name),
+        origin=Origin(f"{name}.yaml", 1),
+        spec=spec(f"{name}:{version}", gpus, memory),
+        digest=f"{version}-{name}",
+        replicas=replicas,
+        strategy=strategy,
+        canary_percent=canary,
+        blocked=blocked,
+    )
+
+
+def state(*services: Desired, **more: object) -> DesiredState:
+    return DesiredState("host", "a" * 40, tuple(services), **more)  # type: ignore[arg-type]
+
+
+@dataclass
+class Host:
+    """Versions: `good…` serves, `reject…` fails preflight, `crash…` dies while starting, `late…` dies 1 s after it
+    was ready, `never…` is never ready."""
+
+    gpus: int = 0
+    memory: int = 64
+    now: float = 1000.0
+    start_seconds: float = 2.0
+    busy_seconds: float = 1.0  # how long a draining replica still has requests
+    replicas: dict[ReplicaId, Replica] = field(default_factory=dict)
+    owned: dict[ServiceId, Owned] = field(default_factory=dict)
+    routes: dict[ServiceId, ServiceRoute] = field(default_factory=dict)
+    quarantines: dict[tuple[ServiceId, str], Quarantine] = field(default_factory=dict)
+    preflights: dict[str, Preflight] = field(default_factory=dict)
+    asking: dict[str, float] = field(default_factory=dict)
+    proxy: bool = False
+    log: list[Action] = field(default_factory=list)
+
+    # ------------------------------------------------------------ observe
+
+    def observe(self) -> Observed:
+        for digest in [d for d, done in self.asking.items() if done <= self.now]:
+            del self.asking[digest]
+            bad = (Reason("UnknownFlag", "unrecognized argument --x"),) if digest.startswith("reject") else ()
+            self.preflights[digest] = Preflight(parsed=digest, reasons=bad)
+        return Observed(
+            target="host",
+            at=self.now,
+            replicas=tuple(self._look(r) for r in self.replicas.values()),
+            capacity=Capacity(
+                cpu_millis=100_000,
+                memory_bytes=self.memory * GIB,
+                gpus=tuple(Gpu(f"GPU-{n}") for n in range(self.gpus)),
+                ports=tuple(range(20000, 20100)),
+            ),
+            owned=dict(self.owned),
+            routes=dict(self.routes),
+            proxy_ready=self.proxy,
+            preflights=dict(self.preflights),
+            preflighting=frozenset(self.asking),
+        )
+
+    def _look(self, r: Replica) -> Replica:
+        age = self.now - r.created_at
+        version = r.digest.split("-")[0]
+        ready = age >= self.start_seconds and not version.startswith(("crash", "never"))
+        alive = r.alive and r.spawned
+        if version.startswith("crash") and age >= 1:
+            alive = False
+        if version.startswith("late") and r.ready_at is not None and self.now - r.ready_at >= 1:
+            alive = False
+        if r.stopping_at is not None and self.now - r.stopping_at >= 0.5:
+            alive = False
+        quiet = r.draining_at is not None and self.now - r.draining_at >= self.busy_seconds
+        routed = self._routed(r)
+        counted = quiet and routed is not Routed.ACTIVE
+        looked = replace(
+            r,
+            alive=alive,
+            exit_code=None if alive else 1,
+            leftovers=0,
+            ready_now=alive and ready,
+            routed=routed,
+            in_flight=0 if quiet else 1,
+            quiet_samples=2 if counted else 0,
+        )
+        self.replicas[r.id] = replace(r, alive=alive)
+        return looked
+
+    def _routed(self, r: Replica) -> Routed:
+        if not self.proxy:
+            return Routed.UNKNOWN
+        route = self.routes.get(r.service)
+        for endpoint in (*route.stable, *route.canary) if route else ():
+            if endpoint.replica == r.id:
+                return Routed.DRAINING if endpoint.draining else Routed.ACTIVE
+        return Routed.ABSENT
+
+    # ------------------------------------------------------------ perform
+
+    def perform(self, action: Action) -> None:
+        self.log.append(action)
+        match action:
+            case EnsureProxy():
+                self.proxy = True
+            case AskPreflight(digest=digest):
+                self.asking.setdefault(digest, self.now + 1)
+            case Own(service=service, origin=origin):
+                self.owned.setdefault(service, Owned(service, origin))
+            case Start():
+                self._start(action)
+            case Admit(replica=key):
+                self._change(key, ready_at=self.now)
+            case Relabel(replica=key, digest=digest, spec=new):
+                self._change(key, digest=digest, spec=new)
+            case Drain(replica=key):
+                self._change(key, draining_at=self.now)
+            case Undrain(replica=key):
+                self._change(key, draining_at=None)
+            case Stop(replica=key):
+                self._change(key, stopping_at=self.replicas[key].stopping_at or self.now)
+            case Remove(replica=key):
+                assert not self.replicas[key].alive, "removed a replica that runs"
+                del self.replicas[key]
+            case SetRoutes(routes=routes):
+                self.routes = {route.service: route for route in routes}
+            case Promote(service=service, promoted=promoted):
+                self.owned[service] = replace(self.owned[service], promoted=promoted)
+            case NoteCrash(replica=key, at=at):
+                owned = self.owned[key.service]
+                self.owned[key.service] = replace(owned, crashes=(*owned.crashes, at))
+            case Reject(quarantine=quarantine):
+                self.quarantines[(quarantine.service, quarantine.digest)] = quarantine
+            case Forget(service=service):
+                del self.owned[service]
+
+    def _start(self, action: Start) -> None:
+        found = self.replicas.get(action.replica)
+        if found and found.spawned:
+            return
+        assert (action.replica.service, action.digest) not in self.quarantines, "started a quarantined digest"
+        leased = {uuid for r in self.replicas.values() if r.id != action.replica for uuid in r.lease.gpus}
+        assert not leased & set(action.lease.gpus), "leased a GPU twice"
+        ports = {r.lease.port for r in self.replicas.values() if r.id != action.replica}
+        assert action.lease.port not in ports, "leased a port twice"
+        self.replicas[action.replica] = Replica(
+            id=action.replica,
+            digest=action.digest,
+            spec=action.spec,
+            origin=action.origin,
+            lease=action.lease,
+            created_at=self.now,
+            parsed=action.parsed,
+        )
+        used = sum(r.spec.resources.memory_bytes for r in self.replicas.values())
+        assert used <= self.memory * GIB, "gave away more memory than there is"
+
+    def _change(self, key: ReplicaId, **fields: object) -> None:
+        self.replicas[key] = replace(self.replicas[key], **fields)  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------ passes
+
+    def step(self, desired: DesiredState, die_after: int | None = None) -> Plan:
+        """One pass. `die_after` cuts its execution after so many actions, as `kill -9` would."""
+        plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE)
+        for action in plan.actions[:die_after]:
+            self.perform(action)
+        return plan
+
+    def converge(self, desired: DesiredState, passes: int = 400, tick: float = 0.5) -> Plan:
+        """Passes until a plan is empty and time alone changes nothing. Fails if that never comes."""
+        for _ in range(passes):
+            plan = self.step(desired)
+            if not plan.actions and plan.look_again_at is None:
+                return plan
+            self.now += tick
+        last = {str(k): (v.step, v.health, v.strategy) for k, v in plan.verdicts.items()}
+        raise AssertionError(f"did not converge: {plan.actions} {last}")
+
+    def serving(self, name: str) -> list[Replica]:
+        looked = [self._look(r) for r in self.replicas.values() if r.service.name == name]
+        return [r for r in looked if r.alive and r.ready_at and r.draining_at is None and r.routed is Routed.ACTIVE]

@@ -1,0 +1,200 @@
+"""Safety and progress of the planner, whatever the history."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.model import (
+    Drain,
+    Observed,
+    Origin,
+    Phase,
+    Quarantine,
+    Reason,
+    Start,
+    Stop,
+    Strategy,
+    Sync,
+    Unreachable,
+)
+from reconciler.plan import make_plan
+from tests.simulation import PATIENCE, Host, state, wanted
+
+VERSIONS = ("good1", "good2", "good3", "reject1", "crash1", "late1", "never1")
+STRATEGIES = (
+    None,
+    Strategy(1, 0),
+    Strategy(0, 1),
+    Strategy(2, 1),
+    Strategy(0, 3, recreate=True),
+)
+
+
+@st.composite
+def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
+    gpus = draw(st.integers(0, 2))
+    return wanted(
+        name,
+        draw(st.sampled_from(versions)),
+        replicas=draw(st.integers(0, 3)),
+        gpus=gpus,
+        memory=draw(st.integers(1, 4)),
+        strategy=draw(st.sampled_from(STRATEGIES)),
+        canary=draw(st.sampled_from((None, None, None, 0, 20, 100))),
+    )
+
+
+@st.composite
+def commits(draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS):
+    names = draw(st.lists(st.sampled_from("abc"), unique=True, max_size=3))
+    return state(*[draw(services(name, versions)) for name in names])
+
+
+hosts = st.builds(
+    Host,
+    gpus=st.integers(0, 6),
+    memory=st.integers(2, 24),
+    start_seconds=st.sampled_from((0.5, 2.0, 5.0)),
+    busy_seconds=st.sampled_from((0.0, 1.0, 5.0, 100.0)),
+)
+histories = st.lists(st.tuples(commits(), st.integers(0, 40)), min_size=1, max_size=5)
+
+
+def play(host: Host, history, deaths: random.Random | None = None):
+    """Commit after commit, each for some passes; the last one until it converges."""
+    for commit, passes in history:
+        for _ in range(passes):
+            host.step(commit, deaths.choice((None, None, 0, 1, 2, 3)) if deaths else None)
+            host.now += 0.5
+    return history[-1][0]
+
+
+@given(hosts, histories)
+@settings(max_examples=300, deadline=None)
+def test_every_history_converges_and_then_plans_nothing(host, history):
+    last = play(host, history)
+    # The simulated `late` engine crashes for ever once promoted: its restarts back off and never end.
+    plan = host.converge(last, passes=2000)
+    assert plan.actions == ()
+    again = host.step(last)
+    assert again.actions == ()
+
+
+@given(hosts, histories, st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_a_daemon_that_dies_anywhere_ends_in_the_same_place(host, history, deaths):
+    last = play(host, history, deaths)
+    host.converge(last, passes=2000)
+    for service in last.services:
+        running = [r for r in host.replicas.values() if r.service == service.id]
+        if service.replicas == 0:
+            assert not running
+
+
+@given(hosts, histories, st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_the_order_of_answers_is_irrelevant(host, history, shuffler):
+    last = play(host, history)
+    observed = host.observe()
+    mixed = list(observed.replicas)
+    shuffler.shuffle(mixed)
+    wished = list(last.services)
+    shuffler.shuffle(wished)
+    shuffled = replace(observed, replicas=tuple(mixed))
+    plan = make_plan(last, observed, host.quarantines, PATIENCE)
+    assert make_plan(replace(last, services=tuple(wished)), shuffled, host.quarantines, PATIENCE) == plan
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from(STRATEGIES[:4]),
+    st.integers(0, 3),
+    st.sampled_from(("good2", "reject1", "crash1", "never1", "late1")),
+    st.sampled_from((0.5, 2.0)),
+)
+@settings(max_examples=200, deadline=None)
+def test_serving_never_falls_below_the_floor_nor_above_the_ceiling(before, after, strategy, spare, version, start):
+    host = Host(memory=max(before, after) + spare, start_seconds=start)
+    host.converge(state(wanted("a", "good1", before, strategy=strategy)))
+    assert len(host.serving("a")) == before
+    commit = state(wanted("a", version, after, strategy=strategy))
+    for _ in range(300):
+        count = len(host.serving("a"))
+        plan = host.step(commit)
+        strategy_said = plan.verdicts[commit.services[0].id].strategy
+        unavailable = strategy.max_unavailable if strategy else (1 if strategy_said.startswith("stop-first") else 0)
+        surge = strategy.max_surge if strategy else 1
+        if any(isinstance(a, Drain) for a in plan.actions):
+            floor = min(before, after) - unavailable
+            assert len(host.serving("a")) >= min(floor, count), (strategy_said, plan.actions)
+        assert len(host.replicas) <= max(before, after) + surge
+        host.now += 0.5
+    if version != "late1":
+        assert (
+            len(host.serving("a")) == (after if version == "good2" else before)
+            or plan.verdicts[commit.services[0].id].blocked
+        )
+
+
+@given(hosts, commits(("good1", "good2")), st.integers(0, 60))
+@settings(max_examples=150, deadline=None)
+def test_what_git_cannot_show_is_kept(host, commit, passes):
+    play(host, [(commit, passes)])
+    alive = {r.id for r in host.replicas.values() if r.draining_at is None and r.stopping_at is None}
+    for gone in (
+        state(prunable=False),
+        state(unreadable=tuple(Reason("NotYaml", "broken", Origin(f"{n}.yaml", 3)) for n in "abc")),
+        state(unreadable=(Reason("Missing", "gone", Origin("", 1)),), prunable=False),
+    ):
+        plan = make_plan(gone, host.observe(), host.quarantines, PATIENCE)
+        touched = {a.replica for a in plan.actions if isinstance(a, Drain | Stop)}
+        ended = {r.id for r in host.observe().replicas if not r.alive}
+        assert not (touched & alive) - ended
+        assert all(v.sync is Sync.UNKNOWN for v in plan.verdicts.values())
+
+
+@given(hosts, commits())
+@settings(max_examples=50, deadline=None)
+def test_an_unreachable_target_plans_nothing(host, commit):
+    plan = make_plan(commit, Unreachable("host", 1.0, "no answer"), {}, PATIENCE)
+    assert plan.actions == ()
+    assert all(v.health.phase is Phase.UNKNOWN for v in plan.verdicts.values())
+
+
+@given(hosts, histories)
+@settings(max_examples=100, deadline=None)
+def test_a_suspended_service_is_left_alone(host, history):
+    last = play(host, history)
+    observed = host.observe()
+    everyone = {s.id for s in last.services} | {r.service for r in observed.replicas} | set(observed.owned)
+    plan = make_plan(last, observed, host.quarantines, PATIENCE, suspended=everyone)
+    assert [a for a in plan.actions if type(a).__name__ != "EnsureProxy"] == []
+
+
+@given(st.integers(1, 3), st.integers(0, 2))
+@settings(max_examples=30, deadline=None)
+def test_a_quarantined_digest_is_not_started(replicas, gpus):
+    host = Host(gpus=6)
+    bad = wanted("a", "good1", replicas, gpus)
+    host.quarantines[(bad.id, bad.digest)] = Quarantine(bad.id, bad.digest, Reason("Crashed", "x"), "r", 1.0)
+    host.converge(state(bad))
+    assert not [a for a in host.log if isinstance(a, Start)]
+
+
+@given(hosts, commits(("good1",)), st.integers(0, 60))
+@settings(max_examples=100, deadline=None)
+def test_everything_deleted_in_git_is_drained_and_nothing_is_left(host, commit, passes):
+    play(host, [(commit, passes)])
+    host.converge(state())
+    assert not host.replicas
+    assert not host.routes
+    assert not host.owned
+
+
+def test_observed_and_desired_are_only_data():
+    assert Observed.__dataclass_params__.frozen  # type: ignore[attr-defined]
