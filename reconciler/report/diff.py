@@ -1,0 +1,200 @@
+"""What differs between git's spec of a service and what runs, for people and for machines.
+
+Named lists become mappings first (variables by name, arguments by flag), so that an insertion is one change and
+`--a=b` equals `--a b`. Values of variables and flags that look secret are only said to have changed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from reconciler.engines.arguments import is_flag, normalise
+from reconciler.model import Desired, DesiredState, EffectiveSpec, Observed, ServiceId, Unreachable
+from reconciler.report.actions import short
+from reconciler.report.scrub import HIDDEN, is_secret_name, scrub_text
+
+SCHEMA = "reconciler.diff/v1"
+_MANY = 200
+_SECTIONS = ("args", "env", "mounts", "resources")
+
+Tree = dict[str, Any]
+_NOTHING: Tree = {section: {} for section in _SECTIONS}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference. `before` is what runs, `after` what git says; None stands for nothing there."""
+
+    path: tuple[str, ...]
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceDiff:
+    """All differences of one service. `note` says what a list of changes cannot."""
+
+    service: ServiceId
+    origin: str
+    changes: tuple[Change, ...] = ()
+    text: str = ""
+    note: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.changes and not self.note
+
+    def document(self) -> Tree:
+        """JSON of it."""
+        return {
+            "namespace": self.service.namespace,
+            "name": self.service.name,
+            "origin": self.origin,
+            "note": self.note,
+            "changes": [{"path": list(c.path), "before": c.before, "after": c.after} for c in self.changes],
+        }
+
+
+def state_diff(desired: DesiredState, observed: Observed | Unreachable) -> tuple[ServiceDiff, ...]:
+    """The differences of all services of a target; those without any are left out. Nothing is known of a silent one."""
+    if isinstance(observed, Unreachable):
+        return tuple(
+            ServiceDiff(one.id, str(one.origin), note=f"unknown: {observed.reason}") for one in desired.services
+        )
+    named = {one.id for one in desired.services}
+    diffs = [service_diff(one, running_spec(observed, one.id)) for one in desired.services]
+    gone = sorted((set(observed.owned) | {one.service for one in observed.replicas}) - named)
+    diffs += [_not_in_git(service, observed) for service in gone]
+    return tuple(sorted((diff for diff in diffs if not diff.is_empty), key=lambda diff: diff.service))
+
+
+def service_diff(desired: Desired, running: EffectiveSpec | None) -> ServiceDiff:
+    """`running` is None when nothing of the service runs."""
+    if desired.spec is None:
+        why = "; ".join(scrub_text(str(one)) for one in desired.problems)
+        return ServiceDiff(desired.id, str(desired.origin), note=f"git's documents cannot be used: {why}")
+    if desired.spec == running or (running is None and desired.replicas == 0):
+        return ServiceDiff(desired.id, str(desired.origin))
+    before, after = _tree(running) if running else _NOTHING, _tree(desired.spec)
+    changes = tuple(_changes(before, after))
+    note = "" if changes or running is None else "written differently, means the same: nothing restarts"
+    text = _unified(_shown(before), _shown(after, before), desired)
+    return ServiceDiff(desired.id, str(desired.origin), _hidden(changes), text, note)
+
+
+def running_spec(observed: Observed, service: ServiceId) -> EffectiveSpec | None:
+    """What a service runs: its newest replica that is not on its way out; else what is to be restored."""
+    mine = [one for one in observed.replicas if one.service == service and one.alive and one.stopping_at is None]
+    staying = [one for one in mine if one.draining_at is None] or mine
+    if staying:
+        return max(staying, key=lambda one: (one.created_at, one.id)).spec
+    return None
+
+
+def _not_in_git(service: ServiceId, observed: Observed) -> ServiceDiff:
+    owned = observed.owned.get(service)
+    return ServiceDiff(service, str(owned.origin) if owned else "", note="runs, but git does not name it any more")
+
+
+# ---------------------------------------------------------------- specs as trees
+
+
+def _tree(spec: EffectiveSpec) -> Tree:
+    resources: Tree = {"nvidia.com/gpu": spec.resources.gpus, **dict(spec.resources.other)}
+    resources |= {"cpu": f"{spec.resources.cpu_millis}m", "memory": spec.resources.memory_bytes}
+    return {
+        "image": spec.image,
+        "command": list(spec.command),
+        "args": _by_flag(normalise(spec.args)),
+        "env": {one.name: one.value or (f"from {one.source}" if one.source else "") for one in spec.env},
+        "mounts": {one.path: one.uri for one in spec.mounts},
+        "resources": {key: value for key, value in resources.items() if value not in (0, "0m")},
+    }
+
+
+def _by_flag(words: Sequence[str]) -> Tree:
+    """A flag's value; a list when it has several or stands several times; true when it has none."""
+    found: dict[str, list[Any]] = {}
+    flag = ""
+    for word in words:
+        if is_flag(word):
+            flag, joined, value = word.partition("=")
+            found.setdefault(flag, []).append(value if joined else True)
+        elif found.get(flag, [None])[-1] is True:
+            found[flag][-1] = word
+        else:
+            found.setdefault(flag, []).append(word)
+    return {key or "(words)": values[0] if len(values) == 1 else values for key, values in found.items()}
+
+
+def _changes(before: Tree, after: Tree) -> Iterator[Change]:
+    if before == after:
+        return
+    # Slow to import, and a converged world never needs it.
+    from deepdiff import DeepDiff
+
+    found: dict[tuple[str, ...], Change] = {}
+    for levels in DeepDiff(before, after, view="tree").values():
+        for level in levels:
+            path = [str(part) for part in level.path(output_format="list")]
+            # A list is one value to its reader: report it whole.
+            depth = 2 if path[0] in _SECTIONS and len(path) > 1 else 1
+            key = tuple(path[:depth])
+            found[key] = Change(key, _get(before, key), _get(after, key))
+    yield from found.values()
+
+
+def _get(tree: Tree, path: Sequence[str]) -> Any:
+    value: Any = tree
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _hidden(changes: Iterable[Change]) -> tuple[Change, ...]:
+    def clean(path: tuple[str, ...], value: Any) -> Any:
+        return None if value is None else _safe(path[-1], value)
+
+    found = [Change(c.path, clean(c.path, c.before), clean(c.path, c.after)) for c in changes]
+    return tuple(sorted(found, key=lambda change: change.path)[:_MANY])
+
+
+def _safe(name: str, value: Any) -> Any:
+    if is_secret_name(name) and value is not True and not str(value).startswith("from "):
+        return HIDDEN
+    if isinstance(value, list):
+        return [_safe("", one) for one in value]
+    return scrub_text(value) if isinstance(value, str) else value
+
+
+def _shown(side: Tree, before: Tree | None = None) -> Tree:
+    """One side as text shows it. A secret that differs from `before` says so, since both are hidden."""
+    shown: Tree = {}
+    for section, entries in side.items():
+        if not isinstance(entries, dict):
+            shown[section] = _safe(section, entries)
+            continue
+        shown[section] = {key: _safe(key, value) for key, value in entries.items()}
+        for key, value in entries.items():
+            old = _get(before or {}, (section, key))
+            if shown[section][key] == HIDDEN and old not in (None, value):
+                shown[section][key] = f"{HIDDEN} (changed)"
+    return shown
+
+
+def _unified(before: Tree, after: Tree, desired: Desired) -> str:
+    old, new = _yaml(before), _yaml(after)
+    names = ("running", f"git {short(desired.digest)} {desired.origin}")
+    return "".join(difflib.unified_diff(old, new, *names, n=2))
+
+
+def _yaml(tree: Tree) -> list[str]:
+    filled = {section: entries for section, entries in tree.items() if entries}
+    if not filled:
+        return []
+    return yaml.safe_dump(filled, sort_keys=True, default_flow_style=False, width=200).splitlines(keepends=True)
