@@ -139,7 +139,8 @@ def _changes(before: Tree, after: Tree) -> Iterator[Change]:
     from deepdiff import DeepDiff
 
     found: dict[tuple[str, ...], Change] = {}
-    for levels in DeepDiff(before, after, view="tree").values():
+    # The threshold: without it, sections with little in common come as one change, secrets and all.
+    for levels in DeepDiff(before, after, view="tree", threshold_to_diff_deeper=0).values():
         for level in levels:
             path = [str(part) for part in level.path(output_format="list")]
             # A list is one value to its reader: report it whole.
@@ -167,6 +168,8 @@ def _hidden(changes: Iterable[Change]) -> tuple[Change, ...]:
 def _safe(name: str, value: Any) -> Any:
     if is_secret_name(name) and value is not True and not str(value).startswith("from "):
         return HIDDEN
+    if isinstance(value, dict):
+        return {key: _safe(key, one) for key, one in value.items()}
     if isinstance(value, list):
         return [_safe("", one) for one in value]
     return scrub_text(value) if isinstance(value, str) else value
