@@ -1,0 +1,90 @@
+"""Which processes belong to which replica: one look at all of /proc, and the evidence it gives.
+
+A process belongs to a replica when it carries the replica's marker in its environment, or writes to its log, or was
+written down as its member, or shares the session of its main process while that is certain to be the one we started. A
+session's number alone is no evidence: the number may have been given away again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.inventory import Identity, ReplicaRecord
+from reconciler.model import ReplicaId
+from reconciler.targets import procfs
+
+MARKER = "RECONCILER_REPLICA"
+_PREFIX = f"{MARKER}=".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One living process and what it shows of its origin."""
+
+    who: Identity
+    parent: int
+    session: int
+    marker: str
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the processes of one replica can be known by."""
+
+    record: ReplicaRecord
+    marker: str
+    log: str
+
+
+class Census:
+    """All processes at one moment."""
+
+    def __init__(self) -> None:
+        self._boot = procfs.boot_id()
+        self._stats = {stat.pid: stat for stat in procfs.all_stats() if stat.pid != os.getpid()}
+        self._seen = [_look(stat, self._boot) for stat in self._stats.values() if not stat.is_dead]
+
+    def members(self, trace: Trace) -> tuple[Seen, ...]:
+        """The living processes that belong to a replica."""
+        if trace.record.boot != self._boot:
+            return ()
+        certain = self._has_main(trace.record)
+        return tuple(seen for seen in self._seen if self._belongs(seen, trace, certain))
+
+    def orphan(self, trace: Trace) -> Identity | None:
+        """The main process of a replica whose record names none: who started it was killed before writing it down."""
+        leaders = [m.who for m in self.members(trace) if m.marker == trace.marker and m.session == m.who.pid]
+        return min(leaders, key=lambda who: who.started, default=None)
+
+    def _belongs(self, seen: Seen, trace: Trace, certain: bool) -> bool:
+        record = trace.record
+        return (
+            seen.marker == trace.marker
+            or trace.log in seen.outputs
+            or seen.who == record.process
+            or seen.who in record.members
+            or (certain and record.process is not None and seen.session == record.process.pid)
+        )
+
+    def _has_main(self, record: ReplicaRecord) -> bool:
+        """The main process is there, be it as a zombie: so its session's number is still its own."""
+        if record.process is None:
+            return False
+        stat = self._stats.get(record.process.pid)
+        return stat is not None and stat.started == record.process.started
+
+
+def marker_of(folder: Path, replica: ReplicaId) -> str:
+    """What a replica's processes carry. Two daemons with different folders never claim each other's."""
+    return f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}:{replica}"
+
+
+def _look(stat: procfs.Stat, boot: str) -> Seen:
+    words = (word for word in procfs.read_environment(stat.pid) if word.startswith(_PREFIX))
+    marker = next(words, b"").removeprefix(_PREFIX).decode(errors="replace")
+    who = Identity(stat.pid, stat.started, boot)
+    return Seen(who, stat.parent, stat.session, marker, procfs.read_outputs(stat.pid))

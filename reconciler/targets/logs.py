@@ -1,0 +1,60 @@
+"""The log of a replica: a file that its processes append to, kept from filling the disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import deque
+from pathlib import Path
+
+LIMIT_BYTES = 32 << 20
+_TAIL_BYTES = 256 << 10
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def open_log(path: Path) -> int:
+    """A descriptor that always appends, so that the file may be cut while it is written."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def tail(path: Path, lines: int) -> tuple[str, ...]:
+    """The last lines, oldest first, without colours and control characters; none if there is no log."""
+    wanted: deque[str] = deque(maxlen=lines)
+    for part in (_previous(path), path):
+        wanted.extend(_last_lines(part))
+    return tuple(wanted)
+
+
+def trim(path: Path, limit: int = LIMIT_BYTES) -> bool:
+    """Move a log that grew beyond the limit to `log.1`; says whether it did.
+
+    So a replica keeps at most twice the limit. What is written between the copy and the cut is lost: a few lines.
+    """
+    try:
+        if path.stat().st_size <= limit:
+            return False
+        shutil.copyfile(path, _previous(path))
+        os.truncate(path, 0)
+    except OSError:
+        # A full disk is no reason to disturb what serves; the next look tries again.
+        return False
+    return True
+
+
+def _last_lines(path: Path) -> list[str]:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = file.seek(max(0, size - _TAIL_BYTES))
+            data = file.read(_TAIL_BYTES)
+    except OSError:
+        return []
+    text = data.decode(errors="replace")
+    found = [_CONTROL.sub("", line.rpartition("\r")[2]) for line in text.replace("\r\n", "\n").split("\n")]
+    # The first line may have been cut, and what follows the last line break is not there yet.
+    return [line for line in found[1 if start else 0 :] if line.strip()]
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.name}.1")

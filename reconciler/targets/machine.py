@@ -1,0 +1,47 @@
+"""What this machine may give to replicas altogether, and which ports are free for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from reconciler import config
+from reconciler.errors import SettingsError
+from reconciler.model import Capacity
+from reconciler.quantity import parse_cpu, parse_memory
+from reconciler.targets import procfs
+from reconciler.targets.gpus import Gpus
+
+
+class Machine:
+    """Raises SettingsError for an amount that is no quantity."""
+
+    def __init__(self, settings: config.HostTarget, gpus: Gpus) -> None:
+        self._gpus = gpus
+        self._ports = settings.port_range
+        limits = settings.allocatable
+        self._cpu = _least((os.cpu_count() or 1) * 1000, limits.cpu, parse_cpu, "cpu", settings.name)
+        self._memory = _least(_memory_total(), limits.memory, parse_memory, "memory", settings.name)
+
+    def capacity(self, leased: Iterable[int]) -> Capacity:
+        """Raises Retryable when the GPUs cannot be listed."""
+        taken = {*leased, *procfs.listeners()}
+        ports = tuple(port for port in self._ports if port not in taken)
+        return Capacity(self._cpu, self._memory, self._gpus.list(), ports)
+
+
+def _least(have: int, limit: str | None, parse: Callable[[str], int], key: str, target: str) -> int:
+    if limit is None:
+        return have
+    try:
+        return min(have, parse(limit))
+    except ValueError as error:
+        raise SettingsError(f"targets: {target}: allocatable.{key}: {error}") from None
+
+
+def _memory_total() -> int:
+    with open("/proc/meminfo") as file:
+        for line in file:
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,307 @@
+"""Replicas as child processes that outlive the daemon and are adopted when it comes back.
+
+Each is the leader of a session of its own. It is written down before it is started, so that a daemon killed in between
+finds it again by the marker in its environment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.inventory import Identity, Inventory, ReplicaRecord
+from reconciler.model import ReplicaId
+from reconciler.targets import logs, procfs, scratch
+from reconciler.targets.census import MARKER, Census, Trace, marker_of
+from reconciler.targets.exits import ExitWatch
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.supervisor import Launch, ProcessState
+
+KILL_SECONDS = 5.0
+_BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class _Look:
+    """What is read at most once while several replicas are judged."""
+
+    @cached_property
+    def census(self) -> Census:
+        return Census()
+
+    @cached_property
+    def listeners(self) -> Mapping[int, set[int]]:
+        return procfs.listeners()
+
+
+class ProcessSupervisor:
+    """The supervisor of a `process` target."""
+
+    def __init__(self, inventory: Inventory, gpus: Gpus) -> None:
+        self._inventory = inventory
+        self._gpus = gpus
+        self._children: dict[ReplicaId, subprocess.Popen[bytes]] = {}
+        self._starting: set[ReplicaId] = set()
+        self._lock = threading.Lock()
+        self._watch: ExitWatch | None = None
+        self._wake: Callable[[], None] = lambda: None
+
+    # ------------------------------------------------------------ looking
+
+    def list(self, records: Iterable[ReplicaRecord]) -> Mapping[ReplicaId, ProcessState]:
+        """What is there of these replicas. Costs one read per replica while all of them live."""
+        look = _Look()
+        return {record.id: self._state(record, look) for record in records}
+
+    def logs(self, replica: ReplicaId, lines: int) -> tuple[str, ...]:
+        return logs.tail(self._log_path(replica), lines)
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        if self._watch is None:
+            self._watch = ExitWatch(self._on_exit, self._trim_logs)
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+    def _state(self, record: ReplicaRecord, look: _Look) -> ProcessState:
+        if record.boot != procfs.boot_id():
+            return ProcessState(alive=False, rebooted=True, spawned=record.process is not None)
+        with self._lock:
+            if record.id in self._starting:
+                return ProcessState(alive=True)
+        main = record.process or look.census.orphan(self._trace(record))
+        if main is not None and self._is_alive(record.id, main):
+            if self._watch is not None:
+                self._watch.watch(main)
+            return ProcessState(alive=True)
+        left = self._leftovers(record, look)
+        spawned = main is not None or left > 0
+        return ProcessState(alive=False, leftovers=left, exit_code=self._exit_code(record.id, main), spawned=spawned)
+
+    def _is_alive(self, replica: ReplicaId, main: Identity) -> bool:
+        child = self._children.get(replica)
+        if child is not None and child.pid == main.pid:
+            # Asking also reaps it.
+            return child.poll() is None
+        return procfs.is_running(main)
+
+    def _exit_code(self, replica: ReplicaId, main: Identity | None) -> int | None:
+        child = self._children.get(replica)
+        return child.returncode if child is not None and main is not None and child.pid == main.pid else None
+
+    def _leftovers(self, record: ReplicaRecord, look: _Look) -> int:
+        """What the main process left behind: processes, its port, memory of its GPUs."""
+        members = {seen.who.pid for seen in look.census.members(self._trace(record))}
+        count = len(members)
+        if record.lease.port in look.listeners:
+            holders = procfs.holders(look.listeners[record.lease.port])
+            # Somebody else may have taken the port meanwhile; that is nothing of this replica.
+            count += not holders or bool(holders & members)
+        known = {who for who in (record.process, *record.members) if who is not None}
+        for uuid in record.lease.gpus:
+            count += sum(_is_one_of(holder.pid, known) for holder in self._gpus.held_by(uuid))
+        return count
+
+    def _on_exit(self, _: Identity) -> None:
+        for child in list(self._children.values()):
+            child.poll()
+        self._wake()
+
+    def _trim_logs(self) -> None:
+        try:
+            records = self._inventory.replicas()
+        except ReconcileError:
+            # The loop reports it; here it only means that logs grow a little longer.
+            return
+        for record in records:
+            logs.trim(self._log_path(record.id))
+
+    # ------------------------------------------------------------ starting
+
+    def recover(self) -> None:
+        """Clear away half-made folders and complete the records of orphans."""
+        self._inventory.sweep()
+        look = _Look()
+        for record in self._inventory.replicas():
+            self._completed(record, look)
+
+    def start(self, record: ReplicaRecord, launch: Launch) -> None:
+        """Nothing happens when it runs already. Raises Retryable, or Terminal when it can never be started so."""
+        with self._lock:
+            if record.id in self._starting:
+                return
+            self._starting.add(record.id)
+        try:
+            if not self._is_there(record):
+                self._start(record, launch)
+        finally:
+            with self._lock:
+                self._starting.discard(record.id)
+
+    def _is_there(self, record: ReplicaRecord) -> bool:
+        known = self._inventory.replica(record.id)
+        if known is None or known.boot != procfs.boot_id():
+            return False
+        look = _Look()
+        known = self._completed(known, look)
+        if known.process is not None and self._is_alive(known.id, known.process):
+            return True
+        if known.process is not None or self._leftovers(known, look):
+            raise Retryable(f"replica {known.id} ended before; what is left of it must be stopped and removed first")
+        return False
+
+    def _start(self, record: ReplicaRecord, launch: Launch) -> None:
+        if record.lease.port in procfs.listeners():
+            raise Retryable(f"replica {record.id}: port {record.lease.port} is taken; the next pass leases another")
+        record = replace(
+            record,
+            boot=procfs.boot_id(),
+            process=None,
+            argv=launch.argv,
+            env_names=tuple(sorted(launch.env)),
+        )
+        self._inventory.write(record)
+        child = self._spawn(record, launch)
+        self._children[record.id] = child
+        main = procfs.identify(child.pid)
+        if main is None:
+            # It ended already. Its start time still stands in the zombie that only we can reap.
+            stat = procfs.read_stat(child.pid)
+            main = Identity(child.pid, stat.started if stat else 0, procfs.boot_id())
+        self._inventory.change(record.id, process=main)
+        if self._watch is not None:
+            self._watch.watch(main)
+
+    def _spawn(self, record: ReplicaRecord, launch: Launch) -> subprocess.Popen[bytes]:
+        folder = self._scratch(record.id)
+        scratch.make(folder)
+        log = logs.open_log(self._log_path(record.id))
+        try:
+            return subprocess.Popen(
+                launch.argv,
+                env=self._environment(record, launch, folder),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            self._inventory.forget_replica(record.id)
+            raise Terminal(
+                f"replica {record.id}: cannot start {launch.argv[0]}: {error.strerror}; check engines[].python"
+            ) from None
+        except OSError as error:
+            raise Retryable(f"replica {record.id}: cannot start {launch.argv[0]}: {error.strerror}") from None
+        finally:
+            os.close(log)
+
+    def _environment(self, record: ReplicaRecord, launch: Launch, folder: Path) -> dict[str, str]:
+        """Nothing of the daemon's own but its home: there may be secrets in it, and settings not meant for engines."""
+        return {
+            "PATH": f"{Path(launch.argv[0]).parent}:{_BASE_PATH}",
+            "HOME": str(Path.home()),
+            "LANG": "C.UTF-8",
+            **launch.env,
+            "TMPDIR": str(folder),
+            # Else processes that set their title, as vLLM's do, overwrite the environment we know them by.
+            "SPT_NOENV": "1",
+            MARKER: marker_of(self._inventory.folder, record.id),
+        }
+
+    def _completed(self, record: ReplicaRecord, look: _Look) -> ReplicaRecord:
+        """The record with its process, if that was started but not written down."""
+        if record.process is not None or record.boot != procfs.boot_id():
+            return record
+        orphan = look.census.orphan(self._trace(record))
+        return self._inventory.change(record.id, process=orphan) if orphan else record
+
+    # ------------------------------------------------------------ stopping
+
+    def note(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Write down its processes and shared memory, so that they can be found after a sudden death."""
+        look = _Look()
+        record = self._completed(record, look)
+        members = [seen.who for seen in look.census.members(self._trace(record))]
+        if not members:
+            return record
+        shared = set(record.shared_memory).union(*(procfs.shared_memory_of(who.pid) for who in members))
+        return self._inventory.change(
+            record.id,
+            members=tuple(sorted(members, key=lambda who: who.pid)),
+            shared_memory=tuple(sorted(shared, key=lambda file: file.name)),
+        )
+
+    def stop(self, record: ReplicaRecord, force: bool) -> None:
+        """SIGTERM to the main process alone: vLLM drains and ends its children itself. `force` is SIGKILL to all."""
+        record = self.note(record)
+        if force:
+            self._kill(record)
+        elif record.process is not None and self._is_alive(record.id, record.process):
+            procfs.send_signal(record.process, signal.SIGTERM)
+        else:
+            for seen in Census().members(self._trace(record)):
+                procfs.send_signal(seen.who, signal.SIGTERM)
+
+    def remove(self, record: ReplicaRecord) -> None:
+        """Delete its folder, its temporary files and the shared memory that nobody maps any more."""
+        state = self._state(record, _Look())
+        if state.alive or state.leftovers:
+            left = "its main process" if state.alive else f"{state.leftovers} leftovers"
+            raise Retryable(f"replica {record.id}: {left} still there; it is removed once nothing is left")
+        if not state.rebooted:
+            scratch.sweep_shared_memory(record.shared_memory)
+        scratch.remove(self._scratch(record.id))
+        self._inventory.forget_replica(record.id)
+        self._children.pop(record.id, None)
+
+    def _kill(self, record: ReplicaRecord) -> None:
+        """Kill until nothing is left: what forks while it is killed is found in the next round."""
+        deadline = time.monotonic() + KILL_SECONDS
+        known: set[Identity] = set()
+        while True:
+            known |= {seen.who for seen in Census().members(self._trace(record))}
+            living = {who for who in known if procfs.is_running(who)}
+            if not living:
+                self._on_exit_of(record.id)
+                return
+            if time.monotonic() > deadline:
+                pids = ", ".join(str(who.pid) for who in sorted(living, key=lambda who: who.pid))
+                raise Retryable(
+                    f"replica {record.id}: processes {pids} survive SIGKILL; they hang in the kernel, most likely in a "
+                    "driver or a file system: see /proc/PID/stack"
+                )
+            for who in living:
+                procfs.send_signal(who, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def _on_exit_of(self, replica: ReplicaId) -> None:
+        child = self._children.get(replica)
+        if child is not None:
+            child.poll()
+
+    # ------------------------------------------------------------ places
+
+    def _trace(self, record: ReplicaRecord) -> Trace:
+        return Trace(record, marker_of(self._inventory.folder, record.id), str(self._log_path(record.id).resolve()))
+
+    def _log_path(self, replica: ReplicaId) -> Path:
+        return self._inventory.replica_folder(replica) / "log"
+
+    def _scratch(self, replica: ReplicaId) -> Path:
+        return scratch.folder_of(self._inventory.folder, replica)
+
+
+def _is_one_of(pid: int, known: set[Identity]) -> bool:
+    """Is this number, as a driver reports it, one of these processes, which may have ended just now?"""
+    stat = procfs.read_stat(pid)
+    return any(who.pid == pid and (stat is None or stat.started == who.started) for who in known)

@@ -1,0 +1,156 @@
+"""Reading /proc: processes that cannot be mistaken for others, and ports that somebody listens on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from reconciler.inventory import Identity, SharedMemory
+
+_LISTEN = b"0A"
+_DEAD = "ZX"
+_SHARED_PREFIXES = ("psm_", "nccl-")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """The parts of /proc/PID/stat that tell who a process is."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+    started: int
+
+    @property
+    def is_dead(self) -> bool:
+        """A zombie runs nothing and holds nothing; only its parent has not looked yet."""
+        return self.state in _DEAD
+
+
+@cache
+def boot_id() -> str:
+    """This boot, and this namespace of process numbers: in another one all our processes are gone."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
+
+
+def read_stat(pid: int) -> Stat | None:
+    """None when there is no such process."""
+    data = _read(f"/proc/{pid}/stat")
+    if not data:
+        return None
+    # The name stands in parentheses and may itself hold spaces and parentheses.
+    fields = data[data.rindex(b")") + 2 :].split()
+    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def identify(pid: int) -> Identity | None:
+    """Who this process is, or None if it does not run."""
+    stat = read_stat(pid)
+    return None if stat is None or stat.is_dead else Identity(pid, stat.started, boot_id())
+
+
+def is_running(who: Identity) -> bool:
+    """Is it still this very process, and not a zombie?"""
+    return identify(who.pid) == who
+
+
+def send_signal(who: Identity, number: signal.Signals) -> bool:
+    """Signal this very process and no other; False when it is gone already."""
+    try:
+        handle = os.pidfd_open(who.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # The handle is taken before the look: whatever the number means later, it stays this process.
+        if not is_running(who):
+            return False
+        signal.pidfd_send_signal(handle, number)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def all_stats() -> Iterator[Stat]:
+    """Every process of this machine that we can see."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            stat = read_stat(int(name))
+            if stat is not None:
+                yield stat
+
+
+def read_environment(pid: int) -> list[bytes]:
+    """`NAME=value` as it was when the program started; empty when it is not ours to read."""
+    return (_read(f"/proc/{pid}/environ") or b"").split(b"\0")
+
+
+def read_outputs(pid: int) -> tuple[str, ...]:
+    """What standard output and standard error point to."""
+    found = []
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return tuple(found)
+
+
+def shared_memory_of(pid: int) -> set[SharedMemory]:
+    """The files in /dev/shm that a process maps and that outlive a sudden death."""
+    found = set()
+    for line in (_read(f"/proc/{pid}/maps") or b"").splitlines():
+        if b"/dev/shm/" not in line or line.endswith(b"(deleted)"):
+            continue
+        fields = line.split(maxsplit=5)
+        name = os.fsdecode(fields[5]).removeprefix("/dev/shm/")  # noqa: S108
+        if name.startswith(_SHARED_PREFIXES) and "/" not in name:
+            found.add(SharedMemory(name, int(fields[4])))
+    return found
+
+
+def listeners() -> dict[int, set[int]]:
+    """Every TCP port that somebody listens on, with the inodes of the sockets."""
+    found: dict[int, set[int]] = {}
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            next(file)
+            for line in file:
+                fields = line.split(maxsplit=10)
+                # The kernel lists listening sockets first; behind them may come many thousands of connections.
+                if fields[3] != _LISTEN:
+                    break
+                found.setdefault(int(fields[1].rpartition(b":")[2], 16), set()).add(int(fields[9]))
+    return found
+
+
+def holders(inodes: set[int]) -> set[int]:
+    """The processes that hold one of these sockets, as far as we may look."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    found = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if any(_link(f"/proc/{name}/fd/{fd}") in wanted for fd in os.listdir(f"/proc/{name}/fd")):
+                    found.add(int(name))
+    return found
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except OSError:
+        return None
