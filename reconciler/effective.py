@@ -1,0 +1,201 @@
+"""KServe's container for a service → what runs on a host. Pure.
+
+Variables are resolved as the kubelet would, from what git itself holds; what git cannot tell stays a reference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.kserve.resolve import Resolved
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources
+from reconciler.origins import CONTAINER, Origins
+from reconciler.quantity import parse_cpu, parse_memory, parse_quantity
+
+GPU = "nvidia.com/gpu"
+ConfigMaps = Mapping[tuple[str, str], Mapping[str, Any]]
+
+
+class Unusable(Exception):
+    """A field that cannot be used; `reason` says which, and where."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a container can refer to: its pod's metadata, and the ConfigMaps of its namespace."""
+
+    namespace: str
+    pod: Mapping[str, Any]
+    config_maps: ConfigMaps
+
+
+def find_container(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The container that serves the model."""
+    return next((each for each in pod.get("containers") or () if each.get("name") == CONTAINER), None)
+
+
+def build_spec(
+    resolved: Resolved, container: Mapping[str, Any], around: Surroundings, origins: Origins
+) -> EffectiveSpec:
+    """What runs. Raises Unusable."""
+    env = resolve_variables(container, around)
+    known = {each.name: each.value for each in env if not each.source}
+    return EffectiveSpec(
+        image=str(container.get("image") or ""),
+        command=tuple(expand(str(word), known) for word in container.get("command") or ()),
+        args=tuple(expand(str(word), known) for word in container.get("args") or ()),
+        env=env,
+        mounts=build_mounts(resolved, container),
+        resources=read_resources(container, origins),
+    )
+
+
+def argument_origins(resolved: Resolved, spec: EffectiveSpec, origins: Origins) -> tuple[Origin, ...]:
+    """Where each argument of the spec is written in git."""
+    found = [origins.of_argument(source, index) for source, index in resolved.argument_sources[: len(spec.args)]]
+    return (*found, *[origins.service.origin] * (len(spec.args) - len(found)))
+
+
+# ---------------------------------------------------------------- variables
+
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+
+
+def expand(text: str, known: Mapping[str, str]) -> str:
+    """`$(NAME)` as the kubelet replaces it: `$$` is a dollar sign, an unknown name stays as it is written."""
+    return _REFERENCE.sub(lambda m: "$" if m[1] is None else known.get(m[1], m[0]), text)
+
+
+def resolve_variables(container: Mapping[str, Any], around: Surroundings) -> tuple[EnvVar, ...]:
+    """The variables in order, each once. Those that git alone cannot resolve keep their `source`."""
+    found: dict[str, EnvVar] = {}
+    for each in _from_whole_maps(container, around):
+        found[each.name] = each
+    for entry in container.get("env") or ():
+        name = str(entry.get("name") or "")
+        if entry.get("valueFrom"):
+            variable = _referenced(name, entry["valueFrom"], around)
+        else:
+            known = {each.name: each.value for each in found.values() if not each.source}
+            variable = EnvVar(name, expand(str(entry.get("value") or ""), known))
+        if variable:
+            found[name] = variable
+    return tuple(found.values())
+
+
+def _from_whole_maps(container: Mapping[str, Any], around: Surroundings) -> Iterator[EnvVar]:
+    for entry in container.get("envFrom") or ():
+        prefix = str(entry.get("prefix") or "")
+        for kind in ("configMapRef", "secretRef"):
+            reference = entry.get(kind)
+            if not reference:
+                continue
+            data = around.config_maps.get((around.namespace, str(reference.get("name"))))
+            if kind == "configMapRef" and data is not None:
+                yield from (EnvVar(prefix + str(key), str(value)) for key, value in data.items())
+            elif not reference.get("optional"):
+                what = "configmap" if kind == "configMapRef" else "secret"
+                yield EnvVar(f"{prefix}*", source=f"{what} {reference.get('name')}/*")
+
+
+def _referenced(name: str, source: Mapping[str, Any], around: Surroundings) -> EnvVar | None:
+    """None for an optional reference to something that is not there, as in a pod."""
+    if reference := source.get("configMapKeyRef"):
+        data = around.config_maps.get((around.namespace, str(reference.get("name"))), {})
+        if reference.get("key") in data:
+            return EnvVar(name, str(data[reference["key"]]))
+        return _unresolved(name, "configmap", reference)
+    if reference := source.get("secretKeyRef"):
+        return _unresolved(name, "secret", reference)
+    if reference := source.get("fieldRef"):
+        path = str(reference.get("fieldPath"))
+        value = _pod_field(path, around)
+        return EnvVar(name, source=f"field {path}") if value is None else EnvVar(name, value)
+    kind = next(iter(source), "nothing")
+    return EnvVar(name, source=f"field {(source.get(kind) or {}).get('resource') or kind}")
+
+
+def _unresolved(name: str, kind: str, reference: Mapping[str, Any]) -> EnvVar | None:
+    if reference.get("optional"):
+        return None
+    return EnvVar(name, source=f"{kind} {reference.get('name')}/{reference.get('key')}")
+
+
+def _pod_field(path: str, around: Surroundings) -> str | None:
+    if path == "metadata.namespace":
+        return around.namespace
+    match = re.fullmatch(r"metadata\.(labels|annotations)\['([^']*)'\]", path)
+    return str((around.pod.get(match[1]) or {}).get(match[2], "")) if match else None
+
+
+# ---------------------------------------------------------------- storage and resources
+
+
+def build_mounts(resolved: Resolved, container: Mapping[str, Any]) -> tuple[Mount, ...]:
+    """The model's files, then claims and host folders that the container mounts by itself."""
+    mounts = {each.mount_path: Mount(each.uri, each.mount_path) for each in resolved.storage}
+    volumes = {each.get("name"): each for each in resolved.pod.get("volumes") or ()}
+    for each in container.get("volumeMounts") or ():
+        path, uri = str(each.get("mountPath")), _volume_uri(volumes.get(each.get("name")) or {})
+        if uri and path not in mounts:
+            mounts[path] = Mount("/".join(filter(None, (uri, str(each.get("subPath") or "").strip("/")))), path)
+    return tuple(mounts.values())
+
+
+def _volume_uri(volume: Mapping[str, Any]) -> str:
+    if claim := volume.get("persistentVolumeClaim"):
+        return f"pvc://{claim.get('claimName')}"
+    if folder := volume.get("hostPath"):
+        return f"file://{str(folder.get('path')).rstrip('/')}"
+    return ""
+
+
+def ignored_volumes(resolved: Resolved, container: Mapping[str, Any]) -> list[str]:
+    """Names of mounted volumes that a host does not provide. Scratch space needs none."""
+    mounted = {each.get("name") for each in container.get("volumeMounts") or ()}
+    harmless = ("emptyDir", "persistentVolumeClaim", "hostPath")
+    return [
+        str(each.get("name"))
+        for each in resolved.pod.get("volumes") or ()
+        if each.get("name") in mounted and not any(key in each for key in harmless)
+    ]
+
+
+def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
+    """Requests, or limits where there is no request, as Kubernetes fills them in. Raises Unusable."""
+    given = container.get("resources") or {}
+    wanted = {**(given.get("limits") or {}), **(given.get("requests") or {})}
+
+    def read(name: str, parse: Callable[[str], int]) -> int:
+        try:
+            return parse(str(wanted[name])) if name in wanted else 0
+        except (ValueError, ArithmeticError) as error:
+            where = origins.of_container_field("resources")
+            raise Unusable(Reason("InvalidQuantity", f"resources: {name}: {error}", where)) from None
+
+    devices = [(name, read(name, _parse_count)) for name in sorted(wanted) if "/" in name and name != GPU]
+    return Resources(
+        gpus=read(GPU, _parse_count),
+        cpu_millis=read("cpu", parse_cpu),
+        memory_bytes=read("memory", parse_memory),
+        other=tuple((name, count) for name, count in devices if count),
+    )
+
+
+def _parse_count(text: str) -> int:
+    count = parse_quantity(text)
+    if count < 0 or count != count.to_integral_value():
+        raise ValueError(f'"{text}" is not a whole number of devices')
+    return int(count)
+
+
+def names_of(containers: Sequence[Mapping[str, Any]] | None, besides: frozenset[str]) -> list[str]:
+    """Names of containers, without those that KServe adds by itself."""
+    return [str(each.get("name")) for each in containers or () if each.get("name") not in besides]

@@ -1,0 +1,68 @@
+"""YAML files of a revision → manifests that know their file and line. A bad document spoils only itself.
+
+What could not be read stays known (`Manifests.unreadable`): a service that came from there is kept as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from reconciler.manifests.documents import read_file
+from reconciler.manifests.manifest import (
+    CLUSTER_SCOPED,
+    KNOWN_KINDS,
+    OUR_API,
+    FieldPath,
+    Manifest,
+    Manifests,
+    Unreadable,
+    joined,
+)
+from reconciler.manifests.paths import read_paths
+from reconciler.model import File, Snapshot
+
+__all__ = [
+    "CLUSTER_SCOPED",
+    "KNOWN_KINDS",
+    "OUR_API",
+    "FieldPath",
+    "Manifest",
+    "ManifestCache",
+    "Manifests",
+    "Unreadable",
+    "find_duplicates",
+    "read_manifests",
+    "read_paths",
+]
+
+
+class ManifestCache:
+    """What files said, by path and object id: an unchanged file is not parsed again. One for each target."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[str, str], Manifests] = {}
+
+    def read(self, files: Iterable[File]) -> list[Manifests]:
+        """Each file's manifests; forgets the files that are not among these."""
+        known, now = self._files, {}
+        for file in files:
+            key = (file.path, file.oid)
+            # The size limit of files in git is the source's; what it hands over is read.
+            now[key] = known[key] if key in known else read_file(file.path, file.data, len(file.data))
+        self._files = now
+        return list(now.values())
+
+
+def read_manifests(snapshot: Snapshot, cache: ManifestCache | None = None) -> Manifests:
+    """All documents of a revision. What cannot be read becomes `unreadable`; it never raises for bad input."""
+    refused = Manifests(unreadable=tuple(Unreadable(reason) for reason in snapshot.refused))
+    return joined([refused, *(cache or ManifestCache()).read(snapshot.files)])
+
+
+def find_duplicates(documents: Iterable[Manifest], default_namespace: str) -> list[tuple[Manifest, ...]]:
+    """Manifests that claim the same kind, namespace and name, in groups of two or more."""
+    groups: dict[tuple[str, str, str], list[Manifest]] = {}
+    for each in documents:
+        namespace = "" if each.kind in CLUSTER_SCOPED else each.namespace or default_namespace
+        groups.setdefault((each.kind, namespace, each.name), []).append(each)
+    return [tuple(group) for group in groups.values() if len(group) > 1]

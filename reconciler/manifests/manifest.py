@@ -1,0 +1,126 @@
+"""What reading gives: manifests, and what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Final, TypeAlias
+
+from reconciler.manifests.strict_yaml import Lines
+from reconciler.model import Origin, Reason
+
+OUR_API = "reconciler/v1alpha1"
+
+# Kinds that mean something to us, with the API versions we read.
+KNOWN_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "InferenceService": ("serving.kserve.io/v1beta1",),
+    "ServingRuntime": ("serving.kserve.io/v1alpha1",),
+    "ClusterServingRuntime": ("serving.kserve.io/v1alpha1",),
+    "ClusterStorageContainer": ("serving.kserve.io/v1alpha1",),
+    "LLMInferenceService": ("serving.kserve.io/v1alpha1", "serving.kserve.io/v1alpha2"),
+    "ConfigMap": ("v1",),
+    "Secret": ("v1",),
+    "ServiceAccount": ("v1",),
+    "Namespace": ("v1",),
+    "Host": (OUR_API,),
+    "Cluster": (OUR_API,),
+}
+CLUSTER_SCOPED: Final = frozenset({"ClusterServingRuntime", "ClusterStorageContainer", "Namespace", "Host", "Cluster"})
+
+FieldPath: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Manifest:
+    """One document. `data` is a plain tree; `namespace` is None where the document names none.
+
+    Compared by identity: an unchanged file gives the very same manifests at every revision.
+    """
+
+    api_version: str
+    kind: str
+    namespace: str | None
+    name: str
+    data: dict[str, Any] = field(repr=False)
+    origin: Origin
+    lines: Lines = field(repr=False)
+    warnings: tuple[Reason, ...] = ()
+
+    def line_of(self, path: FieldPath) -> int:
+        """The line of a field, or of the nearest field around it that is written down."""
+        return line_at(find(self.data, self.lines, path)[1])
+
+    def origin_of(self, path: FieldPath) -> Origin:
+        """Where a field is written."""
+        return Origin(self.origin.file, self.line_of(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file or document that could not be read. `kind` is what it seems to be; empty when nobody can tell."""
+
+    reason: Reason
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """Everything read from one revision, in the order of file and line."""
+
+    documents: tuple[Manifest, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    notes: tuple[Reason, ...] = ()
+
+    @property
+    def errors(self) -> tuple[Reason, ...]:
+        """What is wrong, each with its file and line."""
+        return tuple(each.reason for each in self.unreadable)
+
+    @property
+    def warnings(self) -> tuple[Reason, ...]:
+        """What is allowed but probably not meant, in all documents."""
+        return tuple(warning for each in self.documents for warning in each.warnings)
+
+    def of_kind(self, *kinds: str) -> tuple[Manifest, ...]:
+        return tuple(each for each in self.documents if each.kind in kinds)
+
+
+def find(value: Any, lines: Lines, path: FieldPath) -> tuple[Any, Lines]:
+    """Value and lines of a field, or of the nearest one around it."""
+    for step in path:
+        index = _position(value, step)
+        if index is None or not isinstance(lines, tuple):
+            break
+        value, lines = value[step], lines[1][index]
+    return value, lines
+
+
+def line_at(lines: Lines) -> int:
+    """The line where a value, or the key in front of it, begins."""
+    return lines[0] if isinstance(lines, tuple) else lines
+
+
+def joined(parts: Iterable[Manifests]) -> Manifests:
+    """Several readings as one."""
+    every = list(parts)
+    if len(every) == 1:
+        return every[0]
+    return Manifests(
+        tuple(chain.from_iterable(part.documents for part in every)),
+        tuple(chain.from_iterable(part.unreadable for part in every)),
+        tuple(chain.from_iterable(part.notes for part in every)),
+    )
+
+
+def unreadable(file: str, line: int, code: str, message: str, kind: str = "") -> Manifests:
+    """A reading that failed."""
+    return Manifests(unreadable=(Unreadable(Reason(code, message, Origin(file, line)), kind),))
+
+
+def _position(value: Any, step: str | int) -> int | None:
+    if isinstance(value, dict) and step in value:
+        return list(value).index(step)
+    if isinstance(value, list) and isinstance(step, int) and 0 <= step < len(value):
+        return step
+    return None

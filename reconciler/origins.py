@@ -1,0 +1,120 @@
+"""Which line of git is to blame: arguments, variables and fields of one service and of its runtime. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.manifests import FieldPath, Manifest
+from reconciler.model import Origin
+
+CONTAINER = "kserve-container"
+_PREDICTOR: FieldPath = ("spec", "predictor")
+# Where a service may hold the fields of its container: `model`, or one of the older fields named by a framework.
+_IMPLEMENTATIONS = frozenset(
+    {
+        "model",
+        "huggingface",
+        "lightgbm",
+        "onnx",
+        "paddle",
+        "pmml",
+        "pytorch",
+        "sklearn",
+        "tensorflow",
+        "triton",
+        "xgboost",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """A service's document, and that of its runtime where there is one."""
+
+    service: Manifest
+    runtime: Manifest | None = None
+
+    def of_field(self, dotted: str) -> Origin:
+        """Where the service writes `spec.predictor.model.args[0]`, or the nearest field around it."""
+        steps = dotted.replace("[", ".").replace("]", "").split(".")
+        return self.service.origin_of(tuple(int(step) if step.isdigit() else step for step in steps if step))
+
+    def of_argument(self, source: str, index: int) -> Origin:
+        """Where an argument stands; `source` is `service` or `runtime`, `index` its place in that document's list."""
+        manifest, containers = self._containers(source)
+        for path in containers:
+            args = _at(manifest, path).get("args")
+            if isinstance(args, list) and index < len(args):
+                return manifest.origin_of((*path, "args", index))
+        return self.service.origin
+
+    def of_variable(self, name: str) -> Origin:
+        """Where an environment variable is written; the service's word comes last, so it is looked at first."""
+        for source in ("service", "runtime"):
+            manifest, containers = self._containers(source)
+            for path in containers:
+                for index, entry in enumerate(_items(_at(manifest, path).get("env"))):
+                    if isinstance(entry, dict) and entry.get("name") == name:
+                        return manifest.origin_of((*path, "env", index))
+        return self.service.origin
+
+    def of_container_field(self, *path: str | int) -> Origin:
+        """Where a field of the container (`image`, `resources`…) is written: by the service, else by the runtime."""
+        for source in ("service", "runtime"):
+            manifest, containers = self._containers(source)
+            for container in containers:
+                if path[0] in _at(manifest, container):
+                    return manifest.origin_of((*container, *path))
+        return self.service.origin
+
+    def of_storage(self, uri: str) -> Origin:
+        """Where the service says where its model comes from."""
+        for path in _service_containers(self.service):
+            for key in ("storageUri", "storage"):
+                if _at(self.service, path).get(key):
+                    return self.service.origin_of((*path, key))
+        for index, each in enumerate(_items(_at(self.service, _PREDICTOR).get("storageUris"))):
+            if isinstance(each, dict) and each.get("uri") == uri:
+                return self.service.origin_of((*_PREDICTOR, "storageUris", index, "uri"))
+        return self.service.origin
+
+    def _containers(self, source: str) -> tuple[Manifest, list[FieldPath]]:
+        if source == "service":
+            return self.service, list(_service_containers(self.service))
+        if self.runtime is None:
+            return self.service, []
+        return self.runtime, list(_named_container(self.runtime, ("spec",)))
+
+
+def _service_containers(service: Manifest) -> Iterator[FieldPath]:
+    predictor = _at(service, _PREDICTOR)
+    for key in _IMPLEMENTATIONS & predictor.keys():
+        if isinstance(predictor[key], dict):
+            yield (*_PREDICTOR, key)
+    yield from _named_container(service, _PREDICTOR)
+
+
+def _named_container(manifest: Manifest, around: FieldPath) -> Iterator[FieldPath]:
+    """The container that KServe takes for the model's: the one with its name, else the first."""
+    containers = _items(_at(manifest, around).get("containers"))
+    named = [i for i, each in enumerate(containers) if isinstance(each, dict) and each.get("name") == CONTAINER]
+    for index in named or ([0] if containers and isinstance(containers[0], dict) else []):
+        yield (*around, "containers", index)
+
+
+def _at(manifest: Manifest, path: FieldPath) -> dict[str, Any]:
+    value: Any = manifest.data
+    for step in path:
+        if isinstance(value, dict):
+            value = value.get(str(step))
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        else:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
