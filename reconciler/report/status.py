@@ -148,7 +148,8 @@ def _unreachable_reason(report: TargetReport) -> str:
 
 def _notes(report: TargetReport) -> Iterable[Reason]:
     seen = (*(report.desired.notes if report.desired else ()), *(report.plan.notes if report.plan else ()))
-    return dict.fromkeys(seen)
+    unreadable = report.desired.unreadable if report.desired else ()
+    return dict.fromkeys(one for one in seen if one not in unreadable)
 
 
 def _gpu_count(observed: Observed | None) -> Document:

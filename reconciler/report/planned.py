@@ -1,0 +1,107 @@
+"""A plan as data: one document, `reconciler.plan/v1`, with what each service will do next and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from reconciler.model import Action, DesiredState, Observed, Plan, Unreachable
+from reconciler.report.actions import action_name, services_of, subject_of
+from reconciler.report.judgement import fault, full_name, is_fine
+from reconciler.report.scrub import scrub_text
+from reconciler.report.status import Document
+
+SCHEMA = "reconciler.plan/v1"
+Planned = tuple[DesiredState, Observed | Unreachable, Plan]
+
+
+def plan_document(status: Document, plans: Sequence[Planned]) -> Document:
+    """What would be done to the world that `status` describes. Specs are left out: they may hold secrets."""
+    actions = {plan.target: plan.actions for _, _, plan in plans}
+    targets = [_target(target, actions.get(target["name"], ())) for target in status["targets"]]
+    return {"schema": SCHEMA, "revision": status["revision"], "targets": targets, "counts": _counts(targets)}
+
+
+def _target(target: Document, actions: Sequence[Action]) -> Document:
+    by_service: dict[str, list[Document]] = {}
+    for action in actions:
+        for service in services_of(action):
+            by_service.setdefault(str(service), []).append(_action(action))
+    return {
+        **{key: target[key] for key in ("name", "reachable", "reason", "revision", "suspended", "unreadable", "notes")},
+        "gpus": target["gpus"],
+        "actions": [_action(action) for action in actions],
+        "services": [_service(one, by_service.get(full_name(one), [])) for one in target["services"]],
+    }
+
+
+def _action(action: Action) -> Document:
+    return {
+        "action": action_name(action),
+        "subject": subject_of(action),
+        "services": [str(service) for service in services_of(action)],
+        "reason": scrub_text(action.reason),
+    }
+
+
+_KEPT = (
+    "namespace",
+    "name",
+    "displayName",
+    "inGit",
+    "origin",
+    "sync",
+    "health",
+    "suspended",
+    "strategy",
+    "step",
+    "digest",
+    "liveDigest",
+    "blocked",
+    "rejected",
+    "problems",
+    "warnings",
+    "ready",
+)
+
+
+def _service(service: Document, actions: list[Document]) -> Document:
+    verb = _verb(service, actions)
+    return {key: service[key] for key in _KEPT} | {
+        "change": verb,
+        "headline": _headline(service, verb),
+        "actions": actions,
+    }
+
+
+def _verb(service: Document, actions: list[Document]) -> str:
+    """One word for what happens to a service."""
+    if service["problems"]:
+        return "keep"
+    if service["rejected"] and not actions:
+        return "rejected"
+    if service["blocked"]:
+        return "blocked"
+    if service["suspended"]:
+        return "suspended"
+    if not service["inGit"]:
+        return "delete" if actions else "keep"
+    if not actions:
+        return "none" if is_fine(service) else "wait"
+    return "change" if service["replicas"] else "create"
+
+
+def _headline(service: Document, verb: str) -> str:
+    if verb in ("keep", "rejected", "blocked", "suspended"):
+        return fault(service) or str(service["health"]["message"])
+    parts = dict.fromkeys((service["strategy"], service["step"]))
+    return "; ".join(filter(None, parts)) or str(service["health"]["message"])
+
+
+def _counts(targets: Iterable[Document]) -> dict[str, int]:
+    changes = [one["change"] for target in targets for one in target["services"]]
+    return {
+        "actions": sum(len(target["actions"]) for target in targets),
+        "services": len(changes),
+        **{word: changes.count(word) for word in ("create", "change", "delete", "wait", "blocked", "rejected", "keep")},
+        "unchanged": changes.count("none") + changes.count("suspended"),
+    }

@@ -1,0 +1,177 @@
+"""Documents as people read them: plain lines and tables of plain cells. Pure; colours are `screen`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from reconciler.report.actions import short
+from reconciler.report.judgement import fault, full_name, judge, place, services
+from reconciler.report.scrub import printable
+from reconciler.report.status import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under a header."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+Block = str | Table
+
+_MARKS = {"create": "+", "change": "~", "delete": "-", "blocked": "!", "rejected": "!", "keep": "!", "wait": "…"}
+
+
+# ---------------------------------------------------------------- status
+
+
+def status_blocks(status: Document) -> Iterator[Block]:
+    """The whole status: revision, a table per target, then what is not as it should be."""
+    yield _revision_line(status["revision"])
+    for target in status["targets"]:
+        yield ""
+        yield _target_line(target)
+        if target["services"]:
+            yield Table(
+                ("SERVICE", "SYNC", "HEALTH", "READY", "GPUS", "LIVE", "NOW"),
+                [_status_row(service) for service in target["services"]],
+            )
+    if faults := judge(status).faults:
+        yield ""
+        yield "Not as git says:"
+        yield from (f"  {printable(one)}" for one in faults)
+    if warnings := list(_warnings(status)):
+        yield ""
+        yield "Warnings:"
+        yield from (f"  {printable(one)}" for one in warnings)
+
+
+def _revision_line(revision: Document) -> str:
+    if not revision["wanted"]:
+        return f"no revision read yet{': ' + printable(revision['error']) if revision['error'] else ''}"
+    subject = f" “{printable(revision['subject'])}”" if revision["subject"] else ""
+    if revision["wanted"] == revision["applied"]:
+        return f"revision {short(revision['wanted'])}{subject}, applied"
+    applied = f"applied is {short(revision['applied'])}" if revision["applied"] else "none applied yet"
+    return f"revision {short(revision['wanted'])}{subject}, {applied}"
+
+
+def _target_line(target: Document) -> str:
+    if not target["reachable"]:
+        return f"{target['name']}: unreachable: {printable(target['reason'])}"
+    gpus = target["gpus"]
+    parts = [f"{target['name']}: http://{target['listen']}"]
+    parts.append(f"{gpus['leased']} of {gpus['total']} GPUs in use" if gpus["total"] else "no GPU")
+    parts += ["suspended"] if target["suspended"] else []
+    parts += [] if target["proxyReady"] else ["the proxy does not answer"]
+    return ", ".join(parts)
+
+
+def _status_row(service: Document) -> tuple[str, ...]:
+    live = short(service["liveDigest"]) or "-"
+    health = service["health"]["status"] + (" (suspended by hand)" if service["suspended"] else "")
+    step = printable(service["step"]) or ("not in git" if not service["inGit"] else "")
+    return (full_name(service), service["sync"], health, service["ready"], str(service["gpus"]), live, step)
+
+
+def _warnings(status: Document) -> Iterator[str]:
+    for target in status["targets"]:
+        yield from (f"{target['name']}: {place(note)}" for note in target["notes"])
+        for service in target["services"]:
+            yield from (f"{full_name(service)}: {place(one)}" for one in service["warnings"])
+
+
+@dataclass(slots=True)
+class Changes:
+    """What became different since the last time it was asked: lines of progress."""
+
+    _seen: dict[str, str] = field(default_factory=dict)
+
+    def since_last(self, status: Document) -> list[str]:
+        """One line for each service, target or revision that now reads otherwise."""
+        now = dict(self._lines(status))
+        changed = [line for key, line in now.items() if self._seen.get(key) != line]
+        changed += [f"{key}: gone" for key in self._seen if key not in now and "/" in key]
+        self._seen = now
+        return changed
+
+    def _lines(self, status: Document) -> Iterator[tuple[str, str]]:
+        yield "", _revision_line(status["revision"])
+        for target in status["targets"]:
+            if not target["reachable"]:
+                yield target["name"], _target_line(target)
+        for target, service in services(status):
+            what = (
+                printable(fault(service))
+                if service["step"] == ""
+                else f"{_state(service)}: {printable(service['step'])}"
+            )
+            where = f"{target['name']} " if len(status["targets"]) > 1 else ""
+            yield where + full_name(service), f"{where}{full_name(service)}: {what or _state(service)}"
+
+
+def _state(service: Document) -> str:
+    return f"{service['sync']}, {service['health']['status']}"
+
+
+# ---------------------------------------------------------------- plan
+
+
+def plan_blocks(plan: Document) -> Iterator[Block]:
+    """Per service that is not left as it is: one headline, then its next steps."""
+    for target in plan["targets"]:
+        yield f"{target['name']} at {short(target['revision']['wanted']) or 'no revision'}"
+        if not target["reachable"]:
+            yield f"  unreachable: {printable(target['reason'])}; nothing is planned"
+        yield from (f"  ! {printable(place(one))}" for one in (*target["unreadable"], *target["notes"]))
+        yield from (f"  * {_action_line(one)}" for one in target["actions"] if not one["services"])
+        for service in target["services"]:
+            yield from _plan_lines(service)
+    yield _count_line(plan["counts"])
+
+
+def _plan_lines(service: Document) -> Iterator[str]:
+    mark = _MARKS.get(service["change"])
+    if mark is None:
+        return
+    yield f"  {mark} {full_name(service)} ({service['origin']}): {printable(service['headline'])}"
+    if service["change"] == "rejected" and service["liveDigest"]:
+        yield f"      live is {short(service['liveDigest'])}"
+    yield from (f"      {_action_line(action)}" for action in service["actions"])
+
+
+def _action_line(action: Document) -> str:
+    return printable(f"{action['action'].replace('_', ' ')} {action['subject']}: {action['reason']}")
+
+
+def _count_line(counts: Document) -> str:
+    words = ("create", "change", "delete", "wait", "blocked", "rejected", "keep")
+    parts = [f"{counts[word]} {word}" for word in words if counts[word]]
+    if not parts and not counts["actions"]:
+        return f"Nothing to do: {_number(counts['services'], 'service')} as git says."
+    return f"{_number(counts['actions'], 'action')}; {', '.join([*parts, str(counts['unchanged']) + ' unchanged'])}"
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+# ---------------------------------------------------------------- history
+
+
+def history_table(entries: Sequence[Document]) -> Table:
+    """Oldest first, as a log is read."""
+    rows = [
+        (
+            one["at"],
+            one["target"],
+            one["service"] or "-",
+            one["event"],
+            short(one["revision"]),
+            printable(one["message"]),
+        )
+        for one in entries
+    ]
+    return Table(("AT", "TARGET", "SERVICE", "EVENT", "REVISION", "MESSAGE"), rows)

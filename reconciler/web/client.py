@@ -1,0 +1,96 @@
+"""How the command line asks a running daemon: HTTP over its unix socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlencode
+
+from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.report.status import Document
+from reconciler.web.unix import connect, peer_uid
+
+
+class NoDaemon(Retryable):
+    """Nobody answers on the socket."""
+
+
+class Refused(ReconcileError):
+    """The daemon answered, and the answer is no."""
+
+
+class DaemonClient:
+    """One daemon. Every method raises NoDaemon, Refused, or Terminal for a wrong question."""
+
+    def __init__(self, path: Path, timeout: float = 15.0) -> None:
+        self._path = path
+        self._timeout = timeout
+
+    def status(self) -> Document:
+        return self._ask("GET", "/status")
+
+    def history(self, service: str | None, limit: int) -> list[dict[str, str]]:
+        query = {"limit": limit} | ({"service": service} if service else {})
+        return cast(list[dict[str, str]], self._ask("GET", f"/history?{urlencode(query)}")["entries"])
+
+    def logs(self, service: str, lines: int) -> list[str]:
+        return cast(list[str], self._ask("GET", f"/logs?{urlencode({'service': service, 'lines': lines})}")["lines"])
+
+    def request_sync(self) -> int:
+        """The number of passes after which the status answers this request."""
+        return int(self._ask("POST", "/sync")["pass"])
+
+    def suspend(self, service: str | None) -> list[str]:
+        """What is suspended now."""
+        return cast(list[str], self._ask("POST", "/suspend", {"service": service})["suspended"])
+
+    def resume(self, service: str | None) -> list[str]:
+        """What is still suspended."""
+        return cast(list[str], self._ask("POST", "/resume", {"service": service})["suspended"])
+
+    def _ask(self, method: str, target: str, body: Document | None = None) -> Document:
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = self._connect()
+        try:
+            data = json.dumps(body).encode() if body is not None else None
+            connection.request(method, target, data, {"Content-Type": "application/json"} if data else {})
+            response = connection.getresponse()
+            return _understood(response.status, response.read())
+        except TimeoutError:
+            raise NoDaemon(
+                f"the daemon on {self._path} did not answer in {self._timeout:g} s; look at its log"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise NoDaemon(f"the daemon on {self._path} went away while answering: {error}") from None
+        finally:
+            connection.close()
+
+    def _connect(self) -> Any:
+        try:
+            found = connect(self._path, self._timeout)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            raise NoDaemon(
+                f"no daemon answers on {self._path}; start it with `reconciler run`, or name its config with --config"
+            ) from None
+        except PermissionError:
+            raise NoDaemon(f"{self._path} belongs to somebody else; run this as the daemon's user or as root") from None
+        except OSError as error:
+            raise NoDaemon(f"cannot reach the daemon on {self._path}: {error.strerror or error}") from None
+        if os.geteuid() not in (0, owner := peer_uid(found)) and owner != 0:
+            found.close()
+            raise NoDaemon(f"{self._path} is held by user {owner}, who is neither you nor root; nothing was asked")
+        return found
+
+
+def _understood(status: int, data: bytes) -> Document:
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        answer = {"error": data[:200].decode("utf-8", "replace")}
+    if status == 200 and isinstance(answer, dict):
+        return answer
+    message = str(answer.get("error") if isinstance(answer, dict) else answer)
+    raise Terminal(message) if status in (400, 404) else Refused(message)

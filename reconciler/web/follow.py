@@ -1,0 +1,44 @@
+"""Following a running daemon: a sync until it is over, logs until the reader has had enough."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from reconciler.report.judgement import judge
+from reconciler.report.status import Document
+from reconciler.web.client import DaemonClient
+
+_WINDOW = 1000
+
+
+def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Document], None]) -> Document:
+    """Ask for a sync and watch until it converged or failed, or `timeout` seconds are over; the last status."""
+    deadline = time.monotonic() + timeout
+    enough = client.request_sync()
+    while True:
+        status = client.status()
+        progress(status)
+        done = status["daemon"]["passes"] >= enough and judge(status).settled
+        if done or time.monotonic() >= deadline:
+            return status
+        time.sleep(0.2)
+
+
+def follow_logs(client: DaemonClient, service: str, lines: int) -> Iterator[str]:
+    """The last lines, then every new one. Never ends by itself."""
+    seen = client.logs(service, max(lines, _WINDOW))
+    yield from seen[-lines:]
+    while True:
+        time.sleep(0.5)
+        now = client.logs(service, _WINDOW)
+        yield from new_lines(seen, now)
+        seen = now
+
+
+def new_lines(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
+    """What `now` has after the longest end of `before` that it begins with: both are windows on one log."""
+    for start in range(max(0, len(before) - len(now)), len(before) + 1):
+        if list(before[start:]) == list(now[: len(before) - start]):
+            return now[len(before) - start :]
+    return now
