@@ -1,0 +1,168 @@
+"""`reconciler demo`: one command that shows a push served, a push without loss and a bad push refused.
+
+Above the loop in the layers, but it uses the product as its users do: git, the config file and the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from reconciler.config import Settings
+from reconciler.demo.daemon import Daemon, command_line, stop_workloads
+from reconciler.demo.narrator import Narrator
+from reconciler.demo.place import (
+    Place,
+    default_folder,
+    find_interpreter,
+    is_free,
+    make_model,
+    open_folder,
+    write_config,
+)
+from reconciler.demo.repository import Repository, find_layout
+from reconciler.demo.story import Story, StoryFailed
+from reconciler.errors import SettingsError, Terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says. `folder` None: the user's state folder, or with `once` a fresh one."""
+
+    folder: Path | None = None
+    port: int | None = None
+    python: Path | None = None
+    once: bool = False
+    stop: bool = False
+    as_json: bool = False
+
+
+def run(options: Options) -> int:
+    """Tell the story, or end it. Returns the exit code; raises SettingsError for wrong options."""
+    say = Narrator(sys.stderr if options.as_json else sys.stdout)
+    if options.stop:
+        return _stop(open_folder(options.folder or default_folder()), say)
+    return _tell_once(options, say) if options.once else _tell(options, say)
+
+
+def _tell(options: Options, say: Narrator) -> int:
+    place = open_folder(options.folder or default_folder())
+    story = _prepare(options, place, say)
+    ok = _play(story, place, options)
+    if ok:
+        _say_goodbye(story, place, say)
+    else:
+        say.tell(f"it is left as it is, to be looked at; end it with: {_stop_line(place)}")
+    return 0 if ok else 1
+
+
+def _tell_once(options: Options, say: Narrator) -> int:
+    # A pipeline that runs out of time sends SIGTERM: what we started must end with us then as well.
+    signal.signal(signal.SIGTERM, _interrupt)
+    place = open_folder(options.folder or Path(tempfile.mkdtemp(prefix="reconciler-demo-")))
+    ok = False
+    try:
+        story = _prepare(options, place, say)
+        ok = _play(story, place, options)
+    finally:
+        say.act("Cleaning up")
+        cleaned = _stop(place, say) == 0
+        if ok and cleaned and options.folder is None:
+            shutil.rmtree(place.folder)
+            say.tell("nothing is left")
+        else:
+            say.tell(f"logs and files stay in {place.folder}")
+    return 0 if ok and cleaned else 1
+
+
+def _prepare(options: Options, place: Place, say: Narrator) -> Story:
+    """Everything that the story needs: model, repository, config and a running daemon. Raises ReconcileError."""
+    say.act(f"Preparing {place.folder}")
+    daemon = Daemon(place)
+    if daemon.is_running():
+        say.tell("taking up the demo that runs here; its ports and interpreter stay as they are")
+        settings = Settings.load(place.config)
+    else:
+        settings = _furnish(options, place, say)
+    repository = Repository(place.repository, place.clone)
+    repository.create(find_layout())
+    story = Story(settings, daemon, repository, say)
+    story.fix_what_an_earlier_run_left()
+    say.tell(f"a repository with the layout to copy: {place.repository}")
+    if not daemon.is_running():
+        daemon.start()
+        say.tell(f"the daemon runs; its log: {place.log}")
+    return story
+
+
+def _furnish(options: Options, place: Place, say: Narrator) -> Settings:
+    python = find_interpreter(options.python, place)
+    if options.port and not is_free(f"127.0.0.1:{options.port}") and not _is_ours(place, options.port):
+        raise SettingsError(f"--port {options.port}: something listens there already; choose another port")
+    say.tell(f"making a tiny model with {python}; this loads torch and takes a moment")
+    say.tell("made" if make_model(place, python) else "it was made before")
+    return write_config(place, python, options.port)
+
+
+def _is_ours(place: Place, port: int) -> bool:
+    """A daemon that was killed leaves its proxy behind, on purpose."""
+    known = place.settings()
+    return known is not None and known.targets[0].routing.listen == f"127.0.0.1:{port}"
+
+
+def _play(story: Story, place: Place, options: Options) -> bool:
+    ok = False
+    try:
+        story.tell(story.repository.head())
+        ok = True
+    except (StoryFailed, Terminal) as error:
+        story.say.act("This was not as promised")
+        story.say.block(str(error))
+        story.say.tell("the daemon's log ends like this:")
+        story.say.block(story.daemon.last_words())
+    if options.as_json:
+        print(json.dumps(story.figures.as_json(ok), indent=2), flush=True)
+    return ok
+
+
+def _stop(place: Place, say: Narrator) -> int:
+    Daemon(place).stop()
+    say.tell("the daemon has ended")
+    settings = place.settings()
+    left = stop_workloads(settings) if settings else []
+    for what in left:
+        say.tell(f"still there: {what}")
+    if not left:
+        say.tell(f"models and proxy have ended; files stay in {place.folder}")
+    return 1 if left else 0
+
+
+def _say_goodbye(story: Story, place: Place, say: Narrator) -> None:
+    tally = story.figures.tally
+    say.act(f"All as promised: requests {tally.requests}, lost {tally.lost}. It stays running.")
+    say.block(
+        f"""ask it     curl {story.url}/v1/completions -H 'Content-Type: application/json' \\
+             -d '{{"model": "tiny", "prompt": "hello", "max_tokens": 16}}'
+look       {command_line(place, "status")}
+change it  git clone {place.repository} models && cd models
+           edit demo/tiny.yaml, commit, git push
+end it     {_stop_line(place)}"""
+    )
+
+
+def _stop_line(place: Place) -> str:
+    option = "" if place.folder == default_folder() else f" --dir {place.folder}"
+    return command_line(place, "demo", "--stop").partition(" --config")[0] + option
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+__all__ = ["Options", "run"]

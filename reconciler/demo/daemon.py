@@ -1,0 +1,155 @@
+"""The demo's daemon: started as a user would start it, asked by its own command line, ended with all it started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from reconciler.config import HostTarget, Settings
+from reconciler.demo.place import Place, is_free
+from reconciler.errors import ReconcileError, Terminal
+from reconciler.files import write_atomically
+from reconciler.inventory import Identity, Inventory
+from reconciler.report.status import Document
+from reconciler.targets import procfs
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.process import ProcessSupervisor
+
+_STOP_SECONDS = 30.0
+
+
+class Daemon:
+    """At most one per place. Its pid is written down with its start time, so that no other process is taken for it."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def is_running(self) -> bool:
+        return self._identity() is not None
+
+    def start(self) -> None:
+        """Start it in a session of its own, so that it outlives us and the terminal."""
+        argv = (sys.executable, "-m", "reconciler", "run", "--config", str(self._place.config))
+        # The log begins anew: what is shown from it is then about this run.
+        with open(self._place.log, "wb") as log:
+            child = subprocess.Popen(
+                argv,
+                cwd=self._place.folder,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        who = procfs.identify(child.pid)
+        if who is None:
+            raise Terminal(f"the daemon ended at once:\n{self.last_words()}")
+        write_atomically(self._place.pid_file, json.dumps([who.pid, who.started, who.boot]).encode())
+
+    def status(self) -> Document | None:
+        """Its status document, or None while it does not answer."""
+        answer = self._ask("status", "-o", "json")
+        if answer.returncode:
+            return None
+        document: Document = json.loads(answer.stdout)
+        return document
+
+    def logs(self, service: str) -> str:
+        """The last lines of a service's replicas; empty where there are none."""
+        answer = self._ask("logs", service)
+        return "\n".join(answer.stdout.splitlines()[-15:])
+
+    def last_words(self) -> str:
+        """The end of its own log."""
+        with contextlib.suppress(OSError):
+            return "\n".join(self._place.log.read_text(errors="replace").splitlines()[-15:])
+        return ""
+
+    def stop(self) -> None:
+        """End the daemon, and nothing that it started. Raises Terminal if it will not end."""
+        who = self._identity()
+        if who is not None:
+            procfs.send_signal(who, signal.SIGTERM)
+            if not _gone(who, _STOP_SECONDS):
+                procfs.send_signal(who, signal.SIGKILL)
+                if not _gone(who, _STOP_SECONDS):
+                    raise Terminal(f"the daemon (pid {who.pid}) survives SIGKILL; it hangs in the kernel")
+        self._place.pid_file.unlink(missing_ok=True)
+
+    def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        argv = (sys.executable, "-m", "reconciler", *arguments, "--config", str(self._place.config))
+        return subprocess.run(
+            argv, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
+
+    def _identity(self) -> Identity | None:
+        """The running daemon, if it is ours."""
+        try:
+            pid, started, boot = json.loads(self._place.pid_file.read_bytes())
+        except (OSError, ValueError):
+            return None
+        who = Identity(pid, started, boot)
+        _reap(pid)
+        return who if procfs.is_running(who) else None
+
+
+def stop_workloads(settings: Settings) -> list[str]:
+    """End all replicas and the proxy of a daemon that does not run any more. Returns what is left, in words."""
+    left: list[str] = []
+    for target in settings.targets:
+        left += _stop_replicas(settings.state_dir / target.name)
+        left += _stop_proxy(settings.state_dir / target.name, target)
+    return left
+
+
+def _stop_replicas(folder: Path) -> list[str]:
+    inventory = Inventory(folder)
+    supervisor = ProcessSupervisor(inventory, Gpus(()))
+    left = []
+    supervisor.recover()
+    for record in inventory.replicas():
+        try:
+            supervisor.stop(record, force=True)
+            supervisor.remove(inventory.replica(record.id) or record)
+        except ReconcileError as error:
+            left.append(str(error))
+    return left
+
+
+def _stop_proxy(folder: Path, target: HostTarget) -> list[str]:
+    listen = target.routing.listen
+    return [] if is_free(listen) else [f"something still listens on {listen}"]
+
+
+def command_line(place: Place, *arguments: str) -> str:
+    """What a user types to ask this daemon."""
+    program = sys.argv[0] if Path(sys.argv[0]).name == "reconciler" else f"{sys.executable} -m reconciler"
+    return shlex.join([*program.split(), *arguments, "--config", str(place.config)])
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would point the command elsewhere."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RECONCILER_")}
+
+
+def _gone(who: Identity, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        _reap(who.pid)
+        if not procfs.is_running(who):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _reap(pid: int) -> None:
+    """It is our child if this very run started it."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
