@@ -1,0 +1,10 @@
+"""Git: ask what the wanted reference points to, fetch what changed, read it as one Snapshot.
+
+Nothing is ever checked out: blobs come straight from the object store, so that no hook, filter, symlink or submodule of
+the repository has any effect here.
+"""
+
+from reconciler.source.poll import GitSource
+from reconciler.source.watch import LocalWatch
+
+__all__ = ["GitSource", "LocalWatch"]

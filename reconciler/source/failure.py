@@ -1,0 +1,45 @@
+"""Say why the remote could not be read: git's own words without secrets, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+
+from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.source.address import Address
+from reconciler.source.git import GitFailed
+
+_LOGIN = "check source.token_file and source.username, or for ssh source.ssh_key_file"
+_HINTS = (
+    (r"host key verification failed|no .* host key is known", "put the server's key into source.known_hosts_file"),
+    (r"certificate|SSL", "check source.ca_file, or the server's certificate"),
+    (r"could not read (username|password)|authentication failed|permission denied|access denied| 40[13]\b", _LOGIN),
+    (r"not appear to be a git repository|not found|no such file", "check source.url, and that this login may read it"),
+    (
+        r"could not resolve|failed to connect|connection|timed out|no answer|network",
+        "trying again at the next interval",
+    ),
+)
+_NOISE = re.compile(r"^(fatal|error|remote|warning|hint):\s*", re.IGNORECASE)
+_GENERIC = ("could not read from remote repository.", "please make sure you have the correct access rights", "and the")
+
+
+def explain(error: GitFailed, address: Address, what: str, secrets: tuple[str, ...] = ()) -> ReconcileError:
+    """The error to raise when git could not do `what` ("ask", "fetch from"). Only a broken history is Terminal."""
+    said = clean(error.said, address, secrets)
+    if re.search(r"fsck error|mismatched algorithms|unsupported object format", error.said):
+        return Terminal(
+            f"cannot {what} {address.shown}: {said}; its history is damaged or of an unknown format: repair it"
+        )
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, said, re.IGNORECASE)), _HINTS[-1][1])
+    return Retryable(f"cannot {what} {address.shown}: {said}; {hint}")
+
+
+def clean(said: str, address: Address, secrets: tuple[str, ...] = ()) -> str:
+    """git's last words on one line, without credentials, control characters or sentences that say nothing."""
+    for secret in secrets:
+        said = said.replace(secret, "***")
+    said = re.sub(r"//[^/\s'\"]*@", "//", said.replace(address.url, address.shown))
+    said = "".join(character if character.isprintable() or character == "\n" else " " for character in said)
+    lines = [_NOISE.sub("", line.strip()) for line in said.split("\n")]
+    telling = [line for line in lines if line and not line.lower().startswith(_GENERIC)]
+    return (", ".join(dict.fromkeys(telling[-3:])) or "git gave no reason")[:400].rstrip(".")

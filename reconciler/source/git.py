@@ -1,0 +1,84 @@
+"""One door to git: a fixed argument list in, bytes out, everything that it started gone when the time is up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.errors import Terminal
+
+
+class GitFailed(Exception):
+    """git said no. `said` is its own words; others wrote parts of them, so nobody may read them unscrubbed."""
+
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(said)
+        self.status = status
+        self.said = said
+
+
+class GitTimedOut(GitFailed):
+    """git did not answer in time and was killed."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(-1, f"no answer within {seconds:g} s")
+
+
+def run_git(
+    *arguments: str, env: Mapping[str, str], timeout: float, stdin: bytes = b"", keep_open: tuple[int, ...] = ()
+) -> bytes:
+    """What git wrote to its standard output. Raises GitFailed, or Terminal when there is no git.
+
+    `arguments` must be fixed words, checked names, or stand after `--`: GitPython's own checks do not cover this call.
+    `keep_open` are descriptors that git and its children hold until they end.
+    """
+    # GitPython's own timeout finds the children to kill with pgrep or ps, which small images lack, and then waits for
+    # ever on the pipe that they hold. So it only starts git here, in a session of its own that can be killed whole.
+    process = _gitpython()(os.sep).execute(
+        [*_forget_inherited(), "git", *arguments],
+        as_process=True,
+        istream=subprocess.PIPE,
+        env=env,
+        start_new_session=True,
+        pass_fds=keep_open,
+    )
+    try:
+        out, said = process.communicate(stdin, timeout=timeout or None)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        raise GitTimedOut(timeout) from None
+    except BaseException:
+        _end(process)
+        raise
+    if process.returncode:
+        raise GitFailed(process.returncode, said.decode("utf-8", "replace"))
+    return bytes(out)
+
+
+def _gitpython() -> Any:
+    # Imported here because it costs 160 ms and fails where there is no git.
+    try:
+        from git import Git
+    except ImportError as error:
+        raise Terminal("git cannot be run: no git was found on PATH; install git 2.32 or newer") from error
+    return Git
+
+
+def _forget_inherited() -> list[str]:
+    """GitPython adds our variables to the daemon's own, so one like GIT_SSL_NO_VERIFY has to be taken out again."""
+    inherited = sorted(name for name in os.environ if name.startswith("GIT_") or name == "SSH_ASKPASS")
+    return ["env", *(f"-u{name}" for name in inherited)] if inherited else []
+
+
+def _end(process: Any) -> None:
+    # SIGTERM first: git then removes its own half-written files and locks.
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=2)
+            return

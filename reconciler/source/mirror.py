@@ -1,0 +1,178 @@
+"""Our bare copy of the repository, and the one revision of it that was accepted last."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from reconciler.errors import Retryable
+from reconciler.source.access import Folder, local_environment, sync_folder, write_file
+from reconciler.source.git import GitFailed, GitTimedOut, run_git
+
+_ACCEPTED = "refs/reconciler/accepted"
+_LEFTOVERS = ("*.lock", "refs/**/*.lock", "objects/pack/tmp_*", "objects/incoming-*", "objects/info/*.lock")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The last good revision, and by which name of which repository it was found (`ref` is empty for a bare commit)."""
+
+    revision: str
+    url: str
+    ref: str
+
+
+class Damaged(Exception):
+    """The mirror does not hold what it must, or holds something else: build it anew."""
+
+
+class Mirror:
+    """A bare repository in a folder of its own. Any method may raise Damaged, or Retryable when git takes too long."""
+
+    def __init__(self, folder: Folder, timeout: float) -> None:
+        self.folder = folder
+        self._timeout = timeout
+        self._env = local_environment(folder)
+        self._held: tuple[int, ...] = ()
+
+    @contextlib.contextmanager
+    def exclusive(self, local: Path | None) -> Iterator[None]:
+        """Only one process at a time may change the mirror. git's children inherit the lock.
+
+        So a fetch that outlived a killed daemon is waited for, and whoever holds the lock knows that files which an
+        interrupted git left behind belong to nobody.
+        """
+        self.folder.prepare(local)
+        descriptor = os.open(self.folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._await_lock(descriptor)
+            self._held = (descriptor,)
+            self._tidy()
+            yield
+        finally:
+            self._held = ()
+            os.close(descriptor)
+
+    def _await_lock(self, descriptor: int) -> None:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Retryable(f"{self.folder.root} is in use by another git call; trying again later") from None
+                time.sleep(0.02)
+
+    def _tidy(self) -> None:
+        repository = self.folder.repository
+        if not (repository / "HEAD").is_file() or not (repository / "objects").is_dir():
+            self.rebuild()
+        for pattern in _LEFTOVERS:
+            for leftover in repository.glob(pattern):
+                _remove(leftover)
+
+    def rebuild(self) -> None:
+        """Begin again with an empty mirror. What was accepted stays written down beside it."""
+        repository, fresh = self.folder.repository, self.folder.root / "repository.new"
+        try:
+            shutil.rmtree(fresh, ignore_errors=True)
+            self._git("init", "--quiet", "--bare", "--template=", "--initial-branch=main", "--", str(fresh))
+            _remove(repository)
+            fresh.rename(repository)
+            sync_folder(self.folder.root)
+        except OSError as error:
+            raise Retryable(f"cannot rebuild {repository}: {error.strerror}; check the disk and its owner") from None
+
+    def _git(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        try:
+            return run_git(*arguments, env=self._env, timeout=self._timeout, stdin=stdin, keep_open=self._held)
+        except GitTimedOut as error:
+            # Slow is not damaged.
+            raise Retryable(f"git on {self.folder.root}: {error.said}; raise source.timeout if this stays") from None
+
+    def _here(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        return self._git(f"--git-dir={self.folder.repository}", *arguments, stdin=stdin)
+
+    def read(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        """What one git command says that only reads the mirror, and that a sound mirror always answers."""
+        try:
+            return self._here(*arguments, stdin=stdin)
+        except GitFailed as error:
+            raise Damaged(error.said) from None
+
+    def fetch(self, url: str, refspecs: tuple[str, ...], env: dict[str, str]) -> None:
+        """Get these references with their whole history, so that ancestry can be proved. Raises GitFailed."""
+        run_git(
+            f"--git-dir={self.folder.repository}",
+            *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--prune"),
+            *("--no-show-forced-updates", "--", url, *refspecs),
+            env=env,
+            timeout=self._timeout,
+            keep_open=self._held,
+        )
+
+    def commit(self, name: str) -> str | None:
+        """The commit that a reference of the mirror or an object id leads to, if it is here."""
+        try:
+            return (
+                self._here("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+                .decode()
+                .strip()
+            )
+        except GitFailed:
+            return None
+
+    def is_ancestor(self, old: str, new: str) -> bool:
+        """Is `old` part of the history of `new`? A commit that is not here at all cannot be."""
+        try:
+            self._here("merge-base", "--is-ancestor", old, new)
+        except GitFailed as error:
+            if error.status == 1 or self.commit(old) is None:
+                return False
+            raise Damaged(error.said) from None
+        return True
+
+    def is_sound(self) -> bool:
+        """Does everything that the references need exist?"""
+        try:
+            self._here("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
+        except GitFailed:
+            return False
+        return True
+
+    def accepted(self) -> Accepted | None:
+        """What was accepted last. It is written outside the repository, so that rebuilding cannot forget it."""
+        try:
+            found = Accepted(**json.loads(self.folder.accepted.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+        return found if re.fullmatch(r"[0-9a-f]{40}", str(found.revision)) else None
+
+    def accept(self, accepted: Accepted) -> None:
+        """Remember a revision. The reference keeps its objects from being tidied away; the file is what counts.
+
+        Killed between the two, the file still names the older revision, and the next poll accepts the newer one again.
+        """
+        try:
+            self._here("update-ref", _ACCEPTED, accepted.revision)
+            write_file(self.folder.accepted, json.dumps(asdict(accepted), sort_keys=True).encode() + b"\n", 0o600)
+        except (OSError, GitFailed) as error:
+            why = error.said.strip() if isinstance(error, GitFailed) else error.strerror
+            raise Retryable(
+                f"cannot write down in {self.folder.root} what was accepted: {why}; free some space"
+            ) from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,216 @@
+"""The source: poll the wanted reference, fetch what changed, accept it or say why not."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from reconciler.config import Source
+from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.model import Snapshot
+from reconciler.source.access import Folder, remote_environment
+from reconciler.source.address import Address, parse_address
+from reconciler.source.failure import clean, explain
+from reconciler.source.git import GitFailed, GitTimedOut, run_git
+from reconciler.source.mirror import Accepted, Damaged, Mirror
+from reconciler.source.reference import Chosen, Kind, Wanted, choose, is_ref_name, nothing_found, wanted_reference
+from reconciler.source.tree import read_snapshot
+
+_WANTED = "refs/reconciler/wanted"
+_EVERYTHING = ("+refs/heads/*:refs/reconciler/heads/*", "+refs/tags/*:refs/reconciler/tags/*")
+_HEX = re.compile(r"[0-9a-fA-F]{4,40}")
+_T = TypeVar("_T")
+
+
+class GitSource:
+    """One repository, mirrored in a private folder. Safe to call from several threads and to kill at any time."""
+
+    def __init__(self, settings: Source, mirror: Path, paths: tuple[str, ...]) -> None:
+        """`paths` are the folders that any target reads; `""` or `"."` is the whole tree. Touches nothing yet."""
+        self._settings = settings
+        self._paths = tuple(dict.fromkeys(paths))
+        self._mirror = Mirror(Folder(mirror.absolute()), settings.timeout)
+        self._lock = threading.RLock()
+        self._current: Snapshot | None = None
+        self._rebuilt_for = ""
+
+    def last_good(self) -> Snapshot | None:
+        """The revision accepted last, read from the mirror alone; None when there is none or it cannot be read."""
+        with self._lock:
+            accepted = self._mirror.accepted()
+            if self._current is None and accepted is not None:
+                try:
+                    self._current = self._read(accepted.revision)
+                except (ReconcileError, Damaged):
+                    return None
+            return self._current
+
+    def poll(self) -> Snapshot:
+        """The wanted revision; the same object as long as it stays the same.
+
+        Raises Retryable (network, timeout, login) or Terminal (bad url or reference, rewritten history, limits); what
+        was accepted before stays the last good one.
+        """
+        address, wanted = parse_address(self._settings.url), wanted_reference(self._settings)
+        with self._lock, self._mirror.exclusive(address.path):
+            chosen = self._choose(address, wanted)
+            return self._repairing(address, chosen.commit, lambda: self._take(address, wanted, chosen))
+
+    def snapshot(self, revision: str) -> Snapshot:
+        """Another revision: a commit (4 to 40 digits), a branch or a tag. Accepts nothing. Raises as `poll` does."""
+        address = parse_address(self._settings.url)
+        with self._lock, self._mirror.exclusive(address.path):
+            return self._repairing(address, revision, lambda: self._read(self._find(address, revision)))
+
+    def close(self) -> None:
+        """Let go of what was read. Every git call has ended by itself."""
+        with self._lock:
+            self._current = None
+
+    # ------------------------------------------------------------ which revision
+
+    def _choose(self, address: Address, wanted: Wanted) -> Chosen:
+        if wanted.kind is Kind.COMMIT:
+            return Chosen("", wanted.text)
+        refs = self._ask(address, wanted.patterns)
+        if (chosen := choose(wanted, refs)) is not None:
+            return _known_format(chosen, address)
+        raise nothing_found(wanted, self._ask(address, ("refs/heads/*", "refs/tags/*")), address.shown)
+
+    def _ask(self, address: Address, patterns: tuple[str, ...]) -> dict[str, str]:
+        """What the remote's references point to. Runs outside any repository, so that none can configure the call."""
+        if address.path is not None and not os.path.exists(address.path):
+            raise Retryable(f"{address.shown} is not there or cannot be read; create it, or correct source.url")
+        nowhere = f"--git-dir={self._mirror.folder.home / 'none'}"
+        out = self._remotely(address, "ask", nowhere, "ls-remote", "--quiet", "--", address.url, *patterns)
+        lines = (line.partition("\t") for line in out.decode("utf-8", "replace").splitlines())
+        return {name: oid for oid, _, name in lines}
+
+    def _remotely(self, address: Address, what: str, *arguments: str) -> bytes:
+        env = remote_environment(self._mirror.folder, self._settings, address)
+        try:
+            return run_git(*arguments, env=env, timeout=self._settings.timeout)
+        except GitFailed as error:
+            raise explain(error, address, what, _secrets(env)) from None
+
+    # ------------------------------------------------------------ getting and accepting it
+
+    def _take(self, address: Address, wanted: Wanted, chosen: Chosen) -> Snapshot:
+        before = self._mirror.accepted()
+        if before == Accepted(chosen.commit, address.shown, chosen.ref) and self._current_is(chosen.commit):
+            return self._read(chosen.commit)
+        commit = self._obtain(address, wanted, chosen)
+        now = Accepted(commit, address.shown, chosen.ref)
+        if before is not None:
+            self._refuse_rewrite(before, now, chosen)
+        snapshot = self._read(commit)
+        if now != before:
+            self._mirror.accept(now)
+        self._current = snapshot
+        return snapshot
+
+    def _current_is(self, revision: str) -> bool:
+        return self._current is not None and self._current.revision == revision
+
+    def _read(self, revision: str) -> Snapshot:
+        if self._current is not None and self._current.revision == revision:
+            return self._current
+        return read_snapshot(self._mirror, revision, self._paths, self._settings, self._current)
+
+    def _obtain(self, address: Address, wanted: Wanted, chosen: Chosen) -> str:
+        """Fetch the chosen commit unless it is here. A branch may have moved on meanwhile: the newest is returned."""
+        before = self._mirror.accepted()
+        name = chosen.commit if before is not None and before.revision == chosen.commit else _WANTED
+        if self._mirror.commit(name) == chosen.commit:
+            return chosen.commit
+        if wanted.kind is Kind.COMMIT:
+            return self._obtain_commit(address, chosen.commit)
+        self._fetch(address, (f"+{chosen.ref}:{_WANTED}",))
+        return self._commit_or_refuse(_WANTED, f"{chosen.ref} of {address.shown}")
+
+    def _obtain_commit(self, address: Address, commit: str) -> str:
+        if self._mirror.commit(commit) is None:
+            self._fetch(address, _EVERYTHING)
+        return self._commit_or_refuse(commit, f"{commit} of {address.shown}")
+
+    def _commit_or_refuse(self, name: str, what: str) -> str:
+        if (commit := self._mirror.commit(name)) is None:
+            raise Terminal(f"{what} is no commit of any branch or tag; push it, or name another one")
+        return commit
+
+    def _fetch(self, address: Address, refspecs: tuple[str, ...]) -> None:
+        env = remote_environment(self._mirror.folder, self._settings, address)
+        try:
+            self._mirror.fetch(address.url, refspecs, env)
+        except GitFailed as error:
+            if not isinstance(error, GitTimedOut) and not self._mirror.is_sound():
+                raise Damaged(error.said) from None
+            raise explain(error, address, "fetch from", _secrets(env)) from None
+
+    def _refuse_rewrite(self, before: Accepted, now: Accepted, chosen: Chosen) -> None:
+        """Compare only what the same name meant before and means now: choosing another name is no rewrite."""
+        same_name = (before.url, before.ref) == (now.url, now.ref) and now.ref != ""
+        if not same_name or before.revision == now.revision or self._settings.allow_rewrites:
+            return
+        if not chosen.is_tag and self._mirror.is_ancestor(before.revision, now.revision):
+            return
+        happened = "is a tag that was moved" if chosen.is_tag else "was rewritten"
+        raise Terminal(
+            f"{now.ref} of {now.url} {happened}: {before.revision} was accepted, {now.revision} does not follow from "
+            f"it; the last good revision stays. Restore it, or set source.allow_rewrites: true to accept what is there"
+        )
+
+    # ------------------------------------------------------------ a mirror that broke
+
+    def _repairing(self, address: Address, wish: str, work: Callable[[], _T]) -> _T:
+        """Do the work; when the mirror turns out to be damaged, build it anew once for this wish and do it again."""
+        try:
+            done = work()
+        except Damaged as error:
+            if self._rebuilt_for == wish:
+                raise self._unreadable(address, wish, error) from None
+        else:
+            self._rebuilt_for = ""
+            return done
+        self._rebuilt_for = wish
+        self._mirror.rebuild()
+        try:
+            return work()
+        except Damaged as error:
+            raise self._unreadable(address, wish, error) from None
+
+    def _unreadable(self, address: Address, wish: str, error: Damaged) -> Terminal:
+        said = clean(str(error), address)
+        return Terminal(
+            f"cannot read {wish[:12]} of {address.shown}: {said}; a new mirror did not help: push what git can read"
+        )
+
+    # ------------------------------------------------------------ any other revision
+
+    def _find(self, address: Address, text: str) -> str:
+        if _HEX.fullmatch(text) and (commit := self._mirror.commit(text.lower())) is not None:
+            return commit
+        if not is_ref_name(text):
+            raise Terminal(f"{text[:80]!a} is no revision; name a branch, a tag, or 4 to 40 digits of a commit")
+        self._fetch(address, _EVERYTHING)
+        names = [f"refs/reconciler/heads/{text}", f"refs/reconciler/tags/{text}"]
+        if _HEX.fullmatch(text):
+            names.append(text.lower())
+        found = next((commit for name in names if (commit := self._mirror.commit(name)) is not None), None)
+        if found is None:
+            raise Terminal(f"{address.shown} has no branch, tag or commit {text}, or its digits fit several; check it")
+        return found
+
+
+def _known_format(chosen: Chosen, address: Address) -> Chosen:
+    if not re.fullmatch(r"[0-9a-f]{40}", chosen.commit):
+        raise Terminal(f"{address.shown} names its objects by SHA-256, which is not supported; use a SHA-1 repository")
+    return chosen
+
+
+def _secrets(env: dict[str, str]) -> tuple[str, ...]:
+    return tuple(env[name] for name in ("RECONCILER_GIT_TOKEN",) if name in env)

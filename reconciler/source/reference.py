@@ -1,0 +1,162 @@
+"""Which commit is wanted: a branch, a tag, the highest tag in a range, or one commit."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from semantic_version import NpmSpec, Version
+
+from reconciler.config import Source
+from reconciler.errors import Terminal
+
+_COMMIT = re.compile(r"[0-9a-fA-F]{40}")
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]|\.\.|@\{|//|/\.|\.lock(?=/|$)|[./]$|^[./]|^$")
+
+
+class Kind(StrEnum):
+    """The ways to name a revision."""
+
+    BRANCH = "branch"
+    TAG = "tag"
+    SEMVER = "semver"
+    COMMIT = "commit"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the config asks for, checked: `text` is safe to hand to git after its prefix."""
+
+    kind: Kind
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.text}"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What `ls-remote` is asked for. git matches these loosely, so the answer must be filtered again."""
+        match self.kind:
+            case Kind.BRANCH:
+                return (f"refs/heads/{self.text}",)
+            case Kind.TAG:
+                return (f"refs/tags/{self.text}", f"refs/tags/{self.text}^{{}}")
+            case _:
+                return ("refs/tags/*",)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One commit of the remote. `ref` is its full name there; empty for a commit named by its digits."""
+
+    ref: str
+    commit: str
+
+    @property
+    def is_tag(self) -> bool:
+        return self.ref.startswith("refs/tags/")
+
+
+def is_ref_name(text: str) -> bool:
+    """Would `git check-ref-format refs/heads/TEXT` accept it, and is it no option?"""
+    return not _FORBIDDEN.search(text) and not text.startswith("-")
+
+
+def wanted_reference(settings: Source) -> Wanted:
+    """What the config asks for. Raises Terminal when no repository could have it."""
+    for kind in Kind:
+        text = getattr(settings, kind.value)
+        if text is not None:
+            return _checked(kind, text)
+    return Wanted(Kind.BRANCH, "main")
+
+
+def _checked(kind: Kind, text: str) -> Wanted:
+    match kind:
+        case Kind.COMMIT if not _COMMIT.fullmatch(text):
+            raise Terminal(f"source.commit: {_quoted(text)} is not a commit; write all 40 hexadecimal digits")
+        case Kind.COMMIT:
+            return Wanted(kind, text.lower())
+        case Kind.SEMVER:
+            parse_range(text)
+        case _ if not is_ref_name(text):
+            raise Terminal(f"source.{kind}: {_quoted(text)} is not a name that git allows; write for example main")
+    return Wanted(kind, text)
+
+
+def _quoted(text: str) -> str:
+    return ascii(text if len(text) <= 80 else text[:79] + "…")
+
+
+def parse_range(text: str) -> NpmSpec:
+    """A range in npm's words (`>=1.2.0 <2.0.0`, `1.x`, `^1.4`, `~1.4.2`, `1.2 - 1.4`, `1.x || 3.x`).
+
+    Commas and blanks after an operator are allowed too, because Flux allows them. As with npm, a pre-release is taken
+    only when the range names one of the same x.y.z. Raises Terminal.
+    """
+    try:
+        if len(text) > 200:
+            raise ValueError("too long")
+        return NpmSpec(_as_npm(text))
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise Terminal(
+            f"source.semver: {_quoted(text)} is not a range of versions; write for example '>=1.2.0 <2.0.0' or '1.x'"
+        ) from None
+
+
+def _as_npm(text: str) -> str:
+    text = re.sub(r"~>", "~", text.replace(",", " "))
+    return re.sub(r"\s+", " ", re.sub(r"([<>=^~])\s+", r"\1", text)).strip()
+
+
+def choose(wanted: Wanted, refs: Mapping[str, str]) -> Chosen | None:
+    """Pick from what the remote has; `refs` is name → object id, with `^{}` lines for what a tag points to."""
+    match wanted.kind:
+        case Kind.COMMIT:
+            return Chosen("", wanted.text)
+        case Kind.BRANCH:
+            return _present(f"refs/heads/{wanted.text}", refs)
+        case Kind.TAG:
+            return _present(f"refs/tags/{wanted.text}", refs)
+        case Kind.SEMVER:
+            tag = highest(wanted.text, names(refs, "refs/tags/"))
+            return None if tag is None else _present(f"refs/tags/{tag}", refs)
+
+
+def _present(ref: str, refs: Mapping[str, str]) -> Chosen | None:
+    commit = refs.get(f"{ref}^{{}}") or refs.get(ref)
+    return Chosen(ref, commit) if commit else None
+
+
+def names(refs: Mapping[str, str], prefix: str) -> list[str]:
+    """The short names under a prefix, sorted."""
+    return sorted(ref.removeprefix(prefix) for ref in refs if ref.startswith(prefix) and not ref.endswith("^{}"))
+
+
+def highest(text: str, tags: Iterable[str]) -> str | None:
+    """The tag with the highest version in the range; tags that are not x.y.z, with or without `v`, do not count."""
+    spec = parse_range(text)
+    versions = [(version, tag) for tag in tags if (version := _version(tag)) is not None and spec.match(version)]
+    # Versions that differ only in build metadata are equal by the rules; the name decides, to keep the choice stable.
+    return max(versions, key=lambda item: (item[0].precedence_key, item[1]), default=(None, None))[1]
+
+
+def _version(tag: str) -> Version | None:
+    try:
+        return Version(tag.removeprefix("v"))
+    except ValueError:
+        return None
+
+
+def nothing_found(wanted: Wanted, refs: Mapping[str, str], shown: str) -> Terminal:
+    """Say that the remote lacks what is wanted, and what it has instead."""
+    kind = "branch" if wanted.kind is Kind.BRANCH else "tag"
+    have = names(refs, "refs/heads/" if kind == "branch" else "refs/tags/")
+    what = f"no tag in the range {wanted.text}" if wanted.kind is Kind.SEMVER else f"no {wanted}"
+    if not have:
+        return Terminal(f"{shown} has {what}: it has no {kind} at all; push one, or change source.{wanted.kind}")
+    near = difflib.get_close_matches(wanted.text, have, 3, 0.5) or have[-5:]
+    return Terminal(f"{shown} has {what}; it has {', '.join(near)}; push it, or change source.{wanted.kind}")
