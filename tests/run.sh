@@ -49,6 +49,13 @@ static() {
   check contracts in_venv lint-imports
 }
 
+# What users install is the wheel: it must build, and carry the layout that the demo copies.
+build_wheel() {
+  run_uv build -q --wheel --out-dir "$SCRATCH/wheel" . &&
+    "$VENV/bin/python" -m zipfile -l "$SCRATCH"/wheel/*.whl >"$SCRATCH/listing" &&
+    grep -q reconciler/demo/repo_layout/demo/host.yaml "$SCRATCH/listing"
+}
+
 unit() { check unit run_pytest unit -m "not e2e and not engine" -n 2 "$@"; }
 
 e2e() {
@@ -84,7 +91,7 @@ main() {
   [ $# -eq 0 ] || shift
   ensure_daemon '[dev]'
   case $part in
-    all) static; unit; e2e ;;
+    all) static; check wheel build_wheel; unit; e2e ;;
     fast) static; unit "$@" ;;
     unit) unit "$@" ;;
     e2e) e2e "$@" ;;

@@ -33,22 +33,33 @@ from reconciler.errors import SettingsError, Terminal
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says. `folder` None: the user's state folder, or with `once` a fresh one."""
+    """Where and with what.
+
+    `folder` None: the user's state folder, or with `--once` a fresh one. `port` None: the first free one from 8080.
+    """
 
     folder: Path | None = None
     port: int | None = None
     python: Path | None = None
-    once: bool = False
-    stop: bool = False
     as_json: bool = False
 
 
-def run(options: Options) -> int:
-    """Tell the story, or end it. Returns the exit code; raises SettingsError for wrong options."""
+def run(
+    *,
+    once: bool = False,
+    stop: bool = False,
+    folder: Path | None = None,
+    port: int | None = None,
+    python: Path | None = None,
+    output: str = "text",
+) -> int:
+    """Tell the story, or end it; see Options. Returns the exit code; raises SettingsError for wrong options."""
+    options = Options(folder, port, python, output == "json")
+    # With `-o json` stdout is for the figures alone.
     say = Narrator(sys.stderr if options.as_json else sys.stdout)
-    if options.stop:
-        return _stop(open_folder(options.folder or default_folder()), say)
-    return _tell_once(options, say) if options.once else _tell(options, say)
+    if stop:
+        return _stop(open_folder(folder or default_folder()), say)
+    return _tell_once(options, say) if once else _tell(options, say)
 
 
 def _tell(options: Options, say: Narrator) -> int:
@@ -165,4 +176,4 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-__all__ = ["Options", "run"]
+__all__ = ["run"]

@@ -18,6 +18,7 @@ from reconciler.errors import ReconcileError, Terminal
 from reconciler.files import write_atomically
 from reconciler.inventory import Identity, Inventory
 from reconciler.report.status import Document
+from reconciler.routing.envoy import EnvoyProxy
 from reconciler.targets import procfs
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.process import ProcessSupervisor
@@ -124,6 +125,7 @@ def _stop_replicas(folder: Path) -> list[str]:
 
 
 def _stop_proxy(folder: Path, target: HostTarget) -> list[str]:
+    EnvoyProxy(folder / "proxy", target.routing).stop()
     listen = target.routing.listen
     return [] if is_free(listen) else [f"something still listens on {listen}"]
 
