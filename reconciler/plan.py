@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from reconciler.capacity import Ledger
 from reconciler.health import Life, Patience, life
@@ -13,6 +13,7 @@ from reconciler.model import (
     EnsureProxy,
     Health,
     Observed,
+    Owned,
     Phase,
     Plan,
     Quarantine,
@@ -25,7 +26,7 @@ from reconciler.model import (
     Unreachable,
     Verdict,
 )
-from reconciler.rollout import Decision, Situation, decide
+from reconciler.rollout import Decision, Situation, decide, settled
 
 Quarantines = Mapping[tuple[ServiceId, str], Quarantine]
 
@@ -41,13 +42,14 @@ def make_plan(
     if isinstance(observed, Unreachable):
         return _nothing(desired, observed)
     decisions: dict[ServiceId, Decision] = {}
-    ledger = Ledger(observed.capacity, observed.replicas, _passing(desired, observed, patience))
-    situations = _situations(desired, observed, quarantines, patience)
-    for s in sorted(situations, key=lambda s: (s.promoted is None, s.id)):
-        if s.id in suspended:
-            decisions[s.id] = _left_alone(s, observed)
+    open_questions: list[Situation] = []
+    for s in _situations(desired, observed, quarantines, patience):
+        decision = _left_alone(s) if s.id in suspended else settled(s)
+        if decision is None:
+            open_questions.append(s)
         else:
-            decisions[s.id] = decide(s, ledger)
+            decisions[s.id] = decision
+    decisions |= _decide_all(open_questions, desired, observed, patience)
     ordered = [decisions[key] for key in sorted(decisions)]
     return Plan(
         target=desired.target,
@@ -60,6 +62,17 @@ def make_plan(
     )
 
 
+def _decide_all(
+    situations: list[Situation], desired: DesiredState, observed: Observed, patience: Patience
+) -> dict[ServiceId, Decision]:
+    """In an order that gives room first to what proved itself before: a restart comes before a newcomer."""
+    if not situations:
+        return {}
+    ledger = Ledger(observed.capacity, observed.replicas, _passing(desired, observed, patience))
+    situations.sort(key=lambda s: (s.promoted is None, s.id))
+    return {s.id: decide(s, ledger) for s in situations}
+
+
 def _situations(
     desired: DesiredState, observed: Observed, quarantines: Quarantines, patience: Patience
 ) -> Iterator[Situation]:
@@ -70,10 +83,9 @@ def _situations(
     failed: dict[ServiceId, dict[str, Quarantine]] = {}
     for (service, digest), quarantine in quarantines.items():
         failed.setdefault(service, {})[digest] = quarantine
-    for key in wanted.keys() | replicas.keys() | observed.owned.keys():
+    for key in wanted.keys() | replicas.keys() | observed.owned.keys() | observed.routes.keys():
         want, owned = wanted.get(key), observed.owned.get(key)
         mine = tuple(replicas.get(key, ()))
-        files = {r.origin.file for r in mine} | ({owned.origin.file} if owned else set())
         yield Situation(
             id=key,
             desired=want,
@@ -86,13 +98,14 @@ def _situations(
             quarantines=failed.get(key, {}),
             preflight=observed.preflights.get(want.digest) if want else None,
             asking=want is not None and want.digest in observed.preflighting,
-            keep=_reason_to_keep(desired, files) if want is None else None,
+            keep=_reason_to_keep(desired, owned, mine) if want is None else None,
             route=observed.routes.get(key),
         )
 
 
-def _reason_to_keep(desired: DesiredState, files: Iterable[str]) -> Reason | None:
+def _reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[Replica, ...]) -> Reason | None:
     """Why something that git does not show now is not pruned. Empty is not missing."""
+    files = {replica.origin.file for replica in replicas} | ({owned.origin.file} if owned else set())
     for reason in desired.unreadable:
         place = reason.origin.file if reason.origin else ""
         if any(file == place or (place.endswith("/") and file.startswith(place)) for file in files):
@@ -134,8 +147,12 @@ def _actions(decisions: list[Decision], observed: Observed) -> Iterator[Action]:
 
 def _changed(routes: tuple[ServiceRoute, ...], before: Mapping[ServiceId, ServiceRoute]) -> tuple[ServiceId, ...]:
     named = {route.service for route in routes}
-    differ = {route.service for route in routes if before.get(route.service) != route}
+    differ = {route.service for route in routes if _differs(before.get(route.service), route)}
     return tuple(sorted(differ | (before.keys() - named)))
+
+
+def _differs(before: ServiceRoute | None, after: ServiceRoute) -> bool:
+    return before is not after and before != after
 
 
 def _why_routes(
@@ -157,10 +174,9 @@ def _route_change(before: ServiceRoute | None, after: ServiceRoute | None) -> st
     return ", ".join(parts) or ("new route" if before is None else "settings changed")
 
 
-def _left_alone(s: Situation, observed: Observed) -> Decision:
+def _left_alone(s: Situation) -> Decision:
     health = Health(Phase.SUSPENDED, Reason("Suspended", "suspended by hand; `reconciler resume` lifts it"))
-    route = observed.routes.get(s.id)
-    return Decision((), route, (), Verdict(s.id, Sync.UNKNOWN, health, step="suspended"), None)
+    return Decision((), s.route, (), Verdict(s.id, Sync.UNKNOWN, health, step="suspended"), None)
 
 
 def _nothing(desired: DesiredState, observed: Unreachable) -> Plan:

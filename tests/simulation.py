@@ -100,6 +100,7 @@ class Host:
     preflights: dict[str, Preflight] = field(default_factory=dict)
     asking: dict[str, float] = field(default_factory=dict)
     proxy: bool = False
+    ports: int = 100
     log: list[Action] = field(default_factory=list)
 
     # ------------------------------------------------------------ observe
@@ -114,10 +115,10 @@ class Host:
             at=self.now,
             replicas=tuple(self._look(r) for r in self.replicas.values()),
             capacity=Capacity(
-                cpu_millis=100_000,
+                cpu_millis=100_000_000,
                 memory_bytes=self.memory * GIB,
                 gpus=tuple(Gpu(f"GPU-{n}") for n in range(self.gpus)),
-                ports=tuple(range(20000, 20100)),
+                ports=tuple(range(20000, 20000 + self.ports)),
             ),
             owned=dict(self.owned),
             routes=dict(self.routes),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reconciler.capacity import Ledger
 from reconciler.model import (
     Drain,
     Observed,
@@ -21,7 +22,8 @@ from reconciler.model import (
     Sync,
     Unreachable,
 )
-from reconciler.plan import make_plan
+from reconciler.plan import _situations, make_plan
+from reconciler.rollout import decide, settled
 from tests.simulation import PATIENCE, Host, state, wanted
 
 VERSIONS = ("good1", "good2", "good3", "reject1", "crash1", "late1", "never1")
@@ -171,7 +173,7 @@ def test_an_unreachable_target_plans_nothing(host, commit):
 def test_a_suspended_service_is_left_alone(host, history):
     last = play(host, history)
     observed = host.observe()
-    everyone = {s.id for s in last.services} | {r.service for r in observed.replicas} | set(observed.owned)
+    everyone = {s.id for s in last.services} | {r.service for r in observed.replicas} | set(observed.owned) | set(observed.routes)
     plan = make_plan(last, observed, host.quarantines, PATIENCE, suspended=everyone)
     assert [a for a in plan.actions if type(a).__name__ != "EnsureProxy"] == []
 
@@ -194,6 +196,20 @@ def test_everything_deleted_in_git_is_drained_and_nothing_is_left(host, commit, 
     assert not host.replicas
     assert not host.routes
     assert not host.owned
+
+
+@given(hosts, histories)
+@settings(max_examples=200, deadline=None)
+def test_the_short_way_says_what_the_long_way_says(host, history):
+    last = play(host, history)
+    for _ in range(60):
+        observed = host.observe()
+        ledger = Ledger(observed.capacity, observed.replicas)
+        for s in _situations(last, observed, host.quarantines, PATIENCE):
+            if (short := settled(s)) is not None:
+                assert short == decide(s, ledger)
+        host.step(last)
+        host.now += 0.5
 
 
 def test_observed_and_desired_are_only_data():

@@ -1,10 +1,11 @@
 """One service's next steps on a host. Pure.
 
 `aim` says where the service is heading, `steps` which actions lead there from what is observed now, `route` how
-requests reach it meanwhile, `verdict` what to tell people. `decide` puts them together.
+requests reach it meanwhile, `verdict` what to tell people. `decide` puts them together; `settled` is its short way.
 """
 
 from reconciler.rollout.decide import Decision, decide
+from reconciler.rollout.settled import settled
 from reconciler.rollout.situation import Situation
 
-__all__ = ["Decision", "Situation", "decide"]
+__all__ = ["Decision", "Situation", "decide", "settled"]

@@ -100,8 +100,8 @@ def _too_few_gpus(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Rea
     if s.preflight is None or not asked or s.preflight.gpus <= asked:
         return ()
     text = (
-        f"the arguments need {s.preflight.gpus} GPUs (tensor, pipeline and data parallel) but resources ask for {asked} "
-        "nvidia.com/gpu; raise the limit or lower the parallel sizes"
+        f"the arguments need {s.preflight.gpus} GPUs (tensor, pipeline and data parallel) but resources ask for "
+        f"{asked} nvidia.com/gpu; raise the limit or lower the parallel sizes"
     )
     return (Reason("TooFewGPUs", text, want.origin),)
 

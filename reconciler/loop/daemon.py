@@ -1,0 +1,286 @@
+"""The daemon: one thread asks git, one per target makes passes, one answers over HTTP; this one minds signals."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from reconciler import __version__
+from reconciler.config import Settings
+from reconciler.errors import ReconcileError, Retryable
+from reconciler.loop.parts import Place, make_folder, make_history, make_place, make_source
+from reconciler.model import ServiceId, Snapshot
+from reconciler.notify import notify, reloading, watchdog_interval
+from reconciler.report import log as logs
+from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
+from reconciler.source import LocalWatch
+from reconciler.web.metrics import Metrics
+from reconciler.web.server import WebSide
+
+log = structlog.get_logger()
+
+_SHORTEST_PAUSE = 0.02
+_AFTER_A_BUG = 5.0
+
+
+def run_daemon(settings: Settings, path: Path) -> int:
+    """Run until SIGTERM or SIGINT; SIGHUP reads the config again. Workloads go on serving."""
+    logs.configure(settings.log)
+    signals = _Signals()
+    while True:
+        daemon = Daemon(settings)
+        daemon.start()
+        reload = _mind(daemon, signals)
+        if not reload:
+            notify("STOPPING=1")
+            daemon.stop()
+            log.info("stopped", workloads="go on serving")
+            return 0
+        settings = _read_again(path, settings)
+        daemon.stop()
+        logs.configure(settings.log)
+
+
+def _mind(daemon: Daemon, signals: _Signals) -> bool:
+    """Wait for a signal, telling systemd that we are alive. True: the config is to be read again."""
+    interval = watchdog_interval()
+    told_ready = False
+    while not signals.wait(min(interval or 1.0, 1.0)):
+        if not told_ready and daemon.is_ready():
+            notify("READY=1")
+            told_ready = True
+        if interval and daemon.heartbeat() < max(60.0, 3 * daemon.settings.resync):
+            notify("WATCHDOG=1")
+    if signals.stop.is_set():
+        return False
+    signals.reload.clear()
+    notify(*reloading())
+    return True
+
+
+def _read_again(path: Path, settings: Settings) -> Settings:
+    try:
+        return Settings.load(path)
+    except ReconcileError as error:
+        log.error("config_rejected", error=str(error), kept="the settings that were in force")
+        return settings
+
+
+class _Signals:
+    """SIGTERM, SIGINT and SIGHUP as events."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.reload = threading.Event()
+        self._any = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def wait(self, seconds: float) -> bool:
+        came = self._any.wait(seconds)
+        self._any.clear()
+        return came
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        (self.reload if number == signal.SIGHUP else self.stop).set()
+        self._any.set()
+
+
+class Daemon:
+    """Everything that runs while one config is in force. Also the `Control` that the web side asks."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ReconcileError when a folder, lock or address cannot be had."""
+        self.settings = settings
+        make_folder(settings)
+        self._metrics = Metrics()
+        self._history = make_history(settings)
+        self._source = make_source(settings)
+        self._places = [make_place(target, settings, self._history, self._metrics) for target in settings.targets]
+        self._web = WebSide(settings, self, self._metrics)
+        self._watch = LocalWatch(settings.source, self._wake_source)
+        self._stop = threading.Event()
+        self._ask = threading.Event()
+        self._polling = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._source_error = "not asked yet"
+        self._fetched_at: float | None = None
+        self._passes = 0
+        self._started_at = time.time()
+        self._threads = [threading.Thread(target=self._follow_source, name="source")]
+        self._threads += [threading.Thread(target=self._work, args=(p,), name=p.settings.name) for p in self._places]
+
+    def start(self) -> None:
+        """Take the locks, then begin. Raises ReconcileError."""
+        for place in self._places:
+            place.target.lock()
+        self._web.start()
+        self._snapshot = self._last_good()
+        self._watch.start()
+        for place in self._places:
+            place.turned_at = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        log.info("started", version=__version__, source=self.settings.source.url, targets=len(self._places))
+
+    def stop(self) -> None:
+        """End threads and servers; what serves keeps serving."""
+        self._stop.set()
+        self._ask.set()
+        for place in self._places:
+            place.wake.set()
+        self._watch.close()
+        self._web.stop()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(30)
+        for place in self._places:
+            place.turner.close()
+        self._source.close()
+        self._history.close()
+
+    # ------------------------------------------------------------ git
+
+    def _last_good(self) -> Snapshot | None:
+        try:
+            return self._source.last_good()
+        except ReconcileError as error:
+            self._source_error = str(error)
+            return None
+
+    def _wake_source(self) -> None:
+        self._ask.set()
+
+    def _follow_source(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            failures = 0 if self._poll() else failures + 1
+            interval = self.settings.source.interval
+            wait = min(interval, 2.0**failures) if failures else interval * random.uniform(0.95, 1.05)  # noqa: S311
+            self._ask.wait(wait)
+            self._ask.clear()
+
+    def _poll(self) -> bool:
+        """Ask git once. A failure keeps the last good snapshot and says so."""
+        with self._polling:
+            began = time.monotonic()
+            try:
+                snapshot = self._source.poll()
+            except ReconcileError as error:
+                return self._note_source_error(str(error), began)
+            except Exception as error:
+                log.exception("source_raised")
+                return self._note_source_error(f"unexpected {type(error).__name__}: {error}", began)
+            self._metrics.observe_fetch(time.monotonic() - began, ok=True)
+            changed = snapshot is not self._snapshot
+            recovered = bool(self._source_error)
+            self._source_error, self._fetched_at, self._snapshot = "", time.time(), snapshot
+        if changed or recovered:
+            log.info("revision", revision=snapshot.revision, subject=snapshot.subject)
+            self._wake_all()
+        return True
+
+    def _note_source_error(self, error: str, began: float) -> bool:
+        self._metrics.observe_fetch(time.monotonic() - began, ok=False)
+        if error != self._source_error:
+            log.error("source_failed", error=error, kept=self._snapshot.revision if self._snapshot else "nothing yet")
+        self._source_error = error
+        return False
+
+    def _wake_all(self) -> None:
+        for place in self._places:
+            place.wake.set()
+
+    # ------------------------------------------------------------ passes
+
+    def _work(self, place: Place) -> None:
+        while not self._stop.is_set():
+            pause = self._turn_safely(place)
+            place.turned_at = time.monotonic()
+            # Wake-ups in a row become one pass.
+            self._stop.wait(_SHORTEST_PAUSE)
+            place.wake.wait(max(0.0, pause - _SHORTEST_PAUSE))
+            place.wake.clear()
+
+    def _turn_safely(self, place: Place) -> float:
+        snapshot = self._snapshot
+        if snapshot is None:
+            return self.settings.resync
+        place.is_turning = True
+        try:
+            turn = place.turner.turn(snapshot)
+            self._passes += 1
+            return self.settings.resync if turn.again_in is None else min(turn.again_in, self.settings.resync)
+        except Exception:
+            # The one broad catch: a bug must not end the loop, and the traceback must be seen.
+            log.exception("pass_raised", target=place.settings.name)
+            return _AFTER_A_BUG
+        finally:
+            place.is_turning = False
+
+    # ------------------------------------------------------------ what the web side asks
+
+    def is_ready(self) -> bool:
+        """Has every target had its first pass?"""
+        return all(place.turner.report.plan is not None for place in self._places)
+
+    def heartbeat(self) -> float:
+        return time.monotonic() - min(place.turned_at for place in self._places)
+
+    def status(self) -> Document:
+        snapshot = self._snapshot
+        applied = {place.turner.report.applied for place in self._places}
+        revision = RevisionInfo(
+            wanted=snapshot.revision if snapshot else "",
+            applied=applied.pop() if len(applied) == 1 else "",
+            subject=snapshot.subject if snapshot else "",
+            error=self._source_error,
+            fetched_at=self._fetched_at,
+        )
+        me = DaemonInfo(__version__, self._started_at, os.getpid(), self._passes)
+        return build_status(revision=revision, targets=[p.turner.report for p in self._places], daemon=me)
+
+    def history(self, service: str | None, limit: int) -> list[dict[str, str]]:
+        return self._history.entries(limit, service)
+
+    def logs(self, service: str, lines: int) -> list[str]:
+        key = _service_id(service)
+        return [line for place in self._places for line in place.target.logs(key, lines)]
+
+    def request_sync(self) -> int:
+        self._poll()
+        needed = self._passes + sum(2 if place.is_turning else 1 for place in self._places)
+        self._wake_all()
+        return needed
+
+    def suspend(self, service: str | None) -> list[str]:
+        for place in self._places:
+            place.suspension.add(service)
+        self._wake_all()
+        return self._suspended()
+
+    def resume(self, service: str | None) -> list[str]:
+        for place in self._places:
+            place.suspension.lift(service)
+            for failed, digest in self._history.quarantines(place.settings.name):
+                if service in (None, str(failed)):
+                    self._history.lift(place.settings.name, failed, digest)
+        self._wake_all()
+        return self._suspended()
+
+    def _suspended(self) -> list[str]:
+        return sorted({name for place in self._places for name in place.suspension.names()})
+
+
+def _service_id(service: str) -> ServiceId:
+    namespace, slash, name = service.partition("/")
+    if not slash:
+        raise Retryable(f"{service}: give the service as namespace/name")
+    return ServiceId(namespace, name)

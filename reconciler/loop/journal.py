@@ -1,0 +1,141 @@
+"""What a pass leaves behind for people: log lines, history entries, metrics, the applied revision."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from reconciler.model import (
+    Action,
+    Admit,
+    DesiredState,
+    EnsureProxy,
+    NoteCrash,
+    Observed,
+    Outcome,
+    Plan,
+    Reject,
+    Remove,
+    Result,
+    SetRoutes,
+    Start,
+    Stop,
+    Sync,
+    Unreachable,
+)
+from reconciler.report.actions import action_name, services_of, subject_of
+from reconciler.report.history import History
+from reconciler.web.metrics import Metrics
+
+# Steps between two things that a person cares about.
+_QUIET = (SetRoutes, Remove)
+
+
+class Journal:
+    """Writes only when something happened: a pass that changes nothing writes nothing."""
+
+    def __init__(self, target: str, history: History, metrics: Metrics) -> None:
+        self._target = target
+        self._history = history
+        self._metrics = metrics
+        self._log = structlog.get_logger().bind(target=target)
+        self._applied = history.applied(target)
+        self._seen: tuple[str, float] = ("", 0.0)
+        self._last_errors: dict[tuple[str, str], str] = {}
+        self._said = ""
+
+    def record(
+        self,
+        desired: DesiredState,
+        observed: Observed | Unreachable,
+        plan: Plan,
+        results: tuple[Result, ...],
+        seconds: float,
+    ) -> str:
+        """Tell what one pass did. Returns the revision that was last reached completely."""
+        ok = not isinstance(observed, Unreachable) and all(r.outcome is not Outcome.FAILED for r in results)
+        self._metrics.observe_pass(self._target, seconds, ok=ok)
+        if desired.revision != self._seen[0]:
+            self._seen = (desired.revision, time.time())
+            self._note(desired.revision, "", "revision", f"{len(desired.services)} services wanted")
+        self._say_problems(desired, observed)
+        for result in results:
+            self._tell(result, plan, observed)
+        self._note_applied(desired, observed, plan)
+        return self._applied
+
+    def _tell(self, result: Result, plan: Plan, observed: Observed | Unreachable) -> None:
+        action, name = result.action, action_name(result.action)
+        services = ", ".join(str(service) for service in services_of(action))
+        self._metrics.count_action(self._target, name, result.outcome.value)
+        if result.outcome is Outcome.SKIPPED:
+            return
+        if result.outcome is Outcome.FAILED:
+            self._tell_failure(services, name, result, plan)
+            return
+        self._last_errors.pop((services, name), None)
+        self._count(action, observed)
+        level = self._log.warning if isinstance(action, Reject | NoteCrash) else self._log.info
+        level(name, service=services, subject=subject_of(action), reason=action.reason, revision=plan.revision)
+        if not isinstance(action, _QUIET):
+            self._history.note(self._target, plan.revision, services, name, _sentence(action), time.time())
+
+    def _tell_failure(self, services: str, name: str, result: Result, plan: Plan) -> None:
+        """The same failure is told once, however often it is tried again."""
+        if self._last_errors.get((services, name)) == result.error:
+            return
+        self._last_errors[(services, name)] = result.error
+        self._log.error(f"{name}_failed", service=services, error=result.error, revision=plan.revision)
+        self._history.note(self._target, plan.revision, services, f"{name}_failed", result.error, time.time())
+
+    def _count(self, action: Action, observed: Observed | Unreachable) -> None:
+        if isinstance(action, Stop) and action.cut:
+            service = action.replica.service
+            self._metrics.count_requests(self._target, service.namespace, service.name, "lost", action.cut)
+        if isinstance(action, Admit) and isinstance(observed, Observed):
+            for replica in observed.replicas:
+                if replica.id == action.replica:
+                    self._metrics.observe_first_token(self._target, time.time() - replica.created_at)
+
+    def _say_problems(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
+        """What keeps us from seeing or reading, when it changes."""
+        lines = [str(reason) for reason in desired.unreadable]
+        if isinstance(observed, Unreachable):
+            lines.append(f"unreachable: {observed.reason}")
+        if not desired.prunable:
+            lines.append("this target's folder or its host.yaml is missing from git: nothing is pruned")
+        said = "; ".join(lines)
+        if said == self._said:
+            return
+        self._said = said
+        if said:
+            self._log.warning("incomplete_view", reason=said, revision=desired.revision)
+            self._note(desired.revision, "", "incomplete_view", said)
+
+    def _note_applied(self, desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> None:
+        if desired.revision == self._applied or not is_applied(plan, observed) or desired.unreadable:
+            return
+        self._applied = desired.revision
+        self._history.set_applied(self._target, desired.revision)
+        self._metrics.observe_commit_applied(self._target, time.time() - self._seen[1])
+        self._log.info("applied", revision=desired.revision)
+        self._note(desired.revision, "", "applied", "everything is as this revision says")
+
+    def _note(self, revision: str, service: str, event: str, message: str) -> None:
+        self._history.note(self._target, revision, service, event, message, time.time())
+
+
+def is_applied(plan: Plan, observed: Observed | Unreachable) -> bool:
+    """Is everything as this revision says?"""
+    if isinstance(observed, Unreachable) or plan.actions:
+        return False
+    return all(verdict.sync is Sync.SYNCED for verdict in plan.verdicts.values())
+
+
+def _sentence(action: Action) -> str:
+    if isinstance(action, Start):
+        return f"{action.replica.serial} on port {action.lease.port}: {action.reason}"
+    if isinstance(action, EnsureProxy | Reject):
+        return action.reason
+    return f"{subject_of(action)}: {action.reason}"

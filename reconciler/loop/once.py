@@ -1,0 +1,115 @@
+"""Passes without a daemon: `plan` looks, `sync` works until all is as git says or something failed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from reconciler import __version__
+from reconciler.config import Settings
+from reconciler.errors import Terminal
+from reconciler.loop.parts import Place, make_folder, make_history, make_place, make_source
+from reconciler.model import AskPreflight, DesiredState, Observed, Plan, Snapshot, Unreachable
+from reconciler.report.judgement import judge
+from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
+from reconciler.source import GitSource
+from reconciler.web.metrics import Metrics
+
+_LONGEST_PREFLIGHT = 300.0
+_LONGEST_PAUSE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would happen: the status document, and per target what it rests on."""
+
+    status: Document
+    plans: tuple[tuple[DesiredState, Observed | Unreachable, Plan], ...]
+
+
+def preview(settings: Settings, target: str | None, revision: str | None, progress: Callable[[str], None]) -> Preview:
+    """What would change and why. Asks git, the targets and the installed engines; changes nothing."""
+    _check_name(settings, target)
+    with _parts(settings) as (source, places):
+        progress(f"asking {settings.source.url}")
+        snapshot = source.snapshot(revision) if revision else source.poll()
+        chosen = [place for place in places if target in (None, place.settings.name)]
+        plans = tuple(_look(place, snapshot, progress) for place in chosen)
+        return Preview(_status(snapshot, chosen), plans)
+
+
+def sync(settings: Settings, timeout: float, progress: Callable[[Document], None]) -> Document:
+    """Passes until all is as git says, or nothing moves any more, or the time is over. Returns the last status."""
+    deadline = time.monotonic() + timeout
+    with _parts(settings, lock=True) as (source, places):
+        snapshot = source.poll()
+        while True:
+            pauses = [place.turner.turn(snapshot).again_in for place in places]
+            status = _status(snapshot, places)
+            progress(status)
+            done = judge(status).settled and not any(place.turner.report.last_results for place in places)
+            if done or time.monotonic() > deadline:
+                return status
+            _pause(places, min((p for p in pauses if p is not None), default=_LONGEST_PAUSE))
+
+
+@contextmanager
+def _parts(settings: Settings, lock: bool = False) -> Iterator[tuple[GitSource, list[Place]]]:
+    make_folder(settings)
+    history, source, metrics = make_history(settings), make_source(settings), Metrics()
+    places = [make_place(one, settings, history, metrics) for one in settings.targets]
+    try:
+        for place in places:
+            if lock:
+                place.target.lock()
+        yield source, places
+    finally:
+        for place in places:
+            place.turner.close()
+        source.close()
+        history.close()
+
+
+def _check_name(settings: Settings, target: str | None) -> None:
+    names = [one.name for one in settings.targets]
+    if target is not None and target not in names:
+        raise Terminal(f"--target {target}: no such target in the config; there are: {', '.join(names)}")
+
+
+def _look(
+    place: Place, snapshot: Snapshot, progress: Callable[[str], None]
+) -> tuple[DesiredState, Observed | Unreachable, Plan]:
+    """One target's plan, once every engine that has to be asked has answered."""
+    deadline = time.monotonic() + _LONGEST_PREFLIGHT
+    while True:
+        turn = place.turner.turn(snapshot, act=False)
+        asking = [action for action in turn.plan.actions if isinstance(action, AskPreflight)]
+        for action in asking:
+            progress(f"{action.service}: asking the installed engine about the arguments")
+            place.target.perform(action)
+        waiting = asking or (isinstance(turn.observed, Observed) and turn.observed.preflighting)
+        if not waiting or time.monotonic() > deadline:
+            return turn.desired, turn.observed, turn.plan
+        _pause([place], _LONGEST_PAUSE)
+
+
+def _pause(places: list[Place], seconds: float) -> None:
+    """Wait for news of one target, or for the time to pass."""
+    places[0].wake.wait(max(0.02, min(seconds, _LONGEST_PAUSE)))
+    for place in places:
+        place.wake.clear()
+
+
+def _status(snapshot: Snapshot, places: list[Place]) -> Document:
+    applied = {place.turner.report.applied for place in places}
+    revision = RevisionInfo(
+        wanted=snapshot.revision,
+        applied=applied.pop() if len(applied) == 1 else "",
+        subject=snapshot.subject,
+        fetched_at=time.time(),
+    )
+    me = DaemonInfo(__version__, time.time(), os.getpid(), 1)
+    return build_status(revision=revision, targets=[place.turner.report for place in places], daemon=me)

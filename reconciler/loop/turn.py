@@ -1,0 +1,134 @@
+"""One pass over one target: desired → observe → plan → execute → report. The only file that chains stages."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from reconciler.config import HostTarget as TargetSettings
+from reconciler.desired import build_desired
+from reconciler.execute import execute, make_pool
+from reconciler.health import Patience
+from reconciler.loop.journal import Journal
+from reconciler.manifests import ManifestCache, read_manifests
+from reconciler.model import (
+    Action,
+    DesiredState,
+    Observed,
+    Outcome,
+    Plan,
+    Promote,
+    Reject,
+    Result,
+    ServiceId,
+    Snapshot,
+    Unreachable,
+)
+from reconciler.plan import make_plan
+from reconciler.report.history import History
+from reconciler.report.status import EVERYTHING, TargetReport
+from reconciler.suspension import Suspension
+from reconciler.targets.base import Target
+
+log = structlog.get_logger()
+
+_FIRST_RETRY = 0.5
+_LAST_RETRY = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one pass saw, wanted and did. `again_in` is when to look again, in seconds; None: when something happens."""
+
+    desired: DesiredState
+    observed: Observed | Unreachable
+    plan: Plan
+    results: tuple[Result, ...]
+    again_in: float | None
+
+
+class Turner:
+    """Makes pass after pass over one target. What it remembers is only a cache: losing it loses nothing."""
+
+    def __init__(
+        self, settings: TargetSettings, target: Target, history: History, suspension: Suspension, journal: Journal
+    ) -> None:
+        self._settings = settings
+        self._target = target
+        self._history = history
+        self._suspension = suspension
+        self._journal = journal
+        self._cache = ManifestCache()
+        self._pool = make_pool()
+        self._desired: tuple[Snapshot, DesiredState] | None = None
+        self._failures = 0
+        self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
+
+    def turn(self, snapshot: Snapshot, act: bool = True) -> Turn:
+        """One pass. With `act` False nothing is done (but what only asks: preflight)."""
+        began = time.monotonic()
+        desired = self.desired(snapshot)
+        observed = self._target.observe(desired.services)
+        suspended = self._suspension.names()
+        plan = make_plan(
+            desired,
+            observed,
+            self._history.quarantines(self._settings.name),
+            patience(self._settings),
+            _suspended_ids(suspended, desired, observed),
+        )
+        results = execute(plan, self._perform, self._pool) if act else ()
+        turn = Turn(desired, observed, plan, results, self._again_in(plan, observed, results))
+        applied = self.report.applied
+        if act:
+            applied = self._journal.record(desired, observed, plan, results, time.monotonic() - began)
+        self.report = TargetReport(
+            desired, observed, plan, self._settings.routing, suspended, results, self._settings.name, applied
+        )
+        return turn
+
+    def desired(self, snapshot: Snapshot) -> DesiredState:
+        """What this revision wants here; worked out once per revision."""
+        if self._desired is None or self._desired[0] is not snapshot:
+            manifests = read_manifests(snapshot, self._cache)
+            self._desired = (snapshot, build_desired(manifests, self._settings, snapshot))
+        return self._desired[1]
+
+    def close(self) -> None:
+        """Let go of threads. What serves keeps serving."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._target.close()
+
+    def _perform(self, action: Action) -> None:
+        if isinstance(action, Reject):
+            self._history.reject(self._settings.name, action.quarantine)
+            return
+        self._target.perform(action)
+        if isinstance(action, Promote):
+            # Git has moved on successfully: what failed before may be tried again when git asks for it anew.
+            self._history.lift(self._settings.name, action.service)
+
+    def _again_in(self, plan: Plan, observed: Observed | Unreachable, results: tuple[Result, ...]) -> float | None:
+        if isinstance(observed, Unreachable) or any(result.outcome is Outcome.FAILED for result in results):
+            self._failures += 1
+            return float(min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._failures - 1, 10)))
+        self._failures = 0
+        return None if plan.look_again_at is None else max(0.0, plan.look_again_at - time.time())
+
+
+def patience(settings: TargetSettings) -> Patience:
+    """How long is long enough, from the config."""
+    given = settings.rollout
+    return Patience(given.min_ready, given.ready_timeout, given.drain_timeout, given.stop_grace)
+
+
+def _suspended_ids(
+    names: frozenset[str], desired: DesiredState, observed: Observed | Unreachable
+) -> frozenset[ServiceId]:
+    if not names or isinstance(observed, Unreachable):
+        return frozenset()
+    known = {service.id for service in desired.services} | {replica.service for replica in observed.replicas}
+    known |= observed.owned.keys() | observed.routes.keys()
+    return frozenset(key for key in known if EVERYTHING in names or str(key) in names)

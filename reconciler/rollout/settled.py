@@ -1,0 +1,67 @@
+"""The short way for a service that is exactly as git says: most services, in most passes.
+
+It must never say anything that `decide` would not; a property test holds the two together.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from reconciler.model import Desired, Health, Phase, Promoted, Reason, Replica, Routed, ServiceRoute, Sync, Verdict
+from reconciler.rollout.decide import Decision
+from reconciler.rollout.situation import Situation
+
+
+def settled(s: Situation) -> Decision | None:
+    """The decision for a service with nothing to do and nothing to wait for; None when it needs a closer look."""
+    want, owned, route = s.desired, s.owned, s.route
+    if want is None or owned is None or owned.promoted is None or route is None or owned.crashes:
+        return None
+    if not _is_proven(want, owned.promoted) or len(s.replicas) != want.replicas:
+        return None
+    if not all(_is_calm(replica, want.digest) for replica in s.replicas) or not _routes(route, want, s.replicas):
+        return None
+    verdict = Verdict(s.id, Sync.SYNCED, _serving(want.replicas))
+    return Decision((), route, (), verdict, None)
+
+
+def _is_proven(want: Desired, promoted: Promoted) -> bool:
+    return (
+        want.spec is not None
+        and want.canary_percent is None
+        and want.replicas > 0
+        and promoted.digest == want.digest
+        and promoted.replicas == want.replicas
+        and promoted.drain_timeout == want.drain_timeout
+        and promoted.origin == want.origin
+    )
+
+
+def _is_calm(r: Replica, digest: str) -> bool:
+    return (
+        r.alive
+        and r.spawned
+        and r.routed is Routed.ACTIVE
+        and r.ready_at is not None
+        and r.draining_at is None
+        and r.stopping_at is None
+        and r.healthy is not False
+        and r.digest == digest
+    )
+
+
+def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -> bool:
+    """Does the route name exactly these replicas? Both are in order of their ids."""
+    if route.canary or route.canary_percent or route.request_timeout != want.request_timeout:
+        return False
+    if len(route.stable) != len(replicas):
+        return False
+    return all(
+        e.replica == r.id and e.port == r.lease.port and not e.draining
+        for e, r in zip(route.stable, replicas, strict=True)
+    )
+
+
+@lru_cache(maxsize=64)
+def _serving(count: int) -> Health:
+    return Health(Phase.HEALTHY, Reason("Serving", f"{count} of {count} replicas serve"))
