@@ -17,7 +17,8 @@ def find_obstacles(spec: EffectiveSpec, target: HostTarget, origins: Origins) ->
 
 
 def _all(spec: EffectiveSpec, target: HostTarget, origins: Origins) -> Iterator[Reason]:
-    if find_engine(spec.image, target.engines) is None:
+    engine = find_engine(spec.image, target.engines)
+    if engine is None:
         text = (
             f"no interpreter on this host runs the image {spec.image or '(none)'}; "
             f"map it in the config, targets[].engines of {target.name}"
@@ -30,7 +31,7 @@ def _all(spec: EffectiveSpec, target: HostTarget, origins: Origins) -> Iterator[
         )
         yield Reason("CommandUnsupported", text, origins.of_container_field("command"))
     for variable in spec.env:
-        if variable.source:
+        if variable.source and not (engine and variable.name in engine.env):
             yield _missing(variable, origins)
     for mount in spec.mounts:
         if reason := storage_obstacle(mount, target):
