@@ -1,0 +1,158 @@
+"""Asking replicas how they are, in the background, so that a pass never waits for one.
+
+Every replica that lives has one thread that asks it in turn: is it ready, while it starts; is it healthy, while it
+serves; what still runs, while it drains.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Protocol
+
+import structlog
+
+from reconciler.model import ReplicaId, Routed
+
+_log = structlog.get_logger()
+
+
+class Stage(Enum):
+    """What is asked of a replica now, and the seconds between an answer and the next question."""
+
+    STARTING = 0.2
+    SERVING = 2.0
+    DRAINING = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One living replica and how to talk to it. `started` tells one process of the same name from the next."""
+
+    id: ReplicaId
+    port: int
+    stage: Stage
+    started: object = None
+    model_ids: tuple[str, ...] = ()
+    api_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is known of one replica so far. `quiet_samples` counts zeros in a row, each from a question of its own."""
+
+    ready: bool = False
+    healthy: bool | None = None
+    in_flight: int | None = None
+    quiet_samples: int = 0
+
+
+class Questions(Protocol):
+    """What can be asked. No answer is an answer: None is unknown, never zero, and nothing raises for a dead server."""
+
+    def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
+        """Ready, by a real completion; and healthy."""
+
+    def is_healthy(self, subject: Subject) -> bool | None:
+        """A quick look."""
+
+    def in_flight(self, subject: Subject) -> tuple[Routed, int | None]:
+        """How the proxy treats it, and what runs in proxy and engine; None if either is unknown."""
+
+
+class Probes:
+    """One thread for each replica that is watched."""
+
+    def __init__(self, questions: Questions, wake: Callable[[], None]) -> None:
+        self._questions = questions
+        self._wake = wake
+        self._probes: dict[ReplicaId, _Probe] = {}
+        self._lock = threading.Lock()
+
+    def watch(self, subjects: Iterable[Subject]) -> None:
+        """Watch these replicas, and no others any more."""
+        wanted = {subject.id: subject for subject in subjects}
+        with self._lock:
+            for replica in self._probes.keys() - wanted.keys():
+                self._probes.pop(replica).close()
+            for replica, subject in wanted.items():
+                probe = self._probes.get(replica)
+                if probe is not None and probe.subject.started != subject.started:
+                    probe.close()
+                    probe = None
+                if probe is None:
+                    self._probes[replica] = _Probe(subject, self._questions, self._wake)
+                else:
+                    probe.turn_to(subject)
+
+    def sight(self, replica: ReplicaId) -> Sight:
+        """What is known so far; all unknown for a replica that is not watched."""
+        probe = self._probes.get(replica)
+        return probe.sight if probe else Sight()
+
+    def close(self) -> None:
+        """End the threads, without waiting for slow answers."""
+        self.watch(())
+
+
+class _Probe:
+    def __init__(self, subject: Subject, questions: Questions, wake: Callable[[], None]) -> None:
+        self.subject = subject
+        self.sight = Sight()
+        self._questions = questions
+        self._wake = wake
+        self._closed = False
+        self._news = threading.Event()
+        threading.Thread(target=self._run, name=f"probe {subject.id}", daemon=True).start()
+
+    def turn_to(self, subject: Subject) -> None:
+        if subject != self.subject:
+            self.subject = subject
+            self._news.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._news.set()
+
+    def _run(self) -> None:
+        while not self._closed:
+            subject = self.subject
+            before = self.sight
+            try:
+                now = _ask(self._questions, subject, before)
+            except Exception:
+                # A thread that dies of a bug would leave its replica waiting for ever, in silence.
+                _log.exception("probe.raised", replica=str(subject.id))
+                now = Sight()
+            # An answer to a question that is not asked any more would mix two stages up.
+            if self.subject is subject and not self._closed:
+                self.sight = now
+                if _is_news(before, now):
+                    self._wake()
+            self._news.wait(subject.stage.value)
+            self._news.clear()
+
+
+def _ask(questions: Questions, subject: Subject, before: Sight) -> Sight:
+    match subject.stage:
+        case Stage.STARTING:
+            ready, healthy = questions.is_ready(subject)
+            return Sight(ready, healthy)
+        case Stage.SERVING:
+            return Sight(ready=True, healthy=questions.is_healthy(subject))
+        case Stage.DRAINING:
+            return _sample(questions, subject, before)
+
+
+def _sample(questions: Questions, subject: Subject, before: Sight) -> Sight:
+    routed, running = questions.in_flight(subject)
+    # While the proxy may still send something new, a zero means little.
+    is_quiet = running == 0 and routed in (Routed.DRAINING, Routed.ABSENT)
+    return replace(before, in_flight=running, quiet_samples=before.quiet_samples + 1 if is_quiet else 0)
+
+
+def _is_news(before: Sight, now: Sight) -> bool:
+    """Does this answer allow a step that the one before did not?"""
+    return (now.ready and not before.ready) or now.healthy != before.healthy or now.quiet_samples == 2

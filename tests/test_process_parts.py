@@ -1,0 +1,302 @@
+"""The small parts under a process target: logs, GPUs, the machine, where models lie."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler import config
+from reconciler.errors import Retryable, SettingsError, Terminal
+from reconciler.model import EffectiveSpec, Gpu, Mount
+from reconciler.quantity import parse_cpu, parse_memory
+from reconciler.targets import logs, procfs
+from reconciler.targets.exits import ExitWatch
+from reconciler.targets.gpus import Gpus, Holder
+from reconciler.targets.machine import Machine
+from reconciler.targets.weights import find_folder, folders_of
+
+
+def target(**fields: Any) -> config.HostTarget:
+    return config.HostTarget(name="box", paths=("hosts/box",), **fields)
+
+
+# ---------------------------------------------------------------- logs
+
+
+def test_tail_gives_whole_lines_without_colours(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"one\n\x1b[36mtwo\x1b[0m\x07\n\nloading 10%\rloading 90%\nth\xffree\n")
+    assert logs.tail(log, 3) == ("two", "loading 90%", "th\N{REPLACEMENT CHARACTER}ree")
+    assert logs.tail(log, 100)[0] == "one"
+    assert logs.tail(tmp_path / "none", 3) == ()
+
+
+def test_tail_of_a_huge_log_reads_only_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(f"line {number}\n" for number in range(200_000)))
+    assert logs.tail(log, 2) == ("line 199998", "line 199999")
+    assert all(line.startswith("line ") for line in logs.tail(log, 10**6))
+
+
+def test_log_is_cut_while_it_is_written_and_tail_spans_the_cut(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    descriptor = logs.open_log(log)
+    try:
+        os.write(descriptor, b"before\n")
+        assert not logs.trim(log, limit=100)
+        os.write(descriptor, b"x" * 200 + b"\n")
+        assert logs.trim(log, limit=100)
+        assert log.stat().st_size == 0
+        os.write(descriptor, b"after\n")
+    finally:
+        os.close(descriptor)
+    assert log.read_bytes() == b"after\n"
+    assert logs.tail(log, 3) == ("before", "x" * 200, "after")
+
+
+# ---------------------------------------------------------------- /proc
+
+
+def test_every_listening_port_is_known_and_a_connection_is_none() -> None:
+    with socket.socket() as four, socket.socket(socket.AF_INET6) as six, socket.socket() as client:
+        four.bind(("127.0.0.1", 0))
+        six.bind(("::1", 0))
+        for listener in (four, six):
+            assert listener.getsockname()[1] not in procfs.listeners()
+            listener.listen()
+        client.connect(four.getsockname())
+        found = procfs.listeners()
+        assert {four.getsockname()[1], six.getsockname()[1]} <= found.keys()
+        assert client.getsockname()[1] not in found
+        assert os.getpid() in procfs.holders(found[six.getsockname()[1]])
+
+
+def test_process_is_known_by_its_start_even_with_a_hostile_name(tmp_path: Path) -> None:
+    odd = tmp_path / ") R 1 (x"
+    odd.symlink_to("/bin/sleep")
+    process = subprocess.Popen([odd, "600"])
+    try:
+        who = procfs.identify(process.pid)
+        assert who is not None
+        stat = procfs.read_stat(process.pid)
+        assert stat is not None
+        assert stat.parent == os.getpid()
+        assert procfs.is_running(who)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not procfs.is_running(who), "a zombie does not run"
+    finally:
+        process.kill()
+        process.wait()
+    assert procfs.identify(process.pid) is None
+
+
+def test_end_before_and_after_the_watch_began_is_told(tmp_path: Path) -> None:
+    told: list[int] = []
+    rang = threading.Semaphore(0)
+
+    def note(who: Any) -> None:
+        told.append(who.pid)
+        rang.release()
+
+    watch = ExitWatch(note, lambda: None)
+    early, late = (subprocess.Popen(["sleep", "600"]) for _ in range(2))
+    identities = [procfs.identify(process.pid) for process in (early, late)]
+    assert None not in identities
+    early.kill()
+    early.wait()
+    for who in identities * 2:
+        assert who is not None
+        watch.watch(who)
+    assert rang.acquire(timeout=30)
+    assert told[0] == early.pid
+    late.kill()
+    late.wait()
+    while late.pid not in told:
+        assert rang.acquire(timeout=30)
+    watch.close()
+    watch.close()
+    assert told.count(late.pid) == 1
+
+
+# ---------------------------------------------------------------- GPUs
+
+
+class FakeDriver(SimpleNamespace):
+    """NVIDIA's library as it answers with two GPUs: there is none on machines that run these tests."""
+
+    class NVMLError(Exception):
+        pass
+
+    class NVMLError_LibraryNotFound(NVMLError):  # noqa: N801
+        pass
+
+    class NVMLError_DriverNotLoaded(NVMLError):  # noqa: N801
+        pass
+
+    class NVMLError_NotFound(NVMLError):  # noqa: N801
+        pass
+
+    broken = False
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if self.broken:
+            raise self.NVMLError("Driver/library version mismatch")
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        return f"GPU-{index}"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        if uuid not in ("GPU-0", "GPU-1"):
+            raise self.NVMLError_NotFound
+        return uuid
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
+        return handle
+
+    def nvmlDeviceGetName(self, handle: str) -> str:  # noqa: N802
+        return "H100"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
+        return SimpleNamespace(total=80 << 30)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
+        return [SimpleNamespace(pid=7, usedGpuMemory=None)] if handle == "GPU-1" else []
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    fake = FakeDriver()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
+    return fake
+
+
+H100 = Gpu("GPU-0", "H100", 80 << 30)
+
+
+def test_gpus_come_from_the_driver_with_their_holders(driver: FakeDriver) -> None:
+    gpus = Gpus("auto")
+    assert [gpu.uuid for gpu in gpus.list()] == ["GPU-0", "GPU-1"]
+    assert gpus.list()[0] == H100
+    assert gpus.held_by("GPU-1") == (Holder(7, 0),)
+    assert gpus.held_by("GPU-0") == ()
+    assert gpus.held_by("GPU-9") == ()
+
+
+def test_config_chooses_gpus_and_may_name_some_that_the_driver_does_not(driver: FakeDriver) -> None:
+    assert Gpus(("GPU-0", "GPU-9")).list() == (H100, Gpu("GPU-9"))
+
+
+def test_failing_driver_is_not_a_host_without_gpus(driver: FakeDriver) -> None:
+    driver.broken = True
+    gpus = Gpus("auto")
+    with pytest.raises(Retryable, match="version mismatch"):
+        gpus.list()
+    driver.broken = False
+    assert len(gpus.list()) == 2
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has an NVIDIA driver")
+def test_host_without_a_driver_has_no_gpus() -> None:
+    assert Gpus("auto").list() == ()
+    assert Gpus(("GPU-7",)).list() == (Gpu("GPU-7"),)
+    assert Gpus(("GPU-7",)).held_by("GPU-7") == ()
+
+
+# ---------------------------------------------------------------- capacity
+
+
+def test_config_lowers_what_the_machine_has_but_never_raises_it() -> None:
+    whole = Machine(target(), Gpus(())).capacity(())
+    assert whole.cpu_millis == (os.cpu_count() or 1) * 1000
+    assert whole.memory_bytes > 1 << 28
+    less = Machine(target(allocatable={"cpu": "500m", "memory": "256Mi"}), Gpus(("GPU-0",))).capacity(())
+    assert (less.cpu_millis, less.memory_bytes, less.gpus) == (500, 1 << 28, (Gpu("GPU-0"),))
+    more = Machine(target(allocatable={"cpu": "100k", "memory": "1Ei"}), Gpus(())).capacity(())
+    assert (more.cpu_millis, more.memory_bytes) == (whole.cpu_millis, whole.memory_bytes)
+
+
+def test_amount_that_is_none_names_its_key() -> None:
+    with pytest.raises(SettingsError, match=r'box: allocatable\.memory: "48 GB" is not a quantity'):
+        Machine(target(allocatable={"memory": "48 GB"}), Gpus(()))
+
+
+def test_free_ports_are_neither_leased_nor_listened_on() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        machine = Machine(target(ports=f"{port}-{port + 3}"), Gpus(()))
+        assert set(machine.capacity((port + 1,)).ports) <= {port + 2, port + 3}
+
+
+@given(st.integers(0, 10**9), st.sampled_from(["Ki", "Mi", "Gi", "Ti"]))
+def test_memory_is_counted_exactly(number: int, suffix: str) -> None:
+    assert parse_memory(f"{number}{suffix}") == number * 1024 ** (["Ki", "Mi", "Gi", "Ti"].index(suffix) + 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "millis"),
+    [("2", 2000), ("500m", 500), ("1.5", 1500), ("0.1", 100), (".5", 500), ("1e1", 10000), ("1u", 1)],
+)
+def test_cpu_as_kubernetes_writes_it(text: str, millis: int) -> None:
+    assert parse_cpu(text) == millis
+
+
+@pytest.mark.parametrize("text", ["", "1 Gi", "1gi", "Gi", "1KiB", "0x10", "--1", "1e", "nan", "inf", "-1", "1e9999"])
+def test_what_is_no_quantity_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"quantity|negative"):
+        parse_memory(text)
+
+
+# ---------------------------------------------------------------- where models lie
+
+
+def test_uris_become_folders() -> None:
+    volumes = {"models": Path("/data/models")}
+    assert find_folder("file:///data/a%20b", volumes) == Path("/data/a b")
+    assert find_folder("/data/a%20b", volumes) == Path("/data/a%20b")
+    assert find_folder("pvc://models/tiny/v1", volumes) == Path("/data/models/tiny/v1")
+    assert find_folder("pvc://models", volumes) == Path("/data/models")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("pvc://weights/x", r"no volume weights on this host; .*there: models"),
+        ("pvc://models/../../etc", "leaves its volume"),
+        ("s3://bucket/x", "file:///"),
+        ("hf://org/model", "file:///"),
+        ("file://elsewhere/x", "file:///"),
+        ("relative/x", "file:///"),
+        ("", "file:///"),
+    ],
+)
+def test_uris_that_mean_nothing_here_are_refused(uri: str, message: str) -> None:
+    with pytest.raises(Terminal, match=message):
+        find_folder(uri, {"models": Path("/data/models")})
+
+
+def test_missing_or_unfinished_weights_are_named(tmp_path: Path) -> None:
+    spec = EffectiveSpec("i", (), (), mounts=(Mount("pvc://models/tiny"),))
+    volumes = {"models": tmp_path}
+    with pytest.raises(Terminal, match=rf"pvc://models/tiny: {tmp_path}/tiny: no such folder"):
+        folders_of(spec, volumes)
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(Terminal, match=r"tiny: holds no config\.json"):
+        folders_of(spec, volumes)
+    (tmp_path / "tiny" / "config.json").write_text("{}")
+    assert folders_of(spec, volumes) == {"/mnt/models": tmp_path / "tiny"}

@@ -1,0 +1,362 @@
+"""Real processes: started, adopted, killed, and nothing left of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import Retryable, Terminal
+from reconciler.inventory import Identity, Inventory, ReplicaRecord
+from reconciler.targets import census, procfs, scratch
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.process import ProcessSupervisor
+from reconciler.targets.supervisor import ProcessState
+from tests.world import StandinLaunch, eventually, exists, free_port, is_up, record, said, standin
+
+Open = Callable[[], ProcessSupervisor]
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Iterator[Inventory]:
+    inventory = Inventory(tmp_path / "box")
+    yield inventory
+    reaper = ProcessSupervisor(inventory, Gpus(()))
+    for left in inventory.replicas():
+        left = inventory.change(left.id, boot=procfs.boot_id())
+        reaper.stop(left, force=True)
+        reaper.remove(left)
+
+
+@pytest.fixture
+def daemon(inventory: Inventory) -> Iterator[Open]:
+    """Each call is a daemon that comes up anew, with nothing in its memory."""
+    opened: list[ProcessSupervisor] = []
+
+    def start() -> ProcessSupervisor:
+        opened.append(ProcessSupervisor(Inventory(inventory.folder), Gpus(())))
+        return opened[-1]
+
+    yield start
+    for supervisor in opened:
+        supervisor.close()
+
+
+def start(supervisor: ProcessSupervisor, inventory: Inventory, launch: StandinLaunch, **fields: int) -> ReplicaRecord:
+    wanted = record(**fields)  # type: ignore[arg-type]
+    supervisor.start(wanted, launch)
+    eventually(lambda: is_up(log_of(inventory, wanted)))
+    known = inventory.replica(wanted.id)
+    assert known is not None
+    return known
+
+
+def log_of(inventory: Inventory, known: ReplicaRecord) -> Path:
+    return inventory.replica_folder(known.id) / "log"
+
+
+def state(supervisor: ProcessSupervisor, known: ReplicaRecord) -> ProcessState:
+    return supervisor.list([known])[known.id]
+
+
+def children(inventory: Inventory, known: ReplicaRecord) -> list[int]:
+    found = said(log_of(inventory, known), "children")
+    assert isinstance(found, list)
+    return found
+
+
+def pid(known: ReplicaRecord) -> int:
+    assert known.process is not None
+    return known.process.pid
+
+
+def test_started_replica_leads_its_own_session_and_inherits_nothing(
+    daemon: Open, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAEMON_SECRET", "hunter2")
+    known = start(daemon(), inventory, standin(WANTED="yes"))
+    assert os.getsid(pid(known)) == pid(known)
+    words = procfs.read_environment(pid(known))
+    assert b"WANTED=yes" in words
+    assert not any(b"hunter2" in word for word in words)
+    open_files = {os.readlink(f"/proc/{pid(known)}/fd/{fd}") for fd in os.listdir(f"/proc/{pid(known)}/fd")}
+    assert {path for path in open_files if path.startswith(str(inventory.folder))} == {str(log_of(inventory, known))}
+
+
+def test_record_names_variables_but_never_their_values(daemon: Open, inventory: Inventory) -> None:
+    known = start(daemon(), inventory, standin(TOKEN="hunter2"))
+    assert known.env_names == ("TOKEN",)
+    assert b"hunter2" not in (inventory.replica_folder(known.id) / "record.json").read_bytes()
+
+
+def test_start_of_what_runs_does_nothing(daemon: Open, inventory: Inventory) -> None:
+    supervisor = daemon()
+    known = start(supervisor, inventory, standin())
+    supervisor.start(known, standin())
+    daemon().start(known, standin())
+    assert inventory.replica(known.id) == known
+    assert len(census.Census().members(supervisor._trace(known))) == 1
+
+
+def test_replica_survives_its_daemon_and_is_adopted(daemon: Open, inventory: Inventory) -> None:
+    known = start(daemon(), inventory, standin())
+    assert state(daemon(), known) == ProcessState(alive=True)
+
+
+def test_exit_of_a_child_and_of_an_adopted_process_wakes_at_once(daemon: Open, inventory: Inventory) -> None:
+    parent, adopter = daemon(), daemon()
+    known = start(parent, inventory, standin())
+    rang = [threading.Event(), threading.Event()]
+    parent.subscribe(rang[0].set)
+    adopter.subscribe(rang[1].set)
+    assert state(parent, known).alive
+    assert state(adopter, known).alive
+    os.kill(pid(known), signal.SIGKILL)
+    assert all(event.wait(30) for event in rang)
+    assert state(parent, known) == ProcessState(alive=False, exit_code=-9)
+    assert state(adopter, known) == ProcessState(alive=False, exit_code=None)
+    assert not Path(f"/proc/{pid(known)}").exists(), "our own child was not reaped"
+
+
+def test_exit_status_and_last_words_of_a_failed_start(daemon: Open, inventory: Inventory) -> None:
+    supervisor = daemon()
+    wanted = record()
+    supervisor.start(wanted, standin("--exit", "7"))
+    known = inventory.replica(wanted.id)
+    assert known is not None
+    eventually(lambda: not state(supervisor, known).alive)
+    assert state(supervisor, known) == ProcessState(alive=False, exit_code=7)
+    assert supervisor.logs(known.id, 1) == ("bad things happened",)
+
+
+def test_missing_interpreter_is_terminal_and_leaves_nothing(daemon: Open, inventory: Inventory) -> None:
+    with pytest.raises(Terminal, match=r"/no/such/python.*No such file.*engines\[\]\.python"):
+        daemon().start(record(), StandinLaunch(("/no/such/python",)))
+    assert inventory.replicas() == ()
+
+
+def test_taken_port_is_refused_before_anything_is_written(daemon: Open, inventory: Inventory) -> None:
+    supervisor = daemon()
+    port = free_port()
+    start(supervisor, inventory, standin("--port", str(port)), port=port)
+    eventually(lambda: port in procfs.listeners())
+    with pytest.raises(Retryable, match=f"port {port} is taken"):
+        supervisor.start(record("bbbbbbbb-0", port=port), standin())
+    assert len(inventory.replicas()) == 1
+
+
+def test_daemon_killed_before_the_spawn_leaves_a_replica_that_can_be_started(
+    daemon: Open, inventory: Inventory
+) -> None:
+    wanted = record()
+    inventory.write(wanted)
+    supervisor = daemon()
+    supervisor.recover()
+    assert state(supervisor, wanted) == ProcessState(alive=False, spawned=False)
+    supervisor.start(wanted, standin())
+    assert state(supervisor, wanted).alive
+
+
+def test_daemon_killed_after_the_spawn_finds_its_orphan(daemon: Open, inventory: Inventory) -> None:
+    known = start(daemon(), inventory, standin("--child", "plain"))
+    forgotten = inventory.change(known.id, process=None)
+    supervisor = daemon()
+    assert state(supervisor, forgotten) == ProcessState(alive=True)
+    supervisor.start(forgotten, standin())
+    assert inventory.replica(known.id) == known
+    inventory.change(known.id, process=None)
+    daemon().recover()
+    assert inventory.replica(known.id) == known
+
+
+def test_another_process_with_the_same_number_is_not_ours(daemon: Open, inventory: Inventory) -> None:
+    """The number was given away again: the start time tells."""
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        who = procfs.identify(stranger.pid)
+        assert who is not None
+        known = replace(record(), process=replace(who, started=who.started - 1))
+        inventory.write(known)
+        supervisor = daemon()
+        assert state(supervisor, known) == ProcessState(alive=False)
+        supervisor.stop(known, force=False)
+        supervisor.stop(known, force=True)
+        supervisor.remove(known)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_after_a_reboot_nothing_is_alive_and_nobody_is_signalled(daemon: Open, inventory: Inventory) -> None:
+    supervisor = daemon()
+    known = start(supervisor, inventory, standin())
+    assert known.process is not None
+    before = replace(known, boot="another", process=replace(known.process, boot="another"))
+    assert state(supervisor, before) == ProcessState(alive=False, rebooted=True)
+    supervisor.stop(before, force=True)
+    assert exists(pid(known))
+
+
+def test_gentle_stop_signals_the_main_process_alone(daemon: Open, inventory: Inventory) -> None:
+    """vLLM's engine must outlive the signal, else it cannot finish what runs."""
+    supervisor = daemon()
+    known = start(supervisor, inventory, standin("--child", "plain"))
+    (child,) = children(inventory, known)
+    supervisor.stop(known, force=False)
+    eventually(lambda: not state(supervisor, known).alive)
+    assert exists(child)
+    assert state(supervisor, known) == ProcessState(alive=False, leftovers=1, exit_code=0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "escaped", "titled"])
+def test_orphan_of_a_killed_main_process_is_found_and_killed(daemon: Open, inventory: Inventory, kind: str) -> None:
+    known = start(daemon(), inventory, standin("--child", kind))
+    (child,) = children(inventory, known)
+    os.kill(pid(known), signal.SIGKILL)
+    supervisor = daemon()
+    eventually(lambda: not state(supervisor, known).alive)
+    assert state(supervisor, known).leftovers == 1
+    with pytest.raises(Retryable, match="1 leftovers still there"):
+        supervisor.remove(known)
+    supervisor.stop(known, force=True)
+    assert not exists(child)
+    assert state(supervisor, known).leftovers == 0
+
+
+def test_child_without_any_mark_is_killed_with_its_session(daemon: Open, inventory: Inventory) -> None:
+    supervisor = daemon()
+    known = start(supervisor, inventory, standin("--ignore-term", "--child", "bare"))
+    (child,) = children(inventory, known)
+    supervisor.stop(known, force=True)
+    assert not exists(child)
+    assert not exists(pid(known))
+
+
+def test_noted_child_without_any_mark_is_found_after_a_sudden_death(daemon: Open, inventory: Inventory) -> None:
+    known = start(daemon(), inventory, standin("--child", "bare"))
+    (child,) = children(inventory, known)
+    known = daemon().note(known)
+    os.kill(pid(known), signal.SIGKILL)
+    supervisor = daemon()
+    eventually(lambda: not state(supervisor, known).alive)
+    assert state(supervisor, known).leftovers == 1
+    supervisor.stop(known, force=True)
+    assert not exists(child)
+
+
+def test_stubborn_process_ends_only_by_force(daemon: Open, inventory: Inventory) -> None:
+    supervisor = daemon()
+    known = start(supervisor, inventory, standin("--ignore-term"))
+    supervisor.stop(known, force=False)
+    supervisor.stop(known, force=False)
+    assert state(supervisor, known).alive
+    with pytest.raises(Retryable, match="main process still there"):
+        supervisor.remove(known)
+    supervisor.stop(known, force=True)
+    assert state(supervisor, known) == ProcessState(alive=False, exit_code=-9)
+
+
+def test_neighbours_survive_a_forced_stop(daemon: Open, inventory: Inventory) -> None:
+    supervisor = daemon()
+    first = start(supervisor, inventory, standin("--child", "plain"))
+    second = start(supervisor, inventory, standin("--child", "escaped"), serial="aaaaaaaa-1")  # type: ignore[arg-type]
+    supervisor.stop(first, force=True)
+    assert state(supervisor, second).alive
+    assert all(exists(child) for child in children(inventory, second))
+
+
+def test_port_that_an_orphan_still_holds_is_a_leftover(daemon: Open, inventory: Inventory) -> None:
+    """A foreign listener on the same port is none."""
+    port = free_port()
+    known = replace(record(port=port), process=Identity(2**22 - 1, 1, procfs.boot_id()))
+    inventory.write(known)
+    launch = standin("--port", str(port))
+    foreign = subprocess.Popen(launch.argv, stdout=subprocess.DEVNULL)
+    supervisor = daemon()
+    try:
+        eventually(lambda: port in procfs.listeners())
+        assert state(supervisor, known).leftovers == 0
+    finally:
+        foreign.kill()
+        foreign.wait()
+    marked = {census.MARKER: census.marker_of(inventory.folder, known.id)}
+    orphan = subprocess.Popen(launch.argv, stdout=subprocess.DEVNULL, env=marked, start_new_session=True)
+    try:
+        eventually(lambda: port in procfs.listeners())
+        assert state(supervisor, known).leftovers == 2
+    finally:
+        orphan.kill()
+        orphan.wait()
+
+
+def test_shared_memory_of_a_killed_replica_is_swept(daemon: Open, inventory: Inventory) -> None:
+    supervisor = daemon()
+    known = start(supervisor, inventory, standin("--shared-memory"))
+    name = said(log_of(inventory, known), "shared_memory")
+    file = Path(f"/dev/shm/{name}")
+    assert file.exists()
+    supervisor.stop(known, force=True)
+    known = inventory.replica(known.id) or known
+    assert [shared.name for shared in known.shared_memory] == [name]
+    assert file.exists()
+    supervisor.remove(known)
+    assert not file.exists()
+
+
+def test_shared_memory_that_somebody_else_maps_or_made_is_left_alone(tmp_path: Path) -> None:
+    script = (
+        "from multiprocessing.shared_memory import SharedMemory as S\n"
+        "from multiprocessing import resource_tracker as r\n"
+        "s = S(create=True, size=4096); r.unregister('/' + s.name, 'shared_memory'); print(s.name, flush=True); input()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    file = Path("/dev/shm") / holder.stdout.readline().strip()
+    try:
+        (seen,) = procfs.shared_memory_of(holder.pid)
+        scratch.sweep_shared_memory([seen])
+        assert file.exists(), "it was mapped"
+        holder.communicate("\n")
+        scratch.sweep_shared_memory([replace(seen, inode=seen.inode + 1)])
+        assert file.exists(), "it was another file of the same name"
+        scratch.sweep_shared_memory([seen])
+        assert not file.exists()
+    finally:
+        holder.kill()
+        holder.wait()
+        file.unlink(missing_ok=True)
+
+
+def test_removed_replica_leaves_no_file(daemon: Open, inventory: Inventory) -> None:
+    supervisor = daemon()
+    known = start(supervisor, inventory, standin())
+    temporary = scratch.folder_of(inventory.folder, known.id)
+    assert temporary.is_dir()
+    supervisor.stop(known, force=True)
+    supervisor.remove(known)
+    supervisor.remove(known)
+    assert not temporary.exists()
+    assert not any((inventory.folder / "replicas").iterdir())
+
+
+def test_temporary_folder_leaves_room_for_a_socket(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["folder"] * 20)
+    for target in (Path("/var/lib/reconciler/gpu-box-7"), deep):
+        folder = scratch.folder_of(target, record().id)
+        assert len(str(folder / ("x" * 36))) <= 107
+    assert scratch.folder_of(deep, record().id) != scratch.folder_of(deep / "other", record().id)
+
+
+def test_foreign_folder_in_the_place_of_ours_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Retryable, match="is not ours"):
+        scratch.make(tmp_path / "link")

@@ -1,0 +1,76 @@
+"""Small helpers around real processes and records, shared by the tests of host targets."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.inventory import ReplicaRecord
+from reconciler.model import EffectiveSpec, Lease, Origin, ReplicaId, ServiceId
+from reconciler.targets import procfs
+
+STANDIN = Path(__file__).parent / "standin.py"
+SERVICE = ServiceId("default", "chat")
+ORIGIN = Origin("hosts/box/chat.yaml", 3)
+SPEC = EffectiveSpec("standin:1", ("python",), ("--model", "/mnt/models"))
+
+
+@dataclass(frozen=True)
+class StandinLaunch:
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def standin(*flags: str, **env: str) -> StandinLaunch:
+    return StandinLaunch((sys.executable, str(STANDIN), *flags), env)
+
+
+def record(serial: str = "aaaaaaaa-0", port: int = 0, gpus: tuple[str, ...] = ()) -> ReplicaRecord:
+    return ReplicaRecord(
+        id=ReplicaId(SERVICE, serial),
+        digest="aaaaaaaa" * 8,
+        spec=SPEC,
+        origin=ORIGIN,
+        lease=Lease(port or free_port(), gpus),
+        created_at=time.time(),
+        drain_timeout=5.0,
+        parsed="",
+        revision="1" * 40,
+        boot=procfs.boot_id(),
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def eventually(claim: Callable[[], object], within: float = 30.0) -> None:
+    """Wait for something that other processes bring about; the limit is only there so that a failure ends."""
+    deadline = time.monotonic() + within
+    while not claim():
+        assert time.monotonic() < deadline, "did not come about in time"
+        time.sleep(0.02)
+
+
+def exists(pid: int) -> bool:
+    stat = procfs.read_stat(pid)
+    return stat is not None and not stat.is_dead
+
+
+def said(log: Path, key: str) -> object:
+    """What a stand-in printed about itself."""
+    for line in log.read_text().splitlines():
+        if line.startswith("{") and key in (found := json.loads(line)):
+            return found[key]
+    return None
+
+
+def is_up(log: Path) -> bool:
+    return log.exists() and "up" in log.read_text().splitlines()
