@@ -140,6 +140,9 @@ def _explained(error: yaml.MarkedYAMLError, text: bytes, first_line: int) -> Yam
     problem = error.problem or "cannot be read"
     if _has_tab(text, line - first_line):
         return YamlProblem(line, "a tab stands where YAML wants spaces")
+    if error.context and error.context_mark and problem.endswith("end of stream"):
+        begun = error.context_mark.line + first_line
+        return YamlProblem(begun, f"is not YAML: the document ends {error.context} that begins here")
     if error.context and error.context_mark and error.context_mark.line + first_line != line:
         problem += f" ({error.context} that begins in line {error.context_mark.line + first_line})"
     return YamlProblem(line, f"is not YAML: {problem}")
@@ -231,10 +234,7 @@ class _Builder:
     def _scalar(self, node: ScalarNode) -> Any:
         if node.tag is None and node.style:
             return node.value
-        if node.tag is None or node.tag == "!":
-            value = read_plain(node.value) if node.tag is None else node.value
-        else:
-            value = self._tagged(node)
+        value = read_plain(node.value) if node.tag is None else self._tagged(node)
         if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
             raise YamlProblem(self._line(node), f"{node.value} is not a number that Kubernetes can hold")
         if value is not node.value and _SURPRISING.fullmatch(node.value):
@@ -252,7 +252,7 @@ class _Builder:
         return value
 
     def _expect(self, node: Node, kind: str) -> None:
-        if node.tag is not None and node.tag not in ("!", _CORE + kind):
+        if node.tag is not None and node.tag != _CORE + kind:
             raise YamlProblem(self._line(node), f"the tag {_shown(node.tag)} is not allowed here", "UnknownTag")
 
     def _line(self, node: Node) -> int:
