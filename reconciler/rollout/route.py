@@ -24,8 +24,14 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         stable=_endpoints(stable, draining),
         canary=_endpoints(canary, draining),
         canary_percent=percent or 0,
-        request_timeout=s.desired.request_timeout if s.desired else None,
+        request_timeout=_request_timeout(s),
     )
+
+
+def _request_timeout(s: Situation) -> float | None:
+    if s.desired and s.desired.spec:
+        return s.desired.request_timeout
+    return s.route.request_timeout if s.route else None
 
 
 def _is_canary(s: Situation, aim: Aim, replica: Replica, is_draining: bool) -> bool:
