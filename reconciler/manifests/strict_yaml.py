@@ -6,6 +6,7 @@ YAML's core, nesting deeper than `MAX_DEPTH`, aliases that expand to absurd size
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -235,9 +236,11 @@ class _Builder:
         if node.tag is None and node.style:
             return node.value
         value = read_plain(node.value) if node.tag is None else self._tagged(node)
-        if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, float) and not math.isfinite(value):
             raise YamlProblem(self._line(node), f"{node.value} is not a number that Kubernetes can hold")
-        if value is not node.value and _SURPRISING.fullmatch(node.value):
+        if _SURPRISING.fullmatch(node.value):
             self.surprises.append((self._line(node), node.value, value))
         return value
 
