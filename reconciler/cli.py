@@ -452,10 +452,10 @@ def logs(config: str | None, service: str, lines: int, follow: bool) -> int:
 @click.option("--once", is_flag=True, help="Clean up at the end; exit code 0 only if all went as promised.")
 @click.option("--stop", is_flag=True, help="End the demo that runs.")
 @click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), help="Where it keeps its files.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the proxy.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the proxy, else the first free one from 8080.")
 @click.option("--python", type=click.Path(dir_okay=False, path_type=Path), help="Interpreter that has vLLM.")
 @_options(config=False, output=("text", "json"))
-def demo(once: bool, stop: bool, folder: Path | None, port: int, python: Path | None, output: str) -> int:
+def demo(once: bool, stop: bool, folder: Path | None, port: int | None, python: Path | None, output: str) -> int:
     """See it work: push, change under load, refuse a bad commit."""
     from reconciler.demo import run as run_demo
 
