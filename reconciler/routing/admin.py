@@ -1,0 +1,123 @@
+"""Envoy's own word about itself, from its admin socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.errors import Retryable
+from reconciler.model import Routed
+from reconciler.routing.static import CLUSTER, ROUTES, STATS
+
+SOCKET = "admin.sock"
+_CLUSTERS = "/clusters?format=json"
+_UPDATES = "/stats?format=json&filter=(version_text|update_rejected|update_failure)$"
+# The files that Envoy watches, and where it counts what became of them.
+_SCOPES = {
+    "lds": "listener_manager.lds",
+    "cds": "cluster_manager.cds",
+    "eds": f"cluster.{CLUSTER}",
+    "rds": f"http.{STATS}.rds.{ROUTES}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """One replica at the proxy. `in_flight` counts requests; None is unknown, never zero."""
+
+    routed: Routed
+    in_flight: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Uptake:
+    """What Envoy made of one file: the version it runs, and how many it refused since it started."""
+
+    version: str
+    refused: int
+
+
+class Admin:
+    """Asks one Envoy. Every method raises Retryable when it does not answer in time."""
+
+    def __init__(self, folder: Path, timeout: float = 2.0) -> None:
+        self._folder = folder
+        self._timeout = timeout
+
+    def is_live(self) -> bool:
+        """Whether Envoy has all it needs to serve."""
+        return self._ask("/ready")[0].strip() == b"LIVE"
+
+    def uptakes(self) -> dict[str, Uptake]:
+        """What became of each watched file."""
+        return _uptakes(json.loads(self._ask(_UPDATES)[0]))
+
+    def survey(self) -> tuple[dict[int, EndpointState], dict[str, Uptake]]:
+        """Every endpoint by port, and what became of each watched file."""
+        clusters, updates = self._ask(_CLUSTERS, _UPDATES)
+        return _endpoints(json.loads(clusters)), _uptakes(json.loads(updates))
+
+    def _ask(self, *paths: str) -> list[bytes]:
+        connection = _UnixConnection(self._folder, self._timeout)
+        try:
+            return [connection.fetch(path) for path in paths]
+        except (OSError, http.client.HTTPException) as error:
+            where = self._folder / SOCKET
+            raise Retryable(f"the proxy does not answer on {where}: {error or type(error).__name__}") from error
+        finally:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, folder: Path, timeout: float) -> None:
+        super().__init__("admin", timeout=timeout)
+        self._folder = folder
+
+    def connect(self) -> None:
+        """Goes through the folder's descriptor: a socket's path may have only 107 characters, a state folder more."""
+        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
+        try:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(f"/proc/self/fd/{folder}/{SOCKET}")
+        finally:
+            os.close(folder)
+
+    def fetch(self, path: str) -> bytes:
+        self.request("GET", path)
+        response = self.getresponse()
+        body = response.read()
+        # Not ready is an answer too.
+        if response.status not in (200, 503):
+            raise http.client.HTTPException(f"{path} answered {response.status}")
+        return body
+
+
+def _uptakes(stats: Any) -> dict[str, Uptake]:
+    values: Mapping[str, Any] = {stat["name"]: stat["value"] for stat in stats["stats"] if "name" in stat}
+    return {name: _uptake(scope, values) for name, scope in _SCOPES.items()}
+
+
+def _uptake(scope: str, values: Mapping[str, Any]) -> Uptake:
+    refused = sum(int(values.get(f"{scope}.{counter}", 0)) for counter in ("update_rejected", "update_failure"))
+    return Uptake(str(values.get(f"{scope}.version_text", "")), refused)
+
+
+def _endpoints(clusters: Any) -> dict[int, EndpointState]:
+    ours = [c for c in clusters.get("cluster_statuses", ()) if c["name"] == CLUSTER]
+    hosts = [host for cluster in ours for host in cluster.get("host_statuses", ())]
+    return {int(host["address"]["socket_address"]["port_value"]): _endpoint(host) for host in hosts}
+
+
+def _endpoint(host: Any) -> EndpointState:
+    # Protobuf's JSON leaves out zeros, so a gauge without a value is a zero; a missing gauge is not.
+    active = [stat for stat in host.get("stats", ()) if stat["name"] == "rq_active"]
+    is_active = host["health_status"].get("eds_health_status") == "HEALTHY"
+    in_flight = int(active[0].get("value", 0)) if active else None
+    return EndpointState(Routed.ACTIVE if is_active else Routed.DRAINING, in_flight)

@@ -1,0 +1,185 @@
+"""The proxy of one host: Envoy, told by files that are renamed into place.
+
+If we die, traffic does not notice. Between any two writes the files on disk and the routes in Envoy serve every
+service that had a replica before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from reconciler.config import Routing
+from reconciler.errors import Retryable
+from reconciler.model import Routed, ServiceId, ServiceRoute
+from reconciler.routing import endpoints, process, resources, static
+from reconciler.routing.admin import SOCKET, Admin, EndpointState
+from reconciler.routing.files import read_file, replace_file
+from reconciler.routing.ports import holder_of, is_free
+from reconciler.routing.table import dump_routes, load_routes
+from reconciler.routing.watched import NOTHING, Content, WatchedFiles, content
+
+_TABLE = "routes.json"
+_PATIENCE = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyState:
+    """What the proxy says of itself.
+
+    `running`: the process is there. `ready`: it answers, and listens as the settings say. `endpoints` by port; None
+    when it did not answer. `applied` is the table that it runs; empty when it is known to run another one.
+    """
+
+    running: bool
+    ready: bool
+    endpoints: Mapping[int, EndpointState] | None
+    applied: Mapping[ServiceId, ServiceRoute]
+
+    def endpoint(self, port: int) -> EndpointState:
+        """One replica's state; unknown when the proxy did not answer."""
+        if self.endpoints is None:
+            return EndpointState(Routed.UNKNOWN, None)
+        return self.endpoints.get(port, EndpointState(Routed.ABSENT, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table of routes as Envoy gets it."""
+
+    routes: tuple[ServiceRoute, ...] = ()
+    members: endpoints.Members = field(default_factory=dict)
+    rds: Content = NOTHING
+    eds: Content = NOTHING
+
+
+class EnvoyProxy:
+    """Starts, tells, asks and ends the Envoy of one folder. Only one of us may write there at a time."""
+
+    def __init__(self, folder: Path, settings: Routing) -> None:
+        """Raises SettingsError if the address to listen on is not one."""
+        self._folder = folder.absolute()
+        self._domain = settings.domain
+        self._address = static.parse_listen(settings.listen)
+        self._fixed = {"cds": content(static.cluster()), "lds": content(static.listener(settings))}
+        self._admin = Admin(self._folder)
+        self._files = WatchedFiles(self._folder, self._admin)
+        self._last_read: tuple[str, _Table] = ("", _Table())
+
+    def observe(self) -> ProxyState:
+        """What is there now. It never writes and never raises."""
+        table = self._table_on_disk()
+        applied = {route.service: route for route in table.routes}
+        try:
+            found, uptakes = self._admin.survey()
+        except Retryable:
+            return ProxyState(process.find(self._folder) is not None, False, None, MappingProxyType(applied))
+        runs_table = table.rds.runs(uptakes["rds"]) and table.eds.runs(uptakes["eds"])
+        ready = all(wanted.runs(uptakes[name]) for name, wanted in self._fixed.items())
+        return ProxyState(True, ready, found, MappingProxyType(applied if runs_table else {}))
+
+    def apply(self, routes: tuple[ServiceRoute, ...]) -> None:
+        """Makes the proxy run this table. Writes only what changed; may be killed anywhere and called again.
+
+        New endpoints first, then the routes, then the old endpoints go. Raises Retryable if Envoy refuses the table
+        (it keeps the one before) or does not answer.
+        """
+        process.trim_log(self._folder)
+        wanted = self._table_for(routes)
+        if not (wanted.rds.runs(self._admin.uptakes()["rds"]) and self._files.text("rds") == wanted.rds.text):
+            both = endpoints.bridge(self._members_on_disk(), wanted.members)
+            self._files.publish("eds", content(endpoints.endpoint_table(both)))
+            self._files.publish("rds", wanted.rds)
+        self._files.publish("eds", wanted.eds)
+        self._write(_TABLE, dump_routes(routes))
+
+    def ensure_running(self) -> None:
+        """Starts Envoy unless it runs, and waits until it serves what the files say. Raises Retryable."""
+        self._lay_out()
+        running = process.find(self._folder)
+        if running is None:
+            self._refuse_taken_port()
+            running = process.spawn(self._folder, concurrency=max(2, min(4, os.cpu_count() or 2)))
+        process.record(self._folder, running)
+        self._wait_until_live(running)
+        for name, wanted in self._fixed.items():
+            self._files.publish(name, wanted)
+
+    def stop(self) -> None:
+        """Ends Envoy, and with it every request in it. The routes stay on disk."""
+        running = process.find(self._folder)
+        if running is not None:
+            process.end(running)
+        for name in (process.RECORD, SOCKET):
+            (self._folder / name).unlink(missing_ok=True)
+
+    def _lay_out(self) -> None:
+        """Puts down what Envoy must find when it starts. Files of an earlier Envoy stay: it serves the same at once."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
+        process.trim_log(self._folder)
+        self._write("bootstrap.json", json.dumps(static.bootstrap(), indent=1))
+        for name, wanted in self._fixed.items():
+            if self._files.resource(name) is None:
+                self._files.lay_out(name, wanted)
+        if self._files.resource("eds") is None or self._files.resource("rds") is None:
+            (self._folder / _TABLE).unlink(missing_ok=True)
+            empty = self._table_for(())
+            self._files.lay_out("eds", empty.eds)
+            self._files.lay_out("rds", empty.rds)
+
+    def _refuse_taken_port(self) -> None:
+        host, port = self._address
+        try:
+            free = is_free(host, port)
+        except OSError as error:
+            raise Retryable(f"routing.listen: cannot listen on {host}:{port}: {error.strerror}") from error
+        if not free:
+            who = holder_of(port)
+            raise Retryable(f"routing.listen: {host}:{port} is taken by {who}; end it or choose another port")
+
+    def _wait_until_live(self, running: process.Identity) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        problem = "it does not say why"
+        while time.monotonic() < deadline:
+            if not running.is_alive():
+                words = process.last_words(self._folder) or "no last words"
+                raise Retryable(f"the proxy ended while it started: {words}; see {self._folder / process.LOG}")
+            try:
+                if self._admin.is_live():
+                    return
+            except Retryable as error:
+                problem = str(error)
+            time.sleep(0.02)
+        raise Retryable(f"the proxy (pid {running.pid}) is not ready after {_PATIENCE:.0f} s: {problem}")
+
+    def _table_for(self, routes: tuple[ServiceRoute, ...]) -> _Table:
+        members = endpoints.members_of(routes)
+        rds = content(resources.route_table(routes, self._domain))
+        return _Table(routes, members, rds, content(endpoints.endpoint_table(members)))
+
+    def _table_on_disk(self) -> _Table:
+        """What was last told, as Envoy would get it today: another domain, or another release of ours, differs."""
+        text = read_file(self._folder / _TABLE) or ""
+        if text != self._last_read[0]:
+            try:
+                table = self._table_for(load_routes(text))
+            except ValueError:
+                table = _Table()
+            self._last_read = (text, table)
+        return self._last_read[1]
+
+    def _members_on_disk(self) -> endpoints.Members:
+        try:
+            return endpoints.read_members(self._files.resource("eds"))
+        except (ValueError, KeyError, TypeError, IndexError):
+            return {}
+
+    def _write(self, name: str, text: str) -> None:
+        if read_file(self._folder / name) != text:
+            replace_file(self._folder / name, text)

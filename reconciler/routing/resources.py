@@ -1,0 +1,171 @@
+"""Services → what Envoy is told whenever they change: its routes and its endpoints. Pure; resources are plain dicts.
+
+Three ways in, the most specific first: by host name, by path, by the `model` of an OpenAI request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from urllib.parse import quote
+
+from reconciler.model import ServiceId, ServiceRoute
+from reconciler.routing.answers import answer, refusal, refusal_quoting, skip
+from reconciler.routing.endpoints import subset
+from reconciler.routing.static import CLUSTER, MODEL_METADATA, ROUTES, TYPE, Resource
+
+Models = Mapping[str, tuple[ServiceId, ...]]
+
+_RETRY: Resource = {
+    # Only what certainly never reached a replica; and then another one, if there is one.
+    "retry_on": "connect-failure,refused-stream,reset-before-request",
+    "num_retries": 3,
+    "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+    "retry_host_predicate": [
+        {
+            "name": "previous_hosts",
+            "typed_config": {"@type": TYPE + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+        }
+    ],
+    "host_selection_retry_max_attempts": 5,
+}
+
+
+def accepted_models(services: Iterable[ServiceId]) -> dict[str, tuple[ServiceId, ...]]:
+    """What `model` may say: `namespace/name`, and `name`. More than one service means that the name is ambiguous."""
+    models: dict[str, tuple[ServiceId, ...]] = {}
+    for service in sorted(services):
+        models[service.name] = (*models.get(service.name, ()), service)
+        models[str(service)] = (service,)
+    return models
+
+
+def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
+    """All ways in to all services."""
+    services = sorted(routes, key=lambda route: route.service)
+    models = accepted_models(route.service for route in services)
+    listing = json.dumps(_model_list(models))
+    shared = [*_model_list_routes(listing), *_path_routes(services), *_model_routes(services, models), _nowhere()]
+    return {
+        "@type": TYPE + "envoy.config.route.v3.RouteConfiguration",
+        "name": ROUTES,
+        "ignore_port_in_host_matching": True,
+        "max_direct_response_body_size_bytes": len(listing) + (1 << 20),
+        "virtual_hosts": [*_hosts(services, domain), _virtual_host("shared", "*", shared)],
+    }
+
+
+def _hosts(services: list[ServiceRoute], domain: str) -> list[Resource]:
+    """One host name per service. `a-b` in `c` and `a` in `b-c` have the same one; Envoy would refuse it twice."""
+    sharing: dict[str, list[ServiceRoute]] = defaultdict(list)
+    for route in services:
+        label = quote(f"{route.service.name}-{route.service.namespace}", safe="")
+        sharing[f"{label}.{domain}".lower()].append(route)
+    return [_virtual_host(host, host, [_by_host(these)]) for host, these in sharing.items()]
+
+
+def _virtual_host(name: str, domain: str, routes: list[Resource]) -> Resource:
+    return {"name": name, "domains": [domain], "retry_policy": _RETRY, "routes": routes}
+
+
+def _by_host(sharing: list[ServiceRoute]) -> Resource:
+    if len(sharing) == 1:
+        return {"match": {"prefix": "/"}, **skip("model"), "route": _to(sharing[0])}
+    paths = " or ".join(f"/{route.service}/" for route in sharing)
+    return refusal({"prefix": "/"}, 404, f"this host name means more than one service; use the path {paths}")
+
+
+def _path_routes(services: list[ServiceRoute]) -> list[Resource]:
+    """`/v1/` belongs to the `model` way in: services of a namespace `v1` have no path."""
+    return [
+        {
+            "match": {"prefix": f"/{quote(route.service.namespace)}/{quote(route.service.name)}/"},
+            **skip("model"),
+            "route": {**_to(route), "prefix_rewrite": "/"},
+        }
+        for route in services
+        if route.service.namespace != "v1"
+    ]
+
+
+def _model_routes(services: list[ServiceRoute], models: Models) -> list[Resource]:
+    by_id = {route.service: route for route in services}
+    return [
+        refusal({"prefix": "/v1/", "headers": [_method("POST", invert=True)]}, 405, _ONLY_POST, allow="POST"),
+        *(
+            {"match": _noted("model", {"string_match": {"exact": model}}), "route": _to(by_id[choices[0]])}
+            if len(choices) == 1
+            else _ambiguous(model, choices)
+            for model, choices in models.items()
+        ),
+        refusal_quoting(
+            _noted("model", {"present_match": True}),
+            404,
+            f"The model `%DYNAMIC_METADATA({MODEL_METADATA}:model):200%` does not exist.",
+            param="model",
+        ),
+        refusal({"prefix": "/v1/"}, 400, _NO_MODEL, param="model", read_body=True),
+    ]
+
+
+_ONLY_POST = "only POST requests are routed by their `model`; for others use /{namespace}/{name}/v1/…"
+_NO_MODEL = "the body must be JSON (content-type application/json) and name a `model`; or use /{namespace}/{name}/v1/…"
+
+
+def _ambiguous(model: str, choices: tuple[ServiceId, ...]) -> Resource:
+    message = f"The model `{model}` is ambiguous; write {' or '.join(f'`{choice}`' for choice in choices)}."
+    return refusal(_noted("model", {"string_match": {"exact": model}}), 404, message, param="model", read_body=True)
+
+
+def _model_list_routes(listing: str) -> list[Resource]:
+    return [
+        answer({"path": "/v1/models", "headers": [_method("GET|HEAD")]}, 200, listing),
+        refusal({"path": "/v1/models"}, 405, "the list of models can only be read", allow="GET, HEAD"),
+    ]
+
+
+def _model_list(models: Models) -> Resource:
+    known = {model: choices[0] for model, choices in models.items() if len(choices) == 1}
+    entries = [
+        {"id": model, "object": "model", "created": 0, "owned_by": service.namespace}
+        for model, service in sorted(known.items())
+    ]
+    return {"object": "list", "data": entries}
+
+
+def _nowhere() -> Resource:
+    message = (
+        "no service here; the ways in are /v1/… with a `model`, /{namespace}/{name}/v1/…, and a service's host name"
+    )
+    return refusal({"prefix": "/"}, 404, message)
+
+
+def _to(route: ServiceRoute) -> Resource:
+    return {**_weights(route), "timeout": f"{route.request_timeout or 0:.3f}s"}
+
+
+def _weights(route: ServiceRoute) -> Resource:
+    """The canary has its share while both sides can take requests; else the side that can has all of them."""
+    stable, canary = (any(not e.draining for e in side) for side in (route.stable, route.canary))
+    percent = route.canary_percent if canary else 0
+    if percent and not stable:
+        percent = 100
+    chosen = [
+        {"name": CLUSTER, "weight": weight, "metadata_match": subset(str(route.service), part)}
+        for part, weight in (("stable", 100 - percent), ("canary", percent))
+        if weight
+    ]
+    if len(chosen) == 1:
+        return {"cluster": CLUSTER, "metadata_match": chosen[0]["metadata_match"]}
+    return {"weighted_clusters": {"clusters": chosen}}
+
+
+def _noted(key: str, value: Resource) -> Resource:
+    """Matches requests whose body made the model filter write this down."""
+    metadata = {"filter": MODEL_METADATA, "path": [{"key": key}], "value": value}
+    return {"prefix": "/v1/", "dynamic_metadata": [metadata]}
+
+
+def _method(pattern: str, *, invert: bool = False) -> Resource:
+    return {"name": ":method", "string_match": {"safe_regex": {"regex": pattern}}, "invert_match": invert}

@@ -1,0 +1,203 @@
+"""What Envoy is told once: its bootstrap, the one listener and the one cluster. Pure; the resources are plain dicts.
+
+All replicas of a host stand in one cluster, and each service is a subset of it. A cluster per service would need a
+watched file per service, and Envoy holds one inotify instance per watched file: at Linux's default of 128 per user it
+aborts, streams and all, when one service too many is added.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reconciler.config import Routing
+from reconciler.errors import SettingsError
+
+Resource = dict[str, Any]
+
+CLUSTER = "replicas"
+ROUTES = "services"
+STATS = "gateway"
+# Where the body's `model` lands, and the key under which it does.
+MODEL_METADATA = "reconciler.model"
+
+TYPE = "type.googleapis.com/"
+_HTTP = TYPE + "envoy.extensions.filters.http."
+_UNLIMITED = 1_000_000
+# vLLM closes a connection that idled for 5 s; we must let go of it first, or a request meets a closing connection.
+_UPSTREAM_IDLE = "3s"
+_STREAM_IDLE = "3600s"
+_RETRY_AFTER = "5"
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """`127.0.0.1:8080`, `[::]:8080` or `:8080` as (IP address, port). Raises SettingsError."""
+    host, _, port = listen.rpartition(":")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise SettingsError(f'routing.listen: "{listen}" names no port; write for example 127.0.0.1:8080')
+    host = host.strip("[]")
+    return {"": "0.0.0.0", "localhost": "127.0.0.1"}.get(host, host), int(port)  # noqa: S104
+
+
+def bootstrap() -> Resource:
+    """Where Envoy finds the rest. Paths are relative: Envoy runs inside the proxy's folder."""
+    return {
+        "node": {"id": "reconciler", "cluster": "reconciler"},
+        "admin": {"address": {"pipe": {"path": "./admin.sock", "mode": 0o600}}},
+        "dynamic_resources": {"lds_config": _file("lds"), "cds_config": _file("cds")},
+        "overload_manager": {"resource_monitors": [_connection_limit()]},
+    }
+
+
+def cluster() -> Resource:
+    """The cluster of all replicas. A request is balanced inside the subset of its service."""
+    return {
+        "@type": TYPE + "envoy.config.cluster.v3.Cluster",
+        "name": CLUSTER,
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": _file("eds")},
+        "connect_timeout": "1s",
+        "lb_policy": "LEAST_REQUEST",
+        "lb_subset_config": {
+            "fallback_policy": "NO_FALLBACK",
+            "subset_selectors": [_part("stable"), _part("canary"), {"keys": ["service"]}],
+        },
+        # Without these, a service whose replicas all drain would still get requests.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "ignore_health_on_host_removal": True,
+        "circuit_breakers": {"thresholds": [_no_limits()]},
+        "upstream_connection_options": {"tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 10}},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": {"idle_timeout": _UPSTREAM_IDLE},
+                "explicit_http_config": {"http_protocol_options": {}},
+            }
+        },
+    }
+
+
+def _part(name: str) -> Resource:
+    # A request keeps the routes it came in with. If its body took longer than a rollout, the part it was meant for may
+    # be empty by now; any replica of the service is better than an error.
+    return {"keys": ["service", name], "fallback_policy": "KEYS_SUBSET", "fallback_keys_subset": ["service"]}
+
+
+def listener(settings: Routing) -> Resource:
+    """The one way in."""
+    host, port = parse_listen(settings.listen)
+    return {
+        "@type": TYPE + "envoy.config.listener.v3.Listener",
+        "name": "entrance",
+        "address": {"socket_address": {"address": host, "port_value": port}},
+        # A second process on the same port must fail, and not take half of the connections.
+        "enable_reuse_port": False,
+        "filter_chains": [
+            {"filters": [{"name": "http", "typed_config": _connection_manager(settings.max_body_bytes)}]}
+        ],
+    }
+
+
+def _connection_manager(max_body_bytes: int) -> Resource:
+    return {
+        "@type": TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": STATS,
+        "stream_idle_timeout": _STREAM_IDLE,
+        "request_headers_timeout": "30s",
+        "normalize_path": True,
+        "merge_slashes": True,
+        "strip_trailing_host_dot": True,
+        "server_header_transformation": "PASS_THROUGH",
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+        # No client may set Envoy's own headers (timeouts, retries), wherever it connects from. An empty list of internal
+        # addresses would mean all private ones, so it names one that nobody connects from.
+        "use_remote_address": True,
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
+        "rds": {"route_config_name": ROUTES, "config_source": _file("rds")},
+        "http_filters": [
+            {"name": "buffer", "typed_config": _buffer(max_body_bytes)},
+            {"name": "model", "typed_config": _read_model()},
+            {
+                "name": "router",
+                "typed_config": {"@type": _HTTP + "router.v3.Router", "suppress_envoy_headers": True},
+            },
+        ],
+        "local_reply_config": {"mappers": _error_shapes()},
+    }
+
+
+def _buffer(max_body_bytes: int) -> Resource:
+    return {"@type": _HTTP + "buffer.v3.Buffer", "max_request_bytes": max_body_bytes}
+
+
+def _read_model() -> Resource:
+    """Puts the body's `model` where routes can match it."""
+
+    def note(key: str, value: str | None = None) -> Resource:
+        fixed = {} if value is None else {"value": value}
+        return {"metadata_namespace": MODEL_METADATA, "key": key, "type": "STRING", **fixed}
+
+    rule = {
+        "selectors": [{"key": "model"}],
+        "on_present": note("model"),
+        "on_missing": note("problem", "missing"),
+        "on_error": note("problem", "unreadable"),
+    }
+    return {
+        "@type": _HTTP + "json_to_metadata.v3.JsonToMetadata",
+        "request_rules": {"rules": [rule], "allow_content_types_regex": {"regex": "(?i)application/json.*"}},
+    }
+
+
+def _error_shapes() -> list[Resource]:
+    """Every answer that Envoy itself gives, as an OpenAI client expects an error."""
+    too_large = {"status_code_filter": {"comparison": {"op": "EQ", "value": _runtime_value(413, "too_large")}}}
+    return [
+        _error(too_large, "the request body is too large", "BadRequestError"),
+        _error(_flags("UT", "SI"), "the service did not answer in time", "TimeoutError"),
+        _error(_flags("UH", "NC", "UO"), "no replica of this service is ready", "ServiceUnavailableError", retry=True),
+        _error(
+            _flags("UF", "UC", "LR", "UR", "URX", "UPE"),
+            "the replica broke the connection before it answered",
+            "ServiceUnavailableError",
+            retry=True,
+        ),
+    ]
+
+
+def _error(when: Resource, message: str, kind: str, *, retry: bool = False) -> Resource:
+    shape = {"error": {"message": message, "type": kind, "param": None, "code": "%RESPONSE_CODE%"}}
+    header = {"header": {"key": "retry-after", "value": _RETRY_AFTER}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {
+        "filter": when,
+        "body_format_override": {"json_format": shape, "content_type": "application/json"},
+        **({"headers_to_add": [header]} if retry else {}),
+    }
+
+
+def _flags(*flags: str) -> Resource:
+    return {"response_flag_filter": {"flags": list(flags)}}
+
+
+def _runtime_value(value: int, key: str) -> Resource:
+    return {"default_value": value, "runtime_key": f"reconciler.{key}"}
+
+
+def _no_limits() -> Resource:
+    # The engine queues; a limit here would turn its queue into errors.
+    limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+    return dict.fromkeys(limits, _UNLIMITED)
+
+
+def _connection_limit() -> Resource:
+    return {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {
+            "@type": TYPE + "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+            "max_active_downstream_connections": 50_000,
+        },
+    }
+
+
+def _file(name: str) -> Resource:
+    return {"resource_api_version": "V3", "path_config_source": {"path": f"./{name}.json"}}

@@ -1,0 +1,38 @@
+"""The table of routes as a file: what the proxy was last told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from reconciler.model import Endpoint, ReplicaId, ServiceId, ServiceRoute
+
+
+def dump_routes(routes: Iterable[ServiceRoute]) -> str:
+    """JSON text; the same routes give the same text."""
+    return json.dumps({"routes": [asdict(route) for route in sorted(routes, key=lambda r: r.service)]}, indent=1)
+
+
+def load_routes(text: str) -> tuple[ServiceRoute, ...]:
+    """The inverse of `dump_routes`. Raises ValueError for anything else."""
+    try:
+        return tuple(_route(entry) for entry in json.loads(text)["routes"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a table of routes: {error}") from error
+
+
+def _route(entry: Any) -> ServiceRoute:
+    return ServiceRoute(
+        service=ServiceId(**entry["service"]),
+        stable=tuple(map(_endpoint, entry["stable"])),
+        canary=tuple(map(_endpoint, entry["canary"])),
+        canary_percent=int(entry["canary_percent"]),
+        request_timeout=entry["request_timeout"],
+    )
+
+
+def _endpoint(entry: Any) -> Endpoint:
+    replica = ReplicaId(ServiceId(**entry["replica"]["service"]), entry["replica"]["serial"])
+    return Endpoint(replica, int(entry["port"]), bool(entry["draining"]))
