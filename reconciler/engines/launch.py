@@ -1,0 +1,288 @@
+"""Host translation: what a container would run becomes what this host runs. Pure, and after the digest.
+
+`launch` makes a child process of one replica's spec; `question` is what the installed vLLM is asked about that spec
+before; `unsupported` says what only a container could run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.config import Engine
+from reconciler.engines.arguments import find, flag_value, is_flag, values_of
+from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, Reason, ServiceId
+
+API_SERVER = "vllm.entrypoints.openai.api_server"
+_CLI = "vllm.entrypoints.cli.main"
+_PYTHON = re.compile(r"(.*/)?python(3(\.\d+)?)?")
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# These name places inside the image, or would make every start compile vLLM anew.
+_IMAGE_ONLY = frozenset(
+    {"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
+)
+# A unix socket's path has 107 bytes, and vLLM names its sockets by 36 of them.
+_LONGEST_SOCKET_FOLDER = 107 - 1 - 36
+_CANNOT = {
+    "--uds": "the proxy reaches replicas by port",
+    "--headless": "a replica without an HTTP server cannot be probed",
+    "--grpc": "a replica without an HTTP server cannot be probed",
+    "--ssl-keyfile": "the proxy speaks plain HTTP to replicas",
+    "--ssl-certfile": "the proxy speaks plain HTTP to replicas",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One process to start. `env` is all of its environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Folders that a replica may write to.
+
+    `home` is shared by all replicas of one engine: vLLM's compile caches live there and must survive. `tmp` is the
+    replica's own.
+    """
+
+    home: str
+    tmp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the installed vLLM is asked: the server's arguments before host translation.
+
+    `indices` tells for each of them where it stands among the words of command and args; None: nobody wrote it.
+    `paths` maps folders in the container to folders on this host.
+    """
+
+    python: Path
+    argv: tuple[str, ...]
+    indices: tuple[int | None, ...]
+    env: Mapping[str, str]
+    paths: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """A command line that starts vLLM's server: `python {options} -m {module} {flags}`."""
+
+    options: tuple[str, ...]
+    module: str
+    flags: tuple[str, ...]
+    indices: tuple[int | None, ...]
+
+
+class _NotAServer(Exception):
+    """The command line starts something else. `index` is the word to blame."""
+
+    def __init__(self, message: str, index: int = 0) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+def launch(
+    spec: EffectiveSpec,
+    engine: Engine,
+    service: ServiceId,
+    lease: Lease,
+    model_paths: Mapping[str, str],
+    drain_timeout: float,
+    folders: Folders,
+) -> Launch:
+    """The process that serves one replica. `model_paths` maps a mount's path in the container to its folder here.
+
+    Raises ValueError for a spec that `unsupported` complains of.
+    """
+    container = _container_env(spec.env)
+    try:
+        server = _read(spec, container)
+    except _NotAServer as error:
+        raise ValueError(str(error)) from None
+    names = _names(server.flags, service)
+    flags = _drop(server.flags, "--port", "--host", "--served-model-name")
+    own = ["--host=127.0.0.1", f"--port={lease.port}", "--served-model-name", *names]
+    if not find(flags, "--shutdown-timeout"):
+        own.append(f"--shutdown-timeout={math.ceil(drain_timeout)}")
+    local = tuple(replace_paths(word, model_paths) for word in flags)
+    argv = (str(engine.python), *server.options, "-m", server.module, *local, *own)
+    return Launch(argv, _env(container, engine, model_paths, folders, lease), folders.tmp)
+
+
+def question(spec: EffectiveSpec, engine: Engine, model_paths: Mapping[str, str], home: str) -> Question:
+    """What to ask before this spec is started. Raises ValueError for a spec that `unsupported` complains of."""
+    container = _container_env(spec.env)
+    try:
+        server = _read(spec, container)
+    except _NotAServer as error:
+        raise ValueError(str(error)) from None
+    env = _env(container, engine, model_paths, Folders(home, "/tmp"))  # noqa: S108 - the system's own
+    return Question(engine.python, server.flags, server.indices, env, dict(model_paths))
+
+
+def unsupported(
+    spec: EffectiveSpec, origins: Sequence[Origin] = (), fallback: Origin | None = None
+) -> tuple[Reason, ...]:
+    """Why a host cannot run this container's command; empty when it can."""
+    try:
+        server = _read(spec, _container_env(spec.env))
+    except _NotAServer as error:
+        return (Reason("UnsupportedCommand", str(error), origin_of_word(spec, error.index, origins) or fallback),)
+    reasons = []
+    for flag, why in _CANNOT.items():
+        for index, _ in find(server.flags, flag):
+            origin = origin_of_word(spec, server.indices[index], origins) or fallback
+            reasons.append(Reason("UnsupportedArgument", f"{flag} does not work on a host: {why}; remove it", origin))
+    return tuple(reasons)
+
+
+def origin_of_word(spec: EffectiveSpec, index: int | None, origins: Sequence[Origin]) -> Origin | None:
+    """Where a word of command and args was written. `origins` covers both, or args alone."""
+    if index is None:
+        return None
+    if len(origins) == len(spec.args):
+        index -= len(spec.command)
+    elif len(origins) != len(spec.command) + len(spec.args):
+        return None
+    return origins[index] if 0 <= index < len(origins) else None
+
+
+def api_key(spec: EffectiveSpec) -> str | None:
+    """The key that requests to this spec's replicas must carry, if any."""
+    env = _container_env(spec.env)
+    given = flag_value([expand(word, env) for word in spec.args], "--api-key")
+    return given or env.get("VLLM_API_KEY") or None
+
+
+def expand(text: str, env: Mapping[str, str]) -> str:
+    """`$(NAME)` becomes the variable, `$$` a dollar, an unknown name stays: as the kubelet does it."""
+    return _REFERENCE.sub(lambda match: "$" if match[1] is None else env.get(match[1], match[0]), text)
+
+
+def replace_paths(text: str, paths: Mapping[str, str]) -> str:
+    """Whole paths in a text, and paths below them, become their folders on this host."""
+    if not paths:
+        return text
+    known = "|".join(re.escape(path.rstrip("/")) for path in sorted(paths, key=len, reverse=True))
+    local = {path.rstrip("/"): folder.rstrip("/") for path, folder in paths.items()}
+    return re.sub(rf"(?<![\w./-])({known})(?![\w.-])", lambda match: local[match[1]], text)
+
+
+# ---------------------------------------------------------------- reading a container's command
+
+
+def _read(spec: EffectiveSpec, env: Mapping[str, str]) -> _Server:
+    """Raises _NotAServer."""
+    words = tuple(expand(word, env) for word in (*spec.command, *spec.args))
+    if not spec.command:
+        # The image's entry point is `vllm serve`.
+        return _vllm(words, 0) if words[:1] == ("serve",) else _serve(words, 0)
+    if _PYTHON.fullmatch(words[0]):
+        return _python(words)
+    if words[0].rsplit("/", 1)[-1] == "vllm":
+        return _vllm(words, 1)
+    raise _NotAServer(f"a host cannot translate the command {words[0]}; write command: [vllm, serve] and flags as args")
+
+
+def _python(words: Sequence[str]) -> _Server:
+    at = next((i for i, word in enumerate(words) if i and (word == "-m" or not word.startswith("-"))), len(words))
+    if at + 1 >= len(words) or words[at] != "-m":
+        raise _NotAServer(
+            f"a host can run only `-m {API_SERVER}` with {words[0]}, not a script", min(at, len(words) - 1)
+        )
+    module, options = words[at + 1], tuple(words[1:at])
+    if module == _CLI:
+        return _vllm(words, at + 2, options)
+    if not module.startswith("vllm.entrypoints.") or "server" not in module:
+        raise _NotAServer(f"a host cannot run the module {module}, only {API_SERVER}", at + 1)
+    return _Server(options, module, tuple(words[at + 2 :]), tuple(range(at + 2, len(words))))
+
+
+def _vllm(words: Sequence[str], at: int, options: tuple[str, ...] = ()) -> _Server:
+    if len(words) <= at or words[at] != "serve":
+        said = " ".join(words[: at + 1])
+        raise _NotAServer(f"a host can run only `vllm serve`, not `{said}`", min(at, len(words) - 1))
+    return _serve(words, at + 1, options)
+
+
+def _serve(words: Sequence[str], at: int, options: tuple[str, ...] = ()) -> _Server:
+    """`vllm serve MODEL FLAGS…`: the server's module takes the model by a flag only."""
+    flags, indices = tuple(words[at:]), tuple(range(at, len(words)))
+    if flags and not is_flag(flags[0]):
+        return _Server(options, API_SERVER, ("--model", *flags), (at, *indices))
+    return _Server(options, API_SERVER, flags, indices)
+
+
+def _names(flags: Sequence[str], service: ServiceId) -> tuple[str, ...]:
+    """Under which names the replica answers: the user's own (or, as vLLM does it, the model's path), then ours."""
+    own = values_of(flags, "--served-model-name") or values_of(flags, "--model")[:1]
+    return tuple(dict.fromkeys([*own, service.name, str(service)]))
+
+
+def _drop(flags: Sequence[str], *names: str) -> tuple[str, ...]:
+    """The flags minus every occurrence of these, with all their values."""
+    starts = {index for name in names for index, _ in find(flags, name)}
+    kept, dropping = [], False
+    for index, word in enumerate(flags):
+        if is_flag(word):
+            dropping = index in starts
+        if not dropping:
+            kept.append(word)
+    return tuple(kept)
+
+
+# ---------------------------------------------------------------- environment
+
+
+def _container_env(variables: Iterable[EnvVar]) -> dict[str, str]:
+    """What the container itself sets; a value may name variables before it."""
+    env: dict[str, str] = {}
+    for variable in variables:
+        if not variable.source:
+            env[variable.name] = expand(variable.value, env)
+    return env
+
+
+def _env(
+    container: Mapping[str, str],
+    engine: Engine,
+    model_paths: Mapping[str, str],
+    folders: Folders,
+    lease: Lease | None = None,
+) -> dict[str, str]:
+    """Nothing is inherited from us. The engine's own settings win over the container's."""
+    translated = {k: replace_paths(v, model_paths) for k, v in container.items() if k not in _IMAGE_ONLY}
+    env = {**_base(engine.python, folders), **translated, **engine.env}
+    if lease is not None:
+        # Indices may mean different cards to different tools; an empty list hides all of them.
+        env |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(lease.gpus)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    return env
+
+
+def _base(python: Path, folders: Folders) -> dict[str, str]:
+    env = {
+        "PATH": f"{python.parent}:{_SYSTEM_PATH}",
+        "HOME": folders.home,
+        "TMPDIR": folders.tmp,
+        "LANG": "C.UTF-8",
+        "XDG_CACHE_HOME": f"{folders.home}/.cache",
+        "XDG_CONFIG_HOME": f"{folders.home}/.config",
+        # Its default is below TMPDIR, which goes away with the replica.
+        "TORCHINDUCTOR_CACHE_DIR": f"{folders.home}/.cache/torchinductor",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if len(folders.tmp.encode()) > _LONGEST_SOCKET_FOLDER:
+        # All processes of a replica have its folder as their working directory. Outside of the compile cache's key.
+        env["VLLM_RPC_BASE_PATH"] = "/proc/self/cwd"
+    return env

@@ -1,0 +1,267 @@
+"""Ask the installed vLLM about arguments before anything is stopped, in the background, and remember what it said."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.engines.launch import Question, origin_of_word
+from reconciler.errors import Retryable
+from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
+
+_SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("preflight_probe.py", "preflight_text.py"))
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the engine said. An error's index counts in the question's argv."""
+
+    parsed: str
+    gpus: int
+    errors: tuple[tuple[str, int | None], ...]
+    warnings: tuple[str, ...]
+
+    def about(self, asked: Question, spec: EffectiveSpec, origins: Sequence[Origin], fallback: Origin) -> Preflight:
+        """The verdict as every stage speaks it, each reason with its file and line."""
+        reasons = []
+        for message, index in self.errors:
+            word = None if index is None else asked.indices[index]
+            origin = origin_of_word(spec, word, origins) or fallback
+            reasons.append(Reason("InvalidArgument", message, origin))
+        return Preflight(self.parsed, self.gpus, tuple(reasons), self.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """No verdict was possible; not to be asked again before `until` (monotonic)."""
+
+    message: str
+    until: float
+    pause: float
+
+
+class PreflightRunner:
+    """Asks one question at a time, each in a process of its own.
+
+    Verdicts, accepted or not, are kept in `cache`, by key. What went wrong on our side (no interpreter, a timeout) is
+    never kept there: it is raised as Retryable when asked again, and tried again after a pause that doubles.
+    `wake` is called from another thread whenever there is something new.
+    """
+
+    def __init__(self, cache: Path, wake: Callable[[], None], timeout: float = 180.0) -> None:
+        self._cache = cache
+        self._wake = wake
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, "preflight")
+        self._known: dict[str, Verdict] = {}
+        self._pending: set[str] = set()
+        self._failures: dict[str, _Failure] = {}
+        self._running: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def ask(self, asked: Question) -> None:
+        """Begin to ask, unless that is going on or has been answered. Raises Retryable if it failed lately."""
+        key = key_of(asked)
+        with self._lock:
+            failure = self._failures.get(key)
+            if failure and time.monotonic() < failure.until:
+                raise Retryable(failure.message)
+            if self._closed or key in self._pending or self._load(key):
+                return
+            self._pending.add(key)
+            self._pool.submit(self._work, key, asked)
+
+    def result(self, key: str) -> Verdict | None:
+        """The engine's verdict, if it has given one."""
+        with self._lock:
+            return self._load(key)
+
+    def pending(self) -> frozenset[str]:
+        """Keys that are being asked about, or wait for it."""
+        with self._lock:
+            return frozenset(self._pending)
+
+    def close(self) -> None:
+        """Give up what is being asked."""
+        with self._lock:
+            self._closed = True
+            if self._running:
+                _kill(self._running)
+        self._pool.shutdown(cancel_futures=True)
+
+    def _work(self, key: str, asked: Question) -> None:
+        try:
+            answer = self._run(asked)
+        except Retryable as error:
+            self._finish(key, None, str(error))
+        else:
+            _write(self._cache / f"{key}.json", answer)
+            self._finish(key, _verdict(answer))
+        self._wake()
+
+    def _finish(self, key: str, verdict: Verdict | None, error: str = "") -> None:
+        with self._lock:
+            self._pending.discard(key)
+            before = self._failures.pop(key, None)
+            if verdict:
+                self._known[key] = verdict
+            else:
+                pause = min(before.pause * 2, _LONGEST_PAUSE) if before else _FIRST_PAUSE
+                self._failures[key] = _Failure(error, time.monotonic() + pause, pause)
+
+    def _run(self, asked: Question) -> dict[str, Any]:
+        """One process from start to end. Raises Retryable."""
+        request = json.dumps({"argv": asked.argv, "paths": dict(asked.paths)}).encode()
+        with contextlib.ExitStack() as stack:
+            with self._lock:
+                if self._closed:
+                    raise Retryable("preflight was given up: the daemon is ending")
+                process = self._running = stack.enter_context(_start(asked))
+            stack.callback(_kill, process)
+            try:
+                output, errors = process.communicate(request, self._timeout)
+            except subprocess.TimeoutExpired:
+                raise Retryable(f"preflight with {asked.python} took longer than {self._timeout:g} s") from None
+            finally:
+                with self._lock:
+                    self._running = None
+        return _read_answer(asked.python, process.returncode, output, errors)
+
+    def _load(self, key: str) -> Verdict | None:
+        if key not in self._known:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                self._known[key] = _verdict(json.loads((self._cache / f"{key}.json").read_bytes()))
+        return self._known.get(key)
+
+
+# ---------------------------------------------------------------- the process
+
+
+def _start(asked: Question) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    command = [str(asked.python), str(_SCRIPTS[0])]
+    try:
+        Path(asked.env["HOME"]).mkdir(parents=True, exist_ok=True)
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(asked.env), cwd="/", start_new_session=True
+        )
+    except OSError as error:
+        raise Retryable(f"preflight cannot run {asked.python}: {error.strerror}; check engines[].python") from None
+    # What serves comes first: when memory or time gets short, this is what has to wait or go.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+        Path(f"/proc/{process.pid}/oom_score_adj").write_text("1000")
+    return process
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the whole group: looking at a model may start helpers."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read_answer(python: Path, code: int, output: bytes, errors: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(output)
+        reason = answer.get("environment")
+        if not reason:
+            _verdict(answer)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        last = errors.decode(errors="replace").strip().splitlines()[-1:]
+        reason = f"it ended with {code} and no answer" + "".join(f": {line[:300]}" for line in last)
+    if reason:
+        raise Retryable(f"preflight with {python} is not possible: {reason}")
+    return dict(answer)
+
+
+def _verdict(answer: dict[str, Any]) -> Verdict:
+    errors = tuple((str(error["message"]), error["index"]) for error in answer["errors"])
+    return Verdict(str(answer["parsed"]), int(answer["gpus"]), errors, tuple(map(str, answer["warnings"])))
+
+
+def _write(path: Path, answer: dict[str, Any]) -> None:
+    """Atomically. A verdict that cannot be kept is only asked for again."""
+    partial = path.with_suffix(".partial")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "w") as file:
+            json.dump(answer, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+
+
+# ---------------------------------------------------------------- keys
+
+
+def key_of(asked: Question) -> str:
+    """Equal keys, equal verdicts: the engine and its version, the arguments, the environment, the model's own files.
+
+    Ports and this host's paths to models are outside of it.
+    """
+    env = {name: value for name, value in asked.env.items() if name not in ("HOME", "TMPDIR", "PATH")}
+    for mount, local in asked.paths.items():
+        env = {name: value.replace(local, mount) for name, value in env.items()}
+    models = {mount: _model_digest(Path(local)) for mount, local in asked.paths.items()}
+    parts = [str(asked.python), engine_version(asked.python), asked.argv, sorted(env.items()), sorted(models.items())]
+    return hashlib.sha256(json.dumps([*parts, _PROBE]).encode()).hexdigest()[:32]
+
+
+def engine_version(python: Path) -> str:
+    """Which vLLM an interpreter has, from the file system alone: names and times of its distributions. Empty: none."""
+    home = python.parent.parent
+    if not (home / "pyvenv.cfg").exists():
+        home = python.resolve().parent.parent
+    folders = _site_folders(home, _mtime(home / "lib"))
+    return " ".join(found for folder in folders for found in _distributions(folder, _mtime(folder)))
+
+
+# Asked for every service in every pass; whatever changes, changes a folder's time.
+@functools.lru_cache
+def _site_folders(home: Path, _mtime: int) -> tuple[Path, ...]:
+    names = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
+    return tuple(folder for name in names for folder in sorted(home.glob(name)))
+
+
+@functools.lru_cache
+def _distributions(folder: Path, _mtime_of_folder: int) -> tuple[str, ...]:
+    return tuple(sorted(f"{path.name} {_mtime(path)}" for path in folder.glob("vllm*.dist-info")))
+
+
+def _model_digest(folder: Path) -> str:
+    """What the check against the model may read: config.json byte by byte, the other files by name and size."""
+    times = (_mtime(folder), _mtime(folder / "config.json"))
+    return _model_digest_at(folder, times) if times[0] else "missing"
+
+
+@functools.lru_cache(4096)
+def _model_digest_at(folder: Path, _times: tuple[int, int]) -> str:
+    names, config = [(folder.name, 0)], b""
+    with contextlib.suppress(OSError):
+        names = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(folder))
+        config = (folder / "config.json").read_bytes()
+    return hashlib.sha256(json.dumps(names).encode() + config).hexdigest()
+
+
+def _mtime(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+_PROBE = hashlib.sha256(b"".join(path.read_bytes() for path in _SCRIPTS)).hexdigest()

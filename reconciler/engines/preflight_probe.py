@@ -1,0 +1,402 @@
+"""Ask the installed vLLM whether it would accept these arguments. Run by the workload's interpreter, never by ours.
+
+Standard input: `{"argv": [flags of the server], "paths": {path in the container: path on this host}}`.
+Standard output: one JSON object, either the verdict
+
+    {"vllm", "parsed", "gpus", "errors": [{"message", "index"}], "warnings": [...], "deep": whether a model was read}
+
+or `{"environment": why no verdict is possible}`: this interpreter or host is to blame, not the arguments.
+`index` counts in argv; null where no single argument is to blame. `parsed` is canonical: equal text, equal meaning.
+
+Standard library and vLLM only; Python 3.9 and later. It starts no engine and uses no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import glob
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from reconciler.engines.preflight_text import (
+        Option,
+        describe,
+        join,
+        problems_of,
+        replace_paths,
+        shorten,
+        split,
+        suggestion,
+        text_of,
+    )
+else:
+    # A script finds its neighbours by their bare names.
+    from preflight_text import Option, describe, join, problems_of, replace_paths, shorten, split, suggestion, text_of
+
+MOST_ERRORS = 20
+MOST_DEEP_ERRORS = 4
+
+
+class Environment(Exception):
+    """No verdict is possible here; says why."""
+
+
+class Refused(Exception):
+    """The parser's complaint, with the flag it names (`--dtype`, `--tensor-parallel-size/-tp`) if any."""
+
+    def __init__(self, message: str, flag: str = "") -> None:
+        super().__init__(message)
+        self.flag = flag
+
+
+@dataclasses.dataclass
+class Finding:
+    """One thing that is wrong, and the index of the argument to blame."""
+
+    message: str
+    index: int | None = None
+
+
+# ---------------------------------------------------------------- the engine's own parser
+
+
+class Engine:
+    """What we need of the installed vLLM."""
+
+    def __init__(self) -> None:
+        prepare_environment()
+        try:
+            vllm = importlib.import_module("vllm")
+        except ImportError as error:
+            raise Environment(f"{sys.executable} has no vLLM: {error}") from error
+        self.version = str(getattr(vllm, "__version__", "unknown"))
+        cli = first_of("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
+        base = first_of("vllm.utils.argparse_utils", "vllm.utils").FlexibleArgumentParser
+        self.parser = cli.make_arg_parser(quiet(base)(prog="vllm", allow_abbrev=False))
+        self.flags = sorted(flag for action in self.parser._actions for flag in action.option_strings)
+        self.long = {f: max(a.option_strings, key=len) for a in self.parser._actions for f in a.option_strings}
+        self.checks = [cli.validate_parsed_serve_args, *server_checks()]
+        self.defaults = self.parse([])[0]
+
+    def parse(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The parsed arguments and the words that it does not know. Raises Refused."""
+        self.parser.unknown = []
+        try:
+            return self.parser.parse_args(list(argv)), self.parser.unknown
+        except Refused:
+            raise
+        except (Exception, SystemExit) as error:
+            raise Refused(describe(error)) from error
+
+    def build_config(self, args: argparse.Namespace) -> Any:
+        return importlib.import_module("vllm").AsyncEngineArgs.from_cli_args(args).create_engine_config()
+
+
+def prepare_environment() -> None:
+    # A script's folder comes first on the path, and ours would hide modules of the same names from vLLM.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS"):
+        os.environ[name] = "1"
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    # A CUDA or ROCm build cannot even list its flags on a host without a GPU.
+    if not glob.glob("/dev/nvidia[0-9]*") and not os.path.exists("/dev/kfd"):
+        os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+
+
+def first_of(*names: str) -> Any:
+    """The first module that this version has."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            missing = error
+    raise Environment(f"this vLLM is laid out in an unknown way: {missing}")
+
+
+def server_checks() -> list[Callable[[Any], None]]:
+    """Names of tool and reasoning parsers are checked by the server only when it starts."""
+    try:
+        module = first_of("vllm.entrypoints.launchers.launcher", "vllm.entrypoints.openai.api_server")
+        return [module.validate_api_server_args]
+    except (Environment, AttributeError):
+        return []
+
+
+def quiet(base: Any) -> Any:
+    """A parser that raises instead of exiting, and that hands over what it does not know."""
+
+    class Parser(base):  # type: ignore[misc]
+        unknown: list[str]
+
+        def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+            namespace, self.unknown = super().parse_known_args(args, namespace)
+            return namespace, []
+
+        def error(self, message: str) -> NoReturn:
+            cause = sys.exc_info()[1]
+            flag = cause.argument_name if isinstance(cause, argparse.ArgumentError) else None
+            raise Refused(cause.message if isinstance(cause, argparse.ArgumentError) else message, flag or "")
+
+        def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+            raise Refused(message or "makes the server print something and exit instead of serving")
+
+    return Parser
+
+
+# ---------------------------------------------------------------- from complaints to findings
+
+
+def parse_all(engine: Engine, argv: list[str]) -> tuple[argparse.Namespace | None, list[Finding]]:
+    """Parse; drop what is refused and parse again, so that all that is wrong is found at once."""
+    options = split(argv)
+    findings: list[Finding] = []
+    while len(findings) < MOST_ERRORS:
+        try:
+            args, unknown = engine.parse(join(options))
+        except Refused as error:
+            culprit = culprit_of_refusal(engine, error, options)
+            findings.append(finding_of_refusal(engine, error, culprit))
+            if culprit is None:
+                return None, findings
+            options.remove(culprit)
+            continue
+        if not unknown:
+            break
+        strangers = [o for o in options if o.name and (o.name in unknown or o.words[0] in unknown)]
+        findings += [Finding(explain_unknown(engine, o), o.index) for o in strangers]
+        if not strangers:
+            findings += [stray_word(word, options) for word in unknown]
+            break
+        options = [o for o in options if o not in strangers]
+    else:
+        return None, findings
+    if getattr(args, "model_tag", None):
+        findings.append(stray_word(args.model_tag, options))
+    return args, sorted(findings, key=lambda f: -1 if f.index is None else f.index)
+
+
+def culprit_of_refusal(engine: Engine, error: Refused, options: list[Option]) -> Option | None:
+    """The option that the parser names; else the one without which it complains no more, or differently."""
+    names = set(error.flag.split("/"))
+    named = [o for o in options if o.name in names]
+    if named:
+        return next((o for o in named if o.value and o.value in str(error)), named[-1])
+    for option in reversed(options):
+        try:
+            engine.parse(join([o for o in options if o is not option]))
+        except Refused as other:
+            if str(other) == str(error):
+                continue
+        return option
+    return None
+
+
+def finding_of_refusal(engine: Engine, error: Refused, culprit: Option | None) -> Finding:
+    message = shorten(str(error))
+    if culprit is None:
+        return Finding(message)
+    hint = ""
+    for action in engine.parser._actions:
+        if culprit.name in action.option_strings and action.choices:
+            hint = suggestion(culprit.value, [str(choice) for choice in action.choices])
+    return Finding(f"{culprit.name or culprit.words[0]}: {message}{hint}", culprit.index)
+
+
+def explain_unknown(engine: Engine, option: Option) -> str:
+    longer = [flag for flag in engine.flags if flag.startswith(option.name)]
+    if option.name.startswith("--") and len(longer) == 1:
+        return f"{option.name} is an abbreviation of {longer[0]}; write it in full"
+    return f"unrecognized argument {option.name}{suggestion(option.name, longer or engine.flags)}"
+
+
+def stray_word(word: str, options: list[Option]) -> Finding:
+    for option in options:
+        if word in option.words:
+            before = f" after {option.name}" if option.name else ""
+            return Finding(f"unexpected argument {word!r}{before}", option.index + option.words.index(word))
+    return Finding(f"unexpected argument {word!r}")
+
+
+def blame(engine: Engine, error: BaseException, options: list[Option]) -> Option | None:
+    """The option that a message means: by flag, by name in any spelling, or by its value; the last one, if repeated."""
+    text = describe(error)
+    inputs = [str(p["input"]) for p in problems_of(error) if isinstance(p.get("input"), (str, int, float))]
+
+    def is_named(option: Option) -> bool:
+        plain = engine.long.get(option.name, option.name).strip("-")
+        spellings = {plain, plain.replace("-", "_"), plain.replace("-", " ")} - {""}
+        return any(re.search(rf"(?<!\w)(?<!\w-){re.escape(s)}(?![\w-])", text, re.I) for s in spellings)
+
+    def has_value(option: Option) -> bool:
+        if not option.name or len(option.value) < 2:
+            return False
+        found = re.search(rf"(?<![\w.-]){re.escape(option.value)}(?![\w.-])", text)
+        return found is not None or any(len(value) > 1 and value in option.value for value in inputs)
+
+    named = [o for o in options if is_named(o)]
+    both = [o for o in named if has_value(o)]
+    valued = [o for o in options if has_value(o)]
+    return next((some[-1] for some in (both, named, valued) if some), None)
+
+
+def finding_of(error: BaseException, culprit: Option | None) -> Finding:
+    """A complaint that names its flag and does not list fifty alternatives."""
+    raw, text = str(error), describe(error)
+    listed = re.search(r"\s*\(cho+se from (.*)\)", raw, re.S)
+    if culprit is None:
+        return Finding(text)
+    if listed and len(listed[1]) > 100:
+        text = shorten(raw[: listed.start()].strip("'\"")) + suggestion(
+            culprit.value, re.findall(r"[\w.-]+", listed[1])
+        )
+    text = text.removeprefix(culprit.name.strip("-").replace("-", "_") + ": ")
+    return Finding(text if culprit.name in text else f"{culprit.name}: {text}", culprit.index)
+
+
+def check_all(engine: Engine, args: argparse.Namespace, argv: list[str]) -> list[Finding]:
+    """What the server checks before it loads anything."""
+    options = split(argv)
+    findings: list[Finding] = []
+    args.subparser = "serve"
+    for check in engine.checks:
+        try:
+            check(args)
+        except (Exception, SystemExit) as error:
+            findings.append(finding_of(error, blame(engine, error, options)))
+            break
+    return findings
+
+
+def check_against_model(engine: Engine, args: argparse.Namespace, argv: list[str]) -> tuple[Any, list[Finding]]:
+    """Build the engine's configuration from the model's files, again without what was refused, to find more."""
+    options = split(argv)
+    findings: list[Finding] = []
+    while True:
+        try:
+            config = engine.build_config(args)
+            return (None if findings else config), findings
+        except (RuntimeError, ImportError, MemoryError) as error:
+            if isinstance(error, NotImplementedError):
+                findings.append(Finding(describe(error)))
+                return None, findings
+            raise Environment(f"the engine's configuration cannot be built here: {describe(error)}") from error
+        except (Exception, SystemExit) as error:
+            culprit = blame(engine, error, options)
+            findings.append(finding_of(error, culprit))
+            if culprit is None or culprit.name == "--model" or len(findings) == MOST_DEEP_ERRORS:
+                return None, findings
+            options.remove(culprit)
+            args, _ = engine.parse(join(options))
+
+
+def unnamed_model(engine: Engine, args: argparse.Namespace, argv: list[str]) -> list[Finding]:
+    given = {option.name for option in split(argv)}
+    if args.model != engine.defaults.model or given & {"--model", "--config"}:
+        return []
+    return [
+        Finding(
+            f"no --model is given, and vLLM would serve its default, {args.model}; add for example --model=/mnt/models"
+        )
+    ]
+
+
+def missing_model(model: str, argv: list[str]) -> Finding:
+    culprit = [option for option in split(argv) if option.name == "--model"]
+    return Finding(f"there are no model files at {model}", culprit[-1].index if culprit else None)
+
+
+# ---------------------------------------------------------------- beside the verdict
+
+
+def count_gpus(args: argparse.Namespace, config: Any) -> int:
+    """How many GPUs one replica takes."""
+    if config is not None:
+        return int(config.parallel_config.world_size) * int(config.parallel_config.data_parallel_size)
+    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size", "data_parallel_size")
+    count = 1
+    for name in sizes:
+        count *= int(getattr(args, name, 1) or 1)
+    return count
+
+
+def warnings_of(engine: Engine, args: argparse.Namespace, argv: list[str]) -> list[str]:
+    given = [option.name for option in split(argv)]
+    warnings = [
+        f"{name} is given more than once; the last one counts" for name in sorted(set(given)) if repeated(name, argv)
+    ]
+    deprecated = {a for a in engine.parser._actions if getattr(a, "deprecated", False)}
+    for action in deprecated | set(getattr(engine.parser, "_deprecated", ())):
+        warnings += [f"{name} is deprecated" for name in action.option_strings if name in given]
+    if "--shutdown-timeout" in given and not getattr(args, "shutdown_timeout", 0):
+        warnings.append("--shutdown-timeout 0: a stop that is not ours freezes running requests")
+    if int(getattr(args, "api_server_count", None) or getattr(args, "data_parallel_size", 1) or 1) > 1:
+        warnings.append(
+            "more than one API server: vLLM drops running requests on SIGTERM, only our own drain protects them"
+        )
+    return warnings
+
+
+def repeated(name: str, argv: list[str]) -> bool:
+    """`--a.b 1 --a.c 2` is one JSON value in two parts, and a word without a flag has no name."""
+    return bool(name) and sum(o.name == name and "." not in o.words[0].split("=")[0] for o in split(argv)) > 1
+
+
+# ---------------------------------------------------------------- one question, one answer
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    paths = {str(k).rstrip("/"): str(v).rstrip("/") for k, v in request.get("paths", {}).items()}
+    back = {local: mount for mount, local in paths.items()}
+    argv = [replace_paths(word, paths) for word in request["argv"]]
+    engine = Engine()
+    args, findings = parse_all(engine, argv)
+    config, deep = None, False
+    if args is not None and not findings:
+        findings = unnamed_model(engine, args, argv) + check_all(engine, args, argv)
+        deep = os.path.exists(args.model)
+        if os.path.isabs(args.model) and not deep:
+            findings.append(missing_model(args.model, argv))
+        elif deep:
+            config, more = check_against_model(engine, args, argv)
+            findings += [f for f in more if f.index is None or f.index not in {known.index for known in findings}]
+    accepted = args is not None and not findings
+    # Building the configuration may write into the arguments; the text must not depend on whether it was built.
+    parsed = text_of(engine.parse(argv)[0], engine.defaults, lambda text: replace_paths(text, back)) if accepted else ""
+    return {
+        "vllm": engine.version,
+        "parsed": parsed,
+        "gpus": count_gpus(args, config) if args is not None else 1,
+        "errors": [{"message": replace_paths(f.message, back), "index": f.index} for f in findings],
+        "warnings": warnings_of(engine, args, argv) if args is not None else [],
+        "deep": deep,
+    }
+
+
+def main() -> int:
+    # Imports may print, also from C; only the answer may reach standard output.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        result = answer(json.load(sys.stdin))
+    except Environment as error:
+        result = {"environment": str(error)}
+    except Exception as error:
+        result = {"environment": f"{type(error).__name__}: {describe(error)}"}
+        import traceback
+
+        traceback.print_exc()
+    with os.fdopen(out, "w") as file:
+        json.dump(result, file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

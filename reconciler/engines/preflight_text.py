@@ -1,0 +1,164 @@
+"""Texts of a preflight: arguments as options, what the engine understood in canonical form, complaints in one line.
+
+Beside preflight_probe.py, and like it: standard library only, Python 3.9 and later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import enum
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+# What the host decides itself, and what has been read already.
+NOT_COMPARED = {"host", "port", "model_tag", "config", "subparser", "dispatch_function"}
+SECRET = {"api_key", "hf_token"}
+
+
+@dataclasses.dataclass
+class Option:
+    """A flag with the words up to the next flag, or words before any flag (`name` is empty then)."""
+
+    index: int
+    name: str
+    words: list[str]
+
+    @property
+    def value(self) -> str:
+        first, _, joined = self.words[0].partition("=")
+        return joined or " ".join(self.words[1:]) or ("" if self.name else first)
+
+
+def normal(word: str) -> str:
+    """The flag of a word as vLLM reads it: `--a_b.c=1` is `--a-b`."""
+    if not word.startswith("-"):
+        return ""
+    name = word.split("=", 1)[0]
+    return name.split(".", 1)[0].replace("_", "-") if name.startswith("--") else name
+
+
+def split(argv: list[str]) -> list[Option]:
+    options: list[Option] = []
+    for index, word in enumerate(argv):
+        if is_flag(word) or not options:
+            options.append(Option(index, normal(word), [word]))
+        else:
+            options[-1].words.append(word)
+    return options
+
+
+def is_flag(word: str) -> bool:
+    return word.startswith("-") and word.strip("-") != "" and not re.fullmatch(r"-\d+|-\d*\.\d+", word)
+
+
+def join(options: list[Option]) -> list[str]:
+    return [word for option in options for word in option.words]
+
+
+# ---------------------------------------------------------------- what the engine understood
+
+
+def canonical(value: Any) -> Any:
+    """A JSON value that is equal for equal meaning."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, enum.Enum):
+        return canonical(value.value)
+    if isinstance(value, str):
+        return canonical_text(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: canonical(getattr(value, f.name, None)) for f in dataclasses.fields(value) if is_set(value, f)}
+    if callable(getattr(value, "model_dump", None)):
+        return canonical(value.model_dump())
+    if isinstance(value, dict):
+        return {str(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted((canonical(item) for item in value), key=str)
+    if isinstance(value, (list, tuple)):
+        return [canonical(item) for item in value]
+    name = getattr(value, "__qualname__", None) or repr(value)
+    return re.sub(r" at 0x[0-9a-f]+", "", str(name))
+
+
+def canonical_text(value: str) -> Any:
+    if value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        return canonical(json.loads(value))
+    except (ValueError, RecursionError):
+        return value
+
+
+def is_set(value: Any, field: Any) -> bool:
+    """Whether a field differs from its default."""
+    current = getattr(value, field.name, None)
+    default = field.default if field.default is not dataclasses.MISSING else None
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    return json.dumps(canonical(current), sort_keys=True) != json.dumps(canonical(default), sort_keys=True)
+
+
+def text_of(args: argparse.Namespace, defaults: argparse.Namespace, outside: Callable[[str], str]) -> str:
+    """All arguments that differ from the engine's defaults, as sorted JSON, with the container's paths."""
+    chosen = {}
+    for name, value in vars(args).items():
+        mine = json.dumps(canonical(value), sort_keys=True)
+        if name in NOT_COMPARED or mine == json.dumps(canonical(getattr(defaults, name, None)), sort_keys=True):
+            continue
+        if name in SECRET:
+            mine = json.dumps("sha256:" + hashlib.sha256(mine.encode()).hexdigest()[:16])
+        chosen[name] = json.loads(outside(mine))
+    return json.dumps(chosen, sort_keys=True, separators=(",", ":"))
+
+
+def replace_paths(text: str, paths: dict[str, str]) -> str:
+    """Replace whole paths, and paths below them; the longest first."""
+    for old in sorted(paths, key=len, reverse=True):
+        new = paths[old].replace("\\", "\\\\")
+        text = re.sub(rf"(?<![\w./-]){re.escape(old)}(?![\w.-])", new, text)
+    return text
+
+
+def shorten(text: str) -> str:
+    """One line, whole sentences up to some 300 characters: vLLM likes to add advice and pydantic links."""
+    if "validation error" in text:
+        text = re.sub(r"^.*validation errors? for.*\n|\[type=.*|For further information.*", "", text, flags=re.M)
+        text = re.sub(r"(?m)^([\w.]+)\n\s+", r"\1: ", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    text = text.removeprefix("Error: ").replace("Value error, ", "")
+    if len(text) <= 300:
+        return text
+    end = text.rfind(". ", 0, 300)
+    return text[: end + 1] if end > 0 else text[:300] + "…"
+
+
+# ---------------------------------------------------------------- complaints
+
+
+def suggestion(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, 2, 0.7)
+    likeness = {one: difflib.SequenceMatcher(None, word, one).ratio() for one in near}
+    near = [one for one in near if likeness[one] > likeness[near[0]] - 0.1]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def describe(error: BaseException) -> str:
+    """An exception as one line for people."""
+    if isinstance(error, IndexError):
+        return "its value is missing"
+    if problems_of(error):
+        texts = [": ".join(filter(None, (".".join(map(str, p["loc"])), str(p["msg"])))) for p in problems_of(error)]
+        return "; ".join(dict.fromkeys(map(shorten, texts)))
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return shorten(text) or type(error).__name__
+
+
+def problems_of(error: BaseException) -> list[Any]:
+    """What pydantic complains of, one by one."""
+    problems = getattr(error, "errors", None)
+    return list(problems()) if callable(problems) else []
