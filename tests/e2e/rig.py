@@ -1,0 +1,235 @@
+"""One small installation for an end-to-end test: a repository, a config, a daemon, engines and a proxy, all real."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reconciler.config import Settings
+from reconciler.demo.daemon import stop_workloads
+from reconciler.demo.judge import Answer, Caller, Question, Verdict, ways_to
+from reconciler.demo.load import Load
+from reconciler.demo.repository import Repository
+from reconciler.inventory import Inventory, ReplicaRecord
+from reconciler.web.client import DaemonClient, NoDaemon
+
+LAYOUT = Path(__file__).parents[2] / "repo_layout"
+CRASHING = Path(__file__).parent / "crashing.py"
+GIB = 1 << 30
+
+Document = dict[str, Any]
+
+
+@dataclass
+class Rig:
+    """`memory` is what replicas may use altogether, in GiB; each asks for 2."""
+
+    folder: Path
+    python: Path
+    model: Path
+    memory: int = 64
+    rollout: dict[str, str] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.models = self.folder / "models"
+        shutil.copytree(self.model, self.models / "tiny")
+        self.repository = Repository(self.folder / "models.git", self.folder / "clone")
+        self.repository.create(LAYOUT)
+        self.clone = self.folder / "clone"
+        self.port, self.web, self.first = free_port(), free_port(), free_range()
+        self.config = self.folder / "config.yaml"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.write_config()
+
+    def write_config(self, **source: object) -> None:
+        """The daemon's config; `source` overrides settings of the repository."""
+        rollout = {"min_ready": "0.5s", "ready_timeout": "60s", "drain_timeout": "30s", "stop_grace": "5s"}
+        target = {
+            "name": "demo",
+            "paths": ["runtimes", "demo"],
+            "engines": [{"image": "vllm/vllm-openai-cpu:*", "python": str(self.python)}],
+            "volumes": {"models": str(self.models)},
+            "gpus": list(self.gpus),
+            "allocatable": {"memory": f"{self.memory}Gi", "cpu": "64"},
+            "ports": f"{self.first}-{self.first + 40}",
+            "rollout": rollout | self.rollout,
+            "routing": {"listen": f"127.0.0.1:{self.port}"},
+        }
+        settings = {
+            "source": {"url": str(self.folder / "models.git"), "interval": "5s"} | source,
+            "targets": [target],
+            "state_dir": str(self.folder / "state"),
+            "web": {"listen": f"127.0.0.1:{self.web}"},
+            "resync": "10s",
+            "log": {"format": "json", "level": "info"},
+        }
+        self.config.write_text(yaml.safe_dump(settings))
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.load(self.config)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    # ------------------------------------------------------------ git
+
+    def edit(self, path: str, pattern: str, replacement: str) -> str:
+        """Change one line, and push. Returns `path:line: text`."""
+        line = self.repository.edit(path, pattern, replacement)
+        self.repository.push(f"Change {path}")
+        return line
+
+    def write(self, files: dict[str, str | None], subject: str = "Write files") -> str:
+        """Write these files (None removes one), and push. Returns the commit."""
+        for name, text in files.items():
+            path = self.clone / name
+            if text is None:
+                path.unlink()
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+        return self.repository.push(subject)
+
+    # ------------------------------------------------------------ daemon
+
+    def start(self, *, crash_at: int | None = None) -> None:
+        """Start the daemon; with `crash_at` it kills itself with -9 at that boundary of an action."""
+        argv = [sys.executable, "-m", "reconciler"]
+        if crash_at is not None:
+            argv = [sys.executable, str(CRASHING), str(crash_at)]
+        env = {k: v for k, v in os.environ.items() if not k.startswith("RECONCILER_")}
+        env["PYTHONPATH"] = str(Path(__file__).parents[2])
+        with (self.folder / "daemon.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*argv, "run", "--config", str(self.config)],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the daemon alone; what it started is not touched."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+            self.process.wait(30)
+            self.process = None
+
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def ask(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run the command line, as a user does."""
+        done = subprocess.run(
+            [sys.executable, "-m", "reconciler", *arguments, "--config", str(self.config)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert expect is None or done.returncode == expect, (arguments, done.returncode, done.stdout, done.stderr)
+        return done
+
+    def status(self) -> Document | None:
+        try:
+            return DaemonClient(self.settings.socket_path, timeout=5).status()
+        except (NoDaemon, OSError):
+            return None
+
+    def service(self, name: str = "tiny") -> Document | None:
+        status = self.status()
+        for service in status["targets"][0]["services"] if status else ():
+            if service["name"] == name:
+                return service
+        return None
+
+    def wait(self, what: str, claim: Callable[[], object], seconds: float = 120) -> Any:
+        """Until the claim holds; fails with the last status and the daemon's last words."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := claim():
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"waited {seconds:g} s for: {what}\n{json.dumps(self.status(), indent=1)}\n{self.words()}")
+
+    def words(self, lines: int = 60) -> str:
+        log = self.folder / "daemon.log"
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+
+    def is_applied(self, revision: str | None = None) -> bool:
+        """Is everything as this commit (the latest one) says?"""
+        status = self.status()
+        return status is not None and status["targets"][0]["revision"]["applied"] == (
+            revision or self.repository.head()
+        )
+
+    def converge(self, seconds: float = 120) -> None:
+        self.wait("the latest commit to be applied", self.is_applied, seconds)
+
+    # ------------------------------------------------------------ traffic, processes
+
+    def load(self, *names: str, **options: Any) -> Load:
+        ways = [way for name in names or ("tiny",) for way in ways_to("default", name)]
+        options.setdefault("patience", 60.0)
+        return Load(self.url, ways, **options)
+
+    def complete(self, name: str = "tiny", tokens: int = 4) -> list[Answer]:
+        """One completion by each of the three ways in."""
+        caller = Caller(self.url, patience=60)
+        answers = [caller.ask(Question(way, tokens, stream=False)) for way in ways_to("default", name)]
+        caller.close()
+        return answers
+
+    def serves(self, name: str = "tiny") -> bool:
+        return all(answer.verdict is Verdict.OK for answer in self.complete(name))
+
+    def records(self, name: str = "tiny") -> list[ReplicaRecord]:
+        records = Inventory(self.folder / "state" / "demo").replicas()
+        return [record for record in records if record.id.service.name == name]
+
+    def pids(self, name: str = "tiny") -> set[int]:
+        return {record.process.pid for record in self.records(name) if record.process}
+
+    def close(self) -> None:
+        self.kill()
+        left = stop_workloads(self.settings)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        assert not left, left
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def free_range(length: int = 41) -> int:
+    """The first of so many ports below the ephemeral ones that nobody listens on."""
+    for first in range(20000 + os.getpid() % 100 * 100, 31000, length):
+        if all(_is_free(port) for port in range(first, first + length)):
+            return first
+    raise AssertionError("no range of free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0

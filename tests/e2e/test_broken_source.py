@@ -1,0 +1,100 @@
+"""Empty is not missing, and unreadable is not empty: a damaged repository prunes nothing and says why."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from tests.e2e.rig import Rig
+
+pytestmark = pytest.mark.e2e
+
+
+def git(rig: Rig, *arguments: str) -> str:
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.com")
+    return subprocess.run(
+        ["git", "-C", str(rig.clone), *who, *arguments], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def assert_untouched(rig: Rig, before: set[int]) -> None:
+    """Give it a few passes to do harm, then look."""
+    rig.ask("sync", "--timeout", "3", expect=None)
+    assert rig.pids() == before
+    assert rig.serves()
+
+
+def test_an_empty_tree_prunes_nothing(rig: Rig):
+    before = rig.pids()
+    git(rig, "rm", "-r", "-q", ".")
+    git(rig, "commit", "-q", "-m", "Remove everything")
+    git(rig, "push", "-q", "origin", "HEAD:main")
+    rig.wait("the note", lambda: not rig.status()["targets"][0]["prunable"])
+    assert_untouched(rig, before)
+    assert "host.yaml" in rig.ask("status", expect=1).stdout
+    rig.repository.revert()
+    rig.converge()
+    assert rig.pids() == before
+
+
+def test_a_missing_folder_prunes_nothing(rig: Rig):
+    before = rig.pids()
+    git(rig, "mv", "demo", "elsewhere")
+    git(rig, "commit", "-q", "-m", "Move the folder")
+    git(rig, "push", "-q", "origin", "HEAD:main")
+    rig.wait("the note", lambda: not rig.status()["targets"][0]["prunable"])
+    assert_untouched(rig, before)
+
+
+def test_an_unreadable_repository_keeps_the_last_good_revision(rig: Rig):
+    before = rig.pids()
+    bare = rig.folder / "models.git"
+    shutil.move(bare, rig.folder / "away.git")
+    rig.wait("the error", lambda: rig.status()["revision"]["error"])
+    assert_untouched(rig, before)
+    rig.kill()
+    rig.start()
+    rig.wait("the daemon to be back", lambda: rig.status() and rig.status()["revision"]["wanted"])
+    assert_untouched(rig, before)
+    shutil.move(rig.folder / "away.git", bare)
+    rig.wait("the recovery", lambda: not rig.status()["revision"]["error"])
+    rig.edit("demo/tiny.yaml", r"--max-num-seqs=\d+", "--max-num-seqs=11")
+    rig.converge()
+
+
+def test_rewritten_history_is_refused_until_it_is_allowed(rig: Rig):
+    before = rig.pids()
+    rig.edit("demo/tiny.yaml", r"--max-num-seqs=\d+", "--max-num-seqs=11")
+    rig.converge()
+    after = rig.pids()
+    git(rig, "reset", "-q", "--hard", "HEAD~1")
+    rig.repository.edit("demo/tiny.yaml", r"--max-num-seqs=\d+", "--max-num-seqs=13")
+    git(rig, "commit", "-q", "-a", "-m", "Another history")
+    git(rig, "push", "-q", "--force", "origin", "HEAD:main")
+    rig.wait("the refusal", lambda: "allow_rewrites" in rig.status()["revision"]["error"])
+    assert_untouched(rig, after)
+    rig.kill()
+    rig.write_config(allow_rewrites=True)
+    rig.start()
+    rig.converge()
+    assert rig.pids() not in (before, after)
+
+
+def test_one_broken_document_keeps_its_service_and_harms_no_other(rig: Rig):
+    text = (rig.clone / "demo/tiny.yaml").read_text()
+    rig.write({"demo/other.yaml": text.replace("name: tiny\n", "name: other\n", 1)})
+    rig.converge()
+    before = rig.pids()
+    rig.write({"demo/tiny.yaml": "apiVersion: [broken\n"})
+    rig.wait("the note", lambda: rig.status()["targets"][0]["unreadable"])
+    assert rig.status()["targets"][0]["unreadable"][0]["file"] == "demo/tiny.yaml"
+    rig.edit("demo/other.yaml", r"--max-num-seqs=\d+", "--max-num-seqs=12")
+    rig.wait(
+        "the other to be rolled", lambda: rig.service("other")["sync"] == "Synced" and len(rig.records("other")) == 1
+    )
+    assert_untouched(rig, before)
+    rig.write({"demo/tiny.yaml": text})
+    rig.converge()
+    assert rig.pids() == before

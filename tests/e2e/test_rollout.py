@@ -1,0 +1,137 @@
+"""Push, serve, change under load: every stream and every keep-alive request is judged by its content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import MakeRig
+from tests.e2e.rig import Rig
+
+pytestmark = pytest.mark.e2e
+
+SEQS = r"--max-num-seqs=\d+"
+
+
+def roll(rig: Rig, seqs: int) -> None:
+    """One change of an argument, until it is applied and nothing else runs."""
+    before = rig.pids()
+    rig.edit("demo/tiny.yaml", SEQS, f"--max-num-seqs={seqs}")
+    rig.converge()
+    rig.wait("the old replica to be gone", lambda: len(rig.records()) == 1)
+    assert rig.pids()
+    assert not rig.pids() & before
+
+
+def test_a_push_becomes_a_model_that_answers_on_all_three_ways_in(rig: Rig):
+    assert rig.serves()
+    service = rig.service()
+    assert (service["sync"], service["health"]["status"], service["ready"]) == ("Synced", "Healthy", "1/1")
+    assert "tiny" in rig.ask("status").stdout
+    assert rig.ask("plan").stdout
+
+
+def test_twenty_changes_with_room_for_two_lose_nothing(rig: Rig):
+    with rig.load(streams=2, posts=2) as load:
+        for turn in range(20):
+            roll(rig, 9 + turn)
+        tally = load.stop()
+    assert tally.lost == 0, str(tally)
+    assert tally.refused == 0, str(tally)
+    assert tally.requests > 100
+
+
+def test_a_change_without_room_stops_first_and_refuses_but_loses_nothing(make_rig: MakeRig):
+    rig = make_rig(memory=3)
+    rig.start()
+    rig.converge()
+    with rig.load(streams=2, posts=2) as load:
+        for turn in range(3):
+            roll(rig, 9 + turn)
+        tally = load.stop()
+    assert tally.lost == 0, str(tally)
+    assert tally.refused > 0, "without room there must have been a time when nothing could answer"
+
+
+def test_a_change_on_the_stock_entry_point_loses_nothing(make_rig: MakeRig, stock_python: Path):
+    rig = make_rig(python=stock_python, rollout={"ready_timeout": "300s"})
+    rig.start()
+    rig.converge(300)
+    with rig.load(streams=1, posts=1) as load:
+        rig.edit("demo/tiny.yaml", SEQS, "--max-num-seqs=12")
+        rig.converge(300)
+        tally = load.stop()
+    assert tally.lost == 0, str(tally)
+    assert tally.refused == 0, str(tally)
+
+
+def test_a_change_without_room_on_the_stock_entry_point_loses_nothing(make_rig: MakeRig, stock_python: Path):
+    rig = make_rig(python=stock_python, memory=3, rollout={"ready_timeout": "300s"})
+    rig.start()
+    rig.converge(300)
+    with rig.load(streams=1, posts=1) as load:
+        rig.edit("demo/tiny.yaml", SEQS, "--max-num-seqs=12")
+        rig.converge(300)
+        tally = load.stop()
+    assert tally.lost == 0, str(tally)
+    assert tally.refused > 0
+
+
+def test_writing_an_argument_differently_restarts_nothing(rig: Rig):
+    before = rig.pids()
+    rig.edit("demo/tiny.yaml", "- --max-model-len=256", "- --max_model_len=0256".replace("0256", "256"))
+    rig.converge()
+    assert rig.pids() == before
+
+
+def test_an_equal_value_that_only_the_engine_recognises_restarts_nothing(rig: Rig):
+    before = rig.pids()
+    rig.edit("demo/tiny.yaml", "- --max-model-len=256", "- --max-model-len=0.256k")
+    rig.converge()
+    assert rig.pids() == before
+    assert "relabel" in rig.ask("history").stdout
+
+
+def test_an_edit_of_one_service_leaves_the_other_alone(rig: Rig):
+    text = (rig.clone / "demo/tiny.yaml").read_text().replace("name: tiny\n", "name: other\n", 1)
+    rig.write({"demo/other.yaml": text})
+    rig.converge()
+    other = rig.pids("other")
+    assert other
+    roll(rig, 20)
+    assert rig.pids("other") == other
+    assert rig.serves("other")
+
+
+def test_a_runtime_edit_rolls_two_services_of_two_replicas_without_loss(make_rig: MakeRig):
+    rig = make_rig(memory=10)  # room for one more replica than the four
+    text = (rig.clone / "demo/tiny.yaml").read_text().replace("Replicas: 1", "Replicas: 2")
+    rig.write({"demo/tiny.yaml": text, "demo/other.yaml": text.replace("name: tiny\n", "name: other\n", 1)})
+    rig.start()
+    rig.converge(180)
+    before = rig.pids() | rig.pids("other")
+    assert len(before) == 4
+    with rig.load("tiny", "other", streams=3, posts=3) as load:
+        rig.edit("runtimes/vllm-cpu.yaml", r"- --enforce-eager", "- --enforce-eager\n        - --seed=7")
+        rig.converge(240)
+        tally = load.stop()
+    assert tally.lost == 0, str(tally)
+    assert tally.refused == 0, str(tally)
+    assert not (rig.pids() | rig.pids("other")) & before
+    events = [line for line in rig.ask("history", "-o", "json").stdout.splitlines() if line]
+    assert events
+
+
+def test_a_deleted_service_leaves_nothing_behind(rig: Rig):
+    folder = rig.folder / "state" / "demo"
+    ports = {record.lease.port for record in rig.records()}
+    rig.write({"demo/tiny.yaml": None})
+    rig.converge()
+    rig.wait("the service to be forgotten", lambda: rig.service() is None)
+    assert not list((folder / "replicas").iterdir())
+    assert not list((folder / "services").iterdir())
+    assert not rig.serves()
+    from tests.e2e.rig import _is_free
+
+    assert all(_is_free(port) for port in ports)
