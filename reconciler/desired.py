@@ -23,11 +23,11 @@ from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Desired, DesiredState, Origin, Reason, ServiceId, Snapshot
 from reconciler.obstacles import find_obstacles
 from reconciler.origins import CONTAINER, Origins
+from reconciler.unseen import is_prunable, own_file, possible_runtimes, unreadable_places
 from reconciler.wishes import Wishes, read_display_name, read_wishes
 
 # A host's replicas are like the pods of a Deployment, so KServe's rules for that mode hold.
 HOST_MODE = "Standard"
-HOST_FILE = "host.yaml"
 
 _SERVICE = "InferenceService"
 _RUNTIMES = ("ServingRuntime", "ClusterServingRuntime")
@@ -75,8 +75,8 @@ def build_desired(
         target=target.name,
         revision=snapshot.revision,
         services=tuple(_without_doubles(cache.services, target)),
-        unreadable=(*_unreadable(manifests, snapshot), *bad_names),
-        prunable=_is_prunable(manifests, target, snapshot),
+        unreadable=(*unreadable_places(manifests, snapshot), *bad_names),
+        prunable=is_prunable(manifests, target, snapshot),
         notes=tuple(_notes(manifests, target, snapshot)),
     )
 
@@ -127,7 +127,7 @@ def _unusable(
 def _scene(manifests: Manifests, target: HostTarget, snapshot: Snapshot, cache: DesiredCache) -> _Scene:
     """The scene of last time if nothing in it changed; else a new one, and the cache is emptied."""
     others = tuple(each for each in manifests.documents if each.kind != _SERVICE)
-    uncertain = tuple(_uncertain(manifests, snapshot, target))
+    uncertain = tuple(possible_runtimes(manifests, snapshot))
     key = (target, uncertain, others)
     if cache.scene is None or cache.key != key:
         cache.key, cache.services = key, {}
@@ -159,15 +159,6 @@ def _new_scene(others: tuple[Manifest, ...], target: HostTarget, uncertain: tupl
 def _data_of(config_map: Manifest) -> dict[str, Any]:
     data = config_map.data.get("data")
     return data if isinstance(data, dict) else {}
-
-
-def _uncertain(manifests: Manifests, snapshot: Snapshot, target: HostTarget) -> Iterator[Reason]:
-    """What may hold a runtime that we cannot see: then another one must not be taken in its place."""
-    for each in manifests.unreadable:
-        if each.kind in ("", *_RUNTIMES):
-            yield each.reason
-    for path in snapshot.missing:
-        yield Reason("PathMissing", f"{path}/ is missing from git", Origin(f"{path}/", 1))
 
 
 # ---------------------------------------------------------------- one service
@@ -274,52 +265,23 @@ def _ignored(service: Manifest, resolved: Resolved, wishes: Wishes, volumes: lis
         yield Reason("VolumeIgnored", f"a host does not provide the volume {name}", service.origin)
 
 
-# ---------------------------------------------------------------- what of the tree cannot be seen
-
-
-def _unreadable(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:
-    """Files, and folders with a `/` at the end, whose services are kept as they are."""
-    for each in manifests.unreadable:
-        yield each.reason
-        if each.reason.origin and not each.reason.origin.file.endswith((".yaml", ".yml")):
-            # A link or a submodule may stand where a folder was.
-            place = Origin(f"{each.reason.origin.file}/", 1)
-            yield Reason(each.reason.code, each.reason.message, place)
-    for path in snapshot.missing:
-        yield Reason("PathMissing", f"{path}/ is missing from git; what came from there is kept", Origin(f"{path}/", 1))
-
-
-def _own_file(target: HostTarget) -> str:
-    parts = [part for part in target.own_path.split("/") if part not in ("", ".")]
-    return "/".join([*parts, HOST_FILE])
-
-
-def _is_prunable(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> bool:
-    """Empty is not missing: only a folder that still shows its own file may delete services by not naming them."""
-    if target.own_path in snapshot.missing:
-        return False
-    return any(each.origin.file == _own_file(target) for each in manifests.of_kind("Host"))
+# ---------------------------------------------------------------- what is worth saying beside the services
 
 
 def _notes(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Iterator[Reason]:
     yield from manifests.notes
-    if not _is_prunable(manifests, target, snapshot):
-        text = (
-            f"{_own_file(target)} is missing or holds no Host document: nothing is pruned on {target.name}; restore it"
-        )
-        yield Reason("NotPrunable", text, Origin(_own_file(target), 1))
+    if not is_prunable(manifests, target, snapshot):
+        file = own_file(target)
+        text = f"{file} is missing or holds no Host document: nothing is pruned on {target.name}; restore it"
+        yield Reason("NotPrunable", text, Origin(file, 1))
     for each in manifests.of_kind("Host"):
         if each.name != target.name:
             text = f"this file says host {each.name}, the config calls this target {target.name}"
             yield Reason("HostNameMismatch", text, each.origin_of(("metadata", "name")))
     for each in manifests.of_kind("LLMInferenceService", "Cluster"):
-        yield Reason(
-            "NotOnHosts", f"{each.kind} {each.name} is for Kubernetes clusters; a host ignores it", each.origin
-        )
-    for group in find_duplicates(
-        (each for each in manifests.documents if each.kind != _SERVICE), target.default_namespace
-    ):
+        yield Reason("NotOnHosts", f"{each.kind} {each.name} is for Kubernetes clusters; ignored here", each.origin)
+    others = [each for each in manifests.documents if each.kind != _SERVICE]
+    for group in find_duplicates(others, target.default_namespace):
         yield from (_doubled(each, group) for each in group)
-    for each in manifests.documents:
-        if each.kind != _SERVICE:
-            yield from each.warnings
+    for each in others:
+        yield from each.warnings

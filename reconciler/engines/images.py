@@ -30,7 +30,7 @@ def engine_arguments(command: Sequence[str], args: Sequence[str]) -> tuple[str, 
     """
     words = (*command, *args)
     if not command:
-        return tuple(args[1:] if args[:1] == ["serve"] else args)
+        return words[1:] if words[:1] == ("serve",) else words
     name = words[0].rpartition("/")[2]
     if _PYTHON.fullmatch(name) and words[1:3] == ("-m", SERVER_MODULE):
         return words[3:]

@@ -1,0 +1,48 @@
+"""What of the tree cannot be seen, and what must therefore not be concluded from it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.config import HostTarget
+from reconciler.manifests import Manifests
+from reconciler.model import Origin, Reason, Snapshot
+
+HOST_FILE = "host.yaml"
+_YAML = (".yaml", ".yml")
+
+
+def unreadable_places(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:
+    """Files, and folders with a `/` at the end, whose services are kept as they are."""
+    for reason in manifests.errors:
+        yield reason
+        if reason.origin and not reason.origin.file.endswith(_YAML):
+            # A link or a submodule may stand where a folder was.
+            yield Reason(reason.code, reason.message, Origin(f"{reason.origin.file}/", 1))
+    yield from _missing(snapshot, "what came from there is kept")
+
+
+def possible_runtimes(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:
+    """What may hold a runtime that we cannot see: then another one must not be taken in its place."""
+    for each in manifests.unreadable:
+        if each.kind in ("", "ServingRuntime", "ClusterServingRuntime"):
+            yield each.reason
+    yield from _missing(snapshot, "runtimes may be among what is missing")
+
+
+def _missing(snapshot: Snapshot, so_what: str) -> Iterator[Reason]:
+    for path in snapshot.missing:
+        yield Reason("PathMissing", f"{path}/ is missing from git; {so_what}", Origin(f"{path}/", 1))
+
+
+def own_file(target: HostTarget) -> str:
+    """The file that shows that a target's folder is really there."""
+    parts = [part for part in target.own_path.split("/") if part not in ("", ".")]
+    return "/".join([*parts, HOST_FILE])
+
+
+def is_prunable(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> bool:
+    """Empty is not missing: only a folder that still shows its own file may delete services by not naming them."""
+    if target.own_path in snapshot.missing:
+        return False
+    return any(each.origin.file == own_file(target) for each in manifests.of_kind("Host"))

@@ -1,0 +1,617 @@
+"""What git wants on a host: every service answered for, every obstacle named, nothing lost when a file is broken."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.config import Engine, HostTarget
+from reconciler.desired import DesiredCache, build_desired
+from reconciler.effective import Unusable, expand
+from reconciler.engines.images import engine_arguments, find_engine
+from reconciler.manifests import ManifestCache, read_manifests
+from reconciler.manifests.documents import read_file
+from reconciler.model import (
+    Desired,
+    DesiredState,
+    EnvVar,
+    File,
+    Mount,
+    Origin,
+    Reason,
+    Resources,
+    ServiceId,
+    Snapshot,
+    Strategy,
+)
+from reconciler.wishes import read_wishes
+
+PAIR = (Path(__file__).parent / "data" / "example_pair.yaml").read_text()
+PAIR_IMAGE = "quay.io/modh/vllm@sha256:8a3dd8ad6e15fe7b8e5e471037519719d4d8ad3db9d69389f2beded36a6f5b21"
+
+HOST = """\
+apiVersion: reconciler/v1alpha1
+kind: Host
+metadata: {name: box}
+spec: {}
+"""
+
+RUNTIME = """\
+apiVersion: serving.kserve.io/v1alpha1
+kind: ServingRuntime
+metadata:
+  name: vllm
+spec:
+  supportedModelFormats:
+  - {name: vLLM, autoSelect: true, priority: 1}
+  containers:
+  - name: kserve-container
+    image: vllm/vllm:1
+    command: [python3, -m, vllm.entrypoints.openai.api_server]
+    args:
+    - --port=8080
+    - --served-model-name={{.Name}}
+    env:
+    - {name: HOME, value: /tmp}
+"""
+
+SERVICE = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: chat
+spec:
+  predictor:
+    model:
+      modelFormat: {name: vLLM}
+      runtime: vllm
+      storageUri: file:///models/tiny
+      args:
+      - --max-model-len
+      - "128"
+"""
+
+TARGET = HostTarget(
+    name="box",
+    paths=("runtimes", "hosts/box"),
+    default_namespace="team",
+    engines=(Engine(image="vllm/*", python=Path("/opt/vllm/bin/python")),),
+    volumes={"claim": Path("/srv/claim")},
+)
+
+
+def snapshot(files: dict[str, str | bytes], **more: Any) -> Snapshot:
+    every: dict[str, str | bytes] = {"hosts/box/host.yaml": HOST, "runtimes/vllm.yaml": RUNTIME, **files}
+    raw = {path: text.encode() if isinstance(text, str) else text for path, text in every.items()}
+    return Snapshot("r1", tuple(File(p, hashlib.sha1(d).hexdigest(), d) for p, d in raw.items()), **more)
+
+
+def build(files: dict[str, str | bytes], target: HostTarget = TARGET, **more: Any) -> DesiredState:
+    revision = snapshot(files, **more)
+    return build_desired(read_manifests(revision), target, revision)
+
+
+def one(text: str, files: dict[str, str | bytes] | None = None, target: HostTarget = TARGET) -> Desired:
+    (service,) = build({"hosts/box/chat.yaml": text, **(files or {})}, target).services
+    return service
+
+
+def with_predictor(*lines: str) -> str:
+    """The service with more lines in its predictor."""
+    return SERVICE + "".join(f"    {line}\n" for line in lines)
+
+
+def with_model(*lines: str) -> str:
+    """The service with more lines in its model."""
+    return SERVICE + "".join(f"      {line}\n" for line in lines)
+
+
+def codes(reasons: tuple[Reason, ...]) -> list[str]:
+    return [reason.code for reason in reasons]
+
+
+# ---------------------------------------------------------------- the whole way
+
+
+def test_a_service_becomes_what_runs() -> None:
+    service = one(SERVICE)
+    assert service.problems == service.blocked == service.warnings == ()
+    assert (service.id, service.origin) == (ServiceId("team", "chat"), Origin("hosts/box/chat.yaml", 1))
+    assert service.spec
+    assert service.spec.image == "vllm/vllm:1"
+    assert service.spec.command == ("python3", "-m", "vllm.entrypoints.openai.api_server")
+    assert service.spec.args == ("--port=8080", "--served-model-name=chat", "--max-model-len", "128")
+    assert service.spec.env == (EnvVar("HOME", "/tmp"), EnvVar("INFERENCE_SERVICE_NAME", "chat"))
+    assert service.spec.mounts == (Mount("file:///models/tiny", "/mnt/models"),)
+    assert service.spec.resources == Resources()
+    assert (service.replicas, service.strategy, service.canary_percent) == (1, None, None)
+    assert (service.drain_timeout, service.request_timeout) == (None, None)
+
+
+def test_every_argument_knows_the_line_it_came_from() -> None:
+    service = one("# a comment\n" + SERVICE)
+    assert service.argument_origins == (
+        Origin("runtimes/vllm.yaml", 13),
+        Origin("runtimes/vllm.yaml", 14),
+        Origin("hosts/box/chat.yaml", 14),
+        Origin("hosts/box/chat.yaml", 15),
+    )
+
+
+def test_the_documented_pair_plans_as_blocked_and_never_crashes() -> None:
+    (service,) = build({"hosts/box/pair.yaml": PAIR}).services
+    assert service.problems == ()
+    assert service.spec
+    assert (service.spec.image, service.spec.resources.gpus) == (PAIR_IMAGE, 1)
+    assert service.spec.resources == Resources(gpus=1, cpu_millis=1000, memory_bytes=8 << 30)
+    assert service.spec.args == ("--port=8080", "--model=/mnt/models", "--served-model-name=granite")
+    assert service.display_name == "granite"
+    blocked = {reason.code: reason for reason in service.blocked}
+    assert blocked.keys() == {"NoEngine", "MissingSecret"}
+    assert PAIR_IMAGE in blocked["NoEngine"].message
+    assert "engines" in blocked["NoEngine"].message
+    assert blocked["NoEngine"].origin == Origin("hosts/box/pair.yaml", 30)
+    assert "storage-config" in blocked["MissingSecret"].message
+    assert "aws-connection-my-storage" in blocked["MissingSecret"].message
+    assert blocked["MissingSecret"].origin == Origin("hosts/box/pair.yaml", 68)
+    assert any("vLLM ServingRuntime for KServe" in warning.message for warning in service.warnings)
+
+
+def test_the_same_git_gives_the_same_digests_in_any_order() -> None:
+    other = SERVICE.replace("name: chat", "name: other")
+    one_way = build({"hosts/box/a.yaml": SERVICE, "hosts/box/b.yaml": other})
+    other_way = build({"hosts/box/a.yaml": other + "---\n" + SERVICE})
+    assert {s.id: s.digest for s in one_way.services} == {s.id: s.digest for s in other_way.services}
+    assert len({s.digest for s in one_way.services}) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("- --max-model-len\n      - \"128\"", "- --max_model_len=128", True),
+        ("name: chat", "name: chat\n  labels: {a: b}", True),
+        ("file:///models/tiny", "file:///models/other", False),
+        ("\"128\"", "\"256\"", False),
+    ],
+)  # fmt: skip
+def test_the_digest_follows_what_runs_and_nothing_else(before: str, after: str, same: bool) -> None:
+    assert before in SERVICE
+    changed = one(SERVICE.replace(before, after))
+    assert changed.spec
+    assert (changed.digest == one(SERVICE).digest) is same
+
+
+def test_replica_counts_are_not_part_of_the_digest() -> None:
+    assert one(with_predictor("minReplicas: 3")).digest == one(SERVICE).digest
+
+
+# ---------------------------------------------------------------- what cannot be used
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (SERVICE.replace("runtime: vllm", "runtime: nobody"), "RuntimeNotRecognized"),
+        (SERVICE.replace("name: vLLM", "name: gguf"), "NoSupportingRuntime"),
+        (with_predictor("workerSpec: {}"), "NotOnHosts"),
+        (SERVICE + "  transformer:\n    containers: [{name: t, image: i}]\n", "NotOnHosts"),
+        (with_predictor("deploymentStrategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 0}}"), "InvalidField"),
+        (with_model("resources: {limits: {nvidia.com/gpu: 0.5}}"), "InvalidQuantity"),
+    ],
+)
+def test_a_service_that_cannot_be_used_says_why_and_keeps_its_name(text: str, code: str) -> None:
+    service = one(text)
+    assert service.spec is None
+    assert service.digest == ""
+    assert code in codes(service.problems)
+    assert service.id == ServiceId("team", "chat")
+    assert all(reason.origin and reason.origin.file == "hosts/box/chat.yaml" for reason in service.problems)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["", "spec:\n", "spec: 3\n", "spec: []\n", "spec: {predictor: x}\n", "spec: {predictor: {model: [1]}}\n"]
+    + [
+        f"spec: {{predictor: {{minReplicas: {bad}, model: {{modelFormat: {{name: vLLM}}}}}}}}\n"
+        for bad in ("two", "-1")
+    ]
+    + ["spec: {predictor: {model: {modelFormat: {name: vLLM}, runtime: vllm, args: [1, {}]}}}\n"]
+    + ["spec: {predictor: {model: {modelFormat: {name: vLLM}, runtime: vllm, env: [{value: 1}]}}}\n"],
+)
+def test_a_malformed_spec_is_a_problem_of_its_service_alone(spec: str) -> None:
+    broken = SERVICE[: SERVICE.index("spec:")].replace("chat", "broken") + spec
+    state = build({"hosts/box/a.yaml": broken, "hosts/box/b.yaml": SERVICE})
+    by_name = {service.id.name: service for service in state.services}
+    assert by_name["broken"].problems
+    assert by_name["broken"].spec is None
+    assert by_name["chat"].spec
+    assert by_name["chat"].problems == ()
+
+
+def test_a_field_at_fault_is_named_by_its_line() -> None:
+    (problem, *_) = one(with_predictor("minReplicas: -1")).problems
+    assert problem.origin == Origin("hosts/box/chat.yaml", 14)
+
+
+def test_a_service_that_is_written_twice_keeps_what_runs() -> None:
+    state = build({"hosts/box/a.yaml": SERVICE, "hosts/box/b.yaml": SERVICE.replace("chat", "chat\n  namespace: team")})
+    (service,) = state.services
+    assert service.spec is None
+    assert [str(problem.origin) for problem in service.problems] == ["hosts/box/a.yaml:1", "hosts/box/b.yaml:1"]
+    assert "hosts/box/b.yaml:1" in service.problems[0].message
+
+
+def test_a_runtime_that_is_written_twice_stops_only_its_users() -> None:
+    other = RUNTIME.replace("name: vllm\n", "name: other\n")
+    files: dict[str, str | bytes] = {
+        "runtimes/again.yaml": RUNTIME,
+        "runtimes/other.yaml": other,
+        "hosts/box/b.yaml": SERVICE.replace("chat", "fine").replace("runtime: vllm", "runtime: other"),
+    }
+    state = build({"hosts/box/a.yaml": SERVICE, **files})
+    by_name = {service.id.name: service for service in state.services}
+    assert codes(by_name["chat"].problems) == ["Duplicate"]
+    assert by_name["fine"].spec
+    assert codes(state.notes) == ["Duplicate", "Duplicate"]
+
+
+@pytest.mark.parametrize("name", ["a.b", "1a", "a" * 64])
+def test_a_name_that_kserve_refuses_never_becomes_a_service(name: str) -> None:
+    state = build({"hosts/box/a.yaml": SERVICE.replace("chat", name)})
+    assert state.services == ()
+    assert [(r.code, str(r.origin)) for r in state.unreadable] == [("InvalidName", "hosts/box/a.yaml:4")]
+
+
+# ---------------------------------------------------------------- broken files and missing folders
+
+
+def test_a_broken_document_is_marked_and_the_others_live() -> None:
+    state = build({"hosts/box/a.yaml": SERVICE + "---\nkind: InferenceService\nx: [\n"})
+    assert [service.id.name for service in state.services] == ["chat"]
+    assert state.services[0].spec
+    assert [str(reason.origin) for reason in state.unreadable] == ["hosts/box/a.yaml:15"]
+    assert state.prunable
+
+
+def test_a_broken_runtime_keeps_what_runs_and_takes_no_other_in_its_place() -> None:
+    auto = SERVICE.replace("      runtime: vllm\n", "")
+    fallback = RUNTIME.replace("ServingRuntime", "ClusterServingRuntime")
+    fine = build({"runtimes/fallback.yaml": fallback, "hosts/box/a.yaml": auto})
+    assert fine.services[0].spec
+    broken = build(
+        {
+            "runtimes/fallback.yaml": fallback,
+            "runtimes/vllm.yaml": RUNTIME + "  x: [\n",
+            "hosts/box/a.yaml": auto,
+            "hosts/box/b.yaml": SERVICE.replace("chat", "named"),
+        }
+    )
+    assert [codes(service.problems) for service in broken.services] == [["RuntimeUncertain"], ["RuntimeUncertain"]]
+    unrelated = build(
+        {"runtimes/fallback.yaml": fallback, "hosts/box/a.yaml": auto, "hosts/box/z.yaml": "kind: Secret\n"}
+    )
+    assert unrelated.services[0].spec
+
+
+def test_missing_folders_prune_nothing() -> None:
+    assert build({}).prunable
+    gone = build({}, missing=("hosts/box",))
+    assert not gone.prunable
+    assert "NotPrunable" in codes(gone.notes)
+    assert [str(reason.origin) for reason in gone.unreadable] == ["hosts/box/:1"]
+
+
+@pytest.mark.parametrize(
+    "host", ["", "# gone\n", "kind: Host\n", "a: [\n", HOST.replace("kind: Host", "kind: Cluster")]
+)
+def test_without_its_host_file_nothing_is_pruned(host: str) -> None:
+    state = build({"hosts/box/host.yaml": host})
+    assert not state.prunable
+    assert "NotPrunable" in codes(state.notes)
+
+
+def test_a_host_file_elsewhere_does_not_count() -> None:
+    assert not build({"hosts/box/host.yaml": "", "hosts/box/sub/host.yaml": HOST}).prunable
+
+
+def test_a_link_in_place_of_a_folder_keeps_what_came_from_it() -> None:
+    link = Reason("Symlink", "not read: it is a symbolic link", Origin("hosts/box/team", 1))
+    assert "hosts/box/team/" in {r.origin.file for r in build({}, refused=(link,)).unreadable if r.origin}
+
+
+def test_what_is_not_for_hosts_is_noted() -> None:
+    llm = "apiVersion: serving.kserve.io/v1alpha1\nkind: LLMInferenceService\nmetadata: {name: a}\n"
+    named = HOST.replace("box", "other")
+    state = build({"hosts/box/a.yaml": llm, "hosts/box/more.yaml": named})
+    assert sorted(codes(state.notes)) == ["HostNameMismatch", "NotOnHosts"]
+
+
+# ---------------------------------------------------------------- obstacles
+
+
+def test_all_obstacles_are_listed_with_their_lines() -> None:
+    text = with_model(
+        "image: other/image:2",
+        "command: [sh, -c]",
+        "env:",
+        "- {name: TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}",
+        "- {name: POD, valueFrom: {fieldRef: {fieldPath: status.podIP}}}",
+        "- {name: CM, valueFrom: {configMapKeyRef: {name: none, key: k}}}",
+    ).replace("file:///models/tiny", "s3://user:hunter2@bucket/model")
+    service = one(text)
+    assert service.spec
+    assert {reason.code: reason.origin.line for reason in service.blocked if reason.origin} == {
+        "NoEngine": 14,
+        "CommandUnsupported": 15,
+        "MissingSecret": 17,
+        "FieldUnsupported": 18,
+        "MissingConfigMap": 19,
+        "StorageUnsupported": 10,
+    }
+    said = " ".join(reason.message for reason in service.blocked)
+    assert 'key "token" of Secret hf' in said
+    assert "hunter2" not in said
+
+
+def test_a_secret_that_the_config_stands_in_for_is_no_obstacle() -> None:
+    text = with_model("env:", "- {name: TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}")
+    assert codes(one(text).blocked) == ["MissingSecret"]
+    engine = Engine(image="vllm/*", python=Path("/p"), env={"TOKEN": "x"})
+    service = one(text, target=TARGET.model_copy(update={"engines": (engine,)}))
+    assert service.blocked == ()
+    assert service.spec
+    assert EnvVar("TOKEN", source="secret hf/token") in service.spec.env
+
+
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        ("file:///models/x", None),
+        ("/models/x", None),
+        ("pvc://claim/x", None),
+        ("pvc://claim", None),
+        ("pvc://other/x", "NoVolume"),
+        ("pvc://claim/../../etc", "StorageUnsupported"),
+        ("file:///a/../b", "StorageUnsupported"),
+        ("hf://org/model", "StorageUnsupported"),
+        ("oci://reg/image:1", "StorageUnsupported"),
+    ],
+)
+def test_storage_is_judged_by_what_this_host_can_reach(uri: str, code: str | None) -> None:
+    service = one(SERVICE.replace("file:///models/tiny", uri))
+    assert codes(service.blocked) == ([code] if code else [])
+    assert service.spec
+    assert service.spec.mounts == (Mount(uri, "/mnt/models"),)
+
+
+def test_claims_and_host_folders_are_mounted_and_other_volumes_are_warned_about() -> None:
+    text = with_predictor(
+        "volumes:",
+        "- {name: data, persistentVolumeClaim: {claimName: claim}}",
+        "- {name: here, hostPath: {path: /srv/adapters/}}",
+        "- {name: shm, emptyDir: {medium: Memory}}",
+        "- {name: certs, secret: {secretName: tls}}",
+        "- {name: idle, secret: {secretName: tls}}",
+    )
+    mounts = "\n".join(
+        [
+            "      volumeMounts:",
+            "      - {name: data, mountPath: /data, subPath: a/b}",
+            "      - {name: here, mountPath: /lora}",
+            "      - {name: shm, mountPath: /dev/shm}",
+            "      - {name: certs, mountPath: /certs}\n",
+        ]
+    )
+    service = one(text.replace("    volumes:", mounts + "    volumes:"))
+    assert service.spec
+    assert service.spec.mounts[1:] == (Mount("pvc://claim/a/b", "/data"), Mount("file:///srv/adapters", "/lora"))
+    assert service.blocked == ()
+    assert [(w.code, "certs" in w.message) for w in service.warnings] == [("VolumeIgnored", True)]
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "engine_args"),
+    [
+        ((), ("--port", "1"), ("--port", "1")),
+        ((), ("serve", "m"), ("m",)),
+        (("python",), ("-m", "vllm.entrypoints.openai.api_server", "--a"), ("--a",)),
+        (("/usr/bin/python3.12", "-m", "vllm.entrypoints.openai.api_server"), ("--a",), ("--a",)),
+        (("vllm", "serve"), ("m", "--a"), ("m", "--a")),
+        (("vllm",), ("serve", "--a"), ("--a",)),
+        (("vllm", "bench"), (), None),
+        (("sh", "-c"), ("vllm serve m",), None),
+        (("python", "-m", "other"), (), None),
+        (("pythonic", "-m", "vllm.entrypoints.openai.api_server"), (), None),
+    ],
+)
+def test_commands_that_start_vllm_are_known(command: Any, args: Any, engine_args: Any) -> None:
+    assert engine_arguments(command, args) == engine_args
+
+
+def test_the_first_matching_image_wins_and_only_stars_are_special() -> None:
+    engines = tuple(
+        Engine(image=image, python=Path(f"/{n}")) for n, image in enumerate(["a/b:1", "a/*", "[x]/*@sha256:*", "*"])
+    )
+    images = {"a/b:1": 0, "a/b:2": 1, "[x]/y@sha256:00": 2, "x/y@sha256:00": 3}
+    assert {image: int(engine.python.name) for image in images if (engine := find_engine(image, engines))} == images
+    assert find_engine("a/b", engines[:1]) is None
+
+
+# ---------------------------------------------------------------- variables and wishes
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("$(A)-$(A)", "1-1"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$1"),
+        ("$(B)", "$(B)"),
+        ("$A $( $", "$A $( $"),
+        ("cost: 5$$", "cost: 5$"),
+    ],
+)
+def test_references_are_expanded_as_the_kubelet_does(text: str, expanded: str) -> None:
+    assert expand(text, {"A": "1"}) == expanded
+
+
+def test_variables_are_resolved_from_git_and_expanded_in_arguments() -> None:
+    text = with_model(
+        "env:",
+        "- {name: A, value: one}",
+        "- {name: B, value: $(A)-$(LATER)}",
+        "- {name: LATER, value: x}",
+        "- {name: FROM, valueFrom: {configMapKeyRef: {name: cm, key: k}}}",
+        "- {name: MAYBE, valueFrom: {secretKeyRef: {name: s, key: k, optional: true}}}",
+        "- {name: NS, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}",
+        "envFrom:",
+        "- {prefix: P_, configMapRef: {name: cm}}",
+    ).replace('"128"', "$(B)/$(P_k)")
+    config_map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cm}\ndata: {k: v}\n"
+    service = one(text, {"hosts/box/cm.yaml": config_map})
+    assert service.spec
+    assert service.blocked == ()
+    env = {each.name: each.value for each in service.spec.env}
+    assert env.items() >= {"A": "one", "B": "one-$(LATER)", "FROM": "v", "NS": "team", "P_k": "v"}.items()
+    assert "MAYBE" not in env
+    assert service.spec.args[-1] == "one-$(LATER)/v"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "strategy", "expected"),
+    [
+        (4, "{}", None),
+        (4, "{type: RollingUpdate}", Strategy(1, 1)),
+        (1, "{type: RollingUpdate}", Strategy(1, 0)),
+        (3, "{rollingUpdate: {maxSurge: 50%, maxUnavailable: 50%}}", Strategy(2, 1)),
+        (1, "{rollingUpdate: {maxSurge: 0, maxUnavailable: 25%}}", Strategy(0, 1)),
+        (4, "{rollingUpdate: {maxSurge: 0, maxUnavailable: 9}}", Strategy(0, 4)),
+        (4, "{type: Recreate}", Strategy(0, 4, recreate=True)),
+    ],
+)
+def test_strategies_round_as_in_kubernetes(replicas: int, strategy: str, expected: Strategy | None) -> None:
+    text = with_predictor(f"minReplicas: {replicas}", f"deploymentStrategy: {strategy}")
+    (manifest,) = read_file("a.yaml", text.encode()).documents
+    assert read_wishes(manifest).strategy == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "deploymentStrategy: {rollingUpdate: {maxSurge: -1}}",
+        "deploymentStrategy: {rollingUpdate: {maxSurge: 120%}}",
+        "deploymentStrategy: {rollingUpdate: {maxUnavailable: some}}",
+        'deploymentStrategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: "0%"}}',
+        "minReplicas: two",
+        "canaryTrafficPercent: 101",
+        "timeout: -1",
+        "terminationGracePeriodSeconds: true",
+    ],
+)
+def test_wishes_that_kubernetes_would_refuse_name_their_line(line: str) -> None:
+    (manifest,) = read_file("a.yaml", with_predictor(line).encode()).documents
+    with pytest.raises(Unusable) as caught:
+        read_wishes(manifest)
+    assert caught.value.reason.origin == Origin("a.yaml", 14)
+
+
+def test_replicas_and_timeouts_come_from_the_predictor() -> None:
+    text = with_predictor(
+        "minReplicas: 2",
+        "maxReplicas: 5",
+        "canaryTrafficPercent: 10",
+        "timeout: 90",
+        "terminationGracePeriodSeconds: 7",
+    )
+    service = one(text)
+    assert (service.replicas, service.canary_percent) == (2, 10)
+    assert (service.drain_timeout, service.request_timeout) == (7, 90)
+    assert codes(service.warnings) == ["NoAutoscaling"]
+    assert service.warnings[0].origin == Origin("hosts/box/chat.yaml", 15)
+
+
+@pytest.mark.parametrize("value", ["true", "True"])
+def test_a_stopped_service_wants_no_replicas(value: str) -> None:
+    service = one(SERVICE.replace("name: chat", f'name: chat\n  annotations: {{serving.kserve.io/stop: "{value}"}}'))
+    assert service.replicas == 0
+    assert service.spec
+    assert one(with_predictor("minReplicas: 0")).replicas == 0
+
+
+def test_resources_are_requests_and_limits_fill_the_gaps() -> None:
+    text = with_model(
+        "resources:",
+        "  limits: {cpu: 4, memory: 2Gi, nvidia.com/gpu: 2, amd.com/gpu: 0, example.com/tpu: 1}",
+        "  requests: {cpu: 500m}",
+    )
+    spec = one(text).spec
+    assert spec
+    assert spec.resources == Resources(2, 500, 2 << 30, (("example.com/tpu", 1),))
+
+
+def test_sidecars_are_warned_about() -> None:
+    text = with_predictor("containers: [{name: side, image: i}]", "initContainers: [{name: init, image: i}]")
+    warned = [warning.message for warning in one(text).warnings if warning.code == "ContainerIgnored"]
+    assert ["side" in warned[0], "init" in warned[1]] == [True, True]
+
+
+# ---------------------------------------------------------------- caching
+
+
+def test_only_what_changed_is_worked_out_again() -> None:
+    manifests, services = ManifestCache(), DesiredCache()
+
+    def again(files: dict[str, str | bytes]) -> dict[str, Desired]:
+        revision = snapshot(files)
+        state = build_desired(read_manifests(revision, manifests), TARGET, revision, services)
+        return {service.id.name: service for service in state.services}
+
+    other = SERVICE.replace("name: chat", "name: other")
+    first = again({"hosts/box/a.yaml": SERVICE, "hosts/box/b.yaml": other})
+    second = again({"hosts/box/a.yaml": SERVICE, "hosts/box/b.yaml": other.replace("128", "256")})
+    assert second["chat"] is first["chat"]
+    assert second["other"].digest != first["other"].digest
+    third = again({"hosts/box/a.yaml": SERVICE, "runtimes/vllm.yaml": RUNTIME.replace("/vllm:1", "/vllm:2")})
+    assert third["chat"].digest != first["chat"].digest
+    assert third.keys() == {"chat"}
+
+
+edits = st.lists(
+    st.tuples(
+        st.integers(0, 400), st.integers(0, 12), st.sampled_from(["", "[]", "{}", "null", "- ", "  ", ": ", "1", "x"])
+    ),
+    max_size=3,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(edits, edits)
+def test_no_edit_makes_a_crash_or_hides_a_neighbour(service_edits: Any, runtime_edits: Any) -> None:
+    def edited(text: str, changes: list[tuple[int, int, str]]) -> str:
+        for at, cut, new in changes:
+            text = text[:at] + new + text[at + cut :]
+        return text
+
+    neighbour = PAIR.replace("granite", "neighbour")
+    state = build(
+        {
+            "hosts/box/a.yaml": edited(with_predictor("minReplicas: 1", "volumes: [{name: a}]"), service_edits),
+            "runtimes/vllm.yaml": edited(RUNTIME, runtime_edits),
+            "hosts/box/z.yaml": neighbour,
+        }
+    )
+    assert ServiceId("team", "neighbour") in {service.id for service in state.services}
+    for service in state.services:
+        assert (service.spec is None) == bool(service.problems)
+        assert (service.digest == "") == (service.spec is None)
+
+
+def test_equal_specs_have_equal_digests_whatever_else_differs() -> None:
+    service = one(SERVICE)
+    assert replace(service, digest="").spec == one(with_predictor("timeout: 5")).spec
