@@ -13,14 +13,15 @@ _NAME = re.compile(
     r"(?i)(password|passwd|secret|authorization|credential|cookie|api[-_]?key|private[-_]?key|token(?!s))"
 )
 _PATH_NAME = re.compile(r"(?i)[-_.](file|path|dir|uri|url)$")
-_USERINFO = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@'\"]+@")
+# Each prefix is bounded and begins where a word begins: a long line must not cost the square of its length.
+_USERINFO = re.compile(r"(?<![a-zA-Z0-9+.-])([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)[^/\s'\"]+@")
 _HEADER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
 # "unexpected token: }" is prose and stays; `token=…`, `'token': …` and `hf_token: …` are assignments.
 _ASSIGNED = re.compile(
-    r"(?i)((?:[\w-]*(?:password|passwd|secret|api[-_]?key|[_-]token)|['\"]token(?=['\"])|\btoken(?==))"
-    r"['\"]?\s*[=:]\s*['\"]?)(?!None\b|null\b|\[|\{)([^\s'\",;)}\]]+)"
+    r"(?i)(?<![\w-])((?:[\w-]{0,64}?(?:password|passwd|secret|api[-_]?key|[_-]token)|token(?=['\"=]))"
+    r"['\"]?\s{0,8}[=:]\s{0,8}['\"]?)(?!None\b|null\b|\[|\{)([^\s'\",;)}\]]+)"
 )
-_ARGUMENT = re.compile(r"(?i)(--[\w-]*(?:password|secret|api-key|token)\s+)(?!-)(\S+)")
+_ARGUMENT = re.compile(r"(?i)(?<![\w-])(--[\w-]{0,64}?(?:password|secret|api-key|token)\s{1,8})(?!-)(\S+)")
 _WELL_KNOWN = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,})")
 # Everything that moves a cursor, changes a title or hides text; tabs and line ends stay.
 _CONTROL = re.compile(
@@ -61,7 +62,7 @@ def scrub(value: object, name: str = "") -> object:
 def _scrub_items(items: list[object], name: str) -> list[object]:
     """An argv may carry a secret in the item after its flag."""
     pairs = zip(["", *items], items, strict=False)
-    return [scrub(item, name or (before if _is_bare_flag(before) else "")) for before, item in pairs]
+    return [scrub(item, before if _is_bare_flag(before) else name) for before, item in pairs]
 
 
 def _is_bare_flag(item: object) -> TypeGuard[str]:
