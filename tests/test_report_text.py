@@ -1,0 +1,208 @@
+"""What people read of status and plan."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+from typing import Any
+
+from reconciler.model import (
+    AskPreflight,
+    Drain,
+    EnsureProxy,
+    Health,
+    Origin,
+    Phase,
+    Reason,
+    Reject,
+    ServiceId,
+    SetRoutes,
+    Start,
+    Stop,
+    Sync,
+    Unreachable,
+)
+from reconciler.report.planned import plan_document
+from reconciler.report.screen import show
+from reconciler.report.status import TargetReport
+from reconciler.report.text import Block, Changes, plan_blocks, status_blocks
+from tests.report_world import (
+    NEW,
+    OLD,
+    REVISION,
+    SPEC,
+    TINY,
+    desired,
+    observed,
+    planned,
+    rejection,
+    replica,
+    report,
+    state,
+    status_of,
+    verdict,
+    with_service,
+)
+
+PROGRESSING = Health(Phase.PROGRESSING, Reason("Progressing", "starts; 0 of 1 replicas serve"))
+
+
+def plain(blocks: Any) -> str:
+    out = io.StringIO()
+    show(blocks, out)
+    return out.getvalue()
+
+
+def plan_of(one: TargetReport) -> dict[str, Any]:
+    assert one.desired
+    assert one.observed
+    assert one.plan
+    return plan_document(status_of(one), [(one.desired, one.observed, one.plan)])
+
+
+def start(number: int = 2) -> Start:
+    ready = replica(digest=NEW, number=number)
+    return Start(ready.id, NEW, SPEC, ready.origin, ready.lease, 10.0, "", REVISION, "git wants bbbbbbbb")
+
+
+def test_status_shows_one_line_per_service() -> None:
+    lines = plain(status_blocks(status_of(report()))).splitlines()
+    assert lines[0] == "revision 4f1c2ab0 “Serve tiny”, applied"
+    assert lines[2] == "a: http://127.0.0.1:8080, no GPU"
+    assert lines[3].split() == ["SERVICE", "SYNC", "HEALTH", "READY", "GPUS", "LIVE", "NOW"]
+    assert lines[4].split() == ["demo/tiny", "Synced", "Healthy", "1/1", "0", "aaaaaaaa"]
+    assert len(lines) == 5
+
+
+def test_status_says_what_is_wrong_with_file_and_line() -> None:
+    refused = verdict(sync=Sync.OUT_OF_SYNC, rejected=rejection())
+    text = plain(status_blocks(status_of(report(plan=planned(refused)))))
+    assert "rejected bbbbbbbb: hosts/a/tiny.yaml:12: unrecognized argument --max-modle-len" in text
+
+
+def test_text_written_by_others_cannot_move_the_cursor() -> None:
+    status = with_service(
+        status_of(report()), step="\x1b[2Jgone", warnings=[{"code": "X", "message": "\x1b]0;t\x07w", "file": None}]
+    )
+    text = plain(status_blocks(status))
+    assert "gone" in text
+    assert "\x1b" not in text
+
+
+def test_a_terminal_gets_a_coloured_table_with_the_same_words() -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        show(status_blocks(status_of(report())), terminal)
+        terminal.flush()
+        text = os.read(master, 8192).decode()
+    os.close(master)
+    assert "demo/tiny" in text
+    assert "\x1b[32mHealthy" in text
+
+
+def test_a_converged_plan_says_that_nothing_is_to_do() -> None:
+    document = plan_of(report())
+    assert document["schema"] == "reconciler.plan/v1"
+    assert document["counts"]["unchanged"] == 1
+    assert plain(plan_blocks(document)).splitlines() == ["a at 4f1c2ab0", "Nothing to do: 1 service as git says."]
+
+
+def test_a_rollout_shows_its_strategy_then_its_steps_with_reasons() -> None:
+    rolling = verdict(
+        sync=Sync.OUT_OF_SYNC, health=PROGRESSING, strategy="surge: start new, switch, drain old", step="starts"
+    )
+    actions = (
+        EnsureProxy("the proxy does not answer"),
+        start(),
+        Drain(replica().id, "superseded"),
+        Stop(replica().id, "left", True),
+    )
+    changing = report(desired=state(desired(digest=NEW)), plan=planned(rolling, actions=actions))
+    lines = plain(plan_blocks(plan_of(changing))).splitlines()
+    assert lines == [
+        "a at 4f1c2ab0",
+        "  * ensure proxy proxy: the proxy does not answer",
+        "  ~ demo/tiny (hosts/a/tiny.yaml:7): surge: start new, switch, drain old; starts",
+        "      start demo.tiny.bbbbbbbb-2: git wants bbbbbbbb",
+        "      drain demo.tiny.aaaaaaaa-1: superseded",
+        "      stop demo.tiny.aaaaaaaa-1 (kill): left",
+        "4 actions; 1 change, 0 unchanged",
+    ]
+
+
+def test_a_plan_never_carries_specs() -> None:
+    ask = AskPreflight(TINY, NEW, SPEC, Origin("f", 1), (), "not asked yet")
+    reject = Reject(rejection(), "refused")
+    routes = SetRoutes((), (TINY, ServiceId("demo", "x")), "gone")
+    document = plan_of(report(plan=planned(verdict(sync=Sync.OUT_OF_SYNC), actions=(ask, reject, routes, start()))))
+    assert SPEC.image not in str(document)
+    assert [one["subject"] for one in document["targets"][0]["actions"]] == [
+        "bbbbbbbb",
+        "bbbbbbbb",
+        "demo/tiny, demo/x",
+        "demo.tiny.bbbbbbbb-2",
+    ]
+
+
+def test_a_plan_has_one_word_for_what_happens_to_each_service() -> None:
+    names = ("blocked", "broken", "create", "gone", "refused", "same", "waits")
+    ids = {name: ServiceId("demo", name) for name in names}
+    missing = Health(Phase.MISSING, Reason("NotServing", "0 of 1 replicas serve"))
+    out = Sync.OUT_OF_SYNC
+    broken = desired(ids["broken"], spec=None, problems=(Reason("Invalid", "bad", Origin("f", 2)),))
+    wanted = [desired(ids[name]) for name in names if name not in ("broken", "gone")]
+    verdicts = (
+        verdict(ids["blocked"], out, missing, blocked=(Reason("NoGpu", "needs 1 GPU"),)),
+        verdict(ids["broken"], Sync.UNKNOWN),
+        verdict(ids["create"], out, missing),
+        verdict(ids["gone"], out, PROGRESSING),
+        verdict(ids["refused"], out, rejected=rejection(ids["refused"])),
+        verdict(ids["same"]),
+        verdict(ids["waits"], out, PROGRESSING),
+    )
+    creating = replica(ids["create"]).id
+    actions = (
+        Start(creating, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "", REVISION, "new"),
+        Drain(replica(ids["gone"]).id, "deleted in git"),
+    )
+    seen = observed(replica(ids["gone"]), replica(ids["same"]), replica(ids["refused"]))
+    document = plan_of(report(desired=state(*wanted, broken), observed=seen, plan=planned(*verdicts, actions=actions)))
+    found = {one["name"]: one["change"] for one in document["targets"][0]["services"]}
+    assert found == {
+        "blocked": "blocked",
+        "broken": "keep",
+        "create": "create",
+        "gone": "delete",
+        "refused": "rejected",
+        "same": "none",
+        "waits": "wait",
+    }
+    text = plain(plan_blocks(document))
+    assert "  ! demo/refused (hosts/a/refused.yaml:7): rejected bbbbbbbb: hosts/a/tiny.yaml:12: " in text
+    assert "      live is aaaaaaaa" in text
+    assert text.endswith("2 actions; 1 create, 1 delete, 1 wait, 1 blocked, 1 rejected, 1 keep, 1 unchanged\n")
+
+
+def test_a_plan_for_an_unreachable_target_says_why_it_is_empty() -> None:
+    silent = report(observed=Unreachable("a", 1.0, "no route"), plan=planned())
+    assert "  unreachable: no route; nothing is planned" in plain(plan_blocks(plan_of(silent)))
+
+
+def test_progress_names_only_what_changed() -> None:
+    changes, status = Changes(), status_of(report())
+    assert changes.since_last(status) == ["revision 4f1c2ab0 “Serve tiny”, applied", "demo/tiny: Synced, Healthy"]
+    assert changes.since_last(status) == []
+    moving = with_service(status, sync="OutOfSync", step="starting demo.tiny.b-2")
+    assert changes.since_last(moving) == ["demo/tiny: OutOfSync, Healthy: starting demo.tiny.b-2"]
+    gone = status | {"targets": [status["targets"][0] | {"services": []}]}
+    assert changes.since_last(gone) == ["demo/tiny: gone"]
+
+
+def test_columns_line_up_where_nobody_draws_them() -> None:
+    other = ServiceId("production", "a-long-name")
+    blocks: list[Block] = list(status_blocks(status_of(report(desired=state(desired(), desired(other))))))
+    lines = plain(blocks).splitlines()
+    header = next(line for line in lines if line.startswith("SERVICE"))
+    rows = [line for line in lines if line.startswith(("demo/", "production/"))]
+    assert all(row[header.index("SYNC") - 1] == " " and row[header.index("SYNC")] != " " for row in rows)
