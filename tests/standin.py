@@ -2,8 +2,9 @@
 
     standin.py [--port N] [--ignore-term] [--child KIND]... [--shared-memory] [--exit CODE]
 
-Children: `plain` as any child; `escaped` in a session of its own, with nothing open; `bare` with an empty environment
-and nothing open, known only by its session; `titled` whose environment is gone but who writes to our log.
+More flags may stand in the environment, as STANDIN. Children: `plain` as any child; `escaped` in a session of its own,
+with nothing open; `bare` with an empty environment and nothing open, known only by its session; `titled` whose
+environment is gone but who writes to our log.
 """
 
 from __future__ import annotations
@@ -11,61 +12,70 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing import resource_tracker
-from multiprocessing.shared_memory import SharedMemory
 
 SLEEP = [sys.executable, "-IS", "-c", "import time; time.sleep(600)"]
-CLOSED = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-
-
-class Answer(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = json.dumps({"data": [{"id": "tiny"}]}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 def spawn(kind: str) -> int:
+    closed = subprocess.DEVNULL
     if kind == "escaped":
-        return subprocess.Popen(SLEEP, start_new_session=True, **CLOSED).pid
+        return subprocess.Popen(SLEEP, start_new_session=True, stdin=closed, stdout=closed, stderr=closed).pid
     if kind == "bare":
-        return subprocess.Popen(SLEEP, env={}, **CLOSED).pid
+        return subprocess.Popen(SLEEP, env={}, stdin=closed, stdout=closed, stderr=closed).pid
     if kind == "titled":
-        return subprocess.Popen(SLEEP, env={}, start_new_session=True, stdin=subprocess.DEVNULL).pid
+        return subprocess.Popen(SLEEP, env={}, start_new_session=True, stdin=closed).pid
     return subprocess.Popen(SLEEP).pid
 
 
+def share_memory() -> str:
+    from multiprocessing import resource_tracker
+    from multiprocessing.shared_memory import SharedMemory
+
+    global memory  # mapped as long as we live
+    memory = SharedMemory(create=True, size=4096)
+    # As when the whole group is killed: nobody is left to unlink it.
+    resource_tracker.unregister(f"/{memory.name}", "shared_memory")
+    return memory.name
+
+
+def serve(port: int) -> None:
+    """Enough of a server for every question that it is asked."""
+    listener = socket.create_server(("127.0.0.1", port))
+    while True:
+        client, _ = listener.accept()
+        words = client.recv(65536).split(b" ", 2)
+        body = b'{"data":[{"id":"chat"}],"choices":[{"finish_reason":"length"}]}'
+        if words[1] == b"/metrics":
+            body = b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"
+        client.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        client.close()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--port", type=int)
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--child", action="append", default=[])
     parser.add_argument("--shared-memory", action="store_true")
     parser.add_argument("--exit", type=int)
-    options, _ = parser.parse_known_args()
+    words = [*sys.argv[1:], *shlex.split(os.environ.pop("STANDIN", ""))]
+    options, _ = parser.parse_known_args(words)
     print(json.dumps({"children": [spawn(kind) for kind in options.child]}), flush=True)
     if options.shared_memory:
-        memory = SharedMemory(create=True, size=4096)
-        # As when the whole group is killed: nobody is left to unlink it.
-        resource_tracker.unregister(f"/{memory.name}", "shared_memory")
-        print(json.dumps({"shared_memory": memory.name}), flush=True)
+        print(json.dumps({"shared_memory": share_memory()}), flush=True)
     if options.exit is not None:
-        print("bad things happened", flush=True)
+        print("ValueError: bad things happened", flush=True)
         os._exit(options.exit)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if options.ignore_term else lambda *_: os._exit(0))
     print("up", flush=True)
     if options.port:
-        ThreadingHTTPServer(("127.0.0.1", options.port), Answer).serve_forever()
+        serve(options.port)
     time.sleep(600)
 
 

@@ -81,7 +81,7 @@ def test_started_replica_leads_its_own_session_and_inherits_nothing(
     daemon: Open, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAEMON_SECRET", "hunter2")
-    known = start(daemon(), inventory, standin(WANTED="yes"))
+    known = start(daemon(), inventory, standin(inventory.folder, WANTED="yes"))
     assert os.getsid(pid(known)) == pid(known)
     words = procfs.read_environment(pid(known))
     assert b"WANTED=yes" in words
@@ -91,28 +91,28 @@ def test_started_replica_leads_its_own_session_and_inherits_nothing(
 
 
 def test_record_names_variables_but_never_their_values(daemon: Open, inventory: Inventory) -> None:
-    known = start(daemon(), inventory, standin(TOKEN="hunter2"))
+    known = start(daemon(), inventory, standin(inventory.folder, TOKEN="hunter2"))
     assert known.env_names == ("TOKEN",)
     assert b"hunter2" not in (inventory.replica_folder(known.id) / "record.json").read_bytes()
 
 
 def test_start_of_what_runs_does_nothing(daemon: Open, inventory: Inventory) -> None:
     supervisor = daemon()
-    known = start(supervisor, inventory, standin())
-    supervisor.start(known, standin())
-    daemon().start(known, standin())
+    known = start(supervisor, inventory, standin(inventory.folder))
+    supervisor.start(known, standin(inventory.folder))
+    daemon().start(known, standin(inventory.folder))
     assert inventory.replica(known.id) == known
     assert len(census.Census().members(supervisor._trace(known))) == 1
 
 
 def test_replica_survives_its_daemon_and_is_adopted(daemon: Open, inventory: Inventory) -> None:
-    known = start(daemon(), inventory, standin())
+    known = start(daemon(), inventory, standin(inventory.folder))
     assert state(daemon(), known) == ProcessState(alive=True)
 
 
 def test_exit_of_a_child_and_of_an_adopted_process_wakes_at_once(daemon: Open, inventory: Inventory) -> None:
     parent, adopter = daemon(), daemon()
-    known = start(parent, inventory, standin())
+    known = start(parent, inventory, standin(inventory.folder))
     rang = [threading.Event(), threading.Event()]
     parent.subscribe(rang[0].set)
     adopter.subscribe(rang[1].set)
@@ -128,27 +128,27 @@ def test_exit_of_a_child_and_of_an_adopted_process_wakes_at_once(daemon: Open, i
 def test_exit_status_and_last_words_of_a_failed_start(daemon: Open, inventory: Inventory) -> None:
     supervisor = daemon()
     wanted = record()
-    supervisor.start(wanted, standin("--exit", "7"))
+    supervisor.start(wanted, standin(inventory.folder, "--exit", "7"))
     known = inventory.replica(wanted.id)
     assert known is not None
     eventually(lambda: not state(supervisor, known).alive)
     assert state(supervisor, known) == ProcessState(alive=False, exit_code=7)
-    assert supervisor.logs(known.id, 1) == ("bad things happened",)
+    assert supervisor.logs(known.id, 1) == ("ValueError: bad things happened",)
 
 
 def test_missing_interpreter_is_terminal_and_leaves_nothing(daemon: Open, inventory: Inventory) -> None:
     with pytest.raises(Terminal, match=r"/no/such/python.*No such file.*engines\[\]\.python"):
-        daemon().start(record(), StandinLaunch(("/no/such/python",)))
+        daemon().start(record(), StandinLaunch(("/no/such/python",), {}, standin(inventory.folder).cwd))
     assert inventory.replicas() == ()
 
 
 def test_taken_port_is_refused_before_anything_is_written(daemon: Open, inventory: Inventory) -> None:
     supervisor = daemon()
     port = free_port()
-    start(supervisor, inventory, standin("--port", str(port)), port=port)
+    start(supervisor, inventory, standin(inventory.folder, "--port", str(port)), port=port)
     eventually(lambda: port in procfs.listeners())
     with pytest.raises(Retryable, match=f"port {port} is taken"):
-        supervisor.start(record("bbbbbbbb-0", port=port), standin())
+        supervisor.start(record("bbbbbbbb-0", port=port), standin(inventory.folder))
     assert len(inventory.replicas()) == 1
 
 
@@ -160,16 +160,16 @@ def test_daemon_killed_before_the_spawn_leaves_a_replica_that_can_be_started(
     supervisor = daemon()
     supervisor.recover()
     assert state(supervisor, wanted) == ProcessState(alive=False, spawned=False)
-    supervisor.start(wanted, standin())
+    supervisor.start(wanted, standin(inventory.folder))
     assert state(supervisor, wanted).alive
 
 
 def test_daemon_killed_after_the_spawn_finds_its_orphan(daemon: Open, inventory: Inventory) -> None:
-    known = start(daemon(), inventory, standin("--child", "plain"))
+    known = start(daemon(), inventory, standin(inventory.folder, "--child", "plain"))
     forgotten = inventory.change(known.id, process=None)
     supervisor = daemon()
     assert state(supervisor, forgotten) == ProcessState(alive=True)
-    supervisor.start(forgotten, standin())
+    supervisor.start(forgotten, standin(inventory.folder))
     assert inventory.replica(known.id) == known
     inventory.change(known.id, process=None)
     daemon().recover()
@@ -197,7 +197,7 @@ def test_another_process_with_the_same_number_is_not_ours(daemon: Open, inventor
 
 def test_after_a_reboot_nothing_is_alive_and_nobody_is_signalled(daemon: Open, inventory: Inventory) -> None:
     supervisor = daemon()
-    known = start(supervisor, inventory, standin())
+    known = start(supervisor, inventory, standin(inventory.folder))
     assert known.process is not None
     before = replace(known, boot="another", process=replace(known.process, boot="another"))
     assert state(supervisor, before) == ProcessState(alive=False, rebooted=True)
@@ -208,7 +208,7 @@ def test_after_a_reboot_nothing_is_alive_and_nobody_is_signalled(daemon: Open, i
 def test_gentle_stop_signals_the_main_process_alone(daemon: Open, inventory: Inventory) -> None:
     """vLLM's engine must outlive the signal, else it cannot finish what runs."""
     supervisor = daemon()
-    known = start(supervisor, inventory, standin("--child", "plain"))
+    known = start(supervisor, inventory, standin(inventory.folder, "--child", "plain"))
     (child,) = children(inventory, known)
     supervisor.stop(known, force=False)
     eventually(lambda: not state(supervisor, known).alive)
@@ -218,7 +218,7 @@ def test_gentle_stop_signals_the_main_process_alone(daemon: Open, inventory: Inv
 
 @pytest.mark.parametrize("kind", ["plain", "escaped", "titled"])
 def test_orphan_of_a_killed_main_process_is_found_and_killed(daemon: Open, inventory: Inventory, kind: str) -> None:
-    known = start(daemon(), inventory, standin("--child", kind))
+    known = start(daemon(), inventory, standin(inventory.folder, "--child", kind))
     (child,) = children(inventory, known)
     os.kill(pid(known), signal.SIGKILL)
     supervisor = daemon()
@@ -233,7 +233,7 @@ def test_orphan_of_a_killed_main_process_is_found_and_killed(daemon: Open, inven
 
 def test_child_without_any_mark_is_killed_with_its_session(daemon: Open, inventory: Inventory) -> None:
     supervisor = daemon()
-    known = start(supervisor, inventory, standin("--ignore-term", "--child", "bare"))
+    known = start(supervisor, inventory, standin(inventory.folder, "--ignore-term", "--child", "bare"))
     (child,) = children(inventory, known)
     supervisor.stop(known, force=True)
     assert not exists(child)
@@ -241,7 +241,7 @@ def test_child_without_any_mark_is_killed_with_its_session(daemon: Open, invento
 
 
 def test_noted_child_without_any_mark_is_found_after_a_sudden_death(daemon: Open, inventory: Inventory) -> None:
-    known = start(daemon(), inventory, standin("--child", "bare"))
+    known = start(daemon(), inventory, standin(inventory.folder, "--child", "bare"))
     (child,) = children(inventory, known)
     known = daemon().note(known)
     os.kill(pid(known), signal.SIGKILL)
@@ -254,7 +254,7 @@ def test_noted_child_without_any_mark_is_found_after_a_sudden_death(daemon: Open
 
 def test_stubborn_process_ends_only_by_force(daemon: Open, inventory: Inventory) -> None:
     supervisor = daemon()
-    known = start(supervisor, inventory, standin("--ignore-term"))
+    known = start(supervisor, inventory, standin(inventory.folder, "--ignore-term"))
     supervisor.stop(known, force=False)
     supervisor.stop(known, force=False)
     assert state(supervisor, known).alive
@@ -266,8 +266,8 @@ def test_stubborn_process_ends_only_by_force(daemon: Open, inventory: Inventory)
 
 def test_neighbours_survive_a_forced_stop(daemon: Open, inventory: Inventory) -> None:
     supervisor = daemon()
-    first = start(supervisor, inventory, standin("--child", "plain"))
-    second = start(supervisor, inventory, standin("--child", "escaped"), serial="aaaaaaaa-1")  # type: ignore[arg-type]
+    first = start(supervisor, inventory, standin(inventory.folder, "--child", "plain"))
+    second = start(supervisor, inventory, standin(inventory.folder, "--child", "escaped"), serial="aaaaaaaa-1")  # type: ignore[arg-type]
     supervisor.stop(first, force=True)
     assert state(supervisor, second).alive
     assert all(exists(child) for child in children(inventory, second))
@@ -278,7 +278,7 @@ def test_port_that_an_orphan_still_holds_is_a_leftover(daemon: Open, inventory: 
     port = free_port()
     known = replace(record(port=port), process=Identity(2**22 - 1, 1, procfs.boot_id()))
     inventory.write(known)
-    launch = standin("--port", str(port))
+    launch = standin(inventory.folder, "--port", str(port))
     foreign = subprocess.Popen(launch.argv, stdout=subprocess.DEVNULL)
     supervisor = daemon()
     try:
@@ -299,7 +299,7 @@ def test_port_that_an_orphan_still_holds_is_a_leftover(daemon: Open, inventory: 
 
 def test_shared_memory_of_a_killed_replica_is_swept(daemon: Open, inventory: Inventory) -> None:
     supervisor = daemon()
-    known = start(supervisor, inventory, standin("--shared-memory"))
+    known = start(supervisor, inventory, standin(inventory.folder, "--shared-memory"))
     name = said(log_of(inventory, known), "shared_memory")
     file = Path(f"/dev/shm/{name}")
     assert file.exists()
@@ -337,7 +337,7 @@ def test_shared_memory_that_somebody_else_maps_or_made_is_left_alone(tmp_path: P
 
 def test_removed_replica_leaves_no_file(daemon: Open, inventory: Inventory) -> None:
     supervisor = daemon()
-    known = start(supervisor, inventory, standin())
+    known = start(supervisor, inventory, standin(inventory.folder))
     temporary = scratch.folder_of(inventory.folder, known.id)
     assert temporary.is_dir()
     supervisor.stop(known, force=True)

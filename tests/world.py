@@ -7,12 +7,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import EffectiveSpec, Lease, Origin, ReplicaId, ServiceId
-from reconciler.targets import procfs
+from reconciler.targets import procfs, scratch
 
 STANDIN = Path(__file__).parent / "standin.py"
 SERVICE = ServiceId("default", "chat")
@@ -23,11 +23,13 @@ SPEC = EffectiveSpec("standin:1", ("python",), ("--model", "/mnt/models"))
 @dataclass(frozen=True)
 class StandinLaunch:
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str]
+    cwd: str
 
 
-def standin(*flags: str, **env: str) -> StandinLaunch:
-    return StandinLaunch((sys.executable, str(STANDIN), *flags), env)
+def standin(folder: Path, *flags: str, **env: str) -> StandinLaunch:
+    """Runs as the replica that `record()` makes, in a target's folder."""
+    return StandinLaunch((sys.executable, str(STANDIN), *flags), env, str(scratch.folder_of(folder, record().id)))
 
 
 def record(serial: str = "aaaaaaaa-0", port: int = 0, gpus: tuple[str, ...] = ()) -> ReplicaRecord:

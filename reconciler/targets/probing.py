@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
@@ -35,8 +35,8 @@ class Subject:
     port: int
     stage: Stage
     started: object = None
-    model_ids: tuple[str, ...] = ()
-    api_key: str | None = None
+    model: str = ""
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

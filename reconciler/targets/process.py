@@ -26,7 +26,6 @@ from reconciler.targets.gpus import Gpus
 from reconciler.targets.supervisor import Launch, ProcessState
 
 KILL_SECONDS = 5.0
-_BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class _Look:
@@ -182,20 +181,20 @@ class ProcessSupervisor:
             self._watch.watch(main)
 
     def _spawn(self, record: ReplicaRecord, launch: Launch) -> subprocess.Popen[bytes]:
-        folder = self._scratch(record.id)
-        scratch.make(folder)
+        scratch.make(Path(launch.cwd))
         log = logs.open_log(self._log_path(record.id))
         try:
             return subprocess.Popen(
                 launch.argv,
-                env=self._environment(record, launch, folder),
-                cwd=folder,
+                env=self._environment(record, launch),
+                cwd=launch.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            scratch.remove(Path(launch.cwd))
             self._inventory.forget_replica(record.id)
             raise Terminal(
                 f"replica {record.id}: cannot start {launch.argv[0]}: {error.strerror}; check engines[].python"
@@ -205,18 +204,11 @@ class ProcessSupervisor:
         finally:
             os.close(log)
 
-    def _environment(self, record: ReplicaRecord, launch: Launch, folder: Path) -> dict[str, str]:
-        """Nothing of the daemon's own but its home: there may be secrets in it, and settings not meant for engines."""
-        return {
-            "PATH": f"{Path(launch.argv[0]).parent}:{_BASE_PATH}",
-            "HOME": str(Path.home()),
-            "LANG": "C.UTF-8",
-            **launch.env,
-            "TMPDIR": str(folder),
-            # Else processes that set their title, as vLLM's do, overwrite the environment we know them by.
-            "SPT_NOENV": "1",
-            MARKER: marker_of(self._inventory.folder, record.id),
-        }
+    def _environment(self, record: ReplicaRecord, launch: Launch) -> dict[str, str]:
+        """Nothing of the daemon's own: there may be secrets in it, and settings not meant for engines."""
+        marker = marker_of(self._inventory.folder, record.id)
+        # Without SPT_NOENV, processes that set their title, as vLLM's do, overwrite the environment we know them by.
+        return {**launch.env, "SPT_NOENV": "1", MARKER: marker}
 
     def _completed(self, record: ReplicaRecord, look: _Look) -> ReplicaRecord:
         """The record with its process, if that was started but not written down."""
@@ -260,7 +252,7 @@ class ProcessSupervisor:
             raise Retryable(f"replica {record.id}: {left} still there; it is removed once nothing is left")
         if not state.rebooted:
             scratch.sweep_shared_memory(record.shared_memory)
-        scratch.remove(self._scratch(record.id))
+        scratch.remove(scratch.folder_of(self._inventory.folder, record.id))
         self._inventory.forget_replica(record.id)
         self._children.pop(record.id, None)
 
@@ -296,9 +288,6 @@ class ProcessSupervisor:
 
     def _log_path(self, replica: ReplicaId) -> Path:
         return self._inventory.replica_folder(replica) / "log"
-
-    def _scratch(self, replica: ReplicaId) -> Path:
-        return scratch.folder_of(self._inventory.folder, replica)
 
 
 def _is_one_of(pid: int, known: set[Identity]) -> bool:

@@ -11,13 +11,16 @@ from reconciler.model import ReplicaId
 
 
 class Launch(Protocol):
-    """What to run for one replica."""
+    """What to run for one replica. `env` is all of its environment; `cwd` is its folder for temporary files."""
 
     @property
     def argv(self) -> tuple[str, ...]: ...
 
     @property
     def env(self) -> Mapping[str, str]: ...
+
+    @property
+    def cwd(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,284 @@
+"""One host: what is observed of it, and what is done to it. The same for child processes and for units."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+from reconciler import config
+from reconciler.engines.launch import api_key
+from reconciler.engines.probe import fatal_reason
+from reconciler.errors import ReconcileError, Terminal
+from reconciler.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
+from reconciler.model import (
+    Action,
+    Admit,
+    AskPreflight,
+    Desired,
+    Drain,
+    EnsureProxy,
+    Forget,
+    NoteCrash,
+    Observed,
+    Own,
+    Owned,
+    Promote,
+    Reject,
+    Relabel,
+    Remove,
+    Replica,
+    ReplicaId,
+    ServiceId,
+    SetRoutes,
+    Start,
+    Stop,
+    Undrain,
+    Unreachable,
+)
+from reconciler.routing.envoy import EnvoyProxy, ProxyState
+from reconciler.targets import procfs
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.machine import Machine
+from reconciler.targets.probing import Probes, Stage, Subject
+from reconciler.targets.process import ProcessSupervisor
+from reconciler.targets.questions import EngineQuestions
+from reconciler.targets.supervisor import ProcessState, Supervisor
+from reconciler.targets.workload import Preflights, Workloads
+
+_CRASHES_KEPT = 10
+_LAST_WORDS = 60
+# A traceback through several processes is long; the line that counts may stand far above its end.
+_LINES_TO_BLAME = 400
+
+
+class HostTarget:
+    """A host in one folder. Whoever acts on it holds its lock; looking needs none."""
+
+    def __init__(self, settings: config.HostTarget, folder: Path, wake: Callable[[], None]) -> None:
+        """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do."""
+        self.name = settings.name
+        self._settings = settings
+        self._wake = wake
+        self._inventory = Inventory(folder)
+        self._lock = TargetLock(folder)
+        self._recovered = False
+        gpus = Gpus(settings.gpus)
+        self._machine = Machine(settings, gpus)
+        self._supervisor: Supervisor = ProcessSupervisor(self._inventory, gpus)
+        self._proxy = EnvoyProxy(folder / "proxy", settings.routing)
+        self._workloads = Workloads(settings, folder)
+        self._preflights = Preflights(self._workloads, folder / "preflight", wake)
+        self._probes = Probes(EngineQuestions(self._proxy), wake)
+
+    def lock(self) -> None:
+        """Take over this host. Raises Terminal, naming the holder, while another process has it."""
+        if not self._lock.is_held:
+            self._lock.acquire()
+            self._supervisor.subscribe(self._wake)
+        if not self._recovered:
+            try:
+                self._supervisor.recover()
+                self._recovered = True
+            except UnreadableRecord:
+                # Every pass says so; nothing is done to this host until it is put right.
+                return
+
+    def close(self) -> None:
+        """End threads. What serves keeps serving."""
+        self._probes.close()
+        self._preflights.close()
+        self._supervisor.close()
+        self._lock.release()
+
+    def logs(self, service: ServiceId, lines: int) -> tuple[str, ...]:
+        """The last lines of each replica of a service; where there are several, each line says whose it is."""
+        replicas = [record.id for record in self._inventory.replicas() if record.id.service == service]
+        found = [(replica, self._supervisor.logs(replica, lines)) for replica in replicas]
+        if len(found) == 1:
+            return found[0][1]
+        return tuple(f"{replica.serial}: {line}" for replica, said in found for line in said)
+
+    # ------------------------------------------------------------ observe
+
+    def observe(self, wanted: tuple[Desired, ...]) -> Observed | Unreachable:
+        """What is there now. Unreachable when a record, the GPUs or the disk cannot be read: nothing is guessed."""
+        now = time.time()
+        try:
+            records = self._inventory.replicas()
+            owned = self._inventory.services()
+            states = self._supervisor.list(records)
+            capacity = self._machine.capacity(record.lease.port for record in records)
+            preflights, asking = self._preflights.look_up(wanted)
+        except ReconcileError as error:
+            return Unreachable(self.name, now, str(error))
+        self._probes.watch(_subjects(records, states))
+        proxy = self._proxy.observe()
+        return Observed(
+            target=self.name,
+            at=now,
+            replicas=tuple(self._replica(record, states[record.id], proxy, now) for record in records),
+            capacity=capacity,
+            owned=owned,
+            routes=proxy.applied,
+            proxy_ready=proxy.ready,
+            preflights=preflights,
+            preflighting=asking,
+        )
+
+    def _replica(self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float) -> Replica:
+        sight = self._probes.sight(record.id)
+        late = record.ready_at is None and now - record.created_at > self._settings.rollout.ready_timeout
+        failed = state.spawned and (not state.alive or sight.healthy is False or late)
+        words = self._supervisor.logs(record.id, _LINES_TO_BLAME) if failed else ()
+        return Replica(
+            id=record.id,
+            digest=record.digest,
+            spec=record.spec,
+            origin=record.origin,
+            lease=record.lease,
+            created_at=record.created_at,
+            parsed=record.parsed,
+            alive=state.alive,
+            leftovers=state.leftovers,
+            exit_code=state.exit_code,
+            # Once written down it stays true until it is known to be false: a daemon that just came up has not asked.
+            ready_now=sight.ready or (record.ready_at is not None and state.alive and sight.healthy is not False),
+            ready_at=record.ready_at,
+            draining_at=record.draining_at,
+            stopping_at=record.stopping_at,
+            healthy=sight.healthy,
+            routed=proxy.endpoint(record.lease.port).routed,
+            in_flight=sight.in_flight,
+            quiet_samples=sight.quiet_samples,
+            rebooted=state.rebooted,
+            spawned=state.spawned,
+            last_words=words[-_LAST_WORDS:],
+            blame=fatal_reason(words) or "",
+        )
+
+    # ------------------------------------------------------------ perform
+
+    def perform(self, action: Action) -> None:
+        """Do one action, idempotently. Raises Retryable or Terminal."""
+        if isinstance(action, AskPreflight):
+            # Changes nothing, so that `plan` may ask while a daemon runs.
+            self._preflights.ask(action)
+            return
+        self.lock()
+        match action:
+            case EnsureProxy():
+                self._proxy.ensure_running()
+            case SetRoutes():
+                self._proxy.apply(action.routes)
+            case Start():
+                self._start(action)
+            case Admit() | Relabel() | Drain() | Undrain():
+                self._write_down(action)
+            case Stop():
+                self._stop(action)
+            case Remove():
+                self._remove(action)
+            case Own() | Promote() | NoteCrash() | Forget():
+                self._remember(action)
+            case Reject():
+                raise Terminal("quarantine is kept by the history, not by a host; this is a bug in the loop")
+            case _:
+                assert_never(action)
+
+    def _start(self, action: Start) -> None:
+        launch = self._workloads.launch(action)
+        Path(launch.env["HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+        record = ReplicaRecord(
+            id=action.replica,
+            digest=action.digest,
+            spec=action.spec,
+            origin=action.origin,
+            lease=action.lease,
+            created_at=time.time(),
+            drain_timeout=action.drain_timeout,
+            parsed=action.parsed,
+            revision=action.revision,
+            boot=procfs.boot_id(),
+        )
+        self._supervisor.start(record, launch)
+
+    def _write_down(self, action: Admit | Relabel | Drain | Undrain) -> None:
+        with self._inventory.changing():
+            record = self._inventory.change(action.replica)
+            match action:
+                case Admit():
+                    record = self._supervisor.note(record)
+                    record = replace(record, ready_at=record.ready_at or time.time())
+                case Relabel():
+                    record = replace(record, digest=action.digest, spec=action.spec, origin=action.origin)
+                case Drain():
+                    record = replace(record, draining_at=record.draining_at or time.time())
+                case Undrain():
+                    record = replace(record, draining_at=None)
+                case _:
+                    assert_never(action)
+            self._inventory.write(record)
+
+    def _stop(self, action: Stop) -> None:
+        record = self._inventory.replica(action.replica)
+        if record is None:
+            return
+        if record.stopping_at is None:
+            record = self._inventory.change(record.id, stopping_at=time.time())
+        self._supervisor.stop(record, action.force)
+
+    def _remove(self, action: Remove) -> None:
+        record = self._inventory.replica(action.replica)
+        if record is not None:
+            self._supervisor.remove(record)
+
+    def _remember(self, action: Own | Promote | NoteCrash | Forget) -> None:
+        match action:
+            case Forget():
+                self._inventory.forget_service(action.service)
+            case Own():
+                known = self._inventory.service(action.service) or Owned(action.service, action.origin)
+                self._inventory.remember_service(replace(known, origin=action.origin))
+            case Promote():
+                known = self._inventory.service(action.service) or Owned(action.service, action.promoted.origin)
+                same = known.promoted is not None and known.promoted.digest == action.promoted.digest
+                crashes = known.crashes if same else ()
+                changed = replace(known, promoted=action.promoted, crashes=crashes, origin=action.promoted.origin)
+                self._inventory.remember_service(changed)
+            case NoteCrash():
+                self._note_crash(action.replica, action.at)
+            case _:
+                assert_never(action)
+
+    def _note_crash(self, replica: ReplicaId, at: float) -> None:
+        known = self._inventory.service(replica.service)
+        if known is None:
+            record = self._inventory.change(replica)
+            known = Owned(replica.service, record.origin)
+        crashes = tuple(sorted({*known.crashes, at}))[-_CRASHES_KEPT:]
+        self._inventory.remember_service(replace(known, crashes=crashes))
+
+
+def _subjects(records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]) -> list[Subject]:
+    """The replicas that can be asked: alive, and not told to end."""
+    return [
+        Subject(
+            id=record.id,
+            port=record.lease.port,
+            stage=_stage(record),
+            started=record.process,
+            model=record.id.service.name,
+            api_key=api_key(record.spec),
+        )
+        for record in records
+        if states[record.id].alive and record.stopping_at is None
+    ]
+
+
+def _stage(record: ReplicaRecord) -> Stage:
+    if record.draining_at is not None:
+        return Stage.DRAINING
+    return Stage.STARTING if record.ready_at is None else Stage.SERVING

@@ -1,0 +1,31 @@
+"""What replicas are asked while they run, of vLLM and of the proxy."""
+
+from __future__ import annotations
+
+from reconciler.engines.probe import Probe
+from reconciler.model import Routed
+from reconciler.routing.envoy import EnvoyProxy
+from reconciler.targets.probing import Subject
+
+
+class EngineQuestions:
+    """Questions to vLLM servers behind one proxy."""
+
+    def __init__(self, proxy: EnvoyProxy) -> None:
+        self._proxy = proxy
+        self._probe = Probe()
+
+    def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
+        found = self._probe.check(subject.port, subject.model, subject.api_key)
+        return found.ready, found.healthy
+
+    def is_healthy(self, subject: Subject) -> bool | None:
+        return self._probe.health(subject.port)
+
+    def in_flight(self, subject: Subject) -> tuple[Routed, int | None]:
+        """A request that the proxy holds is in the engine too, most of the time: the larger count is the better one."""
+        at_proxy = self._proxy.observe().endpoint(subject.port)
+        in_engine = self._probe.in_flight(subject.port)
+        if at_proxy.in_flight is None or in_engine is None:
+            return at_proxy.routed, None
+        return at_proxy.routed, max(at_proxy.in_flight, in_engine)

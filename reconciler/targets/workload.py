@@ -1,0 +1,111 @@
+"""What a host runs for a spec: its interpreter, its folders, and what the installed engine is asked about it first."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from reconciler import config
+from reconciler.engines.images import find_engine
+from reconciler.engines.launch import Folders, Launch, Question, launch, question
+from reconciler.engines.preflight import PreflightRunner, key_of
+from reconciler.errors import Terminal
+from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, Start
+from reconciler.targets import scratch
+from reconciler.targets.weights import folders_of
+
+
+class Workloads:
+    """Translates specs to this host, by its config."""
+
+    def __init__(self, settings: config.HostTarget, folder: Path) -> None:
+        self._settings = settings
+        self._folder = folder
+
+    def launch(self, start: Start) -> Launch:
+        """The process of one replica. Raises Terminal when the host has not what it needs."""
+        engine = self._engine(start.spec)
+        folders = Folders(self._home(engine), str(scratch.folder_of(self._folder, start.replica)))
+        paths = self._model_paths(start.spec)
+        try:
+            return launch(start.spec, engine, start.replica.service, start.lease, paths, start.drain_timeout, folders)
+        except ValueError as error:
+            raise Terminal(f"replica {start.replica}: {error}") from None
+
+    def question(self, spec: EffectiveSpec) -> Question:
+        """What to ask the installed engine. Raises Terminal when the host has not what it needs."""
+        engine = self._engine(spec)
+        try:
+            return question(spec, engine, self._model_paths(spec), self._home(engine))
+        except ValueError as error:
+            raise Terminal(str(error)) from None
+
+    def _engine(self, spec: EffectiveSpec) -> config.Engine:
+        engine = find_engine(spec.image, self._settings.engines)
+        if engine is None:
+            raise Terminal(f"no interpreter on this host for the image {spec.image}; add one to engines in the config")
+        return engine
+
+    def _model_paths(self, spec: EffectiveSpec) -> dict[str, str]:
+        return {path: str(found) for path, found in folders_of(spec, self._settings.volumes).items()}
+
+    def _home(self, engine: config.Engine) -> str:
+        """Shared by all replicas of one interpreter: its caches live there and must survive them."""
+        key = hashlib.sha256(os.fsencode(engine.python)).hexdigest()[:8]
+        return str(self._folder.absolute() / "home" / key)
+
+
+class Preflights:
+    """The verdicts on wanted specs: the engine's own, kept on disk; and missing weights, seen anew every time."""
+
+    def __init__(self, workloads: Workloads, cache: Path, wake: Callable[[], None]) -> None:
+        self._workloads = workloads
+        self._wake = wake
+        self._runner = PreflightRunner(cache, wake)
+        self._refused: dict[str, Preflight] = {}
+
+    def ask(self, action: AskPreflight) -> None:
+        """Begin to ask. Raises Retryable when no answer is possible now."""
+        try:
+            asked = self._workloads.question(action.spec)
+        except Terminal as error:
+            reason = Reason("WeightsMissing", str(error), action.origin)
+            self._refused[action.digest] = Preflight("", reasons=(reason,))
+            self._wake()
+            return
+        self._runner.ask(asked)
+
+    def look_up(self, wanted: Iterable[Desired]) -> tuple[dict[str, Preflight], frozenset[str]]:
+        """The verdicts known by digest, and the digests that are being asked about."""
+        known: dict[str, Preflight] = {}
+        asking: set[str] = set()
+        pending = self._runner.pending()
+        for service in wanted:
+            key = self._key(service, known)
+            if key is None or service.spec is None:
+                continue
+            asked, name = key
+            verdict = self._runner.result(name)
+            if verdict is not None:
+                known[service.digest] = verdict.about(asked, service.spec, service.argument_origins, service.origin)
+            elif name in pending:
+                asking.add(service.digest)
+        return known, frozenset(asking)
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def _key(self, service: Desired, known: dict[str, Preflight]) -> tuple[Question, str] | None:
+        if service.spec is None:
+            return None
+        try:
+            asked = self._workloads.question(service.spec)
+        except Terminal:
+            if service.digest in self._refused:
+                known[service.digest] = self._refused[service.digest]
+            return None
+        # The files are there now: what was said before does not hold any more.
+        self._refused.pop(service.digest, None)
+        return asked, key_of(asked)

@@ -1,0 +1,158 @@
+"""Background questions, with scripted answers: what is asked when, and what the answers add up to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from reconciler.model import ReplicaId, Routed
+from reconciler.targets.probing import Probes, Sight, Stage, Subject
+from tests.world import SERVICE, eventually
+
+FIRST = Subject(ReplicaId(SERVICE, "aaaaaaaa-0"), 20000, Stage.STARTING, started=1)
+SECOND = replace(FIRST, id=ReplicaId(SERVICE, "aaaaaaaa-1"))
+
+
+class Answers:
+    """Answers what the test says, and counts."""
+
+    def __init__(self) -> None:
+        self.ready: tuple[bool, bool | None] = (False, None)
+        self.healthy: bool | None = True
+        self.running: tuple[Routed, int | None] = (Routed.DRAINING, 0)
+        self.asked: list[tuple[str, ReplicaId]] = []
+        self.stuck: set[ReplicaId] = set()
+        self.go_on = threading.Event()
+
+    def _note(self, what: str, subject: Subject) -> None:
+        self.asked.append((what, subject.id))
+        if subject.id in self.stuck:
+            self.go_on.wait(60)
+
+    def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
+        self._note("ready", subject)
+        return self.ready
+
+    def is_healthy(self, subject: Subject) -> bool | None:
+        self._note("healthy", subject)
+        return self.healthy
+
+    def in_flight(self, subject: Subject) -> tuple[Routed, int | None]:
+        self._note("in flight", subject)
+        return self.running
+
+    def count(self, what: str) -> int:
+        return sum(asked == what for asked, _ in self.asked)
+
+
+@contextmanager
+def probing() -> Iterator[tuple[Probes, Answers, threading.Semaphore]]:
+    answers, wakes = Answers(), threading.Semaphore(0)
+    probes = Probes(answers, wakes.release)
+    try:
+        yield probes, answers, wakes
+    finally:
+        probes.close()
+        answers.go_on.set()
+
+
+def test_replica_that_starts_is_asked_until_it_is_ready_and_that_wakes() -> None:
+    with probing() as (probes, answers, wakes):
+        probes.watch([FIRST])
+        eventually(lambda: answers.count("ready") >= 3)
+        assert probes.sight(FIRST.id) == Sight()
+        assert not wakes.acquire(blocking=False)
+        answers.ready = (True, True)
+        assert wakes.acquire(timeout=30)
+        assert probes.sight(FIRST.id) == Sight(ready=True, healthy=True)
+
+
+def test_one_slow_replica_keeps_no_other_waiting() -> None:
+    with probing() as (probes, answers, wakes):
+        answers.stuck = {FIRST.id}
+        answers.ready = (True, True)
+        probes.watch([FIRST, SECOND])
+        assert wakes.acquire(timeout=30)
+        assert probes.sight(SECOND.id).ready
+        assert not probes.sight(FIRST.id).ready
+
+
+def test_death_of_an_engine_that_serves_wakes() -> None:
+    with probing() as (probes, answers, wakes):
+        probes.watch([replace(FIRST, stage=Stage.SERVING)])
+        assert wakes.acquire(timeout=30)
+        answers.healthy = False
+        assert wakes.acquire(timeout=30)
+        assert probes.sight(FIRST.id) == Sight(ready=True, healthy=False)
+
+
+def test_drain_is_over_after_two_zeros_that_were_asked_for_separately() -> None:
+    with probing() as (probes, answers, wakes):
+        answers.running = (Routed.DRAINING, 3)
+        probes.watch([replace(FIRST, stage=Stage.DRAINING)])
+        eventually(lambda: probes.sight(FIRST.id).in_flight == 3)
+        assert probes.sight(FIRST.id).quiet_samples == 0
+        asked = answers.count("in flight")
+        answers.running = (Routed.DRAINING, 0)
+        assert wakes.acquire(timeout=30)
+        assert probes.sight(FIRST.id).quiet_samples == 2
+        assert answers.count("in flight") >= asked + 2
+
+
+def test_zero_counts_neither_while_unknown_nor_while_new_requests_may_come() -> None:
+    with probing() as (probes, answers, _):
+        probes.watch([replace(FIRST, stage=Stage.DRAINING)])
+        eventually(lambda: probes.sight(FIRST.id).quiet_samples > 2)
+        for running in ((Routed.DRAINING, None), (Routed.ACTIVE, 0), (Routed.UNKNOWN, 0), (Routed.DRAINING, 1)):
+            answers.running = running
+            eventually(lambda: probes.sight(FIRST.id).quiet_samples == 0)
+            eventually(lambda expected=running[1]: probes.sight(FIRST.id).in_flight == expected)
+            answers.running = (Routed.DRAINING, 0)
+            eventually(lambda: probes.sight(FIRST.id).quiet_samples > 0)
+
+
+def test_answer_to_a_question_of_the_stage_before_is_dropped() -> None:
+    with probing() as (probes, answers, _):
+        answers.stuck = {FIRST.id}
+        answers.ready = (False, False)
+        probes.watch([FIRST])
+        eventually(lambda: answers.count("ready") == 1)
+        probes.watch([replace(FIRST, stage=Stage.SERVING)])
+        answers.stuck = set()
+        answers.go_on.set()
+        eventually(lambda: probes.sight(FIRST.id).healthy is not None)
+        assert probes.sight(FIRST.id) == Sight(ready=True, healthy=True)
+
+
+def test_next_process_of_the_same_name_begins_unknown() -> None:
+    with probing() as (probes, answers, wakes):
+        answers.ready = (True, True)
+        probes.watch([FIRST])
+        assert wakes.acquire(timeout=30)
+        answers.stuck = {FIRST.id}
+        probes.watch([replace(FIRST, started=2)])
+        assert probes.sight(FIRST.id) == Sight()
+
+
+def test_replica_that_is_gone_is_not_asked_any_more() -> None:
+    with probing() as (probes, answers, _):
+        probes.watch([FIRST, SECOND])
+        eventually(lambda: {asked for _, asked in answers.asked} == {FIRST.id, SECOND.id})
+        probes.watch([SECOND])
+        assert probes.sight(FIRST.id) == Sight()
+        answers.asked.clear()
+        eventually(lambda: len(answers.asked) > 3)
+        assert [asked for _, asked in answers.asked].count(FIRST.id) <= 1
+    eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("probe ")])
+
+
+def test_bug_in_a_question_ends_no_thread() -> None:
+    with probing() as (probes, answers, wakes):
+        answers.ready = None  # type: ignore[assignment]
+        probes.watch([FIRST])
+        eventually(lambda: answers.count("ready") >= 2)
+        assert probes.sight(FIRST.id) == Sight()
+        answers.ready = (True, True)
+        assert wakes.acquire(timeout=30)
