@@ -69,7 +69,7 @@ class Backend:
         await asyncio.gather(*others, return_exceptions=True)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError, asyncio.CancelledError):
             while True:
                 head = await asyncio.wait_for(self._head(reader), self._keep_alive)
                 request, headers = _parse(head)

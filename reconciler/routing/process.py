@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -109,10 +110,11 @@ def log_size(folder: Path) -> int:
 
 
 def last_words(folder: Path, since: int = 0) -> str:
-    """The last line of the log after position `since`, without its preamble."""
+    """The end of what the log says after position `since`, on one line."""
     with suppress(OSError):
-        lines = (folder / LOG).read_bytes()[since:].decode(errors="replace").strip().splitlines()
-        return lines[-1].rpartition("] ")[2] if lines else ""
+        text = (folder / LOG).read_bytes()[since:].decode(errors="replace")
+        # A message begins with time, thread, level, logger and place, each in brackets.
+        return " ".join(re.sub(r"^(\[[^]]*\]\s*){4,}", "", line) for line in text.splitlines())[-500:]
     return ""
 
 

@@ -109,8 +109,8 @@ def _connection_manager(max_body_bytes: int) -> Resource:
         "server_header_transformation": "PASS_THROUGH",
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
-        # No client may set Envoy's own headers (timeouts, retries), wherever it connects from. An empty list of internal
-        # addresses would mean all private ones, so it names one that nobody connects from.
+        # No client may set Envoy's own headers (timeouts, retries), wherever it connects from. An empty list of
+        # internal addresses would mean all private ones, so it names one that nobody connects from.
         "use_remote_address": True,
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         "rds": {"route_config_name": ROUTES, "config_source": _file("rds")},
