@@ -120,8 +120,11 @@ class EnvoyProxy:
 
     def _lay_out(self) -> None:
         """Puts down what Envoy must find when it starts. Files of an earlier Envoy stay: it serves the same at once."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder.chmod(0o700)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.chmod(0o700)
+        except OSError as error:
+            raise Retryable(f"{self._folder}: cannot be made: {error.strerror}") from error
         process.trim_log(self._folder)
         self._write("bootstrap.json", json.dumps(static.bootstrap(), indent=1))
         for name, wanted in self._fixed.items():

@@ -7,6 +7,7 @@ aborts, streams and all, when one service too many is added.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from reconciler.config import Routing
@@ -31,11 +32,14 @@ _RETRY_AFTER = "5"
 
 def parse_listen(listen: str) -> tuple[str, int]:
     """`127.0.0.1:8080`, `[::]:8080` or `:8080` as (IP address, port). Raises SettingsError."""
-    host, _, port = listen.rpartition(":")
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise SettingsError(f'routing.listen: "{listen}" names no port; write for example 127.0.0.1:8080')
-    host = host.strip("[]")
-    return {"": "0.0.0.0", "localhost": "127.0.0.1"}.get(host, host), int(port)  # noqa: S104
+    host, colon, port = listen.rpartition(":")
+    host = {"": "0.0.0.0", "localhost": "127.0.0.1"}.get(host, host.strip("[]"))  # noqa: S104
+    try:
+        if colon and 0 < int(port) < 65536:
+            return str(ipaddress.ip_address(host)), int(port)
+    except ValueError:
+        pass
+    raise SettingsError(f'routing.listen: "{listen}" is no IP address with a port; write for example 127.0.0.1:8080')
 
 
 def bootstrap() -> Resource:
