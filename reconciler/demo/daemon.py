@@ -57,7 +57,7 @@ class Daemon:
     def status(self) -> Document | None:
         """Its status document, or None while it does not answer."""
         answer = self._ask("status", "-o", "json")
-        if answer.returncode:
+        if not answer.stdout.startswith("{"):
             return None
         document: Document = json.loads(answer.stdout)
         return document
@@ -113,8 +113,18 @@ def stop_workloads(settings: Settings) -> list[str]:
 def _stop_replicas(folder: Path) -> list[str]:
     inventory = Inventory(folder)
     supervisor = ProcessSupervisor(inventory, Gpus(()))
-    left = []
     supervisor.recover()
+    deadline = time.monotonic() + _STOP_SECONDS
+    while left := _end_once(inventory, supervisor):
+        if time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
+    return []
+
+
+def _end_once(inventory: Inventory, supervisor: ProcessSupervisor) -> list[str]:
+    """Kill and forget every replica; returns what resisted, in words."""
+    left = []
     for record in inventory.replicas():
         try:
             supervisor.stop(record, force=True)
