@@ -220,7 +220,7 @@ def sync(config: str | None, timeout: float, output: str) -> int:
         click.echo(printable(fault), err=True)
     if not judgement.settled:
         click.echo(f"not converged after {timeout:g} s; `reconciler status --watch` shows how it goes on", err=True)
-    if status["revision"]["error"] and not status["revision"]["wanted"]:
+    if status["revision"]["error"]:
         return NOBODY
     return OK if judgement.converged else NO
 

@@ -30,7 +30,7 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
         return JSONResponse({"status": "waiting" if waiting else "ok", "waitingFor": waiting}, 503 if waiting else 200)
 
     def scrape(_: Request) -> Response:
-        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(metrics.text(control.status()), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", scrape)])
 

@@ -13,6 +13,8 @@ from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.report.status import Document
 from reconciler.web.unix import connect, peer_uid
 
+_SYNC_SECONDS = 300.0
+
 
 class NoDaemon(Retryable):
     """Nobody answers on the socket."""
@@ -41,7 +43,8 @@ class DaemonClient:
 
     def request_sync(self) -> int:
         """The number of passes after which the status answers this request."""
-        return int(self._ask("POST", "/sync")["pass"])
+        # Git is asked first, and may be slow.
+        return int(self._ask("POST", "/sync", timeout=_SYNC_SECONDS)["pass"])
 
     def suspend(self, service: str | None) -> list[str]:
         """What is suspended now."""
@@ -51,26 +54,25 @@ class DaemonClient:
         """What is still suspended."""
         return cast(list[str], self._ask("POST", "/resume", {"service": service})["suspended"])
 
-    def _ask(self, method: str, target: str, body: Document | None = None) -> Document:
+    def _ask(self, method: str, target: str, body: Document | None = None, timeout: float | None = None) -> Document:
+        timeout = timeout or self._timeout
         connection = http.client.HTTPConnection("localhost")
-        connection.sock = self._connect()
+        connection.sock = self._connect(timeout)
         try:
             data = json.dumps(body).encode() if body is not None else None
             connection.request(method, target, data, {"Content-Type": "application/json"} if data else {})
             response = connection.getresponse()
             return _understood(response.status, response.read())
         except TimeoutError:
-            raise NoDaemon(
-                f"the daemon on {self._path} did not answer in {self._timeout:g} s; look at its log"
-            ) from None
+            raise NoDaemon(f"the daemon on {self._path} did not answer in {timeout:g} s; look at its log") from None
         except (OSError, http.client.HTTPException) as error:
             raise NoDaemon(f"the daemon on {self._path} went away while answering: {error}") from None
         finally:
             connection.close()
 
-    def _connect(self) -> Any:
+    def _connect(self, timeout: float) -> Any:
         try:
-            found = connect(self._path, self._timeout)
+            found = connect(self._path, timeout)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NoDaemon(
                 f"no daemon answers on {self._path}; start it with `reconciler run`, or name its config with --config"

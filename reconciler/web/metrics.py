@@ -1,10 +1,11 @@
 """Prometheus metrics under names of our own. Labels are bounded by what git names; never a digest or revision.
 
-What the status document holds is turned into samples only when somebody scrapes: a pass pays for one reference.
+What the status document holds is turned into samples only when somebody scrapes: a pass pays nothing.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
 
@@ -27,6 +28,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         self._snapshot = _Snapshot()
+        self._scraping = threading.Lock()
         registry.register(self._snapshot)
         self._pass = Histogram(
             "reconciler_reconcile_duration_seconds",
@@ -66,14 +68,12 @@ class Metrics:
             registry=registry,
         )
 
-    def update(self, status: Document) -> None:
-        """The latest status document; it must not be changed afterwards."""
-        self._snapshot.status = status
-
-    def text(self) -> bytes:
-        """The exposition format."""
-        self._forget_requests_of_gone_services()
-        return generate_latest(self._registry)
+    def text(self, status: Document) -> bytes:
+        """The exposition format: what was counted, and what this status document holds."""
+        with self._scraping:
+            self._snapshot.status = status
+            self._forget_requests_of_gone_services(status)
+            return generate_latest(self._registry)
 
     # ------------------------------------------------------------ what the loop tells
 
@@ -97,10 +97,8 @@ class Metrics:
         """`fate` is drained, lost or refused."""
         self._requests.labels(target, namespace, name, fate).inc(number)
 
-    def _forget_requests_of_gone_services(self) -> None:
-        if self._snapshot.status is None:
-            return
-        known = {labels for labels, _ in _services(self._snapshot.status)}
+    def _forget_requests_of_gone_services(self, status: Document) -> None:
+        known = {labels for labels, _ in _services(status)}
         for metric in self._requests.collect():
             for sample in metric.samples:
                 labels = tuple(sample.labels[key] for key in (*_SERVICE, "fate"))
