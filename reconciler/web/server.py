@@ -62,6 +62,9 @@ class WebSide:
         if self._socket_id and identity(self._settings.socket_path) == self._socket_id:
             self._settings.socket_path.unlink(missing_ok=True)
 
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
