@@ -1,19 +1,21 @@
-"""One InferenceService in the tree it came from → what KServe would run for it. Pure: the entry point of this package."""
+"""One InferenceService in the tree it came from → what KServe would run for it: the entry point of this package."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from reconciler.kserve import names, predictor, schema
+from reconciler.kserve.build import Built, build_pod
+from reconciler.kserve.defaults import deployment_mode, with_defaults
+from reconciler.kserve.issues import Issue, SpecError, invalid_spec
+from reconciler.kserve.selection import Refusal, Runtime, refuse_named, refuse_none_found, refuse_unknown
+from reconciler.kserve.url import UrlError, service_url
+from reconciler.kserve.validation import refusal
+from reconciler.kserve.world import World
 
-@dataclass(frozen=True, slots=True)
-class Issue:
-    """Something wrong or worth saying. `reason` is one CamelCase word; `path` is the field at fault where known."""
-
-    reason: str
-    message: str
-    path: str = ""
+__all__ = ["Issue", "Resolved", "RuntimeRef", "Storage", "World", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Storage:
     """One model source as KServe's storage initializer gets it. `env` are the container's env entries, as documents."""
 
     uri: str
-    mount_path: str = "/mnt/models"
+    mount_path: str = names.MODEL_MOUNT
     read_only: bool = True
     env: tuple[Mapping[str, Any], ...] = ()
 
@@ -39,8 +41,9 @@ class Storage:
 class Resolved:
     """What KServe makes of one service. A field that could not be computed is empty; `errors` say why.
 
-    `argument_sources` names for each argument of kserve-container the document ("runtime" or "service") and the
-    index in that document's own list of arguments.
+    `cluster_errors` say what KServe needs a cluster's other parts for (KEDA): no fault of the documents.
+    `argument_sources` names for each argument of kserve-container the document ("runtime", "service", or "kserve" for
+    those that KServe adds) and the index in that document's own list of arguments.
     """
 
     defaulted: Mapping[str, Any]
@@ -55,27 +58,141 @@ class Resolved:
     model_status: Mapping[str, Any] = field(default_factory=dict)
     errors: tuple[Issue, ...] = ()
     warnings: tuple[Issue, ...] = ()
+    cluster_errors: tuple[Issue, ...] = ()
     argument_sources: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Everything of one tree that KServe would see beside the service itself. Built once per tree."""
-
-    default_namespace: str = "default"
-
-    @classmethod
-    def build(
-        cls,
-        documents: Iterable[Mapping[str, Any]],
-        *,
-        default_namespace: str = "default",
-        default_mode: str | None = None,
-    ) -> World:
-        """Sort plain documents into what the rules look up. `default_mode` applies where no ConfigMap says another."""
-        raise NotImplementedError
 
 
 def resolve(service: Mapping[str, Any], world: World) -> Resolved:
     """Never raises for bad input: `errors` say what is wrong."""
-    raise NotImplementedError
+    clean, flaws = schema.read(service, mutated=True)
+    errors = [Issue("Invalid", flaw.message, flaw.path) for flaw in flaws]
+    metadata = {"namespace": world.default_namespace, **(clean.get("metadata") or {})}
+    defaulted = with_defaults({**clean, "metadata": metadata}, world.config)
+    if refused := refusal(defaulted, world.config):
+        errors.append(Issue("Refused", str(refused), refused.path))
+    return _Resolution(defaulted, world, errors).resolved()
+
+
+class _Resolution:
+    """The steps for one service, in KServe's order; each keeps what it could compute."""
+
+    def __init__(self, defaulted: Mapping[str, Any], world: World, errors: list[Issue]) -> None:
+        self._service = defaulted
+        self._world = world
+        self._errors = errors
+        self._warnings: list[Issue] = []
+        self._cluster_errors: list[Issue] = []
+        self._metadata: Mapping[str, Any] = defaulted["metadata"]
+        self._predictor: Mapping[str, Any] = (defaulted.get("spec") or {}).get("predictor") or {}
+        self._runtime: Runtime | None = None
+        self._failure: Mapping[str, str] | None = None
+
+    def resolved(self) -> Resolved:
+        annotations = self._metadata.get("annotations") or {}
+        mode = deployment_mode(annotations, self._world.config)
+        candidates = self._choose_runtime()
+        built = self._build(mode)
+        return Resolved(
+            defaulted=self._service,
+            runtime=_ref(self._runtime),
+            candidates=candidates,
+            protocol=self._protocol(),
+            deployment_mode=mode,
+            model_name=predictor.model_name(self._service),
+            pod=built.pod.document() if built else {},
+            storage=tuple(Storage(s.uri, s.mount_path, s.read_only, s.env) for s in built.sources) if built else (),
+            url=self._url(),
+            model_status=self._model_status(),
+            errors=tuple(self._errors),
+            warnings=tuple(self._warnings),
+            cluster_errors=tuple(self._cluster_errors),
+            argument_sources=built.argument_sources if built else (),
+        )
+
+    def _fail(self, reason: str, message: str, *path: Any) -> None:
+        self._errors.append(Issue(reason, message, path))
+
+    # ------------------------------------------------------------ runtime
+
+    def _choose_runtime(self) -> tuple[str, ...]:
+        if "model" not in self._predictor:
+            return ()
+        namespace = self._metadata["namespace"]
+        supporting = self._world.runtimes.supporting(self._predictor, namespace)
+        model = self._predictor["model"]
+        refused = self._named(model, namespace) if "runtime" in model else self._first(model, supporting)
+        if refused:
+            self._failure = {"reason": refused.reason, "message": refused.status}
+            at = ("spec", "predictor", "model", *(["runtime"] if "runtime" in model else []))
+            self._fail(refused.reason, refused.event, *at)
+        return tuple(each.name for each in supporting)
+
+    def _named(self, model: Mapping[str, Any], namespace: str) -> Refusal | None:
+        name = model["runtime"]
+        runtime = self._world.runtimes.named(name, namespace) or self._displayed(name, namespace)
+        if runtime is None:
+            return refuse_unknown(name)
+        refused = refuse_named(runtime, model)
+        self._runtime = None if refused else runtime
+        return refused
+
+    def _displayed(self, title: str, namespace: str) -> Runtime | None:
+        """Kinder than KServe: a name that is nobody's may be the display name of exactly one runtime."""
+        found = self._world.runtimes.displayed_as(title, namespace)
+        if len(found) != 1:
+            return None
+        text = f'"{title}" is the display name of {found[0].kind} {found[0].name}, which is used; KServe itself wants '
+        path = ("spec", "predictor", "model", "runtime")
+        self._warnings.append(Issue("DisplayName", f"{text}runtime: {found[0].name}", path))
+        return found[0]
+
+    def _first(self, model: Mapping[str, Any], supporting: tuple[Runtime, ...]) -> Refusal | None:
+        if not supporting:
+            return refuse_none_found(model)
+        self._runtime = supporting[0]
+        return None
+
+    def _protocol(self) -> str:
+        model = self._predictor.get("model")
+        if model is not None and "protocolVersion" not in model and self._runtime:
+            return self._runtime.protocol or "v1"
+        return predictor.protocol(self._predictor)
+
+    # ------------------------------------------------------------ pod
+
+    def _build(self, mode: str) -> Built | None:
+        if mode == names.MODEL_MESH:
+            self._fail("ModelMesh", "KServe leaves a service in mode ModelMesh to ModelMesh and deploys nothing")
+            return None
+        if not predictor.implementations(self._predictor):
+            return None
+        try:
+            built = build_pod(self._service, self._runtime, mode, self._world)
+        except SpecError as error:
+            # KServe looks at the storage before it looks for a runtime.
+            self._failure = error.failure
+            self._errors.append(Issue(error.reason, str(error), error.path))
+            return None
+        if built is None:
+            return None
+        self._errors += built.errors
+        self._warnings += built.warnings
+        self._cluster_errors += built.cluster_errors
+        return built
+
+    def _url(self) -> str:
+        try:
+            return service_url(self._metadata, self._world.config)
+        except UrlError as error:
+            self._fail("ReconcileFailed", str(error), "metadata", "name")
+            return ""
+
+    def _model_status(self) -> Mapping[str, Any]:
+        if self._failure:
+            return invalid_spec(self._failure)
+        states = {"activeModelState": "", "targetModelState": "Pending"}
+        return {"transitionStatus": "" if self._errors else "InProgress", "states": states, "lastFailureInfo": None}
+
+
+def _ref(runtime: Runtime | None) -> RuntimeRef | None:
+    return RuntimeRef(runtime.kind, runtime.namespace, runtime.name) if runtime else None

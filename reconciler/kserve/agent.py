@@ -1,0 +1,193 @@
+"""KServe's agent: the sidecar for multi-model servers, request logging and batching."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.kserve import names
+from reconciler.kserve.credentials import Vault, account_credentials
+from reconciler.kserve.pod import Container, Pod, first_port
+from reconciler.kserve.predictor import is_multi_model
+
+_PORT = 9081
+_MODEL_CONFIG = "/mnt/configs"
+Document = Mapping[str, Any]
+
+
+def request_annotations(service_name: str, predictor: Document) -> dict[str, str]:
+    """Annotations by which the controller asks the pod webhook for the agent."""
+    found: dict[str, str] = {}
+    logger, batcher = predictor.get("logger"), predictor.get("batcher")
+    if logger is not None:
+        found |= {names.LOGGER: "true", f"{names.LOGGER}-mode": logger.get("mode", "")}
+        if "url" in logger:
+            found[f"{names.LOGGER}-sink-url"] = logger["url"]
+        for key, suffix in (("metadataHeaders", "-metadata-headers"), ("metadataAnnotations", "-metadata-annotations")):
+            if key in logger:
+                found[names.LOGGER + suffix] = ",".join(logger[key])
+    if batcher is not None:
+        found[names.BATCHER] = "true"
+        for key, suffix in (("maxBatchSize", "-max-batchsize"), ("maxLatency", "-max-latency")):
+            if key in batcher:
+                found[names.BATCHER + suffix] = str(batcher[key])
+    if is_multi_model(predictor):
+        found |= {
+            names.AGENT: "true",
+            names.AGENT_CONFIG_VOLUME: f"modelconfig-{service_name}-0",
+            names.AGENT_CONFIG_MOUNT: _MODEL_CONFIG,
+            names.AGENT_MODEL_DIR: names.MODEL_MOUNT,
+        }
+    return found
+
+
+def inject_agent(pod: Pod, name: str, namespace: str, logger: Document | None, vault: Vault) -> None:
+    """Add the agent if the pod's annotations ask for it. `name` is the pod's. Raises StorageError."""
+    wanted = {key for key in (names.LOGGER, names.AGENT, names.BATCHER) if key in pod.annotations}
+    if not wanted or pod.container(names.AGENT_CONTAINER):
+        return
+    args = _arguments(pod, wanted, name, namespace, _logger_settings(logger, vault))
+    agent = _container(pod, args, vault)
+    _add_credentials(pod, agent, logger if names.LOGGER in wanted else None, vault)
+    pod.containers.append(agent)
+    if names.AGENT in wanted:
+        _mount(pod, {"name": "model-dir", "emptyDir": {}}, names.MODEL_MOUNT, agent, pod.container("kserve-container"))
+        config = pod.annotations[names.AGENT_CONFIG_VOLUME]
+        _mount(pod, {"name": "model-config", "configMap": {"name": config}}, _MODEL_CONFIG, agent)
+
+
+def _logger_settings(logger: Document | None, vault: Vault) -> Document:
+    """Settings of the ConfigMap with those of the service over them."""
+    own = {
+        key: logger[key]
+        for key in ("storage", "marshallerUrl", "batchSize", "batchInterval")
+        if logger and key in logger
+    }
+    return {**vault.config["logger"], **own}
+
+
+def _arguments(pod: Pod, wanted: set[str], name: str, namespace: str, logger: Document) -> list[str]:
+    notes = pod.annotations
+    args: list[str] = []
+    if names.AGENT in wanted:
+        args += ["--enable-puller", "--config-dir", notes.get(names.AGENT_CONFIG_MOUNT, "")]
+        args += ["--model-dir", notes.get(names.AGENT_MODEL_DIR, "")]
+    if names.BATCHER in wanted:
+        args.append("--enable-batcher")
+        for suffix, flag in (("-max-batchsize", "--max-batchsize"), ("-max-latency", "--max-latency")):
+            if names.BATCHER + suffix in notes:
+                args += [flag, notes[names.BATCHER + suffix]]
+    if names.LOGGER in wanted:
+        args += _logger_arguments(pod, name, namespace, logger)
+    transformer = pod.container(names.TRANSFORMER_CONTAINER)
+    serving = transformer or pod.container(names.KSERVE_CONTAINER) or {}
+    return [*args, "--component-port", str(first_port(serving))]
+
+
+def _logger_arguments(pod: Pod, name: str, namespace: str, logger: Document) -> list[str]:
+    notes, key = pod.annotations, names.LOGGER
+    args: list[str] = ["--log-url", notes.get(f"{key}-sink-url", logger.get("defaultUrl", "")), "--source-uri", name]
+    args += ["--log-mode", notes.get(f"{key}-mode") or "all"]
+    args += ["--inference-service", pod.labels.get(names.SERVICE_LABEL, ""), "--namespace", namespace]
+    args += ["--endpoint", pod.labels.get("endpoint", ""), "--component", pod.labels.get("component", "")]
+    store = logger.get("storage") or {}
+    optional = {
+        "--log-store-path": store.get("path"),
+        "--log-store-format": (store.get("parameters") or {}).get("format"),
+        "--log-marshaller-url": logger.get("marshallerUrl"),
+        "--log-batch-size": logger.get("batchSize"),
+        "--log-batch-interval": logger.get("batchInterval"),
+        "--metadata-headers": notes.get(f"{key}-metadata-headers"),
+    }
+    for flag, value in optional.items():
+        if value:
+            args += [flag, str(value)]
+    if wanted := notes.get(f"{key}-metadata-annotations"):
+        found = [f"{item}={notes[item]}" for item in wanted.split(",") if item in notes]
+        args += ["--metadata-annotations", ",".join(found)]
+    if certificate := logger.get("caCertFile"):
+        args += ["--logger-ca-cert-file", certificate]
+    return [*args, "--logger-tls-skip-verify", "true" if logger.get("tlsSkipVerify") else "false"]
+
+
+def _container(pod: Pod, args: list[str], vault: Vault) -> Container:
+    settings = vault.config["agent"]
+    transformer = pod.container(names.TRANSFORMER_CONTAINER)
+    probe = (transformer or pod.containers[0]).get("readinessProbe") or {}
+    agent: Container = {
+        "name": names.AGENT_CONTAINER,
+        "image": settings.get("image", ""),
+        "args": args,
+        "env": [],
+        "ports": [{"name": "agent-port", "containerPort": _PORT, "protocol": "TCP"}],
+        "resources": {
+            "limits": {"cpu": settings.get("cpuLimit", "1"), "memory": settings.get("memoryLimit", "1Gi")},
+            "requests": {"cpu": settings.get("cpuRequest", "100m"), "memory": settings.get("memoryRequest", "100Mi")},
+        },
+        "readinessProbe": {
+            "httpGet": {
+                "path": (probe.get("httpGet") or {}).get("path") or "/",
+                "port": _PORT,
+                "scheme": "HTTP",
+                "httpHeaders": [{"name": "K-Network-Probe", "value": "queue"}],
+            },
+        },
+    }
+    if "httpGet" in probe or "tcpSocket" in probe:
+        agent["env"].append({"name": "SERVING_READINESS_PROBE", "value": _probe_json(probe)})
+    if "securityContext" in pod.containers[0]:
+        agent["securityContext"] = pod.containers[0]["securityContext"]
+    return agent
+
+
+# The order in which Go writes the fields of a probe.
+_PROBE_ORDER = [
+    "exec",
+    "httpGet",
+    "tcpSocket",
+    "grpc",
+    "initialDelaySeconds",
+    "timeoutSeconds",
+    "periodSeconds",
+    "successThreshold",
+    "failureThreshold",
+    "terminationGracePeriodSeconds",
+]
+_HANDLER_ORDER = ["path", "port", "host", "scheme", "httpHeaders"]
+
+
+def _probe_json(probe: Document) -> str:
+    ordered = {key: probe[key] for key in _PROBE_ORDER if key in probe}
+    # What the API server fills in before the pod webhook sees the probe.
+    defaults = {"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}
+    ordered |= {key: value for key, value in defaults.items() if key not in ordered}
+    ordered = {key: ordered[key] for key in _PROBE_ORDER if key in ordered}
+    for key in ("httpGet", "tcpSocket"):
+        if key in ordered:
+            handler = dict(ordered[key])
+            if key == "httpGet":
+                handler = {"path": "/", "scheme": "HTTP", **handler}
+            ordered[key] = {name: handler[name] for name in _HANDLER_ORDER if name in handler}
+    return json.dumps(ordered, separators=(",", ":"), ensure_ascii=False)
+
+
+def _add_credentials(pod: Pod, agent: Container, logger: Document | None, vault: Vault) -> None:
+    accounts = [pod.fields.get("serviceAccountName", "")]
+    if logger and "storage" in logger:
+        accounts.append(logger["storage"].get("serviceAccountName") or "logger-sa")
+    for account in accounts:
+        given = account_credentials(account, pod.annotations, vault)
+        agent["env"] = [*agent["env"], *given.env]
+        if given.mounts:
+            agent["volumeMounts"] = [*agent.get("volumeMounts", ()), *given.mounts]
+        for volume in given.volumes:
+            pod.add_volume(volume)
+
+
+def _mount(pod: Pod, volume: Document, path: str, *containers: Container | None) -> None:
+    pod.add_volume(volume)
+    for container in containers:
+        if container is not None:
+            mount = {"name": volume["name"], "mountPath": path}
+            container["volumeMounts"] = [*container.get("volumeMounts", ()), mount]

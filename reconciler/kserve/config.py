@@ -1,0 +1,166 @@
+"""The ConfigMap `inferenceservice-config` as KServe reads it; what it ships with where there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.kserve import names
+from reconciler.kserve.quantity import is_quantity
+
+_RESOURCES = {"memoryRequest": "100Mi", "memoryLimit": "1Gi", "cpuRequest": "100m", "cpuLimit": "1"}
+# What KServe 0.20 ships. A key that the ConfigMap holds replaces the whole section, as it does in KServe.
+SHIPPED: Mapping[str, Mapping[str, Any]] = {
+    "explainers": {"art": {"image": "kserve/art-explainer", "defaultImageVersion": "latest"}},
+    "storageInitializer": {
+        "image": "kserve/storage-initializer:latest",
+        **_RESOURCES,
+        "caBundleConfigMapName": "",
+        "caBundleVolumeMountPath": "/etc/ssl/custom-certs",
+        "enableModelcar": True,
+        "cpuModelcar": "10m",
+        "memoryModelcar": "15Mi",
+        "uidModelcar": 1010,
+    },
+    "credentials": {
+        "storageSpecSecretName": "storage-config",
+        "storageSecretNameAnnotation": "serving.kserve.io/storageSecretName",
+        "gcs": {"gcsCredentialFileName": "gcloud-application-credentials.json"},
+        "s3": {"s3AccessKeyIDName": "AWS_ACCESS_KEY_ID", "s3SecretAccessKeyName": "AWS_SECRET_ACCESS_KEY"},
+    },
+    "ingress": {
+        "ingressGateway": "knative-serving/knative-ingress-gateway",
+        "ingressDomain": "example.com",
+        "domainTemplate": "{{ .Name }}-{{ .Namespace }}.{{ .IngressDomain }}",
+        "urlScheme": "http",
+    },
+    "logger": {"image": "kserve/agent:latest", **_RESOURCES, "defaultUrl": "http://default-broker"},
+    "batcher": {"maxBatchSize": "32", "maxLatency": "5000"},
+    "agent": {"image": "kserve/agent:latest", **_RESOURCES},
+    "deploy": {"defaultDeploymentMode": "Serverless"},
+    "metricsAggregator": {"enableMetricAggregation": "false", "enablePrometheusScraping": "false"},
+    "security": {"autoMountServiceAccountToken": True},
+    "inferenceService": {
+        "resource": {"cpuLimit": "1", "memoryLimit": "2Gi", "cpuRequest": "1", "memoryRequest": "2Gi"}
+    },
+    "multiNode": {},
+}
+_OCI_MODES = ("modelcar", "native", "fetch")
+_GPU_TYPES = ("nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu", "habana.ai/gaudi")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """KServe's settings for one tree. `errors` name the keys of the ConfigMap that cannot be used."""
+
+    default_mode: str = names.KNATIVE
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: SHIPPED)
+    disallowed: frozenset[str] = names.DISALLOWED_ANNOTATIONS
+    gpu_types: tuple[str, ...] = _GPU_TYPES
+    errors: tuple[tuple[str, str], ...] = ()
+
+    def __getitem__(self, section: str) -> Mapping[str, Any]:
+        return self.sections[section]
+
+    @property
+    def oci_mode(self) -> str:
+        """How oci:// is served: modelcar, native, fetch, or empty for not at all."""
+        settings = self.sections["storageInitializer"]
+        if settings.get("ociModelMode"):
+            return str(settings["ociModelMode"])
+        return "modelcar" if settings.get("enableModelcar") or settings.get("enableOciModelSupport") else ""
+
+
+def from_config_map(data: Mapping[str, str] | None, default_mode: str | None = None) -> Config:
+    """Settings of the ConfigMap's `data`. `default_mode` holds where the ConfigMap says nothing about `deploy`."""
+    errors: list[tuple[str, str]] = []
+    given = {key: _parse(key, text, errors) for key, text in (data or {}).items() if key in SHIPPED}
+    sections = {**SHIPPED, **{key: value for key, value in given.items() if value is not None}}
+    mode = _mode(given.get("deploy"), default_mode, errors)
+    _check_storage_initializer(sections, errors)
+    _check_ingress(given.get("ingress"), errors)
+    extra = sections["inferenceService"].get("serviceAnnotationDisallowedList")
+    custom = sections["multiNode"].get("customGPUResourceTypeList")
+    return Config(
+        default_mode=mode,
+        sections=sections,
+        disallowed=names.DISALLOWED_ANNOTATIONS | frozenset(_texts(extra)),
+        gpu_types=tuple(dict.fromkeys((*_GPU_TYPES, *_texts(custom)))),
+        errors=tuple(errors),
+    )
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _parse(key: str, text: str, errors: list[tuple[str, str]]) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        errors.append((key, f"unable to parse {key} config json: {error}"))
+        return None
+    if not isinstance(value, dict):
+        errors.append((key, f"unable to parse {key} config json: expected an object"))
+        return None
+    return _typed(SHIPPED[key], value, key, errors)
+
+
+def _typed(known: Mapping[str, Any], value: dict[str, Any], key: str, errors: list[tuple[str, str]]) -> dict[str, Any]:
+    """The object without members whose type is not the one that KServe expects."""
+    result = {}
+    for name, item in value.items():
+        expected = known.get(name)
+        if expected is None or item is None or isinstance(item, type(expected)):
+            inner = isinstance(item, dict) and isinstance(expected, Mapping)
+            result[name] = _typed(expected or {}, item, key, errors) if inner else item
+        else:
+            errors.append((key, f"unable to parse {key} config json: {name} has the wrong type"))
+    return {name: item for name, item in result.items() if item is not None}
+
+
+def _mode(deploy: Mapping[str, Any] | None, default: str | None, errors: list[tuple[str, str]]) -> str:
+    fallback = default or str(SHIPPED["deploy"]["defaultDeploymentMode"])
+    fallback = names.LEGACY_MODES.get(fallback, fallback)
+    if deploy is None:
+        return fallback
+    mode = str(deploy.get("defaultDeploymentMode") or "")
+    mode = names.LEGACY_MODES.get(mode, mode)
+    if not mode:
+        errors.append(("deploy", "invalid deploy config, defaultDeploymentMode is required"))
+    elif mode not in (names.STANDARD, names.KNATIVE, names.MODEL_MESH):
+        errors.append(("deploy", "invalid deployment mode. Supported modes are Knative, Standard and ModelMesh"))
+    else:
+        return mode
+    return fallback
+
+
+def _check_storage_initializer(sections: dict[str, Mapping[str, Any]], errors: list[tuple[str, str]]) -> None:
+    """Fill in amounts that are missing or wrong with the shipped ones, so that everything after can rely on them."""
+    settings, shipped = dict(sections["storageInitializer"]), SHIPPED["storageInitializer"]
+    for name in (*_RESOURCES, "cpuModelcar", "memoryModelcar"):
+        if name in settings and not is_quantity(settings[name]):
+            text = f'failed to parse resource configuration for "storageInitializer"."{name}"'
+            errors.append(("storageInitializer", f"{text}: quantities must match the regular expression"))
+            settings.pop(name)
+        settings.setdefault(name, shipped[name])
+    mode = settings.get("ociModelMode")
+    if mode and mode not in _OCI_MODES:
+        known = ", ".join(f'"{item}"' for item in _OCI_MODES)
+        text = f'invalid "storageInitializer".ociModelMode "{mode}": must be one of {known}'
+        errors.append(("storageInitializer", text))
+        settings.pop("ociModelMode")
+    sections["storageInitializer"] = settings
+
+
+def _check_ingress(ingress: Mapping[str, Any] | None, errors: list[tuple[str, str]]) -> None:
+    if ingress is None:
+        return
+    gateway = ingress.get("kserveIngressGateway")
+    if ingress.get("enableGatewayApi") and not gateway:
+        errors.append(("ingress", "invalid ingress config - kserveIngressGateway is required"))
+    elif ingress.get("enableGatewayApi") and str(gateway).count("/") != 1:
+        text = "invalid ingress config - kserveIngressGateway should be in the format <namespace>/<name>"
+        errors.append(("ingress", text))

@@ -1,0 +1,286 @@
+"""How a model gets into the pod: the storage initializer, volumes of claims, and the mounts of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.kserve import names
+from reconciler.kserve.credentials import (
+    Given,
+    Vault,
+    account_credentials,
+    storage_spec_env,
+    storage_spec_uri,
+)
+from reconciler.kserve.merge import patch_container
+from reconciler.kserve.oci import check_mount_paths, serve_image
+from reconciler.kserve.pod import Container, Pod, add_env, add_mount, set_env
+from reconciler.kserve.storage import (
+    StorageContainer,
+    StorageError,
+    choose_container,
+    common_parent,
+    parent_folder,
+    split_oci,
+    split_pvc,
+    volume_name,
+)
+
+_FASTER_DOWNLOADS = {
+    "HF_HUB_ENABLE_HF_TRANSFER": "1",
+    "HF_XET_HIGH_PERFORMANCE": "1",
+    "HF_XET_NUM_CONCURRENT_RANGE_GETS": "8",
+}
+_MAX_IMAGES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One model source as it is known in the end."""
+
+    uri: str
+    mount_path: str
+    read_only: bool
+    env: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What injection needs to know of the tree."""
+
+    vault: Vault
+    containers: Sequence[StorageContainer]
+
+
+def is_read_only(annotations: Mapping[str, str]) -> bool:
+    return annotations.get(names.STORAGE_READ_ONLY) != "false"
+
+
+def serving_container(pod: Pod) -> Container:
+    found = pod.container(names.KSERVE_CONTAINER) or pod.container(names.WORKER_CONTAINER)
+    if found is None:
+        raise StorageError("Invalid configuration: cannot find container")
+    return found
+
+
+# ---------------------------------------------------------------- storageUri, storage: done to the pod
+
+
+def inject_source(pod: Pod, setting: Setting) -> tuple[Source, ...]:
+    """Inject the one source that the pod's annotations name. Raises StorageError."""
+    uri = pod.annotations.get(names.SOURCE_URI)
+    if uri is None:
+        return ()
+    read_only = is_read_only(pod.annotations)
+    chosen = choose_container(uri, pod.annotations.get(names.STORAGE_CONTAINER_NAME), setting.containers)
+    oci = split_oci(uri)
+    if names.AGENT in pod.annotations:
+        return ()
+    if oci and (oci[0] or setting.vault.config.oci_mode):
+        return (Source(uri, names.MODEL_MOUNT, read_only),)
+    if pod.init_container(names.STORAGE_INITIALIZER):
+        return ()
+    serving = serving_container(pod)
+    if uri.startswith("pvc://"):
+        claim, path = split_pvc(uri)
+        _mount_claim(pod, claim, names.MODEL_MOUNT, path, names.PVC_VOLUME, read_only)
+        _rewrite_storage_uri(serving)
+        return (Source(uri, names.MODEL_MOUNT, read_only),)
+    initializer = _initializer(setting, [uri, names.MODEL_MOUNT])
+    pod.init_containers.append(initializer)
+    _mount_download(pod, names.MODEL_VOLUME, names.MODEL_MOUNT, read_only, initializer)
+    _rewrite_storage_uri(serving)
+    given = _credentials(pod, initializer, setting)
+    env = _finish(pod, initializer, given, chosen, setting)
+    return (Source(initializer["args"][0], names.MODEL_MOUNT, read_only, env),)
+
+
+def _rewrite_storage_uri(container: Container) -> None:
+    """A custom container reads the folder where it asked for a URI."""
+    env = container.get("env") or ()
+    if any(item.get("name") == "STORAGE_URI" and item.get("value") for item in env):
+        container["env"] = [
+            {**item, "value": names.MODEL_MOUNT} if item.get("name") == "STORAGE_URI" and item.get("value") else item
+            for item in env
+        ]
+
+
+def _initializer(setting: Setting, args: list[str]) -> Container:
+    settings = setting.vault.config["storageInitializer"]
+    return {
+        "name": names.STORAGE_INITIALIZER,
+        "image": settings.get("image") or "kserve/storage-initializer:latest",
+        "args": args,
+        "env": [],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "resources": {
+            "limits": {"cpu": settings["cpuLimit"], "memory": settings["memoryLimit"]},
+            "requests": {"cpu": settings["cpuRequest"], "memory": settings["memoryRequest"]},
+        },
+    }
+
+
+def _users(pod: Pod) -> list[Container]:
+    transformer = pod.container(names.TRANSFORMER_CONTAINER)
+    return [serving_container(pod), *([transformer] if transformer else [])]
+
+
+def _mount_download(pod: Pod, volume: str, path: str, read_only: bool, initializer: Container) -> None:
+    """Mount the folder that the initializer fills; it alone may always write."""
+    shared = {"name": volume, "mountPath": path, **({"readOnly": True} if read_only else {})}
+    added = [add_mount(each, shared) for each in _users(pod)]
+    added.append(add_mount(initializer, {"name": volume, "mountPath": path}))
+    if any(added):
+        pod.add_volume({"name": volume, "emptyDir": {}})
+
+
+def _mount_claim(pod: Pod, claim: str, path: str, sub_path: str, volume: str, read_only: bool) -> None:
+    mount: dict[str, Any] = {"name": volume, "mountPath": path}
+    mount |= ({"subPath": sub_path} if sub_path else {}) | ({"readOnly": True} if read_only else {})
+    added = [add_mount(each, mount) for each in _users(pod)]
+    if any(added):
+        pod.add_volume({"name": volume, "persistentVolumeClaim": {"claimName": claim}})
+
+
+def _credentials(pod: Pod, initializer: Container, setting: Setting) -> Given:
+    """Credentials of the `storage` section, else of the service account."""
+    annotations = pod.annotations
+    if annotations.get(names.STORAGE_SPEC) != "true":
+        return account_credentials(pod.fields.get("serviceAccountName", ""), annotations, setting.vault)
+    parameters = _parameters(annotations)
+    key = annotations.get(names.STORAGE_SPEC_KEY, "")
+    given = storage_spec_env(key, parameters, annotations, setting.vault)
+    args = initializer["args"]
+    args[0] = storage_spec_uri(args[0], key, parameters, annotations, setting.vault)
+    return given
+
+
+def _parameters(annotations: Mapping[str, str]) -> Mapping[str, str]:
+    parameters: Mapping[str, str] = json.loads(annotations.get(names.STORAGE_SPEC_PARAM) or "{}")
+    return parameters
+
+
+def _finish(
+    pod: Pod, initializer: Container, given: Given, chosen: StorageContainer | None, setting: Setting
+) -> tuple[Mapping[str, Any], ...]:
+    """Credentials, the tree's own container settings, CA certificates, and variables for faster downloads.
+
+    Returns the variables without those that only make downloads faster.
+    """
+    initializer["env"] = [*initializer["env"], *given.env]
+    if given.mounts:
+        initializer["volumeMounts"] = [*initializer.get("volumeMounts", ()), *given.mounts]
+    for volume in given.volumes:
+        pod.add_volume(volume)
+    bundle = _ca_bundle(initializer, setting)
+    if chosen:
+        initializer.update(patch_container(initializer, chosen.spec.get("container") or {}))
+    if bundle:
+        _mount_ca_bundle(pod, initializer, *bundle)
+    env = tuple(initializer["env"])
+    for name, value in _FASTER_DOWNLOADS.items():
+        add_env(initializer, name, value)
+    if pod.annotations.get(names.CONFIDENTIAL) == "true":
+        set_env(initializer, "CONFIDENTIAL_ENABLED", "true")
+        if resource := pod.annotations.get(names.CONFIDENTIAL_RESOURCE):
+            set_env(initializer, "CONFIDENTIAL_RESOURCE_ID", resource)
+    return env
+
+
+def _ca_bundle(initializer: Container, setting: Setting) -> tuple[str, str] | None:
+    """Name of the ConfigMap with CA certificates and where it is mounted; None when none is asked for."""
+    settings = setting.vault.config["storageInitializer"]
+    env = {item.get("name"): item.get("value", "") for item in initializer["env"]}
+    if not settings.get("caBundleConfigMapName") and "AWS_CA_BUNDLE_CONFIGMAP" not in env:
+        return None
+    # KServe copies its own ConfigMap into each namespace under this name.
+    name = env.get("AWS_CA_BUNDLE_CONFIGMAP", "global-ca-bundle")
+    path = settings.get("caBundleVolumeMountPath") or "/etc/ssl/custom-certs"
+    if "AWS_CA_BUNDLE" in env:
+        path = parent_folder(env["AWS_CA_BUNDLE"])
+    return name, path
+
+
+def _mount_ca_bundle(pod: Pod, initializer: Container, name: str, path: str) -> None:
+    add_env(initializer, "CA_BUNDLE_CONFIGMAP_NAME", name)
+    add_env(initializer, "CA_BUNDLE_VOLUME_MOUNT_POINT", path)
+    pod.volumes.append({"name": "cabundle-cert", "configMap": {"name": name}})
+    mount = {"name": "cabundle-cert", "mountPath": path, "readOnly": True}
+    initializer["volumeMounts"] = [*initializer.get("volumeMounts", ()), mount]
+
+
+# ---------------------------------------------------------------- storageUris: done to the Deployment
+
+
+def inject_sources(
+    pod: Pod, uris: Sequence[Mapping[str, str]], container_name: str | None, setting: Setting
+) -> tuple[Source, ...]:
+    """Inject all of predictor.storageUris. Raises StorageError."""
+    chosen = choose_container(uris[0].get("uri", ""), container_name, setting.containers)
+    if names.AGENT in pod.annotations:
+        return ()
+    read_only = is_read_only(pod.annotations)
+    _serve_images(pod, uris, setting)
+    if pod.init_container(names.STORAGE_INITIALIZER):
+        return ()
+    serving_container(pod)
+    if chosen and chosen.spec.get("supportsMultiModelDownload") is not True:
+        name = (chosen.spec.get("container") or {}).get("name", "")
+        raise StorageError(
+            f'storage container "{name}" does not support multi-model download; '
+            "use the default kserve storage initializer or a compatible storage container"
+        )
+    for item in uris:
+        if item["uri"].startswith("pvc://"):
+            path = item["mountPath"]
+            _mount_claim(pod, split_pvc(item["uri"])[0], path, "", volume_name(path), read_only)
+    env = _download_all(pod, uris, chosen, read_only, setting)
+    return tuple(
+        Source(item["uri"], item["mountPath"], read_only, () if item["uri"].startswith(_NOT_DOWNLOADED) else env)
+        for item in uris
+    )
+
+
+_NOT_DOWNLOADED = ("pvc://", "oci://", "oci+")
+
+
+def _download_all(
+    pod: Pod,
+    uris: Sequence[Mapping[str, str]],
+    chosen: StorageContainer | None,
+    read_only: bool,
+    setting: Setting,
+) -> tuple[Mapping[str, Any], ...]:
+    downloads = [item for item in uris if not item["uri"].startswith("pvc://") and not split_oci(item["uri"])]
+    if not downloads:
+        return ()
+    initializer = _initializer(setting, [part for item in downloads for part in (item["uri"], item["mountPath"])])
+    pod.init_containers.append(initializer)
+    path = common_parent([item["mountPath"] for item in downloads])
+    _mount_download(pod, volume_name(path), path, read_only, initializer)
+    both = names.STORAGE_SPEC_KEY in pod.annotations and names.STORAGE_SPEC_PARAM in pod.annotations
+    given = (
+        _credentials(pod, initializer, setting)
+        if both
+        else account_credentials(pod.fields.get("serviceAccountName", ""), pod.annotations, setting.vault)
+    )
+    return _finish(pod, initializer, given, chosen, setting)
+
+
+def _serve_images(pod: Pod, uris: Sequence[Mapping[str, str]], setting: Setting) -> None:
+    default = setting.vault.config.oci_mode
+    images = [(oci, item["mountPath"]) for item in uris if (oci := split_oci(item["uri"]))]
+    served = [(oci[0] or default, oci[1], path) for oci, path in images if oci[0] or default]
+    if not served:
+        return
+    serving_container(pod)
+    plain = [item["mountPath"] for item in uris if item["uri"].startswith("oci://")]
+    if len(plain) > _MAX_IMAGES:
+        raise StorageError(f"too many OCI sources ({len(plain)}); maximum is {_MAX_IMAGES} per pod")
+    check_mount_paths(plain, default)
+    for index, (mode, uri, path) in enumerate(served):
+        for container in _users(pod):
+            serve_image(pod, container, uri, path, mode, index, setting.vault.config)

@@ -1,0 +1,126 @@
+"""Which implementation a component has, and where its model comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reconciler.kserve import names
+
+Document = Mapping[str, Any]
+_NONE: Document = {}
+ONE_OF_PREDICTOR = (
+    "exactly one of [Name, SKLearn, XGBoost, Tensorflow, PyTorch, Triton, ONNX, HuggingFace, PMML, LightGBM, Paddle, "
+    "Model, StorageUris, StorageContainerName, WorkerSpec, PodSpec] must be specified in PredictorSpec"
+)
+
+
+def env_value(env: Sequence[Document] | None, name: str) -> str | None:
+    """Value of the first variable of that name; None when there is no such variable."""
+    return next((item.get("value", "") for item in env or () if item.get("name") == name), None)
+
+
+def container_named(containers: Sequence[Document] | None, name: str) -> Document | None:
+    return next((item for item in containers or () if item.get("name") == name), None)
+
+
+def implementations(predictor: Document) -> list[str]:
+    """Fields that implement the predictor: framework names, `model`, and `containers` for a custom one."""
+    found = [name for name in (*names.FRAMEWORKS, "model") if name in predictor]
+    containers = predictor.get("containers") or ()
+    found += ["containers" for item in containers if item.get("name") == names.KSERVE_CONTAINER]
+    if containers and not found:
+        found.append("containers")
+    return found
+
+
+def implementation_problem(predictor: Document, kind: str) -> str:
+    """Why KServe refuses one implementation; empty when it does not."""
+    if kind != "containers":
+        return ""
+    value = env_value(predictor["containers"][0].get("env"), "PROTOCOL")
+    if value is None or value in ("v1", "v2"):
+        return ""
+    # The two stand in this order in KServe's own message.
+    return f"invalid protocol v1, v2. Must be one of [{value}]"
+
+
+def framework_container(predictor: Document) -> Document | None:
+    """The container that is inlined in `model` or in an old framework field."""
+    for name in ("model", *names.FRAMEWORKS):
+        if name in predictor:
+            container: Document = predictor[name]
+            return container
+    return None
+
+
+def storage_uri(predictor: Document) -> str | None:
+    """The one URI of the predictor's model; None when it names none (storageUris are another field)."""
+    found = implementations(predictor)
+    if not found:
+        return None
+    if found[0] == "containers":
+        container = container_named(predictor["containers"], names.KSERVE_CONTAINER)
+        return env_value((container or _NONE).get("env"), "STORAGE_URI")
+    uri: str | None = predictor[found[0]].get("storageUri")
+    return uri
+
+
+def storage_spec(predictor: Document) -> Document | None:
+    """`storage` of the implementation."""
+    found = implementations(predictor)
+    if not found or found[0] == "containers":
+        return None
+    spec: Document | None = predictor[found[0]].get("storage")
+    return spec
+
+
+def is_multi_model(predictor: Document) -> bool:
+    """True when KServe takes the predictor for a multi-model server and injects its agent."""
+    containers = predictor.get("containers") or ()
+    if containers:
+        first = next((e for e in containers[0].get("env") or () if e.get("name") == "MULTI_MODEL_SERVER"), _NONE)
+        return first.get("value") == "true"
+    if predictor.get("model", _NONE).get("modelFormat", _NONE).get("name") == "huggingface":
+        return False
+    return storage_uri(predictor) is None and storage_spec(predictor) is None and not predictor.get("storageUris")
+
+
+def protocol(predictor: Document) -> str:
+    """Protocol that the implementation asks for; v1 when it says nothing."""
+    found = implementations(predictor)
+    if found and found[0] != "containers":
+        return predictor[found[0]].get("protocolVersion") or "v1"
+    containers: Sequence[Document] = predictor.get("containers") or (_NONE,)
+    chosen = container_named(containers, names.TRANSFORMER_CONTAINER) or containers[0]
+    return env_value(chosen.get("env"), "PROTOCOL") or "v1"
+
+
+def model_name(service: Document) -> str:
+    """Name of the model, as KServe derives it: from arguments or MLServer's variable, else the service's own."""
+    spec = service.get("spec") or {}
+    transformer = spec.get("transformer", _NONE).get("containers") or ()
+    found = _name_from_args(transformer[0].get("args") or ()) if transformer else ""
+    predictor = spec.get("predictor") or {}
+    if not found and "model" in predictor:
+        model = predictor["model"]
+        known = env_value(model.get("env"), "MLSERVER_MODEL_NAME")
+        if known is not None:
+            return known
+        found = _name_from_args(model.get("args") or ())
+    elif not found and predictor.get("containers"):
+        found = _name_from_args(predictor["containers"][0].get("args") or ())
+    return found or service.get("metadata", _NONE).get("name", "")
+
+
+def _name_from_args(args: Sequence[str]) -> str:
+    found = ""
+    for index, arg in enumerate(args):
+        if not arg.startswith("--model_name"):
+            continue
+        parts = arg.split("=")
+        if len(parts) == 2:
+            found = parts[1]
+        if index + 1 < len(args) and not args[index + 1].startswith("--"):
+            found = args[index + 1]
+    return found

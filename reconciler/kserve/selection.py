@@ -1,0 +1,150 @@
+"""Which ServingRuntime serves a model: the one that is named, or the first that supports it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.kserve import names
+from reconciler.kserve.predictor import protocol
+
+_PROTOCOL_RANK = {"v1": 1, "v2": 2, "grpc-v1": 3, "grpc-v2": 4}
+_RANK_PROTOCOL = {rank: name for name, rank in _PROTOCOL_RANK.items()}
+_UNKNOWN_RANK = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runtime:
+    """One ServingRuntime or ClusterServingRuntime. `namespace` is empty for the latter."""
+
+    kind: str
+    namespace: str
+    name: str
+    spec: Mapping[str, Any]
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_disabled(self) -> bool:
+        return self.spec.get("disabled") is True
+
+    @property
+    def rank(self) -> int:
+        """Rank of the lowest protocol that it lists; the lowest rank is tried first."""
+        listed = self.spec.get("protocolVersions")
+        return min(_PROTOCOL_RANK.get(name, _UNKNOWN_RANK) for name in listed) if listed else _UNKNOWN_RANK
+
+    @property
+    def protocol(self) -> str:
+        """The protocol that a model gets when it asks for none; empty when the runtime lists none."""
+        return _RANK_PROTOCOL.get(self.rank, "")
+
+    def supports_protocol(self, wanted: str) -> bool:
+        listed = self.spec.get("protocolVersions")
+        return not listed or not wanted or wanted in listed
+
+    def supports_format(self, model_format: Mapping[str, Any], *, by_name: bool) -> bool:
+        """Exact names and versions. `by_name`: the model names this runtime, so autoSelect does not matter."""
+        name, version = model_format.get("name", ""), model_format.get("version")
+        for entry in self.spec.get("supportedModelFormats") or ():
+            if not by_name and entry.get("autoSelect") is not True:
+                continue
+            if entry.get("name", "") == name and version in (None, entry.get("version")):
+                return True
+        return False
+
+    def priority(self, format_name: str) -> int | None:
+        """Of the first entry with that name, whatever its version."""
+        entries = self.spec.get("supportedModelFormats") or ()
+        found: int | None = next((e.get("priority") for e in entries if e.get("name") == format_name), None)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why no runtime serves a model: KServe's failure reason, its status message and the text of its event."""
+
+    reason: str
+    status: str
+    event: str
+
+
+class Runtimes:
+    """All runtimes of a tree, sorted once."""
+
+    def __init__(self, runtimes: Iterable[Runtime]) -> None:
+        known = {(each.namespace, each.name): each for each in runtimes}
+        self._by_name = known
+        # A folder knows no creation times: ties fall to the name.
+        ordered = sorted(known.values(), key=lambda each: (each.rank, each.name))
+        self._scopes: dict[str, list[Runtime]] = {"": []}
+        for each in ordered:
+            self._scopes.setdefault(each.namespace, []).append(each)
+        self._memo: dict[tuple[Any, ...], tuple[Runtime, ...]] = {}
+
+    def named(self, name: str, namespace: str) -> Runtime | None:
+        """The runtime of that name in the namespace, else in the cluster."""
+        return self._by_name.get((namespace, name)) or self._by_name.get(("", name))
+
+    def displayed_as(self, title: str, namespace: str) -> list[Runtime]:
+        """Runtimes in scope whose display name is `title`."""
+        scope = [*self._scopes.get(namespace, ()), *self._scopes[""]]
+        return [each for each in scope if each.annotations.get(names.DISPLAY_NAME) == title]
+
+    def supporting(self, predictor: Mapping[str, Any], namespace: str) -> tuple[Runtime, ...]:
+        """Runtimes that automatic selection would take, best first: the namespace's own before the cluster's."""
+        model_format = predictor["model"].get("modelFormat") or {}
+        wanted, multi_node = protocol(predictor), "workerSpec" in predictor
+        key = (namespace, model_format.get("name"), model_format.get("version"), wanted, multi_node)
+        if key not in self._memo:
+            own = self._fitting(self._scopes.get(namespace, ()), model_format, wanted, multi_node)
+            shared = self._fitting(self._scopes[""], model_format, wanted, multi_node)
+            self._memo[key] = (*own, *shared)
+        return self._memo[key]
+
+    def _fitting(
+        self, scope: Sequence[Runtime], model_format: Mapping[str, Any], wanted: str, multi_node: bool
+    ) -> list[Runtime]:
+        fitting = [
+            each
+            for each in scope
+            if not each.is_disabled
+            and each.spec.get("multiModel") is not True
+            and each.supports_format(model_format, by_name=False)
+            and each.supports_protocol(wanted)
+            and ("workerSpec" in each.spec) == multi_node
+        ]
+        name = model_format.get("name", "")
+        return sorted(fitting, key=lambda each: _by_priority(each.priority(name)))
+
+
+def _by_priority(priority: int | None) -> tuple[bool, int]:
+    return (priority is None, -(priority or 0))
+
+
+def refuse_named(runtime: Runtime, model: Mapping[str, Any]) -> Refusal | None:
+    """Why the runtime that a model names cannot serve it; autoSelect and multiModel are not asked about."""
+    what = f"pecified runtime {runtime.name} "
+    if runtime.is_disabled:
+        return Refusal("RuntimeDisabled", "Specified runtime is disabled", f"s{what}is disabled")
+    wanted = model.get("protocolVersion")
+    if wanted is not None and not runtime.supports_protocol(wanted):
+        why = "does not support specified protocol version"
+        return Refusal("NoSupportingRuntime", f"Specified runtime {why}", f"s{what}{why}")
+    if not runtime.supports_format(model.get("modelFormat") or {}, by_name=True):
+        why = "does not support specified framework/version"
+        return Refusal("NoSupportingRuntime", f"Specified runtime {why}", f"s{what}{why}")
+    return None
+
+
+def refuse_unknown(name: str) -> Refusal:
+    event = f"No ServingRuntimes or ClusterServingRuntimes with the name: {name}"
+    return Refusal("RuntimeNotRecognized", "Waiting for runtime to become available", event)
+
+
+def refuse_none_found(model: Mapping[str, Any]) -> Refusal:
+    model_format = model.get("modelFormat") or {}
+    # KServe prints a Go struct here, the version as a pointer; the version itself says more.
+    shown = f"{model_format.get('name', '')} {model_format.get('version') or '<nil>'}"
+    event = f"no runtime found to support predictor with model type: {{{shown}}}"
+    return Refusal("NoSupportingRuntime", "No runtime found to support specified framework/version", event)

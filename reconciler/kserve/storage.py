@@ -1,0 +1,190 @@
+"""Where models come from: which URIs KServe takes, which container downloads them, and where they are mounted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+PREFIXES = (
+    "gs://",
+    "s3://",
+    "pvc://",
+    "file://",
+    "https://",
+    "http://",
+    "hdfs://",
+    "webhdfs://",
+    "oci://",
+    "oci+native://",
+    "hf://",
+)
+# A later KServe takes these as well: accepted here, with a warning that names the version.
+LATER_PREFIXES = ("oci+fetch://", "modelscope://")
+LATER_VERSION = "0.21"
+_AZURE_BLOB = re.compile(r"https://(.+?).blob.core.windows.net/(.+)")
+_HAS_SCHEME = re.compile(r"\w+?://", re.ASCII)
+
+
+class StorageError(Exception):
+    """KServe refuses the storage; the message is KServe's."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageContainer:
+    """One ClusterStorageContainer."""
+
+    name: str
+    spec: Mapping[str, Any]
+    is_disabled: bool = False
+
+    def supports(self, uri: str) -> bool:
+        for entry in self.spec.get("supportedUriFormats") or ():
+            if prefix := entry.get("prefix"):
+                if uri.startswith(str(prefix)):
+                    return True
+            elif (pattern := entry.get("regex")) and _matches(pattern, uri):
+                return True
+        return False
+
+    @property
+    def is_initializer(self) -> bool:
+        return str(self.spec.get("workloadType", "initContainer")) == "initContainer"
+
+
+def _matches(pattern: str, text: str) -> bool:
+    compiled = _compiled(pattern)
+    if compiled is None:
+        raise StorageError(f"error parsing regexp: {pattern}")
+    # Patterns come from manifests: a bounded text keeps a bad one from taking for ever.
+    return compiled.search(text[:2048]) is not None
+
+
+@lru_cache(256)
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return None
+
+
+# What KServe 0.20 ships.
+DEFAULT_CONTAINER = StorageContainer(
+    "default",
+    {
+        "container": {
+            "name": "storage-initializer",
+            "image": "kserve/storage-initializer:v0.20.0",
+            "imagePullPolicy": "IfNotPresent",
+            "resources": {
+                "requests": {"memory": "100Mi", "cpu": "100m"},
+                "limits": {"memory": "1Gi", "cpu": "1"},
+            },
+        },
+        "supportedUriFormats": [
+            {"prefix": "gs://"},
+            {"prefix": "s3://"},
+            {"prefix": "hdfs://"},
+            {"prefix": "hf://"},
+            {"prefix": "webhdfs://"},
+            {"regex": "https://(.+?).blob.core.windows.net/(.+)"},
+            {"regex": "https://(.+?).file.core.windows.net/(.+)"},
+            {"regex": "https?://(.+)/(.+)"},
+        ],
+        "workloadType": "initContainer",
+        "supportsMultiModelDownload": True,
+    },
+)
+
+
+def choose_container(uri: str, name: str | None, containers: Sequence[StorageContainer]) -> StorageContainer | None:
+    """The container that downloads a URI: the named one, else the first that supports it. Raises StorageError."""
+    if name:
+        return _named_container(uri, name, containers)
+    return next(
+        (each for each in containers if not each.is_disabled and each.is_initializer and each.supports(uri)), None
+    )
+
+
+def _named_container(uri: str, name: str, containers: Sequence[StorageContainer]) -> StorageContainer:
+    found = next((each for each in containers if each.name == name), None)
+    what = f'ClusterStorageContainer "{name}"'
+    if found is None:
+        raise StorageError(f"{what} not found")
+    if found.is_disabled:
+        raise StorageError(f"{what} is disabled")
+    if not found.is_initializer:
+        kind = found.spec.get("workloadType", "")
+        raise StorageError(f'{what} has workloadType "{kind}"; explicit selection requires "initContainer"')
+    if not found.supports(uri):
+        raise StorageError(f'{what} does not support storageUri "{uri}"')
+    return found
+
+
+def check_uri(uri: str, containers: Sequence[StorageContainer]) -> None:
+    """Raises StorageError for a storageUri that KServe does not take; storageUris are not checked."""
+    if choose_container(uri, None, containers) or not _HAS_SCHEME.search(uri):
+        return
+    if uri.startswith(LATER_PREFIXES):
+        return
+    if "blob.core.windows.net" in uri:
+        if _AZURE_BLOB.search(uri):
+            return
+    elif uri.startswith(PREFIXES):
+        return
+    known = ", ".join(PREFIXES)
+    raise StorageError(
+        f"StorageURI not supported: storageUri, must be one of: [{known}] or match "
+        "https://{}.blob.core.windows.net/{}/{} or be an absolute or relative local path. "
+        f"StorageUri [{uri}] is not supported"
+    )
+
+
+def split_oci(uri: str) -> tuple[str, str] | None:
+    """Mode and plain oci:// form of an OCI URI (`oci+native://…` names its mode); None for any other."""
+    if uri.startswith("oci+"):
+        mode, separator, rest = uri.removeprefix("oci+").partition("://")
+        if separator and mode:
+            return mode, f"oci://{rest}"
+    return ("", uri) if uri.startswith("oci://") else None
+
+
+def split_pvc(uri: str) -> tuple[str, str]:
+    """Claim and path of `pvc://claim/path`."""
+    claim, _, path = uri.removeprefix("pvc://").partition("/")
+    return claim, path
+
+
+def common_parent(paths: Sequence[str]) -> str:
+    """Deepest folder that all paths share; the path itself when there is one."""
+    if not paths:
+        return ""
+    if len(paths) == 1:
+        return paths[0]
+    split = [path.strip("/").split("/") if path.strip("/") else [] for path in paths]
+    shared = []
+    for level in zip(*(parts for parts in split if parts), strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return "/" + "/".join(shared)
+
+
+def volume_name(path: str) -> str:
+    """`/mnt/models/a` is mounted from the volume `mnt-models-a`."""
+    return path.strip("/").replace("/", "-")
+
+
+def parent_folder(path: str) -> str:
+    """The folder above, after Go's clean-up of the path."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    if path.endswith("/"):
+        return "/" + "/".join(parts)
+    return "/" + "/".join(parts[:-1])

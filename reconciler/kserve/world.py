@@ -1,0 +1,133 @@
+"""Everything of one tree that KServe would see beside a service: runtimes, secrets, accounts, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.kserve import config, runtime_validation, schema
+from reconciler.kserve.config import Config
+from reconciler.kserve.credentials import Secret, ServiceAccount, Vault, decode_secret
+from reconciler.kserve.injection import Setting
+from reconciler.kserve.selection import Runtime, Runtimes
+from reconciler.kserve.storage import DEFAULT_CONTAINER, StorageContainer
+
+Document = Mapping[str, Any]
+_CLUSTER_SCOPED = frozenset({"ClusterServingRuntime", "ClusterStorageContainer"})
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentIssue:
+    """Something a cluster refuses about a document that is no service. `index` is the document's place in the tree."""
+
+    index: int
+    path: tuple[Any, ...]
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """Built once per tree. `issues` are about documents other than InferenceServices."""
+
+    default_namespace: str = "default"
+    config: Config = field(default_factory=Config)
+    runtimes: Runtimes = field(default_factory=lambda: Runtimes(()))
+    secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict, repr=False)
+    accounts: Mapping[tuple[str, str], ServiceAccount] = field(default_factory=dict)
+    storage_containers: tuple[StorageContainer, ...] = (DEFAULT_CONTAINER,)
+    issues: tuple[DocumentIssue, ...] = ()
+    memo: dict[str, Setting] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def build(
+        cls,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        default_namespace: str = "default",
+        default_mode: str | None = None,
+    ) -> World:
+        """Sort plain documents into what the rules look up. `default_mode` applies where no ConfigMap says another.
+
+        Documents that name no namespace are in `default_namespace`; of two with the same name the later one wins.
+        """
+        sorter = _Sorter(default_namespace, default_mode)
+        for index, document in enumerate(documents):
+            sorter.take(index, document)
+        return sorter.world()
+
+    def setting(self, namespace: str) -> Setting:
+        """What storage needs to know, seen from one namespace."""
+        if namespace not in self.memo:
+            vault = Vault(
+                lambda name: self.secrets.get((namespace, name)),
+                lambda name: self.accounts.get((namespace, name)) or _implied_account(name),
+                self.config,
+            )
+            self.memo[namespace] = Setting(vault, self.storage_containers)
+        return self.memo[namespace]
+
+
+def _implied_account(name: str) -> ServiceAccount | None:
+    """Every namespace of a cluster has the account `default`, whether a tree names it or not."""
+    return ServiceAccount(name) if name == "default" else None
+
+
+class _Sorter:
+    def __init__(self, default_namespace: str, default_mode: str | None) -> None:
+        self._namespace = default_namespace
+        self._mode = default_mode
+        self._issues: list[DocumentIssue] = []
+        self._runtimes: list[tuple[int, Runtime]] = []
+        self._secrets: dict[tuple[str, str], Secret] = {}
+        self._accounts: dict[tuple[str, str], ServiceAccount] = {}
+        self._containers: dict[str, StorageContainer] = {}
+        self._config_map: tuple[int, Mapping[str, str]] | None = None
+
+    def take(self, index: int, document: Document) -> None:
+        kind = document.get("kind")
+        if kind == "InferenceService":
+            return
+        clean, flaws = schema.read(document)
+        self._issues += [DocumentIssue(index, flaw.path, flaw.message) for flaw in flaws]
+        metadata = clean.get("metadata") or {}
+        name = metadata.get("name", "") if isinstance(metadata, dict) else ""
+        namespace = "" if kind in _CLUSTER_SCOPED else (metadata.get("namespace") or self._namespace) if name else ""
+        if kind in ("ServingRuntime", "ClusterServingRuntime"):
+            annotations = metadata.get("annotations") or {}
+            self._runtimes.append((index, Runtime(kind, namespace, name, clean.get("spec") or {}, annotations)))
+        elif kind == "Secret":
+            self._secrets[namespace, name] = decode_secret(clean)
+        elif kind == "ServiceAccount":
+            names = tuple(item.get("name", "") for item in clean.get("secrets") or ())
+            self._accounts[namespace, name] = ServiceAccount(name, names, metadata.get("annotations") or {})
+        elif kind == "ClusterStorageContainer":
+            self._containers[name] = StorageContainer(name, clean.get("spec") or {}, clean.get("disabled") is True)
+        elif kind == "ConfigMap" and name == "inferenceservice-config":
+            self._config_map = (index, clean.get("data") or {})
+
+    def world(self) -> World:
+        index, data = self._config_map or (0, None)
+        settings = config.from_config_map(data, self._mode)
+        self._issues += [DocumentIssue(index, ("data", key), message) for key, message in settings.errors]
+        self._check_runtimes(settings)
+        containers = {DEFAULT_CONTAINER.name: DEFAULT_CONTAINER, **self._containers}
+        return World(
+            default_namespace=self._namespace,
+            config=settings,
+            runtimes=Runtimes(runtime for _, runtime in self._runtimes),
+            secrets=self._secrets,
+            accounts=self._accounts,
+            storage_containers=tuple(containers[name] for name in sorted(containers)),
+            issues=tuple(sorted(self._issues, key=lambda issue: issue.index)),
+        )
+
+    def _check_runtimes(self, settings: Config) -> None:
+        """Runtimes are refused in the order in which the tree names them."""
+        scopes: dict[str, list[Runtime]] = {}
+        for index, runtime in self._runtimes:
+            earlier = scopes.setdefault(runtime.namespace, [])
+            if message := runtime_validation.runtime_refusal(runtime, earlier, settings):
+                self._issues.append(DocumentIssue(index, ("spec",), message))
+            else:
+                earlier.append(runtime)

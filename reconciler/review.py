@@ -1,0 +1,131 @@
+"""What a tree of manifests means, as JSON: `render` shows what would run, `validate` what a cluster would refuse.
+
+Without a target both speak for KServe: the API server's checks, its webhooks, and what its controller calls an invalid
+spec. Our own warnings stand beside that verdict and never change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reconciler.kserve.issues import Issue
+from reconciler.kserve.resolve import Resolved, World, resolve
+from reconciler.manifests import Manifest, Manifests, find_duplicates, read_paths
+from reconciler.model import Reason
+
+Document = dict[str, Any]
+DEFAULT_NAMESPACE = "default"
+
+
+def render_paths(paths: Sequence[Path], target: str | None = None) -> tuple[Document, int]:
+    """The document of `render` for files and folders, and the exit code: 0, or 1 when it holds an error."""
+    document = render(read_paths(paths))
+    failed = document["errors"] or any(service["errors"] for service in document["services"])
+    return document, 1 if failed else 0
+
+
+def validate_paths(paths: Sequence[Path], target: str | None = None) -> tuple[Document, int]:
+    """The document of `validate` for files and folders, and the exit code."""
+    document = validate(read_paths(paths))
+    return document, 0 if document["valid"] else 1
+
+
+def render(manifests: Manifests, *, default_namespace: str = DEFAULT_NAMESPACE) -> Document:
+    """Every service as it would run, in order of namespace and name."""
+    world = _world(manifests, default_namespace)
+    services = [_service(manifest, resolve(manifest.data, world), world) for manifest in _services(manifests, world)]
+    errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
+    return {"services": services, "errors": errors}
+
+
+def validate(manifests: Manifests, *, default_namespace: str = DEFAULT_NAMESPACE) -> Document:
+    """KServe's verdict on the tree, each error and warning with its file and line."""
+    world = _world(manifests, default_namespace)
+    errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
+    warnings = list(_general_warnings(manifests, default_namespace))
+    for manifest in _services(manifests, world):
+        resolved = resolve(manifest.data, world)
+        errors += [_located(manifest, issue) for issue in resolved.errors]
+        warnings += [_located(manifest, issue) for issue in (*resolved.warnings, *resolved.cluster_errors)]
+    return {"valid": not errors, "errors": _in_order(errors), "warnings": _in_order(warnings)}
+
+
+def _world(manifests: Manifests, default_namespace: str) -> World:
+    return World.build((each.data for each in manifests.documents), default_namespace=default_namespace)
+
+
+def _services(manifests: Manifests, world: World) -> list[Manifest]:
+    """InferenceServices in order of namespace and name; of two with one name the later one counts, as with kubectl."""
+    named = {
+        (each.namespace or world.default_namespace, each.name): each for each in manifests.of_kind("InferenceService")
+    }
+    return [named[key] for key in sorted(named)]
+
+
+def _service(manifest: Manifest, resolved: Resolved, world: World) -> Document:
+    runtime = resolved.runtime
+    return {
+        "namespace": manifest.namespace or world.default_namespace,
+        "name": manifest.name,
+        "file": manifest.origin.file,
+        "line": manifest.origin.line,
+        "defaulted": resolved.defaulted,
+        "runtime": runtime and {"kind": runtime.kind, "namespace": runtime.namespace or None, "name": runtime.name},
+        "candidates": resolved.candidates,
+        "protocol": resolved.protocol,
+        "deploymentMode": resolved.deployment_mode,
+        "modelName": resolved.model_name,
+        "pod": resolved.pod,
+        "storage": [
+            {"uri": each.uri, "mountPath": each.mount_path, "readOnly": each.read_only, "env": each.env}
+            for each in resolved.storage
+        ],
+        "url": resolved.url,
+        "modelStatus": resolved.model_status,
+        "errors": [_plain(issue) for issue in (*resolved.errors, *resolved.cluster_errors)],
+        "warnings": [_plain(issue) for issue in resolved.warnings],
+    }
+
+
+def _plain(issue: Issue) -> Document:
+    return {"reason": issue.reason, "message": issue.message}
+
+
+def _located(manifest: Manifest, issue: Issue) -> Document:
+    return _finding(manifest.origin.file, manifest.line_of(issue.path), issue.path, issue.message)
+
+
+def _finding(file: str, line: int, path: tuple[Any, ...], message: str) -> Document:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return {"file": file, "line": line, "path": text.removeprefix("."), "message": message}
+
+
+def _reason(reason: Reason) -> Document:
+    origin = reason.origin
+    return _finding(origin.file if origin else "", origin.line if origin else 1, (), reason.message)
+
+
+def _unreadable(manifests: Manifests) -> Iterator[Document]:
+    for reason in manifests.errors:
+        yield _reason(reason)
+
+
+def _document_errors(manifests: Manifests, world: World) -> Iterator[Document]:
+    for issue in world.issues:
+        manifest = manifests.documents[issue.index]
+        yield _finding(manifest.origin.file, manifest.line_of(issue.path), issue.path, issue.message)
+
+
+def _general_warnings(manifests: Manifests, default_namespace: str) -> Iterator[Document]:
+    for reason in (*manifests.notes, *(reason for each in manifests.documents for reason in each.warnings)):
+        yield _reason(reason)
+    for group in find_duplicates(manifests.documents, default_namespace):
+        for manifest in group[:-1]:
+            message = f"{manifest.kind} {manifest.name} is defined again at {group[-1].origin}, which wins"
+            yield _finding(manifest.origin.file, manifest.origin.line, (), message)
+
+
+def _in_order(findings: list[Document]) -> list[Mapping[str, Any]]:
+    return sorted(findings, key=lambda each: (each["file"], each["line"]))
