@@ -17,7 +17,7 @@ import click
 from reconciler.errors import ReconcileError, Retryable, Terminal
 
 if TYPE_CHECKING:
-    from reconciler.config import HostTarget, Settings
+    from reconciler.config import Settings
     from reconciler.report.status import Document
     from reconciler.report.text import Block
     from reconciler.web.client import DaemonClient
@@ -337,52 +337,42 @@ _PATHS = click.Path(exists=True, path_type=Path)
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=_PATHS)
-@click.option("--target", help="As this target of the config would run it.")
-@_options(output=("yaml", "json"))
-def render(config: str | None, paths: tuple[Path, ...], target: str | None, output: str) -> int:
+@_options(config=False, output=("yaml", "json"))
+def render(paths: tuple[Path, ...], output: str) -> int:
     """Show what would run, for manifests in files.
 
-    Effective runtime, container, arguments and storage of each service. Needs no daemon.
+    Effective runtime, container, arguments and storage of each service. Needs no daemon and no config.
     """
     from reconciler.review import render_paths
 
-    document, code = render_paths(paths, target=_target(config, target))
+    document, code = render_paths(paths)
     if output == "json":
         _print_json(document)
     else:
         import yaml
 
-        click.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
+        # By way of JSON, so that nothing is written as an alias of something else.
+        click.echo(yaml.safe_dump(json.loads(json.dumps(document)), sort_keys=False), nl=False)
     return code
 
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=_PATHS)
-@click.option("--target", help="Also as this target of the config would see it.")
-@_options(output=("text", "json"))
-def validate(config: str | None, paths: tuple[Path, ...], target: str | None, output: str) -> int:
-    """Check manifests as KServe would, for pre-commit and CI. No daemon needed."""
+@_options(config=False, output=("text", "json"))
+def validate(paths: tuple[Path, ...], output: str) -> int:
+    """Check manifests as KServe would, for pre-commit and CI.
+
+    Needs no daemon and no config. Warnings are ours and never turn the answer.
+    """
     from reconciler.report.text import review_blocks
     from reconciler.review import validate_paths
 
-    document, code = validate_paths(paths, target=_target(config, target))
+    document, code = validate_paths(paths)
     if output == "json":
         _print_json(document)
     else:
         _show(review_blocks(document))
     return code
-
-
-def _target(config: str | None, name: str | None) -> HostTarget | None:
-    """The target of that name. Raises SettingsError, which lists those there are."""
-    if name is None:
-        return None
-    from reconciler.errors import SettingsError
-
-    targets = {one.name: one for one in _settings(config).targets}
-    if name not in targets:
-        raise SettingsError(f'--target: the config has no target "{name}"; it has {", ".join(targets)}')
-    return targets[name]
 
 
 @cli.command()
