@@ -159,7 +159,7 @@ def origin_of_word(spec: EffectiveSpec, index: int | None, origins: Sequence[Ori
 def api_key(spec: EffectiveSpec) -> str | None:
     """The key that requests to this spec's replicas must carry, if any."""
     env = _container_env(spec.env)
-    given = flag_value([expand(word, env) for word in spec.args], "--api-key")
+    given = flag_value([expand(word, env) for word in (*spec.command, *spec.args)], "--api-key")
     return given or env.get("VLLM_API_KEY") or None
 
 

@@ -1,0 +1,230 @@
+"""What one replica says of itself: does it answer a real request, is it healthy, what is it working on."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_MOST_BYTES = 8 << 20
+_NOT_HERE = frozenset({404, 405, 501})
+_GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+_SAMPLE = re.compile(r"^([a-zA-Z_:]+)(?:\{.*\})? ([0-9.eE+-]+|NaN)(?: \d+)?$")
+# What is tried until the server knows the route: most models generate, others only embed, classify or pool.
+_REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("/v1/completions", {"prompt": "a", "max_tokens": 1}),
+    ("/v1/embeddings", {"input": "a"}),
+    ("/classify", {"input": "a"}),
+    ("/pooling", {"input": "a"}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """`healthy` is what /health said: True for 200, False for 503, None when nobody could tell."""
+
+    ready: bool
+    healthy: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+
+
+class _NoAnswer(Exception):
+    """Nobody answered, or not in time; says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Asks replicas on this host. Every request ends within its time, whatever the other side does."""
+
+    timeout: float = 2.0
+    completion_timeout: float = 30.0
+
+    def check(self, port: int, model: str, api_key: str | None = None) -> ProbeResult:
+        """Ready means: /health is 200, the model list has `model`, and one real token comes back."""
+        healthy, detail = self._health(port)
+        if not healthy:
+            return ProbeResult(False, healthy, detail)
+        try:
+            problem = self._unlisted(port, model, api_key) or self._speechless(port, model, api_key)
+        except _NoAnswer as error:
+            problem = str(error)
+        return ProbeResult(not problem, healthy, problem or "answers")
+
+    def health(self, port: int) -> bool | None:
+        """Only what /health says: cheap, but it stays 200 while a server drains or hangs."""
+        return self._health(port)[0]
+
+    def in_flight(self, port: int) -> int | None:
+        """Requests that run or wait in all engines of one replica; None is unknown, never zero."""
+        try:
+            answer = self._ask(port, "GET", "/metrics")
+        except _NoAnswer:
+            return None
+        return count_requests(answer.body.decode(errors="replace")) if answer.status == 200 else None
+
+    def _health(self, port: int) -> tuple[bool | None, str]:
+        try:
+            status = self._ask(port, "GET", "/health").status
+        except _NoAnswer as error:
+            return None, str(error)
+        if status == 200:
+            return True, "healthy"
+        return (False if status == 503 else None), f"/health answered {status}"
+
+    def _unlisted(self, port: int, model: str, api_key: str | None) -> str:
+        answer = self._ask(port, "GET", "/v1/models", api_key=api_key)
+        if answer.status != 200:
+            return f"/v1/models answered {answer.status}{_message(answer)}"
+        try:
+            names = [str(item["id"]) for item in json.loads(answer.body)["data"]]
+        except (ValueError, KeyError, TypeError):
+            return "/v1/models did not answer with a list of models"
+        return "" if model in names else f"/v1/models lists {', '.join(names) or 'nothing'}, not {model}"
+
+    def _speechless(self, port: int, model: str, api_key: str | None) -> str:
+        for path, request in _REQUESTS:
+            body = json.dumps({"model": model, **request}).encode()
+            answer = self._ask(port, "POST", path, body, api_key, self.completion_timeout)
+            if answer.status in _NOT_HERE:
+                continue
+            if answer.status != 200:
+                return f"{path} answered {answer.status}{_message(answer)}"
+            return "" if _has_result(answer.body) else f"{path} answered without a result"
+        # A model that only transcribes, say: the list of models is the best proof there is.
+        return ""
+
+    def _ask(
+        self,
+        port: int,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        api_key: str | None = None,
+        timeout: float | None = None,
+    ) -> _Answer:
+        """Raises _NoAnswer."""
+        seconds = timeout or self.timeout
+        headers = {"Connection": "close", "Content-Type": "application/json"}
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+        try:
+            connection.request(method, path, body, headers)
+            return _read(connection, time.monotonic() + seconds)
+        except ConnectionRefusedError:
+            raise _NoAnswer(f"nothing listens on port {port} yet") from None
+        except TimeoutError:
+            raise _NoAnswer(f"{path} did not answer within {seconds:g} s") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None
+        finally:
+            connection.close()
+
+
+def _read(connection: http.client.HTTPConnection, deadline: float) -> _Answer:
+    """The whole answer. A socket's timeout starts anew with every byte, so it is set to what is left."""
+    sock = connection.sock
+    response = connection.getresponse()
+    parts: list[bytes] = []
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
+        part = response.read1(1 << 16)
+        if not part:
+            return _Answer(response.status, b"".join(parts))
+        parts.append(part)
+        if sum(map(len, parts)) > _MOST_BYTES:
+            raise http.client.HTTPException(f"more than {_MOST_BYTES >> 20} MiB")
+
+
+def _has_result(body: bytes) -> bool:
+    """A generated choice that did not end as an abort, or some pooled data: HTTP 200 alone proves nothing."""
+    try:
+        answer = json.loads(body)
+        results = answer.get("choices") or answer.get("data")
+        return bool(results) and results[0].get("finish_reason") not in ("abort", "error")
+    except (ValueError, AttributeError, LookupError, TypeError):
+        return False
+
+
+def _message(answer: _Answer) -> str:
+    try:
+        said = json.loads(answer.body)
+        error = said.get("error", said)
+        return f": {str(error.get('message', error) if isinstance(error, dict) else error)[:200]}"
+    except (ValueError, AttributeError):
+        return ""
+
+
+def count_requests(metrics: str) -> int | None:
+    """Running and waiting requests, summed over engines; None unless both gauges are there for all of them."""
+    totals: dict[str, list[float]] = {gauge: [] for gauge in _GAUGES}
+    for line in metrics.splitlines():
+        match = _SAMPLE.match(line) if line.startswith(_GAUGES) else None
+        if match and match[1] in totals:
+            totals[match[1]].append(float(match[2]))
+    running, waiting = totals.values()
+    if not running or len(running) != len(waiting) or any(value != value for value in (*running, *waiting)):
+        return None
+    return round(sum(running) + sum(waiting))
+
+
+# ---------------------------------------------------------------- the log of a failed start
+
+_PREFIX = re.compile(r"^\([\w .-]+ pid=\d+\) ?|^(?:ERROR|CRITICAL) \d\d-\d\d [\d:]+ \[[^\]]*\] ?")
+_RAISED = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt)(?:: .*)?$|^[\w.]+: error: .*$")
+_ELSEWHERE = re.compile(r"See (?:root cause|stack trace|the stack trace)|KeyboardInterrupt|SystemExit|CancelledError")
+_VALIDATION = re.compile(r"validation errors? for")
+_PORT_TAKEN = re.compile(r"Errno 98|EADDRINUSE|[Aa]ddress already in use")
+
+
+def fatal_reason(log: Sequence[str]) -> str | None:
+    """The line of a failed start's log that a person needs; None when there is none. `log` is its end, line by line."""
+    lines = [_bare(line) for line in log]
+    for at in range(len(lines) - 1, -1, -1):
+        if not _RAISED.match(lines[at]) or _ELSEWHERE.search(lines[at]):
+            continue
+        if _VALIDATION.search(lines[at]):
+            return _first_problem(lines[at + 1 :]) or lines[at]
+        return _tidy(lines[at])
+    return None
+
+
+def is_port_conflict(log: Sequence[str]) -> bool:
+    """Whether another process has the port: worth another start with another port."""
+    reason = fatal_reason(log)
+    return reason is not None and _PORT_TAKEN.search(reason) is not None
+
+
+def _bare(line: str) -> str:
+    """A line without what vLLM's logger puts in front of it."""
+    before = None
+    while before != line:
+        before, line = line, _PREFIX.sub("", line)
+    return line.rstrip()
+
+
+def _first_problem(lines: Sequence[str]) -> str | None:
+    """pydantic puts what is wrong into the lines after the exception's own."""
+    for line in lines:
+        if line.startswith("  ") and "For further information" not in line:
+            return _tidy(re.sub(r" \[type=.*", "", line.strip()).removeprefix("Value error, "))
+    return None
+
+
+def _tidy(text: str) -> str:
+    """Without the module of the exception, and not longer than a person reads."""
+    text = re.sub(r"^(?:[a-z_]\w*\.)+(?=[A-Z])", "", text)
+    return text if len(text) <= 400 else text[:400] + "…"

@@ -1,0 +1,275 @@
+"""What the probe says about real servers: starting, ready, dead, overloaded, badly started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from reconciler.engines.probe import Probe, count_requests, fatal_reason, is_port_conflict
+from tests.engine.fixtures import engine_processes
+from tests.engine.server import free_port, running, wait_for
+
+engine = pytest.mark.engine
+
+
+@engine
+def test_a_starting_server_is_not_ready_and_a_started_one_is(
+    engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    with running(engine_python, tiny_model, tmp_path) as server:
+        early = Probe().check(server.port, server.model)
+        assert (early.ready, early.healthy) == (False, None)
+        assert early.detail == f"nothing listens on port {server.port} yet"
+        ready = server.wait_ready()
+        assert (ready.ready, ready.healthy) == (True, True)
+        assert Probe().in_flight(server.port) == 0
+
+
+@engine
+def test_a_server_that_serves_another_model_is_not_ready(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with running(engine_python, tiny_model, tmp_path) as server:
+        server.wait_ready()
+        wrong = Probe().check(server.port, "demo/other")
+        assert (wrong.ready, wrong.healthy) == (False, True)
+        assert wrong.detail == "/v1/models lists /mnt/models, tiny, demo/tiny, not demo/other"
+
+
+@engine
+def test_the_servers_key_is_needed_and_used(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with running(engine_python, tiny_model, tmp_path, "--api-key=secret") as server:
+        wait_for(lambda: Probe().health(server.port))
+        refused = Probe().check(server.port, server.model)
+        assert not refused.ready
+        assert refused.detail.startswith("/v1/models answered 401")
+        assert server.wait_ready("secret").ready
+
+
+@engine
+def test_running_and_waiting_requests_are_counted(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with running(engine_python, tiny_model, tmp_path, "--max-num-seqs=1") as server:
+        server.wait_ready()
+        streams = [server.stream(2000)]
+        others = [threading.Thread(target=server.stream, args=(3,), daemon=True) for _ in range(2)]
+        for thread in others:
+            thread.start()
+        wait_for(lambda: Probe().in_flight(server.port) == 3)
+        assert streams[0].is_complete()
+        wait_for(lambda: Probe().in_flight(server.port) == 0)
+
+
+@engine
+def test_a_dead_engine_is_noticed(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with running(engine_python, tiny_model, tmp_path) as server:
+        server.wait_ready()
+        for pid in engine_processes(engine_python, server.process.pid)[1:]:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not Probe().check(server.port, server.model).ready)
+        # Engine death ends the server with 0: only the exit itself tells, never its code.
+        assert server.process.wait(60) == 0
+        assert Probe().in_flight(server.port) is None
+
+
+@engine
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (("--foo=1",), "unrecognized arguments: --foo=1"),
+        (("--block-size=17",), "ValueError: No common block size for 17"),
+        (("--load-format=blah",), "ValueError: Load format `blah` is not supported"),
+        (("--max-model-len=99999",), "User-specified max_model_len (99999) is greater than the derived max_model_len"),
+        (("--kv-cache-memory-bytes=900G",), "on kv cache allocation is less than requested memory for kv (900.0 GiB)"),
+    ],
+)
+def test_a_failed_start_says_why(
+    engine_python: Path, tiny_model: Path, tmp_path: Path, args: tuple[str, ...], reason: str
+) -> None:
+    with running(engine_python, tiny_model, tmp_path, *args) as server:
+        assert server.process.wait(120) != 0
+        log = server.log.read_text().splitlines()[-200:]
+        assert reason in (fatal_reason(log) or "")
+        assert not is_port_conflict(log)
+
+
+@engine
+def test_missing_weights_are_named(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
+    with running(engine_python, model, tmp_path, "--skip-tokenizer-init") as server:
+        assert server.process.wait(120) != 0
+        assert "Cannot find any model weights" in (fatal_reason(server.log.read_text().splitlines()) or "")
+
+
+@engine
+def test_a_taken_port_is_told_from_other_failures(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with running(engine_python, tiny_model, tmp_path, port=taken.getsockname()[1]) as server:
+            assert server.process.wait(120) != 0
+            assert is_port_conflict(server.log.read_text().splitlines())
+
+
+@engine
+def test_the_stock_server_is_probed_and_leaves_its_engine_behind_when_killed(
+    stock_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    with running(stock_python, tiny_model, tmp_path) as server:
+        assert server.wait_ready().ready
+        family = engine_processes(stock_python, server.process.pid)
+        assert len(family) > 2
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        assert Probe().check(server.port, server.model).healthy is None
+        alive = [pid for pid in family[1:] if _command(pid)]
+        assert alive, "vLLM now takes its engine along; the kill of the whole group may be superfluous"
+        os.killpg(server.process.pid, signal.SIGKILL)
+        wait_for(lambda: not any(_command(pid) for pid in family))
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+# ---------------------------------------------------------------- servers that no vLLM would be
+
+
+class _Odd(BaseHTTPRequestHandler):
+    answers: dict[str, tuple[int, bytes]]
+
+    def do_GET(self) -> None:
+        status, body = self.answers.get(self.path, (404, b"{}"))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def odd(**answers: tuple[int, bytes]):  # type: ignore[no-untyped-def]
+    paths = {
+        "health": "/health",
+        "models": "/v1/models",
+        "completion": "/v1/completions",
+        "embedding": "/v1/embeddings",
+    }
+    table = {paths.get(name, f"/{name}"): answer for name, answer in {"health": (200, b""), **answers}.items()}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Odd,), {"answers": table}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+LISTED = (200, b'{"data": [{"id": "m"}]}')
+
+
+def test_an_unhealthy_server_is_not_ready() -> None:
+    with odd(health=(503, b"")) as port:
+        assert Probe().check(port, "m").healthy is False
+    with odd(health=(500, b"")) as port:
+        assert Probe().check(port, "m").healthy is None
+
+
+def test_http_200_alone_is_no_proof() -> None:
+    for body in (b"", b"[]", b"null", b'{"choices": []}', b'{"choices": [{"finish_reason": "abort"}]}'):
+        with odd(models=LISTED, completion=(200, body)) as port:
+            assert Probe().check(port, "m").detail == "/v1/completions answered without a result"
+    with odd(models=LISTED, completion=(200, b'{"choices": [{"finish_reason": "length"}]}')) as port:
+        assert Probe().check(port, "m").ready
+
+
+def test_a_draining_server_is_not_ready_although_it_is_healthy() -> None:
+    error = b'{"error": {"message": "cannot schedule new futures after shutdown"}}'
+    with odd(models=LISTED, completion=(500, error)) as port:
+        result = Probe().check(port, "m")
+        assert (result.ready, result.healthy) == (False, True)
+        assert result.detail == "/v1/completions answered 500: cannot schedule new futures after shutdown"
+
+
+def test_a_model_that_only_embeds_is_tried_by_an_embedding() -> None:
+    with odd(models=LISTED, embedding=(200, b'{"data": [{"embedding": [1]}]}')) as port:
+        assert Probe().check(port, "m").ready
+    with odd(models=LISTED, embedding=(500, b"{}")) as port:
+        assert not Probe().check(port, "m").ready
+
+
+def test_garbage_instead_of_a_model_list_is_not_ready() -> None:
+    for body in (b"\xff", b"[]", b'{"data": 3}', b'{"data": [1]}', b'{"data": [{}]}'):
+        with odd(models=(200, body)) as port:
+            assert not Probe().check(port, "m").ready
+
+
+def test_a_server_that_never_answers_costs_only_its_time() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        assert Probe(timeout=0.1).check(port, "m").detail == "/health did not answer within 0.1 s"
+        assert Probe(timeout=0.1).in_flight(port) is None
+
+
+def test_an_endless_answer_is_cut() -> None:
+    with odd(metrics=(200, b"x" * (9 << 20))) as port:
+        assert Probe(timeout=10).in_flight(port) is None
+
+
+def test_unreachable_metrics_are_unknown_and_never_zero() -> None:
+    assert Probe().in_flight(free_port()) is None
+    with odd(metrics=(500, b"")) as port:
+        assert Probe().in_flight(port) is None
+
+
+RUNNING = 'vllm:num_requests_running{engine="%d",model_name="a b"} %s\n'
+WAITING = 'vllm:num_requests_waiting{engine="%d",model_name="a b"} %s\n'
+
+
+@pytest.mark.parametrize(
+    ("metrics", "count"),
+    [
+        ("", None),
+        (RUNNING % (0, "1.0"), None),
+        (RUNNING % (0, "1.0") + WAITING % (0, "2.0"), 3),
+        (RUNNING % (0, "1.0") + RUNNING % (1, "4") + WAITING % (0, "0.0") + WAITING % (1, "0.0"), 5),
+        (RUNNING % (0, "1.0") + RUNNING % (1, "4") + WAITING % (0, "0.0"), None),
+        (RUNNING % (0, "NaN") + WAITING % (0, "0.0"), None),
+        (RUNNING % (0, "0.0") + WAITING % (0, "0.0") + 'vllm:num_requests_waiting_by_reason{reason="x"} 7.0\n', 0),
+        ("# HELP vllm:num_requests_running x\n" + RUNNING % (0, "1e1") + WAITING % (0, "0.0"), 10),
+    ],
+)
+def test_requests_are_summed_over_engines(metrics: str, count: int | None) -> None:
+    assert count_requests(metrics) == count
+
+
+def test_a_log_without_a_reason_has_none() -> None:
+    assert fatal_reason([]) is None
+    assert fatal_reason(["INFO all is well", "Found ulimit: OSError: [Errno 24]"]) is None
+
+
+def test_the_root_cause_is_chosen_over_the_consequence() -> None:
+    log = [
+        "(EngineCore pid=7) ERROR 11-22 20:32:32 [core.py:1510] Traceback (most recent call last):",
+        "(EngineCore pid=7) ERROR 11-22 20:32:32 [core.py:1510] torch.OutOfMemoryError: CUDA out of memory. Tried 2",
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    ]
+    assert fatal_reason(log) == "OutOfMemoryError: CUDA out of memory. Tried 2"
