@@ -1,6 +1,6 @@
 """A process that behaves as badly as an engine can. Stands in where a test is about processes, not about models.
 
-    standin.py [--port N] [--ignore-term] [--child KIND]... [--shared-memory] [--exit CODE]
+    standin.py [--port N] [--ignore-term] [--child KIND]... [--shared-memory [NAME]] [--exit CODE]
 
 More flags may stand in the environment, as STANDIN. Children: `plain` as any child; `escaped` in a session of its own,
 with nothing open; `bare` with an empty environment and nothing open, known only by its session; `titled` whose
@@ -33,12 +33,12 @@ def spawn(kind: str) -> int:
     return subprocess.Popen(SLEEP).pid
 
 
-def share_memory() -> str:
+def share_memory(name: str) -> str:
     from multiprocessing import resource_tracker
     from multiprocessing.shared_memory import SharedMemory
 
     global memory  # mapped as long as we live
-    memory = SharedMemory(create=True, size=4096)
+    memory = SharedMemory(name or None, create=True, size=4096)
     # As when the whole group is killed: nobody is left to unlink it.
     resource_tracker.unregister(f"/{memory.name}", "shared_memory")
     return memory.name
@@ -62,13 +62,13 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--child", action="append", default=[])
-    parser.add_argument("--shared-memory", action="store_true")
+    parser.add_argument("--shared-memory", nargs="?", const="")
     parser.add_argument("--exit", type=int)
     words = [*sys.argv[1:], *shlex.split(os.environ.pop("STANDIN", ""))]
     options, _ = parser.parse_known_args(words)
     print(json.dumps({"children": [spawn(kind) for kind in options.child]}), flush=True)
-    if options.shared_memory:
-        print(json.dumps({"shared_memory": share_memory()}), flush=True)
+    if options.shared_memory is not None:
+        print(json.dumps({"shared_memory": share_memory(options.shared_memory)}), flush=True)
     if options.exit is not None:
         print("ValueError: bad things happened", flush=True)
         os._exit(options.exit)

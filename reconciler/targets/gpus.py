@@ -53,6 +53,8 @@ class Gpus:
         return tuple(Holder(process.pid, process.usedGpuMemory or 0) for process in running)
 
     def _find(self) -> tuple[Gpu, ...]:
+        if self._configured == ():
+            return ()
         self._nvml = _open_driver()
         found = _ask(self._nvml) if self._nvml else ()
         if self._configured == "auto":
