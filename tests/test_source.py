@@ -700,6 +700,7 @@ def test_variables_of_the_daemon_and_configuration_of_its_user_reach_no_git(
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "url./nowhere/.insteadOf")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "/")
     monkeypatch.setenv("GIT_OBJECT_DIRECTORY", "/nowhere")
+    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "ext")
     monkeypatch.setenv("GIT_TRACE", str(tmp_path / "trace"))
     monkeypatch.chdir(repository.path)
     assert source.poll().files

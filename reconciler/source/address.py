@@ -18,6 +18,8 @@ _SCP = re.compile(
     r"(?:(?P<user>[A-Za-z0-9._][A-Za-z0-9._-]*)@)?"
     r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):(?P<path>(?!-|[^/]*[@:])[^?#]+)"
 )
+# `https:example.com/m` is a slip of the pen, not a host named https.
+_NO_HOSTS = frozenset(("file", "ftp", "http", "https", "ssh"))
 # A percent-encoded control character would be decoded by git and could end a line of its credential protocol.
 _HIDDEN_CONTROL = re.compile(r"%(?:0[0-9a-f]|1[0-9a-f]|7f)", re.IGNORECASE)
 
@@ -102,7 +104,7 @@ def _ssh(url: str) -> Address:
 
 def _scp(url: str) -> Address:
     match = _SCP.fullmatch(url)
-    if not match or "::" in url:
+    if not match or "\\" in url or (not match["user"] and match["host"].lower() in _NO_HOSTS):
         raise _refusal(url, "it is neither a URL nor an absolute path")
     return Address("ssh", url, f"{match['host']}:{match['path']}", match["host"], match["user"] or "")
 

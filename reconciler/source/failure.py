@@ -8,11 +8,15 @@ from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.source.address import Address
 from reconciler.source.git import GitFailed
 
-_LOGIN = "check source.token_file and source.username, or for ssh source.ssh_key_file"
+_LOGIN = {
+    "https": "check source.token_file and source.username",
+    "ssh": "check source.ssh_key_file, and that the server knows its public half",
+    "file": "check that this user may read it",
+}
 _HINTS = (
     (r"host key verification failed|no .* host key is known", "put the server's key into source.known_hosts_file"),
     (r"certificate|SSL", "check source.ca_file, or the server's certificate"),
-    (r"could not read (username|password)|authentication failed|permission denied|access denied| 40[13]\b", _LOGIN),
+    (r"could not read (username|password)|authentication failed|permission denied|access denied| 40[13]\b", ""),
     (r"not appear to be a git repository|not found|no such file", "check source.url, and that this login may read it"),
     (
         r"could not resolve|failed to connect|connection|timed out|no answer|network",
@@ -31,7 +35,7 @@ def explain(error: GitFailed, address: Address, what: str, secrets: tuple[str, .
             f"cannot {what} {address.shown}: {said}; its history is damaged or of an unknown format: repair it"
         )
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, said, re.IGNORECASE)), _HINTS[-1][1])
-    return Retryable(f"cannot {what} {address.shown}: {said}; {hint}")
+    return Retryable(f"cannot {what} {address.shown}: {said}; {hint or _LOGIN[address.scheme]}")
 
 
 def clean(said: str, address: Address, secrets: tuple[str, ...] = ()) -> str:

@@ -39,7 +39,7 @@ def run_git(
     # GitPython's own timeout finds the children to kill with pgrep or ps, which small images lack, and then waits for
     # ever on the pipe that they hold. So it only starts git here, in a session of its own that can be killed whole.
     process = _gitpython()(os.sep).execute(
-        [*_forget_inherited(), "git", *arguments],
+        [*_forget_inherited(env), "git", *arguments],
         as_process=True,
         istream=subprocess.PIPE,
         env=env,
@@ -68,10 +68,11 @@ def _gitpython() -> Any:
     return Git
 
 
-def _forget_inherited() -> list[str]:
+def _forget_inherited(env: Mapping[str, str]) -> list[str]:
     """GitPython adds our variables to the daemon's own, so one like GIT_SSL_NO_VERIFY has to be taken out again."""
     inherited = sorted(name for name in os.environ if name.startswith("GIT_") or name == "SSH_ASKPASS")
-    return ["env", *(f"-u{name}" for name in inherited)] if inherited else []
+    unwanted = [f"-u{name}" for name in inherited if name not in env]
+    return ["env", *unwanted] if unwanted else []
 
 
 def _end(process: Any) -> None:

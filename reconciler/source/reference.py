@@ -98,8 +98,8 @@ def parse_range(text: str) -> NpmSpec:
     only when the range names one of the same x.y.z. Raises Terminal.
     """
     try:
-        if len(text) > 200:
-            raise ValueError("too long")
+        if len(text) > 200 or not all(part.strip() for part in text.split("||")):
+            raise ValueError("too long, or nothing between two bars")
         return NpmSpec(_as_npm(text))
     except (ValueError, TypeError, AttributeError, KeyError):
         raise Terminal(

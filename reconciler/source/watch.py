@@ -9,7 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from watchdog.events import EVENT_TYPE_CLOSED_NO_WRITE, EVENT_TYPE_OPENED, FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    EVENT_TYPE_CLOSED_NO_WRITE,
+    EVENT_TYPE_MODIFIED,
+    EVENT_TYPE_OPENED,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 
 from reconciler.config import Source
@@ -48,9 +54,9 @@ class LocalWatch:
             self._arm()
         except OSError as error:
             self._stop_observer()
-            raise Retryable(
-                f"{self._path} cannot be watched: {error.strerror}; it is polled only. Raise fs.inotify limits"
-            ) from None
+            limits = "Raise the limits fs.inotify.max_user_instances and max_user_watches"
+            what = f"{self._path} cannot be watched: {error.strerror}; it is polled only. {limits}"
+            raise Retryable(what) from None
         self._thread.start()
 
     def close(self) -> None:
@@ -111,7 +117,10 @@ class _Handler(FileSystemEventHandler):
         self._changed = changed
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.event_type not in _READING and any(map(self._matters, (event.src_path, event.dest_path))):
+        # A folder is modified by every lock file in it; what matters has an event of its own.
+        if event.event_type in _READING or (event.is_directory and event.event_type == EVENT_TYPE_MODIFIED):
+            return
+        if self._matters(event.src_path) or self._matters(event.dest_path):
             self._changed.set()
 
     def _matters(self, path: bytes | str) -> bool:
