@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.config import HostTarget
@@ -21,7 +21,7 @@ from reconciler.effective import (
 from reconciler.kserve.resolve import Issue, Resolved, World, resolve
 from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Desired, DesiredState, Origin, Reason, ServiceId, Snapshot
-from reconciler.obstacles import find_obstacles
+from reconciler.obstacles import find_obstacles, missing_secret
 from reconciler.origins import CONTAINER, Origins
 from reconciler.unseen import is_prunable, own_file, possible_runtimes, unreadable_places
 from reconciler.wishes import Wishes, read_display_name, read_wishes
@@ -170,15 +170,18 @@ def _describe(service: Manifest, scene: _Scene) -> Desired:
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
     warnings = tuple(_reason(each, origins) for each in resolved.warnings)
-    problems = [*(_reason(each, origins) for each in resolved.errors), *_beyond_hosts(service)]
+    secrets = tuple(reason for each in resolved.errors if (reason := missing_secret(each, origins)))
+    errors = [each for each in resolved.errors if not missing_secret(each, origins)]
+    problems = [*(_reason(each, origins) for each in errors), *_beyond_hosts(service)]
     if not problems:
         problems += _unsure_of_runtime(service, resolved, runtime, scene)
     if problems:
         return _unusable(key, service, tuple(problems), warnings)
     try:
-        return _usable(key, resolved, origins, scene, warnings)
+        usable = _usable(key, resolved, origins, scene, warnings)
     except Unusable as problem:
         return _unusable(key, service, (problem.reason,), warnings)
+    return replace(usable, blocked=(*usable.blocked, *secrets)) if secrets else usable
 
 
 def _usable(
@@ -190,6 +193,7 @@ def _usable(
         raise Unusable(Reason("InvalidPredictorSpec", f"there is no container named {CONTAINER}", service.origin))
     wishes = read_wishes(service)
     spec = build_spec(resolved, container, Surroundings(key.namespace, resolved.pod, scene.config_maps), origins)
+    arguments = argument_origins(resolved, spec, origins)
     ignored = _ignored(service, resolved, wishes, ignored_volumes(resolved, container))
     return Desired(
         id=key,
@@ -201,8 +205,8 @@ def _usable(
         canary_percent=wishes.canary_percent,
         drain_timeout=wishes.drain_timeout,
         request_timeout=wishes.request_timeout,
-        argument_origins=argument_origins(resolved, spec, origins),
-        blocked=find_obstacles(spec, scene.target, origins),
+        argument_origins=arguments,
+        blocked=tuple(find_obstacles(spec, arguments, scene.target, origins)),
         warnings=(*service.warnings, *warnings, *ignored),
         display_name=wishes.display_name,
     )

@@ -1,6 +1,7 @@
 """KServe's container for a service → what runs on a host. Pure.
 
-Variables are resolved as the kubelet would, from what git itself holds; what git cannot tell stays a reference.
+References to variables' values are resolved from what git itself holds; what git cannot tell stays a reference.
+`$(NAME)` in a text stays as it is written: the host expands it when it starts the process, as the kubelet does.
 """
 
 from __future__ import annotations
@@ -45,13 +46,11 @@ def build_spec(
     resolved: Resolved, container: Mapping[str, Any], around: Surroundings, origins: Origins
 ) -> EffectiveSpec:
     """What runs. Raises Unusable."""
-    env = resolve_variables(container, around)
-    known = {each.name: each.value for each in env if not each.source}
     return EffectiveSpec(
         image=str(container.get("image") or ""),
-        command=tuple(expand(str(word), known) for word in container.get("command") or ()),
-        args=tuple(expand(str(word), known) for word in container.get("args") or ()),
-        env=env,
+        command=tuple(str(word) for word in container.get("command") or ()),
+        args=tuple(str(word) for word in container.get("args") or ()),
+        env=resolve_variables(container, around),
         mounts=build_mounts(resolved, container),
         resources=read_resources(container, origins),
     )
@@ -65,13 +64,6 @@ def argument_origins(resolved: Resolved, spec: EffectiveSpec, origins: Origins) 
 
 # ---------------------------------------------------------------- variables
 
-_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
-
-
-def expand(text: str, known: Mapping[str, str]) -> str:
-    """`$(NAME)` as the kubelet replaces it: `$$` is a dollar sign, an unknown name stays as it is written."""
-    return _REFERENCE.sub(lambda m: "$" if m[1] is None else known.get(m[1], m[0]), text)
-
 
 def resolve_variables(container: Mapping[str, Any], around: Surroundings) -> tuple[EnvVar, ...]:
     """The variables in order, each once. Those that git alone cannot resolve keep their `source`."""
@@ -83,8 +75,7 @@ def resolve_variables(container: Mapping[str, Any], around: Surroundings) -> tup
         if entry.get("valueFrom"):
             variable = _referenced(name, entry["valueFrom"], around)
         else:
-            known = {each.name: each.value for each in found.values() if not each.source}
-            variable = EnvVar(name, expand(str(entry.get("value") or ""), known))
+            variable = EnvVar(name, str(entry.get("value") or ""))
         if variable:
             found[name] = variable
     return tuple(found.values())

@@ -6,17 +6,33 @@ import re
 from collections.abc import Iterator
 
 from reconciler.config import HostTarget
-from reconciler.engines.images import SERVER_MODULE, engine_arguments, find_engine
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Reason
+from reconciler.engines.images import find_engine
+from reconciler.engines.launch import unsupported
+from reconciler.kserve.resolve import Issue
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
 from reconciler.origins import Origins
 
+# What the API server and KServe's pod webhook say of a Secret that is not there.
+_NO_SECRET = re.compile(r'secrets "([^"]+)" not found')
+_NO_KEY = re.compile(r"specified storage key (\S+) not found in storage secret (\S+)")
 
-def find_obstacles(spec: EffectiveSpec, target: HostTarget, origins: Origins) -> tuple[Reason, ...]:
+
+def missing_secret(issue: Issue, origins: Origins) -> Reason | None:
+    """The obstacle in an error of KServe's that is about a Secret missing from the tree, and no fault of the spec."""
+    found, found_key = _NO_SECRET.search(issue.message), _NO_KEY.search(issue.message)
+    if not found and not found_key:
+        return None
+    name = found[1] if found else found_key[2] if found_key else ""
+    key = origins.storage_key()
+    what = f'key "{key}" of Secret {name}' if key else f"Secret {name}"
+    text = f"the model's storage needs {what}, which is not in git beside this service"
+    return Reason("MissingSecret", text, origins.of_storage(""))
+
+
+def find_obstacles(
+    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], target: HostTarget, origins: Origins
+) -> Iterator[Reason]:
     """Reasons why this spec cannot run on this host. GPUs and memory are the planner's: it knows what there is."""
-    return tuple(_all(spec, target, origins))
-
-
-def _all(spec: EffectiveSpec, target: HostTarget, origins: Origins) -> Iterator[Reason]:
     engine = find_engine(spec.image, target.engines)
     if engine is None:
         text = (
@@ -24,23 +40,13 @@ def _all(spec: EffectiveSpec, target: HostTarget, origins: Origins) -> Iterator[
             f"map it in the config, targets[].engines of {target.name}"
         )
         yield Reason("NoEngine", text, origins.of_container_field("image"))
-    if engine_arguments(spec.command, spec.args) is None:
-        text = (
-            f"a host cannot run the command {_shown(spec.command)}; it runs `python -m {SERVER_MODULE}`, `vllm serve`, "
-            "or the image's own entry point"
-        )
-        yield Reason("CommandUnsupported", text, origins.of_container_field("command"))
+    yield from unsupported(spec, argument_origins, origins.of_container_field("command"))
     for variable in spec.env:
         if variable.source and not (engine and variable.name in engine.env):
             yield _missing(variable, origins)
     for mount in spec.mounts:
         if reason := storage_obstacle(mount, target):
             yield Reason(*reason, origins.of_storage(mount.uri))
-
-
-def _shown(command: tuple[str, ...]) -> str:
-    text = " ".join(command)
-    return f"`{text}`" if len(text) <= 80 else f"`{text[:79]}…`"
 
 
 def _missing(variable: EnvVar, origins: Origins) -> Reason:

@@ -36,10 +36,9 @@ class Origins:
     service: Manifest
     runtime: Manifest | None = None
 
-    def of_field(self, dotted: str) -> Origin:
-        """Where the service writes `spec.predictor.model.args[0]`, or the nearest field around it."""
-        steps = dotted.replace("[", ".").replace("]", "").split(".")
-        return self.service.origin_of(tuple(int(step) if step.isdigit() else step for step in steps if step))
+    def of_field(self, path: FieldPath) -> Origin:
+        """Where the service writes a field, or the nearest field around it."""
+        return self.service.origin_of(path)
 
     def of_argument(self, source: str, index: int) -> Origin:
         """Where an argument stands; `source` is `service` or `runtime`, `index` its place in that document's list."""
@@ -79,6 +78,14 @@ class Origins:
             if isinstance(each, dict) and each.get("uri") == uri:
                 return self.service.origin_of((*_PREDICTOR, "storageUris", index, "uri"))
         return self.service.origin
+
+    def storage_key(self) -> str:
+        """The `storage.key` that the service names, or nothing."""
+        for path in _service_containers(self.service):
+            storage = _at(self.service, (*path, "storage"))
+            if storage.get("key"):
+                return str(storage["key"])
+        return ""
 
     def _containers(self, source: str) -> tuple[Manifest, list[FieldPath]]:
         if source == "service":
