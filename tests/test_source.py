@@ -289,6 +289,31 @@ def test_a_revision_beyond_the_limits_is_refused_whole_and_the_last_good_stays(
     assert source.poll().revision == revision
 
 
+def commit_raw_tree(repository: Repository, body: bytes) -> str:
+    tree = repository.git("hash-object", "-t", "tree", "-w", "--literally", "--stdin", stdin=body)
+    revision = repository.git("commit-tree", tree, "-p", "main", "-m", "Made by hand")
+    repository.git("update-ref", "refs/heads/main", revision)
+    return revision
+
+
+def test_a_tree_with_a_name_that_leaves_it_is_refused_whole(repository: Repository, source: GitSource) -> None:
+    good = source.poll()
+    blob = bytes.fromhex(repository.blob(b"a: 1\n"))
+    commit_raw_tree(repository, b"100644 ..\0" + blob + b"100644 x.yaml\0" + blob)
+    with pytest.raises(Terminal, match=r"hasDotdot.*its history is damaged"):
+        source.poll()
+    assert source.last_good() is good
+
+
+def test_a_harmless_fault_in_an_old_history_is_forgiven(repository: Repository, mirror: Path) -> None:
+    blob = bytes.fromhex(repository.blob(b"a: 1\n"))
+    folder = repository.git("mktree", stdin=b"100644 blob %b\tx.yaml\n" % blob.hex().encode())
+    revision = commit_raw_tree(repository, b"040000 hosts\0" + bytes.fromhex(folder))
+    snapshot = source_of(repository, mirror, ("hosts",)).poll()
+    assert snapshot.revision == revision
+    assert [file.path for file in snapshot.files] == ["hosts/x.yaml"]
+
+
 def test_a_subject_cannot_play_tricks_on_a_terminal(repository: Repository, source: GitSource) -> None:
     repository.commit("\x1b[2JGone" + "x" * 500)
     subject = source.poll().subject
