@@ -165,7 +165,7 @@ def test_spoilt_record_does_not_matter(host: Host, record: str) -> None:
 
 def test_taken_port_is_reported_with_its_holder(host: Host) -> None:
     proxy = host.proxy()
-    with socket.create_server(("127.0.0.1", host.port)):
+    with socket.create_server(("127.0.0.1", host.port), reuse_port=True):
         with pytest.raises(Retryable, match=rf"127.0.0.1:{host.port} is taken by pid {os.getpid()} \("):
             proxy.ensure_running()
         assert not proxy.observe().running
@@ -175,7 +175,7 @@ def test_taken_port_is_reported_with_its_holder(host: Host) -> None:
 
 def test_port_taken_at_the_last_moment_is_reported_and_repaired(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = host.proxy()
-    with monkeypatch.context() as patch, socket.create_server(("127.0.0.1", host.port)):
+    with monkeypatch.context() as patch, socket.create_server(("127.0.0.1", host.port), reuse_port=True):
         patch.setattr(EnvoyProxy, "_refuse_taken_port", lambda _: None)
         with pytest.raises(Retryable, match=r"refused lds\.json.*in use"):
             proxy.ensure_running()

@@ -26,6 +26,7 @@ from reconciler.routing.watched import NOTHING, Content, WatchedFiles, content
 
 _TABLE = "routes.json"
 _PATIENCE = 15.0
+_PORT_PATIENCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +139,16 @@ class EnvoyProxy:
 
     def _refuse_taken_port(self) -> None:
         host, port = self._address
+        # A killed Envoy is gone a moment before its last thread lets go of the port.
+        deadline = time.monotonic() + _PORT_PATIENCE
         try:
-            free = is_free(host, port)
+            while not is_free(host, port):
+                if time.monotonic() > deadline:
+                    who = holder_of(port)
+                    raise Retryable(f"routing.listen: {host}:{port} is taken by {who}; end it or choose another port")
+                time.sleep(0.02)
         except OSError as error:
             raise Retryable(f"routing.listen: cannot listen on {host}:{port}: {error.strerror}") from error
-        if not free:
-            who = holder_of(port)
-            raise Retryable(f"routing.listen: {host}:{port} is taken by {who}; end it or choose another port")
 
     def _wait_until_live(self, running: process.Identity) -> None:
         deadline = time.monotonic() + _PATIENCE

@@ -16,6 +16,7 @@ from reconciler.routing.endpoints import subset
 from reconciler.routing.static import CLUSTER, MODEL_METADATA, ROUTES, TYPE, Resource
 
 Models = Mapping[str, tuple[ServiceId, ...]]
+Targets = Mapping[ServiceId, Resource]
 
 _RETRY: Resource = {
     # Only what certainly never reached a replica; and then another one, if there is one.
@@ -43,64 +44,63 @@ def accepted_models(services: Iterable[ServiceId]) -> dict[str, tuple[ServiceId,
 
 def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
     """All ways in to all services."""
-    services = sorted(routes, key=lambda route: route.service)
-    models = accepted_models(route.service for route in services)
+    targets = {route.service: _to(route) for route in sorted(routes, key=lambda route: route.service)}
+    models = accepted_models(targets)
     listing = json.dumps(_model_list(models))
-    shared = [*_model_list_routes(listing), *_path_routes(services), *_model_routes(services, models), _nowhere()]
+    shared = [*_model_list_routes(listing), *_path_routes(targets), *_model_routes(targets, models), _nowhere()]
     return {
         "@type": TYPE + "envoy.config.route.v3.RouteConfiguration",
         "name": ROUTES,
         "ignore_port_in_host_matching": True,
         "max_direct_response_body_size_bytes": len(listing) + (1 << 20),
-        "virtual_hosts": [*_hosts(services, domain), _virtual_host("shared", "*", shared)],
+        "virtual_hosts": [*_hosts(targets, domain), _virtual_host("shared", "*", shared)],
     }
 
 
-def _hosts(services: list[ServiceRoute], domain: str) -> list[Resource]:
+def _hosts(targets: Targets, domain: str) -> list[Resource]:
     """One host name per service. `a-b` in `c` and `a` in `b-c` have the same one; Envoy would refuse it twice."""
-    sharing: dict[str, list[ServiceRoute]] = defaultdict(list)
-    for route in services:
-        label = quote(f"{route.service.name}-{route.service.namespace}", safe="")
-        sharing[f"{label}.{domain}".lower()].append(route)
-    return [_virtual_host(host, host, [_by_host(these)]) for host, these in sharing.items()]
+    sharing: dict[str, list[ServiceId]] = defaultdict(list)
+    for service in targets:
+        label = _literal(f"{service.name}-{service.namespace}")
+        sharing[f"{label}.{domain}".lower()].append(service)
+    return [_virtual_host(host, host, [_by_host(services, targets)]) for host, services in sharing.items()]
 
 
 def _virtual_host(name: str, domain: str, routes: list[Resource]) -> Resource:
     return {"name": name, "domains": [domain], "retry_policy": _RETRY, "routes": routes}
 
 
-def _by_host(sharing: list[ServiceRoute]) -> Resource:
+def _by_host(sharing: list[ServiceId], targets: Targets) -> Resource:
     if len(sharing) == 1:
-        return {"match": {"prefix": "/"}, **skip("model"), "route": _to(sharing[0])}
-    paths = " or ".join(f"/{route.service}/" for route in sharing)
+        return {"match": {"prefix": "/"}, **skip("model"), "route": targets[sharing[0]]}
+    paths = " or ".join(f"/{service}/" for service in sharing)
     return refusal({"prefix": "/"}, 404, f"this host name means more than one service; use the path {paths}")
 
 
-def _path_routes(services: list[ServiceRoute]) -> list[Resource]:
+def _path_routes(targets: Targets) -> list[Resource]:
     """`/v1/` belongs to the `model` way in: services of a namespace `v1` have no path."""
     return [
         {
-            "match": {"prefix": f"/{quote(route.service.namespace)}/{quote(route.service.name)}/"},
+            "match": {"prefix": f"/{_literal(service.namespace)}/{_literal(service.name)}/"},
             **skip("model"),
-            "route": {**_to(route), "prefix_rewrite": "/"},
+            "route": {**target, "prefix_rewrite": "/"},
         }
-        for route in services
-        if route.service.namespace != "v1"
+        for service, target in targets.items()
+        if service.namespace != "v1"
     ]
 
 
-def _model_routes(services: list[ServiceRoute], models: Models) -> list[Resource]:
-    by_id = {route.service: route for route in services}
+def _model_routes(targets: Targets, models: Models) -> list[Resource]:
     return [
         refusal({"prefix": "/v1/", "headers": [_method("POST", invert=True)]}, 405, _ONLY_POST, allow="POST"),
         *(
-            {"match": _noted("model", {"string_match": {"exact": model}}), "route": _to(by_id[choices[0]])}
+            {"match": _model({"string_match": {"exact": model}}), "route": targets[choices[0]]}
             if len(choices) == 1
             else _ambiguous(model, choices)
             for model, choices in models.items()
         ),
         refusal_quoting(
-            _noted("model", {"present_match": True}),
+            _model({"present_match": True}),
             404,
             f"The model `%DYNAMIC_METADATA({MODEL_METADATA}:model):200%` does not exist.",
             param="model",
@@ -115,7 +115,7 @@ _NO_MODEL = "the body must be JSON (content-type application/json) and name a `m
 
 def _ambiguous(model: str, choices: tuple[ServiceId, ...]) -> Resource:
     message = f"The model `{model}` is ambiguous; write {' or '.join(f'`{choice}`' for choice in choices)}."
-    return refusal(_noted("model", {"string_match": {"exact": model}}), 404, message, param="model", read_body=True)
+    return refusal(_model({"string_match": {"exact": model}}), 404, message, param="model", read_body=True)
 
 
 def _model_list_routes(listing: str) -> list[Resource]:
@@ -127,6 +127,7 @@ def _model_list_routes(listing: str) -> list[Resource]:
 
 def _model_list(models: Models) -> Resource:
     known = {model: choices[0] for model, choices in models.items() if len(choices) == 1}
+    # `created` must be there, but nobody knows when; and what never changes by itself needs no new table.
     entries = [
         {"id": model, "object": "model", "created": 0, "owned_by": service.namespace}
         for model, service in sorted(known.items())
@@ -161,11 +162,16 @@ def _weights(route: ServiceRoute) -> Resource:
     return {"weighted_clusters": {"clusters": chosen}}
 
 
-def _noted(key: str, value: Resource) -> Resource:
-    """Matches requests whose body made the model filter write this down."""
-    metadata = {"filter": MODEL_METADATA, "path": [{"key": key}], "value": value}
+def _model(value: Resource) -> Resource:
+    """Matches requests by the model that their body names."""
+    metadata = {"filter": MODEL_METADATA, "path": [{"key": "model"}], "value": value}
     return {"prefix": "/v1/", "dynamic_metadata": [metadata]}
 
 
 def _method(pattern: str, *, invert: bool = False) -> Resource:
     return {"name": ":method", "string_match": {"safe_regex": {"regex": pattern}}, "invert_match": invert}
+
+
+def _literal(name: str) -> str:
+    """Names are DNS labels; if one ever is not, it must not become a wildcard or another path."""
+    return quote(name, safe="")

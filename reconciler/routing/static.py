@@ -18,7 +18,7 @@ Resource = dict[str, Any]
 CLUSTER = "replicas"
 ROUTES = "services"
 STATS = "gateway"
-# Where the body's `model` lands, and the key under which it does.
+# Where the body's `model` lands.
 MODEL_METADATA = "reconciler.model"
 
 TYPE = "type.googleapis.com/"
@@ -135,17 +135,10 @@ def _buffer(max_body_bytes: int) -> Resource:
 
 
 def _read_model() -> Resource:
-    """Puts the body's `model` where routes can match it."""
-
-    def note(key: str, value: str | None = None) -> Resource:
-        fixed = {} if value is None else {"value": value}
-        return {"metadata_namespace": MODEL_METADATA, "key": key, "type": "STRING", **fixed}
-
+    """Puts the body's `model` where routes can match it. Whatever is wrong with the body, nothing is put there."""
     rule = {
         "selectors": [{"key": "model"}],
-        "on_present": note("model"),
-        "on_missing": note("problem", "missing"),
-        "on_error": note("problem", "unreadable"),
+        "on_present": {"metadata_namespace": MODEL_METADATA, "key": "model", "type": "STRING"},
     }
     return {
         "@type": _HTTP + "json_to_metadata.v3.JsonToMetadata",

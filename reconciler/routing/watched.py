@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,13 @@ class WatchedFiles:
         deadline = time.monotonic() + _PATIENCE
         pause = 0.001
         while time.monotonic() < deadline:
-            now = self._admin.uptakes()[name]
-            if wanted.runs(now):
-                return True
-            if now.refused > before.refused:
-                return False
+            # While it takes up a large table, a busy Envoy may not answer.
+            with suppress(Retryable):
+                now = self._admin.uptakes()[name]
+                if wanted.runs(now):
+                    return True
+                if now.refused > before.refused:
+                    return False
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
         raise Retryable(f"the proxy did not take up {name}.json within {_PATIENCE:.0f} s; it runs what it had")

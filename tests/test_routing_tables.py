@@ -1,0 +1,108 @@
+"""Routes as Envoy's resources: the pure part."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.model import Endpoint, ReplicaId, ServiceId, ServiceRoute
+from reconciler.routing.endpoints import bridge, endpoint_table, members_of, read_members
+from reconciler.routing.resources import accepted_models, route_table
+from reconciler.routing.table import dump_routes, load_routes
+from tests.proxy_parts import route, seat, service
+
+# Examples are slow to draw on a busy machine, and none is slow to check.
+few = settings(max_examples=40, deadline=None)
+labels = st.text("ab-", min_size=1, max_size=4)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[ServiceRoute, ...]:
+    """Any table; every port belongs to one replica."""
+    services = draw(st.lists(st.builds(ServiceId, labels, labels), unique=True, max_size=5))
+    ports = draw(st.permutations(range(20_000, 20_020)))
+    routes = []
+    for number, owner in enumerate(services):
+        serials = draw(st.lists(st.integers(0, 3), max_size=4))
+        mine = ports[number * 4 : number * 4 + len(serials)]
+        seats = [
+            Endpoint(ReplicaId(owner, f"aaaaaaaa-{serial}"), port, draw(st.booleans()))
+            for serial, port in zip(serials, mine, strict=True)
+        ]
+        cut = draw(st.integers(0, len(seats)))
+        percent = draw(st.integers(0, 100))
+        timeout = draw(st.none() | st.floats(0.1, 100))
+        routes.append(ServiceRoute(owner, tuple(seats[:cut]), tuple(seats[cut:]), percent, timeout))
+    return tuple(routes)
+
+
+@few
+@given(tables())
+def test_what_is_written_is_read_back(table: tuple[ServiceRoute, ...]) -> None:
+    assert set(load_routes(dump_routes(table))) == set(table)
+    members = members_of(table)
+    assert read_members(json.loads(json.dumps(endpoint_table(members)))) == members
+
+
+@few
+@given(tables())
+def test_order_of_the_table_does_not_matter(table: tuple[ServiceRoute, ...]) -> None:
+    assert route_table(table, "x.test") == route_table(table[::-1], "x.test")
+    assert endpoint_table(members_of(table)) == endpoint_table(members_of(table[::-1]))
+    assert dump_routes(table) == dump_routes(table[::-1])
+
+
+@few
+@given(tables())
+def test_no_host_name_stands_twice(table: tuple[ServiceRoute, ...]) -> None:
+    domains = [domain for host in route_table(table, "x.test")["virtual_hosts"] for domain in host["domains"]]
+    assert len(domains) == len(set(domains))
+
+
+@few
+@given(tables(), tables())
+def test_bridge_suits_both_sides(old: tuple[ServiceRoute, ...], new: tuple[ServiceRoute, ...]) -> None:
+    before, after = members_of(old), members_of(new)
+    between = bridge(before, after)
+    assert between.keys() == before.keys() | after.keys()
+    for port, member in after.items():
+        assert between[port].replica == member.replica
+        assert set(member.parts) <= set(between[port].parts)
+        assert member.draining or not between[port].draining
+    for port, member in before.items():
+        if port not in after or after[port].replica == member.replica:
+            assert set(member.parts) <= set(between[port].parts)
+            assert member.draining or not between[port].draining
+        else:
+            assert between[port] == after[port]
+
+
+@few
+@given(st.lists(st.builds(ServiceId, labels, labels), unique=True))
+def test_every_service_has_one_model_id_that_is_its_own(services: list[ServiceId]) -> None:
+    models = accepted_models(services)
+    assert all(models[f"{each.namespace}/{each.name}"] == (each,) for each in services)
+    assert {s for choices in models.values() for s in choices} == set(services)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"routes": 1}', '{"routes": [{}]}', '{"routes": [[]]}'])
+def test_spoilt_table_is_an_error_and_not_an_empty_table(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        load_routes(text)
+
+
+def test_names_cannot_break_out_of_a_route() -> None:
+    hostile = ServiceRoute(ServiceId("a/../b", '*?#"%'), (seat(service("x"), 1),))
+    table = route_table((hostile,), "x.test")
+    host, shared = table["virtual_hosts"]
+    assert host["domains"] == ["%2a%3f%23%22%25-a%2f..%2fb.x.test"]
+    prefixes = {r["match"]["prefix"] for r in shared["routes"] if "prefix_rewrite" in r.get("route", {})}
+    assert prefixes == {"/a%2F..%2Fb/%2A%3F%23%22%25/"}
+
+
+def test_route_says_only_what_differs() -> None:
+    table = route_table((route("tiny", 20_000, request_timeout=1.5),), "x.test")
+    assert table["virtual_hosts"][0]["routes"][0]["route"]["timeout"] == "1.500s"
