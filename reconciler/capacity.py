@@ -34,14 +34,22 @@ def impossible(need: Resources, capacity: Capacity) -> tuple[Reason, ...]:
 class Ledger:
     """What is free, less what the plan has given away so far.
 
-    `passing` are resources that replicas on their way out still hold: worth waiting for, before anything that serves
-    is stopped to make room.
+    `leaving` are replicas on their way out, `outdated` those of another digest than git's: they go as soon as their
+    service has a successor. What both hold is worth waiting for, before anything that serves is stopped to make room.
     """
 
-    def __init__(self, capacity: Capacity, replicas: Iterable[Replica], passing: Iterable[Replica] = ()) -> None:
+    def __init__(
+        self,
+        capacity: Capacity,
+        replicas: Iterable[Replica],
+        leaving: Iterable[Replica] = (),
+        outdated: Iterable[Replica] = (),
+    ) -> None:
         self._capacity = capacity
         self._replicas = tuple(replicas)
-        self._passing = {replica.id for replica in passing}
+        self._leaving = {replica.id for replica in leaving}
+        self._outdated = {replica.id for replica in outdated}
+        self._succeeded = {replica.service for replica in self._replicas if replica.id not in self._outdated}
         leased = {uuid for replica in self._replicas for uuid in replica.lease.gpus}
         ports = {replica.lease.port for replica in self._replicas}
         self._gpus = [gpu.uuid for gpu in capacity.gpus if gpu.uuid not in leased]
@@ -49,10 +57,11 @@ class Ledger:
         self._memory = capacity.memory_bytes - sum(r.spec.resources.memory_bytes for r in self._replicas)
         self._cpu = capacity.cpu_millis - sum(r.spec.resources.cpu_millis for r in self._replicas)
 
-    def take(self, need: Resources) -> Lease | None:
-        """Lease what one replica needs, or None if something lacks."""
+    def take(self, need: Resources, service: ServiceId) -> Lease | None:
+        """Lease what one replica of a service needs, or None if something lacks."""
         if self.lacks(need):
             return None
+        self._succeeded.add(service)
         gpus, self._gpus = tuple(self._gpus[: need.gpus]), self._gpus[need.gpus :]
         self._memory -= need.memory_bytes
         self._cpu -= need.cpu_millis
@@ -68,8 +77,10 @@ class Ledger:
 
     def fits_soon(self, need: Resources, service: ServiceId) -> bool:
         """Would it fit once everything that is on its way out elsewhere is gone?"""
-        leaving = (r for r in self._replicas if r.id in self._passing and r.service != service)
-        return self.fits_without(need, leaving)
+        return self.fits_without(need, (r for r in self._replicas if r.service != service and self._goes(r)))
+
+    def _goes(self, replica: Replica) -> bool:
+        return replica.id in self._leaving or (replica.id in self._outdated and replica.service in self._succeeded)
 
     def lacks(self, need: Resources) -> tuple[Reason, ...]:
         """Everything that keeps one more replica from fitting right now, naming the holders of GPUs."""

@@ -8,7 +8,6 @@ from reconciler.capacity import Ledger
 from reconciler.health import Life, Patience, life
 from reconciler.model import (
     Action,
-    Desired,
     DesiredState,
     EnsureProxy,
     Health,
@@ -27,6 +26,8 @@ from reconciler.model import (
     Verdict,
 )
 from reconciler.rollout import Decision, Situation, decide, settled
+
+_LEAVING = frozenset({Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE})
 
 Quarantines = Mapping[tuple[ServiceId, str], Quarantine]
 
@@ -68,7 +69,13 @@ def _decide_all(
     """In an order that gives room first to what proved itself before: a restart comes before a newcomer."""
     if not situations:
         return {}
-    ledger = Ledger(observed.capacity, observed.replicas, _passing(desired, observed, patience))
+    current = {service.id: service for service in desired.services if service.canary_percent is None}
+    ledger = Ledger(
+        observed.capacity,
+        observed.replicas,
+        leaving=[r for r in observed.replicas if life(r, observed.at, patience) in _LEAVING],
+        outdated=[r for r in observed.replicas if r.service in current and current[r.service].digest != r.digest],
+    )
     situations.sort(key=lambda s: (s.promoted is None, s.id))
     return {s.id: decide(s, ledger) for s in situations}
 
@@ -114,23 +121,6 @@ def _reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[
     if not desired.prunable:
         return Reason("NotPrunable", "kept, because this target's folder or its host.yaml is missing from git")
     return None
-
-
-def _passing(desired: DesiredState, observed: Observed, patience: Patience) -> list[Replica]:
-    """Replicas that will go by themselves: those on their way out, and old ones whose successor is already there."""
-    leaving = {Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE}
-    current = {service.id: service for service in desired.services if service.canary_percent is None}
-    succeeded = {r.service for r in observed.replicas if _is_current(current.get(r.service), r)}
-    return [
-        r
-        for r in observed.replicas
-        if life(r, observed.at, patience) in leaving
-        or (r.service in succeeded and not _is_current(current.get(r.service), r))
-    ]
-
-
-def _is_current(want: Desired | None, replica: Replica) -> bool:
-    return want is not None and want.digest == replica.digest
 
 
 def _actions(decisions: list[Decision], observed: Observed) -> Iterator[Action]:

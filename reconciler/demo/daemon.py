@@ -1,4 +1,4 @@
-"""The demo's daemon: started as a user would start it, asked by its own command line, ended with all it started."""
+"""The demo's daemon: started as a user would start it, and ended with all that it started."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from reconciler.routing.envoy import EnvoyProxy
 from reconciler.targets import procfs
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.process import ProcessSupervisor
+from reconciler.web.client import DaemonClient
 
 _STOP_SECONDS = 30.0
 
@@ -56,16 +57,17 @@ class Daemon:
 
     def status(self) -> Document | None:
         """Its status document, or None while it does not answer."""
-        answer = self._ask("status", "-o", "json")
-        if not answer.stdout.startswith("{"):
+        try:
+            return self._client().status()
+        except ReconcileError:
             return None
-        document: Document = json.loads(answer.stdout)
-        return document
 
     def logs(self, service: str) -> str:
         """The last lines of a service's replicas; empty where there are none."""
-        answer = self._ask("logs", service)
-        return "\n".join(answer.stdout.splitlines()[-15:])
+        try:
+            return "\n".join(self._client().logs(service, 15))
+        except ReconcileError:
+            return ""
 
     def last_words(self) -> str:
         """The end of its own log."""
@@ -84,11 +86,8 @@ class Daemon:
                     raise Terminal(f"the daemon (pid {who.pid}) survives SIGKILL; it hangs in the kernel")
         self._place.pid_file.unlink(missing_ok=True)
 
-    def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        argv = (sys.executable, "-m", "reconciler", *arguments, "--config", str(self._place.config))
-        return subprocess.run(
-            argv, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-        )
+    def _client(self) -> DaemonClient:
+        return DaemonClient(Settings.load(self._place.config).socket_path)
 
     def _identity(self) -> Identity | None:
         """The running daemon, if it is ours."""

@@ -159,7 +159,7 @@ def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Step
         steps.look(due)
         return False
     need = generation.spec.resources
-    lease = ledger.take(need)
+    lease = ledger.take(need, s.id)
     if lease is None:
         steps.lacking = steps.lacking or ledger.lacks(need)
         if ledger.fits_soon(need, s.id):

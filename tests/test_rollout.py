@@ -1,0 +1,289 @@
+"""What the planner says and does in the situations that people ask about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.model import (
+    AskPreflight,
+    Drain,
+    NoteCrash,
+    Phase,
+    Preflight,
+    Promote,
+    Reason,
+    Reject,
+    Relabel,
+    Start,
+    Stop,
+    Strategy,
+    Sync,
+    Undrain,
+)
+from reconciler.plan import make_plan
+from tests.simulation import PATIENCE, Host, state, wanted
+
+
+def kinds(host: Host, since: int = 0) -> list[str]:
+    return [type(action).__name__ for action in host.log[since:]]
+
+
+def served(**more) -> tuple[Host, object]:
+    """A host that serves `a` in its first version."""
+    host = Host(**more)
+    commit = state(wanted("a", "good1"))
+    host.converge(commit)
+    return host, commit
+
+
+def test_the_first_rollout_takes_every_step_in_order():
+    host, _ = served()
+    assert kinds(host) == [
+        "EnsureProxy",
+        "SetRoutes",  # the service exists and answers 503 until something is ready
+        "AskPreflight",
+        "Own",
+        "Start",
+        "Admit",
+        "SetRoutes",
+        "Promote",
+    ]
+
+
+def test_with_room_the_new_one_is_trusted_before_the_old_one_is_drained():
+    host, _ = served()
+    since = len(host.log)
+    host.converge(state(wanted("a", "good2")))
+    order = kinds(host, since)
+    assert order.index("Promote") < order.index("Drain") < order.index("Stop") < order.index("Remove")
+
+
+def test_without_room_the_plan_says_stop_first_and_why():
+    host, _ = served(memory=1)
+    said = set()
+    for _ in range(60):
+        plan = host.step(state(wanted("a", "good2")))
+        said.add(next(iter(plan.verdicts.values())).strategy)
+        host.now += 0.5
+    (stop_first,) = [text for text in said if text.startswith("stop-first")]
+    assert "needs 1.0 GiB of memory, 0.0 GiB of 1.0 GiB free" in stop_first
+
+
+def test_nothing_is_stopped_for_a_successor_that_would_not_fit():
+    host, _ = served(memory=2)
+    since = len(host.log)
+    commit = state(wanted("a", "good2", memory=4))
+    verdict = next(iter(host.converge(commit).verdicts.values()))
+    assert not [a for a in host.log[since:] if isinstance(a, Drain | Stop)]
+    assert verdict.blocked[0].message == "needs 4.0 GiB, this host has 2.0 GiB"
+    assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, Phase.HEALTHY)
+
+
+def test_a_blocked_service_names_the_holders_of_gpus_and_starts_when_one_is_free():
+    host = Host(gpus=2)
+    three = state(*[wanted(name, "good1", gpus=1) for name in "abc"])
+    host.converge(three)
+    verdict = host.step(three).verdicts[three.services[2].id]
+    assert verdict.blocked[0].message == "needs 1 nvidia.com/gpu, 0 of 2 free; held by default/a, default/b"
+    host.converge(state(three.services[1], three.services[2]))
+    assert len(host.serving("c")) == 1
+
+
+def test_a_host_without_gpus_blocks_with_every_reason_and_the_gpu_first():
+    host = Host()
+    blocked = wanted("a", "good1", gpus=1, blocked=(Reason("NoEngine", "no interpreter"),))
+    verdict = next(iter(host.converge(state(blocked)).verdicts.values()))
+    assert [r.message for r in verdict.blocked] == ["needs 1 nvidia.com/gpu, this host has 0", "no interpreter"]
+    assert verdict.health.phase is Phase.MISSING
+    assert not host.replicas
+
+
+def test_an_explicit_rolling_update_without_room_is_blocked_and_harms_nothing():
+    host = Host(memory=1)
+    strategy = Strategy(1, 0)
+    host.converge(state(wanted("a", "good1", strategy=strategy)))
+    commit = state(wanted("a", "good2", strategy=strategy))
+    plan = host.converge(commit)
+    assert next(iter(plan.verdicts.values())).blocked
+    assert len(host.serving("a")) == 1
+
+
+def test_recreate_ends_every_old_replica_before_a_new_one_starts():
+    host = Host()
+    strategy = Strategy(0, 2, recreate=True)
+    host.converge(state(wanted("a", "good1", 2, strategy=strategy)))
+    since = len(host.log)
+    host.converge(state(wanted("a", "good2", 2, strategy=strategy)))
+    order = kinds(host, since)
+    last_remove = len(order) - 1 - order[::-1].index("Remove")
+    assert last_remove < order.index("Start")
+
+
+def test_two_services_share_the_room_for_one_extra_replica():
+    host = Host(memory=5)
+    host.converge(state(wanted("a", "good1", 2), wanted("b", "good1", 2)))
+    both = state(wanted("a", "good2", 2), wanted("b", "good2", 2))
+    for _ in range(200):
+        plan = host.step(both)
+        assert not any("stop-first" in v.strategy for v in plan.verdicts.values())
+        assert len(host.serving("a")) >= 2
+        assert len(host.serving("b")) >= 2
+        host.now += 0.5
+    assert host.step(both).actions == ()
+
+
+def test_arguments_that_are_only_written_differently_restart_nothing():
+    host, _ = served()
+    new = replace(wanted("a", "good1"), digest="good9-a")
+    assert new.spec is not None
+    new = replace(new, spec=replace(new.spec, args=("--a=1",)))
+    host.preflights["good9-a"] = Preflight(parsed="good1-a")
+    since = len(host.log)
+    host.converge(state(new))
+    assert kinds(host, since) == ["Relabel", "Promote"]
+    assert isinstance(host.log[since], Relabel)
+
+
+def test_a_commit_that_is_taken_back_while_the_old_one_drains_takes_it_back():
+    host, first = served(busy_seconds=100.0)
+    second = state(wanted("a", "good2"))
+    while not any(isinstance(action, Drain) for action in host.log):
+        host.step(second)
+        host.now += 0.5
+    since = len(host.log)
+    host.step(first)
+    assert any(isinstance(action, Undrain) for action in host.log[since:])
+    host.converge(first)
+    assert not any(isinstance(action, Start) for action in host.log[since:])
+
+
+def test_a_newer_commit_cancels_a_start_that_is_not_ready():
+    host, _ = served(start_seconds=20.0)
+    second, third = state(wanted("a", "good2")), state(wanted("a", "good3"))
+    for _ in range(6):
+        host.step(second)
+        host.now += 0.5
+    since = len(host.log)
+    host.converge(third)
+    stops = [a for a in host.log[since:] if isinstance(a, Stop)]
+    assert stops[0].reason == "superseded by good3-a"
+    assert [r.digest for r in host.serving("a")] == ["good3-a"]
+
+
+def test_a_canary_gets_its_share_and_never_costs_a_stable_replica():
+    host, _ = served()
+    canary = state(wanted("a", "good2", canary=20))
+    host.converge(canary)
+    route = host.routes[canary.services[0].id]
+    assert (len(route.stable), len(route.canary), route.canary_percent) == (1, 1, 20)
+    host.converge(state(wanted("a", "good2")))
+    assert [r.digest for r in host.serving("a")] == ["good2-a"]
+    full, _ = served(memory=1)
+    plan = full.converge(canary)
+    assert next(iter(plan.verdicts.values())).blocked
+    assert [r.digest for r in full.serving("a")] == ["good1-a"]
+
+
+def test_a_canary_that_fails_goes_away_and_the_stable_one_stays():
+    host, _ = served()
+    plan = host.converge(state(wanted("a", "late2", canary=20)))
+    assert next(iter(plan.verdicts.values())).rejected
+    assert [r.digest for r in host.serving("a")] == ["good1-a"]
+
+
+def test_more_gpus_in_the_arguments_than_in_the_resources_is_rejected():
+    host = Host(gpus=4)
+    commit = state(wanted("a", "good1", gpus=1))
+    host.preflights["good1-a"] = Preflight(parsed="x", gpus=2)
+    verdict = next(iter(host.converge(commit).verdicts.values()))
+    assert verdict.rejected
+    assert "need 2 GPUs" in verdict.rejected.reason.message
+
+
+def test_a_taken_port_is_nobodys_fault():
+    host = Host()
+    commit = state(wanted("a", "good1"))
+    while not host.replicas:
+        host.step(commit)
+        host.now += 0.5
+    ((key, replica),) = host.replicas.items()
+    host.replicas[key] = replace(replica, alive=False, last_words=("OSError: [Errno 98] Address already in use",))
+    host.converge(commit)
+    assert not any(isinstance(action, Reject) for action in host.log)
+    assert len(host.serving("a")) == 1
+
+
+def test_after_a_reboot_everything_starts_again_and_nothing_is_blamed():
+    host, commit = served()
+    second = state(wanted("a", "good2"))
+    while sum(isinstance(a, Start) for a in host.log) < 2:
+        host.step(second)
+        host.now += 0.5
+    for key, replica in host.replicas.items():
+        host.replicas[key] = replace(replica, alive=False, rebooted=True)
+    since = len(host.log)
+    host.converge(second)
+    assert not [a for a in host.log[since:] if isinstance(a, Reject | NoteCrash)]
+    assert [r.digest for r in host.serving("a")] == ["good2-a"]
+    assert commit
+
+
+def test_a_crash_after_promotion_restarts_at_once_and_repeated_ones_back_off():
+    host, commit = served()
+
+    def crash() -> float | None:
+        """Kill the replica; how long after that did its successor start?"""
+        ((key, replica),) = host.replicas.items()
+        host.replicas[key] = replace(replica, alive=False)
+        died, since = host.now, len(host.log)
+        while not any(isinstance(action, Start) for action in host.log[since:]):
+            host.step(commit)
+            host.now += 0.5
+        return host.now - 0.5 - died
+
+    delays = []
+    for _ in range(4):
+        delays.append(crash())
+        if len(delays) < 4:
+            host.converge(commit)
+    assert delays == [0.0, 10.0, 20.0, 40.0]
+    for _ in range(10):
+        host.step(commit)
+    verdict = next(iter(host.step(commit).verdicts.values()))
+    assert (verdict.health.phase, verdict.health.reason.code) == (Phase.DEGRADED, "CrashLoop")
+    assert verdict.rejected is None
+
+
+def test_a_restart_comes_before_a_newcomer():
+    host, _ = served(gpus=1)
+    host = Host(gpus=1)
+    old = wanted("z", "good1", gpus=1)
+    host.converge(state(old))
+    ((key, replica),) = host.replicas.items()
+    host.replicas[key] = replace(replica, alive=False)
+    host.converge(state(wanted("a", "good1", gpus=1), old))
+    assert host.serving("z")
+    assert not host.serving("a")
+
+
+def test_nothing_is_drained_while_the_proxy_does_not_answer():
+    host, _ = served()
+    second = state(wanted("a", "good2"))
+    while len(host.serving("a")) < 2:
+        host.step(second)
+        host.now += 0.5
+    host.now += 10
+    observed = host.observe()
+    silent = replace(
+        observed, proxy_ready=False, replicas=tuple(replace(r, routed="Unknown") for r in observed.replicas)
+    )
+    plan = make_plan(second, silent, {}, PATIENCE)
+    assert not [a for a in plan.actions if isinstance(a, Drain | Stop | Promote)]
+
+
+def test_preflight_is_asked_once_and_its_verdict_waited_for():
+    host = Host()
+    commit = state(wanted("a", "good1"))
+    host.step(commit)
+    host.step(commit)
+    assert sum(isinstance(action, AskPreflight) for action in host.log) == 1
