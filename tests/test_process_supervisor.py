@@ -110,19 +110,45 @@ def test_replica_survives_its_daemon_and_is_adopted(daemon: Open, inventory: Inv
     assert state(daemon(), known) == ProcessState(alive=True)
 
 
-def test_exit_of_a_child_and_of_an_adopted_process_wakes_at_once(daemon: Open, inventory: Inventory) -> None:
-    parent, adopter = daemon(), daemon()
-    known = start(parent, inventory, standin(inventory.folder))
-    rang = [threading.Event(), threading.Event()]
-    parent.subscribe(rang[0].set)
-    adopter.subscribe(rang[1].set)
-    assert state(parent, known).alive
-    assert state(adopter, known).alive
+def test_exit_of_a_child_wakes_at_once_and_it_is_reaped(daemon: Open, inventory: Inventory) -> None:
+    supervisor, rang = daemon(), threading.Event()
+    supervisor.subscribe(rang.set)
+    known = start(supervisor, inventory, standin(inventory.folder))
     os.kill(pid(known), signal.SIGKILL)
-    assert all(event.wait(30) for event in rang)
-    assert state(parent, known) == ProcessState(alive=False, exit_code=-9)
-    assert state(adopter, known) == ProcessState(alive=False, exit_code=None)
-    assert not Path(f"/proc/{pid(known)}").exists(), "our own child was not reaped"
+    assert rang.wait(30)
+    assert not Path(f"/proc/{pid(known)}").exists()
+    assert state(supervisor, known) == ProcessState(alive=False, exit_code=-9)
+
+
+def test_exit_of_an_adopted_process_wakes_at_once(daemon: Open, inventory: Inventory) -> None:
+    wanted = record()
+    inventory.write(wanted)
+    launch = standin(inventory.folder)
+    script = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True)"
+    marked = {census.MARKER: census.marker_of(inventory.folder, wanted.id)}
+    subprocess.run([sys.executable, "-c", script, *launch.argv], env=marked, stdout=subprocess.DEVNULL, check=True)
+    supervisor, rang = daemon(), threading.Event()
+    supervisor.subscribe(rang.set)
+    supervisor.recover()
+    known = inventory.replica(wanted.id)
+    assert known is not None
+    assert state(supervisor, known) == ProcessState(alive=True)
+    os.kill(pid(known), signal.SIGKILL)
+    assert rang.wait(30)
+    assert state(supervisor, known) == ProcessState(alive=False, exit_code=None)
+
+
+def test_child_is_reaped_though_its_daemon_read_the_config_anew(daemon: Open, inventory: Inventory) -> None:
+    """The process is the same, the supervisor is another."""
+    before = daemon()
+    known = start(before, inventory, standin(inventory.folder))
+    before.close()
+    after = daemon()
+    assert state(after, known).alive
+    os.kill(pid(known), signal.SIGKILL)
+    eventually(lambda: not state(after, known).alive)
+    assert state(after, known).exit_code == -9
+    assert not Path(f"/proc/{pid(known)}").exists()
 
 
 def test_exit_status_and_last_words_of_a_failed_start(daemon: Open, inventory: Inventory) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from reconciler.inventory import Identity, Inventory, ReplicaRecord
 from reconciler.model import ReplicaId
 from reconciler.targets import logs, procfs, scratch
 from reconciler.targets.census import MARKER, Census, Trace, marker_of
+from reconciler.targets.children import Children
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.supervisor import Launch, ProcessState
@@ -46,7 +46,7 @@ class ProcessSupervisor:
     def __init__(self, inventory: Inventory, gpus: Gpus) -> None:
         self._inventory = inventory
         self._gpus = gpus
-        self._children: dict[ReplicaId, subprocess.Popen[bytes]] = {}
+        self._children = Children()
         self._starting: set[ReplicaId] = set()
         self._lock = threading.Lock()
         self._watch: ExitWatch | None = None
@@ -78,24 +78,13 @@ class ProcessSupervisor:
             if record.id in self._starting:
                 return ProcessState(alive=True)
         main = record.process or look.census.orphan(self._trace(record))
-        if main is not None and self._is_alive(record.id, main):
+        if main is not None and self._children.is_running(main):
             if self._watch is not None:
                 self._watch.watch(main)
             return ProcessState(alive=True)
         left = self._leftovers(record, look)
-        spawned = main is not None or left > 0
-        return ProcessState(alive=False, leftovers=left, exit_code=self._exit_code(record.id, main), spawned=spawned)
-
-    def _is_alive(self, replica: ReplicaId, main: Identity) -> bool:
-        child = self._children.get(replica)
-        if child is not None and child.pid == main.pid:
-            # Asking also reaps it.
-            return child.poll() is None
-        return procfs.is_running(main)
-
-    def _exit_code(self, replica: ReplicaId, main: Identity | None) -> int | None:
-        child = self._children.get(replica)
-        return child.returncode if child is not None and main is not None and child.pid == main.pid else None
+        code = self._children.exit_code(main) if main is not None else None
+        return ProcessState(alive=False, leftovers=left, exit_code=code, spawned=main is not None or left > 0)
 
     def _leftovers(self, record: ReplicaRecord, look: _Look) -> int:
         """What the main process left behind: processes, its port, memory of its GPUs."""
@@ -110,9 +99,8 @@ class ProcessSupervisor:
             count += sum(_is_one_of(holder.pid, known) for holder in self._gpus.held_by(uuid))
         return count
 
-    def _on_exit(self, _: Identity) -> None:
-        for child in list(self._children.values()):
-            child.poll()
+    def _on_exit(self, who: Identity) -> None:
+        self._children.is_running(who)
         self._wake()
 
     def _trim_logs(self) -> None:
@@ -152,7 +140,7 @@ class ProcessSupervisor:
             return False
         look = _Look()
         known = self._completed(known, look)
-        if known.process is not None and self._is_alive(known.id, known.process):
+        if known.process is not None and self._children.is_running(known.process):
             return True
         if known.process is not None or self._leftovers(known, look):
             raise Retryable(f"replica {known.id} ended before; what is left of it must be stopped and removed first")
@@ -169,30 +157,16 @@ class ProcessSupervisor:
             env_names=tuple(sorted(launch.env)),
         )
         self._inventory.write(record)
-        child = self._spawn(record, launch)
-        self._children[record.id] = child
-        main = procfs.identify(child.pid)
-        if main is None:
-            # It ended already. Its start time still stands in the zombie that only we can reap.
-            stat = procfs.read_stat(child.pid)
-            main = Identity(child.pid, stat.started if stat else 0, procfs.boot_id())
+        main = self._spawn(record, launch)
         self._inventory.change(record.id, process=main)
         if self._watch is not None:
             self._watch.watch(main)
 
-    def _spawn(self, record: ReplicaRecord, launch: Launch) -> subprocess.Popen[bytes]:
+    def _spawn(self, record: ReplicaRecord, launch: Launch) -> Identity:
         scratch.make(Path(launch.cwd))
         log = logs.open_log(self._log_path(record.id))
         try:
-            return subprocess.Popen(
-                launch.argv,
-                env=self._environment(record, launch),
-                cwd=launch.cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            return self._children.spawn(launch.argv, self._environment(record, launch), launch.cwd, log)
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             scratch.remove(Path(launch.cwd))
             self._inventory.forget_replica(record.id)
@@ -238,7 +212,7 @@ class ProcessSupervisor:
         record = self.note(record)
         if force:
             self._kill(record)
-        elif record.process is not None and self._is_alive(record.id, record.process):
+        elif record.process is not None and self._children.is_running(record.process):
             procfs.send_signal(record.process, signal.SIGTERM)
         else:
             for seen in Census().members(self._trace(record)):
@@ -254,17 +228,19 @@ class ProcessSupervisor:
             scratch.sweep_shared_memory(record.shared_memory)
         scratch.remove(scratch.folder_of(self._inventory.folder, record.id))
         self._inventory.forget_replica(record.id)
-        self._children.pop(record.id, None)
+        if record.process is not None:
+            self._children.forget(record.process)
 
     def _kill(self, record: ReplicaRecord) -> None:
         """Kill until nothing is left: what forks while it is killed is found in the next round."""
         deadline = time.monotonic() + KILL_SECONDS
         known: set[Identity] = set()
         while True:
-            known |= {seen.who for seen in Census().members(self._trace(record))}
-            living = {who for who in known if procfs.is_running(who)}
+            # Written down in every round: what it has mapped by now must be swept later.
+            record = self.note(record)
+            known.update(record.members)
+            living = {who for who in known if self._children.is_running(who)}
             if not living:
-                self._on_exit_of(record.id)
                 return
             if time.monotonic() > deadline:
                 pids = ", ".join(str(who.pid) for who in sorted(living, key=lambda who: who.pid))
@@ -275,11 +251,6 @@ class ProcessSupervisor:
             for who in living:
                 procfs.send_signal(who, signal.SIGKILL)
             time.sleep(0.02)
-
-    def _on_exit_of(self, replica: ReplicaId) -> None:
-        child = self._children.get(replica)
-        if child is not None:
-            child.poll()
 
     # ------------------------------------------------------------ places
 
