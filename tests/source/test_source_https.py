@@ -18,8 +18,8 @@ from reconciler.config import Source
 from reconciler.errors import Retryable, Terminal
 from reconciler.source import GitSource
 from reconciler.source import git as git_module
-from tests.git_https import GitServer, make_certificate, serve
 from tests.git_repository import Repository, git
+from tests.source.https_server import GitServer, make_certificate, serve
 
 TOKEN = "s3cr3t-t0ken/with+signs=&'\"$x"
 

@@ -1,0 +1,286 @@
+"""What is read of a revision, and what is refused inside it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import Terminal
+from reconciler.source import GitSource
+from reconciler.source import poll as poll_module
+from tests.git_repository import Repository, entry
+from tests.source.parts import PATHS, codes, make_pack, source_of
+
+# ---------------------------------------------------------------- reading
+
+
+def test_a_revision_is_read_with_its_files_subject_and_time(repository: Repository, source: GitSource) -> None:
+    snapshot = source.poll()
+    assert snapshot.revision == repository.git("rev-parse", "main")
+    assert [(file.path, file.data) for file in snapshot.files] == [
+        ("hosts/a/chat.yaml", b"kind: InferenceService\n"),
+        ("runtimes/vllm.yaml", b"kind: ServingRuntime\n"),
+    ]
+    assert snapshot.files[0].oid == repository.git("rev-parse", "main:hosts/a/chat.yaml")
+    assert snapshot.subject == "Serve chat"
+    assert snapshot.committed_at == float(repository.git("log", "-1", "--format=%ct"))
+    assert snapshot.refused == snapshot.missing == ()
+
+
+def test_the_same_revision_is_the_same_object_and_writes_nothing(source: GitSource, mirror: Path) -> None:
+    first = source.poll()
+    before = {path: path.stat().st_mtime_ns for path in mirror.rglob("*")}
+    assert source.poll() is first
+    assert source.last_good() is first
+    assert {path: path.stat().st_mtime_ns for path in mirror.rglob("*")} == before
+
+
+def test_an_unchanged_remote_is_asked_but_not_fetched(source: GitSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    source.poll()
+    calls: list[tuple[str, ...]] = []
+    real = poll_module.run_git
+
+    def noting(*arguments: str, **options: object) -> bytes:
+        calls.append(arguments)
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("reconciler.source.poll.run_git", noting)
+    monkeypatch.setattr("reconciler.source.mirror.run_git", noting)
+    source.poll()
+    assert [next(word for word in call if not word.startswith("-")) for call in calls] == ["ls-remote"]
+
+
+def test_a_push_is_seen_and_what_did_not_change_keeps_its_object_id(repository: Repository, source: GitSource) -> None:
+    before = {file.path: file.oid for file in source.poll().files}
+    repository.write("hosts/a/chat.yaml", "kind: Changed\n")
+    revision = repository.commit()
+    after = source.poll()
+    assert after.revision == revision
+    assert {file.path for file in after.files if before[file.path] != file.oid} == {"hosts/a/chat.yaml"}
+    assert after.files[0].data == b"kind: Changed\n"
+
+
+@pytest.mark.parametrize("whole", ["", ".", "/", "./"])
+def test_the_whole_tree_can_be_asked_for(repository: Repository, mirror: Path, whole: str) -> None:
+    snapshot = source_of(repository, mirror, (whole,)).poll()
+    assert [file.path for file in snapshot.files] == ["hosts/a/chat.yaml", "hosts/b/other.yaml", "runtimes/vllm.yaml"]
+
+
+def test_paths_may_overlap_have_slashes_or_name_one_file(repository: Repository, mirror: Path) -> None:
+    snapshot = source_of(repository, mirror, ("/hosts/", "hosts/a/", "./hosts/a", "runtimes/vllm.yaml")).poll()
+    assert [file.path for file in snapshot.files] == ["hosts/a/chat.yaml", "hosts/b/other.yaml", "runtimes/vllm.yaml"]
+    assert snapshot.missing == ()
+
+
+def test_a_path_is_no_pattern_and_no_prefix_of_a_name(repository: Repository, mirror: Path) -> None:
+    asked = ("hosts/*", ":(glob)**", "hosts/a/cha", "host", "runtimes/vllm.yaml/x")
+    snapshot = source_of(repository, mirror, asked).poll()
+    assert snapshot.files == ()
+    assert snapshot.missing == asked
+
+
+def test_missing_paths_are_named_as_they_were_asked_for(repository: Repository, mirror: Path) -> None:
+    snapshot = source_of(repository, mirror, ("hosts/a/", "hosts/gone/", "clusters")).poll()
+    assert snapshot.missing == ("hosts/gone/", "clusters")
+    assert [file.path for file in snapshot.files] == ["hosts/a/chat.yaml"]
+
+
+def test_a_folder_without_yaml_is_not_missing(repository: Repository, source: GitSource) -> None:
+    repository.git("rm", "--quiet", "hosts/a/chat.yaml")
+    repository.commit()
+    snapshot = source.poll()
+    assert [file.path for file in snapshot.files] == ["runtimes/vllm.yaml"]
+    assert snapshot.missing == ()
+
+
+@pytest.mark.parametrize("paths", [PATHS, ("",)])
+def test_an_empty_tree_is_valid_and_misses_every_path(
+    repository: Repository, mirror: Path, paths: tuple[str, ...]
+) -> None:
+    repository.git("rm", "-r", "--quiet", ".")
+    repository.commit("Remove everything")
+    snapshot = source_of(repository, mirror, paths).poll()
+    assert snapshot.files == ()
+    assert snapshot.missing == paths
+
+
+@pytest.mark.parametrize("path", ["../etc", "hosts/../../etc", "..", "hosts/a\n"])
+def test_a_path_that_leaves_the_repository_is_refused(repository: Repository, mirror: Path, path: str) -> None:
+    with pytest.raises(Terminal, match=r"targets\.paths: .* leaves the repository"):
+        source_of(repository, mirror, (path,)).poll()
+
+
+# ---------------------------------------------------------------- what is refused inside a revision
+
+
+def test_links_and_submodules_are_refused_and_the_rest_is_read(repository: Repository, source: GitSource) -> None:
+    link, chat = repository.blob(b"/etc/passwd"), repository.blob(b"kind: InferenceService\n")
+    inner = repository.tree(
+        entry("100644", chat, b"chat.yaml"),
+        entry("120000", link, b"evil.yaml"),
+        entry("120000", link, b"folder"),
+        entry("160000", "1" * 40, b"sub"),
+    )
+    hosts = repository.tree(entry("040000", inner, b"a"))
+    repository.commit_tree(entry("040000", hosts, b"hosts"), entry("120000", link, b"runtimes"))
+    snapshot = source.poll()
+    assert [file.path for file in snapshot.files] == ["hosts/a/chat.yaml"]
+    assert codes(snapshot) == {
+        "hosts/a/evil.yaml": "Symlink",
+        "hosts/a/folder": "Symlink",
+        "hosts/a/sub": "Submodule",
+        "runtimes": "Symlink",
+    }
+    assert snapshot.missing == ()
+
+
+def test_nothing_behind_a_linked_folder_is_read(repository: Repository, source: GitSource) -> None:
+    repository.commit_tree(entry("120000", repository.blob(b"elsewhere"), b"hosts"))
+    snapshot = source.poll()
+    assert snapshot.files == ()
+    assert snapshot.missing == PATHS
+
+
+def test_large_and_binary_files_are_refused_alone(repository: Repository, mirror: Path) -> None:
+    repository.write("hosts/a/large.yaml", "x" * 1001)
+    repository.write("hosts/a/exact.yaml", "x" * 1000)
+    repository.write("hosts/a/binary.yml", b"a: \0b\n")
+    repository.write("hosts/a/picture.png", b"\0" * 5000)
+    repository.commit()
+    snapshot = source_of(repository, mirror, max_file_bytes=1000).poll()
+    assert codes(snapshot) == {"hosts/a/large.yaml": "FileTooLarge", "hosts/a/binary.yml": "BinaryFile"}
+    assert [file.path for file in snapshot.files] == ["hosts/a/chat.yaml", "hosts/a/exact.yaml", "runtimes/vllm.yaml"]
+    assert "1,001 bytes, more than source.max_file_bytes = 1,000" in str(snapshot.refused[1])
+
+
+def test_a_file_of_a_hundred_megabytes_is_never_read(repository: Repository, source: GitSource) -> None:
+    with open(repository.path / "hosts/a/weights.yaml", "wb") as file:
+        file.truncate(100 << 20)
+    repository.commit()
+    assert codes(source.poll()) == {"hosts/a/weights.yaml": "FileTooLarge"}
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "shown"),
+    [
+        (b"bell\x07.yaml", "UnprintablePath", r"bell\x07.yaml"),
+        (b"line\nend.yaml", "UnprintablePath", r"line\nend.yaml"),
+        (b"caf\xe9.yaml", "PathNotUtf8", r"caf\xe9.yaml"),
+        ("rtl\u202e.yaml".encode(), "UnprintablePath", r"rtl\u202e.yaml"),
+        (b"x" * 1100 + b".yaml", "PathTooLong", "x" * 200 + "…"),
+    ],
+)
+def test_a_name_that_cannot_be_printed_is_refused(
+    repository: Repository, mirror: Path, name: bytes, code: str, shown: str
+) -> None:
+    blob = repository.blob(b"kind: Any\n")
+    repository.commit_tree(entry("100644", blob, name), entry("100644", blob, b"good.yaml"))
+    snapshot = source_of(repository, mirror, ("",)).poll()
+    assert codes(snapshot) == {shown: code}
+    assert [file.path for file in snapshot.files] == ["good.yaml"]
+
+
+def test_a_name_in_another_language_is_fine(repository: Repository, source: GitSource) -> None:
+    repository.write("hosts/a/größe 模型.yaml")
+    repository.commit()
+    assert "hosts/a/größe 模型.yaml" in [file.path for file in source.poll().files]
+
+
+def test_ten_thousand_folders_inside_each_other_break_nothing(repository: Repository, source: GitSource) -> None:
+    good = source.poll()
+    tree = repository.tree(entry("100644", repository.blob(b"a: 1\n"), b"x.yaml"))
+    repository.commit_tree(entry("040000", nest(repository, tree, 10_000), b"hosts"))
+    # Newer git refuses to walk so deep, older git lists it.
+    with contextlib.suppress(Terminal):
+        deep = source.poll()
+        assert set(codes(deep).values()) == {"PathTooLong"}
+        assert deep.files == ()
+        good = deep
+    assert source.last_good() is good
+
+
+def nest(repository: Repository, tree: str, depth: int) -> str:
+    """The tree inside `depth` folders named `a`, written by one git call."""
+    objects = []
+    for _ in range(depth):
+        body = b"40000 a\0" + bytes.fromhex(tree)
+        objects.append((2, body))
+        tree = hashlib.sha1(b"tree %d\0" % len(body) + body).hexdigest()
+    repository.git("index-pack", "--stdin", stdin=make_pack(objects))
+    return tree
+
+
+def test_a_revision_beyond_the_limits_is_refused_whole_and_the_last_good_stays(
+    repository: Repository, mirror: Path
+) -> None:
+    source = source_of(repository, mirror, max_files=3, max_total_bytes=200)
+    good = source.poll()
+    repository.write("hosts/a/1.yaml", "a" * 200)
+    repository.commit()
+    with pytest.raises(Terminal, match=r"has 244 bytes of manifests, more than source\.max_total_bytes = 200"):
+        source.poll()
+    repository.write("hosts/a/2.yaml")
+    repository.commit()
+    with pytest.raises(Terminal, match=r"has 4 manifest files, more than source\.max_files = 3"):
+        source.poll()
+    assert source.last_good() is good
+    repository.git("rm", "--quiet", "hosts/a/1.yaml")
+    revision = repository.commit()
+    assert source.poll().revision == revision
+
+
+def commit_raw_tree(repository: Repository, body: bytes) -> str:
+    tree = repository.git("hash-object", "-t", "tree", "-w", "--literally", "--stdin", stdin=body)
+    revision = repository.git("commit-tree", tree, "-p", "main", "-m", "Made by hand")
+    repository.git("update-ref", "refs/heads/main", revision)
+    return revision
+
+
+def test_a_tree_with_a_name_that_leaves_it_is_refused_whole(repository: Repository, source: GitSource) -> None:
+    good = source.poll()
+    blob = bytes.fromhex(repository.blob(b"a: 1\n"))
+    commit_raw_tree(repository, b"100644 ..\0" + blob + b"100644 x.yaml\0" + blob)
+    with pytest.raises(Terminal, match=r"hasDotdot.*its history is damaged"):
+        source.poll()
+    assert source.last_good() is good
+
+
+def test_a_harmless_fault_in_an_old_history_is_forgiven(repository: Repository, mirror: Path) -> None:
+    blob = bytes.fromhex(repository.blob(b"a: 1\n"))
+    folder = repository.git("mktree", stdin=b"100644 blob %b\tx.yaml\n" % blob.hex().encode())
+    revision = commit_raw_tree(repository, b"040000 hosts\0" + bytes.fromhex(folder))
+    snapshot = source_of(repository, mirror, ("hosts",)).poll()
+    assert snapshot.revision == revision
+    assert [file.path for file in snapshot.files] == ["hosts/x.yaml"]
+
+
+def test_a_subject_cannot_play_tricks_on_a_terminal(repository: Repository, source: GitSource) -> None:
+    repository.commit("\x1b[2JGone" + "x" * 500)
+    subject = source.poll().subject
+    assert subject.isprintable()
+    assert subject.startswith("[2JGone")
+    assert len(subject) == 200
+
+
+def test_hooks_filters_and_replace_refs_of_the_repository_have_no_effect(
+    repository: Repository, source: GitSource, tmp_path: Path
+) -> None:
+    repository.write(".gitattributes", "*.yaml filter=evil ident export-ignore\n")
+    repository.write("hosts/a/chat.yaml", "id: $Id$\n")
+    revision = repository.commit()
+    for hook in ("post-checkout", "reference-transaction", "post-upload-pack"):
+        script = repository.path / ".git" / "hooks" / hook
+        script.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+        script.chmod(0o755)
+    repository.git("config", "filter.evil.smudge", f"touch {tmp_path}/ran")
+    repository.git("config", "uploadpack.packObjectsHook", f"touch {tmp_path}/ran; false")
+    other = repository.git("commit-tree", "-m", "Evil", repository.git("mktree", stdin=b""))
+    repository.git("replace", revision, other)
+    (tmp_path / "ran").unlink(missing_ok=True)
+    snapshot = source.poll()
+    assert snapshot.revision == revision
+    assert snapshot.files[0].data == b"id: $Id$\n"
+    assert not (tmp_path / "ran").exists()
