@@ -1,0 +1,112 @@
+"""The command line: arguments → call → print → exit code. It decides nothing.
+
+Everything heavy is imported inside the commands: `--help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from reconciler.cli import daemon, git, local
+from reconciler.cli.shared import BROKEN_PIPE, INTERRUPTED, NO, NOBODY, OK, WRONG
+from reconciler.errors import ReconcileError, Retryable, Terminal
+
+_EPILOG = """\b
+Exit codes:
+  0  the answer is yes: done, valid, as git says
+  1  the answer is no: not converged, differs, invalid, blocked or failed
+  2  wrong usage, wrong config or input that cannot be used
+  3  nobody to ask: no daemon runs, or the source or a target cannot be reached
+
+SERVICE is a name where it is unique, or namespace/name always.
+The config file is --config PATH, else $RECONCILER_CONFIG, else /etc/reconciler/config.yaml."""
+
+
+def main() -> None:
+    """The entry point of `reconciler`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code. A user's mistake is one message, never a traceback."""
+    try:
+        code = cli.main(arguments, prog_name="reconciler", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else OK
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ReconcileError as error:
+        return _explain(error)
+    except (_ReaderGone, BrokenPipeError):
+        return _leave_quietly()
+    except Exception as error:
+        return _admit_bug(error, debug="--debug" in arguments)
+
+
+def _explain(error: ReconcileError) -> int:
+    from reconciler.report.scrub import printable, scrub_text
+
+    click.echo(f"reconciler: {printable(scrub_text(str(error)))}", err=True)
+    return NOBODY if isinstance(error, Retryable) else WRONG if isinstance(error, Terminal) else NO
+
+
+def _leave_quietly() -> int:
+    # Python would flush once more at exit, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return BROKEN_PIPE
+
+
+def _admit_bug(error: Exception, *, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    click.echo(f"reconciler: {what}; this is a bug, please report it with what --debug prints", err=True)
+    return NO
+
+
+class _ReaderGone(Exception):
+    """Nobody reads what we print any more."""
+
+
+class _Commands(click.Group):
+    """Click itself would answer a closed pipe with 1, which means "no" here."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGone from None
+
+
+@click.group(
+    cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+def cli() -> None:
+    """GitOps for vLLM: KServe manifests in git become served models."""
+
+
+for _command in (
+    git.run_command,
+    git.plan,
+    git.sync,
+    git.diff,
+    daemon.status,
+    daemon.history,
+    daemon.suspend,
+    daemon.resume,
+    daemon.logs,
+    local.render,
+    local.validate,
+    local.demo,
+    local.version,
+):
+    cli.add_command(_command)

@@ -1,0 +1,80 @@
+"""What commands share: exit codes, options, and printing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from reconciler.config import Settings
+    from reconciler.report.text import Block
+    from reconciler.web.client import DaemonClient
+
+OK, NO, WRONG, NOBODY, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def options(*, config: bool = True, output: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """--config, -o and --debug, the same everywhere."""
+
+    def add(command: Command) -> Command:
+        says = "Show a traceback if we fail."
+        command = click.option("--debug", is_flag=True, expose_value=False, help=says)(command)
+        if output:
+            kinds = click.Choice(output)
+            command = click.option("-o", "--output", type=kinds, default=output[0], show_default=True)(command)
+        if config:
+            path = click.Path(dir_okay=False)
+            command = click.option("--config", type=path, envvar="RECONCILER_CONFIG", help="Config file.")(command)
+        return command
+
+    return add
+
+
+def settings_of(config: str | None) -> Settings:
+    from reconciler.config import Settings, config_path
+
+    return Settings.load(config_path(config))
+
+
+def client_of(config: str | None) -> DaemonClient:
+    from reconciler.web.client import DaemonClient
+
+    return DaemonClient(settings_of(config).socket_path)
+
+
+def log_to_stderr() -> None:
+    """What stages log while we work in this process must not mix with what we print."""
+    from reconciler.config import Log
+    from reconciler.report.log import configure
+
+    configure(Log(format="text", level="warning"), sys.stderr)
+
+
+def print_json(document: object, *, compact: bool = False) -> None:
+    click.echo(json.dumps(document, indent=None if compact else 2))
+
+
+def show(blocks: Iterable[Block]) -> None:
+    from reconciler.report import screen
+
+    screen.show(blocks, sys.stdout)
+
+
+def tell(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def to_seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """An option's callback: `90s` → 90.0."""
+    from reconciler.config import parse_duration
+
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None

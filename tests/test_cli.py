@@ -1,0 +1,378 @@
+"""The command line as users meet it: the real entry point in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reconciler.cli import cli
+from reconciler.config import Settings
+from reconciler.web.metrics import Metrics
+from reconciler.web.server import WebSide
+from tests.report_world import rejection, report, status_of, with_service
+from tests.test_web import FakeLoop
+
+COMMANDS = [
+    "demo",
+    "diff",
+    "history",
+    "logs",
+    "plan",
+    "render",
+    "resume",
+    "run",
+    "status",
+    "suspend",
+    "sync",
+    "validate",
+    "version",
+]
+ENTRY = Path(sys.executable).with_name("reconciler")
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Runs `reconciler` with one config."""
+
+    config: Path
+
+    def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        known = {"PATH": os.environ["PATH"], "RECONCILER_CONFIG": str(self.config), **environment}
+        return subprocess.run([ENTRY, *arguments], env=known, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "source": {"url": str(tmp_path / "no-repository")},
+                "targets": [{"name": "a", "paths": ["hosts/a"]}],
+                "state_dir": str(tmp_path / "state"),
+                "web": {"listen": "127.0.0.1:0"},
+            }
+        )
+    )
+    return Shell(path)
+
+
+@pytest.fixture
+def loop(shell: Shell) -> Iterator[FakeLoop]:
+    """A daemon that only answers, on the socket of the config."""
+    answering = FakeLoop()
+    side = WebSide(Settings.load(shell.config), answering, Metrics())
+    side.start()
+    yield answering
+    side.stop()
+
+
+# ---------------------------------------------------------------- help and usage
+
+
+def test_help_names_every_command_and_every_exit_code(shell: Shell) -> None:
+    answer = shell("--help")
+    assert answer.returncode == 0
+    assert sorted(cli.commands) == sorted(COMMANDS)
+    assert all(f"\n  {name}  " in answer.stdout for name in COMMANDS)
+    assert all(f"\n    {code}  " in answer.stdout for code in range(4))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("pydantic", "rich", "starlette", "uvicorn", "structlog", "deepdiff", "yaml", "git", "prometheus_client")
+    code = (
+        "import sys\nfrom reconciler.cli import run\ncode = run(['--help'])\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)\nsys.exit(code)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (answer.returncode, answer.stderr.strip()) == (0, "[]")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(shell: Shell, command: str) -> None:
+    answer = shell(command, "-h")
+    assert answer.returncode == 0
+    assert answer.stdout.startswith(f"Usage: reconciler {command} ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["--nonsense"],
+        ["status", "-o", "xml"],
+        ["history", "-n", "0"],
+        ["logs"],
+        ["validate"],
+        ["validate", "/no/such/file"],
+        ["sync", "--timeout", "soon"],
+        ["demo", "--port", "99999"],
+    ],
+)
+def test_wrong_usage_is_code_2_and_says_what_is_right(shell: Shell, arguments: list[str]) -> None:
+    answer = shell(*arguments)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert "Error: " in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_the_version_is_printed(shell: Shell) -> None:
+    from reconciler import __version__
+
+    assert shell("version").stdout == f"{__version__}\n"
+
+
+def test_the_module_can_be_run_too() -> None:
+    answer = subprocess.run([sys.executable, "-m", "reconciler", "version"], capture_output=True, timeout=60)
+    assert answer.returncode == 0
+
+
+# ---------------------------------------------------------------- the user's mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file; pass --config PATH or set RECONCILER_CONFIG"),
+        ("source: [", "is not YAML"),
+        ("- a list", "expected a mapping"),
+        (
+            "source: {url: x}\ntargets: [{name: a, paths: [a]}]\nstatedir: /x\n",
+            "statedir: no such setting; did you mean state_dir?",
+        ),
+        ("source: {url: x}\ntargets: []\n", "targets: "),
+        ("[" * 20_000, "is not YAML"),
+        ("\x00\x01", "is not YAML"),
+    ],
+)
+def test_a_wrong_config_is_one_message_that_names_the_place(
+    shell: Shell, tmp_path: Path, text: str | None, says: str
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    if text is not None:
+        path.write_text(text)
+    answer = shell("status", "--config", str(path))
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert str(path) in answer.stderr
+    assert says in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "sync", "diff", "history", "suspend", "resume"])
+def test_every_command_that_needs_a_config_says_so(shell: Shell, command: str) -> None:
+    answer = shell(command, RECONCILER_CONFIG="/no/such/config.yaml")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("reconciler: /no/such/config.yaml: no such file; ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["history"], ["logs", "x"], ["suspend"], ["resume", "x"], ["status", "--watch"]]
+)
+def test_without_a_daemon_the_answer_is_code_3_and_how_to_start_one(shell: Shell, arguments: list[str]) -> None:
+    answer = shell(*arguments)
+    assert answer.returncode == 3
+    assert answer.stdout == ""
+    assert answer.stderr.count("\n") == 1
+    assert "start it with `reconciler run`" in answer.stderr
+
+
+def test_a_bug_of_ours_is_one_line_and_a_traceback_only_on_request(shell: Shell, loop: FakeLoop) -> None:
+    loop.document = {"schema": "of another daemon"}
+    quiet, loud = shell("status"), shell("status", "--debug")
+    assert quiet.returncode == loud.returncode == 1
+    assert quiet.stderr.count("\n") == 1
+    assert "this is a bug" in quiet.stderr
+    assert "Traceback" in loud.stderr
+
+
+# ---------------------------------------------------------------- with a daemon
+
+
+def test_status_is_yes_when_all_is_as_git_says(shell: Shell, loop: FakeLoop) -> None:
+    answer = shell("status")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "demo/tiny  Synced  Healthy" in answer.stdout
+    assert "\x1b" not in answer.stdout
+
+
+def test_status_is_no_when_something_was_rejected(shell: Shell, loop: FakeLoop) -> None:
+    loop.document = with_service(loop.document, sync="OutOfSync", rejected={**_rejected(), "line": 12})
+    answer = shell("status")
+    assert answer.returncode == 1
+    assert "hosts/a/tiny.yaml:12: " in answer.stdout
+
+
+def _rejected() -> dict[str, object]:
+    why = rejection()
+    return {"digest": why.digest, "reason": why.reason.message, "file": "hosts/a/tiny.yaml", "line": 1, "lastWords": []}
+
+
+def test_status_as_json_is_the_document(shell: Shell, loop: FakeLoop) -> None:
+    answer = shell("status", "-o", "json")
+    assert json.loads(answer.stdout) == loop.document
+
+
+def test_watching_prints_what_changes_until_interrupted(shell: Shell, loop: FakeLoop) -> None:
+    with subprocess.Popen(
+        [ENTRY, "status", "--watch", "--config", shell.config],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watch:
+        assert watch.stdout
+        assert "applied" in watch.stdout.readline()
+        assert watch.stdout.readline() == "demo/tiny: Synced, Healthy\n"
+        loop.document = with_service(loop.document, sync="OutOfSync", step="starting")
+        assert watch.stdout.readline() == "demo/tiny: OutOfSync, Healthy: starting\n"
+        watch.send_signal(signal.SIGINT)
+        _, errors = watch.communicate(timeout=60)
+    assert watch.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_watching_on_a_terminal_draws_and_leaves_it_as_it_was(shell: Shell, loop: FakeLoop) -> None:
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [ENTRY, "status", "--watch", "--config", shell.config], stdout=slave, stderr=slave, stdin=slave
+    ) as watch:
+        seen = b""
+        while b"demo/tiny" not in seen:
+            seen += os.read(master, 4096)
+        watch.send_signal(signal.SIGINT)
+        watch.wait(60)
+    os.set_blocking(master, False)
+    while b"\x1b[?1049l" not in seen:
+        seen += os.read(master, 4096)
+    os.close(slave)
+    os.close(master)
+    assert watch.returncode == 130
+    assert b"Traceback" not in seen
+
+
+def test_a_reader_that_stops_early_gets_no_complaint(shell: Shell, loop: FakeLoop) -> None:
+    loop.lines = ["x" * 1000] * 2000
+    command = (
+        f"{ENTRY} logs tiny -n 2000 --config {shell.config} | head -c 10; code=${{PIPESTATUS[0]}}; echo; echo $code"
+    )
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert answer.stdout == "xxxxxxxxxx\n141\n"
+    assert answer.stderr == ""
+
+
+def test_sync_follows_the_daemon_and_tells_each_step(shell: Shell, loop: FakeLoop) -> None:
+    done = status_of(report(), passes=2)
+    steps = [status_of(report(), passes=1), _moving("starting"), _moving("waiting until it is ready"), done]
+
+    def next_step() -> dict[str, object]:
+        return steps.pop(0) if len(steps) > 1 else steps[0]
+
+    loop.status = next_step  # type: ignore[method-assign]
+    answer = shell("sync")
+    assert (answer.returncode, answer.stdout) == (0, "converged at 4f1c2ab0\n")
+    assert [line for line in answer.stderr.splitlines() if "OutOfSync" in line] == [
+        "demo/tiny: OutOfSync, Progressing: starting",
+        "demo/tiny: OutOfSync, Progressing: waiting until it is ready",
+    ]
+
+
+def _moving(step: str) -> dict[str, object]:
+    health = {"status": "Progressing", "reason": "Progressing", "message": step}
+    return with_service(status_of(report(), passes=2), sync="OutOfSync", health=health, step=step)
+
+
+def test_sync_ends_with_no_when_something_was_rejected(shell: Shell, loop: FakeLoop) -> None:
+    loop.document = with_service(status_of(report(), passes=2), sync="OutOfSync", rejected=_rejected())
+    answer = shell("sync", "-o", "json")
+    assert answer.returncode == 1
+    assert json.loads(answer.stdout) == loop.document
+    assert "demo/tiny: rejected bbbbbbbb: hosts/a/tiny.yaml:1: unrecognized argument" in answer.stderr
+
+
+def test_sync_gives_up_when_the_time_is_over(shell: Shell, loop: FakeLoop) -> None:
+    loop.document = _moving("starting")
+    answer = shell("sync", "--timeout", "300ms")
+    assert answer.returncode == 1
+    assert "not converged after 0.3 s" in answer.stderr
+
+
+def test_history_is_a_table_or_json(shell: Shell, loop: FakeLoop) -> None:
+    entry = {"at": "2026-01-01T00:00:00.000Z", "target": "a", "revision": "4f1c2ab0" * 5, "service": "demo/tiny"}
+    loop.history = lambda service, limit: [entry | {"event": "start", "message": "new"}]  # type: ignore[method-assign]
+    assert shell("history").stdout.splitlines()[1].split() == [
+        "2026-01-01T00:00:00.000Z",
+        "a",
+        "demo/tiny",
+        "start",
+        "4f1c2ab0",
+        "new",
+    ]
+    assert json.loads(shell("history", "tiny", "-o", "json").stdout)["schema"] == "reconciler.history/v1"
+
+
+def test_suspend_and_resume_say_what_is_suspended_now(shell: Shell, loop: FakeLoop) -> None:
+    assert shell("suspend", "tiny").stdout == "suspended: demo/tiny\n"
+    assert shell("suspend").stdout == "suspended: everything\n"
+    refused = shell("resume", "tiny")
+    assert (refused.returncode, refused.stderr) == (1, "reconciler: the whole target is suspended\n")
+
+
+def test_an_unknown_service_is_wrong_usage_with_a_suggestion(shell: Shell, loop: FakeLoop) -> None:
+    answer = shell("logs", "tinny")
+    assert (answer.returncode, answer.stderr) == (
+        2,
+        'reconciler: no service is named "tinny"; did you mean demo/tiny?\n',
+    )
+
+
+def test_logs_come_without_terminal_tricks_and_can_be_followed(shell: Shell, loop: FakeLoop) -> None:
+    loop.lines = ["\x1b[2Jone", "two"]
+    assert shell("logs", "tiny").stdout == "one\ntwo\n"
+    with subprocess.Popen(
+        [ENTRY, "logs", "-f", "-n", "1", "tiny", "--config", shell.config], stdout=subprocess.PIPE, text=True
+    ) as follow:
+        assert follow.stdout
+        assert follow.stdout.readline() == "two\n"
+        loop.lines = ["\x1b[2Jone", "two", "three"]
+        assert follow.stdout.readline() == "three\n"
+        follow.send_signal(signal.SIGINT)
+    assert follow.returncode == 130
+
+
+# ---------------------------------------------------------------- without a daemon
+
+
+@pytest.mark.parametrize("command", ["plan", "diff", "sync"])
+def test_a_source_that_is_not_there_is_told_and_changes_nothing(shell: Shell, command: str) -> None:
+    answer = shell(command)
+    assert answer.returncode in (2, 3)
+    assert "no-repository" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_validate_and_render_need_no_config(shell: Shell, tmp_path: Path) -> None:
+    manifest = tmp_path / "service.yaml"
+    manifest.write_text(
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: tiny}\n"
+        "spec: {predictor: {model: {modelFormat: {name: vLLM}}}}\n"
+    )
+    environment = {"RECONCILER_CONFIG": "/no/such/config"}
+    answer = shell("validate", str(manifest), **environment)
+    assert answer.returncode == 1
+    assert answer.stdout.startswith(f"{manifest}:")
+    assert answer.stdout.endswith("invalid: 1 error, 0 warnings\n")
+    assert json.loads(shell("validate", str(manifest), "-o", "json", **environment).stdout)["valid"] is False
+    rendered = shell("render", str(manifest), **environment)
+    assert yaml.safe_load(rendered.stdout)["services"][0]["name"] == "tiny"
+    assert json.loads(shell("render", str(manifest), "-o", "json", **environment).stdout)["services"]
