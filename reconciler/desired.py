@@ -170,9 +170,9 @@ def _describe(service: Manifest, scene: _Scene) -> Desired:
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
     warnings = tuple(_reason(each, origins) for each in resolved.warnings)
-    secrets = tuple(reason for each in resolved.errors if (reason := missing_secret(each, origins)))
-    errors = [each for each in resolved.errors if not missing_secret(each, origins)]
-    problems = [*(_reason(each, origins) for each in errors), *_beyond_hosts(service)]
+    errors = [(issue, missing_secret(issue, origins)) for issue in resolved.errors]
+    secrets = tuple(secret for _, secret in errors if secret)
+    problems = [*(_reason(issue, origins) for issue, secret in errors if not secret), *_beyond_hosts(service)]
     if not problems:
         problems += _unsure_of_runtime(service, resolved, runtime, scene)
     if problems:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
+from typing import Any
 
 from reconciler.engines.arguments import normalise
 from reconciler.model import EffectiveSpec
@@ -12,8 +13,13 @@ from reconciler.model import EffectiveSpec
 
 def digest(spec: EffectiveSpec) -> str:
     """16 hex digits. Ways of writing an argument do not count; the order of variables does (`$(VAR)` looks back)."""
-    canonical = json.dumps(asdict(replace(spec, args=normalise(spec.args))), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    written = replace(spec, args=normalise(spec.args))
+    canonical = json.dumps(written, default=_fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {each.name: getattr(value, each.name) for each in fields(value)}
 
 
 def equivalent(a: EffectiveSpec, b: EffectiveSpec) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from reconciler.config import HostTarget
 from reconciler.engines.images import find_engine
@@ -40,7 +41,8 @@ def find_obstacles(
             f"map it in the config, targets[].engines of {target.name}"
         )
         yield Reason("NoEngine", text, origins.of_container_field("image"))
-    yield from unsupported(spec, argument_origins, origins.of_container_field("command"))
+    for reason in unsupported(spec, argument_origins):
+        yield reason if reason.origin else replace(reason, origin=origins.of_container_field("command"))
     for variable in spec.env:
         if variable.source and not (engine and variable.name in engine.env):
             yield _missing(variable, origins)

@@ -41,7 +41,7 @@ class Origins:
         return self.service.origin_of(path)
 
     def of_argument(self, source: str, index: int) -> Origin:
-        """Where an argument stands; `source` is `service` or `runtime`, `index` its place in that document's list."""
+        """Where an argument stands; `source` and `index` are as in `Resolved.argument_sources`."""
         manifest, containers = self._containers(source)
         for path in containers:
             args = _at(manifest, path).get("args")
@@ -90,7 +90,7 @@ class Origins:
     def _containers(self, source: str) -> tuple[Manifest, list[FieldPath]]:
         if source == "service":
             return self.service, list(_service_containers(self.service))
-        if self.runtime is None:
+        if source != "runtime" or self.runtime is None:
             return self.service, []
         return self.runtime, list(_named_container(self.runtime, ("spec",)))
 

@@ -30,6 +30,7 @@ from reconciler.model import (
     Snapshot,
     Strategy,
 )
+from reconciler.origins import Origins
 from reconciler.wishes import read_wishes
 
 PAIR = (Path(__file__).parent / "data" / "example_pair.yaml").read_text()
@@ -579,3 +580,10 @@ def test_no_edit_makes_a_crash_or_hides_a_neighbour(service_edits: Any, runtime_
 def test_equal_specs_have_equal_digests_whatever_else_differs() -> None:
     service = one(SERVICE)
     assert replace(service, digest="").spec == one(with_predictor("timeout: 5")).spec
+
+
+def test_arguments_that_kserve_adds_are_blamed_on_the_service() -> None:
+    (service,) = read_file("a.yaml", SERVICE.encode()).documents
+    assert Origins(service).of_argument("kserve", 0) == Origin("a.yaml", 1)
+    assert Origins(service).of_argument("runtime", 0) == Origin("a.yaml", 1)
+    assert Origins(service).of_argument("service", 1) == Origin("a.yaml", 13)

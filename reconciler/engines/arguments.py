@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 # Flags of vLLM 0.32 whose value is a number with a fraction.
 _FRACTIONS = frozenset(
@@ -102,17 +103,26 @@ def _named(args: Sequence[str], flag: str) -> Iterator[_Option]:
     return (option for option in _options(args) if option.name == wanted)
 
 
-def _options(args: Sequence[str]) -> Iterator[_Option]:
+def _options(args: Sequence[str]) -> tuple[_Option, ...]:
+    return _parsed(tuple(args))
+
+
+@lru_cache(1024)
+def _parsed(args: tuple[str, ...]) -> tuple[_Option, ...]:
+    return tuple(_parse(args))
+
+
+def _parse(args: tuple[str, ...]) -> Iterator[_Option]:
     index = 0
     while index < len(args):
         start, word = index, args[index]
         index += 1
         if word == "--":
-            yield _Option(start, None, tuple(args[start:]))
+            yield _Option(start, None, args[start:])
             return
         while index < len(args) and args[index] != "--" and not is_flag(args[index]):
             index += 1
-        following = tuple(args[start + 1 : index])
+        following = args[start + 1 : index]
         if not is_flag(word):
             yield _Option(start, None, (word, *following))
         elif "=" in word:
