@@ -47,8 +47,8 @@ def find_obstacles(
         if variable.source and not (engine and variable.name in engine.env):
             yield _missing(variable, origins)
     for mount in spec.mounts:
-        if reason := storage_obstacle(mount, target):
-            yield Reason(*reason, origins.of_storage(mount.uri))
+        if obstacle := storage_obstacle(mount, target):
+            yield Reason(*obstacle, origins.of_storage(mount.uri))
 
 
 def _missing(variable: EnvVar, origins: Origins) -> Reason:
