@@ -14,7 +14,6 @@ Standard library and vLLM only; Python 3.9 and later. It starts no engine and us
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import glob
 import importlib
 import json
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from reconciler.engines.preflight_text import (
+        Finding,
         Option,
         describe,
         join,
@@ -38,7 +38,18 @@ if TYPE_CHECKING:
     )
 else:
     # A script finds its neighbours by their bare names.
-    from preflight_text import Option, describe, join, problems_of, replace_paths, shorten, split, suggestion, text_of
+    from preflight_text import (
+        Finding,
+        Option,
+        describe,
+        join,
+        problems_of,
+        replace_paths,
+        shorten,
+        split,
+        suggestion,
+        text_of,
+    )
 
 MOST_ERRORS = 20
 MOST_DEEP_ERRORS = 4
@@ -54,14 +65,6 @@ class Refused(Exception):
     def __init__(self, message: str, flag: str = "") -> None:
         super().__init__(message)
         self.flag = flag
-
-
-@dataclasses.dataclass
-class Finding:
-    """One thing that is wrong, and the index of the argument to blame."""
-
-    message: str
-    index: int | None = None
 
 
 # ---------------------------------------------------------------- the engine's own parser
@@ -81,7 +84,7 @@ class Engine:
         base = first_of("vllm.utils.argparse_utils", "vllm.utils").FlexibleArgumentParser
         self.parser = cli.make_arg_parser(quiet(base)(prog="vllm", allow_abbrev=False))
         self.flags = sorted(flag for action in self.parser._actions for flag in action.option_strings)
-        self.long = {f: max(a.option_strings, key=len) for a in self.parser._actions for f in a.option_strings}
+        self.long = {f: spelled_out(a.option_strings) for a in self.parser._actions for f in a.option_strings}
         self.checks = [cli.validate_parsed_serve_args, *server_checks()]
         self.defaults = self.parse([])[0]
 
@@ -97,6 +100,11 @@ class Engine:
 
     def build_config(self, args: argparse.Namespace) -> Any:
         return importlib.import_module("vllm").AsyncEngineArgs.from_cli_args(args).create_engine_config()
+
+
+def spelled_out(names: list[str]) -> str:
+    """`--tensor-parallel-size` of that and `-tp`; `--enable-x` of that and `--no-enable-x`."""
+    return max(names, key=lambda name: (not name.startswith("--no-"), len(name)))
 
 
 def prepare_environment() -> None:

@@ -34,6 +34,14 @@ class Option:
         return joined or " ".join(self.words[1:]) or ("" if self.name else first)
 
 
+@dataclasses.dataclass
+class Finding:
+    """One thing that is wrong, and the index of the argument to blame."""
+
+    message: str
+    index: int | None = None
+
+
 def normal(word: str) -> str:
     """The flag of a word as vLLM reads it: `--a_b.c=1` is `--a-b`."""
     if not word.startswith("-"):

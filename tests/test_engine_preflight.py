@@ -1,0 +1,354 @@
+"""The installed vLLM's verdicts: what is wrong, where, and which arguments mean the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.config import Engine
+from reconciler.engines.launch import Question, question
+from reconciler.engines.preflight import PreflightRunner, Verdict, engine_version, key_of
+from reconciler.errors import Retryable
+from reconciler.model import EffectiveSpec, Mount, Origin, Preflight
+from tests.engine.server import wait_for
+
+engine = pytest.mark.engine
+COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
+SERVICE_LINE = Origin("service.yaml", 1)
+
+
+def spec_of(*args: str, model: str = "--model=/mnt/models") -> EffectiveSpec:
+    return EffectiveSpec("image", COMMAND, (model, *args), (), (Mount("pvc://m"),))
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreflightRunner]:
+    runner = PreflightRunner(tmp_path_factory.mktemp("preflight"), lambda: None)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def ask(
+    runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Preflight]:
+    """Ask about arguments; each argument of the spec stands on a line of its own, the first on 10."""
+    home = str(tmp_path_factory.mktemp("home"))
+
+    def ask(*args: str, model: str = "--model=/mnt/models") -> Preflight:
+        spec = spec_of(*args, model=model)
+        asked = question(spec, Engine(image="*", python=engine_python), {"/mnt/models": str(tiny_model)}, home)
+        origins = tuple(Origin("args.yaml", 10 + n) for n in range(len(spec.args)))
+        return answer(runner, asked).about(asked, spec, origins, SERVICE_LINE)
+
+    return ask
+
+
+def answer(runner: PreflightRunner, asked: Question) -> Verdict:
+    runner.ask(asked)
+    wait_for(lambda: key_of(asked) not in runner.pending())
+    verdict = runner.result(key_of(asked))
+    if verdict is None:
+        runner.ask(asked)  # raises what went wrong
+    assert verdict is not None
+    return verdict
+
+
+REFUSED = [
+    (["--max-model-length=8k"], [(11, "unrecognized argument --max-model-length; did you mean --max-model-len?")]),
+    (["--gpu-memory", "0.5"], [(11, "--gpu-memory is an abbreviation of --gpu-memory-utilization; write it in full")]),
+    (["--foo", "bar", "--enforce-eager"], [(11, "unrecognized argument --foo")]),
+    (["--enforce-eager", "bar"], [(12, "unexpected argument 'bar' after --enforce-eager")]),
+    (["--max-model-len"], [(11, "--max-model-len: expected one argument")]),
+    (["--hf-overrides.x"], [(11, "--hf-overrides: its value is missing")]),
+    (["--max-num-seqs=many"], [(11, "--max-num-seqs: invalid")]),
+    (["--dtype=bfloat1"], [(11, "did you mean bfloat16 or float16?")]),
+    (["--dtype", "float99", "--dtype", "auto"], [(11, "--dtype: invalid choice: 'float99'")]),
+    (["--compilation-config", "{garbage"], [(11, "--compilation-config: Invalid JSON: key must be a string")]),
+    (["--compilation-config.mode=77"], [(11, "mode: Input should be 0, 1, 2 or 3")]),
+    (["--hf-overrides={garbage"], [(11, "--hf-overrides: ")]),
+    (["--chat-template=/app/none.jinja"], [(11, "--chat-template: The supplied chat template")]),
+    (["--config", "/nowhere.yaml"], [(11, "--config: [Errno 2] No such file or directory")]),
+    (["--help"], [(11, "--help: makes the server print something and exit")]),
+    (["--enable-auto-tool-choice"], [(11, "--enable-auto-tool-choice requires --tool-call-parser")]),
+    (
+        ["--tool-call-parser", "hermez", "--enable-auto-tool-choice"],
+        [(11, "invalid tool call parser: hermez; did you mean")],
+    ),
+    (["--reasoning-parser=nope"], [(11, "Reasoning parser 'nope' not found")]),
+    (["--max-model-len", "99999"], [(11, "max_model_len (99999) is greater than the derived max_model_len")]),
+    (["--enforce-eager", "-tp", "3"], [(12, "attention heads (2) must be divisible by tensor parallel size (3)")]),
+    (["--quantization", "awq"], [(11, "--quantization: Cannot find the config file for awq")]),
+    (["--gpu-memory-utilization=1.5"], [(11, "Input should be less than or equal to 1")]),
+    (["--shutdown-timeout", "-5"], [(11, "--shutdown-timeout: Input should be greater than or equal to 0")]),
+    (["--speculative-config", '{"method": "zzz"}'], [(11, "--speculative-config: method: Input should be 'ngram'")]),
+    (
+        ["--dtype", "float99", "--port=abc", "--max-modl-len", "5", "--foo"],
+        [(11, "--dtype"), (13, "--port: invalid int"), (14, "did you mean --max-model-len?"), (16, "argument --foo")],
+    ),
+    (
+        ["--max-model-len", "99999", "--tensor-parallel-size=3"],
+        [(11, "--max-model-len"), (13, "--tensor-parallel-size")],
+    ),
+]
+
+
+@engine
+@pytest.mark.parametrize(("args", "expected"), REFUSED, ids=lambda value: " ".join(map(str, value))[:40])
+def test_each_wrong_argument_is_named_with_its_line(
+    ask: Callable[..., Preflight], args: list[str], expected: list[tuple[int, str]]
+) -> None:
+    verdict = ask(*args)
+    assert not verdict.accepted
+    assert [reason.origin for reason in verdict.reasons] == [Origin("args.yaml", line) for line, _ in expected]
+    for reason, (_, part) in zip(verdict.reasons, expected, strict=True):
+        assert part in reason.message
+        assert "\n" not in reason.message
+        assert len(reason.message) < 400
+
+
+@engine
+def test_what_no_argument_is_to_blame_for_names_the_service(ask: Callable[..., Preflight]) -> None:
+    (reason,) = ask(model="--enforce-eager").reasons
+    assert reason.message.startswith("no --model is given, and vLLM would serve its default")
+    assert reason.origin == SERVICE_LINE
+
+
+@engine
+def test_missing_model_files_are_reported_by_the_containers_path(ask: Callable[..., Preflight]) -> None:
+    (reason,) = ask(model="--model=/mnt/models/none").reasons
+    assert str(reason) == "args.yaml:10: there are no model files at /mnt/models/none"
+
+
+@engine
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["--max-model-len=2k"], ["--max_model_len", "2000"]),
+        (["--gpu-memory-utilization", ".9"], ["--gpu-memory-utilization=0.90"]),
+        (["--enforce-eager", "--max-num-seqs=4"], ["--max-num-seqs=4", "--enforce-eager"]),
+        (['--hf-overrides={"b": 1,  "a": {"c": 2}}'], ["--hf-overrides.a.c", "2", "--hf-overrides.b=1"]),
+        (["-cc.mode=0"], ['--compilation-config={"mode": 0}']),
+        (["-tp", "2"], ["--tensor-parallel-size=2"]),
+        (["--port=8080"], ["--port", "9000", "--host=0.0.0.0"]),
+        (["--dtype=auto"], []),
+        (["--max-num-seqs=2", "--max-num-seqs=4"], ["--max-num-seqs=4"]),
+    ],
+)
+def test_equal_meaning_gives_equal_text(ask: Callable[..., Preflight], one: list[str], other: list[str]) -> None:
+    first, second = ask(*one), ask(*other)
+    assert first.accepted
+    assert second.accepted
+    assert first.parsed == second.parsed
+
+
+@engine
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["--max-model-len=1k"], ["--max-model-len=1K"]),
+        (["--served-model-name", "a", "b"], ["--served-model-name", "b", "a"]),
+        (["--served-model-name=1.10"], ["--served-model-name=1.1"]),
+        (["--enable-prefix-caching"], ["--enable-prefix-caching", "--no-enable-prefix-caching"]),
+        (["--api-key=a"], ["--api-key=b"]),
+        (["--hf-overrides.rope_theta=1"], ["--hf-overrides.rope_theta=2"]),
+    ],
+)
+def test_different_meaning_gives_different_text(
+    ask: Callable[..., Preflight], one: list[str], other: list[str]
+) -> None:
+    assert ask(*one).parsed != ask(*other).parsed
+
+
+@engine
+def test_the_text_holds_the_containers_paths_and_no_secret(ask: Callable[..., Preflight], tiny_model: Path) -> None:
+    parsed = ask("--tokenizer=/mnt/models", "--api-key=hunter2").parsed
+    assert json.loads(parsed)["tokenizer"] == "/mnt/models"
+    assert str(tiny_model) not in parsed
+    assert "hunter2" not in parsed
+
+
+@engine
+def test_gpus_are_counted(ask: Callable[..., Preflight]) -> None:
+    assert ask().gpus == 1
+    assert ask("-tp=2", "--data-parallel-size=2").gpus == 4
+
+
+@engine
+def test_risky_but_valid_arguments_are_warned_about(ask: Callable[..., Preflight]) -> None:
+    assert ask().warnings == ()
+    assert "freezes running requests" in ask("--shutdown-timeout=0").warnings[0]
+    assert "more than one API server" in ask("--data-parallel-size=2").warnings[0]
+    assert "--max-num-seqs is given more than once" in ask("--max-num-seqs=2", "--max-num-seqs=4").warnings[0]
+
+
+@engine
+def test_the_stock_interpreter_gives_the_same_verdicts(
+    runner: PreflightRunner, ask: Callable[..., Preflight], stock_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    for args in (["--max-num-seqs=4"], ["--max-modl-len=4", "--dtype=x"]):
+        spec = spec_of(*args)
+        paths = {"/mnt/models": str(tiny_model)}
+        asked = question(spec, Engine(image="*", python=stock_python), paths, str(tmp_path))
+        stock = answer(runner, asked).about(asked, spec, [Origin("args.yaml", 10 + n) for n in range(3)], SERVICE_LINE)
+        mine = ask(*args)
+        assert [r.message for r in stock.reasons] == [r.message for r in mine.reasons]
+        assert stock.parsed == mine.parsed
+
+
+@engine
+def test_verdicts_outlive_the_daemon(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
+    asked = question(
+        spec_of("--foo"), Engine(image="*", python=engine_python), {"/mnt/models": str(tiny_model)}, str(tmp_path)
+    )
+    first = PreflightRunner(tmp_path / "cache", lambda: None)
+    verdict = answer(first, asked)
+    first.close()
+    assert verdict.errors
+    woken: list[int] = []
+    second = PreflightRunner(tmp_path / "cache", lambda: woken.append(1))
+    assert second.result(key_of(asked)) == verdict
+    second.ask(asked)
+    assert second.pending() == frozenset()
+    second.close()
+    assert woken == []
+
+
+# ---------------------------------------------------------------- without vLLM: what goes wrong on our side
+
+
+def fake_python(folder: Path, body: str) -> Path:
+    """An interpreter in a virtual environment's place."""
+    python = folder / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{body}\n")
+    python.chmod(0o755)
+    return python
+
+
+def asked_of(python: Path, folder: Path, *args: str, model: Path | None = None) -> Question:
+    paths = {"/mnt/models": str(model or folder / "model")}
+    return question(spec_of(*args), Engine(image="*", python=python), paths, str(folder / "home"))
+
+
+VERDICT = '{"parsed": "p", "gpus": 1, "errors": [], "warnings": []}'
+
+
+def failure(folder: Path, python: Path, timeout: float = 30.0) -> str:
+    """What asking again says after it failed once."""
+    woken = threading.Event()
+    runner = PreflightRunner(folder / "cache", woken.set, timeout)
+    try:
+        runner.ask(asked_of(python, folder))
+        assert woken.wait(60)
+        assert runner.result(key_of(asked_of(python, folder))) is None
+        assert not list((folder / "cache").glob("*")), "our own trouble must not be kept as a verdict"
+        with pytest.raises(Retryable) as raised:
+            runner.ask(asked_of(python, folder))
+        return str(raised.value)
+    finally:
+        runner.close()
+
+
+def test_a_missing_interpreter_is_our_trouble_and_not_a_verdict(tmp_path: Path) -> None:
+    assert "check engines[].python" in failure(tmp_path, tmp_path / "no" / "bin" / "python")
+
+
+def test_an_interpreter_without_vllm_says_so(tmp_path: Path) -> None:
+    import sys
+
+    assert "has no vLLM" in failure(tmp_path, Path(sys.executable))
+
+
+def test_a_hanging_interpreter_is_killed_with_its_children(tmp_path: Path) -> None:
+    python = fake_python(tmp_path, f"sleep 1000 & echo $! > {tmp_path}/pid; wait")
+    assert "took longer than 0.5 s" in failure(tmp_path, python, timeout=0.5)
+    wait_for(lambda: not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}/fd/0"))
+
+
+@pytest.mark.parametrize("output", ["", "garbage", "[]", "{}", '{"parsed": 1}', '{"environment": "no GPU driver"}'])
+def test_garbage_instead_of_an_answer_is_our_trouble(tmp_path: Path, output: str) -> None:
+    python = fake_python(tmp_path, f"echo '{output}'; echo 'Segmentation fault' >&2; exit 3")
+    message = failure(tmp_path, python)
+    assert "no GPU driver" in message or "it ended with 3 and no answer: Segmentation fault" in message
+
+
+def test_a_verdict_that_was_half_written_is_asked_for_again(tmp_path: Path) -> None:
+    asked = asked_of(fake_python(tmp_path, f"cat > /dev/null; echo '{VERDICT}'"), tmp_path)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f"{key_of(asked)}.json").write_text(VERDICT[:20])
+    runner = PreflightRunner(tmp_path / "cache", lambda: None)
+    assert answer(runner, asked).parsed == "p"
+    runner.close()
+    assert json.loads((tmp_path / "cache" / f"{key_of(asked)}.json").read_text())["parsed"] == "p"
+
+
+def test_closing_ends_what_is_being_asked(tmp_path: Path) -> None:
+    python = fake_python(tmp_path, f"touch {tmp_path}/started; exec sleep 1000")
+    runner = PreflightRunner(tmp_path / "cache", lambda: None)
+    runner.ask(asked_of(python, tmp_path))
+    wait_for((tmp_path / "started").exists)
+    began = time.monotonic()
+    runner.close()
+    assert time.monotonic() - began < 100  # the sleep would be longer
+
+
+def test_the_interpreter_inherits_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUR_SECRET", "x")
+    python = fake_python(tmp_path, f"env > {tmp_path}/env; cat > /dev/null; echo '{VERDICT}'")
+    runner = PreflightRunner(tmp_path / "cache", lambda: None)
+    answer(runner, asked_of(python, tmp_path))
+    runner.close()
+    seen = (tmp_path / "env").read_text()
+    assert "OUR_SECRET" not in seen
+    assert "PYTHONDONTWRITEBYTECODE" not in seen
+    assert "HF_HUB_OFFLINE=1" in seen
+
+
+# ---------------------------------------------------------------- keys
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    site = tmp_path / "venv" / "lib" / "python3.11" / "site-packages"
+    (site / "vllm-0.32.0.dist-info").mkdir(parents=True)
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    return fake_python(tmp_path, "exit 0")
+
+
+def test_the_key_follows_the_engine_the_arguments_and_the_model(venv: Path, tmp_path: Path) -> None:
+    site = tmp_path / "venv" / "lib" / "python3.11" / "site-packages"
+    asked = asked_of(venv, tmp_path)
+    keys = [key_of(asked), key_of(asked_of(venv, tmp_path, "--x"))]
+    (tmp_path / "model" / "config.json").write_text('{"a": 1}')
+    keys.append(key_of(asked))
+    (tmp_path / "model" / "weights").touch()
+    keys.append(key_of(asked))
+    (site / "vllm-0.32.0.dist-info").rename(site / "vllm-0.33.0.dist-info")
+    keys.append(key_of(asked))
+    shutil.rmtree(tmp_path / "model")
+    keys.append(key_of(asked))
+    keys.append(key_of(replace(asked, env={**asked.env, "VLLM_X": "1"})))
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_key_is_blind_to_where_the_model_lies(venv: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(tmp_path / "model", copied)
+    assert key_of(asked_of(venv, tmp_path)) == key_of(asked_of(venv, tmp_path, model=copied))
+
+
+def test_the_version_is_read_without_running_anything(venv: Path, engine_python: Path, stock_python: Path) -> None:
+    assert engine_version(venv).startswith("vllm-0.32.0.dist-info ")
+    assert engine_version(engine_python) == engine_version(stock_python) != ""
+    assert engine_version(Path("/nowhere/bin/python")) == ""
