@@ -26,7 +26,7 @@ from reconciler.model import (
 from reconciler.report.planned import plan_document
 from reconciler.report.screen import show
 from reconciler.report.status import TargetReport
-from reconciler.report.text import Block, Changes, plan_blocks, status_blocks
+from reconciler.report.text import Block, Changes, plan_blocks, review_blocks, status_blocks
 from tests.report_world import (
     NEW,
     OLD,
@@ -206,3 +206,32 @@ def test_columns_line_up_where_nobody_draws_them() -> None:
     header = next(line for line in lines if line.startswith("SERVICE"))
     rows = [line for line in lines if line.startswith(("demo/", "production/"))]
     assert all(row[header.index("SYNC") - 1] == " " and row[header.index("SYNC")] != " " for row in rows)
+
+
+def test_several_reasons_stand_one_below_the_other() -> None:
+    missing = Health(Phase.MISSING, Reason("Blocked", "Blocked"))
+    reasons = (Reason("NoGpu", "needs 1 GPU"), Reason("NoEngine", "no interpreter", Origin("f.yaml", 4)))
+    blocked = verdict(sync=Sync.OUT_OF_SYNC, health=missing, blocked=reasons)
+    lines = plain(plan_blocks(plan_of(report(plan=planned(blocked))))).splitlines()
+    assert lines[1:4] == [
+        "  ! demo/tiny (hosts/a/tiny.yaml:7): Blocked for 2 reasons",
+        "      needs 1 GPU",
+        "      f.yaml:4: no interpreter",
+    ]
+
+
+def test_a_folder_that_is_missing_has_no_line() -> None:
+    unreadable = (Reason("Missing", "is missing from git", Origin("runtimes/", 1)),)
+    document = plan_of(report(desired=state(desired(), unreadable=unreadable)))
+    assert "  ! runtimes/: is missing from git" in plain(plan_blocks(document))
+
+
+def test_findings_read_as_compilers_write_them() -> None:
+    errors = [{"file": "b.yaml", "line": 4, "path": "spec.predictor", "message": "no runtime"}]
+    warnings = [{"file": "a.yaml", "line": 9, "path": "", "message": "defined again"}]
+    review = {"valid": False, "errors": errors, "warnings": warnings}
+    assert plain(review_blocks(review)).splitlines() == [
+        "a.yaml:9: warning: defined again",
+        "b.yaml:4: error: spec.predictor: no runtime",
+        "invalid: 1 error, 1 warning",
+    ]

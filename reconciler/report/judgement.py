@@ -66,8 +66,11 @@ def fault(service: Document) -> str:
 
 
 def place(reason: dict[str, Any]) -> str:
-    """`file:line: message`, or the message alone."""
-    return f"{reason['file']}:{reason['line']}: {reason['message']}" if reason["file"] else str(reason["message"])
+    """`file:line: message`, or the message alone. A folder has no lines."""
+    if not reason["file"]:
+        return str(reason["message"])
+    line = "" if reason["file"].endswith("/") else f":{reason['line']}"
+    return f"{reason['file']}{line}: {reason['message']}"
 
 
 def _source_faults(status: Document) -> list[str]:

@@ -136,7 +136,11 @@ def _plan_lines(service: Document) -> Iterator[str]:
     mark = _MARKS.get(service["change"])
     if mark is None:
         return
-    yield f"  {mark} {full_name(service)} ({service['origin']}): {printable(service['headline'])}"
+    # Several reasons read better one below the other.
+    several = service["blocked"] if service["change"] == "blocked" and len(service["blocked"]) > 1 else []
+    headline = f"Blocked for {len(several)} reasons" if several else service["headline"]
+    yield f"  {mark} {full_name(service)} ({service['origin']}): {printable(headline)}"
+    yield from (f"      {printable(place(one))}" for one in several)
     if service["change"] == "rejected" and service["liveDigest"]:
         yield f"      live is {short(service['liveDigest'])}"
     yield from (f"      {_action_line(action)}" for action in service["actions"])
