@@ -119,11 +119,13 @@ def test_answer_to_a_question_of_the_stage_before_is_dropped() -> None:
         answers.ready = (False, False)
         probes.watch([FIRST])
         eventually(lambda: answers.count("ready") == 1)
+        first_may_go_on, answers.go_on = answers.go_on, threading.Event()
         probes.watch([replace(FIRST, stage=Stage.SERVING)])
-        answers.stuck = set()
+        first_may_go_on.set()
+        eventually(lambda: answers.count("healthy") == 1)
+        assert probes.sight(FIRST.id) == Sight()
         answers.go_on.set()
-        eventually(lambda: probes.sight(FIRST.id).healthy is not None)
-        assert probes.sight(FIRST.id) == Sight(ready=True, healthy=True)
+        eventually(lambda: probes.sight(FIRST.id) == Sight(ready=True, healthy=True))
 
 
 def test_next_process_of_the_same_name_begins_unknown() -> None:

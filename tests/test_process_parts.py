@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,7 +94,9 @@ def test_process_is_known_by_its_start_even_with_a_hostile_name(tmp_path: Path) 
         assert stat is not None
         assert stat.parent == os.getpid()
         assert procfs.is_running(who)
-        process.kill()
+        assert not procfs.send_signal(replace(who, started=who.started - 1), signal.SIGKILL)
+        assert procfs.is_running(who), "the number was another process's before"
+        assert procfs.send_signal(who, signal.SIGKILL)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert not procfs.is_running(who), "a zombie does not run"
     finally:
