@@ -163,9 +163,11 @@ def test_exit_status_and_last_words_of_a_failed_start(daemon: Open, inventory: I
 
 
 def test_missing_interpreter_is_terminal_and_leaves_nothing(daemon: Open, inventory: Inventory) -> None:
+    temporary = standin(inventory.folder).cwd
     with pytest.raises(Terminal, match=r"/no/such/python.*No such file.*engines\[\]\.python"):
-        daemon().start(record(), StandinLaunch(("/no/such/python",), {}, standin(inventory.folder).cwd))
+        daemon().start(record(), StandinLaunch(("/no/such/python",), {}, temporary))
     assert inventory.replicas() == ()
+    assert not Path(temporary).exists()
 
 
 def test_taken_port_is_refused_before_anything_is_written(daemon: Open, inventory: Inventory) -> None:
