@@ -56,7 +56,7 @@ def _merge(base: Document, overlay: Document, keys: Mapping[str, str] = _NO_KEYS
     merged = dict(base)
     for name, value in overlay.items():
         old = base.get(name)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
+        if type(value) is dict and type(old) is dict:
             merged[name] = _merge(old, value)
         elif name in keys and isinstance(value, list) and old:
             merged[name] = _merge_lists(old, value, keys[name])

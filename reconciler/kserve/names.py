@@ -74,6 +74,8 @@ FRAMEWORKS = (
     "paddle",
 )
 
+FRAMEWORK_SET = frozenset(FRAMEWORKS)
+
 _SERVER_TYPES = {
     "kserve-mlserver": "mlserver",
     "kserve-torchserve": "torchserve",

@@ -21,10 +21,11 @@ def replace_placeholders(container: Mapping[str, Any], metadata: Mapping[str, An
     text = json.dumps(container, ensure_ascii=False, separators=(",", ":"))
     if "{{" not in text:
         return container
-    text = text.translate(_GO_JSON)
     done = _simple(text, metadata)
-    if done is None:
-        done = render(text, struct_of(metadata), html=True)
+    if done is not None:
+        simple: Mapping[str, Any] = json.loads(done)
+        return simple
+    done = render(text.translate(_GO_JSON), struct_of(metadata), html=True)
     try:
         result = json.loads(done)
     except (ValueError, RecursionError) as error:

@@ -17,7 +17,11 @@ ONE_OF_PREDICTOR = (
 
 def env_value(env: Sequence[Document] | None, name: str) -> str | None:
     """Value of the first variable of that name; None when there is no such variable."""
-    return next((item.get("value", "") for item in env or () if item.get("name") == name), None)
+    for item in env or ():
+        if item.get("name") == name:
+            value: str = item.get("value", "")
+            return value
+    return None
 
 
 def container_named(containers: Sequence[Document] | None, name: str) -> Document | None:
@@ -26,8 +30,10 @@ def container_named(containers: Sequence[Document] | None, name: str) -> Documen
 
 def implementations(predictor: Document) -> list[str]:
     """Fields that implement the predictor: framework names, `model`, and `containers` for a custom one."""
-    found = [name for name in (*names.FRAMEWORKS, "model") if name in predictor]
     containers = predictor.get("containers") or ()
+    if not containers and "model" in predictor and names.FRAMEWORK_SET.isdisjoint(predictor):
+        return ["model"]
+    found = [name for name in (*names.FRAMEWORKS, "model") if name in predictor]
     found += ["containers" for item in containers if item.get("name") == names.KSERVE_CONTAINER]
     if containers and not found:
         found.append("containers")
