@@ -125,6 +125,12 @@ def test_port_that_was_asked_for_is_taken(place: Place) -> None:
     assert write_config(place, Path(sys.executable), 18999).targets[0].routing.listen == "127.0.0.1:18999"
 
 
+def test_port_of_an_earlier_run_that_somebody_took_is_given_up(place: Place) -> None:
+    host, _, port = write_config(place, Path(sys.executable), None).targets[0].routing.listen.rpartition(":")
+    with socket.create_server((host, int(port))):
+        assert write_config(place, Path(sys.executable), None).targets[0].routing.listen != f"{host}:{port}"
+
+
 def test_taken_port_is_seen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"

@@ -22,6 +22,7 @@ from reconciler.demo.place import (
     default_folder,
     find_interpreter,
     is_free,
+    kept_listen,
     make_model,
     open_folder,
     write_config,
@@ -114,17 +115,12 @@ def _prepare(options: Options, place: Place, say: Narrator) -> Story:
 
 def _furnish(options: Options, place: Place, say: Narrator) -> Settings:
     python = find_interpreter(options.python, place)
-    if options.port and not is_free(f"127.0.0.1:{options.port}") and not _is_ours(place, options.port):
+    asked = f"127.0.0.1:{options.port}"
+    if options.port and not is_free(asked) and kept_listen(place.settings()) != asked:
         raise SettingsError(f"--port {options.port}: something listens there already; choose another port")
     say.tell(f"making a tiny model with {python}; this loads torch and takes a moment")
     say.tell("made" if make_model(place, python) else "it was made before")
     return write_config(place, python, options.port)
-
-
-def _is_ours(place: Place, port: int) -> bool:
-    """A daemon that was killed leaves its proxy behind, on purpose."""
-    known = place.settings()
-    return known is not None and known.targets[0].routing.listen == f"127.0.0.1:{port}"
 
 
 def _play(story: Story, place: Place, options: Options) -> bool:

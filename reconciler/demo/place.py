@@ -17,6 +17,7 @@ import yaml
 from reconciler.config import Settings
 from reconciler.errors import SettingsError, Terminal
 from reconciler.files import write_atomically
+from reconciler.routing.envoy import EnvoyProxy
 
 _TINY_MODEL = Path(__file__).parents[1] / "engines" / "tiny_model.py"
 _WEB_FROM = 9464
@@ -115,13 +116,23 @@ def make_model(place: Place, python: Path) -> bool:
 
 
 def write_config(place: Place, python: Path, port: int | None) -> Settings:
-    """Write the daemon's config, or bring it up to date; ports of an earlier run stay as they are. Raises Terminal."""
+    """Write the config for a daemon that does not run yet; keeps the ports of an earlier run if it can."""
     known = place.settings()
-    proxy = f"127.0.0.1:{port}" if port else known.targets[0].routing.listen if known else _free(_PROXY_FROM)
-    web = known.web.listen if known else _free(_WEB_FROM)
+    proxy = f"127.0.0.1:{port}" if port else kept_listen(known) or _free(_PROXY_FROM)
+    web = known.web.listen if known and is_free(known.web.listen) else _free(_WEB_FROM)
     text = yaml.safe_dump(_config(place, python, proxy, web), sort_keys=False)
     write_atomically(place.config, b"# Written by `reconciler demo`.\n" + text.encode())
     return Settings.load(place.config)
+
+
+def kept_listen(known: Settings | None) -> str | None:
+    """Where the proxy listened before, unless somebody else does so now."""
+    if known is None:
+        return None
+    target = known.targets[0]
+    # A daemon that was killed leaves its proxy serving, on purpose.
+    is_ours = EnvoyProxy(known.state_dir / target.name / "proxy", target.routing).observe().running
+    return target.routing.listen if is_ours or is_free(target.routing.listen) else None
 
 
 def _config(place: Place, python: Path, proxy: str, web: str) -> dict[str, object]:

@@ -92,7 +92,7 @@ class Story:
 
     def _replace_under_load(self) -> None:
         self.say.act("A change is pushed while requests keep coming")
-        load = Load(self.url, self._ways(), streams=2, posts=2, stream_tokens=200, post_tokens=16, pause=0.05).start()
+        load = Load(self.url, self._ways(), streams=2, posts=2, stream_tokens=200, post_tokens=16, pause=0.3).start()
         try:
             self._await_load(load, 20)
             begun = time.monotonic()
