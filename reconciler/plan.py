@@ -116,7 +116,7 @@ def _reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[
     for reason in desired.unreadable:
         place = reason.origin.file if reason.origin else ""
         # A service that never had a replica is known by its route alone: any file may have named it.
-        if not files or any(file == place or (place.endswith("/") and file.startswith(place)) for file in files):
+        if not files or any(file == place or file.startswith(f"{place.rstrip('/')}/") for file in files):
             return Reason("Unreadable", f"kept, because its file cannot be read: {reason.message}", reason.origin)
     if not desired.prunable:
         return Reason("NotPrunable", "kept, because this target's folder or its host.yaml is missing from git")

@@ -112,7 +112,6 @@ class Daemon:
         self._snapshot: Snapshot | None = None
         self._source_error = "not asked yet"
         self._fetched_at: float | None = None
-        self._passes = 0
         self._started_at = time.time()
         self._threads = [threading.Thread(target=self._follow_source, name="source")]
         self._threads += [threading.Thread(target=self._work, args=(p,), name=p.settings.name) for p in self._places]
@@ -216,7 +215,7 @@ class Daemon:
         place.is_turning = True
         try:
             turn = place.turner.turn(snapshot)
-            self._passes += 1
+            place.passes += 1
             return self.settings.resync if turn.again_in is None else min(turn.again_in, self.settings.resync)
         except Exception:
             # The one broad catch: a bug must not end the loop, and the traceback must be seen.
@@ -244,8 +243,12 @@ class Daemon:
             error=self._source_error,
             fetched_at=self._fetched_at,
         )
-        me = DaemonInfo(__version__, self._started_at, os.getpid(), self._passes)
+        me = DaemonInfo(__version__, self._started_at, os.getpid(), self._passes())
         return build_status(revision=revision, targets=[p.turner.report for p in self._places], daemon=me)
+
+    def _passes(self) -> int:
+        # Each target's thread counts its own.
+        return sum(place.passes for place in self._places)
 
     def history(self, service: str | None, limit: int) -> list[dict[str, str]]:
         return self._history.entries(limit, service)
@@ -256,7 +259,7 @@ class Daemon:
 
     def request_sync(self) -> int:
         self._poll()
-        needed = self._passes + sum(2 if place.is_turning else 1 for place in self._places)
+        needed = self._passes() + sum(2 if place.is_turning else 1 for place in self._places)
         self._wake_all()
         return needed
 

@@ -30,6 +30,7 @@ from reconciler.web.metrics import Metrics
 
 # Steps between two things that a person cares about.
 _QUIET = (SetRoutes, Remove)
+_LOUD = (Reject, NoteCrash)
 
 
 class Journal:
@@ -76,9 +77,10 @@ class Journal:
             return
         self._last_errors.pop((services, name), None)
         self._count(action, observed)
-        level = self._log.warning if isinstance(action, Reject | NoteCrash) else self._log.info
+        again = _is_repeated(action, observed)
+        level = self._log.debug if again else self._log.warning if isinstance(action, _LOUD) else self._log.info
         level(name, service=services, subject=subject_of(action), reason=action.reason, revision=plan.revision)
-        if not isinstance(action, _QUIET):
+        if not (again or isinstance(action, _QUIET)):
             self._history.note(self._target, plan.revision, services, name, _sentence(action), time.time())
 
     def _tell_failure(self, services: str, name: str, result: Result, plan: Plan) -> None:
@@ -131,6 +133,13 @@ def is_applied(plan: Plan, observed: Observed | Unreachable) -> bool:
     if isinstance(observed, Unreachable) or plan.actions:
         return False
     return all(verdict.sync is Sync.SYNCED for verdict in plan.verdicts.values())
+
+
+def _is_repeated(action: Action, observed: Observed | Unreachable) -> bool:
+    """A replica that does not go is told to end in every pass; people read it once."""
+    if not isinstance(action, Stop) or isinstance(observed, Unreachable):
+        return False
+    return any(r.id == action.replica and r.stopping_at is not None for r in observed.replicas)
 
 
 def _sentence(action: Action) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from reconciler import __version__
 from reconciler.config import HostTarget as TargetSettings
 from reconciler.config import Settings
 from reconciler.errors import Retryable
@@ -30,6 +28,7 @@ class Place:
     wake: threading.Event
     is_turning: bool = False
     turned_at: float = 0.0
+    passes: int = 0
 
 
 def make_folder(settings: Settings) -> None:
@@ -58,7 +57,3 @@ def make_place(settings: TargetSettings, state: Settings, history: History, metr
 
 def make_history(settings: Settings) -> History:
     return History(settings.state_dir / "state.db")
-
-
-VERSION = __version__
-Waker = Callable[[], None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from reconciler.config import HostTarget as TargetSettings
-from reconciler.desired import build_desired
+from reconciler.desired import DesiredCache, build_desired
 from reconciler.execute import execute, make_pool
 from reconciler.health import Patience
 from reconciler.loop.journal import Journal
@@ -60,7 +60,8 @@ class Turner:
         self._history = history
         self._suspension = suspension
         self._journal = journal
-        self._cache = ManifestCache()
+        self._manifests = ManifestCache()
+        self._services = DesiredCache()
         self._pool = make_pool()
         self._desired: tuple[Snapshot, DesiredState] | None = None
         self._failures = 0
@@ -92,8 +93,8 @@ class Turner:
     def desired(self, snapshot: Snapshot) -> DesiredState:
         """What this revision wants here; worked out once per revision."""
         if self._desired is None or self._desired[0] is not snapshot:
-            manifests = read_manifests(snapshot, self._cache)
-            self._desired = (snapshot, build_desired(manifests, self._settings, snapshot))
+            manifests = read_manifests(snapshot, self._manifests)
+            self._desired = (snapshot, build_desired(manifests, self._settings, snapshot, self._services))
         return self._desired[1]
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ class Metrics:
         )
         self._applied = Histogram(
             "reconciler_commit_to_applied_seconds",
-            "From the commit to the moment when a target ran as it says",
+            "From the moment a commit was seen to the moment when a target ran as it says",
             ("target",),
             buckets=_ROLLOUT_BUCKETS,
             registry=registry,

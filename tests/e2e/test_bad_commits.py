@@ -138,8 +138,8 @@ def test_a_quarantined_digest_is_tried_again_only_when_asked(make_rig: MakeRig):
 
 
 def test_the_pair_of_the_documentation_is_blocked_with_all_its_reasons(rig: Rig):
-    pair = (rig.clone / "hosts/gpu-1/granite.yaml").read_text()
-    runtime = (rig.clone / "runtimes/vllm-runtime.yaml").read_text()
+    pair = rig.read("hosts/gpu-1/granite.yaml")
+    runtime = rig.read("runtimes/vllm-runtime.yaml")
     assert "vllm-runtime" in runtime
     before = rig.pids()
     rig.write({"demo/granite.yaml": pair})

@@ -83,7 +83,7 @@ def test_rewritten_history_is_refused_until_it_is_allowed(rig: Rig):
 
 
 def test_one_broken_document_keeps_its_service_and_harms_no_other(rig: Rig):
-    text = (rig.clone / "demo/tiny.yaml").read_text()
+    text = rig.read("demo/tiny.yaml")
     rig.write({"demo/other.yaml": text.replace("name: tiny\n", "name: other\n", 1)})
     rig.converge()
     before = rig.pids()

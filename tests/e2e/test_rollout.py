@@ -94,7 +94,7 @@ def test_an_equal_value_that_only_the_engine_recognises_restarts_nothing(rig: Ri
 
 
 def test_an_edit_of_one_service_leaves_the_other_alone(rig: Rig):
-    text = (rig.clone / "demo/tiny.yaml").read_text().replace("name: tiny\n", "name: other\n", 1)
+    text = rig.read("demo/tiny.yaml").replace("name: tiny\n", "name: other\n", 1)
     rig.write({"demo/other.yaml": text})
     rig.converge()
     other = rig.pids("other")
@@ -106,7 +106,7 @@ def test_an_edit_of_one_service_leaves_the_other_alone(rig: Rig):
 
 def test_a_runtime_edit_rolls_two_services_of_two_replicas_without_loss(make_rig: MakeRig):
     rig = make_rig(memory=10)  # room for one more replica than the four
-    text = (rig.clone / "demo/tiny.yaml").read_text().replace("Replicas: 1", "Replicas: 2")
+    text = rig.read("demo/tiny.yaml").replace("Replicas: 1", "Replicas: 2")
     rig.write({"demo/tiny.yaml": text, "demo/other.yaml": text.replace("name: tiny\n", "name: other\n", 1)})
     rig.start()
     rig.converge(180)
