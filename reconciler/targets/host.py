@@ -132,7 +132,6 @@ class HostTarget:
         sight = self._probes.sight(record.id)
         late = record.ready_at is None and now - record.created_at > self._settings.rollout.ready_timeout
         failed = state.spawned and (not state.alive or sight.healthy is False or late)
-        last_words = self._supervisor.logs(record.id, _LAST_WORDS) if failed else ()
         words = self._supervisor.logs(record.id, _LINES_TO_BLAME) if failed else ()
         return Replica(
             id=record.id,
