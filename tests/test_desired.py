@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from reconciler.config import Engine, HostTarget
 from reconciler.desired import DesiredCache, build_desired
-from reconciler.effective import Unusable
+from reconciler.desired.effective import Unusable
+from reconciler.desired.origins import Origins
+from reconciler.desired.wishes import read_wishes
 from reconciler.engines.images import find_engine
 from reconciler.manifests import ManifestCache, read_manifests
 from reconciler.manifests.documents import read_file
@@ -30,8 +32,6 @@ from reconciler.model import (
     Snapshot,
     Strategy,
 )
-from reconciler.origins import Origins
-from reconciler.wishes import read_wishes
 
 PAIR = (Path(__file__).parent / "data" / "example_pair.yaml").read_text()
 PAIR_IMAGE = "quay.io/modh/vllm@sha256:8a3dd8ad6e15fe7b8e5e471037519719d4d8ad3db9d69389f2beded36a6f5b21"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.effective import Unusable
+from reconciler.desired.effective import Unusable
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Reason, Strategy
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.kserve.resolve import Resolved
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources
-from reconciler.origins import CONTAINER, Origins
 from reconciler.quantity import parse_cpu, parse_memory, parse_quantity
 
 GPU = "nvidia.com/gpu"

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from reconciler.config import HostTarget
+from reconciler.desired.origins import Origins
 from reconciler.engines.images import find_engine
 from reconciler.engines.launch import unsupported
 from reconciler.kserve.resolve import Issue
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
-from reconciler.origins import Origins
 
 # What the API server and KServe's pod webhook say of a Secret that is not there.
 _NO_SECRET = re.compile(r'secrets "([^"]+)" not found')

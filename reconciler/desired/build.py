@@ -1,0 +1,85 @@
+"""The tree as a whole → the services of one target, also those that cannot be used. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from reconciler.config import HostTarget
+from reconciler.desired.scene import SERVICE, DesiredCache, enter_scene
+from reconciler.desired.service import describe, unusable
+from reconciler.desired.unseen import is_prunable, own_file, unreadable_places
+from reconciler.manifests import Manifest, Manifests, find_duplicates
+from reconciler.model import Desired, DesiredState, Origin, Reason, Snapshot
+
+_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def build_desired(
+    manifests: Manifests, target: HostTarget, snapshot: Snapshot, cache: DesiredCache | None = None
+) -> DesiredState:
+    """Every InferenceService of the target, also those that cannot be used: these say why.
+
+    Of the snapshot only its revision and what is refused or missing are looked at.
+    """
+    cache = cache or DesiredCache()
+    services = manifests.of_kind(SERVICE)
+    bad_names = [reason for each in services if (reason := _bad_name(each))]
+    usable = [each for each in services if not _bad_name(each)]
+    scene = enter_scene(manifests, target, snapshot, cache)
+    known, cache.services = cache.services, {}
+    for each in usable:
+        cache.services[each] = known.get(each) or describe(each, scene)
+    return DesiredState(
+        target=target.name,
+        revision=snapshot.revision,
+        services=tuple(_without_doubles(cache.services, target)),
+        unreadable=(*unreadable_places(manifests, snapshot), *bad_names),
+        prunable=is_prunable(manifests, target, snapshot),
+        notes=tuple(_notes(manifests, target, snapshot)),
+    )
+
+
+def _bad_name(service: Manifest) -> Reason | None:
+    """Names become host names and folders: only what KServe accepts becomes a service at all."""
+    if _LABEL.fullmatch(service.name):
+        return None
+    text = f"{service.name} cannot name a service; begin with a letter and use small letters, digits and -, 63 at most"
+    return Reason("InvalidName", text, service.origin_of(("metadata", "name")))
+
+
+def _without_doubles(described: dict[Manifest, Desired], target: HostTarget) -> Iterator[Desired]:
+    doubles = {group[0]: group for group in find_duplicates(described, target.default_namespace)}
+    hidden = {manifest for group in doubles.values() for manifest in group[1:]}
+    for manifest, desired in described.items():
+        if manifest in doubles:
+            problems = tuple(_doubled(each, doubles[manifest]) for each in doubles[manifest])
+            yield unusable(desired.id, manifest, problems)
+        elif manifest not in hidden:
+            yield desired
+
+
+def _doubled(manifest: Manifest, group: Iterable[Manifest]) -> Reason:
+    others = " and ".join(str(each.origin) for each in group if each is not manifest)
+    return Reason(
+        "Duplicate", f"{manifest.kind} {manifest.name} is also written at {others}; keep one", manifest.origin
+    )
+
+
+def _notes(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Iterator[Reason]:
+    yield from manifests.notes
+    if not is_prunable(manifests, target, snapshot):
+        file = own_file(target)
+        text = f"{file} is missing or holds no Host document: nothing is pruned on {target.name}; restore it"
+        yield Reason("NotPrunable", text, Origin(file, 1))
+    for each in manifests.of_kind("Host"):
+        if each.name != target.name:
+            text = f"this file says host {each.name}, the config calls this target {target.name}"
+            yield Reason("HostNameMismatch", text, each.origin_of(("metadata", "name")))
+    for each in manifests.of_kind("LLMInferenceService", "Cluster"):
+        yield Reason("NotOnHosts", f"{each.kind} {each.name} is for Kubernetes clusters; ignored here", each.origin)
+    others = [each for each in manifests.documents if each.kind != SERVICE]
+    for group in find_duplicates(others, target.default_namespace):
+        yield from (_doubled(each, group) for each in group)
+    for each in others:
+        yield from each.warnings

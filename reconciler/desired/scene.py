@@ -1,0 +1,76 @@
+"""What the services of one tree share: runtimes, ConfigMaps, and what cannot be told. Kept while it stays the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.config import HostTarget
+from reconciler.desired.unseen import possible_runtimes
+from reconciler.kserve.resolve import World
+from reconciler.manifests import Manifest, Manifests, find_duplicates
+from reconciler.model import Desired, Reason, Snapshot
+
+# A host's replicas are like the pods of a Deployment, so KServe's rules for that mode hold.
+HOST_MODE = "Standard"
+SERVICE = "InferenceService"
+
+_RUNTIMES = ("ServingRuntime", "ClusterServingRuntime")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything of one tree that a service's outcome depends on, beside its own document."""
+
+    target: HostTarget
+    world: World
+    runtimes: dict[tuple[str, str, str], Manifest]
+    config_maps: dict[tuple[str, str], dict[str, Any]]
+    doubled: frozenset[Manifest]
+    uncertain: tuple[Reason, ...]
+
+
+@dataclass(slots=True)
+class DesiredCache:
+    """Remembers the outcome of every service while nothing it depends on changes. One for each target."""
+
+    key: tuple[Any, ...] = ()
+    scene: Scene | None = None
+    services: dict[Manifest, Desired] = field(default_factory=dict)
+
+
+def enter_scene(manifests: Manifests, target: HostTarget, snapshot: Snapshot, cache: DesiredCache) -> Scene:
+    """The scene of last time if nothing in it changed; else a new one, and the cache is emptied."""
+    others = tuple(each for each in manifests.documents if each.kind != SERVICE)
+    uncertain = tuple(possible_runtimes(manifests, snapshot))
+    key = (target, uncertain, others)
+    if cache.scene is None or cache.key != key:
+        cache.key, cache.services = key, {}
+        cache.scene = _new_scene(others, target, uncertain)
+    return cache.scene
+
+
+def _new_scene(others: tuple[Manifest, ...], target: HostTarget, uncertain: tuple[Reason, ...]) -> Scene:
+    home = target.default_namespace
+    doubles = find_duplicates(others, home)
+    hidden = {manifest for group in doubles for manifest in group[1:]}
+    single = [each for each in others if each not in hidden]
+    return Scene(
+        target=target,
+        world=World.build([each.data for each in single], default_namespace=home, default_mode=HOST_MODE),
+        runtimes={
+            (each.kind, each.namespace or home if each.kind == "ServingRuntime" else "", each.name): each
+            for each in single
+            if each.kind in _RUNTIMES
+        },
+        config_maps={
+            (each.namespace or home, each.name): _data_of(each) for each in single if each.kind == "ConfigMap"
+        },
+        doubled=frozenset(manifest for group in doubles for manifest in group),
+        uncertain=uncertain,
+    )
+
+
+def _data_of(config_map: Manifest) -> dict[str, Any]:
+    data = config_map.data.get("data")
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,147 @@
+"""One InferenceService → what git wants of it here, or why it cannot be used. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from reconciler.desired.effective import (
+    Surroundings,
+    Unusable,
+    argument_origins,
+    build_spec,
+    find_container,
+    ignored_volumes,
+    names_of,
+)
+from reconciler.desired.obstacles import find_obstacles, missing_secret
+from reconciler.desired.origins import CONTAINER, Origins
+from reconciler.desired.scene import Scene
+from reconciler.desired.wishes import Wishes, read_display_name, read_wishes
+from reconciler.digest import digest
+from reconciler.kserve.resolve import Issue, Resolved, resolve
+from reconciler.manifests import Manifest
+from reconciler.model import Desired, Reason, ServiceId
+
+_ADDED_BY_KSERVE = frozenset({CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
+
+
+def describe(service: Manifest, scene: Scene) -> Desired:
+    """A service with its spec, or with the problems that stand in the way of one."""
+    key = ServiceId(service.namespace or scene.target.default_namespace, service.name)
+    resolved = resolve(service.data, scene.world)
+    runtime = _runtime_of(resolved, scene)
+    origins = Origins(service, runtime)
+    warnings = tuple(_reason(each, origins) for each in resolved.warnings)
+    errors = [(issue, missing_secret(issue, origins)) for issue in resolved.errors]
+    secrets = tuple(secret for _, secret in errors if secret)
+    problems = [*(_reason(issue, origins) for issue, secret in errors if not secret), *_beyond_hosts(service)]
+    if not problems:
+        problems += _unsure_of_runtime(service, resolved, runtime, scene)
+    if problems:
+        return unusable(key, service, tuple(problems), warnings)
+    try:
+        usable = _usable(key, resolved, origins, scene, warnings)
+    except Unusable as problem:
+        return unusable(key, service, (problem.reason,), warnings)
+    return replace(usable, blocked=(*usable.blocked, *secrets)) if secrets else usable
+
+
+def unusable(
+    key: ServiceId, manifest: Manifest, problems: tuple[Reason, ...], warnings: tuple[Reason, ...] = ()
+) -> Desired:
+    """A service whose documents cannot be used: what runs of it is kept."""
+    return Desired(
+        id=key,
+        origin=manifest.origin,
+        spec=None,
+        digest="",
+        problems=problems,
+        warnings=(*manifest.warnings, *warnings),
+        display_name=read_display_name(manifest),
+    )
+
+
+def _usable(
+    key: ServiceId, resolved: Resolved, origins: Origins, scene: Scene, warnings: tuple[Reason, ...]
+) -> Desired:
+    service = origins.service
+    container = find_container(resolved.pod)
+    if container is None:
+        raise Unusable(Reason("InvalidPredictorSpec", f"there is no container named {CONTAINER}", service.origin))
+    wishes = read_wishes(service)
+    spec = build_spec(resolved, container, Surroundings(key.namespace, resolved.pod, scene.config_maps), origins)
+    arguments = argument_origins(resolved, spec, origins)
+    ignored = _ignored(service, resolved, wishes, ignored_volumes(resolved, container))
+    return Desired(
+        id=key,
+        origin=service.origin,
+        spec=spec,
+        digest=digest(spec),
+        replicas=wishes.replicas,
+        strategy=wishes.strategy,
+        canary_percent=wishes.canary_percent,
+        drain_timeout=wishes.drain_timeout,
+        request_timeout=wishes.request_timeout,
+        argument_origins=arguments,
+        blocked=tuple(find_obstacles(spec, arguments, scene.target, origins)),
+        warnings=(*service.warnings, *warnings, *ignored),
+        display_name=wishes.display_name,
+    )
+
+
+def _reason(issue: Issue, origins: Origins) -> Reason:
+    return Reason(issue.reason, issue.message, origins.of_field(issue.path) if issue.path else origins.service.origin)
+
+
+def _runtime_of(resolved: Resolved, scene: Scene) -> Manifest | None:
+    if resolved.runtime is None:
+        return None
+    return scene.runtimes.get((resolved.runtime.kind, resolved.runtime.namespace, resolved.runtime.name))
+
+
+def _beyond_hosts(service: Manifest) -> Iterator[Reason]:
+    spec = service.data.get("spec")
+    spec = spec if isinstance(spec, dict) else {}
+    predictor = spec.get("predictor")
+    found = [("spec", name) for name in ("transformer", "explainer", "canary") if spec.get(name)]
+    if isinstance(predictor, dict) and predictor.get("workerSpec") is not None:
+        found.append(("spec", "predictor", "workerSpec"))  # type: ignore[arg-type]
+    for path in found:
+        text = f"{'.'.join(path)} is not for hosts; run this service on a Kubernetes cluster, or remove it"
+        yield Reason("NotOnHosts", text, service.origin_of(path))
+
+
+def _unsure_of_runtime(
+    service: Manifest, resolved: Resolved, runtime: Manifest | None, scene: Scene
+) -> Iterator[Reason]:
+    """A runtime that is written twice, or that another might outrank if only we could read it."""
+    if runtime is None:
+        return
+    if runtime in scene.doubled:
+        text = f"its runtime {runtime.name} ({runtime.origin}) is written more than once; keep one"
+        yield Reason("Duplicate", text, service.origin)
+    named = _names_runtime(service)
+    if scene.uncertain and (not named or runtime.kind == "ClusterServingRuntime"):
+        first = scene.uncertain[0]
+        text = f"{first} - and that may hold the runtime this service would get; what runs is kept until it is readable"
+        yield Reason("RuntimeUncertain", text, service.origin)
+
+
+def _names_runtime(service: Manifest) -> bool:
+    predictor = service.data["spec"].get("predictor")
+    values = predictor.values() if isinstance(predictor, dict) else ()
+    return any(isinstance(value, dict) and value.get("runtime") for value in values)
+
+
+def _ignored(service: Manifest, resolved: Resolved, wishes: Wishes, volumes: list[str]) -> Iterator[Reason]:
+    """What a cluster would do and a host does not."""
+    highest = service.data["spec"]["predictor"].get("maxReplicas")
+    if isinstance(highest, int) and highest > max(wishes.replicas, 1):
+        text = f"maxReplicas is {highest}, but hosts do not scale by themselves: {wishes.replicas} will run"
+        yield Reason("NoAutoscaling", text, service.origin_of(("spec", "predictor", "maxReplicas")))
+    for key, what in (("containers", "container"), ("initContainers", "init container")):
+        for name in names_of(resolved.pod.get(key), _ADDED_BY_KSERVE):
+            yield Reason("ContainerIgnored", f"a host does not run the {what} {name}", service.origin)
+    for name in volumes:
+        yield Reason("VolumeIgnored", f"a host does not provide the volume {name}", service.origin)
