@@ -40,7 +40,7 @@ class Source(_Section):
     url: str = Field(description="Repository: https://…, ssh://…, user@host:path, file:///… or a local path")
     branch: str | None = Field(None, description="Branch to follow (`main` when nothing else is named)")
     tag: str | None = Field(None, description="Tag to follow")
-    semver: str | None = Field(None, description="Highest tag in this range, for example `>=1.2.0 <2.0.0`")
+    semver: str | None = Field(None, description="Highest x.y.z tag (with or without `v`) in this range, in npm's syntax: `>=1.2.0 <2.0.0`")
     commit: str | None = Field(None, description="One commit, all 40 digits")
     interval: Seconds = Field(60.0, description="How often the remote is asked; a local repository is watched too")
     timeout: Seconds = Field(60.0, description="Longest time for one git call")

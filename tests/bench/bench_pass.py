@@ -1,0 +1,153 @@
+"""Whole passes over many services, from a real snapshot to the report, with a synthetic answer of the target.
+
+Prints JSON: a first pass (parse, resolve, plan), passes that change nothing, and the memory of the process.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from reconciler.config import HostTarget
+from reconciler.loop.journal import Journal
+from reconciler.loop.turn import Turner
+from reconciler.model import (
+    Capacity,
+    Desired,
+    Endpoint,
+    File,
+    Lease,
+    Observed,
+    Owned,
+    Promoted,
+    Replica,
+    ReplicaId,
+    Routed,
+    ServiceRoute,
+    Snapshot,
+)
+from reconciler.report.history import History
+from reconciler.suspension import Suspension
+from reconciler.web.metrics import Metrics
+
+LAYOUT = Path(__file__).parents[2] / "repo_layout"
+
+
+class Synthetic:
+    """A target on which every service already runs as git says."""
+
+    name = "demo"
+
+    def __init__(self) -> None:
+        self._answer: Observed | None = None
+        self.written = 0
+
+    def observe(self, wanted: tuple[Desired, ...]) -> Observed:
+        if self._answer is None:
+            replicas = tuple(_replica(one, 20000 + n) for n, one in enumerate(wanted))
+            self._answer = Observed(
+                target=self.name,
+                at=time.time(),
+                replicas=replicas,
+                capacity=Capacity(10**9, 10**18),
+                owned={one.id: _owned(one) for one in wanted},
+                routes={r.service: ServiceRoute(r.service, (Endpoint(r.id, r.lease.port),)) for r in replicas},
+            )
+        # A real answer is new every time: nothing may rest on its being the same object.
+        copies = tuple(replace(replica) for replica in self._answer.replicas)
+        return replace(self._answer, at=time.time(), replicas=copies)
+
+    def perform(self, action: object) -> None:
+        self.written += 1
+
+    def close(self) -> None:
+        return
+
+
+def _replica(want: Desired, port: int) -> Replica:
+    assert want.spec is not None, want.problems
+    return Replica(
+        id=ReplicaId(want.id, f"{want.digest[:8]}-0"),
+        digest=want.digest,
+        spec=want.spec,
+        origin=want.origin,
+        lease=Lease(port),
+        created_at=1.0,
+        ready_at=2.0,
+        healthy=True,
+        routed=Routed.ACTIVE,
+    )
+
+
+def _owned(want: Desired) -> Owned:
+    assert want.spec is not None
+    promoted = Promoted(want.digest, want.spec, 1, want.origin, "r", 3.0, want.drain_timeout)
+    return Owned(want.id, want.origin, promoted)
+
+
+def _snapshot(count: int) -> Snapshot:
+    service = (LAYOUT / "demo/tiny.yaml").read_text()
+    files = [_file("runtimes/vllm-cpu.yaml", (LAYOUT / "runtimes/vllm-cpu.yaml").read_text())]
+    files.append(_file("demo/host.yaml", (LAYOUT / "demo/host.yaml").read_text()))
+    files += [_file(f"demo/s{n}.yaml", service.replace("name: tiny\n", f"name: s{n}\n", 1)) for n in range(count)]
+    return Snapshot("a" * 40, tuple(files))
+
+
+def _file(path: str, text: str) -> File:
+    return File(path, str(hash((path, text))), text.encode())
+
+
+def measure(count: int) -> dict[str, float]:
+    settings = HostTarget.model_validate(
+        {
+            "name": "demo",
+            "paths": ["runtimes", "demo"],
+            "engines": [{"image": "vllm/vllm-openai-cpu:*", "python": sys.executable}],
+            "volumes": {"models": "/models"},
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        history = History(Path(folder) / "state.db")
+        target = Synthetic()
+        journal = Journal("demo", history, Metrics())
+        turner = Turner(settings, target, history, Suspension(Path(folder) / "suspended.json"), journal)
+        snapshot = _snapshot(count)
+        began, began_cpu = time.perf_counter(), time.process_time()
+        turner.turn(snapshot)
+        cold, cold_cpu = time.perf_counter() - began, time.process_time() - began_cpu
+        walls, cpus = [], []
+        for _ in range(9):
+            wall, cpu = time.perf_counter(), time.process_time()
+            turn = turner.turn(snapshot)
+            walls.append(time.perf_counter() - wall)
+            cpus.append(time.process_time() - cpu)
+            assert not turn.plan.actions
+        assert target.written == 0
+        turner.close()
+        history.close()
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        f"first_pass_{count}_services_ms": round(cold * 1e3, 1),
+        f"first_pass_{count}_services_cpu_ms": round(cold_cpu * 1e3, 1),
+        f"noop_pass_{count}_services_ms": round(statistics.median(walls) * 1e3, 2),
+        f"noop_pass_{count}_services_cpu_ms": round(statistics.median(cpus) * 1e3, 2),
+        f"rss_{count}_services_mib": round(rss, 1),
+    }
+
+
+if __name__ == "__main__":
+    import structlog
+
+    structlog.configure(
+        processors=[structlog.processors.KeyValueRenderer()], logger_factory=structlog.ReturnLoggerFactory()
+    )
+    figures: dict[str, float] = {}
+    for number in (1_000, 10_000):
+        figures |= measure(number)
+    print(json.dumps(figures))
