@@ -34,28 +34,38 @@ def run_daemon(settings: Settings, path: Path) -> int:
     """Run until SIGTERM or SIGINT; SIGHUP reads the config again. Workloads go on serving."""
     logs.configure(settings.log)
     signals = _Signals()
-    while True:
-        daemon = Daemon(settings)
-        daemon.start()
-        reload = _mind(daemon, signals)
-        if not reload:
-            notify("STOPPING=1")
-            daemon.stop()
-            log.info("stopped", workloads="go on serving")
-            return 0
-        settings = _read_again(path, settings)
+    daemon = _begin(settings)
+    while _mind(daemon, signals):
+        known = daemon.settings
+        wanted = _read_again(path, known)
         daemon.stop()
-        logs.configure(settings.log)
+        logs.configure(wanted.log)
+        daemon = _begin(wanted, fallback=known)
+    notify("STOPPING=1")
+    daemon.stop()
+    log.info("stopped", workloads="go on serving")
+    return 0
+
+
+def _begin(settings: Settings, fallback: Settings | None = None) -> Daemon:
+    """Start a daemon; with settings that cannot be used, go back to those that could. Raises ReconcileError."""
+    daemon = Daemon(settings)
+    try:
+        daemon.start()
+    except ReconcileError as error:
+        daemon.stop()
+        if fallback is None:
+            raise
+        log.error("config_rejected", error=str(error), kept="the settings that were in force")
+        return _begin(fallback)
+    notify("READY=1")
+    return daemon
 
 
 def _mind(daemon: Daemon, signals: _Signals) -> bool:
     """Wait for a signal, telling systemd that we are alive. True: the config is to be read again."""
     interval = watchdog_interval()
-    told_ready = False
     while not signals.wait(min(interval or 1.0, 1.0)):
-        if not told_ready and daemon.is_ready():
-            notify("READY=1")
-            told_ready = True
         if interval and daemon.heartbeat() < max(60.0, 3 * daemon.settings.resync):
             notify("WATCHDOG=1")
     if signals.stop.is_set():
@@ -122,7 +132,7 @@ class Daemon:
             place.target.lock()
         self._web.start()
         self._snapshot = self._last_good()
-        self._watch.start()
+        self._start_watch()
         for place in self._places:
             place.turned_at = time.monotonic()
         for thread in self._threads:
@@ -153,6 +163,12 @@ class Daemon:
         except ReconcileError as error:
             self._source_error = str(error)
             return None
+
+    def _start_watch(self) -> None:
+        try:
+            self._watch.start()
+        except ReconcileError as error:
+            log.warning("source_not_watched", error=str(error), instead="it is asked every source.interval")
 
     def _wake_source(self) -> None:
         self._ask.set()
@@ -225,10 +241,6 @@ class Daemon:
             place.is_turning = False
 
     # ------------------------------------------------------------ what the web side asks
-
-    def is_ready(self) -> bool:
-        """Has every target had its first pass?"""
-        return all(place.turner.report.plan is not None for place in self._places)
 
     def heartbeat(self) -> float:
         return time.monotonic() - min(place.turned_at for place in self._places)
