@@ -49,11 +49,10 @@ def run_daemon(settings: Settings, path: Path) -> int:
 
 def _begin(settings: Settings, fallback: Settings | None = None) -> Daemon:
     """Start a daemon; with settings that cannot be used, go back to those that could. Raises ReconcileError."""
-    daemon = Daemon(settings)
     try:
+        daemon = Daemon(settings)
         daemon.start()
     except ReconcileError as error:
-        daemon.stop()
         if fallback is None:
             raise
         log.error("config_rejected", error=str(error), kept="the settings that were in force")
@@ -127,7 +126,14 @@ class Daemon:
         self._threads += [threading.Thread(target=self._work, args=(p,), name=p.settings.name) for p in self._places]
 
     def start(self) -> None:
-        """Take the locks, then begin. Raises ReconcileError."""
+        """Take the locks, then begin. Raises ReconcileError, and lets go of everything again."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
         for place in self._places:
             place.target.lock()
         self._web.start()

@@ -47,8 +47,8 @@ def test_rejected_before_anything_is_touched(rig: Rig, mistake: Mistake):
     if mistake.pattern.startswith("--"):
         assert line.startswith(place), (place, line)
     assert rejected["file"] == TINY
-    assert rig.ask("sync", expect=1).stdout
-    assert rig.ask("status", expect=1).stdout
+    assert place in rig.ask("sync", expect=1).stderr
+    assert place in rig.ask("status", expect=1).stdout
     rig.repository.revert()
     rig.converge()
     assert rig.pids() == before
@@ -150,5 +150,5 @@ def test_the_pair_of_the_documentation_is_blocked_with_all_its_reasons(rig: Rig)
     assert len(reasons) > 1, granite
     assert not rig.records("granite")
     assert rig.pids() == before
-    assert rig.ask("sync", expect=1).stdout
+    assert "Blocked" in rig.ask("sync", expect=1).stderr
     assert "Blocked" in rig.ask("plan").stdout
