@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from reconciler import config
 from reconciler.errors import Retryable, SettingsError, Terminal
+from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import EffectiveSpec, Gpu, Mount
-from reconciler.quantity import parse_cpu, parse_memory
 from reconciler.targets import logs, procfs
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus, Holder
@@ -249,7 +249,7 @@ def test_free_ports_are_neither_leased_nor_listened_on() -> None:
 
 @given(st.integers(0, 10**9), st.sampled_from(["Ki", "Mi", "Gi", "Ti"]))
 def test_memory_is_counted_exactly(number: int, suffix: str) -> None:
-    assert parse_memory(f"{number}{suffix}") == number * 1024 ** (["Ki", "Mi", "Gi", "Ti"].index(suffix) + 1)
+    assert memory_bytes(f"{number}{suffix}") == number * 1024 ** (["Ki", "Mi", "Gi", "Ti"].index(suffix) + 1)
 
 
 @pytest.mark.parametrize(
@@ -257,13 +257,13 @@ def test_memory_is_counted_exactly(number: int, suffix: str) -> None:
     [("2", 2000), ("500m", 500), ("1.5", 1500), ("0.1", 100), (".5", 500), ("1e1", 10000), ("1u", 1)],
 )
 def test_cpu_as_kubernetes_writes_it(text: str, millis: int) -> None:
-    assert parse_cpu(text) == millis
+    assert cpu_millis(text) == millis
 
 
 @pytest.mark.parametrize("text", ["", "1 Gi", "1gi", "Gi", "1KiB", "0x10", "--1", "1e", "nan", "inf", "-1", "1e9999"])
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"quantity|negative"):
-        parse_memory(text)
+        memory_bytes(text)
 
 
 # ---------------------------------------------------------------- where models lie

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.desired.origins import CONTAINER, Origins
+from reconciler.kserve.quantity import amount, cpu_millis, memory_bytes
 from reconciler.kserve.resolve import Resolved
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources
-from reconciler.quantity import parse_cpu, parse_memory, parse_quantity
 
 GPU = "nvidia.com/gpu"
 ConfigMaps = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -174,14 +174,14 @@ def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
     devices = [(name, read(name, _parse_count)) for name in sorted(wanted) if "/" in name and name != GPU]
     return Resources(
         gpus=read(GPU, _parse_count),
-        cpu_millis=read("cpu", parse_cpu),
-        memory_bytes=read("memory", parse_memory),
+        cpu_millis=read("cpu", cpu_millis),
+        memory_bytes=read("memory", memory_bytes),
         other=tuple((name, count) for name, count in devices if count),
     )
 
 
 def _parse_count(text: str) -> int:
-    count = parse_quantity(text)
+    count = amount(text)
     if count < 0 or count != count.to_integral_value():
         raise ValueError(f'"{text}" is not a whole number of devices')
     return int(count)

@@ -1,4 +1,4 @@
-"""Kubernetes quantities: what is one, how much it is, and how the API server writes it."""
+"""Kubernetes quantities: what is one, how much it is, and how the API server writes it. Pure."""
 
 from __future__ import annotations
 
@@ -28,8 +28,24 @@ def amount(value: object) -> Decimal:
     """How much a quantity is. Raises ValueError."""
     found = _amount(str(value)) if len(str(value)) <= _MAX_DIGITS else None
     if found is None:
-        raise ValueError(f'"{value}" is not a quantity')
+        raise ValueError(f'"{value}" is not a quantity; write for example 500m, 2, 1.5 or 48Gi')
     return found
+
+
+def cpu_millis(value: object) -> int:
+    """Thousandths of a core, rounded up as Kubernetes does. Raises ValueError."""
+    return _whole(amount(value) * 1000, value)
+
+
+def memory_bytes(value: object) -> int:
+    """Bytes, rounded up as Kubernetes does. Raises ValueError."""
+    return _whole(amount(value), value)
+
+
+def _whole(exact: Decimal, value: object) -> int:
+    if exact < 0:
+        raise ValueError(f'"{value}" is negative')
+    return int(exact.to_integral_value(ROUND_CEILING))
 
 
 @lru_cache(4096)

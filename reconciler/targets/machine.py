@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 from reconciler import config
 from reconciler.errors import SettingsError
+from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import Capacity
-from reconciler.quantity import parse_cpu, parse_memory
 from reconciler.targets import procfs
 from reconciler.targets.gpus import Gpus
 
@@ -20,8 +20,8 @@ class Machine:
         self._gpus = gpus
         self._ports = settings.port_range
         limits = settings.allocatable
-        self._cpu = _least((os.cpu_count() or 1) * 1000, limits.cpu, parse_cpu, "cpu", settings.name)
-        self._memory = _least(_memory_total(), limits.memory, parse_memory, "memory", settings.name)
+        self._cpu = _least((os.cpu_count() or 1) * 1000, limits.cpu, cpu_millis, "cpu", settings.name)
+        self._memory = _least(_memory_total(), limits.memory, memory_bytes, "memory", settings.name)
 
     def capacity(self, leased: Iterable[int]) -> Capacity:
         """Raises Retryable when the GPUs cannot be listed."""
