@@ -1,4 +1,4 @@
-"""The daemon, killed with -9 at one boundary: before or after an action, or between two writes inside one.
+"""The daemon, killed with -9 at one boundary: before an action, or before a write inside one.
 
 usage: crashing.py N run --config FILE. Boundaries are counted from the first action on. What is killed is the real
 program: only its functions are wrapped to count.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from reconciler import execute, files
+from reconciler import execute
 from reconciler.cli import main
-from reconciler.targets import host, process
 
 _LOCK = threading.Lock()
 _LEFT = [int(sys.argv[1])]
@@ -30,33 +32,18 @@ def boundary(name: str) -> None:
         _LEFT[0] -= 1
 
 
-def wrapped(module: object, name: str, label: str) -> None:
+def wrap(module: object, name: str, label: Callable[..., str]) -> None:
     real = getattr(module, name)
 
-    def call(*arguments: object, **named: object) -> object:
-        boundary(f"before {label}")
-        result = real(*arguments, **named)
-        boundary(f"after {label}")
-        return result
+    def call(*arguments: Any, **named: Any) -> Any:
+        boundary(label(*arguments))
+        return real(*arguments, **named)
 
     setattr(module, name, call)
 
 
-def wrap_actions() -> None:
-    real = execute._run
-
-    def run(action: object, *rest: object) -> object:
-        boundary(f"before {type(action).__name__}")
-        result = real(action, *rest)
-        boundary(f"after {type(action).__name__}")
-        return result
-
-    execute._run = run
-
-
-wrap_actions()
-for module in {host, process, files}:
-    if hasattr(module, "write_atomically"):
-        wrapped(module, "write_atomically", "write")
+wrap(execute, "_run", lambda action, *_: type(action).__name__)
+wrap(Path, "rename", lambda path, *_: f"rename {path.name}")
+wrap(subprocess, "Popen", lambda argv, *_: f"spawn {Path(argv[0]).name}")
 sys.argv = ["reconciler", *sys.argv[2:]]
 main()
