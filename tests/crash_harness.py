@@ -44,7 +44,8 @@ from reconciler.model import (
 from reconciler.targets import scratch
 from reconciler.targets.census import Census, Trace, marker_of
 from reconciler.targets.host import HostTarget
-from tests.world import ORIGIN, SERVICE, eventually, free_port, is_up, record
+from tests.ports import free_port
+from tests.world import ORIGIN, SERVICE, eventually, is_up, record
 
 DIGEST, OTHER = "a" * 64, "b" * 64
 REPLICA = ReplicaId(SERVICE, "aaaaaaaa-0")

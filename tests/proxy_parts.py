@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import http.client
 import json
-import socket
 import threading
 import time
 from collections import Counter
@@ -15,12 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.model import Endpoint, ReplicaId, ServiceId, ServiceRoute
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 class Backend:

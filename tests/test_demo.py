@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import stat
-import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
@@ -25,13 +24,9 @@ from reconciler.demo.place import (
 )
 from reconciler.demo.repository import Repository, find_layout
 from reconciler.errors import SettingsError, Terminal
+from tests.git_repository import git
 
 MANIFEST = "demo/tiny.yaml"
-
-
-def git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(("git", "-C", str(folder), *arguments), check=True, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 
 from reconciler.engines.probe import Probe, count_requests, fatal_reason, is_port_conflict
 from tests.engine.fixtures import engine_processes
-from tests.engine.server import free_port, running, wait_for
+from tests.engine.server import running, wait_for
+from tests.ports import free_port
 
 engine = pytest.mark.engine
 

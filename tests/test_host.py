@@ -45,7 +45,8 @@ from reconciler.model import (
 )
 from reconciler.targets.host import HostTarget
 from tests.crash_harness import DIGEST, OTHER, REPLICA, SPEC, make_ready, settings
-from tests.world import ORIGIN, SERVICE, eventually, exists, free_port
+from tests.ports import free_port
+from tests.world import ORIGIN, SERVICE, eventually, exists
 
 SECOND = ReplicaId(SERVICE, "aaaaaaaa-1")
 

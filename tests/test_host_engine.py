@@ -39,7 +39,8 @@ from reconciler.routing.envoy import EnvoyProxy
 from reconciler.targets import procfs, scratch
 from reconciler.targets.census import Census, Trace, marker_of
 from reconciler.targets.host import HostTarget
-from tests.world import ORIGIN, SERVICE, eventually, free_port
+from tests.ports import free_port
+from tests.world import ORIGIN, SERVICE, eventually
 
 pytestmark = pytest.mark.engine
 

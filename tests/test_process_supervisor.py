@@ -19,7 +19,8 @@ from reconciler.targets import census, procfs, scratch
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.supervisor import ProcessState
-from tests.world import StandinLaunch, eventually, exists, free_port, is_up, record, said, standin
+from tests.ports import free_port
+from tests.world import StandinLaunch, eventually, exists, is_up, record, said, standin
 
 Open = Callable[[], ProcessSupervisor]
 

@@ -21,7 +21,8 @@ from reconciler.model import Routed
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.routing.process import find
 from reconciler.routing.static import parse_listen
-from tests.proxy_parts import Backend, ask, free_port, route, service, wait_for
+from tests.ports import free_port
+from tests.proxy_parts import Backend, ask, route, service, wait_for
 
 DAEMON = """
 import os, signal, sys

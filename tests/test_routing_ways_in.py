@@ -13,7 +13,8 @@ import pytest
 from reconciler.config import Routing
 from reconciler.model import ServiceRoute
 from reconciler.routing.envoy import EnvoyProxy
-from tests.proxy_parts import Answer, Backend, ask, free_port, route, seat, service, wait_for
+from tests.ports import free_port
+from tests.proxy_parts import Answer, Backend, ask, route, seat, service, wait_for
 
 LIMIT = 200_000
 

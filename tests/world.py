@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import EffectiveSpec, Lease, Origin, ReplicaId, ServiceId
 from reconciler.targets import procfs, scratch
+from tests.ports import free_port
 
 STANDIN = Path(__file__).parent / "standin.py"
 SERVICE = ServiceId("default", "chat")
@@ -45,12 +45,6 @@ def record(serial: str = "aaaaaaaa-0", port: int = 0, gpus: tuple[str, ...] = ()
         revision="1" * 40,
         boot=procfs.boot_id(),
     )
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def eventually(claim: Callable[[], object], within: float = 30.0) -> None:

@@ -6,27 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.kserve.names import FRAMEWORKS
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Origin
 
 CONTAINER = "kserve-container"
 _PREDICTOR: FieldPath = ("spec", "predictor")
 # Where a service may hold the fields of its container: `model`, or one of the older fields named by a framework.
-_IMPLEMENTATIONS = frozenset(
-    {
-        "model",
-        "huggingface",
-        "lightgbm",
-        "onnx",
-        "paddle",
-        "pmml",
-        "pytorch",
-        "sklearn",
-        "tensorflow",
-        "triton",
-        "xgboost",
-    }
-)
+_IMPLEMENTATIONS = frozenset({"model", *FRAMEWORKS})
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 from reconciler.config import Routing
 from reconciler.model import ServiceRoute
 from reconciler.routing.envoy import EnvoyProxy
-from tests.proxy_parts import Backend, free_port, route
+from tests.ports import free_port
+from tests.proxy_parts import Backend, route
 
 SIZES = {"2kb": 2_000, "100kb": 100_000}
 

@@ -25,6 +25,7 @@ from reconciler.demo.load import Load
 from reconciler.demo.repository import Repository
 from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.web.client import DaemonClient, NoDaemon
+from tests.ports import free_port
 
 LAYOUT = Path(__file__).parents[2] / "repo_layout"
 CRASHING = Path(__file__).parent / "crashing.py"
@@ -219,12 +220,6 @@ class Rig:
         left = stop_workloads(self.settings)
         shutil.rmtree(self.folder, ignore_errors=True)
         assert not left, left
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def free_range(length: int = 41) -> int:

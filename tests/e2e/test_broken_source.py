@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 
 import pytest
 
 from tests.e2e.rig import Rig
+from tests.git_repository import git
 
 pytestmark = pytest.mark.e2e
-
-
-def git(rig: Rig, *arguments: str) -> str:
-    who = ("-c", "user.name=x", "-c", "user.email=x@example.com")
-    return subprocess.run(
-        ["git", "-C", str(rig.clone), *who, *arguments], check=True, capture_output=True, text=True
-    ).stdout
 
 
 def assert_untouched(rig: Rig, before: set[int]) -> None:
@@ -28,9 +21,9 @@ def assert_untouched(rig: Rig, before: set[int]) -> None:
 
 def test_an_empty_tree_prunes_nothing(rig: Rig):
     before = rig.pids()
-    git(rig, "rm", "-r", "-q", ".")
-    git(rig, "commit", "-q", "-m", "Remove everything")
-    git(rig, "push", "-q", "origin", "HEAD:main")
+    git(rig.clone, "rm", "-r", "-q", ".")
+    git(rig.clone, "commit", "-q", "-m", "Remove everything")
+    git(rig.clone, "push", "-q", "origin", "HEAD:main")
     rig.wait("the note", lambda: not rig.status()["targets"][0]["prunable"])
     assert_untouched(rig, before)
     assert "host.yaml" in rig.ask("status", expect=1).stdout
@@ -41,9 +34,9 @@ def test_an_empty_tree_prunes_nothing(rig: Rig):
 
 def test_a_missing_folder_prunes_nothing(rig: Rig):
     before = rig.pids()
-    git(rig, "mv", "demo", "elsewhere")
-    git(rig, "commit", "-q", "-m", "Move the folder")
-    git(rig, "push", "-q", "origin", "HEAD:main")
+    git(rig.clone, "mv", "demo", "elsewhere")
+    git(rig.clone, "commit", "-q", "-m", "Move the folder")
+    git(rig.clone, "push", "-q", "origin", "HEAD:main")
     rig.wait("the note", lambda: not rig.status()["targets"][0]["prunable"])
     assert_untouched(rig, before)
 
@@ -69,10 +62,10 @@ def test_rewritten_history_is_refused_until_it_is_allowed(rig: Rig):
     rig.edit("demo/tiny.yaml", r"--max-num-seqs=\d+", "--max-num-seqs=11")
     rig.converge()
     after = rig.pids()
-    git(rig, "reset", "-q", "--hard", "HEAD~1")
+    git(rig.clone, "reset", "-q", "--hard", "HEAD~1")
     rig.repository.edit("demo/tiny.yaml", r"--max-num-seqs=\d+", "--max-num-seqs=13")
-    git(rig, "commit", "-q", "-a", "-m", "Another history")
-    git(rig, "push", "-q", "--force", "origin", "HEAD:main")
+    git(rig.clone, "commit", "-q", "-a", "-m", "Another history")
+    git(rig.clone, "push", "-q", "--force", "origin", "HEAD:main")
     rig.wait("the refusal", lambda: "allow_rewrites" in rig.status()["revision"]["error"])
     assert_untouched(rig, after)
     rig.kill()

@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from reconciler.engines.launch import Folders, launch
 from reconciler.engines.probe import Probe, ProbeResult
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Mount, ServiceId
 from tests.engine.fixtures import descendants
+from tests.ports import free_port
 
 SERVICE = ServiceId("demo", "tiny")
 SMALL = ("--model=/mnt/models", "--enforce-eager", "--max-model-len=4096", "--kv-cache-memory-bytes=67108864")
@@ -30,12 +30,6 @@ def spec_of(*args: str, env: dict[str, str] | None = None) -> EffectiveSpec:
     variables = tuple(EnvVar(name, value) for name, value in (env or {}).items())
     command = ("python", "-m", "vllm.entrypoints.openai.api_server")
     return EffectiveSpec("vllm-cpu", command, (*SMALL, *args), variables, (Mount("pvc://models"),))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from reconciler.config import Source
 from reconciler.errors import Retryable
 from reconciler.source import GitSource
 from tests.git_repository import Repository, git
+from tests.ports import free_port
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
@@ -44,9 +45,7 @@ def make_key(path: Path) -> Path:
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     """An sshd that lets in whoever has the key `client`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number = int(probe.getsockname()[1])
+    number = free_port()
     host_key, client = make_key(tmp_path / "host key"), make_key(tmp_path / "client 100%")
     (tmp_path / "authorized").write_text(client.with_name(f"{client.name}.pub").read_text())
     options = [f"HostKey={tmp_path}/host key", f"AuthorizedKeysFile={tmp_path}/authorized", "StrictModes=no"]
