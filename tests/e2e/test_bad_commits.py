@@ -70,9 +70,8 @@ NEVER_READY = 'case "$*" in *api_server*) exec sleep 1000;; *) exec {python} "$@
 CRASHES = 'case "$*" in *api_server*) echo "ValueError: the kernel is missing"; exit 3;; *) exec {python} "$@";; esac'
 # Serves, answers its first real completion, and dies soon after: before it is promoted.
 CRASHES_LATER = (
-    'case "$*" in *api_server*) {python} "$@" & child=$!;'
-    " for n in $(seq 600); do sleep 0.1;"
-    ' grep -q "POST /v1/completions HTTP/1.1. 200" ../log log ../../*/log 2>/dev/null && break; done;'
+    'case "$*" in *api_server*) log=$(readlink /proc/$$/fd/1); {python} "$@" & child=$!;'
+    " for n in $(seq 600); do sleep 0.1; grep -q 'POST /v1/completions' \"$log\" && break; done;"
     ' sleep 1; kill -9 $child; echo "CUDA error: an illegal memory access"; exit 1;; *) exec {python} "$@";; esac'
 )
 
