@@ -9,20 +9,28 @@ from pathlib import Path
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> bool:
     """Put `data` in place as a whole; says whether anything was written. Raises OSError.
 
-    Content that is there already is not written again. The name of the partial file is fixed, so that a daemon that was
-    killed leaves at most one, which the next write replaces; callers must not write one path from two threads at once.
+    Content that is there already is not written again. Callers must not write one path from two threads at once.
     """
     if _holds(path, data):
         return False
+    replace_file(path, data, mode)
+    return True
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """The same, also where the content is there already: whoever watches the file is told. Raises OSError.
+
+    The name of the partial file is fixed, so that a daemon that was killed leaves at most one, which the next write
+    replaces.
+    """
     partial = path.with_name(f".{path.name}.new")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     with open(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(descriptor)
-    partial.rename(path)
+    os.replace(partial, path)
     sync_folder(path.parent)
-    return True
 
 
 def sync_folder(folder: Path) -> None:

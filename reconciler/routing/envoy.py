@@ -19,7 +19,7 @@ from reconciler.errors import Retryable
 from reconciler.model import Routed, ServiceId, ServiceRoute
 from reconciler.routing import endpoints, process, resources, static
 from reconciler.routing.admin import SOCKET, Admin, EndpointState
-from reconciler.routing.files import read_file, replace_file
+from reconciler.routing.files import read_file, write_file
 from reconciler.routing.ports import holder_of, is_free
 from reconciler.routing.table import dump_routes, load_routes
 from reconciler.routing.watched import NOTHING, Content, WatchedFiles, content
@@ -97,7 +97,7 @@ class EnvoyProxy:
             self._files.publish("eds", content(endpoints.endpoint_table(both)))
             self._files.publish("rds", wanted.rds)
         self._files.publish("eds", wanted.eds)
-        self._write(_TABLE, dump_routes(routes))
+        write_file(self._folder / _TABLE, dump_routes(routes))
 
     def ensure_running(self) -> None:
         """Starts Envoy unless it runs, and waits until it serves what the files say. Raises Retryable."""
@@ -127,7 +127,7 @@ class EnvoyProxy:
         except OSError as error:
             raise Retryable(f"{self._folder}: cannot be made: {error.strerror}") from error
         process.trim_log(self._folder)
-        self._write("bootstrap.json", json.dumps(static.bootstrap(), indent=1))
+        write_file(self._folder / "bootstrap.json", json.dumps(static.bootstrap(), indent=1))
         for name, wanted in self._fixed.items():
             if self._files.resource(name) is None:
                 self._files.lay_out(name, wanted)
@@ -186,7 +186,3 @@ class EnvoyProxy:
             return endpoints.read_members(self._files.resource("eds"))
         except (ValueError, KeyError, TypeError, IndexError):
             return {}
-
-    def _write(self, name: str, text: str) -> None:
-        if read_file(self._folder / name) != text:
-            replace_file(self._folder / name, text)

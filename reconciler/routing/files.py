@@ -1,24 +1,26 @@
-"""Files that are either the old or the new one, whenever somebody looks."""
+"""The proxy's files: always whole. What the disk refuses is said in words, and tried again."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from reconciler.errors import Retryable
+from reconciler.files import replace_file as replace_bytes
+from reconciler.files import write_atomically
+
+
+def write_file(path: Path, text: str) -> None:
+    """Puts a text in place, unless it is there already. Raises Retryable."""
+    with _said(path):
+        write_atomically(path, text.encode())
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes beside, flushes to disk, renames into place. Raises Retryable."""
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(beside, "w", encoding="utf-8", opener=_private) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise Retryable(f"{path}: cannot be written: {error.strerror}; is the disk full?") from error
+    """Puts a text in place also where it is there already: Envoy then looks at it anew. Raises Retryable."""
+    with _said(path):
+        replace_bytes(path, text.encode())
 
 
 def read_file(path: Path) -> str | None:
@@ -29,5 +31,9 @@ def read_file(path: Path) -> str | None:
         return None
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Retryable(f"{path}: cannot be written: {error.strerror}; is the disk full?") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 import envoy
 
 from reconciler.errors import Retryable
-from reconciler.routing.files import read_file, replace_file
+from reconciler.routing.files import read_file, write_file
 
 RECORD = "process.json"
 LOG = "log"
@@ -76,9 +76,7 @@ def spawn(folder: Path, concurrency: int) -> Identity:
 
 def record(folder: Path, found: Identity) -> None:
     """Records an Envoy that was found without its record."""
-    text = json.dumps(asdict(found))
-    if read_file(folder / RECORD) != text:
-        replace_file(folder / RECORD, text)
+    write_file(folder / RECORD, json.dumps(asdict(found)))
 
 
 def end(found: Identity, patience: float = 5.0) -> None:

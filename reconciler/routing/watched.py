@@ -14,7 +14,7 @@ from typing import Any
 from reconciler.errors import Retryable
 from reconciler.routing import process
 from reconciler.routing.admin import Admin, Uptake
-from reconciler.routing.files import read_file, replace_file
+from reconciler.routing.files import read_file, replace_file, write_file
 from reconciler.routing.static import Resource
 
 _PATIENCE = 10.0
@@ -63,8 +63,7 @@ class WatchedFiles:
 
     def lay_out(self, name: str, wanted: Content) -> None:
         """Replaces the file without waiting: for an Envoy that does not run yet."""
-        if self.text(name) != wanted.text:
-            replace_file(self._folder / f"{name}.json", wanted.text)
+        write_file(self._folder / f"{name}.json", wanted.text)
 
     def publish(self, name: str, wanted: Content) -> None:
         """Replaces the file and waits until Envoy runs it. What Envoy refuses is taken back."""
