@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from reconciler.errors import SettingsError
 
@@ -27,6 +27,22 @@ def parse_duration(value: object) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def normalize_path(path: str) -> str:
+    """A folder of the repository without needless dots and slashes; `""` is the whole tree. Raises ValueError."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or not path.isprintable():
+        raise ValueError(f"{path!a} leaves the repository; name folders inside it")
+    return "/".join(parts)
+
+
+def _relative(path: str) -> str:
+    if path.startswith("/"):
+        raise ValueError(f"{path!a} is absolute; name a folder of the repository, from its root on: hosts/gpu-1")
+    return normalize_path(path)
+
+
+_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+Folder = Annotated[str, AfterValidator(_relative)]
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 
 
@@ -40,7 +56,9 @@ class Source(_Section):
     url: str = Field(description="Repository: https://…, ssh://…, user@host:path, file:///… or a local path")
     branch: str | None = Field(None, description="Branch to follow (`main` when nothing else is named)")
     tag: str | None = Field(None, description="Tag to follow")
-    semver: str | None = Field(None, description="Highest x.y.z tag (with or without `v`) in this range, in npm's syntax: `>=1.2.0 <2.0.0`")
+    semver: str | None = Field(
+        None, description="Highest x.y.z tag (with or without `v`) in this range, in npm's syntax: `>=1.2.0 <2.0.0`"
+    )
     commit: str | None = Field(None, description="One commit, all 40 digits")
     interval: Seconds = Field(60.0, description="How often the remote is asked; a local repository is watched too")
     timeout: Seconds = Field(60.0, description="Longest time for one git call")
@@ -102,10 +120,11 @@ class HostTarget(_Section):
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="Name of the target")
     kind: Literal["process"] = Field("process", description="`process`: replicas are child processes that outlive us")
-    paths: tuple[str, ...] = Field(
-        description="Folders of the repository that this target reads; the last one is its own and holds its host.yaml"
+    paths: tuple[Folder, ...] = Field(
+        min_length=1,
+        description="Folders of the repository that this target reads; the last one is its own and holds its host.yaml",
     )
-    default_namespace: str = Field("default", description="Namespace of documents that name none")
+    default_namespace: str = Field("default", pattern=_LABEL, description="Namespace of documents that name none")
     engines: tuple[Engine, ...] = Field((), description="Which interpreter runs which image")
     volumes: dict[str, Path] = Field(default_factory=dict, description="Folder behind each `pvc://NAME`")
     gpus: Literal["auto"] | tuple[str, ...] = Field("auto", description="`auto` asks NVML; or a list of UUIDs")
@@ -117,7 +136,7 @@ class HostTarget(_Section):
     @property
     def own_path(self) -> str:
         """The folder that is this target's alone."""
-        return self.paths[-1].strip("/")
+        return self.paths[-1]
 
     @property
     def port_range(self) -> range:

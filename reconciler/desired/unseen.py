@@ -37,8 +37,7 @@ def _missing(snapshot: Snapshot, so_what: str) -> Iterator[Reason]:
 
 def own_file(target: HostTarget) -> str:
     """The file that shows that a target's folder is really there."""
-    parts = [part for part in target.own_path.split("/") if part not in ("", ".")]
-    return "/".join([*parts, HOST_FILE])
+    return "/".join(filter(None, (target.own_path, HOST_FILE)))
 
 
 def is_prunable(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> bool:

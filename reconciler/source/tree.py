@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reconciler.config import Source
+from reconciler.config import Source, normalize_path
 from reconciler.errors import Terminal
 from reconciler.model import File, Origin, Reason, Snapshot
 from reconciler.source.mirror import Damaged, Mirror
@@ -23,14 +23,6 @@ class _Entry:
     path: bytes
 
 
-def normalize_path(path: str) -> str:
-    """A path below the root of the repository, without slashes around it; `""` is the whole tree. Raises Terminal."""
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if ".." in parts or not path.isprintable():
-        raise Terminal(f"targets.paths: {path!a} leaves the repository; name folders inside it")
-    return "/".join(parts)
-
-
 def read_snapshot(
     mirror: Mirror, revision: str, paths: tuple[str, ...], settings: Source, before: Snapshot | None = None
 ) -> Snapshot:
@@ -38,7 +30,10 @@ def read_snapshot(
 
     Raises Terminal beyond the limits, Damaged for a bad mirror.
     """
-    clean = {path: normalize_path(path) for path in paths}
+    try:
+        clean = {path: normalize_path(path) for path in paths}
+    except ValueError as error:
+        raise Terminal(f"targets.paths: {error}") from None
     entries = list(_entries(mirror, revision, () if "" in clean.values() else tuple(clean.values())))
     refused = {entry.path: reason for entry in entries if (reason := _refusal(entry, settings))}
     wanted = [entry for entry in entries if entry.path not in refused and entry.path.endswith(_SUFFIXES)]
