@@ -2,7 +2,7 @@
 # Installs what the tests need and runs every check. Nothing has to be prepared; it may be run again at any time.
 #
 #   tests/run.sh                 everything
-#   tests/run.sh fast            the inner loop: format, lint, types, contracts, tests without engines
+#   tests/run.sh fast            the inner loop: format, lint, types, contracts, the quick tests
 #   tests/run.sh unit [ARGS]     tests without engines; ARGS go to pytest
 #   tests/run.sh e2e [ARGS]      tests with real git, real vLLM and real Envoy; ARGS go to pytest
 #   tests/run.sh bench           the benchmarks, as JSON; not part of everything
@@ -58,9 +58,20 @@ build_wheel() {
 
 unit() { check unit run_pytest unit -m "not e2e and not engine" -n 2 "$@"; }
 
+quick() { check unit run_pytest unit -m "not e2e and not engine and not slow" -n 2 "$@"; }
+
 e2e() {
   find_engine
   check e2e run_pytest e2e -m "e2e or engine" -n 0 "$@"
+}
+
+# Where services run, installing sshd would also start it: there its tests are skipped, unless CI=true.
+find_sshd() {
+  if [ ! -x /usr/sbin/sshd ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null &&
+    { [ "${CI:-}" = true ] || [ ! -d /run/systemd/system ]; }; then
+    step "Installing openssh-server, for the tests of git over ssh" install_packages openssh-server
+  fi
+  [ "$(id -u)" != 0 ] || mkdir -p /run/sshd
 }
 
 # Without an engine its tests are skipped with a reason, or fail where CI=true.
@@ -90,9 +101,10 @@ main() {
   local part=${1:-all}
   [ $# -eq 0 ] || shift
   ensure_daemon '[dev]'
+  find_sshd
   case $part in
     all) static; check wheel build_wheel; unit; e2e ;;
-    fast) static; unit "$@" ;;
+    fast) static; quick "$@" ;;
     unit) unit "$@" ;;
     e2e) e2e "$@" ;;
     bench) bench ;;

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 PARTS = 4
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_daemon_may_be_killed_before_any_step_and_nothing_is_started_twice_or_left(tmp_path: Path, part: int) -> None:

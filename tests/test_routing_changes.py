@@ -175,6 +175,7 @@ def survives(gateway: Gateway, wanted: Path, step: int) -> bool:
     return child.stdout == b"done\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", [0, 1, 2])
 def test_apply_may_be_killed_before_each_of_its_steps(
     gateway: Gateway, backends: tuple[Backend, ...], tmp_path: Path, turn: int

@@ -147,6 +147,7 @@ def test_what_a_killed_git_left_behind_blocks_nothing(repository: Repository, mi
     assert not [path for path in inside.rglob("*") if path.suffix == ".lock" or path.name.startswith("tmp_")]
 
 
+@pytest.mark.slow
 def test_killed_anywhere_the_next_poll_repairs(repository: Repository, mirror: Path) -> None:
     """Kill a poll just before its n-th git call or write, for every n until it gets through."""
     for name in range(30):
