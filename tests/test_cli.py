@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ COMMANDS = [
     "validate",
     "version",
 ]
+CONTAINERFILE = Path(__file__).parents[1] / "Containerfile"
 ENTRY = Path(sys.executable).with_name("reconciler")
 
 
@@ -216,6 +218,24 @@ def test_status_is_no_when_something_was_rejected(shell: Shell, loop: FakeLoop) 
 def _rejected() -> dict[str, object]:
     why = rejection()
     return {"digest": why.digest, "reason": why.reason.message, "file": "hosts/a/tiny.yaml", "line": 1, "lastWords": []}
+
+
+def is_container_healthy(shell: Shell) -> bool:
+    """What the Containerfile's health check says."""
+    (command,) = re.findall(r"^HEALTHCHECK .*\\\n\s+CMD (.+)$", CONTAINERFILE.read_text(), re.MULTILINE)
+    known = {"PATH": f"{ENTRY.parent}:{os.environ['PATH']}", "RECONCILER_CONFIG": str(shell.config)}
+    return subprocess.run(["sh", "-c", command], env=known, capture_output=True, timeout=120).returncode == 0
+
+
+def test_a_container_is_healthy_while_its_daemon_answers_whatever_its_services_do(shell: Shell, loop: FakeLoop) -> None:
+    assert is_container_healthy(shell)
+    loop.document = with_service(loop.document, sync="OutOfSync", rejected=_rejected())
+    assert shell("status").returncode == 1
+    assert is_container_healthy(shell)
+
+
+def test_a_container_without_a_daemon_is_not_healthy(shell: Shell) -> None:
+    assert not is_container_healthy(shell)
 
 
 def test_status_as_json_is_the_document(shell: Shell, loop: FakeLoop) -> None:
