@@ -225,11 +225,11 @@ class Rig:
 def free_range(length: int = 41) -> int:
     """The first of so many ports below the ephemeral ones that nobody listens on."""
     for first in range(20000 + os.getpid() % 100 * 100, 31000, length):
-        if all(_is_free(port) for port in range(first, first + length)):
+        if all(is_free(port) for port in range(first, first + length)):
             return first
     raise AssertionError("no range of free ports")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0

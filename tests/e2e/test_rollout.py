@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import MakeRig
-from tests.e2e.rig import Rig
+from tests.e2e.rig import Rig, is_free
 
 pytestmark = pytest.mark.e2e
 
@@ -132,6 +133,34 @@ def test_a_deleted_service_leaves_nothing_behind(rig: Rig):
     assert not list((folder / "replicas").iterdir())
     assert not list((folder / "services").iterdir())
     assert not rig.serves()
-    from tests.e2e.rig import _is_free
 
-    assert all(_is_free(port) for port in ports)
+    assert all(is_free(port) for port in ports)
+
+
+def test_a_canary_gets_its_share_and_its_promotion_loses_nothing(rig: Rig):
+    before = rig.pids()
+    text = rig.read("demo/tiny.yaml").replace("--max-num-seqs=8", "--max-num-seqs=20")
+    with rig.load(streams=1, posts=2) as load:
+        rig.write({"demo/tiny.yaml": text.replace("  predictor:\n", "  predictor:\n    canaryTrafficPercent: 30\n")})
+        rig.converge()
+        assert before < rig.pids(), "the stable replica stays beside the canary"
+        counts = {record.digest: completions(record.lease.port) for record in rig.records()}
+        rig.wait("both to be asked", lambda: grown(rig, counts))
+        rig.write({"demo/tiny.yaml": text})
+        rig.converge()
+        rig.wait("the old one to be gone", lambda: len(rig.records()) == 1)
+        tally = load.stop()
+    assert (tally.lost, tally.refused) == (0, 0), str(tally)
+    assert not rig.pids() & before
+
+
+def grown(rig: Rig, counts: dict[str, float]) -> bool:
+    now = {record.digest: completions(record.lease.port) for record in rig.records()}
+    return all(now[digest] >= count + 5 for digest, count in counts.items())
+
+
+def completions(port: int) -> float:
+    """How many requests an engine has finished."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("vllm:request_success_total{"))
