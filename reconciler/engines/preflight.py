@@ -21,7 +21,7 @@ from reconciler.engines.launch import Question, origin_of_word
 from reconciler.errors import Retryable
 from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
 
-_SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("preflight_probe.py", "preflight_text.py"))
+_SCRIPTS = tuple(Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text"))
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
 

@@ -1,0 +1,121 @@
+"""The parser of the installed vLLM, made to raise instead of exiting.
+
+Beside preflight_probe.py, and like it: standard library and vLLM only, Python 3.9 and later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from reconciler.engines.preflight_text import describe
+else:
+    # A script finds its neighbours by their bare names.
+    from preflight_text import describe
+
+
+class Environment(Exception):
+    """No verdict is possible here; says why."""
+
+
+class Refused(Exception):
+    """The parser's complaint, with the flag it names (`--dtype`, `--tensor-parallel-size/-tp`) if any."""
+
+    def __init__(self, message: str, flag: str = "") -> None:
+        super().__init__(message)
+        self.flag = flag
+
+
+class Engine:
+    """What we need of the installed vLLM."""
+
+    def __init__(self) -> None:
+        prepare_environment()
+        try:
+            vllm = importlib.import_module("vllm")
+        except ImportError as error:
+            raise Environment(f"{sys.executable} has no vLLM: {error}") from error
+        self.version = str(getattr(vllm, "__version__", "unknown"))
+        cli = first_of("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
+        base = first_of("vllm.utils.argparse_utils", "vllm.utils").FlexibleArgumentParser
+        self.parser = cli.make_arg_parser(quiet(base)(prog="vllm", allow_abbrev=False))
+        self.flags = sorted(flag for action in self.parser._actions for flag in action.option_strings)
+        self.long = {f: spelled_out(a.option_strings) for a in self.parser._actions for f in a.option_strings}
+        self.checks = [cli.validate_parsed_serve_args, *server_checks()]
+        self.defaults = self.parse([])[0]
+
+    def parse(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The parsed arguments and the words that it does not know. Raises Refused."""
+        self.parser.unknown = []
+        try:
+            return self.parser.parse_args(list(argv)), self.parser.unknown
+        except Refused:
+            raise
+        except (Exception, SystemExit) as error:
+            raise Refused(describe(error)) from error
+
+    def build_config(self, args: argparse.Namespace) -> Any:
+        return importlib.import_module("vllm").AsyncEngineArgs.from_cli_args(args).create_engine_config()
+
+
+def spelled_out(names: list[str]) -> str:
+    """`--tensor-parallel-size` of that and `-tp`; `--enable-x` of that and `--no-enable-x`."""
+    return max(names, key=lambda name: (not name.startswith("--no-"), len(name)))
+
+
+def prepare_environment() -> None:
+    # A script's folder comes first on the path, and ours would hide modules of the same names from vLLM.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS"):
+        os.environ[name] = "1"
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    # A CUDA or ROCm build cannot even list its flags on a host without a GPU.
+    if not glob.glob("/dev/nvidia[0-9]*") and not os.path.exists("/dev/kfd"):
+        os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+
+
+def first_of(*names: str) -> Any:
+    """The first module that this version has."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            missing = error
+    raise Environment(f"this vLLM is laid out in an unknown way: {missing}")
+
+
+def server_checks() -> list[Callable[[Any], None]]:
+    """Names of tool and reasoning parsers are checked by the server only when it starts."""
+    try:
+        module = first_of("vllm.entrypoints.launchers.launcher", "vllm.entrypoints.openai.api_server")
+        return [module.validate_api_server_args]
+    except (Environment, AttributeError):
+        return []
+
+
+def quiet(base: Any) -> Any:
+    """A parser that raises instead of exiting, and that hands over what it does not know."""
+
+    class Parser(base):  # type: ignore[misc]
+        unknown: list[str]
+
+        def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+            namespace, self.unknown = super().parse_known_args(args, namespace)
+            return namespace, []
+
+        def error(self, message: str) -> NoReturn:
+            cause = sys.exc_info()[1]
+            flag = cause.argument_name if isinstance(cause, argparse.ArgumentError) else None
+            raise Refused(cause.message if isinstance(cause, argparse.ArgumentError) else message, flag or "")
+
+        def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+            raise Refused(message or "makes the server print something and exit instead of serving")
+
+    return Parser
