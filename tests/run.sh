@@ -58,7 +58,8 @@ build_wheel() {
 
 unit() { check unit run_pytest unit -m "not e2e and not engine" -n 2 "$@"; }
 
-quick() { check unit run_pytest unit -m "not e2e and not engine and not slow" -n 2 "$@"; }
+# Many of these wait more than they compute.
+quick() { check unit run_pytest unit -m "not e2e and not engine and not slow" -n 4 "$@"; }
 
 e2e() {
   find_engine

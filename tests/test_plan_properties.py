@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,6 +112,7 @@ def test_the_order_of_answers_is_irrelevant(host, history, shuffler):
     assert make_plan(replace(last, services=tuple(wished)), shuffled, host.quarantines, PATIENCE) == plan
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 3),
     st.integers(1, 3),
@@ -198,6 +200,7 @@ def test_everything_deleted_in_git_is_drained_and_nothing_is_left(host, commit, 
     assert not host.owned
 
 
+@pytest.mark.slow
 @given(hosts, histories)
 @settings(max_examples=200, deadline=None)
 def test_the_short_way_says_what_the_long_way_says(host, history):
