@@ -172,6 +172,13 @@ class Settings(_Section):
     def socket_path(self) -> Path:
         return self.socket or self.state_dir / "control.sock"
 
+    def target(self, name: str) -> HostTarget:
+        """The target of this name. Raises SettingsError."""
+        names = [target.name for target in self.targets]
+        if name not in names:
+            raise SettingsError(f"--target {name}: no such target in the config; there are: {', '.join(names)}")
+        return self.targets[names.index(name)]
+
     @model_validator(mode="after")
     def _distinct_names(self) -> Settings:
         names = [target.name for target in self.targets]

@@ -6,54 +6,46 @@ spec. Our own warnings stand beside that verdict and never change it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.resolve import Resolved, World, resolve
-from reconciler.manifests import Manifest, Manifests, find_duplicates, read_paths
+from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Reason
 
 Document = dict[str, Any]
 DEFAULT_NAMESPACE = "default"
 
 
-def render_paths(paths: Sequence[Path], target: str | None = None) -> tuple[Document, int]:
-    """The document of `render` for files and folders, and the exit code: 0, or 1 when it holds an error."""
-    document = render(read_paths(paths))
-    failed = document["errors"] or any(service["errors"] for service in document["services"])
-    return document, 1 if failed else 0
-
-
-def validate_paths(paths: Sequence[Path], target: str | None = None) -> tuple[Document, int]:
-    """The document of `validate` for files and folders, and the exit code."""
-    document = validate(read_paths(paths))
-    return document, 0 if document["valid"] else 1
-
-
-def render(manifests: Manifests, *, default_namespace: str = DEFAULT_NAMESPACE) -> Document:
+def render(
+    manifests: Manifests, *, default_namespace: str = DEFAULT_NAMESPACE, default_mode: str | None = None
+) -> Document:
     """Every service as it would run, in order of namespace and name."""
-    world = _world(manifests, default_namespace)
+    world = _world(manifests, default_namespace, default_mode)
     services = [_service(manifest, resolve(manifest.data, world), world) for manifest in _services(manifests, world)]
     errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
     return {"services": services, "errors": errors}
 
 
-def validate(manifests: Manifests, *, default_namespace: str = DEFAULT_NAMESPACE) -> Document:
+def validate(
+    manifests: Manifests, *, default_namespace: str = DEFAULT_NAMESPACE, default_mode: str | None = None
+) -> Document:
     """KServe's verdict on the tree, each error and warning with its file and line."""
-    world = _world(manifests, default_namespace)
+    world = _world(manifests, default_namespace, default_mode)
     errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
     warnings = list(_general_warnings(manifests, default_namespace))
     for manifest in _services(manifests, world):
         resolved = resolve(manifest.data, world)
         errors += [_located(manifest, issue) for issue in resolved.errors]
         warnings += [_located(manifest, issue) for issue in (*resolved.warnings, *resolved.cluster_errors)]
-    return {"valid": not errors, "errors": _in_order(errors), "warnings": _in_order(warnings)}
+    return {"valid": not errors, "errors": in_order(errors), "warnings": in_order(warnings)}
 
 
-def _world(manifests: Manifests, default_namespace: str) -> World:
-    return World.build((each.data for each in manifests.documents), default_namespace=default_namespace)
+def _world(manifests: Manifests, default_namespace: str, default_mode: str | None) -> World:
+    return World.build(
+        (each.data for each in manifests.documents), default_namespace=default_namespace, default_mode=default_mode
+    )
 
 
 def _services(manifests: Manifests, world: World) -> list[Manifest]:
@@ -102,14 +94,15 @@ def _finding(file: str, line: int, path: tuple[Any, ...], message: str) -> Docum
     return {"file": file, "line": line, "path": text.removeprefix("."), "message": message}
 
 
-def _reason(reason: Reason) -> Document:
+def finding_of(reason: Reason) -> Document:
+    """A reason as both documents list it."""
     origin = reason.origin
     return _finding(origin.file if origin else "", origin.line if origin else 1, (), reason.message)
 
 
 def _unreadable(manifests: Manifests) -> Iterator[Document]:
     for reason in manifests.errors:
-        yield _reason(reason)
+        yield finding_of(reason)
 
 
 def _document_errors(manifests: Manifests, world: World) -> Iterator[Document]:
@@ -120,12 +113,13 @@ def _document_errors(manifests: Manifests, world: World) -> Iterator[Document]:
 
 def _general_warnings(manifests: Manifests, default_namespace: str) -> Iterator[Document]:
     for reason in (*manifests.notes, *(reason for each in manifests.documents for reason in each.warnings)):
-        yield _reason(reason)
+        yield finding_of(reason)
     for group in find_duplicates(manifests.documents, default_namespace):
         for manifest in group[:-1]:
             message = f"{manifest.kind} {manifest.name} is defined again at {group[-1].origin}, which wins"
             yield _finding(manifest.origin.file, manifest.origin.line, (), message)
 
 
-def _in_order(findings: list[Document]) -> list[Mapping[str, Any]]:
+def in_order(findings: list[Document]) -> list[Document]:
+    """By file and line."""
     return sorted(findings, key=lambda each: (each["file"], each["line"]))

@@ -1,4 +1,4 @@
-"""Commands that need neither daemon nor config: render, validate, demo, version."""
+"""Commands that need no daemon: render, validate, demo, version."""
 
 from __future__ import annotations
 
@@ -9,30 +9,35 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.shared import (
+    NO,
     OK,
+    WRONG,
     options,
     print_json,
+    settings_of,
     show,
 )
 
 if TYPE_CHECKING:
-    pass
-
+    from reconciler.manifests import Manifests
+    from reconciler.review import Document
 
 _PATHS = click.Path(exists=True, path_type=Path)
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=_PATHS)
-@options(config=False, output=("yaml", "json"))
-def render(paths: tuple[Path, ...], output: str) -> int:
+@click.option("--target", help="Add what this target of the config would start.")
+@options(output=("yaml", "json"))
+def render(paths: tuple[Path, ...], target: str | None, config: str | None, output: str) -> int:
     """Show what would run, for manifests in files.
 
-    Effective runtime, container, arguments and storage of each service. Needs no daemon and no config.
+    Effective runtime, container, arguments and storage of each service. Needs no daemon;
+    only --target needs the config.
     """
-    from reconciler.review import render_paths
+    from reconciler.manifests import read_paths
 
-    document, code = render_paths(paths)
+    document = _render(read_paths(paths), target, config)
     if output == "json":
         print_json(document)
     else:
@@ -40,26 +45,53 @@ def render(paths: tuple[Path, ...], output: str) -> int:
 
         # By way of JSON, so that nothing is written as an alias of something else.
         click.echo(yaml.safe_dump(json.loads(json.dumps(document)), sort_keys=False), nl=False)
-    return code
+    return NO if document["errors"] or any(_is_refused(service) for service in document["services"]) else OK
+
+
+def _render(manifests: Manifests, target: str | None, config: str | None) -> Document:
+    if target is None:
+        from reconciler.review import render
+
+        return render(manifests)
+    from reconciler.review_host import render_on
+
+    settings = settings_of(config)
+    return render_on(manifests, settings.target(target), settings.state_dir / target)
+
+
+def _is_refused(service: Document) -> bool:
+    return bool(service["errors"] or (service.get("host") or {}).get("blocked"))
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=_PATHS)
-@options(config=False, output=("text", "json"))
-def validate(paths: tuple[Path, ...], output: str) -> int:
+@click.option("--target", help="Add what this target of the config cannot honour.")
+@options(output=("text", "json"))
+def validate(paths: tuple[Path, ...], target: str | None, config: str | None, output: str) -> int:
     """Check manifests as KServe would, for pre-commit and CI.
 
-    Needs no daemon and no config. Warnings are ours and never turn the answer.
+    Needs no daemon; only --target needs the config. Warnings never turn the answer.
     """
+    from reconciler.manifests import read_paths
     from reconciler.report.text import review_blocks
-    from reconciler.review import validate_paths
 
-    document, code = validate_paths(paths)
+    manifests = read_paths(paths)
+    document = _validate(manifests, target, config)
     if output == "json":
         print_json(document)
-    else:
-        show(review_blocks(document))
-    return code
+        return OK if document["valid"] else NO
+    show(review_blocks(document))
+    return WRONG if manifests.illegible else OK if document["valid"] else NO
+
+
+def _validate(manifests: Manifests, target: str | None, config: str | None) -> Document:
+    if target is None:
+        from reconciler.review import validate
+
+        return validate(manifests)
+    from reconciler.review_host import validate_on
+
+    return validate_on(manifests, settings_of(config).target(target))
 
 
 @click.command()

@@ -6,6 +6,6 @@ honour (`obstacles`), and what must not be concluded from what cannot be seen (`
 """
 
 from reconciler.desired.build import build_desired
-from reconciler.desired.scene import DesiredCache
+from reconciler.desired.scene import HOST_MODE, DesiredCache
 
-__all__ = ["DesiredCache", "build_desired"]
+__all__ = ["HOST_MODE", "DesiredCache", "build_desired"]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from reconciler import __version__
 from reconciler.config import Settings
-from reconciler.errors import Terminal
 from reconciler.loop.parts import Place, make_folder, make_history, make_place, make_source
 from reconciler.model import AskPreflight, DesiredState, Observed, Plan, Snapshot, Unreachable
 from reconciler.report.judgement import judge
@@ -32,7 +31,8 @@ class Preview:
 
 def preview(settings: Settings, target: str | None, revision: str | None, progress: Callable[[str], None]) -> Preview:
     """What would change and why. Asks git, the targets and the installed engines; changes nothing."""
-    _check_name(settings, target)
+    if target is not None:
+        settings.target(target)
     with _parts(settings) as (source, places):
         progress(f"asking {settings.source.url}")
         snapshot = source.snapshot(revision) if revision else source.poll()
@@ -71,12 +71,6 @@ def _parts(settings: Settings, lock: bool = False) -> Iterator[tuple[GitSource, 
             place.turner.close()
         source.close()
         history.close()
-
-
-def _check_name(settings: Settings, target: str | None) -> None:
-    names = [one.name for one in settings.targets]
-    if target is not None and target not in names:
-        raise Terminal(f"--target {target}: no such target in the config; there are: {', '.join(names)}")
 
 
 def _look(

@@ -78,6 +78,11 @@ class Manifests:
         return tuple(each.reason for each in self.unreadable)
 
     @property
+    def illegible(self) -> tuple[Reason, ...]:
+        """What is no YAML, or could not be opened at all; the other errors are about documents that say something."""
+        return tuple(reason for reason in self.errors if reason.code not in ("IncompleteManifest", "UnknownKind"))
+
+    @property
     def warnings(self) -> tuple[Reason, ...]:
         """What is allowed but probably not meant, in all documents."""
         return tuple(warning for each in self.documents for warning in each.warnings)

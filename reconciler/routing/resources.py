@@ -57,12 +57,18 @@ def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
     }
 
 
-def _hosts(targets: Targets, domain: str) -> list[Resource]:
-    """One host name per service. `a-b` in `c` and `a` in `b-c` have the same one; Envoy would refuse it twice."""
+def host_names(services: Iterable[ServiceId], domain: str) -> dict[str, list[ServiceId]]:
+    """One host name per service. `a-b` in `c` and `a` in `b-c` have the same one."""
     sharing: dict[str, list[ServiceId]] = defaultdict(list)
-    for service in targets:
+    for service in services:
         label = _literal(f"{service.name}-{service.namespace}")
         sharing[f"{label}.{domain}".lower()].append(service)
+    return sharing
+
+
+def _hosts(targets: Targets, domain: str) -> list[Resource]:
+    """A virtual host for each host name: Envoy would refuse two with the same."""
+    sharing = host_names(targets, domain)
     return [_virtual_host(host, host, [_by_host(services, targets)]) for host, services in sharing.items()]
 
 

@@ -17,6 +17,12 @@ from reconciler.targets import scratch
 from reconciler.targets.weights import folders_of
 
 
+def home_of(folder: Path, engine: config.Engine) -> str:
+    """Shared by all replicas of one interpreter on a host: its caches live there and must survive them."""
+    key = hashlib.sha256(os.fsencode(engine.python)).hexdigest()[:8]
+    return str(folder.absolute() / "home" / key)
+
+
 class Workloads:
     """Translates specs to this host, by its config."""
 
@@ -52,9 +58,7 @@ class Workloads:
         return {path: str(found) for path, found in folders_of(spec, self._settings.volumes).items()}
 
     def _home(self, engine: config.Engine) -> str:
-        """Shared by all replicas of one interpreter: its caches live there and must survive them."""
-        key = hashlib.sha256(os.fsencode(engine.python)).hexdigest()[:8]
-        return str(self._folder.absolute() / "home" / key)
+        return home_of(self._folder, engine)
 
 
 class Preflights:

@@ -1,0 +1,148 @@
+"""What one host makes of a tree, beside KServe's verdict: `render` and `validate` with a target. Nothing is asked.
+
+The host is known by its settings alone, so this works far from it: whether the models are there, whether GPUs are free
+and whether the installed engine takes the arguments, only `plan` can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from reconciler import review
+from reconciler.config import Engine, HostTarget
+from reconciler.desired import HOST_MODE, build_desired
+from reconciler.engines.images import find_engine
+from reconciler.engines.launch import Folders, Launch, launch
+from reconciler.errors import Terminal
+from reconciler.manifests import Manifests
+from reconciler.model import Desired, DesiredState, EffectiveSpec, Lease, Reason, ServiceId, Snapshot, Strategy
+from reconciler.report.scrub import scrub
+from reconciler.review import Document
+from reconciler.routing.resources import accepted_models, host_names
+from reconciler.targets.weights import find_folder
+from reconciler.targets.workload import home_of
+
+# What only a start can tell stands as a word in brackets.
+_PORT, _GPU, _TMP = "--port=<port>", "<gpu>", "<tmp>"
+
+
+def validate_on(manifests: Manifests, target: HostTarget) -> Document:
+    """The document of `validate`, with what this host refuses and what it would do otherwise than a cluster."""
+    verdict = review.validate(manifests, default_namespace=target.default_namespace, default_mode=HOST_MODE)
+    wanted = _want(manifests, target)
+    errors = _merged(verdict["errors"], _refusals(wanted))
+    warnings = _merged(verdict["warnings"], [*_warnings(wanted), *_doubtful_names(manifests, wanted, target)])
+    return {"valid": not errors, "errors": errors, "warnings": warnings}
+
+
+def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Document:
+    """The document of `render`; each service says as `host` what would be started. `folder` is the target's state."""
+    document = review.render(manifests, default_namespace=target.default_namespace, default_mode=HOST_MODE)
+    wanted = _want(manifests, target)
+    found = {each.id: each for each in wanted.services}
+    for service in document["services"]:
+        desired = found.get(ServiceId(service["namespace"], service["name"]))
+        service["host"] = _host(desired, target, folder) if desired else None
+        known = {error["message"] for error in service["errors"]}
+        problems = [each for each in (desired.problems if desired else ()) if each.message not in known]
+        service["errors"] += [{"reason": each.code, "message": each.message} for each in problems]
+    document["errors"] += [review.finding_of(reason) for reason in _bad_names(wanted)]
+    return document
+
+
+def _want(manifests: Manifests, target: HostTarget) -> DesiredState:
+    return build_desired(manifests, target, Snapshot(revision="", files=()))
+
+
+# ---------------------------------------------------------------- findings
+
+
+def _refusals(wanted: DesiredState) -> Iterator[Reason]:
+    yield from _bad_names(wanted)
+    for service in wanted.services:
+        yield from service.problems
+        yield from service.blocked
+
+
+def _bad_names(wanted: DesiredState) -> list[Reason]:
+    return [reason for reason in wanted.unreadable if reason.code == "InvalidName"]
+
+
+def _warnings(wanted: DesiredState) -> Iterator[Reason]:
+    for service in wanted.services:
+        yield from service.warnings
+    # The paths of a command need not be all that the target reads, so nothing is said about its own file.
+    yield from (note for note in wanted.notes if note.code != "NotPrunable")
+
+
+def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: HostTarget) -> Iterator[Reason]:
+    """Names that more than one service answers to: a client must then say more."""
+    named = {each.origin: each.origin_of(("metadata", "name")) for each in manifests.of_kind("InferenceService")}
+    origins = {each.id: named.get(each.origin, each.origin) for each in wanted.services}
+    for model, sharing in accepted_models(origins).items():
+        if len(sharing) > 1:
+            text = f"the model name {model} alone answers 404: write {_either(sharing)} as `model`, or rename one"
+            yield from (Reason("AmbiguousModel", text, origins[each]) for each in sharing)
+    for host, those in host_names(origins, target.routing.domain).items():
+        if len(those) > 1:
+            text = f"the host name {host} means {_either(those)}, so it answers 404: use their paths, or rename one"
+            yield from (Reason("AmbiguousHost", text, origins[each]) for each in those)
+
+
+def _either(services: Iterable[ServiceId]) -> str:
+    return " or ".join(str(each) for each in sorted(services))
+
+
+def _merged(known: list[Document], more: Iterable[Reason]) -> list[Document]:
+    """What KServe says already is not said twice."""
+    said = {(each["file"], each["message"]) for each in known}
+    found = [review.finding_of(reason) for reason in dict.fromkeys(more)]
+    return review.in_order([*known, *(each for each in found if (each["file"], each["message"]) not in said)])
+
+
+# ---------------------------------------------------------------- what would be started
+
+
+def _host(service: Desired, target: HostTarget, folder: Path) -> Document:
+    engine = find_engine(service.spec.image, target.engines) if service.spec else None
+    process = _process(service, service.spec, engine, target, folder) if service.spec and engine else None
+    return {
+        "interpreter": str(engine.python) if engine else None,
+        "argv": scrub(list(process.argv)) if process else None,
+        "env": scrub(dict(process.env)) if process else None,
+        "digest": service.digest or None,
+        "replicas": service.replicas,
+        "strategy": _strategy(service.strategy),
+        "blocked": [{"reason": each.code, **review.finding_of(each)} for each in service.blocked],
+    }
+
+
+def _process(service: Desired, spec: EffectiveSpec, engine: Engine, target: HostTarget, folder: Path) -> Launch | None:
+    """None for a command that no host can run; `blocked` says why."""
+    lease = Lease(0, (_GPU,) * spec.resources.gpus)
+    drain = target.rollout.drain_timeout if service.drain_timeout is None else service.drain_timeout
+    folders = Folders(home_of(folder, engine), _TMP)
+    try:
+        process = launch(spec, engine, service.id, lease, _model_paths(spec, target), drain, folders)
+    except ValueError:
+        return None
+    return replace(process, argv=tuple(_PORT if word == "--port=0" else word for word in process.argv))
+
+
+def _model_paths(spec: EffectiveSpec, target: HostTarget) -> dict[str, str]:
+    """Folders of the models as far as the config tells; `blocked` names the others."""
+    paths = {}
+    for mount in spec.mounts:
+        with suppress(Terminal):
+            paths[mount.path] = str(find_folder(mount.uri, target.volumes))
+    return paths
+
+
+def _strategy(given: Strategy | None) -> Document | None:
+    """None: a surge where capacity allows, else stop-first."""
+    if given is None:
+        return None
+    return {"maxSurge": given.max_surge, "maxUnavailable": given.max_unavailable, "recreate": given.recreate}

@@ -1,0 +1,287 @@
+"""`render` and `validate` with a target: KServe's verdict, and beside it what one host makes of the same files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reconciler.cli import run
+from tests.test_desired import PAIR, RUNTIME, SERVICE
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A folder of manifests and a config with the host `box`."""
+
+    folder: Path
+    output: Callable[[], tuple[str, str]]
+
+    def write(self, **files: str) -> None:
+        for name, text in files.items():
+            (self.folder / "tree" / f"{name}.yaml").write_text(text)
+
+    def configure(self, **changes: Any) -> None:
+        target = {
+            "name": "box",
+            "paths": ["hosts/box"],
+            "default_namespace": "team",
+            "engines": [{"image": "vllm/*", "python": "/opt/vllm/bin/python", "env": {"HF_TOKEN": "hunter2"}}],
+            "volumes": {"claim": "/srv/claim"},
+            **changes,
+        }
+        whole = {"source": {"url": "/models.git"}, "targets": [target], "state_dir": str(self.folder / "state")}
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(whole))
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, what was printed, and what was said beside."""
+        self.output()
+        code = run([arguments[0], str(self.folder / "tree"), *arguments[1:]])
+        return code, *self.output()
+
+    def ask(self, command: str, *arguments: str) -> tuple[int, Document]:
+        """Exit code and document with the host in view."""
+        config = str(self.folder / "config.yaml")
+        code, out, err = self(command, "--config", config, "--target", "box", "-o", "json", *arguments)
+        assert err == ""
+        return code, json.loads(out)
+
+    def host(self) -> Document:
+        """What the host would start for the only service."""
+        (service,) = self.ask("render")[1]["services"]
+        return dict(service["host"])
+
+
+@pytest.fixture
+def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.delenv("RECONCILER_CONFIG", raising=False)
+    (tmp_path / "tree").mkdir()
+    made = Desk(tmp_path, lambda: capsys.readouterr())
+    made.configure()
+    made.write(runtime=RUNTIME, chat=SERVICE)
+    return made
+
+
+def named(name: str, namespace: str) -> str:
+    """The service under another name, in a namespace that has no runtime of its own."""
+    text = SERVICE.replace("name: chat", f"name: {name}\n  namespace: {namespace}")
+    return text.replace("runtime: vllm", "runtime: shared")
+
+
+SHARED = RUNTIME.replace("kind: ServingRuntime", "kind: ClusterServingRuntime").replace(
+    "name: vllm\n", "name: shared\n"
+)
+
+
+def messages(findings: list[Document]) -> list[str]:
+    return [f"{Path(each['file']).name}:{each['line']}: {each['message']}" for each in findings]
+
+
+# ---------------------------------------------------------------- validate
+
+
+def test_what_the_host_can_honour_is_valid(desk: Desk):
+    assert desk.ask("validate") == (0, {"valid": True, "errors": [], "warnings": []})
+
+
+def test_without_a_target_only_kserve_is_asked(desk: Desk):
+    desk.write(chat=SERVICE.replace("vllm/vllm:1", "x").replace("file:///models/tiny", "pvc://elsewhere/tiny"))
+    code, out, _ = desk("validate", "-o", "json")
+    assert (code, json.loads(out)["errors"]) == (0, [])
+    assert desk.ask("validate")[0] == 1
+
+
+def test_what_blocks_a_service_on_the_host_is_an_error_at_its_line(desk: Desk):
+    desk.write(chat=SERVICE.replace("file:///models/tiny", "pvc://elsewhere/tiny"))
+    desk.configure(engines=[])
+    code, document = desk.ask("validate")
+    first, second = messages(document["errors"])
+    assert (code, document["valid"]) == (1, False)
+    assert first.startswith("chat.yaml:10: pvc://elsewhere/tiny: targets[].volumes names no folder for the claim")
+    assert second.startswith("runtime.yaml:10: no interpreter on this host runs the image vllm/vllm:1")
+
+
+def test_what_is_not_for_hosts_is_an_error_at_its_line(desk: Desk):
+    desk.write(chat=f"{SERVICE}  transformer:\n    containers:\n    - {{name: kserve-container, image: t}}\n")
+    code, document = desk.ask("validate")
+    text = "spec.transformer is not for hosts; run this service on a Kubernetes cluster, or remove it"
+    assert code == 1
+    assert f"chat.yaml:14: {text}" in messages(document["errors"])
+
+
+def test_what_kserve_refuses_already_is_said_once(desk: Desk):
+    desk.write(chat=SERVICE.replace("runtime: vllm", "runtime: gone"))
+    alone = json.loads(desk("validate", "-o", "json")[1])
+    code, document = desk.ask("validate")
+    assert code == 1
+    assert messages(document["errors"]) == messages(alone["errors"])
+
+
+def test_what_a_host_does_otherwise_is_a_warning(desk: Desk):
+    desk.write(chat=f"{SERVICE}    maxReplicas: 3\n")
+    code, document = desk.ask("validate")
+    assert (code, document["valid"]) == (0, True)
+    assert messages(document["warnings"]) == [
+        "chat.yaml:14: maxReplicas is 3, but hosts do not scale by themselves: 1 will run"
+    ]
+
+
+def test_the_hosts_default_mode_is_standard_and_not_knative(desk: Desk):
+    metrics = "{metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 5}}}]}"
+    desk.write(chat=f"{SERVICE}    minReplicas: 1\n    maxReplicas: 2\n    autoScaling: {metrics}\n")
+    assert desk.ask("validate")[1]["errors"] == []
+    (service,) = desk.ask("render")[1]["services"]
+    assert service["deploymentMode"] == "Standard"
+
+
+def test_one_model_name_in_two_namespaces_is_warned_about_at_both(desk: Desk):
+    desk.write(runtime=SHARED, chat=named("chat", "a"), more=named("chat", "b"))
+    code, document = desk.ask("validate")
+    assert code == 0
+    text = "the model name chat alone answers 404: write a/chat or b/chat as `model`, or rename one"
+    assert messages(document["warnings"]) == [f"chat.yaml:4: {text}", f"more.yaml:4: {text}"]
+
+
+def test_one_host_name_of_two_services_is_warned_about_at_both(desk: Desk):
+    desk.write(runtime=SHARED, chat=named("a-b", "c"), more=named("a", "b-c"))
+    desk.configure(routing={"domain": "models.test"})
+    text = "the host name a-b-c.models.test means b-c/a or c/a-b, so it answers 404: use their paths, or rename one"
+    assert messages(desk.ask("validate")[1]["warnings"]) == [f"chat.yaml:4: {text}", f"more.yaml:4: {text}"]
+
+
+def test_different_names_are_not_warned_about(desk: Desk):
+    desk.write(runtime=SHARED, chat=named("chat", "a"), more=named("talk", "b"))
+    assert desk.ask("validate")[1]["warnings"] == []
+
+
+@pytest.mark.parametrize("command", ["render", "validate"])
+def test_an_unknown_target_is_wrong_usage_and_names_the_known(desk: Desk, command: str):
+    code, out, err = desk(command, "--config", str(desk.folder / "config.yaml"), "--target", "bix")
+    assert (code, out) == (2, "")
+    assert err == "reconciler: --target bix: no such target in the config; there are: box\n"
+
+
+@pytest.mark.parametrize("command", ["render", "validate"])
+def test_a_target_without_a_config_is_wrong_usage(desk: Desk, command: str):
+    code, out, err = desk(command, "--config", "/no/such.yaml", "--target", "box")
+    assert (code, out) == (2, "")
+    assert "/no/such.yaml: no such file" in err
+
+
+# ---------------------------------------------------------------- input that is no input
+
+
+@pytest.mark.parametrize("target", [(), ("--target", "box")])
+def test_text_that_is_no_yaml_is_input_that_cannot_be_used(desk: Desk, target: tuple[str, ...]):
+    desk.write(chat="kind: [\n")
+    options = ("--config", str(desk.folder / "config.yaml"), *target)
+    code, out, _ = desk("validate", *options)
+    assert code == 2
+    assert "chat.yaml:" in out
+    # The contract of the JSON: a document whatever the input is, and 1 where it holds an error.
+    code, out, _ = desk("validate", *options, "-o", "json")
+    assert (code, json.loads(out)["valid"]) == (1, False)
+    code, out, _ = desk("render", *options, "-o", "json")
+    assert (code, len(json.loads(out)["errors"])) == (1, 1)
+
+
+@pytest.mark.parametrize("text", ["kind: InferenceService\n", SERVICE.replace("file:", "gopher:"), "[]\n"])
+def test_yaml_that_is_no_good_manifest_is_invalid(desk: Desk, text: str):
+    desk.write(chat=text)
+    assert desk("validate")[0] == 1
+
+
+# ---------------------------------------------------------------- render
+
+
+def test_the_process_of_the_host_is_shown(desk: Desk):
+    host = desk.host()
+    assert host["interpreter"] == "/opt/vllm/bin/python"
+    assert host["argv"] == [
+        "/opt/vllm/bin/python",
+        *("-m", "vllm.entrypoints.openai.api_server"),
+        *("--max-model-len", "128"),
+        *("--host=127.0.0.1", "--port=<port>", "--served-model-name", "chat", "team/chat"),
+        "--shutdown-timeout=120",
+    ]
+    assert (host["replicas"], host["strategy"], host["blocked"]) == (1, None, [])
+    assert len(host["digest"]) == 16
+
+
+def test_values_that_look_secret_are_hidden_and_their_names_shown(desk: Desk):
+    desk.write(
+        runtime=RUNTIME + "    - {name: VLLM_API_KEY, value: swordfish}\n    - {name: OMP_NUM_THREADS, value: '2'}\n"
+    )
+    env = desk.host()["env"]
+    assert (env["HF_TOKEN"], env["VLLM_API_KEY"], env["OMP_NUM_THREADS"]) == ("***", "***", "2")
+    assert "hunter2" not in json.dumps(env)
+
+
+def test_a_secret_in_an_argument_is_hidden(desk: Desk):
+    desk.write(chat=SERVICE.replace("- --max-model-len\n", "- --api-key\n").replace('"128"', '"swordfish"'))
+    assert "swordfish" not in json.dumps(desk.host())
+
+
+def test_models_lie_where_the_config_says(desk: Desk):
+    desk.write(
+        runtime=RUNTIME.replace("--port=8080", "--model=/mnt/models"),
+        chat=SERVICE.replace("file:///models/tiny", "pvc://claim/tiny"),
+    )
+    assert "--model=/srv/claim/tiny" in desk.host()["argv"]
+
+
+def test_gpus_that_only_a_start_can_choose_are_placeholders(desk: Desk):
+    desk.write(runtime=RUNTIME + "    resources: {limits: {nvidia.com/gpu: '2'}}\n")
+    assert desk.host()["env"]["CUDA_VISIBLE_DEVICES"] == "<gpu>,<gpu>"
+
+
+def test_a_strategy_of_the_user_is_shown(desk: Desk):
+    desk.write(chat=f"{SERVICE}    minReplicas: 2\n    deploymentStrategy: {{type: Recreate}}\n")
+    host = desk.host()
+    assert (host["replicas"], host["strategy"]) == (2, {"maxSurge": 0, "maxUnavailable": 2, "recreate": True})
+
+
+def test_a_blocked_service_says_why_and_is_an_error(desk: Desk):
+    desk.configure(engines=[])
+    code, document = desk.ask("render")
+    host = document["services"][0]["host"]
+    assert code == 1
+    assert [each["reason"] for each in host["blocked"]] == ["NoEngine"]
+    assert (Path(host["blocked"][0]["file"]).name, host["blocked"][0]["line"]) == ("runtime.yaml", 10)
+    assert (host["interpreter"], host["argv"], host["env"]) == (None, None, None)
+
+
+def test_a_command_that_no_host_can_run_has_no_process(desk: Desk):
+    desk.write(runtime=RUNTIME.replace("[python3, -m, vllm.entrypoints.openai.api_server]", "[bash, -c, x]"))
+    host = desk.host()
+    assert (host["interpreter"], host["argv"]) == ("/opt/vllm/bin/python", None)
+    assert [each["reason"] for each in host["blocked"]] == ["UnsupportedCommand"]
+
+
+def test_a_service_that_git_wants_twice_has_no_process_on_a_host(desk: Desk):
+    desk.write(more=SERVICE)
+    code, document = desk.ask("render")
+    (service,) = document["services"]
+    assert code == 1
+    assert {error["reason"] for error in service["errors"]} == {"Duplicate"}
+    assert service["host"]["argv"] is None
+
+
+def test_without_a_target_nothing_is_said_about_hosts(desk: Desk):
+    code, out, _ = desk("render", "-o", "json")
+    assert code == 0
+    assert "host" not in json.loads(out)["services"][0]
+
+
+def test_the_pair_of_openshift_ai_is_rendered_for_a_host_and_told_what_lacks(desk: Desk):
+    desk.write(chat=PAIR)
+    services = desk.ask("render")[1]["services"]
+    reasons = {each["reason"] for service in services for each in service["host"]["blocked"]}
+    assert "NoEngine" in reasons
