@@ -10,6 +10,7 @@ from reconciler.model import Replica, Routed
 
 CRASH_WINDOW = 600.0
 CRASHES_THAT_DEGRADE = 3
+CONFLICTS_EXCUSED = 3
 _BACKOFF_CAP = 300.0
 
 
@@ -66,6 +67,11 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str]
 def is_port_taken(replica: Replica) -> bool:
     """Did the engine die only because somebody else had its port? That is nobody's commit's fault."""
     return any("address already in use" in line.lower() for line in replica.last_words)
+
+
+def is_excused(conflicts: Iterable[float], now: float) -> bool:
+    """May another death over a taken port be bad luck? After some in a row the arguments ask for that very port."""
+    return sum(now - at < CRASH_WINDOW for at in conflicts) < CONFLICTS_EXCUSED
 
 
 def is_drained(replica: Replica) -> bool:

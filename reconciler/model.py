@@ -317,12 +317,16 @@ class ServiceRoute:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """What we remember of one service on a target: the fence around pruning."""
+    """What we remember of one service on a target: the fence around pruning.
+
+    `crashes` and `conflicts` are times: when a proven replica died, and when any one died because a port was taken.
+    """
 
     id: ServiceId
     origin: Origin
     promoted: Promoted | None = None
     crashes: tuple[float, ...] = ()
+    conflicts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,11 +479,15 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class NoteCrash:
-    """Write down that a promoted replica died, so that its restarts back off."""
+    """Write down that a promoted replica died, so that its restarts back off.
+
+    `conflict`: it died, proven or not, because a port was taken. That is excused, but not for ever.
+    """
 
     replica: ReplicaId
     at: float
     reason: str
+    conflict: bool = False
 
 
 @dataclass(frozen=True, slots=True)

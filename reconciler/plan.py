@@ -25,7 +25,7 @@ from reconciler.model import (
     Unreachable,
     Verdict,
 )
-from reconciler.rollout import Decision, Situation, decide, settled
+from reconciler.rollout import Decision, Situation, decide, keep_room, route_left_alone, settled
 
 _LEAVING = frozenset({Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE})
 
@@ -50,7 +50,7 @@ def make_plan(
             open_questions.append(s)
         else:
             decisions[s.id] = decision
-    decisions |= _decide_all(open_questions, desired, observed, patience)
+    decisions |= _decide_all(open_questions, desired, observed, patience, suspended)
     ordered = [decisions[key] for key in sorted(decisions)]
     return Plan(
         target=desired.target,
@@ -64,19 +64,28 @@ def make_plan(
 
 
 def _decide_all(
-    situations: list[Situation], desired: DesiredState, observed: Observed, patience: Patience
+    situations: list[Situation],
+    desired: DesiredState,
+    observed: Observed,
+    patience: Patience,
+    suspended: Collection[ServiceId],
 ) -> dict[ServiceId, Decision]:
     """In an order that gives room first to what proved itself before: a restart comes before a newcomer."""
     if not situations:
         return {}
     current = {service.id: service for service in desired.services if service.canary_percent is None}
+    # What is suspended goes nowhere: nobody should wait for it.
+    moving = [r for r in observed.replicas if r.service not in suspended]
     ledger = Ledger(
         observed.capacity,
         observed.replicas,
-        leaving=[r for r in observed.replicas if life(r, observed.at, patience) in _LEAVING],
-        outdated=[r for r in observed.replicas if r.service in current and current[r.service].digest != r.digest],
+        leaving=[r for r in moving if life(r, observed.at, patience) in _LEAVING],
+        outdated=[r for r in moving if r.service in current and current[r.service].digest != r.digest],
+        wanted={service.id: service.replicas for service in desired.services},
     )
     situations.sort(key=lambda s: (s.promoted is None, s.id))
+    for s in situations:
+        keep_room(s, ledger)
     return {s.id: decide(s, ledger) for s in situations}
 
 
@@ -167,7 +176,7 @@ def _route_change(before: ServiceRoute | None, after: ServiceRoute | None) -> st
 
 def _left_alone(s: Situation) -> Decision:
     health = Health(Phase.SUSPENDED, Reason("Suspended", "suspended by hand; `reconciler resume` lifts it"))
-    return Decision((), s.route, (), Verdict(s.id, Sync.UNKNOWN, health, step="suspended"), None)
+    return Decision((), route_left_alone(s), (), Verdict(s.id, Sync.UNKNOWN, health, step="suspended"), None)
 
 
 def _nothing(desired: DesiredState, observed: Unreachable) -> Plan:

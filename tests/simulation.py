@@ -29,6 +29,7 @@ from reconciler.model import (
     Plan,
     Preflight,
     Promote,
+    Promoted,
     Quarantine,
     Reason,
     Reject,
@@ -192,10 +193,11 @@ class Host:
             case SetRoutes(routes=routes):
                 self.routes = {route.service: route for route in routes}
             case Promote(service=service, promoted=promoted):
-                self.owned[service] = replace(self.owned[service], promoted=promoted)
-            case NoteCrash(replica=key, at=at):
+                self._promote(service, promoted)
+            case NoteCrash(replica=key, at=at, conflict=conflict):
                 owned = self.owned[key.service]
-                self.owned[key.service] = replace(owned, crashes=(*owned.crashes, at))
+                kind = "conflicts" if conflict else "crashes"
+                self.owned[key.service] = replace(owned, **{kind: (*getattr(owned, kind), at)})
             case Reject(quarantine=quarantine):
                 self.quarantines[(quarantine.service, quarantine.digest)] = quarantine
             case Forget(service=service):
@@ -221,6 +223,15 @@ class Host:
         )
         used = sum(r.spec.resources.memory_bytes for r in self.replicas.values())
         assert used <= self.memory * GIB, "gave away more memory than there is"
+
+    def _promote(self, service: ServiceId, promoted: Promoted) -> None:
+        owned = self.owned[service]
+        if owned.promoted is None or owned.promoted.digest != promoted.digest:
+            owned = replace(owned, crashes=(), conflicts=())
+        self.owned[service] = replace(owned, promoted=promoted)
+        # As the loop does: git has moved on, what failed before may be tried again.
+        for key in [key for key in self.quarantines if key[0] == service]:
+            del self.quarantines[key]
 
     def _change(self, key: ReplicaId, **fields: object) -> None:
         self.replicas[key] = replace(self.replicas[key], **fields)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.capacity import impossible
+from reconciler.digest import equivalent
 from reconciler.health import Life
 from reconciler.model import Desired, EffectiveSpec, Origin, Promoted, Quarantine, Reason
 from reconciler.rollout.situation import Situation
@@ -89,10 +90,17 @@ def _aim_at_new(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
             failed = quarantine(s, want.digest, _joined(reasons))
             return _restore(s, failed, reject=failed)
     new = Generation(want.digest, spec, want.replicas, want.origin)
-    if want.canary_percent is not None and want.canary_percent < 100 and s.promoted:
+    if want.canary_percent is not None and want.canary_percent < 100 and s.promoted and not _is_same(s, spec):
         stable = _last_good(s.promoted)
         return Aim(Course.ROLL, (stable, Generation(new.digest, spec, new.count, new.origin, canary=True)))
     return Aim(Course.ROLL, (new,))
+
+
+def _is_same(s: Situation, spec: EffectiveSpec) -> bool:
+    """Is it the last good spec, only written differently? Then there is nothing to try on a few requests first."""
+    if s.promoted is None or s.preflight is None or not s.preflight.parsed:
+        return False
+    return s.promoted.parsed == s.preflight.parsed and equivalent(s.promoted.spec, spec)
 
 
 def _too_few_gpus(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.digest import equivalent
-from reconciler.health import Life, failure, is_drained, is_port_taken
+from reconciler.health import Life, failure, is_drained, is_excused, is_port_taken
 from reconciler.model import (
     Admit,
     NoteCrash,
@@ -39,8 +39,11 @@ def handle_failures(s: Situation, steps: Steps) -> Situation:
 
 
 def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> Situation:
-    if replica.draining_at is not None or is_port_taken(replica):
+    if replica.draining_at is not None:
         return s
+    if is_port_taken(replica) and s.owned and is_excused(s.owned.conflicts, s.now):
+        steps.records.append(NoteCrash(replica.id, s.now, reason.message, conflict=True))
+        return replace(s, owned=replace(s.owned, conflicts=(*s.owned.conflicts, s.now)))
     if s.is_proven(replica.digest):
         steps.records.append(NoteCrash(replica.id, s.now, reason.message))
         return replace(s, owned=replace(s.owned, crashes=(*s.crashes, s.now))) if s.owned else s
@@ -122,7 +125,8 @@ def finish_drains(s: Situation, aim: Aim, steps: Steps) -> None:
 
 def _wanted_again(s: Situation, aim: Aim) -> set[ReplicaId]:
     ids: set[ReplicaId] = set()
-    if aim.course not in (Course.ROLL, Course.RESTORE):
+    # While git cannot be followed there is no successor either: what was drained for one serves on.
+    if aim.course not in (Course.ROLL, Course.RESTORE, Course.HOLD):
         return ids
     for generation in aim.generations:
         have = [r for r in s.of(Life.STARTING, Life.READY) if r.digest == generation.digest]

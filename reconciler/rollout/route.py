@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reconciler.health import Life
 from reconciler.model import Action, Drain, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
-from reconciler.rollout.aim import Aim, Course
+from reconciler.rollout.aim import Aim, Course, find_aim
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.steps import Steps
 
@@ -26,6 +26,11 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         canary_percent=percent or 0,
         request_timeout=_request_timeout(s),
     )
+
+
+def route_left_alone(s: Situation) -> ServiceRoute | None:
+    """The route of a service that nobody touches: as last told, or what its replicas show where nobody knows that."""
+    return s.route or (route_of(s, find_aim(s), Steps()) if s.replicas else None)
 
 
 def _request_timeout(s: Situation) -> float | None:

@@ -9,6 +9,7 @@ from reconciler.capacity import Ledger
 from reconciler.health import Life, restart_at
 from reconciler.model import Drain, Forget, Lease, Own, Promote, Promoted, Replica, ReplicaId, Start, Stop, Strategy
 from reconciler.rollout.aim import Aim, Course, Generation
+from reconciler.rollout.claims import keep_room_for
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.steps import SOON, Steps
 
@@ -25,7 +26,9 @@ def move(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
                 steps.processes.append(Forget(s.id, "deleted in git, and nothing of it is left"))
         case Course.SUSPEND:
             _empty(s, steps, "git asks for 0 replicas")
+            _note_none(s, steps)
         case Course.HOLD:
+            _end_planned(s, {generation.digest for generation in aim.generations}, steps)
             for generation in aim.generations:
                 _fill(s, generation, ledger, steps, s.replicas, generation.count)
         case Course.ROLL | Course.RESTORE:
@@ -48,6 +51,22 @@ def _end_unready(s: Situation, steps: Steps, why: str, wanted: set[str]) -> None
         if replica.digest not in wanted:
             steps.processes.append(Stop(replica.id, why))
             steps.look(s.now + SOON)
+
+
+def _end_planned(s: Situation, wanted: set[str], steps: Steps) -> None:
+    """What was never started need not be, while it is open where to go."""
+    for replica in s.of(Life.PLANNED):
+        if replica.digest not in wanted:
+            steps.processes.append(Stop(replica.id, "written down but not started, and not wanted any more"))
+            steps.look(s.now + SOON)
+
+
+def _note_none(s: Situation, steps: Steps) -> None:
+    """Keep the last good spec, but not its number: nobody should start it again until git says so."""
+    if s.promoted and s.promoted.replicas and s.desired:
+        none = replace(s.promoted, replicas=0, origin=s.desired.origin, revision=s.revision, at=s.now)
+        steps.records.append(Promote(s.id, none, "git asks for 0 replicas"))
+        steps.look(s.now)
 
 
 def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
@@ -92,9 +111,12 @@ def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, st
     deficit = main.count - len(_members(s, main))
     need = main.spec.resources
     if explicit:
-        return _explicit(explicit, deficit <= 0 or ledger.fits_without(need, old[:1]), steps)
+        has_room = deficit <= 0 or ledger.fits_without(need, s.id, old[:1])
+        if has_room and deficit > 0 and explicit.max_unavailable:
+            keep_room_for(need, tuple(old[:1]), s, ledger)
+        return _explicit(explicit, has_room, steps)
     has_extra = len(_members(s, main)) + len(old) > main.count
-    if deficit <= 0 or has_extra or _is_busy(s, main) or ledger.fits(need):
+    if deficit <= 0 or has_extra or _is_busy(s, main) or ledger.fits(need, s.id):
         steps.strategy = "surge: start new, switch, drain old"
         return SURGE
     if ledger.fits_soon(need, s.id):
@@ -102,11 +124,12 @@ def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, st
         steps.say(steps.strategy)
         steps.look(s.now + SOON)
         return None
-    if ledger.fits_without(need, old[:1]):
-        lacks = "; ".join(reason.message for reason in ledger.lacks(need))
+    if ledger.fits_without(need, s.id, old[:1]):
+        keep_room_for(need, tuple(old[:1]), s, ledger)
+        lacks = "; ".join(reason.message for reason in ledger.lacks(need, s.id))
         steps.strategy = f"stop-first: drain old, stop it, start new; no room for both ({lacks})"
         return STOP_FIRST
-    steps.lacking = ledger.lacks(need)
+    steps.lacking = ledger.lacks(need, s.id)
     return None
 
 
@@ -139,7 +162,10 @@ def _fill(
 
 def _watch(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -> None:
     """What goes on with the replicas that there are, and when to look again."""
+    leaving = {action.replica for action in steps.processes if isinstance(action, Stop)}
     for replica in _members(s, generation):
+        if replica.id in leaving:
+            continue
         if s.lives[replica.id.serial] is Life.PLANNED:
             why = "written down, but the daemon died before the start"
             steps.processes.append(_start(s, generation, replica.id, replica.lease, why))
@@ -161,7 +187,7 @@ def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Step
     need = generation.spec.resources
     lease = ledger.take(need, s.id)
     if lease is None:
-        steps.lacking = steps.lacking or ledger.lacks(need)
+        steps.lacking = steps.lacking or ledger.lacks(need, s.id)
         if ledger.fits_soon(need, s.id):
             steps.say("waiting for room that is about to be freed")
             steps.look(s.now + SOON)

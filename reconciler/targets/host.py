@@ -245,21 +245,23 @@ class HostTarget:
             case Promote():
                 known = self._inventory.service(action.service) or Owned(action.service, action.promoted.origin)
                 same = known.promoted is not None and known.promoted.digest == action.promoted.digest
-                crashes = known.crashes if same else ()
-                changed = replace(known, promoted=action.promoted, crashes=crashes, origin=action.promoted.origin)
+                known = known if same else replace(known, crashes=(), conflicts=())
+                changed = replace(known, promoted=action.promoted, origin=action.promoted.origin)
                 self._inventory.remember_service(changed)
             case NoteCrash():
-                self._note_crash(action.replica, action.at)
+                self._note_crash(action)
             case _:
                 assert_never(action)
 
-    def _note_crash(self, replica: ReplicaId, at: float) -> None:
-        known = self._inventory.service(replica.service)
+    def _note_crash(self, action: NoteCrash) -> None:
+        known = self._inventory.service(action.replica.service)
         if known is None:
-            record = self._inventory.change(replica)
-            known = Owned(replica.service, record.origin)
-        crashes = tuple(sorted({*known.crashes, at}))[-_CRASHES_KEPT:]
-        self._inventory.remember_service(replace(known, crashes=crashes))
+            record = self._inventory.change(action.replica)
+            known = Owned(record.id.service, record.origin)
+        before = known.conflicts if action.conflict else known.crashes
+        times = tuple(sorted({*before, action.at}))[-_CRASHES_KEPT:]
+        noted = replace(known, conflicts=times) if action.conflict else replace(known, crashes=times)
+        self._inventory.remember_service(noted)
 
 
 def _subjects(records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]) -> list[Subject]:

@@ -1,0 +1,45 @@
+"""Room that is nobody's lease at this moment, but must not go to anybody else."""
+
+from __future__ import annotations
+
+from reconciler.capacity import NOTHING, Ledger, add, impossible, shortfall
+from reconciler.health import Life
+from reconciler.model import Replica, Resources
+from reconciler.rollout.situation import Situation
+
+
+def keep_room(s: Situation, ledger: Ledger) -> None:
+    """Claim what the service needs to start its last good spec again, and what it was drained for.
+
+    Without this a neighbour could take the room in the moment between two replicas, and nothing would serve any more.
+    """
+    ledger.claim(_to_restore(s, ledger), s.id)
+    ledger.claim(_to_succeed(s, ledger), s.id)
+
+
+def keep_room_for(successor: Resources, old: tuple[Replica, ...], s: Situation, ledger: Ledger) -> None:
+    """Claim what a successor will need beyond what is drained for it."""
+    ledger.claim(shortfall(successor, ledger.held_by(old)), s.id)
+
+
+def _to_restore(s: Situation, ledger: Ledger) -> Resources:
+    want, promoted = s.desired, s.promoted
+    if promoted is None or (want is None and s.keep is None) or impossible(promoted.spec.resources, s.capacity):
+        return NOTHING
+    count = promoted.replicas
+    if want is not None and want.spec is not None:
+        if want.replicas == 0 or (s.is_proven(want.digest) and want.blocked):
+            return NOTHING
+        count = min(count, want.replicas) if s.is_proven(want.digest) else count
+    return shortfall(add(*[promoted.spec.resources] * count), ledger.held_by(s.replicas))
+
+
+def _to_succeed(s: Situation, ledger: Ledger) -> Resources:
+    want = s.desired
+    if want is None or want.spec is None or want.digest in s.quarantines:
+        return NOTHING
+    leaving = tuple(r for r in s.of(Life.DRAINING, Life.STOPPING, Life.GONE) if r.digest != want.digest)
+    running = sum(r.digest == want.digest for r in s.of(Life.PLANNED, Life.STARTING, Life.READY))
+    if not leaving or running >= want.replicas:
+        return NOTHING
+    return shortfall(want.spec.resources, ledger.held_by(leaving))
