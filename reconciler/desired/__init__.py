@@ -7,5 +7,6 @@ honour (`obstacles`), and what must not be concluded from what cannot be seen (`
 
 from reconciler.desired.build import build_desired
 from reconciler.desired.scene import HOST_MODE, DesiredCache
+from reconciler.desired.unseen import part_of
 
-__all__ = ["HOST_MODE", "DesiredCache", "build_desired"]
+__all__ = ["HOST_MODE", "DesiredCache", "build_desired", "part_of"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from reconciler.config import HostTarget as TargetSettings
-from reconciler.desired import DesiredCache, build_desired
+from reconciler.desired import DesiredCache, build_desired, part_of
 from reconciler.execute import execute, make_pool
 from reconciler.health import Patience
 from reconciler.loop.journal import Journal
@@ -93,8 +93,9 @@ class Turner:
     def desired(self, snapshot: Snapshot) -> DesiredState:
         """What this revision wants here; worked out once per revision."""
         if self._desired is None or self._desired[0] is not snapshot:
-            manifests = read_manifests(snapshot, self._manifests)
-            self._desired = (snapshot, build_desired(manifests, self._settings, snapshot, self._services))
+            own = part_of(snapshot, self._settings)
+            manifests = read_manifests(own, self._manifests)
+            self._desired = (snapshot, build_desired(manifests, self._settings, own, self._services))
         return self._desired[1]
 
     def close(self) -> None:

@@ -1,0 +1,62 @@
+"""Two targets of one config read one snapshot, and each takes only what lies under its own paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reconciler.config import Settings
+from reconciler.desired import part_of
+from reconciler.loop.parts import make_history, make_place
+from reconciler.model import File, Origin, Reason, Snapshot
+from reconciler.web.metrics import Metrics
+from tests.test_desired import HOST, RUNTIME, SERVICE
+
+
+def settings(folder: Path) -> Settings:
+    targets = [{"name": name, "paths": ["runtimes", f"hosts/{name}"], "gpus": []} for name in ("a", "ab")]
+    return Settings.model_validate({"source": {"url": "/m"}, "targets": targets, "state_dir": str(folder)})
+
+
+def snapshot(**more: tuple[Reason, ...] | tuple[str, ...]) -> Snapshot:
+    texts = {"runtimes/vllm.yaml": RUNTIME}
+    for name in ("a", "ab"):
+        texts[f"hosts/{name}/host.yaml"] = HOST.replace("box", name)
+        texts[f"hosts/{name}/chat.yaml"] = SERVICE.replace("name: chat", f"name: on-{name}")
+    return Snapshot("r1", tuple(File(path, path, text.encode()) for path, text in texts.items()), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_target_wants_only_the_services_of_its_own_folder(tmp_path: Path, index: int):
+    known = settings(tmp_path)
+    history = make_history(known)
+    place = make_place(known.targets[index], known, history, Metrics())
+    try:
+        state = place.turner.desired(snapshot())
+    finally:
+        place.turner.close()
+        history.close()
+    assert [service.id.name for service in state.services] == [f"on-{known.targets[index].name}"]
+    assert [note.code for note in state.notes] == []
+
+
+def test_what_another_target_misses_is_not_missing_here(tmp_path: Path):
+    target = settings(tmp_path).targets[0]
+    assert part_of(snapshot(missing=("hosts/ab", "runtimes")), target).missing == ("runtimes",)
+
+
+@pytest.mark.parametrize("file", ["hosts/a/link", "hosts/a", "hosts", "runtimes/x.yaml"])
+def test_what_is_refused_in_or_above_its_folders_is_known_to_a_target(tmp_path: Path, file: str):
+    refused = (Reason("Symlink", "not read: it is a link", Origin(file, 1)),)
+    assert part_of(snapshot(refused=refused), settings(tmp_path).targets[0]).refused == refused
+
+
+def test_what_is_refused_elsewhere_is_nothing_to_a_target(tmp_path: Path):
+    refused = (Reason("Symlink", "not read: it is a link", Origin("hosts/ab/link", 1)),)
+    assert part_of(snapshot(refused=refused), settings(tmp_path).targets[0]).refused == ()
+
+
+def test_a_target_of_the_whole_tree_takes_all(tmp_path: Path):
+    target = settings(tmp_path).targets[0].model_copy(update={"paths": ("",)})
+    assert part_of(snapshot(missing=("",)), target) == snapshot(missing=("",))
