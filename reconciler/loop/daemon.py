@@ -7,14 +7,16 @@ import random
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 import structlog
 
 from reconciler import __version__
 from reconciler.config import Settings
-from reconciler.errors import ReconcileError, Retryable
+from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.loop.parts import Place, make_folder, make_history, make_place, make_source
 from reconciler.model import ServiceId, Snapshot
 from reconciler.notify import notify, reloading, watchdog_interval
@@ -67,39 +69,51 @@ def _mind(daemon: Daemon, signals: _Signals) -> bool:
     while not signals.wait(min(interval or 1.0, 1.0)):
         if interval and daemon.heartbeat() < max(60.0, 3 * daemon.settings.resync):
             notify("WATCHDOG=1")
-    if signals.stop.is_set():
+    if signals.stop:
         return False
-    signals.reload.clear()
+    signals.reload = False
     notify(*reloading())
     return True
 
 
 def _read_again(path: Path, settings: Settings) -> Settings:
     try:
-        return Settings.load(path)
+        wanted = Settings.load(path)
+        if wanted.state_dir != settings.state_dir:
+            # What runs is on record in the old folder: from another one it would be started a second time.
+            raise SettingsError(f"{path}: state_dir: cannot change while the daemon runs; end it and what it started")
+        return wanted
     except ReconcileError as error:
         log.error("config_rejected", error=str(error), kept="the settings that were in force")
         return settings
 
 
 class _Signals:
-    """SIGTERM, SIGINT and SIGHUP as events."""
+    """SIGTERM, SIGINT and SIGHUP, none of which gets lost.
+
+    An event would not do: a handler runs between any two steps of this thread, also of the event's own.
+    """
 
     def __init__(self) -> None:
-        self.stop = threading.Event()
-        self.reload = threading.Event()
-        self._any = threading.Event()
+        self.stop = False
+        self.reload = False
+        self._bell: SimpleQueue[None] = SimpleQueue()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._note)
 
     def wait(self, seconds: float) -> bool:
-        came = self._any.wait(seconds)
-        self._any.clear()
-        return came
+        """Has one come, or does one come in this time?"""
+        if not (self.stop or self.reload):
+            with suppress(Empty):
+                self._bell.get(timeout=seconds)
+        return self.stop or self.reload
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        (self.reload if number == signal.SIGHUP else self.stop).set()
-        self._any.set()
+        if number == signal.SIGHUP:
+            self.reload = True
+        else:
+            self.stop = True
+        self._bell.put(None)
 
 
 class Daemon:
@@ -118,6 +132,7 @@ class Daemon:
         self._stop = threading.Event()
         self._ask = threading.Event()
         self._polling = threading.Lock()
+        self._counting = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._source_error = "not asked yet"
         self._fetched_at: float | None = None
@@ -183,9 +198,7 @@ class Daemon:
         failures = 0
         while not self._stop.is_set():
             failures = 0 if self._poll() else failures + 1
-            interval = self.settings.source.interval
-            wait = min(interval, 2.0**failures) if failures else interval * random.uniform(0.95, 1.05)  # noqa: S311
-            self._ask.wait(wait)
+            self._ask.wait(_pause(self.settings.source.interval, failures))
             self._ask.clear()
 
     def _poll(self) -> bool:
@@ -231,20 +244,24 @@ class Daemon:
             place.wake.clear()
 
     def _turn_safely(self, place: Place) -> float:
-        snapshot = self._snapshot
-        if snapshot is None:
-            return self.settings.resync
+        # Said before the snapshot is taken: who asks for a pass over the newest one must not count this one as it.
         place.is_turning = True
+        passed = 0
         try:
+            snapshot = self._snapshot
+            if snapshot is None:
+                return self.settings.resync
             turn = place.turner.turn(snapshot)
-            place.passes += 1
+            passed = 1
             return self.settings.resync if turn.again_in is None else min(turn.again_in, self.settings.resync)
         except Exception:
             # The one broad catch: a bug must not end the loop, and the traceback must be seen.
             log.exception("pass_raised", target=place.settings.name)
             return _AFTER_A_BUG
         finally:
-            place.is_turning = False
+            with self._counting:
+                place.is_turning = False
+                place.passes += passed
 
     # ------------------------------------------------------------ what the web side asks
 
@@ -277,7 +294,8 @@ class Daemon:
 
     def request_sync(self) -> int:
         self._poll()
-        needed = self._passes() + sum(2 if place.is_turning else 1 for place in self._places)
+        with self._counting:
+            needed = self._passes() + sum(2 if place.is_turning else 1 for place in self._places)
         self._wake_all()
         return needed
 
@@ -298,6 +316,13 @@ class Daemon:
 
     def _suspended(self) -> list[str]:
         return sorted({name for place in self._places for name in place.suspension.names()})
+
+
+def _pause(interval: float, failures: int) -> float:
+    """Seconds until git is asked again. Not all hosts ask at once; after failures in a row it is asked sooner."""
+    if not failures:
+        return interval * random.uniform(0.95, 1.05)  # noqa: S311
+    return min(interval, 2.0 ** min(failures, 16))
 
 
 def _service_id(service: str) -> ServiceId:
