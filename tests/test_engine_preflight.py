@@ -348,6 +348,7 @@ def test_the_key_is_blind_to_where_the_model_lies(venv: Path, tmp_path: Path) ->
     assert key_of(asked_of(venv, tmp_path)) == key_of(asked_of(venv, tmp_path, model=copied))
 
 
+@pytest.mark.engine
 def test_the_version_is_read_without_running_anything(venv: Path, engine_python: Path, stock_python: Path) -> None:
     assert engine_version(venv).startswith("vllm-0.32.0.dist-info ")
     assert engine_version(engine_python) == engine_version(stock_python) != ""
