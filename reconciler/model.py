@@ -583,7 +583,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Ordered outcome of comparing. `look_again_at` is when time alone may change the answer; None: only events."""
+    """Ordered outcome of comparing.
+
+    `look_again_at` is when time alone may change the answer; None: only events. `looks` says so by service.
+    """
 
     target: str
     revision: str
@@ -592,6 +595,7 @@ class Plan:
     verdicts: Mapping[ServiceId, Verdict] = field(default_factory=dict)
     look_again_at: float | None = None
     notes: tuple[Reason, ...] = ()
+    looks: Mapping[ServiceId, float] = field(default_factory=dict)
 
 
 class Outcome(StrEnum):

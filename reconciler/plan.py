@@ -52,14 +52,16 @@ def make_plan(
             decisions[s.id] = decision
     decisions |= _decide_all(open_questions, desired, observed, patience, suspended)
     ordered = [decisions[key] for key in sorted(decisions)]
+    looks = {d.verdict.service: d.look_again_at for d in ordered if d.look_again_at is not None}
     return Plan(
         target=desired.target,
         revision=desired.revision,
         at=observed.at,
         actions=tuple(_actions(ordered, observed)),
         verdicts={d.verdict.service: d.verdict for d in ordered},
-        look_again_at=min((d.look_again_at for d in ordered if d.look_again_at is not None), default=None),
+        look_again_at=min(looks.values(), default=None),
         notes=(*desired.unreadable, *desired.notes),
+        looks=looks,
     )
 
 

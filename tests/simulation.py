@@ -229,6 +229,8 @@ class Host:
         if owned.promoted is None or owned.promoted.digest != promoted.digest:
             owned = replace(owned, crashes=(), conflicts=())
         self.owned[service] = replace(owned, promoted=promoted)
+        if not promoted.replicas:
+            return
         # As the loop does: git has moved on, what failed before may be tried again.
         for key in [key for key in self.quarantines if key[0] == service]:
             del self.quarantines[key]

@@ -9,7 +9,7 @@ import structlog
 
 from reconciler.config import HostTarget as TargetSettings
 from reconciler.desired import DesiredCache, build_desired, part_of
-from reconciler.execute import execute, make_pool
+from reconciler.execute import execute, make_pool, service_of
 from reconciler.health import Patience
 from reconciler.loop.journal import Journal
 from reconciler.manifests import ManifestCache, read_manifests
@@ -36,6 +36,7 @@ log = structlog.get_logger()
 
 _FIRST_RETRY = 0.5
 _LAST_RETRY = 30.0
+_AFTER_DOING = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Turner:
             _suspended_ids(suspended, desired, observed),
         )
         results = execute(plan, self._perform, self._pool) if act else ()
-        turn = Turn(desired, observed, plan, results, self._again_in(plan, observed, results))
+        turn = Turn(desired, observed, plan, results, self._again_in(plan, observed, results, began))
         applied = self.report.applied
         if act:
             applied = self._journal.record(desired, observed, plan, results, time.monotonic() - began)
@@ -108,16 +109,27 @@ class Turner:
             self._history.reject(self._settings.name, action.quarantine)
             return
         self._target.perform(action)
-        if isinstance(action, Promote):
+        if isinstance(action, Promote) and action.promoted.replicas:
             # Git has moved on successfully: what failed before may be tried again when git asks for it anew.
             self._history.lift(self._settings.name, action.service)
 
-    def _again_in(self, plan: Plan, observed: Observed | Unreachable, results: tuple[Result, ...]) -> float | None:
-        if isinstance(observed, Unreachable) or any(result.outcome is Outcome.FAILED for result in results):
+    def _again_in(
+        self, plan: Plan, observed: Observed | Unreachable, results: tuple[Result, ...], began: float
+    ) -> float | None:
+        """Seconds from now. What fails is tried again more and more slowly, without holding up the others."""
+        failed = {service_of(result.action) for result in results if result.outcome is Outcome.FAILED}
+        spent = time.monotonic() - began
+        due = [at - plan.at for service, at in plan.looks.items() if None not in failed and service not in failed]
+        looks = [max(0.0, seconds - spent) for seconds in due]
+        if any(result.outcome is Outcome.DONE and service_of(result.action) not in failed for result in results):
+            # Whoever did something sees what came of it.
+            looks.append(_AFTER_DOING)
+        if failed or isinstance(observed, Unreachable):
             self._failures += 1
-            return float(min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._failures - 1, 10)))
-        self._failures = 0
-        return None if plan.look_again_at is None else max(0.0, plan.look_again_at - time.time())
+            looks.append(float(min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._failures - 1, 10))))
+        else:
+            self._failures = 0
+        return min(looks, default=None)
 
 
 def patience(settings: TargetSettings) -> Patience:

@@ -1,0 +1,121 @@
+"""When the next pass is due, after a pass over a target that does as it likes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reconciler.config import HostTarget, Settings
+from reconciler.errors import Retryable
+from reconciler.loop.journal import Journal
+from reconciler.loop.parts import make_folder, make_history
+from reconciler.loop.turn import Turner
+from reconciler.model import Action, Desired, File, Observed, Snapshot, Start
+from reconciler.suspension import Suspension
+from reconciler.web.metrics import Metrics
+from tests.simulation import Host
+
+HOST = """
+apiVersion: reconciler/v1alpha1
+kind: Host
+metadata: {name: box}
+spec: {}
+"""
+RUNTIME = """
+apiVersion: serving.kserve.io/v1alpha1
+kind: ServingRuntime
+metadata: {name: vllm, namespace: default}
+spec:
+  supportedModelFormats: [{name: vLLM, autoSelect: true}]
+  containers:
+    - name: kserve-container
+      image: vllm:1
+      command: [python, -m, vllm.entrypoints.openai.api_server]
+      args: [--seed=1]
+"""
+SERVICE = """
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: NAME, namespace: default}
+spec: {predictor: {model: {runtime: vllm, modelFormat: {name: vLLM}, storageUri: "pvc://models/x"}}}
+"""
+
+
+class Target:
+    """A simulated host. Starts of `broken` fail."""
+
+    name = "box"
+
+    def __init__(self) -> None:
+        self.host = Host()
+
+    def observe(self, wanted: tuple[Desired, ...]) -> Observed:
+        return self.host.observe()
+
+    def perform(self, action: Action) -> None:
+        if isinstance(action, Start) and action.replica.service.name == "broken":
+            raise Retryable("no luck")
+        self.host.perform(action)
+
+    def close(self) -> None: ...
+
+
+def turner(folder: Path) -> tuple[Turner, Target]:
+    settings = Settings.model_validate(
+        {
+            "source": {"url": "/x"},
+            "state_dir": str(folder / "state"),
+            "targets": [
+                {
+                    "name": "box",
+                    "paths": ["box"],
+                    "engines": [{"image": "*", "python": "/usr/bin/python3"}],
+                    "volumes": {"models": str(folder)},
+                }
+            ],
+        }
+    )
+    make_folder(settings)
+    history, target = make_history(settings), Target()
+    own: HostTarget = settings.targets[0]
+    journal = Journal("box", history, Metrics())
+    return Turner(own, target, history, Suspension(folder / "suspended.json"), journal), target
+
+
+def snapshot(*names: str, revision: str = "a" * 40) -> Snapshot:
+    texts = {
+        "box/host.yaml": "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec: {}\n",
+        "box/r.yaml": RUNTIME,
+    }
+    texts |= {f"box/{name}.yaml": SERVICE.replace("NAME", name) for name in names}
+    return Snapshot(revision, tuple(File(path, path, text.encode()) for path, text in texts.items()))
+
+
+def test_what_fails_does_not_hold_up_the_others(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    turns, target = turner(tmp_path)
+    wanted = snapshot("broken", "fine")
+    served_after = None
+    for number in range(40):
+        turn = turns.turn(wanted)
+        assert turn.again_in is not None
+        target.host.now += max(turn.again_in, 0.02)
+        if served_after is None and target.host.serving("fine"):
+            served_after = (number, target.host.now)
+    turns.close()
+    assert served_after is not None
+    # Preflight and start take 3 simulated seconds.
+    assert served_after[1] < 1000 + 10
+    assert turn.again_in == 30.0
+
+
+def test_a_pass_that_did_something_is_soon_followed_by_one_that_sees_it(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    turns, target = turner(tmp_path)
+    for wanted in (snapshot("fine"), snapshot(revision="b" * 40)):
+        turn = turns.turn(wanted)
+        while turn.again_in is not None:
+            target.host.now += max(turn.again_in, 0.02)
+            turn = turns.turn(wanted)
+        assert turns.report.applied == wanted.revision
+    assert not target.host.replicas
+    turns.close()
