@@ -13,7 +13,7 @@ from reconciler.kserve.credentials import SCHEME_PLACEHOLDER
 from reconciler.kserve.image import choose_image
 from reconciler.kserve.injection import Setting, Source, inject_source, inject_sources
 from reconciler.kserve.issues import Issue, SpecError, invalid_predictor
-from reconciler.kserve.merge import merge_containers, merge_pod_specs
+from reconciler.kserve.merge import MergeError, merge_containers, merge_pod_specs
 from reconciler.kserve.multinode import MultiNodeError, add_head
 from reconciler.kserve.oci import inject_image
 from reconciler.kserve.placeholders import replace_placeholders
@@ -96,7 +96,7 @@ class _Builder:
         annotations = {key: value for key, value in given.items() if key not in disallowed}
         annotations |= request_annotations(self._name, self._predictor)
         self._ask_for_storage(annotations)
-        confidential = (predictor.framework_container(self._predictor) or {}).get("confidential") or {}
+        confidential = predictor.confidential(self._predictor)
         if confidential.get("enabled"):
             annotations[names.CONFIDENTIAL] = "true"
             if confidential.get("resourceId"):
@@ -141,11 +141,16 @@ class _Builder:
             message = f"failed to find {names.KSERVE_CONTAINER} in ServingRuntime containers"
             raise invalid_predictor(message, "spec", "predictor", "model")
         model, self._metadata = with_server_defaults(self._predictor["model"], self._metadata, runtime)
-        merged = merge_containers(base, {key: value for key, value in model.items() if key not in _MODEL_FIELDS})
+        own = {key: value for key, value in model.items() if key not in _MODEL_FIELDS}
+        merged = merge_containers(base, own)
         serving = self._filled(merged, runtime)
         serving["image"] = choose_image(serving, model.get("runtimeVersion"), runtime.name, runtime.annotations)
         self._built.argument_sources = _argument_sources(base, self._predictor["model"], model)
-        fields = merge_pod_specs(runtime.spec, self._predictor)
+        try:
+            fields = merge_pod_specs(runtime.spec, self._predictor)
+        except MergeError as error:
+            detail = f"failed to consolidate serving runtime PodSpecs. Detail: {error}"
+            raise invalid_predictor(detail, "spec", "predictor") from None
         pod.volumes = list(fields.pop("volumes", ()))
         pod.init_containers = [dict(each) for each in fields.pop("initContainers", ())]
         pod.fields = fields

@@ -12,6 +12,12 @@ from typing import Any
 Document = Mapping[str, Any]
 
 _NO_KEYS: Mapping[str, str] = {}
+
+
+class MergeError(Exception):
+    """Kubernetes cannot merge the lists; the message is its own."""
+
+
 # Lists that merge by a key; every other list is replaced whole.
 _CONTAINER_KEYS = {
     "env": "name",
@@ -47,8 +53,14 @@ def patch_container(base: Document, overlay: Document) -> dict[str, Any]:
 
 
 def merge_pod_specs(runtime: Document, predictor: Document) -> dict[str, Any]:
-    """The pod spec without its containers: what the runtime may give, with the predictor's fields over it."""
+    """The pod spec without its containers: what the runtime may give, with the predictor's fields over it.
+
+    Raises MergeError.
+    """
     base = {key: runtime[key] for key in _FROM_RUNTIME if key in runtime}
+    both = [*base.get("imagePullSecrets", ()), *predictor.get("imagePullSecrets", ())]
+    if "imagePullSecrets" in base and "imagePullSecrets" in predictor and {} in both:
+        raise MergeError("map: map[] does not contain declared merge key: name")
     return _merge(base, {key: predictor[key] for key in predictor if key in POD_FIELDS}, _POD_KEYS)
 
 

@@ -74,6 +74,20 @@ FRAMEWORKS = (
     "paddle",
 )
 
+# The same in the order in which KServe counts implementations.
+IMPLEMENTATIONS = (
+    "xgboost",
+    "pytorch",
+    "triton",
+    "sklearn",
+    "tensorflow",
+    "onnx",
+    "pmml",
+    "lightgbm",
+    "paddle",
+    "huggingface",
+    "model",
+)
 FRAMEWORK_SET = frozenset(FRAMEWORKS)
 
 _SERVER_TYPES = {

@@ -33,7 +33,7 @@ def implementations(predictor: Document) -> list[str]:
     containers = predictor.get("containers") or ()
     if not containers and "model" in predictor and names.FRAMEWORK_SET.isdisjoint(predictor):
         return ["model"]
-    found = [name for name in (*names.FRAMEWORKS, "model") if name in predictor]
+    found = [name for name in names.IMPLEMENTATIONS if name in predictor]
     found += ["containers" for item in containers if item.get("name") == names.KSERVE_CONTAINER]
     if containers and not found:
         found.append("containers")
@@ -58,6 +58,15 @@ def framework_container(predictor: Document) -> Document | None:
             container: Document = predictor[name]
             return container
     return None
+
+
+def confidential(predictor: Document) -> Document:
+    """`confidential` of the implementation: an old framework field before `model`."""
+    for name in (*names.FRAMEWORKS, "model"):
+        if name in predictor:
+            spec: Document = predictor[name].get("confidential") or _NONE
+            return spec
+    return _NONE
 
 
 def storage_uri(predictor: Document) -> str | None:

@@ -73,7 +73,7 @@ class Node:
     zero: Any = _MISSING
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
-        self.default = raw.get("default", _MISSING)
+        self.default = raw.get("default")
         self.keep = raw.get("keep", False)
 
     def read(self, value: Any, where: Any, reading: Reading) -> Any:
@@ -250,11 +250,12 @@ class ObjectNode(Node):
         super().__init__(raw)
         self.required: list[str] = raw.get("r", [])
         self.properties: dict[str, Node] = {}
-        self._defaults: list[tuple[str, Any]] = []
+        # Besides defaults of the API: what Go always writes.
+        self._defaults: list[tuple[str, Any]] = list(raw.get("fill", {}).items())
 
     def link(self, properties: dict[str, Node]) -> None:
         self.properties = properties
-        self._defaults = [(key, node.default) for key, node in properties.items() if node.default is not _MISSING]
+        self._defaults += [(key, node.default) for key, node in properties.items() if node.default]
 
     def read(self, value: Any, where: Any, reading: Reading) -> Any:
         if type(value) is not dict:
@@ -270,7 +271,7 @@ class ObjectNode(Node):
                 if read is not _MISSING and (read or key not in _ZERO_IS_UNSET):
                     result[key] = read
         for key, default in self._defaults:
-            if key not in result and value.get(key) is None and default:
+            if key not in result and value.get(key) is None:
                 result[key] = default
         for key in self.required:
             if key not in result and value.get(key) is None:

@@ -13,6 +13,7 @@ from reconciler.kserve.canary import check_canaries
 from reconciler.kserve.config import Config
 from reconciler.kserve.predictor import (
     ONE_OF_PREDICTOR,
+    confidential,
     env_value,
     framework_container,
     implementation_problem,
@@ -62,8 +63,9 @@ def _check(service: Document, config: Config) -> None:
     _check_blocked_env(name, spec)
     _check_multi_node(name, predictor, annotations, config)
     _check_collocation(predictor)
-    if (container := framework_container(predictor)) and container.get("name"):
-        raise Refused("the 'name' field is not allowed in standard predictor", "spec", "predictor", "model", "name")
+    for kind in names.IMPLEMENTATIONS:
+        if (predictor.get(kind) or {}).get("name"):
+            raise Refused("the 'name' field is not allowed in standard predictor", "spec", "predictor", kind, "name")
     for component in ("transformer", "explainer", "predictor"):
         if component in spec:
             _check_sources(spec[component], component)
@@ -265,14 +267,13 @@ def _check_common_parent(uris: Sequence[Document], name: str) -> None:
 
 
 def _check_confidential(predictor: Document) -> None:
-    container = framework_container(predictor) or {}
-    confidential = container.get("confidential") or {}
-    if not confidential.get("enabled"):
+    spec = confidential(predictor)
+    if not spec.get("enabled"):
         return
     at = ("spec", "predictor", "model", "confidential")
     if not storage_uri(predictor):
         raise Refused("confidential model serving requires storageUri to be set", *at)
-    resource = confidential.get("resourceId") or ""
+    resource = spec.get("resourceId") or ""
     if resource and not _RESOURCE_ID.fullmatch(resource):
         text = "must be in the format kbs:///<repo>/<type>/<tag>"
         raise Refused(f'spec.predictor.confidential.resourceId: Invalid value: "{resource}": {text}', *at)

@@ -29,6 +29,12 @@ POINTERS = {
     "logger": {"url", "marshallerUrl", "batchInterval"},
     "predictor": {"storageContainerName"},
 }
+# Fields that Go always writes, although the schema does not ask for them.
+FILLED: dict[str, dict[str, Any]] = {
+    "httpGet": {"port": 0},
+    "tcpSocket": {"port": 0},
+    "resourceFieldRef": {"divisor": "0"},
+}
 FRAMEWORKS = [
     "sklearn",
     "xgboost",
@@ -76,6 +82,8 @@ def compact(table: Table, schema: dict[str, Any], owner: str = "", name: str = "
         node["p"] = {k: compact(table, v, name, k) for k, v in schema["properties"].items()}
         if schema.get("required"):
             node["r"] = schema["required"]
+        if name in FILLED:
+            node["fill"] = FILLED[name]
     elif schema["type"] == "object":
         extra = schema.get("additionalProperties")
         node["t"] = "map" if extra else "any"
