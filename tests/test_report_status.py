@@ -199,3 +199,15 @@ def test_a_service_suspended_by_hand_is_settled_but_not_as_git_says() -> None:
         judgement = judge(status_of(report(plan=planned(waiting), suspended=names)))
         assert judgement.failed
         assert "reconciler resume demo/tiny" in judgement.faults[0]
+
+
+def test_what_is_kept_because_git_cannot_be_read_does_not_move() -> None:
+    kept = verdict(sync=Sync.UNKNOWN)
+    status = status_of(report(desired=state(), plan=planned(kept)))
+    assert judge(status).failed
+
+
+def test_a_target_that_has_not_looked_at_the_newest_revision_is_not_done() -> None:
+    newer = RevisionInfo(wanted="e" * 40, applied=REVISION)
+    status = status_of(report(applied=REVISION), revision=newer)
+    assert not judge(status).settled

@@ -26,7 +26,7 @@ def judge(status: Document) -> Judgement:
     """Converged needs: every target reached, every service Synced and Healthy or Suspended, git read without error."""
     faults = [*_source_faults(status), *_target_faults(status)]
     moving = any(_is_moving(service, target) for target, service in services(status))
-    unsettled = moving or (_awaits_applied(status) and not faults)
+    unsettled = moving or _awaits_look(status) or (_awaits_applied(status) and not faults)
     return Judgement(converged=not faults and not unsettled, settled=not unsettled, faults=tuple(faults))
 
 
@@ -96,10 +96,19 @@ def _is_moving(service: Document, target: Document) -> bool:
         return False
     if service["health"]["status"] == "Progressing":
         return True
+    if not service["inGit"] and service["sync"] == "Unknown":
+        # Kept because git cannot be read in full: it stays so until somebody repairs git.
+        return False
     stuck = (
         service["blocked"] or service["rejected"] or service["problems"] or service["health"]["status"] == "Degraded"
     )
     return not stuck
+
+
+def _awaits_look(status: Document) -> bool:
+    """Does a target still stand by an older revision than git's newest? Then its word does not count yet."""
+    wanted = status["revision"]["wanted"]
+    return any(target["reachable"] and target["revision"]["wanted"] != wanted for target in status["targets"])
 
 
 def _awaits_applied(status: Document) -> bool:
