@@ -356,3 +356,14 @@ os._exit(0)
     assert sorted(path for _, path in opened) == sorted(
         [*(f"/proc/{pid}/stat" for pid in pids), "/proc/net/tcp", "/proc/net/tcp6"]
     )
+
+
+def test_a_pass_that_is_still_going_on_does_not_take_the_lock_again(
+    folder: Path, daemon: Callable[[], HostTarget]
+) -> None:
+    late = daemon()
+    late.lock()
+    late.close()
+    with pytest.raises(Retryable, match="let go already"):
+        late.perform(Own(SERVICE, ORIGIN, "late"))
+    daemon().lock()

@@ -158,3 +158,26 @@ def test_bug_in_a_question_ends_no_thread() -> None:
         assert probes.sight(FIRST.id) == Sight()
         answers.ready = (True, True)
         assert wakes.acquire(timeout=30)
+
+
+def test_one_bad_word_about_its_health_condemns_nobody() -> None:
+    with probing() as (probes, answers, _):
+        once = [True, False, True, True]
+        answers.is_healthy = lambda subject: once.pop(0) if once else True  # type: ignore[method-assign]
+        seen: set[bool | None] = set()
+        probes.watch([replace(FIRST, stage=Stage.SERVING)])
+        eventually(lambda: seen.add(probes.sight(FIRST.id).healthy) or not once)
+        assert False not in seen
+        answers.is_healthy = lambda subject: False  # type: ignore[method-assign]
+        eventually(lambda: probes.sight(FIRST.id).healthy is False)
+
+
+def test_what_was_quiet_before_it_served_again_counts_no_more() -> None:
+    with probing() as (probes, answers, _):
+        draining = replace(FIRST, stage=Stage.DRAINING)
+        probes.watch([draining])
+        eventually(lambda: probes.sight(FIRST.id).quiet_samples >= 2)
+        answers.stuck.add(FIRST.id)
+        probes.watch([replace(FIRST, stage=Stage.SERVING)])
+        probes.watch([draining])
+        assert probes.sight(FIRST.id).quiet_samples == 0

@@ -163,3 +163,11 @@ def test_reader_and_writer_threads_share_it(history: History) -> None:
     while any(thread.is_alive() for thread in threads):
         history.entries(10)
     assert len(history.entries(1000)) == 200
+
+
+def test_a_thread_that_is_late_finds_it_closed_and_not_damaged(path: Path) -> None:
+    history = History(path)
+    history.close()
+    with pytest.raises(Retryable, match="closed"):
+        history.quarantines("a")
+    assert [found.name for found in path.parent.iterdir() if "unusable" in found.name] == []

@@ -56,9 +56,11 @@ class History:
         self._path = path
         self._lock = threading.Lock()
         self._db = _open_or_begin_anew(path)
+        self._closed = False
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             self._db.close()
 
     # ------------------------------------------------------------ quarantine
@@ -145,6 +147,9 @@ class History:
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
+            if self._closed:
+                # To sqlite a closed file is an error like a damaged one, and that would be moved aside.
+                raise Retryable(f"cannot use {self._path}: it is closed, the daemon is ending")
             try:
                 return work(self._db)
             except sqlite3.OperationalError as error:

@@ -11,7 +11,7 @@ from typing import assert_never
 from reconciler import config
 from reconciler.engines.launch import api_key
 from reconciler.engines.probe import fatal_reason
-from reconciler.errors import ReconcileError, Terminal
+from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
 from reconciler.model import (
     Action,
@@ -65,6 +65,7 @@ class HostTarget:
         self._inventory = Inventory(folder)
         self._lock = TargetLock(folder)
         self._recovered = False
+        self._closed = False
         gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
         self._supervisor: Supervisor = ProcessSupervisor(self._inventory, gpus)
@@ -75,6 +76,8 @@ class HostTarget:
 
     def lock(self) -> None:
         """Take over this host. Raises Terminal, naming the holder, while another process has it."""
+        if self._closed:
+            raise Retryable(f"target {self.name}: let go already; whoever took it over goes on")
         if not self._lock.is_held:
             self._lock.acquire()
             self._supervisor.subscribe(self._wake)
@@ -88,6 +91,7 @@ class HostTarget:
 
     def close(self) -> None:
         """End threads. What serves keeps serving."""
+        self._closed = True
         self._probes.close()
         self._preflights.close()
         self._supervisor.close()

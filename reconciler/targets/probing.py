@@ -109,6 +109,9 @@ class _Probe:
 
     def turn_to(self, subject: Subject) -> None:
         if subject != self.subject:
+            if subject.stage is not self.subject.stage:
+                # What was counted in another stage counts nothing: the proxy may have sent something since.
+                self.sight = replace(self.sight, in_flight=None, quiet_samples=0)
             self.subject = subject
             self._news.set()
 
@@ -117,6 +120,7 @@ class _Probe:
         self._news.set()
 
     def _run(self) -> None:
+        in_doubt = False
         while not self._closed:
             subject = self.subject
             before = self.sight
@@ -126,12 +130,16 @@ class _Probe:
                 # A thread that dies of a bug would leave its replica waiting for ever, in silence.
                 _log.exception("probe.raised", replica=str(subject.id))
                 now = Sight()
+            # Whoever is taken for dead is stopped with all its requests: one word is not enough for that.
+            in_doubt = now.healthy is False and before.healthy is not False and not in_doubt
+            if in_doubt:
+                now = replace(now, healthy=before.healthy)
             # An answer to a question that is not asked any more would mix two stages up.
             if self.subject is subject and not self._closed:
                 self.sight = now
                 if _is_news(before, now):
                     self._wake()
-            self._news.wait(subject.stage.value)
+            self._news.wait(Stage.STARTING.value if in_doubt else subject.stage.value)
             self._news.clear()
 
 
