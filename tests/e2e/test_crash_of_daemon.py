@@ -16,8 +16,6 @@ TINY = "demo/tiny.yaml"
 
 def kill_at_every_boundary(rig: Rig) -> int:
     """One rollout per boundary, killed there; until a rollout has no further boundary. Returns how many there were."""
-    rig.start()
-    rig.converge()
     for number in itertools.count():
         rig.kill()
         rig.start(crash_at=number)
@@ -40,12 +38,14 @@ def kill_at_every_boundary(rig: Rig) -> int:
 @pytest.mark.parametrize("memory", [64, 3], ids=["surge", "stop_first"])
 def test_killed_at_every_boundary_of_a_rollout_it_loses_no_request(make_rig: MakeRig, memory: int):
     rig = make_rig(memory=memory, rollout={"min_ready": "0.2s"})
+    rig.start()
+    rig.converge()
     with rig.load(streams=1, posts=1) as load:
-        rig.wait("nothing", lambda: True)
         boundaries = kill_at_every_boundary(rig)
         tally = load.stop()
     assert boundaries > 10
     assert tally.lost == 0, str(tally)
+    assert (tally.refused > 0) == (memory == 3), str(tally)
     assert rig.serves()
 
 
