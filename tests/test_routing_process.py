@@ -19,7 +19,7 @@ from reconciler.config import Routing
 from reconciler.errors import Retryable, SettingsError
 from reconciler.model import Routed
 from reconciler.routing.envoy import EnvoyProxy
-from reconciler.routing.process import find
+from reconciler.routing.process import find, spawn
 from reconciler.routing.static import parse_listen
 from tests.ports import free_port
 from tests.proxy_parts import Backend, ask, route, service, wait_for
@@ -141,6 +141,25 @@ def test_silent_proxy_means_unknown_and_not_gone(host: Host, tiny: Backend) -> N
     assert (state.running, state.ready) == (True, False)
     assert state.endpoint(tiny.port).in_flight is None
     assert proxy.observe().endpoint(tiny.port).in_flight == 0
+
+
+def is_asked(proxy: EnvoyProxy) -> bool:
+    with contextlib.suppress(Retryable):
+        return bool(proxy._admin.survey())
+    return False
+
+
+def test_proxy_that_has_not_read_its_endpoints_yet_says_nothing_about_them(host: Host) -> None:
+    proxy = host.proxy()
+    proxy._lay_out()
+    # A file that cannot be read holds it in the moment that a start passes through.
+    (host.folder / "eds.json").write_text("{")
+    spawn(host.folder, 1)
+    wait_for(lambda: proxy.observe().running and is_asked(proxy))
+    state = proxy.observe()
+    assert state.running
+    assert not state.ready
+    assert state.endpoint(20000).routed is Routed.UNKNOWN
 
 
 def test_record_of_another_process_is_not_believed(host: Host) -> None:

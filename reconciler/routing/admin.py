@@ -60,7 +60,8 @@ class Admin:
 
     def survey(self) -> tuple[dict[int, EndpointState], dict[str, Uptake]]:
         """Every endpoint by port, and what became of each watched file."""
-        clusters, updates = self._ask(_CLUSTERS, _UPDATES)
+        # In this order: an Envoy that had read its endpoints before it was asked for them names them all.
+        updates, clusters = self._ask(_UPDATES, _CLUSTERS)
         return _endpoints(json.loads(clusters)), _uptakes(json.loads(updates))
 
     def _ask(self, *paths: str) -> list[bytes]:

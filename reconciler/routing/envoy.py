@@ -80,6 +80,9 @@ class EnvoyProxy:
             found, uptakes = self._admin.survey()
         except Retryable:
             return ProxyState(process.find(self._folder) is not None, False, None, MappingProxyType(applied))
+        if not uptakes["eds"].version:
+            # It has just started and knows no endpoint yet: that none is listed means nothing.
+            return ProxyState(True, False, None, MappingProxyType(applied))
         runs_table = table.rds.runs(uptakes["rds"]) and table.eds.runs(uptakes["eds"])
         ready = all(wanted.runs(uptakes[name]) for name, wanted in self._fixed.items())
         return ProxyState(True, ready, found, MappingProxyType(applied if runs_table else {}))
