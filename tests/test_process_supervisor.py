@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -389,3 +390,18 @@ def test_foreign_folder_in_the_place_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Retryable, match="is not ours"):
         scratch.make(tmp_path / "link")
+
+
+def test_planned_replica_whose_port_was_taken_meanwhile_gets_another(
+    inventory: Inventory, daemon: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = record()
+    inventory.write(wanted)
+    # Processes of other users do not show us which sockets they hold.
+    monkeypatch.setattr(procfs, "holders", lambda _: set())
+    with socket.create_server(("127.0.0.1", wanted.lease.port)):
+        supervisor = daemon()
+        assert state(supervisor, wanted) == ProcessState(alive=False, spawned=False)
+        with pytest.raises(Retryable, match="is taken; the next pass leases another"):
+            supervisor.start(wanted, standin(inventory.folder))
+    assert inventory.replica(wanted.id) is None

@@ -82,9 +82,11 @@ class ProcessSupervisor:
             if self._watch is not None:
                 self._watch.watch(main)
             return ProcessState(alive=True)
-        left = self._leftovers(record, look)
+        if main is None and not look.census.members(self._trace(record)):
+            # Whoever has its port or its GPUs, it is nothing of a replica that never ran.
+            return ProcessState(alive=False, spawned=False)
         code = self._children.exit_code(main) if main is not None else None
-        return ProcessState(alive=False, leftovers=left, exit_code=code, spawned=main is not None or left > 0)
+        return ProcessState(alive=False, leftovers=self._leftovers(record, look), exit_code=code)
 
     def _leftovers(self, record: ReplicaRecord, look: _Look) -> int:
         """What the main process left behind: processes, its port, memory of its GPUs."""
@@ -142,12 +144,14 @@ class ProcessSupervisor:
         known = self._completed(known, look)
         if known.process is not None and self._children.is_running(known.process):
             return True
-        if known.process is not None or self._leftovers(known, look):
+        if known.process is not None or look.census.members(self._trace(known)):
             raise Retryable(f"replica {known.id} ended before; what is left of it must be stopped and removed first")
         return False
 
     def _start(self, record: ReplicaRecord, launch: Launch) -> None:
         if record.lease.port in procfs.listeners():
+            # If it was written down before, then with this port: without the record another one can be leased.
+            self._inventory.forget_replica(record.id)
             raise Retryable(f"replica {record.id}: port {record.lease.port} is taken; the next pass leases another")
         record = replace(
             record,
