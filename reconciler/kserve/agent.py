@@ -10,6 +10,7 @@ from reconciler.kserve import names
 from reconciler.kserve.credentials import Vault, account_credentials
 from reconciler.kserve.pod import Container, Pod, first_port
 from reconciler.kserve.predictor import is_multi_model
+from reconciler.kserve.storage import StorageError
 
 _PORT = 9081
 _MODEL_CONFIG = "/mnt/configs"
@@ -52,6 +53,8 @@ def inject_agent(pod: Pod, name: str, namespace: str, logger: Document | None, v
     _add_credentials(pod, agent, logger if names.LOGGER in wanted else None, vault)
     pod.containers.append(agent)
     if names.AGENT in wanted:
+        if names.AGENT_MODEL_DIR not in pod.annotations or names.AGENT_CONFIG_VOLUME not in pod.annotations:
+            raise StorageError(f"can not find {names.AGENT_CONFIG_VOLUME} label")
         _mount(pod, {"name": "model-dir", "emptyDir": {}}, names.MODEL_MOUNT, agent, pod.container("kserve-container"))
         config = pod.annotations[names.AGENT_CONFIG_VOLUME]
         _mount(pod, {"name": "model-config", "configMap": {"name": config}}, _MODEL_CONFIG, agent)
@@ -87,7 +90,8 @@ def _arguments(pod: Pod, wanted: set[str], name: str, namespace: str, logger: Do
 
 def _logger_arguments(pod: Pod, name: str, namespace: str, logger: Document) -> list[str]:
     notes, key = pod.annotations, names.LOGGER
-    args: list[str] = ["--log-url", notes.get(f"{key}-sink-url", logger.get("defaultUrl", "")), "--source-uri", name]
+    url = notes.get(f"{key}-sink-url") or str(logger.get("defaultUrl", ""))
+    args = ["--log-url", url, "--source-uri", name]
     args += ["--log-mode", notes.get(f"{key}-mode") or "all"]
     args += ["--inference-service", pod.labels.get(names.SERVICE_LABEL, ""), "--namespace", namespace]
     args += ["--endpoint", pod.labels.get("endpoint", ""), "--component", pod.labels.get("component", "")]

@@ -219,7 +219,8 @@ class _Builder:
 
     def _deploy(self) -> None:
         pod, built = self._built.pod, self._built
-        if uris := self._predictor.get("storageUris"):
+        # What lacks one of the two was refused before.
+        if uris := [each for each in self._predictor.get("storageUris") or () if "uri" in each and "mountPath" in each]:
             name = self._predictor.get("storageContainerName")
             try:
                 built.sources = inject_sources(pod, uris, name, self._setting)

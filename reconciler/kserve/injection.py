@@ -159,7 +159,13 @@ def _credentials(pod: Pod, initializer: Container, setting: Setting) -> Given:
 
 
 def _parameters(annotations: Mapping[str, str]) -> Mapping[str, str]:
-    parameters: Mapping[str, str] = json.loads(annotations.get(names.STORAGE_SPEC_PARAM) or "{}")
+    """What the annotation says; a user may have written one of his own."""
+    try:
+        parameters = json.loads(annotations.get(names.STORAGE_SPEC_PARAM, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{names.STORAGE_SPEC_PARAM}: {error}") from None
+    if not isinstance(parameters, dict) or not all(isinstance(value, str) for value in parameters.values()):
+        raise StorageError(f"{names.STORAGE_SPEC_PARAM}: expected an object of strings")
     return parameters
 
 

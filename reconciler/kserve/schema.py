@@ -276,6 +276,8 @@ class ObjectNode(Node):
         for key in self.required:
             if key not in result and value.get(key) is None:
                 self._absent(key, where, reading, result)
+            elif key not in result and value[key] == "":
+                result[key] = ""
         return result
 
     def _unknown(self, key: Any, where: Any, reading: Reading) -> None:

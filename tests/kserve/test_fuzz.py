@@ -18,7 +18,7 @@ from reconciler.kserve.template_syntax import TemplateError
 from reconciler.manifests import read_file
 from tests.kserve.strategies import documents, near_misses
 
-_slow = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+_slow = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 _RUNTIME = {
     "apiVersion": "serving.kserve.io/v1alpha1",
     "kind": "ServingRuntime",
