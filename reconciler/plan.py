@@ -126,9 +126,13 @@ def _reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[
     files = {replica.origin.file for replica in replicas} | ({owned.origin.file} if owned else set())
     for reason in desired.unreadable:
         place = reason.origin.file if reason.origin else ""
-        # A service that never had a replica is known by its route alone: any file may have named it.
-        if not files or any(file == place or file.startswith(f"{place.rstrip('/')}/") for file in files):
+        if any(file == place or file.startswith(f"{place.rstrip('/')}/") for file in files):
             return Reason("Unreadable", f"kept, because its file cannot be read: {reason.message}", reason.origin)
+    for reason in desired.unreadable:
+        # It may have been moved there in the same commit, or be known by its route alone.
+        return Reason(
+            "Unreadable", f"kept, because it may stand where git cannot be read: {reason.message}", reason.origin
+        )
     if not desired.prunable:
         return Reason("NotPrunable", "kept, because this target's folder or its host.yaml is missing from git")
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.model import Drain, Preflight, Reject, ServiceId, SetRoutes, Start, Stop
+from reconciler.model import Drain, Origin, Preflight, Reason, Reject, ServiceId, SetRoutes, Start, Stop
 from reconciler.plan import make_plan
 from tests.simulation import PATIENCE, Host, state, wanted
 
@@ -97,6 +97,16 @@ def test_a_commit_whose_port_is_always_taken_is_rejected_in_the_end():
                 host.replicas[key] = replace(replica, alive=False, last_words=("Address already in use",))
     assert sum(isinstance(action, Reject) for action in host.log) == 1
     assert [replica.digest for replica in host.serving("a")] == ["good1-a"]
+
+
+def test_a_service_that_moved_into_a_file_that_cannot_be_read_is_kept():
+    host = converged(wanted("a", "good1"))
+    broken = Reason("NotYaml", "broken", Origin("elsewhere/b.yaml", 3))
+    plan = host.converge(state(unreadable=(broken,)))
+    assert plan.verdicts[A].health.reason.code == "Serving"
+    assert len(host.serving("a")) == 1
+    host.converge(state())
+    assert not host.replicas
 
 
 # ---------------------------------------------------------------- room
