@@ -6,8 +6,11 @@ crash or never get ready, requests that never end, a daemon that dies between tw
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field, replace
 
+from reconciler.errors import Retryable
+from reconciler.execute import execute
 from reconciler.health import Patience
 from reconciler.model import (
     Action,
@@ -222,7 +225,7 @@ class Host:
             parsed=action.parsed,
         )
         used = sum(r.spec.resources.memory_bytes for r in self.replicas.values())
-        assert used <= self.memory * GIB, "gave away more memory than there is"
+        assert found or used <= self.memory * GIB, "gave away more memory than there is"
 
     def _promote(self, service: ServiceId, promoted: Promoted) -> None:
         owned = self.owned[service]
@@ -245,6 +248,23 @@ class Host:
         plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE)
         for action in plan.actions[:die_after]:
             self.perform(action)
+        return plan
+
+    def stumble(self, desired: DesiredState, luck: random.Random) -> Plan:
+        """One pass in which actions fail, the daemon dies between a record and its process, and the proxy goes away."""
+        self.proxy = self.proxy and luck.random() < 0.9
+        plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE)
+
+        def perform(action: Action) -> None:
+            if luck.random() < 0.8:
+                self.perform(action)
+                return
+            if isinstance(action, Start) and action.replica not in self.replicas:
+                self.perform(action)
+                self._change(action.replica, spawned=False, alive=False)
+            raise Retryable("bad luck")
+
+        execute(plan, perform)
         return plan
 
     def converge(self, desired: DesiredState, passes: int = 400, tick: float = 0.5) -> Plan:

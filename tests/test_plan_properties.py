@@ -25,7 +25,7 @@ from reconciler.model import (
 )
 from reconciler.plan import _situations, make_plan
 from reconciler.rollout import decide, settled
-from tests.simulation import PATIENCE, Host, state, wanted
+from tests.simulation import GIB, PATIENCE, Host, state, wanted
 
 VERSIONS = ("good1", "good2", "good3", "reject1", "crash1", "late1", "never1")
 STRATEGIES = (
@@ -96,6 +96,46 @@ def test_a_daemon_that_dies_anywhere_ends_in_the_same_place(host, history, death
         running = [r for r in host.replicas.values() if r.service == service.id]
         if service.replicas == 0:
             assert not running
+
+
+@given(hosts, histories, st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_whatever_fails_on_the_way_ends_in_the_same_place(host, history, luck):
+    for commit, passes in history:
+        for _ in range(passes):
+            host.stumble(commit, luck)
+            host.now += 0.5
+    host.memory, host.gpus = max(2, host.memory - luck.randint(0, 3)), max(0, host.gpus - luck.randint(0, 1))
+    plan = host.converge(history[-1][0], passes=2000)
+    assert plan.actions == ()
+
+
+@st.composite
+def moves(draw: st.DrawFn):
+    """Two commits over the same services; the first is good and fits."""
+    names = draw(st.lists(st.sampled_from("abc"), unique=True, min_size=1, max_size=3))
+    every = [(draw(services(name, ("good1",))), draw(services(name, VERSIONS))) for name in names]
+    first = [replace(before, replicas=max(1, before.replicas), canary_percent=None) for before, _ in every]
+    second = [replace(after, replicas=max(1, after.replicas)) for _, after in every]
+    gpus = sum(one.replicas * one.spec.resources.gpus for one in first)
+    memory = sum(one.replicas * one.spec.resources.memory_bytes for one in first) // GIB
+    spare = draw(st.integers(0, 2)), draw(st.integers(0, 4))
+    return state(*first), state(*second), Host(gpus=gpus + spare[0], memory=memory + spare[1])
+
+
+@given(moves(), st.integers(0, 30), commits(("good3",)))
+@settings(max_examples=200, deadline=None)
+def test_what_serves_is_never_lost_to_a_commit(move, passes, between):
+    first, second, host = move
+    host.converge(first)
+    kept = {one.id for one in first.services}
+    for commit in (state(*first.services, *(one for one in between.services if one.id not in kept)), second):
+        for _ in range(passes):
+            host.step(commit)
+            host.now += 0.5
+    host.converge(second, passes=2000)
+    for service in second.services:
+        assert host.serving(service.id.name), service
 
 
 @given(hosts, histories, st.randoms(use_true_random=False))
@@ -175,7 +215,12 @@ def test_an_unreachable_target_plans_nothing(host, commit):
 def test_a_suspended_service_is_left_alone(host, history):
     last = play(host, history)
     observed = host.observe()
-    everyone = {s.id for s in last.services} | {r.service for r in observed.replicas} | set(observed.owned) | set(observed.routes)
+    everyone = (
+        {s.id for s in last.services}
+        | {r.service for r in observed.replicas}
+        | set(observed.owned)
+        | set(observed.routes)
+    )
     plan = make_plan(last, observed, host.quarantines, PATIENCE, suspended=everyone)
     assert [a for a in plan.actions if type(a).__name__ != "EnsureProxy"] == []
 
