@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.kserve import names
+from reconciler.kserve import gojson, names
 from reconciler.kserve.credentials import Vault, account_credentials
 from reconciler.kserve.pod import Container, Pod, first_port
 from reconciler.kserve.predictor import is_multi_model
@@ -173,7 +172,7 @@ def _probe_json(probe: Document) -> str:
             if key == "httpGet":
                 handler = {"path": "/", "scheme": "HTTP", **handler}
             ordered[key] = {name: handler[name] for name in _HANDLER_ORDER if name in handler}
-    return json.dumps(ordered, separators=(",", ":"), ensure_ascii=False)
+    return gojson.dumps(ordered)
 
 
 def _add_credentials(pod: Pod, agent: Container, logger: Document | None, vault: Vault) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from reconciler.kserve import names, predictor
+from reconciler.kserve import gojson, names, predictor
 from reconciler.kserve.agent import inject_agent, request_annotations
 from reconciler.kserve.credentials import SCHEME_PLACEHOLDER
 from reconciler.kserve.image import choose_image
 from reconciler.kserve.injection import Setting, Source, inject_source, inject_sources
 from reconciler.kserve.issues import Issue, SpecError, invalid_predictor
+from reconciler.kserve.knative import make_revision
 from reconciler.kserve.merge import MergeError, merge_containers, merge_pod_specs
 from reconciler.kserve.multinode import MultiNodeError, add_head
 from reconciler.kserve.oci import inject_image
@@ -109,8 +109,7 @@ class _Builder:
         if spec is not None:
             annotations[names.STORAGE_SPEC] = "true"
             if "parameters" in spec:
-                text = json.dumps(dict(sorted(spec["parameters"].items())), separators=(",", ":"), ensure_ascii=False)
-                annotations[names.STORAGE_SPEC_PARAM] = text
+                annotations[names.STORAGE_SPEC_PARAM] = gojson.dumps(dict(sorted(spec["parameters"].items())))
             if "key" in spec:
                 annotations[names.STORAGE_SPEC_KEY] = spec["key"]
             if "path" in spec:
@@ -205,8 +204,12 @@ class _Builder:
         pod.annotations = {**theirs, **annotations, **own}
 
     def _span_nodes(self) -> None:
-        if "workerSpec" not in self._predictor or not self._runtime:
+        if "workerSpec" not in self._predictor:
             return
+        if self._runtime is None:
+            # KServe dereferences nil here.
+            text = "workerSpec needs predictor.model: a custom predictor cannot span nodes"
+            raise SpecError("InvalidWorkerSpec", text, "spec", "predictor", "workerSpec")
         try:
             types = self._world.config.gpu_types
             add_head(self._built.pod, self._name, self._predictor, self._runtime.spec, types)
@@ -230,6 +233,8 @@ class _Builder:
             pod.labels["app"] = f"isvc.{self._object}"
             add_default_fields(pod)
             self._check_deployment()
+        elif self._mode == names.KNATIVE:
+            make_revision(pod, self._predictor, self._world.config)
 
     def _check_deployment(self) -> None:
         built, annotations = self._built, self._metadata.get("annotations") or {}

@@ -58,6 +58,7 @@ class Config:
     default_mode: str = names.KNATIVE
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: SHIPPED)
     disallowed: frozenset[str] = names.DISALLOWED_ANNOTATIONS
+    disallowed_labels: frozenset[str] = frozenset()
     gpu_types: tuple[str, ...] = _GPU_TYPES
     errors: tuple[tuple[str, str], ...] = ()
 
@@ -87,6 +88,7 @@ def from_config_map(data: Mapping[str, str] | None, default_mode: str | None = N
         default_mode=mode,
         sections=sections,
         disallowed=names.DISALLOWED_ANNOTATIONS | frozenset(_texts(extra)),
+        disallowed_labels=frozenset(_texts(sections["inferenceService"].get("serviceLabelDisallowedList"))),
         gpu_types=tuple(dict.fromkeys((*_GPU_TYPES, *_texts(custom)))),
         errors=tuple(errors),
     )

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.kserve import names
+from reconciler.kserve import gojson, names
 from reconciler.kserve.config import Config
 from reconciler.kserve.storage import StorageError
 
@@ -92,7 +91,7 @@ def storage_spec_env(key: str, parameters: Mapping[str, str], annotations: Mappi
     if not entry.type:
         raise StorageError("unable to determine storage type")
     if parameters:
-        text = json.dumps(dict(sorted(parameters.items())), separators=(",", ":"), ensure_ascii=False)
+        text = gojson.dumps(dict(sorted(parameters.items())))
         given.env.append({"name": "STORAGE_OVERRIDE_CONFIG", "value": text})
     return given
 
@@ -148,16 +147,9 @@ def _entry(key: str, parameters: Mapping[str, str], annotations: Mapping[str, st
 
 def _content(text: str, key: str, secret: str) -> Mapping[str, str]:
     try:
-        content = json.loads(text)
-        why = "" if isinstance(content, dict) else f"cannot unmarshal {type(content).__name__} into an object"
-        if not why and any(not isinstance(value, str) for value in content.values()):
-            why = "every value must be a string"
-    except (ValueError, RecursionError) as error:
-        why = f"invalid character: {getattr(error, 'msg', 'nested too deeply')}"
-    if why:
-        raise StorageError(f"invalid json encountered in key {key} of storage secret {secret}: {why}")
-    result: Mapping[str, str] = content
-    return result
+        return gojson.loads_texts(text)
+    except ValueError as error:
+        raise StorageError(f"invalid json encountered in key {key} of storage secret {secret}: {error}") from None
 
 
 # ---------------------------------------------------------------- service accounts

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.kserve import names
+from reconciler.kserve import gojson, names
 from reconciler.kserve.credentials import (
     Given,
     Vault,
@@ -161,12 +160,9 @@ def _credentials(pod: Pod, initializer: Container, setting: Setting) -> Given:
 def _parameters(annotations: Mapping[str, str]) -> Mapping[str, str]:
     """What the annotation says; a user may have written one of his own."""
     try:
-        parameters = json.loads(annotations.get(names.STORAGE_SPEC_PARAM, "{}"))
-    except (ValueError, RecursionError) as error:
+        return gojson.loads_texts(annotations.get(names.STORAGE_SPEC_PARAM, "{}"))
+    except ValueError as error:
         raise StorageError(f"{names.STORAGE_SPEC_PARAM}: {error}") from None
-    if not isinstance(parameters, dict) or not all(isinstance(value, str) for value in parameters.values()):
-        raise StorageError(f"{names.STORAGE_SPEC_PARAM}: expected an object of strings")
-    return parameters
 
 
 def _finish(

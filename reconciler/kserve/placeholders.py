@@ -7,25 +7,24 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from reconciler.kserve import gojson
 from reconciler.kserve.template import Struct, render
 from reconciler.kserve.template_syntax import TemplateError
 
 _SIMPLE = re.compile(r"\{\{ *\.(Name|Namespace) *\}\}")
 _MARKS = re.compile(r'["&\'+<>\\\x00-\x1f]')
-# What Go's JSON writes for these, so that a template sees the same text.
-_GO_JSON = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 def replace_placeholders(container: Mapping[str, Any], metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     """The container after execution. Raises TemplateError, also where the result is no longer a container."""
-    text = json.dumps(container, ensure_ascii=False, separators=(",", ":"))
+    text = gojson.dumps(container)
     if "{{" not in text:
         return container
     done = _simple(text, metadata)
     if done is not None:
         simple: Mapping[str, Any] = json.loads(done)
         return simple
-    done = render(text.translate(_GO_JSON), struct_of(metadata), html=True)
+    done = render(text, struct_of(metadata), html=True)
     try:
         result = json.loads(done)
     except (ValueError, RecursionError) as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.kserve import names, predictor, schema
 from reconciler.kserve.build import Built, build_pod
 from reconciler.kserve.defaults import deployment_mode, with_defaults
 from reconciler.kserve.issues import Issue, SpecError, invalid_spec
+from reconciler.kserve.runtime_defaults import protocol_of
 from reconciler.kserve.selection import Refusal, Runtime, refuse_named, refuse_none_found, refuse_unknown
 from reconciler.kserve.url import UrlError, service_url
 from reconciler.kserve.validation import refusal
@@ -149,13 +150,16 @@ class _Resolution:
     def _first(self, model: Mapping[str, Any], supporting: tuple[Runtime, ...]) -> Refusal | None:
         if not supporting:
             return refuse_none_found(model)
-        self._runtime = supporting[0]
+        chosen = supporting[0]
+        # KServe asks for its annotations by name, and then the namespace's own runtime comes first.
+        namesake = self._world.runtimes.named(chosen.name, self._metadata["namespace"]) or chosen
+        self._runtime = replace(chosen, annotations=namesake.annotations) if namesake is not chosen else chosen
         return None
 
     def _protocol(self) -> str:
         model = self._predictor.get("model")
-        if model is not None and "protocolVersion" not in model and self._runtime:
-            return self._runtime.protocol or "v1"
+        if model is not None and self._runtime:
+            return protocol_of(model, self._runtime)
         return predictor.protocol(self._predictor)
 
     # ------------------------------------------------------------ pod

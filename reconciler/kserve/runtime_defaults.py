@@ -16,9 +16,23 @@ _MODEL_CLASSES = {
 }
 
 
+_PROTOCOLS = {"mlserver": "v2", "tritonserver": "v2", "torchserve": "v1"}
+
+
+def server_of(runtime: Runtime) -> str:
+    """Server type by the runtime's annotation, else by its name."""
+    return runtime.annotations.get(names.SERVER_TYPE, names.server_type_of(runtime.name))
+
+
+def protocol_of(model: Document, runtime: Runtime) -> str:
+    """The model's own protocol, else the server type's, else the lowest that the runtime lists, else v1."""
+    own: str | None = model.get("protocolVersion")
+    return own if own is not None else _PROTOCOLS.get(server_of(runtime)) or runtime.protocol or "v1"
+
+
 def with_server_defaults(model: Document, metadata: Document, runtime: Runtime) -> tuple[Document, Document]:
     """The model and the service's metadata with what the server type asks for."""
-    server = runtime.annotations.get(names.SERVER_TYPE, names.server_type_of(runtime.name))
+    server = server_of(runtime)
     stored = "storageUri" in model or "storage" in model
     if server == "mlserver":
         return _mlserver(model, metadata, stored)
