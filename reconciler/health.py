@@ -71,7 +71,7 @@ def is_port_taken(replica: Replica) -> bool:
 
 def is_excused(conflicts: Iterable[float], now: float) -> bool:
     """May another death over a taken port be bad luck? After some in a row the arguments ask for that very port."""
-    return sum(now - at < CRASH_WINDOW for at in conflicts) < CONFLICTS_EXCUSED
+    return sum(_is_recent(at, now) for at in conflicts) < CONFLICTS_EXCUSED
 
 
 def is_drained(replica: Replica) -> bool:
@@ -81,7 +81,7 @@ def is_drained(replica: Replica) -> bool:
 
 def restart_at(crashes: Iterable[float], now: float) -> float:
     """When the next start is due: at once after the first crash, then 10 s, 20 s, 40 s … up to 5 minutes."""
-    recent = sorted(at for at in crashes if now - at < CRASH_WINDOW)
+    recent = sorted(at for at in crashes if _is_recent(at, now))
     if len(recent) < 2:
         return now
     return recent[-1] + min(_BACKOFF_CAP, 10.0 * 2.0 ** (len(recent) - 2))
@@ -89,4 +89,9 @@ def restart_at(crashes: Iterable[float], now: float) -> float:
 
 def is_crash_looping(crashes: Iterable[float], now: float) -> bool:
     """Has it crashed so often lately that a person should look?"""
-    return sum(now - at < CRASH_WINDOW for at in crashes) >= CRASHES_THAT_DEGRADE
+    return sum(_is_recent(at, now) for at in crashes) >= CRASHES_THAT_DEGRADE
+
+
+def _is_recent(at: float, now: float) -> bool:
+    """What lies ahead was written before the clock was set back: nobody knows when that was."""
+    return 0 <= now - at < CRASH_WINDOW

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -367,3 +368,13 @@ def test_a_pass_that_is_still_going_on_does_not_take_the_lock_again(
     with pytest.raises(Retryable, match="let go already"):
         late.perform(Own(SERVICE, ORIGIN, "late"))
     daemon().lock()
+
+
+def test_nobody_is_late_because_the_clock_of_the_host_was_set(
+    host: HostTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.perform(start())
+    before = time.time
+    monkeypatch.setattr(host._clock, "_wall", lambda: before() + 3600)
+    (replica,) = observe(host).replicas
+    assert observe(host).at - replica.created_at < 600

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from reconciler.model import (
 )
 from reconciler.routing.envoy import EnvoyProxy, ProxyState
 from reconciler.targets import procfs
+from reconciler.targets.clock import Clock
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
 from reconciler.targets.probing import Probes, Stage, Subject
@@ -66,6 +66,7 @@ class HostTarget:
         self._lock = TargetLock(folder)
         self._recovered = False
         self._closed = False
+        self._clock = Clock()
         gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
         self._supervisor: Supervisor = ProcessSupervisor(self._inventory, gpus)
@@ -109,9 +110,12 @@ class HostTarget:
 
     def observe(self, wanted: tuple[Desired, ...]) -> Observed | Unreachable:
         """What is there now. Unreachable when a record, the GPUs or the disk cannot be read: nothing is guessed."""
-        now = time.time()
+        now = self._clock.now()
         try:
             records = self._inventory.replicas()
+            if not any(self._is_timed(record, now) for record in records):
+                self._clock.follow()
+                now = self._clock.now()
             owned = self._inventory.services()
             states = self._supervisor.list(records)
             capacity = self._machine.capacity(record.lease.port for record in records)
@@ -131,6 +135,12 @@ class HostTarget:
             preflights=preflights,
             preflighting=asking,
         )
+
+    def _is_timed(self, record: ReplicaRecord, now: float) -> bool:
+        """Does it wait for a moment in time?"""
+        if record.ready_at is None or record.draining_at is not None or record.stopping_at is not None:
+            return True
+        return now - record.ready_at <= self._settings.rollout.min_ready
 
     def _replica(self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float) -> Replica:
         sight = self._probes.sight(record.id)
@@ -201,7 +211,7 @@ class HostTarget:
             spec=action.spec,
             origin=action.origin,
             lease=action.lease,
-            created_at=time.time(),
+            created_at=self._clock.now(),
             drain_timeout=action.drain_timeout,
             parsed=action.parsed,
             revision=action.revision,
@@ -215,11 +225,11 @@ class HostTarget:
             match action:
                 case Admit():
                     record = self._supervisor.note(record)
-                    record = replace(record, ready_at=record.ready_at or time.time())
+                    record = replace(record, ready_at=record.ready_at or self._clock.now())
                 case Relabel():
                     record = replace(record, digest=action.digest, spec=action.spec, origin=action.origin)
                 case Drain():
-                    record = replace(record, draining_at=record.draining_at or time.time())
+                    record = replace(record, draining_at=record.draining_at or self._clock.now())
                 case Undrain():
                     record = replace(record, draining_at=None)
                 case _:
@@ -231,7 +241,7 @@ class HostTarget:
         if record is None:
             return
         if record.stopping_at is None:
-            record = self._inventory.change(record.id, stopping_at=time.time())
+            record = self._inventory.change(record.id, stopping_at=self._clock.now())
         self._supervisor.stop(record, action.force)
 
     def _remove(self, action: Remove) -> None:
