@@ -353,3 +353,20 @@ def test_the_version_is_read_without_running_anything(venv: Path, engine_python:
     assert engine_version(venv).startswith("vllm-0.32.0.dist-info ")
     assert engine_version(engine_python) == engine_version(stock_python) != ""
     assert engine_version(Path("/nowhere/bin/python")) == ""
+
+
+def test_a_question_that_broke_our_side_does_not_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+    runner = PreflightRunner(tmp_path / "cache", done.set)
+    asked = Question(tmp_path / "python", (), (), {}, {})
+
+    def broken(_: Question) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(runner, "_run", broken)
+    runner.ask(asked)
+    assert done.wait(30)
+    assert not runner.pending()
+    with pytest.raises(Retryable, match="MemoryError: no room"):
+        runner.ask(asked)
+    runner.close()

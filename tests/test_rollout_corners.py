@@ -109,6 +109,16 @@ def test_a_service_that_moved_into_a_file_that_cannot_be_read_is_kept():
     assert not host.replicas
 
 
+def test_a_cut_of_who_knows_how_many_requests_is_not_called_none():
+    host = converged(wanted("a", "good1"), busy_seconds=100.0)
+    host.step(state())
+    host.now += 11
+    observed = host.observe()
+    dumb = replace(observed, replicas=tuple(replace(r, in_flight=None) for r in observed.replicas))
+    (stop,) = [a for a in make_plan(state(), dumb, {}, PATIENCE).actions if isinstance(a, Stop)]
+    assert "an unknown number of running requests" in stop.reason
+
+
 # ---------------------------------------------------------------- room
 
 

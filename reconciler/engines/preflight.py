@@ -17,9 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from reconciler.engines.launch import Question, origin_of_word
 from reconciler.errors import Retryable
 from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
+
+log = structlog.get_logger()
 
 _SCRIPTS = tuple(Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text"))
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
@@ -108,6 +112,10 @@ class PreflightRunner:
             answer = self._run(asked)
         except Retryable as error:
             self._finish(key, None, str(error))
+        except Exception as error:
+            # A question that stays open for ever would keep its commit waiting, in silence.
+            log.exception("preflight_raised")
+            self._finish(key, None, f"preflight failed: unexpected {type(error).__name__}: {error}")
         else:
             _write(self._cache / f"{key}.json", answer)
             self._finish(key, _verdict(answer))

@@ -118,7 +118,8 @@ def finish_drains(s: Situation, aim: Aim, steps: Steps) -> None:
             Routed.DRAINING,
             Routed.ABSENT,
         ):
-            text = f"drain deadline of {s.drain_timeout:g} s reached; {cut} running requests are cut"
+            running = "an unknown number of" if replica.in_flight is None else cut
+            text = f"drain deadline of {s.drain_timeout:g} s reached; {running} running requests are cut"
             steps.processes.append(Stop(replica.id, text, cut=cut))
         steps.say(f"draining {replica.id.serial}" + (f": {cut} requests running" if cut else ""))
 
