@@ -114,6 +114,10 @@ class EnvoyProxy:
         for name, wanted in self._fixed.items():
             self._files.publish(name, wanted)
 
+    def find_process(self) -> process.Identity | None:
+        """The Envoy that runs, if one does."""
+        return process.find(self._folder)
+
     def stop(self) -> None:
         """Ends Envoy, and with it every request in it. The routes stay on disk."""
         running = process.find(self._folder)

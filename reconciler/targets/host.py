@@ -11,7 +11,7 @@ from reconciler import config
 from reconciler.engines.launch import api_key
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import ReconcileError, Retryable, Terminal
-from reconciler.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
+from reconciler.inventory import Identity, Inventory, ReplicaRecord, TargetLock, UnreadableRecord
 from reconciler.model import (
     Action,
     Admit,
@@ -40,6 +40,7 @@ from reconciler.model import (
 from reconciler.routing.envoy import EnvoyProxy, ProxyState
 from reconciler.targets import procfs
 from reconciler.targets.clock import Clock
+from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
 from reconciler.targets.probing import Probes, Stage, Subject
@@ -71,6 +72,7 @@ class HostTarget:
         self._machine = Machine(settings, gpus)
         self._supervisor: Supervisor = ProcessSupervisor(self._inventory, gpus)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing)
+        self._proxy_exit: ExitWatch | None = None
         self._workloads = Workloads(settings, folder)
         self._preflights = Preflights(self._workloads, folder / "preflight", wake)
         self._probes = Probes(EngineQuestions(self._proxy), wake)
@@ -82,6 +84,7 @@ class HostTarget:
         if not self._lock.is_held:
             self._lock.acquire()
             self._supervisor.subscribe(self._wake)
+            self._proxy_exit = ExitWatch(on_exit=lambda _: self._wake(), chore=lambda: None)
         if not self._recovered:
             try:
                 self._supervisor.recover()
@@ -96,6 +99,8 @@ class HostTarget:
         self._probes.close()
         self._preflights.close()
         self._supervisor.close()
+        if self._proxy_exit is not None:
+            self._proxy_exit.close()
         self._lock.release()
 
     def logs(self, service: ServiceId, lines: int) -> tuple[str, ...]:
@@ -124,6 +129,7 @@ class HostTarget:
             return Unreachable(self.name, now, str(error))
         self._probes.watch(_subjects(records, states))
         proxy = self._proxy.observe()
+        self._watch_proxy()
         return Observed(
             target=self.name,
             at=now,
@@ -141,6 +147,11 @@ class HostTarget:
         if record.ready_at is None or record.draining_at is not None or record.stopping_at is not None:
             return True
         return now - record.ready_at <= self._settings.rollout.min_ready
+
+    def _watch_proxy(self) -> None:
+        """Whoever drives this host wants to know at once when the proxy ends."""
+        if self._proxy_exit is not None and (found := self._proxy.find_process()) is not None:
+            self._proxy_exit.watch(Identity(found.pid, found.started, found.boot))
 
     def _replica(self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float) -> Replica:
         sight = self._probes.sight(record.id)
@@ -185,6 +196,7 @@ class HostTarget:
         match action:
             case EnsureProxy():
                 self._proxy.ensure_running()
+                self._watch_proxy()
             case SetRoutes():
                 self._proxy.apply(action.routes)
             case Start():

@@ -78,7 +78,7 @@ class Rig:
             "targets": [target],
             "state_dir": str(self.folder / "state"),
             "web": {"listen": f"127.0.0.1:{self.web}"},
-            "resync": "10s",
+            "resync": "60s",
             "log": {"format": "json", "level": "info"},
         }
         self.config.write_text(yaml.safe_dump(settings))
