@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from reconciler.kserve.oci import inject_image
 from reconciler.kserve.placeholders import replace_placeholders
 from reconciler.kserve.pod import Container, Pod, add_default_fields, set_env
 from reconciler.kserve.podcheck import deployment_problems, service_problems
+from reconciler.kserve.podwords import strategy_problems, word_problems
 from reconciler.kserve.runtime_defaults import with_server_defaults
 from reconciler.kserve.selection import Runtime
 from reconciler.kserve.storage import LATER_PREFIXES, LATER_VERSION, StorageError, check_uri
@@ -239,7 +240,7 @@ class _Builder:
     def _check_deployment(self) -> None:
         built, annotations = self._built, self._metadata.get("annotations") or {}
         mode = annotations.get(names.DEPLOYMENT_MODE, names.STANDARD)
-        problems = [f'Deployment.apps "{self._object}" is invalid: {text}' for text in deployment_problems(built.pod)]
+        problems = [f'Deployment.apps "{self._object}" is invalid: {text}' for text in self._refused(built.pod)]
         serving = built.pod.container(names.TRANSFORMER_CONTAINER) or built.pod.containers[0]
         problems += [f'Service "{self._object}" is invalid: {text}' for text in service_problems(serving)]
         if mode not in (names.STANDARD, names.KNATIVE):
@@ -248,6 +249,9 @@ class _Builder:
             host_name(self._object, self._metadata, self._world.config)
         except UrlError as error:
             problems.append(f"failed creating host name: {error}")
+        for text in strategy_problems(self._predictor.get("deploymentStrategy")):
+            message = f'fails to reconcile predictor: Deployment.apps "{self._object}" is invalid: {text}'
+            built.errors.append(Issue("InvalidField", message, ("spec", "predictor", "deploymentStrategy")))
         for text in problems:
             message = f"fails to reconcile predictor: {text}"
             built.errors.append(Issue("ReconcileFailed", message, ("spec", "predictor")))
@@ -255,6 +259,10 @@ class _Builder:
             text = 'no matches for kind "ScaledObject" in version "keda.sh/v1alpha1"'
             message = f"fails to reconcile predictor: failed to get existing KEDA autoscaler: {text}"
             built.cluster_errors.append(Issue("ReconcileFailed", message))
+
+    def _refused(self, pod: Pod) -> Iterator[str]:
+        yield from deployment_problems(pod)
+        yield from word_problems(pod)
 
     # ------------------------------------------------------------ the pod webhook's last words
 

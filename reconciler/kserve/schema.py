@@ -82,9 +82,8 @@ class Node:
     def mistyped(self, value: Any, where: Any, reading: Reading) -> Any:
         path = dotted(unroll(where))
         kind = _kind(value)
-        shown = f'"{value}"' if kind == "string" else f'"{kind}"'
         reading.refuse(
-            where, f'{path}: Invalid value: "{kind}": {path} in body must be of type {self.type_name}: {shown}'
+            where, f'{path}: Invalid value: "{kind}": {path} in body must be of type {self.type_name}: "{kind}"'
         )
         return _MISSING
 

@@ -10,6 +10,7 @@ from reconciler.kserve import config, runtime_validation, schema
 from reconciler.kserve.config import Config
 from reconciler.kserve.credentials import Secret, ServiceAccount, Vault, decode_secret
 from reconciler.kserve.injection import Setting
+from reconciler.kserve.objectmeta import metadata_flaws
 from reconciler.kserve.selection import Runtime, Runtimes
 from reconciler.kserve.storage import DEFAULT_CONTAINER, StorageContainer
 
@@ -68,6 +69,10 @@ class World:
         return self.memo[namespace]
 
 
+def _metadata_flaws(document: Document) -> tuple[schema.Flaw, ...]:
+    return tuple(metadata_flaws(document)) if isinstance(document.get("metadata"), dict) else ()
+
+
 def _implied_account(name: str) -> ServiceAccount | None:
     """Every namespace of a cluster has the account `default`, whether a tree names it or not."""
     return ServiceAccount(name) if name == "default" else None
@@ -89,7 +94,7 @@ class _Sorter:
         if kind == "InferenceService":
             return
         clean, flaws = schema.read(document)
-        self._issues += [DocumentIssue(index, flaw.path, flaw.message) for flaw in flaws]
+        self._issues += [DocumentIssue(index, flaw.path, flaw.message) for flaw in (*flaws, *_metadata_flaws(clean))]
         metadata = clean.get("metadata") or {}
         name = metadata.get("name", "") if isinstance(metadata, dict) else ""
         namespace = "" if kind in _CLUSTER_SCOPED else (metadata.get("namespace") or self._namespace) if name else ""
