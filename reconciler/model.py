@@ -231,8 +231,8 @@ class Replica:
     real token); `ready_at` is when that was first written down. `healthy` is None when nobody could tell.
     `in_flight` counts requests at the proxy and in the engine; None is unknown, never zero. `quiet_samples` counts
     consecutive observations of zero, taken while the proxy sent nothing new. `rebooted` means that the host restarted
-    since the replica was started. `spawned` is False when it was written down but no process was ever seen. `last_words` is
-    the end of the log of a replica that failed, `blame` the one line of it that a person needs.
+    since the replica was started. `spawned` is False when it was written down but no process was ever seen.
+    `last_words` is the end of the log of a replica that failed, `blame` the one line of it that a person needs.
     """
 
     id: ReplicaId
