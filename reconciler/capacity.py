@@ -56,8 +56,9 @@ class Ledger:
     """What is free, less what the plan has given away so far, and less what is kept for somebody.
 
     `leaving` are replicas on their way out, `outdated` those of another digest than git's: they go once their service
-    runs more than the number in `wanted`. What both hold is worth waiting for, before anything that serves is stopped
-    to make room. A claim keeps room for one service: nobody else may take it, however early in the order.
+    has a successor and with it more than the number in `wanted`. What both hold is worth waiting for, before anything
+    that serves is stopped to make room. A claim keeps room for one service: nobody else may take it, however early in
+    the order.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Ledger:
         self._outdated = {replica.id for replica in outdated}
         self._wanted = wanted or {}
         self._staying = Counter(replica.service for replica in self._replicas if replica.id not in self._leaving)
+        self._succeeded = {replica.service for replica in self._replicas if replica.id not in self._outdated}
         self._known = {gpu.uuid for gpu in capacity.gpus}
         leased = {uuid for replica in self._replicas for uuid in replica.lease.gpus}
         ports = {replica.lease.port for replica in self._replicas}
@@ -88,6 +90,7 @@ class Ledger:
         if self.lacks(need, service):
             return None
         self._staying[service] += 1
+        self._succeeded.add(service)
         if service in self._claims:
             self._claims[service] = shortfall(self._claims[service], need)
         gpus, self._gpus = tuple(self._gpus[: need.gpus]), self._gpus[need.gpus :]
@@ -124,8 +127,10 @@ class Ledger:
         return self.fits_without(need, service, (r for r in self._replicas if r.service != service and self._goes(r)))
 
     def _goes(self, replica: Replica) -> bool:
-        has_successor = self._staying[replica.service] > self._wanted.get(replica.service, 0)
-        return replica.id in self._leaving or (replica.id in self._outdated and has_successor)
+        if replica.id in self._leaving:
+            return True
+        is_spare = self._staying[replica.service] > self._wanted.get(replica.service, 0)
+        return replica.id in self._outdated and replica.service in self._succeeded and is_spare
 
     def lacks(self, need: Resources, service: ServiceId) -> tuple[Reason, ...]:
         """Everything that keeps one more replica from fitting right now, naming the holders of GPUs."""

@@ -139,7 +139,7 @@ def test_what_serves_is_never_lost_to_a_commit(move, passes, between):
 
 
 @given(hosts, histories, st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_the_order_of_answers_is_irrelevant(host, history, shuffler):
     last = play(host, history)
     observed = host.observe()
@@ -247,7 +247,7 @@ def test_everything_deleted_in_git_is_drained_and_nothing_is_left(host, commit, 
 
 @pytest.mark.slow
 @given(hosts, histories)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_the_short_way_says_what_the_long_way_says(host, history):
     last = play(host, history)
     for _ in range(60):

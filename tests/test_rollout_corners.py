@@ -169,3 +169,10 @@ def test_two_half_done_rollouts_do_not_wait_for_each_other_on_a_host_that_shrank
         host.replicas[youngest] = replace(host.replicas[youngest], digest=service.digest, spec=service.spec)
     host.converge(second)
     assert [r.digest for name in "ab" for r in host.serving(name)] == ["good2-a"] * 2 + ["good2-b"] * 2
+
+
+def test_nobody_waits_for_what_stays_because_its_successor_was_rejected():
+    host = converged(wanted("a", "good1"), wanted("b", "good1", 2), memory=3)
+    host.converge(state(wanted("a", "good2"), wanted("b", "reject2")))
+    assert [r.digest for r in host.serving("a")] == ["good2-a"]
+    assert [r.digest for r in host.serving("b")] == ["good1-b"] * 2
