@@ -19,11 +19,12 @@ from reconciler.kserve.oci import inject_image
 from reconciler.kserve.placeholders import replace_placeholders
 from reconciler.kserve.pod import Container, Pod, add_default_fields, set_env
 from reconciler.kserve.podcheck import deployment_problems, service_problems
+from reconciler.kserve.podwebhook import finish_pod
 from reconciler.kserve.podwords import strategy_problems, word_problems
 from reconciler.kserve.runtime_defaults import with_server_defaults
 from reconciler.kserve.selection import Runtime
 from reconciler.kserve.storage import LATER_PREFIXES, LATER_VERSION, StorageError, check_uri
-from reconciler.kserve.template_syntax import TemplateError
+from reconciler.kserve.template_nodes import TemplateError
 from reconciler.kserve.url import UrlError, host_name
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class _Builder:
         except StorageError as error:
             message = f"the pod is refused: {error}"
             built.errors.append(Issue("FailedCreate", message, ("spec", "predictor")))
-        self._scrape()
+        finish_pod(pod, self._world.config)
         self._check_pod()
         return built
 
@@ -266,26 +267,6 @@ class _Builder:
 
     # ------------------------------------------------------------ the pod webhook's last words
 
-    def _scrape(self) -> None:
-        pod, settings = self._built.pod, self._world.config["metricsAggregator"]
-        for key, setting in (
-            (names.METRIC_AGGREGATION, "enableMetricAggregation"),
-            (names.PROMETHEUS_SCRAPING, "enablePrometheusScraping"),
-        ):
-            pod.annotations.setdefault(key, str(settings.get(setting, "")))
-        if pod.annotations[names.PROMETHEUS_SCRAPING] == "true":
-            aggregated = pod.annotations[names.METRIC_AGGREGATION] == "true"
-            pod.annotations["prometheus.io/port"] = "9088" if aggregated else "9091"
-            pod.annotations["prometheus.io/path"] = "/metrics"
-        accelerator = pod.annotations.get(names.GKE_ACCELERATOR)
-        if accelerator is not None and any(_has_gpu(each) for each in pod.containers):
-            selector = pod.fields.get("nodeSelector") or {}
-            pod.fields["nodeSelector"] = {**selector, "cloud.google.com/gke-accelerator": accelerator}
-        initializer = pod.init_container(names.STORAGE_INITIALIZER)
-        user = pod.annotations.get(names.INITIALIZER_UID, "")
-        if initializer and user.isascii() and user.isdigit():
-            initializer["securityContext"] = {**(initializer.get("securityContext") or {}), "runAsUser": int(user)}
-
     def _check_pod(self) -> None:
         """What the API server refuses when the pod is created: a missing account, two mounts at one place."""
         account = self._built.pod.fields.get("serviceAccountName", "default")
@@ -307,10 +288,6 @@ _SERVING = (names.KSERVE_CONTAINER, names.TRANSFORMER_CONTAINER)
 _MODEL_FIELDS = frozenset(
     {"modelFormat", "runtime", "storageUri", "runtimeVersion", "protocolVersion", "storage", "confidential"}
 )
-
-
-def _has_gpu(container: Document) -> bool:
-    return "nvidia.com/gpu" in ((container.get("resources") or {}).get("limits") or {})
 
 
 def _argument_sources(base: Document, own: Document, model: Document) -> tuple[tuple[str, int], ...]:

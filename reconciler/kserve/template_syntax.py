@@ -2,168 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from reconciler.kserve.template_lexer import Tokens, lex, split
+from reconciler.kserve.template_nodes import Action, Branch, Call, Jump, Pipe, Template, TemplateError, Text
 
-class TemplateError(Exception):
-    """The template cannot be parsed or executed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """A pipeline whose value is printed, unless it declares a variable."""
-
-    pipe: Pipe
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """`if`, `with` or `range`."""
-
-    word: str
-    pipe: Pipe
-    body: tuple[Any, ...]
-    other: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Jump:
-    """`break` or `continue`."""
-
-    word: str
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """`template "name" pipeline`."""
-
-    name: str
-    pipe: Pipe | None
-
-
-@dataclass(frozen=True, slots=True)
-class Pipe:
-    """Commands that feed each other; `names` are the variables that get the value."""
-
-    commands: tuple[tuple[Any, ...], ...]
-    names: tuple[str, ...] = ()
-    assigns: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """An operand with fields after it. `base` is a Pipe, a Variable or None for the dot."""
-
-    base: Any
-    fields: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Literal:
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A parsed template: its own nodes, and those that it defines by name."""
-
-    nodes: tuple[Any, ...]
-    defined: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-
-
-FUNCTIONS = frozenset(
-    [
-        "and",
-        "or",
-        "not",
-        "len",
-        "index",
-        "slice",
-        "print",
-        "printf",
-        "println",
-        "html",
-        "js",
-        "urlquery",
-        "call",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-    ]
-)
-_TOKEN = re.compile(
-    r"""(?P<space>[ \t\r\n]+)|(?P<raw>`[^`]*`)|(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<char>'(?:[^'\\\n]|\\.)')
-    |(?P<number>[+-]?\d[\w.]*)|(?P<field>\.[^\W\d]\w*)|(?P<variable>\$\w*)|(?P<word>[^\W\d]\w*)
-    |(?P<sign>:=|[=|(),.])""",
-    re.VERBOSE,
-)
-_KEYWORDS = frozenset(
-    ["if", "else", "end", "with", "range", "define", "block", "template", "break", "continue", "nil", "true", "false"]
-)
 _MAX_DEPTH = 60
 
 
 @lru_cache(256)
 def parse(text: str) -> Template:
     """Raises TemplateError."""
-    parser = _Parser(list(_split(text)))
+    parser = _Parser(list(split(text)))
     nodes, end = parser.block(0)
     if end:
         raise TemplateError(f"unexpected {{{{{end}}}}}")
     return Template(nodes, parser.defined)
-
-
-def _split(text: str) -> Any:
-    """Alternating pieces of text (str) and token lists of actions."""
-    at, trim = 0, False
-    while True:
-        start = text.find("{{", at)
-        piece = text[at:start] if start >= 0 else text[at:]
-        left = start >= 0 and re.match(r"\{\{-[ \t\r\n]", text[start : start + 4])
-        piece = piece.lstrip(" \t\r\n") if trim else piece
-        yield piece.rstrip(" \t\r\n") if left else piece
-        if start < 0:
-            return
-        inside = start + (3 if left else 2)
-        comment = re.compile(r"\s*/\*.*?\*/\s*?(\s-)?\}\}", re.DOTALL).match(text, inside)
-        if comment:
-            at, trim = comment.end(), bool(comment[1])
-            continue
-        tokens, at, trim = _lex(text, inside)
-        yield tokens
-
-
-def _lex(text: str, at: int) -> tuple[list[tuple[str, str]], int, bool]:
-    tokens: list[tuple[str, str]] = []
-    while True:
-        if close := re.compile(r"([ \t\r\n]-)?\}\}").match(text, at):
-            return tokens, close.end(), bool(close[1])
-        match = _TOKEN.match(text, at)
-        if not match:
-            raise TemplateError(f"unexpected {text[at : at + 1]!r} in an action" if text[at:] else "unclosed action")
-        tokens.append((match.lastgroup or "", match[0]))
-        at = match.end()
 
 
 class _Parser:
@@ -184,7 +39,7 @@ class _Parser:
                 if piece:
                     nodes.append(Text(piece))
                 continue
-            tokens = _Tokens(piece)
+            tokens = Tokens(piece)
             word = tokens.keyword()
             if word in ("end", "else"):
                 rest = tokens.rest()
@@ -193,7 +48,7 @@ class _Parser:
                 nodes.append(node)
         return tuple(nodes), ""
 
-    def _action(self, word: str, tokens: _Tokens, depth: int, loops: int) -> Any:
+    def _action(self, word: str, tokens: Tokens, depth: int, loops: int) -> Any:
         if word in ("if", "with", "range"):
             return self._branch(word, tokens.pipeline(), depth, loops + (word == "range"))
         if word in ("define", "block"):
@@ -217,14 +72,14 @@ class _Parser:
                 nested, _, _ = again.partition(" ")
                 if nested != word or word == "range":
                     raise TemplateError(f"unexpected {{{{{end}}}}}")
-                tokens, _, _ = _lex(again.removeprefix(nested) + "}}", 0)
-                return Branch(word, pipe, body, (self._branch(word, _Tokens(tokens).pipeline(), depth + 1, loops),))
+                tokens, _, _ = lex(again.removeprefix(nested) + "}}", 0)
+                return Branch(word, pipe, body, (self._branch(word, Tokens(tokens).pipeline(), depth + 1, loops),))
             other, end = self.block(depth + 1, loops)
         if end != "end":
             raise TemplateError(f"missing {{{{end}}}} of {{{{{word}}}}}")
         return Branch(word, pipe, body, other)
 
-    def _define(self, word: str, tokens: _Tokens, depth: int) -> Call | None:
+    def _define(self, word: str, tokens: Tokens, depth: int) -> Call | None:
         name = tokens.text()
         pipe = tokens.pipeline() if word == "block" else None
         tokens.finish()
@@ -233,134 +88,3 @@ class _Parser:
             raise TemplateError(f"unexpected {{{{{word}}}}}")
         self.defined[name] = body
         return Call(name, pipe) if word == "block" else None
-
-
-class _Tokens:
-    """The tokens of one action."""
-
-    def __init__(self, tokens: list[tuple[str, str]]) -> None:
-        self._tokens = tokens
-        self._at = 0
-        self._skip()
-
-    def _peek(self) -> tuple[str, str]:
-        return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "")
-
-    def _skip(self) -> bool:
-        start = self._at
-        while self._peek()[0] == "space":
-            self._at += 1
-        return self._at > start
-
-    def done(self) -> bool:
-        self._skip()
-        return self._at >= len(self._tokens)
-
-    def finish(self) -> None:
-        if not self.done():
-            raise TemplateError(f"unexpected {self._peek()[1]!r}")
-
-    def keyword(self) -> str:
-        kind, text = self._peek()
-        if kind == "word" and text in _KEYWORDS - {"nil", "true", "false"}:
-            self._at += 1
-            self._skip()
-            return text
-        return ""
-
-    def rest(self) -> str:
-        return "".join(text for _, text in self._tokens[self._at :])
-
-    def text(self) -> str:
-        kind, text = self._peek()
-        if kind not in ("raw", "string"):
-            raise TemplateError("expected a name in quotes")
-        self._at += 1
-        self._skip()
-        return _unquote(kind, text)
-
-    def pipeline(self, closing: bool = False) -> Pipe:
-        names, assigns = self._declaration()
-        commands = [self._command()]
-        while self._peek()[1] == "|":
-            self._at += 1
-            commands.append(self._command())
-        if closing:
-            if self._peek()[1] != ")":
-                raise TemplateError("unclosed left paren")
-            self._at += 1
-        else:
-            self.finish()
-        if any(not isinstance(command[0], Function | Chain | Variable) for command in commands[1:]):
-            raise TemplateError("non executable command in pipeline")
-        return Pipe(tuple(commands), names, assigns)
-
-    def _declaration(self) -> tuple[tuple[str, ...], bool]:
-        pattern = re.match(r"\s*(\$\w*)\s*(?:,\s*(\$\w+)\s*)?(:=|=)", self.rest())
-        if not pattern:
-            return (), False
-        while self._peek()[1] not in (":=", "="):
-            self._at += 1
-        self._at += 1
-        return tuple(name for name in pattern.groups()[:2] if name), pattern[3] == "="
-
-    def _command(self) -> tuple[Any, ...]:
-        operands: list[Any] = []
-        spaced = self._skip()
-        while self._peek()[1] not in ("|", ")", "") or self._peek()[0] in ("raw", "string"):
-            if operands and not spaced:
-                raise TemplateError(f"unexpected {self._peek()[1]!r}")
-            operands.append(self._operand())
-            spaced = self._skip()
-        if not operands:
-            raise TemplateError("missing value for command")
-        return tuple(operands)
-
-    def _operand(self) -> Any:
-        kind, text = self._peek()
-        self._at += 1
-        if kind in ("raw", "string", "char", "number"):
-            return Literal(_literal(kind, text))
-        if kind == "word":
-            if text in ("true", "false", "nil"):
-                return Literal({"true": True, "false": False, "nil": None}[text])
-            if text not in FUNCTIONS:
-                raise TemplateError(f'function "{text}" not defined')
-            return Function(text)
-        if kind == "variable":
-            return self._fields(Variable(text))
-        if kind == "field":
-            self._at -= 1
-            return self._fields(None)
-        if text == "(":
-            return self._fields(self.pipeline(closing=True))
-        if text == ".":
-            return Chain(None)
-        raise TemplateError(f"unexpected {text!r}")
-
-    def _fields(self, base: Any) -> Any:
-        fields = []
-        while self._peek()[0] == "field":
-            fields.append(self._peek()[1][1:])
-            self._at += 1
-        return Chain(base, tuple(fields))
-
-
-def _unquote(kind: str, text: str) -> str:
-    if kind == "raw":
-        return text[1:-1]
-    try:
-        return text[1:-1].encode("latin-1", "backslashreplace").decode("unicode_escape")
-    except UnicodeDecodeError as error:
-        raise TemplateError(f"bad string {text}: {error.reason}") from None
-
-
-def _literal(kind: str, text: str) -> Any:
-    if kind == "char":
-        return ord(_unquote(kind, text))
-    if kind != "number":
-        return _unquote(kind, text)
-    try:
-        return int(text, 0) if re.fullmatch(r"[+-]?(0[xXoObB]?[\da-fA-F]+|\d+)", text) else float(text)
-    except ValueError:
-        raise TemplateError(f"bad number syntax: {text!r}") from None

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from reconciler.kserve.config import Config
-from reconciler.kserve.template import Struct, render
-from reconciler.kserve.template_syntax import TemplateError
+from reconciler.kserve.template import render
+from reconciler.kserve.template_nodes import TemplateError
+from reconciler.kserve.template_values import Struct
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SIMPLE = "{{ .Name }}-{{ .Namespace }}.{{ .IngressDomain }}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from reconciler.kserve import names
 from reconciler.kserve.autoscaling import check_extension
 from reconciler.kserve.canary import check_canaries
 from reconciler.kserve.config import Config
+from reconciler.kserve.gpus import unknown_gpu
 from reconciler.kserve.predictor import (
     ONE_OF_PREDICTOR,
     confidential,
@@ -24,7 +24,6 @@ from reconciler.kserve.storage import common_parent
 
 Document = Mapping[str, Any]
 _NAME = "[a-z]([-a-z0-9]*[a-z0-9])?"
-_BASIC_RESOURCES = frozenset({"cpu", "memory", "storage", "ephemeral-storage"})
 _BLOCKED_ENV = "PYTHONPATH"
 _RESOURCE_ID = re.compile(r"kbs:///[a-zA-Z0-9_.-]+/[a-zA-Z0-9_.-]+/[a-zA-Z0-9_.-]+")
 _ONE_OF = {
@@ -189,31 +188,6 @@ def _check_gpus(what: str, container: Document, annotations: Mapping[str, str], 
             what + "Unknown GPU resource type. Set 'serving.kserve.io/gpu-resource-types' annotation to use custom "
             "gpu resource type"
         )
-
-
-def unknown_gpu(resources: Document, annotations: Mapping[str, str], config: Config, error: type[Exception]) -> bool:
-    """True when a resource is neither basic nor a GPU that is known or named by the annotation. Raises `error`."""
-    known = set(config.gpu_types)
-    custom = annotations.get(names.GPU_RESOURCE_TYPES)
-    if custom:
-        named = _text_list(custom)
-        if named is None:
-            raise error(
-                f"invalid GPU format({custom}) for {names.GPU_RESOURCE_TYPES} annotation: must be a valid JSON array"
-            )
-        known.update(named)
-    used = {*(resources.get("limits") or {}), *(resources.get("requests") or {})}
-    return bool(used - _BASIC_RESOURCES - known)
-
-
-def _text_list(text: str) -> list[str] | None:
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(items, list) or not items:
-        return None
-    return items if all(isinstance(item, str) and item for item in items) else None
 
 
 # ---------------------------------------------------------------- sources and components

@@ -11,6 +11,7 @@ from reconciler.kserve.config import Config
 from reconciler.kserve.credentials import Secret, ServiceAccount, Vault, decode_secret
 from reconciler.kserve.injection import Setting
 from reconciler.kserve.objectmeta import metadata_flaws
+from reconciler.kserve.schema_nodes import Flaw
 from reconciler.kserve.selection import Runtime, Runtimes
 from reconciler.kserve.storage import DEFAULT_CONTAINER, StorageContainer
 
@@ -69,7 +70,7 @@ class World:
         return self.memo[namespace]
 
 
-def _metadata_flaws(document: Document) -> tuple[schema.Flaw, ...]:
+def _metadata_flaws(document: Document) -> tuple[Flaw, ...]:
     return tuple(metadata_flaws(document)) if isinstance(document.get("metadata"), dict) else ()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from reconciler.kserve import schema
+from reconciler.kserve import schema_nodes as nodes
 
 _JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 2**40) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -56,27 +57,27 @@ _KEYS = st.sampled_from(
 
 
 @st.composite
-def values(draw: st.DrawFn, node: schema.Node, depth: int = 0) -> Any:
+def values(draw: st.DrawFn, node: nodes.Node, depth: int = 0) -> Any:
     """A value for one node of the schema; one in forty is junk."""
     if draw(st.integers(0, 39)) == 0:
         return draw(_JUNK)
-    if isinstance(node, schema.ObjectNode):
+    if isinstance(node, nodes.ObjectNode):
         return draw(_objects(node, depth))
-    if isinstance(node, schema.MapNode):
+    if isinstance(node, nodes.MapNode):
         return draw(st.dictionaries(_KEYS, values(node.values, depth + 1), max_size=3))
-    if isinstance(node, schema.ArrayNode):
+    if isinstance(node, nodes.ArrayNode):
         return draw(st.lists(values(node.items, depth + 1), max_size=2 if depth < 6 else 1))
-    if isinstance(node, schema.QuantityNode):
+    if isinstance(node, nodes.QuantityNode):
         return draw(_AMOUNTS)
-    if isinstance(node, schema.BooleanNode):
+    if isinstance(node, nodes.BooleanNode):
         return draw(st.booleans())
-    if isinstance(node, schema.IntegerNode):
+    if isinstance(node, nodes.IntegerNode):
         return draw(st.integers(-1, 3) | st.sampled_from([8080, 70000, 2**40]))
     return draw(_WORDS)
 
 
 @st.composite
-def _objects(draw: st.DrawFn, node: schema.ObjectNode, depth: int) -> dict[str, Any]:
+def _objects(draw: st.DrawFn, node: nodes.ObjectNode, depth: int) -> dict[str, Any]:
     most = 6 if depth < 5 else 1
     keys = draw(st.lists(st.sampled_from(sorted(node.properties)), max_size=most, unique=True)) if most else []
     wanted = dict.fromkeys([*(node.required if depth < 9 else ()), *keys])
@@ -88,7 +89,7 @@ def documents(draw: st.DrawFn, kind: str) -> dict[str, Any]:
     """A document of a kind, with a name that the manifest reader takes."""
     name = next(key for key in schema.roots() if key.endswith(f"/{kind}"))
     root = schema.roots()[name]
-    assert isinstance(root, schema.ObjectNode)
+    assert isinstance(root, nodes.ObjectNode)
     document: dict[str, Any] = {"apiVersion": name.rpartition("/")[0], "kind": kind}
     for key in ("spec", "data", "stringData", "secrets"):
         if key in root.properties:

@@ -12,7 +12,7 @@ import yaml
 from reconciler.kserve import gojson, quantity, storage
 from reconciler.kserve.placeholders import replace_placeholders
 from reconciler.kserve.resolve import Resolved, World, resolve
-from reconciler.kserve.template_syntax import TemplateError
+from reconciler.kserve.template_nodes import TemplateError
 
 Document = dict[str, Any]
 
