@@ -34,7 +34,8 @@ def describe(service: Manifest, scene: Scene) -> Desired:
     origins = Origins(service, runtime)
     warnings = tuple(_reason(each, origins) for each in resolved.warnings)
     errors = [(issue, missing_secret(issue, origins)) for issue in resolved.errors]
-    secrets = tuple(secret for _, secret in errors if secret)
+    beside = (missing_secret(issue, origins) for issue in resolved.cluster_errors)
+    secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))
     problems = [*(_reason(issue, origins) for issue, secret in errors if not secret), *_beyond_hosts(service)]
     if not problems:
         problems += _unsure_of_runtime(service, resolved, runtime, scene)

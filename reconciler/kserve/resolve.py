@@ -39,11 +39,20 @@ class Storage:
     env: tuple[Mapping[str, Any], ...] = ()
 
 
+def is_absent_secret(issue: Issue) -> bool:
+    """Is this about a Secret that the tree does not hold? Secrets seldom stand in git: the cluster may well have it."""
+    return (
+        issue.reason == "FailedCreate"
+        and issue.message.rstrip().endswith('" not found')
+        and 'secrets "' in issue.message
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """What KServe makes of one service. A field that could not be computed is empty; `errors` say why.
 
-    `cluster_errors` say what KServe needs a cluster's other parts for (KEDA): no fault of the documents.
+    `cluster_errors` say what KServe needs beside the documents (KEDA, a Secret that is not in git): no fault of theirs.
     `argument_sources` names for each argument of kserve-container the document ("runtime", "service", or "kserve" for
     those that KServe adds) and the index in that document's own list of arguments.
     """
@@ -105,9 +114,9 @@ class _Resolution:
             storage=tuple(Storage(s.uri, s.mount_path, s.read_only, s.env) for s in built.sources) if built else (),
             url=self._url(),
             model_status=self._model_status(),
-            errors=tuple(self._errors),
+            errors=tuple(issue for issue in self._errors if not is_absent_secret(issue)),
             warnings=tuple(self._warnings),
-            cluster_errors=tuple(self._cluster_errors),
+            cluster_errors=(*self._cluster_errors, *filter(is_absent_secret, self._errors)),
             argument_sources=built.argument_sources if built else (),
         )
 
