@@ -60,7 +60,9 @@ class Source(_Section):
         None, description="Highest x.y.z tag (with or without `v`) in this range, in npm's syntax: `>=1.2.0 <2.0.0`"
     )
     commit: str | None = Field(None, description="One commit, all 40 digits")
-    interval: Seconds = Field(60.0, ge=1, description="How often the remote is asked; a local repository is watched too")
+    interval: Seconds = Field(
+        60.0, ge=1, description="How often the remote is asked; a local repository is watched too"
+    )
     timeout: Seconds = Field(60.0, description="Longest time for one git call")
     allow_rewrites: bool = Field(False, description="Accept a branch whose history was rewritten")
     token_file: Path | None = Field(None, description="File with the https token or password")

@@ -39,16 +39,19 @@ STRATEGIES = (
 
 @st.composite
 def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
-    gpus = draw(st.integers(0, 2))
-    return wanted(
+    gpus, memory = draw(st.integers(0, 2)), draw(st.integers(1, 4))
+    version = draw(st.sampled_from(versions))
+    service = wanted(
         name,
-        draw(st.sampled_from(versions)),
+        version,
         replicas=draw(st.integers(0, 3)),
         gpus=gpus,
-        memory=draw(st.integers(1, 4)),
+        memory=memory,
         strategy=draw(st.sampled_from(STRATEGIES)),
         canary=draw(st.sampled_from((None, None, None, 0, 20, 100))),
     )
+    # A digest is a hash of the whole spec: other resources, another digest.
+    return replace(service, digest=f"{version}-{name}-{gpus}-{memory}")
 
 
 @st.composite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from reconciler.capacity import NOTHING, Ledger, add, impossible, shortfall
 from reconciler.health import Life
 from reconciler.model import Replica, Resources
@@ -13,7 +15,9 @@ def keep_room(s: Situation, ledger: Ledger) -> None:
 
     Without this a neighbour could take the room in the moment between two replicas, and nothing would serve any more.
     """
-    ledger.claim(_to_restore(s, ledger), s.id)
+    # One by one: room for some replicas is worth keeping where there is none for all.
+    for need in _to_restore(s, ledger):
+        ledger.claim(need, s.id)
     ledger.claim(_to_succeed(s, ledger), s.id)
 
 
@@ -22,24 +26,29 @@ def keep_room_for(successor: Resources, old: tuple[Replica, ...], s: Situation, 
     ledger.claim(shortfall(successor, ledger.held_by(old)), s.id)
 
 
-def _to_restore(s: Situation, ledger: Ledger) -> Resources:
+def _to_restore(s: Situation, ledger: Ledger) -> Iterator[Resources]:
+    """What the first, the first two … replicas of the last good spec need beyond what the service holds."""
     want, promoted = s.desired, s.promoted
     if promoted is None or (want is None and s.keep is None) or impossible(promoted.spec.resources, s.capacity):
-        return NOTHING
+        return
     count = promoted.replicas
     if want is not None and want.spec is not None:
         if want.replicas == 0 or (s.is_proven(want.digest) and want.blocked):
-            return NOTHING
+            return
         count = min(count, want.replicas) if s.is_proven(want.digest) else count
-    return shortfall(add(*[promoted.spec.resources] * count), ledger.held_by(s.replicas))
+    held = ledger.held_by(s.replicas)
+    for number in range(1, count + 1):
+        yield shortfall(add(*[promoted.spec.resources] * number), held)
 
 
 def _to_succeed(s: Situation, ledger: Ledger) -> Resources:
     want = s.desired
-    if want is None or want.spec is None or want.digest in s.quarantines:
+    if want is None or want.spec is None or want.digest in s.quarantines or impossible(want.spec.resources, s.capacity):
         return NOTHING
     leaving = tuple(r for r in s.of(Life.DRAINING, Life.STOPPING, Life.GONE) if r.digest != want.digest)
     running = sum(r.digest == want.digest for r in s.of(Life.PLANNED, Life.STARTING, Life.READY))
-    if not leaving or running >= want.replicas:
+    # The room of an old one that is gone already is kept as well, until its successor has it.
+    is_short = s.promoted is not None and len(s.replicas) < min(want.replicas, s.promoted.replicas)
+    if not (leaving or is_short) or running >= want.replicas:
         return NOTHING
     return shortfall(want.spec.resources, ledger.held_by(leaving))
