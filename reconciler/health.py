@@ -64,9 +64,9 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str]
     return None
 
 
-def is_port_taken(replica: Replica) -> bool:
+def is_port_taken(last_words: Iterable[str]) -> bool:
     """Did the engine die only because somebody else had its port? That is nobody's commit's fault."""
-    return any("address already in use" in line.lower() for line in replica.last_words)
+    return any("address already in use" in line.lower() for line in last_words)
 
 
 def is_excused(conflicts: Iterable[float], now: float) -> bool:

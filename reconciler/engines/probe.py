@@ -187,7 +187,6 @@ _PREFIX = re.compile(r"^\([\w .-]+ pid=\d+\) ?|^(?:ERROR|CRITICAL) \d\d-\d\d [\d
 _RAISED = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt)(?:: .*)?$|^[\w.]+: error: .*$")
 _ELSEWHERE = re.compile(r"See (?:root cause|stack trace|the stack trace)|KeyboardInterrupt|SystemExit|CancelledError")
 _VALIDATION = re.compile(r"validation errors? for")
-_PORT_TAKEN = re.compile(r"Errno 98|EADDRINUSE|[Aa]ddress already in use")
 
 
 def fatal_reason(log: Sequence[str]) -> str | None:
@@ -200,12 +199,6 @@ def fatal_reason(log: Sequence[str]) -> str | None:
             return _first_problem(lines[at + 1 :]) or lines[at]
         return _tidy(lines[at])
     return None
-
-
-def is_port_conflict(log: Sequence[str]) -> bool:
-    """Whether another process has the port: worth another start with another port."""
-    reason = fatal_reason(log)
-    return reason is not None and _PORT_TAKEN.search(reason) is not None
 
 
 def _bare(line: str) -> str:

@@ -41,7 +41,7 @@ def handle_failures(s: Situation, steps: Steps) -> Situation:
 def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> Situation:
     if replica.draining_at is not None:
         return s
-    if is_port_taken(replica) and s.owned and is_excused(s.owned.conflicts, s.now):
+    if is_port_taken(replica.last_words) and s.owned and is_excused(s.owned.conflicts, s.now):
         steps.records.append(NoteCrash(replica.id, s.now, reason.message, conflict=True))
         return replace(s, owned=replace(s.owned, conflicts=(*s.owned.conflicts, s.now)))
     if s.is_proven(replica.digest):
