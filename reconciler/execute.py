@@ -14,17 +14,12 @@ import structlog
 from reconciler.errors import ReconcileError, Terminal
 from reconciler.model import (
     Action,
-    AskPreflight,
-    EnsureProxy,
-    Forget,
     Outcome,
-    Own,
     Plan,
-    Promote,
-    Reject,
     Result,
     ServiceId,
     SetRoutes,
+    service_of,
 )
 
 log = structlog.get_logger()
@@ -55,17 +50,6 @@ def execute(plan: Plan, perform: Perform, pool: ThreadPoolExecutor | None = None
 def make_pool() -> ThreadPoolExecutor:
     """Threads for actions of different services."""
     return ThreadPoolExecutor(_PARALLEL, thread_name_prefix="action")
-
-
-def service_of(action: Action) -> ServiceId | None:
-    """The one service that an action is about; None for the proxy and its routes."""
-    if isinstance(action, EnsureProxy | SetRoutes):
-        return None
-    if isinstance(action, Reject):
-        return action.quarantine.service
-    if isinstance(action, AskPreflight | Promote | Own | Forget):
-        return action.service
-    return action.replica.service
 
 
 def _split(actions: Sequence[Action], barrier: int | None) -> tuple[Sequence[Action], Sequence[Action]]:

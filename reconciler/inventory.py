@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from reconciler.errors import Retryable, Terminal
 from reconciler.files import sync_folder, write_atomically
 from reconciler.model import EffectiveSpec, Lease, Origin, Owned, ReplicaId, ServiceId
+from reconciler.procfs import Identity, SharedMemory
 
 SCHEMA = 1
 RECORD = "record.json"
@@ -34,23 +35,6 @@ T = TypeVar("T")
 
 class UnreadableRecord(Retryable):
     """A record is there but cannot be understood; what it describes may be serving."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """One process that cannot be mistaken for another: its number, its start in clock ticks, and the boot it is of."""
-
-    pid: int
-    started: int
-    boot: str
-
-
-@dataclass(frozen=True, slots=True)
-class SharedMemory:
-    """A file in /dev/shm that a replica mapped."""
-
-    name: str
-    inode: int
 
 
 @dataclass(frozen=True, slots=True)

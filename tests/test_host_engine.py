@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler import config
+from reconciler import config, procfs
 from reconciler.inventory import Inventory
 from reconciler.model import (
     Admit,
@@ -36,7 +36,7 @@ from reconciler.model import (
     Stop,
 )
 from reconciler.routing.envoy import EnvoyProxy
-from reconciler.targets import procfs, scratch
+from reconciler.targets import scratch
 from reconciler.targets.census import Census, Trace, marker_of
 from reconciler.targets.host import HostTarget
 from tests.ports import free_port

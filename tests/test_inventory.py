@@ -14,7 +14,7 @@ import pytest
 
 from reconciler.errors import Retryable, Terminal
 from reconciler.files import write_atomically
-from reconciler.inventory import Identity, Inventory, SharedMemory, TargetLock, UnreadableRecord
+from reconciler.inventory import Inventory, TargetLock, UnreadableRecord
 from reconciler.model import (
     EffectiveSpec,
     EnvVar,
@@ -26,6 +26,7 @@ from reconciler.model import (
     Resources,
     ServiceId,
 )
+from reconciler.procfs import Identity, SharedMemory
 from tests.world import ORIGIN, SERVICE, record
 
 SPEC = EffectiveSpec(

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler import config
+from reconciler import config, procfs
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import EffectiveSpec, Gpu, Mount
-from reconciler.targets import logs, procfs
+from reconciler.targets import logs
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus, Holder
 from reconciler.targets.machine import Machine

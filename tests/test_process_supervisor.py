@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from reconciler import procfs
 from reconciler.errors import Retryable, Terminal
-from reconciler.inventory import Identity, Inventory, ReplicaRecord
-from reconciler.targets import census, procfs, scratch
+from reconciler.inventory import Inventory, ReplicaRecord
+from reconciler.procfs import Identity
+from reconciler.targets import census, scratch
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.supervisor import ProcessState

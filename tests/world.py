@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler import procfs
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import EffectiveSpec, Lease, Origin, ReplicaId, ServiceId
-from reconciler.targets import procfs, scratch
+from reconciler.targets import scratch
 from tests.ports import free_port
 
 STANDIN = Path(__file__).parent / "standin.py"

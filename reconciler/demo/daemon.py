@@ -12,14 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+from reconciler import procfs
 from reconciler.config import HostTarget, Settings
 from reconciler.demo.place import Place, is_free
 from reconciler.errors import ReconcileError, Terminal
 from reconciler.files import write_atomically
-from reconciler.inventory import Identity, Inventory
+from reconciler.inventory import Inventory
+from reconciler.procfs import Identity
 from reconciler.report.status import Document
 from reconciler.routing.envoy import EnvoyProxy
-from reconciler.targets import procfs
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.web.client import DaemonClient

@@ -9,7 +9,7 @@ import structlog
 
 from reconciler.config import HostTarget as TargetSettings
 from reconciler.desired import DesiredCache, build_desired, part_of
-from reconciler.execute import execute, make_pool, service_of
+from reconciler.execute import execute, make_pool
 from reconciler.health import Patience
 from reconciler.loop.journal import Journal
 from reconciler.manifests import ManifestCache, read_manifests
@@ -25,6 +25,7 @@ from reconciler.model import (
     ServiceId,
     Snapshot,
     Unreachable,
+    service_of,
 )
 from reconciler.plan import make_plan
 from reconciler.report.history import History

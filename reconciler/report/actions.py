@@ -24,6 +24,7 @@ from reconciler.model import (
     Start,
     Stop,
     Undrain,
+    service_of,
 )
 
 
@@ -34,19 +35,10 @@ def action_name(action: Action) -> str:
 
 def services_of(action: Action) -> tuple[ServiceId, ...]:
     """The services that an action is about; none for the proxy itself."""
-    match action:
-        case EnsureProxy():
-            return ()
-        case SetRoutes(changed=changed):
-            return changed
-        case Start() | Admit() | Relabel() | Drain() | Undrain() | Stop() | Remove() | NoteCrash():
-            return (action.replica.service,)
-        case AskPreflight() | Promote() | Own() | Forget():
-            return (action.service,)
-        case Reject():
-            return (action.quarantine.service,)
-        case _:
-            assert_never(action)
+    if isinstance(action, SetRoutes):
+        return action.changed
+    service = service_of(action)
+    return (service,) if service else ()
 
 
 def subject_of(action: Action) -> str:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from reconciler.config import Routing
 from reconciler.errors import Retryable
 from reconciler.model import Routed, ServiceId, ServiceRoute
+from reconciler.procfs import Identity
 from reconciler.routing import endpoints, process, resources, static
 from reconciler.routing.admin import SOCKET, Admin, EndpointState
 from reconciler.routing.files import read_file, write_file
@@ -114,7 +115,7 @@ class EnvoyProxy:
         for name, wanted in self._fixed.items():
             self._files.publish(name, wanted)
 
-    def find_process(self) -> process.Identity | None:
+    def find_process(self) -> Identity | None:
         """The Envoy that runs, if one does."""
         return process.find(self._folder)
 
@@ -157,11 +158,11 @@ class EnvoyProxy:
         except OSError as error:
             raise Retryable(f"routing.listen: cannot listen on {host}:{port}: {error.strerror}") from error
 
-    def _wait_until_live(self, running: process.Identity) -> None:
+    def _wait_until_live(self, running: Identity) -> None:
         deadline = time.monotonic() + _PATIENCE
         problem = "it does not say why"
         while time.monotonic() < deadline:
-            if not running.is_alive():
+            if not process.is_alive(running):
                 words = process.last_words(self._folder) or "no last words"
                 raise Retryable(f"the proxy ended while it started: {words}; see {self._folder / process.LOG}")
             try:

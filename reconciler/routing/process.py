@@ -10,12 +10,14 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import envoy
 
+from reconciler import procfs
 from reconciler.errors import Retryable
+from reconciler.procfs import Identity
 from reconciler.routing.files import read_file, write_file
 
 RECORD = "process.json"
@@ -25,27 +27,21 @@ _MARK = "RECONCILER_PROXY"
 _LOG_LIMIT = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A process that cannot be mistaken for another one: pids are given again, and reboots begin anew."""
-
-    pid: int
-    started: int
-    boot: str
-
-    def is_alive(self) -> bool:
-        state, identity = _look_at(self.pid)
-        if state == "Z" and identity == self:
-            # If it was our child, nobody else reaps it; a stranger's pid must not be touched.
-            with suppress(ChildProcessError):
-                os.waitpid(self.pid, os.WNOHANG)
-        return identity == self and state not in ("Z", "X")
+def is_alive(proxy: Identity) -> bool:
+    """Is it still this very Envoy? One that was our child is reaped here, because nobody else does."""
+    stat = procfs.read_stat(proxy.pid)
+    if stat is None or (stat.started, procfs.boot_id()) != (proxy.started, proxy.boot):
+        return False
+    if stat.is_dead:
+        with suppress(ChildProcessError):
+            os.waitpid(proxy.pid, os.WNOHANG)
+    return not stat.is_dead
 
 
 def find(folder: Path) -> Identity | None:
     """The Envoy that serves from this folder, recorded or not."""
     recorded = _recorded(folder)
-    if recorded and recorded.is_alive():
+    if recorded and is_alive(recorded):
         return recorded
     return _marked(folder)
 
@@ -82,11 +78,11 @@ def record(folder: Path, found: Identity) -> None:
 def end(found: Identity, patience: float = 5.0) -> None:
     """Ends Envoy and every request in it."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if found.is_alive():
+        if is_alive(found):
             with suppress(ProcessLookupError):
                 os.kill(found.pid, number)
         deadline = time.monotonic() + patience
-        while found.is_alive() and time.monotonic() < deadline:
+        while is_alive(found) and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
@@ -118,7 +114,7 @@ def last_words(folder: Path, since: int = 0) -> str:
 
 def _take_in(folder: Path, pid: int) -> Identity:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    started = _identify(pid)
+    started = procfs.identify(pid)
     if started is None:
         raise Retryable(f"the proxy ended at once: {last_words(folder) or 'its log is empty'} ({folder / LOG})")
     with suppress(OSError):
@@ -137,24 +133,7 @@ def _recorded(folder: Path) -> Identity | None:
 
 def _marked(folder: Path) -> Identity | None:
     mark = f"{_MARK}={folder}".encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError):
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    return _identify(int(entry.name))
+    for stat in procfs.all_stats():
+        if mark in procfs.read_environment(stat.pid):
+            return procfs.identify(stat.pid)
     return None
-
-
-def _identify(pid: int) -> Identity | None:
-    """None for a process that is gone or only waits to be reaped."""
-    state, identity = _look_at(pid)
-    return None if state in ("", "Z", "X") else identity
-
-
-def _look_at(pid: int) -> tuple[str, Identity | None]:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "", None
-    return fields[0], Identity(pid, int(fields[19]), boot)

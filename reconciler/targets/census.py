@@ -12,9 +12,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.inventory import Identity, ReplicaRecord
+from reconciler import procfs
+from reconciler.inventory import ReplicaRecord
 from reconciler.model import ReplicaId
-from reconciler.targets import procfs
+from reconciler.procfs import Identity
 
 MARKER = "RECONCILER_REPLICA"
 _PREFIX = f"{MARKER}=".encode()

@@ -8,8 +8,8 @@ import subprocess
 import threading
 from collections.abc import Sequence
 
-from reconciler.inventory import Identity
-from reconciler.targets import procfs
+from reconciler import procfs
+from reconciler.procfs import Identity
 
 
 class Children:

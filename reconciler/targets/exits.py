@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from reconciler.inventory import Identity
-from reconciler.targets import procfs
+from reconciler import procfs
+from reconciler.procfs import Identity
 
 _CHORE_SECONDS = 30.0
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
-from reconciler import config
+from reconciler import config, procfs
 from reconciler.engines.launch import api_key
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import ReconcileError, Retryable, Terminal
-from reconciler.inventory import Identity, Inventory, ReplicaRecord, TargetLock, UnreadableRecord
+from reconciler.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
 from reconciler.model import (
     Action,
     Admit,
@@ -38,7 +38,6 @@ from reconciler.model import (
     Unreachable,
 )
 from reconciler.routing.envoy import EnvoyProxy, ProxyState
-from reconciler.targets import procfs
 from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus
@@ -151,7 +150,7 @@ class HostTarget:
     def _watch_proxy(self) -> None:
         """Whoever drives this host wants to know at once when the proxy ends."""
         if self._proxy_exit is not None and (found := self._proxy.find_process()) is not None:
-            self._proxy_exit.watch(Identity(found.pid, found.started, found.boot))
+            self._proxy_exit.watch(found)
 
     def _replica(self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float) -> Replica:
         sight = self._probes.sight(record.id)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
-from reconciler import config
+from reconciler import config, procfs
 from reconciler.errors import SettingsError
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import Capacity
-from reconciler.targets import procfs
 from reconciler.targets.gpus import Gpus
 
 

@@ -15,10 +15,12 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from reconciler import procfs
 from reconciler.errors import ReconcileError, Retryable, Terminal
-from reconciler.inventory import Identity, Inventory, ReplicaRecord
+from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.model import ReplicaId
-from reconciler.targets import logs, procfs, scratch
+from reconciler.procfs import Identity
+from reconciler.targets import logs, scratch
 from reconciler.targets.census import MARKER, Census, Trace, marker_of
 from reconciler.targets.children import Children
 from reconciler.targets.exits import ExitWatch

@@ -10,10 +10,10 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from reconciler import procfs
 from reconciler.errors import Retryable
-from reconciler.inventory import SharedMemory
 from reconciler.model import ReplicaId
-from reconciler.targets import procfs
+from reconciler.procfs import SharedMemory
 
 # A Unix socket's path holds 107 bytes, and vLLM makes sockets with names of 36 in its folder for temporary files.
 _LONGEST_FOLDER = 60

@@ -9,11 +9,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from reconciler.inventory import Identity, SharedMemory
-
 _LISTEN = b"0A"
 _DEAD = "ZX"
 _SHARED_PREFIXES = ("psm_", "nccl-")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process that cannot be mistaken for another: its number, its start in clock ticks, and the boot it is of."""
+
+    pid: int
+    started: int
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMemory:
+    """A file in /dev/shm that a replica mapped."""
+
+    name: str
+    inode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,11 @@ def all_stats() -> Iterator[Stat]:
             stat = read_stat(int(name))
             if stat is not None:
                 yield stat
+
+
+def name_of(pid: int) -> str:
+    """The short name of a process; `?` when it is gone."""
+    return (_read(f"/proc/{pid}/comm") or b"?").decode(errors="replace").strip()
 
 
 def read_environment(pid: int) -> list[bytes]:

@@ -1,0 +1,98 @@
+"""The words that every stage speaks: frozen data, and nothing that decides.
+
+Times are seconds since the epoch (`float`), durations are seconds, memory is bytes, CPU is thousandths of a core.
+"""
+
+from __future__ import annotations
+
+from reconciler.model.actions import (
+    Action,
+    Admit,
+    AskPreflight,
+    Drain,
+    EnsureProxy,
+    Forget,
+    NoteCrash,
+    Own,
+    Promote,
+    Reject,
+    Relabel,
+    Remove,
+    SetRoutes,
+    Start,
+    Stop,
+    Undrain,
+    service_of,
+)
+from reconciler.model.desired import Desired, DesiredState, EffectiveSpec, EnvVar, Mount, Resources, Strategy
+from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId
+from reconciler.model.observed import (
+    Capacity,
+    Endpoint,
+    Gpu,
+    Lease,
+    Observed,
+    Owned,
+    Preflight,
+    Promoted,
+    Quarantine,
+    Replica,
+    Routed,
+    ServiceRoute,
+    Unreachable,
+)
+from reconciler.model.plan import Health, Outcome, Phase, Plan, Result, Sync, Verdict
+from reconciler.model.snapshot import File, Snapshot
+
+__all__ = [
+    "Action",
+    "Admit",
+    "AskPreflight",
+    "Capacity",
+    "Desired",
+    "DesiredState",
+    "Drain",
+    "EffectiveSpec",
+    "Endpoint",
+    "EnsureProxy",
+    "EnvVar",
+    "File",
+    "Forget",
+    "Gpu",
+    "Health",
+    "Lease",
+    "Mount",
+    "NoteCrash",
+    "Observed",
+    "Origin",
+    "Outcome",
+    "Own",
+    "Owned",
+    "Phase",
+    "Plan",
+    "Preflight",
+    "Promote",
+    "Promoted",
+    "Quarantine",
+    "Reason",
+    "Reject",
+    "Relabel",
+    "Remove",
+    "Replica",
+    "ReplicaId",
+    "Resources",
+    "Result",
+    "Routed",
+    "ServiceId",
+    "ServiceRoute",
+    "SetRoutes",
+    "Snapshot",
+    "Start",
+    "Stop",
+    "Strategy",
+    "Sync",
+    "Undrain",
+    "Unreachable",
+    "Verdict",
+    "service_of",
+]

@@ -1,0 +1,184 @@
+"""What a pass can do: a closed union. Every action says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.model.desired import EffectiveSpec
+from reconciler.model.names import Origin, ReplicaId, ServiceId
+from reconciler.model.observed import Lease, Promoted, Quarantine, ServiceRoute
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureProxy:
+    """Start the proxy, or start it again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskPreflight:
+    """Begin to ask the installed engine about a spec; a later pass observes the verdict."""
+
+    service: ServiceId
+    digest: str
+    spec: EffectiveSpec
+    origin: Origin
+    argument_origins: tuple[Origin, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start one replica with these leases."""
+
+    replica: ReplicaId
+    digest: str
+    spec: EffectiveSpec
+    origin: Origin
+    lease: Lease
+    drain_timeout: float
+    parsed: str
+    revision: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Write down that a replica answered a real completion: from now on it is ready."""
+
+    replica: ReplicaId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relabel:
+    """Give a running replica a new digest: its arguments were only written differently."""
+
+    replica: ReplicaId
+    digest: str
+    spec: EffectiveSpec
+    origin: Origin
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """No new requests; let the running ones finish."""
+
+    replica: ReplicaId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    """A draining replica is wanted again."""
+
+    replica: ReplicaId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End a replica. `force` kills whatever is left of it. `cut` requests were still running: they are lost."""
+
+    replica: ReplicaId
+    reason: str
+    force: bool = False
+    cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Forget a replica of which nothing is left: record, logs, leases."""
+
+    replica: ReplicaId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoutes:
+    """Tell the proxy all routes there are. `changed` names the services whose route differs from before."""
+
+    routes: tuple[ServiceRoute, ...]
+    changed: tuple[ServiceId, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Write down that a spec proved itself."""
+
+    service: ServiceId
+    promoted: Promoted
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoteCrash:
+    """Write down that a promoted replica died, so that its restarts back off.
+
+    `conflict`: it died, proven or not, because a port was taken. That is excused, but not for ever.
+    """
+
+    replica: ReplicaId
+    at: float
+    reason: str
+    conflict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Quarantine a digest."""
+
+    quarantine: Quarantine
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Write down that a service is ours, before anything of it starts."""
+
+    service: ServiceId
+    origin: Origin
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Forget a service of which nothing is left."""
+
+    service: ServiceId
+    reason: str
+
+
+Action = (
+    EnsureProxy
+    | AskPreflight
+    | Start
+    | Admit
+    | Relabel
+    | Drain
+    | Undrain
+    | Stop
+    | Remove
+    | SetRoutes
+    | Promote
+    | NoteCrash
+    | Reject
+    | Own
+    | Forget
+)
+
+
+def service_of(action: Action) -> ServiceId | None:
+    """The one service that an action is about; None for the proxy and its routes."""
+    match action:
+        case EnsureProxy() | SetRoutes():
+            return None
+        case Reject():
+            return action.quarantine.service
+        case AskPreflight() | Promote() | Own() | Forget():
+            return action.service
+        case _:
+            return action.replica.service

@@ -1,0 +1,96 @@
+"""What git wants of one target, resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.model.names import Origin, Reason, ServiceId
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one replica asks for. Kinds of accelerator other than nvidia.com/gpu stand in `other`."""
+
+    gpus: int = 0
+    cpu_millis: int = 0
+    memory_bytes: int = 0
+    other: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A model's files: where from, and where the container expects them."""
+
+    uri: str
+    path: str = "/mnt/models"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvVar:
+    """One variable. `source` names a reference that a host cannot resolve from git alone (a secret key, a field)."""
+
+    name: str
+    value: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveSpec:
+    """What runs, after runtime and service are merged. Its hash is the digest: equal digest, no restart needed."""
+
+    image: str
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    env: tuple[EnvVar, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    resources: Resources = Resources()
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How many replicas a rollout may add or miss. `recreate`: every old one goes before any new one comes."""
+
+    max_surge: int
+    max_unavailable: int
+    recreate: bool = False
+    explicit: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """One service as git wants it on one target.
+
+    `spec` is None when git's documents cannot be used: `problems` says why, and what runs is kept. `blocked` are
+    reasons, known without asking the target, that it cannot start there; nothing starts and nothing stops.
+    """
+
+    id: ServiceId
+    origin: Origin
+    spec: EffectiveSpec | None
+    digest: str
+    replicas: int = 1
+    strategy: Strategy | None = None
+    canary_percent: int | None = None
+    drain_timeout: float | None = None
+    request_timeout: float | None = None
+    argument_origins: tuple[Origin, ...] = ()
+    problems: tuple[Reason, ...] = ()
+    blocked: tuple[Reason, ...] = ()
+    warnings: tuple[Reason, ...] = ()
+    display_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """All services of one target.
+
+    `unreadable` are files (or path prefixes ending in `/`) that may name services but could not be read: what came
+    from them is kept. `prunable` is False when the target's own file or folder is missing: nothing is pruned.
+    """
+
+    target: str
+    revision: str
+    services: tuple[Desired, ...]
+    unreadable: tuple[Reason, ...] = ()
+    prunable: bool = True
+    notes: tuple[Reason, ...] = ()

@@ -1,0 +1,56 @@
+"""What things are called, and where they were written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceId:
+    """One InferenceService."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ReplicaId:
+    """One running copy of a service. `serial` is `<first 8 of the digest at birth>-<number>`."""
+
+    service: ServiceId
+    serial: str
+
+    def __str__(self) -> str:
+        return f"{self.service.namespace}.{self.service.name}.{self.serial}"
+
+    @classmethod
+    def parse(cls, text: str) -> ReplicaId:
+        """The inverse of `str()`. Raises ValueError."""
+        namespace, name, serial = text.split(".")
+        return cls(ServiceId(namespace, name), serial)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Origin:
+    """Where in git something was written."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why something is as it is. `code` is one CamelCase word that scripts can match."""
+
+    code: str
+    message: str
+    origin: Origin | None = None
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.message}" if self.origin else self.message

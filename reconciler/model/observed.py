@@ -1,0 +1,193 @@
+"""What a target answered, at one time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from reconciler.model.desired import EffectiveSpec
+from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU of a host."""
+
+    uuid: str
+    name: str = ""
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a host may give to replicas altogether, and the ports that are free for them right now."""
+
+    cpu_millis: int
+    memory_bytes: int
+    gpus: tuple[Gpu, ...] = ()
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a replica holds for itself alone."""
+
+    port: int
+    gpus: tuple[str, ...] = ()
+
+
+class Routed(StrEnum):
+    """What the proxy answered about one replica."""
+
+    ABSENT = "Absent"
+    ACTIVE = "Active"
+    DRAINING = "Draining"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One replica as the target saw it.
+
+    `alive` is the main process; `leftovers` counts every other process, port, GPU allocation or shared-memory file
+    that is still there although the main process is gone. `ready_now` is the probe's word (health, model list, one
+    real token); `ready_at` is when that was first written down. `healthy` is None when nobody could tell.
+    `in_flight` counts requests at the proxy and in the engine; None is unknown, never zero. `quiet_samples` counts
+    consecutive observations of zero, taken while the proxy sent nothing new. `rebooted` means that the host restarted
+    since the replica was started. `spawned` is False when it was written down but no process was ever seen.
+    `last_words` is the end of the log of a replica that failed, `blame` the one line of it that a person needs.
+    """
+
+    id: ReplicaId
+    digest: str
+    spec: EffectiveSpec
+    origin: Origin
+    lease: Lease
+    created_at: float
+    parsed: str = ""
+    alive: bool = True
+    leftovers: int = 0
+    exit_code: int | None = None
+    ready_now: bool = False
+    ready_at: float | None = None
+    draining_at: float | None = None
+    stopping_at: float | None = None
+    healthy: bool | None = None
+    routed: Routed = Routed.ABSENT
+    in_flight: int | None = None
+    quiet_samples: int = 0
+    rebooted: bool = False
+    spawned: bool = True
+    last_words: tuple[str, ...] = ()
+    blame: str = ""
+
+    @property
+    def service(self) -> ServiceId:
+        return self.id.service
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """The last spec of a service that proved itself, kept until its successor does."""
+
+    digest: str
+    spec: EffectiveSpec
+    replicas: int
+    origin: Origin
+    revision: str
+    at: float
+    drain_timeout: float | None = None
+    parsed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """The installed engine's own verdict on one spec's arguments.
+
+    `parsed` is a canonical text of what the engine understood: equal texts mean the same arguments. `gpus` is
+    tp·pp·dp. `reasons` are empty when the arguments are accepted.
+    """
+
+    parsed: str
+    gpus: int = 1
+    reasons: tuple[Reason, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        return not self.reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One replica behind the proxy."""
+
+    replica: ReplicaId
+    port: int
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRoute:
+    """How requests reach one service. `canary` gets `canary_percent` of them while it has an endpoint."""
+
+    service: ServiceId
+    stable: tuple[Endpoint, ...] = ()
+    canary: tuple[Endpoint, ...] = ()
+    canary_percent: int = 0
+    request_timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """What we remember of one service on a target: the fence around pruning.
+
+    `crashes` and `conflicts` are times: when a proven replica died, and when any one died because a port was taken.
+    """
+
+    id: ServiceId
+    origin: Origin
+    promoted: Promoted | None = None
+    crashes: tuple[float, ...] = ()
+    conflicts: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A digest that failed; not tried again until git changes it."""
+
+    service: ServiceId
+    digest: str
+    reason: Reason
+    revision: str
+    at: float
+    last_words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one target answered, at one time.
+
+    `preflights` holds the verdicts known so far by digest; `preflighting` the digests being asked about now.
+    `routes` is what the proxy was last told; `proxy_ready` whether it answers at all.
+    """
+
+    target: str
+    at: float
+    replicas: tuple[Replica, ...]
+    capacity: Capacity
+    owned: Mapping[ServiceId, Owned] = field(default_factory=dict)
+    routes: Mapping[ServiceId, ServiceRoute] = field(default_factory=dict)
+    proxy_ready: bool = True
+    preflights: Mapping[str, Preflight] = field(default_factory=dict)
+    preflighting: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A target that did not answer. Nothing is planned for it."""
+
+    target: str
+    at: float
+    reason: str

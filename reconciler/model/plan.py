@@ -1,0 +1,91 @@
+"""The ordered outcome of comparing, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from reconciler.model.actions import Action
+from reconciler.model.names import Reason, ServiceId
+from reconciler.model.observed import Quarantine
+
+
+class Sync(StrEnum):
+    """About spec: does what runs equal what git says?"""
+
+    SYNCED = "Synced"
+    OUT_OF_SYNC = "OutOfSync"
+    UNKNOWN = "Unknown"
+
+
+class Phase(StrEnum):
+    """About serving."""
+
+    HEALTHY = "Healthy"
+    PROGRESSING = "Progressing"
+    DEGRADED = "Degraded"
+    SUSPENDED = "Suspended"
+    MISSING = "Missing"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a service serves, and why we say so."""
+
+    phase: Phase
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the plan says of one service.
+
+    `step` is what happens to it now, in one line. `strategy` says how a rollout will go and why. `blocked` lists all
+    reasons that keep it from starting. `rejected` is the quarantine that keeps git's digest from being tried.
+    """
+
+    service: ServiceId
+    sync: Sync
+    health: Health
+    step: str = ""
+    strategy: str = ""
+    blocked: tuple[Reason, ...] = ()
+    rejected: Quarantine | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Ordered outcome of comparing.
+
+    `look_again_at` is when time alone may change the answer; None: only events. `looks` says so by service.
+    """
+
+    target: str
+    revision: str
+    at: float
+    actions: tuple[Action, ...] = ()
+    verdicts: Mapping[ServiceId, Verdict] = field(default_factory=dict)
+    look_again_at: float | None = None
+    notes: tuple[Reason, ...] = ()
+    looks: Mapping[ServiceId, float] = field(default_factory=dict)
+
+
+class Outcome(StrEnum):
+    """What became of an action."""
+
+    DONE = "Done"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one action. `error` says why it failed or was skipped."""
+
+    action: Action
+    outcome: Outcome
+    error: str = ""
+    retryable: bool = True
+    seconds: float = 0.0
