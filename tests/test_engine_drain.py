@@ -61,5 +61,6 @@ def test_past_its_timeout_a_server_has_to_be_killed(engine_python: Path, tiny_mo
         assert server.process.poll() is None, "vLLM now bounds its own exit; the kill may be superfluous"
         os.killpg(server.process.pid, signal.SIGKILL)
         assert server.process.wait(60) == -signal.SIGKILL
-        with pytest.raises((OSError, EOFError, http.client.HTTPException)):
-            stream.is_complete()
+        # Whether the stream breaks off or ends with an error is the race of its last bytes with the kill.
+        with contextlib.suppress(OSError, EOFError, http.client.HTTPException):
+            assert not stream.is_complete()
