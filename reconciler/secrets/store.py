@@ -1,0 +1,44 @@
+"""What was read, frozen: decoded Secrets by namespace and name, and what is there but cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from reconciler.model import Origin, Reason
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSecret:
+    """One Secret; `data` is decoded, with stringData over data as the API server merges them. Its repr hides values."""
+
+    namespace: str
+    name: str
+    origin: Origin
+    data: Mapping[str, bytes] = field(repr=False)
+    annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SecretStore:
+    """All Secrets of one target at one time; compared by identity.
+
+    `refused` are Secrets that are there but may not or cannot be used. `unavailable` are whole places that could not
+    be read: a Secret that seems to be missing may be there.
+    """
+
+    secrets: Mapping[Key, StoredSecret] = field(default_factory=dict, repr=False)
+    refused: Mapping[Key, Reason] = field(default_factory=dict)
+    unavailable: tuple[Reason, ...] = ()
+    notes: tuple[Reason, ...] = ()
+
+    def data(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """The decoded keys of one Secret, or None where there is none that can be used."""
+        found = self.secrets.get((namespace, name))
+        return None if found is None else found.data
+
+
+NO_SECRETS: Final = SecretStore()
