@@ -23,9 +23,11 @@ from reconciler.model import (
     SetRoutes,
     Sync,
     Unreachable,
+    Unstage,
     Verdict,
 )
 from reconciler.rollout import Decision, Situation, decide, keep_room, route_left_alone, settled
+from reconciler.storage.sources import fetched
 
 _LEAVING = frozenset({Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE})
 
@@ -57,7 +59,7 @@ def make_plan(
         target=desired.target,
         revision=desired.revision,
         at=observed.at,
-        actions=tuple(_actions(ordered, observed)),
+        actions=(*_actions(ordered, observed), *_unstage(desired, observed)),
         verdicts={d.verdict.service: d.verdict for d in ordered},
         look_again_at=min(looks.values(), default=None),
         notes=(*desired.unreadable, *desired.notes),
@@ -118,6 +120,7 @@ def _situations(
             asking=want is not None and want.digest in observed.preflighting,
             keep=_reason_to_keep(desired, owned, mine) if want is None else None,
             route=observed.routes.get(key),
+            staging=observed.staging,
         )
 
 
@@ -149,6 +152,19 @@ def _actions(decisions: list[Decision], observed: Observed) -> Iterator[Action]:
         yield SetRoutes(routes, changed, _why_routes(changed, observed.routes, routes))
     for decision in decisions:
         yield from decision.processes
+
+
+def _unstage(desired: DesiredState, observed: Observed) -> Iterator[Unstage]:
+    """Files that neither git, nor a last good spec, nor a replica needs. What git may name unseen is kept."""
+    unknown = desired.unreadable or not desired.prunable or any(one.spec is None for one in desired.services)
+    if not observed.staging or unknown:
+        return
+    specs = [(one.id, one.spec) for one in desired.services if one.spec is not None]
+    specs += [(one.id, one.promoted.spec) for one in observed.owned.values() if one.promoted is not None]
+    specs += [(one.service, one.spec) for one in observed.replicas]
+    needed = {key for service, spec in specs for key, _ in fetched(service, spec)}
+    for key in sorted(observed.staging.keys() - needed):
+        yield Unstage(key, "no service needs these files any more")
 
 
 def _changed(routes: tuple[ServiceRoute, ...], before: Mapping[ServiceId, ServiceRoute]) -> tuple[ServiceId, ...]:

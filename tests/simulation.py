@@ -22,8 +22,10 @@ from reconciler.model import (
     Drain,
     EffectiveSpec,
     EnsureProxy,
+    Fetch,
     Forget,
     Gpu,
+    Mount,
     NoteCrash,
     Observed,
     Origin,
@@ -45,19 +47,26 @@ from reconciler.model import (
     ServiceId,
     ServiceRoute,
     SetRoutes,
+    Stage,
+    Staging,
     Start,
     Stop,
     Strategy,
     Undrain,
+    Unstage,
 )
 from reconciler.plan import make_plan
+from reconciler.storage.sources import fetched
 
 PATIENCE = Patience(min_ready=3, ready_timeout=30, drain_timeout=10, stop_grace=2)
 GIB = 1 << 30
 
 
-def spec(name: str, gpus: int = 0, memory: int = 1, args: tuple[str, ...] = ()) -> EffectiveSpec:
-    return EffectiveSpec(name, (), args, resources=Resources(gpus=gpus, cpu_millis=100, memory_bytes=memory * GIB))
+def spec(
+    name: str, gpus: int = 0, memory: int = 1, args: tuple[str, ...] = (), uri: str | None = None
+) -> EffectiveSpec:
+    resources = Resources(gpus=gpus, cpu_millis=100, memory_bytes=memory * GIB)
+    return EffectiveSpec(name, (), args, mounts=(Mount(uri),) if uri else (), resources=resources)
 
 
 def wanted(
@@ -69,12 +78,13 @@ def wanted(
     strategy: Strategy | None = None,
     canary: int | None = None,
     blocked: tuple[Reason, ...] = (),
+    uri: str | None = None,
 ) -> Desired:
     """A service whose digest is `<name>-<version>`; the version's first letter says how its engine behaves."""
     return Desired(
         id=ServiceId("default", name),
         origin=Origin(f"{name}.yaml", 1),
-        spec=spec(f"{name}:{version}", gpus, memory),
+        spec=spec(f"{name}:{version}", gpus, memory, uri=uri),
         digest=f"{version}-{name}",
         replicas=replicas,
         strategy=strategy,
@@ -90,7 +100,10 @@ def state(*services: Desired, **more: object) -> DesiredState:
 @dataclass
 class Host:
     """Versions: `good…` serves, `reject…` fails preflight, `crash…` dies while starting, `late…` dies 1 s after it
-    was ready, `never…` is never ready."""
+    was ready, `never…` is never ready.
+
+    A model at `s3://flaky/…` comes at the third try, one at `s3://gone/…` never; all others after 2 s.
+    """
 
     gpus: int = 0
     memory: int = 64
@@ -103,6 +116,8 @@ class Host:
     quarantines: dict[tuple[ServiceId, str], Quarantine] = field(default_factory=dict)
     preflights: dict[str, Preflight] = field(default_factory=dict)
     asking: dict[str, float] = field(default_factory=dict)
+    staging: dict[str, Staging] = field(default_factory=dict)
+    fetching: dict[str, tuple[str, float]] = field(default_factory=dict)
     proxy: bool = False
     ports: int = 100
     log: list[Action] = field(default_factory=list)
@@ -114,6 +129,7 @@ class Host:
             del self.asking[digest]
             bad = (Reason("UnknownFlag", "unrecognized argument --x"),) if digest.startswith("reject") else ()
             self.preflights[digest] = Preflight(parsed=digest, reasons=bad)
+        self._fetch()
         return Observed(
             target="host",
             at=self.now,
@@ -129,7 +145,20 @@ class Host:
             proxy_ready=self.proxy,
             preflights=dict(self.preflights),
             preflighting=frozenset(self.asking),
+            staging=dict(self.staging),
         )
+
+    def _fetch(self) -> None:
+        for key, (uri, _) in [(k, v) for k, v in self.fetching.items() if v[1] <= self.now]:
+            del self.fetching[key]
+            before = self.staging[key]
+            failed = replace(before, failures=before.failures + 1, at=self.now, reason=Reason("Down", "it is down"))
+            if uri.startswith("s3://gone/"):
+                self.staging[key] = replace(failed, fetch=Fetch.REFUSED)
+            elif uri.startswith("s3://flaky/") and before.failures < 2:
+                self.staging[key] = replace(failed, fetch=Fetch.FAILED)
+            else:
+                self.staging[key] = Staging(Fetch.STAGED, 100, 100)
 
     def _look(self, r: Replica) -> Replica:
         age = self.now - r.created_at
@@ -174,7 +203,18 @@ class Host:
         match action:
             case EnsureProxy():
                 self.proxy = True
-            case AskPreflight(digest=digest):
+            case Stage(key=key, mount=mount):
+                assert self.staging.get(key, Staging(Fetch.FAILED)).fetch is not Fetch.STAGED, "staged twice"
+                failures = self.staging[key].failures if key in self.staging else 0
+                self.staging[key] = Staging(Fetch.RUNNING, 50, 100, failures)
+                self.fetching.setdefault(key, (mount.uri, self.now + 2))
+            case Unstage(key=key):
+                used = {k for r in self.replicas.values() for k, _ in fetched(r.service, r.spec)}
+                assert key not in used, "deleted the files of a replica"
+                self.staging.pop(key, None)
+                self.fetching.pop(key, None)
+            case AskPreflight(digest=digest, service=service, spec=asked):
+                self._assert_staged(service, asked)
                 self.asking.setdefault(digest, self.now + 1)
             case Own(service=service, origin=origin):
                 self.owned.setdefault(service, Owned(service, origin))
@@ -210,6 +250,7 @@ class Host:
         found = self.replicas.get(action.replica)
         if found and found.spawned:
             return
+        self._assert_staged(action.replica.service, action.spec)
         assert (action.replica.service, action.digest) not in self.quarantines, "started a quarantined digest"
         leased = {uuid for r in self.replicas.values() if r.id != action.replica for uuid in r.lease.gpus}
         assert not leased & set(action.lease.gpus), "leased a GPU twice"
@@ -226,6 +267,10 @@ class Host:
         )
         used = sum(r.spec.resources.memory_bytes for r in self.replicas.values())
         assert found or used <= self.memory * GIB, "gave away more memory than there is"
+
+    def _assert_staged(self, service: ServiceId, asked: EffectiveSpec) -> None:
+        for key, _ in fetched(service, asked):
+            assert self.staging.get(key, Staging(Fetch.FAILED)).fetch is Fetch.STAGED, "its files are not there"
 
     def _promote(self, service: ServiceId, promoted: Promoted) -> None:
         owned = self.owned[service]

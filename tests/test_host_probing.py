@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from reconciler.model import ReplicaId, Routed
-from reconciler.targets.probing import Probes, Sight, Stage, Subject
+from reconciler.targets.probing import Probes, Sight, Subject, Topic
 from tests.world import SERVICE, eventually
 
-FIRST = Subject(ReplicaId(SERVICE, "aaaaaaaa-0"), 20000, Stage.STARTING, started=1)
+FIRST = Subject(ReplicaId(SERVICE, "aaaaaaaa-0"), 20000, Topic.STARTING, started=1)
 SECOND = replace(FIRST, id=ReplicaId(SERVICE, "aaaaaaaa-1"))
 
 
@@ -81,7 +81,7 @@ def test_one_slow_replica_keeps_no_other_waiting() -> None:
 
 def test_death_of_an_engine_that_serves_wakes() -> None:
     with probing() as (probes, answers, wakes):
-        probes.watch([replace(FIRST, stage=Stage.SERVING)])
+        probes.watch([replace(FIRST, topic=Topic.SERVING)])
         assert wakes.acquire(timeout=30)
         answers.healthy = False
         assert wakes.acquire(timeout=30)
@@ -91,7 +91,7 @@ def test_death_of_an_engine_that_serves_wakes() -> None:
 def test_drain_is_over_after_two_zeros_that_were_asked_for_separately() -> None:
     with probing() as (probes, answers, wakes):
         answers.running = (Routed.DRAINING, 3)
-        probes.watch([replace(FIRST, stage=Stage.DRAINING)])
+        probes.watch([replace(FIRST, topic=Topic.DRAINING)])
         eventually(lambda: probes.sight(FIRST.id).in_flight == 3)
         assert probes.sight(FIRST.id).quiet_samples == 0
         asked = answers.count("in flight")
@@ -103,7 +103,7 @@ def test_drain_is_over_after_two_zeros_that_were_asked_for_separately() -> None:
 
 def test_zero_counts_neither_while_unknown_nor_while_new_requests_may_come() -> None:
     with probing() as (probes, answers, _):
-        probes.watch([replace(FIRST, stage=Stage.DRAINING)])
+        probes.watch([replace(FIRST, topic=Topic.DRAINING)])
         eventually(lambda: probes.sight(FIRST.id).quiet_samples > 2)
         for running in ((Routed.DRAINING, None), (Routed.ACTIVE, 0), (Routed.UNKNOWN, 0), (Routed.DRAINING, 1)):
             answers.running = running
@@ -120,7 +120,7 @@ def test_answer_to_a_question_of_the_stage_before_is_dropped() -> None:
         probes.watch([FIRST])
         eventually(lambda: answers.count("ready") == 1)
         first_may_go_on, answers.go_on = answers.go_on, threading.Event()
-        probes.watch([replace(FIRST, stage=Stage.SERVING)])
+        probes.watch([replace(FIRST, topic=Topic.SERVING)])
         first_may_go_on.set()
         eventually(lambda: answers.count("healthy") == 1)
         assert probes.sight(FIRST.id) == Sight()
@@ -165,7 +165,7 @@ def test_one_bad_word_about_its_health_condemns_nobody() -> None:
         once = [True, False, True, True]
         answers.is_healthy = lambda subject: once.pop(0) if once else True  # type: ignore[method-assign]
         seen: set[bool | None] = set()
-        probes.watch([replace(FIRST, stage=Stage.SERVING)])
+        probes.watch([replace(FIRST, topic=Topic.SERVING)])
         eventually(lambda: seen.add(probes.sight(FIRST.id).healthy) or not once)
         assert False not in seen
         answers.is_healthy = lambda subject: False  # type: ignore[method-assign]
@@ -174,10 +174,10 @@ def test_one_bad_word_about_its_health_condemns_nobody() -> None:
 
 def test_what_was_quiet_before_it_served_again_counts_no_more() -> None:
     with probing() as (probes, answers, _):
-        draining = replace(FIRST, stage=Stage.DRAINING)
+        draining = replace(FIRST, topic=Topic.DRAINING)
         probes.watch([draining])
         eventually(lambda: probes.sight(FIRST.id).quiet_samples >= 2)
         answers.stuck.add(FIRST.id)
-        probes.watch([replace(FIRST, stage=Stage.SERVING)])
+        probes.watch([replace(FIRST, topic=Topic.SERVING)])
         probes.watch([draining])
         assert probes.sight(FIRST.id).quiet_samples == 0

@@ -28,6 +28,7 @@ from reconciler.rollout import decide, settled
 from tests.simulation import GIB, PATIENCE, Host, state, wanted
 
 VERSIONS = ("good1", "good2", "good3", "reject1", "crash1", "late1", "never1")
+SOURCES = (None, None, "s3://bucket/a", "s3://more/b", "s3://flaky/a")
 STRATEGIES = (
     None,
     Strategy(1, 0),
@@ -49,9 +50,11 @@ def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
         memory=memory,
         strategy=draw(st.sampled_from(STRATEGIES)),
         canary=draw(st.sampled_from((None, None, None, 0, 20, 100))),
+        uri=draw(st.sampled_from(SOURCES)),
     )
     # A digest is a hash of the whole spec: other resources, another digest.
-    return replace(service, digest=f"{version}-{name}-{gpus}-{memory}")
+    model = service.spec.mounts[0].uri[5:9] if service.spec and service.spec.mounts else "none"
+    return replace(service, digest=f"{version}-{name}-{gpus}-{memory}-{model}")
 
 
 @st.composite

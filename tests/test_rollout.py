@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from reconciler.model import (
     AskPreflight,
     Drain,
     NoteCrash,
+    Origin,
     Phase,
     Preflight,
     Promote,
     Reason,
     Reject,
     Relabel,
+    Stage,
     Start,
     Stop,
     Strategy,
@@ -287,3 +290,75 @@ def test_preflight_is_asked_once_and_its_verdict_waited_for():
     host.step(commit)
     host.step(commit)
     assert sum(isinstance(action, AskPreflight) for action in host.log) == 1
+
+
+def test_files_are_fetched_before_the_engine_is_asked_and_before_anything_is_stopped():
+    host, _ = served(memory=1)
+    since = len(host.log)
+    commit = state(wanted("a", "good2", uri="s3://bucket/a"))
+    host.converge(commit)
+    order = kinds(host, since)
+    assert order.index("Stage") < order.index("AskPreflight") < order.index("Drain") < order.index("Start")
+    assert order.count("Stage") == 1
+
+
+def test_while_files_are_fetched_the_old_serves_and_the_step_tells_the_bytes():
+    host, _ = served()
+    commit = state(wanted("a", "good2", uri="s3://key:secret@bucket/a?X-Sig=abc"))
+    host.step(commit)
+    verdict = next(iter(host.step(commit).verdicts.values()))
+    assert verdict.step == "staging: s3://bucket/a, 50 bytes of 100 bytes"
+    assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, Phase.HEALTHY)
+    assert host.serving("a")
+
+
+def test_a_source_that_fails_is_tried_again_with_longer_pauses_and_never_quarantined():
+    host = Host()
+    commit = state(wanted("a", "good1", uri="s3://flaky/a"))
+    begun = []
+    while not host.serving("a"):
+        before = len(host.log)
+        host.step(commit)
+        begun += [host.now for action in host.log[before:] if isinstance(action, Stage)]
+        host.now += 0.5
+    pauses = [later - earlier for earlier, later in pairwise(begun)]
+    assert [round(pause) for pause in pauses] == [7, 12]  # 2 s until it failed, then 5 s and 10 s
+    assert not host.quarantines
+
+
+def test_a_model_that_is_not_there_blocks_its_service_and_leaves_the_old_one_alone():
+    host, _ = served()
+    since = len(host.log)
+    commit = state(wanted("a", "good2", uri="s3://gone/a"))
+    for _ in range(20):
+        verdict = next(iter(host.step(commit).verdicts.values()))
+        host.now += 0.5
+    assert [(r.code, r.message) for r in verdict.blocked] == [("StagingFailed", "s3://gone/a: it is down")]
+    assert kinds(host, since) == ["Stage"]
+    assert verdict.health.phase is Phase.HEALTHY
+    assert not host.quarantines
+
+
+def test_files_that_nothing_needs_are_deleted_only_when_git_is_seen_in_full():
+    host = Host()
+    host.converge(state(wanted("a", "good1", uri="s3://bucket/a")))
+    host.converge(state(unreadable=(Reason("Unreadable", "broken", Origin("b.yaml", 1)),)))
+    host.converge(state(prunable=False))
+    assert len(host.staging) == 1
+    host.converge(state(wanted("a", "good2", uri="s3://bucket/b")))
+    assert "Unstage" in kinds(host)
+    assert len(host.staging) == 1
+    host.converge(state())
+    assert not host.staging
+
+
+def test_files_that_vanish_are_fetched_again_before_a_replica_is_replaced():
+    host = Host()
+    commit = state(wanted("a", "good1", uri="s3://bucket/a"))
+    host.converge(commit)
+    host.staging.clear()
+    host.replicas = {key: replace(one, alive=False) for key, one in host.replicas.items()}
+    since = len(host.log)
+    host.converge(commit)
+    order = kinds(host, since)
+    assert order.index("Stage") < order.index("Start")

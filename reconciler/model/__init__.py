@@ -19,16 +19,28 @@ from reconciler.model.actions import (
     Relabel,
     Remove,
     SetRoutes,
+    Stage,
     Start,
     Stop,
     Undrain,
+    Unstage,
     service_of,
 )
-from reconciler.model.desired import Desired, DesiredState, EffectiveSpec, EnvVar, Mount, Resources, Strategy
+from reconciler.model.desired import (
+    Desired,
+    DesiredState,
+    EffectiveSpec,
+    EnvVar,
+    Mount,
+    Resources,
+    StorageFile,
+    Strategy,
+)
 from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId
 from reconciler.model.observed import (
     Capacity,
     Endpoint,
+    Fetch,
     Gpu,
     Lease,
     Observed,
@@ -39,6 +51,7 @@ from reconciler.model.observed import (
     Replica,
     Routed,
     ServiceRoute,
+    Staging,
     Unreachable,
 )
 from reconciler.model.plan import Health, Outcome, Phase, Plan, Result, Sync, Verdict
@@ -56,6 +69,7 @@ __all__ = [
     "Endpoint",
     "EnsureProxy",
     "EnvVar",
+    "Fetch",
     "File",
     "Forget",
     "Gpu",
@@ -87,12 +101,16 @@ __all__ = [
     "ServiceRoute",
     "SetRoutes",
     "Snapshot",
+    "Stage",
+    "Staging",
     "Start",
     "Stop",
+    "StorageFile",
     "Strategy",
     "Sync",
     "Undrain",
     "Unreachable",
+    "Unstage",
     "Verdict",
     "service_of",
 ]

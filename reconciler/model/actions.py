@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.model.desired import EffectiveSpec
+from reconciler.model.desired import EffectiveSpec, Mount
 from reconciler.model.names import Origin, ReplicaId, ServiceId
 from reconciler.model.observed import Lease, Promoted, Quarantine, ServiceRoute
 
@@ -13,6 +13,24 @@ from reconciler.model.observed import Lease, Promoted, Quarantine, ServiceRoute
 class EnsureProxy:
     """Start the proxy, or start it again."""
 
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Begin to fetch a model's files, or go on with it; a later pass observes how far they are."""
+
+    service: ServiceId
+    key: str
+    mount: Mount
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unstage:
+    """Delete what was fetched of a model that nothing needs any more."""
+
+    key: str
     reason: str
 
 
@@ -154,6 +172,8 @@ class Forget:
 
 Action = (
     EnsureProxy
+    | Stage
+    | Unstage
     | AskPreflight
     | Start
     | Admit
@@ -172,13 +192,13 @@ Action = (
 
 
 def service_of(action: Action) -> ServiceId | None:
-    """The one service that an action is about; None for the proxy and its routes."""
+    """The one service that an action is about; None for the proxy, its routes and files of nobody."""
     match action:
-        case EnsureProxy() | SetRoutes():
+        case EnsureProxy() | SetRoutes() | Unstage():
             return None
         case Reject():
             return action.quarantine.service
-        case AskPreflight() | Promote() | Own() | Forget():
+        case Stage() | AskPreflight() | Promote() | Own() | Forget():
             return action.service
         case _:
             return action.replica.service

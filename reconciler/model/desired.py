@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reconciler.model.names import Origin, Reason, ServiceId
 
@@ -18,20 +18,37 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
-    """A model's files: where from, and where the container expects them."""
-
-    uri: str
-    path: str = "/mnt/models"
-
-
-@dataclass(frozen=True, slots=True)
 class EnvVar:
     """One variable. `source` names a reference that a host cannot resolve from git alone (a secret key, a field)."""
 
     name: str
     value: str = ""
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFile:
+    """A file that fetching a model reads, CA certificates or credentials, where KServe's storage initializer sees it.
+
+    `source` is `secret NAME/*`, and `path` a folder with one file per key; or it is empty and `text` is the file.
+    """
+
+    path: str
+    text: str = field(default="", repr=False)
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A model's files: where from, and where the container expects them.
+
+    `env` and `files` are what KServe's storage initializer would get to fetch them: of Secrets the references only.
+    """
+
+    uri: str
+    path: str = "/mnt/models"
+    env: tuple[EnvVar, ...] = ()
+    files: tuple[StorageFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,12 +165,37 @@ class Quarantine:
     last_words: tuple[str, ...] = ()
 
 
+class Fetch(StrEnum):
+    """How it stands with a model's files."""
+
+    RUNNING = "Running"
+    STAGED = "Staged"
+    FAILED = "Failed"
+    REFUSED = "Refused"  # the source gave an answer, and it was no
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """How far one model's files are. `done` and `total` are bytes; `total` is None where the source does not tell.
+
+    `failures` counts failures in a row without a new byte between them, `at` is when the last one was.
+    """
+
+    fetch: Fetch
+    done: int = 0
+    total: int | None = None
+    failures: int = 0
+    at: float = 0.0
+    reason: Reason | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What one target answered, at one time.
 
     `preflights` holds the verdicts known so far by digest; `preflighting` the digests being asked about now.
     `routes` is what the proxy was last told; `proxy_ready` whether it answers at all.
+    `staging` tells of every model that was begun to be fetched, by its key.
     """
 
     target: str
@@ -182,6 +207,7 @@ class Observed:
     proxy_ready: bool = True
     preflights: Mapping[str, Preflight] = field(default_factory=dict)
     preflighting: frozenset[str] = frozenset()
+    staging: Mapping[str, Staging] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

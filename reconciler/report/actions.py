@@ -21,11 +21,14 @@ from reconciler.model import (
     Remove,
     ServiceId,
     SetRoutes,
+    Stage,
     Start,
     Stop,
     Undrain,
+    Unstage,
     service_of,
 )
+from reconciler.storage.sources import shown
 
 
 def action_name(action: Action) -> str:
@@ -48,6 +51,10 @@ def subject_of(action: Action) -> str:
             return "proxy"
         case SetRoutes(changed=changed):
             return ", ".join(str(service) for service in changed)
+        case Stage(mount=mount):
+            return shown(mount.uri)
+        case Unstage(key=key):
+            return key
         case Stop(replica=replica, force=force):
             return f"{replica} (kill)" if force else str(replica)
         case Start() | Admit() | Relabel() | Drain() | Undrain() | Remove() | NoteCrash():

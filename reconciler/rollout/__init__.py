@@ -1,8 +1,8 @@
 """One service's next steps on a host. Pure.
 
-`aim` says where the service is heading, `steps` which actions lead there from what is observed now, `route` how
-requests reach it meanwhile, `claims` which room others must not take, `verdict` what to tell people. `decide` puts them
-together; `settled` is its short way.
+`aim` says where the service is heading, `staging` which files it needs first, `steps` which actions lead there from
+what is observed now, `route` how requests reach it meanwhile, `claims` which room others must not take, `verdict` what
+to tell people. `decide` puts them together; `settled` is its short way.
 """
 
 from reconciler.rollout.claims import keep_room

@@ -10,6 +10,7 @@ from reconciler.digest import equivalent
 from reconciler.health import Life
 from reconciler.model import Desired, EffectiveSpec, Origin, Promoted, Quarantine, Reason
 from reconciler.rollout.situation import Situation
+from reconciler.rollout.staging import Missing, missing_files, refusals, why_staging
 
 
 class Course(StrEnum):
@@ -35,12 +36,16 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """`generations` should run; `ask` wants a preflight verdict; `reject` is a digest to quarantine right now."""
+    """`generations` should run; `stage` are files to fetch first; `ask` wants a preflight verdict.
+
+    `reject` is a digest to quarantine right now.
+    """
 
     course: Course
     generations: tuple[Generation, ...] = ()
     why: Reason | None = None
     blocked: tuple[Reason, ...] = ()
+    stage: Missing = ()
     ask: bool = False
     reject: Quarantine | None = None
     rejected: Quarantine | None = None
@@ -74,15 +79,21 @@ def _aim_at_proven(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
     aim = Aim(Course.ROLL, (Generation(want.digest, spec, want.replicas, want.origin),))
     blocked = impossible(spec.resources, s.capacity) + want.blocked
     alive = [r for r in s.of(Life.STARTING, Life.READY) if r.digest == want.digest]
-    if blocked and len(alive) < want.replicas:
+    if len(alive) >= want.replicas:
+        return aim
+    if blocked:
         return Aim(Course.HOLD, (), blocked[0], blocked)
+    if missing := missing_files(s, spec):
+        return Aim(Course.HOLD, (), why_staging(s, missing), refusals(s, missing), missing)
     return aim
 
 
 def _aim_at_new(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
-    """A digest that has not proved itself yet: the installed engine is asked before anything is touched."""
+    """A digest that has not proved itself: files are fetched and the engine is asked before anything is touched."""
     running = any(r.digest == want.digest for r in s.of(Life.PLANNED, Life.STARTING, Life.READY))
     if not running:
+        if missing := missing_files(s, spec):
+            return _hold(s, why_staging(s, missing), refusals(s, missing), stage=missing)
         if s.preflight is None:
             why = Reason("Preflight", "asking the installed engine about the arguments", want.origin)
             return _hold(s, why, ask=not s.asking)
@@ -121,9 +132,11 @@ def _joined(reasons: tuple[Reason, ...]) -> Reason:
     return Reason(first.code, "; ".join([first.message, *(str(r) for r in reasons[1:])]), first.origin)
 
 
-def _hold(s: Situation, why: Reason | None, blocked: tuple[Reason, ...] = (), ask: bool = False) -> Aim:
+def _hold(
+    s: Situation, why: Reason | None, blocked: tuple[Reason, ...] = (), stage: Missing = (), ask: bool = False
+) -> Aim:
     """Keep what serves. The last good digest may be started again; nothing is drained."""
-    return Aim(Course.HOLD, _promoted_only(s), why, blocked, ask)
+    return Aim(Course.HOLD, _promoted_only(s), why, blocked, stage, ask)
 
 
 def _restore(s: Situation, rejected: Quarantine, reject: Quarantine | None = None) -> Aim:

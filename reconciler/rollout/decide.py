@@ -11,6 +11,7 @@ from reconciler.rollout.aim import Aim, find_aim
 from reconciler.rollout.route import route_of
 from reconciler.rollout.scale import move
 from reconciler.rollout.situation import Situation
+from reconciler.rollout.staging import begin_staging
 from reconciler.rollout.steps import Steps
 from reconciler.rollout.verdict import verdict_of
 
@@ -49,6 +50,7 @@ def decide(s: Situation, ledger: Ledger) -> Decision:
 def _note_aim(s: Situation, aim: Aim, steps: Steps) -> None:
     if aim.reject:
         steps.records.append(Reject(aim.reject, str(aim.reject.reason)))
+    begin_staging(s, aim.stage, steps)
     want = s.desired
     if aim.ask and want and want.spec:
         reason = "this engine has not judged these arguments yet"

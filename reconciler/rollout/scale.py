@@ -11,6 +11,7 @@ from reconciler.model import Drain, Forget, Lease, Own, Promote, Promoted, Repli
 from reconciler.rollout.aim import Aim, Course, Generation
 from reconciler.rollout.claims import keep_room_for
 from reconciler.rollout.situation import Situation
+from reconciler.rollout.staging import begin_staging, missing_files
 from reconciler.rollout.steps import SOON, Steps
 
 SURGE = Strategy(max_surge=1, max_unavailable=0, explicit=False)
@@ -183,6 +184,9 @@ def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Step
     if due > s.now:
         steps.say("crashed repeatedly; the next start backs off")
         steps.look(due)
+        return False
+    if missing := missing_files(s, generation.spec):
+        begin_staging(s, missing, steps)
         return False
     need = generation.spec.resources
     lease = ledger.take(need, s.id)

@@ -19,6 +19,7 @@ from reconciler.model import (
     Routed,
     ServiceId,
     ServiceRoute,
+    Staging,
 )
 
 
@@ -42,6 +43,7 @@ class Situation:
     asking: bool = False
     keep: Reason | None = None
     route: ServiceRoute | None = None
+    staging: Mapping[str, Staging] = field(default_factory=dict)
 
     @property
     def promoted(self) -> Promoted | None:

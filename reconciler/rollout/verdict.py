@@ -62,12 +62,14 @@ def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -
         return Health(Phase.PROGRESSING, Reason("Deleting", steps.step or "deleted in git"))
     if is_crash_looping(s.crashes, s.now):
         return Health(Phase.DEGRADED, Reason("CrashLoop", f"crashed repeatedly in the last 10 minutes; {count}"))
+    if aim.why and aim.why.code == "StagingFailed" and serving < asked:
+        return Health(Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING, aim.why)
     if blocked and not serving:
         return Health(Phase.MISSING, Reason("Blocked", "Blocked: " + "; ".join(str(r.message) for r in blocked)))
     if aim.rejected and not serving and not steps.step:
         return Health(Phase.DEGRADED, aim.rejected.reason)
     if steps.step and not (aim.course is Course.HOLD and serving >= asked > 0):
-        return Health(Phase.PROGRESSING, Reason("Progressing", f"{steps.step}; {count}"))
+        return Health(Phase.PROGRESSING, Reason("Staging" if aim.stage else "Progressing", f"{steps.step}; {count}"))
     if serving >= asked > 0:
         return Health(Phase.HEALTHY, Reason("Serving", count))
     if not serving:

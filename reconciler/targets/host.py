@@ -32,17 +32,19 @@ from reconciler.model import (
     ReplicaId,
     ServiceId,
     SetRoutes,
+    Stage,
     Start,
     Stop,
     Undrain,
     Unreachable,
+    Unstage,
 )
 from reconciler.routing.envoy import EnvoyProxy, ProxyState
 from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
-from reconciler.targets.probing import Probes, Stage, Subject
+from reconciler.targets.probing import Probes, Subject, Topic
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.questions import EngineQuestions
 from reconciler.targets.supervisor import ProcessState, Supervisor
@@ -198,6 +200,8 @@ class HostTarget:
                 self._watch_proxy()
             case SetRoutes():
                 self._proxy.apply(action.routes)
+            case Stage() | Unstage():
+                raise Terminal("this host fetches no models yet")
             case Start():
                 self._start(action)
             case Admit() | Relabel() | Drain() | Undrain():
@@ -295,7 +299,7 @@ def _subjects(records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, Proce
         Subject(
             id=record.id,
             port=record.lease.port,
-            stage=_stage(record),
+            topic=_topic(record),
             started=record.process,
             model=record.id.service.name,
             api_key=api_key(record.spec),
@@ -305,7 +309,7 @@ def _subjects(records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, Proce
     ]
 
 
-def _stage(record: ReplicaRecord) -> Stage:
+def _topic(record: ReplicaRecord) -> Topic:
     if record.draining_at is not None:
-        return Stage.DRAINING
-    return Stage.STARTING if record.ready_at is None else Stage.SERVING
+        return Topic.DRAINING
+    return Topic.STARTING if record.ready_at is None else Topic.SERVING

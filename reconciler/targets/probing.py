@@ -19,7 +19,7 @@ from reconciler.model import ReplicaId, Routed
 _log = structlog.get_logger()
 
 
-class Stage(Enum):
+class Topic(Enum):
     """What is asked of a replica now, and the seconds between an answer and the next question."""
 
     STARTING = 0.2
@@ -33,7 +33,7 @@ class Subject:
 
     id: ReplicaId
     port: int
-    stage: Stage
+    topic: Topic
     started: object = None
     model: str = ""
     api_key: str | None = field(default=None, repr=False)
@@ -109,8 +109,8 @@ class _Probe:
 
     def turn_to(self, subject: Subject) -> None:
         if subject != self.subject:
-            if subject.stage is not self.subject.stage:
-                # What was counted in another stage counts nothing: the proxy may have sent something since.
+            if subject.topic is not self.subject.topic:
+                # What was counted about another topic counts nothing: the proxy may have sent something since.
                 self.sight = replace(self.sight, in_flight=None, quiet_samples=0)
             self.subject = subject
             self._news.set()
@@ -139,18 +139,18 @@ class _Probe:
                 self.sight = now
                 if _is_news(before, now):
                     self._wake()
-            self._news.wait(Stage.STARTING.value if in_doubt else subject.stage.value)
+            self._news.wait(Topic.STARTING.value if in_doubt else subject.topic.value)
             self._news.clear()
 
 
 def _ask(questions: Questions, subject: Subject, before: Sight) -> Sight:
-    match subject.stage:
-        case Stage.STARTING:
+    match subject.topic:
+        case Topic.STARTING:
             ready, healthy = questions.is_ready(subject)
             return Sight(ready, healthy)
-        case Stage.SERVING:
+        case Topic.SERVING:
             return Sight(ready=True, healthy=questions.is_healthy(subject))
-        case Stage.DRAINING:
+        case Topic.DRAINING:
             return _sample(questions, subject, before)
 
 

@@ -1,0 +1,54 @@
+"""Which of a spec's models are fetched, and under which key their files are kept. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import lru_cache
+
+from reconciler.model import EffectiveSpec, Mount, ServiceId
+
+_HERE_ALREADY = frozenset({"", "file", "pvc"})
+SCHEMES = ("s3", "https", "http", "gs", "hf", "hdfs", "webhdfs", "oci", "oci+native", "oci+fetch", "modelscope")
+"""What can be fetched; Azure's blobs and files and git repositories are https."""
+
+
+def is_fetched(uri: str) -> bool:
+    """Does it lie elsewhere? Folders and claims of this host are used where they are."""
+    return scheme_of(uri) not in _HERE_ALREADY
+
+
+def scheme_of(uri: str) -> str:
+    """What stands before `://`, in small letters; nothing for a path."""
+    scheme, separator, _ = uri.partition("://")
+    return scheme.lower() if separator else ""
+
+
+def fetched(service: ServiceId, spec: EffectiveSpec) -> Iterator[tuple[str, Mount]]:
+    """The models of a spec that have to be fetched, each with its key."""
+    for mount in spec.mounts:
+        if is_fetched(mount.uri):
+            yield key_of(service.namespace, mount), mount
+
+
+def shown(uri: str) -> str:
+    """A URI as people may read it: without a password, and without a query, which may hold a signature."""
+    scheme, separator, rest = uri.partition("?")[0].partition("://")
+    if not separator:
+        return uri
+    place, slash, path = rest.partition("/")
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
+
+
+@lru_cache(maxsize=8192)
+def key_of(namespace: str, mount: Mount) -> str:
+    """Equal keys, equal files: 16 hex digits of what is fetched and by whose leave.
+
+    Where it is mounted does not count. What one namespace's Secrets opened is nothing that another one may read.
+    """
+    written = asdict(mount) | {"path": ""}
+    secret = any(each.source for each in mount.env) or any(each.source for each in mount.files)
+    text = json.dumps([namespace if secret else "", written], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
