@@ -117,6 +117,16 @@ class Routing(_Section):
     max_body_bytes: int = Field(32 << 20, gt=0, description="Largest request body")
 
 
+class Secrets(_Section):
+    """Where this host finds Secrets, beside systemd credentials."""
+
+    directory: Path | None = Field(None, description="Folder outside git with Secret manifests, closed to other users")
+    age_key_file: Path | None = Field(
+        None, description="age identities that open Secrets encrypted with SOPS; `age.key` among systemd credentials"
+    )
+    allow_plaintext: bool = Field(False, description="Take Secrets that stand in git unencrypted")
+
+
 class HostTarget(_Section):
     """One host."""
 
@@ -129,6 +139,7 @@ class HostTarget(_Section):
     default_namespace: str = Field("default", pattern=_LABEL, description="Namespace of documents that name none")
     engines: tuple[Engine, ...] = Field((), description="Which interpreter runs which image")
     volumes: dict[str, Path] = Field(default_factory=dict, description="Folder behind each `pvc://NAME`")
+    secrets: Secrets = Field(default_factory=Secrets, description="Where this host finds Secrets")
     gpus: Literal["auto"] | tuple[str, ...] = Field("auto", description="`auto` asks NVML; or a list of UUIDs")
     allocatable: Allocatable = Field(default_factory=Allocatable, description="Upper limits for all replicas together")
     ports: str = Field("20000-20999", pattern=r"^\d+-\d+$", description="Ports that replicas may listen on")
@@ -225,7 +236,7 @@ def _explain(path: Path, item: Any) -> str:
 
 def _known_keys(model: type[BaseModel]) -> list[str]:
     keys: list[str] = []
-    for section in (Settings, Source, HostTarget, Engine, Allocatable, Rollout, Routing, Web, Log):
+    for section in (Settings, Source, HostTarget, Engine, Secrets, Allocatable, Rollout, Routing, Web, Log):
         keys += section.model_fields
     return keys
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from reconciler.manifests.manifest import (
@@ -92,6 +93,11 @@ def _ambiguous(origin: Origin, word: str, value: Any) -> Reason:
     return Reason("AmbiguousScalar", f"{word} without quotes means {shown}; put it in quotes if it is text", origin)
 
 
+def _unnamed(warning: Reason) -> Reason:
+    """The same about a Secret's value, which may not be shown."""
+    return replace(warning, message="a word without quotes is not read as it is written; put it in quotes")
+
+
 def _read_objects(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ...]) -> Iterator[Manifests]:
     """The object of a document, or those in a `List`."""
     kind = value.get("kind") if isinstance(value, dict) else None
@@ -127,6 +133,8 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
     if api_version not in KNOWN_KINDS.get(kind, ()):
         note = Reason("UnknownKind", f"{kind} {name} ({api_version}) is not ours to serve; ignored", draft.origin)
         return Manifests(notes=(note,))
+    if kind == "Secret":
+        warnings = tuple(_unnamed(warning) for warning in warnings)
     return Manifests((Manifest(api_version, kind, namespace, name, value, draft.origin, lines, warnings),))
 
 
@@ -135,6 +143,8 @@ def _kind_problem(kind: str, api_version: str) -> str:
 
     Otherwise a typing error in `kind` would look as if the service had been deleted.
     """
+    if kind.startswith("ENC["):
+        return "SOPS encrypted the whole document; encrypt it with --encrypted-regex '^(data|stringData)$'"
     group = api_version.partition("/")[0]
     if kind in KNOWN_KINDS:
         versions = KNOWN_KINDS[kind]

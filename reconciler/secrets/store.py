@@ -21,13 +21,17 @@ class StoredSecret:
     data: Mapping[str, bytes] = field(repr=False)
     annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def key(self) -> Key:
+        return self.namespace, self.name
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SecretStore:
     """All Secrets of one target at one time; compared by identity.
 
-    `refused` are Secrets that are there but may not or cannot be used. `unavailable` are whole places that could not
-    be read: a Secret that seems to be missing may be there.
+    `refused` are Secrets that are there but may not or cannot be used. `unavailable` are whole places and files that
+    could not be read: a Secret that seems to be missing may be there. `notes` are no faults.
     """
 
     secrets: Mapping[Key, StoredSecret] = field(default_factory=dict, repr=False)
@@ -39,6 +43,11 @@ class SecretStore:
         """The decoded keys of one Secret, or None where there is none that can be used."""
         found = self.secrets.get((namespace, name))
         return None if found is None else found.data
+
+    @property
+    def faults(self) -> tuple[Reason, ...]:
+        """All that a person has to put right, whether a service needs it or not."""
+        return (*self.refused.values(), *self.unavailable)
 
 
 NO_SECRETS: Final = SecretStore()

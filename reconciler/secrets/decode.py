@@ -1,0 +1,85 @@
+"""One Secret's document → its keys as bytes. What is wrong is said without showing a value."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.manifests import FieldPath, Manifest
+from reconciler.model import Reason
+from reconciler.secrets.store import StoredSecret
+
+_KEY = re.compile(r"(?!\.\.?$|\.\.)[-._a-zA-Z0-9]{1,253}")
+
+
+class Unfit(Exception):
+    """A Secret that cannot be used; `code` is one word for scripts, `path` the field to blame."""
+
+    def __init__(self, message: str, path: FieldPath = (), code: str = "InvalidSecret") -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+        self.code = code
+
+    def about(self, manifest: Manifest) -> Reason:
+        """The reason, with file and line."""
+        return Reason(self.code, f"Secret {manifest.name}: {self.message}", manifest.origin_of(self.path))
+
+
+def is_plain(document: Mapping[str, Any]) -> bool:
+    """Does it hold data?"""
+    return bool(document.get("data") or document.get("stringData"))
+
+
+def decode(manifest: Manifest, document: Mapping[str, Any], default_namespace: str) -> StoredSecret:
+    """The Secret in `document`, which is what the manifest says or what was encrypted in it. Raises Unfit."""
+    data = {key: _decoded(key, value) for key, value in _entries(document, "data")}
+    text = {key: _text(key, value) for key, value in _entries(document, "stringData")}
+    annotations = document["metadata"].get("annotations")
+    return StoredSecret(
+        namespace=manifest.namespace or default_namespace,
+        name=manifest.name,
+        origin=manifest.origin,
+        data=data | text,
+        annotations=_annotations(annotations) if annotations else {},
+    )
+
+
+def _entries(document: Mapping[str, Any], field: str) -> list[tuple[str, Any]]:
+    entries = document.get(field)
+    if entries is None:
+        return []
+    if not isinstance(entries, dict):
+        raise Unfit(f"{field} must be a mapping", (field,))
+    for key in entries:
+        if not _KEY.fullmatch(key):
+            raise Unfit(f"{field}: a key holds letters, digits, -, _ and . only, and is no path", (field, key))
+    return list(entries.items())
+
+
+def _decoded(key: str, value: Any) -> bytes:
+    if value is None:
+        return b""
+    try:
+        # As in a cluster, line ends do not count.
+        return base64.b64decode(re.sub(r"[\r\n]", "", value), validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        text = f"data.{key} is not base64; encode it, or move it to stringData as it is"
+        raise Unfit(text, ("data", key)) from None
+
+
+def _text(key: str, value: Any) -> bytes:
+    if value is None:
+        return b""
+    if not isinstance(value, str):
+        raise Unfit(f"stringData.{key} must be text; put it in quotes", ("stringData", key))
+    return value.encode()
+
+
+def _annotations(given: Any) -> dict[str, str]:
+    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+        raise Unfit("metadata.annotations must be a mapping of texts", ("metadata", "annotations"))
+    return dict(given)

@@ -1,0 +1,80 @@
+"""Secret manifests in a folder outside git: one of the host's own, or that of the daemon's systemd credentials."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from reconciler.errors import Terminal
+from reconciler.manifests import Manifests, Unreadable
+from reconciler.manifests.documents import read_file
+from reconciler.model import Origin, Reason
+from reconciler.secrets.private import MAX_BYTES, check_folder, read_private
+
+SUFFIXES = (".yaml", ".yml", ".json")
+Stamp = tuple[tuple[object, ...], ...]
+
+
+def stamp(folder: Path) -> Stamp:
+    """Equal stamps, equal content: the names, times and rights of all that is read."""
+    try:
+        return (_of(folder), *(_of(path) for path in _files(folder)))
+    except OSError as error:
+        return ((str(folder), error.errno),)
+
+
+def _of(path: Path) -> tuple[object, ...]:
+    info = path.stat()
+    return path.name, info.st_ino, info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_mode, info.st_uid
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        Path(entry.path)
+        for entry in os.scandir(folder)
+        if entry.name.endswith(SUFFIXES) and not entry.name.startswith(".")
+    )
+
+
+def read_folder(folder: Path) -> Iterator[Manifests]:
+    """The manifests in a folder that people keep. What others could read or change is not taken; it says so."""
+    try:
+        check_folder(folder)
+        files = _files(folder)
+    except (Terminal, OSError) as error:
+        yield _refused(folder, str(error))
+        return
+    for path in files:
+        yield _read(path, read_private)
+
+
+def read_credentials(folder: Path) -> Iterator[Manifests]:
+    """The manifests among a unit's credentials; the others are not ours. systemd itself keeps them closed."""
+    try:
+        files = _files(folder)
+    except OSError as error:
+        yield _refused(folder, f"{folder}: cannot be read: {error.strerror}")
+        return
+    for path in files:
+        yield _read(path, read_open)
+
+
+def read_open(path: Path) -> bytes:
+    """Raises Terminal."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Terminal(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _read(path: Path, read: Callable[[Path], bytes]) -> Manifests:
+    try:
+        return read_file(str(path), read(path), MAX_BYTES)
+    except Terminal as error:
+        return _refused(path, str(error))
+
+
+def _refused(path: Path, message: str) -> Manifests:
+    text = message.removeprefix(f"{path}: ")
+    return Manifests(unreadable=(Unreadable(Reason("SecretsUnreadable", text, Origin(str(path), 1))),))

@@ -1,0 +1,155 @@
+"""The places where a host finds Secrets → one store. Read again when something there changes, and only then.
+
+Of one Secret in several places the first counts: the host's own folder, systemd credentials, git.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.config import HostTarget, Secrets
+from reconciler.errors import Terminal
+from reconciler.manifests import Manifest, Manifests
+from reconciler.model import Reason
+from reconciler.secrets import folder, sops
+from reconciler.secrets.decode import Unfit, decode, is_plain
+from reconciler.secrets.private import read_private
+from reconciler.secrets.store import NO_SECRETS, Key, SecretStore, StoredSecret
+
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+_AGE_KEY = "age.key"
+
+
+class SecretSources:
+    """Reads the Secrets of one target. What it remembers is only a cache."""
+
+    def __init__(self, settings: HostTarget, environ: Mapping[str, str] = os.environ) -> None:
+        self._settings = settings.secrets
+        self._target = settings.name
+        self._namespace = settings.default_namespace
+        self._credentials = Path(environ[CREDENTIALS]) if environ.get(CREDENTIALS) else None
+        self._seen: tuple[object, ...] | None = None
+        self._store = NO_SECRETS
+
+    @property
+    def store(self) -> SecretStore:
+        """What was read last."""
+        return self._store
+
+    def load(self, manifests: Manifests) -> SecretStore:
+        """The store for a revision's manifests: the very same one while nothing changed. Never raises for bad input."""
+        in_git = manifests.of_kind("Secret")
+        # Looked at before they are read: what changes meanwhile is read again the next time.
+        seen = (in_git, *(folder.stamp(place) for place in self._places()))
+        if seen != self._seen:
+            self._store, self._seen = self._read(in_git), seen
+        return self._store
+
+    def _places(self) -> Iterator[Path]:
+        for place in (self._settings.directory, self._credentials, self._settings.age_key_file):
+            if place is not None:
+                yield place
+
+    def _read(self, in_git: tuple[Manifest, ...]) -> SecretStore:
+        pile = _Pile()
+        opener = _Identities(self._settings, self._credentials, self._target)
+        if self._settings.directory is not None:
+            self._add_folder(folder.read_folder(self._settings.directory), pile, opener)
+        if self._credentials is not None:
+            self._add_folder(folder.read_credentials(self._credentials), pile, opener)
+        for manifest in in_git:
+            self._add(manifest, in_git, pile, opener, plain=self._settings.allow_plaintext)
+        return SecretStore(pile.secrets, pile.refused, tuple(pile.unavailable), tuple(pile.notes))
+
+    def _add_folder(self, parts: Iterator[Manifests], pile: _Pile, opener: _Identities) -> None:
+        """Manifests from outside git, where data may stand as it is."""
+        for part in parts:
+            pile.unavailable += part.errors
+            for manifest in part.documents:
+                pile.notes += manifest.warnings
+                if manifest.kind == "Secret":
+                    self._add(manifest, part.documents, pile, opener, plain=True)
+                else:
+                    text = f"{manifest.kind} {manifest.name} is not read here, only Secrets are"
+                    pile.notes.append(Reason("NotASecret", text, manifest.origin))
+
+    def _add(
+        self, manifest: Manifest, beside: tuple[Manifest, ...], pile: _Pile, opener: _Identities, *, plain: bool
+    ) -> None:
+        key = manifest.namespace or self._namespace, manifest.name
+        try:
+            if sops.is_encrypted(manifest.data):
+                _check_alone(manifest, beside)
+                document: Mapping[str, object] = sops.decrypt(manifest.data, opener.identities())
+            elif plain or not is_plain(manifest.data):
+                document = manifest.data
+            else:
+                raise self._disclosed(manifest)
+            pile.take(decode(manifest, document, self._namespace))
+        except Unfit as problem:
+            pile.refused.setdefault(key, problem.about(manifest))
+
+    def _disclosed(self, manifest: Manifest) -> Unfit:
+        """What to do about a Secret that stands in git unencrypted."""
+        place = self._settings.directory or "a folder of this host, named in targets[].secrets.directory"
+        text = (
+            "its data stands in git unencrypted, so it is not used. Replace what is disclosed; then encrypt the file "
+            f"(sops encrypt -i --age RECIPIENT --encrypted-regex '^(data|stringData)$' {manifest.origin.file}), or "
+            f"move it to {place}, or hand it to the daemon as a systemd credential "
+            f"(LoadCredential={manifest.name}.yaml:PATH). targets[].secrets.allow_plaintext of {self._target} allows it"
+        )
+        return Unfit(text, ("data",) if manifest.data.get("data") else ("stringData",), "PlaintextSecret")
+
+
+def _check_alone(manifest: Manifest, beside: tuple[Manifest, ...]) -> None:
+    """SOPS' checksum goes over all documents of a file. Raises Unfit."""
+    if sum(each.origin.file == manifest.origin.file for each in beside) > 1:
+        raise Unfit("an encrypted file may hold one document only; encrypt each in a file of its own", ("sops",))
+
+
+class _Identities:
+    """The age identities of this host, read when the first encrypted Secret wants them."""
+
+    def __init__(self, settings: Secrets, credentials: Path | None, target: str) -> None:
+        self._path = settings.age_key_file
+        self._credential = credentials / _AGE_KEY if credentials else None
+        self._target = target
+        self._known: sops.Identities | None = None
+
+    def identities(self) -> sops.Identities:
+        """Raises Unfit for a file that holds none."""
+        if self._known is None:
+            self._known = self._read()
+        return self._known
+
+    def _read(self) -> sops.Identities:
+        try:
+            if self._path is not None:
+                return sops.read_identities(read_private(self._path), str(self._path))
+            if self._credential is not None and self._credential.exists():
+                return sops.read_identities(folder.read_open(self._credential), str(self._credential))
+        except Terminal as error:
+            return sops.Identities(missing=f"this host has no age identity: {error}")
+        return sops.Identities(missing=f"targets[].secrets.age_key_file of {self._target} names no age identity")
+
+
+@dataclass(slots=True)
+class _Pile:
+    """What is found, in order of precedence."""
+
+    secrets: dict[Key, StoredSecret] = field(default_factory=dict)
+    refused: dict[Key, Reason] = field(default_factory=dict)
+    unavailable: list[Reason] = field(default_factory=list)
+    notes: list[Reason] = field(default_factory=list)
+
+    def take(self, secret: StoredSecret) -> None:
+        first = self.secrets.get(secret.key)
+        if first is None and secret.key not in self.refused:
+            self.secrets[secret.key] = secret
+            return
+        where = first.origin if first else self.refused[secret.key].origin
+        text = f"Secret {secret.namespace}/{secret.name} stands at {where} as well; that one counts"
+        self.notes.append(Reason("SecretShadowed", text, secret.origin))
