@@ -122,7 +122,7 @@ class Secrets(_Section):
 
     directory: Path | None = Field(None, description="Folder outside git with Secret manifests, closed to other users")
     age_key_file: Path | None = Field(
-        None, description="age identities that open Secrets encrypted with SOPS; `age.key` among systemd credentials"
+        None, description="age identities that open SOPS-encrypted Secrets; unset: the systemd credential `age.key`"
     )
     allow_plaintext: bool = Field(False, description="Take Secrets that stand in git unencrypted")
 

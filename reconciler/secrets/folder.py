@@ -16,12 +16,12 @@ SUFFIXES = (".yaml", ".yml", ".json")
 Stamp = tuple[tuple[object, ...], ...]
 
 
-def stamp(folder: Path) -> Stamp:
-    """Equal stamps, equal content: the names, times and rights of all that is read."""
+def stamp(place: Path) -> Stamp:
+    """Equal stamps, equal content: the names, times and rights of all that is read in a folder, or of one file."""
     try:
-        return (_of(folder), *(_of(path) for path in _files(folder)))
+        return (_of(place), *(_of(path) for path in (_files(place) if place.is_dir() else ())))
     except OSError as error:
-        return ((str(folder), error.errno),)
+        return ((str(place), error.errno),)
 
 
 def _of(path: Path) -> tuple[object, ...]:

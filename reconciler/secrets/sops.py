@@ -23,7 +23,7 @@ from reconciler.secrets.decode import Unfit
 _VALUE = re.compile(r"ENC\[AES256_GCM,data:([^,]*),iv:([^,]+),tag:([^,]+),type:(str|int|float|bool|bytes)\]")
 _RULES = ("encrypted_regex", "unencrypted_regex", "encrypted_suffix", "unencrypted_suffix")
 # Other keys that may open the file as well; none of them is ours.
-_OTHER_KEYS = frozenset({"kms", "gcp_kms", "azure_kv", "hc_vault", "pgp"})
+_OTHER_KEYS = frozenset({"kms", "gcp_kms", "azure_kv", "hc_vault", "hckms", "pgp"})
 _KNOWN = frozenset({"age", "lastmodified", "mac", "version", "mac_only_encrypted", *_RULES, *_OTHER_KEYS})
 # Words, alternatives and anchors: nothing that a long name could make slow, or that Go reads in another way.
 _PLAIN_REGEX = re.compile(r"[\w^$()|.-]{1,500}", re.ASCII)
@@ -72,6 +72,10 @@ def decrypt(document: Mapping[str, Any], identities: Identities) -> dict[str, An
         if value is None:
             return None
         hidden = is_hidden(path)
+        if not hidden and value != "" and path[0] in ("data", "stringData"):
+            raise Unfit(
+                f"{'.'.join(path)} is left in the clear by the file's own rule; {_ANEW}", path, "PlaintextSecret"
+            )
         clear = opener.open(value, path) if hidden else value
         values.append((hidden, _bytes_of(clear)))
         return clear
@@ -179,7 +183,7 @@ class _Opener:
         match = _VALUE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             raise Unfit(
-                f"{name} is not encrypted, although the file's own rule wants it to be", path, "PlaintextSecret"
+                f"{name} is not encrypted, as the file's own rule wants it", path, "PlaintextSecret"
             )
         data = self.open_raw(match, ":".join(path) + ":")
         if data is None:
