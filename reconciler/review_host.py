@@ -27,6 +27,8 @@ from reconciler.targets.workload import home_of
 
 # What only a start can tell stands as a word in brackets.
 _PORT, _GPU, _TMP = "--port=<port>", "<gpu>", "<tmp>"
+# A document that a host can do nothing with: a sync goes on without it, but its author should know.
+_REFUSED = "NotOnHosts"
 
 
 def validate_on(manifests: Manifests, target: HostTarget) -> Document:
@@ -65,6 +67,7 @@ def _refusals(wanted: DesiredState) -> Iterator[Reason]:
     for service in wanted.services:
         yield from service.problems
         yield from service.blocked
+    yield from (note for note in wanted.notes if note.code == _REFUSED)
 
 
 def _bad_names(wanted: DesiredState) -> list[Reason]:
@@ -75,7 +78,7 @@ def _warnings(wanted: DesiredState) -> Iterator[Reason]:
     for service in wanted.services:
         yield from service.warnings
     # The paths of a command need not be all that the target reads, so nothing is said about its own file.
-    yield from (note for note in wanted.notes if note.code != "NotPrunable")
+    yield from (note for note in wanted.notes if note.code not in ("NotPrunable", _REFUSED))
 
 
 def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: HostTarget) -> Iterator[Reason]:

@@ -211,3 +211,18 @@ def test_a_target_that_has_not_looked_at_the_newest_revision_is_not_done() -> No
     newer = RevisionInfo(wanted="e" * 40, applied=REVISION)
     status = status_of(report(applied=REVISION), revision=newer)
     assert not judge(status).settled
+
+
+def test_a_warning_about_missing_gpus_is_shown_only_where_they_are_missing() -> None:
+    doubt = Reason("AcceleratorMismatch", "none of them here")
+    service = desired(warnings_without_gpu=(doubt,))
+    for gpus, codes in ((0, ["AcceleratorMismatch"]), (1, [])):
+        status = status_of(report(desired=state(service), observed=observed(replica(), gpus=gpus)))
+        assert [one["code"] for one in service_in(status)["warnings"]] == codes
+
+
+def test_what_is_shown_on_a_dashboard_and_where_metrics_are_comes_from_git() -> None:
+    service = service_in(status_of(report(desired=state(desired(dashboard=False, metrics_path="/m")))))
+    assert (service["dashboard"], service["metricsPath"]) == (False, "/m")
+    gone = service_in(status_of(report(desired=state())))
+    assert (gone["inGit"], gone["dashboard"], gone["metricsPath"]) == (False, True, "/metrics")

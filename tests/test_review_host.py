@@ -111,7 +111,7 @@ def test_what_blocks_a_service_on_the_host_is_an_error_at_its_line(desk: Desk):
 def test_what_is_not_for_hosts_is_an_error_at_its_line(desk: Desk):
     desk.write(chat=f"{SERVICE}  transformer:\n    containers:\n    - {{name: kserve-container, image: t}}\n")
     code, document = desk.ask("validate")
-    text = "spec.transformer is not for hosts; run this service on a Kubernetes cluster, or remove it"
+    text = "spec.transformer cannot be honoured on a host: run this service on a Kubernetes cluster, or remove it"
     assert code == 1
     assert f"chat.yaml:14: {text}" in messages(document["errors"])
 
@@ -129,7 +129,8 @@ def test_what_a_host_does_otherwise_is_a_warning(desk: Desk):
     code, document = desk.ask("validate")
     assert (code, document["valid"]) == (0, True)
     assert messages(document["warnings"]) == [
-        "chat.yaml:14: maxReplicas is 3, but hosts do not scale by themselves: 1 will run"
+        "chat.yaml:14: spec.predictor.maxReplicas is ignored on a host: "
+        "hosts do not scale by themselves, so `minReplicas` of them run"
     ]
 
 

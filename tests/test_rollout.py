@@ -362,3 +362,27 @@ def test_files_that_vanish_are_fetched_again_before_a_replica_is_replaced():
     host.converge(commit)
     order = kinds(host, since)
     assert order.index("Stage") < order.index("Start")
+
+
+def test_a_service_that_git_stops_is_drained_ended_and_suspended_and_comes_back():
+    host, commit = served()
+    since = len(host.log)
+    plan = host.converge(state(wanted("a", "good1", replicas=0)))
+    verdict = next(iter(plan.verdicts.values()))
+    assert [kind for kind in kinds(host, since) if kind in ("Drain", "Stop", "Remove")] == ["Drain", "Stop", "Remove"]
+    assert (verdict.sync, verdict.health.phase) == (Sync.SYNCED, Phase.SUSPENDED)
+    assert not host.replicas
+    host.converge(commit)
+    assert len(host.serving("a")) == 1
+
+
+def test_whether_the_proxy_guards_a_service_follows_git_without_a_restart():
+    host, commit = served()
+    (service,) = commit.services
+    since = len(host.log)
+    host.converge(state(replace(service, guarded=True)))
+    assert kinds(host, since) == ["SetRoutes"]
+    assert host.routes[service.id].guarded
+    broken = replace(service, spec=None, digest="", problems=(Reason("NoAuth", "no key"),))
+    host.converge(state(broken))
+    assert host.routes[service.id].guarded

@@ -333,3 +333,25 @@ def test_other_domain_is_another_table(gateway: Gateway) -> None:
     assert ask(gateway.port, "/v1/models", host="tiny-demo.ai.test").json["name"] == "tiny"
     gateway.proxy.apply(gateway.table())
     assert gateway.proxy.observe().applied.keys() == {route.service for route in gateway.table()}
+
+
+def test_of_a_guarded_service_only_what_the_engine_guards_is_let_through(gateway: Gateway) -> None:
+    gateway.proxy.apply((route("tiny", gateway.tiny.port, guarded=True), route("twin", gateway.twins[0].port)))
+    try:
+        host = {"host": "tiny-demo.example.com"}
+        assert ask(gateway.port, "/v1/completions", {}, **host).json["path"] == "/v1/completions"
+        assert ask(gateway.port, "/demo/tiny/v1/models").json["path"] == "/v1/models"
+        assert ask(gateway.port, "/v1/completions", {"model": "tiny"}).json["name"] == "tiny"
+        seen = gateway.tiny.seen
+        for refused in (
+            ask(gateway.port, "/invocations", {}, **host),
+            ask(gateway.port, "/v1/../invocations", {}, **host),
+            ask(gateway.port, "//v1/%2e%2e/metrics", **host),
+            ask(gateway.port, "/demo/tiny/metrics"),
+            ask(gateway.port, "/demo/tiny/v1/../invocations", {}),
+        ):
+            assert "only /v1/" in is_openai_error(refused, 403, "PermissionDeniedError")
+        assert gateway.tiny.seen == seen
+        assert ask(gateway.port, "/demo/twin/metrics").json["path"] == "/metrics"
+    finally:
+        gateway.proxy.apply(gateway.table())

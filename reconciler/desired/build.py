@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 
 from reconciler.config import HostTarget
+from reconciler.desired.deviations import of_document
 from reconciler.desired.scene import SERVICE, DesiredCache, enter_scene
 from reconciler.desired.service import describe, unusable
+from reconciler.desired.support import Place
 from reconciler.desired.unseen import is_prunable, own_file, unreadable_places
 from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Desired, DesiredState, Origin, Reason, Snapshot
@@ -76,8 +78,9 @@ def _notes(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Iter
         if each.name != target.name:
             text = f"this file says host {each.name}, the config calls this target {target.name}"
             yield Reason("HostNameMismatch", text, each.origin_of(("metadata", "name")))
-    for each in manifests.of_kind("LLMInferenceService", "Cluster"):
-        yield Reason("NotOnHosts", f"{each.kind} {each.name} is for Kubernetes clusters; ignored here", each.origin)
+    for each in manifests.documents:
+        if each.kind != SERVICE and (found := of_document(each, Place.HOST)):
+            yield found.reason
     others = [each for each in manifests.documents if each.kind != SERVICE]
     for group in find_duplicates(others, target.default_namespace):
         yield from (_doubled(each, group) for each in group)

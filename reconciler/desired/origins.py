@@ -31,7 +31,7 @@ class Origins:
         """Where an argument stands; `source` and `index` are as in `Resolved.argument_sources`."""
         manifest, containers = self._containers(source)
         for path in containers:
-            args = _at(manifest, path).get("args")
+            args = at(manifest, path).get("args")
             if isinstance(args, list) and index < len(args):
                 return manifest.origin_of((*path, "args", index))
         return self.service.origin
@@ -41,7 +41,7 @@ class Origins:
         for source in ("service", "runtime"):
             manifest, containers = self._containers(source)
             for path in containers:
-                for index, entry in enumerate(_items(_at(manifest, path).get("env"))):
+                for index, entry in enumerate(_items(at(manifest, path).get("env"))):
                     if isinstance(entry, dict) and entry.get("name") == name:
                         return manifest.origin_of((*path, "env", index))
         return self.service.origin
@@ -51,7 +51,7 @@ class Origins:
         for source in ("service", "runtime"):
             manifest, containers = self._containers(source)
             for container in containers:
-                if path[0] in _at(manifest, container):
+                if path[0] in at(manifest, container):
                     return manifest.origin_of((*container, *path))
         return self.service.origin
 
@@ -59,9 +59,9 @@ class Origins:
         """Where the service says where its model comes from."""
         for path in _service_containers(self.service):
             for key in ("storageUri", "storage"):
-                if _at(self.service, path).get(key):
+                if at(self.service, path).get(key):
                     return self.service.origin_of((*path, key))
-        for index, each in enumerate(_items(_at(self.service, _PREDICTOR).get("storageUris"))):
+        for index, each in enumerate(_items(at(self.service, _PREDICTOR).get("storageUris"))):
             if isinstance(each, dict) and each.get("uri") == uri:
                 return self.service.origin_of((*_PREDICTOR, "storageUris", index, "uri"))
         return self.service.origin
@@ -69,10 +69,16 @@ class Origins:
     def storage_key(self) -> str:
         """The `storage.key` that the service names, or nothing."""
         for path in _service_containers(self.service):
-            storage = _at(self.service, (*path, "storage"))
+            storage = at(self.service, (*path, "storage"))
             if storage.get("key"):
                 return str(storage["key"])
         return ""
+
+    def written_containers(self) -> Iterator[tuple[Manifest, FieldPath]]:
+        """Every place where fields of the model's container are written, the runtime's first."""
+        for source in ("runtime", "service"):
+            manifest, containers = self._containers(source)
+            yield from ((manifest, path) for path in containers)
 
     def _containers(self, source: str) -> tuple[Manifest, list[FieldPath]]:
         if source == "service":
@@ -83,7 +89,7 @@ class Origins:
 
 
 def _service_containers(service: Manifest) -> Iterator[FieldPath]:
-    predictor = _at(service, _PREDICTOR)
+    predictor = at(service, _PREDICTOR)
     for key in _IMPLEMENTATIONS & predictor.keys():
         if isinstance(predictor[key], dict):
             yield (*_PREDICTOR, key)
@@ -92,13 +98,14 @@ def _service_containers(service: Manifest) -> Iterator[FieldPath]:
 
 def _named_container(manifest: Manifest, around: FieldPath) -> Iterator[FieldPath]:
     """The container that KServe takes for the model's: the one with its name, else the first."""
-    containers = _items(_at(manifest, around).get("containers"))
+    containers = _items(at(manifest, around).get("containers"))
     named = [i for i, each in enumerate(containers) if isinstance(each, dict) and each.get("name") == CONTAINER]
     for index in named or ([0] if containers and isinstance(containers[0], dict) else []):
         yield (*around, "containers", index)
 
 
-def _at(manifest: Manifest, path: FieldPath) -> dict[str, Any]:
+def at(manifest: Manifest, path: FieldPath) -> dict[str, Any]:
+    """The mapping at a path of a document; empty where there is none."""
     value: Any = manifest.data
     for step in path:
         if isinstance(value, dict):

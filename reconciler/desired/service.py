@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from reconciler.desired.deviations import ALL_FACTS, deviations, entries_ignored
 from reconciler.desired.effective import (
     Surroundings,
     Unusable,
@@ -14,10 +15,13 @@ from reconciler.desired.effective import (
     ignored_volumes,
     names_of,
 )
+from reconciler.desired.facts import Case, depends_on_gpus, known_facts
+from reconciler.desired.metrics import metrics_path
 from reconciler.desired.obstacles import find_obstacles, missing_secret
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.scene import Scene
-from reconciler.desired.wishes import Wishes, read_display_name, read_wishes
+from reconciler.desired.support import Effect, Fact, Place
+from reconciler.desired.wishes import is_on_dashboard, read_display_name, read_wishes, wants_auth
 from reconciler.digest import digest
 from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
@@ -36,11 +40,14 @@ def describe(service: Manifest, scene: Scene) -> Desired:
     errors = [(issue, missing_secret(issue, origins)) for issue in resolved.errors]
     beside = (missing_secret(issue, origins) for issue in resolved.cluster_errors)
     secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))
-    problems = [*(_reason(issue, origins) for issue, secret in errors if not secret), *_beyond_hosts(service)]
+    found = list(deviations(origins, Place.HOST, ALL_FACTS))
+    impossible = (each.reason for each in found if each.effect is Effect.REFUSED)
+    problems = [*(_reason(issue, origins) for issue, secret in errors if not secret), *impossible]
     if not problems:
         problems += _unsure_of_runtime(service, resolved, runtime, scene)
     if problems:
-        return unusable(key, service, tuple(problems), warnings)
+        beside_them = (each.reason for each in found if each.effect is not Effect.REFUSED)
+        return unusable(key, service, tuple(problems), (*warnings, *beside_them))
     try:
         usable = _usable(key, resolved, origins, scene, warnings)
     except Unusable as problem:
@@ -60,6 +67,7 @@ def unusable(
         problems=problems,
         warnings=(*manifest.warnings, *warnings),
         display_name=read_display_name(manifest),
+        dashboard=is_on_dashboard(manifest),
     )
 
 
@@ -73,7 +81,12 @@ def _usable(
     wishes = read_wishes(service)
     spec = build_spec(resolved, container, Surroundings(key.namespace, resolved.pod, scene.config_maps), origins)
     arguments = argument_origins(resolved, spec, origins)
-    ignored = _ignored(service, resolved, wishes, ignored_volumes(resolved, container))
+    case = Case(origins, resolved, container, spec, wishes.replicas, scene.target)
+    facts = known_facts(case)
+    found = list(deviations(origins, Place.HOST, facts))
+    ignored = tuple(each.reason for each in found if each.effect is not Effect.REFUSED)
+    if refused := tuple(each.reason for each in found if each.effect is Effect.REFUSED):
+        return unusable(key, service, refused, (*warnings, *ignored))
     return Desired(
         id=key,
         origin=service.origin,
@@ -86,9 +99,20 @@ def _usable(
         request_timeout=wishes.request_timeout,
         argument_origins=arguments,
         blocked=tuple(find_obstacles(spec, arguments, scene.target, origins)),
-        warnings=(*service.warnings, *warnings, *ignored),
+        warnings=(*service.warnings, *warnings, *ignored, *_left_out(case)),
+        warnings_without_gpu=tuple(_without_gpu(case, facts)),
         display_name=wishes.display_name,
+        dashboard=is_on_dashboard(service),
+        metrics_path=metrics_path(resolved.pod, container, spec),
+        guarded=wants_auth(service),
     )
+
+
+def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:
+    """What is to be said once the host turns out to have no GPU: from the config alone nobody knows."""
+    if depends_on_gpus(case):
+        found = deviations(case.origins, Place.HOST, facts - {Fact.ACCELERATOR})
+        yield from (each.reason for each in found if each.reason.code == "AcceleratorMismatch")
 
 
 def _reason(issue: Issue, origins: Origins) -> Reason:
@@ -99,18 +123,6 @@ def _runtime_of(resolved: Resolved, scene: Scene) -> Manifest | None:
     if resolved.runtime is None:
         return None
     return scene.runtimes.get((resolved.runtime.kind, resolved.runtime.namespace, resolved.runtime.name))
-
-
-def _beyond_hosts(service: Manifest) -> Iterator[Reason]:
-    spec = service.data.get("spec")
-    spec = spec if isinstance(spec, dict) else {}
-    predictor = spec.get("predictor")
-    found = [("spec", name) for name in ("transformer", "explainer", "canary") if spec.get(name)]
-    if isinstance(predictor, dict) and predictor.get("workerSpec") is not None:
-        found.append(("spec", "predictor", "workerSpec"))  # type: ignore[arg-type]
-    for path in found:
-        text = f"{'.'.join(path)} is not for hosts; run this service on a Kubernetes cluster, or remove it"
-        yield Reason("NotOnHosts", text, service.origin_of(path))
 
 
 def _unsure_of_runtime(
@@ -135,14 +147,9 @@ def _names_runtime(service: Manifest) -> bool:
     return any(isinstance(value, dict) and value.get("runtime") for value in values)
 
 
-def _ignored(service: Manifest, resolved: Resolved, wishes: Wishes, volumes: list[str]) -> Iterator[Reason]:
-    """What a cluster would do and a host does not."""
-    highest = service.data["spec"]["predictor"].get("maxReplicas")
-    if isinstance(highest, int) and highest > max(wishes.replicas, 1):
-        text = f"maxReplicas is {highest}, but hosts do not scale by themselves: {wishes.replicas} will run"
-        yield Reason("NoAutoscaling", text, service.origin_of(("spec", "predictor", "maxReplicas")))
-    for key, what in (("containers", "container"), ("initContainers", "init container")):
-        for name in names_of(resolved.pod.get(key), _ADDED_BY_KSERVE):
-            yield Reason("ContainerIgnored", f"a host does not run the {what} {name}", service.origin)
-    for name in volumes:
-        yield Reason("VolumeIgnored", f"a host does not provide the volume {name}", service.origin)
+def _left_out(case: Case) -> Iterator[Reason]:
+    """Entries of the pod's lists that a host does without."""
+    origin, pod = case.origins.service.origin, case.resolved.pod
+    for key in ("containers", "initContainers"):
+        yield from entries_ignored(key, names_of(pod.get(key), _ADDED_BY_KSERVE), origin)
+    yield from entries_ignored("volumes", ignored_volumes(case.resolved, case.container), origin)

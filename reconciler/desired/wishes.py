@@ -14,6 +14,11 @@ from reconciler.model import Reason, Strategy
 _PREDICTOR: FieldPath = ("spec", "predictor")
 _STOP = "serving.kserve.io/stop"
 _DISPLAY_NAME = "openshift.io/display-name"
+_DASHBOARD = "opendatahub.io/dashboard"
+_AUTH = (
+    ("annotations", "security.opendatahub.io/enable-auth"),
+    ("labels", "security.openshift.io/enable-authentication"),
+)
 _PERCENT = re.compile(r"\d{1,3}%", re.ASCII)
 # Kubernetes' own for a Deployment whose strategy says nothing.
 _DEFAULT = "25%"
@@ -52,6 +57,21 @@ def read_display_name(service: Manifest) -> str:
     """The name that OpenShift AI shows to people, or nothing."""
     name = _mapping(service.data["metadata"], "annotations").get(_DISPLAY_NAME)
     return name if isinstance(name, str) else ""
+
+
+def is_on_dashboard(service: Manifest) -> bool:
+    """Is it to be shown to people? So unless its label says no."""
+    return str(_mapping(service.data["metadata"], "labels").get(_DASHBOARD)).lower() != "false"
+
+
+def wants_auth(service: Manifest) -> bool:
+    """Is nobody to be served without a key?"""
+    predictor = _mapping(service.data["spec"], "predictor")
+    return any(
+        str(_mapping(holder, kind).get(key)).lower() == "true"
+        for holder in (service.data["metadata"], predictor)
+        for kind, key in _AUTH
+    )
 
 
 def read_replicas(service: Manifest, predictor: Mapping[str, Any]) -> int:

@@ -163,6 +163,11 @@ def api_key(spec: EffectiveSpec) -> str | None:
     return given or env.get("VLLM_API_KEY") or None
 
 
+def asks_for_key(spec: EffectiveSpec) -> bool:
+    """Will its replicas refuse requests without a key? The key itself may still lie in a Secret."""
+    return bool(api_key(spec)) or any(v.name == "VLLM_API_KEY" and v.source.startswith("secret ") for v in spec.env)
+
+
 def expand(text: str, env: Mapping[str, str]) -> str:
     """`$(NAME)` becomes the variable, `$$` a dollar, an unknown name stays: as the kubelet does it."""
     return _REFERENCE.sub(lambda match: "$" if match[1] is None else env.get(match[1], match[0]), text)

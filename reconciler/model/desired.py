@@ -79,6 +79,9 @@ class Desired:
 
     `spec` is None when git's documents cannot be used: `problems` says why, and what runs is kept. `blocked` are
     reasons, known without asking the target, that it cannot start there; nothing starts and nothing stops.
+    `warnings_without_gpu` are warnings only where the target turns out to have no GPU. `dashboard`: it is to be shown.
+    `metrics_path` is where its replicas tell their metrics; None: nobody is to ask. `guarded`: the proxy lets through
+    only what the engine asks a key for.
     """
 
     id: ServiceId
@@ -94,7 +97,11 @@ class Desired:
     problems: tuple[Reason, ...] = ()
     blocked: tuple[Reason, ...] = ()
     warnings: tuple[Reason, ...] = ()
+    warnings_without_gpu: tuple[Reason, ...] = ()
     display_name: str = ""
+    dashboard: bool = True
+    metrics_path: str | None = "/metrics"
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

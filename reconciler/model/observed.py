@@ -130,13 +130,17 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRoute:
-    """How requests reach one service. `canary` gets `canary_percent` of them while it has an endpoint."""
+    """How requests reach one service. `canary` gets `canary_percent` of them while it has an endpoint.
+
+    `guarded`: only requests that the engine asks a key for are let through.
+    """
 
     service: ServiceId
     stable: tuple[Endpoint, ...] = ()
     canary: tuple[Endpoint, ...] = ()
     canary_percent: int = 0
     request_timeout: float | None = None
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ SCHEMA = "reconciler.status/v1"
 EVERYTHING = "*"
 """Stands in `TargetReport.suspended` for the whole target."""
 
+DEFAULT_METRICS_PATH = "/metrics"
+"""Where a replica tells its metrics whose service git does not name any more."""
+
 Document = dict[str, Any]
 
 
@@ -206,6 +209,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "namespace": service.namespace,
         "name": service.name,
         "displayName": desired.display_name if desired else "",
+        "dashboard": desired.dashboard if desired else True,
         "inGit": desired is not None,
         "origin": _origin(service, sight),
         "sync": (verdict.sync if verdict else Sync.UNKNOWN).value,
@@ -222,13 +226,21 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "blocked": [_reason(one) for one in _blocked(desired, verdict)],
         "rejected": _rejected(verdict.rejected) if verdict and verdict.rejected else None,
         "problems": [_reason(one) for one in (desired.problems if desired else ())],
-        "warnings": [_reason(one) for one in (desired.warnings if desired else ())],
+        "warnings": [_reason(one) for one in _warnings(desired, sight.report.observed)],
         "lastError": _last_error(service, desired, verdict, sight),
         "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight)}",
         "gpus": len(_leased(replicas)),
         "replicas": [_replica(one) for one in replicas],
         "endpoints": _endpoints(service, sight),
+        "metricsPath": desired.metrics_path if desired else DEFAULT_METRICS_PATH,
     }
+
+
+def _warnings(desired: Desired | None, observed: Observed | Unreachable | None) -> tuple[Reason, ...]:
+    if desired is None:
+        return ()
+    lacks_gpus = isinstance(observed, Observed) and not observed.capacity.gpus
+    return (*desired.warnings, *(desired.warnings_without_gpu if lacks_gpus else ()))
 
 
 def _unknown_health(report: TargetReport) -> Health:

@@ -25,6 +25,7 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         canary=_endpoints(canary, draining),
         canary_percent=percent or 0,
         request_timeout=_request_timeout(s),
+        guarded=_is_guarded(s),
     )
 
 
@@ -37,6 +38,13 @@ def _request_timeout(s: Situation) -> float | None:
     if s.desired and s.desired.spec:
         return s.desired.request_timeout
     return s.route.request_timeout if s.route else None
+
+
+def _is_guarded(s: Situation) -> bool:
+    """Whoever asks for auth that cannot be had is refused; what runs of it stays as open, or as closed, as it was."""
+    if s.desired and s.desired.spec:
+        return s.desired.guarded
+    return s.route.guarded if s.route else False
 
 
 def _is_canary(s: Situation, aim: Aim, replica: Replica, is_draining: bool) -> bool:

@@ -52,7 +52,9 @@ def _is_calm(r: Replica, digest: str) -> bool:
 
 def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -> bool:
     """Does the route name exactly these replicas? Both are in order of their ids."""
-    if route.canary or route.canary_percent or route.request_timeout != want.request_timeout:
+    if route.canary or route.canary_percent:
+        return False
+    if (route.request_timeout, route.guarded) != (want.request_timeout, want.guarded):
         return False
     if len(route.stable) != len(replicas):
         return False

@@ -6,7 +6,7 @@ import json
 
 from reconciler.routing.static import TYPE, Resource
 
-_KINDS = {400: "BadRequestError", 404: "NotFoundError", 405: "MethodNotAllowedError"}
+_KINDS = {400: "BadRequestError", 403: "PermissionDeniedError", 404: "NotFoundError", 405: "MethodNotAllowedError"}
 
 
 def answer(match: Resource, status: int, body: str) -> Resource:

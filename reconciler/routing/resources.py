@@ -44,16 +44,23 @@ def accepted_models(services: Iterable[ServiceId]) -> dict[str, tuple[ServiceId,
 
 def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
     """All ways in to all services."""
-    targets = {route.service: _to(route) for route in sorted(routes, key=lambda route: route.service)}
+    ordered = sorted(routes, key=lambda route: route.service)
+    targets = {route.service: _to(route) for route in ordered}
+    guarded = frozenset(route.service for route in ordered if route.guarded)
     models = accepted_models(targets)
     listing = json.dumps(_model_list(models))
-    shared = [*_model_list_routes(listing), *_path_routes(targets), *_model_routes(targets, models), _nowhere()]
+    shared = [
+        *_model_list_routes(listing),
+        *_path_routes(targets, guarded),
+        *_model_routes(targets, models),
+        _nowhere(),
+    ]
     return {
         "@type": TYPE + "envoy.config.route.v3.RouteConfiguration",
         "name": ROUTES,
         "ignore_port_in_host_matching": True,
         "max_direct_response_body_size_bytes": len(listing) + (1 << 20),
-        "virtual_hosts": [*_hosts(targets, domain), _virtual_host("shared", "*", shared)],
+        "virtual_hosts": [*_hosts(targets, guarded, domain), _virtual_host("shared", "*", shared)],
     }
 
 
@@ -66,34 +73,46 @@ def host_names(services: Iterable[ServiceId], domain: str) -> dict[str, list[Ser
     return sharing
 
 
-def _hosts(targets: Targets, domain: str) -> list[Resource]:
+def _hosts(targets: Targets, guarded: frozenset[ServiceId], domain: str) -> list[Resource]:
     """A virtual host for each host name: Envoy would refuse two with the same."""
     sharing = host_names(targets, domain)
-    return [_virtual_host(host, host, [_by_host(services, targets)]) for host, services in sharing.items()]
+    return [_virtual_host(host, host, _by_host(services, targets, guarded)) for host, services in sharing.items()]
 
 
 def _virtual_host(name: str, domain: str, routes: list[Resource]) -> Resource:
     return {"name": name, "domains": [domain], "retry_policy": _RETRY, "routes": routes}
 
 
-def _by_host(sharing: list[ServiceId], targets: Targets) -> Resource:
+def _by_host(sharing: list[ServiceId], targets: Targets, guarded: frozenset[ServiceId]) -> list[Resource]:
     if len(sharing) == 1:
-        return {"match": {"prefix": "/"}, **skip("model"), "route": targets[sharing[0]]}
+        return _below("/", sharing[0] in guarded, targets[sharing[0]])
     paths = " or ".join(f"/{service}/" for service in sharing)
-    return refusal({"prefix": "/"}, 404, f"this host name means more than one service; use the path {paths}")
+    return [refusal({"prefix": "/"}, 404, f"this host name means more than one service; use the path {paths}")]
 
 
-def _path_routes(targets: Targets) -> list[Resource]:
+def _path_routes(targets: Targets, guarded: frozenset[ServiceId]) -> list[Resource]:
     """`/v1/` belongs to the `model` way in: services of a namespace `v1` have no path."""
     return [
-        {
-            "match": {"prefix": f"/{_literal(service.namespace)}/{_literal(service.name)}/"},
-            **skip("model"),
-            "route": {**target, "prefix_rewrite": "/"},
-        }
+        route
         for service, target in targets.items()
         if service.namespace != "v1"
+        for route in _below(f"/{_literal(service.namespace)}/{_literal(service.name)}/", service in guarded, target)
     ]
+
+
+def _below(prefix: str, is_guarded: bool, target: Resource) -> list[Resource]:
+    """Everything below a prefix; of a guarded service only what its engine asks a key for."""
+    if not is_guarded:
+        return [_rewritten(prefix, "", target)]
+    return [_rewritten(prefix, "v1/", target), refusal({"prefix": prefix}, 403, _UNGUARDED)]
+
+
+def _rewritten(prefix: str, below: str, target: Resource) -> Resource:
+    rewrite = {} if prefix == "/" else {"prefix_rewrite": f"/{below}"}
+    return {"match": {"prefix": prefix + below}, **skip("model"), "route": {**target, **rewrite}}
+
+
+_UNGUARDED = "this service asks for a key, and only /v1/… is guarded by it"
 
 
 def _model_routes(targets: Targets, models: Models) -> list[Resource]:

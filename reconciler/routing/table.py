@@ -30,6 +30,7 @@ def _route(entry: Any) -> ServiceRoute:
         canary=tuple(map(_endpoint, entry["canary"])),
         canary_percent=int(entry["canary_percent"]),
         request_timeout=entry["request_timeout"],
+        guarded=bool(entry.get("guarded")),
     )
 
 

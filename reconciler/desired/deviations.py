@@ -1,0 +1,90 @@
+"""What one service asks for that its place does otherwise, ignores or refuses: the support table applied. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from reconciler.desired.origins import Origins, at
+from reconciler.desired.support import Effect, Fact, Place, Row, Where, find_row
+from reconciler.manifests import FieldPath, Manifest
+from reconciler.model import Origin, Reason
+
+ALL_FACTS = frozenset(Fact)
+
+_TEXT = {
+    Effect.IGNORED: "{name} is ignored on a {place}: {note}",
+    Effect.NO_EFFECT: "{name} has no effect on a {place}: {note}",
+    Effect.REFUSED: "{name} cannot be honoured on a {place}: {note}",
+}
+_METADATA = (("annotations", Where.ANNOTATION), ("labels", Where.LABEL))
+# Lists in which only some entries count; whoever merged them knows which.
+_BY_NAME = frozenset({"containers", "initContainers", "volumes"})
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """One field that a place does not simply honour."""
+
+    effect: Effect
+    reason: Reason
+
+
+def deviations(origins: Origins, place: Place, facts: frozenset[Fact]) -> Iterator[Deviation]:
+    """Everything that a service, and its runtime for it, writes and the place does not simply honour."""
+    for where, manifest, path in _written(origins):
+        for key, value in at(manifest, path).items():
+            row = find_row(where, key) if isinstance(key, str) else None
+            if row is None or not row.counts(value) or (where is Where.POD and key in _BY_NAME):
+                continue
+            name = f"{where.value} {key}" if where in (Where.ANNOTATION, Where.LABEL) else _name((*path, key))
+            if found := _deviation(row, place, facts, name, manifest.origin_of((*path, key))):
+                yield found
+
+
+def entries_ignored(key: str, names: Iterable[str], origin: Origin) -> Iterator[Reason]:
+    """What is said of entries of `containers`, `initContainers` or `volumes` that a host leaves out."""
+    row = find_row(Where.POD, key)
+    for name in names if row else ():
+        if row and (found := _deviation(row, Place.HOST, frozenset(), f"{_KINDS[key]} {name}", origin)):
+            yield found.reason
+
+
+_KINDS = {"containers": "container", "initContainers": "init container", "volumes": "volume"}
+
+
+def of_document(manifest: Manifest, place: Place) -> Deviation | None:
+    """What is said of a document whose kind means nothing at this place."""
+    row = find_row(Where.KIND, manifest.kind)
+    name = f"{manifest.kind} {manifest.name}"
+    return _deviation(row, place, frozenset(), name, manifest.origin) if row else None
+
+
+def _deviation(row: Row, place: Place, facts: frozenset[Fact], name: str, origin: Origin) -> Deviation | None:
+    outcome = row.at(place)
+    if outcome.effect is Effect.HONOURED or outcome.unless in facts:
+        return None
+    text = _TEXT[outcome.effect].format(name=name, place=place, note=outcome.note)
+    return Deviation(outcome.effect, Reason(outcome.code, text, origin))
+
+
+def _written(origins: Origins) -> Iterator[tuple[Where, Manifest, FieldPath]]:
+    service, runtime = origins.service, origins.runtime
+    yield Where.SPEC, service, ("spec",)
+    for where in (Where.PREDICTOR, Where.POD):
+        yield where, service, ("spec", "predictor")
+    for where in (Where.RUNTIME, Where.POD) if runtime else ():
+        yield where, runtime or service, ("spec",)
+    for manifest, path in origins.written_containers():
+        yield Where.CONTAINER, manifest, path
+    for key, where in _METADATA:
+        yield where, service, ("metadata", key)
+        yield where, service, ("spec", "predictor", key)
+        if runtime:
+            yield where, runtime, ("metadata", key)
+            yield where, runtime, ("spec", key)
+
+
+def _name(path: FieldPath) -> str:
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")

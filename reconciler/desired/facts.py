@@ -1,0 +1,78 @@
+"""What holds for one service on one host, as far as git and the config tell: what decides rows of the support table."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.config import HostTarget
+from reconciler.desired.effective import GPU
+from reconciler.desired.metrics import is_scraped_port
+from reconciler.desired.origins import Origins, at
+from reconciler.desired.support import Fact
+from reconciler.engines.launch import asks_for_key
+from reconciler.errors import SettingsError
+from reconciler.kserve.resolve import Resolved
+from reconciler.model import EffectiveSpec
+from reconciler.routing.static import parse_listen
+
+_ACCELERATORS = "opendatahub.io/recommended-accelerators"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One service, resolved for one host."""
+
+    origins: Origins
+    resolved: Resolved
+    container: Mapping[str, Any]
+    spec: EffectiveSpec
+    replicas: int
+    target: HostTarget
+
+
+def known_facts(case: Case) -> frozenset[Fact]:
+    """What certainly holds. With `gpus: auto` nobody knows here which GPUs there are: that fact then holds too."""
+    return frozenset(_facts(case))
+
+
+def depends_on_gpus(case: Case) -> bool:
+    """Does a fact hold only if the host turns out to have a GPU?"""
+    return case.target.gpus == "auto" and GPU in (_recommended(case.origins) or ())
+
+
+def _facts(case: Case) -> Iterator[Fact]:
+    highest = at(case.origins.service, ("spec", "predictor")).get("maxReplicas")
+    if not isinstance(highest, int) or highest <= max(case.replicas, 1):
+        yield Fact.FIXED_SCALE
+    if asks_for_key(case.spec):
+        yield Fact.AUTH
+    if is_scraped_port(case.resolved.pod, case.container, case.spec):
+        yield Fact.SCRAPED_PORT
+    if _is_loopback(case.target.routing.listen):
+        yield Fact.PRIVATE
+    recommended = _recommended(case.origins)
+    if recommended is None or (GPU in recommended and case.target.gpus != ()):
+        yield Fact.ACCELERATOR
+
+
+def _recommended(origins: Origins) -> frozenset[str] | None:
+    """Kinds of accelerator that the runtime is meant for; None where it says nothing that can be read."""
+    if origins.runtime is None:
+        return None
+    try:
+        kinds = json.loads(str(at(origins.runtime, ("metadata", "annotations")).get(_ACCELERATORS)))
+    except (ValueError, RecursionError):
+        return None
+    named = frozenset(kind for kind in kinds if isinstance(kind, str)) if isinstance(kinds, list) else frozenset()
+    return named or None
+
+
+def _is_loopback(listen: str) -> bool:
+    try:
+        return ipaddress.ip_address(parse_listen(listen)[0]).is_loopback
+    except SettingsError:
+        return False

@@ -1,0 +1,323 @@
+"""The support table: every field, annotation, label and kind, and what becomes of it on a host and on a cluster.
+
+What `validate --target`, `render --target` and every sync say about a place comes from here, and so does the table in
+the README. Pure data; `deviations` reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from reconciler.kserve.names import FRAMEWORKS
+
+
+class Place(StrEnum):
+    """A kind of target."""
+
+    HOST = "host"
+    CLUSTER = "cluster"
+
+
+class Effect(StrEnum):
+    """What becomes of a field. All but `honoured` is said, with file and line."""
+
+    HONOURED = "honoured"
+    IGNORED = "ignored, with a warning"
+    NO_EFFECT = "no effect, said so"
+    REFUSED = "error"
+
+
+class Fact(StrEnum):
+    """What holds for one service at one place. Where an outcome names it, the field is honoured."""
+
+    AUTH = "auth is enforced there: on a host by the engine's own key (`VLLM_API_KEY` from a Secret)"
+    TLS = "the engine ends TLS itself (`--ssl-certfile`, `--ssl-keyfile`)"
+    PRIVATE = "the proxy listens on the loopback address"
+    ACCELERATOR = "the place has one of them"
+    FIXED_SCALE = "it is not above `minReplicas`"
+    KNATIVE = "the deployment mode is Knative"
+    SCRAPED_PORT = "it is the container's own port"
+
+
+class Where(StrEnum):
+    """Where a field is written."""
+
+    KIND = "kind"
+    SPEC = "spec"
+    PREDICTOR = "predictor"
+    POD = "pod: the predictor and the runtime's spec"
+    CONTAINER = "model container: predictor.model, and kserve-container of predictor and runtime"
+    RUNTIME = "runtime"
+    ANNOTATION = "annotation"
+    LABEL = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An effect and its reason. `code` is for scripts; `unless` is the fact that makes the field honoured after all."""
+
+    effect: Effect
+    note: str = ""
+    unless: Fact | None = None
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Fields with the same outcomes.
+
+    `values`: only these count; else everything but nothing, `false`, 0 and, unless `even_empty`, what is empty.
+    """
+
+    where: Where
+    keys: tuple[str, ...]
+    host: Outcome
+    cluster: Outcome
+    values: tuple[Any, ...] = ()
+    even_empty: bool = False
+
+    def at(self, place: Place) -> Outcome:
+        return self.host if place is Place.HOST else self.cluster
+
+    def counts(self, value: Any) -> bool:
+        """Does this value ask for anything?"""
+        word = value.lower() if isinstance(value, str) else value
+        if self.values:
+            return word in self.values
+        if self.even_empty:
+            return value is not None
+        return bool(word) and word != "false"
+
+
+YES: Final = Outcome(Effect.HONOURED)
+KSERVE: Final = Outcome(Effect.HONOURED, "by KServe")
+OPENSHIFT: Final = Outcome(Effect.HONOURED, "by OpenShift AI, where it is installed")
+
+
+def _yes(note: str = "") -> Outcome:
+    return Outcome(Effect.HONOURED, note)
+
+
+def _no(note: str, unless: Fact | None = None, code: str = "Ignored") -> Outcome:
+    return Outcome(Effect.IGNORED, note, unless, code)
+
+
+def _idle(note: str, unless: Fact | None = None) -> Outcome:
+    return Outcome(Effect.NO_EFFECT, note, unless, "NoEffect")
+
+
+def _error(note: str, unless: Fact | None = None, code: str = "NotOnHosts") -> Outcome:
+    return Outcome(Effect.REFUSED, note, unless, code)
+
+
+def _row(where: Where, keys: str, host: Outcome, cluster: Outcome = KSERVE, *values: Any) -> Row:
+    return Row(where, tuple(keys.split()), host, cluster, values)
+
+
+_ELSEWHERE = "run this service on a Kubernetes cluster, or remove it"
+_NO_SCALING = "hosts do not scale by themselves, so `minReplicas` of them run"
+_NO_SCHEDULER = "nothing is scheduled: the folder in git names the host"
+_CHOSEN_HOST = "the folder in git names the host"
+_OWN_NAMES = "a replica has the host's own names and resolver"
+_OWN_PROBES = "a host asks /health, the list of models and a real completion"
+_OWN_USER = "the host decides under which user, and how confined, a replica runs"
+_OWN_LIFE = "a drain comes before every stop"
+_SHARED = "replicas on a host share it always"
+_MESH = "only ModelMesh reads it"
+_NO_MESH = "the host's proxy stands in front of every replica already"
+_NO_POD = "a replica is a process of the host, not a pod"
+_NO_API = "there is no Kubernetes API on a host"
+_KNATIVE_ONLY = _no("only Knative reads it", Fact.KNATIVE)
+_GUARD = (
+    "nobody would be asked for a token; give the container a variable VLLM_API_KEY from a Secret: the engine then asks "
+    "for it, and the proxy lets through only the /v1/… that it guards"
+)
+
+ROWS: Final[tuple[Row, ...]] = (
+    _row(Where.KIND, "InferenceService ServingRuntime ClusterServingRuntime", YES),
+    _row(Where.KIND, "ClusterStorageContainer", _yes("as a list of the URIs that may be fetched")),
+    _row(Where.KIND, "ConfigMap Secret ServiceAccount", _yes("for variables, storage and KServe's configuration")),
+    _row(Where.KIND, "Namespace", _yes("a namespace is part of a name")),
+    _row(Where.KIND, "Host", YES, _no("it describes a host")),
+    _row(Where.KIND, "Cluster", _no("it describes a cluster"), YES),
+    _row(Where.KIND, "LLMInferenceService", _error("it is for Kubernetes only; write an InferenceService")),
+    _row(
+        Where.KIND,
+        "InferenceGraph TrainedModel LLMInferenceServiceConfig LocalModelCache LocalModelNamespaceCache "
+        "LocalModelNode LocalModelNodeGroup ClusterLocalModel",
+        _no("it is not ours to serve", code="UnknownKind"),
+        _no("it is not ours to serve", code="UnknownKind"),
+    ),
+    # ------------------------------------------------------------ InferenceService
+    _row(Where.SPEC, "predictor", YES),
+    _row(Where.SPEC, "transformer explainer", _error(_ELSEWHERE)),
+    _row(Where.SPEC, "canary", _error("use predictor.canaryTrafficPercent, which works on hosts")),
+    _row(Where.PREDICTOR, "model", YES),
+    _row(Where.PREDICTOR, " ".join(FRAMEWORKS), _yes("as `model`, if its command is vLLM's")),
+    _row(Where.PREDICTOR, "minReplicas", _yes("this many run; 0 suspends")),
+    _row(Where.PREDICTOR, "maxReplicas", _no(_NO_SCALING, Fact.FIXED_SCALE, "NoAutoscaling")),
+    _row(
+        Where.PREDICTOR, "scaleTarget scaleMetric scaleMetricType autoScaling", _no(_NO_SCALING, code="NoAutoscaling")
+    ),
+    _row(
+        Where.PREDICTOR,
+        "containerConcurrency",
+        _no("the engine queues by itself; bound it with --max-num-seqs"),
+        _KNATIVE_ONLY,
+    ),
+    _row(Where.PREDICTOR, "canaryTrafficPercent", _yes("in every mode"), _KNATIVE_ONLY),
+    _row(Where.PREDICTOR, "timeout", _yes("bounds a request")),
+    _row(Where.PREDICTOR, "deploymentStrategy", YES),
+    _row(Where.PREDICTOR, "storageUris", YES),
+    _row(Where.PREDICTOR, "storageContainerName", _no("a host fetches models in its own way")),
+    _row(Where.PREDICTOR, "labels annotations", _yes("for variables that name them")),
+    _row(Where.PREDICTOR, "name", _idle("it would name Kubernetes objects")),
+    Row(Where.PREDICTOR, ("workerSpec",), _error(_ELSEWHERE), KSERVE, even_empty=True),
+    _row(Where.PREDICTOR, "logger", _no("requests are not copied anywhere")),
+    _row(Where.PREDICTOR, "batcher", _no("the engine batches by itself")),
+    # ------------------------------------------------------------ pod
+    _row(Where.POD, "containers", _no("a host runs the model's container only", code="ContainerIgnored")),
+    _row(Where.POD, "initContainers", _no("a host runs the model's container only", code="ContainerIgnored")),
+    _row(
+        Where.POD,
+        "volumes",
+        _no("a host provides emptyDir, hostPath and persistentVolumeClaim", code="VolumeIgnored"),
+    ),
+    _row(Where.POD, "terminationGracePeriodSeconds", _yes("bounds the drain")),
+    _row(Where.POD, "serviceAccountName serviceAccount", _yes("its Secrets open the model's storage")),
+    _row(Where.POD, "nodeSelector affinity topologySpreadConstraints nodeName", _no(_CHOSEN_HOST)),
+    _row(Where.POD, "tolerations", _idle("a host has no taints")),
+    _row(
+        Where.POD,
+        "schedulerName priority priorityClassName preemptionPolicy schedulingGates readinessGates",
+        _idle(_NO_SCHEDULER),
+    ),
+    _row(Where.POD, "hostNetwork hostPID hostIPC shareProcessNamespace", _idle(_SHARED)),
+    _row(Where.POD, "hostUsers", _no(_SHARED), KSERVE, False),
+    _row(Where.POD, "securityContext", _no(_OWN_USER)),
+    _row(Where.POD, "resources", _no("give them to the container")),
+    _row(Where.POD, "restartPolicy", _idle("a replica that dies is always replaced")),
+    _row(
+        Where.POD,
+        "dnsConfig dnsPolicy hostAliases hostname hostnameOverride subdomain setHostnameAsFQDN",
+        _no(_OWN_NAMES),
+    ),
+    _row(
+        Where.POD, "runtimeClassName os overhead resourceClaims activeDeadlineSeconds ephemeralContainers", _no(_NO_POD)
+    ),
+    _row(Where.POD, "automountServiceAccountToken enableServiceLinks", _idle(_NO_API)),
+    _row(Where.POD, "imagePullSecrets", _no("an interpreter of this host stands in for the image")),
+    # ------------------------------------------------------------ container
+    _row(Where.CONTAINER, "name image command args env envFrom volumeMounts", YES),
+    _row(Where.CONTAINER, "ports", _yes("as the port that the host leased")),
+    _row(Where.CONTAINER, "resources", _yes("requests, or limits where there are none; of the container, not the pod")),
+    _row(
+        Where.CONTAINER, "modelFormat runtime protocolVersion runtimeVersion storage storageUri", YES
+    ),
+    _row(Where.CONTAINER, "confidential", _error("a host cannot decrypt models in an enclave; " + _ELSEWHERE)),
+    _row(Where.CONTAINER, "readinessProbe livenessProbe startupProbe", _idle(_OWN_PROBES)),
+    _row(Where.CONTAINER, "lifecycle", _no(_OWN_LIFE)),
+    _row(Where.CONTAINER, "securityContext", _no(_OWN_USER)),
+    _row(Where.CONTAINER, "workingDir", _no("a replica works in a folder of its own")),
+    _row(Where.CONTAINER, "imagePullPolicy", _idle("an interpreter of this host stands in for the image")),
+    _row(Where.CONTAINER, "restartPolicy restartPolicyRules", _no("a replica that dies is always replaced")),
+    _row(Where.CONTAINER, "resizePolicy volumeDevices", _no(_NO_POD)),
+    _row(
+        Where.CONTAINER,
+        "terminationMessagePath terminationMessagePolicy stdin stdinOnce tty",
+        _idle("a replica writes to a log that the host keeps"),
+    ),
+    _row(Where.RUNTIME, "supportedModelFormats protocolVersions multiModel disabled", _yes("to choose a runtime")),
+    _row(Where.RUNTIME, "labels annotations", _yes("for variables that name them")),
+    _row(Where.RUNTIME, "workerSpec", _yes("to choose a runtime")),
+    _row(
+        Where.RUNTIME,
+        "replicas builtInAdapter storageHelper grpcEndpoint grpcDataEndpoint httpDataEndpoint",
+        _idle(_MESH),
+    ),
+    # ------------------------------------------------------------ annotations and labels
+    _row(Where.ANNOTATION, "serving.kserve.io/stop", _yes("`true` drains and stops every replica: Suspended")),
+    _row(Where.ANNOTATION, "serving.kserve.io/deploymentMode", _yes("as KServe's rules for a pod; unset: Standard")),
+    _row(Where.ANNOTATION, "serving.kserve.io/server-type", _yes("for the image's tag")),
+    _row(Where.ANNOTATION, "serving.kserve.io/storageSecretName", YES),
+    _row(
+        Where.ANNOTATION,
+        "serving.kserve.io/autoscalerClass serving.kserve.io/metric serving.kserve.io/targetUtilizationPercentage "
+        "autoscaling.knative.dev/*",
+        _no(_NO_SCALING, code="NoAutoscaling"),
+    ),
+    _row(
+        Where.ANNOTATION,
+        "serving.kserve.io/disable-auto-update",
+        _no("every replica follows git"),
+        KSERVE,
+        "true",
+    ),
+    _row(Where.ANNOTATION, "serving.kserve.io/gke-accelerator", _no(_CHOSEN_HOST)),
+    _row(
+        Where.ANNOTATION,
+        "serving.kserve.io/enable-prometheus-scraping serving.kserve.io/enable-metric-aggregation "
+        "prometheus.kserve.io/port prometheus.kserve.io/path",
+        _idle("every replica's own metrics are published for Prometheus already"),
+    ),
+    _row(Where.ANNOTATION, "prometheus.io/path", _yes("path of the scrape target")),
+    _row(
+        Where.ANNOTATION,
+        "prometheus.io/port",
+        _no("nothing listens there, so no scrape target is published", Fact.SCRAPED_PORT, "NotScraped"),
+    ),
+    _row(Where.ANNOTATION, "prometheus.io/scrape", _yes("`false` publishes no scrape target")),
+    _row(
+        Where.ANNOTATION,
+        "storage.kserve.io/readonly",
+        _no("models are not for writing on a host: replicas share them"),
+        KSERVE,
+        "false",
+    ),
+    _row(
+        Where.ANNOTATION,
+        "opendatahub.io/recommended-accelerators",
+        _no("this host has none of them", Fact.ACCELERATOR, "AcceleratorMismatch"),
+        OPENSHIFT,
+    ),
+    _row(Where.ANNOTATION, "openshift.io/display-name", _yes("shown; a runtime may be named by it"), OPENSHIFT),
+    _row(Where.LABEL, "opendatahub.io/dashboard", _yes("`false` hides it from the status page"), OPENSHIFT),
+    _row(
+        Where.ANNOTATION,
+        "serving.knative.openshift.io/enablePassthrough",
+        _idle("the engine does not end TLS, so there is nothing to pass through", Fact.TLS),
+        _KNATIVE_ONLY,
+    ),
+    _row(Where.ANNOTATION, "sidecar.istio.io/inject", _idle(_NO_MESH), _yes("by Istio")),
+    _row(Where.ANNOTATION, "sidecar.istio.io/rewriteAppHTTPProbers", _idle(_OWN_PROBES), _yes("by Istio")),
+    _row(
+        Where.ANNOTATION,
+        "security.opendatahub.io/enable-auth",
+        _error(_GUARD, Fact.AUTH, "NoAuth"),
+        _error("nothing enforces it there", Fact.AUTH, "NoAuth"),
+        "true",
+    ),
+    _row(
+        Where.LABEL,
+        "security.openshift.io/enable-authentication",
+        _error(_GUARD, Fact.AUTH, "NoAuth"),
+        _error("nothing enforces it there", Fact.AUTH, "NoAuth"),
+        "true",
+    ),
+    _row(
+        Where.LABEL,
+        "networking.kserve.io/visibility",
+        _no("the proxy has one address for all services", Fact.PRIVATE),
+        KSERVE,
+        "cluster-local",
+    ),
+)  # fmt: skip
+
+_BY_KEY: Final = {(row.where, key): row for row in ROWS for key in row.keys}
+
+
+def find_row(where: Where, key: str) -> Row | None:
+    """The row of one field; an annotation may stand below a whole prefix."""
+    return _BY_KEY.get((where, key)) or (_BY_KEY.get((where, f"{key.partition('/')[0]}/*")) if "/" in key else None)
