@@ -63,7 +63,8 @@ quick() { check unit run_pytest unit -m "not e2e and not engine and not slow" -n
 
 e2e() {
   find_engine
-  check e2e run_pytest e2e -m "e2e or engine" -n 0 "$@"
+  # A file may hold one long test and many short ones: whoever is idle takes over what is left.
+  check e2e run_pytest e2e -m "e2e or engine" -n 2 --dist worksteal "$@"
 }
 
 # Where services run, installing sshd would also start it: there its tests are skipped, unless CI=true.

@@ -223,8 +223,10 @@ class Rig:
 
 
 def free_range(length: int = 41) -> int:
-    """The first of so many ports below the ephemeral ones that nobody listens on."""
-    for first in range(20000 + os.getpid() % 100 * 100, 31000, length):
+    """The first of so many ports below the ephemeral ones that nobody listens on. Workers of xdist never meet."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
+    begin = 20000 + 2700 * worker + os.getpid() % 20 * 100
+    for first in range(begin, begin + 700, length):
         if all(is_free(port) for port in range(first, first + length)):
             return first
     raise AssertionError("no range of free ports")
