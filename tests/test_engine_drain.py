@@ -28,7 +28,7 @@ def test_with_our_shutdown_timeout_a_running_stream_ends_complete(
         wait_for(lambda: server.status_of_post() in (500, None))
         assert Probe().health(server.port) is not False
         assert stream.is_complete()
-        assert server.process.wait(120) == 0
+        assert server.process.wait(180) == 0
 
 
 def test_an_idle_server_ends_at_once_and_well(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:

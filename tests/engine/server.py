@@ -103,7 +103,7 @@ def running(python: Path, model: Path, folder: Path, *args: str, **options: Any)
     engine = Engine(image="*", python=python)
     folders = Folders(str(folder / "home"), str(folder / "tmp"))
     paths = {"/mnt/models": str(model)}
-    start = launch(spec_of(*args, **options), engine, SERVICE, Lease(port), paths, 60.0, folders)
+    start = launch(spec_of(*args, **options), engine, SERVICE, Lease(port), paths, 150.0, folders)
     log = folder / f"log-{port}"
     with open(log, "wb") as output:
         process = subprocess.Popen(
