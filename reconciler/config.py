@@ -160,7 +160,7 @@ class HostTarget(_Section):
 class Web(_Section):
     """The daemon's own HTTP side."""
 
-    listen: str = Field("127.0.0.1:9464", description="Address of /healthz, /readyz and /metrics")
+    listen: str = Field("127.0.0.1:9464", description="Address of /healthz, /readyz, /metrics and /prometheus/sd")
 
 
 class Log(_Section):

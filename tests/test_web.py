@@ -411,3 +411,10 @@ def test_followed_logs_show_every_line_once(client: DaemonClient, loop: FakeLoop
 )
 def test_two_windows_on_one_log_overlap(before: list[str], now: list[str], new: list[str]) -> None:
     assert new_lines(before, now) == new
+
+
+def test_prometheus_is_told_where_the_replicas_are(web: WebSide, loop: FakeLoop):
+    status, body = get(web, "/prometheus/sd")
+    assert (status, json.loads(body)[0]["targets"]) == (200, ["127.0.0.1:20001"])
+    loop.document = status_of(report(desired=state(desired(metrics_path=None))))
+    assert get(web, "/prometheus/sd") == (200, "[]")

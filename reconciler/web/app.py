@@ -1,4 +1,4 @@
-"""What anybody on the network may ask the daemon: is it alive, is it ready, its metrics. Reading only."""
+"""What anybody on the network may ask the daemon: is it alive, is it ready, its metrics and where others are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from starlette.routing import Route
 
 from reconciler.report.status import Document
 from reconciler.web.control import Control
+from reconciler.web.discovery import scrape_targets
 from reconciler.web.metrics import Metrics
+
+DISCOVERY = "/prometheus/sd"
 
 
 def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> Starlette:
@@ -32,7 +35,17 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
     def scrape(_: Request) -> Response:
         return Response(metrics.text(control.status()), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", scrape)])
+    def discover(_: Request) -> Response:
+        return JSONResponse(scrape_targets(control.status()))
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", scrape),
+            Route(DISCOVERY, discover),
+        ]
+    )
 
 
 def _not_ready(status: Document) -> Iterator[str]:
