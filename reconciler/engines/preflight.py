@@ -229,6 +229,13 @@ def key_of(asked: Question) -> str:
     return hashlib.sha256(json.dumps([*parts, _PROBE]).encode()).hexdigest()[:32]
 
 
+def key_of_model(asked: Question) -> str:
+    """The same for engine and model alone, whatever the arguments."""
+    models = sorted((mount, _model_digest(Path(local))) for mount, local in asked.paths.items())
+    parts = [str(asked.python), engine_version(asked.python), models]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
 def engine_version(python: Path) -> str:
     """Which vLLM an interpreter has, from the file system alone: names and times of its distributions. Empty: none."""
     home = python.parent.parent

@@ -36,6 +36,7 @@ from reconciler.model.desired import (
     StorageFile,
     Strategy,
 )
+from reconciler.model.fit import Fit
 from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId
 from reconciler.model.observed import (
     Capacity,
@@ -71,6 +72,7 @@ __all__ = [
     "EnvVar",
     "Fetch",
     "File",
+    "Fit",
     "Forget",
     "Gpu",
     "Health",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.model.desired import EffectiveSpec
+from reconciler.model.fit import Fit
 from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId
 
 
@@ -106,13 +107,14 @@ class Preflight:
     """The installed engine's own verdict on one spec's arguments.
 
     `parsed` is a canonical text of what the engine understood: equal texts mean the same arguments. `gpus` is
-    tp·pp·dp. `reasons` are empty when the arguments are accepted.
+    tp·pp·dp. `reasons` are empty when the arguments are accepted. `fit` says whether it fits in memory there.
     """
 
     parsed: str
     gpus: int = 1
     reasons: tuple[Reason, ...] = ()
     warnings: tuple[str, ...] = ()
+    fit: Fit | None = None
 
     @property
     def accepted(self) -> bool:

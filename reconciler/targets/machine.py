@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from reconciler import config, procfs
 from reconciler.errors import SettingsError
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
-from reconciler.model import Capacity
+from reconciler.model import Capacity, Gpu
 from reconciler.targets.gpus import Gpus
 
 
@@ -21,6 +21,15 @@ class Machine:
         limits = settings.allocatable
         self._cpu = _least((os.cpu_count() or 1) * 1000, limits.cpu, cpu_millis, "cpu", settings.name)
         self._memory = _least(_memory_total(), limits.memory, memory_bytes, "memory", settings.name)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What replicas may take of this host's memory altogether."""
+        return self._memory
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Raises Retryable when the GPUs cannot be listed."""
+        return self._gpus.list()
 
     def capacity(self, leased: Iterable[int]) -> Capacity:
         """Raises Retryable when the GPUs cannot be listed."""

@@ -1,0 +1,275 @@
+"""Does one replica fit in memory? Weights, KV cache and overhead against what there is. Pure.
+
+vLLM on a GPU takes `--gpu-memory-utilization` of it and gives the KV cache what weights and overhead leave over; it
+refuses to start unless the cache holds one request of the greatest length. On a CPU the same fraction is one of the
+host's memory, unless the cache's size is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from reconciler.engines.fit_arguments import GIB, MemoryArguments
+from reconciler.engines.fit_files import Weights
+from reconciler.engines.fit_log import Figures
+from reconciler.engines.fit_model import ModelShape
+from reconciler.model import Fit, Gpu, Resources
+
+OVERHEAD = 2 * GIB
+"""Activations, CUDA's context and graphs, or on a CPU the interpreter: between 1.5 and 3 GiB until it was measured."""
+
+# Bytes of one element of the cache; None: the packing differs by version, so that at most one byte is all one can say.
+_CACHE_BYTES = {"float16": 2.0, "bfloat16": 2.0, "half": 2.0, "float32": 4.0, "float": 4.0, "int8": 1.0}
+_CACHE_BYTES |= {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "fp8_inc": 1.0}
+_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_DTYPES = {"float32": 4, "float": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one replica may use: the memory of each of its GPUs, or without any the host's. 0 is unknown.
+
+    `asked_bytes` is the memory that its resources ask for; only without GPUs it matters here.
+    """
+
+    gpus: int = 0
+    memory_bytes: int = 0
+    asked_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What starts have measured. `figures` are this very service's; `overhead_bytes` any of this model and engine."""
+
+    figures: Figures | None = None
+    overhead_bytes: int | None = None
+
+
+NEVER_STARTED = Past()
+
+
+def room_of(resources: Resources, gpus: Sequence[Gpu], host_bytes: int, count: int) -> Room:
+    """The room for a replica of `count` GPUs where it has the best of them; the least of those counts."""
+    if not resources.gpus:
+        return Room(0, host_bytes, resources.memory_bytes)
+    best = sorted((gpu.memory_bytes for gpu in gpus), reverse=True)[: resources.gpus]
+    known = len(best) == resources.gpus and all(best)
+    return Room(count or resources.gpus, best[-1] if known else 0)
+
+
+def _as_one(given: MemoryArguments) -> MemoryArguments:
+    """On a CPU all ranks share one memory."""
+    ranks = given.tensor_parallel * given.pipeline_parallel
+    cache = None if given.kv_bytes is None else given.kv_bytes * ranks
+    return replace(given, tensor_parallel=1, pipeline_parallel=1, kv_bytes=cache)
+
+
+def kv_bytes_per_token(shape: ModelShape, given: MemoryArguments) -> int:
+    """What one token keeps in the cache of each GPU; 0 is unknown."""
+    layers = math.ceil(shape.layers / given.pipeline_parallel)
+    if shape.latent:
+        elements = shape.latent
+    else:
+        elements = max(1, shape.kv_heads // given.tensor_parallel) * (shape.key + shape.value) if shape.kv_heads else 0
+    if shape.latent and given.kv_type == "fp8_ds_mla":
+        return layers * 656
+    return math.ceil(layers * elements * _element_bytes(shape, given))
+
+
+def weights_per_gpu(weights: Weights, shape: ModelShape, given: MemoryArguments) -> int:
+    """Bytes on each GPU once loaded: what is stored in floats gets the type that the engine computes in."""
+    width = _DTYPES.get(given.dtype, 2 if given.dtype != "auto" else shape.element_bytes)
+    total = sum(size * width // _FLOATS[kind] if kind in _FLOATS else size for kind, size in weights.by_type)
+    return math.ceil(total / (given.tensor_parallel * given.pipeline_parallel))
+
+
+def overhead_of(figures: Figures, room: Room, given: MemoryArguments) -> int | None:
+    """What one start needed beside weights and cache, by its own log. None: it does not tell."""
+    if figures.consumed_bytes is not None:
+        return None if figures.weights_bytes is None else max(figures.consumed_bytes - figures.weights_bytes, 0)
+    if not (room.gpus and room.memory_bytes) or given.kv_bytes is not None:
+        return None
+    if figures.weights_bytes is None or figures.cache_bytes is None:
+        return None
+    return max(int(room.memory_bytes * given.utilization) - figures.weights_bytes - figures.cache_bytes, 0)
+
+
+def unknown(why: str, room: Room | None = None) -> Fit:
+    """Nobody can tell. That blocks nothing."""
+    return Fit(f"unknown: {why}", gpus=room.gpus if room else 0, notes=(why,))
+
+
+def estimate(weights: Weights, shape: ModelShape, given: MemoryArguments, room: Room, past: Past = NEVER_STARTED) -> Fit:
+    """Would one replica fit?"""
+    if not room.gpus:
+        given = _as_one(given)
+    return _Sum(weights, shape, given, room, past).fit()
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """One estimate while it is worked out."""
+
+    weights: Weights
+    shape: ModelShape
+    given: MemoryArguments
+    room: Room
+    past: Past
+
+    def fit(self) -> Fit:
+        weights, overhead = self._weights(), self._overhead()
+        per_token, length = kv_bytes_per_token(self.shape, self.given), self._length()
+        one = per_token * length or None
+        kv = self.given.kv_bytes if self.given.kv_bytes is not None else one
+        have = self._have() or None
+        notes = tuple(self._notes(per_token, length))
+        draft = Fit(
+            line="",
+            gpus=self.room.gpus,
+            weights_bytes=weights,
+            kv_bytes_per_token=per_token or None,
+            kv_bytes=kv,
+            overhead_bytes=overhead,
+            have_bytes=have,
+            max_model_len=length or None,
+            concurrency=self._concurrency(weights + overhead, one),
+            measured=self.past.figures is not None,
+            notes=notes,
+            refusal=self._refusal(one),
+        )
+        return _with_line(draft)
+
+    def _weights(self) -> int:
+        measured = self.past.figures.weights_bytes if self.past.figures else None
+        return weights_per_gpu(self.weights, self.shape, self.given) if measured is None else measured
+
+    def _overhead(self) -> int:
+        return OVERHEAD if self.past.overhead_bytes is None else self.past.overhead_bytes
+
+    def _length(self) -> int:
+        """0 is unknown."""
+        if self.past.figures and self.past.figures.max_model_len:
+            return self.past.figures.max_model_len
+        return self.given.max_model_len if self.given.max_model_len > 0 else self.shape.max_len
+
+    def _have(self) -> int:
+        """0 is unknown. Who gives the cache's size has all of the memory; who asks for memory, what was asked."""
+        if not self.room.gpus and self.room.asked_bytes:
+            return min(self.room.asked_bytes, self.room.memory_bytes or self.room.asked_bytes)
+        return self._limit()
+
+    def _limit(self) -> int:
+        """What vLLM itself will not go beyond."""
+        if not self.room.gpus or self.given.kv_bytes is not None:
+            return self.room.memory_bytes
+        return int(self.room.memory_bytes * self.given.utilization)
+
+    def _concurrency(self, beside: int, one: int | None) -> float | None:
+        if self.past.figures and self.past.figures.concurrency is not None:
+            return self.past.figures.concurrency
+        if one is None:
+            return None
+        if self.given.kv_bytes is not None:
+            return self.given.kv_bytes / one
+        if not self.room.memory_bytes:
+            return None
+        return max(int(self.room.memory_bytes * self.given.utilization) - beside, 0) / one
+
+    def _refusal(self, one: int | None) -> str:
+        """Only what cannot be otherwise: estimates that may be too high refuse nobody."""
+        if self._is_loose() or self.past.figures is not None:
+            return ""
+        least = weights_per_gpu(self.weights, self.shape, self.given) if self.weights.exact else 0
+        certain = one if one and not self.shape.bound and self.given.max_model_len >= 0 and self._knows_cache() else 0
+        cache, limit = self.given.kv_bytes, self._limit()
+        where = f"{gib(limit)} GiB {self._where()}"
+        if limit and least > limit:
+            return f"its weights alone take {gib(least)} GiB, more than the {where}"
+        if cache is not None and certain > cache:
+            return f"one request of {self._length()} tokens takes {gib(certain)} GiB of KV cache, more than the {gib(cache)} given"
+        if limit and (more := certain if cache is None else cache) and least + more > limit:
+            what = "the KV cache" if cache is not None else f"the KV cache of one request of {self._length()} tokens"
+            return f"its weights take {gib(least)} GiB and {what} {gib(more)}, more than the {where}"
+        return ""
+
+    def _where(self) -> str:
+        if not self.room.gpus:
+            return "of memory that this host gives"
+        share = "" if self.given.kv_bytes is not None else f"({self.given.utilization:g} of {gib(self.room.memory_bytes)}) "
+        return f"{share}that a GPU of this host has"
+
+    def _is_loose(self) -> bool:
+        return bool(self.given.loose) or self._quantizes()
+
+    def _quantizes(self) -> bool:
+        return bool(self.given.quantization) and not self.shape.is_quantized
+
+    def _knows_cache(self) -> bool:
+        return _cache_type(self.shape, self.given) in _CACHE_BYTES | {"auto": 0}
+
+    def _notes(self, per_token: int, length: int) -> list[str]:
+        notes = [] if self.weights.exact else ["weights estimated from file sizes"]
+        notes += [f"KV cache is an upper bound ({self.shape.bound})"] if self.shape.bound and per_token else []
+        notes += ["KV cache is an upper bound (its type)"] if per_token and not self._knows_cache() else []
+        notes += [] if per_token and length else ["config.json does not tell the size of the KV cache"]
+        notes += ["quantised while loading, so weights are an upper bound"] if self._quantizes() else []
+        notes += [f"{', '.join(self.given.loose)} may change this"] if self.given.loose else []
+        if self.given.max_model_len == -1:
+            notes.append("the engine takes the greatest length that fits")
+        if not self.room.gpus and self.given.kv_bytes is None:
+            notes.append(
+                f"without --kv-cache-memory-bytes the engine takes {self.given.utilization:.0%} of this host's memory"
+            )
+        return notes
+
+
+def _element_bytes(shape: ModelShape, given: MemoryArguments) -> float:
+    kind = _cache_type(shape, given)
+    if kind == "auto":
+        return _DTYPES.get(given.dtype, 2)
+    return _CACHE_BYTES.get(kind, 1.0)
+
+
+def _cache_type(shape: ModelShape, given: MemoryArguments) -> str:
+    return shape.kv_type if given.kv_type == "auto" else given.kv_type
+
+
+# ---------------------------------------------------------------- in one line
+
+
+def gib(amount: int) -> str:
+    """Binary gigabytes with one digit behind the point."""
+    return f"{amount / GIB:.1f}"
+
+
+def _with_line(fit: Fit) -> Fit:
+    """`weights 14.9 + KV 4.0 + 2.0 = 20.9 of 22.1 GiB, 1.3x concurrency at 8192 tokens`."""
+    parts = [_amounts(fit)]
+    if fit.concurrency is not None and fit.max_model_len:
+        parts.append(f"{fit.concurrency:.1f}x concurrency at {fit.max_model_len} tokens")
+    if fit.measured:
+        parts.append("measured")
+    if fit.refusal:
+        parts.append("does not fit")
+    elif fit.fits is None and fit.have_bytes and fit.need_bytes:
+        parts.append("may not fit")
+    return replace(fit, line="; ".join([", ".join(parts), *fit.notes]))
+
+
+def _amounts(fit: Fit) -> str:
+    each = f" on each of {fit.gpus} GPUs" if fit.gpus > 1 else ""
+    if fit.weights_bytes is None:
+        return "weights unknown"
+    if fit.need_bytes is None or fit.kv_bytes is None or fit.overhead_bytes is None:
+        total = f"weights {gib(fit.weights_bytes)} + KV unknown"
+    else:
+        total = f"weights {gib(fit.weights_bytes)} + KV {gib(fit.kv_bytes)} + {gib(fit.overhead_bytes)}"
+        total += f" = {gib(fit.need_bytes)}"
+    have = f" of {gib(fit.have_bytes)} GiB" if fit.have_bytes else f" GiB, {_missing(fit)} unknown"
+    return f"{total}{have}{each}"
+
+
+def _missing(fit: Fit) -> str:
+    return "memory of the GPU" if fit.gpus else "memory of the host"

@@ -1,0 +1,200 @@
+"""What a model's own files say of its size: the headers of its weights, and its config. Weights are never read."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import stat
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from reconciler.errors import Terminal
+
+# The safetensors library refuses longer headers too.
+LONGEST_HEADER = 100_000_000
+_LONGEST_CONFIG = 16 << 20
+_SETS = ("consolidated*.safetensors", "*.safetensors")
+_INDEXES = ("consolidated.safetensors.index.json", "model.safetensors.index.json")
+_UNREAD = ("*.gguf", "*.bin", "*.pt")
+_NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"})
+# Parts of a file of weights that serving does not load: what drafts tokens, and what speaks.
+_UNUSED_PARTS = frozenset({"mtp", "mtp_layers", "talker", "token2wav", "code2wav"})
+
+
+class UnreadableModel(Terminal):
+    """A model's files are missing, damaged or unlike what vLLM reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor as its file describes it: the stored type (`BF16`, `F8_E4M3`) and its bytes."""
+
+    kind: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Bytes of all weights by stored type. Not `exact`: only sizes of files are known, under the type `""`."""
+
+    by_type: tuple[tuple[str, int], ...]
+    exact: bool = True
+
+    @property
+    def total(self) -> int:
+        return sum(size for _, size in self.by_type)
+
+
+def read_weights(path: Path, layers: int | None = None, is_tied: bool = False) -> Weights:
+    """The weights that vLLM loads from a folder or file. Raises UnreadableModel.
+
+    Tensors of layers from the `layers`th on, and the output head of a model whose head is `is_tied` to its input, are
+    in the files but not loaded. Files that did not change are not read again.
+    """
+    files = tuple(sorted(_chosen(path)))
+    if all(name.endswith(".safetensors") for name, _ in files):
+        return _read_all(files, layers, is_tied)
+    return Weights((("", sum(size for _, (_, size) in files)),), exact=False)
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file by name. Raises UnreadableModel."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = _header_length(path, file.read(8), size)
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise UnreadableModel(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnreadableModel(f"{path}: its header is no JSON ({type(error).__name__}); copy it again") from None
+    if not isinstance(header, dict):
+        raise UnreadableModel(f"{path}: its header is no JSON object; copy it again")
+    room = size - 8 - length
+    found = {name: _tensor(path, name, entry, room) for name, entry in header.items() if name != "__metadata__"}
+    if sum(tensor.size for tensor in found.values()) > room:
+        raise UnreadableModel(f"{path}: its tensors overlap, or the file is cut short; copy it again")
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object beside the weights; None if there is no such file. Raises UnreadableModel."""
+    try:
+        size = path.stat().st_size
+        if size > _LONGEST_CONFIG:
+            raise UnreadableModel(f"{path}: {size} bytes is too long for a config")
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UnreadableModel(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnreadableModel(f"{path}: is no JSON ({type(error).__name__})") from None
+    if not isinstance(found, dict):
+        raise UnreadableModel(f"{path}: is no JSON object")
+    return found
+
+
+# ---------------------------------------------------------------- which files
+
+_Stamped = tuple[str, tuple[int, int]]
+
+
+def _chosen(path: Path) -> Iterator[_Stamped]:
+    """Full names of the files to load, each with its time and size: what vLLM picks where there are several sets."""
+    present = dict(_listed(path))
+    if not path.is_dir():
+        yield from ((str(path), stamp) for stamp in present.values())
+        return
+    for pattern, index in zip(_SETS, _INDEXES, strict=True):
+        if names := [name for name in present if fnmatchcase(name, pattern)]:
+            named = _indexed(path / index, present)
+            yield from ((str(path / name), present[name]) for name in names if named is None or name in named)
+            return
+    for pattern in _UNREAD:
+        names = [name for name in present if fnmatchcase(name, pattern) and name not in _NOT_WEIGHTS]
+        if names:
+            yield from ((str(path / name), present[name]) for name in names)
+            return
+    raise UnreadableModel(f"{path}: holds no weights (*.safetensors, *.gguf, *.bin, *.pt); is the copy complete?")
+
+
+def _listed(path: Path) -> Iterator[_Stamped]:
+    try:
+        for each in [path] if path.is_file() else path.iterdir():
+            # A pipe or a device of that name would keep us waiting for ever.
+            info = each.stat() if each.exists() else None
+            if info is not None and stat.S_ISREG(info.st_mode):
+                yield each.name, (info.st_mtime_ns, info.st_size)
+    except OSError as error:
+        raise UnreadableModel(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _indexed(path: Path, present: Mapping[str, object]) -> frozenset[str] | None:
+    """The files that an index names; None without an index."""
+    index = read_json(path)
+    if index is None:
+        return None
+    named = index.get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+        raise UnreadableModel(f"{path}: has no weight_map from tensors to files")
+    files = frozenset(named.values())
+    if missing := sorted(files - present.keys()):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UnreadableModel(f"{path}: names {missing[0]}{more}, which is not there; is the copy complete?")
+    return files
+
+
+# ---------------------------------------------------------------- headers
+
+
+@functools.lru_cache(1024)
+def _read_all(files: tuple[_Stamped, ...], layers: int | None, is_tied: bool) -> Weights:
+    # By name, so that a tensor that stands in two files counts once, as it is loaded once.
+    tensors = {name: tensor for file, _ in files for name, tensor in read_header(Path(file)).items()}
+    totals: dict[str, int] = {}
+    for name in _loaded(tensors, layers, is_tied):
+        tensor = tensors[name]
+        totals[tensor.kind] = totals.get(tensor.kind, 0) + tensor.size
+    return Weights(tuple(sorted(totals.items())))
+
+
+def _loaded(names: Iterable[str], layers: int | None, is_tied: bool) -> Iterator[str]:
+    names = tuple(names)
+    has_input = is_tied and any(name.endswith("embed_tokens.weight") for name in names)
+    for name in names:
+        parts = name.split(".")
+        is_tied_head = has_input and name.endswith("lm_head.weight")
+        if not is_tied_head and not _is_beyond(parts, layers) and _UNUSED_PARTS.isdisjoint(parts):
+            yield name
+
+
+def _is_beyond(parts: list[str], layers: int | None) -> bool:
+    """`model.layers.61.…` of a model with 61 layers: an extra one that only drafts tokens."""
+    if layers is None or parts[:2] != ["model", "layers"] or len(parts) < 3:
+        return False
+    return parts[2].isascii() and parts[2].isdecimal() and len(parts[2]) < 9 and int(parts[2]) >= layers
+
+
+def _header_length(path: Path, prefix: bytes, size: int) -> int:
+    if len(prefix) < 8:
+        raise UnreadableModel(f"{path}: is too short for safetensors; copy it again")
+    length = int(struct.unpack("<Q", prefix)[0])
+    if length > min(size - 8, LONGEST_HEADER):
+        raise UnreadableModel(f"{path}: says that its header has {length} bytes, which cannot be; copy it again")
+    return length
+
+
+def _tensor(path: Path, name: str, entry: Any, room: int) -> Tensor:
+    kind, offsets = (entry.get("dtype"), entry.get("data_offsets")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(kind, str) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise UnreadableModel(f"{path}: tensor {name[:100]} has no dtype and data_offsets; copy it again")
+    begin, end = offsets
+    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end <= room:
+        raise UnreadableModel(f"{path}: tensor {name[:100]} lies outside of the file; copy it again")
+    return Tensor(kind, end - begin)

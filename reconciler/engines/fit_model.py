@@ -1,0 +1,164 @@
+"""A model's config.json → what one token keeps in the KV cache. Pure, and it never fails: what it cannot tell is None.
+
+vLLM 0.32 decides the same in `transformers_utils/model_arch_config_convertor.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_BYTES = {"float32": 4, "float": 4, "float64": 8, "float16": 2, "half": 2, "bfloat16": 2}
+_LENGTHS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+_KV_HEADS = ("n_head_kv", "num_kv_heads", "num_key_value_heads", "multi_query_group_num", "num_attention_groups")
+# Each of them says that some layers keep less than every token, or something else than keys and values.
+_HYBRID = (
+    "layers_block_type",
+    "hybrid_override_pattern",
+    "attn_layer_period",
+    "attn_layer_indices",
+    "full_attention_interval",
+    "linear_attn_config",
+    "block_configs",
+    "attention_chunk_size",
+    "sliding_window_pattern",
+    "num_kv_shared_layers",
+    "cross_attention_layers",
+    "index_topk",
+    "compress_ratios",
+    "ssm_cfg",
+    "mamba_d_state",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What matters of a model's config. Zero stands for a number that the config does not tell.
+
+    `key` and `value` are the elements that one head of one layer keeps of a token; with a `latent` (MLA) a layer
+    keeps that many elements instead, on every GPU. `max_len` is the longest request without --max-model-len.
+    `kv_type` is the cache's type that the model itself asks for. `bound` says why its cache may be smaller than that.
+    """
+
+    layers: int = 0
+    kv_heads: int = 0
+    key: int = 0
+    value: int = 0
+    latent: int = 0
+    max_len: int = 0
+    element_bytes: int = 2
+    kv_type: str = "auto"
+    is_tied: bool = False
+    is_quantized: bool = False
+    bound: str = ""
+
+
+def shape_of(config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = None) -> ModelShape:
+    """The shape of a model from its config.json and tokenizer_config.json."""
+    text = _text_config(config)
+    heads = _number(text, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    hidden = _number(text, "hidden_size", "n_embd", "d_model")
+    key = _number(text, "head_dim", "hidden_size_per_head") or (hidden // heads if heads else 0)
+    latent = _number(text, "kv_lora_rank")
+    max_len = _max_len(text, tokenizer or {})
+    return ModelShape(
+        layers=_number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        kv_heads=_kv_heads(text, heads),
+        key=key,
+        value=key if latent else _number(text, "v_head_dim") or key,
+        latent=latent + _number(text, "qk_rope_head_dim") if latent else 0,
+        max_len=max_len,
+        element_bytes=_element_bytes(config, text),
+        kv_type=_kv_type(config, text),
+        is_tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings"))),
+        is_quantized=isinstance(config.get("quantization_config", text.get("quantization_config")), Mapping),
+        bound=next(_bounds(config, text), ""),
+    )
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a model that also sees or hears describes the part that writes."""
+    for name in ("thinker_config", "text_config", "llm_config", "language_config"):
+        nested = config.get(name)
+        if isinstance(nested, Mapping) and nested:
+            return _text_config(nested)
+    return config
+
+
+def _number(config: Mapping[str, Any], *names: str) -> int:
+    """The first of these that is a whole number above zero; 0 if none is."""
+    found = (config.get(name) for name in names)
+    return next((value for value in found if type(value) is int and 0 < value < 1 << 40), 0)
+
+
+def _kv_heads(text: Mapping[str, Any], heads: int) -> int:
+    if text.get("multi_query") is True and not text.get("new_decoder_architecture"):
+        return 1
+    nested = text.get("attn_config")
+    if isinstance(nested, Mapping) and _number(nested, "kv_n_heads"):
+        return _number(nested, "kv_n_heads")
+    if any(isinstance(text.get(name), list) for name in _KV_HEADS):
+        return 0
+    return _number(text, *_KV_HEADS) or heads
+
+
+def _max_len(text: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
+    rope = text.get("rope_scaling") or text.get("rope_parameters")
+    kind = (rope.get("rope_type") or rope.get("type")) if isinstance(rope, Mapping) else None
+    if kind == "longrope" and (original := _number(text, "original_max_position_embeddings")):
+        return original
+    lengths = [length for name in _LENGTHS if (length := _number(text, name))]
+    if own := _number(text, "model_max_length"):
+        lengths = [own]
+    if lengths and (limit := _number(tokenizer, "model_max_length")):
+        lengths.append(limit)
+    return min(lengths, default=0)
+
+
+def _element_bytes(config: Mapping[str, Any], text: Mapping[str, Any]) -> int:
+    names = (config.get("dtype"), config.get("torch_dtype"), text.get("dtype"), text.get("torch_dtype"))
+    name = next((name for name in names if isinstance(name, str)), "")
+    # vLLM halves what is stored in full precision.
+    return min(_BYTES.get(name.removeprefix("torch."), 2), 2)
+
+
+def _kv_type(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
+    quantization = config.get("quantization_config", text.get("quantization_config"))
+    if not isinstance(quantization, Mapping):
+        return "auto"
+    inner = quantization.get("quantization")
+    for each in (quantization, inner if isinstance(inner, Mapping) else {}):
+        if each.get("kv_cache_scheme") or each.get("kv_cache_quant_algo"):
+            return "fp8"
+    return "auto"
+
+
+def _bounds(config: Mapping[str, Any], text: Mapping[str, Any]) -> Iterator[str]:
+    """Why the cache may need less than every layer times every token."""
+    types = text.get("layer_types")
+    kinds = {str(each) for each in types} - {"full_attention"} if isinstance(types, list) else set()
+    if any("sliding" in kind or "chunked" in kind for kind in kinds):
+        yield "sliding window"
+    elif kinds:
+        yield "layers of several kinds"
+    if _number(text, "sliding_window") and text.get("use_sliding_window", True):
+        yield "sliding window"
+    if any(text.get(name) for name in _HYBRID):
+        yield "layers of several kinds"
+    if config.get("is_encoder_decoder") or text.get("is_encoder_decoder"):
+        yield "encoder and decoder"
+    names = config.get("architectures")
+    first = str(names[0]) if isinstance(names, list) and names else ""
+    if first and not first.endswith(("ForCausalLM", "ForConditionalGeneration")):
+        yield f"{first} may keep no cache"
