@@ -14,14 +14,19 @@ from pathlib import Path
 from reconciler import review
 from reconciler.config import Engine, HostTarget
 from reconciler.desired import HOST_MODE, build_desired
+from reconciler.engines.fit import Room, room_of
+from reconciler.engines.fit_arguments import arguments_of
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import Folders, Launch, launch
+from reconciler.engines.launch import Folders, Launch, launch, question
 from reconciler.errors import Terminal
+from reconciler.kserve.quantity import memory_bytes
 from reconciler.manifests import Manifests
 from reconciler.model import Desired, DesiredState, EffectiveSpec, Lease, Reason, ServiceId, Snapshot, Strategy
+from reconciler.report.fit import fit_document
 from reconciler.report.scrub import scrub
 from reconciler.review import Document
 from reconciler.routing.resources import accepted_models, host_names
+from reconciler.targets.fits import local_model, look_at
 from reconciler.targets.weights import find_folder
 from reconciler.targets.workload import home_of
 
@@ -120,6 +125,7 @@ def _host(service: Desired, target: HostTarget, folder: Path) -> Document:
         "replicas": service.replicas,
         "strategy": _strategy(service.strategy),
         "blocked": [{"reason": each.code, **review.finding_of(each)} for each in service.blocked],
+        **_fit(service.spec, engine, target, folder),
     }
 
 
@@ -133,6 +139,30 @@ def _process(service: Desired, spec: EffectiveSpec, engine: Engine, target: Host
     except ValueError:
         return None
     return replace(process, argv=tuple(_PORT if word == "--port=0" else word for word in process.argv))
+
+
+def _fit(spec: EffectiveSpec | None, engine: Engine | None, target: HostTarget, folder: Path) -> Document:
+    """From the model's own files, where this machine has them; `fitReason` says why not."""
+    try:
+        if spec is None or engine is None:
+            return {"fit": None, "fitReason": "there is nothing to start"}
+        asked = question(spec, engine, _model_paths(spec, target), home_of(folder, engine))
+        room = _room(spec, target)
+        given = arguments_of("", asked.argv, {} if room.gpus else asked.env)
+    except ValueError as error:
+        return {"fit": None, "fitReason": str(error)}
+    model = local_model(given, asked)
+    if model is None or not model.exists():
+        return {"fit": None, "fitReason": f"the model {given.model} cannot be read from here"}
+    found = look_at(model, given, room)
+    known = found.weights_bytes is not None
+    return {"fit": fit_document(found) if known else None, "fitReason": None if known else found.line}
+
+
+def _room(spec: EffectiveSpec, target: HostTarget) -> Room:
+    """The host's GPUs are not seen from here, and of its memory only what the config allows."""
+    limit = target.allocatable.memory
+    return room_of(spec.resources, (), memory_bytes(limit) if limit else 0, spec.resources.gpus)
 
 
 def _model_paths(spec: EffectiveSpec, target: HostTarget) -> dict[str, str]:

@@ -18,7 +18,9 @@ from reconciler.engines.fit_model import ModelShape
 from reconciler.model import Fit, Gpu, Resources
 
 OVERHEAD = 2 * GIB
-"""Activations, CUDA's context and graphs, or on a CPU the interpreter: between 1.5 and 3 GiB until it was measured."""
+"""Activations, CUDA's context and graphs: between 1.5 and 3 GiB until it was measured."""
+CPU_OVERHEAD = 3 * GIB // 2
+"""Three interpreters, each with what it does not share with the others."""
 
 # Bytes of one element of the cache; None: the packing differs by version, so that at most one byte is all one can say.
 _CACHE_BYTES = {"float16": 2.0, "bfloat16": 2.0, "half": 2.0, "float32": 4.0, "float": 4.0, "int8": 1.0}
@@ -101,7 +103,9 @@ def unknown(why: str, room: Room | None = None) -> Fit:
     return Fit(f"unknown: {why}", gpus=room.gpus if room else 0, notes=(why,))
 
 
-def estimate(weights: Weights, shape: ModelShape, given: MemoryArguments, room: Room, past: Past = NEVER_STARTED) -> Fit:
+def estimate(
+    weights: Weights, shape: ModelShape, given: MemoryArguments, room: Room, past: Past = NEVER_STARTED
+) -> Fit:
     """Would one replica fit?"""
     if not room.gpus:
         given = _as_one(given)
@@ -146,7 +150,9 @@ class _Sum:
         return weights_per_gpu(self.weights, self.shape, self.given) if measured is None else measured
 
     def _overhead(self) -> int:
-        return OVERHEAD if self.past.overhead_bytes is None else self.past.overhead_bytes
+        if self.past.overhead_bytes is not None:
+            return self.past.overhead_bytes
+        return OVERHEAD if self.room.gpus else CPU_OVERHEAD
 
     def _length(self) -> int:
         """0 is unknown."""
@@ -184,20 +190,26 @@ class _Sum:
         least = weights_per_gpu(self.weights, self.shape, self.given) if self.weights.exact else 0
         certain = one if one and not self.shape.bound and self.given.max_model_len >= 0 and self._knows_cache() else 0
         cache, limit = self.given.kv_bytes, self._limit()
-        where = f"{gib(limit)} GiB {self._where()}"
+        request = f"one request of {self._length()} tokens"
+        where = f"{_sized(limit)} {self._where()}"
         if limit and least > limit:
-            return f"its weights alone take {gib(least)} GiB, more than the {where}"
+            return f"its weights alone take {_sized(least)}, more than the {where}"
         if cache is not None and certain > cache:
-            return f"one request of {self._length()} tokens takes {gib(certain)} GiB of KV cache, more than the {gib(cache)} given"
-        if limit and (more := certain if cache is None else cache) and least + more > limit:
-            what = "the KV cache" if cache is not None else f"the KV cache of one request of {self._length()} tokens"
-            return f"its weights take {gib(least)} GiB and {what} {gib(more)}, more than the {where}"
+            return f"{request} takes {_sized(certain)} of KV cache, more than the {_sized(cache)} given"
+        more = certain if cache is None else cache
+        if limit and more and least + more > limit:
+            what = "the KV cache" if cache is not None else f"the KV cache of {request}"
+            return f"its weights take {_sized(least)} and {what} {_sized(more)}, more than the {where}"
         return ""
 
     def _where(self) -> str:
         if not self.room.gpus:
             return "of memory that this host gives"
-        share = "" if self.given.kv_bytes is not None else f"({self.given.utilization:g} of {gib(self.room.memory_bytes)}) "
+        share = (
+            ""
+            if self.given.kv_bytes is not None
+            else f"({self.given.utilization:g} of {_sized(self.room.memory_bytes)}) "
+        )
         return f"{share}that a GPU of this host has"
 
     def _is_loose(self) -> bool:
@@ -242,6 +254,10 @@ def _cache_type(shape: ModelShape, given: MemoryArguments) -> str:
 def gib(amount: int) -> str:
     """Binary gigabytes with one digit behind the point."""
     return f"{amount / GIB:.1f}"
+
+
+def _sized(amount: int) -> str:
+    return f"{gib(amount)} GiB" if amount >= GIB else f"{amount / (1 << 20):.1f} MiB"
 
 
 def _with_line(fit: Fit) -> Fit:

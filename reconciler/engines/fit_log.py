@@ -53,10 +53,7 @@ def read_figures(lines: Iterable[str]) -> Figures | None:
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
-    for found in pattern.finditer(text):
-        pass
-    return found
+    return next(reversed([*pattern.finditer(text)]), None)
 
 
 def _bytes(gib: float | None) -> int | None:

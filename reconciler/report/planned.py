@@ -61,6 +61,7 @@ _KEPT = (
     "problems",
     "warnings",
     "ready",
+    "fit",
 )
 
 

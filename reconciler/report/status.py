@@ -15,12 +15,14 @@ from reconciler.config import Routing
 from reconciler.model import (
     Desired,
     DesiredState,
+    Fit,
     Health,
     Observed,
     Outcome,
     Owned,
     Phase,
     Plan,
+    Preflight,
     Quarantine,
     Reason,
     Replica,
@@ -32,6 +34,7 @@ from reconciler.model import (
     Verdict,
 )
 from reconciler.report.actions import action_name, services_of
+from reconciler.report.fit import fit_document
 from reconciler.report.scrub import scrub_text
 
 SCHEMA = "reconciler.status/v1"
@@ -182,6 +185,7 @@ class _Sight:
     owned: Mapping[ServiceId, Owned]
     verdicts: Mapping[ServiceId, Verdict]
     failures: Mapping[ServiceId, str]
+    preflights: Mapping[str, Preflight]
     names: Mapping[str, int]
 
     @classmethod
@@ -196,6 +200,7 @@ class _Sight:
             owned=observed.owned if observed else {},
             verdicts=report.plan.verdicts if report.plan and observed else {},
             failures=_failures(report.last_results),
+            preflights=observed.preflights if observed else {},
             names=names,
         )
 
@@ -230,6 +235,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "lastError": _last_error(service, desired, verdict, sight),
         "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight)}",
         "gpus": len(_leased(replicas)),
+        "fit": fit_document(_fit(desired, sight)),
         "replicas": [_replica(one) for one in replicas],
         "endpoints": _endpoints(service, sight),
         "metricsPath": desired.metrics_path if desired else DEFAULT_METRICS_PATH,
@@ -241,6 +247,11 @@ def _warnings(desired: Desired | None, observed: Observed | Unreachable | None) 
         return ()
     lacks_gpus = isinstance(observed, Observed) and not observed.capacity.gpus
     return (*desired.warnings, *(desired.warnings_without_gpu if lacks_gpus else ()))
+
+
+def _fit(desired: Desired | None, sight: _Sight) -> Fit | None:
+    verdict = sight.preflights.get(desired.digest) if desired else None
+    return verdict.fit if verdict else None
 
 
 def _unknown_health(report: TargetReport) -> Health:

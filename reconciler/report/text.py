@@ -81,6 +81,14 @@ def _warnings(status: Document) -> Iterator[str]:
         yield from (f"{target['name']}: {place(note)}" for note in target["notes"])
         for service in target["services"]:
             yield from (f"{full_name(service)}: {place(one)}" for one in service["warnings"])
+            if _is_tight(service["fit"]):
+                yield f"{full_name(service)}: memory: {service['fit']['line']}"
+
+
+def _is_tight(fit: Document | None) -> bool:
+    """More is needed than there is, by an estimate that may be too high."""
+    known = fit and fit["needBytes"] and fit["haveBytes"] and not fit["measured"]
+    return bool(known and fit and fit["needBytes"] > fit["haveBytes"])
 
 
 @dataclass(slots=True)
@@ -141,6 +149,8 @@ def _plan_lines(service: Document) -> Iterator[str]:
     headline = f"Blocked for {len(several)} reasons" if several else service["headline"]
     yield f"  {mark} {full_name(service)} ({service['origin']}): {printable(headline)}"
     yield from (f"      {printable(place(one))}" for one in several)
+    if service["fit"]:
+        yield f"      memory: {printable(service['fit']['line'])}"
     if service["change"] == "rejected" and service["liveDigest"]:
         yield f"      live is {short(service['liveDigest'])}"
     yield from (f"      {_action_line(action)}" for action in service["actions"])

@@ -100,6 +100,8 @@ def _aim_at_new(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
         if reasons := s.preflight.reasons or _too_few_gpus(s, want, spec):
             failed = quarantine(s, want.digest, _joined(reasons))
             return _restore(s, failed, reject=failed)
+        if blocked := _too_large(s, want):
+            return _hold(s, blocked[0], blocked)
     new = Generation(want.digest, spec, want.replicas, want.origin)
     if want.canary_percent is not None and want.canary_percent < 100 and s.promoted and not _is_same(s, spec):
         stable = _last_good(s.promoted)
@@ -123,6 +125,17 @@ def _too_few_gpus(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Rea
         f"{asked} nvidia.com/gpu; raise the limit or lower the parallel sizes"
     )
     return (Reason("TooFewGPUs", text, want.origin),)
+
+
+def _too_large(s: Situation, want: Desired) -> tuple[Reason, ...]:
+    """Not the fault of the arguments alone: another GPU or other weights may change it, so nothing is quarantined."""
+    if s.preflight is None or s.preflight.fit is None or not s.preflight.fit.refusal:
+        return ()
+    text = (
+        f"{s.preflight.fit.refusal}; use more GPUs (--tensor-parallel-size), a shorter --max-model-len or a quantised "
+        "model"
+    )
+    return (Reason("DoesNotFit", text, want.origin),)
 
 
 def _joined(reasons: tuple[Reason, ...]) -> Reason:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class Fits:
     def __init__(self, folder: Path, machine: Machine) -> None:
         self._folder = folder
         self._machine = machine
+        self._writing = threading.Lock()
         self._known: dict[str, tuple[Path | None, int, Fit]] = {}
 
     def of(self, key: str, asked: Question, spec: EffectiveSpec, verdict: Verdict) -> Fit:
@@ -77,17 +79,9 @@ class Fits:
         if figures is None:
             return
         subject = self._subject(asked, spec, verdict)
-        path = self._path(asked)
-        before = _read(path)
-        starts = {name: each for name, each in before["starts"].items() if name != key} | {key: asdict(figures)}
         overhead = overhead_of(figures, subject.room, subject.given)
-        after = {
-            "starts": dict(list(starts.items())[-_STARTS_KEPT:]),
-            "overhead": before["overhead"] if overhead is None else overhead,
-        }
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(after, indent=1).encode() + b"\n")
+        with self._writing, contextlib.suppress(OSError):
+            _add(self._path(asked), key, figures, overhead)
         # Others of this model learn of its overhead.
         self._known.clear()
 
@@ -113,6 +107,18 @@ def _time_of(path: Path | None) -> int:
     return 0
 
 
+def _add(path: Path, key: str, figures: Figures, overhead: int | None) -> None:
+    """One more start, the latest at the end. Raises OSError."""
+    kept = _read(path)
+    starts = {name: each for name, each in kept["starts"].items() if name != key} | {key: asdict(figures)}
+    after = {
+        "starts": dict(list(starts.items())[-_STARTS_KEPT:]),
+        "overhead": kept["overhead"] if overhead is None else overhead,
+    }
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(after, indent=1).encode() + b"\n")
+
+
 def _read(path: Path) -> dict[str, Any]:
     """What earlier starts left; a file that is no such thing counts as none."""
     with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
@@ -124,6 +130,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _figures(kept: Any) -> Figures | None:
     try:
-        return Figures(**kept)
+        found = Figures(**kept)
     except TypeError:
         return None
+    return found if all(isinstance(each, int | float | None) for each in kept.values()) else None

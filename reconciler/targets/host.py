@@ -42,6 +42,7 @@ from reconciler.model import (
 from reconciler.routing.envoy import EnvoyProxy, ProxyState
 from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
+from reconciler.targets.fits import Fits
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
 from reconciler.targets.probing import Probes, Subject, Topic
@@ -54,6 +55,7 @@ _CRASHES_KEPT = 10
 _LAST_WORDS = 60
 # A traceback through several processes is long; the line that counts may stand far above its end.
 _LINES_TO_BLAME = 400
+_LINES_OF_START = 4000
 
 
 class HostTarget:
@@ -75,7 +77,7 @@ class HostTarget:
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing)
         self._proxy_exit: ExitWatch | None = None
         self._workloads = Workloads(settings, folder)
-        self._preflights = Preflights(self._workloads, folder / "preflight", wake)
+        self._preflights = Preflights(self._workloads, folder / "preflight", wake, Fits(folder / "fit", self._machine))
         self._probes = Probes(EngineQuestions(self._proxy), wake)
 
     def lock(self) -> None:
@@ -250,6 +252,8 @@ class HostTarget:
                 case _:
                     assert_never(action)
             self._inventory.write(record)
+        if isinstance(action, Admit):
+            self._preflights.note_start(record.spec, self._supervisor.logs(record.id, _LINES_OF_START))
 
     def _stop(self, action: Stop) -> None:
         record = self._inventory.replica(action.replica)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from reconciler import config
@@ -14,6 +16,7 @@ from reconciler.engines.preflight import PreflightRunner, key_of
 from reconciler.errors import Terminal
 from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, Start
 from reconciler.targets import scratch
+from reconciler.targets.fits import Fits
 from reconciler.targets.weights import folders_of
 
 
@@ -64,8 +67,9 @@ class Workloads:
 class Preflights:
     """The verdicts on wanted specs: the engine's own, kept on disk; and missing weights, seen anew every time."""
 
-    def __init__(self, workloads: Workloads, cache: Path, wake: Callable[[], None]) -> None:
+    def __init__(self, workloads: Workloads, cache: Path, wake: Callable[[], None], fits: Fits) -> None:
         self._workloads = workloads
+        self._fits = fits
         self._wake = wake
         self._runner = PreflightRunner(cache, wake)
         self._refused: dict[str, Preflight] = {}
@@ -93,10 +97,19 @@ class Preflights:
             asked, name = key
             verdict = self._runner.result(name)
             if verdict is not None:
-                known[service.digest] = verdict.about(asked, service.spec, service.argument_origins, service.origin)
+                said = verdict.about(asked, service.spec, service.argument_origins, service.origin)
+                known[service.digest] = replace(said, fit=self._fits.of(name, asked, service.spec, verdict))
             elif name in pending:
                 asking.add(service.digest)
         return known, frozenset(asking)
+
+    def note_start(self, spec: EffectiveSpec, log: Iterable[str]) -> None:
+        """A replica of this spec became ready, and this is its log: keep what it says of memory."""
+        with suppress(Terminal):
+            asked = self._workloads.question(spec)
+            name = key_of(asked)
+            if verdict := self._runner.result(name):
+                self._fits.note(name, asked, spec, verdict, log)
 
     def close(self) -> None:
         self._runner.close()
