@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from reconciler.model import (
     EffectiveSpec,
     Endpoint,
     EnsureProxy,
+    Fit,
     Forget,
     Lease,
     Mount,
@@ -114,6 +116,18 @@ def ask(listen: str) -> str:
     return str(answer["choices"][0]["finish_reason"])
 
 
+def assert_the_engine_agrees(host: HostTarget, estimated: Fit, measured: Fit | None) -> None:
+    """The cache holds as many tokens as was worked out from config.json, and the log's own figures are shown then."""
+    said = "\n".join(host.logs(SERVICE, 4000))
+    tokens = re.search(r"KV cache size: ([\d,]+) tokens", said)
+    assert tokens is not None, said
+    assert estimated.kv_bytes_per_token is not None
+    assert int(tokens[1].replace(",", "")) * estimated.kv_bytes_per_token == estimated.kv_bytes == 33554432
+    assert measured is not None
+    assert (measured.measured, measured.concurrency) == (True, estimated.concurrency)
+    assert "measured" in measured.line
+
+
 @pytest.mark.timeout(900)
 def test_real_engine_lives_its_whole_life_and_nothing_is_left(
     make_host: MakeHost, engine_python: Path, tiny_model: Path, tmp_path: Path
@@ -125,6 +139,9 @@ def test_real_engine_lives_its_whole_life_and_nothing_is_left(
     eventually(lambda: DIGEST in observe(host, wanted).preflights, PATIENCE)
     verdict = observe(host, wanted).preflights[DIGEST]
     assert verdict.accepted, verdict.reasons
+    assert verdict.fit is not None
+    estimated = verdict.fit
+    assert (estimated.measured, estimated.refusal) == (False, "")
 
     host.perform(EnsureProxy("t"))
     host.perform(Own(SERVICE, ORIGIN, "t"))
@@ -132,6 +149,7 @@ def test_real_engine_lives_its_whole_life_and_nothing_is_left(
     host.perform(Start(REPLICA, DIGEST, spec(tiny_model), ORIGIN, Lease(port), 20.0, verdict.parsed, "1" * 40, "t"))
     eventually(lambda: see(host).ready_now, PATIENCE)
     host.perform(Admit(REPLICA, "t"))
+    assert_the_engine_agrees(host, estimated, observe(host, wanted).preflights[DIGEST].fit)
     route(host, Endpoint(REPLICA, port))
     seen = see(host)
     assert (seen.routed, seen.healthy) == (Routed.ACTIVE, True)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import os
 import pty
+from dataclasses import replace
 from typing import Any
 
 from reconciler.model import (
     AskPreflight,
     Drain,
     EnsureProxy,
+    Fit,
     Health,
     Origin,
     Phase,
+    Preflight,
     Reason,
     Reject,
     ServiceId,
@@ -39,6 +42,7 @@ from tests.report_world import (
     rejection,
     replica,
     report,
+    service_in,
     state,
     status_of,
     verdict,
@@ -129,6 +133,18 @@ def test_a_rollout_shows_its_strategy_then_its_steps_with_reasons() -> None:
         "      stop demo.tiny.aaaaaaaa-1 (kill): left",
         "4 actions; 1 change, 0 unchanged",
     ]
+
+
+def test_the_plan_shows_in_one_line_what_memory_a_change_needs_and_the_status_warns_of_what_may_be_too_much() -> None:
+    tight = Fit("weights 20.0 + KV 1.0 + 2.0 = 23.0 of 22.1 GiB", 1, 20, 1, 1, 2, 22, 8, 1.25)
+    seen = replace(observed(replica()), preflights={NEW: Preflight("{}", fit=tight)})
+    changing = report(desired=state(desired(digest=NEW)), observed=seen, plan=planned(verdict(sync=Sync.OUT_OF_SYNC)))
+    assert f"      memory: {tight.line}" in plain(plan_blocks(plan_of(changing))).splitlines()
+    status = status_of(changing)
+    assert f"  demo/tiny: memory: {tight.line}" in plain(status_blocks(status)).splitlines()
+    fit = service_in(status)["fit"]
+    assert (fit["fits"], fit["needBytes"], fit["haveBytes"], fit["concurrency"]) == (None, 23, 22, 1.25)
+    assert service_in(status_of(report()))["fit"] is None
 
 
 def test_a_plan_never_carries_specs() -> None:

@@ -238,6 +238,24 @@ def test_models_lie_where_the_config_says(desk: Desk):
     assert "--model=/srv/claim/tiny" in desk.host()["argv"]
 
 
+def test_the_fit_in_memory_is_worked_out_where_the_models_files_are(desk: Desk):
+    model = desk.folder / "claim" / "tiny"
+    desk.write(
+        runtime=RUNTIME.replace("--port=8080", "--model=/mnt/models"),
+        chat=SERVICE.replace("file:///models/tiny", f"file://{model}"),
+    )
+    host = desk.host()
+    assert (host["fit"], host["fitReason"]) == (None, "the model /mnt/models cannot be read from here")
+    model.mkdir(parents=True)
+    (model / "config.json").write_text('{"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 128}')
+    assert "holds no weights" in desk.host()["fitReason"]
+    (model / "model.gguf").write_bytes(bytes(1000))
+    fit = desk.host()["fit"]
+    assert (fit["weightsBytes"], fit["kvBytesPerToken"], fit["maxModelLen"]) == (1000, 1024, 128)
+    assert (fit["fits"], fit["measured"], fit["gpus"]) == (None, False, 0)
+    assert "weights estimated from file sizes" in fit["line"]
+
+
 def test_gpus_that_only_a_start_can_choose_are_placeholders(desk: Desk):
     desk.write(runtime=RUNTIME + "    resources: {limits: {nvidia.com/gpu: '2'}}\n")
     assert desk.host()["env"]["CUDA_VISIBLE_DEVICES"] == "<gpu>,<gpu>"

@@ -8,6 +8,7 @@ from itertools import pairwise
 from reconciler.model import (
     AskPreflight,
     Drain,
+    Fit,
     NoteCrash,
     Origin,
     Phase,
@@ -201,6 +202,32 @@ def test_more_gpus_in_the_arguments_than_in_the_resources_is_rejected():
     verdict = next(iter(host.converge(commit).verdicts.values()))
     assert verdict.rejected
     assert "need 2 GPUs" in verdict.rejected.reason.message
+
+
+def test_what_certainly_does_not_fit_in_memory_is_blocked_before_anything_is_stopped():
+    host, _ = served(memory=1)
+    since = len(host.log)
+    too_large = Fit("weights 30.0", refusal="its weights alone take 30.0 GiB")
+    host.preflights["good2-a"] = Preflight(parsed="x", fit=too_large)
+    commit = state(wanted("a", "good2"))
+    verdict = next(iter(host.converge(commit).verdicts.values()))
+    assert [reason.code for reason in verdict.blocked] == ["DoesNotFit"]
+    assert verdict.blocked[0].message.startswith("its weights alone take 30.0 GiB; use more GPUs")
+    assert (verdict.rejected, verdict.health.phase) == (None, Phase.HEALTHY)
+    assert not [a for a in host.log[since:] if isinstance(a, Drain | Stop | Start)]
+    # Nothing is held against the digest: with a larger GPU it goes on.
+    host.preflights["good2-a"] = Preflight(parsed="x", fit=Fit("weights 30.0"))
+    host.converge(commit)
+    assert [r.digest for r in host.serving("a")] == ["good2-a"]
+
+
+def test_an_estimate_harms_nothing_that_runs_already():
+    host, commit = served()
+    host.preflights["good1-a"] = Preflight(parsed="good1-a", fit=Fit("x", refusal="its weights alone are too large"))
+    assert host.converge(commit).actions == ()
+    host.replicas.clear()
+    host.converge(commit)
+    assert len(host.serving("a")) == 1
 
 
 def test_a_taken_port_is_nobodys_fault():

@@ -18,15 +18,18 @@ from reconciler.engines.fit_model import ModelShape
 from reconciler.model import Fit, Gpu, Resources
 
 OVERHEAD = 2 * GIB
-"""Activations, CUDA's context and graphs: between 1.5 and 3 GiB until it was measured."""
-CPU_OVERHEAD = 3 * GIB // 2
-"""Three interpreters, each with what it does not share with the others."""
+"""Activations, CUDA's context and graphs, or on a CPU three interpreters: 1.5 to 3 GiB until it was measured."""
+BESIDE_WORKER = 5 * GIB // 4
+"""The two other processes of a vLLM on a CPU, whose memory its log does not tell."""
 
+# An estimate that is nearer to what a service asks for says nothing.
+_TOLERANCE = 1.1
 # Bytes of one element of the cache; None: the packing differs by version, so that at most one byte is all one can say.
 _CACHE_BYTES = {"float16": 2.0, "bfloat16": 2.0, "half": 2.0, "float32": 4.0, "float": 4.0, "int8": 1.0}
 _CACHE_BYTES |= {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "fp8_inc": 1.0}
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_DTYPES = {"float32": 4, "float": 4}
+# Whatever the files hold, vLLM computes in two bytes unless it is told otherwise.
+_WIDTHS = {"float32": 4, "float": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +83,20 @@ def kv_bytes_per_token(shape: ModelShape, given: MemoryArguments) -> int:
     return math.ceil(layers * elements * _element_bytes(shape, given))
 
 
-def weights_per_gpu(weights: Weights, shape: ModelShape, given: MemoryArguments) -> int:
+def weights_per_gpu(weights: Weights, given: MemoryArguments) -> int:
     """Bytes on each GPU once loaded: what is stored in floats gets the type that the engine computes in."""
-    width = _DTYPES.get(given.dtype, 2 if given.dtype != "auto" else shape.element_bytes)
+    width = _WIDTHS.get(given.dtype, 2)
     total = sum(size * width // _FLOATS[kind] if kind in _FLOATS else size for kind, size in weights.by_type)
     return math.ceil(total / (given.tensor_parallel * given.pipeline_parallel))
 
 
-def overhead_of(figures: Figures, room: Room, given: MemoryArguments) -> int | None:
-    """What one start needed beside weights and cache, by its own log. None: it does not tell."""
-    if figures.consumed_bytes is not None:
-        return None if figures.weights_bytes is None else max(figures.consumed_bytes - figures.weights_bytes, 0)
-    if not (room.gpus and room.memory_bytes) or given.kv_bytes is not None:
+def overhead_of(figures: Figures, room: Room, given: MemoryArguments, weights_bytes: int) -> int | None:
+    """What one start needed beside weights (as estimated) and cache, by its own log. None: it does not tell."""
+    if not room.gpus:
+        ranks = given.tensor_parallel * given.pipeline_parallel
+        consumed = figures.consumed_bytes
+        return None if consumed is None else max(consumed * ranks - weights_bytes, 0) + BESIDE_WORKER
+    if not room.memory_bytes or given.kv_bytes is not None:
         return None
     if figures.weights_bytes is None or figures.cache_bytes is None:
         return None
@@ -127,8 +132,7 @@ class _Sum:
         per_token, length = kv_bytes_per_token(self.shape, self.given), self._length()
         one = per_token * length or None
         kv = self.given.kv_bytes if self.given.kv_bytes is not None else one
-        have = self._have() or None
-        notes = tuple(self._notes(per_token, length))
+        needed = weights + overhead + (kv or 0)
         draft = Fit(
             line="",
             gpus=self.room.gpus,
@@ -136,23 +140,21 @@ class _Sum:
             kv_bytes_per_token=per_token or None,
             kv_bytes=kv,
             overhead_bytes=overhead,
-            have_bytes=have,
+            have_bytes=self._limit() or None,
             max_model_len=length or None,
             concurrency=self._concurrency(weights + overhead, one),
             measured=self.past.figures is not None,
-            notes=notes,
+            notes=tuple(self._notes(needed, per_token, length)),
             refusal=self._refusal(one),
         )
         return _with_line(draft)
 
     def _weights(self) -> int:
         measured = self.past.figures.weights_bytes if self.past.figures else None
-        return weights_per_gpu(self.weights, self.shape, self.given) if measured is None else measured
+        return weights_per_gpu(self.weights, self.given) if measured is None else measured
 
     def _overhead(self) -> int:
-        if self.past.overhead_bytes is not None:
-            return self.past.overhead_bytes
-        return OVERHEAD if self.room.gpus else CPU_OVERHEAD
+        return OVERHEAD if self.past.overhead_bytes is None else self.past.overhead_bytes
 
     def _length(self) -> int:
         """0 is unknown."""
@@ -160,14 +162,8 @@ class _Sum:
             return self.past.figures.max_model_len
         return self.given.max_model_len if self.given.max_model_len > 0 else self.shape.max_len
 
-    def _have(self) -> int:
-        """0 is unknown. Who gives the cache's size has all of the memory; who asks for memory, what was asked."""
-        if not self.room.gpus and self.room.asked_bytes:
-            return min(self.room.asked_bytes, self.room.memory_bytes or self.room.asked_bytes)
-        return self._limit()
-
     def _limit(self) -> int:
-        """What vLLM itself will not go beyond."""
+        """What vLLM itself will not go beyond; 0 is unknown. Who gives the cache's size has all of the memory."""
         if not self.room.gpus or self.given.kv_bytes is not None:
             return self.room.memory_bytes
         return int(self.room.memory_bytes * self.given.utilization)
@@ -187,7 +183,7 @@ class _Sum:
         """Only what cannot be otherwise: estimates that may be too high refuse nobody."""
         if self._is_loose() or self.past.figures is not None:
             return ""
-        least = weights_per_gpu(self.weights, self.shape, self.given) if self.weights.exact else 0
+        least = weights_per_gpu(self.weights, self.given) if self.weights.exact else 0
         certain = one if one and not self.shape.bound and self.given.max_model_len >= 0 and self._knows_cache() else 0
         cache, limit = self.given.kv_bytes, self._limit()
         request = f"one request of {self._length()} tokens"
@@ -205,12 +201,9 @@ class _Sum:
     def _where(self) -> str:
         if not self.room.gpus:
             return "of memory that this host gives"
-        share = (
-            ""
-            if self.given.kv_bytes is not None
-            else f"({self.given.utilization:g} of {_sized(self.room.memory_bytes)}) "
-        )
-        return f"{share}that a GPU of this host has"
+        if self.given.kv_bytes is not None:
+            return "that a GPU of this host has"
+        return f"({self.given.utilization:g} of {_sized(self.room.memory_bytes)}) that a GPU of this host has"
 
     def _is_loose(self) -> bool:
         return bool(self.given.loose) or self._quantizes()
@@ -221,13 +214,16 @@ class _Sum:
     def _knows_cache(self) -> bool:
         return _cache_type(self.shape, self.given) in _CACHE_BYTES | {"auto": 0}
 
-    def _notes(self, per_token: int, length: int) -> list[str]:
+    def _notes(self, needed: int, per_token: int, length: int) -> list[str]:
         notes = [] if self.weights.exact else ["weights estimated from file sizes"]
         notes += [f"KV cache is an upper bound ({self.shape.bound})"] if self.shape.bound and per_token else []
         notes += ["KV cache is an upper bound (its type)"] if per_token and not self._knows_cache() else []
         notes += [] if per_token and length else ["config.json does not tell the size of the KV cache"]
         notes += ["quantised while loading, so weights are an upper bound"] if self._quantizes() else []
         notes += [f"{', '.join(self.given.loose)} may change this"] if self.given.loose else []
+        asked = self.room.asked_bytes
+        if asked and needed > asked * _TOLERANCE:
+            notes.append(f"more than the {_sized(asked)} of memory that it asks for")
         if self.given.max_model_len == -1:
             notes.append("the engine takes the greatest length that fits")
         if not self.room.gpus and self.given.kv_bytes is None:
@@ -240,7 +236,7 @@ class _Sum:
 def _element_bytes(shape: ModelShape, given: MemoryArguments) -> float:
     kind = _cache_type(shape, given)
     if kind == "auto":
-        return _DTYPES.get(given.dtype, 2)
+        return _WIDTHS.get(given.dtype, 2)
     return _CACHE_BYTES.get(kind, 1.0)
 
 

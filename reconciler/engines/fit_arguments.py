@@ -32,7 +32,7 @@ _LOOSE = (
     "limit_mm_per_prompt",
     "mm_encoder_only",
     "enable_expert_parallel",
-    "data_parallel_hybrid_lb",
+    "data_parallel_size",
     "decode_context_parallel_size",
     "prefill_context_parallel_size",
     "num_gpu_blocks_override",

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_BYTES = {"float32": 4, "float": 4, "float64": 8, "float16": 2, "half": 2, "bfloat16": 2}
 _LENGTHS = (
     "max_position_embeddings",
     "n_positions",
@@ -57,7 +56,6 @@ class ModelShape:
     value: int = 0
     latent: int = 0
     max_len: int = 0
-    element_bytes: int = 2
     kv_type: str = "auto"
     is_tied: bool = False
     is_quantized: bool = False
@@ -79,7 +77,6 @@ def shape_of(config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = No
         value=key if latent else _number(text, "v_head_dim") or key,
         latent=latent + _number(text, "qk_rope_head_dim") if latent else 0,
         max_len=max_len,
-        element_bytes=_element_bytes(config, text),
         kv_type=_kv_type(config, text),
         is_tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings"))),
         is_quantized=isinstance(config.get("quantization_config", text.get("quantization_config")), Mapping),
@@ -124,13 +121,6 @@ def _max_len(text: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
     if lengths and (limit := _number(tokenizer, "model_max_length")):
         lengths.append(limit)
     return min(lengths, default=0)
-
-
-def _element_bytes(config: Mapping[str, Any], text: Mapping[str, Any]) -> int:
-    names = (config.get("dtype"), config.get("torch_dtype"), text.get("dtype"), text.get("torch_dtype"))
-    name = next((name for name in names if isinstance(name, str)), "")
-    # vLLM halves what is stored in full precision.
-    return min(_BYTES.get(name.removeprefix("torch."), 2), 2)
 
 
 def _kv_type(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:

@@ -79,7 +79,8 @@ class Fits:
         if figures is None:
             return
         subject = self._subject(asked, spec, verdict)
-        overhead = overhead_of(figures, subject.room, subject.given)
+        weights = self.of(key, asked, spec, verdict).weights_bytes or 0
+        overhead = overhead_of(figures, subject.room, subject.given, weights)
         with self._writing, contextlib.suppress(OSError):
             _add(self._path(asked), key, figures, overhead)
         # Others of this model learn of its overhead.
