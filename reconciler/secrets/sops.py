@@ -182,9 +182,7 @@ class _Opener:
         name = ".".join(path)
         match = _VALUE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
-            raise Unfit(
-                f"{name} is not encrypted, as the file's own rule wants it", path, "PlaintextSecret"
-            )
+            raise Unfit(f"{name} is not encrypted, as the file's own rule wants it", path, "PlaintextSecret")
         data = self.open_raw(match, ":".join(path) + ":")
         if data is None:
             raise Unfit(f"{name} was changed or moved after it was encrypted", path, "TamperedSecret")
