@@ -397,8 +397,8 @@ def test_claims_and_host_folders_are_mounted_and_other_volumes_are_warned_about(
         "- {name: data, persistentVolumeClaim: {claimName: claim}}",
         "- {name: here, hostPath: {path: /srv/adapters/}}",
         "- {name: shm, emptyDir: {medium: Memory}}",
-        "- {name: certs, secret: {secretName: tls}}",
-        "- {name: idle, secret: {secretName: tls}}",
+        "- {name: certs, configMap: {name: tls}}",
+        "- {name: idle, configMap: {name: tls}}",
     )
     mounts = "\n".join(
         [
@@ -445,7 +445,7 @@ def test_variables_are_resolved_from_git() -> None:
     assert service.blocked == ()
     env = {each.name: each.value for each in service.spec.env}
     assert env.items() >= {"A": "one", "B": "$(A)-x", "FROM": "v", "NS": "team", "P_k": "v"}.items()
-    assert "MAYBE" not in env
+    assert EnvVar("MAYBE", source="secret s/k optional") in service.spec.env
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler import procfs
@@ -26,6 +26,8 @@ class StandinLaunch:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: str
+    hidden: frozenset[str] = frozenset()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def standin(folder: Path, *flags: str, **env: str) -> StandinLaunch:

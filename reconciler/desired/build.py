@@ -13,22 +13,28 @@ from reconciler.desired.support import Place
 from reconciler.desired.unseen import is_prunable, own_file, unreadable_places
 from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Desired, DesiredState, Origin, Reason, Snapshot
+from reconciler.secrets import NO_SECRETS, SecretStore
 
 _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 def build_desired(
-    manifests: Manifests, target: HostTarget, snapshot: Snapshot, cache: DesiredCache | None = None
+    manifests: Manifests,
+    target: HostTarget,
+    snapshot: Snapshot,
+    cache: DesiredCache | None = None,
+    secrets: SecretStore = NO_SECRETS,
 ) -> DesiredState:
     """Every InferenceService of the target, also those that cannot be used: these say why.
 
-    Of the snapshot only its revision and what is refused or missing are looked at.
+    `secrets` are all that this host has, those in git included. Of the snapshot only its revision and what
+    is refused or missing are looked at.
     """
     cache = cache or DesiredCache()
     services = manifests.of_kind(SERVICE)
     bad_names = [reason for each in services if (reason := _bad_name(each))]
     usable = [each for each in services if not _bad_name(each)]
-    scene = enter_scene(manifests, target, snapshot, cache)
+    scene = enter_scene(manifests, target, snapshot, cache, secrets)
     known, cache.services = cache.services, {}
     for each in usable:
         cache.services[each] = known.get(each) or describe(each, scene)
@@ -38,7 +44,8 @@ def build_desired(
         services=tuple(_without_doubles(cache.services, target)),
         unreadable=(*unreadable_places(manifests, snapshot), *bad_names),
         prunable=is_prunable(manifests, target, snapshot),
-        notes=tuple(_notes(manifests, target, snapshot)),
+        notes=(*_notes(manifests, target, snapshot), *secrets.notes),
+        refused=secrets.faults,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.kserve.quantity import amount, cpu_millis, memory_bytes
 from reconciler.kserve.resolve import Resolved
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources, SecretMount
 
 GPU = "nvidia.com/gpu"
 ConfigMaps = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -53,6 +53,7 @@ def build_spec(
         env=resolve_variables(container, around),
         mounts=build_mounts(resolved, container),
         resources=read_resources(container, origins),
+        secrets=tuple(build_secret_mounts(resolved, container)),
     )
 
 
@@ -69,7 +70,7 @@ def resolve_variables(container: Mapping[str, Any], around: Surroundings) -> tup
     """The variables in order, each once. Those that git alone cannot resolve keep their `source`."""
     found: dict[str, EnvVar] = {}
     for each in _from_whole_maps(container, around):
-        found[each.name] = each
+        _add(found, each.source if each.name.endswith("*") else each.name, each)
     for entry in container.get("env") or ():
         name = str(entry.get("name") or "")
         if entry.get("valueFrom"):
@@ -77,8 +78,14 @@ def resolve_variables(container: Mapping[str, Any], around: Surroundings) -> tup
         else:
             variable = EnvVar(name, str(entry.get("value") or ""))
         if variable:
-            found[name] = variable
+            _add(found, name, variable)
     return tuple(found.values())
+
+
+def _add(found: dict[str, EnvVar], key: str, variable: EnvVar) -> None:
+    """At the end: of several with one name the last counts, also where a whole Secret gives one of that name."""
+    found.pop(key, None)
+    found[key] = variable
 
 
 def _from_whole_maps(container: Mapping[str, Any], around: Surroundings) -> Iterator[EnvVar]:
@@ -91,20 +98,23 @@ def _from_whole_maps(container: Mapping[str, Any], around: Surroundings) -> Iter
             data = around.config_maps.get((around.namespace, str(reference.get("name"))))
             if kind == "configMapRef" and data is not None:
                 yield from (EnvVar(prefix + str(key), str(value)) for key, value in data.items())
+            elif kind == "secretRef":
+                yield EnvVar(f"{prefix}*", source=_secret_source(reference, "*"))
             elif not reference.get("optional"):
-                what = "configmap" if kind == "configMapRef" else "secret"
-                yield EnvVar(f"{prefix}*", source=f"{what} {reference.get('name')}/*")
+                yield EnvVar(f"{prefix}*", source=f"configmap {reference.get('name')}/*")
 
 
 def _referenced(name: str, source: Mapping[str, Any], around: Surroundings) -> EnvVar | None:
-    """None for an optional reference to something that is not there, as in a pod."""
+    """None for an optional reference to a ConfigMap that is not there, as in a pod."""
     if reference := source.get("configMapKeyRef"):
         data = around.config_maps.get((around.namespace, str(reference.get("name"))), {})
         if reference.get("key") in data:
             return EnvVar(name, str(data[reference["key"]]))
-        return _unresolved(name, "configmap", reference)
+        if reference.get("optional"):
+            return None
+        return EnvVar(name, source=f"configmap {reference.get('name')}/{reference.get('key')}")
     if reference := source.get("secretKeyRef"):
-        return _unresolved(name, "secret", reference)
+        return EnvVar(name, source=_secret_source(reference, str(reference.get("key"))))
     if reference := source.get("fieldRef"):
         path = str(reference.get("fieldPath"))
         value = _pod_field(path, around)
@@ -113,10 +123,9 @@ def _referenced(name: str, source: Mapping[str, Any], around: Surroundings) -> E
     return EnvVar(name, source=f"field {(source.get(kind) or {}).get('resource') or kind}")
 
 
-def _unresolved(name: str, kind: str, reference: Mapping[str, Any]) -> EnvVar | None:
-    if reference.get("optional"):
-        return None
-    return EnvVar(name, source=f"{kind} {reference.get('name')}/{reference.get('key')}")
+def _secret_source(reference: Mapping[str, Any], key: str) -> str:
+    """Whether it is optional is part of it: the spec must not change when the Secret comes or goes."""
+    return f"secret {reference.get('name')}/{key}" + (" optional" if reference.get("optional") else "")
 
 
 def _pod_field(path: str, around: Surroundings) -> str | None:
@@ -140,6 +149,20 @@ def build_mounts(resolved: Resolved, container: Mapping[str, Any]) -> tuple[Moun
     return tuple(mounts.values())
 
 
+def build_secret_mounts(resolved: Resolved, container: Mapping[str, Any]) -> Iterator[SecretMount]:
+    """The Secrets that the container wants as files."""
+    volumes = {each.get("name"): each for each in resolved.pod.get("volumes") or ()}
+    for each in container.get("volumeMounts") or ():
+        if secret := (volumes.get(each.get("name")) or {}).get("secret"):
+            yield SecretMount(
+                secret=str(secret.get("secretName")),
+                path=str(each.get("mountPath")),
+                items=tuple((str(item.get("key")), str(item.get("path"))) for item in secret.get("items") or ()),
+                sub_path=str(each.get("subPath") or "").strip("/"),
+                optional=secret.get("optional") is True,
+            )
+
+
 def _volume_uri(volume: Mapping[str, Any]) -> str:
     if claim := volume.get("persistentVolumeClaim"):
         return f"pvc://{claim.get('claimName')}"
@@ -151,7 +174,7 @@ def _volume_uri(volume: Mapping[str, Any]) -> str:
 def ignored_volumes(resolved: Resolved, container: Mapping[str, Any]) -> list[str]:
     """Names of mounted volumes that a host does not provide. Scratch space needs none."""
     mounted = {each.get("name") for each in container.get("volumeMounts") or ()}
-    harmless = ("emptyDir", "persistentVolumeClaim", "hostPath")
+    harmless = ("emptyDir", "persistentVolumeClaim", "hostPath", "secret")
     return [
         str(each.get("name"))
         for each in resolved.pod.get("volumes") or ()

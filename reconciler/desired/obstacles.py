@@ -8,32 +8,18 @@ from dataclasses import replace
 
 from reconciler.config import HostTarget
 from reconciler.desired.origins import Origins
+from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import unsupported
-from reconciler.kserve.resolve import Issue
+from reconciler.engines.launch import Revealed, unsupported
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
-
-# What the API server and KServe's pod webhook say of a Secret that is not there.
-_NO_SECRET = re.compile(r'secrets "([^"]+)" not found')
-_NO_KEY = re.compile(r"specified storage key (\S+) not found in storage secret (\S+)")
-
-
-def missing_secret(issue: Issue, origins: Origins) -> Reason | None:
-    """The obstacle in an error of KServe's that is about a Secret missing from the tree, and no fault of the spec."""
-    found, found_key = _NO_SECRET.search(issue.message), _NO_KEY.search(issue.message)
-    if not found and not found_key:
-        return None
-    name = found[1] if found else found_key[2] if found_key else ""
-    key = origins.storage_key()
-    what = f'key "{key}" of Secret {name}' if key else f"Secret {name}"
-    text = f"the model's storage needs {what}, which is not in git beside this service"
-    return Reason("MissingSecret", text, origins.of_storage(""))
+from reconciler.secrets.wanted import ALL, secret_ref
 
 
 def find_obstacles(
-    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], target: HostTarget, origins: Origins
+    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], ring: Keyring, origins: Origins
 ) -> Iterator[Reason]:
     """Reasons why this spec cannot run on this host. GPUs and memory are the planner's: it knows what there is."""
+    target = ring.target
     engine = find_engine(spec.image, target.engines)
     if engine is None:
         text = (
@@ -41,11 +27,12 @@ def find_obstacles(
             f"map it in the config, targets[].engines of {target.name}"
         )
         yield Reason("NoEngine", text, origins.of_container_field("image"))
-    for reason in unsupported(spec, argument_origins):
+    for reason in unsupported(spec, argument_origins, secrets=Revealed(_names(spec, ring))):
         yield reason if reason.origin else replace(reason, origin=origins.of_container_field("command"))
     for variable in spec.env:
-        if variable.source and not (engine and variable.name in engine.env):
+        if variable.source and not secret_ref(variable) and not (engine and variable.name in engine.env):
             yield _missing(variable, origins)
+    yield from missing_secrets(spec, engine, ring, origins)
     for mount in spec.mounts:
         if obstacle := storage_obstacle(mount, target):
             yield Reason(*obstacle, origins.of_storage(mount.uri))
@@ -54,15 +41,24 @@ def find_obstacles(
 def _missing(variable: EnvVar, origins: Origins) -> Reason:
     kind, _, what = variable.source.partition(" ")
     where = origins.of_variable(variable.name)
-    holder, _, key = what.partition("/")
-    part = "all of" if key == "*" else f'key "{key}" of'
-    if kind == "secret":
-        text = f"variable {variable.name} needs {part} Secret {holder}, and this host resolves no Secrets"
-        return Reason("MissingSecret", f"{text}; give the variable in the config, targets[].engines[].env", where)
     if kind == "configmap":
+        holder, _, key = what.partition("/")
+        part = "all of" if key == "*" else f'key "{key}" of'
         text = f"variable {variable.name} needs {part} ConfigMap {holder}, which is not in git beside this service"
         return Reason("MissingConfigMap", text, where)
     return Reason("FieldUnsupported", f"variable {variable.name} needs {what} of a pod; a host has none", where)
+
+
+def _names(spec: EffectiveSpec, ring: Keyring) -> dict[EnvVar, dict[str, str]]:
+    """The names that whole Secrets bring along; no values are needed to judge a command."""
+    found = {}
+    for variable in spec.env:
+        ref = secret_ref(variable)
+        if ref and ref.key == ALL:
+            prefix = variable.name.removesuffix(ALL)
+            keys = ring.store.data(ring.namespace, ref.secret) or {}
+            found[variable] = {prefix + key: "" for key in keys}
+    return found
 
 
 def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None:

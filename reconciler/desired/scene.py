@@ -7,9 +7,11 @@ from typing import Any
 
 from reconciler.config import HostTarget
 from reconciler.desired.unseen import possible_runtimes
+from reconciler.kserve.credentials import Secret
 from reconciler.kserve.resolve import World
 from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Desired, Reason, Snapshot
+from reconciler.secrets import SecretStore, StoredSecret
 
 # A host's replicas are like the pods of a Deployment, so KServe's rules for that mode hold.
 HOST_MODE = "Standard"
@@ -24,6 +26,7 @@ class Scene:
 
     target: HostTarget
     world: World
+    secrets: SecretStore
     runtimes: dict[tuple[str, str, str], Manifest]
     config_maps: dict[tuple[str, str], dict[str, Any]]
     doubled: frozenset[Manifest]
@@ -39,25 +42,35 @@ class DesiredCache:
     services: dict[Manifest, Desired] = field(default_factory=dict)
 
 
-def enter_scene(manifests: Manifests, target: HostTarget, snapshot: Snapshot, cache: DesiredCache) -> Scene:
+def enter_scene(
+    manifests: Manifests, target: HostTarget, snapshot: Snapshot, cache: DesiredCache, secrets: SecretStore
+) -> Scene:
     """The scene of last time if nothing in it changed; else a new one, and the cache is emptied."""
     others = tuple(each for each in manifests.documents if each.kind != SERVICE)
     uncertain = tuple(possible_runtimes(manifests, snapshot))
-    key = (target, uncertain, others)
+    key = (target, uncertain, others, secrets)
     if cache.scene is None or cache.key != key:
         cache.key, cache.services = key, {}
-        cache.scene = _new_scene(others, target, uncertain)
+        cache.scene = _new_scene(others, target, uncertain, secrets)
     return cache.scene
 
 
-def _new_scene(others: tuple[Manifest, ...], target: HostTarget, uncertain: tuple[Reason, ...]) -> Scene:
+def _new_scene(
+    others: tuple[Manifest, ...], target: HostTarget, uncertain: tuple[Reason, ...], secrets: SecretStore
+) -> Scene:
     home = target.default_namespace
     doubles = find_duplicates(others, home)
     hidden = {manifest for group in doubles for manifest in group[1:]}
     single = [each for each in others if each not in hidden]
     return Scene(
         target=target,
-        world=World.build([each.data for each in single], default_namespace=home, default_mode=HOST_MODE),
+        world=World.build(
+            [each.data for each in single if each.kind != "Secret"],
+            default_namespace=home,
+            default_mode=HOST_MODE,
+            secrets={key: _as_kserve_sees(secret) for key, secret in secrets.secrets.items()},
+        ),
+        secrets=secrets,
         runtimes={
             (each.kind, each.namespace or home if each.kind == "ServingRuntime" else "", each.name): each
             for each in single
@@ -69,6 +82,11 @@ def _new_scene(others: tuple[Manifest, ...], target: HostTarget, uncertain: tupl
         doubled=frozenset(manifest for group in doubles for manifest in group),
         uncertain=uncertain,
     )
+
+
+def _as_kserve_sees(secret: StoredSecret) -> Secret:
+    data = {key: value.decode("utf-8", "replace") for key, value in secret.data.items()}
+    return Secret(secret.name, data, secret.annotations, private=True)
 
 
 def _data_of(config_map: Manifest) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from reconciler.desired.effective import (
 )
 from reconciler.desired.facts import Case, depends_on_gpus, known_facts
 from reconciler.desired.metrics import metrics_path
-from reconciler.desired.obstacles import find_obstacles, missing_secret
+from reconciler.desired.obstacles import find_obstacles
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.scene import Scene
+from reconciler.desired.secrets import Keyring, missing_secret
 from reconciler.desired.support import Effect, Fact, Place
 from reconciler.desired.wishes import is_on_dashboard, read_display_name, read_wishes, wants_auth
 from reconciler.digest import digest
@@ -37,8 +38,9 @@ def describe(service: Manifest, scene: Scene) -> Desired:
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
     warnings = tuple(_reason(each, origins) for each in resolved.warnings)
-    errors = [(issue, missing_secret(issue, origins)) for issue in resolved.errors]
-    beside = (missing_secret(issue, origins) for issue in resolved.cluster_errors)
+    ring = Keyring(key.namespace, scene.secrets, scene.target)
+    errors = [(issue, missing_secret(issue, origins, ring)) for issue in resolved.errors]
+    beside = (missing_secret(issue, origins, ring) for issue in resolved.cluster_errors)
     secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))
     found = list(deviations(origins, Place.HOST, ALL_FACTS))
     impossible = (each.reason for each in found if each.effect is Effect.REFUSED)
@@ -49,7 +51,7 @@ def describe(service: Manifest, scene: Scene) -> Desired:
         beside_them = (each.reason for each in found if each.effect is not Effect.REFUSED)
         return unusable(key, service, tuple(problems), (*warnings, *beside_them))
     try:
-        usable = _usable(key, resolved, origins, scene, warnings)
+        usable = _usable(ring, resolved, origins, scene, warnings)
     except Unusable as problem:
         return unusable(key, service, (problem.reason,), warnings)
     return replace(usable, blocked=(*usable.blocked, *secrets)) if secrets else usable
@@ -71,15 +73,14 @@ def unusable(
     )
 
 
-def _usable(
-    key: ServiceId, resolved: Resolved, origins: Origins, scene: Scene, warnings: tuple[Reason, ...]
-) -> Desired:
+def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, warnings: tuple[Reason, ...]) -> Desired:
     service = origins.service
     container = find_container(resolved.pod)
     if container is None:
         raise Unusable(Reason("InvalidPredictorSpec", f"there is no container named {CONTAINER}", service.origin))
+    key = ServiceId(ring.namespace, service.name)
     wishes = read_wishes(service)
-    spec = build_spec(resolved, container, Surroundings(key.namespace, resolved.pod, scene.config_maps), origins)
+    spec = build_spec(resolved, container, Surroundings(ring.namespace, resolved.pod, scene.config_maps), origins)
     arguments = argument_origins(resolved, spec, origins)
     case = Case(origins, resolved, container, spec, wishes.replicas, scene.target)
     facts = known_facts(case)
@@ -98,7 +99,7 @@ def _usable(
         drain_timeout=wishes.drain_timeout,
         request_timeout=wishes.request_timeout,
         argument_origins=arguments,
-        blocked=tuple(find_obstacles(spec, arguments, scene.target, origins)),
+        blocked=tuple(find_obstacles(spec, arguments, ring, origins)),
         warnings=(*service.warnings, *warnings, *ignored, *_left_out(case)),
         warnings_without_gpu=tuple(_without_gpu(case, facts)),
         display_name=wishes.display_name,

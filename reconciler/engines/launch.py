@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.config import Engine
 from reconciler.engines.arguments import find, flag_value, is_flag, values_of
-from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, Reason, ServiceId
+from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, Reason, SecretMount, ServiceId
 
 API_SERVER = "vllm.entrypoints.openai.api_server"
 _CLI = "vllm.entrypoints.cli.main"
@@ -25,6 +25,7 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _IMAGE_ONLY = frozenset(
     {"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
 )
+_GIVEN_BY_LEASE = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"})
 # A unix socket's path has 107 bytes, and vLLM names its sockets by 36 of them.
 _LONGEST_SOCKET_FOLDER = 107 - 1 - 36
 _CANNOT = {
@@ -38,11 +39,16 @@ _CANNOT = {
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One process to start. `env` is all of its environment."""
+    """One process to start. `env` is all of its environment; the values of `hidden` ones are secrets.
+
+    `files` are to be written before it starts, closed to everybody else: secrets as well.
+    """
 
     argv: tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     cwd: str
+    hidden: frozenset[str] = frozenset()
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +56,27 @@ class Folders:
     """Folders that a replica may write to.
 
     `home` is shared by all replicas of one engine: vLLM's compile caches live there and must survive. `tmp` is the
-    replica's own.
+    replica's own. `private` is for files that may not reach a disk.
     """
 
     home: str
     tmp: str
+    private: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Revealed:
+    """What a spec's references to Secrets stand for, for one start: nothing that is kept or shown may hold it.
+
+    `variables` has the variables that each reference becomes, `files` the files of each mounted Secret by their path
+    below the mount. A reference that is not there could not be looked up: its value is unknown.
+    """
+
+    variables: Mapping[EnvVar, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    files: Mapping[SecretMount, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
+
+
+UNKNOWN = Revealed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +104,21 @@ class _Server:
     indices: tuple[int | None, ...]
 
 
-class _NotAServer(Exception):
-    """The command line starts something else. `index` is the word to blame."""
+@dataclass(frozen=True, slots=True)
+class _Container:
+    """The variables that a container sets. `hidden` are those whose values are Secrets' or made of them."""
 
-    def __init__(self, message: str, index: int = 0) -> None:
+    env: Mapping[str, str] = field(repr=False)
+    hidden: frozenset[str]
+
+
+class _NotAServer(Exception):
+    """The command line starts something else, or cannot be written down. `index` is the word to blame."""
+
+    def __init__(self, message: str, index: int = 0, code: str = "UnsupportedCommand") -> None:
         super().__init__(message)
         self.index = index
+        self.code = code
 
 
 def launch(
@@ -98,12 +129,15 @@ def launch(
     model_paths: Mapping[str, str],
     drain_timeout: float,
     folders: Folders,
+    secrets: Revealed = UNKNOWN,
 ) -> Launch:
     """The process that serves one replica. `model_paths` maps a mount's path in the container to its folder here.
 
     Raises ValueError for a spec that `unsupported` complains of.
     """
-    container = _container_env(spec.env)
+    container = _read_container(spec.env, secrets)
+    own_paths, files = _secret_files(spec, secrets, folders)
+    paths = {**model_paths, **own_paths}
     try:
         server = _read(spec, container)
     except _NotAServer as error:
@@ -113,14 +147,16 @@ def launch(
     own = ["--host=127.0.0.1", f"--port={lease.port}", "--served-model-name", *names]
     if not find(flags, "--shutdown-timeout"):
         own.append(f"--shutdown-timeout={math.ceil(drain_timeout)}")
-    local = tuple(replace_paths(word, model_paths) for word in flags)
+    local = tuple(replace_paths(word, paths) for word in flags)
     argv = (str(engine.python), *server.options, "-m", server.module, *local, *own)
-    return Launch(argv, _env(container, engine, model_paths, folders, lease), folders.tmp)
+    env = _env(container, engine, paths, folders, lease)
+    hidden = container.hidden & env.keys() - engine.env.keys() - _GIVEN_BY_LEASE
+    return Launch(argv, env, folders.tmp, hidden, files)
 
 
 def question(spec: EffectiveSpec, engine: Engine, model_paths: Mapping[str, str], home: str) -> Question:
     """What to ask before this spec is started. Raises ValueError for a spec that `unsupported` complains of."""
-    container = _container_env(spec.env)
+    container = _read_container(spec.env)
     try:
         server = _read(spec, container)
     except _NotAServer as error:
@@ -130,13 +166,16 @@ def question(spec: EffectiveSpec, engine: Engine, model_paths: Mapping[str, str]
 
 
 def unsupported(
-    spec: EffectiveSpec, origins: Sequence[Origin] = (), fallback: Origin | None = None
+    spec: EffectiveSpec,
+    origins: Sequence[Origin] = (),
+    fallback: Origin | None = None,
+    secrets: Revealed = UNKNOWN,
 ) -> tuple[Reason, ...]:
-    """Why a host cannot run this container's command; empty when it can."""
+    """Why a host cannot run this container's command; empty when it can. Of `secrets` only the names count."""
     try:
-        server = _read(spec, _container_env(spec.env))
+        server = _read(spec, _read_container(spec.env, secrets))
     except _NotAServer as error:
-        return (Reason("UnsupportedCommand", str(error), origin_of_word(spec, error.index, origins) or fallback),)
+        return (Reason(error.code, str(error), origin_of_word(spec, error.index, origins) or fallback),)
     reasons = []
     for flag, why in _CANNOT.items():
         for index, _ in find(server.flags, flag):
@@ -158,19 +197,29 @@ def origin_of_word(spec: EffectiveSpec, index: int | None, origins: Sequence[Ori
 
 def api_key(spec: EffectiveSpec) -> str | None:
     """The key that requests to this spec's replicas must carry, if any."""
-    env = _container_env(spec.env)
+    env = _read_container(spec.env).env
     given = flag_value([expand(word, env) for word in (*spec.command, *spec.args)], "--api-key")
     return given or env.get("VLLM_API_KEY") or None
 
 
 def asks_for_key(spec: EffectiveSpec) -> bool:
     """Will its replicas refuse requests without a key? The key itself may still lie in a Secret."""
-    return bool(api_key(spec)) or any(v.name == "VLLM_API_KEY" and v.source.startswith("secret ") for v in spec.env)
+    return bool(api_key(spec)) or any(each.name == "VLLM_API_KEY" and _is_given(each) for each in spec.env)
+
+
+def _is_given(variable: EnvVar) -> bool:
+    """Does it come from a Secret that must be there?"""
+    return variable.source.startswith("secret ") and not variable.source.endswith(" optional")
 
 
 def expand(text: str, env: Mapping[str, str]) -> str:
     """`$(NAME)` becomes the variable, `$$` a dollar, an unknown name stays: as the kubelet does it."""
     return _REFERENCE.sub(lambda match: "$" if match[1] is None else env.get(match[1], match[0]), text)
+
+
+def names_in(text: str) -> frozenset[str]:
+    """The variables that a text refers to by `$(NAME)`."""
+    return frozenset(match[1] for match in _REFERENCE.finditer(text) if match[1])
 
 
 def replace_paths(text: str, paths: Mapping[str, str]) -> str:
@@ -185,9 +234,17 @@ def replace_paths(text: str, paths: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------- reading a container's command
 
 
-def _read(spec: EffectiveSpec, env: Mapping[str, str]) -> _Server:
+def _read(spec: EffectiveSpec, container: _Container) -> _Server:
     """Raises _NotAServer."""
-    words = tuple(expand(word, env) for word in (*spec.command, *spec.args))
+    written = (*spec.command, *spec.args)
+    for index, word in enumerate(written):
+        if shown := sorted(names_in(word) & container.hidden):
+            text = (
+                f"$({shown[0]}) in an argument would show a Secret's value to every user of the host; "
+                "remove it, vLLM reads VLLM_API_KEY and HF_TOKEN from the environment"
+            )
+            raise _NotAServer(text, index, "SecretInArgument")
+    words = tuple(expand(word, container.env) for word in written)
     if not spec.command:
         # The image's entry point is `vllm serve`.
         return _vllm(words, 0) if words[:1] == ("serve",) else _serve(words, 0)
@@ -248,24 +305,48 @@ def _drop(flags: Sequence[str], *names: str) -> tuple[str, ...]:
 # ---------------------------------------------------------------- environment
 
 
-def _container_env(variables: Iterable[EnvVar]) -> dict[str, str]:
+def _read_container(variables: Iterable[EnvVar], secrets: Revealed = UNKNOWN) -> _Container:
     """What the container itself sets; a value may name variables before it."""
     env: dict[str, str] = {}
+    hidden: set[str] = set()
     for variable in variables:
-        if not variable.source:
-            env[variable.name] = expand(variable.value, env)
-    return env
+        if variable.source:
+            named = secrets.variables.get(variable)
+            env.update(named or {})
+            hidden.update({variable.name} if named is None else named)
+            continue
+        if names_in(variable.value) & hidden:
+            hidden.add(variable.name)
+        else:
+            hidden.discard(variable.name)
+        env[variable.name] = expand(variable.value, env)
+    return _Container(env, frozenset(hidden))
+
+
+def _secret_files(spec: EffectiveSpec, secrets: Revealed, folders: Folders) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Where mounted Secrets stand here by their path in the container, and the files to write there."""
+    paths: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+    for number, mount in enumerate(spec.secrets):
+        folder = f"{folders.private}/{number}"
+        paths[mount.path] = "/".join(filter(None, (folder, mount.sub_path)))
+        files |= {f"{folder}/{name}": data for name, data in secrets.files.get(mount, {}).items()}
+    return paths, files
 
 
 def _env(
-    container: Mapping[str, str],
+    container: _Container,
     engine: Engine,
     model_paths: Mapping[str, str],
     folders: Folders,
     lease: Lease | None = None,
 ) -> dict[str, str]:
     """Nothing is inherited from us. The engine's own settings win over the container's."""
-    translated = {k: replace_paths(v, model_paths) for k, v in container.items() if k not in _IMAGE_ONLY}
+    translated = {
+        name: value if name in container.hidden else replace_paths(value, model_paths)
+        for name, value in container.env.items()
+        if name not in _IMAGE_ONLY
+    }
     env = {**_base(engine.python, folders), **translated, **engine.env}
     if lease is not None:
         # Indices may mean different cards to different tools; an empty list hides all of them.

@@ -24,11 +24,12 @@ _REFUSED_BY_POD_WEBHOOK = 'secrets "{}" not found'
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Secret:
-    """A Secret of the tree; `data` is decoded text."""
+    """A Secret; `data` is decoded text. Of a `private` one no value is written anywhere, only where it is."""
 
     name: str
     data: Mapping[str, str] = field(repr=False)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +191,17 @@ def _add_secret(secret: Secret, given: Given, config: Config) -> None:
         given.env.append(secret_ref("AZURE_STORAGE_ACCESS_KEY", secret.name, "AZURE_STORAGE_ACCESS_KEY"))
     elif "https-host" in secret.data:
         if "headers" in secret.data:
-            given.env.append({"name": secret.data["https-host"] + "-headers", "value": secret.data["headers"]})
+            given.env.append(_headers(secret, secret.data["https-host"] + "-headers"))
     elif "HDFS_NAMENODE" in secret.data:
         _mount(given, "hdfs-secrets", secret.name, "/var/secrets/kserve-hdfscreds")
     elif "HF_TOKEN" in secret.data:
         given.env.append(secret_ref("HF_TOKEN", secret.name, "HF_TOKEN"))
+
+
+def _headers(secret: Secret, name: str) -> Document:
+    return (
+        secret_ref(name, secret.name, "headers") if secret.private else {"name": name, "value": secret.data["headers"]}
+    )
 
 
 def _mount(given: Given, volume: str, secret: str, path: str) -> None:

@@ -48,14 +48,18 @@ class World:
         *,
         default_namespace: str = "default",
         default_mode: str | None = None,
+        secrets: Mapping[tuple[str, str], Secret] | None = None,
     ) -> World:
         """Sort plain documents into what the rules look up. `default_mode` applies where no ConfigMap says another.
+
+        `secrets` are those of another place, by namespace and name.
 
         Documents that name no namespace are in `default_namespace`; of two with the same name the later one wins.
         """
         sorter = _Sorter(default_namespace, default_mode)
         for index, document in enumerate(documents):
             sorter.take(index, document)
+        sorter.secrets.update(secrets or {})
         return sorter.world()
 
     def setting(self, namespace: str) -> Setting:
@@ -85,14 +89,15 @@ class _Sorter:
         self._mode = default_mode
         self._issues: list[DocumentIssue] = []
         self._runtimes: list[tuple[int, Runtime]] = []
-        self._secrets: dict[tuple[str, str], Secret] = {}
+        self.secrets: dict[tuple[str, str], Secret] = {}
         self._accounts: dict[tuple[str, str], ServiceAccount] = {}
         self._containers: dict[str, StorageContainer] = {}
         self._config_map: tuple[int, Mapping[str, str]] | None = None
 
     def take(self, index: int, document: Document) -> None:
         kind = document.get("kind")
-        if kind == "InferenceService":
+        if kind == "InferenceService" or (kind == "Secret" and "sops" in document):
+            # What SOPS encrypted is no document for a cluster yet.
             return
         clean, flaws = schema.read(document)
         self._issues += [DocumentIssue(index, flaw.path, flaw.message) for flaw in (*flaws, *_metadata_flaws(clean))]
@@ -103,7 +108,7 @@ class _Sorter:
             annotations = metadata.get("annotations") or {}
             self._runtimes.append((index, Runtime(kind, namespace, name, clean.get("spec") or {}, annotations)))
         elif kind == "Secret":
-            self._secrets[namespace, name] = decode_secret(clean)
+            self.secrets[namespace, name] = decode_secret(clean)
         elif kind == "ServiceAccount":
             names = tuple(item.get("name", "") for item in clean.get("secrets") or ())
             self._accounts[namespace, name] = ServiceAccount(name, names, metadata.get("annotations") or {})
@@ -122,7 +127,7 @@ class _Sorter:
             default_namespace=self._namespace,
             config=settings,
             runtimes=Runtimes(runtime for _, runtime in self._runtimes),
-            secrets=self._secrets,
+            secrets=self.secrets,
             accounts=self._accounts,
             storage_containers=tuple(containers[name] for name in sorted(containers)),
             issues=tuple(sorted(self._issues, key=lambda issue: issue.index)),

@@ -102,7 +102,7 @@ class Journal:
 
     def _say_problems(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
         """What keeps us from seeing or reading, when it changes."""
-        lines = [str(reason) for reason in desired.unreadable]
+        lines = [str(reason) for reason in (*desired.unreadable, *desired.refused)]
         if isinstance(observed, Unreachable):
             lines.append(f"unreachable: {observed.reason}")
         if not desired.prunable:
@@ -116,7 +116,7 @@ class Journal:
             self._note(desired.revision, "", "incomplete_view", said)
 
     def _note_applied(self, desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> None:
-        if desired.revision == self._applied or not is_applied(plan, observed) or desired.unreadable:
+        if desired.revision == self._applied or not is_applied(plan, observed) or desired.unreadable or desired.refused:
             return
         self._applied = desired.revision
         self._history.set_applied(self._target, desired.revision)

@@ -11,6 +11,7 @@ from reconciler.errors import Retryable
 from reconciler.loop.journal import Journal
 from reconciler.loop.turn import Turner
 from reconciler.report.history import History
+from reconciler.secrets import SecretSources
 from reconciler.source import GitSource
 from reconciler.suspension import Suspension
 from reconciler.targets.host import HostTarget
@@ -49,9 +50,10 @@ def make_place(settings: TargetSettings, state: Settings, history: History, metr
     """One target, not yet locked."""
     wake = threading.Event()
     folder = state.state_dir / settings.name
-    target = HostTarget(settings, folder, wake.set)
+    secrets = SecretSources(settings)
+    target = HostTarget(settings, folder, wake.set, lambda: secrets.store)
     suspension = Suspension(folder / "suspended.json")
-    turner = Turner(settings, target, history, suspension, Journal(settings.name, history, metrics))
+    turner = Turner(settings, target, history, suspension, Journal(settings.name, history, metrics), secrets)
     return Place(settings, target, turner, suspension, wake)
 
 

@@ -12,7 +12,7 @@ from reconciler.desired import DesiredCache, build_desired, part_of
 from reconciler.execute import execute, make_pool
 from reconciler.health import Patience
 from reconciler.loop.journal import Journal
-from reconciler.manifests import ManifestCache, read_manifests
+from reconciler.manifests import ManifestCache, Manifests, read_manifests
 from reconciler.model import (
     Action,
     DesiredState,
@@ -30,6 +30,7 @@ from reconciler.model import (
 from reconciler.plan import make_plan
 from reconciler.report.history import History
 from reconciler.report.status import EVERYTHING, TargetReport
+from reconciler.secrets import SecretSources, SecretStore
 from reconciler.suspension import Suspension
 from reconciler.targets.base import Target
 
@@ -55,7 +56,13 @@ class Turner:
     """Makes pass after pass over one target. What it remembers is only a cache: losing it loses nothing."""
 
     def __init__(
-        self, settings: TargetSettings, target: Target, history: History, suspension: Suspension, journal: Journal
+        self,
+        settings: TargetSettings,
+        target: Target,
+        history: History,
+        suspension: Suspension,
+        journal: Journal,
+        secrets: SecretSources | None = None,
     ) -> None:
         self._settings = settings
         self._target = target
@@ -65,7 +72,9 @@ class Turner:
         self._manifests = ManifestCache()
         self._services = DesiredCache()
         self._pool = make_pool()
-        self._desired: tuple[Snapshot, DesiredState] | None = None
+        self._secrets = secrets or SecretSources(settings)
+        self._read: tuple[Snapshot, Snapshot, Manifests] | None = None
+        self._desired: tuple[Snapshot, SecretStore, DesiredState] | None = None
         self._failures = 0
         self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
 
@@ -93,12 +102,17 @@ class Turner:
         return turn
 
     def desired(self, snapshot: Snapshot) -> DesiredState:
-        """What this revision wants here; worked out once per revision."""
-        if self._desired is None or self._desired[0] is not snapshot:
+        """What this revision wants here; worked out once per revision, and again when a Secret changes."""
+        if self._read is None or self._read[0] is not snapshot:
             own = part_of(snapshot, self._settings)
-            manifests = read_manifests(own, self._manifests)
-            self._desired = (snapshot, build_desired(manifests, self._settings, own, self._services))
-        return self._desired[1]
+            self._read = (snapshot, own, read_manifests(own, self._manifests))
+        _, own, manifests = self._read
+        secrets = self._secrets.load(manifests)
+        known = self._desired
+        if known is None or known[0] is not snapshot or known[1] is not secrets:
+            wanted = build_desired(manifests, self._settings, own, self._services, secrets)
+            self._desired = known = (snapshot, secrets, wanted)
+        return known[2]
 
     def close(self) -> None:
         """Let go of threads. What serves keeps serving."""

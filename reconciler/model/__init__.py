@@ -33,6 +33,7 @@ from reconciler.model.desired import (
     EnvVar,
     Mount,
     Resources,
+    SecretMount,
     StorageFile,
     Strategy,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "Resources",
     "Result",
     "Routed",
+    "SecretMount",
     "ServiceId",
     "ServiceRoute",
     "SetRoutes",

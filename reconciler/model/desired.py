@@ -19,7 +19,11 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class EnvVar:
-    """One variable. `source` names a reference that a host cannot resolve from git alone (a secret key, a field)."""
+    """One variable. `source` names a reference that a host cannot resolve from git alone (a secret key, a field).
+
+    Of a Secret it is `secret NAME/KEY`, or `secret NAME/*` for a variable per key, named after it behind a prefix;
+    ` optional` stands behind it where the Secret need not be there. The value is looked up when a process starts.
+    """
 
     name: str
     value: str = ""
@@ -52,6 +56,20 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretMount:
+    """A Secret's keys as files in a folder of the container. `items` are key and file; none: every key by its name.
+
+    With `sub_path` only the file of that name is there, and `path` is its own.
+    """
+
+    secret: str
+    path: str
+    items: tuple[tuple[str, str], ...] = ()
+    sub_path: str = ""
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EffectiveSpec:
     """What runs, after runtime and service are merged. Its hash is the digest: equal digest, no restart needed."""
 
@@ -61,6 +79,7 @@ class EffectiveSpec:
     env: tuple[EnvVar, ...] = ()
     mounts: tuple[Mount, ...] = ()
     resources: Resources = Resources()
+    secrets: tuple[SecretMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +129,7 @@ class DesiredState:
 
     `unreadable` are files (or path prefixes ending in `/`) that may name services but could not be read: what came
     from them is kept. `prunable` is False when the target's own file or folder is missing: nothing is pruned.
+    `refused` are faults that name no services: a Secret in the clear, a folder of Secrets that cannot be read.
     """
 
     target: str
@@ -118,3 +138,4 @@ class DesiredState:
     unreadable: tuple[Reason, ...] = ()
     prunable: bool = True
     notes: tuple[Reason, ...] = ()
+    refused: tuple[Reason, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from reconciler.engines.arguments import is_flag, normalise
-from reconciler.model import Desired, DesiredState, EffectiveSpec, Observed, ServiceId, Unreachable
+from reconciler.model import Desired, DesiredState, EffectiveSpec, Observed, SecretMount, ServiceId, Unreachable
 from reconciler.report.actions import short
 from reconciler.report.scrub import HIDDEN, is_secret_name, scrub_text
 
@@ -112,9 +112,14 @@ def _tree(spec: EffectiveSpec) -> Tree:
         "command": list(spec.command),
         "args": _by_flag(normalise(spec.args)),
         "env": {one.name: one.value or (f"from {one.source}" if one.source else "") for one in spec.env},
-        "mounts": {one.path: one.uri for one in spec.mounts},
+        "mounts": {one.path: one.uri for one in spec.mounts} | {one.path: _from_secret(one) for one in spec.secrets},
         "resources": {key: value for key, value in resources.items() if value not in (0, "0m")},
     }
+
+
+def _from_secret(mount: SecretMount) -> str:
+    keys = f" ({', '.join(key for key, _ in mount.items)})" if mount.items else ""
+    return f"from secret {mount.secret}{keys}"
 
 
 def _by_flag(words: Sequence[str]) -> Tree:

@@ -81,7 +81,7 @@ def _target_faults(status: Document) -> Iterator[str]:
     for target in status["targets"]:
         if not target["reachable"]:
             yield f"{target['name']}: unreachable: {target['reason']}"
-        for reason in target["unreadable"]:
+        for reason in (*target["unreadable"], *target["refused"]):
             yield f"{target['name']}: {place(reason)}"
         if target["lastError"]:
             yield f"{target['name']}: {target['lastError']}"

@@ -27,7 +27,10 @@ def _target(target: Document, actions: Sequence[Action]) -> Document:
         for service in services_of(action):
             by_service.setdefault(str(service), []).append(_action(action))
     return {
-        **{key: target[key] for key in ("name", "reachable", "reason", "revision", "suspended", "unreadable", "notes")},
+        **{
+            key: target[key]
+            for key in ("name", "reachable", "reason", "revision", "suspended", "unreadable", "refused", "notes")
+        },
         "gpus": target["gpus"],
         "actions": [_action(action) for action in actions],
         "services": [_service(one, by_service.get(full_name(one), [])) for one in target["services"]],

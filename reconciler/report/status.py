@@ -133,6 +133,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "proxyReady": observed.proxy_ready if observed else None,
         "gpus": _gpu_count(observed),
         "unreadable": [_reason(one) for one in (report.desired.unreadable if report.desired else ())],
+        "refused": [_reason(one) for one in (report.desired.refused if report.desired else ())],
         "notes": [_reason(one) for one in _notes(report)],
         "lastError": _failure_of_none(report.last_results),
         "services": [_service(service, sight) for service in sorted(ids)],

@@ -133,7 +133,9 @@ def plan_blocks(plan: Document) -> Iterator[Block]:
         yield f"{target['name']} at {short(target['revision']['wanted']) or 'no revision'}"
         if not target["reachable"]:
             yield f"  unreachable: {printable(target['reason'])}; nothing is planned"
-        yield from (f"  ! {printable(place(one))}" for one in (*target["unreadable"], *target["notes"]))
+        yield from (
+            f"  ! {printable(place(one))}" for one in (*target["unreadable"], *target["refused"], *target["notes"])
+        )
         yield from (f"  * {_action_line(one)}" for one in target["actions"] if not one["services"])
         for service in target["services"]:
             yield from _plan_lines(service)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from reconciler.model import (
     Unstage,
 )
 from reconciler.routing.envoy import EnvoyProxy, ProxyState
+from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.fits import Fits
@@ -51,6 +53,7 @@ from reconciler.targets.questions import EngineQuestions
 from reconciler.targets.supervisor import ProcessState, Supervisor
 from reconciler.targets.workload import Preflights, Workloads
 
+_API_KEY = b"VLLM_API_KEY="
 _CRASHES_KEPT = 10
 _LAST_WORDS = 60
 # A traceback through several processes is long; the line that counts may stand far above its end.
@@ -61,7 +64,13 @@ _LINES_OF_START = 4000
 class HostTarget:
     """A host in one folder. Whoever acts on it holds its lock; looking needs none."""
 
-    def __init__(self, settings: config.HostTarget, folder: Path, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: config.HostTarget,
+        folder: Path,
+        wake: Callable[[], None],
+        secrets: Callable[[], SecretStore] = lambda: NO_SECRETS,
+    ) -> None:
         """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do."""
         self.name = settings.name
         self._settings = settings
@@ -76,7 +85,7 @@ class HostTarget:
         self._supervisor: Supervisor = ProcessSupervisor(self._inventory, gpus)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing)
         self._proxy_exit: ExitWatch | None = None
-        self._workloads = Workloads(settings, folder)
+        self._workloads = Workloads(settings, folder, secrets)
         self._preflights = Preflights(self._workloads, folder / "preflight", wake, Fits(folder / "fit", self._machine))
         self._probes = Probes(EngineQuestions(self._proxy), wake)
 
@@ -297,6 +306,18 @@ class HostTarget:
         self._inventory.remember_service(noted)
 
 
+def _api_key(record: ReplicaRecord) -> str | None:
+    """The key that the replica was started with: a Secret may have changed since, and the process knows it alone."""
+    if key := api_key(record.spec):
+        return key
+    if record.process is None or not any(each.source.startswith("secret ") for each in record.spec.env):
+        return None
+    for entry in procfs.read_environment(record.process.pid):
+        if entry.startswith(_API_KEY):
+            return os.fsdecode(entry[len(_API_KEY) :]) or None
+    return None
+
+
 def _subjects(records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]) -> list[Subject]:
     """The replicas that can be asked: alive, and not told to end."""
     return [
@@ -306,7 +327,7 @@ def _subjects(records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, Proce
             topic=_topic(record),
             started=record.process,
             model=record.id.service.name,
-            api_key=api_key(record.spec),
+            api_key=_api_key(record),
         )
         for record in records
         if states[record.id].alive and record.stopping_at is None

@@ -170,11 +170,15 @@ class ProcessSupervisor:
 
     def _spawn(self, record: ReplicaRecord, launch: Launch) -> Identity:
         scratch.make(Path(launch.cwd))
+        private = scratch.private_of(self._inventory.folder, record.id)
+        if launch.files:
+            scratch.write_private(launch.files, private)
         log = logs.open_log(self._log_path(record.id))
         try:
             return self._children.spawn(launch.argv, self._environment(record, launch), launch.cwd, log)
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             scratch.remove(Path(launch.cwd))
+            scratch.remove(private)
             self._inventory.forget_replica(record.id)
             raise Terminal(
                 f"replica {record.id}: cannot start {launch.argv[0]}: {error.strerror}; check engines[].python"
@@ -233,6 +237,7 @@ class ProcessSupervisor:
         if not state.rebooted:
             scratch.sweep_shared_memory(record.shared_memory)
         scratch.remove(scratch.folder_of(self._inventory.folder, record.id))
+        scratch.remove(scratch.private_of(self._inventory.folder, record.id))
         self._inventory.forget_replica(record.id)
         if record.process is not None:
             self._children.forget(record.process)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from reconciler import procfs
@@ -22,9 +22,36 @@ _SHARED = Path("/dev/shm")  # noqa: S108
 
 def folder_of(target: Path, replica: ReplicaId) -> Path:
     """The folder for a replica's temporary files: in the target's own, or in /tmp where that lies too deep."""
-    key = hashlib.sha256(os.fsencode(target.resolve()) + b"\0" + str(replica).encode()).hexdigest()[:16]
+    key = _key(target, replica)
     folder = target.absolute() / "tmp" / key
     return folder if len(os.fsencode(folder)) <= _LONGEST_FOLDER else Path(f"/tmp/reconciler-{key}")  # noqa: S108
+
+
+def private_of(target: Path, replica: ReplicaId) -> Path:
+    """The folder for a replica's Secrets: in memory, so that no disk ever holds them."""
+    return _SHARED / f"reconciler-{_key(target, replica)}"
+
+
+def _key(target: Path, replica: ReplicaId) -> str:
+    return hashlib.sha256(os.fsencode(target.resolve()) + b"\0" + str(replica).encode()).hexdigest()[:16]
+
+
+def write_private(files: Mapping[str, bytes], folder: Path) -> None:
+    """Files below `folder`, readable for their owner alone. What was there before goes. Raises Retryable."""
+    remove(folder)
+    make(folder)
+    for path, data in files.items():
+        _write_private(Path(path), data)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise Retryable(f"{path}: cannot be written: {error.strerror}; check /dev/shm") from None
 
 
 def make(folder: Path) -> None:

@@ -11,7 +11,10 @@ from reconciler.model import ReplicaId
 
 
 class Launch(Protocol):
-    """What to run for one replica. `env` is all of its environment; `cwd` is its folder for temporary files."""
+    """What to run for one replica. `env` is all of its environment; `cwd` is its folder for temporary files.
+
+    The values of the variables in `hidden` and the `files`, which are to be written before, are secrets.
+    """
 
     @property
     def argv(self) -> tuple[str, ...]: ...
@@ -21,6 +24,12 @@ class Launch(Protocol):
 
     @property
     def cwd(self) -> str: ...
+
+    @property
+    def hidden(self) -> frozenset[str]: ...
+
+    @property
+    def files(self) -> Mapping[str, bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)

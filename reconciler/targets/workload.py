@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from reconciler import config
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import Folders, Launch, Question, launch, question
+from reconciler.engines.launch import Folders, Launch, Question, Revealed, launch, question
 from reconciler.engines.preflight import PreflightRunner, key_of
 from reconciler.errors import Terminal
 from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, Start
+from reconciler.secrets import SecretStore
+from reconciler.secrets.wanted import find_files, find_variables
 from reconciler.targets import scratch
 from reconciler.targets.fits import Fits
 from reconciler.targets.weights import folders_of
@@ -27,19 +29,23 @@ def home_of(folder: Path, engine: config.Engine) -> str:
 
 
 class Workloads:
-    """Translates specs to this host, by its config."""
+    """Translates specs to this host, by its config. `secrets` are looked up at every start."""
 
-    def __init__(self, settings: config.HostTarget, folder: Path) -> None:
+    def __init__(self, settings: config.HostTarget, folder: Path, secrets: Callable[[], SecretStore]) -> None:
         self._settings = settings
         self._folder = folder
+        self._secrets = secrets
 
     def launch(self, start: Start) -> Launch:
-        """The process of one replica. Raises Terminal when the host has not what it needs."""
+        """The process of one replica. Raises Terminal when the host has not what it needs, Retryable for a Secret."""
         engine = self._engine(start.spec)
-        folders = Folders(self._home(engine), str(scratch.folder_of(self._folder, start.replica)))
+        tmp, private = scratch.folder_of(self._folder, start.replica), scratch.private_of(self._folder, start.replica)
+        folders = Folders(self._home(engine), str(tmp), str(private))
         paths = self._model_paths(start.spec)
+        service = start.replica.service
+        secrets = reveal(start.spec, service.namespace, engine.env, self._secrets())
         try:
-            return launch(start.spec, engine, start.replica.service, start.lease, paths, start.drain_timeout, folders)
+            return launch(start.spec, engine, service, start.lease, paths, start.drain_timeout, folders, secrets)
         except ValueError as error:
             raise Terminal(f"replica {start.replica}: {error}") from None
 
@@ -62,6 +68,13 @@ class Workloads:
 
     def _home(self, engine: config.Engine) -> str:
         return home_of(self._folder, engine)
+
+
+def reveal(spec: EffectiveSpec, namespace: str, given: Collection[str], store: SecretStore) -> Revealed:
+    """What a spec's references stand for now; not those that the config gives. Raises Retryable when one is missing."""
+    wanted = replace(spec, env=tuple(each for each in spec.env if each.name not in given))
+    files = {mount: find_files(mount, namespace, store) for mount in spec.secrets}
+    return Revealed(find_variables(wanted, namespace, store), files)
 
 
 class Preflights:

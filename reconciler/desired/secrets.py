@@ -1,0 +1,76 @@
+"""Why a service cannot have a Secret that it needs on this host, and what helps. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reconciler.config import Engine, HostTarget
+from reconciler.desired.origins import Origins
+from reconciler.kserve.resolve import Issue
+from reconciler.model import EffectiveSpec, Origin, Reason
+from reconciler.secrets import SecretStore
+from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_ref
+
+# What the API server and KServe's pod webhook say of a Secret that is not there.
+_NO_SECRET = re.compile(r'secrets "([^"]+)" not found')
+_NO_KEY = re.compile(r"specified storage key (\S+) not found in storage secret (\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The Secrets that one service may use: those of its namespace."""
+
+    namespace: str
+    store: SecretStore
+    target: HostTarget
+
+    def lack(self, ref: SecretRef, who: str, origin: Origin) -> Reason:
+        """The obstacle that a Secret, or a key of it, is not there for somebody who needs it."""
+        part = "" if ref.key == ALL else f'key "{ref.key}" of '
+        code, why = self._why(ref)
+        return Reason(code, f"{who} needs {part}Secret {ref.secret}, {why}", origin)
+
+    def _why(self, ref: SecretRef) -> tuple[str, str]:
+        """Code and text."""
+        place = (self.namespace, ref.secret)
+        if place in self.store.secrets:
+            found = self.store.secrets[place]
+            keys = ", ".join(sorted(found.data)) or "none"
+            return "MissingSecret", f"which has no such key (it has: {keys}); add it at {found.origin}"
+        if refused := self.store.refused.get(place):
+            return "MissingSecret", f"which is refused: {refused}"
+        if self.store.unavailable:
+            first = self.store.unavailable[0]
+            return "SecretsUnreadable", f"and nobody can tell whether it is there: {first}"
+        home = self.target.secrets.directory or f"a folder that targets[].secrets.directory of {self.target.name} names"
+        text = f"which this host does not have in namespace {self.namespace}; put a manifest of it into {home}"
+        return "MissingSecret", f"{text}, or encrypt it into git with SOPS"
+
+
+def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:
+    """The obstacle in an error of KServe's that is about a Secret that is not there, and no fault of the spec."""
+    found, found_key = _NO_SECRET.search(issue.message), _NO_KEY.search(issue.message)
+    if found_key:
+        ref = SecretRef(found_key[2], found_key[1])
+    elif found:
+        ref = SecretRef(found[1], origins.storage_key() or ALL)
+    else:
+        return None
+    return ring.lack(ref, "the model's storage", origins.of_storage(""))
+
+
+def missing_secrets(spec: EffectiveSpec, engine: Engine | None, ring: Keyring, origins: Origins) -> Iterator[Reason]:
+    """What variables and mounts of the container need. A variable of the host's own settings needs nothing."""
+    given = engine.env if engine else {}
+    for variable in spec.env:
+        ref = secret_ref(variable)
+        if ref and variable.name not in given and not ref.optional and not is_there(ref, ring.namespace, ring.store):
+            who = "the container's envFrom" if ref.key == ALL else f"variable {variable.name}"
+            yield ring.lack(ref, who, origins.of_variable(variable.name))
+    for mount in spec.secrets:
+        for key in [key for key, _ in mount.items] or [ALL]:
+            ref = SecretRef(mount.secret, key, mount.optional)
+            if not ref.optional and not is_there(ref, ring.namespace, ring.store):
+                yield ring.lack(ref, f"the folder {mount.path}", origins.of_container_field("volumeMounts"))
