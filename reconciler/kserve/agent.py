@@ -7,12 +7,14 @@ from typing import Any
 
 from reconciler.kserve import gojson, names
 from reconciler.kserve.credentials import Vault, account_credentials
-from reconciler.kserve.pod import Container, Pod, first_port
+from reconciler.kserve.pod import Container, Pod, first_port, set_env
 from reconciler.kserve.predictor import is_multi_model
 from reconciler.kserve.storage import StorageError
 
 _PORT = 9081
 _MODEL_CONFIG = "/mnt/configs"
+_CA_VOLUME = "agent-ca-bundle"
+_QUEUE = "queue-proxy"
 Document = Mapping[str, Any]
 
 
@@ -47,9 +49,12 @@ def inject_agent(pod: Pod, name: str, namespace: str, logger: Document | None, v
     wanted = {key for key in (names.LOGGER, names.AGENT, names.BATCHER) if key in pod.annotations}
     if not wanted or pod.container(names.AGENT_CONTAINER):
         return
-    args = _arguments(pod, wanted, name, namespace, _logger_settings(logger, vault))
-    agent = _container(pod, args, vault)
-    _add_credentials(pod, agent, logger if names.LOGGER in wanted else None, vault)
+    settings = _logger_settings(logger, vault) if names.LOGGER in wanted else {}
+    agent = _container(pod, _arguments(pod, wanted, name, namespace, settings), vault)
+    if bundle := settings.get("caBundle"):
+        pod.volumes.append({"name": _CA_VOLUME, "configMap": {"name": bundle, "optional": True}})
+        agent["volumeMounts"] = [{"name": _CA_VOLUME, "mountPath": "/etc/tls/logger", "readOnly": True}]
+    _add_credentials(pod, agent, settings.get("storage"), vault)
     pod.containers.append(agent)
     if names.AGENT in wanted:
         if names.AGENT_MODEL_DIR not in pod.annotations or names.AGENT_CONFIG_VOLUME not in pod.annotations:
@@ -60,21 +65,22 @@ def inject_agent(pod: Pod, name: str, namespace: str, logger: Document | None, v
 
 
 def _logger_settings(logger: Document | None, vault: Vault) -> Document:
-    """Settings of the ConfigMap with those of the service over them."""
-    own = {
-        key: logger[key]
-        for key in ("storage", "marshallerUrl", "batchSize", "batchInterval")
-        if logger and key in logger
-    }
-    return {**vault.config["logger"], **own}
+    """Settings of the ConfigMap with those of the service over them; beside a logger only its own store counts."""
+    settings = vault.config["logger"]
+    if logger is None:
+        return settings
+    own = {key: logger[key] for key in ("marshallerUrl", "batchSize", "batchInterval") if key in logger}
+    return {**settings, **own, "storage": logger.get("storage")}
 
 
 def _arguments(pod: Pod, wanted: set[str], name: str, namespace: str, logger: Document) -> list[str]:
     notes = pod.annotations
     args: list[str] = []
     if names.AGENT in wanted:
-        args += ["--enable-puller", "--config-dir", notes.get(names.AGENT_CONFIG_MOUNT, "")]
-        args += ["--model-dir", notes.get(names.AGENT_MODEL_DIR, "")]
+        args.append("--enable-puller")
+        for key, flag in ((names.AGENT_CONFIG_MOUNT, "--config-dir"), (names.AGENT_MODEL_DIR, "--model-dir")):
+            if key in notes:
+                args += [flag, notes[key]]
     if names.BATCHER in wanted:
         args.append("--enable-batcher")
         for suffix, flag in (("-max-batchsize", "--max-batchsize"), ("-max-latency", "--max-latency")):
@@ -89,9 +95,9 @@ def _arguments(pod: Pod, wanted: set[str], name: str, namespace: str, logger: Do
 
 def _logger_arguments(pod: Pod, name: str, namespace: str, logger: Document) -> list[str]:
     notes, key = pod.annotations, names.LOGGER
-    url = notes.get(f"{key}-sink-url") or str(logger.get("defaultUrl", ""))
+    url = notes.get(f"{key}-sink-url", str(logger.get("defaultUrl", "")))
     args = ["--log-url", url, "--source-uri", name]
-    args += ["--log-mode", notes.get(f"{key}-mode") or "all"]
+    args += ["--log-mode", notes.get(f"{key}-mode", "all")]
     args += ["--inference-service", pod.labels.get(names.SERVICE_LABEL, ""), "--namespace", namespace]
     args += ["--endpoint", pod.labels.get("endpoint", ""), "--component", pod.labels.get("component", "")]
     store = logger.get("storage") or {}
@@ -99,15 +105,17 @@ def _logger_arguments(pod: Pod, name: str, namespace: str, logger: Document) -> 
         "--log-store-path": store.get("path"),
         "--log-store-format": (store.get("parameters") or {}).get("format"),
         "--log-marshaller-url": logger.get("marshallerUrl"),
-        "--log-batch-size": logger.get("batchSize"),
+        "--log-batch-size": max(logger.get("batchSize") or 0, 0),
         "--log-batch-interval": logger.get("batchInterval"),
-        "--metadata-headers": notes.get(f"{key}-metadata-headers"),
     }
     for flag, value in optional.items():
         if value:
             args += [flag, str(value)]
-    if wanted := notes.get(f"{key}-metadata-annotations"):
-        found = [f"{item}={notes[item]}" for item in wanted.split(",") if item in notes]
+    if f"{key}-metadata-headers" in notes:
+        args += ["--metadata-headers", notes[f"{key}-metadata-headers"]]
+    if f"{key}-metadata-annotations" in notes:
+        wanted = notes[f"{key}-metadata-annotations"].split(",")
+        found = [f"{item}={notes[item]}" for item in wanted if item in notes]
         args += ["--metadata-annotations", ",".join(found)]
     if certificate := logger.get("caCertFile"):
         args += ["--logger-ca-cert-file", certificate]
@@ -117,12 +125,13 @@ def _logger_arguments(pod: Pod, name: str, namespace: str, logger: Document) -> 
 def _container(pod: Pod, args: list[str], vault: Vault) -> Container:
     settings = vault.config["agent"]
     transformer = pod.container(names.TRANSFORMER_CONTAINER)
-    probe = (transformer or pod.containers[0]).get("readinessProbe") or {}
+    queue = pod.container(_QUEUE)
+    probe = {} if queue else (transformer or pod.containers[0]).get("readinessProbe") or {}
     agent: Container = {
         "name": names.AGENT_CONTAINER,
         "image": settings.get("image", ""),
         "args": args,
-        "env": [],
+        "env": list(queue.get("env") or ()) if queue else [],
         "ports": [{"name": "agent-port", "containerPort": _PORT, "protocol": "TCP"}],
         "resources": {
             "limits": {"cpu": settings.get("cpuLimit", "1"), "memory": settings.get("memoryLimit", "1Gi")},
@@ -137,6 +146,8 @@ def _container(pod: Pod, args: list[str], vault: Vault) -> Container:
             },
         },
     }
+    if queue and any(item.get("name") == "USER_PORT" for item in queue.get("env") or ()):
+        set_env(queue, "USER_PORT", str(_PORT))
     if "httpGet" in probe or "tcpSocket" in probe:
         agent["env"].append({"name": "SERVING_READINESS_PROBE", "value": _probe_json(probe)})
     if "securityContext" in pod.containers[0]:
@@ -175,10 +186,10 @@ def _probe_json(probe: Document) -> str:
     return gojson.dumps(ordered)
 
 
-def _add_credentials(pod: Pod, agent: Container, logger: Document | None, vault: Vault) -> None:
+def _add_credentials(pod: Pod, agent: Container, store: Document | None, vault: Vault) -> None:
     accounts = [pod.fields.get("serviceAccountName", "")]
-    if logger and "storage" in logger:
-        accounts.append(logger["storage"].get("serviceAccountName") or "logger-sa")
+    if store is not None:
+        accounts.append(store.get("serviceAccountName") or "logger-sa")
     for account in accounts:
         given = account_credentials(account, pod.annotations, vault)
         agent["env"] = [*agent["env"], *given.env]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -78,16 +78,23 @@ class _Builder:
         self._set_metadata(annotations)
         self._span_nodes()
         self._deploy()
-        try:
-            built.sources += inject_source(pod, self._setting)
-            inject_agent(pod, "", self._metadata["namespace"], self._predictor.get("logger"), self._setting.vault)
-            inject_image(pod, self._world.config)
-        except StorageError as error:
-            message = f"the pod is refused: {error}"
-            built.errors.append(Issue("FailedCreate", message, ("spec", "predictor")))
-        finish_pod(pod, self._world.config)
+        self._webhook(self._inject)
+        self._webhook(lambda: finish_pod(pod, self._world.config))
         self._check_pod()
         return built
+
+    def _inject(self) -> None:
+        pod, namespace = self._built.pod, self._metadata["namespace"]
+        self._built.sources += inject_source(pod, self._setting)
+        inject_agent(pod, "", namespace, self._predictor.get("logger"), self._setting.vault)
+        inject_image(pod, self._world.config)
+
+    def _webhook(self, step: Callable[[], None]) -> None:
+        """One step of the pod webhook; a pod that it refuses keeps what the steps before have done."""
+        try:
+            step()
+        except StorageError as error:
+            self._built.errors.append(Issue("FailedCreate", f"the pod is refused: {error}", ("spec", "predictor")))
 
     # ------------------------------------------------------------ before the pod spec
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.kserve import names
 from reconciler.kserve.quantity import is_quantity
+from reconciler.kserve.template_nodes import TemplateError
+from reconciler.kserve.template_syntax import parse
 
 _RESOURCES = {"memoryRequest": "100Mi", "memoryLimit": "1Gi", "cpuRequest": "100m", "cpuLimit": "1"}
 # What KServe 0.20 ships. A key that the ConfigMap holds replaces the whole section, as it does in KServe.
@@ -41,12 +44,14 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
     "agent": {"image": "kserve/agent:latest", **_RESOURCES},
     "deploy": {"defaultDeploymentMode": "Serverless"},
     "metricsAggregator": {"enableMetricAggregation": "false", "enablePrometheusScraping": "false"},
+    "localModel": {"enabled": False},
     "security": {"autoMountServiceAccountToken": True},
     "inferenceService": {
         "resource": {"cpuLimit": "1", "memoryLimit": "2Gi", "cpuRequest": "1", "memoryRequest": "2Gi"}
     },
     "multiNode": {},
 }
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _OCI_MODES = ("modelcar", "native", "fetch")
 _GPU_TYPES = ("nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu", "habana.ai/gaudi")
 
@@ -81,6 +86,8 @@ def from_config_map(data: Mapping[str, str] | None, default_mode: str | None = N
     sections = {**SHIPPED, **{key: value for key, value in given.items() if value is not None}}
     mode = _mode(given.get("deploy"), default_mode, errors)
     _check_storage_initializer(sections, errors)
+    for section in ("agent", "logger", "batcher"):
+        _check_amounts(section, sections, errors)
     _check_ingress(given.get("ingress"), errors)
     extra = sections["inferenceService"].get("serviceAnnotationDisallowedList")
     custom = sections["multiNode"].get("customGPUResourceTypeList")
@@ -143,11 +150,11 @@ def _check_storage_initializer(sections: dict[str, Mapping[str, Any]], errors: l
     """Fill in amounts that are missing or wrong with the shipped ones, so that everything after can rely on them."""
     settings, shipped = dict(sections["storageInitializer"]), SHIPPED["storageInitializer"]
     for name in (*_RESOURCES, "cpuModelcar", "memoryModelcar"):
-        if name in settings and not is_quantity(settings[name]):
+        if not is_quantity(settings.get(name) or "") and (name in _RESOURCES or settings.get(name)):
             text = f'failed to parse resource configuration for "storageInitializer"."{name}"'
             errors.append(("storageInitializer", f"{text}: quantities must match the regular expression"))
-            settings.pop(name)
-        settings.setdefault(name, shipped[name])
+            settings.pop(name, None)
+        settings[name] = settings.get(name) or shipped[name]
     mode = settings.get("ociModelMode")
     if mode and mode not in _OCI_MODES:
         known = ", ".join(f'"{item}"' for item in _OCI_MODES)
@@ -157,12 +164,48 @@ def _check_storage_initializer(sections: dict[str, Mapping[str, Any]], errors: l
     sections["storageInitializer"] = settings
 
 
-def _check_ingress(ingress: Mapping[str, Any] | None, errors: list[tuple[str, str]]) -> None:
-    if ingress is None:
+def _check_amounts(section: str, sections: dict[str, Mapping[str, Any]], errors: list[tuple[str, str]]) -> None:
+    """Amounts of a sidecar. Like KServe's own: all are needed, and one that is missing is as bad as a wrong one."""
+    settings = sections[section]
+    if settings is SHIPPED[section]:
         return
-    gateway = ingress.get("kserveIngressGateway")
-    if ingress.get("enableGatewayApi") and not gateway:
-        errors.append(("ingress", "invalid ingress config - kserveIngressGateway is required"))
-    elif ingress.get("enableGatewayApi") and str(gateway).count("/") != 1:
-        text = "invalid ingress config - kserveIngressGateway should be in the format <namespace>/<name>"
-        errors.append(("ingress", text))
+    wrong = [name for name in _RESOURCES if not is_quantity(settings.get(name) or "")]
+    if wrong:
+        text = f'failed to parse resource configuration for "{section}": quantities must match the regular expression'
+        errors.append((section, f"{text} ({', '.join(wrong)})"))
+        sections[section] = {**settings, **{name: _RESOURCES[name] for name in wrong}}
+
+
+def _check_ingress(ingress: Mapping[str, Any] | None, errors: list[tuple[str, str]]) -> None:
+    if ingress is not None and (problem := _ingress_problem(ingress)):
+        errors.append(("ingress", f"invalid ingress config{problem}"))
+
+
+def _ingress_problem(ingress: Mapping[str, Any]) -> str:
+    """The first thing that KServe refuses about the section; empty when it takes it."""
+    if ingress.get("enableGatewayApi") and (
+        problem := _gateway_problem(str(ingress.get("kserveIngressGateway") or ""))
+    ):
+        return f" - kserveIngressGateway {problem}"
+    if not ingress.get("ingressGateway"):
+        return " - ingressGateway is required"
+    path = ingress.get("pathTemplate")
+    if not path:
+        return ""
+    try:
+        parse(str(path))
+    except TemplateError as error:
+        return f", unable to parse pathTemplate: {error}"
+    return "" if ingress.get("ingressDomain") else " - ingressDomain is required if pathTemplate is given"
+
+
+def _gateway_problem(gateway: str) -> str:
+    if not gateway:
+        return "is required"
+    parts = gateway.split("/")
+    if len(parts) != 2:
+        return "should be in the format <namespace>/<name>"
+    for part, what in zip(parts, ("namespace", "name"), strict=True):
+        if len(part) > 63 or not _DNS_LABEL.fullmatch(part):
+            return f"gateway {what} is invalid"
+    return ""

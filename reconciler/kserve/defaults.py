@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reconciler.kserve import names
 from reconciler.kserve.config import Config
+from reconciler.kserve.localmodel import LocalModel, mark_local_model
 from reconciler.kserve.predictor import implementations
 from reconciler.kserve.quantity import canonical
 
@@ -14,8 +15,11 @@ _V2_FORMATS = ("triton", "vLLM")
 _V2_FRAMEWORKS = ("triton", "onnx", "huggingface")
 
 
-def with_defaults(service: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """The service as the webhook leaves it. The given document stays as it is."""
+def with_defaults(service: Mapping[str, Any], config: Config, models: Iterable[LocalModel] = ()) -> dict[str, Any]:
+    """The service as the webhook leaves it. The given document stays as it is.
+
+    `models` are the cached models that its namespace sees, its own first.
+    """
     metadata = dict(service.get("metadata") or {})
     spec = dict(service.get("spec") or {})
     annotations = dict(metadata.get("annotations") or {})
@@ -34,6 +38,9 @@ def with_defaults(service: Mapping[str, Any], config: Config) -> dict[str, Any]:
                 spec[name].setdefault("automountServiceAccountToken", False)
     if annotations:
         metadata["annotations"] = annotations
+    if "predictor" in spec:
+        is_wanted = config["localModel"].get("enabled") is True and names.DISABLE_LOCAL_MODEL not in annotations
+        mark_local_model(metadata, spec["predictor"], models if is_wanted else ())
     return {**service, "metadata": metadata, "spec": spec}
 
 

@@ -14,6 +14,7 @@ from reconciler.kserve.credentials import (
     storage_spec_env,
     storage_spec_uri,
 )
+from reconciler.kserve.localmodel import local_uri
 from reconciler.kserve.merge import patch_container
 from reconciler.kserve.oci import check_mount_paths, serve_image
 from reconciler.kserve.pod import Container, Pod, add_env, add_mount, set_env
@@ -52,6 +53,7 @@ class Setting:
 
     vault: Vault
     containers: Sequence[StorageContainer]
+    namespace: str = ""
 
 
 def is_read_only(annotations: Mapping[str, str]) -> bool:
@@ -73,6 +75,7 @@ def inject_source(pod: Pod, setting: Setting) -> tuple[Source, ...]:
     uri = pod.annotations.get(names.SOURCE_URI)
     if uri is None:
         return ()
+    uri = local_uri(uri, pod.labels, pod.annotations)
     read_only = is_read_only(pod.annotations)
     chosen = choose_container(uri, pod.annotations.get(names.STORAGE_CONTAINER_NAME), setting.containers)
     oci = split_oci(uri)
@@ -198,8 +201,9 @@ def _ca_bundle(initializer: Container, setting: Setting) -> tuple[str, str] | No
     env = {item.get("name"): item.get("value", "") for item in initializer["env"]}
     if not settings.get("caBundleConfigMapName") and "AWS_CA_BUNDLE_CONFIGMAP" not in env:
         return None
-    # KServe copies its own ConfigMap into each namespace under this name.
-    name = env.get("AWS_CA_BUNDLE_CONFIGMAP", "global-ca-bundle")
+    # KServe copies its own ConfigMap into each other namespace under this name.
+    copied = settings.get("caBundleConfigMapName", "") if setting.namespace == "kserve" else "global-ca-bundle"
+    name = env.get("AWS_CA_BUNDLE_CONFIGMAP", copied)
     path = settings.get("caBundleVolumeMountPath") or "/etc/ssl/custom-certs"
     if "AWS_CA_BUNDLE" in env:
         path = parent_folder(env["AWS_CA_BUNDLE"])

@@ -44,6 +44,13 @@ BATCHER = f"{INTERNAL}/batcher"
 CONFIDENTIAL = f"{INTERNAL}/confidential-enabled"
 CONFIDENTIAL_RESOURCE = f"{INTERNAL}/confidential-resource-id"
 
+DISABLE_LOCAL_MODEL = f"{GROUP}/disable-localmodel"
+NODE_GROUP = f"{GROUP}/nodegroup"
+LOCAL_MODEL = f"{INTERNAL}/localmodel"
+LOCAL_MODEL_NAMESPACE = f"{INTERNAL}/localmodel-namespace"
+LOCAL_MODEL_URI = f"{INTERNAL}/localmodel-sourceuri"
+LOCAL_MODEL_CLAIM = f"{INTERNAL}/localmodel-pvc-name"
+
 SERVICE_LABEL = f"{GROUP}/inferenceservice"
 
 STANDARD, KNATIVE, MODEL_MESH = "Standard", "Knative", "ModelMesh"

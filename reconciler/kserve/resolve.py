@@ -39,6 +39,11 @@ class Storage:
     env: tuple[Mapping[str, Any], ...] = ()
 
 
+def is_stopped(annotations: Mapping[str, str]) -> bool:
+    """Does the annotation that stops a service say so? KServe takes any case."""
+    return annotations.get(names.STOP, "").lower() == "true"
+
+
 def is_absent_secret(issue: Issue) -> bool:
     """Is this about a Secret that the tree does not hold? Secrets seldom stand in git: the cluster may well have it."""
     return (
@@ -78,7 +83,7 @@ def resolve(service: Mapping[str, Any], world: World) -> Resolved:
     clean, flaws = schema.read(service, mutated=True)
     errors = [Issue("Invalid", flaw.message, flaw.path) for flaw in (*flaws, *metadata_flaws(clean))]
     metadata = {"namespace": world.default_namespace, **(clean.get("metadata") or {})}
-    defaulted = with_defaults({**clean, "metadata": metadata}, world.config)
+    defaulted = with_defaults({**clean, "metadata": metadata}, world.config, world.local_models(metadata["namespace"]))
     if refused := refusal(defaulted, world.config):
         errors.append(Issue("Refused", str(refused), refused.path))
     return _Resolution(defaulted, world, errors).resolved()
@@ -97,12 +102,15 @@ class _Resolution:
         self._predictor: Mapping[str, Any] = (defaulted.get("spec") or {}).get("predictor") or {}
         self._runtime: Runtime | None = None
         self._failure: Mapping[str, str] | None = None
+        self._is_stopped = False
 
     def resolved(self) -> Resolved:
         annotations = self._metadata.get("annotations") or {}
         mode = deployment_mode(annotations, self._world.config)
         candidates = self._choose_runtime()
         built = self._build(mode)
+        url = self._url(mode)
+        self._look_at_the_cluster(annotations)
         return Resolved(
             defaulted=self._service,
             runtime=_ref(self._runtime),
@@ -112,7 +120,7 @@ class _Resolution:
             model_name=predictor.model_name(self._service),
             pod=built.pod.document() if built else {},
             storage=tuple(Storage(s.uri, s.mount_path, s.read_only, s.env) for s in built.sources) if built else (),
-            url=self._url(),
+            url="" if self._is_stopped else url,
             model_status=self._model_status(),
             errors=tuple(issue for issue in self._errors if not is_absent_secret(issue)),
             warnings=tuple(self._warnings),
@@ -194,9 +202,24 @@ class _Resolution:
         self._cluster_errors += built.cluster_errors
         return built
 
-    def _url(self) -> str:
+    def _look_at_the_cluster(self, annotations: Mapping[str, str]) -> None:
+        """What keeps a good service from running: it is stopped, or asks for a mode that its cluster has no need of."""
+        asked, default = annotations.get(names.DEPLOYMENT_MODE), self._world.config.default_mode
+        if asked == names.KNATIVE != default:
+            name = self._metadata.get("name", "")
+            text = f"the resolved deployment mode of InferenceService '{name}' is Knative"
+            text = f"{text}, but Knative Serving is not available where {default} is the default mode"
+            at = ("metadata", "annotations", names.DEPLOYMENT_MODE)
+            self._cluster_errors.append(Issue("ServerlessModeRejected", text, at))
+        # KServe looks for a runtime first: a service whose spec is invalid is not stopped.
+        if is_stopped(annotations) and not self._failure:
+            self._is_stopped = True
+            text = f"{names.STOP} is true: KServe keeps the service and runs nothing for it"
+            self._cluster_errors.append(Issue("Stopped", text, ("metadata", "annotations", names.STOP)))
+
+    def _url(self, mode: str) -> str:
         try:
-            return service_url(self._metadata, self._world.config)
+            return service_url(self._metadata, self._world.config, mode)
         except UrlError as error:
             self._fail("ReconcileFailed", str(error), "metadata", "name")
             return ""
@@ -204,6 +227,8 @@ class _Resolution:
     def _model_status(self) -> Mapping[str, Any]:
         if self._failure:
             return invalid_spec(self._failure)
+        if self._is_stopped:
+            return {"transitionStatus": "", "states": None, "lastFailureInfo": None}
         states = {"activeModelState": "", "targetModelState": "Pending"}
         return {"transitionStatus": "" if self._errors else "InProgress", "states": states, "lastFailureInfo": None}
 

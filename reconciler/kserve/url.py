@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from reconciler.kserve import names
 from reconciler.kserve.config import Config
 from reconciler.kserve.template import render
 from reconciler.kserve.template_nodes import TemplateError
@@ -48,10 +49,27 @@ def _rendered(template: str, name: str, namespace: str, domain: str, metadata: M
         raise UrlError(f"error rendering the domain template: {error}") from None
 
 
-def service_url(metadata: Mapping[str, Any], config: Config) -> str:
-    """The service's own URL. Raises UrlError."""
-    scheme = config["ingress"].get("urlScheme") or "http"
+def service_url(metadata: Mapping[str, Any], config: Config, mode: str = names.STANDARD) -> str:
+    """The service's own URL; by the path template in mode Knative, where there is one. Raises UrlError."""
+    ingress = config["ingress"]
+    scheme = ingress.get("urlScheme") or "http"
+    if mode == names.KNATIVE and ingress.get("pathTemplate"):
+        path = _path(str(ingress["pathTemplate"]), metadata)
+        return f"{scheme}://{ingress.get('ingressDomain') or 'example.com'}{path}"
     return f"{scheme}://{host_name(metadata.get('name', ''), metadata, config)}"
+
+
+def _path(template: str, metadata: Mapping[str, Any]) -> str:
+    data = Struct(Name=metadata.get("name", ""), Namespace=metadata.get("namespace", ""))
+    try:
+        path = render(template, data, html=False)
+    except TemplateError as error:
+        raise UrlError(f"error rendering the url template: {error}") from None
+    if not path.startswith("/"):
+        if "://" in path:
+            raise UrlError(f'invalid url path "{path}": contains either a scheme or a host')
+        raise UrlError(f'invalid url "{path}": parse "{path}": invalid URI for request')
+    return path.partition("?")[0]
 
 
 def _domain_problem(host: str) -> str:

@@ -10,13 +10,14 @@ from reconciler.kserve import config, runtime_validation, schema
 from reconciler.kserve.config import Config
 from reconciler.kserve.credentials import Secret, ServiceAccount, Vault, decode_secret
 from reconciler.kserve.injection import Setting
+from reconciler.kserve.localmodel import LocalModel
 from reconciler.kserve.objectmeta import metadata_flaws
 from reconciler.kserve.schema_nodes import Flaw
 from reconciler.kserve.selection import Runtime, Runtimes
 from reconciler.kserve.storage import DEFAULT_CONTAINER, StorageContainer
 
 Document = Mapping[str, Any]
-_CLUSTER_SCOPED = frozenset({"ClusterServingRuntime", "ClusterStorageContainer"})
+_CLUSTER_SCOPED = frozenset({"ClusterServingRuntime", "ClusterStorageContainer", "LocalModelCache"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class World:
     secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict, repr=False)
     accounts: Mapping[tuple[str, str], ServiceAccount] = field(default_factory=dict)
     storage_containers: tuple[StorageContainer, ...] = (DEFAULT_CONTAINER,)
+    models: tuple[LocalModel, ...] = ()
     issues: tuple[DocumentIssue, ...] = ()
     memo: dict[str, Setting] = field(default_factory=dict, repr=False)
 
@@ -62,6 +64,10 @@ class World:
         sorter.secrets.update(secrets or {})
         return sorter.world()
 
+    def local_models(self, namespace: str) -> tuple[LocalModel, ...]:
+        """Cached models that a namespace sees, its own first."""
+        return tuple(model for scope in (namespace, "") for model in self.models if model.namespace == scope)
+
     def setting(self, namespace: str) -> Setting:
         """What storage needs to know, seen from one namespace."""
         if namespace not in self.memo:
@@ -70,7 +76,7 @@ class World:
                 lambda name: self.accounts.get((namespace, name)) or _implied_account(name),
                 self.config,
             )
-            self.memo[namespace] = Setting(vault, self.storage_containers)
+            self.memo[namespace] = Setting(vault, self.storage_containers, namespace)
         return self.memo[namespace]
 
 
@@ -92,6 +98,7 @@ class _Sorter:
         self.secrets: dict[tuple[str, str], Secret] = {}
         self._accounts: dict[tuple[str, str], ServiceAccount] = {}
         self._containers: dict[str, StorageContainer] = {}
+        self._models: dict[tuple[str, str], LocalModel] = {}
         self._config_map: tuple[int, Mapping[str, str]] | None = None
 
     def take(self, index: int, document: Document) -> None:
@@ -114,6 +121,10 @@ class _Sorter:
             self._accounts[namespace, name] = ServiceAccount(name, names, metadata.get("annotations") or {})
         elif kind == "ClusterStorageContainer":
             self._containers[name] = StorageContainer(name, clean.get("spec") or {}, clean.get("disabled") is True)
+        elif kind in ("LocalModelCache", "LocalModelNamespaceCache"):
+            spec = clean.get("spec") or {}
+            groups = tuple(spec.get("nodeGroups") or ())
+            self._models[namespace, name] = LocalModel(name, namespace, spec.get("sourceModelUri", ""), groups)
         elif kind == "ConfigMap" and name == "inferenceservice-config":
             self._config_map = (index, clean.get("data") or {})
 
@@ -130,6 +141,7 @@ class _Sorter:
             secrets=self.secrets,
             accounts=self._accounts,
             storage_containers=tuple(containers[name] for name in sorted(containers)),
+            models=tuple(self._models[key] for key in sorted(self._models)),
             issues=tuple(sorted(self._issues, key=lambda issue: issue.index)),
         )
 

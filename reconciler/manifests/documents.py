@@ -30,8 +30,6 @@ _FOREIGN = frozenset(
         "ClusterLocalModel",
         "InferenceGraph",
         "LLMInferenceServiceConfig",
-        "LocalModelCache",
-        "LocalModelNamespaceCache",
         "LocalModelNode",
         "LocalModelNodeGroup",
         "TrainedModel",

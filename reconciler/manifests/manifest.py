@@ -18,6 +18,8 @@ KNOWN_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "ServingRuntime": ("serving.kserve.io/v1alpha1",),
     "ClusterServingRuntime": ("serving.kserve.io/v1alpha1",),
     "ClusterStorageContainer": ("serving.kserve.io/v1alpha1",),
+    "LocalModelCache": ("serving.kserve.io/v1alpha1",),
+    "LocalModelNamespaceCache": ("serving.kserve.io/v1alpha1",),
     "LLMInferenceService": ("serving.kserve.io/v1alpha1", "serving.kserve.io/v1alpha2"),
     "ConfigMap": ("v1",),
     "Secret": ("v1",),
@@ -26,7 +28,9 @@ KNOWN_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "Host": (OUR_API,),
     "Cluster": (OUR_API,),
 }
-CLUSTER_SCOPED: Final = frozenset({"ClusterServingRuntime", "ClusterStorageContainer", "Namespace", "Host", "Cluster"})
+CLUSTER_SCOPED: Final = frozenset(
+    {"ClusterServingRuntime", "ClusterStorageContainer", "LocalModelCache", "Namespace", "Host", "Cluster"}
+)
 
 FieldPath: TypeAlias = tuple[str | int, ...]
 

@@ -19,7 +19,14 @@ from typing import Any
 
 import yaml
 
-KINDS = {"InferenceService", "ServingRuntime", "ClusterServingRuntime", "ClusterStorageContainer"}
+KINDS = {
+    "InferenceService",
+    "ServingRuntime",
+    "ClusterServingRuntime",
+    "ClusterStorageContainer",
+    "LocalModelCache",
+    "LocalModelNamespaceCache",
+}
 # Fields that Go holds behind a pointer: an empty value is a value, not an absence.
 POINTERS = {
     "model": {"storageUri", "runtime", "runtimeVersion", "protocolVersion"},
