@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.kserve import names
+from reconciler.kserve import gojson, names
 from reconciler.kserve.quantity import is_quantity
 from reconciler.kserve.template_nodes import TemplateError
 from reconciler.kserve.template_syntax import parse
@@ -51,6 +50,44 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
     },
     "multiNode": {},
 }
+# What the sections may hold beside what is shipped; the values only tell the type.
+_OPTIONAL: Mapping[str, Mapping[str, Any]] = {
+    "storageInitializer": {"enableOciModelSupport": True, "ociModelMode": ""},
+    "credentials": {
+        "s3": dict.fromkeys(
+            """s3AccessKeyIDName s3SecretAccessKeyName s3Endpoint s3UseHttps s3Region s3VerifySSL s3UseVirtualBucket
+            s3UseAccelerate s3UseAnonymousCredential s3CABundleConfigMap s3CABundle""".split(),  # noqa: SIM905
+            "",
+        )
+    },
+    "ingress": {"enableGatewayApi": True, "kserveIngressGateway": "", "pathTemplate": ""},
+    "logger": {
+        "storage": {"serviceAccountName": "", "path": "", "key": "", "parameters": {}},
+        "marshallerUrl": "",
+        "batchSize": 0,
+        "batchInterval": "",
+        "caBundle": "",
+        "caCertFile": "",
+        "tlsSkipVerify": True,
+    },
+    "batcher": _RESOURCES,
+    "inferenceService": {"serviceAnnotationDisallowedList": [], "serviceLabelDisallowedList": []},
+    "multiNode": {"customGPUResourceTypeList": []},
+}
+# How KServe begins to complain, where it is not "unable to parse … config json".
+_COMPLAINTS = {
+    **{
+        key: f"unable to unmarshall {key} json string due to "
+        for key in ("explainers", "inferenceService", "multiNode")
+    },
+    **{key: f"Unable to unmarshall {key} json string due to " for key in ("storageInitializer", "logger", "batcher")},
+    "metricsAggregator": "Unable to unmarshall metricsAggregator json string due to ",
+    "agent": "unable to unmarshall agent json string due to ",
+    "credentials": "unable to parse credential config json: ",
+    "localModel": "",
+    "security": "",
+}
+_QUANTITY_RULE = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _OCI_MODES = ("modelcar", "native", "fetch")
 _GPU_TYPES = ("nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu", "habana.ai/gaudi")
@@ -106,28 +143,34 @@ def _texts(value: Any) -> list[str]:
 
 
 def _parse(key: str, text: str, errors: list[tuple[str, str]]) -> Mapping[str, Any] | None:
+    what = _COMPLAINTS.get(key, f"unable to parse {key} config json: ")
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        errors.append((key, f"unable to parse {key} config json: {error}"))
+        value = gojson.loads_object(text)
+    except ValueError as error:
+        errors.append((key, f"{what}{error}"))
         return None
-    if not isinstance(value, dict):
-        errors.append((key, f"unable to parse {key} config json: expected an object"))
-        return None
-    return _typed(SHIPPED[key], value, key, errors)
+    problems: list[str] = []
+    typed = _typed({**_OPTIONAL.get(key, {}), **SHIPPED[key]}, value, problems)
+    errors += [(key, f"{what}{problem}") for problem in problems]
+    return typed
 
 
-def _typed(known: Mapping[str, Any], value: dict[str, Any], key: str, errors: list[tuple[str, str]]) -> dict[str, Any]:
-    """The object without members whose type is not the one that KServe expects."""
+def _typed(known: Mapping[str, Any], value: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The object under the names that KServe knows (Go takes them in any case), without what has the wrong type."""
     result = {}
-    for name, item in value.items():
+    spelled = {name.lower(): name for name in known}
+    for given, item in value.items():
+        name = spelled.get(given.lower(), given)
         expected = known.get(name)
-        if expected is None or item is None or isinstance(item, type(expected)):
+        if item is None:
+            continue
+        if expected is None or isinstance(item, type(expected)):
             inner = isinstance(item, dict) and isinstance(expected, Mapping)
-            result[name] = _typed(expected or {}, item, key, errors) if inner else item
+            result[name] = _typed(expected or {}, item, problems) if inner else item
         else:
-            errors.append((key, f"unable to parse {key} config json: {name} has the wrong type"))
-    return {name: item for name, item in result.items() if item is not None}
+            kinds = (gojson.kind_of(item), gojson.kind_of(expected))
+            problems.append(f"json: cannot unmarshal {kinds[0]} into Go struct field .{name} of type {kinds[1]}")
+    return result
 
 
 def _mode(deploy: Mapping[str, Any] | None, default: str | None, errors: list[tuple[str, str]]) -> str:
@@ -152,7 +195,7 @@ def _check_storage_initializer(sections: dict[str, Mapping[str, Any]], errors: l
     for name in (*_RESOURCES, "cpuModelcar", "memoryModelcar"):
         if not is_quantity(settings.get(name) or "") and (name in _RESOURCES or settings.get(name)):
             text = f'failed to parse resource configuration for "storageInitializer"."{name}"'
-            errors.append(("storageInitializer", f"{text}: quantities must match the regular expression"))
+            errors.append(("storageInitializer", f"{text}: {_QUANTITY_RULE}"))
             settings.pop(name, None)
         settings[name] = settings.get(name) or shipped[name]
     mode = settings.get("ociModelMode")
@@ -171,8 +214,10 @@ def _check_amounts(section: str, sections: dict[str, Mapping[str, Any]], errors:
         return
     wrong = [name for name in _RESOURCES if not is_quantity(settings.get(name) or "")]
     if wrong:
-        text = f'failed to parse resource configuration for "{section}": quantities must match the regular expression'
-        errors.append((section, f"{text} ({', '.join(wrong)})"))
+        # Three teams, two styles.
+        rule = _QUANTITY_RULE if section == "agent" else f'"{_QUANTITY_RULE}"'
+        text = f'ailed to parse resource configuration for "{section}": {rule}'
+        errors.append((section, ("f" if section == "agent" else "F") + text))
         sections[section] = {**settings, **{name: _RESOURCES[name] for name in wrong}}
 
 
@@ -195,7 +240,7 @@ def _ingress_problem(ingress: Mapping[str, Any]) -> str:
     try:
         parse(str(path))
     except TemplateError as error:
-        return f", unable to parse pathTemplate: {error}"
+        return f", unable to parse pathTemplate: template: path-template:1: {error}"
     return "" if ingress.get("ingressDomain") else " - ingressDomain is required if pathTemplate is given"
 
 

@@ -20,6 +20,24 @@ _COMPLAINTS = {
 _GO_TYPES = {bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object"}
 
 
+def kind_of(value: Any) -> str:
+    """What Go calls the type of a JSON value."""
+    return _GO_TYPES.get(type(value), "object")
+
+
+def loads_object(text: str) -> dict[str, Any]:
+    """An object. Raises ValueError with Go's words for what it is instead."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(_complaint(error)) from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, or a thousand levels
+        raise ValueError("exceeded max depth") from None
+    if not isinstance(value, dict | None):
+        raise ValueError(f"json: cannot unmarshal {_GO_TYPES.get(type(value), 'number')} into Go value of type object")
+    return value or {}
+
+
 def loads_texts(text: str) -> dict[str, str]:
     """An object of strings. Raises ValueError with Go's words for what it is instead."""
     try:
@@ -44,6 +62,14 @@ def _complaint(error: json.JSONDecodeError) -> str:
         at += 1
     if at >= len(error.doc) or error.msg.startswith("Unterminated"):
         return "unexpected end of JSON input"
+    for literal in ("true", "false", "null"):
+        if error.msg.startswith("Expecting value") and error.doc[at] == literal[0]:
+            same = next(
+                (n for n, letter in enumerate(literal) if error.doc[at + n : at + n + 1] != letter), len(literal)
+            )
+            if at + same >= len(error.doc):
+                return "unexpected end of JSON input"
+            return f"invalid character '{error.doc[at + same]}' in literal {literal} (expecting '{literal[same]}')"
     why = next((go for ours, go in _COMPLAINTS.items() if error.msg.startswith(ours)), "in string escape code")
     return f"invalid character '{error.doc[at]}' {why}"
 

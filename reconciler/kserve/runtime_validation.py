@@ -26,7 +26,10 @@ def runtime_refusal(runtime: Runtime, earlier: Sequence[Runtime], config: Config
     if message := _priority_problem(runtime, earlier):
         return message
     what = f"the {runtime.kind} {runtime.name} is invalid: "
+    before = next((other for other in earlier if other.name == runtime.name), None)
     try:
+        if before and "workerSpec" in before.spec and "workerSpec" not in runtime.spec:
+            raise _Problem("removing workerSpec where it already exists is not allowed")
         _check_multi_node(runtime.spec, config)
     except _Problem as problem:
         return what + str(problem)
@@ -41,11 +44,11 @@ def _priority_problem(runtime: Runtime, earlier: Sequence[Runtime]) -> str:
     """KServe compares with runtimes that exist: the first of a scope is never refused for its priorities."""
     scope = "clusterservingruntime" if runtime.kind == "ClusterServingRuntime" else "servingruntime"
     where = f" in namespace {runtime.namespace}" if runtime.namespace else ""
-    for other in earlier:
+    for other in sorted(earlier, key=lambda each: each.name):
         if name := _inconsistent(runtime.spec):
             text = f"different priorities assigned for the model format {name}"
             return f"{text} under the {scope} {runtime.name}"
-        if name := _conflict(runtime.spec, other):
+        if other.name != runtime.name and (name := _conflict(runtime.spec, other)):
             text = f"same priority assigned for the model format {name}"
             return f"{text} in the {scope}s {other.name} and {runtime.name}{where}"
     return ""

@@ -63,12 +63,18 @@ def split(text: str) -> Any:
 
 def lex(text: str, at: int) -> tuple[list[tuple[str, str]], int, bool]:
     tokens: list[tuple[str, str]] = []
+    start = at
     while True:
         if close := re.compile(r"([ \t\r\n]-)?\}\}").match(text, at):
             return tokens, close.end(), bool(close[1])
         match = _TOKEN.match(text, at)
         if not match:
-            raise TemplateError(f"unexpected {text[at : at + 1]!r} in an action" if text[at:] else "unclosed action")
+            if not text[at:]:
+                raise TemplateError("unclosed action")
+            # Go names the place: behind a word of a command, or where a command should begin.
+            before = text[start:at].rstrip()
+            place = "operand" if before and before[-1] not in "|(" else "command"
+            raise TemplateError(f'unexpected "{text[at]}" in {place}')
         tokens.append((match.lastgroup or "", match[0]))
         at = match.end()
 

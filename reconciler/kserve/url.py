@@ -10,6 +10,7 @@ from reconciler.kserve import names
 from reconciler.kserve.config import Config
 from reconciler.kserve.template import render
 from reconciler.kserve.template_nodes import TemplateError
+from reconciler.kserve.template_syntax import parse
 from reconciler.kserve.template_values import Struct
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -43,10 +44,31 @@ def _rendered(template: str, name: str, namespace: str, domain: str, metadata: M
         Annotations=metadata.get("annotations") or {},
         Labels=metadata.get("labels") or {},
     )
+    return _filled(template, data, "domain")
+
+
+def _filled(template: str, data: Struct, what: str) -> str:
+    """The executed template. Raises UrlError in Go's words, which name the template, the place and the type."""
+    title = f"{what}-template"
+    try:
+        parse(template)
+    except TemplateError as error:
+        raise UrlError(f"template: {title}:1: {error}") from None
     try:
         return render(template, data, html=False)
     except TemplateError as error:
-        raise UrlError(f"error rendering the domain template: {error}") from None
+        message = str(error)
+    if field := re.match(r"can't evaluate field (\w+)", message):
+        at = re.search(rf"\.{field[1]}\b", template)
+        line, column = _position(template, at.start() if at else 0)
+        kind = "ingress.DomainTemplateValues" if what == "domain" else "ingress.PathTemplateValues"
+        place = f'template: {title}:{line}:{column}: executing "{title}" at <.{field[1]}>'
+        message = f"{place}: {field[0]} in type {kind}"
+    raise UrlError(f"error rendering the {what} template: {message}")
+
+
+def _position(text: str, at: int) -> tuple[int, int]:
+    return text.count("\n", 0, at) + 1, at - (text.rfind("\n", 0, at) + 1)
 
 
 def service_url(metadata: Mapping[str, Any], config: Config, mode: str = names.STANDARD) -> str:
@@ -61,10 +83,7 @@ def service_url(metadata: Mapping[str, Any], config: Config, mode: str = names.S
 
 def _path(template: str, metadata: Mapping[str, Any]) -> str:
     data = Struct(Name=metadata.get("name", ""), Namespace=metadata.get("namespace", ""))
-    try:
-        path = render(template, data, html=False)
-    except TemplateError as error:
-        raise UrlError(f"error rendering the url template: {error}") from None
+    path = _filled(template, data, "url")
     if not path.startswith("/"):
         if "://" in path:
             raise UrlError(f'invalid url path "{path}": contains either a scheme or a host')

@@ -147,10 +147,10 @@ class _Sorter:
 
     def _check_runtimes(self, settings: Config) -> None:
         """Runtimes are refused in the order in which the tree names them."""
-        scopes: dict[str, list[Runtime]] = {}
+        scopes: dict[str, dict[str, Runtime]] = {}
         for index, runtime in self._runtimes:
-            earlier = scopes.setdefault(runtime.namespace, [])
-            if message := runtime_validation.runtime_refusal(runtime, earlier, settings):
+            earlier = scopes.setdefault(runtime.namespace, {})
+            if message := runtime_validation.runtime_refusal(runtime, tuple(earlier.values()), settings):
                 self._issues.append(DocumentIssue(index, ("spec",), message))
             else:
-                earlier.append(runtime)
+                earlier[runtime.name] = runtime
