@@ -105,6 +105,8 @@ def test_a_cache_that_forgets_is_only_bounded(config: dict[str, Any], bound: boo
             {},
             4096,
         ),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": 4.0}}, {}, 16384),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, {}, 4096),
         ({}, {"model_max_length": 512}, 0),
     ],
 )

@@ -65,9 +65,9 @@ class ModelShape:
 def shape_of(config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = None) -> ModelShape:
     """The shape of a model from its config.json and tokenizer_config.json."""
     text = _text_config(config)
-    heads = _number(text, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    heads = _number(text, "num_attention_heads", "n_head", "n_heads")
     hidden = _number(text, "hidden_size", "n_embd", "d_model")
-    key = _number(text, "head_dim", "hidden_size_per_head") or (hidden // heads if heads else 0)
+    key = _number(text, "head_dim", "hidden_size_per_head", "attention_head_dim") or (hidden // heads if heads else 0)
     latent = _number(text, "kv_lora_rank")
     max_len = _max_len(text, tokenizer or {})
     return ModelShape(
@@ -111,8 +111,9 @@ def _kv_heads(text: Mapping[str, Any], heads: int) -> int:
 
 
 def _max_len(text: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
-    rope = text.get("rope_scaling") or text.get("rope_parameters")
-    kind = (rope.get("rope_type") or rope.get("type")) if isinstance(rope, Mapping) else None
+    scaling = text.get("rope_scaling") or text.get("rope_parameters")
+    rope: Mapping[str, Any] = scaling if isinstance(scaling, Mapping) else {}
+    kind = rope.get("rope_type") or rope.get("type")
     if kind == "longrope" and (original := _number(text, "original_max_position_embeddings")):
         return original
     lengths = [length for name in _LENGTHS if (length := _number(text, name))]
@@ -120,7 +121,15 @@ def _max_len(text: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
         lengths = [own]
     if lengths and (limit := _number(tokenizer, "model_max_length")):
         lengths.append(limit)
-    return min(lengths, default=0)
+    length = min(lengths, default=0)
+    # The other ways of stretching have the greater length in the config already.
+    is_stretched = kind in ("linear", "dynamic") and "gemma3" not in str(text.get("model_type"))
+    return _scaled(length, rope) if is_stretched else length
+
+
+def _scaled(length: int, rope: Mapping[str, Any]) -> int:
+    factor = rope.get("factor")
+    return int(length * factor) if isinstance(factor, int | float) and 1 <= factor <= 1024 else length
 
 
 def _kv_type(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
