@@ -206,8 +206,9 @@ def refusal(
 
 def test_weights_that_exceed_the_gpu_certainly_do_not_fit() -> None:
     said = refusal(Weights((("BF16", 30 * GIB),)))
-    assert (
-        said == "its weights alone take 30.0 GiB, more than the 22.1 GiB (0.92 of 24.0 GiB) that a GPU of this host has"
+    assert said == (
+        "its weights alone take 30.0 GiB, more than the 22.1 GiB (0.92 of 24.0 GiB) that a GPU of this host has; "
+        "raise --tensor-parallel-size, lower --max-model-len or --kv-cache-memory-bytes, or take a quantised model"
     )
 
 
@@ -217,7 +218,10 @@ def test_one_request_that_exceeds_what_is_left_certainly_does_not_fit() -> None:
 
 
 def test_one_request_that_exceeds_the_given_cache_certainly_does_not_fit() -> None:
-    assert "more than the 512.0 MiB given" in refusal(kv_bytes=GIB // 2, max_model_len=8192)
+    assert refusal(kv_bytes=GIB // 2, max_model_len=8192) == (
+        "one request of 8192 tokens takes 1.0 GiB of KV cache, more than the 512.0 MiB given; "
+        "raise that or lower --max-model-len"
+    )
 
 
 NOT_CERTAIN: list[dict[str, Any]] = [

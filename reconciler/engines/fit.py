@@ -189,14 +189,20 @@ class _Sum:
         request = f"one request of {self._length()} tokens"
         where = f"{_sized(limit)} {self._where()}"
         if limit and least > limit:
-            return f"its weights alone take {_sized(least)}, more than the {where}"
+            return f"its weights alone take {_sized(least)}, more than the {where}; {self._advice()}"
         if cache is not None and certain > cache:
-            return f"{request} takes {_sized(certain)} of KV cache, more than the {_sized(cache)} given"
+            given = f"more than the {_sized(cache)} given; raise that or lower --max-model-len"
+            return f"{request} takes {_sized(certain)} of KV cache, {given}"
         more = certain if cache is None else cache
         if limit and more and least + more > limit:
             what = "the KV cache" if cache is not None else f"the KV cache of {request}"
-            return f"its weights take {_sized(least)} and {what} {_sized(more)}, more than the {where}"
+            both = f"its weights take {_sized(least)} and {what} {_sized(more)}"
+            return f"{both}, more than the {where}; {self._advice()}"
         return ""
+
+    def _advice(self) -> str:
+        shorter = "lower --max-model-len or --kv-cache-memory-bytes, or take a quantised model"
+        return f"raise --tensor-parallel-size, {shorter}" if self.room.gpus else shorter
 
     def _where(self) -> str:
         if not self.room.gpus:

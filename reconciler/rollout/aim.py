@@ -131,11 +131,7 @@ def _too_large(s: Situation, want: Desired) -> tuple[Reason, ...]:
     """Not the fault of the arguments alone: another GPU or other weights may change it, so nothing is quarantined."""
     if s.preflight is None or s.preflight.fit is None or not s.preflight.fit.refusal:
         return ()
-    text = (
-        f"{s.preflight.fit.refusal}; use more GPUs (--tensor-parallel-size), a shorter --max-model-len or a quantised "
-        "model"
-    )
-    return (Reason("DoesNotFit", text, want.origin),)
+    return (Reason("DoesNotFit", s.preflight.fit.refusal, want.origin),)
 
 
 def _joined(reasons: tuple[Reason, ...]) -> Reason:
