@@ -127,6 +127,22 @@ class Secrets(_Section):
     allow_plaintext: bool = Field(False, description="Take Secrets that stand in git unencrypted")
 
 
+_LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+_LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
+LabelKey = Annotated[str, Field(pattern=_LABEL_KEY)]
+LabelValue = Annotated[str, Field(pattern=_LABEL_VALUE)]
+
+
+class Taint(_Section):
+    """What keeps services away that do not tolerate it."""
+
+    key: LabelKey = Field(description="Key of the taint: `nvidia.com/gpu`")
+    value: LabelValue = Field("", description="Its value")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(
+        description="`NoSchedule` and `NoExecute` keep a service away, `PreferNoSchedule` changes nothing"
+    )
+
+
 class HostTarget(_Section):
     """One host."""
 
@@ -141,6 +157,10 @@ class HostTarget(_Section):
     volumes: dict[str, Path] = Field(default_factory=dict, description="Folder behind each `pvc://NAME`")
     secrets: Secrets = Field(default_factory=Secrets, description="Where this host finds Secrets")
     gpus: Literal["auto"] | tuple[str, ...] = Field("auto", description="`auto` asks NVML; or a list of UUIDs")
+    labels: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict, description="Labels of the host, for nodeSelector and node affinity"
+    )
+    taints: tuple[Taint, ...] = Field((), description="Taints of the host")
     allocatable: Allocatable = Field(default_factory=Allocatable, description="Upper limits for all replicas together")
     ports: str = Field("20000-20999", pattern=r"^\d+-\d+$", description="Ports that replicas may listen on")
     rollout: Rollout = Field(default_factory=Rollout, description="How patient a rollout is")
@@ -236,7 +256,7 @@ def _explain(path: Path, item: Any) -> str:
 
 def _known_keys(model: type[BaseModel]) -> list[str]:
     keys: list[str] = []
-    for section in (Settings, Source, HostTarget, Engine, Secrets, Allocatable, Rollout, Routing, Web, Log):
+    for section in (Settings, Source, HostTarget, Engine, Secrets, Taint, Allocatable, Rollout, Routing, Web, Log):
         keys += section.model_fields
     return keys
 

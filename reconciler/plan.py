@@ -8,6 +8,7 @@ from reconciler.capacity import Ledger
 from reconciler.health import Life, Patience, life
 from reconciler.model import (
     Action,
+    Desired,
     DesiredState,
     EnsureProxy,
     Health,
@@ -118,7 +119,8 @@ def _situations(
             quarantines=failed.get(key, {}),
             preflight=observed.preflights.get(want.digest) if want else None,
             asking=want is not None and want.digest in observed.preflighting,
-            keep=_reason_to_keep(desired, owned, mine) if want is None else None,
+            keep=_reason_to_keep(desired, owned, mine) if want is None else _reason_to_stay(desired, want),
+            cordon=desired.cordon,
             route=observed.routes.get(key),
             staging=observed.staging,
         )
@@ -141,6 +143,16 @@ def _reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[
     return None
 
 
+def _reason_to_stay(desired: DesiredState, want: Desired) -> Reason | None:
+    """Why something that is not for this host any more is kept all the same: to take it away is to prune it here."""
+    if not want.not_here or (desired.prunable and not desired.unreadable):
+        return None
+    file = desired.unreadable[0] if desired.unreadable else None
+    why = file.message if file else "this target's folder or its host.yaml is missing"
+    text = f"not for this host any more, but kept until git can be read in full: {why}"
+    return Reason("Unreadable", text, file.origin if file else None)
+
+
 def _actions(decisions: list[Decision], observed: Observed) -> Iterator[Action]:
     """Records first, so that a pass that dies is understood by the next; then routes; then processes."""
     if decisions and not observed.proxy_ready:
@@ -159,7 +171,7 @@ def _unstage(desired: DesiredState, observed: Observed) -> Iterator[Unstage]:
     unknown = desired.unreadable or not desired.prunable or any(one.spec is None for one in desired.services)
     if not observed.staging or unknown:
         return
-    specs = [(one.id, one.spec) for one in desired.services if one.spec is not None]
+    specs = [(one.id, one.spec) for one in desired.services if one.spec is not None and not one.not_here]
     specs += [(one.id, one.promoted.spec) for one in observed.owned.values() if one.promoted is not None]
     specs += [(one.service, one.spec) for one in observed.replicas]
     needed = {key for service, spec in specs for key, _ in fetched(service, spec)}

@@ -76,12 +76,13 @@ def _refusals(wanted: DesiredState) -> Iterator[Reason]:
 
 
 def _bad_names(wanted: DesiredState) -> list[Reason]:
-    return [reason for reason in wanted.unreadable if reason.code == "InvalidName"]
+    return [reason for reason in wanted.unreadable if reason.code in ("InvalidName", "DuplicateHost")]
 
 
 def _warnings(wanted: DesiredState) -> Iterator[Reason]:
     for service in wanted.services:
         yield from service.warnings
+        yield from (replace(why, message=f"not for this host: {why.message}") for why in service.not_here)
     # The paths of a command need not be all that the target reads, so nothing is said about its own file.
     yield from (note for note in wanted.notes if note.code not in ("NotPrunable", _REFUSED))
 
@@ -126,6 +127,7 @@ def _host(service: Desired, target: HostTarget, folder: Path) -> Document:
         "strategy": _strategy(service.strategy),
         "blocked": [{"reason": each.code, **review.finding_of(each)} for each in service.blocked],
         **_fit(service.spec, engine, target, folder),
+        "notForThisHost": [{"reason": each.code, **review.finding_of(each)} for each in service.not_here],
     }
 
 

@@ -234,7 +234,6 @@ def test_what_the_documented_pair_says_to_a_host_is_said():
     (service,) = build({"hosts/box/pair.yaml": PAIR}, target).services
     said = sorted((warning.code, warning.message.split(" ")[1]) for warning in service.warnings[1:])
     assert said == [
-        ("NoEffect", "has"),
         ("NoEffect", "serving.knative.openshift.io/enablePassthrough"),
         ("NoEffect", "sidecar.istio.io/inject"),
         ("NoEffect", "sidecar.istio.io/rewriteAppHTTPProbers"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reconciler.config import HostTarget, Settings
+from reconciler.cordon import Cordon
 from reconciler.errors import Retryable
 from reconciler.loop.journal import Journal
 from reconciler.loop.parts import make_folder, make_history
@@ -78,7 +79,9 @@ def turner(folder: Path) -> tuple[Turner, Target]:
     history, target = make_history(settings), Target()
     own: HostTarget = settings.targets[0]
     journal = Journal("box", history, Metrics())
-    return Turner(own, target, history, Suspension(folder / "suspended.json"), journal), target
+    return Turner(
+        own, target, history, Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json"), journal
+    ), target
 
 
 def snapshot(*names: str, revision: str = "a" * 40) -> Snapshot:

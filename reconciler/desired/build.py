@@ -10,8 +10,8 @@ from reconciler.desired.deviations import of_document
 from reconciler.desired.scene import SERVICE, DesiredCache, enter_scene
 from reconciler.desired.service import describe, unusable
 from reconciler.desired.support import Place
-from reconciler.desired.unseen import is_prunable, own_file, unreadable_places
-from reconciler.manifests import Manifest, Manifests, find_duplicates
+from reconciler.desired.unseen import doubled_hosts, find_host, is_prunable, own_file, unreadable_places
+from reconciler.manifests import Manifest, Manifests, cordon_of, find_duplicates
 from reconciler.model import Desired, DesiredState, Origin, Reason, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretStore
 
@@ -38,14 +38,17 @@ def build_desired(
     known, cache.services = cache.services, {}
     for each in usable:
         cache.services[each] = known.get(each) or describe(each, scene)
+    host = find_host(manifests, target, snapshot)
     return DesiredState(
         target=target.name,
         revision=snapshot.revision,
         services=tuple(_without_doubles(cache.services, target)),
-        unreadable=(*unreadable_places(manifests, snapshot), *bad_names),
+        unreadable=(*unreadable_places(manifests, snapshot), *bad_names, *doubled_hosts(manifests, target)),
         prunable=is_prunable(manifests, target, snapshot),
         notes=(*_notes(manifests, target, snapshot), *secrets.notes),
         refused=secrets.faults,
+        cordon=cordon_of(host) if host else None,
+        cordon_known=host is not None,
     )
 
 
@@ -85,6 +88,9 @@ def _notes(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Iter
         if each.name != target.name:
             text = f"this file says host {each.name}, the config calls this target {target.name}"
             yield Reason("HostNameMismatch", text, each.origin_of(("metadata", "name")))
+        if each.origin.file != own_file(target) and cordon_of(each):
+            text = f"this file does not speak for {target.name}, {own_file(target)} does; not followed"
+            yield Reason("HostElsewhere", text, each.origin_of(("spec", "unschedulable")))
     for each in manifests.documents:
         if each.kind != SERVICE and (found := of_document(each, Place.HOST)):
             yield found.reason

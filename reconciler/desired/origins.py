@@ -66,6 +66,13 @@ class Origins:
                 return self.service.origin_of((*_PREDICTOR, "storageUris", index, "uri"))
         return self.service.origin
 
+    def of_pod_field(self, path: FieldPath) -> Origin:
+        """Where a field of the pod is written: by the service, else by the runtime, whose fields are beneath."""
+        service = (*_PREDICTOR, *path)
+        if self.runtime and _depth(self.runtime, ("spec", *path)) > _depth(self.service, service) - 1:
+            return self.runtime.origin_of(("spec", *path))
+        return self.service.origin_of(service)
+
     def storage_key(self) -> str:
         """The `storage.key` that the service names, or nothing."""
         for path in _service_containers(self.service):
@@ -102,6 +109,17 @@ def _named_container(manifest: Manifest, around: FieldPath) -> Iterator[FieldPat
     named = [i for i, each in enumerate(containers) if isinstance(each, dict) and each.get("name") == CONTAINER]
     for index in named or ([0] if containers and isinstance(containers[0], dict) else []):
         yield (*around, "containers", index)
+
+
+def _depth(manifest: Manifest, path: FieldPath) -> int:
+    """How many steps of a path are written down."""
+    value: Any = manifest.data
+    for number, step in enumerate(path):
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return number
+    return len(path)
 
 
 def at(manifest: Manifest, path: FieldPath) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.config import HostTarget
+from reconciler.desired.placement import node_of
 from reconciler.desired.unseen import possible_runtimes
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.resolve import World
+from reconciler.kserve.scheduling import Node
 from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Desired, Reason, Snapshot
 from reconciler.secrets import SecretStore, StoredSecret
@@ -31,6 +33,7 @@ class Scene:
     config_maps: dict[tuple[str, str], dict[str, Any]]
     doubled: frozenset[Manifest]
     uncertain: tuple[Reason, ...]
+    node: Node
 
 
 @dataclass(slots=True)
@@ -81,6 +84,7 @@ def _new_scene(
         },
         doubled=frozenset(manifest for group in doubles for manifest in group),
         uncertain=uncertain,
+        node=node_of(target),
     )
 
 

@@ -19,6 +19,7 @@ from reconciler.desired.facts import Case, depends_on_gpus, known_facts
 from reconciler.desired.metrics import metrics_path
 from reconciler.desired.obstacles import find_obstacles
 from reconciler.desired.origins import CONTAINER, Origins
+from reconciler.desired.placement import find_misfits, ignored_rules
 from reconciler.desired.scene import Scene
 from reconciler.desired.secrets import Keyring, missing_secret
 from reconciler.desired.support import Effect, Fact, Place
@@ -54,6 +55,8 @@ def describe(service: Manifest, scene: Scene) -> Desired:
         usable = _usable(ring, resolved, origins, scene, warnings)
     except Unusable as problem:
         return unusable(key, service, (problem.reason,), warnings)
+    if usable.not_here:
+        return usable
     return replace(usable, blocked=(*usable.blocked, *secrets)) if secrets else usable
 
 
@@ -86,26 +89,30 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
     facts = known_facts(case)
     found = list(deviations(origins, Place.HOST, facts))
     ignored = tuple(each.reason for each in found if each.effect is not Effect.REFUSED)
-    if refused := tuple(each.reason for each in found if each.effect is Effect.REFUSED):
+    not_here = find_misfits(resolved, scene.node, origins)
+    refused = tuple(each.reason for each in found if each.effect is Effect.REFUSED)
+    # What this host would refuse is no fault where the service is for others.
+    if refused and not not_here:
         return unusable(key, service, refused, (*warnings, *ignored))
     return Desired(
         id=key,
         origin=service.origin,
         spec=spec,
         digest=digest(spec),
-        replicas=wishes.replicas,
+        replicas=0 if not_here else wishes.replicas,
         strategy=wishes.strategy,
         canary_percent=wishes.canary_percent,
         drain_timeout=wishes.drain_timeout,
         request_timeout=wishes.request_timeout,
         argument_origins=arguments,
-        blocked=tuple(find_obstacles(spec, arguments, ring, origins)),
-        warnings=(*service.warnings, *warnings, *ignored, *_left_out(case)),
+        blocked=() if not_here else tuple(find_obstacles(spec, arguments, ring, origins)),
+        warnings=(*service.warnings, *warnings, *ignored, *_left_out(case), *ignored_rules(resolved, origins)),
         warnings_without_gpu=tuple(_without_gpu(case, facts)),
         display_name=wishes.display_name,
         dashboard=is_on_dashboard(service),
         metrics_path=metrics_path(resolved.pod, container, spec),
         guarded=wants_auth(service),
+        not_here=not_here,
     )
 
 

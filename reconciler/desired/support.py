@@ -118,8 +118,7 @@ def _row(where: Where, keys: str, host: Outcome, cluster: Outcome = KSERVE, *val
 
 _ELSEWHERE = "run this service on a Kubernetes cluster, or remove it"
 _NO_SCALING = "hosts do not scale by themselves, so `minReplicas` of them run"
-_NO_SCHEDULER = "nothing is scheduled: the folder in git names the host"
-_CHOSEN_HOST = "the folder in git names the host"
+_NO_SCHEDULER = "nothing waits in a queue for a host"
 _OWN_NAMES = "a replica has the host's own names and resolver"
 _OWN_PROBES = "a host asks /health, the list of models and a real completion"
 _OWN_USER = "the host decides under which user, and how confined, a replica runs"
@@ -187,8 +186,10 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     _row(Where.POD, "terminationGracePeriodSeconds", _yes("bounds the drain")),
     _row(Where.POD, "serviceAccountName serviceAccount", _yes("its Secrets open the model's storage")),
-    _row(Where.POD, "nodeSelector affinity topologySpreadConstraints nodeName", _no(_CHOSEN_HOST)),
-    _row(Where.POD, "tolerations", _idle("a host has no taints")),
+    _row(Where.POD, "nodeSelector nodeName", _yes("against the host's labels and name")),
+    _row(Where.POD, "affinity", _yes("what node affinity requires; the rest of it has no effect, said so")),
+    _row(Where.POD, "tolerations", _yes("against the host's taints; `tolerationSeconds` never end, said so")),
+    _row(Where.POD, "topologySpreadConstraints", _idle("all replicas run on this host")),
     _row(
         Where.POD,
         "schedulerName priority priorityClassName preemptionPolicy schedulingGates readinessGates",
@@ -255,7 +256,7 @@ ROWS: Final[tuple[Row, ...]] = (
         KSERVE,
         "true",
     ),
-    _row(Where.ANNOTATION, "serving.kserve.io/gke-accelerator", _no(_CHOSEN_HOST)),
+    _row(Where.ANNOTATION, "serving.kserve.io/gke-accelerator", _yes("as a nodeSelector, which it becomes")),
     _row(
         Where.ANNOTATION,
         "serving.kserve.io/enable-prometheus-scraping serving.kserve.io/enable-metric-aggregation "

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from reconciler.config import HostTarget
-from reconciler.manifests import Manifests
+from reconciler.manifests import Manifest, Manifests
 from reconciler.model import Origin, Reason, Snapshot
 
 HOST_FILE = "host.yaml"
@@ -64,4 +64,28 @@ def is_prunable(manifests: Manifests, target: HostTarget, snapshot: Snapshot) ->
     """Empty is not missing: only a folder that still shows its own file may delete services by not naming them."""
     if target.own_path in snapshot.missing:
         return False
-    return any(each.origin.file == own_file(target) for each in manifests.of_kind("Host"))
+    return bool(own_hosts(manifests, target))
+
+
+def own_hosts(manifests: Manifests, target: HostTarget) -> list[Manifest]:
+    """The Host documents in a target's own file: one, where all is well."""
+    return [each for each in manifests.of_kind("Host") if each.origin.file == own_file(target)]
+
+
+def find_host(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Manifest | None:
+    """The one document that speaks for the whole host; None where it is missing, or cannot be told beyond doubt."""
+    if target.own_path in snapshot.missing:
+        return None
+    file = own_file(target)
+    if any(reason.origin and reason.origin.file == file for reason in manifests.errors):
+        return None
+    hosts = own_hosts(manifests, target)
+    return hosts[0] if len(hosts) == 1 else None
+
+
+def doubled_hosts(manifests: Manifests, target: HostTarget) -> Iterator[Reason]:
+    """Two documents about one host may contradict each other: neither is followed."""
+    hosts = own_hosts(manifests, target)
+    for each in hosts[1:]:
+        text = f"a second Host document; the first is in line {hosts[0].origin.line}; keep one"
+        yield Reason("DuplicateHost", text, each.origin)

@@ -66,6 +66,13 @@ class Journal:
         self._note_applied(desired, observed, plan)
         return self._applied
 
+    def record_cordon(self, desired: DesiredState) -> None:
+        """Tell that the whole host was closed, or opened again."""
+        cordon = desired.cordon
+        event, why = ("cordoned", str(cordon)) if cordon else ("uncordoned", "host.yaml lets services run here again")
+        self._log.warning(event, reason=why, revision=desired.revision)
+        self._note(desired.revision, "", event, why)
+
     def _tell(self, result: Result, plan: Plan, observed: Observed | Unreachable) -> None:
         action, name = result.action, action_name(result.action)
         services = ", ".join(str(service) for service in services_of(action))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from reconciler.config import HostTarget as TargetSettings
 from reconciler.config import Settings
+from reconciler.cordon import Cordon
 from reconciler.errors import Retryable
 from reconciler.loop.journal import Journal
 from reconciler.loop.turn import Turner
@@ -53,7 +54,8 @@ def make_place(settings: TargetSettings, state: Settings, history: History, metr
     secrets = SecretSources(settings)
     target = HostTarget(settings, folder, wake.set, lambda: secrets.store)
     suspension = Suspension(folder / "suspended.json")
-    turner = Turner(settings, target, history, suspension, Journal(settings.name, history, metrics), secrets)
+    journal = Journal(settings.name, history, metrics)
+    turner = Turner(settings, target, history, suspension, Cordon(folder / "cordon.json"), journal, secrets)
     return Place(settings, target, turner, suspension, wake)
 
 

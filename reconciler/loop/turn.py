@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import structlog
 
 from reconciler.config import HostTarget as TargetSettings
+from reconciler.cordon import Cordon
 from reconciler.desired import DesiredCache, build_desired, part_of
+from reconciler.errors import Retryable
 from reconciler.execute import execute, make_pool
 from reconciler.health import Patience
 from reconciler.loop.journal import Journal
@@ -61,6 +63,7 @@ class Turner:
         target: Target,
         history: History,
         suspension: Suspension,
+        cordon: Cordon,
         journal: Journal,
         secrets: SecretSources | None = None,
     ) -> None:
@@ -68,6 +71,7 @@ class Turner:
         self._target = target
         self._history = history
         self._suspension = suspension
+        self._cordon = cordon
         self._journal = journal
         self._manifests = ManifestCache()
         self._services = DesiredCache()
@@ -91,6 +95,8 @@ class Turner:
             patience(self._settings),
             _suspended_ids(suspended, desired, observed),
         )
+        if act:
+            self._remember_cordon(desired)
         results = execute(plan, self._perform, self._pool) if act else ()
         turn = Turn(desired, observed, plan, results, self._again_in(plan, observed, results, began))
         applied = self.report.applied
@@ -111,13 +117,21 @@ class Turner:
         known = self._desired
         if known is None or known[0] is not snapshot or known[1] is not secrets:
             wanted = build_desired(manifests, self._settings, own, self._services, secrets)
-            self._desired = known = (snapshot, secrets, wanted)
+            self._desired = known = (snapshot, secrets, self._cordon.settle(wanted))
         return known[2]
 
     def close(self) -> None:
         """Let go of threads. What serves keeps serving."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._target.close()
+
+    def _remember_cordon(self, desired: DesiredState) -> None:
+        try:
+            if self._cordon.remember(desired):
+                self._journal.record_cordon(desired)
+        except Retryable as error:
+            # It is followed all the same; only a host.yaml that breaks later would not be understood.
+            log.error("cordon_not_remembered", target=self._settings.name, error=str(error))
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, Reject):

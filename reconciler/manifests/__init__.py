@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from reconciler.manifests.documents import read_file
+from reconciler.manifests.host import cordon_of
 from reconciler.manifests.manifest import (
     CLUSTER_SCOPED,
     KNOWN_KINDS,
@@ -30,6 +31,7 @@ __all__ = [
     "ManifestCache",
     "Manifests",
     "Unreadable",
+    "cordon_of",
     "find_duplicates",
     "read_manifests",
     "read_paths",

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from reconciler.manifests.host import host_problems
 from reconciler.manifests.manifest import (
     KNOWN_KINDS,
     Manifest,
     Manifests,
+    Unreadable,
     find,
     joined,
     line_at,
@@ -133,7 +135,10 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
         return Manifests(notes=(note,))
     if kind == "Secret":
         warnings = tuple(_unnamed(warning) for warning in warnings)
-    return Manifests((Manifest(api_version, kind, namespace, name, value, draft.origin, lines, warnings),))
+    manifest = Manifest(api_version, kind, namespace, name, value, draft.origin, lines, warnings)
+    if kind == "Host" and (problems := tuple(host_problems(manifest))):
+        return Manifests(unreadable=tuple(Unreadable(problem, kind) for problem in problems))
+    return Manifests((manifest,))
 
 
 def _kind_problem(kind: str, api_version: str) -> str:

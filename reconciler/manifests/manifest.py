@@ -84,7 +84,8 @@ class Manifests:
     @property
     def illegible(self) -> tuple[Reason, ...]:
         """What is no YAML, or could not be opened at all; the other errors are about documents that say something."""
-        return tuple(reason for reason in self.errors if reason.code not in ("IncompleteManifest", "UnknownKind"))
+        legible = ("IncompleteManifest", "InvalidHost", "UnknownKind")
+        return tuple(reason for reason in self.errors if reason.code not in legible)
 
     @property
     def warnings(self) -> tuple[Reason, ...]:

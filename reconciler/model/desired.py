@@ -101,6 +101,7 @@ class Desired:
     `warnings_without_gpu` are warnings only where the target turns out to have no GPU. `dashboard`: it is to be shown.
     `metrics_path` is where its replicas tell their metrics; None: nobody is to ask. `guarded`: the proxy lets through
     only what the engine asks a key for.
+    `not_here` are the rules by which it is for other places than this target; then `replicas` is 0.
     """
 
     id: ServiceId
@@ -121,6 +122,7 @@ class Desired:
     dashboard: bool = True
     metrics_path: str | None = "/metrics"
     guarded: bool = False
+    not_here: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class DesiredState:
     `unreadable` are files (or path prefixes ending in `/`) that may name services but could not be read: what came
     from them is kept. `prunable` is False when the target's own file or folder is missing: nothing is pruned.
     `refused` are faults that name no services: a Secret in the clear, a folder of Secrets that cannot be read.
+    `cordon` says that nothing may run on this target, and where that is written. `cordon_known` is False when the
+    target's own file cannot tell: then what it said last still holds.
     """
 
     target: str
@@ -139,3 +143,5 @@ class DesiredState:
     prunable: bool = True
     notes: tuple[Reason, ...] = ()
     refused: tuple[Reason, ...] = ()
+    cordon: Reason | None = None
+    cordon_known: bool = True

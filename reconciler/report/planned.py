@@ -29,7 +29,17 @@ def _target(target: Document, actions: Sequence[Action]) -> Document:
     return {
         **{
             key: target[key]
-            for key in ("name", "reachable", "reason", "revision", "suspended", "unreadable", "refused", "notes")
+            for key in (
+                "name",
+                "reachable",
+                "reason",
+                "revision",
+                "suspended",
+                "cordoned",
+                "unreadable",
+                "refused",
+                "notes",
+            )
         },
         "gpus": target["gpus"],
         "actions": [_action(action) for action in actions],

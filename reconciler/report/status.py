@@ -128,6 +128,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
             "applied": report.applied or revision.applied,
         },
         "suspended": EVERYTHING in report.suspended,
+        "cordoned": _reason(report.desired.cordon) if report.desired and report.desired.cordon else None,
         "prunable": report.desired.prunable if report.desired else False,
         "listen": report.routing.listen,
         "proxyReady": observed.proxy_ready if observed else None,
@@ -275,6 +276,8 @@ def _blocked(desired: Desired | None, verdict: Verdict | None) -> tuple[Reason, 
 
 def _wanted(service: ServiceId, sight: _Sight) -> int:
     desired, owned = sight.desired.get(service), sight.owned.get(service)
+    if sight.report.desired and sight.report.desired.cordon:
+        return 0
     if desired and desired.spec:
         return desired.replicas
     # Git's own word is unusable: what proved itself is what we keep. Gone from git: nothing is wanted.

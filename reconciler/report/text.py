@@ -65,6 +65,7 @@ def _target_line(target: Document) -> str:
     parts = [f"{target['name']}: http://{target['listen']}"]
     parts.append(f"{gpus['leased']} of {gpus['total']} GPUs in use" if gpus["total"] else "no GPU")
     parts += ["suspended"] if target["suspended"] else []
+    parts += [f"Cordoned ({place(target['cordoned'])})"] if target["cordoned"] else []
     parts += [] if target["proxyReady"] else ["the proxy does not answer"]
     return ", ".join(parts)
 
@@ -72,8 +73,16 @@ def _target_line(target: Document) -> str:
 def _status_row(service: Document) -> tuple[str, ...]:
     live = short(service["liveDigest"]) or "-"
     health = service["health"]["status"] + (" (suspended by hand)" if service["suspended"] else "")
-    step = printable(service["step"]) or ("not in git" if not service["inGit"] else "")
+    step = printable(service["step"]) or _why_idle(service)
     return (full_name(service), service["sync"], health, service["ready"], str(service["gpus"]), live, step)
+
+
+def _why_idle(service: Document) -> str:
+    """Why nothing happens to it: what a person would ask next."""
+    if not service["inGit"]:
+        return "not in git"
+    is_elsewhere = service["health"]["reason"] == "NotForThisHost" and service["health"]["status"] == "Suspended"
+    return printable(f"not for this host: {service['health']['message']}") if is_elsewhere else ""
 
 
 def _warnings(status: Document) -> Iterator[str]:
@@ -133,9 +142,8 @@ def plan_blocks(plan: Document) -> Iterator[Block]:
         yield f"{target['name']} at {short(target['revision']['wanted']) or 'no revision'}"
         if not target["reachable"]:
             yield f"  unreachable: {printable(target['reason'])}; nothing is planned"
-        yield from (
-            f"  ! {printable(place(one))}" for one in (*target["unreadable"], *target["refused"], *target["notes"])
-        )
+        notes = (*target["unreadable"], *target["refused"], *target["notes"], *filter(None, [target["cordoned"]]))
+        yield from (f"  ! {printable(place(one))}" for one in notes)
         yield from (f"  * {_action_line(one)}" for one in target["actions"] if not one["services"])
         for service in target["services"]:
             yield from _plan_lines(service)

@@ -12,6 +12,9 @@ from reconciler.model import Desired, EffectiveSpec, Origin, Promoted, Quarantin
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import Missing, missing_files, refusals, why_staging
 
+DELETED = Reason("Deleting", "deleted in git")
+NO_REPLICAS = Reason("NoReplicas", "git asks for 0 replicas")
+
 
 class Course(StrEnum):
     """What kind of way lies ahead."""
@@ -19,8 +22,8 @@ class Course(StrEnum):
     ROLL = "Roll"  # to what git says
     HOLD = "Hold"  # git's word cannot be followed now: keep what serves
     RESTORE = "Restore"  # git's digest failed: back to the last good one
-    SUSPEND = "Suspend"  # git asks for no replicas
-    LEAVE = "Leave"  # git does not name it any more
+    SUSPEND = "Suspend"  # git asks for no replicas, or lets this host run none
+    LEAVE = "Leave"  # git does not name it any more, or not for this host
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,18 @@ class Aim:
 def find_aim(s: Situation) -> Aim:
     """Decide where the service is heading."""
     want = s.desired
-    if want is None:
-        return _hold(s, s.keep) if s.keep else Aim(Course.LEAVE)
+    may_leave = want is None or want.not_here
+    if may_leave and not _is_kept(s):
+        return Aim(Course.LEAVE, why=joined(want.not_here) if want else DELETED)
+    if s.cordon:
+        return Aim(Course.SUSPEND, why=s.cordon)
+    if want is None or want.not_here:
+        return _hold(s, s.keep)
     if want.spec is None:
         reason = want.problems[0] if want.problems else Reason("InvalidSpec", "cannot be used", want.origin)
         return _hold(s, reason)
     if want.replicas == 0:
-        return Aim(Course.SUSPEND)
+        return Aim(Course.SUSPEND, why=NO_REPLICAS)
     if s.is_proven(want.digest):
         return _aim_at_proven(s, want, want.spec)
     if want.digest in s.quarantines:
@@ -68,6 +76,11 @@ def find_aim(s: Situation) -> Aim:
     if blocked := impossible(want.spec.resources, s.capacity) + want.blocked:
         return _hold(s, blocked[0], blocked)
     return _aim_at_new(s, want, want.spec)
+
+
+def _is_kept(s: Situation) -> bool:
+    """What git cannot be read about stays as it is. Where nothing is, there is nothing to keep."""
+    return s.keep is not None and (s.desired is None or bool(s.replicas or s.owned))
 
 
 def quarantine(s: Situation, digest: str, reason: Reason, words: tuple[str, ...] = ()) -> Quarantine:
@@ -98,7 +111,7 @@ def _aim_at_new(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
             why = Reason("Preflight", "asking the installed engine about the arguments", want.origin)
             return _hold(s, why, ask=not s.asking)
         if reasons := s.preflight.reasons or _too_few_gpus(s, want, spec):
-            failed = quarantine(s, want.digest, _joined(reasons))
+            failed = quarantine(s, want.digest, joined(reasons))
             return _restore(s, failed, reject=failed)
         if blocked := _too_large(s, want):
             return _hold(s, blocked[0], blocked)
@@ -134,7 +147,8 @@ def _too_large(s: Situation, want: Desired) -> tuple[Reason, ...]:
     return (Reason("DoesNotFit", s.preflight.fit.refusal, want.origin),)
 
 
-def _joined(reasons: tuple[Reason, ...]) -> Reason:
+def joined(reasons: tuple[Reason, ...]) -> Reason:
+    """One reason that says all of them."""
     first = reasons[0]
     if len(reasons) == 1:
         return first

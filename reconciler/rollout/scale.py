@@ -8,7 +8,7 @@ from dataclasses import replace
 from reconciler.capacity import Ledger
 from reconciler.health import Life, restart_at
 from reconciler.model import Drain, Forget, Lease, Own, Promote, Promoted, Replica, ReplicaId, Start, Stop, Strategy
-from reconciler.rollout.aim import Aim, Course, Generation
+from reconciler.rollout.aim import NO_REPLICAS, Aim, Course, Generation
 from reconciler.rollout.claims import keep_room_for
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import begin_staging, missing_files
@@ -22,12 +22,14 @@ def move(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     """The steps that the aim asks for, as far as floor, ceiling, backoff and room allow."""
     match aim.course:
         case Course.LEAVE:
-            _empty(s, steps, "deleted in git")
+            why = _why_empty(aim)
+            _empty(s, steps, why)
             if not s.replicas and s.owned:
-                steps.processes.append(Forget(s.id, "deleted in git, and nothing of it is left"))
+                steps.processes.append(Forget(s.id, f"{why}, and nothing of it is left"))
         case Course.SUSPEND:
-            _empty(s, steps, "git asks for 0 replicas")
-            _note_none(s, steps)
+            _empty(s, steps, _why_empty(aim))
+            if aim.why == NO_REPLICAS:
+                _note_none(s, steps)
         case Course.HOLD:
             _end_planned(s, {generation.digest for generation in aim.generations}, steps)
             for generation in aim.generations:
@@ -37,6 +39,12 @@ def move(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
                 _roll(s, aim, ledger, steps)
             else:
                 _end_unready(s, steps, "its digest was rejected", set())
+
+
+def _why_empty(aim: Aim) -> str:
+    """In few words: it stands in every line about this service."""
+    known = {"Cordoned": "the host is cordoned", "NotForThisHost": "not for this host any more"}
+    return known.get(aim.why.code, aim.why.message) if aim.why else ""
 
 
 def _empty(s: Situation, steps: Steps, why: str) -> None:

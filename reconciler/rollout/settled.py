@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from reconciler.model import Desired, Health, Phase, Promoted, Reason, Replica, Routed, ServiceRoute, Sync, Verdict
+from reconciler.rollout.aim import joined
 from reconciler.rollout.decide import Decision
 from reconciler.rollout.situation import Situation
 
@@ -15,7 +16,9 @@ from reconciler.rollout.situation import Situation
 def settled(s: Situation) -> Decision | None:
     """The decision for a service with nothing to do and nothing to wait for; None when it needs a closer look."""
     want, owned, route = s.desired, s.owned, s.route
-    if want is None or owned is None or owned.promoted is None or route is None or owned.crashes:
+    if want is not None and not s.replicas and (idle := _settled_without(s, want)):
+        return idle
+    if s.cordon or want is None or owned is None or owned.promoted is None or route is None or owned.crashes:
         return None
     if not _is_proven(want, owned.promoted) or len(s.replicas) != want.replicas:
         return None
@@ -23,6 +26,17 @@ def settled(s: Situation) -> Decision | None:
         return None
     verdict = Verdict(s.id, Sync.SYNCED, _serving(want.replicas))
     return Decision((), route, (), verdict, None)
+
+
+def _settled_without(s: Situation, want: Desired) -> Decision | None:
+    """A service of which nothing runs, because it is for other hosts or because this one is cordoned."""
+    if want.not_here:
+        if s.owned or s.route:
+            return None
+        return Decision((), None, (), Verdict(s.id, Sync.SYNCED, _suspended(joined(want.not_here))), None)
+    if s.cordon is None or want.spec is None or s.route != ServiceRoute(s.id, request_timeout=want.request_timeout):
+        return None
+    return Decision((), s.route, (), Verdict(s.id, Sync.SYNCED, _suspended(s.cordon)), None)
 
 
 def _is_proven(want: Desired, promoted: Promoted) -> bool:
@@ -67,3 +81,8 @@ def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -
 @lru_cache(maxsize=64)
 def _serving(count: int) -> Health:
     return Health(Phase.HEALTHY, Reason("Serving", f"{count} of {count} replicas serve"))
+
+
+@lru_cache(maxsize=64)
+def _suspended(why: Reason) -> Health:
+    return Health(Phase.SUSPENDED, why)

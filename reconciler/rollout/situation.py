@@ -27,7 +27,8 @@ from reconciler.model import (
 class Situation:
     """One service, as git wants it and as it was observed.
 
-    `keep` says why a service that git does not show is not pruned; None means that it may go.
+    `keep` says why a service that git does not show, or not for this host, is not pruned; None means that it may go.
+    `cordon` says why nothing at all may run on this host.
     """
 
     id: ServiceId
@@ -42,6 +43,7 @@ class Situation:
     preflight: Preflight | None = None
     asking: bool = False
     keep: Reason | None = None
+    cordon: Reason | None = None
     route: ServiceRoute | None = None
     staging: Mapping[str, Staging] = field(default_factory=dict)
 

@@ -37,10 +37,19 @@ def _sync(s: Situation, aim: Aim, steps: Steps) -> Sync:
     if aim.course is Course.HOLD and s.desired is None:
         return Sync.UNKNOWN
     if aim.course is Course.SUSPEND:
-        return Sync.OUT_OF_SYNC if s.replicas else Sync.SYNCED
+        return _sync_of_none(s)
+    if aim.course is Course.LEAVE and s.desired:
+        return Sync.OUT_OF_SYNC if s.replicas or s.owned else Sync.SYNCED
     if aim.course is not Course.ROLL or steps.records or steps.processes:
         return Sync.OUT_OF_SYNC
     return Sync.SYNCED if _is_complete(s, aim) else Sync.OUT_OF_SYNC
+
+
+def _sync_of_none(s: Situation) -> Sync:
+    """Nothing runs, as git says. Unless its word about the service itself is missing or of no use."""
+    if s.desired is None:
+        return Sync.UNKNOWN
+    return Sync.OUT_OF_SYNC if s.replicas or s.desired.spec is None else Sync.SYNCED
 
 
 def _is_complete(s: Situation, aim: Aim) -> bool:
@@ -56,8 +65,8 @@ def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -
     serving = sum(s.is_serving(replica) for replica in s.replicas)
     asked = sum(g.count for g in aim.generations) if aim.generations else (s.desired.replicas if s.desired else 0)
     count = f"{serving} of {asked} replicas serve"
-    if aim.course is Course.SUSPEND:
-        return Health(Phase.SUSPENDED, Reason("NoReplicas", "git asks for 0 replicas"))
+    if aim.why and (aim.course is Course.SUSPEND or (aim.course is Course.LEAVE and s.desired)):
+        return Health(Phase.SUSPENDED, aim.why)
     if aim.course is Course.LEAVE:
         return Health(Phase.PROGRESSING, Reason("Deleting", steps.step or "deleted in git"))
     if is_crash_looping(s.crashes, s.now):

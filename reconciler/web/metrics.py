@@ -153,6 +153,12 @@ def _target_gauges(status: Document) -> Iterator[Metric]:
         [((t["name"],), t["revision"]["wanted"] == t["revision"]["applied"]) for t in targets],
     )
     yield _gauge(
+        "reconciler_target_cordoned",
+        "1 when its host.yaml lets nothing run there",
+        name,
+        [((t["name"],), t["cordoned"] is not None) for t in targets],
+    )
+    yield _gauge(
         "reconciler_gpus",
         "GPUs of a target, and how many of them replicas hold",
         ("target", "state"),

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.config import HostTarget
+from reconciler.cordon import Cordon
 from reconciler.loop.journal import Journal
 from reconciler.loop.turn import Turner
 from reconciler.model import (
@@ -116,7 +117,14 @@ def measure(count: int) -> dict[str, float]:
         history = History(Path(folder) / "state.db")
         target = Synthetic()
         journal = Journal("demo", history, Metrics())
-        turner = Turner(settings, target, history, Suspension(Path(folder) / "suspended.json"), journal)
+        turner = Turner(
+            settings,
+            target,
+            history,
+            Suspension(Path(folder) / "suspended.json"),
+            Cordon(Path(folder) / "cordon.json"),
+            journal,
+        )
         snapshot = _snapshot(count)
         began, began_cpu = time.perf_counter(), time.process_time()
         turner.turn(snapshot)

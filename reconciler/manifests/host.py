@@ -1,0 +1,58 @@
+"""What a `Host` document says. It decides over everything on a host, so a word that we do not know spoils all of it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from reconciler.manifests.manifest import FieldPath, Manifest
+from reconciler.model import Reason
+
+_FIELDS: Final[Mapping[FieldPath, tuple[str, ...]]] = {
+    (): ("apiVersion", "kind", "metadata", "spec"),
+    ("metadata",): ("name", "namespace", "labels", "annotations"),
+    ("spec",): ("unschedulable",),
+}
+_UNSCHEDULABLE: FieldPath = ("spec", "unschedulable")
+
+
+def host_problems(host: Manifest) -> Iterator[Reason]:
+    """Everything in the document that cannot be followed."""
+    for path, known in _FIELDS.items():
+        fields = _at(host.data, path)
+        if not isinstance(fields, dict | None):
+            yield _problem(host, path, f"{'.'.join(map(str, path))} must be a mapping")
+            continue
+        for key in fields or ():
+            if key not in known:
+                yield _problem(host, (*path, key), _unknown(path, key))
+    if not isinstance(_at(host.data, _UNSCHEDULABLE), bool | None):
+        yield _problem(host, _UNSCHEDULABLE, "spec.unschedulable must be true or false, without quotes")
+
+
+def cordon_of(host: Manifest) -> Reason | None:
+    """Why nothing may run on this host; None when it may. For a document without problems."""
+    if not _at(host.data, _UNSCHEDULABLE):
+        return None
+    text = "the host is cordoned (spec.unschedulable): nothing runs on it until this is taken back"
+    return Reason("Cordoned", text, host.origin_of(_UNSCHEDULABLE))
+
+
+def _unknown(path: FieldPath, key: str) -> str:
+    name = ".".join((*map(str, path), key))
+    if not path and key in _FIELDS[("spec",)]:
+        return f"unknown field {name}; write it under spec"
+    near = difflib.get_close_matches(key, _FIELDS[path], 1, 0.7)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_FIELDS[path])}"
+    return f"unknown field {name}; {hint}"
+
+
+def _problem(host: Manifest, path: FieldPath, message: str) -> Reason:
+    return Reason("InvalidHost", message, host.origin_of(path))
+
+
+def _at(value: Any, path: FieldPath) -> Any:
+    for step in path:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
