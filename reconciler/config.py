@@ -90,6 +90,18 @@ class Engine(_Section):
     env: dict[str, str] = Field(default_factory=dict, description="Variables for every replica of this engine")
 
 
+class Storage(_Section):
+    """How models are fetched that do not lie on this host."""
+
+    python: Path | None = Field(
+        None, description="Interpreter that has kserve-storage and fetches models; the daemon's own when unset"
+    )
+    folder: Path | None = Field(None, description="Where they are kept; `models` in the target's state when unset")
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Variables for fetching: proxies, `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE`…"
+    )
+
+
 class Allocatable(_Section):
     """What replicas may use; unset is all that the host has."""
 
@@ -156,6 +168,7 @@ class HostTarget(_Section):
     engines: tuple[Engine, ...] = Field((), description="Which interpreter runs which image")
     volumes: dict[str, Path] = Field(default_factory=dict, description="Folder behind each `pvc://NAME`")
     secrets: Secrets = Field(default_factory=Secrets, description="Where this host finds Secrets")
+    storage: Storage = Field(default_factory=Storage, description="How models are fetched that lie elsewhere")
     gpus: Literal["auto"] | tuple[str, ...] = Field("auto", description="`auto` asks NVML; or a list of UUIDs")
     labels: dict[LabelKey, LabelValue] = Field(
         default_factory=dict, description="Labels of the host, for nodeSelector and node affinity"
@@ -217,6 +230,9 @@ class Settings(_Section):
         names = [target.name for target in self.targets]
         if len(set(names)) != len(names):
             raise ValueError("two targets have the same name")
+        folders = [target.storage.folder for target in self.targets if target.storage.folder]
+        if len(set(folders)) != len(folders):
+            raise ValueError("two targets keep models in the same folder; each deletes what it does not need itself")
         return self
 
     @classmethod
@@ -256,7 +272,8 @@ def _explain(path: Path, item: Any) -> str:
 
 def _known_keys(model: type[BaseModel]) -> list[str]:
     keys: list[str] = []
-    for section in (Settings, Source, HostTarget, Engine, Secrets, Taint, Allocatable, Rollout, Routing, Web, Log):
+    sections = (Settings, Source, HostTarget, Engine, Secrets, Storage, Taint, Allocatable, Rollout, Routing, Web, Log)
+    for section in sections:
         keys += section.model_fields
     return keys
 

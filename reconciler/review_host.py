@@ -26,12 +26,13 @@ from reconciler.report.fit import fit_document
 from reconciler.report.scrub import scrub
 from reconciler.review import Document
 from reconciler.routing.resources import accepted_models, host_names
+from reconciler.storage.sources import is_fetched
 from reconciler.targets.fits import local_model, look_at
 from reconciler.targets.weights import find_folder
 from reconciler.targets.workload import home_of
 
 # What only a start can tell stands as a word in brackets.
-_PORT, _GPU, _TMP = "--port=<port>", "<gpu>", "<tmp>"
+_PORT, _GPU, _TMP, _MODEL = "--port=<port>", "<gpu>", "<tmp>", "<fetched model>"
 # A document that a host can do nothing with: a sync goes on without it, but its author should know.
 _REFUSED = "NotOnHosts"
 
@@ -171,6 +172,9 @@ def _model_paths(spec: EffectiveSpec, target: HostTarget) -> dict[str, str]:
     """Folders of the models as far as the config tells; `blocked` names the others."""
     paths = {}
     for mount in spec.mounts:
+        if is_fetched(mount.uri):
+            paths[mount.path] = _MODEL
+            continue
         with suppress(Terminal):
             paths[mount.path] = str(find_folder(mount.uri, target.volumes))
     return paths

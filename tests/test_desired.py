@@ -344,7 +344,7 @@ def test_all_obstacles_are_listed_with_their_lines() -> None:
         "- {name: TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}",
         "- {name: POD, valueFrom: {fieldRef: {fieldPath: status.podIP}}}",
         "- {name: CM, valueFrom: {configMapKeyRef: {name: none, key: k}}}",
-    ).replace("file:///models/tiny", "s3://user:hunter2@bucket/model")
+    ).replace("file:///models/tiny", "s3://user:hunter2@bucket/../model")
     service = one(text)
     assert service.spec
     assert {reason.code: reason.origin.line for reason in service.blocked if reason.origin} == {
@@ -380,8 +380,12 @@ def test_a_secret_that_the_config_stands_in_for_is_no_obstacle() -> None:
         ("pvc://other/x", "NoVolume"),
         ("pvc://claim/../../etc", "StorageUnsupported"),
         ("file:///a/../b", "StorageUnsupported"),
-        ("hf://org/model", "StorageUnsupported"),
-        ("oci://reg/image:1", "StorageUnsupported"),
+        ("hf://org/model", None),
+        ("oci://reg/image:1", None),
+        ("s3://bucket/a", None),
+        ("https://host/a.tar", None),
+        ("gs://bucket/a/../b", "StorageUnsupported"),
+        ("s3://", "StorageUnsupported"),
     ],
 )
 def test_storage_is_judged_by_what_this_host_can_reach(uri: str, code: str | None) -> None:

@@ -298,9 +298,9 @@ def test_missing_or_unfinished_weights_are_named(tmp_path: Path) -> None:
     spec = EffectiveSpec("i", (), (), mounts=(Mount("pvc://models/tiny"),))
     volumes = {"models": tmp_path}
     with pytest.raises(Terminal, match=rf"pvc://models/tiny: {tmp_path}/tiny: no such folder"):
-        folders_of(spec, volumes)
+        folders_of(spec, volumes, lambda _: None)
     (tmp_path / "tiny").mkdir()
     with pytest.raises(Terminal, match=r"tiny: holds no config\.json"):
-        folders_of(spec, volumes)
+        folders_of(spec, volumes, lambda _: None)
     (tmp_path / "tiny" / "config.json").write_text("{}")
-    assert folders_of(spec, volumes) == {"/mnt/models": tmp_path / "tiny"}
+    assert folders_of(spec, volumes, lambda _: None) == {"/mnt/models": tmp_path / "tiny"}

@@ -21,8 +21,10 @@ from reconciler.inventory import Inventory
 from reconciler.procfs import Identity
 from reconciler.report.status import Document
 from reconciler.routing.envoy import EnvoyProxy
+from reconciler.secrets import NO_SECRETS
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.process import ProcessSupervisor
+from reconciler.targets.stager import Stager
 from reconciler.web.client import DaemonClient
 
 _STOP_SECONDS = 30.0
@@ -105,6 +107,7 @@ def stop_workloads(settings: Settings) -> list[str]:
     """End all replicas and the proxy of a daemon that does not run any more. Returns what is left, in words."""
     left: list[str] = []
     for target in settings.targets:
+        Stager(target.storage, settings.state_dir / target.name / "models", lambda: NO_SECRETS, lambda: None).end_all()
         left += _stop_replicas(settings.state_dir / target.name)
         left += _stop_proxy(settings.state_dir / target.name, target)
     return left

@@ -43,7 +43,7 @@ def find_container(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def build_spec(
-    resolved: Resolved, container: Mapping[str, Any], around: Surroundings, origins: Origins
+    container: Mapping[str, Any], mounts: tuple[Mount, ...], around: Surroundings, origins: Origins
 ) -> EffectiveSpec:
     """What runs. Raises Unusable."""
     return EffectiveSpec(
@@ -51,9 +51,9 @@ def build_spec(
         command=tuple(str(word) for word in container.get("command") or ()),
         args=tuple(str(word) for word in container.get("args") or ()),
         env=resolve_variables(container, around),
-        mounts=build_mounts(resolved, container),
+        mounts=mounts,
         resources=read_resources(container, origins),
-        secrets=tuple(build_secret_mounts(resolved, container)),
+        secrets=tuple(build_secret_mounts(around.pod, container)),
     )
 
 
@@ -135,23 +135,12 @@ def _pod_field(path: str, around: Surroundings) -> str | None:
     return str((around.pod.get(match[1]) or {}).get(match[2], "")) if match else None
 
 
-# ---------------------------------------------------------------- storage and resources
+# ---------------------------------------------------------------- secrets and resources
 
 
-def build_mounts(resolved: Resolved, container: Mapping[str, Any]) -> tuple[Mount, ...]:
-    """The model's files, then claims and host folders that the container mounts by itself."""
-    mounts = {each.mount_path: Mount(each.uri, each.mount_path) for each in resolved.storage}
-    volumes = {each.get("name"): each for each in resolved.pod.get("volumes") or ()}
-    for each in container.get("volumeMounts") or ():
-        path, uri = str(each.get("mountPath")), _volume_uri(volumes.get(each.get("name")) or {})
-        if uri and path not in mounts:
-            mounts[path] = Mount("/".join(filter(None, (uri, str(each.get("subPath") or "").strip("/")))), path)
-    return tuple(mounts.values())
-
-
-def build_secret_mounts(resolved: Resolved, container: Mapping[str, Any]) -> Iterator[SecretMount]:
+def build_secret_mounts(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Iterator[SecretMount]:
     """The Secrets that the container wants as files."""
-    volumes = {each.get("name"): each for each in resolved.pod.get("volumes") or ()}
+    volumes = {each.get("name"): each for each in pod.get("volumes") or ()}
     for each in container.get("volumeMounts") or ():
         if secret := (volumes.get(each.get("name")) or {}).get("secret"):
             yield SecretMount(
@@ -161,25 +150,6 @@ def build_secret_mounts(resolved: Resolved, container: Mapping[str, Any]) -> Ite
                 sub_path=str(each.get("subPath") or "").strip("/"),
                 optional=secret.get("optional") is True,
             )
-
-
-def _volume_uri(volume: Mapping[str, Any]) -> str:
-    if claim := volume.get("persistentVolumeClaim"):
-        return f"pvc://{claim.get('claimName')}"
-    if folder := volume.get("hostPath"):
-        return f"file://{str(folder.get('path')).rstrip('/')}"
-    return ""
-
-
-def ignored_volumes(resolved: Resolved, container: Mapping[str, Any]) -> list[str]:
-    """Names of mounted volumes that a host does not provide. Scratch space needs none."""
-    mounted = {each.get("name") for each in container.get("volumeMounts") or ()}
-    harmless = ("emptyDir", "persistentVolumeClaim", "hostPath", "secret")
-    return [
-        str(each.get("name"))
-        for each in resolved.pod.get("volumes") or ()
-        if each.get("name") in mounted and not any(key in each for key in harmless)
-    ]
 
 
 def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from reconciler.engines.images import find_engine
 from reconciler.engines.launch import Revealed, unsupported
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
 from reconciler.secrets.wanted import ALL, secret_ref
+from reconciler.storage.sources import SCHEMES, shown
 
 
 def find_obstacles(
@@ -36,6 +36,7 @@ def find_obstacles(
     for mount in spec.mounts:
         if obstacle := storage_obstacle(mount, target):
             yield Reason(*obstacle, origins.of_storage(mount.uri))
+        yield from _missing_config_maps(mount, origins)
 
 
 def _missing(variable: EnvVar, origins: Origins) -> Reason:
@@ -61,9 +62,19 @@ def _names(spec: EffectiveSpec, ring: Keyring) -> dict[EnvVar, dict[str, str]]:
     return found
 
 
+def _missing_config_maps(mount: Mount, origins: Origins) -> Iterator[Reason]:
+    """What fetching a model needs of git. Where it needs Secrets, `missing_secrets` speaks."""
+    named = [(each.source, each.name) for each in mount.env] + [(each.source, each.path) for each in mount.files]
+    for source, needed_for in named:
+        kind, _, what = source.partition(" ")
+        if kind not in ("", "secret"):
+            text = f"fetching {shown(mount.uri)} needs {kind} {what.partition('/')[0]} for {needed_for}"
+            yield Reason("MissingConfigMap", f"{text}, which is not in git beside it", origins.of_storage(mount.uri))
+
+
 def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None:
     """Code and text of why a model's files cannot be had here; None when they can."""
-    uri = re.sub(r"//[^/@]*@", "//", mount.uri)  # a password may stand there
+    uri = shown(mount.uri)
     scheme, separator, rest = uri.partition("://")
     if ".." in rest.split("/") or ".." in uri.split("/"):
         return "StorageUnsupported", f"{uri} climbs out of its folder with `..`"
@@ -75,5 +86,10 @@ def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None
             return None
         known = ", ".join(sorted(target.volumes)) or "none"
         return "NoVolume", f"{uri}: targets[].volumes names no folder for the claim {claim} (it names {known})"
-    text = f"{uri}: this version fetches no models; use file:///folder, an absolute path or pvc://NAME/folder"
+    if separator and scheme in SCHEMES and rest.strip("/"):
+        return None
+    known = ", ".join(f"{each}://" for each in SCHEMES)
+    text = (
+        f"{uri}: a host reads models from file:///folder, an absolute path and pvc://NAME/folder, and fetches {known}"
+    )
     return "StorageUnsupported", text

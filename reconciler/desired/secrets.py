@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from reconciler.config import Engine, HostTarget
 from reconciler.desired.origins import Origins
 from reconciler.kserve.resolve import Issue
-from reconciler.model import EffectiveSpec, Origin, Reason
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
 from reconciler.secrets import SecretStore
 from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_ref
+from reconciler.storage.sources import shown
 
 # What the API server and KServe's pod webhook say of a Secret that is not there.
 _NO_SECRET = re.compile(r'secrets "([^"]+)" not found')
@@ -69,8 +70,20 @@ def missing_secrets(spec: EffectiveSpec, engine: Engine | None, ring: Keyring, o
         if ref and variable.name not in given and not ref.optional and not is_there(ref, ring.namespace, ring.store):
             who = "the container's envFrom" if ref.key == ALL else f"variable {variable.name}"
             yield ring.lack(ref, who, origins.of_variable(variable.name))
+    for fetched in spec.mounts:
+        yield from _missing_for(fetched, ring, origins)
     for mount in spec.secrets:
         for key in [key for key, _ in mount.items] or [ALL]:
             ref = SecretRef(mount.secret, key, mount.optional)
             if not ref.optional and not is_there(ref, ring.namespace, ring.store):
                 yield ring.lack(ref, f"the folder {mount.path}", origins.of_container_field("volumeMounts"))
+
+
+def _missing_for(mount: Mount, ring: Keyring, origins: Origins) -> Iterator[Reason]:
+    """What fetching a model needs, each Secret once."""
+    given = ring.target.storage.env
+    wanted = [secret_ref(each) for each in mount.env if each.name not in given]
+    wanted += [secret_ref(EnvVar(each.path, source=each.source)) for each in mount.files]
+    for ref in dict.fromkeys(wanted):
+        if ref and not ref.optional and not is_there(ref, ring.namespace, ring.store):
+            yield ring.lack(ref, f"fetching {shown(mount.uri)}", origins.of_storage(mount.uri))

@@ -12,11 +12,11 @@ from reconciler.desired.effective import (
     argument_origins,
     build_spec,
     find_container,
-    ignored_volumes,
     names_of,
 )
 from reconciler.desired.facts import Case, depends_on_gpus, known_facts
 from reconciler.desired.metrics import metrics_path
+from reconciler.desired.mounts import build_mounts, ignored_volumes
 from reconciler.desired.obstacles import find_obstacles
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.placement import find_misfits, ignored_rules
@@ -83,7 +83,8 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         raise Unusable(Reason("InvalidPredictorSpec", f"there is no container named {CONTAINER}", service.origin))
     key = ServiceId(ring.namespace, service.name)
     wishes = read_wishes(service)
-    spec = build_spec(resolved, container, Surroundings(ring.namespace, resolved.pod, scene.config_maps), origins)
+    around = Surroundings(ring.namespace, resolved.pod, scene.config_maps)
+    spec = build_spec(container, build_mounts(resolved, container, around), around, origins)
     arguments = argument_origins(resolved, spec, origins)
     case = Case(origins, resolved, container, spec, wishes.replicas, scene.target)
     facts = known_facts(case)

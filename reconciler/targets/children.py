@@ -20,10 +20,18 @@ class Children:
         self._codes: dict[Identity, int] = {}
         self._reaping = threading.Lock()
 
-    def spawn(self, argv: Sequence[str], env: dict[str, str], folder: str, log: int) -> Identity:
-        """Start the leader of a session of its own, with nothing open but its log. Raises OSError."""
+    def spawn(
+        self,
+        argv: Sequence[str],
+        env: dict[str, str],
+        folder: str,
+        log: int,
+        stdin: int = subprocess.DEVNULL,
+        kept: Sequence[int] = (),
+    ) -> Identity:
+        """Start the leader of a session of its own. Nothing is open in it but its log and `kept`. Raises OSError."""
         child = subprocess.Popen(
-            argv, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            argv, env=env, cwd=folder, stdin=stdin, stdout=log, stderr=log, start_new_session=True, pass_fds=kept
         )
         # Nobody else can reap it, so even if it ended at once its start time can be read.
         stat = procfs.read_stat(child.pid)

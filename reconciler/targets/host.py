@@ -50,6 +50,7 @@ from reconciler.targets.machine import Machine
 from reconciler.targets.probing import Probes, Subject, Topic
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.questions import EngineQuestions
+from reconciler.targets.stager import Stager
 from reconciler.targets.supervisor import ProcessState, Supervisor
 from reconciler.targets.workload import Preflights, Workloads
 
@@ -85,7 +86,8 @@ class HostTarget:
         self._supervisor: Supervisor = ProcessSupervisor(self._inventory, gpus)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing)
         self._proxy_exit: ExitWatch | None = None
-        self._workloads = Workloads(settings, folder, secrets)
+        self._stager = Stager(settings.storage, folder / "models", secrets, wake)
+        self._workloads = Workloads(settings, folder, secrets, self._stager)
         self._preflights = Preflights(self._workloads, folder / "preflight", wake, Fits(folder / "fit", self._machine))
         self._probes = Probes(EngineQuestions(self._proxy), wake)
 
@@ -96,6 +98,7 @@ class HostTarget:
         if not self._lock.is_held:
             self._lock.acquire()
             self._supervisor.subscribe(self._wake)
+            self._stager.subscribe()
             self._proxy_exit = ExitWatch(on_exit=lambda _: self._wake(), chore=lambda: None)
         if not self._recovered:
             try:
@@ -111,6 +114,7 @@ class HostTarget:
         self._probes.close()
         self._preflights.close()
         self._supervisor.close()
+        self._stager.close()
         if self._proxy_exit is not None:
             self._proxy_exit.close()
         self._lock.release()
@@ -137,6 +141,7 @@ class HostTarget:
             states = self._supervisor.list(records)
             capacity = self._machine.capacity(record.lease.port for record in records)
             preflights, asking = self._preflights.look_up(wanted)
+            staging = self._stager.look()
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
         self._probes.watch(_subjects(records, states))
@@ -152,6 +157,7 @@ class HostTarget:
             proxy_ready=proxy.ready,
             preflights=preflights,
             preflighting=asking,
+            staging=staging,
         )
 
     def _is_timed(self, record: ReplicaRecord, now: float) -> bool:
@@ -211,8 +217,10 @@ class HostTarget:
                 self._watch_proxy()
             case SetRoutes():
                 self._proxy.apply(action.routes)
-            case Stage() | Unstage():
-                raise Terminal("this host fetches no models yet")
+            case Stage():
+                self._stager.stage(action)
+            case Unstage():
+                self._stager.unstage(action.key)
             case Start():
                 self._start(action)
             case Admit() | Relabel() | Drain() | Undrain():
@@ -262,7 +270,9 @@ class HostTarget:
                     assert_never(action)
             self._inventory.write(record)
         if isinstance(action, Admit):
-            self._preflights.note_start(record.spec, self._supervisor.logs(record.id, _LINES_OF_START))
+            self._preflights.note_start(
+                record.id.service, record.spec, self._supervisor.logs(record.id, _LINES_OF_START)
+            )
 
     def _stop(self, action: Stop) -> None:
         record = self._inventory.replica(action.replica)

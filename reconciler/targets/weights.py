@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from reconciler.errors import Terminal
-from reconciler.model import EffectiveSpec
+from reconciler.model import EffectiveSpec, Mount
+from reconciler.storage.sources import is_fetched, shown
+
+Staged = Callable[[Mount], Path | None]
+"""The folder of a model that was fetched, or None where it is not there."""
 
 
-def folders_of(spec: EffectiveSpec, volumes: Mapping[str, Path]) -> dict[str, Path]:
+def folders_of(spec: EffectiveSpec, volumes: Mapping[str, Path], staged: Staged) -> dict[str, Path]:
     """For every mount of a spec, the folder that stands for it. Raises Terminal, naming what is missing."""
-    return {mount.path: _checked(find_folder(mount.uri, volumes), mount.uri) for mount in spec.mounts}
+    return {mount.path: _checked(_folder(mount, volumes, staged), shown(mount.uri)) for mount in spec.mounts}
+
+
+def _folder(mount: Mount, volumes: Mapping[str, Path], staged: Staged) -> Path:
+    if not is_fetched(mount.uri):
+        return find_folder(mount.uri, volumes)
+    found = staged(mount)
+    if found is None:
+        raise Terminal(f"{shown(mount.uri)}: not fetched yet, or not there any more")
+    return found
 
 
 def find_folder(uri: str, volumes: Mapping[str, Path]) -> Path:
@@ -22,7 +35,7 @@ def find_folder(uri: str, volumes: Mapping[str, Path]) -> Path:
         return Path(unquote(parts.path) if parts.scheme else uri)
     if parts.scheme == "pvc":
         return _in_volume(uri, parts.netloc, parts.path, volumes)
-    raise Terminal(f"{uri}: this host reads models from file:///… and pvc://NAME/… only; copy it there")
+    raise Terminal(f"{shown(uri)}: is no folder of this host; file:///…, absolute paths and pvc://NAME/… are")
 
 
 def _in_volume(uri: str, name: str, path: str, volumes: Mapping[str, Path]) -> Path:

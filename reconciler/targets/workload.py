@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from reconciler import config
@@ -14,11 +15,12 @@ from reconciler.engines.images import find_engine
 from reconciler.engines.launch import Folders, Launch, Question, Revealed, launch, question
 from reconciler.engines.preflight import PreflightRunner, key_of
 from reconciler.errors import Terminal
-from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, Start
+from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ServiceId, Start
 from reconciler.secrets import SecretStore
 from reconciler.secrets.wanted import find_files, find_variables
 from reconciler.targets import scratch
 from reconciler.targets.fits import Fits
+from reconciler.targets.stager import Stager
 from reconciler.targets.weights import folders_of
 
 
@@ -31,29 +33,32 @@ def home_of(folder: Path, engine: config.Engine) -> str:
 class Workloads:
     """Translates specs to this host, by its config. `secrets` are looked up at every start."""
 
-    def __init__(self, settings: config.HostTarget, folder: Path, secrets: Callable[[], SecretStore]) -> None:
+    def __init__(
+        self, settings: config.HostTarget, folder: Path, secrets: Callable[[], SecretStore], stager: Stager
+    ) -> None:
         self._settings = settings
         self._folder = folder
         self._secrets = secrets
+        self._stager = stager
 
     def launch(self, start: Start) -> Launch:
         """The process of one replica. Raises Terminal when the host has not what it needs, Retryable for a Secret."""
         engine = self._engine(start.spec)
         tmp, private = scratch.folder_of(self._folder, start.replica), scratch.private_of(self._folder, start.replica)
         folders = Folders(self._home(engine), str(tmp), str(private))
-        paths = self._model_paths(start.spec)
         service = start.replica.service
+        paths = self._model_paths(service, start.spec)
         secrets = reveal(start.spec, service.namespace, engine.env, self._secrets())
         try:
             return launch(start.spec, engine, service, start.lease, paths, start.drain_timeout, folders, secrets)
         except ValueError as error:
             raise Terminal(f"replica {start.replica}: {error}") from None
 
-    def question(self, spec: EffectiveSpec) -> Question:
+    def question(self, service: ServiceId, spec: EffectiveSpec) -> Question:
         """What to ask the installed engine. Raises Terminal when the host has not what it needs."""
         engine = self._engine(spec)
         try:
-            return question(spec, engine, self._model_paths(spec), self._home(engine))
+            return question(spec, engine, self._model_paths(service, spec), self._home(engine))
         except ValueError as error:
             raise Terminal(str(error)) from None
 
@@ -63,8 +68,9 @@ class Workloads:
             raise Terminal(f"no interpreter on this host for the image {spec.image}; add one to engines in the config")
         return engine
 
-    def _model_paths(self, spec: EffectiveSpec) -> dict[str, str]:
-        return {path: str(found) for path, found in folders_of(spec, self._settings.volumes).items()}
+    def _model_paths(self, service: ServiceId, spec: EffectiveSpec) -> dict[str, str]:
+        found = folders_of(spec, self._settings.volumes, partial(self._stager.find, service))
+        return {path: str(folder) for path, folder in found.items()}
 
     def _home(self, engine: config.Engine) -> str:
         return home_of(self._folder, engine)
@@ -90,7 +96,7 @@ class Preflights:
     def ask(self, action: AskPreflight) -> None:
         """Begin to ask. Raises Retryable when no answer is possible now."""
         try:
-            asked = self._workloads.question(action.spec)
+            asked = self._workloads.question(action.service, action.spec)
         except Terminal as error:
             reason = Reason("WeightsMissing", str(error), action.origin)
             self._refused[action.digest] = Preflight("", reasons=(reason,))
@@ -116,10 +122,10 @@ class Preflights:
                 asking.add(service.digest)
         return known, frozenset(asking)
 
-    def note_start(self, spec: EffectiveSpec, log: Iterable[str]) -> None:
+    def note_start(self, service: ServiceId, spec: EffectiveSpec, log: Iterable[str]) -> None:
         """A replica of this spec became ready, and this is its log: keep what it says of memory."""
         with suppress(Terminal):
-            asked = self._workloads.question(spec)
+            asked = self._workloads.question(service, spec)
             name = key_of(asked)
             if verdict := self._runner.result(name):
                 self._fits.note(name, asked, spec, verdict, log)
@@ -131,7 +137,7 @@ class Preflights:
         if service.spec is None:
             return None
         try:
-            asked = self._workloads.question(service.spec)
+            asked = self._workloads.question(service.id, service.spec)
         except Terminal:
             if service.digest in self._refused:
                 known[service.digest] = self._refused[service.digest]

@@ -1,0 +1,80 @@
+"""Where a service's models come from, and what fetching them needs. Pure.
+
+Secrets stay references: their values belong neither into a digest nor into a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from reconciler.desired.effective import Surroundings, resolve_variables
+from reconciler.kserve.names import STORAGE_INITIALIZER
+from reconciler.kserve.resolve import Resolved, Storage
+from reconciler.model import Mount, StorageFile
+from reconciler.storage.sources import is_fetched
+
+Document = Mapping[str, Any]
+
+
+def build_mounts(resolved: Resolved, container: Document, around: Surroundings) -> tuple[Mount, ...]:
+    """The model's files, then claims and host folders that the container mounts by itself."""
+    mounts = {each.mount_path: _mount(each, resolved, around) for each in resolved.storage}
+    volumes = {each.get("name"): each for each in resolved.pod.get("volumes") or ()}
+    for each in container.get("volumeMounts") or ():
+        path, uri = str(each.get("mountPath")), _volume_uri(volumes.get(each.get("name")) or {})
+        if uri and path not in mounts:
+            mounts[path] = Mount("/".join(filter(None, (uri, str(each.get("subPath") or "").strip("/")))), path)
+    return tuple(mounts.values())
+
+
+def _volume_uri(volume: Document) -> str:
+    if claim := volume.get("persistentVolumeClaim"):
+        return f"pvc://{claim.get('claimName')}"
+    if folder := volume.get("hostPath"):
+        return f"file://{str(folder.get('path')).rstrip('/')}"
+    return ""
+
+
+def _mount(storage: Storage, resolved: Resolved, around: Surroundings) -> Mount:
+    mount = Mount(storage.uri, storage.mount_path)
+    if not is_fetched(storage.uri):
+        return mount
+    env = resolve_variables({"env": storage.env}, around)
+    return replace(mount, env=env, files=tuple(_files(resolved, around)))
+
+
+def _files(resolved: Resolved, around: Surroundings) -> Iterator[StorageFile]:
+    """What Secrets and ConfigMaps are mounted into KServe's initializer."""
+    initializer = _named(resolved.pod.get("initContainers"), STORAGE_INITIALIZER)
+    for mount in initializer.get("volumeMounts") or ():
+        path = str(mount.get("mountPath")).rstrip("/")
+        volume = _named(resolved.pod.get("volumes"), mount.get("name"))
+        if secret := volume.get("secret"):
+            yield StorageFile(path, source=f"secret {secret.get('secretName')}/*")
+        elif held := volume.get("configMap"):
+            yield from _config_map(path, str(held.get("name")), around)
+
+
+def _config_map(path: str, name: str, around: Surroundings) -> Iterator[StorageFile]:
+    data = around.config_maps.get((around.namespace, name))
+    if data is None:
+        yield StorageFile(path, source=f"configmap {name}/*")
+        return
+    yield from (StorageFile(f"{path}/{key}", text=str(text)) for key, text in sorted(data.items()))
+
+
+def _named(items: Any, name: Any) -> Document:
+    return next((each for each in items or () if each.get("name") == name), {})
+
+
+def ignored_volumes(resolved: Resolved, container: Document) -> list[str]:
+    """Names of mounted volumes that a host does not provide. Scratch space needs none."""
+    mounted = {each.get("name") for each in container.get("volumeMounts") or ()}
+    harmless = ("emptyDir", "persistentVolumeClaim", "hostPath", "secret")
+    return [
+        str(each.get("name"))
+        for each in resolved.pod.get("volumes") or ()
+        if each.get("name") in mounted and not any(key in each for key in harmless)
+    ]

@@ -1,0 +1,53 @@
+"""Why a model could not be fetched, and whether the source said no or could not be asked."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# The client has to change something, except for these: too slow, too early, too many.
+_PASSING = frozenset({408, 425, 429})
+
+
+class DownloadFailed(Exception):
+    """It may be tried again soon. `code` is one CamelCase word."""
+
+    refused = False
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Refused(DownloadFailed):
+    """The source answered, and it was no: trying again soon helps nobody."""
+
+    refused = True
+
+
+def disk_full(what: str) -> DownloadFailed:
+    return DownloadFailed("DiskFull", f"{what}; what is there is kept, and it goes on once there is room")
+
+
+def failure_of_status(status: int, what: str) -> DownloadFailed:
+    """What an HTTP status means."""
+    if status in (401, 403):
+        return Refused("AccessDenied", f"{what}: access denied ({status}); check the credentials")
+    if status in (404, 410):
+        return Refused("NotFound", f"{what}: not found ({status})")
+    if 400 <= status < 500 and status not in _PASSING:
+        return Refused("SourceRefused", f"{what}: the source refused ({status})")
+    return DownloadFailed("SourceFailed", f"{what}: the source failed ({status})")
+
+
+@contextmanager
+def explained_disk(what: str) -> Iterator[None]:
+    """Errors of the disk as what they are. Raises DownloadFailed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise disk_full(f"{what}: the disk is full") from None
+        raise

@@ -1,0 +1,127 @@
+"""The way through: what to fetch, by whom, and what to say in the end."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO, cast
+
+from reconciler.storage.download.failures import DownloadFailed, Refused
+from reconciler.storage.download.order import Order, enter, leave, read_order
+from reconciler.storage.download.progress import Progress
+from reconciler.storage.sources import scheme_of
+from reconciler.storage.state import HOME
+
+_HIDDEN = "***"
+
+
+def main() -> int:
+    """Fetch one model. 0: it is there; 1: the state in its folder says why not."""
+    # Nothing that is written on the way is for others.
+    os.umask(0o077)
+    order = read_order(sys.stdin.buffer)
+    said = Discreet(sys.stderr, order.secrets)
+    sys.stdout = sys.stderr = cast("TextIO", said)
+    progress = Progress(order.folder)
+    try:
+        enter(order)
+        content = _fetch(order, progress)
+    except DownloadFailed as error:
+        progress.failed(error.code, said.hide(str(error)), error.refused)
+        return 1
+    except BaseException as error:
+        traceback.print_exc()
+        text = f"unexpected {type(error).__name__}: {error}; the log in {order.folder} tells more"
+        progress.failed("Unexpected", said.hide(text), refused=False)
+        return 1
+    finally:
+        leave(order)
+    progress.staged(content)
+    return 0
+
+
+def _fetch(order: Order, progress: Progress) -> str:
+    """All of it, in place under the name that is returned. Raises DownloadFailed."""
+    try:
+        from kserve_storage.kserve_storage import Storage
+    except ImportError as error:
+        text = (
+            f"{sys.executable} has no kserve-storage ({error}); install vllm-reconciler[storage] there, or name an "
+            "interpreter that has it in targets[].storage.python"
+        )
+        raise Refused("NoLibrary", text) from None
+    from reconciler.storage.download import archive, library
+    from reconciler.storage.download.seal import seal
+
+    Storage._update_with_storage_spec()
+    Storage._configure_global_ca_bundle()
+    if _is_ranged(order.uri):
+        work, content = _transfer(order, progress)
+        work = archive.unpack_if_lone(work, order.folder / f"{content}.unpacked")
+    else:
+        work, content = library.download(order.uri, order.folder, progress)
+    if not any(work.iterdir()):
+        raise Refused("NotFound", "there is nothing at its source")
+    seal(work, order.folder / content)
+    _tidy(order.folder)
+    return content
+
+
+def _is_ranged(uri: str) -> bool:
+    from reconciler.storage.download import library
+
+    azure = any(f".{kind}.core.windows.net/" in uri for kind in ("blob", "file")) or ".storage.azure.net/" in uri
+    return scheme_of(uri) == "s3" or (scheme_of(uri) in ("http", "https") and not azure and not library.is_git(uri))
+
+
+def _transfer(order: Order, progress: Progress) -> tuple[Path, str]:
+    from reconciler.storage.download.transfer import Source, Transfer
+
+    source: Source
+    if scheme_of(order.uri) == "s3":
+        from reconciler.storage.download.s3 import S3Source
+
+        source = S3Source(order.uri)
+    else:
+        from reconciler.storage.download.https import HttpSource
+
+        source = HttpSource(order.uri)
+    return Transfer(source, order.uri, order.folder, progress).run()
+
+
+def _tidy(folder: Path) -> None:
+    """What attempts needed, nobody needs any more."""
+    for path in (*folder.glob("*.partial"), *folder.glob("*.unpacked"), folder / "unfinished", folder / HOME):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Discreet(io.TextIOBase):
+    """A stream that shows no secret. Libraries log their settings, HDFS' with all of its credentials."""
+
+    def __init__(self, stream: TextIO, secrets: Sequence[str]) -> None:
+        self._stream = stream
+        # The longest first: one may be part of another.
+        self._secrets = sorted(secrets, key=len, reverse=True)
+
+    def hide(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, _HIDDEN)
+        return text
+
+    def write(self, text: str) -> int:
+        self._stream.write(self.hide(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
