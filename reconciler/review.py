@@ -6,35 +6,48 @@ spec. Our own warnings stand beside that verdict and never change it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reconciler.kserve.credentials import Secret
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.resolve import Resolved, World, resolve
 from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Reason
+from reconciler.secrets.decode import is_plain
 
 Document = dict[str, Any]
+Secrets = Mapping[tuple[str, str], Secret]
 DEFAULT_NAMESPACE = "default"
 
 
 def render(
-    manifests: Manifests, *, default_namespace: str = DEFAULT_NAMESPACE, default_mode: str | None = None
+    manifests: Manifests,
+    *,
+    default_namespace: str = DEFAULT_NAMESPACE,
+    default_mode: str | None = None,
+    secrets: Secrets | None = None,
 ) -> Document:
     """Every service as it would run, in order of namespace and name."""
-    world = _world(manifests, default_namespace, default_mode)
+    world = _world(manifests, default_namespace, default_mode, secrets)
     services = [_service(manifest, resolve(manifest.data, world), world) for manifest in _services(manifests, world)]
     errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
     return {"services": services, "errors": errors}
 
 
 def validate(
-    manifests: Manifests, *, default_namespace: str = DEFAULT_NAMESPACE, default_mode: str | None = None
+    manifests: Manifests,
+    *,
+    default_namespace: str = DEFAULT_NAMESPACE,
+    default_mode: str | None = None,
+    secrets: Secrets | None = None,
 ) -> Document:
     """KServe's verdict on the tree, each error and warning with its file and line."""
-    world = _world(manifests, default_namespace, default_mode)
+    world = _world(manifests, default_namespace, default_mode, secrets)
     errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
     warnings = list(_general_warnings(manifests, default_namespace))
+    if secrets is None:
+        warnings += [finding_of(reason) for reason in disclosed(manifests)]
     for manifest in _services(manifests, world):
         resolved = resolve(manifest.data, world)
         errors += [_located(manifest, issue) for issue in resolved.errors]
@@ -42,10 +55,21 @@ def validate(
     return {"valid": not errors, "errors": in_order(errors), "warnings": in_order(warnings)}
 
 
-def _world(manifests: Manifests, default_namespace: str, default_mode: str | None) -> World:
-    return World.build(
-        (each.data for each in manifests.documents), default_namespace=default_namespace, default_mode=default_mode
-    )
+def disclosed(manifests: Manifests) -> Iterator[Reason]:
+    """Secrets whose data everybody can read who reads the tree. No fault of theirs to KServe."""
+    for each in manifests.of_kind("Secret"):
+        if is_plain(each.data):
+            text = (
+                f"the data of Secret {each.name} is not encrypted: everybody reads it, a host refuses it; "
+                "encrypt it with SOPS, or keep it in a folder outside git"
+            )
+            yield Reason("PlaintextSecret", text, each.origin_of(("data" if each.data.get("data") else "stringData",)))
+
+
+def _world(manifests: Manifests, default_namespace: str, default_mode: str | None, secrets: Secrets | None) -> World:
+    """`secrets`: those of a host; None: those that the tree itself holds."""
+    documents = (each.data for each in manifests.documents)
+    return World.build(documents, default_namespace=default_namespace, default_mode=default_mode, secrets=secrets)
 
 
 def _services(manifests: Manifests, world: World) -> list[Manifest]:

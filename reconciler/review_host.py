@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reconciler import review
 from reconciler.config import Engine, HostTarget
-from reconciler.desired import HOST_MODE, build_desired
+from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
 from reconciler.engines.fit import Room, room_of
 from reconciler.engines.fit_arguments import arguments_of
 from reconciler.engines.images import find_engine
@@ -26,6 +26,8 @@ from reconciler.report.fit import fit_document
 from reconciler.report.scrub import scrub
 from reconciler.review import Document
 from reconciler.routing.resources import accepted_models, host_names
+from reconciler.secrets import SecretSources, SecretStore
+from reconciler.secrets.store import UNREADABLE
 from reconciler.storage.sources import is_fetched
 from reconciler.targets.fits import local_model, look_at
 from reconciler.targets.weights import find_folder
@@ -39,8 +41,14 @@ _REFUSED = "NotOnHosts"
 
 def validate_on(manifests: Manifests, target: HostTarget) -> Document:
     """The document of `validate`, with what this host refuses and what it would do otherwise than a cluster."""
-    verdict = review.validate(manifests, default_namespace=target.default_namespace, default_mode=HOST_MODE)
-    wanted = _want(manifests, target)
+    secrets = SecretSources(target).load(manifests)
+    verdict = review.validate(
+        manifests,
+        default_namespace=target.default_namespace,
+        default_mode=HOST_MODE,
+        secrets=as_kserve_sees(secrets),
+    )
+    wanted = _want(manifests, target, secrets)
     errors = _merged(verdict["errors"], _refusals(wanted))
     warnings = _merged(verdict["warnings"], [*_warnings(wanted), *_doubtful_names(manifests, wanted, target)])
     return {"valid": not errors, "errors": errors, "warnings": warnings}
@@ -48,8 +56,14 @@ def validate_on(manifests: Manifests, target: HostTarget) -> Document:
 
 def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Document:
     """The document of `render`; each service says as `host` what would be started. `folder` is the target's state."""
-    document = review.render(manifests, default_namespace=target.default_namespace, default_mode=HOST_MODE)
-    wanted = _want(manifests, target)
+    secrets = SecretSources(target).load(manifests)
+    document = review.render(
+        manifests,
+        default_namespace=target.default_namespace,
+        default_mode=HOST_MODE,
+        secrets=as_kserve_sees(secrets),
+    )
+    wanted = _want(manifests, target, secrets)
     found = {each.id: each for each in wanted.services}
     for service in document["services"]:
         desired = found.get(ServiceId(service["namespace"], service["name"]))
@@ -57,12 +71,23 @@ def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Documen
         known = {error["message"] for error in service["errors"]}
         problems = [each for each in (desired.problems if desired else ()) if each.message not in known]
         service["errors"] += [{"reason": each.code, "message": each.message} for each in problems]
-    document["errors"] += [review.finding_of(reason) for reason in _bad_names(wanted)]
+        doubts = [each for each in (desired.blocked if desired else ()) if _is_of_this_machine(each)]
+        service["warnings"] += [{"reason": each.code, "message": each.message} for each in doubts]
+    document["errors"] += [review.finding_of(reason) for reason in (*_bad_names(wanted), *_refused(wanted))]
     return document
 
 
-def _want(manifests: Manifests, target: HostTarget) -> DesiredState:
-    return build_desired(manifests, target, Snapshot(revision="", files=()))
+def _want(manifests: Manifests, target: HostTarget, secrets: SecretStore) -> DesiredState:
+    return build_desired(manifests, target, Snapshot(revision="", files=()), secrets=secrets)
+
+
+def _is_of_this_machine(reason: Reason) -> bool:
+    """Secrets that cannot be read here may well be there for the host itself: nobody is judged by that."""
+    return reason.code == UNREADABLE
+
+
+def _refused(wanted: DesiredState) -> list[Reason]:
+    return [reason for reason in wanted.refused if not _is_of_this_machine(reason)]
 
 
 # ---------------------------------------------------------------- findings
@@ -70,9 +95,10 @@ def _want(manifests: Manifests, target: HostTarget) -> DesiredState:
 
 def _refusals(wanted: DesiredState) -> Iterator[Reason]:
     yield from _bad_names(wanted)
+    yield from _refused(wanted)
     for service in wanted.services:
         yield from service.problems
-        yield from service.blocked
+        yield from (each for each in service.blocked if not _is_of_this_machine(each))
     yield from (note for note in wanted.notes if note.code == _REFUSED)
 
 
@@ -81,9 +107,11 @@ def _bad_names(wanted: DesiredState) -> list[Reason]:
 
 
 def _warnings(wanted: DesiredState) -> Iterator[Reason]:
+    yield from filter(_is_of_this_machine, wanted.refused)
     for service in wanted.services:
         yield from service.warnings
         yield from (replace(why, message=f"not for this host: {why.message}") for why in service.not_here)
+        yield from filter(_is_of_this_machine, service.blocked)
     # The paths of a command need not be all that the target reads, so nothing is said about its own file.
     yield from (note for note in wanted.notes if note.code not in ("NotPrunable", _REFUSED))
 
@@ -122,14 +150,24 @@ def _host(service: Desired, target: HostTarget, folder: Path) -> Document:
     return {
         "interpreter": str(engine.python) if engine else None,
         "argv": scrub(list(process.argv)) if process else None,
-        "env": scrub(dict(process.env)) if process else None,
+        "env": _environment(service.spec, process) if process and service.spec else None,
         "digest": service.digest or None,
         "replicas": service.replicas,
         "strategy": _strategy(service.strategy),
-        "blocked": [{"reason": each.code, **review.finding_of(each)} for each in service.blocked],
+        "blocked": [
+            {"reason": each.code, **review.finding_of(each)}
+            for each in service.blocked
+            if not _is_of_this_machine(each)
+        ],
         **_fit(service.spec, engine, target, folder),
         "notForThisHost": [{"reason": each.code, **review.finding_of(each)} for each in service.not_here],
     }
+
+
+def _environment(spec: EffectiveSpec, process: Launch) -> object:
+    """Of a variable that gets its value when the process starts, where that comes from."""
+    later = {each.name: f"<{each.source}>" for each in spec.env if each.source and each.name not in process.env}
+    return {**later, **{name: scrub(value, name) for name, value in process.env.items()}}
 
 
 def _process(service: Desired, spec: EffectiveSpec, engine: Engine, target: HostTarget, folder: Path) -> Launch | None:

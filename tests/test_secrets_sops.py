@@ -218,7 +218,10 @@ def test_a_missing_package_comes_with_the_command_that_installs_it(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     said = refusal(encrypted, key.identities)
-    assert said == f"NoSops: needs the package {package}; run: {sys.executable} -m pip install pyrage cryptography"
+    assert (
+        said
+        == f"SecretsUnreadable: needs the package {package}; run: {sys.executable} -m pip install pyrage cryptography"
+    )
 
 
 def test_an_identity_is_not_shown_by_its_repr(key: Key):

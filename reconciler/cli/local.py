@@ -16,6 +16,7 @@ from reconciler.cli.shared import (
     print_json,
     settings_of,
     show,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ def render(paths: tuple[Path, ...], target: str | None, config: str | None, outp
 
 def _render(manifests: Manifests, target: str | None, config: str | None) -> Document:
     if target is None:
-        from reconciler.review import render
+        from reconciler.review import disclosed, render
 
+        for reason in disclosed(manifests):
+            tell(f"warning: {reason}")
         return render(manifests)
     from reconciler.review_host import render_on
 

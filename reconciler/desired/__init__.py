@@ -7,6 +7,7 @@ honour (`obstacles`), and what must not be concluded from what cannot be seen (`
 
 from reconciler.desired.build import build_desired
 from reconciler.desired.scene import HOST_MODE, DesiredCache
+from reconciler.desired.secrets import as_kserve_sees
 from reconciler.desired.unseen import part_of
 
-__all__ = ["HOST_MODE", "DesiredCache", "build_desired", "part_of"]
+__all__ = ["HOST_MODE", "DesiredCache", "as_kserve_sees", "build_desired", "part_of"]

@@ -7,13 +7,13 @@ from typing import Any
 
 from reconciler.config import HostTarget
 from reconciler.desired.placement import node_of
+from reconciler.desired.secrets import as_kserve_sees
 from reconciler.desired.unseen import possible_runtimes
-from reconciler.kserve.credentials import Secret
 from reconciler.kserve.resolve import World
 from reconciler.kserve.scheduling import Node
 from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Desired, Reason, Snapshot
-from reconciler.secrets import SecretStore, StoredSecret
+from reconciler.secrets import SecretStore
 
 # A host's replicas are like the pods of a Deployment, so KServe's rules for that mode hold.
 HOST_MODE = "Standard"
@@ -68,10 +68,10 @@ def _new_scene(
     return Scene(
         target=target,
         world=World.build(
-            [each.data for each in single if each.kind != "Secret"],
+            [each.data for each in single],
             default_namespace=home,
             default_mode=HOST_MODE,
-            secrets={key: _as_kserve_sees(secret) for key, secret in secrets.secrets.items()},
+            secrets=as_kserve_sees(secrets),
         ),
         secrets=secrets,
         runtimes={
@@ -86,11 +86,6 @@ def _new_scene(
         uncertain=uncertain,
         node=node_of(target),
     )
-
-
-def _as_kserve_sees(secret: StoredSecret) -> Secret:
-    data = {key: value.decode("utf-8", "replace") for key, value in secret.data.items()}
-    return Secret(secret.name, data, secret.annotations, private=True)
 
 
 def _data_of(config_map: Manifest) -> dict[str, Any]:

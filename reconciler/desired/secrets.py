@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from reconciler.config import Engine, HostTarget
 from reconciler.desired.origins import Origins
+from reconciler.kserve.credentials import Secret
 from reconciler.kserve.resolve import Issue
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
-from reconciler.secrets import SecretStore
+from reconciler.secrets import SecretStore, StoredSecret
+from reconciler.secrets.store import UNREADABLE
 from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_ref
 from reconciler.storage.sources import shown
 
@@ -41,13 +43,23 @@ class Keyring:
             keys = ", ".join(sorted(found.data)) or "none"
             return "MissingSecret", f"which has no such key (it has: {keys}); add it at {found.origin}"
         if refused := self.store.refused.get(place):
-            return "MissingSecret", f"which is refused: {refused}"
+            code = UNREADABLE if refused.code == UNREADABLE else "MissingSecret"
+            return code, f"which is refused: {refused}"
         if self.store.unavailable:
-            first = self.store.unavailable[0]
-            return "SecretsUnreadable", f"and nobody can tell whether it is there: {first}"
+            return UNREADABLE, f"and nobody can tell whether it is there: {self.store.unavailable[0]}"
         home = self.target.secrets.directory or f"a folder that targets[].secrets.directory of {self.target.name} names"
         text = f"which this host does not have in namespace {self.namespace}; put a manifest of it into {home}"
         return "MissingSecret", f"{text}, or encrypt it into git with SOPS"
+
+
+def as_kserve_sees(store: SecretStore) -> dict[tuple[str, str], Secret]:
+    """The Secrets for KServe's own rules, which read settings of storage in them."""
+    return {key: _as_kserve_sees(secret) for key, secret in store.secrets.items()}
+
+
+def _as_kserve_sees(secret: StoredSecret) -> Secret:
+    data = {key: value.decode("utf-8", "replace") for key, value in secret.data.items()}
+    return Secret(secret.name, data, secret.annotations, private=True)
 
 
 def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:

@@ -54,14 +54,15 @@ class World:
     ) -> World:
         """Sort plain documents into what the rules look up. `default_mode` applies where no ConfigMap says another.
 
-        `secrets` are those of another place, by namespace and name.
+        `secrets`, where given, stand in for those of the documents, by namespace and name.
 
         Documents that name no namespace are in `default_namespace`; of two with the same name the later one wins.
         """
         sorter = _Sorter(default_namespace, default_mode)
         for index, document in enumerate(documents):
             sorter.take(index, document)
-        sorter.secrets.update(secrets or {})
+        if secrets is not None:
+            sorter.secrets = dict(secrets)
         return sorter.world()
 
     def local_models(self, namespace: str) -> tuple[LocalModel, ...]:

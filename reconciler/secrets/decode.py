@@ -30,8 +30,8 @@ class Unfit(Exception):
 
 
 def is_plain(document: Mapping[str, Any]) -> bool:
-    """Does it hold data?"""
-    return bool(document.get("data") or document.get("stringData"))
+    """Does a Secret hold data, and not encrypted by SOPS?"""
+    return "sops" not in document and bool(document.get("data") or document.get("stringData"))
 
 
 def decode(manifest: Manifest, document: Mapping[str, Any], default_namespace: str) -> StoredSecret:

@@ -11,6 +11,7 @@ from reconciler.manifests import Manifests, Unreadable
 from reconciler.manifests.documents import read_file
 from reconciler.model import Origin, Reason
 from reconciler.secrets.private import MAX_BYTES, check_folder, read_private
+from reconciler.secrets.store import UNREADABLE
 
 SUFFIXES = (".yaml", ".yml", ".json")
 Stamp = tuple[tuple[object, ...], ...]
@@ -77,4 +78,4 @@ def _read(path: Path, read: Callable[[Path], bytes]) -> Manifests:
 
 def _refused(path: Path, message: str) -> Manifests:
     text = message.removeprefix(f"{path}: ")
-    return Manifests(unreadable=(Unreadable(Reason("SecretsUnreadable", text, Origin(str(path), 1))),))
+    return Manifests(unreadable=(Unreadable(Reason(UNREADABLE, text, Origin(str(path), 1))),))

@@ -19,6 +19,7 @@ from decimal import Decimal
 from typing import Any
 
 from reconciler.secrets.decode import Unfit
+from reconciler.secrets.store import UNREADABLE
 
 _VALUE = re.compile(r"ENC\[AES256_GCM,data:([^,]*),iv:([^,]+),tag:([^,]+),type:(str|int|float|bool|bytes)\]")
 _RULES = ("encrypted_regex", "unencrypted_regex", "encrypted_suffix", "unencrypted_suffix")
@@ -34,11 +35,12 @@ _ANEW = "encrypt it anew with: sops encrypt --encrypted-regex '^(data|stringData
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """The age identities of this host; `source` says where they were read, `missing` why there are none."""
+    """The age identities of this host; `source` says where they were read, `missing` why there are none, by `code`."""
 
     keys: tuple[Any, ...] = field(default=(), repr=False)
     source: str = ""
     missing: str = ""
+    code: str = "NoAgeKey"
 
 
 def is_encrypted(document: Mapping[str, Any]) -> bool:
@@ -133,7 +135,7 @@ def _data_key(metadata: Mapping[str, Any], identities: Identities) -> bytes:
         others = ", ".join(sorted(name for name in _OTHER_KEYS if metadata.get(name))) or "nobody"
         raise Unfit(f"is encrypted for {others}, not for age; add a recipient: sops rotate -i --add-age age1… FILE")
     if not identities.keys:
-        raise Unfit(f"is encrypted, and {identities.missing}", ("sops",), "NoAgeKey")
+        raise Unfit(f"is encrypted, and {identities.missing}", ("sops",), identities.code)
     pyrage = _library("pyrage")
     for entry in entries:
         armored = entry.get("enc") if isinstance(entry, dict) else None
@@ -247,4 +249,4 @@ def _library(module: str, package: str = "pyrage") -> Any:
         return importlib.import_module(module)
     except ImportError:
         text = f"needs the package {package}; run: {sys.executable} -m pip install pyrage cryptography"
-        raise Unfit(text, ("sops",), "NoSops") from None
+        raise Unfit(text, ("sops",), UNREADABLE) from None

@@ -17,7 +17,7 @@ from reconciler.model import Reason
 from reconciler.secrets import folder, sops
 from reconciler.secrets.decode import Unfit, decode, is_plain
 from reconciler.secrets.private import read_private
-from reconciler.secrets.store import NO_SECRETS, Key, SecretStore, StoredSecret
+from reconciler.secrets.store import NO_SECRETS, UNREADABLE, Key, SecretStore, StoredSecret
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _AGE_KEY = "age.key"
@@ -132,7 +132,7 @@ class _Identities:
             if self._credential is not None and self._credential.exists():
                 return sops.read_identities(folder.read_open(self._credential), str(self._credential))
         except Terminal as error:
-            return sops.Identities(missing=f"this host has no age identity: {error}")
+            return sops.Identities(missing=f"there is no age identity: {error}", code=UNREADABLE)
         return sops.Identities(missing=f"targets[].secrets.age_key_file of {self._target} names no age identity")
 
 

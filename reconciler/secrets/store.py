@@ -9,6 +9,8 @@ from typing import Final
 from reconciler.model import Origin, Reason
 
 Key = tuple[str, str]
+# The code of whatever lies with this machine and its files: on another one it may be different.
+UNREADABLE: Final = "SecretsUnreadable"
 
 
 @dataclass(frozen=True, slots=True)
