@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import ssl
 import threading
 import time
 from collections import Counter
@@ -20,7 +21,14 @@ from tests.ports import free_port
 class Backend:
     """Answers every request with who it is and what it got; `stream` and `sleep` in the body slow it down."""
 
-    def __init__(self, name: str, port: int | None = None, keep_alive: float = 60.0, breaks: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int | None = None,
+        keep_alive: float = 60.0,
+        breaks: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.name = name
         self.port = port or free_port()
         self.seen = 0
@@ -28,6 +36,7 @@ class Backend:
         self.left = 0
         self._keep_alive = keep_alive
         self._breaks = breaks
+        self._tls = tls
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
@@ -53,7 +62,7 @@ class Backend:
 
     async def _serve(self, started: threading.Event) -> None:
         self._end = asyncio.Event()
-        server = await asyncio.start_server(self._talk, "127.0.0.1", self.port, limit=1 << 26)
+        server = await asyncio.start_server(self._talk, "127.0.0.1", self.port, limit=1 << 26, ssl=self._tls)
         started.set()
         await self._end.wait()
         server.close()
@@ -217,8 +226,8 @@ def service(name: str, namespace: str = "demo") -> ServiceId:
     return ServiceId(namespace, name)
 
 
-def seat(owner: ServiceId, port: int, serial: str = "0", draining: bool = False) -> Endpoint:
-    return Endpoint(ReplicaId(owner, f"aaaaaaaa-{serial}"), port, draining)
+def seat(owner: ServiceId, port: int, serial: str = "0", draining: bool = False, tls: bool = False) -> Endpoint:
+    return Endpoint(ReplicaId(owner, f"aaaaaaaa-{serial}"), port, draining, tls)
 
 
 def route(name: str, *ports: int, namespace: str = "demo", **more: Any) -> ServiceRoute:

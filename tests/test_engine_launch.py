@@ -94,7 +94,7 @@ def test_options_of_the_interpreter_are_kept() -> None:
         (spec_of(("vllm",)), "only `vllm serve`, not `vllm`", 1),
         (spec_of(("python",)), "not a script", 1),
         (spec_of(PYTHON, "--model=m", "--uds", "/s"), "--uds does not work on a host", 5),
-        (spec_of(PYTHON, "--ssl_keyfile=/k"), "--ssl-keyfile does not work on a host", 4),
+        (spec_of(PYTHON, "--ssl_cert_reqs=2"), "--ssl-cert-reqs does not work on a host", 4),
     ],
 )
 def test_what_only_a_container_can_run_is_refused_with_its_line(spec: EffectiveSpec, message: str, line: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from reconciler.config import Web
-from reconciler.model import Lease, Phase, ReplicaId, Sync
+from reconciler.model import EffectiveSpec, Lease, Phase, ReplicaId, Sync
 from reconciler.report.status import Document
 from reconciler.web.app import DISCOVERY
 from reconciler.web.discovery import scrape_targets
@@ -35,12 +35,19 @@ def test_every_replica_that_answers_is_listed_as_prometheus_reads_it() -> None:
         "service": "tiny",
         "replica": f"{OLD[:8]}-1",
         "__metrics_path__": "/metrics",
+        "__scheme__": "http",
     }
     # What its documentation asks for: a list of groups, each with a list of addresses and text labels.
     for group in json.loads(json.dumps(found)):
         assert group.keys() == {"targets", "labels"}
         assert all(re.fullmatch(r"[\w.]+:\d+", address) for address in group["targets"])
         assert all(LABEL.fullmatch(key) and isinstance(text, str) for key, text in group["labels"].items())
+
+
+def test_a_replica_that_ends_tls_is_asked_by_https() -> None:
+    spec = EffectiveSpec("i", ("vllm", "serve"), ("--ssl-certfile=/c", "--ssl-keyfile", "/k"))
+    (group,) = targets(report(observed=observed(replica(spec=spec))))
+    assert group["labels"]["__scheme__"] == "https"
 
 
 def test_a_replica_that_cannot_answer_is_not_listed() -> None:

@@ -410,6 +410,8 @@ def test_whether_the_proxy_guards_a_service_follows_git_without_a_restart():
     host.converge(state(replace(service, guarded=True)))
     assert kinds(host, since) == ["SetRoutes"]
     assert host.routes[service.id].guarded
+    host.converge(state(replace(service, passthrough=True, guarded=True)))
+    assert host.routes[service.id].passthrough
     broken = replace(service, spec=None, digest="", problems=(Reason("NoAuth", "no key"),))
     host.converge(state(broken))
-    assert host.routes[service.id].guarded
+    assert (host.routes[service.id].guarded, host.routes[service.id].passthrough) == (True, True)

@@ -196,6 +196,27 @@ def test_the_label_for_auth_means_the_same():
     assert codes(one(text).problems) == ["NoAuth"]
 
 
+TLS = ('- "--ssl-certfile=/certs/tls.crt"', '- "--ssl-keyfile=/certs/tls.key"')
+PASS = "metadata:\n  annotations: {serving.knative.openshift.io/enablePassthrough: 'true'}\n"
+
+
+def test_tls_is_passed_through_to_an_engine_that_ends_it():
+    service = one(with_model(*TLS).replace("metadata:\n", PASS))
+    assert (service.passthrough, service.blocked, service.warnings) == (True, (), ())
+    assert not one(with_model(*TLS)).passthrough
+    nothing = one(SERVICE.replace("metadata:\n", PASS))
+    assert (nothing.passthrough, codes(nothing.warnings)) == (False, ["NoEffect"])
+
+
+def test_auth_and_passthrough_together_are_refused_as_nobody_could_guard_what_passes():
+    both = "{serving.knative.openshift.io/enablePassthrough: 'true', security.opendatahub.io/enable-auth: 'true'}"
+    keyed = '- "--api-key=k"'
+    text = with_model(*TLS, keyed).replace("metadata:\n", f"metadata:\n  annotations: {both}\n")
+    assert codes(one(text).problems) == ["NoAuth"]
+    without_tls = with_model(keyed).replace("metadata:\n", f"metadata:\n  annotations: {both}\n")
+    assert one(without_tls).guarded
+
+
 def _with_accelerators(text: str) -> dict[str, str]:
     notes = f"metadata:\n  annotations: {{opendatahub.io/recommended-accelerators: '{text}'}}\n"
     return {"runtimes/vllm.yaml": RUNTIME.replace("metadata:\n", notes)}

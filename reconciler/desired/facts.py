@@ -13,6 +13,8 @@ from reconciler.desired.effective import GPU
 from reconciler.desired.metrics import is_scraped_port
 from reconciler.desired.origins import Origins, at
 from reconciler.desired.support import Fact
+from reconciler.desired.wishes import wants_passthrough
+from reconciler.engines.arguments import ends_tls
 from reconciler.engines.launch import asks_for_key
 from reconciler.errors import SettingsError
 from reconciler.kserve.resolve import Resolved
@@ -48,7 +50,10 @@ def _facts(case: Case) -> Iterator[Fact]:
     highest = at(case.origins.service, ("spec", "predictor")).get("maxReplicas")
     if not isinstance(highest, int) or highest <= max(case.replicas, 1):
         yield Fact.FIXED_SCALE
-    if asks_for_key(case.spec):
+    has_tls = ends_tls((*case.spec.command, *case.spec.args))
+    if has_tls:
+        yield Fact.TLS
+    if asks_for_key(case.spec) and not (has_tls and wants_passthrough(case.origins.service)):
         yield Fact.AUTH
     if is_scraped_port(case.resolved.pod, case.container, case.spec):
         yield Fact.SCRAPED_PORT

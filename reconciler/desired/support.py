@@ -32,7 +32,7 @@ class Effect(StrEnum):
 class Fact(StrEnum):
     """What holds for one service at one place. Where an outcome names it, the field is honoured."""
 
-    AUTH = "auth is enforced there: on a host by the engine's own key (`VLLM_API_KEY` from a Secret)"
+    AUTH = "auth is enforced there: on a host by the engine's key (`VLLM_API_KEY` from a Secret) without passthrough"
     TLS = "the engine ends TLS itself (`--ssl-certfile`, `--ssl-keyfile`)"
     PRIVATE = "the proxy listens on the loopback address"
     ACCELERATOR = "the place has one of them"
@@ -131,7 +131,7 @@ _NO_API = "there is no Kubernetes API on a host"
 _KNATIVE_ONLY = _no("only Knative reads it", Fact.KNATIVE)
 _GUARD = (
     "nobody would be asked for a token; give the container a variable VLLM_API_KEY from a Secret: the engine then asks "
-    "for it, and the proxy lets through only the /v1/… that it guards"
+    "for it, and the proxy, unless it passes TLS through, lets only the /v1/… reach it that it guards"
 )
 
 ROWS: Final[tuple[Row, ...]] = (

@@ -15,6 +15,7 @@ _PREDICTOR: FieldPath = ("spec", "predictor")
 _STOP = "serving.kserve.io/stop"
 _DISPLAY_NAME = "openshift.io/display-name"
 _DASHBOARD = "opendatahub.io/dashboard"
+_PASSTHROUGH = "serving.knative.openshift.io/enablePassthrough"
 _AUTH = (
     ("annotations", "security.opendatahub.io/enable-auth"),
     ("labels", "security.openshift.io/enable-authentication"),
@@ -72,6 +73,12 @@ def wants_auth(service: Manifest) -> bool:
         for holder in (service.data["metadata"], predictor)
         for kind, key in _AUTH
     )
+
+
+def wants_passthrough(service: Manifest) -> bool:
+    """Is TLS for its host name to reach the engine as it is?"""
+    holders = (service.data["metadata"], _mapping(service.data["spec"], "predictor"))
+    return any(str(_mapping(each, "annotations").get(_PASSTHROUGH)).lower() == "true" for each in holders)
 
 
 def read_replicas(service: Manifest, predictor: Mapping[str, Any]) -> int:

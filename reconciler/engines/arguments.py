@@ -82,6 +82,11 @@ def without(args: Sequence[str], flag: str) -> tuple[str, ...]:
     return tuple(word for index, word in enumerate(args) if index not in dropped)
 
 
+def ends_tls(args: Sequence[str]) -> bool:
+    """Does a server with these arguments speak TLS? uvicorn does as soon as it has one of the two files."""
+    return bool(find(args, "--ssl-certfile") or find(args, "--ssl-keyfile"))
+
+
 def origin_of(args: Sequence[str], flag: str) -> int | None:
     """The index of the argument that an engine's message means by a flag; the last one, since that is what it read.
 

@@ -32,8 +32,7 @@ _CANNOT = {
     "--uds": "the proxy reaches replicas by port",
     "--headless": "a replica without an HTTP server cannot be probed",
     "--grpc": "a replica without an HTTP server cannot be probed",
-    "--ssl-keyfile": "the proxy speaks plain HTTP to replicas",
-    "--ssl-certfile": "the proxy speaks plain HTTP to replicas",
+    "--ssl-cert-reqs": "a host has no client certificate to probe a replica with",
 }
 
 

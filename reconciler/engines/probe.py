@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 _MOST_BYTES = 8 << 20
@@ -44,10 +46,14 @@ class _NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Asks replicas on this host. Every request ends within its time, whatever the other side does."""
+    """Asks replicas on this host. Every request ends within its time, whatever the other side does.
+
+    `tls`: they end TLS themselves.
+    """
 
     timeout: float = 2.0
     completion_timeout: float = 30.0
+    tls: bool = False
 
     def check(self, port: int, model: str, api_key: str | None = None) -> ProbeResult:
         """Ready means: /health is 200, the model list has `model`, and one real token comes back."""
@@ -117,7 +123,7 @@ class Probe:
         headers = {"Connection": "close", "Content-Type": "application/json"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+        connection = _connection(port, seconds, self.tls)
         try:
             connection.request(method, path, body, headers)
             return _read(connection, time.monotonic() + seconds)
@@ -129,6 +135,21 @@ class Probe:
             raise _NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None
         finally:
             connection.close()
+
+
+def _connection(port: int, seconds: float, tls: bool) -> http.client.HTTPConnection:
+    if not tls:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=seconds, context=_any_certificate())
+
+
+@cache
+def _any_certificate() -> ssl.SSLContext:
+    """A replica listens on the loopback address, and its certificate is for its clients' name of it."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _read(connection: http.client.HTTPConnection, deadline: float) -> _Answer:

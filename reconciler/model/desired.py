@@ -99,8 +99,8 @@ class Desired:
     `spec` is None when git's documents cannot be used: `problems` says why, and what runs is kept. `blocked` are
     reasons, known without asking the target, that it cannot start there; nothing starts and nothing stops.
     `warnings_without_gpu` are warnings only where the target turns out to have no GPU. `dashboard`: it is to be shown.
-    `metrics_path` is where its replicas tell their metrics; None: nobody is to ask. `guarded`: the proxy lets through
-    only what the engine asks a key for.
+    `metrics_path` is where its replicas tell their metrics; None: nobody is to ask. `guarded` and `passthrough` are as
+    in ServiceRoute.
     `not_here` are the rules by which it is for other places than this target; then `replicas` is 0.
     """
 
@@ -123,6 +123,7 @@ class Desired:
     metrics_path: str | None = "/metrics"
     guarded: bool = False
     not_here: tuple[Reason, ...] = ()
+    passthrough: bool = False
 
 
 @dataclass(frozen=True, slots=True)

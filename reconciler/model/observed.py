@@ -123,18 +123,20 @@ class Preflight:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One replica behind the proxy."""
+    """One replica behind the proxy. `tls`: it ends TLS itself."""
 
     replica: ReplicaId
     port: int
     draining: bool = False
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceRoute:
     """How requests reach one service. `canary` gets `canary_percent` of them while it has an endpoint.
 
-    `guarded`: only requests that the engine asks a key for are let through.
+    `guarded`: only requests that the engine asks a key for are let through. `passthrough`: TLS for the service's host
+    name is not ended by the proxy, but handed to a replica as it is.
     """
 
     service: ServiceId
@@ -143,6 +145,7 @@ class ServiceRoute:
     canary_percent: int = 0
     request_timeout: float | None = None
     guarded: bool = False
+    passthrough: bool = False
 
 
 @dataclass(frozen=True, slots=True)

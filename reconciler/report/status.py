@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.config import Routing
+from reconciler.engines.arguments import ends_tls
 from reconciler.model import (
     Desired,
     DesiredState,
@@ -308,6 +309,7 @@ def _replica(replica: Replica) -> Document:
         "phase": replica_phase(replica),
         "digest": replica.digest,
         "port": replica.lease.port,
+        "tls": ends_tls((*replica.spec.command, *replica.spec.args)),
         "gpus": list(replica.lease.gpus),
         "inFlight": replica.in_flight,
         "routed": replica.routed.value,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reconciler.engines.arguments import ends_tls
 from reconciler.health import Life
 from reconciler.model import Action, Drain, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
 from reconciler.rollout.aim import Aim, Course, find_aim
@@ -26,6 +27,7 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         canary_percent=percent or 0,
         request_timeout=_request_timeout(s),
         guarded=_is_guarded(s),
+        passthrough=_is_passed_through(s),
     )
 
 
@@ -47,6 +49,12 @@ def _is_guarded(s: Situation) -> bool:
     return s.route.guarded if s.route else False
 
 
+def _is_passed_through(s: Situation) -> bool:
+    if s.desired and s.desired.spec:
+        return s.desired.passthrough
+    return s.route.passthrough if s.route else False
+
+
 def _is_canary(s: Situation, aim: Aim, replica: Replica, is_draining: bool) -> bool:
     """A draining replica stays on the side where its requests run, so that the proxy goes on counting them."""
     if is_draining:
@@ -55,7 +63,12 @@ def _is_canary(s: Situation, aim: Aim, replica: Replica, is_draining: bool) -> b
 
 
 def _endpoints(replicas: list[Replica], draining: set[ReplicaId]) -> tuple[Endpoint, ...]:
-    return tuple(Endpoint(r.id, r.lease.port, r.id in draining) for r in sorted(replicas, key=lambda r: r.id))
+    ordered = sorted(replicas, key=lambda r: r.id)
+    return tuple(Endpoint(r.id, r.lease.port, r.id in draining, _ends_tls(r)) for r in ordered)
+
+
+def _ends_tls(replica: Replica) -> bool:
+    return ends_tls((*replica.spec.command, *replica.spec.args))
 
 
 def _named(actions: list[Action], kind: type[Stop] | type[Drain] | type[Undrain]) -> set[ReplicaId]:

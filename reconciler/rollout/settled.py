@@ -68,7 +68,8 @@ def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -
     """Does the route name exactly these replicas? Both are in order of their ids."""
     if route.canary or route.canary_percent:
         return False
-    if (route.request_timeout, route.guarded) != (want.request_timeout, want.guarded):
+    told = (route.request_timeout, route.guarded, route.passthrough)
+    if told != (want.request_timeout, want.guarded, want.passthrough):
         return False
     if len(route.stable) != len(replicas):
         return False

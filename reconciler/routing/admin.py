@@ -13,7 +13,7 @@ from typing import Any
 
 from reconciler.errors import Retryable
 from reconciler.model import Routed
-from reconciler.routing.static import CLUSTER, ROUTES, STATS
+from reconciler.routing.static import CLUSTER, PASSTHROUGH, ROUTES, STATS
 
 SOCKET = "admin.sock"
 _CLUSTERS = "/clusters?format=json"
@@ -23,6 +23,7 @@ _SCOPES = {
     "lds": "listener_manager.lds",
     "cds": "cluster_manager.cds",
     "eds": f"cluster.{CLUSTER}",
+    "tls": f"cluster.{PASSTHROUGH}",
     "rds": f"http.{STATS}.rds.{ROUTES}",
 }
 
@@ -111,14 +112,24 @@ def _uptake(scope: str, values: Mapping[str, Any]) -> Uptake:
 
 
 def _endpoints(clusters: Any) -> dict[int, EndpointState]:
-    ours = [c for c in clusters.get("cluster_statuses", ()) if c["name"] == CLUSTER]
-    hosts = [host for cluster in ours for host in cluster.get("host_statuses", ())]
-    return {int(host["address"]["socket_address"]["port_value"]): _endpoint(host) for host in hosts}
+    hosts = {cluster["name"]: cluster.get("host_statuses", ()) for cluster in clusters.get("cluster_statuses", ())}
+    passed = {_port(host): _gauge(host, "cx_active") for host in hosts.get(PASSTHROUGH, ())}
+    return {_port(host): _endpoint(host, passed.get(_port(host), 0)) for host in hosts.get(CLUSTER, ())}
 
 
-def _endpoint(host: Any) -> EndpointState:
-    # Protobuf's JSON leaves out zeros, so a gauge without a value is a zero; a missing gauge is not.
-    active = [stat for stat in host.get("stats", ()) if stat["name"] == "rq_active"]
+def _endpoint(host: Any, passed: int | None) -> EndpointState:
+    """`passed`: connections that are passed through. Nobody can see into them, so each counts as a request."""
     is_active = host["health_status"].get("eds_health_status") == "HEALTHY"
-    in_flight = int(active[0].get("value", 0)) if active else None
+    requests = _gauge(host, "rq_active")
+    in_flight = None if requests is None or passed is None else requests + passed
     return EndpointState(Routed.ACTIVE if is_active else Routed.DRAINING, in_flight)
+
+
+def _port(host: Any) -> int:
+    return int(host["address"]["socket_address"]["port_value"])
+
+
+def _gauge(host: Any, name: str) -> int | None:
+    # Protobuf's JSON leaves out zeros, so a gauge without a value is a zero; a missing gauge is not.
+    found = [stat for stat in host.get("stats", ()) if stat["name"] == name]
+    return int(found[0].get("value", 0)) if found else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler.model import Endpoint, ServiceRoute
-from reconciler.routing.static import CLUSTER, TYPE, Resource
+from reconciler.routing.static import CLUSTER, PASSTHROUGH, TLS_MATCH, TYPE, Resource
 
 # The balancer ignores this part of the metadata; it tells us later whose port it was.
 _OURS = "reconciler"
@@ -16,13 +16,17 @@ _BALANCER = "envoy.lb"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One replica in the cluster. `parts` says for which of its service's traffic: `stable`, `canary`, both or none."""
+    """One replica in the cluster. `parts` says for which of its service's traffic: `stable`, `canary`, both or none.
+
+    `tls`: it ends TLS itself, so Envoy speaks TLS to it, and can pass TLS through to it.
+    """
 
     port: int
     replica: str
     service: str
     parts: tuple[str, ...]
     draining: bool
+    tls: bool = False
 
 
 Members = Mapping[int, Member]
@@ -40,7 +44,7 @@ def members_of(routes: Iterable[ServiceRoute]) -> dict[int, Member]:
 
 
 def _member_for(route: ServiceRoute, endpoint: Endpoint, parts: tuple[str, ...]) -> Member:
-    return Member(endpoint.port, str(endpoint.replica), str(route.service), parts, endpoint.draining)
+    return Member(endpoint.port, str(endpoint.replica), str(route.service), parts, endpoint.draining, endpoint.tls)
 
 
 def bridge(old: Members, new: Members) -> dict[int, Member]:
@@ -68,14 +72,30 @@ def endpoint_table(members: Members) -> Resource:
     }
 
 
+def passthrough_table(members: Members) -> Resource:
+    """Those of them that TLS can be passed through to, as members of a cluster of their own."""
+    able = [_endpoint(member) for _, member in sorted(members.items()) if member.tls]
+    return {
+        "@type": TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": PASSTHROUGH,
+        "endpoints": [{"lb_endpoints": able}],
+    }
+
+
 def _endpoint(member: Member) -> Resource:
     labels = {"service": member.service, **dict.fromkeys(member.parts, "yes")} if member.parts else {}
     ours = {"replica": member.replica, "service": member.service}
+    wrapped = {TLS_MATCH: {"tls": "yes"}} if member.tls else {}
     return {
         "endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": member.port}}},
         "health_status": "DRAINING" if member.draining else "HEALTHY",
-        "metadata": {"filter_metadata": {_BALANCER: labels, _OURS: ours}},
+        "metadata": {"filter_metadata": {_BALANCER: labels, _OURS: ours, **wrapped}},
     }
+
+
+def subset_of_service(service: str) -> Resource:
+    """Any replica of one service."""
+    return {"filter_metadata": {_BALANCER: {"service": service}}}
 
 
 def subset(service: str, part: str) -> Resource:
@@ -96,4 +116,5 @@ def _member(entry: Any) -> Member:
         service=str(metadata[_OURS]["service"]),
         parts=tuple(sorted(str(label) for label in metadata[_BALANCER] if label != "service")),
         draining=entry["health_status"] == "DRAINING",
+        tls=TLS_MATCH in metadata,
     )

@@ -19,7 +19,7 @@ from reconciler.errors import Retryable
 from reconciler.model import Routed, ServiceId, ServiceRoute
 from reconciler.procfs import Identity
 from reconciler.routing import endpoints, process, resources, static
-from reconciler.routing.admin import SOCKET, Admin, EndpointState
+from reconciler.routing.admin import SOCKET, Admin, EndpointState, Uptake
 from reconciler.routing.files import read_file, write_file
 from reconciler.routing.ports import holder_of, is_free
 from reconciler.routing.table import dump_routes, load_routes
@@ -58,6 +58,12 @@ class _Table:
     members: endpoints.Members = field(default_factory=dict)
     rds: Content = NOTHING
     eds: Content = NOTHING
+    tls: Content = NOTHING
+    lds: Content = NOTHING
+
+    def runs(self, uptakes: Mapping[str, Uptake]) -> bool:
+        """Is it what Envoy runs?"""
+        return all(each.runs(uptakes[name]) for name, each in (("rds", self.rds), ("eds", self.eds), ("tls", self.tls)))
 
 
 class EnvoyProxy:
@@ -66,12 +72,12 @@ class EnvoyProxy:
     def __init__(self, folder: Path, settings: Routing) -> None:
         """Raises SettingsError if the address to listen on is not one."""
         self._folder = folder.absolute()
-        self._domain = settings.domain
+        self._settings = settings
         self._address = static.parse_listen(settings.listen)
-        self._fixed = {"cds": content(static.cluster()), "lds": content(static.listener(settings))}
+        self._clusters = content(static.cluster(), static.passthrough_cluster())
         self._admin = Admin(self._folder)
         self._files = WatchedFiles(self._folder, self._admin)
-        self._last_read: tuple[str, _Table] = ("", _Table())
+        self._last_read: tuple[str, _Table] = ("", self._unknown_table())
 
     def observe(self) -> ProxyState:
         """What is there now. It never writes and never raises."""
@@ -84,9 +90,8 @@ class EnvoyProxy:
         if not uptakes["eds"].version:
             # It has just started and knows no endpoint yet: that none is listed means nothing.
             return ProxyState(True, False, None, MappingProxyType(applied))
-        runs_table = table.rds.runs(uptakes["rds"]) and table.eds.runs(uptakes["eds"])
-        ready = all(wanted.runs(uptakes[name]) for name, wanted in self._fixed.items())
-        return ProxyState(True, ready, found, MappingProxyType(applied if runs_table else {}))
+        ready = self._clusters.runs(uptakes["cds"]) and table.lds.runs(uptakes["lds"])
+        return ProxyState(True, ready, found, MappingProxyType(applied if table.runs(uptakes) else {}))
 
     def apply(self, routes: tuple[ServiceRoute, ...]) -> None:
         """Makes the proxy run this table. Writes only what changed; may be killed anywhere and called again.
@@ -96,11 +101,14 @@ class EnvoyProxy:
         """
         process.trim_log(self._folder)
         wanted = self._table_for(routes)
-        if not (wanted.rds.runs(self._admin.uptakes()["rds"]) and self._files.text("rds") == wanted.rds.text):
+        if not (self._is_told("rds", wanted.rds) and self._is_told("lds", wanted.lds)):
             both = endpoints.bridge(self._members_on_disk(), wanted.members)
             self._files.publish("eds", content(endpoints.endpoint_table(both)))
+            self._files.publish("tls", content(endpoints.passthrough_table(both)))
             self._files.publish("rds", wanted.rds)
+            self._files.publish("lds", wanted.lds)
         self._files.publish("eds", wanted.eds)
+        self._files.publish("tls", wanted.tls)
         write_file(self._folder / _TABLE, dump_routes(routes))
 
     def ensure_running(self) -> None:
@@ -112,8 +120,11 @@ class EnvoyProxy:
             running = process.spawn(self._folder, concurrency=max(2, min(4, os.cpu_count() or 2)))
         process.record(self._folder, running)
         self._wait_until_live(running)
-        for name, wanted in self._fixed.items():
-            self._files.publish(name, wanted)
+        self._files.publish("cds", self._clusters)
+        self._files.publish("lds", self._table_on_disk().lds)
+
+    def _is_told(self, name: str, wanted: Content) -> bool:
+        return wanted.runs(self._admin.uptakes()[name]) and self._files.text(name) == wanted.text
 
     def find_process(self) -> Identity | None:
         """The Envoy that runs, if one does."""
@@ -136,14 +147,15 @@ class EnvoyProxy:
             raise Retryable(f"{self._folder}: cannot be made: {error.strerror}") from error
         process.trim_log(self._folder)
         write_file(self._folder / "bootstrap.json", json.dumps(static.bootstrap(), indent=1))
-        for name, wanted in self._fixed.items():
-            if self._files.resource(name) is None:
-                self._files.lay_out(name, wanted)
         if self._files.resource("eds") is None or self._files.resource("rds") is None:
             (self._folder / _TABLE).unlink(missing_ok=True)
             empty = self._table_for(())
             self._files.lay_out("eds", empty.eds)
             self._files.lay_out("rds", empty.rds)
+        known = self._table_on_disk()
+        for name, wanted in (("cds", self._clusters), ("lds", known.lds), ("tls", known.tls)):
+            if self._files.resource(name) is None:
+                self._files.lay_out(name, wanted)
 
     def _refuse_taken_port(self) -> None:
         host, port = self._address
@@ -175,8 +187,16 @@ class EnvoyProxy:
 
     def _table_for(self, routes: tuple[ServiceRoute, ...]) -> _Table:
         members = endpoints.members_of(routes)
-        rds = content(resources.route_table(routes, self._domain))
-        return _Table(routes, members, rds, content(endpoints.endpoint_table(members)))
+        domain = self._settings.domain
+        passed = resources.passthrough_hosts(routes, domain)
+        return _Table(
+            routes,
+            members,
+            rds=content(resources.route_table(routes, domain)),
+            eds=content(endpoints.endpoint_table(members)),
+            tls=content(endpoints.passthrough_table(members)),
+            lds=content(static.listener(self._settings, passed)),
+        )
 
     def _table_on_disk(self) -> _Table:
         """What was last told, as Envoy would get it today: another domain, or another release of ours, differs."""
@@ -185,9 +205,13 @@ class EnvoyProxy:
             try:
                 table = self._table_for(load_routes(text))
             except ValueError:
-                table = _Table()
+                table = self._unknown_table()
             self._last_read = (text, table)
         return self._last_read[1]
+
+    def _unknown_table(self) -> _Table:
+        """Routes and endpoints that Envoy never runs, so that it is told anew, but a listener to go on with."""
+        return _Table(lds=self._table_for(()).lds, tls=self._table_for(()).tls)
 
     def _members_on_disk(self) -> endpoints.Members:
         try:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from reconciler.model import ServiceId, ServiceRoute
 from reconciler.routing.answers import answer, refusal, refusal_quoting, skip
-from reconciler.routing.endpoints import subset
+from reconciler.routing.endpoints import subset, subset_of_service
 from reconciler.routing.static import CLUSTER, MODEL_METADATA, ROUTES, TYPE, Resource
 
 Models = Mapping[str, tuple[ServiceId, ...]]
@@ -71,6 +71,17 @@ def host_names(services: Iterable[ServiceId], domain: str) -> dict[str, list[Ser
         label = _literal(f"{service.name}-{service.namespace}")
         sharing[f"{label}.{domain}".lower()].append(service)
     return sharing
+
+
+def passthrough_hosts(routes: Iterable[ServiceRoute], domain: str) -> dict[str, Resource]:
+    """The host names whose TLS is passed through, and to which replicas. A name that means two services is left out."""
+    passed = {route.service for route in routes if route.passthrough}
+    sharing = host_names((route.service for route in routes), domain)
+    return {
+        host: subset_of_service(str(those[0]))
+        for host, those in sharing.items()
+        if len(those) == 1 and those[0] in passed
+    }
 
 
 def _hosts(targets: Targets, guarded: frozenset[ServiceId], domain: str) -> list[Resource]:

@@ -8,6 +8,7 @@ aborts, streams and all, when one service too many is added.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Any
 
 from reconciler.config import Routing
@@ -16,6 +17,9 @@ from reconciler.errors import SettingsError
 Resource = dict[str, Any]
 
 CLUSTER = "replicas"
+PASSTHROUGH = "passthrough"
+# Where an endpoint says that it speaks TLS.
+TLS_MATCH = "envoy.transport_socket_match"
 ROUTES = "services"
 STATS = "gateway"
 # Where the body's `model` lands.
@@ -28,6 +32,8 @@ _UNLIMITED = 1_000_000
 _UPSTREAM_IDLE = "3s"
 _STREAM_IDLE = "3600s"
 _RETRY_AFTER = "5"
+_KEEPALIVE = {"tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 10}}
+_TLS_INSPECTOR = TYPE + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
 
 
 def parse_listen(listen: str) -> tuple[str, int]:
@@ -69,7 +75,8 @@ def cluster() -> Resource:
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "ignore_health_on_host_removal": True,
         "circuit_breakers": {"thresholds": [_no_limits()]},
-        "upstream_connection_options": {"tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 10}},
+        "upstream_connection_options": _KEEPALIVE,
+        "transport_socket_matches": [{"name": "tls", "match": {"tls": "yes"}, "transport_socket": _tls_to_replica()}],
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -80,14 +87,40 @@ def cluster() -> Resource:
     }
 
 
+def passthrough_cluster() -> Resource:
+    """The replicas that end TLS themselves, for connections that are handed to them byte by byte."""
+    return {
+        "@type": TYPE + "envoy.config.cluster.v3.Cluster",
+        "name": PASSTHROUGH,
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": _file("tls")},
+        "connect_timeout": "1s",
+        "lb_policy": "LEAST_REQUEST",
+        "lb_subset_config": {"fallback_policy": "NO_FALLBACK", "subset_selectors": [{"keys": ["service"]}]},
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "ignore_health_on_host_removal": True,
+        "circuit_breakers": {"thresholds": [_no_limits()]},
+        "upstream_connection_options": _KEEPALIVE,
+    }
+
+
+def _tls_to_replica() -> Resource:
+    """Nothing is verified: replicas listen on the loopback address, and their certificate is for their clients."""
+    context = {"@type": TYPE + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"}
+    return {"name": "tls", "typed_config": context}
+
+
 def _part(name: str) -> Resource:
     # A request keeps the routes it came in with. If its body took longer than a rollout, the part it was meant for may
     # be empty by now; any replica of the service is better than an error.
     return {"keys": ["service", name], "fallback_policy": "KEYS_SUBSET", "fallback_keys_subset": ["service"]}
 
 
-def listener(settings: Routing) -> Resource:
-    """The one way in."""
+def listener(settings: Routing, passthrough: Mapping[str, Resource] | None = None) -> Resource:
+    """The one way in. TLS for one of these host names is passed through to the replicas that its metadata names.
+
+    Envoy changes its filter chains in place: connections in the others are not touched.
+    """
     host, port = parse_listen(settings.listen)
     return {
         "@type": TYPE + "envoy.config.listener.v3.Listener",
@@ -95,9 +128,33 @@ def listener(settings: Routing) -> Resource:
         "address": {"socket_address": {"address": host, "port_value": port}},
         # A second process on the same port must fail, and not take half of the connections.
         "enable_reuse_port": False,
+        "listener_filters": [{"name": "tls_inspector", "typed_config": {"@type": _TLS_INSPECTOR}}],
+        # A client may connect long before it says anything.
+        "continue_on_listener_filters_timeout": True,
         "filter_chains": [
-            {"filters": [{"name": "http", "typed_config": _connection_manager(settings.max_body_bytes)}]}
+            {
+                "name": "http",
+                "filter_chain_match": {"transport_protocol": "raw_buffer"},
+                "filters": [{"name": "http", "typed_config": _connection_manager(settings.max_body_bytes)}],
+            },
+            *(_passthrough_chain(host, replicas) for host, replicas in sorted((passthrough or {}).items())),
         ],
+    }
+
+
+def _passthrough_chain(host: str, replicas: Resource) -> Resource:
+    proxy = {
+        "@type": TYPE + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": PASSTHROUGH,
+        "cluster": PASSTHROUGH,
+        "metadata_match": replicas,
+        "idle_timeout": _STREAM_IDLE,
+        "max_connect_attempts": 4,
+    }
+    return {
+        "name": host,
+        "filter_chain_match": {"transport_protocol": "tls", "server_names": [host]},
+        "filters": [{"name": "passthrough", "typed_config": proxy}],
     }
 
 

@@ -31,9 +31,10 @@ def _route(entry: Any) -> ServiceRoute:
         canary_percent=int(entry["canary_percent"]),
         request_timeout=entry["request_timeout"],
         guarded=bool(entry.get("guarded")),
+        passthrough=bool(entry.get("passthrough")),
     )
 
 
 def _endpoint(entry: Any) -> Endpoint:
     replica = ReplicaId(ServiceId(**entry["replica"]["service"]), entry["replica"]["serial"])
-    return Endpoint(replica, int(entry["port"]), bool(entry["draining"]))
+    return Endpoint(replica, int(entry["port"]), bool(entry["draining"]), bool(entry.get("tls")))

@@ -35,9 +35,9 @@ class Content:
 NOTHING = Content("", "")
 
 
-def content(resource: Resource) -> Content:
-    """A file with one resource."""
-    body = json.dumps([resource])
+def content(*resources: Resource) -> Content:
+    """A file with these resources."""
+    body = json.dumps(resources)
     version = hashlib.sha256(body.encode()).hexdigest()[:16]
     return Content(version, f'{{"version_info": "{version}", "resources": {body}}}\n')
 
@@ -54,7 +54,7 @@ class WatchedFiles:
         return read_file(self._folder / f"{name}.json")
 
     def resource(self, name: str) -> Mapping[str, Any] | None:
-        """The one resource in the file; None if it cannot be read."""
+        """The first resource in the file; None if it cannot be read."""
         try:
             first = json.loads(self.text(name) or "")["resources"][0]
         except (ValueError, KeyError, TypeError, IndexError):

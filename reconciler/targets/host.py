@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import assert_never
 
 from reconciler import config, procfs
+from reconciler.engines.arguments import ends_tls
 from reconciler.engines.launch import api_key
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import ReconcileError, Retryable, Terminal
@@ -337,6 +338,7 @@ def _subjects(records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, Proce
             topic=_topic(record),
             started=record.process,
             model=record.id.service.name,
+            tls=ends_tls((*record.spec.command, *record.spec.args)),
             api_key=_api_key(record),
         )
         for record in records

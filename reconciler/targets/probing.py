@@ -36,6 +36,7 @@ class Subject:
     topic: Topic
     started: object = None
     model: str = ""
+    tls: bool = False
     api_key: str | None = field(default=None, repr=False)
 
 

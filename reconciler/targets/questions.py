@@ -13,19 +13,19 @@ class EngineQuestions:
 
     def __init__(self, proxy: EnvoyProxy) -> None:
         self._proxy = proxy
-        self._probe = Probe()
+        self._probes = {tls: Probe(tls=tls) for tls in (False, True)}
 
     def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
-        found = self._probe.check(subject.port, subject.model, subject.api_key)
+        found = self._probes[subject.tls].check(subject.port, subject.model, subject.api_key)
         return found.ready, found.healthy
 
     def is_healthy(self, subject: Subject) -> bool | None:
-        return self._probe.health(subject.port)
+        return self._probes[subject.tls].health(subject.port)
 
     def in_flight(self, subject: Subject) -> tuple[Routed, int | None]:
         """A request that the proxy holds is in the engine too, most of the time: the larger count is the better one."""
         at_proxy = self._proxy.observe().endpoint(subject.port)
-        in_engine = self._probe.in_flight(subject.port)
+        in_engine = self._probes[subject.tls].in_flight(subject.port)
         if at_proxy.in_flight is None or in_engine is None:
             return at_proxy.routed, None
         return at_proxy.routed, max(at_proxy.in_flight, in_engine)

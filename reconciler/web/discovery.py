@@ -30,5 +30,5 @@ def _groups(target: Document) -> Iterator[Document]:
         }
         for replica in service["replicas"]:
             if replica["phase"] in _ANSWERING:
-                serial = replica["id"].rpartition(".")[2]
-                yield {"targets": [f"127.0.0.1:{replica['port']}"], "labels": labels | {"replica": serial}}
+                own = {"replica": replica["id"].rpartition(".")[2], "__scheme__": "https" if replica["tls"] else "http"}
+                yield {"targets": [f"127.0.0.1:{replica['port']}"], "labels": labels | own}
