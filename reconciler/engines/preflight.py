@@ -224,57 +224,57 @@ def key_of(asked: Question) -> str:
     env = {name: value for name, value in asked.env.items() if name not in ("HOME", "TMPDIR", "PATH")}
     for mount, local in asked.paths.items():
         env = {name: value.replace(local, mount) for name, value in env.items()}
-    models = {mount: _model_digest(Path(local)) for mount, local in asked.paths.items()}
+    models = {mount: _model_digest(local) for mount, local in asked.paths.items()}
     parts = [str(asked.python), engine_version(asked.python), asked.argv, sorted(env.items()), sorted(models.items())]
     return hashlib.sha256(json.dumps([*parts, _PROBE]).encode()).hexdigest()[:32]
 
 
 def key_of_model(asked: Question) -> str:
     """The same for engine and model alone, whatever the arguments."""
-    models = sorted((mount, _model_digest(Path(local))) for mount, local in asked.paths.items())
+    models = sorted((mount, _model_digest(local)) for mount, local in asked.paths.items())
     parts = [str(asked.python), engine_version(asked.python), models]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def engine_version(python: Path) -> str:
     """Which vLLM an interpreter has, from the file system alone: names and times of its distributions. Empty: none."""
-    home = python.parent.parent
-    if not (home / "pyvenv.cfg").exists():
-        home = python.resolve().parent.parent
-    folders = _site_folders(home, _mtime(home / "lib"))
+    home = os.path.dirname(os.path.dirname(python))
+    if not os.path.exists(f"{home}/pyvenv.cfg"):
+        home = str(python.resolve().parent.parent)
+    folders = _site_folders(home, _mtime(f"{home}/lib"))
     return " ".join(found for folder in folders for found in _distributions(folder, _mtime(folder)))
 
 
-# Asked for every service in every pass; whatever changes, changes a folder's time.
+# Asked for every service in every pass, so texts and no Paths; whatever changes, changes a folder's time.
 @functools.lru_cache
-def _site_folders(home: Path, _mtime: int) -> tuple[Path, ...]:
+def _site_folders(home: str, _mtime: int) -> tuple[str, ...]:
     names = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
-    return tuple(folder for name in names for folder in sorted(home.glob(name)))
+    return tuple(str(folder) for name in names for folder in sorted(Path(home).glob(name)))
 
 
 @functools.lru_cache
-def _distributions(folder: Path, _mtime_of_folder: int) -> tuple[str, ...]:
-    return tuple(sorted(f"{path.name} {_mtime(path)}" for path in folder.glob("vllm*.dist-info")))
+def _distributions(folder: str, _mtime_of_folder: int) -> tuple[str, ...]:
+    return tuple(sorted(f"{path.name} {_mtime(str(path))}" for path in Path(folder).glob("vllm*.dist-info")))
 
 
-def _model_digest(folder: Path) -> str:
+def _model_digest(folder: str) -> str:
     """What the check against the model may read: config.json byte by byte, the other files by name and size."""
-    times = (_mtime(folder), _mtime(folder / "config.json"))
+    times = (_mtime(folder), _mtime(f"{folder}/config.json"))
     return _model_digest_at(folder, times) if times[0] else "missing"
 
 
 @functools.lru_cache(4096)
-def _model_digest_at(folder: Path, _times: tuple[int, int]) -> str:
-    names, config = [(folder.name, 0)], b""
+def _model_digest_at(folder: str, _times: tuple[int, int]) -> str:
+    names, config = [(os.path.basename(folder), 0)], b""
     with contextlib.suppress(OSError):
         names = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(folder))
-        config = (folder / "config.json").read_bytes()
+        config = Path(folder, "config.json").read_bytes()
     return hashlib.sha256(json.dumps(names).encode() + config).hexdigest()
 
 
-def _mtime(path: Path) -> int:
+def _mtime(path: str) -> int:
     try:
-        return path.stat().st_mtime_ns
+        return os.stat(path).st_mtime_ns
     except OSError:
         return 0
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from reconciler import config
@@ -26,8 +26,14 @@ from reconciler.targets.weights import folders_of
 
 def home_of(folder: Path, engine: config.Engine) -> str:
     """Shared by all replicas of one interpreter on a host: its caches live there and must survive them."""
-    key = hashlib.sha256(os.fsencode(engine.python)).hexdigest()[:8]
-    return str(folder.absolute() / "home" / key)
+    return _home_of(str(folder), str(engine.python))
+
+
+# Asked for every service in every pass.
+@lru_cache
+def _home_of(folder: str, python: str) -> str:
+    key = hashlib.sha256(os.fsencode(python)).hexdigest()[:8]
+    return str(Path(folder).absolute() / "home" / key)
 
 
 class Workloads:
