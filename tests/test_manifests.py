@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from reconciler.manifests import ManifestCache, Manifests, find_duplicates, read_manifests, read_paths
 from reconciler.manifests.documents import MAX_DOCUMENTS, MAX_FILE_BYTES, MAX_PROBLEMS, read_file
+from reconciler.manifests.paths import MAX_BYTES
 from reconciler.manifests.strict_yaml import (
     MAX_ALIASES,
     MAX_DEPTH,
@@ -361,7 +362,7 @@ def test_what_is_no_plain_file_is_refused_with_its_name(tmp_path: Path) -> None:
     (folder / "up").symlink_to(tmp_path)
     (folder / "dir.yaml").mkdir()
     os.mkfifo(folder / "pipe.yaml")
-    (folder / "big.yaml").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
+    (folder / "big.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
     (folder / os.fsdecode(b"\xff.yaml")).write_text("a: 1")
     manifests = read_paths([folder, tmp_path / "missing.yaml", tmp_path / "repo" / "real", Path("a\0b")])
     codes = {Path(e.origin.file).name: e.code for e in manifests.errors if e.origin}

@@ -51,7 +51,7 @@ class _Incomplete(Exception):
         self.message = message
 
 
-def read_file(path: str, data: bytes, max_bytes: int = MAX_FILE_BYTES) -> Manifests:
+def read_file(path: str, data: bytes, max_bytes: int = MAX_FILE_BYTES, max_documents: int = MAX_DOCUMENTS) -> Manifests:
     """The documents of one file; it never raises for bad input."""
     if len(data) > max_bytes:
         return unreadable(path, 1, "TooLarge", f"larger than {max_bytes >> 10} KiB; split it")
@@ -62,8 +62,8 @@ def read_file(path: str, data: bytes, max_bytes: int = MAX_FILE_BYTES) -> Manife
     parts: list[Manifests] = []
     problems = 0
     for number, (line, chunk) in enumerate(split_documents(text)):
-        if number == MAX_DOCUMENTS or problems >= MAX_PROBLEMS:
-            what = f"{MAX_DOCUMENTS} documents" if number == MAX_DOCUMENTS else f"{problems} errors"
+        if number == max_documents or problems >= MAX_PROBLEMS:
+            what = f"{max_documents} documents" if number == max_documents else f"{problems} errors"
             parts.append(unreadable(path, line, "TooLarge", f"{what} so far; the rest of this file is not read"))
             break
         parts.append(_read_document(path, line, chunk))

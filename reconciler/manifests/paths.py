@@ -1,4 +1,4 @@
-"""Files and folders outside git → manifests, with the limits that git files have. For commands that take paths."""
+"""Files and folders outside git → manifests. For commands that take paths: no daemon waits, so the limits are wide."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from reconciler.manifests.documents import MAX_FILE_BYTES, read_file
+from reconciler.manifests.documents import read_file
 from reconciler.manifests.manifest import Manifests, joined, unreadable
 
 MAX_FILES = 20_000
+MAX_BYTES = 64 << 20
+MAX_DOCUMENTS = 50_000
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -63,7 +65,7 @@ def _read_one(path: Path, *, follow: bool) -> Manifests:
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             return unreadable(_shown(path), 1, "Refused", "is not a regular file")
-        return read_file(_shown(path), file.read(MAX_FILE_BYTES + 1))
+        return read_file(_shown(path), file.read(MAX_BYTES + 1), MAX_BYTES, MAX_DOCUMENTS)
 
 
 def _shown(path: Path) -> str:
