@@ -137,7 +137,8 @@ _GUARD = (
 ROWS: Final[tuple[Row, ...]] = (
     _row(Where.KIND, "InferenceService ServingRuntime ClusterServingRuntime", YES),
     _row(Where.KIND, "ClusterStorageContainer", _yes("as a list of the URIs that may be fetched")),
-    _row(Where.KIND, "ConfigMap Secret ServiceAccount", _yes("for variables, storage and KServe's configuration")),
+    _row(Where.KIND, "ConfigMap ServiceAccount", _yes("for variables, storage and KServe's configuration")),
+    _row(Where.KIND, "Secret", _yes("from outside git, or encrypted in it; in the clear it is refused")),
     _row(Where.KIND, "Namespace", _yes("a namespace is part of a name")),
     _row(Where.KIND, "Host", YES, _no("it describes a host")),
     _row(Where.KIND, "Cluster", _no("it describes a cluster"), YES),
@@ -182,7 +183,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.POD,
         "volumes",
-        _no("a host provides emptyDir, hostPath and persistentVolumeClaim", code="VolumeIgnored"),
+        _no("a host provides emptyDir, hostPath, persistentVolumeClaim and secret", code="VolumeIgnored"),
     ),
     _row(Where.POD, "terminationGracePeriodSeconds", _yes("bounds the drain")),
     _row(Where.POD, "serviceAccountName serviceAccount", _yes("its Secrets open the model's storage")),

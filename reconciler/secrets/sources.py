@@ -31,6 +31,8 @@ class SecretSources:
         self._target = settings.name
         self._namespace = settings.default_namespace
         self._credentials = Path(environ[CREDENTIALS]) if environ.get(CREDENTIALS) else None
+        self._manifests = Manifests()
+        self._in_git: tuple[Manifest, ...] = ()
         self._seen: tuple[object, ...] | None = None
         self._store = NO_SECRETS
 
@@ -41,11 +43,12 @@ class SecretSources:
 
     def load(self, manifests: Manifests) -> SecretStore:
         """The store for a revision's manifests: the very same one while nothing changed. Never raises for bad input."""
-        in_git = manifests.of_kind("Secret")
+        if manifests is not self._manifests:
+            self._manifests, self._in_git = manifests, manifests.of_kind("Secret")
         # Looked at before they are read: what changes meanwhile is read again the next time.
-        seen = (in_git, *(folder.stamp(place) for place in self._places()))
+        seen = (self._in_git, *(folder.stamp(place) for place in self._places()))
         if seen != self._seen:
-            self._store, self._seen = self._read(in_git), seen
+            self._store, self._seen = self._read(self._in_git), seen
         return self._store
 
     def _places(self) -> Iterator[Path]:
