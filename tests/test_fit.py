@@ -68,6 +68,7 @@ KIB = 1024
         (DEEPSEEK_V3, PLAIN, 70_272),
         (DEEPSEEK_V3, replace(PLAIN, tensor_parallel=8), 70_272),
         (DEEPSEEK_V3, replace(PLAIN, kv_type="fp8_ds_mla"), 61 * 656),
+        ({**LLAMA_8B, "quantization_config": {"kv_cache_scheme": {"num_bits": 8}}}, PLAIN, 64 * KIB),
         (GEMMA_7B, PLAIN, 448 * KIB),
         (GEMMA_3, PLAIN, 448 * KIB),
         (FALCON_7B, PLAIN, 32 * 2 * 64 * 2),
@@ -255,6 +256,14 @@ def test_on_a_cpu_the_hosts_memory_decides_and_the_request_only_warns() -> None:
         "asks for" not in estimate(SIXTEEN, BIG, replace(PLAIN, kv_bytes=GIB), replace(room, asked_bytes=18 * GIB)).line
     )
     assert refusal(room=replace(room, memory_bytes=12 * GIB), kv_bytes=GIB, max_model_len=8192)
+
+
+def test_on_a_cpu_a_cache_without_a_size_takes_the_hosts_memory_whatever_was_asked_for() -> None:
+    fit = estimate(SIXTEEN, BIG, replace(PLAIN, utilization=0.75), Room(0, 32 * GIB, asked_bytes=20 * GIB))
+    assert (fit.need_bytes, fit.tight) == (34 * GIB, True)
+    small = estimate(Weights((("BF16", GIB),)), replace(BIG, max_len=8), PLAIN, Room(0, 32 * GIB, asked_bytes=20 * GIB))
+    assert (small.need_bytes, small.tight) == (int(32 * GIB * 0.92), True)
+    assert "without --kv-cache-memory-bytes the engine takes 92% of this host's memory" in small.line
 
 
 def test_floats_take_the_type_that_the_engine_computes_in() -> None:

@@ -136,7 +136,7 @@ def test_a_rollout_shows_its_strategy_then_its_steps_with_reasons() -> None:
 
 
 def test_the_plan_shows_in_one_line_what_memory_a_change_needs_and_the_status_warns_of_what_may_be_too_much() -> None:
-    tight = Fit("weights 20.0 + KV 1.0 + 2.0 = 23.0 of 22.1 GiB", 1, 20, 1, 1, 2, 22, 8, 1.25)
+    tight = Fit("weights 20.0 + KV 1.0 + 2.0 = 23.0 of 22.1 GiB", 1, 20, 1, 1, 2, 22, 8, 1.25, tight=True)
     seen = replace(observed(replica()), preflights={NEW: Preflight("{}", fit=tight)})
     changing = report(desired=state(desired(digest=NEW)), observed=seen, plan=planned(verdict(sync=Sync.OUT_OF_SYNC)))
     assert f"      memory: {tight.line}" in plain(plan_blocks(plan_of(changing))).splitlines()

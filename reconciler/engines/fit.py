@@ -131,8 +131,9 @@ class _Sum:
         weights, overhead = self._weights(), self._overhead()
         per_token, length = kv_bytes_per_token(self.shape, self.given), self._length()
         one = per_token * length or None
-        kv = self.given.kv_bytes if self.given.kv_bytes is not None else one
-        needed = weights + overhead + (kv or 0)
+        kv = self._cache(weights + overhead, one)
+        needed, have = weights + overhead + (kv or 0), self._limit()
+        exceeds = bool(self.room.asked_bytes) and needed > self.room.asked_bytes * _TOLERANCE
         draft = Fit(
             line="",
             gpus=self.room.gpus,
@@ -140,14 +141,23 @@ class _Sum:
             kv_bytes_per_token=per_token or None,
             kv_bytes=kv,
             overhead_bytes=overhead,
-            have_bytes=self._limit() or None,
+            have_bytes=have or None,
             max_model_len=length or None,
             concurrency=self._concurrency(weights + overhead, one),
             measured=self.past.figures is not None,
-            notes=tuple(self._notes(needed, per_token, length)),
+            tight=exceeds or 0 < have < needed,
+            notes=tuple(self._notes(exceeds, per_token, length)),
             refusal=self._refusal(one),
         )
         return _with_line(draft)
+
+    def _cache(self, beside: int, one: int | None) -> int | None:
+        """What the cache takes; on a GPU that many bytes at least. On a CPU it takes whatever its share leaves."""
+        if self.given.kv_bytes is not None:
+            return self.given.kv_bytes
+        if self.room.gpus or not self.room.memory_bytes:
+            return one
+        return max(int(self.room.memory_bytes * self.given.utilization) - beside, one or 0)
 
     def _weights(self) -> int:
         measured = self.past.figures.weights_bytes if self.past.figures else None
@@ -220,16 +230,15 @@ class _Sum:
     def _knows_cache(self) -> bool:
         return _cache_type(self.shape, self.given) in _CACHE_BYTES | {"auto": 0}
 
-    def _notes(self, needed: int, per_token: int, length: int) -> list[str]:
+    def _notes(self, exceeds: bool, per_token: int, length: int) -> list[str]:
         notes = [] if self.weights.exact else ["weights estimated from file sizes"]
         notes += [f"KV cache is an upper bound ({self.shape.bound})"] if self.shape.bound and per_token else []
         notes += ["KV cache is an upper bound (its type)"] if per_token and not self._knows_cache() else []
         notes += [] if per_token and length else ["config.json does not tell the size of the KV cache"]
         notes += ["quantised while loading, so weights are an upper bound"] if self._quantizes() else []
         notes += [f"{', '.join(self.given.loose)} may change this"] if self.given.loose else []
-        asked = self.room.asked_bytes
-        if asked and needed > asked * _TOLERANCE:
-            notes.append(f"more than the {_sized(asked)} of memory that it asks for")
+        if exceeds:
+            notes.append(f"more than the {_sized(self.room.asked_bytes)} of memory that it asks for")
         if self.given.max_model_len == -1:
             notes.append("the engine takes the greatest length that fits")
         if not self.room.gpus and self.given.kv_bytes is None:

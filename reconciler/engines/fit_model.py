@@ -36,6 +36,12 @@ _HYBRID = (
     "cross_attention_layers",
     "index_topk",
     "compress_ratios",
+    "attn_type_list",
+    "full_attn_idxs",
+    "layer_group_size",
+    "mamba_enabled",
+    "mb_per_layer",
+    "use_cla",
     "ssm_cfg",
     "mamba_d_state",
 )
@@ -138,8 +144,9 @@ def _kv_type(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
         return "auto"
     inner = quantization.get("quantization")
     for each in (quantization, inner if isinstance(inner, Mapping) else {}):
-        if each.get("kv_cache_scheme") or each.get("kv_cache_quant_algo"):
-            return "fp8"
+        if scheme := each.get("kv_cache_scheme") or each.get("kv_cache_quant_algo"):
+            four = scheme.get("num_bits") == 4 if isinstance(scheme, Mapping) else "4" in str(scheme)
+            return "nvfp4" if four else "fp8"
     return "auto"
 
 

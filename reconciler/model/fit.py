@@ -10,9 +10,10 @@ class Fit:
     """What one replica needs, what there is, and how many requests it then holds.
 
     Amounts are bytes for each of its `gpus`, or of the host's memory where that is 0; None is unknown. `kv_bytes` is
-    what one request of `max_model_len` tokens keeps in the cache, or all of the cache where its size is given.
-    `concurrency` counts such requests. `measured` means that the engine itself said so after a start. `line` says
-    all of it in one line; `refusal` says why it cannot fit, and only when that is certain.
+    what one request of `max_model_len` tokens keeps in the cache, or all of the cache where its size is known.
+    `concurrency` counts such requests. `measured` means that the engine itself said so after a start. `tight`: it may
+    need more than there is, or than it asks for. `line` says all of it in one line; `refusal` says why it cannot fit,
+    and only when that is certain.
     """
 
     line: str
@@ -25,6 +26,7 @@ class Fit:
     max_model_len: int | None = None
     concurrency: float | None = None
     measured: bool = False
+    tight: bool = False
     notes: tuple[str, ...] = ()
     refusal: str = ""
 

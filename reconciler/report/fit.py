@@ -15,6 +15,7 @@ def fit_document(fit: Fit | None) -> dict[str, Any] | None:
     return {
         "line": scrub_text(fit.line),
         "fits": fit.fits,
+        "tight": fit.tight,
         "measured": fit.measured,
         "gpus": fit.gpus,
         "weightsBytes": fit.weights_bytes,

@@ -90,14 +90,8 @@ def _warnings(status: Document) -> Iterator[str]:
         yield from (f"{target['name']}: {place(note)}" for note in target["notes"])
         for service in target["services"]:
             yield from (f"{full_name(service)}: {place(one)}" for one in service["warnings"])
-            if _is_tight(service["fit"]):
+            if service["fit"] and service["fit"]["tight"]:
                 yield f"{full_name(service)}: memory: {service['fit']['line']}"
-
-
-def _is_tight(fit: Document | None) -> bool:
-    """More is needed than there is, by an estimate that may be too high."""
-    known = fit and fit["needBytes"] and fit["haveBytes"] and not fit["measured"]
-    return bool(known and fit and fit["needBytes"] > fit["haveBytes"])
 
 
 @dataclass(slots=True)
