@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,7 @@ from reconciler.model import EnvVar, Fetch, Mount, Origin, ServiceId, Stage, Sta
 from reconciler.secrets import SecretStore, StoredSecret
 from reconciler.storage.sources import key_of
 from reconciler.targets.stager import Stager
-from tests.world import eventually
+from tests.world import eventually, exists
 
 SERVICE = ServiceId("default", "chat")
 
@@ -20,6 +23,7 @@ class Models:
     """One model at a time: `begin`, then `wait`."""
 
     def __init__(self, folder: Path, python: Path) -> None:
+        self.service = SERVICE
         self.folder = folder
         self.python = python
         self._secrets: dict[tuple[str, str], StoredSecret] = {}
@@ -48,10 +52,38 @@ class Models:
     def fetch(self, uri: str, env: dict[str, str] | None = None, files: tuple[StorageFile, ...] = ()) -> Staging:
         return self.wait(self.begin(uri, env, files))
 
+    def fetch_again(self, mount: Mount) -> Staging:
+        return self.wait(self.begin_mount(mount))
+
     def wait(self, mount: Mount) -> Staging:
         """Until it is over, in whatever way."""
         eventually(lambda: self.look(mount).fetch is not Fetch.RUNNING, within=60)
+        # It has said so, but may still hold the lock.
+        eventually(lambda: not exists(self.pid(mount)))
         return self.look(mount)
+
+    def kill(self, mount: Mount, after: int) -> None:
+        """Once so many bytes of it are on disk."""
+        eventually(lambda: self.fetched(mount) >= after)
+        os.kill(self.pid(mount), signal.SIGKILL)
+        eventually(lambda: self.look(mount).fetch is Fetch.FAILED)
+
+    def fetched(self, mount: Mount) -> int:
+        """How many bytes of it are on disk."""
+        folder = self.folder / self.key(mount)
+        sizes = [0]
+        for path in (*folder.glob("unfinished/*"), *folder.glob("*.partial/**/*")):
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(path.stat().st_size if path.is_file() else 0)
+        return sum(sizes)
+
+    def spoil(self, mount: Mount) -> None:
+        """One bit of what was fetched so far is another one."""
+        unfinished = self.folder / self.key(mount) / "unfinished"
+        with open(max(unfinished.iterdir(), key=lambda path: path.stat().st_size), "r+b") as file:
+            byte = file.read(1)
+            file.seek(0)
+            file.write(bytes([byte[0] ^ 1]))
 
     def look(self, mount: Mount) -> Staging:
         return self.stager.look()[self.key(mount)]

@@ -21,7 +21,7 @@ from reconciler.storage.download.failures import DownloadFailed, Refused, failur
 from reconciler.storage.download.transfer import RemoteFile
 from reconciler.storage.sources import shown
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _TIMEOUT = (15.0, 60.0)
 _EXPECTED = {
     ZIP: ("application/x-zip-compressed", "application/zip", "application/zip-compressed"),

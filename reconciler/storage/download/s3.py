@@ -19,7 +19,7 @@ from reconciler.storage.download.failures import DownloadFailed, Refused, failur
 from reconciler.storage.download.patterns import is_wanted
 from reconciler.storage.download.transfer import RemoteFile
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 # Who has these wrong has them wrong until somebody changes them.
 _CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "InvalidToken"}

@@ -17,7 +17,7 @@ from reconciler.storage.download.checksums import Checksum
 from reconciler.storage.download.failures import DownloadFailed, Refused, disk_full, explained_disk
 from reconciler.storage.download.progress import Progress
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _LARGEST_RESERVE = 256 << 20
 
 
@@ -118,11 +118,11 @@ class Transfer:
                 for data in self._source.read(file, start):
                     self._make_sure_of_room(len(data))
                     out.write(data)
+                    out.flush()
                     checksum.update(data)
                     self._progress.add(len(data))
                     if self._stop.is_set():
                         return
-            out.flush()
             os.fsync(out.fileno())
         self._verify(file, unfinished, checksum)
         target.parent.mkdir(parents=True, exist_ok=True)
