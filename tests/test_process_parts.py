@@ -295,7 +295,7 @@ def test_uris_that_mean_nothing_here_are_refused(uri: str, message: str) -> None
 
 
 def test_missing_or_unfinished_weights_are_named(tmp_path: Path) -> None:
-    spec = EffectiveSpec("i", (), (), mounts=(Mount("pvc://models/tiny"),))
+    spec = EffectiveSpec("i", (), ("--model=/mnt/models",), mounts=(Mount("pvc://models/tiny"),))
     volumes = {"models": tmp_path}
     with pytest.raises(Terminal, match=rf"pvc://models/tiny: {tmp_path}/tiny: no such folder"):
         folders_of(spec, volumes, lambda _: None)
@@ -304,3 +304,16 @@ def test_missing_or_unfinished_weights_are_named(tmp_path: Path) -> None:
         folders_of(spec, volumes, lambda _: None)
     (tmp_path / "tiny" / "config.json").write_text("{}")
     assert folders_of(spec, volumes, lambda _: None) == {"/mnt/models": tmp_path / "tiny"}
+
+
+@pytest.mark.parametrize("args", [("--model", "/mnt/models/chat"), ("serve", "/mnt/models/chat", "--port=1")])
+def test_only_the_model_must_look_like_one_and_not_what_else_is_mounted(tmp_path: Path, args: tuple[str, ...]) -> None:
+    for folder in ("all/chat", "certs"):
+        (tmp_path / folder).mkdir(parents=True)
+    mounts = (Mount("pvc://models/all"), Mount(f"file://{tmp_path}/certs", "/certs"))
+    spec = EffectiveSpec("i", (), args, mounts=mounts)
+    with pytest.raises(Terminal, match=r"all/chat: holds no config\.json"):
+        folders_of(spec, {"models": tmp_path}, lambda _: None)
+    (tmp_path / "all" / "chat" / "config.json").write_text("{}")
+    found = folders_of(spec, {"models": tmp_path}, lambda _: None)
+    assert found == {"/mnt/models": tmp_path / "all", "/certs": tmp_path / "certs"}

@@ -32,7 +32,7 @@ class Effect(StrEnum):
 class Fact(StrEnum):
     """What holds for one service at one place. Where an outcome names it, the field is honoured."""
 
-    AUTH = "auth is enforced there: on a host by the engine's key (`VLLM_API_KEY` from a Secret) without passthrough"
+    AUTH = "auth is enforced there"
     TLS = "the engine ends TLS itself (`--ssl-certfile`, `--ssl-keyfile`)"
     PRIVATE = "the proxy listens on the loopback address"
     ACCELERATOR = "the place has one of them"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from reconciler.engines.arguments import flag_value, is_flag
 from reconciler.errors import Terminal
 from reconciler.model import EffectiveSpec, Mount
 from reconciler.storage.sources import is_fetched, shown
@@ -16,7 +17,21 @@ Staged = Callable[[Mount], Path | None]
 
 def folders_of(spec: EffectiveSpec, volumes: Mapping[str, Path], staged: Staged) -> dict[str, Path]:
     """For every mount of a spec, the folder that stands for it. Raises Terminal, naming what is missing."""
-    return {mount.path: _checked(_folder(mount, volumes, staged), shown(mount.uri)) for mount in spec.mounts}
+    model = _model_path(spec)
+    found = {}
+    for mount in spec.mounts:
+        found[mount.path] = folder = _folder(mount, volumes, staged)
+        inside = model is not None and model.is_relative_to(mount.path)
+        _check(folder, folder / model.relative_to(mount.path) if model and inside else None, shown(mount.uri))
+    return found
+
+
+def _model_path(spec: EffectiveSpec) -> PurePosixPath | None:
+    """Where in the container the model lies; what else is mounted may hold anything: adapters, certificates."""
+    words = (*spec.command, *spec.args)
+    after_serve = words[words.index("serve") + 1 :][:1] if "serve" in words else ()
+    named = flag_value(words, "--model") or next((word for word in after_serve if not is_flag(word)), None)
+    return PurePosixPath(named) if named else None
 
 
 def _folder(mount: Mount, volumes: Mapping[str, Path], staged: Staged) -> Path:
@@ -48,16 +63,15 @@ def _in_volume(uri: str, name: str, path: str, volumes: Mapping[str, Path]) -> P
     return volumes[name] / below
 
 
-def _checked(folder: Path, uri: str) -> Path:
-    """Raises Terminal unless it looks like a model."""
+def _check(folder: Path, model: Path | None, uri: str) -> None:
+    """Raises Terminal unless the folder is there, and what is to be a model looks like one."""
     said = f"{uri}: " if str(folder) not in uri else ""
     try:
         if not folder.is_dir():
             raise Terminal(f"{said}{folder}: no such folder; put the model's files there")
-        if not (folder / "config.json").is_file():
+        if model is not None and not (model / "config.json").is_file():
             raise Terminal(
-                f"{said}{folder}: holds no config.json; it is not a model's folder, or its copy is incomplete"
+                f"{said}{model}: holds no config.json; it is not a model's folder, or its copy is incomplete"
             )
     except OSError as error:
         raise Terminal(f"{said}{folder}: cannot be read: {error.strerror}") from None
-    return folder
