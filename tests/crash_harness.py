@@ -37,10 +37,12 @@ from reconciler.model import (
     Relabel,
     Remove,
     ReplicaId,
+    SecretMount,
     Start,
     Stop,
     Undrain,
 )
+from reconciler.secrets import SecretStore, StoredSecret
 from reconciler.targets import scratch
 from reconciler.targets.census import Census, Trace, marker_of
 from reconciler.targets.host import HostTarget
@@ -83,7 +85,7 @@ def make_ready(folder: Path) -> None:
 def life(port: int) -> list[Action]:
     """Everything that can be done to one service on one host, once."""
     env = (EnvVar("STANDIN", f"--child plain --shared-memory {shared_name(port)}"),)
-    spec = replace(SPEC, env=env)
+    spec = replace(SPEC, env=env, secrets=(SecretMount("hub", "/keys"),))
     promoted = Promoted(DIGEST, spec, 1, ORIGIN, "1" * 40, 1.0)
     return [
         Own(SERVICE, ORIGIN, "t"),
@@ -111,7 +113,9 @@ def play(folder: Path, port: int, kill_at: int | None, resume_at: int) -> None:
     progress = os.open(folder / "progress", os.O_WRONLY | os.O_CREAT)
     if kill_at is not None:
         kill_before(kill_at)
-    target = HostTarget(settings(folder), folder / "state", lambda: None)
+    secret = StoredSecret("default", "hub", ORIGIN, {"token": b"t"})
+    secrets = SecretStore({secret.key: secret})
+    target = HostTarget(settings(folder), folder / "state", lambda: None, lambda: secrets)
     target.lock()
     for number, action in enumerate(life(port)):
         if number < resume_at:
@@ -181,10 +185,12 @@ def leftovers(folder: Path, port: int) -> list[str]:
     )
     left = [f"process {seen.who.pid}" for seen in Census().members(trace)]
     left += [str(path) for name in ("replicas", "services", "tmp") for path in (state / name).rglob("*")]
-    left += [
-        str(path) for path in (scratch.folder_of(state, REPLICA), Path("/dev/shm") / shared_name(port)) if path.exists()
-    ]
-    return left
+    places = (
+        scratch.folder_of(state, REPLICA),
+        scratch.private_of(state, REPLICA),
+        Path("/dev/shm") / shared_name(port),
+    )
+    return left + [str(path) for path in places if path.exists()]
 
 
 def main() -> int:

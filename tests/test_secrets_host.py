@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
@@ -126,3 +127,20 @@ def test_the_probe_uses_the_key_that_the_process_was_started_with(host: Host):
 def test_a_replica_without_secrets_has_no_private_folder(host: Host):
     host.start(SPEC)
     assert not host.private.exists()
+
+
+def test_a_start_whose_port_was_taken_meanwhile_leaves_no_file_of_a_secret(host: Host):
+    scratch.write_private({str(host.private / "0" / "token"): b"of the try before"}, host.private)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Retryable, match="is taken"):
+        lease = Lease(taken.getsockname()[1])
+        host.target.perform(Start(REPLICA, DIGEST, WITH_SECRETS, ORIGIN, lease, 5.0, "", "1" * 40, "t"))
+    assert not host.private.exists()
+
+
+def test_a_folder_for_secrets_that_is_another_users_is_not_used(host: Host):
+    host.private.symlink_to("/tmp")
+    try:
+        with pytest.raises(Retryable, match="cannot be deleted"):
+            host.start()
+    finally:
+        host.private.unlink()

@@ -153,6 +153,7 @@ class ProcessSupervisor:
     def _start(self, record: ReplicaRecord, launch: Launch) -> None:
         if record.lease.port in procfs.listeners():
             # If it was written down before, then with this port: without the record another one can be leased.
+            scratch.remove(scratch.private_of(self._inventory.folder, record.id))
             self._inventory.forget_replica(record.id)
             raise Retryable(f"replica {record.id}: port {record.lease.port} is taken; the next pass leases another")
         record = replace(
