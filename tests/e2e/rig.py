@@ -36,7 +36,7 @@ Document = dict[str, Any]
 
 @dataclass
 class Rig:
-    """`memory` is what replicas may use altogether, in GiB; each asks for 2."""
+    """`memory` is what replicas may use altogether, in GiB; each asks for 2. `target` are further settings of its."""
 
     folder: Path
     python: Path
@@ -44,6 +44,7 @@ class Rig:
     memory: int = 64
     rollout: dict[str, str] = field(default_factory=dict)
     gpus: tuple[str, ...] = ()
+    target: Document = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,7 @@ class Rig:
             "ports": f"{self.first}-{self.first + 40}",
             "rollout": rollout | self.rollout,
             "routing": {"listen": f"127.0.0.1:{self.port}"},
+            **self.target,
         }
         settings = {
             "source": {"url": str(self.folder / "models.git"), "interval": "5s"} | source,

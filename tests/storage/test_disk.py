@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.model import Fetch
-from tests.storage.conftest import S3
+from tests.storage.fixtures import S3
 from tests.storage.models import Models
 from tests.storage.test_s3 import MIB, put_model, shard
 

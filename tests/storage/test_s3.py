@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.model import EnvVar, Fetch, Mount
-from tests.storage.conftest import KEY_ID, S3, SECRET
+from tests.storage.fixtures import KEY_ID, S3, SECRET
 from tests.storage.models import Models
 from tests.world import eventually, exists
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.storage.line import Line
 from tests.storage.models import Models
@@ -56,6 +54,9 @@ def storage_python() -> Path:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[int]:
+    # Late: it is large, and most tests need none.
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     yield server.get_host_and_port()[1]
@@ -64,24 +65,16 @@ def s3_server() -> Iterator[int]:
 
 @pytest.fixture
 def s3(s3_server: int) -> Iterator[S3]:
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{s3_server}",
-        aws_access_key_id=KEY_ID,
-        aws_secret_access_key=SECRET,
-        region_name="us-east-1",
-    )
+    import boto3
+
+    login = {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
+    resource = boto3.resource("s3", endpoint_url=f"http://127.0.0.1:{s3_server}", **login)
+    client = resource.meta.client
     client.create_bucket(Bucket="models")
     line = Line(s3_server)
     yield S3(client, line)
     line.close()
-    bucket = boto3.resource(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{s3_server}",
-        aws_access_key_id=KEY_ID,
-        aws_secret_access_key=SECRET,
-        region_name="us-east-1",
-    ).Bucket("models")
+    bucket = resource.Bucket("models")
     bucket.objects.delete()
     bucket.delete()
 
