@@ -131,9 +131,11 @@ def test_a_replica_without_secrets_has_no_private_folder(host: Host):
 
 def test_a_start_whose_port_was_taken_meanwhile_leaves_no_file_of_a_secret(host: Host):
     scratch.write_private({str(host.private / "0" / "token"): b"of the try before"}, host.private)
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Retryable, match="is taken"):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         lease = Lease(taken.getsockname()[1])
-        host.target.perform(Start(REPLICA, DIGEST, WITH_SECRETS, ORIGIN, lease, 5.0, "", "1" * 40, "t"))
+        action = Start(REPLICA, DIGEST, WITH_SECRETS, ORIGIN, lease, 5.0, "", "1" * 40, "t")
+        with pytest.raises(Retryable, match="is taken"):
+            host.target.perform(action)
     assert not host.private.exists()
 
 
