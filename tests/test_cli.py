@@ -27,6 +27,7 @@ COMMANDS = [
     "demo",
     "diff",
     "history",
+    "host",
     "logs",
     "plan",
     "render",

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from reconciler.cli import daemon, git, local
+from reconciler.cli import daemon, git, host, local
 from reconciler.cli.shared import BROKEN_PIPE, INTERRUPTED, NO, NOBODY, OK, WRONG
 from reconciler.errors import ReconcileError, Retryable, Terminal
 
@@ -107,6 +107,7 @@ for _command in (
     local.render,
     local.validate,
     local.demo,
+    host.host,
     local.version,
 ):
     cli.add_command(_command)

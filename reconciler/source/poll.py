@@ -60,6 +60,19 @@ class GitSource:
             chosen = self._choose(address, wanted)
             return self._repairing(address, chosen.commit, lambda: self._take(address, wanted, chosen))
 
+    def look(self) -> str:
+        """The wanted reference and its commit, in words, as the remote has them now. Fetches nothing.
+
+        Raises as `poll` does. A wanted commit is not looked for: whether a remote has it, only a fetch can tell.
+        """
+        address, wanted = parse_address(self._settings.url), wanted_reference(self._settings)
+        with self._lock, self._mirror.exclusive(address.path):
+            if wanted.kind is Kind.COMMIT:
+                self._ask(address, ("HEAD",))
+                return f"answers; {wanted.text[:8]} is looked for when it is fetched"
+            chosen = self._choose(address, wanted)
+            return f"{chosen.ref} is {chosen.commit[:8]}"
+
     def snapshot(self, revision: str) -> Snapshot:
         """Another revision: a commit (4 to 40 digits), a branch or a tag. Accepts nothing. Raises as `poll` does."""
         address = parse_address(self._settings.url)

@@ -44,10 +44,25 @@ def answers(path: Path) -> bool:
     return True
 
 
+def listener_pid(path: Path) -> int | None:
+    """The process that listens there, or None when nobody does. Raises OSError when we may not ask."""
+    try:
+        with connect(path, timeout=1.0) as connection:
+            return _credentials(connection)[0]
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        return None
+
+
 def peer_uid(connection: socket.socket) -> int:
     """User id of the process at the other end, as the kernel knows it."""
+    return _credentials(connection)[1]
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group."""
     size = struct.calcsize("3i")
-    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
+    pid, user, group = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(pid), int(user), int(group)
 
 
 def identity(path: Path) -> tuple[int, int] | None:

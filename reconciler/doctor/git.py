@@ -1,0 +1,79 @@
+"""git, and the repository with the access that the config gives."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from reconciler.config import Settings, Source
+from reconciler.doctor.ask import ask
+from reconciler.doctor.finding import Finding, ok, problem, warning
+from reconciler.source import GitSource
+from reconciler.source.address import Address, parse_address
+
+_OLDEST = (2, 32)
+_PATIENCE = 15.0
+
+
+def check_program() -> Iterator[Finding]:
+    """git is there and new enough."""
+    answer = ask(("git", "--version"))
+    version = re.search(r"(\d+)\.(\d+)\S*", answer.text)
+    if not answer.succeeded or version is None:
+        yield problem("git", f"git cannot be run: {answer.last_line}", "install git 2.32 or newer")
+    elif (int(version[1]), int(version[2])) < _OLDEST:
+        yield problem("git", f"git {version[0]} is too old", "install git 2.32 or newer")
+    else:
+        yield ok("git", f"git {version[0]}")
+
+
+def check_source(settings: Settings) -> Iterator[Finding]:
+    """The remote answers, with the configured login, and has what the config wants of it. Nothing is fetched."""
+    source = settings.source
+    for key in ("token_file", "ssh_key_file"):
+        yield from _exposed(f"source.{key}", getattr(source, key))
+    impatient = source.model_copy(update={"timeout": min(source.timeout or _PATIENCE, _PATIENCE)})
+    with tempfile.TemporaryDirectory(prefix="reconciler-doctor-") as scratch:
+        found = GitSource(impatient, Path(scratch) / "git", ("",)).look()
+    yield ok("source", f"{parse_address(source.url).shown}: {found}")
+
+
+def _exposed(key: str, path: Path | None) -> Iterator[Finding]:
+    if path is not None and path.exists() and path.stat().st_mode & 0o077:
+        yield warning("source", f"{key}: other users may read or write {path}", f"chmod 600 {path}")
+
+
+def check_ssh(source: Source) -> Iterator[Finding]:
+    """For a remote over ssh: the program, and the server's key, without which no connection is made."""
+    address = parse_address(source.url)
+    if address.scheme != "ssh":
+        return
+    if shutil.which("ssh") is None:
+        yield problem("ssh", "there is no ssh, and source.url needs it", "install openssh-client")
+        return
+    known = source.known_hosts_file
+    if known is None:
+        yield warning(
+            "ssh", "source.known_hosts_file is not set: the known_hosts of the daemon's user count", _fix(address)
+        )
+    elif not known.is_file():
+        yield problem("ssh", f"source.known_hosts_file: {known} is no file", _fix(address, known))
+    elif not ask(("ssh-keygen", "-F", _name(address), "-f", str(known))).succeeded:
+        yield problem("ssh", f"source.known_hosts_file: {known} has no key of {_name(address)}", _fix(address, known))
+    else:
+        yield ok("ssh", f"{known} knows {_name(address)}")
+
+
+def _name(address: Address) -> str:
+    """The server as known_hosts names it: with its port in brackets unless that is 22."""
+    host, colon, port = address.host.rpartition(":") if re.search(r":\d+$", address.host) else (address.host, "", "")
+    return f"[{host}]:{port}" if colon and port != "22" else host
+
+
+def _fix(address: Address, known: Path = Path("/etc/reconciler/known_hosts")) -> str:
+    host, _, port = _name(address).replace("[", "").partition("]:")
+    port = f"-p {port} " if port else ""
+    return f"ssh-keyscan {port}{host} >> {known}, then compare the keys with those that the server's owner publishes"

@@ -1,0 +1,100 @@
+"""NVIDIA's driver and the GPUs that replicas may lease."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.config import HostTarget
+from reconciler.doctor.finding import Finding, ok, problem, warning
+from reconciler.model import Gpu
+from reconciler.targets.gpus import Gpus
+
+_GIB = 1 << 30
+_UNIFIED_MEMORY = Path("/dev/nvidia-uvm")
+_CHOOSERS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The driver's own version, and the newest CUDA it runs; both are empty where it does not say."""
+
+    version: str
+    cuda: str
+    gpus: int
+
+
+def read_driver() -> Driver | None:
+    """None where there is no driver, or one that does not answer."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        version = str(pynvml.nvmlSystemGetDriverVersion())
+        return Driver(version, f"{cuda // 1000}.{cuda % 1000 // 10}", int(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return Driver("", "", 0)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def check_gpus(target: HostTarget) -> Iterator[Finding]:
+    """The driver answers, and has the GPUs that the config names."""
+    yield from _chosen_by_hand(target)
+    if target.gpus == ():
+        yield ok("gpus", f"{target.name}: gpus: []: none is used")
+        return
+    gpus = Gpus(target.gpus)
+    found = gpus.list()
+    driver = read_driver()
+    if driver is None:
+        yield _without_driver(target)
+        return
+    yield ok("gpus", f"driver {driver.version or 'of unknown version'}, CUDA up to {driver.cuda or 'unknown'}")
+    yield from (_gpu(target, gpu, gpus) for gpu in found)
+    if not found:
+        yield warning("gpus", f"{target.name}: the driver has no GPU", "see nvidia-smi -L and dmesg")
+    if found and not _UNIFIED_MEMORY.exists():
+        yield warning("gpus", f"{_UNIFIED_MEMORY} is missing: CUDA cannot start", "nvidia-modprobe -u -c=0")
+    elif found and not os.access(_UNIFIED_MEMORY, os.R_OK | os.W_OK):
+        yield problem(
+            "gpus", f"{_UNIFIED_MEMORY} is closed to this user", "add the user to the groups video and render"
+        )
+
+
+def _without_driver(target: HostTarget) -> Finding:
+    if target.gpus == "auto":
+        return ok("gpus", f"{target.name}: no driver of NVIDIA: services without GPUs can run")
+    return problem(
+        "gpus",
+        f"{target.name}: gpus lists {len(target.gpus)} and no driver of NVIDIA is here",
+        "install the driver, or set gpus: []",
+    )
+
+
+def _gpu(target: HostTarget, gpu: Gpu, gpus: Gpus) -> Finding:
+    if not gpu.memory_bytes:
+        return problem(
+            "gpus", f"{target.name}: {gpu.uuid} is not on this host", "correct gpus; nvidia-smi -L lists them"
+        )
+    holders = gpus.held_by(gpu.uuid)
+    used = (
+        f", {sum(one.memory_bytes for one in holders) / _GIB:.1f} in use by {len(holders)} processes" if holders else ""
+    )
+    return ok("gpus", f"{target.name}: {gpu.name} {gpu.uuid}, {gpu.memory_bytes / _GIB:.1f} GiB{used}")
+
+
+def _chosen_by_hand(target: HostTarget) -> Iterator[Finding]:
+    for engine in target.engines:
+        for name in sorted(set(_CHOOSERS) & engine.env.keys()):
+            yield warning(
+                "gpus",
+                f"{target.name}: engines[].env of {engine.image} sets {name}, and the lease overrules it",
+                "remove it; gpus lists those that may be leased",
+            )

