@@ -159,7 +159,15 @@ class HostTarget(_Section):
     """One host."""
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="Name of the target")
-    kind: Literal["process"] = Field("process", description="`process`: replicas are child processes that outlive us")
+    kind: Literal["process", "systemd"] = Field(
+        "process",
+        description="`process`: replicas are child processes that outlive us; `systemd`: they are units, we are root",
+    )
+    user: str = Field(
+        "reconciler-engine",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$",
+        description="With `systemd`: the user of the host who runs replicas",
+    )
     paths: tuple[Folder, ...] = Field(
         min_length=1,
         description="Folders of the repository that this target reads; the last one is its own and holds its host.yaml",

@@ -69,6 +69,16 @@ class ReplicaRecord:
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (ReplicaRecord, Owned)}
 
 
+def dump_record(record: ReplicaRecord) -> str:
+    """A record as one line of text, to be kept beside what it describes."""
+    return json.dumps({"schema": SCHEMA, "content": _ADAPTERS[ReplicaRecord].dump_python(record, mode="json")})
+
+
+def load_record(where: Path, text: str) -> ReplicaRecord:
+    """The inverse of `dump_record`. Raises UnreadableRecord."""
+    return _parse(where, text, ReplicaRecord)
+
+
 class Inventory:
     """The records in one folder. Reading costs one `stat` a record while nothing changes."""
 
@@ -260,14 +270,19 @@ class TargetLock:
 
 def _decode(path: Path, kind: type[T]) -> T:
     try:
-        envelope = json.loads(path.read_bytes())
+        return _parse(path, path.read_bytes(), kind)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from None
+
+
+def _parse(path: Path, text: str | bytes, kind: type[T]) -> T:
+    try:
+        envelope = json.loads(text)
         if envelope["schema"] != SCHEMA:
             raise _unreadable(path, f"its schema is {envelope['schema']}, this reconciler knows {SCHEMA}")
         # Strict in JSON's sense: lists become tuples, but no text becomes a number.
         value: T = _ADAPTERS[kind].validate_json(json.dumps(envelope["content"]), strict=True)
         return value
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -17,11 +17,22 @@ from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
 from reconciler.engines.fit import Room, room_of
 from reconciler.engines.fit_arguments import arguments_of
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import Folders, Launch, launch, question
+from reconciler.engines.launch import Launch, launch, question
 from reconciler.errors import Terminal
+from reconciler.inventory import ReplicaRecord
 from reconciler.kserve.quantity import memory_bytes
 from reconciler.manifests import Manifests
-from reconciler.model import Desired, DesiredState, EffectiveSpec, Lease, Reason, ServiceId, Snapshot, Strategy
+from reconciler.model import (
+    Desired,
+    DesiredState,
+    EffectiveSpec,
+    Lease,
+    Reason,
+    ReplicaId,
+    ServiceId,
+    Snapshot,
+    Strategy,
+)
 from reconciler.report.fit import fit_document
 from reconciler.report.scrub import scrub
 from reconciler.review import Document
@@ -30,11 +41,13 @@ from reconciler.secrets import SecretSources, SecretStore
 from reconciler.secrets.store import UNREADABLE
 from reconciler.storage.sources import is_fetched
 from reconciler.targets.fits import local_model, look_at
+from reconciler.targets.systemd.replica import plan_unit
+from reconciler.targets.systemd.unit import build_unit
 from reconciler.targets.weights import find_folder
-from reconciler.targets.workload import home_of
+from reconciler.targets.workload import home_of, place_of
 
 # What only a start can tell stands as a word in brackets.
-_PORT, _GPU, _TMP, _MODEL = "--port=<port>", "<gpu>", "<tmp>", "<fetched model>"
+_PORT, _GPU, _MODEL = "--port=<port>", "<gpu>", "<fetched model>"
 # A document that a host can do nothing with: a sync goes on without it, but its author should know.
 _REFUSED = "NotOnHosts"
 
@@ -151,6 +164,7 @@ def _host(service: Desired, target: HostTarget, folder: Path) -> Document:
         "interpreter": str(engine.python) if engine else None,
         "argv": scrub(list(process.argv)) if process else None,
         "env": _environment(service.spec, process) if process and service.spec else None,
+        "unit": _unit(service, service.spec, process, target, folder) if service.spec and process else None,
         "digest": service.digest or None,
         "replicas": service.replicas,
         "strategy": _strategy(service.strategy),
@@ -174,12 +188,53 @@ def _process(service: Desired, spec: EffectiveSpec, engine: Engine, target: Host
     """None for a command that no host can run; `blocked` says why."""
     lease = Lease(0, (_GPU,) * spec.resources.gpus)
     drain = target.rollout.drain_timeout if service.drain_timeout is None else service.drain_timeout
-    folders = Folders(home_of(folder, engine), _TMP)
+    place = place_of(target, folder, engine, _model_paths(spec, target))
     try:
-        process = launch(spec, engine, service.id, lease, _model_paths(spec, target), drain, folders)
+        process = launch(spec, engine, service.id, lease, place.paths, drain, place.folders)
     except ValueError:
         return None
-    return replace(process, argv=tuple(_PORT if word == "--port=0" else word for word in process.argv))
+    argv = tuple(_PORT if word == "--port=0" else word for word in process.argv)
+    return replace(process, argv=argv, mounts=place.mounts)
+
+
+def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: HostTarget, folder: Path) -> str | None:
+    """The unit of a first replica; None where replicas are no units."""
+    if target.kind != "systemd":
+        return None
+    record = ReplicaRecord(
+        id=ReplicaId(service.id, f"{service.digest[:8]}-0"),
+        digest=service.digest,
+        spec=_scrubbed(spec),
+        origin=service.origin,
+        lease=Lease(0, (_GPU,) * spec.resources.gpus),
+        created_at=0.0,
+        drain_timeout=target.rollout.drain_timeout if service.drain_timeout is None else service.drain_timeout,
+        parsed="",
+        revision="",
+        boot="",
+    )
+    shown = replace(
+        process, argv=_hide(process.argv), env={name: _hide_one(name, v) for name, v in process.env.items()}
+    )
+    devices = (f"/dev/nvidia{_GPU}",) * spec.resources.gpus
+    try:
+        return build_unit(plan_unit(record, shown, target.user, devices, folder / "replicas" / str(record.id)))
+    except ValueError:
+        return None
+
+
+def _scrubbed(spec: EffectiveSpec) -> EffectiveSpec:
+    env = tuple(replace(variable, value=_hide_one(variable.name, variable.value)) for variable in spec.env)
+    return replace(spec, command=_hide(spec.command), args=_hide(spec.args), env=env)
+
+
+def _hide(words: tuple[str, ...]) -> tuple[str, ...]:
+    found = scrub(list(words))
+    return tuple(str(word) for word in found) if isinstance(found, list) else ()
+
+
+def _hide_one(name: str, value: str) -> str:
+    return str(scrub(value, name))
 
 
 def _fit(spec: EffectiveSpec | None, engine: Engine | None, target: HostTarget, folder: Path) -> Document:

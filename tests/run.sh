@@ -5,6 +5,7 @@
 #   tests/run.sh fast            the inner loop: format, lint, types, contracts, the quick tests
 #   tests/run.sh unit [ARGS]     tests without engines; ARGS go to pytest
 #   tests/run.sh e2e [ARGS]      tests with real git, real vLLM and real Envoy; ARGS go to pytest
+#   tests/run.sh host [ARGS]     tests on machines with a systemd of their own (root only); ARGS go to pytest
 #   tests/run.sh bench           the benchmarks, as JSON; not part of everything
 #
 # CI=true                        what cannot be tested here is a failure, not a skip
@@ -56,15 +57,29 @@ build_wheel() {
     grep -q reconciler/demo/repo_layout/demo/host.yaml "$SCRATCH/listing"
 }
 
-unit() { check unit run_pytest unit -m "not e2e and not engine" -n 2 "$@"; }
+unit() { check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }
 
 # Many of these wait more than they compute.
-quick() { check unit run_pytest unit -m "not e2e and not engine and not slow" -n 4 "$@"; }
+quick() { check unit run_pytest unit -m "not e2e and not engine and not host and not slow" -n 4 "$@"; }
 
 e2e() {
   find_engine
   # A file may hold one long test and many short ones: whoever is idle takes over what is left.
   check e2e run_pytest e2e -m "e2e or engine" -n 2 --dist worksteal "$@"
+}
+
+host() {
+  find_engine
+  find_nspawn
+  check host run_pytest host -m host -n 0 "$@"
+}
+
+# A machine in a container: its own processes and mounts over this machine's root. Needs root, and changes nothing here.
+find_nspawn() {
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v systemd-nspawn >/dev/null; then
+    step "Installing systemd-container, for the tests on machines" install_packages systemd systemd-container dbus ||
+      say "no machines to test on: see above"
+  fi
 }
 
 # Where services run, installing sshd would also start it: there its tests are skipped, unless CI=true.
@@ -105,12 +120,13 @@ main() {
   ensure_daemon '[dev]'
   find_sshd
   case $part in
-    all) static; check wheel build_wheel; unit; e2e ;;
+    all) static; check wheel build_wheel; unit; e2e; host ;;
     fast) static; quick "$@" ;;
     unit) unit "$@" ;;
     e2e) e2e "$@" ;;
+    host) host "$@" ;;
     bench) bench ;;
-    *) die "$part: no such part; the parts are all, fast, unit, e2e and bench" ;;
+    *) die "$part: no such part; the parts are all, fast, unit, e2e, host and bench" ;;
   esac
   finish
 }

@@ -15,7 +15,8 @@ import structlog
 
 from reconciler.config import Log
 from reconciler.report.log import configure
-from reconciler.report.scrub import is_secret_name, printable, scrub, scrub_text
+from reconciler.report.scrub import printable, scrub, scrub_text
+from reconciler.secrets.names import is_secret_name
 
 
 @pytest.fixture(autouse=True)

@@ -304,3 +304,17 @@ def test_the_pair_of_openshift_ai_is_rendered_for_a_host_and_told_what_lacks(des
     services = desk.ask("render")[1]["services"]
     reasons = {each["reason"] for service in services for each in service["host"]["blocked"]}
     assert "NoEngine" in reasons
+
+
+def test_a_unit_shows_what_systemd_would_get_and_no_secret(desk: Desk) -> None:
+    assert desk.host()["unit"] is None, "child processes have none"
+    desk.configure(kind="systemd")
+    host = desk.host()
+    assert host["argv"][0] == "/opt/vllm/bin/python"
+    assert "BindReadOnlyPaths=/models/tiny:/mnt/models" in host["unit"].splitlines()
+    lines = host["unit"].splitlines()
+    assert "User=reconciler-engine" in lines
+    assert f"Digest={host['digest']}" in lines
+    assert [line for line in lines if line.startswith("ExecStart=") and "--port=<port>" in line]
+    assert [line for line in lines if line.startswith("LoadCredential=environment:/")]
+    assert "hunter2" not in host["unit"]

@@ -28,6 +28,7 @@ class StandinLaunch:
     cwd: str
     hidden: frozenset[str] = frozenset()
     files: Mapping[str, bytes] = field(default_factory=dict)
+    mounts: Mapping[str, str] = field(default_factory=dict)
 
 
 def standin(folder: Path, *flags: str, **env: str) -> StandinLaunch:

@@ -40,7 +40,8 @@ _CANNOT = {
 class Launch:
     """One process to start. `env` is all of its environment; the values of `hidden` ones are secrets.
 
-    `files` are to be written before it starts, closed to everybody else: secrets as well.
+    `files` are to be written before it starts, closed to everybody else: secrets as well. `mounts` maps folders as its
+    arguments name them to folders of this host, where something has to put them there.
     """
 
     argv: tuple[str, ...]
@@ -48,6 +49,7 @@ class Launch:
     cwd: str
     hidden: frozenset[str] = frozenset()
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    mounts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ import yaml
 from reconciler.engines.arguments import is_flag, normalise
 from reconciler.model import Desired, DesiredState, EffectiveSpec, Observed, SecretMount, ServiceId, Unreachable
 from reconciler.report.actions import short
-from reconciler.report.scrub import HIDDEN, is_secret_name, scrub_text
+from reconciler.report.scrub import HIDDEN, scrub_text
+from reconciler.secrets.names import is_secret_name
 
 SCHEMA = "reconciler.diff/v1"
 _MANY = 200

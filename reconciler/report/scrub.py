@@ -6,13 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import TypeGuard
 
+from reconciler.secrets.names import is_secret_name
+
 HIDDEN = "***"
 
-# `tokens` alone is a count here (`max_tokens`), and a path is no secret (`token_file`).
-_NAME = re.compile(
-    r"(?i)(password|passwd|secret|authorization|credential|cookie|api[-_]?key|private[-_]?key|token(?!s))"
-)
-_PATH_NAME = re.compile(r"(?i)[-_.](file|path|dir|uri|url)$")
 # Each prefix is bounded and begins where a word begins: a long line must not cost the square of its length.
 _USERINFO = re.compile(r"(?<![a-zA-Z0-9+.-])([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)[^/\s'\"]+@")
 _HEADER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
@@ -28,11 +25,6 @@ _CONTROL = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 )
-
-
-def is_secret_name(name: str) -> bool:
-    """Would a value under this name be one that nobody may read?"""
-    return bool(_NAME.search(name)) and not _PATH_NAME.search(name)
 
 
 def scrub_text(text: str) -> str:

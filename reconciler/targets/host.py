@@ -41,7 +41,8 @@ from reconciler.model import (
     Unreachable,
     Unstage,
 )
-from reconciler.routing.envoy import EnvoyProxy, ProxyState
+from reconciler.routing import process
+from reconciler.routing.envoy import EnvoyProxy, ProxyState, Spawn
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
@@ -84,8 +85,8 @@ class HostTarget:
         self._clock = Clock()
         gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
-        self._supervisor: Supervisor = ProcessSupervisor(self._inventory, gpus)
-        self._proxy = EnvoyProxy(folder / "proxy", settings.routing)
+        self._supervisor, spawn_proxy = _make_supervisor(settings, self._inventory, gpus)
+        self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
         self._stager = Stager(settings.storage, folder / "models", secrets, wake)
         self._workloads = Workloads(settings, folder, secrets, self._stager)
@@ -239,7 +240,6 @@ class HostTarget:
 
     def _start(self, action: Start) -> None:
         launch = self._workloads.launch(action)
-        Path(launch.env["HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
         record = ReplicaRecord(
             id=action.replica,
             digest=action.digest,
@@ -327,6 +327,24 @@ def _api_key(record: ReplicaRecord) -> str | None:
         if entry.startswith(_API_KEY):
             return os.fsdecode(entry[len(_API_KEY) :]) or None
     return None
+
+
+def _make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpus) -> tuple[Supervisor, Spawn]:
+    """Who keeps the replicas, and who starts the proxy."""
+    match settings.kind:
+        case "process":
+            return ProcessSupervisor(inventory, gpus), process.spawn
+        case "systemd":
+            # Imported late: who runs child processes needs no D-Bus.
+            from reconciler.targets.systemd.manager import DBusManager
+            from reconciler.targets.systemd.proxy import ProxyUnit
+            from reconciler.targets.systemd.supervisor import UnitSupervisor
+
+            manager = DBusManager()
+            supervisor = UnitSupervisor(settings.name, settings.user, inventory, gpus, manager)
+            return supervisor, ProxyUnit(settings.name, manager).spawn
+        case _:
+            assert_never(settings.kind)
 
 
 def _subjects(records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]) -> list[Subject]:

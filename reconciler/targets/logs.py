@@ -50,10 +50,15 @@ def _last_lines(path: Path) -> list[str]:
             data = file.read(_TAIL_BYTES)
     except OSError:
         return []
-    text = data.decode(errors="replace")
-    found = [_CONTROL.sub("", line.rpartition("\r")[2]) for line in text.replace("\r\n", "\n").split("\n")]
     # The first line may have been cut, and what follows the last line break is not there yet.
-    return [line for line in found[1 if start else 0 :] if line.strip()]
+    return clean_lines(data.partition(b"\n")[2] if start else data)
+
+
+def clean_lines(data: bytes) -> list[str]:
+    """The lines that say something, without colours and control characters."""
+    text = data.decode(errors="replace").replace("\r\n", "\n")
+    found = (_CONTROL.sub("", line.rpartition("\r")[2]) for line in text.split("\n"))
+    return [line for line in found if line.strip()]
 
 
 def _previous(path: Path) -> Path:

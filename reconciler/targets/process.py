@@ -99,9 +99,7 @@ class ProcessSupervisor:
             # Somebody else may have taken the port meanwhile; that is nothing of this replica.
             count += not holders or bool(holders & members)
         known = {who for who in (record.process, *record.members) if who is not None}
-        for uuid in record.lease.gpus:
-            count += sum(_is_one_of(holder.pid, known) for holder in self._gpus.held_by(uuid))
-        return count
+        return count + self._gpus.holds(record.lease.gpus, known)
 
     def _on_exit(self, who: Identity) -> None:
         self._children.is_running(who)
@@ -174,6 +172,8 @@ class ProcessSupervisor:
         private = scratch.private_of(self._inventory.folder, record.id)
         if launch.files:
             scratch.write_private(launch.files, private)
+        if "HOME" in launch.env:
+            Path(launch.env["HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
         log = logs.open_log(self._log_path(record.id))
         try:
             return self._children.spawn(launch.argv, self._environment(record, launch), launch.cwd, log)
@@ -271,9 +271,3 @@ class ProcessSupervisor:
 
     def _log_path(self, replica: ReplicaId) -> Path:
         return self._inventory.replica_folder(replica) / "log"
-
-
-def _is_one_of(pid: int, known: set[Identity]) -> bool:
-    """Is this number, as a driver reports it, one of these processes, which may have ended just now?"""
-    stat = procfs.read_stat(pid)
-    return any(who.pid == pid and (stat is None or stat.started == who.started) for who in known)

@@ -13,7 +13,8 @@ from reconciler.model import ReplicaId
 class Launch(Protocol):
     """What to run for one replica. `env` is all of its environment; `cwd` is its folder for temporary files.
 
-    The values of the variables in `hidden` and the `files`, which are to be written before, are secrets.
+    The values of the variables in `hidden` and the `files`, which are to be written before, are secrets. `mounts` maps
+    folders that it expects to folders of this host.
     """
 
     @property
@@ -30,6 +31,9 @@ class Launch(Protocol):
 
     @property
     def files(self) -> Mapping[str, bytes]: ...
+
+    @property
+    def mounts(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True)

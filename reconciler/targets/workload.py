@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from reconciler.engines.images import find_engine
 from reconciler.engines.launch import Folders, Launch, Question, Revealed, launch, question
 from reconciler.engines.preflight import PreflightRunner, key_of
 from reconciler.errors import Terminal
-from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ServiceId, Start
+from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ReplicaId, ServiceId, Start
 from reconciler.secrets import SecretStore
 from reconciler.secrets.wanted import find_files, find_variables
 from reconciler.targets import scratch
 from reconciler.targets.fits import Fits
 from reconciler.targets.stager import Stager
+from reconciler.targets.systemd.replica import CACHES, PRIVATE, TMP
 from reconciler.targets.weights import folders_of
 
 
@@ -32,8 +33,43 @@ def home_of(folder: Path, engine: config.Engine) -> str:
 # Asked for every service in every pass.
 @lru_cache
 def _home_of(folder: str, python: str) -> str:
-    key = hashlib.sha256(os.fsencode(python)).hexdigest()[:8]
-    return str(Path(folder).absolute() / "home" / key)
+    return str(Path(folder).absolute() / "home" / _key_of(python))
+
+
+def _key_of(python: str) -> str:
+    return hashlib.sha256(os.fsencode(python)).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a replica finds its files.
+
+    `paths` is what becomes of folders that its arguments name; `mounts` is what has to be put there for it instead.
+    """
+
+    folders: Folders
+    paths: Mapping[str, str]
+    mounts: Mapping[str, str]
+
+
+def place_of(
+    settings: config.HostTarget,
+    folder: Path,
+    engine: config.Engine,
+    paths: Mapping[str, str],
+    replica: ReplicaId | None = None,
+) -> Place:
+    """A unit sees the models where the container would, and has a /tmp of its own; a child process sees the host's.
+
+    Without a replica, folders that are its alone stand as words in brackets.
+    """
+    if settings.kind == "systemd":
+        home = f"{CACHES}/reconciler/{_key_of(str(engine.python))}"
+        return Place(Folders(home, TMP, PRIVATE), {path: path for path in paths}, paths)
+    if replica is None:
+        return Place(Folders(home_of(folder, engine), "<tmp>", "<private>"), paths, {})
+    tmp, private = scratch.folder_of(folder, replica), scratch.private_of(folder, replica)
+    return Place(Folders(home_of(folder, engine), str(tmp), str(private)), paths, {})
 
 
 class Workloads:
@@ -50,13 +86,14 @@ class Workloads:
     def launch(self, start: Start) -> Launch:
         """The process of one replica. Raises Terminal when the host has not what it needs, Retryable for a Secret."""
         engine = self._engine(start.spec)
-        tmp, private = scratch.folder_of(self._folder, start.replica), scratch.private_of(self._folder, start.replica)
-        folders = Folders(self._home(engine), str(tmp), str(private))
         service = start.replica.service
-        paths = self._model_paths(service, start.spec)
+        place = place_of(self._settings, self._folder, engine, self._model_paths(service, start.spec), start.replica)
         secrets = reveal(start.spec, service.namespace, engine.env, self._secrets())
         try:
-            return launch(start.spec, engine, service, start.lease, paths, start.drain_timeout, folders, secrets)
+            found = launch(
+                start.spec, engine, service, start.lease, place.paths, start.drain_timeout, place.folders, secrets
+            )
+            return replace(found, mounts=place.mounts)
         except ValueError as error:
             raise Terminal(f"replica {start.replica}: {error}") from None
 

@@ -7,6 +7,9 @@ What runs in the fork is vLLM's unmodified server. It differs from the stock ent
 process (the caller), one less (no separate worker), and a session of its own, so that a signal to the caller's process
 group reaches it only through the caller. When the caller dies, the zygote kills all that belongs to it at once.
 
+A caller in a machine of its own (see tests/machines), or in the sandbox of a unit, gets a fork that has joined it
+there: its files, its processes, its cgroup, its user.
+
 It ends by itself a few seconds after the last holder has let go of it (see `hold` in fixtures.py).
 """
 
@@ -25,6 +28,7 @@ import runpy
 import selectors
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -39,14 +43,88 @@ from caller import receive, send
 API_SERVER = "vllm.entrypoints.openai.api_server"
 GRACE = 5.0
 PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Become(Exception):
     """Raised in a fork, to leave the zygote's loop before the caller's program runs."""
 
-    def __init__(self, request: dict, descriptors: list[int]) -> None:
+    def __init__(self, request: dict, descriptors: list[int], peer: Peer | None = None) -> None:
         self.request = request
         self.descriptors = descriptors
+        self.peer = peer
+
+
+class Peer:
+    """Who called, as seen from here: it may be a process of a machine, in a sandbox of systemd."""
+
+    def __init__(self, pid: int, user: int, group: int) -> None:
+        self.pid = pid
+        self.user = user
+        self.group = group
+
+    @classmethod
+    def of(cls, connection: socket.socket) -> Peer:
+        return cls(*struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))
+
+    def is_elsewhere(self) -> bool:
+        """Does it see other files than we do?"""
+        return os.readlink(f"/proc/{self.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+
+    def cgroup(self) -> str | None:
+        """The file that takes processes into its cgroup."""
+        with open(f"/proc/{self.pid}/cgroup") as file:
+            for line in file:
+                hierarchy, _, path = line.rstrip("\n").split(":", 2)
+                for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
+                    procs = f"{root}{path}/cgroup.procs"
+                    if hierarchy == "0" and os.path.exists(procs):
+                        return procs
+        return None
+
+    def join(self) -> None:
+        """Be where it is, and who it is. Returns in a child that sees its processes; we pass on signals and the end."""
+        spaces = [f"/proc/{self.pid}/ns/{name}" for name in ("cgroup", "uts", "ipc", "net", "pid", "mnt")]
+        handles = [os.open(path, os.O_RDONLY) for path in spaces if os.readlink(path) != os.readlink(own(path))]
+        procs = self.cgroup()
+        group = os.open(procs, os.O_WRONLY) if procs else None
+        for handle in handles:
+            if LIBC.setns(handle, 0):
+                raise OSError(ctypes.get_errno(), "setns")
+            os.close(handle)
+        child = os.fork()
+        if child:
+            pass_on(child)
+        if group is not None:
+            os.write(group, b"0")
+            os.close(group)
+        self.take_user()
+        # After a change of user nothing is left of what was asked before.
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def take_user(self) -> None:
+        """Nobody gets more rights from us than he has."""
+        if self.user != os.geteuid():
+            os.setgroups([self.group])
+            os.setgid(self.group)
+            os.setuid(self.user)
+
+
+def own(space: str) -> str:
+    return f"/proc/self/ns/{os.path.basename(space)}"
+
+
+def pass_on(child: int) -> NoReturn:
+    """Stand for a child in another namespace: signals go to it, its end becomes ours."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: os.kill(child, number))
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.WEXITSTATUS(status))
 
 
 # ---------------------------------------------------------------- the loop
@@ -93,6 +171,7 @@ class Zygote:
             self.fork(connection, request, descriptors)
 
     def fork(self, connection: socket.socket, request: dict, descriptors: list[int]) -> None:
+        peer = Peer.of(connection)
         pid = os.fork()
         if pid == 0:
             # The copies would keep other callers from noticing that the zygote died.
@@ -100,11 +179,11 @@ class Zygote:
                 close(key.fileobj)
             self.selector.close()
             connection.close()
-            raise Become(request, descriptors)
+            raise Become(request, descriptors, peer)
         for descriptor in descriptors:
             os.close(descriptor)
         self.callers[pid] = connection
-        self.caller_pids[pid] = request["caller"]
+        self.caller_pids[pid] = peer.pid
         self.selector.register(connection, selectors.EVENT_READ, lambda _: self.listen_to_caller(pid))
         self.selector.register(os.pidfd_open(pid), selectors.EVENT_READ, lambda fd: self.reap(pid, fd))
 
@@ -169,13 +248,17 @@ def kill_session(session: int, number: int) -> None:
 # ---------------------------------------------------------------- in the fork
 
 
-def become(request: dict, descriptors: list[int], cache: str) -> None:
+def become(request: dict, descriptors: list[int], cache: str, peer: Peer | None) -> None:
     """Turn this fork into what the caller asked for; returns or raises as a fresh interpreter's main program does.
 
     vLLM looks at each model class in a fresh interpreter, 8 s, and keeps what it saw in `cache`: shared by all tests.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
+    if elsewhere := peer is not None and peer.is_elsewhere():
+        peer.join()
+    elif peer is not None:
+        peer.take_user()
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
     for descriptor in descriptors:
@@ -189,7 +272,8 @@ def become(request: dict, descriptors: list[int], cache: str) -> None:
     # One process less to start; the server that answers is the same.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("VLLM_CACHE_ROOT", cache)
+    if not elsewhere:
+        os.environ.setdefault("VLLM_CACHE_ROOT", cache)
     os.chdir(request["cwd"])
     os.umask(request["umask"])
     random.seed()
@@ -200,7 +284,7 @@ def run_to_the_end(wanted: Become, cache: str) -> NoReturn:
     """End as an interpreter ends, but leave taking apart a thousand modules, 0.6 s, to the kernel."""
     code = 0
     try:
-        become(wanted.request, wanted.descriptors, cache)
+        become(wanted.request, wanted.descriptors, cache, wanted.peer)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         if code and not isinstance(error.code, int):
@@ -379,6 +463,7 @@ def listen(path: str) -> socket.socket:
     folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
     listener.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
     os.close(folder)
+    os.chmod(path, 0o666)
     listener.listen(64)
     return listener
 

@@ -1,0 +1,98 @@
+"""The proxy as a unit of its own: it outlives us, and a reboot brings it back with the routes that it had."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from reconciler.errors import Retryable
+from reconciler.files import write_atomically
+from reconciler.procfs import Identity
+from reconciler.routing import process
+from reconciler.targets.systemd.manager import Manager
+from reconciler.targets.systemd.supervisor import UNITS
+from reconciler.targets.systemd.words import plain, quote, quote_path
+
+_SECONDS = 10.0
+
+
+class ProxyUnit:
+    """Starts the Envoy of one target."""
+
+    def __init__(self, target: str, manager: Manager) -> None:
+        self._target = target
+        self._manager = manager
+
+    @property
+    def name(self) -> str:
+        return f"reconciler-proxy-{self._target}.service"
+
+    def spawn(self, folder: Path, concurrency: int) -> Identity:
+        """Raises Retryable."""
+        path = UNITS / self.name
+        try:
+            write_atomically(path, proxy_unit(self._target, folder, process.command(concurrency)).encode(), 0o644)
+        except OSError as error:
+            raise Retryable(f"{path}: cannot be written: {error.strerror}; run us as root") from None
+        before = process.log_size(folder)
+        self._manager.install(self.name)
+        self._manager.start(self.name)
+        return self._found(folder, before)
+
+    def _found(self, folder: Path, before: int) -> Identity:
+        deadline = time.monotonic() + _SECONDS
+        while time.monotonic() < deadline:
+            found = process.find(folder)
+            if found is not None:
+                return found
+            time.sleep(0.02)
+        words = process.last_words(folder, before) or f"see journalctl -u {self.name}"
+        raise Retryable(f"{self.name} did not start: {words}")
+
+
+def proxy_unit(target: str, folder: Path, argv: list[str]) -> str:
+    """The text of the proxy's unit. Pure."""
+    name, value = next(iter(process.environment(folder).items()))
+    return f"""\
+[Unit]
+Description=Proxy of the reconciler's target {target}
+After=network.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+ExecStart=:{" ".join(quote(word) for word in argv)}
+Environment={quote(f"{name}={value}")}
+WorkingDirectory={plain(str(folder))}
+StandardOutput=append:{plain(str(folder / process.LOG))}
+StandardError=inherit
+Restart=always
+RestartSec=100ms
+TimeoutStopSec=10
+LimitNOFILE=1048576
+UMask=0077
+NoNewPrivileges=yes
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+ProtectSystem=strict
+ReadWritePaths={quote_path(str(folder))}
+ProtectHome=read-only
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+LockPersonality=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+
+[Install]
+WantedBy=multi-user.target
+"""

@@ -1,0 +1,49 @@
+"""One replica's unit: from its record and what to run, to the plan of a unit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from reconciler.inventory import ReplicaRecord, dump_record
+from reconciler.secrets.names import is_secret_name
+from reconciler.targets.supervisor import Launch
+from reconciler.targets.systemd.unit import CREDENTIAL, UnitPlan
+
+# systemd gives each unit a /tmp of its own.
+TMP = "/tmp"  # noqa: S108
+CACHES = "/var/cache"
+# Mounted Secrets, in every unit its own.
+PRIVATE = "/run/reconciler-secrets"
+RECORD = "Record"
+SECRETS = "secrets"
+
+
+def plan_unit(record: ReplicaRecord, launch: Launch, user: str, devices: tuple[str, ...], folder: Path) -> UnitPlan:
+    """`devices` are the nodes of the GPUs it leases; `folder` is the replica's own: it will hold what is secret."""
+    return UnitPlan(
+        replica=record.id,
+        argv=launch.argv,
+        env=launch.env,
+        user=user,
+        cache=launch.env["HOME"].removeprefix(f"{CACHES}/"),
+        drain_timeout=record.drain_timeout,
+        resources=record.spec.resources,
+        mounts={**launch.mounts, **({PRIVATE: str(folder.absolute() / SECRETS)} if launch.files else {})},
+        devices=devices,
+        hidden=launch.hidden | {name for name in launch.env if is_secret_name(name)},
+        credential=str(folder.absolute() / CREDENTIAL),
+        facts=_facts(record),
+    )
+
+
+def _facts(record: ReplicaRecord) -> Mapping[str, str]:
+    return {
+        "Service": str(record.id.service),
+        "Digest": record.digest,
+        "Revision": record.revision,
+        "Origin": str(record.origin),
+        "Port": str(record.lease.port),
+        "GPUs": " ".join(record.lease.gpus),
+        RECORD: dump_record(record),
+    }

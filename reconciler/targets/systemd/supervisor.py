@@ -1,0 +1,285 @@
+"""The supervisor of a `systemd` target: every replica is a unit, and systemd keeps it alive.
+
+The record is written first, then the unit, then systemd is told. A unit that serves needs neither us nor git: systemd
+restarts it when it dies and starts it again after a reboot; when we are back, we take over what is there.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from reconciler import procfs
+from reconciler.errors import Retryable, Terminal
+from reconciler.files import sync_folder, write_atomically
+from reconciler.inventory import Inventory, ReplicaRecord, UnreadableRecord, load_record
+from reconciler.model import ReplicaId
+from reconciler.procfs import Identity
+from reconciler.targets.clock import Clock
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.supervisor import Launch, ProcessState
+from reconciler.targets.systemd import journal
+from reconciler.targets.systemd.manager import Manager, Run, UnitState
+from reconciler.targets.systemd.replica import PRIVATE, RECORD, SECRETS, plan_unit
+from reconciler.targets.systemd.unit import CREDENTIAL, build_unit, credential_of, read_facts, replica_of, unit_name
+
+UNITS = Path("/etc/systemd/system")
+_NEVER = Run()
+_FORK_SECONDS = 2.0
+_log = structlog.get_logger()
+
+
+class UnitSupervisor:
+    """`target` names the units, `user` runs them."""
+
+    def __init__(self, target: str, user: str, inventory: Inventory, gpus: Gpus, manager: Manager) -> None:
+        self._target = target
+        self._user = user
+        self._inventory = inventory
+        self._gpus = gpus
+        self._manager = manager
+        self._clock = Clock()
+
+    # ------------------------------------------------------------ looking
+
+    def list(self, records: Iterable[ReplicaRecord]) -> Mapping[ReplicaId, ProcessState]:
+        """What is there of these replicas, in two round trips: one question about all units, and one about news."""
+        records = tuple(records)
+        if not records:
+            return {}
+        names = {record.id: self._name(record) for record in records}
+        units = self._manager.units(self._prefix)
+        runs = self._manager.runs(units[name] for name in names.values() if name in units)
+        return {r.id: self._state(r, units.get(names[r.id]), runs.get(names[r.id], _NEVER)) for r in records}
+
+    def logs(self, replica: ReplicaId, lines: int) -> tuple[str, ...]:
+        record = self._inventory.replica(replica)
+        since = record.created_at if record else 0.0
+        return journal.tail(unit_name(self._target, replica), lines, since)
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        self._manager.subscribe(self._prefix, wake)
+
+    def close(self) -> None:
+        self._manager.close()
+
+    @property
+    def _prefix(self) -> str:
+        return f"reconciler-{self._target}."
+
+    def _name(self, record: ReplicaRecord) -> str:
+        return unit_name(self._target, record.id)
+
+    def _state(self, record: ReplicaRecord, unit: UnitState | None, run: Run) -> ProcessState:
+        is_ours = record.process is None or record.process == _identity(run)
+        spawned = record.process is not None or run.started > 0
+        if _is_up(unit, run) and (is_ours or record.boot != procfs.boot_id()):
+            return ProcessState(alive=True)
+        if _is_over(unit):
+            rebooted = record.boot != procfs.boot_id()
+            # Of a process that is gone, GPUs may still hold memory for a moment.
+            held = 0 if rebooted else self._gpus.holds(record.lease.gpus, {*record.members})
+            return ProcessState(False, held, run.exit_code, rebooted, spawned)
+        # It died: systemd is about to start it again, has done so already, or ends what it left behind.
+        return ProcessState(False, leftovers=1, exit_code=run.exit_code)
+
+    # ------------------------------------------------------------ taking over
+
+    def recover(self) -> None:
+        """Take over units that served without us: their processes are others now, and their records may be gone."""
+        self._inventory.sweep()
+        known = {record.id: record for record in self._inventory.replicas()}
+        for replica, path in self._unit_files().items():
+            if replica not in known:
+                self._restore(path)
+        records = self._inventory.replicas()
+        if not records:
+            return
+        units = self._manager.units(self._prefix)
+        found = {r.id: units[self._name(r)] for r in records if self._name(r) in units}
+        runs = self._manager.runs(found.values())
+        for record in records:
+            unit = found.get(record.id)
+            if unit is not None and _is_up(unit, runs[unit.name]):
+                self._take_over(record, runs[unit.name])
+
+    def _take_over(self, record: ReplicaRecord, run: Run) -> None:
+        here = record.boot == procfs.boot_id()
+        if here and record.process == _identity(run):
+            return
+        changed = replace(record, boot=procfs.boot_id(), process=_identity(run), members=())
+        if not (here and record.process is None) and record.lease.port not in procfs.listeners():
+            # It has to load its model again, and gets the time for that.
+            changed = replace(changed, ready_at=None, created_at=self._clock.now())
+        self._inventory.write(changed)
+
+    def _restore(self, path: Path) -> None:
+        """Make a record from its unit."""
+        text = read_facts(path.read_text(errors="replace")).get(RECORD)
+        if text is None:
+            _log.warning("unit.not_understood", unit=path.name)
+            return
+        try:
+            record = load_record(path, text)
+        except UnreadableRecord as error:
+            _log.warning("unit.not_understood", unit=path.name, error=str(error))
+            return
+        ready = self._clock.now() if record.lease.port in procfs.listeners() else None
+        self._inventory.write(replace(record, boot="", created_at=self._clock.now(), ready_at=ready))
+
+    def _unit_files(self) -> dict[ReplicaId, Path]:
+        try:
+            names = os.listdir(UNITS)
+        except OSError as error:
+            raise UnreadableRecord(f"{UNITS}: cannot be read: {error.strerror}") from None
+        found = {replica_of(self._target, name): UNITS / name for name in names}
+        return {replica: path for replica, path in found.items() if replica is not None}
+
+    # ------------------------------------------------------------ starting
+
+    def start(self, record: ReplicaRecord, launch: Launch) -> None:
+        """Nothing happens when it runs already. Raises Retryable, or Terminal when it can never be started so."""
+        self._check(launch)
+        if self._is_there(record):
+            return
+        if record.lease.port in procfs.listeners():
+            # If it was written down before, then with this port: without the record another one can be leased.
+            self._inventory.forget_replica(record.id)
+            raise Retryable(f"replica {record.id}: port {record.lease.port} is taken; the next pass leases another")
+        record = replace(record, process=None, argv=launch.argv, env_names=tuple(sorted(launch.env)))
+        self._inventory.write(record)
+        name = self._name(record)
+        self._write(record, launch)
+        self._manager.install(name)
+        self._manager.start(name)
+        self._await_process(record)
+
+    def _await_process(self, record: ReplicaRecord) -> None:
+        """Write down who it is as soon as it is there; no longer than a fork takes."""
+        name, deadline = self._name(record), time.monotonic() + _FORK_SECONDS
+        while time.monotonic() < deadline:
+            unit = self._manager.units(name.removesuffix(".service")).get(name)
+            run = self._manager.runs([unit])[name] if unit else _NEVER
+            if run.pid:
+                self._inventory.change(record.id, process=_identity(run))
+            if run.started:
+                return
+            time.sleep(0.02)
+
+    def _check(self, launch: Launch) -> None:
+        if not os.access(launch.argv[0], os.X_OK):
+            raise Terminal(f"{launch.argv[0]} cannot be run; check engines[].python")
+        try:
+            pwd.getpwnam(self._user)
+        except KeyError:
+            raise Terminal(
+                f"there is no user {self._user}; make it (useradd --system {self._user}), or set targets[].user"
+            ) from None
+
+    def _is_there(self, record: ReplicaRecord) -> bool:
+        known = self._inventory.replica(record.id)
+        if known is None or known.boot != procfs.boot_id():
+            return False
+        state = self.list([known])[known.id]
+        if not state.alive and state.spawned:
+            raise Retryable(f"replica {known.id} ended before; what is left of it must be stopped and removed first")
+        return state.alive
+
+    def _write(self, record: ReplicaRecord, launch: Launch) -> None:
+        folder = self._inventory.replica_folder(record.id)
+        devices = tuple(self._gpus.device(uuid) for uuid in record.lease.gpus)
+        try:
+            plan = plan_unit(record, launch, self._user, devices, folder)
+            text, hidden = build_unit(plan), credential_of(plan)
+        except ValueError as error:
+            raise Terminal(f"replica {record.id}: {error}") from None
+        path = UNITS / self._name(record)
+        try:
+            if hidden is not None:
+                write_atomically(folder / CREDENTIAL, hidden.encode("utf-8", "surrogateescape"))
+            self._write_secrets(launch.files, folder / SECRETS)
+            write_atomically(path, text.encode())
+        except OSError as error:
+            raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
+
+    def _write_secrets(self, files: Mapping[str, bytes], folder: Path) -> None:
+        """On disk, because a reboot must find them; nobody but the replica's user sees them, and only in its unit."""
+        user = pwd.getpwnam(self._user)
+        for name, data in files.items():
+            path = folder / name.removeprefix(f"{PRIVATE}/")
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(path, data, 0o400)
+            for each in (path, *path.parents):
+                os.chown(each, user.pw_uid, user.pw_gid)
+                if each == folder:
+                    break
+
+    # ------------------------------------------------------------ stopping
+
+    def note(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Write down its processes, so that memory they hold on GPUs is known for theirs."""
+        unit = self._manager.units(self._name(record).removesuffix(".service")).get(self._name(record))
+        if unit is None:
+            return record
+        run = self._manager.runs([unit])[unit.name]
+        found = (procfs.identify(pid) for pid in self._manager.processes(unit.name))
+        members = tuple(sorted((who for who in found if who is not None), key=lambda who: who.pid))
+        if not members:
+            return record
+        return self._inventory.change(record.id, process=_identity(run), members=members)
+
+    def stop(self, record: ReplicaRecord, force: bool) -> None:
+        """SIGTERM to the main process, and after its time SIGKILL to all, as the unit says. `force` is that at once."""
+        self.note(record)
+        self._manager.stop(self._name(record))
+        if force:
+            self._manager.kill(self._name(record))
+
+    def remove(self, record: ReplicaRecord) -> None:
+        """Delete its unit and its record."""
+        state = self.list([record])[record.id]
+        if state.alive or state.leftovers:
+            raise Retryable(f"replica {record.id}: its unit still runs; it is removed once nothing is left")
+        name = self._name(record)
+        self._manager.stop(name)
+        self._manager.uninstall(name)
+        try:
+            with suppress(FileNotFoundError):
+                (UNITS / name).unlink()
+                sync_folder(UNITS)
+        except OSError as error:
+            raise Retryable(f"{UNITS / name}: cannot be deleted: {error.strerror}; run us as root") from None
+        self._manager.reload()
+        self._inventory.forget_replica(record.id)
+
+
+def _identity(run: Run) -> Identity | None:
+    """Who the main process is; systemd knows its start to the microsecond."""
+    return Identity(run.pid, run.started, procfs.boot_id()) if run.pid else None
+
+
+def _is_up(unit: UnitState | None, run: Run) -> bool:
+    """Does its main process live, or is it just being started?"""
+    match unit:
+        case None:
+            return False
+        case UnitState(active="activating", sub="auto-restart"):
+            return False
+        case UnitState(active="active" | "activating" | "reloading"):
+            return True
+        case UnitState(active="deactivating"):
+            return run.pid != 0
+        case _:
+            # After a reboot its turn may yet come.
+            return unit.has_job
+
+
+def _is_over(unit: UnitState | None) -> bool:
+    return unit is None or (unit.active in ("inactive", "failed") and not unit.has_job)

@@ -1,0 +1,209 @@
+"""The text of a replica's unit. Pure: what is written here is all that systemd needs to keep it serving.
+
+The section `X-Reconciler`, which systemd skips, holds what we must know of the replica, so that units alone are enough
+to take a host over. Values of secrets stand in no unit: D-Bus shows `Environment=` to every user of the machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from reconciler.model import ReplicaId, Resources
+from reconciler.targets.systemd.words import (
+    is_variable_name,
+    is_variable_value,
+    plain,
+    quote,
+    quote_path,
+    shell_word,
+)
+
+SECTION = "X-Reconciler"
+CREDENTIAL = "environment"
+# The engine drains by itself when it is told to end; whatever is left half a minute later hangs.
+_STOP_MARGIN = 30
+_LOAD_ENVIRONMENT = f'. "$CREDENTIALS_DIRECTORY/{CREDENTIAL}" && exec "$@"'
+_NVIDIA = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+
+# Nothing that an engine needs: it reads its files, uses its GPUs, and talks to the proxy.
+_HARDENING = """\
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+TemporaryFileSystem=/dev/shm:mode=1777,nosuid,nodev
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+LockPersonality=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+UMask=0077"""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitPlan:
+    """All that a replica's unit is made of.
+
+    `hidden` are variables that only the process itself may see; they reach it by the credential file at `credential`.
+    `mounts` maps folders of the container to folders of this host. `devices` are the GPUs' own nodes. `cache` is the
+    folder below systemd's cache that stays between replicas. `facts` go into our own section.
+    """
+
+    replica: ReplicaId
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    user: str
+    cache: str
+    drain_timeout: float
+    resources: Resources
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    hidden: frozenset[str] = frozenset()
+    credential: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def unit_name(target: str, replica: ReplicaId) -> str:
+    """`reconciler-TARGET.NAMESPACE.NAME.SERIAL.service`; drop-ins in `reconciler-.service.d` reach all of them."""
+    return f"reconciler-{target}.{replica}.service"
+
+
+def replica_of(target: str, unit: str) -> ReplicaId | None:
+    """The inverse of `unit_name`; None for another's unit."""
+    prefix, suffix = f"reconciler-{target}.", ".service"
+    if not unit.startswith(prefix) or not unit.endswith(suffix):
+        return None
+    try:
+        return ReplicaId.parse(unit[len(prefix) : -len(suffix)])
+    except ValueError:
+        return None
+
+
+def build_unit(plan: UnitPlan) -> str:
+    """The unit's text. Raises ValueError for words that no unit can hold."""
+    sections = (
+        ("Unit", _unit(plan)),
+        ("Service", _service(plan)),
+        ("Install", ("WantedBy=multi-user.target",)),
+        (SECTION, (f"{name}={_one_line(text)}" for name, text in plan.facts.items())),
+    )
+    return "\n".join(f"[{name}]\n" + "".join(f"{line}\n" for line in lines) for name, lines in sections)
+
+
+def credential_of(plan: UnitPlan) -> str | None:
+    """The script that gives the process its hidden variables; None when it has none."""
+    hidden = [name for name in plan.env if _is_hidden(plan, name)]
+    if not hidden:
+        return None
+    return "".join(f"export {name}={shell_word(plan.env[name])}\n" for name in hidden)
+
+
+def read_facts(text: str) -> Mapping[str, str]:
+    """What our own section of a unit says; empty when it has none."""
+    _, found, rest = text.partition(f"\n[{SECTION}]\n")
+    lines = rest.partition("\n[")[0].splitlines() if found else []
+    return {name: value for name, equals, value in (line.partition("=") for line in lines) if equals}
+
+
+# ---------------------------------------------------------------- sections
+
+
+def _unit(plan: UnitPlan) -> Iterator[str]:
+    yield f"Description={plan.replica.service}, replica {plan.replica.serial}"
+    yield "After=network.target"
+    if plan.mounts:
+        yield "RequiresMountsFor=" + " ".join(quote_path(folder) for folder in plan.mounts.values())
+    # A start takes minutes; three of them without success are enough.
+    yield "StartLimitIntervalSec=1h"
+    yield "StartLimitBurst=3"
+
+
+def _service(plan: UnitPlan) -> Iterator[str]:
+    yield "Type=exec"
+    yield f"User={plain(plan.user)}"
+    yield f"ExecStart={_command(plan)}"
+    yield from (f"Environment={quote(f'{name}={value}')}" for name, value in plan.env.items() if _is_open(plan, name))
+    if credential_of(plan) is not None:
+        yield f"LoadCredential={CREDENTIAL}:{plain(plan.credential)}"
+    yield "WorkingDirectory=/tmp"
+    yield f"CacheDirectory={plain(plan.cache)}"
+    yield "CacheDirectoryMode=0700"
+    for inside, folder in plan.mounts.items():
+        yield f"BindReadOnlyPaths={quote_path(folder)}:{quote_path(inside)}"
+    yield f"SyslogIdentifier={plan.replica.service.name}"
+    yield from _life(plan)
+    yield from _limits(plan.resources)
+    yield from _devices(plan)
+    yield from _HARDENING.splitlines()
+
+
+def _life(plan: UnitPlan) -> Iterator[str]:
+    # The engine itself drains and ends its children; what outlives it is killed.
+    yield "KillMode=mixed"
+    yield f"TimeoutStopSec={math.ceil(plan.drain_timeout) + _STOP_MARGIN}"
+    yield "SendSIGKILL=yes"
+    # The death of vLLM's engine process ends its server with status 0.
+    yield "Restart=always"
+    yield "RestartSec=10"
+    yield "OOMPolicy=stop"
+
+
+def _limits(resources: Resources) -> Iterator[str]:
+    if resources.cpu_millis:
+        # As Kubernetes turns a request into a weight.
+        yield f"CPUWeight={max(1, min(10_000, 1 + (resources.cpu_millis * 1024 // 1000 - 2) * 9999 // 262142))}"
+    if resources.memory_bytes:
+        yield f"MemoryLow={resources.memory_bytes}"
+    yield "TasksMax=infinity"
+    yield "LimitNOFILE=65535"
+    yield "LimitMEMLOCK=infinity"
+
+
+def _devices(plan: UnitPlan) -> Iterator[str]:
+    yield "DevicePolicy=closed"
+    for device in (*_NVIDIA, *plan.devices) if plan.devices else ():
+        yield f"DeviceAllow={plain(device)} rw"
+
+
+# ---------------------------------------------------------------- the command and its environment
+
+
+def _command(plan: UnitPlan) -> str:
+    """`:` keeps systemd from looking for variables in the words."""
+    words = plan.argv
+    strange = [f"{name}={plan.env[name]}" for name in plan.env if not is_variable_name(name)]
+    if exposed := sorted(name for name in plan.hidden if not is_variable_name(name)):
+        raise ValueError(f"a unit cannot hide the variable {exposed[0]!a}: use letters, digits and _ in its name")
+    if strange:
+        words = ("/usr/bin/env", *strange, *words)
+    if credential_of(plan) is not None:
+        words = ("/bin/sh", "-c", _LOAD_ENVIRONMENT, "sh", *words)
+    return ":" + " ".join(quote(word) for word in words)
+
+
+def _is_open(plan: UnitPlan, name: str) -> bool:
+    return is_variable_name(name) and not _is_hidden(plan, name)
+
+
+def _is_hidden(plan: UnitPlan, name: str) -> bool:
+    return is_variable_name(name) and (name in plan.hidden or not is_variable_value(plan.env[name]))
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable() or text.endswith("\\"):
+        raise ValueError(f"{text!a} cannot stand in one line of a unit")
+    return text

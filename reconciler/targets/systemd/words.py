@@ -1,0 +1,56 @@
+"""How systemd reads the words of a unit file, from the writer's side. Pure.
+
+systemd takes quotes, backslashes and `%` for itself; what is written here comes out of it byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+
+_PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./~-]+")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\", "%": "%%"}
+
+
+def quote(word: str) -> str:
+    """One word of a command line or of `Environment=`. Raises ValueError for a NUL, which no process can be given."""
+    if "\0" in word:
+        raise ValueError(f"{word!a} holds a NUL character; no process can be given that")
+    return word if _PLAIN.fullmatch(word) else f'"{"".join(_escape(letter) for letter in word)}"'
+
+
+def quote_path(path: str) -> str:
+    """A path in a list of paths. Raises ValueError for characters that no such list can hold."""
+    if not path.isprintable():
+        raise ValueError(f"{path!a} holds characters that a unit cannot name; rename the folder")
+    if _PLAIN.fullmatch(path) and ":" not in path:
+        return path
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+
+
+def plain(text: str) -> str:
+    """A value that systemd takes as it stands, but for `%`. Raises ValueError when it cannot be a line."""
+    if not text.isprintable():
+        raise ValueError(f"{text!a} cannot stand in one line of a unit")
+    return text.replace("%", "%%")
+
+
+def is_variable_name(name: str) -> bool:
+    """Does `Environment=` take this name?"""
+    return bool(_VARIABLE.fullmatch(name))
+
+
+def is_variable_value(value: str) -> bool:
+    """Does `Environment=` take this value? It refuses control characters."""
+    return not any((letter < " " and letter not in "\t\n") or letter == "\x7f" for letter in value)
+
+
+def shell_word(text: str) -> str:
+    """One word for `sh`."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _escape(letter: str) -> str:
+    if letter in _NAMED:
+        return _NAMED[letter]
+    return f"\\x{ord(letter):02x}" if letter < " " or letter == "\x7f" else letter

@@ -1,0 +1,147 @@
+"""A rig whose daemon runs in a machine, and whose replicas are units there. The network is shared with us."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reconciler.targets.workload import home_of, place_of
+from tests.e2e.rig import CRASHING, Rig
+from tests.engine.fixtures import Place
+from tests.machines.machine import Machine
+
+ROOT = Path(__file__).parents[2]
+USER = "reconciler-engine"
+PREFIX = "reconciler-demo."
+
+
+@dataclass
+class MachineRig(Rig):
+    """`place` is the engine to run; its interpreter is preloaded outside and joins its callers."""
+
+    place: Place = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for path in self.models.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        self.machine = Machine(self.folder / "machine", f"rig{os.getpid()}", self._binds())
+        self.machine.run("useradd", "--system", USER)
+        self._show_hidden_folders()
+        self._share_cache()
+
+    def write_config(self, **source: object) -> None:
+        super().write_config(**source)
+        settings: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        target = settings["targets"][0]
+        target["kind"] = "systemd"
+        target["engines"][0]["python"] = str(self.engine)
+        self.config.write_text(yaml.safe_dump(settings))
+
+    @property
+    def engine(self) -> Path:
+        """The interpreter of the config: the preloaded one, but a server that is to take 13 sequences crashes."""
+        script = self.folder / "engine"
+        if not script.exists():
+            crash = 'case "$*" in *api_server*max-num-seqs=13*) echo "ValueError: no kernel"; exit 3;; esac'
+            script.write_text(f'#!/bin/sh\n{crash}\nexec {self.python} "$@"\n')
+            script.chmod(0o755)
+        return script
+
+    # ------------------------------------------------------------ the machine
+
+    def _binds(self) -> dict[str, str | Path]:
+        readable = {ROOT, Path(sys.prefix), Path(sys.base_prefix), self.place.venv, self.place.folder}
+        shown = {path for path in readable if not path.is_relative_to("/usr")}
+        return {f"{path}:ro": path for path in sorted(shown)} | {str(self.folder): self.folder}
+
+    def _show_hidden_folders(self) -> None:
+        """A unit has a /tmp of its own; where this checkout lies in ours, units must see it all the same."""
+        hidden = [path for path in self._binds() if path.startswith(("/tmp/", "/var/tmp/"))]
+        if hidden:
+            lines = "".join(f"BindPaths={path.removesuffix(':ro')}\n" for path in hidden)
+            folder = self.machine.root / "etc/systemd/system/reconciler-.service.d"
+            folder.mkdir(parents=True)
+            (folder / "tests.conf").write_text(f"[Service]\n{lines}")
+            self.machine.run("systemctl", "daemon-reload")
+
+    def _share_cache(self) -> None:
+        """vLLM looks at each model class once, for 8 s, and keeps what it saw."""
+        known = self.place.folder / "vllm-cache"
+        if not known.is_dir():
+            return
+        (target,) = self.settings.targets
+        state = self.folder / "state" / "demo"
+        for engine in target.engines:
+            home = place_of(target, state, engine, {}).folders.home
+            shutil.copytree(known, self.machine.root / home.lstrip("/") / ".cache/vllm")
+            self.machine.run("chown", "-R", USER, home)
+            # The engine is asked about its arguments by the daemon itself.
+            shutil.copytree(known, Path(home_of(state, engine)) / ".cache/vllm")
+
+    # ------------------------------------------------------------ the daemon
+
+    def start(self, *, crash_at: int | None = None) -> None:
+        argv = [sys.executable, "-m", "reconciler"]
+        if crash_at is not None:
+            argv = [sys.executable, str(CRASHING), str(crash_at)]
+        with (self.folder / "daemon.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.inside(*argv, "run", "--config", str(self.config)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """`nsenter` waits for the daemon, which is a child of it."""
+        if self.process is not None:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), number)
+            self.process.wait(30)
+            self.process = None
+
+    def ask(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self.inside(sys.executable, "-m", "reconciler", *arguments, "--config", str(self.config)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert expect is None or done.returncode == expect, (arguments, done.returncode, done.stdout, done.stderr)
+        return done
+
+    def inside(self, *command: str) -> list[str]:
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return self.machine.argv("env", "-i", f"PATH={path}", f"PYTHONPATH={ROOT}", *command)
+
+    def units(self, *states: str) -> list[str]:
+        """Names of replicas' units that systemd has loaded, in any of these states."""
+        rows = self.machine.run("systemctl", "list-units", "--all", "--plain", "--no-legend", f"{PREFIX}*.service")
+        fields = [line.split() for line in rows.splitlines()]
+        return [row[0] for row in fields if not states or row[2] in states]
+
+    def unit_files(self) -> list[Path]:
+        return sorted((self.machine.root / "etc/systemd/system").glob(f"{PREFIX}*.service"))
+
+    def close(self) -> None:
+        try:
+            self.machine.close()
+        finally:
+            if self.process is not None:
+                self.process.kill()
+                self.process.wait(30)
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,89 @@
+"""A whole host on a real systemd: its services are units, and all that keeps them so is real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.fixtures import find_place
+from tests.machines.conftest import refuse
+from tests.machines.machine import NoMachine, check
+from tests.machines.rig import MachineRig
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+TINY = "demo/tiny.yaml"
+SEQS = r"--max-num-seqs=\d+"
+MakeRig = Callable[..., MachineRig]
+
+
+@pytest.fixture
+def make_rig(engine_python: Path, tiny_model: Path) -> Iterator[MakeRig]:
+    try:
+        check()
+    except NoMachine as error:
+        refuse(str(error))
+    rigs: list[MachineRig] = []
+
+    def make(**options: Any) -> MachineRig:
+        # Not below /tmp: units have one of their own.
+        folder = Path("/run") / f"reconciler-tests-{os.getpid()}-{len(rigs)}"
+        shutil.rmtree(folder, ignore_errors=True)
+        rigs.append(MachineRig(folder, python=engine_python, model=tiny_model, place=find_place(), **options))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> MachineRig:
+    """A machine whose daemon already serves `tiny`."""
+    rig = make_rig()
+    rig.start()
+    rig.converge()
+    return rig
+
+
+def test_a_push_serves_an_update_loses_nothing_and_a_bad_commit_changes_nothing(rig: MachineRig) -> None:
+    assert rig.serves()
+    (first,) = rig.units("active")
+    assert rig.machine.run("systemctl", "is-enabled", first).strip() == "enabled"
+    with rig.load(streams=1, posts=1) as load:
+        rig.edit(TINY, SEQS, "--max-num-seqs=12")
+        rig.converge()
+        rig.wait("the old unit to be gone", lambda: len(rig.units()) == 1)
+        rig.edit(TINY, SEQS, "--max-num-seq=13")
+        rejected = rig.wait("the rejection", lambda: (rig.service() or {}).get("rejected"))
+        tally = load.stop()
+    assert (tally.lost, tally.refused) == (0, 0), str(tally)
+    assert "--max-num-seqs" in rejected["reason"]
+    (second,) = rig.units("active")
+    assert second != first
+    assert [path.name for path in rig.unit_files()] == [second]
+
+
+def test_a_commit_that_crashes_is_rolled_back_and_what_it_said_is_told(rig: MachineRig) -> None:
+    before = rig.units()
+    with rig.load(streams=1, posts=1) as load:
+        rig.edit(TINY, SEQS, "--max-num-seqs=13")
+        rejected = rig.wait("the rollback", lambda: (rig.service() or {}).get("rejected"))
+        rig.wait("the failed unit to be gone", lambda: len(rig.unit_files()) == 1)
+        tally = load.stop()
+    assert (tally.lost, tally.refused) == (0, 0), str(tally)
+    assert rig.units() == before
+    assert "no kernel" in rejected["reason"]
+    assert any("no kernel" in line for line in rejected["lastWords"])
+
+
+def test_a_deleted_service_leaves_no_unit(rig: MachineRig) -> None:
+    rig.write({TINY: None})
+    rig.converge()
+    rig.wait("its unit to be gone", lambda: not rig.units() and not rig.unit_files())
+    wanted = rig.machine.root / "etc/systemd/system/multi-user.target.wants"
+    assert not list(wanted.glob("reconciler-demo.*"))
