@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from reconciler.config import HostTarget, Secrets
-from reconciler.manifests import Manifests, read_manifests
-from reconciler.model import File, Snapshot
+from reconciler.manifests import Manifest, Manifests, read_manifests
+from reconciler.model import File, Origin, Snapshot
 from reconciler.secrets import SecretSources, SecretStore
 from tests.secret_files import age_key, encrypt
 
@@ -168,7 +172,7 @@ def test_what_is_no_secret_is_said_and_left(tmp_path: Path):
 
 
 def test_manifests_among_the_credentials_of_the_daemon_count(tmp_path: Path):
-    # As systemd leaves them for a service of another user: readable by an access list that shows in the mode.
+    # systemd may let the user of a service read them by an access list, which shows as rights of the group.
     write(tmp_path / "c", "hub.yaml", secret(), 0o440)
     write(tmp_path / "c", "git-token", "hf_tested")
     store = load(environ={"CREDENTIALS_DIRECTORY": str(tmp_path / "c")})
@@ -275,3 +279,38 @@ def test_another_identity_is_noticed(sealed: Sealed, tmp_path: Path):
     assert sources.load(manifests).data("team", "hub")
     age_key(key)
     assert sources.load(manifests).data("team", "hub") is None
+
+
+# ---------------------------------------------------------------- anything at all
+
+
+def _mappings(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(
+        st.text(max_size=6) | st.sampled_from(["data", "enc", "age", "annotations"]), values, max_size=4
+    )
+
+
+_LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("ENC[AES256_GCM,data:")
+)
+_TREES = st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=3) | _mappings(inner), max_leaves=8)
+
+
+@given(
+    field=st.sampled_from([(), ("data",), ("stringData",), ("metadata", "annotations"), ("sops",), ("sops", "age")])
+    | st.sampled_from(["mac", "lastmodified", "version", "age", "encrypted_regex", "pgp"]).map(
+        lambda name: ("sops", name)
+    ),
+    value=_TREES,
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_document_makes_reading_raise(field: tuple[str, ...], value: Any, sealed: Sealed):
+    document = yaml.safe_load(sealed.text)
+    place = document
+    for name in field[:-1]:
+        place = place[name]
+    if field:
+        place[field[-1]] = value
+    odd = Manifest("v1", "Secret", None, "hub", document, Origin("a.yaml", 1), 1)
+    plain = replace(odd, data={**document, "sops": value} if field else {"metadata": {}, "data": value})
+    load(Manifests((odd, plain)), age_key_file=sealed.key, allow_plaintext=True)
