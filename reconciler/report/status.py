@@ -6,7 +6,7 @@ Pure. Times are RFC 3339 in UTC; everything is JSON. The command line, metrics a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +37,7 @@ from reconciler.model import (
 from reconciler.report.actions import action_name, services_of
 from reconciler.report.fit import fit_document
 from reconciler.report.scrub import scrub_text
+from reconciler.storage.sources import fetched, shown
 
 SCHEMA = "reconciler.status/v1"
 EVERYTHING = "*"
@@ -239,6 +240,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight)}",
         "gpus": len(_leased(replicas)),
         "fit": fit_document(_fit(desired, sight)),
+        "staging": list(_staging(desired, sight)),
         "replicas": [_replica(one) for one in replicas],
         "endpoints": _endpoints(service, sight),
         "metricsPath": desired.metrics_path if desired else DEFAULT_METRICS_PATH,
@@ -300,6 +302,22 @@ def replica_phase(replica: Replica) -> str:
     if replica.ready_at is None:
         return "Starting"
     return "Failed" if replica.healthy is False else "Ready"
+
+
+def _staging(desired: Desired | None, sight: _Sight) -> Iterator[Document]:
+    """The models that are fetched for a service, and how far they are."""
+    observed = sight.report.observed
+    if desired is None or desired.spec is None or not isinstance(observed, Observed):
+        return
+    for key, mount in fetched(desired.id, desired.spec):
+        known = observed.staging.get(key)
+        yield {
+            "uri": shown(mount.uri),
+            "state": known.fetch.value if known else "Pending",
+            "doneBytes": known.done if known else 0,
+            "totalBytes": known.total if known else None,
+            "message": scrub_text(known.reason.message) if known and known.reason else "",
+        }
 
 
 def _replica(replica: Replica) -> Document:
