@@ -8,7 +8,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 from reconciler.engines.arguments import normalise
-from reconciler.model import EffectiveSpec
+from reconciler.model import EffectiveSpec, Mount
+
+# Fields that specs did not always have: unset they do not count, or an upgrade would restart every replica.
+_ADDED = frozenset({(EffectiveSpec, "secrets"), (Mount, "env"), (Mount, "files")})
 
 
 def digest(spec: EffectiveSpec) -> str:
@@ -19,7 +22,8 @@ def digest(spec: EffectiveSpec) -> str:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    return {each.name: getattr(value, each.name) for each in fields(value)}
+    found = {each.name: getattr(value, each.name) for each in fields(value)}
+    return {name: one for name, one in found.items() if one or (type(value), name) not in _ADDED}
 
 
 def equivalent(a: EffectiveSpec, b: EffectiveSpec) -> bool:

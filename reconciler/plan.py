@@ -60,7 +60,7 @@ def make_plan(
         target=desired.target,
         revision=desired.revision,
         at=observed.at,
-        actions=(*_actions(ordered, observed), *_unstage(desired, observed)),
+        actions=(*_actions(ordered, observed), *_unstage(desired, observed, suspended)),
         verdicts={d.verdict.service: d.verdict for d in ordered},
         look_again_at=min(looks.values(), default=None),
         notes=(*desired.unreadable, *desired.notes),
@@ -166,10 +166,12 @@ def _actions(decisions: list[Decision], observed: Observed) -> Iterator[Action]:
         yield from decision.processes
 
 
-def _unstage(desired: DesiredState, observed: Observed) -> Iterator[Unstage]:
+def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[ServiceId]) -> Iterator[Unstage]:
     """Files that neither git, nor a last good spec, nor a replica needs. What git may name unseen is kept."""
-    unknown = desired.unreadable or not desired.prunable or any(one.spec is None for one in desired.services)
-    if not observed.staging or unknown:
+    if not observed.staging or desired.unreadable or not desired.prunable:
+        return
+    known = {one.id for one in desired.services if one.spec is not None}
+    if len(known) < len(desired.services) or not known.issuperset(suspended):
         return
     specs = [(one.id, one.spec) for one in desired.services if one.spec is not None and not one.not_here]
     specs += [(one.id, one.promoted.spec) for one in observed.owned.values() if one.promoted is not None]
