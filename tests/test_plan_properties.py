@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from reconciler.capacity import Ledger
 from reconciler.model import (
+    AskPreflight,
+    Desired,
     Drain,
     Observed,
     Origin,
@@ -38,6 +40,15 @@ STRATEGIES = (
 )
 
 
+ELSEWHERE = (Reason("NotForThisHost", "nodeSelector asks for disk=ssd", Origin("x.yaml", 4)),)
+CORDONED = Reason("Cordoned", "the host is cordoned", Origin("host.yaml", 6))
+
+
+def elsewhere(service: Desired) -> Desired:
+    """As git says it once it is for other hosts."""
+    return replace(service, replicas=0, not_here=ELSEWHERE)
+
+
 @st.composite
 def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
     gpus, memory = draw(st.integers(0, 2)), draw(st.integers(1, 4))
@@ -54,13 +65,15 @@ def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
     )
     # A digest is a hash of the whole spec: other resources, another digest.
     model = service.spec.mounts[0].uri[5:9] if service.spec and service.spec.mounts else "none"
-    return replace(service, digest=f"{version}-{name}-{gpus}-{memory}-{model}")
+    service = replace(service, digest=f"{version}-{name}-{gpus}-{memory}-{model}")
+    return elsewhere(service) if draw(st.integers(0, 7)) == 7 else service
 
 
 @st.composite
 def commits(draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS):
     names = draw(st.lists(st.sampled_from("abc"), unique=True, max_size=3))
-    return state(*[draw(services(name, versions)) for name in names])
+    cordon = CORDONED if draw(st.integers(0, 7)) == 7 else None
+    return state(*[draw(services(name, versions)) for name in names], cordon=cordon)
 
 
 hosts = st.builds(
@@ -100,7 +113,7 @@ def test_a_daemon_that_dies_anywhere_ends_in_the_same_place(host, history, death
     host.converge(last, passes=2000)
     for service in last.services:
         running = [r for r in host.replicas.values() if r.service == service.id]
-        if service.replicas == 0:
+        if service.replicas == 0 or last.cordon:
             assert not running
 
 
@@ -121,8 +134,8 @@ def moves(draw: st.DrawFn):
     """Two commits over the same services; the first is good and fits."""
     names = draw(st.lists(st.sampled_from("abc"), unique=True, min_size=1, max_size=3))
     every = [(draw(services(name, ("good1",))), draw(services(name, VERSIONS))) for name in names]
-    first = [replace(before, replicas=max(1, before.replicas), canary_percent=None) for before, _ in every]
-    second = [replace(after, replicas=max(1, after.replicas)) for _, after in every]
+    first = [replace(one, replicas=max(1, one.replicas), canary_percent=None, not_here=()) for one, _ in every]
+    second = [replace(one, replicas=max(1, one.replicas), not_here=()) for _, one in every]
     gpus = sum(one.replicas * one.spec.resources.gpus for one in first)
     memory = sum(one.replicas * one.spec.resources.memory_bytes for one in first) // GIB
     spare = draw(st.integers(0, 2)), draw(st.integers(0, 4))
@@ -249,6 +262,45 @@ def test_everything_deleted_in_git_is_drained_and_nothing_is_left(host, commit, 
     assert not host.replicas
     assert not host.routes
     assert not host.owned
+
+
+@given(hosts, histories, st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unreadable):
+    last = replace(play(host, history), cordon=None)
+    host.converge(last, passes=2000)
+    served = {one.id: len(host.serving(one.id.name)) for one in last.services}
+    promoted = {key: owned.promoted for key, owned in host.owned.items()}
+    # A file that cannot be read stops no cordon: host.yaml itself is readable.
+    broken = (Reason("NotYaml", "broken", Origin("a.yaml", 3)),) if unreadable else ()
+    began = len(host.log)
+    plan = host.converge(replace(last, cordon=CORDONED, unreadable=broken), passes=2000)
+    assert not host.replicas
+    assert not [one for one in host.log[began:] if isinstance(one, Start | AskPreflight)]
+    assert {verdict.health.phase for verdict in plan.verdicts.values()} <= {Phase.SUSPENDED}
+    assert {key: owned.promoted for key, owned in host.owned.items()} == promoted
+    host.converge(last, passes=2000)
+    for one in last.services:
+        if one.digest.startswith("good") and one.canary_percent is None and served[one.id] == one.replicas:
+            assert len(host.serving(one.id.name)) == one.replicas, one.id
+
+
+@given(hosts, commits(("good1", "good2")), st.integers(0, 60))
+@settings(max_examples=80, deadline=None)
+def test_what_is_for_other_hosts_now_is_forgotten_here_but_only_while_git_can_be_read(host, commit, passes):
+    commit = replace(commit, cordon=None)
+    play(host, [(commit, passes)])
+    alive = {r.id for r in host.observe().replicas if r.alive and r.draining_at is None and r.stopping_at is None}
+    moved = replace(commit, services=tuple(elsewhere(one) for one in commit.services))
+    for doubtful in (replace(moved, prunable=False), replace(moved, unreadable=(Reason("NotYaml", "broken"),))):
+        plan = make_plan(doubtful, host.observe(), host.quarantines, PATIENCE)
+        assert not {a.replica for a in plan.actions if isinstance(a, Drain | Stop)} & alive
+    plan = host.converge(moved)
+    assert not host.replicas
+    assert not host.routes
+    assert not host.owned
+    assert {v.sync for v in plan.verdicts.values()} <= {Sync.SYNCED}
+    assert {v.health.reason.code for v in plan.verdicts.values()} <= {"NotForThisHost"}
 
 
 @pytest.mark.slow
