@@ -23,7 +23,14 @@ from reconciler.desired.placement import find_misfits, ignored_rules
 from reconciler.desired.scene import Scene
 from reconciler.desired.secrets import Keyring, missing_secret
 from reconciler.desired.support import Effect, Fact, Place
-from reconciler.desired.wishes import is_on_dashboard, read_display_name, read_wishes, wants_auth, wants_passthrough
+from reconciler.desired.wishes import (
+    is_on_dashboard,
+    is_stopped,
+    read_display_name,
+    read_wishes,
+    wants_auth,
+    wants_passthrough,
+)
 from reconciler.digest import digest
 from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
@@ -115,6 +122,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         guarded=wants_auth(service),
         not_here=not_here,
         passthrough=Fact.TLS in facts and wants_passthrough(service),
+        stopped=is_stopped(service),
     )
 
 

@@ -81,10 +81,15 @@ def wants_passthrough(service: Manifest) -> bool:
     return any(str(_mapping(each, "annotations").get(_PASSTHROUGH)).lower() == "true" for each in holders)
 
 
+def is_stopped(service: Manifest) -> bool:
+    """Does the annotation that stops a service say so? KServe takes any case."""
+    stop = _mapping(service.data["metadata"], "annotations").get(_STOP)
+    return isinstance(stop, str) and stop.lower() == "true"
+
+
 def read_replicas(service: Manifest, predictor: Mapping[str, Any]) -> int:
     """`minReplicas`, one where it is not written, none while the service is stopped. Raises Unusable."""
-    stop = _mapping(service.data["metadata"], "annotations").get(_STOP)
-    if isinstance(stop, str) and stop.lower() == "true":
+    if is_stopped(service):
         return 0
     wanted = _integer(service, predictor, "minReplicas")
     return 1 if wanted is None else wanted

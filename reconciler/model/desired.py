@@ -101,7 +101,8 @@ class Desired:
     `warnings_without_gpu` are warnings only where the target turns out to have no GPU. `dashboard`: it is to be shown.
     `metrics_path` is where its replicas tell their metrics; None: nobody is to ask. `guarded` and `passthrough` are as
     in ServiceRoute.
-    `not_here` are the rules by which it is for other places than this target; then `replicas` is 0.
+    `not_here` are the rules by which it is for other places than this target; then `replicas` is 0. `stopped`: git
+    asks for no replica by the annotation that stops a service, not by its count.
     """
 
     id: ServiceId
@@ -124,6 +125,7 @@ class Desired:
     guarded: bool = False
     not_here: tuple[Reason, ...] = ()
     passthrough: bool = False
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from reconciler.model import (
 )
 from reconciler.report.actions import action_name, services_of
 from reconciler.report.fit import fit_document
+from reconciler.report.kserve_status import has_url, kserve_status
 from reconciler.report.scrub import scrub_text
 from reconciler.storage.sources import fetched, shown
 
@@ -243,6 +244,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "staging": list(_staging(desired, sight)),
         "replicas": [_replica(one) for one in replicas],
         "endpoints": _endpoints(service, sight),
+        **_as_kserve(service, replicas, sight),
         "metricsPath": desired.metrics_path if desired else DEFAULT_METRICS_PATH,
     }
 
@@ -334,6 +336,19 @@ def _replica(replica: Replica) -> Document:
         "exitCode": replica.exit_code,
         "since": timestamp(since),
     }
+
+
+def _as_kserve(service: ServiceId, replicas: Sequence[Replica], sight: _Sight) -> Document:
+    """What `kubectl` would show of the service: url, conditions and modelStatus. Empty where nobody can tell."""
+    desired, verdict = sight.desired.get(service), sight.verdicts.get(service)
+    if verdict is None or desired is None or desired.not_here:
+        return {"url": "", "conditions": [], "modelStatus": {}}
+    found = kserve_status(desired, replicas, sight.owned.get(service), verdict, _wanted(service, sight))
+    routing = sight.report.routing
+    port = routing.listen.rpartition(":")[2]
+    scheme = "https" if desired.passthrough else "http"
+    url = f"{scheme}://{service.name}-{service.namespace}.{routing.domain}{'' if port == '80' else ':' + port}"
+    return {"url": url if has_url(found) else "", **found}
 
 
 def _endpoints(service: ServiceId, sight: _Sight) -> Document:

@@ -1,0 +1,96 @@
+"""What this target sees of a service → the status that KServe would give it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from reconciler.kserve.status import Condition, Failure, Seen, conditions, failed_because, invalid_because, model_status
+from reconciler.model import Desired, Owned, Replica, Routed, Verdict
+from reconciler.report.scrub import scrub_text
+
+Document = dict[str, Any]
+
+
+def kserve_status(
+    desired: Desired | None, replicas: Sequence[Replica], owned: Owned | None, verdict: Verdict | None, wanted: int
+) -> Document:
+    """`conditions` and `modelStatus`."""
+    seen = see(desired, replicas, owned, verdict, wanted)
+    return {
+        "conditions": [_condition(each) for each in conditions(seen)],
+        "modelStatus": _scrubbed(model_status(seen)),
+    }
+
+
+def has_url(status: Document) -> bool:
+    """A URL appears with the first replica that was ever ready, and goes while the service is stopped."""
+    return bool((status["modelStatus"].get("states") or {}).get("activeModelState"))
+
+
+def see(
+    desired: Desired | None, replicas: Sequence[Replica], owned: Owned | None, verdict: Verdict | None, wanted: int
+) -> Seen:
+    """The facts that KServe's words rest on."""
+    digest = desired.digest if desired else ""
+    ready = sorted((one for one in replicas if _is_ready(one)), key=_ready_at)
+    updated = [one for one in ready if one.digest == digest]
+    alive = [one for one in replicas if one.alive and one.stopping_at is None]
+    counted = updated if len(updated) >= wanted else ready
+    return Seen(
+        wanted=wanted,
+        ready=len(ready),
+        updated=len(updated),
+        alive=len(alive),
+        failed=sum(not one.alive and one.stopping_at is None and not one.rebooted for one in replicas),
+        is_stopped=bool(desired and desired.stopped),
+        is_loading=bool(verdict and verdict.health.reason.code == "Staging"),
+        served=bool(ready or (owned and owned.promoted)),
+        routed=any(one.routed is Routed.ACTIVE for one in ready),
+        invalid=invalid_because(desired.problems[0].code, desired.problems[0].message)
+        if desired and desired.problems
+        else None,
+        failure=_failure(verdict, replicas),
+        ready_since=_ready_at(counted[wanted - 1]) if 0 < wanted <= len(counted) else None,
+        started_at=max((one.created_at for one in alive), default=None),
+    )
+
+
+def _is_ready(replica: Replica) -> bool:
+    return (
+        replica.alive
+        and replica.ready_at is not None
+        and replica.healthy is not False
+        and replica.draining_at is None
+        and replica.stopping_at is None
+    )
+
+
+def _ready_at(replica: Replica) -> float:
+    return replica.ready_at or replica.created_at
+
+
+def _failure(verdict: Verdict | None, replicas: Sequence[Replica]) -> Failure | None:
+    if not verdict or not verdict.rejected:
+        return None
+    refused = verdict.rejected
+    codes = [one.exit_code for one in replicas if one.digest == refused.digest and one.exit_code is not None]
+    return failed_because(refused.reason.message, codes[-1] if codes else None, refused.at)
+
+
+def _condition(condition: Condition) -> Document:
+    known = {"type": condition.type, "status": condition.status}
+    more = {"reason": condition.reason, "message": condition.message}
+    since = {} if condition.since is None else {"lastTransitionTime": _rfc3339(condition.since)}
+    return {**known, **{key: value for key, value in more.items() if value}, **since}
+
+
+def _rfc3339(at: float) -> str:
+    """To the second, as Kubernetes writes it."""
+    return datetime.fromtimestamp(int(at), UTC).isoformat().replace("+00:00", "Z")
+
+
+def _scrubbed(status: Document) -> Document:
+    failure = status.get("lastFailureInfo")
+    return {**status, "lastFailureInfo": {**failure, "message": scrub_text(failure["message"])}} if failure else status
