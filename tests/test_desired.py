@@ -591,3 +591,27 @@ def test_arguments_that_kserve_adds_are_blamed_on_the_service() -> None:
     assert Origins(service).of_argument("kserve", 0) == Origin("a.yaml", 1)
     assert Origins(service).of_argument("runtime", 0) == Origin("a.yaml", 1)
     assert Origins(service).of_argument("service", 1) == Origin("a.yaml", 13)
+
+
+def test_a_host_fetches_a_model_itself_although_the_cluster_keeps_a_copy() -> None:
+    config = """\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: inferenceservice-config, namespace: kserve}
+data: {localModel: '{"enabled": true}'}
+---
+apiVersion: serving.kserve.io/v1alpha1
+kind: LocalModelCache
+metadata: {name: copy}
+spec: {sourceModelUri: "hf://org/model", modelSize: 1Gi, nodeGroups: [g]}
+"""
+    service = SERVICE.replace("file:///models/tiny", "hf://org/model")
+    plain, cached = one(service), one(service, {"runtimes/config.yaml": config})
+    assert plain.spec is not None
+    assert cached.spec == plain.spec
+
+
+def test_a_stopped_service_is_told_from_one_that_wants_no_replica() -> None:
+    stopped = SERVICE.replace("  name: chat\n", "  name: chat\n  annotations: {serving.kserve.io/stop: 'True'}\n")
+    assert (one(stopped).replicas, one(stopped).stopped) == (0, True)
+    assert not one(with_predictor("minReplicas: 0")).stopped

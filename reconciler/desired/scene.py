@@ -20,6 +20,8 @@ HOST_MODE = "Standard"
 SERVICE = "InferenceService"
 
 _RUNTIMES = ("ServingRuntime", "ClusterServingRuntime")
+# Their volumes are on a cluster's nodes: a host fetches the model itself.
+_CACHES = ("LocalModelCache", "LocalModelNamespaceCache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def _new_scene(
     return Scene(
         target=target,
         world=World.build(
-            [each.data for each in single],
+            [each.data for each in single if each.kind not in _CACHES],
             default_namespace=home,
             default_mode=HOST_MODE,
             secrets=as_kserve_sees(secrets),
