@@ -15,7 +15,7 @@ from reconciler.errors import Retryable, Terminal
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Observed, Remove, SecretMount, Start, Stop
 from reconciler.secrets import NO_SECRETS, SecretStore, StoredSecret
 from reconciler.targets import scratch
-from reconciler.targets.host import HostTarget, _api_key
+from reconciler.targets.host import HostTarget
 from tests.crash_harness import DIGEST, REPLICA, SPEC, make_ready, settings
 from tests.ports import free_port
 from tests.world import ORIGIN, eventually
@@ -120,7 +120,12 @@ def test_the_probe_uses_the_key_that_the_process_was_started_with(host: Host):
     host.start()
     host.store = store("another")
     (record,) = host.target._inventory.replicas()
-    eventually(lambda: _api_key(record) == VALUE)
+    find_key = host.target._workloads.api_key
+    eventually(lambda: find_key(record) == VALUE)
+    # Before anybody knows its process, only the Secret itself can tell.
+    assert find_key(replace(record, process=None)) == "another"
+    host.store = NO_SECRETS
+    assert find_key(replace(record, process=None)) is None
     assert VALUE not in repr(record)
 
 

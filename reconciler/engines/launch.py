@@ -196,9 +196,9 @@ def origin_of_word(spec: EffectiveSpec, index: int | None, origins: Sequence[Ori
     return origins[index] if 0 <= index < len(origins) else None
 
 
-def api_key(spec: EffectiveSpec) -> str | None:
+def api_key(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> str | None:
     """The key that requests to this spec's replicas must carry, if any."""
-    env = _read_container(spec.env).env
+    env = _read_container(spec.env, secrets).env
     given = flag_value([expand(word, env) for word in (*spec.command, *spec.args)], "--api-key")
     return given or env.get("VLLM_API_KEY") or None
 

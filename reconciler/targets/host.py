@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import assert_never
 
 from reconciler import config, procfs
 from reconciler.engines.arguments import ends_tls
-from reconciler.engines.launch import api_key
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
@@ -56,7 +54,6 @@ from reconciler.targets.stager import Stager
 from reconciler.targets.supervisor import ProcessState, Supervisor
 from reconciler.targets.workload import Preflights, Workloads
 
-_API_KEY = b"VLLM_API_KEY="
 _CRASHES_KEPT = 10
 _LAST_WORDS = 60
 # A traceback through several processes is long; the line that counts may stand far above its end.
@@ -146,7 +143,7 @@ class HostTarget:
             staging = self._stager.look()
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
-        self._probes.watch(_subjects(records, states))
+        self._probes.watch(_subjects(records, states, self._workloads.api_key))
         proxy = self._proxy.observe()
         self._watch_proxy()
         return Observed(
@@ -317,18 +314,6 @@ class HostTarget:
         self._inventory.remember_service(noted)
 
 
-def _api_key(record: ReplicaRecord) -> str | None:
-    """The key that the replica was started with: a Secret may have changed since, and the process knows it alone."""
-    if key := api_key(record.spec):
-        return key
-    if record.process is None or not any(each.source.startswith("secret ") for each in record.spec.env):
-        return None
-    for entry in procfs.read_environment(record.process.pid):
-        if entry.startswith(_API_KEY):
-            return os.fsdecode(entry[len(_API_KEY) :]) or None
-    return None
-
-
 def _make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpus) -> tuple[Supervisor, Spawn]:
     """Who keeps the replicas, and who starts the proxy."""
     match settings.kind:
@@ -347,7 +332,11 @@ def _make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gp
             assert_never(settings.kind)
 
 
-def _subjects(records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]) -> list[Subject]:
+def _subjects(
+    records: Iterable[ReplicaRecord],
+    states: Mapping[ReplicaId, ProcessState],
+    find_key: Callable[[ReplicaRecord], str | None],
+) -> list[Subject]:
     """The replicas that can be asked: alive, and not told to end."""
     return [
         Subject(
@@ -357,7 +346,7 @@ def _subjects(records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, Proce
             started=record.process,
             model=record.id.service.name,
             tls=ends_tls((*record.spec.command, *record.spec.args)),
-            api_key=_api_key(record),
+            api_key=find_key(record),
         )
         for record in records
         if states[record.id].alive and record.stopping_at is None

@@ -10,19 +10,22 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from reconciler import config
+from reconciler import config, procfs
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import Folders, Launch, Question, Revealed, launch, question
+from reconciler.engines.launch import Folders, Launch, Question, Revealed, api_key, launch, question
 from reconciler.engines.preflight import PreflightRunner, key_of
-from reconciler.errors import Terminal
+from reconciler.errors import Retryable, Terminal
+from reconciler.inventory import ReplicaRecord
 from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ReplicaId, ServiceId, Start
 from reconciler.secrets import SecretStore
-from reconciler.secrets.wanted import find_files, find_variables
+from reconciler.secrets.wanted import find_files, find_variables, secret_ref
 from reconciler.targets import scratch
 from reconciler.targets.fits import Fits
 from reconciler.targets.stager import Stager
 from reconciler.targets.systemd.replica import CACHES, PRIVATE, TMP
 from reconciler.targets.weights import folders_of
+
+_API_KEY = b"VLLM_API_KEY="
 
 
 def home_of(folder: Path, engine: config.Engine) -> str:
@@ -104,6 +107,21 @@ class Workloads:
             return question(spec, engine, self._model_paths(service, spec), self._home(engine))
         except ValueError as error:
             raise Terminal(str(error)) from None
+
+    def api_key(self, record: ReplicaRecord) -> str | None:
+        """The key that a replica was started with: a Secret may have changed since, and the process alone knows."""
+        spec = record.spec
+        if (key := api_key(spec)) or not any(secret_ref(each) for each in spec.env):
+            return key
+        if record.process is not None and procfs.is_running(record.process):
+            for entry in procfs.read_environment(record.process.pid):
+                if entry.startswith(_API_KEY):
+                    return os.fsdecode(entry[len(_API_KEY) :]) or None
+        with suppress(Retryable, Terminal):
+            # It was started only now.
+            engine = self._engine(spec)
+            return api_key(spec, reveal(spec, record.id.service.namespace, engine.env, self._secrets()))
+        return None
 
     def _engine(self, spec: EffectiveSpec) -> config.Engine:
         engine = find_engine(spec.image, self._settings.engines)
