@@ -51,11 +51,12 @@ static() {
   check contracts in_venv lint-imports
 }
 
-# What users install is the wheel: it must build, and carry the layout that the demo copies.
+# What users install is the wheel: it must build, and carry the layout that the demo copies and the units of a host.
 build_wheel() {
   run_uv build -q --wheel --out-dir "$SCRATCH/wheel" . &&
     "$VENV/bin/python" -m zipfile -l "$SCRATCH"/wheel/*.whl >"$SCRATCH/listing" &&
-    grep -q reconciler/demo/repo_layout/demo/host.yaml "$SCRATCH/listing"
+    grep -q reconciler/demo/repo_layout/demo/host.yaml "$SCRATCH/listing" &&
+    grep -q reconciler/install/systemd/reconciler.service "$SCRATCH/listing"
 }
 
 unit() { find_storage; check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }

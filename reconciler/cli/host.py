@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +14,9 @@ from reconciler.cli.shared import NO, OK, log_to_stderr, options, print_json
 
 if TYPE_CHECKING:
     from reconciler.doctor import Finding
+    from reconciler.install import Step, System
 
+_ROOT = click.Path(exists=True, file_okay=False, path_type=Path)
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
@@ -58,3 +62,53 @@ def _print_finding(finding: Finding) -> None:
     if finding.fix:
         click.echo(f"{'':<8} how to fix: {printable(scrub_text(finding.fix))}")
     sys.stdout.flush()
+
+
+@host.command()
+@click.option("--no-start", is_flag=True, help="Enable the daemon, and start it later.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--root", type=_ROOT, default="/", help="Another machine's root, such as an image's.")
+@options(config=False)
+def install(no_start: bool, dry_run: bool, root: Path) -> int:
+    """Make the daemon a service of this host: its user, folders, config and unit.
+
+    It may be run again, for example after an upgrade. A config that is there is never changed.
+    What serves goes on serving.
+    """
+    from reconciler.install import CONFIG, System, is_configured
+    from reconciler.install import install as steps
+
+    system = System(root.absolute())
+    _carry_out(steps(system, start=not no_start), system, dry_run)
+    if not dry_run and not is_configured(system):
+        click.echo(f"next: tell {system.at(CONFIG)} where git and vLLM are, then")
+        click.echo("      reconciler host doctor && reconciler host install")
+    return OK
+
+
+@host.command()
+@click.option("--workloads", is_flag=True, help="End replicas and the proxy too; requests that run are cut.")
+@click.option("--purge", is_flag=True, help="Delete config and state as well; implies --workloads.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--root", type=_ROOT, default="/", help="Another machine's root, such as an image's.")
+@options(config=False)
+def uninstall(workloads: bool, purge: bool, dry_run: bool, root: Path) -> int:
+    """Take the daemon away from this host. Models go on serving unless --workloads is said."""
+    from reconciler.install import System, what_is_left
+    from reconciler.install import uninstall as steps
+
+    system = System(root.absolute())
+    _carry_out(steps(system, workloads=workloads or purge, purge=purge), system, dry_run)
+    for left in [] if dry_run else what_is_left(system):
+        click.echo(f"left: {left}")
+    return OK
+
+
+def _carry_out(steps: Iterable[Step], system: System, dry_run: bool) -> None:
+    from reconciler.install import carry_out
+
+    if not dry_run:
+        system.require()
+    for done in carry_out(steps, dry_run):
+        click.echo(f"{done.word:<9} {done.what}")
+        sys.stdout.flush()

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from reconciler.config import Settings
-from reconciler.demo.daemon import Daemon, command_line, stop_workloads
+from reconciler.demo.daemon import Daemon, command_line
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.place import (
     Place,
@@ -30,6 +30,7 @@ from reconciler.demo.place import (
 from reconciler.demo.repository import Repository, find_layout
 from reconciler.demo.story import Story, StoryFailed
 from reconciler.errors import SettingsError, Terminal
+from reconciler.targets.ending import end_workloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def _stop(place: Place, say: Narrator) -> int:
     Daemon(place).stop()
     say.tell("the daemon has ended")
     settings = place.settings()
-    left = stop_workloads(settings) if settings else []
+    left = end_workloads(settings) if settings else []
     for what in left:
         say.tell(f"still there: {what}")
     if not left:

@@ -13,18 +13,12 @@ import time
 from pathlib import Path
 
 from reconciler import procfs
-from reconciler.config import HostTarget, Settings
-from reconciler.demo.place import Place, is_free
+from reconciler.config import Settings
+from reconciler.demo.place import Place
 from reconciler.errors import ReconcileError, Terminal
 from reconciler.files import write_atomically
-from reconciler.inventory import Inventory
 from reconciler.procfs import Identity
 from reconciler.report.status import Document
-from reconciler.routing.envoy import EnvoyProxy
-from reconciler.secrets import NO_SECRETS
-from reconciler.targets.gpus import Gpus
-from reconciler.targets.process import ProcessSupervisor
-from reconciler.targets.stager import Stager
 from reconciler.web.client import DaemonClient
 
 _STOP_SECONDS = 30.0
@@ -101,46 +95,6 @@ class Daemon:
         who = Identity(pid, started, boot)
         _reap(pid)
         return who if procfs.is_running(who) else None
-
-
-def stop_workloads(settings: Settings) -> list[str]:
-    """End all replicas and the proxy of a daemon that does not run any more. Returns what is left, in words."""
-    left: list[str] = []
-    for target in settings.targets:
-        Stager(target.storage, settings.state_dir / target.name / "models", lambda: NO_SECRETS, lambda: None).end_all()
-        left += _stop_replicas(settings.state_dir / target.name)
-        left += _stop_proxy(settings.state_dir / target.name, target)
-    return left
-
-
-def _stop_replicas(folder: Path) -> list[str]:
-    inventory = Inventory(folder)
-    supervisor = ProcessSupervisor(inventory, Gpus(()))
-    supervisor.recover()
-    deadline = time.monotonic() + _STOP_SECONDS
-    while left := _end_once(inventory, supervisor):
-        if time.monotonic() > deadline:
-            return left
-        time.sleep(0.1)
-    return []
-
-
-def _end_once(inventory: Inventory, supervisor: ProcessSupervisor) -> list[str]:
-    """Kill and forget every replica; returns what resisted, in words."""
-    left = []
-    for record in inventory.replicas():
-        try:
-            supervisor.stop(record, force=True)
-            supervisor.remove(inventory.replica(record.id) or record)
-        except ReconcileError as error:
-            left.append(str(error))
-    return left
-
-
-def _stop_proxy(folder: Path, target: HostTarget) -> list[str]:
-    EnvoyProxy(folder / "proxy", target.routing).stop()
-    listen = target.routing.listen
-    return [] if is_free(listen) else [f"something still listens on {listen}"]
 
 
 def command_line(place: Place, *arguments: str) -> str:

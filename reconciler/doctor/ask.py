@@ -52,4 +52,9 @@ def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> Answer:
 
 def user_of(target: HostTarget) -> pwd.struct_passwd | None:
     """Who runs the target's replicas, if that is another user than we are and we may act as them."""
-    return None
+    if target.kind != "systemd" or os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(target.user)
+    except KeyError:
+        return None

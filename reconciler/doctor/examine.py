@@ -46,7 +46,7 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
         for target in settings.targets:
             yield from _target_checks(target, settings)
         yield "web", partial(network.check_web, settings)
-    yield "systemd", service.check_systemd
+    yield "systemd", partial(service.check_systemd, settings)
     yield "clock", machine.check_clock
     yield "memory", machine.check_shared_memory
     yield "limits", partial(machine.check_files, settings)
@@ -54,6 +54,7 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
 
 
 def _target_checks(target: HostTarget, settings: Settings) -> Iterator[tuple[str, Check]]:
+    yield "user", partial(service.check_user, target)
     yield "gpus", partial(gpus.check_gpus, target)
     yield "engines", partial(engines.check_engines, target)
     yield "storage", partial(engines.check_fetching, target)

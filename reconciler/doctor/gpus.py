@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.config import HostTarget
+from reconciler.doctor.ask import ask, user_of
 from reconciler.doctor.finding import Finding, ok, problem, warning
 from reconciler.model import Gpu
 from reconciler.targets.gpus import Gpus
 
 _GIB = 1 << 30
 _UNIFIED_MEMORY = Path("/dev/nvidia-uvm")
+_MAY_USE = ("test", "-r", str(_UNIFIED_MEMORY), "-a", "-w", str(_UNIFIED_MEMORY))
 _CHOOSERS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
 
 
@@ -62,10 +63,9 @@ def check_gpus(target: HostTarget) -> Iterator[Finding]:
         yield warning("gpus", f"{target.name}: the driver has no GPU", "see nvidia-smi -L and dmesg")
     if found and not _UNIFIED_MEMORY.exists():
         yield warning("gpus", f"{_UNIFIED_MEMORY} is missing: CUDA cannot start", "nvidia-modprobe -u -c=0")
-    elif found and not os.access(_UNIFIED_MEMORY, os.R_OK | os.W_OK):
-        yield problem(
-            "gpus", f"{_UNIFIED_MEMORY} is closed to this user", "add the user to the groups video and render"
-        )
+    elif found and not ask(_MAY_USE, user_of(target)).succeeded:
+        says = f"{target.name}: {_UNIFIED_MEMORY} is closed to the user who runs replicas"
+        yield problem("gpus", says, "add that user to the groups video and render")
 
 
 def _without_driver(target: HostTarget) -> Finding:

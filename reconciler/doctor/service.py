@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from reconciler.config import HostTarget, Settings
 from reconciler.doctor.ask import ask
 from reconciler.doctor.finding import Finding, ok, problem, warning
 
 _BOOTED = Path("/run/systemd/system")
+_CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 _UNIT = "reconciler.service"
 
 
-def check_systemd() -> Iterator[Finding]:
-    """Process 1 is systemd, and knows the daemon."""
+def check_systemd(settings: Settings | None) -> Iterator[Finding]:
+    """Process 1 is systemd, knows the daemon, and can share out CPU and memory."""
+    needed = settings is not None and any(target.kind == "systemd" for target in settings.targets)
     if not _BOOTED.is_dir():
         name = Path("/proc/1/comm").read_text().strip()
-        yield warning(
-            "systemd", f"process 1 is {name}, not systemd", "start the daemon by other means after every boot"
-        )
+        judged, fix = (problem, "use kind: process") if needed else (warning, "start the daemon after every boot")
+        yield judged("systemd", f"process 1 is {name}, not systemd", fix)
         return
     version = re.search(r"systemd (\d+)", ask(("systemctl", "--version")).text)
     yield ok("systemd", f"systemd {version[1] if version else 'of unknown version'} is process 1")
     yield _unit()
+    if needed:
+        yield from _controllers()
+
+
+def check_user(target: HostTarget) -> Iterator[Finding]:
+    """Replicas run as somebody who is not root."""
+    if target.kind == "process":
+        if os.geteuid() == 0:
+            fix = "run the daemon as another user (deploy/systemd/unprivileged.conf), or use kind: systemd"
+            yield warning("user", f"{target.name}: kind process: replicas run as root, as the daemon does", fix)
+        return
+    if os.geteuid() != 0:
+        fix = "run this and the daemon as root; replicas run as targets[].user"
+        yield problem("user", f"{target.name}: kind systemd needs root: it writes units", fix)
+    try:
+        pwd.getpwnam(target.user)
+    except KeyError:
+        fix = f"reconciler host install, or useradd --system {target.user}"
+        yield problem("user", f"{target.name}: there is no user {target.user} to run replicas", fix)
+    else:
+        yield ok("user", f"{target.name}: replicas run as {target.user}")
+
+
+def _controllers() -> Iterator[Finding]:
+    """Without them, units have the same shares whatever their resources say."""
+    try:
+        there = _CONTROLLERS.read_text().split()
+    except OSError:
+        there = []
+    missing = [name for name in ("cpu", "memory") if name not in there]
+    if missing:
+        fix = "boot with systemd.unified_cgroup_hierarchy=1"
+        yield warning("systemd", f"no cgroup controller for {' and '.join(missing)}: replicas are not kept apart", fix)
 
 
 def _unit() -> Finding:

@@ -82,7 +82,7 @@ class HostTarget:
         self._clock = Clock()
         gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
-        self._supervisor, spawn_proxy = _make_supervisor(settings, self._inventory, gpus)
+        self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
         self._stager = Stager(settings.storage, folder / "models", secrets, wake)
@@ -314,7 +314,7 @@ class HostTarget:
         self._inventory.remember_service(noted)
 
 
-def _make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpus) -> tuple[Supervisor, Spawn]:
+def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpus) -> tuple[Supervisor, Spawn]:
     """Who keeps the replicas, and who starts the proxy."""
     match settings.kind:
         case "process":

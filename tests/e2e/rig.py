@@ -19,11 +19,11 @@ from typing import Any
 import yaml
 
 from reconciler.config import Settings
-from reconciler.demo.daemon import stop_workloads
 from reconciler.demo.judge import Answer, Caller, Question, Verdict, ways_to
 from reconciler.demo.load import Load
 from reconciler.demo.repository import Repository
 from reconciler.inventory import Inventory, ReplicaRecord
+from reconciler.targets.ending import end_workloads
 from reconciler.web.client import DaemonClient, NoDaemon
 from tests.ports import free_port
 
@@ -219,7 +219,7 @@ class Rig:
 
     def close(self) -> None:
         self.kill()
-        left = stop_workloads(self.settings)
+        left = end_workloads(self.settings)
         shutil.rmtree(self.folder, ignore_errors=True)
         assert not left, left
 

@@ -17,7 +17,7 @@ _SECONDS = 10.0
 
 
 class ProxyUnit:
-    """Starts the Envoy of one target."""
+    """Starts the Envoy of one target, and takes it away."""
 
     def __init__(self, target: str, manager: Manager) -> None:
         self._target = target
@@ -38,6 +38,16 @@ class ProxyUnit:
         self._manager.install(self.name)
         self._manager.start(self.name)
         return self._found(folder, before)
+
+    def remove(self) -> None:
+        """Stop it for good, and delete its unit. Raises Retryable."""
+        self._manager.stop(self.name)
+        self._manager.uninstall(self.name)
+        try:
+            (UNITS / self.name).unlink(missing_ok=True)
+        except OSError as error:
+            raise Retryable(f"{UNITS / self.name}: cannot be deleted: {error.strerror}; run us as root") from None
+        self._manager.reload()
 
     def _found(self, folder: Path, before: int) -> Identity:
         deadline = time.monotonic() + _SECONDS

@@ -1,0 +1,71 @@
+"""Steps that say what they do before they do it, and whether they have to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.errors import Retryable
+from reconciler.files import replace_file
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`what` tells people in the imperative. A step that is not needed was done before, or by somebody else."""
+
+    what: str
+    needed: bool
+    do: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a step: `done`, `unchanged`, or `would` where nothing is to be changed."""
+
+    word: str
+    what: str
+
+
+def carry_out(steps: Iterable[Step], dry_run: bool) -> Iterator[Done]:
+    """Each step is asked for after the one before it was done, so that it sees what that changed. Raises Retryable."""
+    for step in steps:
+        if not step.needed:
+            yield Done("unchanged", step.what)
+        elif dry_run:
+            yield Done("would", step.what)
+        else:
+            try:
+                step.do()
+            except OSError as error:
+                raise Retryable(
+                    f"cannot {step.what}: {error.strerror or error}; run this again once it is mended"
+                ) from None
+            yield Done("done", step.what)
+
+
+def make_folder(path: Path, mode: int) -> Step:
+    """Whoever made it may have closed it further: its mode is left alone then."""
+
+    def make() -> None:
+        path.mkdir(parents=True)
+        path.chmod(mode)
+
+    return Step(f"make the folder {path} with mode {mode:04o}", not path.is_dir(), make)
+
+
+def write_file(path: Path, data: bytes, mode: int, keep: bool = False) -> Step:
+    """With `keep`, a file that is there stays as it is."""
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data, mode)
+        path.chmod(mode)
+
+    there = path.is_file()
+    needed = not there if keep else not there or path.read_bytes() != data
+    return Step(f"write {path} with mode {mode:04o}", needed, write)
+
+
+def delete_file(path: Path) -> Step:
+    return Step(f"delete {path}", path.exists(), path.unlink)

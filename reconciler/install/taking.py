@@ -1,0 +1,83 @@
+"""What `host uninstall` does, in order. Models go on serving unless it is told to end them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from reconciler.config import Settings
+from reconciler.errors import Retryable, SettingsError, Terminal
+from reconciler.install.putting import CONFIG, STATE, UNIT_FILE, USERS_FILE
+from reconciler.install.steps import Step, delete_file
+from reconciler.install.system import UNIT, USER, System
+from reconciler.inventory import Inventory
+from reconciler.targets.ending import end_workloads
+
+_MARKS = ("state.db", "git")
+
+
+def uninstall(system: System, *, workloads: bool, purge: bool) -> Iterator[Step]:
+    """The steps to a host without the daemon. `purge` takes config and state as well. Raises ReconcileError."""
+    settings = _settings(system, needed=workloads)
+    if system.is_live:
+        runs = system.property("ActiveState") not in ("", "inactive", "failed")
+        yield Step(f"systemctl stop {UNIT}", runs, lambda: system.run("systemctl", "stop", UNIT))
+    yield Step(f"systemctl disable {UNIT}", system.is_enabled(), lambda: system.run("systemctl", "disable", UNIT))
+    if workloads and settings is not None:
+        yield Step("end all replicas and the proxy", _has_workloads(settings), lambda: _end(settings))
+    yield delete_file(system.at(UNIT_FILE))
+    if system.is_live:
+        loaded = system.property("LoadState") == "loaded"
+        yield Step("systemctl daemon-reload", loaded, lambda: system.run("systemctl", "daemon-reload"))
+    if purge:
+        yield from _purge(system, settings)
+
+
+def what_is_left(system: System) -> list[str]:
+    """What an uninstall does not touch, each with the way to be rid of it."""
+    left = []
+    settings = _settings(system, needed=False)
+    if settings is not None and _has_workloads(settings):
+        left.append("replicas and the proxy, which serve on; reconciler host uninstall --workloads ends them")
+    kept = [path for path in (system.at("/etc/reconciler"), _state(system, settings)) if path.exists()]
+    left += [f"{path}; reconciler host uninstall --purge deletes it" for path in kept]
+    drop_ins = system.at(f"{UNIT_FILE}.d")
+    left += [f"{drop_ins}, which is yours"] if drop_ins.exists() else []
+    left += [f"the user {USER}; userdel {USER}"] if system.has_user() else []
+    return left
+
+
+def _settings(system: System, needed: bool) -> Settings | None:
+    """None without a config that can be used, or for a machine that does not run."""
+    if not system.is_live:
+        return None
+    try:
+        return Settings.load(Path(CONFIG))
+    except SettingsError as error:
+        if needed and Path(CONFIG).exists():
+            raise Terminal(f"{error}; without it the replicas of this host are not known") from None
+        return None
+
+
+def _state(system: System, settings: Settings | None) -> Path:
+    return settings.state_dir if settings else system.at(STATE)
+
+
+def _has_workloads(settings: Settings) -> bool:
+    folders = [settings.state_dir / target.name for target in settings.targets]
+    return any(Inventory(folder).replicas() or (folder / "proxy" / "process.json").exists() for folder in folders)
+
+
+def _end(settings: Settings) -> None:
+    if left := end_workloads(settings):
+        raise Retryable(f"{'; '.join(left)}; end them by hand, then run this again")
+
+
+def _purge(system: System, settings: Settings | None) -> Iterator[Step]:
+    state, config = _state(system, settings), system.at("/etc/reconciler")
+    if state.exists() and any(state.iterdir()) and not any((state / mark).exists() for mark in _MARKS):
+        raise Terminal(f"{state} does not look like our state; delete it by hand if it is to go")
+    for folder in (state, config):
+        yield Step(f"delete the folder {folder}", folder.exists(), lambda folder=folder: shutil.rmtree(folder))  # type: ignore[misc]
+    yield delete_file(system.at(USERS_FILE))

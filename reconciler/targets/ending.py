@@ -1,0 +1,70 @@
+"""Ending everything that a daemon started, once it does not run any more. Requests that run are cut."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from reconciler.config import HostTarget, Settings
+from reconciler.errors import ReconcileError
+from reconciler.inventory import Inventory
+from reconciler.routing.envoy import EnvoyProxy
+from reconciler.routing.ports import is_free
+from reconciler.routing.static import parse_listen
+from reconciler.secrets import NO_SECRETS
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.host import make_supervisor
+from reconciler.targets.stager import Stager
+from reconciler.targets.supervisor import Supervisor
+
+_SECONDS = 20.0
+
+
+def end_workloads(settings: Settings) -> list[str]:
+    """End all replicas, fetches and proxies. Returns what is left, in words."""
+    left: list[str] = []
+    for target in settings.targets:
+        folder = settings.state_dir / target.name
+        Stager(target.storage, folder / "models", lambda: NO_SECRETS, lambda: None).end_all()
+        left += _end_replicas(folder, target)
+        left += _end_proxy(folder, target)
+    return left
+
+
+def _end_replicas(folder: Path, target: HostTarget) -> list[str]:
+    inventory = Inventory(folder)
+    supervisor, _ = make_supervisor(target, inventory, Gpus(()))
+    try:
+        supervisor.recover()
+        deadline = time.monotonic() + _SECONDS
+        while left := _end_once(inventory, supervisor):
+            if time.monotonic() > deadline:
+                return left
+            time.sleep(0.1)
+    finally:
+        supervisor.close()
+    return []
+
+
+def _end_once(inventory: Inventory, supervisor: Supervisor) -> list[str]:
+    """Kill and forget every replica; returns what resisted, in words."""
+    left = []
+    for record in inventory.replicas():
+        try:
+            supervisor.stop(record, force=True)
+            supervisor.remove(inventory.replica(record.id) or record)
+        except ReconcileError as error:
+            left.append(str(error))
+    return left
+
+
+def _end_proxy(folder: Path, target: HostTarget) -> list[str]:
+    if target.kind == "systemd":
+        from reconciler.targets.systemd.manager import DBusManager
+        from reconciler.targets.systemd.proxy import ProxyUnit
+
+        # First the unit: systemd would start it again.
+        ProxyUnit(target.name, DBusManager()).remove()
+    EnvoyProxy(folder / "proxy", target.routing).stop()
+    host, port = parse_listen(target.routing.listen)
+    return [] if is_free(host, port) else [f"something still listens on {target.routing.listen}"]

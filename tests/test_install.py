@@ -1,0 +1,152 @@
+"""`reconciler host install` into an image's root; on a machine that runs, see tests/machines/test_install.py."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli import run
+from reconciler.config import Settings
+from reconciler.install.putting import ship
+
+pytestmark = pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="there is no systemd-sysusers here")
+SHIPPED = Path(__file__).parents[1] / "deploy" / "systemd"
+CONFIG = "etc/reconciler/config.yaml"
+UNIT = "etc/systemd/system/reconciler.service"
+WANTED = "etc/systemd/system/multi-user.target.wants/reconciler.service"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+def contents(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a root with its mode; links by where they lead."""
+    return {
+        str(path.relative_to(root)): (
+            path.lstat().st_mode,
+            os.readlink(path).encode() if path.is_symlink() else path.read_bytes(),
+        )
+        for path in sorted(root.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def words(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """What was said to have become of the steps."""
+    lines = capsys.readouterr().out.splitlines()
+    return {line.split()[0] for line in lines} & {"done", "unchanged", "would"}
+
+
+def test_an_image_gets_user_folders_config_and_an_enabled_unit(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["host", "install", "--root", str(root)]) == 0
+    assert words(capsys) == {"done"}
+    assert (root / "var/lib/reconciler").stat().st_mode & 0o777 == 0o700
+    assert f"ExecStart={sys.prefix}/bin/reconciler run\n" in (root / UNIT).read_text()
+    assert os.readlink(root / WANTED) == f"/{UNIT}"
+    assert any(line.startswith("reconciler-engine:") for line in (root / "etc/passwd").read_text().splitlines())
+
+
+def test_a_second_install_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]):
+    run(["host", "install", "--root", str(root)])
+    before = contents(root)
+    capsys.readouterr()
+    assert run(["host", "install", "--root", str(root)]) == 0
+    assert words(capsys) == {"unchanged"}
+    assert contents(root) == before
+
+
+def test_a_dry_run_says_the_same_and_does_nothing(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["host", "install", "--dry-run", "--root", str(root)]) == 0
+    announced = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert contents(root) == {}
+    run(["host", "install", "--root", str(root)])
+    performed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("done")]
+    assert [what for _, what in announced] == [what for _, what in performed]
+    assert {word for word, _ in announced} == {"would"}
+
+
+def test_an_upgrade_writes_the_unit_again_and_leaves_the_config_alone(root: Path, capsys: pytest.CaptureFixture[str]):
+    run(["host", "install", "--root", str(root)])
+    (root / CONFIG).write_text("source: {url: /srv/models}\n")
+    (root / UNIT).write_text("[Service]\nExecStart=/bin/old\n")
+    capsys.readouterr()
+    run(["host", "install", "--root", str(root)])
+    assert (root / CONFIG).read_text() == "source: {url: /srv/models}\n"
+    assert "reconciler run" in (root / UNIT).read_text()
+    out = capsys.readouterr().out
+    assert f"done      write {root / UNIT}" in out
+    assert "next:" not in out
+
+
+def test_uninstall_keeps_config_and_state_until_it_is_told_to_purge(root: Path, capsys: pytest.CaptureFixture[str]):
+    run(["host", "install", "--root", str(root)])
+    (root / "var/lib/reconciler/state.db").write_bytes(b"")
+    capsys.readouterr()
+    assert run(["host", "uninstall", "--root", str(root)]) == 0
+    out = capsys.readouterr().out
+    assert not (root / UNIT).exists()
+    assert not (root / WANTED).is_symlink()
+    assert f"left: {root / 'var/lib/reconciler'}" in out
+    assert (root / CONFIG).exists()
+    assert run(["host", "uninstall", "--purge", "--root", str(root)]) == 0
+    assert not (root / "etc/reconciler").exists()
+    assert not (root / "var/lib/reconciler").exists()
+
+
+def test_a_folder_that_does_not_look_like_our_state_is_not_deleted(root: Path, capsys: pytest.CaptureFixture[str]):
+    run(["host", "install", "--root", str(root)])
+    (root / "var/lib/reconciler/thesis.tex").write_text("mine")
+    assert run(["host", "uninstall", "--purge", "--root", str(root)]) == 2
+    assert "does not look like our state" in capsys.readouterr().err
+    assert (root / "var/lib/reconciler/thesis.tex").exists()
+    assert (root / CONFIG).exists()
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").is_dir() and os.geteuid() == 0, reason="this machine would be changed")
+def test_a_machine_that_we_may_not_change_is_left_alone(capsys: pytest.CaptureFixture[str]):
+    assert run(["host", "install"]) == 2
+    said = capsys.readouterr().err
+    assert "only root" in said or "not started by systemd" in said
+    assert run(["host", "install", "--dry-run"]) == 0
+    assert "would     " in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the files themselves
+
+
+def test_the_config_that_is_shipped_can_be_used():
+    settings = Settings.load(SHIPPED / "config.yaml")
+    assert [(target.kind, target.user) for target in settings.targets] == [("systemd", "reconciler-engine")]
+
+
+def test_what_is_commented_out_in_the_shipped_config_can_be_used_too(tmp_path: Path):
+    text = (SHIPPED / "config.yaml").read_text()
+    for line in text.splitlines():
+        head, comment, rest = line.partition("# ")
+        if comment and not head.strip() and ":" in rest and rest.split(":")[0].strip().isidentifier():
+            text = text.replace(line, head + rest)
+    (tmp_path / "config.yaml").write_text(text)
+    settings = Settings.load(tmp_path / "config.yaml")
+    assert settings.source.token_file is not None
+    assert settings.targets[0].routing.listen == "0.0.0.0:8080"
+
+
+def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path):
+    # It wants to see the program.
+    text = ship("reconciler.service").decode().replace("/opt/reconciler/bin/reconciler", "/bin/true")
+    (tmp_path / "reconciler.service").write_text(text)
+    folder = tmp_path / "reconciler.service.d"
+    folder.mkdir()
+    shutil.copy(SHIPPED / "unprivileged.conf", folder)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", tmp_path / "reconciler.service"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
