@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.kserve import gojson, names, predictor
 from reconciler.kserve.agent import inject_agent, request_annotations
+from reconciler.kserve.components import component_problems
 from reconciler.kserve.credentials import SCHEME_PLACEHOLDER
 from reconciler.kserve.image import choose_image
 from reconciler.kserve.injection import Setting, Source, inject_source, inject_sources
@@ -53,6 +54,7 @@ def build_pod(service: Document, runtime: Runtime | None, mode: str, world: Worl
 
 class _Builder:
     def __init__(self, service: Document, runtime: Runtime | None, mode: str, world: World) -> None:
+        self._service = service
         self._metadata: Document = service["metadata"]
         self._predictor: Document = service["spec"]["predictor"]
         self._runtime = runtime
@@ -242,6 +244,7 @@ class _Builder:
             pod.labels["app"] = f"isvc.{self._object}"
             add_default_fields(pod)
             self._check_deployment()
+            built.errors += component_problems(self._service, self._world.config)
         elif self._mode == names.KNATIVE:
             make_revision(pod, self._predictor, self._world.config)
 

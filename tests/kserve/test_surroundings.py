@@ -238,3 +238,32 @@ def test_knative_is_doubted_only_where_it_is_not_the_default(default: str, reaso
     isvc = service(annotations={"serving.kserve.io/deploymentMode": "Serverless"})
     result = resolved(isvc, runtime(), settings(deploy={"defaultDeploymentMode": default}))
     assert [issue.reason for issue in result.cluster_errors] == reasons
+
+
+# ---------------------------------------------------------------- transformer and explainer
+
+
+@pytest.mark.parametrize("kind", ["transformer", "explainer"])
+@pytest.mark.parametrize(
+    ("rule", "component", "complaint"),
+    [
+        ("a pod like any other", {"containers": [{"name": "t", "image": "t:1"}]}, ""),
+        ("an image is needed", {"containers": [{"name": "t"}]}, "containers[0].image: Required value"),
+        (
+            "the first container takes the name that a later one may have",
+            {"containers": [{"name": "t", "image": "t:1"}, {"name": "kserve-container", "image": "t:1"}]},
+            'containers[1].name: Duplicate value: "kserve-container"',
+        ),
+    ],
+)
+def test_component_that_cannot_be_deployed_is_an_error(
+    kind: str, rule: str, component: Document, complaint: str
+) -> None:
+    isvc = service()
+    isvc["spec"][kind] = component
+    found = messages(resolved(isvc))
+    if complaint:
+        expected = f'fails to reconcile {kind}: Deployment.apps "m-{kind}" is invalid: spec.template.spec.{complaint}'
+        assert expected in found
+    else:
+        assert found == ""
