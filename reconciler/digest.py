@@ -15,8 +15,11 @@ _ADDED = frozenset({(EffectiveSpec, "secrets"), (Mount, "env"), (Mount, "files")
 
 
 def digest(spec: EffectiveSpec) -> str:
-    """16 hex digits. Ways of writing an argument do not count; the order of variables does (`$(VAR)` looks back)."""
-    written = replace(spec, args=normalise(spec.args))
+    """16 hex digits. Ways of writing an argument do not count; the order of variables does (`$(VAR)` looks back).
+
+    A certificate that fetching a model needs is not part of what runs.
+    """
+    written = replace(spec, args=normalise(spec.args), mounts=tuple(replace(each, files=()) for each in spec.mounts))
     canonical = json.dumps(written, default=_fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -30,11 +30,15 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a container can refer to: its pod's metadata, and the ConfigMaps of its namespace."""
+    """What a container can refer to: its pod's metadata, and the ConfigMaps of its namespace.
+
+    `ca_bundle` is the ConfigMap in KServe's own namespace that KServe copies into every other one, if there is one.
+    """
 
     namespace: str
     pod: Mapping[str, Any]
     config_maps: ConfigMaps
+    ca_bundle: str = ""
 
 
 def find_container(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:

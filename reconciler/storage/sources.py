@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import astuple
 from functools import lru_cache
 
 from reconciler.model import EffectiveSpec, Mount, ServiceId
@@ -46,9 +46,11 @@ def shown(uri: str) -> str:
 def key_of(namespace: str, mount: Mount) -> str:
     """Equal keys, equal files: 16 hex digits of what is fetched and by whose leave.
 
-    Where it is mounted does not count. What one namespace's Secrets opened is nothing that another one may read.
+    Where it is mounted does not count, nor what certificates say. What one namespace's Secrets opened is nothing that
+    another one may read.
     """
-    written = asdict(mount) | {"path": ""}
+    files = [(each.path, each.source) for each in mount.files]
+    written = {"uri": mount.uri, "env": [astuple(each) for each in mount.env], "files": files}
     secret = any(each.source for each in mount.env) or any(each.source for each in mount.files)
     text = json.dumps([namespace if secret else "", written], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
