@@ -11,12 +11,14 @@
 # CI=true                        what cannot be tested here is a failure, not a skip
 # RECONCILER_TEST_VLLM           an environment that has vLLM already, instead of making one
 # RECONCILER_TEST_STORAGE        the same for kserve-storage
+# RECONCILER_TEST_S3             the same for moto[server]
 # The variables of deploy/setup.sh apply as well.
 set -euo pipefail
 # shellcheck source=deploy/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/setup.sh"
 cd "$ROOT"
 
+MOTO_VERSION=5.2.5
 SUMMARY=()
 CLOSING=()
 FAILED=0
@@ -101,11 +103,31 @@ find_engine() {
   export RECONCILER_TEST_VLLM=$VLLM_VENV
 }
 
-# The same for what fetches models.
+# The same for what fetches models, and for the S3 server that they are fetched from.
 find_storage() {
-  [ -z "${RECONCILER_TEST_STORAGE:-}" ] || return 0
-  (ensure_storage) || say "nothing to fetch models with: see above"
-  export RECONCILER_TEST_STORAGE=$STORAGE_VENV
+  if [ -z "${RECONCILER_TEST_STORAGE:-}" ]; then
+    (ensure_storage) || say "nothing to fetch models with: see above"
+    export RECONCILER_TEST_STORAGE=$STORAGE_VENV
+  fi
+  if [ -z "${RECONCILER_TEST_S3:-}" ]; then
+    (ensure_s3) || say "no S3 server to test with: see above"
+    export RECONCILER_TEST_S3=$CACHE/moto-$MOTO_VERSION
+  fi
+}
+
+build_s3() {
+  local venv=$CACHE/moto-$MOTO_VERSION
+  is_current "$venv" "$1" "import moto" && return
+  step "Making $venv" run_uv venv -q --clear --python "$PYTHON" "$venv"
+  step "Installing moto $MOTO_VERSION, an S3 server for the tests" \
+    run_uv pip install --python "$venv/bin/python" --compile-bytecode "moto[server]==$MOTO_VERSION"
+  echo "$1" >"$venv/.stamp"
+}
+
+ensure_s3() {
+  local key
+  key="$(python_key) $MOTO_VERSION"
+  is_current "$CACHE/moto-$MOTO_VERSION" "$key" "import moto" || locked build_s3 "$key"
 }
 
 bench() {

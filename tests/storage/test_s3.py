@@ -129,7 +129,7 @@ def test_bytes_that_changed_on_disk_are_noticed_and_fetched_again(s3: S3, models
 
 def test_the_checksum_of_an_upload_in_parts_is_verified_as_well(s3: S3, models: Models) -> None:
     s3.put("big/config.json", b"{}")
-    put_in_parts(s3, "big/weights.bin", [shard(0, 5 * MIB), shard(1, 5 * MIB), shard(2, MIB)])
+    s3.put_in_parts("big/weights.bin", [shard(0, 5 * MIB), shard(1, 5 * MIB), shard(2, MIB)])
     s3.line.hold_after(8 * MIB)
     mount = models.begin("s3://models/big", s3.env)
     models.kill(mount, 2 * MIB)
@@ -213,16 +213,3 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
-
-
-def put_in_parts(s3: S3, key: str, parts: list[bytes]) -> None:
-    place = {"Bucket": "models", "Key": key}
-    upload = s3.client.create_multipart_upload(**place)["UploadId"]
-    done = [
-        {
-            "PartNumber": number,
-            "ETag": s3.client.upload_part(**place, UploadId=upload, PartNumber=number, Body=data)["ETag"],
-        }
-        for number, data in enumerate(parts, 1)
-    ]
-    s3.client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": done})
