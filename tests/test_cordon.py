@@ -237,3 +237,15 @@ def test_what_is_for_other_hosts_is_shown_with_its_reason_and_is_no_fault():
     assert not [fault for fault in judge(status).faults if "default/a" in fault]
     said = "\n".join(map(str, status_blocks(status)))
     assert "not for this host: models/a.yaml:9: nodeSelector asks for disk=ssd" in said
+
+
+def test_files_of_a_model_stay_on_a_cordoned_host_and_go_with_a_model_that_is_for_others():
+    host = Host()
+    service = wanted("a", "good1", uri="s3://bucket/a")
+    host.converge(simulated(service))
+    staged = set(host.staging)
+    assert staged
+    host.converge(simulated(service, cordon=CORDONED))
+    assert set(host.staging) == staged
+    host.converge(simulated(replace(service, replicas=0, not_here=(Reason("NotForThisHost", "x"),))))
+    assert not host.staging
