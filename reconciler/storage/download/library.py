@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ def _run(uri: str, work: Path, said: str) -> None:
             raise
         raise DownloadFailed("SourceUnreachable", f"{said}: {error}") from None
     except Exception as error:
+        # Into the log of the download: the prose often says less than what it was made of.
+        traceback.print_exc()
         raise _failure(error, said) from None
 
 
