@@ -154,6 +154,14 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
+class Repair:
+    """Put back what somebody changed by hand of how a replica is kept; its process is not touched."""
+
+    replica: ReplicaId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Own:
     """Write down that a service is ours, before anything of it starts."""
 
@@ -180,6 +188,7 @@ Action = (
     | Relabel
     | Drain
     | Undrain
+    | Repair
     | Stop
     | Remove
     | SetRoutes

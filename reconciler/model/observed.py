@@ -58,6 +58,7 @@ class Replica:
     consecutive observations of zero, taken while the proxy sent nothing new. `rebooted` means that the host restarted
     since the replica was started. `spawned` is False when it was written down but no process was ever seen.
     `last_words` is the end of the log of a replica that failed, `blame` the one line of it that a person needs.
+    `drift` says what somebody changed by hand of how it is kept, though it runs on; empty: nothing.
     """
 
     id: ReplicaId
@@ -82,6 +83,7 @@ class Replica:
     spawned: bool = True
     last_words: tuple[str, ...] = ()
     blame: str = ""
+    drift: str = ""
 
     @property
     def service(self) -> ServiceId:

@@ -19,6 +19,7 @@ from reconciler.model import (
     Reject,
     Relabel,
     Remove,
+    Repair,
     ServiceId,
     SetRoutes,
     Stage,
@@ -57,7 +58,7 @@ def subject_of(action: Action) -> str:
             return key
         case Stop(replica=replica, force=force):
             return f"{replica} (kill)" if force else str(replica)
-        case Start() | Admit() | Relabel() | Drain() | Undrain() | Remove() | NoteCrash():
+        case Start() | Admit() | Relabel() | Drain() | Undrain() | Remove() | Repair() | NoteCrash():
             return str(action.replica)
         case AskPreflight(digest=digest) | Promote(promoted=Promoted(digest=digest)):
             return short(digest)

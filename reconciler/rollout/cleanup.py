@@ -13,6 +13,7 @@ from reconciler.model import (
     Reject,
     Relabel,
     Remove,
+    Repair,
     Replica,
     ReplicaId,
     Routed,
@@ -71,6 +72,15 @@ def finish_stops(s: Situation, steps: Steps) -> None:
             )
         steps.say(f"stopping {replica.id.serial}")
         steps.look(s.now + SOON)
+
+
+def repair(s: Situation, steps: Steps) -> None:
+    """Put back how replicas are kept that serve or shall serve."""
+    for replica in s.of(Life.STARTING, Life.READY):
+        if replica.drift:
+            steps.processes.append(Repair(replica.id, replica.drift))
+            steps.say(f"drift of {replica.id.serial}: {replica.drift}; putting it back")
+            steps.look(s.now + SOON)
 
 
 def admit(s: Situation, steps: Steps) -> Situation:

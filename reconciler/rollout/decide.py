@@ -33,6 +33,7 @@ def decide(s: Situation, ledger: Ledger) -> Decision:
     s = cleanup.handle_failures(s, steps)
     cleanup.finish_stops(s, steps)
     s = cleanup.admit(s, steps)
+    cleanup.repair(s, steps)
     aim = find_aim(s)
     _note_aim(s, aim, steps)
     s = cleanup.relabel(s, aim, steps)

@@ -60,6 +60,7 @@ def _is_calm(r: Replica, digest: str) -> bool:
         and r.draining_at is None
         and r.stopping_at is None
         and r.healthy is not False
+        and not r.drift
         and r.digest == digest
     )
 

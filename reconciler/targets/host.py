@@ -28,6 +28,7 @@ from reconciler.model import (
     Reject,
     Relabel,
     Remove,
+    Repair,
     Replica,
     ReplicaId,
     ServiceId,
@@ -197,6 +198,7 @@ class HostTarget:
             quiet_samples=sight.quiet_samples,
             rebooted=state.rebooted,
             spawned=state.spawned,
+            drift=state.drift,
             last_words=words[-_LAST_WORDS:],
             blame=fatal_reason(words) or "",
         )
@@ -226,6 +228,8 @@ class HostTarget:
                 self._write_down(action)
             case Stop():
                 self._stop(action)
+            case Repair():
+                self._repair(action)
             case Remove():
                 self._remove(action)
             case Own() | Promote() | NoteCrash() | Forget():
@@ -279,6 +283,11 @@ class HostTarget:
         if record.stopping_at is None:
             record = self._inventory.change(record.id, stopping_at=self._clock.now())
         self._supervisor.stop(record, action.force)
+
+    def _repair(self, action: Repair) -> None:
+        record = self._inventory.replica(action.replica)
+        if record is not None:
+            self._supervisor.repair(record)
 
     def _remove(self, action: Remove) -> None:
         record = self._inventory.replica(action.replica)

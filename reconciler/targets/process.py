@@ -229,6 +229,9 @@ class ProcessSupervisor:
             for seen in Census().members(self._trace(record)):
                 procfs.send_signal(seen.who, signal.SIGTERM)
 
+    def repair(self, record: ReplicaRecord) -> None:
+        """A child process has nothing but itself."""
+
     def remove(self, record: ReplicaRecord) -> None:
         """Delete its folder, its temporary files and the shared memory that nobody maps any more."""
         state = self._state(record, _Look())

@@ -42,7 +42,7 @@ class ProcessState:
 
     `leftovers` counts what the main process left behind: processes, its port, memory of its GPUs. `exit_code` is
     negative for a signal and None where nobody can know. `rebooted`: the host restarted since. `spawned` is False when
-    it was written down but no process was ever seen.
+    it was written down but no process was ever seen. `drift` says what somebody changed by hand of how it is kept.
     """
 
     alive: bool
@@ -50,6 +50,7 @@ class ProcessState:
     exit_code: int | None = None
     rebooted: bool = False
     spawned: bool = True
+    drift: str = ""
 
 
 class Supervisor(Protocol):
@@ -69,6 +70,9 @@ class Supervisor(Protocol):
 
     def stop(self, record: ReplicaRecord, force: bool) -> None:
         """Ask the main process to end; `force` kills whatever is left. Raises Retryable when something will not die."""
+
+    def repair(self, record: ReplicaRecord) -> None:
+        """Put back what somebody changed by hand of how it is kept. Its process goes on."""
 
     def remove(self, record: ReplicaRecord) -> None:
         """Forget a replica with its log. Raises Retryable while anything of it is left."""

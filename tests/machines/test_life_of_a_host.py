@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.test_crash_of_daemon import kill_at_every_boundary
 from tests.engine.fixtures import find_place
 from tests.machines.conftest import refuse
 from tests.machines.machine import NoMachine, check
@@ -87,3 +88,67 @@ def test_a_deleted_service_leaves_no_unit(rig: MachineRig) -> None:
     rig.wait("its unit to be gone", lambda: not rig.units() and not rig.unit_files())
     wanted = rig.machine.root / "etc/systemd/system/multi-user.target.wants"
     assert not list(wanted.glob("reconciler-demo.*"))
+
+
+def test_after_a_reboot_it_serves_without_git_and_daemon_which_then_take_it_over(rig: MachineRig) -> None:
+    (unit,) = rig.units("active")
+    rig.kill()
+    away = rig.repository.bare.rename(rig.folder / "away.git")
+    rig.machine.reboot()
+    rig.wait("the unit to serve again, with nobody to ask for it", rig.serves)
+    invocation = rig.machine.run("systemctl", "show", "-P", "InvocationID", unit)
+    with rig.load(streams=1, posts=1) as load:
+        rig.start()
+        rig.wait("the daemon to know it", lambda: (rig.service() or {}).get("ready") == "1/1")
+        away.rename(rig.repository.bare)
+        rig.converge()
+        tally = load.stop()
+    assert (tally.lost, tally.refused) == (0, 0), str(tally)
+    assert rig.units() == [unit]
+    assert rig.machine.run("systemctl", "show", "-P", "InvocationID", unit) == invocation, "it was not restarted"
+    roll_again(rig)
+
+
+def test_what_somebody_does_by_hand_is_noticed_and_put_right(rig: MachineRig) -> None:
+    (unit,) = rig.units("active")
+    (path,) = rig.unit_files()
+    serving, written = rig.pids(), path.read_bytes()
+    rig.machine.run("systemctl", "daemon-reexec")
+    path.write_bytes(written + b"\n[Service]\nRestart=no\n")
+    rig.machine.run("systemctl", "daemon-reload")
+    rig.wait("the file to be as it was", lambda: path.read_bytes() == written)
+    rig.wait("systemd to know it", lambda: rig.machine.run("systemctl", "show", "-P", "Restart", unit) == "always\n")
+    rig.machine.run("systemctl", "disable", unit)
+    rig.wait(
+        "a reboot to start it", lambda: rig.machine.run("systemctl", "is-enabled", unit, expect=None) == "enabled\n"
+    )
+    assert rig.pids() == serving, "what serves is not restarted for that"
+    for word in (("stop",), ("kill", "--signal=KILL")):
+        (unit,) = rig.units("active")
+        before = rig.pids()
+        rig.machine.run("systemctl", *word, unit)
+        rig.wait("another one to serve", lambda: rig.pids() and not rig.pids() & before and rig.is_applied())  # noqa: B023
+        rig.wait("the rest to be gone", lambda: len(rig.units()) == 1)
+        rig.wait("it to serve", rig.serves)
+    assert rig.service()["rejected"] is None, "it is nobody's commit that somebody stops a unit"
+
+
+def roll_again(rig: MachineRig) -> None:
+    (old,) = rig.units("active")
+    rig.edit(TINY, SEQS, "--max-num-seqs=11")
+    rig.converge()
+    rig.wait("the old unit to be gone", lambda: len(rig.units()) == 1 and rig.units() != [old])
+
+
+@pytest.mark.parametrize("memory", [64, 3], ids=["surge", "stop_first"])
+def test_killed_at_every_boundary_of_a_rollout_it_loses_no_request(make_rig: MakeRig, memory: int) -> None:
+    rig = make_rig(memory=memory, rollout={"min_ready": "0.2s"})
+    rig.start()
+    rig.converge()
+    with rig.load(streams=1, posts=1) as load:
+        boundaries = kill_at_every_boundary(rig)
+        tally = load.stop()
+    assert boundaries > 10
+    assert tally.lost == 0, str(tally)
+    assert (tally.refused > 0) == (memory == 3), str(tally)
+    rig.wait("it to serve", rig.serves)

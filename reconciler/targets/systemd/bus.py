@@ -40,9 +40,12 @@ class Refused(Retryable):
 
 
 class Bus:
-    """`on_signal` gets the object's path, or "" when the connection broke; it is called on the reading thread."""
+    """`on_signal` gets the object's path and the signal's name, or nothing in both when the connection broke.
 
-    def __init__(self, on_signal: Callable[[str], None], socket_path: Path | None = None) -> None:
+    It is called on the reading thread.
+    """
+
+    def __init__(self, on_signal: Callable[[str, str], None], socket_path: Path | None = None) -> None:
         """Raises Retryable when nobody answers there."""
         self._on_signal = on_signal
         self._serials = count(1)
@@ -142,12 +145,12 @@ class Bus:
             waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             future.cancel()
-        self._on_signal("")
+        self._on_signal("", "")
 
     def _take(self, message: Message) -> None:
         fields = message.header.fields
         if message.header.message_type is MessageType.signal:
-            self._on_signal(str(fields.get(HeaderFields.path, "")))
+            self._on_signal(str(fields.get(HeaderFields.path, "")), str(fields.get(HeaderFields.member, "")))
             return
         with self._lock:
             future = self._waiting.pop(fields.get(HeaderFields.reply_serial, 0), None)

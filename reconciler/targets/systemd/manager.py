@@ -84,7 +84,7 @@ class Manager(Protocol):
 class DBusManager:
     """Connects when it is first needed, and again after systemd executed itself anew."""
 
-    def __init__(self, connect: Callable[[Callable[[str], None]], Bus] = Bus) -> None:
+    def __init__(self, connect: Callable[[Callable[[str, str], None]], Bus] = Bus) -> None:
         self._connect = connect
         self._bus: Bus | None = None
         self._connecting = threading.RLock()
@@ -196,8 +196,9 @@ class DBusManager:
             self._known.clear()
         self._bus = bus
 
-    def _on_signal(self, path: str) -> None:
-        if path == "" and not self._closed:
+    def _on_signal(self, path: str, name: str) -> None:
+        # Whoever has files read again may have changed ours.
+        if (path == "" or name == "Reloading") and not self._closed:
             self._wake()
         elif self._paths and path.startswith(self._paths):
             with self._reading:

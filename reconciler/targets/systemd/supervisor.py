@@ -31,6 +31,9 @@ from reconciler.targets.systemd.replica import PRIVATE, RECORD, SECRETS, plan_un
 from reconciler.targets.systemd.unit import CREDENTIAL, build_unit, credential_of, read_facts, replica_of, unit_name
 
 UNITS = Path("/etc/systemd/system")
+COPY = "unit"
+_WANTS = UNITS / "multi-user.target.wants"
+_Stamp = tuple[int, int, int]
 _NEVER = Run()
 _FORK_SECONDS = 2.0
 _log = structlog.get_logger()
@@ -46,6 +49,8 @@ class UnitSupervisor:
         self._gpus = gpus
         self._manager = manager
         self._clock = Clock()
+        # The units' files that were last seen to be as we wrote them.
+        self._seen: dict[str, tuple[_Stamp | None, _Stamp | None]] = {}
 
     # ------------------------------------------------------------ looking
 
@@ -81,7 +86,7 @@ class UnitSupervisor:
         is_ours = record.process is None or record.process == _identity(run)
         spawned = record.process is not None or run.started > 0
         if _is_up(unit, run) and (is_ours or record.boot != procfs.boot_id()):
-            return ProcessState(alive=True)
+            return ProcessState(alive=True, drift=self._drift(record))
         if _is_over(unit):
             rebooted = record.boot != procfs.boot_id()
             # Of a process that is gone, GPUs may still hold memory for a moment.
@@ -89,6 +94,21 @@ class UnitSupervisor:
             return ProcessState(False, held, run.exit_code, rebooted, spawned)
         # It died: systemd is about to start it again, has done so already, or ends what it left behind.
         return ProcessState(False, leftovers=1, exit_code=run.exit_code)
+
+    def _drift(self, record: ReplicaRecord) -> str:
+        """Is the unit's file still as we wrote it, and will a reboot start it?"""
+        path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
+        if not os.path.lexists(_WANTS / path.name):
+            return f"{path.name} was disabled by hand: a reboot would not start it"
+        stamps = _stamp(path), _stamp(ours)
+        if stamps[1] is None or self._seen.get(path.name) == stamps:
+            return ""
+        if stamps[0] is None:
+            return f"{path} was deleted by hand"
+        if path.read_bytes() != ours.read_bytes():
+            return f"{path} was edited by hand"
+        self._seen[path.name] = stamps
+        return ""
 
     # ------------------------------------------------------------ taking over
 
@@ -205,6 +225,7 @@ class UnitSupervisor:
             if hidden is not None:
                 write_atomically(folder / CREDENTIAL, hidden.encode("utf-8", "surrogateescape"))
             self._write_secrets(launch.files, folder / SECRETS)
+            write_atomically(folder / COPY, text.encode())
             write_atomically(path, text.encode())
         except OSError as error:
             raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
@@ -220,6 +241,15 @@ class UnitSupervisor:
                 os.chown(each, user.pw_uid, user.pw_gid)
                 if each == folder:
                     break
+
+    def repair(self, record: ReplicaRecord) -> None:
+        """Write the unit's file again as it was, and have a reboot start it. Its process goes on."""
+        path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
+        try:
+            write_atomically(path, ours.read_bytes())
+        except OSError as error:
+            raise Retryable(f"{path}: cannot be written: {error.strerror}; run us as root") from None
+        self._manager.install(path.name)
 
     # ------------------------------------------------------------ stopping
 
@@ -258,6 +288,15 @@ class UnitSupervisor:
             raise Retryable(f"{UNITS / name}: cannot be deleted: {error.strerror}; run us as root") from None
         self._manager.reload()
         self._inventory.forget_replica(record.id)
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """What changes when a file is written; None when it is not there."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_mtime_ns, info.st_ino, info.st_size
 
 
 def _identity(run: Run) -> Identity | None:
