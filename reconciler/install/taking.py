@@ -13,6 +13,7 @@ from reconciler.install.steps import Step, delete_file
 from reconciler.install.system import UNIT, USER, System
 from reconciler.inventory import Inventory
 from reconciler.targets.ending import end_workloads
+from reconciler.web.unix import listener_pid
 
 _MARKS = ("state.db", "git")
 
@@ -70,6 +71,10 @@ def _has_workloads(settings: Settings) -> bool:
 
 
 def _end(settings: Settings) -> None:
+    if daemon := listener_pid(settings.socket_path):
+        raise Terminal(
+            f"a daemon runs that is no unit of systemd, pid {daemon}; it would start them again: end it first"
+        )
     if left := end_workloads(settings):
         raise Retryable(f"{'; '.join(left)}; end them by hand, then run this again")
 

