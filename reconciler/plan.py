@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from reconciler.capacity import Ledger
 from reconciler.health import Life, Patience, life
@@ -27,7 +28,16 @@ from reconciler.model import (
     Unstage,
     Verdict,
 )
-from reconciler.rollout import Decision, Situation, decide, keep_room, route_left_alone, settled
+from reconciler.rollout import (
+    Decision,
+    Situation,
+    decide,
+    keep_room,
+    route_left_alone,
+    settled,
+    wish_now,
+    wishes_of,
+)
 from reconciler.storage.sources import fetched
 
 _LEAVING = frozenset({Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE})
@@ -45,6 +55,8 @@ def make_plan(
     """The next steps of one target. `suspended` services are looked at and left alone."""
     if isinstance(observed, Unreachable):
         return _nothing(desired, observed)
+    every = desired
+    desired = replace(every, services=tuple(wish_now(one, observed.owned.get(one.id)) for one in every.services))
     decisions: dict[ServiceId, Decision] = {}
     open_questions: list[Situation] = []
     for s in _situations(desired, observed, quarantines, patience):
@@ -60,7 +72,7 @@ def make_plan(
         target=desired.target,
         revision=desired.revision,
         at=observed.at,
-        actions=(*_actions(ordered, observed), *_unstage(desired, observed, suspended)),
+        actions=(*_actions(ordered, observed), *_unstage(every, observed, suspended)),
         verdicts={d.verdict.service: d.verdict for d in ordered},
         look_again_at=min(looks.values(), default=None),
         notes=(*desired.unreadable, *desired.notes),
@@ -173,7 +185,8 @@ def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[Se
     known = {one.id for one in desired.services if one.spec is not None}
     if len(known) < len(desired.services) or not known.issuperset(suspended):
         return
-    specs = [(one.id, one.spec) for one in desired.services if one.spec is not None and not one.not_here]
+    wished = [wish for one in desired.services for wish in wishes_of(one)]
+    specs = [(one.id, one.spec) for one in wished if one.spec is not None and not one.not_here]
     specs += [(one.id, one.promoted.spec) for one in observed.owned.values() if one.promoted is not None]
     specs += [(one.service, one.spec) for one in observed.replicas]
     needed = {key for service, spec in specs for key, _ in fetched(service, spec)}

@@ -111,8 +111,12 @@ def _refusals(wanted: DesiredState) -> Iterator[Reason]:
     yield from _refused(wanted)
     for service in wanted.services:
         yield from service.problems
-        yield from (each for each in service.blocked if not _is_of_this_machine(each))
+        yield from (each for each in _blocked(service) if not _is_of_this_machine(each))
     yield from (note for note in wanted.notes if note.code == _REFUSED)
+
+
+def _blocked(service: Desired) -> tuple[Reason, ...]:
+    return (*service.blocked, *(service.canary.blocked if service.canary else ()))
 
 
 def _bad_names(wanted: DesiredState) -> list[Reason]:
@@ -124,7 +128,7 @@ def _warnings(wanted: DesiredState) -> Iterator[Reason]:
     for service in wanted.services:
         yield from service.warnings
         yield from (replace(why, message=f"not for this host: {why.message}") for why in service.not_here)
-        yield from filter(_is_of_this_machine, service.blocked)
+        yield from filter(_is_of_this_machine, _blocked(service))
     # The paths of a command need not be all that the target reads, so nothing is said about its own file.
     yield from (note for note in wanted.notes if note.code not in ("NotPrunable", _REFUSED))
 

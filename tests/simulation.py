@@ -16,6 +16,7 @@ from reconciler.model import (
     Action,
     Admit,
     AskPreflight,
+    Canary,
     Capacity,
     Desired,
     DesiredState,
@@ -91,6 +92,13 @@ def wanted(
         canary_percent=canary,
         blocked=blocked,
     )
+
+
+def beside(service: Desired, version: str, percent: int, replicas: int = 1, memory: int = 1) -> Desired:
+    """The service with a second version beside it."""
+    name = service.id.name
+    other = Canary(spec(f"{name}:{version}", memory=memory), f"{version}-{name}-beside", percent, replicas)
+    return replace(service, canary=other)
 
 
 def state(*services: Desired, **more: object) -> DesiredState:

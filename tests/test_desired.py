@@ -530,6 +530,60 @@ def test_sidecars_are_warned_about() -> None:
     assert ["side" in warned[0], "init" in warned[1]] == [True, True]
 
 
+# ---------------------------------------------------------------- a second version beside the first
+
+CANARY = """\
+  canary:
+  - trafficPercent: 20
+    predictor:
+      name: next
+      minReplicas: 1
+      model:
+        modelFormat: {name: vLLM}
+        runtime: vllm
+        storageUri: file:///models/other
+        args:
+        - --max-num-seqs=9
+"""
+
+
+def test_a_canary_is_read_like_the_predictor_with_lines_of_its_own() -> None:
+    service = one(SERVICE + CANARY)
+    assert (service.problems, service.warnings) == ((), ())
+    assert service.spec == one(SERVICE).spec
+    canary = service.canary
+    assert canary
+    assert (canary.percent, canary.replicas, canary.blocked) == (20, 1, ())
+    assert canary.spec.args[-1] == "--max-num-seqs=9"
+    assert canary.spec.mounts == (Mount("file:///models/other"),)
+    assert canary.digest != service.digest
+    assert canary.argument_origins[-1] == Origin("hosts/box/chat.yaml", 24)
+
+
+def test_a_bad_canary_is_a_problem_of_its_service_at_its_own_line() -> None:
+    service = one(SERVICE + CANARY.replace("runtime: vllm", "runtime: nobody"))
+    assert service.spec is None
+    assert [(p.code, p.origin and p.origin.line) for p in service.problems] == [("RuntimeNotRecognized", 21)]
+    blocked = one(SERVICE + CANARY.replace("file:///models/other", "pvc://gone/x"))
+    assert blocked.blocked == ()
+    assert blocked.canary
+    assert codes(blocked.canary.blocked) == ["NoVolume"]
+
+
+def test_two_canaries_are_one_too_many_for_a_host() -> None:
+    more = CANARY + CANARY.removeprefix("  canary:\n").replace("name: next", "name: last")
+    service = one(SERVICE + more)
+    assert (service.spec, codes(service.problems)) == (None, ["NotOnHosts"])
+
+
+def test_a_canary_that_would_be_the_same_again_is_left_out_with_a_warning() -> None:
+    same = CANARY.replace("file:///models/other", "file:///models/tiny").replace(
+        "- --max-num-seqs=9", "- --max-model-len=128"
+    )
+    service = one(SERVICE + same)
+    assert (service.canary, codes(service.warnings)) == (None, ["SameCanary"])
+
+
 # ---------------------------------------------------------------- caching
 
 

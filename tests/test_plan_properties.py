@@ -27,7 +27,7 @@ from reconciler.model import (
 )
 from reconciler.plan import _situations, make_plan
 from reconciler.rollout import decide, settled
-from tests.simulation import GIB, PATIENCE, Host, state, wanted
+from tests.simulation import GIB, PATIENCE, Host, beside, state, wanted
 
 VERSIONS = ("good1", "good2", "good3", "reject1", "crash1", "late1", "never1")
 SOURCES = (None, None, "s3://bucket/a", "s3://more/b", "s3://flaky/a")
@@ -66,7 +66,11 @@ def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
     # A digest is a hash of the whole spec: other resources, another digest.
     model = service.spec.mounts[0].uri[5:9] if service.spec and service.spec.mounts else "none"
     service = replace(service, digest=f"{version}-{name}-{gpus}-{memory}-{model}")
-    return elsewhere(service) if draw(st.integers(0, 7)) == 7 else service
+    if draw(st.integers(0, 7)) == 7:
+        return elsewhere(service)
+    if service.canary_percent is not None or not draw(st.booleans()):
+        return service
+    return beside(service, draw(st.sampled_from(versions)), draw(st.sampled_from((0, 20, 100))))
 
 
 @st.composite
@@ -138,6 +142,7 @@ def moves(draw: st.DrawFn):
     second = [replace(one, replicas=max(1, one.replicas), not_here=()) for _, one in every]
     gpus = sum(one.replicas * one.spec.resources.gpus for one in first)
     memory = sum(one.replicas * one.spec.resources.memory_bytes for one in first) // GIB
+    memory += sum(one.canary is not None for one in first)
     spare = draw(st.integers(0, 2)), draw(st.integers(0, 4))
     return state(*first), state(*second), Host(gpus=gpus + spare[0], memory=memory + spare[1])
 

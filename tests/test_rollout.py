@@ -25,7 +25,7 @@ from reconciler.model import (
     Undrain,
 )
 from reconciler.plan import make_plan
-from tests.simulation import PATIENCE, Host, state, wanted
+from tests.simulation import PATIENCE, Host, beside, state, wanted
 
 
 def kinds(host: Host, since: int = 0) -> list[str]:
@@ -186,6 +186,66 @@ def test_a_canary_gets_its_share_and_never_costs_a_stable_replica():
     plan = full.converge(canary)
     assert next(iter(plan.verdicts.values())).blocked
     assert [r.digest for r in full.serving("a")] == ["good1-a"]
+
+
+def test_a_second_version_beside_waits_for_the_first_and_then_gets_its_share():
+    host = Host()
+    both = state(beside(wanted("a", "good1", replicas=2), "good9", 20))
+    host.converge(both)
+    order = [action.digest for action in host.log if isinstance(action, Start)]
+    assert order == ["good1-a", "good1-a", "good9-a-beside"]
+    route = host.routes[both.services[0].id]
+    assert (len(route.stable), len(route.canary), route.canary_percent) == (2, 1, 20)
+    assert host.owned[both.services[0].id].promoted.digest == "good1-a", "a canary is never promoted"
+    plan = host.step(both)
+    assert plan.actions == ()
+    assert next(iter(plan.verdicts.values())).sync is Sync.SYNCED
+
+
+def test_a_second_version_may_get_all_requests_and_the_first_stays():
+    host = Host()
+    all_of_it = state(beside(wanted("a", "good1"), "good9", 100))
+    host.converge(all_of_it)
+    route = host.routes[all_of_it.services[0].id]
+    assert (len(route.stable), len(route.canary), route.canary_percent) == (1, 1, 100)
+    assert host.step(all_of_it).actions == ()
+
+
+def test_a_second_version_that_fails_goes_away_and_the_first_never_notices():
+    host = Host()
+    bad = state(beside(wanted("a", "good1"), "late9", 50))
+    plan = host.converge(bad)
+    verdict = next(iter(plan.verdicts.values()))
+    assert verdict.rejected
+    assert verdict.rejected.digest == "late9-a-beside"
+    assert [r.digest for r in host.serving("a")] == ["good1-a"]
+    since = len(host.log)
+    host.converge(state(wanted("a", "good1")))
+    assert not [action for action in host.log[since:] if isinstance(action, Start | Drain | Stop)]
+
+
+def test_while_the_first_version_changes_the_second_one_pauses_and_never_gets_more_than_its_share():
+    host = Host()
+    host.converge(state(beside(wanted("a", "good1"), "good9", 20)))
+    since, commit = len(host.log), state(beside(wanted("a", "good2"), "good9", 20))
+    key = commit.services[0].id
+    for _ in range(60):
+        host.step(commit)
+        route = host.routes[key]
+        on_trial = {r.id for r in host.replicas.values() if r.digest == "good9-a-beside"}
+        assert not on_trial & {endpoint.replica for endpoint in route.stable}
+        assert route.canary_percent in (0, 20)
+        assert any(not e.draining for e in route.stable)
+        host.now += 0.5
+    assert sorted(r.digest for r in host.serving("a")) == ["good2-a", "good9-a-beside"]
+    assert [a.digest for a in host.log[since:] if isinstance(a, Start)] == ["good2-a", "good9-a-beside"]
+
+
+def test_a_stopped_service_stops_its_second_version_too():
+    host = Host()
+    host.converge(state(beside(wanted("a", "good1"), "good9", 20)))
+    host.converge(state(beside(wanted("a", "good1", replicas=0), "good9", 20)))
+    assert not host.replicas
 
 
 def test_a_canary_that_fails_goes_away_and_the_stable_one_stays():

@@ -50,6 +50,9 @@ def _facts(case: Case) -> Iterator[Fact]:
     highest = at(case.origins.service, ("spec", "predictor")).get("maxReplicas")
     if not isinstance(highest, int) or highest <= max(case.replicas, 1):
         yield Fact.FIXED_SCALE
+    canaries = at(case.origins.service, ("spec",)).get("canary")
+    if not isinstance(canaries, list) or len(canaries) <= 1:
+        yield Fact.ONE_CANARY
     has_tls = ends_tls((*case.spec.command, *case.spec.args))
     if has_tls:
         yield Fact.TLS

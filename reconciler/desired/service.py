@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from reconciler.desired.canary import with_canary
 from reconciler.desired.deviations import ALL_FACTS, deviations, entries_ignored
 from reconciler.desired.effective import (
     Surroundings,
@@ -40,7 +41,11 @@ _ADDED_BY_KSERVE = frozenset({CONTAINER, "storage-initializer", "modelcar", "mod
 
 
 def describe(service: Manifest, scene: Scene) -> Desired:
-    """A service with its spec, or with the problems that stand in the way of one."""
+    """A service with its spec and its canary's, or with the problems that stand in the way."""
+    return with_canary(service, _describe(service, scene), lambda other: _describe(other, scene))
+
+
+def _describe(service: Manifest, scene: Scene) -> Desired:
     key = ServiceId(service.namespace or scene.target.default_namespace, service.name)
     resolved = resolve(service.data, scene.world)
     runtime = _runtime_of(resolved, scene)

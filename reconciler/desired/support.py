@@ -38,6 +38,7 @@ class Fact(StrEnum):
     ACCELERATOR = "the place has one of them"
     FIXED_SCALE = "it is not above `minReplicas`"
     KNATIVE = "the deployment mode is Knative"
+    ONE_CANARY = "there is one"
     SCRAPED_PORT = "it is the container's own port"
 
 
@@ -153,7 +154,11 @@ ROWS: Final[tuple[Row, ...]] = (
     # ------------------------------------------------------------ InferenceService
     _row(Where.SPEC, "predictor", YES),
     _row(Where.SPEC, "transformer explainer", _error(_ELSEWHERE)),
-    _row(Where.SPEC, "canary", _error("use predictor.canaryTrafficPercent, which works on hosts")),
+    _row(
+        Where.SPEC,
+        "canary",
+        _error("a host runs one canary beside the predictor", Fact.ONE_CANARY),
+    ),
     _row(Where.PREDICTOR, "model", YES),
     _row(Where.PREDICTOR, " ".join(FRAMEWORKS), _yes("as `model`, if its command is vLLM's")),
     _row(Where.PREDICTOR, "minReplicas", _yes("this many run; 0 suspends")),
@@ -173,7 +178,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.PREDICTOR, "storageUris", YES),
     _row(Where.PREDICTOR, "storageContainerName", _no("a host fetches models in its own way")),
     _row(Where.PREDICTOR, "labels annotations", _yes("for variables that name them")),
-    _row(Where.PREDICTOR, "name", _idle("it would name Kubernetes objects")),
+    _row(Where.PREDICTOR, "name", _yes("as the name of a canary")),
     Row(Where.PREDICTOR, ("workerSpec",), _error(_ELSEWHERE), KSERVE, even_empty=True),
     _row(Where.PREDICTOR, "logger", _no("requests are not copied anywhere")),
     _row(Where.PREDICTOR, "batcher", _no("the engine batches by itself")),

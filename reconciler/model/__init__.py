@@ -28,6 +28,7 @@ from reconciler.model.actions import (
     service_of,
 )
 from reconciler.model.desired import (
+    Canary,
     Desired,
     DesiredState,
     EffectiveSpec,
@@ -64,6 +65,7 @@ __all__ = [
     "Action",
     "Admit",
     "AskPreflight",
+    "Canary",
     "Capacity",
     "Desired",
     "DesiredState",

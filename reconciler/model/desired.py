@@ -93,6 +93,18 @@ class Strategy:
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """A second version that runs beside the first for `percent` of its requests: KServe's `spec.canary[]`."""
+
+    spec: EffectiveSpec
+    digest: str
+    percent: int
+    replicas: int = 1
+    argument_origins: tuple[Origin, ...] = ()
+    blocked: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Desired:
     """One service as git wants it on one target.
 
@@ -102,7 +114,8 @@ class Desired:
     `metrics_path` is where its replicas tell their metrics; None: nobody is to ask. `guarded` and `passthrough` are as
     in ServiceRoute.
     `not_here` are the rules by which it is for other places than this target; then `replicas` is 0. `stopped`: git
-    asks for no replica by the annotation that stops a service, not by its count.
+    asks for no replica by the annotation that stops a service, not by its count. `canary` waits until the service has
+    proved itself. `keeps_stable`: what is promoted stays, whatever the share of its canary.
     """
 
     id: ServiceId
@@ -126,6 +139,8 @@ class Desired:
     not_here: tuple[Reason, ...] = ()
     passthrough: bool = False
     stopped: bool = False
+    canary: Canary | None = None
+    keeps_stable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,7 +284,8 @@ def _wanted(service: ServiceId, sight: _Sight) -> int:
     if sight.report.desired and sight.report.desired.cordon:
         return 0
     if desired and desired.spec:
-        return desired.replicas
+        # A canary counts as long as the service itself is wanted.
+        return desired.replicas + (desired.canary.replicas if desired.canary and desired.replicas else 0)
     # Git's own word is unusable: what proved itself is what we keep. Gone from git: nothing is wanted.
     return owned.promoted.replicas if desired and owned and owned.promoted else 0
 

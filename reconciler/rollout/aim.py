@@ -116,10 +116,17 @@ def _aim_at_new(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
         if blocked := _too_large(s, want):
             return _hold(s, blocked[0], blocked)
     new = Generation(want.digest, spec, want.replicas, want.origin)
-    if want.canary_percent is not None and want.canary_percent < 100 and s.promoted and not _is_same(s, spec):
+    if s.promoted and _runs_beside(s, want, spec):
         stable = _last_good(s.promoted)
         return Aim(Course.ROLL, (stable, Generation(new.digest, spec, new.count, new.origin, canary=True)))
     return Aim(Course.ROLL, (new,))
+
+
+def _runs_beside(s: Situation, want: Desired, spec: EffectiveSpec) -> bool:
+    """Does what is promoted stay, and share its requests?"""
+    if want.keeps_stable:
+        return True
+    return want.canary_percent is not None and want.canary_percent < 100 and not _is_same(s, spec)
 
 
 def _is_same(s: Situation, spec: EffectiveSpec) -> bool:

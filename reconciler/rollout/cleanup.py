@@ -98,6 +98,8 @@ def relabel(s: Situation, aim: Aim, steps: Steps) -> Situation:
     """Equal meaning, written differently: the digest changes, the process does not."""
     if aim.course is not Course.ROLL or s.preflight is None or not s.preflight.parsed:
         return s
+    if s.desired and s.desired.keeps_stable:
+        return s
     new, same = aim.generations[-1], set()
     for replica in s.of(Life.STARTING, Life.READY):
         if replica.digest == new.digest or replica.parsed != s.preflight.parsed:

@@ -19,12 +19,11 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
     shown = [r for r in s.of(Life.READY, Life.DRAINING) if r.id not in leaving]
     canary = [r for r in shown if _is_canary(s, aim, r, r.id in draining)]
     stable = [r for r in shown if r not in canary]
-    percent = s.desired.canary_percent if s.desired and len(aim.generations) > 1 else None
     return ServiceRoute(
         service=s.id,
         stable=_endpoints(stable, draining),
         canary=_endpoints(canary, draining),
-        canary_percent=percent or 0,
+        canary_percent=_percent(s, aim) if canary else 0,
         request_timeout=_request_timeout(s),
         guarded=_is_guarded(s),
         passthrough=_is_passed_through(s),
@@ -55,11 +54,22 @@ def _is_passed_through(s: Situation) -> bool:
     return s.route.passthrough if s.route else False
 
 
+def _percent(s: Situation, aim: Aim) -> int:
+    if aim.course is Course.HOLD and s.route:
+        return s.route.canary_percent
+    return (s.desired.canary_percent or 0) if s.desired and len(aim.generations) > 1 else 0
+
+
 def _is_canary(s: Situation, aim: Aim, replica: Replica, is_draining: bool) -> bool:
-    """A draining replica stays on the side where its requests run, so that the proxy goes on counting them."""
-    if is_draining:
-        return s.route is not None and any(e.replica == replica.id for e in s.route.canary)
-    return any(g.canary and g.digest == replica.digest for g in aim.generations)
+    """A draining replica stays on the side where its requests run, so that the proxy goes on counting them.
+
+    One that was on trial, and is not wanted any more, does not get a full share for its last moments either.
+    """
+    was_canary = s.route is not None and any(e.replica == replica.id for e in s.route.canary)
+    wanted = [g for g in aim.generations if g.digest == replica.digest]
+    if is_draining or not wanted:
+        return was_canary
+    return any(g.canary for g in wanted)
 
 
 def _endpoints(replicas: list[Replica], draining: set[ReplicaId]) -> tuple[Endpoint, ...]:

@@ -105,7 +105,10 @@ def _members(s: Situation, generation: Generation) -> list[Replica]:
 
 
 def _old(s: Situation, wanted: set[str]) -> list[Replica]:
-    return [r for r in s.of(Life.READY) if r.digest not in wanted]
+    """Oldest first, but before them those that only have a canary's share: nobody counts on them."""
+    on_trial = {endpoint.replica for endpoint in s.route.canary} if s.route else set()
+    old = [r for r in s.of(Life.READY) if r.digest not in wanted]
+    return sorted(old, key=lambda r: r.id not in on_trial)
 
 
 # ---------------------------------------------------------------- which way

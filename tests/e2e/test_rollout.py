@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 
+from reconciler.inventory import ReplicaRecord
 from tests.e2e.conftest import MakeRig
 from tests.e2e.rig import Rig, is_free
 
@@ -41,6 +44,35 @@ def test_twenty_changes_with_room_for_two_lose_nothing(rig: Rig):
     assert tally.lost == 0, str(tally)
     assert tally.refused == 0, str(tally)
     assert tally.requests > 100
+
+
+def test_a_second_version_runs_beside_the_first_and_comes_and_goes_without_a_lost_request(rig: Rig):
+    before = rig.read("demo/tiny.yaml")
+    service = yaml.safe_load(before)
+    other = copy.deepcopy(service["spec"]["predictor"])
+    other["model"]["args"].append("--max-num-batched-tokens=1024")
+    service["spec"]["canary"] = [{"trafficPercent": 50, "predictor": {"name": "next", "model": other["model"]}}]
+    (first,) = rig.pids()
+    with rig.load(streams=2, posts=2) as load:
+        rig.write({"demo/tiny.yaml": yaml.safe_dump(service)})
+        rig.converge()
+        rig.wait("both to serve", lambda: rig.service()["ready"] == "2/2")
+        second = rig.pids() - {first}
+        rig.wait("its share", lambda: all(has_answered(record) for record in rig.records()))
+        rig.write({"demo/tiny.yaml": before})
+        rig.converge()
+        rig.wait("the first to be alone", lambda: rig.pids() == {first})
+        tally = load.stop()
+    assert len(second) == 1
+    assert tally.lost == 0, str(tally)
+    assert tally.refused == 0, str(tally)
+
+
+def has_answered(record: ReplicaRecord) -> bool:
+    """More than the probe's own request: vLLM counts what it finished."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{record.lease.port}/metrics", timeout=30) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if line.startswith("vllm:request_success_total")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines) > 3
 
 
 def test_a_change_without_room_stops_first_and_refuses_but_loses_nothing(make_rig: MakeRig):
