@@ -14,7 +14,7 @@ from reconciler.model import DesiredState, File, Origin, Phase, Reason, Snapshot
 from reconciler.plan import make_plan
 from reconciler.report.judgement import judge
 from reconciler.report.planned import plan_document
-from reconciler.report.text import plan_blocks, status_blocks
+from reconciler.report.text import Changes, plan_blocks, status_blocks
 from reconciler.web.metrics import Metrics
 from tests.report_world import observed, planned, replica, report, service_in, state, status_of
 from tests.simulation import PATIENCE, Host, wanted
@@ -237,6 +237,10 @@ def test_what_is_for_other_hosts_is_shown_with_its_reason_and_is_no_fault():
     assert not [fault for fault in judge(status).faults if "default/a" in fault]
     said = "\n".join(map(str, status_blocks(status)))
     assert "not for this host: models/a.yaml:9: nodeSelector asks for disk=ssd" in said
+    document = plan_document(status, [(desired, host.observe(), plan)])
+    assert (document["counts"]["elsewhere"], document["counts"]["unchanged"]) == (1, 0)
+    assert list(plan_blocks(document))[-1] == "Nothing to do: 0 services as git says, 1 not for this host."
+    assert Changes().since_last(status)[-1] == "default/a: Synced, Suspended (NotForThisHost)"
 
 
 def test_files_of_a_model_stay_on_a_cordoned_host_and_go_with_a_model_that_is_for_others():

@@ -46,6 +46,11 @@ def is_fine(service: Document) -> bool:
     return bool(service["sync"] == "Synced" and service["health"]["status"] in ("Healthy", "Suspended"))
 
 
+def is_elsewhere(service: Document) -> bool:
+    """Is it for other hosts, and nothing of it here?"""
+    return is_fine(service) and bool(service["health"]["reason"] == "NotForThisHost")
+
+
 def fault(service: Document) -> str:
     """Why a service is not as git says, in one line; empty when it is."""
     if is_fine(service):

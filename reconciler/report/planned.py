@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from reconciler.model import Action, DesiredState, Observed, Plan, Unreachable
 from reconciler.report.actions import action_name, services_of, subject_of
-from reconciler.report.judgement import fault, full_name, is_fine
+from reconciler.report.judgement import fault, full_name, is_elsewhere, is_fine
 from reconciler.report.scrub import scrub_text
 from reconciler.report.status import Document
 
@@ -100,6 +100,8 @@ def _verb(service: Document, actions: list[Document]) -> str:
     if not service["inGit"]:
         return "delete" if actions else "keep"
     if not actions:
+        if is_elsewhere(service):
+            return "elsewhere"
         return "none" if is_fine(service) else "wait"
     return "change" if service["replicas"] else "create"
 
@@ -116,6 +118,9 @@ def _counts(targets: Iterable[Document]) -> dict[str, int]:
     return {
         "actions": sum(len(target["actions"]) for target in targets),
         "services": len(changes),
-        **{word: changes.count(word) for word in ("create", "change", "delete", "wait", "blocked", "rejected", "keep")},
+        **{
+            word: changes.count(word)
+            for word in ("create", "change", "delete", "wait", "blocked", "rejected", "keep", "elsewhere")
+        },
         "unchanged": changes.count("none") + changes.count("suspended"),
     }

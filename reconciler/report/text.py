@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.report.actions import short
-from reconciler.report.judgement import fault, full_name, judge, place, services
+from reconciler.report.judgement import fault, full_name, is_elsewhere, judge, place, services
 from reconciler.report.scrub import printable
 from reconciler.report.status import Document
 
@@ -81,8 +81,7 @@ def _why_idle(service: Document) -> str:
     """Why nothing happens to it: what a person would ask next."""
     if not service["inGit"]:
         return "not in git"
-    is_elsewhere = service["health"]["reason"] == "NotForThisHost" and service["health"]["status"] == "Suspended"
-    return printable(f"not for this host: {service['health']['message']}") if is_elsewhere else ""
+    return printable(f"not for this host: {service['health']['message']}") if is_elsewhere(service) else ""
 
 
 def _warnings(status: Document) -> Iterator[str]:
@@ -124,7 +123,9 @@ class Changes:
 
 
 def _state(service: Document) -> str:
-    return f"{service['sync']}, {service['health']['status']}"
+    why = service["health"]["reason"]
+    known = f" ({why})" if service["health"]["status"] == "Suspended" and why in ("Cordoned", "NotForThisHost") else ""
+    return f"{service['sync']}, {service['health']['status']}{known}"
 
 
 # ---------------------------------------------------------------- plan
@@ -167,9 +168,12 @@ def _action_line(action: Document) -> str:
 def _count_line(counts: Document) -> str:
     words = ("create", "change", "delete", "wait", "blocked", "rejected", "keep")
     parts = [f"{counts[word]} {word}" for word in words if counts[word]]
+    others = f"{counts['elsewhere']} not for this host" if counts["elsewhere"] else ""
     if not parts and not counts["actions"]:
-        return f"Nothing to do: {_number(counts['services'], 'service')} as git says."
-    return f"{_number(counts['actions'], 'action')}; {', '.join([*parts, str(counts['unchanged']) + ' unchanged'])}"
+        said = f"Nothing to do: {_number(counts['services'] - counts['elsewhere'], 'service')} as git says"
+        return ", ".join(filter(None, (said, others))) + "."
+    parts += filter(None, (f"{counts['unchanged']} unchanged", others))
+    return f"{_number(counts['actions'], 'action')}; {', '.join(parts)}"
 
 
 def _number(count: int, word: str) -> str:
