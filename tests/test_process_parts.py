@@ -317,3 +317,11 @@ def test_only_the_model_must_look_like_one_and_not_what_else_is_mounted(tmp_path
     (tmp_path / "all" / "chat" / "config.json").write_text("{}")
     found = folders_of(spec, {"models": tmp_path}, lambda _: None)
     assert found == {"/mnt/models": tmp_path / "all", "/certs": tmp_path / "certs"}
+
+
+def test_a_model_that_is_not_fetched_is_no_fault_of_the_commit(tmp_path: Path) -> None:
+    spec = EffectiveSpec("i", (), (), mounts=(Mount("s3://models/llama?X=secret"),))
+    with pytest.raises(Retryable, match=r"^s3://models/llama: not fetched yet"):
+        folders_of(spec, {}, lambda _: None)
+    (tmp_path / "config.json").write_text("{}")
+    assert folders_of(spec, {}, lambda _: tmp_path) == {"/mnt/models": tmp_path}

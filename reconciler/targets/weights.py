@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from reconciler.engines.arguments import flag_value, is_flag
-from reconciler.errors import Terminal
+from reconciler.errors import Retryable, Terminal
 from reconciler.model import EffectiveSpec, Mount
 from reconciler.storage.sources import is_fetched, shown
 
@@ -16,7 +16,7 @@ Staged = Callable[[Mount], Path | None]
 
 
 def folders_of(spec: EffectiveSpec, volumes: Mapping[str, Path], staged: Staged) -> dict[str, Path]:
-    """For every mount of a spec, the folder that stands for it. Raises Terminal, naming what is missing."""
+    """For every mount of a spec, the folder that stands for it. Raises Terminal; Retryable where it is not fetched."""
     model = _model_path(spec)
     found = {}
     for mount in spec.mounts:
@@ -39,7 +39,8 @@ def _folder(mount: Mount, volumes: Mapping[str, Path], staged: Staged) -> Path:
         return find_folder(mount.uri, volumes)
     found = staged(mount)
     if found is None:
-        raise Terminal(f"{shown(mount.uri)}: not fetched yet, or not there any more")
+        # Nobody's commit is to blame: it is fetched again.
+        raise Retryable(f"{shown(mount.uri)}: not fetched yet, or not there any more")
     return found
 
 

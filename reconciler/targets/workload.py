@@ -101,7 +101,7 @@ class Workloads:
             raise Terminal(f"replica {start.replica}: {error}") from None
 
     def question(self, service: ServiceId, spec: EffectiveSpec) -> Question:
-        """What to ask the installed engine. Raises Terminal when the host has not what it needs."""
+        """What to ask the installed engine. Raises Terminal when the host lacks something; Retryable for files."""
         engine = self._engine(spec)
         try:
             return question(spec, engine, self._model_paths(service, spec), self._home(engine))
@@ -185,7 +185,7 @@ class Preflights:
 
     def note_start(self, service: ServiceId, spec: EffectiveSpec, log: Iterable[str]) -> None:
         """A replica of this spec became ready, and this is its log: keep what it says of memory."""
-        with suppress(Terminal):
+        with suppress(Retryable, Terminal):
             asked = self._workloads.question(service, spec)
             name = key_of(asked)
             if verdict := self._runner.result(name):
@@ -199,6 +199,8 @@ class Preflights:
             return None
         try:
             asked = self._workloads.question(service.id, service.spec)
+        except Retryable:
+            return None
         except Terminal:
             if service.digest in self._refused:
                 known[service.digest] = self._refused[service.digest]

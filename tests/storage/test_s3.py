@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.model import EnvVar, Fetch, Mount
+from reconciler.model import EnvVar, Fetch, Mount, StorageFile
 from tests.storage.fixtures import KEY_ID, S3, SECRET
 from tests.storage.models import Models
 from tests.world import eventually, exists
@@ -165,6 +165,14 @@ def test_an_object_that_would_lie_outside_is_refused(s3: S3, models: Models) -> 
     refused = models.fetch("s3://models/llama", s3.env)
     assert refused.reason
     assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "UnsafePath")
+
+
+def test_a_file_that_a_manifest_names_outside_of_its_folder_is_refused(s3: S3, models: Models) -> None:
+    evil = StorageFile("/certs/../../../evil", text="x")
+    refused = models.fetch("s3://models/llama", s3.env, (evil,))
+    assert refused.reason
+    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "UnsafePath")
+    assert not list(models.folder.parent.rglob("evil"))
 
 
 def test_credentials_are_seen_nowhere(s3: S3, models: Models) -> None:

@@ -8,8 +8,10 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
+
+from reconciler.storage.download.failures import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,13 @@ def read_order(stream: IO[bytes]) -> Order:
 
 
 def enter(order: Order) -> None:
-    """Make this process' environment what the order says, and its files readable to this user alone."""
+    """Make this process' environment what the order says, and its files readable to this user alone. Raises Refused."""
     shutil.rmtree(order.memory, ignore_errors=True)
     env = dict(order.env)
     if order.files:
         order.memory.mkdir(mode=0o700)
         for path, data in order.files.items():
-            local = order.memory / path.strip("/")
+            local = order.memory / _checked(path).strip("/")
             local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with open(os.open(local, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(data)
@@ -56,6 +58,13 @@ def enter(order: Order) -> None:
         if any(path.startswith(_HDFS) for path in order.files):
             env.setdefault("HDFS_SECRET_DIR", f"{order.memory}{_HDFS}")
     os.environ.update(env)
+
+
+def _checked(path: str) -> str:
+    """Manifests name these files: they must not name any of this host's."""
+    if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
+        raise Refused("UnsafePath", f"{path!a}: a file that would lie outside of its folder; name it otherwise")
+    return path
 
 
 def leave(order: Order) -> None:
