@@ -192,8 +192,10 @@ class MapNode(Node):
             if item is None:
                 item = self.values.zero
             read = self.values.read(item, (where, key), reading) if item is not _MISSING else _MISSING
-            if read is not _MISSING or item == "":
-                result[key] = item if read is _MISSING else read
+            if read is not _MISSING:
+                result[key] = read
+            elif item == self.values.zero == "":
+                result[key] = ""
         return result if result or self.keep else _MISSING
 
 
@@ -218,7 +220,7 @@ class ArrayNode(Node):
             read = items.read(item, here, reading)
             if read is not _MISSING:
                 result.append(read)
-            elif item == "":
+            elif item == items.zero == "":
                 result.append("")
         if self._keys and len(result) > 1:
             self._unique(result, where, reading)
