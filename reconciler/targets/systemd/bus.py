@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import TimeoutError as NoReply
 from itertools import count
 from pathlib import Path
@@ -54,8 +54,8 @@ class Bus:
         path = socket_path or (PRIVATE if _can_open(PRIVATE) else SYSTEM)
         self._is_peer = path.name == "private"
         self._socket = _connect(path)
-        self._thread = threading.Thread(target=self._read, name="systemd", daemon=True)
-        self._thread.start()
+        self._lost = False
+        threading.Thread(target=self._read, name="systemd", daemon=True).start()
         if self._is_peer:
             self._wake_peer()
         else:
@@ -63,7 +63,7 @@ class Bus:
 
     @property
     def is_open(self) -> bool:
-        return self._thread.is_alive()
+        return not self._lost
 
     def subscribe(self) -> None:
         """Ask for signals. On a bus they must be asked for twice."""
@@ -118,10 +118,12 @@ class Bus:
             try:
                 self._socket.sendall(message.serialise(serial=serial))
             except OSError as error:
+                self._lost = True
                 self._waiting.pop(serial, None)
                 raise Retryable(f"systemd does not listen any more: {error.strerror}") from None
-        if not self.is_open:
-            future.cancel()
+            if self._lost:
+                self._waiting.pop(serial, None)
+                future.cancel()
         return future
 
     def _wait(self, future: Future[Message]) -> Message:
@@ -129,10 +131,8 @@ class Bus:
             return future.result(_SECONDS)
         except NoReply:
             raise Retryable(f"systemd does not answer within {_SECONDS:g} s; see systemctl status") from None
-        except BaseException as error:
-            if isinstance(error, Exception) or future.cancelled():
-                raise Retryable("systemd closed the connection; the next pass connects again") from None
-            raise
+        except CancelledError:
+            raise Retryable("systemd closed the connection; the next pass connects again") from None
 
     def _read(self) -> None:
         parser = Parser()
@@ -142,6 +142,8 @@ class Bus:
                 while (message := parser.get_next_message()) is not None:
                     self._take(message)
         with self._lock:
+            # Before anybody is woken: whoever comes then must connect anew.
+            self._lost = True
             waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             future.cancel()
