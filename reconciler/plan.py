@@ -31,12 +31,12 @@ from reconciler.model import (
 from reconciler.rollout import (
     Decision,
     Situation,
+    all_wishes,
     decide,
     keep_room,
     route_left_alone,
     settled,
-    wish_now,
-    wishes_of,
+    wishes_now,
 )
 from reconciler.storage.sources import fetched
 
@@ -56,7 +56,7 @@ def make_plan(
     if isinstance(observed, Unreachable):
         return _nothing(desired, observed)
     every = desired
-    desired = replace(every, services=tuple(wish_now(one, observed.owned.get(one.id)) for one in every.services))
+    desired = replace(every, services=wishes_now(every.services, observed.owned))
     decisions: dict[ServiceId, Decision] = {}
     open_questions: list[Situation] = []
     for s in _situations(desired, observed, quarantines, patience):
@@ -185,8 +185,7 @@ def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[Se
     known = {one.id for one in desired.services if one.spec is not None}
     if len(known) < len(desired.services) or not known.issuperset(suspended):
         return
-    wished = [wish for one in desired.services for wish in wishes_of(one)]
-    specs = [(one.id, one.spec) for one in wished if one.spec is not None and not one.not_here]
+    specs = [(one.id, one.spec) for one in all_wishes(desired.services) if one.spec is not None and not one.not_here]
     specs += [(one.id, one.promoted.spec) for one in observed.owned.values() if one.promoted is not None]
     specs += [(one.service, one.spec) for one in observed.replicas]
     needed = {key for service, spec in specs for key, _ in fetched(service, spec)}

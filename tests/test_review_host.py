@@ -116,6 +116,17 @@ def test_what_is_not_for_hosts_is_an_error_at_its_line(desk: Desk):
     assert f"chat.yaml:14: {text}" in messages(document["errors"])
 
 
+def test_a_document_that_a_host_can_do_nothing_with_is_an_error_for_its_author(desk: Desk):
+    kinds = {"llm": "LLMInferenceService", "graph": "InferenceGraph"}
+    for name, kind in kinds.items():
+        desk.write(**{name: f"apiVersion: serving.kserve.io/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\n"})
+    code, document = desk.ask("validate")
+    assert code == 1
+    text = "LLMInferenceService llm cannot be honoured on a host: it is for Kubernetes only; write an InferenceService"
+    assert messages(document["errors"]) == [f"llm.yaml:1: {text}"]
+    assert [each.partition(":")[0] for each in messages(document["warnings"])] == ["graph.yaml"]
+
+
 def test_what_kserve_refuses_already_is_said_once(desk: Desk):
     desk.write(chat=SERVICE.replace("runtime: vllm", "runtime: gone"))
     alone = json.loads(desk("validate", "-o", "json")[1])

@@ -32,7 +32,7 @@ from reconciler.model import (
 from reconciler.plan import make_plan
 from reconciler.report.history import History
 from reconciler.report.status import EVERYTHING, TargetReport
-from reconciler.rollout import wishes_of
+from reconciler.rollout import all_wishes
 from reconciler.secrets import SecretSources, SecretStore
 from reconciler.suspension import Suspension
 from reconciler.targets.base import Target
@@ -87,7 +87,7 @@ class Turner:
         """One pass. With `act` False nothing is done (but what only asks: preflight)."""
         began = time.monotonic()
         desired = self.desired(snapshot)
-        observed = self._target.observe(tuple(wish for one in desired.services for wish in wishes_of(one)))
+        observed = self._target.observe(all_wishes(desired.services))
         suspended = self._suspension.names()
         plan = make_plan(
             desired,

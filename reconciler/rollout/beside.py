@@ -6,19 +6,20 @@ version thus never costs the other a replica, and a canary that fails is quarant
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from reconciler.model import Desired, Owned
+from reconciler.model import Desired, Owned, ServiceId
 
 
-def wishes_of(service: Desired) -> tuple[Desired, ...]:
-    """Everything that may be wanted of a service."""
-    return (service,) if service.canary is None else (service, _canary_of(service))
+def all_wishes(services: tuple[Desired, ...]) -> tuple[Desired, ...]:
+    """Everything that may be wanted: each service, and its second version after it."""
+    return tuple(wish for one in services for wish in ((one, _canary_of(one)) if one.canary else (one,)))
 
 
-def wish_now(service: Desired, owned: Owned | None) -> Desired:
-    """What is to be reached next."""
-    return _canary_of(service) if service.canary is not None and _is_promoted(service, owned) else service
+def wishes_now(services: tuple[Desired, ...], owned: Mapping[ServiceId, Owned]) -> tuple[Desired, ...]:
+    """What is to be reached next: one wish for each service."""
+    return tuple(_canary_of(one) if one.canary and _is_promoted(one, owned.get(one.id)) else one for one in services)
 
 
 def _is_promoted(service: Desired, owned: Owned | None) -> bool:
