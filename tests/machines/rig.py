@@ -49,10 +49,10 @@ class MachineRig(Rig):
 
     @property
     def engine(self) -> Path:
-        """The interpreter of the config: the preloaded one, but a server that is to take 13 sequences crashes."""
+        """The interpreter of the config: the preloaded one, but a server that is to take 99 sequences crashes."""
         script = self.folder / "engine"
         if not script.exists():
-            crash = 'case "$*" in *api_server*max-num-seqs=13*) echo "ValueError: no kernel"; exit 3;; esac'
+            crash = 'case "$*" in *api_server*max-num-seqs=99*) echo "ValueError: no kernel"; exit 3;; esac'
             script.write_text(f'#!/bin/sh\n{crash}\nexec {self.python} "$@"\n')
             script.chmod(0o755)
         return script

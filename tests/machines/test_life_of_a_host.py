@@ -72,7 +72,7 @@ def test_a_push_serves_an_update_loses_nothing_and_a_bad_commit_changes_nothing(
 def test_a_commit_that_crashes_is_rolled_back_and_what_it_said_is_told(rig: MachineRig) -> None:
     before = rig.units()
     with rig.load(streams=1, posts=1) as load:
-        rig.edit(TINY, SEQS, "--max-num-seqs=13")
+        rig.edit(TINY, SEQS, "--max-num-seqs=99")
         rejected = rig.wait("the rollback", lambda: (rig.service() or {}).get("rejected"))
         rig.wait("the failed unit to be gone", lambda: len(rig.unit_files()) == 1)
         tally = load.stop()
