@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import astuple
 from functools import lru_cache
@@ -13,6 +14,9 @@ from reconciler.model import EffectiveSpec, Mount, ServiceId
 _HERE_ALREADY = frozenset({"", "file", "pvc"})
 SCHEMES = ("s3", "https", "http", "gs", "hf", "hdfs", "webhdfs", "oci", "oci+native", "oci+fetch", "modelscope")
 """What can be fetched; Azure's blobs and files and git repositories are https."""
+
+_GIT = re.compile(r"https://.+\.git")
+_AZURE = re.compile(r"https://.+?\.((blob|file)\.core\.windows|z\d\d?\.(blob|file)\.storage\.azure)\.net/")
 
 
 def is_fetched(uri: str) -> bool:
@@ -31,6 +35,17 @@ def fetched(service: ServiceId, spec: EffectiveSpec) -> Iterator[tuple[str, Moun
     for mount in spec.mounts:
         if is_fetched(mount.uri):
             yield key_of(service.namespace, mount), mount
+
+
+def is_read_by_us(uri: str) -> bool:
+    """S3 and plain http(s) are read by our own program; everything else is left to kserve-storage."""
+    scheme = scheme_of(uri)
+    return scheme == "s3" or (scheme in ("http", "https") and not is_git(uri) and not _AZURE.search(uri))
+
+
+def is_git(uri: str) -> bool:
+    """As kserve-storage tells it: only over https."""
+    return _GIT.search(uri) is not None
 
 
 def shown(uri: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
 from reconciler.digest import digest
 from reconciler.model import Desired, EnvVar, Mount, Origin, StorageFile
 from reconciler.secrets import NO_SECRETS, SecretStore, StoredSecret
-from reconciler.storage.sources import key_of, shown
+from reconciler.storage.sources import is_read_by_us, key_of, shown
 from tests.test_desired import SERVICE
 from tests.test_secrets_desired import build
 
@@ -108,6 +110,23 @@ def test_keys_tell_sources_and_namespaces_apart_but_not_places():
     assert key_of("x", plain) == key_of("y", plain) == key_of("x", replace(plain, path="/mnt/other"))
     assert key_of("x", secret) != key_of("y", secret)
     assert len({key_of("x", each) for each in (plain, secret, Mount("s3://a/c"))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("uri", "ours"),
+    [
+        ("s3://bucket/llama", True),
+        ("https://host/llama.tar.gz", True),
+        ("http://host/llama.git.tar", True),
+        ("https://host/team/llama.git", False),
+        ("https://account.blob.core.windows.net/container/llama", False),
+        ("https://account.z3.file.storage.azure.net/share/llama", False),
+        ("gs://bucket/llama", False),
+        ("hf://org/model", False),
+    ],
+)
+def test_only_s3_and_plain_addresses_are_read_by_our_own_program(uri: str, ours: bool):
+    assert is_read_by_us(uri) is ours
 
 
 def test_passwords_and_signatures_in_a_uri_are_not_shown():

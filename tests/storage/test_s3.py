@@ -97,6 +97,17 @@ def test_the_program_outlives_the_daemon_and_the_next_one_adopts_it(s3: S3, mode
     assert models.woken.wait(30)
 
 
+def test_a_program_that_is_killed_after_the_last_step_fetches_nothing_again(s3: S3, models: Models) -> None:
+    put_model(s3, 1)
+    mount = models.begin("s3://models/llama", s3.env)
+    assert models.wait(mount).fetch is Fetch.STAGED
+    (models.folder / models.key(mount) / "state.json").unlink()
+    assert models.look(mount).fetch is Fetch.FAILED
+    before = s3.line.sent
+    assert models.fetch_again(mount).fetch is Fetch.STAGED
+    assert s3.line.sent - before < 100_000
+
+
 def test_a_server_that_dies_midway_is_a_passing_failure(s3: S3, models: Models) -> None:
     size = put_model(s3)
     s3.line.cut_after(6 * MIB)

@@ -21,16 +21,11 @@ from kserve_storage.kserve_storage import Storage
 from reconciler.storage.download.checksums import WholeFile
 from reconciler.storage.download.failures import DownloadFailed, Refused, explained_disk, failure_of_status
 from reconciler.storage.download.progress import Progress
-from reconciler.storage.sources import scheme_of, shown
+from reconciler.storage.sources import is_git, scheme_of, shown
 
-_GIT = re.compile(r"https://.+\.git")
 _REFUSED = ("authentication failed", "not found", "access denied", "no model found", "invalid", "cannot be empty")
 _OF_TOOLS = (".git", ".cache")
 _SMALL = 1 << 20
-
-
-def is_git(uri: str) -> bool:
-    return _GIT.search(uri) is not None
 
 
 def download(uri: str, folder: Path, progress: Progress) -> tuple[Path, str]:

@@ -14,7 +14,7 @@ from typing import TextIO, cast
 from reconciler.storage.download.failures import DownloadFailed, Refused
 from reconciler.storage.download.order import Order, enter, leave, read_order
 from reconciler.storage.download.progress import Progress
-from reconciler.storage.sources import scheme_of
+from reconciler.storage.sources import is_read_by_us, scheme_of
 from reconciler.storage.state import HOME
 
 _HIDDEN = "***"
@@ -55,13 +55,21 @@ def _fetch(order: Order, progress: Progress) -> str:
             "interpreter that has it in targets[].storage.python"
         )
         raise Refused("NoLibrary", text) from None
+    # Late: without kserve-storage they cannot be imported either.
     from reconciler.storage.download import archive, library
     from reconciler.storage.download.seal import seal
 
-    Storage._update_with_storage_spec()
+    try:
+        Storage._update_with_storage_spec()
+    except (ValueError, TypeError):
+        text = "the Secret's entry for this storage, or its parameters, are not JSON of texts"
+        raise Refused("InvalidSettings", text) from None
     Storage._configure_global_ca_bundle()
-    if _is_ranged(order.uri):
+    if is_read_by_us(order.uri):
         work, content = _transfer(order, progress)
+        if (order.folder / content).is_dir():
+            # It was cut off after the last step, before it could say so.
+            return content
         work = archive.unpack_if_lone(work, order.folder / f"{content}.unpacked")
     else:
         work, content = library.download(order.uri, order.folder, progress)
@@ -70,13 +78,6 @@ def _fetch(order: Order, progress: Progress) -> str:
     seal(work, order.folder / content)
     _tidy(order.folder)
     return content
-
-
-def _is_ranged(uri: str) -> bool:
-    from reconciler.storage.download import library
-
-    azure = any(f".{kind}.core.windows.net/" in uri for kind in ("blob", "file")) or ".storage.azure.net/" in uri
-    return scheme_of(uri) == "s3" or (scheme_of(uri) in ("http", "https") and not azure and not library.is_git(uri))
 
 
 def _transfer(order: Order, progress: Progress) -> tuple[Path, str]:

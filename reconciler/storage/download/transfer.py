@@ -65,6 +65,8 @@ class Transfer:
         for file in files:
             _check_path(file.path)
         content = _content_name(self._uri, files)
+        if (self._folder / content).is_dir():
+            return self._folder / content, content
         partial = self._folder / f"{content}.partial"
         self._prepare(partial, files)
         wanted = [file for file in files if not _is_complete(partial / file.path, file)]
