@@ -15,6 +15,8 @@ from reconciler.doctor.finding import Finding, ok, problem, warning
 _BOOTED = Path("/run/systemd/system")
 _CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 _UNIT = "reconciler.service"
+# The first that hands credentials to units.
+_OLDEST = 247
 
 
 def check_systemd(settings: Settings | None) -> Iterator[Finding]:
@@ -25,8 +27,12 @@ def check_systemd(settings: Settings | None) -> Iterator[Finding]:
         judged, fix = (problem, "use kind: process") if needed else (warning, "start the daemon after every boot")
         yield judged("systemd", f"process 1 is {name}, not systemd", fix)
         return
-    version = re.search(r"systemd (\d+)", ask(("systemctl", "--version")).text)
-    yield ok("systemd", f"systemd {version[1] if version else 'of unknown version'} is process 1")
+    found = re.search(r"systemd (\d+)", ask(("systemctl", "--version")).text)
+    version = int(found[1]) if found else 0
+    if needed and version < _OLDEST:
+        yield problem("systemd", f"systemd {version} is too old for units of replicas", f"use {_OLDEST} or newer")
+    else:
+        yield ok("systemd", f"systemd {version} is process 1")
     yield _unit()
     if needed:
         yield from _controllers()

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from reconciler.inventory import Inventory
+from reconciler.targets.workload import home_of
 from tests.engine.fixtures import find_place
 from tests.git_repository import Repository
 from tests.machines.conftest import ROOT, refuse
-from tests.machines.machine import Machine, NoMachine
-from tests.machines.rig import MachineRig
+from tests.machines.machine import Machine, NoMachine, check
+from tests.machines.rig import USER, MachineRig
 from tests.ports import free_port
 from tests.test_doctor import make_engine
 
@@ -114,23 +116,62 @@ def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(hos
     assert "done" not in host.ask("host", "uninstall", "--purge")
 
 
-def test_replicas_serve_on_without_the_daemon_until_they_are_told_to_end(engine_python: Path, tiny_model: Path) -> None:
-    folder = Path("/run") / f"reconciler-leaves-{os.getpid()}"
+@pytest.fixture
+def rig(engine_python: Path, tiny_model: Path) -> Iterator[MachineRig]:
+    folder = Path("/run") / f"reconciler-serves-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
-    rig = MachineRig(folder, python=engine_python, model=tiny_model, place=find_place())
     try:
-        rig.start()
-        rig.converge()
-        rig.kill()
-        config = rig.machine.root / "etc/reconciler/config.yaml"
-        config.parent.mkdir()
-        shutil.copy(rig.config, config)
-        uninstall = rig.inside(sys.executable, "-m", "reconciler", "host", "uninstall")
-        assert "serve on" in subprocess.run(uninstall, check=True, capture_output=True, text=True).stdout
-        assert rig.serves()
-        done = subprocess.run([*uninstall, "--workloads"], check=True, capture_output=True, text=True).stdout
-        assert "done      end all replicas and the proxy" in done
-        assert (rig.units(), rig.serves()) == ([], False)
-        assert not list((rig.machine.root / "etc/systemd/system").glob("reconciler*.service"))
-    finally:
-        rig.close()
+        check()
+    except NoMachine as error:
+        refuse(str(error))
+    made = MachineRig(folder, python=engine_python, model=tiny_model, place=find_place())
+    yield made
+    made.close()
+
+
+def host_command(rig: MachineRig, *arguments: str) -> str:
+    argv = rig.inside(sys.executable, "-m", "reconciler", "host", *arguments)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+def test_replicas_serve_on_without_the_daemon_until_they_are_told_to_end(rig: MachineRig) -> None:
+    rig.start()
+    rig.converge()
+    rig.kill()
+    config = rig.machine.root / "etc/reconciler/config.yaml"
+    config.parent.mkdir()
+    shutil.copy(rig.config, config)
+    assert "left: replicas and the proxy, which serve on" in host_command(rig, "uninstall")
+    assert rig.serves()
+    assert "done      end all replicas and the proxy" in host_command(rig, "uninstall", "--workloads")
+    assert (rig.units(), rig.serves()) == ([], False)
+    assert not list((rig.machine.root / "etc/systemd/system").glob("reconciler*.service"))
+
+
+def test_children_of_a_daemon_that_is_not_root_outlive_its_restart(rig: MachineRig) -> None:
+    settings = yaml.safe_load(rig.config.read_text())
+    del settings["state_dir"]
+    settings["targets"][0]["kind"] = "process"
+    root = rig.machine.root
+    (root / "etc/reconciler").mkdir()
+    (root / "etc/reconciler/config.yaml").write_text(yaml.safe_dump(settings))
+    drop_ins = root / f"etc/systemd/system/{UNIT}.d"
+    drop_ins.mkdir()
+    (drop_ins / "checkout.conf").write_text(f"[Service]\nEnvironment=PYTHONPATH={ROOT}\n")
+    shutil.copy(ROOT / "deploy/systemd/unprivileged.conf", drop_ins)
+    (engine,) = rig.settings.targets[0].engines
+    home = root / home_of(Path("/var/lib/reconciler/demo"), engine).lstrip("/")
+    if (known := rig.place.folder / "vllm-cache").is_dir():
+        shutil.copytree(known, home / ".cache/vllm")
+    host_command(rig, "install")
+    inventory = Inventory(root / "var/lib/reconciler/demo")
+    rig.wait("an answer", lambda: any(each.ready_at for each in inventory.replicas()) and rig.serves())
+    (before,) = inventory.replicas()
+    rig.machine.run("systemctl", "restart", UNIT)
+    rig.machine.run("systemctl", "stop", UNIT)
+    assert rig.serves()
+    (after,) = inventory.replicas()
+    assert after.process == before.process
+    assert rig.machine.run("stat", "-c", "%U", "/var/lib/reconciler").strip() == USER
