@@ -8,10 +8,18 @@ from dataclasses import fields, replace
 from typing import Any
 
 from reconciler.engines.arguments import normalise
-from reconciler.model import EffectiveSpec, Mount
+from reconciler.model import EffectiveSpec, Mount, Resources
 
 # Fields that specs did not always have: unset they do not count, or an upgrade would restart every replica.
-_ADDED = frozenset({(EffectiveSpec, "secrets"), (Mount, "env"), (Mount, "files")})
+_ADDED = frozenset(
+    {
+        (EffectiveSpec, "secrets"),
+        (Mount, "env"),
+        (Mount, "files"),
+        (Resources, "cpu_limit_millis"),
+        (Resources, "memory_limit_bytes"),
+    }
+)
 
 
 def digest(spec: EffectiveSpec) -> str:

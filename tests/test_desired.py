@@ -150,7 +150,7 @@ def test_the_documented_pair_plans_as_blocked_and_never_crashes() -> None:
     assert service.problems == ()
     assert service.spec
     assert (service.spec.image, service.spec.resources.gpus) == (PAIR_IMAGE, 1)
-    assert service.spec.resources == Resources(gpus=1, cpu_millis=1000, memory_bytes=8 << 30)
+    assert service.spec.resources == Resources(1, 1000, 8 << 30, (), 6000, 24 << 30)
     assert service.spec.args == ("--port=8080", "--model=/mnt/models", "--served-model-name=granite")
     assert service.display_name == "granite"
     blocked = {reason.code: reason for reason in service.blocked}
@@ -521,7 +521,7 @@ def test_resources_are_requests_and_limits_fill_the_gaps() -> None:
     )
     spec = one(text).spec
     assert spec
-    assert spec.resources == Resources(2, 500, 2 << 30, (("example.com/tpu", 1),))
+    assert spec.resources == Resources(2, 500, 2 << 30, (("example.com/tpu", 1),), 4000, 2 << 30)
 
 
 def test_sidecars_are_warned_about() -> None:

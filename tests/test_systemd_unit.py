@@ -23,7 +23,7 @@ PLAN = UnitPlan(
     user="engine",
     cache="reconciler/0",
     drain_timeout=90.5,
-    resources=Resources(cpu_millis=4000, memory_bytes=2 << 30),
+    resources=Resources(0, 4000, 2 << 30, cpu_limit_millis=6500, memory_limit_bytes=3 << 30),
 )
 
 
@@ -60,6 +60,7 @@ def test_a_drain_gets_its_time_and_a_request_its_weight() -> None:
     assert {"TimeoutStopSec=121", "KillMode=mixed", "Restart=always", "StartLimitBurst=3", "OOMPolicy=stop"} <= {*lines}
     assert "CPUWeight=157" in lines, "4 cores are 4096 shares, and that is this weight in Kubernetes too"
     assert f"MemoryLow={2 << 30}" in lines
+    assert {"CPUQuota=650%", f"MemoryMax={3 << 30}"} <= {*lines}
 
 
 def test_models_lie_where_a_container_would_see_them() -> None:

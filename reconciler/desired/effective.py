@@ -159,11 +159,12 @@ def build_secret_mounts(pod: Mapping[str, Any], container: Mapping[str, Any]) ->
 def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
     """Requests, or limits where there is no request, as Kubernetes fills them in. Raises Unusable."""
     given = container.get("resources") or {}
-    wanted = {**(given.get("limits") or {}), **(given.get("requests") or {})}
+    limits = given.get("limits") or {}
+    wanted = {**limits, **(given.get("requests") or {})}
 
-    def read(name: str, parse: Callable[[str], int]) -> int:
+    def read(name: str, parse: Callable[[str], int], source: Mapping[str, Any] = wanted) -> int:
         try:
-            return parse(str(wanted[name])) if name in wanted else 0
+            return parse(str(source[name])) if name in source else 0
         except (ValueError, ArithmeticError) as error:
             where = origins.of_container_field("resources")
             raise Unusable(Reason("InvalidQuantity", f"resources: {name}: {error}", where)) from None
@@ -174,6 +175,8 @@ def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
         cpu_millis=read("cpu", cpu_millis),
         memory_bytes=read("memory", memory_bytes),
         other=tuple((name, count) for name, count in devices if count),
+        cpu_limit_millis=read("cpu", cpu_millis, limits),
+        memory_limit_bytes=read("memory", memory_bytes, limits),
     )
 
 

@@ -9,12 +9,17 @@ from reconciler.model.names import Origin, Reason, ServiceId
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one replica asks for. Kinds of accelerator other than nvidia.com/gpu stand in `other`."""
+    """What one replica asks for. Kinds of accelerator other than nvidia.com/gpu stand in `other`.
+
+    Beyond its limits it gets no CPU, and is killed for memory, where the host can enforce that; 0 is no limit.
+    """
 
     gpus: int = 0
     cpu_millis: int = 0
     memory_bytes: int = 0
     other: tuple[tuple[str, int], ...] = ()
+    cpu_limit_millis: int = 0
+    memory_limit_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,10 @@ def _limits(resources: Resources) -> Iterator[str]:
         yield f"CPUWeight={max(1, min(10_000, 1 + (resources.cpu_millis * 1024 // 1000 - 2) * 9999 // 262142))}"
     if resources.memory_bytes:
         yield f"MemoryLow={resources.memory_bytes}"
+    if resources.cpu_limit_millis:
+        yield f"CPUQuota={max(1, resources.cpu_limit_millis // 10)}%"
+    if resources.memory_limit_bytes:
+        yield f"MemoryMax={resources.memory_limit_bytes}"
     yield "TasksMax=infinity"
     yield "LimitNOFILE=65535"
     yield "LimitMEMLOCK=infinity"
