@@ -14,9 +14,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 TINY = "demo/tiny.yaml"
 
 
-def kill_at_every_boundary(rig: Rig) -> int:
+def kill_at_every_boundary(rig: Rig, stride: int = 1) -> int:
     """One rollout per boundary, killed there; until a rollout has no further boundary. Returns how many there were."""
-    for number in itertools.count():
+    for number in itertools.count(0, stride):
         rig.kill()
         rig.start(crash_at=number)
         rig.wait("the daemon to be back", lambda: rig.status() or not rig.is_running())

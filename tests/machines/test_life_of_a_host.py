@@ -140,15 +140,14 @@ def roll_again(rig: MachineRig) -> None:
     rig.wait("the old unit to be gone", lambda: len(rig.units()) == 1 and rig.units() != [old])
 
 
-@pytest.mark.parametrize("memory", [64, 3], ids=["surge", "stop_first"])
-def test_killed_at_every_boundary_of_a_rollout_it_loses_no_request(make_rig: MakeRig, memory: int) -> None:
-    rig = make_rig(memory=memory, rollout={"min_ready": "0.2s"})
+def test_killed_at_boundaries_of_a_rollout_the_daemon_loses_no_request(make_rig: MakeRig) -> None:
+    rig = make_rig(rollout={"min_ready": "0.2s"})
     rig.start()
     rig.converge()
     with rig.load(streams=1, posts=1) as load:
-        boundaries = kill_at_every_boundary(rig)
+        # Calls to systemd are boundaries too.
+        boundaries = kill_at_every_boundary(rig, stride=5)
         tally = load.stop()
     assert boundaries > 10
-    assert tally.lost == 0, str(tally)
-    assert (tally.refused > 0) == (memory == 3), str(tally)
+    assert (tally.lost, tally.refused) == (0, 0), str(tally)
     rig.wait("it to serve", rig.serves)
