@@ -182,8 +182,8 @@ def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[Se
     """Files that neither git, nor a last good spec, nor a replica needs. What git may name unseen is kept."""
     if not observed.staging or desired.unreadable or not desired.prunable:
         return
-    known = {one.id for one in desired.services if one.spec is not None}
-    if len(known) < len(desired.services) or not known.issuperset(suspended):
+    # Whose files these are nobody can tell from their keys, so anybody who is to be left alone keeps all of them.
+    if suspended or any(one.spec is None for one in desired.services):
         return
     specs = [(one.id, one.spec) for one in all_wishes(desired.services) if one.spec is not None and not one.not_here]
     specs += [(one.id, one.promoted.spec) for one in observed.owned.values() if one.promoted is not None]
