@@ -177,6 +177,9 @@ class FakeDriver(SimpleNamespace):
     def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
         return SimpleNamespace(total=80 << 30)
 
+    def nvmlDeviceGetMinorNumber(self, handle: str) -> int:  # noqa: N802
+        return {"GPU-0": 3, "GPU-1": 2}[handle]
+
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
         return [SimpleNamespace(pid=7, usedGpuMemory=None)] if handle == "GPU-1" else []
 
@@ -198,6 +201,11 @@ def test_gpus_come_from_the_driver_with_their_holders(driver: FakeDriver) -> Non
     assert gpus.held_by("GPU-1") == (Holder(7, 0),)
     assert gpus.held_by("GPU-0") == ()
     assert gpus.held_by("GPU-9") == ()
+
+
+def test_a_gpu_has_the_node_that_the_driver_says_not_the_one_of_its_place(driver: FakeDriver) -> None:
+    gpus = Gpus(("GPU-0", "GPU-1", "GPU-9"))
+    assert [gpus.device(gpu.uuid) for gpu in gpus.list()] == ["/dev/nvidia3", "/dev/nvidia2", None]
 
 
 def test_config_chooses_gpus_and_may_name_some_that_the_driver_does_not(driver: FakeDriver) -> None:

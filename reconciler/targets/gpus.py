@@ -60,14 +60,16 @@ class Gpus:
         held = [holder.pid for uuid in uuids for holder in self.held_by(uuid)]
         return sum(_is_one_of(pid, processes) for pid in held)
 
-    def device(self, uuid: str) -> str:
-        """The node in /dev of this GPU. Raises Retryable when the driver does not know it."""
+    def device(self, uuid: str) -> str | None:
+        """The node in /dev of this GPU; None for one that only the config names. Raises Retryable."""
         self.list()
         if self._nvml is None:
-            raise Retryable(f"GPU {uuid}: there is no NVIDIA driver here; see nvidia-smi")
+            return None
         try:
             handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
             return f"/dev/nvidia{self._nvml.nvmlDeviceGetMinorNumber(handle)}"
+        except self._nvml.NVMLError_NotFound:
+            return None
         except self._nvml.NVMLError as error:
             raise _driver_failed(error) from None
 

@@ -54,10 +54,18 @@ class Machine:
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._cgroup = _cgroup_root() / f"{name}-{os.getpid()}"
         self._off = False
-        self._lay_out()
+        try:
+            self._lay_out()
+        except BaseException:
+            self._unmount()
+            raise
         self._keeper = threading.Thread(target=self._keep, name=f"machine {name}", daemon=True)
         self._keeper.start()
-        self.wait_until_up()
+        try:
+            self.wait_until_up()
+        except NoMachine:
+            self.close()
+            raise
 
     # ------------------------------------------------------------ using it
 
@@ -70,7 +78,7 @@ class Machine:
         """What to run here for a command to run in there."""
         return ["nsenter", "-t", str(self._leader()), *_NAMESPACES, *command]
 
-    def run(self, *command: str, expect: int | None = 0, **options: object) -> str:
+    def run(self, *command: str, expect: int | None = 0) -> str:
         """Run a command in there; what it printed."""
         done = subprocess.run(
             self.argv(*command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
@@ -105,9 +113,12 @@ class Machine:
             if self._nspawn.poll() is None:
                 self._nspawn.kill()
         self._keeper.join(30)
+        self._unmount()
+        _remove_cgroups(self._cgroup)
+
+    def _unmount(self) -> None:
         for mount in (self.folder / "machine" / "root", self.folder / "machine"):
             subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
-        _remove_cgroups(self._cgroup)
 
     # ------------------------------------------------------------ making it
 

@@ -34,7 +34,11 @@ def make_rig(engine_python: Path, tiny_model: Path) -> Iterator[MakeRig]:
         # Not below /tmp: units have one of their own.
         folder = Path("/run") / f"reconciler-tests-{os.getpid()}-{len(rigs)}"
         shutil.rmtree(folder, ignore_errors=True)
-        rigs.append(MachineRig(folder, python=engine_python, model=tiny_model, place=find_place(), **options))
+        try:
+            rigs.append(MachineRig(folder, python=engine_python, model=tiny_model, place=find_place(), **options))
+        except NoMachine as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            refuse(str(error))
         return rigs[-1]
 
     yield make

@@ -36,6 +36,7 @@ _WANTS = UNITS / "multi-user.target.wants"
 _Stamp = tuple[int, int, int]
 _NEVER = Run()
 _FORK_SECONDS = 2.0
+_LONGEST_NAME = 255
 _log = structlog.get_logger()
 
 
@@ -166,7 +167,7 @@ class UnitSupervisor:
 
     def start(self, record: ReplicaRecord, launch: Launch) -> None:
         """Nothing happens when it runs already. Raises Retryable, or Terminal when it can never be started so."""
-        self._check(launch)
+        self._check(record, launch)
         if self._is_there(record):
             return
         if record.lease.port in procfs.listeners():
@@ -193,7 +194,9 @@ class UnitSupervisor:
                 return
             time.sleep(0.02)
 
-    def _check(self, launch: Launch) -> None:
+    def _check(self, record: ReplicaRecord, launch: Launch) -> None:
+        if len(self._name(record)) > _LONGEST_NAME:
+            raise Terminal(f"{self._name(record)} is longer than systemd allows ({_LONGEST_NAME}); use shorter names")
         if not os.access(launch.argv[0], os.X_OK):
             raise Terminal(f"{launch.argv[0]} cannot be run; check engines[].python")
         try:
@@ -214,7 +217,7 @@ class UnitSupervisor:
 
     def _write(self, record: ReplicaRecord, launch: Launch) -> None:
         folder = self._inventory.replica_folder(record.id)
-        devices = tuple(self._gpus.device(uuid) for uuid in record.lease.gpus)
+        devices = tuple(filter(None, map(self._gpus.device, record.lease.gpus)))
         try:
             plan = plan_unit(record, launch, self._user, devices, folder)
             text, hidden = build_unit(plan), credential_of(plan)
