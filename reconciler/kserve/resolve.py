@@ -227,10 +227,11 @@ class _Resolution:
     def _model_status(self) -> Mapping[str, Any]:
         if self._failure:
             return invalid_spec(self._failure)
-        if self._is_stopped:
+        # A pod that cannot be created looks to KServe like one that is still to come.
+        if any(issue.reason != "FailedCreate" for issue in (*self._errors, *self._cluster_errors)):
             return {"transitionStatus": "", "states": None, "lastFailureInfo": None}
         states = {"activeModelState": "", "targetModelState": "Pending"}
-        return {"transitionStatus": "" if self._errors else "InProgress", "states": states, "lastFailureInfo": None}
+        return {"transitionStatus": "InProgress", "states": states, "lastFailureInfo": None}
 
 
 def _ref(runtime: Runtime | None) -> RuntimeRef | None:

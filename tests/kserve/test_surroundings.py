@@ -267,3 +267,26 @@ def test_component_that_cannot_be_deployed_is_an_error(
         assert expected in found
     else:
         assert found == ""
+
+
+# ---------------------------------------------------------------- the model's status before anything runs
+
+
+@pytest.mark.parametrize(
+    ("rule", "model", "annotations", "transition"),
+    [
+        ("all is well", {}, {}, "InProgress"),
+        ("a pod that is refused is still to come", {"storageUri": None, "storage": {"key": "k", "path": "p"}}, {},
+         "InProgress"),
+        ("a model that cannot be had has no status", {"storageUri": "abfs://x"}, {}, ""),
+        ("nor one whose Deployment is refused", {"image": " "}, {}, ""),
+        ("nor one that needs what the cluster lacks", {}, {"serving.kserve.io/autoscalerClass": "keda"}, ""),
+        ("an invalid spec says why", {"runtime": "nope"}, {}, "InvalidSpec"),
+    ],
+)  # fmt: skip
+def test_transition_status_before_anything_runs(
+    rule: str, model: Document, annotations: Document, transition: str
+) -> None:
+    status = resolved(service(model, annotations=annotations)).model_status
+    assert status["transitionStatus"] == transition
+    assert (status["states"] is None) == (transition == "")
