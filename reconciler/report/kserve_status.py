@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from reconciler.config import Routing
 from reconciler.kserve.status import Condition, Failure, Seen, conditions, failed_because, invalid_because, model_status
 from reconciler.model import Desired, Owned, Replica, Routed, Verdict
 from reconciler.report.scrub import scrub_text
@@ -13,29 +14,33 @@ from reconciler.report.scrub import scrub_text
 Document = dict[str, Any]
 
 
-def kserve_status(
-    desired: Desired | None, replicas: Sequence[Replica], owned: Owned | None, verdict: Verdict | None, wanted: int
-) -> Document:
-    """`conditions` and `modelStatus`."""
-    seen = see(desired, replicas, owned, verdict, wanted)
+# Where nobody can tell.
+UNTOLD: Document = {"url": "", "conditions": [], "modelStatus": {}}
+
+
+def kserve_status(desired: Desired, seen: Seen, routing: Routing) -> Document:
+    """What `kubectl` would show of the service: url, conditions and modelStatus."""
+    model = model_status(seen)
+    # A URL appears with the first replica that was ever ready, and goes while the service is stopped.
+    served = (model.get("states") or {}).get("activeModelState")
     return {
+        "url": _url(desired, routing) if served else "",
         "conditions": [_condition(each) for each in conditions(seen)],
-        "modelStatus": _scrubbed(model_status(seen)),
+        "modelStatus": _scrubbed(model),
     }
 
 
-def has_url(status: Document) -> bool:
-    """A URL appears with the first replica that was ever ready, and goes while the service is stopped."""
-    return bool((status["modelStatus"].get("states") or {}).get("activeModelState"))
+def _url(desired: Desired, routing: Routing) -> str:
+    port = routing.listen.rpartition(":")[2]
+    scheme = "https" if desired.passthrough else "http"
+    host = f"{desired.id.name}-{desired.id.namespace}.{routing.domain}"
+    return f"{scheme}://{host}{'' if port == '80' else ':' + port}"
 
 
-def see(
-    desired: Desired | None, replicas: Sequence[Replica], owned: Owned | None, verdict: Verdict | None, wanted: int
-) -> Seen:
+def see(desired: Desired, replicas: Sequence[Replica], owned: Owned | None, verdict: Verdict, wanted: int) -> Seen:
     """The facts that KServe's words rest on."""
-    digest = desired.digest if desired else ""
     ready = sorted((one for one in replicas if _is_ready(one)), key=_ready_at)
-    updated = [one for one in ready if one.digest == digest]
+    updated = [one for one in ready if one.digest == desired.digest]
     alive = [one for one in replicas if one.alive and one.stopping_at is None]
     counted = updated if len(updated) >= wanted else ready
     return Seen(
@@ -44,13 +49,11 @@ def see(
         updated=len(updated),
         alive=len(alive),
         failed=sum(not one.alive and one.stopping_at is None and not one.rebooted for one in replicas),
-        is_stopped=bool(desired and desired.stopped),
-        is_loading=bool(verdict and verdict.health.reason.code == "Staging"),
+        is_stopped=desired.stopped,
+        is_loading=verdict.health.reason.code == "Staging",
         served=bool(ready or (owned and owned.promoted)),
         routed=any(one.routed is Routed.ACTIVE for one in ready),
-        invalid=invalid_because(desired.problems[0].code, desired.problems[0].message)
-        if desired and desired.problems
-        else None,
+        invalid=invalid_because(desired.problems[0].code, desired.problems[0].message) if desired.problems else None,
         failure=_failure(verdict, replicas),
         ready_since=_ready_at(counted[wanted - 1]) if 0 < wanted <= len(counted) else None,
         started_at=max((one.created_at for one in alive), default=None),
@@ -71,8 +74,8 @@ def _ready_at(replica: Replica) -> float:
     return replica.ready_at or replica.created_at
 
 
-def _failure(verdict: Verdict | None, replicas: Sequence[Replica]) -> Failure | None:
-    if not verdict or not verdict.rejected:
+def _failure(verdict: Verdict, replicas: Sequence[Replica]) -> Failure | None:
+    if not verdict.rejected:
         return None
     refused = verdict.rejected
     codes = [one.exit_code for one in replicas if one.digest == refused.digest and one.exit_code is not None]

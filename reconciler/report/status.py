@@ -36,7 +36,7 @@ from reconciler.model import (
 )
 from reconciler.report.actions import action_name, services_of
 from reconciler.report.fit import fit_document
-from reconciler.report.kserve_status import has_url, kserve_status
+from reconciler.report.kserve_status import UNTOLD, kserve_status, see
 from reconciler.report.scrub import scrub_text
 from reconciler.storage.sources import fetched, shown
 
@@ -340,16 +340,11 @@ def _replica(replica: Replica) -> Document:
 
 
 def _as_kserve(service: ServiceId, replicas: Sequence[Replica], sight: _Sight) -> Document:
-    """What `kubectl` would show of the service: url, conditions and modelStatus. Empty where nobody can tell."""
     desired, verdict = sight.desired.get(service), sight.verdicts.get(service)
     if verdict is None or desired is None or desired.not_here:
-        return {"url": "", "conditions": [], "modelStatus": {}}
-    found = kserve_status(desired, replicas, sight.owned.get(service), verdict, _wanted(service, sight))
-    routing = sight.report.routing
-    port = routing.listen.rpartition(":")[2]
-    scheme = "https" if desired.passthrough else "http"
-    url = f"{scheme}://{service.name}-{service.namespace}.{routing.domain}{'' if port == '80' else ':' + port}"
-    return {"url": url if has_url(found) else "", **found}
+        return dict(UNTOLD)
+    seen = see(desired, replicas, sight.owned.get(service), verdict, _wanted(service, sight))
+    return kserve_status(desired, seen, sight.report.routing)
 
 
 def _endpoints(service: ServiceId, sight: _Sight) -> Document:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.config import Routing
 from reconciler.kserve.status import Condition, Failure, Seen, conditions, failed_because, invalid_because, model_status
 from reconciler.model import Routed
-from reconciler.report.kserve_status import kserve_status
+from reconciler.report.kserve_status import kserve_status, see
 from tests.report_world import NEW, desired, owned, rejection, replica, report, service_in, state, status_of, verdict
 
 SERVING = Seen(wanted=1, ready=1, updated=1, alive=1, served=True, routed=True, ready_since=110.0, started_at=100.0)
@@ -156,14 +157,16 @@ def test_document_tells_url_conditions_and_model_status() -> None:
 
 def test_time_of_a_condition_is_when_the_last_wanted_replica_became_ready() -> None:
     replicas = [replica(number=n, ready_at=at) for n, at in ((1, 130.0), (2, 120.0), (3, 140.0))]
-    found = kserve_status(desired(replicas=2), replicas, owned(), verdict(), 2)
+    found = kserve_status(desired(), see(desired(replicas=2), replicas, owned(), verdict(), 2), Routing())
     times = {each["type"]: each.get("lastTransitionTime") for each in found["conditions"]}
     assert times["PredictorReady"] == "1970-01-01T00:02:10Z"
 
 
 def test_rejected_update_is_a_failed_load_beside_a_service_that_serves() -> None:
     tree = {"desired": state(desired(digest=NEW)), "plan": None}
-    found = kserve_status(desired(digest=NEW), [replica()], owned(), verdict(rejected=rejection()), 1)
+    found = kserve_status(
+        desired(), see(desired(digest=NEW), [replica()], owned(), verdict(rejected=rejection()), 1), Routing()
+    )
     assert found["modelStatus"]["transitionStatus"] == "BlockedByFailedLoad"
     assert {each["type"]: each["status"] for each in found["conditions"]}["Ready"] == "True"
     assert service_in(status_of(report(**tree)))["conditions"] == []
@@ -176,5 +179,5 @@ def test_stopped_service_has_no_url() -> None:
 
 
 def test_service_that_is_not_behind_the_proxy_yet_is_not_ready() -> None:
-    found = kserve_status(desired(), [replica(routed=Routed.ABSENT)], None, verdict(), 1)
+    found = kserve_status(desired(), see(desired(), [replica(routed=Routed.ABSENT)], None, verdict(), 1), Routing())
     assert {each["type"]: each["status"] for each in found["conditions"]}["Ready"] == "False"
