@@ -73,3 +73,8 @@ def test_models_lie_where_a_container_would_see_them() -> None:
 def test_what_no_unit_can_hold_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"cannot|no process"):
         build_unit(replace(PLAN, **change))  # type: ignore[arg-type]
+
+
+def test_the_name_of_a_variable_is_no_option_of_env() -> None:
+    text = build_unit(replace(PLAN, env={"-S": "/bin/evil"}))
+    assert "ExecStart=:/usr/bin/env -- -S=/bin/evil /opt/vllm/bin/python -m" in text

@@ -197,7 +197,6 @@ class Stager:
             if not folder.is_dir():
                 return
             self._end(key)
-            shutil.rmtree(self._memory(key), ignore_errors=True)
             # Under another name at once: half of a model must not pass for one.
             gone = self.folder / f"{_GONE}{key}"
             folder.rename(gone)
@@ -220,6 +219,8 @@ class Stager:
             if time.monotonic() > deadline:
                 raise Retryable(f"{self.folder / key}: the program that fetches it does not end")
             time.sleep(0.02)
+        # It had no time to delete its credentials.
+        shutil.rmtree(self._memory(key), ignore_errors=True)
 
     def _sweep(self) -> None:
         for path in self.folder.glob(f"{_GONE}*"):

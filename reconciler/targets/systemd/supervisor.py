@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -236,14 +237,16 @@ class UnitSupervisor:
     def _write_secrets(self, files: Mapping[str, bytes], folder: Path) -> None:
         """On disk, because a reboot must find them; nobody but the replica's user sees them, and only in its unit."""
         user = pwd.getpwnam(self._user)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
         for name, data in files.items():
             path = folder / name.removeprefix(f"{PRIVATE}/")
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(path, data, 0o400)
-            for each in (path, *path.parents):
-                os.chown(each, user.pw_uid, user.pw_gid)
-                if each == folder:
-                    break
+        # Only now, and the outermost last: nothing is written where that user could have put a link.
+        for here, _, names in os.walk(folder, topdown=False):
+            for each in (*(os.path.join(here, name) for name in names), here):
+                os.chown(each, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
     def repair(self, record: ReplicaRecord) -> None:
         """Write the unit's file again as it was, and have a reboot start it. Its process goes on."""

@@ -193,7 +193,8 @@ def _command(plan: UnitPlan) -> str:
     if exposed := sorted(name for name in plan.hidden if not is_variable_name(name)):
         raise ValueError(f"a unit cannot hide the variable {exposed[0]!a}: use letters, digits and _ in its name")
     if strange:
-        words = ("/usr/bin/env", *strange, *words)
+        # A name may look like an option.
+        words = ("/usr/bin/env", "--", *strange, *words)
     if credential_of(plan) is not None:
         words = ("/bin/sh", "-c", _LOAD_ENVIRONMENT, "sh", *words)
     return ":" + " ".join(quote(word) for word in words)
