@@ -12,6 +12,7 @@ from functools import lru_cache
 from reconciler.model import EffectiveSpec, Mount, ServiceId
 
 _HERE_ALREADY = frozenset({"", "file", "pvc"})
+_SHORTEST_SECRET = 4
 SCHEMES = ("s3", "https", "http", "gs", "hf", "hdfs", "webhdfs", "oci", "oci+native", "oci+fetch", "modelscope")
 """What can be fetched; Azure's blobs and files and git repositories are https."""
 
@@ -55,6 +56,13 @@ def shown(uri: str) -> str:
         return uri
     place, slash, path = rest.partition("/")
     return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
+
+
+def secret_parts(uri: str) -> tuple[str, ...]:
+    """What `shown` leaves out, for whoever has to hide it in the words of others."""
+    rest, _, query = uri.partition("://")[2].partition("?")
+    login = rest.partition("/")[0].rpartition("@")[0]
+    return tuple(part for part in (query, login, login.partition(":")[2]) if len(part) >= _SHORTEST_SECRET)
 
 
 @lru_cache(maxsize=8192)

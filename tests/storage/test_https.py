@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import subprocess
 import tarfile
 import zipfile
@@ -149,6 +150,26 @@ def test_headers_for_a_host_come_from_its_secret(web: Web, models: Models) -> No
     assert models.fetch_again(mount).fetch is Fetch.STAGED, models.log(mount)
 
 
+def test_headers_for_a_host_do_not_follow_to_another_one(
+    web: Web, models: Models, certificate: tuple[Path, Path]
+) -> None:
+    models.put_secret("web", {"headers": json.dumps({"X-Token": "for-the-first-one-only"})})
+    mount = web.mount("/m.tar.gz")
+    mount = replace(mount, env=(*mount.env, EnvVar("127.0.0.1-headers", source="secret web/headers")))
+    with serve_files(certificate[1]) as other:
+        other.files["/m.tar.gz"] = packed({"config.json": b"{}"})
+        web.server.moved["/m.tar.gz"] = f"https://127.0.0.1:{other.server_address[1]}/m.tar.gz"
+        assert models.fetch_again(mount).fetch is Fetch.STAGED, models.log(mount)
+        assert set(web.server.tokens) == {"for-the-first-one-only"}
+        assert set(other.tokens) == {""}
+
+
+def test_a_web_address_leads_to_no_file_of_this_host(web: Web, models: Models, tmp_path: Path) -> None:
+    (tmp_path / "m.tar.gz").write_bytes(packed({"config.json": b"{}"}))
+    web.server.moved["/m.tar.gz"] = (tmp_path / "m.tar.gz").as_uri()
+    assert models.fetch_again(web.mount("/m.tar.gz")).fetch is Fetch.FAILED
+
+
 def unsafe_tar() -> bytes:
     return packed({"../../evil": b"x"})
 
@@ -160,24 +181,51 @@ def unsafe_zip() -> bytes:
     return out.getvalue()
 
 
-def linking_tar() -> bytes:
+def linking_tar(*links: tuple[str, str]) -> bytes:
+    """Symbolic links, each with what it points to, and then a file at the path of the last one's `evil`."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        member = tarfile.TarInfo("config.json")
-        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(member)
+        for name, to in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, to
+            archive.addfile(member)
+        archive.addfile(tarfile.TarInfo(f"{links[-1][0]}/evil"))
     return out.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("path", "data"), [("/m.tar.gz", unsafe_tar()), ("/m.zip", unsafe_zip()), ("/m.tar.gz", linking_tar())]
+    ("path", "data"),
+    [
+        ("/m.tar.gz", unsafe_tar()),
+        ("/m.zip", unsafe_zip()),
+        ("/m.tar.gz", linking_tar(("config.json", "/etc/passwd"))),
+        ("/m.tar.gz", linking_tar(("inside", "config"))),
+        ("/m.tar.gz", linking_tar(("here", "."), ("above", "here/.."))),
+    ],
 )
 def test_an_archive_that_would_leave_its_folder_is_refused(web: Web, models: Models, path: str, data: bytes) -> None:
     web.server.files[path] = data
-    refused = models.fetch_again(web.mount(path))
+    mount = web.mount(path)
+    refused = models.fetch_again(mount)
     assert refused.reason
-    assert (refused.fetch, refused.reason.code in ("UnsafePath", "BadArchive")) == (Fetch.REFUSED, True)
+    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "UnsafePath"), models.log(mount)
     assert not list(models.folder.parent.rglob("evil"))
+
+
+def test_links_of_an_archive_that_stay_inside_are_kept(web: Web, models: Models) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        file = tarfile.TarInfo("./blobs/0")
+        file.size, file.uid, file.mode = 2, 4321, 0o4777
+        archive.addfile(file, io.BytesIO(b"{}"))
+        link = tarfile.TarInfo("snapshots/main/config.json")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../blobs/0"
+        archive.addfile(link)
+    web.server.files["/m.tar.gz"] = out.getvalue()
+    mount = web.mount("/m.tar.gz")
+    assert models.fetch_again(mount).fetch is Fetch.STAGED, models.log(mount)
+    config = models.found(mount) / "snapshots" / "main" / "config.json"
+    assert (config.read_text(), config.stat().st_uid, config.stat().st_mode & 0o7777) == ("{}", os.geteuid(), 0o444)
 
 
 def test_a_git_repository_is_fetched_without_its_history(

@@ -10,7 +10,7 @@ import pytest
 from reconciler.digest import digest
 from reconciler.model import Desired, EnvVar, Mount, Origin, StorageFile
 from reconciler.secrets import NO_SECRETS, SecretStore, StoredSecret
-from reconciler.storage.sources import is_read_by_us, key_of, shown
+from reconciler.storage.sources import is_read_by_us, key_of, secret_parts, shown
 from tests.test_desired import SERVICE
 from tests.test_secrets_desired import build
 
@@ -132,6 +132,8 @@ def test_only_s3_and_plain_addresses_are_read_by_our_own_program(uri: str, ours:
 def test_passwords_and_signatures_in_a_uri_are_not_shown():
     assert shown("https://me:pw@host:1/a.tar?X-Sig=abc") == "https://host:1/a.tar"
     assert shown("/models/a?b") == "/models/a?b"
+    assert secret_parts("https://me:pass@host:1/a.tar?X-Sig=abc") == ("X-Sig=abc", "me:pass", "pass")
+    assert secret_parts("s3://bucket/me@home") == ()
 
 
 def test_a_spec_of_before_models_were_fetched_keeps_its_digest():

@@ -26,6 +26,10 @@ class FileServer(ThreadingHTTPServer):
         self.token = ""
         self.status = 0
         self.kind = ""
+        # Where each path has moved to.
+        self.moved: dict[str, str] = {}
+        # The tokens that came with every request, empty where there was none.
+        self.tokens: list[str] = []
         # The Range header of every request, empty where there was none.
         self.asked: list[str] = []
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -43,8 +47,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, path = self.server, self.path.partition("?")[0]
         server.asked.append(self.headers.get("Range", ""))
+        server.tokens.append(self.headers.get("X-Token", ""))
         if server.token and self.headers.get("X-Token") != server.token:
             return self._send(403, {}, b"")
+        if path in server.moved:
+            return self._send(302, {"Location": server.moved[path]}, b"")
         if server.status or path not in server.files:
             return self._send(server.status or 404, {}, b"")
         data = server.files[path]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import posixpath
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from reconciler.storage.download.failures import Refused, disk_full, explained_disk
+from reconciler.storage.download.room import free_bytes
 
 TAR, ZIP = "application/x-tar", "application/zip"
+_EACH = 512
 
 
 def unpack_if_lone(partial: Path, target: Path) -> Path:
@@ -33,9 +37,45 @@ def unpack_if_lone(partial: Path, target: Path) -> Path:
 def _untar(archive: Path, target: Path) -> None:
     with tarfile.open(archive, "r:*", encoding="utf-8") as file:
         members = file.getmembers()
-        _check_room(target, sum(member.size for member in members if member.isreg()))
-        # It refuses what would lie, or point, outside.
-        file.extractall(target, members, filter="data")
+        _check_members(archive.name, members)
+        _check_room(target, (member.size for member in members))
+        # The oldest Pythons that we run on have no filters, and some that have them can be fooled.
+        file.extraction_filter = getattr(tarfile, "data_filter", None)
+        file.extractall(target, members, numeric_owner=True)  # noqa: S202 - looked through just above
+
+
+def _check_members(archive: str, members: Sequence[tarfile.TarInfo]) -> None:
+    """Nothing may lie, or point, outside, nor be written through a link; and all of it is ours. Raises Refused."""
+    files: set[str] = set()
+    links: set[str] = set()
+    for member in members:
+        name = _inside(archive, member.name)
+        if name in links or any(str(parent) in links for parent in PurePosixPath(name).parents):
+            raise Refused("UnsafePath", f"{archive}: {member.name!a} would be written through a link")
+        if member.issym():
+            _check_link(archive, name, member.linkname)
+            links.add(name)
+        elif member.isreg() or (member.islnk() and _inside(archive, member.linkname) in files):
+            files.add(name)
+        elif not member.isdir():
+            raise Refused("UnsafePath", f"{archive}: {member.name!a} is no file, no folder and no link to one")
+        member.uid, member.gid = os.geteuid(), os.getegid()
+        member.mode = 0o700 if member.isdir() else 0o600
+
+
+def _inside(archive: str, path: str) -> str:
+    """A path below the archive's top, in its shortest form. Raises Refused."""
+    if path.startswith("/") or ".." in path.split("/"):
+        raise Refused("UnsafePath", f"{archive}: {path!a} would lie outside of the model's folder")
+    return posixpath.normpath(path)
+
+
+def _check_link(archive: str, name: str, to: str) -> None:
+    """`..` may begin it only: after the name of another link it would lead on from where that points."""
+    parts = to.split("/")
+    up = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
+    if to.startswith("/") or ".." in parts[up:] or up > name.count("/"):
+        raise Refused("UnsafePath", f"{archive}: {name!a} points to {to!a}, outside of the model's folder")
 
 
 def _unzip(archive: Path, target: Path) -> None:
@@ -46,11 +86,12 @@ def _unzip(archive: Path, target: Path) -> None:
                 raise Refused(
                     "UnsafePath", f"{archive.name}: {each.filename!a} would lie outside of the model's folder"
                 )
-        _check_room(target, sum(each.file_size for each in file.infolist()))
+        _check_room(target, (each.file_size for each in file.infolist()))
         file.extractall(target)  # noqa: S202 - looked through just above
 
 
-def _check_room(target: Path, need: int) -> None:
-    disk = os.statvfs(target)
-    if need > disk.f_bavail * disk.f_frsize:
-        raise disk_full(f"{target.parent}: unpacking needs {need >> 20} MiB more than there is room for")
+def _check_room(target: Path, sizes: Iterable[int]) -> None:
+    # An empty file takes room as well.
+    need = sum(size + _EACH for size in sizes)
+    if need > free_bytes(target):
+        raise disk_full(f"{target.parent}: unpacking needs {need >> 20} MiB, more than there is room for")

@@ -32,13 +32,28 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _DIGEST = re.compile(r"(?i)\bsha-(256|512)=:?([A-Za-z0-9+/=]+):?")
 
 
+class _Session(requests.Session):
+    """What a Secret gives for one host goes to that host alone, wherever it redirects to."""
+
+    def __init__(self, private: frozenset[str]) -> None:
+        super().__init__()
+        self._private = private
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        super().rebuild_auth(prepared_request, response)
+        if self.should_strip_auth(response.request.url or "", prepared_request.url or ""):
+            for name in self._private:
+                prepared_request.headers.pop(name, None)
+
+
 class HttpSource:
     """One file. Whether the server can begin anywhere but at the beginning is asked by the first byte."""
 
     def __init__(self, uri: str) -> None:
         self._uri, self._shown = uri, shown(uri)
-        self._session = requests.Session()
-        self._session.headers.update(_headers(urlsplit(uri).hostname or ""))
+        private = _headers(urlsplit(uri).hostname or "")
+        self._session = _Session(frozenset(private))
+        self._session.headers.update(private)
         # A body that a proxy packs for the way has another length than the one it had.
         self._session.headers["Accept-Encoding"] = "identity"
         self._offered: Mapping[str, str] = {}

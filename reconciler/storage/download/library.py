@@ -50,6 +50,8 @@ def download(uri: str, folder: Path, progress: Progress) -> tuple[Path, str]:
 def _run(uri: str, work: Path, said: str) -> None:
     try:
         Storage.download(uri, str(work))
+    except DownloadFailed:
+        raise
     except ImportError as error:
         text = f"{said}: the interpreter that fetches models lacks {error.name}; install it there"
         raise Refused("NoLibrary", text) from None

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO, cast
 
+from reconciler.storage.download.confined import confine
 from reconciler.storage.download.failures import DownloadFailed, Refused
 from reconciler.storage.download.order import Order, enter, leave, read_order
 from reconciler.storage.download.progress import Progress
-from reconciler.storage.sources import is_read_by_us, scheme_of
+from reconciler.storage.sources import is_read_by_us, scheme_of, secret_parts
 from reconciler.storage.state import HOME
 
 _HIDDEN = "***"
@@ -25,9 +26,10 @@ def main() -> int:
     # Nothing that is written on the way is for others.
     os.umask(0o077)
     order = read_order(sys.stdin.buffer)
-    said = Discreet(sys.stderr, order.secrets)
+    said = Discreet(sys.stderr, (*order.secrets, *secret_parts(order.uri)))
     sys.stdout = sys.stderr = cast("TextIO", said)
     progress = Progress(order.folder)
+    confine(order.folder, order.memory)
     try:
         enter(order)
         content = _fetch(order, progress)

@@ -16,9 +16,9 @@ from reconciler.files import sync_folder
 from reconciler.storage.download.checksums import Checksum
 from reconciler.storage.download.failures import DownloadFailed, Refused, disk_full, explained_disk
 from reconciler.storage.download.progress import Progress
+from reconciler.storage.download.room import free_bytes
 
 _CHUNK = 1 << 18
-_LARGEST_RESERVE = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Transfer:
         begun = sum(_size(self._unfinished(file)) for file in wanted)
         done = sum(_size(path) for path in self._folder.glob("*.partial/**/*") if path.is_file()) + begun
         self._progress.begin(done, total)
-        need, free = sum(file.size or 0 for file in wanted) - begun, self._free()
+        need, free = sum(file.size or 0 for file in wanted) - begun, free_bytes(self._folder)
         if need > free:
             raise disk_full(f"{self._folder}: {_mib(need)} are needed and {_mib(free)} are free")
 
@@ -150,12 +150,8 @@ class Transfer:
 
     def _make_sure_of_room(self, count: int) -> None:
         """Records and logs must still find room when the disk fills."""
-        if self._free() < count:
+        if free_bytes(self._folder) < count:
             raise disk_full(f"{self._folder}: the disk is full")
-
-    def _free(self) -> int:
-        disk = os.statvfs(self._folder)
-        return disk.f_bavail * disk.f_frsize - min(_LARGEST_RESERVE, disk.f_blocks * disk.f_frsize // 100)
 
 
 def _read_again(descriptor: int, checksum: Checksum) -> int:
