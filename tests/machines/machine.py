@@ -37,7 +37,7 @@ def check() -> None:
     """Raises NoMachine."""
     if os.geteuid() != 0:
         raise NoMachine("machines with systemd need root")
-    missing = [tool for tool in ("systemd-nspawn", "nsenter", "mount") if shutil.which(tool) is None]
+    missing = [tool for tool in ("systemd-nspawn", "nsenter", "setpriv", "mount") if shutil.which(tool) is None]
     if missing:
         raise NoMachine(f"machines with systemd need {', '.join(missing)}: apt-get install systemd-container")
 
@@ -172,7 +172,7 @@ class Machine:
             *binds,
             "--boot",
         ]
-        return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self._cgroup), *nspawn]
+        return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec setpriv --pdeathsig KILL "$@"', str(self._cgroup), *nspawn]
 
     def _leader(self) -> int:
         """The machine's first process, by its number out here; 0 while there is none."""
