@@ -172,7 +172,9 @@ class Machine:
             *binds,
             "--boot",
         ]
-        return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec setpriv --pdeathsig KILL "$@"', str(self._cgroup), *nspawn]
+        # It must not outlive us: nobody would end it.
+        enter = 'echo $$ > "$0/cgroup.procs" && exec setpriv --pdeathsig KILL "$@"'
+        return ["sh", "-c", enter, str(self._cgroup), *nspawn]
 
     def _leader(self) -> int:
         """The machine's first process, by its number out here; 0 while there is none."""
