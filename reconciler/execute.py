@@ -1,6 +1,7 @@
 """Run a plan: records and routes in order, then processes of different services side by side.
 
-The only place with concurrency between actions. A failed action ends its own service's turn, nobody else's.
+The only place with concurrency between actions. A failed action ends its own service's turn, nobody else's; but not if
+it only prepares or tidies: a fetch that cannot begin must not keep the last good digest from its restart.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import structlog
 from reconciler.errors import ReconcileError, Terminal
 from reconciler.model import (
     Action,
+    AskPreflight,
     Outcome,
     Plan,
+    Repair,
     Result,
     ServiceId,
     SetRoutes,
+    Stage,
     service_of,
 )
 
@@ -26,6 +30,8 @@ log = structlog.get_logger()
 
 Perform = Callable[[Action], None]
 _PARALLEL = 4
+# Nothing later in the same plan rests on these.
+_BESIDE = (AskPreflight, Repair, Stage)
 
 
 def execute(plan: Plan, perform: Perform, pool: ThreadPoolExecutor | None = None) -> tuple[Result, ...]:
@@ -76,6 +82,6 @@ def _run(action: Action, perform: Perform, failed: set[ServiceId]) -> Result:
 
 
 def _failed(action: Action, error: str, retryable: bool, began: float, failed: set[ServiceId]) -> Result:
-    if (service := service_of(action)) is not None:
+    if (service := service_of(action)) is not None and not isinstance(action, _BESIDE):
         failed.add(service)
     return Result(action, Outcome.FAILED, error, retryable, time.monotonic() - began)

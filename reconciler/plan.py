@@ -40,6 +40,8 @@ from reconciler.rollout import (
 )
 from reconciler.storage.sources import fetched
 
+# Without them nobody knows by whose leave a model is fetched, and so not under which key it is kept.
+_SECRETS_MISSING = frozenset({"MissingSecret", "SecretsUnreadable"})
 _LEAVING = frozenset({Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE})
 
 Quarantines = Mapping[tuple[ServiceId, str], Quarantine]
@@ -180,7 +182,9 @@ def _actions(decisions: list[Decision], observed: Observed) -> Iterator[Action]:
 
 def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[ServiceId]) -> Iterator[Unstage]:
     """Files that neither git, nor a last good spec, nor a replica needs. What git may name unseen is kept."""
-    if not observed.staging or desired.unreadable or not desired.prunable:
+    if not observed.staging or desired.unreadable or desired.refused or not desired.prunable:
+        return
+    if any(reason.code in _SECRETS_MISSING for one in desired.services for reason in one.blocked):
         return
     # Whose files these are nobody can tell from their keys, so anybody who is to be left alone keeps all of them.
     if suspended or any(one.spec is None for one in desired.services):

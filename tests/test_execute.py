@@ -6,7 +6,20 @@ import threading
 
 from reconciler.errors import Retryable, Terminal
 from reconciler.execute import execute, make_pool
-from reconciler.model import Action, Admit, Drain, Outcome, Plan, ReplicaId, ServiceId, SetRoutes, Stop
+from reconciler.model import (
+    Action,
+    Admit,
+    Drain,
+    Mount,
+    Outcome,
+    Plan,
+    Repair,
+    ReplicaId,
+    ServiceId,
+    SetRoutes,
+    Stage,
+    Stop,
+)
 
 A, B = ServiceId("default", "a"), ServiceId("default", "b")
 ROUTES = SetRoutes((), (A, B), "changed")
@@ -44,6 +57,18 @@ def test_a_failure_ends_the_turn_of_its_own_service_only():
     assert results[Admit(of(B), "x")].outcome is Outcome.DONE
     assert results[Stop(of(B), "x")].outcome is Outcome.DONE
     assert results[ROUTES].outcome is Outcome.DONE
+
+
+def test_what_only_prepares_may_fail_without_ending_the_turn_of_its_service():
+    """Else a source that cannot be asked would keep the last good digest from its restart."""
+
+    def perform(action: Action) -> None:
+        if isinstance(action, Stage | Repair):
+            raise Retryable("the disk is read-only")
+
+    actions = (Repair(of(A), "x"), Stage(A, "0" * 16, Mount("s3://x/y"), "x"), Stop(of(A), "x"))
+    outcomes = [result.outcome for result in execute(plan(*actions), perform)]
+    assert outcomes == [Outcome.FAILED, Outcome.FAILED, Outcome.DONE]
 
 
 def test_terminal_errors_and_bugs_are_results_too():

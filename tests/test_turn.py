@@ -10,7 +10,7 @@ from reconciler.errors import Retryable
 from reconciler.loop.journal import Journal
 from reconciler.loop.parts import make_folder, make_history
 from reconciler.loop.turn import Turner
-from reconciler.model import Action, Desired, File, Observed, Snapshot, Start
+from reconciler.model import Action, Desired, Fetch, File, Observed, Snapshot, Staging, Start, Unstage
 from reconciler.suspension import Suspension
 from reconciler.web.metrics import Metrics
 from tests.simulation import Host
@@ -42,7 +42,7 @@ spec: {predictor: {model: {runtime: vllm, modelFormat: {name: vLLM}, storageUri:
 
 
 class Target:
-    """A simulated host. Starts of `broken` fail."""
+    """A simulated host. Starts of `broken` fail, and files cannot be deleted."""
 
     name = "box"
 
@@ -55,6 +55,8 @@ class Target:
     def perform(self, action: Action) -> None:
         if isinstance(action, Start) and action.replica.service.name == "broken":
             raise Retryable("no luck")
+        if isinstance(action, Unstage):
+            raise Retryable("the disk is read-only")
         self.host.perform(action)
 
     def close(self) -> None: ...
@@ -109,6 +111,20 @@ def test_what_fails_does_not_hold_up_the_others(tmp_path: Path):
     # Preflight and start take 3 simulated seconds.
     assert served_after[1] < 1000 + 10
     assert turn.again_in == 30.0
+
+
+def test_files_that_cannot_be_deleted_hold_up_nobody(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    turns, target = turner(tmp_path)
+    target.host.staging["0" * 16] = Staging(Fetch.STAGED)
+    wanted = snapshot("fine")
+    while not target.host.owned or not next(iter(target.host.owned.values())).promoted:
+        turn = turns.turn(wanted)
+        assert turn.again_in is not None
+        target.host.now += max(turn.again_in, 0.02)
+    turns.close()
+    # Preflight, start and trust take 33 simulated seconds.
+    assert target.host.now < 1000 + 36
 
 
 def test_a_pass_that_did_something_is_soon_followed_by_one_that_sees_it(tmp_path: Path):

@@ -27,6 +27,7 @@ from reconciler.model import (
     ServiceId,
     Snapshot,
     Unreachable,
+    Unstage,
     service_of,
 )
 from reconciler.plan import make_plan
@@ -147,14 +148,16 @@ class Turner:
         self, plan: Plan, observed: Observed | Unreachable, results: tuple[Result, ...], began: float
     ) -> float | None:
         """Seconds from now. What fails is tried again more and more slowly, without holding up the others."""
-        failed = {service_of(result.action) for result in results if result.outcome is Outcome.FAILED}
+        failures = [result.action for result in results if result.outcome is Outcome.FAILED]
+        # Nobody waits for files to be deleted; without the proxy everybody waits.
+        failed = {service_of(action) for action in failures if not isinstance(action, Unstage)}
         spent = time.monotonic() - began
         due = [at - plan.at for service, at in plan.looks.items() if None not in failed and service not in failed]
         looks = [max(0.0, seconds - spent) for seconds in due]
         if any(result.outcome is Outcome.DONE and service_of(result.action) not in failed for result in results):
             # Whoever did something sees what came of it.
             looks.append(_AFTER_DOING)
-        if failed or isinstance(observed, Unreachable):
+        if failures or isinstance(observed, Unreachable):
             self._failures += 1
             looks.append(float(min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._failures - 1, 10))))
         else:

@@ -29,10 +29,11 @@ def keep_room_for(successor: Resources, old: tuple[Replica, ...], s: Situation, 
 def _to_restore(s: Situation, ledger: Ledger) -> Iterator[Resources]:
     """What the first, the first two … replicas of the last good spec need beyond what the service holds."""
     want, promoted = s.desired, s.promoted
-    if promoted is None or (want is None and s.keep is None) or impossible(promoted.spec.resources, s.capacity):
+    may_leave = want is None or bool(want.not_here)
+    if promoted is None or (may_leave and s.keep is None) or impossible(promoted.spec.resources, s.capacity):
         return
     count = promoted.replicas
-    if want is not None and want.spec is not None:
+    if want is not None and want.spec is not None and not want.not_here:
         if want.replicas == 0 or (s.is_proven(want.digest) and want.blocked):
             return
         count = min(count, want.replicas) if s.is_proven(want.digest) else count

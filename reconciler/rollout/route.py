@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reconciler.engines.arguments import ends_tls
 from reconciler.health import Life
-from reconciler.model import Action, Drain, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
+from reconciler.model import Action, Drain, EffectiveSpec, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
 from reconciler.rollout.aim import Aim, Course, find_aim
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.steps import Steps
@@ -26,7 +26,7 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         canary_percent=_percent(s, aim) if canary else 0,
         request_timeout=_request_timeout(s),
         guarded=_is_guarded(s),
-        passthrough=_is_passed_through(s),
+        passthrough=_is_passed_through(s, shown),
     )
 
 
@@ -48,10 +48,13 @@ def _is_guarded(s: Situation) -> bool:
     return s.route.guarded if s.route else False
 
 
-def _is_passed_through(s: Situation) -> bool:
-    if s.desired and s.desired.spec:
-        return s.desired.passthrough
-    return s.route.passthrough if s.route else False
+def _is_passed_through(s: Situation, shown: list[Replica]) -> bool:
+    """Git's word; but who reaches an older digest by TLS does so until its successor proved itself."""
+    before, want = s.route is not None and s.route.passthrough, s.desired
+    if want is None or want.spec is None:
+        return before
+    others = [(r.digest, r.spec) for r in shown] + ([(s.promoted.digest, s.promoted.spec)] if s.promoted else [])
+    return want.passthrough or (before and any(key != want.digest and _spec_ends_tls(spec) for key, spec in others))
 
 
 def _percent(s: Situation, aim: Aim) -> int:
@@ -78,7 +81,11 @@ def _endpoints(replicas: list[Replica], draining: set[ReplicaId]) -> tuple[Endpo
 
 
 def _ends_tls(replica: Replica) -> bool:
-    return ends_tls((*replica.spec.command, *replica.spec.args))
+    return _spec_ends_tls(replica.spec)
+
+
+def _spec_ends_tls(spec: EffectiveSpec) -> bool:
+    return ends_tls((*spec.command, *spec.args))
 
 
 def _named(actions: list[Action], kind: type[Stop] | type[Drain] | type[Undrain]) -> set[ReplicaId]:

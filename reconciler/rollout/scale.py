@@ -91,6 +91,9 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     if strategy is None:
         _watch(s, main, ledger, steps)
         return
+    if _lacks_files(s, main, wanted, steps):
+        _watch(s, main, ledger, steps)
+        return
     others = wanted - {main.digest}
     occupied = [r for r in s.replicas if r.digest not in others]
     is_clear = not strategy.recreate or len(occupied) == len(_members(s, main))
@@ -98,6 +101,14 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     if aim.course is Course.ROLL and not canaries:
         _promote(s, main, steps)
     _retire(s, main, wanted, strategy, steps)
+
+
+def _lacks_files(s: Situation, main: Generation, wanted: set[str], steps: Steps) -> bool:
+    """Files can vanish in the middle of a rollout: then no old replica makes room for one that could not start."""
+    if not _old(s, wanted) or len(_members(s, main)) >= main.count or not (missing := missing_files(s, main.spec)):
+        return False
+    begin_staging(s, missing, steps)
+    return True
 
 
 def _members(s: Situation, generation: Generation) -> list[Replica]:
@@ -178,7 +189,9 @@ def _watch(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -
     for replica in _members(s, generation):
         if replica.id in leaving:
             continue
-        if s.lives[replica.id.serial] is Life.PLANNED:
+        if s.lives[replica.id.serial] is Life.PLANNED and (missing := missing_files(s, generation.spec)):
+            begin_staging(s, missing, steps)
+        elif s.lives[replica.id.serial] is Life.PLANNED:
             why = "written down, but the daemon died before the start"
             steps.processes.append(_start(s, generation, replica.id, replica.lease, why))
             steps.look(s.now + 1)

@@ -22,7 +22,10 @@ def missing_files(s: Situation, spec: EffectiveSpec) -> Missing:
 
 def begin_staging(s: Situation, missing: Missing, steps: Steps) -> None:
     """Fetch them, or say how far they are. What failed is tried again more and more slowly."""
+    begun = {action.key for action in steps.processes if isinstance(action, Stage)}
     for key, mount in missing:
+        if key in begun:
+            continue
         known = s.staging.get(key)
         steps.say(f"staging: {_progress(known, mount)}")
         if known is not None and known.fetch is Fetch.RUNNING:
