@@ -24,6 +24,7 @@ from reconciler.model import (
     EffectiveSpec,
     EnsureProxy,
     Fetch,
+    Fit,
     Forget,
     Gpu,
     Mount,
@@ -107,8 +108,8 @@ def state(*services: Desired, **more: object) -> DesiredState:
 
 @dataclass
 class Host:
-    """Versions: `good…` serves, `reject…` fails preflight, `crash…` dies while starting, `late…` dies 1 s after it
-    was ready, `never…` is never ready.
+    """Versions: `good…` serves, `reject…` fails preflight, `large…` does not fit, `crash…` dies while starting, `late…`
+    dies 1 s after it was ready, `never…` is never ready.
 
     A model at `s3://flaky/…` comes at the third try, one at `s3://gone/…` never; all others after 2 s.
     """
@@ -136,7 +137,8 @@ class Host:
         for digest in [d for d, done in self.asking.items() if done <= self.now]:
             del self.asking[digest]
             bad = (Reason("UnknownFlag", "unrecognized argument --x"),) if digest.startswith("reject") else ()
-            self.preflights[digest] = Preflight(parsed=digest, reasons=bad)
+            large = Fit("too large", refusal="needs more than there is") if digest.startswith("large") else None
+            self.preflights[digest] = Preflight(parsed=digest, reasons=bad, fit=large)
         self._fetch()
         return Observed(
             target="host",
@@ -203,6 +205,29 @@ class Host:
             if endpoint.replica == r.id:
                 return Routed.DRAINING if endpoint.draining else Routed.ACTIVE
         return Routed.ABSENT
+
+    def lose_files(self) -> None:
+        """Somebody clears the disk: nothing of what was fetched is there any more."""
+        self.fetching.clear()
+        self.staging = {
+            key: replace(known, fetch=Fetch.FAILED, at=self.now, reason=Reason("Vanished", "not there any more"))
+            for key, known in self.staging.items()
+        }
+
+    def check_successors(self, desired: DesiredState, plan: Plan) -> None:
+        """Nothing that serves goes for a successor whose files are not there, unless that has successors enough."""
+        wanted = {one.id: one for one in desired.services if one.spec}
+        for drain in (action for action in plan.actions if isinstance(action, Drain)):
+            service = wanted.get(drain.replica.service)
+            if not drain.reason.startswith("superseded") or service is None or service.spec is None:
+                continue
+            there = [r for r in self.serving(service.id.name) if r.digest[:8] == drain.reason[-8:]]
+            aims = [service.spec] if service.digest[:8] == drain.reason[-8:] else []
+            lacking = [k for one in aims for k, _ in fetched(service.id, one) if not self._has(k)]
+            assert not lacking or len(there) >= service.replicas, "made room for what cannot start"
+
+    def _has(self, key: str) -> bool:
+        return key in self.staging and self.staging[key].fetch is Fetch.STAGED
 
     # ------------------------------------------------------------ perform
 
@@ -299,14 +324,19 @@ class Host:
     def step(self, desired: DesiredState, die_after: int | None = None) -> Plan:
         """One pass. `die_after` cuts its execution after so many actions, as `kill -9` would."""
         plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE)
+        self.check_successors(desired, plan)
         for action in plan.actions[:die_after]:
             self.perform(action)
         return plan
 
     def stumble(self, desired: DesiredState, luck: random.Random) -> Plan:
-        """One pass in which actions fail, the daemon dies between a record and its process, and the proxy goes away."""
+        """One pass in which actions fail, files vanish, the daemon dies between a record and its process, and the
+        proxy goes away."""
         self.proxy = self.proxy and luck.random() < 0.9
+        if luck.random() < 0.05:
+            self.lose_files()
         plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE)
+        self.check_successors(desired, plan)
 
         def perform(action: Action) -> None:
             if luck.random() < 0.8:
