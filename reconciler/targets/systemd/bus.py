@@ -39,6 +39,10 @@ class Refused(Retryable):
         self.name = name
 
 
+class Lost(Retryable):
+    """The connection broke; systemd may be executing itself anew."""
+
+
 class Bus:
     """`on_signal` gets the object's path and the signal's name, or nothing in both when the connection broke.
 
@@ -120,7 +124,7 @@ class Bus:
             except OSError as error:
                 self._lost = True
                 self._waiting.pop(serial, None)
-                raise Retryable(f"systemd does not listen any more: {error.strerror}") from None
+                raise Lost(f"systemd does not listen any more: {error.strerror}") from None
             if self._lost:
                 self._waiting.pop(serial, None)
                 future.cancel()
@@ -132,7 +136,7 @@ class Bus:
         except NoReply:
             raise Retryable(f"systemd does not answer within {_SECONDS:g} s; see systemctl status") from None
         except CancelledError:
-            raise Retryable("systemd closed the connection; the next pass connects again") from None
+            raise Lost("systemd closed the connection; the next pass connects again") from None
 
     def _read(self) -> None:
         parser = Parser()

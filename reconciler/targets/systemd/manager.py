@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from reconciler.errors import Retryable
-from reconciler.targets.systemd.bus import PATH, Bus, Refused
+from reconciler.targets.systemd.bus import PATH, Bus, Lost, Refused
 
 _GONE = ("org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.systemd1.NoSuchProcess")
 _RUN = ("MainPID", "ExecMainStartTimestampMonotonic", "ExecMainCode", "ExecMainStatus")
@@ -42,6 +42,7 @@ class Run:
 
 
 _NOT_READ = Run()
+T = TypeVar("T")
 
 
 class Manager(Protocol):
@@ -100,7 +101,6 @@ class DBusManager:
         return {row[0]: UnitState(row[0], row[3], row[4], bool(row[7])) for row in rows}
 
     def runs(self, units: Iterable[UnitState]) -> Mapping[str, Run]:
-        bus = self._opened()
         found: dict[str, Run] = {}
         missing: dict[str, UnitState] = {}
         with self._reading:
@@ -112,7 +112,8 @@ class DBusManager:
                     # A signal takes this away again: then what is read now may be older than the signal.
                     self._known[_path(unit.name)] = (unit, _NOT_READ)
                     missing[unit.name] = unit
-        values = bus.properties([(_path(name), "Service", word) for name in missing for word in _RUN])
+        wanted = [(_path(name), "Service", word) for name in missing for word in _RUN]
+        values = self._ask(lambda bus: bus.properties(wanted))
         for at, (name, unit) in enumerate(missing.items()):
             found[name] = run = _run(*values[at * len(_RUN) : (at + 1) * len(_RUN)])
             with self._reading:
@@ -165,7 +166,14 @@ class DBusManager:
     # ------------------------------------------------------------ the connection
 
     def _call(self, method: str, signature: str = "", *body: object) -> tuple[Any, ...]:
-        return self._opened().manager(method, signature, *body)
+        return self._ask(lambda bus: bus.manager(method, signature, *body))
+
+    def _ask(self, question: Callable[[Bus], T]) -> T:
+        """Ask again where the connection broke over it: whatever we ask may be asked twice."""
+        try:
+            return question(self._opened())
+        except Lost:
+            return question(self._opened())
 
     def _if_loaded(self, method: str, signature: str, *body: object) -> None:
         try:
