@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from reconciler.config_errors import explain
 from reconciler.errors import SettingsError
 
 DEFAULT_PATH = Path("/etc/reconciler/config.yaml")
@@ -245,7 +245,7 @@ class Settings(_Section):
 
     @classmethod
     def load(cls, path: Path) -> Settings:
-        """Raises SettingsError, which names the file, the key and what was expected."""
+        """Raises SettingsError, which names the file, the line, the key and what was expected."""
         return _validated(cls, path, _read(path))
 
 
@@ -266,19 +266,11 @@ def _validated(cls: type[Settings], path: Path, data: Any) -> Settings:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(path, item) for item in error.errors(include_url=False)]
+        lines = explain(path, error.errors(include_url=False), _known_keys())
         raise SettingsError("\n".join(lines)) from None
 
 
-def _explain(path: Path, item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part != "process")
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(Settings), 1, 0.7)
-        return f"{path}: {key}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
-    return f"{path}: {key or 'file'}: {item['msg'].removeprefix('Value error, ')}"
-
-
-def _known_keys(model: type[BaseModel]) -> list[str]:
+def _known_keys() -> list[str]:
     keys: list[str] = []
     sections = (Settings, Source, HostTarget, Engine, Secrets, Storage, Taint, Allocatable, Rollout, Routing, Web, Log)
     for section in sections:

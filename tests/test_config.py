@@ -40,12 +40,12 @@ def test_a_path_means_the_same_however_it_is_written(tmp_path: Path, written: st
     ],
 )
 def test_a_path_outside_the_repository_is_refused(tmp_path: Path, path: str, why: str):
-    with pytest.raises(SettingsError, match=rf"config\.yaml: targets\.0\.paths\.1: .*{why}"):
+    with pytest.raises(SettingsError, match=rf"config\.yaml:\d+: targets\[0\]\.paths\[1\]: .*{why}"):
         load(tmp_path, {"paths": ["runtimes", path]})
 
 
 def test_a_target_without_paths_is_refused(tmp_path: Path):
-    with pytest.raises(SettingsError, match=r"config\.yaml: targets\.0\.paths: "):
+    with pytest.raises(SettingsError, match=r"config\.yaml:\d+: targets\[0\]\.paths: "):
         load(tmp_path, {"paths": []})
 
 
@@ -56,10 +56,20 @@ def test_a_default_namespace_is_a_dns_label(tmp_path: Path, name: str):
 
 @pytest.mark.parametrize("name", ["", "Team", "a_b", "../x", "a.b", "-a", "a-", "a" * 64, "a\n"])
 def test_a_default_namespace_that_kubernetes_would_refuse_is_refused(tmp_path: Path, name: str):
-    with pytest.raises(SettingsError, match=r"config\.yaml: targets\.0\.default_namespace: "):
+    with pytest.raises(SettingsError, match=r"config\.yaml:\d+: targets\[0\]\.default_namespace: "):
         load(tmp_path, {"default_namespace": name})
 
 
 def test_a_misspelt_setting_is_answered_with_the_nearest(tmp_path: Path):
-    with pytest.raises(SettingsError, match=r"targets\.0\.enginse: no such setting; did you mean engines\?"):
+    with pytest.raises(SettingsError, match=r"targets\[0\]\.enginse: no such setting; did you mean engines\?"):
         load(tmp_path, {"enginse": []})
+
+
+def test_a_mistake_is_told_once_with_its_line(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "source: {url: /srv/git}\ntargets:\n  - name: gpu-1\n    kind: sytemd\n    paths: [a]\n    engines: []\n"
+    )
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(path)
+    assert str(caught.value) == f"{path}:4: targets[0].kind: \"sytemd\" is none of 'process' or 'systemd'"

@@ -88,6 +88,8 @@ def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None
         return "NoVolume", f"{uri}: targets[].volumes names no folder for the claim {claim} (it names {known})"
     if separator and scheme in SCHEMES and rest.strip("/"):
         return None
+    if separator and scheme in SCHEMES:
+        return "StorageUnsupported", f"{uri} names nothing to fetch; write for example {scheme}://BUCKET/FOLDER"
     known = ", ".join(f"{each}://" for each in SCHEMES)
     text = (
         f"{uri}: a host reads models from file:///folder, an absolute path and pvc://NAME/folder, and fetches {known}"

@@ -35,7 +35,8 @@ def check_folder(folder: Path) -> None:
     try:
         info = folder.stat()
     except OSError as error:
-        raise Terminal(f"{folder}: cannot be read: {error.strerror}") from None
+        text = f"{folder}: cannot be read: {error.strerror}; make it, or correct targets[].secrets.directory"
+        raise Terminal(text) from None
     if not stat.S_ISDIR(info.st_mode):
         raise Terminal(f"{folder}: is not a folder")
     if problem := _openness(folder, info, 0o022, "700"):
