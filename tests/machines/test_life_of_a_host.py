@@ -150,7 +150,7 @@ def test_killed_at_boundaries_of_a_rollout_the_daemon_loses_no_request(make_rig:
     rig.converge()
     with rig.load(streams=1, posts=1) as load:
         # Calls to systemd are boundaries too.
-        boundaries = kill_at_every_boundary(rig, stride=9)
+        boundaries = kill_at_every_boundary(rig, stride=17)
         tally = load.stop()
     assert boundaries > 10
     assert (tally.lost, tally.refused) == (0, 0), str(tally)
