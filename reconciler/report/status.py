@@ -6,13 +6,11 @@ Pure. Times are RFC 3339 in UTC; everything is JSON. The command line, metrics a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.config import Routing
-from reconciler.engines.arguments import ends_tls
 from reconciler.model import (
     Desired,
     DesiredState,
@@ -28,7 +26,6 @@ from reconciler.model import (
     Reason,
     Replica,
     Result,
-    Routed,
     ServiceId,
     Sync,
     Unreachable,
@@ -37,17 +34,22 @@ from reconciler.model import (
 from reconciler.report.actions import action_name, services_of
 from reconciler.report.fit import fit_document
 from reconciler.report.kserve_status import UNTOLD, kserve_status, see
+from reconciler.report.replicas import (
+    live_digest,
+    replica_document,
+    replica_phase,
+    staging_documents,
+    timestamp,
+)
 from reconciler.report.scrub import scrub_text
-from reconciler.storage.sources import fetched, shown
 
+Document = dict[str, Any]
 SCHEMA = "reconciler.status/v1"
 EVERYTHING = "*"
 """Stands in `TargetReport.suspended` for the whole target."""
 
 DEFAULT_METRICS_PATH = "/metrics"
 """Where a replica tells its metrics whose service git does not name any more."""
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +109,6 @@ def build_status(*, revision: RevisionInfo, targets: Sequence[TargetReport], dae
         },
         "targets": [_target(report, revision) for report in targets],
     }
-
-
-def timestamp(at: float | None) -> str | None:
-    """RFC 3339 in UTC, to the millisecond."""
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _target(report: TargetReport, revision: RevisionInfo) -> Document:
@@ -232,7 +227,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "step": verdict.step if verdict else "",
         "strategy": verdict.strategy if verdict else "",
         "digest": desired.digest if desired else "",
-        "liveDigest": _live_digest(replicas),
+        "liveDigest": live_digest(replicas),
         "blocked": [_reason(one) for one in _blocked(desired, verdict)],
         "rejected": _rejected(verdict.rejected) if verdict and verdict.rejected else None,
         "problems": [_reason(one) for one in (desired.problems if desired else ())],
@@ -241,8 +236,8 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight)}",
         "gpus": len(_leased(replicas)),
         "fit": fit_document(_fit(desired, sight)),
-        "staging": list(_staging(desired, sight)),
-        "replicas": [_replica(one) for one in replicas],
+        "staging": list(staging_documents(desired, sight.report.observed)),
+        "replicas": [replica_document(one) for one in replicas],
         "endpoints": _endpoints(service, sight),
         **_as_kserve(service, replicas, sight),
         "metricsPath": desired.metrics_path if desired else DEFAULT_METRICS_PATH,
@@ -288,55 +283,6 @@ def _wanted(service: ServiceId, sight: _Sight) -> int:
         return desired.replicas + (desired.canary.replicas if desired.canary and desired.replicas else 0)
     # Git's own word is unusable: what proved itself is what we keep. Gone from git: nothing is wanted.
     return owned.promoted.replicas if desired and owned and owned.promoted else 0
-
-
-def _live_digest(replicas: Sequence[Replica]) -> str:
-    """The digest that answers requests: of the oldest ready replica behind the proxy, which a rollout replaces last."""
-    serving = [one for one in replicas if replica_phase(one) == "Ready" and one.routed is not Routed.ABSENT]
-    return serving[0].digest if serving else ""
-
-
-def replica_phase(replica: Replica) -> str:
-    """Starting, Ready, Draining, Stopped or Failed."""
-    if not replica.alive:
-        return "Stopped" if replica.stopping_at is not None or replica.rebooted else "Failed"
-    if replica.draining_at is not None or replica.stopping_at is not None:
-        return "Draining"
-    if replica.ready_at is None:
-        return "Starting"
-    return "Failed" if replica.healthy is False else "Ready"
-
-
-def _staging(desired: Desired | None, sight: _Sight) -> Iterator[Document]:
-    """The models that are fetched for a service, and how far they are."""
-    observed = sight.report.observed
-    if desired is None or desired.spec is None or not isinstance(observed, Observed):
-        return
-    for key, mount in fetched(desired.id, desired.spec):
-        known = observed.staging.get(key)
-        yield {
-            "uri": shown(mount.uri),
-            "state": known.fetch.value if known else "Pending",
-            "doneBytes": known.done if known else 0,
-            "totalBytes": known.total if known else None,
-            "message": scrub_text(known.reason.message) if known and known.reason else "",
-        }
-
-
-def _replica(replica: Replica) -> Document:
-    since = replica.stopping_at or replica.draining_at or replica.ready_at or replica.created_at
-    return {
-        "id": str(replica.id),
-        "phase": replica_phase(replica),
-        "digest": replica.digest,
-        "port": replica.lease.port,
-        "tls": ends_tls((*replica.spec.command, *replica.spec.args)),
-        "gpus": list(replica.lease.gpus),
-        "inFlight": replica.in_flight,
-        "routed": replica.routed.value,
-        "exitCode": replica.exit_code,
-        "since": timestamp(since),
-    }
 
 
 def _as_kserve(service: ServiceId, replicas: Sequence[Replica], sight: _Sight) -> Document:

@@ -1,0 +1,70 @@
+"""A service's replicas, and the files that they wait for, as the status document shows them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from reconciler.engines.arguments import ends_tls
+from reconciler.model import Desired, Observed, Replica, Routed, Unreachable
+from reconciler.report.scrub import scrub_text
+from reconciler.storage.sources import fetched, shown
+
+Document = dict[str, Any]
+
+
+def timestamp(at: float | None) -> str | None:
+    """RFC 3339 in UTC, to the millisecond."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def live_digest(replicas: Sequence[Replica]) -> str:
+    """The digest that answers requests: of the oldest ready replica behind the proxy, which a rollout replaces last."""
+    serving = [one for one in replicas if replica_phase(one) == "Ready" and one.routed is not Routed.ABSENT]
+    return serving[0].digest if serving else ""
+
+
+def replica_phase(replica: Replica) -> str:
+    """Starting, Ready, Draining, Stopped or Failed."""
+    if not replica.alive:
+        return "Stopped" if replica.stopping_at is not None or replica.rebooted else "Failed"
+    if replica.draining_at is not None or replica.stopping_at is not None:
+        return "Draining"
+    if replica.ready_at is None:
+        return "Starting"
+    return "Failed" if replica.healthy is False else "Ready"
+
+
+def staging_documents(desired: Desired | None, observed: Observed | Unreachable | None) -> Iterator[Document]:
+    """The models that are fetched for a service, and how far they are."""
+    if desired is None or desired.spec is None or not isinstance(observed, Observed):
+        return
+    for key, mount in fetched(desired.id, desired.spec):
+        known = observed.staging.get(key)
+        yield {
+            "uri": shown(mount.uri),
+            "state": known.fetch.value if known else "Pending",
+            "doneBytes": known.done if known else 0,
+            "totalBytes": known.total if known else None,
+            "message": scrub_text(known.reason.message) if known and known.reason else "",
+        }
+
+
+def replica_document(replica: Replica) -> Document:
+    """One replica, with what people and scripts ask about it."""
+    since = replica.stopping_at or replica.draining_at or replica.ready_at or replica.created_at
+    return {
+        "id": str(replica.id),
+        "phase": replica_phase(replica),
+        "digest": replica.digest,
+        "port": replica.lease.port,
+        "tls": ends_tls((*replica.spec.command, *replica.spec.args)),
+        "gpus": list(replica.lease.gpus),
+        "inFlight": replica.in_flight,
+        "routed": replica.routed.value,
+        "exitCode": replica.exit_code,
+        "since": timestamp(since),
+    }
