@@ -153,10 +153,14 @@ class Stager:
             self._sweep()
             folder = self.folder / action.key
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            # Whoever holds the lock looks like the program: so this comes first.
+            before = self._staging(action.key)
             with self._opened(action.key, create=True) as lock:
                 if lock is None or not _lock(lock, fcntl.LOCK_EX):
                     return
-                before = self._staging(action.key)
+                if self._staging(action.key).fetch is Fetch.STAGED:
+                    # Another service asked for the same files in the same pass, and they were small.
+                    return
                 failures = before.failures
                 states.write_state(folder, State(states.RUNNING, before.done, before.total, failures, time.time()))
                 who = self._spawn(folder, lock, order.written())
