@@ -285,9 +285,11 @@ def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unre
     assert {verdict.health.phase for verdict in plan.verdicts.values()} <= {Phase.SUSPENDED}
     assert {key: owned.promoted for key, owned in host.owned.items()} == promoted
     host.converge(last, passes=2000)
-    for one in last.services:
-        if one.digest.startswith("good") and one.canary_percent is None and served[one.id] == one.replicas:
-            assert len(host.serving(one.id.name)) == one.replicas, one.id
+    # Where not all had room before, another one of them may have it now.
+    if all(served[one.id] == one.replicas for one in last.services):
+        for one in last.services:
+            if one.digest.startswith("good") and one.canary_percent is None:
+                assert len(host.serving(one.id.name)) == one.replicas, one.id
 
 
 @given(hosts, commits(("good1", "good2")), st.integers(0, 60))

@@ -53,6 +53,7 @@ def _check(tree: list[dict[str, Any]]) -> None:
         assert finding["line"] >= 1
 
 
+@pytest.mark.slow
 @_slow
 @given(st.data())
 def test_no_tree_makes_render_or_validate_raise(data: st.DataObject) -> None:
