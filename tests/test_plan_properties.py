@@ -147,6 +147,7 @@ def moves(draw: st.DrawFn):
     return state(*first), state(*second), Host(gpus=gpus + spare[0], memory=memory + spare[1])
 
 
+@pytest.mark.slow
 @given(moves(), st.integers(0, 30), commits(("good3",)))
 @settings(max_examples=200, deadline=None)
 def test_what_serves_is_never_lost_to_a_commit(move, passes, between):

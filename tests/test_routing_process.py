@@ -127,6 +127,7 @@ def test_killed_proxy_is_noticed_and_serves_the_same_when_it_is_back(host: Host,
     assert set(os.listdir("/dev/shm")) <= shared_memory
 
 
+@pytest.mark.slow
 def test_silent_proxy_means_unknown_and_not_gone(host: Host, tiny: Backend) -> None:
     proxy = host.proxy()
     proxy.ensure_running()

@@ -156,6 +156,7 @@ def test_large_and_binary_files_are_refused_alone(repository: Repository, mirror
     assert "1,001 bytes, more than source.max_file_bytes = 1,000" in str(snapshot.refused[1])
 
 
+@pytest.mark.slow
 def test_a_file_of_a_hundred_megabytes_is_never_read(repository: Repository, source: GitSource) -> None:
     with open(repository.path / "hosts/a/weights.yaml", "wb") as file:
         file.truncate(100 << 20)
@@ -189,6 +190,7 @@ def test_a_name_in_another_language_is_fine(repository: Repository, source: GitS
     assert "hosts/a/größe 模型.yaml" in [file.path for file in source.poll().files]
 
 
+@pytest.mark.slow
 def test_ten_thousand_folders_inside_each_other_break_nothing(repository: Repository, source: GitSource) -> None:
     good = source.poll()
     tree = repository.tree(entry("100644", repository.blob(b"a: 1\n"), b"x.yaml"))
