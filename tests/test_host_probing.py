@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import pytest
+
 from reconciler.model import ReplicaId, Routed
 from reconciler.targets.probing import Probes, Sight, Subject, Topic
 from tests.world import SERVICE, eventually
@@ -160,6 +162,7 @@ def test_bug_in_a_question_ends_no_thread() -> None:
         assert wakes.acquire(timeout=30)
 
 
+@pytest.mark.slow
 def test_one_bad_word_about_its_health_condemns_nobody() -> None:
     with probing() as (probes, answers, _):
         once = [True, False, True, True]

@@ -6,8 +6,8 @@ import contextlib
 import json
 from typing import Any
 
-import yaml
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
