@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,12 @@ def test_a_pass_that_changes_nothing_reads_no_headers(
     monkeypatch.undo()
     write_model(model / "model-2.safetensors", {"b": ("BF16", 36)})
     assert some.of("key", question(model), SPEC, VERDICT).weights_bytes == 100
+
+
+def test_each_amount_of_resources_has_a_fit_of_its_own(model: Path, machine: Machine, tmp_path: Path) -> None:
+    some = Fits(tmp_path / "fit", machine)
+    on_cpu = replace(SPEC, resources=Resources(memory_bytes=4 * GIB))
+    assert [some.of("key", question(model), each, VERDICT).gpus for each in (SPEC, on_cpu, SPEC)] == [1, 0, 1]
 
 
 def test_what_a_start_measured_is_kept_and_helps_the_next_estimate(

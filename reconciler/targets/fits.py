@@ -21,10 +21,11 @@ from reconciler.engines.fit_model import shape_of
 from reconciler.engines.launch import Question, replace_paths
 from reconciler.engines.preflight import Verdict, key_of_model
 from reconciler.files import write_atomically
-from reconciler.model import EffectiveSpec, Fit
+from reconciler.model import EffectiveSpec, Fit, Gpu, Resources
 from reconciler.targets.machine import Machine
 
 _STARTS_KEPT = 32
+_Key = tuple[str, Resources, tuple[Gpu, ...]]
 
 
 def look_at(model: Path, given: MemoryArguments, room: Room, past: Past = NEVER_STARTED) -> Fit:
@@ -54,23 +55,25 @@ class _Subject:
 
 
 class Fits:
-    """Answers are kept while neither the question nor the model's folder changes: a pass reads nothing anew."""
+    """Answers are kept while question, resources, GPUs and the model's folder stay: a pass reads nothing anew."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         self._folder = folder
         self._machine = machine
         self._writing = threading.Lock()
-        self._known: dict[str, tuple[Path | None, int, Fit]] = {}
+        self._known: dict[_Key, tuple[Path | None, int, Fit]] = {}
 
     def of(self, key: str, asked: Question, spec: EffectiveSpec, verdict: Verdict) -> Fit:
         """The fit of a spec; `key` is its question's. Raises Retryable when the GPUs cannot be listed."""
-        known = self._known.get(key)
+        # One question may be asked for services that ask for different amounts, and a driver may come back.
+        kept = (key, spec.resources, self._machine.gpus())
+        known = self._known.get(kept)
         if known is not None and known[1] == _time_of(known[0]):
             return known[2]
         subject = self._subject(asked, spec, verdict)
         stamp = _time_of(subject.model)
         fit = self._judge(subject, key, asked)
-        self._known[key] = (subject.model, stamp, fit)
+        self._known[kept] = (subject.model, stamp, fit)
         return fit
 
     def note(self, key: str, asked: Question, spec: EffectiveSpec, verdict: Verdict, log: Iterable[str]) -> None:

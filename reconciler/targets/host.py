@@ -140,8 +140,9 @@ class HostTarget:
             owned = self._inventory.services()
             states = self._supervisor.list(records)
             capacity = self._machine.capacity(record.lease.port for record in records)
-            preflights, asking = self._preflights.look_up(wanted)
+            # In this order: what is staged by now is there when the engine is asked about it.
             staging = self._stager.look()
+            preflights, asking = self._preflights.look_up(wanted)
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
         self._probes.watch(_subjects(records, states, self._workloads.api_key))

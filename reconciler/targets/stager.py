@@ -163,13 +163,13 @@ class Stager:
                     return
                 failures = before.failures
                 states.write_state(folder, State(states.RUNNING, before.done, before.total, failures, time.time()))
-                who = self._spawn(folder, lock, order.written())
+                who = self._spawn(folder, lock, order.written(), failures)
                 os.ftruncate(lock, 0)
                 os.pwrite(lock, json.dumps([who.pid, who.started, who.boot]).encode(), 0)
         if self._watch is not None:
             self._watch.watch(who)
 
-    def _spawn(self, folder: Path, lock: int, order: bytes) -> Identity:
+    def _spawn(self, folder: Path, lock: int, order: bytes, failures: int) -> Identity:
         """The lock goes over to the program: it is held as long as that runs, whatever becomes of us."""
         home = folder / states.HOME
         home.mkdir(mode=0o700, exist_ok=True)
@@ -184,9 +184,11 @@ class Stager:
             argv = (str(self._python), "-I", str(_PROGRAM))
             return self._children.spawn(argv, env, str(folder), log, told, (lock,))
         except OSError as error:
-            state = State(states.FAILED, at=time.time(), failures=1, code="NoProgram", message=_cannot(argv[0], error))
-            states.write_state(folder, state)
-            raise Retryable(state.message) from None
+            text = _cannot(argv[0], error)
+            states.write_state(
+                folder, State(states.FAILED, at=time.time(), failures=failures + 1, code="NoProgram", message=text)
+            )
+            raise Retryable(text) from None
         finally:
             os.close(told)
             os.close(log)
@@ -228,7 +230,9 @@ class Stager:
 
     def _sweep(self) -> None:
         for path in self.folder.glob(f"{_GONE}*"):
-            _delete(path)
+            # What cannot be deleted takes room, but is in nobody's way.
+            with contextlib.suppress(OSError):
+                _delete(path)
 
     # ------------------------------------------------------------ files
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from reconciler.errors import Retryable
 from reconciler.model import Fetch, Mount
 from reconciler.storage import state as states
 from reconciler.storage.state import State
@@ -38,3 +40,25 @@ def test_a_program_that_is_cut_off_again_and_again_is_counted_each_time(models: 
         models.begin_mount(MOUNT)
         eventually(lambda: models.look(MOUNT).fetch is Fetch.FAILED)
         assert models.look(MOUNT).failures == count
+
+
+def test_a_program_that_is_not_there_is_counted_each_time(tmp_path: Path) -> None:
+    models = Models(tmp_path / "models", tmp_path / "no-python")
+    for count in (1, 2, 3):
+        with pytest.raises(Retryable, match="no-python"):
+            models.begin_mount(MOUNT)
+        assert models.look(MOUNT).failures == count
+    models.close()
+
+
+def test_what_cannot_be_deleted_keeps_nothing_from_being_fetched(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (models.folder / ".gone-0123456789abcdef").mkdir(parents=True)
+
+    def refuse(folder: Path) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr("reconciler.targets.stager._delete", refuse)
+    models.begin_mount(MOUNT)
+    eventually(lambda: models.look(MOUNT).fetch is Fetch.FAILED)
