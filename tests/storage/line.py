@@ -33,6 +33,13 @@ class Line:
         with self._changed:
             self._hold_at = self.sent + count
 
+    def cut(self) -> None:
+        """Now."""
+        with self._changed:
+            self._cut_at = self.sent
+            self._changed.notify_all()
+        self._break()
+
     def mend(self) -> None:
         """From now on all comes through."""
         with self._changed:
@@ -92,7 +99,9 @@ class Line:
                         self._break()
                         return
                     with self._changed:
-                        self._changed.wait_for(lambda: self._hold_at is None)
+                        self._changed.wait_for(lambda: self._hold_at is None or self._is_cut())
+                        if self._is_cut():
+                            return
                         self.sent += len(data) - count
                     client.sendall(data[count:])
         _shut(client)

@@ -22,6 +22,7 @@ from tests.storage.line import Line
 from tests.storage.models import Models
 from tests.storage.test_s3 import MIB, shard
 from tests.storage.web import FileServer, serve_files
+from tests.world import eventually
 
 pytestmark = pytest.mark.slow
 BUNDLE = "/etc/ssl/custom-certs"
@@ -83,8 +84,11 @@ def test_a_certificate_that_nobody_vouches_for_ends_it(web: Web, models: Models)
 def test_a_line_that_breaks_is_gone_on_with_in_the_middle_of_the_file(web: Web, models: Models) -> None:
     web.server.files["/m.tar"] = packed({"config.json": b"{}", "0.bin": shard(1, 6 * MIB)}, "w")
     mount = web.mount("/m.tar")
-    web.line.cut_after(4 * MIB)
-    assert models.fetch_again(mount).fetch is Fetch.FAILED
+    web.line.hold_after(4 * MIB)
+    models.begin_mount(mount)
+    eventually(lambda: models.fetched(mount) > 3 * MIB)
+    web.line.cut()
+    assert models.wait(mount).fetch is Fetch.FAILED
     web.line.mend()
     assert models.fetch_again(mount).fetch is Fetch.STAGED
     start = int(web.server.asked[-1].removeprefix("bytes=").removesuffix("-"))
