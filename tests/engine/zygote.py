@@ -189,7 +189,10 @@ class Zygote:
 
     def listen_to_caller(self, pid: int) -> None:
         """A signal to pass on, or the end of the caller: then nothing of its program may live on."""
-        connection = self.callers[pid]
+        connection = self.callers.get(pid)
+        if connection is None:
+            # Both ended at once, and the end of the program was seen first.
+            return
         try:
             words = connection.recv(1024).split()
         except OSError:
