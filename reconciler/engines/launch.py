@@ -85,7 +85,8 @@ class Question:
     """What the installed vLLM is asked: the server's arguments before host translation.
 
     `indices` tells for each of them where it stands among the words of command and args; None: nobody wrote it.
-    `paths` maps folders in the container to folders on this host.
+    `paths` maps folders in the container to folders on this host. `mounted`: whoever is asked finds them where the
+    container does.
     """
 
     python: Path
@@ -93,6 +94,7 @@ class Question:
     indices: tuple[int | None, ...]
     env: Mapping[str, str]
     paths: Mapping[str, str]
+    mounted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +157,18 @@ def launch(
     return Launch(argv, env, folders.tmp, hidden, files)
 
 
-def question(spec: EffectiveSpec, engine: Engine, model_paths: Mapping[str, str], home: str) -> Question:
+def question(
+    spec: EffectiveSpec, engine: Engine, model_paths: Mapping[str, str], home: str, *, mounted: bool = False
+) -> Question:
     """What to ask before this spec is started. Raises ValueError for a spec that `unsupported` complains of."""
     container = _read_container(spec.env)
     try:
         server = _read(spec, container)
     except _NotAServer as error:
         raise ValueError(str(error)) from None
-    env = _env(container, engine, model_paths, Folders(home, "/tmp"))  # noqa: S108 - the system's own
-    return Question(engine.python, server.flags, server.indices, env, dict(model_paths))
+    seen = {} if mounted else model_paths
+    env = _env(container, engine, seen, Folders(home, "/tmp"))  # noqa: S108 - the system's own
+    return Question(engine.python, server.flags, server.indices, env, dict(model_paths), mounted)
 
 
 def unsupported(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
 
 log = structlog.get_logger()
 
-_SCRIPTS = tuple(Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text"))
+SCRIPTS = tuple(Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text"))
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
 
@@ -49,6 +50,22 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Inquiry:
+    """A process that is being asked: the request goes to its standard input, the answer comes from its output.
+
+    `end` ends it with all that it started, and may be called when it has ended. `log` says where to read more.
+    """
+
+    process: subprocess.Popen[bytes]
+    end: Callable[[], None]
+    log: str = ""
+
+
+# Begins to ask; whatever that leaves behind may live for so many seconds at most. Raises Retryable.
+Begin = Callable[[Question, float], Inquiry]
+
+
+@dataclass(frozen=True, slots=True)
 class _Failure:
     """No verdict was possible; not to be asked again before `until` (monotonic)."""
 
@@ -65,7 +82,11 @@ class PreflightRunner:
     `wake` is called from another thread whenever there is something new.
     """
 
-    def __init__(self, cache: Path, wake: Callable[[], None], timeout: float = 180.0) -> None:
+    def __init__(
+        self, cache: Path, wake: Callable[[], None], timeout: float = 180.0, begin: Begin | None = None
+    ) -> None:
+        """`begin` starts the process that is asked: by default a child of ours."""
+        self._begin = begin or begin_child
         self._cache = cache
         self._wake = wake
         self._timeout = timeout
@@ -74,7 +95,7 @@ class PreflightRunner:
         self._known: dict[str, Verdict] = {}
         self._pending: set[str] = set()
         self._failures: dict[str, _Failure] = {}
-        self._running: subprocess.Popen[bytes] | None = None
+        self._running: Inquiry | None = None
         self._closed = False
 
     def ask(self, asked: Question) -> None:
@@ -104,7 +125,7 @@ class PreflightRunner:
         with self._lock:
             self._closed = True
             if self._running:
-                _kill(self._running)
+                self._running.end()
         self._pool.shutdown(cancel_futures=True)
 
     def _work(self, key: str, asked: Question) -> None:
@@ -133,13 +154,15 @@ class PreflightRunner:
 
     def _run(self, asked: Question) -> dict[str, Any]:
         """One process from start to end. Raises Retryable."""
-        request = json.dumps({"argv": asked.argv, "paths": dict(asked.paths)}).encode()
+        paths = {} if asked.mounted else dict(asked.paths)
+        request = json.dumps({"argv": asked.argv, "paths": paths}).encode()
         with contextlib.ExitStack() as stack:
             with self._lock:
                 if self._closed:
                     raise Retryable("preflight was given up: the daemon is ending")
-                process = self._running = stack.enter_context(_start(asked))
-            stack.callback(_kill, process)
+                inquiry = self._running = self._begin(asked, self._timeout)
+            process = stack.enter_context(inquiry.process)
+            stack.callback(inquiry.end)
             try:
                 output, errors = process.communicate(request, self._timeout)
             except subprocess.TimeoutExpired:
@@ -147,7 +170,7 @@ class PreflightRunner:
             finally:
                 with self._lock:
                     self._running = None
-        return _read_answer(asked.python, process.returncode, output, errors)
+        return _read_answer(asked.python, process.returncode, output, errors, inquiry.log)
 
     def _load(self, key: str) -> Verdict | None:
         if key not in self._known:
@@ -159,9 +182,10 @@ class PreflightRunner:
 # ---------------------------------------------------------------- the process
 
 
-def _start(asked: Question) -> subprocess.Popen[bytes]:
+def begin_child(asked: Question, _seconds: float) -> Inquiry:
+    """A process of our own user, in a group of its own. Raises Retryable."""
     pipe = subprocess.PIPE
-    command = [str(asked.python), str(_SCRIPTS[0])]
+    command = [str(asked.python), str(SCRIPTS[0])]
     try:
         Path(asked.env["HOME"]).mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen(
@@ -173,7 +197,7 @@ def _start(asked: Question) -> subprocess.Popen[bytes]:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, process.pid, 10)
         Path(f"/proc/{process.pid}/oom_score_adj").write_text("1000")
-    return process
+    return Inquiry(process, partial(_kill, process))
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -182,7 +206,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read_answer(python: Path, code: int, output: bytes, errors: bytes) -> dict[str, Any]:
+def _read_answer(python: Path, code: int, output: bytes, errors: bytes, log: str) -> dict[str, Any]:
     try:
         answer = json.loads(output)
         reason = answer.get("environment")
@@ -190,7 +214,9 @@ def _read_answer(python: Path, code: int, output: bytes, errors: bytes) -> dict[
             _verdict(answer)
     except (ValueError, KeyError, TypeError, AttributeError):
         last = errors.decode(errors="replace").strip().splitlines()[-1:]
-        reason = f"it ended with {code} and no answer" + "".join(f": {line[:300]}" for line in last)
+        reason = (
+            f"it ended with {code} and no answer" + "".join(f": {line[:300]}" for line in last) + (log and f"; {log}")
+        )
     if reason:
         raise Retryable(f"preflight with {python} is not possible: {reason}")
     return dict(answer)
@@ -219,9 +245,10 @@ def _write(path: Path, answer: dict[str, Any]) -> None:
 def key_of(asked: Question) -> str:
     """Equal keys, equal verdicts: the engine and its version, the arguments, the environment, the model's own files.
 
-    Ports and this host's paths to models are outside of it.
+    Ports and this host's paths to models and caches are outside of it.
     """
-    env = {name: value for name, value in asked.env.items() if name not in ("HOME", "TMPDIR", "PATH")}
+    home = asked.env.get("HOME") or "~"
+    env = {n: value.replace(home, "~") for n, value in asked.env.items() if n not in ("HOME", "TMPDIR", "PATH")}
     for mount, local in asked.paths.items():
         env = {name: value.replace(local, mount) for name, value in env.items()}
     models = {mount: _model_digest(local) for mount, local in asked.paths.items()}
@@ -279,4 +306,4 @@ def _mtime(path: str) -> int:
         return 0
 
 
-_PROBE = hashlib.sha256(b"".join(path.read_bytes() for path in _SCRIPTS)).hexdigest()
+_PROBE = hashlib.sha256(b"".join(path.read_bytes() for path in SCRIPTS)).hexdigest()

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from reconciler import config, procfs
 from reconciler.engines.arguments import ends_tls
+from reconciler.engines.preflight import Begin, begin_child
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
@@ -88,7 +89,9 @@ class HostTarget:
         self._proxy_exit: ExitWatch | None = None
         self._stager = Stager(settings.storage, folder / "models", secrets, wake)
         self._workloads = Workloads(settings, folder, secrets, self._stager)
-        self._preflights = Preflights(self._workloads, folder / "preflight", wake, Fits(folder / "fit", self._machine))
+        fits = Fits(folder / "fit", self._machine)
+        begin = make_begin(settings, gpus)
+        self._preflights = Preflights(self._workloads, folder / "preflight", wake, fits, begin)
         self._probes = Probes(EngineQuestions(self._proxy), wake)
 
     def lock(self) -> None:
@@ -340,6 +343,15 @@ def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpu
             return supervisor, ProxyUnit(settings.name, manager).spawn
         case _:
             assert_never(settings.kind)
+
+
+def make_begin(settings: config.HostTarget, gpus: Gpus) -> Begin:
+    """How the engine is asked: as whoever runs the replicas."""
+    if settings.kind == "process":
+        return begin_child
+    from reconciler.targets.systemd.preflight import Sandbox
+
+    return Sandbox(settings.name, settings.user, gpus).begin
 
 
 def _subjects(

@@ -13,7 +13,7 @@ from pathlib import Path
 from reconciler import config, procfs
 from reconciler.engines.images import find_engine
 from reconciler.engines.launch import Folders, Launch, Question, Revealed, api_key, launch, question
-from reconciler.engines.preflight import PreflightRunner, key_of
+from reconciler.engines.preflight import Begin, PreflightRunner, key_of
 from reconciler.errors import Retryable, Terminal
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ReplicaId, ServiceId, Start
@@ -104,7 +104,9 @@ class Workloads:
         """What to ask the installed engine. Raises Terminal when the host lacks something; Retryable for files."""
         engine = self._engine(spec)
         try:
-            return question(spec, engine, self._model_paths(service, spec), self._home(engine))
+            paths = self._model_paths(service, spec)
+            place = place_of(self._settings, self._folder, engine, paths)
+            return question(spec, engine, paths, place.folders.home, mounted=bool(place.mounts))
         except ValueError as error:
             raise Terminal(str(error)) from None
 
@@ -133,9 +135,6 @@ class Workloads:
         found = folders_of(spec, self._settings.volumes, partial(self._stager.find, service))
         return {path: str(folder) for path, folder in found.items()}
 
-    def _home(self, engine: config.Engine) -> str:
-        return home_of(self._folder, engine)
-
 
 def reveal(spec: EffectiveSpec, namespace: str, given: Collection[str], store: SecretStore) -> Revealed:
     """What a spec's references stand for now; not those that the config gives. Raises Retryable when one is missing."""
@@ -147,11 +146,11 @@ def reveal(spec: EffectiveSpec, namespace: str, given: Collection[str], store: S
 class Preflights:
     """The verdicts on wanted specs: the engine's own, kept on disk; and missing weights, seen anew every time."""
 
-    def __init__(self, workloads: Workloads, cache: Path, wake: Callable[[], None], fits: Fits) -> None:
+    def __init__(self, workloads: Workloads, cache: Path, wake: Callable[[], None], fits: Fits, begin: Begin) -> None:
         self._workloads = workloads
         self._fits = fits
         self._wake = wake
-        self._runner = PreflightRunner(cache, wake)
+        self._runner = PreflightRunner(cache, wake, begin=begin)
         self._refused: dict[str, Preflight] = {}
 
     def ask(self, action: AskPreflight) -> None:

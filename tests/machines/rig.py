@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from reconciler.targets.workload import home_of, place_of
+from reconciler.targets.workload import place_of
 from tests.e2e.rig import CRASHING, Rig
 from tests.engine.fixtures import Place
 from tests.machines.machine import Machine
@@ -49,13 +49,24 @@ class MachineRig(Rig):
 
     @property
     def engine(self) -> Path:
-        """The interpreter of the config: the preloaded one, but a server that is to take 99 sequences crashes."""
+        """The interpreter of the config: the preloaded one, but a server that is to take 99 sequences crashes.
+
+        Asked about arguments, it first notes who it is there and what it may do.
+        """
         script = self.folder / "engine"
         if not script.exists():
             crash = 'case "$*" in *api_server*max-num-seqs=99*) echo "ValueError: no kernel"; exit 3;; esac'
-            script.write_text(f'#!/bin/sh\n{crash}\nexec {self.python} "$@"\n')
+            look = "id -un; touch /etc/written /srv/written; ls -A /sys/class/net; printenv HOME"
+            note = f'case "$*" in *preflight_probe*) {{ {look}; }} > ~/asked 2>&1;; esac'
+            script.write_text(f'#!/bin/sh\n{crash}\n{note}\nexec {self.python} "$@"\n')
             script.chmod(0o755)
         return script
+
+    def told_of_preflight(self) -> str:
+        """What `engine` noted when it was asked at last."""
+        (target,) = self.settings.targets
+        home = place_of(target, self.folder / "state" / "demo", target.engines[0], {}).folders.home
+        return (self.machine.root / home.lstrip("/") / "asked").read_text()
 
     # ------------------------------------------------------------ the machine
 
@@ -85,8 +96,6 @@ class MachineRig(Rig):
             home = place_of(target, state, engine, {}).folders.home
             shutil.copytree(known, self.machine.root / home.lstrip("/") / ".cache/vllm")
             self.machine.run("chown", "-R", USER, home)
-            # The engine is asked about its arguments by the daemon itself.
-            shutil.copytree(known, Path(home_of(state, engine)) / ".cache/vllm")
 
     # ------------------------------------------------------------ the daemon
 

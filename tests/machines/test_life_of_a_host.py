@@ -14,7 +14,7 @@ from tests.e2e.test_crash_of_daemon import kill_at_every_boundary
 from tests.engine.fixtures import find_place
 from tests.machines.conftest import refuse
 from tests.machines.machine import NoMachine, check
-from tests.machines.rig import MachineRig
+from tests.machines.rig import USER, MachineRig
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 TINY = "demo/tiny.yaml"
@@ -68,9 +68,15 @@ def test_a_push_serves_an_update_loses_nothing_and_a_bad_commit_changes_nothing(
         tally = load.stop()
     assert (tally.lost, tally.refused) == (0, 0), str(tally)
     assert "--max-num-seqs" in rejected["reason"]
+    assert (rejected["file"], "--max-num-seq=13" in rig.read(TINY).splitlines()[rejected["line"] - 1]) == (TINY, True)
     (second,) = rig.units("active")
     assert second != first
     assert [path.name for path in rig.unit_files()] == [second]
+    name, *refused, network, home = rig.told_of_preflight().splitlines()
+    assert (name, network, Path(home).parent) == (USER, "lo", Path("/var/cache/reconciler"))
+    assert [line.partition(": ")[2] for line in refused] == [
+        f"cannot touch '{path}': Read-only file system" for path in ("/etc/written", "/srv/written")
+    ]
 
 
 def test_a_commit_that_crashes_is_rolled_back_and_what_it_said_is_told(rig: MachineRig) -> None:

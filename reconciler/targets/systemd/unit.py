@@ -28,7 +28,7 @@ _LOAD_ENVIRONMENT = f'. "$CREDENTIALS_DIRECTORY/{CREDENTIAL}" && exec "$@"'
 _NVIDIA = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 
 # Nothing that an engine needs: it reads its files, uses its GPUs, and talks to the proxy.
-_HARDENING = """\
+HARDENING = """\
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 AmbientCapabilities=
@@ -147,8 +147,8 @@ def _service(plan: UnitPlan) -> Iterator[str]:
     yield f"SyslogIdentifier={plan.replica.service.name}"
     yield from _life(plan)
     yield from _limits(plan.resources)
-    yield from _devices(plan)
-    yield from _HARDENING.splitlines()
+    yield from device_lines(plan.devices)
+    yield from HARDENING.splitlines()
 
 
 def _life(plan: UnitPlan) -> Iterator[str]:
@@ -177,9 +177,10 @@ def _limits(resources: Resources) -> Iterator[str]:
     yield "LimitMEMLOCK=infinity"
 
 
-def _devices(plan: UnitPlan) -> Iterator[str]:
+def device_lines(devices: tuple[str, ...]) -> Iterator[str]:
+    """These GPUs, with what all GPUs share, and no other device of the machine."""
     yield "DevicePolicy=closed"
-    for device in (*_NVIDIA, *plan.devices) if plan.devices else ():
+    for device in (*_NVIDIA, *devices) if devices else ():
         yield f"DeviceAllow={plain(device)} rw"
 
 
