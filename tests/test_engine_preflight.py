@@ -17,7 +17,7 @@ from reconciler.config import Engine
 from reconciler.engines.launch import Question, question
 from reconciler.engines.preflight import PreflightRunner, Verdict, engine_version, key_of
 from reconciler.errors import Retryable
-from reconciler.model import EffectiveSpec, Mount, Origin, Preflight
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Preflight
 from tests.engine.server import wait_for
 
 engine = pytest.mark.engine
@@ -346,6 +346,15 @@ def test_the_key_is_blind_to_where_the_model_lies(venv: Path, tmp_path: Path) ->
     copied = tmp_path / "elsewhere" / "copy"
     shutil.copytree(tmp_path / "model", copied)
     assert key_of(asked_of(venv, tmp_path)) == key_of(asked_of(venv, tmp_path, model=copied))
+
+
+def test_the_key_is_the_same_wherever_the_engine_is_asked(venv: Path, tmp_path: Path) -> None:
+    spec = replace(spec_of(), env=(EnvVar("CHAT", "/mnt/models/chat.jinja"),))
+    engine, paths = Engine(image="*", python=venv), {"/mnt/models": str(tmp_path / "model")}
+    child = question(spec, engine, paths, str(tmp_path / "home"))
+    unit = question(spec, engine, paths, "/var/cache/reconciler/1234", mounted=True)
+    assert (child.env["CHAT"], unit.env["CHAT"]) == (f"{tmp_path}/model/chat.jinja", "/mnt/models/chat.jinja")
+    assert key_of(child) == key_of(unit)
 
 
 @pytest.mark.engine
