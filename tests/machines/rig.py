@@ -56,7 +56,7 @@ class MachineRig(Rig):
         script = self.folder / "engine"
         if not script.exists():
             crash = 'case "$*" in *api_server*max-num-seqs=99*) echo "ValueError: no kernel"; exit 3;; esac'
-            look = "id -un; touch /etc/written /srv/written; ls -A /sys/class/net; printenv HOME"
+            look = "id -un; touch /etc/written /srv/written; readlink /proc/self/ns/net; printenv HOME"
             note = f'case "$*" in *preflight_probe*) {{ {look}; }} > ~/asked 2>&1;; esac'
             script.write_text(f'#!/bin/sh\n{crash}\n{note}\nexec {self.python} "$@"\n')
             script.chmod(0o755)
