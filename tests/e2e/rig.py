@@ -198,6 +198,8 @@ class Rig:
     def load(self, *names: str, **options: Any) -> Load:
         ways = [way for name in names or ("tiny",) for way in ways_to("default", name)]
         options.setdefault("patience", 60.0)
+        # Engines, daemon and load share two cores; a stream is under way nearly always even so.
+        options.setdefault("pause", 0.05)
         return Load(self.url, ways, **options)
 
     def complete(self, name: str = "tiny", tokens: int = 4) -> list[Answer]:

@@ -27,6 +27,7 @@ def session_of(pid: int) -> set[int]:
     return found
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_api_process_is_replaced_and_leaves_no_orphan(make_rig: MakeRig, stock_python: Path):
     rig = make_rig(python=stock_python, rollout={"ready_timeout": "300s"})
     rig.start()
@@ -41,6 +42,7 @@ def test_a_killed_api_process_is_replaced_and_leaves_no_orphan(make_rig: MakeRig
     assert rig.service()["rejected"] is None, "a death after promotion is an incident, not the commit's fault"
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_engine_process_is_noticed_although_the_server_exits_with_0(make_rig: MakeRig, stock_python: Path):
     rig = make_rig(python=stock_python, rollout={"ready_timeout": "300s"})
     rig.start()
