@@ -9,6 +9,7 @@ from typing import Any
 from reconciler.config import Routing
 from reconciler.kserve.status import Condition, Failure, Seen, conditions, failed_because, invalid_because, model_status
 from reconciler.model import Desired, Owned, Replica, Routed, Verdict
+from reconciler.report.replicas import replica_phase
 from reconciler.report.scrub import scrub_text
 
 Document = dict[str, Any]
@@ -39,7 +40,7 @@ def _url(desired: Desired, routing: Routing) -> str:
 
 def see(desired: Desired, replicas: Sequence[Replica], owned: Owned | None, verdict: Verdict, wanted: int) -> Seen:
     """The facts that KServe's words rest on."""
-    ready = sorted((one for one in replicas if _is_ready(one)), key=_ready_at)
+    ready = sorted((one for one in replicas if replica_phase(one) == "Ready"), key=_ready_at)
     updated = [one for one in ready if one.digest == desired.digest]
     alive = [one for one in replicas if one.alive and one.stopping_at is None]
     counted = updated if len(updated) >= wanted else ready
@@ -57,16 +58,6 @@ def see(desired: Desired, replicas: Sequence[Replica], owned: Owned | None, verd
         failure=_failure(verdict, replicas),
         ready_since=_ready_at(counted[wanted - 1]) if 0 < wanted <= len(counted) else None,
         started_at=max((one.created_at for one in alive), default=None),
-    )
-
-
-def _is_ready(replica: Replica) -> bool:
-    return (
-        replica.alive
-        and replica.ready_at is not None
-        and replica.healthy is not False
-        and replica.draining_at is None
-        and replica.stopping_at is None
     )
 
 
