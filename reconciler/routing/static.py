@@ -61,21 +61,7 @@ def bootstrap() -> Resource:
 def cluster() -> Resource:
     """The cluster of all replicas. A request is balanced inside the subset of its service."""
     return {
-        "@type": TYPE + "envoy.config.cluster.v3.Cluster",
-        "name": CLUSTER,
-        "type": "EDS",
-        "eds_cluster_config": {"eds_config": _file("eds")},
-        "connect_timeout": "1s",
-        "lb_policy": "LEAST_REQUEST",
-        "lb_subset_config": {
-            "fallback_policy": "NO_FALLBACK",
-            "subset_selectors": [_part("stable"), _part("canary"), {"keys": ["service"]}],
-        },
-        # Without these, a service whose replicas all drain would still get requests.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "ignore_health_on_host_removal": True,
-        "circuit_breakers": {"thresholds": [_no_limits()]},
-        "upstream_connection_options": _KEEPALIVE,
+        **_replicas(CLUSTER, "eds", _part("stable"), _part("canary"), {"keys": ["service"]}),
         "transport_socket_matches": [{"name": "tls", "match": {"tls": "yes"}, "transport_socket": _tls_to_replica()}],
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -89,14 +75,20 @@ def cluster() -> Resource:
 
 def passthrough_cluster() -> Resource:
     """The replicas that end TLS themselves, for connections that are handed to them byte by byte."""
+    return _replicas(PASSTHROUGH, "tls", {"keys": ["service"]})
+
+
+def _replicas(name: str, file: str, *subsets: Resource) -> Resource:
+    """A cluster of replicas that a file names. Whoever picks one picks inside a subset."""
     return {
         "@type": TYPE + "envoy.config.cluster.v3.Cluster",
-        "name": PASSTHROUGH,
+        "name": name,
         "type": "EDS",
-        "eds_cluster_config": {"eds_config": _file("tls")},
+        "eds_cluster_config": {"eds_config": _file(file)},
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
-        "lb_subset_config": {"fallback_policy": "NO_FALLBACK", "subset_selectors": [{"keys": ["service"]}]},
+        "lb_subset_config": {"fallback_policy": "NO_FALLBACK", "subset_selectors": list(subsets)},
+        # Without these, a service whose replicas all drain would still get requests.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "ignore_health_on_host_removal": True,
         "circuit_breakers": {"thresholds": [_no_limits()]},
