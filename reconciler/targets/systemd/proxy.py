@@ -11,6 +11,7 @@ from reconciler.procfs import Identity
 from reconciler.routing import process
 from reconciler.targets.systemd.manager import Manager
 from reconciler.targets.systemd.supervisor import UNITS
+from reconciler.targets.systemd.unit import SANDBOX
 from reconciler.targets.systemd.words import plain, quote, quote_path
 
 _SECONDS = 10.0
@@ -80,28 +81,10 @@ Restart=always
 RestartSec=100ms
 TimeoutStopSec=10
 LimitNOFILE=1048576
-UMask=0077
-NoNewPrivileges=yes
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE
-ProtectSystem=strict
 ReadWritePaths={quote_path(str(folder))}
-ProtectHome=read-only
-PrivateTmp=yes
 PrivateDevices=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectClock=yes
-ProtectHostname=yes
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
-LockPersonality=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallErrorNumber=EPERM
+{SANDBOX}
 
 [Install]
 WantedBy=multi-user.target

@@ -27,22 +27,18 @@ _STOP_MARGIN = 30
 _LOAD_ENVIRONMENT = f'. "$CREDENTIALS_DIRECTORY/{CREDENTIAL}" && exec "$@"'
 _NVIDIA = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 
-# Nothing that an engine needs: it reads its files, uses its GPUs, and talks to the proxy.
-HARDENING = """\
+# Nothing that an engine or the proxy needs.
+SANDBOX = """\
 NoNewPrivileges=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
 ProtectSystem=strict
 ProtectHome=read-only
 PrivateTmp=yes
-TemporaryFileSystem=/dev/shm:mode=1777,nosuid,nodev
 ProtectKernelTunables=yes
 ProtectKernelModules=yes
 ProtectKernelLogs=yes
 ProtectControlGroups=yes
 ProtectClock=yes
 ProtectHostname=yes
-ProtectProc=invisible
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
@@ -52,6 +48,13 @@ SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
 UMask=0077"""
+# An engine reads its files, uses its GPUs, and talks to the proxy.
+HARDENING = f"""\
+{SANDBOX}
+CapabilityBoundingSet=
+AmbientCapabilities=
+TemporaryFileSystem=/dev/shm:mode=1777,nosuid,nodev
+ProtectProc=invisible"""
 
 
 @dataclass(frozen=True, slots=True)
