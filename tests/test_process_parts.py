@@ -6,11 +6,9 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +21,7 @@ from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import EffectiveSpec, Gpu, Mount
 from reconciler.targets import logs
 from reconciler.targets.exits import ExitWatch
-from reconciler.targets.gpus import Gpus, Holder
+from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
 from reconciler.targets.weights import find_folder, folders_of
 
@@ -131,101 +129,6 @@ def test_end_before_and_after_the_watch_began_is_told(tmp_path: Path) -> None:
     watch.close()
     watch.close()
     assert told.count(late.pid) == 1
-
-
-# ---------------------------------------------------------------- GPUs
-
-
-class FakeDriver(SimpleNamespace):
-    """NVIDIA's library as it answers with two GPUs: there is none on machines that run these tests."""
-
-    class NVMLError(Exception):
-        pass
-
-    class NVMLError_LibraryNotFound(NVMLError):  # noqa: N801
-        pass
-
-    class NVMLError_DriverNotLoaded(NVMLError):  # noqa: N801
-        pass
-
-    class NVMLError_NotFound(NVMLError):  # noqa: N801
-        pass
-
-    broken = False
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        if self.broken:
-            raise self.NVMLError("Driver/library version mismatch")
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
-        return f"GPU-{index}"
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
-        if uuid not in ("GPU-0", "GPU-1"):
-            raise self.NVMLError_NotFound
-        return uuid
-
-    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
-        return handle
-
-    def nvmlDeviceGetName(self, handle: str) -> str:  # noqa: N802
-        return "H100"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
-        return SimpleNamespace(total=80 << 30)
-
-    def nvmlDeviceGetMinorNumber(self, handle: str) -> int:  # noqa: N802
-        return {"GPU-0": 3, "GPU-1": 2}[handle]
-
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
-        return [SimpleNamespace(pid=7, usedGpuMemory=None)] if handle == "GPU-1" else []
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    fake = FakeDriver()
-    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
-    return fake
-
-
-H100 = Gpu("GPU-0", "H100", 80 << 30)
-
-
-def test_gpus_come_from_the_driver_with_their_holders(driver: FakeDriver) -> None:
-    gpus = Gpus("auto")
-    assert [gpu.uuid for gpu in gpus.list()] == ["GPU-0", "GPU-1"]
-    assert gpus.list()[0] == H100
-    assert gpus.held_by("GPU-1") == (Holder(7, 0),)
-    assert gpus.held_by("GPU-0") == ()
-    assert gpus.held_by("GPU-9") == ()
-
-
-def test_a_gpu_has_the_node_that_the_driver_says_not_the_one_of_its_place(driver: FakeDriver) -> None:
-    gpus = Gpus(("GPU-0", "GPU-1", "GPU-9"))
-    assert [gpus.device(gpu.uuid) for gpu in gpus.list()] == ["/dev/nvidia3", "/dev/nvidia2", None]
-
-
-def test_config_chooses_gpus_and_may_name_some_that_the_driver_does_not(driver: FakeDriver) -> None:
-    assert Gpus(("GPU-0", "GPU-9")).list() == (H100, Gpu("GPU-9"))
-
-
-def test_failing_driver_is_not_a_host_without_gpus(driver: FakeDriver) -> None:
-    driver.broken = True
-    gpus = Gpus("auto")
-    with pytest.raises(Retryable, match="version mismatch"):
-        gpus.list()
-    driver.broken = False
-    assert len(gpus.list()) == 2
-
-
-@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has an NVIDIA driver")
-def test_host_without_a_driver_has_no_gpus() -> None:
-    assert Gpus("auto").list() == ()
-    assert Gpus(("GPU-7",)).list() == (Gpu("GPU-7"),)
-    assert Gpus(("GPU-7",)).held_by("GPU-7") == ()
 
 
 # ---------------------------------------------------------------- capacity

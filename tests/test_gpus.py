@@ -1,0 +1,127 @@
+"""The GPUs of a host: nvidia-ml-py as it is, on a library that stands in for NVIDIA's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler import procfs
+from reconciler.errors import Retryable
+from reconciler.model import Gpu
+from reconciler.targets.gpus import Gpus, Holder
+from tests.nvml.driver import GIB, Driver, make
+from tests.world import eventually
+
+
+@pytest.fixture
+def engine(driver: Driver) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that takes half of the first GPU, and whose memory stays for a long time after its end."""
+    env = {**driver.env(), "CUDA_VISIBLE_DEVICES": driver.uuids[0]}
+    process = subprocess.Popen([*driver.user(0.5, grace=600), "sleep", "600"], env=env | {"PATH": os.environ["PATH"]})
+    eventually(driver.log)
+    yield process
+    process.kill()
+    process.wait()
+
+
+# ---------------------------------------------------------------- the list
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_gpus_come_from_the_driver_in_its_order(tmp_path: Path, count: int) -> None:
+    with make(tmp_path / "gpus", count) as driver, driver.loaded():
+        assert Gpus("auto").list() == tuple(Gpu(uuid, "NVIDIA Stand-in 24GB", 24 * GIB) for uuid in driver.uuids)
+
+
+def test_a_gpu_has_the_node_that_the_driver_says_not_the_one_of_its_place(driver: Driver) -> None:
+    gpus = Gpus((*driver.uuids, "GPU-9"))
+    assert [gpus.device(gpu.uuid) for gpu in gpus.list()] == ["/dev/nvidia1", "/dev/nvidia0", None]
+
+
+def test_config_chooses_gpus_and_may_name_some_that_the_driver_does_not(driver: Driver) -> None:
+    first, second = Gpus((driver.uuids[1], "GPU-9")).list()
+    assert (first.uuid, first.memory_bytes) == (driver.uuids[1], 24 * GIB)
+    assert second == Gpu("GPU-9")
+
+
+@pytest.mark.parametrize(("code", "says"), [(18, "version mismatch"), (999, "Unknown Error")])
+def test_failing_driver_is_not_a_host_without_gpus(driver: Driver, code: int, says: str) -> None:
+    gpus = Gpus("auto")
+    driver.fail(code)
+    with pytest.raises(Retryable, match=says):
+        gpus.list()
+    driver.fail(None)
+    assert len(gpus.list()) == 2
+
+
+def test_a_gpu_that_fell_off_its_bus_is_not_one_less(driver: Driver) -> None:
+    driver.lose(driver.uuids[1])
+    with pytest.raises(Retryable, match="GPU is lost"):
+        Gpus("auto").list()
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has an NVIDIA driver")
+def test_host_without_a_driver_has_no_gpus() -> None:
+    assert Gpus("auto").list() == ()
+    assert Gpus(("GPU-7",)).list() == (Gpu("GPU-7"),)
+    assert Gpus(("GPU-7",)).held_by("GPU-7") == ()
+
+
+# ---------------------------------------------------------------- who holds what
+
+
+def test_a_process_holds_its_memory_while_it_lives(driver: Driver, engine: subprocess.Popen[bytes]) -> None:
+    gpus = Gpus("auto")
+    assert gpus.held_by(driver.uuids[0]) == (Holder(engine.pid, 12 * GIB),)
+    assert gpus.held_by(driver.uuids[1]) == ()
+    assert gpus.held_by("GPU-9") == ()
+    who = procfs.identify(engine.pid)
+    assert who is not None
+    assert gpus.holds(driver.uuids, {who}) == 1
+    assert gpus.holds(driver.uuids, set()) == 0
+    engine.kill()
+    engine.wait()
+    assert gpus.held_by(driver.uuids[0]) == ()
+
+
+def test_memory_of_the_dead_that_the_driver_still_names_is_still_theirs(driver: Driver) -> None:
+    process = subprocess.Popen(["sleep", "600"])
+    who = procfs.identify(process.pid)
+    assert who is not None
+    driver.hold(driver.uuids[0], process.pid, GIB, grace=600, listed=True)
+    process.kill()
+    process.wait()
+    assert Gpus("auto").holds(driver.uuids, {who}) == 1
+
+
+def test_memory_does_not_fit_twice(driver: Driver, engine: subprocess.Popen[bytes]) -> None:
+    env = {**driver.env(), "CUDA_VISIBLE_DEVICES": ",".join(reversed(driver.uuids))}
+    done = subprocess.run([*driver.user(0.6), "true"], env=env, capture_output=True, text=True, check=False)
+    assert "Free memory on device cuda:0 (12.00/24.00 GiB) on startup is less than desired" in done.stdout
+    assert [(word, gpu) for _, word, gpu, _ in driver.log()[1:]] == [
+        ("took", driver.uuids[1]),
+        ("refused", driver.uuids[0]),
+    ]
+
+
+def test_parts_of_a_gpu_are_devices_of_their_own(driver: Driver) -> None:
+    import pynvml
+
+    parts = driver.partition(driver.uuids[1], "1g.6gb", "2g.12gb")
+    pynvml.nvmlInit()
+    whole, split = (pynvml.nvmlDeviceGetHandleByUUID(each) for each in driver.uuids)
+    assert [pynvml.nvmlDeviceGetMigMode(each)[0] for each in (whole, split)] == [0, 1]
+    handles = [pynvml.nvmlDeviceGetMigDeviceHandleByIndex(split, n) for n in range(2)]
+    assert tuple(map(pynvml.nvmlDeviceGetUUID, handles)) == parts
+    assert [pynvml.nvmlDeviceGetMemoryInfo(each).total // GIB for each in handles] == [6, 12]
+    assert [pynvml.nvmlDeviceGetAttributes(each).gpuInstanceSliceCount for each in handles] == [1, 2]
+    with pytest.raises(pynvml.NVMLError_NotFound):
+        pynvml.nvmlDeviceGetMigDeviceHandleByIndex(split, 2)
+    driver.hold(parts[1], os.getpid(), GIB)
+    (held,) = pynvml.nvmlDeviceGetComputeRunningProcesses(split)
+    assert (held.pid, held.usedGpuMemory, held.gpuInstanceId) == (os.getpid(), GIB, 2)
+    assert pynvml.nvmlDeviceGetMemoryInfo(handles[0]).used == 0
