@@ -98,7 +98,7 @@ def life(port: int) -> list[Action]:
         Drain(REPLICA, "t"),
         Stop(REPLICA, "t"),
         Stop(REPLICA, "t", force=True),
-        NoteCrash(REPLICA, 2.0, "t"),
+        NoteCrash(REPLICA, "run", 2.0, "t"),
         Remove(REPLICA, "t"),
         Forget(SERVICE, "t"),
     ]

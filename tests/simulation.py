@@ -270,8 +270,10 @@ class Host:
                 self.routes = {route.service: route for route in routes}
             case Promote(service=service, promoted=promoted):
                 self._promote(service, promoted)
-            case NoteCrash(replica=key, at=at, conflict=conflict):
+            case NoteCrash(replica=key, run=run, at=at, conflict=conflict):
                 owned = self.owned[key.service]
+                assert run not in owned.counted, "counted a death twice"
+                owned = replace(owned, counted=(*owned.counted, run))
                 kind = "conflicts" if conflict else "crashes"
                 self.owned[key.service] = replace(owned, **{kind: (*getattr(owned, kind), at)})
             case Reject(quarantine=quarantine):
@@ -297,6 +299,7 @@ class Host:
             lease=action.lease,
             created_at=self.now,
             parsed=action.parsed,
+            run=f"{action.replica} {self.now}",
         )
         used = sum(r.spec.resources.memory_bytes for r in self.replicas.values())
         assert found or used <= self.memory * GIB, "gave away more memory than there is"

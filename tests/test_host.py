@@ -239,8 +239,8 @@ def test_service_is_owned_promoted_and_forgotten(daemon: Callable[[], HostTarget
 def test_crashes_are_counted_once_and_the_last_ten_kept(host: HostTarget) -> None:
     host.perform(Promote(SERVICE, make_promoted(), "t"))
     for at in range(12):
-        host.perform(NoteCrash(REPLICA, float(at), "t"))
-        host.perform(NoteCrash(REPLICA, float(at), "t"))
+        host.perform(NoteCrash(REPLICA, f"run {at}", float(at), "t"))
+        host.perform(NoteCrash(REPLICA, f"run {at}", at + 0.5, "t"))
     assert observe(host).owned[SERVICE].crashes == tuple(float(at) for at in range(2, 12))
     host.perform(Promote(SERVICE, make_promoted(), "t"))
     assert len(observe(host).owned[SERVICE].crashes) == 10

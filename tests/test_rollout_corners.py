@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.model import Drain, Origin, Preflight, Reason, Reject, ServiceId, SetRoutes, Start, Stop
+from reconciler.model import Drain, NoteCrash, Origin, Preflight, Reason, Reject, ServiceId, SetRoutes, Start, Stop
 from reconciler.plan import make_plan
 from tests.simulation import PATIENCE, Host, state, wanted
 
@@ -117,6 +117,20 @@ def test_a_cut_of_who_knows_how_many_requests_is_not_called_none():
     dumb = replace(observed, replicas=tuple(replace(r, in_flight=None) for r in observed.replicas))
     (stop,) = [a for a in make_plan(state(), dumb, {}, PATIENCE).actions if isinstance(a, Stop)]
     assert "an unknown number of running requests" in stop.reason
+
+
+def test_a_death_counts_once_though_the_daemon_died_after_it_was_noted():
+    commit = state(wanted("a", "good1"))
+    host = converged(*commit.services)
+    for deaths in (1, 2):
+        ((key, replica),) = host.replicas.items()
+        host.replicas[key] = replace(replica, alive=False)
+        plan = make_plan(commit, host.observe(), {}, PATIENCE)
+        noted = next(n for n, action in enumerate(plan.actions) if isinstance(action, NoteCrash))
+        host.step(commit, die_after=noted + 1)
+        host.now += 1
+        host.converge(commit)
+        assert len(host.owned[A].crashes) == deaths
 
 
 # ---------------------------------------------------------------- room

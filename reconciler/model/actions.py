@@ -136,10 +136,12 @@ class Promote:
 class NoteCrash:
     """Write down that a promoted replica died, so that its restarts back off.
 
-    `conflict`: it died, proven or not, because a port was taken. That is excused, but not for ever.
+    `run` says which run of it that was: the same death noted again counts once. `conflict`: it died, proven or not,
+    because a port was taken. That is excused, but not for ever.
     """
 
     replica: ReplicaId
+    run: str
     at: float
     reason: str
     conflict: bool = False

@@ -58,7 +58,8 @@ class Replica:
     consecutive observations of zero, taken while the proxy sent nothing new. `rebooted` means that the host restarted
     since the replica was started. `spawned` is False when it was written down but no process was ever seen.
     `last_words` is the end of the log of a replica that failed, `blame` the one line of it that a person needs.
-    `drift` says what somebody changed by hand of how it is kept, though it runs on; empty: nothing.
+    `drift` says what somebody changed by hand of how it is kept, though it runs on; empty: nothing. `run` names this
+    run of it: another process, another name.
     """
 
     id: ReplicaId
@@ -84,6 +85,7 @@ class Replica:
     last_words: tuple[str, ...] = ()
     blame: str = ""
     drift: str = ""
+    run: str = ""
 
     @property
     def service(self) -> ServiceId:
@@ -155,6 +157,7 @@ class Owned:
     """What we remember of one service on a target: the fence around pruning.
 
     `crashes` and `conflicts` are times: when a proven replica died, and when any one died because a port was taken.
+    `counted` names the runs of replicas whose deaths are among these.
     """
 
     id: ServiceId
@@ -162,6 +165,7 @@ class Owned:
     promoted: Promoted | None = None
     crashes: tuple[float, ...] = ()
     conflicts: tuple[float, ...] = ()
+    counted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,11 +42,14 @@ def handle_failures(s: Situation, steps: Steps) -> Situation:
 def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> Situation:
     if replica.draining_at is not None:
         return s
+    if s.owned and replica.run in s.owned.counted:
+        # The daemon died after it wrote this death down.
+        return s
     if is_port_taken(replica.last_words) and s.owned and is_excused(s.owned.conflicts, s.now):
-        steps.records.append(NoteCrash(replica.id, s.now, reason.message, conflict=True))
+        steps.records.append(NoteCrash(replica.id, replica.run, s.now, reason.message, conflict=True))
         return replace(s, owned=replace(s.owned, conflicts=(*s.owned.conflicts, s.now)))
     if s.is_proven(replica.digest):
-        steps.records.append(NoteCrash(replica.id, s.now, reason.message))
+        steps.records.append(NoteCrash(replica.id, replica.run, s.now, reason.message))
         return replace(s, owned=replace(s.owned, crashes=(*s.crashes, s.now))) if s.owned else s
     if s.desired and replica.digest == s.desired.digest and replica.digest not in s.quarantines:
         failed = quarantine(s, replica.digest, replace(reason, origin=s.desired.origin), replica.last_words)

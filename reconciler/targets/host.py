@@ -57,6 +57,7 @@ from reconciler.targets.supervisor import ProcessState, Supervisor
 from reconciler.targets.workload import Preflights, Workloads
 
 _CRASHES_KEPT = 10
+_RUNS_KEPT = 64
 _LAST_WORDS = 60
 # A traceback through several processes is long; the line that counts may stand far above its end.
 _LINES_TO_BLAME = 400
@@ -203,6 +204,7 @@ class HostTarget:
             rebooted=state.rebooted,
             spawned=state.spawned,
             drift=state.drift,
+            run=_run_of(record),
             last_words=words[-_LAST_WORDS:],
             blame=fatal_reason(words) or "",
         )
@@ -321,10 +323,18 @@ class HostTarget:
         if known is None:
             record = self._inventory.change(action.replica)
             known = Owned(record.id.service, record.origin)
+        if action.run in known.counted:
+            return
+        known = replace(known, counted=(*known.counted, action.run)[-_RUNS_KEPT:])
         before = known.conflicts if action.conflict else known.crashes
         times = tuple(sorted({*before, action.at}))[-_CRASHES_KEPT:]
         noted = replace(known, conflicts=times) if action.conflict else replace(known, crashes=times)
         self._inventory.remember_service(noted)
+
+
+def _run_of(record: ReplicaRecord) -> str:
+    who = record.process
+    return f"{record.id.serial} {f'{who.pid}.{who.started}' if who else record.created_at}"
 
 
 def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpus) -> tuple[Supervisor, Spawn]:
