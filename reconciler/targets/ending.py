@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 from reconciler.config import HostTarget, Settings
@@ -60,11 +61,12 @@ def _end_once(inventory: Inventory, supervisor: Supervisor) -> list[str]:
 
 def _end_proxy(folder: Path, target: HostTarget) -> list[str]:
     if target.kind == "systemd":
-        from reconciler.targets.systemd.manager import DBusManager
         from reconciler.targets.systemd.proxy import ProxyUnit
+        from reconciler.targets.systemd.ways import AnyManager
 
         # First the unit: systemd would start it again.
-        ProxyUnit(target.name, DBusManager()).remove()
+        with closing(AnyManager()) as manager:
+            ProxyUnit(target.name, manager).remove()
     EnvoyProxy(folder / "proxy", target.routing).stop()
     host, port = parse_listen(target.routing.listen)
     return [] if is_free(host, port) else [f"something still listens on {target.routing.listen}"]

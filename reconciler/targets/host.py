@@ -344,11 +344,11 @@ def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpu
             return ProcessSupervisor(inventory, gpus), process.spawn
         case "systemd":
             # Imported late: who runs child processes needs no D-Bus.
-            from reconciler.targets.systemd.manager import DBusManager
             from reconciler.targets.systemd.proxy import ProxyUnit
             from reconciler.targets.systemd.supervisor import UnitSupervisor
+            from reconciler.targets.systemd.ways import AnyManager
 
-            manager = DBusManager()
+            manager = AnyManager()
             supervisor = UnitSupervisor(settings.name, settings.user, inventory, gpus, manager)
             return supervisor, ProxyUnit(settings.name, manager).spawn
         case _:

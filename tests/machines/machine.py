@@ -52,7 +52,7 @@ class Machine:
         self.name = name
         self._binds = binds
         self._nspawn: subprocess.Popen[bytes] | None = None
-        self._cgroup = _cgroup_root() / f"{name}-{os.getpid()}"
+        self._cgroup = cgroup_root() / f"{name}-{os.getpid()}"
         self._off = False
         try:
             self._lay_out()
@@ -88,13 +88,13 @@ class Machine:
 
     def wait_until_up(self) -> None:
         """Until systemd has started all there is to start. Raises NoMachine with the console's last words."""
-        _wait(self._is_up, _BOOT_SECONDS, lambda: NoMachine(f"{self.name} did not come up:\n{self.console()}"))
+        wait_for(self._is_up, _BOOT_SECONDS, lambda: NoMachine(f"{self.name} did not come up:\n{self.console()}"))
 
     def reboot(self) -> None:
         """Restart it, as `systemctl reboot` does, and wait until it is up again."""
         before = self._leader()
         self.run("systemctl", "reboot", expect=None)
-        _wait(lambda: self._leader() not in (0, before), 120, lambda: NoMachine(f"{self.name} did not reboot"))
+        wait_for(lambda: self._leader() not in (0, before), 120, lambda: NoMachine(f"{self.name} did not reboot"))
         self.wait_until_up()
 
     def console(self, lines: int = 40) -> str:
@@ -114,7 +114,7 @@ class Machine:
                 self._nspawn.kill()
         self._keeper.join(30)
         self._unmount()
-        _remove_cgroups(self._cgroup)
+        remove_cgroups(self._cgroup)
 
     def _unmount(self) -> None:
         for mount in (self.folder / "machine" / "root", self.folder / "machine"):
@@ -205,19 +205,19 @@ def _mount(*words: str) -> None:
         raise NoMachine(f"mount {' '.join(words)}: {done.stderr.strip()}")
 
 
-def _cgroup_root() -> Path:
+def cgroup_root() -> Path:
     hybrid = Path("/sys/fs/cgroup/unified")
     return hybrid if hybrid.is_dir() else Path("/sys/fs/cgroup")
 
 
-def _remove_cgroups(folder: Path) -> None:
+def remove_cgroups(folder: Path) -> None:
     folders: Iterable[Path] = sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True)
     for each in (*folders, folder):
         with contextlib.suppress(OSError):
             each.rmdir()
 
 
-def _wait(claim: Callable[[], bool], seconds: float, failure: Callable[[], Exception]) -> None:
+def wait_for(claim: Callable[[], bool], seconds: float, failure: Callable[[], Exception]) -> None:
     deadline = time.monotonic() + seconds
     while not claim():
         if time.monotonic() > deadline:

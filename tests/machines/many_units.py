@@ -13,12 +13,13 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reconciler.cli.shared import log_to_stderr
 from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.model import Lease, ReplicaId, ServiceId
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.systemd import bus
-from reconciler.targets.systemd.manager import DBusManager
 from reconciler.targets.systemd.supervisor import UnitSupervisor
+from reconciler.targets.systemd.ways import AnyManager
 from tests.world import eventually, record
 
 STATE = Path("/var/lib/reconciler-many")
@@ -61,10 +62,11 @@ def make(count: int) -> list[ReplicaRecord]:
 
 
 def supervisor() -> UnitSupervisor:
-    return UnitSupervisor("many", "daemon", Inventory(STATE), Gpus(()), DBusManager())
+    return UnitSupervisor("many", "daemon", Inventory(STATE), Gpus(()), AnyManager())
 
 
 def main(count: int) -> dict[str, object]:
+    log_to_stderr()
     news, counter, units = threading.Event(), Counter(), supervisor()
     units.subscribe(news.set)
     for each in make(count):

@@ -6,9 +6,10 @@ One thread reads; callers wait for their own replies. Signals are hints and carr
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
+import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import TimeoutError as NoReply
@@ -29,6 +30,13 @@ _BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedes
 _SECONDS = 30.0
 _PINGS = 100
 _CHUNK = 1 << 16
+# The system bus lets nobody wait for more than 128 answers at a time.
+_AT_A_TIME = 100
+_ERROR = "org.freedesktop.DBus.Error."
+# The bus answers for systemd, which is not there for a moment: it executes itself anew.
+_AWAY = tuple(_ERROR + name for name in ("NoReply", "ServiceUnknown", "NameHasNoOwner", "Disconnected", "Spawn."))
+# Only these say that there is no such unit. Whoever took another error for that would take a unit that serves for dead.
+_NOT_THERE = (f"{_ERROR}UnknownObject", f"{_ERROR}UnknownInterface", f"{NAME}.NoSuchUnit")
 
 
 class Refused(Retryable):
@@ -37,6 +45,10 @@ class Refused(Retryable):
     def __init__(self, name: str, text: str) -> None:
         super().__init__(text)
         self.name = name
+
+
+class NoConnection(Retryable):
+    """Nobody answers at this socket."""
 
 
 class Lost(Retryable):
@@ -49,21 +61,26 @@ class Bus:
     It is called on the reading thread.
     """
 
-    def __init__(self, on_signal: Callable[[str, str], None], socket_path: Path | None = None) -> None:
-        """Raises Retryable when nobody answers there."""
+    def __init__(self, on_signal: Callable[[str, str], None], path: Path) -> None:
+        """Raises NoConnection."""
+        self.path = path
         self._on_signal = on_signal
         self._serials = count(1)
         self._waiting: dict[int, Future[Message]] = {}
         self._lock = threading.Lock()
-        path = socket_path or (PRIVATE if _can_open(PRIVATE) else SYSTEM)
+        self._writing = threading.Lock()
         self._is_peer = path.name == "private"
         self._socket = _connect(path)
         self._lost = False
         threading.Thread(target=self._read, name="systemd", daemon=True).start()
-        if self._is_peer:
-            self._wake_peer()
-        else:
-            self.call(new_method_call(_BUS, "Hello"))
+        try:
+            if self._is_peer:
+                self._wake_peer()
+            else:
+                self.call(new_method_call(_BUS, "Hello"))
+        except Retryable as error:
+            self.close()
+            raise NoConnection(f"nobody answers at {path}: {error}") from None
 
     @property
     def is_open(self) -> bool:
@@ -74,9 +91,11 @@ class Bus:
         if not self._is_peer:
             rule = f"type='signal',sender='{NAME}'"
             self.call(new_method_call(_BUS, "AddMatch", "s", (rule,)))
-        with contextlib.suppress(Refused):
-            # Refused when this very connection asked before.
+        try:
             self.manager("Subscribe")
+        except Refused as error:
+            if error.name != f"{NAME}.AlreadySubscribed":
+                raise
 
     def manager(self, method: str, signature: str = "", *body: Any) -> tuple[Any, ...]:
         """Call a method of systemd's manager. Raises Refused, or Retryable when there is no answer."""
@@ -84,22 +103,27 @@ class Bus:
         return self.call(new_method_call(address, method, signature, body))
 
     def properties(self, wanted: Sequence[tuple[str, str, str]]) -> list[Any]:
-        """Values by (path, interface, name), all asked in one go; None for an object that is not there."""
-        asked = [self._send(_get(*each)) for each in wanted]
-        return [_value(self._wait(one)) for one in asked]
+        """Values by (path, interface, name), asked without waiting in between; None for an object that is not there."""
+        asked: deque[Future[Message]] = deque()
+        values = []
+        for each in wanted:
+            if len(asked) == _AT_A_TIME:
+                values.append(_value(self._wait(asked.popleft())))
+            asked.append(self._send(_get(*each)))
+        return values + [_value(self._wait(one)) for one in asked]
 
     def call(self, message: Message) -> tuple[Any, ...]:
         """The body of the reply."""
         reply = self._wait(self._send(message))
         if reply.header.message_type is MessageType.error:
-            text = str(reply.body[0]) if reply.body else "it gave no reason"
-            raise Refused(str(reply.header.fields.get(HeaderFields.error_name, "")), f"systemd refused: {text}")
+            raise _refusal(reply)
         return tuple(reply.body)
 
     def close(self) -> None:
+        with self._lock:
+            self._lost = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
 
     # ------------------------------------------------------------ messages
 
@@ -117,17 +141,20 @@ class Bus:
         serial = next(self._serials)
         future: Future[Message] = Future()
         with self._lock:
+            if self._lost:
+                raise Lost("systemd closed the connection; the next pass connects again")
             # Known before it is sent: the answer may come at once.
             self._waiting[serial] = future
-            try:
+        try:
+            # Apart from the other lock: the reader goes on while systemd is slow to take what we write.
+            with self._writing:
                 self._socket.sendall(message.serialise(serial=serial))
-            except OSError as error:
-                self._lost = True
+        except OSError as error:
+            # Part of it may have been sent: nothing else can be said on this connection.
+            self.close()
+            with self._lock:
                 self._waiting.pop(serial, None)
-                raise Lost(f"systemd does not listen any more: {error.strerror}") from None
-            if self._lost:
-                self._waiting.pop(serial, None)
-                future.cancel()
+            raise Lost(f"systemd does not listen any more: {error.strerror}") from None
         return future
 
     def _wait(self, future: Future[Message]) -> Message:
@@ -140,17 +167,25 @@ class Bus:
 
     def _read(self) -> None:
         parser = Parser()
-        with contextlib.suppress(OSError):
-            while data := self._socket.recv(_CHUNK):
-                parser.add_data(data)
-                while (message := parser.get_next_message()) is not None:
-                    self._take(message)
+        try:
+            with contextlib.suppress(OSError):
+                while data := self._socket.recv(_CHUNK):
+                    parser.add_data(data)
+                    while (message := parser.get_next_message()) is not None:
+                        self._take(message)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         with self._lock:
             # Before anybody is woken: whoever comes then must connect anew.
             self._lost = True
             waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             future.cancel()
+        with self._writing:
+            # Not while somebody writes: the number of the socket may belong to another file right after.
+            self._socket.close()
         self._on_signal("", "")
 
     def _take(self, message: Message) -> None:
@@ -170,11 +205,23 @@ def _get(path: str, interface: str, name: str) -> Message:
 
 
 def _value(reply: Message) -> Any:
-    return None if reply.header.message_type is MessageType.error else reply.body[0][1]
+    if reply.header.message_type is not MessageType.error:
+        return reply.body[0][1]
+    if _error_name(reply) in _NOT_THERE:
+        return None
+    raise _refusal(reply)
 
 
-def _can_open(path: Path) -> bool:
-    return os.access(path, os.W_OK)
+def _refusal(reply: Message) -> Retryable:
+    text = str(reply.body[0]) if reply.body else "it gave no reason"
+    name = _error_name(reply)
+    if name.startswith(_AWAY):
+        return Lost(f"systemd is not on the bus: {text}")
+    return Refused(name, f"systemd refused: {text}")
+
+
+def _error_name(reply: Message) -> str:
+    return str(reply.header.fields.get(HeaderFields.error_name, ""))
 
 
 def _connect(path: Path) -> socket.socket:
@@ -185,10 +232,14 @@ def _connect(path: Path) -> socket.socket:
         authenticator = Authenticator()
         for data in authenticator:
             connection.sendall(data)
-            authenticator.feed(connection.recv(4096))
+            if not (answer := connection.recv(4096)):
+                raise AuthenticationError(b"", "it hung up")
+            authenticator.feed(answer)
         connection.sendall(BEGIN)
     except (OSError, AuthenticationError) as error:
         connection.close()
-        raise Retryable(f"systemd does not answer at {path}: {error}; is this host run by systemd?") from None
+        raise NoConnection(f"nobody answers at {path}: {error}") from None
     connection.settimeout(None)
+    # Reading may take for ever, writing not: whoever takes nothing for so long is gone.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_SECONDS), 0))
     return connection

@@ -323,8 +323,8 @@ def _is_up(unit: UnitState | None, run: Run) -> bool:
             return run.pid != 0
         case _:
             # After a reboot its turn may yet come.
-            return unit.has_job
+            return bool(unit.job)
 
 
 def _is_over(unit: UnitState | None) -> bool:
-    return unit is None or (unit.active in ("inactive", "failed") and not unit.has_job)
+    return unit is None or (unit.active in ("inactive", "failed") and not unit.job)

@@ -1,0 +1,89 @@
+"""Which way systemd is asked: over D-Bus, and where that cannot be had, by `systemctl`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import structlog
+
+from reconciler.targets.systemd.bus import Lost, NoConnection
+from reconciler.targets.systemd.dbus import DBusManager
+from reconciler.targets.systemd.manager import Manager, Run, UnitState
+from reconciler.targets.systemd.systemctl import SystemctlManager
+
+# Until D-Bus is tried again.
+_SECONDS = 10.0
+_log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class AnyManager:
+    """Asks over D-Bus as soon and as long as that is possible. The log says once which way is used."""
+
+    def __init__(
+        self, dbus: DBusManager | None = None, systemctl: Manager | None = None, seconds: float = _SECONDS
+    ) -> None:
+        self._dbus = dbus or DBusManager()
+        self._systemctl = systemctl or SystemctlManager()
+        self._seconds = seconds
+        self._again_at = 0.0
+        self._said = ""
+
+    def units(self, prefix: str) -> Mapping[str, UnitState]:
+        return self._ask(lambda manager: manager.units(prefix))
+
+    def runs(self, units: Iterable[UnitState]) -> Mapping[str, Run]:
+        units = tuple(units)
+        return self._ask(lambda manager: manager.runs(units))
+
+    def processes(self, name: str) -> tuple[int, ...]:
+        return self._ask(lambda manager: manager.processes(name))
+
+    def install(self, name: str) -> None:
+        self._ask(lambda manager: manager.install(name))
+
+    def uninstall(self, name: str) -> None:
+        self._ask(lambda manager: manager.uninstall(name))
+
+    def reload(self) -> None:
+        self._ask(lambda manager: manager.reload())
+
+    def start(self, name: str) -> None:
+        self._ask(lambda manager: manager.start(name))
+
+    def stop(self, name: str) -> None:
+        self._ask(lambda manager: manager.stop(name))
+
+    def kill(self, name: str) -> None:
+        self._ask(lambda manager: manager.kill(name))
+
+    def subscribe(self, prefix: str, wake: Callable[[], None]) -> None:
+        self._dbus.subscribe(prefix, wake)
+        self._systemctl.subscribe(prefix, wake)
+
+    def close(self) -> None:
+        self._dbus.close()
+        self._systemctl.close()
+
+    def _ask(self, question: Callable[[Manager], T]) -> T:
+        if time.monotonic() >= self._again_at:
+            try:
+                answer = question(self._dbus)
+            except (NoConnection, Lost) as error:
+                self._again_at = time.monotonic() + self._seconds
+                why = str(error)
+            else:
+                self._say(f"D-Bus at {self._dbus.way}")
+                return answer
+        else:
+            why = ""
+        answer = question(self._systemctl)
+        self._say("systemctl", why)
+        return answer
+
+    def _say(self, way: str, why: str = "") -> None:
+        if way != self._said:
+            self._said = way
+            _log.info("systemd.asked_by", way=way, **({"because": why} if why else {}))
