@@ -21,10 +21,15 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """The same, also where the content is there already: whoever watches the file is told. Raises OSError.
 
     The name of the partial file is fixed, so that a daemon that was killed leaves at most one, which the next write
-    replaces.
+    replaces: whatever stands there, and whoever put it there, is not written to.
     """
     partial = path.with_name(f".{path.name}.new")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(partial, flags, mode)
+    except FileExistsError:
+        partial.unlink()
+        descriptor = os.open(partial, flags, mode)
     with open(descriptor, "wb") as file:
         file.write(data)
         file.flush()

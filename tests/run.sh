@@ -75,6 +75,7 @@ e2e() {
 
 host() {
   find_engine
+  find_storage
   find_nspawn
   check host run_pytest host -m host -n 0 "$@"
 }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.config import HostTarget
+from reconciler.targets.fetcher import USER
 
 _SECONDS = 15.0
 
@@ -54,7 +55,16 @@ def user_of(target: HostTarget) -> pwd.struct_passwd | None:
     """Who runs the target's replicas, if that is another user than we are and we may act as them."""
     if target.kind != "systemd" or os.geteuid() != 0:
         return None
+    return _look_up(target.user)
+
+
+def fetcher_of(target: HostTarget) -> pwd.struct_passwd | None:
+    """Who fetches the target's models, if that is another user than the daemon's, and exists."""
+    return _look_up(USER) if target.kind == "systemd" else None
+
+
+def _look_up(name: str) -> pwd.struct_passwd | None:
     try:
-        return pwd.getpwnam(target.user)
+        return pwd.getpwnam(name)
     except KeyError:
         return None

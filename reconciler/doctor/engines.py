@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.config import HostTarget
-from reconciler.doctor.ask import ask, user_of
+from reconciler.doctor.ask import ask, fetcher_of, user_of
 from reconciler.doctor.finding import Finding, ok, problem, warning
 from reconciler.doctor.gpus import Driver, read_driver
+from reconciler.targets.fetcher import USER
 
 # What an environment has, read from its files: importing vLLM takes seconds and may touch GPUs.
 _SCRIPT = """
@@ -32,6 +33,8 @@ if torch and torch.origin:
         found[name] = match[1] if match else ""
 print(json.dumps(found))
 """
+
+_HERE_ONLY = "only those of this host can be served"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +59,20 @@ def check_engines(target: HostTarget) -> Iterator[Finding]:
 def check_fetching(target: HostTarget) -> Iterator[Finding]:
     """The interpreter that fetches models has what it needs for that."""
     python = target.storage.python or Path(sys.executable)
+    user = fetcher_of(target)
+    if user is None and target.kind == "systemd":
+        says = f"{target.name}: there is no user {USER} to fetch models: {_HERE_ONLY}"
+        yield warning("storage", says, "reconciler host install")
+        return
     script = "import importlib.util as u, sys; sys.exit(0 if u.find_spec('kserve_storage') else 'no kserve-storage')"
-    answer = ask((str(python), "-I", "-c", script))
+    answer = ask((str(python), "-I", "-c", script), user if os.geteuid() == 0 else None)
+    who = f" as {USER}" if user else ""
     if answer.succeeded:
-        yield ok("storage", f"{target.name}: {python} can fetch models")
+        yield ok("storage", f"{target.name}: {python} can fetch models{who}")
     else:
-        says = (
-            f"{target.name}: {python} cannot fetch models ({answer.last_line}): only those of this host can be served"
-        )
-        yield warning("storage", says, f"{python} -m pip install kserve-storage")
+        says = f"{target.name}: {python} cannot fetch models{who} ({answer.last_line}): {_HERE_ONLY}"
+        fix = f"{python} -m pip install kserve-storage; every user must be able to run it"
+        yield warning("storage", says, fix)
 
 
 def _engine(target: HostTarget, python: Path, driver: Driver | None) -> Finding:

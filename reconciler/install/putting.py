@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reconciler.errors import Terminal
 from reconciler.install.steps import Step, make_folder, write_file
-from reconciler.install.system import UNIT, USER, System
+from reconciler.install.system import UNIT, USERS, System
 
 CONFIG = "/etc/reconciler/config.yaml"
 STATE = "/var/lib/reconciler"
@@ -20,7 +20,8 @@ def install(system: System, start: bool) -> Iterator[Step]:
     """The steps to a daemon that runs now and after every boot. Raises Terminal."""
     yield write_file(system.at(USERS_FILE), ship("reconciler.sysusers.conf"), 0o644)
     make_users = ("systemd-sysusers", "reconciler.conf")
-    yield Step(f"make the user {USER}", not system.has_user(), lambda: system.run(*make_users))
+    what = f"make the users {' and '.join(USERS)}"
+    yield Step(what, system.users() != USERS, lambda: system.run(*make_users))
     yield make_folder(system.at("/etc/reconciler"), 0o755)
     yield make_folder(system.at(STATE), 0o700)
     yield write_file(system.at(CONFIG), ship("config.yaml"), 0o644, keep=True)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import Retryable, Terminal
+from reconciler.targets import fetcher
 
 UNIT = "reconciler.service"
-USER = "reconciler-engine"
+USERS = ("reconciler-engine", fetcher.USER)
+"""Those of deploy/systemd/reconciler.sysusers.conf."""
 _BOOTED = Path("/run/systemd/system")
 
 
@@ -38,10 +40,11 @@ class System:
         if not self.root.is_dir():
             raise Terminal(f"--root {self.root}: no such folder")
 
-    def has_user(self) -> bool:
-        """Does the user of replicas exist there?"""
+    def users(self) -> tuple[str, ...]:
+        """Those of our users who exist there."""
         passwd = self.at("/etc/passwd")
-        return passwd.is_file() and any(line.startswith(f"{USER}:") for line in passwd.read_text().splitlines())
+        names = {line.partition(":")[0] for line in passwd.read_text().splitlines()} if passwd.is_file() else set()
+        return tuple(user for user in USERS if user in names)
 
     def run(self, *argv: str) -> None:
         """Run a program that knows --root. Raises Retryable with its last words."""

@@ -10,7 +10,7 @@ from reconciler.config import Settings
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.install.putting import CONFIG, STATE, UNIT_FILE, USERS_FILE
 from reconciler.install.steps import Step, delete_file
-from reconciler.install.system import UNIT, USER, System
+from reconciler.install.system import UNIT, System
 from reconciler.inventory import Inventory
 from reconciler.targets.ending import end_workloads
 from reconciler.web.unix import listener_pid
@@ -45,7 +45,7 @@ def what_is_left(system: System) -> list[str]:
     left += [f"{path}; reconciler host uninstall --purge deletes it" for path in kept]
     drop_ins = system.at(f"{UNIT_FILE}.d")
     left += [f"{drop_ins}, which is yours"] if drop_ins.exists() else []
-    left += [f"the user {USER}; userdel {USER}"] if system.has_user() else []
+    left += [f"the user {user}; userdel {user}" for user in system.users()]
     return left
 
 

@@ -8,12 +8,18 @@ are complete and verified; and in the end `<content>/`, all of them, read-only, 
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reconciler.files import replace_file
 
 STATE, LOCK, LOG, HOME = "state.json", "lock", "log", "home"
+_LARGEST = 1 << 16
+# One name, and none of those above it.
+_CONTENT = re.compile(r"[0-9A-Za-z][\w-]*|")
 RUNNING, STAGED, FAILED, REFUSED = "running", "staged", "failed", "refused"
 
 
@@ -35,13 +41,35 @@ class State:
 
 
 def read_state(folder: Path) -> State | None:
-    """None where there is none that can be understood: then the files are fetched again."""
+    """None where there is none that can be understood: then the files are fetched again.
+
+    Whoever writes it may be another user than we are, and whatever stands there keeps nobody waiting.
+    """
     try:
-        return State(**json.loads((folder / STATE).read_bytes()))
+        state = State(**json.loads(_read(folder / STATE)))
     except (OSError, ValueError, TypeError):
         return None
+    return state if _is_sensible(state) else None
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Raises OSError."""
-    replace_file(folder / STATE, json.dumps(asdict(state)).encode() + b"\n")
+    """For the other side to read, which may be another user. Raises OSError."""
+    replace_file(folder / STATE, json.dumps(asdict(state)).encode() + b"\n", 0o644)
+
+
+def _read(path: Path) -> bytes:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path}: is no file")
+        return file.read(_LARGEST)
+
+
+def _is_sensible(state: State) -> bool:
+    texts = (state.fetch, state.content, state.code, state.message)
+    counts = (state.done, state.failures, 0 if state.total is None else state.total)
+    return (
+        all(isinstance(each, str) for each in texts)
+        and all(type(each) is int and each >= 0 for each in counts)
+        and isinstance(state.at, (int, float))
+        and _CONTENT.fullmatch(state.content) is not None
+    )

@@ -14,7 +14,7 @@ from reconciler.routing.ports import is_free
 from reconciler.routing.static import parse_listen
 from reconciler.secrets import NO_SECRETS
 from reconciler.targets.gpus import Gpus
-from reconciler.targets.host import make_supervisor
+from reconciler.targets.host import make_fetcher, make_supervisor
 from reconciler.targets.stager import Stager
 from reconciler.targets.supervisor import Supervisor
 
@@ -26,10 +26,18 @@ def end_workloads(settings: Settings) -> list[str]:
     left: list[str] = []
     for target in settings.targets:
         folder = settings.state_dir / target.name
-        Stager(target.storage, folder / "models", lambda: NO_SECRETS, lambda: None).end_all()
+        _end_fetches(folder, target)
         left += _end_replicas(folder, target)
         left += _end_proxy(folder, target)
     return left
+
+
+def _end_fetches(folder: Path, target: HostTarget) -> None:
+    stager = Stager(target.storage, folder / "models", make_fetcher(target), lambda: NO_SECRETS, lambda: None)
+    try:
+        stager.end_all()
+    finally:
+        stager.close()
 
 
 def _end_replicas(folder: Path, target: HostTarget) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,7 @@ from reconciler.routing.envoy import EnvoyProxy, ProxyState, Spawn
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
+from reconciler.targets.fetcher import Fetcher, FetchProcess
 from reconciler.targets.fits import Fits
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
@@ -88,7 +90,7 @@ class HostTarget:
         self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
-        self._stager = Stager(settings.storage, folder / "models", secrets, wake)
+        self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings), secrets, wake)
         self._workloads = Workloads(settings, folder, secrets, self._stager)
         fits = Fits(folder / "fit", self._machine)
         begin = make_begin(settings, gpus)
@@ -353,6 +355,17 @@ def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpu
             return supervisor, ProxyUnit(settings.name, manager).spawn
         case _:
             assert_never(settings.kind)
+
+
+def make_fetcher(settings: config.HostTarget) -> Fetcher:
+    """Who fetches models."""
+    python = settings.storage.python or Path(sys.executable)
+    if settings.kind == "process":
+        return FetchProcess(python)
+    from reconciler.targets.systemd.fetch import FetchUnit
+    from reconciler.targets.systemd.manager import DBusManager
+
+    return FetchUnit(settings.name, python, DBusManager())
 
 
 def make_begin(settings: config.HostTarget, gpus: Gpus) -> Begin:

@@ -1,21 +1,17 @@
 """Models' files on this host: the daemon's side of the program that fetches them.
 
-One process per model, which goes on when the daemon ends and is known by the lock that it holds: so nobody has to trust
-a process number, and two never write to one folder. Whatever was cut off is begun again and goes on where it was.
+One process per model, which goes on when the daemon ends. Whatever was cut off is begun again and goes on where it was.
+What it leaves in its folder may be another user's, and be read by root: so it is looked at before it is believed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
-import signal
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from reconciler import config, procfs
+from reconciler import config
 from reconciler.errors import Retryable
 from reconciler.model import Fetch, Mount, Reason, ServiceId, Stage, Staging
 from reconciler.procfs import Identity
@@ -32,13 +28,11 @@ from reconciler.secrets import SecretStore
 from reconciler.storage import state as states
 from reconciler.storage.sources import key_of
 from reconciler.storage.state import State
-from reconciler.targets.children import Children
 from reconciler.targets.exits import ExitWatch
-from reconciler.targets.logs import open_log
+from reconciler.targets.fetcher import NOT_YET_KNOWN, Fetcher
 from reconciler.targets.orders import order_for
 
 _log = structlog.get_logger()
-_PROGRAM = Path(states.__file__).with_name("download") / "start.py"
 _FETCH = {states.RUNNING: Fetch.RUNNING, states.STAGED: Fetch.STAGED, states.REFUSED: Fetch.REFUSED}
 _KILL_SECONDS = 5.0
 _GONE = ".gone-"
@@ -52,18 +46,19 @@ class Stager:
         self,
         settings: config.Storage,
         folder: Path,
+        fetcher: Fetcher,
         secrets: Callable[[], SecretStore],
         wake: Callable[[], None],
     ) -> None:
         self.folder = (settings.folder or folder).absolute()
-        self._python = settings.python or Path(sys.executable)
+        self._fetcher = fetcher
         self._env = settings.env
         self._secrets = secrets
         self._wake = wake
-        self._children = Children()
         self._watch: ExitWatch | None = None
         self._lock = threading.Lock()
         self._cache: dict[str, tuple[tuple[int, int], State | None]] = {}
+        self._sound: dict[str, State] = {}
 
     # ------------------------------------------------------------ looking
 
@@ -75,10 +70,9 @@ class Stager:
         """The folder with a model's files, or None where they are not there in full."""
         key = key_of(service.namespace, mount)
         state = self._read(key)
-        if state is None or state.fetch != states.STAGED:
+        if state is None or self._staging(key).fetch is not Fetch.STAGED:
             return None
-        folder = self.folder / key / state.content
-        return folder if folder.is_dir() else None
+        return self.folder / key / state.content
 
     def subscribe(self) -> None:
         """From now on, tell when a program ends."""
@@ -89,6 +83,7 @@ class Stager:
         """Programs that run go on."""
         if self._watch is not None:
             self._watch.close()
+        self._fetcher.close()
 
     def _keys(self) -> list[str]:
         try:
@@ -105,11 +100,25 @@ class Stager:
             return Staging(Fetch.FAILED, reason=Reason("Interrupted", "it was cut off before it began"))
         fetch = _FETCH.get(state.fetch, Fetch.FAILED)
         known = Staging(fetch, state.done, state.total, state.failures, state.at)
-        if fetch is Fetch.STAGED and not (self.folder / key / state.content).is_dir():
-            return replace(known, fetch=Fetch.FAILED, reason=Reason("Vanished", "its files are not there any more"))
+        if fetch is Fetch.STAGED:
+            return self._judged(key, state, known)
         if fetch is Fetch.RUNNING:
-            return known if self._is_running(key) else self._cut_off(key, known)
+            return known if self._find(key) is not None else self._cut_off(key, known)
         return replace(known, reason=Reason(state.code, state.message)) if state.code else known
+
+    def _judged(self, key: str, state: State, known: Staging) -> Staging:
+        """Is it there, as the program says? Nobody changes it any more once that has ended."""
+        folder = self.folder / key / state.content
+        if not folder.is_dir():
+            return replace(known, fetch=Fetch.FAILED, reason=Reason("Vanished", "its files are not there any more"))
+        if self._sound.get(key) != state:
+            if self._find(key) is not None:
+                return replace(known, fetch=Fetch.RUNNING)
+            if strange := _find_strange(folder):
+                text = f"{strange}: is no file, no folder and no link to one of this model; delete {folder.parent}"
+                return replace(known, fetch=Fetch.REFUSED, reason=Reason("UnsafePath", text))
+            self._sound[key] = state
+        return known
 
     def _cut_off(self, key: str, known: Staging) -> Staging:
         """It may have ended between our two looks, having said why."""
@@ -123,7 +132,7 @@ class Stager:
     def _read(self, key: str) -> State | None:
         path = self.folder / key / states.STATE
         try:
-            info = path.stat()
+            info = path.lstat()
         except OSError:
             return None
         stamp = (info.st_mtime_ns, info.st_ino)
@@ -131,67 +140,43 @@ class Stager:
             self._cache[key] = (stamp, states.read_state(self.folder / key))
         return self._cache[key][1]
 
-    def _is_running(self, key: str) -> bool:
-        with self._opened(key) as lock:
-            if lock is None or _lock(lock, fcntl.LOCK_SH):
-                return False
-            who = _holder(lock)
-        if who is not None and self._watch is not None:
+    def _find(self, key: str) -> Identity | None:
+        who = self._fetcher.find(self.folder / key)
+        if who is not None:
+            self._look_after(who)
+        return who
+
+    def _look_after(self, who: Identity) -> None:
+        if self._watch is not None and who != NOT_YET_KNOWN:
             self._watch.watch(who)
-        return True
 
     def _on_exit(self, who: Identity) -> None:
-        self._children.is_running(who)
+        self._fetcher.reap(who)
         self._wake()
 
     # ------------------------------------------------------------ fetching
 
     def stage(self, action: Stage) -> None:
         """Start the program, unless it runs. Raises Retryable when it cannot be started now."""
-        order = order_for(action, self.folder / action.key, self._memory(action.key), self._env, self._secrets())
+        folder = self.folder / action.key
+        order = order_for(action, folder, self._memory(action.key), self._env, self._secrets())
         with self._lock, _explained(self.folder):
             self._sweep()
-            folder = self.folder / action.key
-            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            # Whoever holds the lock looks like the program: so this comes first.
             before = self._staging(action.key)
-            with self._opened(action.key, create=True) as lock:
-                if lock is None or not _lock(lock, fcntl.LOCK_EX):
-                    return
-                if self._staging(action.key).fetch is Fetch.STAGED:
-                    # Another service asked for the same files in the same pass, and they were small.
-                    return
-                failures = before.failures
-                states.write_state(folder, State(states.RUNNING, before.done, before.total, failures, time.time()))
-                who = self._spawn(folder, lock, order.written(), failures)
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, json.dumps([who.pid, who.started, who.boot]).encode(), 0)
-        if self._watch is not None:
-            self._watch.watch(who)
-
-    def _spawn(self, folder: Path, lock: int, order: bytes, failures: int) -> Identity:
-        """The lock goes over to the program: it is held as long as that runs, whatever becomes of us."""
-        home = folder / states.HOME
-        home.mkdir(mode=0o700, exist_ok=True)
-        # In memory, and seen by nobody else: there are credentials in it.
-        told = os.memfd_create("order")
-        log = open_log(folder / states.LOG)
-        try:
-            os.ftruncate(log, 0)
-            os.write(told, order)
-            os.lseek(told, 0, os.SEEK_SET)
-            env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "LANG": "C.UTF-8"}
-            argv = (str(self._python), "-I", str(_PROGRAM))
-            return self._children.spawn(argv, env, str(folder), log, told, (lock,))
-        except OSError as error:
-            text = _cannot(argv[0], error)
-            states.write_state(
-                folder, State(states.FAILED, at=time.time(), failures=failures + 1, code="NoProgram", message=text)
-            )
-            raise Retryable(text) from None
-        finally:
-            os.close(told)
-            os.close(log)
+            if before.fetch is Fetch.STAGED or self._find(action.key) is not None:
+                # Another service asked for the same files in the same pass, and they were small.
+                return
+            begun = State(states.RUNNING, before.done, before.total, before.failures, time.time())
+            try:
+                self._fetcher.prepare(folder)
+                states.write_state(folder, begun)
+                who = self._fetcher.start(folder, order.written())
+            except Retryable as error:
+                failures, text = before.failures + 1, str(error)
+                failed = replace(begun, fetch=states.FAILED, failures=failures, code="NoProgram", message=text)
+                states.write_state(folder, failed)
+                raise
+        self._look_after(who)
 
     # ------------------------------------------------------------ deleting
 
@@ -215,15 +200,11 @@ class Stager:
             self._end(key)
 
     def _end(self, key: str) -> None:
-        deadline = time.monotonic() + _KILL_SECONDS
-        while self._is_running(key):
-            with self._opened(key) as lock:
-                who = _holder(lock) if lock is not None else None
-            if who is not None:
-                # It may be killed at any moment, and has nobody to say good-bye to.
-                procfs.send_signal(who, signal.SIGKILL)
+        folder, deadline = self.folder / key, time.monotonic() + _KILL_SECONDS
+        while self._fetcher.find(folder) is not None:
+            self._fetcher.kill(folder)
             if time.monotonic() > deadline:
-                raise Retryable(f"{self.folder / key}: the program that fetches it does not end")
+                raise Retryable(f"{folder}: the program that fetches it does not end")
             time.sleep(0.02)
         # It had no time to delete its credentials.
         shutil.rmtree(self._memory(key), ignore_errors=True)
@@ -234,41 +215,25 @@ class Stager:
             with contextlib.suppress(OSError):
                 _delete(path)
 
-    # ------------------------------------------------------------ files
-
-    @contextlib.contextmanager
-    def _opened(self, key: str, create: bool = False) -> Iterator[int | None]:
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        try:
-            descriptor = os.open(self.folder / key / states.LOCK, flags, 0o600)
-        except FileNotFoundError:
-            yield None
-            return
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
     def _memory(self, key: str) -> Path:
         place = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
         return Path(f"/dev/shm/reconciler-{place}-{key}")  # noqa: S108
 
 
-def _lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _holder(lock: int) -> Identity | None:
-    """Who wrote its name into the lock; nobody has yet in the moment after a start."""
-    try:
-        pid, started, boot = json.loads(os.pread(lock, 256, 0))
-        return Identity(int(pid), int(started), str(boot))
-    except (ValueError, TypeError):
-        return None
+def _find_strange(folder: Path) -> Path | None:
+    """What would lead us, or whoever serves it, somewhere else or nowhere."""
+    if folder.is_symlink():
+        return folder
+    for here, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(here, name)
+            kind = path.lstat().st_mode
+            if stat.S_ISLNK(kind):
+                if not path.resolve().is_relative_to(folder.resolve()):
+                    return path
+            elif not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                return path
+    return None
 
 
 def _delete(folder: Path) -> None:
@@ -276,10 +241,6 @@ def _delete(folder: Path) -> None:
     for here, _, _ in os.walk(folder):
         os.chmod(here, stat.S_IRWXU)
     shutil.rmtree(folder)
-
-
-def _cannot(program: str, error: OSError) -> str:
-    return f"cannot start {program}: {error.strerror}; check targets[].storage.python"
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from reconciler.targets.fetcher import USER as FETCHER
 from reconciler.targets.workload import place_of
 from tests.e2e.rig import CRASHING, Rig
 from tests.engine.fixtures import Place
@@ -35,7 +36,8 @@ class MachineRig(Rig):
         for path in self.models.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         self.machine = Machine(self.folder / "machine", f"rig{os.getpid()}", self._binds())
-        self.machine.run("useradd", "--system", USER)
+        for user in (USER, FETCHER):
+            self.machine.run("useradd", "--system", user)
         self._show_hidden_folders()
         self._share_cache()
 

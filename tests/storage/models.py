@@ -13,6 +13,7 @@ from reconciler.config import Storage
 from reconciler.model import EnvVar, Fetch, Mount, Origin, ServiceId, Stage, Staging, StorageFile
 from reconciler.secrets import SecretStore, StoredSecret
 from reconciler.storage.sources import key_of
+from reconciler.targets.fetcher import FetchProcess
 from reconciler.targets.stager import Stager
 from tests.world import eventually, exists
 
@@ -32,7 +33,8 @@ class Models:
 
     def open(self) -> Stager:
         """Another daemon takes over."""
-        stager = Stager(Storage(python=self.python), self.folder, lambda: SecretStore(self._secrets), self.woken.set)
+        fetcher = FetchProcess(self.python)
+        stager = Stager(Storage(), self.folder, fetcher, lambda: SecretStore(self._secrets), self.woken.set)
         stager.subscribe()
         return stager
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +64,53 @@ def test_what_cannot_be_deleted_keeps_nothing_from_being_fetched(
     monkeypatch.setattr("reconciler.targets.stager._delete", refuse)
     models.begin_mount(MOUNT)
     eventually(lambda: models.look(MOUNT).fetch is Fetch.FAILED)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"fetch": "staged", "content": ".."},
+        {"fetch": "staged", "content": "a/../../b"},
+        {"fetch": "running", "done": "many"},
+        {"fetch": "failed", "code": ["x"]},
+        {"fetch": "failed", "at": None},
+    ],
+)
+def test_a_state_that_no_honest_program_writes_is_none(models: Models, written: dict[str, object]) -> None:
+    folder = models.folder / models.key(MOUNT)
+    folder.mkdir(parents=True)
+    (folder / states.STATE).write_text(json.dumps(written))
+    assert states.read_state(folder) is None
+    assert (models.look(MOUNT).fetch, models.stager.find(models.service, MOUNT)) == (Fetch.FAILED, None)
+
+
+def test_nobody_waits_for_what_stands_where_a_state_should_be(models: Models, tmp_path: Path) -> None:
+    folder = models.folder / models.key(MOUNT)
+    folder.mkdir(parents=True)
+    elsewhere = tmp_path / "state"
+    elsewhere.write_text(json.dumps({"fetch": "staged"}))
+    state = folder / states.STATE
+    for put in (lambda: os.mkfifo(state), lambda: state.symlink_to(elsewhere), lambda: state.symlink_to("/dev/zero")):
+        put()
+        assert states.read_state(folder) is None
+        state.unlink()
+    os.mkfifo(folder / f".{states.STATE}.new")
+    states.write_state(folder, State(states.FAILED))
+    assert models.look(MOUNT).fetch is Fetch.FAILED
+
+
+def test_files_that_lead_elsewhere_are_served_to_nobody(models: Models, tmp_path: Path) -> None:
+    folder = models.folder / models.key(MOUNT)
+    content = folder / "content"
+    content.mkdir(parents=True)
+    (content / "config.json").write_text("{}")
+    (content / "model").symlink_to("config.json")
+    states.write_state(folder, State(states.STAGED, 1, 1, content="content"))
+    assert models.found(MOUNT) == content
+    for number, strange in enumerate((lambda path: path.symlink_to(tmp_path), os.mkfifo)):
+        strange(content / "strange")
+        states.write_state(folder, State(states.STAGED, 1, 1, content="content", at=number + 1.0))
+        staging = models.look(MOUNT)
+        assert (staging.fetch, staging.reason.code if staging.reason else "") == (Fetch.REFUSED, "UnsafePath")
+        assert models.stager.find(models.service, MOUNT) is None
+        (content / "strange").unlink()

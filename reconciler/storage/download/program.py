@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO, cast
 
-from reconciler.storage.download.confined import confine
+from reconciler.storage.download.confined import close_memory, confine
 from reconciler.storage.download.failures import DownloadFailed, Refused
 from reconciler.storage.download.order import Order, enter, leave, read_order
 from reconciler.storage.download.progress import Progress
@@ -25,12 +25,14 @@ def main() -> int:
     """Fetch one model. 0: it is there; 1: the state in its folder says why not."""
     # Nothing that is written on the way is for others.
     os.umask(0o077)
+    close_memory()
     order = read_order(sys.stdin.buffer)
     said = Discreet(sys.stderr, (*order.secrets, *secret_parts(order.uri)))
     sys.stdout = sys.stderr = cast("TextIO", said)
     progress = Progress(order.folder)
     confine(order.folder, order.memory)
     try:
+        (order.folder / HOME).mkdir(exist_ok=True)
         enter(order)
         content = _fetch(order, progress)
     except DownloadFailed as error:

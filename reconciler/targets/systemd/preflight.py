@@ -20,6 +20,7 @@ from reconciler.secrets.names import is_secret_name
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.systemd.replica import CACHES
 from reconciler.targets.systemd.unit import HARDENING, device_lines
+from reconciler.targets.systemd.words import quote_given
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CREDENTIALS = "/run/credentials"
@@ -69,7 +70,7 @@ def _lines(asked: Question, user: str, devices: tuple[str, ...], seconds: int) -
     # That user may not be able to enter the folder in which we are installed, nor the one of the models.
     yield from (f"LoadCredential={script.name}:{script}" for script in SCRIPTS)
     for inside, folder in asked.paths.items():
-        yield f"BindReadOnlyPaths={_word(f'-{folder}')}:{_word(inside)}"
+        yield f"BindReadOnlyPaths={quote_given(f'-{folder}')}:{quote_given(inside)}"
     yield "PrivateNetwork=yes"
     yield f"RuntimeMaxSec={seconds}"
     yield "KillSignal=SIGKILL"
@@ -78,11 +79,6 @@ def _lines(asked: Question, user: str, devices: tuple[str, ...], seconds: int) -
     yield "Nice=10"
     yield from device_lines(devices)
     yield from HARDENING.splitlines()
-
-
-def _word(path: str) -> str:
-    """One path of a list. Unlike in a unit's file, `%` stands for itself here."""
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _end(process: subprocess.Popen[bytes], name: str) -> None:

@@ -28,6 +28,11 @@ def quote_path(path: str) -> str:
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
 
 
+def quote_given(path: str) -> str:
+    """The same for a property that is handed to systemd as it runs: there `%` stands for itself."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def plain(text: str) -> str:
     """A value that systemd takes as it stands, but for `%`. Raises ValueError when it cannot be a line."""
     if not text.isprintable():
