@@ -363,9 +363,9 @@ def make_fetcher(settings: config.HostTarget) -> Fetcher:
     if settings.kind == "process":
         return FetchProcess(python)
     from reconciler.targets.systemd.fetch import FetchUnit
-    from reconciler.targets.systemd.manager import DBusManager
+    from reconciler.targets.systemd.ways import AnyManager
 
-    return FetchUnit(settings.name, python, DBusManager())
+    return FetchUnit(settings.name, python, AnyManager())
 
 
 def make_begin(settings: config.HostTarget, gpus: Gpus) -> Begin:

@@ -24,7 +24,7 @@ from reconciler.targets.fetcher import USER
 from reconciler.targets.stager import Stager
 from reconciler.targets.systemd import fetch as fetch_unit
 from reconciler.targets.systemd.fetch import FetchUnit
-from reconciler.targets.systemd.manager import DBusManager
+from reconciler.targets.systemd.ways import AnyManager
 from tests.source.https_server import make_certificate
 from tests.storage.line import Line
 from tests.storage.models import Models
@@ -59,13 +59,13 @@ class UnitModels(Models):
     """Models fetched by units."""
 
     def open(self) -> Stager:
-        fetcher = FetchUnit("box", self.python, DBusManager())
+        fetcher = FetchUnit("box", self.python, AnyManager())
         stager = Stager(Storage(), self.folder, fetcher, lambda: NO_SECRETS, self.woken.set)
         stager.subscribe()
         return stager
 
     def pid(self, mount: Mount) -> int:
-        who = FetchUnit("box", self.python, DBusManager()).find(self.folder / self.key(mount))
+        who = FetchUnit("box", self.python, AnyManager()).find(self.folder / self.key(mount))
         return who.pid if who else 0
 
     def wait(self, mount: Mount) -> Any:
