@@ -87,6 +87,11 @@ def restart_at(crashes: Iterable[float], now: float) -> float:
     return recent[-1] + min(_BACKOFF_CAP, 10.0 * 2.0 ** (len(recent) - 2))
 
 
+def has_crashed(crashes: Iterable[float], now: float) -> bool:
+    """Has it crashed lately?"""
+    return any(_is_recent(at, now) for at in crashes)
+
+
 def is_crash_looping(crashes: Iterable[float], now: float) -> bool:
     """Has it crashed so often lately that a person should look?"""
     return sum(_is_recent(at, now) for at in crashes) >= CRASHES_THAT_DEGRADE

@@ -53,15 +53,19 @@ def make_plan(
     quarantines: Quarantines,
     patience: Patience,
     suspended: Collection[ServiceId] = (),
+    unstartable: Collection[tuple[ServiceId, str]] = (),
 ) -> Plan:
-    """The next steps of one target. `suspended` services are looked at and left alone."""
+    """The next steps of one target. `suspended` services are looked at and left alone.
+
+    `unstartable` are digests of services whose last start was refused.
+    """
     if isinstance(observed, Unreachable):
         return _nothing(desired, observed)
     every = desired
     desired = replace(every, services=wishes_now(every.services, observed.owned))
     decisions: dict[ServiceId, Decision] = {}
     open_questions: list[Situation] = []
-    for s in _situations(desired, observed, quarantines, patience):
+    for s in _situations(desired, observed, quarantines, patience, unstartable):
         decision = _left_alone(s) if s.id in suspended else settled(s)
         if decision is None:
             open_questions.append(s)
@@ -109,7 +113,11 @@ def _decide_all(
 
 
 def _situations(
-    desired: DesiredState, observed: Observed, quarantines: Quarantines, patience: Patience
+    desired: DesiredState,
+    observed: Observed,
+    quarantines: Quarantines,
+    patience: Patience,
+    unstartable: Collection[tuple[ServiceId, str]] = (),
 ) -> Iterator[Situation]:
     wanted = {service.id: service for service in desired.services}
     replicas: dict[ServiceId, list[Replica]] = {}
@@ -118,6 +126,9 @@ def _situations(
     failed: dict[ServiceId, dict[str, Quarantine]] = {}
     for (service, digest), quarantine in quarantines.items():
         failed.setdefault(service, {})[digest] = quarantine
+    refused: dict[ServiceId, list[str]] = {}
+    for service, digest in unstartable:
+        refused.setdefault(service, []).append(digest)
     for key in wanted.keys() | replicas.keys() | observed.owned.keys() | observed.routes.keys():
         want, owned = wanted.get(key), observed.owned.get(key)
         mine = tuple(replicas.get(key, ()))
@@ -137,6 +148,7 @@ def _situations(
             cordon=desired.cordon,
             route=observed.routes.get(key),
             staging=observed.staging,
+            unstartable=refused.get(key, ()),
         )
 
 

@@ -111,6 +111,7 @@ class Host:
     """Versions: `good…` serves, `reject…` fails preflight, `large…` does not fit, `crash…` dies while starting, `late…`
     dies 1 s after it was ready, `never…` is never ready.
 
+    `broken` are digests whose engines die whenever they start, `refused` those whose start is refused.
     A model at `s3://flaky/…` comes at the third try, one at `s3://gone/…` never; all others after 2 s.
     """
 
@@ -130,6 +131,9 @@ class Host:
     proxy: bool = False
     ports: int = 100
     log: list[Action] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    unstartable: set[tuple[ServiceId, str]] = field(default_factory=set)
 
     # ------------------------------------------------------------ observe
 
@@ -175,7 +179,7 @@ class Host:
         version = r.digest.split("-")[0]
         ready = age >= self.start_seconds and not version.startswith(("crash", "never"))
         alive = r.alive and r.spawned
-        if version.startswith("crash") and age >= 1:
+        if (version.startswith("crash") or r.digest in self.broken) and age >= 1:
             alive = False
         if version.startswith("late") and r.ready_at is not None and self.now - r.ready_at >= 1:
             alive = False
@@ -205,6 +209,12 @@ class Host:
             if endpoint.replica == r.id:
                 return Routed.DRAINING if endpoint.draining else Routed.ACTIVE
         return Routed.ABSENT
+
+    def restart(self) -> None:
+        """The host restarts: no process outlives that."""
+        for key, replica in self.replicas.items():
+            self.replicas[key] = replace(replica, alive=False, rebooted=True)
+        self.asking.clear()
 
     def lose_files(self) -> None:
         """Somebody clears the disk: nothing of what was fetched is there any more."""
@@ -275,7 +285,7 @@ class Host:
                 assert run not in owned.counted, "counted a death twice"
                 owned = replace(owned, counted=(*owned.counted, run))
                 kind = "conflicts" if conflict else "crashes"
-                self.owned[key.service] = replace(owned, **{kind: (*getattr(owned, kind), at)})
+                self.owned[key.service] = replace(owned, **{kind: (*{*getattr(owned, kind), at},)})
             case Reject(quarantine=quarantine):
                 self.quarantines[(quarantine.service, quarantine.digest)] = quarantine
             case Forget(service=service):
@@ -326,10 +336,13 @@ class Host:
 
     def step(self, desired: DesiredState, die_after: int | None = None) -> Plan:
         """One pass. `die_after` cuts its execution after so many actions, as `kill -9` would."""
-        plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE)
+        plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE, unstartable=self.unstartable)
         self.check_successors(desired, plan)
         for action in plan.actions[:die_after]:
-            self.perform(action)
+            if isinstance(action, Start) and action.digest in self.refused:
+                self.unstartable.add((action.replica.service, action.digest))
+            else:
+                self.perform(action)
         return plan
 
     def stumble(self, desired: DesiredState, luck: random.Random) -> Plan:

@@ -26,6 +26,7 @@ from reconciler.model import (
     Result,
     ServiceId,
     Snapshot,
+    Start,
     Unreachable,
     Unstage,
     service_of,
@@ -82,6 +83,7 @@ class Turner:
         self._read: tuple[Snapshot, Snapshot, Manifests] | None = None
         self._desired: tuple[Snapshot, SecretStore, DesiredState] | None = None
         self._failures = 0
+        self._unstartable: set[tuple[ServiceId, str]] = set()
         self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
 
     def turn(self, snapshot: Snapshot, act: bool = True) -> Turn:
@@ -96,10 +98,12 @@ class Turner:
             self._history.quarantines(self._settings.name),
             patience(self._settings),
             _suspended_ids(suspended, desired, observed),
+            self._unstartable,
         )
         if act:
             self._remember_cordon(desired)
         results = execute(plan, self._perform, self._pool) if act else ()
+        self._note_starts(results)
         turn = Turn(desired, observed, plan, results, self._again_in(plan, observed, results, began))
         applied = self.report.applied
         if act:
@@ -143,6 +147,13 @@ class Turner:
         if isinstance(action, Promote) and action.promoted.replicas:
             # Git has moved on successfully: what failed before may be tried again when git asks for it anew.
             self._history.lift(self._settings.name, action.service)
+
+    def _note_starts(self, results: tuple[Result, ...]) -> None:
+        """A digest that cannot be started must not keep another one waiting."""
+        for result in results:
+            if isinstance(result.action, Start) and result.outcome is not Outcome.SKIPPED:
+                key = (result.action.replica.service, result.action.digest)
+                (self._unstartable.add if result.outcome is Outcome.FAILED else self._unstartable.discard)(key)
 
     def _again_in(
         self, plan: Plan, observed: Observed | Unreachable, results: tuple[Result, ...], began: float

@@ -117,7 +117,7 @@ def _aim_at_new(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
             return _hold(s, blocked[0], blocked)
     new = Generation(want.digest, spec, want.replicas, want.origin)
     if s.promoted and _runs_beside(s, want, spec):
-        stable = _last_good(s.promoted)
+        stable = last_good(s.promoted)
         return Aim(Course.ROLL, (stable, Generation(new.digest, spec, new.count, new.origin, canary=True)))
     return Aim(Course.ROLL, (new,))
 
@@ -177,8 +177,9 @@ def _restore(s: Situation, rejected: Quarantine, reject: Quarantine | None = Non
 
 
 def _promoted_only(s: Situation) -> tuple[Generation, ...]:
-    return (_last_good(s.promoted),) if s.promoted else ()
+    return (last_good(s.promoted),) if s.promoted else ()
 
 
-def _last_good(promoted: Promoted) -> Generation:
+def last_good(promoted: Promoted) -> Generation:
+    """What was promoted, as often as it was."""
     return Generation(promoted.digest, promoted.spec, promoted.replicas, promoted.origin)

@@ -50,7 +50,8 @@ def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> 
         return replace(s, owned=replace(s.owned, conflicts=(*s.owned.conflicts, s.now)))
     if s.is_proven(replica.digest):
         steps.records.append(NoteCrash(replica.id, replica.run, s.now, reason.message))
-        return replace(s, owned=replace(s.owned, crashes=(*s.crashes, s.now))) if s.owned else s
+        # All that die at once are one incident.
+        return replace(s, owned=replace(s.owned, crashes=(*{*s.crashes, s.now},))) if s.owned else s
     if s.desired and replica.digest == s.desired.digest and replica.digest not in s.quarantines:
         failed = quarantine(s, replica.digest, replace(reason, origin=s.desired.origin), replica.last_words)
         steps.records.append(Reject(failed, str(failed.reason)))

@@ -7,7 +7,21 @@ from dataclasses import replace
 
 from reconciler.capacity import Ledger
 from reconciler.health import Life, restart_at
-from reconciler.model import Drain, Forget, Lease, Own, Promote, Promoted, Replica, ReplicaId, Start, Stop, Strategy
+from reconciler.model import (
+    Drain,
+    Forget,
+    Lease,
+    Own,
+    Promote,
+    Promoted,
+    Replica,
+    ReplicaId,
+    Start,
+    Stop,
+    Strategy,
+    Undrain,
+)
+from reconciler.rollout.again import Return, find_return, wanted_back
 from reconciler.rollout.aim import NO_REPLICAS, Aim, Course, Generation
 from reconciler.rollout.claims import keep_room_for
 from reconciler.rollout.situation import Situation
@@ -81,6 +95,9 @@ def _note_none(s: Situation, steps: Steps) -> None:
 def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     main, *canaries = aim.generations
     wanted = {generation.digest for generation in aim.generations}
+    if aim.course is Course.ROLL and (found := find_return(s, aim, ledger)):
+        _come_back(s, found, main, ledger, steps)
+        return
     _end_unready(s, steps, f"superseded by {main.digest[:8]}", wanted)
     strategy = _choose(s, main, wanted, ledger, steps)
     for generation in aim.generations:
@@ -101,6 +118,30 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     if aim.course is Course.ROLL and not canaries:
         _promote(s, main, steps)
     _retire(s, main, wanted, strategy, steps)
+
+
+def _come_back(s: Situation, found: Return, main: Generation, ledger: Ledger, steps: Steps) -> None:
+    """The last good digest starts; a new one goes on if it is starting already, or if it may be the cure."""
+    first = found.first
+    steps.strategy = f"the last good digest {first.digest[:8]} first: nothing of this service serves"
+    _end_unready(s, steps, f"superseded by {main.digest[:8]}", {first.digest, main.digest})
+    back = wanted_back(s, first)
+    steps.records.extend(Undrain(replica.id, "wanted again: nothing else serves") for replica in back)
+    strategy = (s.desired.strategy if s.desired else None) or SURGE
+    others = [r for r in s.replicas if r not in back]
+    if found.alone:
+        _end_planned(s, {first.digest}, steps)
+        if main.digest != first.digest:
+            _watch(s, main, ledger, steps)
+    else:
+        # One is enough to see whether it is.
+        _fill(s, replace(main, count=1), ledger, steps, s.replicas, main.count + strategy.max_surge)
+    is_clear = not strategy.recreate or all(r.digest == first.digest for r in s.replicas)
+    ceiling = max(first.count, main.count) + strategy.max_surge - len(back) - len(steps.started())
+    _fill(s, replace(first, count=first.count - len(back)), ledger, steps, others, ceiling if is_clear else 0)
+    if back or not (_members(s, first) or steps.started()):
+        steps.say("waiting for what is on its way out")
+        steps.look(s.now + SOON)
 
 
 def _lacks_files(s: Situation, main: Generation, wanted: set[str], steps: Steps) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,7 +28,7 @@ class Situation:
     """One service, as git wants it and as it was observed.
 
     `keep` says why a service that git does not show, or not for this host, is not pruned; None means that it may go.
-    `cordon` says why nothing at all may run on this host.
+    `cordon` says why nothing at all may run on this host. `unstartable` are digests whose last start was refused.
     """
 
     id: ServiceId
@@ -46,6 +46,7 @@ class Situation:
     cordon: Reason | None = None
     route: ServiceRoute | None = None
     staging: Mapping[str, Staging] = field(default_factory=dict)
+    unstartable: Collection[str] = ()
 
     @property
     def promoted(self) -> Promoted | None:

@@ -1,0 +1,67 @@
+"""What proved itself comes first, where nothing of a service serves though nobody stopped it for its successor.
+
+So it is after a cordon, a reboot or a crash in the middle of a rollout: the new digest may never be ready, and waiting
+for it would cost all of `ready_timeout`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.capacity import NOTHING, Ledger, add, impossible
+from reconciler.health import Life, has_crashed, is_drained
+from reconciler.model import Replica
+from reconciler.rollout.aim import Aim, Generation, last_good
+from reconciler.rollout.situation import Situation
+from reconciler.rollout.staging import missing_files
+
+_ON_THE_WAY_OUT = (Life.PLANNED, Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """The last good digest comes back. `alone`: nothing else starts until it serves."""
+
+    first: Generation
+    alone: bool
+
+
+def find_return(s: Situation, aim: Aim, ledger: Ledger) -> Return | None:
+    """Whether the last good digest is to come back, though git has moved on."""
+    if s.promoted is None or not s.promoted.replicas or s.is_proven(aim.generations[-1].digest):
+        return None
+    spec = s.promoted.spec
+    if s.of(Life.READY) or s.promoted.digest in s.unstartable or impossible(spec.resources, s.capacity):
+        return None
+    if missing_files(s, spec):
+        return None
+    # What crashed lately may not come up any more, and the new one may be the cure: that must not wait for it.
+    found = Return(last_good(s.promoted), alone=not has_crashed(s.crashes, s.now))
+    return found if _serves_on(s, found, aim.generations[0], ledger) else None
+
+
+def wanted_back(s: Situation, first: Generation) -> list[Replica]:
+    """Its replicas that drain and can be taken back."""
+    back = [r for r in s.of(Life.DRAINING) if r.digest == first.digest and r.ready_at and not is_drained(r)]
+    return back[: first.count]
+
+
+def _serves_on(s: Situation, found: Return, main: Generation, ledger: Ledger) -> bool:
+    """Is there room for it, and does the rollout that follows not stop it before its successor serves?"""
+    first = found.first
+    staying = wanted_back(s, first) + _running(s, first.digest)
+    leaving = [r for r in s.of(*_ON_THE_WAY_OUT) if r not in staying]
+    need = NOTHING if staying else first.spec.resources
+    if main.digest == first.digest:
+        return found.alone and (bool(staying) or ledger.fits_without(need, s.id, leaving))
+    both = need if _running(s, main.digest) else add(need, main.spec.resources)
+    holds_both = ledger.fits_without(both, s.id, leaving)
+    if not found.alone and not holds_both:
+        return False
+    explicit = s.desired.strategy if s.desired else None
+    most_missing = explicit.max_unavailable if explicit else int(not holds_both)
+    return main.count > most_missing and (bool(staying) or ledger.fits_without(need, s.id, leaving))
+
+
+def _running(s: Situation, digest: str) -> list[Replica]:
+    return [r for r in s.of(Life.PLANNED, Life.STARTING) if r.digest == digest]

@@ -1,0 +1,147 @@
+"""Nothing serves in the middle of a rollout, though nobody stopped what did: after a reboot, a cordon, a crash."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from reconciler.model import Drain, Start, Strategy
+from tests.simulation import PATIENCE, Host, beside, state, wanted
+from tests.test_plan_properties import CORDONED
+
+SOON = 8  # seconds: a start, and the passes around it; far less than `ready_timeout`
+RECREATE = Strategy(0, 3, recreate=True)
+ONE_MAY_LACK = Strategy(0, 1)
+
+
+def play(host: Host, commit, seconds: float) -> None:
+    for _ in range(int(seconds / 0.5)):
+        host.step(commit)
+        host.now += 0.5
+
+
+def seconds_without(host: Host, commit, seconds: float) -> float:
+    """For how long does nothing serve in this time?"""
+    down = 0.0
+    for _ in range(int(seconds / 0.5)):
+        host.step(commit)
+        host.now += 0.5
+        down += 0 if host.serving("a") else 0.5
+    return down
+
+
+def upset(host: Host, commit, how: str) -> None:
+    """What ends all replicas at once."""
+    match how:
+        case "reboot":
+            host.restart()
+        case "cordon":
+            host.converge(replace(commit, cordon=CORDONED))
+        case "short cordon":
+            play(host, replace(commit, cordon=CORDONED), 0.5)
+        case "crash":
+            for key, replica in host.replicas.items():
+                if replica.digest.startswith("good1"):
+                    host.replicas[key] = replace(replica, alive=False)
+
+
+UPSETS = ("reboot", "cordon", "short cordon", "crash")
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from((None, Strategy(1, 0), Strategy(2, 1))),
+    st.sampled_from(("never2", "crash2", "good2")),
+    st.sampled_from(UPSETS),
+    st.integers(0, 14),
+)
+@settings(max_examples=80, deadline=None)
+@example(1, 1, None, "never2", "crash", 6)
+@example(1, 1, None, "never2", "reboot", 6)
+def test_what_is_proven_serves_again_soon_whatever_becomes_of_its_successor(
+    before, after, strategy, version, how, passes
+):
+    host = Host(memory=before + after + 2, busy_seconds=1.0)
+    host.converge(state(wanted("a", "good1", before, strategy=strategy)))
+    commit = state(wanted("a", version, after, strategy=strategy))
+    play(host, commit, passes / 2)
+    if strategy and strategy.max_unavailable >= after:
+        return
+    upset(host, commit, how)
+    play(host, commit, SOON)
+    assert host.serving("a")
+    # From now on it goes on serving: its successor comes beside it.
+    assert seconds_without(host, commit, 2 * PATIENCE.ready_timeout) == 0
+    host.converge(commit, passes=2000)
+    version_left = version if version == "good2" else "good1"
+    assert {r.digest for r in host.serving("a")} == {f"{version_left}-a"}
+
+
+@pytest.mark.parametrize("how", UPSETS[:2])
+@pytest.mark.parametrize(("strategy", "memory"), [(None, 1), (RECREATE, 9), (ONE_MAY_LACK, 9)])
+def test_what_would_be_stopped_for_its_successor_anyway_does_not_come_first(how, strategy, memory):
+    host = Host(memory=memory)
+    host.converge(state(wanted("a", "good1", strategy=strategy)))
+    commit = state(wanted("a", "good2", strategy=strategy))
+    play(host, commit, 1)
+    upset(host, commit, how)
+    host.preflights["good2-a"] = replace(host.preflights["good1-a"], parsed="good2-a")
+    since = len(host.log)
+    host.converge(commit)
+    assert [a.digest for a in host.log[since:] if isinstance(a, Start)] == ["good2-a"]
+
+
+def test_what_was_stopped_for_its_successor_is_not_started_again():
+    host = Host(memory=1)
+    host.converge(state(wanted("a", "good1")))
+    since, commit = len(host.log), state(wanted("a", "good2"))
+    while not any(isinstance(action, Drain) for action in host.log):
+        host.step(commit)
+        host.now += 0.5
+    # Meanwhile there is room for both.
+    host.converge(commit)
+    assert [a.digest for a in host.log[since:] if isinstance(a, Start)] == ["good2-a"]
+
+
+@pytest.mark.parametrize("kind", ["broken", "refused"])
+def test_a_cure_does_not_wait_for_what_does_not_come_up_any_more(kind):
+    host = Host()
+    host.converge(state(wanted("a", "good1")))
+    host.restart()
+    getattr(host, kind).add("good1-a")
+    commit = state(wanted("a", "good2"))
+    play(host, commit, SOON + 4)
+    assert [r.digest for r in host.serving("a")] == ["good2-a"]
+    host.converge(commit, passes=2000)
+    assert [r.digest for r in host.serving("a")] == ["good2-a"]
+
+
+def test_what_never_becomes_ready_any_more_keeps_its_successor_waiting_only_once():
+    host = Host()
+    host.converge(state(wanted("a", "good1")))
+    host.restart()
+    # A driver was updated: the old engine starts, and hangs.
+    host.start_seconds = 1e6
+    commit = state(wanted("a", "good2"))
+    started: list[str] = []
+    while "good2-a" not in started:
+        host.step(commit)
+        host.now += 0.5
+        started = [a.digest for a in host.log if isinstance(a, Start)]
+    assert started == ["good1-a", "good1-a", "good2-a"]
+
+
+def test_a_canary_comes_after_what_it_stands_beside():
+    host = Host(memory=2)
+    one = wanted("a", "good1")
+    host.converge(state(one))
+    commit = state(beside(one, "good2", 20))
+    host.converge(commit)
+    host.restart()
+    host.memory = 1
+    play(host, commit, SOON)
+    assert [r.digest for r in host.serving("a")] == ["good1-a"]
