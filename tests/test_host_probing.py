@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -69,6 +70,15 @@ def test_replica_that_starts_is_asked_until_it_is_ready_and_that_wakes() -> None
         answers.ready = (True, True)
         assert wakes.acquire(timeout=30)
         assert probes.sight(FIRST.id) == Sight(ready=True, healthy=True)
+
+
+def test_of_many_replicas_that_serve_each_is_asked_less_often() -> None:
+    with probing() as (probes, answers, _):
+        many = [replace(FIRST, id=ReplicaId(SERVICE, f"aaaaaaaa-{n}"), topic=Topic.SERVING) for n in range(60)]
+        probes.watch(many)
+        eventually(lambda: answers.count("healthy") == len(many))
+        time.sleep(1.2 * Topic.SERVING.value)
+        assert answers.count("healthy") == len(many), "one of a few would have been asked again by now"
 
 
 def test_one_slow_replica_keeps_no_other_waiting() -> None:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,20 @@ def test_a_loop_that_turns_is_alive_and_one_that_does_not_is_stuck(web: WebSide,
     assert get(web, "/healthz")[0] == 200
     loop.age = 1000.0
     assert get(web, "/healthz") == (503, '{"status":"stuck","heartbeatAgeSeconds":1000.0}')
+
+
+def test_nobody_asks_and_nothing_wakes_up(web: WebSide) -> None:
+    assert get(web, "/healthz")[0] == 200
+    before = wakes(web)
+    time.sleep(1)
+    assert wakes(web) - before < 5
+
+
+def wakes(web: WebSide) -> int:
+    """How often its thread began to wait, so far."""
+    status = Path(f"/proc/self/task/{web._thread.native_id}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("voluntary_ctxt_switches"))
+    return int(line.split()[1])
 
 
 def test_ready_means_one_pass_and_every_target_reached(web: WebSide, loop: FakeLoop) -> None:

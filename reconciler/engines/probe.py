@@ -5,14 +5,18 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 _MOST_BYTES = 8 << 20
+_MOST_BYTES_OF_A_LOOK = 1 << 16
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
 _NOT_HERE = frozenset({404, 405, 501})
 _GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 _SAMPLE = re.compile(r"^([a-zA-Z_:]+)(?:\{.*\})? ([0-9.eE+-]+|NaN)(?: \d+)?$")
@@ -80,7 +84,7 @@ class Probe:
 
     def _health(self, port: int) -> tuple[bool | None, str]:
         try:
-            status = self._ask(port, "GET", "/health").status
+            status = self._look(port, "/health")
         except _NoAnswer as error:
             return None, str(error)
         if status == 200:
@@ -109,6 +113,16 @@ class Probe:
         # A model that only transcribes, say: the list of models is the best proof there is.
         return ""
 
+    def _look(self, port: int, path: str) -> int:
+        """The status of an answer: every replica is asked all the time, and this costs a fifth of what `_ask` does."""
+        with _explained(port, path, self.timeout):
+            with _connected(port, self.timeout, self.tls) as connection:
+                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+                found = _STATUS.match(_read_all(connection, time.monotonic() + self.timeout))
+            if found is None:
+                raise http.client.BadStatusLine("it is no answer in HTTP")
+            return int(found[1])
+
     def _ask(
         self,
         port: int,
@@ -123,18 +137,49 @@ class Probe:
         headers = {"Connection": "close", "Content-Type": "application/json"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
-        connection = _connection(port, seconds, self.tls)
-        try:
+        with _explained(port, path, seconds), closing(_connection(port, seconds, self.tls)) as connection:
             connection.request(method, path, body, headers)
             return _read(connection, time.monotonic() + seconds)
-        except ConnectionRefusedError:
-            raise _NoAnswer(f"nothing listens on port {port} yet") from None
-        except TimeoutError:
-            raise _NoAnswer(f"{path} did not answer within {seconds:g} s") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise _NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None
-        finally:
-            connection.close()
+
+
+@contextmanager
+def _explained(port: int, path: str, seconds: float) -> Iterator[None]:
+    """What goes wrong on the way becomes _NoAnswer."""
+    try:
+        yield
+    except ConnectionRefusedError:
+        raise _NoAnswer(f"nothing listens on port {port} yet") from None
+    except TimeoutError:
+        raise _NoAnswer(f"{path} did not answer within {seconds:g} s") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None
+
+
+@contextmanager
+def _connected(port: int, seconds: float, tls: bool) -> Iterator[socket.socket]:
+    with socket.socket() as plain:
+        plain.settimeout(seconds)
+        plain.connect(("127.0.0.1", port))
+        if not tls:
+            yield plain
+            return
+        with _any_certificate().wrap_socket(plain) as wrapped:
+            yield wrapped
+
+
+def _read_all(connection: socket.socket, deadline: float) -> bytes:
+    """What comes until the other side closes, as it was asked to. Raises TimeoutError."""
+    found = b""
+    while len(found) < _MOST_BYTES_OF_A_LOOK:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        part = connection.recv(1 << 12)
+        if not part:
+            break
+        found += part
+    return found
 
 
 def _connection(port: int, seconds: float, tls: bool) -> http.client.HTTPConnection:

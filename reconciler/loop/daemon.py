@@ -17,6 +17,7 @@ import structlog
 from reconciler import __version__
 from reconciler.config import Settings
 from reconciler.errors import ReconcileError, Retryable, SettingsError
+from reconciler.heap import share_heap
 from reconciler.loop.parts import Place, make_folder, make_history, make_place, make_source
 from reconciler.model import ServiceId, Snapshot
 from reconciler.notify import notify, reloading, watchdog_interval
@@ -34,6 +35,7 @@ _AFTER_A_BUG = 5.0
 
 def run_daemon(settings: Settings, path: Path) -> int:
     """Run until SIGTERM or SIGINT; SIGHUP reads the config again. Workloads go on serving."""
+    share_heap()
     logs.configure(settings.log)
     signals = _Signals()
     daemon = _begin(settings)
@@ -66,7 +68,7 @@ def _begin(settings: Settings, fallback: Settings | None = None) -> Daemon:
 def _mind(daemon: Daemon, signals: _Signals) -> bool:
     """Wait for a signal, telling systemd that we are alive. True: the config is to be read again."""
     interval = watchdog_interval()
-    while not signals.wait(min(interval or 1.0, 1.0)):
+    while not signals.wait(interval or 60.0):
         if interval and daemon.heartbeat() < max(60.0, 3 * daemon.settings.resync):
             notify("WATCHDOG=1")
     if signals.stop:

@@ -19,8 +19,12 @@ from reconciler.model import ReplicaId, Routed
 _log = structlog.get_logger()
 
 
+# So many of those that serve are asked in a second: one that ends tells so by itself, and an idle host stays idle.
+_LOOKS_PER_SECOND = 5.0
+
+
 class Topic(Enum):
-    """What is asked of a replica now, and the seconds between an answer and the next question."""
+    """What is asked of a replica now, and the least seconds between an answer and the next question."""
 
     STARTING = 0.2
     SERVING = 2.0
@@ -70,11 +74,13 @@ class Probes:
         self._questions = questions
         self._wake = wake
         self._probes: dict[ReplicaId, _Probe] = {}
+        self._serving = 0
         self._lock = threading.Lock()
 
     def watch(self, subjects: Iterable[Subject]) -> None:
         """Watch these replicas, and no others any more."""
         wanted = {subject.id: subject for subject in subjects}
+        self._serving = sum(subject.topic is Topic.SERVING for subject in wanted.values())
         with self._lock:
             for replica in self._probes.keys() - wanted.keys():
                 self._probes.pop(replica).close()
@@ -84,7 +90,7 @@ class Probes:
                     probe.close()
                     probe = None
                 if probe is None:
-                    self._probes[replica] = _Probe(subject, self._questions, self._wake)
+                    self._probes[replica] = _Probe(subject, self._questions, self._wake, self._pause)
                 else:
                     probe.turn_to(subject)
 
@@ -97,13 +103,20 @@ class Probes:
         """End the threads, without waiting for slow answers."""
         self.watch(())
 
+    def _pause(self, topic: Topic) -> float:
+        least: float = topic.value
+        return max(least, self._serving / _LOOKS_PER_SECOND) if topic is Topic.SERVING else least
+
 
 class _Probe:
-    def __init__(self, subject: Subject, questions: Questions, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, subject: Subject, questions: Questions, wake: Callable[[], None], pause: Callable[[Topic], float]
+    ) -> None:
         self.subject = subject
         self.sight = Sight()
         self._questions = questions
         self._wake = wake
+        self._pause = pause
         self._closed = False
         self._news = threading.Event()
         threading.Thread(target=self._run, name=f"probe {subject.id}", daemon=True).start()
@@ -140,7 +153,7 @@ class _Probe:
                 self.sight = now
                 if _is_news(before, now):
                     self._wake()
-            self._news.wait(Topic.STARTING.value if in_doubt else subject.topic.value)
+            self._news.wait(Topic.STARTING.value if in_doubt else self._pause(subject.topic))
             self._news.clear()
 
 
