@@ -134,6 +134,7 @@ ensure_s3() {
 bench() {
   local script
   find_engine
+  find_nspawn
   for script in tests/bench/bench_*.py; do
     check "$(basename "$script" .py)" "$VENV/bin/python" -m "tests.bench.$(basename "$script" .py)"
   done
