@@ -33,7 +33,8 @@ def storage(storage_python: Path, tmp_path: Path) -> Iterator[tuple[Machine, Pat
 def test_a_model_is_fetched_by_a_user_who_has_nothing_else(storage: tuple[Machine, Path]) -> None:
     machine, python = storage
     run = ("env", "-C", CODE, f"PYTHONPATH={CODE}", sys.executable, "-m", "tests.machines.fetching", str(python))
-    said = json.loads(machine.run(*run))
+    # Logs stand before it.
+    said = json.loads(machine.run(*run).splitlines()[-1])
     seen = said["seen"]
     assert seen["user"] == said["uid"] != 0
     assert (seen["NoNewPrivs"], seen["Seccomp"], int(seen["CapBnd"], 16), seen["nice"]) == ("1", "2", 0, 10)
