@@ -226,6 +226,14 @@ class Settings(_Section):
     def socket_path(self) -> Path:
         return self.socket or self.state_dir / "control.sock"
 
+    @property
+    def closed(self) -> tuple[Path, ...]:
+        """Ours alone: no service is shown anything of it."""
+        files = [self.source.token_file, self.source.ssh_key_file]
+        for target in self.targets:
+            files += [target.secrets.directory, target.secrets.age_key_file, target.storage.folder]
+        return (self.state_dir, *(path for path in dict.fromkeys(files) if path is not None))
+
     def target(self, name: str) -> HostTarget:
         """The target of this name. Raises SettingsError."""
         names = [target.name for target in self.targets]

@@ -23,7 +23,7 @@ from reconciler.targets import logs
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
-from reconciler.targets.weights import find_folder, folders_of
+from reconciler.targets.weights import Ground, Unusable, find_folder, folders_of
 
 
 def target(**fields: Any) -> config.HostTarget:
@@ -209,12 +209,12 @@ def test_missing_or_unfinished_weights_are_named(tmp_path: Path) -> None:
     spec = EffectiveSpec("i", (), ("--model=/mnt/models",), mounts=(Mount("pvc://models/tiny"),))
     volumes = {"models": tmp_path}
     with pytest.raises(Terminal, match=rf"pvc://models/tiny: {tmp_path}/tiny: no such folder"):
-        folders_of(spec, volumes, lambda _: None)
+        folders_of(spec, Ground(volumes), lambda _: None)
     (tmp_path / "tiny").mkdir()
     with pytest.raises(Terminal, match=r"tiny: holds no config\.json"):
-        folders_of(spec, volumes, lambda _: None)
+        folders_of(spec, Ground(volumes), lambda _: None)
     (tmp_path / "tiny" / "config.json").write_text("{}")
-    assert folders_of(spec, volumes, lambda _: None) == {"/mnt/models": tmp_path / "tiny"}
+    assert folders_of(spec, Ground(volumes), lambda _: None) == {"/mnt/models": tmp_path / "tiny"}
 
 
 @pytest.mark.parametrize("args", [("--model", "/mnt/models/chat"), ("serve", "/mnt/models/chat", "--port=1")])
@@ -224,15 +224,70 @@ def test_only_the_model_must_look_like_one_and_not_what_else_is_mounted(tmp_path
     mounts = (Mount("pvc://models/all"), Mount(f"file://{tmp_path}/certs", "/certs"))
     spec = EffectiveSpec("i", (), args, mounts=mounts)
     with pytest.raises(Terminal, match=r"all/chat: holds no config\.json"):
-        folders_of(spec, {"models": tmp_path}, lambda _: None)
+        folders_of(spec, Ground({"models": tmp_path}), lambda _: None)
     (tmp_path / "all" / "chat" / "config.json").write_text("{}")
-    found = folders_of(spec, {"models": tmp_path}, lambda _: None)
+    found = folders_of(spec, Ground({"models": tmp_path}), lambda _: None)
     assert found == {"/mnt/models": tmp_path / "all", "/certs": tmp_path / "certs"}
+
+
+def served(uri: str, ground: Ground) -> dict[str, Path]:
+    spec = EffectiveSpec("i", (), ("--model=/mnt/models",), mounts=(Mount(uri),))
+    return folders_of(spec, ground, lambda _: None)
+
+
+def make_model(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_nothing_of_ours_is_served_wherever_a_path_leads(tmp_path: Path) -> None:
+    state, model = tmp_path / "state", make_model(tmp_path / "models" / "chat")
+    make_model(state / "other" / "models" / "key")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "models" / "link").symlink_to(state / "other" / "models" / "key")
+    ground = Ground({"models": tmp_path / "models"}, (state, tmp_path / "token"))
+    hidden = [f"file://{state}/other/models/key", "pvc://models/link", f"file://{tmp_path}"]
+    for uri in hidden:
+        with pytest.raises(Unusable, match=r"is closed to services, for .*/state is ours; keep models") as refused:
+            served(uri, ground)
+        assert refused.value.code == "FolderClosed"
+    assert served(f"file://{model}", ground) == {"/mnt/models": model}
+    # What was looked at once is looked at again when the path leads elsewhere.
+    now = tmp_path / "models" / "now"
+    now.symlink_to(model)
+    assert served(f"file://{now}", ground)
+    now.unlink()
+    now.symlink_to(state / "other" / "models" / "key")
+    with pytest.raises(Unusable):
+        served(f"file://{now}", ground)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as somebody else")
+def test_a_model_that_the_replicas_user_cannot_read_is_named(tmp_path: Path) -> None:
+    model, ground = make_model(tmp_path / "closed" / "chat"), Ground(reader="daemon")
+    (tmp_path / "closed").chmod(0o700)
+    (model / "model.safetensors").write_bytes(b"")
+    (model / "notes").write_text("nobody reads this")
+    (model / "notes").chmod(0o600)
+    assert served(f"file://{model}", ground), "a unit is shown this folder alone"
+    for path, closed, opened in ((model / "model.safetensors", 0o600, 0o644), (model, 0o700, 0o755)):
+        path.chmod(closed)
+        # Another folder to whoever looked before.
+        model.touch()
+        with pytest.raises(Unusable, match=f"{path}: cannot be read by daemon, who runs replicas; chmod") as refused:
+            served(f"file://{model}", ground)
+        assert refused.value.code == "FolderUnreadable"
+        path.chmod(opened)
+        assert served(f"file://{model}", ground)
+    os.chown(model, 1, 1)
+    model.chmod(0o700)
+    assert served(f"file://{model}", ground), "it is this user's own"
 
 
 def test_a_model_that_is_not_fetched_is_no_fault_of_the_commit(tmp_path: Path) -> None:
     spec = EffectiveSpec("i", (), (), mounts=(Mount("s3://models/llama?X=secret"),))
     with pytest.raises(Retryable, match=r"^s3://models/llama: not fetched yet"):
-        folders_of(spec, {}, lambda _: None)
+        folders_of(spec, Ground(), lambda _: None)
     (tmp_path / "config.json").write_text("{}")
-    assert folders_of(spec, {}, lambda _: tmp_path) == {"/mnt/models": tmp_path}
+    assert folders_of(spec, Ground(), lambda _: tmp_path) == {"/mnt/models": tmp_path}

@@ -45,7 +45,7 @@ def check_state(settings: Settings) -> Iterator[Finding]:
 def check_folders(target: HostTarget, settings: Settings) -> Iterator[Finding]:
     """Folders of this target that the config names."""
     for name, folder in target.volumes.items():
-        yield _volume(target, name, folder)
+        yield _volume(target, name, folder, settings)
     models = target.storage.folder or settings.state_dir / target.name / "models"
     yield from _room("folders", f"{target.name}: fetched models", _nearest(models))
     if target.secrets.directory is not None:
@@ -53,10 +53,12 @@ def check_folders(target: HostTarget, settings: Settings) -> Iterator[Finding]:
         yield ok("folders", f"{target.name}: secrets.directory: {target.secrets.directory} is closed to others")
 
 
-def _volume(target: HostTarget, name: str, folder: Path) -> Finding:
+def _volume(target: HostTarget, name: str, folder: Path, settings: Settings) -> Finding:
     where = f"{target.name}: volumes.{name}: {folder}"
     if not folder.is_dir():
         return problem("folders", f"{where} is no folder", f"create or mount it; pvc://{name} means this folder")
+    if folder.resolve().is_relative_to(settings.state_dir.resolve()):
+        return problem("folders", f"{where} lies in state_dir, which no service is shown", "keep models elsewhere")
     user = user_of(target)
     if not ask(("test", "-r", str(folder), "-a", "-x", str(folder)), user).succeeded:
         who = user.pw_name if user else "we"

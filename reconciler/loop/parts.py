@@ -52,7 +52,7 @@ def make_place(settings: TargetSettings, state: Settings, history: History, metr
     wake = threading.Event()
     folder = state.state_dir / settings.name
     secrets = SecretSources(settings)
-    target = HostTarget(settings, folder, wake.set, lambda: secrets.store)
+    target = HostTarget(settings, folder, wake.set, lambda: secrets.store, state.closed)
     suspension = Suspension(folder / "suspended.json")
     journal = Journal(settings.name, history, metrics)
     turner = Turner(settings, target, history, suspension, Cordon(folder / "cordon.json"), journal, secrets)

@@ -75,8 +75,12 @@ class HostTarget:
         folder: Path,
         wake: Callable[[], None],
         secrets: Callable[[], SecretStore] = lambda: NO_SECRETS,
+        closed: tuple[Path, ...] = (),
     ) -> None:
-        """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do."""
+        """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do.
+
+        `closed` are places beside the target's own folder that no service may name.
+        """
         self.name = settings.name
         self._settings = settings
         self._wake = wake
@@ -91,7 +95,7 @@ class HostTarget:
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
         self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings), secrets, wake)
-        self._workloads = Workloads(settings, folder, secrets, self._stager)
+        self._workloads = Workloads(settings, folder, secrets, self._stager, closed)
         fits = Fits(folder / "fit", self._machine)
         begin = make_begin(settings, gpus)
         self._preflights = Preflights(self._workloads, folder / "preflight", wake, fits, begin)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import posixpath
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -10,28 +15,67 @@ from reconciler.engines.arguments import flag_value, is_flag
 from reconciler.errors import Retryable, Terminal
 from reconciler.model import EffectiveSpec, Mount
 from reconciler.storage.sources import is_fetched, shown
+from reconciler.targets.reading import find_unreadable
 
 Staged = Callable[[Mount], Path | None]
 """The folder of a model that was fetched, or None where it is not there."""
 
+_MISSING = "WeightsMissing"
+_Stamp = tuple[int, int, int]
 
-def folders_of(spec: EffectiveSpec, volumes: Mapping[str, Path], staged: Staged) -> dict[str, Path]:
-    """For every mount of a spec, the folder that stands for it. Raises Terminal; Retryable where it is not fetched."""
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What of a host may be served: never what is `closed` or lies around it. `reader` runs replicas; empty: we do."""
+
+    volumes: Mapping[str, Path] = field(default_factory=dict)
+    closed: tuple[Path, ...] = ()
+    reader: str = ""
+
+
+class Unusable(Terminal):
+    """A folder that is not served; `code` is one CamelCase word."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def folders_of(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[str, Path]:
+    """For every mount of a spec, the folder that stands for it. Raises Unusable; Retryable where it is not fetched."""
     model = _model_path(spec)
     found = {}
     for mount in spec.mounts:
-        found[mount.path] = folder = _folder(mount, volumes, staged)
-        inside = model is not None and model.is_relative_to(mount.path)
-        _check(folder, folder / model.relative_to(mount.path) if model and inside else None, shown(mount.uri))
+        found[mount.path] = folder = _folder(mount, ground.volumes, staged)
+        path, below = str(folder), _below(model, mount.path)
+        said = _said(path, mount)
+        stamp = _check(path, said, below)
+        if not is_fetched(mount.uri):
+            _admit(path, said, below, ground.closed, ground.reader, stamp)
     return found
 
 
-def _model_path(spec: EffectiveSpec) -> PurePosixPath | None:
+def closed_by(folder: Path, closed: Iterable[Path]) -> Path | None:
+    """Which of these places the folder lies in or around, wherever links lead."""
+    real = folder.resolve()
+    places = (each.resolve() for each in closed)
+    return next((each for each in places if real.is_relative_to(each) or each.is_relative_to(real)), None)
+
+
+def _below(model: str, mounted: str) -> str | None:
+    """Where in what is mounted there the model lies; None if it does not."""
+    mounted = mounted.rstrip("/")
+    if model == mounted:
+        return "."
+    return model.removeprefix(f"{mounted}/") if model.startswith(f"{mounted}/") else None
+
+
+def _model_path(spec: EffectiveSpec) -> str:
     """Where in the container the model lies; what else is mounted may hold anything: adapters, certificates."""
     words = (*spec.command, *spec.args)
     after_serve = words[words.index("serve") + 1 :][:1] if "serve" in words else ()
     named = flag_value(words, "--model") or next((word for word in after_serve if not is_flag(word)), None)
-    return PurePosixPath(named) if named else None
+    return posixpath.normpath(named) if named else ""
 
 
 def _folder(mount: Mount, volumes: Mapping[str, Path], staged: Staged) -> Path:
@@ -64,15 +108,36 @@ def _in_volume(uri: str, name: str, path: str, volumes: Mapping[str, Path]) -> P
     return volumes[name] / below
 
 
-def _check(folder: Path, model: Path | None, uri: str) -> None:
-    """Raises Terminal unless the folder is there, and what is to be a model looks like one."""
-    said = f"{uri}: " if str(folder) not in uri else ""
+def _said(path: str, mount: Mount) -> str:
+    uri = shown(mount.uri)
+    return f"{uri}: " if path not in uri else ""
+
+
+def _check(path: str, said: str, model: str | None) -> _Stamp:
+    """Which folder it is. Raises Unusable unless it is there, and what is to be a model looks like one."""
     try:
-        if not folder.is_dir():
-            raise Terminal(f"{said}{folder}: no such folder; put the model's files there")
-        if model is not None and not (model / "config.json").is_file():
-            raise Terminal(
-                f"{said}{model}: holds no config.json; it is not a model's folder, or its copy is incomplete"
-            )
+        info = os.stat(path)
+        if not stat.S_ISDIR(info.st_mode):
+            raise NotADirectoryError
+    except (FileNotFoundError, NotADirectoryError):
+        raise Unusable(_MISSING, f"{said}{path}: no such folder; put the model's files there") from None
     except OSError as error:
-        raise Terminal(f"{said}{folder}: cannot be read: {error.strerror}") from None
+        raise Unusable(_MISSING, f"{said}{path}: cannot be read: {error.strerror}") from None
+    if model is not None and not os.path.isfile(f"{path}/{model}/config.json"):
+        text = "holds no config.json; it is not a model's folder, or its copy is incomplete"
+        raise Unusable(_MISSING, f"{said}{posixpath.normpath(f'{path}/{model}')}: {text}")
+    return info.st_dev, info.st_ino, info.st_ctime_ns
+
+
+# Asked for every service in every pass: while the path leads to the same folder, what was seen of it holds. What is
+# refused is looked at again.
+@lru_cache(maxsize=8192)
+def _admit(path: str, said: str, model: str | None, closed: tuple[Path, ...], reader: str, _stamp: _Stamp) -> None:
+    """Raises Unusable where this is nobody's to serve, or the replica could not read it."""
+    folder = Path(path)
+    if there := closed_by(folder, closed):
+        text = f"is closed to services, for {there} is ours; keep models in a folder of their own"
+        raise Unusable("FolderClosed", f"{said}{folder}: {text}")
+    if reader and os.geteuid() == 0 and (hidden := find_unreadable(folder, model, reader)):
+        text = f"cannot be read by {reader}, who runs replicas; chmod -R a+rX {folder}"
+        raise Unusable("FolderUnreadable", f"{said}{hidden}: {text}")

@@ -23,7 +23,7 @@ from reconciler.targets import scratch
 from reconciler.targets.fits import Fits
 from reconciler.targets.stager import Stager
 from reconciler.targets.systemd.replica import CACHES, PRIVATE, TMP
-from reconciler.targets.weights import folders_of
+from reconciler.targets.weights import Ground, Unusable, folders_of
 
 _API_KEY = b"VLLM_API_KEY="
 
@@ -79,9 +79,16 @@ class Workloads:
     """Translates specs to this host, by its config. `secrets` are looked up at every start."""
 
     def __init__(
-        self, settings: config.HostTarget, folder: Path, secrets: Callable[[], SecretStore], stager: Stager
+        self,
+        settings: config.HostTarget,
+        folder: Path,
+        secrets: Callable[[], SecretStore],
+        stager: Stager,
+        closed: tuple[Path, ...],
     ) -> None:
         self._settings = settings
+        reader = settings.user if settings.kind == "systemd" else ""
+        self._ground = Ground(settings.volumes, (folder.absolute(), *closed), reader)
         self._folder = folder
         self._secrets = secrets
         self._stager = stager
@@ -132,7 +139,7 @@ class Workloads:
         return engine
 
     def _model_paths(self, service: ServiceId, spec: EffectiveSpec) -> dict[str, str]:
-        found = folders_of(spec, self._settings.volumes, partial(self._stager.find, service))
+        found = folders_of(spec, self._ground, partial(self._stager.find, service))
         return {path: str(folder) for path, folder in found.items()}
 
 
@@ -158,7 +165,8 @@ class Preflights:
         try:
             asked = self._workloads.question(action.service, action.spec)
         except Terminal as error:
-            reason = Reason("WeightsMissing", str(error), action.origin)
+            code = error.code if isinstance(error, Unusable) else "WeightsMissing"
+            reason = Reason(code, str(error), action.origin)
             self._refused[action.digest] = Preflight("", reasons=(reason,))
             self._wake()
             return
