@@ -8,6 +8,8 @@ import pty
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from reconciler.model import (
     AskPreflight,
     Drain,
@@ -28,8 +30,8 @@ from reconciler.model import (
 )
 from reconciler.report.planned import plan_document
 from reconciler.report.screen import show
-from reconciler.report.status import TargetReport
-from reconciler.report.text import Block, Changes, plan_blocks, review_blocks, status_blocks
+from reconciler.report.status import RevisionInfo, TargetReport
+from reconciler.report.text import Block, Changes, plan_blocks, review_blocks, stale_blocks, status_blocks
 from tests.report_world import (
     NEW,
     OLD,
@@ -83,6 +85,23 @@ def test_status_says_what_is_wrong_with_file_and_line() -> None:
     refused = verdict(sync=Sync.OUT_OF_SYNC, rejected=rejection())
     text = plain(status_blocks(status_of(report(plan=planned(refused)))))
     assert "rejected bbbbbbbb: hosts/a/tiny.yaml:12: unrecognized argument --max-modle-len" in text
+
+
+@pytest.mark.parametrize(
+    ("read_at", "now", "said"),
+    [
+        (180.0, 190.0, "git was last read 10 s ago;"),
+        (180.0, 180.0 + 7 * 60, "git was last read 7 min ago;"),
+        (180.0, 180.0 + 49 * 3600, "git was last read 2 d ago;"),
+        (None, 80.0, "git could not be read since the daemon started 30 s ago;"),
+    ],
+)
+def test_status_says_for_how_long_git_could_not_be_read(read_at: float | None, now: float, said: str) -> None:
+    assert list(stale_blocks(status_of(report()), now)) == []
+    lost = RevisionInfo(wanted=REVISION, applied=REVISION, error="cannot ask it: no route", fetched_at=read_at)
+    status = status_of(report(), revision=lost)
+    assert "source: cannot ask it: no route" in plain(status_blocks(status))
+    assert said in plain(stale_blocks(status, now))
 
 
 def test_text_written_by_others_cannot_move_the_cursor() -> None:

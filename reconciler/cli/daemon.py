@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 @options(output=("text", "json"))
 def status(config: str | None, watch: bool, output: str) -> int:
     """Say what runs, how it serves and what git wants. Exit code 0 only when all is as git says."""
+    import time
+
     from reconciler.report.judgement import judge
-    from reconciler.report.text import status_blocks
+    from reconciler.report.text import stale_blocks, status_blocks
 
     client = client_of(config)
     if watch:
@@ -35,7 +37,7 @@ def status(config: str | None, watch: bool, output: str) -> int:
     if output == "json":
         print_json(document)
     else:
-        show(status_blocks(document))
+        show((*status_blocks(document), *stale_blocks(document, time.time())))
     return OK if judge(document).converged else NO
 
 
@@ -66,11 +68,13 @@ def _redraw(client: DaemonClient) -> int:
     from rich.live import Live
 
     from reconciler.report.screen import renderable
-    from reconciler.report.text import status_blocks
+    from reconciler.report.text import stale_blocks, status_blocks
 
     with Live(auto_refresh=False, screen=True) as live:
         while True:
-            live.update(renderable(status_blocks(client.status())), refresh=True)
+            document = client.status()
+            blocks = (*status_blocks(document), *stale_blocks(document, time.time()))
+            live.update(renderable(blocks), refresh=True)
             time.sleep(1)
 
 

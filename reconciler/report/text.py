@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from reconciler.report.actions import short
 from reconciler.report.judgement import fault, full_name, is_elsewhere, judge, place, services
@@ -56,6 +57,27 @@ def _revision_line(revision: Document) -> str:
         return f"revision {short(revision['wanted'])}{subject}, applied"
     applied = f"applied is {short(revision['applied'])}" if revision["applied"] else "none applied yet"
     return f"revision {short(revision['wanted'])}{subject}, {applied}"
+
+
+def stale_blocks(status: Document, now: float) -> Iterator[Block]:
+    """While git cannot be read: for how long already. `now` is in seconds since 1970."""
+    if not status["revision"]["error"]:
+        return
+    read, started = status["revision"]["fetchedAt"], status["daemon"]["startedAt"]
+    ago = _span(now - datetime.fromisoformat(read or started).timestamp())
+    yield ""
+    if read:
+        yield f"git was last read {ago} ago; what it said then holds until it can be read again."
+    else:
+        yield f"git could not be read since the daemon started {ago} ago; what it said before that holds."
+
+
+def _span(seconds: float) -> str:
+    """A length of time, as precise as people want it."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def _target_line(target: Document) -> str:

@@ -36,7 +36,10 @@ Document = dict[str, Any]
 
 @dataclass
 class Rig:
-    """`memory` is what replicas may use altogether, in GiB; each asks for 2. `target` are further settings of its."""
+    """`memory` is what replicas may use altogether, in GiB; each asks for 2.
+
+    `target` and `source` are further settings of these, `git` the folder of a repository that several rigs follow.
+    """
 
     folder: Path
     python: Path
@@ -45,20 +48,44 @@ class Rig:
     rollout: dict[str, str] = field(default_factory=dict)
     gpus: tuple[str, ...] = ()
     target: Document = field(default_factory=dict)
+    source: Document = field(default_factory=dict)
+    git: Path | None = None
+    resync: str = "60s"
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.models = self.folder / "models"
         shutil.copytree(self.model, self.models / "tiny")
-        self.repository = Repository(self.folder / "models.git", self.folder / "clone")
-        self.repository.create(LAYOUT)
-        self.clone = self.folder / "clone"
-        # Many replicas on few cores: here memory alone decides what fits.
-        self.write({"demo/tiny.yaml": self.read("demo/tiny.yaml").replace("cpu: '1'", "cpu: 10m")})
+        self.make_repository()
         self.port, self.web, self.first = free_port(), free_port(), free_range()
         self.config = self.folder / "config.yaml"
         self.process: subprocess.Popen[bytes] | None = None
         self.write_config()
+
+    def make_repository(self) -> None:
+        folder = self.git or self.folder
+        self.clone = folder / "clone"
+        self.repository = Repository(folder / "models.git", self.clone)
+        self.repository.create(LAYOUT)
+        # Many replicas on few cores: here memory alone decides what fits.
+        frugal = self.read("demo/tiny.yaml").replace("cpu: '1'", "cpu: 10m")
+        if frugal != self.read("demo/tiny.yaml"):
+            self.write({"demo/tiny.yaml": frugal})
+
+    @property
+    def name(self) -> str:
+        """The target's."""
+        return str(self.target.get("name", "demo"))
+
+    @property
+    def state_dir(self) -> Path:
+        """The daemon's folder, as it names it."""
+        return self.folder / "state"
+
+    @property
+    def state(self) -> Path:
+        """The target's folder in there, as we see it."""
+        return self.state_dir / self.name
 
     def write_config(self, **source: object) -> None:
         """The daemon's config; `source` overrides settings of the repository."""
@@ -76,11 +103,11 @@ class Rig:
             **self.target,
         }
         settings = {
-            "source": {"url": str(self.folder / "models.git"), "interval": "5s"} | source,
+            "source": {"url": str(self.repository.bare), "interval": "5s"} | self.source | source,
             "targets": [target],
-            "state_dir": str(self.folder / "state"),
+            "state_dir": str(self.state_dir),
             "web": {"listen": f"127.0.0.1:{self.web}"},
-            "resync": "60s",
+            "resync": self.resync,
             "log": {"format": "json", "level": "info"},
         }
         self.config.write_text(yaml.safe_dump(settings))
@@ -213,7 +240,7 @@ class Rig:
         return all(answer.verdict is Verdict.OK for answer in self.complete(name))
 
     def records(self, name: str = "tiny") -> list[ReplicaRecord]:
-        records = Inventory(self.folder / "state" / "demo").replicas()
+        records = Inventory(self.state).replicas()
         return [record for record in records if record.id.service.name == name]
 
     def pids(self, name: str = "tiny") -> set[int]:

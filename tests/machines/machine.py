@@ -1,7 +1,8 @@
 """A machine with a real systemd, booted in a second over this machine's own root. Root only.
 
 Its root is an overlay whose upper layer lies in a tmpfs: nothing of it reaches this machine, and it survives a reboot
-inside. It has process numbers, mounts and units of its own; the network is the one of whoever makes it.
+inside. It has process numbers, mounts and units of its own; the network is the one of whoever makes it, or another one
+of ours (see network.py).
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ def check() -> None:
 
 
 class Machine:
-    """`binds` maps folders inside to folders of this machine; with `:ro` behind them they cannot be written to."""
+    """`binds` maps folders inside to folders of this machine; with `:ro` behind them they cannot be written to.
 
-    def __init__(self, folder: Path, name: str, binds: Mapping[str, str | Path]) -> None:
+    `network` is the path of a network namespace; empty for the one that we are in.
+    """
+
+    def __init__(self, folder: Path, name: str, binds: Mapping[str, str | Path], network: str = "") -> None:
         """Boots it. Raises NoMachine."""
         check()
         self.folder = folder
         self.name = name
+        self._network = network
         self._binds = binds
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._cgroup = cgroup_root() / f"{name}-{os.getpid()}"
@@ -76,7 +81,8 @@ class Machine:
 
     def argv(self, *command: str) -> list[str]:
         """What to run here for a command to run in there."""
-        return ["nsenter", "-t", str(self._leader()), *_NAMESPACES, *command]
+        network = ("-n",) if self._network else ()
+        return ["nsenter", "-t", str(self._leader()), *_NAMESPACES, *network, *command]
 
     def run(self, *command: str, expect: int | None = 0) -> str:
         """Run a command in there; what it printed."""
@@ -170,6 +176,7 @@ class Machine:
             *("--quiet", "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--console=pipe"),
             *(f"--machine={self.name}", f"--directory={self.folder / 'machine' / 'root'}"),
             *binds,
+            *([f"--network-namespace-path={self._network}"] if self._network else []),
             "--boot",
         ]
         # It must not outlive us: nobody would end it.

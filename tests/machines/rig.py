@@ -1,4 +1,4 @@
-"""A rig whose daemon runs in a machine, and whose replicas are units there. The network is shared with us."""
+"""A rig whose daemon runs in a machine, and whose replicas are units there."""
 
 from __future__ import annotations
 
@@ -8,38 +8,48 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from reconciler.demo.judge import Answer
+from reconciler.demo.load import Load
 from reconciler.targets.fetcher import USER as FETCHER
 from reconciler.targets.workload import place_of
 from tests.e2e.rig import CRASHING, Rig
 from tests.engine.fixtures import Place
 from tests.machines.machine import Machine
+from tests.machines.network import LoadThere, Network
 
 ROOT = Path(__file__).parents[2]
 USER = "reconciler-engine"
-PREFIX = "reconciler-demo."
 
 
 @dataclass
 class MachineRig(Rig):
-    """`place` is the engine to run; its interpreter is preloaded outside and joins its callers."""
+    """`place` is the engine to run; its interpreter is preloaded outside and joins its callers.
+
+    Without a `network` of its own the machine shares ours.
+    """
 
     place: Place = field(kw_only=True)
+    network: Network | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for path in self.models.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        self.machine = Machine(self.folder / "machine", f"rig{os.getpid()}", self._binds())
+        network = self.network.path if self.network else ""
+        self.machine = Machine(self.folder / "machine", f"rig{os.getpid()}-{self.name}", self._binds(), network)
+        self._show_hidden_folders()
+        self.make_users()
+        self._share_cache()
+
+    def make_users(self) -> None:
         for user in (USER, FETCHER):
             self.machine.run("useradd", "--system", user)
-        self._show_hidden_folders()
-        self._share_cache()
 
     def write_config(self, **source: object) -> None:
         super().write_config(**source)
@@ -67,7 +77,7 @@ class MachineRig(Rig):
     def told_of_preflight(self) -> str:
         """What `engine` noted when it was asked at last."""
         (target,) = self.settings.targets
-        home = place_of(target, self.folder / "state" / "demo", target.engines[0], {}).folders.home
+        home = place_of(target, self.state_dir / self.name, target.engines[0], {}).folders.home
         return (self.machine.root / home.lstrip("/") / "asked").read_text()
 
     # ------------------------------------------------------------ the machine
@@ -93,9 +103,8 @@ class MachineRig(Rig):
         if not known.is_dir():
             return
         (target,) = self.settings.targets
-        state = self.folder / "state" / "demo"
         for engine in target.engines:
-            home = place_of(target, state, engine, {}).folders.home
+            home = place_of(target, self.state_dir / self.name, engine, {}).folders.home
             shutil.copytree(known, self.machine.root / home.lstrip("/") / ".cache/vllm")
             self.machine.run("chown", "-R", USER, home)
 
@@ -124,9 +133,14 @@ class MachineRig(Rig):
             self.process.wait(30)
             self.process = None
 
+    @property
+    def config_there(self) -> str:
+        """The daemon's config, as the machine names it."""
+        return str(self.config)
+
     def ask(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            self.inside(sys.executable, "-m", "reconciler", *arguments, "--config", str(self.config)),
+            self.inside(sys.executable, "-m", "reconciler", *arguments, "--config", self.config_there),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -139,14 +153,39 @@ class MachineRig(Rig):
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return self.machine.argv("env", "-i", f"PATH={path}", f"PYTHONPATH={ROOT}", *command)
 
+    # ------------------------------------------------------------ traffic
+
+    def load(self, *names: str, **options: Any) -> Load:
+        load = super().load(*names, **options)
+        if self.network is None:
+            return load
+        options = {one.name: getattr(load, one.name) for one in fields(load) if one.init}
+        return LoadThere(**options, network=self.network)
+
+    def complete(self, name: str = "tiny", tokens: int = 4) -> list[Answer]:
+        with self.network.entered() if self.network else contextlib.nullcontext():
+            return super().complete(name, tokens)
+
+    # ------------------------------------------------------------ units
+
+    @property
+    def prefix(self) -> str:
+        """What the names of replicas' units begin with."""
+        return f"reconciler-{self.name}."
+
     def units(self, *states: str) -> list[str]:
         """Names of replicas' units that systemd has loaded, in any of these states."""
-        rows = self.machine.run("systemctl", "list-units", "--all", "--plain", "--no-legend", f"{PREFIX}*.service")
+        rows = self.machine.run("systemctl", "list-units", "--all", "--plain", "--no-legend", f"{self.prefix}*.service")
         fields = [line.split() for line in rows.splitlines()]
         return [row[0] for row in fields if not states or row[2] in states]
 
     def unit_files(self) -> list[Path]:
-        return sorted((self.machine.root / "etc/systemd/system").glob(f"{PREFIX}*.service"))
+        return sorted((self.machine.root / "etc/systemd/system").glob(f"{self.prefix}*.service"))
+
+    def invocations(self) -> dict[str, str]:
+        """Every start of a unit has a number of its own: those of all replicas that run, and of the proxy."""
+        names = [*self.units("active"), f"reconciler-proxy-{self.name}.service"]
+        return {name: self.machine.run("systemctl", "show", "-P", "InvocationID", name).strip() for name in names}
 
     def close(self) -> None:
         try:

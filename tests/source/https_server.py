@@ -23,15 +23,16 @@ class GitServer(ThreadingHTTPServer):
     redirected_paths = "/"
     hold_fetches: threading.Event | None = None
 
-    def __init__(self, root: Path, password: str, certificate: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, root: Path, password: str, certificate: Path, address: str) -> None:
+        super().__init__((address, 0), _Handler)
         self.root, self.password = root, password
         # (path, login) of every request; login is None where none was sent.
         self.seen: list[tuple[str, str | None]] = []
         self.fetching = threading.Event()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
+        # A client that vanishes in the middle of its handshake keeps only its own thread waiting.
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that hang up in the middle are what some tests are about."""
@@ -104,8 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A CA and, signed by it, a server certificate with its key for 127.0.0.1 and localhost: (ca, server)."""
+def make_certificate(folder: Path, address: str = "127.0.0.1") -> tuple[Path, Path]:
+    """A CA and, signed by it, a server certificate with its key for the address and localhost: (ca, server)."""
     ca, server = folder / "ca.pem", folder / "server.pem"
     openssl = [
         "openssl",
@@ -121,7 +122,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     ]
     _quietly([*openssl, "-subj", "/CN=Test CA", "-keyout", f"{folder}/ca.key", "-out", str(ca)])
     signed = ["-CA", str(ca), "-CAkey", f"{folder}/ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    names = ["-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{address},DNS:localhost"]
     _quietly([*openssl, *names, *signed, "-keyout", f"{folder}/server.key", "-out", str(server)])
     server.write_text(server.read_text() + (folder / "server.key").read_text())
     return ca, server
@@ -133,9 +134,9 @@ def _quietly(argv: list[str]) -> None:
 
 
 @contextmanager
-def serve(root: Path, password: str, certificate: Path) -> Iterator[GitServer]:
+def serve(root: Path, password: str, certificate: Path, address: str = "127.0.0.1") -> Iterator[GitServer]:
     """A server that answers until the block ends."""
-    server = GitServer(root, password, certificate)
+    server = GitServer(root, password, certificate, address)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

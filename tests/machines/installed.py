@@ -1,0 +1,75 @@
+"""A rig on a machine that `reconciler host install` made a host of: user, folders and unit are the product's."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from reconciler.config import Settings
+from reconciler.install import CONFIG
+from tests.machines.rig import ROOT, MachineRig
+
+UNIT = "reconciler.service"
+
+
+@dataclass
+class InstalledRig(MachineRig):
+    """The daemon is a service of the machine, and all that it keeps lies where the README says."""
+
+    def make_users(self) -> None:
+        # An operator's drop-in: the daemon is to run from this checkout, whatever the environment has installed.
+        drop_in = self.machine.root / f"etc/systemd/system/{UNIT}.d/checkout.conf"
+        drop_in.parent.mkdir(parents=True)
+        drop_in.write_text(f"[Service]\nEnvironment=PYTHONPATH={ROOT}\n")
+        assert "next: tell /etc/reconciler/config.yaml where git and vLLM are" in self.host("install")
+
+    @property
+    def state_dir(self) -> Path:
+        return Path("/var/lib/reconciler")
+
+    @property
+    def state(self) -> Path:
+        return self.machine.root / "var/lib/reconciler" / self.name
+
+    @property
+    def config_there(self) -> str:
+        return CONFIG
+
+    @property
+    def settings(self) -> Settings:
+        """With the daemon's folder as we see it."""
+        return super().settings.model_copy(update={"state_dir": self.state.parent})
+
+    def write_config(self, **source: object) -> None:
+        super().write_config(**source)
+        settings = yaml.safe_load(self.config.read_text())
+        del settings["state_dir"]
+        self.config.write_text(yaml.safe_dump(settings))
+
+    def host(self, *arguments: str) -> str:
+        """`reconciler host …`, which must succeed."""
+        argv = self.inside(sys.executable, "-m", "reconciler", "host", *arguments)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def start(self, *, crash_at: int | None = None) -> None:
+        assert crash_at is None, "a service of systemd dies where systemd says"
+        (self.machine.root / CONFIG.lstrip("/")).write_text(self.config.read_text())
+        self.host("install")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """It is not started again by itself."""
+        self.machine.run("systemctl", "kill", "--kill-who=main", f"--signal={number}", UNIT, expect=None)
+        self.machine.run("systemctl", "stop", UNIT)
+
+    def is_running(self) -> bool:
+        return self.machine.run("systemctl", "is-active", UNIT, expect=None).strip() == "active"
+
+    def words(self, lines: int = 60) -> str:
+        return self.machine.run("journalctl", "--output=cat", "--no-pager", f"--lines={lines}", f"--unit={UNIT}")
