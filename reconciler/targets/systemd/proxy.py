@@ -11,7 +11,7 @@ from reconciler.procfs import Identity
 from reconciler.routing import process
 from reconciler.targets.systemd.manager import Manager
 from reconciler.targets.systemd.supervisor import UNITS
-from reconciler.targets.systemd.unit import SANDBOX
+from reconciler.targets.systemd.unit import DAEMON, SANDBOX
 from reconciler.targets.systemd.words import plain, quote, quote_path
 
 _SECONDS = 10.0
@@ -68,6 +68,7 @@ def proxy_unit(target: str, folder: Path, argv: list[str]) -> str:
 [Unit]
 Description=Proxy of the reconciler's target {target}
 After=network.target
+Before={DAEMON}
 StartLimitIntervalSec=0
 
 [Service]

@@ -20,6 +20,7 @@ from reconciler.targets.systemd.words import (
     shell_word,
 )
 
+DAEMON = "reconciler.service"
 SECTION = "X-Reconciler"
 CREDENTIAL = "environment"
 # The engine drains by itself when it is told to end; whatever is left half a minute later hangs.
@@ -128,6 +129,8 @@ def read_facts(text: str) -> Mapping[str, str]:
 def _unit(plan: UnitPlan) -> Iterator[str]:
     yield f"Description={plan.replica.service}, replica {plan.replica.serial}"
     yield "After=network.target"
+    # What comes first goes last: when the machine goes down, the daemon must not take that for the death of replicas.
+    yield f"Before={DAEMON}"
     if plan.mounts:
         yield "RequiresMountsFor=" + " ".join(quote_path(folder) for folder in plan.mounts.values())
     # A start takes minutes; three of them without success are enough.
