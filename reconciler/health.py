@@ -54,6 +54,8 @@ def life(replica: Replica, now: float, patience: Patience) -> Life:
 def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str] | None:
     """A code and a sentence when a replica has failed, else None."""
     when = "before it was ready" if replica.ready_at is None else "while it served"
+    if is_stopped_by_hand(replica):
+        return ("StoppedByHand", f"{replica.drift} {when}")
     if not replica.alive:
         status = "" if replica.exit_code is None else f" with status {replica.exit_code}"
         return ("Crashed", f"the engine ended{status} {when}")
@@ -62,6 +64,11 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str]
     if replica.ready_at is None and now - replica.created_at > patience.ready_timeout:
         return ("NotReadyInTime", f"not ready within {patience.ready_timeout:g} s of its start")
     return None
+
+
+def is_stopped_by_hand(replica: Replica) -> bool:
+    """Did somebody stop it, and neither we nor the engine? Then neither a commit nor the engine is to blame."""
+    return not replica.alive and bool(replica.drift)
 
 
 def is_port_taken(last_words: Iterable[str]) -> bool:

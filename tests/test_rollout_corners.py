@@ -190,3 +190,33 @@ def test_nobody_waits_for_what_stays_because_its_successor_was_rejected():
     host.converge(state(wanted("a", "good2"), wanted("b", "reject2")))
     assert [r.digest for r in host.serving("a")] == ["good2-a"]
     assert [r.digest for r in host.serving("b")] == ["good1-b"] * 2
+
+
+def stop_by_hand(host: Host, digest: str) -> None:
+    (replica,) = [replica for replica in host.replicas.values() if replica.digest == digest]
+    host.replicas[replica.id] = replace(replica, alive=False, drift="its unit was stopped by hand")
+
+
+def test_replicas_that_somebody_stops_are_started_again_and_nobody_is_blamed():
+    host = converged(wanted("a", "good1"))
+    for _ in range(4):
+        stop_by_hand(host, "good1-a")
+        host.converge(state(wanted("a", "good1")))
+    reasons = [action.reason for action in host.log if isinstance(action, Stop)]
+    assert reasons == ["its unit was stopped by hand while it served"] * 4
+    assert not any(isinstance(action, NoteCrash | Reject) for action in host.log)
+    assert host.now < 1060, "there is nothing to wait for before the next start"
+
+
+def test_whoever_stops_a_replica_before_it_is_trusted_condemns_no_commit():
+    host = converged(wanted("a", "good1"))
+    commit = state(wanted("a", "good2"))
+    for _ in range(40):
+        host.step(commit)
+        host.now += 0.25
+        if any(replica.digest == "good2-a" for replica in host.replicas.values()):
+            break
+    stop_by_hand(host, "good2-a")
+    host.converge(commit)
+    assert not any(isinstance(action, Reject) for action in host.log)
+    assert [replica.digest for replica in host.serving("a")] == ["good2-a"]

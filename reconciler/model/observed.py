@@ -58,8 +58,8 @@ class Replica:
     consecutive observations of zero, taken while the proxy sent nothing new. `rebooted` means that the host restarted
     since the replica was started. `spawned` is False when it was written down but no process was ever seen.
     `last_words` is the end of the log of a replica that failed, `blame` the one line of it that a person needs.
-    `drift` says what somebody changed by hand of how it is kept, though it runs on; empty: nothing. `run` names this
-    run of it: another process, another name.
+    `drift` says what somebody changed by hand of how it is kept, though it runs on, or that somebody stopped it; empty:
+    nothing. `run` names this run of it: another process, another name.
     """
 
     id: ReplicaId

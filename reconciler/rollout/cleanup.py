@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.digest import equivalent
-from reconciler.health import Life, failure, is_drained, is_excused, is_port_taken
+from reconciler.health import Life, failure, is_drained, is_excused, is_port_taken, is_stopped_by_hand
 from reconciler.model import (
     Admit,
     NoteCrash,
@@ -40,7 +40,7 @@ def handle_failures(s: Situation, steps: Steps) -> Situation:
 
 
 def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> Situation:
-    if replica.draining_at is not None:
+    if replica.draining_at is not None or is_stopped_by_hand(replica):
         return s
     if s.owned and replica.run in s.owned.counted:
         # The daemon died after it wrote this death down.

@@ -42,7 +42,8 @@ class ProcessState:
 
     `leftovers` counts what the main process left behind: processes, its port, memory of its GPUs. `exit_code` is
     negative for a signal and None where nobody can know. `rebooted`: the host restarted since. `spawned` is False when
-    it was written down but no process was ever seen. `drift` says what somebody changed by hand of how it is kept.
+    it was written down but no process was ever seen. `drift` says what somebody changed by hand of how it is kept;
+    of a replica that is not alive, that somebody stopped it.
     """
 
     alive: bool

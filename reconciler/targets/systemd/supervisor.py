@@ -93,7 +93,9 @@ class UnitSupervisor:
             rebooted = record.boot != procfs.boot_id()
             # Of a process that is gone, GPUs may still hold memory for a moment.
             held = 0 if rebooted else self._gpus.holds(record.lease.gpus, {*record.members})
-            return ProcessState(False, held, run.exit_code, rebooted, spawned)
+            by_hand = _is_stopped_by_hand(record, unit) and spawned and not rebooted
+            drift = f"{self._name(record)} was stopped by hand" if by_hand else ""
+            return ProcessState(False, held, run.exit_code, rebooted, spawned, drift)
         # It died: systemd is about to start it again, has done so already, or ends what it left behind.
         return ProcessState(False, leftovers=1, exit_code=run.exit_code)
 
@@ -324,6 +326,11 @@ def _is_up(unit: UnitState | None, run: Run) -> bool:
         case _:
             # After a reboot its turn may yet come.
             return bool(unit.job)
+
+
+def _is_stopped_by_hand(record: ReplicaRecord, unit: UnitState | None) -> bool:
+    """We did not stop it, and systemd, which starts it again whenever it ends, did not give it up."""
+    return record.stopping_at is None and (unit is None or unit.active == "inactive")
 
 
 def _is_over(unit: UnitState | None) -> bool:
