@@ -183,21 +183,26 @@ ensure_vllm() {
   locked build_vllm "$key" "$probe"
 }
 
-build_storage() {
-  is_current "$STORAGE_VENV" "$1" "$2" && return
-  step "Making $STORAGE_VENV" run_uv venv -q --clear --python "$PYTHON" "$STORAGE_VENV"
-  step "Installing kserve-storage $STORAGE_VERSION, which fetches models" \
-    run_uv pip install --python "$STORAGE_VENV/bin/python" --compile-bytecode "kserve-storage==$STORAGE_VERSION"
-  echo "$1" >"$STORAGE_VENV/.stamp"
+build_package() {
+  local venv=$1 key=$2 package=$3 probe=$4 what=$5
+  is_current "$venv" "$key" "$probe" && return
+  step "Making $venv" run_uv venv -q --clear --python "$PYTHON" "$venv"
+  step "Installing $package, $what" run_uv pip install --python "$venv/bin/python" --compile-bytecode "$package"
+  echo "$key" >"$venv/.stamp"
+}
+
+# ensure_package FOLDER PACKAGE==VERSION PROBE WHAT: an environment with one package; PROBE is Python that runs once it is there.
+ensure_package() {
+  local key
+  key="$(python_key) ${2##*==}"
+  is_current "$1" "$key" "$3" && return
+  [ -x "$VENV/bin/uv" ] || ensure_daemon base
+  locked build_package "$1" "$key" "$2" "$3" "$4"
 }
 
 ensure_storage() {
   prepare_machine
-  local key probe='import kserve_storage'
-  key="$(python_key) $STORAGE_VERSION"
-  is_current "$STORAGE_VENV" "$key" "$probe" && return
-  [ -x "$VENV/bin/uv" ] || ensure_daemon base
-  locked build_storage "$key" "$probe"
+  ensure_package "$STORAGE_VENV" "kserve-storage==$STORAGE_VERSION" "import kserve_storage" "which fetches models"
 }
 
 main() {

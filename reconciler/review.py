@@ -7,6 +7,7 @@ spec. Our own warnings stand beside that verdict and never change it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from reconciler.kserve.credentials import Secret
@@ -18,35 +19,34 @@ from reconciler.secrets.decode import is_plain
 
 Document = dict[str, Any]
 Secrets = Mapping[tuple[str, str], Secret]
-DEFAULT_NAMESPACE = "default"
 
 
-def render(
-    manifests: Manifests,
-    *,
-    default_namespace: str = DEFAULT_NAMESPACE,
-    default_mode: str | None = None,
-    secrets: Secrets | None = None,
-) -> Document:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tree is to run. `secrets` are those of a host; None: those that the tree itself holds."""
+
+    default_namespace: str = "default"
+    default_mode: str | None = None
+    secrets: Secrets | None = None
+
+
+CLUSTER = Place()
+
+
+def render(manifests: Manifests, place: Place = CLUSTER) -> Document:
     """Every service as it would run, in order of namespace and name."""
-    world = _world(manifests, default_namespace, default_mode, secrets)
+    world = _world(manifests, place)
     services = [_service(manifest, resolve(manifest.data, world), world) for manifest in _services(manifests, world)]
     errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
     return {"services": services, "errors": errors}
 
 
-def validate(
-    manifests: Manifests,
-    *,
-    default_namespace: str = DEFAULT_NAMESPACE,
-    default_mode: str | None = None,
-    secrets: Secrets | None = None,
-) -> Document:
+def validate(manifests: Manifests, place: Place = CLUSTER) -> Document:
     """KServe's verdict on the tree, each error and warning with its file and line."""
-    world = _world(manifests, default_namespace, default_mode, secrets)
+    world = _world(manifests, place)
     errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
-    warnings = list(_general_warnings(manifests, default_namespace))
-    if secrets is None:
+    warnings = list(_general_warnings(manifests, place.default_namespace))
+    if place.secrets is None:
         warnings += [finding_of(reason) for reason in disclosed(manifests)]
     for manifest in _services(manifests, world):
         resolved = resolve(manifest.data, world)
@@ -66,10 +66,13 @@ def disclosed(manifests: Manifests) -> Iterator[Reason]:
             yield Reason("PlaintextSecret", text, each.origin_of(("data" if each.data.get("data") else "stringData",)))
 
 
-def _world(manifests: Manifests, default_namespace: str, default_mode: str | None, secrets: Secrets | None) -> World:
-    """`secrets`: those of a host; None: those that the tree itself holds."""
-    documents = (each.data for each in manifests.documents)
-    return World.build(documents, default_namespace=default_namespace, default_mode=default_mode, secrets=secrets)
+def _world(manifests: Manifests, place: Place) -> World:
+    return World.build(
+        (each.data for each in manifests.documents),
+        default_namespace=place.default_namespace,
+        default_mode=place.default_mode,
+        secrets=place.secrets,
+    )
 
 
 def _services(manifests: Manifests, world: World) -> list[Manifest]:

@@ -37,7 +37,7 @@ from reconciler.report.fit import fit_document
 from reconciler.report.scrub import scrub
 from reconciler.review import Document
 from reconciler.routing.resources import accepted_models, host_names
-from reconciler.secrets import SecretSources, SecretStore
+from reconciler.secrets import SecretSources
 from reconciler.secrets.store import UNREADABLE
 from reconciler.storage.sources import is_fetched
 from reconciler.targets.fits import local_model, look_at
@@ -54,14 +54,8 @@ _REFUSED = "NotOnHosts"
 
 def validate_on(manifests: Manifests, target: HostTarget) -> Document:
     """The document of `validate`, with what this host refuses and what it would do otherwise than a cluster."""
-    secrets = SecretSources(target).load(manifests)
-    verdict = review.validate(
-        manifests,
-        default_namespace=target.default_namespace,
-        default_mode=HOST_MODE,
-        secrets=as_kserve_sees(secrets),
-    )
-    wanted = _want(manifests, target, secrets)
+    place, wanted = _look(manifests, target)
+    verdict = review.validate(manifests, place)
     errors = _merged(verdict["errors"], _refusals(wanted))
     warnings = _merged(verdict["warnings"], [*_warnings(wanted), *_doubtful_names(manifests, wanted, target)])
     return {"valid": not errors, "errors": errors, "warnings": warnings}
@@ -69,14 +63,8 @@ def validate_on(manifests: Manifests, target: HostTarget) -> Document:
 
 def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Document:
     """The document of `render`; each service says as `host` what would be started. `folder` is the target's state."""
-    secrets = SecretSources(target).load(manifests)
-    document = review.render(
-        manifests,
-        default_namespace=target.default_namespace,
-        default_mode=HOST_MODE,
-        secrets=as_kserve_sees(secrets),
-    )
-    wanted = _want(manifests, target, secrets)
+    place, wanted = _look(manifests, target)
+    document = review.render(manifests, place)
     found = {each.id: each for each in wanted.services}
     for service in document["services"]:
         desired = found.get(ServiceId(service["namespace"], service["name"]))
@@ -90,8 +78,11 @@ def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Documen
     return document
 
 
-def _want(manifests: Manifests, target: HostTarget, secrets: SecretStore) -> DesiredState:
-    return build_desired(manifests, target, Snapshot(revision="", files=()), secrets=secrets)
+def _look(manifests: Manifests, target: HostTarget) -> tuple[review.Place, DesiredState]:
+    """The host as KServe's rules see it, and what it would run."""
+    secrets = SecretSources(target).load(manifests)
+    place = review.Place(target.default_namespace, HOST_MODE, as_kserve_sees(secrets))
+    return place, build_desired(manifests, target, Snapshot(revision="", files=()), secrets=secrets)
 
 
 def _is_of_this_machine(reason: Reason) -> bool:

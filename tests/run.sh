@@ -116,20 +116,7 @@ find_storage() {
   fi
 }
 
-build_s3() {
-  local venv=$CACHE/moto-$MOTO_VERSION
-  is_current "$venv" "$1" "import moto" && return
-  step "Making $venv" run_uv venv -q --clear --python "$PYTHON" "$venv"
-  step "Installing moto $MOTO_VERSION, an S3 server for the tests" \
-    run_uv pip install --python "$venv/bin/python" --compile-bytecode "moto[server]==$MOTO_VERSION"
-  echo "$1" >"$venv/.stamp"
-}
-
-ensure_s3() {
-  local key
-  key="$(python_key) $MOTO_VERSION"
-  is_current "$CACHE/moto-$MOTO_VERSION" "$key" "import moto" || locked build_s3 "$key"
-}
+ensure_s3() { ensure_package "$CACHE/moto-$MOTO_VERSION" "moto[server]==$MOTO_VERSION" "import moto" "an S3 server for the tests"; }
 
 bench() {
   local script

@@ -88,29 +88,18 @@ def test_a_change_without_room_stops_first_and_refuses_but_loses_nothing(make_ri
 
 
 @pytest.mark.timeout(900)
-def test_a_change_on_the_stock_entry_point_loses_nothing(make_rig: MakeRig, stock_python: Path):
-    rig = make_rig(python=stock_python, rollout={"ready_timeout": "300s"})
+@pytest.mark.parametrize(("memory", "refuses"), [(64, False), (3, True)], ids=["surge", "stop-first"])
+def test_a_change_on_the_stock_entry_point_loses_nothing(
+    memory: int, refuses: bool, make_rig: MakeRig, stock_python: Path
+):
+    rig = make_rig(python=stock_python, memory=memory, rollout={"ready_timeout": "300s"})
     rig.start()
     rig.converge(300)
     with rig.load(streams=1, posts=1, stream_tokens=200, pause=0.3) as load:
         rig.edit("demo/tiny.yaml", SEQS, "--max-num-seqs=12")
         rig.converge(300)
         tally = load.stop()
-    assert tally.lost == 0, str(tally)
-    assert tally.refused == 0, str(tally)
-
-
-@pytest.mark.timeout(900)
-def test_a_change_without_room_on_the_stock_entry_point_loses_nothing(make_rig: MakeRig, stock_python: Path):
-    rig = make_rig(python=stock_python, memory=3, rollout={"ready_timeout": "300s"})
-    rig.start()
-    rig.converge(300)
-    with rig.load(streams=1, posts=1, stream_tokens=200, pause=0.3) as load:
-        rig.edit("demo/tiny.yaml", SEQS, "--max-num-seqs=12")
-        rig.converge(300)
-        tally = load.stop()
-    assert tally.lost == 0, str(tally)
-    assert tally.refused > 0
+    assert (tally.lost, tally.refused > 0) == (0, refuses), str(tally)
 
 
 def test_writing_an_argument_differently_restarts_nothing(rig: Rig):

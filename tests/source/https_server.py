@@ -8,9 +8,12 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
+
+Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
 class GitServer(ThreadingHTTPServer):
@@ -133,10 +136,16 @@ def _quietly(argv: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@contextmanager
-def serve(root: Path, password: str, certificate: Path, address: str = "127.0.0.1") -> Iterator[GitServer]:
+def serve(
+    root: Path, password: str, certificate: Path, address: str = "127.0.0.1"
+) -> AbstractContextManager[GitServer]:
     """A server that answers until the block ends."""
-    server = GitServer(root, password, certificate, address)
+    return answering(GitServer(root, password, certificate, address))
+
+
+@contextmanager
+def answering(server: Server) -> Iterator[Server]:
+    """In a thread of its own, until the block ends."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.source.https_server import answering
 
 TYPES = {".gz": "application/gzip", ".zip": "application/zip", ".tar": "application/x-tar"}
 
@@ -77,15 +77,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextmanager
-def serve_files(certificate: Path) -> Iterator[FileServer]:
+def serve_files(certificate: Path) -> AbstractContextManager[FileServer]:
     """A server that answers until the block ends."""
-    server = FileServer(certificate)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return answering(FileServer(certificate))
