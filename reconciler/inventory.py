@@ -43,7 +43,7 @@ class ReplicaRecord:
 
     `process` is None until the spawn was confirmed. `boot` is the boot in which the record was made. `members` and
     `shared_memory` are what belonged to it when we last looked, to be found again after a sudden death. Of the
-    environment only names are kept: values may be secret.
+    environment only names are kept: values may be secret. `again` says why it has to get ready once more, until it is.
     """
 
     id: ReplicaId
@@ -64,6 +64,7 @@ class ReplicaRecord:
     ready_at: float | None = None
     draining_at: float | None = None
     stopping_at: float | None = None
+    again: str = ""
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (ReplicaRecord, Owned)}

@@ -15,6 +15,7 @@ from reconciler.health import Patience
 from reconciler.model import (
     Action,
     Admit,
+    Adopt,
     AskPreflight,
     Canary,
     Capacity,
@@ -45,6 +46,7 @@ from reconciler.model import (
     Replica,
     ReplicaId,
     Resources,
+    Restart,
     Routed,
     ServiceId,
     ServiceRoute,
@@ -193,7 +195,7 @@ class Host:
             alive=alive,
             exit_code=None if alive else 1,
             leftovers=0,
-            ready_now=alive and ready,
+            ready_now=alive and ready and r.restarted is not Restart.ENDING,
             routed=routed,
             in_flight=0 if quiet else 1,
             quiet_samples=2 if counted else 0,
@@ -264,7 +266,11 @@ class Host:
             case Start():
                 self._start(action)
             case Admit(replica=key):
-                self._change(key, ready_at=self.now)
+                self._change(key, ready_at=self.now, again="")
+            case Adopt(replica=key, serves=serves, reason=reason):
+                self._change(key, restarted=None, run=f"{key} {self.now}")
+                if not serves:
+                    self._change(key, ready_at=None, created_at=self.now, again=reason)
             case Relabel(replica=key, digest=digest, spec=new):
                 self._change(key, digest=digest, spec=new)
             case Drain(replica=key):
@@ -375,6 +381,11 @@ class Host:
             self.now += tick
         last = {str(k): (v.step, v.health, v.strategy) for k, v in plan.verdicts.items()}
         raise AssertionError(f"did not converge: {plan.actions} {last}")
+
+    def restart(self, name: str, how: Restart) -> None:
+        """The processes of a service are others now, that have their models to load."""
+        for key in [key for key in self.replicas if key.service.name == name]:
+            self._change(key, restarted=how, created_at=self.now)
 
     def serving(self, name: str) -> list[Replica]:
         looked = [self._look(r) for r in self.replicas.values() if r.service.name == name]

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.model import Drain, NoteCrash, Origin, Preflight, Reason, Reject, ServiceId, SetRoutes, Start, Stop
+import pytest
+
+from reconciler.model import (
+    Adopt,
+    Drain,
+    NoteCrash,
+    Origin,
+    Preflight,
+    Reason,
+    Reject,
+    Restart,
+    ServiceId,
+    SetRoutes,
+    Start,
+    Stop,
+)
 from reconciler.plan import make_plan
 from tests.simulation import PATIENCE, Host, state, wanted
 
@@ -131,6 +146,61 @@ def test_a_death_counts_once_though_the_daemon_died_after_it_was_noted():
         host.now += 1
         host.converge(commit)
         assert len(host.owned[A].crashes) == deaths
+
+
+# ---------------------------------------------------------------- restarts by others
+
+
+@pytest.mark.parametrize("how", Restart)
+def test_a_replica_that_was_restarted_goes_on_once_it_answers(how: Restart):
+    commit = state(wanted("a", "good1"))
+    host = converged(*commit.services)
+    since = len(host.log)
+    host.restart("a", how)
+    plan = host.step(commit)
+    assert plan.verdicts[A].step.startswith(f"drift of good1-a-0: {how}")
+    assert not host.routes[A].stable, "nobody is sent to who cannot answer"
+    assert f"starting good1-a-0: {how}" in host.step(commit).verdicts[A].step
+    host.converge(commit)
+    assert [type(action) for action in host.log[since:] if isinstance(action, Adopt | Start | Stop)] == [Adopt]
+    assert len(host.serving("a")) == 1
+    assert len(host.owned[A].crashes) == (how is Restart.CRASHED)
+
+
+def test_a_restarted_replica_that_serves_already_stays_in_service():
+    commit = state(wanted("a", "good1"))
+    host = converged(*commit.services)
+    host.restart("a", Restart.CRASHED)
+    host.now += 10
+    host.step(commit)
+    assert host.routes[A].stable
+    assert not host.step(commit).actions
+    assert len(host.owned[A].crashes) == 1
+
+
+def test_what_crashed_on_trial_has_failed_though_it_was_started_again():
+    host = converged(wanted("a", "good1"))
+    commit = state(wanted("a", "good2"))
+    while not any(replica.digest == "good2-a" for replica in host.serving("a")):
+        host.step(commit)
+        host.now += 0.5
+    host.replicas = {k: replace(r, restarted=Restart.CRASHED) for k, r in host.replicas.items()}
+    host.converge(commit)
+    assert sum(isinstance(action, Reject) for action in host.log) == 1
+    assert [replica.digest for replica in host.serving("a")] == ["good1-a"]
+
+
+def test_who_restarts_what_is_on_trial_gives_it_its_time_again():
+    host = converged(wanted("a", "good1"))
+    commit = state(wanted("a", "good2"))
+    while not any(replica.digest == "good2-a" for replica in host.replicas.values()):
+        host.step(commit)
+        host.now += 0.5
+    host.now += PATIENCE.ready_timeout - 1
+    host.restart("a", Restart.BY_HAND)
+    host.converge(commit)
+    assert not any(isinstance(action, Reject) for action in host.log)
+    assert [replica.digest for replica in host.serving("a")] == ["good2-a"]
 
 
 # ---------------------------------------------------------------- room

@@ -8,6 +8,7 @@ from __future__ import annotations
 from reconciler.model.actions import (
     Action,
     Admit,
+    Adopt,
     AskPreflight,
     Drain,
     EnsureProxy,
@@ -53,6 +54,7 @@ from reconciler.model.observed import (
     Promoted,
     Quarantine,
     Replica,
+    Restart,
     Routed,
     ServiceRoute,
     Staging,
@@ -64,6 +66,7 @@ from reconciler.model.snapshot import File, Snapshot
 __all__ = [
     "Action",
     "Admit",
+    "Adopt",
     "AskPreflight",
     "Canary",
     "Capacity",
@@ -102,6 +105,7 @@ __all__ = [
     "Replica",
     "ReplicaId",
     "Resources",
+    "Restart",
     "Result",
     "Routed",
     "SecretMount",

@@ -70,6 +70,15 @@ class Admit:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """Go on with a replica whose process is not the one that we started. `serves`: it need not get ready again."""
+
+    replica: ReplicaId
+    serves: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Relabel:
     """Give a running replica a new digest: its arguments were only written differently."""
 
@@ -187,6 +196,7 @@ Action = (
     | AskPreflight
     | Start
     | Admit
+    | Adopt
     | Relabel
     | Drain
     | Undrain

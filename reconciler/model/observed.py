@@ -47,6 +47,14 @@ class Routed(StrEnum):
     UNKNOWN = "Unknown"
 
 
+class Restart(StrEnum):
+    """Why a replica's process is, or will soon be, another one than we started."""
+
+    ENDING = "stopped or restarted by hand"  # its process was told to end, or the next one is about to start
+    BY_HAND = "restarted by hand"
+    CRASHED = "crashed, and started again without us"
+
+
 @dataclass(frozen=True, slots=True)
 class Replica:
     """One replica as the target saw it.
@@ -59,7 +67,8 @@ class Replica:
     since the replica was started. `spawned` is False when it was written down but no process was ever seen.
     `last_words` is the end of the log of a replica that failed, `blame` the one line of it that a person needs.
     `drift` says what somebody changed by hand of how it is kept, though it runs on, or that somebody stopped it; empty:
-    nothing. `run` names this run of it: another process, another name.
+    nothing. `run` names this run of it: another process, another name. `restarted` is set until it is decided what that
+    means; `again` says why it has to get ready once more, until it is.
     """
 
     id: ReplicaId
@@ -86,6 +95,8 @@ class Replica:
     blame: str = ""
     drift: str = ""
     run: str = ""
+    restarted: Restart | None = None
+    again: str = ""
 
     @property
     def service(self) -> ServiceId:

@@ -8,6 +8,7 @@ from typing import assert_never
 from reconciler.model import (
     Action,
     Admit,
+    Adopt,
     AskPreflight,
     Drain,
     EnsureProxy,
@@ -58,7 +59,7 @@ def subject_of(action: Action) -> str:
             return key
         case Stop(replica=replica, force=force):
             return f"{replica} (kill)" if force else str(replica)
-        case Start() | Admit() | Relabel() | Drain() | Undrain() | Remove() | Repair() | NoteCrash():
+        case Start() | Admit() | Adopt() | Relabel() | Drain() | Undrain() | Remove() | Repair() | NoteCrash():
             return str(action.replica)
         case AskPreflight(digest=digest) | Promote(promoted=Promoted(digest=digest)):
             return short(digest)

@@ -8,6 +8,7 @@ from reconciler.digest import equivalent
 from reconciler.health import Life, failure, is_drained, is_excused, is_port_taken, is_stopped_by_hand
 from reconciler.model import (
     Admit,
+    Adopt,
     NoteCrash,
     Reason,
     Reject,
@@ -16,6 +17,7 @@ from reconciler.model import (
     Repair,
     Replica,
     ReplicaId,
+    Restart,
     Routed,
     Stop,
     Undrain,
@@ -36,6 +38,25 @@ def handle_failures(s: Situation, steps: Steps) -> Situation:
         steps.processes.append(Stop(replica.id, text, force=not replica.alive, cut=cut))
         steps.say(f"cleaning up {replica.id.serial}: {text}")
         steps.look(s.now + SOON)
+    return s
+
+
+def adopt(s: Situation, steps: Steps) -> Situation:
+    """Go on with replicas whose process is another one now: they are of the same unit, and serve once they answer."""
+    for replica in s.of(Life.STARTING, Life.READY):
+        if replica.restarted is None:
+            continue
+        why = str(replica.restarted)
+        if replica.restarted is Restart.CRASHED:
+            s = _attribute(s, replica, Reason("Crashed", f"the engine {why}", replica.origin), steps)
+        serves = replica.ready_now and replica.ready_at is not None
+        steps.records.append(Adopt(replica.id, serves, why))
+        steps.say(f"drift of {replica.id.serial}: {why}" + ("" if serves else "; it serves once it answers again"))
+        steps.look(s.now + SOON)
+        again = replace(replica, restarted=None)
+        if not serves:
+            again = replace(again, ready_at=None, ready_now=False, created_at=s.now, again=why)
+        s = replace(s, replicas=tuple(again if r.id == replica.id else r for r in s.replicas))
     return s
 
 

@@ -31,6 +31,7 @@ def decide(s: Situation, ledger: Ledger) -> Decision:
     """The next steps of one service. Takes leases from the ledger; changes nothing else."""
     steps = Steps()
     s = cleanup.handle_failures(s, steps)
+    s = cleanup.adopt(s, steps)
     cleanup.finish_stops(s, steps)
     s = cleanup.admit(s, steps)
     cleanup.repair(s, steps)

@@ -237,7 +237,7 @@ def _watch(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -
             steps.processes.append(_start(s, generation, replica.id, replica.lease, why))
             steps.look(s.now + 1)
         elif replica.ready_at is None:
-            steps.say(f"starting {replica.id.serial}")
+            steps.say(f"starting {replica.id.serial}" + (f": {replica.again}" if replica.again else ""))
             steps.look(min(s.now + 1, replica.created_at + s.patience.ready_timeout))
         elif not s.is_available(replica):
             steps.say(f"{replica.id.serial} is ready; trusted after {s.patience.min_ready:g} s")

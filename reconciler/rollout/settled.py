@@ -61,6 +61,7 @@ def _is_calm(r: Replica, digest: str) -> bool:
         and r.stopping_at is None
         and r.healthy is not False
         and not r.drift
+        and r.restarted is None
         and r.digest == digest
     )
 

@@ -16,6 +16,7 @@ from reconciler.model import (
     Quarantine,
     Reason,
     Replica,
+    Restart,
     Routed,
     ServiceId,
     ServiceRoute,
@@ -58,7 +59,13 @@ class Situation:
 
     @cached_property
     def lives(self) -> Mapping[str, Life]:
-        return {r.id.serial: life(r, self.now, self.patience) for r in self.replicas}
+        return {r.id.serial: self._life(r) for r in self.replicas}
+
+    def _life(self, replica: Replica) -> Life:
+        """What crashed on trial has failed, though it was started again."""
+        found = life(replica, self.now, self.patience)
+        has_failed = replica.restarted is Restart.CRASHED and not self.is_proven(replica.digest)
+        return Life.BROKEN if has_failed and found in (Life.STARTING, Life.READY) else found
 
     def of(self, *lives: Life) -> tuple[Replica, ...]:
         """The replicas that stand at one of these points, oldest first."""

@@ -17,6 +17,7 @@ from reconciler.inventory import Inventory, ReplicaRecord, TargetLock, Unreadabl
 from reconciler.model import (
     Action,
     Admit,
+    Adopt,
     AskPreflight,
     Desired,
     Drain,
@@ -33,6 +34,7 @@ from reconciler.model import (
     Repair,
     Replica,
     ReplicaId,
+    Restart,
     ServiceId,
     SetRoutes,
     Stage,
@@ -51,7 +53,7 @@ from reconciler.targets.fetcher import Fetcher, FetchProcess
 from reconciler.targets.fits import Fits
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
-from reconciler.targets.probing import Probes, Subject, Topic
+from reconciler.targets.probing import Probes, Sight, Subject, Topic
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.questions import EngineQuestions
 from reconciler.targets.stager import Stager
@@ -186,6 +188,7 @@ class HostTarget:
         sight = self._probes.sight(record.id)
         late = record.ready_at is None and now - record.created_at > self._settings.rollout.ready_timeout
         failed = state.spawned and (not state.alive or sight.healthy is False or late)
+        failed = failed or state.restarted is Restart.CRASHED
         words = self._supervisor.logs(record.id, _LINES_TO_BLAME) if failed else ()
         return Replica(
             id=record.id,
@@ -198,8 +201,7 @@ class HostTarget:
             alive=state.alive,
             leftovers=state.leftovers,
             exit_code=state.exit_code,
-            # Once written down it stays true until it is known to be false: a daemon that just came up has not asked.
-            ready_now=sight.ready or (record.ready_at is not None and state.alive and sight.healthy is not False),
+            ready_now=_is_ready(record, state, sight),
             ready_at=record.ready_at,
             draining_at=record.draining_at,
             stopping_at=record.stopping_at,
@@ -211,6 +213,8 @@ class HostTarget:
             spawned=state.spawned,
             drift=state.drift,
             run=_run_of(record),
+            restarted=state.restarted,
+            again=record.again,
             last_words=words[-_LAST_WORDS:],
             blame=fatal_reason(words) or "",
         )
@@ -236,7 +240,7 @@ class HostTarget:
                 self._stager.unstage(action.key)
             case Start():
                 self._start(action)
-            case Admit() | Relabel() | Drain() | Undrain():
+            case Admit() | Adopt() | Relabel() | Drain() | Undrain():
                 self._write_down(action)
             case Stop():
                 self._stop(action)
@@ -267,13 +271,18 @@ class HostTarget:
         )
         self._supervisor.start(record, launch)
 
-    def _write_down(self, action: Admit | Relabel | Drain | Undrain) -> None:
+    def _write_down(self, action: Admit | Adopt | Relabel | Drain | Undrain) -> None:
         with self._inventory.changing():
             record = self._inventory.change(action.replica)
             match action:
                 case Admit():
                     record = self._supervisor.note(record)
-                    record = replace(record, ready_at=record.ready_at or self._clock.now())
+                    record = replace(record, ready_at=record.ready_at or self._clock.now(), again="")
+                case Adopt():
+                    record = self._supervisor.adopt(record)
+                    if not action.serves:
+                        # It has to load its model again, and gets the time for that.
+                        record = replace(record, ready_at=None, created_at=self._clock.now(), again=action.reason)
                 case Relabel():
                     record = replace(record, digest=action.digest, spec=action.spec, origin=action.origin)
                 case Drain():
@@ -338,6 +347,14 @@ class HostTarget:
         self._inventory.remember_service(noted)
 
 
+def _is_ready(record: ReplicaRecord, state: ProcessState, sight: Sight) -> bool:
+    if state.between or state.restarted is not None:
+        # What was answered was answered by another process.
+        return state.listens
+    # Once written down it stays true until it is known to be false: a daemon that just came up has not asked.
+    return sight.ready or (record.ready_at is not None and state.alive and sight.healthy is not False)
+
+
 def _run_of(record: ReplicaRecord) -> str:
     who = record.process
     return f"{record.id.serial} {f'{who.pid}.{who.started}' if who else record.created_at}"
@@ -386,7 +403,7 @@ def _subjects(
     states: Mapping[ReplicaId, ProcessState],
     find_key: Callable[[ReplicaRecord], str | None],
 ) -> list[Subject]:
-    """The replicas that can be asked: alive, and not told to end."""
+    """The replicas that can be asked: alive, and told to end by nobody."""
     return [
         Subject(
             id=record.id,
@@ -398,7 +415,7 @@ def _subjects(
             api_key=find_key(record),
         )
         for record in records
-        if states[record.id].alive and record.stopping_at is None
+        if states[record.id].alive and not states[record.id].between and record.stopping_at is None
     ]
 
 

@@ -202,6 +202,10 @@ class ProcessSupervisor:
         orphan = look.census.orphan(self._trace(record))
         return self._inventory.change(record.id, process=orphan) if orphan else record
 
+    def adopt(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Nobody but us starts a child process."""
+        return record
+
     # ------------------------------------------------------------ stopping
 
     def note(self, record: ReplicaRecord) -> ReplicaRecord:

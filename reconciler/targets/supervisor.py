@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.inventory import ReplicaRecord
-from reconciler.model import ReplicaId
+from reconciler.model import ReplicaId, Restart
 
 
 class Launch(Protocol):
@@ -43,7 +43,9 @@ class ProcessState:
     `leftovers` counts what the main process left behind: processes, its port, memory of its GPUs. `exit_code` is
     negative for a signal and None where nobody can know. `rebooted`: the host restarted since. `spawned` is False when
     it was written down but no process was ever seen. `drift` says what somebody changed by hand of how it is kept;
-    of a replica that is not alive, that somebody stopped it.
+    of a replica that is not alive, that somebody stopped it. `restarted`: its process is not the one that was written
+    down, and `listens` whether this one has its port already. `between`: its process was told to end, or the next one
+    is about to start; there is nobody to ask.
     """
 
     alive: bool
@@ -52,6 +54,9 @@ class ProcessState:
     rebooted: bool = False
     spawned: bool = True
     drift: str = ""
+    restarted: Restart | None = None
+    listens: bool = False
+    between: bool = False
 
 
 class Supervisor(Protocol):
@@ -68,6 +73,9 @@ class Supervisor(Protocol):
 
     def note(self, record: ReplicaRecord) -> ReplicaRecord:
         """Write down what the replica holds now, so that it can be found after a sudden death."""
+
+    def adopt(self, record: ReplicaRecord) -> ReplicaRecord:
+        """The record with the process that is there now. It is not written yet."""
 
     def stop(self, record: ReplicaRecord, force: bool) -> None:
         """Ask the main process to end; `force` kills whatever is left. Raises Retryable when something will not die."""

@@ -77,3 +77,29 @@ def run_of(pid: int, started: int, code: int, status: int, restarts: int) -> Run
     if not code:
         return Run(pid, started, None, restarts)
     return Run(pid, started, status if code == _EXITED else -status, restarts)
+
+
+def is_up(unit: UnitState | None, run: Run) -> bool:
+    """Does its main process live, or is it just being started?"""
+    match unit:
+        case None:
+            return False
+        case UnitState(active="activating", sub="auto-restart"):
+            return False
+        case UnitState(active="active" | "activating" | "reloading"):
+            return True
+        case UnitState(active="deactivating"):
+            return run.pid != 0
+        case _:
+            # After a reboot its turn may yet come.
+            return bool(unit.job)
+
+
+def is_over(unit: UnitState | None) -> bool:
+    """Does nothing run, and will nothing be started?"""
+    return unit is None or (unit.active in ("inactive", "failed") and not unit.job)
+
+
+def is_ending(unit: UnitState) -> bool:
+    """Was it told to end, or told to start and does not run yet? Without a job it ends by itself."""
+    return unit.active in ("deactivating", "inactive", "failed") and bool(unit.job)

@@ -21,13 +21,13 @@ from reconciler import procfs
 from reconciler.errors import Retryable, Terminal
 from reconciler.files import sync_folder, write_atomically
 from reconciler.inventory import Inventory, ReplicaRecord, UnreadableRecord, load_record
-from reconciler.model import ReplicaId
+from reconciler.model import ReplicaId, Restart
 from reconciler.procfs import Identity
 from reconciler.targets.clock import Clock
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.supervisor import Launch, ProcessState
 from reconciler.targets.systemd import journal
-from reconciler.targets.systemd.manager import Manager, Run, UnitState
+from reconciler.targets.systemd.manager import Manager, Run, UnitState, is_ending, is_over, is_up
 from reconciler.targets.systemd.replica import PRIVATE, RECORD, SECRETS, plan_unit
 from reconciler.targets.systemd.unit import CREDENTIAL, build_unit, credential_of, read_facts, replica_of, unit_name
 
@@ -85,11 +85,13 @@ class UnitSupervisor:
         return unit_name(self._target, record.id)
 
     def _state(self, record: ReplicaRecord, unit: UnitState | None, run: Run) -> ProcessState:
+        if (again := self._restarted(record, unit, run)) is not None:
+            return again
         is_ours = record.process is None or record.process == _identity(run)
         spawned = record.process is not None or run.started > 0
-        if _is_up(unit, run) and (is_ours or record.boot != procfs.boot_id()):
+        if is_up(unit, run) and (is_ours or record.boot != procfs.boot_id()):
             return ProcessState(alive=True, drift=self._drift(record))
-        if _is_over(unit):
+        if is_over(unit):
             rebooted = record.boot != procfs.boot_id()
             # Of a process that is gone, GPUs may still hold memory for a moment.
             held = 0 if rebooted else self._gpus.holds(record.lease.gpus, {*record.members})
@@ -98,6 +100,25 @@ class UnitSupervisor:
             return ProcessState(False, held, run.exit_code, rebooted, spawned, drift)
         # It died: systemd is about to start it again, has done so already, or ends what it left behind.
         return ProcessState(False, leftovers=1, exit_code=run.exit_code)
+
+    def _restarted(self, record: ReplicaRecord, unit: UnitState | None, run: Run) -> ProcessState | None:
+        """What is there when somebody else ends its process, or ended it and started another; None if nobody did."""
+        if unit is None or record.process is None or record.boot != procfs.boot_id():
+            return None
+        if record.draining_at is not None or record.stopping_at is not None:
+            # It was on its way out.
+            return None
+        if is_ending(unit):
+            found = Restart.ENDING if record.ready_at is not None else None
+            return ProcessState(alive=True, drift=self._drift(record), restarted=found, between=True)
+        if not run.pid or not is_up(unit, run) or record.process == _identity(run):
+            return None
+        if self._drift(record) or _written_after(UNITS / self._name(record), run):
+            # It may have been started in another way than git says.
+            return None
+        found = Restart.CRASHED if run.restarts else Restart.BY_HAND
+        listens = record.lease.port in procfs.listeners()
+        return ProcessState(alive=True, restarted=found, listens=listens)
 
     def _drift(self, record: ReplicaRecord) -> str:
         """Is the unit's file still as we wrote it, and will a reboot start it?"""
@@ -131,15 +152,16 @@ class UnitSupervisor:
         runs = self._manager.runs(found.values())
         for record in records:
             unit = found.get(record.id)
-            if unit is not None and _is_up(unit, runs[unit.name]):
+            if unit is not None and is_up(unit, runs[unit.name]):
                 self._take_over(record, runs[unit.name])
 
     def _take_over(self, record: ReplicaRecord, run: Run) -> None:
         here = record.boot == procfs.boot_id()
-        if here and record.process == _identity(run):
+        if here and record.process is not None:
+            # Whether another process may go on in its place is decided by a pass.
             return
         changed = replace(record, boot=procfs.boot_id(), process=_identity(run), members=())
-        if not (here and record.process is None) and record.lease.port not in procfs.listeners():
+        if not here and record.lease.port not in procfs.listeners():
             # It has to load its model again, and gets the time for that.
             changed = replace(changed, ready_at=None, created_at=self._clock.now())
         self._inventory.write(changed)
@@ -187,10 +209,9 @@ class UnitSupervisor:
 
     def _await_process(self, record: ReplicaRecord) -> None:
         """Write down who it is as soon as it is there; no longer than a fork takes."""
-        name, deadline = self._name(record), time.monotonic() + _FORK_SECONDS
+        deadline = time.monotonic() + _FORK_SECONDS
         while time.monotonic() < deadline:
-            unit = self._manager.units(name.removesuffix(".service")).get(name)
-            run = self._manager.runs([unit])[name] if unit else _NEVER
+            _, run = self._look(record)
             if run.pid:
                 self._inventory.change(record.id, process=_identity(run))
             if run.started:
@@ -263,15 +284,25 @@ class UnitSupervisor:
 
     def note(self, record: ReplicaRecord) -> ReplicaRecord:
         """Write down its processes, so that memory they hold on GPUs is known for theirs."""
-        unit = self._manager.units(self._name(record).removesuffix(".service")).get(self._name(record))
+        unit, run = self._look(record)
         if unit is None:
             return record
-        run = self._manager.runs([unit])[unit.name]
         found = (procfs.identify(pid) for pid in self._manager.processes(unit.name))
         members = tuple(sorted((who for who in found if who is not None), key=lambda who: who.pid))
         if not members:
             return record
-        return self._inventory.change(record.id, process=_identity(run), members=members)
+        return self._inventory.change(record.id, process=_identity(run) or record.process, members=members)
+
+    def adopt(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Its main process is what the unit runs now."""
+        unit, run = self._look(record)
+        who = _identity(run) if is_up(unit, run) else None
+        return record if who in (None, record.process) else replace(record, process=who, members=())
+
+    def _look(self, record: ReplicaRecord) -> tuple[UnitState | None, Run]:
+        name = self._name(record)
+        unit = self._manager.units(name.removesuffix(".service")).get(name)
+        return unit, self._manager.runs([unit])[name] if unit is not None else _NEVER
 
     def stop(self, record: ReplicaRecord, force: bool) -> None:
         """SIGTERM to the main process, and after its time SIGKILL to all, as the unit says. `force` is that at once."""
@@ -312,26 +343,15 @@ def _identity(run: Run) -> Identity | None:
     return Identity(run.pid, run.started, procfs.boot_id()) if run.pid else None
 
 
-def _is_up(unit: UnitState | None, run: Run) -> bool:
-    """Does its main process live, or is it just being started?"""
-    match unit:
-        case None:
-            return False
-        case UnitState(active="activating", sub="auto-restart"):
-            return False
-        case UnitState(active="active" | "activating" | "reloading"):
-            return True
-        case UnitState(active="deactivating"):
-            return run.pid != 0
-        case _:
-            # After a reboot its turn may yet come.
-            return bool(unit.job)
-
-
 def _is_stopped_by_hand(record: ReplicaRecord, unit: UnitState | None) -> bool:
     """We did not stop it, and systemd, which starts it again whenever it ends, did not give it up."""
     return record.stopping_at is None and (unit is None or unit.active == "inactive")
 
 
-def _is_over(unit: UnitState | None) -> bool:
-    return unit is None or (unit.active in ("inactive", "failed") and not unit.job)
+def _written_after(path: Path, run: Run) -> bool:
+    """Was the unit's file written, or put back, after this process was started?"""
+    began = time.time() - (time.monotonic() - run.started / 1e6)
+    try:
+        return path.stat().st_ctime > began
+    except OSError:
+        return True
