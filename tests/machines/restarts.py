@@ -1,0 +1,110 @@
+"""Run inside a machine: replicas that others restart, on a real systemd. Prints what the supervisor saw, as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+from reconciler.cli.shared import log_to_stderr
+from reconciler.inventory import Inventory, ReplicaRecord
+from reconciler.model import Lease, ReplicaId, ServiceId
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.supervisor import ProcessState
+from reconciler.targets.systemd.supervisor import UNITS, UnitSupervisor
+from reconciler.targets.systemd.unit import unit_name
+from reconciler.targets.systemd.ways import AnyManager
+from tests.machines.many_units import Sleep
+from tests.world import eventually, record
+
+STATE = Path("/var/lib/reconciler-restarts")
+STUBBORN = Sleep(("/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"))
+
+
+class World:
+    """One replica after the other."""
+
+    def __init__(self) -> None:
+        self.inventory = Inventory(STATE)
+        self.supervisor = UnitSupervisor("again", "daemon", self.inventory, Gpus(()), AnyManager())
+        self.count = 0
+
+    def start(self, launch: Sleep) -> ReplicaRecord:
+        """A replica that was ready, and is started again at once when it dies."""
+        self.count += 1
+        replica = ReplicaId(ServiceId("default", f"s{self.count}"), "aaaaaaaa-0")
+        begun = replace(record(), id=replica, lease=Lease(30100 + self.count))
+        folder = Path("/run/systemd/system") / f"{unit_name('again', replica)}.d"
+        folder.mkdir(parents=True)
+        (folder / "soon.conf").write_text("[Service]\nRestartSec=100ms\n")
+        self.supervisor.start(begun, launch)
+        return self.inventory.change(replica, ready_at=1.0)
+
+    def look(self, one: ReplicaRecord) -> ProcessState:
+        (known,) = [each for each in self.inventory.replicas() if each.id == one.id]
+        return self.supervisor.list([known])[known.id]
+
+    def wait(self, one: ReplicaRecord, restart: str) -> ProcessState:
+        eventually(lambda: self.look(one).restarted == restart)
+        return self.look(one)
+
+    def adopt(self, one: ReplicaRecord) -> ProcessState:
+        self.inventory.write(self.supervisor.adopt(one))
+        return self.look(one)
+
+
+def systemctl(word: str, one: ReplicaRecord, *options: str) -> None:
+    subprocess.run(["systemctl", word, *options, unit_name("again", one.id)], check=True)
+
+
+def main() -> dict[str, object]:
+    log_to_stderr()
+    world = World()
+    one = world.start(Sleep())
+    assert one.process
+    os.kill(one.process.pid, signal.SIGKILL)
+    said: dict[str, object] = {"crashed": told(world.wait(one, "crashed, and started again without us"))}
+    said["crash adopted"] = told(world.adopt(one))
+    systemctl("restart", one)
+    said["restarted"] = told(world.wait(one, "restarted by hand"))
+    said["restart adopted"] = told(world.adopt(one))
+    return said | ending(world) | edited(world)
+
+
+def ending(world: World) -> dict[str, object]:
+    one = world.start(STUBBORN)
+    eventually(lambda: len(world.supervisor.note(one).members) == 2)
+    systemctl("restart", one, "--no-block")
+    said: dict[str, object] = {"ending": told(world.wait(one, "stopped or restarted by hand"))}
+    # It is written down that it has to get ready again: nothing is left to be decided.
+    one = world.inventory.change(one.id, ready_at=None)
+    said["noted"] = told(world.look(one))
+    systemctl("kill", one, "--signal=KILL")
+    said["ended"] = told(world.wait(one, "restarted by hand"))
+    return said
+
+
+def edited(world: World) -> dict[str, object]:
+    one = world.start(Sleep())
+    path = UNITS / unit_name("again", one.id)
+    text = path.read_text()
+    path.write_text(text + "\n[Service]\nNice=5\n")
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    systemctl("restart", one)
+    said: dict[str, object] = {"edited": told(world.look(one))}
+    world.supervisor.repair(one)
+    said["put back"] = told(world.look(one))
+    systemctl("restart", one)
+    said["restarted as it was"] = told(world.look(one))
+    return said
+
+
+def told(state: ProcessState) -> list[object]:
+    return [state.alive, state.restarted, state.between, state.leftovers]
+
+
+if __name__ == "__main__":
+    print(json.dumps(main()))

@@ -1,0 +1,32 @@
+"""What the supervisor makes of processes that it did not start: whose are they, and may they go on?"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from tests.machines.conftest import CODE
+from tests.machines.machine import Machine
+
+pytestmark = pytest.mark.host
+
+
+def test_it_is_known_who_restarted_a_replica_and_whether_it_is_still_as_git_says(machine: Machine) -> None:
+    run = ("env", "-C", CODE, f"PYTHONPATH={CODE}", sys.executable, "-m", "tests.machines.restarts")
+    said = json.loads(machine.run(*run))
+    by_hand, fine, replaced = "restarted by hand", [True, None, False, 0], [False, None, False, 1]
+    assert said == {
+        "crashed": [True, "crashed, and started again without us", False, 0],
+        "crash adopted": fine,
+        "restarted": [True, by_hand, False, 0],
+        "restart adopted": fine,
+        "ending": [True, "stopped or restarted by hand", True, 0],
+        "noted": [True, None, True, 0],
+        "ended": [True, by_hand, False, 0],
+        # It may have been started in another way than git says.
+        "edited": replaced,
+        "put back": replaced,
+        "restarted as it was": [True, by_hand, False, 0],
+    }
