@@ -135,6 +135,10 @@ def test_what_somebody_does_by_hand_is_noticed_and_put_right(rig: MachineRig) ->
         "a reboot to start it", lambda: rig.machine.run("systemctl", "is-enabled", unit, expect=None) == "enabled\n"
     )
     assert rig.pids() == serving, "what serves is not restarted for that"
+    rig.machine.run("systemctl", "restart", unit)
+    rig.wait("it to serve again", lambda: rig.pids() and not rig.pids() & serving and rig.is_applied() and rig.serves())
+    assert rig.units() == [unit], "who restarts a unit gets that unit, and no other"
+    assert "stopped or restarted by hand" in (rig.folder / "daemon.log").read_text()
     for word in (("stop",), ("kill", "--signal=KILL")):
         (unit,) = rig.units("active")
         before = rig.pids()
