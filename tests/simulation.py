@@ -382,7 +382,7 @@ class Host:
         last = {str(k): (v.step, v.health, v.strategy) for k, v in plan.verdicts.items()}
         raise AssertionError(f"did not converge: {plan.actions} {last}")
 
-    def restart(self, name: str, how: Restart) -> None:
+    def restart_processes(self, name: str, how: Restart) -> None:
         """The processes of a service are others now, that have their models to load."""
         for key in [key for key in self.replicas if key.service.name == name]:
             self._change(key, restarted=how, created_at=self.now)

@@ -156,7 +156,7 @@ def test_a_replica_that_was_restarted_goes_on_once_it_answers(how: Restart):
     commit = state(wanted("a", "good1"))
     host = converged(*commit.services)
     since = len(host.log)
-    host.restart("a", how)
+    host.restart_processes("a", how)
     plan = host.step(commit)
     assert plan.verdicts[A].step.startswith(f"drift of good1-a-0: {how}")
     assert not host.routes[A].stable, "nobody is sent to who cannot answer"
@@ -170,7 +170,7 @@ def test_a_replica_that_was_restarted_goes_on_once_it_answers(how: Restart):
 def test_a_restarted_replica_that_serves_already_stays_in_service():
     commit = state(wanted("a", "good1"))
     host = converged(*commit.services)
-    host.restart("a", Restart.CRASHED)
+    host.restart_processes("a", Restart.CRASHED)
     host.now += 10
     host.step(commit)
     assert host.routes[A].stable
@@ -197,7 +197,7 @@ def test_who_restarts_what_is_on_trial_gives_it_its_time_again():
         host.step(commit)
         host.now += 0.5
     host.now += PATIENCE.ready_timeout - 1
-    host.restart("a", Restart.BY_HAND)
+    host.restart_processes("a", Restart.BY_HAND)
     host.converge(commit)
     assert not any(isinstance(action, Reject) for action in host.log)
     assert [replica.digest for replica in host.serving("a")] == ["good2-a"]
