@@ -1,3 +1,3 @@
 """What all tests share."""
 
-pytest_plugins = ["tests.engine.fixtures", "tests.nvml.driver", "tests.storage.fixtures"]
+pytest_plugins = ["tests.engine.fixtures", "tests.nvml.driver", "tests.storage.fixtures", "tests.strict"]

@@ -1,4 +1,4 @@
-"""Pytest plugin of `tests/run.sh`: with `CI=true` a test that could not run is a failure, because a part is missing."""
+"""With `CI=true` a test that could not run is a failure, because a part is missing; elsewhere its reason is printed."""
 
 from __future__ import annotations
 

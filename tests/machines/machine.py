@@ -180,7 +180,7 @@ class Machine:
             "--boot",
         ]
         # It must not outlive us: nobody would end it. And in no old hierarchy may it see itself outside of its own root.
-        roots = "awk '$3 == \"cgroup\" {print $2 \"/cgroup.procs\"}' /proc/self/mounts"
+        roots = 'awk \'$3 == "cgroup" {print $2 "/cgroup.procs"}\' /proc/self/mounts'
         leave = f'for procs in $({roots}); do echo $$ > "$procs" 2>/dev/null; done'
         enter = f'{leave}; echo $$ > "$0/cgroup.procs" && exec setpriv --pdeathsig KILL "$@"'
         return ["sh", "-c", enter, str(self._cgroup), *nspawn]
