@@ -25,6 +25,7 @@ from reconciler.source import GitSource
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
 from tests.git_repository import Repository
+from tests.nvml.driver import GIB, Driver
 from tests.ports import free_port
 from tests.test_web import FakeLoop
 
@@ -220,6 +221,25 @@ def test_choosing_gpus_by_hand_is_warned_about(host: Host):
     assert "CUDA_VISIBLE_DEVICES" in host.only("gpus", Level.WARNING).says
 
 
+def test_every_gpu_is_named_with_who_holds_its_memory(host: Host, driver: Driver):
+    driver.hold(driver.uuids[0], os.getpid(), 6 * GIB)
+    host.target["gpus"] = "auto"
+    says = [one.says for one in host.about("gpus") if one.level is Level.OK]
+    assert "driver " in says[0]
+    assert says[1].endswith(f"{driver.uuids[0]}, 24.0 GiB, 6.0 in use by 1 processes")
+    assert says[2].endswith(f"{driver.uuids[1]}, 24.0 GiB")
+    assert "nvidia-modprobe" in host.only("gpus", Level.WARNING).fix
+
+
+def test_gpus_that_are_not_there_are_problems(host: Host, driver: Driver):
+    host.target["gpus"] = ["GPU-7"]
+    assert "GPU-7 is not on this host" in host.only("gpus", Level.PROBLEM).says
+    driver.fail(9)
+    assert "no driver of NVIDIA is here" in host.only("gpus", Level.PROBLEM).says
+    driver.fail(18)
+    assert "version mismatch" in host.only("gpus", Level.PROBLEM).says.lower()
+
+
 # ---------------------------------------------------------------- folders, ports, the daemon
 
 
@@ -233,6 +253,35 @@ def test_a_state_folder_of_somebody_else_is_a_problem(host: Host, tmp_path: Path
     (tmp_path / "state").mkdir(mode=0o700)
     os.chown(tmp_path / "state", 4711, 4711)
     assert "belongs to user 4711" in host.only("state", Level.PROBLEM).says
+
+
+def test_a_disk_that_is_nearly_full_is_a_problem(host: Host, small_disk: Path):
+    host.others["state_dir"] = str(small_disk)
+    found = host.only("state", Level.PROBLEM)
+    assert (found.says, found.fix.partition(":")[0]) == (f"state_dir: 0.0 GiB free at {small_disk}", "make room")
+    host.target["storage"] = {"folder": str(small_disk / "models")}
+    assert "fetched models: 0.0 GiB free" in host.only("folders", Level.PROBLEM).says
+
+
+def test_a_volume_that_no_service_is_shown_is_a_problem(host: Host, tmp_path: Path):
+    (tmp_path / "state" / "models").mkdir(parents=True)
+    host.target["volumes"] = {"models": str(tmp_path / "state" / "models")}
+    assert "lies in state_dir, which no service is shown" in host.only("folders", Level.PROBLEM).says
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "says"),
+    [
+        ((0, 0), Level.OK, "it is synchronised"),
+        ((0, 0x40), Level.WARNING, "it is not synchronised"),
+        ((5, 0), Level.WARNING, "it is not synchronised"),
+        ((-1, 0), Level.WARNING, "cannot be checked: Operation not permitted"),
+    ],
+)
+def test_a_clock_that_nobody_sets_is_warned_about(answer, level, says, host: Host, monkeypatch: pytest.MonkeyPatch):
+    # Time itself cannot be put out of step here.
+    monkeypatch.setattr("reconciler.doctor.machine.read_clock", lambda: answer)
+    assert host.only("clock", level).says.startswith(says)
 
 
 @pytest.fixture

@@ -37,14 +37,20 @@ class _Timex(ctypes.Structure):
     )
 
 
-def check_clock() -> Iterator[Finding]:
-    """The kernel's clock is kept in step: TLS, signed requests to storage and the order of logs rest on it."""
+def read_clock() -> tuple[int, int]:
+    """What the kernel answers, negative for an error, and the status of its clock."""
     state = _Timex()
     result = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(state))
+    return (result, state.status) if result >= 0 else (-ctypes.get_errno(), 0)
+
+
+def check_clock() -> Iterator[Finding]:
+    """The kernel's clock is kept in step: TLS, signed requests to storage and the order of logs rest on it."""
     fix = "run chrony or systemd-timesyncd: timedatectl set-ntp true"
+    result, status = read_clock()
     if result < 0:
-        yield warning("clock", f"cannot be checked: {os.strerror(ctypes.get_errno())}", "see timedatectl")
-    elif result == _CLOCK_ERROR or state.status & _UNSYNCHRONISED:
+        yield warning("clock", f"cannot be checked: {os.strerror(-result)}", "see timedatectl")
+    elif result == _CLOCK_ERROR or status & _UNSYNCHRONISED:
         yield warning("clock", "it is not synchronised: TLS and storage refuse a clock that is wrong", fix)
     else:
         yield ok("clock", "it is synchronised")

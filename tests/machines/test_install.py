@@ -89,7 +89,9 @@ def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(hos
     assert host.state(UNIT) == "inactive"
 
     host.configure()
-    assert "ok       user: a: replicas run as reconciler-engine" in host.ask("host", "doctor")
+    found = host.ask("host", "doctor")
+    assert "ok       user: a: replicas run as reconciler-engine" in found
+    assert "cannot fetch models as reconciler-fetch (no kserve-storage)" in found
     # `start` returns when the daemon has said that it is ready.
     assert "done      systemctl start reconciler.service" in host.ask("host", "install")
     assert host.state(UNIT) == "active"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,19 +13,6 @@ from tests.storage.models import Models
 from tests.storage.test_s3 import MIB, put_model, shard
 
 pytestmark = pytest.mark.slow
-DISK = 24 * MIB
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, of 24 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk, and not everywhere")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture
