@@ -179,7 +179,7 @@ class Machine:
             *([f"--network-namespace-path={self._network}"] if self._network else []),
             "--boot",
         ]
-        # It must not outlive us: nobody would end it. And in no old hierarchy may it see itself outside of its own root.
+        # It must not outlive us: nobody would end it. In no old hierarchy may it see itself outside of its root.
         roots = 'awk \'$3 == "cgroup" {print $2 "/cgroup.procs"}\' /proc/self/mounts'
         leave = f'for procs in $({roots}); do echo $$ > "$procs" 2>/dev/null; done'
         enter = f'{leave}; echo $$ > "$0/cgroup.procs" && exec setpriv --pdeathsig KILL "$@"'
