@@ -18,6 +18,7 @@ _ADDED = frozenset(
         (Mount, "files"),
         (Resources, "cpu_limit_millis"),
         (Resources, "memory_limit_bytes"),
+        (Resources, "gpu_share_millis"),
     }
 )
 

@@ -43,6 +43,7 @@ from reconciler.storage.sources import fetched
 # Without them nobody knows by whose leave a model is fetched, and so not under which key it is kept.
 _SECRETS_MISSING = frozenset({"MissingSecret", "SecretsUnreadable"})
 _LEAVING = frozenset({Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE})
+_RESTLESS = frozenset(Life) - {Life.READY, Life.GONE}
 
 Quarantines = Mapping[tuple[ServiceId, str], Quarantine]
 
@@ -105,6 +106,7 @@ def _decide_all(
         leaving=[r for r in moving if life(r, observed.at, patience) in _LEAVING],
         outdated=[r for r in moving if r.service in current and current[r.service].digest != r.digest],
         wanted={service.id: service.replicas for service in desired.services},
+        restless=[r for r in moving if life(r, observed.at, patience) in _RESTLESS],
     )
     situations.sort(key=lambda s: (s.promoted is None, s.id))
     for s in situations:
@@ -129,6 +131,7 @@ def _situations(
     refused: dict[ServiceId, list[str]] = {}
     for service, digest in unstartable:
         refused.setdefault(service, []).append(digest)
+    starting_on = frozenset(_starting_on(observed, patience))
     for key in wanted.keys() | replicas.keys() | observed.owned.keys() | observed.routes.keys():
         want, owned = wanted.get(key), observed.owned.get(key)
         mine = tuple(replicas.get(key, ()))
@@ -147,9 +150,16 @@ def _situations(
             keep=_reason_to_keep(desired, owned, mine) if want is None else _reason_to_stay(desired, want),
             cordon=desired.cordon,
             route=observed.routes.get(key),
+            starting_on=starting_on,
             staging=observed.staging,
             unstartable=refused.get(key, ()),
         )
+
+
+def _starting_on(observed: Observed, patience: Patience) -> Iterator[str]:
+    for replica in observed.replicas:
+        if replica.spec.resources.gpu_share_millis and life(replica, observed.at, patience) is Life.STARTING:
+            yield from replica.lease.gpus
 
 
 def _reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[Replica, ...]) -> Reason | None:

@@ -13,6 +13,8 @@ from reconciler.errors import Retryable
 from reconciler.execute import execute
 from reconciler.health import Patience
 from reconciler.model import (
+    GPU,
+    MIG,
     Action,
     Admit,
     Adopt,
@@ -67,9 +69,17 @@ GIB = 1 << 30
 
 
 def spec(
-    name: str, gpus: int = 0, memory: int = 1, args: tuple[str, ...] = (), uri: str | None = None
+    name: str,
+    gpus: int = 0,
+    memory: int = 1,
+    args: tuple[str, ...] = (),
+    uri: str | None = None,
+    share: int = 0,
+    mig: str = "",
 ) -> EffectiveSpec:
-    resources = Resources(gpus=gpus, cpu_millis=100, memory_bytes=memory * GIB)
+    """`share` are thousandths of its one GPU, `mig` is the profile of the one MIG device that it wants."""
+    other = ((f"{MIG}{mig}", 1),) if mig else ()
+    resources = Resources(gpus, cpu_millis=100, memory_bytes=memory * GIB, other=other, gpu_share_millis=share)
     return EffectiveSpec(name, (), args, mounts=(Mount(uri),) if uri else (), resources=resources)
 
 
@@ -83,12 +93,14 @@ def wanted(
     canary: int | None = None,
     blocked: tuple[Reason, ...] = (),
     uri: str | None = None,
+    share: int = 0,
+    mig: str = "",
 ) -> Desired:
     """A service whose digest is `<name>-<version>`; the version's first letter says how its engine behaves."""
     return Desired(
         id=ServiceId("default", name),
         origin=Origin(f"{name}.yaml", 1),
-        spec=spec(f"{name}:{version}", gpus, memory, uri=uri),
+        spec=spec(f"{name}:{version}", gpus, memory, uri=uri, share=share, mig=mig),
         digest=f"{version}-{name}",
         replicas=replicas,
         strategy=strategy,
@@ -118,6 +130,7 @@ class Host:
     """
 
     gpus: int = 0
+    mig: tuple[str, ...] = ()  # the profiles of its MIG devices
     memory: int = 64
     now: float = 1000.0
     start_seconds: float = 2.0
@@ -136,6 +149,7 @@ class Host:
     broken: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     unstartable: set[tuple[ServiceId, str]] = field(default_factory=set)
+    careful: bool = True  # nothing starts on a shared GPU while others there start or end, as long as nobody dies
 
     # ------------------------------------------------------------ observe
 
@@ -153,7 +167,7 @@ class Host:
             capacity=Capacity(
                 cpu_millis=100_000_000,
                 memory_bytes=self.memory * GIB,
-                gpus=tuple(Gpu(f"GPU-{n}") for n in range(self.gpus)),
+                gpus=self.devices(),
                 ports=tuple(range(20000, 20000 + self.ports)),
             ),
             owned=dict(self.owned),
@@ -163,6 +177,10 @@ class Host:
             preflighting=frozenset(self.asking),
             staging=dict(self.staging),
         )
+
+    def devices(self) -> tuple[Gpu, ...]:
+        parts = (Gpu(f"MIG-{n}", profile=profile, parent="GPU-9") for n, profile in enumerate(self.mig))
+        return (*(Gpu(f"GPU-{n}") for n in range(self.gpus)), *parts)
 
     def _fetch(self) -> None:
         for key, (uri, _) in [(k, v) for k, v in self.fetching.items() if v[1] <= self.now]:
@@ -278,6 +296,7 @@ class Host:
             case Undrain(replica=key):
                 self._change(key, draining_at=None)
             case Stop(replica=key):
+                self._assert_rest(action)
                 self._change(key, stopping_at=self.replicas[key].stopping_at or self.now)
             case Remove(replica=key):
                 assert not self.replicas[key].alive, "removed a replica that runs"
@@ -303,8 +322,7 @@ class Host:
             return
         self._assert_staged(action.replica.service, action.spec)
         assert (action.replica.service, action.digest) not in self.quarantines, "started a quarantined digest"
-        leased = {uuid for r in self.replicas.values() if r.id != action.replica for uuid in r.lease.gpus}
-        assert not leased & set(action.lease.gpus), "leased a GPU twice"
+        self._assert_free(action)
         ports = {r.lease.port for r in self.replicas.values() if r.id != action.replica}
         assert action.lease.port not in ports, "leased a port twice"
         self.replicas[action.replica] = Replica(
@@ -319,6 +337,27 @@ class Host:
         )
         used = sum(r.spec.resources.memory_bytes for r in self.replicas.values())
         assert found or used <= self.memory * GIB, "gave away more memory than there is"
+
+    def _assert_free(self, action: Start) -> None:
+        """Its devices are of the kind that it asked for, and nobody else has what it gets of them."""
+        kinds = {gpu.uuid: gpu.kind for gpu in self.devices()}
+        asked = [GPU] * action.spec.resources.gpus + [kind for kind, n in action.spec.resources.other for _ in range(n)]
+        got = [str(kinds.get(uuid)) for uuid in action.lease.gpus]
+        assert action.replica in self.replicas or sorted(got) == sorted(asked), "leased another kind of device"
+        for uuid in action.lease.gpus:
+            others = [r for r in self.replicas.values() if r.id != action.replica and uuid in r.lease.gpus]
+            shares = [r.spec.resources.gpu_share_millis or 1000 for r in others]
+            assert sum(shares) + (action.spec.resources.gpu_share_millis or 1000) <= 1000, "leased a GPU twice"
+            if self.careful and action.replica not in self.replicas:
+                assert all(r.ready_at and not (r.draining_at or r.stopping_at) for r in others if r.alive), "no rest"
+
+    def _assert_rest(self, action: Stop) -> None:
+        """Nobody's memory is given back while another engine measures the same GPU."""
+        mine = self.replicas[action.replica]
+        if not self.careful or not self._look(mine).alive or not mine.ready_at:
+            return
+        others = [r for r in self.replicas.values() if r.id != mine.id and set(r.lease.gpus) & set(mine.lease.gpus)]
+        assert all(r.ready_at or r.draining_at or r.stopping_at or not r.alive for r in others), "no rest"
 
     def _assert_staged(self, service: ServiceId, asked: EffectiveSpec) -> None:
         for key, _ in fetched(service, asked):

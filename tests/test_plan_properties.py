@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from reconciler.capacity import Ledger
 from reconciler.model import (
+    GPU,
+    MIG,
     AskPreflight,
     Desired,
     Drain,
@@ -49,9 +51,19 @@ def elsewhere(service: Desired) -> Desired:
     return replace(service, replicas=0, not_here=ELSEWHERE)
 
 
+# Whole GPUs, a share of one in thousandths, or the profile of a MIG device.
+DEVICES = st.one_of(
+    st.tuples(st.integers(0, 2), st.just(0), st.just("")),
+    st.tuples(st.just(1), st.sampled_from((200, 400, 500, 700)), st.just("")),
+    st.tuples(st.just(0), st.just(0), st.sampled_from(("1g.10gb", "3g.40gb"))),
+)
+PARTS = ((), ("1g.10gb",), ("1g.10gb", "3g.40gb", "1g.10gb"))
+
+
 @st.composite
 def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
-    gpus, memory = draw(st.integers(0, 2)), draw(st.integers(1, 4))
+    gpus, share, mig = draw(DEVICES)
+    memory = draw(st.integers(1, 4))
     version = draw(st.sampled_from(versions))
     service = wanted(
         name,
@@ -62,10 +74,12 @@ def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
         strategy=draw(st.sampled_from(STRATEGIES)),
         canary=draw(st.sampled_from((None, None, None, 0, 20, 100))),
         uri=draw(st.sampled_from(SOURCES)),
+        share=share,
+        mig=mig,
     )
     # A digest is a hash of the whole spec: other resources, another digest.
     model = service.spec.mounts[0].uri[5:9] if service.spec and service.spec.mounts else "none"
-    service = replace(service, digest=f"{version}-{name}-{gpus}-{memory}-{model}")
+    service = replace(service, digest=f"{version}-{name}-{gpus}-{share}-{mig}-{memory}-{model}")
     if draw(st.integers(0, 7)) == 7:
         return elsewhere(service)
     if service.canary_percent is not None or not draw(st.booleans()):
@@ -83,6 +97,7 @@ def commits(draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS):
 hosts = st.builds(
     Host,
     gpus=st.integers(0, 6),
+    mig=st.sampled_from(PARTS),
     memory=st.integers(2, 24),
     start_seconds=st.sampled_from((0.5, 2.0, 5.0)),
     busy_seconds=st.sampled_from((0.0, 1.0, 5.0, 100.0)),
@@ -140,11 +155,50 @@ def moves(draw: st.DrawFn):
     every = [(draw(services(name, ("good1",))), draw(services(name, VERSIONS))) for name in names]
     first = [replace(one, replicas=max(1, one.replicas), canary_percent=None, not_here=()) for one, _ in every]
     second = [replace(one, replicas=max(1, one.replicas), not_here=()) for _, one in every]
-    gpus = sum(one.replicas * one.spec.resources.gpus for one in first)
+    gpus = _gpus_for(first)
+    mig = tuple(profile for one in first for profile in _profiles(one) * one.replicas)
     memory = sum(one.replicas * one.spec.resources.memory_bytes for one in first) // GIB
     memory += sum(one.canary is not None for one in first)
     spare = draw(st.integers(0, 2)), draw(st.integers(0, 4))
-    return state(*first), state(*second), Host(gpus=gpus + spare[0], memory=memory + spare[1])
+    return state(*first), state(*second), Host(gpus=gpus + spare[0], mig=mig, memory=memory + spare[1])
+
+
+@given(st.integers(0, 3), st.sampled_from(PARTS), st.lists(st.tuples(DEVICES, st.integers(1, 3)), max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_whatever_fits_on_its_devices_starts_sooner_or_later(gpus, mig, asked):
+    host = Host(gpus=gpus, mig=mig)
+    wishes = [
+        wanted(name, "good1", replicas, gpus=whole, share=share, mig=profile)
+        for name, ((whole, share, profile), replicas) in zip("abcd", asked, strict=False)
+    ]
+    plan = host.converge(state(*wishes))
+    used: dict[str, int] = {}
+    for replica in host.replicas.values():
+        for uuid in replica.lease.gpus:
+            used[uuid] = used.get(uuid, 0) + (replica.spec.resources.gpu_share_millis or 1000)
+    for one, ((whole, share, profile), replicas) in zip(wishes, asked, strict=False):
+        kind = f"{MIG}{profile}" if profile else GPU
+        fitting = [g for g in host.devices() if g.kind == kind and used.get(g.uuid, 0) + (share or 1000) <= 1000]
+        serving = len(host.serving(one.id.name))
+        assert serving == replicas or len(fitting) < max(whole, 1), (one.id, plan.verdicts[one.id])
+        assert bool(plan.verdicts[one.id].blocked) == (serving < replicas)
+
+
+def _profiles(service: Desired) -> tuple[str, ...]:
+    return tuple(kind.removeprefix(MIG) for kind, _ in service.spec.resources.other) if service.spec else ()
+
+
+def _gpus_for(wishes: list[Desired]) -> int:
+    """As many as they need when shares are packed one after another."""
+    every = [one.spec.resources for one in wishes if one.spec for _ in range(one.replicas)]
+    shared: list[int] = []
+    for share in sorted((each.gpu_share_millis for each in every if each.gpu_share_millis), reverse=True):
+        room = next((n for n, used in enumerate(shared) if used + share <= 1000), None)
+        if room is None:
+            shared.append(share)
+        else:
+            shared[room] += share
+    return len(shared) + sum(each.gpus for each in every if not each.gpu_share_millis)
 
 
 @pytest.mark.slow
@@ -275,7 +329,7 @@ def test_everything_deleted_in_git_is_drained_and_nothing_is_left(host, commit, 
 def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unreadable):
     last = replace(play(host, history), cordon=None)
     host.converge(last, passes=2000)
-    served = {one.id: len(host.serving(one.id.name)) for one in last.services}
+    served = {one.id: sum(r.digest == one.digest for r in host.serving(one.id.name)) for one in last.services}
     promoted = {key: owned.promoted for key, owned in host.owned.items()}
     # A file that cannot be read stops no cordon: host.yaml itself is readable.
     broken = (Reason("NotYaml", "broken", Origin("a.yaml", 3)),) if unreadable else ()

@@ -14,9 +14,8 @@ from typing import Any
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.kserve.quantity import amount, cpu_millis, memory_bytes
 from reconciler.kserve.resolve import Resolved
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources, SecretMount
+from reconciler.model import GPU, EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources, SecretMount
 
-GPU = "nvidia.com/gpu"
 ConfigMaps = Mapping[tuple[str, str], Mapping[str, Any]]
 
 

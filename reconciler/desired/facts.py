@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.config import HostTarget
-from reconciler.desired.effective import GPU
 from reconciler.desired.metrics import is_scraped_port
 from reconciler.desired.origins import Origins, at
 from reconciler.desired.support import Fact
@@ -18,7 +17,7 @@ from reconciler.engines.arguments import ends_tls
 from reconciler.engines.launch import asks_for_key
 from reconciler.errors import SettingsError
 from reconciler.kserve.resolve import Resolved
-from reconciler.model import EffectiveSpec
+from reconciler.model import GPU, EffectiveSpec
 from reconciler.routing.static import parse_listen
 
 _ACCELERATORS = "opendatahub.io/recommended-accelerators"

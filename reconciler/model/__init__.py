@@ -29,6 +29,8 @@ from reconciler.model.actions import (
     service_of,
 )
 from reconciler.model.desired import (
+    GPU,
+    MIG,
     Canary,
     Desired,
     DesiredState,
@@ -64,6 +66,8 @@ from reconciler.model.plan import Health, Outcome, Phase, Plan, Result, Sync, Ve
 from reconciler.model.snapshot import File, Snapshot
 
 __all__ = [
+    "GPU",
+    "MIG",
     "Action",
     "Admit",
     "Adopt",

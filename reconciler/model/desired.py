@@ -6,12 +6,17 @@ from dataclasses import dataclass, field
 
 from reconciler.model.names import Origin, Reason, ServiceId
 
+GPU = "nvidia.com/gpu"
+MIG = "nvidia.com/mig-"
+"""How a request for a part of a GPU in MIG mode begins; the part's profile follows: `nvidia.com/mig-1g.10gb`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What one replica asks for. Kinds of accelerator other than nvidia.com/gpu stand in `other`.
 
     Beyond its limits it gets no CPU, and is killed for memory, where the host can enforce that; 0 is no limit.
+    `gpu_share_millis` is the part of its one GPU that it needs, in thousandths; 0: it has its GPUs for itself.
     """
 
     gpus: int = 0
@@ -20,6 +25,17 @@ class Resources:
     other: tuple[tuple[str, int], ...] = ()
     cpu_limit_millis: int = 0
     memory_limit_bytes: int = 0
+    gpu_share_millis: int = 0
+
+    @property
+    def mig(self) -> tuple[tuple[str, int], ...]:
+        """The parts of GPUs in MIG mode: kind and number."""
+        return tuple((kind, count) for kind, count in self.other if kind.startswith(MIG))
+
+    @property
+    def gpu_devices(self) -> int:
+        """GPUs and parts of GPUs that it leases altogether."""
+        return self.gpus + sum(count for _, count in self.mig)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,18 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from reconciler.model.desired import EffectiveSpec
+from reconciler.model.desired import GPU, MIG, EffectiveSpec
 from reconciler.model.fit import Fit
 from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU of a host."""
+    """One GPU of a host, or one MIG device: the part of a GPU that its `profile` describes (`1g.10gb`).
+
+    `parent` is the UUID of the GPU that it is a part of.
+    """
 
     uuid: str
     name: str = ""
     memory_bytes: int = 0
+    profile: str = ""
+    parent: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What a manifest asks for to get it. A resource's name holds no `+`."""
+        return f"{MIG}{self.profile.replace('+', '.')}" if self.profile else GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a replica holds for itself alone."""
+    """What a replica holds: a port and whole GPUs for itself alone, or its share of the one GPU that is named."""
 
     port: int
     gpus: tuple[str, ...] = ()

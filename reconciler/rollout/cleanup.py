@@ -149,7 +149,10 @@ def finish_drains(s: Situation, aim: Aim, steps: Steps) -> None:
             steps.records.append(Undrain(replica.id, "wanted again"))
             continue
         cut = replica.in_flight or 0
-        if is_drained(replica):
+        if not s.starting_on.isdisjoint(replica.lease.gpus):
+            # An engine that measures its GPU dies if memory there is given back meanwhile.
+            steps.say(f"draining {replica.id.serial}; it ends once its neighbour on the GPU has started")
+        elif is_drained(replica):
             steps.processes.append(Stop(replica.id, "drained"))
         elif s.now - (replica.draining_at or s.now) >= s.drain_timeout and replica.routed in (
             Routed.DRAINING,

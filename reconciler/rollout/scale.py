@@ -23,7 +23,6 @@ from reconciler.model import (
 )
 from reconciler.rollout.again import Return, find_return, wanted_back
 from reconciler.rollout.aim import NO_REPLICAS, Aim, Course, Generation
-from reconciler.rollout.claims import keep_room_for
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import begin_staging, missing_files
 from reconciler.rollout.steps import SOON, Steps
@@ -177,7 +176,7 @@ def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, st
     if explicit:
         has_room = deficit <= 0 or ledger.fits_without(need, s.id, old[:1])
         if has_room and deficit > 0 and explicit.max_unavailable:
-            keep_room_for(need, tuple(old[:1]), s, ledger)
+            ledger.claim(need, 1, s.id, beside=old[:1])
         return _explicit(explicit, has_room, steps)
     has_extra = len(_members(s, main)) + len(old) > main.count
     if deficit <= 0 or has_extra or _is_busy(s, main) or ledger.fits(need, s.id):
@@ -189,7 +188,7 @@ def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, st
         steps.look(s.now + SOON)
         return None
     if ledger.fits_without(need, s.id, old[:1]):
-        keep_room_for(need, tuple(old[:1]), s, ledger)
+        ledger.claim(need, 1, s.id, beside=old[:1])
         lacks = "; ".join(reason.message for reason in ledger.lacks(need, s.id))
         steps.strategy = f"stop-first: drain old, stop it, start new; no room for both ({lacks})"
         return STOP_FIRST

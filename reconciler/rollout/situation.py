@@ -30,6 +30,7 @@ class Situation:
 
     `keep` says why a service that git does not show, or not for this host, is not pruned; None means that it may go.
     `cordon` says why nothing at all may run on this host. `unstartable` are digests whose last start was refused.
+    `starting_on` are shared GPUs on which a replica starts.
     """
 
     id: ServiceId
@@ -46,6 +47,7 @@ class Situation:
     keep: Reason | None = None
     cordon: Reason | None = None
     route: ServiceRoute | None = None
+    starting_on: frozenset[str] = frozenset()
     staging: Mapping[str, Staging] = field(default_factory=dict)
     unstartable: Collection[str] = ()
 

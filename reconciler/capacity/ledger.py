@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
 
-from reconciler.model import Capacity, Lease, Reason, Replica, Resources, ServiceId
+from reconciler.capacity.devices import Devices, Want, wants_of
+from reconciler.model import GPU, Capacity, Lease, Reason, Replica, Resources, ServiceId
 
 GIB = 1 << 30
 
 
 def impossible(need: Resources, capacity: Capacity) -> tuple[Reason, ...]:
     """Why this host could not run one such replica even if it were empty."""
-    reasons = []
-    if need.gpus > len(capacity.gpus):
-        reasons.append(
-            Reason("InsufficientGPU", f"needs {need.gpus} nvidia.com/gpu, this host has {len(capacity.gpus)}")
-        )
-    for name, amount in need.other:
-        reasons.append(Reason("InsufficientAccelerator", f"needs {amount} {name}, this host has 0"))
+    reasons = [*_missing_devices(need, capacity)]
     if need.memory_bytes > capacity.memory_bytes:
         reasons.append(
             Reason(
@@ -33,23 +29,41 @@ def impossible(need: Resources, capacity: Capacity) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
-NOTHING = Resources()
+def _missing_devices(need: Resources, capacity: Capacity) -> Iterator[Reason]:
+    there = Counter(gpu.kind for gpu in capacity.gpus)
+    for want in wants_of(need):
+        if want.count > there[want.kind]:
+            code = "InsufficientGPU" if want.kind == GPU else "InsufficientAccelerator"
+            yield Reason(code, f"needs {want.count} {want.kind}, this host has {_found(want, there)}")
 
 
-def add(*amounts: Resources) -> Resources:
-    """All of them together."""
-    return Resources(
-        sum(a.gpus for a in amounts), sum(a.cpu_millis for a in amounts), sum(a.memory_bytes for a in amounts)
-    )
+def _found(want: Want, there: Counter[str]) -> str:
+    """Where GPUs are split, the parts that there are help to write the right one."""
+    parts = [f"{count} {kind}" for kind, count in sorted(there.items()) if kind != GPU]
+    return f"{there[want.kind]}" + (f" (MIG: {', '.join(parts)})" if parts else "")
 
 
-def shortfall(need: Resources, have: Resources) -> Resources:
-    """What is needed beyond what there is."""
-    return Resources(
-        max(0, need.gpus - have.gpus),
-        max(0, need.cpu_millis - have.cpu_millis),
-        max(0, need.memory_bytes - have.memory_bytes),
-    )
+@dataclass(frozen=True, slots=True)
+class _Amount:
+    """What may be divided at will."""
+
+    cpu_millis: int = 0
+    memory_bytes: int = 0
+
+    def plus(self, other: _Amount) -> _Amount:
+        return _Amount(self.cpu_millis + other.cpu_millis, self.memory_bytes + other.memory_bytes)
+
+    def beyond(self, other: _Amount) -> _Amount:
+        """What is more here than there."""
+        return _Amount(max(0, self.cpu_millis - other.cpu_millis), max(0, self.memory_bytes - other.memory_bytes))
+
+
+def _amount(of: Resources, replicas: int = 1) -> _Amount:
+    return _Amount(of.cpu_millis * replicas, of.memory_bytes * replicas)
+
+
+def _amount_of(replicas: Iterable[Replica]) -> _Amount:
+    return reduce(_Amount.plus, (_amount(replica.spec.resources) for replica in replicas), _Amount())
 
 
 class Ledger:
@@ -58,7 +72,7 @@ class Ledger:
     `leaving` are replicas on their way out, `outdated` those of another digest than git's: they go once their service
     has a successor and with it more than the number in `wanted`. What both hold is worth waiting for, before anything
     that serves is stopped to make room. A claim keeps room for one service: nobody else may take it, however early in
-    the order.
+    the order. `restless` are replicas that start or end.
     """
 
     def __init__(
@@ -68,6 +82,7 @@ class Ledger:
         leaving: Iterable[Replica] = (),
         outdated: Iterable[Replica] = (),
         wanted: Mapping[ServiceId, int] | None = None,
+        restless: Iterable[Replica] = (),
     ) -> None:
         self._capacity = capacity
         self._replicas = tuple(replicas)
@@ -76,14 +91,12 @@ class Ledger:
         self._wanted = wanted or {}
         self._staying = Counter(replica.service for replica in self._replicas if replica.id not in self._leaving)
         self._succeeded = {replica.service for replica in self._replicas if replica.id not in self._outdated}
-        self._known = {gpu.uuid for gpu in capacity.gpus}
-        leased = {uuid for replica in self._replicas for uuid in replica.lease.gpus}
+        self._devices = Devices(capacity.gpus, self._replicas, restless)
         ports = {replica.lease.port for replica in self._replicas}
-        self._gpus = [gpu.uuid for gpu in capacity.gpus if gpu.uuid not in leased]
         self._ports = [port for port in capacity.ports if port not in ports]
         self._memory = capacity.memory_bytes - sum(r.spec.resources.memory_bytes for r in self._replicas)
         self._cpu = capacity.cpu_millis - sum(r.spec.resources.cpu_millis for r in self._replicas)
-        self._claims: dict[ServiceId, Resources] = {}
+        self._claims: dict[ServiceId, _Amount] = {}
 
     def take(self, need: Resources, service: ServiceId) -> Lease | None:
         """Lease what one replica of a service needs, or None if something lacks."""
@@ -92,26 +105,23 @@ class Ledger:
         self._staying[service] += 1
         self._succeeded.add(service)
         if service in self._claims:
-            self._claims[service] = shortfall(self._claims[service], need)
-        gpus, self._gpus = tuple(self._gpus[: need.gpus]), self._gpus[need.gpus :]
+            self._claims[service] = self._claims[service].beyond(_amount(need))
         self._memory -= need.memory_bytes
         self._cpu -= need.cpu_millis
-        return Lease(self._ports.pop(0), gpus)
+        return Lease(self._ports.pop(0), self._devices.take(wants_of(need), service))
 
-    def claim(self, need: Resources, service: ServiceId) -> None:
-        """Keep that much free for a service, unless it has a claim to more; what is not free cannot be kept."""
-        before = self._claims.get(service, NOTHING)
-        more = add(before, shortfall(need, before))
-        if more != before and not self._lacks(more, service, NOTHING):
+    def claim(self, need: Resources, replicas: int, service: ServiceId, beside: Iterable[Replica]) -> None:
+        """Keep what so many replicas need beyond what those `beside` them hold, which are their service's own.
+
+        What is kept already counts. What is not free cannot be kept: then nothing more is.
+        """
+        beside = tuple(beside)
+        wants, held = wants_of(need, replicas), self._devices.held(beside)
+        before = self._claims.get(service, _Amount())
+        more = before.plus(_amount(need, replicas).beyond(_amount_of(beside)).beyond(before))
+        if not any(self._lacks_amount(more, service, _Amount())) and self._devices.fits(wants, service, held):
             self._claims[service] = more
-
-    def held_by(self, replicas: Iterable[Replica]) -> Resources:
-        """What becomes free when these are gone. A GPU that this host does not offer any more is none."""
-        held = [
-            replace(r.spec.resources, gpus=sum(uuid in self._known for uuid in r.lease.gpus), other=())
-            for r in replicas
-        ]
-        return add(*held)
+            self._devices.keep(wants, service, held)
 
     def fits(self, need: Resources, service: ServiceId) -> bool:
         """Would one more replica fit right now?"""
@@ -120,10 +130,10 @@ class Ledger:
     def fits_without(self, need: Resources, service: ServiceId, leaving: Iterable[Replica]) -> bool:
         """Would it fit once these replicas are gone?"""
         leaving = tuple(leaving)
-        return bool(self._ports or leaving) and not self._lacks(need, service, self.held_by(leaving))
+        return bool(self._ports or leaving) and not self._lacks(need, service, leaving)
 
     def fits_soon(self, need: Resources, service: ServiceId) -> bool:
-        """Would it fit once everything that is on its way out elsewhere is gone?"""
+        """Would it fit once everything that is on its way out elsewhere is gone, and what starts has started?"""
         return self.fits_without(need, service, (r for r in self._replicas if r.service != service and self._goes(r)))
 
     def _goes(self, replica: Replica) -> bool:
@@ -134,33 +144,25 @@ class Ledger:
 
     def lacks(self, need: Resources, service: ServiceId) -> tuple[Reason, ...]:
         """Everything that keeps one more replica from fitting right now, naming the holders of GPUs."""
-        reasons = self._lacks(need, service, NOTHING)
+        reasons = (*self._lacks(need, service, ()), *self._devices.waits(wants_of(need), service))
         return reasons if self._ports else (*reasons, Reason("NoFreePort", "no port of targets[].ports is free"))
 
-    def _lacks(self, need: Resources, service: ServiceId, more: Resources) -> tuple[Reason, ...]:
-        kept = add(*(claim for key, claim in self._claims.items() if key != service))
-        reasons = []
-        free = len(self._gpus) + more.gpus - kept.gpus
-        if need.gpus > max(free, 0):
-            reasons.append(self._gpu_reason(need.gpus, max(free, 0), service))
+    def _lacks(self, need: Resources, service: ServiceId, leaving: tuple[Replica, ...]) -> tuple[Reason, ...]:
+        devices = self._devices.lacks(wants_of(need), service, self._devices.held(leaving))
+        return (*devices, *self._lacks_amount(_amount(need), service, _amount_of(leaving)))
+
+    def _lacks_amount(self, need: _Amount, service: ServiceId, more: _Amount) -> Iterator[Reason]:
+        kept = reduce(_Amount.plus, (claim for key, claim in self._claims.items() if key != service), _Amount())
         memory = self._memory + more.memory_bytes - kept.memory_bytes
         if need.memory_bytes > max(memory, 0):
             text = (
                 f"needs {_gib(need.memory_bytes)} of memory, {_gib(memory)} of {_gib(self._capacity.memory_bytes)} free"
             )
-            reasons.append(Reason("InsufficientMemory", text))
+            yield Reason("InsufficientMemory", text)
         cpu = self._cpu + more.cpu_millis - kept.cpu_millis
         if need.cpu_millis > max(cpu, 0):
             text = f"needs {need.cpu_millis}m of CPU, {max(cpu, 0)}m of {self._capacity.cpu_millis}m free"
-            reasons.append(Reason("InsufficientCPU", text))
-        return tuple(reasons)
-
-    def _gpu_reason(self, need: int, free: int, service: ServiceId) -> Reason:
-        holders = {str(r.service) for r in self._replicas if r.lease.gpus}
-        holders |= {str(key) for key, claim in self._claims.items() if claim.gpus and key != service}
-        held = f"; held by {', '.join(sorted(holders))}" if holders else ""
-        total = len(self._capacity.gpus)
-        return Reason("InsufficientGPU", f"needs {need} nvidia.com/gpu, {free} of {total} free{held}")
+            yield Reason("InsufficientCPU", text)
 
 
 def _gib(amount: int) -> str:
