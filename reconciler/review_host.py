@@ -181,7 +181,7 @@ def _environment(spec: EffectiveSpec, process: Launch) -> object:
 
 def _process(service: Desired, spec: EffectiveSpec, engine: Engine, target: HostTarget, folder: Path) -> Launch | None:
     """None for a command that no host can run; `blocked` says why."""
-    lease = Lease(0, (_GPU,) * spec.resources.gpus)
+    lease = Lease(0, (_GPU,) * spec.resources.gpu_devices)
     drain = target.rollout.drain_timeout if service.drain_timeout is None else service.drain_timeout
     place = place_of(target, folder, engine, _model_paths(spec, target))
     try:
@@ -201,7 +201,7 @@ def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: HostTa
         digest=service.digest,
         spec=_scrubbed(spec),
         origin=service.origin,
-        lease=Lease(0, (_GPU,) * spec.resources.gpus),
+        lease=Lease(0, (_GPU,) * spec.resources.gpu_devices),
         created_at=0.0,
         drain_timeout=target.rollout.drain_timeout if service.drain_timeout is None else service.drain_timeout,
         parsed="",
@@ -211,7 +211,7 @@ def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: HostTa
     shown = replace(
         process, argv=_hide(process.argv), env={name: _hide_one(name, v) for name, v in process.env.items()}
     )
-    devices = (f"/dev/nvidia{_GPU}",) * spec.resources.gpus
+    devices = (f"/dev/nvidia{_GPU}",) * spec.resources.gpu_devices
     try:
         return build_unit(plan_unit(record, shown, target.user, devices, folder / "replicas" / str(record.id)))
     except ValueError:
@@ -253,7 +253,7 @@ def _fit(spec: EffectiveSpec | None, engine: Engine | None, target: HostTarget, 
 def _room(spec: EffectiveSpec, target: HostTarget) -> Room:
     """The host's GPUs are not seen from here, and of its memory only what the config allows."""
     limit = target.allocatable.memory
-    return room_of(spec.resources, (), memory_bytes(limit) if limit else 0, spec.resources.gpus)
+    return room_of(spec.resources, (), memory_bytes(limit) if limit else 0, spec.resources.gpu_devices)
 
 
 def _model_paths(spec: EffectiveSpec, target: HostTarget) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.desired.gpu_share import read_share
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.kserve.quantity import amount, cpu_millis, memory_bytes
 from reconciler.kserve.resolve import Resolved
@@ -55,7 +56,7 @@ def build_spec(
         args=tuple(str(word) for word in container.get("args") or ()),
         env=resolve_variables(container, around),
         mounts=mounts,
-        resources=read_resources(container, origins),
+        resources=_with_share(read_resources(container, origins), around, origins),
         secrets=tuple(build_secret_mounts(around.pod, container)),
     )
 
@@ -177,6 +178,13 @@ def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
         cpu_limit_millis=read("cpu", cpu_millis, limits),
         memory_limit_bytes=read("memory", memory_bytes, limits),
     )
+
+
+def _with_share(resources: Resources, around: Surroundings, origins: Origins) -> Resources:
+    shared = read_share(resources, around.pod, origins)
+    if isinstance(shared, Reason):
+        raise Unusable(shared)
+    return shared
 
 
 def _parse_count(text: str) -> int:

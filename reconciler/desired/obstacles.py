@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from reconciler.config import HostTarget
+from reconciler.desired.gpu_share import exceeded_share
 from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.engines.images import find_engine
@@ -27,8 +28,13 @@ def find_obstacles(
             f"map it in the config, targets[].engines of {target.name}"
         )
         yield Reason("NoEngine", text, origins.of_container_field("image"))
-    for reason in unsupported(spec, argument_origins, secrets=Revealed(_names(spec, ring))):
+    names = Revealed(_names(spec, ring))
+    for reason in unsupported(spec, argument_origins, secrets=names):
         yield reason if reason.origin else replace(reason, origin=origins.of_container_field("command"))
+    yield from exceeded_share(spec, argument_origins, names, origins)
+    if spec.resources.mig and spec.resources.gpu_devices > 1:
+        text = "a process of CUDA uses one MIG device only; ask for one, and for no other GPU"
+        yield Reason("TooManyDevices", text, origins.of_container_field("resources"))
     for variable in spec.env:
         if variable.source and not secret_ref(variable) and not (engine and variable.name in engine.env):
             yield _missing(variable, origins)

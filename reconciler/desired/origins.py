@@ -55,6 +55,15 @@ class Origins:
                     return manifest.origin_of((*container, *path))
         return self.service.origin
 
+    def of_annotation(self, key: str) -> Origin:
+        """Where an annotation of the pod is written: by the predictor, else the service, else the runtime's spec."""
+        for path in ((*_PREDICTOR, "annotations"), ("metadata", "annotations")):
+            if key in at(self.service, path):
+                return self.service.origin_of((*path, key))
+        if self.runtime and key in at(self.runtime, ("spec", "annotations")):
+            return self.runtime.origin_of(("spec", "annotations", key))
+        return self.service.origin
+
     def of_storage(self, uri: str) -> Origin:
         """Where the service says where its model comes from."""
         for path in _service_containers(self.service):

@@ -245,6 +245,18 @@ ROWS: Final[tuple[Row, ...]] = (
         _idle(_MESH),
     ),
     # ------------------------------------------------------------ annotations and labels
+    _row(
+        Where.ANNOTATION,
+        "reconciler/gpu-memory-fraction",
+        _yes("the service shares its one `nvidia.com/gpu` with others"),
+        _no("a cluster leases whole GPUs"),
+    ),
+    _row(
+        Where.ANNOTATION,
+        "reconciler/*",
+        _no("there is no such annotation; correct its name", code="UnknownAnnotation"),
+        _no("there is no such annotation; correct its name", code="UnknownAnnotation"),
+    ),
     _row(Where.ANNOTATION, "serving.kserve.io/stop", _yes("`true` drains and stops every replica: Suspended")),
     _row(Where.ANNOTATION, "serving.kserve.io/deploymentMode", _yes("as KServe's rules for a pod; unset: Standard")),
     _row(Where.ANNOTATION, "serving.kserve.io/server-type", _yes("for the image's tag")),

@@ -15,7 +15,7 @@ from reconciler.engines.fit_arguments import GIB, MemoryArguments
 from reconciler.engines.fit_files import Weights
 from reconciler.engines.fit_log import Figures
 from reconciler.engines.fit_model import ModelShape
-from reconciler.model import Fit, Gpu, Resources
+from reconciler.model import GPU, Fit, Gpu, Resources
 
 OVERHEAD = 2 * GIB
 """Activations, CUDA's context and graphs, or on a CPU three interpreters: 1.5 to 3 GiB until it was measured."""
@@ -36,12 +36,15 @@ _WIDTHS = {"float32": 4, "float": 4}
 class Room:
     """What one replica may use: the memory of each of its GPUs, or without any the host's. 0 is unknown.
 
-    `asked_bytes` is the memory that its resources ask for; only without GPUs it matters here.
+    `asked_bytes` is the memory that its resources ask for; only without GPUs it matters here. `share` is the fraction
+    of its one GPU that it has, `mig` says that this one is a MIG device.
     """
 
     gpus: int = 0
     memory_bytes: int = 0
     asked_bytes: int = 0
+    share: float = 1.0
+    mig: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,14 @@ NEVER_STARTED = Past()
 
 def room_of(resources: Resources, gpus: Sequence[Gpu], host_bytes: int, count: int) -> Room:
     """The room for a replica of `count` GPUs where it has the best of them; the least of those counts."""
-    if not resources.gpus:
+    wanted = resources.gpu_devices
+    if not wanted:
         return Room(0, host_bytes, resources.memory_bytes)
-    best = sorted((gpu.memory_bytes for gpu in gpus), reverse=True)[: resources.gpus]
-    known = len(best) == resources.gpus and all(best)
-    return Room(count or resources.gpus, best[-1] if known else 0)
+    kind = resources.mig[0][0] if resources.mig else GPU
+    best = sorted((gpu.memory_bytes for gpu in gpus if gpu.kind == kind), reverse=True)[:wanted]
+    known = len(best) == wanted and all(best)
+    share = resources.gpu_share_millis / 1000 or 1.0
+    return Room(count or wanted, best[-1] if known else 0, share=share, mig=bool(resources.mig))
 
 
 def _as_one(given: MemoryArguments) -> MemoryArguments:
@@ -173,9 +179,9 @@ class _Sum:
         return self.given.max_model_len if self.given.max_model_len > 0 else self.shape.max_len
 
     def _limit(self) -> int:
-        """What vLLM itself will not go beyond; 0 is unknown. Who gives the cache's size has all of the memory."""
+        """What vLLM itself will not go beyond; 0 is unknown. Who gives the cache's size has all that is its own."""
         if not self.room.gpus or self.given.kv_bytes is not None:
-            return self.room.memory_bytes
+            return int(self.room.memory_bytes * self.room.share)
         return int(self.room.memory_bytes * self.given.utilization)
 
     def _concurrency(self, beside: int, one: int | None) -> float | None:
@@ -212,14 +218,20 @@ class _Sum:
 
     def _advice(self) -> str:
         shorter = "lower --max-model-len or --kv-cache-memory-bytes, or take a quantised model"
+        if self.room.mig:
+            return f"ask for a larger MIG device, {shorter}"
+        if self.room.share < 1:
+            return f"give it more of the GPU, {shorter}"
         return f"raise --tensor-parallel-size, {shorter}" if self.room.gpus else shorter
 
     def _where(self) -> str:
         if not self.room.gpus:
             return "of memory that this host gives"
-        if self.given.kv_bytes is not None:
-            return "that a GPU of this host has"
-        return f"({self.given.utilization:g} of {_sized(self.room.memory_bytes)}) that a GPU of this host has"
+        holder = "MIG device" if self.room.mig else "GPU"
+        part = self.room.share if self.given.kv_bytes is not None else self.given.utilization
+        if part == 1:
+            return f"that a {holder} of this host has"
+        return f"({part:g} of {_sized(self.room.memory_bytes)}) that a {holder} of this host has"
 
     def _is_loose(self) -> bool:
         return bool(self.given.loose) or self._quantizes()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.config import Engine
 from reconciler.engines.arguments import find, flag_value, is_flag, values_of
+from reconciler.engines.gpu_share import bound
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, Reason, SecretMount, ServiceId
 
 API_SERVER = "vllm.entrypoints.openai.api_server"
@@ -190,6 +191,18 @@ def unsupported(
     return tuple(reasons)
 
 
+def server_flags(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
+    """The server's arguments as git has them, and where each stands among the words of command and args.
+
+    None of them for a command that no host can run.
+    """
+    try:
+        server = _written(spec, _read_container(spec.env, secrets))
+    except _NotAServer:
+        return (), ()
+    return server.flags, server.indices
+
+
 def origin_of_word(spec: EffectiveSpec, index: int | None, origins: Sequence[Origin]) -> Origin | None:
     """Where a word of command and args was written. `origins` covers both, or args alone."""
     if index is None:
@@ -241,7 +254,14 @@ def replace_paths(text: str, paths: Mapping[str, str]) -> str:
 
 
 def _read(spec: EffectiveSpec, container: _Container) -> _Server:
-    """Raises _NotAServer."""
+    """With what keeps the engine to its share of a GPU. Raises _NotAServer."""
+    server = _written(spec, container)
+    more = bound(server.flags, spec.resources.gpu_share_millis)
+    return replace(server, flags=(*server.flags, *more), indices=(*server.indices, *[None] * len(more)))
+
+
+def _written(spec: EffectiveSpec, container: _Container) -> _Server:
+    """As git has it. Raises _NotAServer."""
     written = (*spec.command, *spec.args)
     for index, word in enumerate(written):
         if shown := sorted(names_in(word) & container.hidden):

@@ -30,6 +30,7 @@ from reconciler.model.actions import (
 )
 from reconciler.model.desired import (
     GPU,
+    GPU_FRACTION,
     MIG,
     Canary,
     Desired,
@@ -67,6 +68,7 @@ from reconciler.model.snapshot import File, Snapshot
 
 __all__ = [
     "GPU",
+    "GPU_FRACTION",
     "MIG",
     "Action",
     "Admit",

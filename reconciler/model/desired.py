@@ -9,6 +9,8 @@ from reconciler.model.names import Origin, Reason, ServiceId
 GPU = "nvidia.com/gpu"
 MIG = "nvidia.com/mig-"
 """How a request for a part of a GPU in MIG mode begins; the part's profile follows: `nvidia.com/mig-1g.10gb`."""
+GPU_FRACTION = "reconciler/gpu-memory-fraction"
+"""Our annotation by which a service needs only that fraction of its one GPU: `"0.4"`."""
 
 
 @dataclass(frozen=True, slots=True)

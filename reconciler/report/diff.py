@@ -13,8 +13,18 @@ from typing import Any
 
 import yaml
 
+from reconciler.capacity import fraction
 from reconciler.engines.arguments import is_flag, normalise
-from reconciler.model import Desired, DesiredState, EffectiveSpec, Observed, SecretMount, ServiceId, Unreachable
+from reconciler.model import (
+    GPU_FRACTION,
+    Desired,
+    DesiredState,
+    EffectiveSpec,
+    Observed,
+    SecretMount,
+    ServiceId,
+    Unreachable,
+)
 from reconciler.report.actions import short
 from reconciler.report.scrub import HIDDEN, scrub_text
 from reconciler.secrets.names import is_secret_name
@@ -107,6 +117,8 @@ def _not_in_git(service: ServiceId, observed: Observed) -> ServiceDiff:
 
 def _tree(spec: EffectiveSpec) -> Tree:
     resources: Tree = {"nvidia.com/gpu": spec.resources.gpus, **dict(spec.resources.other)}
+    if spec.resources.gpu_share_millis:
+        resources[GPU_FRACTION] = fraction(spec.resources.gpu_share_millis)
     resources |= {"cpu": f"{spec.resources.cpu_millis}m", "memory": spec.resources.memory_bytes}
     return {
         "image": spec.image,

@@ -8,6 +8,7 @@ from typing import Any
 
 from reconciler.engines.arguments import ends_tls
 from reconciler.model import Desired, Observed, Replica, Routed, Unreachable
+from reconciler.report.gpus import gpu_fraction
 from reconciler.report.scrub import scrub_text
 from reconciler.storage.sources import fetched, shown
 
@@ -63,6 +64,7 @@ def replica_document(replica: Replica) -> Document:
         "port": replica.lease.port,
         "tls": ends_tls((*replica.spec.command, *replica.spec.args)),
         "gpus": list(replica.lease.gpus),
+        "gpuFraction": gpu_fraction(replica),
         "inFlight": replica.in_flight,
         "routed": replica.routed.value,
         "exitCode": replica.exit_code,

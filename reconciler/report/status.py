@@ -33,6 +33,7 @@ from reconciler.model import (
 )
 from reconciler.report.actions import action_name, services_of
 from reconciler.report.fit import fit_document
+from reconciler.report.gpus import gpus_document, gpus_held
 from reconciler.report.kserve_status import UNTOLD, kserve_status, see
 from reconciler.report.replicas import (
     live_digest,
@@ -130,7 +131,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "prunable": report.desired.prunable if report.desired else False,
         "listen": report.routing.listen,
         "proxyReady": observed.proxy_ready if observed else None,
-        "gpus": _gpu_count(observed),
+        "gpus": gpus_document(observed),
         "unreadable": [_reason(one) for one in (report.desired.unreadable if report.desired else ())],
         "refused": [_reason(one) for one in (report.desired.refused if report.desired else ())],
         "notes": [_reason(one) for one in _notes(report)],
@@ -156,16 +157,6 @@ def _notes(report: TargetReport) -> Iterable[Reason]:
     seen = (*(report.desired.notes if report.desired else ()), *(report.plan.notes if report.plan else ()))
     unreadable = report.desired.unreadable if report.desired else ()
     return dict.fromkeys(one for one in seen if one not in unreadable)
-
-
-def _gpu_count(observed: Observed | None) -> Document:
-    if observed is None:
-        return {"total": None, "leased": None}
-    return {"total": len(observed.capacity.gpus), "leased": len(_leased(observed.replicas))}
-
-
-def _leased(replicas: Iterable[Replica]) -> set[str]:
-    return {gpu for replica in replicas for gpu in replica.lease.gpus}
 
 
 def _all_services(report: TargetReport, observed: Observed | None) -> set[ServiceId]:
@@ -234,7 +225,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "warnings": [_reason(one) for one in _warnings(desired, sight.report.observed)],
         "lastError": _last_error(service, desired, verdict, sight),
         "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight)}",
-        "gpus": len(_leased(replicas)),
+        "gpus": gpus_held(replicas),
         "fit": fit_document(_fit(desired, sight)),
         "staging": list(staging_documents(desired, sight.report.observed)),
         "replicas": [replica_document(one) for one in replicas],

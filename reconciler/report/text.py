@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from reconciler.model import GPU
 from reconciler.report.actions import short
 from reconciler.report.judgement import fault, full_name, is_elsewhere, judge, place, services
 from reconciler.report.scrub import printable
@@ -83,13 +84,26 @@ def _span(seconds: float) -> str:
 def _target_line(target: Document) -> str:
     if not target["reachable"]:
         return f"{target['name']}: unreachable: {printable(target['reason'])}"
-    gpus = target["gpus"]
-    parts = [f"{target['name']}: http://{target['listen']}"]
-    parts.append(f"{gpus['leased']} of {gpus['total']} GPUs in use" if gpus["total"] else "no GPU")
+    parts = [f"{target['name']}: http://{target['listen']}", _gpus_line(target["gpus"])]
     parts += ["suspended"] if target["suspended"] else []
     parts += [f"Cordoned ({place(target['cordoned'])})"] if target["cordoned"] else []
     parts += [] if target["proxyReady"] else ["the proxy does not answer"]
     return ", ".join(parts)
+
+
+def _gpus_line(gpus: Document) -> str:
+    """`1 of 2 GPUs (shared: 0.7), 3 of 7 mig-1g.10gb in use`."""
+    kinds: dict[str, list[Document]] = {}
+    for device in gpus["devices"]:
+        kinds.setdefault(device["kind"], []).append(device)
+    parts = []
+    for kind, devices in sorted(kinds.items()):
+        name = "GPUs" if kind == GPU else kind.rpartition("/")[2]
+        held = [sum(lease["fraction"] for lease in device["leases"]) for device in devices]
+        shared = ", ".join(f"{each:g}" for each in held if 0 < each < 1)
+        text = f"{sum(map(bool, held))} of {len(held)} {name}"
+        parts.append(f"{text} (shared: {shared} taken)" if shared else text)
+    return f"{', '.join(parts)} in use" if parts else "no GPU"
 
 
 def _status_row(service: Document) -> tuple[str, ...]:

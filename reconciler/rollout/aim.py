@@ -8,7 +8,7 @@ from enum import StrEnum
 from reconciler.capacity import impossible
 from reconciler.digest import equivalent
 from reconciler.health import Life
-from reconciler.model import Desired, EffectiveSpec, Origin, Promoted, Quarantine, Reason
+from reconciler.model import GPU, Desired, EffectiveSpec, Origin, Promoted, Quarantine, Reason
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import Missing, missing_files, refusals, why_staging
 
@@ -137,13 +137,14 @@ def _is_same(s: Situation, spec: EffectiveSpec) -> bool:
 
 
 def _too_few_gpus(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:
-    asked = spec.resources.gpus
+    asked = spec.resources.gpu_devices
     if s.preflight is None or not asked or s.preflight.gpus <= asked:
         return ()
-    text = (
-        f"the arguments need {s.preflight.gpus} GPUs (tensor, pipeline and data parallel) but resources ask for "
-        f"{asked} nvidia.com/gpu; raise the limit or lower the parallel sizes"
-    )
+    needs = f"the arguments need {s.preflight.gpus} GPUs (tensor, pipeline and data parallel)"
+    if mig := spec.resources.mig:
+        text = f"{needs}, but its one {mig[0][0]} works alone; lower the parallel sizes"
+    else:
+        text = f"{needs} but resources ask for {asked} {GPU}; raise the limit or lower the parallel sizes"
     return (Reason("TooFewGPUs", text, want.origin),)
 
 

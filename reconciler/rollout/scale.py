@@ -257,7 +257,8 @@ def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Step
     if lease is None:
         steps.lacking = steps.lacking or ledger.lacks(need, s.id)
         if ledger.fits_soon(need, s.id):
-            steps.say("waiting for room that is about to be freed")
+            rest = next((reason.message for reason in steps.lacking if reason.code == "GPURestless"), "")
+            steps.say(f"waiting: {rest}" if rest else "waiting for room that is about to be freed")
             steps.look(s.now + SOON)
         return False
     replica = _new_id(s, generation, steps)

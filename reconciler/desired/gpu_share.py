@@ -1,0 +1,49 @@
+"""The annotation by which a service needs only a part of its one GPU, and what its arguments make of that. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from reconciler.capacity import WHOLE, fraction
+from reconciler.desired.origins import Origins
+from reconciler.engines.gpu_share import given_utilization
+from reconciler.engines.launch import Revealed, origin_of_word, server_flags
+from reconciler.model import GPU, GPU_FRACTION, EffectiveSpec, Origin, Reason, Resources
+
+_FRACTION = re.compile(r"0?\.\d{1,3}", re.ASCII)
+
+
+def read_share(resources: Resources, pod: Mapping[str, Any], origins: Origins) -> Resources | Reason:
+    """The resources with the share that the pod's annotations ask for, or what is wrong with that."""
+    given = (pod.get("annotations") or {}).get(GPU_FRACTION)
+    if given is None:
+        return resources
+    where = origins.of_annotation(GPU_FRACTION)
+    millis = round(float(given) * WHOLE) if _FRACTION.fullmatch(given) else 0
+    if not millis:
+        text = f'{GPU_FRACTION}: "{given}" must be more than 0 and less than 1, with three digits at most, as "0.4"'
+        return Reason("InvalidAnnotation", text, where)
+    if resources.gpus != 1 or resources.mig:
+        asked = ", ".join(f"{n} {kind}" for kind, n in ((GPU, resources.gpus), *resources.mig) if n) or f"no {GPU}"
+        text = f"{GPU_FRACTION} divides one GPU, and resources ask for {asked}; ask for 1 {GPU}, or remove it"
+        return Reason("InvalidAnnotation", text, where)
+    return replace(resources, gpu_share_millis=millis)
+
+
+def exceeded_share(
+    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], secrets: Revealed, origins: Origins
+) -> Iterator[Reason]:
+    """An argument that lets the engine take more of its GPU than it was given."""
+    share = spec.resources.gpu_share_millis
+    flags, indices = server_flags(spec, secrets)
+    if not share or (given := given_utilization(flags)) is None or given.value * WHOLE <= share:
+        return
+    index = indices[given.index]
+    text = (
+        f"{flags[given.index].partition('=')[0]} {given.value:g} is more than the {fraction(share)} of a GPU that "
+        f"{GPU_FRACTION} allows ({origins.of_annotation(GPU_FRACTION)}); lower it, or remove it and get that"
+    )
+    yield Reason("GPUShareExceeded", text, origin_of_word(spec, index, argument_origins) or origins.service.origin)
