@@ -349,7 +349,11 @@ class Host:
             shares = [r.spec.resources.gpu_share_millis or 1000 for r in others]
             assert sum(shares) + (action.spec.resources.gpu_share_millis or 1000) <= 1000, "leased a GPU twice"
             if self.careful and action.replica not in self.replicas:
-                assert all(r.ready_at and not (r.draining_at or r.stopping_at) for r in others if r.alive), "no rest"
+                # Who begins to drain in this very pass stays until the newcomer has started.
+                resting = [
+                    r.ready_at and not r.stopping_at and r.draining_at in (None, self.now) for r in others if r.alive
+                ]
+                assert all(resting), "no rest"
 
     def _assert_rest(self, action: Stop) -> None:
         """Nobody's memory is given back while another engine measures the same GPU."""

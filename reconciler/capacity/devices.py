@@ -83,9 +83,9 @@ class Devices:
         for uuid, millis in packed.items():
             kept[uuid] = max(kept.get(uuid, 0), millis - held.get(uuid, 0))
 
-    def lacks(self, wants: Iterable[Want], service: ServiceId, more: Amounts) -> Iterator[Reason]:
+    def lacks(self, wants: Iterable[Want], service: ServiceId) -> Iterator[Reason]:
         """What keeps them from fitting, naming the holders."""
-        free = self._available(service, more)
+        free = self._available(service, {})
         for want in wants:
             if self._pack((want,), free, {}) is None:
                 code = "InsufficientGPU" if want.kind == GPU else "InsufficientAccelerator"
@@ -117,7 +117,7 @@ class Devices:
             foreign = max(0, want.millis - own.get(uuid, 0))
             return foreign, left[uuid] == WHOLE, uuid in self._restless, left[uuid]
 
-        for want in wants:
+        for want in sorted(wants, key=lambda want: -want.millis):
             for _ in range(want.count):
                 fitting = [
                     uuid for uuid, rest in left.items() if self._kinds[uuid] == want.kind and rest >= want.millis

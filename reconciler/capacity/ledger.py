@@ -129,8 +129,18 @@ class Ledger:
 
     def fits_without(self, need: Resources, service: ServiceId, leaving: Iterable[Replica]) -> bool:
         """Would it fit once these replicas are gone?"""
-        leaving = tuple(leaving)
-        return bool(self._ports or leaving) and not self._lacks(need, service, leaving)
+        return self.fit_without((need,), service, leaving)
+
+    def fit_without(self, needs: Iterable[Resources], service: ServiceId, leaving: Iterable[Replica]) -> bool:
+        """Would all of them fit together?"""
+        needs, leaving = tuple(needs), tuple(leaving)
+        amount = reduce(_Amount.plus, map(_amount, needs), _Amount())
+        wants = [want for need in needs for want in wants_of(need)]
+        return (
+            bool(self._ports or leaving)
+            and self._devices.fits(wants, service, self._devices.held(leaving))
+            and not any(self._lacks_amount(amount, service, _amount_of(leaving)))
+        )
 
     def fits_soon(self, need: Resources, service: ServiceId) -> bool:
         """Would it fit once everything that is on its way out elsewhere is gone, and what starts has started?"""
@@ -144,12 +154,10 @@ class Ledger:
 
     def lacks(self, need: Resources, service: ServiceId) -> tuple[Reason, ...]:
         """Everything that keeps one more replica from fitting right now, naming the holders of GPUs."""
-        reasons = (*self._lacks(need, service, ()), *self._devices.waits(wants_of(need), service))
+        wants = wants_of(need)
+        devices = (*self._devices.lacks(wants, service), *self._devices.waits(wants, service))
+        reasons = (*devices, *self._lacks_amount(_amount(need), service, _Amount()))
         return reasons if self._ports else (*reasons, Reason("NoFreePort", "no port of targets[].ports is free"))
-
-    def _lacks(self, need: Resources, service: ServiceId, leaving: tuple[Replica, ...]) -> tuple[Reason, ...]:
-        devices = self._devices.lacks(wants_of(need), service, self._devices.held(leaving))
-        return (*devices, *self._lacks_amount(_amount(need), service, _amount_of(leaving)))
 
     def _lacks_amount(self, need: _Amount, service: ServiceId, more: _Amount) -> Iterator[Reason]:
         kept = reduce(_Amount.plus, (claim for key, claim in self._claims.items() if key != service), _Amount())

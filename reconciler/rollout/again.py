@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.capacity import NOTHING, Ledger, add, impossible
+from reconciler.capacity import Ledger, impossible
 from reconciler.health import Life, has_crashed, is_drained
 from reconciler.model import Replica
 from reconciler.rollout.aim import Aim, Generation, last_good
@@ -51,16 +51,16 @@ def _serves_on(s: Situation, found: Return, main: Generation, ledger: Ledger) ->
     first = found.first
     staying = wanted_back(s, first) + _running(s, first.digest)
     leaving = [r for r in s.of(*_ON_THE_WAY_OUT) if r not in staying]
-    need = NOTHING if staying else first.spec.resources
+    need = () if staying else (first.spec.resources,)
     if main.digest == first.digest:
-        return found.alone and (bool(staying) or ledger.fits_without(need, s.id, leaving))
-    both = need if _running(s, main.digest) else add(need, main.spec.resources)
-    holds_both = ledger.fits_without(both, s.id, leaving)
+        return found.alone and (bool(staying) or ledger.fit_without(need, s.id, leaving))
+    both = need if _running(s, main.digest) else (*need, main.spec.resources)
+    holds_both = ledger.fit_without(both, s.id, leaving)
     if not found.alone and not holds_both:
         return False
     explicit = s.desired.strategy if s.desired else None
     most_missing = explicit.max_unavailable if explicit else int(not holds_both)
-    return main.count > most_missing and (bool(staying) or ledger.fits_without(need, s.id, leaving))
+    return main.count > most_missing and (bool(staying) or ledger.fit_without(need, s.id, leaving))
 
 
 def _running(s: Situation, digest: str) -> list[Replica]:
