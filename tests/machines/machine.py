@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 # What the base image of a test machine may bring along; none of it may begin to work in there.
@@ -102,6 +102,16 @@ class Machine:
         self.run("systemctl", "reboot", expect=None)
         wait_for(lambda: self._leader() not in (0, before), 120, lambda: NoMachine(f"{self.name} did not reboot"))
         self.wait_until_up()
+
+    @contextlib.contextmanager
+    def slow_systemd(self) -> Iterator[None]:
+        """Its systemd, and nothing else in there, stands still meanwhile."""
+        leader = self._leader()
+        os.kill(leader, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(leader, signal.SIGCONT)
 
     def console(self, lines: int = 40) -> str:
         log = self.folder / "console"

@@ -108,6 +108,8 @@ def test_a_unit_is_installed_started_and_stopped(world: World) -> None:
     assert run.pid in world.manager.processes(name)
     world.manager.stop(name)
     eventually(lambda: is_over(world, name))
+    # It is wanted at the next boot, so that systemd still knows how it ended.
+    assert world.look(name)[1].exit_code == -signal.SIGTERM
     world.manager.uninstall(name)
     assert not wanted.is_symlink()
     (world.systemd.units / name).unlink()

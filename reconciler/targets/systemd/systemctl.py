@@ -103,7 +103,7 @@ class SystemctlManager:
     # ------------------------------------------------------------ asking
 
     def _show(self, *names: str) -> dict[str, _Seen]:
-        said = self._ask("show", _ASKED, "--", *names)
+        said = self._ask("show", "--all", _ASKED, "--", *names)
         blocks = [dict(_pairs(block)) for block in said.split("\n\n") if block.strip()]
         # Who is about to change is rare, and only then it matters how.
         jobs = self._jobs() if any(block.get("Job") not in (None, "", "0") for block in blocks) else {}

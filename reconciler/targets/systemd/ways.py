@@ -29,7 +29,8 @@ class AnyManager:
         self._systemctl = systemctl or SystemctlManager()
         self._seconds = seconds
         self._again_at = 0.0
-        self._said = ""
+        self.way = ""
+        """Which way the last question was asked, in words."""
 
     def units(self, prefix: str) -> Mapping[str, UnitState]:
         return self._ask(lambda manager: manager.units(prefix))
@@ -84,6 +85,6 @@ class AnyManager:
         return answer
 
     def _say(self, way: str, why: str = "") -> None:
-        if way != self._said:
-            self._said = way
+        if way != self.way:
+            self.way = way
             _log.info("systemd.asked_by", way=way, **({"because": why} if why else {}))
