@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from reconciler.config import HostTarget, Settings
@@ -35,6 +36,8 @@ def check_systemd(settings: Settings | None) -> Iterator[Finding]:
         yield ok("systemd", f"systemd {version} is process 1")
     yield _unit()
     if needed:
+        yield _way()
+        yield from _bus()
         yield from _controllers()
 
 
@@ -67,6 +70,30 @@ def _controllers() -> Iterator[Finding]:
     if missing:
         fix = "boot with systemd.unified_cgroup_hierarchy=1"
         yield warning("systemd", f"no cgroup controller for {' and '.join(missing)}: replicas are not kept apart", fix)
+
+
+def _way() -> Finding:
+    """How the daemon asks systemd. D-Bus costs next to nothing, and tells at once what happens."""
+    # Imported late: who runs child processes needs no D-Bus.
+    from reconciler.targets.systemd.ways import AnyManager
+
+    with closing(AnyManager()) as manager:
+        manager.units(_UNIT)
+        if manager.has_signals:
+            return ok("systemd", f"asked over {manager.way}")
+        fix = "apt-get install dbus, or run the daemon as root where it sees /run/systemd/private"
+        return warning("systemd", f"asked by systemctl, which tells no news: {manager.because}", fix)
+
+
+def _bus() -> Iterator[Finding]:
+    """Who starts a unit and waits for its end must be on the bus, root or not: so engines are asked."""
+    from reconciler.targets.systemd.bus import SYSTEM, Bus, NoConnection
+
+    try:
+        Bus(lambda path, name: None, SYSTEM).close()
+    except NoConnection as error:
+        fix = "apt-get install dbus && systemctl start dbus.socket"
+        yield problem("systemd", f"engines cannot be asked about arguments: {error}", fix)
 
 
 def _unit() -> Finding:

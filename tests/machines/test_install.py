@@ -45,6 +45,11 @@ class Host:
         environment = ("env", "-i", f"PATH={PATH}", f"PYTHONPATH={ROOT}")
         return self.machine.run(*environment, sys.executable, "-m", "reconciler", *arguments, expect=expect)
 
+    def ask_without_bus(self, *arguments: str) -> str:
+        environment = f"PATH={PATH} PYTHONPATH={ROOT} {sys.executable} -m reconciler {' '.join(arguments)}"
+        hide = "mount --bind /dev/null /run/dbus/system_bus_socket"
+        return self.machine.run("unshare", "--mount", "sh", "-c", f"{hide} && exec env -i {environment}", expect=1)
+
     def state(self, unit: str) -> str:
         return self.machine.run("systemctl", "show", "--value", "-p", "ActiveState", unit).strip()
 
@@ -92,6 +97,10 @@ def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(hos
     found = host.ask("host", "doctor")
     assert "ok       user: a: replicas run as reconciler-engine" in found
     assert "cannot fetch models as reconciler-fetch (no kserve-storage)" in found
+    assert "asked over D-Bus at /run/systemd/private" in found
+    assert "engines cannot be asked about arguments: nobody answers at /run/dbus" in host.ask_without_bus(
+        "host", "doctor"
+    )
     # `start` returns when the daemon has said that it is ready.
     assert "done      systemctl start reconciler.service" in host.ask("host", "install")
     assert host.state(UNIT) == "active"

@@ -238,7 +238,8 @@ def _connect(path: Path) -> socket.socket:
         connection.sendall(BEGIN)
     except (OSError, AuthenticationError) as error:
         connection.close()
-        raise NoConnection(f"nobody answers at {path}: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise NoConnection(f"nobody answers at {path}: {why}") from None
     connection.settimeout(None)
     # Reading may take for ever, writing not: whoever takes nothing for so long is gone.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_SECONDS), 0))

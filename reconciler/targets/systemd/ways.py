@@ -31,6 +31,13 @@ class AnyManager:
         self._again_at = 0.0
         self.way = ""
         """Which way the last question was asked, in words."""
+        self.because = ""
+        """Why that was not D-Bus."""
+
+    @property
+    def has_signals(self) -> bool:
+        """Does this way tell by itself what happens?"""
+        return bool(self.way) and not self.because
 
     def units(self, prefix: str) -> Mapping[str, UnitState]:
         return self._ask(lambda manager: manager.units(prefix))
@@ -74,17 +81,17 @@ class AnyManager:
                 answer = question(self._dbus)
             except (NoConnection, Lost) as error:
                 self._again_at = time.monotonic() + self._seconds
-                why = str(error)
+                self.because = str(error)
             else:
+                self.because = ""
                 self._say(f"D-Bus at {self._dbus.way}")
                 return answer
-        else:
-            why = ""
         answer = question(self._systemctl)
-        self._say("systemctl", why)
+        self._say("systemctl")
         return answer
 
-    def _say(self, way: str, why: str = "") -> None:
+    def _say(self, way: str) -> None:
         if way != self.way:
             self.way = way
-            _log.info("systemd.asked_by", way=way, **({"because": why} if why else {}))
+            log = _log.bind(because=self.because) if self.because else _log
+            log.info("systemd.asked_by", way=way)
