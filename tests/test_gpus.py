@@ -39,7 +39,7 @@ def test_gpus_come_from_the_driver_in_its_order(tmp_path: Path, count: int) -> N
 
 def test_a_gpu_has_the_node_that_the_driver_says_not_the_one_of_its_place(driver: Driver) -> None:
     gpus = Gpus((*driver.uuids, "GPU-9"))
-    assert [gpus.device(gpu.uuid) for gpu in gpus.list()] == ["/dev/nvidia1", "/dev/nvidia0", None]
+    assert gpus.nodes(gpu.uuid for gpu in gpus.list()) == ("/dev/nvidia1", "/dev/nvidia0")
 
 
 def test_config_chooses_gpus_and_may_name_some_that_the_driver_does_not(driver: Driver) -> None:
@@ -126,3 +126,41 @@ def test_parts_of_a_gpu_are_devices_of_their_own(driver: Driver) -> None:
     (held,) = pynvml.nvmlDeviceGetComputeRunningProcesses(split)
     assert (held.pid, held.usedGpuMemory, held.gpuInstanceId) == (os.getpid(), GIB, 2)
     assert pynvml.nvmlDeviceGetMemoryInfo(handles[0]).used == 0
+
+
+# ---------------------------------------------------------------- MIG
+
+
+def test_a_gpu_in_mig_mode_is_leased_by_its_parts_alone(driver: Driver) -> None:
+    whole, split = driver.uuids
+    small, large = driver.partition(split, "1g.6gb", "2g.12gb")
+    names = ("NVIDIA Stand-in 24GB MIG 1g.6gb", "NVIDIA Stand-in 24GB MIG 2g.12gb")
+    parts = (Gpu(small, names[0], 6 * GIB, "1g.6gb", split), Gpu(large, names[1], 12 * GIB, "2g.12gb", split))
+    gpu = Gpu(whole, "NVIDIA Stand-in 24GB", 24 * GIB)
+    assert Gpus("auto").list() == (gpu, *parts)
+    assert [each.kind for each in Gpus((large, whole)).list()] == ["nvidia.com/mig-2g.12gb", "nvidia.com/gpu"]
+    # Whoever lists the GPU itself means what it is made of, also where that is nothing.
+    assert Gpus((split,)).list() == parts
+    driver.partition(split)
+    assert Gpus((split,)).list() == ()
+
+
+def test_a_part_of_a_gpu_is_opened_by_the_nodes_that_the_kernel_names(driver: Driver, tmp_path: Path) -> None:
+    part, other = driver.partition(driver.uuids[1], "1g.6gb", "1g.6gb")
+    instance = tmp_path / "gpu0/mig/gi1"
+    for folder, minor in ((instance, 12), (instance / "ci0", 13)):
+        folder.mkdir(parents=True)
+        (folder / "access").write_text(f"DeviceFileMinor: {minor}\nDeviceFileMode: 292\nDeviceFileModify: 1\n")
+    gpus = Gpus("auto", tmp_path)
+    nodes = ("/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap12", "/dev/nvidia-caps/nvidia-cap13")
+    assert gpus.nodes([part]) == nodes
+    assert gpus.nodes([part, driver.uuids[0], part]) == (*nodes, "/dev/nvidia1")
+    with pytest.raises(Retryable, match="gi2/access: cannot be read: No such file or directory; was the MIG device"):
+        gpus.nodes([other])
+
+
+def test_who_holds_memory_of_a_part_is_known_by_the_part(driver: Driver) -> None:
+    small, large = driver.partition(driver.uuids[1], "1g.6gb", "2g.12gb")
+    driver.hold(large, os.getpid(), GIB)
+    gpus = Gpus("auto")
+    assert (gpus.held_by(small), gpus.held_by(large)) == ((), (Holder(os.getpid(), GIB),))

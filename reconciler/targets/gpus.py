@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import structlog
@@ -13,6 +14,7 @@ from reconciler import procfs
 from reconciler.errors import Retryable
 from reconciler.model import Gpu
 from reconciler.procfs import Identity
+from reconciler.targets.mig import CAPABILITIES, nodes_of, parts_of
 
 _log = structlog.get_logger()
 
@@ -26,10 +28,12 @@ class Holder:
 
 
 class Gpus:
-    """The driver is asked for the list once: GPUs do not come and go while a host runs."""
+    """The driver is asked for the list once: GPUs do not come and go while a host runs, and are seldom split anew."""
 
-    def __init__(self, configured: Literal["auto"] | tuple[str, ...]) -> None:
+    def __init__(self, configured: Literal["auto"] | tuple[str, ...], capabilities: Path = CAPABILITIES) -> None:
+        """`capabilities` is where the kernel tells which nodes grant which part of a GPU."""
         self._configured = configured
+        self._capabilities = capabilities
         self._lock = threading.Lock()
         self._nvml: Any = None
         self._known: tuple[Gpu, ...] | None = None
@@ -60,16 +64,21 @@ class Gpus:
         held = [holder.pid for uuid in uuids for holder in self.held_by(uuid)]
         return sum(_is_one_of(pid, processes) for pid in held)
 
-    def device(self, uuid: str) -> str | None:
-        """The node in /dev of this GPU; None for one that only the config names. Raises Retryable."""
-        self.list()
+    def nodes(self, uuids: Iterable[str]) -> tuple[str, ...]:
+        """The nodes in /dev of these GPUs, each once; none for one that only the config names. Raises Retryable."""
+        return tuple(dict.fromkeys(node for uuid in uuids for node in self._nodes(uuid)))
+
+    def _nodes(self, uuid: str) -> tuple[str, ...]:
+        is_part = any(gpu.uuid == uuid and gpu.parent for gpu in self.list())
         if self._nvml is None:
-            return None
+            return ()
         try:
             handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
-            return f"/dev/nvidia{self._nvml.nvmlDeviceGetMinorNumber(handle)}"
+            if is_part:
+                return nodes_of(self._nvml, handle, self._capabilities)
+            return (f"/dev/nvidia{self._nvml.nvmlDeviceGetMinorNumber(handle)}",)
         except self._nvml.NVMLError_NotFound:
-            return None
+            return ()
         except self._nvml.NVMLError as error:
             raise _driver_failed(error) from None
 
@@ -77,11 +86,13 @@ class Gpus:
         if self._configured == ():
             return ()
         self._nvml = _open_driver()
-        found = _ask(self._nvml) if self._nvml else ()
+        found = _ask(self._nvml) if self._nvml else {}
+        every = [gpu for parts in found.values() for gpu in parts]
         if self._configured == "auto":
-            return found
-        by_uuid = {gpu.uuid: gpu for gpu in found}
-        return tuple(by_uuid.get(uuid, Gpu(uuid)) for uuid in self._configured)
+            return tuple(every)
+        # Whoever names a GPU in MIG mode means all of its parts.
+        by_uuid = {gpu.uuid: (gpu,) for gpu in every} | found
+        return tuple(gpu for uuid in self._configured for gpu in by_uuid.get(uuid, (Gpu(uuid),)))
 
 
 def _is_one_of(pid: int, known: Collection[Identity]) -> bool:
@@ -106,15 +117,19 @@ def _open_driver() -> Any:
     return pynvml
 
 
-def _ask(nvml: Any) -> tuple[Gpu, ...]:
+def _ask(nvml: Any) -> dict[str, tuple[Gpu, ...]]:
+    """What may be leased of each GPU: the GPU, or its parts where it is in MIG mode."""
+    found = {}
     try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        return tuple(
-            Gpu(nvml.nvmlDeviceGetUUID(h), nvml.nvmlDeviceGetName(h), nvml.nvmlDeviceGetMemoryInfo(h).total)
-            for h in handles
-        )
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
+            parts = parts_of(nvml, handle, uuid)
+            whole = Gpu(uuid, name, nvml.nvmlDeviceGetMemoryInfo(handle).total)
+            found[uuid] = (whole,) if parts is None else parts
     except nvml.NVMLError as error:
         raise _driver_failed(error) from None
+    return found
 
 
 def _driver_failed(error: Exception) -> Retryable:

@@ -40,7 +40,7 @@ class Sandbox:
     def begin(self, asked: Question, seconds: float) -> Inquiry:
         """Raises Retryable."""
         name = f"reconciler-preflight-{self.target}-{uuid.uuid4().hex[:8]}.service"
-        devices = tuple(filter(None, (self.gpus.device(gpu.uuid) for gpu in self.gpus.list())))
+        devices = self.gpus.nodes(gpu.uuid for gpu in self.gpus.list())
         argv = command(asked, name, self.user, devices, math.ceil(seconds) + _MARGIN)
         pipe = subprocess.PIPE
         try:

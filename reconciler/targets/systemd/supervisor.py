@@ -241,7 +241,7 @@ class UnitSupervisor:
 
     def _write(self, record: ReplicaRecord, launch: Launch) -> None:
         folder = self._inventory.replica_folder(record.id)
-        devices = tuple(filter(None, map(self._gpus.device, record.lease.gpus)))
+        devices = self._gpus.nodes(record.lease.gpus)
         try:
             plan = plan_unit(record, launch, self._user, devices, folder)
             text, hidden = build_unit(plan), credential_of(plan)
