@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from reconciler.config_errors import explain
 from reconciler.errors import SettingsError
@@ -83,11 +93,25 @@ class Source(_Section):
 
 
 class Engine(_Section):
-    """Which interpreter runs an image."""
+    """What runs an image: an interpreter that stands in for it, or podman."""
 
     image: str = Field(description="Image, or a pattern with `*`; the first match wins")
-    python: Path = Field(description="Interpreter of the environment that has this vLLM")
+    python: Path | None = Field(None, description="Interpreter of the environment that stands in for the image")
+    podman: bool = Field(
+        False, description="The image itself runs, in a container; instead of `python`, and with `systemd` only"
+    )
     env: dict[str, str] = Field(default_factory=dict, description="Variables for every replica of this engine")
+
+    @model_validator(mode="after")
+    def _one_executor(self) -> Engine:
+        if self.podman == (self.python is not None):
+            raise ValueError("name either python, an interpreter that stands in for the image, or podman: true")
+        return self
+
+    @property
+    def called(self) -> str:
+        """What people call it, and what its caches are kept by."""
+        return str(self.python) if self.python else f"podman for {self.image}"
 
 
 class Storage(_Section):
@@ -173,7 +197,7 @@ class HostTarget(_Section):
         description="Folders of the repository that this target reads; the last one is its own and holds its host.yaml",
     )
     default_namespace: str = Field("default", pattern=_LABEL, description="Namespace of documents that name none")
-    engines: tuple[Engine, ...] = Field((), description="Which interpreter runs which image")
+    engines: tuple[Engine, ...] = Field((), description="What runs which image")
     volumes: dict[str, Path] = Field(default_factory=dict, description="Folder behind each `pvc://NAME`")
     secrets: Secrets = Field(default_factory=Secrets, description="Where this host finds Secrets")
     storage: Storage = Field(default_factory=Storage, description="How models are fetched that lie elsewhere")
@@ -186,6 +210,13 @@ class HostTarget(_Section):
     ports: str = Field("20000-20999", pattern=r"^\d+-\d+$", description="Ports that replicas may listen on")
     rollout: Rollout = Field(default_factory=Rollout, description="How patient a rollout is")
     routing: Routing = Field(default_factory=Routing, description="The proxy in front of the replicas")
+
+    @field_validator("engines")
+    @classmethod
+    def _containers_are_units(cls, engines: tuple[Engine, ...], info: ValidationInfo) -> tuple[Engine, ...]:
+        if info.data.get("kind") == "process" and any(engine.podman for engine in engines):
+            raise ValueError("podman: true needs kind: systemd, which keeps the containers")
+        return engines
 
     @property
     def own_path(self) -> str:

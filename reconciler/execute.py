@@ -23,6 +23,7 @@ from reconciler.model import (
     ServiceId,
     SetRoutes,
     Stage,
+    StageImage,
     service_of,
 )
 
@@ -31,7 +32,7 @@ log = structlog.get_logger()
 Perform = Callable[[Action], None]
 _PARALLEL = 4
 # Nothing later in the same plan rests on these.
-_BESIDE = (AskPreflight, Repair, Stage)
+_BESIDE = (AskPreflight, Repair, Stage, StageImage)
 
 
 def execute(plan: Plan, perform: Perform, pool: ThreadPoolExecutor | None = None) -> tuple[Result, ...]:

@@ -44,6 +44,7 @@ class ReplicaRecord:
     `process` is None until the spawn was confirmed. `boot` is the boot in which the record was made. `members` and
     `shared_memory` are what belonged to it when we last looked, to be found again after a sudden death. Of the
     environment only names are kept: values may be secret. `again` says why it has to get ready once more, until it is.
+    environment only names are kept: values may be secret. `image` is the ID of the local image that it runs in, if any.
     """
 
     id: ReplicaId
@@ -61,6 +62,7 @@ class ReplicaRecord:
     env_names: tuple[str, ...] = ()
     members: tuple[Identity, ...] = ()
     shared_memory: tuple[SharedMemory, ...] = ()
+    image: str = ""
     ready_at: float | None = None
     draining_at: float | None = None
     stopping_at: float | None = None

@@ -153,6 +153,7 @@ def _situations(
             starting_on=starting_on,
             staging=observed.staging,
             unstartable=refused.get(key, ()),
+            images=observed.images,
         )
 
 

@@ -102,6 +102,11 @@ def all_stats() -> Iterator[Stat]:
                 yield stat
 
 
+def children(pid: int) -> tuple[int, ...]:
+    """The processes that this one started and that still run."""
+    return tuple(int(child) for child in (_read(f"/proc/{pid}/task/{pid}/children") or b"").split())
+
+
 def name_of(pid: int) -> str:
     """The short name of a process; `?` when it is gone."""
     return (_read(f"/proc/{pid}/comm") or b"?").decode(errors="replace").strip()

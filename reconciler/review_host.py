@@ -47,7 +47,7 @@ from reconciler.targets.weights import find_folder
 from reconciler.targets.workload import home_of, place_of
 
 # What only a start can tell stands as a word in brackets.
-_PORT, _GPU, _MODEL = "--port=<port>", "<gpu>", "<fetched model>"
+_PORT, _GPU, _MODEL, _IMAGE, _OWNER = "--port=<port>", "<gpu>", "<fetched model>", "<image id>", "<uid>:<gid>"
 # A document that a host can do nothing with: a sync goes on without it, but its author should know.
 _REFUSED = "NotOnHosts"
 
@@ -156,7 +156,8 @@ def _host(service: Desired, target: HostTarget, folder: Path) -> Document:
     engine = find_engine(service.spec.image, target.engines) if service.spec else None
     process = _process(service, service.spec, engine, target, folder) if service.spec and engine else None
     return {
-        "interpreter": str(engine.python) if engine else None,
+        "interpreter": str(engine.python) if engine and engine.python else None,
+        "image": service.spec.image if engine and engine.podman and service.spec else None,
         "argv": scrub(list(process.argv)) if process else None,
         "env": _environment(service.spec, process) if process and service.spec else None,
         "unit": _unit(service, service.spec, process, target, folder) if service.spec and process else None,
@@ -189,7 +190,7 @@ def _process(service: Desired, spec: EffectiveSpec, engine: Engine, target: Host
     except ValueError:
         return None
     argv = tuple(_PORT if word == "--port=0" else word for word in process.argv)
-    return replace(process, argv=argv, mounts=place.mounts)
+    return replace(process, argv=argv, mounts=place.mounts, image=_IMAGE if engine.podman else "")
 
 
 def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: HostTarget, folder: Path) -> str | None:
@@ -213,7 +214,8 @@ def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: HostTa
     )
     devices = (f"/dev/nvidia{_GPU}",) * spec.resources.gpu_devices
     try:
-        return build_unit(plan_unit(record, shown, target.user, devices, folder / "replicas" / str(record.id)))
+        home = folder / "replicas" / str(record.id)
+        return build_unit(plan_unit(record, shown, target.user, devices, home, _OWNER))
     except ValueError:
         return None
 

@@ -303,7 +303,7 @@ def test_missing_weights_are_a_rejection_until_they_are_there(host: HostTarget, 
 
 def test_image_without_an_interpreter_is_refused(host: HostTarget) -> None:
     action = start()
-    with pytest.raises(Terminal, match=r"image other:1; add one to engines"):
+    with pytest.raises(Terminal, match=r"image other:1; add it to engines"):
         host.perform(replace(action, spec=replace(action.spec, image="other:1")))
 
 

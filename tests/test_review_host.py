@@ -105,7 +105,7 @@ def test_what_blocks_a_service_on_the_host_is_an_error_at_its_line(desk: Desk):
     first, second = messages(document["errors"])
     assert (code, document["valid"]) == (1, False)
     assert first.startswith("chat.yaml:10: pvc://elsewhere/tiny: targets[].volumes names no folder for the claim")
-    assert second.startswith("runtime.yaml:10: no interpreter on this host runs the image vllm/vllm:1")
+    assert second.startswith("runtime.yaml:10: nothing on this host runs the image vllm/vllm:1")
 
 
 def test_what_is_not_for_hosts_is_an_error_at_its_line(desk: Desk):

@@ -88,8 +88,9 @@ def find_interpreter(given: Path | None, place: Place) -> Path:
         # Not resolved: a virtual environment is known by the path through which its interpreter is called.
         return Path(os.path.abspath(given))
     known = place.settings()
-    if known and known.targets[0].engines and os.access(known.targets[0].engines[0].python, os.X_OK):
-        return known.targets[0].engines[0].python
+    before = known.targets[0].engines[0].python if known and known.targets[0].engines else None
+    if before and os.access(before, os.X_OK):
+        return before
     if find_spec("vllm"):
         return Path(sys.executable)
     raise SettingsError(

@@ -24,7 +24,7 @@ def find_obstacles(
     engine = find_engine(spec.image, target.engines)
     if engine is None:
         text = (
-            f"no interpreter on this host runs the image {spec.image or '(none)'}; "
+            f"nothing on this host runs the image {spec.image or '(none)'}; "
             f"map it in the config, targets[].engines of {target.name}"
         )
         yield Reason("NoEngine", text, origins.of_container_field("image"))

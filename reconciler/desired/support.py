@@ -215,9 +215,10 @@ ROWS: Final[tuple[Row, ...]] = (
         Where.POD, "runtimeClassName os overhead resourceClaims activeDeadlineSeconds ephemeralContainers", _no(_NO_POD)
     ),
     _row(Where.POD, "automountServiceAccountToken enableServiceLinks", _idle(_NO_API)),
-    _row(Where.POD, "imagePullSecrets", _no("an interpreter of this host stands in for the image")),
+    _row(Where.POD, "imagePullSecrets", _no("podman asks the host's own /etc/containers/auth.json")),
     # ------------------------------------------------------------ container
-    _row(Where.CONTAINER, "name image command args env envFrom volumeMounts", YES),
+    _row(Where.CONTAINER, "name command args env envFrom volumeMounts", YES),
+    _row(Where.CONTAINER, "image", _yes("podman runs this very image, or an interpreter of the host stands in for it")),
     _row(Where.CONTAINER, "ports", _yes("as the port that the host leased")),
     _row(Where.CONTAINER, "resources", _yes("requests, or limits where there are none; of the container, not the pod")),
     _row(
@@ -228,7 +229,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.CONTAINER, "lifecycle", _no(_OWN_LIFE)),
     _row(Where.CONTAINER, "securityContext", _no(_OWN_USER)),
     _row(Where.CONTAINER, "workingDir", _no("a replica works in a folder of its own")),
-    _row(Where.CONTAINER, "imagePullPolicy", _idle("an interpreter of this host stands in for the image")),
+    _row(Where.CONTAINER, "imagePullPolicy", _idle("an image that podman runs is pulled when it is missing")),
     _row(Where.CONTAINER, "restartPolicy restartPolicyRules", _no("a replica that dies is always replaced")),
     _row(Where.CONTAINER, "resizePolicy volumeDevices", _no(_NO_POD)),
     _row(

@@ -49,10 +49,10 @@ class Environment:
 def check_engines(target: HostTarget) -> Iterator[Finding]:
     """Every interpreter of a target runs, and has a vLLM that can use what this host has."""
     if not target.engines:
-        fix = "name an interpreter for the image that the manifests use"
+        fix = "name an interpreter for the image that the manifests use, or podman"
         yield problem("engines", f"{target.name}: no engines: no service can start", fix)
     driver = read_driver() if target.gpus != () else None
-    for python in dict.fromkeys(engine.python for engine in target.engines):
+    for python in dict.fromkeys(engine.python for engine in target.engines if engine.python):
         yield _engine(target, python, driver)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from reconciler.config import HostTarget, Settings
-from reconciler.doctor import engines, folders, git, gpus, machine, network, service
+from reconciler.doctor import engines, folders, git, gpus, machine, network, podman, service
 from reconciler.doctor.finding import Finding, ok, problem, raised
 from reconciler.errors import ReconcileError, SettingsError
 
@@ -57,6 +57,7 @@ def _target_checks(target: HostTarget, settings: Settings) -> Iterator[tuple[str
     yield "user", partial(service.check_user, target)
     yield "gpus", partial(gpus.check_gpus, target)
     yield "engines", partial(engines.check_engines, target)
+    yield "podman", partial(podman.check_podman, target)
     yield "storage", partial(engines.check_fetching, target)
     yield "capacity", partial(machine.check_capacity, target)
     yield "folders", partial(folders.check_folders, target, settings)

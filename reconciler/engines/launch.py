@@ -42,7 +42,8 @@ class Launch:
     """One process to start. `env` is all of its environment; the values of `hidden` ones are secrets.
 
     `files` are to be written before it starts, closed to everybody else: secrets as well. `mounts` maps folders as its
-    arguments name them to folders of this host, where something has to put them there.
+    arguments name them to folders of this host, where something has to put them there. `image` is the ID of the local
+    image to run it in; empty: it runs without one.
     """
 
     argv: tuple[str, ...]
@@ -51,6 +52,7 @@ class Launch:
     hidden: frozenset[str] = frozenset()
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     mounts: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Question:
 
     `indices` tells for each of them where it stands among the words of command and args; None: nobody wrote it.
     `paths` maps folders in the container to folders on this host. `mounted`: whoever is asked finds them where the
-    container does.
+    container does. `image` is the ID of the local image that `python` is in; empty: it is this host's.
     """
 
     python: Path
@@ -96,16 +98,23 @@ class Question:
     env: Mapping[str, str]
     paths: Mapping[str, str]
     mounted: bool = False
+    image: str = ""
+
+    @property
+    def engine(self) -> str:
+        """Who is asked, for people."""
+        return f"{self.python} of image {self.image[:12]}" if self.image else str(self.python)
 
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """A command line that starts vLLM's server: `python {options} -m {module} {flags}`."""
+    """A command line that starts vLLM's server: `{python} {options} -m {module} {flags}`."""
 
     options: tuple[str, ...]
     module: str
     flags: tuple[str, ...]
     indices: tuple[int | None, ...]
+    python: str = "python3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +161,7 @@ def launch(
     if not find(flags, "--shutdown-timeout"):
         own.append(f"--shutdown-timeout={math.ceil(drain_timeout)}")
     local = tuple(replace_paths(word, paths) for word in flags)
-    argv = (str(engine.python), *server.options, "-m", server.module, *local, *own)
+    argv = (str(engine.python or server.python), *server.options, "-m", server.module, *local, *own)
     env = _env(container, engine, paths, folders, lease)
     hidden = container.hidden & env.keys() - engine.env.keys() - _GIVEN_BY_LEASE
     return Launch(argv, env, folders.tmp, hidden, files)
@@ -169,7 +178,8 @@ def question(
         raise ValueError(str(error)) from None
     seen = {} if mounted else model_paths
     env = _env(container, engine, seen, Folders(home, "/tmp"))  # noqa: S108 - the system's own
-    return Question(engine.python, server.flags, server.indices, env, dict(model_paths), mounted)
+    python = engine.python or Path(server.python)
+    return Question(python, server.flags, server.indices, env, dict(model_paths), mounted)
 
 
 def unsupported(
@@ -275,7 +285,7 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
         # The image's entry point is `vllm serve`.
         return _vllm(words, 0) if words[:1] == ("serve",) else _serve(words, 0)
     if _PYTHON.fullmatch(words[0]):
-        return _python(words)
+        return replace(_python(words), python=words[0])
     if words[0].rsplit("/", 1)[-1] == "vllm":
         return _vllm(words, 1)
     raise _NotAServer(f"a host cannot translate the command {words[0]}; write command: [vllm, serve] and flags as args")
@@ -371,8 +381,11 @@ def _env(
     translated = {
         name: value if name in container.hidden else replace_paths(value, model_paths)
         for name, value in container.env.items()
-        if name not in _IMAGE_ONLY
+        if name not in (_IMAGE_ONLY if engine.python else ("HOME", "PYTHONDONTWRITEBYTECODE"))
     }
+    if engine.python is None:
+        # The image sets the rest itself. Its GPUs are those that it is given; a hook of old may not add others.
+        return {**_caches(folders), **translated, **engine.env, "NVIDIA_VISIBLE_DEVICES": "void"}
     env = {**_base(engine.python, folders), **translated, **engine.env}
     if lease is not None:
         # Indices may mean different cards to different tools; an empty list hides all of them.
@@ -384,9 +397,19 @@ def _env(
 def _base(python: Path, folders: Folders) -> dict[str, str]:
     env = {
         "PATH": f"{python.parent}:{_SYSTEM_PATH}",
-        "HOME": folders.home,
         "TMPDIR": folders.tmp,
         "LANG": "C.UTF-8",
+        **_caches(folders),
+    }
+    if len(folders.tmp.encode()) > _LONGEST_SOCKET_FOLDER:
+        # All processes of a replica have its folder as their working directory. Outside of the compile cache's key.
+        env["VLLM_RPC_BASE_PATH"] = "/proc/self/cwd"
+    return env
+
+
+def _caches(folders: Folders) -> dict[str, str]:
+    return {
+        "HOME": folders.home,
         "XDG_CACHE_HOME": f"{folders.home}/.cache",
         "XDG_CONFIG_HOME": f"{folders.home}/.config",
         # Its default is below TMPDIR, which goes away with the replica.
@@ -394,7 +417,3 @@ def _base(python: Path, folders: Folders) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    if len(folders.tmp.encode()) > _LONGEST_SOCKET_FOLDER:
-        # All processes of a replica have its folder as their working directory. Outside of the compile cache's key.
-        env["VLLM_RPC_BASE_PATH"] = "/proc/self/cwd"
-    return env

@@ -166,11 +166,11 @@ class PreflightRunner:
             try:
                 output, errors = process.communicate(request, self._timeout)
             except subprocess.TimeoutExpired:
-                raise Retryable(f"preflight with {asked.python} took longer than {self._timeout:g} s") from None
+                raise Retryable(f"preflight with {asked.engine} took longer than {self._timeout:g} s") from None
             finally:
                 with self._lock:
                     self._running = None
-        return _read_answer(asked.python, process.returncode, output, errors, inquiry.log)
+        return _read_answer(asked.engine, process.returncode, output, errors, inquiry.log)
 
     def _load(self, key: str) -> Verdict | None:
         if key not in self._known:
@@ -206,7 +206,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read_answer(python: Path, code: int, output: bytes, errors: bytes, log: str) -> dict[str, Any]:
+def _read_answer(engine: str, code: int, output: bytes, errors: bytes, log: str) -> dict[str, Any]:
     try:
         answer = json.loads(output)
         reason = answer.get("environment")
@@ -218,7 +218,7 @@ def _read_answer(python: Path, code: int, output: bytes, errors: bytes, log: str
             f"it ended with {code} and no answer" + "".join(f": {line[:300]}" for line in last) + (log and f"; {log}")
         )
     if reason:
-        raise Retryable(f"preflight with {python} is not possible: {reason}")
+        raise Retryable(f"preflight with {engine} is not possible: {reason}")
     return dict(answer)
 
 
@@ -252,15 +252,19 @@ def key_of(asked: Question) -> str:
     for mount, local in asked.paths.items():
         env = {name: value.replace(local, mount) for name, value in env.items()}
     models = {mount: _model_digest(local) for mount, local in asked.paths.items()}
-    parts = [str(asked.python), engine_version(asked.python), asked.argv, sorted(env.items()), sorted(models.items())]
+    parts = [*_engine_parts(asked), asked.argv, sorted(env.items()), sorted(models.items())]
     return hashlib.sha256(json.dumps([*parts, _PROBE]).encode()).hexdigest()[:32]
 
 
 def key_of_model(asked: Question) -> str:
     """The same for engine and model alone, whatever the arguments."""
     models = sorted((mount, _model_digest(local)) for mount, local in asked.paths.items())
-    parts = [str(asked.python), engine_version(asked.python), models]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([*_engine_parts(asked), models]).encode()).hexdigest()[:32]
+
+
+def _engine_parts(asked: Question) -> tuple[str, str]:
+    """An image's ID says all of what is in it."""
+    return str(asked.python), asked.image or engine_version(asked.python)
 
 
 def engine_version(python: Path) -> str:

@@ -27,6 +27,15 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class StageImage:
+    """Begin to pull an image; a later pass observes how far it is."""
+
+    service: ServiceId
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unstage:
     """Delete what was fetched of a model that nothing needs any more."""
 
@@ -192,6 +201,7 @@ class Forget:
 Action = (
     EnsureProxy
     | Stage
+    | StageImage
     | Unstage
     | AskPreflight
     | Start
@@ -219,7 +229,7 @@ def service_of(action: Action) -> ServiceId | None:
             return None
         case Reject():
             return action.quarantine.service
-        case Stage() | AskPreflight() | Promote() | Own() | Forget():
+        case Stage() | StageImage() | AskPreflight() | Promote() | Own() | Forget():
             return action.service
         case _:
             return action.replica.service

@@ -78,7 +78,8 @@ class Replica:
     `last_words` is the end of the log of a replica that failed, `blame` the one line of it that a person needs.
     `drift` says what somebody changed by hand of how it is kept, though it runs on, or that somebody stopped it; empty:
     nothing. `run` names this run of it: another process, another name. `restarted` is set until it is decided what that
-    means; `again` says why it has to get ready once more, until it is.
+    means; `again` says why it has to get ready once more, until it is. `image` is the ID of the local image that it
+    runs in; empty: an interpreter of the host stands in for it.
     """
 
     id: ReplicaId
@@ -107,6 +108,7 @@ class Replica:
     run: str = ""
     restarted: Restart | None = None
     again: str = ""
+    image: str = ""
 
     @property
     def service(self) -> ServiceId:
@@ -202,7 +204,7 @@ class Quarantine:
 
 
 class Fetch(StrEnum):
-    """How it stands with a model's files."""
+    """How it stands with a model's files, or with an image."""
 
     RUNNING = "Running"
     STAGED = "Staged"
@@ -212,9 +214,10 @@ class Fetch(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """How far one model's files are. `done` and `total` are bytes; `total` is None where the source does not tell.
+    """How far one model's files, or one image, are.
 
-    `failures` counts failures in a row without a new byte between them, `at` is when the last one was.
+    `done` and `total` are bytes; `total` is None where the source does not tell. `failures`
+    counts failures in a row without a new byte between them, `at` is when the last one was.
     """
 
     fetch: Fetch
@@ -231,7 +234,8 @@ class Observed:
 
     `preflights` holds the verdicts known so far by digest; `preflighting` the digests being asked about now.
     `routes` is what the proxy was last told; `proxy_ready` whether it answers at all.
-    `staging` tells of every model that was begun to be fetched, by its key.
+    `staging` tells of every model that was begun to be fetched, by its key; `images` of every image, by its name, that
+    services here need and that has to be pulled first; None: no pull was begun.
     """
 
     target: str
@@ -244,6 +248,7 @@ class Observed:
     preflights: Mapping[str, Preflight] = field(default_factory=dict)
     preflighting: frozenset[str] = frozenset()
     staging: Mapping[str, Staging] = field(default_factory=dict)
+    images: Mapping[str, Staging | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

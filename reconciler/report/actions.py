@@ -24,6 +24,7 @@ from reconciler.model import (
     ServiceId,
     SetRoutes,
     Stage,
+    StageImage,
     Start,
     Stop,
     Undrain,
@@ -55,6 +56,8 @@ def subject_of(action: Action) -> str:
             return ", ".join(str(service) for service in changed)
         case Stage(mount=mount):
             return shown(mount.uri)
+        case StageImage(image=image):
+            return image
         case Unstage(key=key):
             return key
         case Stop(replica=replica, force=force):

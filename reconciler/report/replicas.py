@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.engines.arguments import ends_tls
-from reconciler.model import Desired, Observed, Replica, Routed, Unreachable
+from reconciler.model import Desired, Observed, Replica, Routed, Staging, Unreachable
 from reconciler.report.gpus import gpu_fraction
 from reconciler.report.scrub import scrub_text
 from reconciler.storage.sources import fetched, shown
@@ -40,18 +40,23 @@ def replica_phase(replica: Replica) -> str:
 
 
 def staging_documents(desired: Desired | None, observed: Observed | Unreachable | None) -> Iterator[Document]:
-    """The models that are fetched for a service, and how far they are."""
+    """The models that are fetched for a service, the image that is pulled for it, and how far they are."""
     if desired is None or desired.spec is None or not isinstance(observed, Observed):
         return
     for key, mount in fetched(desired.id, desired.spec):
-        known = observed.staging.get(key)
-        yield {
-            "uri": shown(mount.uri),
-            "state": known.fetch.value if known else "Pending",
-            "doneBytes": known.done if known else 0,
-            "totalBytes": known.total if known else None,
-            "message": scrub_text(known.reason.message) if known and known.reason else "",
-        }
+        yield _staging_document(shown(mount.uri), observed.staging.get(key))
+    if desired.spec.image in observed.images:
+        yield _staging_document(desired.spec.image, observed.images[desired.spec.image])
+
+
+def _staging_document(what: str, known: Staging | None) -> Document:
+    return {
+        "uri": what,
+        "state": known.fetch.value if known else "Pending",
+        "doneBytes": known.done if known else 0,
+        "totalBytes": known.total if known else None,
+        "message": scrub_text(known.reason.message) if known and known.reason else "",
+    }
 
 
 def replica_document(replica: Replica) -> Document:
@@ -65,6 +70,7 @@ def replica_document(replica: Replica) -> Document:
         "tls": ends_tls((*replica.spec.command, *replica.spec.args)),
         "gpus": list(replica.lease.gpus),
         "gpuFraction": gpu_fraction(replica),
+        "image": replica.image,
         "inFlight": replica.in_flight,
         "routed": replica.routed.value,
         "exitCode": replica.exit_code,

@@ -50,6 +50,7 @@ class Situation:
     starting_on: frozenset[str] = frozenset()
     staging: Mapping[str, Staging] = field(default_factory=dict)
     unstartable: Collection[str] = ()
+    images: Mapping[str, Staging | None] = field(default_factory=dict)
 
     @property
     def promoted(self) -> Promoted | None:

@@ -1,13 +1,35 @@
-"""Files of models that have to be on the host before anything else is done."""
+"""Files of models, and images, that have to be on the host before anything else is done."""
 
 from __future__ import annotations
 
-from reconciler.model import EffectiveSpec, Fetch, Mount, Reason, Stage, Staging
+from dataclasses import dataclass
+
+from reconciler.model import EffectiveSpec, Fetch, Mount, Reason, Stage, StageImage, Staging
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.steps import Steps
 from reconciler.storage.sources import fetched, shown
 
-Missing = tuple[tuple[str, Mount], ...]
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One model's files, or (without a mount) the image named `key`; `known` is how far it is, None: not begun."""
+
+    key: str
+    mount: Mount | None
+    known: Staging | None
+
+    @property
+    def shown(self) -> str:
+        return shown(self.mount.uri) if self.mount else f"image {self.key}"
+
+    @property
+    def lasting_failure(self) -> str:
+        return "StagingFailed" if self.mount else "ImagePullFailed"
+
+
+Missing = tuple[Need, ...]
+# Of a service that does not go on by itself.
+STAGING_FAILED = ("StagingFailed", "ImagePullFailed")
 _FIRST_PAUSE, _AFTER_REFUSAL, _LONGEST_PAUSE = 5.0, 60.0, 300.0
 # Seconds between two looks at how many bytes there are.
 _LOOK = 1.0
@@ -16,18 +38,20 @@ _UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
 def missing_files(s: Situation, spec: EffectiveSpec) -> Missing:
-    """The models of a spec that are not on this host yet."""
-    return tuple((key, mount) for key, mount in fetched(s.id, spec) if not _is_staged(s.staging.get(key)))
+    """The models of a spec that are not on this host yet, and its image where it needs that."""
+    models = (Need(key, mount, s.staging.get(key)) for key, mount in fetched(s.id, spec))
+    missing = tuple(need for need in models if not _is_staged(need.known))
+    return (*missing, Need(spec.image, None, s.images[spec.image])) if spec.image in s.images else missing
 
 
 def begin_staging(s: Situation, missing: Missing, steps: Steps) -> None:
     """Fetch them, or say how far they are. What failed is tried again more and more slowly."""
-    begun = {action.key for action in steps.processes if isinstance(action, Stage)}
-    for key, mount in missing:
-        if key in begun:
+    begun = {_key(action) for action in steps.processes if isinstance(action, Stage | StageImage)}
+    for need in missing:
+        if need.key in begun:
             continue
-        known = s.staging.get(key)
-        steps.say(f"staging: {_progress(known, mount)}")
+        known = need.known
+        steps.say(f"staging: {_progress(need)}")
         if known is not None and known.fetch is Fetch.RUNNING:
             steps.look(s.now + _LOOK)
             continue
@@ -35,31 +59,37 @@ def begin_staging(s: Situation, missing: Missing, steps: Steps) -> None:
         if due > s.now:
             steps.look(due)
             continue
-        why = "its files are not on this host" if known is None else f"going on after: {_failure(known)}"
-        steps.processes.append(Stage(s.id, key, mount, why))
+        steps.processes.append(_stage(s, need))
         steps.look(s.now + _LOOK)
 
 
+def _key(action: Stage | StageImage) -> str:
+    return action.key if isinstance(action, Stage) else action.image
+
+
+def _stage(s: Situation, need: Need) -> Stage | StageImage:
+    why = f"going on after: {_failure(need.known)}" if need.known else "it is not on this host"
+    return Stage(s.id, need.key, need.mount, why) if need.mount else StageImage(s.id, need.key, why)
+
+
 def why_staging(s: Situation, missing: Missing) -> Reason:
-    """Why the service waits. `StagingFailed` when it does not go on by itself."""
+    """Why the service waits; one of STAGING_FAILED when it does not go on by itself."""
     origin = s.desired.origin if s.desired else None
-    for key, mount in missing:
-        known = s.staging.get(key)
+    for need in missing:
+        known = need.known
         if known is not None and known.fetch in (Fetch.FAILED, Fetch.REFUSED):
             lasting = known.fetch is Fetch.REFUSED or known.failures >= _FAILURES_THAT_DEGRADE
-            return Reason("StagingFailed" if lasting else "Staging", f"{shown(mount.uri)}: {_failure(known)}", origin)
-    key, mount = missing[0]
-    return Reason("Staging", f"fetching {_progress(s.staging.get(key), mount)}", origin)
+            return Reason(need.lasting_failure if lasting else "Staging", f"{need.shown}: {_failure(known)}", origin)
+    return Reason("Staging", f"fetching {_progress(missing[0])}", origin)
 
 
 def refusals(s: Situation, missing: Missing) -> tuple[Reason, ...]:
     """What the sources refused: only a change in git, of a Secret or at the source helps."""
     origin = s.desired.origin if s.desired else None
-    states = [(mount, s.staging.get(key)) for key, mount in missing]
     return tuple(
-        Reason("StagingFailed", f"{shown(mount.uri)}: {_failure(known)}", origin)
-        for mount, known in states
-        if known is not None and known.fetch is Fetch.REFUSED
+        Reason(need.lasting_failure, f"{need.shown}: {_failure(need.known)}", origin)
+        for need in missing
+        if need.known is not None and need.known.fetch is Fetch.REFUSED
     )
 
 
@@ -79,14 +109,15 @@ def _failure(known: Staging) -> str:
     return known.reason.message if known.reason else "it ended without saying why"
 
 
-def _progress(known: Staging | None, mount: Mount) -> str:
+def _progress(need: Need) -> str:
+    known = need.known
     if known is None:
-        return shown(mount.uri)
+        return need.shown
     if known.fetch in (Fetch.FAILED, Fetch.REFUSED):
-        return f"{shown(mount.uri)} failed and will be tried again: {_failure(known)}"
+        return f"{need.shown} failed and will be tried again: {_failure(known)}"
     if known.total is None:
-        return f"{shown(mount.uri)}, {size(known.done)} so far"
-    return f"{shown(mount.uri)}, {size(known.done)} of {size(known.total)}"
+        return f"{need.shown}, {size(known.done)} so far"
+    return f"{need.shown}, {size(known.done)} of {size(known.total)}"
 
 
 def size(amount: int) -> str:

@@ -7,6 +7,7 @@ from reconciler.health import Life, is_crash_looping
 from reconciler.model import Health, Phase, Reason, Sync, Verdict
 from reconciler.rollout.aim import Aim, Course
 from reconciler.rollout.situation import Situation
+from reconciler.rollout.staging import STAGING_FAILED
 from reconciler.rollout.steps import Steps
 
 
@@ -71,7 +72,7 @@ def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -
         return Health(Phase.PROGRESSING, Reason("Deleting", steps.step or "deleted in git"))
     if is_crash_looping(s.crashes, s.now):
         return Health(Phase.DEGRADED, Reason("CrashLoop", f"crashed repeatedly in the last 10 minutes; {count}"))
-    if aim.why and aim.why.code == "StagingFailed" and serving < asked:
+    if aim.why and aim.why.code in STAGING_FAILED and serving < asked:
         return Health(Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING, aim.why)
     if blocked and not serving:
         return Health(Phase.MISSING, Reason("Blocked", "Blocked: " + "; ".join(str(r.message) for r in blocked)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from reconciler import config, procfs
 from reconciler.engines.arguments import ends_tls
+from reconciler.engines.images import find_engine
 from reconciler.engines.preflight import Begin, begin_child
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import ReconcileError, Retryable, Terminal
@@ -38,6 +39,7 @@ from reconciler.model import (
     ServiceId,
     SetRoutes,
     Stage,
+    StageImage,
     Start,
     Stop,
     Undrain,
@@ -59,6 +61,9 @@ from reconciler.targets.questions import EngineQuestions
 from reconciler.targets.stager import Stager
 from reconciler.targets.supervisor import ProcessState, Supervisor
 from reconciler.targets.workload import Preflights, Workloads
+
+if TYPE_CHECKING:
+    from reconciler.targets.systemd.images import Images
 
 _CRASHES_KEPT = 10
 _RUNS_KEPT = 64
@@ -97,7 +102,9 @@ class HostTarget:
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
         self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings), secrets, wake)
-        self._workloads = Workloads(settings, folder, secrets, self._stager, closed)
+        self._images = make_images(settings, folder)
+        find_image = self._images.find if self._images else lambda _: None
+        self._workloads = Workloads(settings, folder, secrets, self._stager, closed, find_image)
         fits = Fits(folder / "fit", self._machine)
         begin = make_begin(settings, gpus)
         self._preflights = Preflights(self._workloads, folder / "preflight", wake, fits, begin)
@@ -154,6 +161,7 @@ class HostTarget:
             capacity = self._machine.capacity(record.lease.port for record in records)
             # In this order: what is staged by now is there when the engine is asked about it.
             staging = self._stager.look()
+            images = self._images.look(self._containers(wanted, owned, records)) if self._images else {}
             preflights, asking = self._preflights.look_up(wanted)
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
@@ -171,7 +179,19 @@ class HostTarget:
             preflights=preflights,
             preflighting=asking,
             staging=staging,
+            images=images,
         )
+
+    def _containers(
+        self, wanted: Iterable[Desired], owned: Mapping[ServiceId, Owned], records: Iterable[ReplicaRecord]
+    ) -> Iterator[str]:
+        """The images that somebody needs here, and that podman runs."""
+        named = {one.spec.image for one in wanted if one.spec is not None and one.replicas}
+        named |= {one.promoted.spec.image for one in owned.values() if one.promoted is not None}
+        for image in sorted(named | {record.spec.image for record in records}):
+            engine = find_engine(image, self._settings.engines)
+            if engine is not None and engine.podman:
+                yield image
 
     def _is_timed(self, record: ReplicaRecord, now: float) -> bool:
         """Does it wait for a moment in time?"""
@@ -215,6 +235,7 @@ class HostTarget:
             run=_run_of(record),
             restarted=state.restarted,
             again=record.again,
+            image=record.image,
             last_words=words[-_LAST_WORDS:],
             blame=fatal_reason(words) or "",
         )
@@ -236,6 +257,9 @@ class HostTarget:
                 self._proxy.apply(action.routes)
             case Stage():
                 self._stager.stage(action)
+            case StageImage():
+                if self._images is not None:
+                    self._images.stage(action.image)
             case Unstage():
                 self._stager.unstage(action.key)
             case Start():
@@ -387,6 +411,15 @@ def make_fetcher(settings: config.HostTarget) -> Fetcher:
     from reconciler.targets.systemd.ways import AnyManager
 
     return FetchUnit(settings.name, python, AnyManager())
+
+
+def make_images(settings: config.HostTarget, folder: Path) -> Images | None:
+    """Podman's images; None where nothing runs in a container."""
+    if not any(engine.podman for engine in settings.engines):
+        return None
+    from reconciler.targets.systemd.images import Images
+
+    return Images(settings.name, folder / "images")
 
 
 def make_begin(settings: config.HostTarget, gpus: Gpus) -> Begin:

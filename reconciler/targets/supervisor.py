@@ -14,7 +14,7 @@ class Launch(Protocol):
     """What to run for one replica. `env` is all of its environment; `cwd` is its folder for temporary files.
 
     The values of the variables in `hidden` and the `files`, which are to be written before, are secrets. `mounts` maps
-    folders that it expects to folders of this host.
+    folders that it expects to folders of this host. `image` is the ID of the local image to run it in; empty: none.
     """
 
     @property
@@ -34,6 +34,9 @@ class Launch(Protocol):
 
     @property
     def mounts(self) -> Mapping[str, str]: ...
+
+    @property
+    def image(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

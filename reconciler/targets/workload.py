@@ -22,25 +22,26 @@ from reconciler.secrets.wanted import find_files, find_variables, secret_ref
 from reconciler.targets import scratch
 from reconciler.targets.fits import Fits
 from reconciler.targets.stager import Stager
-from reconciler.targets.systemd.replica import CACHES, PRIVATE, TMP
+from reconciler.targets.systemd.replica import PRIVATE, TMP
+from reconciler.targets.systemd.unit import CACHES
 from reconciler.targets.weights import Ground, Unusable, folders_of
 
 _API_KEY = b"VLLM_API_KEY="
 
 
 def home_of(folder: Path, engine: config.Engine) -> str:
-    """Shared by all replicas of one interpreter on a host: its caches live there and must survive them."""
-    return _home_of(str(folder), str(engine.python))
+    """Shared by all replicas of one engine on a host: its caches live there and must survive them."""
+    return _home_of(str(folder), engine.called)
 
 
 # Asked for every service in every pass.
 @lru_cache
-def _home_of(folder: str, python: str) -> str:
-    return str(Path(folder).absolute() / "home" / _key_of(python))
+def _home_of(folder: str, engine: str) -> str:
+    return str(Path(folder).absolute() / "home" / _key_of(engine))
 
 
-def _key_of(python: str) -> str:
-    return hashlib.sha256(os.fsencode(python)).hexdigest()[:8]
+def _key_of(engine: str) -> str:
+    return hashlib.sha256(os.fsencode(engine)).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def place_of(
     Without a replica, folders that are its alone stand as words in brackets.
     """
     if settings.kind == "systemd":
-        home = f"{CACHES}/reconciler/{_key_of(str(engine.python))}"
+        home = f"{CACHES}/reconciler/{_key_of(engine.called)}"
         return Place(Folders(home, TMP, PRIVATE), {path: path for path in paths}, paths)
     if replica is None:
         return Place(Folders(home_of(folder, engine), "<tmp>", "<private>"), paths, {})
@@ -76,7 +77,10 @@ def place_of(
 
 
 class Workloads:
-    """Translates specs to this host, by its config. `secrets` are looked up at every start."""
+    """Translates specs to this host, by its config. `secrets` are looked up at every start.
+
+    `find_image` tells the ID of a local image; it may raise Retryable.
+    """
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class Workloads:
         secrets: Callable[[], SecretStore],
         stager: Stager,
         closed: tuple[Path, ...],
+        find_image: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self._settings = settings
         reader = settings.user if settings.kind == "systemd" else ""
@@ -92,6 +97,7 @@ class Workloads:
         self._folder = folder
         self._secrets = secrets
         self._stager = stager
+        self._find_image = find_image
 
     def launch(self, start: Start) -> Launch:
         """The process of one replica. Raises Terminal when the host has not what it needs, Retryable for a Secret."""
@@ -103,7 +109,7 @@ class Workloads:
             found = launch(
                 start.spec, engine, service, start.lease, place.paths, start.drain_timeout, place.folders, secrets
             )
-            return replace(found, mounts=place.mounts)
+            return replace(found, mounts=place.mounts, image=self._image(start.spec, engine))
         except ValueError as error:
             raise Terminal(f"replica {start.replica}: {error}") from None
 
@@ -113,7 +119,8 @@ class Workloads:
         try:
             paths = self._model_paths(service, spec)
             place = place_of(self._settings, self._folder, engine, paths)
-            return question(spec, engine, paths, place.folders.home, mounted=bool(place.mounts))
+            asked = question(spec, engine, paths, place.folders.home, mounted=bool(place.mounts))
+            return replace(asked, image=self._image(spec, engine)) if engine.podman else asked
         except ValueError as error:
             raise Terminal(str(error)) from None
 
@@ -123,9 +130,11 @@ class Workloads:
         if (key := api_key(spec)) or not any(secret_ref(each) for each in spec.env):
             return key
         if record.process is not None and procfs.is_running(record.process):
-            for entry in procfs.read_environment(record.process.pid):
-                if entry.startswith(_API_KEY):
-                    return os.fsdecode(entry[len(_API_KEY) :]) or None
+            # Of a container, the main process is podman's, and the engine its child.
+            for pid in (record.process.pid, *procfs.children(record.process.pid)):
+                for entry in procfs.read_environment(pid):
+                    if entry.startswith(_API_KEY):
+                        return os.fsdecode(entry[len(_API_KEY) :]) or None
         with suppress(Retryable, Terminal):
             # It was started only now.
             engine = self._engine(spec)
@@ -135,8 +144,17 @@ class Workloads:
     def _engine(self, spec: EffectiveSpec) -> config.Engine:
         engine = find_engine(spec.image, self._settings.engines)
         if engine is None:
-            raise Terminal(f"no interpreter on this host for the image {spec.image}; add one to engines in the config")
+            raise Terminal(f"nothing on this host runs the image {spec.image}; add it to engines in the config")
         return engine
+
+    def _image(self, spec: EffectiveSpec, engine: config.Engine) -> str:
+        if not engine.podman:
+            return ""
+        found = self._find_image(spec.image)
+        if found is None:
+            # Nobody's commit is to blame: it is pulled again.
+            raise Retryable(f"image {spec.image}: not on this host yet, or not there any more")
+        return found
 
     def _model_paths(self, service: ServiceId, spec: EffectiveSpec) -> dict[str, str]:
         found = folders_of(spec, self._ground, partial(self._stager.find, service))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pwd
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,12 +19,13 @@ from reconciler.engines.preflight import SCRIPTS, Inquiry
 from reconciler.errors import Retryable
 from reconciler.secrets.names import is_secret_name
 from reconciler.targets.gpus import Gpus
-from reconciler.targets.systemd.replica import CACHES
-from reconciler.targets.systemd.unit import HARDENING, device_lines
-from reconciler.targets.systemd.words import quote_given
+from reconciler.targets.systemd.container import REMOVE, RUN, Container, cache_words, run_words
+from reconciler.targets.systemd.unit import CACHES, HARDENING, device_lines
+from reconciler.targets.systemd.words import quote, quote_given
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CREDENTIALS = "/run/credentials"
+_SCRIPTS = "/run/reconciler-preflight"
 _STOP_SECONDS = 10.0
 # When we are killed ourselves, systemd ends what we had asked.
 _MARGIN = 10
@@ -40,8 +42,15 @@ class Sandbox:
     def begin(self, asked: Question, seconds: float) -> Inquiry:
         """Raises Retryable."""
         name = f"reconciler-preflight-{self.target}-{uuid.uuid4().hex[:8]}.service"
-        devices = self.gpus.nodes(gpu.uuid for gpu in self.gpus.list())
-        argv = command(asked, name, self.user, devices, math.ceil(seconds) + _MARGIN)
+        gpus = tuple(gpu.uuid for gpu in self.gpus.list())
+        limit = math.ceil(seconds) + _MARGIN
+        try:
+            if asked.image:
+                argv = contained(asked, name, self.user, _owner(self.user), gpus, limit)
+            else:
+                argv = command(asked, name, self.user, self.gpus.nodes(gpus), limit)
+        except ValueError as error:
+            raise Retryable(f"preflight with {asked.engine} is not possible: {error}") from None
         pipe = subprocess.PIPE
         try:
             process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": _PATH}, cwd="/")
@@ -52,18 +61,48 @@ class Sandbox:
 
 def command(asked: Question, name: str, user: str, devices: tuple[str, ...], seconds: int) -> list[str]:
     """What starts the unit, passes the streams on, and ends as it ends. Pure."""
-    run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}"]
-    run.append(f"--description=Preflight with {asked.python}")
-    run += [f"--property={line}" for line in _lines(asked, user, devices, seconds)]
     # `env` takes every name and value, and clears what systemd adds. A token is of no use without a network, and
     # whoever may ask systemd sees the command.
     given = [f"{variable}={value}" for variable, value in asked.env.items() if not is_secret_name(variable)]
     words = ["/usr/bin/env", "-i", "--", *given, str(asked.python), f"{_CREDENTIALS}/{name}/{SCRIPTS[0].name}"]
+    return _run(asked, name, (*_common(seconds), *_lines(asked, user, devices)), words)
+
+
+def contained(asked: Question, name: str, user: str, owner: str, gpus: tuple[str, ...], seconds: int) -> list[str]:
+    """The same in a container of the image that is asked about. Raises ValueError for a folder of a strange name. Pure.
+
+    `owner` is the user as `UID:GID`.
+    """
+    env = {variable: value for variable, value in asked.env.items() if not is_secret_name(variable)}
+    # One by one: our own folder may hold anything.
+    scripts = {f"{_SCRIPTS}/{script.name}": str(script) for script in SCRIPTS}
+    container = Container(asked.image, owner, asked.env["HOME"], env, {**asked.paths, **scripts}, gpus)
+    argv = (str(asked.python), f"{_SCRIPTS}/{SCRIPTS[0].name}")
+    own = name.removesuffix(".service")
+    words = [*RUN, f"--name={own}", *run_words(container, argv, "--interactive", "--log-driver=none", "--network=host")]
+    prepare, tidy = (" ".join(map(quote, line)) for line in (cache_words(asked.env["HOME"], user), (*REMOVE, own)))
+    lines = (*_common(seconds), "Delegate=yes", f"ExecStartPre={prepare}", f"ExecStopPost=-{tidy}")
+    return _run(asked, name, lines, words)
+
+
+def _run(asked: Question, name: str, lines: Iterable[str], words: Iterable[str]) -> list[str]:
+    run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}"]
+    run.append(f"--description=Preflight with {asked.engine}")
+    run += [f"--property={line}" for line in lines]
     # systemd looks for variables in the words.
     return [*run, "--", *(word.replace("$", "$$") for word in words)]
 
 
-def _lines(asked: Question, user: str, devices: tuple[str, ...], seconds: int) -> Iterator[str]:
+def _common(seconds: int) -> Iterator[str]:
+    yield "PrivateNetwork=yes"
+    yield f"RuntimeMaxSec={seconds}"
+    yield "KillSignal=SIGKILL"
+    # What serves comes first: when memory or time gets short, this is what has to wait or go.
+    yield "OOMScoreAdjust=1000"
+    yield "Nice=10"
+
+
+def _lines(asked: Question, user: str, devices: tuple[str, ...]) -> Iterator[str]:
     yield f"User={user}"
     yield f"CacheDirectory={asked.env['HOME'].removeprefix(f'{CACHES}/')}"
     yield "CacheDirectoryMode=0700"
@@ -71,14 +110,17 @@ def _lines(asked: Question, user: str, devices: tuple[str, ...], seconds: int) -
     yield from (f"LoadCredential={script.name}:{script}" for script in SCRIPTS)
     for inside, folder in asked.paths.items():
         yield f"BindReadOnlyPaths={quote_given(f'-{folder}')}:{quote_given(inside)}"
-    yield "PrivateNetwork=yes"
-    yield f"RuntimeMaxSec={seconds}"
-    yield "KillSignal=SIGKILL"
-    # What serves comes first: when memory or time gets short, this is what has to wait or go.
-    yield "OOMScoreAdjust=1000"
-    yield "Nice=10"
     yield from device_lines(devices)
     yield from HARDENING.splitlines()
+
+
+def _owner(user: str) -> str:
+    """Raises Retryable."""
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError:
+        raise Retryable(f"there is no user {user}; make it (useradd --system {user}), or set targets[].user") from None
+    return f"{found.pw_uid}:{found.pw_gid}"
 
 
 def _end(process: subprocess.Popen[bytes], name: str) -> None:

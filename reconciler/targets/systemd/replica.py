@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from reconciler.inventory import ReplicaRecord, dump_record
 from reconciler.secrets.names import is_secret_name
 from reconciler.targets.supervisor import Launch
-from reconciler.targets.systemd.unit import CREDENTIAL, UnitPlan
+from reconciler.targets.systemd.unit import CACHES, CREDENTIAL, UnitPlan, credential_of
 
-# systemd gives each unit a /tmp of its own.
+# systemd, or podman, gives each unit a /tmp of its own.
 TMP = "/tmp"  # noqa: S108
-CACHES = "/var/cache"
 # Mounted Secrets, in every unit its own.
 PRIVATE = "/run/reconciler-secrets"
 RECORD = "Record"
 SECRETS = "secrets"
 
 
-def plan_unit(record: ReplicaRecord, launch: Launch, user: str, devices: tuple[str, ...], folder: Path) -> UnitPlan:
-    """`devices` are the nodes of the GPUs it leases; `folder` is the replica's own: it will hold what is secret."""
-    return UnitPlan(
+def plan_unit(
+    record: ReplicaRecord, launch: Launch, user: str, devices: tuple[str, ...], folder: Path, owner: str = ""
+) -> UnitPlan:
+    """`devices` are the nodes of the GPUs it leases; `folder` is the replica's own: it will hold what is secret.
+
+    `owner` is `user` by numbers, `UID:GID`: a container knows no other names.
+    """
+    plan = UnitPlan(
         replica=record.id,
         argv=launch.argv,
         env=launch.env,
@@ -29,12 +34,19 @@ def plan_unit(record: ReplicaRecord, launch: Launch, user: str, devices: tuple[s
         cache=launch.env["HOME"].removeprefix(f"{CACHES}/"),
         drain_timeout=record.drain_timeout,
         resources=record.spec.resources,
-        mounts={**launch.mounts, **({PRIVATE: str(folder.absolute() / SECRETS)} if launch.files else {})},
+        mounts=launch.mounts,
         devices=devices,
         hidden=launch.hidden | {name for name in launch.env if is_secret_name(name)},
-        credential=str(folder.absolute() / CREDENTIAL),
+        credential=f"{PRIVATE}/{CREDENTIAL}" if launch.image else str(folder.absolute() / CREDENTIAL),
         facts=_facts(record),
+        image=launch.image,
+        gpus=record.lease.gpus,
+        owner=owner,
     )
+    # A container cannot read what systemd hands out, so its variables lie beside mounted Secrets.
+    if launch.files or (launch.image and credential_of(plan) is not None):
+        return replace(plan, mounts={**launch.mounts, PRIVATE: str(folder.absolute() / SECRETS)})
+    return plan
 
 
 def _facts(record: ReplicaRecord) -> Mapping[str, str]:
@@ -45,5 +57,6 @@ def _facts(record: ReplicaRecord) -> Mapping[str, str]:
         "Origin": str(record.origin),
         "Port": str(record.lease.port),
         "GPUs": " ".join(record.lease.gpus),
+        **({"Image": record.image} if record.image else {}),
         RECORD: dump_record(record),
     }

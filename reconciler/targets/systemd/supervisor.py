@@ -27,7 +27,9 @@ from reconciler.targets.clock import Clock
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.supervisor import Launch, ProcessState
 from reconciler.targets.systemd import journal
+from reconciler.targets.systemd.container import PODMAN
 from reconciler.targets.systemd.manager import Manager, Run, UnitState, is_ending, is_over, is_up
+from reconciler.targets.systemd.podman import remove_container
 from reconciler.targets.systemd.replica import PRIVATE, RECORD, SECRETS, plan_unit
 from reconciler.targets.systemd.unit import CREDENTIAL, build_unit, credential_of, read_facts, replica_of, unit_name
 
@@ -36,7 +38,8 @@ COPY = "unit"
 _WANTS = UNITS / "multi-user.target.wants"
 _Stamp = tuple[int, int, int]
 _NEVER = Run()
-_FORK_SECONDS = 2.0
+_FORK_SECONDS, _PODMAN_SECONDS = 2.0, 10.0
+_STARTING = "activating"
 _LONGEST_NAME = 255
 _log = structlog.get_logger()
 
@@ -87,7 +90,7 @@ class UnitSupervisor:
     def _state(self, record: ReplicaRecord, unit: UnitState | None, run: Run) -> ProcessState:
         if (again := self._restarted(record, unit, run)) is not None:
             return again
-        is_ours = record.process is None or record.process == _identity(run)
+        is_ours = record.process is None or record.process == _identity(unit, run)
         spawned = record.process is not None or run.started > 0
         if is_up(unit, run) and (is_ours or record.boot != procfs.boot_id()):
             return ProcessState(alive=True, drift=self._drift(record))
@@ -111,8 +114,10 @@ class UnitSupervisor:
         if is_ending(unit):
             found = Restart.ENDING if record.ready_at is not None else None
             return ProcessState(alive=True, drift=self._drift(record), restarted=found, between=True)
-        if not run.pid or not is_up(unit, run) or record.process == _identity(run):
+        if not run.pid or not is_up(unit, run) or record.process == _identity(unit, run):
             return None
+        if unit.active == _STARTING:
+            return ProcessState(alive=True, between=True)
         if self._drift(record) or _written_after(UNITS / self._name(record), run):
             # It may have been started in another way than git says.
             return None
@@ -153,14 +158,14 @@ class UnitSupervisor:
         for record in records:
             unit = found.get(record.id)
             if unit is not None and is_up(unit, runs[unit.name]):
-                self._take_over(record, runs[unit.name])
+                self._take_over(record, _identity(unit, runs[unit.name]))
 
-    def _take_over(self, record: ReplicaRecord, run: Run) -> None:
+    def _take_over(self, record: ReplicaRecord, who: Identity | None) -> None:
         here = record.boot == procfs.boot_id()
         if here and record.process is not None:
             # Whether another process may go on in its place is decided by a pass.
             return
-        changed = replace(record, boot=procfs.boot_id(), process=_identity(run), members=())
+        changed = replace(record, boot=procfs.boot_id(), process=who, members=())
         if not here and record.lease.port not in procfs.listeners():
             # It has to load its model again, and gets the time for that.
             changed = replace(changed, ready_at=None, created_at=self._clock.now())
@@ -199,7 +204,8 @@ class UnitSupervisor:
             # If it was written down before, then with this port: without the record another one can be leased.
             self._inventory.forget_replica(record.id)
             raise Retryable(f"replica {record.id}: port {record.lease.port} is taken; the next pass leases another")
-        record = replace(record, process=None, argv=launch.argv, env_names=tuple(sorted(launch.env)))
+        names = tuple(sorted(launch.env))
+        record = replace(record, process=None, argv=launch.argv, env_names=names, image=launch.image)
         self._inventory.write(record)
         name = self._name(record)
         self._write(record, launch)
@@ -208,21 +214,21 @@ class UnitSupervisor:
         self._await_process(record)
 
     def _await_process(self, record: ReplicaRecord) -> None:
-        """Write down who it is as soon as it is there; no longer than a fork takes."""
-        deadline = time.monotonic() + _FORK_SECONDS
+        """Write down who it is as soon as it is there; no longer than a fork takes, or podman."""
+        deadline = time.monotonic() + (_PODMAN_SECONDS if record.image else _FORK_SECONDS)
         while time.monotonic() < deadline:
-            _, run = self._look(record)
-            if run.pid:
-                self._inventory.change(record.id, process=_identity(run))
-            if run.started:
+            unit, run = self._look(record)
+            if unit is not None and run.started and (unit.active != _STARTING or unit.sub == "auto-restart"):
+                self._inventory.change(record.id, process=_identity(unit, run))
                 return
             time.sleep(0.02)
 
     def _check(self, record: ReplicaRecord, launch: Launch) -> None:
         if len(self._name(record)) > _LONGEST_NAME:
             raise Terminal(f"{self._name(record)} is longer than systemd allows ({_LONGEST_NAME}); use shorter names")
-        if not os.access(launch.argv[0], os.X_OK):
-            raise Terminal(f"{launch.argv[0]} cannot be run; check engines[].python")
+        program, hint = (PODMAN, "install podman") if launch.image else (launch.argv[0], "check engines[].python")
+        if not os.access(program, os.X_OK):
+            raise Terminal(f"{program} cannot be run; {hint}")
         try:
             pwd.getpwnam(self._user)
         except KeyError:
@@ -242,16 +248,19 @@ class UnitSupervisor:
     def _write(self, record: ReplicaRecord, launch: Launch) -> None:
         folder = self._inventory.replica_folder(record.id)
         devices = self._gpus.nodes(record.lease.gpus)
+        user = pwd.getpwnam(self._user)
         try:
-            plan = plan_unit(record, launch, self._user, devices, folder)
-            text, hidden = build_unit(plan), credential_of(plan)
+            plan = plan_unit(record, launch, self._user, devices, folder, f"{user.pw_uid}:{user.pw_gid}")
+            text, hidden = build_unit(plan), (credential_of(plan) or "").encode("utf-8", "surrogateescape")
         except ValueError as error:
             raise Terminal(f"replica {record.id}: {error}") from None
-        path = UNITS / self._name(record)
+        path, files = UNITS / self._name(record), launch.files
         try:
-            if hidden is not None:
-                write_atomically(folder / CREDENTIAL, hidden.encode("utf-8", "surrogateescape"))
-            self._write_secrets(launch.files, folder / SECRETS)
+            if hidden and launch.image:
+                files = {**files, plan.credential: hidden}
+            elif hidden:
+                write_atomically(folder / CREDENTIAL, hidden)
+            self._write_secrets(files, folder / SECRETS)
             write_atomically(folder / COPY, text.encode())
             write_atomically(path, text.encode())
         except OSError as error:
@@ -287,16 +296,18 @@ class UnitSupervisor:
         unit, run = self._look(record)
         if unit is None:
             return record
+        if unit.active == _STARTING:
+            return record
         found = (procfs.identify(pid) for pid in self._manager.processes(unit.name))
         members = tuple(sorted((who for who in found if who is not None), key=lambda who: who.pid))
         if not members:
             return record
-        return self._inventory.change(record.id, process=_identity(run) or record.process, members=members)
+        return self._inventory.change(record.id, process=_identity(unit, run) or record.process, members=members)
 
     def adopt(self, record: ReplicaRecord) -> ReplicaRecord:
         """Its main process is what the unit runs now."""
         unit, run = self._look(record)
-        who = _identity(run) if is_up(unit, run) else None
+        who = _identity(unit, run) if is_up(unit, run) else None
         return record if who in (None, record.process) else replace(record, process=who, members=())
 
     def _look(self, record: ReplicaRecord) -> tuple[UnitState | None, Run]:
@@ -326,6 +337,9 @@ class UnitSupervisor:
         except OSError as error:
             raise Retryable(f"{UNITS / name}: cannot be deleted: {error.strerror}; run us as root") from None
         self._manager.reload()
+        if record.image:
+            # Whoever killed it may have killed what takes it away as well.
+            remove_container(name.removesuffix(".service"))
         self._inventory.forget_replica(record.id)
 
 
@@ -338,9 +352,11 @@ def _stamp(path: Path) -> _Stamp | None:
     return info.st_mtime_ns, info.st_ino, info.st_size
 
 
-def _identity(run: Run) -> Identity | None:
-    """Who the main process is; systemd knows its start to the microsecond."""
-    return Identity(run.pid, run.started, procfs.boot_id()) if run.pid else None
+def _identity(unit: UnitState | None, run: Run) -> Identity | None:
+    """Who the main process is; systemd knows its start to the microsecond. While podman starts, it is not there yet."""
+    if not run.pid or unit is None or unit.active == _STARTING:
+        return None
+    return Identity(run.pid, run.started, procfs.boot_id())
 
 
 def _is_stopped_by_hand(record: ReplicaRecord, unit: UnitState | None) -> bool:

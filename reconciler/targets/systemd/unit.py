@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.model import ReplicaId, Resources
+from reconciler.targets.systemd.container import REMOVE, RUN, Container, cache_words, run_words
 from reconciler.targets.systemd.words import (
     is_variable_name,
     is_variable_value,
@@ -23,9 +24,13 @@ from reconciler.targets.systemd.words import (
 DAEMON = "reconciler.service"
 SECTION = "X-Reconciler"
 CREDENTIAL = "environment"
+CACHES = "/var/cache"
 # The engine drains by itself when it is told to end; whatever is left half a minute later hangs.
 _STOP_MARGIN = 30
-_LOAD_ENVIRONMENT = f'. "$CREDENTIALS_DIRECTORY/{CREDENTIAL}" && exec "$@"'
+# The unit's, without `.service`.
+_OWN_NAME = "%N"
+_CONTAINERS = "/var/lib/containers"
+_DETACHED = ("--detach", "--sdnotify=conmon", "--log-driver=passthrough", "--network=host")
 _NVIDIA = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 
 # Nothing that an engine or the proxy needs.
@@ -64,7 +69,9 @@ class UnitPlan:
 
     `hidden` are variables that only the process itself may see; they reach it by the credential file at `credential`.
     `mounts` maps folders of the container to folders of this host. `devices` are the GPUs' own nodes. `cache` is the
-    folder below systemd's cache that stays between replicas. `facts` go into our own section.
+    folder below systemd's cache that stays between replicas. `facts` go into our own section. With an `image`, the ID
+    of a local one, it runs in a container, by podman: then `gpus` are its GPUs by UUID, `owner` is the user as
+    `UID:GID`, and `credential` is the file as the container sees it.
     """
 
     replica: ReplicaId
@@ -79,6 +86,9 @@ class UnitPlan:
     hidden: frozenset[str] = frozenset()
     credential: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+    gpus: tuple[str, ...] = ()
+    owner: str = ""
 
 
 def unit_name(target: str, replica: ReplicaId) -> str:
@@ -109,7 +119,9 @@ def build_unit(plan: UnitPlan) -> str:
 
 
 def credential_of(plan: UnitPlan) -> str | None:
-    """The script that gives the process its hidden variables; None when it has none."""
+    """The script that gives the process its hidden variables; None when it has none. Raises ValueError."""
+    if exposed := sorted(name for name in plan.hidden if not is_variable_name(name)):
+        raise ValueError(f"a unit cannot hide the variable {exposed[0]!a}: use letters, digits and _ in its name")
     hidden = [name for name in plan.env if _is_hidden(plan, name)]
     if not hidden:
         return None
@@ -131,14 +143,22 @@ def _unit(plan: UnitPlan) -> Iterator[str]:
     yield "After=network.target"
     # What comes first goes last: when the machine goes down, the daemon must not take that for the death of replicas.
     yield f"Before={DAEMON}"
-    if plan.mounts:
-        yield "RequiresMountsFor=" + " ".join(quote_path(folder) for folder in plan.mounts.values())
+    needed = (*plan.mounts.values(), *((_CONTAINERS,) if plan.image else ()))
+    if needed:
+        yield "RequiresMountsFor=" + " ".join(quote_path(folder) for folder in needed)
     # A start takes minutes; three of them without success are enough.
     yield "StartLimitIntervalSec=1h"
     yield "StartLimitBurst=3"
 
 
 def _service(plan: UnitPlan) -> Iterator[str]:
+    yield from _contained(plan) if plan.image else _native(plan)
+    yield f"SyslogIdentifier={plan.replica.service.name}"
+    yield from _life(plan)
+    yield from _limits(plan.resources)
+
+
+def _native(plan: UnitPlan) -> Iterator[str]:
     yield "Type=exec"
     yield f"User={plain(plan.user)}"
     yield f"ExecStart={_command(plan)}"
@@ -150,11 +170,25 @@ def _service(plan: UnitPlan) -> Iterator[str]:
     yield "CacheDirectoryMode=0700"
     for inside, folder in plan.mounts.items():
         yield f"BindReadOnlyPaths={quote_path(folder)}:{quote_path(inside)}"
-    yield f"SyslogIdentifier={plan.replica.service.name}"
-    yield from _life(plan)
-    yield from _limits(plan.resources)
     yield from device_lines(plan.devices)
     yield from HARDENING.splitlines()
+
+
+def _contained(plan: UnitPlan) -> Iterator[str]:
+    """As podman's own units (Quadlet) do it: conmon is the main process, and passes on signals and the end."""
+    yield "Type=notify"
+    yield "NotifyAccess=all"
+    yield "Delegate=yes"
+    # Podman alone takes a second or two; a busy disk may take longer.
+    yield "TimeoutStartSec=5min"
+    cache = f"{CACHES}/{plan.cache}"
+    open_ones = {name: value for name, value in plan.env.items() if not _is_hidden(plan, name)}
+    container = Container(plan.image, plan.owner, cache, open_ones, plan.mounts, plan.gpus)
+    yield f"ExecStartPre={_line(*cache_words(cache, plan.user))}"
+    words = run_words(container, _words(plan), *_DETACHED)
+    yield f"ExecStart=:{_line(*RUN)} --name={_OWN_NAME} {_line(*words)}"
+    # Whatever killed it, nothing of it stays in podman's storage.
+    yield f"ExecStopPost=-{_line(*REMOVE)} {_OWN_NAME}"
 
 
 def _life(plan: UnitPlan) -> Iterator[str]:
@@ -195,16 +229,23 @@ def device_lines(devices: tuple[str, ...]) -> Iterator[str]:
 
 def _command(plan: UnitPlan) -> str:
     """`:` keeps systemd from looking for variables in the words."""
+    return ":" + _line(*_words(plan))
+
+
+def _words(plan: UnitPlan) -> tuple[str, ...]:
     words = plan.argv
     strange = [f"{name}={plan.env[name]}" for name in plan.env if not is_variable_name(name)]
-    if exposed := sorted(name for name in plan.hidden if not is_variable_name(name)):
-        raise ValueError(f"a unit cannot hide the variable {exposed[0]!a}: use letters, digits and _ in its name")
-    if strange:
+    if strange and not plan.image:
         # A name may look like an option.
         words = ("/usr/bin/env", "--", *strange, *words)
     if credential_of(plan) is not None:
-        words = ("/bin/sh", "-c", _LOAD_ENVIRONMENT, "sh", *words)
-    return ":" + " ".join(quote(word) for word in words)
+        file = shell_word(plan.credential) if plan.image else f'"$CREDENTIALS_DIRECTORY/{CREDENTIAL}"'
+        words = ("/bin/sh", "-c", f'. {file} && exec "$@"', "sh", *words)
+    return words
+
+
+def _line(*words: str) -> str:
+    return " ".join(map(quote, words))
 
 
 def _is_open(plan: UnitPlan, name: str) -> bool:

@@ -1,0 +1,179 @@
+"""Images for containers: what podman's storage has, and pulls of what it lacks.
+
+A pull is a unit of its own, which goes on when the daemon ends. systemd knows whether it runs, the journal why it
+failed, and podman what is there: nothing is written down by us. What was pulled stays; to prune it is the host's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from reconciler.engines.images import full_name
+from reconciler.errors import Retryable
+from reconciler.model import Fetch, Reason, Staging
+from reconciler.targets.systemd import journal
+from reconciler.targets.systemd.container import PODMAN, names
+from reconciler.targets.systemd.podman import run, said
+from reconciler.targets.systemd.words import quote
+
+# A file tells at once when images change; where podman keeps none there, it is asked again after this time.
+_LONGEST_TRUST = 30.0
+_LINES = 20
+_RUNNING = ("active", "activating", "deactivating")
+_REFUSALS = re.compile(
+    r"manifest unknown|name unknown|not found|unauthorized|denied|authentication required|invalid reference|"
+    r"no image found|does not exist|invalid username",
+    re.IGNORECASE,
+)
+_Stamp = tuple[int, int]
+
+
+class Images:
+    """`folder` is for what a pull has not unpacked yet."""
+
+    def __init__(self, target: str, folder: Path) -> None:
+        self._target = target
+        self._folder = folder.absolute()
+        self._lock = threading.Lock()
+        self._list: Path | None = None
+        self._known: dict[str, str] = {}
+        self._stamp: _Stamp | None = None
+        self._asked_at = -math.inf
+        # Of each pull that failed: when at last, and how often in a row.
+        self._failures: dict[str, tuple[float, int]] = {}
+
+    # ------------------------------------------------------------ looking
+
+    def find(self, image: str) -> str | None:
+        """The ID of a local image, or None where it is not there. Raises Retryable when podman does not answer."""
+        with self._lock:
+            self._refresh(full_name(image))
+            return self._known.get(full_name(image))
+
+    def look(self, images: Iterable[str]) -> dict[str, Staging | None]:
+        """How it stands with those of these images that are not there; None where no pull was begun."""
+        return dict(self._missing(images))
+
+    def _missing(self, images: Iterable[str]) -> Iterator[tuple[str, Staging | None]]:
+        for image in dict.fromkeys(images):
+            try:
+                if self.find(image):
+                    self._failures.pop(image, None)
+                else:
+                    yield image, self._pulling(image)
+            except Retryable as error:
+                # Nobody but this image's services needs podman.
+                yield image, Staging(Fetch.REFUSED, failures=1, at=time.time(), reason=Reason("NoPodman", str(error)))
+
+    def _refresh(self, wanted: str) -> None:
+        """Ask podman again when its list changed."""
+        stamp = _stamp(self._list) if self._list else None
+        is_old = time.monotonic() - self._asked_at > _LONGEST_TRUST
+        if stamp == self._stamp and not (is_old and (stamp is None or wanted not in self._known)):
+            return
+        if self._list is None:
+            root, driver = said(PODMAN, "info", "--format", "{{.Store.GraphRoot}}\n{{.Store.GraphDriverName}}").split(
+                "\n"
+            )[:2]
+            self._list = Path(root) / f"{driver}-images" / "images.json"
+        # Looked at before podman is asked: what changes meanwhile is asked about again.
+        stamp = _stamp(self._list)
+        self._known = names(json.loads(said(PODMAN, "images", "--no-trunc", "--format", "json")))
+        self._stamp, self._asked_at = stamp, time.monotonic()
+
+    def _pulling(self, image: str) -> Staging | None:
+        """What systemd says of its pull."""
+        unit = self._unit(image)
+        state = _show(unit)
+        if state.get("ActiveState") in _RUNNING:
+            return Staging(Fetch.RUNNING, done=_size(self._scratch(image)))
+        if state.get("ActiveState") != "failed":
+            # Never begun, or done a moment ago.
+            self._stamp, self._asked_at = None, -math.inf
+            return None
+        ended = time.time() - time.monotonic() + int(state.get("InactiveEnterTimestampMonotonic") or 0) / 1e6
+        failures = self._count(image, ended)
+        words = journal.tail(unit, _LINES, ended - 1)
+        why = _why(words) or f"podman ended without saying why; see journalctl -u {unit}"
+        fetch = Fetch.REFUSED if _REFUSALS.search(why) else Fetch.FAILED
+        return Staging(fetch, failures=failures, at=ended, reason=Reason("ImagePullFailed", why))
+
+    def _count(self, image: str, ended: float) -> int:
+        at, failures = self._failures.get(image, (0.0, 0))
+        if abs(at - ended) > 0.5:
+            failures += 1
+            self._failures[image] = (ended, failures)
+        return failures
+
+    # ------------------------------------------------------------ pulling
+
+    def stage(self, image: str) -> None:
+        """Begin to pull it, unless that is going on. Raises Retryable."""
+        unit, scratch = self._unit(image), self._scratch(image)
+        if self.find(image) or _show(unit).get("ActiveState") in _RUNNING:
+            return
+        try:
+            scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Retryable(f"{scratch}: cannot be made: {error.strerror}; check the disk") from None
+        run("systemctl", "--quiet", "reset-failed", unit)
+        said(*pull_words(full_name(image), unit, scratch))
+
+    def _unit(self, image: str) -> str:
+        return f"reconciler-pull-{self._target}-{_key(image)}.service"
+
+    def _scratch(self, image: str) -> Path:
+        return self._folder / _key(image)
+
+
+def pull_words(name: str, unit: str, scratch: Path) -> tuple[str, ...]:
+    """What begins a pull, and returns. Pure."""
+    return (
+        *("systemd-run", "--quiet", f"--unit={unit}", f"--description=Pull {name}"),
+        f"--setenv=TMPDIR={scratch}",
+        f"--property=ExecStopPost=-/bin/rm -rf -- {quote(str(scratch))}",
+        # What serves comes first.
+        *("--property=Nice=10", "--property=IOSchedulingClass=idle", "--property=OOMScoreAdjust=1000"),
+        *(PODMAN, "--events-backend=none", "pull", "--", name),
+    )
+
+
+def _why(words: Iterable[str]) -> str:
+    said = [line for line in words if line.startswith("Error: ")]
+    return said[-1].removeprefix("Error: ") if said else ""
+
+
+def _key(image: str) -> str:
+    return hashlib.sha256(full_name(image).encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    with contextlib.suppress(OSError):
+        info = path.stat()
+        return info.st_mtime_ns, info.st_ino
+    return None
+
+
+def _size(folder: Path) -> int:
+    """Bytes below a folder that somebody writes to."""
+    total = 0
+    for here, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(here, name)).st_size
+    return total
+
+
+def _show(unit: str) -> Mapping[str, str]:
+    wanted = "--property=ActiveState,InactiveEnterTimestampMonotonic"
+    lines = said("systemctl", "show", wanted, unit).splitlines()
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}

@@ -1,0 +1,87 @@
+"""Services in containers: real podman as units of a real systemd, with an image that is pulled from a registry."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.fixtures import find_place
+from tests.machines.conftest import refuse
+from tests.machines.containers import NAME, TAG, ContainerRig, check_podman
+from tests.machines.machine import NoMachine
+from tests.machines.rig import USER
+from tests.machines.test_life_of_a_host import SEQS, TINY
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+CPU = "runtimes/vllm-cpu.yaml"
+REFUSED = [f"touch: cannot touch '{path}': Read-only file system" for path in ("/etc/written", "/mnt/models/written")]
+# Two lines of heading, and the loopback device.
+NO_NETWORK = ["3"]
+
+
+@pytest.fixture
+def rig(engine_python: Path, tiny_model: Path) -> Iterator[ContainerRig]:
+    """A machine whose daemon already serves `tiny`, from an image that it did not have."""
+    folder = Path("/run") / f"reconciler-tests-{os.getpid()}-containers"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        check_podman()
+        rig = ContainerRig(folder, python=engine_python, model=tiny_model, place=find_place())
+    except NoMachine as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        refuse(str(error))
+        raise
+    rig.start()
+    yield rig
+    rig.close()
+
+
+def test_an_image_is_pulled_and_its_containers_live_as_units_do(rig: ContainerRig) -> None:
+    rig.converge()
+    assert rig.serves()
+    assert f"{NAME}:{TAG}" in rig.registry.pulled
+    (unit,) = rig.units("active")
+    (replica,) = rig.service()["replicas"]
+    assert rig.podman("images", "--no-trunc", "--quiet").strip() == f"sha256:{replica['image']}"
+    assert rig.told_of_preflight().splitlines() == [rig.machine.run("id", "-u", USER).strip(), *REFUSED, *NO_NETWORK]
+    assert rig.ask("logs", "tiny").stdout.strip(), "its words are in the journal"
+
+    with rig.load(streams=1, posts=1) as load:
+        rig.edit(TINY, SEQS, "--max-num-seqs=12")
+        rig.converge()
+        rig.wait("the old unit to be gone", lambda: len(rig.units()) == 1)
+        # The registry has no such image: what serves goes on, and says why it is not replaced.
+        rig.edit(CPU, "image: .*", f"image: {NAME}@sha256:{'0' * 64}")
+        blocked = rig.wait("the missing image to be told", lambda: (rig.service() or {}).get("blocked"))
+        tally = load.stop()
+    assert (tally.lost, tally.refused) == (0, 0), str(tally)
+    assert (blocked[0]["code"], "manifest unknown" in blocked[0]["message"]) == ("ImagePullFailed", True)
+    assert rig.serves()
+
+    # The same by its digest is there already, so nothing is pulled.
+    pulled = len(rig.registry.pulled)
+    rig.edit(CPU, "image: .*", f"image: {NAME}@{rig.digest}")
+    rig.converge()
+    rig.wait("the old unit to be gone", lambda: len(rig.units()) == 1)
+    assert rig.service()["replicas"][0]["image"] == replica["image"]
+    assert len(rig.registry.pulled) == pulled
+
+    before, (unit,) = rig.pids(), rig.units("active")
+    rig.podman("kill", "--signal=KILL", unit.removesuffix(".service"))
+    rig.wait("another one to serve", lambda: rig.pids() and not rig.pids() & before and rig.is_applied(), 40)
+    rig.wait("the rest to be gone", lambda: len(rig.units()) == 1 and rig.containers() == 1, 40)
+    rig.wait("it to serve", rig.serves)
+
+    rig.kill()
+    rig.registry.close()
+    rig.machine.reboot()
+    rig.wait("the unit to serve again, with nobody to ask for it", rig.serves)
+    rig.start()
+    rig.wait("the daemon to know it", lambda: (rig.service() or {}).get("ready") == "1/1")
+    rig.write({TINY: None})
+    rig.converge()
+    rig.wait("its unit and its container to be gone", lambda: not rig.units() and not rig.containers())
