@@ -55,7 +55,7 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str]
     """A code and a sentence when a replica has failed, else None."""
     when = "before it was ready" if replica.ready_at is None else "while it served"
     if is_stopped_by_hand(replica):
-        return ("StoppedByHand", f"{replica.drift} {when}")
+        return ("StoppedByHand", replica.drift)
     if not replica.alive:
         status = "" if replica.exit_code is None else f" with status {replica.exit_code}"
         return ("Crashed", f"the engine ended{status} {when}")

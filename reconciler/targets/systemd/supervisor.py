@@ -130,6 +130,8 @@ class UnitSupervisor:
         path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
         if not os.path.lexists(_WANTS / path.name):
             return f"{path.name} was disabled by hand: a reboot would not start it"
+        if os.path.lexists(_drop_ins(path)):
+            return f"{_drop_ins(path)} was added by hand"
         stamps = _stamp(path), _stamp(ours)
         if stamps[1] is None or self._seen.get(path.name) == stamps:
             return ""
@@ -285,8 +287,9 @@ class UnitSupervisor:
         path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
         try:
             write_atomically(path, ours.read_bytes())
+            _delete_drop_ins(path)
         except OSError as error:
-            raise Retryable(f"{path}: cannot be written: {error.strerror}; run us as root") from None
+            raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
         self._manager.install(path.name)
 
     # ------------------------------------------------------------ stopping
@@ -334,6 +337,7 @@ class UnitSupervisor:
             with suppress(FileNotFoundError):
                 (UNITS / name).unlink()
                 sync_folder(UNITS)
+            _delete_drop_ins(UNITS / name)
         except OSError as error:
             raise Retryable(f"{UNITS / name}: cannot be deleted: {error.strerror}; run us as root") from None
         self._manager.reload()
@@ -341,6 +345,16 @@ class UnitSupervisor:
             # Whoever killed it may have killed what takes it away as well.
             remove_container(name.removesuffix(".service"))
         self._inventory.forget_replica(record.id)
+
+
+def _drop_ins(path: Path) -> Path:
+    """Where `systemctl edit` puts what it adds to a unit. What is meant for all replicas belongs elsewhere."""
+    return path.with_name(f"{path.name}.d")
+
+
+def _delete_drop_ins(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(_drop_ins(path))
 
 
 def _stamp(path: Path) -> _Stamp | None:
