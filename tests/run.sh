@@ -77,13 +77,15 @@ host() {
   find_engine
   find_storage
   find_nspawn
-  check host run_pytest host -m host -n 0 "$@"
+  check host run_pytest host -m host -n 2 --dist worksteal "$@"
 }
 
 # A machine in a container: its own processes and mounts over this machine's root. Needs root, and changes nothing here.
 find_nspawn() {
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v systemd-nspawn >/dev/null; then
-    step "Installing systemd-container, for the tests on machines" install_packages systemd systemd-container dbus ||
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null &&
+    ! { command -v systemd-nspawn && command -v ip; } >/dev/null; then
+    step "Installing systemd-container, for the tests on machines" \
+      install_packages systemd systemd-container dbus iproute2 ||
       say "no machines to test on: see above"
   fi
 }

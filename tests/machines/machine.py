@@ -184,7 +184,7 @@ class Machine:
         nspawn = [
             "systemd-nspawn",
             *("--quiet", "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--console=pipe"),
-            *(f"--machine={self.name}", f"--directory={self.folder / 'machine' / 'root'}"),
+            *(f"--machine={self.name}-{os.getpid()}", f"--directory={self.folder / 'machine' / 'root'}"),
             *binds,
             *([f"--network-namespace-path={self._network}"] if self._network else []),
             "--boot",
