@@ -190,6 +190,11 @@ class Rig:
         except (NoDaemon, OSError):
             return None
 
+    def history(self) -> list[Document]:
+        """All that happened so far, oldest first."""
+        said: Document = json.loads(self.ask("history", "-o", "json", "-n", "1000").stdout)
+        return list(said["entries"])
+
     def service(self, name: str = "tiny") -> Document | None:
         status = self.status()
         for service in status["targets"][0]["services"] if status else ():

@@ -68,6 +68,10 @@ class InstalledRig(MachineRig):
         self.machine.run("systemctl", "kill", "--kill-who=main", f"--signal={number}", UNIT, expect=None)
         self.machine.run("systemctl", "stop", UNIT)
 
+    def enable(self, wanted: bool) -> None:
+        """Does a boot start the daemon?"""
+        self.machine.run("systemctl", "enable" if wanted else "disable", UNIT)
+
     def is_running(self) -> bool:
         return self.machine.run("systemctl", "is-active", UNIT, expect=None).strip() == "active"
 

@@ -84,6 +84,8 @@ class MachineRig(Rig):
 
     def _binds(self) -> dict[str, str | Path]:
         readable = {ROOT, Path(sys.prefix), Path(sys.base_prefix), self.place.venv, self.place.folder}
+        if fetches := self.target.get("storage", {}).get("python"):
+            readable.add(Path(fetches).parent.parent)
         shown = {path for path in readable if not path.is_relative_to("/usr")}
         return {f"{path}:ro": path for path in sorted(shown)} | {str(self.folder): self.folder}
 

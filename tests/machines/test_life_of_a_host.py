@@ -1,77 +1,61 @@
-"""A whole host on a real systemd: its services are units, and all that keeps them so is real."""
+"""A whole host on a real systemd, as `reconciler host install` makes it: its services are units, and all is real."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e.test_crash_of_daemon import kill_at_every_boundary
-from tests.engine.fixtures import find_place
-from tests.machines.conftest import refuse
-from tests.machines.machine import NoMachine, check
+from tests.machines.conftest import MakeRig
+from tests.machines.installed import InstalledRig
+from tests.machines.network import Switch
+from tests.machines.remote import serve_git
 from tests.machines.rig import USER, MachineRig
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 TINY = "demo/tiny.yaml"
 SEQS = r"--max-num-seqs=\d+"
-MakeRig = Callable[..., MachineRig]
 
 
-@pytest.fixture
-def make_rig(engine_python: Path, tiny_model: Path) -> Iterator[MakeRig]:
-    try:
-        check()
-    except NoMachine as error:
-        refuse(str(error))
-    rigs: list[MachineRig] = []
-
-    def make(**options: Any) -> MachineRig:
-        # Not below /tmp: units have one of their own.
-        folder = Path("/run") / f"reconciler-tests-{os.getpid()}-{len(rigs)}"
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            rigs.append(MachineRig(folder, python=engine_python, model=tiny_model, place=find_place(), **options))
-        except NoMachine as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            refuse(str(error))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.close()
-
-
-@pytest.fixture
-def rig(make_rig: MakeRig) -> MachineRig:
-    """A machine whose daemon already serves `tiny`."""
-    rig = make_rig()
+def serving(make_rig: MakeRig, **options: object) -> InstalledRig:
+    """A host that was installed and serves `tiny`."""
+    rig = make_rig(InstalledRig, **options)
     rig.start()
     rig.converge()
     return rig
 
 
-def test_a_push_serves_an_update_loses_nothing_and_a_bad_commit_changes_nothing(rig: MachineRig) -> None:
+def test_an_installed_host_serves_updates_rolls_back_and_deletes_as_git_says(make_rig: MakeRig) -> None:
+    rig = serving(make_rig)
     assert rig.serves()
     (first,) = rig.units("active")
     assert rig.machine.run("systemctl", "is-enabled", first).strip() == "enabled"
     with rig.load(streams=1, posts=1) as load:
-        rig.edit(TINY, SEQS, "--max-num-seqs=12")
-        rig.converge()
-        rig.wait("the old unit to be gone", lambda: len(rig.units()) == 1)
-        rig.edit(TINY, SEQS, "--max-num-seq=13")
-        rejected = rig.wait("the rejection", lambda: (rig.service() or {}).get("rejected"))
+        update(rig)
+        refuse_what_cannot_start(rig)
+        roll_back_what_crashes(rig)
         tally = load.stop()
     assert (tally.lost, tally.refused) == (0, 0), str(tally)
+    delete(rig)
+
+
+def update(rig: InstalledRig) -> None:
+    (before,) = rig.units("active")
+    rig.edit(TINY, SEQS, "--max-num-seqs=12")
+    rig.converge()
+    rig.wait("the old unit to be gone", lambda: len(rig.units()) == len(rig.unit_files()) == 1)
+    assert rig.units("active") != [before]
+
+
+def refuse_what_cannot_start(rig: InstalledRig) -> None:
+    """It is asked for its arguments as the user of replicas, in their sandbox."""
+    before = rig.invocations()
+    rig.edit(TINY, SEQS, "--max-num-seq=13")
+    rejected = rig.wait("the rejection", lambda: (rig.service() or {}).get("rejected"))
     assert "--max-num-seqs" in rejected["reason"]
     assert (rejected["file"], "--max-num-seq=13" in rig.read(TINY).splitlines()[rejected["line"] - 1]) == (TINY, True)
-    (second,) = rig.units("active")
-    assert second != first
-    assert [path.name for path in rig.unit_files()] == [second]
+    assert rig.invocations() == before
     name, *refused, network, home = rig.told_of_preflight().splitlines()
     assert (name, Path(home).parent) == (USER, Path("/var/cache/reconciler"))
     assert network.startswith("net:[")
@@ -81,20 +65,23 @@ def test_a_push_serves_an_update_loses_nothing_and_a_bad_commit_changes_nothing(
     ]
 
 
-def test_a_commit_that_crashes_is_rolled_back_and_what_it_said_is_told(rig: MachineRig) -> None:
-    before = rig.units()
-    with rig.load(streams=1, posts=1) as load:
-        rig.edit(TINY, SEQS, "--max-num-seqs=99")
-        rejected = rig.wait("the rollback", lambda: (rig.service() or {}).get("rejected"))
-        rig.wait("the failed unit to be gone", lambda: len(rig.unit_files()) == 1)
-        tally = load.stop()
-    assert (tally.lost, tally.refused) == (0, 0), str(tally)
-    assert rig.units() == before
+def roll_back_what_crashes(rig: InstalledRig) -> None:
+    """What it said is told."""
+    before = rig.invocations()
+    commit = rig.edit(TINY, r"--max-num-seq=13", "--max-num-seqs=99") and rig.repository.head()
+    rejected = rig.wait("the rollback", lambda: _rejected_for(rig, commit))
+    rig.wait("the failed unit to be gone", lambda: len(rig.unit_files()) == 1)
+    assert rig.invocations() == before
     assert "no kernel" in rejected["reason"]
     assert any("no kernel" in line for line in rejected["lastWords"])
 
 
-def test_a_deleted_service_leaves_no_unit(rig: MachineRig) -> None:
+def _rejected_for(rig: InstalledRig, commit: str) -> dict[str, str] | None:
+    rejected: dict[str, str] | None = (rig.service() or {}).get("rejected")
+    return rejected if rejected and rejected["revision"] == commit else None
+
+
+def delete(rig: InstalledRig) -> None:
     rig.write({TINY: None})
     rig.converge()
     rig.wait("its unit to be gone", lambda: not rig.units() and not rig.unit_files())
@@ -102,62 +89,106 @@ def test_a_deleted_service_leaves_no_unit(rig: MachineRig) -> None:
     assert not list(wanted.glob("reconciler-demo.*"))
 
 
-def test_after_a_reboot_it_serves_without_git_and_daemon_which_then_take_it_over(rig: MachineRig) -> None:
-    (unit,) = rig.units("active")
-    rig.kill()
-    away = rig.repository.bare.rename(rig.folder / "away.git")
-    rig.machine.reboot()
-    rig.wait("the unit to serve again, with nobody to ask for it", rig.serves)
-    invocation = rig.machine.run("systemctl", "show", "-P", "InvocationID", unit)
-    with rig.load(streams=1, posts=1) as load:
+def test_reboots_cut_off_from_git_with_and_without_the_daemon_cost_nothing_but_their_time(
+    make_rig: MakeRig, switch: Switch
+) -> None:
+    rig = make_rig(InstalledRig, network=switch.plug())
+    assert rig.network
+    with serve_git(rig.folder, switch) as remote:
+        rig.source = remote.source(rig.folder)
+        rig.write_config()
         rig.start()
-        rig.wait("the daemon to know it", lambda: (rig.service() or {}).get("ready") == "1/1")
-        away.rename(rig.repository.bare)
         rig.converge()
-        tally = load.stop()
-    assert (tally.lost, tally.refused) == (0, 0), str(tally)
-    assert rig.units() == [unit]
-    assert rig.machine.run("systemctl", "show", "-P", "InvocationID", unit) == invocation, "it was not restarted"
-    roll_again(rig)
+        (unit,) = rig.units("active")
+        before = len(rig.history())
+
+        switch.cut(rig.network)
+        rig.machine.reboot()
+        rig.wait("it to serve again", rig.serves)
+        rig.wait("the daemon to know it, and to miss git", lambda: knows_it(rig) and rig.status()["revision"]["error"])  # type: ignore[index]
+        assert rig.units() == [unit]
+        assert rig.machine.run("systemctl", "show", "-P", "NRestarts", unit) == "0\n"
+        assert {entry["event"] for entry in rig.history()[before:]} <= {"revision", "admit"}, "no crash, no start"
+
+        rig.enable(False)
+        rig.machine.reboot()
+        rig.wait("it to serve again, with nobody to ask for it", rig.serves)
+        assert not rig.is_running()
+        invocations = rig.invocations()
+        with rig.load(streams=1, posts=1) as load:
+            rig.start()
+            rig.wait("the daemon to know it", lambda: knows_it(rig))
+            switch.mend(rig.network)
+            rig.converge()
+            assert rig.invocations() == invocations, "replica and proxy were taken over as they are"
+            rig.edit(TINY, SEQS, "--max-num-seqs=11")
+            rig.converge()
+            rig.wait("the old unit to be gone", lambda: len(rig.units()) == 1 and rig.units() != [unit])
+            tally = load.stop()
+        assert (tally.lost, tally.refused) == (0, 0), str(tally)
 
 
-def test_what_somebody_does_by_hand_is_noticed_and_put_right(rig: MachineRig) -> None:
+def knows_it(rig: InstalledRig) -> bool:
+    return (rig.service() or {}).get("ready") == "1/1"
+
+
+def test_what_somebody_does_by_hand_is_noticed_named_and_put_right(make_rig: MakeRig) -> None:
+    # Nothing but a signal of systemd makes the daemon look.
+    rig = serving(make_rig, resync="1h")
     (unit,) = rig.units("active")
     (path,) = rig.unit_files()
-    serving, written = rig.pids(), path.read_bytes()
+    invocations, written = rig.invocations(), path.read_bytes()
     rig.machine.run("systemctl", "daemon-reexec")
     path.write_bytes(written + b"\n[Service]\nRestart=no\n")
     rig.machine.run("systemctl", "daemon-reload")
     rig.wait("the file to be as it was", lambda: path.read_bytes() == written)
-    rig.wait("systemd to know it", lambda: rig.machine.run("systemctl", "show", "-P", "Restart", unit) == "always\n")
+    await_property(rig, unit, "Restart", "always")
+    assert repaired(rig) == f"/etc/systemd/system/{unit} was edited by hand"
+    added = path.with_name(f"{unit}.d")
+    added.mkdir()
+    (added / "override.conf").write_text("[Service]\nRestart=no\n")
+    rig.machine.run("systemctl", "daemon-reload")
+    await_property(rig, unit, "Restart", "always")
+    assert not added.exists()
+    assert repaired(rig) == f"/etc/systemd/system/{unit}.d was added by hand"
     rig.machine.run("systemctl", "disable", unit)
-    rig.wait(
-        "a reboot to start it", lambda: rig.machine.run("systemctl", "is-enabled", unit, expect=None) == "enabled\n"
-    )
-    assert rig.pids() == serving, "what serves is not restarted for that"
+    await_property(rig, unit, "UnitFileState", "enabled")
+    assert repaired(rig) == f"{unit} was disabled by hand: a reboot would not start it"
+    assert rig.invocations() == invocations, "what serves is not restarted for that"
+
+    before = rig.pids()
     rig.machine.run("systemctl", "restart", unit)
-    rig.wait("it to serve again", lambda: rig.pids() and not rig.pids() & serving and rig.is_applied() and rig.serves())
+    rig.wait("it to serve again", lambda: rig.pids() and not rig.pids() & before and rig.is_applied() and rig.serves())
     assert rig.units() == [unit], "who restarts a unit gets that unit, and no other"
-    assert "stopped or restarted by hand" in (rig.folder / "daemon.log").read_text()
-    for word in (("stop",), ("kill", "--signal=KILL")):
+    assert any("restarted by hand" in entry["message"] for entry in rig.history())
+
+    told = (
+        (("stop",), "stop", "was stopped by hand"),
+        (("kill", "--signal=KILL"), "note_crash", "the engine ended with status -9 while it served"),
+    )
+    for words, event, why in told:
         (unit,) = rig.units("active")
-        before = rig.pids()
-        rig.machine.run("systemctl", *word, unit)
-        rig.wait("another one to serve", lambda: rig.pids() and not rig.pids() & before and rig.is_applied())  # noqa: B023
+        known = len(rig.history())
+        rig.machine.run("systemctl", *words, unit)
+        rig.wait("another one to serve", lambda u=unit: rig.units("active") not in ([u], []) and rig.is_applied())  # type: ignore[misc]
         rig.wait("the rest to be gone", lambda: len(rig.units()) == 1)
         rig.wait("it to serve", rig.serves)
-    assert rig.service()["rejected"] is None, "it is nobody's commit that somebody stops a unit"
+        (said,) = [entry["message"] for entry in rig.history()[known:] if entry["event"] == event]
+        assert why in said
+    assert (rig.service() or {})["rejected"] is None, "it is nobody's commit that somebody stops a unit"
 
 
-def roll_again(rig: MachineRig) -> None:
-    (old,) = rig.units("active")
-    rig.edit(TINY, SEQS, "--max-num-seqs=11")
-    rig.converge()
-    rig.wait("the old unit to be gone", lambda: len(rig.units()) == 1 and rig.units() != [old])
+def await_property(rig: InstalledRig, unit: str, name: str, value: str) -> None:
+    rig.wait(f"{name}={value}", lambda: rig.machine.run("systemctl", "show", "-P", name, unit).strip() == value)
+
+
+def repaired(rig: InstalledRig) -> str:
+    """What the latest repair was for."""
+    return str([entry["message"] for entry in rig.history() if entry["event"] == "repair"][-1].partition(": ")[2])
 
 
 def test_killed_at_boundaries_of_a_rollout_the_daemon_loses_no_request(make_rig: MakeRig) -> None:
-    rig = make_rig(rollout={"min_ready": "0.2s"})
+    rig = make_rig(MachineRig, rollout={"min_ready": "0.2s"})
     rig.start()
     rig.converge()
     with rig.load(streams=1, posts=1) as load:

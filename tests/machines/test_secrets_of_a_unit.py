@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from tests.e2e.test_secrets import KEY, SECRET, TOKEN, ask
+from tests.machines.conftest import MakeRig
 from tests.machines.rig import ROOT, USER, MachineRig
-from tests.machines.test_life_of_a_host import TINY, MakeRig, make_rig
 
-__all__ = ["make_rig"]
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 
+TINY = "demo/tiny.yaml"
 MORE = """\
       env:
         - {name: VLLM_API_KEY, valueFrom: {secretKeyRef: {name: hub, key: key}}}
