@@ -13,6 +13,7 @@ import pytest
 
 from reconciler import procfs
 from reconciler.errors import Retryable
+from reconciler.targets.systemd import bus, systemctl
 from reconciler.targets.systemd.dbus import DBusManager
 from reconciler.targets.systemd.manager import Manager, Run, UnitState
 from reconciler.targets.systemd.systemctl import SystemctlManager
@@ -235,7 +236,7 @@ def test_systemd_may_execute_itself_anew_at_any_time(world: World) -> None:
 
     thread = threading.Thread(target=look_again)
     thread.start()
-    for _ in range(3):
+    for _ in range(5):
         world.systemd.run("daemon-reexec")
         world.systemd.run("is-active", name)
     done.set()
@@ -244,6 +245,18 @@ def test_systemd_may_execute_itself_anew_at_any_time(world: World) -> None:
     os.kill(run.pid, signal.SIGKILL)
     assert woken.wait(20), "it still hears of news"
     world.wait(name, lambda unit, _: unit.active == "failed")
+
+
+def test_nobody_waits_for_ever_and_late_answers_do_no_harm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = world.add("patient")
+    world.manager.start(name)
+    run = world.wait(name, is_up)
+    for module in (bus, systemctl):
+        monkeypatch.setattr(module, "_SECONDS", 0.5)
+    with world.systemd.slow(), pytest.raises(Retryable, match=r"does not answer within|takes longer than"):
+        world.look(name)
+    monkeypatch.undo()
+    assert world.look(name)[1] == run
 
 
 def test_d_bus_is_used_again_as_soon_as_it_is_back(systemd: UserSystemd, tmp_path: Path) -> None:

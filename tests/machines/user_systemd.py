@@ -5,9 +5,12 @@ It has a view of mounts and a control group of its own; everything else it share
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.machines.machine import NoMachine, cgroup_root, remove_cgroups, wait_for
@@ -46,6 +49,15 @@ class UserSystemd:
         done = subprocess.run([*self.systemctl, *words], capture_output=True, text=True, timeout=60, check=False)
         assert expect is None or done.returncode == expect, (words, done.returncode, done.stdout, done.stderr)
         return done.stdout
+
+    @contextlib.contextmanager
+    def slow(self) -> Iterator[None]:
+        """It stands still meanwhile."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End it with all its units."""

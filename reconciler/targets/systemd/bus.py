@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import structlog
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
 from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 
@@ -37,6 +38,7 @@ _ERROR = "org.freedesktop.DBus.Error."
 _AWAY = tuple(_ERROR + name for name in ("NoReply", "ServiceUnknown", "NameHasNoOwner", "Disconnected", "Spawn."))
 # Only these say that there is no such unit. Whoever took another error for that would take a unit that serves for dead.
 _NOT_THERE = (f"{_ERROR}UnknownObject", f"{_ERROR}UnknownInterface", f"{NAME}.NoSuchUnit")
+_log = structlog.get_logger()
 
 
 class Refused(Retryable):
@@ -173,6 +175,9 @@ class Bus:
                     parser.add_data(data)
                     while (message := parser.get_next_message()) is not None:
                         self._take(message)
+        except Exception:
+            # Whoever waits must not wait for a thread that died in silence.
+            _log.exception("systemd.not_understood", socket=str(self.path))
         finally:
             self._end()
 
