@@ -201,7 +201,9 @@ class HostTarget(_Section):
     volumes: dict[str, Path] = Field(default_factory=dict, description="Folder behind each `pvc://NAME`")
     secrets: Secrets = Field(default_factory=Secrets, description="Where this host finds Secrets")
     storage: Storage = Field(default_factory=Storage, description="How models are fetched that lie elsewhere")
-    gpus: Literal["auto"] | tuple[str, ...] = Field("auto", description="`auto` asks NVML; or a list of UUIDs")
+    gpus: Literal["auto"] | tuple[str, ...] = Field(
+        "auto", description="`auto` asks NVML; or a list of UUIDs, of GPUs or MIG devices"
+    )
     labels: dict[LabelKey, LabelValue] = Field(
         default_factory=dict, description="Labels of the host, for nodeSelector and node affinity"
     )

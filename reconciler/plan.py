@@ -100,13 +100,14 @@ def _decide_all(
     current = {service.id: service for service in desired.services if service.canary_percent is None}
     # What is suspended goes nowhere: nobody should wait for it.
     moving = [r for r in observed.replicas if r.service not in suspended]
+    lives = {r.id: life(r, observed.at, patience) for r in moving}
     ledger = Ledger(
         observed.capacity,
         observed.replicas,
-        leaving=[r for r in moving if life(r, observed.at, patience) in _LEAVING],
+        leaving=[r for r in moving if lives[r.id] in _LEAVING],
         outdated=[r for r in moving if r.service in current and current[r.service].digest != r.digest],
         wanted={service.id: service.replicas for service in desired.services},
-        restless=[r for r in moving if life(r, observed.at, patience) in _RESTLESS],
+        restless=[r for r in moving if lives[r.id] in _RESTLESS],
     )
     situations.sort(key=lambda s: (s.promoted is None, s.id))
     for s in situations:

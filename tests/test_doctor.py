@@ -231,6 +231,20 @@ def test_every_gpu_is_named_with_who_holds_its_memory(host: Host, driver: Driver
     assert "nvidia-modprobe" in host.only("gpus", Level.WARNING).fix
 
 
+def test_parts_of_gpus_are_named_with_what_asks_for_them(host: Host, driver: Driver, tmp_path: Path, monkeypatch):
+    first, second = driver.uuids
+    (part,) = driver.partition(first, "1g.6gb")
+    driver.partition(second)
+    host.target["gpus"] = "auto"
+    node = Path("/dev/null")
+    monkeypatch.setattr("reconciler.targets.gpus.nodes_of", lambda *_: (str(node),))
+    says = [one.says for one in host.about("gpus") if one.level is Level.OK]
+    assert says[1].endswith(f"{part}, 6.0 GiB, leased as nvidia.com/mig-1g.6gb")
+    assert any("without any MIG device on 1 of 2 GPUs" in one.says for one in host.about("gpus"))
+    node = tmp_path / "nvidia-cap12"
+    assert f"cannot be opened: {node} missing" in host.only("gpus", Level.PROBLEM).says
+
+
 def test_gpus_that_are_not_there_are_problems(host: Host, driver: Driver):
     host.target["gpus"] = ["GPU-7"]
     assert "GPU-7 is not on this host" in host.only("gpus", Level.PROBLEM).says

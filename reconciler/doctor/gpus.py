@@ -59,6 +59,7 @@ def check_gpus(target: HostTarget) -> Iterator[Finding]:
         return
     yield ok("gpus", f"driver {driver.version or 'of unknown version'}, CUDA up to {driver.cuda or 'unknown'}")
     yield from (_gpu(target, gpu, gpus) for gpu in found)
+    yield from _split_in_vain(target, found, driver)
     if not found:
         yield warning("gpus", f"{target.name}: the driver has no GPU", "see nvidia-smi -L and dmesg")
     if found and not _UNIFIED_MEMORY.exists():
@@ -87,7 +88,21 @@ def _gpu(target: HostTarget, gpu: Gpu, gpus: Gpus) -> Finding:
     used = (
         f", {sum(one.memory_bytes for one in holders) / _GIB:.1f} in use by {len(holders)} processes" if holders else ""
     )
-    return ok("gpus", f"{target.name}: {gpu.name} {gpu.uuid}, {gpu.memory_bytes / _GIB:.1f} GiB{used}")
+    kind = f", leased as {gpu.kind}" if gpu.parent else ""
+    if missing := [node for node in gpus.nodes([gpu.uuid]) if gpu.parent and not Path(node).exists()]:
+        says = f"{target.name}: {gpu.name} {gpu.uuid} cannot be opened: {', '.join(missing)} missing"
+        return problem("gpus", says, "nvidia-modprobe makes such nodes; see nvidia-smi -L and dmesg")
+    return ok("gpus", f"{target.name}: {gpu.name} {gpu.uuid}, {gpu.memory_bytes / _GIB:.1f} GiB{kind}{used}")
+
+
+def _split_in_vain(target: HostTarget, found: tuple[Gpu, ...], driver: Driver) -> Iterator[Finding]:
+    """GPUs in MIG mode without a part are not in the list at all."""
+    hidden = driver.gpus - len({gpu.parent or gpu.uuid for gpu in found})
+    if target.gpus == "auto" and hidden > 0:
+        says = (
+            f"{target.name}: MIG mode without any MIG device on {hidden} of {driver.gpus} GPUs: nothing of it is leased"
+        )
+        yield warning("gpus", says, "make some (nvidia-smi mig -cgi PROFILE -C), or end MIG mode (nvidia-smi -mig 0)")
 
 
 def _chosen_by_hand(target: HostTarget) -> Iterator[Finding]:
