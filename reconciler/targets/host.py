@@ -55,12 +55,13 @@ from reconciler.targets.fetcher import Fetcher, FetchProcess
 from reconciler.targets.fits import Fits
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
+from reconciler.targets.preflights import Preflights
 from reconciler.targets.probing import Probes, Sight, Subject, Topic
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.questions import EngineQuestions
 from reconciler.targets.stager import Stager
 from reconciler.targets.supervisor import ProcessState, Supervisor
-from reconciler.targets.workload import Preflights, Workloads
+from reconciler.targets.workload import Workloads
 
 if TYPE_CHECKING:
     from reconciler.targets.systemd.images import Images

@@ -74,6 +74,10 @@ class Stager:
             return None
         return self.folder / key / state.content
 
+    def state_file(self, service: ServiceId, mount: Mount) -> str:
+        """What changes whenever `find` may find something else, as long as the folder it found stays."""
+        return f"{self.folder}/{key_of(service.namespace, mount)}/{states.STATE}"
+
     def subscribe(self) -> None:
         """From now on, tell when a program ends."""
         if self._watch is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -53,6 +53,16 @@ def folders_of(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[str,
         if not is_fetched(mount.uri):
             _admit(path, said, below, ground.closed, ground.reader, stamp)
     return found
+
+
+def watched(spec: EffectiveSpec, folders: Mapping[str, str]) -> Iterator[str]:
+    """What of these folders `folders_of` and a question to the engine look at."""
+    model = _model_path(spec)
+    for mounted, folder in folders.items():
+        yield folder
+        yield f"{folder}/config.json"
+        if (below := _below(model, mounted)) not in (None, "."):
+            yield f"{folder}/{below}/config.json"
 
 
 def closed_by(folder: Path, closed: Iterable[Path]) -> Path | None:

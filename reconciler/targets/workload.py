@@ -1,10 +1,10 @@
-"""What a host runs for a spec: its interpreter, its folders, and what the installed engine is asked about it first."""
+"""What a host runs for a spec: its interpreter, its folders, and what to ask the installed engine about it first."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -13,18 +13,17 @@ from pathlib import Path
 from reconciler import config, procfs
 from reconciler.engines.images import find_engine
 from reconciler.engines.launch import Folders, Launch, Question, Revealed, api_key, launch, question
-from reconciler.engines.preflight import Begin, PreflightRunner, key_of
 from reconciler.errors import Retryable, Terminal
 from reconciler.inventory import ReplicaRecord
-from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ReplicaId, ServiceId, Start
+from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start
 from reconciler.secrets import SecretStore
 from reconciler.secrets.wanted import find_files, find_variables, secret_ref
+from reconciler.storage.sources import is_fetched
 from reconciler.targets import scratch
-from reconciler.targets.fits import Fits
 from reconciler.targets.stager import Stager
 from reconciler.targets.systemd.replica import PRIVATE, TMP
 from reconciler.targets.systemd.unit import CACHES
-from reconciler.targets.weights import Ground, Unusable, folders_of
+from reconciler.targets.weights import Ground, folders_of, watched
 
 _API_KEY = b"VLLM_API_KEY="
 
@@ -124,6 +123,17 @@ class Workloads:
         except ValueError as error:
             raise Terminal(str(error)) from None
 
+    def files(self, service: ServiceId, spec: EffectiveSpec, asked: Question) -> Iterator[str]:
+        """The files and folders that a question was made from: while they and the image stay, it stays."""
+        for mount in spec.mounts:
+            if is_fetched(mount.uri):
+                yield self._stager.state_file(service, mount)
+        yield from watched(spec, asked.paths)
+
+    def image(self, spec: EffectiveSpec) -> str:
+        """The ID of the local image that a spec runs in; empty: it needs none. Raises Terminal; Retryable until then."""
+        return self._image(spec, self._engine(spec))
+
     def api_key(self, record: ReplicaRecord) -> str | None:
         """The key that a replica was started with: a Secret may have changed since, and the process alone knows."""
         spec = record.spec
@@ -166,70 +176,3 @@ def reveal(spec: EffectiveSpec, namespace: str, given: Collection[str], store: S
     wanted = replace(spec, env=tuple(each for each in spec.env if each.name not in given))
     files = {mount: find_files(mount, namespace, store) for mount in spec.secrets}
     return Revealed(find_variables(wanted, namespace, store), files)
-
-
-class Preflights:
-    """The verdicts on wanted specs: the engine's own, kept on disk; and missing weights, seen anew every time."""
-
-    def __init__(self, workloads: Workloads, cache: Path, wake: Callable[[], None], fits: Fits, begin: Begin) -> None:
-        self._workloads = workloads
-        self._fits = fits
-        self._wake = wake
-        self._runner = PreflightRunner(cache, wake, begin=begin)
-        self._refused: dict[str, Preflight] = {}
-
-    def ask(self, action: AskPreflight) -> None:
-        """Begin to ask. Raises Retryable when no answer is possible now."""
-        try:
-            asked = self._workloads.question(action.service, action.spec)
-        except Terminal as error:
-            code = error.code if isinstance(error, Unusable) else "WeightsMissing"
-            reason = Reason(code, str(error), action.origin)
-            self._refused[action.digest] = Preflight("", reasons=(reason,))
-            self._wake()
-            return
-        self._runner.ask(asked)
-
-    def look_up(self, wanted: Iterable[Desired]) -> tuple[dict[str, Preflight], frozenset[str]]:
-        """The verdicts known by digest, and the digests that are being asked about."""
-        known: dict[str, Preflight] = {}
-        asking: set[str] = set()
-        pending = self._runner.pending()
-        for service in wanted:
-            key = self._key(service, known)
-            if key is None or service.spec is None:
-                continue
-            asked, name = key
-            verdict = self._runner.result(name)
-            if verdict is not None:
-                said = verdict.about(asked, service.spec, service.argument_origins, service.origin)
-                known[service.digest] = replace(said, fit=self._fits.of(name, asked, service.spec, verdict))
-            elif name in pending:
-                asking.add(service.digest)
-        return known, frozenset(asking)
-
-    def note_start(self, service: ServiceId, spec: EffectiveSpec, log: Iterable[str]) -> None:
-        """A replica of this spec became ready, and this is its log: keep what it says of memory."""
-        with suppress(Retryable, Terminal):
-            asked = self._workloads.question(service, spec)
-            name = key_of(asked)
-            if verdict := self._runner.result(name):
-                self._fits.note(name, asked, spec, verdict, log)
-
-    def close(self) -> None:
-        self._runner.close()
-
-    def _key(self, service: Desired, known: dict[str, Preflight]) -> tuple[Question, str] | None:
-        if service.spec is None:
-            return None
-        try:
-            asked = self._workloads.question(service.id, service.spec)
-        except Retryable:
-            return None
-        except Terminal:
-            if service.digest in self._refused:
-                known[service.digest] = self._refused[service.digest]
-            return None
-        # The files are there now: what was said before does not hold any more.
-        self._refused.pop(service.digest, None)
-        return asked, key_of(asked)

@@ -57,7 +57,7 @@ class Synthetic:
                 at=time.time(),
                 replicas=replicas,
                 capacity=Capacity(10**9, 10**18),
-                owned={one.id: _owned(one) for one in wanted},
+                owned={one.id: owned_of(one) for one in wanted},
                 routes={r.service: ServiceRoute(r.service, (Endpoint(r.id, r.lease.port),)) for r in replicas},
             )
         # A real answer is new every time: nothing may rest on its being the same object.
@@ -86,13 +86,13 @@ def _replica(want: Desired, port: int) -> Replica:
     )
 
 
-def _owned(want: Desired) -> Owned:
+def owned_of(want: Desired) -> Owned:
     assert want.spec is not None
     promoted = Promoted(want.digest, want.spec, 1, want.origin, "r", 3.0, want.drain_timeout)
     return Owned(want.id, want.origin, promoted)
 
 
-def _snapshot(count: int) -> Snapshot:
+def make_snapshot(count: int) -> Snapshot:
     service = (LAYOUT / "demo/tiny.yaml").read_text()
     files = [_file("runtimes/vllm-cpu.yaml", (LAYOUT / "runtimes/vllm-cpu.yaml").read_text())]
     files.append(_file("demo/host.yaml", (LAYOUT / "demo/host.yaml").read_text()))
@@ -125,7 +125,7 @@ def measure(count: int) -> dict[str, float]:
             Cordon(Path(folder) / "cordon.json"),
             journal,
         )
-        snapshot = _snapshot(count)
+        snapshot = make_snapshot(count)
         began, began_cpu = time.perf_counter(), time.process_time()
         turner.turn(snapshot)
         cold, cold_cpu = time.perf_counter() - began, time.process_time() - began_cpu

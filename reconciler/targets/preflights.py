@@ -1,0 +1,160 @@
+"""The verdicts on wanted specs: what the installed engine said of each, as long as its question stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reconciler.engines.launch import Question
+from reconciler.engines.preflight import Begin, PreflightRunner, Verdict, engine_version, key_of
+from reconciler.errors import Retryable, Terminal
+from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ServiceId
+from reconciler.targets.fits import Fits
+from reconciler.targets.stamps import Stamp, Stamps
+from reconciler.targets.weights import Unusable
+from reconciler.targets.workload import Workloads
+
+
+@dataclass(slots=True)
+class _Known:
+    """A question and what it was made from: it need not be made again while all that is as it was."""
+
+    wish: Desired
+    seen: tuple[tuple[str, Stamp], ...]
+    engine: str
+    asked: Question
+    key: str
+    verdict: Verdict | None = None
+    said: Preflight | None = None
+
+    def about(self, verdict: Verdict) -> Preflight:
+        """The verdict in words, worked out once."""
+        if self.said is None or self.verdict is not verdict:
+            wish, spec = self.wish, self.wish.spec
+            assert spec is not None  # noqa: S101 - else there is no question
+            self.verdict = verdict
+            self.said = verdict.about(self.asked, spec, wish.argument_origins, wish.origin)
+        return self.said
+
+
+class _Look:
+    """What one pass sees of the host, each file and each engine once."""
+
+    def __init__(self, workloads: Workloads) -> None:
+        self.stamps = Stamps()
+        self._workloads = workloads
+        self._engines: dict[Path, str] = {}
+
+    def engine(self, asked: Question) -> str:
+        """The version of what is asked; an image says it by its ID."""
+        if asked.image:
+            return ""
+        if asked.python not in self._engines:
+            self._engines[asked.python] = engine_version(asked.python)
+        return self._engines[asked.python]
+
+    def holds(self, known: _Known, wish: Desired) -> bool:
+        """Would its question be made just so again?"""
+        return (
+            (known.wish is wish or known.wish == wish)
+            and known.engine == self.engine(known.asked)
+            and self._has_image(known)
+            and all(self.stamps.of(path) == stamp for path, stamp in known.seen)
+        )
+
+    def _has_image(self, known: _Known) -> bool:
+        if not known.asked.image or known.wish.spec is None:
+            return True
+        try:
+            return self._workloads.image(known.wish.spec) == known.asked.image
+        except Retryable:
+            return False
+
+
+class Preflights:
+    """The verdicts on wanted specs: the engine's own, kept on disk; and missing weights, seen anew every time."""
+
+    def __init__(self, workloads: Workloads, cache: Path, wake: Callable[[], None], fits: Fits, begin: Begin) -> None:
+        self._workloads = workloads
+        self._fits = fits
+        self._wake = wake
+        self._runner = PreflightRunner(cache, wake, begin=begin)
+        self._refused: dict[str, Preflight] = {}
+        self._known: dict[tuple[ServiceId, str], _Known] = {}
+
+    def ask(self, action: AskPreflight) -> None:
+        """Begin to ask. Raises Retryable when no answer is possible now."""
+        try:
+            asked = self._workloads.question(action.service, action.spec)
+        except Terminal as error:
+            code = error.code if isinstance(error, Unusable) else "WeightsMissing"
+            reason = Reason(code, str(error), action.origin)
+            self._refused[action.digest] = Preflight("", reasons=(reason,))
+            self._wake()
+            return
+        self._runner.ask(asked)
+
+    def look_up(self, wanted: Iterable[Desired]) -> tuple[dict[str, Preflight], frozenset[str]]:
+        """The verdicts known by digest, and the digests that are being asked about."""
+        found: dict[str, Preflight] = {}
+        asking: set[str] = set()
+        pending = self._runner.pending()
+        for known in self._questions(wanted, found):
+            wish, spec = known.wish, known.wish.spec
+            verdict = self._runner.result(known.key)
+            if verdict is not None and spec is not None:
+                fit = self._fits.of(known.key, known.asked, spec, verdict)
+                said = known.about(verdict)
+                if said.fit is not fit:
+                    known.said = said = replace(said, fit=fit)
+                found[wish.digest] = said
+            elif known.key in pending:
+                asking.add(wish.digest)
+        return found, frozenset(asking)
+
+    def note_start(self, service: ServiceId, spec: EffectiveSpec, log: Iterable[str]) -> None:
+        """A replica of this spec became ready, and this is its log: keep what it says of memory."""
+        with suppress(Retryable, Terminal):
+            asked = self._workloads.question(service, spec)
+            name = key_of(asked)
+            if verdict := self._runner.result(name):
+                self._fits.note(name, asked, spec, verdict, log)
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def _questions(self, wanted: Iterable[Desired], refused: dict[str, Preflight]) -> list[_Known]:
+        """What can be asked; notes in `refused` what cannot, where that was said before."""
+        look, found = _Look(self._workloads), []
+        before, self._known = self._known, {}
+        for wish in wanted:
+            name = (wish.id, wish.digest)
+            known = before.get(name)
+            if known is None or not look.holds(known, wish):
+                known = self._ask_anew(wish, look, refused)
+            if known is not None:
+                self._known[name] = known
+                found.append(known)
+        return found
+
+    def _ask_anew(self, wish: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
+        if wish.spec is None:
+            return None
+        try:
+            asked = self._workloads.question(wish.id, wish.spec)
+            files = self._workloads.files(wish.id, wish.spec, asked)
+            seen = tuple((path, look.stamps.of(path)) for path in files)
+            engine = look.engine(asked)
+            # Only now that we know what it looked like before: what changes meanwhile is noticed by the next pass.
+            asked = self._workloads.question(wish.id, wish.spec)
+        except Retryable:
+            return None
+        except Terminal:
+            if wish.digest in self._refused:
+                refused[wish.digest] = self._refused[wish.digest]
+            return None
+        # The files are there now: what was said before does not hold any more.
+        self._refused.pop(wish.digest, None)
+        return _Known(wish, seen, engine, asked, key_of(asked))

@@ -1,0 +1,28 @@
+"""What changes when a file or a folder does."""
+
+from __future__ import annotations
+
+import os
+
+Stamp = tuple[int, int, int, int] | None
+
+
+class Stamps:
+    """Looks at each path once; make a new one for every pass."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Stamp] = {}
+
+    def of(self, path: str) -> Stamp:
+        """None where nothing is, or nothing that we may see."""
+        if path not in self._seen:
+            self._seen[path] = _look(path)
+        return self._seen[path]
+
+
+def _look(path: str) -> Stamp:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_ctime_ns
