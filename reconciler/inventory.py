@@ -87,7 +87,7 @@ class Inventory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._cache: dict[Path, tuple[tuple[int, int, int], Any]] = {}
+        self._cache: dict[str, tuple[tuple[int, int, int], Any]] = {}
         self._writing = threading.RLock()
 
     # ------------------------------------------------------------ replicas
@@ -101,7 +101,7 @@ class Inventory:
             record = self._read_replica(name)
             if record is not None:
                 found.append(record)
-        return tuple(sorted(found, key=lambda record: record.id))
+        return tuple(sorted(found, key=_place_of))
 
     def replica(self, replica: ReplicaId) -> ReplicaRecord | None:
         """One record, or None if there is none. Raises UnreadableRecord."""
@@ -138,7 +138,7 @@ class Inventory:
                 folder.rename(gone)
                 sync_folder(folder.parent)
                 shutil.rmtree(gone)
-            self._cache.pop(folder / RECORD, None)
+            self._cache.pop(str(folder / RECORD), None)
 
     def sweep(self) -> None:
         """Drop what a killed daemon left half made or half deleted. Never touches a folder that may be a replica."""
@@ -156,36 +156,31 @@ class Inventory:
         return self.folder / "replicas" / str(replica)
 
     def _read_replica(self, name: str) -> ReplicaRecord | None:
-        folder = self.folder / "replicas" / name
-        record = self._read(folder / RECORD, ReplicaRecord)
+        record = self._read(f"{self.folder}/replicas/{name}/{RECORD}", ReplicaRecord, name)
         if record is None:
+            folder = self.folder / "replicas" / name
             # An empty folder was never used; one with a log but no record may belong to something that serves.
             if set(_names(folder)) - {_PARTIAL}:
                 raise _unreadable(folder / RECORD, "it is missing, but its folder is in use")
-            return None
-        if str(record.id) != name:
-            raise _unreadable(folder / RECORD, f"it describes {record.id}, not {name}")
         return record
 
     # ------------------------------------------------------------ services
 
     def services(self) -> Mapping[ServiceId, Owned]:
         """What we remember of every service. Raises UnreadableRecord."""
-        root = self.folder / "services"
         found: dict[ServiceId, Owned] = {}
-        for name in sorted(_names(root)):
+        for name in sorted(_names(self.folder / "services")):
             if name.startswith(".") or not name.endswith(".json"):
                 continue
-            owned = self._read(root / name, Owned)
+            owned = self._read(f"{self.folder}/services/{name}", Owned, name.removesuffix(".json"))
             if owned is not None:
-                if name != self._service_path(owned.id).name:
-                    raise _unreadable(root / name, f"it describes {owned.id}")
                 found[owned.id] = owned
         return found
 
     def service(self, service: ServiceId) -> Owned | None:
         """What we remember of one service, or None. Raises UnreadableRecord."""
-        return self._read(self._service_path(service), Owned)
+        path = self._service_path(service)
+        return self._read(str(path), Owned, path.stem)
 
     def remember_service(self, owned: Owned) -> None:
         """Keep what there is to remember of a service. Raises Retryable when the disk does not take it."""
@@ -209,22 +204,27 @@ class Inventory:
 
     def _service_path(self, service: ServiceId) -> Path:
         _checked(service)
-        return self.folder / "services" / f"{service.namespace}.{service.name}.json"
+        return self.folder / "services" / f"{_name_of(service)}.json"
 
     # ------------------------------------------------------------ files
 
-    def _read(self, path: Path, kind: type[T]) -> T | None:
+    # A path is a text here: many are looked at in every pass.
+    def _read(self, path: str, kind: type[T], name: str) -> T | None:
+        """What is kept there, which must describe what it is named after."""
         try:
-            info = path.stat()
+            info = os.stat(path)
         except FileNotFoundError:
             self._cache.pop(path, None)
             return None
         except OSError as error:
-            raise _unreadable(path, error.strerror or str(error)) from None
+            raise _unreadable(Path(path), error.strerror or str(error)) from None
         stamp = (info.st_mtime_ns, info.st_ino, info.st_size)
         known = self._cache.get(path)
         if known is None or known[0] != stamp:
-            known = self._cache[path] = (stamp, _decode(path, kind))
+            found: Any = _decode(Path(path), kind)
+            if _name_of(found.id) != name:
+                raise _unreadable(Path(path), f"it describes {found.id}, not {name}")
+            known = self._cache[path] = (stamp, found)
         value: T = known[1]
         return value
 
@@ -269,6 +269,15 @@ class TargetLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _name_of(thing: ReplicaId | ServiceId) -> str:
+    return str(thing) if isinstance(thing, ReplicaId) else f"{thing.namespace}.{thing.name}"
+
+
+def _place_of(record: ReplicaRecord) -> tuple[str, str, str]:
+    """Where it stands in the order of ids."""
+    return record.id.service.namespace, record.id.service.name, record.id.serial
 
 
 def _decode(path: Path, kind: type[T]) -> T:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from reconciler import config, procfs
-from reconciler.engines.arguments import ends_tls
 from reconciler.engines.images import find_engine
 from reconciler.engines.preflight import Begin, begin_child
 from reconciler.engines.probe import fatal_reason
@@ -34,7 +33,6 @@ from reconciler.model import (
     Remove,
     Repair,
     Replica,
-    ReplicaId,
     Restart,
     ServiceId,
     SetRoutes,
@@ -56,10 +54,11 @@ from reconciler.targets.fits import Fits
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
 from reconciler.targets.preflights import Preflights
-from reconciler.targets.probing import Probes, Sight, Subject, Topic
+from reconciler.targets.probing import Probes, Sight
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.questions import EngineQuestions
 from reconciler.targets.stager import Stager
+from reconciler.targets.subjects import Subjects
 from reconciler.targets.supervisor import ProcessState, Supervisor
 from reconciler.targets.workload import Workloads
 
@@ -109,6 +108,7 @@ class HostTarget:
         fits = Fits(folder / "fit", self._machine)
         begin = make_begin(settings, gpus)
         self._preflights = Preflights(self._workloads, folder / "preflight", wake, fits, begin)
+        self._subjects = Subjects(self._workloads.api_key)
         self._probes = Probes(EngineQuestions(self._proxy), wake)
 
     def lock(self) -> None:
@@ -166,7 +166,7 @@ class HostTarget:
             preflights, asking = self._preflights.look_up(wanted)
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
-        self._probes.watch(_subjects(records, states, self._workloads.api_key))
+        self._probes.watch(self._subjects.of(records, states))
         proxy = self._proxy.observe()
         self._watch_proxy()
         return Observed(
@@ -430,30 +430,3 @@ def make_begin(settings: config.HostTarget, gpus: Gpus) -> Begin:
     from reconciler.targets.systemd.preflight import Sandbox
 
     return Sandbox(settings.name, settings.user, gpus).begin
-
-
-def _subjects(
-    records: Iterable[ReplicaRecord],
-    states: Mapping[ReplicaId, ProcessState],
-    find_key: Callable[[ReplicaRecord], str | None],
-) -> list[Subject]:
-    """The replicas that can be asked: alive, and told to end by nobody."""
-    return [
-        Subject(
-            id=record.id,
-            port=record.lease.port,
-            topic=_topic(record),
-            started=record.process,
-            model=record.id.service.name,
-            tls=ends_tls((*record.spec.command, *record.spec.args)),
-            api_key=find_key(record),
-        )
-        for record in records
-        if states[record.id].alive and not states[record.id].between and record.stopping_at is None
-    ]
-
-
-def _topic(record: ReplicaRecord) -> Topic:
-    if record.draining_at is not None:
-        return Topic.DRAINING
-    return Topic.STARTING if record.ready_at is None else Topic.SERVING

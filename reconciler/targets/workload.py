@@ -131,7 +131,7 @@ class Workloads:
         yield from watched(spec, asked.paths)
 
     def image(self, spec: EffectiveSpec) -> str:
-        """The ID of the local image that a spec runs in; empty: it needs none. Raises Terminal; Retryable until then."""
+        """The ID of the local image that a spec runs in; empty: it needs none. Raises as `question` does."""
         return self._image(spec, self._engine(spec))
 
     def api_key(self, record: ReplicaRecord) -> str | None:

@@ -35,6 +35,7 @@ from reconciler.model import (
 )
 from reconciler.report.history import History
 from reconciler.suspension import Suspension
+from reconciler.targets.base import Target
 from reconciler.web.metrics import Metrics
 
 LAYOUT = Path(__file__).parents[2] / "repo_layout"
@@ -104,6 +105,12 @@ def _file(path: str, text: str) -> File:
     return File(path, str(hash((path, text))), text.encode())
 
 
+def make_turner(settings: HostTarget, target: Target, folder: Path) -> tuple[Turner, History]:
+    history = History(folder / "state.db")
+    suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
+    return Turner(settings, target, history, suspension, cordon, Journal("demo", history, Metrics())), history
+
+
 def measure(count: int) -> dict[str, float]:
     settings = HostTarget.model_validate(
         {
@@ -114,17 +121,8 @@ def measure(count: int) -> dict[str, float]:
         }
     )
     with tempfile.TemporaryDirectory() as folder:
-        history = History(Path(folder) / "state.db")
         target = Synthetic()
-        journal = Journal("demo", history, Metrics())
-        turner = Turner(
-            settings,
-            target,
-            history,
-            Suspension(Path(folder) / "suspended.json"),
-            Cordon(Path(folder) / "cordon.json"),
-            journal,
-        )
+        turner, history = make_turner(settings, target, Path(folder))
         snapshot = make_snapshot(count)
         began, began_cpu = time.perf_counter(), time.process_time()
         turner.turn(snapshot)

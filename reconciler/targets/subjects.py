@@ -1,0 +1,54 @@
+"""Which replicas are asked how they are, and how to talk to each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from reconciler.engines.arguments import ends_tls
+from reconciler.inventory import ReplicaRecord
+from reconciler.model import ReplicaId
+from reconciler.secrets.wanted import secret_ref
+from reconciler.targets.probing import Subject, Topic
+from reconciler.targets.supervisor import ProcessState
+
+
+class Subjects:
+    """Works each one out once for as long as its record stays. `find_key` says which key requests must carry."""
+
+    def __init__(self, find_key: Callable[[ReplicaRecord], str | None]) -> None:
+        self._find_key = find_key
+        self._known: dict[ReplicaId, tuple[ReplicaRecord, Subject]] = {}
+
+    def of(self, records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]) -> list[Subject]:
+        """The replicas that can be asked: alive, and told to end by nobody."""
+        before, self._known = self._known, {}
+        found = []
+        for record in records:
+            state = states[record.id]
+            if not state.alive or state.between or record.stopping_at is not None:
+                continue
+            known = before.get(record.id)
+            if known is None or known[0] is not record:
+                known = (record, self._subject(record))
+            if not any(secret_ref(each) for each in record.spec.env):
+                # What a Secret holds may be known a moment later only.
+                self._known[record.id] = known
+            found.append(known[1])
+        return found
+
+    def _subject(self, record: ReplicaRecord) -> Subject:
+        return Subject(
+            id=record.id,
+            port=record.lease.port,
+            topic=_topic(record),
+            started=record.process,
+            model=record.id.service.name,
+            tls=ends_tls((*record.spec.command, *record.spec.args)),
+            api_key=self._find_key(record),
+        )
+
+
+def _topic(record: ReplicaRecord) -> Topic:
+    if record.draining_at is not None:
+        return Topic.DRAINING
+    return Topic.STARTING if record.ready_at is None else Topic.SERVING
