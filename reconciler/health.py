@@ -12,6 +12,8 @@ CRASH_WINDOW = 600.0
 CRASHES_THAT_DEGRADE = 3
 CONFLICTS_EXCUSED = 3
 _BACKOFF_CAP = 300.0
+# Of the system, and of vLLM when it looks at its GPU before and after it measured what it needs.
+_CROWDED_OUT = ("address already in use", "free memory on device", "error in memory profiling")
 
 
 class Life(StrEnum):
@@ -38,7 +40,8 @@ class Patience:
 
 def life(replica: Replica, now: float, patience: Patience) -> Life:
     """Where a replica stands now."""
-    if not replica.alive and not replica.leftovers and (replica.stopping_at is not None or replica.rebooted):
+    left = replica.alive or replica.leftovers or replica.releasing
+    if not left and (replica.stopping_at is not None or replica.rebooted):
         return Life.GONE
     if replica.stopping_at is not None:
         return Life.STOPPING
@@ -71,13 +74,13 @@ def is_stopped_by_hand(replica: Replica) -> bool:
     return not replica.alive and bool(replica.drift)
 
 
-def is_port_taken(last_words: Iterable[str]) -> bool:
-    """Did the engine die only because somebody else had its port? That is nobody's commit's fault."""
-    return any("address already in use" in line.lower() for line in last_words)
+def is_crowded_out(last_words: Iterable[str]) -> bool:
+    """Did the engine die only because somebody else had its port, or memory of its GPU? That is no commit's fault."""
+    return any(said in line.lower() for line in last_words for said in _CROWDED_OUT)
 
 
 def is_excused(conflicts: Iterable[float], now: float) -> bool:
-    """May another death over a taken port be bad luck? After some in a row the arguments ask for that very port."""
+    """May another such death be bad luck? After some in a row the arguments ask for what can never be free."""
     return sum(_is_recent(at, now) for at in conflicts) < CONFLICTS_EXCUSED
 
 

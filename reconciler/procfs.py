@@ -117,6 +117,12 @@ def read_environment(pid: int) -> list[bytes]:
     return (_read(f"/proc/{pid}/environ") or b"").split(b"\0")
 
 
+def read_cgroups(pid: int) -> list[str]:
+    """Its place in each hierarchy; empty when it is gone."""
+    text = (_read(f"/proc/{pid}/cgroup") or b"").decode(errors="replace")
+    return [line.split(":", 2)[2] for line in text.splitlines() if line.count(":") > 1]
+
+
 def read_outputs(pid: int) -> tuple[str, ...]:
     """What standard output and standard error point to."""
     found = []

@@ -6,6 +6,7 @@ crash or never get ready, requests that never end, a daemon that dies between tw
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +31,7 @@ from reconciler.model import (
     Fit,
     Forget,
     Gpu,
+    GpuUse,
     Mount,
     NoteCrash,
     Observed,
@@ -57,6 +59,7 @@ from reconciler.model import (
     Staging,
     Start,
     Stop,
+    Stranger,
     Strategy,
     Undrain,
     Unstage,
@@ -81,6 +84,13 @@ def spec(
     other = ((f"{MIG}{mig}", 1),) if mig else ()
     resources = Resources(gpus, cpu_millis=100, memory_bytes=memory * GIB, other=other, gpu_share_millis=share)
     return EffectiveSpec(name, (), args, mounts=(Mount(uri),) if uri else (), resources=resources)
+
+
+def share_of(asked: EffectiveSpec) -> int:
+    """The percentage of a GPU's memory that its engine takes."""
+    flag = "--gpu-memory-utilization=0."
+    share = asked.resources.gpu_share_millis // 10 or 92
+    return next((int(word.removeprefix(flag)) for word in asked.args if word.startswith(flag)), share)
 
 
 def wanted(
@@ -141,10 +151,13 @@ class Host:
     quarantines: dict[tuple[ServiceId, str], Quarantine] = field(default_factory=dict)
     preflights: dict[str, Preflight] = field(default_factory=dict)
     asking: dict[str, float] = field(default_factory=dict)
+    asked: dict[str, EffectiveSpec] = field(default_factory=dict)
     staging: dict[str, Staging] = field(default_factory=dict)
     fetching: dict[str, tuple[str, float]] = field(default_factory=dict)
     proxy: bool = False
     ports: int = 100
+    release_seconds: float = 0.0  # how long the memory of GPUs stays away after the end of a process
+    strangers: dict[str, int] = field(default_factory=dict)  # GPUs, and the percentage that others hold of them
     log: list[Action] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
@@ -158,7 +171,7 @@ class Host:
             del self.asking[digest]
             bad = (Reason("UnknownFlag", "unrecognized argument --x"),) if digest.startswith("reject") else ()
             large = Fit("too large", refusal="needs more than there is") if digest.startswith("large") else None
-            self.preflights[digest] = Preflight(parsed=digest, reasons=bad, fit=large)
+            self.preflights[digest] = Preflight(parsed=self._parsed(digest), reasons=bad, fit=large)
         self._fetch()
         return Observed(
             target="host",
@@ -169,6 +182,7 @@ class Host:
                 memory_bytes=self.memory * GIB,
                 gpus=self.devices(),
                 ports=tuple(range(20000, 20000 + self.ports)),
+                gpu_use={gpu.uuid: self._use(gpu.uuid) for gpu in self.devices()},
             ),
             owned=dict(self.owned),
             routes=dict(self.routes),
@@ -182,6 +196,13 @@ class Host:
         parts = (Gpu(f"MIG-{n}", profile=profile, parent="GPU-9") for n, profile in enumerate(self.mig))
         return (*(Gpu(f"GPU-{n}") for n in range(self.gpus)), *parts)
 
+    def _parsed(self, digest: str) -> str:
+        """Every digest is understood as something else, with the arguments that matter here."""
+        asked = self.asked.get(digest)
+        if asked is None or not asked.args:
+            return digest
+        return json.dumps({"digest": digest, "gpu_memory_utilization": share_of(asked) / 100})
+
     def _fetch(self) -> None:
         for key, (uri, _) in [(k, v) for k, v in self.fetching.items() if v[1] <= self.now]:
             del self.fetching[key]
@@ -193,6 +214,12 @@ class Host:
                 self.staging[key] = replace(failed, fetch=Fetch.FAILED)
             else:
                 self.staging[key] = Staging(Fetch.STAGED, 100, 100)
+
+    def _use(self, uuid: str) -> GpuUse:
+        others = self.strangers.get(uuid, 0)
+        held = [r.spec.resources.gpu_share_millis or 1000 for r in self.replicas.values() if uuid in r.lease.gpus]
+        strangers = (Stranger(1, "python3", others * 10),) if others else ()
+        return GpuUse(1000, max(0, 1000 - others * 10 - sum(held)), strangers)
 
     def _look(self, r: Replica) -> Replica:
         age = self.now - r.created_at
@@ -213,6 +240,7 @@ class Host:
             alive=alive,
             exit_code=None if alive else 1,
             leftovers=0,
+            releasing=not alive and bool(r.lease.gpus) and self.now - (r.stopping_at or 0) < 0.5 + self.release_seconds,
             ready_now=alive and ready and r.restarted is not Restart.ENDING,
             routed=routed,
             in_flight=0 if quiet else 1,
@@ -255,6 +283,21 @@ class Host:
             aims = [service.spec] if service.digest[:8] == drain.reason[-8:] else []
             lacking = [k for one in aims for k, _ in fetched(service.id, one) if not self._has(k)]
             assert not lacking or len(there) >= service.replicas, "made room for what cannot start"
+            if aims and len(there) < service.replicas and len(self.serving(service.id.name)) <= service.replicas:
+                self._check_gpus(drain.replica, service.spec)
+
+    def _check_gpus(self, leaving: ReplicaId, successor: EffectiveSpec) -> None:
+        """Will there be GPUs with memory enough, once all replicas are gone that go?"""
+        staying = [r for r in self.replicas.values() if r.draining_at is None and r.stopping_at is None]
+        leased = {
+            uuid
+            for r in staying
+            if r.service != leaving.service and not r.spec.resources.gpu_share_millis
+            for uuid in r.lease.gpus
+        }
+        free = [f"GPU-{n}" for n in range(self.gpus) if f"GPU-{n}" not in leased]
+        roomy = [uuid for uuid in free if 100 - self.strangers.get(uuid, 0) >= share_of(successor)]
+        assert len(roomy) >= successor.resources.gpus, "made room for what has no memory on its GPUs"
 
     def _has(self, key: str) -> bool:
         return key in self.staging and self.staging[key].fetch is Fetch.STAGED
@@ -278,6 +321,7 @@ class Host:
                 self.fetching.pop(key, None)
             case AskPreflight(digest=digest, service=service, spec=asked):
                 self._assert_staged(service, asked)
+                self.asked[digest] = asked
                 self.asking.setdefault(digest, self.now + 1)
             case Own(service=service, origin=origin):
                 self.owned.setdefault(service, Owned(service, origin))
@@ -354,6 +398,8 @@ class Host:
                     r.ready_at and not r.stopping_at and r.draining_at in (None, self.now) for r in others if r.alive
                 ]
                 assert all(resting), "no rest"
+            room = 100 - self.strangers.get(uuid, 0) - sum(shares) // 10
+            assert action.replica in self.replicas or room >= share_of(action.spec), "started without memory"
 
     def _assert_rest(self, action: Stop) -> None:
         """Nobody's memory is given back while another engine measures the same GPU."""

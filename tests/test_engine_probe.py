@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.engines.probe import Probe, count_requests, fatal_reason
-from reconciler.health import is_port_taken
+from reconciler.health import is_crowded_out
 from tests.engine.fixtures import engine_processes
 from tests.engine.server import running, wait_for
 from tests.ports import free_port
@@ -96,7 +96,7 @@ def test_a_failed_start_says_why(
         assert server.process.wait(120) != 0
         log = server.log.read_text().splitlines()[-200:]
         assert reason in (fatal_reason(log) or "")
-        assert not is_port_taken(log)
+        assert not is_crowded_out(log)
 
 
 @engine
@@ -116,7 +116,7 @@ def test_a_taken_port_is_told_from_other_failures(engine_python: Path, tiny_mode
         taken.listen()
         with running(engine_python, tiny_model, tmp_path, port=taken.getsockname()[1]) as server:
             assert server.process.wait(120) != 0
-            assert is_port_taken(server.log.read_text().splitlines())
+            assert is_crowded_out(server.log.read_text().splitlines())
 
 
 @engine

@@ -12,7 +12,7 @@ import pytest
 from reconciler import procfs
 from reconciler.errors import Retryable
 from reconciler.model import Gpu
-from reconciler.targets.gpus import Gpus, Holder
+from reconciler.targets.gpus import Gpus, Holder, Memory
 from tests.nvml.driver import GIB, Driver, make
 from tests.world import eventually
 
@@ -58,10 +58,18 @@ def test_failing_driver_is_not_a_host_without_gpus(driver: Driver, code: int, sa
     assert len(gpus.list()) == 2
 
 
-def test_a_gpu_that_fell_off_its_bus_is_not_one_less(driver: Driver) -> None:
+def test_a_gpu_that_fell_off_its_bus_does_not_hold_up_the_others(driver: Driver) -> None:
+    gpus = Gpus("auto")
+    assert len(gpus.list()) == 2
     driver.lose(driver.uuids[1])
-    with pytest.raises(Retryable, match="GPU is lost"):
-        Gpus("auto").list()
+    lost = gpus.memory(driver.uuids[1])
+    assert lost is not None
+    assert lost.fault.startswith("GPU is lost")
+    assert gpus.held_by(driver.uuids[1]) == ()
+    assert not gpus.is_releasing(driver.uuids, None, 0.0)
+    assert gpus.memory(driver.uuids[0]) == Memory(24 * GIB, 24 * GIB)
+    # A daemon that starts now cannot even learn its name.
+    assert [gpu.uuid for gpu in Gpus("auto").list()] == [driver.uuids[0]]
 
 
 @pytest.mark.parametrize("code", [9, 12])
@@ -97,6 +105,27 @@ def test_memory_of_the_dead_that_the_driver_still_names_is_still_theirs(driver: 
     process.kill()
     process.wait()
     assert Gpus("auto").holds(driver.uuids, {who}) == 1
+
+
+def test_memory_that_nobody_has_any_more_is_on_its_way_back_but_not_for_ever(
+    driver: Driver, engine: subprocess.Popen[bytes]
+) -> None:
+    gpus = Gpus("auto")
+    assert not gpus.is_releasing(driver.uuids, 1000.0, 1001.0)
+    engine.kill()
+    engine.wait()
+    assert gpus.is_releasing(driver.uuids, 1000.0, 1001.0)
+    assert gpus.is_releasing(driver.uuids, None, 1001.0)
+    assert not gpus.is_releasing(driver.uuids[1:], 1000.0, 1001.0)
+    assert not gpus.is_releasing(driver.uuids, 1000.0, 1100.0)
+
+
+def test_what_the_driver_keeps_for_itself_is_not_in_use(tmp_path: Path) -> None:
+    with make(tmp_path / "gpus", 2, reserved=GIB) as driver, driver.loaded():
+        gpus = Gpus("auto")
+        assert gpus.memory(driver.uuids[0]) == Memory(23 * GIB, 23 * GIB)
+        driver.hold(driver.uuids[0], os.getpid(), GIB)
+        assert gpus.memory(driver.uuids[0]) == Memory(23 * GIB, 22 * GIB, (Holder(os.getpid(), GIB),))
 
 
 def test_memory_does_not_fit_twice(driver: Driver, engine: subprocess.Popen[bytes]) -> None:

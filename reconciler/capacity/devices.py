@@ -7,9 +7,10 @@ GPU is never shared, and a GPU that is shared is never leased as a whole. MIG de
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from reconciler.model import GPU, Gpu, Reason, Replica, Resources, ServiceId
+from reconciler import gpu_memory
+from reconciler.model import GPU, Gpu, GpuUse, Reason, Replica, Resources, ServiceId
 
 WHOLE = 1000
 Amounts = Mapping[str, int]
@@ -18,17 +19,18 @@ Amounts = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """So many devices of one kind, and of each so much."""
+    """So many devices of one kind, and of each so much. `memory` is what part must be free for an engine to start."""
 
     kind: str
     count: int
     millis: int = WHOLE
+    memory: float = 0.0
 
 
-def wants_of(need: Resources, replicas: int = 1) -> tuple[Want, ...]:
+def wants_of(need: Resources, replicas: int = 1, memory: float = 0.0) -> tuple[Want, ...]:
     """The devices that so many replicas lease."""
     whole = ((GPU, need.gpus, need.gpu_share_millis or WHOLE), *((kind, count, WHOLE) for kind, count in need.other))
-    return tuple(Want(kind, count * replicas, millis) for kind, count, millis in whole if count)
+    return tuple(Want(kind, count * replicas, millis, memory) for kind, count, millis in whole if count)
 
 
 class Devices:
@@ -38,7 +40,14 @@ class Devices:
     So a share is leased only where everybody else is at rest.
     """
 
-    def __init__(self, gpus: Iterable[Gpu], replicas: Iterable[Replica], restless: Iterable[Replica] = ()) -> None:
+    def __init__(
+        self,
+        gpus: Iterable[Gpu],
+        replicas: Iterable[Replica],
+        restless: Iterable[Replica] = (),
+        uses: Mapping[str, GpuUse] | None = None,
+    ) -> None:
+        self._uses = uses or {}
         self._kinds = {gpu.uuid: gpu.kind for gpu in gpus}
         self._replicas = tuple(replicas)
         self._kept: dict[ServiceId, dict[str, int]] = {}
@@ -73,7 +82,7 @@ class Devices:
 
     def fits(self, wants: Iterable[Want], service: ServiceId, more: Amounts) -> bool:
         """Would they fit, once `more` is free, whoever is at rest?"""
-        return self._pack(wants, self._available(service, more), {}) is not None
+        return self._pack(wants, self._available(service, more), {}, more) is not None
 
     def keep(self, wants: Iterable[Want], service: ServiceId, held: Amounts) -> None:
         """Keep what they need beyond `held`, which the service has already; they have to fit."""
@@ -87,9 +96,28 @@ class Devices:
         """What keeps them from fitting, naming the holders."""
         free = self._available(service, {})
         for want in wants:
-            if self._pack((want,), free, {}) is None:
+            if self._pack((replace(want, memory=0.0),), free, {}) is None:
                 code = "InsufficientGPU" if want.kind == GPU else "InsufficientAccelerator"
                 yield Reason(code, self._shortage(want, free, service))
+        yield from self.crowded(wants, service, {})
+
+    def crowded(self, wants: Iterable[Want], service: ServiceId, more: Amounts) -> Iterator[Reason]:
+        """Why those that would fit once `more` is free lack memory then, naming who has it."""
+        free = self._available(service, more)
+        for want in wants:
+            if self._pack((replace(want, memory=0.0),), free, {}) and self._pack((want,), free, {}, more) is None:
+                full = [uuid for uuid, kind in self._kinds.items() if kind == want.kind and free[uuid] >= want.millis]
+                full = [uuid for uuid in full if not self._has_memory(uuid, want, free[uuid], more)]
+                yield gpu_memory.reason(want.memory, [(uuid, self._uses[uuid]) for uuid in full])
+
+    def _has_memory(self, uuid: str, want: Want, rest: int, more: Amounts) -> bool:
+        """Is its memory free, or will it be once those are gone who have `more` of it?"""
+        use = self._uses.get(uuid)
+        if not want.memory:
+            return True
+        if uuid in more:
+            return gpu_memory.will_have_room(use, want.memory, rest / WHOLE)
+        return gpu_memory.has_room(use, want.memory)
 
     def waits(self, wants: Iterable[Want], service: ServiceId) -> Iterator[Reason]:
         """Why there is room, but not at this moment. Another GPU is not opened for that: it stays whole."""
@@ -105,22 +133,29 @@ class Devices:
                 available[uuid] -= millis
         return available
 
-    def _pack(self, wants: Iterable[Want], free: Amounts, own: Amounts) -> dict[str, int] | None:
+    def _pack(
+        self, wants: Iterable[Want], free: Amounts, own: Amounts, more: Amounts | None = None
+    ) -> dict[str, int] | None:
         """Which devices to take for all of them, and how much; None where they do not fit.
 
         First what is their service's own, then GPUs that are shared already, at rest if possible, and of these the one
-        on which the least stays free: whole GPUs remain for those who need them.
+        on which the least stays free: whole GPUs remain for those who need them. `more` is what is free only later.
         """
         left, own, packed = dict(free), dict(own), dict[str, int]()
 
-        def rank(uuid: str) -> tuple[int, bool, bool, int]:
+        def rank(uuid: str) -> tuple[int, bool, bool, int, int]:
             foreign = max(0, want.millis - own.get(uuid, 0))
-            return foreign, left[uuid] == WHOLE, uuid in self._restless, left[uuid]
+            memory = self._uses[uuid].free_bytes if uuid in self._uses else 0
+            return foreign, left[uuid] == WHOLE, uuid in self._restless, left[uuid], memory
 
         for want in sorted(wants, key=lambda want: -want.millis):
             for _ in range(want.count):
                 fitting = [
-                    uuid for uuid, rest in left.items() if self._kinds[uuid] == want.kind and rest >= want.millis
+                    uuid
+                    for uuid, rest in left.items()
+                    if self._kinds[uuid] == want.kind
+                    and rest >= want.millis
+                    and self._has_memory(uuid, want, rest, more or {})
                 ]
                 if not fitting:
                     return None

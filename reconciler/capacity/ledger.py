@@ -13,6 +13,18 @@ from reconciler.model import GPU, Capacity, Lease, Reason, Replica, Resources, S
 GIB = 1 << 30
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one replica takes, and the part of each of its GPUs' memory that must be free when it starts."""
+
+    resources: Resources
+    gpu_memory: float = 0.0
+
+    @property
+    def wants(self) -> tuple[Want, ...]:
+        return wants_of(self.resources, memory=self.gpu_memory)
+
+
 def impossible(need: Resources, capacity: Capacity) -> tuple[Reason, ...]:
     """Why this host could not run one such replica even if it were empty."""
     reasons = [*_missing_devices(need, capacity)]
@@ -91,24 +103,24 @@ class Ledger:
         self._wanted = wanted or {}
         self._staying = Counter(replica.service for replica in self._replicas if replica.id not in self._leaving)
         self._succeeded = {replica.service for replica in self._replicas if replica.id not in self._outdated}
-        self._devices = Devices(capacity.gpus, self._replicas, restless)
+        self._devices = Devices(capacity.gpus, self._replicas, restless, capacity.gpu_use)
         ports = {replica.lease.port for replica in self._replicas}
         self._ports = [port for port in capacity.ports if port not in ports]
         self._memory = capacity.memory_bytes - sum(r.spec.resources.memory_bytes for r in self._replicas)
         self._cpu = capacity.cpu_millis - sum(r.spec.resources.cpu_millis for r in self._replicas)
         self._claims: dict[ServiceId, _Amount] = {}
 
-    def take(self, need: Resources, service: ServiceId) -> Lease | None:
+    def take(self, need: Need, service: ServiceId) -> Lease | None:
         """Lease what one replica of a service needs, or None if something lacks."""
         if self.lacks(need, service):
             return None
         self._staying[service] += 1
         self._succeeded.add(service)
         if service in self._claims:
-            self._claims[service] = self._claims[service].beyond(_amount(need))
-        self._memory -= need.memory_bytes
-        self._cpu -= need.cpu_millis
-        return Lease(self._ports.pop(0), self._devices.take(wants_of(need), service))
+            self._claims[service] = self._claims[service].beyond(_amount(need.resources))
+        self._memory -= need.resources.memory_bytes
+        self._cpu -= need.resources.cpu_millis
+        return Lease(self._ports.pop(0), self._devices.take(need.wants, service))
 
     def claim(self, need: Resources, replicas: int, service: ServiceId, beside: Iterable[Replica]) -> None:
         """Keep what so many replicas need beyond what those `beside` them hold, which are their service's own.
@@ -123,26 +135,26 @@ class Ledger:
             self._claims[service] = more
             self._devices.keep(wants, service, held)
 
-    def fits(self, need: Resources, service: ServiceId) -> bool:
+    def fits(self, need: Need, service: ServiceId) -> bool:
         """Would one more replica fit right now?"""
         return not self.lacks(need, service)
 
-    def fits_without(self, need: Resources, service: ServiceId, leaving: Iterable[Replica]) -> bool:
+    def fits_without(self, need: Need, service: ServiceId, leaving: Iterable[Replica]) -> bool:
         """Would it fit once these replicas are gone?"""
         return self.fit_without((need,), service, leaving)
 
-    def fit_without(self, needs: Iterable[Resources], service: ServiceId, leaving: Iterable[Replica]) -> bool:
+    def fit_without(self, needs: Iterable[Need], service: ServiceId, leaving: Iterable[Replica]) -> bool:
         """Would all of them fit together?"""
         needs, leaving = tuple(needs), tuple(leaving)
-        amount = reduce(_Amount.plus, map(_amount, needs), _Amount())
-        wants = [want for need in needs for want in wants_of(need)]
+        amount = reduce(_Amount.plus, (_amount(need.resources) for need in needs), _Amount())
+        wants = [want for need in needs for want in need.wants]
         return (
             bool(self._ports or leaving)
             and self._devices.fits(wants, service, self._devices.held(leaving))
             and not any(self._lacks_amount(amount, service, _amount_of(leaving)))
         )
 
-    def fits_soon(self, need: Resources, service: ServiceId) -> bool:
+    def fits_soon(self, need: Need, service: ServiceId) -> bool:
         """Would it fit once everything that is on its way out elsewhere is gone, and what starts has started?"""
         return self.fits_without(need, service, (r for r in self._replicas if r.service != service and self._goes(r)))
 
@@ -152,11 +164,14 @@ class Ledger:
         is_spare = self._staying[replica.service] > self._wanted.get(replica.service, 0)
         return replica.id in self._outdated and replica.service in self._succeeded and is_spare
 
-    def lacks(self, need: Resources, service: ServiceId) -> tuple[Reason, ...]:
+    def crowded_without(self, need: Need, service: ServiceId, leaving: Iterable[Replica]) -> tuple[Reason, ...]:
+        """Why its GPUs would lack memory even without these replicas: others have it."""
+        return tuple(self._devices.crowded(need.wants, service, self._devices.held(leaving)))
+
+    def lacks(self, need: Need, service: ServiceId) -> tuple[Reason, ...]:
         """Everything that keeps one more replica from fitting right now, naming the holders of GPUs."""
-        wants = wants_of(need)
-        devices = (*self._devices.lacks(wants, service), *self._devices.waits(wants, service))
-        reasons = (*devices, *self._lacks_amount(_amount(need), service, _Amount()))
+        devices = (*self._devices.lacks(need.wants, service), *self._devices.waits(need.wants, service))
+        reasons = (*devices, *self._lacks_amount(_amount(need.resources), service, _Amount()))
         return reasons if self._ports else (*reasons, Reason("NoFreePort", "no port of targets[].ports is free"))
 
     def _lacks_amount(self, need: _Amount, service: ServiceId, more: _Amount) -> Iterator[Reason]:

@@ -85,9 +85,8 @@ def _gpu(target: HostTarget, gpu: Gpu, gpus: Gpus) -> Finding:
             "gpus", f"{target.name}: {gpu.uuid} is not on this host", "correct gpus; nvidia-smi -L lists them"
         )
     holders = gpus.held_by(gpu.uuid)
-    used = (
-        f", {sum(one.memory_bytes for one in holders) / _GIB:.1f} in use by {len(holders)} processes" if holders else ""
-    )
+    amount = sum(one.memory_bytes or 0 for one in holders) / _GIB
+    used = f", {amount:.1f} in use by {len(holders)} processes" if holders else ""
     kind = f", leased as {gpu.kind}" if gpu.parent else ""
     if missing := [node for node in gpus.nodes([gpu.uuid]) if gpu.parent and not Path(node).exists()]:
         says = f"{target.name}: {gpu.name} {gpu.uuid} cannot be opened: {', '.join(missing)} missing"

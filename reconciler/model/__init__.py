@@ -51,6 +51,7 @@ from reconciler.model.observed import (
     Endpoint,
     Fetch,
     Gpu,
+    GpuUse,
     Lease,
     Observed,
     Owned,
@@ -62,6 +63,7 @@ from reconciler.model.observed import (
     Routed,
     ServiceRoute,
     Staging,
+    Stranger,
     Unreachable,
 )
 from reconciler.model.plan import Health, Outcome, Phase, Plan, Result, Sync, Verdict
@@ -89,6 +91,7 @@ __all__ = [
     "Fit",
     "Forget",
     "Gpu",
+    "GpuUse",
     "Health",
     "Lease",
     "Mount",
@@ -126,6 +129,7 @@ __all__ = [
     "Start",
     "Stop",
     "StorageFile",
+    "Stranger",
     "Strategy",
     "Sync",
     "Undrain",

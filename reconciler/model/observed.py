@@ -31,13 +31,36 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
+class Stranger:
+    """A process of no replica that has memory of a GPU; `memory_bytes` is None where the driver does not say."""
+
+    pid: int
+    name: str
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuUse:
+    """How much of a GPU's memory is free right now, of what programs may use. `fault`: it cannot be used at all."""
+
+    usable_bytes: int
+    free_bytes: int
+    strangers: tuple[Stranger, ...] = ()
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a host may give to replicas altogether, and the ports that are free for them right now."""
+    """What a host may give to replicas altogether, and the ports that are free for them right now.
+
+    `gpu_use` tells of GPUs by their UUID; it is empty when nobody asked, or can know.
+    """
 
     cpu_millis: int
     memory_bytes: int
     gpus: tuple[Gpu, ...] = ()
     ports: tuple[int, ...] = ()
+    gpu_use: Mapping[str, GpuUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +95,7 @@ class Replica:
     `alive` is the main process; `leftovers` counts every other process, port, GPU allocation or shared-memory file
     that is still there although the main process is gone. `ready_now` is the probe's word (health, model list, one
     real token); `ready_at` is when that was first written down. `healthy` is None when nobody could tell.
+    `releasing`: nothing of it is left but memory of its GPUs, which the driver has not given back yet.
     `in_flight` counts requests at the proxy and in the engine; None is unknown, never zero. `quiet_samples` counts
     consecutive observations of zero, taken while the proxy sent nothing new. `rebooted` means that the host restarted
     since the replica was started. `spawned` is False when it was written down but no process was ever seen.
@@ -91,6 +115,7 @@ class Replica:
     parsed: str = ""
     alive: bool = True
     leftovers: int = 0
+    releasing: bool = False
     exit_code: int | None = None
     ready_now: bool = False
     ready_at: float | None = None
@@ -179,8 +204,8 @@ class ServiceRoute:
 class Owned:
     """What we remember of one service on a target: the fence around pruning.
 
-    `crashes` and `conflicts` are times: when a proven replica died, and when any one died because a port was taken.
-    `counted` names the runs of replicas whose deaths are among these.
+    `crashes` and `conflicts` are times: when a proven replica died, and when any one died because its port or its GPUs'
+    memory was taken. `counted` names the runs of replicas whose deaths are among these.
     """
 
     id: ServiceId

@@ -12,6 +12,7 @@ from reconciler.capacity import Ledger, impossible
 from reconciler.health import Life, has_crashed, is_drained
 from reconciler.model import Replica
 from reconciler.rollout.aim import Aim, Generation, last_good
+from reconciler.rollout.needs import need_of
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import missing_files
 
@@ -51,16 +52,18 @@ def _serves_on(s: Situation, found: Return, main: Generation, ledger: Ledger) ->
     first = found.first
     staying = wanted_back(s, first) + _running(s, first.digest)
     leaving = [r for r in s.of(*_ON_THE_WAY_OUT) if r not in staying]
-    need = () if staying else (first.spec.resources,)
+    need = () if staying else (need_of(s, first),)
     if main.digest == first.digest:
         return found.alone and (bool(staying) or ledger.fit_without(need, s.id, leaving))
-    both = need if _running(s, main.digest) else (*need, main.spec.resources)
+    both = need if _running(s, main.digest) else (*need, need_of(s, main))
     holds_both = ledger.fit_without(both, s.id, leaving)
     if not found.alone and not holds_both:
         return False
     explicit = s.desired.strategy if s.desired else None
+    # Stop-first lets one go at a time, were it the only one.
+    count = main.count if explicit else min(main.count, first.count)
     most_missing = explicit.max_unavailable if explicit else int(not holds_both)
-    return main.count > most_missing and (bool(staying) or ledger.fit_without(need, s.id, leaving))
+    return count > most_missing and (bool(staying) or ledger.fit_without(need, s.id, leaving))
 
 
 def _running(s: Situation, digest: str) -> list[Replica]:

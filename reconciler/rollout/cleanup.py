@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.digest import equivalent
-from reconciler.health import Life, failure, is_drained, is_excused, is_port_taken, is_stopped_by_hand
+from reconciler.health import Life, failure, is_crowded_out, is_drained, is_excused, is_stopped_by_hand
 from reconciler.model import (
     Admit,
     Adopt,
@@ -66,7 +66,7 @@ def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> 
     if s.owned and replica.run in s.owned.counted:
         # The daemon died after it wrote this death down.
         return s
-    if is_port_taken(replica.last_words) and s.owned and is_excused(s.owned.conflicts, s.now):
+    if is_crowded_out(replica.last_words) and s.owned and is_excused(s.owned.conflicts, s.now):
         steps.records.append(NoteCrash(replica.id, replica.run, s.now, reason.message, conflict=True))
         return replace(s, owned=replace(s.owned, conflicts=(*s.owned.conflicts, s.now)))
     if s.is_proven(replica.digest):
@@ -89,7 +89,9 @@ def finish_stops(s: Situation, steps: Steps) -> None:
         steps.look(s.now)
     for replica in s.of(Life.STOPPING):
         deadline = (replica.stopping_at or s.now) + s.patience.stop_grace
-        if not replica.alive:
+        if replica.releasing and not replica.alive and not replica.leftovers:
+            steps.say(f"stopped {replica.id.serial}; waiting until the driver gives back its GPU memory")
+        elif not replica.alive:
             steps.processes.append(Stop(replica.id, "its main process is gone; ending the rest", force=True))
         elif s.now >= deadline:
             steps.processes.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reconciler import gpu_memory
 from reconciler.capacity import Ledger
 from reconciler.model import Action, AskPreflight, Reject, ServiceRoute, Verdict
 from reconciler.rollout import cleanup
@@ -14,6 +15,9 @@ from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import begin_staging
 from reconciler.rollout.steps import Steps
 from reconciler.rollout.verdict import verdict_of
+
+# Seconds between two looks at GPUs whose memory somebody else has.
+_GPU_LOOK = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,9 @@ def decide(s: Situation, ledger: Ledger) -> Decision:
     s = cleanup.relabel(s, aim, steps)
     cleanup.finish_drains(s, aim, steps)
     move(s, aim, ledger, steps)
+    if any(one.code == gpu_memory.CODE for one in steps.lacking):
+        # Nobody tells when another process gives back what it has.
+        steps.look(s.now + _GPU_LOOK)
     return Decision(
         records=tuple(steps.records),
         route=route_of(s, aim, steps),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from reconciler.model import (
 )
 from reconciler.rollout.again import Return, find_return, wanted_back
 from reconciler.rollout.aim import NO_REPLICAS, Aim, Course, Generation
+from reconciler.rollout.needs import need_of, parsed_of
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import begin_staging, missing_files
 from reconciler.rollout.steps import SOON, Steps
@@ -172,11 +174,13 @@ def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, st
     if not old:
         return explicit or SURGE
     deficit = main.count - len(_members(s, main))
-    need = main.spec.resources
+    need = need_of(s, main)
     if explicit:
         has_room = deficit <= 0 or ledger.fits_without(need, s.id, old[:1])
         if has_room and deficit > 0 and explicit.max_unavailable:
-            ledger.claim(need, 1, s.id, beside=old[:1])
+            ledger.claim(need.resources, 1, s.id, beside=old[:1])
+        if not has_room:
+            steps.lacking = ledger.crowded_without(need, s.id, old[:1])
         return _explicit(explicit, has_room, steps)
     has_extra = len(_members(s, main)) + len(old) > main.count
     if deficit <= 0 or has_extra or _is_busy(s, main) or ledger.fits(need, s.id):
@@ -188,12 +192,22 @@ def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, st
         steps.look(s.now + SOON)
         return None
     if ledger.fits_without(need, s.id, old[:1]):
-        ledger.claim(need, 1, s.id, beside=old[:1])
+        ledger.claim(need.resources, 1, s.id, beside=old[:1])
         lacks = "; ".join(reason.message for reason in ledger.lacks(need, s.id))
-        steps.strategy = f"stop-first: drain old, stop it, start new; no room for both ({lacks})"
+        steps.strategy = (
+            f"stop-first: drain old, stop it, start new; no room for both ({lacks}); {_price(s, main.count, old)}"
+        )
         return STOP_FIRST
-    steps.lacking = ledger.lacks(need, s.id)
+    steps.lacking = ledger.crowded_without(need, s.id, old[:1]) or ledger.lacks(need, s.id)
     return None
+
+
+def _price(s: Situation, count: int, old: list[Replica]) -> str:
+    """How long it will hurt, from what the starts before it took."""
+    starts = [r.ready_at - r.created_at for r in old if r.ready_at is not None and r.ready_at > r.created_at]
+    start = f"about {math.ceil(max(starts))} s, as last time," if starts else "nobody knows how long"
+    serving = f"{count - 1} of {count} replicas serve" if count > 1 else "nothing serves"
+    return f"{serving} for at most {s.drain_timeout:g} s while running requests end, then {start} while it starts"
 
 
 def _is_busy(s: Situation, main: Generation) -> bool:
@@ -252,7 +266,7 @@ def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Step
     if missing := missing_files(s, generation.spec):
         begin_staging(s, missing, steps)
         return False
-    need = generation.spec.resources
+    need = need_of(s, generation)
     lease = ledger.take(need, s.id)
     if lease is None:
         steps.lacking = steps.lacking or ledger.lacks(need, s.id)
@@ -284,19 +298,10 @@ def _start(s: Situation, generation: Generation, replica: ReplicaId, lease: Leas
         origin=generation.origin,
         lease=lease,
         drain_timeout=s.drain_timeout,
-        parsed=_parsed(s, generation.digest),
+        parsed=parsed_of(s, generation.digest),
         revision=s.revision,
         reason=why,
     )
-
-
-def _parsed(s: Situation, digest: str) -> str:
-    """What the engine made of this digest's arguments, from whoever still knows."""
-    if s.preflight and s.desired and s.desired.digest == digest:
-        return s.preflight.parsed
-    if s.promoted and s.promoted.digest == digest and s.promoted.parsed:
-        return s.promoted.parsed
-    return next((r.parsed for r in s.replicas if r.digest == digest and r.parsed), "")
 
 
 def _why_start(s: Situation, generation: Generation) -> str:
@@ -328,7 +333,7 @@ def _promote(s: Situation, main: Generation, steps: Steps) -> None:
         return
     drain = s.desired.drain_timeout if s.desired else None
     promoted = Promoted(
-        main.digest, main.spec, main.count, main.origin, s.revision, s.now, drain, _parsed(s, main.digest)
+        main.digest, main.spec, main.count, main.origin, s.revision, s.now, drain, parsed_of(s, main.digest)
     )
     if s.promoted and _same(s.promoted, promoted):
         return
@@ -349,6 +354,9 @@ def _retire(s: Situation, main: Generation, wanted: set[str], strategy: Strategy
     serving = [replica for replica in old if s.is_serving(replica)]
     able = sum(s.is_available(replica) for replica in members) + len(serving)
     spare = able - (main.count - strategy.max_unavailable)
+    if strategy == STOP_FIRST:
+        # Where git wants more replicas than there were, the first of them must make room all the same.
+        spare = max(spare, 1)
     for replica in serving[: max(0, spare)]:
         why = f"superseded by {main.digest[:8]}"
         steps.records.append(Drain(replica.id, why))

@@ -6,6 +6,7 @@ from reconciler.capacity import Ledger
 from reconciler.health import Life, is_crash_looping
 from reconciler.model import Health, Phase, Reason, Sync, Verdict
 from reconciler.rollout.aim import Aim, Course
+from reconciler.rollout.needs import need_of
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import STAGING_FAILED
 from reconciler.rollout.steps import Steps
@@ -29,7 +30,7 @@ def _blocked_by_room(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> tu
     """What lacks, unless something is under way that may free it."""
     if not steps.lacking or s.of(Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE):
         return ()
-    if aim.generations and ledger.fits_soon(aim.generations[0].spec.resources, s.id):
+    if aim.generations and ledger.fits_soon(need_of(s, aim.generations[0]), s.id):
         return ()
     return steps.lacking
 

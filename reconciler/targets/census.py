@@ -81,7 +81,17 @@ class Census:
 
 def marker_of(folder: Path, replica: ReplicaId) -> str:
     """What a replica's processes carry. Two daemons with different folders never claim each other's."""
-    return f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}:{replica}"
+    return f"{_folder_mark(folder)}:{replica}"
+
+
+def carries_marker(folder: Path, pid: int) -> bool:
+    """Is it a process of a replica of this folder's daemon, going by its environment alone?"""
+    own = _PREFIX + _folder_mark(folder).encode() + b":"
+    return any(word.startswith(own) for word in procfs.read_environment(pid))
+
+
+def _folder_mark(folder: Path) -> str:
+    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
 
 
 def _look(stat: procfs.Stat, boot: str) -> Seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -19,12 +20,35 @@ from reconciler.targets.mig import CAPABILITIES, nodes_of, parts_of
 _log = structlog.get_logger()
 
 
+# Memory that nobody has any more comes back within seconds, or never.
+_PATIENCE = 60.0
+# What drivers and their contexts take for themselves, as a share of all memory.
+_CRUMBS = 0.05
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """One process that holds memory of a GPU."""
+    """One process that holds memory of a GPU; None where the driver does not say how much."""
 
     pid: int
-    memory_bytes: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A GPU's memory, without what the driver keeps for itself, and who has it. `fault`: the GPU is lost."""
+
+    usable_bytes: int
+    free_bytes: int
+    holders: tuple[Holder, ...] = ()
+    fault: str = ""
+
+    @property
+    def orphaned_bytes(self) -> int:
+        """What is taken and nobody has; 0 where that cannot be told."""
+        amounts = [one.memory_bytes for one in self.holders]
+        known = [amount for amount in amounts if amount is not None]
+        return max(0, self.usable_bytes - self.free_bytes - sum(known)) if len(known) == len(amounts) else 0
 
 
 class Gpus:
@@ -45,19 +69,38 @@ class Gpus:
                 self._known = self._find()
             return self._known
 
-    def held_by(self, uuid: str) -> tuple[Holder, ...]:
-        """The processes that hold memory of this GPU; none without a driver. Raises Retryable when the driver fails."""
+    def memory(self, uuid: str) -> Memory | None:
+        """None where no driver can tell. Raises Retryable when it fails."""
         self.list()
         if self._nvml is None:
-            return ()
+            return None
         try:
             handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
-            running = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        except self._nvml.NVMLError_NotFound:
-            return ()
+            usable, free = _measure(self._nvml, handle)
+            return Memory(usable, free, _holders(self._nvml, handle))
+        except (self._nvml.NVMLError_NotFound, self._nvml.NVMLError_NotSupported):
+            # Unknown to it, or without memory of its own.
+            return None
+        except self._nvml.NVMLError_GpuIsLost as error:
+            # The others go on.
+            return Memory(0, 0, fault=f"{error}; see dmesg, the host may need a restart")
         except self._nvml.NVMLError as error:
             raise _driver_failed(error) from None
-        return tuple(Holder(process.pid, process.usedGpuMemory or 0) for process in running)
+
+    def held_by(self, uuid: str) -> tuple[Holder, ...]:
+        """The processes that hold memory of this GPU; none without a driver. Raises Retryable when the driver fails."""
+        memory = self.memory(uuid)
+        return memory.holders if memory else ()
+
+    def is_releasing(self, uuids: Iterable[str], since: float | None, now: float) -> bool:
+        """Is much memory of one of these GPUs taken although nobody has it? Not for ever: drivers can lose some.
+
+        `since` is when a replica was told to end.
+        """
+        if since is not None and now - since > _PATIENCE:
+            return False
+        memories = (self.memory(uuid) for uuid in uuids)
+        return any(each is not None and each.orphaned_bytes > _CRUMBS * each.usable_bytes for each in memories)
 
     def holds(self, uuids: Iterable[str], processes: Collection[Identity]) -> int:
         """How often one of these processes, which may have ended just now, still holds memory of one of these GPUs."""
@@ -119,17 +162,50 @@ def _open_driver() -> Any:
 
 def _ask(nvml: Any) -> dict[str, tuple[Gpu, ...]]:
     """What may be leased of each GPU: the GPU, or its parts where it is in MIG mode."""
-    found = {}
+    found: dict[str, tuple[Gpu, ...]] = {}
     try:
         for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
-            parts = parts_of(nvml, handle, uuid)
-            whole = Gpu(uuid, name, nvml.nvmlDeviceGetMemoryInfo(handle).total)
-            found[uuid] = (whole,) if parts is None else parts
+            if (described := _describe(nvml, index)) is not None:
+                found |= described
     except nvml.NVMLError as error:
         raise _driver_failed(error) from None
     return found
+
+
+def _describe(nvml: Any, index: int) -> dict[str, tuple[Gpu, ...]] | None:
+    """None for one that fell off its bus: it has no name any more, and the others serve on."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
+        parts = parts_of(nvml, handle, uuid)
+        whole = Gpu(uuid, name, nvml.nvmlDeviceGetMemoryInfo(handle).total)
+        return {uuid: (whole,) if parts is None else parts}
+    except nvml.NVMLError_GpuIsLost as error:
+        _log.error("gpu.lost", index=index, error=str(error))
+        return None
+
+
+def _measure(nvml: Any, handle: Any) -> tuple[int, int]:
+    """The bytes that programs may use of a GPU, and those that are free."""
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
+    except nvml.NVMLError_FunctionNotFound:
+        # A driver from before 2022 counts what it keeps for itself as used.
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return memory.total, memory.free
+    return memory.total - memory.reserved, memory.free
+
+
+def _holders(nvml: Any, handle: Any) -> tuple[Holder, ...]:
+    """Whoever computes or draws there; many do both."""
+    running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    with contextlib.suppress(nvml.NVMLError_NotSupported):
+        # Parts of a GPU draw nothing.
+        running += nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
+    found: dict[int, Holder] = {}
+    for each in running:
+        found.setdefault(each.pid, Holder(each.pid, each.usedGpuMemory))
+    return tuple(found.values())
 
 
 def _driver_failed(error: Exception) -> Retryable:

@@ -47,6 +47,7 @@ from reconciler.model import (
 from reconciler.routing import process
 from reconciler.routing.envoy import EnvoyProxy, ProxyState, Spawn
 from reconciler.secrets import NO_SECRETS, SecretStore
+from reconciler.targets import gpu_use
 from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.fetcher import Fetcher, FetchProcess
@@ -96,7 +97,7 @@ class HostTarget:
         self._recovered = False
         self._closed = False
         self._clock = Clock()
-        gpus = Gpus(settings.gpus)
+        self._gpus = gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
         self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
@@ -160,6 +161,8 @@ class HostTarget:
             owned = self._inventory.services()
             states = self._supervisor.list(records)
             capacity = self._machine.capacity(record.lease.port for record in records)
+            if gpu_use.is_asked_for(wanted, records, states):
+                capacity = replace(capacity, gpu_use=gpu_use.look(self._gpus, self._supervisor.is_ours))
             # In this order: what is staged by now is there when the engine is asked about it.
             staging = self._stager.look()
             images = self._images.look(self._containers(wanted, owned, records)) if self._images else {}
@@ -221,6 +224,7 @@ class HostTarget:
             parsed=record.parsed,
             alive=state.alive,
             leftovers=state.leftovers,
+            releasing=state.releasing,
             exit_code=state.exit_code,
             ready_now=_is_ready(record, state, sight),
             ready_at=record.ready_at,

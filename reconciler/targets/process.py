@@ -21,8 +21,9 @@ from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.model import ReplicaId
 from reconciler.procfs import Identity
 from reconciler.targets import logs, scratch
-from reconciler.targets.census import MARKER, Census, Trace, marker_of
+from reconciler.targets.census import MARKER, Census, Trace, carries_marker, marker_of
 from reconciler.targets.children import Children
+from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.supervisor import Launch, ProcessState
@@ -48,6 +49,7 @@ class ProcessSupervisor:
     def __init__(self, inventory: Inventory, gpus: Gpus) -> None:
         self._inventory = inventory
         self._gpus = gpus
+        self._clock = Clock()
         self._children = Children()
         self._starting: set[ReplicaId] = set()
         self._lock = threading.Lock()
@@ -60,6 +62,9 @@ class ProcessSupervisor:
         """What is there of these replicas. Costs one read per replica while all of them live."""
         look = _Look()
         return {record.id: self._state(record, look) for record in records}
+
+    def is_ours(self, pid: int) -> bool:
+        return carries_marker(self._inventory.folder, pid)
 
     def logs(self, replica: ReplicaId, lines: int) -> tuple[str, ...]:
         return logs.tail(self._log_path(replica), lines)
@@ -88,7 +93,8 @@ class ProcessSupervisor:
             # Whoever has its port or its GPUs, it is nothing of a replica that never ran.
             return ProcessState(alive=False, spawned=False)
         code = self._children.exit_code(main) if main is not None else None
-        return ProcessState(alive=False, leftovers=self._leftovers(record, look), exit_code=code)
+        releasing = self._gpus.is_releasing(record.lease.gpus, record.stopping_at, self._clock.now())
+        return ProcessState(False, self._leftovers(record, look), code, releasing=releasing)
 
     def _leftovers(self, record: ReplicaRecord, look: _Look) -> int:
         """What the main process left behind: processes, its port, memory of its GPUs."""

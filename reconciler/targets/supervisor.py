@@ -43,12 +43,12 @@ class Launch(Protocol):
 class ProcessState:
     """What is there of one replica now.
 
-    `leftovers` counts what the main process left behind: processes, its port, memory of its GPUs. `exit_code` is
-    negative for a signal and None where nobody can know. `rebooted`: the host restarted since. `spawned` is False when
-    it was written down but no process was ever seen. `drift` says what somebody changed by hand of how it is kept;
-    of a replica that is not alive, that somebody stopped it. `restarted`: its process is not the one that was written
-    down, and `listens` whether this one has its port already. `between`: its process was told to end, or the next one
-    is about to start; there is nobody to ask.
+    `leftovers` counts what the main process left behind: processes, its port, their memory of its GPUs. `releasing`:
+    nobody has that memory any more, but it is not back yet. `exit_code` is negative for a signal and None where nobody
+    can know. `rebooted`: the host restarted since. `spawned` is False when it was written down but no process was ever
+    seen. `drift` says what somebody changed by hand of how it is kept; of a replica that is not alive, that somebody
+    stopped it. `restarted`: its process is not the one that was written down, and `listens` whether this one has its
+    port already. `between`: its process was told to end, or the next one is about to start; there is nobody to ask.
     """
 
     alive: bool
@@ -60,6 +60,7 @@ class ProcessState:
     restarted: Restart | None = None
     listens: bool = False
     between: bool = False
+    releasing: bool = False
 
 
 class Supervisor(Protocol):
@@ -88,6 +89,9 @@ class Supervisor(Protocol):
 
     def remove(self, record: ReplicaRecord) -> None:
         """Forget a replica with its log. Raises Retryable while anything of it is left."""
+
+    def is_ours(self, pid: int) -> bool:
+        """Does this process belong to a replica of this target?"""
 
     def logs(self, replica: ReplicaId, lines: int) -> tuple[str, ...]:
         """The last lines it wrote, oldest first; none if there is no log."""

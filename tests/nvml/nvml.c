@@ -336,6 +336,14 @@ Code nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *room, Proce
     return SUCCESS;
 }
 
+Code nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *room, Process *list) {
+    Device *d;
+    (void)list;
+    *room = 0;
+    Code code = find(handle, &d);
+    return code ? code : d->parent < 0 ? SUCCESS : NOT_SUPPORTED;
+}
+
 Code nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
     Device *d;
     Code code = find(handle, &d);

@@ -69,6 +69,10 @@ class UnitSupervisor:
         runs = self._manager.runs(units[name] for name in names.values() if name in units)
         return {r.id: self._state(r, units.get(names[r.id]), runs.get(names[r.id], _NEVER)) for r in records}
 
+    def is_ours(self, pid: int) -> bool:
+        parts = (part for path in procfs.read_cgroups(pid) for part in path.split("/"))
+        return any(replica_of(self._target, part) for part in parts)
+
     def logs(self, replica: ReplicaId, lines: int) -> tuple[str, ...]:
         record = self._inventory.replica(replica)
         since = record.created_at if record else 0.0
@@ -97,10 +101,13 @@ class UnitSupervisor:
         if is_over(unit):
             rebooted = record.boot != procfs.boot_id()
             # Of a process that is gone, GPUs may still hold memory for a moment.
-            held = 0 if rebooted else self._gpus.holds(record.lease.gpus, {*record.members})
-            by_hand = _is_stopped_by_hand(record, unit) and spawned and not rebooted
+            if rebooted:
+                return ProcessState(False, 0, run.exit_code, rebooted, spawned)
+            held = self._gpus.holds(record.lease.gpus, {*record.members})
+            releasing = spawned and self._gpus.is_releasing(record.lease.gpus, record.stopping_at, self._clock.now())
+            by_hand = _is_stopped_by_hand(record, unit) and spawned
             drift = f"{self._name(record)} was stopped by hand" if by_hand else ""
-            return ProcessState(False, held, run.exit_code, rebooted, spawned, drift)
+            return ProcessState(False, held, run.exit_code, rebooted, spawned, drift, releasing=releasing)
         # It died: systemd is about to start it again, has done so already, or ends what it left behind.
         return ProcessState(False, leftovers=1, exit_code=run.exit_code)
 
