@@ -31,11 +31,11 @@ from reconciler.storage.state import State
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.fetcher import NOT_YET_KNOWN, Fetcher
 from reconciler.targets.orders import order_for
+from reconciler.targets.rubbish import Rubbish
 
 _log = structlog.get_logger()
 _FETCH = {states.RUNNING: Fetch.RUNNING, states.STAGED: Fetch.STAGED, states.REFUSED: Fetch.REFUSED}
 _KILL_SECONDS = 5.0
-_GONE = ".gone-"
 _KEY = re.compile(r"[0-9a-f]{16}")
 
 
@@ -59,6 +59,7 @@ class Stager:
         self._lock = threading.Lock()
         self._cache: dict[str, tuple[tuple[int, int], State | None]] = {}
         self._sound: dict[str, State] = {}
+        self._rubbish = Rubbish(self.folder)
 
     # ------------------------------------------------------------ looking
 
@@ -79,14 +80,16 @@ class Stager:
         return f"{self.folder}/{key_of(service.namespace, mount)}/{states.STATE}"
 
     def subscribe(self) -> None:
-        """From now on, tell when a program ends."""
+        """From now on, tell when a program ends. What a predecessor had no time to delete is deleted."""
         if self._watch is None:
             self._watch = ExitWatch(self._on_exit, lambda: None)
+            self._rubbish.begin()
 
     def close(self) -> None:
         """Programs that run go on."""
         if self._watch is not None:
             self._watch.close()
+        self._rubbish.close()
         self._fetcher.close()
 
     def _keys(self) -> list[str]:
@@ -165,7 +168,6 @@ class Stager:
         folder = self.folder / action.key
         order = order_for(action, folder, self._memory(action.key), self._env, self._secrets())
         with self._lock, _explained(self.folder):
-            self._sweep()
             before = self._staging(action.key)
             if before.fetch is Fetch.STAGED or self._find(action.key) is not None:
                 # Another service asked for the same files in the same pass, and they were small.
@@ -185,17 +187,13 @@ class Stager:
     # ------------------------------------------------------------ deleting
 
     def unstage(self, key: str) -> None:
-        """End what fetches it and delete what is there. Raises Retryable."""
+        """End what fetches it, and let what is there be deleted. Raises Retryable."""
         with self._lock, _explained(self.folder):
-            self._sweep()
             folder = self.folder / key
             if not folder.is_dir():
                 return
             self._end(key)
-            # Under another name at once: half of a model must not pass for one.
-            gone = self.folder / f"{_GONE}{key}"
-            folder.rename(gone)
-            _delete(gone)
+            self._rubbish.take(folder)
             self._cache.pop(key, None)
 
     def end_all(self) -> None:
@@ -212,12 +210,6 @@ class Stager:
             time.sleep(0.02)
         # It had no time to delete its credentials.
         shutil.rmtree(self._memory(key), ignore_errors=True)
-
-    def _sweep(self) -> None:
-        for path in self.folder.glob(f"{_GONE}*"):
-            # What cannot be deleted takes room, but is in nobody's way.
-            with contextlib.suppress(OSError):
-                _delete(path)
 
     def _memory(self, key: str) -> Path:
         place = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
@@ -238,13 +230,6 @@ def _find_strange(folder: Path) -> Path | None:
             elif not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 return path
     return None
-
-
-def _delete(folder: Path) -> None:
-    """Also what was made read-only. Raises OSError."""
-    for here, _, _ in os.walk(folder):
-        os.chmod(here, stat.S_IRWXU)
-    shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,17 +54,74 @@ def test_a_program_that_is_not_there_is_counted_each_time(tmp_path: Path) -> Non
     models.close()
 
 
-def test_what_cannot_be_deleted_keeps_nothing_from_being_fetched(
-    models: Models, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (models.folder / ".gone-0123456789abcdef").mkdir(parents=True)
+def test_what_is_deleted_is_gone_at_once_and_nobody_waits_for_it(models: Models, held: Held) -> None:
+    lay_down(models)
+    models.stager.unstage(models.key(MOUNT))
+    assert held.wait(), "it is still being deleted"
+    assert not (models.folder / models.key(MOUNT)).exists()
+    lay_down(models)
+    models.stager.unstage(models.key(MOUNT))
+    assert not (models.folder / models.key(MOUNT)).exists()
+    held.let_go()
+    eventually(lambda: not list(models.folder.iterdir()))
 
-    def refuse(folder: Path) -> None:
-        raise OSError(errno.EBUSY, "busy")
 
-    monkeypatch.setattr("reconciler.targets.stager._delete", refuse)
+def test_what_a_daemon_had_no_time_to_delete_its_successor_deletes(models: Models, held: Held) -> None:
+    lay_down(models)
+    models.stager.unstage(models.key(MOUNT))
+    assert held.wait()
+    models.stager.close()
+    held.let_go()
+    eventually(lambda: "rubbish" not in [thread.name for thread in threading.enumerate()])
+    assert list(models.folder.iterdir())
+    models.stager = models.open()
+    eventually(lambda: not list(models.folder.iterdir()))
+
+
+def test_what_cannot_be_deleted_keeps_nothing_from_being_fetched(models: Models, held: Held) -> None:
+    held.error = OSError(errno.EBUSY, "busy")
+    lay_down(models)
+    models.stager.unstage(models.key(MOUNT))
+    held.let_go()
     models.begin_mount(MOUNT)
     eventually(lambda: models.look(MOUNT).fetch is Fetch.FAILED)
+
+
+def lay_down(models: Models) -> None:
+    """A model as it lies there when it is fetched: read-only."""
+    folder = models.folder / models.key(MOUNT) / "content"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    folder.chmod(0o555)
+
+
+class Held:
+    """Deleting a file waits until the test lets go, and may then fail."""
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+        self._begun, self._go = threading.Event(), threading.Event()
+
+    def unlink(self, path: str) -> None:
+        self._begun.set()
+        assert self._go.wait(60)
+        if self.error:
+            raise self.error
+        os.remove(path)
+
+    def wait(self) -> bool:
+        return self._begun.wait(30)
+
+    def let_go(self) -> None:
+        self._go.set()
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    made = Held()
+    monkeypatch.setattr("reconciler.targets.rubbish._unlink", made.unlink)
+    return made
 
 
 @pytest.mark.parametrize(
