@@ -1,55 +1,115 @@
-"""The daemon, killed with -9 at one boundary: before an action, or before a write inside one.
+"""The daemon, killed with -9 at every boundary that it comes to, at each of them once, and started again at once.
 
-usage: crashing.py N run --config FILE. Boundaries are counted from the first action on. What is killed is the real
-program: only its functions are wrapped to count.
+usage: crashing.py run --config FILE. A boundary lies before anything inside an action that changes the world: a file
+renamed, deleted or made, a process, a signal, a call to systemd; and before any file that is put in place outside of
+actions. `boundaries`, beside the config, names those where it died. What is killed is the real program: it is forked
+from an interpreter that knows its modules, and only hooks count.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import git  # noqa: F401 - whoever is forked need not read them
+import uvicorn.lifespan.off  # noqa: F401
+
+import reconciler.loop.daemon
+import reconciler.targets.systemd.manager
+import reconciler.targets.systemd.supervisor  # noqa: F401
 from reconciler import execute
 from reconciler.cli import main
+from reconciler.model import Action, SetRoutes
+from reconciler.report.actions import subject_of
 from reconciler.targets.systemd.bus import Bus
 
-ASKS = ("systemd List", "systemd Get", "systemd Subscribe")
+DIED_AT = Path(sys.argv[sys.argv.index("--config") + 1]).with_name("boundaries")
+FILES = {"os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.symlink": 1, "os.chown": 0}
+# They are asked every few seconds, and change nothing that serves.
+ASKING = ("List", "Get", "Subscribe")
 _LOCK = threading.Lock()
-_LEFT = [int(sys.argv[1])]
-_REACHED = Path(sys.argv[sys.argv.index("--config") + 1]).with_name("boundaries")
+_PR_SET_PDEATHSIG = 1
 
 
-def boundary(name: str) -> None:
-    if name in ("spawn git", "spawn env", "spawn journalctl") or name.startswith(ASKS):
-        return  # they are asked every few seconds; it changes nothing that serves
-    with _LOCK, _REACHED.open("a") as log:
-        log.write(name + "\n")
+class Here(threading.local):
+    """What this thread is doing: an action, and how often it did a step in it."""
+
+    def __init__(self) -> None:
+        self.action = ""
+        self.seen: Counter[str] = Counter()
+
+
+_here = Here()
+
+
+def boundary(step: str) -> None:
+    _here.seen[step] += 1
+    label = f"{_here.action}: {step} #{_here.seen[step]}" if _here.action else f"beside: {step}"
+    if label in _DIED:
+        return
+    with _LOCK, DIED_AT.open("a") as log:
+        log.write(label + "\n")
         log.flush()
-        if _LEFT[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        _LEFT[0] -= 1
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wrap(module: object, name: str, label: Callable[..., str]) -> None:
-    real = getattr(module, name)
+def on_event(event: str, args: tuple[Any, ...]) -> None:
+    if event in FILES and (_here.action or event == "os.rename"):
+        path = os.fsdecode(args[FILES[event]]) if not isinstance(args[FILES[event]], int) else "a folder"
+        if not path.endswith(".new"):
+            boundary(f"{event} {Path(path).parent.name}/{Path(path).name}")
+    elif event == "subprocess.Popen" and _here.action:
+        boundary(f"spawn {Path(os.fsdecode(args[0])).name}")
 
-    def call(*arguments: Any, **named: Any) -> Any:
-        boundary(label(*arguments))
-        return real(*arguments, **named)
 
-    setattr(module, name, call)
+def watch_calls() -> None:
+    run, ask, send = execute._run, Bus.manager, signal.pidfd_send_signal
+
+    def running(action: Action, *rest: Any) -> Any:
+        subject = action.reason if isinstance(action, SetRoutes) else subject_of(action)
+        _here.action, _here.seen = f"{type(action).__name__} {subject}", Counter()
+        try:
+            return run(action, *rest)
+        finally:
+            _here.action = ""
+
+    def asking(bus: Bus, method: str, *rest: Any) -> Any:
+        if not method.startswith(ASKING):
+            boundary(f"systemd {method}")
+        return ask(bus, method, *rest)
+
+    def sending(pidfd: int, number: int, *rest: Any) -> None:
+        boundary(f"signal {number}")
+        send(pidfd, number, *rest)
+
+    execute._run, Bus.manager, signal.pidfd_send_signal = running, asking, sending  # type: ignore[assignment]
 
 
-wrap(Bus, "manager", lambda _, method, *rest: f"systemd {method}")
-wrap(execute, "_run", lambda action, *_: type(action).__name__)
-wrap(os, "replace", lambda path, *_: f"write {Path(path).name}")
-wrap(Path, "rename", lambda path, *_: f"rename {path.name}")
-wrap(subprocess, "Popen", lambda argv, *_: f"spawn {Path(argv[0]).name}")
-sys.argv = ["reconciler", *sys.argv[2:]]
-main()
+_DIED: set[str] = set()
+
+
+def live() -> None:
+    """One daemon."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _DIED.update(DIED_AT.read_text().splitlines())
+    watch_calls()
+    sys.addaudithook(on_event)
+    sys.argv = ["reconciler", *sys.argv[1:]]
+    main()
+
+
+if __name__ == "__main__":
+    DIED_AT.touch()
+    status = -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        if (pid := os.fork()) == 0:
+            live()
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    sys.exit(status)

@@ -144,11 +144,11 @@ class Rig:
 
     # ------------------------------------------------------------ daemon
 
-    def start(self, *, crash_at: int | None = None) -> None:
-        """Start the daemon; with `crash_at` it kills itself with -9 at that boundary of an action."""
+    def start(self, *, crashing: bool = False) -> None:
+        """Start the daemon; `crashing`: one that dies at every boundary of an action, and comes back."""
         argv = [sys.executable, "-m", "reconciler"]
-        if crash_at is not None:
-            argv = [sys.executable, str(CRASHING), str(crash_at)]
+        if crashing:
+            argv = [sys.executable, str(CRASHING)]
         env = {k: v for k, v in os.environ.items() if not k.startswith("RECONCILER_")}
         env["PYTHONPATH"] = str(Path(__file__).parents[2])
         with (self.folder / "daemon.log").open("ab") as log:

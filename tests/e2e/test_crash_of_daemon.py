@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from tests.e2e.conftest import MakeRig
+from tests.e2e.killing import SEQS, TINY, assert_died_in, assert_idle, footprint, roll
 from tests.e2e.rig import Rig
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
-TINY = "demo/tiny.yaml"
 
-
-def kill_at_every_boundary(rig: Rig, stride: int = 1) -> int:
-    """One rollout per boundary, killed there; until a rollout has no further boundary. Returns how many there were."""
-    for number in itertools.count(0, stride):
-        rig.kill()
-        rig.start(crash_at=number)
-        rig.wait("the daemon to be back", lambda: rig.status() or not rig.is_running())
-        rig.edit(TINY, r"--max-num-seqs=\d+", f"--max-num-seqs={number + 9}")
-        rig.wait("its death, or the end of the rollout", lambda: not rig.is_running() or rig.is_applied())
-        if rig.is_running():
-            rig.wait("the old replica to be gone", lambda: len(rig.records()) == 1 or not rig.is_running())
-        survived = rig.is_running()
-        if not survived:
-            rig.start()
-            rig.converge()
-            rig.wait("only the new replica to be left", lambda: len(rig.records()) == 1)
-        assert len(rig.pids()) == 1
-        if survived:
-            return number
-    raise AssertionError
-
-
-@pytest.mark.parametrize("memory", [64, 3], ids=["surge", "stop_first"])
-def test_killed_at_every_boundary_of_a_rollout_it_loses_no_request(make_rig: MakeRig, memory: int):
-    rig = make_rig(memory=memory, rollout={"min_ready": "0.2s"})
+def test_killed_at_every_boundary_it_loses_no_request_and_leaves_nothing(make_rig: MakeRig):
+    """To another digest by surge, and back by stop-first: then all must be as if it had never left."""
+    rig = make_rig(rollout={"min_ready": "0.2s"})
     rig.start()
     rig.converge()
-    with rig.load(streams=1, posts=1) as load:
-        boundaries = kill_at_every_boundary(rig)
-        tally = load.stop()
-    assert boundaries > 10
-    assert tally.lost == 0, str(tally)
-    assert (tally.refused > 0) == (memory == 3), str(tally)
-    assert rig.serves()
+    before = footprint(rig)
+    for memory, seqs in ((64, 9), (3, 8)):
+        rig.memory = memory
+        rig.write_config()
+        with rig.load(streams=1, posts=1) as load:
+            died = roll(rig, seqs)
+            tally = load.stop()
+        assert tally.lost == 0, str(tally)
+        assert (tally.refused > 0) == (memory == 3), str(tally)
+        assert_died_in(died, "Start", "Admit", "SetRoutes", "Promote", "Drain", "Stop", "Remove")
+    assert footprint(rig) == before
+    assert_idle(rig)
 
 
 def test_traffic_does_not_notice_that_the_daemon_is_gone(rig: Rig):
@@ -82,7 +63,7 @@ def test_sync_without_a_daemon_converges_and_tells_so(make_rig: MakeRig):
     rig = make_rig()
     assert rig.ask("sync").returncode == 0
     assert rig.serves()
-    rig.edit(TINY, r"--max-num-seqs=\d+", "--max-num-seq=9")
+    rig.edit(TINY, SEQS, "--max-num-seq=9")
     said = rig.ask("sync", expect=1)
     assert TINY in said.stdout + said.stderr
     assert rig.serves()
