@@ -284,6 +284,18 @@ class Settings(_Section):
             raise ValueError("two targets keep models in the same folder; each deletes what it does not need itself")
         return self
 
+    @model_validator(mode="after")
+    def _distinct_gpus(self) -> Settings:
+        """What `auto` finds is known only when we run."""
+        owners: dict[str, str] = {}
+        for target in self.targets:
+            for uuid in target.gpus if target.gpus != "auto" else ():
+                if owners.setdefault(uuid, target.name) != target.name:
+                    raise ValueError(
+                        f"targets {owners[uuid]} and {target.name} both list {uuid} in gpus; one may have it"
+                    )
+        return self
+
     @classmethod
     def load(cls, path: Path) -> Settings:
         """Raises SettingsError, which names the file, the line, the key and what was expected."""

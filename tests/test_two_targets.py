@@ -8,14 +8,21 @@ import pytest
 
 from reconciler.config import Settings
 from reconciler.desired import part_of
-from reconciler.loop.parts import make_history, make_place
+from reconciler.errors import Retryable, SettingsError
+from reconciler.loop.parts import make_history, make_place, refuse_shared_gpus
 from reconciler.model import File, Origin, Reason, Snapshot
 from reconciler.web.metrics import Metrics
+from tests.nvml.driver import Driver
+from tests.test_config import load
 from tests.test_desired import HOST, RUNTIME, SERVICE
 
 
-def settings(folder: Path) -> Settings:
-    targets = [{"name": name, "paths": ["runtimes", f"hosts/{name}"], "gpus": []} for name in ("a", "ab")]
+def settings(folder: Path, *gpus: object) -> Settings:
+    lists = gpus or ([], [])
+    targets = [
+        {"name": name, "paths": ["runtimes", f"hosts/{name}"], "gpus": mine}
+        for name, mine in zip(("a", "ab"), lists, strict=True)
+    ]
     return Settings.model_validate({"source": {"url": "/m"}, "targets": targets, "state_dir": str(folder)})
 
 
@@ -60,3 +67,28 @@ def test_what_is_refused_elsewhere_is_nothing_to_a_target(tmp_path: Path):
 def test_a_target_of_the_whole_tree_takes_all(tmp_path: Path):
     target = settings(tmp_path).targets[0].model_copy(update={"paths": ("",)})
     assert part_of(snapshot(missing=("",)), target) == snapshot(missing=("",))
+
+
+# ---------------------------------------------------------------- GPUs: each target leases without knowing of the other
+
+
+def test_a_gpu_that_two_targets_list_is_refused_in_the_config(tmp_path: Path):
+    targets = [{"name": name, "paths": [name], "gpus": ["GPU-1", f"GPU-{name}"]} for name in ("a", "b")]
+    with pytest.raises(SettingsError, match="targets a and b both list GPU-1"):
+        load(tmp_path, targets=targets)
+
+
+def test_targets_that_would_find_the_same_gpus_are_not_begun(tmp_path: Path, driver: Driver):
+    first, second = driver.uuids
+    refuse_shared_gpus(settings(tmp_path, [first], [second]))
+    refuse_shared_gpus(settings(tmp_path, "auto", []))
+    refuse_shared_gpus(settings(tmp_path, ["GPU-9"], "auto"))
+    for both in (("auto", "auto"), ("auto", [second]), ([first], "auto")):
+        with pytest.raises(SettingsError, match=f"a and ab would both lease ({first}|{second})"):
+            refuse_shared_gpus(settings(tmp_path, *both))
+    driver.fail(18)
+    with pytest.raises(Retryable, match="driver"):
+        refuse_shared_gpus(settings(tmp_path, "auto", "auto"))
+    # No driver at all, no GPUs.
+    driver.fail(9)
+    refuse_shared_gpus(settings(tmp_path, "auto", "auto"))

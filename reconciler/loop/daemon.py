@@ -18,7 +18,7 @@ from reconciler import __version__
 from reconciler.config import Settings
 from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.heap import share_heap
-from reconciler.loop.parts import Place, make_folder, make_history, make_place, make_source
+from reconciler.loop.parts import Place, make_folder, make_history, make_places, make_source
 from reconciler.model import ServiceId, Snapshot
 from reconciler.notify import notify, reloading, watchdog_interval
 from reconciler.report import log as logs
@@ -128,7 +128,7 @@ class Daemon:
         self._metrics = Metrics()
         self._history = make_history(settings)
         self._source = make_source(settings)
-        self._places = [make_place(target, settings, self._history, self._metrics) for target in settings.targets]
+        self._places = make_places(settings, self._history, self._metrics)
         self._web = WebSide(settings, self, self._metrics)
         self._watch = LocalWatch(settings.source, self._wake_source)
         self._stop = threading.Event()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from reconciler import __version__
 from reconciler.config import Settings
-from reconciler.loop.parts import Place, make_folder, make_history, make_place, make_source
+from reconciler.loop.parts import Place, make_folder, make_history, make_places, make_source
 from reconciler.model import AskPreflight, DesiredState, Observed, Plan, Snapshot, Unreachable
 from reconciler.report.judgement import judge
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
@@ -60,7 +60,7 @@ def sync(settings: Settings, timeout: float, progress: Callable[[Document], None
 def _parts(settings: Settings, lock: bool = False) -> Iterator[tuple[GitSource, list[Place]]]:
     make_folder(settings)
     history, source, metrics = make_history(settings), make_source(settings), Metrics()
-    places = [make_place(one, settings, history, metrics) for one in settings.targets]
+    places = make_places(settings, history, metrics)
     try:
         for place in places:
             if lock:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from reconciler.config import HostTarget as TargetSettings
 from reconciler.config import Settings
 from reconciler.cordon import Cordon
-from reconciler.errors import Retryable
+from reconciler.errors import Retryable, SettingsError
 from reconciler.loop.journal import Journal
 from reconciler.loop.turn import Turner
 from reconciler.report.history import History
 from reconciler.secrets import SecretSources
 from reconciler.source import GitSource
 from reconciler.suspension import Suspension
+from reconciler.targets.gpus import Gpus
 from reconciler.targets.host import HostTarget
 from reconciler.web.metrics import Metrics
 
@@ -45,6 +46,27 @@ def make_source(settings: Settings) -> GitSource:
     """The repository, with every folder that some target reads."""
     paths = tuple(dict.fromkeys(path for target in settings.targets for path in target.paths))
     return GitSource(settings.source, settings.state_dir / "git", paths)
+
+
+def make_places(settings: Settings, history: History, metrics: Metrics) -> list[Place]:
+    """All targets, not yet locked. Raises SettingsError where two would lease one GPU, Retryable for a driver."""
+    refuse_shared_gpus(settings)
+    return [make_place(target, settings, history, metrics) for target in settings.targets]
+
+
+def refuse_shared_gpus(settings: Settings) -> None:
+    """Each target leases without knowing of the others."""
+    having = [target for target in settings.targets if target.gpus]
+    if len(having) < 2 or all(target.gpus != "auto" for target in having):
+        return
+    owners: dict[str, str] = {}
+    for target in having:
+        for gpu in Gpus(target.gpus).list():
+            if (other := owners.setdefault(gpu.uuid, target.name)) != target.name:
+                raise SettingsError(
+                    f"targets: {other} and {target.name} would both lease {gpu.uuid}: `auto` is every GPU of this "
+                    "machine; list the GPUs of each in its targets[].gpus"
+                )
 
 
 def make_place(settings: TargetSettings, state: Settings, history: History, metrics: Metrics) -> Place:
