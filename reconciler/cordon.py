@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.errors import Retryable
-from reconciler.files import write_atomically
+from reconciler.files import make_folder, write_atomically
 from reconciler.model import DesiredState, Origin, Reason
 
 
@@ -55,7 +55,7 @@ class Cordon:
                 return
             origin = cordon.origin or Origin("host.yaml", 1)
             said = {"message": cordon.message, "file": origin.file, "line": origin.line}
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             write_atomically(self._path, json.dumps(said).encode())
         except OSError as error:
             raise Retryable(f"{self._path}: cannot be written: {error.strerror}") from None

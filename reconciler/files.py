@@ -38,9 +38,30 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     sync_folder(path.parent)
 
 
+def make_folder(folder: Path, mode: int = 0o700) -> None:
+    """Make a folder, and those above it that lack, so that a power cut takes none of them away. Raises OSError."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent, mode)
+    folder.mkdir(mode, exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_tree(root: Path) -> None:
+    """Make everything below a folder, and whose it is, survive a power cut. Links are not followed. Raises OSError."""
+    for here, _, names in os.walk(root):
+        for path in (here, *(os.path.join(here, name) for name in names)):
+            if not os.path.islink(path):
+                _sync(Path(path))
+
+
 def sync_folder(folder: Path) -> None:
     """Make names that were added to or taken from a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(folder, os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from reconciler.errors import Retryable, Terminal
-from reconciler.files import sync_folder, write_atomically
+from reconciler.files import make_folder, sync_folder, write_atomically
 from reconciler.model import EffectiveSpec, Lease, Origin, Owned, ReplicaId, ServiceId
 from reconciler.procfs import Identity, SharedMemory
 
@@ -112,8 +112,7 @@ class Inventory:
         folder = self.replica_folder(record.id)
         with self._writing, _explained(folder):
             if not folder.is_dir():
-                folder.mkdir(mode=0o700, parents=True)
-                sync_folder(folder.parent)
+                make_folder(folder)
             self._write(folder / RECORD, record)
 
     def change(self, replica: ReplicaId, **fields: Any) -> ReplicaRecord:
@@ -186,7 +185,7 @@ class Inventory:
         """Keep what there is to remember of a service. Raises Retryable when the disk does not take it."""
         path = self._service_path(owned.id)
         with self._writing, _explained(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(path.parent)
             self._write(path, owned)
 
     def forget_service(self, service: ServiceId) -> None:

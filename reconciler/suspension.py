@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from reconciler.errors import Retryable
-from reconciler.files import write_atomically
+from reconciler.files import make_folder, write_atomically
 
 EVERYTHING = "*"
 
@@ -41,7 +41,7 @@ class Suspension:
 
     def _write(self, names: frozenset[str]) -> None:
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             write_atomically(self._path, json.dumps(sorted(names)).encode())
         except OSError as error:
             raise Retryable(f"{self._path}: cannot be written: {error.strerror}") from None

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from reconciler.config import Routing
 from reconciler.errors import Retryable
+from reconciler.files import make_folder
 from reconciler.model import Routed, ServiceId, ServiceRoute
 from reconciler.procfs import Identity
 from reconciler.routing import endpoints, process, resources, static
@@ -145,7 +146,7 @@ class EnvoyProxy:
     def _lay_out(self) -> None:
         """Puts down what Envoy must find when it starts. Files of an earlier Envoy stay: it serves the same at once."""
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._folder)
             self._folder.chmod(0o700)
         except OSError as error:
             raise Retryable(f"{self._folder}: cannot be made: {error.strerror}") from error

@@ -10,7 +10,7 @@ from reconciler.files import write_atomically
 from reconciler.procfs import Identity
 from reconciler.routing import process
 from reconciler.targets.systemd.manager import Manager
-from reconciler.targets.systemd.supervisor import UNITS
+from reconciler.targets.systemd.supervisor import UNITS, delete_unit, sync_links
 from reconciler.targets.systemd.unit import DAEMON, SANDBOX
 from reconciler.targets.systemd.words import plain, quote, quote_path
 
@@ -37,18 +37,14 @@ class ProxyUnit:
             raise Retryable(f"{path}: cannot be written: {error.strerror}; run us as root") from None
         before = process.log_size(folder)
         self._manager.install(self.name)
+        sync_links()
         self._manager.start(self.name)
         return self._found(folder, before)
 
     def remove(self) -> None:
         """Stop it for good, and delete its unit. Raises Retryable."""
         self._manager.stop(self.name)
-        self._manager.uninstall(self.name)
-        try:
-            (UNITS / self.name).unlink(missing_ok=True)
-        except OSError as error:
-            raise Retryable(f"{UNITS / self.name}: cannot be deleted: {error.strerror}; run us as root") from None
-        self._manager.reload()
+        delete_unit(self._manager, self.name)
 
     def _found(self, folder: Path, before: int) -> Identity:
         deadline = time.monotonic() + _SECONDS

@@ -19,7 +19,7 @@ import structlog
 
 from reconciler import procfs
 from reconciler.errors import Retryable, Terminal
-from reconciler.files import sync_folder, write_atomically
+from reconciler.files import sync_folder, sync_tree, write_atomically
 from reconciler.inventory import Inventory, ReplicaRecord, UnreadableRecord, load_record
 from reconciler.model import ReplicaId, Restart
 from reconciler.procfs import Identity
@@ -211,7 +211,7 @@ class UnitSupervisor:
             return
         if record.lease.port in procfs.listeners():
             # If it was written down before, then with this port: without the record another one can be leased.
-            self._inventory.forget_replica(record.id)
+            self._delete(record)
             raise Retryable(f"replica {record.id}: port {record.lease.port} is taken; the next pass leases another")
         names = tuple(sorted(launch.env))
         record = replace(record, process=None, argv=launch.argv, env_names=names, image=launch.image)
@@ -219,6 +219,7 @@ class UnitSupervisor:
         name = self._name(record)
         self._write(record, launch)
         self._manager.install(name)
+        sync_links()
         self._manager.start(name)
         self._await_process(record)
 
@@ -288,6 +289,7 @@ class UnitSupervisor:
         for here, _, names in os.walk(folder, topdown=False):
             for each in (*(os.path.join(here, name) for name in names), here):
                 os.chown(each, user.pw_uid, user.pw_gid, follow_symlinks=False)
+        sync_tree(folder)
 
     def repair(self, record: ReplicaRecord) -> None:
         """Write the unit's file again as it was, and have a reboot start it. Its process goes on."""
@@ -298,6 +300,7 @@ class UnitSupervisor:
         except OSError as error:
             raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
         self._manager.install(path.name)
+        sync_links()
 
     # ------------------------------------------------------------ stopping
 
@@ -337,21 +340,38 @@ class UnitSupervisor:
         state = self.list([record])[record.id]
         if state.alive or state.leftovers:
             raise Retryable(f"replica {record.id}: its unit still runs; it is removed once nothing is left")
+        self._manager.stop(self._name(record))
+        self._delete(record)
+
+    def _delete(self, record: ReplicaRecord) -> None:
         name = self._name(record)
-        self._manager.stop(name)
-        self._manager.uninstall(name)
-        try:
-            with suppress(FileNotFoundError):
-                (UNITS / name).unlink()
-                sync_folder(UNITS)
-            _delete_drop_ins(UNITS / name)
-        except OSError as error:
-            raise Retryable(f"{UNITS / name}: cannot be deleted: {error.strerror}; run us as root") from None
-        self._manager.reload()
+        delete_unit(self._manager, name)
         if record.image:
             # Whoever killed it may have killed what takes it away as well.
             remove_container(name.removesuffix(".service"))
         self._inventory.forget_replica(record.id)
+
+
+def delete_unit(manager: Manager, name: str) -> None:
+    """Its file, its link and what was added to it by hand. Raises Retryable."""
+    manager.uninstall(name)
+    try:
+        (UNITS / name).unlink(missing_ok=True)
+        _delete_drop_ins(UNITS / name)
+    except OSError as error:
+        raise Retryable(f"{UNITS / name}: cannot be deleted: {error.strerror}; run us as root") from None
+    sync_links()
+    manager.reload()
+
+
+def sync_links() -> None:
+    """What systemd links to be started at a boot, and what not any more, survives a power cut. Raises Retryable."""
+    try:
+        for folder in (_WANTS, UNITS):
+            with suppress(FileNotFoundError):
+                sync_folder(folder)
+    except OSError as error:
+        raise Retryable(f"{UNITS}: cannot be written: {error.strerror}; check the disk") from None
 
 
 def _drop_ins(path: Path) -> Path:
