@@ -70,7 +70,7 @@ def assert_leases_are_distinct(rig: Rig) -> None:
 
 def footprint(rig: Rig) -> Document:
     """All that there is of a target, less what differs from one start to the next."""
-    state = rig.folder / "state" / "demo"
+    state = rig.state
     inventory = Inventory(state)
     owned = inventory.service(ID)
     return {
@@ -86,7 +86,7 @@ def footprint(rig: Rig) -> Document:
 
 def stamps(rig: Rig) -> dict[Path, Any]:
     """What changes when anything is written."""
-    state = rig.folder / "state" / "demo"
+    state = rig.state
     found = {}
     for path in _files(state):
         info = (state / path).lstat()

@@ -112,10 +112,10 @@ class MachineRig(Rig):
 
     # ------------------------------------------------------------ the daemon
 
-    def start(self, *, crash_at: int | None = None) -> None:
+    def start(self, *, crashing: bool = False) -> None:
         argv = [sys.executable, "-m", "reconciler"]
-        if crash_at is not None:
-            argv = [sys.executable, str(CRASHING), str(crash_at)]
+        if crashing:
+            argv = [sys.executable, str(CRASHING)]
         with (self.folder / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.inside(*argv, "run", "--config", str(self.config)),

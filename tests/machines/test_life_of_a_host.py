@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_crash_of_daemon import kill_at_every_boundary
 from tests.machines.conftest import MakeRig
 from tests.machines.installed import InstalledRig
 from tests.machines.network import Switch
 from tests.machines.remote import serve_git
-from tests.machines.rig import USER, MachineRig
+from tests.machines.rig import USER
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 TINY = "demo/tiny.yaml"
@@ -185,16 +184,3 @@ def await_property(rig: InstalledRig, unit: str, name: str, value: str) -> None:
 def repaired(rig: InstalledRig) -> str:
     """What the latest repair was for."""
     return str([entry["message"] for entry in rig.history() if entry["event"] == "repair"][-1].partition(": ")[2])
-
-
-def test_killed_at_boundaries_of_a_rollout_the_daemon_loses_no_request(make_rig: MakeRig) -> None:
-    rig = make_rig(MachineRig, rollout={"min_ready": "0.2s"})
-    rig.start()
-    rig.converge()
-    with rig.load(streams=1, posts=1) as load:
-        # Calls to systemd are boundaries too.
-        boundaries = kill_at_every_boundary(rig, stride=17)
-        tally = load.stop()
-    assert boundaries > 10
-    assert (tally.lost, tally.refused) == (0, 0), str(tally)
-    rig.wait("it to serve", rig.serves)
