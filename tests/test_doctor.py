@@ -136,7 +136,9 @@ def test_every_fault_of_the_config_is_named(host: Host):
 
 def test_a_remote_that_does_not_answer_is_a_problem(host: Host):
     host.source["url"] = f"https://127.0.0.1:{free_port()}/models.git"
-    assert "cannot ask https://127.0.0.1" in host.only("source", Level.PROBLEM).says
+    found = host.only("source", Level.PROBLEM)
+    assert "cannot ask https://127.0.0.1" in found.says
+    assert found.fix == "correct source.url, or see to the network and its name servers"
 
 
 def test_a_branch_that_is_not_there_is_a_problem(host: Host):

@@ -247,7 +247,7 @@ def test_nothing_of_ours_is_served_wherever_a_path_leads(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "models" / "link").symlink_to(state / "other" / "models" / "key")
     ground = Ground({"models": tmp_path / "models"}, (state, tmp_path / "token"))
-    hidden = [f"file://{state}/other/models/key", "pvc://models/link", f"file://{tmp_path}"]
+    hidden = [f"file://{state}/other/models/key", "pvc://models/link", f"file://{tmp_path}", f"file://{state}"]
     for uri in hidden:
         with pytest.raises(Unusable, match=r"is closed to services, for .*/state is ours; keep models") as refused:
             served(uri, ground)

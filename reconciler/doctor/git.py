@@ -11,8 +11,10 @@ from pathlib import Path
 from reconciler.config import Settings, Source
 from reconciler.doctor.ask import ask
 from reconciler.doctor.finding import Finding, ok, problem, warning
+from reconciler.errors import Retryable
 from reconciler.source import GitSource
 from reconciler.source.address import Address, parse_address
+from reconciler.source.failure import AGAIN
 
 _OLDEST = (2, 32)
 _PATIENCE = 15.0
@@ -36,8 +38,15 @@ def check_source(settings: Settings) -> Iterator[Finding]:
     for key in ("token_file", "ssh_key_file"):
         yield from _exposed(f"source.{key}", getattr(source, key))
     impatient = source.model_copy(update={"timeout": min(source.timeout or _PATIENCE, _PATIENCE)})
-    with tempfile.TemporaryDirectory(prefix="reconciler-doctor-") as scratch:
-        found = GitSource(impatient, Path(scratch) / "git", ("",)).look()
+    try:
+        with tempfile.TemporaryDirectory(prefix="reconciler-doctor-") as scratch:
+            found = GitSource(impatient, Path(scratch) / "git", ("",)).look()
+    except Retryable as error:
+        says, _, fix = str(error).rpartition("; ")
+        # What the daemon would do next helps nobody who asks now.
+        fix = "correct source.url, or see to the network and its name servers" if AGAIN in fix else fix
+        yield problem("source", says, fix)
+        return
     yield ok("source", f"{parse_address(source.url).shown}: {found}")
 
 

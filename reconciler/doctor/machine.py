@@ -11,6 +11,7 @@ from pathlib import Path
 
 from reconciler.config import HostTarget, Settings
 from reconciler.doctor.finding import Finding, ok, problem, warning
+from reconciler.doctor.service import properties
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
 from reconciler.web.unix import listener_pid
@@ -71,9 +72,13 @@ def check_shared_memory() -> Iterator[Finding]:
 
 
 def check_files(settings: Settings | None) -> Iterator[Finding]:
-    """Every connection through the proxy takes one or two descriptors. A daemon that runs is asked, else we are."""
+    """Every connection through the proxy takes one or two descriptors. The daemon is asked, or its unit, or else we."""
     daemon = listener_pid(settings.socket_path) if settings else None
-    hard = resource.prlimit(daemon or 0, resource.RLIMIT_NOFILE)[1]
+    unit = properties("LoadState", "LimitNOFILE")
+    if daemon is None and unit["LoadState"] == "loaded":
+        hard = int(unit["LimitNOFILE"]) if unit["LimitNOFILE"].isdigit() else resource.RLIM_INFINITY
+    else:
+        hard = resource.prlimit(daemon or 0, resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < _DESCRIPTORS:
         fix = f"LimitNOFILE={_DESCRIPTORS} in the unit, or ulimit -Hn where the daemon is started"
         yield warning("limits", f"at most {hard} open files for a process", fix)

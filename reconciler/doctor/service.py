@@ -98,7 +98,7 @@ def _bus() -> Iterator[Finding]:
 
 def _unit() -> Finding:
     """The daemon's unit is there, comes back after a reboot, and is up."""
-    state = _properties("LoadState", "UnitFileState", "ActiveState", "SubState", "NeedDaemonReload")
+    state = properties("LoadState", "UnitFileState", "ActiveState", "SubState", "NeedDaemonReload")
     if state.get("LoadState") != "loaded":
         return warning("systemd", f"{_UNIT} is {state.get('LoadState') or 'unknown'}", "reconciler host install")
     if state["NeedDaemonReload"] == "yes":
@@ -115,7 +115,8 @@ def _unit() -> Finding:
     return ok("systemd", says)
 
 
-def _properties(*names: str) -> dict[str, str]:
+def properties(*names: str) -> dict[str, str]:
+    """What systemd knows of the daemon's unit; empty where it knows nothing."""
     answer = ask(("systemctl", "show", "--property", ",".join(names), _UNIT))
     lines = (line.partition("=") for line in answer.text.splitlines())
     return dict.fromkeys(names, "") | {name: value for name, _, value in lines}

@@ -13,15 +13,13 @@ _LOGIN = {
     "ssh": "check source.ssh_key_file, and that the server knows its public half",
     "file": "check that this user may read it",
 }
+AGAIN = "trying again at the next interval"
 _HINTS = (
     (r"host key verification failed|no .* host key is known", "put the server's key into source.known_hosts_file"),
     (r"certificate|SSL", "check source.ca_file, or the server's certificate"),
     (r"could not read (username|password)|authentication failed|permission denied|access denied| 40[13]\b", ""),
     (r"not appear to be a git repository|not found|no such file", "check source.url, and that this login may read it"),
-    (
-        r"could not resolve|failed to connect|connection|timed out|no answer|network",
-        "trying again at the next interval",
-    ),
+    (r"could not resolve|failed to connect|connection|timed out|no answer|network", AGAIN),
 )
 _NOISE = re.compile(r"^(fatal|error|remote|warning|hint):\s*", re.IGNORECASE)
 _GENERIC = ("could not read from remote repository.", "please make sure you have the correct access rights", "and the")

@@ -49,9 +49,14 @@ def folders_of(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[str,
         found[mount.path] = folder = _folder(mount, ground.volumes, staged)
         path, below = str(folder), _below(model, mount.path)
         said = _said(path, mount)
-        stamp = _check(path, said, below)
-        if not is_fetched(mount.uri):
-            _admit(path, said, below, ground.closed, ground.reader, stamp)
+        stamp, ours = _look(path, said), is_fetched(mount.uri)
+        if not ours:
+            _keep_out(path, said, ground.closed, stamp)
+        if below is not None and not os.path.isfile(f"{path}/{below}/config.json"):
+            text = "holds no config.json; it is not a model's folder, or its copy is incomplete"
+            raise Unusable(_MISSING, f"{said}{posixpath.normpath(f'{path}/{below}')}: {text}")
+        if ground.reader and not ours:
+            _ask_reader(path, said, below, ground.reader, stamp)
     return found
 
 
@@ -123,31 +128,30 @@ def _said(path: str, mount: Mount) -> str:
     return f"{uri}: " if path not in uri else ""
 
 
-def _check(path: str, said: str, model: str | None) -> _Stamp:
-    """Which folder it is. Raises Unusable unless it is there, and what is to be a model looks like one."""
+def _look(path: str, said: str) -> _Stamp:
+    """Which folder it is. Raises Unusable unless it is one."""
     try:
         info = os.stat(path)
-        if not stat.S_ISDIR(info.st_mode):
-            raise NotADirectoryError
     except (FileNotFoundError, NotADirectoryError):
-        raise Unusable(_MISSING, f"{said}{path}: no such folder; put the model's files there") from None
+        info = None
     except OSError as error:
         raise Unusable(_MISSING, f"{said}{path}: cannot be read: {error.strerror}") from None
-    if model is not None and not os.path.isfile(f"{path}/{model}/config.json"):
-        text = "holds no config.json; it is not a model's folder, or its copy is incomplete"
-        raise Unusable(_MISSING, f"{said}{posixpath.normpath(f'{path}/{model}')}: {text}")
+    if info is None or not stat.S_ISDIR(info.st_mode):
+        raise Unusable(_MISSING, f"{said}{path}: no such folder; put the model's files there")
     return info.st_dev, info.st_ino, info.st_ctime_ns
 
 
-# Asked for every service in every pass: while the path leads to the same folder, what was seen of it holds. What is
-# refused is looked at again.
+# Both are asked for every service in every pass: while the path leads to the same folder, what was seen of it holds.
+# What is refused is looked at again.
 @lru_cache(maxsize=8192)
-def _admit(path: str, said: str, model: str | None, closed: tuple[Path, ...], reader: str, _stamp: _Stamp) -> None:
-    """Raises Unusable where this is nobody's to serve, or the replica could not read it."""
-    folder = Path(path)
-    if there := closed_by(folder, closed):
+def _keep_out(path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
+    if there := closed_by(Path(path), closed):
         text = f"is closed to services, for {there} is ours; keep models in a folder of their own"
-        raise Unusable("FolderClosed", f"{said}{folder}: {text}")
-    if reader and os.geteuid() == 0 and (hidden := find_unreadable(folder, model, reader)):
-        text = f"cannot be read by {reader}, who runs replicas; chmod -R a+rX {folder}"
+        raise Unusable("FolderClosed", f"{said}{path}: {text}")
+
+
+@lru_cache(maxsize=8192)
+def _ask_reader(path: str, said: str, model: str | None, reader: str, _stamp: _Stamp) -> None:
+    if os.geteuid() == 0 and (hidden := find_unreadable(Path(path), model, reader)):
+        text = f"cannot be read by {reader}, who runs replicas; chmod -R a+rX {path}"
         raise Unusable("FolderUnreadable", f"{said}{hidden}: {text}")

@@ -75,7 +75,8 @@ class DaemonClient:
             found = connect(self._path, timeout)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NoDaemon(
-                f"no daemon answers on {self._path}; start it with `reconciler run`, or name its config with --config"
+                f"no daemon answers on {self._path}; start it (`systemctl start reconciler`, or `reconciler run`), "
+                "or name its config with --config"
             ) from None
         except PermissionError:
             raise NoDaemon(f"{self._path} belongs to somebody else; run this as the daemon's user or as root") from None

@@ -97,6 +97,7 @@ def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(hos
     found = host.ask("host", "doctor")
     assert "ok       user: a: replicas run as reconciler-engine" in found
     assert "cannot fetch models as reconciler-fetch (no kserve-storage)" in found
+    assert "ok       limits: 524288 open files for a process" in found, "as the unit says, not as this shell"
     assert "asked over D-Bus at /run/systemd/private" in found
     assert "engines cannot be asked about arguments: nobody answers at /run/dbus" in host.ask_without_bus(
         "host", "doctor"
