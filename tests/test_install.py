@@ -90,6 +90,7 @@ def test_an_upgrade_writes_the_unit_again_and_leaves_the_config_alone(root: Path
 def test_uninstall_keeps_config_and_state_until_it_is_told_to_purge(root: Path, capsys: pytest.CaptureFixture[str]):
     run(["host", "install", "--root", str(root)])
     (root / "var/lib/reconciler/state.db").write_bytes(b"")
+    (root / "var/cache/reconciler/home").mkdir(parents=True)
     capsys.readouterr()
     assert run(["host", "uninstall", "--root", str(root)]) == 0
     out = capsys.readouterr().out
@@ -100,6 +101,7 @@ def test_uninstall_keeps_config_and_state_until_it_is_told_to_purge(root: Path, 
     assert run(["host", "uninstall", "--purge", "--root", str(root)]) == 0
     assert not (root / "etc/reconciler").exists()
     assert not (root / "var/lib/reconciler").exists()
+    assert not (root / "var/cache/reconciler").exists()
 
 
 def test_a_folder_that_does_not_look_like_our_state_is_not_deleted(root: Path, capsys: pytest.CaptureFixture[str]):

@@ -369,9 +369,7 @@ def test_stopping_spares_the_socket_of_a_successor(config: Settings, loop: FakeL
 
 def test_without_a_daemon_the_client_says_how_to_start_one(tmp_path: Path) -> None:
     for place in (tmp_path / "no.sock", tmp_path / "no" / "no.sock"):
-        with pytest.raises(
-            NoDaemon, match=r"no daemon answers on .*start it \(`systemctl start reconciler`, or"
-        ):
+        with pytest.raises(NoDaemon, match=r"no daemon answers on .*start it \(`systemctl start reconciler`, or"):
             DaemonClient(place).status()
 
 

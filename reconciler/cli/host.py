@@ -88,7 +88,7 @@ def install(no_start: bool, dry_run: bool, root: Path) -> int:
 
 @host.command()
 @click.option("--workloads", is_flag=True, help="End replicas and the proxy too; requests that run are cut.")
-@click.option("--purge", is_flag=True, help="Delete config and state as well; implies --workloads.")
+@click.option("--purge", is_flag=True, help="Delete config, state and caches as well; implies --workloads.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--root", type=_ROOT, default="/", help="Another machine's root, such as an image's.")
 @options(config=False)
@@ -97,6 +97,7 @@ def uninstall(workloads: bool, purge: bool, dry_run: bool, root: Path) -> int:
     from reconciler.install import System, what_is_left
     from reconciler.install import uninstall as steps
 
+    log_to_stderr()
     system = System(root.absolute())
     _carry_out(steps(system, workloads=workloads or purge, purge=purge), system, dry_run)
     for left in [] if dry_run else what_is_left(system):

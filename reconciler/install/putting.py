@@ -11,6 +11,8 @@ from reconciler.install.system import UNIT, USERS, System
 
 CONFIG = "/etc/reconciler/config.yaml"
 STATE = "/var/lib/reconciler"
+CACHE = "/var/cache/reconciler"
+"""Made by systemd for replicas."""
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 USERS_FILE = "/etc/sysusers.d/reconciler.conf"
 _EXAMPLE_PROGRAM = "/opt/reconciler/bin/reconciler"

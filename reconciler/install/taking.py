@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reconciler.config import Settings
 from reconciler.errors import Retryable, SettingsError, Terminal
-from reconciler.install.putting import CONFIG, STATE, UNIT_FILE, USERS_FILE
+from reconciler.install.putting import CACHE, CONFIG, STATE, UNIT_FILE, USERS_FILE
 from reconciler.install.steps import Step, delete_file
 from reconciler.install.system import UNIT, System
 from reconciler.inventory import Inventory
@@ -19,7 +19,7 @@ _MARKS = ("state.db", "git")
 
 
 def uninstall(system: System, *, workloads: bool, purge: bool) -> Iterator[Step]:
-    """The steps to a host without the daemon. `purge` takes config and state as well. Raises ReconcileError."""
+    """The steps to a host without the daemon. `purge` takes config, state and caches as well. Raises ReconcileError."""
     settings = _settings(system, needed=workloads)
     if system.is_live:
         runs = system.property("ActiveState") not in ("", "inactive", "failed")
@@ -41,7 +41,8 @@ def what_is_left(system: System) -> list[str]:
     settings = _settings(system, needed=False)
     if settings is not None and _has_workloads(settings):
         left.append("replicas and the proxy, which serve on; reconciler host uninstall --workloads ends them")
-    kept = [path for path in (system.at("/etc/reconciler"), _state(system, settings)) if path.exists()]
+    ours = (system.at("/etc/reconciler"), _state(system, settings), system.at(CACHE))
+    kept = [path for path in ours if path.exists()]
     left += [f"{path}; reconciler host uninstall --purge deletes it" for path in kept]
     drop_ins = system.at(f"{UNIT_FILE}.d")
     left += [f"{drop_ins}, which is yours"] if drop_ins.exists() else []
@@ -83,6 +84,6 @@ def _purge(system: System, settings: Settings | None) -> Iterator[Step]:
     state, config = _state(system, settings), system.at("/etc/reconciler")
     if state.exists() and any(state.iterdir()) and not any((state / mark).exists() for mark in _MARKS):
         raise Terminal(f"{state} does not look like our state; delete it by hand if it is to go")
-    for folder in (state, config):
+    for folder in (state, system.at(CACHE), config):
         yield Step(f"delete the folder {folder}", folder.exists(), lambda folder=folder: shutil.rmtree(folder))  # type: ignore[misc]
     yield delete_file(system.at(USERS_FILE))
