@@ -79,6 +79,8 @@ def switch() -> Iterator[Switch]:
     """What machines with a network of their own are plugged into."""
     try:
         made = Switch()
+        # Where there are bridges, there may still be no cables.
+        made.plug()
     except NoMachine as error:
         refuse(str(error))
         raise

@@ -28,6 +28,7 @@ def serving(make_rig: MakeRig, **options: object) -> InstalledRig:
 def test_an_installed_host_serves_updates_rolls_back_and_deletes_as_git_says(make_rig: MakeRig) -> None:
     rig = serving(make_rig)
     assert rig.serves()
+    assert " 0 problems" in rig.host("doctor")
     (first,) = rig.units("active")
     assert rig.machine.run("systemctl", "is-enabled", first).strip() == "enabled"
     with rig.load(streams=1, posts=1) as load:
@@ -105,6 +106,7 @@ def test_reboots_cut_off_from_git_with_and_without_the_daemon_cost_nothing_but_t
         rig.machine.reboot()
         rig.wait("it to serve again", rig.serves)
         rig.wait("the daemon to know it, and to miss git", lambda: knows_it(rig) and rig.status()["revision"]["error"])  # type: ignore[index]
+        assert "git could not be read since the daemon started" in rig.ask("status", expect=1).stdout
         assert rig.units() == [unit]
         assert rig.machine.run("systemctl", "show", "-P", "NRestarts", unit) == "0\n"
         assert {entry["event"] for entry in rig.history()[before:]} <= {"revision", "admit"}, "no crash, no start"
