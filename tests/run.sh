@@ -77,6 +77,7 @@ host() {
   find_engine
   find_storage
   find_nspawn
+  find_podman
   check host run_pytest host -m host -n 2 --dist worksteal "$@"
 }
 
@@ -87,6 +88,14 @@ find_nspawn() {
     step "Installing systemd-container, for the tests on machines" \
       install_packages systemd systemd-container dbus iproute2 ||
       say "no machines to test on: see above"
+  fi
+}
+
+# Containers in such a machine.
+find_podman() {
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v podman >/dev/null; then
+    step "Installing podman, for the tests of containers" install_packages podman crun ||
+      say "no containers to test: see above"
   fi
 }
 

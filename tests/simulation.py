@@ -56,6 +56,7 @@ from reconciler.model import (
     ServiceRoute,
     SetRoutes,
     Stage,
+    StageImage,
     Staging,
     Start,
     Stop,
@@ -136,7 +137,8 @@ class Host:
     dies 1 s after it was ready, `never…` is never ready.
 
     `broken` are digests whose engines die whenever they start, `refused` those whose start is refused.
-    A model at `s3://flaky/…` comes at the third try, one at `s3://gone/…` never; all others after 2 s.
+    A model at `s3://flaky/…` comes at the third try, one at `s3://gone/…` never; all others after 2 s. Images in
+    `unpulled` have to be pulled first; that takes 2 s, and of a version `…gone` the registry has none.
     """
 
     gpus: int = 0
@@ -154,6 +156,7 @@ class Host:
     asked: dict[str, EffectiveSpec] = field(default_factory=dict)
     staging: dict[str, Staging] = field(default_factory=dict)
     fetching: dict[str, tuple[str, float]] = field(default_factory=dict)
+    unpulled: dict[str, Staging | None] = field(default_factory=dict)
     proxy: bool = False
     ports: int = 100
     release_seconds: float = 0.0  # how long the memory of GPUs stays away after the end of a process
@@ -173,6 +176,7 @@ class Host:
             large = Fit("too large", refusal="needs more than there is") if digest.startswith("large") else None
             self.preflights[digest] = Preflight(parsed=self._parsed(digest), reasons=bad, fit=large)
         self._fetch()
+        self._pull()
         return Observed(
             target="host",
             at=self.now,
@@ -190,6 +194,7 @@ class Host:
             preflights=dict(self.preflights),
             preflighting=frozenset(self.asking),
             staging=dict(self.staging),
+            images=dict(self.unpulled),
         )
 
     def devices(self) -> tuple[Gpu, ...]:
@@ -220,6 +225,16 @@ class Host:
         held = [r.spec.resources.gpu_share_millis or 1000 for r in self.replicas.values() if uuid in r.lease.gpus]
         strangers = (Stranger(1, "python3", others * 10),) if others else ()
         return GpuUse(1000, max(0, 1000 - others * 10 - sum(held)), strangers)
+
+    def _pull(self) -> None:
+        for image, known in list(self.unpulled.items()):
+            if known is None or known.fetch is not Fetch.RUNNING or self.now < known.at + 2:
+                continue
+            if image.endswith("gone"):
+                refused = Reason("ImagePullFailed", "manifest unknown")
+                self.unpulled[image] = Staging(Fetch.REFUSED, failures=1, at=self.now, reason=refused)
+            else:
+                del self.unpulled[image]
 
     def _look(self, r: Replica) -> Replica:
         age = self.now - r.created_at
@@ -314,6 +329,10 @@ class Host:
                 failures = self.staging[key].failures if key in self.staging else 0
                 self.staging[key] = Staging(Fetch.RUNNING, 50, 100, failures)
                 self.fetching.setdefault(key, (mount.uri, self.now + 2))
+            case StageImage(image=image):
+                known = self.unpulled[image]
+                assert known is None or known.fetch is not Fetch.RUNNING, "pulled twice"
+                self.unpulled[image] = Staging(Fetch.RUNNING, 50, at=self.now)
             case Unstage(key=key):
                 used = {k for r in self.replicas.values() for k, _ in fetched(r.service, r.spec)}
                 assert key not in used, "deleted the files of a replica"
@@ -412,6 +431,7 @@ class Host:
     def _assert_staged(self, service: ServiceId, asked: EffectiveSpec) -> None:
         for key, _ in fetched(service, asked):
             assert self.staging.get(key, Staging(Fetch.FAILED)).fetch is Fetch.STAGED, "its files are not there"
+        assert asked.image not in self.unpulled, "its image is not there"
 
     def _promote(self, service: ServiceId, promoted: Promoted) -> None:
         owned = self.owned[service]

@@ -49,6 +49,21 @@ def test_a_target_without_paths_is_refused(tmp_path: Path):
         load(tmp_path, {"paths": []})
 
 
+@pytest.mark.parametrize("engine", [{}, {"python": "/python", "podman": True}, {"podman": False}])
+def test_an_image_is_run_by_an_interpreter_or_by_podman(tmp_path: Path, engine: dict[str, Any]):
+    with pytest.raises(SettingsError, match=r"config\.yaml:\d+: targets\[0\]\.engines\[0\]: name either python, .*"):
+        load(tmp_path, {"kind": "systemd", "engines": [{"image": "*", **engine}]})
+
+
+def test_containers_need_systemd_to_keep_them(tmp_path: Path):
+    engines = [{"image": "a", "python": "/python"}, {"image": "*", "podman": True}]
+    assert load(tmp_path, {"kind": "systemd", "engines": engines}).targets[0].engines[1].podman
+    with pytest.raises(
+        SettingsError, match=r"config\.yaml:\d+: targets\[0\]\.engines: podman: true needs kind: systemd"
+    ):
+        load(tmp_path, {"engines": engines})
+
+
 @pytest.mark.parametrize("name", ["team-a", "0", "a" * 63])
 def test_a_default_namespace_is_a_dns_label(tmp_path: Path, name: str):
     assert load(tmp_path, {"default_namespace": name}).targets[0].default_namespace == name

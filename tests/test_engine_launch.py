@@ -10,16 +10,15 @@ from hypothesis import strategies as st
 
 from reconciler.config import Engine
 from reconciler.engines.arguments import flag_value, values_of
+from reconciler.engines.environment import Folders, replace_paths
 from reconciler.engines.launch import (
     API_SERVER,
-    Folders,
     Launch,
     api_key,
     expand,
     launch,
     origin_of_word,
     question,
-    replace_paths,
     unsupported,
 )
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, ServiceId
@@ -53,6 +52,18 @@ def test_the_pair_that_users_paste_is_translated() -> None:
         ),
     )
     assert launched(spec).env["HF_HOME"] == "/h"
+
+
+def test_in_its_own_image_an_engine_keeps_what_the_image_knows_better() -> None:
+    engine = Engine(image="*", podman=True, env={"A": "host"})
+    spec = spec_of(
+        ("/opt/venv/bin/python3", "-m", API_SERVER), env={"LD_LIBRARY_PATH": "/lib", "HOME": "/root", "A": ""}
+    )
+    found = launched(spec, engine, Lease(20001, ("GPU-1",)))
+    assert found.argv[:3] == ("/opt/venv/bin/python3", "-m", API_SERVER)
+    assert found.env.items() >= {"LD_LIBRARY_PATH": "/lib", "HOME": FOLDERS.home, "A": "host"}.items()
+    assert not found.env.keys() & {"PATH", "TMPDIR", "LANG", "CUDA_VISIBLE_DEVICES"}
+    assert launched(spec_of((), "serve", "/mnt/models"), engine).argv[0] == "python3"
 
 
 @pytest.mark.parametrize(

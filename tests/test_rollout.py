@@ -426,6 +426,35 @@ def test_a_model_that_is_not_there_blocks_its_service_and_leaves_the_old_one_alo
     assert not host.quarantines
 
 
+def test_an_image_is_pulled_before_the_engine_is_asked_and_before_anything_is_stopped():
+    host, _ = served(memory=1)
+    since = len(host.log)
+    host.unpulled["a:good2"] = None
+    commit = state(wanted("a", "good2", uri="s3://bucket/a"))
+    host.step(commit)
+    verdict = next(iter(host.step(commit).verdicts.values()))
+    assert verdict.health.phase is Phase.HEALTHY
+    host.converge(commit)
+    order = kinds(host, since)
+    assert {*order[:2]} == {"Stage", "StageImage"}, "both at once"
+    assert order.index("StageImage") < order.index("AskPreflight") < order.index("Drain") < order.index("Start")
+    assert order.count("StageImage") == 1
+
+
+def test_an_image_that_no_registry_has_blocks_its_service_and_leaves_the_old_one_alone():
+    host, _ = served()
+    since = len(host.log)
+    host.unpulled["a:goodgone"] = None
+    commit = state(wanted("a", "goodgone"))
+    for _ in range(20):
+        verdict = next(iter(host.step(commit).verdicts.values()))
+        host.now += 0.5
+    assert [(r.code, r.message) for r in verdict.blocked] == [("ImagePullFailed", "image a:goodgone: manifest unknown")]
+    assert kinds(host, since) == ["StageImage"]
+    assert verdict.health.phase is Phase.HEALTHY
+    assert not host.quarantines
+
+
 def test_files_that_nothing_needs_are_deleted_only_when_git_is_seen_in_full():
     host = Host()
     host.converge(state(wanted("a", "good1", uri="s3://bucket/a")))

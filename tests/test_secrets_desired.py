@@ -9,7 +9,8 @@ import pytest
 
 from reconciler.config import Engine, HostTarget, Secrets
 from reconciler.desired import DesiredCache, build_desired
-from reconciler.engines.launch import Folders, Launch, Revealed, launch
+from reconciler.engines.environment import Folders
+from reconciler.engines.launch import Launch, Revealed, launch
 from reconciler.errors import Retryable
 from reconciler.manifests import read_manifests
 from reconciler.model import Desired, DesiredState, EnvVar, Lease, Origin, Reason, SecretMount

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,65 @@ def test_hidden_variables_stand_in_no_unit() -> None:
     assert "hunter2" in (credential_of(plan) or "")
     with pytest.raises(ValueError, match="cannot hide"):
         build_unit(replace(plan, env={"my.token": "hunter2"}, hidden=frozenset({"my.token"})))
+
+
+CONTAINED = replace(
+    PLAN,
+    argv=("python3", "-m", "vllm.entrypoints.openai.api_server", "--port=1"),
+    image="0123abcd",
+    owner="990:980",
+    gpus=("GPU-1", "MIG-2"),
+    mounts={"/mnt/models": "/srv/a model"},
+    credential="/run/reconciler-secrets/environment",
+)
+
+
+def start_of(plan: UnitPlan) -> list[str]:
+    (line,) = (line for line in build_unit(plan).splitlines() if line.startswith("ExecStart="))
+    return shlex.split(line.removeprefix("ExecStart=:"))
+
+
+def test_a_container_is_started_as_podmans_own_units_do_it() -> None:
+    lines = build_unit(CONTAINED).splitlines()
+    assert {"Type=notify", "NotifyAccess=all", "Delegate=yes", "KillMode=mixed", "Restart=always"} <= {*lines}
+    assert "TimeoutStopSec=121" in lines
+    assert f"MemoryMax={3 << 30}" in lines, "limits are the unit's, and the container is in its cgroup"
+    assert not [line for line in lines if line.startswith(("User=", "DevicePolicy=", "CapabilityBoundingSet="))]
+    assert "ExecStopPost=-/usr/bin/podman --events-backend=none rm --force --ignore --volumes --time=0 %N" in lines
+    words = start_of(CONTAINED)
+    assert {"--sdnotify=conmon", "--cgroups=split", "--pull=never", "--replace", "--rm", "--name=%N"} <= {*words}
+    at = words.index("0123abcd")
+    assert words[at - 1] == "--entrypoint=python3"
+    assert words[at + 1 :] == ["-m", "vllm.entrypoints.openai.api_server", "--port=1"]
+
+
+def test_a_container_gets_its_gpus_its_models_and_its_cache_and_nothing_else() -> None:
+    words = start_of(CONTAINED)
+    assert [word for word in words if word.startswith(("--device=", "--gpus"))] == [
+        "--device=nvidia.com/gpu=GPU-1",
+        "--device=nvidia.com/gpu=MIG-2",
+    ]
+    assert [word for word in words if word.startswith(("--mount=", "--volume", "--tmpfs"))] == [
+        "--mount=type=bind,src=/var/cache/reconciler/0,dst=/var/cache/reconciler/0",
+        "--mount=type=bind,src=/srv/a model,dst=/mnt/models,ro=true",
+    ]
+    assert {"--cap-drop=all", "--security-opt=no-new-privileges", "--read-only", "--user=990:980"} <= {*words}
+    with pytest.raises(ValueError, match="without commas"):
+        build_unit(replace(CONTAINED, mounts={"/mnt/models": "/srv/a,rw=true"}))
+
+
+def test_hidden_variables_stand_in_no_command_of_podman() -> None:
+    plan = replace(
+        CONTAINED, env={"HF_TOKEN": "hunter2", "B": "two\nlines", "C": "\x01"}, hidden=frozenset({"HF_TOKEN"})
+    )
+    assert "hunter2" not in build_unit(plan)
+    assert "hunter2" in (credential_of(plan) or "")
+    words = start_of(plan)
+    assert "--entrypoint=/bin/sh" in words
+    assert ". '/run/reconciler-secrets/environment' && exec \"$@\"" in words
+    assert not [word for word in words if word.startswith(("--env=HF_TOKEN", "--env=C", "--secret", "--env-file"))]
+    with pytest.raises(ValueError, match="cannot hide"):
+        build_unit(replace(CONTAINED, env={"my.token": "hunter2"}, hidden=frozenset({"my.token"})))
 
 
 def test_only_leased_gpus_can_be_opened() -> None:

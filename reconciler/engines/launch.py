@@ -14,6 +14,7 @@ from pathlib import Path
 
 from reconciler.config import Engine
 from reconciler.engines.arguments import find, flag_value, is_flag, values_of
+from reconciler.engines.environment import Folders, environment, replace_paths
 from reconciler.engines.gpu_share import bound
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, Reason, SecretMount, ServiceId
 
@@ -21,14 +22,7 @@ API_SERVER = "vllm.entrypoints.openai.api_server"
 _CLI = "vllm.entrypoints.cli.main"
 _PYTHON = re.compile(r"(.*/)?python(3(\.\d+)?)?")
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# These name places inside the image, or would make every start compile vLLM anew.
-_IMAGE_ONLY = frozenset(
-    {"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
-)
 _GIVEN_BY_LEASE = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"})
-# A unix socket's path has 107 bytes, and vLLM names its sockets by 36 of them.
-_LONGEST_SOCKET_FOLDER = 107 - 1 - 36
 _CANNOT = {
     "--uds": "the proxy reaches replicas by port",
     "--headless": "a replica without an HTTP server cannot be probed",
@@ -53,19 +47,6 @@ class Launch:
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     mounts: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Folders:
-    """Folders that a replica may write to.
-
-    `home` is shared by all replicas of one engine: vLLM's compile caches live there and must survive. `tmp` is the
-    replica's own. `private` is for files that may not reach a disk.
-    """
-
-    home: str
-    tmp: str
-    private: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +143,7 @@ def launch(
         own.append(f"--shutdown-timeout={math.ceil(drain_timeout)}")
     local = tuple(replace_paths(word, paths) for word in flags)
     argv = (str(engine.python or server.python), *server.options, "-m", server.module, *local, *own)
-    env = _env(container, engine, paths, folders, lease)
+    env = environment(container.env, container.hidden, engine, paths, folders, lease)
     hidden = container.hidden & env.keys() - engine.env.keys() - _GIVEN_BY_LEASE
     return Launch(argv, env, folders.tmp, hidden, files)
 
@@ -177,7 +158,7 @@ def question(
     except _NotAServer as error:
         raise ValueError(str(error)) from None
     seen = {} if mounted else model_paths
-    env = _env(container, engine, seen, Folders(home, "/tmp"))  # noqa: S108 - the system's own
+    env = environment(container.env, container.hidden, engine, seen, Folders(home, "/tmp"))  # noqa: S108 - the system's own
     python = engine.python or Path(server.python)
     return Question(python, server.flags, server.indices, env, dict(model_paths), mounted)
 
@@ -249,15 +230,6 @@ def expand(text: str, env: Mapping[str, str]) -> str:
 def names_in(text: str) -> frozenset[str]:
     """The variables that a text refers to by `$(NAME)`."""
     return frozenset(match[1] for match in _REFERENCE.finditer(text) if match[1])
-
-
-def replace_paths(text: str, paths: Mapping[str, str]) -> str:
-    """Whole paths in a text, and paths below them, become their folders on this host."""
-    if not paths:
-        return text
-    known = "|".join(re.escape(path.rstrip("/")) for path in sorted(paths, key=len, reverse=True))
-    local = {path.rstrip("/"): folder.rstrip("/") for path, folder in paths.items()}
-    return re.sub(rf"(?<![\w./-])({known})(?![\w.-])", lambda match: local[match[1]], text)
 
 
 # ---------------------------------------------------------------- reading a container's command
@@ -368,52 +340,3 @@ def _secret_files(spec: EffectiveSpec, secrets: Revealed, folders: Folders) -> t
         paths[mount.path] = "/".join(filter(None, (folder, mount.sub_path)))
         files |= {f"{folder}/{name}": data for name, data in secrets.files.get(mount, {}).items()}
     return paths, files
-
-
-def _env(
-    container: _Container,
-    engine: Engine,
-    model_paths: Mapping[str, str],
-    folders: Folders,
-    lease: Lease | None = None,
-) -> dict[str, str]:
-    """Nothing is inherited from us. The engine's own settings win over the container's."""
-    translated = {
-        name: value if name in container.hidden else replace_paths(value, model_paths)
-        for name, value in container.env.items()
-        if name not in (_IMAGE_ONLY if engine.python else ("HOME", "PYTHONDONTWRITEBYTECODE"))
-    }
-    if engine.python is None:
-        # The image sets the rest itself. Its GPUs are those that it is given; a hook of old may not add others.
-        return {**_caches(folders), **translated, **engine.env, "NVIDIA_VISIBLE_DEVICES": "void"}
-    env = {**_base(engine.python, folders), **translated, **engine.env}
-    if lease is not None:
-        # Indices may mean different cards to different tools; an empty list hides all of them.
-        env |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(lease.gpus)}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)
-    return env
-
-
-def _base(python: Path, folders: Folders) -> dict[str, str]:
-    env = {
-        "PATH": f"{python.parent}:{_SYSTEM_PATH}",
-        "TMPDIR": folders.tmp,
-        "LANG": "C.UTF-8",
-        **_caches(folders),
-    }
-    if len(folders.tmp.encode()) > _LONGEST_SOCKET_FOLDER:
-        # All processes of a replica have its folder as their working directory. Outside of the compile cache's key.
-        env["VLLM_RPC_BASE_PATH"] = "/proc/self/cwd"
-    return env
-
-
-def _caches(folders: Folders) -> dict[str, str]:
-    return {
-        "HOME": folders.home,
-        "XDG_CACHE_HOME": f"{folders.home}/.cache",
-        "XDG_CONFIG_HOME": f"{folders.home}/.config",
-        # Its default is below TMPDIR, which goes away with the replica.
-        "TORCHINDUCTOR_CACHE_DIR": f"{folders.home}/.cache/torchinductor",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }

@@ -14,7 +14,7 @@ from reconciler.routing.ports import is_free
 from reconciler.routing.static import parse_listen
 from reconciler.secrets import NO_SECRETS
 from reconciler.targets.gpus import Gpus
-from reconciler.targets.host import make_fetcher, make_supervisor
+from reconciler.targets.host import make_fetcher, make_images, make_supervisor
 from reconciler.targets.stager import Stager
 from reconciler.targets.supervisor import Supervisor
 
@@ -22,7 +22,7 @@ _SECONDS = 20.0
 
 
 def end_workloads(settings: Settings) -> list[str]:
-    """End all replicas, fetches and proxies. Returns what is left, in words."""
+    """End all replicas, fetches, pulls and proxies. Returns what is left, in words."""
     left: list[str] = []
     for target in settings.targets:
         folder = settings.state_dir / target.name
@@ -38,6 +38,8 @@ def _end_fetches(folder: Path, target: HostTarget) -> None:
         stager.end_all()
     finally:
         stager.close()
+    if images := make_images(target, folder):
+        images.end_all()
 
 
 def _end_replicas(folder: Path, target: HostTarget) -> list[str]:

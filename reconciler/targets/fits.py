@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from reconciler.engines.environment import replace_paths
 from reconciler.engines.fit import NEVER_STARTED, Past, Room, estimate, overhead_of, room_of, unknown
 from reconciler.engines.fit_arguments import MemoryArguments, arguments_of
 from reconciler.engines.fit_files import UnreadableModel, read_json, read_weights
 from reconciler.engines.fit_log import Figures, read_figures
 from reconciler.engines.fit_model import shape_of
-from reconciler.engines.launch import Question, replace_paths
+from reconciler.engines.launch import Question
 from reconciler.engines.preflight import Verdict, key_of_model
 from reconciler.files import write_atomically
 from reconciler.model import EffectiveSpec, Fit, Gpu, Resources

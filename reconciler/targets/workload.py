@@ -11,8 +11,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from reconciler import config, procfs
+from reconciler.engines.environment import Folders
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import Folders, Launch, Question, Revealed, api_key, launch, question
+from reconciler.engines.launch import Launch, Question, Revealed, api_key, launch, question
 from reconciler.errors import Retryable, Terminal
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.config import Engine
-from reconciler.engines.launch import Folders, launch
+from reconciler.engines.environment import Folders
+from reconciler.engines.launch import launch
 from reconciler.engines.probe import Probe, ProbeResult
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Mount, ServiceId
 from tests.engine.fixtures import descendants

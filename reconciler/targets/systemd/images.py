@@ -28,6 +28,7 @@ from reconciler.targets.systemd.words import quote
 # A file tells at once when images change; where podman keeps none there, it is asked again after this time.
 _LONGEST_TRUST = 30.0
 _LINES = 20
+_KEY_LENGTH = 16
 _RUNNING = ("active", "activating", "deactivating")
 _REFUSALS = re.compile(
     r"manifest unknown|name unknown|not found|unauthorized|denied|authentication required|invalid reference|"
@@ -128,8 +129,16 @@ class Images:
         run("systemctl", "--quiet", "reset-failed", unit)
         said(*pull_words(full_name(image), unit, scratch))
 
+    def end_all(self) -> None:
+        """End every pull. Raises Retryable."""
+        said("systemctl", "stop", f"{self._prefix}{'?' * _KEY_LENGTH}.service")
+
+    @property
+    def _prefix(self) -> str:
+        return f"reconciler-pull-{self._target}-"
+
     def _unit(self, image: str) -> str:
-        return f"reconciler-pull-{self._target}-{_key(image)}.service"
+        return f"{self._prefix}{_key(image)}.service"
 
     def _scratch(self, image: str) -> Path:
         return self._folder / _key(image)
@@ -153,7 +162,7 @@ def _why(words: Iterable[str]) -> str:
 
 
 def _key(image: str) -> str:
-    return hashlib.sha256(full_name(image).encode()).hexdigest()[:16]
+    return hashlib.sha256(full_name(image).encode()).hexdigest()[:_KEY_LENGTH]
 
 
 def _stamp(path: Path) -> _Stamp | None:
