@@ -78,7 +78,7 @@ class Devices:
             if uuid in kept:
                 kept[uuid] = max(0, kept[uuid] - millis)
         self._disturb(packed, service)
-        return tuple(packed)
+        return tuple(uuid for uuid in self._kinds if uuid in packed)
 
     def fits(self, wants: Iterable[Want], service: ServiceId, more: Amounts) -> bool:
         """Would they fit, once `more` is free, whoever is at rest?"""
@@ -86,11 +86,12 @@ class Devices:
 
     def keep(self, wants: Iterable[Want], service: ServiceId, held: Amounts) -> None:
         """Keep what they need beyond `held`, which the service has already; they have to fit."""
-        kept = self._kept.setdefault(service, {})
+        kept = self._kept.get(service, {})
         own = {uuid: kept.get(uuid, 0) + held.get(uuid, 0) for uuid in kept.keys() | held.keys()}
         packed = self._pack(wants, self._available(service, held), own) or {}
-        for uuid, millis in packed.items():
-            kept[uuid] = max(kept.get(uuid, 0), millis - held.get(uuid, 0))
+        more = {uuid: max(kept.get(uuid, 0), millis - held.get(uuid, 0)) for uuid, millis in packed.items()}
+        if any(more.values()):
+            self._kept[service] = kept | more
 
     def lacks(self, wants: Iterable[Want], service: ServiceId) -> Iterator[Reason]:
         """What keeps them from fitting, naming the holders."""

@@ -131,6 +131,8 @@ class Ledger:
         wants, held = wants_of(need, replicas), self._devices.held(beside)
         before = self._claims.get(service, _Amount())
         more = before.plus(_amount(need, replicas).beyond(_amount_of(beside)).beyond(before))
+        if more == before and not wants:
+            return
         if not any(self._lacks_amount(more, service, _Amount())) and self._devices.fits(wants, service, held):
             self._claims[service] = more
             self._devices.keep(wants, service, held)

@@ -15,6 +15,7 @@ from reconciler.model import (
     Own,
     Promote,
     Promoted,
+    Reason,
     Replica,
     ReplicaId,
     Start,
@@ -187,7 +188,7 @@ def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, st
         steps.strategy = "surge: start new, switch, drain old"
         return SURGE
     if ledger.fits_soon(need, s.id):
-        steps.strategy = "surge: waiting for room that another service is about to free"
+        steps.strategy = f"surge: {_waiting(ledger.lacks(need, s.id))}"
         steps.say(steps.strategy)
         steps.look(s.now + SOON)
         return None
@@ -208,6 +209,11 @@ def _price(s: Situation, count: int, old: list[Replica]) -> str:
     start = f"about {math.ceil(max(starts))} s, as last time," if starts else "nobody knows how long"
     serving = f"{count - 1} of {count} replicas serve" if count > 1 else "nothing serves"
     return f"{serving} for at most {s.drain_timeout:g} s while running requests end, then {start} while it starts"
+
+
+def _waiting(lacking: tuple[Reason, ...]) -> str:
+    restless = [reason.message for reason in lacking if reason.code == "GPURestless"]
+    return f"waiting: {restless[0]}" if restless else "waiting for room that is about to be freed"
 
 
 def _is_busy(s: Situation, main: Generation) -> bool:
@@ -271,8 +277,7 @@ def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Step
     if lease is None:
         steps.lacking = steps.lacking or ledger.lacks(need, s.id)
         if ledger.fits_soon(need, s.id):
-            rest = next((reason.message for reason in steps.lacking if reason.code == "GPURestless"), "")
-            steps.say(f"waiting: {rest}" if rest else "waiting for room that is about to be freed")
+            steps.say(_waiting(steps.lacking))
             steps.look(s.now + SOON)
         return False
     replica = _new_id(s, generation, steps)
