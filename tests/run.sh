@@ -17,6 +17,8 @@ set -euo pipefail
 # shellcheck source=deploy/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/setup.sh"
 cd "$ROOT"
+# Else every process that a test starts compiles all modules anew, and every worker all tests.
+unset PYTHONDONTWRITEBYTECODE
 
 MOTO_VERSION=5.2.5
 SUMMARY=()

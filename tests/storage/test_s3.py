@@ -227,7 +227,7 @@ def test_files_that_nobody_needs_go_and_what_fetches_them_ends(s3: S3, models: M
     models.stager.unstage(models.key(mount))
     assert not exists(pid)
     assert models.stager.look() == {}
-    assert [path.name for path in models.folder.iterdir()] == ["somebody-elses"]
+    eventually(lambda: [path.name for path in models.folder.iterdir()] == ["somebody-elses"])
 
 
 def read(path: Path) -> bytes:
