@@ -101,8 +101,9 @@ def fetch(web: Web) -> dict[str, Any]:
     models.stager.close()
     models.stager = models.open()
     eventually(lambda: models.look(mount).done > 3 * MIB, within=20)
-    said["spied"] = spy(models.pid(mount), models.key(mount))
-    run("systemctl", "kill", "--signal=KILL", f"reconciler-fetch-box.{models.key(mount)}.service")
+    said["exposure"] = run("systemd-analyze", "security", "--no-pager", unit_of(models, mount)).splitlines()[-1]
+    said["spied"] = spy(models.pid(mount), unit_of(models, mount))
+    run("systemctl", "kill", "--signal=KILL", unit_of(models, mount))
     eventually(lambda: models.look(mount).fetch is Fetch.FAILED)
     said["cut"] = [models.look(mount).reason.code, models.look(mount).failures]
     web.line.mend()
@@ -135,14 +136,17 @@ def left_running(folder: Path) -> subprocess.Popen[bytes]:
     return child
 
 
-def spy(pid: int, key: str) -> list[str]:
+def unit_of(models: Models, mount: Mount) -> str:
+    return f"reconciler-fetch-box.{models.key(mount)}.service"
+
+
+def spy(pid: int, unit: str) -> list[str]:
     """What others can learn of a program that runs: another one of its user, and whoever asks systemd."""
     user = pwd.getpwnam(USER)
     looks = ["environ", "fd/0", "root/etc/passwd"]
     same = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     words = [f"head -c 1 /proc/{pid}/{look}" for look in looks]
     open_to = [word for word in words if not subprocess.run(word.split(), capture_output=True, **same).returncode]
-    unit = f"reconciler-fetch-box.{key}.service"
     shown = [run("systemctl", word, unit) for word in ("show", "cat", "status")] + [run("journalctl", "-o", "json")]
     return open_to + [text for text in shown if TOKEN in text]
 

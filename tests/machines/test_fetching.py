@@ -50,6 +50,7 @@ def test_a_model_is_fetched_by_a_user_who_has_nothing_else(storage: tuple[Machin
 
     assert said["child"] == -9, "the program of a daemon of before still ran"
     assert said["spied"] == []
+    assert float(said["exposure"].split(":")[-1].split()[0]) <= 3.0, said["exposure"]
     # Two failures were known before.
     assert said["cut"] == ["Interrupted", 3]
     assert said["outcome"] == ["Staged", 8 << 20, 0], said["log"]
