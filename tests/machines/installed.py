@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +48,6 @@ class InstalledRig(MachineRig):
         settings = yaml.safe_load(self.config.read_text())
         del settings["state_dir"]
         self.config.write_text(yaml.safe_dump(settings))
-
-    def host(self, *arguments: str) -> str:
-        """`reconciler host …`, which must succeed."""
-        argv = self.inside(sys.executable, "-m", "reconciler", "host", *arguments)
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done
-        return done.stdout
 
     def start(self, *, crash_at: int | None = None) -> None:
         assert crash_at is None, "a service of systemd dies where systemd says"

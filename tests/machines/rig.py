@@ -151,6 +151,13 @@ class MachineRig(Rig):
         assert expect is None or done.returncode == expect, (arguments, done.returncode, done.stdout, done.stderr)
         return done
 
+    def host(self, *arguments: str) -> str:
+        """`reconciler host …`, which must succeed."""
+        argv = self.inside(sys.executable, "-m", "reconciler", "host", *arguments)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done
+        return done.stdout
+
     def inside(self, *command: str) -> list[str]:
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return self.machine.argv("env", "-i", f"PATH={path}", f"PYTHONPATH={ROOT}", *command)

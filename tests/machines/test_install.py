@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +14,16 @@ import yaml
 
 from reconciler.inventory import Inventory
 from reconciler.targets.workload import home_of
-from tests.engine.fixtures import find_place
 from tests.git_repository import Repository
-from tests.machines.conftest import ROOT, refuse
-from tests.machines.machine import Machine, NoMachine, check
+from tests.machines.conftest import ROOT, MakeRig, refuse
+from tests.machines.installed import UNIT, InstalledRig
+from tests.machines.machine import Machine, NoMachine
 from tests.machines.rig import USER, MachineRig
 from tests.ports import free_port
 from tests.test_doctor import make_engine
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-UNIT = "reconciler.service"
 
 
 class Host:
@@ -128,41 +126,19 @@ def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(hos
     assert "done" not in host.ask("host", "uninstall", "--purge")
 
 
-@pytest.fixture
-def rig(engine_python: Path, tiny_model: Path) -> Iterator[MachineRig]:
-    folder = Path("/run") / f"reconciler-serves-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        check()
-    except NoMachine as error:
-        refuse(str(error))
-    made = MachineRig(folder, python=engine_python, model=tiny_model, place=find_place())
-    yield made
-    made.close()
-
-
-def host_command(rig: MachineRig, *arguments: str) -> str:
-    argv = rig.inside(sys.executable, "-m", "reconciler", "host", *arguments)
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done
-    return done.stdout
-
-
-def test_replicas_serve_on_without_the_daemon_until_they_are_told_to_end(rig: MachineRig) -> None:
+def test_replicas_serve_on_without_the_daemon_until_they_are_told_to_end(make_rig: MakeRig) -> None:
+    rig = make_rig(InstalledRig)
     rig.start()
     rig.converge()
-    rig.kill()
-    config = rig.machine.root / "etc/reconciler/config.yaml"
-    config.parent.mkdir()
-    shutil.copy(rig.config, config)
-    assert "left: replicas and the proxy, which serve on" in host_command(rig, "uninstall")
+    assert "left: replicas and the proxy, which serve on" in rig.host("uninstall")
     assert rig.serves()
-    assert "done      end all replicas and the proxy" in host_command(rig, "uninstall", "--workloads")
+    assert "done      end all replicas and the proxy" in rig.host("uninstall", "--workloads")
     assert (rig.units(), rig.serves()) == ([], False)
     assert not list((rig.machine.root / "etc/systemd/system").glob("reconciler*.service"))
 
 
-def test_children_of_a_daemon_that_is_not_root_outlive_its_restart(rig: MachineRig) -> None:
+def test_children_of_a_daemon_that_is_not_root_outlive_its_restart(make_rig: MakeRig) -> None:
+    rig = make_rig(MachineRig)
     settings = yaml.safe_load(rig.config.read_text())
     del settings["state_dir"]
     settings["targets"][0]["kind"] = "process"
@@ -177,7 +153,7 @@ def test_children_of_a_daemon_that_is_not_root_outlive_its_restart(rig: MachineR
     home = root / home_of(Path("/var/lib/reconciler/demo"), engine).lstrip("/")
     if (known := rig.place.folder / "vllm-cache").is_dir():
         shutil.copytree(known, home / ".cache/vllm")
-    host_command(rig, "install")
+    rig.host("install")
     inventory = Inventory(root / "var/lib/reconciler/demo")
     rig.wait("an answer", lambda: any(each.ready_at for each in inventory.replicas()) and rig.serves())
     (before,) = inventory.replicas()
