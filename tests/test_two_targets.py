@@ -92,3 +92,11 @@ def test_targets_that_would_find_the_same_gpus_are_not_begun(tmp_path: Path, dri
     # No driver at all, no GPUs.
     driver.fail(9)
     refuse_shared_gpus(settings(tmp_path, "auto", "auto"))
+
+
+def test_a_gpu_and_a_part_of_it_are_not_for_two_targets(tmp_path: Path, driver: Driver):
+    whole = driver.uuids[0]
+    part, other = driver.partition(whole, "1g.6gb", "1g.6gb")
+    refuse_shared_gpus(settings(tmp_path, [part], [other]))
+    with pytest.raises(SettingsError, match=f"would both lease {part}"):
+        refuse_shared_gpus(settings(tmp_path, [whole], [part]))

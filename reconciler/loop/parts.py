@@ -57,7 +57,7 @@ def make_places(settings: Settings, history: History, metrics: Metrics) -> list[
 def refuse_shared_gpus(settings: Settings) -> None:
     """Each target leases without knowing of the others."""
     having = [target for target in settings.targets if target.gpus]
-    if len(having) < 2 or all(target.gpus != "auto" for target in having):
+    if len(having) < 2 or not any(_is_known_later(target) for target in having):
         return
     owners: dict[str, str] = {}
     for target in having:
@@ -65,8 +65,13 @@ def refuse_shared_gpus(settings: Settings) -> None:
             if (other := owners.setdefault(gpu.uuid, target.name)) != target.name:
                 raise SettingsError(
                     f"targets: {other} and {target.name} would both lease {gpu.uuid}: `auto` is every GPU of this "
-                    "machine; list the GPUs of each in its targets[].gpus"
+                    "machine, and one in MIG mode is all of its parts; list those of each in its targets[].gpus"
                 )
+
+
+def _is_known_later(target: TargetSettings) -> bool:
+    """Does only the driver know what this target may lease?"""
+    return target.gpus == "auto" or any(uuid.startswith("MIG-") for uuid in target.gpus)
 
 
 def make_place(settings: TargetSettings, state: Settings, history: History, metrics: Metrics) -> Place:
