@@ -14,7 +14,7 @@ from reconciler.routing.ports import is_free
 from reconciler.routing.static import parse_listen
 from reconciler.secrets import NO_SECRETS
 from reconciler.targets.gpus import Gpus
-from reconciler.targets.host import make_fetcher, make_images, make_supervisor
+from reconciler.targets.kinds import make_fetcher, make_images, make_supervisor
 from reconciler.targets.stager import Stager
 from reconciler.targets.supervisor import Supervisor
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, assert_never
 
 from reconciler import config, procfs
 from reconciler.engines.images import find_engine
-from reconciler.engines.preflight import Begin, begin_child
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
@@ -44,27 +42,25 @@ from reconciler.model import (
     Unreachable,
     Unstage,
 )
-from reconciler.routing import process
-from reconciler.routing.envoy import EnvoyProxy, ProxyState, Spawn
+from reconciler.routing.envoy import EnvoyProxy, ProxyState
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.targets import gpu_use
 from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
-from reconciler.targets.fetcher import Fetcher, FetchProcess
 from reconciler.targets.fits import Fits
 from reconciler.targets.gpus import Gpus
+from reconciler.targets.kinds import make_begin, make_fetcher, make_images, make_supervisor
 from reconciler.targets.machine import Machine
 from reconciler.targets.preflights import Preflights
 from reconciler.targets.probing import Probes, Sight
-from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.questions import EngineQuestions
 from reconciler.targets.stager import Stager
 from reconciler.targets.subjects import Subjects
-from reconciler.targets.supervisor import ProcessState, Supervisor
+from reconciler.targets.supervisor import ProcessState
 from reconciler.targets.workload import Workloads
 
 if TYPE_CHECKING:
-    from reconciler.targets.systemd.images import Images
+    pass
 
 _CRASHES_KEPT = 10
 _RUNS_KEPT = 64
@@ -387,50 +383,3 @@ def _is_ready(record: ReplicaRecord, state: ProcessState, sight: Sight) -> bool:
 def _run_of(record: ReplicaRecord) -> str:
     who = record.process
     return f"{record.id.serial} {f'{who.pid}.{who.started}' if who else record.created_at}"
-
-
-def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpus) -> tuple[Supervisor, Spawn]:
-    """Who keeps the replicas, and who starts the proxy."""
-    match settings.kind:
-        case "process":
-            return ProcessSupervisor(inventory, gpus), process.spawn
-        case "systemd":
-            # Imported late: who runs child processes needs no D-Bus.
-            from reconciler.targets.systemd.proxy import ProxyUnit
-            from reconciler.targets.systemd.supervisor import UnitSupervisor
-            from reconciler.targets.systemd.ways import AnyManager
-
-            manager = AnyManager()
-            supervisor = UnitSupervisor(settings.name, settings.user, inventory, gpus, manager)
-            return supervisor, ProxyUnit(settings.name, manager).spawn
-        case _:
-            assert_never(settings.kind)
-
-
-def make_fetcher(settings: config.HostTarget) -> Fetcher:
-    """Who fetches models."""
-    python = settings.storage.python or Path(sys.executable)
-    if settings.kind == "process":
-        return FetchProcess(python)
-    from reconciler.targets.systemd.fetch import FetchUnit
-    from reconciler.targets.systemd.ways import AnyManager
-
-    return FetchUnit(settings.name, python, AnyManager())
-
-
-def make_images(settings: config.HostTarget, folder: Path) -> Images | None:
-    """Podman's images; None where nothing runs in a container."""
-    if not any(engine.podman for engine in settings.engines):
-        return None
-    from reconciler.targets.systemd.images import Images
-
-    return Images(settings.name, folder / "images")
-
-
-def make_begin(settings: config.HostTarget, gpus: Gpus) -> Begin:
-    """How the engine is asked: as whoever runs the replicas."""
-    if settings.kind == "process":
-        return begin_child
-    from reconciler.targets.systemd.preflight import Sandbox
-
-    return Sandbox(settings.name, settings.user, gpus).begin

@@ -1,0 +1,69 @@
+"""Who does what on a host, by its kind: child processes of ours, or units of systemd, which are imported late.
+
+Who runs child processes needs no D-Bus.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+from reconciler import config
+from reconciler.engines.preflight import Begin, begin_child
+from reconciler.inventory import Inventory
+from reconciler.routing import process
+from reconciler.routing.envoy import Spawn
+from reconciler.targets.fetcher import Fetcher, FetchProcess
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.process import ProcessSupervisor
+from reconciler.targets.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from reconciler.targets.systemd.images import Images
+
+
+def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpus) -> tuple[Supervisor, Spawn]:
+    """Who keeps the replicas, and who starts the proxy."""
+    match settings.kind:
+        case "process":
+            return ProcessSupervisor(inventory, gpus), process.spawn
+        case "systemd":
+            from reconciler.targets.systemd.proxy import ProxyUnit
+            from reconciler.targets.systemd.supervisor import UnitSupervisor
+            from reconciler.targets.systemd.ways import AnyManager
+
+            manager = AnyManager()
+            supervisor = UnitSupervisor(settings.name, settings.user, inventory, gpus, manager)
+            return supervisor, ProxyUnit(settings.name, manager).spawn
+        case _:
+            assert_never(settings.kind)
+
+
+def make_fetcher(settings: config.HostTarget) -> Fetcher:
+    """Who fetches models."""
+    python = settings.storage.python or Path(sys.executable)
+    if settings.kind == "process":
+        return FetchProcess(python)
+    from reconciler.targets.systemd.fetch import FetchUnit
+    from reconciler.targets.systemd.ways import AnyManager
+
+    return FetchUnit(settings.name, python, AnyManager())
+
+
+def make_images(settings: config.HostTarget, folder: Path) -> Images | None:
+    """Podman's images; None where nothing runs in a container."""
+    if not any(engine.podman for engine in settings.engines):
+        return None
+    from reconciler.targets.systemd.images import Images
+
+    return Images(settings.name, folder / "images")
+
+
+def make_begin(settings: config.HostTarget, gpus: Gpus) -> Begin:
+    """How the engine is asked: as whoever runs the replicas."""
+    if settings.kind == "process":
+        return begin_child
+    from reconciler.targets.systemd.preflight import Sandbox
+
+    return Sandbox(settings.name, settings.user, gpus).begin
