@@ -212,7 +212,9 @@ class Host:
         for key, (uri, _) in [(k, v) for k, v in self.fetching.items() if v[1] <= self.now]:
             del self.fetching[key]
             before = self.staging[key]
-            failed = replace(before, failures=before.failures + 1, at=self.now, reason=Reason("Down", "it is down"))
+            # The program that fetches names what it means, which is often all of it.
+            why = Reason("Down", f"{uri}: it is down")
+            failed = replace(before, failures=before.failures + 1, at=self.now, reason=why)
             if uri.startswith("s3://gone/"):
                 self.staging[key] = replace(failed, fetch=Fetch.REFUSED)
             elif uri.startswith("s3://flaky/") and before.failures < 2:

@@ -26,6 +26,13 @@ class Need:
     def lasting_failure(self) -> str:
         return "StagingFailed" if self.mount else "ImagePullFailed"
 
+    @property
+    def failure(self) -> str:
+        """Why it failed, in words that follow its name."""
+        if self.known is None or self.known.reason is None:
+            return "it ended without saying why"
+        return self.known.reason.message.removeprefix(f"{self.shown}: ")
+
 
 Missing = tuple[Need, ...]
 # Of a service that does not go on by itself.
@@ -68,7 +75,7 @@ def _key(action: Stage | StageImage) -> str:
 
 
 def _stage(s: Situation, need: Need) -> Stage | StageImage:
-    why = f"going on after: {_failure(need.known)}" if need.known else "it is not on this host"
+    why = f"going on after: {need.failure}" if need.known else "it is not on this host"
     return Stage(s.id, need.key, need.mount, why) if need.mount else StageImage(s.id, need.key, why)
 
 
@@ -79,7 +86,7 @@ def why_staging(s: Situation, missing: Missing) -> Reason:
         known = need.known
         if known is not None and known.fetch in (Fetch.FAILED, Fetch.REFUSED):
             lasting = known.fetch is Fetch.REFUSED or known.failures >= _FAILURES_THAT_DEGRADE
-            return Reason(need.lasting_failure if lasting else "Staging", f"{need.shown}: {_failure(known)}", origin)
+            return Reason(need.lasting_failure if lasting else "Staging", f"{need.shown}: {need.failure}", origin)
     return Reason("Staging", f"fetching {_progress(missing[0])}", origin)
 
 
@@ -87,7 +94,7 @@ def refusals(s: Situation, missing: Missing) -> tuple[Reason, ...]:
     """What the sources refused: only a change in git, of a Secret or at the source helps."""
     origin = s.desired.origin if s.desired else None
     return tuple(
-        Reason(need.lasting_failure, f"{need.shown}: {_failure(need.known)}", origin)
+        Reason(need.lasting_failure, f"{need.shown}: {need.failure}", origin)
         for need in missing
         if need.known is not None and need.known.fetch is Fetch.REFUSED
     )
@@ -105,16 +112,12 @@ def _is_staged(known: Staging | None) -> bool:
     return known is not None and known.fetch is Fetch.STAGED
 
 
-def _failure(known: Staging) -> str:
-    return known.reason.message if known.reason else "it ended without saying why"
-
-
 def _progress(need: Need) -> str:
     known = need.known
     if known is None:
         return need.shown
     if known.fetch in (Fetch.FAILED, Fetch.REFUSED):
-        return f"{need.shown} failed and will be tried again: {_failure(known)}"
+        return f"{need.shown} failed and will be tried again: {need.failure}"
     if known.total is None:
         return f"{need.shown}, {size(known.done)} so far"
     return f"{need.shown}, {size(known.done)} of {size(known.total)}"
