@@ -43,6 +43,8 @@ from reconciler.storage.sources import fetched
 # Without them nobody knows by whose leave a model is fetched, and so not under which key it is kept.
 _SECRETS_MISSING = frozenset({"MissingSecret", "SecretsUnreadable"})
 _LEAVING = frozenset({Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE})
+# Seconds after which nobody waits any more for one that does not end.
+_STUCK = 60.0
 _RESTLESS = frozenset(Life) - {Life.READY, Life.GONE}
 
 Quarantines = Mapping[tuple[ServiceId, str], Quarantine]
@@ -108,6 +110,7 @@ def _decide_all(
         outdated=[r for r in moving if r.service in current and current[r.service].digest != r.digest],
         wanted={service.id: service.replicas for service in desired.services},
         restless=[r for r in moving if lives[r.id] in _RESTLESS],
+        stuck=[r for r in moving if lives[r.id] is Life.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK],
     )
     situations.sort(key=lambda s: (s.promoted is None, s.id))
     for s in situations:

@@ -17,9 +17,10 @@ from reconciler.engines.fit_model import shape_of
 from reconciler.engines.launch import question
 from reconciler.inventory import dump_record, load_record
 from reconciler.model import Capacity, EffectiveSpec, Gpu, Lease, Origin, Preflight, Resources, Start, Stop
+from reconciler.plan import make_plan
 from reconciler.report.text import status_blocks
 from tests.report_world import observed, replica, report, status_of
-from tests.simulation import Host, state, wanted
+from tests.simulation import PATIENCE, Host, state, wanted
 from tests.test_desired import RUNTIME, SERVICE, one
 from tests.test_engine_launch import ENGINE, MODELS, launched
 from tests.test_report_text import plain
@@ -110,6 +111,19 @@ def test_memory_is_not_given_back_beside_an_engine_that_starts():
     host.converge(state(new))
     assert leased(host, "a") == []
     assert len(host.serving("b")) == 1
+
+
+def test_nobody_waits_for_ever_beside_a_replica_that_does_not_end():
+    host = Host(gpus=2)
+    old, new = wanted("a", "good1", gpus=1, share=400), wanted("b", "good1", gpus=1, share=400)
+    host.converge(state(old))
+    (replica,) = host.replicas.values()
+    observed = replace(host.observe(), replicas=(replace(replica, stopping_at=host.now, leftovers=1),))
+    ready = {new.digest: Preflight(parsed="x")}
+    for later, gpu in ((59, None), (61, "GPU-1")):
+        seen = replace(observed, at=host.now + later, preflights=ready)
+        starts = [each for each in make_plan(state(new), seen, {}, PATIENCE).actions if isinstance(each, Start)]
+        assert [each.lease.gpus[0] for each in starts] == ([gpu] if gpu else [])
 
 
 def test_mig_devices_are_leased_by_their_profile_and_never_as_a_gpu():

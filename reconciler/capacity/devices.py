@@ -34,10 +34,10 @@ def wants_of(need: Resources, replicas: int = 1, memory: float = 0.0) -> tuple[W
 
 
 class Devices:
-    """`restless` are replicas that start or end.
+    """`restless` are replicas that start or end, `stuck` those that do not come to it.
 
     An engine measures its GPU while it starts, and dies if others give memory back meanwhile; what they take, it lacks.
-    So a share is leased only where everybody else is at rest.
+    So a share is leased only where everybody else is at rest. Beside one that is stuck that may never be.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Devices:
         gpus: Iterable[Gpu],
         replicas: Iterable[Replica],
         restless: Iterable[Replica] = (),
+        stuck: Iterable[Replica] = (),
         uses: Mapping[str, GpuUse] | None = None,
     ) -> None:
         self._uses = uses or {}
@@ -55,7 +56,8 @@ class Devices:
         for replica in restless:
             self._disturb(replica.lease.gpus, replica.service)
         taken = self.held(self._replicas)
-        self._free = {uuid: WHOLE - taken.get(uuid, 0) for uuid in self._kinds}
+        closed = {uuid for replica in stuck for uuid in replica.lease.gpus}
+        self._free = {uuid: WHOLE - taken.get(uuid, 0) - WHOLE * (uuid in closed) for uuid in self._kinds}
 
     def _disturb(self, uuids: Iterable[str], service: ServiceId) -> None:
         for uuid in uuids:
