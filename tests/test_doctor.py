@@ -256,6 +256,34 @@ def test_gpus_that_are_not_there_are_problems(host: Host, driver: Driver):
     assert "version mismatch" in host.only("gpus", Level.PROBLEM).says.lower()
 
 
+def test_podman_is_asked_for_its_age_and_for_the_gpus_that_it_can_hand_over(
+    host: Host, driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert host.about("podman") == [], "where no image runs in a container, nobody needs it"
+    host.target |= {"kind": "systemd", "engines": [{"image": "*", "podman": True}], "gpus": list(driver.uuids[:1])}
+    program = tmp_path / "podman"
+    monkeypatch.setattr("reconciler.doctor.podman.PODMAN", str(program))
+    monkeypatch.setattr("reconciler.doctor.podman.CDI", (tmp_path / "cdi",))
+    assert "apt-get install podman" in host.only("podman", Level.PROBLEM).fix
+    write_podman(program, "3.4.4")
+    assert "podman 3.4.4 cannot hand out GPUs" in host.only("podman", Level.PROBLEM).says
+    write_podman(program, "4.3.1")
+    assert "2 images take 12.5GB" in host.only("podman", Level.OK).says
+    assert "gives back 3GB" in host.only("podman", Level.OK).says
+    assert host.only("podman", Level.PROBLEM).fix.startswith("nvidia-ctk cdi generate")
+    (tmp_path / "cdi").mkdir()
+    spec = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [{"name": driver.uuids[0]}, {"name": "all"}]}
+    (tmp_path / "cdi" / "nvidia.yaml").write_text(yaml.safe_dump(spec))
+    assert [one.level for one in host.about("podman")] == [Level.OK, Level.OK]
+
+
+def write_podman(path: Path, version: str) -> None:
+    """A podman that has two images."""
+    says = f'case $1 in version) echo {version};; *) printf "Images 2 12.5GB 3GB (24%%)\nContainers 1 0B 0B\n";; esac'
+    path.write_text(f"#!/bin/sh\n{says}\n")
+    path.chmod(0o755)
+
+
 # ---------------------------------------------------------------- folders, ports, the daemon
 
 

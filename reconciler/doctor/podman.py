@@ -17,7 +17,7 @@ from reconciler.targets.systemd.container import PODMAN
 
 # The first that takes names of CDI for devices.
 _OLDEST = (4, 1)
-_CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
+CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
 _GENERATE = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
 
 
@@ -52,7 +52,7 @@ def _devices(target: HostTarget) -> Iterator[Finding]:
         return
     known = _known_devices()
     if missing := [uuid for uuid in wanted if uuid not in known]:
-        says = f"{target.name}: no CDI specification in {' or '.join(map(str, _CDI))} names {', '.join(missing)}"
+        says = f"{target.name}: no CDI specification in {' or '.join(map(str, CDI))} names {', '.join(missing)}"
         yield problem("podman", says, _GENERATE)
     else:
         yield ok("podman", f"{target.name}: {len(wanted)} GPUs by CDI")
@@ -61,7 +61,7 @@ def _devices(target: HostTarget) -> Iterator[Finding]:
 def _known_devices() -> set[str]:
     """The names of NVIDIA's devices in all specifications of this host."""
     found: set[str] = set()
-    for path in (each for folder in _CDI for pattern in ("*.yaml", "*.json") for each in sorted(folder.glob(pattern))):
+    for path in (each for folder in CDI for pattern in ("*.yaml", "*.json") for each in sorted(folder.glob(pattern))):
         try:
             text = path.read_text()
             spec = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

@@ -50,7 +50,10 @@ def check_podman() -> None:
 
 @dataclass
 class ContainerRig(MachineRig):
-    """`registry` has the image that the manifests name; podman in the machine takes it for docker.io."""
+    """`registry` has the image that the manifests name; podman in the machine takes it for docker.io.
+
+    A container that is given a GPU finds its UUID in the variable GAVE: that much of a GPU can be had here.
+    """
 
     def __post_init__(self) -> None:
         self.registry = Registry()
@@ -70,6 +73,15 @@ class ContainerRig(MachineRig):
 
     def podman(self, *words: str) -> str:
         return self.machine.run("podman", *words)
+
+    def environment(self) -> dict[str, str]:
+        """The variables of the one engine that runs."""
+        (unit,) = self.units("active")
+        pid = self.machine.run("systemctl", "show", "-P", "MainPID", unit).strip()
+        (engine,) = self.machine.run("cat", f"/proc/{pid}/task/{pid}/children").split()
+        return dict(
+            line.split("=", 1) for line in self.machine.run("cat", f"/proc/{engine}/environ").split("\0") if line
+        )
 
     def containers(self) -> int:
         """How many podman knows of, running or not."""
@@ -100,6 +112,13 @@ class ContainerRig(MachineRig):
             "/etc/containers/containers.conf": f"[containers]\nkeyring = false\nvolumes = [{volumes}]\n{runtime}",
             "/etc/containers/registries.conf": (
                 f'[[registry]]\nprefix = "docker.io"\nlocation = "127.0.0.1:{self.registry.port}"\ninsecure = true\n'
+            ),
+            "/etc/cdi/nvidia.yaml": yaml.safe_dump(
+                {
+                    "cdiVersion": "0.5.0",
+                    "kind": "nvidia.com/gpu",
+                    "devices": [{"name": gpu, "containerEdits": {"env": [f"GAVE={gpu}"]}} for gpu in self.gpus],
+                }
             ),
             "/etc/containers/policy.json": '{"default": [{"type": "insecureAcceptAnything"}]}\n',
             _RUNTIME: _WITHOUT_BPF,

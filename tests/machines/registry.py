@@ -17,12 +17,17 @@ _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 
 class Registry:
-    """Serves what `add` was given, to whoever asks, without TLS and passwords. `pulled` are the manifests asked for."""
+    """Serves what `add` was given, to whoever asks, without TLS and passwords.
+
+    `pulled` are the manifests that were asked for. While `open` is not set, whoever asks for more has to wait.
+    """
 
     def __init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
         self._manifests: dict[tuple[str, str], bytes] = {}
         self.pulled: list[str] = []
+        self.open = threading.Event()
+        self.open.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -53,6 +58,7 @@ class Registry:
         return _digest(manifest)
 
     def close(self) -> None:
+        self.open.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -70,7 +76,7 @@ class Registry:
             self.pulled.append(f"{name}:{reference}")
             if found := self._manifests.get((name, reference)):
                 return 200, _MANIFEST, found
-        elif reference in self._blobs:
+        elif reference in self._blobs and self.open.wait(300):
             return 200, "application/octet-stream", self._blobs[reference]
         return 404, "application/json", b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}'
 

@@ -9,15 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_secrets import SECRET, TOKEN
 from tests.engine.fixtures import find_place
 from tests.machines.conftest import refuse
-from tests.machines.containers import NAME, TAG, ContainerRig, check_podman
+from tests.machines.containers import NAME, ContainerRig, check_podman
 from tests.machines.machine import NoMachine
 from tests.machines.rig import USER
 from tests.machines.test_life_of_a_host import SEQS, TINY
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 CPU = "runtimes/vllm-cpu.yaml"
+GPUS = ("GPU-1", "GPU-2")
+STAGING: dict[str, list[dict[str, str]]] = {"staging": []}
+MORE = """\
+      env:
+        - {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: hub, key: token}}}
+"""
 REFUSED = [f"touch: cannot touch '{path}': Read-only file system" for path in ("/etc/written", "/mnt/models/written")]
 # Two lines of heading, and the loopback device.
 NO_NETWORK = ["3"]
@@ -25,27 +32,46 @@ NO_NETWORK = ["3"]
 
 @pytest.fixture
 def rig(engine_python: Path, tiny_model: Path) -> Iterator[ContainerRig]:
-    """A machine whose daemon already serves `tiny`, from an image that it did not have."""
+    """A machine without the image that `tiny` names. Nothing is started."""
     folder = Path("/run") / f"reconciler-tests-{os.getpid()}-containers"
     shutil.rmtree(folder, ignore_errors=True)
     try:
         check_podman()
-        rig = ContainerRig(folder, python=engine_python, model=tiny_model, place=find_place())
+        secrets = {"secrets": {"directory": str(folder / "secrets")}}
+        place = find_place()
+        rig = ContainerRig(folder, python=engine_python, model=tiny_model, place=place, gpus=GPUS, target=secrets)
     except NoMachine as error:
         shutil.rmtree(folder, ignore_errors=True)
         refuse(str(error))
         raise
-    rig.start()
     yield rig
     rig.close()
 
 
 def test_an_image_is_pulled_and_its_containers_live_as_units_do(rig: ContainerRig) -> None:
+    (rig.folder / "secrets").mkdir(mode=0o700)
+    (rig.folder / "secrets" / "hub.yaml").write_text(SECRET)
+    (rig.folder / "secrets" / "hub.yaml").chmod(0o600)
+    rig.write({TINY: rig.read(TINY).replace("cpu: 10m", "cpu: 10m\n          nvidia.com/gpu: 1") + MORE})
+    rig.registry.open.clear()
+    rig.start()
+    rig.wait(
+        "the pull to begin", lambda: [one["state"] for one in (rig.service() or STAGING)["staging"]] == ["Running"]
+    )
+    rig.kill()
+    rig.registry.open.set()
+    rig.wait("it to go on without the daemon", lambda: rig.podman("images", "--quiet"))
+    pulled = len(rig.registry.pulled)
+    rig.start()
     rig.converge()
     assert rig.serves()
-    assert f"{NAME}:{TAG}" in rig.registry.pulled
-    (unit,) = rig.units("active")
+    assert len(rig.registry.pulled) == pulled, "it is not pulled again"
     (replica,) = rig.service()["replicas"]
+    assert rig.environment().items() >= {"GAVE": replica["gpus"][0], "HF_TOKEN": TOKEN}.items()
+    (unit,) = rig.units("active")
+    shown = [rig.machine.run("systemctl", word, unit) for word in ("show", "cat")]
+    shown += [rig.machine.run("ps", "axww"), rig.podman("inspect", unit.removesuffix(".service"))]
+    assert [text for text in shown if TOKEN in text] == []
     assert rig.podman("images", "--no-trunc", "--quiet").strip() == f"sha256:{replica['image']}"
     assert rig.told_of_preflight().splitlines() == [rig.machine.run("id", "-u", USER).strip(), *REFUSED, *NO_NETWORK]
     assert rig.ask("logs", "tiny").stdout.strip(), "its words are in the journal"
