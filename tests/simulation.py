@@ -463,9 +463,11 @@ class Host:
         return plan
 
     def stumble(self, desired: DesiredState, luck: random.Random) -> Plan:
-        """One pass in which actions fail, files vanish, the daemon dies between a record and its process, and the
-        proxy goes away."""
+        """One pass in which actions fail, files vanish, somebody restarts what runs, the daemon dies between a record
+        and its process, and the proxy goes away."""
         self.proxy = self.proxy and luck.random() < 0.9
+        if luck.random() < 0.1:
+            self.restart_processes(luck.choice("abc"), luck.choice(list(Restart)))
         if luck.random() < 0.05:
             self.lose_files()
         plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE)
@@ -495,7 +497,7 @@ class Host:
 
     def restart_processes(self, name: str, how: Restart) -> None:
         """The processes of a service are others now, that have their models to load."""
-        for key in [key for key in self.replicas if key.service.name == name]:
+        for key in [key for key, r in self.replicas.items() if key.service.name == name and r.alive and r.spawned]:
             self._change(key, restarted=how, created_at=self.now)
 
     def serving(self, name: str) -> list[Replica]:

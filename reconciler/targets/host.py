@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from reconciler import config, procfs
 from reconciler.engines.images import find_engine
@@ -58,9 +58,6 @@ from reconciler.targets.stager import Stager
 from reconciler.targets.subjects import Subjects
 from reconciler.targets.supervisor import ProcessState
 from reconciler.targets.workload import Workloads
-
-if TYPE_CHECKING:
-    pass
 
 _CRASHES_KEPT = 10
 _RUNS_KEPT = 64
