@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.machines.machine import NoMachine, cgroup_root, remove_cgroups, wait_for
 
 _BUS_SECONDS = 30.0
+_DBUS = "dbus-daemon --session --address=systemd: --nofork --nopidfile --systemd-activation --syslog-only"
 
 
 class UserSystemd:
@@ -31,6 +32,9 @@ class UserSystemd:
         self._cgroup.mkdir(exist_ok=True)
         self.units = folder / "home/.config/systemd/user"
         self.units.mkdir(parents=True)
+        # The ones that distributions have come in packages of their own.
+        (self.units / "dbus.socket").write_text("[Socket]\nListenStream=%t/bus\n")
+        (self.units / "dbus.service").write_text(f"[Unit]\nRequires=dbus.socket\n[Service]\nExecStart={_DBUS}\n")
         self.private, self.bus = folder / "run/systemd/private", folder / "run/bus"
         self.private.parent.mkdir(parents=True)
         with (folder / "console").open("wb") as console:
