@@ -71,9 +71,12 @@ class Stager:
         """The folder with a model's files, or None where they are not there in full."""
         key = key_of(service.namespace, mount)
         state = self._read(key)
-        if state is None or self._staging(key).fetch is not Fetch.STAGED:
+        if state is None or state.fetch != states.STAGED:
             return None
-        return self.folder / key / state.content
+        folder = self.folder / key / state.content
+        if self._sound.get(key) is state:
+            return folder if folder.is_dir() else None
+        return folder if self._staging(key).fetch is Fetch.STAGED else None
 
     def state_file(self, service: ServiceId, mount: Mount) -> str:
         """What changes whenever `find` may find something else, as long as the folder it found stays."""
@@ -118,7 +121,7 @@ class Stager:
         folder = self.folder / key / state.content
         if not folder.is_dir():
             return replace(known, fetch=Fetch.FAILED, reason=Reason("Vanished", "its files are not there any more"))
-        if self._sound.get(key) != state:
+        if self._sound.get(key) is not state:
             if self._find(key) is not None:
                 return replace(known, fetch=Fetch.RUNNING)
             if strange := _find_strange(folder):
