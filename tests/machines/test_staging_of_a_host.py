@@ -17,7 +17,8 @@ from tests.e2e.test_staging import (
     follow_s3,
 )
 from tests.machines.conftest import MakeRig
-from tests.machines.rig import USER, MachineRig
+from tests.machines.installed import InstalledRig
+from tests.machines.rig import USER
 from tests.storage.fixtures import S3
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
@@ -27,7 +28,7 @@ DISK = "/srv/models"
 def test_the_old_serves_while_disk_and_server_fail_under_the_new(
     make_rig: MakeRig, s3: S3, storage_python: Path, tiny_model: Path
 ) -> None:
-    rig = make_rig(MachineRig, target={"storage": {"python": str(storage_python), "folder": DISK}})
+    rig = make_rig(InstalledRig, target={"storage": {"python": str(storage_python), "folder": DISK}})
     rig.machine.run("mkdir", DISK)
     rig.machine.run("mount", "-t", "tmpfs", "-o", f"size={16 * MIB}", "tmpfs", DISK)
     follow_s3(rig, s3, tiny_model)
