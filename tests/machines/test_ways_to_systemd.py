@@ -271,6 +271,20 @@ def test_d_bus_is_used_again_as_soon_as_it_is_back(systemd: UserSystemd, tmp_pat
     manager.close()
 
 
+@pytest.mark.parametrize("world", ["bus"], indirect=True)
+def test_a_bus_that_was_started_anew_is_found_again(world: World) -> None:
+    name = world.add("watched")
+    woken = threading.Event()
+    world.manager.subscribe(world.prefix, woken.set)
+    world.manager.start(name)
+    run = world.wait(name, is_up)
+    world.systemd.run("restart", "dbus.service")
+    assert world.look(name)[1] == run
+    eventually(lambda: woken.clear() or not woken.wait(0.2))
+    os.kill(run.pid, signal.SIGKILL)
+    assert woken.wait(20), "it still hears of news"
+
+
 def test_nobody_answers_anywhere(systemd: UserSystemd) -> None:
     manager = AnyManager(DBusManager((NOWHERE,)), SystemctlManager(("/nowhere/systemctl",)))
     with pytest.raises(Retryable, match=r"/nowhere/systemctl cannot be run: No such file or directory"):
