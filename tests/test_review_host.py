@@ -317,6 +317,17 @@ def test_the_pair_of_openshift_ai_is_rendered_for_a_host_and_told_what_lacks(des
     assert "NoEngine" in reasons
 
 
+def test_an_image_that_podman_runs_is_shown_with_the_container_that_would_run_it(desk: Desk) -> None:
+    desk.write(chat=SERVICE, runtime=RUNTIME)
+    desk.configure(kind="systemd", engines=[{"image": "vllm/*", "podman": True}])
+    host = desk.host()
+    assert (host["interpreter"], host["image"]) == (None, "vllm/vllm:1")
+    assert host["argv"][0] in ("python", "python3")
+    (start,) = (line for line in host["unit"].splitlines() if line.startswith("ExecStart="))
+    assert " --user=<uid>:<gid> " in start.replace('"', "")
+    assert " <image id> " in start.replace('"', "")
+
+
 def test_a_unit_shows_what_systemd_would_get_and_no_secret(desk: Desk) -> None:
     assert desk.host()["unit"] is None, "child processes have none"
     desk.configure(kind="systemd")

@@ -45,6 +45,7 @@ class Images:
         self._target = target
         self._folder = folder.absolute()
         self._lock = threading.Lock()
+        self._beginning = threading.Lock()
         self._list: Path | None = None
         self._known: dict[str, str] = {}
         self._stamp: _Stamp | None = None
@@ -82,10 +83,8 @@ class Images:
         if stamp == self._stamp and not (is_old and (stamp is None or wanted not in self._known)):
             return
         if self._list is None:
-            root, driver = said(PODMAN, "info", "--format", "{{.Store.GraphRoot}}\n{{.Store.GraphDriverName}}").split(
-                "\n"
-            )[:2]
-            self._list = Path(root) / f"{driver}-images" / "images.json"
+            place = said(PODMAN, "info", "--format", "{{.Store.GraphRoot}}/{{.Store.GraphDriverName}}-images")
+            self._list = Path(place.strip()) / "images.json"
         # Looked at before podman is asked: what changes meanwhile is asked about again.
         stamp = _stamp(self._list)
         self._known = names(json.loads(said(PODMAN, "images", "--no-trunc", "--format", "json")))
@@ -99,7 +98,6 @@ class Images:
             return Staging(Fetch.RUNNING, done=_size(self._scratch(image)))
         if state.get("ActiveState") != "failed":
             # Never begun, or done a moment ago.
-            self._stamp, self._asked_at = None, -math.inf
             return None
         ended = time.time() - time.monotonic() + int(state.get("InactiveEnterTimestampMonotonic") or 0) / 1e6
         failures = self._count(image, ended)
@@ -119,7 +117,14 @@ class Images:
 
     def stage(self, image: str) -> None:
         """Begin to pull it, unless that is going on. Raises Retryable."""
+        # Several services may ask for the same in one pass.
+        with self._beginning:
+            self._stage(image)
+
+    def _stage(self, image: str) -> None:
         unit, scratch = self._unit(image), self._scratch(image)
+        with self._lock:
+            self._stamp, self._asked_at = None, -math.inf
         if self.find(image) or _show(unit).get("ActiveState") in _RUNNING:
             return
         try:
