@@ -63,10 +63,10 @@ build_wheel() {
     grep -q reconciler/install/systemd/reconciler.service "$SCRATCH/listing"
 }
 
-unit() { find_storage; check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }
+unit() { find_compiler; find_storage; check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }
 
 # Many of these wait more than they compute.
-quick() { check unit run_pytest unit -m "not e2e and not engine and not host and not slow" -n 4 "$@"; }
+quick() { find_compiler; check unit run_pytest unit -m "not e2e and not engine and not host and not slow" -n 4 "$@"; }
 
 e2e() {
   find_engine
@@ -78,9 +78,17 @@ e2e() {
 host() {
   find_engine
   find_storage
+  find_compiler
   find_nspawn
   find_podman
   check host run_pytest host -m host -n 2 --dist worksteal "$@"
+}
+
+# NVIDIA's library has a stand-in in C.
+find_compiler() {
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v cc >/dev/null; then
+    step "Installing a C compiler, for the tests of GPUs" install_packages gcc libc6-dev || say "no GPUs to test: see above"
+  fi
 }
 
 # A machine in a container: its own processes and mounts over this machine's root. Needs root, and changes nothing here.

@@ -120,6 +120,15 @@ def test_a_taken_port_is_told_from_other_failures(engine_python: Path, tiny_mode
 
 
 @engine
+@pytest.mark.parametrize("begins", ["Free memory on device", "Error in memory profiling"])
+def test_vllm_still_tells_in_these_words_of_a_crowded_gpu(stock_python: Path, begins: str) -> None:
+    # Without a GPU nothing makes it say so.
+    workers = stock_python.parents[1].glob("lib/python3*/site-packages/vllm/v1/worker/*.py")
+    assert any(begins in path.read_text() for path in workers)
+    assert is_crowded_out([f"ValueError: {begins} cuda:0"])
+
+
+@engine
 def test_the_stock_server_is_probed_and_leaves_its_engine_behind_when_killed(
     stock_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

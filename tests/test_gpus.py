@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reconciler import procfs
 from reconciler.errors import Retryable
-from reconciler.model import Gpu
+from reconciler.health import is_crowded_out
+from reconciler.inventory import Inventory, ReplicaRecord
+from reconciler.model import Desired, Gpu, GpuUse, Resources, Stranger
+from reconciler.targets import gpu_use, scratch
 from reconciler.targets.gpus import Gpus, Holder, Memory
+from reconciler.targets.process import ProcessSupervisor
+from reconciler.targets.supervisor import ProcessState
 from tests.nvml.driver import GIB, Driver, make
-from tests.world import eventually
+from tests.world import StandinLaunch, eventually, record
 
 
 @pytest.fixture
@@ -132,6 +141,7 @@ def test_memory_does_not_fit_twice(driver: Driver, engine: subprocess.Popen[byte
     env = {**driver.env(), "CUDA_VISIBLE_DEVICES": ",".join(reversed(driver.uuids))}
     done = subprocess.run([*driver.user(0.6), "true"], env=env, capture_output=True, text=True, check=False)
     assert "Free memory on device cuda:0 (12.00/24.00 GiB) on startup is less than desired" in done.stdout
+    assert is_crowded_out(done.stdout.splitlines())
     assert [(word, gpu) for _, word, gpu, _ in driver.log()[1:]] == [
         ("took", driver.uuids[1]),
         ("refused", driver.uuids[0]),
@@ -193,3 +203,48 @@ def test_who_holds_memory_of_a_part_is_known_by_the_part(driver: Driver) -> None
     driver.hold(large, os.getpid(), GIB)
     gpus = Gpus("auto")
     assert (gpus.held_by(small), gpus.held_by(large)) == ((), (Holder(os.getpid(), GIB),))
+
+
+# ---------------------------------------------------------------- who is ours
+
+
+def test_a_stopped_replica_keeps_its_lease_until_the_memory_is_back(driver: Driver, tmp_path: Path) -> None:
+    gpu, inventory, gpus = driver.uuids[0], Inventory(tmp_path / "state"), Gpus("auto")
+    supervisor = ProcessSupervisor(inventory, gpus)
+    env = {**driver.env(), "CUDA_VISIBLE_DEVICES": gpu, "PATH": os.environ["PATH"]}
+    cwd = scratch.folder_of(inventory.folder, record().id)
+    argv = (*driver.user(0.5, grace=600), "sleep", "600")
+    supervisor.start(record(gpus=(gpu,)), StandinLaunch(argv, env, str(cwd)))
+    eventually(driver.log)
+    ((_, _, _, pid),) = driver.log()
+    assert (supervisor.is_ours(pid), supervisor.is_ours(os.getpid())) == (True, False)
+    other = driver.hold(gpu, os.getpid(), GIB)
+    stranger = Stranger(os.getpid(), procfs.name_of(os.getpid()), GIB)
+    assert gpu_use.look(gpus, supervisor.is_ours)[gpu] == GpuUse(24 * GIB, 11 * GIB, (stranger,))
+
+    (known,) = inventory.replicas()
+    known = inventory.change(known.id, stopping_at=time.time())
+    supervisor.stop(known, force=True)
+    eventually(lambda: state_of(supervisor, known) == ProcessState(False, exit_code=-9, releasing=True))
+    (driver.folder / "used" / gpu / str(pid)).unlink()
+    # What others have is not waited for.
+    assert other.exists()
+    assert not state_of(supervisor, known).releasing
+    supervisor.remove(known)
+    supervisor.close()
+
+
+def state_of(supervisor: ProcessSupervisor, known: ReplicaRecord) -> ProcessState:
+    (record,) = Inventory.replicas(supervisor._inventory)
+    return supervisor.list([record])[known.id]
+
+
+@given(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 2), st.integers(0, 1))
+def test_the_driver_is_asked_only_while_replicas_with_gpus_lack(
+    alive: bool, ready: bool, leaving: bool, gpus: int, spare: int
+) -> None:
+    known = replace(record(port=1), ready_at=1.0 if ready else None, draining_at=2.0 if leaving else None)
+    spec = replace(known.spec, resources=Resources(gpus=gpus))
+    wanted = Desired(known.id.service, known.origin, spec, known.digest, replicas=1 + spare)
+    asked = gpu_use.is_asked_for([wanted], [known], {known.id: ProcessState(alive)})
+    assert asked == (gpus > 0 and (spare > 0 or not alive or not ready or leaving))
