@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.errors import Retryable
 from reconciler.execute import execute
-from reconciler.health import Patience
+from reconciler.health import Life, Patience, life
 from reconciler.model import (
     GPU,
     MIG,
@@ -428,7 +428,7 @@ class Host:
         if not self.careful or not self._look(mine).alive or not mine.ready_at:
             return
         others = [r for r in self.replicas.values() if r.id != mine.id and set(r.lease.gpus) & set(mine.lease.gpus)]
-        assert all(r.ready_at or r.draining_at or r.stopping_at or not r.alive for r in others), "no rest"
+        assert all(life(self._look(r), self.now, PATIENCE) is not Life.STARTING for r in others), "no rest"
 
     def _assert_staged(self, service: ServiceId, asked: EffectiveSpec) -> None:
         for key, _ in fetched(service, asked):
