@@ -59,6 +59,7 @@ def start_of(plan: UnitPlan) -> list[str]:
 
 def test_a_container_is_started_as_podmans_own_units_do_it() -> None:
     lines = build_unit(CONTAINED).splitlines()
+    assert "After=network.target nvidia-cdi-refresh.service" in lines
     assert {"Type=notify", "NotifyAccess=all", "Delegate=yes", "KillMode=mixed", "Restart=always"} <= {*lines}
     assert "TimeoutStopSec=121" in lines
     assert f"MemoryMax={3 << 30}" in lines, "limits are the unit's, and the container is in its cgroup"

@@ -18,7 +18,8 @@ from reconciler.targets.systemd.container import PODMAN
 # The first that takes names of CDI for devices.
 _OLDEST = (4, 1)
 CDI = (Path("/etc/cdi"), Path("/var/run/cdi"))
-_GENERATE = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+# Older ones name devices by their index alone.
+_GENERATE = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml, of nvidia-container-toolkit 1.15 or newer"
 
 
 def check_podman(target: HostTarget) -> Iterator[Finding]:

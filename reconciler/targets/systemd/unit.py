@@ -140,7 +140,8 @@ def read_facts(text: str) -> Mapping[str, str]:
 
 def _unit(plan: UnitPlan) -> Iterator[str]:
     yield f"Description={plan.replica.service}, replica {plan.replica.serial}"
-    yield "After=network.target"
+    # The other writes at every boot how GPUs are handed to containers, where it is installed.
+    yield "After=network.target" + (" nvidia-cdi-refresh.service" if plan.image and plan.gpus else "")
     # What comes first goes last: when the machine goes down, the daemon must not take that for the death of replicas.
     yield f"Before={DAEMON}"
     needed = (*plan.mounts.values(), *((_CONTAINERS,) if plan.image else ()))
