@@ -11,7 +11,8 @@ from pathlib import Path
 from reconciler.cli.shared import log_to_stderr
 from reconciler.inventory import Inventory
 from reconciler.targets.gpus import Gpus
-from reconciler.targets.systemd.supervisor import UNITS, UnitSupervisor
+from reconciler.targets.systemd.supervisor import UnitSupervisor
+from reconciler.targets.systemd.unit_files import UNITS
 from reconciler.targets.systemd.ways import AnyManager
 from tests.machines.many_units import Sleep
 from tests.power import Disk

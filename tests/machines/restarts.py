@@ -14,8 +14,9 @@ from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.model import Lease, ReplicaId, ServiceId
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.supervisor import ProcessState
-from reconciler.targets.systemd.supervisor import UNITS, UnitSupervisor
+from reconciler.targets.systemd.supervisor import UnitSupervisor
 from reconciler.targets.systemd.unit import unit_name
+from reconciler.targets.systemd.unit_files import UNITS
 from reconciler.targets.systemd.ways import AnyManager
 from tests.machines.many_units import Sleep
 from tests.world import eventually, record

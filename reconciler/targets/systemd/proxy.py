@@ -10,8 +10,8 @@ from reconciler.files import write_atomically
 from reconciler.procfs import Identity
 from reconciler.routing import process
 from reconciler.targets.systemd.manager import Manager
-from reconciler.targets.systemd.supervisor import UNITS, delete_unit, sync_links
 from reconciler.targets.systemd.unit import DAEMON, SANDBOX
+from reconciler.targets.systemd.unit_files import UNITS, delete_unit, sync_links
 from reconciler.targets.systemd.words import plain, quote, quote_path
 
 _SECONDS = 10.0

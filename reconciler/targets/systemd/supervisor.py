@@ -19,7 +19,7 @@ import structlog
 
 from reconciler import procfs
 from reconciler.errors import Retryable, Terminal
-from reconciler.files import sync_folder, sync_tree, write_atomically
+from reconciler.files import sync_tree, write_atomically
 from reconciler.inventory import Inventory, ReplicaRecord, UnreadableRecord, load_record
 from reconciler.model import ReplicaId, Restart
 from reconciler.procfs import Identity
@@ -32,11 +32,16 @@ from reconciler.targets.systemd.manager import Manager, Run, UnitState, is_endin
 from reconciler.targets.systemd.podman import remove_container
 from reconciler.targets.systemd.replica import PRIVATE, RECORD, SECRETS, plan_unit
 from reconciler.targets.systemd.unit import CREDENTIAL, build_unit, credential_of, read_facts, replica_of, unit_name
+from reconciler.targets.systemd.unit_files import (
+    UNITS,
+    Drifts,
+    delete_drop_ins,
+    delete_unit,
+    sync_links,
+    was_written_after,
+)
 
-UNITS = Path("/etc/systemd/system")
 COPY = "unit"
-_WANTS = UNITS / "multi-user.target.wants"
-_Stamp = tuple[int, int, int]
 _NEVER = Run()
 _FORK_SECONDS, _PODMAN_SECONDS = 2.0, 10.0
 _STARTING = "activating"
@@ -54,8 +59,7 @@ class UnitSupervisor:
         self._gpus = gpus
         self._manager = manager
         self._clock = Clock()
-        # The units' files that were last seen to be as we wrote them.
-        self._seen: dict[str, tuple[_Stamp | None, _Stamp | None]] = {}
+        self._drifts = Drifts()
 
     # ------------------------------------------------------------ looking
 
@@ -125,7 +129,7 @@ class UnitSupervisor:
             return None
         if unit.active == _STARTING:
             return ProcessState(alive=True, between=True)
-        if self._drift(record) or _written_after(UNITS / self._name(record), run):
+        if self._drift(record) or was_written_after(UNITS / self._name(record), run):
             # It may have been started in another way than git says.
             return None
         found = Restart.CRASHED if run.restarts else Restart.BY_HAND
@@ -133,21 +137,7 @@ class UnitSupervisor:
         return ProcessState(alive=True, restarted=found, listens=listens)
 
     def _drift(self, record: ReplicaRecord) -> str:
-        """Is the unit's file still as we wrote it, and will a reboot start it?"""
-        path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
-        if not os.path.lexists(_WANTS / path.name):
-            return f"{path.name} was disabled by hand: a reboot would not start it"
-        if os.path.lexists(_drop_ins(path)):
-            return f"{_drop_ins(path)} was added by hand"
-        stamps = _stamp(path), _stamp(ours)
-        if stamps[1] is None or self._seen.get(path.name) == stamps:
-            return ""
-        if stamps[0] is None:
-            return f"{path} was deleted by hand"
-        if path.read_bytes() != ours.read_bytes():
-            return f"{path} was edited by hand"
-        self._seen[path.name] = stamps
-        return ""
+        return self._drifts.of(UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY)
 
     # ------------------------------------------------------------ taking over
 
@@ -296,7 +286,7 @@ class UnitSupervisor:
         path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
         try:
             write_atomically(path, ours.read_bytes())
-            _delete_drop_ins(path)
+            delete_drop_ins(path)
         except OSError as error:
             raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
         self._manager.install(path.name)
@@ -352,47 +342,6 @@ class UnitSupervisor:
         self._inventory.forget_replica(record.id)
 
 
-def delete_unit(manager: Manager, name: str) -> None:
-    """Its file, its link and what was added to it by hand. Raises Retryable."""
-    manager.uninstall(name)
-    try:
-        (UNITS / name).unlink(missing_ok=True)
-        _delete_drop_ins(UNITS / name)
-    except OSError as error:
-        raise Retryable(f"{UNITS / name}: cannot be deleted: {error.strerror}; run us as root") from None
-    sync_links()
-    manager.reload()
-
-
-def sync_links() -> None:
-    """What systemd links to be started at a boot, and what not any more, survives a power cut. Raises Retryable."""
-    try:
-        for folder in (_WANTS, UNITS):
-            with suppress(FileNotFoundError):
-                sync_folder(folder)
-    except OSError as error:
-        raise Retryable(f"{UNITS}: cannot be written: {error.strerror}; check the disk") from None
-
-
-def _drop_ins(path: Path) -> Path:
-    """Where `systemctl edit` puts what it adds to a unit. What is meant for all replicas belongs elsewhere."""
-    return path.with_name(f"{path.name}.d")
-
-
-def _delete_drop_ins(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        shutil.rmtree(_drop_ins(path))
-
-
-def _stamp(path: Path) -> _Stamp | None:
-    """What changes when a file is written; None when it is not there."""
-    try:
-        info = path.stat()
-    except OSError:
-        return None
-    return info.st_mtime_ns, info.st_ino, info.st_size
-
-
 def _identity(unit: UnitState | None, run: Run) -> Identity | None:
     """Who the main process is; systemd knows its start to the microsecond. While podman starts, it is not there yet."""
     if not run.pid or unit is None or unit.active == _STARTING:
@@ -403,12 +352,3 @@ def _identity(unit: UnitState | None, run: Run) -> Identity | None:
 def _is_stopped_by_hand(record: ReplicaRecord, unit: UnitState | None) -> bool:
     """We did not stop it, and systemd, which starts it again whenever it ends, did not give it up."""
     return record.stopping_at is None and (unit is None or unit.active == "inactive")
-
-
-def _written_after(path: Path, run: Run) -> bool:
-    """Was the unit's file written, or put back, after this process was started?"""
-    began = time.time() - (time.monotonic() - run.started / 1e6)
-    try:
-        return path.stat().st_ctime > began
-    except OSError:
-        return True
