@@ -239,6 +239,15 @@ def state_of(supervisor: ProcessSupervisor, known: ReplicaRecord) -> ProcessStat
     return supervisor.list([record])[known.id]
 
 
+def test_a_driver_that_begins_to_fail_keeps_only_gpus_from_use(driver: Driver) -> None:
+    gpus = Gpus("auto")
+    gpus.list()
+    driver.fail(999)
+    uses = gpu_use.look(gpus, lambda _: True)
+    assert set(uses) == set(driver.uuids)
+    assert all("NVIDIA's driver does not answer: Unknown Error" in use.fault for use in uses.values())
+
+
 @given(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 2), st.integers(0, 1))
 def test_the_driver_is_asked_only_while_replicas_with_gpus_lack(
     alive: bool, ready: bool, leaving: bool, gpus: int, spare: int

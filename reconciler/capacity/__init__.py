@@ -2,5 +2,6 @@
 
 from reconciler.capacity.devices import WHOLE, fraction
 from reconciler.capacity.ledger import Ledger, Need, impossible
+from reconciler.capacity.memory import CROWDED
 
-__all__ = ["WHOLE", "Ledger", "Need", "fraction", "impossible"]
+__all__ = ["CROWDED", "WHOLE", "Ledger", "Need", "fraction", "impossible"]

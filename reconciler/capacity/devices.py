@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from reconciler import gpu_memory
+from reconciler.capacity import memory
 from reconciler.model import GPU, Gpu, GpuUse, Reason, Replica, Resources, ServiceId
 
 WHOLE = 1000
@@ -111,7 +111,7 @@ class Devices:
             if self._pack((replace(want, memory=0.0),), free, {}) and self._pack((want,), free, {}, more) is None:
                 full = [uuid for uuid, kind in self._kinds.items() if kind == want.kind and free[uuid] >= want.millis]
                 full = [uuid for uuid in full if not self._has_memory(uuid, want, free[uuid], more)]
-                yield gpu_memory.reason(want.memory, [(uuid, self._uses[uuid]) for uuid in full])
+                yield memory.reason(want.memory, [(uuid, self._uses[uuid]) for uuid in full])
 
     def _has_memory(self, uuid: str, want: Want, rest: int, more: Amounts) -> bool:
         """Is its memory free, or will it be once those are gone who have `more` of it?"""
@@ -119,8 +119,8 @@ class Devices:
         if not want.memory:
             return True
         if uuid in more:
-            return gpu_memory.will_have_room(use, want.memory, rest / WHOLE)
-        return gpu_memory.has_room(use, want.memory)
+            return memory.will_have_room(use, want.memory, rest / WHOLE)
+        return memory.has_room(use, want.memory)
 
     def waits(self, wants: Iterable[Want], service: ServiceId) -> Iterator[Reason]:
         """Why there is room, but not at this moment. Another GPU is not opened for that: it stays whole."""

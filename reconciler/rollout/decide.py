@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler import gpu_memory
-from reconciler.capacity import Ledger
+from reconciler.capacity import CROWDED, Ledger
 from reconciler.model import Action, AskPreflight, Reject, ServiceRoute, Verdict
 from reconciler.rollout import cleanup
 from reconciler.rollout.aim import Aim, find_aim
@@ -44,7 +43,7 @@ def decide(s: Situation, ledger: Ledger) -> Decision:
     s = cleanup.relabel(s, aim, steps)
     cleanup.finish_drains(s, aim, steps)
     move(s, aim, ledger, steps)
-    if any(one.code == gpu_memory.CODE for one in steps.lacking):
+    if any(one.code == CROWDED for one in steps.lacking):
         # Nobody tells when another process gives back what it has.
         steps.look(s.now + _GPU_LOOK)
     return Decision(

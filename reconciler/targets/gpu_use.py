@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from reconciler import procfs
+from reconciler.errors import Retryable
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import Desired, GpuUse, ReplicaId, Stranger
-from reconciler.targets.gpus import Gpus
+from reconciler.targets.gpus import Gpus, Memory
 from reconciler.targets.supervisor import ProcessState
 
 
@@ -29,15 +30,24 @@ def _serves(record: ReplicaRecord, state: ProcessState) -> bool:
 
 
 def look(gpus: Gpus, is_ours: Callable[[int], bool]) -> Mapping[str, GpuUse]:
-    """By UUID; those that no driver knows are left out. Raises Retryable when the driver fails."""
+    """By UUID; those that no driver knows are left out. Where it fails, nobody waits who needs no GPU.
+
+    Raises Retryable when the GPUs cannot even be listed.
+    """
     found = {}
     for gpu in gpus.list():
-        memory = gpus.memory(gpu.uuid)
+        try:
+            memory = gpus.memory(gpu.uuid)
+        except Retryable as error:
+            memory = Memory(0, 0, fault=str(error))
         if memory is not None:
-            strangers = tuple(
-                Stranger(one.pid, procfs.name_of(one.pid), one.memory_bytes)
-                for one in memory.holders
-                if not is_ours(one.pid)
+            found[gpu.uuid] = GpuUse(
+                memory.usable_bytes, memory.free_bytes, tuple(_strangers(memory, is_ours)), memory.fault
             )
-            found[gpu.uuid] = GpuUse(memory.usable_bytes, memory.free_bytes, strangers, memory.fault)
     return found
+
+
+def _strangers(memory: Memory, is_ours: Callable[[int], bool]) -> Iterator[Stranger]:
+    for one in memory.holders:
+        if not is_ours(one.pid):
+            yield Stranger(one.pid, procfs.name_of(one.pid), one.memory_bytes)
