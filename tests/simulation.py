@@ -290,18 +290,33 @@ class Host:
         }
 
     def check_successors(self, desired: DesiredState, plan: Plan) -> None:
-        """Nothing that serves goes for a successor whose files are not there, unless that has successors enough."""
-        wanted = {one.id: one for one in desired.services if one.spec}
+        """Nothing that serves goes for a digest that lacks files or memory of GPUs, unless enough of that serves."""
         for drain in (action for action in plan.actions if isinstance(action, Drain)):
-            service = wanted.get(drain.replica.service)
-            if not drain.reason.startswith("superseded") or service is None or service.spec is None:
-                continue
-            there = [r for r in self.serving(service.id.name) if r.digest[:8] == drain.reason[-8:]]
-            aims = [service.spec] if service.digest[:8] == drain.reason[-8:] else []
-            lacking = [k for one in aims for k, _ in fetched(service.id, one) if not self._has(k)]
-            assert not lacking or len(there) >= service.replicas, "made room for what cannot start"
-            if aims and len(there) < service.replicas and len(self.serving(service.id.name)) <= service.replicas:
-                self._check_gpus(drain.replica, service.spec)
+            _, superseded, start = drain.reason.partition("superseded by ")
+            if superseded:
+                found = [one for one in self._successors(desired, drain.replica.service) if one[0].startswith(start)]
+                assert found, f"superseded by what? {drain.reason}"
+                assert any(self._may_succeed(drain.replica.service, *one) for one in found), "its files are not there"
+            for one in desired.services:
+                if superseded and one.id == drain.replica.service and one.spec and one.digest.startswith(start):
+                    served = self.serving(one.id.name)
+                    if sum(r.digest == one.digest for r in served) < one.replicas and len(served) <= one.replicas:
+                        self._check_gpus(drain.replica, one.spec)
+
+    def _successors(self, desired: DesiredState, service: ServiceId) -> list[tuple[str, EffectiveSpec, int]]:
+        """What may come after a replica: git's digest, the second one beside it, or the last good one again."""
+        found: list[tuple[str, EffectiveSpec, int]] = []
+        for one in desired.services:
+            if one.id == service and one.spec:
+                found.append((one.digest, one.spec, one.replicas))
+                found += [(one.canary.digest, one.canary.spec, one.canary.replicas)] if one.canary else []
+        promoted = self.owned[service].promoted if service in self.owned else None
+        return [*found, (promoted.digest, promoted.spec, promoted.replicas)] if promoted else found
+
+    def _may_succeed(self, service: ServiceId, digest: str, asked: EffectiveSpec, count: int) -> bool:
+        if all(self._has(key) for key, _ in fetched(service, asked)):
+            return True
+        return sum(replica.digest == digest for replica in self.serving(service.name)) >= count
 
     def _check_gpus(self, leaving: ReplicaId, successor: EffectiveSpec) -> None:
         """Will there be GPUs with memory enough, once all replicas are gone that go?"""

@@ -264,6 +264,37 @@ def test_serving_never_falls_below_the_floor_nor_above_the_ceiling(before, after
         )
 
 
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from(STRATEGIES),
+    st.integers(0, 3),
+    st.sampled_from(("s3://bucket/a", "s3://more/b", "s3://flaky/a")),
+    st.sets(st.integers(0, 40), min_size=1, max_size=3),
+)
+@settings(max_examples=60, deadline=None)
+def test_files_that_vanish_in_the_middle_of_a_rollout_cost_nothing_that_serves(
+    before, after, strategy, spare, uri, moments
+):
+    host = Host(memory=max(before, after) + spare)
+    host.converge(state(wanted("a", "good1", before, strategy=strategy, uri="s3://bucket/a")))
+    commit = state(wanted("a", "good2", after, strategy=strategy, uri=uri))
+    for moment in range(60):
+        if moment in moments:
+            host.lose_files()
+        served = {replica.id for replica in host.serving("a")}
+        # That nothing is drained for a successor whose files are missing, and started without them, the host checks.
+        plan = host.step(commit)
+        taken = {a.replica for a in plan.actions if isinstance(a, Drain | Stop)} & served
+        assert served - taken <= {replica.id for replica in host.serving("a")}
+        if taken and strategy and not strategy.recreate:
+            assert len(served - taken) >= min(before, after) - strategy.max_unavailable
+        host.now += 0.5
+    host.converge(commit, passes=2000)
+    if strategy is None or strategy.max_unavailable or spare:
+        assert [replica.digest for replica in host.serving("a")] == ["good2-a"] * after
+
+
 @given(hosts, commits(("good1", "good2")), st.integers(0, 60))
 @settings(max_examples=150, deadline=None)
 def test_what_git_cannot_show_is_kept(host, commit, passes):

@@ -42,18 +42,19 @@ spec: {predictor: {model: {runtime: vllm, modelFormat: {name: vLLM}, storageUri:
 
 
 class Target:
-    """A simulated host. Starts of `broken` fail, and files cannot be deleted."""
+    """A simulated host. Starts of `broken`, and of digests in `refused`, fail, and files cannot be deleted."""
 
     name = "box"
 
     def __init__(self) -> None:
         self.host = Host()
+        self.refused: set[str] = set()
 
     def observe(self, wanted: tuple[Desired, ...]) -> Observed:
         return self.host.observe()
 
     def perform(self, action: Action) -> None:
-        if isinstance(action, Start) and action.replica.service.name == "broken":
+        if isinstance(action, Start) and (action.replica.service.name == "broken" or action.digest in self.refused):
             raise Retryable("no luck")
         if isinstance(action, Unstage):
             raise Retryable("the disk is read-only")
@@ -86,13 +87,13 @@ def turner(folder: Path) -> tuple[Turner, Target]:
     ), target
 
 
-def snapshot(*names: str, revision: str = "a" * 40) -> Snapshot:
+def snapshot(*names: str, revision: str = "a" * 40, seed: int = 1) -> Snapshot:
     texts = {
         "box/host.yaml": "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec: {}\n",
-        "box/r.yaml": RUNTIME,
+        "box/r.yaml": RUNTIME.replace("--seed=1", f"--seed={seed}"),
     }
     texts |= {f"box/{name}.yaml": SERVICE.replace("NAME", name) for name in names}
-    return Snapshot(revision, tuple(File(path, path, text.encode()) for path, text in texts.items()))
+    return Snapshot(revision, tuple(File(path, f"{path} {seed}", text.encode()) for path, text in texts.items()))
 
 
 def test_what_fails_does_not_hold_up_the_others(tmp_path: Path):
@@ -138,3 +139,22 @@ def test_a_pass_that_did_something_is_soon_followed_by_one_that_sees_it(tmp_path
         assert turns.report.applied == wanted.revision
     assert not target.host.replicas
     turns.close()
+
+
+def test_a_last_good_digest_that_cannot_be_started_any_more_keeps_nobody_waiting(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    turns, target = turner(tmp_path)
+    for seed in (1, 2):
+        before = target.host.now
+        while not (served := target.host.serving("fine")) or served[0].digest in target.refused:
+            turn = turns.turn(snapshot("fine", seed=seed, revision=str(seed) * 40))
+            target.host.now += max(turn.again_in or 0, 0.02)
+        for _ in range(200 if seed == 1 else 0):
+            turn = turns.turn(snapshot("fine", revision="1" * 40))
+            target.host.now += max(turn.again_in or 0, 0.02)
+        target.refused.add(served[0].digest)
+        if seed == 1:
+            target.host.restart()
+    turns.close()
+    # Less than `ready_timeout` by far.
+    assert target.host.now - before < 60

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import MakeRig
+from tests.e2e.killing import assert_died_in, go
 from tests.e2e.rig import Rig
 from tests.storage.fixtures import KEY_ID, S3, SECRET
 
@@ -88,4 +89,24 @@ def test_the_old_serves_while_the_new_is_fetched_from_a_server_that_dies_midway(
     assert not rig.pids() & before
 
     rig.wait("the old files to be gone", lambda: len(list((rig.state / "models").iterdir())) == 1)
+    assert_no_secret_is_kept(rig)
+
+
+@pytest.mark.timeout(600)
+def test_a_daemon_that_dies_at_every_boundary_fetches_all_and_the_old_serves_meanwhile(
+    make_rig: MakeRig, s3: S3, storage_python: Path, tiny_model: Path
+):
+    rig = make_rig(target={"storage": {"python": str(storage_python)}}, rollout={"min_ready": "0.2s"})
+    follow_s3(rig, s3, tiny_model)
+    rig.start()
+    rig.converge()
+
+    def is_done() -> bool:
+        return rig.is_applied() and len(rig.records()) == len(list((rig.state / "models").iterdir())) == 1
+
+    with rig.load(streams=1, posts=1) as load:
+        died = go(rig, lambda: ask_for_the_second(rig), "only the second model to be left", is_done)
+        tally = load.stop()
+    assert (tally.lost, tally.refused) == (0, 0), str(tally)
+    assert_died_in(died, "Stage", "Start", "Remove", "Unstage")
     assert_no_secret_is_kept(rig)
