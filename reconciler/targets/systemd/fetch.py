@@ -21,7 +21,7 @@ from reconciler.targets.fetcher import NOT_YET_KNOWN, PACKAGE, PATH, START, USER
 from reconciler.targets.logs import open_log
 from reconciler.targets.systemd import journal
 from reconciler.targets.systemd.manager import Manager
-from reconciler.targets.systemd.unit import HARDENING
+from reconciler.targets.systemd.unit import BEHIND, HARDENING
 from reconciler.targets.systemd.words import quote_given
 
 # That user may not be able to enter the folder in which we are installed.
@@ -111,9 +111,7 @@ def _properties(folder: Path) -> Iterator[str]:
     yield f"BindReadOnlyPaths={quote_given(str(PACKAGE))}:{_INSIDE}"
     # It may be killed at any moment, and has nobody to say good-bye to.
     yield "KillSignal=SIGKILL"
-    # What serves comes first: when memory or time gets short, this is what has to wait or go.
-    yield "OOMScoreAdjust=1000"
-    yield "Nice=10"
+    yield from BEHIND
     # Credentials are in its memory.
     yield "LimitCORE=0"
     yield "PrivateDevices=yes"

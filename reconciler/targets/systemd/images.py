@@ -23,6 +23,7 @@ from reconciler.model import Fetch, Reason, Staging
 from reconciler.targets.systemd import journal
 from reconciler.targets.systemd.container import PODMAN, names
 from reconciler.targets.systemd.podman import run, said
+from reconciler.targets.systemd.unit import BEHIND
 from reconciler.targets.systemd.words import quote
 
 # A file tells at once when images change; where podman keeps none there, it is asked again after this time.
@@ -155,8 +156,7 @@ def pull_words(name: str, unit: str, scratch: Path) -> tuple[str, ...]:
         *("systemd-run", "--quiet", f"--unit={unit}", f"--description=Pull {name}"),
         f"--setenv=TMPDIR={scratch}",
         f"--property=ExecStopPost=-/bin/rm -rf -- {quote(str(scratch))}",
-        # What serves comes first.
-        *("--property=Nice=10", "--property=IOSchedulingClass=idle", "--property=OOMScoreAdjust=1000"),
+        *(f"--property={line}" for line in BEHIND),
         *(PODMAN, "--events-backend=none", "pull", "--", name),
     )
 

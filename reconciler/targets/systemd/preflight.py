@@ -20,7 +20,7 @@ from reconciler.errors import Retryable
 from reconciler.secrets.names import is_secret_name
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.systemd.container import REMOVE, RUN, Container, cache_words, run_words
-from reconciler.targets.systemd.unit import CACHES, HARDENING, device_lines
+from reconciler.targets.systemd.unit import BEHIND, CACHES, HARDENING, device_lines
 from reconciler.targets.systemd.words import quote, quote_given
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -97,9 +97,7 @@ def _common(seconds: int) -> Iterator[str]:
     yield "PrivateNetwork=yes"
     yield f"RuntimeMaxSec={seconds}"
     yield "KillSignal=SIGKILL"
-    # What serves comes first: when memory or time gets short, this is what has to wait or go.
-    yield "OOMScoreAdjust=1000"
-    yield "Nice=10"
+    yield from BEHIND
 
 
 def _lines(asked: Question, user: str, devices: tuple[str, ...]) -> Iterator[str]:

@@ -54,6 +54,8 @@ SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
 UMask=0077"""
+# What serves comes first: when memory, time or the disk gets short, this is what has to wait or go.
+BEHIND = ("OOMScoreAdjust=1000", "Nice=10", "IOSchedulingClass=idle")
 # An engine reads its files, uses its GPUs, and talks to the proxy.
 HARDENING = f"""\
 {SANDBOX}
