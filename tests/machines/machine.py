@@ -27,6 +27,13 @@ _MASKED = """
 """
 _NAMESPACES = ("-m", "-u", "-i", "-p", "-C", "-r", "-w")
 _REBOOT = 133
+# Waits for our end, however it comes: the machine's first process would not notice it.
+_GUARD = """
+read _
+find "$0" -name cgroup.procs -exec cat {} + | xargs -r kill -9
+umount -l "$1/root" "$1"
+[ ! -d "$0" ] || { sleep 1; find "$0" -depth -type d -exec rmdir {} +; }
+"""
 _BOOT_SECONDS = 60.0
 
 
@@ -59,6 +66,12 @@ class Machine:
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._cgroup = cgroup_root() / f"{name}-{os.getpid()}"
         self._off = False
+        self._guard = subprocess.Popen(
+            ["sh", "-c", _GUARD, str(self._cgroup), str(folder / "machine")],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             self._lay_out()
         except BaseException:
@@ -131,6 +144,7 @@ class Machine:
         self._keeper.join(30)
         self._unmount()
         remove_cgroups(self._cgroup)
+        self._guard.communicate()
 
     def _unmount(self) -> None:
         for mount in (self.folder / "machine" / "root", self.folder / "machine"):
