@@ -256,6 +256,13 @@ def test_gpus_that_are_not_there_are_problems(host: Host, driver: Driver):
     assert "version mismatch" in host.only("gpus", Level.PROBLEM).says.lower()
 
 
+def test_a_gpu_that_fell_off_its_bus_is_a_problem_and_no_part_is_missed_of_it(host: Host, driver: Driver):
+    host.target["gpus"] = "auto"
+    driver.lose(driver.uuids[0])
+    assert "1 of 2 GPUs fell off the bus" in host.only("gpus", Level.PROBLEM).says
+    assert not any("MIG" in one.says for one in host.about("gpus"))
+
+
 def test_podman_is_asked_for_its_age_and_for_the_gpus_that_it_can_hand_over(
     host: Host, driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

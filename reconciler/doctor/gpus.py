@@ -20,11 +20,15 @@ _CHOOSERS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICE
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """The driver's own version, and the newest CUDA it runs; both are empty where it does not say."""
+    """The driver's own version, and the newest CUDA it runs; both are empty where it does not say.
+
+    Of its `gpus` so many are `lost`: they do not answer any more.
+    """
 
     version: str
     cuda: str
     gpus: int
+    lost: int = 0
 
 
 def read_driver() -> Driver | None:
@@ -38,11 +42,22 @@ def read_driver() -> Driver | None:
     try:
         cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
         version = str(pynvml.nvmlSystemGetDriverVersion())
-        return Driver(version, f"{cuda // 1000}.{cuda % 1000 // 10}", int(pynvml.nvmlDeviceGetCount()))
+        gpus = int(pynvml.nvmlDeviceGetCount())
+        return Driver(version, f"{cuda // 1000}.{cuda % 1000 // 10}", gpus, sum(map(_is_lost, range(gpus))))
     except pynvml.NVMLError:
         return Driver("", "", 0)
     finally:
         pynvml.nvmlShutdown()
+
+
+def _is_lost(index: int) -> bool:
+    import pynvml
+
+    try:
+        pynvml.nvmlDeviceGetHandleByIndex(index)
+    except pynvml.NVMLError_GpuIsLost:
+        return True
+    return False
 
 
 def check_gpus(target: HostTarget) -> Iterator[Finding]:
@@ -60,6 +75,9 @@ def check_gpus(target: HostTarget) -> Iterator[Finding]:
     yield ok("gpus", f"driver {driver.version or 'of unknown version'}, CUDA up to {driver.cuda or 'unknown'}")
     yield from (_gpu(target, gpu, gpus) for gpu in found)
     yield from _split_in_vain(target, found, driver)
+    if driver.lost:
+        says = f"{target.name}: {driver.lost} of {driver.gpus} GPUs fell off the bus: the others are leased"
+        yield problem("gpus", says, "see dmesg, and restart the host; if that does not help, the GPU may be broken")
     if not found:
         yield warning("gpus", f"{target.name}: the driver has no GPU", "see nvidia-smi -L and dmesg")
     if found and not _UNIFIED_MEMORY.exists():
@@ -96,7 +114,7 @@ def _gpu(target: HostTarget, gpu: Gpu, gpus: Gpus) -> Finding:
 
 def _split_in_vain(target: HostTarget, found: tuple[Gpu, ...], driver: Driver) -> Iterator[Finding]:
     """GPUs in MIG mode without a part are not in the list at all."""
-    hidden = driver.gpus - len({gpu.parent or gpu.uuid for gpu in found})
+    hidden = driver.gpus - driver.lost - len({gpu.parent or gpu.uuid for gpu in found})
     if target.gpus == "auto" and hidden > 0:
         says = (
             f"{target.name}: MIG mode without any MIG device on {hidden} of {driver.gpus} GPUs: nothing of it is leased"
