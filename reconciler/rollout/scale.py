@@ -98,7 +98,7 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     main, *canaries = aim.generations
     wanted = {generation.digest for generation in aim.generations}
     if aim.course is Course.ROLL and (found := find_return(s, aim, ledger)):
-        _come_back(s, found, main, ledger, steps)
+        _come_back(s, found, aim, ledger, steps)
         return
     _end_unready(s, steps, f"superseded by {main.digest[:8]}", wanted)
     strategy = _choose(s, main, wanted, ledger, steps)
@@ -122,25 +122,26 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     _retire(s, main, wanted, strategy, steps)
 
 
-def _come_back(s: Situation, found: Return, main: Generation, ledger: Ledger, steps: Steps) -> None:
+def _come_back(s: Situation, found: Return, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     """The last good digest starts; a new one goes on if it is starting already, or if it may be the cure."""
-    first = found.first
+    first, main = found.first, aim.generations[0]
+    others = [generation for generation in aim.generations if generation.digest != first.digest]
     steps.strategy = f"the last good digest {first.digest[:8]} first: nothing of this service serves"
-    _end_unready(s, steps, f"superseded by {main.digest[:8]}", {first.digest, main.digest})
+    _end_unready(s, steps, f"superseded by {main.digest[:8]}", {first.digest, *(other.digest for other in others)})
     back = wanted_back(s, first)
     steps.records.extend(Undrain(replica.id, "wanted again: nothing else serves") for replica in back)
     strategy = (s.desired.strategy if s.desired else None) or SURGE
-    others = [r for r in s.replicas if r not in back]
+    occupied = [r for r in s.replicas if r not in back]
     if found.alone:
         _end_planned(s, {first.digest}, steps)
-        if main.digest != first.digest:
-            _watch(s, main, ledger, steps)
+        for other in others:
+            _watch(s, other, ledger, steps)
     else:
         # One is enough to see whether it is.
         _fill(s, replace(main, count=1), ledger, steps, s.replicas, main.count + strategy.max_surge)
     is_clear = not strategy.recreate or all(r.digest == first.digest for r in s.replicas)
     ceiling = max(first.count, main.count) + strategy.max_surge - len(back) - len(steps.started())
-    _fill(s, replace(first, count=first.count - len(back)), ledger, steps, others, ceiling if is_clear else 0)
+    _fill(s, replace(first, count=first.count - len(back)), ledger, steps, occupied, ceiling if is_clear else 0)
     if back or not (_members(s, first) or steps.started()):
         steps.say("waiting for what is on its way out")
         steps.look(s.now + SOON)
