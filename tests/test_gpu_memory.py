@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reconciler.capacity import CROWDED
 from reconciler.capacity.memory import has_room, reason, will_have_room
 from reconciler.model import Drain, EffectiveSpec, GpuUse, Remove, Start, Stop, Stranger, Strategy
+from tests.examples import examples
 from tests.simulation import Host, spec, state, wanted
 
 GIB = 1 << 30
@@ -86,7 +87,7 @@ crowds = st.dictionaries(st.sampled_from([f"GPU-{n}" for n in range(5)]), st.sam
 
 
 @given(hosts, st.lists(st.tuples(commits(), crowds, st.integers(0, 30)), min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_others_on_the_gpus_only_delay_what_git_says(host: Host, history) -> None:
     """The simulation itself refuses starts without memory, and drains for the sake of such starts."""
     for commit, crowd, passes in history:

@@ -29,6 +29,7 @@ from reconciler.model import (
 )
 from reconciler.plan import _situations, make_plan
 from reconciler.rollout import decide, settled
+from tests.examples import examples
 from tests.simulation import GIB, PATIENCE, Host, beside, state, wanted
 
 VERSIONS = ("good1", "good2", "good3", "reject1", "large1", "crash1", "late1", "never1")
@@ -115,7 +116,7 @@ def play(host: Host, history, deaths: random.Random | None = None):
 
 
 @given(hosts, histories)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_every_history_converges_and_then_plans_nothing(host, history):
     last = play(host, history)
     # The simulated `late` engine crashes for ever once promoted: its restarts back off and never end.
@@ -126,7 +127,7 @@ def test_every_history_converges_and_then_plans_nothing(host, history):
 
 
 @given(hosts, histories, st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_daemon_that_dies_anywhere_ends_in_the_same_place(host, history, deaths):
     last = play(host, history, deaths)
     host.converge(last, passes=2000)
@@ -137,7 +138,7 @@ def test_a_daemon_that_dies_anywhere_ends_in_the_same_place(host, history, death
 
 
 @given(hosts, histories, st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_whatever_fails_on_the_way_ends_in_the_same_place(host, history, luck):
     for commit, passes in history:
         for _ in range(passes):
@@ -164,7 +165,7 @@ def moves(draw: st.DrawFn):
 
 
 @given(st.integers(0, 3), st.sampled_from(PARTS), st.lists(st.tuples(DEVICES, st.integers(1, 3)), max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_whatever_fits_on_its_devices_starts_sooner_or_later(gpus, mig, asked):
     host = Host(gpus=gpus, mig=mig)
     wishes = [
@@ -203,7 +204,7 @@ def _gpus_for(wishes: list[Desired]) -> int:
 
 @pytest.mark.slow
 @given(moves(), st.integers(0, 30), commits(("good3",)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_what_serves_is_never_lost_to_a_commit(move, passes, between):
     first, second, host = move
     host.converge(first)
@@ -218,7 +219,7 @@ def test_what_serves_is_never_lost_to_a_commit(move, passes, between):
 
 
 @given(hosts, histories, st.randoms(use_true_random=False))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 def test_the_order_of_answers_is_irrelevant(host, history, shuffler):
     last = play(host, history)
     observed = host.observe()
@@ -240,7 +241,7 @@ def test_the_order_of_answers_is_irrelevant(host, history, shuffler):
     st.sampled_from(("good2", "reject1", "crash1", "never1", "late1")),
     st.sampled_from((0.5, 2.0)),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_serving_never_falls_below_the_floor_nor_above_the_ceiling(before, after, strategy, spare, version, start):
     host = Host(memory=max(before, after) + spare, start_seconds=start)
     host.converge(state(wanted("a", "good1", before, strategy=strategy)))
@@ -296,7 +297,7 @@ def test_files_that_vanish_in_the_middle_of_a_rollout_cost_nothing_that_serves(
 
 
 @given(hosts, commits(("good1", "good2")), st.integers(0, 60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_what_git_cannot_show_is_kept(host, commit, passes):
     play(host, [(commit, passes)])
     alive = {r.id for r in host.replicas.values() if r.draining_at is None and r.stopping_at is None}
@@ -313,7 +314,7 @@ def test_what_git_cannot_show_is_kept(host, commit, passes):
 
 
 @given(hosts, commits())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_an_unreachable_target_plans_nothing(host, commit):
     plan = make_plan(commit, Unreachable("host", 1.0, "no answer"), {}, PATIENCE)
     assert plan.actions == ()
@@ -321,7 +322,7 @@ def test_an_unreachable_target_plans_nothing(host, commit):
 
 
 @given(hosts, histories)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_suspended_service_is_left_alone(host, history):
     last = play(host, history)
     observed = host.observe()
@@ -336,7 +337,7 @@ def test_a_suspended_service_is_left_alone(host, history):
 
 
 @given(st.integers(1, 3), st.integers(0, 2))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_a_quarantined_digest_is_not_started(replicas, gpus):
     host = Host(gpus=6)
     bad = wanted("a", "good1", replicas, gpus)
@@ -346,7 +347,7 @@ def test_a_quarantined_digest_is_not_started(replicas, gpus):
 
 
 @given(hosts, commits(("good1",)), st.integers(0, 60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_everything_deleted_in_git_is_drained_and_nothing_is_left(host, commit, passes):
     play(host, [(commit, passes)])
     host.converge(state())
@@ -356,7 +357,7 @@ def test_everything_deleted_in_git_is_drained_and_nothing_is_left(host, commit, 
 
 
 @given(hosts, histories, st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unreadable):
     last = replace(play(host, history), cordon=None)
     host.converge(last, passes=2000)
@@ -381,7 +382,7 @@ def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unre
 
 
 @given(hosts, commits(("good1", "good2")), st.integers(0, 60))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_what_is_for_other_hosts_now_is_forgotten_here_but_only_while_git_can_be_read(host, commit, passes):
     commit = replace(commit, cordon=None)
     play(host, [(commit, passes)])
@@ -400,7 +401,7 @@ def test_what_is_for_other_hosts_now_is_forgotten_here_but_only_while_git_can_be
 
 @pytest.mark.slow
 @given(hosts, histories)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 def test_the_short_way_says_what_the_long_way_says(host, history):
     last = play(host, history)
     for _ in range(60):

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reconciler.model import Drain, Start, Strategy
+from tests.examples import examples
 from tests.simulation import PATIENCE, Host, beside, state, wanted
 from tests.test_plan_properties import CORDONED
 
@@ -59,7 +60,7 @@ UPSETS = ("reboot", "cordon", "short cordon", "crash")
     st.sampled_from(UPSETS),
     st.integers(0, 14),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @example(1, 1, None, "never2", "crash", 6)
 @example(1, 1, None, "never2", "reboot", 6)
 def test_what_is_proven_serves_again_soon_whatever_becomes_of_its_successor(

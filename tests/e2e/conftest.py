@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reconciler.targets.workload import home_of
 from tests.e2e.rig import Rig
+from tests.engine.fixtures import find_place
 
 MakeRig = Callable[..., Rig]
+
+
+def share_cache(rig: Rig) -> None:
+    """vLLM looks at each model class once, for 8 s, and keeps what it saw."""
+    (target,) = rig.settings.targets
+    known, state = find_place().folder / "vllm-cache", rig.folder / "state"
+    for folder in (state, state / target.name):
+        folder.mkdir(mode=0o700)
+    for engine in target.engines:
+        if known.is_dir():
+            shutil.copytree(known, Path(home_of(state / target.name, engine)) / ".cache" / "vllm")
 
 
 @pytest.fixture
@@ -21,6 +35,7 @@ def make_rig(tmp_path: Path, engine_python: Path, tiny_model: Path) -> Iterator[
     def make(**options: Any) -> Rig:
         options.setdefault("python", engine_python)
         rigs.append(Rig(tmp_path / f"r{len(rigs)}", model=tiny_model, **options))
+        share_cache(rigs[-1])
         return rigs[-1]
 
     yield make

@@ -28,32 +28,29 @@ def session_of(pid: int) -> set[int]:
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_api_process_is_replaced_and_leaves_no_orphan(make_rig: MakeRig, stock_python: Path):
+def test_each_process_of_a_stock_server_may_be_killed_and_leaves_no_orphan(make_rig: MakeRig, stock_python: Path):
     rig = make_rig(python=stock_python, rollout={"ready_timeout": "300s"})
     rig.start()
     rig.converge(300)
-    (main,) = rig.pids()
-    family = session_of(main)
+    (api,) = rig.pids()
+    family = session_of(api)
     assert len(family) > 1, "a stock engine has processes beside the server"
-    os.kill(main, signal.SIGKILL)
-    rig.wait("its successor", lambda: rig.pids() and main not in rig.pids() and rig.is_applied(), 300)
-    rig.wait("the successor to serve", rig.serves, 300)
-    assert not [pid for pid in family if pid in session_of(main)]
-    assert rig.service()["rejected"] is None, "a death after promotion is an incident, not the commit's fault"
-
-
-@pytest.mark.timeout(900)
-def test_a_killed_engine_process_is_noticed_although_the_server_exits_with_0(make_rig: MakeRig, stock_python: Path):
-    rig = make_rig(python=stock_python, rollout={"ready_timeout": "300s"})
-    rig.start()
-    rig.converge(300)
+    os.kill(api, signal.SIGKILL)
+    await_successor(rig, api)
+    assert not [pid for pid in family if pid in session_of(api)]
     (main,) = rig.pids()
     engines = [p for p in session_of(main) if "EngineCore" in Path(f"/proc/{p}/comm").read_text() or _is_engine(p)]
     assert engines
+    # The server exits with 0 then.
     os.kill(engines[0], signal.SIGKILL)
-    rig.wait("its successor", lambda: rig.pids() and main not in rig.pids(), 300)
-    rig.wait("the successor to serve", rig.serves, 300)
+    await_successor(rig, main)
     assert not session_of(main)
+    assert rig.service()["rejected"] is None, "a death after promotion is an incident, not the commit's fault"
+
+
+def await_successor(rig: Rig, dead: int) -> None:
+    rig.wait("its successor", lambda: rig.pids() and dead not in rig.pids() and rig.is_applied(), 300)
+    rig.wait("the successor to serve", rig.serves, 300)
 
 
 def _is_engine(pid: int) -> bool:

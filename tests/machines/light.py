@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.rig import free_range
 from tests.engine.fixtures import Place
@@ -80,6 +82,12 @@ class LightRig(MachineRig):
         for line in self.words(400).splitlines():
             event = json.loads(line)
             found.append((datetime.fromisoformat(event["timestamp"]).timestamp(), event.get("service", "")))
+        return found
+
+    def passes(self, count: int) -> dict[str, Any]:
+        """What passes cost; while no daemon runs."""
+        argv = self.inside(sys.executable, "-m", "tests.machines.passes", str(self.config), str(count))
+        found: dict[str, Any] = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
         return found
 
     def close(self) -> None:

@@ -47,6 +47,7 @@ def main(config: Path, count: int) -> dict[str, object]:
         "first_ms": round(walls[0], 1),
         "trips": max(trips[1:]),
         "actions": sum(actions),
+        "strangers": sorted({"kubernetes", "torch", "vllm"} & sys.modules.keys()),
     }
 
 
