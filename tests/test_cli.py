@@ -187,7 +187,7 @@ def test_without_a_daemon_the_answer_is_code_3_and_how_to_start_one(shell: Shell
     assert answer.returncode == 3
     assert answer.stdout == ""
     assert answer.stderr.count("\n") == 1
-    assert "start it with `reconciler run`" in answer.stderr
+    assert "start it (`systemctl start reconciler`, or `reconciler run`)" in answer.stderr
 
 
 def test_a_bug_of_ours_is_one_line_and_a_traceback_only_on_request(shell: Shell, loop: FakeLoop) -> None:
