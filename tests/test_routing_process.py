@@ -280,7 +280,7 @@ def test_stop_leaves_nothing_but_files(host: Host) -> None:
 
 def test_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Retryable, match="cannot be made: (Not a directory|File exists)"):
+    with pytest.raises(Retryable, match=r"cannot be made: (Not a directory|File exists)"):
         Host(tmp_path / "file" / "proxy").proxy().ensure_running()
 
 
