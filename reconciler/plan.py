@@ -109,7 +109,7 @@ def _decide_all(
         leaving=[r for r in moving if lives[r.id] in _LEAVING],
         outdated=[r for r in moving if r.service in current and current[r.service].digest != r.digest],
         wanted={service.id: service.replicas for service in desired.services},
-        restless=[r for r in moving if lives[r.id] in _RESTLESS],
+        restless=[r for r in moving if r.restarted or lives[r.id] in _RESTLESS],
         stuck=[r for r in moving if lives[r.id] is Life.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK],
     )
     situations.sort(key=lambda s: (s.promoted is None, s.id))

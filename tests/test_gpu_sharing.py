@@ -16,7 +16,7 @@ from reconciler.engines.fit_files import Weights
 from reconciler.engines.fit_model import shape_of
 from reconciler.engines.launch import question
 from reconciler.inventory import dump_record, load_record
-from reconciler.model import Capacity, EffectiveSpec, Gpu, Lease, Origin, Preflight, Resources, Start, Stop
+from reconciler.model import Capacity, EffectiveSpec, Gpu, Lease, Origin, Preflight, Resources, Restart, Start, Stop
 from reconciler.plan import make_plan
 from reconciler.report.text import status_blocks
 from tests.report_world import observed, replica, report, status_of
@@ -124,6 +124,18 @@ def test_nobody_waits_for_ever_beside_a_replica_that_does_not_end():
         seen = replace(observed, at=host.now + later, preflights=ready)
         starts = [each for each in make_plan(state(new), seen, {}, PATIENCE).actions if isinstance(each, Start)]
         assert [each.lease.gpus[0] for each in starts] == ([gpu] if gpu else [])
+
+
+def test_an_engine_that_others_started_again_is_not_at_rest():
+    host = Host(gpus=1)
+    old, new = wanted("a", "good1", gpus=1, share=400), wanted("b", "good1", gpus=1, share=400)
+    host.converge(state(old))
+    host.preflights[new.digest] = Preflight(parsed="x")
+    seen = host.observe()
+    again = replace(seen, replicas=tuple(replace(r, restarted=Restart.BY_HAND) for r in seen.replicas))
+    for look, count in ((seen, 1), (again, 0)):
+        actions = make_plan(state(old, new), look, {}, PATIENCE).actions
+        assert sum(isinstance(action, Start) for action in actions) == count
 
 
 def test_mig_devices_are_leased_by_their_profile_and_never_as_a_gpu():
