@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from reconciler.files import replace_file
@@ -19,7 +19,11 @@ from reconciler.files import replace_file
 STATE, LOCK, LOG, HOME = "state.json", "lock", "log", "home"
 _LARGEST = 1 << 16
 # One name, and none of those above it.
-_CONTENT = re.compile(r"[0-9A-Za-z][\w-]*|")
+_CONTENT = re.compile(r"[0-9A-Za-z][\w-]{0,199}|")
+_CODE = re.compile(r"[A-Za-z]{0,50}")
+# More bytes than any disk has, and later than any clock.
+_MOST = 1 << 62
+_LONGEST_MESSAGE = 4000
 RUNNING, STAGED, FAILED, REFUSED = "running", "staged", "failed", "refused"
 
 
@@ -47,9 +51,9 @@ def read_state(folder: Path) -> State | None:
     """
     try:
         state = State(**json.loads(_read(folder / STATE)))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return state if _is_sensible(state) else None
+    return replace(state, message=_printable(state.message)) if _is_sensible(state) else None
 
 
 def write_state(folder: Path, state: State) -> None:
@@ -69,7 +73,14 @@ def _is_sensible(state: State) -> bool:
     counts = (state.done, state.failures, 0 if state.total is None else state.total)
     return (
         all(isinstance(each, str) for each in texts)
-        and all(type(each) is int and each >= 0 for each in counts)
+        and all(type(each) is int and 0 <= each < _MOST for each in counts)
         and isinstance(state.at, (int, float))
+        and 0 <= state.at < _MOST
         and _CONTENT.fullmatch(state.content) is not None
+        and _CODE.fullmatch(state.code) is not None
     )
+
+
+def _printable(text: str) -> str:
+    """For logs, terminals and forges: none of them takes everything that a source may call its files."""
+    return "".join(each if each.isprintable() else " " for each in text[:_LONGEST_MESSAGE])

@@ -59,6 +59,8 @@ class Rubbish:
                 except OSError as error:
                     # It takes room, but is in nobody's way.
                     _log.warning("not_deleted", path=str(path), error=error.strerror)
+                except RecursionError:
+                    _log.warning("not_deleted", path=str(path), error="its folders lie too deep in each other; rm -r")
 
     def _is_wanted(self) -> bool:
         with self._lock:

@@ -123,8 +123,7 @@ class Stager:
             if self._find(key) is not None:
                 return replace(known, fetch=Fetch.RUNNING)
             if strange := _find_strange(folder):
-                text = f"{strange}: is no file, no folder and no link to one of this model; delete {folder.parent}"
-                return replace(known, fetch=Fetch.REFUSED, reason=Reason("UnsafePath", text))
+                return replace(known, fetch=Fetch.REFUSED, reason=strange)
             self._sound[key] = state
         return known
 
@@ -217,20 +216,36 @@ class Stager:
         return Path(f"/dev/shm/reconciler-{place}-{key}")  # noqa: S108
 
 
-def _find_strange(folder: Path) -> Path | None:
-    """What would lead us, or whoever serves it, somewhere else or nowhere."""
-    if folder.is_symlink():
-        return folder
-    for here, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(here, name)
-            kind = path.lstat().st_mode
-            if stat.S_ISLNK(kind):
-                if not path.resolve().is_relative_to(folder.resolve()):
-                    return path
-            elif not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-                return path
-    return None
+def _find_strange(folder: Path) -> Reason | None:
+    """What would lead us, or whoever serves it, somewhere else or nowhere; or that this cannot be told."""
+    try:
+        strange = next(_strange(str(folder)), None)
+    except (OSError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else "its folders lie too deep in each other"
+        text = f"{folder}: cannot be looked through: {why}; check the disk, or delete {folder.parent}"
+        return Reason("UnsafePath", text)
+    if strange is None:
+        return None
+    text = f"{strange!a}: is no file, no folder and no link to one of this model; delete {folder.parent}"
+    return Reason("UnsafePath", text)
+
+
+def _strange(folder: str) -> Iterator[str]:
+    """Raises OSError, and RecursionError for folders in folders without end."""
+    if os.path.islink(folder):
+        yield folder
+    root = Path(os.path.realpath(folder))
+    for here, folders, files in os.walk(folder, onerror=_raise):
+        for path in (os.path.join(here, name) for name in (*folders, *files)):
+            kind = os.lstat(path).st_mode
+            # Not by `resolve`, which raises for a link to itself.
+            leaves = stat.S_ISLNK(kind) and not Path(os.path.realpath(path)).is_relative_to(root)
+            if leaves or not (stat.S_ISLNK(kind) or stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                yield path
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 @contextlib.contextmanager

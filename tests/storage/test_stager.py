@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +134,10 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
         {"fetch": "running", "done": "many"},
         {"fetch": "failed", "code": ["x"]},
         {"fetch": "failed", "at": None},
+        {"fetch": "failed", "at": -(10**400)},
+        {"fetch": "failed", "code": "two\nlines"},
+        {"fetch": "running", "done": 10**400},
+        {"fetch": "staged", "content": "a" * 300},
     ],
 )
 def test_a_state_that_no_honest_program_writes_is_none(models: Models, written: dict[str, object]) -> None:
@@ -140,6 +146,24 @@ def test_a_state_that_no_honest_program_writes_is_none(models: Models, written: 
     (folder / states.STATE).write_text(json.dumps(written))
     assert states.read_state(folder) is None
     assert (models.look(MOUNT).fetch, models.stager.find(models.service, MOUNT)) == (Fetch.FAILED, None)
+
+
+def test_a_state_without_end_is_none(models: Models) -> None:
+    folder = models.folder / models.key(MOUNT)
+    folder.mkdir(parents=True)
+    (folder / states.STATE).write_text("[" * 60_000)
+    assert states.read_state(folder) is None
+    assert models.look(MOUNT).fetch is Fetch.FAILED
+
+
+def test_what_a_program_says_can_be_shown_everywhere(models: Models) -> None:
+    folder = models.folder / models.key(MOUNT)
+    folder.mkdir(parents=True)
+    states.write_state(folder, State(states.FAILED, code="X", message="a\x1b[2J\ud800\nb" + "c" * 9000))
+    said = models.look(MOUNT).reason
+    assert said is not None
+    assert said.message.startswith("a [2J  b"), "and no part of it is lost that can be read"
+    assert len(said.message.encode()) < 5000
 
 
 def test_nobody_waits_for_what_stands_where_a_state_should_be(models: Models, tmp_path: Path) -> None:
@@ -172,3 +196,56 @@ def test_files_that_lead_elsewhere_are_served_to_nobody(models: Models, tmp_path
         assert (staging.fetch, staging.reason.code if staging.reason else "") == (Fetch.REFUSED, "UnsafePath")
         assert models.stager.find(models.service, MOUNT) is None
         (content / "strange").unlink()
+
+
+def test_a_link_to_itself_stops_no_pass(models: Models) -> None:
+    content = staged(models)
+    (content / "loop").symlink_to("loop")
+    assert models.look(MOUNT).fetch is Fetch.STAGED, "nobody is led out of the folder"
+
+
+def test_what_cannot_be_looked_through_is_served_to_nobody(models: Models) -> None:
+    """More than a path can name, and more than some Pythons walk through."""
+    for name, depth in (("a" * 200, 25), ("a", 1100)):
+        content = staged(models, name)
+        try:
+            dig(content, name, depth)
+            is_walked = name == "a" and sys.version_info >= (3, 12)
+            assert models.look(MOUNT).fetch is (Fetch.STAGED if is_walked else Fetch.REFUSED)
+            assert models.stager.find(models.service, MOUNT) == (content if is_walked else None)
+        finally:
+            subprocess.run(["rm", "-rf", str(content)], check=True)
+
+
+def test_what_lies_too_deep_to_be_deleted_keeps_nothing_else_from_it(models: Models) -> None:
+    models.stager.subscribe()
+    content = staged(models)
+    try:
+        dig(content, "a", 1100)
+        models.stager.unstage(models.key(MOUNT))
+        eventually(lambda: "rubbish" not in [thread.name for thread in threading.enumerate()])
+        other = models.folder / ".gone-other"
+        other.mkdir()
+        staged(models)
+        models.stager.unstage(models.key(MOUNT))
+        eventually(lambda: not other.exists())
+    finally:
+        subprocess.run(["rm", "-rf", str(models.folder)], check=True)
+
+
+def staged(models: Models, name: str = "content") -> Path:
+    content = models.folder / models.key(MOUNT) / name
+    content.mkdir(parents=True)
+    states.write_state(content.parent, State(states.STAGED, 1, 1, content=name))
+    return content
+
+
+def dig(folder: Path, name: str, depth: int) -> None:
+    """Folders in folders, each made from the one above it: no path is long enough for all of them."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
