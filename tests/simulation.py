@@ -487,17 +487,25 @@ class Host:
             self.lose_files()
         plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE)
         self.check_successors(desired, plan)
+        broken: list[AssertionError] = []
 
         def perform(action: Action) -> None:
-            if luck.random() < 0.8:
-                self.perform(action)
-                return
-            if isinstance(action, Start) and action.replica not in self.replicas:
-                self.perform(action)
-                self._change(action.replica, spawned=False, alive=False)
+            try:
+                if luck.random() < 0.8:
+                    self.perform(action)
+                    return
+                if isinstance(action, Start) and action.replica not in self.replicas:
+                    self.perform(action)
+                    self._change(action.replica, spawned=False, alive=False)
+            except AssertionError as error:
+                # Whoever executes takes every error for an action that failed.
+                broken.append(error)
+                raise
             raise Retryable("bad luck")
 
         execute(plan, perform)
+        if broken:
+            raise broken[0]
         return plan
 
     def converge(self, desired: DesiredState, passes: int = 400, tick: float = 0.5) -> Plan:
