@@ -285,6 +285,18 @@ def test_a_model_that_the_replicas_user_cannot_read_is_named(tmp_path: Path) -> 
     assert served(f"file://{model}", ground), "it is this user's own"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as somebody else")
+def test_a_folder_that_cannot_be_looked_through_is_said_and_stops_no_pass(tmp_path: Path) -> None:
+    """Here by more names than a program can be given; more often by a disk that fails."""
+    model, ground = make_model(tmp_path / "chat"), Ground(reader="daemon")
+    for number in range(9000):
+        os.mknod(model / f"{number:05}{'x' * 240}.txt")
+    model.chmod(0o700)
+    with pytest.raises(Unusable, match=f"{model}: cannot be looked through as daemon, .*: Argument list") as refused:
+        served(f"file://{model}", ground)
+    assert refused.value.code == "FolderUnreadable"
+
+
 def test_a_model_that_is_not_fetched_is_no_fault_of_the_commit(tmp_path: Path) -> None:
     spec = EffectiveSpec("i", (), (), mounts=(Mount("s3://models/llama?X=secret"),))
     with pytest.raises(Retryable, match=r"^s3://models/llama: not fetched yet"):

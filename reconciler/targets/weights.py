@@ -152,6 +152,14 @@ def _keep_out(path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) ->
 
 @lru_cache(maxsize=8192)
 def _ask_reader(path: str, said: str, model: str | None, reader: str, _stamp: _Stamp) -> None:
-    if os.geteuid() == 0 and (hidden := find_unreadable(Path(path), model, reader)):
+    if os.geteuid() != 0:
+        return
+    try:
+        hidden = find_unreadable(Path(path), model, reader)
+    except OSError as error:
+        # A disk of another host, for example, where root is nobody.
+        text = f"cannot be looked through as {reader}, who runs replicas: {error.strerror}; see to its disk and modes"
+        raise Unusable("FolderUnreadable", f"{said}{path}: {text}") from None
+    if hidden:
         text = f"cannot be read by {reader}, who runs replicas; chmod -R a+rX {path}"
         raise Unusable("FolderUnreadable", f"{said}{hidden}: {text}")
