@@ -274,11 +274,26 @@ def test_a_hanging_interpreter_is_killed_with_its_children(tmp_path: Path) -> No
     wait_for(lambda: not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}/fd/0"))
 
 
-@pytest.mark.parametrize("output", ["", "garbage", "[]", "{}", '{"parsed": 1}', '{"environment": "no GPU driver"}'])
+NOWHERE = '{"parsed": "p", "gpus": 1, "errors": [{"message": "x", "index": "a"}], "warnings": []}'
+
+
+@pytest.mark.parametrize(
+    "output", ["", "garbage", "[]", "{}", '{"parsed": 1}', '{"environment": "no GPU driver"}', NOWHERE]
+)
 def test_garbage_instead_of_an_answer_is_our_trouble(tmp_path: Path, output: str) -> None:
     python = fake_python(tmp_path, f"echo '{output}'; echo 'Segmentation fault' >&2; exit 3")
     message = failure(tmp_path, python)
     assert "no GPU driver" in message or "it ended with 3 and no answer: Segmentation fault" in message
+
+
+def test_an_error_about_no_word_of_the_arguments_names_the_service(tmp_path: Path) -> None:
+    """Whoever answers may be code that came with the model; a pass must survive what it says."""
+    said = '{"parsed": "p", "gpus": 1, "errors": [{"message": "x", "index": 10000}], "warnings": []}'
+    asked = asked_of(fake_python(tmp_path, f"cat > /dev/null; echo '{said}'"), tmp_path)
+    runner = PreflightRunner(tmp_path / "cache", lambda: None)
+    found = answer(runner, asked).about(asked, spec_of(), (Origin("args.yaml", 10),), SERVICE_LINE)
+    runner.close()
+    assert [(reason.message, reason.origin) for reason in found.reasons] == [("x", SERVICE_LINE)]
 
 
 def test_a_verdict_that_was_half_written_is_asked_for_again(tmp_path: Path) -> None:
@@ -340,6 +355,11 @@ def test_the_key_follows_the_engine_the_arguments_and_the_model(venv: Path, tmp_
     keys.append(key_of(asked))
     keys.append(key_of(replace(asked, env={**asked.env, "VLLM_X": "1"})))
     assert len(set(keys)) == len(keys)
+
+
+def test_a_config_larger_than_memory_has_a_key_too(venv: Path, tmp_path: Path) -> None:
+    os.truncate(tmp_path / "model" / "config.json", 1 << 42)
+    assert key_of(asked_of(venv, tmp_path))
 
 
 def test_the_key_is_blind_to_where_the_model_lies(venv: Path, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ log = structlog.get_logger()
 
 SCRIPTS = tuple(Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text"))
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+# What goes on after that is none, and may be larger than memory.
+_LONGEST_CONFIG = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Verdict:
         """The verdict as every stage speaks it, each reason with its file and line."""
         reasons = []
         for message, index in self.errors:
-            word = None if index is None else asked.indices[index]
+            word = None if index is None or index >= len(asked.indices) else asked.indices[index]
             origin = origin_of_word(spec, word, origins) or fallback
             reasons.append(Reason("InvalidArgument", message, origin))
         return Preflight(self.parsed, self.gpus, tuple(reasons), self.warnings)
@@ -223,7 +225,10 @@ def _read_answer(engine: str, code: int, output: bytes, errors: bytes, log: str)
 
 
 def _verdict(answer: dict[str, Any]) -> Verdict:
+    """Code that comes with a model may have written it. Raises ValueError, KeyError, TypeError for what is none."""
     errors = tuple((str(error["message"]), error["index"]) for error in answer["errors"])
+    if not all(index is None or (type(index) is int and index >= 0) for _, index in errors):
+        raise ValueError("an error's index is no place in argv")
     return Verdict(str(answer["parsed"]), int(answer["gpus"]), errors, tuple(map(str, answer["warnings"])))
 
 
@@ -299,7 +304,8 @@ def _model_digest_at(folder: str, _times: tuple[int, int]) -> str:
     names, config = [(os.path.basename(folder), 0)], b""
     with contextlib.suppress(OSError):
         names = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(folder))
-        config = Path(folder, "config.json").read_bytes()
+        with open(f"{folder}/config.json", "rb") as file:
+            config = file.read(_LONGEST_CONFIG)
     return hashlib.sha256(json.dumps(names).encode() + config).hexdigest()
 
 
