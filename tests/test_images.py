@@ -9,8 +9,10 @@ import pytest
 from reconciler.engines.images import full_name
 from reconciler.engines.launch import Question
 from reconciler.engines.preflight import SCRIPTS, key_of
+from reconciler.model import Fetch, Staging
+from reconciler.targets.systemd import images, podman
 from reconciler.targets.systemd.container import names
-from reconciler.targets.systemd.images import pull_words
+from reconciler.targets.systemd.images import Images, pull_words
 from reconciler.targets.systemd.preflight import contained
 
 ASKED = Question(
@@ -51,6 +53,20 @@ def test_a_name_is_no_option_of_podman() -> None:
     words = pull_words("docker.io/--help:1", "reconciler-pull-x.service", Path("/state/a b"))
     assert words[-2:] == ("--", "docker.io/--help:1")
     assert '--property=ExecStopPost=-/bin/rm -rf -- "/state/a b"' in words
+
+
+def test_a_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every image and every service would wait for it anew, and systemd's watchdog would end the daemon."""
+    calls, program = tmp_path / "calls", tmp_path / "podman"
+    program.write_text(f"#!/bin/sh\necho >> {calls}\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(images, "PODMAN", str(program))
+    monkeypatch.setattr(podman, "_SECONDS", 2.0)
+    host = Images("gpu-1", tmp_path / "images")
+    found = {image: known for image, known in host.look(("a", "b", "c")).items() if isinstance(known, Staging)}
+    assert [known.fetch for known in found.values()] == [Fetch.REFUSED] * 3
+    assert all(known.reason and "did not answer within 2 s" in known.reason.message for known in found.values())
+    assert calls.read_text().count("\n") == 1
 
 
 def test_an_engine_is_asked_in_its_image_and_nowhere_else() -> None:

@@ -28,6 +28,8 @@ from reconciler.targets.systemd.words import quote
 
 # A file tells at once when images change; where podman keeps none there, it is asked again after this time.
 _LONGEST_TRUST = 30.0
+# A podman that hangs must not take all of the time: it then rests so many times as long as it was waited for.
+_REST = 4.0
 _LINES = 20
 _KEY_LENGTH = 16
 _RUNNING = ("active", "activating", "deactivating")
@@ -51,6 +53,8 @@ class Images:
         self._known: dict[str, str] = {}
         self._stamp: _Stamp | None = None
         self._asked_at = -math.inf
+        # Until when podman is not asked again after it failed, and how.
+        self._rests_until, self._fault = -math.inf, ""
         # Of each pull that failed: when at last, and how often in a row.
         self._failures: dict[str, tuple[float, int]] = {}
 
@@ -83,6 +87,17 @@ class Images:
         is_old = time.monotonic() - self._asked_at > _LONGEST_TRUST
         if stamp == self._stamp and not (is_old and (stamp is None or wanted not in self._known)):
             return
+        began = time.monotonic()
+        if began < self._rests_until:
+            raise Retryable(self._fault)
+        try:
+            self._ask()
+        except Retryable as error:
+            ended = time.monotonic()
+            self._rests_until, self._fault = ended + _REST * (ended - began), str(error)
+            raise
+
+    def _ask(self) -> None:
         if self._list is None:
             place = said(PODMAN, "info", "--format", "{{.Store.GraphRoot}}/{{.Store.GraphDriverName}}-images")
             self._list = Path(place.strip()) / "images.json"
