@@ -108,6 +108,21 @@ def test_what_was_stopped_for_its_successor_is_not_started_again():
     assert [a.digest for a in host.log[since:] if isinstance(a, Start)] == ["good2-a"]
 
 
+@pytest.mark.parametrize("version", ["good2", "never2"])
+@pytest.mark.parametrize("before", [2, 3])
+def test_what_comes_back_leaves_room_for_fewer_replicas_of_its_successor(before, version):
+    host = Host(memory=before)
+    host.converge(state(wanted("a", "good1", before)))
+    commit = state(wanted("a", version))
+    play(host, commit, 1)
+    host.restart()
+    since = len(host.log)
+    play(host, commit, SOON)
+    assert [r.digest for r in host.serving("a")][:1] == ["good1-a"]
+    assert [a.digest for a in host.log[since:] if isinstance(a, Start)][:1] == ["good1-a"]
+    assert seconds_without(host, commit, 2 * PATIENCE.ready_timeout) == 0
+
+
 @pytest.mark.parametrize("kind", ["broken", "refused"])
 def test_a_cure_does_not_wait_for_what_does_not_come_up_any_more(kind):
     host = Host()

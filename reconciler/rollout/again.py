@@ -6,7 +6,7 @@ for it would cost all of `ready_timeout`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reconciler.capacity import Ledger, impossible
 from reconciler.health import Life, has_crashed, is_drained
@@ -21,7 +21,10 @@ _ON_THE_WAY_OUT = (Life.PLANNED, Life.BROKEN, Life.DRAINING, Life.STOPPING, Life
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """The last good digest comes back. `alone`: nothing else starts until it serves."""
+    """The last good digest comes back, no more often than git wants its successor: room for that has to stay.
+
+    `alone`: nothing else starts until it serves.
+    """
 
     first: Generation
     alone: bool
@@ -37,8 +40,10 @@ def find_return(s: Situation, aim: Aim, ledger: Ledger) -> Return | None:
     if missing_files(s, spec):
         return None
     # What crashed lately may not come up any more, and the new one may be the cure: that must not wait for it.
-    found = Return(last_good(s.promoted), alone=not has_crashed(s.crashes, s.now))
-    return found if _serves_on(s, found, aim.generations[0], ledger) else None
+    main, good = aim.generations[0], last_good(s.promoted)
+    first = replace(good, count=min(good.count, main.count))
+    found = Return(first, alone=not has_crashed(s.crashes, s.now))
+    return found if _serves_on(s, found, main, ledger) else None
 
 
 def wanted_back(s: Situation, first: Generation) -> list[Replica]:
@@ -61,7 +66,7 @@ def _serves_on(s: Situation, found: Return, main: Generation, ledger: Ledger) ->
         return False
     explicit = s.desired.strategy if s.desired else None
     # Stop-first lets one go at a time, were it the only one.
-    count = main.count if explicit else min(main.count, first.count)
+    count = main.count if explicit else first.count
     most_missing = explicit.max_unavailable if explicit else int(not holds_both)
     return count > most_missing and (bool(staying) or ledger.fit_without(need, s.id, leaving))
 
