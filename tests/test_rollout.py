@@ -112,6 +112,16 @@ def test_an_explicit_rolling_update_without_room_is_blocked_and_harms_nothing():
     assert len(host.serving("a")) == 1
 
 
+def test_a_strategy_without_extra_replicas_is_blocked_where_no_old_one_makes_room_enough():
+    host, strategy = Host(memory=2), Strategy(0, 1)
+    neighbour = wanted("b", "good1")
+    host.converge(state(wanted("a", "good1", strategy=strategy), neighbour))
+    commit = state(wanted("a", "good2", memory=2, strategy=strategy), neighbour)
+    verdict = host.converge(commit).verdicts[commit.services[0].id]
+    assert [one.code for one in verdict.blocked] == ["InsufficientMemory"]
+    assert [r.digest for r in host.serving("a")] == ["good1-a"]
+
+
 def test_recreate_ends_every_old_replica_before_a_new_one_starts():
     host = Host()
     strategy = Strategy(0, 2, recreate=True)

@@ -182,7 +182,7 @@ def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, st
         if has_room and deficit > 0 and explicit.max_unavailable:
             ledger.claim(need.resources, 1, s.id, beside=old[:1])
         if not has_room:
-            steps.lacking = ledger.crowded_without(need, s.id, old[:1])
+            steps.lacking = ledger.crowded_without(need, s.id, old[:1]) or ledger.lacks(need, s.id)
         return _explicit(explicit, has_room, steps)
     has_extra = len(_members(s, main)) + len(old) > main.count
     if deficit <= 0 or has_extra or _is_busy(s, main) or ledger.fits(need, s.id):
