@@ -43,8 +43,8 @@ class ReplicaRecord:
 
     `process` is None until the spawn was confirmed. `boot` is the boot in which the record was made. `members` and
     `shared_memory` are what belonged to it when we last looked, to be found again after a sudden death. Of the
-    environment only names are kept: values may be secret. `again` says why it has to get ready once more, until it is.
     environment only names are kept: values may be secret. `image` is the ID of the local image that it runs in, if any.
+    `again` says why it has to get ready once more, until it is.
     """
 
     id: ReplicaId
