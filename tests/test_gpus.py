@@ -248,6 +248,21 @@ def test_a_driver_that_begins_to_fail_keeps_only_gpus_from_use(driver: Driver) -
     assert all("NVIDIA's driver does not answer: Unknown Error" in use.fault for use in uses.values())
 
 
+def test_a_driver_that_begins_to_fail_keeps_no_host_from_being_observed(
+    driver: Driver, engine: subprocess.Popen[bytes]
+) -> None:
+    """What ended on one sick GPU is waited for, and not for ever; who serves on the others is looked after."""
+    gpus, who = Gpus("auto"), procfs.identify(engine.pid)
+    gpus.list()
+    engine.kill()
+    engine.wait()
+    driver.fail(999)
+    assert who is not None
+    assert gpus.holds(driver.uuids, {who}) == 0
+    assert gpus.is_releasing(driver.uuids, 1000.0, 1001.0)
+    assert not gpus.is_releasing(driver.uuids, 1000.0, 1100.0)
+
+
 @given(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 2), st.integers(0, 1))
 def test_the_driver_is_asked_only_while_replicas_with_gpus_lack(
     alive: bool, ready: bool, leaving: bool, gpus: int, spare: int

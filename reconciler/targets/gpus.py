@@ -99,13 +99,23 @@ class Gpus:
         """
         if since is not None and now - since > _PATIENCE:
             return False
-        memories = (self.memory(uuid) for uuid in uuids)
+        try:
+            memories = [self.memory(uuid) for uuid in uuids]
+        except Retryable:
+            # It may be. Whoever wants these GPUs next is told that the driver fails.
+            return True
         return any(each is not None and each.orphaned_bytes > _CRUMBS * each.usable_bytes for each in memories)
 
     def holds(self, uuids: Iterable[str], processes: Collection[Identity]) -> int:
-        """How often one of these processes, which may have ended just now, still holds memory of one of these GPUs."""
-        held = [holder.pid for uuid in uuids for holder in self.held_by(uuid)]
-        return sum(_is_one_of(pid, processes) for pid in held)
+        """How often one of these processes, which may have ended just now, still holds memory of one of these GPUs.
+
+        A driver that fails names nobody: then `is_releasing` says to wait, and the host's other services go on.
+        """
+        held: list[Holder] = []
+        for uuid in uuids:
+            with contextlib.suppress(Retryable):
+                held += self.held_by(uuid)
+        return sum(_is_one_of(holder.pid, processes) for holder in held)
 
     def nodes(self, uuids: Iterable[str]) -> tuple[str, ...]:
         """The nodes in /dev of these GPUs, each once; none for one that only the config names. Raises Retryable."""
