@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from reconciler.errors import Retryable
 from reconciler.model import ReplicaId, Resources, ServiceId
+from reconciler.targets.systemd import fetch
 from reconciler.targets.systemd.unit import (
     UnitPlan,
     build_unit,
@@ -16,6 +19,7 @@ from reconciler.targets.systemd.unit import (
     replica_of,
     unit_name,
 )
+from reconciler.targets.systemd.ways import AnyManager
 
 PLAN = UnitPlan(
     replica=ReplicaId(ServiceId("default", "chat"), "aaaaaaaa-0"),
@@ -139,3 +143,21 @@ def test_what_no_unit_can_hold_is_refused(change: dict[str, object]) -> None:
 def test_the_name_of_a_variable_is_no_option_of_env() -> None:
     text = build_unit(replace(PLAN, env={"-S": "/bin/evil"}))
     assert "ExecStart=:/usr/bin/env -- -S=/bin/evil /opt/vllm/bin/python -m" in text
+
+
+class Recorder(AnyManager):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped: list[str] = []
+
+    def stop(self, name: str) -> None:
+        self.stopped.append(name)
+
+
+def test_a_fetch_that_is_not_started_in_time_is_not_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would read its order from whatever has the number of our descriptor by then: another model's, perhaps."""
+    monkeypatch.setattr(fetch, "_START_SECONDS", 0.1)
+    systemd = Recorder()
+    with pytest.raises(Retryable, match="does not start it within"):
+        fetch.FetchUnit("box", Path("python"), systemd)._run(["sleep", "60"], "reconciler-fetch-box.1.service", 0.0)
+    assert systemd.stopped == ["reconciler-fetch-box.1.service"]

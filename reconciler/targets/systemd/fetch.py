@@ -6,6 +6,7 @@ and the folder that its files go to; the files of others, the processes of other
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import stat
@@ -83,6 +84,9 @@ class FetchUnit:
                 argv, stdin=nothing, capture_output=True, text=True, env=env, timeout=_START_SECONDS, check=False
             )
         except subprocess.TimeoutExpired:
+            # Else it is started later, with whatever files have the numbers of our descriptors by then.
+            with contextlib.suppress(Retryable):
+                self._manager.stop(name)
             raise Retryable(f"{name}: systemd does not start it within {_START_SECONDS:g} s") from None
         if done.returncode:
             said = (*journal.tail(name, _LINES, begun), *done.stderr.splitlines(), "systemd gives no reason")
