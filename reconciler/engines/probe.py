@@ -118,7 +118,7 @@ class Probe:
         with _explained(port, path, self.timeout):
             with _connected(port, self.timeout, self.tls) as connection:
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
-                found = _STATUS.match(_read_all(connection, time.monotonic() + self.timeout))
+                found = _STATUS.match(_read_head(connection, time.monotonic() + self.timeout))
             if found is None:
                 raise http.client.BadStatusLine("it is no answer in HTTP")
             return int(found[1])
@@ -167,10 +167,10 @@ def _connected(port: int, seconds: float, tls: bool) -> Iterator[socket.socket]:
             yield wrapped
 
 
-def _read_all(connection: socket.socket, deadline: float) -> bytes:
-    """What comes until the other side closes, as it was asked to. Raises TimeoutError."""
+def _read_head(connection: socket.socket, deadline: float) -> bytes:
+    """An answer up to its body, and what came with that. Raises TimeoutError."""
     found = b""
-    while len(found) < _MOST_BYTES_OF_A_LOOK:
+    while b"\r\n\r\n" not in found and len(found) < _MOST_BYTES_OF_A_LOOK:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError

@@ -97,7 +97,7 @@ def repairs(rig: LightRig) -> dict[str, float]:
     for turn in range(TRIES):
         for n, (name, harm) in enumerate(HARMS.items()):
             # Another service each time: one that ends twice is restarted more slowly.
-            service = f"s{(turn * len(HARMS) + n) % 8}"
+            service = f"s{(turn + 2 * n) % 8}"
             rig.wait("quiet", lambda: rig.is_settled(), 120)
             for what, value in harm(rig, service).items():
                 said.setdefault(f"{name}_{what}", []).append(value)
