@@ -161,3 +161,16 @@ def test_a_fetch_that_is_not_started_in_time_is_not_started_later(monkeypatch: p
     with pytest.raises(Retryable, match="does not start it within"):
         fetch.FetchUnit("box", Path("python"), systemd)._run(["sleep", "60"], "reconciler-fetch-box.1.service", 0.0)
     assert systemd.stopped == ["reconciler-fetch-box.1.service"]
+
+
+def test_a_fetch_is_closed_to_others_of_its_user_where_the_host_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = tmp_path / "max_user_namespaces"
+    monkeypatch.setattr(fetch, "_NAMESPACES", allowed)
+    for said, expected in (("63000\n", True), ("0\n", False), (None, False)):
+        allowed.unlink(missing_ok=True)
+        if said is not None:
+            allowed.write_text(said)
+        words = fetch.command("reconciler-fetch-box.1.service", Path("python"), tmp_path / "1", 3, 4)
+        assert ("--property=PrivateUsers=yes" in words) is expected

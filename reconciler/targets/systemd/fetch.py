@@ -27,6 +27,7 @@ from reconciler.targets.systemd.words import quote_given
 
 # That user may not be able to enter the folder in which we are installed.
 _INSIDE = "/tmp/reconciler"  # noqa: S108 - a /tmp of its own
+_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
 _AT_FAULT, _LINES = "Failed at step", 20
 _START_SECONDS = 30.0
 _KILL_SECONDS = 5.0
@@ -118,8 +119,19 @@ def _properties(folder: Path) -> Iterator[str]:
     yield from BEHIND
     # Credentials are in its memory.
     yield "LimitCORE=0"
+    if _has_user_namespaces():
+        # Until it closes its memory, others of this user could open all that it has open. Now nobody can.
+        yield "PrivateUsers=yes"
     yield "PrivateDevices=yes"
     yield from HARDENING.splitlines()
+
+
+def _has_user_namespaces() -> bool:
+    """Some hosts forbid them; there a unit that asks for one does not start."""
+    try:
+        return int(_NAMESPACES.read_text()) > 0
+    except (OSError, ValueError):
+        return False
 
 
 def _cover(folder: Path) -> Path:
