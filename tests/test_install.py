@@ -14,6 +14,7 @@ import pytest
 from reconciler.cli import run
 from reconciler.config import Settings
 from reconciler.install.putting import ship
+from reconciler.install.taking import _models_elsewhere
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="there is no systemd-sysusers here")
 SHIPPED = Path(__file__).parents[1] / "deploy" / "systemd"
@@ -111,6 +112,16 @@ def test_a_folder_that_does_not_look_like_our_state_is_not_deleted(root: Path, c
     assert "does not look like our state" in capsys.readouterr().err
     assert (root / "var/lib/reconciler/thesis.tex").exists()
     assert (root / CONFIG).exists()
+
+
+def test_models_kept_elsewhere_go_with_what_was_put_aside_and_nothing_else(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for name in ("0123456789abcdef", ".gone-0123456789abcdef-0", ".gone-fishing", "mine"):
+        (models / name).mkdir(parents=True)
+    text = (SHIPPED / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(f"{text}    storage:\n      folder: {models}\n")
+    found = _models_elsewhere(Settings.load(tmp_path / "config.yaml"))
+    assert sorted(each.name for each in found) == [".gone-0123456789abcdef-0", "0123456789abcdef"]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from reconciler.install.system import UNIT, System
 from reconciler.inventory import Inventory
 from reconciler.storage.sources import is_key
 from reconciler.targets.ending import end_workloads
+from reconciler.targets.rubbish import is_rubbish
 from reconciler.web.unix import listener_pid
 
 _MARKS = ("state.db", "git")
@@ -99,4 +100,5 @@ def _delete_folder(folder: Path) -> Step:
 def _models_elsewhere(settings: Settings) -> list[Path]:
     """Outside of our state, others may keep theirs beside them."""
     folders = [target.storage.folder for target in settings.targets if target.storage.folder]
-    return [each for folder in folders if folder.is_dir() for each in folder.iterdir() if is_key(each.name)]
+    found = (each for folder in folders if folder.is_dir() for each in folder.iterdir())
+    return [each for each in found if is_key(each.name) or is_rubbish(each.name)]

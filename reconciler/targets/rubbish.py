@@ -12,9 +12,17 @@ from pathlib import Path
 
 import structlog
 
+from reconciler.storage.sources import is_key
+
 _log = structlog.get_logger()
 _GONE = ".gone-"
 _unlink = os.unlink
+
+
+def is_rubbish(name: str) -> bool:
+    """Is this the name of a model that nobody needs any more? Whatever else lies there may be somebody's."""
+    key, _, number = name.removeprefix(_GONE).rpartition("-")
+    return name.startswith(_GONE) and is_key(key) and number.isdecimal()
 
 
 class Rubbish:
@@ -50,7 +58,7 @@ class Rubbish:
 
     def _run(self) -> None:
         while self._is_wanted():
-            for path in self._folder.glob(f"{_GONE}*"):
+            for path in filter(lambda path: is_rubbish(path.name), self._folder.glob(f"{_GONE}*")):
                 try:
                     self._delete(path)
                 except FileNotFoundError:

@@ -80,6 +80,18 @@ def test_what_a_daemon_had_no_time_to_delete_its_successor_deletes(models: Model
     eventually(lambda: not list(models.folder.iterdir()))
 
 
+def test_only_what_we_put_aside_is_deleted(models: Models) -> None:
+    """The folder may be one where others keep theirs."""
+    others = [models.folder / name for name in (".gone-fishing", ".gone-0123456789abcdef-x", ".gone-0123456789abcdef")]
+    for other in others:
+        other.mkdir(parents=True)
+    staged(models)
+    models.stager.unstage(models.key(MOUNT))
+    eventually(lambda: sorted(models.folder.iterdir()) == sorted(others))
+    eventually(lambda: "rubbish" not in [thread.name for thread in threading.enumerate()])
+    assert sorted(models.folder.iterdir()) == sorted(others)
+
+
 def test_what_cannot_be_deleted_keeps_nothing_from_being_fetched(models: Models, held: Held) -> None:
     held.error = OSError(errno.EBUSY, "busy")
     lay_down(models)
@@ -224,7 +236,7 @@ def test_what_lies_too_deep_to_be_deleted_keeps_nothing_else_from_it(models: Mod
         dig(content, "a", 1100)
         models.stager.unstage(models.key(MOUNT))
         eventually(lambda: "rubbish" not in [thread.name for thread in threading.enumerate()])
-        other = models.folder / ".gone-other"
+        other = models.folder / ".gone-0123456789abcdef-0"
         other.mkdir()
         staged(models)
         models.stager.unstage(models.key(MOUNT))
