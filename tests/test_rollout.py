@@ -184,6 +184,14 @@ def test_a_newer_commit_cancels_a_start_that_is_not_ready():
     assert [r.digest for r in host.serving("a")] == ["good3-a"]
 
 
+def test_a_canary_larger_than_what_it_stands_beside_says_what_it_lacks():
+    host = Host(memory=2)
+    host.converge(state(wanted("a", "good1")))
+    canary = state(wanted("a", "good2", memory=2, canary=20))
+    verdict = host.converge(canary).verdicts[canary.services[0].id]
+    assert [one.code for one in verdict.blocked] == ["InsufficientMemory"]
+
+
 def test_a_canary_gets_its_share_and_never_costs_a_stable_replica():
     host, _ = served()
     canary = state(wanted("a", "good2", canary=20))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from reconciler.capacity import Ledger
 from reconciler.health import Life, is_crash_looping
 from reconciler.model import Health, Phase, Reason, Sync, Verdict
-from reconciler.rollout.aim import Aim, Course
+from reconciler.rollout.aim import Aim, Course, Generation
 from reconciler.rollout.needs import need_of
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import STAGING_FAILED
@@ -30,9 +30,13 @@ def _blocked_by_room(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> tu
     """What lacks, unless something is under way that may free it."""
     if not steps.lacking or s.of(Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE):
         return ()
-    if aim.generations and ledger.fits_soon(need_of(s, aim.generations[0]), s.id):
-        return ()
-    return steps.lacking
+    short = next((one for one in aim.generations if _is_short(s, one)), None)
+    return () if short and ledger.fits_soon(need_of(s, short), s.id) else steps.lacking
+
+
+def _is_short(s: Situation, generation: Generation) -> bool:
+    running = (r for r in s.of(Life.PLANNED, Life.STARTING, Life.READY) if r.digest == generation.digest)
+    return len(tuple(running)) < generation.count
 
 
 def _sync(s: Situation, aim: Aim, steps: Steps) -> Sync:
