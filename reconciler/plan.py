@@ -113,8 +113,7 @@ def _decide_all(
         stuck=[r for r in moving if lives[r.id] is Life.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK],
     )
     situations.sort(key=lambda s: (s.promoted is None, s.id))
-    for s in situations:
-        keep_room(s, ledger)
+    keep_room(situations, ledger)
     return {s.id: decide(s, ledger) for s in situations}
 
 

@@ -123,6 +123,18 @@ def test_what_comes_back_leaves_room_for_fewer_replicas_of_its_successor(before,
     assert seconds_without(host, commit, 2 * PATIENCE.ready_timeout) == 0
 
 
+@pytest.mark.parametrize("how", ["reboot", "cordon"])
+def test_a_larger_newcomer_does_not_take_the_room_of_a_neighbour_that_comes_back(how):
+    host = Host(memory=2)
+    neighbour = wanted("b", "good1")
+    host.converge(state(wanted("a", "good1"), neighbour))
+    commit = state(wanted("a", "good2", memory=2), neighbour)
+    host.converge(commit)
+    upset(host, commit, how)
+    host.converge(commit)
+    assert len(host.serving("b")) == 1
+
+
 @pytest.mark.parametrize("kind", ["broken", "refused"])
 def test_a_cure_does_not_wait_for_what_does_not_come_up_any_more(kind):
     host = Host()

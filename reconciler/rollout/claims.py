@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from reconciler.capacity import Ledger, impossible
 from reconciler.health import Life
 from reconciler.model import EffectiveSpec, Replica
 from reconciler.rollout.situation import Situation
 
 
-def keep_room(s: Situation, ledger: Ledger) -> None:
-    """Claim what the service needs to start its last good spec again, and what it was drained for.
+def keep_room(situations: Iterable[Situation], ledger: Ledger) -> None:
+    """Claim what services need to start their last good specs again, and then what they were drained for.
 
     Without this a neighbour could take the room in the moment between two replicas, and nothing would serve any more.
     """
+    situations = tuple(situations)
+    for s in situations:
+        _keep_to_restore(s, ledger)
+    for s in situations:
+        _keep_to_succeed(s, ledger)
+
+
+def _keep_to_restore(s: Situation, ledger: Ledger) -> None:
     if s.promoted is not None:
         # One by one: room for some replicas is worth keeping where there is none for all.
         for number in range(1, _count_to_restore(s) + 1):
             ledger.claim(s.promoted.spec.resources, number, s.id, beside=s.replicas)
+
+
+def _keep_to_succeed(s: Situation, ledger: Ledger) -> None:
     leaving = tuple(r for r in s.of(Life.DRAINING, Life.STOPPING, Life.GONE) if r.digest != _wanted_digest(s))
     if spec := _successor(s, leaving):
         ledger.claim(spec.resources, 1, s.id, beside=leaving)
