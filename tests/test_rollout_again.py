@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reconciler.model import Drain, Start, Strategy
+from reconciler.model import Drain, Restart, Start, Strategy
 from tests.examples import examples
 from tests.simulation import PATIENCE, Host, beside, state, wanted
 from tests.test_plan_properties import CORDONED
@@ -133,6 +133,23 @@ def test_a_larger_newcomer_does_not_take_the_room_of_a_neighbour_that_comes_back
     upset(host, commit, how)
     host.converge(commit)
     assert len(host.serving("b")) == 1
+
+
+@pytest.mark.parametrize("how", [*UPSETS, *Restart])
+@pytest.mark.parametrize("strategy", [None, RECREATE, ONE_MAY_LACK])
+def test_what_is_proven_comes_back_where_its_successor_finds_no_room(how, strategy):
+    host = Host(memory=2)
+    neighbour = wanted("b", "good1")
+    host.converge(state(wanted("a", "good1", strategy=strategy), neighbour))
+    commit = state(wanted("a", "good2", memory=2, strategy=strategy), neighbour)
+    host.converge(commit)
+    if isinstance(how, Restart):
+        host.restart_processes("a", how)
+    else:
+        upset(host, commit, how)
+    verdict = host.converge(commit).verdicts[commit.services[0].id]
+    assert [r.digest for r in host.serving("a")] == ["good1-a"]
+    assert [one.code for one in verdict.blocked] == ["InsufficientMemory"]
 
 
 @pytest.mark.parametrize("kind", ["broken", "refused"])

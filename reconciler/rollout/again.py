@@ -60,7 +60,11 @@ def _serves_on(s: Situation, found: Return, main: Generation, ledger: Ledger) ->
     need = () if staying else (need_of(s, first),)
     if main.digest == first.digest:
         return found.alone and (bool(staying) or ledger.fit_without(need, s.id, leaving))
-    both = need if _running(s, main.digest) else (*need, need_of(s, main))
+    is_running = bool(_running(s, main.digest))
+    if not is_running and not ledger.fits_without(need_of(s, main), s.id, [*leaving, *staying]):
+        # Nothing goes for a successor that could not start even so.
+        return bool(staying) or ledger.fit_without(need, s.id, leaving)
+    both = need if is_running else (*need, need_of(s, main))
     holds_both = ledger.fit_without(both, s.id, leaving)
     if not found.alone and not holds_both:
         return False
