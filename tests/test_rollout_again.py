@@ -123,6 +123,21 @@ def test_what_comes_back_leaves_room_for_fewer_replicas_of_its_successor(before,
     assert seconds_without(host, commit, 2 * PATIENCE.ready_timeout) == 0
 
 
+def test_nobody_looks_all_the_time_while_the_next_start_backs_off():
+    host = Host(memory=2)
+    neighbour = wanted("b", "good1")
+    host.converge(state(wanted("a", "good1"), neighbour))
+    host.broken.add("good1-a")
+    # Its successor is too large for the room beside its neighbour.
+    commit, waits = state(wanted("a", "good2", memory=2), neighbour), []
+    for _ in range(100):
+        plan = host.step(commit)
+        if plan.verdicts[commit.services[0].id].step.startswith("crashed repeatedly") and not plan.actions:
+            waits.append(plan.look_again_at - plan.at)
+        host.now += 0.5
+    assert max(waits) > 10
+
+
 @pytest.mark.parametrize("how", ["reboot", "cordon"])
 def test_a_larger_newcomer_does_not_take_the_room_of_a_neighbour_that_comes_back(how):
     host = Host(memory=2)

@@ -142,7 +142,8 @@ def _come_back(s: Situation, found: Return, aim: Aim, ledger: Ledger, steps: Ste
     is_clear = not strategy.recreate or all(r.digest == first.digest for r in s.replicas)
     ceiling = max(first.count, main.count) + strategy.max_surge - len(back) - len(steps.started())
     _fill(s, replace(first, count=first.count - len(back)), ledger, steps, occupied, ceiling if is_clear else 0)
-    if back or not (_members(s, first) or steps.started()):
+    leaving = s.of(Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE)
+    if back or (leaving and not (_members(s, first) or steps.started())):
         steps.say("waiting for what is on its way out")
         steps.look(s.now + SOON)
 
