@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,19 @@ def test_a_local_image_is_found_by_its_tags_and_by_its_digests() -> None:
 def test_a_name_is_no_option_of_podman() -> None:
     words = pull_words("docker.io/--help:1", "reconciler-pull-x.service", Path("/state/a b"))
     assert words[-2:] == ("--", "docker.io/--help:1")
-    assert '--property=ExecStopPost=-/bin/rm -rf -- "/state/a b"' in words
+
+
+def test_what_a_pull_leaves_is_removed_from_a_folder_of_any_name() -> None:
+    """systemd looks for variables in what it is handed as it runs, but `%` stands for itself."""
+    words = pull_words("quay.io/a:1", "reconciler-pull-x.service", Path('/state/100% $HOME "a'))
+    assert '--property=ExecStopPost=-"/bin/rm" "-rf" "--" "/state/100% $$HOME \\"a"' in words
+
+
+def test_the_folder_of_a_container_that_is_asked_may_have_any_name() -> None:
+    asked = replace(ASKED, env={"HOME": "/var/cache/100% $HOME"})
+    words = contained(asked, "reconciler-preflight-x.service", "engine", "990:980", (), 20)
+    (prepare,) = [word for word in words if "ExecStartPre" in word]
+    assert prepare.endswith(' "/var/cache/100% $$HOME"')
 
 
 def test_a_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

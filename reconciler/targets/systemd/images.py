@@ -24,7 +24,7 @@ from reconciler.targets.systemd import journal
 from reconciler.targets.systemd.container import PODMAN, names
 from reconciler.targets.systemd.podman import run, said
 from reconciler.targets.systemd.unit import BEHIND
-from reconciler.targets.systemd.words import quote
+from reconciler.targets.systemd.words import given_line
 
 # A file tells at once when images change; where podman keeps none there, it is asked again after this time.
 _LONGEST_TRUST = 30.0
@@ -170,7 +170,7 @@ def pull_words(name: str, unit: str, scratch: Path) -> tuple[str, ...]:
     return (
         *("systemd-run", "--quiet", f"--unit={unit}", f"--description=Pull {name}"),
         f"--setenv=TMPDIR={scratch}",
-        f"--property=ExecStopPost=-/bin/rm -rf -- {quote(str(scratch))}",
+        f"--property=ExecStopPost=-{given_line('/bin/rm', '-rf', '--', str(scratch))}",
         *(f"--property={line}" for line in BEHIND),
         *(PODMAN, "--events-backend=none", "pull", "--", name),
     )

@@ -21,7 +21,7 @@ from reconciler.secrets.names import is_secret_name
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.systemd.container import REMOVE, RUN, Container, cache_words, run_words
 from reconciler.targets.systemd.unit import BEHIND, CACHES, HARDENING, device_lines
-from reconciler.targets.systemd.words import quote, quote_given
+from reconciler.targets.systemd.words import given_line, quote_given
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CREDENTIALS = "/run/credentials"
@@ -80,7 +80,7 @@ def contained(asked: Question, name: str, user: str, owner: str, gpus: tuple[str
     argv = (str(asked.python), f"{_SCRIPTS}/{SCRIPTS[0].name}")
     own = name.removesuffix(".service")
     words = [*RUN, f"--name={own}", *run_words(container, argv, "--interactive", "--log-driver=none", "--network=host")]
-    prepare, tidy = (" ".join(map(quote, line)) for line in (cache_words(asked.env["HOME"], user), (*REMOVE, own)))
+    prepare, tidy = given_line(*cache_words(asked.env["HOME"], user)), given_line(*REMOVE, own)
     lines = (*_common(seconds), "Delegate=yes", f"ExecStartPre={prepare}", f"ExecStopPost=-{tidy}")
     return _run(asked, name, lines, words)
 

@@ -33,6 +33,11 @@ def quote_given(path: str) -> str:
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def given_line(*words: str) -> str:
+    """A command line that is handed to systemd as it runs: only variables, quotes and backslashes are looked for."""
+    return " ".join(quote_given(word.replace("$", "$$")) for word in words)
+
+
 def plain(text: str) -> str:
     """A value that systemd takes as it stands, but for `%`. Raises ValueError when it cannot be a line."""
     if not text.isprintable():
