@@ -11,9 +11,9 @@ from reconciler.engines.images import full_name
 from reconciler.engines.launch import Question
 from reconciler.engines.preflight import SCRIPTS, key_of
 from reconciler.model import Fetch, Staging
-from reconciler.targets.systemd import images, podman
+from reconciler.targets.systemd import images, journal, podman
 from reconciler.targets.systemd.container import names
-from reconciler.targets.systemd.images import Images, pull_words
+from reconciler.targets.systemd.images import Images, is_refusal, pull_words
 from reconciler.targets.systemd.preflight import contained
 
 ASKED = Question(
@@ -66,6 +66,61 @@ def test_the_folder_of_a_container_that_is_asked_may_have_any_name() -> None:
     words = contained(asked, "reconciler-preflight-x.service", "engine", "990:980", (), 20)
     (prepare,) = [word for word in words if "ExecStartPre" in word]
     assert prepare.endswith(' "/var/cache/100% $$HOME"')
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "reading manifest 1 in localhost:5000/a: manifest unknown",
+        "reading manifest latest in docker.io/library/a: requested access to the resource is denied",
+        'reading manifest 1 in pkg.dev/a: denied: Permission "artifactregistry.repositories" denied on resource',
+        "reading manifest 1 in ghcr.io/a: denied: permission_denied: The token has expired.",
+        "unable to retrieve auth token: invalid username/password: unauthorized: incorrect username or password",
+        "reading manifest 1 in harbor/a: artifact a:1 not found",
+        'reading manifest 1 in localhost:5000/a: StatusCode: 404, "404 page not found"',
+        "name unknown: The repository with name 'a' does not exist in the registry with id '1'",
+        "choosing an image from manifest list: no image found in manifest list for architecture arm64",
+    ],
+)
+def test_a_registry_that_says_no_is_told_from_one_that_fails(why: str) -> None:
+    assert is_refusal(why)
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "open /run/containers/0/auth.json: permission denied",
+        "dial tcp 10.0.0.1:443: connect: Permission denied",
+        'error getting credentials - err: exec: "docker-credential-x": executable file not found in $PATH',
+        "writing blob: storing blob to file: open /srv/images/storage1: no such file or directory",
+        "stat /var/lib/containers/storage: file does not exist",
+        "pinging container registry a: Get https://a/v2/: dial tcp: lookup a: no such host",
+        "fetching blob: received unexpected HTTP status: 502 Bad Gateway",
+    ],
+)
+def test_what_lacks_on_this_host_is_no_answer_of_a_registry(why: str) -> None:
+    """It may be mended at any moment, so it is tried again."""
+    assert not is_refusal(why)
+
+
+def test_a_pull_from_a_registry_that_fell_silent_ends_and_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = pull_words("quay.io/a:1", "reconciler-pull-x.service", tmp_path)
+    assert "--property=RuntimeMaxSec=6h" in words
+    answers = {"podman": "[]", "systemctl": "ActiveState=failed\nResult=timeout\nInactiveEnterTimestampMonotonic=1"}
+    for name, text in answers.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\ncat <<'end'\n{text}\nend\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(images, "PODMAN", str(tmp_path / "podman"))
+    monkeypatch.setitem(podman._ENV, "PATH", f"{tmp_path}:/usr/bin:/bin")
+    # It says so as it is ended, and that is no answer of the registry.
+    monkeypatch.setattr(journal, "tail", lambda *_: ("Error: access denied: context canceled",))
+    known = Images("gpu-1", tmp_path / "images").look(["quay.io/a:1"])["quay.io/a:1"]
+    assert known is not None
+    assert known.reason is not None
+    assert (known.fetch, known.failures) == (Fetch.FAILED, 1)
+    assert "it was not done after 6 h" in known.reason.message
 
 
 def test_a_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,11 +33,15 @@ _REST = 4.0
 _LINES = 20
 _KEY_LENGTH = 16
 _RUNNING = ("active", "activating", "deactivating")
+# Words of a registry. This host has no permission, program or file in much the same words, and that is tried again.
 _REFUSALS = re.compile(
-    r"manifest unknown|name unknown|not found|unauthorized|denied|authentication required|invalid reference|"
-    r"no image found|does not exist|invalid username",
+    r"manifest unknown|name unknown|unauthorized|(?<!permission )denied|authentication required|invalid reference|"
+    r"no image found|invalid username|404 (?:page )?not found|StatusCode: 404|"
+    r"(?:manifest|artifact|repository|tag) (?:\S+ )?(?:not found|does not exist)",
     re.IGNORECASE,
 )
+# An image has tens of gigabytes, so be generous; but a registry may fall silent, and podman then waits for ever.
+_LONGEST_HOURS = 6
 _Stamp = tuple[int, int]
 
 
@@ -117,9 +121,12 @@ class Images:
             return None
         ended = time.time() - time.monotonic() + int(state.get("InactiveEnterTimestampMonotonic") or 0) / 1e6
         failures = self._count(image, ended)
+        if state.get("Result") == "timeout":
+            why = f"it was not done after {_LONGEST_HOURS} h, and was ended; see journalctl -u {unit}"
+            return Staging(Fetch.FAILED, failures=failures, at=ended, reason=Reason("ImagePullFailed", why))
         words = journal.tail(unit, _LINES, ended - 1)
         why = _why(words) or f"podman ended without saying why; see journalctl -u {unit}"
-        fetch = Fetch.REFUSED if _REFUSALS.search(why) else Fetch.FAILED
+        fetch = Fetch.REFUSED if is_refusal(why) else Fetch.FAILED
         return Staging(fetch, failures=failures, at=ended, reason=Reason("ImagePullFailed", why))
 
     def _count(self, image: str, ended: float) -> int:
@@ -171,9 +178,17 @@ def pull_words(name: str, unit: str, scratch: Path) -> tuple[str, ...]:
         *("systemd-run", "--quiet", f"--unit={unit}", f"--description=Pull {name}"),
         f"--setenv=TMPDIR={scratch}",
         f"--property=ExecStopPost=-{given_line('/bin/rm', '-rf', '--', str(scratch))}",
+        f"--property=RuntimeMaxSec={_LONGEST_HOURS}h",
+        # Credentials are in its memory. More of a sandbox may hide logins, or mounts that podman counts.
+        "--property=LimitCORE=0",
         *(f"--property={line}" for line in BEHIND),
         *(PODMAN, "--events-backend=none", "pull", "--", name),
     )
+
+
+def is_refusal(why: str) -> bool:
+    """Does the registry say no, rather than something fail? Pure."""
+    return bool(_REFUSALS.search(why))
 
 
 def _why(words: Iterable[str]) -> str:
@@ -203,6 +218,6 @@ def _size(folder: Path) -> int:
 
 
 def _show(unit: str) -> Mapping[str, str]:
-    wanted = "--property=ActiveState,InactiveEnterTimestampMonotonic"
+    wanted = "--property=ActiveState,Result,InactiveEnterTimestampMonotonic"
     lines = said("systemctl", "show", wanted, unit).splitlines()
     return {name: value for name, _, value in (line.partition("=") for line in lines)}
