@@ -274,6 +274,26 @@ def test_a_hanging_interpreter_is_killed_with_its_children(tmp_path: Path) -> No
     wait_for(lambda: not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}/fd/0"))
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_an_interpreter_that_prints_too_much_is_killed_with_its_children(tmp_path: Path, stream: int) -> None:
+    """It may be code that came with the model, and what we keep of it is our own memory."""
+    python = fake_python(
+        tmp_path, f"(head -c 100000000 /dev/zero; exec sleep 1000) >&{stream} & echo $! > {tmp_path}/pid; wait"
+    )
+    assert "printed more than 2 MiB, and was ended" in failure(tmp_path, python)
+    wait_for(lambda: not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}/fd/0"))
+
+
+def test_a_long_question_reaches_an_interpreter_that_speaks_first(tmp_path: Path) -> None:
+    """Pipes hold less than that, in both directions."""
+    python = fake_python(tmp_path, f"head -c 1000000 /dev/zero >&2; wc -c > {tmp_path}/heard; echo '{VERDICT}'")
+    asked = asked_of(python, tmp_path, "--x=" + "y" * 1000000)
+    runner = PreflightRunner(tmp_path / "cache", lambda: None)
+    assert answer(runner, asked).parsed == "p"
+    runner.close()
+    assert int((tmp_path / "heard").read_text()) > 1000000
+
+
 NOWHERE = '{"parsed": "p", "gpus": 1, "errors": [{"message": "x", "index": "a"}], "warnings": []}'
 
 

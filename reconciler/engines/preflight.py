@@ -20,6 +20,7 @@ from typing import Any
 
 import structlog
 
+from reconciler.engines.exchange import LONGEST, TooMuchError, exchange
 from reconciler.engines.launch import Question, origin_of_word
 from reconciler.errors import Retryable
 from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
@@ -166,9 +167,12 @@ class PreflightRunner:
             process = stack.enter_context(inquiry.process)
             stack.callback(inquiry.end)
             try:
-                output, errors = process.communicate(request, self._timeout)
+                output, errors = exchange(process, request, self._timeout)
             except subprocess.TimeoutExpired:
                 raise Retryable(f"preflight with {asked.engine} took longer than {self._timeout:g} s") from None
+            except TooMuchError:
+                much = f"it printed more than {LONGEST >> 20} MiB, and was ended; is it code that comes with the model?"
+                raise Retryable(f"preflight with {asked.engine} is not possible: {much}") from None
             finally:
                 with self._lock:
                     self._running = None

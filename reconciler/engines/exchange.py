@@ -1,0 +1,65 @@
+"""Tell a process something and hear what it says, within a time and a size: it may run code of strangers."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import time
+from typing import IO, cast
+
+# Far more than any engine says about arguments; what is read out of so much takes some fifty times as much memory.
+LONGEST = 2 << 20
+_PIECE = 1 << 16
+
+
+class TooMuchError(Exception):
+    """It says more than anybody wants to hear."""
+
+
+def exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> tuple[bytes, bytes]:
+    """All of its output and errors, once it ended. All three streams are pipes. It is not ended here.
+
+    Raises subprocess.TimeoutExpired, and TooMuchError after `LONGEST` bytes of both together.
+    """
+    ends = time.monotonic() + seconds
+    if not (process.stdin and process.stdout and process.stderr):
+        raise ValueError("all three streams have to be pipes")
+    said = {process.stdout: bytearray(), process.stderr: bytearray()}
+    with selectors.DefaultSelector() as open_ones:
+        os.set_blocking(process.stdin.fileno(), False)
+        open_ones.register(process.stdin, selectors.EVENT_WRITE)
+        for stream in said:
+            open_ones.register(stream, selectors.EVENT_READ)
+        while open_ones.get_map():
+            for key, _ in open_ones.select(_left(process, ends, seconds)):
+                stream = cast("IO[bytes]", key.fileobj)
+                if stream is process.stdin:
+                    request = _tell(open_ones, stream, request)
+                elif piece := os.read(key.fd, _PIECE):
+                    said[stream] += piece
+                else:
+                    open_ones.unregister(stream)
+            if sum(map(len, said.values())) > LONGEST:
+                raise TooMuchError
+    process.wait(_left(process, ends, seconds))
+    return bytes(said[process.stdout]), bytes(said[process.stderr])
+
+
+def _left(process: subprocess.Popen[bytes], ends: float, seconds: float) -> float:
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise subprocess.TimeoutExpired(process.args, seconds)
+    return left
+
+
+def _tell(open_ones: selectors.BaseSelector, stream: IO[bytes], request: bytes) -> bytes:
+    """What it has not been told yet; it may have closed its ears."""
+    try:
+        request = request[os.write(stream.fileno(), request) :]
+    except BrokenPipeError:
+        request = b""
+    if not request:
+        open_ones.unregister(stream)
+        stream.close()
+    return request
