@@ -57,8 +57,9 @@ def read_state(folder: Path) -> State | None:
 
 
 def write_state(folder: Path, state: State) -> None:
-    """For the other side to read, which may be another user. Raises OSError."""
-    replace_file(folder / STATE, json.dumps(asdict(state)).encode() + b"\n", 0o644)
+    """For the other side to read, which may be another user, and reads only so much. Raises OSError."""
+    short = replace(state, message=state.message[:_LONGEST_MESSAGE])
+    replace_file(folder / STATE, json.dumps(asdict(short)).encode() + b"\n", 0o644)
 
 
 def _read(path: Path) -> bytes:

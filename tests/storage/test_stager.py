@@ -178,6 +178,15 @@ def test_what_a_program_says_can_be_shown_everywhere(models: Models) -> None:
     assert len(said.message.encode()) < 5000
 
 
+def test_a_program_that_says_much_is_heard_all_the_same(models: Models) -> None:
+    """Else its failures are not counted, and the pauses between tries do not grow."""
+    folder = models.folder / models.key(MOUNT)
+    folder.mkdir(parents=True)
+    states.write_state(folder, State(states.FAILED, failures=3, code="X", message="\U0001f600" * 70_000))
+    seen = models.look(MOUNT)
+    assert (seen.failures, seen.reason and seen.reason.code) == (3, "X")
+
+
 def test_nobody_waits_for_what_stands_where_a_state_should_be(models: Models, tmp_path: Path) -> None:
     folder = models.folder / models.key(MOUNT)
     folder.mkdir(parents=True)
