@@ -25,7 +25,10 @@ class Drifts:
         self._seen: dict[str, tuple[_Stamp | None, _Stamp | None]] = {}
 
     def of(self, path: Path, ours: Path) -> str:
-        """Is a unit's file still like our copy of it, and will a reboot start it? What is not so, or nothing."""
+        """Is a unit's file still like our copy of it, and will a reboot start it? What is not so, or nothing.
+
+        Raises Retryable when that cannot be told.
+        """
         if not os.path.lexists(WANTS / path.name):
             return f"{path.name} was disabled by hand: a reboot would not start it"
         if os.path.lexists(_drop_ins(path)):
@@ -35,7 +38,7 @@ class Drifts:
             return ""
         if stamps[0] is None:
             return f"{path} was deleted by hand"
-        if path.read_bytes() != ours.read_bytes():
+        if _differ(path, ours):
             return f"{path} was edited by hand"
         self._seen[path.name] = stamps
         return ""
@@ -80,6 +83,14 @@ def _drop_ins(path: Path) -> Path:
 def delete_drop_ins(path: Path) -> None:
     with suppress(FileNotFoundError):
         shutil.rmtree(_drop_ins(path))
+
+
+def _differ(path: Path, ours: Path) -> bool:
+    try:
+        return path.read_bytes() != ours.read_bytes()
+    except OSError as error:
+        # One of them may have gone since we looked: the next pass sees which.
+        raise Retryable(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def _stamp(path: Path) -> _Stamp | None:
