@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 from reconciler.cli import run
 from reconciler.config import Settings
 from reconciler.install.putting import ship
-from reconciler.install.taking import _models_elsewhere
+from reconciler.install.taking import _has_workloads, _models_elsewhere
+from reconciler.storage.state import LOCK, RUNNING, State, write_state
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="there is no systemd-sysusers here")
 SHIPPED = Path(__file__).parents[1] / "deploy" / "systemd"
@@ -122,6 +124,23 @@ def test_models_kept_elsewhere_go_with_what_was_put_aside_and_nothing_else(tmp_p
     (tmp_path / "config.yaml").write_text(f"{text}    storage:\n      folder: {models}\n")
     found = _models_elsewhere(Settings.load(tmp_path / "config.yaml"))
     assert sorted(each.name for each in found) == [".gone-0123456789abcdef-0", "0123456789abcdef"]
+
+
+def test_a_program_that_fetches_is_ended_where_nothing_serves_yet(tmp_path: Path) -> None:
+    """Else what is purged is written to again."""
+    text = (SHIPPED / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(f"{text}\nstate_dir: {tmp_path / 'state'}\n")
+    settings = Settings.load(tmp_path / "config.yaml")
+    (target,) = settings.targets
+    process = target.model_copy(update={"kind": "process"})
+    settings = settings.model_copy(update={"targets": (process,)})
+    model = tmp_path / "state" / target.name / "models" / "0123456789abcdef"
+    model.mkdir(parents=True)
+    write_state(model, State(RUNNING))
+    with open(model / LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert _has_workloads(settings)
+    assert not _has_workloads(settings), "its program has ended"
 
 
 @pytest.fixture

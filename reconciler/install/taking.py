@@ -13,10 +13,11 @@ from reconciler.install.steps import Step, delete_file
 from reconciler.install.system import UNIT, System
 from reconciler.inventory import Inventory
 from reconciler.storage.sources import is_key
-from reconciler.targets.ending import end_workloads
+from reconciler.targets.ending import end_workloads, is_fetching
 from reconciler.targets.rubbish import is_rubbish
 from reconciler.web.unix import listener_pid
 
+_ENDS = "reconciler host uninstall --workloads ends them"
 _MARKS = ("state.db", "git")
 
 
@@ -28,7 +29,8 @@ def uninstall(system: System, *, workloads: bool, purge: bool) -> Iterator[Step]
         yield Step(f"systemctl stop {UNIT}", runs, lambda: system.run("systemctl", "stop", UNIT))
     yield Step(f"systemctl disable {UNIT}", system.is_enabled(), lambda: system.run("systemctl", "disable", UNIT))
     if workloads and settings is not None:
-        yield Step("end all replicas and the proxy", _has_workloads(settings), lambda: _end(settings))
+        what = "end all replicas and the proxy, and what is fetched for them"
+        yield Step(what, _has_workloads(settings), lambda: _end(settings))
     yield delete_file(system.at(UNIT_FILE))
     if system.is_live:
         loaded = system.property("LoadState") == "loaded"
@@ -42,7 +44,7 @@ def what_is_left(system: System) -> list[str]:
     left = []
     settings = _settings(system, needed=False)
     if settings is not None and _has_workloads(settings):
-        left.append("replicas and the proxy, which serve on; reconciler host uninstall --workloads ends them")
+        left.append(f"replicas and the proxy, which serve on, or what is fetched for them; {_ENDS}")
     ours = (system.at("/etc/reconciler"), _state(system, settings), system.at(CACHE))
     kept = [path for path in ours if path.exists()]
     left += [f"{path}; reconciler host uninstall --purge deletes it" for path in kept]
@@ -70,7 +72,8 @@ def _state(system: System, settings: Settings | None) -> Path:
 
 def _has_workloads(settings: Settings) -> bool:
     folders = [settings.state_dir / target.name for target in settings.targets]
-    return any(Inventory(folder).replicas() or (folder / "proxy" / "process.json").exists() for folder in folders)
+    serves = any(Inventory(folder).replicas() or (folder / "proxy" / "process.json").exists() for folder in folders)
+    return serves or is_fetching(settings)
 
 
 def _end(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from reconciler.config import HostTarget, Settings
 from reconciler.errors import ReconcileError
 from reconciler.inventory import Inventory
+from reconciler.model import Fetch
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.routing.ports import is_free
 from reconciler.routing.static import parse_listen
@@ -32,12 +33,26 @@ def end_workloads(settings: Settings) -> list[str]:
     return left
 
 
+def is_fetching(settings: Settings) -> bool:
+    """Is a model being fetched or an image pulled? Raises Retryable."""
+    return any(_is_fetching(settings.state_dir / target.name, target) for target in settings.targets)
+
+
+def _is_fetching(folder: Path, target: HostTarget) -> bool:
+    with _stager(folder, target) as stager:
+        if any(each.fetch is Fetch.RUNNING for each in stager.look().values()):
+            return True
+    images = make_images(target, folder)
+    return images is not None and images.has_scratch()
+
+
+def _stager(folder: Path, target: HostTarget) -> closing[Stager]:
+    return closing(Stager(target.storage, folder / "models", make_fetcher(target), lambda: NO_SECRETS, lambda: None))
+
+
 def _end_fetches(folder: Path, target: HostTarget) -> None:
-    stager = Stager(target.storage, folder / "models", make_fetcher(target), lambda: NO_SECRETS, lambda: None)
-    try:
+    with _stager(folder, target) as stager:
         stager.end_all()
-    finally:
-        stager.close()
     if images := make_images(target, folder):
         images.end_all()
 

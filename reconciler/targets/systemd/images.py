@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -160,6 +161,12 @@ class Images:
     def end_all(self) -> None:
         """End every pull. Raises Retryable."""
         said("systemctl", "stop", f"{self._prefix}{'?' * _KEY_LENGTH}.service")
+        # One that could not be begun left it.
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def has_scratch(self) -> bool:
+        """Does a pull run, or did one leave something behind? Whoever ends all of them need not know which."""
+        return self._folder.is_dir() and any(self._folder.iterdir())
 
     @property
     def _prefix(self) -> str:
