@@ -273,8 +273,6 @@ def test_a_model_that_the_replicas_user_cannot_read_is_named(tmp_path: Path) -> 
     assert served(f"file://{model}", ground), "a unit is shown this folder alone"
     for path, closed, opened in ((model / "model.safetensors", 0o600, 0o644), (model, 0o700, 0o755)):
         path.chmod(closed)
-        # Another folder to whoever looked before.
-        model.touch()
         with pytest.raises(Unusable, match=f"{path}: cannot be read by daemon, who runs replicas; chmod") as refused:
             served(f"file://{model}", ground)
         assert refused.value.code == "FolderUnreadable"

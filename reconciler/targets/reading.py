@@ -24,12 +24,27 @@ def find_unreadable(folder: Path, model: str | None, reader: str) -> Path | None
     OSError, Retryable.
     """
     here = Path(model or ".")
-    with os.scandir(folder / here) as entries:
-        files = [each for each in entries if model and Path(each.name).suffix in _READ and each.is_file()]
+    files = _files(folder / here) if model else []
     if _is_open(folder) and _is_open(folder / here) and all(each.stat().st_mode & stat.S_IROTH for each in files):
         return None
     said = _ask(folder, [str(here), *(str(here / each.name) for each in files)], reader)
     return folder / said if said else None
+
+
+def stamp_of(folder: Path) -> tuple[int, ...]:
+    """Changes when one of a model's files, or its folder, is closed or opened: the folder's own stamp does not.
+
+    Empty where this cannot be told.
+    """
+    try:
+        return (folder.stat().st_ctime_ns, *sorted(each.stat().st_ctime_ns for each in _files(folder)))
+    except OSError:
+        return ()
+
+
+def _files(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return [each for each in entries if Path(each.name).suffix in _READ and each.is_file()]
 
 
 def _ask(folder: Path, paths: list[str], reader: str) -> str:

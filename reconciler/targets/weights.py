@@ -15,13 +15,13 @@ from reconciler.engines.arguments import flag_value, is_flag
 from reconciler.errors import Retryable, Terminal
 from reconciler.model import EffectiveSpec, Mount
 from reconciler.storage.sources import is_fetched, shown
-from reconciler.targets.reading import find_unreadable
+from reconciler.targets.reading import find_unreadable, stamp_of
 
 Staged = Callable[[Mount], Path | None]
 """The folder of a model that was fetched, or None where it is not there."""
 
 _MISSING = "WeightsMissing"
-_Stamp = tuple[int, int, int]
+_Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ def folders_of(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[str,
             text = "holds no config.json; it is not a model's folder, or its copy is incomplete"
             raise Unusable(_MISSING, f"{said}{posixpath.normpath(f'{path}/{below}')}: {text}")
         if ground.reader and not ours:
-            _ask_reader(path, said, below, ground.reader, stamp)
+            files = () if below is None else stamp_of(Path(path, below))
+            _ask_reader(path, said, below, ground.reader, (*stamp, *files))
     return found
 
 
@@ -141,8 +142,8 @@ def _look(path: str, said: str) -> _Stamp:
     return info.st_dev, info.st_ino, info.st_ctime_ns
 
 
-# Both are asked for every service in every pass: while the path leads to the same folder, what was seen of it holds.
-# What is refused is looked at again.
+# Both are asked again and again: while the path leads to the same folder, and to the same files with the same modes,
+# what was seen of it holds. What is refused is looked at again.
 @lru_cache(maxsize=8192)
 def _keep_out(path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
     if there := closed_by(Path(path), closed):
