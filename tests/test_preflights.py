@@ -10,14 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from reconciler.config import HostTarget as Settings
-from reconciler.engines.preflight import key_of
-from reconciler.model import Desired, EffectiveSpec, Mount, Observed, Origin, Preflight, ServiceId
+from reconciler.engines.launch import Question
+from reconciler.engines.preflight import Verdict, key_of
+from reconciler.errors import Retryable
+from reconciler.model import AskPreflight, Desired, EffectiveSpec, Fit, Mount, Observed, Origin, Preflight, ServiceId
 from reconciler.storage import state as states
 from reconciler.storage.sources import key_of as key_of_model
+from reconciler.targets.fits import Fits
 from reconciler.targets.host import HostTarget
 from tests.test_doctor import make_engine
 
@@ -134,6 +139,34 @@ def test_a_verdict_holds_while_nothing_changes_and_no_longer(tmp_path: Path) -> 
     assert set(disk.look(target)) == {disk.wanted[1].digest}
     disk.judge()
     assert disk.look(target)[disk.wanted[0].digest].parsed != first[disk.wanted[0].digest].parsed
+    target.close()
+
+
+def test_a_bug_in_judging_one_service_is_told_of_that_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(tmp_path)
+    disk.judge()
+    target, (one, other) = disk.target(), disk.wanted
+    whole, judge = disk.look(target), Fits.of
+
+    def stumble(self: Fits, key: str, asked: Question, spec: EffectiveSpec, verdict: Verdict) -> Fit:
+        if spec == SPEC:
+            raise IndexError("list index out of range")
+        return judge(self, key, asked, spec, verdict)
+
+    monkeypatch.setattr(Fits, "of", stumble)
+    assert one.spec is not None
+    ask = AskPreflight(one.id, one.digest, one.spec, one.origin, (), "test")
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert disk.look(target) == {other.digest: whole[other.digest]}, "and the one is not refused"
+            with pytest.raises(Retryable, match="unexpected IndexError: list index out of range"):
+                target.perform(ask)
+    assert [each["judged"] for each in logs if each["event"] == "judging_raised"] == [f"{one.id} {one.digest}"]
+    monkeypatch.undo()
+    assert disk.look(target) == whole
+    target.perform(ask)
     target.close()
 
 

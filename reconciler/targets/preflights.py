@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.engines.launch import Question
 from reconciler.engines.preflight import Begin, PreflightRunner, Verdict, engine_version, key_of
-from reconciler.errors import Retryable, Terminal
+from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ServiceId
+from reconciler.targets.bugs import Bugs
 from reconciler.targets.fits import Fits
 from reconciler.targets.stamps import Stamp, Stamps
 from reconciler.targets.weights import Unusable
@@ -83,9 +84,12 @@ class Preflights:
         self._runner = PreflightRunner(cache, wake, begin=begin)
         self._refused: dict[str, Preflight] = {}
         self._known: dict[tuple[ServiceId, str], _Known] = {}
+        self._bugs = Bugs()
 
     def ask(self, action: AskPreflight) -> None:
         """Begin to ask. Raises Retryable when no answer is possible now."""
+        if bug := self._bugs.of((action.service, action.digest)):
+            raise Retryable(bug)
         try:
             asked = self._workloads.question(action.service, action.spec)
         except Terminal as error:
@@ -100,19 +104,34 @@ class Preflights:
         """The verdicts known by digest, and the digests that are being asked about."""
         found: dict[str, Preflight] = {}
         asking: set[str] = set()
-        pending = self._runner.pending()
-        for known in self._questions(wanted, found):
-            wish, spec = known.wish, known.wish.spec
-            verdict = self._runner.result(known.key)
-            if verdict is not None and spec is not None:
-                fit = self._fits.of(known.key, known.asked, spec, verdict)
-                said = known.about(verdict)
-                if said.fit is not fit:
-                    known.said = said = replace(said, fit=fit)
-                found[wish.digest] = said
-            elif known.key in pending:
-                asking.add(wish.digest)
+        look, pending, known = _Look(self._workloads), self._runner.pending(), {}
+        for wish in wanted:
+            try:
+                question = self._question(wish, look, found)
+                if question is not None:
+                    known[wish.id, wish.digest] = question
+                    self._answer(question, pending, found, asking)
+            except ReconcileError:
+                raise
+            except Exception as error:
+                # Not judged is neither accepted nor refused: whoever asks about it is told why.
+                self._bugs.note((wish.id, wish.digest), error)
+            else:
+                self._bugs.lift((wish.id, wish.digest))
+        self._known = known
         return found, frozenset(asking)
+
+    def _answer(self, known: _Known, pending: Collection[str], found: dict[str, Preflight], asking: set[str]) -> None:
+        wish, spec = known.wish, known.wish.spec
+        verdict = self._runner.result(known.key)
+        if verdict is not None and spec is not None:
+            fit = self._fits.of(known.key, known.asked, spec, verdict)
+            said = known.about(verdict)
+            if said.fit is not fit:
+                known.said = said = replace(said, fit=fit)
+            found[wish.digest] = said
+        elif known.key in pending:
+            asking.add(wish.digest)
 
     def note_start(self, service: ServiceId, spec: EffectiveSpec, log: Iterable[str]) -> None:
         """A replica of this spec became ready, and this is its log: keep what it says of memory."""
@@ -125,19 +144,10 @@ class Preflights:
     def close(self) -> None:
         self._runner.close()
 
-    def _questions(self, wanted: Iterable[Desired], refused: dict[str, Preflight]) -> list[_Known]:
+    def _question(self, wish: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
         """What can be asked; notes in `refused` what cannot, where that was said before."""
-        look, found = _Look(self._workloads), []
-        before, self._known = self._known, {}
-        for wish in wanted:
-            name = (wish.id, wish.digest)
-            known = before.get(name)
-            if known is None or not look.holds(known, wish):
-                known = self._ask_anew(wish, look, refused)
-            if known is not None:
-                self._known[name] = known
-                found.append(known)
-        return found
+        known = self._known.get((wish.id, wish.digest))
+        return known if known is not None and look.holds(known, wish) else self._ask_anew(wish, look, refused)
 
     def _ask_anew(self, wish: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
         if wish.spec is None:

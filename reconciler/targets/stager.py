@@ -20,13 +20,14 @@ from pathlib import Path
 import structlog
 
 from reconciler import config
-from reconciler.errors import Retryable
+from reconciler.errors import ReconcileError, Retryable
 from reconciler.model import Fetch, Mount, Reason, ServiceId, Stage, Staging
 from reconciler.procfs import Identity
 from reconciler.secrets import SecretStore
 from reconciler.storage import state as states
 from reconciler.storage.sources import is_key, key_of
 from reconciler.storage.state import State
+from reconciler.targets.bugs import Bugs
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.fetcher import NOT_YET_KNOWN, Fetcher
 from reconciler.targets.orders import order_for
@@ -58,12 +59,13 @@ class Stager:
         self._cache: dict[str, tuple[tuple[int, int], State | None]] = {}
         self._sound: dict[str, State] = {}
         self._rubbish = Rubbish(self.folder)
+        self._bugs = Bugs()
 
     # ------------------------------------------------------------ looking
 
     def look(self) -> dict[str, Staging]:
         """What is there, by key. Costs two reads a model while nothing changes."""
-        return {key: self._staging(key) for key in self._keys()}
+        return {key: self._known(key) for key in self._keys()}
 
     def find(self, service: ServiceId, mount: Mount) -> Path | None:
         """The folder with a model's files, or None where they are not there in full."""
@@ -101,6 +103,18 @@ class Stager:
             return []
         except OSError as error:
             raise Retryable(f"{self.folder}: cannot be read: {error.strerror}") from None
+
+    def _known(self, key: str) -> Staging:
+        try:
+            found = self._staging(key)
+        except ReconcileError:
+            raise
+        except Exception as error:
+            # Not known is not missing: `stage` looks again, and fetches nothing before it can tell.
+            reason = Reason("Unexpected", self._bugs.note((key,), error))
+            return Staging(Fetch.REFUSED, failures=1, at=time.time(), reason=reason)
+        self._bugs.lift((key,))
+        return found
 
     def _staging(self, key: str) -> Staging:
         state = self._read(key)

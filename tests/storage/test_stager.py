@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from reconciler.errors import Retryable
 from reconciler.model import Fetch, Mount
 from reconciler.storage import state as states
 from reconciler.storage.state import State
+from reconciler.targets import stager
 from tests.storage.models import Models
 from tests.world import eventually
 
@@ -236,6 +238,31 @@ def test_what_cannot_be_looked_through_is_served_to_nobody(models: Models) -> No
             assert models.stager.find(models.service, MOUNT) == (content if is_walked else None)
         finally:
             subprocess.run(["rm", "-rf", str(content)], check=True)
+
+
+def test_a_bug_in_judging_one_model_is_told_of_that_one_alone(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = staged(models)
+    other = Mount("s3://bucket/b")
+    (models.folder / models.key(other) / "content").mkdir(parents=True)
+    states.write_state(models.folder / models.key(other), State(states.STAGED, 1, 1, content="content"))
+
+    def stumble(folder: Path) -> None:
+        if folder == content:
+            raise IndexError("list index out of range")
+
+    monkeypatch.setattr(stager, "_find_strange", stumble)
+    with capture_logs() as logs:
+        for _ in range(2):
+            seen = models.look(MOUNT)
+            assert seen.reason is not None
+            assert seen.reason.message.startswith("unexpected IndexError: list index out of range")
+            assert models.look(other).fetch is Fetch.STAGED
+    assert [each["judged"] for each in logs if each["event"] == "judging_raised"] == [models.key(MOUNT)]
+    with pytest.raises(IndexError):
+        models.begin_mount(MOUNT)
+    assert content.is_dir(), "what is not known is not fetched again"
+    monkeypatch.undo()
+    assert models.look(MOUNT).fetch is Fetch.STAGED
 
 
 def test_what_lies_too_deep_to_be_deleted_keeps_nothing_else_from_it(models: Models) -> None:
