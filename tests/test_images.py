@@ -137,6 +137,21 @@ def test_a_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: 
     assert calls.read_text().count("\n") == 1
 
 
+@pytest.mark.parametrize("answer", ["WARN[0000] no such storage", "null", '["a"]'])
+def test_a_podman_that_answers_nonsense_is_no_end_of_the_pass(
+    answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "podman"
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(images, "PODMAN", str(program))
+    known = Images("gpu-1", tmp_path / "images").look(["a"])["a"]
+    assert known is not None
+    assert known.reason is not None
+    assert (known.fetch, known.reason.code) == (Fetch.REFUSED, "NoPodman")
+    assert "its answer is no list of images" in known.reason.message
+
+
 def test_an_engine_is_asked_in_its_image_and_nowhere_else() -> None:
     words = contained(ASKED, "reconciler-preflight-x.service", "engine", "990:980", ("GPU-1",), 20)
     at = words.index("--")

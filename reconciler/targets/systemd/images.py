@@ -108,7 +108,12 @@ class Images:
             self._list = Path(place.strip()) / "images.json"
         # Looked at before podman is asked: what changes meanwhile is asked about again.
         stamp = _stamp(self._list)
-        self._known = names(json.loads(said(PODMAN, "images", "--no-trunc", "--format", "json")))
+        listed = said(PODMAN, "images", "--no-trunc", "--format", "json")
+        try:
+            self._known = names(json.loads(listed))
+        except (ValueError, TypeError, AttributeError):
+            text = f"{PODMAN} images: its answer is no list of images: {listed.strip()[:200]!a}; run it by hand"
+            raise Retryable(text) from None
         self._stamp, self._asked_at = stamp, time.monotonic()
 
     def _pulling(self, image: str) -> Staging | None:
