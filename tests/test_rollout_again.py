@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reconciler.model import Drain, Restart, Start, Strategy
+from reconciler.model import Drain, Restart, Start, Stop, Strategy
 from tests.examples import examples
 from tests.simulation import PATIENCE, Host, beside, state, wanted
 from tests.test_plan_properties import CORDONED
@@ -136,6 +136,27 @@ def test_nobody_looks_all_the_time_while_the_next_start_backs_off():
             waits.append(plan.look_again_at - plan.at)
         host.now += 0.5
     assert max(waits) > 10
+
+
+@pytest.mark.parametrize(("replicas", "room", "larger"), [(2, 2, 1), (3, 3, 1), (3, 3, 3), (3, 4, 2)])
+def test_those_that_come_back_one_after_another_all_come_back(replicas, room, larger):
+    """None is stopped while it starts, and none drained too early, because another one was ready before."""
+    host = Host(memory=room)
+    host.converge(state(wanted("a", "good1", replicas)))
+    commit = state(wanted("a", "good2", replicas, memory=larger))
+    play(host, commit, 0.5)
+    host.restart()
+    while not host.replicas or not all(r.alive for r in host.replicas.values()):
+        play(host, commit, 0.5)
+    since, started = len(host.log), sorted(host.replicas)
+    for number, key in enumerate(started):
+        host.replicas[key] = replace(host.replicas[key], created_at=host.now + 3 * number)
+    play(host, commit, SOON)
+    assert len(started) == replicas
+    assert not any(isinstance(action, Stop) for action in host.log[since : since + 4])
+    assert seconds_without(host, commit, 2 * PATIENCE.ready_timeout) == 0
+    drained = [action.replica for action in host.log[since:] if isinstance(action, Drain)]
+    assert len(drained) == len({*drained})
 
 
 @pytest.mark.parametrize("how", ["reboot", "cordon"])

@@ -24,7 +24,7 @@ from reconciler.model import (
     Undrain,
 )
 from reconciler.rollout.again import Return, find_return, wanted_back
-from reconciler.rollout.aim import NO_REPLICAS, Aim, Course, Generation
+from reconciler.rollout.aim import NO_REPLICAS, Aim, Course, Generation, last_good
 from reconciler.rollout.needs import need_of, parsed_of
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import begin_staging, missing_files
@@ -100,7 +100,10 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     if aim.course is Course.ROLL and (found := find_return(s, aim, ledger)):
         _come_back(s, found, aim, ledger, steps)
         return
-    _end_unready(s, steps, f"superseded by {main.digest[:8]}", wanted)
+    good = _good_beside(s, main)
+    _end_unready(s, steps, f"superseded by {main.digest[:8]}", wanted | {one.digest for one in good})
+    for one in good:
+        _watch(s, one, ledger, steps)
     strategy = _choose(s, main, wanted, ledger, steps)
     for generation in aim.generations:
         _trim(s, generation, steps)
@@ -120,6 +123,14 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     if aim.course is Course.ROLL and not canaries:
         _promote(s, main, steps)
     _retire(s, main, wanted, strategy, steps)
+
+
+def _good_beside(s: Situation, main: Generation) -> tuple[Generation, ...]:
+    """The last good digest while some of its replicas serve and others start: they go when their successor is there."""
+    if s.promoted is None or s.is_proven(main.digest) or sum(map(s.is_available, _members(s, main))) >= main.count:
+        return ()
+    good = last_good(s.promoted)
+    return (good,) if any(r.digest == good.digest for r in s.of(Life.READY)) else ()
 
 
 def _come_back(s: Situation, found: Return, aim: Aim, ledger: Ledger, steps: Steps) -> None:
@@ -356,7 +367,9 @@ def _same(a: Promoted, b: Promoted) -> bool:
 def _retire(s: Situation, main: Generation, wanted: set[str], strategy: Strategy, steps: Steps) -> None:
     """Drain as many old replicas as the floor allows, oldest first."""
     members, old = _members(s, main), _old(s, wanted)
-    if strategy == STOP_FIRST and (_is_busy(s, main) or len(members) >= main.count):
+    # What starts of the old will serve soon, or leave its room.
+    is_waiting = _is_busy(s, main) or any(r.digest not in wanted for r in s.of(Life.PLANNED, Life.STARTING))
+    if strategy == STOP_FIRST and (is_waiting or len(members) >= main.count):
         return
     serving = [replica for replica in old if s.is_serving(replica)]
     able = sum(s.is_available(replica) for replica in members) + len(serving)
