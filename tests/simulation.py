@@ -146,6 +146,7 @@ class Host:
     memory: int = 64
     now: float = 1000.0
     start_seconds: float = 2.0
+    stagger: float = 0.0  # how much longer a replica takes than the one before
     busy_seconds: float = 1.0  # how long a draining replica still has requests
     replicas: dict[ReplicaId, Replica] = field(default_factory=dict)
     owned: dict[ServiceId, Owned] = field(default_factory=dict)
@@ -241,7 +242,8 @@ class Host:
     def _look(self, r: Replica) -> Replica:
         age = self.now - r.created_at
         version = r.digest.split("-")[0]
-        ready = age >= self.start_seconds and not version.startswith(("crash", "never"))
+        late = self.stagger * (int(r.id.serial.rsplit("-", 1)[1]) % 3)
+        ready = age >= self.start_seconds + late and not version.startswith(("crash", "never"))
         alive = r.alive and r.spawned
         if (version.startswith("crash") or r.digest in self.broken) and age >= 1:
             alive = False
