@@ -138,6 +138,21 @@ def test_nobody_looks_all_the_time_while_the_next_start_backs_off():
     assert max(waits) > 10
 
 
+@pytest.mark.parametrize("strategy", [None, Strategy(1, 0), ONE_MAY_LACK])
+def test_what_dies_while_its_successor_has_no_room_is_replaced(strategy):
+    neighbour = wanted("b", "good1", memory=2)
+    host = Host(memory=5)
+    host.converge(state(wanted("a", "good1", 3), neighbour))
+    commit = state(wanted("a", "good2", 3, memory=4, strategy=strategy), neighbour)
+    play(host, commit, SOON)
+    for _ in range(2):
+        first = min(host.replicas)
+        host.replicas[first] = replace(host.replicas[first], alive=False)
+        play(host, commit, 30)
+        assert sum(r.alive for r in host.replicas.values() if r.service.name == "a") == 3
+    assert not host.step(commit).actions
+
+
 @pytest.mark.parametrize(("replicas", "room", "larger"), [(2, 2, 1), (3, 3, 1), (3, 3, 3), (3, 4, 2)])
 def test_those_that_come_back_one_after_another_all_come_back(replicas, room, larger):
     """None is stopped while it starts, and none drained too early, because another one was ready before."""

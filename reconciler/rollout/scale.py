@@ -102,9 +102,11 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
         return
     good = _good_beside(s, main)
     _end_unready(s, steps, f"superseded by {main.digest[:8]}", wanted | {one.digest for one in good})
-    for one in good:
-        _watch(s, one, ledger, steps)
     strategy = _choose(s, main, wanted, ledger, steps)
+    for one in good:
+        own = [r for r in s.replicas if r.digest == one.digest]
+        # While there is no room for a successor, what serves stays at its number.
+        _fill(s, one, ledger, steps, own, one.count if steps.lacking and not _members(s, main) else 0)
     for generation in aim.generations:
         _trim(s, generation, steps)
     for canary in canaries:
@@ -130,7 +132,8 @@ def _good_beside(s: Situation, main: Generation) -> tuple[Generation, ...]:
     if s.promoted is None or s.is_proven(main.digest) or sum(map(s.is_available, _members(s, main))) >= main.count:
         return ()
     good = last_good(s.promoted)
-    return (good,) if any(r.digest == good.digest for r in s.of(Life.READY)) else ()
+    serves = any(r.digest == good.digest for r in s.of(Life.READY))
+    return (replace(good, count=min(good.count, main.count)),) if serves else ()
 
 
 def _come_back(s: Situation, found: Return, aim: Aim, ledger: Ledger, steps: Steps) -> None:
