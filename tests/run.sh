@@ -66,7 +66,11 @@ build_wheel() {
 unit() { find_compiler; find_storage; check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }
 
 # Many of these wait more than they compute.
-quick() { find_compiler; check unit run_pytest unit -m "not e2e and not engine and not host and not slow" -n 4 "$@"; }
+quick() {
+  find_compiler
+  export RECONCILER_TEST_FAST=1
+  check unit run_pytest unit -m "not e2e and not engine and not host and not slow" -n 4 --dist worksteal "$@"
+}
 
 e2e() {
   find_engine

@@ -373,6 +373,7 @@ def test_logs_come_without_terminal_tricks_and_can_be_followed(shell: Shell, loo
 # ---------------------------------------------------------------- without a daemon
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["plan", "diff", "sync"])
 def test_a_source_that_is_not_there_is_told_and_changes_nothing(shell: Shell, command: str) -> None:
     answer = shell(command)
@@ -382,6 +383,7 @@ def test_a_source_that_is_not_there_is_told_and_changes_nothing(shell: Shell, co
     assert answer.stdout == ""
 
 
+@pytest.mark.slow
 def test_validate_and_render_need_no_config(shell: Shell, tmp_path: Path) -> None:
     manifest = tmp_path / "service.yaml"
     manifest.write_text(

@@ -32,6 +32,7 @@ from reconciler.model import (
     Snapshot,
     Strategy,
 )
+from tests.examples import examples
 
 PAIR = (Path(__file__).parent / "data" / "example_pair.yaml").read_text()
 PAIR_IMAGE = "quay.io/modh/vllm@sha256:8a3dd8ad6e15fe7b8e5e471037519719d4d8ad3db9d69389f2beded36a6f5b21"
@@ -613,7 +614,7 @@ edits = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(edits, edits)
 def test_no_edit_makes_a_crash_or_hides_a_neighbour(service_edits: Any, runtime_edits: Any) -> None:
     def edited(text: str, changes: list[tuple[int, int, str]]) -> str:

@@ -29,6 +29,7 @@ from reconciler.engines.fit_log import Figures, read_figures
 from reconciler.engines.fit_model import ModelShape, shape_of
 from reconciler.model import Fit, Gpu, Resources
 from reconciler.targets.fits import look_at
+from tests.examples import examples
 
 PLAIN = MemoryArguments()
 
@@ -123,7 +124,7 @@ JSON = st.recursive(
 NAMES = sorted({*LLAMA_8B, *DEEPSEEK_V3, *FALCON_7B, "text_config", "quantization_config", "rope_scaling", "dtype"})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), JSON), st.dictionaries(st.just("model_max_length"), JSON))
 def test_no_config_breaks_the_arithmetic(config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
     shape = shape_of(config, tokenizer)
@@ -175,7 +176,7 @@ def test_no_command_line_breaks_the_reading(argv: list[str]) -> None:
     assert arguments_of("", argv, {"VLLM_CPU_KVCACHE_SPACE": "²"}).utilization == 0.92
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.text() | JSON.map(json.dumps))
 def test_no_verdict_breaks_the_reading(parsed: str) -> None:
     assert arguments_of(parsed, [], {}).tensor_parallel >= 1
@@ -272,7 +273,7 @@ def test_floats_take_the_type_that_the_engine_computes_in() -> None:
     assert weights_per_gpu(stored, replace(PLAIN, dtype="float32")) == 450
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.integers(0, 200 * GIB),
     st.integers(2, 200 * GIB),
@@ -399,7 +400,7 @@ HEADERS = st.binary(max_size=60) | st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(HEADERS)
 def test_a_malformed_header_is_a_named_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "malformed.safetensors"
@@ -415,7 +416,7 @@ def outcome(path: Path) -> dict[str, Tensor] | str:
         return str(error)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.dictionaries(st.text(max_size=6).filter(lambda name: name != "__metadata__"), st.integers(0, 50)))
 def test_a_sound_header_is_read_as_written(tmp_path_factory: pytest.TempPathFactory, sizes: dict[str, int]) -> None:
     path = tmp_path_factory.getbasetemp() / "sound.safetensors"
@@ -456,7 +457,7 @@ def test_a_log_without_a_finished_start_tells_nothing() -> None:
     assert read_figures(GPU_LOG[:3]) is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(st.text() | st.sampled_from([*GPU_LOG, *CPU_LOG])))
 def test_no_log_breaks_the_reading(lines: list[str]) -> None:
     read_figures(lines)

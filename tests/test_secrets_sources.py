@@ -18,6 +18,7 @@ from reconciler.config import HostTarget, Secrets
 from reconciler.manifests import Manifest, Manifests, read_manifests
 from reconciler.model import File, Origin, Snapshot
 from reconciler.secrets import SecretSources, SecretStore
+from tests.examples import examples
 from tests.secret_files import age_key, encrypt
 
 VALUE = "hf_tested"
@@ -303,7 +304,7 @@ _TREES = st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=3) | _mapp
     ),
     value=_TREES,
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_document_makes_reading_raise(field: tuple[str, ...], value: Any, sealed: Sealed):
     document = yaml.safe_load(sealed.text)
     place = document

@@ -17,9 +17,10 @@ from reconciler.kserve.resolve import World, resolve
 from reconciler.kserve.template import render
 from reconciler.kserve.template_nodes import TemplateError
 from reconciler.manifests import read_file
+from tests.examples import examples
 from tests.kserve.strategies import documents, near_misses
 
-_slow = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+_slow = settings(max_examples=examples(100), deadline=None, suppress_health_check=list(HealthCheck))
 _RUNTIME = {
     "apiVersion": "serving.kserve.io/v1alpha1",
     "kind": "ServingRuntime",

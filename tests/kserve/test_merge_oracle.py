@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.kserve.merge import patch_container
+from tests.examples import examples
 
 _NAMES = st.sampled_from(["a", "b", "c", "d"])
 _ENV = st.lists(
@@ -44,7 +45,7 @@ _CONTAINERS = st.fixed_dictionaries(
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(_CONTAINERS, _CONTAINERS)
 def test_containers_merge_as_kubectl_merges_them(
     tmp_path_factory: pytest.TempPathFactory, base: dict[str, Any], overlay: dict[str, Any]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from reconciler import review
 from reconciler.cli import run
 from reconciler.manifests import read_file
+from tests.examples import examples
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.yaml"))
 TREES = [yaml.load(case.read_bytes(), yaml.CSafeLoader)["input"] for case in CASES]
@@ -76,7 +77,7 @@ def answers(data: bytes) -> None:
         json.dumps(document, allow_nan=False)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutations())
 def test_no_mutation_of_a_recording_makes_render_or_validate_raise(tree: list[Any]) -> None:
     answers(yaml.safe_dump_all(tree, allow_unicode=True).encode())

@@ -17,6 +17,7 @@ from reconciler.source.address import parse_address
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed
 from reconciler.source.reference import Kind, highest, is_ref_name, parse_range, wanted_reference
+from tests.examples import examples
 
 # ---------------------------------------------------------------- URLs
 
@@ -77,7 +78,7 @@ def test_a_password_in_the_url_is_told_where_it_belongs() -> None:
 _URLISH = st.text(alphabet="abc/:@-.~%?#[]\\ \n\0=+019é", max_size=30)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(
     st.one_of(
         st.text(max_size=40),
@@ -108,7 +109,7 @@ def test_no_text_becomes_an_option_another_protocol_or_a_crash(url: str) -> None
 _REFISH = st.text(alphabet="ab/.-@{}~^:?*[\\ \n\x7f\0lock", max_size=12)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.one_of(_REFISH, st.text(max_size=12)))
 @example("a.lock/b")
 @example("a./b")
@@ -197,7 +198,7 @@ def test_what_is_no_range_names_its_key(text: str) -> None:
         parse_range(text)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.text(alphabet="0123456789.xX*<>=~^|-+ vrc,\n!", max_size=25), st.lists(st.text(max_size=15), max_size=5))
 def test_no_range_and_no_tag_name_can_crash_the_choice(text: str, tags: list[str]) -> None:
     try:
@@ -230,7 +231,7 @@ def test_a_path_that_ssh_would_misread_is_refused(tmp_path: Path, name: str) -> 
         ssh_command(Source(url="/x", ssh_key_file=tmp_path / name))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.text(max_size=200))
 def test_what_git_says_is_repeated_without_the_token_on_one_printable_line(noise: str) -> None:
     address = parse_address("ssh://git@example.com/m.git")

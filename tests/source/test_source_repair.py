@@ -18,6 +18,8 @@ from reconciler.source import GitSource
 from tests.git_repository import Repository, git
 from tests.source.parts import make_pack, source_of
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------- failures and restarts
 
 
