@@ -20,7 +20,7 @@ def test_a_file_that_goes_between_two_looks_ends_no_pass_for_ever(
         path.parent.mkdir()
         path.write_text("[Service]\n")
     monkeypatch.setattr(unit_files, "WANTS", files["wants"].parent)
-    seen = unit_files._stamp
+    seen = unit_files.stamp_of
 
     def look_and_delete(path: Path) -> object:
         stamp = seen(path)
@@ -28,7 +28,7 @@ def test_a_file_that_goes_between_two_looks_ends_no_pass_for_ever(
             files[gone].unlink()
         return stamp
 
-    monkeypatch.setattr(unit_files, "_stamp", look_and_delete)
+    monkeypatch.setattr(unit_files, "stamp_of", look_and_delete)
     with pytest.raises(Retryable, match=str(files[gone])):
         Drifts().of(files["path"], files["ours"])
     monkeypatch.undo()

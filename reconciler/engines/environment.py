@@ -10,7 +10,7 @@ from pathlib import Path
 from reconciler.config import Engine
 from reconciler.model import Lease
 
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # These name places inside the image, or would make every start compile vLLM anew.
 _IMAGE_ONLY = frozenset(
     {"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
@@ -63,7 +63,7 @@ def environment(
 
 def _base(python: Path, folders: Folders) -> dict[str, str]:
     env = {
-        "PATH": f"{python.parent}:{_SYSTEM_PATH}",
+        "PATH": f"{python.parent}:{SYSTEM_PATH}",
         "TMPDIR": folders.tmp,
         "LANG": "C.UTF-8",
         **_caches(folders),

@@ -171,15 +171,20 @@ def _read_head(connection: socket.socket, deadline: float) -> bytes:
     """An answer up to its body, and what came with that. Raises TimeoutError."""
     found = b""
     while b"\r\n\r\n" not in found and len(found) < _MOST_BYTES_OF_A_LOOK:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        connection.settimeout(left)
+        _allow_until(deadline, connection)
         part = connection.recv(1 << 12)
         if not part:
             break
         found += part
     return found
+
+
+def _allow_until(deadline: float, connection: socket.socket) -> None:
+    """A socket's timeout starts anew with every byte, so it is set to what is left. Raises TimeoutError."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    connection.settimeout(left)
 
 
 def _connection(port: int, seconds: float, tls: bool) -> http.client.HTTPConnection:
@@ -198,15 +203,12 @@ def _any_certificate() -> ssl.SSLContext:
 
 
 def _read(connection: http.client.HTTPConnection, deadline: float) -> _Answer:
-    """The whole answer. A socket's timeout starts anew with every byte, so it is set to what is left."""
+    """The whole answer. Raises TimeoutError."""
     sock = connection.sock
     response = connection.getresponse()
     parts: list[bytes] = []
     while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        sock.settimeout(left)
+        _allow_until(deadline, sock)
         part = response.read1(1 << 16)
         if not part:
             return _Answer(response.status, b"".join(parts))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-Stamp = tuple[int, int, int, int] | None
+Stamp = tuple[int, int, int, int, int] | None
 
 
 class Stamps:
@@ -16,13 +17,14 @@ class Stamps:
     def of(self, path: str) -> Stamp:
         """None where nothing is, or nothing that we may see."""
         if path not in self._seen:
-            self._seen[path] = _look(path)
+            self._seen[path] = stamp_of(path)
         return self._seen[path]
 
 
-def _look(path: str) -> Stamp:
+def stamp_of(path: str | Path) -> Stamp:
+    """None where nothing is, or nothing that we may see."""
     try:
         info = os.stat(path)
     except OSError:
         return None
-    return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_ctime_ns
+    return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_ctime_ns, info.st_size

@@ -21,6 +21,7 @@ from pathlib import Path
 from reconciler.engines.images import full_name
 from reconciler.errors import Retryable
 from reconciler.model import Fetch, Reason, Staging
+from reconciler.targets.stamps import Stamp, stamp_of
 from reconciler.targets.systemd import journal
 from reconciler.targets.systemd.container import PODMAN, names
 from reconciler.targets.systemd.podman import run, said
@@ -43,7 +44,6 @@ _REFUSALS = re.compile(
 )
 # An image has tens of gigabytes, so be generous; but a registry may fall silent, and podman then waits for ever.
 _LONGEST_HOURS = 6
-_Stamp = tuple[int, int]
 
 
 class Images:
@@ -56,7 +56,7 @@ class Images:
         self._beginning = threading.Lock()
         self._list: Path | None = None
         self._known: dict[str, str] = {}
-        self._stamp: _Stamp | None = None
+        self._stamp: Stamp = None
         self._asked_at = -math.inf
         # Until when podman is not asked again after it failed, and how.
         self._rests_until, self._fault = -math.inf, ""
@@ -88,7 +88,7 @@ class Images:
 
     def _refresh(self, wanted: str) -> None:
         """Ask podman again when its list changed."""
-        stamp = _stamp(self._list) if self._list else None
+        stamp = stamp_of(self._list) if self._list else None
         is_old = time.monotonic() - self._asked_at > _LONGEST_TRUST
         if stamp == self._stamp and not (is_old and (stamp is None or wanted not in self._known)):
             return
@@ -107,7 +107,7 @@ class Images:
             place = said(PODMAN, "info", "--format", "{{.Store.GraphRoot}}/{{.Store.GraphDriverName}}-images")
             self._list = Path(place.strip()) / "images.json"
         # Looked at before podman is asked: what changes meanwhile is asked about again.
-        stamp = _stamp(self._list)
+        stamp = stamp_of(self._list)
         listed = said(PODMAN, "images", "--no-trunc", "--format", "json")
         try:
             self._known = names(json.loads(listed))
@@ -210,13 +210,6 @@ def _why(words: Iterable[str]) -> str:
 
 def _key(image: str) -> str:
     return hashlib.sha256(full_name(image).encode()).hexdigest()[:_KEY_LENGTH]
-
-
-def _stamp(path: Path) -> _Stamp | None:
-    with contextlib.suppress(OSError):
-        info = path.stat()
-        return info.st_mtime_ns, info.st_ino
-    return None
 
 
 def _size(folder: Path) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 
+from reconciler.engines.environment import SYSTEM_PATH
 from reconciler.errors import Retryable
 from reconciler.targets.systemd.container import REMOVE
 
-_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+_ENV = {"PATH": SYSTEM_PATH}
 _SECONDS = 30.0
 
 

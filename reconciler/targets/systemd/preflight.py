@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from reconciler.engines.environment import SYSTEM_PATH
 from reconciler.engines.launch import Question
 from reconciler.engines.preflight import SCRIPTS, Inquiry
 from reconciler.errors import Retryable
@@ -23,7 +24,6 @@ from reconciler.targets.systemd.container import REMOVE, RUN, Container, cache_w
 from reconciler.targets.systemd.unit import BEHIND, CACHES, HARDENING, device_lines
 from reconciler.targets.systemd.words import given_line, quote_given
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CREDENTIALS = "/run/credentials"
 _SCRIPTS = "/run/reconciler-preflight"
 _STOP_SECONDS = 10.0
@@ -53,7 +53,7 @@ class Sandbox:
             raise Retryable(f"preflight with {asked.engine} is not possible: {error}") from None
         pipe = subprocess.PIPE
         try:
-            process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": _PATH}, cwd="/")
+            process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": SYSTEM_PATH}, cwd="/")
         except OSError as error:
             raise Retryable(f"preflight cannot run {argv[0]}: {error.strerror}; is this host run by systemd?") from None
         return Inquiry(process, partial(_end, process, name), f"see journalctl -u {name}")

@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from reconciler import procfs
+from reconciler.engines.environment import SYSTEM_PATH
 from reconciler.errors import Retryable
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.systemd.manager import Run, UnitState, run_of
 
 _SECONDS = 30.0
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NUMBERS = ("MainPID", "ExecMainStartTimestampMonotonic", "ExecMainCode", "ExecMainStatus", "NRestarts")
 _ASKED = f"--property={','.join(('Id', 'ActiveState', 'SubState', 'Job', *_NUMBERS))}"
 # systemd executes itself anew.
@@ -135,7 +135,7 @@ class SystemctlManager:
     def _run(self, *words: str) -> str:
         """Raises _Refused, or Retryable when it cannot be run or hangs."""
         command = [*self._command, "--no-pager", "--no-ask-password", *words]
-        env = {"PATH": os.environ.get("PATH", _PATH), "LC_ALL": "C"}
+        env = {"PATH": os.environ.get("PATH", SYSTEM_PATH), "LC_ALL": "C"}
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False, env=env

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from reconciler.errors import Retryable
 from reconciler.files import sync_folder
+from reconciler.targets.stamps import Stamp, stamp_of
 from reconciler.targets.systemd.manager import Manager, Run
 
 UNITS = Path("/etc/systemd/system")
 WANTS = UNITS / "multi-user.target.wants"
-_Stamp = tuple[int, int, int]
 
 
 class Drifts:
@@ -22,7 +22,7 @@ class Drifts:
 
     def __init__(self) -> None:
         # Those that were last seen to be as we wrote them.
-        self._seen: dict[str, tuple[_Stamp | None, _Stamp | None]] = {}
+        self._seen: dict[str, tuple[Stamp, Stamp]] = {}
 
     def of(self, path: Path, ours: Path) -> str:
         """Is a unit's file still like our copy of it, and will a reboot start it? What is not so, or nothing.
@@ -33,7 +33,7 @@ class Drifts:
             return f"{path.name} was disabled by hand: a reboot would not start it"
         if os.path.lexists(_drop_ins(path)):
             return f"{_drop_ins(path)} was added by hand"
-        stamps = _stamp(path), _stamp(ours)
+        stamps = stamp_of(path), stamp_of(ours)
         if stamps[1] is None or self._seen.get(path.name) == stamps:
             return ""
         if stamps[0] is None:
@@ -91,12 +91,3 @@ def _differ(path: Path, ours: Path) -> bool:
     except OSError as error:
         # One of them may have gone since we looked: the next pass sees which.
         raise Retryable(f"{error.filename}: cannot be read: {error.strerror}") from None
-
-
-def _stamp(path: Path) -> _Stamp | None:
-    """What changes when a file is written; None when it is not there."""
-    try:
-        info = path.stat()
-    except OSError:
-        return None
-    return info.st_mtime_ns, info.st_ino, info.st_size
