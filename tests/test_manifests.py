@@ -228,6 +228,13 @@ def test_everything_malformed_gets_one_error_with_its_line(text: str | bytes, li
     assert said in error.message
 
 
+@pytest.mark.parametrize("depth", [101, 999, 1_000, 1_001, 10_000])
+@pytest.mark.parametrize("level", ["[", "{", "[{", "{a: ", "- ", "? ", "- - ", "? [\n"])
+def test_nesting_beyond_our_limit_is_too_deep_whoever_refuses(level: str, depth: int) -> None:
+    # libyaml 0.2.6 refuses 1,000 levels itself, and by its look-ahead before ours are counted.
+    assert only_error(f"é: 1\nb:\n  {level * depth}").code == "TooDeep"
+
+
 def test_an_alias_bomb_is_refused_before_it_grows() -> None:
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 7)}]" for i in range(1, 7)]
     error = only_error("\n".join(["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8]", *levels]))

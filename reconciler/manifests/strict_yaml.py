@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
@@ -80,6 +81,7 @@ def load(text: bytes, first_line: int = 1) -> Tree | None:
     try:
         node = _compose(text, first_line)
     except yaml.MarkedYAMLError as error:
+        _check_depth_before(error, text, first_line)
         raise _explained(error, text, first_line) from None
     except yaml.reader.ReaderError as error:
         line = _line_at(text, cast(int, error.position)) + first_line - 1
@@ -124,6 +126,16 @@ def _compose(text: bytes, first_line: int) -> Node | None:
     if text.count(b"*") > MAX_ALIASES:
         _count_aliases(text, first_line)
     return node
+
+
+def _check_depth_before(error: yaml.MarkedYAMLError, text: bytes, first_line: int) -> None:
+    """Raises YamlProblem if the text was too deep for us before libyaml refused it.
+
+    libyaml reads ahead and has a limit of its own in some versions, so its refusal may come before ours.
+    """
+    if error.problem_mark:
+        with suppress(yaml.YAMLError):
+            _compose(text.decode()[: error.problem_mark.index].encode(), first_line)
 
 
 def _count_aliases(text: bytes, first_line: int) -> None:
