@@ -73,7 +73,9 @@ class Source(_Section):
     interval: Seconds = Field(
         60.0, ge=1, description="How often the remote is asked; a local repository is watched too"
     )
-    timeout: Seconds = Field(60.0, description="Longest time for one git call")
+    timeout: Seconds = Field(
+        60.0, description="Longest silence of one git call; a fetch that makes progress may take 60 times as long"
+    )
     allow_rewrites: bool = Field(False, description="Accept a branch whose history was rewritten")
     token_file: Path | None = Field(None, description="File with the https token or password")
     username: str = Field("git", description="User name sent with the token")

@@ -20,9 +20,9 @@ from typing import Any
 
 import structlog
 
-from reconciler.engines.exchange import LONGEST, TooMuchError, exchange
 from reconciler.engines.launch import Question, origin_of_word
 from reconciler.errors import Retryable
+from reconciler.exchange import LONGEST, TooMuchError, exchange
 from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
 
 log = structlog.get_logger()

@@ -15,10 +15,11 @@ from reconciler.source.address import Address, git_folder
 
 # Faults of old, honest histories; they mean nothing where nothing is checked out.
 _HARMLESS = (
-    *("badDate", "badEmail", "badName", "badTimezone", "missingEmail", "missingNameBeforeEmail"),
-    *("missingSpaceBeforeDate", "missingSpaceBeforeEmail", "zeroPaddedDate", "zeroPaddedFilemode"),
+    *("badDate", "badDateOverflow", "badEmail", "badName", "badTimezone", "missingEmail", "missingNameBeforeEmail"),
+    *("missingSpaceBeforeDate", "missingSpaceBeforeEmail", "multipleAuthors", "zeroPaddedDate", "zeroPaddedFilemode"),
     *("gitmodulesBlob", "gitmodulesLarge", "gitmodulesMissing", "gitmodulesName", "gitmodulesParse"),
     *("gitmodulesPath", "gitmodulesSymlink", "gitmodulesUpdate", "gitmodulesUrl"),
+    *("gitattributesBlob", "gitattributesLarge", "gitattributesLineLength", "gitattributesMissing"),
 )
 
 # It answers for the server that the config names and for no other: a redirect elsewhere gets nothing.

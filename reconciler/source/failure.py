@@ -22,6 +22,12 @@ _HINTS = (
     (r"could not resolve|failed to connect|connection|timed out|no answer|network", AGAIN),
 )
 _NOISE = re.compile(r"^(fatal|error|remote|warning|hint):\s*", re.IGNORECASE)
+# What a fetch says of how far it is, and what an older git says of checks that it does not know.
+_PROGRESS = re.compile(
+    r"^(remote: )?((Enumerating|Counting|Compressing|Receiving|Unpacking) objects|Resolving deltas|Total \d)"
+    r"|^warning: Skipping unknown msg id",
+    re.IGNORECASE,
+)
 _GENERIC = ("could not read from remote repository.", "please make sure you have the correct access rights", "and the")
 
 
@@ -41,7 +47,8 @@ def clean(said: str, address: Address, secrets: tuple[str, ...] = ()) -> str:
     for secret in secrets:
         said = said.replace(secret, "***")
     said = re.sub(r"//[^/\s'\"]*@", "//", said.replace(address.url, address.shown))
-    said = "".join(character if character.isprintable() or character == "\n" else " " for character in said)
-    lines = [_NOISE.sub("", line.strip()) for line in said.split("\n")]
+    lines = [line.strip() for line in re.split(r"[\r\n]", said)]
+    lines = [_NOISE.sub("", line) for line in lines if not _PROGRESS.search(line)]
+    lines = ["".join(character if character.isprintable() else " " for character in line) for line in lines]
     telling = [line for line in lines if line and not line.lower().startswith(_GENERIC)]
     return (", ".join(dict.fromkeys(telling[-3:])) or "git gave no reason")[:400].rstrip(".")

@@ -6,10 +6,16 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from reconciler.errors import Terminal
+from reconciler.exchange import TooMuchError, exchange
+
+# A listing of half a million files; what can be asked for more says so itself.
+LONGEST_ANSWER = 64 << 20
+_FOREVER = 86_400.0
 
 
 class GitFailed(Exception):
@@ -24,21 +30,35 @@ class GitFailed(Exception):
 class GitTimedOut(GitFailed):
     """git did not answer in time and was killed."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(-1, f"no answer within {seconds:g} s")
+    def __init__(self, said: str) -> None:
+        super().__init__(-1, said)
+
+
+class GitSaidTooMuch(GitFailed):
+    """git was killed because its answer has no end, or none that anything here could hold."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(-1, f"its answer has more than {most:,} bytes")
 
 
 def run_git(
-    *arguments: str, env: Mapping[str, str], timeout: float, stdin: bytes = b"", keep_open: tuple[int, ...] = ()
+    *arguments: str,
+    env: Mapping[str, str],
+    timeout: float,
+    stdin: bytes = b"",
+    keep_open: tuple[int, ...] = (),
+    most: int = LONGEST_ANSWER,
+    in_all: float = 0.0,
 ) -> bytes:
     """What git wrote to its standard output. Raises GitFailed, or Terminal when there is no git.
 
     `arguments` must be fixed words, checked names, or stand after `--`: GitPython's own checks do not cover this call.
-    `keep_open` are descriptors that git and its children hold until they end.
+    `keep_open` are descriptors that git and its children hold until they end. git may say `most` bytes. `timeout` is
+    the longest silence where `in_all`, the longest time, is given as well; 0 is no limit.
     """
     # GitPython's own timeout finds the children to kill with pgrep or ps, which small images lack, and then waits for
     # ever on the pipe that they hold. So it only starts git here, in a session of its own that can be killed whole.
-    process = _gitpython()(os.sep).execute(
+    started = _gitpython()(os.sep).execute(
         [*_forget_inherited(env), "git", *arguments],
         as_process=True,
         istream=subprocess.PIPE,
@@ -46,17 +66,28 @@ def run_git(
         start_new_session=True,
         pass_fds=keep_open,
     )
+    process: subprocess.Popen[bytes] = started.proc
+    begun = time.monotonic()
     try:
-        out, said = process.communicate(stdin, timeout=timeout or None)
+        out, said = exchange(process, stdin, timeout or _FOREVER, most, in_all)
     except subprocess.TimeoutExpired:
         _end(process)
-        raise GitTimedOut(timeout) from None
+        raise GitTimedOut(_too_slow(timeout, in_all, time.monotonic() - begun)) from None
+    except TooMuchError:
+        _end(process)
+        raise GitSaidTooMuch(most) from None
     except BaseException:
         _end(process)
         raise
     if process.returncode:
         raise GitFailed(process.returncode, said.decode("utf-8", "replace"))
-    return bytes(out)
+    return out
+
+
+def _too_slow(timeout: float, in_all: float, spent: float) -> str:
+    if in_all and spent >= in_all:
+        return f"not done within {in_all:g} s, 60 times source.timeout; raise that if the repository is so large"
+    return f"no answer within {timeout:g} s, which is source.timeout"
 
 
 def _gitpython() -> Any:
@@ -75,11 +106,14 @@ def _forget_inherited(env: Mapping[str, str]) -> list[str]:
     return ["env", *unwanted] if unwanted else []
 
 
-def _end(process: Any) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     # SIGTERM first: git then removes its own half-written files and locks.
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=2)
-            return
+            process.wait(2)
+            break
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()

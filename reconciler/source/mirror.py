@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reconciler.errors import Retryable
+from reconciler.errors import Retryable, Terminal
 from reconciler.source.access import Folder, local_environment, sync_folder, write_file
-from reconciler.source.git import GitFailed, GitTimedOut, run_git
+from reconciler.source.git import LONGEST_ANSWER, GitFailed, GitSaidTooMuch, GitTimedOut, run_git
 
 _ACCEPTED = "refs/reconciler/accepted"
+# A fetch may take so many times as long as a call may be silent.
+_IN_ALL = 60
 _LEFTOVERS = ("*.lock", "refs/**/*.lock", "objects/pack/tmp_*", "objects/incoming-*", "objects/info/*.lock")
 
 
@@ -91,32 +93,42 @@ class Mirror:
         except OSError as error:
             raise Retryable(f"cannot rebuild {repository}: {error.strerror}; check the disk and its owner") from None
 
-    def _git(self, *arguments: str, stdin: bytes = b"") -> bytes:
+    def _git(self, *arguments: str, stdin: bytes = b"", most: int = LONGEST_ANSWER) -> bytes:
+        held = self._held
         try:
-            return run_git(*arguments, env=self._env, timeout=self._timeout, stdin=stdin, keep_open=self._held)
+            return run_git(*arguments, env=self._env, timeout=self._timeout, stdin=stdin, keep_open=held, most=most)
         except GitTimedOut as error:
             # Slow is not damaged.
             raise Retryable(f"git on {self.folder.root}: {error.said}; raise source.timeout if this stays") from None
 
-    def _here(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        return self._git(f"--git-dir={self.folder.repository}", *arguments, stdin=stdin)
+    def _here(self, *arguments: str, stdin: bytes = b"", most: int = LONGEST_ANSWER) -> bytes:
+        return self._git(f"--git-dir={self.folder.repository}", *arguments, stdin=stdin, most=most)
 
-    def read(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        """What one git command says that only reads the mirror, and that a sound mirror always answers."""
+    def read(self, *arguments: str, stdin: bytes = b"", most: int = LONGEST_ANSWER) -> bytes:
+        """What one git command says that only reads the mirror, and that a sound mirror always answers.
+
+        Raises Terminal after `most` bytes: a small tree may name itself again and again.
+        """
         try:
-            return self._here(*arguments, stdin=stdin)
+            return self._here(*arguments, stdin=stdin, most=most)
+        except GitSaidTooMuch as error:
+            raise Terminal(f"git {arguments[0]}: {error.said}; the last good revision stays") from None
         except GitFailed as error:
             raise Damaged(error.said) from None
 
     def fetch(self, url: str, refspecs: tuple[str, ...], env: dict[str, str]) -> None:
-        """Get these references with their whole history, so that ancestry can be proved. Raises GitFailed."""
+        """Get these references with their whole history, so that ancestry can be proved. Raises GitFailed.
+
+        A large repository on a slow line takes its time: what counts is that it goes on.
+        """
         run_git(
             f"--git-dir={self.folder.repository}",
-            *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--prune"),
+            *("fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--prune"),
             *("--no-show-forced-updates", "--", url, *refspecs),
             env=env,
             timeout=self._timeout,
             keep_open=self._held,
+            in_all=_IN_ALL * self._timeout,
         )
 
     def commit(self, name: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reconciler.config import Source, normalize_path
@@ -13,6 +12,13 @@ from reconciler.source.mirror import Damaged, Mirror
 
 _SUFFIXES = (b".yaml", b".yml")
 _LONGEST_PATH = 1024
+# Some hundred thousand files: kilobytes of trees that name each other can list for hours.
+_LONGEST_LISTING = 32 << 20
+# The year 9999, which is as far as a calendar here goes.
+_LATEST = 253_370_764_800.0
+# Of a blob: its id, its kind and its size.
+_LONGEST_HEADER = 80
+_LINK, _SUBMODULE = b"120000", b"160000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +40,14 @@ def read_snapshot(
         clean = {path: normalize_path(path) for path in paths}
     except ValueError as error:
         raise Terminal(f"targets.paths: {error}") from None
-    entries = list(_entries(mirror, revision, () if "" in clean.values() else tuple(clean.values())))
+    entries, present = _entries(mirror, revision, tuple(dict.fromkeys(clean.values())))
     refused = {entry.path: reason for entry in entries if (reason := _refusal(entry, settings))}
     wanted = [entry for entry in entries if entry.path not in refused and entry.path.endswith(_SUFFIXES)]
     _check_limits(wanted, revision, settings)
     files = []
     blobs = {file.oid: file.data for file in before.files} if before else {}
-    blobs |= _blobs(mirror, [entry.oid for entry in wanted if entry.oid not in blobs])
+    unread = [entry.oid for entry in wanted if entry.oid not in blobs]
+    blobs |= _blobs(mirror, unread, settings.max_total_bytes)
     for entry in wanted:
         data = blobs[entry.oid]
         if b"\0" in data:
@@ -52,25 +59,37 @@ def read_snapshot(
         revision=revision,
         files=tuple(files),
         refused=tuple(refused[path] for path in sorted(refused)),
-        missing=tuple(path for path in paths if not _is_present(clean[path], entries)),
+        missing=tuple(path for path in paths if clean[path] not in present),
         subject=subject,
         committed_at=committed_at,
     )
 
 
-def _entries(mirror: Mirror, revision: str, paths: tuple[str, ...]) -> Iterator[_Entry]:
-    listing = mirror.read("ls-tree", "-r", "-z", "-l", "--full-tree", revision, "--", *paths)
-    for line in listing.split(b"\0")[:-1]:
-        about, _, path = line.partition(b"\t")
+def _entries(mirror: Mirror, revision: str, places: tuple[str, ...]) -> tuple[list[_Entry], set[str]]:
+    """What may matter of the tree, and which of the places are there."""
+    asked = () if "" in places else places
+    listing = mirror.read("ls-tree", "-r", "-z", "-l", "--full-tree", revision, "--", *asked, most=_LONGEST_LISTING)
+    entries, present = [], set[str]()
+    begin = 0
+    while (end := listing.find(b"\0", begin)) >= 0:
+        about, _, path = listing[begin:end].partition(b"\t")
+        begin = end + 1
         mode, _kind, oid, size = about.split()
-        yield _Entry(mode, oid.decode(), 0 if size == b"-" else int(size), path)
+        present |= {place for place in places if place not in present and _is_in(path, place.encode())}
+        if path.endswith(_SUFFIXES) or mode in (_LINK, _SUBMODULE):
+            entries.append(_Entry(mode, oid.decode(), 0 if size == b"-" else int(size), path))
+    return entries, present
+
+
+def _is_in(path: bytes, place: bytes) -> bool:
+    return not place or path == place or path.startswith(place + b"/")
 
 
 def _refusal(entry: _Entry, settings: Source) -> Reason | None:
     """Why an entry may not be read. Links and submodules count whatever their name: they may stand for a folder."""
-    if entry.mode == b"120000":
+    if entry.mode == _LINK:
         return _reason(entry.path, "Symlink", "it is a symbolic link; put the file or folder itself there")
-    if entry.mode == b"160000":
+    if entry.mode == _SUBMODULE:
         return _reason(entry.path, "Submodule", "it is a submodule; put its files here, or give it a source of its own")
     if not entry.path.endswith(_SUFFIXES):
         return None
@@ -117,13 +136,14 @@ def _check_limits(wanted: list[_Entry], revision: str, settings: Source) -> None
     )
 
 
-def _blobs(mirror: Mirror, wanted: list[str]) -> dict[str, bytes]:
+def _blobs(mirror: Mirror, wanted: list[str], most: int) -> dict[str, bytes]:
     if not (oids := list(dict.fromkeys(wanted))):
         return {}
-    stream = memoryview(mirror.read("cat-file", "--batch", stdin="".join(f"{oid}\n" for oid in oids).encode()))
+    asked = "".join(f"{oid}\n" for oid in oids).encode()
+    stream = memoryview(mirror.read("cat-file", "--batch", stdin=asked, most=most + _LONGEST_HEADER * len(oids)))
     blobs, position = {}, 0
     for oid in oids:
-        header = bytes(stream[position : position + 80]).partition(b"\n")[0]
+        header = bytes(stream[position : position + _LONGEST_HEADER]).partition(b"\n")[0]
         name, kind, *size = header.split()
         if kind != b"blob" or name.decode() != oid:
             raise Damaged(f"object {oid} is {kind.decode('utf-8', 'replace')}")
@@ -146,9 +166,5 @@ def _describe(mirror: Mirror, revision: str) -> tuple[str, float]:
     )
     seconds, _, subject = text.partition("\0")
     printable = "".join(c for c in subject.rstrip("\n") if c.isprintable())
-    return printable[:200], float(seconds)
-
-
-def _is_present(path: str, entries: list[_Entry]) -> bool:
-    name, folder = path.encode(), f"{path}/".encode() if path else b""
-    return any(entry.path == name or entry.path.startswith(folder) for entry in entries)
+    # git says nothing, or a number without end, where the commit holds no date that it can read.
+    return printable[:200], min(float(seconds or 0), _LATEST)

@@ -7,6 +7,7 @@ import os
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +26,8 @@ class GitServer(ThreadingHTTPServer):
     redirect_to = ""
     redirected_paths = "/"
     hold_fetches: threading.Event | None = None
+    # Seconds that each twentieth of what is fetched takes.
+    drip = 0.0
 
     def __init__(self, root: Path, password: str, certificate: Path, address: str) -> None:
         super().__init__((address, 0), _Handler)
@@ -73,9 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
         if b"command=fetch" in body and self.server.hold_fetches is not None:
             self.server.fetching.set()
             self.server.hold_fetches.wait(60)
-        return self._backend(body)
+        return self._backend(body, drip=self.server.drip if b"command=fetch" in body else 0.0)
 
-    def _backend(self, body: bytes) -> None:
+    def _backend(self, body: bytes, drip: float) -> None:
         path, _, query = self.path.partition("?")
         variables = {
             "GIT_PROJECT_ROOT": str(self.server.root),
@@ -94,15 +97,18 @@ class _Handler(BaseHTTPRequestHandler):
         done = subprocess.run(["git", "http-backend"], input=body, env=variables, capture_output=True, check=False)
         head, _, content = done.stdout.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
-        self._send(int(headers.pop("Status", "200").split()[0]), headers, content)
+        self._send(int(headers.pop("Status", "200").split()[0]), headers, content, drip)
 
-    def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
+    def _send(self, status: int, headers: dict[str, str], content: bytes, drip: float = 0.0) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        length = len(content) // 20 + 1 if drip else max(1, len(content))
+        for begin in range(0, len(content), length):
+            time.sleep(drip)
+            self.wfile.write(content[begin : begin + length])
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing."""

@@ -205,6 +205,27 @@ def test_a_server_that_never_answers_is_given_up_on_and_nothing_is_left_running(
         assert not running(url)
 
 
+@pytest.mark.slow
+def test_fetch_that_goes_on_is_not_cut_at_source_timeout(
+    tmp_path: Path, server: GitServer, repository: Repository, config: dict[str, object]
+) -> None:
+    for number in range(40):
+        repository.write(f"hosts/a/{number}.bin", os.urandom(4000))
+    repository.commit()
+    repository.git("push", "--quiet", str(tmp_path / "served/m.git"), "main")
+    server.drip = 0.15
+    assert source_of(tmp_path, config, timeout=1.5).poll().files
+
+
+def test_fetch_that_stalls_names_the_key_of_its_deadline(
+    tmp_path: Path, server: GitServer, config: dict[str, object]
+) -> None:
+    server.hold_fetches = threading.Event()
+    said = message_of(source_of(tmp_path, config, timeout=0.5))
+    server.hold_fetches.set()
+    assert "no answer within 0.5 s, which is source.timeout" in said
+
+
 def running(text: str) -> list[str]:
     """The processes that have this text on their command line."""
     found = []

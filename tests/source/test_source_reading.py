@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 from pathlib import Path
 
@@ -202,6 +203,44 @@ def test_ten_thousand_folders_inside_each_other_break_nothing(repository: Reposi
         assert deep.files == ()
         good = deep
     assert source.last_good() is good
+
+
+def test_trees_that_multiply_are_refused_and_the_next_revision_is_read(
+    repository: Repository, source: GitSource, mirror: Path
+) -> None:
+    good = source.poll()
+    tree = repository.tree(entry("100644", repository.blob(b"a: 1\n"), b"x.yaml"))
+    for _ in range(10):
+        tree = repository.tree(*(entry("040000", tree, b"%d" % n) for n in range(10)))
+    before = repository.git("rev-parse", "main")
+    repository.commit_tree(entry("040000", repository.tree(entry("040000", tree, b"a")), b"hosts"))
+    with pytest.raises(Terminal, match=r"ls-tree: its answer has more than .* bytes; the last good revision stays"):
+        source.poll()
+    assert source.last_good() is good
+    repository.git("update-ref", "refs/heads/main", before)
+    assert source.poll() is good
+
+
+@pytest.mark.parametrize("date", [b"xyz", b"99999999999999999999 +0000", b"-1 +0000", b""])
+def test_commit_with_a_broken_date_is_read_like_any_other(
+    repository: Repository, source: GitSource, date: bytes
+) -> None:
+    tree = repository.git("rev-parse", "main^{tree}").encode()
+    who = b"Ada <ada@example.invalid> "
+    body = b"tree %s\nauthor %s1 +0000\ncommitter %s\n\nOld clock\n" % (tree, who, who + date)
+    commit = repository.git("hash-object", "-t", "commit", "-w", "--literally", "--stdin", stdin=body)
+    repository.git("update-ref", "refs/heads/main", commit)
+    snapshot = source.poll()
+    assert (snapshot.revision, snapshot.subject) == (commit, "Old clock")
+    assert datetime.datetime.fromtimestamp(snapshot.committed_at, datetime.UTC)
+
+
+def test_long_line_of_gitattributes_in_the_history_stops_no_revision(repository: Repository, source: GitSource) -> None:
+    source.poll()
+    repository.write("docs/.gitattributes", "*.bin " + " ".join(f"attr{n}=x" for n in range(400)) + "\n")
+    assert repository.commit() == source.poll().revision
+    repository.git("rm", "--quiet", "docs/.gitattributes")
+    assert repository.commit() == source.poll().revision
 
 
 def nest(repository: Repository, tree: str, depth: int) -> str:

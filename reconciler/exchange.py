@@ -17,12 +17,16 @@ class TooMuchError(Exception):
     """It says more than anybody wants to hear."""
 
 
-def exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> tuple[bytes, bytes]:
+def exchange(
+    process: subprocess.Popen[bytes], request: bytes, seconds: float, most: int = LONGEST, in_all: float = 0.0
+) -> tuple[bytes, bytes]:
     """All of its output and errors, once it ended. All three streams are pipes. It is not ended here.
 
-    Raises subprocess.TimeoutExpired, and TooMuchError after `LONGEST` bytes of both together.
+    It has `seconds`; with `in_all`, so many for each sign of progress, and that many altogether. Raises
+    subprocess.TimeoutExpired, and TooMuchError after `most` bytes of both together.
     """
-    ends = time.monotonic() + seconds
+    begun = time.monotonic()
+    ends = begun + seconds
     if not (process.stdin and process.stdout and process.stderr):
         raise ValueError("all three streams have to be pipes")
     said = {process.stdout: bytearray(), process.stderr: bytearray()}
@@ -40,7 +44,9 @@ def exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) -
                     said[stream] += piece
                 else:
                     open_ones.unregister(stream)
-            if sum(map(len, said.values())) > LONGEST:
+                if in_all:
+                    ends = min(time.monotonic() + seconds, begun + in_all)
+            if sum(map(len, said.values())) > most:
                 raise TooMuchError
     process.wait(_left(process, ends, seconds))
     return bytes(said[process.stdout]), bytes(said[process.stderr])
