@@ -23,7 +23,7 @@ from reconciler.model import ServiceId, Snapshot
 from reconciler.notify import notify, reloading, watchdog_interval
 from reconciler.report import log as logs
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
-from reconciler.source import LocalWatch
+from reconciler.source import LocalWatch, shown_address
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
 
@@ -160,7 +160,9 @@ class Daemon:
             place.turned_at = time.monotonic()
         for thread in self._threads:
             thread.start()
-        log.info("started", version=__version__, source=self.settings.source.url, targets=len(self._places))
+        log.info(
+            "started", version=__version__, source=shown_address(self.settings.source.url), targets=len(self._places)
+        )
 
     def stop(self) -> None:
         """End threads and servers; what serves keeps serving."""

@@ -14,7 +14,7 @@ from reconciler.loop.parts import Place, make_folder, make_history, make_places,
 from reconciler.model import AskPreflight, DesiredState, Observed, Plan, Snapshot, Unreachable
 from reconciler.report.judgement import judge
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
-from reconciler.source import GitSource
+from reconciler.source import GitSource, shown_address
 from reconciler.web.metrics import Metrics
 
 _LONGEST_PREFLIGHT = 300.0
@@ -34,7 +34,7 @@ def preview(settings: Settings, target: str | None, revision: str | None, progre
     if target is not None:
         settings.target(target)
     with _parts(settings) as (source, places):
-        progress(f"asking {settings.source.url}")
+        progress(f"asking {shown_address(settings.source.url)}")
         snapshot = source.snapshot(revision) if revision else source.poll()
         chosen = [place for place in places if target in (None, place.settings.name)]
         plans = tuple(_look(place, snapshot, progress) for place in chosen)

@@ -4,7 +4,8 @@ Nothing is ever checked out: blobs come straight from the object store, so that 
 the repository has any effect here.
 """
 
+from reconciler.source.address import shown_address
 from reconciler.source.poll import GitSource
 from reconciler.source.watch import LocalWatch
 
-__all__ = ["GitSource", "LocalWatch"]
+__all__ = ["GitSource", "LocalWatch", "shown_address"]

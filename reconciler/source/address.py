@@ -58,6 +58,14 @@ def parse_address(url: str) -> Address:
     raise _refusal(url, f"{_hide(scheme)} is not a protocol that we speak")
 
 
+def shown_address(url: str) -> str:
+    """What people may see of `source.url`: no user name, which may be a token, and no password."""
+    try:
+        return parse_address(url).shown
+    except Terminal:
+        return _hide(url)
+
+
 def _hide(url: str) -> str:
     """What of a refused URL may be shown: whatever may be a name, a password or a query is cut."""
     scheme = url.partition("://")[0] + "://" if "://" in url else ""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reconciler.config import Source
 from reconciler.errors import Terminal
 from reconciler.source.access import ssh_command
-from reconciler.source.address import parse_address
+from reconciler.source.address import parse_address, shown_address
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed
 from reconciler.source.reference import Kind, highest, is_ref_name, parse_range, wanted_reference
@@ -257,3 +257,16 @@ def test_a_failure_says_what_to_check(said: str, hint: str) -> None:
     error = explain(GitFailed(128, said), parse_address("ssh://git@example.com/m"), "ask")
     assert hint in str(error)
     assert str(error).startswith("cannot ask ssh://example.com/m: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://s3cret@git.example.com/m.git", "https://git.example.com/m.git"),
+        ("https://bot:s3cret@git.example.com/m.git", "https://git.example.com/m.git"),
+        ("ssh://bot@git.example.com/m.git", "ssh://git.example.com/m.git"),
+        ("/srv/m.git", "/srv/m.git"),
+    ],
+)
+def test_shown_address_holds_no_user_name_or_password(url: str, shown: str) -> None:
+    assert shown_address(url) == shown
