@@ -305,6 +305,22 @@ class Host:
                     if sum(r.digest == one.digest for r in served) < one.replicas and len(served) <= one.replicas:
                         self._check_gpus(drain.replica, one.spec)
 
+    def check_promoted_last(self, desired: DesiredState, plan: Plan) -> None:
+        """No promoted replica is superseded while one that was never promoted, and is not wanted either, stays."""
+        going = {action.replica for action in plan.actions if isinstance(action, Drain | Stop)}
+        for drain in (action for action in plan.actions if isinstance(action, Drain)):
+            service = drain.replica.service
+            if "superseded by " not in drain.reason or not self._is_promoted(self.replicas[drain.replica]):
+                continue
+            wanted_here = {digest for digest, _, _ in self._successors(desired, service)}
+            staying = [r for r in self.serving(service.name) if r.id not in going]
+            left = [r.id for r in staying if not self._is_promoted(r) and r.digest not in wanted_here]
+            assert not left, f"{drain.replica} is promoted and goes, {left} stay"
+
+    def _is_promoted(self, r: Replica) -> bool:
+        owned = self.owned.get(r.service)
+        return owned is not None and owned.promoted is not None and owned.promoted.digest == r.digest
+
     def _successors(self, desired: DesiredState, service: ServiceId) -> list[tuple[str, EffectiveSpec, int]]:
         """What may come after a replica: git's digest, the second one beside it, or the last good one again."""
         found: list[tuple[str, EffectiveSpec, int]] = []
@@ -472,6 +488,7 @@ class Host:
         """One pass. `die_after` cuts its execution after so many actions, as `kill -9` would."""
         plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE, unstartable=self.unstartable)
         self.check_successors(desired, plan)
+        self.check_promoted_last(desired, plan)
         for action in plan.actions[:die_after]:
             if isinstance(action, Start) and action.digest in self.refused:
                 self.unstartable.add((action.replica.service, action.digest))
@@ -489,6 +506,7 @@ class Host:
             self.lose_files()
         plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE)
         self.check_successors(desired, plan)
+        self.check_promoted_last(desired, plan)
         broken: list[AssertionError] = []
 
         def perform(action: Action) -> None:

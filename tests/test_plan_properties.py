@@ -21,6 +21,7 @@ from reconciler.model import (
     Phase,
     Quarantine,
     Reason,
+    Restart,
     Start,
     Stop,
     Strategy,
@@ -125,6 +126,30 @@ def test_every_history_converges_and_then_plans_nothing(host, history):
     assert plan.actions == ()
     again = host.step(last)
     assert again.actions == ()
+
+
+@given(
+    st.integers(1, 3),
+    st.sampled_from((None, *STRATEGIES[1:4])),
+    st.integers(0, 2),
+    st.integers(0, 40),
+    st.sampled_from(("good3", "crash1", "never1", "good1")),
+    st.sampled_from(("ready", "starting", "dead")),
+)
+@settings(max_examples=examples(150), deadline=None)
+def test_rollout_on_a_trial_gives_up_what_was_never_promoted_first(count, strategy, spare, passes, third, proven):
+    host = Host(memory=count + spare)
+    host.converge(state(wanted("a", "good1", count, strategy=strategy)))
+    play(host, [(state(wanted("a", "good2", count, strategy=strategy)), passes)])
+    for key, replica in list(host.replicas.items()):
+        if replica.digest == "good1-a" and proven == "dead":
+            host.replicas[key] = replace(replica, alive=False)
+    if proven == "starting":
+        host.restart_processes("a", Restart.BY_HAND)
+    # The host checks at every pass that what is promoted goes last.
+    commit = state(wanted("a", third, count, strategy=strategy))
+    play(host, [(commit, 60)])
+    host.converge(commit, passes=2000)
 
 
 @given(hosts, histories, st.randoms(use_true_random=False))

@@ -308,6 +308,24 @@ def test_an_estimate_harms_nothing_that_runs_already():
     assert len(host.serving("a")) == 1
 
 
+def test_rollout_while_another_is_on_trial_drains_the_unproven_replica():
+    host = Host(memory=2)
+    host.converge(state(wanted("a", "good1")))
+    trial = state(wanted("a", "good2"))
+    while not any(r.digest == "good2-a" and r.ready_at for r in host.replicas.values()):
+        host.step(trial)
+        host.now += 0.5
+    began = len(host.log)
+    commit = state(wanted("a", "crash3"))
+    for _ in range(40):
+        host.step(commit)
+        host.now += 0.5
+        assert host.serving("a")[0].digest == "good1-a"
+    drained = [action.replica.serial for action in host.log[began:] if isinstance(action, Drain)]
+    assert [serial.split("-")[0] for serial in drained] == ["good2"]
+    assert (wanted("a", "crash3").id, "crash3-a") in host.quarantines
+
+
 def test_a_taken_port_is_nobodys_fault():
     host = Host()
     commit = state(wanted("a", "good1"))

@@ -18,6 +18,7 @@ from reconciler.model import (
     Reason,
     Replica,
     ReplicaId,
+    Routed,
     Start,
     Stop,
     Strategy,
@@ -128,12 +129,12 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
 
 
 def _good_beside(s: Situation, main: Generation) -> tuple[Generation, ...]:
-    """The last good digest while some of its replicas serve and others start: they go when their successor is there."""
+    """The last good digest while replicas of it serve or start: they go when their successor is there."""
     if s.promoted is None or s.is_proven(main.digest) or sum(map(s.is_available, _members(s, main))) >= main.count:
         return ()
     good = last_good(s.promoted)
-    serves = any(r.digest == good.digest for r in s.of(Life.READY))
-    return (replace(good, count=min(good.count, main.count)),) if serves else ()
+    is_there = any(r.digest == good.digest for r in s.of(Life.STARTING, Life.READY))
+    return (replace(good, count=min(good.count, main.count)),) if is_there else ()
 
 
 def _come_back(s: Situation, found: Return, aim: Aim, ledger: Ledger, steps: Steps) -> None:
@@ -175,10 +176,10 @@ def _members(s: Situation, generation: Generation) -> list[Replica]:
 
 
 def _old(s: Situation, wanted: set[str]) -> list[Replica]:
-    """Oldest first, but before them those that only have a canary's share: nobody counts on them."""
-    on_trial = {endpoint.replica for endpoint in s.route.canary} if s.route else set()
+    """In the order in which they make room: never promoted ones, then a canary's, then the oldest."""
+    canary = {endpoint.replica for endpoint in s.route.canary} if s.route else set()
     old = [r for r in s.of(Life.READY) if r.digest not in wanted]
-    return sorted(old, key=lambda r: r.id not in on_trial)
+    return sorted(old, key=lambda r: (s.is_proven(r.digest), r.id not in canary))
 
 
 # ---------------------------------------------------------------- which way
@@ -368,7 +369,7 @@ def _same(a: Promoted, b: Promoted) -> bool:
 
 
 def _retire(s: Situation, main: Generation, wanted: set[str], strategy: Strategy, steps: Steps) -> None:
-    """Drain as many old replicas as the floor allows, oldest first."""
+    """Drain as many old replicas as the floor allows: never promoted ones first."""
     members, old = _members(s, main), _old(s, wanted)
     # What starts of the old will serve soon, or leave its room.
     is_waiting = _is_busy(s, main) or any(r.digest not in wanted for r in s.of(Life.PLANNED, Life.STARTING))
@@ -380,7 +381,9 @@ def _retire(s: Situation, main: Generation, wanted: set[str], strategy: Strategy
     if strategy == STOP_FIRST:
         # Where git wants more replicas than there were, the first of them must make room all the same.
         spare = max(spare, 1)
-    for replica in serving[: max(0, spare)]:
+    # Not routed yet means not available: ending it costs nothing.
+    unrouted = [r for r in old if r.routed is Routed.ABSENT and not s.is_proven(r.digest)]
+    for replica in (*unrouted, *serving)[: max(0, spare)]:
         why = f"superseded by {main.digest[:8]}"
         steps.records.append(Drain(replica.id, why))
         steps.say(f"draining {replica.id.serial}: {why}")
