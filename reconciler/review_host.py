@@ -74,7 +74,7 @@ def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Documen
         service["errors"] += [{"reason": each.code, "message": each.message} for each in problems]
         doubts = [each for each in (desired.blocked if desired else ()) if _is_of_this_machine(each)]
         service["warnings"] += [{"reason": each.code, "message": each.message} for each in doubts]
-    document["errors"] += [review.finding_of(reason) for reason in (*_bad_names(wanted), *_refused(wanted))]
+    document["errors"] = _merged(document["errors"], (*_bad_names(wanted), *_refused(wanted)))
     return document
 
 

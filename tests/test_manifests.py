@@ -193,9 +193,13 @@ def test_merge_keys_and_aliases_work_and_are_not_shared() -> None:
         ("a: \0", 1, "NotText", "zero byte"),
         (b"a: 1\nb: \xff\xfe", 2, "NotText", "UTF-8"),
         ("a: 1\n".encode("utf-16"), 1, "NotText", "zero byte"),
-        ("just text", 1, "IncompleteManifest", "expected a mapping, got text"),
-        ("- a\n- b", 1, "IncompleteManifest", "got a list"),
-        ("a: 1", 1, "IncompleteManifest", "kind is missing"),
+        ("apiVersion serving.kserve.io/v1beta1", 1, "IncompleteManifest", "expected a mapping, got text"),
+        ("- {apiVersion: serving.kserve.io/v1beta1}", 1, "IncompleteManifest", "got a list"),
+        ("apiVersion: serving.kserve.io/v1beta1", 1, "IncompleteManifest", "kind is missing"),
+        ("apiversion: serving.kserve.io/v1beta1", 1, "IncompleteManifest", "kind is missing"),
+        ("Kind: InferenceService\nname: a", 1, "IncompleteManifest", "kind is missing"),
+        ("kind: InferenceServce\nname: a", 1, "IncompleteManifest", "apiVersion is missing"),
+        ("apiVersion: v1\nkind: ENC[AES256_GCM,data:x]\nmetadata: {name: a}", 2, "UnknownKind", "SOPS"),
         ("kind: Secret", 1, "IncompleteManifest", "apiVersion is missing"),
         ("kind: Secret\napiVersion: v1\nmetadata: {}", 3, "IncompleteManifest", "metadata.name is missing"),
         ("kind: Secret\napiVersion: v1\nmetadata: {name: 12}", 3, "IncompleteManifest", "must be text, got a number"),
@@ -261,7 +265,9 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
 
 def test_empty_files_and_documents_are_skipped() -> None:
     for text in ("", "# nothing\n", "---\n---\n# x\n", "\n\n---\nnull\n...\n"):
-        assert read(text) == Manifests()
+        found = read(text)
+        assert [note.code for note in found.notes] == ["EmptyFile"]
+        assert found == Manifests(notes=found.notes)
 
 
 def test_a_broken_document_spoils_only_itself() -> None:
@@ -312,7 +318,8 @@ def test_foreign_kinds_are_noted_and_not_refused() -> None:
 
 def test_huge_files_and_endless_errors_stop_early() -> None:
     assert only_error(b"a" * (MAX_FILE_BYTES + 1)).code == "TooLarge"
-    assert len(read("---\na\n" * 10_000).errors) == MAX_PROBLEMS + 1
+    assert len(read("---\nkind: Secret\n" * 10_000).errors) == MAX_PROBLEMS + 1
+    assert len(read("---\na\n" * 1000).notes) == 1
     many = read("---\n{apiVersion: v1, kind: Secret, metadata: {name: a}}\n" * (MAX_DOCUMENTS + 10))
     assert [error.code for error in many.errors] == ["TooLarge"]
 
@@ -370,7 +377,7 @@ def test_what_is_no_plain_file_is_refused_with_its_name(tmp_path: Path) -> None:
     (folder / "dir.yaml").mkdir()
     os.mkfifo(folder / "pipe.yaml")
     (folder / "big.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
-    (folder / os.fsdecode(b"\xff.yaml")).write_text("a: 1")
+    (folder / os.fsdecode(b"\xff.yaml")).write_text("kind: Secret")
     manifests = read_paths([folder, tmp_path / "missing.yaml", tmp_path / "repo" / "real", Path("a\0b")])
     codes = {Path(e.origin.file).name: e.code for e in manifests.errors if e.origin}
     assert codes == {

@@ -204,7 +204,9 @@ def test_text_that_is_no_yaml_is_input_that_cannot_be_used(desk: Desk, target: t
     assert (code, len(json.loads(out)["errors"])) == (1, 1)
 
 
-@pytest.mark.parametrize("text", ["kind: InferenceService\n", SERVICE.replace("file:", "gopher:"), "[]\n"])
+@pytest.mark.parametrize(
+    "text", ["kind: InferenceService\n", SERVICE.replace("file:", "gopher:"), "[{kind: InferenceService}]\n"]
+)
 def test_yaml_that_is_no_good_manifest_is_invalid(desk: Desk, text: str):
     desk.write(chat=text)
     assert desk("validate")[0] == 1

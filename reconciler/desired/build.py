@@ -10,7 +10,14 @@ from reconciler.desired.deviations import of_document
 from reconciler.desired.scene import SERVICE, DesiredCache, enter_scene
 from reconciler.desired.service import describe, unusable
 from reconciler.desired.support import Place
-from reconciler.desired.unseen import doubled_hosts, find_host, is_prunable, own_file, unreadable_places
+from reconciler.desired.unseen import (
+    doubled_hosts,
+    faults_without_services,
+    find_host,
+    is_prunable,
+    own_file,
+    unreadable_places,
+)
 from reconciler.manifests import Manifest, Manifests, cordon_of, find_duplicates
 from reconciler.model import Desired, DesiredState, Origin, Reason, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretStore
@@ -46,7 +53,7 @@ def build_desired(
         unreadable=(*unreadable_places(manifests, snapshot), *bad_names, *doubled_hosts(manifests, target)),
         prunable=is_prunable(manifests, target, snapshot),
         notes=(*_notes(manifests, target, snapshot), *secrets.notes),
-        refused=secrets.faults,
+        refused=(*faults_without_services(manifests), *secrets.faults),
         cordon=cordon_of(host) if host else None,
         cordon_known=host is not None,
     )

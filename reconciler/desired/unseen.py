@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from reconciler.config import HostTarget
-from reconciler.manifests import Manifest, Manifests
+from reconciler.manifests import SUFFIXES, Manifest, Manifests
 from reconciler.model import Origin, Reason, Snapshot
 
 HOST_FILE = "host.yaml"
-_YAML = (".yaml", ".yml")
 
 
 def part_of(snapshot: Snapshot, target: HostTarget) -> Snapshot:
@@ -34,12 +33,17 @@ def _touches(refused: str, target: HostTarget) -> bool:
 
 def unreadable_places(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:
     """Files, and folders with a `/` at the end, whose services are kept as they are."""
-    for reason in manifests.errors:
+    for reason in (each.reason for each in manifests.unreadable if each.may_hide_services):
         yield reason
-        if reason.origin and not reason.origin.file.endswith(_YAML):
+        if reason.origin and not reason.origin.file.endswith(SUFFIXES):
             # A link or a submodule may stand where a folder was.
             yield Reason(reason.code, reason.message, Origin(f"{reason.origin.file}/", 1))
     yield from _missing(snapshot, "what came from there is kept")
+
+
+def faults_without_services(manifests: Manifests) -> Iterator[Reason]:
+    """What cannot be read, and plainly is no service: nothing has to be kept for it."""
+    yield from (each.reason for each in manifests.unreadable if not each.may_hide_services)
 
 
 def possible_runtimes(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:

@@ -19,13 +19,14 @@ from reconciler.manifests.manifest import (
     Unreadable,
     joined,
 )
-from reconciler.manifests.paths import read_paths
+from reconciler.manifests.paths import SUFFIXES, read_paths
 from reconciler.model import File, Snapshot
 
 __all__ = [
     "CLUSTER_SCOPED",
     "KNOWN_KINDS",
     "OUR_API",
+    "SUFFIXES",
     "FieldPath",
     "Manifest",
     "ManifestCache",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from reconciler.manifests.foreign import has_no_kind, is_foreign, kind_of_broken, misspelt_kind
 from reconciler.manifests.host import host_problems
+from reconciler.manifests.json_text import is_json, join_surrogates, split_objects
 from reconciler.manifests.manifest import (
     KNOWN_KINDS,
     Manifest,
@@ -25,21 +26,11 @@ from reconciler.model import Origin, Reason
 MAX_FILE_BYTES = 1 << 20
 MAX_DOCUMENTS = 5_000
 MAX_PROBLEMS = 20
+# Codes of notes: a file without any document, and one that is no manifest.
+EMPTY, FOREIGN_FILE = "EmptyFile", "NotAManifest"
 
-# Kinds of KServe that we do not read; the names of some are near those of ours.
-_FOREIGN = frozenset(
-    {
-        "ClusterLocalModel",
-        "InferenceGraph",
-        "LLMInferenceServiceConfig",
-        "LocalModelNode",
-        "LocalModelNodeGroup",
-        "TrainedModel",
-    }
-)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_ROUGH_KIND = re.compile(rb"^kind:[ \t]*[\"']?([A-Za-z]+)", re.MULTILINE)
 
 
 class _Incomplete(Exception):
@@ -59,6 +50,10 @@ def read_file(path: str, data: bytes, max_bytes: int = MAX_FILE_BYTES, max_docum
         text = check_text(data)
     except YamlProblem as problem:
         return unreadable(path, problem.line, problem.code, problem.message)
+    return _tidy(path, joined(_read_documents(path, text, max_documents)))
+
+
+def _read_documents(path: str, text: bytes, max_documents: int) -> list[Manifests]:
     parts: list[Manifests] = []
     problems = 0
     for number, (line, chunk) in enumerate(split_documents(text)):
@@ -68,24 +63,42 @@ def read_file(path: str, data: bytes, max_bytes: int = MAX_FILE_BYTES, max_docum
             break
         parts.append(_read_document(path, line, chunk))
         problems += len(parts[-1].unreadable)
-    return joined(parts)
+    return parts
+
+
+def _tidy(path: str, found: Manifests) -> Manifests:
+    """An empty file is noted; that there is no manifest in a file is said once."""
+    if not (found.documents or found.unreadable or found.notes):
+        return Manifests(
+            notes=(Reason(EMPTY, "holds no document: it is empty, or has comments only", Origin(path, 1)),)
+        )
+    strange = [note for note in found.notes if note.code == FOREIGN_FILE]
+    return replace(found, notes=tuple(note for note in found.notes if note not in strange[1:])) if strange else found
 
 
 def _read_document(path: str, line: int, chunk: bytes) -> Manifests:
     try:
-        tree = load(chunk, line)
+        tree = load(join_surrogates(chunk) if is_json(chunk) else chunk, line)
     except YamlProblem as problem:
-        return unreadable(path, problem.line, problem.code, problem.message, _rough_kind(chunk))
+        if is_json(chunk) and (objects := list(split_objects(chunk, line))):
+            return joined(_read_document(path, at, text) for at, text in objects)
+        return _broken(path, problem, chunk)
     if tree is None or tree.value is None:
         return Manifests()
     warnings = tuple(_ambiguous(Origin(path, at), word, value) for at, word, value in tree.surprises)
     return joined(_read_objects(path, tree.value, tree.lines, warnings))
 
 
-def _rough_kind(chunk: bytes) -> str:
-    """What a broken document says it is, where that is beyond doubt."""
-    kinds = {match.decode() for match in _ROUGH_KIND.findall(chunk)}
-    return kinds.pop() if len(kinds) == 1 and kinds <= set(KNOWN_KINDS) else ""
+def _broken(path: str, problem: YamlProblem, chunk: bytes) -> Manifests:
+    """A text that cannot be parsed. It may be one of ours, unless it says plainly that it is something else."""
+    kind = kind_of_broken(chunk)
+    if kind is None or (path.endswith(".json") and has_no_kind(chunk)):
+        return _noted(path, problem.line, f"cannot be parsed ({problem.message}), and is not one of ours; ignored")
+    return unreadable(path, problem.line, problem.code, problem.message, kind)
+
+
+def _noted(path: str, line: int, message: str) -> Manifests:
+    return Manifests(notes=(Reason(FOREIGN_FILE, message, Origin(path, line)),))
 
 
 def _ambiguous(origin: Origin, word: str, value: Any) -> Reason:
@@ -98,41 +111,42 @@ def _unnamed(warning: Reason) -> Reason:
     return replace(warning, message="a word without quotes is not read as it is written; put it in quotes")
 
 
-def _read_objects(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ...]) -> Iterator[Manifests]:
+def _read_objects(
+    path: str, value: Any, lines: Lines, warnings: tuple[Reason, ...], listed: bool = False
+) -> Iterator[Manifests]:
     """The object of a document, or those in a `List`."""
     kind = value.get("kind") if isinstance(value, dict) else None
-    if not isinstance(kind, str) or not kind.endswith("List") or "items" not in value:
-        yield _read_object(path, value, lines, warnings)
+    if not isinstance(kind, str) or not kind.endswith("List") or not isinstance(value.get("items"), list | None):
+        yield _read_object(path, value, lines, warnings, listed)
         return
-    items, item_lines = find(value, lines, ("items",))
-    if items is not None and not isinstance(items, list):
-        yield unreadable(path, line_at(item_lines), "IncompleteManifest", "items: expected a list")
-        return
-    for index in range(len(items or ())):
+    items, _ = find(value, lines, ("items",))
+    for index in range(len(items) if isinstance(items, list) else 0):
         item, inside = find(value, lines, ("items", index))
-        yield from _read_objects(path, item, inside, warnings)
+        yield from _read_objects(path, item, inside, warnings, listed=True)
         warnings = ()  # Said once is enough.
 
 
-def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ...]) -> Manifests:
+def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ...], listed: bool) -> Manifests:
     line = line_at(lines)
+    if not listed and not _has_both(value) and is_foreign(value):
+        return _noted(path, line, "is no manifest: it has no apiVersion and kind; ignored")
     if not isinstance(value, dict):
         return unreadable(path, line, "IncompleteManifest", f"expected a mapping, got {_shape(value)}")
     draft = Manifest("", "", None, "", value, Origin(path, line), lines)
     try:
         kind, api_version = _text(draft, ("kind",)), _text(draft, ("apiVersion",))
-        problem = _kind_problem(kind, api_version)
-        if problem:
+        if kind == "List" and api_version == "v1":
+            return unreadable(path, draft.line_of(("items",)), "IncompleteManifest", "items: expected a list")
+        if problem := misspelt_kind(kind, api_version):
             return unreadable(path, draft.line_of(("kind",)), "UnknownKind", problem)
+        if api_version not in KNOWN_KINDS.get(kind, ()):
+            return _not_served(draft, kind, api_version)
         name, namespace = _text(draft, ("metadata", "name")), _namespace(draft)
         _check_name(draft, name)
     except _Incomplete as incomplete:
         said = value.get("kind")
         known = said if isinstance(said, str) and said in KNOWN_KINDS else ""
         return unreadable(path, incomplete.line, "IncompleteManifest", incomplete.message, known)
-    if api_version not in KNOWN_KINDS.get(kind, ()):
-        note = Reason("UnknownKind", f"{kind} {name} ({api_version}) is not ours to serve; ignored", draft.origin)
-        return Manifests(notes=(note,))
     if kind == "Secret":
         warnings = tuple(_unnamed(warning) for warning in warnings)
     manifest = Manifest(api_version, kind, namespace, name, value, draft.origin, lines, warnings)
@@ -141,24 +155,18 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
     return Manifests((manifest,))
 
 
-def _kind_problem(kind: str, api_version: str) -> str:
-    """Why an unknown kind can't pass for some foreign object: it looks like one of ours, miswritten.
+def _has_both(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("kind", "apiVersion"))
 
-    Otherwise a typing error in `kind` would look as if the service had been deleted.
-    """
-    if kind.startswith("ENC["):
-        return "SOPS encrypted the whole document; encrypt it with --encrypted-regex '^(data|stringData)$'"
-    group = api_version.partition("/")[0]
-    if kind in KNOWN_KINDS:
-        versions = KNOWN_KINDS[kind]
-        ours = versions[0].partition("/")[0]
-        if api_version in versions or (group != ours and ours != "serving.kserve.io"):
-            return ""
-        return f"{kind} has apiVersion {api_version}; expected {' or '.join(versions)}"
-    near = difflib.get_close_matches(kind, KNOWN_KINDS, 1, 0.85)
-    if near and kind not in _FOREIGN:
-        return f"there is no kind {kind}; did you mean {near[0]}?"
-    return ""
+
+def _not_served(draft: Manifest, kind: str, api_version: str) -> Manifests:
+    """A kind of others. Its fields are not looked at: a Kustomization has no name, and needs none."""
+    metadata = draft.data.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    what = f"{kind} {name}" if isinstance(name, str) else kind
+    return Manifests(
+        notes=(Reason("UnknownKind", f"{what} ({api_version}) is not ours to serve; ignored", draft.origin),)
+    )
 
 
 def _text(manifest: Manifest, path: tuple[str, ...]) -> str:

@@ -67,6 +67,11 @@ class Unreadable:
     reason: Reason
     kind: str = ""
 
+    @property
+    def may_hide_services(self) -> bool:
+        """May a service, or what speaks for a whole host, stand there unseen?"""
+        return self.kind in ("", "InferenceService", "LLMInferenceService", "Host")
+
 
 @dataclass(frozen=True, slots=True)
 class Manifests:

@@ -172,7 +172,8 @@ class DesiredState:
 
     `unreadable` are files (or path prefixes ending in `/`) that may name services but could not be read: what came
     from them is kept. `prunable` is False when the target's own file or folder is missing: nothing is pruned.
-    `refused` are faults that name no services: a Secret in the clear, a folder of Secrets that cannot be read.
+    `refused` are faults that name no services: a broken runtime, a Secret in the clear, a folder of Secrets that cannot
+    be read.
     `cordon` says that nothing may run on this target, and where that is written. `cordon_known` is False when the
     target's own file cannot tell: then what it said last still holds.
     """

@@ -71,6 +71,7 @@ class SecretSources:
         """Manifests from outside git, where data may stand as it is."""
         for part in parts:
             pile.unavailable += part.errors
+            pile.notes += part.notes
             for manifest in part.documents:
                 pile.notes += manifest.warnings
                 if manifest.kind == "Secret":

@@ -1,0 +1,93 @@
+"""What is not ours: documents and texts that cannot be one of the kinds that we read. In doubt it may be one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from reconciler.manifests.manifest import KNOWN_KINDS, OUR_API
+
+_KSERVE = "serving.kserve.io"
+_OUR_GROUPS = (_KSERVE, OUR_API.partition("/")[0])
+# Kinds of KServe that we do not read; the names of some are near those of ours.
+_FOREIGN = frozenset(
+    {
+        "ClusterLocalModel",
+        "InferenceGraph",
+        "LLMInferenceServiceConfig",
+        "LocalModelNode",
+        "LocalModelNodeGroup",
+        "TrainedModel",
+    }
+)
+_SERVICE = b"inferenceservice"
+_KIND_LINE = re.compile(rb"^kind:[ \t]*[\"']?([A-Za-z]+)|[\"']kind[\"'][ \t]*:[ \t]*[\"']([A-Za-z]+)", re.MULTILINE)
+_KEYS = re.compile(rb"kind|apiversion", re.IGNORECASE)
+
+
+def misspelt_kind(kind: str, api_version: str) -> str:
+    """Why an unknown kind cannot pass for a foreign object: it looks like one of ours. Empty when it can.
+
+    Otherwise a typing error in `kind` would look as if the service had been deleted.
+    """
+    if kind.startswith("ENC["):
+        return "SOPS encrypted the whole document; encrypt it with --encrypted-regex '^(data|stringData)$'"
+    group = api_version.partition("/")[0]
+    if kind in KNOWN_KINDS:
+        versions = KNOWN_KINDS[kind]
+        ours = _group_of(kind)
+        if api_version in versions or (group != ours and ours != _KSERVE):
+            return ""
+        return f"{kind} has apiVersion {api_version}; expected {' or '.join(versions)}"
+    near = _near(kind)
+    if near and (_group_of(near) == _KSERVE or _group_of(near) == group):
+        return f"there is no kind {kind}; did you mean {near}?"
+    return ""
+
+
+def is_foreign(value: Any) -> bool:
+    """Is a document without kind or apiVersion nothing of ours, not even with a typing error?"""
+    if isinstance(value, dict):
+        kind = value.get("kind")
+        if isinstance(kind, str) and (kind in KNOWN_KINDS or _near(kind) or kind.startswith("ENC[")):
+            return False
+        return not any(_names_ours(each) for each in value.values())
+    if isinstance(value, list):
+        return all(is_foreign(each) for each in value if isinstance(each, dict))
+    return not isinstance(value, str) or not any(word in value.lower() for word in ("inferenceservice", _KSERVE))
+
+
+def kind_of_broken(text: bytes) -> str | None:
+    """What a text that cannot be parsed says it is, where that is beyond doubt. None: nothing of ours; "": in doubt."""
+    kinds: set[str] = {(plain or quoted).decode() for plain, quoted in _KIND_LINE.findall(text)}
+    if _SERVICE in text.lower():
+        return "InferenceService" if kinds == {"InferenceService"} else ""
+    if len(kinds) != 1 or (kind := kinds.pop()).endswith("List"):
+        return ""
+    if kind in KNOWN_KINDS:
+        return kind
+    return "" if _near(kind) else None
+
+
+def has_no_kind(text: bytes) -> bool:
+    """Does neither `kind` nor `apiVersion` stand anywhere in it?"""
+    return not _KEYS.search(text)
+
+
+def _names_ours(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    group, slash, _ = value.partition("/")
+    if slash and difflib.get_close_matches(group, _OUR_GROUPS, 1, 0.85):
+        return True
+    return value in KNOWN_KINDS and _group_of(value) == _KSERVE
+
+
+def _near(kind: str) -> str:
+    near = difflib.get_close_matches(kind, KNOWN_KINDS, 1, 0.85)
+    return near[0] if near and kind not in _FOREIGN else ""
+
+
+def _group_of(kind: str) -> str:
+    return KNOWN_KINDS[kind][0].partition("/")[0]

@@ -1,0 +1,107 @@
+"""What is not ours is noted and stops nothing; what may be ours and cannot be read stops deletions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reconciler.manifests import Manifests
+from reconciler.manifests.documents import read_file
+from reconciler.model import Origin
+from tests.test_desired import HOST, RUNTIME, SERVICE, build
+
+FOREIGN = {
+    "a Kustomization": "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [tiny.yaml]\n",
+    "one with patches": "kind: Kustomization\npatches:\n- target: {kind: InferenceService}\n",
+    "Helm values": "image: {tag: v1}\n",
+    "a chart": "apiVersion: v2\nname: chat\nversion: 0.1.0\n",
+    "a Helm template": "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: {{ x }}\n{{- if .y }}\n",
+    "a workflow": "name: ci\non: push\n",
+    "a playbook": "- hosts: all\n  tasks: []\n",
+    "one word": "hello\n",
+    "a kind of others": "apiVersion: example.com/v1\nkind: Hosts\nspec: 3\n",
+    "a list of others": "apiVersion: example.com/v1\nkind: PriceList\nitems: {a: 1}\n",
+    "encrypted values": "password: ENC[AES256_GCM,data:x]\nsops: {version: 3.9}\n",
+    "a generated name": "apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: a-}\n",
+}
+
+DOUBTFUL = {
+    "a broken service": "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nx: [\n",
+    "broken YAML": "a: [\n",
+    "nothing but brackets": "}{\n",
+    "a broken list": "apiVersion: v1\nkind: List\nitems: [\n",
+    "two documents run together": RUNTIME + SERVICE.replace("spec:", "spec: ["),
+    "a misspelt key": SERVICE.replace("kind:", "Kind:"),
+    "a misspelt kind": SERVICE.replace("InferenceService", "InferenceServce"),
+    "a lost kind": SERVICE.replace("kind: InferenceService\n", ""),
+    "a service without a name": SERVICE.replace("name: chat", "nam: chat"),
+    "a list with a stranger": "apiVersion: v1\nkind: List\nitems: [{metadata: {name: a}}]\n",
+    "a broken JSON service": '{"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService",',
+}
+
+HARMLESS = {
+    "a broken runtime": RUNTIME + "  x: [\n",
+    "a ConfigMap without a name": "apiVersion: v1\nkind: ConfigMap\ndata: {}\n",
+    "a Secret with a double key": "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {a: x, a: y}\n",
+}
+
+
+def read(text: str, path: str = "a.yaml") -> Manifests:
+    return read_file(path, text.encode())
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+def test_foreign_document_is_noted_and_blocks_nothing(text: str) -> None:
+    state = build({"hosts/box/z.yaml": text, "hosts/box/chat.yaml": SERVICE})
+    assert (state.unreadable, state.refused) == ((), ())
+    assert [note.origin.file for note in state.notes if note.origin] == ["hosts/box/z.yaml"]
+    assert state.services[0].spec
+    assert not read(text).errors
+
+
+@pytest.mark.parametrize("text", DOUBTFUL.values(), ids=DOUBTFUL)
+def test_document_that_may_be_a_service_blocks_deletions(text: str) -> None:
+    state = build({"hosts/box/z.yaml": text})
+    assert [reason.origin.file for reason in state.unreadable if reason.origin] == ["hosts/box/z.yaml"]
+
+
+@pytest.mark.parametrize("text", HARMLESS.values(), ids=HARMLESS)
+def test_broken_document_of_another_kind_is_a_fault_only(text: str) -> None:
+    state = build({"hosts/box/z.yaml": text, "hosts/box/chat.yaml": SERVICE})
+    assert not state.unreadable
+    assert [reason.origin.file for reason in state.refused if reason.origin] == ["hosts/box/z.yaml"]
+
+
+def test_broken_second_host_document_blocks_deletions() -> None:
+    state = build({"hosts/box/host.yaml": f"{HOST}---\nkind: Host\nx: [\n"})
+    assert state.unreadable
+
+
+def test_json_manifest_is_read_with_its_lines() -> None:
+    service = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "chat", "annotations": {"a": "\U0001f600 \\ud83d\\ude00"}},
+        "spec": {"predictor": {}},
+    }
+    text = json.dumps(service, indent="\t")
+    (found,) = read(text, "a.json").documents
+    assert found.data == service
+    assert found.line_of(("metadata", "name")) == 5
+    two = read(f"{text}\n{text.replace('chat', 'other')}\n", "a.json").documents
+    assert [(each.name, each.origin) for each in two] == [
+        ("chat", Origin("a.json", 1)),
+        ("other", Origin("a.json", 14)),
+    ]
+
+
+def test_json_with_a_double_key_is_refused() -> None:
+    (error,) = read('{"kind": "InferenceService",\n "kind": "InferenceService"}', "a.json").errors
+    assert (error.code, error.origin) == ("DuplicateKey", Origin("a.json", 2))
+
+
+def test_json_with_comments_of_a_tool_is_noted() -> None:
+    found = read('// settings\n{"compilerOptions": {"strict": true,},\n', "tsconfig.json")
+    assert [note.code for note in found.notes] == ["NotAManifest"]
+    assert not found.errors
