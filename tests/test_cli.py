@@ -6,10 +6,13 @@ import json
 import os
 import pty
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +77,18 @@ def shell(tmp_path: Path) -> Shell:
 def loop(shell: Shell) -> Iterator[FakeLoop]:
     """A daemon that only answers, on the socket of the config."""
     answering = FakeLoop()
+    with answered_by(shell, answering):
+        yield answering
+
+
+@contextmanager
+def answered_by(shell: Shell, answering: FakeLoop) -> Iterator[None]:
     side = WebSide(Settings.load(shell.config), answering, Metrics())
     side.start()
-    yield answering
-    side.stop()
+    try:
+        yield
+    finally:
+        side.stop()
 
 
 # ---------------------------------------------------------------- help and usage
@@ -239,6 +250,16 @@ def test_a_container_without_a_daemon_is_not_healthy(shell: Shell) -> None:
     assert not is_container_healthy(shell)
 
 
+def test_status_of_one_service_shows_its_replicas_and_judges_it_alone(shell: Shell, loop: FakeLoop) -> None:
+    other = loop.document["targets"][0]["services"][0] | {"name": "other", "sync": "OutOfSync"}
+    loop.document["targets"][0]["services"].append(other)
+    answer = shell("status", "tiny")
+    assert (answer.returncode, shell("status").returncode) == (0, 1)
+    assert "demo.tiny.aaaaaaaa-1  Ready  stable" in answer.stdout
+    assert "demo/other " not in answer.stdout
+    assert "did you mean demo/tiny" in shell("status", "tinny").stderr
+
+
 def test_status_as_json_is_the_document(shell: Shell, loop: FakeLoop) -> None:
     answer = shell("status", "-o", "json")
     assert json.loads(answer.stdout) == loop.document
@@ -262,23 +283,54 @@ def test_watching_prints_what_changes_until_interrupted(shell: Shell, loop: Fake
     assert "Traceback" not in errors
 
 
-def test_watching_on_a_terminal_draws_and_leaves_it_as_it_was(shell: Shell, loop: FakeLoop) -> None:
+def test_watching_on_a_terminal_survives_a_restart_of_the_daemon(shell: Shell) -> None:
     master, slave = pty.openpty()
-    with subprocess.Popen(
-        [ENTRY, "status", "--watch", "--config", shell.config], stdout=slave, stderr=slave, stdin=slave
-    ) as watch:
-        seen = b""
-        while b"demo/tiny" not in seen:
-            seen += os.read(master, 4096)
+    with answered_by(shell, loop := FakeLoop()):
+        watch = subprocess.Popen(
+            [ENTRY, "status", "--watch", "--config", shell.config], stdout=slave, stderr=slave, stdin=slave
+        )
+        seen = read_until(master, b"demo/tiny")
+    seen += read_until(master, b"waiting for it")
+    with answered_by(shell, loop):
+        loop.document = with_service(loop.document, step="goes on")
+        seen += read_until(master, b"goes on")
         watch.send_signal(signal.SIGINT)
         watch.wait(60)
-    os.set_blocking(master, False)
-    while b"\x1b[?1049l" not in seen:
-        seen += os.read(master, 4096)
+    seen += read_until(master, b"\x1b[?1049l")
     os.close(slave)
     os.close(master)
     assert watch.returncode == 130
     assert b"Traceback" not in seen
+
+
+def read_until(terminal: int, text: bytes) -> bytes:
+    seen = b""
+    while text not in seen:
+        assert select.select([terminal], [], [], 60)[0], seen
+        seen += os.read(terminal, 4096)
+    return seen
+
+
+@pytest.mark.parametrize("output", ["text", pytest.param("json", marks=pytest.mark.slow)])
+def test_watching_in_a_pipe_survives_a_daemon_that_was_killed(shell: Shell, output: str) -> None:
+    kinds = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with answered_by(shell, loop := FakeLoop()):
+        watch = subprocess.Popen([ENTRY, "status", "--watch", "-o", output, "--config", shell.config], **kinds)  # type: ignore[call-overload]
+        while "demo/tiny" not in watch.stdout.readline() and output == "text":
+            pass
+    socket_path = Settings.load(shell.config).socket_path
+    with socket.socket(socket.AF_UNIX) as dead:
+        # A daemon that was killed leaves its socket, and nobody listens there.
+        dead.bind(str(socket_path))
+    said = watch.stdout if output == "text" else watch.stderr
+    assert said.readline().endswith("; waiting for it\n")
+    loop.document = with_service(loop.document, step="goes on")
+    with answered_by(shell, loop):
+        lines = [watch.stdout.readline() for _ in range(2 if output == "text" else 1)]
+        assert "goes on" in lines[-1]
+        watch.send_signal(signal.SIGINT)
+        watch.communicate(timeout=60)
+    assert watch.returncode == 130
 
 
 def test_a_reader_that_stops_early_gets_no_complaint(shell: Shell, loop: FakeLoop) -> None:

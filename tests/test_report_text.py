@@ -13,15 +13,18 @@ import pytest
 from reconciler.model import (
     AskPreflight,
     Drain,
+    Endpoint,
     EnsureProxy,
     Fit,
     Health,
+    Lease,
     Origin,
     Phase,
     Preflight,
     Reason,
     Reject,
     ServiceId,
+    ServiceRoute,
     SetRoutes,
     Start,
     Stop,
@@ -40,6 +43,7 @@ from tests.report_world import (
     TINY,
     desired,
     observed,
+    owned,
     planned,
     rejection,
     replica,
@@ -85,6 +89,79 @@ def test_status_says_what_is_wrong_with_file_and_line() -> None:
     refused = verdict(sync=Sync.OUT_OF_SYNC, rejected=rejection())
     text = plain(status_blocks(status_of(report(plan=planned(refused)))))
     assert "rejected bbbbbbbb: hosts/a/tiny.yaml:12: unrecognized argument --max-modle-len" in text
+
+
+def head(one: TargetReport, revision: RevisionInfo | None = None) -> str:
+    return plain(status_blocks(status_of(one, revision=revision))).splitlines()[0]
+
+
+NO_GPU = (Reason("NoGpu", "needs 1 GPU", Origin("hosts/a/tiny.yaml", 9)),)
+MISSING = Health(Phase.MISSING, Reason("Blocked", "Blocked: needs 1 GPU"))
+
+
+def test_head_line_names_what_holds_an_applied_revision_up() -> None:
+    blocked = verdict(sync=Sync.OUT_OF_SYNC, health=MISSING, blocked=NO_GPU)
+    held = report(plan=planned(blocked))
+    assert head(held) == "revision 4f1c2ab0 “Serve tiny”, applied where possible: held up by demo/tiny (NoGpu)"
+    older = RevisionInfo(wanted=REVISION, applied="e" * 40)
+    assert head(held, older) == "revision 4f1c2ab0 wanted, applied is eeeeeeee: held up by demo/tiny (NoGpu)"
+
+
+def test_head_line_never_says_applied_alone_while_out_of_sync() -> None:
+    moving = report(plan=planned(verdict(sync=Sync.OUT_OF_SYNC, health=PROGRESSING, step="starts")))
+    assert head(moving) == "revision 4f1c2ab0 “Serve tiny”, applied; not Synced now: demo/tiny"
+    fresh = RevisionInfo(wanted=REVISION, applied="")
+    assert head(moving, fresh) == "revision 4f1c2ab0 wanted, none applied yet; waiting for: demo/tiny"
+
+
+def test_head_line_names_a_file_that_cannot_be_read() -> None:
+    broken = (Reason("NotYaml", "no YAML", Origin("hosts/a/tiny.yaml", 3)),)
+    seen = observed(replica(), owned={TINY: owned()})
+    kept = report(desired=state(unreadable=broken), observed=seen, plan=planned(verdict(sync=Sync.UNKNOWN)))
+    lines = plain(status_blocks(status_of(kept))).splitlines()
+    assert "applied where possible: held up by hosts/a/tiny.yaml:3 (NotYaml)" in lines[0]
+    row = next(line for line in lines if line.startswith("demo/tiny"))
+    assert row.split()[:4] == ["demo/tiny", "Unknown", "Healthy", "1/1"]
+    assert row.endswith("kept, cannot be read: hosts/a/tiny.yaml:3")
+
+
+def test_unusable_service_row_names_its_file_and_line() -> None:
+    broken = desired(spec=None, digest="", problems=(Reason("Invalid", "runtime x is unknown", Origin("f.yaml", 3)),))
+    unusable = report(desired=state(broken), plan=planned(verdict(sync=Sync.OUT_OF_SYNC)))
+    lines = plain(status_blocks(status_of(unusable))).splitlines()
+    row = next(line for line in lines if line.startswith("demo/tiny"))
+    assert row.split()[3] == "1/1", "what runs is kept, promoted or not"
+    assert row.endswith("kept as it was: f.yaml:3 cannot be used")
+
+
+def with_canary(percent: int) -> TargetReport:
+    trial = replica(digest=NEW, number=2, lease=Lease(20002, ("GPU-5f2c91bc-0000",)))
+    route = ServiceRoute(TINY, (Endpoint(replica().id, 20001),), (Endpoint(trial.id, 20002),), percent)
+    seen = replace(observed(replica(), trial, owned={TINY: owned()}, gpus=1), routes={TINY: route})
+    wanted = desired(digest=NEW, canary_percent=20)
+    return report(desired=state(wanted), observed=seen, plan=planned(verdict()))
+
+
+def test_row_of_a_service_with_a_canary_says_so_with_its_share() -> None:
+    text = plain(status_blocks(status_of(with_canary(20))))
+    assert "canary bbbbbbbb gets 20% of requests\n" in text
+    assert "canary bbbbbbbb gets 5% of requests, wanted 20%\n" in plain(status_blocks(status_of(with_canary(5))))
+    assert "canary" not in plain(status_blocks(status_of(report())))
+
+
+def test_detail_of_a_service_shows_role_and_gpus_of_each_replica() -> None:
+    lines = plain(status_blocks(status_of(with_canary(20)), detail=True)).splitlines()
+    rows = [line.split() for line in lines if line.startswith("demo.tiny")]
+    assert [(row[0], row[1]) for row in rows] == [("demo.tiny.aaaaaaaa-1", "Ready"), ("demo.tiny.bbbbbbbb-2", "Ready")]
+    assert rows[0][2:5] == ["stable", "-", "20001"]
+    assert rows[1][2:6] == ["canary", "20%", "GPU-5f2c91bc", "20002"]
+
+
+def test_wide_status_shows_which_gpus_a_service_holds() -> None:
+    lines = plain(status_blocks(status_of(with_canary(20)), wide=True)).splitlines()
+    row = next(line for line in lines if line.startswith("demo/tiny"))
+    assert row.split()[5] == "GPU-5f2c91bc"
+    assert "DEVICES" not in plain(status_blocks(status_of(report()), wide=True)), "no column where there is no GPU"
 
 
 @pytest.mark.parametrize(

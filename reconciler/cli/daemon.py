@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -14,68 +17,118 @@ from reconciler.cli.shared import (
     options,
     print_json,
     show,
+    tell,
 )
 
 if TYPE_CHECKING:
+    from reconciler.report.status import Document
+    from reconciler.report.text import Block
     from reconciler.web.client import DaemonClient
+
+_WIDE = 140
+"""Columns of a terminal from which the table of services has room for their GPUs."""
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="Go on: redraw on a terminal, print what changes elsewhere.")
+@click.argument("service", required=False)
+@click.option("--watch", is_flag=True, help="Keep watching: redraw in a terminal, otherwise print changes.")
 @options(output=("text", "json"))
-def status(config: str | None, watch: bool, output: str) -> int:
-    """Say what runs, how it serves and what git wants. Exit code 0 only when all is as git says."""
-    import time
+def status(config: str | None, service: str | None, watch: bool, output: str) -> int:
+    """Say what runs, how it serves and what git wants. Exit code 0 only when all is as git says.
 
-    from reconciler.report.judgement import judge
-    from reconciler.report.text import stale_blocks, status_blocks
+    With SERVICE also its replicas: which GPUs each holds, and its share of the requests.
+    """
+    from reconciler.report.judgement import judge, only
+    from reconciler.web.names import resolve_service
 
     client = client_of(config)
     if watch:
-        return _watch(client, output)
+        return _watch(client, service, output)
     document = client.status()
+    if service:
+        document = only(document, resolve_service(document, service))
     if output == "json":
         print_json(document)
     else:
-        show((*status_blocks(document), *stale_blocks(document, time.time())))
+        show(_status_text(document, detail=bool(service)))
     return OK if judge(document).converged else NO
 
 
-def _watch(client: DaemonClient, output: str) -> int:
+def _status_text(document: Document, *, detail: bool) -> Iterable[Block]:
     import time
 
+    from reconciler.report.text import stale_blocks, status_blocks
+
+    wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE
+    return (*status_blocks(document, wide=wide, detail=detail), *stale_blocks(document, time.time()))
+
+
+def _watch(client: DaemonClient, service: str | None, output: str) -> int:
+    from reconciler.report.judgement import only
+    from reconciler.web.follow import follow_status
+    from reconciler.web.names import resolve_service
+
+    first = client.status()
+    name = resolve_service(first, service) if service else None
+    found = chain([first], follow_status(client))
+    states = (only(one, name) if name and not isinstance(one, str) else one for one in found)
+    if output == "json":
+        return _print_documents(states)
+    return _redraw(states, detail=bool(name)) if sys.stdout.isatty() else _print_changes(states)
+
+
+def _print_documents(states: Iterable[Document | str]) -> int:
+    last: Document | None = None
+    away = False
+    for state in states:
+        if isinstance(state, str):
+            if not away:
+                tell(f"{state}; waiting for it")
+            away = True
+            continue
+        away = False
+        if state != last:
+            print_json(state, compact=True)
+            sys.stdout.flush()
+        last = state
+    return OK
+
+
+def _print_changes(states: Iterable[Document | str]) -> int:
+    from reconciler.report.scrub import printable
     from reconciler.report.text import Changes
 
-    document = client.status()
-    if output == "text" and sys.stdout.isatty():
-        return _redraw(client)
-    changes, last = Changes(), None
-    while True:
-        if output == "json" and document != last:
-            print_json(document, compact=True)
-        elif output == "text":
-            for line in changes.since_last(document):
-                click.echo(line)
+    changes, away = Changes(), False
+    for state in states:
+        if isinstance(state, str):
+            lines = [] if away else [f"{printable(state)}; waiting for it"]
+        else:
+            lines = ["the daemon answers again"] if away else []
+            lines += changes.since_last(state)
+        away = isinstance(state, str)
+        for line in lines:
+            click.echo(line)
         sys.stdout.flush()
-        last = document
-        time.sleep(1)
-        document = client.status()
+    return OK
 
 
-def _redraw(client: DaemonClient) -> int:
-    import time
-
+def _redraw(states: Iterable[Document | str], *, detail: bool) -> int:
+    """While the daemon is away, the last status stays on the screen below the reason."""
     from rich.live import Live
 
     from reconciler.report.screen import renderable
-    from reconciler.report.text import stale_blocks, status_blocks
+    from reconciler.report.scrub import printable
 
+    shown: tuple[Block, ...] = ()
     with Live(auto_refresh=False, screen=True) as live:
-        while True:
-            document = client.status()
-            blocks = (*status_blocks(document), *stale_blocks(document, time.time()))
-            live.update(renderable(blocks), refresh=True)
-            time.sleep(1)
+        for state in states:
+            away: tuple[Block, ...] = ()
+            if isinstance(state, str):
+                away = (f"{printable(state)}; waiting for it. What it said last:", "")
+            else:
+                shown = tuple(_status_text(state, detail=detail))
+            live.update(renderable((*away, *shown)), refresh=True)
+    return OK
 
 
 @click.command()

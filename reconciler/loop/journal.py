@@ -21,10 +21,10 @@ from reconciler.model import (
     SetRoutes,
     Start,
     Stop,
-    Sync,
     Unreachable,
 )
 from reconciler.report.actions import action_name, services_of, subject_of
+from reconciler.report.applied import HoldUp, holds_up, is_applied
 from reconciler.report.history import History
 from reconciler.web.metrics import Metrics
 
@@ -123,23 +123,23 @@ class Journal:
             self._note(desired.revision, "", "incomplete_view", said)
 
     def _note_applied(self, desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> None:
-        if desired.revision == self._applied or not is_applied(plan, observed) or desired.unreadable or desired.refused:
+        if desired.revision == self._applied or not is_applied(desired, observed, plan):
             return
         self._applied = desired.revision
         self._history.set_applied(self._target, desired.revision)
         self._metrics.observe_commit_applied(self._target, time.time() - self._seen[1])
         self._log.info("applied", revision=desired.revision)
-        self._note(desired.revision, "", "applied", "everything is as this revision says")
+        self._note(desired.revision, "", "applied", _what_is_applied(holds_up(desired, plan)))
 
     def _note(self, revision: str, service: str, event: str, message: str) -> None:
         self._history.note(self._target, revision, service, event, message, time.time())
 
 
-def is_applied(plan: Plan, observed: Observed | Unreachable) -> bool:
-    """Is everything as this revision says?"""
-    if isinstance(observed, Unreachable) or plan.actions:
-        return False
-    return all(verdict.sync is Sync.SYNCED for verdict in plan.verdicts.values())
+def _what_is_applied(held: tuple[HoldUp, ...]) -> str:
+    if not held:
+        return "everything is as this revision says"
+    names = (f"{one.service}: {one.reason}" if one.service else str(one.reason) for one in held)
+    return f"everything that can be is as this revision says; held up by {'; '.join(names)}"
 
 
 def _is_repeated(action: Action, observed: Observed | Unreachable) -> bool:

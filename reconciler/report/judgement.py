@@ -37,6 +37,15 @@ def services(status: Document) -> Iterator[tuple[Document, Document]]:
             yield target, service
 
 
+def only(status: Document, name: str) -> Document:
+    """What of the document is about one service: its targets, and nothing else that these run."""
+    targets = [
+        target | {"services": [one for one in target["services"] if full_name(one) == name]}
+        for target in status["targets"]
+    ]
+    return status | {"targets": [target for target in targets if target["services"]]}
+
+
 def full_name(service: Document) -> str:
     return f"{service['namespace']}/{service['name']}"
 

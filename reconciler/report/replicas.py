@@ -59,13 +59,14 @@ def _staging_document(what: str, known: Staging | None) -> Document:
     }
 
 
-def replica_document(replica: Replica) -> Document:
+def replica_document(replica: Replica, is_canary: bool = False) -> Document:
     """One replica, with what people and scripts ask about it."""
     since = replica.stopping_at or replica.draining_at or replica.ready_at or replica.created_at
     return {
         "id": str(replica.id),
         "phase": replica_phase(replica),
         "digest": replica.digest,
+        "canary": is_canary,
         "port": replica.lease.port,
         "tls": ends_tls((*replica.spec.command, *replica.spec.args)),
         "gpus": list(replica.lease.gpus),

@@ -27,11 +27,14 @@ from reconciler.model import (
     Replica,
     Result,
     ServiceId,
+    ServiceRoute,
     Sync,
     Unreachable,
     Verdict,
 )
 from reconciler.report.actions import action_name, services_of
+from reconciler.report.applied import HoldUp, holds_up
+from reconciler.report.canary import canary_document, is_canary
 from reconciler.report.fit import fit_document
 from reconciler.report.gpus import gpus_document, gpus_held
 from reconciler.report.kserve_status import UNTOLD, kserve_status, see
@@ -93,6 +96,7 @@ class TargetReport:
 
 def build_status(*, revision: RevisionInfo, targets: Sequence[TargetReport], daemon: DaemonInfo) -> Document:
     """The status document of everything."""
+    known = [_target(report, revision) for report in targets]
     return {
         "schema": SCHEMA,
         "daemon": {
@@ -104,11 +108,14 @@ def build_status(*, revision: RevisionInfo, targets: Sequence[TargetReport], dae
         "revision": {
             "wanted": revision.wanted,
             "applied": revision.applied,
+            "fullyApplied": bool(known)
+            and all(one["revision"]["fullyApplied"] and one["revision"]["wanted"] == revision.wanted for one in known),
+            "heldUpBy": [{"target": one["name"]} | each for one in known for each in one["revision"]["heldUpBy"]],
             "subject": revision.subject,
             "error": scrub_text(revision.error),
             "fetchedAt": timestamp(revision.fetched_at),
         },
-        "targets": [_target(report, revision) for report in targets],
+        "targets": known,
     }
 
 
@@ -122,10 +129,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "reachable": observed is not None,
         "reason": _unreachable_reason(report),
         "observedAt": timestamp(report.observed.at) if report.observed else None,
-        "revision": {
-            "wanted": report.desired.revision if report.desired else revision.wanted,
-            "applied": report.applied or revision.applied,
-        },
+        "revision": _target_revision(report, revision),
         "suspended": EVERYTHING in report.suspended,
         "cordoned": _reason(report.desired.cordon) if report.desired and report.desired.cordon else None,
         "prunable": report.desired.prunable if report.desired else False,
@@ -137,6 +141,23 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "notes": [_reason(one) for one in _notes(report)],
         "lastError": _failure_of_none(report.last_results),
         "services": [_service(service, sight) for service in sorted(ids)],
+    }
+
+
+def _target_revision(report: TargetReport, revision: RevisionInfo) -> Document:
+    """`applied`: what can be applied of that revision is. `fullyApplied`: everything is as `wanted` says, now."""
+    wanted = report.desired.revision if report.desired else revision.wanted
+    applied = report.applied or revision.applied
+    held: tuple[HoldUp, ...] = ()
+    synced = False
+    if report.desired and report.plan and isinstance(report.observed, Observed):
+        held = holds_up(report.desired, report.plan)
+        synced = all(verdict.sync is Sync.SYNCED for verdict in report.plan.verdicts.values())
+    return {
+        "wanted": wanted,
+        "applied": applied,
+        "fullyApplied": wanted == applied and synced and not held,
+        "heldUpBy": [{"service": str(one.service) if one.service else None} | _reason(one.reason) for one in held],
     }
 
 
@@ -174,6 +195,7 @@ class _Sight:
     desired: Mapping[ServiceId, Desired]
     replicas: Mapping[ServiceId, list[Replica]]
     owned: Mapping[ServiceId, Owned]
+    routes: Mapping[ServiceId, ServiceRoute]
     verdicts: Mapping[ServiceId, Verdict]
     failures: Mapping[ServiceId, str]
     preflights: Mapping[str, Preflight]
@@ -189,6 +211,7 @@ class _Sight:
             desired={one.id: one for one in report.desired.services} if report.desired else {},
             replicas=replicas,
             owned=observed.owned if observed else {},
+            routes=observed.routes if observed else {},
             verdicts=report.plan.verdicts if report.plan and observed else {},
             failures=_failures(report.last_results),
             preflights=observed.preflights if observed else {},
@@ -201,6 +224,8 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
     replicas = sorted(sight.replicas.get(service, []), key=lambda one: (one.created_at, one.id))
     health = verdict.health if verdict else _unknown_health(sight.report)
     suspended = bool({EVERYTHING, str(service)} & sight.report.suspended)
+    route = sight.routes.get(service)
+    canary = canary_document(desired, sight.owned.get(service), route)
     return {
         "namespace": service.namespace,
         "name": service.name,
@@ -219,6 +244,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "strategy": verdict.strategy if verdict else "",
         "digest": desired.digest if desired else "",
         "liveDigest": live_digest(replicas),
+        "canary": canary,
         "blocked": [_reason(one) for one in _blocked(desired, verdict)],
         "rejected": _rejected(verdict.rejected) if verdict and verdict.rejected else None,
         "problems": [_reason(one) for one in (desired.problems if desired else ())],
@@ -228,7 +254,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "gpus": gpus_held(replicas),
         "fit": fit_document(_fit(desired, sight)),
         "staging": list(staging_documents(desired, sight.report.observed)),
-        "replicas": [replica_document(one) for one in replicas],
+        "replicas": [replica_document(one, is_canary(one, canary, route)) for one in replicas],
         "endpoints": _endpoints(service, sight),
         **_as_kserve(service, replicas, sight),
         "metricsPath": desired.metrics_path if desired else DEFAULT_METRICS_PATH,
@@ -272,8 +298,16 @@ def _wanted(service: ServiceId, sight: _Sight) -> int:
     if desired and desired.spec:
         # A canary counts as long as the service itself is wanted.
         return desired.replicas + (desired.canary.replicas if desired.canary and desired.replicas else 0)
-    # Git's own word is unusable: what proved itself is what we keep. Gone from git: nothing is wanted.
-    return owned.promoted.replicas if desired and owned and owned.promoted else 0
+    if desired is None and not _is_kept(service, sight):
+        return 0
+    # What git says cannot be used or read: what was promoted is kept, else what runs.
+    return owned.promoted.replicas if owned and owned.promoted else len(sight.replicas.get(service, ()))
+
+
+def _is_kept(service: ServiceId, sight: _Sight) -> bool:
+    """Git does not show it, but it may be in a file that cannot be read."""
+    verdict = sight.verdicts.get(service)
+    return verdict is not None and verdict.sync is Sync.UNKNOWN
 
 
 def _as_kserve(service: ServiceId, replicas: Sequence[Replica], sight: _Sight) -> Document:

@@ -29,17 +29,19 @@ _MARKS = {"create": "+", "change": "~", "delete": "-", "blocked": "!", "rejected
 # ---------------------------------------------------------------- status
 
 
-def status_blocks(status: Document) -> Iterator[Block]:
-    """The whole status: revision, a table per target, then what is not as it should be."""
-    yield _revision_line(status["revision"])
+def status_blocks(status: Document, *, wide: bool = False, detail: bool = False) -> Iterator[Block]:
+    """The whole status: revision, a table per target, then what is not as it should be.
+
+    `wide` adds which GPUs each service holds; `detail` adds a table of its replicas.
+    """
+    yield _revision_line(status) + _pending(status)
     for target in status["targets"]:
         yield ""
         yield _target_line(target)
         if target["services"]:
-            yield Table(
-                ("SERVICE", "SYNC", "HEALTH", "READY", "GPUS", "LIVE", "NOW"),
-                [_status_row(service) for service in target["services"]],
-            )
+            yield _services_table(target, wide)
+        if detail:
+            yield from _replica_blocks(target)
     if faults := judge(status).faults:
         yield ""
         yield "Not as git says:"
@@ -50,14 +52,101 @@ def status_blocks(status: Document) -> Iterator[Block]:
         yield from (f"  {printable(one)}" for one in warnings)
 
 
-def _revision_line(revision: Document) -> str:
+def _services_table(target: Document, wide: bool) -> Table:
+    header: tuple[str, ...] = ("SERVICE", "SYNC", "HEALTH", "READY", "GPUS", "LIVE", "NOW")
+    rows = [_status_row(service, target) for service in target["services"]]
+    if wide and target["gpus"]["devices"]:
+        header = (*header[:5], "DEVICES", *header[5:])
+        held = (_devices(service["replicas"]) for service in target["services"])
+        rows = [(*row[:5], devices, *row[5:]) for row, devices in zip(rows, held, strict=True)]
+    return Table(header, rows)
+
+
+def _replica_blocks(target: Document) -> Iterator[Block]:
+    """What a person asks about one service: each replica, its GPUs and its share of the requests."""
+    for service in target["services"]:
+        if not service["replicas"]:
+            continue
+        yield ""
+        yield Table(
+            ("REPLICA", "PHASE", "ROLE", "DEVICES", "PORT", "REQUESTS", "SINCE"),
+            [
+                (
+                    one["id"],
+                    one["phase"],
+                    _role(one, service),
+                    _devices([one]),
+                    str(one["port"]),
+                    "-" if one["inFlight"] is None else str(one["inFlight"]),
+                    one["since"] or "-",
+                )
+                for one in service["replicas"]
+            ],
+        )
+
+
+def _role(replica: Document, service: Document) -> str:
+    if not replica.get("canary"):
+        return "stable" if replica["digest"] == service["liveDigest"] else "-"
+    return f"canary {service['canary']['percent']}%" if service["canary"] else "canary"
+
+
+def _devices(replicas: Sequence[Document]) -> str:
+    """`GPU-5f2c91bc` is enough to find it in `nvidia-smi -L`; a share of it stands behind a colon."""
+    parts = []
+    for replica in replicas:
+        share = replica["gpuFraction"]
+        behind = f":{share:g}" if share and share < 1 else ""
+        parts += [f"{_short_device(uuid)}{behind}" for uuid in replica["gpus"]]
+    return ",".join(parts) or "-"
+
+
+def _short_device(uuid: str) -> str:
+    kind, dash, rest = uuid.partition("-")
+    return f"{kind}{dash}{rest[:8]}"
+
+
+def _revision_line(status: Document) -> str:
+    """What git wants, what is applied of it, and what keeps it from being applied completely."""
+    revision = status["revision"]
     if not revision["wanted"]:
         return f"no revision read yet{': ' + printable(revision['error']) if revision['error'] else ''}"
-    subject = f" “{printable(revision['subject'])}”" if revision["subject"] else ""
+    said = f"revision {short(revision['wanted'])}"
+    said += f" “{printable(revision['subject'])}”" if revision["subject"] else ""
+    held = _held_up(revision.get("heldUpBy", ()))
     if revision["wanted"] == revision["applied"]:
-        return f"revision {short(revision['wanted'])}{subject}, applied"
+        return f"{said}, applied where possible: {held}" if held else f"{said}, applied"
     applied = f"applied is {short(revision['applied'])}" if revision["applied"] else "none applied yet"
-    return f"revision {short(revision['wanted'])}{subject}, {applied}"
+    return f"{said} wanted, {applied}{': ' + held if held else ''}"
+
+
+def _held_up(held: Sequence[Document]) -> str:
+    """`held up by demo/a (NoGpu), hosts/a/b.yaml:3 (NotYaml)`."""
+    names = dict.fromkeys(f"{one['service'] or _file(one)} ({one['code']})" for one in held)
+    return f"held up by {_listed(list(names))}" if names else ""
+
+
+def _file(reason: Document) -> str:
+    return place(reason | {"message": ""}).removesuffix(": ") or reason["code"]
+
+
+def _pending(status: Document) -> str:
+    """The services that are on their way, or fell behind after their revision was applied."""
+    held = {(one["target"], one["service"]) for one in status["revision"].get("heldUpBy", ())}
+    waiting = [
+        full_name(service)
+        for target, service in services(status)
+        if service["sync"] != "Synced" and (target["name"], full_name(service)) not in held
+    ]
+    if not waiting:
+        return ""
+    applied = status["revision"]["wanted"] == status["revision"]["applied"]
+    return f"; {'not Synced now' if applied else 'waiting for'}: {_listed(waiting)}"
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def stale_blocks(status: Document, now: float) -> Iterator[Block]:
@@ -106,18 +195,38 @@ def _gpus_line(gpus: Document) -> str:
     return f"{', '.join(parts)} in use" if parts else "no GPU"
 
 
-def _status_row(service: Document) -> tuple[str, ...]:
+def _status_row(service: Document, target: Document) -> tuple[str, ...]:
     live = short(service["liveDigest"]) or "-"
     health = service["health"]["status"] + (" (suspended by hand)" if service["suspended"] else "")
-    step = printable(service["step"]) or _why_idle(service)
-    return (full_name(service), service["sync"], health, service["ready"], str(service["gpus"]), live, step)
+    now = "; ".join(filter(None, (printable(service["step"]) or _why_idle(service, target), _canary(service))))
+    return (full_name(service), service["sync"], health, service["ready"], str(service["gpus"]), live, now)
 
 
-def _why_idle(service: Document) -> str:
+def _canary(service: Document) -> str:
+    """`canary bbbbbbbb gets 20% of requests`, also while it waits for its share."""
+    canary = service.get("canary")
+    if not canary:
+        return ""
+    waits = "" if canary["percent"] == canary["wantedPercent"] else f", wanted {canary['wantedPercent']}%"
+    return f"canary {short(canary['digest'])} gets {canary['percent']}% of requests{waits}"
+
+
+def _why_idle(service: Document, target: Document) -> str:
     """Why nothing happens to it: what a person would ask next."""
+    if service["problems"]:
+        return printable(f"kept as it was: {_file(service['problems'][0])} cannot be used")
     if not service["inGit"]:
-        return "not in git"
+        return _why_not_shown(service, target)
     return printable(f"not for this host: {service['health']['message']}") if is_elsewhere(service) else ""
+
+
+def _why_not_shown(service: Document, target: Document) -> str:
+    """A file that cannot be read is not one that was deleted."""
+    if service["sync"] != "Unknown":
+        return "not in git"
+    file = service["origin"].rpartition(":")[0]
+    unreadable = sorted(target["unreadable"], key=lambda one: one["file"] != file)
+    return printable(f"kept, cannot be read: {_file(unreadable[0])}") if unreadable else "kept, cannot be read in git"
 
 
 def _warnings(status: Document) -> Iterator[str]:
@@ -138,13 +247,16 @@ class Changes:
     def since_last(self, status: Document) -> list[str]:
         """One line for each service, target or revision that now reads otherwise."""
         now = dict(self._lines(status))
+        if not status["daemon"]["passes"]:
+            # A daemon that has just started has not looked yet: what it does not list is not gone.
+            now = self._seen | now
         changed = [line for key, line in now.items() if self._seen.get(key) != line]
         changed += [f"{key}: gone" for key in self._seen if key not in now and "/" in key]
         self._seen = now
         return changed
 
     def _lines(self, status: Document) -> Iterator[tuple[str, str]]:
-        yield "", _revision_line(status["revision"])
+        yield "", _revision_line(status)
         for target in status["targets"]:
             if not target["reachable"]:
                 yield target["name"], _target_line(target)

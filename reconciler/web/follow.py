@@ -7,9 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.report.judgement import judge
 from reconciler.report.status import Document
-from reconciler.web.client import DaemonClient
+from reconciler.web.client import DaemonClient, NoDaemon, Refused
 
 _WINDOW = 1000
+
+
+def follow_status(client: DaemonClient, seconds: float = 1.0) -> Iterator[Document | str]:
+    """The status again and again, or why the daemon does not tell it: it may be restarted meanwhile. Never ends."""
+    while True:
+        time.sleep(seconds)
+        try:
+            yield client.status()
+        except (NoDaemon, Refused) as error:
+            yield str(error)
 
 
 def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Document], None]) -> Document:

@@ -148,9 +148,9 @@ def _target_gauges(status: Document) -> Iterator[Metric]:
     )
     yield _gauge(
         "reconciler_target_synced",
-        "1 when the target reached the wanted revision",
+        "1 when the target reached the wanted revision, and nothing holds it up",
         name,
-        [((t["name"],), t["revision"]["wanted"] == t["revision"]["applied"]) for t in targets],
+        [((t["name"],), _is_synced(t["revision"])) for t in targets],
     )
     yield _gauge(
         "reconciler_target_cordoned",
@@ -164,6 +164,10 @@ def _target_gauges(status: Document) -> Iterator[Metric]:
         ("target", "state"),
         [((t["name"], state), t["gpus"][state]) for t in targets for state in ("total", "leased") if t["reachable"]],
     )
+
+
+def _is_synced(revision: Document) -> bool:
+    return bool(revision["wanted"] == revision["applied"] and not revision["heldUpBy"])
 
 
 def _service_gauges(status: Document) -> Iterator[Metric]:

@@ -1,0 +1,72 @@
+"""Has a target applied a revision, as far as it can be, and which services hold it up? Pure.
+
+The journal decides by this when a revision counts as applied; the status document shows it as it is now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reconciler.model import Desired, DesiredState, Observed, Phase, Plan, Reason, ServiceId, Sync, Unreachable, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class HoldUp:
+    """What keeps a revision from being applied completely until git, a person or the host changes.
+
+    `service` is None where a file holds it up that may name any service.
+    """
+
+    service: ServiceId | None
+    reason: Reason
+
+
+def holds_up(desired: DesiredState, plan: Plan) -> tuple[HoldUp, ...]:
+    """Everything that holds the revision up for good: files first, then services by name."""
+    files = (HoldUp(None, reason) for reason in (*desired.unreadable, *desired.refused))
+    return (*files, *_services(desired, plan))
+
+
+def is_applied(desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> bool:
+    """Is everything that can be as this revision says? Nothing is where a person suspended everything."""
+    if isinstance(observed, Unreachable) or plan.actions:
+        return False
+    verdicts = plan.verdicts.values()
+    if verdicts and all(_is_suspended(verdict) for verdict in verdicts):
+        return False
+    held = {one.service for one in _services(desired, plan)}
+    return all(verdict.sync is Sync.SYNCED or verdict.service in held for verdict in verdicts)
+
+
+def _services(desired: DesiredState, plan: Plan) -> Iterator[HoldUp]:
+    wanted: dict[ServiceId, Desired] = {}
+    for service, verdict in sorted(plan.verdicts.items()):
+        if verdict.sync is Sync.SYNCED or verdict.health.phase is Phase.PROGRESSING:
+            continue
+        wanted = wanted or {one.id: one for one in desired.services}
+        if reason := _why(wanted.get(service), verdict, desired):
+            yield HoldUp(service, reason)
+
+
+def _why(want: Desired | None, verdict: Verdict, desired: DesiredState) -> Reason | None:
+    """None: it is on its way."""
+    if _is_suspended(verdict):
+        return verdict.health.reason
+    if want is None:
+        return _why_kept(desired) if verdict.sync is Sync.UNKNOWN else None
+    if want.problems:
+        return want.problems[0]
+    if verdict.rejected:
+        return Reason("Rejected", verdict.rejected.reason.message, verdict.rejected.reason.origin)
+    return verdict.blocked[0] if verdict.blocked else None
+
+
+def _is_suspended(verdict: Verdict) -> bool:
+    return verdict.health.reason.code == "Suspended"
+
+
+def _why_kept(desired: DesiredState) -> Reason:
+    if desired.unreadable:
+        return desired.unreadable[0]
+    return Reason("NotPrunable", "this target's folder or its host.yaml is missing from git")
