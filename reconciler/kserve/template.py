@@ -20,14 +20,26 @@ from reconciler.kserve.template_nodes import (
     Variable,
 )
 from reconciler.kserve.template_syntax import parse
-from reconciler.kserve.template_values import BUILT_IN, MAX_STEPS, MISSING, Struct, field_of, is_true, pairs_of, sprint
+from reconciler.kserve.template_values import (
+    BUILT_IN,
+    MAX_LENGTH,
+    MAX_STEPS,
+    MISSING,
+    Struct,
+    field_of,
+    is_true,
+    pairs_of,
+    size_of,
+    sprint,
+)
 
 __all__ = ["Struct", "TemplateError", "render"]
 
 _HTML = str.maketrans(
     {"\0": "\ufffd", '"': "&#34;", "&": "&amp;", "'": "&#39;", "+": "&#43;", "<": "&lt;", ">": "&gt;"}
 )
-_MAX_LENGTH = 1 << 20
+# So much of a value costs one step: what is worked on counts as well as how often.
+_LENGTH_OF_A_STEP = 256
 
 
 class _Stop(Exception):
@@ -35,10 +47,10 @@ class _Stop(Exception):
 
 
 def render(text: str, data: Mapping[str, Any], *, html: bool) -> str:
-    """The executed template. Raises TemplateError."""
-    template = parse(text)
-    run = _Run(template, html)
+    """The executed template. Raises TemplateError, also where it takes too many steps or makes too long a text."""
     try:
+        template = parse(text)
+        run = _Run(template, html)
         run.walk(template.nodes, data, {"$": data})
     except _Stop:
         raise TemplateError("break or continue outside range") from None
@@ -58,10 +70,13 @@ class _Run:
 
     def walk(self, nodes: tuple[Any, ...], dot: Any, scope: dict[str, Any]) -> None:
         for node in nodes:
-            self._steps += 1
-            if self._steps > MAX_STEPS or self._length > _MAX_LENGTH:
-                raise TemplateError("the template does not end")
+            self._spend()
             self._node(node, dot, scope)
+
+    def _spend(self, *worked_on: Any) -> None:
+        self._steps += 1 + sum(map(size_of, worked_on)) // _LENGTH_OF_A_STEP
+        if self._steps > MAX_STEPS:
+            raise TemplateError("the template takes too long")
 
     def _node(self, node: Any, dot: Any, scope: dict[str, Any]) -> None:
         match node:
@@ -72,6 +87,7 @@ class _Run:
                 if not pipe.names:
                     self._print(self._shown(value))
             case Branch():
+                self._spend(scope)
                 self._branch(node, dot, dict(scope))
             case Call(name, pipe):
                 self._call(name, self._pipe(pipe, dot, scope) if pipe else None)
@@ -79,7 +95,10 @@ class _Run:
                 raise _Stop(word)
 
     def _print(self, text: str) -> None:
+        self._spend(text)
         self._length += len(text)
+        if self._length > MAX_LENGTH:
+            raise TemplateError("its text gets too long")
         self.out.append(text)
 
     def _shown(self, value: Any) -> str:
@@ -101,6 +120,7 @@ class _Run:
         value = self._pipe(Pipe(node.pipe.commands), dot, scope)
         pairs = pairs_of(value)
         for key, item in pairs:
+            self._spend(scope)
             inner = dict(scope)
             inner.update(zip(node.pipe.names, (item,) if len(node.pipe.names) == 1 else (key, item), strict=False))
             try:
@@ -131,6 +151,7 @@ class _Run:
         return value
 
     def _command(self, command: tuple[Any, ...], dot: Any, scope: dict[str, Any], piped: tuple[Any, ...]) -> Any:
+        self._spend()
         first, *rest = command
         if isinstance(first, Function):
             return self._function(first.name, rest, dot, scope, piped)
@@ -151,11 +172,14 @@ class _Run:
                 if is_true(value) == (name == "or"):
                     return value
             return value
-        args = [self._operand(item, dot, scope) for item in operands]
+        args = [*(self._operand(item, dot, scope) for item in operands), *piped]
+        self._spend(*args)
         try:
-            return BUILT_IN[name](*args, *piped)
+            value = BUILT_IN[name](*args)
         except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
             raise TemplateError(f"error calling {name}: {error}") from None
+        self._spend(value)
+        return value
 
     def _operand(self, operand: Any, dot: Any, scope: dict[str, Any]) -> Any:
         match operand:
@@ -173,5 +197,6 @@ class _Run:
                     raise TemplateError(f"undefined variable {name}")
                 return scope[name]
             case Pipe():
+                self._spend(scope)
                 return self._pipe(operand, dot, dict(scope))
         raise TemplateError("unexpected operand")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -36,6 +37,9 @@ _TOKEN = re.compile(
     |(?P<sign>:=|[=|(),.])""",
     re.VERBOSE,
 )
+# Two names, a comma, the sign, and blanks between them.
+_TOKENS_OF_A_DECLARATION = 8
+_MAX_PARENS = 50
 _KEYWORDS = frozenset(
     ["if", "else", "end", "with", "range", "define", "block", "template", "break", "continue", "nil", "true", "false"]
 )
@@ -85,6 +89,7 @@ class Tokens:
     def __init__(self, tokens: list[tuple[str, str]]) -> None:
         self._tokens = tokens
         self._at = 0
+        self._depth = 0
         self._skip()
 
     def _peek(self) -> tuple[str, str]:
@@ -140,7 +145,8 @@ class Tokens:
         return Pipe(tuple(commands), names, assigns)
 
     def _declaration(self) -> tuple[tuple[str, ...], bool]:
-        pattern = re.match(r"\s*(\$\w*)\s*(?:,\s*(\$\w+)\s*)?(:=|=)", self.rest())
+        ahead = "".join(text for _, text in self._tokens[self._at : self._at + _TOKENS_OF_A_DECLARATION])
+        pattern = re.match(r"\s*(\$\w*)\s*(?:,\s*(\$\w+)\s*)?(:=|=)", ahead)
         if not pattern:
             return (), False
         while self._peek()[1] not in (":=", "="):
@@ -177,10 +183,18 @@ class Tokens:
             self._at -= 1
             return self._fields(None)
         if text == "(":
-            return self._fields(self.pipeline(closing=True))
+            return self._fields(self._inner())
         if text == ".":
             return Chain(None)
         raise TemplateError(f"unexpected {text!r}")
+
+    def _inner(self) -> Pipe:
+        self._depth += 1
+        if self._depth > _MAX_PARENS:
+            raise TemplateError("max expression depth exceeded")
+        pipe = self.pipeline(closing=True)
+        self._depth -= 1
+        return pipe
 
     def _fields(self, base: Any) -> Any:
         fields = []
@@ -194,9 +208,12 @@ def _unquote(kind: str, text: str) -> str:
     if kind == "raw":
         return text[1:-1]
     try:
-        return text[1:-1].encode("latin-1", "backslashreplace").decode("unicode_escape")
+        value = text[1:-1].encode("latin-1", "backslashreplace").decode("unicode_escape")
     except UnicodeDecodeError as error:
-        raise TemplateError(f"bad string {text}: {error.reason}") from None
+        raise TemplateError(f"bad string {text[:80]}: {error.reason}") from None
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise TemplateError(f"bad string {text[:80]}: half a surrogate pair is no character")
+    return value
 
 
 def _literal(kind: str, text: str) -> Any:
@@ -205,6 +222,11 @@ def _literal(kind: str, text: str) -> Any:
     if kind != "number":
         return _unquote(kind, text)
     try:
-        return int(text, 0) if re.fullmatch(r"[+-]?(0[xXoObB]?[\da-fA-F]+|\d+)", text) else float(text)
+        value = int(text, 0) if re.fullmatch(r"[+-]?(0[xXoObB]?[\da-fA-F]+|\d+)", text) else float(text)
     except ValueError:
-        raise TemplateError(f"bad number syntax: {text!r}") from None
+        raise TemplateError(f"bad number syntax: {text[:80]!r}") from None
+    if isinstance(value, float) and math.isinf(value):
+        raise TemplateError(f"bad number syntax: {text[:80]!r}")
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise TemplateError(f"integer overflow: {text[:80]!r}")
+    return value

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from reconciler.kserve.template_nodes import TemplateError
 
 MAX_STEPS = 20_000
+MAX_LENGTH = 1 << 20
+# Of a number in printf: of columns, or of digits behind the point.
+_WIDEST = 1000
 
 
 class Struct(dict[str, Any]):
@@ -52,6 +55,22 @@ def pairs_of(value: Any) -> list[tuple[Any, Any]]:
     return []
 
 
+def size_of(value: Any) -> int:
+    """How much there is to work on."""
+    return len(value) if isinstance(value, str | Mapping | list) else 0
+
+
+def _join(parts: Iterable[str], between: str = "") -> str:
+    """One text. Raises ValueError before it gets too long: a value may be named as often as a template has room."""
+    kept, length = [], 0
+    for part in parts:
+        kept.append(part)
+        length += len(part) + len(between)
+        if length > MAX_LENGTH:
+            raise ValueError("its text gets too long")
+    return between.join(kept)
+
+
 def sprint(value: Any) -> str:
     if value is None or value is MISSING:
         return "<nil>"
@@ -69,39 +88,52 @@ def sprint(value: Any) -> str:
 
 
 def _print(*args: Any) -> str:
-    text = ""
+    return _join(_printed(args))
+
+
+def _printed(args: tuple[Any, ...]) -> Iterator[str]:
     for index, item in enumerate(args):
         # Go puts a space between two operands when neither is a string.
         if index and not isinstance(item, str) and not isinstance(args[index - 1], str):
-            text += " "
-        text += sprint(item)
-    return text
+            yield " "
+        yield sprint(item)
 
 
 _VERB = re.compile(r"%([-+# 0]*)(\d*)(?:\.(\d*))?([a-zA-Z%])")
 
 
 def _printf(pattern: str, *args: Any) -> str:
+    return _join(_formatted(pattern, args))
+
+
+def _formatted(pattern: str, args: tuple[Any, ...]) -> Iterator[str]:
     values = iter(args)
+    at = 0
+    for match in _VERB.finditer(pattern):
+        yield pattern[at : match.start()]
+        at = match.end()
+        yield _one_verb(match, values)
+    yield pattern[at:]
+    if left := list(values):
+        yield "%!(EXTRA "
+        yield _join((f"{_go_type(value)}={sprint(value)}" for value in left), ", ")
+        yield ")"
 
-    def one(match: re.Match[str]) -> str:
-        flags, width, precision, verb = match.groups()
-        if verb == "%":
-            return "%"
-        if int(width or 0) > 1000:
-            raise ValueError("width too large")
-        try:
-            value = next(values)
-        except StopIteration:
-            return f"%!{verb}(MISSING)"
-        text = _verb(verb, value, precision)
-        if "-" in flags:
-            return text.ljust(int(width or 0))
-        return text.zfill(int(width or 0)) if "0" in flags else text.rjust(int(width or 0))
 
-    result = _VERB.sub(one, pattern)
-    left = list(values)
-    return result + ("%!(EXTRA " + ", ".join(f"{_go_type(v)}={sprint(v)}" for v in left) + ")" if left else "")
+def _one_verb(match: re.Match[str], values: Iterator[Any]) -> str:
+    flags, width, precision, verb = match.groups()
+    if verb == "%":
+        return "%"
+    if max(int(width or 0), int(precision or 0)) > _WIDEST:
+        raise ValueError("width or precision too large")
+    try:
+        value = next(values)
+    except StopIteration:
+        return f"%!{verb}(MISSING)"
+    text = _verb(verb, value, precision)
+    if "-" in flags:
+        return text.ljust(int(width or 0))
+    return text.zfill(int(width or 0)) if "0" in flags else text.rjust(int(width or 0))
 
 
 def _go_type(value: Any) -> str:
@@ -206,7 +238,7 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
     "index": _index,
     "slice": _slice,
     "print": _print,
-    "println": lambda *values: " ".join(sprint(item) for item in values) + "\n",
+    "println": lambda *values: _join((sprint(item) for item in values), " ") + "\n",
     "printf": _printf,
     "html": lambda *values: _print(*values),
     "js": lambda *values: "".join(_JS.get(char, char) for char in _print(*values)),
