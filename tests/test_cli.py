@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reconciler import __version__
+from reconciler.build import build_id
 from reconciler.cli import cli
 from reconciler.config import Settings
 from reconciler.web.metrics import Metrics
@@ -142,8 +144,6 @@ def test_wrong_usage_is_code_2_and_says_what_is_right(shell: Shell, arguments: l
 
 
 def test_the_version_is_printed(shell: Shell) -> None:
-    from reconciler import __version__
-
     assert shell("version").stdout == f"{__version__}\n"
 
 
@@ -248,6 +248,22 @@ def test_a_container_is_healthy_while_its_daemon_answers_whatever_its_services_d
 
 def test_a_container_without_a_daemon_is_not_healthy(shell: Shell) -> None:
     assert not is_container_healthy(shell)
+
+
+def test_status_says_when_the_daemon_is_older_than_the_package(shell: Shell, loop: FakeLoop) -> None:
+    said = "; ".join(shell("status").stdout.splitlines()[-1:])
+    assert said == (
+        f"the daemon runs version 1.2.3, installed is {__version__}: "
+        "`systemctl restart reconciler` (models go on serving)"
+    )
+    loop.document["daemon"] |= {"version": __version__, "build": build_id()}
+    assert "systemctl restart" not in shell("status").stdout
+    loop.document["daemon"]["build"] = "0" * 16
+    assert f"before version {__version__} was installed again" in shell("status").stdout
+    del loop.document["daemon"]["build"], loop.document["revision"]["subject"]
+    answer = shell("status")
+    assert (answer.returncode, answer.stdout) == (3, "")
+    assert "its status lacks 'subject'; systemctl restart reconciler" in answer.stderr
 
 
 def test_status_of_one_service_shows_its_replicas_and_judges_it_alone(shell: Shell, loop: FakeLoop) -> None:

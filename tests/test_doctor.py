@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from reconciler import __version__
 from reconciler.cli import run
 from reconciler.config import Settings
 from reconciler.doctor import Finding, Level, examine, gpus
@@ -374,6 +375,9 @@ def test_a_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_p
         assert "our proxy listens" in says
         assert "our daemon listens" in says
         assert f"the daemon answers, pid {os.getpid()}" in says
+        outdated = next(one for one in host.about("web") if one.level is Level.WARNING)
+        assert outdated.says == f"the daemon runs version 1.2.3, installed is {__version__}"
+        assert outdated.fix.startswith("systemctl restart reconciler")
     finally:
         web.stop()
         if running := process.find(folder):

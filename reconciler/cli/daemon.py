@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
 
+from reconciler.build import RESTART, is_outdated
 from reconciler.cli.shared import (
     NO,
     OK,
@@ -19,6 +21,7 @@ from reconciler.cli.shared import (
     show,
     tell,
 )
+from reconciler.errors import Retryable
 
 if TYPE_CHECKING:
     from reconciler.report.status import Document
@@ -45,13 +48,25 @@ def status(config: str | None, service: str | None, watch: bool, output: str) ->
     if watch:
         return _watch(client, service, output)
     document = client.status()
-    if service:
-        document = only(document, resolve_service(document, service))
-    if output == "json":
-        print_json(document)
-    else:
-        show(_status_text(document, detail=bool(service)))
-    return OK if judge(document).converged else NO
+    with _understood(document):
+        if service:
+            document = only(document, resolve_service(document, service))
+        if output == "json":
+            print_json(document)
+        else:
+            show(_status_text(document, detail=bool(service)))
+        return OK if judge(document).converged else NO
+
+
+@contextmanager
+def _understood(document: Document) -> Iterator[None]:
+    """A daemon of another version may not tell everything that this one shows."""
+    try:
+        yield
+    except KeyError as missing:
+        if "daemon" in document and (outdated := _outdated(document)):
+            raise Retryable(f"{outdated}, and its status lacks {missing}; {RESTART}") from None
+        raise
 
 
 def _status_text(document: Document, *, detail: bool) -> Iterable[Block]:
@@ -60,7 +75,13 @@ def _status_text(document: Document, *, detail: bool) -> Iterable[Block]:
     from reconciler.report.text import stale_blocks, status_blocks
 
     wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE
-    return (*status_blocks(document, wide=wide, detail=detail), *stale_blocks(document, time.time()))
+    outdated = _outdated(document)
+    said = ("", f"{outdated}: `{RESTART}` (models go on serving)") if outdated else ()
+    return (*status_blocks(document, wide=wide, detail=detail), *stale_blocks(document, time.time()), *said)
+
+
+def _outdated(document: Document) -> str:
+    return is_outdated(document["daemon"]["version"], document["daemon"].get("build"))
 
 
 def _watch(client: DaemonClient, service: str | None, output: str) -> int:

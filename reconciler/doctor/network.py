@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reconciler import procfs
+from reconciler.build import RESTART, is_outdated
 from reconciler.config import HostTarget, Settings
 from reconciler.doctor.ask import ask
 from reconciler.doctor.finding import Finding, ok, problem, warning
+from reconciler.errors import ReconcileError
 from reconciler.routing import process
 from reconciler.routing.ports import holder_of, is_free
 from reconciler.routing.static import parse_listen
+from reconciler.web.client import DaemonClient
 from reconciler.web.unix import listener_pid
 
 _IPV4 = Path("/proc/sys/net/ipv4")
@@ -107,5 +110,17 @@ def check_web(settings: Settings) -> Iterator[Finding]:
     )
     if daemon:
         yield ok("daemon", f"{settings.socket_path}: the daemon answers, pid {daemon}")
+        yield from _outdated(settings.socket_path)
     else:
         yield ok("daemon", f"{settings.socket_path}: no daemon runs")
+
+
+def _outdated(path: Path) -> Iterator[Finding]:
+    """A daemon goes on with the code that it was started with, whatever was installed since."""
+    try:
+        known = DaemonClient(path).status()["daemon"]
+    except ReconcileError as error:
+        yield warning("daemon", f"it does not tell its status: {error}", f"journalctl -u reconciler; {RESTART}")
+        return
+    if why := is_outdated(known["version"], known.get("build")):
+        yield warning("daemon", why, f"{RESTART}; models go on serving")

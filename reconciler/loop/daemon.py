@@ -15,6 +15,7 @@ from types import FrameType
 import structlog
 
 from reconciler import __version__
+from reconciler.build import build_id
 from reconciler.config import Settings
 from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.heap import share_heap
@@ -36,6 +37,7 @@ _AFTER_A_BUG = 5.0
 def run_daemon(settings: Settings, path: Path) -> int:
     """Run until SIGTERM or SIGINT; SIGHUP reads the config again. Workloads go on serving."""
     share_heap()
+    build_id()
     logs.configure(settings.log)
     signals = _Signals()
     daemon = _begin(settings)
@@ -282,7 +284,7 @@ class Daemon:
             error=self._source_error,
             fetched_at=self._fetched_at,
         )
-        me = DaemonInfo(__version__, self._started_at, os.getpid(), self._passes())
+        me = DaemonInfo(__version__, self._started_at, os.getpid(), self._passes(), build_id())
         return build_status(revision=revision, targets=[p.turner.report for p in self._places], daemon=me)
 
     def _passes(self) -> int:

@@ -75,6 +75,7 @@ class DaemonInfo:
     started_at: float
     pid: int
     passes: int = 0
+    build: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ def build_status(*, revision: RevisionInfo, targets: Sequence[TargetReport], dae
         "schema": SCHEMA,
         "daemon": {
             "version": daemon.version,
+            "build": daemon.build,
             "startedAt": timestamp(daemon.started_at),
             "pid": daemon.pid,
             "passes": daemon.passes,
