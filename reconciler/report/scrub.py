@@ -12,13 +12,22 @@ HIDDEN = "***"
 
 # Each prefix is bounded and begins where a word begins: a long line must not cost the square of its length.
 _USERINFO = re.compile(r"(?<![a-zA-Z0-9+.-])([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)[^/\s'\"]+@")
-_HEADER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+# A word of letters alone is prose: "basic authentication", "bearer tokens".
+_HEADER = re.compile(
+    r"(?i)\b(bearer|basic)\s+(?=[a-z](?-i:[a-z]{0,18}[A-Z0-9_~+/=.-]|[a-z]{19})|[^a-z\s])[A-Za-z0-9._~+/=-]{6,}"
+)
 # "unexpected token: }" is prose and stays; `token=…`, `'token': …` and `hf_token: …` are assignments.
 _ASSIGNED = re.compile(
     r"(?i)(?<![\w-])((?:[\w-]{0,64}?(?:password|passwd|secret|api[-_]?key|[_-]token)|token(?=['\"=]))"
     r"['\"]?\s{0,8}[=:]\s{0,8}['\"]?)(?!None\b|null\b|\[|\{)([^\s'\",;)}\]]+)"
 )
-_ARGUMENT = re.compile(r"(?i)(?<![\w-])(--[\w-]{0,64}?(?:password|secret|api-key|token)\s{1,8})(?!-)(\S+)")
+# A value follows the name of a flag, but so do the words of a sentence about it; and `…-batched-token` counts tokens.
+_PROSE = "a|an|and|are|as|at|but|by|can|cannot|could|does|expects?|for|from|has|have|in|is|it|may|must|needs?|not|of|on"
+_PROSE += "|or|should|stands?|takes?|that|the|there|to|was|were|which|will|with|would"
+_ARGUMENT = re.compile(
+    r"(?i)(?<![\w-])(--[\w-]{0,64}?(?:password|passwd|secret|api-key|(?<!batched-)(?<!num-)(?<!max-)token)\s{1,8})"
+    rf"(?!-|(?:{_PROSE})(?![^\s,.;:)]))(\S+)"
+)
 _WELL_KNOWN = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,})")
 # Everything that moves a cursor, changes a title or hides text; tabs and line ends stay.
 _CONTROL = re.compile(

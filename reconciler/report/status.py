@@ -113,7 +113,7 @@ def build_status(*, revision: RevisionInfo, targets: Sequence[TargetReport], dae
             "fullyApplied": bool(known)
             and all(one["revision"]["fullyApplied"] and one["revision"]["wanted"] == revision.wanted for one in known),
             "heldUpBy": [{"target": one["name"]} | each for one in known for each in one["revision"]["heldUpBy"]],
-            "subject": revision.subject,
+            "subject": scrub_text(revision.subject),
             "error": scrub_text(revision.error),
             "fetchedAt": timestamp(revision.fetched_at),
         },
