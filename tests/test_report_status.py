@@ -50,7 +50,13 @@ def test_a_converged_world_is_one_json_document() -> None:
     again = json.loads(json.dumps(status))
     assert again == status
     assert status["schema"] == "reconciler.status/v1"
-    assert status["daemon"] == {"version": "1.2.3", "startedAt": "1970-01-01T00:00:50.000Z", "pid": 42, "passes": 1}
+    assert status["daemon"] == {
+        "version": "1.2.3",
+        "startedAt": "1970-01-01T00:00:50.000Z",
+        "pid": 42,
+        "passes": 1,
+        "build": "",
+    }
     assert status["revision"]["wanted"] == REVISION
     service = service_in(status)
     assert (service["sync"], service["health"]["status"], service["ready"]) == ("Synced", "Healthy", "1/1")
