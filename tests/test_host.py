@@ -151,6 +151,7 @@ def test_marks_are_written_once_and_survive_the_daemon(daemon: Callable[[], Host
 def test_stop_is_written_down_before_the_signal(host: HostTarget) -> None:
     host.perform(start("--ignore-term"))
     eventually(lambda: "up" in host.logs(SERVICE, 10))
+    host.perform(Admit(REPLICA, "t"))
     host.perform(Stop(REPLICA, "t"))
     first = see(host)
     assert first.alive
@@ -165,6 +166,24 @@ def test_stop_is_written_down_before_the_signal(host: HostTarget) -> None:
     assert observe(host).replicas == ()
     with pytest.raises(Retryable, match="not on record"):
         host.perform(Drain(REPLICA, "t"))
+
+
+def test_stop_kills_an_engine_that_was_never_ready(host: HostTarget) -> None:
+    """While vLLM starts it may ignore SIGTERM; no request can be lost with it."""
+    host.perform(start("--ignore-term --child escaped"))
+    eventually(lambda: see(host).ready_now)
+    host.perform(Stop(REPLICA, "t"))
+    seen = see(host)
+    assert (seen.alive, seen.leftovers, seen.exit_code) == (False, 0, -9)
+
+
+def test_stop_lets_an_engine_end_that_was_ready(host: HostTarget) -> None:
+    host.perform(start())
+    eventually(lambda: see(host).ready_now)
+    host.perform(Admit(REPLICA, "t"))
+    host.perform(Stop(REPLICA, "t"))
+    eventually(lambda: not see(host).alive)
+    assert see(host).exit_code == 0
 
 
 def test_engine_that_ends_at_once_leaves_its_last_words(host: HostTarget) -> None:

@@ -28,6 +28,7 @@ PLAN = UnitPlan(
     user="engine",
     cache="reconciler/0",
     drain_timeout=90.5,
+    port=30001,
     resources=Resources(0, 4000, 2 << 30, cpu_limit_millis=6500, memory_limit_bytes=3 << 30),
 )
 
@@ -126,6 +127,14 @@ def test_a_drain_gets_its_time_and_a_request_its_weight() -> None:
     assert "CPUWeight=157" in lines, "4 cores are 4096 shares, and that is this weight in Kubernetes too"
     assert f"MemoryLow={2 << 30}" in lines
     assert {"CPUQuota=650%", f"MemoryMax={3 << 30}"} <= {*lines}
+
+
+@pytest.mark.parametrize("plan", [PLAN, CONTAINED], ids=["native", "contained"])
+def test_stop_of_a_starting_engine_kills_it_by_the_unit_itself(plan: UnitPlan) -> None:
+    lines = build_unit(plan).splitlines()
+    (line,) = (line for line in lines if line.startswith("ExecStop="))
+    assert "[0-9A-F]+:7531 " in line, "the leased port as the kernel writes it"
+    assert "SuccessExitStatus=SIGKILL" in lines, "who stops it by hand has not made it fail"
 
 
 def test_models_lie_where_a_container_would_see_them() -> None:

@@ -325,7 +325,19 @@ class HostTarget:
             return
         if record.stopping_at is None:
             record = self._inventory.change(record.id, stopping_at=self._clock.now())
-        self._supervisor.stop(record, action.force)
+        self._supervisor.stop(record, action.force or not self._may_have_requests(record))
+
+    def _may_have_requests(self, record: ReplicaRecord) -> bool:
+        """An engine that still starts has none, and may ignore SIGTERM."""
+        if record.ready_at is not None:
+            return True
+        if record.lease.port not in procfs.listeners():
+            return False
+        # After a reboot the proxy sends requests before we know that it is ready.
+        proxy = self._proxy.observe()
+        known = proxy.endpoint(record.lease.port).in_flight
+        routed = {each.replica for route in proxy.applied.values() for each in (*route.stable, *route.canary)}
+        return record.id in routed if known is None else known > 0
 
     def _repair(self, action: Repair) -> None:
         record = self._inventory.replica(action.replica)

@@ -191,6 +191,8 @@ def pull_words(name: str, unit: str, scratch: Path) -> tuple[str, ...]:
         f"--setenv=TMPDIR={scratch}",
         f"--property=ExecStopPost=-{given_line('/bin/rm', '-rf', '--', str(scratch))}",
         f"--property=RuntimeMaxSec={_LONGEST_HOURS}h",
+        # What is not whole yet is pulled again.
+        "--property=TimeoutStopSec=10s",
         # Credentials are in its memory. More of a sandbox may hide logins, or mounts that podman counts.
         "--property=LimitCORE=0",
         *(f"--property={line}" for line in BEHIND),

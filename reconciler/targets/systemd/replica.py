@@ -33,6 +33,7 @@ def plan_unit(
         user=user,
         cache=launch.env["HOME"].removeprefix(f"{CACHES}/"),
         drain_timeout=record.drain_timeout,
+        port=record.lease.port,
         resources=record.spec.resources,
         mounts=launch.mounts,
         devices=devices,

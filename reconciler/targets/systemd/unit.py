@@ -27,6 +27,12 @@ CREDENTIAL = "environment"
 CACHES = "/var/cache"
 # The engine drains by itself when it is told to end; whatever is left half a minute later hangs.
 _STOP_MARGIN = 30
+# vLLM listens once its model is loaded, and until then may ignore SIGTERM. Such an engine has no request to lose. It is
+# asked of the kernel and not of us: after a reboot, or without the daemon, nothing else knows it. All other ends of
+# `grep` are faults, and say nothing about the engine.
+_KILL_UNLESS_LISTENING = """\
+grep -Eqs '^ *[0-9]+: [0-9A-F]+:{port:04X} [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6
+case $? in 1|2) kill -KILL "$MAINPID";; esac"""
 # The unit's, without `.service`.
 _OWN_NAME = "%N"
 _CONTAINERS = "/var/lib/containers"
@@ -82,6 +88,7 @@ class UnitPlan:
     user: str
     cache: str
     drain_timeout: float
+    port: int
     resources: Resources
     mounts: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
@@ -197,6 +204,9 @@ def _contained(plan: UnitPlan) -> Iterator[str]:
 def _life(plan: UnitPlan) -> Iterator[str]:
     # The engine itself drains and ends its children; what outlives it is killed.
     yield "KillMode=mixed"
+    yield f"ExecStop=+-:{_line('/bin/sh', '-c', _KILL_UNLESS_LISTENING.format(port=plan.port))}"
+    # Else a unit that was stopped while it started would count as failed.
+    yield "SuccessExitStatus=SIGKILL"
     yield f"TimeoutStopSec={math.ceil(plan.drain_timeout) + _STOP_MARGIN}"
     yield "SendSIGKILL=yes"
     # The death of vLLM's engine process ends its server with status 0.
