@@ -51,6 +51,7 @@ def _relative(path: str) -> str:
     return normalize_path(path)
 
 
+NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 Folder = Annotated[str, AfterValidator(_relative)]
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
@@ -184,7 +185,7 @@ class Taint(_Section):
 class HostTarget(_Section):
     """One host."""
 
-    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="Name of the target")
+    name: str = Field(pattern=NAME, description="Name of the target")
     kind: Literal["process", "systemd"] = Field(
         "process",
         description="`process`: replicas are child processes that outlive us; `systemd`: they are units, we are root",

@@ -157,6 +157,7 @@ def _situations(
             staging=observed.staging,
             unstartable=refused.get(key, ()),
             images=observed.images,
+            leaving=desired.leaving,
         )
 
 

@@ -40,6 +40,7 @@ COMMANDS = [
     "run",
     "status",
     "suspend",
+    "target",
     "sync",
     "validate",
     "version",

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from reconciler.cli import daemon, git, host, local
+from reconciler.cli import daemon, git, host, local, target
 from reconciler.cli.shared import BROKEN_PIPE, INTERRUPTED, NO, NOBODY, OK, WRONG
 from reconciler.errors import ReconcileError, Retryable, Terminal
 
@@ -108,6 +108,7 @@ for _command in (
     local.validate,
     local.demo,
     host.host,
+    target.target,
     local.version,
 ):
     cli.add_command(_command)

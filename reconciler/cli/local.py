@@ -71,9 +71,10 @@ def _render(manifests: Manifests, target: str | None, config: str | None) -> Doc
             tell(f"warning: {reason}")
         return render(manifests)
     from reconciler.review_host import render_on
+    from reconciler.target_registry import TargetRegistry
 
     settings = settings_of(config)
-    return render_on(manifests, settings.target(target), settings.state_dir / target)
+    return render_on(manifests, settings.target(target), TargetRegistry(settings.state_dir).folder_of(target))
 
 
 def _is_refused(service: Document) -> bool:

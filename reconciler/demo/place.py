@@ -18,6 +18,7 @@ from reconciler.config import Settings
 from reconciler.errors import SettingsError, Terminal
 from reconciler.files import write_atomically
 from reconciler.routing.envoy import EnvoyProxy
+from reconciler.target_registry import TargetRegistry
 
 _TINY_MODEL = Path(__file__).parents[1] / "engines" / "tiny_model.py"
 _WEB_FROM = 9464
@@ -132,7 +133,9 @@ def kept_listen(known: Settings | None) -> str | None:
         return None
     target = known.targets[0]
     # A daemon that was killed leaves its proxy serving, on purpose.
-    is_ours = EnvoyProxy(known.state_dir / target.name / "proxy", target.routing).observe().running
+    is_ours = (
+        EnvoyProxy(TargetRegistry(known.state_dir).folder_of(target.name) / "proxy", target.routing).observe().running
+    )
     return target.routing.listen if is_ours or is_free(target.routing.listen) else None
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from reconciler.config import HostTarget, Settings
-from reconciler.doctor import engines, folders, git, gpus, machine, network, podman, service
+from reconciler.doctor import engines, folders, git, gpus, machine, network, podman, service, targets
 from reconciler.doctor.finding import Finding, ok, problem, raised
 from reconciler.errors import ReconcileError, SettingsError
 
@@ -43,6 +43,7 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
         yield "ssh", partial(git.check_ssh, settings.source)
         yield "source", partial(git.check_source, settings)
         yield "state", partial(folders.check_state, settings)
+        yield "targets", partial(targets.check_targets, settings)
         for target in settings.targets:
             yield from _target_checks(target, settings)
         yield "web", partial(network.check_web, settings)

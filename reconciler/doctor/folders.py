@@ -11,6 +11,7 @@ from reconciler.config import HostTarget, Settings
 from reconciler.doctor.ask import ask, user_of
 from reconciler.doctor.finding import Finding, ok, problem, warning
 from reconciler.secrets.private import check_folder
+from reconciler.target_registry import TargetRegistry
 
 _GIB = 1 << 30
 _TOO_LITTLE, _LITTLE = 1 * _GIB, 10 * _GIB
@@ -46,7 +47,7 @@ def check_folders(target: HostTarget, settings: Settings) -> Iterator[Finding]:
     """Folders of this target that the config names."""
     for name, folder in target.volumes.items():
         yield _volume(target, name, folder, settings)
-    models = target.storage.folder or settings.state_dir / target.name / "models"
+    models = target.storage.folder or TargetRegistry(settings.state_dir).folder_of(target.name) / "models"
     yield from _room("folders", f"{target.name}: fetched models", _nearest(models))
     if target.secrets.directory is not None:
         check_folder(target.secrets.directory)

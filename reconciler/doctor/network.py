@@ -15,6 +15,7 @@ from reconciler.errors import ReconcileError
 from reconciler.routing import process
 from reconciler.routing.ports import holder_of, is_free
 from reconciler.routing.static import parse_listen
+from reconciler.target_registry import TargetRegistry
 from reconciler.web.client import DaemonClient
 from reconciler.web.unix import listener_pid
 
@@ -73,7 +74,7 @@ def check_envoy() -> Iterator[Finding]:
 def check_proxy(target: HostTarget, settings: Settings) -> Iterator[Finding]:
     """The proxy can listen where the config says, or does so already."""
     host, port = parse_listen(target.routing.listen)
-    running = process.find(settings.state_dir.absolute() / target.name / "proxy")
+    running = process.find(TargetRegistry(settings.state_dir).folder_of(target.name).absolute() / "proxy")
     ours = {running.pid} if running else set()
     yield _address("proxy", f"{target.name}: routing.listen: {target.routing.listen}", host, port, ours, "our proxy")
 

@@ -13,7 +13,7 @@ from reconciler.install.steps import Step, delete_file
 from reconciler.install.system import UNIT, System
 from reconciler.inventory import Inventory
 from reconciler.storage.sources import is_key
-from reconciler.targets.ending import end_workloads, is_fetching
+from reconciler.targets.ending import end_workloads, folders_of, is_fetching
 from reconciler.targets.rubbish import is_rubbish
 from reconciler.web.unix import listener_pid
 
@@ -71,7 +71,7 @@ def _state(system: System, settings: Settings | None) -> Path:
 
 
 def _has_workloads(settings: Settings) -> bool:
-    folders = [settings.state_dir / target.name for target in settings.targets]
+    folders = [folder for folder, _ in folders_of(settings)]
     serves = any(Inventory(folder).replicas() or (folder / "proxy" / "process.json").exists() for folder in folders)
     return serves or is_fetching(settings)
 

@@ -2,5 +2,6 @@
 
 from reconciler.loop.daemon import run_daemon
 from reconciler.loop.once import Preview, preview, sync
+from reconciler.loop.parts import rename_target
 
-__all__ = ["Preview", "preview", "run_daemon", "sync"]
+__all__ = ["Preview", "preview", "rename_target", "run_daemon", "sync"]

@@ -19,12 +19,22 @@ from reconciler.build import build_id
 from reconciler.config import Settings
 from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.heap import share_heap
-from reconciler.loop.parts import Place, make_folder, make_history, make_places, make_source
+from reconciler.loop.parts import (
+    Place,
+    keep_targets,
+    leftover_info,
+    make_folder,
+    make_history,
+    make_places,
+    make_source,
+    retire,
+)
 from reconciler.model import ServiceId, Snapshot
 from reconciler.notify import notify, reloading, watchdog_interval
 from reconciler.report import log as logs
-from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
+from reconciler.report.status import DaemonInfo, Document, LeftoverInfo, RevisionInfo, build_status
 from reconciler.source import LocalWatch, shown_address
+from reconciler.target_registry import Leftover, TargetRegistry
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
 
@@ -86,6 +96,7 @@ def _read_again(path: Path, settings: Settings) -> Settings:
         if wanted.state_dir != settings.state_dir:
             # What runs is on record in the old folder: from another one it would be started a second time.
             raise SettingsError(f"{path}: state_dir: cannot change while the daemon runs; end it and what it started")
+        TargetRegistry(wanted.state_dir).check(wanted)
         return wanted
     except ReconcileError as error:
         log.error("config_rejected", error=str(error), kept="the settings that were in force")
@@ -131,12 +142,14 @@ class Daemon:
         self._history = make_history(settings)
         self._source = make_source(settings)
         self._places = make_places(settings, self._history, self._metrics)
+        self._left: tuple[Leftover, ...] = TargetRegistry(settings.state_dir).leftovers(settings)
         self._web = WebSide(settings, self, self._metrics)
         self._watch = LocalWatch(settings.source, self._wake_source)
         self._stop = threading.Event()
         self._ask = threading.Event()
         self._polling = threading.Lock()
         self._counting = threading.Lock()
+        self._earlier_passes = 0
         self._snapshot: Snapshot | None = None
         self._source_error = "not asked yet"
         self._fetched_at: float | None = None
@@ -155,6 +168,7 @@ class Daemon:
     def _start(self) -> None:
         for place in self._places:
             place.target.lock()
+        keep_targets(self.settings, self._history)
         self._web.start()
         self._snapshot = self._last_good()
         self._start_watch()
@@ -241,7 +255,7 @@ class Daemon:
     # ------------------------------------------------------------ passes
 
     def _work(self, place: Place) -> None:
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or place.is_retired):
             pause = self._turn_safely(place)
             place.turned_at = time.monotonic()
             # Wake-ups in a row become one pass.
@@ -259,6 +273,8 @@ class Daemon:
                 return self.settings.resync
             turn = place.turner.turn(snapshot)
             passed = 1
+            if retire(place, self.settings):
+                self._let_go(place)
             return self.settings.resync if turn.again_in is None else min(turn.again_in, self.settings.resync)
         except Exception:
             # The one broad catch: a bug must not end the loop, and the traceback must be seen.
@@ -268,6 +284,15 @@ class Daemon:
             with self._counting:
                 place.is_turning = False
                 place.passes += passed
+                self._earlier_passes += passed if place.is_retired else 0
+
+    def _let_go(self, place: Place) -> None:
+        """Of a target that is gone nothing is left but the count of its passes."""
+        place.is_retired = True
+        with self._counting:
+            self._places = [other for other in self._places if other is not place]
+            self._earlier_passes += place.passes
+        place.turner.close()
 
     # ------------------------------------------------------------ what the web side asks
 
@@ -276,7 +301,7 @@ class Daemon:
 
     def status(self) -> Document:
         snapshot = self._snapshot
-        applied = {place.turner.report.applied for place in self._places}
+        applied = {place.turner.report.applied for place in self._places if place.leftover is None}
         revision = RevisionInfo(
             wanted=snapshot.revision if snapshot else "",
             applied=applied.pop() if len(applied) == 1 else "",
@@ -285,11 +310,20 @@ class Daemon:
             fetched_at=self._fetched_at,
         )
         me = DaemonInfo(__version__, self._started_at, os.getpid(), self._passes(), build_id())
-        return build_status(revision=revision, targets=[p.turner.report for p in self._places], daemon=me)
+        reports = [place.turner.report for place in self._places]
+        return build_status(revision=revision, targets=reports, daemon=me, leftovers=self._leftovers())
+
+    def _leftovers(self) -> list[LeftoverInfo]:
+        """What is on record of targets that the config does not name."""
+        if not self._left:
+            return []
+        with suppress(Retryable):
+            self._left = TargetRegistry(self.settings.state_dir).leftovers(self.settings)
+        return [leftover_info(one) for one in self._left]
 
     def _passes(self) -> int:
         # Each target's thread counts its own.
-        return sum(place.passes for place in self._places)
+        return self._earlier_passes + sum(place.passes for place in self._places)
 
     def history(self, service: str | None, limit: int) -> list[dict[str, str]]:
         return self._history.entries(limit, service)

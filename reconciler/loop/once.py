@@ -10,11 +10,21 @@ from dataclasses import dataclass
 
 from reconciler import __version__
 from reconciler.config import Settings
-from reconciler.loop.parts import Place, make_folder, make_history, make_places, make_source
+from reconciler.loop.parts import (
+    Place,
+    keep_targets,
+    leftover_info,
+    make_folder,
+    make_history,
+    make_places,
+    make_source,
+    retire,
+)
 from reconciler.model import AskPreflight, DesiredState, Observed, Plan, Snapshot, Unreachable
 from reconciler.report.judgement import judge
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
 from reconciler.source import GitSource, shown_address
+from reconciler.target_registry import TargetRegistry
 from reconciler.web.metrics import Metrics
 
 _LONGEST_PREFLIGHT = 300.0
@@ -38,7 +48,7 @@ def preview(settings: Settings, target: str | None, revision: str | None, progre
         snapshot = source.snapshot(revision) if revision else source.poll()
         chosen = [place for place in places if target in (None, place.settings.name)]
         plans = tuple(_look(place, snapshot, progress) for place in chosen)
-        return Preview(_status(snapshot, chosen), plans)
+        return Preview(_status(snapshot, chosen, settings), plans)
 
 
 def sync(settings: Settings, timeout: float, progress: Callable[[Document], None]) -> Document:
@@ -48,7 +58,8 @@ def sync(settings: Settings, timeout: float, progress: Callable[[Document], None
         snapshot = source.poll()
         while True:
             pauses = [place.turner.turn(snapshot).again_in for place in places]
-            status = _status(snapshot, places)
+            places = [place for place in places if not retire(place, settings)]
+            status = _status(snapshot, places, settings)
             progress(status)
             done = judge(status).settled and not any(place.turner.report.last_results for place in places)
             if done or time.monotonic() > deadline:
@@ -65,6 +76,8 @@ def _parts(settings: Settings, lock: bool = False) -> Iterator[tuple[GitSource, 
         for place in places:
             if lock:
                 place.target.lock()
+        if lock:
+            keep_targets(settings, history)
         yield source, places
     finally:
         for place in places:
@@ -97,8 +110,8 @@ def _pause(places: list[Place], seconds: float) -> None:
         place.wake.clear()
 
 
-def _status(snapshot: Snapshot, places: list[Place]) -> Document:
-    applied = {place.turner.report.applied for place in places}
+def _status(snapshot: Snapshot, places: list[Place], settings: Settings) -> Document:
+    applied = {place.turner.report.applied for place in places if place.leftover is None}
     revision = RevisionInfo(
         wanted=snapshot.revision,
         applied=applied.pop() if len(applied) == 1 else "",
@@ -106,4 +119,6 @@ def _status(snapshot: Snapshot, places: list[Place]) -> Document:
         fetched_at=time.time(),
     )
     me = DaemonInfo(__version__, time.time(), os.getpid(), 1)
-    return build_status(revision=revision, targets=[place.turner.report for place in places], daemon=me)
+    left = [leftover_info(one) for one in TargetRegistry(settings.state_dir).leftovers(settings)]
+    reports = [place.turner.report for place in places]
+    return build_status(revision=revision, targets=reports, daemon=me, leftovers=left)

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 
+import structlog
+
+from reconciler.config import NAME, Settings
 from reconciler.config import HostTarget as TargetSettings
-from reconciler.config import Settings
 from reconciler.cordon import Cordon
-from reconciler.errors import Retryable, SettingsError
+from reconciler.errors import Retryable, SettingsError, Terminal
+from reconciler.inventory import Inventory
 from reconciler.loop.journal import Journal
 from reconciler.loop.turn import Turner
+from reconciler.model import Observed, Reason
 from reconciler.report.history import History
+from reconciler.report.status import LeftoverInfo
 from reconciler.secrets import SecretSources
 from reconciler.source import GitSource
 from reconciler.suspension import Suspension
+from reconciler.target_registry import Leftover, TargetRegistry
+from reconciler.targets.ending import end_proxy
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.host import HostTarget
+from reconciler.targets.reserved import NOTHING, Reservations, Reserved
 from reconciler.web.metrics import Metrics
+
+log = structlog.get_logger()
 
 
 @dataclass
 class Place:
-    """One target with everything around it."""
+    """One target with everything around it. `leftover`: it is not in the config any more, and is drained."""
 
     settings: TargetSettings
     target: HostTarget
@@ -32,6 +45,8 @@ class Place:
     is_turning: bool = False
     turned_at: float = 0.0
     passes: int = 0
+    leftover: Leftover | None = None
+    is_retired: bool = False
 
 
 def make_folder(settings: Settings) -> None:
@@ -50,8 +65,76 @@ def make_source(settings: Settings) -> GitSource:
 
 def make_places(settings: Settings, history: History, metrics: Metrics) -> list[Place]:
     """All targets, not yet locked. Raises SettingsError where two would lease one GPU, Retryable for a driver."""
+    leftovers = TargetRegistry(settings.state_dir).check(settings)
     refuse_shared_gpus(settings)
-    return [make_place(target, settings, history, metrics) for target in settings.targets]
+    reserved = partial(_reserved, leftovers)
+    places = [make_place(target, settings, history, metrics, reserved) for target in settings.targets]
+    removed = (_make_removed(left, settings, history, metrics) for left in leftovers)
+    return places + [place for place in removed if place is not None]
+
+
+def _make_removed(left: Leftover, state: Settings, history: History, metrics: Metrics) -> Place | None:
+    """A target that was taken out of the config: what it started is drained, as if git named none of it."""
+    settings = left.target.config
+    if settings is None:
+        log.warning("target_left_over", target=left.target.name, what=str(left), fix=left.fix)
+        return None
+    log.warning("target_removed", target=left.target.name, what=str(left), now="it is drained and stopped")
+    place = make_place(settings, state, history, metrics)
+    why = Reason("TargetRemoved", "taken out of the config; put it back to keep what it runs")
+    place.turner.leave(why)
+    return replace(place, leftover=left)
+
+
+def leftover_info(left: Leftover) -> LeftoverInfo:
+    """The same, as it is reported."""
+    services = tuple(map(str, left.services))
+    return LeftoverInfo(left.target.name, str(left.folder), left.replicas, services, str(left), left.fix)
+
+
+def _reserved(leftovers: tuple[Leftover, ...]) -> Reservations:
+    """What replicas of removed targets hold, until they are gone. Raises Retryable."""
+    if not leftovers:
+        return NOTHING
+    held = [(left.target.name, record.lease) for left in leftovers for record in Inventory(left.folder).replicas()]
+    whose = {
+        uuid: f"{name}, which was taken out of the config, has it still" for name, lease in held for uuid in lease.gpus
+    }
+    return Reservations(frozenset(lease.port for _, lease in held), whose)
+
+
+def keep_targets(settings: Settings, history: History) -> None:
+    """Write down which targets are driven from now on, and finish what a rename began. Raises Retryable."""
+    registry = TargetRegistry(settings.state_dir)
+    for one in registry.known():
+        if one.was:
+            history.rename(one.was, one.name)
+    registry.remember(settings)
+
+
+def rename_target(settings: Settings, old: str, new: str) -> bool:
+    """Call a target otherwise, whatever runs of it. False: it is called so already. Raises ReconcileError."""
+    if not re.fullmatch(NAME, new):
+        raise Terminal(f"{new!a} cannot name a target; use lowercase letters, digits and '-'")
+    if {old, new} <= {target.name for target in settings.targets}:
+        raise Terminal(f"the config names both {old} and {new}: they are two targets; leave one of them in it")
+    changed = TargetRegistry(settings.state_dir).rename(old, new)
+    if (settings.state_dir / "state.db").exists():
+        with closing(make_history(settings)) as history:
+            history.rename(old, new)
+    return changed
+
+
+def retire(place: Place, state: Settings) -> bool:
+    """End the proxy of a removed target, and forget it, once nothing else of it is left. Raises Retryable."""
+    left, report = place.leftover, place.turner.report
+    if left is None or not isinstance(report.observed, Observed) or report.observed.replicas or report.observed.owned:
+        return False
+    for what in end_proxy(left.folder, place.settings):
+        log.warning("target_left_over", target=place.settings.name, what=what)
+    TargetRegistry(state.state_dir).remember(state)
+    log.info("target_gone", target=place.settings.name, folder=str(left.folder))
+    return True
 
 
 def refuse_shared_gpus(settings: Settings) -> None:
@@ -74,12 +157,18 @@ def _is_known_later(target: TargetSettings) -> bool:
     return target.gpus == "auto" or any(uuid.startswith("MIG-") for uuid in target.gpus)
 
 
-def make_place(settings: TargetSettings, state: Settings, history: History, metrics: Metrics) -> Place:
+def make_place(
+    settings: TargetSettings,
+    state: Settings,
+    history: History,
+    metrics: Metrics,
+    reserved: Reserved = lambda: NOTHING,
+) -> Place:
     """One target, not yet locked."""
     wake = threading.Event()
-    folder = state.state_dir / settings.name
+    folder = TargetRegistry(state.state_dir).folder_of(settings.name)
     secrets = SecretSources(settings)
-    target = HostTarget(settings, folder, wake.set, lambda: secrets.store, state.closed)
+    target = HostTarget(settings, folder, wake.set, lambda: secrets.store, state.closed, reserved)
     suspension = Suspension(folder / "suspended.json")
     journal = Journal(settings.name, history, metrics)
     turner = Turner(settings, target, history, suspension, Cordon(folder / "cordon.json"), journal, secrets)

@@ -22,6 +22,7 @@ from reconciler.model import (
     Outcome,
     Plan,
     Promote,
+    Reason,
     Reject,
     Result,
     ServiceId,
@@ -82,6 +83,7 @@ class Turner:
         self._secrets = secrets or SecretSources(settings)
         self._read: tuple[Snapshot, Snapshot, Manifests] | None = None
         self._desired: tuple[Snapshot, SecretStore, DesiredState] | None = None
+        self._leaving: Reason | None = None
         self._failures = 0
         self._unstartable: set[tuple[ServiceId, str]] = set()
         self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
@@ -113,8 +115,16 @@ class Turner:
         )
         return turn
 
+    def leave(self, why: Reason) -> None:
+        """From now on nothing is wanted here, whatever git says."""
+        self._leaving = why
+
     def desired(self, snapshot: Snapshot) -> DesiredState:
         """What this revision wants here; worked out once per revision, and again when a Secret changes."""
+        if self._leaving:
+            return DesiredState(
+                self._settings.name, snapshot.revision, (), notes=(self._leaving,), leaving=self._leaving
+            )
         if self._read is None or self._read[0] is not snapshot:
             own = part_of(snapshot, self._settings)
             self._read = (snapshot, own, read_manifests(own, self._manifests))

@@ -175,7 +175,8 @@ class DesiredState:
     `refused` are faults that name no services: a broken runtime, a Secret in the clear, a folder of Secrets that cannot
     be read.
     `cordon` says that nothing may run on this target, and where that is written. `cordon_known` is False when the
-    target's own file cannot tell: then what it said last still holds.
+    target's own file cannot tell: then what it said last still holds. `leaving` says why nothing is wanted here at all,
+    if it was not git that said so.
     """
 
     target: str
@@ -187,3 +188,4 @@ class DesiredState:
     refused: tuple[Reason, ...] = ()
     cordon: Reason | None = None
     cordon_known: bool = True
+    leaving: Reason | None = None

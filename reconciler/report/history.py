@@ -94,6 +94,15 @@ class History:
             query, values = query + " AND digest = ?", [*values, digest]
         return self._write(lambda db: db.execute(query, values).rowcount)
 
+    def rename(self, old: str, new: str) -> None:
+        """Everything about one target is about another from now on; nothing happens where there is nothing."""
+
+        def write(db: sqlite3.Connection) -> None:
+            for table in ("event", "quarantine", "applied"):
+                db.execute(f"UPDATE OR REPLACE {table} SET target = ? WHERE target = ?", (new, old))  # noqa: S608
+
+        self._write(write)
+
     # ------------------------------------------------------------ events
 
     def note(self, target: str, revision: str, service: str, event: str, message: str, at: float) -> None:

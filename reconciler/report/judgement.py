@@ -24,7 +24,7 @@ class Judgement:
 
 def judge(status: Document) -> Judgement:
     """Converged needs: every target reached, every service Synced and Healthy or Suspended, git read without error."""
-    faults = [*_source_faults(status), *_target_faults(status)]
+    faults = [*_source_faults(status), *_leftover_faults(status), *_target_faults(status)]
     moving = any(_is_moving(service, target) for target, service in services(status))
     unsettled = moving or _awaits_look(status) or (_awaits_applied(status) and not faults)
     return Judgement(converged=not faults and not unsettled, settled=not unsettled, faults=tuple(faults))
@@ -89,6 +89,11 @@ def place(reason: dict[str, Any]) -> str:
 
 def _source_faults(status: Document) -> list[str]:
     return [f"source: {status['revision']['error']}"] if status["revision"]["error"] else []
+
+
+def _leftover_faults(status: Document) -> Iterator[str]:
+    for left in status["leftovers"]:
+        yield f"{left['message']}: {left['fix']}"
 
 
 def _target_faults(status: Document) -> Iterator[str]:

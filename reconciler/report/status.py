@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from reconciler.config import Routing
@@ -95,7 +95,25 @@ class TargetReport:
     applied: str = ""
 
 
-def build_status(*, revision: RevisionInfo, targets: Sequence[TargetReport], daemon: DaemonInfo) -> Document:
+@dataclass(frozen=True, slots=True)
+class LeftoverInfo:
+    """A target that the config does not name any more, though something of it is there; `message` says so in words."""
+
+    target: str
+    folder: str
+    replicas: int
+    services: tuple[str, ...]
+    message: str
+    fix: str
+
+
+def build_status(
+    *,
+    revision: RevisionInfo,
+    targets: Sequence[TargetReport],
+    daemon: DaemonInfo,
+    leftovers: Sequence[LeftoverInfo] = (),
+) -> Document:
     """The status document of everything."""
     known = [_target(report, revision) for report in targets]
     return {
@@ -118,6 +136,7 @@ def build_status(*, revision: RevisionInfo, targets: Sequence[TargetReport], dae
             "fetchedAt": timestamp(revision.fetched_at),
         },
         "targets": known,
+        "leftovers": [asdict(one) for one in leftovers],
     }
 
 

@@ -59,7 +59,7 @@ def find_aim(s: Situation) -> Aim:
     want = s.desired
     may_leave = want is None or want.not_here
     if may_leave and not _is_kept(s):
-        return Aim(Course.LEAVE, why=joined(want.not_here) if want else DELETED)
+        return Aim(Course.LEAVE, why=joined(want.not_here) if want else s.leaving or DELETED)
     if s.cordon:
         return Aim(Course.SUSPEND, why=s.cordon)
     if want is None or want.not_here:

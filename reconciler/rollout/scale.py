@@ -60,7 +60,11 @@ def move(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
 
 def _why_empty(aim: Aim) -> str:
     """In few words: it stands in every line about this service."""
-    known = {"Cordoned": "the host is cordoned", "NotForThisHost": "not for this host any more"}
+    known = {
+        "Cordoned": "the host is cordoned",
+        "NotForThisHost": "not for this host any more",
+        "TargetRemoved": "its target was taken out of the config",
+    }
     return known.get(aim.why.code, aim.why.message) if aim.why else ""
 
 

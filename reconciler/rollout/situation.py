@@ -30,7 +30,7 @@ class Situation:
 
     `keep` says why a service that git does not show, or not for this host, is not pruned; None means that it may go.
     `cordon` says why nothing at all may run on this host. `unstartable` are digests whose last start was refused.
-    `starting_on` are shared GPUs on which a replica starts.
+    `starting_on` are shared GPUs on which a replica starts. `leaving` says why it goes, if git did not delete it.
     """
 
     id: ServiceId
@@ -51,6 +51,7 @@ class Situation:
     staging: Mapping[str, Staging] = field(default_factory=dict)
     unstartable: Collection[str] = ()
     images: Mapping[str, Staging | None] = field(default_factory=dict)
+    leaving: Reason | None = None
 
     @property
     def promoted(self) -> Promoted | None:

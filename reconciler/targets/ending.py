@@ -14,6 +14,7 @@ from reconciler.routing.envoy import EnvoyProxy
 from reconciler.routing.ports import is_free
 from reconciler.routing.static import parse_listen
 from reconciler.secrets import NO_SECRETS
+from reconciler.target_registry import TargetRegistry
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.kinds import make_fetcher, make_images, make_supervisor
 from reconciler.targets.stager import Stager
@@ -25,17 +26,25 @@ _SECONDS = 20.0
 def end_workloads(settings: Settings) -> list[str]:
     """End all replicas, fetches, pulls and proxies. Returns what is left, in words."""
     left: list[str] = []
-    for target in settings.targets:
-        folder = settings.state_dir / target.name
+    for folder, target in folders_of(settings):
         _end_fetches(folder, target)
         left += _end_replicas(folder, target)
-        left += _end_proxy(folder, target)
+        left += end_proxy(folder, target)
     return left
 
 
 def is_fetching(settings: Settings) -> bool:
     """Is a model being fetched or an image pulled? Raises Retryable."""
-    return any(_is_fetching(settings.state_dir / target.name, target) for target in settings.targets)
+    return any(_is_fetching(folder, target) for folder, target in folders_of(settings))
+
+
+def folders_of(settings: Settings) -> list[tuple[Path, HostTarget]]:
+    """Every target with its folder, also those that were taken out of the config. Raises Retryable."""
+    registry = TargetRegistry(settings.state_dir)
+    found = [(registry.folder_of(target.name), target) for target in settings.targets]
+    left = ((one.folder, one.target.config) for one in registry.leftovers(settings))
+    # What is left may hold the address of another.
+    return [(folder, target) for folder, target in left if target is not None] + found
 
 
 def _is_fetching(folder: Path, target: HostTarget) -> bool:
@@ -47,7 +56,9 @@ def _is_fetching(folder: Path, target: HostTarget) -> bool:
 
 
 def _stager(folder: Path, target: HostTarget) -> closing[Stager]:
-    return closing(Stager(target.storage, folder / "models", make_fetcher(target), lambda: NO_SECRETS, lambda: None))
+    return closing(
+        Stager(target.storage, folder / "models", make_fetcher(target, folder), lambda: NO_SECRETS, lambda: None)
+    )
 
 
 def _end_fetches(folder: Path, target: HostTarget) -> None:
@@ -84,14 +95,15 @@ def _end_once(inventory: Inventory, supervisor: Supervisor) -> list[str]:
     return left
 
 
-def _end_proxy(folder: Path, target: HostTarget) -> list[str]:
+def end_proxy(folder: Path, target: HostTarget) -> list[str]:
+    """End it for good. Returns what is left, in words."""
     if target.kind == "systemd":
         from reconciler.targets.systemd.proxy import ProxyUnit
         from reconciler.targets.systemd.ways import AnyManager
 
         # First the unit: systemd would start it again.
         with closing(AnyManager()) as manager:
-            ProxyUnit(target.name, manager).remove()
+            ProxyUnit(folder.name, manager).remove()
     EnvoyProxy(folder / "proxy", target.routing).stop()
     host, port = parse_listen(target.routing.listen)
     return [] if is_free(host, port) else [f"something still listens on {target.routing.listen}"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from reconciler import procfs
 from reconciler.errors import Retryable
 from reconciler.inventory import ReplicaRecord
-from reconciler.model import Desired, GpuUse, ReplicaId, Stranger
+from reconciler.model import Capacity, Desired, GpuUse, ReplicaId, Stranger
 from reconciler.targets.gpus import Gpus, Memory
 from reconciler.targets.supervisor import ProcessState
 
@@ -51,3 +52,10 @@ def _strangers(memory: Memory, is_ours: Callable[[int], bool]) -> Iterator[Stran
     for one in memory.holders:
         if not is_ours(one.pid):
             yield Stranger(one.pid, procfs.name_of(one.pid), one.memory_bytes)
+
+
+def without(capacity: Capacity, held: Mapping[str, str]) -> Capacity:
+    """The same host, where nothing can be started on GPUs that others hold; `held` says whose they are, by UUID."""
+    mine = {gpu.uuid for gpu in capacity.gpus}
+    faults = {uuid: GpuUse(0, 0, fault=whose) for uuid, whose in held.items() if uuid in mine}
+    return replace(capacity, gpu_use={**capacity.gpu_use, **faults}) if faults else capacity

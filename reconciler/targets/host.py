@@ -54,6 +54,7 @@ from reconciler.targets.machine import Machine
 from reconciler.targets.preflights import Preflights
 from reconciler.targets.probing import Probes, Sight
 from reconciler.targets.questions import EngineQuestions
+from reconciler.targets.reserved import NOTHING, Reserved
 from reconciler.targets.stager import Stager
 from reconciler.targets.subjects import Subjects
 from reconciler.targets.supervisor import ProcessState
@@ -77,10 +78,11 @@ class HostTarget:
         wake: Callable[[], None],
         secrets: Callable[[], SecretStore] = lambda: NO_SECRETS,
         closed: tuple[Path, ...] = (),
+        reserved: Reserved = lambda: NOTHING,
     ) -> None:
         """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do.
 
-        `closed` are places beside the target's own folder that no service may name.
+        `closed` are places beside the target's own folder that no service may name. `reserved` tells what others hold.
         """
         self.name = settings.name
         self._settings = settings
@@ -92,15 +94,16 @@ class HostTarget:
         self._clock = Clock()
         self._gpus = gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
+        self._reserved = reserved
         self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
-        self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings), secrets, wake)
+        self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings, folder), secrets, wake)
         self._images = make_images(settings, folder)
         find_image = self._images.find if self._images else lambda _: None
         self._workloads = Workloads(settings, folder, secrets, self._stager, closed, find_image)
         fits = Fits(folder / "fit", self._machine)
-        begin = make_begin(settings, gpus)
+        begin = make_begin(settings, gpus, folder)
         self._preflights = Preflights(self._workloads, folder / "preflight", wake, fits, begin)
         self._subjects = Subjects(self._workloads.api_key)
         self._probes = Probes(EngineQuestions(self._proxy), wake)
@@ -153,9 +156,12 @@ class HostTarget:
                 now = self._clock.now()
             owned = self._inventory.services()
             states = self._supervisor.list(records)
-            capacity = self._machine.capacity(record.lease.port for record in records)
+            reserved = self._reserved()
+            ports = (*reserved.ports, *(record.lease.port for record in records))
+            capacity = self._machine.capacity(ports)
             if gpu_use.is_asked_for(wanted, records, states):
                 capacity = replace(capacity, gpu_use=gpu_use.look(self._gpus, self._supervisor.is_ours))
+            capacity = gpu_use.without(capacity, reserved.gpus)
             # In this order: what is staged by now is there when the engine is asked about it.
             staging = self._stager.look()
             images = self._images.look(self._containers(wanted, owned, records)) if self._images else {}

@@ -1,6 +1,6 @@
 """Who does what on a host, by its kind: child processes of ours, or units of systemd, which are imported late.
 
-Who runs child processes needs no D-Bus.
+Who runs child processes needs no D-Bus. Units are named after the target's folder, which a rename does not change.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpu
             from reconciler.targets.systemd.ways import AnyManager
 
             manager = AnyManager()
-            supervisor = UnitSupervisor(settings.name, settings.user, inventory, gpus, manager)
-            return supervisor, ProxyUnit(settings.name, manager).spawn
+            supervisor = UnitSupervisor(inventory.folder.name, settings.user, inventory, gpus, manager)
+            return supervisor, ProxyUnit(inventory.folder.name, manager).spawn
         case _:
             assert_never(settings.kind)
 
 
-def make_fetcher(settings: config.HostTarget) -> Fetcher:
+def make_fetcher(settings: config.HostTarget, folder: Path) -> Fetcher:
     """Who fetches models."""
     python = settings.storage.python or Path(sys.executable)
     if settings.kind == "process":
@@ -48,7 +48,7 @@ def make_fetcher(settings: config.HostTarget) -> Fetcher:
     from reconciler.targets.systemd.fetch import FetchUnit
     from reconciler.targets.systemd.ways import AnyManager
 
-    return FetchUnit(settings.name, python, AnyManager())
+    return FetchUnit(folder.name, python, AnyManager())
 
 
 def make_images(settings: config.HostTarget, folder: Path) -> Images | None:
@@ -57,13 +57,13 @@ def make_images(settings: config.HostTarget, folder: Path) -> Images | None:
         return None
     from reconciler.targets.systemd.images import Images
 
-    return Images(settings.name, folder / "images")
+    return Images(folder.name, folder / "images")
 
 
-def make_begin(settings: config.HostTarget, gpus: Gpus) -> Begin:
+def make_begin(settings: config.HostTarget, gpus: Gpus, folder: Path) -> Begin:
     """How the engine is asked: as whoever runs the replicas."""
     if settings.kind == "process":
         return begin_child
     from reconciler.targets.systemd.preflight import Sandbox
 
-    return Sandbox(settings.name, settings.user, gpus).begin
+    return Sandbox(folder.name, settings.user, gpus).begin

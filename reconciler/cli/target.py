@@ -1,0 +1,33 @@
+"""Commands about targets as a whole: target rename."""
+
+from __future__ import annotations
+
+import click
+
+from reconciler.cli.shared import OK, log_to_stderr, options, settings_of
+
+
+@click.group()
+def target() -> None:
+    """Change what a target is called."""
+
+
+@target.command()
+@click.argument("old")
+@click.argument("new")
+@options()
+def rename(config: str | None, old: str, new: str) -> int:
+    """Call the target OLD of this host NEW from now on.
+
+    Nothing is restarted: replicas, proxy, ports, GPUs, history and quarantine go on under the new
+    name. Run it while the daemon is stopped; then write NEW into the config and start the daemon.
+    """
+    from reconciler.loop import rename_target
+
+    log_to_stderr()
+    settings = settings_of(config)
+    done = rename_target(settings, old, new)
+    click.echo(f"{old} is called {new} now; nothing was restarted" if done else f"{old} is called {new} already")
+    if new not in [each.name for each in settings.targets]:
+        click.echo(f"next: write `name: {new}` into the config in place of {old}, then start the daemon")
+    return OK
