@@ -148,6 +148,17 @@ class Rollout(_Section):
     stop_grace: Seconds = Field(10.0, description="From SIGTERM to SIGKILL, once nothing runs any more")
 
 
+class Liveness(_Section):
+    """When a replica that serves counts as hung."""
+
+    interval: Seconds = Field(60.0, description="How often an idle engine is asked for one token; 0 never")
+    timeout: Seconds = Field(
+        60.0,
+        description="Longest time without an answer or progress before a replica is replaced; "
+        "ten times that while its processes compute; 0 never",
+    )
+
+
 class Routing(_Section):
     """The proxy in front of the replicas."""
 
@@ -214,6 +225,7 @@ class HostTarget(_Section):
     allocatable: Allocatable = Field(default_factory=Allocatable, description="Upper limits for all replicas together")
     ports: str = Field("20000-20999", pattern=r"^\d+-\d+$", description="Ports that replicas may listen on")
     rollout: Rollout = Field(default_factory=Rollout, description="How patient a rollout is")
+    liveness: Liveness = Field(default_factory=Liveness, description="When a replica that serves counts as hung")
     routing: Routing = Field(default_factory=Routing, description="The proxy in front of the replicas")
 
     @field_validator("engines")
@@ -328,7 +340,8 @@ def _validated(cls: type[Settings], path: Path, data: Any) -> Settings:
 
 def _known_keys() -> list[str]:
     keys: list[str] = []
-    sections = (Settings, Source, HostTarget, Engine, Secrets, Storage, Taint, Allocatable, Rollout, Routing, Web, Log)
+    hosts = (HostTarget, Engine, Secrets, Storage, Taint, Allocatable, Rollout, Liveness, Routing)
+    sections = (Settings, Source, *hosts, Web, Log)
     for section in sections:
         keys += section.model_fields
     return keys

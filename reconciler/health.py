@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from reconciler.model import Replica, Routed
+from reconciler.model import Replica, Routed, Silence
 
 CRASH_WINDOW = 600.0
 CRASHES_THAT_DEGRADE = 3
@@ -23,6 +23,7 @@ class Life(StrEnum):
     STARTING = "Starting"
     READY = "Ready"
     DRAINING = "Draining"
+    HUNG = "Hung"  # alive, and does nothing any more
     BROKEN = "Broken"
     STOPPING = "Stopping"
     GONE = "Gone"
@@ -47,6 +48,8 @@ def life(replica: Replica, now: float, patience: Patience) -> Life:
         return Life.STOPPING
     if not replica.spawned:
         return Life.PLANNED
+    if replica.silence is Silence.HUNG and replica.draining_at is None:
+        return Life.HUNG if replica.alive else Life.BROKEN
     if failure(replica, now, patience):
         return Life.BROKEN
     if replica.draining_at is not None:
@@ -64,6 +67,8 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str]
         return ("Crashed", f"the engine ended{status} {when}")
     if replica.healthy is False:
         return ("EngineDead", f"the engine's core died {when}; /health answers 503")
+    if replica.silence is Silence.HUNG:
+        return ("Hung", f"the engine hangs: {replica.silent_why}")
     if replica.ready_at is None and now - replica.created_at > patience.ready_timeout:
         return ("NotReadyInTime", f"not ready within {patience.ready_timeout:g} s of its start")
     return None

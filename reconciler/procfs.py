@@ -11,6 +11,7 @@ from functools import cache
 
 _LISTEN = b"0A"
 _DEAD = "ZX"
+_TICKS = os.sysconf("SC_CLK_TCK")
 _SHARED_PREFIXES = ("psm_", "nccl-")
 
 
@@ -105,6 +106,25 @@ def all_stats() -> Iterator[Stat]:
 def children(pid: int) -> tuple[int, ...]:
     """The processes that this one started and that still run."""
     return tuple(int(child) for child in (_read(f"/proc/{pid}/task/{pid}/children") or b"").split())
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below this one, whichever of its threads started them."""
+    parents = {stat.pid: stat.parent for stat in all_stats()}
+    found: set[int] = set()
+    layer = {pid}
+    while layer := {child for child, parent in parents.items() if parent in layer} - found:
+        found |= layer
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has computed so far; 0 when it is gone."""
+    data = _read(f"/proc/{pid}/stat")
+    if not data:
+        return 0.0
+    fields = data[data.rindex(b")") + 2 :].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def name_of(pid: int) -> str:

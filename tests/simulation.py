@@ -55,6 +55,7 @@ from reconciler.model import (
     ServiceId,
     ServiceRoute,
     SetRoutes,
+    Silence,
     Stage,
     StageImage,
     Staging,
@@ -134,7 +135,7 @@ def state(*services: Desired, **more: object) -> DesiredState:
 @dataclass
 class Host:
     """Versions: `good…` serves, `reject…` fails preflight, `large…` does not fit, `crash…` dies while starting, `late…`
-    dies 1 s after it was ready, `never…` is never ready.
+    dies 1 s after it was ready, `hang…` is silent from then on, `never…` is never ready.
 
     `broken` are digests whose engines die whenever they start, `refused` those whose start is refused.
     A model at `s3://flaky/…` comes at the third try, one at `s3://gone/…` never; all others after 2 s. Images in
@@ -254,6 +255,9 @@ class Host:
         quiet = r.draining_at is not None and self.now - r.draining_at >= self.busy_seconds
         routed = self._routed(r)
         counted = quiet and routed is not Routed.ACTIVE
+        if version.startswith("hang") and r.ready_at is not None and self.now - r.ready_at >= 1:
+            silence = Silence.HUNG if self.now - r.ready_at >= 2 else Silence.SILENT
+            r = replace(r, silence=silence)
         looked = replace(
             r,
             alive=alive,
@@ -537,6 +541,11 @@ class Host:
             self.now += tick
         last = {str(k): (v.step, v.health, v.strategy) for k, v in plan.verdicts.items()}
         raise AssertionError(f"did not converge: {plan.actions} {last}")
+
+    def hang(self, name: str, silence: Silence = Silence.HUNG, only: int | None = None) -> None:
+        """The engines of a service do nothing any more; `only` so many of them."""
+        for key in sorted(key for key, r in self.replicas.items() if key.service.name == name and r.ready_at)[:only]:
+            self._change(key, silence=silence, silent_why="its server does not answer since 60 s")
 
     def restart_processes(self, name: str, how: Restart) -> None:
         """The processes of a service are others now, that have their models to load."""

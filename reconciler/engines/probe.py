@@ -19,6 +19,17 @@ _MOST_BYTES_OF_A_LOOK = 1 << 16
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
 _NOT_HERE = frozenset({404, 405, 501})
 _GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+_TOKENS = "vllm:generation_tokens_total"
+# They move only when the engine itself has done a step; what clients give up moves none of them.
+_COUNTERS = (
+    *_GAUGES,
+    _TOKENS,
+    "vllm:prompt_tokens_total",
+    "vllm:iteration_tokens_total_count",
+    "vllm:num_preemptions_total",
+    "vllm:kv_cache_usage_perc",
+)
+_AWAKE = re.compile(r'^vllm:engine_sleep_state\{[^}]*sleep_state="awake"[^}]*\} ([0-9.]+)$', re.MULTILINE)
 _SAMPLE = re.compile(r"^([a-zA-Z_:]+)(?:\{.*\})? ([0-9.eE+-]+|NaN)(?: \d+)?$")
 # What is tried until the server knows the route: most models generate, others only embed, classify or pool.
 _REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -36,6 +47,19 @@ class ProbeResult:
     ready: bool
     healthy: bool | None
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What an engine's metrics say: how many requests it has, and counters that move when it does anything.
+
+    `tells`: they count tokens, so that one that does not move has done nothing.
+    """
+
+    busy: int
+    counters: tuple[float, ...]
+    asleep: bool = False
+    tells: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +105,33 @@ class Probe:
         except _NoAnswer:
             return None
         return count_requests(answer.body.decode(errors="replace")) if answer.status == 200 else None
+
+    def vitals(self, port: int) -> Vitals | None:
+        """What its metrics say; None where there are none, or no answer."""
+        try:
+            answer = self._ask(port, "GET", "/metrics")
+        except _NoAnswer:
+            return None
+        return read_vitals(answer.body.decode(errors="replace")) if answer.status == 200 else None
+
+    def answers(self, port: int, model: str, api_key: str | None, timeout: float) -> bool:
+        """Whether anything comes back when it is asked for one token. What it says does not matter."""
+        for path, request in _REQUESTS:
+            body = json.dumps({"model": model, **request}).encode()
+            try:
+                if self._ask(port, "POST", path, body, api_key, timeout).status not in _NOT_HERE:
+                    return True
+            except _NoAnswer:
+                return False
+        return True
+
+    def is_paused(self, port: int) -> bool:
+        """Whether somebody paused its scheduler by vLLM's own means."""
+        try:
+            answer = self._ask(port, "GET", "/is_paused")
+            return answer.status == 200 and json.loads(answer.body).get("is_paused") is True
+        except (_NoAnswer, ValueError, AttributeError):
+            return False
 
     def _health(self, port: int) -> tuple[bool | None, str]:
         try:
@@ -247,6 +298,17 @@ def count_requests(metrics: str) -> int | None:
     if not running or len(running) != len(waiting) or any(value != value for value in (*running, *waiting)):
         return None
     return round(sum(running) + sum(waiting))
+
+
+def read_vitals(metrics: str) -> Vitals | None:
+    """None without the gauges of vLLM."""
+    busy = count_requests(metrics)
+    if busy is None:
+        return None
+    lines = (line for line in metrics.splitlines() if line.startswith(_COUNTERS))
+    counters = tuple(float(match[2]) for match in map(_SAMPLE.match, lines) if match and match[1] in _COUNTERS)
+    awake = [float(found[1]) for found in _AWAKE.finditer(metrics)]
+    return Vitals(busy, counters, asleep=0.0 in awake, tells=_TOKENS in metrics)
 
 
 # ---------------------------------------------------------------- the log of a failed start

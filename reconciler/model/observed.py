@@ -80,6 +80,14 @@ class Routed(StrEnum):
     UNKNOWN = "Unknown"
 
 
+class Silence(StrEnum):
+    """Whether a replica that served still does anything."""
+
+    NONE = ""
+    SILENT = "Silent"  # in doubt: others get its requests, if there are others
+    HUNG = "Hung"  # silent for so long that it is replaced
+
+
 class Restart(StrEnum):
     """Why a replica's process is, or will soon be, another one than we started."""
 
@@ -103,7 +111,7 @@ class Replica:
     `drift` says what somebody changed by hand of how it is kept, though it runs on, or that somebody stopped it; empty:
     nothing. `run` names this run of it: another process, another name. `restarted` is set until it is decided what that
     means; `again` says why it has to get ready once more, until it is. `image` is the ID of the local image that it
-    runs in; empty: an interpreter of the host stands in for it.
+    runs in; empty: an interpreter of the host stands in for it. `silent_why` says what `silence` rests on.
     """
 
     id: ReplicaId
@@ -134,6 +142,8 @@ class Replica:
     restarted: Restart | None = None
     again: str = ""
     image: str = ""
+    silence: Silence = Silence.NONE
+    silent_why: str = ""
 
     @property
     def service(self) -> ServiceId:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.engines.arguments import ends_tls
-from reconciler.model import Desired, Observed, Replica, Routed, Staging, Unreachable
+from reconciler.model import Desired, Observed, Replica, Routed, Silence, Staging, Unreachable
 from reconciler.report.gpus import gpu_fraction
 from reconciler.report.scrub import scrub_text
 from reconciler.storage.sources import fetched, shown
@@ -36,7 +36,7 @@ def replica_phase(replica: Replica) -> str:
         return "Draining"
     if replica.ready_at is None:
         return "Starting"
-    return "Failed" if replica.healthy is False else "Ready"
+    return "Failed" if replica.healthy is False or replica.silence is Silence.HUNG else "Ready"
 
 
 def staging_documents(desired: Desired | None, observed: Observed | Unreachable | None) -> Iterator[Document]:
@@ -73,6 +73,7 @@ def replica_document(replica: Replica, is_canary: bool = False) -> Document:
         "gpuFraction": gpu_fraction(replica),
         "image": replica.image,
         "inFlight": replica.in_flight,
+        "silence": scrub_text(replica.silent_why) if replica.silence else "",
         "routed": replica.routed.value,
         "exitCode": replica.exit_code,
         "since": timestamp(since),

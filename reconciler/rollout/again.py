@@ -16,7 +16,7 @@ from reconciler.rollout.needs import need_of
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import missing_files
 
-_ON_THE_WAY_OUT = (Life.PLANNED, Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE)
+_ON_THE_WAY_OUT = (Life.PLANNED, Life.HUNG, Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE)
 
 
 @dataclass(frozen=True, slots=True)

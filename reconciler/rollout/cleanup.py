@@ -38,6 +38,9 @@ def handle_failures(s: Situation, steps: Steps) -> Situation:
         steps.processes.append(Stop(replica.id, text, force=not replica.alive, cut=cut))
         steps.say(f"cleaning up {replica.id.serial}: {text}")
         steps.look(s.now + SOON)
+    for replica in s.of(Life.HUNG):
+        code, text = failure(replica, s.now, s.patience) or ("Hung", "it hangs")
+        s = _attribute(s, replica, Reason(code, text, replica.origin), steps)
     return s
 
 

@@ -8,6 +8,7 @@ from reconciler.capacity import CROWDED, Ledger
 from reconciler.model import Action, AskPreflight, Reject, ServiceRoute, Verdict
 from reconciler.rollout import cleanup
 from reconciler.rollout.aim import Aim, find_aim
+from reconciler.rollout.hung import end_hung
 from reconciler.rollout.route import route_of
 from reconciler.rollout.scale import move
 from reconciler.rollout.situation import Situation
@@ -43,6 +44,7 @@ def decide(s: Situation, ledger: Ledger) -> Decision:
     s = cleanup.relabel(s, aim, steps)
     cleanup.finish_drains(s, aim, steps)
     move(s, aim, ledger, steps)
+    end_hung(s, aim, steps)
     if any(one.code == CROWDED for one in steps.lacking):
         # Nobody tells when another process gives back what it has.
         steps.look(s.now + _GPU_LOOK)

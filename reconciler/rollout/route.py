@@ -16,9 +16,10 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         return None
     leaving = _named(steps.processes, Stop)
     draining = (_named(steps.records, Drain) | {r.id for r in s.of(Life.DRAINING)}) - _named(steps.records, Undrain)
-    shown = [r for r in s.of(Life.READY, Life.DRAINING) if r.id not in leaving]
+    shown = [r for r in s.of(Life.READY, Life.HUNG, Life.DRAINING) if r.id not in leaving]
     canary = [r for r in shown if _is_canary(s, aim, r, r.id in draining)]
     stable = [r for r in shown if r not in canary]
+    draining |= _silent(shown, draining)
     return ServiceRoute(
         service=s.id,
         stable=_endpoints(stable, draining),
@@ -28,6 +29,12 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         guarded=_is_guarded(s),
         passthrough=_is_passed_through(s, shown),
     )
+
+
+def _silent(shown: list[Replica], draining: set[ReplicaId]) -> set[ReplicaId]:
+    """Those that do not answer get nothing while others do. Alone they keep their requests: they may come back."""
+    silent = {r.id for r in shown if r.silence}
+    return silent if any(r.id not in silent | draining for r in shown) else set()
 
 
 def route_left_alone(s: Situation) -> ServiceRoute | None:

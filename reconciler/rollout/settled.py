@@ -62,6 +62,7 @@ def _is_calm(r: Replica, digest: str) -> bool:
         and r.healthy is not False
         and not r.drift
         and r.restarted is None
+        and not r.silence
         and r.digest == digest
     )
 

@@ -88,8 +88,9 @@ class Situation:
         return self.promoted is not None and self.promoted.digest == digest
 
     def is_serving(self, replica: Replica) -> bool:
-        """Ready, and reachable through the proxy."""
-        return self.lives[replica.id.serial] is Life.READY and replica.routed is Routed.ACTIVE
+        """Ready, reachable through the proxy, and not silent."""
+        is_ready = self.lives[replica.id.serial] is Life.READY and not replica.silence
+        return is_ready and replica.routed is Routed.ACTIVE
 
     def is_available(self, replica: Replica) -> bool:
         """Serving, and ready for long enough to be trusted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reconciler.capacity import Ledger
 from reconciler.health import Life, is_crash_looping
-from reconciler.model import Health, Phase, Reason, Sync, Verdict
+from reconciler.model import Health, Phase, Reason, Replica, Sync, Verdict
 from reconciler.rollout.aim import Aim, Course, Generation
 from reconciler.rollout.needs import need_of
 from reconciler.rollout.situation import Situation
@@ -28,10 +28,14 @@ def verdict_of(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> Verdict:
 
 def _blocked_by_room(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> tuple[Reason, ...]:
     """What lacks, unless something is under way that may free it."""
-    if not steps.lacking or s.of(Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE):
+    if not steps.lacking or s.of(Life.HUNG, Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE):
         return ()
     short = next((one for one in aim.generations if _is_short(s, one)), None)
     return () if short and ledger.fits_soon(need_of(s, short), s.id) else steps.lacking
+
+
+def _why_silent(replica: Replica, count: str) -> Reason:
+    return Reason(str(replica.silence), f"{replica.id.serial}: {replica.silent_why}; {count}")
 
 
 def _is_short(s: Situation, generation: Generation) -> bool:
@@ -77,6 +81,8 @@ def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -
         return Health(Phase.PROGRESSING, Reason("Deleting", steps.step or "deleted in git"))
     if is_crash_looping(s.crashes, s.now):
         return Health(Phase.DEGRADED, Reason("CrashLoop", f"crashed repeatedly in the last 10 minutes; {count}"))
+    if silent := [r for r in s.of(Life.READY, Life.HUNG) if r.silence]:
+        return Health(Phase.DEGRADED, _why_silent(silent[0], count))
     if aim.why and aim.why.code in STAGING_FAILED and serving < asked:
         return Health(Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING, aim.why)
     if blocked and not serving:

@@ -50,6 +50,7 @@ from reconciler.targets.exits import ExitWatch
 from reconciler.targets.fits import Fits
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.kinds import make_begin, make_fetcher, make_images, make_supervisor
+from reconciler.targets.liveness import Limits
 from reconciler.targets.machine import Machine
 from reconciler.targets.preflights import Preflights
 from reconciler.targets.probing import Probes, Sight
@@ -106,7 +107,8 @@ class HostTarget:
         begin = make_begin(settings, gpus, folder)
         self._preflights = Preflights(self._workloads, folder / "preflight", wake, fits, begin)
         self._subjects = Subjects(self._workloads.api_key)
-        self._probes = Probes(EngineQuestions(self._proxy), wake)
+        limits = Limits(settings.liveness.interval, settings.liveness.timeout)
+        self._probes = Probes(EngineQuestions(self._proxy), wake, limits)
 
     def lock(self) -> None:
         """Take over this host. Raises Terminal, naming the holder, while another process has it."""
@@ -213,6 +215,7 @@ class HostTarget:
         failed = state.spawned and (not state.alive or sight.healthy is False or late)
         failed = failed or state.restarted is Restart.CRASHED
         words = self._supervisor.logs(record.id, _LINES_TO_BLAME) if failed else ()
+        at_proxy = proxy.endpoint(record.lease.port)
         return Replica(
             id=record.id,
             digest=record.digest,
@@ -230,8 +233,8 @@ class HostTarget:
             draining_at=record.draining_at,
             stopping_at=record.stopping_at,
             healthy=sight.healthy,
-            routed=proxy.endpoint(record.lease.port).routed,
-            in_flight=sight.in_flight,
+            routed=at_proxy.routed,
+            in_flight=at_proxy.in_flight if sight.silence else sight.in_flight,
             quiet_samples=sight.quiet_samples,
             rebooted=state.rebooted,
             spawned=state.spawned,
@@ -242,6 +245,8 @@ class HostTarget:
             image=record.image,
             last_words=words[-_LAST_WORDS:],
             blame=fatal_reason(words) or "",
+            silence=sight.silence,
+            silent_why=sight.silent_why,
         )
 
     # ------------------------------------------------------------ perform

@@ -14,7 +14,8 @@ from typing import Protocol
 
 import structlog
 
-from reconciler.model import ReplicaId, Routed
+from reconciler.model import ReplicaId, Routed, Silence
+from reconciler.targets.liveness import Limits, Liveness, LivenessQuestions, Witness
 
 _log = structlog.get_logger()
 
@@ -52,9 +53,11 @@ class Sight:
     healthy: bool | None = None
     in_flight: int | None = None
     quiet_samples: int = 0
+    silence: Silence = Silence.NONE
+    silent_why: str = field(default="", compare=False)
 
 
-class Questions(Protocol):
+class Questions(LivenessQuestions, Protocol):
     """What can be asked. No answer is an answer: None is unknown, never zero, and nothing raises for a dead server."""
 
     def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
@@ -70,9 +73,17 @@ class Questions(Protocol):
 class Probes:
     """One thread for each replica that is watched."""
 
-    def __init__(self, questions: Questions, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        questions: Questions,
+        wake: Callable[[], None],
+        limits: Limits = Limits(),  # noqa: B008
+        witness: Witness | None = None,
+    ) -> None:
         self._questions = questions
         self._wake = wake
+        self._limits = limits
+        self._witness = witness or Witness()
         self._probes: dict[ReplicaId, _Probe] = {}
         self._serving = 0
         self._lock = threading.Lock()
@@ -90,7 +101,8 @@ class Probes:
                     probe.close()
                     probe = None
                 if probe is None:
-                    self._probes[replica] = _Probe(subject, self._questions, self._wake, self._pause)
+                    liveness = Liveness(self._questions, self._limits, self._witness)
+                    self._probes[replica] = _Probe(subject, self._questions, self._wake, self._pause, liveness)
                 else:
                     probe.turn_to(subject)
 
@@ -110,10 +122,16 @@ class Probes:
 
 class _Probe:
     def __init__(
-        self, subject: Subject, questions: Questions, wake: Callable[[], None], pause: Callable[[Topic], float]
+        self,
+        subject: Subject,
+        questions: Questions,
+        wake: Callable[[], None],
+        pause: Callable[[Topic], float],
+        liveness: Liveness,
     ) -> None:
         self.subject = subject
         self.sight = Sight()
+        self._liveness = liveness
         self._questions = questions
         self._wake = wake
         self._pause = pause
@@ -139,7 +157,7 @@ class _Probe:
             subject = self.subject
             before = self.sight
             try:
-                now = _ask(self._questions, subject, before)
+                now = self._with_silence(subject, _ask(self._questions, subject, before))
             except Exception:
                 # A thread that dies of a bug would leave its replica waiting for ever, in silence.
                 _log.exception("probe.raised", replica=str(subject.id))
@@ -153,8 +171,23 @@ class _Probe:
                 self.sight = now
                 if _is_news(before, now):
                     self._wake()
-            self._news.wait(Topic.STARTING.value if in_doubt else self._pause(subject.topic))
+            self._news.wait(Topic.STARTING.value if in_doubt else self._rest(subject.topic))
             self._news.clear()
+
+    def _with_silence(self, subject: Subject, found: Sight) -> Sight:
+        """What is still starting has its own time to answer."""
+        if subject.topic is Topic.STARTING:
+            return found
+        serves = subject.topic is Topic.SERVING
+        heard = found.healthy is not None if serves else found.in_flight is not None
+        if not heard and not serves:
+            # The proxy's word may be what is missing.
+            heard = self._questions.is_healthy(subject) is not None
+        silence, why = self._liveness.look(subject, heard, serves=serves)
+        return replace(found, silence=silence, silent_why=why)
+
+    def _rest(self, topic: Topic) -> float:
+        return topic.value if self._liveness.in_doubt else self._pause(topic)
 
 
 def _ask(questions: Questions, subject: Subject, before: Sight) -> Sight:
@@ -177,4 +210,9 @@ def _sample(questions: Questions, subject: Subject, before: Sight) -> Sight:
 
 def _is_news(before: Sight, now: Sight) -> bool:
     """Does this answer allow a step that the one before did not?"""
-    return (now.ready and not before.ready) or now.healthy != before.healthy or now.quiet_samples == 2
+    return (
+        (now.ready and not before.ready)
+        or now.healthy != before.healthy
+        or now.quiet_samples == 2
+        or now.silence is not before.silence
+    )

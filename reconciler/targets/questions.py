@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from reconciler.engines.probe import Probe
+from reconciler import procfs
+from reconciler.engines.probe import Probe, Vitals
 from reconciler.model import Routed
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.targets.probing import Subject
@@ -21,6 +22,26 @@ class EngineQuestions:
 
     def is_healthy(self, subject: Subject) -> bool | None:
         return self._probes[subject.tls].health(subject.port)
+
+    def vitals(self, subject: Subject) -> Vitals | None:
+        return self._probes[subject.tls].vitals(subject.port)
+
+    def answers(self, subject: Subject, timeout: float) -> bool:
+        return self._probes[subject.tls].answers(subject.port, subject.model, subject.api_key, timeout)
+
+    def is_paused(self, subject: Subject) -> bool:
+        return self._probes[subject.tls].is_paused(subject.port)
+
+    def is_waited_for(self, subject: Subject) -> bool:
+        return False
+
+    def cpu_seconds(self, subject: Subject, *, of_server: bool) -> float:
+        if not isinstance(subject.started, procfs.Identity):
+            return 0.0
+        server = subject.started.pid
+        if of_server:
+            return procfs.cpu_seconds(server)
+        return sum(procfs.cpu_seconds(pid) for pid in procfs.descendants(server))
 
     def in_flight(self, subject: Subject) -> tuple[Routed, int | None]:
         """A request that the proxy holds is in the engine too, most of the time: the larger count is the better one."""
