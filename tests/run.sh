@@ -7,6 +7,8 @@
 #   tests/run.sh e2e [ARGS]      tests with real git, real vLLM and real Envoy; ARGS go to pytest
 #   tests/run.sh host [ARGS]     tests on machines with a systemd of their own (root only); ARGS go to pytest
 #   tests/run.sh bench           the benchmarks, as JSON; not part of everything
+#   tests/run.sh newest [PART]   any of these with the newest dependencies that pyproject.toml allows, in environments of their
+#                                own; before every release. deploy/pins.sh makes them the pinned ones
 #
 # CI=true                        what cannot be tested here is a failure, not a skip
 # RECONCILER_TEST_VLLM           an environment that has vLLM already, instead of making one
@@ -20,7 +22,6 @@ cd "$ROOT"
 # Else every process that a test starts compiles all modules anew, and every worker all tests.
 unset PYTHONDONTWRITEBYTECODE
 
-MOTO_VERSION=5.2.5
 SUMMARY=()
 CLOSING=()
 FAILED=0
@@ -57,7 +58,7 @@ static() {
 
 # What users install is the wheel: it must build, and carry the layout that the demo copies and the units of a host.
 build_wheel() {
-  run_uv build -q --wheel --out-dir "$SCRATCH/wheel" . &&
+  run_uv build -q --wheel --build-constraints "$PINS/build.txt" --require-hashes --out-dir "$SCRATCH/wheel" . &&
     "$VENV/bin/python" -m zipfile -l "$SCRATCH"/wheel/*.whl >"$SCRATCH/listing" &&
     grep -q reconciler/demo/repo_layout/demo/host.yaml "$SCRATCH/listing" &&
     grep -q reconciler/install/systemd/reconciler.service "$SCRATCH/listing"
@@ -137,11 +138,11 @@ find_storage() {
   fi
   if [ -z "${RECONCILER_TEST_S3:-}" ]; then
     (ensure_s3) || say "no S3 server to test with: see above"
-    export RECONCILER_TEST_S3=$CACHE/moto-$MOTO_VERSION
+    export RECONCILER_TEST_S3=$S3_VENV
   fi
 }
 
-ensure_s3() { ensure_package "$CACHE/moto-$MOTO_VERSION" "moto[server]==$MOTO_VERSION" "import moto" "an S3 server for the tests"; }
+ensure_s3() { ensure_package "$S3_VENV" s3.txt "import moto" "moto, an S3 server for the tests"; }
 
 bench() {
   local script
@@ -150,6 +151,16 @@ bench() {
   for script in tests/bench/bench_*.py; do
     check "$(basename "$script" .py)" "$VENV/bin/python" -m "tests.bench.$(basename "$script" .py)"
   done
+}
+
+# What is newest today, and environments made of it, which the next run finds again unless something newer came out.
+newest() {
+  local place=$ROOT/.cache/newest
+  step "Asking for the newest versions that pyproject.toml allows" deploy/pins.sh compile "$place/pins"
+  export RECONCILER_PINS=$place/pins RECONCILER_VENV=$place/venv RECONCILER_CACHE=$CACHE/newest
+  unset RECONCILER_TEST_VLLM RECONCILER_TEST_STORAGE RECONCILER_TEST_S3
+  rm -rf "$SCRATCH"
+  exec tests/run.sh "$@"
 }
 
 finish() {
@@ -163,7 +174,8 @@ finish() {
 main() {
   local part=${1:-all}
   [ $# -eq 0 ] || shift
-  ensure_daemon '[dev]'
+  ensure_daemon dev
+  [ "$part" != newest ] || newest "$@"
   find_sshd
   case $part in
     all) static; check wheel build_wheel; unit; e2e; host ;;
@@ -172,7 +184,7 @@ main() {
     e2e) e2e "$@" ;;
     host) host "$@" ;;
     bench) bench ;;
-    *) die "$part: no such part; the parts are all, fast, unit, e2e, host and bench" ;;
+    *) die "$part: no such part; the parts are all, fast, unit, e2e, host, bench and newest" ;;
   esac
   finish
 }
