@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from reconciler.manifests import Manifests
+from reconciler.config import Source
+from reconciler.manifests import Manifests, read_manifests, read_paths
 from reconciler.manifests.documents import read_file
 from reconciler.model import Origin
+from reconciler.source import GitSource
+from tests.git_repository import Repository
 from tests.test_desired import HOST, RUNTIME, SERVICE, build
 
 FOREIGN = {
@@ -105,3 +109,49 @@ def test_json_with_comments_of_a_tool_is_noted() -> None:
     found = read('// settings\n{"compilerOptions": {"strict": true,},\n', "tsconfig.json")
     assert [note.code for note in found.notes] == ["NotAManifest"]
     assert not found.errors
+
+
+# ---------------------------------------------------------------- git and folders give the same answers
+
+
+def test_folder_and_git_choose_the_same_files(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repo")
+    texts = {
+        ".reconcilerignore": "*.tmpl.yaml\nvendor/\n",
+        "hosts/.reconcilerignore": "a/old.yaml\n",
+        "hosts/a/host.yaml": HOST,
+        **{f"hosts/a/{name}": SERVICE for name in ("x.yml", "y.json", "z.YAML", "w.yaml.bak", "old.yaml", ".s.yaml")},
+        **{f"hosts/a/{name}": "a: [" for name in ("b.tmpl.yaml", "vendor/c.yaml", ".github/ci.yaml", "d.txt")},
+        "hosts/a/note.md": "x",
+    }
+    for name, text in texts.items():
+        repository.write(name, text)
+    for name, to in {"READ.md": "note.md", "up": "..", "gone": "nowhere", "c.yaml": "x.yml", ".hid": ".."}.items():
+        (repository.path / "hosts/a" / name).symlink_to(to)
+    repository.commit()
+    source = GitSource(Source(url=str(repository.path)), tmp_path / "git", ("hosts/a",))
+    theirs, ours = read_manifests(source.poll()), read_paths([repository.path / "hosts/a"])
+
+    def names(found: Manifests) -> tuple[list[str], list[str]]:
+        good = [each.origin.file.rpartition("/")[2] for each in found.documents]
+        return good, sorted(each.origin.file.rpartition("/")[2] for each in found.errors if each.origin)
+
+    assert names(ours) == names(theirs) == (["host.yaml", "x.yml", "y.json"], ["c.yaml", "gone", "up"])
+
+
+def test_named_file_is_read_unless_it_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".reconcilerignore").write_text("\ncharts/\n")
+    (tmp_path / "charts").mkdir()
+    for name in (".hidden.yaml", "charts/x.yaml"):
+        (tmp_path / name).write_text(SERVICE)
+    assert read_paths([tmp_path / ".hidden.yaml"]).documents
+    found = read_paths([tmp_path / "charts" / "x.yaml"])
+    assert not found.documents
+    assert [note.message for note in found.notes] == [f"ignored by `charts/` ({tmp_path}/.reconcilerignore:2)"]
+
+
+def test_ignore_file_without_meaning_is_an_error_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / ".reconcilerignore").write_text("a\n!\n")
+    (error,) = [each for each in read_paths([tmp_path]).errors if each.code == "InvalidIgnore"]
+    assert error.origin == Origin(f"{tmp_path}/.reconcilerignore", 2)

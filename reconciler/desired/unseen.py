@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from reconciler.config import HostTarget
-from reconciler.manifests import SUFFIXES, Manifest, Manifests
+from reconciler.manifests import SUFFIXES, Manifest, Manifests, is_hidden, is_under
 from reconciler.model import Origin, Reason, Snapshot
 
 HOST_FILE = "host.yaml"
@@ -16,19 +16,16 @@ def part_of(snapshot: Snapshot, target: HostTarget) -> Snapshot:
     """What of a revision concerns one target: another one may read other folders of the same repository."""
     return replace(
         snapshot,
-        files=tuple(each for each in snapshot.files if _is_under(each.path, target.paths)),
+        files=tuple(each for each in snapshot.files if not is_hidden(each.path, target.paths)),
         refused=tuple(each for each in snapshot.refused if each.origin is None or _touches(each.origin.file, target)),
         missing=tuple(path for path in snapshot.missing if path in target.paths),
+        skipped={path: why for path, why in snapshot.skipped.items() if is_under(path, target.paths)},
     )
-
-
-def _is_under(file: str, paths: Iterable[str]) -> bool:
-    return any(not path or file == path or file.startswith(f"{path}/") for path in paths)
 
 
 def _touches(refused: str, target: HostTarget) -> bool:
     """Also what stands where a folder above ours should be."""
-    return _is_under(refused, target.paths) or any(path.startswith(f"{refused}/") for path in target.paths)
+    return is_under(refused, target.paths) or any(path.startswith(f"{refused}/") for path in target.paths)
 
 
 def unreadable_places(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from reconciler.manifests.documents import read_file
+from reconciler.manifests.foreign import may_hide_services
 from reconciler.manifests.host import cordon_of
 from reconciler.manifests.manifest import (
     CLUSTER_SCOPED,
@@ -19,24 +20,48 @@ from reconciler.manifests.manifest import (
     Unreadable,
     joined,
 )
-from reconciler.manifests.paths import SUFFIXES, read_paths
+from reconciler.manifests.paths import read_paths
+from reconciler.manifests.selection import (
+    IGNORE_FILE,
+    MAX_IGNORE_BYTES,
+    SUFFIXES,
+    Ignore,
+    folder_of,
+    ignore_files,
+    is_hidden,
+    is_manifest,
+    is_under,
+)
 from reconciler.model import File, Snapshot
 
 __all__ = [
     "CLUSTER_SCOPED",
+    "IGNORE_FILE",
     "KNOWN_KINDS",
+    "MAX_IGNORE_BYTES",
     "OUR_API",
     "SUFFIXES",
     "FieldPath",
+    "Ignore",
     "Manifest",
     "ManifestCache",
     "Manifests",
     "Unreadable",
     "cordon_of",
     "find_duplicates",
+    "folder_of",
+    "ignore_files",
+    "is_hidden",
+    "is_manifest",
+    "is_under",
+    "may_hide_services",
     "read_manifests",
     "read_paths",
 ]
+
+
+# What is hidden or ignored is passed over on purpose.
+_SILENT = ("Hidden", "Ignored")
 
 
 class ManifestCache:
@@ -59,7 +84,8 @@ class ManifestCache:
 def read_manifests(snapshot: Snapshot, cache: ManifestCache | None = None) -> Manifests:
     """All documents of a revision. What cannot be read becomes `unreadable`; it never raises for bad input."""
     refused = Manifests(unreadable=tuple(Unreadable(reason) for reason in snapshot.refused))
-    return joined([refused, *(cache or ManifestCache()).read(snapshot.files)])
+    noted = Manifests(notes=tuple(each for each in snapshot.skipped.values() if each.code not in _SILENT))
+    return joined([refused, noted, *(cache or ManifestCache()).read(snapshot.files)])
 
 
 def find_duplicates(documents: Iterable[Manifest], default_namespace: str) -> list[tuple[Manifest, ...]]:

@@ -70,6 +70,12 @@ def kind_of_broken(text: bytes) -> str | None:
     return "" if _near(kind) else None
 
 
+def may_hide_services(data: bytes) -> bool:
+    """May a file that is not parsed hold a service? Not where neither the kind nor its group stands anywhere in it."""
+    text = data.lower()
+    return b"\0" in text or _SERVICE in text or _KSERVE.encode() in text
+
+
 def has_no_kind(text: bytes) -> bool:
     """Does neither `kind` nor `apiVersion` stand anywhere in it?"""
     return not _KEYS.search(text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from reconciler.model.names import Reason
 
@@ -20,8 +22,9 @@ class File:
 class Snapshot:
     """One revision of the source, read as an immutable set of files.
 
-    `files` holds the YAML files under the paths that were asked for; `refused` those that may not be read (symlinks,
-    too large, not a regular file) with the reason; `missing` those asked-for paths that the revision does not have.
+    `files` holds the YAML and JSON files under the paths that were asked for; `refused` those that may not be read
+    (symlinks, too large, not a regular file) with the reason; `missing` those asked-for paths that the revision does
+    not have. `skipped` are files that are passed over, and why: hidden, ignored, or too large and plainly not ours.
     """
 
     revision: str
@@ -30,3 +33,4 @@ class Snapshot:
     missing: tuple[str, ...] = ()
     subject: str = ""
     committed_at: float = 0.0
+    skipped: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))

@@ -3,128 +3,120 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from reconciler.config import Source, normalize_path
-from reconciler.errors import Terminal
-from reconciler.model import File, Origin, Reason, Snapshot
+from reconciler.errors import ManifestError, Terminal
+from reconciler.manifests import IGNORE_FILE, MAX_IGNORE_BYTES, SUFFIXES, Ignore, folder_of, ignore_files
+from reconciler.model import File, Snapshot
+from reconciler.source.choose import LINK, SUBMODULE, Entry, choose, refuse_binary, refuse_large, refuse_links
 from reconciler.source.mirror import Damaged, Mirror
 
-_SUFFIXES = (b".yaml", b".yml")
-_LONGEST_PATH = 1024
+_SUFFIXES, _IGNORE = tuple(suffix.encode() for suffix in SUFFIXES), IGNORE_FILE.encode()
+_KEPT = "the last good revision stays"
 # Some hundred thousand files: kilobytes of trees that name each other can list for hours.
 _LONGEST_LISTING = 32 << 20
 # The year 9999, which is as far as a calendar here goes.
 _LATEST = 253_370_764_800.0
 # Of a blob: its id, its kind and its size.
 _LONGEST_HEADER = 80
-_LINK, _SUBMODULE = b"120000", b"160000"
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    mode: bytes
-    oid: str
-    size: int
-    path: bytes
 
 
 def read_snapshot(
     mirror: Mirror, revision: str, paths: tuple[str, ...], settings: Source, before: Snapshot | None = None
 ) -> Snapshot:
-    """Read the YAML files under `paths`; what `before` has already is not read again.
+    """Read the manifests under `paths`; what `before` has already is not read again.
 
-    Raises Terminal beyond the limits, Damaged for a bad mirror.
+    Raises Terminal beyond the limits and for an ignore file that cannot be followed, Damaged for a bad mirror.
     """
     try:
         clean = {path: normalize_path(path) for path in paths}
     except ValueError as error:
         raise Terminal(f"targets.paths: {error}") from None
-    entries, present = _entries(mirror, revision, tuple(dict.fromkeys(clean.values())))
-    refused = {entry.path: reason for entry in entries if (reason := _refusal(entry, settings))}
-    wanted = [entry for entry in entries if entry.path not in refused and entry.path.endswith(_SUFFIXES)]
-    _check_limits(wanted, revision, settings)
-    files = []
+    roots = tuple(dict.fromkeys(clean.values()))
+    entries, ignore_files, present = _entries(mirror, revision, roots)
+    chosen = choose(entries, roots, _ignore(mirror, ignore_files), settings)
+    refuse_links(chosen, lambda links: _lead_to_files(mirror, revision, links))
+    _check_limits(chosen.wanted, revision, settings)
     blobs = {file.oid: file.data for file in before.files} if before else {}
-    unread = [entry.oid for entry in wanted if entry.oid not in blobs]
+    unread = [entry.oid for entry in chosen.wanted if entry.oid not in blobs]
     blobs |= _blobs(mirror, unread, settings.max_total_bytes)
-    for entry in wanted:
-        data = blobs[entry.oid]
-        if b"\0" in data:
-            refused[entry.path] = _reason(entry.path, "BinaryFile", "it holds a NUL byte, so it is not text")
+    refuse_large(chosen, settings, lambda large: _contents(mirror, large))
+    files = []
+    for entry in chosen.wanted:
+        if b"\0" in (data := blobs[entry.oid]):
+            refuse_binary(chosen, entry)
         else:
             files.append(File(entry.path.decode(), entry.oid, data))
     subject, committed_at = _describe(mirror, revision)
     return Snapshot(
         revision=revision,
         files=tuple(files),
-        refused=tuple(refused[path] for path in sorted(refused)),
+        refused=tuple(chosen.refused[path] for path in sorted(chosen.refused)),
         missing=tuple(path for path in paths if clean[path] not in present),
         subject=subject,
         committed_at=committed_at,
+        skipped=chosen.skipped,
     )
 
 
-def _entries(mirror: Mirror, revision: str, places: tuple[str, ...]) -> tuple[list[_Entry], set[str]]:
-    """What may matter of the tree, and which of the places are there."""
-    asked = () if "" in places else places
+def _entries(mirror: Mirror, revision: str, roots: tuple[str, ...]) -> tuple[list[Entry], list[Entry], set[str]]:
+    """What may matter of the tree, the ignore files among it and above it, and which of the roots are there."""
+    asked = () if "" in roots else (*roots, *ignore_files(roots))
     listing = mirror.read("ls-tree", "-r", "-z", "-l", "--full-tree", revision, "--", *asked, most=_LONGEST_LISTING)
-    entries, present = [], set[str]()
+    entries, ignoring, present = list[Entry](), list[Entry](), set[str]()
     begin = 0
     while (end := listing.find(b"\0", begin)) >= 0:
         about, _, path = listing[begin:end].partition(b"\t")
         begin = end + 1
         mode, _kind, oid, size = about.split()
-        present |= {place for place in places if place not in present and _is_in(path, place.encode())}
-        if path.endswith(_SUFFIXES) or mode in (_LINK, _SUBMODULE):
-            entries.append(_Entry(mode, oid.decode(), 0 if size == b"-" else int(size), path))
-    return entries, present
+        present |= {root for root in roots if root not in present and _is_in(path, root.encode())}
+        # Links and submodules count whatever their name: they may stand for a folder.
+        is_ignore = path.endswith(_IGNORE) and path.rpartition(b"/")[2] == _IGNORE
+        if is_ignore or path.endswith(_SUFFIXES) or mode in (LINK, SUBMODULE):
+            entry = Entry(mode, oid.decode(), 0 if size == b"-" else int(size), path)
+            (ignoring if is_ignore else entries).append(entry)
+    return entries, ignoring, present
 
 
 def _is_in(path: bytes, place: bytes) -> bool:
     return not place or path == place or path.startswith(place + b"/")
 
 
-def _refusal(entry: _Entry, settings: Source) -> Reason | None:
-    """Why an entry may not be read. Links and submodules count whatever their name: they may stand for a folder."""
-    if entry.mode == _LINK:
-        return _reason(entry.path, "Symlink", "it is a symbolic link; put the file or folder itself there")
-    if entry.mode == _SUBMODULE:
-        return _reason(entry.path, "Submodule", "it is a submodule; put its files here, or give it a source of its own")
-    if not entry.path.endswith(_SUFFIXES):
-        return None
-    if (bad := _bad_path(entry.path)) is not None:
-        return bad
-    if entry.size > settings.max_file_bytes:
-        why = f"it has {entry.size:,} bytes, more than source.max_file_bytes = {settings.max_file_bytes:,}"
-        return _reason(entry.path, "FileTooLarge", f"{why}; split it")
-    return None
+def _ignore(mirror: Mirror, files: list[Entry]) -> Ignore:
+    """Raises Terminal: what an ignore file that cannot be followed leaves out, nobody can tell."""
+    ignore = Ignore()
+    for odd in (each for each in files if each.mode in (LINK, SUBMODULE) or each.size > MAX_IGNORE_BYTES):
+        raise Terminal(f"{odd.shown}: expected a plain file of {MAX_IGNORE_BYTES >> 10} KiB at most; {_KEPT}")
+    for each, data in zip(files, _contents(mirror, files), strict=True):
+        try:
+            ignore.add(folder_of(each.path.decode("utf-8", "surrogateescape")), data, each.shown)
+        except ManifestError as error:
+            raise Terminal(f"{error}; {_KEPT}") from None
+    return ignore
 
 
-def _bad_path(path: bytes) -> Reason | None:
-    if len(path) > _LONGEST_PATH:
-        return _reason(
-            path, "PathTooLong", f"its path has {len(path):,} bytes, more than {_LONGEST_PATH:,}; shorten it"
-        )
-    try:
-        text = path.decode()
-    except UnicodeDecodeError:
-        return _reason(path, "PathNotUtf8", "its path is not UTF-8; rename it")
-    if not text.isprintable():
-        return _reason(path, "UnprintablePath", "its path has characters that cannot be printed; rename it")
-    if any(part.lower() in (".", "..", ".git", "") for part in text.split("/")):
-        return _reason(path, "PathOutsideRepository", "its path leaves the repository; rename it")
-    return None
+def _lead_to_files(mirror: Mirror, revision: str, links: list[Entry]) -> list[bool]:
+    """For each link whether it ends at a file of this tree. git follows them, and says where each ends in a line."""
+    if not links:
+        return []
+    asked = "".join(f"{revision}:{link.path.decode()}\n" for link in links).encode()
+    said = mirror.read("cat-file", "--batch-check=%(objecttype)", "--follow-symlinks", stdin=asked)
+    found = []
+    for _ in links:
+        line, _, said = said.partition(b"\n")
+        word, _, size = line.partition(b" ")
+        if word in (b"symlink", b"dangling", b"loop", b"notdir") and size.isdigit():
+            said = said[int(size) + 1 :]  # where it leads, as text
+        found.append(line == b"blob")
+    return found
 
 
-def _reason(path: bytes, code: str, message: str) -> Reason:
-    text = path.decode("utf-8", "backslashreplace")
-    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    shown = safe if len(safe) <= _LONGEST_PATH else safe[:200] + "…"
-    return Reason(code, f"not read: {message}", Origin(shown, 1))
+def _contents(mirror: Mirror, entries: list[Entry]) -> list[bytes]:
+    blobs = _blobs(mirror, [each.oid for each in entries], sum(each.size for each in entries))
+    return [blobs[each.oid] for each in entries]
 
 
-def _check_limits(wanted: list[_Entry], revision: str, settings: Source) -> None:
+def _check_limits(wanted: list[Entry], revision: str, settings: Source) -> None:
     if len(wanted) > settings.max_files:
         what = f"{len(wanted):,} manifest files, more than source.max_files = {settings.max_files:,}"
     elif (total := sum(entry.size for entry in wanted)) > settings.max_total_bytes:
@@ -132,7 +124,7 @@ def _check_limits(wanted: list[_Entry], revision: str, settings: Source) -> None
     else:
         return
     raise Terminal(
-        f"revision {revision[:12]} has {what}; the last good revision stays; remove files or raise the limit"
+        f"revision {revision[:12]} has {what}; {_KEPT}; remove files, list them in {IGNORE_FILE}, or raise the limit"
     )
 
 

@@ -146,7 +146,8 @@ def test_nothing_behind_a_linked_folder_is_read(repository: Repository, source: 
 
 
 def test_large_and_binary_files_are_refused_alone(repository: Repository, mirror: Path) -> None:
-    repository.write("hosts/a/large.yaml", "x" * 1001)
+    repository.write("hosts/a/large.yaml", "kind: InferenceService\n".ljust(1001, "#"))
+    repository.write("hosts/a/strange.json", "{}".ljust(1001))
     repository.write("hosts/a/exact.yaml", "x" * 1000)
     repository.write("hosts/a/binary.yml", b"a: \0b\n")
     repository.write("hosts/a/picture.png", b"\0" * 5000)
@@ -155,6 +156,60 @@ def test_large_and_binary_files_are_refused_alone(repository: Repository, mirror
     assert codes(snapshot) == {"hosts/a/large.yaml": "FileTooLarge", "hosts/a/binary.yml": "BinaryFile"}
     assert [file.path for file in snapshot.files] == ["hosts/a/chat.yaml", "hosts/a/exact.yaml", "runtimes/vllm.yaml"]
     assert "1,001 bytes, more than source.max_file_bytes = 1,000" in str(snapshot.refused[1])
+    # What does not name a service hides none.
+    assert {path: why.code for path, why in snapshot.skipped.items()} == {"hosts/a/strange.json": "FileTooLarge"}
+
+
+def test_hidden_and_ignored_files_are_passed_over(repository: Repository, mirror: Path) -> None:
+    repository.write(".reconcilerignore", "# of the whole tree\n*.tmpl.yaml\nhosts/*/old/\n")
+    repository.write("hosts/a/.reconcilerignore", "!chat.tmpl.yaml\nx.json\n")
+    for name in ("chat.tmpl.yaml", "b.tmpl.yaml", "old/b.yaml", ".github/ci.yaml", ".sops.yaml", "x.json", "y.json"):
+        repository.write(f"hosts/a/{name}", "a: 1\n")
+    repository.commit()
+    snapshot = source_of(repository, mirror).poll()
+    names = ["chat.tmpl.yaml", "chat.yaml", "y.json"]
+    assert [file.path for file in snapshot.files] == [*(f"hosts/a/{name}" for name in names), "runtimes/vllm.yaml"]
+    assert {path.removeprefix("hosts/a/"): str(why.origin or why.code) for path, why in snapshot.skipped.items()} == {
+        "b.tmpl.yaml": ".reconcilerignore:2",
+        "old/b.yaml": ".reconcilerignore:3",
+        "x.json": "hosts/a/.reconcilerignore:2",
+        ".github/ci.yaml": "Hidden",
+        ".sops.yaml": "Hidden",
+    }
+    assert snapshot.refused == ()
+
+
+def test_a_hidden_folder_that_is_asked_for_is_read(repository: Repository, mirror: Path) -> None:
+    repository.write(".deploy/a/x.yaml", "a: 1\n")
+    repository.write(".deploy/a/.y.yaml", "a: 1\n")
+    repository.commit()
+    assert [file.path for file in source_of(repository, mirror, (".deploy",)).poll().files] == [".deploy/a/x.yaml"]
+
+
+@pytest.mark.parametrize("text", [b"!\n", b"*a*a*a*a*a*\n", b"\xff\n", b"x\n" * 40_000])
+def test_an_ignore_file_without_meaning_refuses_the_revision(
+    repository: Repository, source: GitSource, text: bytes
+) -> None:
+    good = source.poll()
+    (repository.path / ".reconcilerignore").write_bytes(text)
+    repository.commit()
+    with pytest.raises(Terminal, match=r"\.reconcilerignore.*the last good revision stays"):
+        source.poll()
+    assert source.last_good() is good
+    (repository.path / ".reconcilerignore").unlink()
+    repository.write("hosts/b/.reconcilerignore", "!\n")
+    repository.commit()
+    assert source.poll().files == good.files
+
+
+def test_a_link_to_a_file_that_is_no_manifest_is_not_refused(repository: Repository, mirror: Path) -> None:
+    repository.write("docs/read.md", "x")
+    refused = {"up": "../..", "gone": "nowhere", "out": "/etc/hosts", "c.yaml": "chat.yaml"}
+    for name, to in {"README.md": "../../docs/read.md", **refused}.items():
+        (repository.path / "hosts/a" / name).symlink_to(to)
+    repository.commit()
+    snapshot = source_of(repository, mirror).poll()
+    assert codes(snapshot) == dict.fromkeys((f"hosts/a/{name}" for name in refused), "Symlink")
 
 
 @pytest.mark.slow

@@ -1,0 +1,150 @@
+"""Which files of a tree are manifests: by name, unless hidden or ignored. The same for git and for folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pathspec import GitIgnoreSpec
+from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
+from reconciler.errors import ManifestError
+from reconciler.model import Origin, Reason
+
+SUFFIXES = (".yaml", ".yml", ".json")
+IGNORE_FILE = ".reconcilerignore"
+MAX_IGNORE_BYTES = 64 << 10
+MAX_PATTERNS = 500
+MAX_PATTERN_LENGTH = 200
+# Python's patterns go back and forth: with more `*` a long name could hold us up for hours.
+_MAX_STARS, _MAX_DEPTHS = 4, 2
+# What no file system takes as a name need not be matched.
+_LONGEST_NAME = 255
+_STARS = re.compile(r"\*+")
+NO_FILES: Mapping[str, Reason] = MappingProxyType({})
+
+
+def is_manifest(path: str) -> bool:
+    """Is a file read, by its name? A dot in front hides it; that is for `is_hidden` to say."""
+    return path.endswith(SUFFIXES)
+
+
+def is_hidden(path: str, roots: Iterable[str]) -> bool:
+    """Does a name below every root that it is under begin with a dot? A root itself may."""
+    return not any(not _has_dot(rest) for rest in _below(path, roots))
+
+
+def is_under(path: str, roots: Iterable[str]) -> bool:
+    """Is it one of the roots, or in one? `""` is the whole tree."""
+    return any(True for _ in _below(path, roots))
+
+
+def _below(path: str, roots: Iterable[str]) -> Iterator[str]:
+    for root in roots:
+        if not root:
+            yield path
+        elif path == root:
+            yield ""
+        elif path.startswith(f"{root}/"):
+            yield path[len(root) + 1 :]
+
+
+def _has_dot(rest: str) -> bool:
+    return any(part.startswith(".") for part in rest.split("/"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """One ignore file. `lines` are numbers and texts of its patterns, in their order."""
+
+    file: str
+    spec: GitIgnoreSpec
+    lines: tuple[tuple[int, str], ...]
+
+    def check(self, path: str) -> Reason | bool | None:
+        """Why a path is ignored; False: it is taken back in; None: nothing is said about it."""
+        found = self.spec.check_file(path)
+        if found.include is None or found.index is None:
+            return None
+        number, text = self.lines[found.index]
+        return Reason("Ignored", f"ignored by `{text}`", Origin(self.file, number)) if found.include else False
+
+
+class Ignore:
+    """What the ignore files of a tree leave out, each in its own folder, by gitignore's rules."""
+
+    def __init__(self) -> None:
+        self._rules: dict[str, _Rules] = {}
+        self._folders: dict[str, Reason | None] = {}
+
+    def add(self, folder: str, data: bytes, shown: str) -> None:
+        """The ignore file of a folder. Raises ManifestError for one that cannot be followed."""
+        self._rules[folder] = _parsed(data, shown)
+        self._folders.clear()
+
+    def why(self, path: str) -> Reason | None:
+        """The line that ignores a file, or a folder above it; None when none does."""
+        if not self._rules:
+            return None
+        for folder in _folders_of(path):
+            if folder not in self._folders:
+                self._folders[folder] = self._decide(f"{folder}/")
+            if reason := self._folders[folder]:
+                return reason
+        return self._decide(path)
+
+    def _decide(self, path: str) -> Reason | None:
+        """The nearest ignore file that says something counts."""
+        if any(len(part) > _LONGEST_NAME for part in path.split("/")):
+            return None
+        for folder in (*reversed(_folders_of(path.rstrip("/"))), ""):
+            rules = self._rules.get(folder)
+            said = rules.check(path[len(folder) + 1 :] if folder else path) if rules else None
+            if said is not None:
+                return said if isinstance(said, Reason) else None
+        return None
+
+
+def ignore_files(roots: Iterable[str]) -> tuple[str, ...]:
+    """Where ignore files may stand that say something about these roots, from above."""
+    folders = {"", *(folder for root in roots for folder in _folders_of(root))}
+    return tuple(sorted(f"{folder}/{IGNORE_FILE}".lstrip("/") for folder in folders))
+
+
+def folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _folders_of(path: str) -> list[str]:
+    """The folders above a path, the outermost first, without the tree itself."""
+    return [path[: match.start()] for match in re.finditer("/", path)]
+
+
+def _parsed(data: bytes, file: str) -> _Rules:
+    if len(data) > MAX_IGNORE_BYTES:
+        raise ManifestError(file, 1, "", f"larger than {MAX_IGNORE_BYTES >> 10} KiB; write fewer patterns")
+    try:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode()
+    except UnicodeDecodeError:
+        raise ManifestError(file, 1, "", "is not UTF-8 text; save it as UTF-8") from None
+    lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1)]
+    lines = [(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
+    if len(lines) > MAX_PATTERNS:
+        raise ManifestError(
+            file, lines[MAX_PATTERNS][0], "", f"more than {MAX_PATTERNS} patterns; ignore whole folders"
+        )
+    patterns = [pattern for number, line in lines for pattern in _pattern(file, number, line)]
+    return _Rules(file, GitIgnoreSpec(patterns), tuple(lines))
+
+
+def _pattern(file: str, number: int, line: str) -> Iterable[GitIgnoreSpecPattern]:
+    stars = _STARS.findall(line)
+    if len(line) > MAX_PATTERN_LENGTH or len(stars) > _MAX_STARS or stars.count("**") > _MAX_DEPTHS:
+        most = f"{MAX_PATTERN_LENGTH} characters and {_MAX_STARS} `*`, {_MAX_DEPTHS} of them `**`"
+        raise ManifestError(file, number, "", f"a pattern may have {most}; split it")
+    try:
+        return GitIgnoreSpec.from_lines([line]).patterns
+    except (ValueError, re.error):
+        raise ManifestError(file, number, "", f"`{line}` is no pattern of gitignore's syntax; correct it") from None

@@ -1,0 +1,119 @@
+"""What becomes of each entry of a revision's tree: it is read, refused with a reason, or passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from reconciler.config import Source
+from reconciler.manifests import Ignore, is_hidden, is_manifest, is_under, may_hide_services
+from reconciler.model import Origin, Reason
+
+LINK, SUBMODULE = b"120000", b"160000"
+_LONGEST_PATH = 1024
+# Larger files are not even looked at to see whether they may be ours.
+_LONGEST_LOOK = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a tree, with its full path."""
+
+    mode: bytes
+    oid: str
+    size: int
+    path: bytes
+
+    @property
+    def shown(self) -> str:
+        """The path as text that can be printed."""
+        text = self.path.decode("utf-8", "backslashreplace")
+        safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return safe if len(safe) <= _LONGEST_PATH else safe[:200] + "…"
+
+
+@dataclass(slots=True)
+class Chosen:
+    """What becomes of the entries; `links` are those that may lead to a folder, `large` those above the limit."""
+
+    wanted: list[Entry] = field(default_factory=list)
+    refused: dict[bytes, Reason] = field(default_factory=dict)
+    skipped: dict[str, Reason] = field(default_factory=dict)
+    links: list[Entry] = field(default_factory=list)
+    large: list[Entry] = field(default_factory=list)
+
+    def refuse(self, entry: Entry, code: str, message: str) -> None:
+        self.refused[entry.path] = _reason(entry, code, message)
+
+
+def choose(entries: Iterable[Entry], roots: tuple[str, ...], ignore: Ignore, settings: Source) -> Chosen:
+    """Sort the entries by what their names and sizes say."""
+    chosen = Chosen()
+    for entry in entries:
+        if (bad := _bad_path(entry)) is not None:
+            chosen.refused[entry.path] = bad
+            continue
+        path = entry.path.decode()
+        if is_under(path, roots) and is_hidden(path, roots):
+            chosen.skipped[path] = Reason("Hidden", "its name, or that of a folder above, begins with a dot")
+        elif (ignored := ignore.why(path)) is not None:
+            chosen.skipped[path] = ignored
+        elif entry.mode == SUBMODULE:
+            chosen.refuse(entry, "Submodule", "it is a submodule; put its files here, or give it a source of its own")
+        elif entry.mode == LINK:
+            chosen.links.append(entry)
+        elif entry.size > settings.max_file_bytes:
+            chosen.large.append(entry)
+        else:
+            chosen.wanted.append(entry)
+    return chosen
+
+
+def refuse_links(chosen: Chosen, leads_to_file: Callable[[list[Entry]], list[bool]]) -> None:
+    """A link that leads to a file in the tree, and is itself not named like a manifest, is not for us."""
+    doubtful = [entry for entry in chosen.links if not is_manifest(entry.path.decode())]
+    harmless = {entry.path for entry, fine in zip(doubtful, leads_to_file(doubtful), strict=True) if fine}
+    for entry in chosen.links:
+        if entry.path not in harmless:
+            chosen.refuse(entry, "Symlink", "it is a symbolic link; put the file or folder itself there")
+
+
+def refuse_large(chosen: Chosen, settings: Source, read: Callable[[list[Entry]], list[bytes]]) -> None:
+    """A file above the limit may hold services, unless what is in it shows that it does not."""
+    seen, room = list[Entry](), settings.max_total_bytes
+    for entry in chosen.large:
+        if entry.size <= min(room, _LONGEST_LOOK):
+            seen.append(entry)
+            room -= entry.size
+    harmless = {each.path for each, data in zip(seen, read(seen), strict=True) if not may_hide_services(data)}
+    for entry in chosen.large:
+        why = f"it has {entry.size:,} bytes, more than source.max_file_bytes = {settings.max_file_bytes:,}"
+        if entry.path in harmless:
+            chosen.skipped[entry.path.decode()] = _reason(
+                entry, "FileTooLarge", f"{why}, and names no InferenceService"
+            )
+        else:
+            chosen.refuse(entry, "FileTooLarge", f"{why}; split it")
+
+
+def refuse_binary(chosen: Chosen, entry: Entry) -> None:
+    chosen.refuse(entry, "BinaryFile", "it holds a NUL byte, so it is not text")
+
+
+def _bad_path(entry: Entry) -> Reason | None:
+    length = len(entry.path)
+    if length > _LONGEST_PATH:
+        return _reason(entry, "PathTooLong", f"its path has {length:,} bytes, more than {_LONGEST_PATH:,}; shorten it")
+    try:
+        text = entry.path.decode()
+    except UnicodeDecodeError:
+        return _reason(entry, "PathNotUtf8", "its path is not UTF-8; rename it")
+    if not text.isprintable():
+        return _reason(entry, "UnprintablePath", "its path has characters that cannot be printed; rename it")
+    if any(part.lower() in (".", "..", ".git", "") for part in text.split("/")):
+        return _reason(entry, "PathOutsideRepository", "its path leaves the repository; rename it")
+    return None
+
+
+def _reason(entry: Entry, code: str, message: str) -> Reason:
+    return Reason(code, f"not read: {message}", Origin(entry.shown, 1))
