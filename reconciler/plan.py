@@ -17,6 +17,7 @@ from reconciler.model import (
     Owned,
     Phase,
     Plan,
+    ProxyBreak,
     Quarantine,
     Reason,
     Replica,
@@ -81,7 +82,10 @@ def make_plan(
         target=desired.target,
         revision=desired.revision,
         at=observed.at,
-        actions=(*_actions(ordered, observed), *_unstage(every, observed, suspended)),
+        actions=(
+            *_actions(ordered, observed, _is_behind(desired, observed, quarantines)),
+            *_unstage(every, observed, suspended),
+        ),
         verdicts={d.verdict.service: d.verdict for d in ordered},
         look_again_at=min(looks.values(), default=None),
         notes=(*desired.unreadable, *desired.notes),
@@ -194,17 +198,38 @@ def _reason_to_stay(desired: DesiredState, want: Desired) -> Reason | None:
     return Reason("Unreadable", text, file.origin if file else None)
 
 
-def _actions(decisions: list[Decision], observed: Observed) -> Iterator[Action]:
+def _actions(decisions: list[Decision], observed: Observed, is_behind: bool) -> Iterator[Action]:
     """Records first, so that a pass that dies is understood by the next; then routes; then processes."""
+    routes = tuple(decision.route for decision in decisions if decision.route is not None)
+    changed = _changed(routes, observed.routes)
     if decisions and not observed.proxy_ready:
-        yield EnsureProxy("the proxy does not answer")
+        yield _ensure_proxy(observed, is_needed=is_behind or bool(changed))
     for decision in decisions:
         yield from decision.records
-    routes = tuple(decision.route for decision in decisions if decision.route is not None)
-    if changed := _changed(routes, observed.routes):
+    if changed:
         yield SetRoutes(routes, changed, _why_routes(changed, observed.routes, routes))
     for decision in decisions:
         yield from decision.processes
+
+
+def _ensure_proxy(observed: Observed, is_needed: bool) -> EnsureProxy:
+    """One that serves is ended only when it has to be told something, as that ends its requests too."""
+    match observed.proxy_break:
+        case ProxyBreak.NONE:
+            return EnsureProxy("the proxy does not answer")
+        case ProxyBreak.HUNG:
+            return EnsureProxy("the proxy hangs: it answers no request", replace=True)
+        case ProxyBreak.DEAF if is_needed:
+            why = "the proxy cannot be told of a change: another one takes its place, which cuts its requests"
+            return EnsureProxy(why, replace=True)
+        case ProxyBreak.DEAF:
+            return EnsureProxy("the proxy serves, but its admin socket does not answer")
+
+
+def _is_behind(desired: DesiredState, observed: Observed, quarantines: Quarantines) -> bool:
+    """Does anything run, or drain, that git does not ask for any more? Without the proxy it cannot go."""
+    wanted = {one.id: one.digest for one in desired.services if one.spec and (one.id, one.digest) not in quarantines}
+    return any(r.draining_at or r.digest != wanted.get(r.service, r.digest) for r in observed.replicas)
 
 
 def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[ServiceId]) -> Iterator[Unstage]:

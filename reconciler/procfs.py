@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -125,6 +126,11 @@ def cpu_seconds(pid: int) -> float:
         return 0.0
     fields = data[data.rindex(b")") + 2 :].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def age(who: Identity) -> float:
+    """Seconds since its start."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - who.started / _TICKS
 
 
 def name_of(pid: int) -> str:

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from reconciler.model import Drain, NoteCrash, Phase, Reject, Routed, SetRoutes, Silence, Start, Stop
+from dataclasses import replace
+
+from reconciler.model import (
+    Drain,
+    EnsureProxy,
+    NoteCrash,
+    Phase,
+    ProxyBreak,
+    Reject,
+    Routed,
+    SetRoutes,
+    Silence,
+    Start,
+    Stop,
+)
 from reconciler.plan import make_plan
 from tests.simulation import PATIENCE, Host, state, wanted
 
@@ -114,3 +128,26 @@ def test_service_deleted_while_hung_goes():
     host.hang("a")
     host.converge(state())
     assert not host.replicas
+
+
+# ---------------------------------------------------------------- the proxy
+
+
+def ensured(host: Host, commit: object, found: ProxyBreak) -> list[bool]:
+    """Whether it is replaced, for each time that a plan looks after it."""
+    observed = replace(host.observe(), proxy_ready=False, proxy_break=found)
+    plan = make_plan(commit, observed, host.quarantines, PATIENCE)
+    return [action.replace for action in plan.actions if isinstance(action, EnsureProxy)]
+
+
+def test_hung_proxy_is_replaced():
+    host, commit = served()
+    assert ensured(host, commit, ProxyBreak.NONE) == [False]
+    assert ensured(host, commit, ProxyBreak.HUNG) == [True]
+
+
+def test_proxy_that_serves_is_replaced_only_for_a_change():
+    host, commit = served()
+    assert ensured(host, commit, ProxyBreak.DEAF) == [False]
+    assert ensured(host, state(), ProxyBreak.DEAF) == [True]
+    assert ensured(host, state(wanted("a", "good2")), ProxyBreak.DEAF) == [True]

@@ -11,9 +11,10 @@ from reconciler.model.observed import Lease, Promoted, Quarantine, ServiceRoute
 
 @dataclass(frozen=True, slots=True)
 class EnsureProxy:
-    """Start the proxy, or start it again."""
+    """Start the proxy, or start it again. `replace`: end the one that runs, with every request in it."""
 
     reason: str
+    replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,14 @@ class Routed(StrEnum):
     UNKNOWN = "Unknown"
 
 
+class ProxyBreak(StrEnum):
+    """What only another process of the proxy cures."""
+
+    NONE = ""
+    HUNG = "Hung"  # it answers no request
+    DEAF = "Deaf"  # it serves, but cannot be told anything any more
+
+
 class Silence(StrEnum):
     """Whether a replica that served still does anything."""
 
@@ -268,7 +276,8 @@ class Observed:
     """What one target answered, at one time.
 
     `preflights` holds the verdicts known so far by digest; `preflighting` the digests being asked about now.
-    `routes` is what the proxy was last told; `proxy_ready` whether it answers at all.
+    `routes` is what the proxy was last told; `proxy_ready` whether it answers at all, and `proxy_break` why it does not
+    begin to by itself.
     `staging` tells of every model that was begun to be fetched, by its key; `images` of every image, by its name, that
     services here need and that has to be pulled first; None: no pull was begun.
     """
@@ -280,6 +289,7 @@ class Observed:
     owned: Mapping[ServiceId, Owned] = field(default_factory=dict)
     routes: Mapping[ServiceId, ServiceRoute] = field(default_factory=dict)
     proxy_ready: bool = True
+    proxy_break: ProxyBreak = ProxyBreak.NONE
     preflights: Mapping[str, Preflight] = field(default_factory=dict)
     preflighting: frozenset[str] = frozenset()
     staging: Mapping[str, Staging] = field(default_factory=dict)

@@ -156,6 +156,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "prunable": report.desired.prunable if report.desired else False,
         "listen": report.routing.listen,
         "proxyReady": observed.proxy_ready if observed else None,
+        "proxyBreak": observed.proxy_break.value if observed else "",
         "gpus": gpus_document(observed),
         "unreadable": [_reason(one) for one in (report.desired.unreadable if report.desired else ())],
         "refused": [_reason(one) for one in (report.desired.refused if report.desired else ())],

@@ -26,6 +26,11 @@ Block = str | Table
 _MARKS = {"create": "+", "change": "~", "delete": "-", "blocked": "!", "rejected": "!", "keep": "!", "wait": "…"}
 
 
+_PROXY_BREAKS = {
+    "Hung": "the proxy hangs and is replaced",
+    "Deaf": "the proxy serves, but its admin socket is lost; the next change replaces it, which cuts its requests",
+}
+
 # ---------------------------------------------------------------- status
 
 
@@ -176,7 +181,7 @@ def _target_line(target: Document) -> str:
     parts = [f"{target['name']}: http://{target['listen']}", _gpus_line(target["gpus"])]
     parts += ["suspended"] if target["suspended"] else []
     parts += [f"Cordoned ({place(target['cordoned'])})"] if target["cordoned"] else []
-    parts += [] if target["proxyReady"] else ["the proxy does not answer"]
+    parts += [] if target["proxyReady"] else [_PROXY_BREAKS.get(target["proxyBreak"], "the proxy does not answer")]
     return ", ".join(parts)
 
 

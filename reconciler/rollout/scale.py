@@ -31,6 +31,8 @@ from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import begin_staging, missing_files
 from reconciler.rollout.steps import SOON, Steps
 
+# Seconds between two looks at one that is silent; a change is told by itself.
+_SILENT_LOOK = 5.0
 SURGE = Strategy(max_surge=1, max_unavailable=0, explicit=False)
 STOP_FIRST = Strategy(max_surge=0, max_unavailable=1, explicit=False)
 
@@ -279,6 +281,9 @@ def _watch(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -
         elif replica.ready_at is None:
             steps.say(f"starting {replica.id.serial}" + (f": {replica.again}" if replica.again else ""))
             steps.look(min(s.now + 1, replica.created_at + s.patience.ready_timeout))
+        elif replica.silence:
+            steps.say(f"{replica.id.serial}: {replica.silent_why}")
+            steps.look(s.now + _SILENT_LOOK)
         elif not s.is_available(replica):
             steps.say(f"{replica.id.serial} is ready; trusted after {s.patience.min_ready:g} s")
             steps.look(max(s.now + SOON, replica.ready_at + s.patience.min_ready))

@@ -13,9 +13,9 @@ from typing import Any
 
 from reconciler.errors import Retryable
 from reconciler.model import Routed
+from reconciler.routing.admin_socket import SOCKET
 from reconciler.routing.static import CLUSTER, PASSTHROUGH, ROUTES, STATS
 
-SOCKET = "admin.sock"
 _CLUSTERS = "/clusters?format=json"
 _UPDATES = "/stats?format=json&filter=(version_text|update_rejected|update_failure)$"
 # The files that Envoy watches, and where it counts what became of them.

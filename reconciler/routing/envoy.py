@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from reconciler import procfs
 from reconciler.config import Routing
 from reconciler.errors import Retryable
 from reconciler.files import make_folder
 from reconciler.model import Routed, ServiceId, ServiceRoute
 from reconciler.procfs import Identity
-from reconciler.routing import endpoints, process, resources, static
-from reconciler.routing.admin import SOCKET, Admin, EndpointState, Uptake
+from reconciler.routing import admin_socket, endpoints, process, resources, static
+from reconciler.routing.admin import Admin, EndpointState, Uptake
 from reconciler.routing.files import read_file, write_file
 from reconciler.routing.ports import holder_of, is_free
 from reconciler.routing.table import dump_routes, load_routes
@@ -31,7 +32,10 @@ Spawn = Callable[[Path, int], Identity]
 
 _TABLE = "routes.json"
 _PATIENCE = 15.0
+# One that runs for longer than it may take to start is not about to answer.
+_PATIENCE_WITH_OLD = 1.0
 _PORT_PATIENCE = 1.0
+_END_PATIENCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +120,19 @@ class EnvoyProxy:
         self._files.publish("tls", wanted.tls)
         write_file(self._folder / _TABLE, dump_routes(routes))
 
-    def ensure_running(self) -> None:
-        """Starts Envoy unless it runs, and waits until it serves what the files say. Raises Retryable."""
+    def ensure_running(self, replace: bool = False) -> None:
+        """Starts Envoy unless it runs, and waits until it serves what the files say. Raises Retryable.
+
+        `replace`: the one that runs is beyond repair, and ends first.
+        """
         self._lay_out()
         running = process.find(self._folder)
+        if running is not None and replace:
+            process.end(running, _END_PATIENCE)
+            admin_socket.forget(self._folder)
+            running = process.find(self._folder)
+        elif running is not None:
+            admin_socket.restore(self._folder)
         if running is None:
             self._refuse_taken_port()
             running = self._spawn(self._folder, max(2, min(4, os.cpu_count() or 2)))
@@ -131,6 +144,17 @@ class EnvoyProxy:
     def _is_told(self, name: str, wanted: Content) -> bool:
         return wanted.runs(self._admin.uptakes()[name]) and self._files.text(name) == wanted.text
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens: an IP address and a port."""
+        return self._address
+
+    def is_live(self) -> bool:
+        """Whether it can be told something. Raises Retryable when it does not answer."""
+        live = self._admin.is_live()
+        admin_socket.keep(self._folder)
+        return live
+
     def find_process(self) -> Identity | None:
         """The Envoy that runs, if one does."""
         return process.find(self._folder)
@@ -140,8 +164,8 @@ class EnvoyProxy:
         running = process.find(self._folder)
         if running is not None:
             process.end(running)
-        for name in (process.RECORD, SOCKET):
-            (self._folder / name).unlink(missing_ok=True)
+        (self._folder / process.RECORD).unlink(missing_ok=True)
+        admin_socket.forget(self._folder)
 
     def _lay_out(self) -> None:
         """Puts down what Envoy must find when it starts. Files of an earlier Envoy stay: it serves the same at once."""
@@ -176,7 +200,9 @@ class EnvoyProxy:
             raise Retryable(f"routing.listen: cannot listen on {host}:{port}: {error.strerror}") from error
 
     def _wait_until_live(self, running: Identity) -> None:
-        deadline = time.monotonic() + _PATIENCE
+        age = procfs.age(running)
+        patience = _PATIENCE_WITH_OLD if age > _PATIENCE else _PATIENCE - age
+        deadline = time.monotonic() + patience
         problem = "it does not say why"
         while time.monotonic() < deadline:
             if not process.is_alive(running):
@@ -184,11 +210,12 @@ class EnvoyProxy:
                 raise Retryable(f"the proxy ended while it started: {words}; see {self._folder / process.LOG}")
             try:
                 if self._admin.is_live():
+                    admin_socket.keep(self._folder)
                     return
             except Retryable as error:
                 problem = str(error)
             time.sleep(0.02)
-        raise Retryable(f"the proxy (pid {running.pid}) is not ready after {_PATIENCE:.0f} s: {problem}")
+        raise Retryable(f"the proxy (pid {running.pid}) is not ready after {age + patience:.0f} s: {problem}")
 
     def _table_for(self, routes: tuple[ServiceRoute, ...]) -> _Table:
         members = endpoints.members_of(routes)

@@ -26,6 +26,7 @@ from reconciler.model import (
     Own,
     Owned,
     Promote,
+    ProxyBreak,
     Reject,
     Relabel,
     Remove,
@@ -43,6 +44,7 @@ from reconciler.model import (
     Unstage,
 )
 from reconciler.routing.envoy import EnvoyProxy, ProxyState
+from reconciler.routing.watch import ProxyWatch
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.targets import gpu_use
 from reconciler.targets.clock import Clock
@@ -50,7 +52,7 @@ from reconciler.targets.exits import ExitWatch
 from reconciler.targets.fits import Fits
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.kinds import make_begin, make_fetcher, make_images, make_supervisor
-from reconciler.targets.liveness import Limits
+from reconciler.targets.liveness import Limits, Witness
 from reconciler.targets.machine import Machine
 from reconciler.targets.preflights import Preflights
 from reconciler.targets.probing import Probes, Sight
@@ -61,6 +63,7 @@ from reconciler.targets.subjects import Subjects
 from reconciler.targets.supervisor import ProcessState
 from reconciler.targets.workload import Workloads
 
+_PROXY = "proxy"
 _CRASHES_KEPT = 10
 _RUNS_KEPT = 64
 _LAST_WORDS = 60
@@ -108,7 +111,9 @@ class HostTarget:
         self._preflights = Preflights(self._workloads, folder / "preflight", wake, fits, begin)
         self._subjects = Subjects(self._workloads.api_key)
         limits = Limits(settings.liveness.interval, settings.liveness.timeout)
-        self._probes = Probes(EngineQuestions(self._proxy), wake, limits)
+        self._witness = Witness()
+        self._probes = Probes(EngineQuestions(self._proxy), wake, limits, self._witness)
+        self._proxy_watch = ProxyWatch(self._proxy, wake, self._note_proxy, self._is_proxy_alone)
 
     def lock(self) -> None:
         """Take over this host. Raises Terminal, naming the holder, while another process has it."""
@@ -118,6 +123,7 @@ class HostTarget:
             self._lock.acquire()
             self._supervisor.subscribe(self._wake)
             self._stager.subscribe()
+            self._proxy_watch.start()
             self._proxy_exit = ExitWatch(on_exit=lambda _: self._wake(), chore=lambda: None)
         if not self._recovered:
             try:
@@ -131,6 +137,7 @@ class HostTarget:
         """End threads. What serves keeps serving."""
         self._closed = True
         self._probes.close()
+        self._proxy_watch.close()
         self._preflights.close()
         self._supervisor.close()
         self._stager.close()
@@ -181,6 +188,7 @@ class HostTarget:
             owned=owned,
             routes=proxy.applied,
             proxy_ready=proxy.ready,
+            proxy_break=ProxyBreak.NONE if proxy.ready else self._proxy_watch.found,
             preflights=preflights,
             preflighting=asking,
             staging=staging,
@@ -203,6 +211,13 @@ class HostTarget:
         if record.ready_at is None or record.draining_at is not None or record.stopping_at is not None:
             return True
         return now - record.ready_at <= self._settings.rollout.min_ready
+
+    def _note_proxy(self, now: float) -> None:
+        self._witness.note(_PROXY, now)
+
+    def _is_proxy_alone(self, since: float) -> bool:
+        """Do the replicas not answer either?"""
+        return self._probes.watches and not self._witness.others_since(_PROXY, since)
 
     def _watch_proxy(self) -> None:
         """Whoever drives this host wants to know at once when the proxy ends."""
@@ -260,7 +275,7 @@ class HostTarget:
         self.lock()
         match action:
             case EnsureProxy():
-                self._proxy.ensure_running()
+                self._proxy.ensure_running(action.replace)
                 self._watch_proxy()
             case SetRoutes():
                 self._proxy.apply(action.routes)

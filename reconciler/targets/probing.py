@@ -106,6 +106,11 @@ class Probes:
                 else:
                     probe.turn_to(subject)
 
+    @property
+    def watches(self) -> bool:
+        """Is there any replica to ask?"""
+        return bool(self._probes)
+
     def sight(self, replica: ReplicaId) -> Sight:
         """What is known so far; all unknown for a replica that is not watched."""
         probe = self._probes.get(replica)

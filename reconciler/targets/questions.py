@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 from reconciler import procfs
 from reconciler.engines.probe import Probe, Vitals
 from reconciler.model import Routed
-from reconciler.routing.envoy import EnvoyProxy
+from reconciler.routing.envoy import EnvoyProxy, ProxyState
 from reconciler.targets.probing import Subject
+
+_SURVEY_SECONDS = 10.0
 
 
 class EngineQuestions:
@@ -14,6 +19,9 @@ class EngineQuestions:
 
     def __init__(self, proxy: EnvoyProxy) -> None:
         self._proxy = proxy
+        self._lock = threading.Lock()
+        self._survey: ProxyState | None = None
+        self._surveyed_at = float("-inf")
         self._probes = {tls: Probe(tls=tls) for tls in (False, True)}
 
     def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
@@ -33,7 +41,11 @@ class EngineQuestions:
         return self._probes[subject.tls].is_paused(subject.port)
 
     def is_waited_for(self, subject: Subject) -> bool:
-        return False
+        """By what the proxy said lately: all who ask share its answer."""
+        with self._lock:
+            if time.monotonic() - self._surveyed_at > _SURVEY_SECONDS:
+                self._survey, self._surveyed_at = self._proxy.observe(), time.monotonic()
+        return bool(self._survey and self._survey.endpoint(subject.port).in_flight)
 
     def cpu_seconds(self, subject: Subject, *, of_server: bool) -> float:
         if not isinstance(subject.started, procfs.Identity):

@@ -1,0 +1,135 @@
+"""An Envoy that hangs, or whose admin socket is gone. Real Envoy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.config import Routing
+from reconciler.errors import Retryable
+from reconciler.model import ProxyBreak
+from reconciler.routing import watch
+from reconciler.routing.envoy import EnvoyProxy
+from reconciler.routing.process import find
+from reconciler.routing.watch import ProxyWatch, does_answer
+from tests.ports import free_port
+from tests.proxy_parts import Backend, ask, load, route, wait_for
+
+BODY = {"model": "tiny", "prompt": "x"}
+
+
+@pytest.fixture
+def tiny() -> Iterator[Backend]:
+    with Backend("tiny") as backend:
+        yield backend
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, tiny: Backend) -> Iterator[EnvoyProxy]:
+    made = EnvoyProxy(tmp_path / "proxy", Routing(listen=f"127.0.0.1:{free_port()}"))
+    made.ensure_running()
+    made.apply((route("tiny", tiny.port),))
+    yield made
+    if (running := made.find_process()) is not None:
+        os.kill(running.pid, signal.SIGCONT)
+    made.stop()
+
+
+def looks(proxy: EnvoyProxy, alone: bool = False) -> ProxyWatch:
+    return ProxyWatch(proxy, lambda: None, lambda _: None, lambda _: alone)
+
+
+def test_deleted_admin_socket_is_restored_without_loss(proxy: EnvoyProxy, tiny: Backend, tmp_path: Path) -> None:
+    before, port = proxy.find_process(), proxy.address[1]
+    with load(port, "/v1/x", BODY) as seen:
+        wait_for(lambda: sum(seen.served.values()) > 20)
+        (tmp_path / "proxy" / "admin.sock").unlink()
+        assert not proxy.observe().ready
+        # As a daemon that has just started.
+        again = EnvoyProxy(tmp_path / "proxy", Routing(listen=f"127.0.0.1:{port}"))
+        again.ensure_running()
+        assert again.observe().ready
+        again.apply((route("tiny", tiny.port), route("other", free_port())))
+        served = sum(seen.served.values())
+        wait_for(lambda: sum(seen.served.values()) > served + 20)
+    assert (seen.lost, seen.refused, again.find_process()) == ([], 0, before)
+
+
+def test_file_in_place_of_the_admin_socket_is_replaced(proxy: EnvoyProxy, tmp_path: Path) -> None:
+    (tmp_path / "proxy" / "admin.sock").unlink()
+    (tmp_path / "proxy" / "admin.sock").touch()
+    proxy.ensure_running()
+    assert proxy.observe().ready
+
+
+def lose_socket(folder: Path) -> None:
+    (folder / "admin.sock").unlink()
+    shutil.rmtree(folder / "kept")
+
+
+def test_proxy_that_cannot_be_told_holds_no_pass_up(
+    proxy: EnvoyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_socket(tmp_path / "proxy")
+    asked = []
+    monkeypatch.setattr("reconciler.routing.envoy.procfs.age", lambda _: 100.0)
+    monkeypatch.setattr("reconciler.routing.envoy.time.sleep", asked.append)
+    monkeypatch.setattr("reconciler.routing.envoy.time.monotonic", lambda: sum(asked))
+    with pytest.raises(Retryable, match=r"not ready after 101 s: the proxy does not answer on .*admin\.sock"):
+        proxy.ensure_running()
+    assert sum(asked) < 1.1
+
+
+def test_proxy_that_cannot_be_told_serves_until_another_takes_its_place(
+    proxy: EnvoyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_INTERVAL", 0.01)
+    seen, before = looks(proxy), proxy.find_process()
+    assert seen.look() is ProxyBreak.NONE
+    lose_socket(tmp_path / "proxy")
+    time.sleep(0.02)
+    assert seen.look() is ProxyBreak.DEAF
+    assert ask(proxy.address[1], "/v1/x", BODY).json["name"] == "tiny"
+    proxy.ensure_running(replace=True)
+    assert proxy.observe().ready
+    assert proxy.find_process() != before
+    assert ask(proxy.address[1], "/v1/x", BODY).json["name"] == "tiny"
+    assert seen.look() is ProxyBreak.NONE
+
+
+def test_stopped_proxy_is_hung_and_its_successor_serves_the_same(
+    proxy: EnvoyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(watch, "_HUNG_AFTER", 0.5)
+    seen, before = looks(proxy), proxy.find_process()
+    assert before is not None
+    assert seen.look() is ProxyBreak.NONE
+    os.kill(before.pid, signal.SIGSTOP)
+    assert seen.look() is ProxyBreak.NONE
+    wait_for(lambda: seen.look() is ProxyBreak.HUNG)
+    proxy.ensure_running(replace=True)
+    assert proxy.find_process() != before
+    assert find(proxy._folder) == proxy.find_process()
+    assert ask(proxy.address[1], "/v1/x", BODY).json["name"] == "tiny"
+    assert seen.look() is ProxyBreak.NONE
+
+
+def test_stopped_proxy_on_a_stopped_host_is_not_hung(proxy: EnvoyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_TIMEOUT", 0.1)
+    monkeypatch.setattr(watch, "_HUNG_AFTER", 0.2)
+    running = proxy.find_process()
+    assert running is not None
+    os.kill(running.pid, signal.SIGSTOP)
+    seen = looks(proxy, alone=True)
+    assert {seen.look() for _ in range(6)} == {ProxyBreak.NONE}
+
+
+def test_nothing_that_listens_is_not_a_hang() -> None:
+    assert does_answer("127.0.0.1", free_port()) is None
