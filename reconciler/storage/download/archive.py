@@ -8,14 +8,17 @@ import posixpath
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from reconciler.storage.download.failures import Refused, disk_full, explained_disk
 from reconciler.storage.download.room import free_bytes
 
 TAR, ZIP = "application/x-tar", "application/zip"
 _EACH = 512
+_MOST = 50_000
+_T = TypeVar("_T")
 
 
 def unpack_if_lone(partial: Path, target: Path) -> Path:
@@ -36,12 +39,20 @@ def unpack_if_lone(partial: Path, target: Path) -> Path:
 
 def _untar(archive: Path, target: Path) -> None:
     with tarfile.open(archive, "r:*", encoding="utf-8") as file:
-        members = file.getmembers()
+        members = list(_counted(archive.name, file))
         _check_members(archive.name, members)
         _check_room(target, (member.size for member in members))
         # The oldest Pythons that we run on have no filters, and some that have them can be fooled.
         file.extraction_filter = getattr(tarfile, "data_filter", None)
         file.extractall(target, members, numeric_owner=True)  # noqa: S202 - looked through just above
+
+
+def _counted(archive: str, members: Iterable[_T]) -> Iterator[_T]:
+    """No more than any model has: each takes memory before anything is unpacked. Raises Refused."""
+    for number, member in enumerate(members):
+        if number >= _MOST:
+            raise Refused("TooManyFiles", f"{archive}: holds more than {_MOST:,} files; a model has fewer")
+        yield member
 
 
 def _check_members(archive: str, members: Sequence[tarfile.TarInfo]) -> None:
@@ -80,7 +91,7 @@ def _check_link(archive: str, name: str, to: str) -> None:
 
 def _unzip(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as file:
-        for each in file.infolist():
+        for each in _counted(archive.name, file.infolist()):
             path = PurePosixPath(each.filename)
             if path.is_absolute() or ".." in path.parts or "\\" in each.filename:
                 raise Refused(

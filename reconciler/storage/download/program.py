@@ -30,10 +30,10 @@ def main() -> int:
     said = Discreet(sys.stderr, (*order.secrets, *secret_parts(order.uri)))
     sys.stdout = sys.stderr = cast("TextIO", said)
     progress = Progress(order.folder)
-    confine(order.folder, order.memory)
     try:
         (order.folder / HOME).mkdir(exist_ok=True)
         enter(order)
+        confine(order.folder / HOME, order.folder, *((order.memory,) if order.files else ()))
         content = _fetch(order, progress)
     except DownloadFailed as error:
         progress.failed(error.code, said.hide(str(error)), error.refused)

@@ -23,6 +23,8 @@ def _make_importable() -> None:
 
 
 if __name__ == "__main__":
+    # What a source sends must never lie where an interpreter looks for code.
+    sys.dont_write_bytecode = True
     _make_importable()
     from reconciler.storage.download.program import main
 

@@ -117,6 +117,9 @@ def _properties(folder: Path) -> Iterator[str]:
     # It may be killed at any moment, and has nobody to say good-bye to.
     yield "KillSignal=SIGKILL"
     yield from BEHIND
+    # What a source sends may unpack to anything. Files that it writes count as well, and are let go of first.
+    yield "MemoryHigh=4G"
+    yield "MemoryMax=8G"
     # Credentials are in its memory.
     yield "LimitCORE=0"
     if _has_user_namespaces():
