@@ -25,10 +25,10 @@ def build_id() -> str:
 def is_outdated(version: str, build: str | None) -> str:
     """Why a daemon of that version and build does not run what is installed here; empty when it does.
 
-    `build` is None for a daemon that does not tell it: an older one.
+    `build` is None for a daemon that does not tell it: an older one, or one that no installer installed.
     """
     if version != __version__:
         return f"the daemon runs version {version}, installed is {__version__}"
-    if build != build_id():
+    if (build or "") != build_id():
         return f"the daemon was started before version {version} was installed again"
     return ""

@@ -24,14 +24,14 @@ from reconciler.config_errors import explain
 from reconciler.errors import SettingsError
 
 DEFAULT_PATH = Path("/etc/reconciler/config.yaml")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def parse_duration(value: object) -> float:
-    """Seconds of `90`, `90s`, `1.5m`, `2h` or `250ms`. Raises ValueError."""
+    """Seconds of `90`, `90s`, `1.5m`, `2h`, `1d` or `250ms`. Raises ValueError."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", str(value).strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", str(value).strip())
     if not match:
         raise ValueError(f'"{value}" is not a duration; write for example 90s, 5m or 250ms')
     return float(match[1]) * _UNITS[match[2]]

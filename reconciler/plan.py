@@ -155,7 +155,7 @@ def _situations(
             preflight=observed.preflights.get(want.digest) if want else None,
             asking=want is not None and want.digest in observed.preflighting,
             keep=_reason_to_keep(desired, owned, mine) if want is None else _reason_to_stay(desired, want),
-            cordon=desired.cordon,
+            cordon=desired.cordon or desired.drain,
             route=observed.routes.get(key),
             starting_on=starting_on,
             staging=observed.staging,

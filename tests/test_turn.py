@@ -11,7 +11,7 @@ from reconciler.loop.journal import Journal
 from reconciler.loop.parts import make_folder, make_history
 from reconciler.loop.turn import Turner
 from reconciler.model import Action, Desired, Fetch, File, Observed, Snapshot, Staging, Start, Unstage
-from reconciler.suspension import Suspension
+from reconciler.suspension import HostDrain, Suspension
 from reconciler.web.metrics import Metrics
 from tests.simulation import Host
 
@@ -63,7 +63,7 @@ class Target:
     def close(self) -> None: ...
 
 
-def turner(folder: Path) -> tuple[Turner, Target]:
+def turner(folder: Path, drain: HostDrain | None = None) -> tuple[Turner, Target]:
     settings = Settings.model_validate(
         {
             "source": {"url": "/x"},
@@ -82,9 +82,8 @@ def turner(folder: Path) -> tuple[Turner, Target]:
     history, target = make_history(settings), Target()
     own: HostTarget = settings.targets[0]
     journal = Journal("box", history, Metrics())
-    return Turner(
-        own, target, history, Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json"), journal
-    ), target
+    suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
+    return Turner(own, target, history, suspension, cordon, journal, drain=drain), target
 
 
 def snapshot(*names: str, revision: str = "a" * 40, seed: int = 1) -> Snapshot:

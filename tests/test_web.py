@@ -20,7 +20,7 @@ import pytest
 
 from reconciler.config import Settings, Web
 from reconciler.errors import Retryable, SettingsError, Terminal
-from reconciler.model import ServiceId, Unreachable
+from reconciler.model import ByHand, ServiceId, Unreachable
 from reconciler.report.status import Document
 from reconciler.web.client import DaemonClient, NoDaemon, Refused
 from reconciler.web.follow import follow_logs, follow_sync, new_lines
@@ -54,11 +54,18 @@ class FakeLoop:
         self.asked.append(("sync", None))
         return 2
 
-    def suspend(self, service: str | None) -> list[str]:
-        self.asked.append(("suspend", service))
+    def suspend(self, service: str | None, asked: ByHand) -> list[str]:
+        self.asked.append(("suspend", (service, asked)))
         return [service or "*"]
 
-    def resume(self, service: str | None) -> list[str]:
+    def drain(self, asked: ByHand) -> None:
+        self.asked.append(("drain", asked))
+
+    def undrain(self, by: str) -> bool:
+        self.asked.append(("undrain", by))
+        return True
+
+    def resume(self, service: str | None, by: str) -> list[str]:
         if service is None:
             raise RuntimeError("a bug in the loop")
         raise Retryable("the whole target is suspended")

@@ -15,6 +15,7 @@ from reconciler.build import RESTART, is_outdated
 from reconciler.cli.shared import (
     NO,
     OK,
+    by_hand,
     client_of,
     options,
     print_json,
@@ -170,13 +171,14 @@ def history(config: str | None, service: str | None, limit: int, output: str) ->
 
 @click.command()
 @click.argument("service", required=False)
+@by_hand
 @options()
-def suspend(config: str | None, service: str | None) -> int:
+def suspend(config: str | None, service: str | None, reason: str, until: float | None) -> int:
     """Leave SERVICE, or everything, as it runs now.
 
-    Plans go on and are shown; nothing is performed.
+    Plans go on and are shown; nothing is performed. Status and history say who did it, why and until when.
     """
-    return _print_suspended(client_of(config).suspend(service))
+    return _print_suspended(client_of(config).suspend(service, reason, until))
 
 
 @click.command()

@@ -1,16 +1,17 @@
-"""Commands for the machine itself: host doctor, host install, host uninstall."""
+"""Commands for the machine itself: host doctor, drain, undrain, install, uninstall."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.shared import NO, OK, log_to_stderr, options, print_json
+from reconciler.cli.shared import NO, OK, by_hand, log_to_stderr, options, print_json, settings_of
 
 if TYPE_CHECKING:
     from reconciler.doctor import Finding
@@ -62,6 +63,52 @@ def _print_finding(finding: Finding) -> None:
     if finding.fix:
         click.echo(f"{'':<8} how to fix: {printable(scrub_text(finding.fix))}")
     sys.stdout.flush()
+
+
+@host.command()
+@by_hand
+@options()
+def drain(config: str | None, reason: str, until: float | None) -> int:
+    """Drain and stop every model on this host now, whatever git says, until `host undrain`.
+
+    New requests get 503 with Retry-After, and nothing starts, over restarts and reboots too. Without
+    a daemon it is written down, and done once one runs.
+    """
+    from reconciler.model import ByHand
+    from reconciler.web.client import DaemonClient
+    from reconciler.web.unix import answers, person
+
+    settings = settings_of(config)
+    if answers(settings.socket_path):
+        DaemonClient(settings.socket_path).drain(reason, until)
+        click.echo("draining; `reconciler status --watch` shows how it goes on, `reconciler host undrain` lifts it")
+        return OK
+    from reconciler.loop import drain_later
+    from reconciler.report.scrub import printable
+
+    log_to_stderr()
+    drain_later(settings, ByHand(person(os.getpid(), os.getuid()), time.time(), printable(reason), until))
+    click.echo("no daemon runs: the host is drained once one does; what serves goes on until then")
+    return OK
+
+
+@host.command()
+@options()
+def undrain(config: str | None) -> int:
+    """Let everything run on this host again as git says."""
+    from reconciler.web.client import DaemonClient
+    from reconciler.web.unix import answers, person
+
+    settings = settings_of(config)
+    if answers(settings.socket_path):
+        lifted = DaemonClient(settings.socket_path).undrain()
+    else:
+        from reconciler.loop import undrain_later
+
+        log_to_stderr()
+        lifted = undrain_later(settings, person(os.getpid(), os.getuid()))
+    click.echo("git decides again what runs here" if lifted else "this host was not drained by hand")
+    return OK
 
 
 @host.command()

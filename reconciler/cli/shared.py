@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from datetime import time as clock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -69,6 +73,50 @@ def show(blocks: Iterable[Block]) -> None:
 
 def tell(message: str) -> None:
     click.echo(message, err=True)
+
+
+def by_hand(command: Command) -> Command:
+    """--reason and --until, for what a person asks for."""
+    command = click.option(
+        "--until",
+        metavar="TIME|DURATION",
+        callback=to_moment,
+        help="When it ends by itself, for example 2h, 18:00 or 2026-11-30T08:00Z; local time without a zone.",
+    )(command)
+    return click.option("--reason", default="", callback=_short, help="Why, for others to read.")(command)
+
+
+def _short(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if len(value) > 500:
+        raise click.BadParameter("at most 500 characters", ctx, param)
+    return value
+
+
+def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """An option's callback: a time to come, or a length of time from now on, in seconds since 1970."""
+    if value is None:
+        return None
+    now = datetime.now().astimezone()
+    try:
+        at = _moment(value.strip(), now)
+    except (ValueError, OverflowError):
+        text = f'"{value}" is no time; write for example 2h, 18:00 or 2026-11-30T08:00Z'
+        raise click.BadParameter(text, ctx, param) from None
+    if at <= now:
+        raise click.BadParameter(f"{at.isoformat(timespec='seconds')} is over already", ctx, param)
+    return at.timestamp()
+
+
+def _moment(text: str, now: datetime) -> datetime:
+    """Raises ValueError or OverflowError."""
+    from reconciler.config import parse_duration
+
+    with suppress(ValueError):
+        return now + timedelta(seconds=parse_duration(text))
+    if re.fullmatch(r"\d\d:\d\d(:\d\d)?", text):
+        today = datetime.combine(now.date(), clock.fromisoformat(text)).astimezone()
+        return today if today > now else datetime.combine(now.date() + timedelta(days=1), today.time()).astimezone()
+    return datetime.fromisoformat(text).astimezone()
 
 
 def to_seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:

@@ -23,13 +23,14 @@ from reconciler.loop.parts import (
     Place,
     keep_targets,
     leftover_info,
+    make_drain,
     make_folder,
     make_history,
     make_places,
     make_source,
     retire,
 )
-from reconciler.model import ServiceId, Snapshot
+from reconciler.model import ByHand, ServiceId, Snapshot
 from reconciler.notify import notify, reloading, watchdog_interval
 from reconciler.report import log as logs
 from reconciler.report.status import DaemonInfo, Document, LeftoverInfo, RevisionInfo, build_status
@@ -141,6 +142,7 @@ class Daemon:
         self._metrics = Metrics()
         self._history = make_history(settings)
         self._source = make_source(settings)
+        self._drain = make_drain(settings)
         self._places = make_places(settings, self._history, self._metrics)
         self._left: tuple[Leftover, ...] = TargetRegistry(settings.state_dir).leftovers(settings)
         self._web = WebSide(settings, self, self._metrics)
@@ -339,20 +341,37 @@ class Daemon:
         self._wake_all()
         return needed
 
-    def suspend(self, service: str | None) -> list[str]:
+    def suspend(self, service: str | None, asked: ByHand) -> list[str]:
         for place in self._places:
-            place.suspension.add(service)
+            place.suspension.add(service, asked)
+            place.journal.record_by_hand("suspended", str(asked), service or "")
         self._wake_all()
         return self._suspended()
 
-    def resume(self, service: str | None) -> list[str]:
+    def resume(self, service: str | None, by: str) -> list[str]:
         for place in self._places:
-            place.suspension.lift(service)
+            lifted = set(place.suspension.lift(service))
             for failed, digest in self._history.quarantines(place.settings.name):
                 if service in (None, str(failed)):
                     self._history.lift(place.settings.name, failed, digest)
+                    lifted.add(str(failed))
+            for name in sorted(lifted):
+                place.journal.record_by_hand("resumed", f"by {by}", name)
         self._wake_all()
         return self._suspended()
+
+    def drain(self, asked: ByHand) -> None:
+        self._drain.begin(asked)
+        for place in self._places:
+            place.journal.record_by_hand("host_drained", str(asked))
+        self._wake_all()
+
+    def undrain(self, by: str) -> bool:
+        lifted = self._drain.end()
+        for place in self._places if lifted else ():
+            place.journal.record_by_hand("host_undrained", f"by {by}")
+        self._wake_all()
+        return lifted is not None
 
     def _suspended(self) -> list[str]:
         return sorted({name for place in self._places for name in place.suspension.names()})

@@ -26,6 +26,7 @@ from reconciler.model import (
 from reconciler.report.actions import action_name, services_of, subject_of
 from reconciler.report.applied import HoldUp, holds_up, is_applied
 from reconciler.report.history import History
+from reconciler.suspension import EVERYTHING
 from reconciler.web.metrics import Metrics
 
 # Steps between two things that a person cares about.
@@ -72,6 +73,12 @@ class Journal:
         event, why = ("cordoned", str(cordon)) if cordon else ("uncordoned", "host.yaml lets services run here again")
         self._log.warning(event, reason=why, revision=desired.revision)
         self._note(desired.revision, "", event, why)
+
+    def record_by_hand(self, event: str, message: str, service: str = "") -> None:
+        """Tell what a person asked for, or that it ended. `service` is `namespace/name`, or all of them."""
+        service = "" if service == EVERYTHING else service
+        self._log.warning(event, service=service, reason=message)
+        self._note(self._seen[0] or self._applied, service, event, message)
 
     def _tell(self, result: Result, plan: Plan, observed: Observed | Unreachable) -> None:
         action, name = result.action, action_name(result.action)

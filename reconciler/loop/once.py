@@ -14,16 +14,19 @@ from reconciler.loop.parts import (
     Place,
     keep_targets,
     leftover_info,
+    make_drain,
     make_folder,
     make_history,
     make_places,
     make_source,
     retire,
 )
-from reconciler.model import AskPreflight, DesiredState, Observed, Plan, Snapshot, Unreachable
+from reconciler.model import AskPreflight, ByHand, DesiredState, Observed, Plan, Snapshot, Unreachable
+from reconciler.owner import acting_as_owner
 from reconciler.report.judgement import judge
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
 from reconciler.source import GitSource, shown_address
+from reconciler.suspension import HostDrain
 from reconciler.target_registry import TargetRegistry
 from reconciler.web.metrics import Metrics
 
@@ -65,6 +68,31 @@ def sync(settings: Settings, timeout: float, progress: Callable[[Document], None
             if done or time.monotonic() > deadline:
                 return status
             _pause(places, min((p for p in pauses if p is not None), default=_LONGEST_PAUSE))
+
+
+def drain_later(settings: Settings, asked: ByHand) -> None:
+    """Without a daemon: the host is drained from the next pass on that anybody makes. Raises Retryable."""
+    _write_down(settings, lambda drain: drain.begin(asked), "host_drained", str(asked))
+
+
+def undrain_later(settings: Settings, by: str) -> bool:
+    """The same for lifting it. Returns whether the host was drained."""
+    lifted = make_drain(settings).current() is not None
+    if lifted:
+        _write_down(settings, lambda drain: drain.end(), "host_undrained", f"by {by}")
+    return lifted
+
+
+def _write_down(settings: Settings, write: Callable[[HostDrain], object], event: str, message: str) -> None:
+    make_folder(settings)
+    with acting_as_owner(settings.state_dir):
+        write(make_drain(settings))
+        history = make_history(settings)
+        try:
+            for target in settings.targets:
+                history.note(target.name, history.applied(target.name), "", event, message, time.time())
+        finally:
+            history.close()
 
 
 @contextmanager

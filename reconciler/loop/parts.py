@@ -22,7 +22,7 @@ from reconciler.report.history import History
 from reconciler.report.status import LeftoverInfo
 from reconciler.secrets import SecretSources
 from reconciler.source import GitSource
-from reconciler.suspension import Suspension
+from reconciler.suspension import HostDrain, Suspension
 from reconciler.target_registry import Leftover, TargetRegistry
 from reconciler.targets.ending import end_proxy
 from reconciler.targets.gpus import Gpus
@@ -41,6 +41,7 @@ class Place:
     target: HostTarget
     turner: Turner
     suspension: Suspension
+    journal: Journal
     wake: threading.Event
     is_turning: bool = False
     turned_at: float = 0.0
@@ -171,8 +172,14 @@ def make_place(
     target = HostTarget(settings, folder, wake.set, lambda: secrets.store, state.closed, reserved)
     suspension = Suspension(folder / "suspended.json")
     journal = Journal(settings.name, history, metrics)
-    turner = Turner(settings, target, history, suspension, Cordon(folder / "cordon.json"), journal, secrets)
-    return Place(settings, target, turner, suspension, wake)
+    cordon, drain = Cordon(folder / "cordon.json"), make_drain(state)
+    turner = Turner(settings, target, history, suspension, cordon, journal, secrets, drain)
+    return Place(settings, target, turner, suspension, journal, wake)
+
+
+def make_drain(settings: Settings) -> HostDrain:
+    """The one file that says whether this host is drained by hand: for all its targets."""
+    return HostDrain(settings.state_dir / "drained.json")
 
 
 def make_history(settings: Settings) -> History:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 import structlog
 
@@ -17,6 +18,7 @@ from reconciler.loop.journal import Journal
 from reconciler.manifests import ManifestCache, Manifests, read_manifests
 from reconciler.model import (
     Action,
+    ByHand,
     DesiredState,
     Observed,
     Outcome,
@@ -37,7 +39,7 @@ from reconciler.report.history import History
 from reconciler.report.status import EVERYTHING, TargetReport
 from reconciler.rollout import all_wishes
 from reconciler.secrets import SecretSources, SecretStore
-from reconciler.suspension import Suspension
+from reconciler.suspension import HostDrain, Suspension
 from reconciler.targets.base import Target
 
 log = structlog.get_logger()
@@ -70,6 +72,7 @@ class Turner:
         cordon: Cordon,
         journal: Journal,
         secrets: SecretSources | None = None,
+        drain: HostDrain | None = None,
     ) -> None:
         self._settings = settings
         self._target = target
@@ -77,6 +80,8 @@ class Turner:
         self._suspension = suspension
         self._cordon = cordon
         self._journal = journal
+        self._drain = drain
+        self._ends_at = 0.0
         self._manifests = ManifestCache()
         self._services = DesiredCache()
         self._pool = make_pool()
@@ -91,27 +96,40 @@ class Turner:
     def turn(self, snapshot: Snapshot, act: bool = True) -> Turn:
         """One pass. With `act` False nothing is done (but what only asks: preflight)."""
         began = time.monotonic()
-        desired = self.desired(snapshot)
+        if act:
+            self._end_what_is_over()
+        suspended = self._suspension.in_force()
+        drained = self._drain.current() if self._drain else None
+        desired = _drained(self.desired(snapshot), drained)
         observed = self._target.observe(all_wishes(desired.services))
-        suspended = self._suspension.names()
         plan = make_plan(
             desired,
             observed,
             self._history.quarantines(self._settings.name),
             patience(self._settings),
-            _suspended_ids(suspended, desired, observed),
+            _suspended_ids(frozenset(suspended), desired, observed),
             self._unstartable,
         )
         if act:
             self._remember_cordon(desired)
         results = execute(plan, self._perform, self._pool) if act else ()
         self._note_starts(results)
+        self._ends_at = min((one.until for one in (*suspended.values(), drained) if one and one.until), default=inf)
         turn = Turn(desired, observed, plan, results, self._again_in(plan, observed, results, began))
         applied = self.report.applied
         if act:
             applied = self._journal.record(desired, observed, plan, results, time.monotonic() - began)
         self.report = TargetReport(
-            desired, observed, plan, self._settings.routing, suspended, results, self._settings.name, applied
+            desired,
+            observed,
+            plan,
+            self._settings.routing,
+            frozenset(suspended),
+            results,
+            self._settings.name,
+            applied,
+            suspended,
+            drained,
         )
         return turn
 
@@ -140,6 +158,19 @@ class Turner:
         """Let go of threads. What serves keeps serving."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._target.close()
+
+    def _end_what_is_over(self) -> None:
+        """What a person asked for until a time ends by itself then."""
+        if time.time() < self._ends_at:
+            return
+        try:
+            for name in self._suspension.expire():
+                self._journal.record_by_hand("resumed", "the time given for it is over", name)
+            if self._drain and self._drain.expire():
+                self._journal.record_by_hand("host_undrained", "the time given for it is over")
+        except Retryable as error:
+            # It is over all the same; only the file still names it.
+            log.error("end_not_written", target=self._settings.name, error=str(error))
 
     def _remember_cordon(self, desired: DesiredState) -> None:
         try:
@@ -175,6 +206,8 @@ class Turner:
         spent = time.monotonic() - began
         due = [at - plan.at for service, at in plan.looks.items() if None not in failed and service not in failed]
         looks = [max(0.0, seconds - spent) for seconds in due]
+        if self._ends_at < inf:
+            looks.append(max(0.0, self._ends_at - time.time()))
         if any(result.outcome is Outcome.DONE and service_of(result.action) not in failed for result in results):
             # Whoever did something sees what came of it.
             looks.append(_AFTER_DOING)
@@ -184,6 +217,13 @@ class Turner:
         else:
             self._failures = 0
         return min(looks, default=None)
+
+
+def _drained(desired: DesiredState, asked: ByHand | None) -> DesiredState:
+    if asked is None:
+        return desired
+    text = f"the host is drained {asked}; `reconciler host undrain` lifts it"
+    return replace(desired, drain=Reason("Drained", text))
 
 
 def patience(settings: TargetSettings) -> Patience:

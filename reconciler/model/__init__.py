@@ -29,6 +29,7 @@ from reconciler.model.actions import (
     Unstage,
     service_of,
 )
+from reconciler.model.by_hand import ByHand
 from reconciler.model.desired import (
     GPU,
     GPU_FRACTION,
@@ -79,6 +80,7 @@ __all__ = [
     "Admit",
     "Adopt",
     "AskPreflight",
+    "ByHand",
     "Canary",
     "Capacity",
     "Desired",

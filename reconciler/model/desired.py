@@ -176,7 +176,8 @@ class DesiredState:
     be read.
     `cordon` says that nothing may run on this target, and where that is written. `cordon_known` is False when the
     target's own file cannot tell: then what it said last still holds. `leaving` says why nothing is wanted here at all,
-    if it was not git that said so.
+    if it was not git that said so. `drain` says that
+    a person lets nothing run here, who and why, without git.
     """
 
     target: str
@@ -189,3 +190,4 @@ class DesiredState:
     cordon: Reason | None = None
     cordon_known: bool = True
     leaving: Reason | None = None
+    drain: Reason | None = None

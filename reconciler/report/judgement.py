@@ -74,9 +74,18 @@ def fault(service: Document) -> str:
     if service["blocked"]:
         return "Blocked: " + "; ".join(place(one) for one in service["blocked"])
     if service["suspended"]:
-        return f"suspended; `reconciler resume {full_name(service)}` lets it go on"
+        return f"suspended{by_hand(service.get('suspension'))}; `reconciler resume {full_name(service)}` lets it go on"
     said = service["health"]["message"] or service["health"]["reason"]
     return f"{service['sync']}, {service['health']['status']}: {said}"
+
+
+def by_hand(asked: Document | None) -> str:
+    """` by alice until 2026-11-30T08:00:00Z: replacing a disk`; empty where nobody said so."""
+    if not asked:
+        return ""
+    by = f" by {asked['by']}" if asked["by"] else ""
+    until = f" until {asked['until'].replace('.000Z', 'Z')}" if asked["until"] else ""
+    return f"{by}{until}{': ' + asked['reason'] if asked['reason'] else ''}"
 
 
 def place(reason: dict[str, Any]) -> str:

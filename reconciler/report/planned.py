@@ -36,6 +36,7 @@ def _target(target: Document, actions: Sequence[Action]) -> Document:
                 "revision",
                 "suspended",
                 "cordoned",
+                "drained",
                 "unreadable",
                 "refused",
                 "notes",

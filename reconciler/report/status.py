@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from reconciler.config import Routing
 from reconciler.model import (
+    ByHand,
     Desired,
     DesiredState,
     Fit,
@@ -82,7 +83,8 @@ class DaemonInfo:
 class TargetReport:
     """One target after its latest pass. `suspended` holds `namespace/name` of services, or `*` for all of them.
 
-    `applied` is the revision that this target reached; empty means the source's.
+    `applied` is the revision that this target reached; empty means the source's. `suspensions` tell more of what is
+    suspended, by the same names; `drained`: by whom the whole host is drained.
     """
 
     desired: DesiredState | None
@@ -93,6 +95,8 @@ class TargetReport:
     last_results: tuple[Result, ...] = ()
     name: str = ""
     applied: str = ""
+    suspensions: Mapping[str, ByHand] = field(default_factory=dict)
+    drained: ByHand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +124,10 @@ def build_status(
         "schema": SCHEMA,
         "daemon": {
             "version": daemon.version,
-            "build": daemon.build,
             "startedAt": timestamp(daemon.started_at),
             "pid": daemon.pid,
             "passes": daemon.passes,
+            **({"build": daemon.build} if daemon.build else {}),
         },
         "revision": {
             "wanted": revision.wanted,
@@ -152,6 +156,8 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "observedAt": timestamp(report.observed.at) if report.observed else None,
         "revision": _target_revision(report, revision),
         "suspended": EVERYTHING in report.suspended,
+        "suspension": _by_hand(report.suspensions.get(EVERYTHING)),
+        "drained": _by_hand(report.drained),
         "cordoned": _reason(report.desired.cordon) if report.desired and report.desired.cordon else None,
         "prunable": report.desired.prunable if report.desired else False,
         "listen": report.routing.listen,
@@ -246,6 +252,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
     replicas = sorted(sight.replicas.get(service, []), key=lambda one: (one.created_at, one.id))
     health = verdict.health if verdict else _unknown_health(sight.report)
     suspended = bool({EVERYTHING, str(service)} & sight.report.suspended)
+    asked = sight.report.suspensions
     route = sight.routes.get(service)
     canary = canary_document(desired, sight.owned.get(service), route)
     return {
@@ -262,6 +269,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
             "message": scrub_text(str(health.reason)),
         },
         "suspended": suspended,
+        "suspension": _by_hand(asked.get(str(service)) or asked.get(EVERYTHING)),
         "step": verdict.step if verdict else "",
         "strategy": verdict.strategy if verdict else "",
         "digest": desired.digest if desired else "",
@@ -315,7 +323,7 @@ def _blocked(desired: Desired | None, verdict: Verdict | None) -> tuple[Reason, 
 
 def _wanted(service: ServiceId, sight: _Sight) -> int:
     desired, owned = sight.desired.get(service), sight.owned.get(service)
-    if sight.report.desired and sight.report.desired.cordon:
+    if sight.report.desired and (sight.report.desired.cordon or sight.report.desired.drain):
         return 0
     if desired and desired.spec:
         # A canary counts as long as the service itself is wanted.
@@ -346,6 +354,17 @@ def _endpoints(service: ServiceId, sight: _Sight) -> Document:
         "host": f"{service.name}-{service.namespace}.{sight.report.routing.domain}",
         "path": f"/{service.namespace}/{service.name}",
         "model": model,
+    }
+
+
+def _by_hand(asked: ByHand | None) -> Document | None:
+    if asked is None:
+        return None
+    return {
+        "by": asked.by,
+        "at": timestamp(asked.at),
+        "reason": scrub_text(asked.reason),
+        "until": timestamp(asked.until),
     }
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from reconciler.model import GPU
 from reconciler.report.actions import short
-from reconciler.report.judgement import fault, full_name, is_elsewhere, judge, place, services
+from reconciler.report.judgement import by_hand, fault, full_name, is_elsewhere, judge, place, services
 from reconciler.report.scrub import printable
 from reconciler.report.status import Document
 
@@ -179,10 +179,15 @@ def _target_line(target: Document) -> str:
     if not target["reachable"]:
         return f"{target['name']}: unreachable: {printable(target['reason'])}"
     parts = [f"{target['name']}: http://{target['listen']}", _gpus_line(target["gpus"])]
-    parts += ["suspended"] if target["suspended"] else []
+    parts += [printable(f"suspended{by_hand(target.get('suspension'))}")] if target["suspended"] else []
+    parts += [_drained(target)] if target.get("drained") else []
     parts += [f"Cordoned ({place(target['cordoned'])})"] if target["cordoned"] else []
     parts += [] if target["proxyReady"] else [_PROXY_BREAKS.get(target["proxyBreak"], "the proxy does not answer")]
     return ", ".join(parts)
+
+
+def _drained(target: Document) -> str:
+    return printable(f"Drained{by_hand(target['drained'])} (`reconciler host undrain` lifts it)")
 
 
 def _gpus_line(gpus: Document) -> str:
@@ -203,7 +208,10 @@ def _gpus_line(gpus: Document) -> str:
 def _status_row(service: Document, target: Document) -> tuple[str, ...]:
     live = short(service["liveDigest"]) or "-"
     health = service["health"]["status"] + (" (suspended by hand)" if service["suspended"] else "")
-    now = "; ".join(filter(None, (printable(service["step"]) or _why_idle(service, target), _canary(service))))
+    step = service["step"]
+    if service["suspended"]:
+        step = f"suspended{by_hand(service.get('suspension'))}"
+    now = "; ".join(filter(None, (printable(step) or _why_idle(service, target), _canary(service))))
     return (full_name(service), service["sync"], health, service["ready"], str(service["gpus"]), live, now)
 
 
@@ -277,7 +285,11 @@ class Changes:
 
 def _state(service: Document) -> str:
     why = service["health"]["reason"]
-    known = f" ({why})" if service["health"]["status"] == "Suspended" and why in ("Cordoned", "NotForThisHost") else ""
+    known = (
+        f" ({why})"
+        if service["health"]["status"] == "Suspended" and why in ("Cordoned", "Drained", "NotForThisHost")
+        else ""
+    )
     return f"{service['sync']}, {service['health']['status']}{known}"
 
 
@@ -292,6 +304,8 @@ def plan_blocks(plan: Document) -> Iterator[Block]:
             yield f"  unreachable: {printable(target['reason'])}; nothing is planned"
         notes = (*target["unreadable"], *target["refused"], *target["notes"], *filter(None, [target["cordoned"]]))
         yield from (f"  ! {printable(place(one))}" for one in notes)
+        if target["drained"]:
+            yield f"  ! {_drained(target)}"
         yield from (f"  * {_action_line(one)}" for one in target["actions"] if not one["services"])
         for service in target["services"]:
             yield from _plan_lines(service)

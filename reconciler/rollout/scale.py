@@ -64,6 +64,7 @@ def _why_empty(aim: Aim) -> str:
     """In few words: it stands in every line about this service."""
     known = {
         "Cordoned": "the host is cordoned",
+        "Drained": "the host is drained",
         "NotForThisHost": "not for this host any more",
         "TargetRemoved": "its target was taken out of the config",
     }

@@ -46,13 +46,22 @@ class DaemonClient:
         # Git is asked first, and may be slow.
         return int(self._ask("POST", "/sync", timeout=_SYNC_SECONDS)["pass"])
 
-    def suspend(self, service: str | None) -> list[str]:
+    def suspend(self, service: str | None, reason: str = "", until: float | None = None) -> list[str]:
         """What is suspended now."""
-        return cast(list[str], self._ask("POST", "/suspend", {"service": service})["suspended"])
+        body = {"service": service, "reason": reason, "until": until}
+        return cast(list[str], self._ask("POST", "/suspend", body)["suspended"])
 
     def resume(self, service: str | None) -> list[str]:
         """What is still suspended."""
         return cast(list[str], self._ask("POST", "/resume", {"service": service})["suspended"])
+
+    def drain(self, reason: str = "", until: float | None = None) -> None:
+        """Drain the host."""
+        self._ask("POST", "/drain", {"reason": reason, "until": until})
+
+    def undrain(self) -> bool:
+        """Lift that; whether the host was drained."""
+        return bool(self._ask("POST", "/undrain")["lifted"])
 
     def _ask(self, method: str, target: str, body: Document | None = None, timeout: float | None = None) -> Document:
         timeout = timeout or self._timeout

@@ -1,4 +1,5 @@
-"""What the owner may ask the daemon over its unix socket: status, history, logs, sync, suspend, resume.
+"""What the owner may ask the daemon over its unix socket: status, history, logs, sync, suspend, resume,
+drain, undrain.
 
 Connections are vetted by the server (only our own user and root); here are the questions. Errors are JSON too:
 `{"error": …}` with 400 for a wrong question, 404 for an unknown service, 500 for our fault.
@@ -7,6 +8,7 @@ Connections are vetted by the server (only our own user and root); here are the 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -18,14 +20,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from reconciler.errors import ReconcileError
-from reconciler.report.scrub import scrub_text
+from reconciler.model import ByHand
+from reconciler.report.scrub import printable, scrub_text
 from reconciler.report.status import Document
+from reconciler.suspension import LATEST
 from reconciler.web.names import UnknownService, resolve_service
 
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 64 << 10
 MAX_LINES = 10_000
+MAX_REASON = 500
 
 
 class Control(Protocol):
@@ -46,11 +51,17 @@ class Control(Protocol):
     def request_sync(self) -> int:
         """Fetch and pass now. Returns the number of passes (`daemon.passes`) after which the answer counts."""
 
-    def suspend(self, service: str | None) -> list[str]:
+    def suspend(self, service: str | None, asked: ByHand) -> list[str]:
         """Plan, but perform nothing: one service, or the whole target. Returns what is suspended now."""
 
-    def resume(self, service: str | None) -> list[str]:
+    def resume(self, service: str | None, by: str) -> list[str]:
         """Perform again, and try what is quarantined once more. Returns what is still suspended."""
+
+    def drain(self, asked: ByHand) -> None:
+        """Drain and stop everything on this host, whatever git wants, until `undrain`."""
+
+    def undrain(self, by: str) -> bool:
+        """Let everything run again as git wants. Returns whether the host was drained."""
 
     def heartbeat(self) -> float:
         """Seconds since the loop last turned."""
@@ -82,11 +93,18 @@ def control_app(control: Control) -> Starlette:
     def sync(_: Request, __: Document) -> object:
         return {"pass": control.request_sync()}
 
-    def suspend(_: Request, body: Document) -> object:
-        return {"suspended": control.suspend(_service(control, body.get("service")))}
+    def suspend(request: Request, body: Document) -> object:
+        return {"suspended": control.suspend(_service(control, body.get("service")), _asked(request, body))}
 
-    def resume(_: Request, body: Document) -> object:
-        return {"suspended": control.resume(_service(control, body.get("service")))}
+    def resume(request: Request, body: Document) -> object:
+        return {"suspended": control.resume(_service(control, body.get("service")), _caller(request))}
+
+    def drain(request: Request, body: Document) -> object:
+        control.drain(_asked(request, body))
+        return {"drained": True}
+
+    def undrain(request: Request, _: Document) -> object:
+        return {"lifted": control.undrain(_caller(request))}
 
     return Starlette(
         routes=[
@@ -96,6 +114,8 @@ def control_app(control: Control) -> Starlette:
             Route("/sync", _answer(sync), methods=["POST"]),
             Route("/suspend", _answer(suspend), methods=["POST"]),
             Route("/resume", _answer(resume), methods=["POST"]),
+            Route("/drain", _answer(drain), methods=["POST"]),
+            Route("/undrain", _answer(undrain), methods=["POST"]),
         ]
     )
 
@@ -151,6 +171,22 @@ def _service(control: Control, text: object, *, gone_is_fine: bool = False) -> s
     if not isinstance(text, str):
         raise BadRequest("service: expected text")
     return resolve_service(control.status(), text, gone_is_fine=gone_is_fine)
+
+
+def _caller(request: Request) -> str:
+    """Who asks, as the kernel knows it: the server puts it where others have an address."""
+    return request.client.host if request.client else ""
+
+
+def _asked(request: Request, body: Document) -> ByHand:
+    reason, until = body.get("reason", ""), body.get("until")
+    if not isinstance(reason, str) or len(reason) > MAX_REASON:
+        raise BadRequest(f"reason: expected text of at most {MAX_REASON} characters")
+    now = time.time()
+    is_number = isinstance(until, int | float) and not isinstance(until, bool)
+    if until is not None and not (is_number and now < until < LATEST):
+        raise BadRequest("until: expected a time to come, in seconds since 1970")
+    return ByHand(_caller(request), now, printable(reason), until)
 
 
 def _error(code: int, message: str) -> Response:

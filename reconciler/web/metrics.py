@@ -159,6 +159,12 @@ def _target_gauges(status: Document) -> Iterator[Metric]:
         [((t["name"],), t["cordoned"] is not None) for t in targets],
     )
     yield _gauge(
+        "reconciler_target_drained",
+        "1 when a person drained the host by hand",
+        name,
+        [((t["name"],), t["drained"] is not None) for t in targets],
+    )
+    yield _gauge(
         "reconciler_gpus",
         "GPUs of a target, and how many of them replicas hold",
         ("target", "state"),

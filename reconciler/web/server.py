@@ -22,7 +22,7 @@ from reconciler.errors import Retryable, SettingsError
 from reconciler.web.app import public_app
 from reconciler.web.control import Control, control_app
 from reconciler.web.metrics import Metrics
-from reconciler.web.unix import answers, identity, peer_uid, short_path
+from reconciler.web.unix import answers, identity, peer_name, peer_uid, short_path
 
 log = structlog.get_logger()
 
@@ -125,8 +125,10 @@ class _OwnersOnly(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if peer_uid(transport.get_extra_info("socket")) not in (os.geteuid(), 0):
+        connection = transport.get_extra_info("socket")
+        if peer_uid(connection) not in (os.geteuid(), 0):
             transport.abort()
+        self.client = (peer_name(connection), 0)
 
 
 def _listen_tcp(listen: str) -> socket.socket:

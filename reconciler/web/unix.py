@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_NO_LOGIN = 2**32 - 1
 
 
 @contextmanager
@@ -56,6 +59,28 @@ def listener_pid(path: Path) -> int | None:
 def peer_uid(connection: socket.socket) -> int:
     """User id of the process at the other end, as the kernel knows it."""
     return _credentials(connection)[1]
+
+
+def peer_name(connection: socket.socket) -> str:
+    """Who is at the other end, for people."""
+    pid, user, _ = _credentials(connection)
+    return person(pid, user)
+
+
+def person(pid: int, user: int) -> str:
+    """Whose process it is: the name of its user, and who logged in for it where `sudo` made that another one."""
+    try:
+        login = int(Path(f"/proc/{pid}/loginuid").read_text())
+    except (OSError, ValueError):
+        login = user
+    return _user_name(user) if login in (user, _NO_LOGIN) else f"{_user_name(login)} (as {_user_name(user)})"
+
+
+def _user_name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
 
 
 def _credentials(connection: socket.socket) -> tuple[int, int, int]:
