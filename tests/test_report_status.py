@@ -55,7 +55,6 @@ def test_a_converged_world_is_one_json_document() -> None:
         "startedAt": "1970-01-01T00:00:50.000Z",
         "pid": 42,
         "passes": 1,
-        "build": "",
     }
     assert status["revision"]["wanted"] == REVISION
     service = service_in(status)
