@@ -462,3 +462,28 @@ def test_documents_of_a_tree_stay_as_they_are() -> None:
     before = yaml.safe_dump(tree)
     resolve(tree[1], World.build(tree))
     assert yaml.safe_dump(tree) == before
+
+
+# ---------------------------------------------------------------- which container takes a URI
+
+
+def supports(pattern: object, uri: str) -> bool:
+    return storage.StorageContainer("c", {"supportedUriFormats": [{"regex": pattern}]}).supports(uri)
+
+
+@pytest.mark.parametrize("pattern", [r"^(a+)+$", r"(a|aa)+$", r"^(([a-z])+.)+[A-Z]([a-z])+$", r"(.*a){20}$"])
+def test_regex_of_a_storage_container_takes_linear_time(pattern: str) -> None:
+    # One that backtracks would not end in the life of this test's time limit.
+    assert not supports(pattern, "a" * 5000 + "!")
+
+
+@pytest.mark.parametrize("pattern", ["(", r"(?=a)b", r"(a)\1", "a{100000}", "((a{100}){100}){100}", "\ud800"])
+def test_regex_that_go_refuses_is_refused_with_its_words(pattern: str) -> None:
+    with pytest.raises(storage.StorageError, match="error parsing regexp"):
+        supports(pattern, "a")
+
+
+def test_regex_of_a_storage_container_reads_as_in_go() -> None:
+    assert supports(r"https?://(.+)/(.+)", "http://a/b")
+    assert supports(r"(?P<scheme>s3|gs)://\pL+", "gs://buchet")
+    assert not supports(12, "s3://a")
