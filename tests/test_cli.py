@@ -33,6 +33,7 @@ COMMANDS = [
     "diff",
     "history",
     "host",
+    "init",
     "logs",
     "plan",
     "render",

@@ -18,7 +18,7 @@ import yaml
 from reconciler import __version__
 from reconciler.cli import run
 from reconciler.config import Settings
-from reconciler.doctor import Finding, Level, examine, gpus
+from reconciler.doctor import Finding, Level, examine, gpus, service
 from reconciler.doctor.examine import checks, made
 from reconciler.routing import process
 from reconciler.routing.envoy import EnvoyProxy
@@ -122,6 +122,58 @@ def test_without_a_config_the_host_alone_is_looked_at(host: Host):
     assert (found[0].topic, found[0].level) == ("config", Level.PROBLEM)
     assert "no such file" in found[0].says
     assert {"git", "systemd", "clock", "limits"} <= {one.topic for one in found[1:]}
+
+
+def test_before_install_the_doctor_names_host_install(tmp_path: Path):
+    found = next(iter(examine(tmp_path / "config.yaml")))
+    assert found.fix.startswith("reconciler host install writes one")
+
+
+def test_config_of_the_example_is_named_before_the_network_is_asked(host: Host):
+    host.source["url"] = "https://git.example.com/team/models.git"
+    found = host.only("source", Level.PROBLEM)
+    assert "still that of the example" in found.says
+    assert "then reconciler host install" in found.fix
+
+
+def test_healthy_host_gets_no_warning(host: Host, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("reconciler.doctor.machine.read_clock", lambda: (0, 0))
+    # What belongs to the machine of the tests: its limits, and that they run as root.
+    found = [one for one in host.examine() if one.topic not in ("limits", "memory", "user")]
+    assert [one for one in found if one.level is not Level.OK] == []
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "words"),
+    [
+        ({"ActiveState": "active", "SubState": "running"}, Level.OK, "is enabled and active (running)"),
+        ({"ActiveState": "activating", "SubState": "start"}, Level.OK, "activating"),
+        ({"InactiveExitTimestampMonotonic": "0"}, Level.OK, "reconciler host install does that"),
+        ({"InactiveExitTimestampMonotonic": "77"}, Level.WARNING, "systemctl start"),
+        ({"ActiveState": "activating", "SubState": "auto-restart"}, Level.PROBLEM, "journalctl -u"),
+        ({"ActiveState": "failed"}, Level.PROBLEM, "journalctl -u"),
+        ({"UnitFileState": "disabled"}, Level.WARNING, "systemctl enable"),
+        ({"LoadState": "not-found"}, Level.WARNING, "reconciler host install"),
+    ],
+)
+def test_unit_of_the_daemon_is_judged(state: dict[str, str], level: Level, words: str, monkeypatch: pytest.MonkeyPatch):
+    known = {"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "inactive", "SubState": "dead"}
+    known |= {"NeedDaemonReload": "no", "InactiveExitTimestampMonotonic": "77"} | state
+    # Only a machine with systemd has units.
+    monkeypatch.setattr("reconciler.doctor.service.properties", lambda *names: {name: known[name] for name in names})
+    found = service._unit()
+    assert found.level is level
+    assert words in found.says + found.fix
+
+
+def test_server_in_the_users_own_known_hosts_is_fine(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    host.source["url"] = "ssh://git@127.0.0.1:7/m.git"
+    assert "ssh-keyscan -p 7 127.0.0.1" in host.only("ssh", Level.PROBLEM).fix
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:7 {(tmp_path / 'key.pub').read_text()}")
+    assert host.only("ssh", Level.OK).says == f"{tmp_path}/.ssh/known_hosts knows [127.0.0.1]:7"
 
 
 def test_every_fault_of_the_config_is_named(host: Host):

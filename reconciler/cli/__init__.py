@@ -106,6 +106,7 @@ for _command in (
     daemon.logs,
     local.render,
     local.validate,
+    local.init,
     local.demo,
     host.host,
     target.target,

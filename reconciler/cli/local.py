@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from reconciler.manifests import Manifests
     from reconciler.review import Document
 
+_NEXT_STEPS = """\
+{folder} has an example of everything; its README.md explains each folder. Next:
+  1. Call hosts/gpu-1 as your host is called, say in it what to serve, and delete the folders that you do not need.
+  2. reconciler validate {folder}
+  3. Commit it, and push it to your forge.
+  4. On the host: reconciler host install, then write into /etc/reconciler/config.yaml where the repository is
+     (source.url) and which folders that host reads (paths: [runtimes, hosts/NAME]).
+"""
 _PATHS = click.Path(exists=True, path_type=Path)
 
 
@@ -125,6 +134,25 @@ def demo(once: bool, stop: bool, folder: Path | None, port: int | None, python: 
     from reconciler.demo import run as run_demo
 
     return run_demo(once=once, stop=stop, folder=folder, port=port, python=python, output=output)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--git", "with_git", is_flag=True, help="Make it a git repository as well.")
+@options(config=False)
+def init(folder: Path, with_git: bool) -> int:
+    """Begin a repository of models in FOLDER, which must be new or empty: runtimes, a host, a cluster and a README.
+
+    Nothing is installed and nothing runs: the next steps are printed.
+    """
+    from reconciler.demo.layout import begin_repository
+    from reconciler.demo.repository import git
+
+    begin_repository(folder)
+    if with_git and not (folder / ".git").exists():
+        git("init", "--quiet", "--initial-branch=main", str(folder))
+    click.echo(_NEXT_STEPS.format(folder=shlex.quote(str(folder))), nl=False)
+    return OK
 
 
 @click.command()

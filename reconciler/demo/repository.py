@@ -34,10 +34,10 @@ class Repository:
             shutil.rmtree(self.bare, ignore_errors=True)
             partial = self.bare.with_name(self.bare.name + ".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            _git("init", "--quiet", "--bare", "--initial-branch=main", str(partial))
+            git("init", "--quiet", "--bare", "--initial-branch=main", str(partial))
             partial.rename(self.bare)
         shutil.rmtree(self._clone, ignore_errors=True)
-        _git("clone", "--quiet", str(self.bare), str(self._clone))
+        git("clone", "--quiet", str(self.bare), str(self._clone))
         if not self._run("ls-remote", "origin", "refs/heads/main"):
             self._run("checkout", "--quiet", "-B", "main")
             shutil.copytree(layout, self._clone, dirs_exist_ok=True)
@@ -82,10 +82,10 @@ class Repository:
         return self.head()
 
     def _run(self, *arguments: str) -> str:
-        return _git("-C", str(self._clone), *arguments)
+        return git("-C", str(self._clone), *arguments)
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
     """Git as it is by default: no hooks, no templates, nothing of the user's own settings. Raises Terminal."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}

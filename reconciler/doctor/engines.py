@@ -34,6 +34,7 @@ if torch and torch.origin:
 print(json.dumps(found))
 """
 
+_NOT_INSTALLED = "no kserve-storage"
 _HERE_ONLY = "only those of this host can be served"
 
 
@@ -64,13 +65,17 @@ def check_fetching(target: HostTarget) -> Iterator[Finding]:
         says = f"{target.name}: there is no user {USER} to fetch models: {_HERE_ONLY}"
         yield warning("storage", says, "reconciler host install")
         return
-    script = "import importlib.util as u, sys; sys.exit(0 if u.find_spec('kserve_storage') else 'no kserve-storage')"
+    script = f"import importlib.util as u, sys; sys.exit(0 if u.find_spec('kserve_storage') else {_NOT_INSTALLED!r})"
     answer = ask((str(python), "-I", "-c", script), user if os.geteuid() == 0 else None)
     who = f" as {USER}" if user else ""
     if answer.succeeded:
         yield ok("storage", f"{target.name}: {python} can fetch models{who}")
+        return
+    says = f"{target.name}: {python} cannot fetch models{who} ({answer.last_line}): {_HERE_ONLY}"
+    if target.storage.python is None and answer.last_line == _NOT_INSTALLED:
+        # An extra: a host whose models lie on its own disks is healthy without it.
+        yield ok("storage", f"{says}; to fetch others too: pip install kserve-storage, see the README")
     else:
-        says = f"{target.name}: {python} cannot fetch models{who} ({answer.last_line}): {_HERE_ONLY}"
         fix = f"{python} -m pip install kserve-storage; every user must be able to run it"
         yield warning("storage", says, fix)
 

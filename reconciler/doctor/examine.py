@@ -25,6 +25,9 @@ def examine(path: Path) -> Iterator[Finding]:
 
 
 def _load(path: Path) -> tuple[Settings | None, list[Finding]]:
+    if not path.exists() and not path.is_symlink():
+        fix = "reconciler host install writes one to fill in; or name yours with --config"
+        return None, [problem("config", f"{path}: no such file", fix)]
     try:
         return Settings.load(path), []
     except SettingsError as error:

@@ -40,7 +40,7 @@ def check_state(settings: Settings) -> Iterator[Finding]:
         yield warning("state", f"state_dir: other users may enter {folder}", f"chmod 700 {folder}")
     else:
         yield ok("state", f"state_dir: {folder} is ours alone")
-    yield from _room("state", "state_dir", folder)
+    yield from _room("state", "state_dir", folder, little=_TOO_LITTLE)
 
 
 def check_folders(target: HostTarget, settings: Settings) -> Iterator[Finding]:
@@ -67,12 +67,12 @@ def _volume(target: HostTarget, name: str, folder: Path, settings: Settings) -> 
     return ok("folders", f"{where} is there")
 
 
-def _room(topic: str, what: str, folder: Path) -> Iterator[Finding]:
+def _room(topic: str, what: str, folder: Path, little: int = _LITTLE) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
     says = f"{what}: {free / _GIB:.1f} GiB free at {folder}"
     if free < _TOO_LITTLE:
         yield problem(topic, says, "make room: records and the mirror of git must be written")
-    elif free < _LITTLE:
+    elif free < little:
         yield warning(topic, says, "make room: models are large")
     else:
         yield ok(topic, says)

@@ -18,6 +18,8 @@ from reconciler.source.failure import AGAIN
 
 _OLDEST = (2, 32)
 _PATIENCE = 15.0
+# Reserved for examples; the config that `host install` writes names it.
+_EXAMPLE = "git.example.com"
 
 
 def check_program() -> Iterator[Finding]:
@@ -35,6 +37,10 @@ def check_program() -> Iterator[Finding]:
 def check_source(settings: Settings) -> Iterator[Finding]:
     """The remote answers, with the configured login, and has what the config wants of it. Nothing is fetched."""
     source = settings.source
+    if parse_address(source.url).host.endswith(_EXAMPLE):
+        fix = "write into the config where git is and which interpreter runs which image, then reconciler host install"
+        yield problem("source", f"source.url is still that of the example: {source.url}", fix)
+        return
     for key in ("token_file", "ssh_key_file"):
         yield from _exposed(f"source.{key}", getattr(source, key))
     impatient = source.model_copy(update={"timeout": min(source.timeout or _PATIENCE, _PATIENCE)})
@@ -65,15 +71,22 @@ def check_ssh(source: Source) -> Iterator[Finding]:
         return
     known = source.known_hosts_file
     if known is None:
-        yield warning(
-            "ssh", "source.known_hosts_file is not set: the known_hosts of the daemon's user count", _fix(address)
-        )
+        yield _known_by_default(address)
     elif not known.is_file():
         yield problem("ssh", f"source.known_hosts_file: {known} is no file", _fix(address, known))
     elif not ask(("ssh-keygen", "-F", _name(address), "-f", str(known))).succeeded:
         yield problem("ssh", f"source.known_hosts_file: {known} has no key of {_name(address)}", _fix(address, known))
     else:
         yield ok("ssh", f"{known} knows {_name(address)}")
+
+
+def _known_by_default(address: Address) -> Finding:
+    """Without a file of its own, ssh looks where it always does. The doctor runs as the daemon's user."""
+    for path in (Path.home() / ".ssh" / "known_hosts", Path("/etc/ssh/ssh_known_hosts")):
+        if path.is_file() and ask(("ssh-keygen", "-F", _name(address), "-f", str(path))).succeeded:
+            return ok("ssh", f"{path} knows {_name(address)}")
+    says = f"source.known_hosts_file is not set, and neither this user's nor the host's has a key of {_name(address)}"
+    return problem("ssh", says, f"{_fix(address)}, and set source.known_hosts_file")
 
 
 def _name(address: Address) -> str:

@@ -25,8 +25,10 @@ def check_systemd(settings: Settings | None) -> Iterator[Finding]:
     needed = settings is not None and any(target.kind == "systemd" for target in settings.targets)
     if not _BOOTED.is_dir():
         name = Path("/proc/1/comm").read_text().strip()
-        judged, fix = (problem, "use kind: process") if needed else (warning, "start the daemon after every boot")
-        yield judged("systemd", f"process 1 is {name}, not systemd", fix)
+        if needed:
+            yield problem("systemd", f"process 1 is {name}, not systemd", "use kind: process")
+        else:
+            yield ok("systemd", f"process 1 is {name}, not systemd: whatever starts it is to start the daemon as well")
         return
     found = re.search(r"systemd (\d+)", ask(("systemctl", "--version")).text)
     version = int(found[1]) if found else 0
@@ -98,19 +100,23 @@ def _bus() -> Iterator[Finding]:
 
 def _unit() -> Finding:
     """The daemon's unit is there, comes back after a reboot, and is up."""
-    state = properties("LoadState", "UnitFileState", "ActiveState", "SubState", "NeedDaemonReload")
+    state = properties(
+        "LoadState", "UnitFileState", "ActiveState", "SubState", "NeedDaemonReload", "InactiveExitTimestampMonotonic"
+    )
     if state.get("LoadState") != "loaded":
         return warning("systemd", f"{_UNIT} is {state.get('LoadState') or 'unknown'}", "reconciler host install")
     if state["NeedDaemonReload"] == "yes":
         return warning(
             "systemd", f"{_UNIT} was changed on disk", "systemctl daemon-reload, then systemctl restart " + _UNIT
         )
-    if state["ActiveState"] == "failed":
+    if state["ActiveState"] == "failed" or state["SubState"] == "auto-restart":
         return problem("systemd", f"{_UNIT} failed", f"journalctl -u {_UNIT} says why; then systemctl start {_UNIT}")
     says = f"{_UNIT} is {state['UnitFileState']} and {state['ActiveState']} ({state['SubState']})"
     if state["UnitFileState"] != "enabled":
         return warning("systemd", says, f"systemctl enable {_UNIT}: else nothing follows git after a reboot")
-    if state["ActiveState"] != "active":
+    if state["ActiveState"] == "inactive" and state["InactiveExitTimestampMonotonic"] == "0":
+        return ok("systemd", f"{says}, and was not started yet: reconciler host install does that")
+    if state["ActiveState"] not in ("active", "activating", "reloading"):
         return warning("systemd", says, f"systemctl start {_UNIT}")
     return ok("systemd", says)
 
