@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,35 @@ def test_nothing_else_is_offered_to_the_network(web: WebSide) -> None:
     for path in ("/status", "/sync", "/logs", "/", "/../healthz"):
         assert get(web, path)[0] == 404
     assert get(web, "/healthz", "POST")[0] == 405
+
+
+def test_half_open_connections_starve_nobody(web: WebSide) -> None:
+    silent = [socket.create_connection(web.address, 10) for _ in range(100)]
+    drips = [socket.create_connection(web.address, 10) for _ in range(100)]
+    for connection in drips:
+        with suppress(OSError):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+    assert [get(web, "/healthz")[0] for _ in range(20)] == [200] * 20
+    for connection in (*silent, *drips):
+        connection.close()
+
+
+def test_connection_that_never_asks_is_closed(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.web.bounded._ASK_SECONDS", 0.1)
+    with socket.create_connection(web.address, 10) as silent, suppress(ConnectionResetError):
+        silent.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+        assert silent.recv(1) == b""
+
+
+def test_connection_that_asks_again_has_time_again(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.web.bounded._ASK_SECONDS", 2.0)
+    monkeypatch.setattr("reconciler.web.bounded._ANSWER_SECONDS", 0.05)
+    connection = http.client.HTTPConnection(*web.address, timeout=10)
+    for _ in range(3):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+        time.sleep(0.1)
+    connection.close()
 
 
 def test_metrics_are_scraped_from_the_status_of_the_moment(web: WebSide, loop: FakeLoop) -> None:

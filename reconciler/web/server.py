@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from reconciler.config import Settings
 from reconciler.errors import Retryable, SettingsError
 from reconciler.web.app import public_app
+from reconciler.web.bounded import MOST, BoundedProtocol
 from reconciler.web.control import Control, control_app
 from reconciler.web.metrics import Metrics
 from reconciler.web.unix import answers, identity, peer_name, peer_uid, short_path
@@ -35,7 +36,7 @@ class WebSide:
     def __init__(self, settings: Settings, control: Control, metrics: Metrics) -> None:
         self._settings = settings
         stuck_after = max(60.0, 3 * settings.resync)
-        self._public = _server(public_app(control, metrics, stuck_after), H11Protocol)
+        self._public = _server(public_app(control, metrics, stuck_after), BoundedProtocol)
         self._owner = _server(control_app(control), _OwnersOnly)
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._socket_id: tuple[int, int] | None = None
@@ -112,7 +113,7 @@ def _server(app: Starlette, protocol: type[asyncio.Protocol]) -> _Server:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        limit_concurrency=64,
+        limit_concurrency=MOST,
         backlog=64,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
