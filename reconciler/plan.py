@@ -154,6 +154,7 @@ def _situations(
             quarantines=failed.get(key, {}),
             preflight=observed.preflights.get(want.digest) if want else None,
             asking=want is not None and want.digest in observed.preflighting,
+            blockers=observed.blockers.get(want.digest, ()) if want else (),
             keep=_reason_to_keep(desired, owned, mine) if want is None else _reason_to_stay(desired, want),
             cordon=desired.cordon or desired.drain,
             route=observed.routes.get(key),

@@ -155,6 +155,7 @@ class Host:
     quarantines: dict[tuple[ServiceId, str], Quarantine] = field(default_factory=dict)
     preflights: dict[str, Preflight] = field(default_factory=dict)
     asking: dict[str, float] = field(default_factory=dict)
+    blockers: dict[str, tuple[Reason, ...]] = field(default_factory=dict)
     asked: dict[str, EffectiveSpec] = field(default_factory=dict)
     staging: dict[str, Staging] = field(default_factory=dict)
     fetching: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -195,6 +196,7 @@ class Host:
             proxy_ready=self.proxy,
             preflights=dict(self.preflights),
             preflighting=frozenset(self.asking),
+            blockers=dict(self.blockers),
             staging=dict(self.staging),
             images=dict(self.unpulled),
         )

@@ -17,6 +17,7 @@ from reconciler.model import (
     Reason,
     Reject,
     Relabel,
+    ServiceId,
     Stage,
     Start,
     Stop,
@@ -297,6 +298,46 @@ def test_what_certainly_does_not_fit_in_memory_is_blocked_before_anything_is_sto
     host.preflights["good2-a"] = Preflight(parsed="x", fit=Fit("weights 30.0"))
     host.converge(commit)
     assert [r.digest for r in host.serving("a")] == ["good2-a"]
+
+
+GONE = (Reason("EngineBroken", "the interpreter is not there"),)
+
+
+def test_what_cannot_start_here_is_blocked_before_anything_is_stopped():
+    host, _ = served(memory=1)
+    since = len(host.log)
+    host.blockers["good2-a"] = GONE
+    commit = state(wanted("a", "good2"))
+    verdict = next(iter(host.converge(commit).verdicts.values()))
+    assert (verdict.blocked, verdict.rejected, verdict.health.phase) == (GONE, None, Phase.HEALTHY)
+    assert not host.log[since:], "nothing is asked, drained or started"
+    host.blockers.clear()
+    host.converge(commit)
+    assert [r.digest for r in host.serving("a")] == ["good2-a"]
+
+
+def test_what_is_promoted_stops_nothing_while_it_cannot_start_here():
+    host, commit = served(memory=1)
+    while [r.digest for r in host.serving("a")] != ["good2-a"]:
+        host.step(state(wanted("a", "good2")))
+        host.now += 0.5
+    assert host.owned[ServiceId("default", "a")].promoted.digest == "good1-a", "the other is on trial"
+    since = len(host.log)
+    host.blockers["good1-a"] = GONE
+    verdict = next(iter(host.converge(commit).verdicts.values()))
+    assert verdict.blocked == GONE
+    assert not [a for a in host.log[since:] if isinstance(a, Drain | Stop | Start)]
+
+
+def test_an_engine_without_a_verdict_is_asked_again_and_waited_for_by_nobody():
+    host = Host()
+    failed = Reason("PreflightFailed", "preflight with python is not possible", Origin("a.yaml", 7))
+    host.blockers["good1-a"] = (failed,)
+    plan = make_plan(state(wanted("a", "good1")), host.observe(), {}, PATIENCE)
+    verdict = next(iter(plan.verdicts.values()))
+    assert (verdict.blocked, verdict.step, verdict.health.phase) == ((failed,), "", Phase.MISSING)
+    assert [type(action) for action in plan.actions if isinstance(action, AskPreflight)] == [AskPreflight]
+    assert plan.look_again_at is not None
 
 
 def test_an_estimate_harms_nothing_that_runs_already():

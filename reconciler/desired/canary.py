@@ -29,7 +29,16 @@ def with_canary(service: Manifest, stable: Desired, describe: Callable[[Manifest
     if not other.replicas:
         return replace(stable, warnings=warnings)
     percent = int(entry.get("trafficPercent") or 0)
-    canary = Canary(other.spec, other.digest, percent, other.replicas, other.argument_origins, other.blocked)
+    canary = Canary(
+        other.spec,
+        other.digest,
+        percent,
+        other.replicas,
+        other.argument_origins,
+        other.blocked,
+        other.variable_origins,
+        other.resources_origin,
+    )
     return replace(stable, canary=canary, warnings=warnings)
 
 

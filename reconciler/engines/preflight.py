@@ -7,11 +7,12 @@ import functools
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from typing import Any
 import structlog
 
 from reconciler.engines.launch import Question, origin_of_word
+from reconciler.engines.probe import fatal_reason
 from reconciler.errors import Retryable
 from reconciler.exchange import LONGEST, TooMuchError, exchange
 from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
@@ -29,6 +31,7 @@ log = structlog.get_logger()
 
 SCRIPTS = tuple(Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text"))
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+_FAILURES_THAT_BLOCK = 3
 # What goes on after that is none, and may be larger than memory.
 _LONGEST_CONFIG = 16 << 20
 
@@ -68,13 +71,35 @@ class Inquiry:
 Begin = Callable[[Question, float], Inquiry]
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """No verdict was possible; not to be asked again before `until` (monotonic)."""
+class NoVerdict(Retryable):
+    """The engine said nothing of the arguments. `variable` is the one that is to blame, as far as it is known.
 
-    message: str
+    `final`: it will say the same until something else is installed.
+    """
+
+    def __init__(self, message: str, variable: str = "", final: bool = False) -> None:
+        super().__init__(message)
+        self.variable = variable
+        self.final = final
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """No verdict was possible, `count` times in a row; not to be asked again before `until` (monotonic)."""
+
+    error: NoVerdict
     until: float
     pause: float
+    count: int
+
+    @property
+    def lasts(self) -> bool:
+        """Is this no moment's trouble?"""
+        return self.error.final or self.count >= _FAILURES_THAT_BLOCK
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self.until
 
 
 class PreflightRunner:
@@ -97,7 +122,7 @@ class PreflightRunner:
         self._pool = ThreadPoolExecutor(1, "preflight")
         self._known: dict[str, Verdict] = {}
         self._pending: set[str] = set()
-        self._failures: dict[str, _Failure] = {}
+        self._troubles: dict[str, Trouble] = {}
         self._running: Inquiry | None = None
         self._closed = False
 
@@ -105,9 +130,9 @@ class PreflightRunner:
         """Begin to ask, unless that is going on or has been answered. Raises Retryable if it failed lately."""
         key = key_of(asked)
         with self._lock:
-            failure = self._failures.get(key)
-            if failure and time.monotonic() < failure.until:
-                raise Retryable(failure.message)
+            trouble = self._troubles.get(key)
+            if trouble and not trouble.is_due:
+                raise Retryable(str(trouble.error))
             if self._closed or key in self._pending or self._load(key):
                 return
             self._pending.add(key)
@@ -117,6 +142,11 @@ class PreflightRunner:
         """The engine's verdict, if it has given one."""
         with self._lock:
             return self._load(key)
+
+    def trouble(self, key: str) -> Trouble | None:
+        """Why there is no verdict, if it was asked for in vain."""
+        with self._lock:
+            return self._troubles.get(key)
 
     def pending(self) -> frozenset[str]:
         """Keys that are being asked about, or wait for it."""
@@ -134,26 +164,32 @@ class PreflightRunner:
     def _work(self, key: str, asked: Question) -> None:
         try:
             answer = self._run(asked)
+        except NoVerdict as error:
+            self._fail(key, error)
         except Retryable as error:
-            self._finish(key, None, str(error))
+            self._fail(key, NoVerdict(str(error)))
         except Exception as error:
             # A question that stays open for ever would keep its commit waiting, in silence.
             log.exception("preflight_raised")
-            self._finish(key, None, f"preflight failed: unexpected {type(error).__name__}: {error}")
+            self._fail(key, NoVerdict(f"preflight failed: unexpected {type(error).__name__}: {error}"))
         else:
             _write(self._cache / f"{key}.json", answer)
             self._finish(key, _verdict(answer))
         self._wake()
 
-    def _finish(self, key: str, verdict: Verdict | None, error: str = "") -> None:
+    def _finish(self, key: str, verdict: Verdict) -> None:
         with self._lock:
             self._pending.discard(key)
-            before = self._failures.pop(key, None)
-            if verdict:
-                self._known[key] = verdict
-            else:
-                pause = min(before.pause * 2, _LONGEST_PAUSE) if before else _FIRST_PAUSE
-                self._failures[key] = _Failure(error, time.monotonic() + pause, pause)
+            self._troubles.pop(key, None)
+            self._known[key] = verdict
+
+    def _fail(self, key: str, error: NoVerdict) -> None:
+        with self._lock:
+            self._pending.discard(key)
+            before = self._troubles.get(key)
+            pause = min(before.pause * 2, _LONGEST_PAUSE) if before else _FIRST_PAUSE
+            count = before.count + 1 if before else 1
+            self._troubles[key] = Trouble(error, time.monotonic() + pause, pause, count)
 
     def _run(self, asked: Question) -> dict[str, Any]:
         """One process from start to end. Raises Retryable."""
@@ -176,7 +212,7 @@ class PreflightRunner:
             finally:
                 with self._lock:
                     self._running = None
-        return _read_answer(asked.engine, process.returncode, output, errors, inquiry.log)
+        return _read_answer(asked, process.returncode, output, errors, inquiry.log)
 
     def _load(self, key: str) -> Verdict | None:
         if key not in self._known:
@@ -212,20 +248,30 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read_answer(engine: str, code: int, output: bytes, errors: bytes, log: str) -> dict[str, Any]:
+def _read_answer(asked: Question, code: int, output: bytes, errors: bytes, log: str) -> dict[str, Any]:
+    """Raises NoVerdict."""
+    answer: dict[str, Any] = {}
     try:
-        answer = json.loads(output)
-        reason = answer.get("environment")
+        answer = dict(json.loads(output))
+        reason = str(answer.get("environment") or "")
         if not reason:
             _verdict(answer)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        last = errors.decode(errors="replace").strip().splitlines()[-1:]
-        reason = (
-            f"it ended with {code} and no answer" + "".join(f": {line[:300]}" for line in last) + (log and f"; {log}")
-        )
-    if reason:
-        raise Retryable(f"preflight with {engine} is not possible: {reason}")
-    return dict(answer)
+            return answer
+    except (ValueError, KeyError, TypeError):
+        lines = errors.decode(errors="replace").strip().splitlines()
+        said = fatal_reason(lines) or next((each for each in lines if "rror" in each), "") or "".join(lines[-1:])
+        reason = f"it ended with {code} and no answer" + (said and f": {said[:300]}") + (log and f"; {log}")
+        answer = {}
+    variable = str(answer.get("variable") or "") or _named(reason, asked.env)
+    raise NoVerdict(
+        f"preflight with {asked.engine} is not possible: {reason}", variable, final=answer.get("final") is True
+    )
+
+
+def _named(text: str, env: Mapping[str, str]) -> str:
+    """The variable that a text names; the longest, for one name may begin another."""
+    words = set(re.findall(r"\w+", text))
+    return max((name for name in env if name in words), key=len, default="")
 
 
 def _verdict(answer: dict[str, Any]) -> Verdict:

@@ -5,7 +5,8 @@ Standard output: one JSON object, either the verdict
 
     {"vllm", "parsed", "gpus", "errors": [{"message", "index"}], "warnings": [...], "deep": whether a model was read}
 
-or `{"environment": why no verdict is possible}`: this interpreter or host is to blame, not the arguments.
+or `{"environment": why no verdict is possible, "variable": the one to blame or ""}`: this interpreter or host is to
+blame, not the arguments.
 `index` counts in argv; null where no single argument is to blame. `parsed` is canonical: equal text, equal meaning.
 
 Standard library and vLLM only; Python 3.9 and later. It starts no engine and uses no network.
@@ -283,6 +284,23 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def variable_behind(error: BaseException | None) -> str:
+    """The variable that was being read where it went wrong: vLLM's own code names it there, or the message does."""
+    while error is not None:
+        found, trace = "", error.__traceback__
+        while trace is not None:
+            named = {c for c in trace.tb_frame.f_code.co_consts if isinstance(c, str) and c in os.environ}
+            # A frame that reads one variable alone reads the one that is wrong.
+            found = named.pop() if len(named) == 1 else found
+            trace = trace.tb_next
+        words = re.findall(r"\w+", str(error))
+        found = next((name for name in os.environ if name in words), found)
+        if found:
+            return found
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def main() -> int:
     # Imports may print, also from C; only the answer may reach standard output.
     out = os.dup(1)
@@ -290,9 +308,9 @@ def main() -> int:
     try:
         result = answer(json.load(sys.stdin))
     except Environment as error:
-        result = {"environment": str(error)}
-    except Exception as error:
-        result = {"environment": f"{type(error).__name__}: {describe(error)}"}
+        result = {"environment": str(error), "variable": variable_behind(error)}
+    except (Exception, SystemExit) as error:
+        result = {"environment": f"{type(error).__name__}: {describe(error)}", "variable": variable_behind(error)}
         import traceback
 
         traceback.print_exc()

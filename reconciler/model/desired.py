@@ -125,6 +125,8 @@ class Canary:
     replicas: int = 1
     argument_origins: tuple[Origin, ...] = ()
     blocked: tuple[Reason, ...] = ()
+    variable_origins: tuple[tuple[str, Origin], ...] = ()
+    resources_origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ class Desired:
     `not_here` are the rules by which it is for other places than this target; then `replicas` is 0. `stopped`: git
     asks for no replica by the annotation that stops a service, not by its count. `canary` waits until the service has
     proved itself. `keeps_stable`: what is promoted stays, whatever the share of its canary.
+    `variable_origins` names each variable of the container with its line.
     """
 
     id: ServiceId
@@ -164,6 +167,8 @@ class Desired:
     stopped: bool = False
     canary: Canary | None = None
     keeps_stable: bool = False
+    variable_origins: tuple[tuple[str, Origin], ...] = ()
+    resources_origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,7 +275,8 @@ class Staging:
 class Observed:
     """What one target answered, at one time.
 
-    `preflights` holds the verdicts known so far by digest; `preflighting` the digests being asked about now.
+    `preflights` holds the verdicts known so far by digest; `preflighting` the digests being asked about now, or not due
+    to be asked about again. `blockers` says by digest why this host cannot start it right now.
     `routes` is what the proxy was last told; `proxy_ready` whether it answers at all, and `proxy_break` why it does not
     begin to by itself.
     `staging` tells of every model that was begun to be fetched, by its key; `images` of every image, by its name, that
@@ -292,6 +293,7 @@ class Observed:
     proxy_break: ProxyBreak = ProxyBreak.NONE
     preflights: Mapping[str, Preflight] = field(default_factory=dict)
     preflighting: frozenset[str] = frozenset()
+    blockers: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
     staging: Mapping[str, Staging] = field(default_factory=dict)
     images: Mapping[str, Staging | None] = field(default_factory=dict)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from reconciler.capacity import impossible
@@ -13,6 +13,8 @@ from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import Missing, missing_files, refusals, why_staging
 
 DELETED = Reason("Deleting", "deleted in git")
+PREFLIGHT_FAILED = "PreflightFailed"
+"""A blocker after which the engine is asked again, more and more rarely."""
 NO_REPLICAS = Reason("NoReplicas", "git asks for 0 replicas")
 
 
@@ -73,7 +75,7 @@ def find_aim(s: Situation) -> Aim:
         return _aim_at_proven(s, want, want.spec)
     if want.digest in s.quarantines:
         return _restore(s, s.quarantines[want.digest])
-    if blocked := impossible(want.spec.resources, s.capacity) + want.blocked:
+    if blocked := _beyond(s, want, want.spec) + want.blocked:
         return _hold(s, blocked[0], blocked)
     return _aim_at_new(s, want, want.spec)
 
@@ -90,7 +92,9 @@ def quarantine(s: Situation, digest: str, reason: Reason, words: tuple[str, ...]
 
 def _aim_at_proven(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
     aim = Aim(Course.ROLL, (Generation(want.digest, spec, want.replicas, want.origin),))
-    blocked = impossible(spec.resources, s.capacity) + want.blocked
+    blocked = _beyond(s, want, spec) + want.blocked
+    blocked += tuple(one for one in s.blockers if one.code != PREFLIGHT_FAILED)
+    blocked += s.preflight.reasons if s.preflight else ()
     alive = [r for r in s.of(Life.STARTING, Life.READY) if r.digest == want.digest]
     if len(alive) >= want.replicas:
         return aim
@@ -107,6 +111,9 @@ def _aim_at_new(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
     if not running:
         if missing := missing_files(s, spec):
             return _hold(s, why_staging(s, missing), refusals(s, missing), stage=missing)
+        if s.blockers and not (s.preflight and s.preflight.reasons):
+            again = any(one.code == PREFLIGHT_FAILED for one in s.blockers)
+            return _hold(s, s.blockers[0], s.blockers, ask=again and not s.asking)
         if s.preflight is None:
             why = Reason("Preflight", "asking the installed engine about the arguments", want.origin)
             return _hold(s, why, ask=not s.asking)
@@ -134,6 +141,12 @@ def _is_same(s: Situation, spec: EffectiveSpec) -> bool:
     if s.promoted is None or s.preflight is None or not s.preflight.parsed:
         return False
     return s.promoted.parsed == s.preflight.parsed and equivalent(s.promoted.spec, spec)
+
+
+def _beyond(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:
+    """What this host could not give even if it were empty."""
+    where = want.resources_origin or want.origin
+    return tuple(replace(one, origin=one.origin or where) for one in impossible(spec.resources, s.capacity))
 
 
 def _too_few_gpus(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:

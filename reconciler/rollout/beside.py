@@ -42,6 +42,8 @@ def _canary_of(service: Desired) -> Desired:
         canary_percent=other.percent,
         argument_origins=other.argument_origins,
         blocked=other.blocked,
+        variable_origins=other.variable_origins,
+        resources_origin=other.resources_origin,
         canary=None,
         keeps_stable=True,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from reconciler.capacity import CROWDED, Ledger
 from reconciler.model import Action, AskPreflight, Reject, ServiceRoute, Verdict
 from reconciler.rollout import cleanup
-from reconciler.rollout.aim import Aim, find_aim
+from reconciler.rollout.aim import PREFLIGHT_FAILED, Aim, find_aim
 from reconciler.rollout.hung import end_hung
 from reconciler.rollout.route import route_of
 from reconciler.rollout.scale import move
@@ -18,6 +18,8 @@ from reconciler.rollout.verdict import verdict_of
 
 # Seconds between two looks at GPUs whose memory somebody else has.
 _GPU_LOOK = 5.0
+# Seconds between two looks at an engine that gives no verdict: it is asked again every few minutes at most.
+_PREFLIGHT_LOOK = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ def _note_aim(s: Situation, aim: Aim, steps: Steps) -> None:
     if aim.ask and want and want.spec:
         reason = "this engine has not judged these arguments yet"
         steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, want.argument_origins, reason))
-    if aim.ask or (aim.why and aim.why.code == "Preflight"):
+    if aim.why and aim.why.code == PREFLIGHT_FAILED:
+        steps.look(s.now + _PREFLIGHT_LOOK)
+    elif aim.ask or (aim.why and aim.why.code == "Preflight"):
         steps.say("preflight: asking the installed engine about the arguments")
         steps.look(s.now + 5)

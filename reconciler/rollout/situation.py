@@ -31,6 +31,7 @@ class Situation:
     `keep` says why a service that git does not show, or not for this host, is not pruned; None means that it may go.
     `cordon` says why nothing at all may run on this host. `unstartable` are digests whose last start was refused.
     `starting_on` are shared GPUs on which a replica starts. `leaving` says why it goes, if git did not delete it.
+    `blockers` say why this host cannot start git's digest now.
     """
 
     id: ServiceId
@@ -44,6 +45,7 @@ class Situation:
     quarantines: Mapping[str, Quarantine] = field(default_factory=dict)
     preflight: Preflight | None = None
     asking: bool = False
+    blockers: tuple[Reason, ...] = ()
     keep: Reason | None = None
     cordon: Reason | None = None
     route: ServiceRoute | None = None

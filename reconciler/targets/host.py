@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from reconciler.model import (
     Remove,
     Repair,
     Replica,
+    ReplicaId,
     Restart,
     ServiceId,
     SetRoutes,
@@ -59,6 +61,7 @@ from reconciler.targets.probing import Probes, Sight
 from reconciler.targets.questions import EngineQuestions
 from reconciler.targets.reserved import NOTHING, Reserved
 from reconciler.targets.stager import Stager
+from reconciler.targets.start_checks import StartChecks, record_of
 from reconciler.targets.subjects import Subjects
 from reconciler.targets.supervisor import ProcessState
 from reconciler.targets.workload import Workloads
@@ -108,7 +111,8 @@ class HostTarget:
         self._workloads = Workloads(settings, folder, secrets, self._stager, closed, find_image)
         fits = Fits(folder / "fit", self._machine)
         begin = make_begin(settings, gpus, folder)
-        self._preflights = Preflights(self._workloads, folder / "preflight", wake, fits, begin)
+        checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout)
+        self._preflights = Preflights(self._workloads, folder / "preflight", wake, fits, checks, begin)
         self._subjects = Subjects(self._workloads.api_key)
         limits = Limits(settings.liveness.interval, settings.liveness.timeout)
         self._witness = Witness()
@@ -174,7 +178,7 @@ class HostTarget:
             # In this order: what is staged by now is there when the engine is asked about it.
             staging = self._stager.look()
             images = self._images.look(self._containers(wanted, owned, records)) if self._images else {}
-            preflights, asking = self._preflights.look_up(wanted)
+            known = self._preflights.look_up(wanted, _running(wanted, records, states))
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
         self._probes.watch(self._subjects.of(records, states))
@@ -189,8 +193,9 @@ class HostTarget:
             routes=proxy.applied,
             proxy_ready=proxy.ready,
             proxy_break=ProxyBreak.NONE if proxy.ready else self._proxy_watch.found,
-            preflights=preflights,
-            preflighting=asking,
+            preflights=known.preflights,
+            preflighting=frozenset(known.asking),
+            blockers=known.blockers,
             staging=staging,
             images=images,
         )
@@ -305,19 +310,7 @@ class HostTarget:
 
     def _start(self, action: Start) -> None:
         launch = self._workloads.launch(action)
-        record = ReplicaRecord(
-            id=action.replica,
-            digest=action.digest,
-            spec=action.spec,
-            origin=action.origin,
-            lease=action.lease,
-            created_at=self._clock.now(),
-            drain_timeout=action.drain_timeout,
-            parsed=action.parsed,
-            revision=action.revision,
-            boot=procfs.boot_id(),
-        )
-        self._supervisor.start(record, launch)
+        self._supervisor.start(record_of(action, self._clock.now(), procfs.boot_id()), launch)
 
     def _write_down(self, action: Admit | Adopt | Relabel | Drain | Undrain) -> None:
         with self._inventory.changing():
@@ -418,3 +411,15 @@ def _is_ready(record: ReplicaRecord, state: ProcessState, sight: Sight) -> bool:
 def _run_of(record: ReplicaRecord) -> str:
     who = record.process
     return f"{record.id.serial} {f'{who.pid}.{who.started}' if who else record.created_at}"
+
+
+def _running(
+    wanted: Iterable[Desired], records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]
+) -> frozenset[tuple[ServiceId, str]]:
+    """The wishes of which enough runs already: nothing has to be started for them."""
+    alive = Counter(
+        (record.id.service, record.digest)
+        for record in records
+        if record.stopping_at is None and record.draining_at is None and states[record.id].alive
+    )
+    return frozenset((one.id, one.digest) for one in wanted if alive[one.id, one.digest] >= max(1, one.replicas))

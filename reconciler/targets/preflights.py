@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.engines.launch import Question
-from reconciler.engines.preflight import Begin, PreflightRunner, Verdict, engine_version, key_of
+from reconciler.engines.preflight import Begin, NoVerdict, PreflightRunner, Verdict, engine_version, key_of
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ServiceId
 from reconciler.targets.bugs import Bugs
 from reconciler.targets.fits import Fits
 from reconciler.targets.stamps import Stamp, Stamps
+from reconciler.targets.start_checks import StartChecks
 from reconciler.targets.weights import Unusable
 from reconciler.targets.workload import Workloads
 
@@ -74,11 +75,29 @@ class _Look:
             return False
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What is known of specs, by digest; the fields are Observed's."""
+
+    preflights: dict[str, Preflight] = field(default_factory=dict)
+    asking: set[str] = field(default_factory=set)
+    blockers: dict[str, tuple[Reason, ...]] = field(default_factory=dict)
+
+
 class Preflights:
     """The verdicts on wanted specs: the engine's own, kept on disk; and missing weights, seen anew every time."""
 
-    def __init__(self, workloads: Workloads, cache: Path, wake: Callable[[], None], fits: Fits, begin: Begin) -> None:
+    def __init__(
+        self,
+        workloads: Workloads,
+        cache: Path,
+        wake: Callable[[], None],
+        fits: Fits,
+        checks: StartChecks,
+        begin: Begin,
+    ) -> None:
         self._workloads = workloads
+        self._checks = checks
         self._fits = fits
         self._wake = wake
         self._runner = PreflightRunner(cache, wake, begin=begin)
@@ -100,17 +119,17 @@ class Preflights:
             return
         self._runner.ask(asked)
 
-    def look_up(self, wanted: Iterable[Desired]) -> tuple[dict[str, Preflight], frozenset[str]]:
-        """The verdicts known by digest, and the digests that are being asked about."""
-        found: dict[str, Preflight] = {}
-        asking: set[str] = set()
+    def look_up(self, wanted: Iterable[Desired], running: Collection[tuple[ServiceId, str]]) -> Answers:
+        """The verdicts known, what is being asked, and what stands in the way of those that are not `running`."""
+        found = Answers()
         look, pending, known = _Look(self._workloads), self._runner.pending(), {}
         for wish in wanted:
             try:
-                question = self._question(wish, look, found)
+                question = self._question(wish, look, found.preflights)
                 if question is not None:
                     known[wish.id, wish.digest] = question
-                    self._answer(question, pending, found, asking)
+                    if (wish.id, wish.digest) in running or not self._is_blocked(question, found):
+                        self._answer(question, pending, found)
             except ReconcileError:
                 raise
             except Exception as error:
@@ -119,9 +138,21 @@ class Preflights:
             else:
                 self._bugs.lift((wish.id, wish.digest))
         self._known = known
-        return found, frozenset(asking)
+        return found
 
-    def _answer(self, known: _Known, pending: Collection[str], found: dict[str, Preflight], asking: set[str]) -> None:
+    def _is_blocked(self, known: _Known, found: Answers) -> bool:
+        """Is there something in the way, whatever the engine says of the arguments?"""
+        wish, spec = known.wish, known.wish.spec
+        if spec is None or not wish.replicas:
+            return False
+        obstacles = self._checks.of(wish, spec, known.asked)
+        if obstacles.refused:
+            found.preflights[wish.digest] = Preflight("", reasons=obstacles.refused)
+        if obstacles.blocked:
+            found.blockers[wish.digest] = obstacles.blocked
+        return bool(obstacles.refused or obstacles.blocked)
+
+    def _answer(self, known: _Known, pending: Collection[str], found: Answers) -> None:
         wish, spec = known.wish, known.wish.spec
         verdict = self._runner.result(known.key)
         if verdict is not None and spec is not None:
@@ -129,9 +160,13 @@ class Preflights:
             said = known.about(verdict)
             if said.fit is not fit:
                 known.said = said = replace(said, fit=fit)
-            found[wish.digest] = said
+            found.preflights[wish.digest] = said
         elif known.key in pending:
-            asking.add(wish.digest)
+            found.asking.add(wish.digest)
+        if verdict is None and (trouble := self._runner.trouble(known.key)) and trouble.lasts:
+            found.blockers[wish.digest] = (_no_verdict(trouble.error, wish),)
+            if not trouble.is_due:
+                found.asking.add(wish.digest)
 
     def note_start(self, service: ServiceId, spec: EffectiveSpec, log: Iterable[str]) -> None:
         """A replica of this spec became ready, and this is its log: keep what it says of memory."""
@@ -168,3 +203,10 @@ class Preflights:
         # The files are there now: what was said before does not hold any more.
         self._refused.pop(wish.digest, None)
         return _Known(wish, seen, engine, asked, key_of(asked))
+
+
+def _no_verdict(error: NoVerdict, wish: Desired) -> Reason:
+    """It is asked again, but nobody should wait for it."""
+    lines = dict(wish.variable_origins)
+    text = f"variable {error.variable}: {error}" if error.variable in lines else str(error)
+    return Reason("PreflightFailed", text, lines.get(error.variable, wish.origin))

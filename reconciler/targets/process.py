@@ -10,15 +10,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from reconciler import procfs
+from reconciler.engines.limits import ring_bytes, too_large
+from reconciler.engines.preflight import engine_version
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.inventory import Inventory, ReplicaRecord
-from reconciler.model import ReplicaId
+from reconciler.model import Reason, ReplicaId
 from reconciler.procfs import Identity
 from reconciler.targets import logs, scratch
 from reconciler.targets.census import MARKER, Census, Trace, carries_marker, marker_of
@@ -26,6 +28,8 @@ from reconciler.targets.children import Children
 from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus
+from reconciler.targets.interpreters import Interpreters
+from reconciler.targets.room import LEAST_BYTES, lacks_shared_memory, unwritable
 from reconciler.targets.supervisor import Launch, ProcessState
 
 KILL_SECONDS = 5.0
@@ -51,6 +55,7 @@ class ProcessSupervisor:
         self._gpus = gpus
         self._clock = Clock()
         self._children = Children()
+        self._interpreters = Interpreters()
         self._starting: set[ReplicaId] = set()
         self._lock = threading.Lock()
         self._watch: ExitWatch | None = None
@@ -128,6 +133,29 @@ class ProcessSupervisor:
         look = _Look()
         for record in self._inventory.replicas():
             self._completed(record, look)
+
+    def obstacles(self, record: ReplicaRecord, launch: Launch) -> tuple[Reason, ...]:
+        return tuple(self._obstacles(record, launch))
+
+    def _obstacles(self, record: ReplicaRecord, launch: Launch) -> Iterator[Reason]:
+        python = launch.argv[0]
+        if fault := self._interpreters.fault(python):
+            yield Reason("EngineBroken", fault)
+        if fault := too_large(launch.argv, self._environment(record, launch), os.sysconf("SC_ARG_MAX")):
+            yield Reason("TooLargeToStart", fault)
+        yield from unwritable((str(self._inventory.folder), launch.cwd, launch.env.get("HOME", launch.cwd)))
+        if lack := self._lacks_shared_memory(record, launch):
+            yield lack
+
+    def _lacks_shared_memory(self, record: ReplicaRecord, launch: Launch) -> Reason | None:
+        """Its Secrets' files lie there, and the rings through which vLLM talks to workers in processes of their own."""
+        if launch.files:
+            least = sum(map(len, launch.files.values())) + LEAST_BYTES
+            if lack := lacks_shared_memory(least, "the files of its Secrets"):
+                return lack
+        if record.spec.resources.gpus == 1 or not engine_version(Path(launch.argv[0])):
+            return None
+        return lacks_shared_memory(ring_bytes(launch.env), "vLLM and its workers")
 
     def start(self, record: ReplicaRecord, launch: Launch) -> None:
         """Nothing happens when it runs already. Raises Retryable, or Terminal when it can never be started so."""

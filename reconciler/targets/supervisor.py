@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.inventory import ReplicaRecord
-from reconciler.model import ReplicaId, Restart
+from reconciler.model import Reason, ReplicaId, Restart
 
 
 class Launch(Protocol):
@@ -71,6 +71,9 @@ class Supervisor(Protocol):
 
     def recover(self) -> None:
         """Once, when a daemon takes over: finish what its predecessor had begun to write down."""
+
+    def obstacles(self, record: ReplicaRecord, launch: Launch) -> Sequence[Reason]:
+        """What of this host would keep it from starting now; changes nothing. Raises Terminal when no host could."""
 
     def start(self, record: ReplicaRecord, launch: Launch) -> None:
         """Write the record down, start the process, complete the record. Raises Retryable or Terminal."""

@@ -10,7 +10,7 @@ import os
 import pwd
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,20 +18,31 @@ from pathlib import Path
 import structlog
 
 from reconciler import procfs
+from reconciler.engines.limits import too_large
 from reconciler.errors import Retryable, Terminal
 from reconciler.files import sync_tree, write_atomically
 from reconciler.inventory import Inventory, ReplicaRecord, UnreadableRecord, load_record
-from reconciler.model import ReplicaId, Restart
+from reconciler.model import Reason, ReplicaId, Restart
 from reconciler.procfs import Identity
 from reconciler.targets.clock import Clock
 from reconciler.targets.gpus import Gpus
+from reconciler.targets.interpreters import Interpreters
+from reconciler.targets.room import unwritable
 from reconciler.targets.supervisor import Launch, ProcessState
 from reconciler.targets.systemd import journal
 from reconciler.targets.systemd.container import PODMAN
 from reconciler.targets.systemd.manager import Manager, Run, UnitState, is_ending, is_over, is_up
 from reconciler.targets.systemd.podman import remove_container
 from reconciler.targets.systemd.replica import PRIVATE, RECORD, SECRETS, plan_unit
-from reconciler.targets.systemd.unit import CREDENTIAL, build_unit, credential_of, read_facts, replica_of, unit_name
+from reconciler.targets.systemd.unit import (
+    CREDENTIAL,
+    UnitPlan,
+    build_unit,
+    credential_of,
+    read_facts,
+    replica_of,
+    unit_name,
+)
 from reconciler.targets.systemd.unit_files import (
     UNITS,
     Drifts,
@@ -46,6 +57,8 @@ _NEVER = Run()
 _FORK_SECONDS, _PODMAN_SECONDS = 2.0, 10.0
 _STARTING = "activating"
 _LONGEST_NAME = 255
+# systemd's own limits for a line of a unit, and for all that is handed to it as credentials.
+_LONGEST_LINE, _LARGEST_CREDENTIAL = 1 << 20, 1 << 20
 _log = structlog.get_logger()
 
 
@@ -58,6 +71,7 @@ class UnitSupervisor:
         self._inventory = inventory
         self._gpus = gpus
         self._manager = manager
+        self._interpreters = Interpreters(user)
         self._clock = Clock()
         self._drifts = Drifts()
 
@@ -226,15 +240,40 @@ class UnitSupervisor:
     def _check(self, record: ReplicaRecord, launch: Launch) -> None:
         if len(self._name(record)) > _LONGEST_NAME:
             raise Terminal(f"{self._name(record)} is longer than systemd allows ({_LONGEST_NAME}); use shorter names")
-        program, hint = (PODMAN, "install podman") if launch.image else (launch.argv[0], "check engines[].python")
-        if not os.access(program, os.X_OK):
-            raise Terminal(f"{program} cannot be run; {hint}")
+        if lacking := next(self._lacking(launch), None):
+            raise Terminal(lacking.message)
+
+    def _lacking(self, launch: Launch) -> Iterator[Reason]:
+        if launch.image and not os.access(PODMAN, os.X_OK):
+            yield Reason("EngineBroken", f"{PODMAN} cannot be run; install podman")
+        if not self._has_user():
+            hint = f"make it (useradd --system {self._user}), or set targets[].user"
+            yield Reason("NoUser", f"there is no user {self._user}; {hint}")
+        elif not launch.image and (fault := self._interpreters.fault(launch.argv[0])):
+            yield Reason("EngineBroken", fault)
+
+    def _has_user(self) -> bool:
+        with suppress(KeyError):
+            return bool(pwd.getpwnam(self._user))
+        return False
+
+    def obstacles(self, record: ReplicaRecord, launch: Launch) -> tuple[Reason, ...]:
+        if len(self._name(record)) > _LONGEST_NAME:
+            raise Terminal(f"{self._name(record)} is longer than systemd allows ({_LONGEST_NAME}); use shorter names")
+        found = [*self._lacking(launch)]
+        if self._has_user():
+            found += _too_large(self._plan(record, launch))
+        return (*found, *unwritable((str(self._inventory.folder), str(UNITS))))
+
+    def _plan(self, record: ReplicaRecord, launch: Launch) -> UnitPlan:
+        """Raises Terminal for what no unit can hold."""
+        user = pwd.getpwnam(self._user)
+        folder = self._inventory.replica_folder(record.id)
+        devices = self._gpus.nodes(record.lease.gpus)
         try:
-            pwd.getpwnam(self._user)
-        except KeyError:
-            raise Terminal(
-                f"there is no user {self._user}; make it (useradd --system {self._user}), or set targets[].user"
-            ) from None
+            return plan_unit(record, launch, self._user, devices, folder, f"{user.pw_uid}:{user.pw_gid}")
+        except ValueError as error:
+            raise Terminal(f"replica {record.id}: {error}") from None
 
     def _is_there(self, record: ReplicaRecord) -> bool:
         known = self._inventory.replica(record.id)
@@ -247,10 +286,8 @@ class UnitSupervisor:
 
     def _write(self, record: ReplicaRecord, launch: Launch) -> None:
         folder = self._inventory.replica_folder(record.id)
-        devices = self._gpus.nodes(record.lease.gpus)
-        user = pwd.getpwnam(self._user)
+        plan = self._plan(record, launch)
         try:
-            plan = plan_unit(record, launch, self._user, devices, folder, f"{user.pw_uid}:{user.pw_gid}")
             text, hidden = build_unit(plan), (credential_of(plan) or "").encode("utf-8", "surrogateescape")
         except ValueError as error:
             raise Terminal(f"replica {record.id}: {error}") from None
@@ -347,6 +384,24 @@ def _identity(unit: UnitState | None, run: Run) -> Identity | None:
     if not run.pid or unit is None or unit.active == _STARTING:
         return None
     return Identity(run.pid, run.started, procfs.boot_id())
+
+
+def _too_large(plan: UnitPlan) -> Iterator[Reason]:
+    """What systemd does not read. Raises Terminal for what no unit can hold."""
+    try:
+        text, hidden = build_unit(plan), credential_of(plan) or ""
+    except ValueError as error:
+        raise Terminal(f"replica {plan.replica}: {error}") from None
+    longest = max(len(line.encode("utf-8", "surrogateescape")) for line in text.splitlines())
+    if longest >= _LONGEST_LINE:
+        text = f"a line of its unit has {longest:,} bytes, and systemd reads {_LONGEST_LINE:,}"
+        yield Reason("TooLargeToStart", text)
+    size = len(hidden.encode("utf-8", "surrogateescape"))
+    if size > _LARGEST_CREDENTIAL:
+        what = "the variables that nobody may see, those of Secrets,"
+        yield Reason("TooLargeToStart", f"{what} have {size:,} bytes, and systemd hands over {_LARGEST_CREDENTIAL:,}")
+    if fault := too_large(plan.argv, plan.env, os.sysconf("SC_ARG_MAX")):
+        yield Reason("TooLargeToStart", fault)
 
 
 def _is_stopped_by_hand(record: ReplicaRecord, unit: UnitState | None) -> bool:

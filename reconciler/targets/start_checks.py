@@ -1,0 +1,106 @@
+"""What would keep a spec from starting here, found without starting or stopping anything.
+
+The real launch is made, with the values of Secrets, and nothing is done with it. It costs a few `stat`: each pass may
+ask it for every spec that does not run yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reconciler.engines.launch import Launch, Question, origin_of_word
+from reconciler.engines.limits import unfit_arguments, unfit_variables
+from reconciler.errors import Retryable, Terminal
+from reconciler.inventory import ReplicaRecord
+from reconciler.model import Desired, EffectiveSpec, Lease, Origin, Reason, ReplicaId, Start
+from reconciler.targets.supervisor import Supervisor
+from reconciler.targets.workload import Workloads
+
+_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacles:
+    """`refused`: only another commit helps. `blocked`: something of this host, or a Secret, has to change."""
+
+    refused: tuple[Reason, ...] = ()
+    blocked: tuple[Reason, ...] = ()
+
+
+class StartChecks:
+    """Rehearses starts on one host."""
+
+    def __init__(self, workloads: Workloads, supervisor: Supervisor, drain_timeout: float) -> None:
+        self._workloads = workloads
+        self._supervisor = supervisor
+        self._drain_timeout = drain_timeout
+
+    def of(self, wish: Desired, spec: EffectiveSpec, asked: Question) -> Obstacles:
+        """Everything that is known to stand in the way now."""
+        start = self._rehearsed(wish, spec)
+        try:
+            launch = self._workloads.launch(start)
+            refused = [*_arguments(wish, spec, asked)]
+            blocked: list[Reason] = []
+            for is_ours, reason in _variables(wish, spec, launch):
+                (refused if is_ours else blocked).append(reason)
+            if not refused:
+                blocked += self._supervisor.obstacles(record_of(start, 0.0), launch)
+        except Retryable:
+            # A Secret or an image is not there yet, and others say so.
+            return Obstacles()
+        except Terminal as error:
+            return Obstacles(refused=(Reason("CannotStart", str(error), wish.origin),))
+        return Obstacles(tuple(refused), tuple(blocked))
+
+    def _rehearsed(self, wish: Desired, spec: EffectiveSpec) -> Start:
+        timeout = self._drain_timeout if wish.drain_timeout is None else wish.drain_timeout
+        replica = ReplicaId(wish.id, f"{wish.digest.removeprefix('sha256:')[:8]}-9999")
+        return Start(replica, wish.digest, spec, wish.origin, Lease(_PORT), timeout, "", "0" * 40, "rehearsal")
+
+
+def record_of(start: Start, now: float, boot: str = "") -> ReplicaRecord:
+    """What is written down of a replica before it is started."""
+    return ReplicaRecord(
+        id=start.replica,
+        digest=start.digest,
+        spec=start.spec,
+        origin=start.origin,
+        lease=start.lease,
+        created_at=now,
+        drain_timeout=start.drain_timeout,
+        parsed=start.parsed,
+        revision=start.revision,
+        boot=boot,
+    )
+
+
+def _arguments(wish: Desired, spec: EffectiveSpec, asked: Question) -> Iterator[Reason]:
+    for one in unfit_arguments(asked.argv):
+        index = None if one.index is None else asked.indices[one.index]
+        origin = origin_of_word(spec, index, wish.argument_origins) or wish.origin
+        yield Reason("UnusableArgument", one.message, origin)
+
+
+def _variables(wish: Desired, spec: EffectiveSpec, launch: Launch) -> Iterator[tuple[bool, Reason]]:
+    """Each with whether git itself holds the value."""
+    lines = dict(wish.variable_origins)
+    for one in unfit_variables(launch.env):
+        name, source = one.variable, _source(spec, one.variable)
+        is_ours = name in lines and name not in launch.hidden and not source
+        message = f"{one.message} (it comes from {source})" if source else one.message
+        yield is_ours, Reason("UnusableVariable", message, _line(lines, name, source, spec) or wish.origin)
+
+
+def _source(spec: EffectiveSpec, name: str) -> str:
+    """Where a variable's value comes from, if not from git; of a whole Secret its prefix is the name's beginning."""
+    for each in spec.env:
+        if each.source and (each.name == name or (each.name.endswith("*") and name.startswith(each.name[:-1]))):
+            return each.source.removesuffix(" optional")
+    return ""
+
+
+def _line(lines: dict[str, Origin], name: str, source: str, spec: EffectiveSpec) -> Origin | None:
+    whole = next((each.name for each in spec.env if each.source.removesuffix(" optional") == source), "")
+    return lines.get(name) or (lines.get(whole) if source else None)
