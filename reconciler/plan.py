@@ -9,12 +9,10 @@ from reconciler.capacity import Ledger
 from reconciler.health import Life, Patience, life
 from reconciler.model import (
     Action,
-    Desired,
     DesiredState,
     EnsureProxy,
     Health,
     Observed,
-    Owned,
     Phase,
     Plan,
     ProxyBreak,
@@ -35,6 +33,9 @@ from reconciler.rollout import (
     all_wishes,
     decide,
     keep_room,
+    reason_to_keep,
+    reason_to_leave,
+    reason_to_stay,
     route_left_alone,
     settled,
     wishes_now,
@@ -155,14 +156,14 @@ def _situations(
             preflight=observed.preflights.get(want.digest) if want else None,
             asking=want is not None and want.digest in observed.preflighting,
             blockers=observed.blockers.get(want.digest, ()) if want else (),
-            keep=_reason_to_keep(desired, owned, mine) if want is None else _reason_to_stay(desired, want),
+            keep=reason_to_keep(desired, owned, mine) if want is None else reason_to_stay(desired, want),
             cordon=desired.cordon or desired.drain,
             route=observed.routes.get(key),
             starting_on=starting_on,
             staging=observed.staging,
             unstartable=refused.get(key, ()),
             images=observed.images,
-            leaving=desired.leaving,
+            leaving=reason_to_leave(desired, key, owned, mine) if want is None else None,
         )
 
 
@@ -170,33 +171,6 @@ def _starting_on(observed: Observed, patience: Patience) -> Iterator[str]:
     for replica in observed.replicas:
         if replica.spec.resources.gpu_share_millis and life(replica, observed.at, patience) is Life.STARTING:
             yield from replica.lease.gpus
-
-
-def _reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[Replica, ...]) -> Reason | None:
-    """Why something that git does not show now is not pruned. Empty is not missing."""
-    files = {replica.origin.file for replica in replicas} | ({owned.origin.file} if owned else set())
-    for reason in desired.unreadable:
-        place = reason.origin.file if reason.origin else ""
-        if any(file == place or file.startswith(f"{place.rstrip('/')}/") for file in files):
-            return Reason("Unreadable", f"kept, because its file cannot be read: {reason.message}", reason.origin)
-    for reason in desired.unreadable:
-        # It may have been moved there in the same commit, or be known by its route alone.
-        return Reason(
-            "Unreadable", f"kept, because it may stand where git cannot be read: {reason.message}", reason.origin
-        )
-    if not desired.prunable:
-        return Reason("NotPrunable", "kept, because this target's folder or its host.yaml is missing from git")
-    return None
-
-
-def _reason_to_stay(desired: DesiredState, want: Desired) -> Reason | None:
-    """Why something that is not for this host any more is kept all the same: to take it away is to prune it here."""
-    if not want.not_here or (desired.prunable and not desired.unreadable):
-        return None
-    file = desired.unreadable[0] if desired.unreadable else None
-    why = file.message if file else "this target's folder or its host.yaml is missing"
-    text = f"not for this host any more, but kept until git can be read in full: {why}"
-    return Reason("Unreadable", text, file.origin if file else None)
 
 
 def _actions(decisions: list[Decision], observed: Observed, is_behind: bool) -> Iterator[Action]:
@@ -281,7 +255,9 @@ def _route_change(before: ServiceRoute | None, after: ServiceRoute | None) -> st
 
 def _left_alone(s: Situation) -> Decision:
     health = Health(Phase.SUSPENDED, Reason("Suspended", "suspended by hand; `reconciler resume` lifts it"))
-    return Decision((), route_left_alone(s), (), Verdict(s.id, Sync.UNKNOWN, health, step="suspended"), None)
+    return Decision(
+        (), route_left_alone(s), (), Verdict(s.id, Sync.UNKNOWN, health, step="suspended", kept=s.kept), None
+    )
 
 
 def _nothing(desired: DesiredState, observed: Unreachable) -> Plan:

@@ -132,7 +132,7 @@ def diff(config: str | None, service: str | None, target: str | None, revision: 
     log_to_stderr()
     found = preview(settings_of(config), target, revision, tell)
     name = resolve_service(found.status, service) if service else None
-    diffs = [one for desired, observed, _ in found.plans for one in state_diff(desired, observed)]
+    diffs = [one for desired, observed, plan in found.plans for one in state_diff(desired, observed, plan.verdicts)]
     diffs = [one for one in diffs if name in (None, str(one.service))]
     if output == "json":
         print_json({"schema": SCHEMA, "services": [one.document() for one in diffs]})

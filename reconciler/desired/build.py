@@ -16,10 +16,11 @@ from reconciler.desired.unseen import (
     find_host,
     is_prunable,
     own_file,
+    skipped_files,
     unreadable_places,
 )
 from reconciler.manifests import Manifest, Manifests, cordon_of, find_duplicates
-from reconciler.model import Desired, DesiredState, Origin, Reason, Snapshot
+from reconciler.model import Desired, DesiredState, Origin, Reason, ServiceId, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretStore
 
 _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -56,6 +57,11 @@ def build_desired(
         refused=(*faults_without_services(manifests), *secrets.faults),
         cordon=cordon_of(host) if host else None,
         cordon_known=host is not None,
+        skipped=skipped_files(manifests, snapshot),
+        paths=target.paths,
+        in_default_namespace=frozenset(
+            ServiceId(target.default_namespace, each.name) for each in usable if each.namespace is None
+        ),
     )
 
 

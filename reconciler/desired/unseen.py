@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from reconciler.config import HostTarget
-from reconciler.manifests import SUFFIXES, Manifest, Manifests, is_hidden, is_under
-from reconciler.model import Origin, Reason, Snapshot
+from reconciler.manifests import SUFFIXES, Manifest, Manifests, is_hidden
+from reconciler.model import Origin, Reason, Snapshot, is_under
 
 HOST_FILE = "host.yaml"
 
@@ -41,6 +41,14 @@ def unreadable_places(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reas
 def faults_without_services(manifests: Manifests) -> Iterator[Reason]:
     """What cannot be read, and plainly is no service: nothing has to be kept for it."""
     yield from (each.reason for each in manifests.unreadable if not each.may_hide_services)
+
+
+def skipped_files(manifests: Manifests, snapshot: Snapshot) -> dict[str, Reason]:
+    """Files that git has and that hold nothing for us, and why."""
+    heard = {each.origin.file for each in manifests.documents}
+    heard |= {reason.origin.file for reason in manifests.errors if reason.origin}
+    hollow = {note.origin.file: note for note in reversed(manifests.notes) if note.origin}
+    return {file: note for file, note in hollow.items() if file not in heard} | dict(snapshot.skipped)
 
 
 def possible_runtimes(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:

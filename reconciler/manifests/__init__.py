@@ -30,7 +30,6 @@ from reconciler.manifests.selection import (
     ignore_files,
     is_hidden,
     is_manifest,
-    is_under,
 )
 from reconciler.model import File, Snapshot
 
@@ -53,7 +52,6 @@ __all__ = [
     "ignore_files",
     "is_hidden",
     "is_manifest",
-    "is_under",
     "may_hide_services",
     "read_manifests",
     "read_paths",

@@ -36,11 +36,6 @@ def is_hidden(path: str, roots: Iterable[str]) -> bool:
     return not any(not _has_dot(rest) for rest in _below(path, roots))
 
 
-def is_under(path: str, roots: Iterable[str]) -> bool:
-    """Is it one of the roots, or in one? `""` is the whole tree."""
-    return any(True for _ in _below(path, roots))
-
-
 def _below(path: str, roots: Iterable[str]) -> Iterator[str]:
     for root in roots:
         if not root:

@@ -46,7 +46,7 @@ from reconciler.model.desired import (
     Strategy,
 )
 from reconciler.model.fit import Fit
-from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId
+from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId, is_under
 from reconciler.model.observed import (
     Capacity,
     Endpoint,
@@ -142,5 +142,6 @@ __all__ = [
     "Unreachable",
     "Unstage",
     "Verdict",
+    "is_under",
     "service_of",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from reconciler.model.names import Origin, Reason, ServiceId
 
@@ -181,8 +183,9 @@ class DesiredState:
     be read.
     `cordon` says that nothing may run on this target, and where that is written. `cordon_known` is False when the
     target's own file cannot tell: then what it said last still holds. `leaving` says why nothing is wanted here at all,
-    if it was not git that said so. `drain` says that
-    a person lets nothing run here, who and why, without git.
+    if it was not git that said so. `drain` says that a person lets nothing run here, who and why, without git.
+    `skipped` are files that are there, but hold nothing for this target, and why.
+    `paths` are what it reads; empty: not known. `in_default_namespace` are services whose documents name no namespace.
     """
 
     target: str
@@ -196,3 +199,6 @@ class DesiredState:
     cordon_known: bool = True
     leaving: Reason | None = None
     drain: Reason | None = None
+    skipped: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
+    paths: tuple[str, ...] = ()
+    in_default_namespace: frozenset[ServiceId] = frozenset()

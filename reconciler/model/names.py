@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -42,6 +43,11 @@ class Origin:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
+
+
+def is_under(path: str, roots: Iterable[str]) -> bool:
+    """Is it one of these folders and files of the repository, or in one? `""` is the whole tree."""
+    return any(not root or path == root or path.startswith(f"{root}/") for root in roots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ class Verdict:
     """What the plan says of one service.
 
     `step` is what happens to it now, in one line. `strategy` says how a rollout will go and why. `blocked` lists all
-    reasons that keep it from starting. `rejected` is the quarantine that keeps git's digest from being tried.
+    reasons that keep it from starting. `rejected` is the quarantine that keeps git's digest from being tried. `kept`
+    says why it stays though git does not show it, or not for this target.
     """
 
     service: ServiceId
@@ -53,6 +54,7 @@ class Verdict:
     strategy: str = ""
     blocked: tuple[Reason, ...] = ()
     rejected: Quarantine | None = None
+    kept: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)

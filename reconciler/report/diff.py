@@ -7,8 +7,8 @@ Named lists become mappings first (variables by name, arguments by flag), so tha
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -24,6 +24,7 @@ from reconciler.model import (
     SecretMount,
     ServiceId,
     Unreachable,
+    Verdict,
 )
 from reconciler.report.actions import short
 from reconciler.report.scrub import HIDDEN, scrub_text
@@ -71,8 +72,13 @@ class ServiceDiff:
         }
 
 
-def state_diff(desired: DesiredState, observed: Observed | Unreachable) -> tuple[ServiceDiff, ...]:
-    """The differences of all services of a target; those without any are left out. Nothing is known of a silent one."""
+def state_diff(
+    desired: DesiredState, observed: Observed | Unreachable, verdicts: Mapping[ServiceId, Verdict] | None = None
+) -> tuple[ServiceDiff, ...]:
+    """The differences of all services of a target; those without any are left out. Nothing is known of a silent one.
+
+    The verdicts of a plan tell why some are kept.
+    """
     if isinstance(observed, Unreachable):
         return tuple(
             ServiceDiff(one.id, str(one.origin), note=f"unknown: {observed.reason}") for one in desired.services
@@ -81,7 +87,15 @@ def state_diff(desired: DesiredState, observed: Observed | Unreachable) -> tuple
     diffs = [service_diff(one, running_spec(observed, one.id)) for one in desired.services]
     gone = sorted((set(observed.owned) | {one.service for one in observed.replicas}) - named)
     diffs += [_not_in_git(service, observed) for service in gone]
+    diffs = [_with_reason(diff, (verdicts or {}).get(diff.service)) for diff in diffs]
     return tuple(sorted((diff for diff in diffs if not diff.is_empty), key=lambda diff: diff.service))
+
+
+def _with_reason(diff: ServiceDiff, verdict: Verdict | None) -> ServiceDiff:
+    if verdict is None or verdict.kept is None:
+        return diff
+    said = scrub_text(str(verdict.kept))
+    return replace(diff, note=f"{diff.note}; {said}" if diff.note else said)
 
 
 def service_diff(desired: Desired, running: EffectiveSpec | None) -> ServiceDiff:

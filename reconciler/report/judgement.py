@@ -73,6 +73,8 @@ def fault(service: Document) -> str:
         )
     if service["blocked"]:
         return "Blocked: " + "; ".join(place(one) for one in service["blocked"])
+    if service["kept"]:
+        return place(service["kept"])
     if service["suspended"]:
         return f"suspended{by_hand(service.get('suspension'))}; `reconciler resume {full_name(service)}` lets it go on"
     said = service["health"]["message"] or service["health"]["reason"]
@@ -124,8 +126,8 @@ def _is_moving(service: Document, target: Document) -> bool:
         return False
     if service["health"]["status"] == "Progressing":
         return True
-    if not service["inGit"] and service["sync"] == "Unknown":
-        # Kept because git cannot be read in full: it stays so until somebody repairs git.
+    if service["kept"] or (not service["inGit"] and service["sync"] == "Unknown"):
+        # It stays so until somebody repairs git.
         return False
     stuck = (
         service["blocked"] or service["rejected"] or service["problems"] or service["health"]["status"] == "Degraded"

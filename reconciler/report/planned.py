@@ -72,6 +72,7 @@ _KEPT = (
     "liveDigest",
     "blocked",
     "rejected",
+    "kept",
     "problems",
     "warnings",
     "ready",
@@ -90,7 +91,7 @@ def _service(service: Document, actions: list[Document]) -> Document:
 
 def _verb(service: Document, actions: list[Document]) -> str:
     """One word for what happens to a service."""
-    if service["problems"]:
+    if service["problems"] or service["kept"]:
         return "keep"
     if service["rejected"] and not actions:
         return "rejected"

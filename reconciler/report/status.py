@@ -212,6 +212,8 @@ def _all_services(report: TargetReport, observed: Observed | None) -> set[Servic
     ids = {one.id for one in report.desired.services} if report.desired else set()
     if observed:
         ids |= set(observed.owned) | {replica.service for replica in observed.replicas}
+    if report.plan:
+        ids |= {key for key, verdict in report.plan.verdicts.items() if verdict.kept}
     return ids
 
 
@@ -277,6 +279,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "canary": canary,
         "blocked": [_reason(one) for one in _blocked(desired, verdict)],
         "rejected": _rejected(verdict.rejected) if verdict and verdict.rejected else None,
+        "kept": _reason(verdict.kept) if verdict and verdict.kept else None,
         "problems": [_reason(one) for one in (desired.problems if desired else ())],
         "warnings": [_reason(one) for one in _warnings(desired, sight.report.observed)],
         "lastError": _last_error(service, desired, verdict, sight),

@@ -60,7 +60,7 @@ def find_aim(s: Situation) -> Aim:
     """Decide where the service is heading."""
     want = s.desired
     may_leave = want is None or want.not_here
-    if may_leave and not _is_kept(s):
+    if may_leave and s.kept is None:
         return Aim(Course.LEAVE, why=joined(want.not_here) if want else s.leaving or DELETED)
     if s.cordon:
         return Aim(Course.SUSPEND, why=s.cordon)
@@ -78,11 +78,6 @@ def find_aim(s: Situation) -> Aim:
     if blocked := _beyond(s, want, want.spec) + want.blocked:
         return _hold(s, blocked[0], blocked)
     return _aim_at_new(s, want, want.spec)
-
-
-def _is_kept(s: Situation) -> bool:
-    """What git cannot be read about stays as it is. Where nothing is, there is nothing to keep."""
-    return s.keep is not None and (s.desired is None or bool(s.replicas or s.owned))
 
 
 def quarantine(s: Situation, digest: str, reason: Reason, words: tuple[str, ...] = ()) -> Quarantine:

@@ -56,6 +56,13 @@ class Situation:
     leaving: Reason | None = None
 
     @property
+    def kept(self) -> Reason | None:
+        """Why it stays though git does not want it here. Where nothing is, there is nothing to keep."""
+        if self.desired is not None and not (self.desired.not_here and (self.replicas or self.owned)):
+            return None
+        return self.keep
+
+    @property
     def promoted(self) -> Promoted | None:
         return self.owned.promoted if self.owned else None
 

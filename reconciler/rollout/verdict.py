@@ -23,6 +23,7 @@ def verdict_of(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> Verdict:
         strategy=steps.strategy,
         blocked=blocked,
         rejected=aim.rejected,
+        kept=s.kept if aim.course is not Course.LEAVE else None,
     )
 
 
@@ -78,7 +79,7 @@ def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -
     if aim.why and (aim.course is Course.SUSPEND or (aim.course is Course.LEAVE and s.desired)):
         return Health(Phase.SUSPENDED, aim.why)
     if aim.course is Course.LEAVE:
-        return Health(Phase.PROGRESSING, Reason("Deleting", steps.step or "deleted in git"))
+        return Health(Phase.PROGRESSING, Reason("Deleting", steps.step or (aim.why.message if aim.why else "")))
     if is_crash_looping(s.crashes, s.now):
         return Health(Phase.DEGRADED, Reason("CrashLoop", f"crashed repeatedly in the last 10 minutes; {count}"))
     if silent := [r for r in s.of(Life.READY, Life.HUNG) if r.silence]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from reconciler.config import Source
-from reconciler.manifests import Ignore, is_hidden, is_manifest, is_under, may_hide_services
-from reconciler.model import Origin, Reason
+from reconciler.manifests import Ignore, is_hidden, is_manifest, may_hide_services
+from reconciler.model import Origin, Reason, is_under
 
 LINK, SUBMODULE = b"120000", b"160000"
 _LONGEST_PATH = 1024

@@ -1,0 +1,91 @@
+"""What git does not show: why it is kept, or why it goes. Empty is not missing, and unreadable is not deleted."""
+
+from __future__ import annotations
+
+from reconciler.model import Desired, DesiredState, Origin, Owned, Reason, Replica, ServiceId, is_under
+
+# Files that are there, but hold no manifest of ours.
+_HOLLOW = frozenset({"EmptyFile", "NotAManifest", "UnknownKind"})
+
+
+def reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[Replica, ...]) -> Reason | None:
+    """Why something that git does not show now is not pruned."""
+    files = {replica.origin.file for replica in replicas} | ({owned.origin.file} if owned else set())
+    for reason in desired.unreadable:
+        place = reason.origin.file if reason.origin else ""
+        if any(file == place or file.startswith(f"{place.rstrip('/')}/") for file in files):
+            return Reason("Unreadable", f"kept, because its file cannot be read: {reason.message}", reason.origin)
+    for reason in desired.unreadable:
+        # It may have been moved there in the same commit, or be known by its route alone.
+        return Reason(
+            "Unreadable", f"kept, because it may stand where git cannot be read: {reason.message}", reason.origin
+        )
+    if not desired.prunable:
+        return Reason("NotPrunable", f"kept, because {_no_host_file(desired)}", _host_file(desired))
+    return next((kept for file in sorted(files) if (kept := _kept_for_file(desired, file))), None)
+
+
+def _kept_for_file(desired: DesiredState, file: str) -> Reason | None:
+    """A file that is still there, though nothing is read from it, may have lost its service by accident."""
+    skipped = desired.skipped.get(file)
+    if skipped and skipped.code == "Hidden":
+        text = "kept, because its file is there but hidden: names with a dot in front are not read; rename or delete it"
+        return Reason("Hidden", text, Origin(file, 1))
+    if skipped and skipped.code in _HOLLOW and (fault := _first_fault(desired)):
+        text = f"kept, because its file is there ({skipped.message}) and not all else is well: {fault}"
+        return Reason(skipped.code, text, Origin(file, 1))
+    return None
+
+
+def _first_fault(desired: DesiredState) -> Reason | None:
+    problems = (problem for one in desired.services for problem in one.problems)
+    return next(iter((*desired.refused, *problems)), None)
+
+
+def reason_to_stay(desired: DesiredState, want: Desired) -> Reason | None:
+    """Why something that is not for this host any more is kept all the same: to take it away is to prune it here."""
+    if not want.not_here or (desired.prunable and not desired.unreadable):
+        return None
+    file = desired.unreadable[0] if desired.unreadable else None
+    why = file.message if file else _no_host_file(desired)
+    text = f"not for this host any more, but kept until git can be read in full: {why}"
+    return Reason("Unreadable", text, file.origin if file else _host_file(desired))
+
+
+def reason_to_leave(
+    desired: DesiredState, service: ServiceId, owned: Owned | None, replicas: tuple[Replica, ...]
+) -> Reason:
+    """What took a service away, if nobody deleted it: another file that is not read any more, or the config."""
+    origin = owned.origin if owned else replicas[-1].origin if replicas else None
+    if origin is None:
+        return desired.leaving or Reason("Deleting", "deleted in git")
+    return desired.leaving or Reason("Deleting", _what_happened(desired, service, origin.file), origin)
+
+
+def _what_happened(desired: DesiredState, service: ServiceId, file: str) -> str:
+    if desired.paths and not is_under(file, desired.paths):
+        return f"{file} is not read any more: targets[].paths in the config is {', '.join(desired.paths)}"
+    if renamed := next((one for one in desired.services if _is_same_document(one, service, file)), None):
+        why = "targets[].default_namespace in the config" if renamed.id in desired.in_default_namespace else "its file"
+        return f"now {renamed.id}: {why} says namespace {renamed.id.namespace} ({renamed.origin})"
+    if skipped := desired.skipped.get(file):
+        where = f" ({skipped.origin})" if skipped.origin and skipped.origin.file != file else ""
+        return f"deleted in git: {file} {_is(skipped.code)}{skipped.message}{where}"
+    return "deleted in git"
+
+
+def _is(code: str) -> str:
+    return "is " if code == "Ignored" else ""
+
+
+def _is_same_document(one: Desired, service: ServiceId, file: str) -> bool:
+    return one.id.name == service.name and one.id != service and one.origin.file == file
+
+
+def _no_host_file(desired: DesiredState) -> str:
+    where = _host_file(desired)
+    return f"{where.file if where else 'its host.yaml'} is missing from git or holds no Host document"
+
+
+def _host_file(desired: DesiredState) -> Origin | None:
+    return next((note.origin for note in desired.notes if note.code == "NotPrunable"), None)
