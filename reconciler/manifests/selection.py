@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
@@ -18,12 +17,6 @@ IGNORE_FILE = ".reconcilerignore"
 MAX_IGNORE_BYTES = 64 << 10
 MAX_PATTERNS = 500
 MAX_PATTERN_LENGTH = 200
-# Python's patterns go back and forth: with more `*` a long name could hold us up for hours.
-_MAX_STARS, _MAX_DEPTHS = 4, 2
-# What no file system takes as a name need not be matched.
-_LONGEST_NAME = 255
-_STARS = re.compile(r"\*+")
-NO_FILES: Mapping[str, Reason] = MappingProxyType({})
 
 
 def is_manifest(path: str) -> bool:
@@ -92,8 +85,6 @@ class Ignore:
 
     def _decide(self, path: str) -> Reason | None:
         """The nearest ignore file that says something counts."""
-        if any(len(part) > _LONGEST_NAME for part in path.split("/")):
-            return None
         for folder in (*reversed(_folders_of(path.rstrip("/"))), ""):
             rules = self._rules.get(folder)
             said = rules.check(path[len(folder) + 1 :] if folder else path) if rules else None
@@ -131,14 +122,13 @@ def _parsed(data: bytes, file: str) -> _Rules:
             file, lines[MAX_PATTERNS][0], "", f"more than {MAX_PATTERNS} patterns; ignore whole folders"
         )
     patterns = [pattern for number, line in lines for pattern in _pattern(file, number, line)]
-    return _Rules(file, GitIgnoreSpec(patterns), tuple(lines))
+    # RE2 takes as long as the name, whatever the pattern.
+    return _Rules(file, GitIgnoreSpec(patterns, backend="re2"), tuple(lines))
 
 
 def _pattern(file: str, number: int, line: str) -> Iterable[GitIgnoreSpecPattern]:
-    stars = _STARS.findall(line)
-    if len(line) > MAX_PATTERN_LENGTH or len(stars) > _MAX_STARS or stars.count("**") > _MAX_DEPTHS:
-        most = f"{MAX_PATTERN_LENGTH} characters and {_MAX_STARS} `*`, {_MAX_DEPTHS} of them `**`"
-        raise ManifestError(file, number, "", f"a pattern may have {most}; split it")
+    if len(line) > MAX_PATTERN_LENGTH:
+        raise ManifestError(file, number, "", f"a pattern has {MAX_PATTERN_LENGTH} characters at most; split it")
     try:
         return GitIgnoreSpec.from_lines([line]).patterns
     except (ValueError, re.error):
