@@ -13,10 +13,10 @@ import pytest
 
 from reconciler.errors import Retryable
 from reconciler.loop.turn import Turn, Turner
-from reconciler.model import ByHand, Drain, Start
+from reconciler.model import ByHand, Drain, Reason, Start
 from reconciler.owner import acting_as_owner
 from reconciler.report.history import History
-from reconciler.report.judgement import fault
+from reconciler.report.judgement import fault, judge
 from reconciler.report.screen import plain_lines
 from reconciler.report.text import status_blocks
 from reconciler.suspension import HostDrain, Suspension
@@ -118,7 +118,8 @@ def test_drained_host_stops_everything_until_undrain_over_restarts(tmp_path: Pat
     assert not target.host.replicas
     assert any(isinstance(one, Drain) for one in target.host.log), "requests that run may end"
     assert turn.again_in is not None, "it looks again when the time is over"
-    assert turns.report.applied == "a" * 40
+    turns.turn(snapshot("fine", revision="b" * 40))
+    assert turns.report.applied == "a" * 40, "what git wants since then is not applied while the host is drained"
     turns.close()
 
     restarted, target, drain = with_drain(tmp_path, target)
@@ -187,11 +188,15 @@ def test_status_says_who_suspended_everything():
 
 
 def test_status_and_metrics_say_who_drained_the_host():
-    drained = report(desired=state(desired()), observed=observed(replica()), drained=ASKED)
+    why = Reason("Drained", "the host is drained")
+    drained = report(desired=state(desired(), drain=why), observed=observed(replica()), drained=ASKED)
     status = status_of(drained)
     assert status["targets"][0]["drained"]["by"] == "alice (as root)"
     assert status["targets"][0]["cordoned"] is None, "git did not say so"
     assert f"Drained {SAID} (`reconciler host undrain` lifts it)" in lines(status)
+    assert lines(status).startswith("revision 4f1c2ab0 “Serve tiny”, applied where possible: held up by a (Drained)")
+    judged = judge(status)
+    assert (judged.failed, judged.faults) == (True, (f"a: drained {SAID}; `reconciler host undrain` lifts it",))
     assert b'reconciler_target_drained{target="a"} 1.0' in Metrics().text(status)
     assert b'reconciler_target_drained{target="a"} 0.0' in Metrics().text(status_of(report()))
 

@@ -442,6 +442,40 @@ def test_a_sync_that_takes_too_long_returns_what_is(client: DaemonClient, loop: 
     assert follow_sync(client, 0.1, lambda _: None) == loop.document
 
 
+def test_sync_asks_a_daemon_that_was_restarted_once_more(config: Settings) -> None:
+    moving = with_service(status_of(report(), passes=9), sync="OutOfSync")
+    first, second = FakeLoop(moving), FakeLoop(status_of(report(), passes=2))
+    second.document["daemon"]["startedAt"] = "2026-11-29T00:00:00.000Z"
+    sides = [WebSide(config, one, Metrics()) for one in (first, second)]
+    sides[0].start()
+
+    def restart(status: Document) -> None:
+        if status is not second.document and status["daemon"]["passes"] == 9 and sides[0].is_alive():
+            sides[0].stop()
+            threading.Timer(0.3, sides[1].start).start()
+
+    try:
+        assert follow_sync(DaemonClient(config.socket_path), 60, restart) == second.document
+    finally:
+        sides[1].stop()
+    assert ("sync", None) in second.asked, "its passes are counted from the start"
+
+
+def test_followed_logs_go_on_after_a_restart_of_the_daemon(config: Settings) -> None:
+    loop = FakeLoop(lines=["a", "b"])
+    first, second = WebSide(config, loop, Metrics()), WebSide(config, loop, Metrics())
+    first.start()
+    lines = follow_logs(DaemonClient(config.socket_path), "tiny", 1)
+    assert next(lines) == "b"
+    first.stop()
+    loop.lines = ["a", "b", "c"]
+    threading.Timer(0.7, second.start).start()
+    try:
+        assert next(lines) == "c"
+    finally:
+        second.stop()
+
+
 def test_followed_logs_show_every_line_once(client: DaemonClient, loop: FakeLoop) -> None:
     loop.lines = ["a", "b"]
     lines = follow_logs(client, "tiny", 1)

@@ -15,7 +15,7 @@ from reconciler.model import Desired, DesiredState, Observed, Phase, Plan, Reaso
 class HoldUp:
     """What keeps a revision from being applied completely until git, a person or the host changes.
 
-    `service` is None where a file holds it up that may name any service.
+    `service` is None for a file that may name any service, and where the whole host is drained by hand.
     """
 
     service: ServiceId | None
@@ -23,14 +23,14 @@ class HoldUp:
 
 
 def holds_up(desired: DesiredState, plan: Plan) -> tuple[HoldUp, ...]:
-    """Everything that holds the revision up for good: files first, then services by name."""
-    files = (HoldUp(None, reason) for reason in (*desired.unreadable, *desired.refused))
-    return (*files, *_services(desired, plan))
+    """Everything that holds the revision up for good: what is about all services first, then services by name."""
+    whole = filter(None, (desired.drain, *desired.unreadable, *desired.refused))
+    return (*(HoldUp(None, reason) for reason in whole), *_services(desired, plan))
 
 
 def is_applied(desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> bool:
-    """Is everything that can be as this revision says? Nothing is where a person suspended everything."""
-    if isinstance(observed, Unreachable) or plan.actions:
+    """Is everything that can be as this revision says? Nothing is where a person suspended or drained everything."""
+    if isinstance(observed, Unreachable) or plan.actions or desired.drain:
         return False
     verdicts = plan.verdicts.values()
     if verdicts and all(_is_suspended(verdict) for verdict in verdicts):
@@ -40,11 +40,13 @@ def is_applied(desired: DesiredState, observed: Observed | Unreachable, plan: Pl
 
 
 def _services(desired: DesiredState, plan: Plan) -> Iterator[HoldUp]:
-    wanted: dict[ServiceId, Desired] = {}
-    for service, verdict in sorted(plan.verdicts.items()):
-        if verdict.sync is Sync.SYNCED or verdict.health.phase is Phase.PROGRESSING:
-            continue
-        wanted = wanted or {one.id: one for one in desired.services}
+    stopped = [
+        (service, verdict)
+        for service, verdict in plan.verdicts.items()
+        if verdict.sync is not Sync.SYNCED and verdict.health.phase is not Phase.PROGRESSING
+    ]
+    wanted: dict[ServiceId, Desired] = {one.id: one for one in desired.services} if stopped else {}
+    for service, verdict in sorted(stopped, key=lambda one: one[0]):
         if reason := _why(wanted.get(service), verdict, desired):
             yield HoldUp(service, reason)
 

@@ -113,6 +113,8 @@ def _target_faults(status: Document) -> Iterator[str]:
             yield f"{target['name']}: unreachable: {target['reason']}"
         for reason in (*target["unreadable"], *target["refused"]):
             yield f"{target['name']}: {place(reason)}"
+        if target.get("drained"):
+            yield f"{target['name']}: drained{by_hand(target['drained'])}; `reconciler host undrain` lifts it"
         if target["lastError"]:
             yield f"{target['name']}: {target['lastError']}"
         for service in target["services"]:

@@ -121,18 +121,25 @@ def _revision_line(status: Document) -> str:
     held = _held_up(revision.get("heldUpBy", ()))
     if revision["wanted"] == revision["applied"]:
         return f"{said}, applied where possible: {held}" if held else f"{said}, applied"
-    applied = f"applied is {short(revision['applied'])}" if revision["applied"] else "none applied yet"
+    applied = f"applied is {short(revision['applied'])}" if revision["applied"] else _applied_by_target(status)
     return f"{said} wanted, {applied}{': ' + held if held else ''}"
+
+
+def _applied_by_target(status: Document) -> str:
+    known = [(one["name"], one["revision"]["applied"]) for one in status["targets"] if one["revision"]["applied"]]
+    said = ", ".join(f"{short(applied)} on {name}" for name, applied in known)
+    return f"applied is {said}" if said else "none applied yet"
 
 
 def _held_up(held: Sequence[Document]) -> str:
     """`held up by demo/a (NoGpu), hosts/a/b.yaml:3 (NotYaml)`."""
-    names = dict.fromkeys(f"{one['service'] or _file(one)} ({one['code']})" for one in held)
+    names = dict.fromkeys(f"{one['service'] or _file(one) or one['target']} ({one['code']})" for one in held)
     return f"held up by {_listed(list(names))}" if names else ""
 
 
 def _file(reason: Document) -> str:
-    return place(reason | {"message": ""}).removesuffix(": ") or reason["code"]
+    """`file:line`, or nothing where it has no file."""
+    return place(reason | {"message": ""}).removesuffix(": ")
 
 
 def _pending(status: Document) -> str:

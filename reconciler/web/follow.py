@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from reconciler.errors import Terminal
 from reconciler.report.judgement import judge
 from reconciler.report.status import Document
 from reconciler.web.client import DaemonClient, NoDaemon, Refused
@@ -23,11 +24,24 @@ def follow_status(client: DaemonClient, seconds: float = 1.0) -> Iterator[Docume
 
 
 def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Document], None]) -> Document:
-    """Ask for a sync and watch until it converged or failed, or `timeout` seconds are over; the last status."""
+    """Ask for a sync and watch until it converged or failed, or `timeout` seconds are over; the last status.
+
+    A daemon that is restarted or reads its config again meanwhile is asked once more. Raises NoDaemon where there is
+    none to begin with, or none any more at the end.
+    """
     deadline = time.monotonic() + timeout
-    enough = client.request_sync()
+    enough, asked = client.request_sync(), ""
     while True:
-        status = client.status()
+        try:
+            status = client.status()
+            if asked not in ("", status["daemon"]["startedAt"]):
+                enough, status = client.request_sync(), client.status()
+            asked = status["daemon"]["startedAt"]
+        except NoDaemon:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.5)
+            continue
         progress(status)
         done = status["daemon"]["passes"] >= enough and judge(status).settled
         if done or time.monotonic() >= deadline:
@@ -36,12 +50,16 @@ def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Docume
 
 
 def follow_logs(client: DaemonClient, service: str, lines: int) -> Iterator[str]:
-    """The last lines, then every new one. Never ends by itself."""
+    """The last lines, then every new one, over restarts of the daemon too. Never ends by itself."""
     seen = client.logs(service, max(lines, _WINDOW))
     yield from seen[-lines:]
     while True:
         time.sleep(0.5)
-        now = client.logs(service, _WINDOW)
+        try:
+            now = client.logs(service, _WINDOW)
+        except (NoDaemon, Refused, Terminal):
+            # Away, or just back and not yet aware of its services.
+            continue
         yield from new_lines(seen, now)
         seen = now
 
