@@ -7,24 +7,39 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from reconciler.strict_yaml import FieldPath, Tree, find, line_at
 
-# A place in the config: names of keys, and numbers of items.
-Place = Sequence[str | int]
 _UNSAID = "Value error, "
 
 
-def explain(path: Path, problems: Iterable[Any], known: Sequence[str]) -> Iterator[str]:
+def explain(path: Path, tree: Tree, problems: Iterable[Any], known: Sequence[str]) -> Iterator[str]:
     """One line for each of pydantic's `problems`; `known` are the names of all settings."""
     problems = list(problems)
-    root = _read(path)
     for each in problems:
-        # Pydantic puts marks of its own among the keys: `[key]`, `tuple[str, ...]`.
-        place = tuple(part for part in each["loc"] if "[" not in str(part))
-        if each["type"] == "too_short" and any(_is_below(other["loc"], place) for other in problems):
-            # A list is called empty when all of its items are wrong; each of them is told.
+        place = _written(tree, each["loc"])
+        if each["type"] in ("too_short", "literal_error") and any(_is_below(other["loc"], place) for other in problems):
+            # A list is called empty, or not `auto`, when its items are wrong; each of them is told.
             continue
-        yield f"{path}:{_line(root, place)}: {_key(place) or 'the file'}: {_words(each, known)}"
+        yield told(path, tree, place, _words(each, known))
+
+
+def told(path: Path, tree: Tree, place: FieldPath, message: str) -> str:
+    """One line about one place: file, line, key, and what is wrong."""
+    line = line_at(find(tree.value, tree.lines, place)[1])
+    return f"{path}:{line}: {_key(place) or 'the file'}: {message}"
+
+
+def _written(tree: Tree, loc: FieldPath) -> FieldPath:
+    """Where a problem of pydantic stands, without marks of its own: `[key]`, `tuple[str, ...]`, `literal['auto']`."""
+    place: list[str | int] = []
+    for part in loc:
+        if "[" not in str(part) or part in _children(find(tree.value, tree.lines, tuple(place))[0]):
+            place.append(part)
+    return tuple(place)
+
+
+def _children(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, dict) else ()
 
 
 def _words(problem: Any, known: Sequence[str]) -> str:
@@ -51,31 +66,10 @@ def _words(problem: Any, known: Sequence[str]) -> str:
             return str(problem["msg"]).removeprefix(_UNSAID)
 
 
-def _is_below(place: Place, above: Place) -> bool:
+def _is_below(place: FieldPath, above: FieldPath) -> bool:
     return len(place) > len(above) and tuple(place[: len(above)]) == tuple(above)
 
 
-def _key(place: Place) -> str:
+def _key(place: FieldPath) -> str:
     """`targets[0].kind`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
-
-
-def _read(path: Path) -> yaml.Node | None:
-    return yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)
-
-
-def _line(node: yaml.Node | None, place: Place) -> int:
-    """The line of a place, or of what is nearest above it where it is not there."""
-    line = 1
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line

@@ -168,8 +168,8 @@ def test_the_module_can_be_run_too() -> None:
             "statedir: no such setting; did you mean state_dir?",
         ),
         ("source: {url: x}\ntargets: []\n", "targets: "),
-        ("[" * 20_000, "is not YAML"),
-        ("\x00\x01", "is not YAML"),
+        ("[" * 20_000, "nested deeper than 100 levels"),
+        ("\x00\x01", "holds a zero byte"),
     ],
 )
 def test_a_wrong_config_is_one_message_that_names_the_place(

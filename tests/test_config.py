@@ -80,6 +80,138 @@ def test_a_misspelt_setting_is_answered_with_the_nearest(tmp_path: Path):
         load(tmp_path, {"enginse": []})
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("source: {url: /g}\nsource: {url: /h}\ntargets: []", 2, 'key "source" is written twice'),
+        ("source: {url: /g}\ntargets:\n- name: a\n  paths: [a]\n  name: b", 5, 'key "name" is written twice'),
+        ("source: {url: /g}\n---\nsource: {url: /h}", 3, "second document"),
+        ("source: &a [*a]", 1, "deeper than 100"),
+        ("source: {url: /g}\nlog: !!python/name:os.system", 2, "tag"),
+        ("source: [", 1, "is not YAML"),
+        ("", 1, "expected a mapping"),
+        ("- a", 1, "expected a mapping"),
+        ("a: \xff", 1, "UTF-8"),
+        ("#" * (1 << 20) + "\n", 0, "larger than 1 MiB"),
+    ],
+)
+def test_a_config_is_read_by_the_strict_reader(tmp_path: Path, text: str, line: int, said: str):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(path)
+    assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("ports", "70000-70010", "from 1 to 65535"),
+        ("ports", "30000-20000", "the lower first"),
+        ("ports", "0-10", "from 1 to 65535"),
+        ("ports", "20000", "write 20000-20999"),
+        ("routing.listen", "127.0.0.1:0", "from 1 to 65535"),
+        ("routing.listen", "gpu-1:8080", "is not an IP address"),
+        ("routing.listen", "127.0.0.1:20005", r"in the range for replicas of box \(ports: 20000-20999\)"),
+        ("routing.domain", "example.com:8080", "without a port"),
+        ("routing.domain", "a b.example.com", "without a port, blanks"),
+        ("routing.domain", "*.example.com", "wildcard"),
+        ("routing.domain", "", "is not a domain"),
+        ("routing.max_body_bytes", 1 << 32, "less than"),
+        ("routing.max_body_bytes", True, "must be a number"),
+        ("name", "git", "a folder of our own"),
+        ("name", "a" * 64, "at most 63"),
+        ("name", "gpu.1", "lowercase letters, digits and '-'"),
+        ("user", "a b", "the name of a user"),
+        ("volumes.models", "models", "is relative.*write it from the root on: /srv/models"),
+        ("volumes.a/b", "/srv/models", "pvc://NAME"),
+        ("storage.python", "~/venv/bin/python", "is relative"),
+        ("storage.folder", "", "is relative"),
+        ("storage.folder", "/var/lib", "holds state_dir"),
+        ("storage.env", {"A=B": "c"}, "name of a variable"),
+        ("storage.env", {"A": "b\0c"}, "zero character"),
+        ("secrets.directory", "secrets", "is relative"),
+        ("secrets.age_key_file", "./age.key", "is relative"),
+        ("engines", [{"image": "vllm/*", "python": "venv/bin/python"}], "is relative"),
+        ("engines", [{"image": "", "python": "/python"}], "is not an image"),
+        ("engines", [{"image": "a", "python": "/python", "env": {"1A": "b"}}], "name of a variable"),
+        ("gpus", ["0"], "nvidia-smi -L"),
+        ("gpus", ["GPU-1", "GPU-1"], "listed twice"),
+        ("allocatable.memory", "48 GB", "is not a quantity"),
+        ("allocatable.cpu", "-1", "is not a quantity"),
+        ("labels", {"a b": "c"}, "key of a label"),
+        ("rollout.ready_timeout", 0, "greater than 0"),
+        ("rollout.drain_timeout", "1e9s", "is not a duration"),
+        ("rollout.drain_timeout", "1000000h", "less than or equal"),
+    ],
+)
+def test_nonsense_in_a_target_is_refused_with_its_line(tmp_path: Path, key: str, value: Any, says: str):
+    path = key.split(".")
+    place = path if path[0] in ("labels", "volumes", "engines") else path[:2]
+    nested = value if len(path) == 1 else {key.partition(".")[2]: value}
+    with pytest.raises(SettingsError, match=rf"^\S+config\.yaml:[2-9]\d*: targets\[0\]\.{place[0]}.*: .*{says}"):
+        load(tmp_path, {path[0]: nested})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("source.url", "models.git", "neither a URL nor an absolute path"),
+        ("source.url", "", "neither a URL nor an absolute path"),
+        ("source.url", "file://models.git", "three slashes"),
+        ("source.branch", "-x", "a name that git allows"),
+        ("source.tag", "a b", "a name that git allows"),
+        ("source.commit", "abc", "40 hexadecimal digits"),
+        ("source.timeout", 0, "greater than 0"),
+        ("source.username", "a:b", "without colons"),
+        ("source.token_file", "token", "is relative"),
+        ("source.ssh_key_file", "key", "is relative"),
+        ("source.known_hosts_file", "hosts", "is relative"),
+        ("source.ca_file", "ca.pem", "is relative"),
+        ("source.max_files", 0, "greater than 0"),
+        ("state_dir", "state", "is relative"),
+        ("socket", "control.sock", "is relative"),
+        ("socket", "/var/lib/reconciler/state.db", "something else of ours"),
+        ("web.listen", "9464", "127.0.0.1"),
+        ("web.listen", "0.0.0.0:8080", "web listens on 0.0.0.0:8080, which box"),
+        ("web.listen", ":9464", "names no host"),
+        ("web.listen", "0.0.0.0:20001", "in the range for replicas"),
+    ],
+)
+def test_nonsense_in_other_settings_is_refused_with_its_line(tmp_path: Path, key: str, value: Any, says: str):
+    section, _, name = key.partition(".")
+    extra = {"url": "/m"} if section == "source" else {}
+    with pytest.raises(SettingsError, match=rf"^\S+config\.yaml:\d+: {key}: .*{says}"):
+        load(tmp_path, **{section: {**extra, name: value} if name else value})
+
+
+@pytest.mark.parametrize(
+    ("second", "key", "says"),
+    [
+        ({"name": "box"}, "name", "two targets have the same name"),
+        ({"paths": ["hosts/box"]}, "paths", "both end with hosts/box"),
+        ({"ports": "20999-21005"}, "ports", "share ports"),
+        ({"ports": "8079-8081"}, "routing.listen", "in the range for replicas of second"),
+        ({"routing": {"listen": "0.0.0.0:8080"}}, "routing.listen", "which box .* takes already"),
+        ({"routing": {"listen": "[::]:8080"}}, "routing.listen", "which box .* takes already"),
+        ({"routing": {"listen": "127.0.0.1:9464"}}, "routing.listen|web.listen", "takes already"),
+        ({"storage": {"folder": "/srv/models/second"}}, "storage.folder", "each its own"),
+    ],
+)
+def test_two_targets_that_exclude_each_other_are_refused(tmp_path: Path, second: dict[str, Any], key: str, says: str):
+    first = {"name": "box", "paths": ["hosts/box"], "storage": {"folder": "/srv/models"}}
+    other = {
+        "name": "second",
+        "paths": ["hosts/second"],
+        "ports": "21000-21005",
+        "routing": {"listen": "127.0.0.1:8081"},
+    }
+    assert len(load(tmp_path, targets=[first, other]).targets) == 2
+    with pytest.raises(SettingsError, match=rf"config\.yaml:\d+: (targets\[\d\]\.)?({key}): .*{says}"):
+        load(tmp_path, targets=[first, {**other, **second}])
+
+
 def test_a_mistake_is_told_once_with_its_line(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text(

@@ -395,9 +395,11 @@ def taken() -> Iterator[int]:
 
 
 def test_a_taken_address_is_a_problem_that_names_the_holder(host: Host, taken: int):
-    host.target["routing"]["listen"] = host.others["web"]["listen"] = f"127.0.0.1:{taken}"
-    for topic in ("proxy", "web"):
-        assert f"is taken by pid {os.getpid()}" in host.only(topic, Level.PROBLEM).says
+    web = host.others["web"]["listen"]
+    host.target["routing"]["listen"] = f"127.0.0.1:{taken}"
+    assert f"is taken by pid {os.getpid()}" in host.only("proxy", Level.PROBLEM).says
+    host.target["routing"]["listen"], host.others["web"]["listen"] = web, f"127.0.0.1:{taken}"
+    assert f"is taken by pid {os.getpid()}" in host.only("web", Level.PROBLEM).says
 
 
 def test_an_address_of_another_host_is_a_problem(host: Host):

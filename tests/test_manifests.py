@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from reconciler.manifests import ManifestCache, Manifests, find_duplicates, read_manifests, read_paths
 from reconciler.manifests.documents import MAX_DOCUMENTS, MAX_FILE_BYTES, MAX_PROBLEMS, read_file
 from reconciler.manifests.paths import MAX_BYTES
-from reconciler.manifests.strict_yaml import (
+from reconciler.model import File, Origin, Reason, Snapshot
+from reconciler.strict_yaml import (
     MAX_ALIASES,
     MAX_DEPTH,
     Tree,
@@ -25,7 +26,6 @@ from reconciler.manifests.strict_yaml import (
     read_plain,
     split_documents,
 )
-from reconciler.model import File, Origin, Reason, Snapshot
 
 PAIR = Path(__file__).parent / "data" / "example_pair.yaml"
 

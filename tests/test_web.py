@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from reconciler.config import Settings, Web
 from reconciler.errors import Retryable, SettingsError, Terminal
@@ -360,10 +361,15 @@ def test_a_port_in_use_is_said_at_start(web: WebSide, tmp_path: Path, loop: Fake
     assert not busy.socket_path.exists()
 
 
-@pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:http", ":9", "127.0.0.1:99999", "no-such-host.invalid:80"])
-def test_an_impossible_address_is_a_wrong_setting(tmp_path: Path, loop: FakeLoop, listen: str) -> None:
-    with pytest.raises(SettingsError, match=r"^web\.listen: "):
-        WebSide(settings(tmp_path, web=Web(listen=listen)), loop, Metrics()).start()
+@pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:http", ":9", "127.0.0.1:99999", "a b:9"])
+def test_an_impossible_address_is_a_wrong_setting(listen: str) -> None:
+    with pytest.raises(ValidationError, match=r"write for example 127\.0\.0\.1:"):
+        Web(listen=listen)
+
+
+def test_a_host_without_an_address_is_said_at_start(tmp_path: Path, loop: FakeLoop) -> None:
+    with pytest.raises(SettingsError, match=r"^web\.listen: cannot resolve no-such-host\.invalid"):
+        WebSide(settings(tmp_path, web=Web(listen="no-such-host.invalid:80")), loop, Metrics()).start()
 
 
 def test_ipv6_is_an_address_too(tmp_path: Path, loop: FakeLoop) -> None:
@@ -374,6 +380,17 @@ def test_ipv6_is_an_address_too(tmp_path: Path, loop: FakeLoop) -> None:
     side = WebSide(settings(tmp_path, web=Web(listen="[::1]:0")), loop, Metrics())
     side.start()
     assert get(side, "/healthz")[0] == 200
+    side.stop()
+
+
+def test_an_address_for_all_answers_in_both_families(tmp_path: Path, loop: FakeLoop) -> None:
+    side = WebSide(settings(tmp_path, web=Web(listen="[::]:0")), loop, Metrics())
+    side.start()
+    for host in ("127.0.0.1", "::1"):
+        connection = http.client.HTTPConnection(host, side.address[1], timeout=10)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        connection.close()
     side.stop()
 
 

@@ -109,7 +109,7 @@ def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def _moment(text: str, now: datetime) -> datetime:
     """Raises ValueError or OverflowError."""
-    from reconciler.config import parse_duration
+    from reconciler.config_values import parse_duration
 
     with suppress(ValueError):
         return now + timedelta(seconds=parse_duration(text))
@@ -121,7 +121,7 @@ def _moment(text: str, now: datetime) -> datetime:
 
 def to_seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
     """An option's callback: `90s` → 90.0."""
-    from reconciler.config import parse_duration
+    from reconciler.config_values import parse_duration
 
     try:
         return parse_duration(value)

@@ -16,6 +16,7 @@ from reconciler.demo.load import Load, Tally
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.repository import Repository
 from reconciler.errors import Terminal
+from reconciler.listen import reachable
 from reconciler.report.judgement import fault, judge, place
 from reconciler.report.status import Document
 
@@ -73,7 +74,7 @@ class Story:
 
     @property
     def url(self) -> str:
-        return f"http://{self.settings.targets[0].routing.listen}"
+        return f"http://{reachable(self.settings.targets[0].routing.listen)}"
 
     def tell(self, revision: str) -> None:
         """All acts, from the revision that is pushed already. Raises StoryFailed or Terminal."""
@@ -158,7 +159,7 @@ class Story:
         caller.close()
 
     def _models(self) -> list[str]:
-        connection = http.client.HTTPConnection(self.settings.targets[0].routing.listen, timeout=30)
+        connection = http.client.HTTPConnection(reachable(self.settings.targets[0].routing.listen), timeout=30)
         connection.request("GET", "/v1/models")
         listed = [model["id"] for model in json.loads(connection.getresponse().read())["data"]]
         connection.close()

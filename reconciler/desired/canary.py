@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.manifests import Manifest
-from reconciler.manifests.manifest import find, line_at
 from reconciler.model import Canary, Desired, Reason
+from reconciler.strict_yaml import find, line_at
 
 _PATH = ("spec", "canary", 0)
 

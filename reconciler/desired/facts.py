@@ -17,8 +17,8 @@ from reconciler.engines.arguments import ends_tls
 from reconciler.engines.launch import asks_for_key
 from reconciler.errors import SettingsError
 from reconciler.kserve.resolve import Resolved
+from reconciler.listen import parse_listen
 from reconciler.model import GPU, EffectiveSpec
-from reconciler.routing.static import parse_listen
 
 _ACCELERATORS = "opendatahub.io/recommended-accelerators"
 

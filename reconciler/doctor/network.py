@@ -12,9 +12,9 @@ from reconciler.config import HostTarget, Settings
 from reconciler.doctor.ask import ask
 from reconciler.doctor.finding import Finding, ok, problem, warning
 from reconciler.errors import ReconcileError
+from reconciler.listen import parse_listen, split_listen
 from reconciler.routing import process
 from reconciler.routing.ports import holder_of, is_free
-from reconciler.routing.static import parse_listen
 from reconciler.target_registry import TargetRegistry
 from reconciler.web.client import DaemonClient
 from reconciler.web.unix import listener_pid
@@ -97,18 +97,8 @@ def _address(topic: str, what: str, host: str, port: int, ours: set[int], name: 
 def check_web(settings: Settings) -> Iterator[Finding]:
     """The daemon can listen where the config says, or does so already; its control socket can be reached."""
     daemon = listener_pid(settings.socket_path)
-    host, _, port = settings.web.listen.rpartition(":")
-    if not port.isdigit():
-        yield problem("web", f"web.listen: {settings.web.listen} is no address", "write for example 127.0.0.1:9464")
-        return
-    yield _address(
-        "web",
-        f"web.listen: {settings.web.listen}",
-        host.strip("[]"),
-        int(port),
-        {daemon} if daemon else set(),
-        "our daemon",
-    )
+    host, port = split_listen(settings.web.listen)
+    yield _address("web", f"web.listen: {settings.web.listen}", host, port, {daemon} if daemon else set(), "our daemon")
     if daemon:
         yield ok("daemon", f"{settings.socket_path}: the daemon answers, pid {daemon}")
         yield from _outdated(settings.socket_path)

@@ -10,8 +10,10 @@ from functools import partial
 
 import structlog
 
-from reconciler.config import NAME, Settings
 from reconciler.config import HostTarget as TargetSettings
+from reconciler.config import Settings
+from reconciler.config_conflicts import KEPT
+from reconciler.config_values import NAME
 from reconciler.cordon import Cordon
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.inventory import Inventory
@@ -115,8 +117,8 @@ def keep_targets(settings: Settings, history: History) -> None:
 
 def rename_target(settings: Settings, old: str, new: str) -> bool:
     """Call a target otherwise, whatever runs of it. False: it is called so already. Raises ReconcileError."""
-    if not re.fullmatch(NAME, new):
-        raise Terminal(f"{new!a} cannot name a target; use lowercase letters, digits and '-'")
+    if not re.fullmatch(NAME, new) or new in KEPT:
+        raise Terminal(f"{new!a} cannot name a target; use lowercase letters, digits and '-', and no name of our own")
     if {old, new} <= {target.name for target in settings.targets}:
         raise Terminal(f"the config names both {old} and {new}: they are two targets; leave one of them in it")
     changed = TargetRegistry(settings.state_dir).rename(old, new)

@@ -14,7 +14,6 @@ from reconciler.manifests.manifest import (
     CLUSTER_SCOPED,
     KNOWN_KINDS,
     OUR_API,
-    FieldPath,
     Manifest,
     Manifests,
     Unreadable,
@@ -32,6 +31,7 @@ from reconciler.manifests.selection import (
     is_manifest,
 )
 from reconciler.model import File, Snapshot
+from reconciler.strict_yaml import FieldPath
 
 __all__ = [
     "CLUSTER_SCOPED",

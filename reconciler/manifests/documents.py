@@ -15,13 +15,11 @@ from reconciler.manifests.manifest import (
     Manifest,
     Manifests,
     Unreadable,
-    find,
     joined,
-    line_at,
     unreadable,
 )
-from reconciler.manifests.strict_yaml import Lines, YamlProblem, check_text, load, split_documents
 from reconciler.model import Origin, Reason
+from reconciler.strict_yaml import Lines, YamlProblem, check_text, find, line_at, load, split_documents
 
 MAX_FILE_BYTES = 1 << 20
 MAX_DOCUMENTS = 5_000

@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from reconciler.manifests.manifest import FieldPath, Manifest
+from reconciler.manifests.manifest import Manifest
 from reconciler.model import Reason
+from reconciler.strict_yaml import FieldPath
 
 _FIELDS: Final[Mapping[FieldPath, tuple[str, ...]]] = {
     (): ("apiVersion", "kind", "metadata", "spec"),

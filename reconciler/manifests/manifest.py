@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from reconciler.manifests.strict_yaml import Lines
 from reconciler.model import Origin, Reason
+from reconciler.strict_yaml import FieldPath, Lines, find, line_at
 
 OUR_API = "reconciler/v1alpha1"
 
@@ -31,8 +31,6 @@ KNOWN_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 CLUSTER_SCOPED: Final = frozenset(
     {"ClusterServingRuntime", "ClusterStorageContainer", "LocalModelCache", "Namespace", "Host", "Cluster"}
 )
-
-FieldPath: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,21 +99,6 @@ class Manifests:
         return tuple(each for each in self.documents if each.kind in kinds)
 
 
-def find(value: Any, lines: Lines, path: FieldPath) -> tuple[Any, Lines]:
-    """Value and lines of a field, or of the nearest one around it."""
-    for step in path:
-        index = _position(value, step)
-        if index is None or not isinstance(lines, tuple):
-            break
-        value, lines = value[step], lines[1][index]
-    return value, lines
-
-
-def line_at(lines: Lines) -> int:
-    """The line where a value, or the key in front of it, begins."""
-    return lines[0] if isinstance(lines, tuple) else lines
-
-
 def joined(parts: Iterable[Manifests]) -> Manifests:
     """Several readings as one."""
     every = list(parts)
@@ -131,11 +114,3 @@ def joined(parts: Iterable[Manifests]) -> Manifests:
 def unreadable(file: str, line: int, code: str, message: str, kind: str = "") -> Manifests:
     """A reading that failed."""
     return Manifests(unreadable=(Unreadable(Reason(code, message, Origin(file, line)), kind),))
-
-
-def _position(value: Any, step: str | int) -> int | None:
-    if isinstance(value, dict) and step in value:
-        return list(value).index(step)
-    if isinstance(value, list) and isinstance(step, int) and 0 <= step < len(value):
-        return step
-    return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from reconciler.listen import reachable
 from reconciler.model import GPU
 from reconciler.report.actions import short
 from reconciler.report.judgement import by_hand, fault, full_name, is_elsewhere, judge, place, services
@@ -185,7 +186,7 @@ def _span(seconds: float) -> str:
 def _target_line(target: Document) -> str:
     if not target["reachable"]:
         return f"{target['name']}: unreachable: {printable(target['reason'])}"
-    parts = [f"{target['name']}: http://{target['listen']}", _gpus_line(target["gpus"])]
+    parts = [f"{target['name']}: http://{reachable(target['listen'])}", _gpus_line(target["gpus"])]
     parts += [printable(f"suspended{by_hand(target.get('suspension'))}")] if target["suspended"] else []
     parts += [_drained(target)] if target.get("drained") else []
     parts += [f"Cordoned ({place(target['cordoned'])})"] if target["cordoned"] else []

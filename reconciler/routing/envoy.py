@@ -18,6 +18,7 @@ from reconciler import procfs
 from reconciler.config import Routing
 from reconciler.errors import Retryable
 from reconciler.files import make_folder
+from reconciler.listen import parse_listen
 from reconciler.model import Routed, ServiceId, ServiceRoute
 from reconciler.procfs import Identity
 from reconciler.routing import admin_socket, endpoints, process, resources, static
@@ -78,11 +79,11 @@ class EnvoyProxy:
     """Starts, tells, asks and ends the Envoy of one folder. Only one of us may write there at a time."""
 
     def __init__(self, folder: Path, settings: Routing, spawn: Spawn = process.spawn) -> None:
-        """`spawn` starts Envoy. Raises SettingsError if the address to listen on is not one."""
+        """`spawn` starts Envoy. Raises ValueError if the address to listen on is not one."""
         self._spawn = spawn
         self._folder = folder.absolute()
         self._settings = settings
-        self._address = static.parse_listen(settings.listen)
+        self._address = parse_listen(settings.listen)
         self._clusters = content(static.cluster(), static.passthrough_cluster())
         self._admin = Admin(self._folder)
         self._files = WatchedFiles(self._folder, self._admin)

@@ -9,10 +9,15 @@ from reconciler import procfs
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether we could listen there. Raises OSError for an address that is not ours, or a port that is not allowed."""
+    """Whether we could listen there; on `::`, for both families.
+
+    Raises OSError for an address that is not ours, or a port that is not allowed.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == "::":
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         try:
             probe.bind((host, port))
             probe.listen(1)

@@ -7,12 +7,11 @@ aborts, streams and all, when one service too many is added.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
 from reconciler.config import Routing
-from reconciler.errors import SettingsError
+from reconciler.listen import parse_listen
 
 Resource = dict[str, Any]
 
@@ -34,18 +33,6 @@ _STREAM_IDLE = "3600s"
 _RETRY_AFTER = "5"
 _KEEPALIVE = {"tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 10}}
 _TLS_INSPECTOR = TYPE + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
-
-
-def parse_listen(listen: str) -> tuple[str, int]:
-    """`127.0.0.1:8080`, `[::]:8080` or `:8080` as (IP address, port). Raises SettingsError."""
-    host, colon, port = listen.rpartition(":")
-    host = {"": "0.0.0.0", "localhost": "127.0.0.1"}.get(host, host.strip("[]"))  # noqa: S104
-    try:
-        if colon and 0 < int(port) < 65536:
-            return str(ipaddress.ip_address(host)), int(port)
-    except ValueError:
-        pass
-    raise SettingsError(f'routing.listen: "{listen}" is no IP address with a port; write for example 127.0.0.1:8080')
 
 
 def bootstrap() -> Resource:
@@ -114,10 +101,11 @@ def listener(settings: Routing, passthrough: Mapping[str, Resource] | None = Non
     Envoy changes its filter chains in place: connections in the others are not touched.
     """
     host, port = parse_listen(settings.listen)
+    both = {"ipv4_compat": True} if host == "::" else {}
     return {
         "@type": TYPE + "envoy.config.listener.v3.Listener",
         "name": "entrance",
-        "address": {"socket_address": {"address": host, "port_value": port}},
+        "address": {"socket_address": {"address": host, "port_value": port, **both}},
         # A second process on the same port must fail, and not take half of the connections.
         "enable_reuse_port": False,
         "listener_filters": [{"name": "tls_inspector", "typed_config": {"@type": _TLS_INSPECTOR}}],

@@ -11,13 +11,14 @@ from typing import TypeVar
 
 from reconciler.config import Source
 from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.git_names import is_ref_name
 from reconciler.model import Snapshot
 from reconciler.source.access import Folder, remote_environment
 from reconciler.source.address import Address, parse_address
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed, GitTimedOut, run_git
 from reconciler.source.mirror import Accepted, Damaged, Mirror
-from reconciler.source.reference import Chosen, Kind, Wanted, choose, is_ref_name, nothing_found, wanted_reference
+from reconciler.source.reference import Chosen, Kind, Wanted, choose, nothing_found, wanted_reference
 from reconciler.source.tree import read_snapshot
 
 _WANTED = "refs/reconciler/wanted"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from semantic_version import NpmSpec, Version
+from semantic_version import Version
 
 from reconciler.config import Source
 from reconciler.errors import Terminal
-
-_COMMIT = re.compile(r"[0-9a-fA-F]{40}")
-_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]|\.\.|@\{|//|/\.|\.lock(?=/|$)|[./]$|^[./]|^$")
+from reconciler.git_names import parse_range
 
 
 class Kind(StrEnum):
@@ -60,56 +57,13 @@ class Chosen:
         return self.ref.startswith("refs/tags/")
 
 
-def is_ref_name(text: str) -> bool:
-    """Would `git check-ref-format refs/heads/TEXT` accept it, and is it no option?"""
-    return not _FORBIDDEN.search(text) and not text.startswith("-")
-
-
 def wanted_reference(settings: Source) -> Wanted:
-    """What the config asks for. Raises Terminal when no repository could have it."""
+    """What the config asks for."""
     for kind in Kind:
         text = getattr(settings, kind.value)
         if text is not None:
-            return _checked(kind, text)
+            return Wanted(kind, text.lower() if kind is Kind.COMMIT else text)
     return Wanted(Kind.BRANCH, "main")
-
-
-def _checked(kind: Kind, text: str) -> Wanted:
-    match kind:
-        case Kind.COMMIT if not _COMMIT.fullmatch(text):
-            raise Terminal(f"source.commit: {_quoted(text)} is not a commit; write all 40 hexadecimal digits")
-        case Kind.COMMIT:
-            return Wanted(kind, text.lower())
-        case Kind.SEMVER:
-            parse_range(text)
-        case _ if not is_ref_name(text):
-            raise Terminal(f"source.{kind}: {_quoted(text)} is not a name that git allows; write for example main")
-    return Wanted(kind, text)
-
-
-def _quoted(text: str) -> str:
-    return ascii(text if len(text) <= 80 else text[:79] + "…")
-
-
-def parse_range(text: str) -> NpmSpec:
-    """A range in npm's words (`>=1.2.0 <2.0.0`, `1.x`, `^1.4`, `~1.4.2`, `1.2 - 1.4`, `1.x || 3.x`).
-
-    Commas and blanks after an operator are allowed too, because Flux allows them. As with npm, a pre-release is taken
-    only when the range names one of the same x.y.z. Raises Terminal.
-    """
-    try:
-        if len(text) > 200 or not all(part.strip() for part in text.split("||")):
-            raise ValueError("too long, or nothing between two bars")
-        return NpmSpec(_as_npm(text))
-    except (ValueError, TypeError, AttributeError, KeyError):
-        raise Terminal(
-            f"source.semver: {_quoted(text)} is not a range of versions; write for example '>=1.2.0 <2.0.0' or '1.x'"
-        ) from None
-
-
-def _as_npm(text: str) -> str:
-    text = re.sub(r"~>", "~", text.replace(",", " "))
-    return re.sub(r"\s+", " ", re.sub(r"([<>=^~])\s+", r"\1", text)).strip()
 
 
 def choose(wanted: Wanted, refs: Mapping[str, str]) -> Chosen | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from reconciler.config import Source, normalize_path
+from reconciler.config import Source
+from reconciler.config_values import normalize_path
 from reconciler.errors import ManifestError, Terminal
 from reconciler.manifests import IGNORE_FILE, MAX_IGNORE_BYTES, SUFFIXES, Ignore, folder_of, ignore_files
 from reconciler.model import File, Snapshot

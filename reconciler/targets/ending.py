@@ -9,10 +9,10 @@ from pathlib import Path
 from reconciler.config import HostTarget, Settings
 from reconciler.errors import ReconcileError
 from reconciler.inventory import Inventory
+from reconciler.listen import parse_listen
 from reconciler.model import Fetch
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.routing.ports import is_free
-from reconciler.routing.static import parse_listen
 from reconciler.secrets import NO_SECRETS
 from reconciler.target_registry import TargetRegistry
 from reconciler.targets.gpus import Gpus

@@ -6,21 +6,20 @@ import os
 from collections.abc import Callable, Iterable
 
 from reconciler import config, procfs
-from reconciler.errors import SettingsError
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import Capacity, Gpu
 from reconciler.targets.gpus import Gpus
 
 
 class Machine:
-    """Raises SettingsError for an amount that is no quantity."""
+    """One host, within the limits of its config."""
 
     def __init__(self, settings: config.HostTarget, gpus: Gpus) -> None:
         self._gpus = gpus
         self._ports = settings.port_range
         limits = settings.allocatable
-        self._cpu = _least((os.cpu_count() or 1) * 1000, limits.cpu, cpu_millis, "cpu", settings.name)
-        self._memory = _least(_memory_total(), limits.memory, memory_bytes, "memory", settings.name)
+        self._cpu = _least((os.cpu_count() or 1) * 1000, limits.cpu, cpu_millis)
+        self._memory = _least(_memory_total(), limits.memory, memory_bytes)
 
     @property
     def memory_bytes(self) -> int:
@@ -38,13 +37,8 @@ class Machine:
         return Capacity(self._cpu, self._memory, self._gpus.list(), ports)
 
 
-def _least(have: int, limit: str | None, parse: Callable[[str], int], key: str, target: str) -> int:
-    if limit is None:
-        return have
-    try:
-        return min(have, parse(limit))
-    except ValueError as error:
-        raise SettingsError(f"targets: {target}: allocatable.{key}: {error}") from None
+def _least(have: int, limit: str | None, parse: Callable[[str], int]) -> int:
+    return have if limit is None else min(have, parse(limit))
 
 
 def _memory_total() -> int:

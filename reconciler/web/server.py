@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reconciler.config import Settings
 from reconciler.errors import Retryable, SettingsError
+from reconciler.listen import split_listen
 from reconciler.web.app import public_app
 from reconciler.web.bounded import MOST, BoundedProtocol
 from reconciler.web.control import Control, control_app
@@ -133,13 +134,11 @@ class _OwnersOnly(H11Protocol):
 
 
 def _listen_tcp(listen: str) -> socket.socket:
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f'web.listen: "{listen}" is not an address; write for example 127.0.0.1:9464')
+    host, port = split_listen(listen)
     try:
-        family, *_, place = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(place[:2], family=family, backlog=64)
+        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        both = host == "::" and socket.has_dualstack_ipv6()
+        listener = socket.create_server(place[:2], family=family, backlog=64, dualstack_ipv6=both)
     except socket.gaierror as error:
         raise SettingsError(f"web.listen: cannot resolve {host}: {error.strerror}") from None
     except OSError as error:

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from reconciler.config import Source
 from reconciler.errors import Terminal
+from reconciler.git_names import is_ref_name
 from reconciler.source.access import ssh_command
 from reconciler.source.address import parse_address, shown_address
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed
-from reconciler.source.reference import Kind, highest, is_ref_name, parse_range, wanted_reference
+from reconciler.source.reference import Kind, highest, wanted_reference
 from tests.examples import examples
 
 # ---------------------------------------------------------------- URLs
@@ -136,14 +138,14 @@ def _is_utf8(text: str) -> bool:
 @pytest.mark.parametrize("kind", ["branch", "tag"])
 @pytest.mark.parametrize("name", ["", "-x", "--upload-pack=x", "a b", "a..b", "a:b", "x^{}", "a\nb", "@{1}", "*"])
 def test_a_bad_name_in_the_config_names_its_key(kind: str, name: str) -> None:
-    with pytest.raises(Terminal, match=rf"^source\.{kind}: .* is not a name that git allows"):
-        wanted_reference(Source.model_validate({"url": "/x", kind: name}))
+    with pytest.raises(ValidationError, match=rf"(?s){kind}.* is not a name that git allows"):
+        Source.model_validate({"url": "/x", kind: name})
 
 
 @pytest.mark.parametrize("commit", ["", "abc", "g" * 40, "a" * 39, "a" * 41, "a" * 64, "-" * 40, "main"])
 def test_a_commit_needs_all_its_digits(commit: str) -> None:
-    with pytest.raises(Terminal, match=r"^source\.commit: .* write all 40 hexadecimal digits"):
-        wanted_reference(Source(url="/x", commit=commit))
+    with pytest.raises(ValidationError, match=r"(?s)commit.* write all 40 hexadecimal digits"):
+        Source(url="/x", commit=commit)
 
 
 def test_the_branch_main_is_meant_when_nothing_is_named() -> None:
@@ -194,8 +196,8 @@ def test_a_range_takes_the_highest_tag_that_is_no_pre_release(text: str, tag: st
     "text", ["", "latest", ">=a.b.c", "1.2.3.4", ">>1", "!=1.0.0", "1.0.0 ||", "9" * 5000, "=>1", "-"]
 )
 def test_what_is_no_range_names_its_key(text: str) -> None:
-    with pytest.raises(Terminal, match=r"^source\.semver: .* is not a range of versions"):
-        parse_range(text)
+    with pytest.raises(ValidationError, match=r"(?s)semver.* is not a range of versions"):
+        Source(url="/x", semver=text)
 
 
 @settings(max_examples=examples(500), deadline=None)
@@ -203,7 +205,7 @@ def test_what_is_no_range_names_its_key(text: str) -> None:
 def test_no_range_and_no_tag_name_can_crash_the_choice(text: str, tags: list[str]) -> None:
     try:
         chosen = highest(text, [*tags, *TAGS])
-    except Terminal:
+    except ValueError:
         return
     assert chosen is None or chosen in tags or chosen in TAGS
 
@@ -225,7 +227,7 @@ def test_the_ssh_command_survives_blanks_and_percent_signs(tmp_path: Path) -> No
     assert (told["batchmode"], told["identitiesonly"], told["clearallforwardings"]) == ("yes", "yes", "yes")
 
 
-@pytest.mark.parametrize("name", ['a"b', "a$b", "a\\b", "a\nb"])
+@pytest.mark.parametrize("name", ['a"b', "a$b", "a\\b"])
 def test_a_path_that_ssh_would_misread_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(Terminal, match=r"^source\.ssh_key_file: ssh cannot be given a path"):
         ssh_command(Source(url="/x", ssh_key_file=tmp_path / name))

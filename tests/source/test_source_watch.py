@@ -179,7 +179,7 @@ def test_a_symbolic_link_to_a_repository_is_followed(
     assert waker.arrives()
 
 
-@pytest.mark.parametrize("url", ["https://example.com/m", "git@example.com:m", "ext::sh", ""])
+@pytest.mark.parametrize("url", ["https://example.com/m", "git@example.com:m", "ext::sh"])
 def test_a_remote_or_senseless_url_is_not_watched(url: str, watch: Callable[..., Waker]) -> None:
     before = threading.active_count()
     watch(url)

@@ -25,6 +25,9 @@ MAX_NODES = 100_000
 Lines: TypeAlias = "int | tuple[int, tuple[Lines, ...]]"
 
 
+FieldPath: TypeAlias = tuple[str | int, ...]
+
+
 class YamlProblem(Exception):
     """A text that we do not take. `line` counts from 1; `code` is one word for scripts."""
 
@@ -42,6 +45,29 @@ class Tree:
     value: Any
     lines: Lines
     surprises: tuple[tuple[int, str, Any], ...] = ()
+
+
+def find(value: Any, lines: Lines, path: FieldPath) -> tuple[Any, Lines]:
+    """Value and lines of a field, or of the nearest one around it."""
+    for step in path:
+        index = _position(value, step)
+        if index is None or not isinstance(lines, tuple):
+            break
+        value, lines = value[step], lines[1][index]
+    return value, lines
+
+
+def line_at(lines: Lines) -> int:
+    """The line where a value, or the key in front of it, begins."""
+    return lines[0] if isinstance(lines, tuple) else lines
+
+
+def _position(value: Any, step: str | int) -> int | None:
+    if isinstance(value, dict) and step in value:
+        return list(value).index(step)
+    if isinstance(value, list) and isinstance(step, int) and 0 <= step < len(value):
+        return step
+    return None
 
 
 def check_text(data: bytes) -> bytes:
@@ -91,6 +117,14 @@ def load(text: bytes, first_line: int = 1) -> Tree | None:
     builder = _Builder(first_line)
     value, lines = builder.build(node, 0)
     return Tree(value, lines, tuple(builder.surprises))
+
+
+def load_one(data: bytes) -> Tree:
+    """The one document of a file; of an empty file, None as its value. Raises YamlProblem."""
+    found = [tree for line, text in split_documents(check_text(data)) if (tree := load(text, line))]
+    if len(found) > 1:
+        raise YamlProblem(line_at(found[1].lines), "a second document begins here; there may be one")
+    return found[0] if found else Tree(None, 1)
 
 
 class _Composer(yaml.CSafeLoader):
