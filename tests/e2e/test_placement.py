@@ -55,6 +55,31 @@ def test_a_host_closed_from_git_is_emptied_without_loss_and_comes_back(rig: Rig)
     assert "uncordoned" in events
 
 
+def test_host_drained_by_hand_is_emptied_without_loss_and_comes_back(rig: Rig):
+    with rig.load(streams=2, posts=2) as load:
+        rig.ask("host", "drain", "--reason", "a disk is replaced")
+        rig.wait("it to be empty", lambda: says(rig, "Drained"))
+        assert {answer.verdict for answer in rig.complete()} == {Verdict.REFUSED}, "503 with Retry-After, on every way"
+        assert "a disk is replaced (`reconciler host undrain` lifts it)" in rig.ask("status", expect=1).stdout
+        assert "drained by" in rig.ask("sync", expect=1).stderr
+
+        rig.kill()
+        rig.start()
+        rig.wait("the daemon to be back", lambda: rig.status() and rig.status()["daemon"]["passes"] > 1)
+        assert says(rig, "Drained"), "it outlives the daemon"
+
+        started = rig.ask("history", "-n", "1000").stdout.count(" start ")
+        rig.ask("host", "undrain")
+        rig.ask("sync")
+        tally = load.stop()
+    assert rig.serves()
+    assert rig.ask("history", "-n", "1000").stdout.count(" start ") == started + 1, "exactly what git wants"
+    assert tally.lost == 0, str(tally)
+    events = rig.ask("history").stdout
+    assert "host_drained" in events
+    assert "host_undrained" in events
+
+
 def test_a_service_for_other_hosts_is_shown_and_moves_as_git_and_the_config_say(rig: Rig):
     text = rig.read("demo/tiny.yaml")
     selecting = text.replace("  predictor:\n", "  predictor:\n    nodeSelector:\n      disk: ssd\n")
