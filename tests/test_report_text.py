@@ -146,6 +146,7 @@ def test_row_of_a_service_with_a_canary_says_so_with_its_share() -> None:
     text = plain(status_blocks(status_of(with_canary(20))))
     assert "canary bbbbbbbb gets 20% of requests\n" in text
     assert "canary bbbbbbbb gets 5% of requests, wanted 20%\n" in plain(status_blocks(status_of(with_canary(5))))
+    assert service_in(status_of(with_canary(20)))["ready"] == "2/2"
     assert "canary" not in plain(status_blocks(status_of(report())))
 
 

@@ -256,7 +256,11 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
     suspended = bool({EVERYTHING, str(service)} & sight.report.suspended)
     asked = sight.report.suspensions
     route = sight.routes.get(service)
-    canary = canary_document(desired, sight.owned.get(service), route)
+    owned = sight.owned.get(service)
+    canary = canary_document(desired, owned, route)
+    # The share of requests makes git's own version the canary; what is promoted stays beside it.
+    is_beside = canary and desired and not desired.canary and not (verdict and verdict.rejected)
+    beside = owned.promoted.replicas if is_beside and owned and owned.promoted else 0
     return {
         "namespace": service.namespace,
         "name": service.name,
@@ -283,7 +287,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "problems": [_reason(one) for one in (desired.problems if desired else ())],
         "warnings": [_reason(one) for one in _warnings(desired, sight.report.observed)],
         "lastError": _last_error(service, desired, verdict, sight),
-        "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight)}",
+        "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight) + beside}",
         "gpus": gpus_held(replicas),
         "fit": fit_document(_fit(desired, sight)),
         "staging": list(staging_documents(desired, sight.report.observed)),
