@@ -10,6 +10,7 @@ from reconciler.listen import reachable
 from reconciler.model import GPU
 from reconciler.report.actions import short
 from reconciler.report.judgement import by_hand, fault, full_name, is_elsewhere, judge, place, services
+from reconciler.report.revision_text import pending, revision_line, written_at
 from reconciler.report.scrub import printable
 from reconciler.report.status import Document
 
@@ -40,7 +41,7 @@ def status_blocks(status: Document, *, wide: bool = False, detail: bool = False)
 
     `wide` adds which GPUs each service holds; `detail` adds a table of its replicas.
     """
-    yield _revision_line(status) + _pending(status)
+    yield revision_line(status) + pending(status)
     for target in status["targets"]:
         yield ""
         yield _target_line(target)
@@ -110,56 +111,6 @@ def _devices(replicas: Sequence[Document]) -> str:
 def _short_device(uuid: str) -> str:
     kind, dash, rest = uuid.partition("-")
     return f"{kind}{dash}{rest[:8]}"
-
-
-def _revision_line(status: Document) -> str:
-    """What git wants, what is applied of it, and what keeps it from being applied completely."""
-    revision = status["revision"]
-    if not revision["wanted"]:
-        return f"no revision read yet{': ' + printable(revision['error']) if revision['error'] else ''}"
-    said = f"revision {short(revision['wanted'])}"
-    said += f" “{printable(revision['subject'])}”" if revision["subject"] else ""
-    held = _held_up(revision.get("heldUpBy", ()))
-    if revision["wanted"] == revision["applied"]:
-        return f"{said}, applied where possible: {held}" if held else f"{said}, applied"
-    applied = f"applied is {short(revision['applied'])}" if revision["applied"] else _applied_by_target(status)
-    return f"{said} wanted, {applied}{': ' + held if held else ''}"
-
-
-def _applied_by_target(status: Document) -> str:
-    known = [(one["name"], one["revision"]["applied"]) for one in status["targets"] if one["revision"]["applied"]]
-    said = ", ".join(f"{short(applied)} on {name}" for name, applied in known)
-    return f"applied is {said}" if said else "none applied yet"
-
-
-def _held_up(held: Sequence[Document]) -> str:
-    """`held up by demo/a (NoGpu), hosts/a/b.yaml:3 (NotYaml)`."""
-    names = dict.fromkeys(f"{one['service'] or _file(one) or one['target']} ({one['code']})" for one in held)
-    return f"held up by {_listed(list(names))}" if names else ""
-
-
-def _file(reason: Document) -> str:
-    """`file:line`, or nothing where it has no file."""
-    return place(reason | {"message": ""}).removesuffix(": ")
-
-
-def _pending(status: Document) -> str:
-    """The services that are on their way, or fell behind after their revision was applied."""
-    held = {(one["target"], one["service"]) for one in status["revision"].get("heldUpBy", ())}
-    waiting = [
-        full_name(service)
-        for target, service in services(status)
-        if service["sync"] != "Synced" and (target["name"], full_name(service)) not in held
-    ]
-    if not waiting:
-        return ""
-    applied = status["revision"]["wanted"] == status["revision"]["applied"]
-    return f"; {'not Synced now' if applied else 'waiting for'}: {_listed(waiting)}"
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def stale_blocks(status: Document, now: float) -> Iterator[Block]:
@@ -235,7 +186,7 @@ def _canary(service: Document) -> str:
 def _why_idle(service: Document, target: Document) -> str:
     """Why nothing happens to it: what a person would ask next."""
     if service["problems"]:
-        return printable(f"kept as it was: {_file(service['problems'][0])} cannot be used")
+        return printable(f"kept as it was: {written_at(service['problems'][0])} cannot be used")
     if not service["inGit"]:
         return _why_not_shown(service, target)
     return printable(f"not for this host: {service['health']['message']}") if is_elsewhere(service) else ""
@@ -247,7 +198,9 @@ def _why_not_shown(service: Document, target: Document) -> str:
         return "not in git"
     file = service["origin"].rpartition(":")[0]
     unreadable = sorted(target["unreadable"], key=lambda one: one["file"] != file)
-    return printable(f"kept, cannot be read: {_file(unreadable[0])}") if unreadable else "kept, cannot be read in git"
+    return (
+        printable(f"kept, cannot be read: {written_at(unreadable[0])}") if unreadable else "kept, cannot be read in git"
+    )
 
 
 def _warnings(status: Document) -> Iterator[str]:
@@ -277,7 +230,7 @@ class Changes:
         return changed
 
     def _lines(self, status: Document) -> Iterator[tuple[str, str]]:
-        yield "", _revision_line(status)
+        yield "", revision_line(status)
         for target in status["targets"]:
             if not target["reachable"]:
                 yield target["name"], _target_line(target)

@@ -1,0 +1,60 @@
+"""The head line of the status: which revision git wants, what of it is applied, and what holds the rest up. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reconciler.report.actions import short
+from reconciler.report.judgement import full_name, place, services
+from reconciler.report.scrub import printable
+from reconciler.report.status import Document
+
+
+def revision_line(status: Document) -> str:
+    """What git wants, what is applied of it, and what keeps it from being applied completely."""
+    revision = status["revision"]
+    if not revision["wanted"]:
+        return f"no revision read yet{': ' + printable(revision['error']) if revision['error'] else ''}"
+    said = f"revision {short(revision['wanted'])}"
+    said += f" “{printable(revision['subject'])}”" if revision["subject"] else ""
+    held = _held_up(revision.get("heldUpBy", ()))
+    if revision["wanted"] == revision["applied"]:
+        return f"{said}, applied where possible: {held}" if held else f"{said}, applied"
+    applied = f"applied is {short(revision['applied'])}" if revision["applied"] else _applied_by_target(status)
+    return f"{said} wanted, {applied}{': ' + held if held else ''}"
+
+
+def _applied_by_target(status: Document) -> str:
+    known = [(one["name"], one["revision"]["applied"]) for one in status["targets"] if one["revision"]["applied"]]
+    said = ", ".join(f"{short(applied)} on {name}" for name, applied in known)
+    return f"applied is {said}" if said else "none applied yet"
+
+
+def _held_up(held: Sequence[Document]) -> str:
+    """`held up by demo/a (NoGpu), hosts/a/b.yaml:3 (NotYaml)`."""
+    names = dict.fromkeys(f"{one['service'] or written_at(one) or one['target']} ({one['code']})" for one in held)
+    return printable(f"held up by {_listed(list(names))}") if names else ""
+
+
+def written_at(reason: Document) -> str:
+    """`file:line`, or nothing where it has no file."""
+    return place(reason | {"message": ""}).removesuffix(": ")
+
+
+def pending(status: Document) -> str:
+    """The services that are on their way, or fell behind after their revision was applied."""
+    held = {(one["target"], one["service"]) for one in status["revision"].get("heldUpBy", ())}
+    waiting = [
+        full_name(service)
+        for target, service in services(status)
+        if service["sync"] != "Synced" and (target["name"], full_name(service)) not in held
+    ]
+    if not waiting:
+        return ""
+    applied = status["revision"]["wanted"] == status["revision"]["applied"]
+    return f"; {'not Synced now' if applied else 'waiting for'}: {_listed(waiting)}"
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
