@@ -3,6 +3,7 @@
 ReconcileError
 ├── Retryable        the next pass may succeed: a network, a busy port, a full disk
 └── Terminal         only a new commit or a new config can fix this
+    ├── RevisionRefused a whole commit; the last good one stays
     ├── SettingsError   the config file; names the key
     └── ManifestError   a document in git; names file and line
 """
@@ -24,6 +25,14 @@ class Terminal(ReconcileError):
 
 class SettingsError(Terminal):
     """A setting is wrong; the message begins with the file and the key."""
+
+
+class RevisionRefused(Terminal):
+    """A revision cannot be accepted as a whole; the last good one stays."""
+
+    def __init__(self, revision: str, message: str) -> None:
+        super().__init__(message)
+        self.revision = revision
 
 
 class ManifestError(Terminal):

@@ -411,6 +411,21 @@ def test_history_is_a_table_or_json(shell: Shell, loop: FakeLoop) -> None:
     assert json.loads(shell("history", "tiny", "-o", "json").stdout)["schema"] == "reconciler.history/v1"
 
 
+def test_history_takes_filters_and_says_when_nothing_fits(shell: Shell, loop: FakeLoop) -> None:
+    loop.history = lambda service, limit, **filters: []  # type: ignore[method-assign]
+    answer = shell("history", "--since", "2h", "--revision", "4f1c", "--service", "demo/tiny")
+    assert (answer.returncode, answer.stdout) == (0, "no entry fits\n")
+    assert shell("history").stdout == "nothing happened yet\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--since", "soon"], ["--revision", "main"], ["demo/a", "--service", "demo/b"]],
+)
+def test_history_with_a_wrong_filter_is_wrong_usage(shell: Shell, arguments: list[str]) -> None:
+    assert shell("history", *arguments).returncode == 2
+
+
 def test_suspend_and_resume_say_what_is_suspended_now(shell: Shell, loop: FakeLoop) -> None:
     assert shell("suspend", "tiny").stdout == "suspended: demo/tiny\n"
     assert shell("suspend").stdout == "suspended: everything\n"

@@ -44,8 +44,8 @@ class FakeLoop:
     def status(self) -> Document:
         return self.document
 
-    def history(self, service: str | None, limit: int) -> list[dict[str, str]]:
-        self.asked.append(("history", (service, limit)))
+    def history(self, service: str | None, limit: int, **filters: object) -> list[dict[str, str]]:
+        self.asked.append(("history", (service, limit, *filters.values())))
         return [{"event": "start"}]
 
     def logs(self, service: str, lines: int) -> list[str]:
@@ -254,6 +254,15 @@ def test_an_ambiguous_name_lists_the_choices(client: DaemonClient, loop: FakeLoo
 def test_a_misspelt_name_gets_a_suggestion(client: DaemonClient) -> None:
     with pytest.raises(Terminal, match=r'no service is named "tinny"; did you mean demo/tiny\?'):
         client.suspend("tinny")
+
+
+def test_history_is_filtered_by_time_and_revision(client: DaemonClient, loop: FakeLoop) -> None:
+    client.history(None, 5, "1970-01-01T00:01:00Z", "4F1C")
+    client.history(None, 5)
+    assert loop.asked == [("history", (None, 5, 60.0, "4f1c")), ("history", (None, 5))]
+    for since, revision in (("soon", None), (None, "main")):
+        with pytest.raises(Terminal, match="is no"):
+            client.history(None, 5, since, revision)
 
 
 def test_history_of_a_service_that_is_gone_can_still_be_read(client: DaemonClient, loop: FakeLoop) -> None:

@@ -16,6 +16,7 @@ from reconciler.cli.shared import (
     NO,
     OK,
     by_hand,
+    checked,
     client_of,
     options,
     print_json,
@@ -153,19 +154,45 @@ def _redraw(states: Iterable[Document | str], *, detail: bool) -> int:
     return OK
 
 
+def _since(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from reconciler.report.history import parse_since
+
+    return checked(ctx, param, value, lambda text: parse_since(text, 0.0))
+
+
+def _revision(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from reconciler.report.history import parse_revision
+
+    return checked(ctx, param, value, parse_revision)
+
+
 @click.command()
 @click.argument("service", required=False)
+@click.option("--service", "named", metavar="SERVICE", help="Only this service; the same as the argument.")
+@click.option(
+    "--since",
+    metavar="TIME|DURATION",
+    callback=_since,
+    help="Only from then on, for example 2h, 2026-11-29 or 2026-11-29T08:00Z; local time without a zone.",
+)
+@click.option("--revision", callback=_revision, help="Only this commit: its first 4 to 40 digits.")
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most entries.")
 @options(output=("text", "json"))
-def history(config: str | None, service: str | None, limit: int, output: str) -> int:
-    """Say what happened, oldest first."""
+def history(
+    config: str | None, service: str | None, named: str | None, limit: int, output: str, **when: str | None
+) -> int:
+    """Say what happened, oldest first. That no entry fits is no failure."""
     from reconciler.report.text import history_table
 
-    entries = client_of(config).history(service, limit)
+    if service and named and service != named:
+        raise click.UsageError(f"SERVICE is {service} and --service is {named}; name one of them")
+    entries = client_of(config).history(service or named, limit, **when)
     if output == "json":
         print_json({"schema": "reconciler.history/v1", "entries": entries})
+    elif entries:
+        show([history_table(entries)])
     else:
-        show([history_table(entries)] if entries else ["nothing happened yet"])
+        show(["no entry fits" if service or named or any(when.values()) else "nothing happened yet"])
     return OK
 
 

@@ -92,6 +92,17 @@ def _short(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+def checked(
+    ctx: click.Context, param: click.Parameter, value: str | None, parse: Callable[[str], object]
+) -> str | None:
+    """An option's text as it is, once a parser takes it."""
+    try:
+        _ = value is None or parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+    return value
+
+
 def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """An option's callback: a time to come, or a length of time from now on, in seconds since 1970."""
     if value is None:

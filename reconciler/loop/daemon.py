@@ -30,6 +30,7 @@ from reconciler.loop.parts import (
     make_source,
     retire,
 )
+from reconciler.loop.source_journal import SourceJournal
 from reconciler.model import ByHand, ServiceId, Snapshot
 from reconciler.notify import notify, reloading, watchdog_interval
 from reconciler.report import log as logs
@@ -153,6 +154,7 @@ class Daemon:
         self._counting = threading.Lock()
         self._earlier_passes = 0
         self._snapshot: Snapshot | None = None
+        self._source_journal = SourceJournal(self._history)
         self._source_error = "not asked yet"
         self._fetched_at: float | None = None
         self._started_at = time.time()
@@ -171,6 +173,7 @@ class Daemon:
         for place in self._places:
             place.target.lock()
         keep_targets(self.settings, self._history)
+        self._source_journal.compare_config(self.settings)
         self._web.start()
         self._snapshot = self._last_good()
         self._start_watch()
@@ -230,11 +233,12 @@ class Daemon:
             try:
                 snapshot = self._source.poll()
             except ReconcileError as error:
-                return self._note_source_error(str(error), began)
+                return self._note_source_error(error, began)
             except Exception as error:
                 log.exception("source_raised")
                 return self._note_source_error(f"unexpected {type(error).__name__}: {error}", began)
             self._metrics.observe_fetch(time.monotonic() - began, ok=True)
+            self._source_journal.recovered(snapshot.revision)
             changed = snapshot is not self._snapshot
             recovered = bool(self._source_error)
             self._source_error, self._fetched_at, self._snapshot = "", time.time(), snapshot
@@ -243,11 +247,13 @@ class Daemon:
             self._wake_all()
         return True
 
-    def _note_source_error(self, error: str, began: float) -> bool:
+    def _note_source_error(self, error: Exception | str, began: float) -> bool:
         self._metrics.observe_fetch(time.monotonic() - began, ok=False)
-        if error != self._source_error:
-            log.error("source_failed", error=error, kept=self._snapshot.revision if self._snapshot else "nothing yet")
-        self._source_error = error
+        kept = self._snapshot.revision if self._snapshot else ""
+        if str(error) != self._source_error:
+            log.error("source_failed", error=str(error), kept=kept or "nothing yet")
+        self._source_journal.failed(error, kept)
+        self._source_error = str(error)
         return False
 
     def _wake_all(self) -> None:
@@ -327,8 +333,10 @@ class Daemon:
         # Each target's thread counts its own.
         return self._earlier_passes + sum(place.passes for place in self._places)
 
-    def history(self, service: str | None, limit: int) -> list[dict[str, str]]:
-        return self._history.entries(limit, service)
+    def history(
+        self, service: str | None, limit: int, since: float | None = None, revision: str | None = None
+    ) -> list[dict[str, str]]:
+        return self._history.entries(limit, service, since, revision)
 
     def logs(self, service: str, lines: int) -> list[str]:
         key = _service_id(service)

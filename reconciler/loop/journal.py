@@ -6,6 +6,7 @@ import time
 
 import structlog
 
+from reconciler.loop.findings import Finding, finding, findings
 from reconciler.model import (
     Action,
     Admit,
@@ -21,6 +22,7 @@ from reconciler.model import (
     SetRoutes,
     Start,
     Stop,
+    Sync,
     Unreachable,
 )
 from reconciler.report.actions import action_name, services_of, subject_of
@@ -32,6 +34,9 @@ from reconciler.web.metrics import Metrics
 # Steps between two things that a person cares about.
 _QUIET = (SetRoutes, Remove)
 _LOUD = (Reject, NoteCrash)
+# Subjects that are no service.
+_REVISION, _VIEW = "revision", "view"
+_NO_SERVICES = frozenset({_REVISION, _VIEW, "config"})
 
 
 class Journal:
@@ -45,7 +50,7 @@ class Journal:
         self._applied = history.applied(target)
         self._seen: tuple[str, float] = ("", 0.0)
         self._last_errors: dict[tuple[str, str], str] = {}
-        self._said = ""
+        self._said = history.said(target)
 
     def record(
         self,
@@ -60,8 +65,11 @@ class Journal:
         self._metrics.observe_pass(self._target, seconds, ok=ok)
         if desired.revision != self._seen[0]:
             self._seen = (desired.revision, time.time())
-            self._note(desired.revision, "", "revision", f"{len(desired.services)} services wanted")
+            text = f"{len(desired.services)} services wanted"
+            self._say(_REVISION, desired.revision, Finding("revision", text, desired.revision))
         self._say_problems(desired, observed)
+        if isinstance(observed, Observed):
+            self._say_findings(desired, plan)
         for result in results:
             self._tell(result, plan, observed)
         self._note_applied(desired, observed, plan)
@@ -122,12 +130,45 @@ class Journal:
         if not desired.prunable:
             lines.append("this target's folder or its host.yaml is missing from git: nothing is pruned")
         said = "; ".join(lines)
-        if said == self._said:
-            return
-        self._said = said
-        if said:
+        if self._say(_VIEW, desired.revision, finding("incomplete_view", said) if said else None) and said:
             self._log.warning("incomplete_view", reason=said, revision=desired.revision)
-            self._note(desired.revision, "", "incomplete_view", said)
+
+    def _say_findings(self, desired: DesiredState, plan: Plan) -> None:
+        """What keeps services from git's word, when it changes."""
+        known = findings(desired, plan)
+        for service, found in known.items():
+            self._say(str(service), desired.revision, found, str(service))
+        if not (told := self._said.keys() - _NO_SERVICES - {str(service) for service in known}):
+            return
+        verdicts = {str(service): verdict for service, verdict in plan.verdicts.items()}
+        for subject in told:
+            if subject not in verdicts:
+                self._keep(subject, "")  # That it was deleted is told by an action.
+            elif verdicts[subject].sync is Sync.SYNCED:
+                self._say(subject, desired.revision, None, subject)
+
+    def _say(self, subject: str, revision: str, found: Finding | None, service: str = "") -> bool:
+        """Tell a finding unless it was the last one told; None is told where there was one. True: it is new."""
+        before = self._said.get(subject, "")
+        if before == (found.key if found else ""):
+            return False
+        if found is not None and found.told:
+            self._keep(subject, found.key)
+            return True
+        if found is None:
+            word = before.partition(" ")[0]
+            text = "git is read in full again" if subject == _VIEW else f"no longer {word}"
+            found = Finding("resolved", text, "")
+        self._said[subject] = found.key
+        told = (subject, found.key)
+        self._history.note(self._target, revision, service, found.event, found.message, time.time(), told)
+        return True
+
+    def _keep(self, subject: str, text: str) -> None:
+        self._said.pop(subject, None)
+        if text:
+            self._said[subject] = text
+        self._history.remember(self._target, subject, text)
 
     def _note_applied(self, desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> None:
         if desired.revision == self._applied or not is_applied(desired, observed, plan):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import TypeVar
 
 import structlog
 
+from reconciler.config_values import parse_duration
 from reconciler.errors import Retryable
 from reconciler.model import Origin, Quarantine, Reason, ServiceId
 from reconciler.report.scrub import scrub_text
@@ -44,6 +46,11 @@ MIGRATIONS = (
         PRIMARY KEY (target, namespace, name, digest)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE applied (target TEXT PRIMARY KEY, revision TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE said (
+        target TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (target, subject)
+    ) STRICT, WITHOUT ROWID;
     """,
 )
 
@@ -98,15 +105,27 @@ class History:
         """Everything about one target is about another from now on; nothing happens where there is nothing."""
 
         def write(db: sqlite3.Connection) -> None:
-            for table in ("event", "quarantine", "applied"):
+            for table in ("event", "quarantine", "applied", "said"):
                 db.execute(f"UPDATE OR REPLACE {table} SET target = ? WHERE target = ?", (new, old))  # noqa: S608
 
         self._write(write)
 
     # ------------------------------------------------------------ events
 
-    def note(self, target: str, revision: str, service: str, event: str, message: str, at: float) -> None:
-        """Write one thing that happened. A full disk costs the entry, never the pass."""
+    def note(
+        self,
+        target: str,
+        revision: str,
+        service: str,
+        event: str,
+        message: str,
+        at: float,
+        said: tuple[str, str] | None = None,
+    ) -> None:
+        """Write one thing that happened. A full disk costs the entry, never the pass.
+
+        `said` are a subject and what is now said of it, for who tells only changes; see `remember`.
+        """
         row = (at, target, revision, service, event, scrub_text(message)[:4000])
 
         def write(db: sqlite3.Connection) -> None:
@@ -114,16 +133,38 @@ class History:
                 "INSERT INTO event (at, target, revision, service, event, message) VALUES (?,?,?,?,?,?)", row
             )
             db.execute("DELETE FROM event WHERE id <= ?", ((cursor.lastrowid or 0) - MAX_EVENTS,))
+            if said is not None:
+                _remember(db, target, *said)
 
         try:
             self._write(write)
         except Retryable as error:
             log.warning("history_entry_lost", reason=str(error), lost_event=event, service=service)
 
-    def entries(self, limit: int, service: str | None = None) -> list[dict[str, str]]:
-        """The latest entries, oldest first, of one service (`namespace/name`) or all."""
-        where, values = ("WHERE service = ?", [service]) if service else ("", [])
-        query = f"SELECT at, target, revision, service, event, message FROM event {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
+    def said(self, target: str) -> dict[str, str]:
+        """What was said last, by subject: kept over restarts, so that nothing is told twice."""
+        query = "SELECT subject, text FROM said WHERE target = ?"
+        return {row["subject"]: row["text"] for row in self._do(lambda db: db.execute(query, (target,)).fetchall())}
+
+    def remember(self, target: str, subject: str, text: str) -> None:
+        """Keep what is said of a subject without an entry; empty: nothing any more."""
+        try:
+            self._write(lambda db: _remember(db, target, subject, text))
+        except Retryable as error:
+            log.warning("history_entry_lost", reason=str(error), lost_event=subject)
+
+    def entries(
+        self, limit: int, service: str | None = None, since: float | None = None, revision: str | None = None
+    ) -> list[dict[str, str]]:
+        """The latest entries, oldest first: of one service (`namespace/name`), from a time on, of one revision.
+
+        A revision may be given by its first digits.
+        """
+        wanted = [("service = ?", service), ("at >= ?", since), ("substr(revision, 1, length(?)) = ?", revision)]
+        where = " AND ".join(clause for clause, value in wanted if value is not None) or "TRUE"
+        values = [value for clause, value in wanted if value is not None for _ in range(clause.count("?"))]
+        columns = "at, target, revision, service, event, message"
+        query = f"SELECT {columns} FROM event WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
         rows = self._do(lambda db: db.execute(query, [*values, max(0, limit)]).fetchall())
         return [_entry(row) for row in reversed(rows)]
 
@@ -168,6 +209,31 @@ class History:
                 _move_aside(self._path, str(error))
                 self._db = _open_or_begin_anew(self._path)
                 return work(self._db)
+
+
+def parse_since(text: str, now: float) -> float:
+    """`2h` ago, or a time or date of ISO 8601, local where it names no zone. Raises ValueError."""
+    with suppress(ValueError):
+        return now - parse_duration(text)
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone().timestamp()
+    except (ValueError, OverflowError):
+        example = "2h, 2026-11-29 or 2026-11-29T08:00Z"
+        raise ValueError(f'"{text[:80]}" is no time; write for example {example}') from None
+
+
+def parse_revision(text: str) -> str:
+    """The first 4 to 40 digits of a commit, in small letters. Raises ValueError."""
+    if not re.fullmatch(r"[0-9a-fA-F]{4,40}", text):
+        raise ValueError(f'"{text[:80]}" is no revision; give 4 to 40 digits of a commit')
+    return text.lower()
+
+
+def _remember(db: sqlite3.Connection, target: str, subject: str, text: str) -> None:
+    if text:
+        db.execute("INSERT OR REPLACE INTO said VALUES (?,?,?)", (target, subject, text))
+    else:
+        db.execute("DELETE FROM said WHERE target = ? AND subject = ?", (target, subject))
 
 
 def _open_or_begin_anew(path: Path) -> sqlite3.Connection:

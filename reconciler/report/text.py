@@ -329,7 +329,7 @@ def history_table(entries: Sequence[Document]) -> Table:
     rows = [
         (
             one["at"],
-            one["target"],
+            one["target"] or "-",
             one["service"] or "-",
             one["event"],
             short(one["revision"]),

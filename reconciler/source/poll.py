@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from reconciler.config import Source
-from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.errors import ReconcileError, Retryable, RevisionRefused, Terminal
 from reconciler.git_names import is_ref_name
 from reconciler.model import Snapshot
 from reconciler.source.access import Folder, remote_environment
@@ -121,7 +121,10 @@ class GitSource:
         now = Accepted(commit, address.shown, chosen.ref)
         if before is not None:
             self._refuse_rewrite(before, now, chosen)
-        snapshot = self._read(commit)
+        try:
+            snapshot = self._read(commit)
+        except Terminal as error:
+            raise RevisionRefused(commit, str(error)) from None
         if now != before:
             self._mirror.accept(now)
         self._current = snapshot
@@ -173,9 +176,10 @@ class GitSource:
         if not chosen.is_tag and self._mirror.is_ancestor(before.revision, now.revision):
             return
         happened = "is a tag that was moved" if chosen.is_tag else "was rewritten"
-        raise Terminal(
+        raise RevisionRefused(
+            now.revision,
             f"{now.ref} of {now.url} {happened}: {before.revision} was accepted, {now.revision} does not follow from "
-            f"it; the last good revision stays. Restore it, or set source.allow_rewrites: true to accept what is there"
+            f"it; the last good revision stays. Restore it, or set source.allow_rewrites: true to accept what is there",
         )
 
     # ------------------------------------------------------------ a mirror that broke

@@ -34,8 +34,12 @@ class DaemonClient:
     def status(self) -> Document:
         return self._ask("GET", "/status")
 
-    def history(self, service: str | None, limit: int) -> list[dict[str, str]]:
-        query = {"limit": limit} | ({"service": service} if service else {})
+    def history(
+        self, service: str | None, limit: int, since: str | None = None, revision: str | None = None
+    ) -> list[dict[str, str]]:
+        """The latest entries, oldest first; `since` is a time or how long ago, `revision` its first digits."""
+        given = {"service": service, "since": since, "revision": revision}
+        query = {"limit": limit} | {name: value for name, value in given.items() if value}
         return cast(list[dict[str, str]], self._ask("GET", f"/history?{urlencode(query)}")["entries"])
 
     def logs(self, service: str, lines: int) -> list[str]:

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from reconciler.errors import ReconcileError
 from reconciler.model import ByHand
+from reconciler.report.history import parse_revision, parse_since
 from reconciler.report.scrub import printable, scrub_text
 from reconciler.report.status import Document
 from reconciler.suspension import LATEST
@@ -42,8 +43,10 @@ class Control(Protocol):
     def status(self) -> Document:
         """The latest status document."""
 
-    def history(self, service: str | None, limit: int) -> list[dict[str, str]]:
-        """The latest entries, oldest first."""
+    def history(
+        self, service: str | None, limit: int, since: float | None = None, revision: str | None = None
+    ) -> list[dict[str, str]]:
+        """The latest entries, oldest first: from a time on, and of the revision that begins like this."""
 
     def logs(self, service: str, lines: int) -> list[str]:
         """The last lines that the service's replicas wrote."""
@@ -79,7 +82,7 @@ def control_app(control: Control) -> Starlette:
 
     def history(request: Request, _: Document) -> object:
         service = _service(control, request.query_params.get("service"), gone_is_fine=True)
-        return {"entries": control.history(service, _number(request, "limit", 50))}
+        return {"entries": control.history(service, _number(request, "limit", 50), **_filters(request))}
 
     def logs(request: Request, _: Document) -> object:
         service = _service(control, request.query_params.get("service"))
@@ -163,6 +166,16 @@ def _number(request: Request, name: str, default: int) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= MAX_LINES:
         raise BadRequest(f"{name}: expected a number from 1 to {MAX_LINES}")
     return int(text)
+
+
+def _filters(request: Request) -> dict[str, Any]:
+    """Which entries of the history are asked for, beside those of one service."""
+    asked = request.query_params
+    try:
+        since = {"since": parse_since(asked["since"], time.time())} if "since" in asked else {}
+        return since | ({"revision": parse_revision(asked["revision"])} if "revision" in asked else {})
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
 
 
 def _service(control: Control, text: object, *, gone_is_fine: bool = False) -> str | None:

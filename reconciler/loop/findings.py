@@ -1,0 +1,49 @@
+"""What a commit came to, where a service is not as git says: the history tells each change of it once. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reconciler.model import Desired, DesiredState, Plan, Reason, ServiceId, Verdict
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One event. Two with equal `key` are the same to a reader; `told`: an action tells it already."""
+
+    event: str
+    message: str
+    key: str
+    told: bool = False
+
+
+def finding(event: str, message: str) -> Finding:
+    """Texts that differ in their figures only, of free memory or of seconds, are the same to a reader."""
+    return Finding(event, message, f"{event} {_NUMBER.sub('#', message)}")
+
+
+def findings(desired: DesiredState, plan: Plan) -> dict[ServiceId, Finding]:
+    """By service: what keeps it from git's word."""
+    unusable = {one.id: one for one in desired.services if one.problems}
+    found = ((key, _finding(unusable.get(key), verdict, desired.revision)) for key, verdict in plan.verdicts.items())
+    return {service: each for service, each in found if each is not None}
+
+
+def _finding(unusable: Desired | None, verdict: Verdict, revision: str) -> Finding | None:
+    if unusable is not None:
+        return _joined("unusable", unusable.problems)
+    if verdict.kept is not None:
+        return _joined("kept", (verdict.kept,))
+    if (refused := verdict.rejected) is not None:
+        digest = refused.digest.removeprefix("sha256:")[:8]
+        text = f"{digest} failed before, at {refused.revision[:8]}: {refused.reason}"
+        return Finding("rejected", text, f"rejected {refused.digest}", told=refused.revision == revision)
+    return _joined("blocked", verdict.blocked) if verdict.blocked else None
+
+
+def _joined(event: str, reasons: Iterable[Reason]) -> Finding:
+    return finding(event, "; ".join(map(str, reasons)))
