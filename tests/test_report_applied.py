@@ -35,6 +35,7 @@ ASKING = verdict(sync=Sync.OUT_OF_SYNC, step="asking the engine")
 SUSPENDED = verdict(sync=Sync.UNKNOWN, health=Health(Phase.SUSPENDED, Reason("Suspended", "by hand")))
 UNUSABLE = desired(spec=None, problems=(Reason("Invalid", "runtime x is unknown"),))
 BROKEN = (Reason("NotYaml", "no YAML", Origin("hosts/a/x.yaml", 3)),)
+LOST = Reason("NotPrunable", "kept, because this target's folder is missing")
 OTHER = desired(TINY.__class__("demo", "other"))
 START = Start(replica().id, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "", "", "new")
 
@@ -46,9 +47,9 @@ START = Start(replica().id, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "",
         (state(desired()), planned(BLOCKED), True, ["NoGpu"]),
         (state(desired()), planned(REJECTED), True, ["Rejected"]),
         (state(UNUSABLE), planned(verdict(sync=Sync.OUT_OF_SYNC)), True, ["Invalid"]),
-        (state(unreadable=BROKEN), planned(verdict(sync=Sync.UNKNOWN)), True, ["NotYaml", "NotYaml"]),
+        (state(unreadable=BROKEN), planned(verdict(sync=Sync.UNKNOWN, kept=BROKEN[0])), True, ["NotYaml", "NotYaml"]),
         (state(desired(), refused=BROKEN), planned(verdict()), True, ["NotYaml"]),
-        (state(prunable=False), planned(verdict(sync=Sync.UNKNOWN)), True, ["NotPrunable"]),
+        (state(prunable=False), planned(verdict(sync=Sync.UNKNOWN, kept=LOST)), True, ["NotPrunable"]),
         (state(desired(), OTHER), planned(SUSPENDED, verdict(OTHER.id)), True, ["Suspended"]),
         (state(desired()), planned(SUSPENDED), False, ["Suspended"]),
         (state(desired(), drain=Reason("Drained", "by hand")), planned(verdict()), False, ["Drained"]),

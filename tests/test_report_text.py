@@ -117,7 +117,9 @@ def test_head_line_never_says_applied_alone_while_out_of_sync() -> None:
 def test_head_line_names_a_file_that_cannot_be_read() -> None:
     broken = (Reason("NotYaml", "no YAML", Origin("hosts/a/tiny.yaml", 3)),)
     seen = observed(replica(), owned={TINY: owned()})
-    kept = report(desired=state(unreadable=broken), observed=seen, plan=planned(verdict(sync=Sync.UNKNOWN)))
+    kept = report(
+        desired=state(unreadable=broken), observed=seen, plan=planned(verdict(sync=Sync.UNKNOWN, kept=broken[0]))
+    )
     lines = plain(status_blocks(status_of(kept))).splitlines()
     assert "applied where possible: held up by hosts/a/tiny.yaml:3 (NotYaml)" in lines[0]
     row = next(line for line in lines if line.startswith("demo/tiny"))

@@ -47,16 +47,16 @@ def _services(desired: DesiredState, plan: Plan) -> Iterator[HoldUp]:
     ]
     wanted: dict[ServiceId, Desired] = {one.id: one for one in desired.services} if stopped else {}
     for service, verdict in sorted(stopped, key=lambda one: one[0]):
-        if reason := _why(wanted.get(service), verdict, desired):
+        if reason := _why(wanted.get(service), verdict):
             yield HoldUp(service, reason)
 
 
-def _why(want: Desired | None, verdict: Verdict, desired: DesiredState) -> Reason | None:
+def _why(want: Desired | None, verdict: Verdict) -> Reason | None:
     """None: it is on its way."""
     if _is_suspended(verdict):
         return verdict.health.reason
-    if want is None:
-        return _why_kept(desired) if verdict.sync is Sync.UNKNOWN else None
+    if verdict.kept or want is None:
+        return verdict.kept
     if want.problems:
         return want.problems[0]
     if verdict.rejected:
@@ -66,9 +66,3 @@ def _why(want: Desired | None, verdict: Verdict, desired: DesiredState) -> Reaso
 
 def _is_suspended(verdict: Verdict) -> bool:
     return verdict.health.reason.code == "Suspended"
-
-
-def _why_kept(desired: DesiredState) -> Reason:
-    if desired.unreadable:
-        return desired.unreadable[0]
-    return Reason("NotPrunable", "this target's folder or its host.yaml is missing from git")

@@ -344,7 +344,7 @@ def _wanted(service: ServiceId, sight: _Sight) -> int:
 def _is_kept(service: ServiceId, sight: _Sight) -> bool:
     """Git does not show it, but it may be in a file that cannot be read."""
     verdict = sight.verdicts.get(service)
-    return verdict is not None and verdict.sync is Sync.UNKNOWN
+    return verdict is not None and verdict.kept is not None
 
 
 def _as_kserve(service: ServiceId, replicas: Sequence[Replica], sight: _Sight) -> Document:

@@ -61,7 +61,7 @@ def status_blocks(status: Document, *, wide: bool = False, detail: bool = False)
 
 def _services_table(target: Document, wide: bool) -> Table:
     header: tuple[str, ...] = ("SERVICE", "SYNC", "HEALTH", "READY", "GPUS", "LIVE", "NOW")
-    rows = [_status_row(service, target) for service in target["services"]]
+    rows = [_status_row(service) for service in target["services"]]
     if wide and target["gpus"]["devices"]:
         header = (*header[:5], "DEVICES", *header[5:])
         held = (_devices(service["replicas"]) for service in target["services"])
@@ -164,13 +164,13 @@ def _gpus_line(gpus: Document) -> str:
     return f"{', '.join(parts)} in use" if parts else "no GPU"
 
 
-def _status_row(service: Document, target: Document) -> tuple[str, ...]:
+def _status_row(service: Document) -> tuple[str, ...]:
     live = short(service["liveDigest"]) or "-"
     health = service["health"]["status"] + (" (suspended by hand)" if service["suspended"] else "")
     step = service["step"]
     if service["suspended"]:
         step = f"suspended{by_hand(service.get('suspension'))}"
-    now = "; ".join(filter(None, (printable(step) or _why_idle(service, target), _canary(service))))
+    now = "; ".join(filter(None, (printable(step) or _why_idle(service), _canary(service))))
     return (full_name(service), service["sync"], health, service["ready"], str(service["gpus"]), live, now)
 
 
@@ -183,24 +183,21 @@ def _canary(service: Document) -> str:
     return f"canary {short(canary['digest'])} gets {canary['percent']}% of requests{waits}"
 
 
-def _why_idle(service: Document, target: Document) -> str:
+def _why_idle(service: Document) -> str:
     """Why nothing happens to it: what a person would ask next."""
     if service["problems"]:
         return printable(f"kept as it was: {written_at(service['problems'][0])} cannot be used")
+    if service.get("kept"):
+        return _why_kept(service["kept"])
     if not service["inGit"]:
-        return _why_not_shown(service, target)
+        return "not in git"
     return printable(f"not for this host: {service['health']['message']}") if is_elsewhere(service) else ""
 
 
-def _why_not_shown(service: Document, target: Document) -> str:
+def _why_kept(kept: Document) -> str:
     """A file that cannot be read is not one that was deleted."""
-    if service["sync"] != "Unknown":
-        return "not in git"
-    file = service["origin"].rpartition(":")[0]
-    unreadable = sorted(target["unreadable"], key=lambda one: one["file"] != file)
-    return (
-        printable(f"kept, cannot be read: {written_at(unreadable[0])}") if unreadable else "kept, cannot be read in git"
-    )
+    where = written_at(kept)
+    return printable(f"kept, cannot be read: {where}" if where else kept["message"])
 
 
 def _warnings(status: Document) -> Iterator[str]:
