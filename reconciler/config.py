@@ -142,6 +142,16 @@ class Rollout(_Section):
         description="Longest wait for running requests; a service's own terminationGracePeriodSeconds wins",
     )
     stop_grace: Seconds = Field(10.0, description="From SIGTERM to SIGKILL, once nothing runs any more")
+    shutdown_timeout: Seconds | None = Field(
+        None,
+        description="With `systemd`: how long a shutdown of the host waits for running requests; unset: "
+        "`drain_timeout`, at most 60 s",
+    )
+
+    @property
+    def shutdown_budget(self) -> float:
+        """Seconds that a shutdown of the host waits for running requests."""
+        return min(self.drain_timeout, 60.0) if self.shutdown_timeout is None else self.shutdown_timeout
 
 
 class Liveness(_Section):

@@ -215,7 +215,7 @@ def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: HostTa
     devices = (f"/dev/nvidia{_GPU}",) * spec.resources.gpu_devices
     try:
         home = folder / "replicas" / str(record.id)
-        return build_unit(plan_unit(record, shown, target.user, devices, home, _OWNER))
+        return build_unit(plan_unit(target.name, record, shown, target.user, devices, home, _OWNER))
     except ValueError:
         return None
 

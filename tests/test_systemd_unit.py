@@ -11,17 +11,21 @@ import pytest
 from reconciler.errors import Retryable
 from reconciler.model import ReplicaId, Resources, ServiceId
 from reconciler.targets.systemd import fetch
+from reconciler.targets.systemd.drain import drain_unit, proxy_name
 from reconciler.targets.systemd.unit import (
     UnitPlan,
     build_unit,
     credential_of,
+    drain_name,
     read_facts,
     replica_of,
     unit_name,
+    with_stop,
 )
 from reconciler.targets.systemd.ways import AnyManager
 
 PLAN = UnitPlan(
+    target="gpu-1",
     replica=ReplicaId(ServiceId("default", "chat"), "aaaaaaaa-0"),
     argv=("/opt/vllm/bin/python", "-m", "vllm.entrypoints.openai.api_server"),
     env={"PATH": "/bin"},
@@ -135,6 +139,25 @@ def test_stop_of_a_starting_engine_kills_it_by_the_unit_itself(plan: UnitPlan) -
     (line,) = (line for line in lines if line.startswith("ExecStop="))
     assert "[0-9A-F]+:7531 " in line, "the leased port as the kernel writes it"
     assert "SuccessExitStatus=SIGKILL" in lines, "who stops it by hand has not made it fail"
+
+
+@pytest.mark.parametrize("plan", [PLAN, CONTAINED], ids=["native", "contained"])
+def test_unit_of_an_older_release_is_stopped_like_one_of_today(plan: UnitPlan) -> None:
+    text = build_unit(plan)
+    new = ("ExecStop=", "SuccessExitStatus=")
+    kept = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(new))
+    old = kept.replace(" reconciler-drain-gpu-1.service", "")
+    assert old != text
+    assert with_stop(old, "gpu-1", 30001) == with_stop(text, "gpu-1", 30001) == text
+
+
+def test_shutdown_drains_before_proxy_and_replicas_are_stopped() -> None:
+    drain = drain_unit("gpu-1", proxy_name("gpu-1"), Path("/var/lib/reconciler/gpu-1/proxy"), 60.0).splitlines()
+    assert "After=network.target reconciler-proxy-gpu-1.service" in drain
+    assert f"Before=reconciler.service {drain_name('gpu-1')}" in build_unit(PLAN).splitlines()
+    (stop,) = (line for line in drain if line.startswith("ExecStop="))
+    assert stop.endswith("-m reconciler.routing.shutdown /var/lib/reconciler/gpu-1/proxy 60")
+    assert "TimeoutStopSec=70" in drain
 
 
 def test_models_lie_where_a_container_would_see_them() -> None:

@@ -18,6 +18,7 @@ from reconciler.routing.static import CLUSTER, PASSTHROUGH, ROUTES, STATS
 
 _CLUSTERS = "/clusters?format=json"
 _UPDATES = "/stats?format=json&filter=(version_text|update_rejected|update_failure)$"
+_ACTIVE = f"/stats?format=json&filter=^(http.{STATS}.downstream_rq_active|cluster.{PASSTHROUGH}.upstream_cx_active)$"
 # The files that Envoy watches, and where it counts what became of them.
 _SCOPES = {
     "lds": "listener_manager.lds",
@@ -65,10 +66,19 @@ class Admin:
         updates, clusters = self._ask(_UPDATES, _CLUSTERS)
         return _endpoints(json.loads(clusters)), _uptakes(json.loads(updates))
 
-    def _ask(self, *paths: str) -> list[bytes]:
+    def stop_listening(self) -> None:
+        """New connections are refused from now on, and each open one is closed after its next answer; for good."""
+        self._ask("/healthcheck/fail", "/drain_listeners", method="POST")
+
+    def active(self) -> int:
+        """How many requests run, and connections that are passed through as they are."""
+        stats = json.loads(self._ask(_ACTIVE)[0])["stats"]
+        return sum(int(stat["value"]) for stat in stats if "name" in stat)
+
+    def _ask(self, *paths: str, method: str = "GET") -> list[bytes]:
         connection = _UnixConnection(self._folder, self._timeout)
         try:
-            return [connection.fetch(path) for path in paths]
+            return [connection.fetch(path, method) for path in paths]
         except (OSError, http.client.HTTPException) as error:
             where = self._folder / SOCKET
             raise Retryable(f"the proxy does not answer on {where}: {error or type(error).__name__}") from error
@@ -91,8 +101,8 @@ class _UnixConnection(http.client.HTTPConnection):
         finally:
             os.close(folder)
 
-    def fetch(self, path: str) -> bytes:
-        self.request("GET", path)
+    def fetch(self, path: str, method: str) -> bytes:
+        self.request(method, path)
         response = self.getresponse()
         body = response.read()
         # Not ready is an answer too.

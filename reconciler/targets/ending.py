@@ -98,12 +98,15 @@ def _end_once(inventory: Inventory, supervisor: Supervisor) -> list[str]:
 def end_proxy(folder: Path, target: HostTarget) -> list[str]:
     """End it for good. Returns what is left, in words."""
     if target.kind == "systemd":
+        from reconciler.targets.systemd.drain import DrainUnit
         from reconciler.targets.systemd.proxy import ProxyUnit
         from reconciler.targets.systemd.ways import AnyManager
 
-        # First the unit: systemd would start it again.
+        # First the units: systemd would start it again.
+        seconds = target.rollout.shutdown_budget
         with closing(AnyManager()) as manager:
-            ProxyUnit(folder.name, manager).remove()
+            DrainUnit(folder.name, folder / "proxy", seconds, manager).remove()
+            ProxyUnit(folder.name, seconds, manager).remove()
     EnvoyProxy(folder / "proxy", target.routing).stop()
     host, port = parse_listen(target.routing.listen)
     return [] if is_free(host, port) else [f"something still listens on {target.routing.listen}"]

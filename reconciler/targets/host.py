@@ -53,7 +53,7 @@ from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.fits import Fits
 from reconciler.targets.gpus import Gpus
-from reconciler.targets.kinds import make_begin, make_fetcher, make_images, make_supervisor
+from reconciler.targets.kinds import make_begin, make_fetcher, make_images, make_supervisor, prepare_shutdown
 from reconciler.targets.liveness import Limits, Witness
 from reconciler.targets.machine import Machine
 from reconciler.targets.preflights import Preflights
@@ -132,6 +132,7 @@ class HostTarget:
         if not self._recovered:
             try:
                 self._supervisor.recover()
+                prepare_shutdown(self._settings, self._inventory.folder / "proxy")
                 self._recovered = True
             except UnreadableRecord:
                 # Every pass says so; nothing is done to this host until it is put right.

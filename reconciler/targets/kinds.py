@@ -6,6 +6,7 @@ Who runs child processes needs no D-Bus. Units are named after the target's fold
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -35,9 +36,21 @@ def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpu
 
             manager = AnyManager()
             supervisor = UnitSupervisor(inventory.folder.name, settings.user, inventory, gpus, manager)
-            return supervisor, ProxyUnit(inventory.folder.name, manager).spawn
+            return supervisor, ProxyUnit(inventory.folder.name, settings.rollout.shutdown_budget, manager).spawn
         case _:
             assert_never(settings.kind)
+
+
+def prepare_shutdown(settings: config.HostTarget, proxy: Path) -> None:
+    """Have a shutdown of the host wait for running requests. Raises Retryable. `proxy` is the folder of the proxy."""
+    if settings.kind == "process":
+        # Only systemd could wait, and does not know our children.
+        return
+    from reconciler.targets.systemd.drain import DrainUnit
+    from reconciler.targets.systemd.ways import AnyManager
+
+    with closing(AnyManager()) as manager:
+        DrainUnit(proxy.parent.name, proxy, settings.rollout.shutdown_budget, manager).ensure()
 
 
 def make_fetcher(settings: config.HostTarget, folder: Path) -> Fetcher:

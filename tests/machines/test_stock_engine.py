@@ -51,7 +51,7 @@ def test_a_stock_engine_serves_and_ends_well_as_a_unit(stock_machine: Machine, s
     record = replace(world.record(), spec=spec_of())
     start = launch(record.spec, engine, SERVICE, record.lease, place.paths, record.drain_timeout, place.folders)
     start = replace(start, mounts={**place.mounts, venv: venv})
-    plan = plan_unit(record, start, "daemon", (), Path("/var/lib/reconciler/box/replicas/one"))
+    plan = plan_unit("box", record, start, "daemon", (), Path("/var/lib/reconciler/box/replicas/one"))
     name = unit_name("box", record.id)
     (stock_machine.root / "etc/systemd/system" / name).write_text(build_unit(plan))
     known, home = find_place().folder / "vllm-cache", place.folders.home

@@ -47,6 +47,7 @@ NAMES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,6}", fullmatch=True).map(lambda name: 
 def echo(number: int, argv: tuple[str, ...], env: dict[str, str], hidden: frozenset[str] = frozenset()) -> UnitPlan:
     replica = ReplicaId(ServiceId("default", "echo"), f"aaaaaaaa-{number}")
     return UnitPlan(
+        target="box",
         replica=replica,
         argv=("/usr/bin/python3", "-IS", f"{CODE}/tests/machines/echo.py", *argv),
         env=env,

@@ -9,6 +9,7 @@ from reconciler.errors import Retryable
 from reconciler.files import write_atomically
 from reconciler.procfs import Identity
 from reconciler.routing import process
+from reconciler.targets.systemd.drain import proxy_name, stop_lines
 from reconciler.targets.systemd.manager import Manager
 from reconciler.targets.systemd.unit import DAEMON, SANDBOX
 from reconciler.targets.systemd.unit_files import UNITS, delete_unit, sync_links
@@ -20,19 +21,22 @@ _SECONDS = 10.0
 class ProxyUnit:
     """Starts the Envoy of one target, and takes it away."""
 
-    def __init__(self, target: str, manager: Manager) -> None:
+    def __init__(self, target: str, seconds: float, manager: Manager) -> None:
+        """`seconds` is what whoever stops it grants to requests that run."""
         self._target = target
+        self._seconds = seconds
         self._manager = manager
 
     @property
     def name(self) -> str:
-        return f"reconciler-proxy-{self._target}.service"
+        return proxy_name(self._target)
 
     def spawn(self, folder: Path, concurrency: int) -> Identity:
         """Raises Retryable."""
         path = UNITS / self.name
         try:
-            write_atomically(path, proxy_unit(self._target, folder, process.command(concurrency)).encode(), 0o644)
+            text = proxy_unit(self._target, folder, self._seconds, process.command(concurrency))
+            write_atomically(path, text.encode(), 0o644)
         except OSError as error:
             raise Retryable(f"{path}: cannot be written: {error.strerror}; run us as root") from None
         before = process.log_size(folder)
@@ -57,7 +61,7 @@ class ProxyUnit:
         raise Retryable(f"{self.name} did not start: {words}")
 
 
-def proxy_unit(target: str, folder: Path, argv: list[str]) -> str:
+def proxy_unit(target: str, folder: Path, seconds: float, argv: list[str]) -> str:
     """The text of the proxy's unit. Pure."""
     name, value = next(iter(process.environment(folder).items()))
     return f"""\
@@ -76,7 +80,7 @@ StandardOutput=append:{plain(str(folder / process.LOG))}
 StandardError=inherit
 Restart=always
 RestartSec=100ms
-TimeoutStopSec=10
+{stop_lines(folder, seconds)}
 LimitNOFILE=1048576
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE
 ReadWritePaths={quote_path(str(folder))}

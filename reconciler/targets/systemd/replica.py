@@ -20,13 +20,20 @@ SECRETS = "secrets"
 
 
 def plan_unit(
-    record: ReplicaRecord, launch: Launch, user: str, devices: tuple[str, ...], folder: Path, owner: str = ""
+    target: str,
+    record: ReplicaRecord,
+    launch: Launch,
+    user: str,
+    devices: tuple[str, ...],
+    folder: Path,
+    owner: str = "",
 ) -> UnitPlan:
     """`devices` are the nodes of the GPUs it leases; `folder` is the replica's own: it will hold what is secret.
 
     `owner` is `user` by numbers, `UID:GID`: a container knows no other names.
     """
     plan = UnitPlan(
+        target=target,
         replica=record.id,
         argv=launch.argv,
         env=launch.env,

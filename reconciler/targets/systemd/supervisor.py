@@ -42,6 +42,7 @@ from reconciler.targets.systemd.unit import (
     read_facts,
     replica_of,
     unit_name,
+    with_stop,
 )
 from reconciler.targets.systemd.unit_files import (
     UNITS,
@@ -172,6 +173,29 @@ class UnitSupervisor:
             unit = found.get(record.id)
             if unit is not None and is_up(unit, runs[unit.name]):
                 self._take_over(record, _identity(unit, runs[unit.name]))
+        self._bring_up_to_date(r for r in records if r.process and r.process == _identity_in(found.get(r.id), runs))
+
+    def _bring_up_to_date(self, records: Iterable[ReplicaRecord]) -> None:
+        """Have units of an older release of ours stopped as ours are. Nothing is restarted for that.
+
+        Raises Retryable. Killed in between, the file differs from our copy, and is repaired from it.
+        """
+        changed = False
+        for record in records:
+            path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
+            try:
+                text = ours.read_text()
+                wanted = with_stop(text, self._target, record.lease.port)
+                if wanted != text and path.read_text() == text:
+                    write_atomically(ours, wanted.encode())
+                    changed |= write_atomically(path, wanted.encode())
+            except FileNotFoundError:
+                # Which is drift, and a pass sees to it.
+                continue
+            except (OSError, ValueError) as error:
+                _log.warning("unit.not_brought_up_to_date", unit=path.name, error=str(error))
+        if changed:
+            self._manager.reload()
 
     def _take_over(self, record: ReplicaRecord, who: Identity | None) -> None:
         here = record.boot == procfs.boot_id()
@@ -271,7 +295,7 @@ class UnitSupervisor:
         folder = self._inventory.replica_folder(record.id)
         devices = self._gpus.nodes(record.lease.gpus)
         try:
-            return plan_unit(record, launch, self._user, devices, folder, f"{user.pw_uid}:{user.pw_gid}")
+            return plan_unit(self._target, record, launch, self._user, devices, folder, f"{user.pw_uid}:{user.pw_gid}")
         except ValueError as error:
             raise Terminal(f"replica {record.id}: {error}") from None
 
@@ -384,6 +408,10 @@ def _identity(unit: UnitState | None, run: Run) -> Identity | None:
     if not run.pid or unit is None or unit.active == _STARTING:
         return None
     return Identity(run.pid, run.started, procfs.boot_id())
+
+
+def _identity_in(unit: UnitState | None, runs: Mapping[str, Run]) -> Identity | None:
+    return _identity(unit, runs[unit.name]) if unit is not None else None
 
 
 def _too_large(plan: UnitPlan) -> Iterator[Reason]:

@@ -82,6 +82,7 @@ class UnitPlan:
     `UID:GID`, and `credential` is the file as the container sees it.
     """
 
+    target: str
     replica: ReplicaId
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -105,6 +106,11 @@ def unit_name(target: str, replica: ReplicaId) -> str:
     return f"reconciler-{target}.{replica}.service"
 
 
+def drain_name(target: str) -> str:
+    """The unit that is stopped before the target's proxy and replicas."""
+    return f"reconciler-drain-{target}.service"
+
+
 def replica_of(target: str, unit: str) -> ReplicaId | None:
     """The inverse of `unit_name`; None for another's unit."""
     prefix, suffix = f"reconciler-{target}.", ".service"
@@ -125,6 +131,13 @@ def build_unit(plan: UnitPlan) -> str:
         (SECTION, (f"{name}={_one_line(text)}" for name, text in plan.facts.items())),
     )
     return "\n".join(f"[{name}]\n" + "".join(f"{line}\n" for line in lines) for name, lines in sections)
+
+
+def with_stop(text: str, target: str, port: int) -> str:
+    """The text with what an older release of ours did not write of how a unit is stopped."""
+    if "\nExecStop=" not in text:
+        text = text.replace("\nKillMode=mixed\n", "\n" + "".join(f"{line}\n" for line in _stop(port)), 1)
+    return text.replace(f"\nBefore={DAEMON}\n", f"\nBefore={DAEMON} {drain_name(target)}\n", 1)
 
 
 def credential_of(plan: UnitPlan) -> str | None:
@@ -152,7 +165,7 @@ def _unit(plan: UnitPlan) -> Iterator[str]:
     # The other writes at every boot how GPUs are handed to containers, where it is installed.
     yield "After=network.target" + (" nvidia-cdi-refresh.service" if plan.image and plan.gpus else "")
     # What comes first goes last: when the machine goes down, the daemon must not take that for the death of replicas.
-    yield f"Before={DAEMON}"
+    yield f"Before={DAEMON} {drain_name(plan.target)}"
     needed = (*plan.mounts.values(), *((_CONTAINERS,) if plan.image else ()))
     if needed:
         yield "RequiresMountsFor=" + " ".join(quote_path(folder) for folder in needed)
@@ -202,17 +215,21 @@ def _contained(plan: UnitPlan) -> Iterator[str]:
 
 
 def _life(plan: UnitPlan) -> Iterator[str]:
-    # The engine itself drains and ends its children; what outlives it is killed.
-    yield "KillMode=mixed"
-    yield f"ExecStop=+-:{_line('/bin/sh', '-c', _KILL_UNLESS_LISTENING.format(port=plan.port))}"
-    # Else a unit that was stopped while it started would count as failed.
-    yield "SuccessExitStatus=SIGKILL"
+    yield from _stop(plan.port)
     yield f"TimeoutStopSec={math.ceil(plan.drain_timeout) + _STOP_MARGIN}"
     yield "SendSIGKILL=yes"
     # The death of vLLM's engine process ends its server with status 0.
     yield "Restart=always"
     yield "RestartSec=10"
     yield "OOMPolicy=stop"
+
+
+def _stop(port: int) -> Iterator[str]:
+    # The engine itself drains and ends its children; what outlives it is killed.
+    yield "KillMode=mixed"
+    yield f"ExecStop=+-:{_line('/bin/sh', '-c', _KILL_UNLESS_LISTENING.format(port=port))}"
+    # Else a unit that was stopped while it started would count as failed.
+    yield "SuccessExitStatus=SIGKILL"
 
 
 def _limits(resources: Resources) -> Iterator[str]:
