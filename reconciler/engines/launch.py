@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +29,14 @@ _CANNOT = {
     "--grpc": "a replica without an HTTP server cannot be probed",
     "--ssl-cert-reqs": "a host has no client certificate to probe a replica with",
 }
+
+
+ADDED = ("--host=127.0.0.1", "--port=8000", "--served-model-name=name", "--shutdown-timeout=1")
+"""The flags that `launch` adds, as the engine is asked about them."""
+DISPENSABLE = frozenset({"--shutdown-timeout"})
+"""Those that an older vLLM is served without: our own drain has ended before anybody sends SIGTERM."""
+OLDEST_VLLM = "0.16"
+"""The oldest vLLM that is served: it was tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,13 @@ def launch(
     env = environment(container.env, container.hidden, engine, paths, folders, lease)
     hidden = container.hidden & env.keys() - engine.env.keys() - _GIVEN_BY_LEASE
     return Launch(argv, env, folders.tmp, hidden, files)
+
+
+def without(launch: Launch, flags: Collection[str]) -> Launch:
+    """The launch without flags of ours that its engine does not know."""
+    if not flags:
+        return launch
+    return replace(launch, argv=tuple(word for word in launch.argv if word.partition("=")[0] not in flags))
 
 
 def question(

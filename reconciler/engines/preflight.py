@@ -21,7 +21,8 @@ from typing import Any
 
 import structlog
 
-from reconciler.engines.launch import Question, origin_of_word
+from reconciler.engines.lacks import Lacks
+from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, Question, origin_of_word
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import Retryable
 from reconciler.exchange import LONGEST, TooMuchError, exchange
@@ -38,12 +39,13 @@ _LONGEST_CONFIG = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the engine said. An error's index counts in the question's argv."""
+    """What the engine said. An error's index counts in the question's argv. `lacks` are flags of ours unknown to it."""
 
     parsed: str
     gpus: int
     errors: tuple[tuple[str, int | None], ...]
     warnings: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
 
     def about(self, asked: Question, spec: EffectiveSpec, origins: Sequence[Origin], fallback: Origin) -> Preflight:
         """The verdict as every stage speaks it, each reason with its file and line."""
@@ -111,10 +113,16 @@ class PreflightRunner:
     """
 
     def __init__(
-        self, cache: Path, wake: Callable[[], None], timeout: float = 180.0, begin: Begin | None = None
+        self,
+        cache: Path,
+        wake: Callable[[], None],
+        timeout: float = 180.0,
+        begin: Begin | None = None,
+        lacks: Lacks | None = None,
     ) -> None:
         """`begin` starts the process that is asked: by default a child of ours."""
         self._begin = begin or begin_child
+        self._lacks = lacks or Lacks(cache)
         self._cache = cache
         self._wake = wake
         self._timeout = timeout
@@ -174,7 +182,9 @@ class PreflightRunner:
             self._fail(key, NoVerdict(f"preflight failed: unexpected {type(error).__name__}: {error}"))
         else:
             _write(self._cache / f"{key}.json", answer)
-            self._finish(key, _verdict(answer))
+            verdict = _verdict(answer)
+            self._lacks.note(engine_parts(asked.python, asked.image), frozenset(verdict.lacks))
+            self._finish(key, verdict)
         self._wake()
 
     def _finish(self, key: str, verdict: Verdict) -> None:
@@ -194,7 +204,8 @@ class PreflightRunner:
     def _run(self, asked: Question) -> dict[str, Any]:
         """One process from start to end. Raises Retryable."""
         paths = {} if asked.mounted else dict(asked.paths)
-        request = json.dumps({"argv": asked.argv, "paths": paths}).encode()
+        ours = {"added": ADDED, "dispensable": sorted(DISPENSABLE), "oldest": OLDEST_VLLM}
+        request = json.dumps({"argv": asked.argv, "paths": paths, **ours}).encode()
         with contextlib.ExitStack() as stack:
             with self._lock:
                 if self._closed:
@@ -279,7 +290,8 @@ def _verdict(answer: dict[str, Any]) -> Verdict:
     errors = tuple((str(error["message"]), error["index"]) for error in answer["errors"])
     if not all(index is None or (type(index) is int and index >= 0) for _, index in errors):
         raise ValueError("an error's index is no place in argv")
-    return Verdict(str(answer["parsed"]), int(answer["gpus"]), errors, tuple(map(str, answer["warnings"])))
+    warnings, lacks = (tuple(map(str, answer.get(name, ()))) for name in ("warnings", "lacks"))
+    return Verdict(str(answer["parsed"]), int(answer["gpus"]), errors, warnings, lacks)
 
 
 def _write(path: Path, answer: dict[str, Any]) -> None:
@@ -307,19 +319,19 @@ def key_of(asked: Question) -> str:
     for mount, local in asked.paths.items():
         env = {name: value.replace(local, mount) for name, value in env.items()}
     models = {mount: _model_digest(local) for mount, local in asked.paths.items()}
-    parts = [*_engine_parts(asked), asked.argv, sorted(env.items()), sorted(models.items())]
+    parts = [*engine_parts(asked.python, asked.image), asked.argv, sorted(env.items()), sorted(models.items())]
     return hashlib.sha256(json.dumps([*parts, _PROBE]).encode()).hexdigest()[:32]
 
 
 def key_of_model(asked: Question) -> str:
     """The same for engine and model alone, whatever the arguments."""
     models = sorted((mount, _model_digest(local)) for mount, local in asked.paths.items())
-    return hashlib.sha256(json.dumps([*_engine_parts(asked), models]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([*engine_parts(asked.python, asked.image), models]).encode()).hexdigest()[:32]
 
 
-def _engine_parts(asked: Question) -> tuple[str, str]:
-    """An image's ID says all of what is in it."""
-    return str(asked.python), asked.image or engine_version(asked.python)
+def engine_parts(python: Path, image: str) -> tuple[str, str]:
+    """Which engine it is; an image's ID says all of what is in it."""
+    return str(python), image or engine_version(python)
 
 
 def engine_version(python: Path) -> str:

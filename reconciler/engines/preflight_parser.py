@@ -24,6 +24,10 @@ class Environment(Exception):
     """No verdict is possible here; says why."""
 
 
+class Unknown(Environment):
+    """This vLLM is unlike those that we know: too old, or too new."""
+
+
 class Refused(Exception):
     """The parser's complaint, with the flag it names (`--dtype`, `--tensor-parallel-size/-tp`) if any."""
 
@@ -47,7 +51,7 @@ class Engine:
         self.parser = cli.make_arg_parser(quiet(base)(prog="vllm", allow_abbrev=False))
         self.flags = sorted(flag for action in self.parser._actions for flag in action.option_strings)
         self.long = {f: spelled_out(a.option_strings) for a in self.parser._actions for f in a.option_strings}
-        self.checks = [cli.validate_parsed_serve_args, *server_checks()]
+        self.checks = [*checks_of(cli, "validate_parsed_serve_args"), *server_checks()]
         self.defaults = self.parse([])[0]
 
     def parse(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -88,16 +92,21 @@ def first_of(*names: str) -> Any:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             missing = error
-    raise Environment(f"this vLLM is laid out in an unknown way: {missing}")
+    raise Unknown(f"this vLLM is laid out in an unknown way: {missing}")
+
+
+def checks_of(module: Any, *names: str) -> list[Callable[[Any], None]]:
+    """The functions of these names that this version has."""
+    return [getattr(module, name) for name in names if hasattr(module, name)]
 
 
 def server_checks() -> list[Callable[[Any], None]]:
     """Names of tool and reasoning parsers are checked by the server only when it starts."""
     try:
         module = first_of("vllm.entrypoints.launchers.launcher", "vllm.entrypoints.openai.api_server")
-        return [module.validate_api_server_args]
-    except (Environment, AttributeError):
+    except Environment:
         return []
+    return checks_of(module, "validate_api_server_args")
 
 
 def quiet(base: Any) -> Any:

@@ -1,12 +1,14 @@
 """Ask the installed vLLM whether it would accept these arguments. Run by the workload's interpreter, never by ours.
 
-Standard input: `{"argv": [flags of the server], "paths": {path in the container: path on this host}}`.
+Standard input: `{"argv": [flags of the server], "paths": {path in the container: path on this host}, "added": [flags
+that the reconciler adds], "dispensable": [those it can do without], "oldest": the oldest vLLM that it serves}`.
 Standard output: one JSON object, either the verdict
 
-    {"vllm", "parsed", "gpus", "errors": [{"message", "index"}], "warnings": [...], "deep": whether a model was read}
+    {"vllm", "parsed", "gpus", "errors": [{"message", "index"}], "warnings": [...], "deep": whether a model was read,
+     "lacks": [dispensable flags that this vLLM does not know]}
 
-or `{"environment": why no verdict is possible, "variable": the one to blame or ""}`: this interpreter or host is to
-blame, not the arguments.
+or `{"environment": why no verdict is possible, "variable": the one to blame or "", "final": whether
+asking again is of no use}`: this interpreter or host is to blame, not the arguments.
 `index` counts in argv; null where no single argument is to blame. `parsed` is canonical: equal text, equal meaning.
 
 Standard library and vLLM only; Python 3.9 and later. It starts no engine and uses no network.
@@ -22,7 +24,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reconciler.engines.preflight_parser import Engine, Environment, Refused
+    from reconciler.engines.preflight_parser import Engine, Environment, Refused, Unknown
     from reconciler.engines.preflight_text import (
         Finding,
         Option,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     )
 else:
     # A script finds its neighbours by their bare names.
-    from preflight_parser import Engine, Environment, Refused
+    from preflight_parser import Engine, Environment, Refused, Unknown
     from preflight_text import (
         Finding,
         Option,
@@ -201,6 +203,23 @@ def check_against_model(engine: Engine, args: argparse.Namespace, argv: list[str
             args, _ = engine.parse(join(options))
 
 
+def lacking(engine: Engine, request: dict[str, Any]) -> list[str]:
+    """The added flags that this vLLM does not know. Raises Unknown for one that the reconciler cannot do without."""
+    unknown = []
+    for word in request.get("added", ()):
+        name = word.split("=", 1)[0]
+        try:
+            if not engine.parse([word])[1]:
+                continue
+            why = "does not know"
+        except Refused as error:
+            why = f"refuses ({error})"
+        if name not in request.get("dispensable", ()):
+            raise Unknown(f"vLLM {engine.version} {why} {name}, which the reconciler adds")
+        unknown.append(name)
+    return unknown
+
+
 def unnamed_model(engine: Engine, args: argparse.Namespace, argv: list[str]) -> list[Finding]:
     given = {option.name for option in split(argv)}
     if args.model != engine.defaults.model or given & {"--model", "--config"}:
@@ -261,6 +280,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     back = {local: mount for mount, local in paths.items()}
     argv = [replace_paths(word, paths) for word in request["argv"]]
     engine = Engine()
+    lacks = lacking(engine, request)
     args, findings = parse_all(engine, argv)
     config, deep = None, False
     if args is not None and not findings:
@@ -281,6 +301,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "errors": [{"message": replace_paths(f.message, back), "index": f.index} for f in findings],
         "warnings": warnings_of(engine, args, argv) if args is not None else [],
         "deep": deep,
+        "lacks": lacks,
     }
 
 
@@ -305,8 +326,13 @@ def main() -> int:
     # Imports may print, also from C; only the answer may reach standard output.
     out = os.dup(1)
     os.dup2(2, 1)
+    request: dict[str, Any] = {}
     try:
-        result = answer(json.load(sys.stdin))
+        request = json.load(sys.stdin)
+        result = answer(request)
+    except Unknown as error:
+        text = f"{error}; the oldest vLLM that is served is {request.get('oldest')}"
+        result = {"environment": text, "final": True}
     except Environment as error:
         result = {"environment": str(error), "variable": variable_behind(error)}
     except (Exception, SystemExit) as error:

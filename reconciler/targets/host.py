@@ -10,6 +10,8 @@ from typing import assert_never
 
 from reconciler import config, procfs
 from reconciler.engines.images import find_engine
+from reconciler.engines.lacks import Lacks
+from reconciler.engines.preflight import PreflightRunner
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
@@ -108,11 +110,13 @@ class HostTarget:
         self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings, folder), secrets, wake)
         self._images = make_images(settings, folder)
         find_image = self._images.find if self._images else lambda _: None
-        self._workloads = Workloads(settings, folder, secrets, self._stager, closed, find_image)
+        lacks = Lacks(folder / "preflight")
+        self._workloads = Workloads(settings, folder, secrets, self._stager, closed, lacks, find_image)
         fits = Fits(folder / "fit", self._machine)
         begin = make_begin(settings, gpus, folder)
         checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout)
-        self._preflights = Preflights(self._workloads, folder / "preflight", wake, fits, checks, begin)
+        runner = PreflightRunner(folder / "preflight", wake, begin=begin, lacks=lacks)
+        self._preflights = Preflights(self._workloads, runner, wake, fits, checks)
         self._subjects = Subjects(self._workloads.api_key)
         limits = Limits(settings.liveness.interval, settings.liveness.timeout)
         self._witness = Witness()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.engines.launch import Question
-from reconciler.engines.preflight import Begin, NoVerdict, PreflightRunner, Verdict, engine_version, key_of
+from reconciler.engines.preflight import NoVerdict, PreflightRunner, Verdict, engine_version, key_of
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ServiceId
 from reconciler.targets.bugs import Bugs
@@ -90,17 +90,16 @@ class Preflights:
     def __init__(
         self,
         workloads: Workloads,
-        cache: Path,
+        runner: PreflightRunner,
         wake: Callable[[], None],
         fits: Fits,
         checks: StartChecks,
-        begin: Begin,
     ) -> None:
         self._workloads = workloads
         self._checks = checks
         self._fits = fits
         self._wake = wake
-        self._runner = PreflightRunner(cache, wake, begin=begin)
+        self._runner = runner
         self._refused: dict[str, Preflight] = {}
         self._known: dict[tuple[ServiceId, str], _Known] = {}
         self._bugs = Bugs()

@@ -13,7 +13,9 @@ from pathlib import Path
 from reconciler import config, procfs
 from reconciler.engines.environment import Folders
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import Launch, Question, Revealed, api_key, launch, question
+from reconciler.engines.lacks import Lacks
+from reconciler.engines.launch import Launch, Question, Revealed, api_key, launch, question, without
+from reconciler.engines.preflight import engine_parts
 from reconciler.errors import Retryable, Terminal
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start
@@ -89,8 +91,10 @@ class Workloads:
         secrets: Callable[[], SecretStore],
         stager: Stager,
         closed: tuple[Path, ...],
+        lacks: Lacks,
         find_image: Callable[[str], str | None] = lambda _: None,
     ) -> None:
+        self._lacks = lacks
         self._settings = settings
         reader = settings.user if settings.kind == "systemd" else ""
         self._ground = Ground(settings.volumes, (folder.absolute(), *closed), reader)
@@ -109,7 +113,9 @@ class Workloads:
             found = launch(
                 start.spec, engine, service, start.lease, place.paths, start.drain_timeout, place.folders, secrets
             )
-            return replace(found, mounts=place.mounts, image=self._image(start.spec, engine))
+            image = self._image(start.spec, engine)
+            found = without(found, self._lacks.of(engine_parts(Path(found.argv[0]), image)))
+            return replace(found, mounts=place.mounts, image=image)
         except ValueError as error:
             raise Terminal(f"replica {start.replica}: {error}") from None
 
