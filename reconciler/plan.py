@@ -10,6 +10,7 @@ from reconciler.health import Life, Patience, life
 from reconciler.model import (
     Action,
     DesiredState,
+    Drain,
     EnsureProxy,
     Health,
     Observed,
@@ -87,9 +88,9 @@ def make_plan(
             *_actions(ordered, observed, _is_behind(desired, observed, quarantines)),
             *_unstage(every, observed, suspended),
         ),
-        verdicts={d.verdict.service: d.verdict for d in ordered},
+        verdicts={d.verdict.service: d.verdict for d in ordered if not _is_only_a_name(d, desired)},
         look_again_at=min(looks.values(), default=None),
-        notes=(*desired.unreadable, *desired.notes),
+        notes=(*desired.unreadable, *desired.notes, *_last_calls(ordered, desired)),
         looks=looks,
     )
 
@@ -205,6 +206,27 @@ def _is_behind(desired: DesiredState, observed: Observed, quarantines: Quarantin
     """Does anything run, or drain, that git does not ask for any more? Without the proxy it cannot go."""
     wanted = {one.id: one.digest for one in desired.services if one.spec and (one.id, one.digest) not in quarantines}
     return any(r.draining_at or r.digest != wanted.get(r.service, r.digest) for r in observed.replicas)
+
+
+def _is_only_a_name(decision: Decision, desired: DesiredState) -> bool:
+    """Git does not name it any more, and nothing is left of it but its names at the proxy."""
+    route = decision.route
+    if route is None or route.left_at is None or decision.records or decision.processes:
+        return False
+    return all(one.id != route.service for one in desired.services)
+
+
+def _last_calls(decisions: list[Decision], desired: DesiredState) -> Iterator[Reason]:
+    """A service that serves and is taken away here may be meant to move: that costs its clients errors."""
+    here = {one.id for one in desired.services if not one.not_here}
+    for decision in decisions:
+        drains = any(isinstance(action, Drain) for action in decision.records)
+        if drains and decision.verdict.service not in here:
+            text = (
+                f"{decision.verdict.service} serves, and goes: its clients get 503 here from now on; to move it "
+                "without that, add it elsewhere in one commit, and take it away here in the next, once it serves there"
+            )
+            yield Reason("StopsServing", text)
 
 
 def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[ServiceId]) -> Iterator[Unstage]:

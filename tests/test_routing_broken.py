@@ -13,13 +13,13 @@ import pytest
 
 from reconciler.config import Routing
 from reconciler.errors import Retryable
-from reconciler.model import ProxyBreak
+from reconciler.model import ProxyBreak, ServiceRoute
 from reconciler.routing import watch
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.routing.process import find
 from reconciler.routing.watch import ProxyWatch, does_answer
 from tests.ports import free_port
-from tests.proxy_parts import Backend, ask, load, route, wait_for
+from tests.proxy_parts import Backend, ask, load, route, service, wait_for
 
 BODY = {"model": "tiny", "prompt": "x"}
 
@@ -133,3 +133,18 @@ def test_stopped_proxy_on_a_stopped_host_is_not_hung(proxy: EnvoyProxy, monkeypa
 
 def test_nothing_that_listens_is_not_a_hang() -> None:
     assert does_answer("127.0.0.1", free_port()) is None
+
+
+def test_service_that_left_answers_503_by_all_its_names(proxy: EnvoyProxy, tiny: Backend) -> None:
+    port = proxy.address[1]
+    proxy.apply((route("tiny", tiny.port), ServiceRoute(service("gone"), left_at=1.0)))
+    answers = [
+        ask(port, "/v1/completions", {"model": "gone"}),
+        ask(port, "/v1/completions", {"model": "demo/gone"}),
+        ask(port, "/demo/gone/v1/completions", {"model": "x"}),
+        ask(port, "/v1/completions", {"model": "x"}, host="gone-demo.example.com"),
+    ]
+    assert [(one.status, one.headers["retry-after"]) for one in answers] == [(503, "5")] * 4
+    assert {one["id"] for one in ask(port, "/v1/models").json["data"]} == {"tiny", "demo/tiny"}
+    proxy.apply((route("tiny", tiny.port),))
+    assert ask(port, "/v1/completions", {"model": "gone"}).status == 404

@@ -206,7 +206,8 @@ class ServiceRoute:
     """How requests reach one service. `canary` gets `canary_percent` of them while it has an endpoint.
 
     `guarded`: only requests that the engine asks a key for are let through. `passthrough`: TLS for the service's host
-    name is not ended by the proxy, but handed to a replica as it is.
+    name is not ended by the proxy, but handed to a replica as it is. `left_at`: when the service left this host; its
+    names go on for a while.
     """
 
     service: ServiceId
@@ -216,6 +217,7 @@ class ServiceRoute:
     request_timeout: float | None = None
     guarded: bool = False
     passthrough: bool = False
+    left_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from reconciler.capacity import CROWDED, Ledger
 from reconciler.model import Action, AskPreflight, Reject, ServiceRoute, Verdict
 from reconciler.rollout import cleanup
 from reconciler.rollout.aim import PREFLIGHT_FAILED, Aim, find_aim
+from reconciler.rollout.departed import farewell, is_departed, verdict_of_departed
 from reconciler.rollout.hung import end_hung
 from reconciler.rollout.route import route_of
 from reconciler.rollout.scale import move
@@ -35,6 +36,8 @@ class Decision:
 
 def decide(s: Situation, ledger: Ledger) -> Decision:
     """The next steps of one service. Takes leases from the ledger; changes nothing else."""
+    if is_departed(s):
+        return Decision((), farewell(s), (), verdict_of_departed(s), None)
     steps = Steps()
     s = cleanup.handle_failures(s, steps)
     s = cleanup.adopt(s, steps)

@@ -6,6 +6,7 @@ from reconciler.engines.arguments import ends_tls
 from reconciler.health import Life
 from reconciler.model import Action, Drain, EffectiveSpec, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
 from reconciler.rollout.aim import Aim, Course, find_aim
+from reconciler.rollout.departed import farewell
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.steps import Steps
 
@@ -13,7 +14,7 @@ from reconciler.rollout.steps import Steps
 def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
     """The route once this pass's records are written; None when there should be none."""
     if aim.course is Course.LEAVE and not s.replicas:
-        return None
+        return farewell(s)
     leaving = _named(steps.processes, Stop)
     draining = (_named(steps.records, Drain) | {r.id for r in s.of(Life.DRAINING)}) - _named(steps.records, Undrain)
     shown = [r for r in s.of(Life.READY, Life.HUNG, Life.DRAINING) if r.id not in leaving]

@@ -10,12 +10,15 @@ from functools import lru_cache
 from reconciler.model import Desired, Health, Phase, Promoted, Reason, Replica, Routed, ServiceRoute, Sync, Verdict
 from reconciler.rollout.aim import joined
 from reconciler.rollout.decide import Decision
+from reconciler.rollout.departed import farewell, is_departed, verdict_of_departed
 from reconciler.rollout.situation import Situation
 
 
 def settled(s: Situation) -> Decision | None:
     """The decision for a service with nothing to do and nothing to wait for; None when it needs a closer look."""
     want, owned, route = s.desired, s.owned, s.route
+    if route is not None and is_departed(s):
+        return Decision((), farewell(s), (), verdict_of_departed(s), None)
     if want is not None and not s.replicas and (idle := _settled_without(s, want)):
         return idle
     if s.cordon or want is None or owned is None or owned.promoted is None or route is None or owned.crashes:

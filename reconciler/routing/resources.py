@@ -47,8 +47,11 @@ def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
     ordered = sorted(routes, key=lambda route: route.service)
     targets = {route.service: _to(route) for route in ordered}
     guarded = frozenset(route.service for route in ordered if route.guarded)
-    models = accepted_models(targets)
+    here, left = (frozenset(r.service for r in ordered if (r.left_at is None) == is_here) for is_here in (True, False))
+    models = accepted_models(here)
     listing = json.dumps(_model_list(models))
+    # What is here has the names that it shares with what left.
+    models = {**accepted_models(left), **models}
     shared = [
         *_model_list_routes(listing),
         *_path_routes(targets, guarded),
@@ -60,14 +63,21 @@ def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
         "name": ROUTES,
         "ignore_port_in_host_matching": True,
         "max_direct_response_body_size_bytes": len(listing) + (1 << 20),
-        "virtual_hosts": [*_hosts(targets, guarded, domain), _virtual_host("shared", "*", shared)],
+        "virtual_hosts": [
+            *_hosts(host_names(here, domain, left), targets, guarded),
+            _virtual_host("shared", "*", shared),
+        ],
     }
 
 
-def host_names(services: Iterable[ServiceId], domain: str) -> dict[str, list[ServiceId]]:
-    """One host name per service. `a-b` in `c` and `a` in `b-c` have the same one."""
+def host_names(
+    services: Iterable[ServiceId], domain: str, left: Iterable[ServiceId] = ()
+) -> dict[str, list[ServiceId]]:
+    """One host name per service. `a-b` in `c` and `a` in `b-c` have the same one; what `left` keeps only its own."""
+    if left:
+        return {**host_names(left, domain), **host_names(services, domain)}
     sharing: dict[str, list[ServiceId]] = defaultdict(list)
-    for service in services:
+    for service in sorted(services):
         label = _literal(f"{service.name}-{service.namespace}")
         sharing[f"{label}.{domain}".lower()].append(service)
     return sharing
@@ -76,7 +86,7 @@ def host_names(services: Iterable[ServiceId], domain: str) -> dict[str, list[Ser
 def passthrough_hosts(routes: Iterable[ServiceRoute], domain: str) -> dict[str, Resource]:
     """The host names whose TLS is passed through, and to which replicas. A name that means two services is left out."""
     passed = {route.service for route in routes if route.passthrough}
-    sharing = host_names((route.service for route in routes), domain)
+    sharing = host_names((route.service for route in routes if route.left_at is None), domain)
     return {
         host: subset_of_service(str(those[0]))
         for host, those in sharing.items()
@@ -84,9 +94,8 @@ def passthrough_hosts(routes: Iterable[ServiceRoute], domain: str) -> dict[str, 
     }
 
 
-def _hosts(targets: Targets, guarded: frozenset[ServiceId], domain: str) -> list[Resource]:
+def _hosts(sharing: Mapping[str, list[ServiceId]], targets: Targets, guarded: frozenset[ServiceId]) -> list[Resource]:
     """A virtual host for each host name: Envoy would refuse two with the same."""
-    sharing = host_names(targets, domain)
     return [_virtual_host(host, host, _by_host(services, targets, guarded)) for host, services in sharing.items()]
 
 

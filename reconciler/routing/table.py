@@ -32,6 +32,7 @@ def _route(entry: Any) -> ServiceRoute:
         request_timeout=entry["request_timeout"],
         guarded=bool(entry.get("guarded")),
         passthrough=bool(entry.get("passthrough")),
+        left_at=entry.get("left_at"),
     )
 
 

@@ -1,0 +1,90 @@
+"""Engines and proxies that hang: real vLLM, real Envoy."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from reconciler import procfs
+from reconciler.routing.process import find
+from tests.e2e.conftest import MakeRig
+from tests.e2e.rig import Rig
+
+pytestmark = pytest.mark.e2e
+
+LIVENESS = {"interval": "3s", "timeout": "20s"}
+
+
+def engine_core(rig: Rig) -> int:
+    (server,) = rig.pids()
+    (core,) = [pid for pid in procfs.descendants(server) if "EngineCor" in procfs.name_of(pid)]
+    return core
+
+
+def health(rig: Rig) -> tuple[str, str]:
+    service = rig.service()
+    return (service["health"]["status"], service["health"]["reason"]) if service else ("", "")
+
+
+def events(rig: Rig) -> list[str]:
+    return [one["event"] for one in rig.history()]
+
+
+def test_stopped_engine_core_is_replaced(make_rig: MakeRig) -> None:
+    rig = make_rig(target={"liveness": LIVENESS})
+    rig.start()
+    rig.converge()
+    before, core = rig.pids(), engine_core(rig)
+    os.kill(core, signal.SIGSTOP)
+    rig.wait("the engine to be in doubt", lambda: health(rig) == ("Degraded", "Silent"))
+    rig.wait("another engine", lambda: rig.pids() and not rig.pids() & before)
+    rig.converge()
+    assert rig.serves()
+    assert not procfs.read_stat(core)
+    assert "note_crash" in events(rig)
+    assert "reject" not in events(rig)
+
+
+def test_busy_engine_is_not_taken_for_hung(make_rig: MakeRig) -> None:
+    rig = make_rig(target={"liveness": LIVENESS})
+    rig.start()
+    rig.converge()
+    before = rig.pids()
+    with rig.load() as load:
+        rig.wait("many answers", lambda: load.served > 200, 300)
+    assert rig.pids() == before
+    assert "note_crash" not in events(rig)
+
+
+def test_stopped_proxy_is_replaced_and_replicas_are_not(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.start()
+    rig.converge()
+    before, proxy = rig.pids(), find(rig.state / "proxy")
+    assert proxy
+    os.kill(proxy.pid, signal.SIGSTOP)
+    rig.wait("another proxy", lambda: find(rig.state / "proxy") not in (None, proxy))
+    rig.wait("answers", rig.serves)
+    assert rig.pids() == before
+
+
+def test_host_that_was_paused_keeps_its_replicas(make_rig: MakeRig) -> None:
+    rig = make_rig(target={"liveness": {"interval": "1s", "timeout": "4s"}})
+    rig.start()
+    rig.converge()
+    before, proxy = rig.pids(), find(rig.state / "proxy")
+    assert proxy
+    assert rig.process
+    all_of_it = [proxy.pid, *before, *(pid for server in before for pid in procfs.descendants(server))]
+    for pid in all_of_it:
+        os.kill(pid, signal.SIGSTOP)
+    passes = rig.status()["daemon"]["passes"]  # type: ignore[index]
+    rig.ask("sync", "--timeout", "30s", expect=None)
+    rig.wait("some time", lambda: rig.status()["daemon"]["passes"] > passes)  # type: ignore[index]
+    for pid in all_of_it:
+        os.kill(pid, signal.SIGCONT)
+    rig.wait("answers", rig.serves)
+    assert (rig.pids(), find(rig.state / "proxy")) == (before, proxy)
+    assert "note_crash" not in events(rig)
