@@ -19,6 +19,7 @@ from reconciler.build import build_id
 from reconciler.config import Settings
 from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.heap import share_heap
+from reconciler.loop.disk import DiskCheck
 from reconciler.loop.parts import (
     Place,
     keep_targets,
@@ -152,6 +153,7 @@ class Daemon:
         self._ask = threading.Event()
         self._polling = threading.Lock()
         self._counting = threading.Lock()
+        self._disk = DiskCheck(settings.state_dir)
         self._earlier_passes = 0
         self._snapshot: Snapshot | None = None
         self._source_journal = SourceJournal(self._history)
@@ -317,7 +319,7 @@ class Daemon:
             error=self._source_error,
             fetched_at=self._fetched_at,
         )
-        me = DaemonInfo(__version__, self._started_at, os.getpid(), self._passes(), build_id())
+        me = DaemonInfo(__version__, self._started_at, os.getpid(), self._passes(), build_id(), self._disk.fault())
         reports = [place.turner.report for place in self._places]
         return build_status(revision=revision, targets=reports, daemon=me, leftovers=self._leftovers())
 

@@ -99,7 +99,8 @@ def place(reason: dict[str, Any]) -> str:
 
 
 def _source_faults(status: Document) -> list[str]:
-    return [f"source: {status['revision']['error']}"] if status["revision"]["error"] else []
+    said = {"source": status["revision"]["error"], "state folder": status["daemon"].get("fault", "")}
+    return [f"{what}: {why}" for what, why in said.items() if why]
 
 
 def _leftover_faults(status: Document) -> Iterator[str]:
@@ -126,7 +127,7 @@ def _is_moving(service: Document, target: Document) -> bool:
     """Will a later pass change this service without anybody's help?"""
     if is_fine(service) or not target["reachable"] or service["suspended"]:
         return False
-    if service["health"]["status"] == "Progressing":
+    if service["health"]["status"] == "Progressing" or service["health"]["reason"] in ("Silent", "Hung"):
         return True
     if service["kept"] or (not service["inGit"] and service["sync"] == "Unknown"):
         # It stays so until somebody repairs git.

@@ -70,13 +70,17 @@ class RevisionInfo:
 
 @dataclass(frozen=True, slots=True)
 class DaemonInfo:
-    """Who answers. `passes` counts the passes completed so far over all targets: 0 means that nothing is known yet."""
+    """Who answers. `passes` counts the passes completed so far over all targets: 0 means that nothing is known yet.
+
+    `fault` says why nothing can be written into our folder.
+    """
 
     version: str
     started_at: float
     pid: int
     passes: int = 0
     build: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,7 @@ def build_status(
             "pid": daemon.pid,
             "passes": daemon.passes,
             **({"build": daemon.build} if daemon.build else {}),
+            **({"fault": daemon.fault} if daemon.fault else {}),
         },
         "revision": {
             "wanted": revision.wanted,

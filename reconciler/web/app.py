@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from reconciler.report.status import Document
+from reconciler.report.readiness import readiness
 from reconciler.web.control import Control
 from reconciler.web.discovery import scrape_targets
 from reconciler.web.metrics import Metrics
@@ -29,8 +27,9 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
         return JSONResponse(body, 200 if alive else 503)
 
     def readyz(_: Request) -> Response:
-        waiting = list(_not_ready(control.status()))
-        return JSONResponse({"status": "waiting" if waiting else "ok", "waitingFor": waiting}, 503 if waiting else 200)
+        found = readiness(control.status(), control.heartbeat(), max_heartbeat_age)
+        body = {"status": found.word, "waitingFor": list(found.waiting_for), "failing": list(found.failing)}
+        return JSONResponse(body, 503 if found.waiting_for else 200)
 
     def scrape(_: Request) -> Response:
         return Response(metrics.text(control.status()), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -46,11 +45,3 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
             Route(DISCOVERY, discover),
         ]
     )
-
-
-def _not_ready(status: Document) -> Iterator[str]:
-    if not status["daemon"]["passes"]:
-        yield "the first pass"
-    for target in status["targets"]:
-        if not target["reachable"]:
-            yield f"target {target['name']}"
