@@ -48,7 +48,7 @@ _SECRETS_MISSING = frozenset({"MissingSecret", "SecretsUnreadable"})
 _LEAVING = frozenset({Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE})
 # Seconds after which nobody waits any more for one that does not end.
 _STUCK = 60.0
-_RESTLESS = frozenset(Life) - {Life.READY, Life.HUNG, Life.GONE}
+_RESTLESS = frozenset(Life) - {Life.READY, Life.GONE}
 
 Quarantines = Mapping[tuple[ServiceId, str], Quarantine]
 
