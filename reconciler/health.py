@@ -48,7 +48,7 @@ def life(replica: Replica, now: float, patience: Patience) -> Life:
         return Life.STOPPING
     if not replica.spawned:
         return Life.PLANNED
-    if replica.silence is Silence.HUNG and replica.draining_at is None:
+    if replica.silence is Silence.HUNG:
         return Life.HUNG if replica.alive else Life.BROKEN
     if failure(replica, now, patience):
         return Life.BROKEN

@@ -16,7 +16,7 @@ def end_hung(s: Situation, aim: Aim, steps: Steps) -> None:
     waits = is_wanted and is_replaced and not any(map(s.is_serving, s.replicas))
     for replica in s.of(Life.HUNG):
         _, text = failure(replica, s.now, s.patience) or ("Hung", "it hangs")
-        if waits and s.is_proven(replica.digest):
+        if waits and s.is_proven(replica.digest) and replica.draining_at is None:
             steps.say(f"{replica.id.serial} goes once its successor serves: {text}")
             continue
         if not s.starting_on.isdisjoint(replica.lease.gpus):

@@ -16,7 +16,9 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
     if aim.course is Course.LEAVE and not s.replicas:
         return farewell(s)
     leaving = _named(steps.processes, Stop)
-    draining = (_named(steps.records, Drain) | {r.id for r in s.of(Life.DRAINING)}) - _named(steps.records, Undrain)
+    draining = (
+        _named(steps.records, Drain) | {r.id for r in s.of(Life.HUNG, Life.DRAINING) if r.draining_at}
+    ) - _named(steps.records, Undrain)
     shown = [r for r in s.of(Life.READY, Life.HUNG, Life.DRAINING) if r.id not in leaving]
     canary = [r for r in shown if _is_canary(s, aim, r, r.id in draining)]
     stable = [r for r in shown if r not in canary]
