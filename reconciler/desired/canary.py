@@ -38,6 +38,7 @@ def with_canary(service: Manifest, stable: Desired, describe: Callable[[Manifest
         other.blocked,
         other.variable_origins,
         other.resources_origin,
+        other.mount_origins,
     )
     return replace(stable, canary=canary, warnings=warnings)
 

@@ -131,6 +131,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         stopped=is_stopped(service),
         variable_origins=tuple((each.name, origins.of_variable(each.name)) for each in spec.env),
         resources_origin=origins.of_container_field("resources"),
+        mount_origins=tuple((each.path, origins.of_storage(each.uri)) for each in spec.mounts),
     )
 
 

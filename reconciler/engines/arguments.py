@@ -66,6 +66,17 @@ def values_of(args: Sequence[str], flag: str) -> tuple[str, ...]:
     return last.values if last else ()
 
 
+def values_with_places(args: Sequence[str], flag: str) -> list[tuple[int, str]]:
+    """All values of a flag's last occurrence, each with the index of the word that holds it."""
+    last = None
+    for option in _named(args, flag):
+        last = option
+    if last is None:
+        return []
+    first = last.index + (not last.joined)
+    return [(first + number, value) for number, value in enumerate(last.values)]
+
+
 def flag_value(args: Sequence[str], flag: str) -> str | None:
     """The (first) value of a flag's last occurrence, or None."""
     values = values_of(args, flag)

@@ -26,8 +26,19 @@ _NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", 
 _UNUSED_PARTS = frozenset({"mtp", "mtp_layers", "talker", "token2wav", "code2wav"})
 
 
+_POINTER = b"version https://git-lfs"
+
+
 class UnreadableModel(Terminal):
     """A model's files are missing, damaged or unlike what vLLM reads."""
+
+
+class UnknownModel(UnreadableModel):
+    """The disk did not let us look, so that nobody knows what is there."""
+
+
+class NoWeights(UnreadableModel):
+    """There are none at all: they may come from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +81,14 @@ def read_header(path: Path) -> dict[str, Tensor]:
             length = _header_length(path, file.read(8), size)
             header = json.loads(file.read(length))
     except OSError as error:
-        raise UnreadableModel(f"{path}: cannot be read: {error.strerror}") from None
+        raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UnreadableModel(f"{path}: its header is no JSON ({type(error).__name__}); copy it again") from None
     if not isinstance(header, dict):
         raise UnreadableModel(f"{path}: its header is no JSON object; copy it again")
     room = size - 8 - length
     found = {name: _tensor(path, name, entry, room) for name, entry in header.items() if name != "__metadata__"}
-    if sum(tensor.size for tensor in found.values()) > room:
-        raise UnreadableModel(f"{path}: its tensors overlap, or the file is cut short; copy it again")
+    _check_order(path, header, room)
     return found
 
 
@@ -88,15 +98,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
         size = path.stat().st_size
         if size > _LONGEST_CONFIG:
             raise UnreadableModel(f"{path}: {size} bytes is too long for a config")
-        found = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        if text.startswith(_POINTER):
+            raise UnreadableModel(f"{path}: is a pointer of Git LFS and not the file itself; git lfs pull")
+        found = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise UnreadableModel(f"{path}: cannot be read: {error.strerror}") from None
+        raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise UnreadableModel(f"{path}: is no JSON ({type(error).__name__})") from None
+        raise UnreadableModel(f"{path}: is no JSON ({type(error).__name__}); copy it again") from None
     if not isinstance(found, dict):
-        raise UnreadableModel(f"{path}: is no JSON object")
+        raise UnreadableModel(f"{path}: is no JSON object; copy it again")
     return found
 
 
@@ -121,7 +134,7 @@ def _chosen(path: Path) -> Iterator[_Stamped]:
         if names:
             yield from ((str(path / name), present[name]) for name in names)
             return
-    raise UnreadableModel(f"{path}: holds no weights (*.safetensors, *.gguf, *.bin, *.pt); is the copy complete?")
+    raise NoWeights(f"{path}: holds no weights (*.safetensors, *.gguf, *.bin, *.pt); is the copy complete?")
 
 
 def _listed(path: Path) -> Iterator[_Stamped]:
@@ -132,7 +145,7 @@ def _listed(path: Path) -> Iterator[_Stamped]:
             if info is not None and stat.S_ISREG(info.st_mode):
                 yield each.name, (info.st_mtime_ns, info.st_size)
     except OSError as error:
-        raise UnreadableModel(f"{path}: cannot be read: {error.strerror}") from None
+        raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _indexed(path: Path, present: Mapping[str, object]) -> frozenset[str] | None:
@@ -182,12 +195,26 @@ def _is_beyond(parts: list[str], layers: int | None) -> bool:
 
 
 def _header_length(path: Path, prefix: bytes, size: int) -> int:
+    if prefix == _POINTER[:8]:
+        raise UnreadableModel(f"{path}: is a pointer of Git LFS and not the file itself; git lfs pull")
     if len(prefix) < 8:
         raise UnreadableModel(f"{path}: is too short for safetensors; copy it again")
     length = int(struct.unpack("<Q", prefix)[0])
     if length > min(size - 8, LONGEST_HEADER):
         raise UnreadableModel(f"{path}: says that its header has {length} bytes, which cannot be; copy it again")
     return length
+
+
+def _check_order(path: Path, header: Mapping[str, Any], room: int) -> None:
+    """The library wants one tensor right after the other, up to the last byte of the file."""
+    places = sorted(entry["data_offsets"] for name, entry in header.items() if name != "__metadata__")
+    at = 0
+    for begin, end in places:
+        if begin != at:
+            raise UnreadableModel(f"{path}: its tensors overlap or leave gaps; copy it again")
+        at = end
+    if at != room:
+        raise UnreadableModel(f"{path}: has {room - at} bytes after its last tensor; copy it again")
 
 
 def _tensor(path: Path, name: str, entry: Any, room: int) -> Tensor:

@@ -129,6 +129,7 @@ class Canary:
     blocked: tuple[Reason, ...] = ()
     variable_origins: tuple[tuple[str, Origin], ...] = ()
     resources_origin: Origin | None = None
+    mount_origins: tuple[tuple[str, Origin], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class Desired:
     `not_here` are the rules by which it is for other places than this target; then `replicas` is 0. `stopped`: git
     asks for no replica by the annotation that stops a service, not by its count. `canary` waits until the service has
     proved itself. `keeps_stable`: what is promoted stays, whatever the share of its canary.
-    `variable_origins` names each variable of the container with its line.
+    `variable_origins` names each variable of the container with its line, `mount_origins` each mount by its path.
     """
 
     id: ServiceId
@@ -171,6 +172,7 @@ class Desired:
     keeps_stable: bool = False
     variable_origins: tuple[tuple[str, Origin], ...] = ()
     resources_origin: Origin | None = None
+    mount_origins: tuple[tuple[str, Origin], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

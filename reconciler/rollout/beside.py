@@ -44,6 +44,7 @@ def _canary_of(service: Desired) -> Desired:
         blocked=other.blocked,
         variable_origins=other.variable_origins,
         resources_origin=other.resources_origin,
+        mount_origins=other.mount_origins,
         canary=None,
         keeps_stable=True,
     )

@@ -197,11 +197,17 @@ class Preflights:
             return None
         except Terminal:
             if wish.digest in self._refused:
-                refused[wish.digest] = self._refused[wish.digest]
+                refused[wish.digest] = _at_its_mount(self._refused[wish.digest], wish)
             return None
         # The files are there now: what was said before does not hold any more.
         self._refused.pop(wish.digest, None)
         return _Known(wish, seen, engine, asked, key_of(asked))
+
+
+def _at_its_mount(said: Preflight, wish: Desired) -> Preflight:
+    """Where the service says which model it is."""
+    where = dict(wish.mount_origins).get("/mnt/models") or next((each for _, each in wish.mount_origins), None)
+    return replace(said, reasons=tuple(replace(one, origin=where or one.origin) for one in said.reasons))
 
 
 def _no_verdict(error: NoVerdict, wish: Desired) -> Reason:

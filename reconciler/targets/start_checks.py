@@ -14,6 +14,7 @@ from reconciler.engines.limits import unfit_arguments, unfit_variables
 from reconciler.errors import Retryable, Terminal
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import Desired, EffectiveSpec, Lease, Origin, Reason, ReplicaId, Start
+from reconciler.targets.file_checks import UNKNOWN, unusable_files
 from reconciler.targets.supervisor import Supervisor
 from reconciler.targets.workload import Workloads
 
@@ -45,6 +46,8 @@ class StartChecks:
             blocked: list[Reason] = []
             for is_ours, reason in _variables(wish, spec, launch):
                 (refused if is_ours else blocked).append(reason)
+            for reason in unusable_files(wish, spec, asked):
+                (blocked if reason.code == UNKNOWN else refused).append(reason)
             if not refused:
                 blocked += self._supervisor.obstacles(record_of(start, 0.0), launch)
         except Retryable:

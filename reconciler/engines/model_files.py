@@ -1,0 +1,159 @@
+"""Are the files that an engine is about to read whole? Headers and small files are read, weights never are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import stat
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+from reconciler.engines.file_arguments import Holds
+from reconciler.engines.fit_files import NoWeights, UnknownModel, UnreadableModel, read_header, read_json, read_weights
+
+
+class MissingFile(UnreadableModel):
+    """There is nothing of that name."""
+
+
+_SMALL = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "params.json",
+)
+# Up to a hundred megabytes, so only its ends are looked at.
+_LARGE = ("tokenizer.json", "vocab.json", "tekken.json")
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
+_ENDS = 64
+Stamps = tuple[tuple[str, int, int, int], ...]
+
+
+def check(path: str, holds: Holds, weights: bool = True) -> None:
+    """Raises UnreadableModel, naming the file that is missing or damaged; UnknownModel where nobody can tell."""
+    info = _info(path)
+    if info is None:
+        raise MissingFile(f"{path}: is not there")
+    is_folder = stat.S_ISDIR(info.st_mode)
+    if holds in (Holds.ADAPTER, Holds.FOLDER) and not is_folder:
+        raise UnreadableModel(f"{path}: is no folder")
+    if holds is Holds.FILE:
+        _check_file(path, is_folder)
+    elif is_folder and holds is not Holds.FOLDER:
+        _check_folder(path, holds, weights, stamps_of(path))
+
+
+def check_pair(certificate: str, key: str) -> None:
+    """Do these two files make a server speak TLS? Raises UnreadableModel."""
+    try:
+        # An engine cannot be asked for the key's passphrase either.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
+    except (FileNotFoundError, PermissionError):
+        # The other check says so.
+        return
+    except (ssl.SSLError, ValueError) as error:
+        why = getattr(error, "reason", None) or str(error)
+        raise UnreadableModel(f"{certificate} and {key}: no pair of a certificate and its key ({why})") from None
+    except OSError as error:
+        raise UnknownModel(f"{certificate}: cannot be read: {error.strerror}") from None
+
+
+def stamps_of(folder: str) -> Stamps:
+    """Changes with every file of the folder. Raises UnknownModel."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(each.name, info) for each in entries if (info := _info(each.path)) is not None]
+    except OSError as error:
+        raise UnknownModel(f"{folder}: cannot be read: {error.strerror}") from None
+    return tuple(sorted((name, info.st_mtime_ns, info.st_size, info.st_ino) for name, info in found))
+
+
+def _check_folder(path: str, holds: Holds, weights: bool, stamps: Stamps) -> None:
+    """What was seen of a folder holds while its files stay. What the disk hid is looked at again."""
+    if fault := _fault(path, holds, weights, stamps):
+        raise UnreadableModel(fault)
+
+
+@lru_cache(512)
+def _fault(path: str, holds: Holds, weights: bool, stamps: Stamps) -> str:
+    """Raises UnknownModel."""
+    try:
+        _look(Path(path), holds, weights, frozenset(name for name, *_ in stamps))
+    except UnknownModel:
+        raise
+    except UnreadableModel as error:
+        return str(error)
+    return ""
+
+
+def _look(folder: Path, holds: Holds, weights: bool, names: frozenset[str]) -> None:
+    """Raises UnreadableModel."""
+    if holds is Holds.ADAPTER:
+        _check_adapter(folder, names)
+        return
+    for name in _SMALL:
+        read_json(folder / name)
+    for name in names.intersection(_LARGE):
+        _check_ends(folder / name)
+    for name in names:
+        if name.endswith((".bin", ".pt", ".pth")):
+            _check_archive(folder / name)
+    if holds is Holds.MODEL and weights:
+        with contextlib.suppress(NoWeights):
+            read_weights(folder)
+
+
+def _check_adapter(folder: Path, names: frozenset[str]) -> None:
+    if read_json(folder / "adapter_config.json") is None:
+        raise UnreadableModel(f"{folder}: holds no adapter_config.json; it is no LoRA adapter")
+    if not names & {*_ADAPTERS}:
+        raise UnreadableModel(f"{folder}: holds no adapter_model.safetensors; is the copy complete?")
+    if _ADAPTERS[0] in names:
+        read_header(folder / _ADAPTERS[0])
+
+
+def _check_ends(path: Path) -> None:
+    """A JSON object that was cut short does not end as one."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(_ENDS)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _ENDS))
+            end = file.read()
+    except OSError as error:
+        raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
+    if not begin.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or not end.rstrip().endswith(b"}"):
+        raise UnreadableModel(f"{path}: is no JSON object, or cut short; copy it again")
+
+
+def _check_archive(path: Path) -> None:
+    """PyTorch writes zip archives, whose list of contents comes last."""
+    try:
+        with open(path, "rb") as file:
+            is_cut = file.read(2) == b"PK" and not zipfile.is_zipfile(file)
+    except OSError as error:
+        raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
+    if is_cut:
+        raise UnreadableModel(f"{path}: is cut short; copy it again")
+
+
+def _check_file(path: str, is_folder: bool) -> None:
+    if is_folder:
+        raise UnreadableModel(f"{path}: is a folder, and a file is needed")
+    if not os.access(path, os.R_OK):
+        raise UnknownModel(f"{path}: cannot be read: Permission denied")
+
+
+def _info(path: str) -> os.stat_result | None:
+    """None where nothing is. Raises UnknownModel."""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UnknownModel(f"{path}: cannot be looked at: {error.strerror}") from None
