@@ -154,6 +154,54 @@ def test_the_module_can_be_run_too() -> None:
     assert answer.returncode == 0
 
 
+# ---------------------------------------------------------------- terminals, pipes and closed streams
+
+
+def test_the_version_is_also_an_option(shell: Shell) -> None:
+    answer = shell("--version")
+    assert (answer.returncode, answer.stdout) == (0, f"reconciler {shell('version').stdout}")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize("arguments", [["status"], ["status", "tiny"], ["status", "-o", "json"]])
+def test_a_terminal_that_lacks_signs_gets_others(
+    shell: Shell, loop: FakeLoop, arguments: list[str], encoding: str
+) -> None:
+    rejected = {**_rejected(), "reason": "a → b… “c” ü \U0001f600"}
+    loop.document = with_service(loop.document, sync="OutOfSync", rejected=rejected)
+    env = {"PATH": os.environ["PATH"], "RECONCILER_CONFIG": str(shell.config), "PYTHONIOENCODING": encoding}
+    answer = subprocess.run([ENTRY, *arguments], env=env, capture_output=True, encoding=encoding, timeout=120)
+    assert (answer.returncode, answer.stderr) == (1, "")
+    assert ("a → b… “c” ü" in answer.stdout) == (encoding == "utf-8" and "json" not in arguments)
+    assert "json" in arguments or encoding == "utf-8" or "a -> b" in answer.stdout
+
+
+def _redirected(shell: Shell, redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `reconciler` with streams as a shell leaves them."""
+    env = {"PATH": os.environ["PATH"], "RECONCILER_CONFIG": str(shell.config)}
+    words = ["bash", "-c", f'set -o pipefail; "$@" {redirection}', "bash", ENTRY, *arguments]
+    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [(0, ["version"]), (0, ["--help"]), (1, ["host", "doctor"]), (3, ["status"]), (2, ["nonsense"])],
+)
+def test_a_closed_stream_changes_no_exit_code(shell: Shell, redirection: str, code: int, arguments: list[str]) -> None:
+    answer = _redirected(shell, redirection, *arguments)
+    assert answer.returncode == code
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["--help"], ["host", "doctor"]])
+def test_an_answer_that_cannot_be_written_is_no_answer(shell: Shell, arguments: list[str]) -> None:
+    gone, full = (_redirected(shell, redirection, *arguments) for redirection in ("| true", ">/dev/full"))
+    assert (gone.returncode, gone.stderr) == (141, "")
+    assert full.returncode == 2
+    assert "the answer cannot be written: No space left on device" in full.stderr
+
+
 # ---------------------------------------------------------------- the user's mistakes
 
 

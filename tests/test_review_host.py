@@ -330,6 +330,14 @@ def test_an_image_that_podman_runs_is_shown_with_the_container_that_would_run_it
     assert " <image id> " in start.replace('"', "")
 
 
+def test_a_unit_is_printed_as_a_literal_block(desk: Desk) -> None:
+    desk.configure(kind="systemd")
+    _, text, _ = desk("render", "--config", str(desk.folder / "config.yaml"), "--target", "box", "-o", "yaml")
+    assert "\n    unit: |\n" in text
+    assert "\n      User=reconciler-engine\n" in text
+    assert yaml.safe_load(text)["services"][0]["host"]["unit"] == desk.host()["unit"]
+
+
 def test_a_unit_shows_what_systemd_would_get_and_no_secret(desk: Desk) -> None:
     assert desk.host()["unit"] is None, "child processes have none"
     desk.configure(kind="systemd")

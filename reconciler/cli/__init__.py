@@ -5,21 +5,21 @@ Everything heavy is imported inside the commands: `--help` must answer at once.
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Any
 
 import click
 
+from reconciler import __version__
 from reconciler.cli import daemon, git, host, local, target
 from reconciler.cli.shared import BROKEN_PIPE, INTERRUPTED, NO, NOBODY, OK, WRONG
+from reconciler.cli.streams import OutputGone, end_output, guard_streams
 from reconciler.errors import ReconcileError, Retryable, Terminal
 
 _EPILOG = """\b
 Exit codes:
   0  the answer is yes: done, valid, as git says
   1  the answer is no: not converged, differs, invalid, blocked or failed
-  2  wrong usage, wrong config or input that cannot be used
+  2  wrong usage, wrong config, or input or output that cannot be used
   3  nobody to ask: no daemon runs, or the source or a target cannot be reached
 
 SERVICE is a name where it is unique, or namespace/name always.
@@ -28,7 +28,10 @@ The config file is --config PATH, else $RECONCILER_CONFIG, else /etc/reconciler/
 
 def main() -> None:
     """The entry point of `reconciler`."""
-    sys.exit(run(sys.argv[1:]))
+    guard_streams()
+    code = run(sys.argv[1:])
+    end_output()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -44,8 +47,8 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except ReconcileError as error:
         return _explain(error)
-    except (_ReaderGone, BrokenPipeError):
-        return _leave_quietly()
+    except OutputGone as gone:
+        return _leave(gone)
     except Exception as error:
         return _admit_bug(error, debug="--debug" in arguments)
 
@@ -57,10 +60,11 @@ def _explain(error: ReconcileError) -> int:
     return NOBODY if isinstance(error, Retryable) else WRONG if isinstance(error, Terminal) else NO
 
 
-def _leave_quietly() -> int:
-    # Python would flush once more at exit, and complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return BROKEN_PIPE
+def _leave(gone: OutputGone) -> int:
+    if not gone.reason:
+        return BROKEN_PIPE
+    click.echo(f"reconciler: the answer cannot be written: {gone.reason}", err=True)
+    return WRONG
 
 
 def _admit_bug(error: Exception, *, debug: bool) -> int:
@@ -73,23 +77,8 @@ def _admit_bug(error: Exception, *, debug: bool) -> int:
     return NO
 
 
-class _ReaderGone(Exception):
-    """Nobody reads what we print any more."""
-
-
-class _Commands(click.Group):
-    """Click itself would answer a closed pipe with 1, which means "no" here."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise _ReaderGone from None
-
-
-@click.group(
-    cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """GitOps for vLLM: KServe manifests in git become served models."""
 

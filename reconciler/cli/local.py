@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,11 +66,27 @@ def render(paths: tuple[Path, ...], target: str | None, config: str | None, outp
     if output == "json":
         print_json(document)
     else:
-        import yaml
-
-        # By way of JSON, so that nothing is written as an alias of something else.
-        click.echo(yaml.safe_dump(json.loads(json.dumps(document)), sort_keys=False), nl=False)
+        _print_yaml(document)
     return NO if document["errors"] or any(_is_refused(service) for service in document["services"]) else OK
+
+
+def _print_yaml(document: Document) -> None:
+    """Text of several lines, such as a unit, as a literal block."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """A dumper of our own, to be told about text without telling others."""
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+        style = "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    # Where all characters can be printed they need no escapes, which a literal block does not have.
+    plain = "utf" in (sys.stdout.encoding or "").lower()
+    # By way of JSON, so that nothing is written as an alias of something else.
+    whole = json.loads(json.dumps(document))
+    click.echo(yaml.dump(whole, Dumper=Dumper, sort_keys=False, allow_unicode=plain, width=120), nl=False)
 
 
 def _render(manifests: Manifests, target: str | None, config: str | None) -> Document:

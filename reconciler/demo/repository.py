@@ -46,11 +46,11 @@ class Repository:
     def edit(self, path: str, pattern: str, replacement: str) -> str:
         """Change the one line that matches and return it as `path:line: text`. Raises Terminal if none does."""
         file = self._clone / path
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text("utf-8").splitlines() if file.exists() else []
         for number, line in enumerate(lines, 1):
             if re.search(pattern, line):
                 lines[number - 1] = re.sub(pattern, replacement, line)
-                file.write_text("\n".join(lines) + "\n")
+                file.write_text("\n".join(lines) + "\n", "utf-8")
                 return f"{path}:{number}: {lines[number - 1].strip()}"
         raise Terminal(
             f"{self.bare}: {path} is no longer what the demo needs ({pattern} is not in it); "
@@ -60,7 +60,7 @@ class Repository:
     def holds(self, path: str, pattern: str) -> bool:
         """Does a line of this file match?"""
         file = self._clone / path
-        return file.exists() and re.search(pattern, file.read_text()) is not None
+        return file.exists() and re.search(pattern, file.read_text("utf-8")) is not None
 
     def push(self, subject: str) -> str:
         """Commit all that was changed, push it, and return the commit."""
@@ -91,7 +91,9 @@ def git(*arguments: str) -> str:
     env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
     argv = ("git", "-c", "core.hooksPath=/dev/null", *arguments)
     try:
-        done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", timeout=60
+        )
     except FileNotFoundError:
         raise Terminal("git is not installed; install it (Debian, Ubuntu: apt-get install git)") from None
     except subprocess.TimeoutExpired:
