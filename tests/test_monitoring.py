@@ -88,7 +88,6 @@ VALUES = {
 def exposed() -> dict[str, set[str]]:
     """Every metric that the daemon can expose, with its labels."""
     metrics = Metrics()
-    metrics.count_requests("a", "demo", "tiny", "lost")
     metrics.count_action("a", "start", "done")
     found: dict[str, set[str]] = {}
     for line in metrics.text(status_of(report())).decode().splitlines():

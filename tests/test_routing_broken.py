@@ -42,7 +42,7 @@ def proxy(tmp_path: Path, tiny: Backend) -> Iterator[EnvoyProxy]:
 
 
 def looks(proxy: EnvoyProxy, alone: bool = False) -> ProxyWatch:
-    return ProxyWatch(proxy, lambda: None, lambda _: None, lambda _: alone)
+    return ProxyWatch(proxy, lambda: None, lambda _: None, lambda _: alone, lambda *_: None)
 
 
 def test_deleted_admin_socket_is_restored_without_loss(proxy: EnvoyProxy, tiny: Backend, tmp_path: Path) -> None:
@@ -148,3 +148,16 @@ def test_service_that_left_answers_503_by_all_its_names(proxy: EnvoyProxy, tiny:
     assert {one["id"] for one in ask(port, "/v1/models").json["data"]} == {"tiny", "demo/tiny"}
     proxy.apply((route("tiny", tiny.port),))
     assert ask(port, "/v1/completions", {"model": "gone"}).status == 404
+
+
+def test_refused_requests_are_counted_by_service(proxy: EnvoyProxy, tiny: Backend) -> None:
+    port = proxy.address[1]
+    proxy.apply((route("tiny", tiny.port), route("empty"), route("empty", namespace="prod")))
+    for _ in range(2):
+        assert ask(port, "/v1/completions", {"model": "demo/empty"}).status == 503
+    assert ask(port, "/demo/empty/v1/x", {}).status == 503
+    assert ask(port, "/v1/x", {}, host="empty-demo.example.com").status == 503
+    assert ask(port, "/prod/empty/v1/x", {}).status == 503
+    assert ask(port, "/v1/completions", BODY).status == 200
+    assert ask(port, "/v1/completions", {"model": "nothing"}).status == 404
+    assert proxy.refused() == {"demo/empty": 4, "prod/empty": 1}

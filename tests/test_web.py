@@ -23,13 +23,14 @@ from pydantic import ValidationError
 from reconciler.config import Settings, Web
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.model import ByHand, ServiceId, Unreachable
+from reconciler.report.requests import Requests
 from reconciler.report.status import Document
 from reconciler.web.client import DaemonClient, NoDaemon, Refused
 from reconciler.web.follow import follow_logs, follow_sync, new_lines
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide, listen_unix
 from reconciler.web.unix import answers, connect
-from tests.report_world import desired, observed, report, settings, state, status_of, with_service
+from tests.report_world import TINY, desired, observed, report, settings, state, status_of, with_service
 
 
 @dataclass
@@ -204,21 +205,20 @@ def test_what_the_loop_tells_is_counted() -> None:
     metrics.observe_commit_applied("a", 12.0)
     metrics.observe_first_token("a", 3.0)
     metrics.count_action("a", "start", "Done")
-    metrics.count_requests("a", "demo", "tiny", "lost", 2)
-    text = metrics.text(status_of(report())).decode()
+    counted = {TINY: Requests({"drained": 7, "lost": 2, "refused": 3})}
+    text = metrics.text(status_of(report(requests=counted))).decode()
     assert 'reconciler_reconcile_duration_seconds_count{result="success",target="a"} 1.0' in text
     assert 'reconciler_source_fetch_duration_seconds_count{result="failure"} 1.0' in text
     assert 'reconciler_commit_to_applied_seconds_sum{target="a"} 12.0' in text
     assert 'reconciler_applied_to_first_token_seconds_sum{target="a"} 3.0' in text
     assert 'reconciler_actions_total{action="start",outcome="Done",target="a"} 1.0' in text
-    assert 'reconciler_requests_total{fate="lost",name="tiny",namespace="demo",target="a"} 2.0' in text
+    for fate, number in (("drained", 7.0), ("lost", 2.0), ("refused", 3.0)):
+        assert f'reconciler_requests_total{{fate="{fate}",name="tiny",namespace="demo",target="a"}} {number}' in text
 
 
 def test_labels_of_services_that_are_gone_go_too() -> None:
-    metrics = Metrics()
-    metrics.count_requests("a", "demo", "tiny", "drained")
-    metrics.count_requests("a", "demo", "gone", "drained")
-    text = metrics.text(status_of(report(desired=state(desired()), observed=observed()))).decode()
+    counted = {TINY: Requests(), ServiceId("demo", "gone"): Requests()}
+    text = Metrics().text(status_of(report(desired=state(desired()), observed=observed(), requests=counted))).decode()
     assert 'name="tiny"' in text
     assert 'name="gone"' not in text
 

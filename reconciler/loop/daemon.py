@@ -320,7 +320,7 @@ class Daemon:
             fetched_at=self._fetched_at,
         )
         me = DaemonInfo(__version__, self._started_at, os.getpid(), self._passes(), build_id(), self._disk.fault())
-        reports = [place.turner.report for place in self._places]
+        reports = [place.report() for place in self._places]
         return build_status(revision=revision, targets=reports, daemon=me, leftovers=self._leftovers())
 
     def _leftovers(self) -> list[LeftoverInfo]:

@@ -10,7 +10,9 @@ from reconciler.loop.findings import Finding, finding, findings
 from reconciler.model import (
     Action,
     Admit,
+    Desired,
     DesiredState,
+    Drain,
     EnsureProxy,
     NoteCrash,
     Observed,
@@ -18,6 +20,8 @@ from reconciler.model import (
     Plan,
     Reject,
     Remove,
+    Replica,
+    ReplicaId,
     Result,
     SetRoutes,
     Start,
@@ -28,6 +32,7 @@ from reconciler.model import (
 from reconciler.report.actions import action_name, services_of, subject_of
 from reconciler.report.applied import HoldUp, holds_up, is_applied
 from reconciler.report.history import History
+from reconciler.report.requests import Fate, RequestTally
 from reconciler.suspension import EVERYTHING
 from reconciler.web.metrics import Metrics
 
@@ -42,10 +47,13 @@ _NO_SERVICES = frozenset({_REVISION, _VIEW, "config"})
 class Journal:
     """Writes only when something happened: a pass that changes nothing writes nothing."""
 
-    def __init__(self, target: str, history: History, metrics: Metrics) -> None:
+    def __init__(self, target: str, history: History, metrics: Metrics, tally: RequestTally | None = None) -> None:
         self._target = target
         self._history = history
         self._metrics = metrics
+        self._tally = tally
+        self._followed: tuple[Desired, ...] | None = None
+        self._draining: dict[ReplicaId, int] = {}
         self._log = structlog.get_logger().bind(target=target)
         self._applied = history.applied(target)
         self._seen: tuple[str, float] = ("", 0.0)
@@ -70,6 +78,7 @@ class Journal:
         self._say_problems(desired, observed)
         if isinstance(observed, Observed):
             self._say_findings(desired, plan)
+        self._follow(desired)
         for result in results:
             self._tell(result, plan, observed)
         self._note_applied(desired, observed, plan)
@@ -114,13 +123,29 @@ class Journal:
         self._history.note(self._target, plan.revision, services, f"{name}_failed", result.error, time.time())
 
     def _count(self, action: Action, observed: Observed | Unreachable) -> None:
-        if isinstance(action, Stop) and action.cut:
-            service = action.replica.service
-            self._metrics.count_requests(self._target, service.namespace, service.name, "lost", action.cut)
+        if isinstance(action, Drain | Stop) and isinstance(observed, Observed) and self._tally is not None:
+            for replica in observed.replicas:
+                if replica.id == action.replica:
+                    self._count_requests(action, replica, self._tally)
         if isinstance(action, Admit) and isinstance(observed, Observed):
             for replica in observed.replicas:
                 if replica.id == action.replica:
                     self._metrics.observe_first_token(self._target, time.time() - replica.created_at)
+
+    def _count_requests(self, action: Drain | Stop, replica: Replica, tally: RequestTally) -> None:
+        """What runs when a drain begins is drained once it has ended, unless it is cut before."""
+        if isinstance(action, Drain):
+            self._draining[replica.id] = replica.at_proxy or 0
+        elif replica.stopping_at is None:
+            tally.add(replica.service, Fate.LOST, action.cut)
+            most = max(self._draining.pop(replica.id, 0), replica.most_in_flight)
+            if replica.draining_at is not None:
+                tally.add(replica.service, Fate.DRAINED, most - action.cut)
+
+    def _follow(self, desired: DesiredState) -> None:
+        if self._tally is not None and desired.services is not self._followed and not desired.unreadable:
+            self._followed = desired.services
+            self._tally.follow(desired.services, desired.revision)
 
     def _say_problems(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
         """What keeps us from seeing or reading, when it changes."""

@@ -148,5 +148,5 @@ def _status(snapshot: Snapshot, places: list[Place], settings: Settings) -> Docu
     )
     me = DaemonInfo(__version__, time.time(), os.getpid(), 1)
     left = [leftover_info(one) for one in TargetRegistry(settings.state_dir).leftovers(settings)]
-    reports = [place.turner.report for place in places]
+    reports = [place.report() for place in places]
     return build_status(revision=revision, targets=reports, daemon=me, leftovers=left)

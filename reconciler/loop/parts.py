@@ -21,7 +21,8 @@ from reconciler.loop.journal import Journal
 from reconciler.loop.turn import Turner
 from reconciler.model import Observed, Reason
 from reconciler.report.history import History
-from reconciler.report.status import LeftoverInfo
+from reconciler.report.requests import RequestTally
+from reconciler.report.status import LeftoverInfo, TargetReport
 from reconciler.secrets import SecretSources
 from reconciler.source import GitSource
 from reconciler.suspension import HostDrain, Suspension
@@ -45,11 +46,16 @@ class Place:
     suspension: Suspension
     journal: Journal
     wake: threading.Event
+    tally: RequestTally
     is_turning: bool = False
     turned_at: float = 0.0
     passes: int = 0
     leftover: Leftover | None = None
     is_retired: bool = False
+
+    def report(self) -> TargetReport:
+        """The target after its latest pass, with what was counted since."""
+        return replace(self.turner.report, requests=self.tally.counts())
 
 
 def make_folder(settings: Settings) -> None:
@@ -171,12 +177,13 @@ def make_place(
     wake = threading.Event()
     folder = TargetRegistry(state.state_dir).folder_of(settings.name)
     secrets = SecretSources(settings)
-    target = HostTarget(settings, folder, wake.set, lambda: secrets.store, state.closed, reserved)
+    tally = RequestTally(folder / "requests.json")
+    target = HostTarget(settings, folder, wake.set, lambda: secrets.store, state.closed, reserved, tally.take_refused)
     suspension = Suspension(folder / "suspended.json")
-    journal = Journal(settings.name, history, metrics)
+    journal = Journal(settings.name, history, metrics, tally)
     cordon, drain = Cordon(folder / "cordon.json"), make_drain(state)
     turner = Turner(settings, target, history, suspension, cordon, journal, secrets, drain)
-    return Place(settings, target, turner, suspension, journal, wake)
+    return Place(settings, target, turner, suspension, journal, wake, tally)
 
 
 def make_drain(settings: Settings) -> HostDrain:

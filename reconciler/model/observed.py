@@ -120,6 +120,7 @@ class Replica:
     nothing. `run` names this run of it: another process, another name. `restarted` is set until it is decided what that
     means; `again` says why it has to get ready once more, until it is. `image` is the ID of the local image that it
     runs in; empty: an interpreter of the host stands in for it. `silent_why` says what `silence` rests on.
+    `at_proxy` counts requests at the proxy alone, `most_in_flight` the most that ran at once while it drained.
     """
 
     id: ReplicaId
@@ -152,6 +153,8 @@ class Replica:
     image: str = ""
     silence: Silence = Silence.NONE
     silent_why: str = ""
+    at_proxy: int | None = None
+    most_in_flight: int = 0
 
     @property
     def service(self) -> ServiceId:

@@ -46,6 +46,7 @@ from reconciler.report.replicas import (
     staging_documents,
     timestamp,
 )
+from reconciler.report.requests import Requests
 from reconciler.report.scrub import scrub_text
 
 Document = dict[str, Any]
@@ -88,7 +89,7 @@ class TargetReport:
     """One target after its latest pass. `suspended` holds `namespace/name` of services, or `*` for all of them.
 
     `applied` is the revision that this target reached; empty means the source's. `suspensions` tell more of what is
-    suspended, by the same names; `drained`: by whom the whole host is drained.
+    suspended, by the same names; `drained`: by whom the whole host is drained. `requests`: what became of them.
     """
 
     desired: DesiredState | None
@@ -101,6 +102,7 @@ class TargetReport:
     applied: str = ""
     suspensions: Mapping[str, ByHand] = field(default_factory=dict)
     drained: ByHand | None = None
+    requests: Mapping[ServiceId, Requests] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "lastError": _last_error(service, desired, verdict, sight),
         "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight) + beside}",
         "gpus": gpus_held(replicas),
+        "requests": _requests(sight.report.requests.get(service, Requests())),
         "fit": fit_document(_fit(desired, sight)),
         "staging": list(staging_documents(desired, sight.report.observed)),
         "replicas": [replica_document(one, is_canary(one, canary, route)) for one in replicas],
@@ -301,6 +304,11 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         **_as_kserve(service, replicas, sight),
         "metricsPath": desired.metrics_path if desired else DEFAULT_METRICS_PATH,
     }
+
+
+def _requests(known: Requests) -> Document:
+    """What our changes did to them: in all, and since git asked for what it asks for now."""
+    return {**known.total, "rollout": {**known.rollout, "revision": known.revision}}
 
 
 def _warnings(desired: Desired | None, observed: Observed | Unreachable | None) -> tuple[Reason, ...]:

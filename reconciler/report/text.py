@@ -53,6 +53,10 @@ def status_blocks(status: Document, *, wide: bool = False, detail: bool = False)
         yield ""
         yield "Not as git says:"
         yield from (f"  {printable(one)}" for one in faults)
+    if counted := list(_requests(status)):
+        yield ""
+        yield "Requests since git asks for this:"
+        yield from (f"  {printable(one)}" for one in counted)
     if warnings := list(_warnings(status)):
         yield ""
         yield "Warnings:"
@@ -198,6 +202,15 @@ def _why_kept(kept: Document) -> str:
     """A file that cannot be read is not one that was deleted."""
     where = written_at(kept)
     return printable(f"kept, cannot be read: {where}" if where else kept["message"])
+
+
+def _requests(status: Document) -> Iterator[str]:
+    for target in status["targets"]:
+        for service in target["services"]:
+            known = service.get("requests", {}).get("rollout", {})
+            counts = {fate: known.get(fate, 0) for fate in ("drained", "lost", "refused")}
+            if any(counts.values()):
+                yield f"{full_name(service)}: " + ", ".join(f"{number} {fate}" for fate, number in counts.items())
 
 
 def _warnings(status: Document) -> Iterator[str]:

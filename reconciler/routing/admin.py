@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,9 @@ from reconciler.routing.static import CLUSTER, PASSTHROUGH, ROUTES, STATS
 _CLUSTERS = "/clusters?format=json"
 _UPDATES = "/stats?format=json&filter=(version_text|update_rejected|update_failure)$"
 _ACTIVE = f"/stats?format=json&filter=^(http.{STATS}.downstream_rq_active|cluster.{PASSTHROUGH}.upstream_cx_active)$"
+# Only services that ever refused anything are listed.
+_REFUSED = "/stats?format=json&usedonly&filter=%5C.route%5C..*%5C.upstream_rq_503$"
+_ROUTE = re.compile(r"\.route\.([^.]+)\.upstream_rq_503$")
 # The files that Envoy watches, and where it counts what became of them.
 _SCOPES = {
     "lds": "listener_manager.lds",
@@ -75,6 +80,10 @@ class Admin:
         stats = json.loads(self._ask(_ACTIVE)[0])["stats"]
         return sum(int(stat["value"]) for stat in stats if "name" in stat)
 
+    def refused(self) -> dict[str, int]:
+        """How many requests got 503, by service, since this Envoy started."""
+        return _refused(json.loads(self._ask(_REFUSED)[0]))
+
     def _ask(self, *paths: str, method: str = "GET") -> list[bytes]:
         connection = _UnixConnection(self._folder, self._timeout)
         try:
@@ -114,6 +123,15 @@ class _UnixConnection(http.client.HTTPConnection):
 def _uptakes(stats: Any) -> dict[str, Uptake]:
     values: Mapping[str, Any] = {stat["name"]: stat["value"] for stat in stats["stats"] if "name" in stat}
     return {name: _uptake(scope, values) for name, scope in _SCOPES.items()}
+
+
+def _refused(stats: Any) -> dict[str, int]:
+    """A service has routes under several host names."""
+    found: Counter[str] = Counter()
+    for stat in stats["stats"]:
+        if match := _ROUTE.search(stat.get("name", "")):
+            found[match[1]] += int(stat["value"])
+    return dict(found)
 
 
 def _uptake(scope: str, values: Mapping[str, Any]) -> Uptake:

@@ -156,6 +156,10 @@ class EnvoyProxy:
         admin_socket.keep(self._folder)
         return live
 
+    def refused(self) -> dict[str, int]:
+        """How many requests it answered with 503, by service, since it started. Raises Retryable."""
+        return self._admin.refused()
+
     def find_process(self) -> Identity | None:
         """The Envoy that runs, if one does."""
         return process.find(self._folder)

@@ -129,7 +129,7 @@ def _below(prefix: str, is_guarded: bool, target: Resource) -> list[Resource]:
 
 def _rewritten(prefix: str, below: str, target: Resource) -> Resource:
     rewrite = {} if prefix == "/" else {"prefix_rewrite": f"/{below}"}
-    return {"match": {"prefix": prefix + below}, **skip("model"), "route": {**target, **rewrite}}
+    return {"match": {"prefix": prefix + below}, **skip("model"), **target, "route": {**target["route"], **rewrite}}
 
 
 _UNGUARDED = "this service asks for a key, and only /v1/… is guarded by it"
@@ -139,7 +139,7 @@ def _model_routes(targets: Targets, models: Models) -> list[Resource]:
     return [
         refusal({"prefix": "/v1/", "headers": [_method("POST", invert=True)]}, 405, _ONLY_POST, allow="POST"),
         *(
-            {"match": _model({"string_match": {"exact": model}}), "route": targets[choices[0]]}
+            {"match": _model({"string_match": {"exact": model}}), **targets[choices[0]]}
             if len(choices) == 1
             else _ambiguous(model, choices)
             for model, choices in models.items()
@@ -188,7 +188,9 @@ def _nowhere() -> Resource:
 
 
 def _to(route: ServiceRoute) -> Resource:
-    return {**_weights(route), "timeout": f"{route.request_timeout or 0:.3f}s"}
+    """Where requests go, and under which name they are counted."""
+    action = {**_weights(route), "timeout": f"{route.request_timeout or 0:.3f}s"}
+    return {"stat_prefix": str(route.service), "route": action}
 
 
 def _weights(route: ServiceRoute) -> Resource:

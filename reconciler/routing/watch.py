@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 
 import structlog
@@ -29,7 +29,8 @@ _LONGEST_STEP = 10.0
 class ProxyWatch:
     """One thread. `is_alone` says whether nothing else on this host answered since a moment, or could have.
 
-    Where nothing answers, the host was paused, and the proxy is not to blame.
+    Where nothing answers, the host was paused, and the proxy is not to blame. `take_refused` is told what it counted
+    and which process of it did.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class ProxyWatch:
         wake: Callable[[], None],
         note_answer: Callable[[float], None],
         is_alone: Callable[[float], bool],
+        take_refused: Callable[[str, Mapping[str, int]], None],
     ) -> None:
         self._proxy = proxy
         self._wake = wake
         self._note_answer = note_answer
         self._is_alone = is_alone
+        self._take_refused = take_refused
         self._looked_at = time.monotonic()
         self._silent = self._deaf = 0.0
         self._process: object = None
@@ -89,6 +92,7 @@ class ProxyWatch:
         """Not ready is an answer too."""
         with suppress(Retryable):
             self._proxy.is_live()
+            self._take_refused(str(self._process), self._proxy.refused())
             return True
         return False
 

@@ -88,10 +88,12 @@ class HostTarget:
         secrets: Callable[[], SecretStore] = lambda: NO_SECRETS,
         closed: tuple[Path, ...] = (),
         reserved: Reserved = lambda: NOTHING,
+        take_refused: Callable[[str, Mapping[str, int]], None] = lambda *_: None,
     ) -> None:
         """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do.
 
         `closed` are places beside the target's own folder that no service may name. `reserved` tells what others hold.
+        `take_refused` is told now and then which process of the proxy answered how many requests with 503, by service.
         """
         self.name = settings.name
         self._settings = settings
@@ -121,7 +123,7 @@ class HostTarget:
         limits = Limits(settings.liveness.interval, settings.liveness.timeout)
         self._witness = Witness()
         self._probes = Probes(EngineQuestions(self._proxy), wake, limits, self._witness)
-        self._proxy_watch = ProxyWatch(self._proxy, wake, self._note_proxy, self._is_proxy_alone)
+        self._proxy_watch = ProxyWatch(self._proxy, wake, self._note_proxy, self._is_proxy_alone, take_refused)
 
     def lock(self) -> None:
         """Take over this host. Raises Terminal, naming the holder, while another process has it."""
@@ -270,6 +272,8 @@ class HostTarget:
             image=record.image,
             last_words=words[-_LAST_WORDS:],
             blame=fatal_reason(words) or "",
+            at_proxy=at_proxy.in_flight,
+            most_in_flight=sight.most_in_flight,
             silence=sight.silence,
             silent_why=sight.silent_why,
         )

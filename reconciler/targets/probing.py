@@ -53,6 +53,7 @@ class Sight:
     healthy: bool | None = None
     in_flight: int | None = None
     quiet_samples: int = 0
+    most_in_flight: int = 0
     silence: Silence = Silence.NONE
     silent_why: str = field(default="", compare=False)
 
@@ -148,7 +149,7 @@ class _Probe:
         if subject != self.subject:
             if subject.topic is not self.subject.topic:
                 # What was counted about another topic counts nothing: the proxy may have sent something since.
-                self.sight = replace(self.sight, in_flight=None, quiet_samples=0)
+                self.sight = replace(self.sight, in_flight=None, quiet_samples=0, most_in_flight=0)
             self.subject = subject
             self._news.set()
 
@@ -210,7 +211,9 @@ def _sample(questions: Questions, subject: Subject, before: Sight) -> Sight:
     routed, running = questions.in_flight(subject)
     # While the proxy may still send something new, a zero means little.
     is_quiet = running == 0 and routed in (Routed.DRAINING, Routed.ABSENT)
-    return replace(before, in_flight=running, quiet_samples=before.quiet_samples + 1 if is_quiet else 0)
+    quiet = before.quiet_samples + 1 if is_quiet else 0
+    most = max(before.most_in_flight, running or 0)
+    return replace(before, in_flight=running, quiet_samples=quiet, most_in_flight=most)
 
 
 def _is_news(before: Sight, now: Sight) -> bool:

@@ -10,9 +10,10 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from reconciler.report.requests import Fate
 from reconciler.report.status import Document
 
 _PASS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -61,18 +62,11 @@ class Metrics:
         self._actions = Counter(
             "reconciler_actions", "Actions performed", ("target", "action", "outcome"), registry=registry
         )
-        self._requests = Counter(
-            "reconciler_requests",
-            "What our changes did to requests: drained ran to their end, lost were cut, refused got 503",
-            (*_SERVICE, "fate"),
-            registry=registry,
-        )
 
     def text(self, status: Document) -> bytes:
         """The exposition format: what was counted, and what this status document holds."""
         with self._scraping:
             self._snapshot.status = status
-            self._forget_requests_of_gone_services(status)
             return generate_latest(self._registry)
 
     # ------------------------------------------------------------ what the loop tells
@@ -92,18 +86,6 @@ class Metrics:
     def count_action(self, target: str, action: str, outcome: str) -> None:
         """`action` as `report.actions.action_name` says it, `outcome` of model.Outcome."""
         self._actions.labels(target, action, outcome).inc()
-
-    def count_requests(self, target: str, namespace: str, name: str, fate: str, number: int = 1) -> None:
-        """`fate` is drained, lost or refused."""
-        self._requests.labels(target, namespace, name, fate).inc(number)
-
-    def _forget_requests_of_gone_services(self, status: Document) -> None:
-        known = {labels for labels, _ in _services(status)}
-        for metric in self._requests.collect():
-            for sample in metric.samples:
-                labels = tuple(sample.labels[key] for key in (*_SERVICE, "fate"))
-                if sample.name.endswith("_total") and labels[:3] not in known:
-                    self._requests.remove(*labels)
 
 
 def _result(ok: bool) -> str:
@@ -138,6 +120,7 @@ class _Snapshot(Collector):
         )
         yield from _target_gauges(status)
         yield from _service_gauges(status)
+        yield _requests(status)
 
 
 def _target_gauges(status: Document) -> Iterator[Metric]:
@@ -202,6 +185,18 @@ def _service_gauges(status: Document) -> Iterator[Metric]:
     phases = [((*labels, phase), n) for labels, s in found for phase, n in _phases(s).items()]
     yield _gauge("reconciler_replicas", "Replicas by phase", (*_SERVICE, "phase"), phases)
     yield _gauge("reconciler_service_gpus", "GPUs that its replicas hold", _SERVICE, [(k, s["gpus"]) for k, s in found])
+
+
+def _requests(status: Document) -> Metric:
+    family = CounterMetricFamily(
+        "reconciler_requests",
+        "What our changes did to requests: drained ran to their end, lost were cut, refused got 503",
+        labels=(*_SERVICE, "fate"),
+    )
+    for labels, service in _services(status):
+        for fate in Fate:
+            family.add_metric((*labels, fate.value), service["requests"][fate.value])
+    return family
 
 
 def _phases(service: Document) -> dict[str, int]:

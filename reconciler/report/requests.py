@@ -1,0 +1,131 @@
+"""What our changes did to requests, by service: kept in a file, so that neither our restart nor the proxy's loses it.
+
+Losing the file loses these numbers and nothing else. It is written only when a number changed.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+import structlog
+
+from reconciler.files import write_atomically
+from reconciler.model import Desired, ServiceId
+
+log = structlog.get_logger()
+
+
+class Fate(StrEnum):
+    """What became of a request."""
+
+    DRAINED = "drained"  # it was running when its replica began to drain, and ran to its end
+    LOST = "lost"  # it was cut
+    REFUSED = "refused"  # it was answered with 503
+
+
+Counts = Mapping[str, int]
+NONE: Counts = {fate.value: 0 for fate in Fate}
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """One service's, in all and since git asked for what it asks for now."""
+
+    total: Counts = field(default_factory=lambda: NONE)
+    rollout: Counts = field(default_factory=lambda: NONE)
+    digest: str = ""
+    revision: str = ""
+
+
+class RequestTally:
+    """Counts for one target. Called from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._proxy = ""
+        self._seen: Counts = {}
+        self._known: dict[str, Requests] = {}
+        self._read()
+
+    def counts(self) -> Mapping[ServiceId, Requests]:
+        with self._lock:
+            return {_service(name): known for name, known in self._known.items()}
+
+    def add(self, service: ServiceId, fate: Fate, number: int) -> None:
+        with self._lock:
+            if number > 0:
+                self._add(str(service), fate, number)
+                self._write()
+
+    def take_refused(self, proxy: str, seen: Counts) -> None:
+        """What one process of the proxy counted since its start, by service. Another process begins at 0."""
+        with self._lock:
+            before = self._seen if proxy == self._proxy else {}
+            grown = {name: number - before.get(name, 0) for name, number in seen.items()}
+            for name, number in grown.items():
+                if number > 0:
+                    self._add(name, Fate.REFUSED, number)
+            if proxy != self._proxy or any(grown.values()):
+                self._proxy, self._seen = proxy, dict(seen)
+                self._write()
+
+    def follow(self, services: Iterable[Desired], revision: str) -> None:
+        """Begin to count anew where git asks for something else; forget whom it does not name."""
+        with self._lock:
+            known = {}
+            for one in services:
+                found = self._known.get(str(one.id), Requests())
+                if found.digest != one.digest:
+                    found = replace(found, rollout=NONE, digest=one.digest, revision=revision)
+                known[str(one.id)] = found
+            if known != self._known:
+                self._known = known
+                self._write()
+
+    def _add(self, name: str, fate: Fate, number: int) -> None:
+        found = self._known.get(name, Requests())
+        total, rollout = (
+            {**counts, fate.value: counts[fate.value] + number} for counts in (found.total, found.rollout)
+        )
+        self._known[name] = replace(found, total=total, rollout=rollout)
+
+    # ------------------------------------------------------------ the file
+
+    def _read(self) -> None:
+        try:
+            data = json.loads(self._path.read_bytes())
+            self._proxy, self._seen = str(data["proxy"]), {str(k): int(v) for k, v in data["seen"].items()}
+            self._known = {name: _requests(one) for name, one in data["services"].items() if name.count("/") == 1}
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("requests_counted_anew", reason=f"{self._path}: {error}")
+
+    def _write(self) -> None:
+        services = {name: asdict(one) for name, one in sorted(self._known.items())}
+        text = json.dumps({"proxy": self._proxy, "seen": self._seen, "services": services}, indent=1)
+        try:
+            write_atomically(self._path, text.encode())
+        except OSError as error:
+            # A full disk costs what was counted since, and only if we end before it has room.
+            log.warning("requests_not_written", reason=f"{self._path}: {error.strerror}")
+
+
+def _requests(data: Mapping[str, object]) -> Requests:
+    return Requests(_counts(data["total"]), _counts(data["rollout"]), str(data["digest"]), str(data["revision"]))
+
+
+def _counts(data: object) -> Counts:
+    if not isinstance(data, dict):
+        raise TypeError("not counts")
+    return {fate.value: int(data.get(fate.value, 0)) for fate in Fate}
+
+
+def _service(name: str) -> ServiceId:
+    return ServiceId(*name.split("/"))
