@@ -86,7 +86,7 @@ def by_hand(asked: Document | None) -> str:
     if not asked:
         return ""
     by = f" by {asked['by']}" if asked["by"] else ""
-    until = f" until {asked['until'].replace('.000Z', 'Z')}" if asked["until"] else ""
+    until = f" until {asked['until'][:19]}Z" if asked["until"] else ""
     return f"{by}{until}{': ' + asked['reason'] if asked['reason'] else ''}"
 
 

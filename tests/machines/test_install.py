@@ -107,6 +107,11 @@ def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(hos
     assert "done" not in host.ask("host", "install")
     found = host.ask("host", "doctor")
     assert "reconciler.service is enabled and active (running)" in found
+    # The machine of the tests lacks these; a host of one's own has them.
+    lacking = ("no cgroup controller", "clock: ", "limits: at most")
+    assert [
+        line for line in found.splitlines() if line.startswith("warning") and not any(map(line.count, lacking))
+    ] == []
     assert "our daemon listens" in found
     host.machine.run("systemctl", "reload", UNIT)
     assert host.state(UNIT) in ("active", "reloading")

@@ -133,6 +133,19 @@ def knows_it(rig: InstalledRig) -> bool:
     return (rig.service() or {}).get("ready") == "1/1"
 
 
+def test_host_drained_by_hand_stays_empty_over_a_reboot(make_rig: MakeRig) -> None:
+    rig = serving(make_rig)
+    rig.host("drain", "--reason", "a disk is replaced")
+    rig.wait("it to be empty", lambda: not rig.units() and not rig.unit_files())
+    rig.machine.reboot()
+    rig.wait("the daemon to be back", lambda: (rig.status() or {"daemon": {"passes": 0}})["daemon"]["passes"] > 1)
+    assert rig.units() == []
+    assert "a disk is replaced (`reconciler host undrain` lifts it)" in rig.ask("status", expect=1).stdout
+    rig.host("undrain")
+    rig.wait("it to serve again", rig.serves)
+    assert len(rig.units("active")) == 1
+
+
 def test_what_somebody_does_by_hand_is_noticed_named_and_put_right(make_rig: MakeRig) -> None:
     # Nothing but a signal of systemd makes the daemon look.
     rig = serving(make_rig, resync="1h")
