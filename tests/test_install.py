@@ -20,6 +20,7 @@ from reconciler.storage.state import LOCK, RUNNING, State, write_state
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="there is no systemd-sysusers here")
 SHIPPED = Path(__file__).parents[1] / "deploy" / "systemd"
+ENTRY = f"{sys.prefix}/bin/reconciler"
 CONFIG = "etc/reconciler/config.yaml"
 UNIT = "etc/systemd/system/reconciler.service"
 WANTED = "etc/systemd/system/multi-user.target.wants/reconciler.service"
@@ -105,6 +106,57 @@ def test_uninstall_keeps_config_and_state_until_it_is_told_to_purge(root: Path, 
     assert not (root / "etc/reconciler").exists()
     assert not (root / "var/lib/reconciler").exists()
     assert not (root / "var/cache/reconciler").exists()
+
+
+def purge_with_mounts(root: Path, *mounts: str) -> subprocess.CompletedProcess[str]:
+    """Purge where these folders are mounts, on which there are files of ours."""
+    lines = [f'mount -t tmpfs none "$0/{each}" && echo secret >"$0/{each}/token"' for each in mounts]
+    script = " && ".join([*lines, 'mkdir "$0/var/lib/reconciler/git"', '"$1" host uninstall --purge --root "$0"'])
+    checks = "; ".join(f'ls -A "$0/{each}" >&2' for each in mounts)
+    argv = ["unshare", "--mount", "sh", "-c", f"{script}; code=$?; {checks}; exit $code", str(root), ENTRY]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="mounts need root")
+def test_purge_empties_mounts_and_goes_on_with_the_rest(root: Path) -> None:
+    run(["host", "install", "--root", str(root)])
+    mounts = ("var/lib/reconciler", "etc/reconciler/keys")
+    (root / "etc/reconciler/keys").mkdir()
+    (root / "etc/reconciler/token").write_text("secret")
+    done = purge_with_mounts(root, *mounts)
+    assert (done.returncode, done.stderr) == (1, "")
+    for mount in mounts:
+        assert f"{root / mount} is emptied, but a file system is mounted there: umount {root / mount}" in done.stdout
+    assert "purge deletes it" not in done.stdout
+    assert [path.name for path in (root / "etc/reconciler").iterdir()] == ["keys"]
+    assert not (root / "var/cache/reconciler").exists()
+    assert not (root / "etc/sysusers.d/reconciler.conf").exists()
+    # Once nothing is mounted, the next one deletes what is left.
+    assert run(["host", "uninstall", "--purge", "--root", str(root)]) == 0
+    assert not (root / "etc/reconciler").exists()
+    assert not (root / "var/lib/reconciler").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="mounts need root")
+def test_a_mount_deep_in_the_state_is_left_and_purged_again(root: Path) -> None:
+    run(["host", "install", "--root", str(root)])
+    (root / "var/lib/reconciler/box/models").mkdir(parents=True)
+    for _ in range(2):
+        done = purge_with_mounts(root, "var/lib/reconciler/box/models")
+        assert (done.returncode, done.stderr) == (1, "")
+        assert done.stdout.count("a file system is mounted there") == 1
+        assert not (root / "etc/reconciler").exists()
+        assert [path.name for path in (root / "var/lib/reconciler").iterdir()] == ["box"]
+
+
+def test_purge_of_a_linked_folder_empties_what_it_points_to(root: Path, tmp_path: Path) -> None:
+    run(["host", "install", "--root", str(root)])
+    (root / "var/lib/reconciler").rmdir()
+    (tmp_path / "disk/git").mkdir(parents=True)
+    (root / "var/lib/reconciler").symlink_to(tmp_path / "disk")
+    assert run(["host", "uninstall", "--purge", "--root", str(root)]) == 0
+    assert not (tmp_path / "disk").exists()
+    assert not (root / "var/lib/reconciler").is_symlink()
 
 
 def test_a_folder_that_does_not_look_like_our_state_is_not_deleted(root: Path, capsys: pytest.CaptureFixture[str]):

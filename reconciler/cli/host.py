@@ -140,23 +140,31 @@ def install(no_start: bool, dry_run: bool, root: Path) -> int:
 @click.option("--root", type=_ROOT, default="/", help="Another machine's root, such as an image's.")
 @options(config=False)
 def uninstall(workloads: bool, purge: bool, dry_run: bool, root: Path) -> int:
-    """Take the daemon away from this host. Models go on serving unless --workloads is said."""
+    """Take the daemon away from this host. Models go on serving unless --workloads is said.
+
+    Exit code 1 if something could not be deleted, such as a folder where a file system is mounted;
+    it is emptied then, and the rest is deleted.
+    """
     from reconciler.install import System, what_is_left
     from reconciler.install import uninstall as steps
 
     log_to_stderr()
     system = System(root.absolute())
-    _carry_out(steps(system, workloads=workloads or purge, purge=purge), system, dry_run)
-    for left in [] if dry_run else what_is_left(system):
+    all_gone = _carry_out(steps(system, workloads=workloads or purge, purge=purge), system, dry_run)
+    for left in [] if dry_run else what_is_left(system, purge):
         click.echo(f"left: {left}")
-    return OK
+    return OK if all_gone else NO
 
 
-def _carry_out(steps: Iterable[Step], system: System, dry_run: bool) -> None:
+def _carry_out(steps: Iterable[Step], system: System, dry_run: bool) -> bool:
+    """Take the steps and say what became of each. False: some could be done in part only."""
     from reconciler.install import carry_out
 
     if not dry_run:
         system.require()
+    complete = True
     for done in carry_out(steps, dry_run):
+        complete &= done.word != "left"
         click.echo(f"{done.word:<9} {done.what}")
         sys.stdout.flush()
+    return complete

@@ -10,6 +10,10 @@ from reconciler.errors import Retryable
 from reconciler.files import replace_file
 
 
+class Incomplete(Exception):
+    """A step did what it could; the message says what is left and why. The steps behind it are taken all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """`what` tells people in the imperative. A step that is not needed was done before, or by somebody else."""
@@ -21,7 +25,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a step: `done`, `unchanged`, or `would` where nothing is to be changed."""
+    """What became of a step: `done`, `unchanged`, `left` in part, or `would` where nothing is to be changed."""
 
     word: str
     what: str
@@ -35,13 +39,17 @@ def carry_out(steps: Iterable[Step], dry_run: bool) -> Iterator[Done]:
         elif dry_run:
             yield Done("would", step.what)
         else:
-            try:
-                step.do()
-            except OSError as error:
-                raise Retryable(
-                    f"cannot {step.what}: {error.strerror or error}; run this again once it is mended"
-                ) from None
-            yield Done("done", step.what)
+            yield _do(step)
+
+
+def _do(step: Step) -> Done:
+    try:
+        step.do()
+    except Incomplete as left:
+        return Done("left", f"{step.what}: {left}")
+    except OSError as error:
+        raise Retryable(f"cannot {step.what}: {error.strerror or error}; run this again once it is fixed") from None
+    return Done("done", step.what)
 
 
 def make_folder(path: Path, mode: int) -> Step:

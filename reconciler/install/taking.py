@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from reconciler.config import Settings
 from reconciler.errors import Retryable, SettingsError, Terminal
+from reconciler.install.deleting import delete_folder, holds_files
 from reconciler.install.putting import CACHE, CONFIG, STATE, UNIT_FILE, USERS_FILE
 from reconciler.install.steps import Step, delete_file
 from reconciler.install.system import UNIT, System
@@ -39,14 +39,14 @@ def uninstall(system: System, *, workloads: bool, purge: bool) -> Iterator[Step]
         yield from _purge(system, settings)
 
 
-def what_is_left(system: System) -> list[str]:
+def what_is_left(system: System, purged: bool) -> list[str]:
     """What an uninstall does not touch, each with the way to be rid of it."""
     left = []
     settings = _settings(system, needed=False)
     if settings is not None and _has_workloads(settings):
         left.append(f"replicas and the proxy, which serve on, or what is fetched for them; {_ENDS}")
     ours = (system.at("/etc/reconciler"), _state(system, settings), system.at(CACHE))
-    kept = [path for path in ours if path.exists()]
+    kept = [path for path in ours if path.exists() and not purged]
     left += [f"{path}; reconciler host uninstall --purge deletes it" for path in kept]
     drop_ins = system.at(f"{UNIT_FILE}.d")
     left += [f"{drop_ins}, which is yours"] if drop_ins.exists() else []
@@ -87,17 +87,13 @@ def _end(settings: Settings) -> None:
 
 def _purge(system: System, settings: Settings | None) -> Iterator[Step]:
     state, config = _state(system, settings), system.at("/etc/reconciler")
-    if state.exists() and any(state.iterdir()) and not any((state / mark).exists() for mark in _MARKS):
+    if state.exists() and not any((state / mark).exists() for mark in _MARKS) and holds_files(state):
         raise Terminal(f"{state} does not look like our state; delete it by hand if it is to go")
     for folder in (state, system.at(CACHE), config):
-        yield _delete_folder(folder)
+        yield delete_folder(folder)
     for model in _models_elsewhere(settings) if settings else ():
-        yield _delete_folder(model)
+        yield delete_folder(model)
     yield delete_file(system.at(USERS_FILE))
-
-
-def _delete_folder(folder: Path) -> Step:
-    return Step(f"delete the folder {folder}", folder.exists(), lambda: shutil.rmtree(folder))
 
 
 def _models_elsewhere(settings: Settings) -> list[Path]:
