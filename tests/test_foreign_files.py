@@ -38,6 +38,8 @@ DOUBTFUL = {
     "two documents run together": RUNTIME + SERVICE.replace("spec:", "spec: ["),
     "a misspelt key": SERVICE.replace("kind:", "Kind:"),
     "a misspelt kind": SERVICE.replace("InferenceService", "InferenceServce"),
+    "a lost head": SERVICE.partition("\n")[2].partition("\n")[2],
+    "a kind that KServe lacks": SERVICE.replace("InferenceService", "Model"),
     "a lost kind": SERVICE.replace("kind: InferenceService\n", ""),
     "a service without a name": SERVICE.replace("name: chat", "nam: chat"),
     "a list with a stranger": "apiVersion: v1\nkind: List\nitems: [{metadata: {name: a}}]\n",

@@ -24,6 +24,7 @@ from reconciler.strict_yaml import Lines, YamlProblem, check_text, find, line_at
 MAX_FILE_BYTES = 1 << 20
 MAX_DOCUMENTS = 5_000
 MAX_PROBLEMS = 20
+_HINTS = {"Kustomization": ": kustomize is not run here; commit what `kustomize build` prints"}
 # Codes of notes: a file without any document, and one that is no manifest.
 EMPTY, FOREIGN_FILE = "EmptyFile", "NotAManifest"
 
@@ -162,8 +163,9 @@ def _not_served(draft: Manifest, kind: str, api_version: str) -> Manifests:
     metadata = draft.data.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     what = f"{kind} {name}" if isinstance(name, str) else kind
+    hint = _HINTS.get(kind, "")
     return Manifests(
-        notes=(Reason("UnknownKind", f"{what} ({api_version}) is not ours to serve; ignored", draft.origin),)
+        notes=(Reason("UnknownKind", f"{what} ({api_version}) is not ours to serve; ignored{hint}", draft.origin),)
     )
 
 

@@ -43,6 +43,8 @@ def misspelt_kind(kind: str, api_version: str) -> str:
     near = _near(kind)
     if near and (_group_of(near) == _KSERVE or _group_of(near) == group):
         return f"there is no kind {kind}; did you mean {near}?"
+    if group in _OUR_GROUPS and kind not in _FOREIGN:
+        return f"there is no kind {kind} in {group}"
     return ""
 
 
@@ -52,7 +54,8 @@ def is_foreign(value: Any) -> bool:
         kind = value.get("kind")
         if isinstance(kind, str) and (kind in KNOWN_KINDS or _near(kind) or kind.startswith("ENC[")):
             return False
-        return not any(_names_ours(each) for each in value.values())
+        has_lost_its_head = all(isinstance(value.get(key), dict) for key in ("metadata", "spec"))
+        return not has_lost_its_head and not any(_names_ours(each) for each in value.values())
     if isinstance(value, list):
         return all(is_foreign(each) for each in value if isinstance(each, dict))
     return not isinstance(value, str) or not any(word in value.lower() for word in ("inferenceservice", _KSERVE))

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from reconciler.errors import Terminal
-from reconciler.manifests import Manifests, Unreadable
+from reconciler.manifests import SUFFIXES, Manifests, Unreadable
 from reconciler.manifests.documents import read_file
 from reconciler.model import Origin, Reason
 from reconciler.secrets.private import MAX_BYTES, check_folder, read_private
 from reconciler.secrets.store import UNREADABLE
 
-SUFFIXES = (".yaml", ".yml", ".json")
 Stamp = tuple[tuple[object, ...], ...]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
+import yaml
 
 from tests.e2e.rig import Rig
 from tests.git_repository import git
@@ -73,6 +75,21 @@ def test_rewritten_history_is_refused_until_it_is_allowed(rig: Rig):
     rig.start()
     rig.converge()
     assert rig.pids() not in (before, after)
+
+
+def test_yaml_of_others_stops_no_deletion_and_json_is_read(rig: Rig):
+    text = rig.read("demo/tiny.yaml")
+    other = text.replace("name: tiny\n", "name: other\n", 1)
+    rig.write({"demo/other.yaml": other, "demo/values.yaml": "image: {tag: v1}\n", "demo/.ci/x.yaml": "a: [\n"})
+    rig.converge()
+    before = rig.pids()
+    rig.write({"demo/tiny.yaml": None, "demo/tiny.json": json.dumps(yaml.safe_load(text), indent=1)})
+    rig.converge()
+    assert rig.pids() == before, "another suffix restarts nothing"
+    rig.write({"demo/other.yaml": None})
+    rig.wait("the other to go", lambda: not rig.records("other"))
+    rig.converge()
+    assert [note["file"] for note in rig.status()["targets"][0]["notes"]] == ["demo/values.yaml"]
 
 
 def test_one_broken_document_keeps_its_service_and_harms_no_other(rig: Rig):
