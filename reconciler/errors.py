@@ -4,6 +4,7 @@ ReconcileError
 ├── Retryable        the next pass may succeed: a network, a busy port, a full disk
 └── Terminal         only a new commit or a new config can fix this
     ├── RevisionRefused a whole commit; the last good one stays
+    ├── Unstartable     what git asks for can be started on no host
     ├── SettingsError   the config file; names the key
     └── ManifestError   a document in git; names file and line
 """
@@ -21,6 +22,10 @@ class Retryable(ReconcileError):
 
 class Terminal(ReconcileError):
     """Only a new commit or a new config can fix this."""
+
+
+class Unstartable(Terminal):
+    """What git asks for can be started on no host: the commit is to blame, and neither this host nor its config."""
 
 
 class SettingsError(Terminal):

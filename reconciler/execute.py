@@ -7,23 +7,30 @@ it only prepares or tidies: a fetch that cannot begin must not keep the last goo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import structlog
 
-from reconciler.errors import ReconcileError, Terminal
+from reconciler.errors import ReconcileError, Terminal, Unstartable
 from reconciler.model import (
     Action,
     AskPreflight,
+    Drain,
+    NoteFailure,
     Outcome,
     Plan,
+    Reject,
     Repair,
+    ReplicaId,
     Result,
     ServiceId,
+    ServiceRoute,
     SetRoutes,
     Stage,
     StageImage,
+    Undrain,
     service_of,
 )
 
@@ -32,26 +39,57 @@ log = structlog.get_logger()
 Perform = Callable[[Action], None]
 _PARALLEL = 4
 # Nothing later in the same plan rests on these.
-_BESIDE = (AskPreflight, Repair, Stage, StageImage)
+_BESIDE = (AskPreflight, NoteFailure, Reject, Repair, Stage, StageImage)
 
 
-def execute(plan: Plan, perform: Perform, pool: ThreadPoolExecutor | None = None) -> tuple[Result, ...]:
-    """Do the plan's actions and say what became of each. Never raises for a failed action."""
+def execute(
+    plan: Plan, perform: Perform, pool: ThreadPoolExecutor | None = None, waiting: Collection[Action] = ()
+) -> tuple[Result, ...]:
+    """Do the plan's actions and say what became of each. Never raises for a failed action.
+
+    Those in `waiting` failed before and are not due yet: they hold up their services as if they had failed now.
+    """
     if not plan.actions:
         return ()
     barrier = next((n for n, action in enumerate(plan.actions) if isinstance(action, SetRoutes)), None)
     first, rest = _split(plan.actions, barrier)
     failed: set[ServiceId] = set()
-    results = [_run(action, perform, failed) for action in first]
+
+    def run(action: Action) -> Result:
+        if action in waiting:
+            _hold_up(action, failed)
+            return Result(action, Outcome.SKIPPED, "it failed before and is tried again later")
+        return _run(action, perform, failed)
+
+    results: list[Result] = []
+    for action in first:
+        results.append(run(_as_recorded(action, results)))
     groups: dict[ServiceId | None, list[Action]] = {}
     for action in rest:
         groups.setdefault(service_of(action), []).append(action)
     if len(groups) < 2 or pool is None:
-        results += [_run(action, perform, failed) for group in groups.values() for action in group]
+        results += [run(action) for group in groups.values() for action in group]
         return tuple(results)
     # Each group only adds its own service to `failed`.
-    done = pool.map(lambda group: [_run(action, perform, failed) for action in group], groups.values())
+    done = pool.map(lambda group: [run(action) for action in group], groups.values())
     return (*results, *(result for group in done for result in group))
+
+
+def _as_recorded(action: Action, results: Sequence[Result]) -> Action:
+    """Routes must not say of a replica that it drains while its record does not: the next pass would take it back."""
+    missed = [one.action for one in results if one.outcome is not Outcome.DONE]
+    flags = {each.replica: isinstance(each, Undrain) for each in missed if isinstance(each, Drain | Undrain)}
+    if not flags or not isinstance(action, SetRoutes):
+        return action
+    return replace(action, routes=tuple(_with_flags(route, flags) for route in action.routes))
+
+
+def _with_flags(route: ServiceRoute, flags: Mapping[ReplicaId, bool]) -> ServiceRoute:
+    stable, canary = (
+        tuple(replace(each, draining=flags.get(each.replica, each.draining)) for each in side)
+        for side in (route.stable, route.canary)
+    )
+    return replace(route, stable=stable, canary=canary)
 
 
 def make_pool() -> ThreadPoolExecutor:
@@ -74,15 +112,18 @@ def _run(action: Action, perform: Perform, failed: set[ServiceId]) -> Result:
     try:
         perform(action)
     except ReconcileError as error:
-        return _failed(action, str(error), not isinstance(error, Terminal), began, failed)
+        _hold_up(action, failed)
+        is_specs, retryable = isinstance(error, Unstartable), not isinstance(error, Terminal)
+        return Result(action, Outcome.FAILED, str(error), retryable, time.monotonic() - began, is_specs)
     except Exception as error:
         # A bug in one action must not keep the other services from being looked after.
         log.exception("action_raised", action=type(action).__name__, service=str(service or ""))
-        return _failed(action, f"unexpected {type(error).__name__}: {error}", True, began, failed)
+        _hold_up(action, failed)
+        text = f"unexpected {type(error).__name__}: {error}"
+        return Result(action, Outcome.FAILED, text, seconds=time.monotonic() - began)
     return Result(action, Outcome.DONE, seconds=time.monotonic() - began)
 
 
-def _failed(action: Action, error: str, retryable: bool, began: float, failed: set[ServiceId]) -> Result:
+def _hold_up(action: Action, failed: set[ServiceId]) -> None:
     if (service := service_of(action)) is not None and not isinstance(action, _BESIDE):
         failed.add(service)
-    return Result(action, Outcome.FAILED, error, retryable, time.monotonic() - began)

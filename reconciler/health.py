@@ -15,6 +15,19 @@ _BACKOFF_CAP = 300.0
 # Of the system, and of vLLM when it looks at its GPU before and after it measured what it needs.
 _CROWDED_OUT = ("address already in use", "free memory on device", "error in memory profiling")
 
+# In its last words: the host's disk, memory or devices failed it.
+_HOST_FAULTS = (
+    "no space left on device",
+    "disk quota exceeded",
+    "cannot allocate memory",
+    "input/output error",
+    "too many open files in system",
+    "uncorrectable ecc error",
+)
+# With these statuses systemd ends a process that it could not even set up: its user, folders, limits, program.
+_NOT_SET_UP = range(200, 246)
+_TOO_LONG = "argument list too long"
+
 
 class Life(StrEnum):
     """Where a replica stands."""
@@ -69,7 +82,8 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str]
         return ("EngineDead", f"the engine's core died {when}; /health answers 503")
     if replica.silence is Silence.HUNG:
         return ("Hung", f"the engine hangs: {replica.silent_why}")
-    if replica.ready_at is None and now - replica.created_at > patience.ready_timeout:
+    # One that answers is ready, though a full disk may keep us from writing that down.
+    if replica.ready_at is None and not replica.ready_now and now - replica.created_at > patience.ready_timeout:
         return ("NotReadyInTime", f"not ready within {patience.ready_timeout:g} s of its start")
     return None
 
@@ -77,6 +91,14 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str]
 def is_stopped_by_hand(replica: Replica) -> bool:
     """Did somebody stop it, and neither we nor the engine? Then neither a commit nor the engine is to blame."""
     return not replica.alive and bool(replica.drift)
+
+
+def is_hosts_fault(replica: Replica) -> bool:
+    """Did the host fail it, so that another commit would not have come up either?"""
+    words = [line.lower() for line in replica.last_words]
+    if replica.exit_code in _NOT_SET_UP:
+        return not any(_TOO_LONG in line for line in words)
+    return any(said in line for line in words for said in _HOST_FAULTS)
 
 
 def is_crowded_out(last_words: Iterable[str]) -> bool:

@@ -12,6 +12,7 @@ from reconciler.model import (
     DesiredState,
     Drain,
     EnsureProxy,
+    Failure,
     Health,
     Observed,
     Phase,
@@ -59,11 +60,11 @@ def make_plan(
     quarantines: Quarantines,
     patience: Patience,
     suspended: Collection[ServiceId] = (),
-    unstartable: Collection[tuple[ServiceId, str]] = (),
+    failures: Collection[Failure] = (),
 ) -> Plan:
     """The next steps of one target. `suspended` services are looked at and left alone.
 
-    `unstartable` are digests of services whose last start was refused.
+    `failures` are actions that failed when they were last tried.
     """
     if isinstance(observed, Unreachable):
         return _nothing(desired, observed)
@@ -71,7 +72,7 @@ def make_plan(
     desired = replace(every, services=wishes_now(every.services, observed.owned))
     decisions: dict[ServiceId, Decision] = {}
     open_questions: list[Situation] = []
-    for s in _situations(desired, observed, quarantines, patience, unstartable):
+    for s in _situations(desired, observed, quarantines, patience, failures):
         decision = _left_alone(s) if s.id in suspended else settled(s)
         if decision is None:
             open_questions.append(s)
@@ -128,7 +129,7 @@ def _situations(
     observed: Observed,
     quarantines: Quarantines,
     patience: Patience,
-    unstartable: Collection[tuple[ServiceId, str]] = (),
+    failures: Collection[Failure] = (),
 ) -> Iterator[Situation]:
     wanted = {service.id: service for service in desired.services}
     replicas: dict[ServiceId, list[Replica]] = {}
@@ -137,9 +138,8 @@ def _situations(
     failed: dict[ServiceId, dict[str, Quarantine]] = {}
     for (service, digest), quarantine in quarantines.items():
         failed.setdefault(service, {})[digest] = quarantine
-    refused: dict[ServiceId, list[str]] = {}
-    for service, digest in unstartable:
-        refused.setdefault(service, []).append(digest)
+    by_service = _by_service(failures)
+    of_all = tuple(one for one in failures if not one.services)
     starting_on = frozenset(_starting_on(observed, patience))
     for key in wanted.keys() | replicas.keys() | observed.owned.keys() | observed.routes.keys():
         want, owned = wanted.get(key), observed.owned.get(key)
@@ -162,10 +162,18 @@ def _situations(
             route=observed.routes.get(key),
             starting_on=starting_on,
             staging=observed.staging,
-            unstartable=refused.get(key, ()),
+            failures=(*by_service.get(key, ()), *of_all),
             images=observed.images,
             leaving=reason_to_leave(desired, key, owned, mine) if want is None else None,
         )
+
+
+def _by_service(failures: Collection[Failure]) -> Mapping[ServiceId, list[Failure]]:
+    found: dict[ServiceId, list[Failure]] = {}
+    for failure in failures:
+        for service in failure.services:
+            found.setdefault(service, []).append(failure)
+    return found
 
 
 def _starting_on(observed: Observed, patience: Patience) -> Iterator[str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from reconciler.errors import Retryable
+from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.execute import execute
 from reconciler.health import Life, Patience, life
 from reconciler.model import (
@@ -34,6 +35,7 @@ from reconciler.model import (
     GpuUse,
     Mount,
     NoteCrash,
+    NoteFailure,
     Observed,
     Origin,
     Own,
@@ -67,6 +69,8 @@ from reconciler.model import (
     Unstage,
 )
 from reconciler.plan import make_plan
+from reconciler.rollout import failures
+from reconciler.rollout.failures import Failures
 from reconciler.storage.sources import fetched
 
 PATIENCE = Patience(min_ready=3, ready_timeout=30, drain_timeout=10, stop_grace=2)
@@ -135,9 +139,11 @@ def state(*services: Desired, **more: object) -> DesiredState:
 @dataclass
 class Host:
     """Versions: `good…` serves, `reject…` fails preflight, `large…` does not fit, `crash…` dies while starting, `late…`
-    dies 1 s after it was ready, `hang…` is silent from then on, `never…` is never ready.
+    dies 1 s after it was ready, `hang…` is silent from then on, `never…` is never ready. No host could start
+    `nostart…`; this one cannot start `nohost…`, and is to blame when `starve…` dies while starting.
 
-    `broken` are digests whose engines die whenever they start, `refused` those whose start is refused.
+    `broken` are digests whose engines die whenever they start, `refused` those whose start fails for a reason of the
+    host. Actions of the kinds in `failing` always fail; `tried` says when.
     A model at `s3://flaky/…` comes at the third try, one at `s3://gone/…` never; all others after 2 s. Images in
     `unpulled` have to be pulled first; that takes 2 s, and of a version `…gone` the registry has none.
     """
@@ -167,7 +173,9 @@ class Host:
     log: list[Action] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
-    unstartable: set[tuple[ServiceId, str]] = field(default_factory=set)
+    failing: set[type] = field(default_factory=set)
+    tried: list[float] = field(default_factory=list)
+    failures: Failures = field(default_factory=dict)
     careful: bool = True  # nothing starts on a shared GPU while others there start or end, as long as nobody dies
 
     # ------------------------------------------------------------ observe
@@ -248,7 +256,7 @@ class Host:
         late = self.stagger * (int(r.id.serial.rsplit("-", 1)[1]) % 3)
         ready = age >= self.start_seconds + late and not version.startswith(("crash", "never"))
         alive = r.alive and r.spawned
-        if (version.startswith("crash") or r.digest in self.broken) and age >= 1:
+        if (version.startswith(("crash", "starve")) or r.digest in self.broken) and age >= 1:
             alive = False
         if version.startswith("late") and r.ready_at is not None and self.now - r.ready_at >= 1:
             alive = False
@@ -270,6 +278,7 @@ class Host:
             routed=routed,
             in_flight=0 if quiet else 1,
             quiet_samples=2 if counted else 0,
+            last_words=("No space left on device",) if version.startswith("starve") else r.last_words,
         )
         self.replicas[r.id] = replace(r, alive=alive)
         return looked
@@ -407,6 +416,8 @@ class Host:
                 del self.replicas[key]
             case SetRoutes(routes=routes):
                 self.routes = {route.service: route for route in routes}
+            case NoteFailure():
+                pass  # What is kept of it is its result.
             case Promote(service=service, promoted=promoted):
                 self._promote(service, promoted)
             case NoteCrash(replica=key, run=run, at=at, conflict=conflict):
@@ -492,15 +503,55 @@ class Host:
 
     def step(self, desired: DesiredState, die_after: int | None = None) -> Plan:
         """One pass. `die_after` cuts its execution after so many actions, as `kill -9` would."""
-        plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE, unstartable=self.unstartable)
+        observed = self.observe()
+        plan = make_plan(desired, observed, self.quarantines, PATIENCE, failures=tuple(self.failures.values()))
         self.check_successors(desired, plan)
         self.check_promoted_last(desired, plan)
-        for action in plan.actions[:die_after]:
-            if isinstance(action, Start) and action.digest in self.refused:
-                self.unstartable.add((action.replica.service, action.digest))
-            else:
-                self.perform(action)
+        if die_after is not None:
+            for action in plan.actions[:die_after]:
+                if self._error_of(action) is None:
+                    self.perform(action)
+            return plan
+        self._execute(desired, observed, plan, self._perform_or_fail)
         return plan
+
+    def _perform_or_fail(self, action: Action) -> None:
+        error = self._error_of(action)
+        if error is None or isinstance(action, Reject):
+            # The loop keeps a quarantine in mind that no disk takes.
+            self.perform(action)
+        if error:
+            raise error
+
+    def _error_of(self, action: Action) -> Exception | None:
+        digest = action.digest if isinstance(action, Start) else ""
+        if digest.startswith("nostart"):
+            return Unstartable("its environment is too large")
+        if digest.startswith("nohost") or digest in self.refused:
+            return Terminal("there is no user of that name")
+        if type(action) not in self.failing:
+            return None
+        self.tried.append(self.now)
+        return Retryable("it fails")
+
+    def _execute(
+        self, desired: DesiredState, observed: Observed, plan: Plan, perform: Callable[[Action], None]
+    ) -> None:
+        """As the loop does: what failed is remembered, and waits until it is due."""
+        broken: list[AssertionError] = []
+
+        def careful(action: Action) -> None:
+            try:
+                perform(action)
+            except AssertionError as error:
+                # Whoever executes takes every error for an action that failed.
+                broken.append(error)
+                raise
+
+        results = execute(plan, careful, waiting=failures.waiting(self.failures, plan))
+        if broken:
+            raise broken[0]
+        self.failures = failures.still_wanted(failures.count(self.failures, plan, results), desired, observed)
 
     def stumble(self, desired: DesiredState, luck: random.Random) -> Plan:
         """One pass in which actions fail, files vanish, somebody restarts what runs, the daemon dies between a record
@@ -510,35 +561,30 @@ class Host:
             self.restart_processes(luck.choice("abc"), luck.choice(list(Restart)))
         if luck.random() < 0.05:
             self.lose_files()
-        plan = make_plan(desired, self.observe(), self.quarantines, PATIENCE)
+        observed = self.observe()
+        plan = make_plan(desired, observed, self.quarantines, PATIENCE, failures=tuple(self.failures.values()))
         self.check_successors(desired, plan)
         self.check_promoted_last(desired, plan)
-        broken: list[AssertionError] = []
 
         def perform(action: Action) -> None:
-            try:
-                if luck.random() < 0.8:
-                    self.perform(action)
-                    return
-                if isinstance(action, Start) and action.replica not in self.replicas:
-                    self.perform(action)
-                    self._change(action.replica, spawned=False, alive=False)
-            except AssertionError as error:
-                # Whoever executes takes every error for an action that failed.
-                broken.append(error)
-                raise
+            if luck.random() < 0.8:
+                self.perform(action)
+                return
+            if isinstance(action, Start) and action.replica not in self.replicas:
+                self.perform(action)
+                self._change(action.replica, spawned=False, alive=False)
             raise Retryable("bad luck")
 
-        execute(plan, perform)
-        if broken:
-            raise broken[0]
+        self._execute(desired, observed, plan, perform)
         return plan
 
     def converge(self, desired: DesiredState, passes: int = 400, tick: float = 0.5) -> Plan:
-        """Passes until a plan is empty and time alone changes nothing. Fails if that never comes."""
+        """Passes until a plan is empty and time alone changes nothing, or not soon what failed. Fails if that never
+        comes."""
         for _ in range(passes):
             plan = self.step(desired)
-            if not plan.actions and plan.look_again_at is None:
+            later = plan.look_again_at is None or (self.failures and plan.look_again_at > self.now + 10)
+            if not plan.actions and later:
                 return plan
             self.now += tick
         last = {str(k): (v.step, v.health, v.strategy) for k, v in plan.verdicts.items()}

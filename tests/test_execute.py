@@ -10,12 +10,14 @@ from reconciler.model import (
     Action,
     Admit,
     Drain,
+    Endpoint,
     Mount,
     Outcome,
     Plan,
     Repair,
     ReplicaId,
     ServiceId,
+    ServiceRoute,
     SetRoutes,
     Stage,
     Stop,
@@ -41,6 +43,29 @@ def test_records_come_before_routes_and_routes_before_processes():
     assert tuple(done[:3]) == actions[:3]
     assert {result.outcome for result in results} == {Outcome.DONE}
     assert len(results) == 5
+
+
+def test_drain_that_is_not_on_record_is_not_told_to_the_proxy():
+    def perform(action: Action) -> None:
+        if isinstance(action, Drain):
+            raise Retryable("disk is full")
+        done.append(action)
+
+    done: list[Action] = []
+    drained, kept = Endpoint(of(A), 1, draining=True), Endpoint(of(B), 2, draining=True)
+    routes = SetRoutes((ServiceRoute(A, (drained,)), ServiceRoute(B, (kept,))), (A, B), "changed")
+    execute(plan(Drain(of(A), "x"), routes), perform)
+    (told,) = done
+    assert isinstance(told, SetRoutes)
+    assert [route.stable[0].draining for route in told.routes] == [False, True]
+
+
+def test_action_that_is_not_due_is_skipped_with_what_rests_on_it():
+    done: list[Action] = []
+    actions = (Admit(of(A), "x"), Stop(of(A), "x"), Stop(of(B), "x"))
+    results = execute(plan(*actions), done.append, waiting=(Admit(of(A), "x"),))
+    assert done == [Stop(of(B), "x")]
+    assert [result.outcome for result in results] == [Outcome.SKIPPED, Outcome.SKIPPED, Outcome.DONE]
 
 
 def test_a_failure_ends_the_turn_of_its_own_service_only():

@@ -33,7 +33,20 @@ from reconciler.rollout import decide, settled
 from tests.examples import examples
 from tests.simulation import GIB, PATIENCE, Host, beside, state, wanted
 
-VERSIONS = ("good1", "good2", "good3", "reject1", "large1", "crash1", "late1", "hang1", "never1")
+VERSIONS = (
+    "good1",
+    "good2",
+    "good3",
+    "reject1",
+    "large1",
+    "crash1",
+    "late1",
+    "hang1",
+    "never1",
+    "nostart1",
+    "nohost1",
+    "starve1",
+)
 SOURCES = (None, None, "s3://bucket/a", "s3://more/b", "s3://flaky/a")
 STRATEGIES = (
     None,

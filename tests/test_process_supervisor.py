@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from reconciler import procfs
-from reconciler.errors import Retryable, Terminal
+from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.procfs import Identity
 from reconciler.targets import census, scratch
@@ -172,6 +172,37 @@ def test_missing_interpreter_is_terminal_and_leaves_nothing(daemon: Open, invent
         daemon().start(record(), StandinLaunch(("/no/such/python",), {}, temporary))
     assert inventory.replicas() == ()
     assert not Path(temporary).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "said"),
+    [
+        ((), "x" * 200_000, "variable BUNDLE has 200,007 bytes"),
+        (("y" * 140_000,), "", "the argument 'yyy.* has 140,000 bytes"),
+        (("a\0b",), "", "the argument .* holds a NUL"),
+        ((), "a\0b", "variable BUNDLE holds a NUL"),
+    ],
+)
+def test_start_that_no_host_could_do_blames_the_spec_and_leaves_nothing(
+    daemon: Open, inventory: Inventory, words: tuple[str, ...], variable: str, said: str
+) -> None:
+    launch = StandinLaunch((sys.executable, *words), {"BUNDLE": variable}, standin(inventory.folder).cwd)
+    with pytest.raises(Unstartable, match=said) as refused:
+        daemon().start(record(), launch)
+    assert "xxxx" not in str(refused.value)
+    assert inventory.replicas() == ()
+    assert not Path(launch.cwd).exists()
+
+
+def test_interpreter_whose_base_was_deleted_is_the_hosts_fault(
+    daemon: Open, inventory: Inventory, tmp_path: Path
+) -> None:
+    link = tmp_path / "python"
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(Terminal, match="is not there: check engines") as refused:
+        daemon().start(record(), StandinLaunch((str(link),), {}, standin(inventory.folder).cwd))
+    assert not isinstance(refused.value, Unstartable)
+    assert inventory.replicas() == ()
 
 
 def test_taken_port_is_refused_before_anything_is_written(daemon: Open, inventory: Inventory) -> None:

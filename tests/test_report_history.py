@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from reconciler.errors import Retryable
-from reconciler.model import ServiceId
+from reconciler.model import Failure, ServiceId
 from reconciler.report import history as module
 from reconciler.report.history import History
 from tests.report_world import NEW, OLD, TINY, rejection
@@ -36,6 +36,16 @@ def test_a_quarantine_is_remembered_over_restarts(history: History, path: Path) 
     again = History(path)
     assert again.quarantines("a") == {(TINY, NEW): rejection()}
     assert again.quarantines("b") == {}
+    again.close()
+
+
+def test_failed_actions_are_remembered_over_restarts(history: History, path: Path) -> None:
+    failure = Failure("start", NEW, (TINY,), "no user vllm", 5.0, tries=2, lasting=True)
+    history.keep_failures("a", (failure,))
+    history.close()
+    again = History(path)
+    assert again.failures("a") == (failure,)
+    assert again.failures("b") == ()
     again.close()
 
 

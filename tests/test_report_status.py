@@ -7,6 +7,7 @@ import json
 import pytest
 
 from reconciler.model import (
+    Failure,
     Health,
     Lease,
     Origin,
@@ -21,6 +22,7 @@ from reconciler.model import (
 )
 from reconciler.report.judgement import fault, judge
 from reconciler.report.status import RevisionInfo
+from reconciler.report.text import status_blocks
 from tests.report_world import (
     NEW,
     OLD,
@@ -131,6 +133,23 @@ def test_blocked_lists_every_reason() -> None:
     assert [one["code"] for one in service_in(status)["blocked"]] == ["NoGpu", "NoEngine"]
     assert judge(status).failed
     assert judge(status).faults == ("demo/tiny: Blocked: needs 1 nvidia.com/gpu, this host has 0; no interpreter",)
+
+
+def test_failed_action_stays_in_the_status_until_it_succeeds() -> None:
+    failure = Failure("start", OLD, (TINY,), "no user vllm, token=hunter2", 150.0, tries=3)
+    proxy = Failure("ensure_proxy", "", (), "cannot bind", 151.0)
+    status = status_of(report(failures=(failure, proxy)))
+    last = service_in(status)["lastFailure"]
+    assert last == {
+        "action": "start",
+        "reason": "no user vllm, token=***",
+        "at": "1970-01-01T00:02:30.000Z",
+        "tries": 3,
+    }
+    assert status["targets"][0]["lastFailure"]["action"] == "ensure_proxy"
+    lines = [block for block in status_blocks(status) if isinstance(block, str)]
+    assert "  demo/tiny: start failed 3 times, last at 1970-01-01T00:02:30.000Z: no user vllm, token=***" in lines
+    assert service_in(status_of(report()))["lastFailure"] is None
 
 
 def test_the_failure_of_an_action_is_the_last_error_of_its_service() -> None:

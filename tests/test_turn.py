@@ -113,6 +113,24 @@ def test_what_fails_does_not_hold_up_the_others(tmp_path: Path):
     assert turn.again_in == 30.0
 
 
+def test_failed_start_is_not_tried_sooner_by_a_new_daemon(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    turns, target = turner(tmp_path)
+    for _ in range(30):
+        turn = turns.turn(snapshot("broken"))
+        target.host.now += max(turn.again_in or 0, 0.02)
+    (before,) = turns.failures.now()
+    turns.close()
+    again, other = turner(tmp_path)
+    other.host = target.host
+    assert again.failures.now() == (before,)
+    target.host.now = before.at + 1
+    assert not again.turn(snapshot("broken")).plan.actions
+    again.retry("default/broken")
+    assert [type(action) for action in again.turn(snapshot("broken")).plan.actions] == [Start]
+    again.close()
+
+
 def test_files_that_cannot_be_deleted_hold_up_nobody(tmp_path: Path):
     (tmp_path / "x").mkdir()
     turns, target = turner(tmp_path)

@@ -360,11 +360,7 @@ class Daemon:
 
     def resume(self, service: str | None, by: str) -> list[str]:
         for place in self._places:
-            lifted = set(place.suspension.lift(service))
-            for failed, digest in self._history.quarantines(place.settings.name):
-                if service in (None, str(failed)):
-                    self._history.lift(place.settings.name, failed, digest)
-                    lifted.add(str(failed))
+            lifted = {*place.suspension.lift(service), *place.turner.retry(service)}
             for name in sorted(lifted):
                 place.journal.record_by_hand("resumed", f"by {by}", name)
         self._wake_all()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -14,16 +16,19 @@ from reconciler.desired import DesiredCache, build_desired, part_of
 from reconciler.errors import Retryable
 from reconciler.execute import execute, make_pool
 from reconciler.health import Patience
+from reconciler.loop.failures import FailureLog
 from reconciler.loop.journal import Journal
 from reconciler.manifests import ManifestCache, Manifests, read_manifests
 from reconciler.model import (
     Action,
     ByHand,
     DesiredState,
+    NoteFailure,
     Observed,
     Outcome,
     Plan,
     Promote,
+    Quarantine,
     Reason,
     Reject,
     Result,
@@ -89,8 +94,9 @@ class Turner:
         self._read: tuple[Snapshot, Snapshot, Manifests] | None = None
         self._desired: tuple[Snapshot, SecretStore, DesiredState] | None = None
         self._leaving: Reason | None = None
-        self._failures = 0
-        self._unstartable: set[tuple[ServiceId, str]] = set()
+        self._unanswered = 0
+        self.failures = FailureLog(settings.name, history)
+        self._unwritten: dict[tuple[ServiceId, str], Quarantine] = {}
         self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
 
     def turn(self, snapshot: Snapshot, act: bool = True) -> Turn:
@@ -105,15 +111,16 @@ class Turner:
         plan = make_plan(
             desired,
             observed,
-            self._history.quarantines(self._settings.name),
+            self._quarantines(),
             patience(self._settings),
             _suspended_ids(frozenset(suspended), desired, observed),
-            self._unstartable,
+            self.failures.now(),
         )
         if act:
             self._remember_cordon(desired)
-        results = execute(plan, self._perform, self._pool) if act else ()
-        self._note_starts(results)
+        results = execute(plan, self._perform, self._pool, self.failures.waiting(plan)) if act else ()
+        if act:
+            self.failures.note(desired, observed, plan, results)
         self._ends_at = min((one.until for one in (*suspended.values(), drained) if one and one.until), default=inf)
         turn = Turn(desired, observed, plan, results, self._again_in(plan, observed, results, began))
         applied = self.report.applied
@@ -130,6 +137,7 @@ class Turner:
             applied,
             suspended,
             drained,
+            failures=self.failures.now(),
         )
         return turn
 
@@ -182,27 +190,50 @@ class Turner:
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, Reject):
-            self._history.reject(self._settings.name, action.quarantine)
+            self._reject(action.quarantine)
+            return
+        if isinstance(action, NoteFailure):
+            # Its result is what is kept.
             return
         self._target.perform(action)
         if isinstance(action, Promote) and action.promoted.replicas:
             # Git has moved on successfully: what failed before may be tried again when git asks for it anew.
             self._history.lift(self._settings.name, action.service)
+            self._unwritten = {key: one for key, one in self._unwritten.items() if key[0] != action.service}
 
-    def _note_starts(self, results: tuple[Result, ...]) -> None:
-        """A digest that cannot be started must not keep another one waiting."""
-        for result in results:
-            if isinstance(result.action, Start) and result.outcome is not Outcome.SKIPPED:
-                key = (result.action.replica.service, result.action.digest)
-                (self._unstartable.add if result.outcome is Outcome.FAILED else self._unstartable.discard)(key)
+    def _reject(self, quarantine: Quarantine) -> None:
+        """A disk that is full must not have a digest tried that failed."""
+        key = (quarantine.service, quarantine.digest)
+        self._unwritten[key] = quarantine
+        self._history.reject(self._settings.name, quarantine)
+        self._unwritten.pop(key, None)
+
+    def _quarantines(self) -> Mapping[tuple[ServiceId, str], Quarantine]:
+        for quarantine in tuple(self._unwritten.values()):
+            with suppress(Retryable):
+                self._reject(quarantine)
+        return {**self._unwritten, **self._history.quarantines(self._settings.name)}
+
+    def retry(self, service: str | None) -> frozenset[str]:
+        """Try again what failed of a service, or of all: quarantined digests, and actions that wait for their turn.
+
+        Returns the services that this concerns.
+        """
+        lifted = self.failures.forget(service)
+        for key in [*self._unwritten, *self._history.quarantines(self._settings.name)]:
+            if service in (None, str(key[0])):
+                self._unwritten.pop(key, None)
+                self._history.lift(self._settings.name, *key)
+                lifted.add(str(key[0]))
+        return frozenset(lifted)
 
     def _again_in(
         self, plan: Plan, observed: Observed | Unreachable, results: tuple[Result, ...], began: float
     ) -> float | None:
         """Seconds from now. What fails is tried again more and more slowly, without holding up the others."""
-        failures = [result.action for result in results if result.outcome is Outcome.FAILED]
+        waiting = [*self.failures.waiting(plan), *(r.action for r in results if r.outcome is Outcome.FAILED)]
         # Nobody waits for files to be deleted; without the proxy everybody waits.
-        failed = {service_of(action) for action in failures if not isinstance(action, Unstage)}
+        failed = {service_of(action) for action in waiting if not isinstance(action, Unstage)}
         spent = time.monotonic() - began
         due = [at - plan.at for service, at in plan.looks.items() if None not in failed and service not in failed]
         looks = [max(0.0, seconds - spent) for seconds in due]
@@ -211,11 +242,16 @@ class Turner:
         if any(result.outcome is Outcome.DONE and service_of(result.action) not in failed for result in results):
             # Whoever did something sees what came of it.
             looks.append(_AFTER_DOING)
-        if failures or isinstance(observed, Unreachable):
-            self._failures += 1
-            looks.append(float(min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._failures - 1, 10))))
+        if isinstance(observed, Unreachable):
+            self._unanswered += 1
+            looks.append(float(min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._unanswered - 1, 10))))
         else:
-            self._failures = 0
+            self._unanswered = 0
+        if any(isinstance(r.action, Start) and r.outcome is Outcome.FAILED and not r.retryable for r in results):
+            # Another try is of no use, so the last good digest comes back.
+            looks.append(_AFTER_DOING)
+        if (retry := self.failures.due(plan)) is not None:
+            looks.append(max(_FIRST_RETRY, retry))
         return min(looks, default=None)
 
 

@@ -14,6 +14,7 @@ from reconciler.model.actions import (
     EnsureProxy,
     Forget,
     NoteCrash,
+    NoteFailure,
     Own,
     Promote,
     Reject,
@@ -27,6 +28,7 @@ from reconciler.model.actions import (
     Stop,
     Undrain,
     Unstage,
+    action_name,
     service_of,
 )
 from reconciler.model.by_hand import ByHand
@@ -69,7 +71,7 @@ from reconciler.model.observed import (
     Stranger,
     Unreachable,
 )
-from reconciler.model.plan import Health, Outcome, Phase, Plan, Result, Sync, Verdict
+from reconciler.model.plan import Failure, Health, Outcome, Phase, Plan, Result, Sync, Verdict
 from reconciler.model.snapshot import File, Snapshot
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "Endpoint",
     "EnsureProxy",
     "EnvVar",
+    "Failure",
     "Fetch",
     "File",
     "Fit",
@@ -100,6 +103,7 @@ __all__ = [
     "Lease",
     "Mount",
     "NoteCrash",
+    "NoteFailure",
     "Observed",
     "Origin",
     "Outcome",
@@ -142,6 +146,7 @@ __all__ = [
     "Unreachable",
     "Unstage",
     "Verdict",
+    "action_name",
     "is_under",
     "service_of",
 ]

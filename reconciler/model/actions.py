@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from reconciler.model.desired import EffectiveSpec, Mount
@@ -175,6 +176,16 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteFailure:
+    """Write down that a replica on trial failed because of its host: its digest is tried again later."""
+
+    replica: ReplicaId
+    digest: str
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Repair:
     """Put back what somebody changed by hand of how a replica is kept; its process is not touched."""
 
@@ -217,10 +228,16 @@ Action = (
     | SetRoutes
     | Promote
     | NoteCrash
+    | NoteFailure
     | Reject
     | Own
     | Forget
 )
+
+
+def action_name(action: Action) -> str:
+    """`AskPreflight` → `ask_preflight`: the name in logs, metrics and documents."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(action).__name__).lower()
 
 
 def service_of(action: Action) -> ServiceId | None:

@@ -84,10 +84,34 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one action. `error` says why it failed or was skipped."""
+    """What became of one action. `error` says why it failed or was skipped.
+
+    `blames_spec`: what git asks for is at fault, and not the host.
+    """
 
     action: Action
     outcome: Outcome
     error: str = ""
     retryable: bool = True
     seconds: float = 0.0
+    blames_spec: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An action that failed, `tries` times in a row, and has not succeeded since.
+
+    `services` are those that it holds up; none: it is about the proxy, or the host. `subject` tells actions of one name
+    apart: a start's is the digest. `lasting`: another try soon is of no use. `run` is the run of a replica that failed
+    on trial.
+    """
+
+    action: str
+    subject: str
+    services: tuple[ServiceId, ...]
+    error: str
+    at: float
+    tries: int = 1
+    lasting: bool = False
+    blames_spec: bool = False
+    run: str = ""

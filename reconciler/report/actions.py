@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import assert_never
 
 from reconciler.model import (
@@ -14,6 +13,7 @@ from reconciler.model import (
     EnsureProxy,
     Forget,
     NoteCrash,
+    NoteFailure,
     Own,
     Promote,
     Promoted,
@@ -29,14 +29,12 @@ from reconciler.model import (
     Stop,
     Undrain,
     Unstage,
+    action_name,
     service_of,
 )
 from reconciler.storage.sources import shown
 
-
-def action_name(action: Action) -> str:
-    """`AskPreflight` → `ask_preflight`: the name in logs, metrics and documents."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(action).__name__).lower()
+__all__ = ["action_name", "services_of", "short", "subject_of"]
 
 
 def services_of(action: Action) -> tuple[ServiceId, ...]:
@@ -62,7 +60,9 @@ def subject_of(action: Action) -> str:
             return key
         case Stop(replica=replica, force=force):
             return f"{replica} (kill)" if force else str(replica)
-        case Start() | Admit() | Adopt() | Relabel() | Drain() | Undrain() | Remove() | Repair() | NoteCrash():
+        case Start() | Admit() | Adopt() | Relabel() | Drain() | Undrain() | Remove() | Repair():
+            return str(action.replica)
+        case NoteCrash() | NoteFailure():
             return str(action.replica)
         case AskPreflight(digest=digest) | Promote(promoted=Promoted(digest=digest)):
             return short(digest)

@@ -14,19 +14,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from reconciler.config_values import parse_duration
 from reconciler.errors import Retryable
-from reconciler.model import Origin, Quarantine, Reason, ServiceId
+from reconciler.model import Failure, Origin, Quarantine, Reason, ServiceId
 from reconciler.report.scrub import scrub_text
 
 log = structlog.get_logger()
 T = TypeVar("T")
+_FAILURES: TypeAdapter[tuple[Failure, ...]] = TypeAdapter(tuple[Failure, ...])
 
 MAX_EVENTS = 10_000
 MAX_QUARANTINES_PER_SERVICE = 50
@@ -52,6 +55,7 @@ MIGRATIONS = (
         target TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (target, subject)
     ) STRICT, WITHOUT ROWID;
     """,
+    "CREATE TABLE failures (target TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT, WITHOUT ROWID;",
 )
 
 
@@ -105,10 +109,26 @@ class History:
         """Everything about one target is about another from now on; nothing happens where there is nothing."""
 
         def write(db: sqlite3.Connection) -> None:
-            for table in ("event", "quarantine", "applied", "said"):
+            for table in ("event", "quarantine", "applied", "said", "failures"):
                 db.execute(f"UPDATE OR REPLACE {table} SET target = ? WHERE target = ?", (new, old))  # noqa: S608
 
         self._write(write)
+
+    # ------------------------------------------------------------ failed actions
+
+    def failures(self, target: str) -> tuple[Failure, ...]:
+        """The actions that failed on a target and have not succeeded since."""
+        row = self._do(lambda db: db.execute("SELECT content FROM failures WHERE target = ?", (target,)).fetchone())
+        try:
+            return _FAILURES.validate_json(row["content"]) if row else ()
+        except ValidationError as error:
+            log.warning("failures_not_understood", target=target, reason=str(error))
+            return ()
+
+    def keep_failures(self, target: str, failures: tuple[Failure, ...]) -> None:
+        """Raises Retryable when the disk does not take it."""
+        text = _FAILURES.dump_json(tuple(replace(one, error=scrub_text(one.error)[:4000]) for one in failures)).decode()
+        self._write(lambda db: db.execute("INSERT OR REPLACE INTO failures VALUES (?,?)", (target, text)))
 
     # ------------------------------------------------------------ events
 

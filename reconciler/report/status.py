@@ -15,6 +15,7 @@ from reconciler.model import (
     ByHand,
     Desired,
     DesiredState,
+    Failure,
     Fit,
     Health,
     Observed,
@@ -103,6 +104,7 @@ class TargetReport:
     suspensions: Mapping[str, ByHand] = field(default_factory=dict)
     drained: ByHand | None = None
     requests: Mapping[ServiceId, Requests] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "refused": [_reason(one) for one in (report.desired.refused if report.desired else ())],
         "notes": [_reason(one) for one in _notes(report)],
         "lastError": _failure_of_none(report.last_results),
+        "lastFailure": _last_failure(report.failures, None),
         "services": [_service(service, sight) for service in sorted(ids)],
     }
 
@@ -295,6 +298,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "warnings": [_reason(one) for one in _warnings(desired, sight.report.observed)],
         "lastError": _last_error(service, desired, verdict, sight),
         "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight) + beside}",
+        "lastFailure": _last_failure(sight.report.failures, service),
         "gpus": gpus_held(replicas),
         "requests": _requests(sight.report.requests.get(service, Requests())),
         "fit": fit_document(_fit(desired, sight)),
@@ -423,6 +427,20 @@ def _failure_of_none(results: Sequence[Result]) -> str:
     """The latest failure that belongs to no service: the proxy's."""
     failed = [one for one in results if one.outcome is Outcome.FAILED and not services_of(one.action)]
     return scrub_text(f"{action_name(failed[-1].action)} failed: {failed[-1].error}") if failed else ""
+
+
+def _last_failure(failures: Sequence[Failure], service: ServiceId | None) -> Document | None:
+    """The latest action that failed and has not succeeded since: of one service, or of the proxy and the host."""
+    found = [one for one in failures if service in one.services or (service is None and not one.services)]
+    if not found:
+        return None
+    last = max(found, key=lambda one: (one.at, one.tries))
+    return {
+        "action": last.action,
+        "reason": scrub_text(last.error),
+        "at": timestamp(last.at),
+        "tries": last.tries,
+    }
 
 
 def _last_error(service: ServiceId, desired: Desired | None, verdict: Verdict | None, sight: _Sight) -> str:

@@ -47,6 +47,7 @@ def status_blocks(status: Document, *, wide: bool = False, detail: bool = False)
         yield _target_line(target)
         if target["services"]:
             yield _services_table(target, wide)
+            yield from _failures(target)
         if detail:
             yield from _replica_blocks(target)
     if faults := judge(status).faults:
@@ -71,6 +72,18 @@ def _services_table(target: Document, wide: bool) -> Table:
         held = (_devices(service["replicas"]) for service in target["services"])
         rows = [(*row[:5], devices, *row[5:]) for row, devices in zip(rows, held, strict=True)]
     return Table(header, rows)
+
+
+def _failures(target: Document) -> Iterator[str]:
+    """The last action that failed: of the proxy or the host, and under its name of each service."""
+    for name, last in (
+        ("the host", target["lastFailure"]),
+        *((full_name(one), one["lastFailure"]) for one in target["services"]),
+    ):
+        if last is not None:
+            tries = "once" if last["tries"] == 1 else f"{last['tries']} times"
+            what = last["action"].replace("_", " ")
+            yield printable(f"  {name}: {what} failed {tries}, last at {last['at']}: {last['reason']}")
 
 
 def _replica_blocks(target: Document) -> Iterator[Block]:

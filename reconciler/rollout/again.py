@@ -35,14 +35,14 @@ def find_return(s: Situation, aim: Aim, ledger: Ledger) -> Return | None:
     if s.promoted is None or not s.promoted.replicas or s.is_proven(aim.generations[-1].digest):
         return None
     spec = s.promoted.spec
-    if s.of(Life.READY) or s.promoted.digest in s.unstartable or impossible(spec.resources, s.capacity):
+    if s.of(Life.READY) or s.start_due(s.promoted.digest) > s.now or impossible(spec.resources, s.capacity):
         return None
     if missing_files(s, spec):
         return None
-    # What crashed lately may not come up any more, and the new one may be the cure: that must not wait for it.
+    # What crashed or failed to start may not come up any more, and the new one may be the cure: that must not wait.
     main, good = aim.generations[0], last_good(s.promoted)
     first = replace(good, count=min(good.count, main.count))
-    found = Return(first, alone=not has_crashed(s.crashes, s.now))
+    found = Return(first, alone=not (has_crashed(s.crashes, s.now) or s.start_failure(good.digest)))
     return found if _serves_on(s, found, main, ledger) else None
 
 

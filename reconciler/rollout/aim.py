@@ -9,6 +9,7 @@ from reconciler.capacity import impossible
 from reconciler.digest import equivalent
 from reconciler.health import Life
 from reconciler.model import GPU, Desired, EffectiveSpec, Origin, Promoted, Quarantine, Reason
+from reconciler.rollout.failures import is_lasting, why
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import Missing, missing_files, refusals, why_staging
 
@@ -43,7 +44,7 @@ class Generation:
 class Aim:
     """`generations` should run; `stage` are files to fetch first; `ask` wants a preflight verdict.
 
-    `reject` is a digest to quarantine right now.
+    `reject` is a digest to quarantine right now. `again_at` is when git's digest is tried again.
     """
 
     course: Course
@@ -54,6 +55,7 @@ class Aim:
     ask: bool = False
     reject: Quarantine | None = None
     rejected: Quarantine | None = None
+    again_at: float | None = None
 
 
 def find_aim(s: Situation) -> Aim:
@@ -77,7 +79,21 @@ def find_aim(s: Situation) -> Aim:
         return _restore(s, s.quarantines[want.digest])
     if blocked := _beyond(s, want, want.spec) + want.blocked:
         return _hold(s, blocked[0], blocked)
-    return _aim_at_new(s, want, want.spec)
+    return _aim_after_failure(s, want) or _aim_at_new(s, want, want.spec)
+
+
+def _aim_after_failure(s: Situation, want: Desired) -> Aim | None:
+    """Git's digest could not be started: back to the last good one, for good if the commit is to blame."""
+    failed = s.start_failure(want.digest)
+    if failed is None or not is_lasting(failed):
+        return None
+    reason = replace(why(failed), origin=want.origin)
+    if failed.blames_spec:
+        rejected = quarantine(s, want.digest, reason)
+        return _restore(s, rejected, reject=rejected)
+    if (due := s.start_due(want.digest)) > s.now:
+        return replace(_hold(s, reason, (reason,)), again_at=due)
+    return None
 
 
 def quarantine(s: Situation, digest: str, reason: Reason, words: tuple[str, ...] = ()) -> Quarantine:

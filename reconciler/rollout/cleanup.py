@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.digest import equivalent
-from reconciler.health import Life, failure, is_crowded_out, is_drained, is_excused, is_stopped_by_hand
+from reconciler.health import Life, failure, is_crowded_out, is_drained, is_excused, is_hosts_fault, is_stopped_by_hand
 from reconciler.model import (
     Admit,
     Adopt,
     NoteCrash,
+    NoteFailure,
     Reason,
     Reject,
     Relabel,
@@ -23,6 +24,7 @@ from reconciler.model import (
     Undrain,
 )
 from reconciler.rollout.aim import Aim, Course, quarantine
+from reconciler.rollout.failures import failed_on_trial
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.steps import SOON, Steps
 
@@ -69,6 +71,8 @@ def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> 
     if s.owned and replica.run in s.owned.counted:
         # The daemon died after it wrote this death down.
         return s
+    if is_hosts_fault(replica) and not s.is_proven(replica.digest):
+        return _excuse(s, replica, reason, steps)
     if is_crowded_out(replica.last_words) and s.owned and is_excused(s.owned.conflicts, s.now):
         steps.records.append(NoteCrash(replica.id, replica.run, s.now, reason.message, conflict=True))
         return replace(s, owned=replace(s.owned, conflicts=(*s.owned.conflicts, s.now)))
@@ -81,6 +85,16 @@ def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> 
         steps.records.append(Reject(failed, str(failed.reason)))
         return replace(s, quarantines={**s.quarantines, replica.digest: failed})
     return s
+
+
+def _excuse(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> Situation:
+    """Its host failed it on trial: nothing is quarantined, the last good digest comes back, and it is tried later."""
+    note = NoteFailure(replica.id, replica.digest, replica.run, reason.message)
+    failed = failed_on_trial(s.failures, note, s.now)
+    if failed in s.failures:
+        return s
+    steps.records.append(note)
+    return replace(s, failures=(*s.failures, failed))
 
 
 def finish_stops(s: Situation, steps: Steps) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reconciler.capacity import CROWDED, Ledger
 from reconciler.model import Action, AskPreflight, Reject, ServiceRoute, Verdict
 from reconciler.rollout import cleanup
-from reconciler.rollout.aim import PREFLIGHT_FAILED, Aim, find_aim
+from reconciler.rollout.aim import PREFLIGHT_FAILED, Aim, Generation, find_aim
 from reconciler.rollout.departed import farewell, is_departed, verdict_of_departed
 from reconciler.rollout.hung import end_hung
+from reconciler.rollout.needs import need_of
 from reconciler.rollout.route import route_of
 from reconciler.rollout.scale import move
 from reconciler.rollout.situation import Situation
@@ -44,7 +45,7 @@ def decide(s: Situation, ledger: Ledger) -> Decision:
     cleanup.finish_stops(s, steps)
     s = cleanup.admit(s, steps)
     cleanup.repair(s, steps)
-    aim = find_aim(s)
+    aim = find_aim(_with_room(s, ledger))
     _note_aim(s, aim, steps)
     s = cleanup.relabel(s, aim, steps)
     cleanup.finish_drains(s, aim, steps)
@@ -62,10 +63,21 @@ def decide(s: Situation, ledger: Ledger) -> Decision:
     )
 
 
+def _with_room(s: Situation, ledger: Ledger) -> Situation:
+    """Only after a failure it matters whether another try costs anything."""
+    want = s.desired
+    if not s.failures or want is None or want.spec is None or (want.strategy and want.strategy.max_unavailable):
+        return s
+    need = need_of(s, Generation(want.digest, want.spec, want.replicas, want.origin))
+    return replace(s, has_room=ledger.fits(need, s.id))
+
+
 def _note_aim(s: Situation, aim: Aim, steps: Steps) -> None:
     if aim.reject:
         steps.records.append(Reject(aim.reject, str(aim.reject.reason)))
     begin_staging(s, aim.stage, steps)
+    if aim.again_at is not None:
+        steps.look(aim.again_at)
     want = s.desired
     if aim.ask and want and want.spec:
         reason = "this engine has not judged these arguments yet"

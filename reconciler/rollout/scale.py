@@ -26,6 +26,7 @@ from reconciler.model import (
 )
 from reconciler.rollout.again import Return, find_return, wanted_back
 from reconciler.rollout.aim import NO_REPLICAS, Aim, Course, Generation, last_good
+from reconciler.rollout.failures import why
 from reconciler.rollout.needs import need_of, parsed_of
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import begin_staging, missing_files
@@ -276,9 +277,10 @@ def _watch(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -
         if s.lives[replica.id.serial] is Life.PLANNED and (missing := missing_files(s, generation.spec)):
             begin_staging(s, missing, steps)
         elif s.lives[replica.id.serial] is Life.PLANNED:
-            why = "written down, but the daemon died before the start"
-            steps.processes.append(_start(s, generation, replica.id, replica.lease, why))
-            steps.look(s.now + 1)
+            if not _is_waiting(s, generation, steps):
+                why = "on record, but not running yet"
+                steps.processes.append(_start(s, generation, replica.id, replica.lease, why))
+                steps.look(s.now + 1)
         elif replica.ready_at is None:
             steps.say(f"starting {replica.id.serial}" + (f": {replica.again}" if replica.again else ""))
             steps.look(min(s.now + 1, replica.created_at + s.patience.ready_timeout))
@@ -295,6 +297,8 @@ def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Step
     if due > s.now:
         steps.say("crashed repeatedly; the next start backs off")
         steps.look(due)
+        return False
+    if _is_waiting(s, generation, steps):
         return False
     if missing := missing_files(s, generation.spec):
         begin_staging(s, missing, steps)
@@ -313,6 +317,16 @@ def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Step
     steps.processes.append(_start(s, generation, replica, lease, _why_start(s, generation)))
     steps.say(f"starting {replica.serial}")
     steps.look(s.now + 1)
+    return True
+
+
+def _is_waiting(s: Situation, generation: Generation, steps: Steps) -> bool:
+    """Did its last start fail, so that the next one is not due yet?"""
+    failed, due = s.start_failure(generation.digest), s.start_due(generation.digest)
+    if failed is None or due <= s.now:
+        return False
+    steps.say(f"{generation.digest[:8]} {why(failed).message}; the next try backs off")
+    steps.look(due)
     return True
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from reconciler.health import Life, Patience, life
 from reconciler.model import (
     Capacity,
     Desired,
+    Failure,
     Owned,
     Preflight,
     Promoted,
@@ -22,6 +23,7 @@ from reconciler.model import (
     ServiceRoute,
     Staging,
 )
+from reconciler.rollout.failures import is_lasting, of_start, retry_at
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Situation:
     """One service, as git wants it and as it was observed.
 
     `keep` says why a service that git does not show, or not for this host, is not pruned; None means that it may go.
-    `cordon` says why nothing at all may run on this host. `unstartable` are digests whose last start was refused.
+    `cordon` says why nothing at all may run on this host. `failures` are its actions that failed.
+    `has_room`: git's digest could start beside all that runs.
     `starting_on` are shared GPUs on which a replica starts. `leaving` says why it goes, if git did not delete it.
     `blockers` say why this host cannot start git's digest now.
     """
@@ -51,7 +54,8 @@ class Situation:
     route: ServiceRoute | None = None
     starting_on: frozenset[str] = frozenset()
     staging: Mapping[str, Staging] = field(default_factory=dict)
-    unstartable: Collection[str] = ()
+    failures: tuple[Failure, ...] = ()
+    has_room: bool = False
     images: Mapping[str, Staging | None] = field(default_factory=dict)
     leaving: Reason | None = None
 
@@ -95,6 +99,18 @@ class Situation:
 
     def is_proven(self, digest: str) -> bool:
         return self.promoted is not None and self.promoted.digest == digest
+
+    def start_failure(self, digest: str) -> Failure | None:
+        """Why this digest did not come up when it was last tried, if that is not its engine's doing."""
+        return of_start(self.failures, digest)
+
+    def start_due(self, digest: str) -> float:
+        """When this digest may be started again. Much later where a replica that serves would have to go for it."""
+        failed = self.start_failure(digest)
+        if failed is None:
+            return self.now
+        costs = not self.has_room and any(r.digest != digest for r in self.of(Life.READY))
+        return retry_at(failed, self.now, costly=costs and is_lasting(failed))
 
     def is_serving(self, replica: Replica) -> bool:
         """Ready, reachable through the proxy, and not silent."""

@@ -6,6 +6,7 @@ from reconciler.capacity import Ledger
 from reconciler.health import Life, is_crash_looping
 from reconciler.model import Health, Phase, Reason, Replica, Sync, Verdict
 from reconciler.rollout.aim import Aim, Course, Generation
+from reconciler.rollout.failures import START, TRIAL, is_lasting, why
 from reconciler.rollout.needs import need_of
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import STAGING_FAILED
@@ -72,6 +73,13 @@ def _is_complete(s: Situation, aim: Aim) -> bool:
     return not any(wanted.values())
 
 
+def _lasting_failure(s: Situation, aim: Aim, is_short: bool) -> Reason | None:
+    """What keeps failing of that which this service needs now. A start counts while too few are there or start."""
+    heading = {generation.digest for generation in aim.generations} if is_short and not s.of(Life.STARTING) else set()
+    found = [one for one in s.failures if is_lasting(one)]
+    return next((why(one) for one in found if one.action not in (START, TRIAL) or one.subject in heading), None)
+
+
 def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -> Health:
     serving = sum(s.is_serving(replica) for replica in s.replicas)
     asked = sum(g.count for g in aim.generations) if aim.generations else (s.desired.replicas if s.desired else 0)
@@ -84,6 +92,9 @@ def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -
         return Health(Phase.DEGRADED, Reason("CrashLoop", f"crashed repeatedly in the last 10 minutes; {count}"))
     if silent := [r for r in s.of(Life.READY, Life.HUNG) if r.silence]:
         return Health(Phase.DEGRADED, _why_silent(silent[0], count))
+    if failed := _lasting_failure(s, aim, is_short=bool(steps.step) or serving < asked):
+        phase = Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING
+        return Health(phase, Reason(failed.code, f"{failed.message}; {count}", failed.origin))
     if aim.why and aim.why.code in STAGING_FAILED and serving < asked:
         return Health(Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING, aim.why)
     if blocked and not serving:

@@ -25,6 +25,7 @@ from reconciler.model import (
     EnsureProxy,
     Forget,
     NoteCrash,
+    NoteFailure,
     Observed,
     Own,
     Owned,
@@ -312,8 +313,8 @@ class HostTarget:
                 self._remove(action)
             case Own() | Promote() | NoteCrash() | Forget():
                 self._remember(action)
-            case Reject():
-                raise Terminal("quarantine is kept by the history, not by a host; this is a bug in the loop")
+            case Reject() | NoteFailure():
+                raise Terminal("verdicts are kept by the history, not by a host; this is a bug in the loop")
             case _:
                 assert_never(action)
 

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 from reconciler import procfs
 from reconciler.engines.limits import ring_bytes, too_large
 from reconciler.engines.preflight import engine_version
-from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.errors import ReconcileError, Retryable
 from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.model import Reason, ReplicaId
 from reconciler.procfs import Identity
@@ -30,6 +31,7 @@ from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.interpreters import Interpreters
 from reconciler.targets.room import LEAST_BYTES, lacks_shared_memory, unwritable
+from reconciler.targets.spawn_errors import refusal
 from reconciler.targets.supervisor import Launch, ProcessState
 
 KILL_SECONDS = 5.0
@@ -196,32 +198,38 @@ class ProcessSupervisor:
             env_names=tuple(sorted(launch.env)),
         )
         self._inventory.write(record)
-        main = self._spawn(record, launch)
+        try:
+            main = self._spawn(record, launch)
+        except ReconcileError:
+            self._clear(record, launch)
+            raise
         self._inventory.change(record.id, process=main)
         if self._watch is not None:
             self._watch.watch(main)
 
     def _spawn(self, record: ReplicaRecord, launch: Launch) -> Identity:
         scratch.make(Path(launch.cwd))
-        private = scratch.private_of(self._inventory.folder, record.id)
         if launch.files:
-            scratch.write_private(launch.files, private)
-        if "HOME" in launch.env:
-            Path(launch.env["HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = logs.open_log(self._log_path(record.id))
+            scratch.write_private(launch.files, scratch.private_of(self._inventory.folder, record.id))
+        env = self._environment(record, launch)
         try:
-            return self._children.spawn(launch.argv, self._environment(record, launch), launch.cwd, log)
-        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            if "HOME" in launch.env:
+                Path(launch.env["HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+            log = logs.open_log(self._log_path(record.id))
+            try:
+                return self._children.spawn(launch.argv, env, launch.cwd, log)
+            finally:
+                os.close(log)
+        except (OSError, ValueError) as error:
+            raise refusal(f"replica {record.id}", launch.argv, env, error) from None
+
+    def _clear(self, record: ReplicaRecord, launch: Launch) -> None:
+        """There is no process: what was made for it goes, so that its room and its port are free for another."""
+        with suppress(ReconcileError):
             scratch.remove(Path(launch.cwd))
-            scratch.remove(private)
+            scratch.remove(scratch.private_of(self._inventory.folder, record.id))
+        with suppress(ReconcileError):
             self._inventory.forget_replica(record.id)
-            raise Terminal(
-                f"replica {record.id}: cannot start {launch.argv[0]}: {error.strerror}; check engines[].python"
-            ) from None
-        except OSError as error:
-            raise Retryable(f"replica {record.id}: cannot start {launch.argv[0]}: {error.strerror}") from None
-        finally:
-            os.close(log)
 
     def _environment(self, record: ReplicaRecord, launch: Launch) -> dict[str, str]:
         """Nothing of the daemon's own: there may be secrets in it, and settings not meant for engines."""

@@ -16,7 +16,7 @@ from reconciler.engines.images import find_engine
 from reconciler.engines.lacks import Lacks
 from reconciler.engines.launch import Launch, Question, Revealed, api_key, launch, question, without
 from reconciler.engines.preflight import engine_parts
-from reconciler.errors import Retryable, Terminal
+from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start
 from reconciler.secrets import SecretStore
@@ -117,7 +117,7 @@ class Workloads:
             found = without(found, self._lacks.of(engine_parts(Path(found.argv[0]), image)))
             return replace(found, mounts=place.mounts, image=image)
         except ValueError as error:
-            raise Terminal(f"replica {start.replica}: {error}") from None
+            raise Unstartable(f"replica {start.replica}: {error}") from None
 
     def question(self, service: ServiceId, spec: EffectiveSpec) -> Question:
         """What to ask the installed engine. Raises Terminal when the host lacks something; Retryable for files."""

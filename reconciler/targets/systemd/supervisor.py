@@ -19,7 +19,7 @@ import structlog
 
 from reconciler import procfs
 from reconciler.engines.limits import too_large
-from reconciler.errors import Retryable, Terminal
+from reconciler.errors import ReconcileError, Retryable, Terminal, Unstartable
 from reconciler.files import sync_tree, write_atomically
 from reconciler.inventory import Inventory, ReplicaRecord, UnreadableRecord, load_record
 from reconciler.model import Reason, ReplicaId, Restart
@@ -245,7 +245,13 @@ class UnitSupervisor:
         record = replace(record, process=None, argv=launch.argv, env_names=names, image=launch.image)
         self._inventory.write(record)
         name = self._name(record)
-        self._write(record, launch)
+        try:
+            self._write(record, launch)
+        except ReconcileError:
+            # Nothing runs: its room is free for another.
+            with suppress(ReconcileError):
+                self._delete(record)
+            raise
         self._manager.install(name)
         sync_links()
         self._manager.start(name)
@@ -263,7 +269,7 @@ class UnitSupervisor:
 
     def _check(self, record: ReplicaRecord, launch: Launch) -> None:
         if len(self._name(record)) > _LONGEST_NAME:
-            raise Terminal(f"{self._name(record)} is longer than systemd allows ({_LONGEST_NAME}); use shorter names")
+            raise Unstartable(self._too_long(record))
         if lacking := next(self._lacking(launch), None):
             raise Terminal(lacking.message)
 
@@ -276,6 +282,9 @@ class UnitSupervisor:
         elif not launch.image and (fault := self._interpreters.fault(launch.argv[0])):
             yield Reason("EngineBroken", fault)
 
+    def _too_long(self, record: ReplicaRecord) -> str:
+        return f"{self._name(record)} is longer than systemd allows ({_LONGEST_NAME}); use shorter names"
+
     def _has_user(self) -> bool:
         with suppress(KeyError):
             return bool(pwd.getpwnam(self._user))
@@ -283,7 +292,7 @@ class UnitSupervisor:
 
     def obstacles(self, record: ReplicaRecord, launch: Launch) -> tuple[Reason, ...]:
         if len(self._name(record)) > _LONGEST_NAME:
-            raise Terminal(f"{self._name(record)} is longer than systemd allows ({_LONGEST_NAME}); use shorter names")
+            raise Unstartable(self._too_long(record))
         found = [*self._lacking(launch)]
         if self._has_user():
             found += _too_large(self._plan(record, launch))
@@ -297,7 +306,7 @@ class UnitSupervisor:
         try:
             return plan_unit(self._target, record, launch, self._user, devices, folder, f"{user.pw_uid}:{user.pw_gid}")
         except ValueError as error:
-            raise Terminal(f"replica {record.id}: {error}") from None
+            raise Unstartable(f"replica {record.id}: {error}") from None
 
     def _is_there(self, record: ReplicaRecord) -> bool:
         known = self._inventory.replica(record.id)
@@ -314,7 +323,7 @@ class UnitSupervisor:
         try:
             text, hidden = build_unit(plan), (credential_of(plan) or "").encode("utf-8", "surrogateescape")
         except ValueError as error:
-            raise Terminal(f"replica {record.id}: {error}") from None
+            raise Unstartable(f"replica {record.id}: {error}") from None
         path, files = UNITS / self._name(record), launch.files
         try:
             if hidden and launch.image:
@@ -419,7 +428,7 @@ def _too_large(plan: UnitPlan) -> Iterator[Reason]:
     try:
         text, hidden = build_unit(plan), credential_of(plan) or ""
     except ValueError as error:
-        raise Terminal(f"replica {plan.replica}: {error}") from None
+        raise Unstartable(f"replica {plan.replica}: {error}") from None
     longest = max(len(line.encode("utf-8", "surrogateescape")) for line in text.splitlines())
     if longest >= _LONGEST_LINE:
         text = f"a line of its unit has {longest:,} bytes, and systemd reads {_LONGEST_LINE:,}"
