@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from reconciler.spelling import nearest
 from reconciler.strict_yaml import FieldPath, Tree, find, line_at
 
 _UNSAID = "Value error, "
@@ -46,8 +46,8 @@ def _words(problem: Any, known: Sequence[str]) -> str:
     given = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1, 0.7)
-            return "no such setting" + (f"; did you mean {near[0]}?" if near else "; see Configuration in the README")
+            near = nearest(str(problem["loc"][-1]), known)
+            return "no such setting" + (f"; did you mean {near}?" if near else "; see Configuration in the README")
         case "missing":
             return "is required"
         case "too_short":

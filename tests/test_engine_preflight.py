@@ -69,6 +69,17 @@ REFUSED = [
     (["--enforce-eager", "bar"], [(12, "unexpected argument 'bar' after --enforce-eager")]),
     (["--max-model-len"], [(11, "--max-model-len: expected one argument")]),
     (["--hf-overrides.x"], [(11, "--hf-overrides: its value is missing")]),
+    (
+        ["--limit-mm-per-prompt=image:2"],
+        [(11, "--limit-mm-per-prompt: invalid value 'image:2': expected JSON")],
+    ),
+    (["--allowed-origins=x"], [(11, "--allowed-origins: invalid value 'x': expected JSON")]),
+    (["--max-model-len=abc"], [(11, "invalid value 'abc': expected auto or a whole number, such as 4096, 4k")]),
+    (["--tokenizer=/mnt/models/none", "--dtype=auto"], [(11, "/mnt/models/none")]),
+    (
+        ['--speculative-config={"model": "/mnt/models/none", "num_speculative_tokens": 2}', "--dtype=auto"],
+        [(11, "/mnt/models/none")],
+    ),
     (["--max-num-seqs=many"], [(11, "--max-num-seqs: invalid")]),
     (["--dtype=bfloat1"], [(11, "did you mean bfloat16 or float16?")]),
     (["--dtype", "float99", "--dtype", "auto"], [(11, "--dtype: invalid choice: 'float99'")]),
@@ -113,6 +124,78 @@ def test_each_wrong_argument_is_named_with_its_line(
         assert part in reason.message
         assert "\n" not in reason.message
         assert len(reason.message) < 400
+
+
+@engine
+def test_services_own_argument_is_blamed_before_its_runtimes(
+    runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Of two that do not go together, others live with the runtime's."""
+    runtime, own = Origin("runtime.yaml", 11), Origin("service.yaml", 12)
+    for args, origins in (
+        (("--max-num-batched-tokens=64", "--max-model-len=1000"), (runtime, own)),
+        (("--max-model-len=1000", "--max-num-batched-tokens=64"), (runtime, own)),
+        (("--max-num-batched-tokens=64", "--max-model-len=1000"), (own, runtime)),
+    ):
+        spec = spec_of(*args, "--no-enable-chunked-prefill")
+        paths = {"/mnt/models": str(tiny_model)}
+        asked = question(spec, Engine(image="*", python=engine_python), paths, str(tmp_path))
+        found = answer(runner, asked).about(asked, spec, (runtime, *origins, runtime), SERVICE_LINE)
+        (reason,) = found.reasons
+        assert reason.origin == own, reason.message
+        assert reason.message.startswith(args[origins.index(own)].partition("=")[0]) or args[0][:9] in reason.message
+
+
+@engine
+def test_folder_of_this_host_stands_beside_the_containers(
+    runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    spec = spec_of("--tokenizer=/mnt/models/none")
+    paths = {"/mnt/models": str(tiny_model)}
+    asked = question(spec, Engine(image="*", python=engine_python), paths, str(tmp_path))
+    (reason,) = answer(runner, asked).about(asked, spec, (), SERVICE_LINE).reasons
+    assert f"(/mnt/models is {tiny_model} on this host)" in reason.message
+
+
+@engine
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ('{"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}', "needs the Python package lmcache"),
+        (
+            '{"kv_connector": "Mine", "kv_role": "kv_both", "kv_connector_module_path": "nowhere.mine"}',
+            "nowhere.mine cannot be imported: No module named 'nowhere'",
+        ),
+    ],
+)
+def test_package_that_a_connector_needs_is_this_hosts_fault(
+    runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path, config: str, says: str
+) -> None:
+    spec = spec_of(f"--kv-transfer-config={config}")
+    origins = (Origin("args.yaml", 10), Origin("args.yaml", 11))
+    paths = {"/mnt/models": str(tiny_model)}
+    asked = question(spec, Engine(image="*", python=engine_python), paths, str(tmp_path))
+    runner.ask(asked)
+    wait_for(lambda: key_of(asked) not in runner.pending())
+    trouble = runner.trouble(key_of(asked))
+    assert trouble is not None
+    assert trouble.lasts
+    assert says in str(trouble.error)
+    assert trouble.error.origin(asked, spec, origins) == origins[1]
+
+
+@engine
+def test_tokenizer_that_does_not_load_is_refused(
+    runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    text = json.loads((model / "tokenizer.json").read_text())
+    (model / "tokenizer.json").write_text(json.dumps(text | {"model": {"type": "BPE"}}))
+    spec = spec_of()
+    asked = question(spec, Engine(image="*", python=engine_python), {"/mnt/models": str(model)}, str(tmp_path))
+    (reason,) = answer(runner, asked).about(asked, spec, (Origin("args.yaml", 10),), SERVICE_LINE).reasons
+    assert reason.origin == Origin("args.yaml", 10)
+    assert "the tokenizer in /mnt/models cannot be loaded" in reason.message
 
 
 @engine

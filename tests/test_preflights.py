@@ -19,7 +19,19 @@ from reconciler.config import HostTarget as Settings
 from reconciler.engines.launch import Question
 from reconciler.engines.preflight import Verdict, key_of
 from reconciler.errors import Retryable
-from reconciler.model import AskPreflight, Desired, EffectiveSpec, Fit, Mount, Observed, Origin, Preflight, ServiceId
+from reconciler.model import (
+    AskPreflight,
+    Desired,
+    EffectiveSpec,
+    Fit,
+    Mount,
+    Observed,
+    Origin,
+    Preflight,
+    Promote,
+    Promoted,
+    ServiceId,
+)
 from reconciler.storage import state as states
 from reconciler.storage.sources import key_of as key_of_model
 from reconciler.targets.fits import Fits
@@ -191,3 +203,64 @@ def test_what_is_remembered_is_what_would_be_said_anew(events: list[tuple[Callab
 def settle() -> None:
     """A file's time moves on with the kernel's clock, a few milliseconds at a time."""
     time.sleep(0.01)
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+def kept(disk: Disk) -> dict[str, int]:
+    return {name: len([*(disk.folder / "state" / name).glob("*.json")]) for name in ("preflight", "fit")}
+
+
+def litter(disk: Disk) -> None:
+    for name in ("preflight/" + "0" * 32, "preflight/" + "1" * 32 + ".lacks", "fit/" + "2" * 32):
+        path = disk.folder / "state" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+
+
+def test_verdicts_that_nothing_needs_are_deleted(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    disk.judge()
+    litter(disk)
+    target = disk.target()
+    disk.look(target)
+    assert kept(disk) == {"preflight": 3, "fit": 1}, "whoever only looks deletes nothing"
+    target.lock()
+    assert len(disk.look(target)) == 2, "both ask the same"
+    assert kept(disk) == {"preflight": 1, "fit": 0}
+    disk.wanted = ()
+    disk.look(target)
+    assert kept(disk) == {"preflight": 0, "fit": 0}
+    target.close()
+
+
+def test_verdict_of_what_is_promoted_is_kept_until_its_successor_is(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    disk.judge()
+    target, (old, _) = disk.target(), disk.wanted
+    target.lock()
+    assert old.spec is not None
+    target.perform(Promote(old.id, Promoted(old.digest, old.spec, 1, old.origin, "1" * 40, 1.0), "test"))
+    new = replace(old, spec=replace(old.spec, args=(*ARGS, "--seed=1")), digest="new")
+    for wanted, count in (((old,), 1), ((new,), 1), ((), 1)):
+        disk.wanted = wanted
+        disk.look(target)
+        assert kept(disk)["preflight"] == count
+    assert new.spec is not None
+    target.perform(Promote(new.id, Promoted(new.digest, new.spec, 1, new.origin, "1" * 40, 1.0), "test"))
+    disk.look(target)
+    assert kept(disk)["preflight"] == 0
+    target.close()
+
+
+def test_a_pass_without_changes_looks_into_no_folder_of_verdicts(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    disk.judge()
+    target = disk.target()
+    target.lock()
+    disk.look(target)
+    litter(disk)
+    disk.look(target)
+    assert kept(disk) == {"preflight": 3, "fit": 1}
+    target.close()

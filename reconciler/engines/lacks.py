@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from reconciler.engines.launch import DISPENSABLE
@@ -39,6 +40,15 @@ class Lacks:
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path(engine), json.dumps(sorted(flags)).encode())
+
+    def keep(self, engines: Collection[tuple[str, str]]) -> None:
+        """Forget all others. What cannot be deleted is deleted another time."""
+        self._known = {engine: flags for engine, flags in self._known.items() if engine in engines}
+        kept = {self._path(engine) for engine in engines}
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            if path not in kept:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _read(self, engine: tuple[str, str]) -> frozenset[str]:
         with contextlib.suppress(OSError, ValueError, TypeError):

@@ -12,16 +12,18 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
 
-from reconciler.engines.lacks import Lacks
+from reconciler.engines.environment import replace_paths
+from reconciler.engines.lacks import Lacks, is_file_of_lacks
 from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, Question, origin_of_word
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import Retryable
@@ -30,7 +32,7 @@ from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
 
 log = structlog.get_logger()
 
-SCRIPTS = tuple(Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text"))
+SCRIPTS = tuple(Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text", "loads"))
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 _FAILURES_THAT_BLOCK = 3
 # What goes on after that is none, and may be larger than memory.
@@ -38,23 +40,73 @@ _LONGEST_CONFIG = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class Complaint:
+    """What the engine does not like. `index` counts in the question's argv, as do `others` that it may mean."""
+
+    message: str
+    index: int | None = None
+    others: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the engine said. An error's index counts in the question's argv. `lacks` are flags of ours unknown to it."""
+    """What the engine said. `lacks` are flags of ours unknown to it."""
 
     parsed: str
     gpus: int
-    errors: tuple[tuple[str, int | None], ...]
+    errors: tuple[Complaint, ...]
     warnings: tuple[str, ...]
     lacks: tuple[str, ...] = ()
 
-    def about(self, asked: Question, spec: EffectiveSpec, origins: Sequence[Origin], fallback: Origin) -> Preflight:
-        """The verdict as every stage speaks it, each reason with its file and line."""
+    def about(
+        self,
+        asked: Question,
+        spec: EffectiveSpec,
+        origins: Sequence[Origin],
+        fallback: Origin,
+        variables: Mapping[str, Origin] = MappingProxyType({}),
+    ) -> Preflight:
+        """The verdict as every stage speaks it, each reason with its file and line. `fallback` is the service's."""
         reasons = []
-        for message, index in self.errors:
-            word = None if index is None or index >= len(asked.indices) else asked.indices[index]
-            origin = origin_of_word(spec, word, origins) or fallback
+        for complaint in self.errors:
+            index = _culprit(complaint, asked, spec, origins, fallback)
+            origin = origin_of_word(spec, _at(asked.indices, index), origins)
+            if origin is None:
+                origin = variables.get(_named(complaint.message, variables), fallback)
+            message = _with_flag(complaint, index, asked.argv) + _on_this_host(complaint.message, asked.paths)
             reasons.append(Reason("InvalidArgument", message, origin))
         return Preflight(self.parsed, self.gpus, tuple(reasons), self.warnings)
+
+
+def _culprit(
+    complaint: Complaint, asked: Question, spec: EffectiveSpec, origins: Sequence[Origin], service: Origin
+) -> int | None:
+    """The service's own argument before its runtime's, which others live with."""
+    for index in (complaint.index, *complaint.others):
+        origin = origin_of_word(spec, _at(asked.indices, index), origins)
+        if origin is not None and origin.file == service.file:
+            return index
+    return complaint.index
+
+
+def _with_flag(complaint: Complaint, index: int | None, argv: Sequence[str]) -> str:
+    """Its message, beginning with the flag that is blamed."""
+    if index == complaint.index or index is None or complaint.index is None or index >= len(argv):
+        return complaint.message
+    first, flag = (argv[each].partition("=")[0] for each in (complaint.index, index))
+    text = complaint.message.removeprefix(f"{first}: ")
+    return text if flag in text else f"{flag}: {text}"
+
+
+def _on_this_host(message: str, paths: Mapping[str, str]) -> str:
+    """Where the container's folders that a message names lie here."""
+    named = [path for path, local in paths.items() if local != path and replace_paths(message, {path: ""}) != message]
+    return "".join(f" ({path} is {paths[path]} on this host)" for path in named)
+
+
+def _at(indices: Sequence[int | None], index: int | None) -> int | None:
+    """Code that comes with a model may have named a place that is none."""
+    return indices[index] if index is not None and 0 <= index < len(indices) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +128,19 @@ Begin = Callable[[Question, float], Inquiry]
 class NoVerdict(Retryable):
     """The engine said nothing of the arguments. `variable` is the one that is to blame, as far as it is known.
 
-    `final`: it will say the same until something else is installed.
+    `index` is the argument to blame, in the question's argv. `final`: it will say the same until something else is
+    installed.
     """
 
-    def __init__(self, message: str, variable: str = "", final: bool = False) -> None:
+    def __init__(self, message: str, variable: str = "", final: bool = False, index: int | None = None) -> None:
         super().__init__(message)
         self.variable = variable
         self.final = final
+        self.index = index
+
+    def origin(self, asked: Question, spec: EffectiveSpec, origins: Sequence[Origin]) -> Origin | None:
+        """Where the argument to blame is written."""
+        return origin_of_word(spec, _at(asked.indices, self.index), origins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +190,8 @@ class PreflightRunner:
         self._pending: set[str] = set()
         self._troubles: dict[str, Trouble] = {}
         self._running: Inquiry | None = None
+        self.answers = 0
+        """How many verdicts were written."""
         self._closed = False
 
     def ask(self, asked: Question) -> None:
@@ -155,6 +215,18 @@ class PreflightRunner:
         """Why there is no verdict, if it was asked for in vain."""
         with self._lock:
             return self._troubles.get(key)
+
+    def keep(self, keys: Collection[str], asked: Iterable[Question]) -> None:
+        """Forget all other verdicts, and engines. What cannot be deleted is deleted another time."""
+        self._lacks.keep({engine_parts(each.python, each.image) for each in asked})
+        with self._lock:
+            self._known = {key: verdict for key, verdict in self._known.items() if key in keys}
+            self._troubles = {key: trouble for key, trouble in self._troubles.items() if key in keys}
+            kept = {f"{key}{suffix}" for key in {*keys, *self._pending} for suffix in (".json", ".partial")}
+        for path in self._cache.glob("*"):
+            if path.name not in kept and path.suffix in (".json", ".partial") and not is_file_of_lacks(path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def pending(self) -> frozenset[str]:
         """Keys that are being asked about, or wait for it."""
@@ -192,6 +264,7 @@ class PreflightRunner:
             self._pending.discard(key)
             self._troubles.pop(key, None)
             self._known[key] = verdict
+            self.answers += 1
 
     def _fail(self, key: str, error: NoVerdict) -> None:
         with self._lock:
@@ -274,12 +347,12 @@ def _read_answer(asked: Question, code: int, output: bytes, errors: bytes, log: 
         reason = f"it ended with {code} and no answer" + (said and f": {said[:300]}") + (log and f"; {log}")
         answer = {}
     variable = str(answer.get("variable") or "") or _named(reason, asked.env)
-    raise NoVerdict(
-        f"preflight with {asked.engine} is not possible: {reason}", variable, final=answer.get("final") is True
-    )
+    index, final = answer.get("index"), answer.get("final") is True
+    text = f"preflight with {asked.engine} is not possible: {reason}"
+    raise NoVerdict(text, variable, final, index if type(index) is int else None)
 
 
-def _named(text: str, env: Mapping[str, str]) -> str:
+def _named(text: str, env: Iterable[str]) -> str:
     """The variable that a text names; the longest, for one name may begin another."""
     words = set(re.findall(r"\w+", text))
     return max((name for name in env if name in words), key=len, default="")
@@ -287,11 +360,17 @@ def _named(text: str, env: Mapping[str, str]) -> str:
 
 def _verdict(answer: dict[str, Any]) -> Verdict:
     """Code that comes with a model may have written it. Raises ValueError, KeyError, TypeError for what is none."""
-    errors = tuple((str(error["message"]), error["index"]) for error in answer["errors"])
-    if not all(index is None or (type(index) is int and index >= 0) for _, index in errors):
-        raise ValueError("an error's index is no place in argv")
+    errors = tuple(_complaint(error) for error in answer["errors"])
     warnings, lacks = (tuple(map(str, answer.get(name, ()))) for name in ("warnings", "lacks"))
     return Verdict(str(answer["parsed"]), int(answer["gpus"]), errors, warnings, lacks)
+
+
+def _complaint(error: dict[str, Any]) -> Complaint:
+    """Raises ValueError, KeyError, TypeError."""
+    index, others = error["index"], tuple(error.get("others", ()))
+    if not all(type(each) is int and each >= 0 for each in (*others, 0 if index is None else index)):
+        raise ValueError("an error's index is no place in argv")
+    return Complaint(str(error["message"]), index, others)
 
 
 def _write(path: Path, answer: dict[str, Any]) -> None:

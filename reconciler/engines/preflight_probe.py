@@ -4,12 +4,12 @@ Standard input: `{"argv": [flags of the server], "paths": {path in the container
 that the reconciler adds], "dispensable": [those it can do without], "oldest": the oldest vLLM that it serves}`.
 Standard output: one JSON object, either the verdict
 
-    {"vllm", "parsed", "gpus", "errors": [{"message", "index"}], "warnings": [...], "deep": whether a model was read,
-     "lacks": [dispensable flags that this vLLM does not know]}
+    {"vllm", "parsed", "gpus", "errors": [{"message", "index", "others"}], "warnings": [...],
+     "deep": whether a model was read, "lacks": [dispensable flags that this vLLM does not know]}
 
-or `{"environment": why no verdict is possible, "variable": the one to blame or "", "final": whether
-asking again is of no use}`: this interpreter or host is to blame, not the arguments.
-`index` counts in argv; null where no single argument is to blame. `parsed` is canonical: equal text, equal meaning.
+or `{"environment": why no verdict is possible, "variable": the one to blame or "", "index", "final": whether asking
+again is of no use}`: this interpreter or host is to blame, not the arguments. `index` counts in argv; null where no
+single argument is to blame; `others` may be meant as well. `parsed` is canonical: equal text, equal meaning.
 
 Standard library and vLLM only; Python 3.9 and later. It starts no engine and uses no network.
 """
@@ -24,12 +24,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reconciler.engines.preflight_loads import Unimportable, check_loads
     from reconciler.engines.preflight_parser import Engine, Environment, Refused, Unknown
     from reconciler.engines.preflight_text import (
         Finding,
         Option,
         describe,
         join,
+        paths_in,
         problems_of,
         replace_paths,
         shorten,
@@ -39,12 +41,14 @@ if TYPE_CHECKING:
     )
 else:
     # A script finds its neighbours by their bare names.
+    from preflight_loads import Unimportable, check_loads
     from preflight_parser import Engine, Environment, Refused, Unknown
     from preflight_text import (
         Finding,
         Option,
         describe,
         join,
+        paths_in,
         problems_of,
         replace_paths,
         shorten,
@@ -131,30 +135,59 @@ def stray_word(word: str, options: list[Option]) -> Finding:
     return Finding(f"unexpected argument {word!r}")
 
 
-def blame(engine: Engine, error: BaseException, options: list[Option]) -> Option | None:
-    """The option that a message means: by flag, by name in any spelling, or by its value; the last one, if repeated."""
+def blame(engine: Engine, error: BaseException, options: list[Option]) -> list[Option]:
+    """The options that a message may mean, all equally likely; the first is the last one given.
+
+    Those named by a flag of several words, else by the longest path, else by a name that may be prose, else by a value.
+    """
     text = describe(error)
     inputs = [str(p["input"]) for p in problems_of(error) if isinstance(p.get("input"), (str, int, float))]
 
+    def long_name(option: Option) -> str:
+        return engine.long.get(option.name, option.name).strip("-")
+
     def is_named(option: Option) -> bool:
-        plain = engine.long.get(option.name, option.name).strip("-")
-        spellings = {plain, plain.replace("-", "_"), plain.replace("-", " ")} - {""}
+        name = long_name(option)
+        spellings = {name, name.replace("-", "_"), name.replace("-", " ")} - {""}
         return any(re.search(rf"(?<!\w)(?<!\w-){re.escape(s)}(?![\w-])", text, re.I) for s in spellings)
 
     def has_value(option: Option) -> bool:
         if not option.name or len(option.value) < 2:
             return False
-        found = re.search(rf"(?<![\w.-]){re.escape(option.value)}(?![\w.-])", text)
-        return found is not None or any(len(value) > 1 and value in option.value for value in inputs)
+        return stands_in(option.value, text) or any(len(value) > 1 and value in option.value for value in inputs)
 
-    named = [o for o in options if is_named(o)]
-    both = [o for o in named if has_value(o)]
-    valued = [o for o in options if has_value(o)]
-    return next((some[-1] for some in (both, named, valued) if some), None)
+    # Of a flag that is repeated, the last one counts.
+    last = list({option.name: option for option in options}.values())[::-1]
+    named, pathed = [o for o in last if is_named(o)], longest_paths(last, text)
+    valued = [o for o in last if has_value(o)]
+    surely = [o for o in named if "-" in long_name(o) or stands_in(o.name, text)]
+    surely.sort(key=lambda option: option not in valued)
+    groups = (surely, both(pathed, named), pathed, both(named, valued), named, valued)
+    return next((group for group in groups if group), [])
 
 
-def finding_of(error: BaseException, culprit: Option | None) -> Finding:
+def both(some: list[Option], others: list[Option]) -> list[Option]:
+    return [option for option in some if option in others]
+
+
+def stands_in(part: str, text: str) -> bool:
+    return re.search(rf"(?<![\w.-]){re.escape(part)}(?![\w.-])", text) is not None
+
+
+def longest_paths(options: list[Option], text: str) -> list[Option]:
+    """Those that name the longest path in a text: `/m/draft` is meant by its own flag, and not by `--model=/m`."""
+    found = []
+    for option in options:
+        paths = [path for path in paths_in(option) if stands_in(path, text)]
+        if option.name and paths:
+            found.append((max(map(len, paths)), option))
+    longest = max((length for length, _ in found), default=0)
+    return [option for length, option in found if length == longest]
+
+
+def finding_of(error: BaseException, culprits: list[Option]) -> Finding:
     """A complaint that names its flag and does not list fifty alternatives."""
+    culprit, others = (culprits[0], culprits[1:]) if culprits else (None, [])
     raw, text = str(error), describe(error)
     listed = re.search(r"\s*\(cho+se from (.*)\)", raw, re.S)
     if culprit is None:
@@ -164,7 +197,8 @@ def finding_of(error: BaseException, culprit: Option | None) -> Finding:
             culprit.value, re.findall(r"[\w.-]+", listed[1])
         )
     text = text.removeprefix(culprit.name.strip("-").replace("-", "_") + ": ")
-    return Finding(text if culprit.name in text else f"{culprit.name}: {text}", culprit.index)
+    text = text if culprit.name in text else f"{culprit.name}: {text}"
+    return Finding(text, culprit.index, tuple(other.index for other in others))
 
 
 def check_all(engine: Engine, args: argparse.Namespace, argv: list[str]) -> list[Finding]:
@@ -195,8 +229,9 @@ def check_against_model(engine: Engine, args: argparse.Namespace, argv: list[str
                 return None, findings
             raise Environment(f"the engine's configuration cannot be built here: {describe(error)}") from error
         except (Exception, SystemExit) as error:
-            culprit = blame(engine, error, options)
-            findings.append(finding_of(error, culprit))
+            culprits = blame(engine, error, options)
+            findings.append(finding_of(error, culprits))
+            culprit = culprits[0] if culprits else None
             if culprit is None or culprit.name == "--model" or len(findings) == MOST_DEEP_ERRORS:
                 return None, findings
             options.remove(culprit)
@@ -290,6 +325,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             findings.append(missing_model(args.model, argv))
         elif deep:
             config, more = check_against_model(engine, args, argv)
+            if config is not None and not findings:
+                more += check_loads(args, config, split(argv))
             findings += [f for f in more if f.index is None or f.index not in {known.index for known in findings}]
     accepted = args is not None and not findings
     # Building the configuration may write into the arguments; the text must not depend on whether it was built.
@@ -298,7 +335,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "vllm": engine.version,
         "parsed": parsed,
         "gpus": count_gpus(args, config) if args is not None else 1,
-        "errors": [{"message": replace_paths(f.message, back), "index": f.index} for f in findings],
+        "errors": [{"message": replace_paths(f.message, back), "index": f.index, "others": f.others} for f in findings],
         "warnings": warnings_of(engine, args, argv) if args is not None else [],
         "deep": deep,
         "lacks": lacks,
@@ -333,6 +370,8 @@ def main() -> int:
     except Unknown as error:
         text = f"{error}; the oldest vLLM that is served is {request.get('oldest')}"
         result = {"environment": text, "final": True}
+    except Unimportable as error:
+        result = {"environment": str(error), "index": error.index, "final": True}
     except Environment as error:
         result = {"environment": str(error), "variable": variable_behind(error)}
     except (Exception, SystemExit) as error:

@@ -36,10 +36,11 @@ class Option:
 
 @dataclasses.dataclass
 class Finding:
-    """One thing that is wrong, and the index of the argument to blame."""
+    """One thing that is wrong, and the index of the argument to blame; `others` may be meant as well."""
 
     message: str
     index: int | None = None
+    others: tuple[int, ...] = ()
 
 
 def normal(word: str) -> str:
@@ -62,6 +63,13 @@ def split(argv: list[str]) -> list[Option]:
 
 def is_flag(word: str) -> bool:
     return word.startswith("-") and word.strip("-") != "" and not re.fullmatch(r"-\d+|-\d*\.\d+", word)
+
+
+def paths_in(option: Option) -> list[str]:
+    """The absolute paths that an option names: as its value, behind `name=`, or in JSON."""
+    words = [option.words[0].partition("=")[2], *option.words[1:]]
+    words += [*(word.partition("=")[2] for word in words), *re.findall(r'"(/[^"]*)"', option.value)]
+    return [word.rstrip("/") for word in words if word.startswith("/") and len(word) > 1]
 
 
 def join(options: list[Option]) -> list[str]:
@@ -132,8 +140,33 @@ def replace_paths(text: str, paths: dict[str, str]) -> str:
     return text
 
 
+# What argparse and vLLM call the function that reads a value, and what a person has to write for it.
+KINDS = {
+    "loads": 'JSON, such as {"key": "value"}',
+    "human_readable_int": "a whole number, such as 4096, 4k or 1.5M",
+    "human_readable_int_or_auto": "auto or a whole number, such as 4096, 4k or 1.5M",
+}
+_CONVERTED = re.compile(r"Value (.*) cannot be converted to <\w+ '?([\w.<>]+?)'?(?: at 0x[0-9a-f]+)?>\.?(?=\s|$)")
+_INVALID = re.compile(r"invalid (\w+) value: '(.*)'")
+
+
+def expected(match: re.Match[str], value: str, name: str) -> str:
+    name = name.rpartition(".")[2].strip("_")
+    if name not in KINDS and match.re is _INVALID:
+        return match[0]
+    return f"invalid value '{value}': expected {KINDS.get(name, name.replace('_', ' '))}"
+
+
+def plain(text: str) -> str:
+    """Without names of functions, and where they lie in memory."""
+    text = _CONVERTED.sub(lambda match: expected(match, match[1], match[2]), text)
+    text = _INVALID.sub(lambda match: expected(match, match[2], match[1]), text)
+    return re.sub(r"<(?:function|bound method|class|built-in function) '?([\w.]+)'?[^<>]*>", r"\1", text)
+
+
 def shorten(text: str) -> str:
     """One line, whole sentences up to some 300 characters: vLLM likes to add advice and pydantic links."""
+    text = plain(text)
     if "validation error" in text:
         text = re.sub(r"^.*validation errors? for.*\n|\[type=.*|For further information.*", "", text, flags=re.M)
         text = re.sub(r"(?m)^([\w.]+)\n\s+", r"\1: ", text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.kserve.quantity import canonical, is_quantity
+from reconciler.spelling import nearest
 
 Path = tuple[Any, ...]
 # Numbers and booleans that Go leaves out when they are zero, so that zero means unset.
@@ -275,8 +275,8 @@ class ObjectNode(Node):
         return result
 
     def _unknown(self, key: Any, where: Any, reading: Reading) -> None:
-        near = difflib.get_close_matches(str(key), self.properties, 1, 0.6)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
+        near = nearest(str(key), self.properties, 0.6)
+        hint = f'; did you mean "{near}"?' if near else ""
         reading.refuse((where, key), f'strict decoding error: unknown field "{dotted(unroll((where, key)))}"{hint}')
 
     def _absent(self, key: str, where: Any, reading: Reading, result: dict[str, Any]) -> None:

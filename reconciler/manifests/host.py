@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from reconciler.manifests.manifest import Manifest
 from reconciler.model import Reason
+from reconciler.spelling import nearest
 from reconciler.strict_yaml import FieldPath
 
 _FIELDS: Final[Mapping[FieldPath, tuple[str, ...]]] = {
@@ -44,8 +44,8 @@ def _unknown(path: FieldPath, key: str) -> str:
     name = ".".join((*map(str, path), key))
     if not path and key in _FIELDS[("spec",)]:
         return f"unknown field {name}; write it under spec"
-    near = difflib.get_close_matches(key, _FIELDS[path], 1, 0.7)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_FIELDS[path])}"
+    near = nearest(key, _FIELDS[path])
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(_FIELDS[path])}"
     return f"unknown field {name}; {hint}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reconciler.capacity import Ledger
 from reconciler.health import Life, is_crash_looping
 from reconciler.model import Health, Phase, Reason, Replica, Sync, Verdict
@@ -33,7 +35,10 @@ def _blocked_by_room(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> tu
     if not steps.lacking or s.of(Life.HUNG, Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE):
         return ()
     short = next((one for one in aim.generations if _is_short(s, one)), None)
-    return () if short and ledger.fits_soon(need_of(s, short), s.id) else steps.lacking
+    if short and ledger.fits_soon(need_of(s, short), s.id):
+        return ()
+    where = s.desired.resources_origin or s.desired.origin if s.desired else None
+    return tuple(replace(one, origin=one.origin or where) for one in steps.lacking)
 
 
 def _why_silent(replica: Replica, count: str) -> Reason:

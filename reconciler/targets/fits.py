@@ -90,6 +90,14 @@ class Fits:
         # Others of this model learn of its overhead.
         self._known.clear()
 
+    def keep(self, asked: Iterable[Question]) -> None:
+        """Forget what was measured of other models. What cannot be deleted is deleted another time."""
+        kept = {self._path(question) for question in asked}
+        for path in self._folder.glob("*.json"):
+            if path not in kept:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
     def _subject(self, asked: Question, spec: EffectiveSpec, verdict: Verdict) -> _Subject:
         room = room_of(spec.resources, self._machine.gpus(), self._machine.memory_bytes, verdict.gpus)
         given = arguments_of(verdict.parsed, asked.argv, {} if room.gpus else asked.env)

@@ -187,6 +187,9 @@ class HostTarget:
             staging = self._stager.look()
             images = self._images.look(self._containers(wanted, owned, records)) if self._images else {}
             known = self._preflights.look_up(wanted, _running(wanted, records, states))
+            if self._lock.is_held:
+                # Whoever only looks deletes nothing.
+                self._preflights.tidy(owned)
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
         self._probes.watch(self._subjects.of(records, states))

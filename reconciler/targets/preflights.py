@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from reconciler.engines.launch import Question
 from reconciler.engines.preflight import NoVerdict, PreflightRunner, Verdict, engine_version, key_of
 from reconciler.errors import ReconcileError, Retryable, Terminal
-from reconciler.model import AskPreflight, Desired, EffectiveSpec, Preflight, Reason, ServiceId
+from reconciler.model import AskPreflight, Desired, EffectiveSpec, Owned, Preflight, Reason, ServiceId
 from reconciler.targets.bugs import Bugs
 from reconciler.targets.fits import Fits
 from reconciler.targets.stamps import Stamp, Stamps
@@ -37,7 +37,7 @@ class _Known:
             wish, spec = self.wish, self.wish.spec
             assert spec is not None  # noqa: S101 - else there is no question
             self.verdict = verdict
-            self.said = verdict.about(self.asked, spec, wish.argument_origins, wish.origin)
+            self.said = verdict.about(self.asked, spec, wish.argument_origins, wish.origin, dict(wish.variable_origins))
         return self.said
 
 
@@ -103,6 +103,7 @@ class Preflights:
         self._refused: dict[str, Preflight] = {}
         self._known: dict[tuple[ServiceId, str], _Known] = {}
         self._bugs = Bugs()
+        self._tidied: object = None
 
     def ask(self, action: AskPreflight) -> None:
         """Begin to ask. Raises Retryable when no answer is possible now."""
@@ -139,6 +140,24 @@ class Preflights:
         self._known = known
         return found
 
+    def tidy(self, owned: Mapping[ServiceId, Owned]) -> None:
+        """Delete verdicts and measurements that no wish and no promoted spec needs. Costs nothing while none changes.
+
+        Where a question cannot be made now, its verdict goes as well: the engine is asked again once it can.
+        """
+        kept = {service: one.promoted for service, one in owned.items() if one.promoted is not None}
+        keys = frozenset(known.key for known in self._known.values())
+        now = keys, self._runner.answers, tuple((service, one.digest) for service, one in kept.items())
+        if now == self._tidied:
+            return
+        self._tidied = now
+        asked = [known.asked for known in self._known.values()]
+        for service, one in kept.items():
+            with suppress(Retryable, Terminal):
+                asked.append(self._workloads.question(service, one.spec))
+        self._runner.keep({key_of(each) for each in asked}, asked)
+        self._fits.keep(asked)
+
     def _is_blocked(self, known: _Known, found: Answers) -> bool:
         """Is there something in the way, whatever the engine says of the arguments?"""
         wish, spec = known.wish, known.wish.spec
@@ -163,7 +182,7 @@ class Preflights:
         elif known.key in pending:
             found.asking.add(wish.digest)
         if verdict is None and (trouble := self._runner.trouble(known.key)) and trouble.lasts:
-            found.blockers[wish.digest] = (_no_verdict(trouble.error, wish),)
+            found.blockers[wish.digest] = (_no_verdict(trouble.error, wish, known.asked),)
             if not trouble.is_due:
                 found.asking.add(wish.digest)
 
@@ -210,8 +229,9 @@ def _at_its_mount(said: Preflight, wish: Desired) -> Preflight:
     return replace(said, reasons=tuple(replace(one, origin=where or one.origin) for one in said.reasons))
 
 
-def _no_verdict(error: NoVerdict, wish: Desired) -> Reason:
+def _no_verdict(error: NoVerdict, wish: Desired, asked: Question) -> Reason:
     """It is asked again, but nobody should wait for it."""
     lines = dict(wish.variable_origins)
     text = f"variable {error.variable}: {error}" if error.variable in lines else str(error)
-    return Reason("PreflightFailed", text, lines.get(error.variable, wish.origin))
+    argument = error.origin(asked, wish.spec, wish.argument_origins) if wish.spec else None
+    return Reason("PreflightFailed", text, argument or lines.get(error.variable) or wish.origin)
