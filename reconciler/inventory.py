@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.errors import Retryable, Terminal
 from reconciler.files import make_folder, sync_folder, write_atomically
-from reconciler.model import EffectiveSpec, Lease, Origin, Owned, ReplicaId, ServiceId
+from reconciler.model import EffectiveSpec, Lease, Origin, Owned, ReplicaId, ServiceId, Translation
 from reconciler.procfs import Identity, SharedMemory
 
 SCHEMA = 1
@@ -44,7 +44,7 @@ class ReplicaRecord:
     `process` is None until the spawn was confirmed. `boot` is the boot in which the record was made. `members` and
     `shared_memory` are what belonged to it when we last looked, to be found again after a sudden death. Of the
     environment only names are kept: values may be secret. `image` is the ID of the local image that it runs in, if any.
-    `again` says why it has to get ready once more, until it is.
+    `again` says why it has to get ready once more, until it is. `translation` is what the config made of its spec.
     """
 
     id: ReplicaId
@@ -67,6 +67,7 @@ class ReplicaRecord:
     draining_at: float | None = None
     stopping_at: float | None = None
     again: str = ""
+    translation: Translation = ()
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (ReplicaRecord, Owned)}

@@ -42,6 +42,7 @@ from reconciler.rollout import (
     settled,
     wishes_now,
 )
+from reconciler.rollout.builds import Marked, mark, unmark
 from reconciler.storage.sources import fetched
 
 # Without them nobody knows by whose leave a model is fetched, and so not under which key it is kept.
@@ -68,11 +69,13 @@ def make_plan(
     """
     if isinstance(observed, Unreachable):
         return _nothing(desired, observed)
+    marked = mark(observed, quarantines, failures)
+    seen, observed = observed, marked.observed
     every = desired
     desired = replace(every, services=wishes_now(every.services, observed.owned))
     decisions: dict[ServiceId, Decision] = {}
     open_questions: list[Situation] = []
-    for s in _situations(desired, observed, quarantines, patience, failures):
+    for s in _situations(desired, observed, marked.quarantines, patience, marked.failures):
         decision = _left_alone(s) if s.id in suspended else settled(s)
         if decision is None:
             open_questions.append(s)
@@ -80,20 +83,26 @@ def make_plan(
             decisions[s.id] = decision
     decisions |= _decide_all(open_questions, desired, observed, patience, suspended)
     ordered = [decisions[key] for key in sorted(decisions)]
+    behind = _is_behind(desired, observed, marked.quarantines)
+    actions = (*_actions(ordered, observed, behind), *_unstage(every, observed, suspended))
     looks = {d.verdict.service: d.look_again_at for d in ordered if d.look_again_at is not None}
     return Plan(
         target=desired.target,
         revision=desired.revision,
         at=observed.at,
-        actions=(
-            *_actions(ordered, observed, _is_behind(desired, observed, quarantines)),
-            *_unstage(every, observed, suspended),
-        ),
-        verdicts={d.verdict.service: d.verdict for d in ordered if not _is_only_a_name(d, desired)},
+        actions=tuple(unmark(action, marked, seen) for action in actions) if marked.why else actions,
+        verdicts={
+            d.verdict.service: _with_reasons(d.verdict, marked) for d in ordered if not _is_only_a_name(d, desired)
+        },
         look_again_at=min(looks.values(), default=None),
         notes=(*desired.unreadable, *desired.notes, *_last_calls(ordered, desired)),
         looks=looks,
     )
+
+
+def _with_reasons(verdict: Verdict, marked: Marked) -> Verdict:
+    why = marked.why.get(verdict.service)
+    return replace(verdict, outdated=why) if why else verdict
 
 
 def _decide_all(

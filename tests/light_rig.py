@@ -6,13 +6,15 @@ import http.client
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from reconciler.inventory import ReplicaRecord, UnreadableRecord
 from tests.e2e.rig import Rig
 
 ENGINE = Path(__file__).parent / "machines" / "light_engine.py"
@@ -70,6 +72,12 @@ class LightRig(Rig):
         self.process.send_signal(1)
         self.wait("the config to be in force", lambda: self.words(10_000).count('"started"') > before)
 
+    def records(self, name: str = "tiny") -> list[ReplicaRecord]:
+        while True:
+            # One may be going just now.
+            with suppress(UnreadableRecord):
+                return super().records(name)
+
     def is_settled(self, name: str = "tiny") -> bool:
         service = self.service(name)
         return service is not None and (service["sync"], service["health"]["status"], service["step"]) == (
@@ -105,3 +113,10 @@ class LightRig(Rig):
                 codes.append(0)
             finally:
                 connection.close()
+
+    def serves_now(self) -> bool:
+        """Does a request get an answer?"""
+        with self.requests() as codes:
+            while not codes:
+                time.sleep(0.01)
+        return codes[0] == 200

@@ -37,6 +37,7 @@ COMMANDS = [
     "logs",
     "plan",
     "render",
+    "restart",
     "resume",
     "run",
     "status",

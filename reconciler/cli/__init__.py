@@ -92,6 +92,7 @@ for _command in (
     daemon.history,
     daemon.suspend,
     daemon.resume,
+    daemon.restart,
     daemon.logs,
     local.render,
     local.validate,

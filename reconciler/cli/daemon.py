@@ -22,6 +22,7 @@ from reconciler.cli.shared import (
     print_json,
     show,
     tell,
+    to_seconds,
 )
 from reconciler.errors import Retryable
 
@@ -222,6 +223,50 @@ def resume(config: str | None, service: str | None) -> int:
 def _print_suspended(names: list[str]) -> int:
     click.echo("suspended: " + (", ".join("everything" if name == "*" else name for name in names) or "nothing"))
     return OK
+
+
+@click.command()
+@click.argument("service")
+@click.option("--target", help="Only on this target.")
+@click.option("--wait", is_flag=True, help="Until the new replicas serve; exit code 1 when they do not.")
+@click.option(
+    "--timeout",
+    metavar="DURATION",
+    callback=to_seconds,
+    default="15m",
+    show_default=True,
+    help="Longest wait.",
+)
+@options(output=("text", "json"))
+def restart(config: str | None, service: str, target: str | None, wait: bool, timeout: float, output: str) -> int:
+    """Replace the replicas of SERVICE by new ones, by the rules of any rollout.
+
+    Nothing is stopped before its successor serves, where there is room for both. `reconciler
+    status` and `history` show how far it is.
+    """
+    from reconciler.report.judgement import fault, is_fine
+    from reconciler.report.scrub import printable
+    from reconciler.report.text import Changes
+    from reconciler.web.follow import follow_restart
+
+    client, changes = client_of(config), Changes()
+    asked = client.restart(service, target)
+
+    def progress(status: dict[str, object]) -> None:
+        for line in changes.since_last(status):
+            click.echo(line, err=True)
+
+    found = follow_restart(client, asked, timeout, progress) if wait else []
+    done = all(is_fine(one) for one in found)
+    if output == "json":
+        print_json({"schema": "reconciler.restart/v1", **asked, "services": found, "done": wait and done})
+    else:
+        verb = "restarted" if wait and done else "restarting"
+        click.echo(f"{verb} {asked['service']} on {', '.join(asked['targets'])}")
+    for one in found:
+        if not is_fine(one):
+            click.echo(printable(fault(one)), err=True)
+    return OK if done else NO
 
 
 @click.command()

@@ -186,7 +186,7 @@ class PreflightRunner:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "preflight")
-        self._known: dict[str, Verdict] = {}
+        self._known: dict[str, tuple[Verdict, float]] = {}
         self._pending: set[str] = set()
         self._troubles: dict[str, Trouble] = {}
         self._running: Inquiry | None = None
@@ -194,22 +194,24 @@ class PreflightRunner:
         """How many verdicts were written."""
         self._closed = False
 
-    def ask(self, asked: Question) -> None:
-        """Begin to ask, unless that is going on or has been answered. Raises Retryable if it failed lately."""
+    def ask(self, asked: Question, since: float = 0.0) -> None:
+        """Begin to ask, unless that is going on or has been answered since then.
+
+        Raises Retryable if it failed lately."""
         key = key_of(asked)
         with self._lock:
             trouble = self._troubles.get(key)
             if trouble and not trouble.is_due:
                 raise Retryable(str(trouble.error))
-            if self._closed or key in self._pending or self._load(key):
+            if self._closed or key in self._pending or self._load(key, since):
                 return
             self._pending.add(key)
             self._pool.submit(self._work, key, asked)
 
-    def result(self, key: str) -> Verdict | None:
-        """The engine's verdict, if it has given one."""
+    def result(self, key: str, since: float = 0.0) -> Verdict | None:
+        """The engine's verdict, if it has given one since then."""
         with self._lock:
-            return self._load(key)
+            return self._load(key, since)
 
     def trouble(self, key: str) -> Trouble | None:
         """Why there is no verdict, if it was asked for in vain."""
@@ -263,7 +265,7 @@ class PreflightRunner:
         with self._lock:
             self._pending.discard(key)
             self._troubles.pop(key, None)
-            self._known[key] = verdict
+            self._known[key] = (verdict, time.time())
             self.answers += 1
 
     def _fail(self, key: str, error: NoVerdict) -> None:
@@ -298,11 +300,13 @@ class PreflightRunner:
                     self._running = None
         return _read_answer(asked, process.returncode, output, errors, inquiry.log)
 
-    def _load(self, key: str) -> Verdict | None:
+    def _load(self, key: str, since: float) -> Verdict | None:
         if key not in self._known:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                self._known[key] = _verdict(json.loads((self._cache / f"{key}.json").read_bytes()))
-        return self._known.get(key)
+                path = self._cache / f"{key}.json"
+                self._known[key] = (_verdict(json.loads(path.read_bytes())), path.stat().st_mtime)
+        verdict, at = self._known.get(key, (None, 0.0))
+        return verdict if at >= since else None
 
 
 # ---------------------------------------------------------------- the process

@@ -347,7 +347,7 @@ class Daemon:
     def request_sync(self) -> int:
         self._poll()
         with self._counting:
-            needed = self._passes() + sum(2 if place.is_turning else 1 for place in self._places)
+            needed = self._passes_needed()
         self._wake_all()
         return needed
 
@@ -365,6 +365,28 @@ class Daemon:
                 place.journal.record_by_hand("resumed", f"by {by}", name)
         self._wake_all()
         return self._suspended()
+
+    def restart(self, service: str, target: str | None, by: str) -> tuple[list[str], int]:
+        key, chosen = _service_id(service), [place for place in self._places if place.leftover is None]
+        if target is not None:
+            self.settings.target(target)
+            chosen = [place for place in chosen if place.settings.name == target]
+        chosen = [place for place in chosen if place.target.runs(key)]
+        if not chosen:
+            raise Retryable(
+                f"{service}: nothing of it runs{f' on {target}' if target else ''}, so there is nothing to restart"
+            )
+        for place in chosen:
+            place.target.restart(key, by)
+            place.journal.record_by_hand("restart", f"asked for by {by}", service)
+        with self._counting:
+            needed = self._passes_needed()
+        self._wake_all()
+        return [place.settings.name for place in chosen], needed
+
+    def _passes_needed(self) -> int:
+        """The number of passes after which each target has seen what is said now."""
+        return self._passes() + sum(2 if place.is_turning else 1 for place in self._places)
 
     def drain(self, asked: ByHand) -> None:
         self._drain.begin(asked)

@@ -57,6 +57,7 @@ from reconciler.model.observed import (
     GpuUse,
     Lease,
     Observed,
+    Outdated,
     Owned,
     Preflight,
     Promoted,
@@ -69,6 +70,7 @@ from reconciler.model.observed import (
     Silence,
     Staging,
     Stranger,
+    Translation,
     Unreachable,
 )
 from reconciler.model.plan import Failure, Health, Outcome, Phase, Plan, Result, Sync, Verdict
@@ -107,6 +109,7 @@ __all__ = [
     "Observed",
     "Origin",
     "Outcome",
+    "Outdated",
     "Own",
     "Owned",
     "Phase",
@@ -142,6 +145,7 @@ __all__ = [
     "Stranger",
     "Strategy",
     "Sync",
+    "Translation",
     "Undrain",
     "Unreachable",
     "Unstage",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reconciler.model.desired import EffectiveSpec, Mount
 from reconciler.model.names import Origin, ReplicaId, ServiceId
-from reconciler.model.observed import Lease, Promoted, Quarantine, ServiceRoute
+from reconciler.model.observed import Lease, Promoted, Quarantine, ServiceRoute, Translation
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class AskPreflight:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start one replica with these leases."""
+    """Start one replica with these leases. `translation`: as the config made it before; empty: as it says now."""
 
     replica: ReplicaId
     digest: str
@@ -70,6 +70,7 @@ class Start:
     parsed: str
     revision: str
     reason: str
+    translation: Translation = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ from reconciler.model.desired import GPU, MIG, EffectiveSpec
 from reconciler.model.fit import Fit
 from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId
 
+Translation = tuple[tuple[str, str], ...]
+"""What the config made of a spec: pairs of a key of the config and its value, in order. Empty: not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -151,6 +154,7 @@ class Replica:
     restarted: Restart | None = None
     again: str = ""
     image: str = ""
+    translation: Translation = ()
     silence: Silence = Silence.NONE
     silent_why: str = ""
     at_proxy: int | None = None
@@ -173,6 +177,7 @@ class Promoted:
     at: float
     drain_timeout: float | None = None
     parsed: str = ""
+    translation: Translation = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +232,9 @@ class ServiceRoute:
 class Owned:
     """What we remember of one service on a target: the fence around pruning.
 
-    `crashes` and `conflicts` are times: when a proven replica died, and when any one died because its port or its GPUs'
-    memory was taken. `counted` names the runs of replicas whose deaths are among these.
+    `restart` says when a restart was asked for last, and by whom. `crashes` and `conflicts` are times: when a proven
+    replica died, and when any one died because its port or its GPUs' memory was taken. `counted`
+    names the runs of replicas whose deaths are among these.
     """
 
     id: ServiceId
@@ -237,6 +243,8 @@ class Owned:
     crashes: tuple[float, ...] = ()
     conflicts: tuple[float, ...] = ()
     counted: tuple[str, ...] = ()
+    restart: str = ""
+    restarted_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +285,17 @@ class Staging:
 
 
 @dataclass(frozen=True, slots=True)
+class Outdated:
+    """A wanted digest of which something is there that the config would make otherwise today: `translation`.
+
+    `restorable`: what was promoted before could be started once more, just as it was.
+    """
+
+    translation: Translation
+    restorable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """What one target answered, at one time.
 
@@ -285,7 +304,8 @@ class Observed:
     `routes` is what the proxy was last told; `proxy_ready` whether it answers at all, and `proxy_break` why it does not
     begin to by itself.
     `staging` tells of every model that was begun to be fetched, by its key; `images` of every image, by its name, that
-    services here need and that has to be pulled first; None: no pull was begun.
+    services here need and that has to be pulled first; None: no pull was begun. `outdated` names wanted digests that
+    the config turns into something else now than when what there is of them was started.
     """
 
     target: str
@@ -301,6 +321,7 @@ class Observed:
     blockers: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
     staging: Mapping[str, Staging] = field(default_factory=dict)
     images: Mapping[str, Staging | None] = field(default_factory=dict)
+    outdated: Mapping[tuple[ServiceId, str], Outdated] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

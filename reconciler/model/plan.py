@@ -44,7 +44,8 @@ class Verdict:
 
     `step` is what happens to it now, in one line. `strategy` says how a rollout will go and why. `blocked` lists all
     reasons that keep it from starting. `rejected` is the quarantine that keeps git's digest from being tried. `kept`
-    says why it stays though git does not show it, or not for this target.
+    says why it stays though git does not show it, or not for this target. `outdated` says what of the config changed
+    since what runs was started, or that a restart was asked for.
     """
 
     service: ServiceId
@@ -55,6 +56,7 @@ class Verdict:
     blocked: tuple[Reason, ...] = ()
     rejected: Quarantine | None = None
     kept: Reason | None = None
+    outdated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from reconciler.model import (
 from reconciler.report.actions import short
 from reconciler.report.scrub import HIDDEN, scrub_text
 from reconciler.secrets.names import is_secret_name
+from reconciler.translation import ENV, changes
 
 SCHEMA = "reconciler.diff/v1"
 _MANY = 200
@@ -84,7 +85,7 @@ def state_diff(
             ServiceDiff(one.id, str(one.origin), note=f"unknown: {observed.reason}") for one in desired.services
         )
     named = {one.id for one in desired.services}
-    diffs = [service_diff(one, running_spec(observed, one.id)) for one in desired.services]
+    diffs = [_with_config(service_diff(one, running_spec(observed, one.id)), one, observed) for one in desired.services]
     gone = sorted((set(observed.owned) | {one.service for one in observed.replicas}) - named)
     diffs += [_not_in_git(service, observed) for service in gone]
     diffs = [_with_reason(diff, (verdicts or {}).get(diff.service)) for diff in diffs]
@@ -106,10 +107,27 @@ def service_diff(desired: Desired, running: EffectiveSpec | None) -> ServiceDiff
     if desired.spec == running or (running is None and desired.replicas == 0):
         return ServiceDiff(desired.id, str(desired.origin))
     before, after = _tree(running) if running else _NOTHING, _tree(desired.spec)
-    changes = tuple(_changes(before, after))
-    note = "" if changes or running is None else "written differently, means the same: nothing restarts"
+    found = tuple(_changes(before, after))
+    note = "" if found or running is None else "written differently, means the same: nothing restarts"
     text = _unified(_shown(before), _shown(after, before), desired)
-    return ServiceDiff(desired.id, str(desired.origin), _hidden(changes), text, note)
+    return ServiceDiff(desired.id, str(desired.origin), _hidden(found), text, note)
+
+
+def _with_config(diff: ServiceDiff, desired: Desired, observed: Observed) -> ServiceDiff:
+    """Also what the config makes otherwise now than when the oldest replica was started."""
+    change = observed.outdated.get((desired.id, desired.digest))
+    mine = [r for r in observed.replicas if change and r.service == desired.id and r.digest == desired.digest]
+    if change is None or not mine:
+        return diff
+    before = min(mine, key=lambda replica: replica.created_at).translation
+    found = [Change(("config", key), *_told(key, old, new)) for key, old, new in changes(before, change.translation)]
+    lines = [f"{sign}{c.path[1]}: {each}\n" for c in found for sign, each in (("-", c.before), ("+", c.after)) if each]
+    text = "".join(["--- running\n", "+++ config\n", *lines]) if lines else ""
+    return replace(diff, changes=(*diff.changes, *found), text=diff.text + text)
+
+
+def _told(key: str, *values: str | None) -> tuple[str | None, ...]:
+    return tuple(value and HIDDEN for value in values) if key.startswith(ENV) else values
 
 
 def running_spec(observed: Observed, service: ServiceId) -> EffectiveSpec | None:

@@ -25,7 +25,7 @@ class Judgement:
 def judge(status: Document) -> Judgement:
     """Converged needs: every target reached, every service Synced and Healthy or Suspended, git read without error."""
     faults = [*_source_faults(status), *_leftover_faults(status), *_target_faults(status)]
-    moving = any(_is_moving(service, target) for target, service in services(status))
+    moving = any(is_moving(service, target) for target, service in services(status))
     unsettled = moving or _awaits_look(status) or (_awaits_applied(status) and not faults)
     return Judgement(converged=not faults and not unsettled, settled=not unsettled, faults=tuple(faults))
 
@@ -78,7 +78,8 @@ def fault(service: Document) -> str:
     if service["suspended"]:
         return f"suspended{by_hand(service.get('suspension'))}; `reconciler resume {full_name(service)}` lets it go on"
     said = service["health"]["message"] or service["health"]["reason"]
-    return f"{service['sync']}, {service['health']['status']}: {said}"
+    why = "".join(f"; {one}" for one in service["outdated"])
+    return f"{service['sync']}, {service['health']['status']}: {said}{why}"
 
 
 def by_hand(asked: Document | None) -> str:
@@ -123,7 +124,7 @@ def _target_faults(status: Document) -> Iterator[str]:
                 yield f"{full_name(service)}: {why}"
 
 
-def _is_moving(service: Document, target: Document) -> bool:
+def is_moving(service: Document, target: Document) -> bool:
     """Will a later pass change this service without anybody's help?"""
     if is_fine(service) or not target["reachable"] or service["suspended"]:
         return False

@@ -68,6 +68,7 @@ _KEPT = (
     "suspended",
     "strategy",
     "step",
+    "outdated",
     "digest",
     "liveDigest",
     "blocked",
@@ -111,7 +112,7 @@ def _verb(service: Document, actions: list[Document]) -> str:
 def _headline(service: Document, verb: str) -> str:
     if verb in ("keep", "rejected", "blocked", "suspended"):
         return fault(service) or str(service["health"]["message"])
-    parts = dict.fromkeys((service["strategy"], service["step"]))
+    parts = dict.fromkeys((*service["outdated"], service["strategy"], service["step"]))
     return "; ".join(filter(None, parts)) or str(service["health"]["message"])
 
 

@@ -288,6 +288,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "suspension": _by_hand(asked.get(str(service)) or asked.get(EVERYTHING)),
         "step": verdict.step if verdict else "",
         "strategy": verdict.strategy if verdict else "",
+        "outdated": list(verdict.outdated) if verdict else [],
         "digest": desired.digest if desired else "",
         "liveDigest": live_digest(replicas),
         "canary": canary,

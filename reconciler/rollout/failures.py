@@ -28,6 +28,7 @@ from reconciler.model import (
     action_name,
     service_of,
 )
+from reconciler.translation import MARK, build_of
 
 Failures = Mapping[tuple[str, str, tuple[ServiceId, ...]], Failure]
 START, TRIAL = "start", "trial"
@@ -100,8 +101,12 @@ def still_wanted(known: Failures, desired: DesiredState, observed: Observed) -> 
     return {
         key: failure
         for key, failure in known.items()
-        if failure.action not in (START, TRIAL) or any((one, failure.subject) in wanted for one in failure.services)
+        if failure.action not in (START, TRIAL) or any((one, _digest_of(failure)) in wanted for one in failure.services)
     }
+
+
+def _digest_of(failure: Failure) -> str:
+    return failure.subject.partition(MARK)[0]
 
 
 def of_start(failures: Collection[Failure], digest: str) -> Failure | None:
@@ -131,7 +136,7 @@ def _key(action: Action) -> tuple[str, str, tuple[ServiceId, ...]]:
 
 def _subject(action: Action) -> str:
     if isinstance(action, Start):
-        return action.digest
+        return build_of(action.digest, action.translation) if action.translation else action.digest
     replica = getattr(action, "replica", None)
     return replica.serial if replica else str(getattr(action, "key", "") or getattr(action, "image", ""))
 

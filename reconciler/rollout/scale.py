@@ -389,7 +389,7 @@ def _promote(s: Situation, main: Generation, steps: Steps) -> None:
 
 def _same(a: Promoted, b: Promoted) -> bool:
     """Equal apart from when it was written and by which revision."""
-    return a == replace(b, revision=a.revision, at=a.at, spec=a.spec, parsed=a.parsed)
+    return a == replace(b, revision=a.revision, at=a.at, spec=a.spec, parsed=a.parsed, translation=a.translation)
 
 
 def _retire(s: Situation, main: Generation, wanted: set[str], strategy: Strategy, steps: Steps) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
 
@@ -30,6 +31,7 @@ from reconciler.model import (
     Own,
     Owned,
     Promote,
+    Promoted,
     ProxyBreak,
     Reject,
     Relabel,
@@ -44,6 +46,7 @@ from reconciler.model import (
     StageImage,
     Start,
     Stop,
+    Translation,
     Undrain,
     Unreachable,
     Unstage,
@@ -67,6 +70,7 @@ from reconciler.targets.stager import Stager
 from reconciler.targets.start_checks import StartChecks, record_of
 from reconciler.targets.subjects import Subjects
 from reconciler.targets.supervisor import ProcessState
+from reconciler.targets.translations import Translations
 from reconciler.targets.workload import Workloads
 
 _PROXY = "proxy"
@@ -107,6 +111,7 @@ class HostTarget:
         self._gpus = gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
         self._reserved = reserved
+        self._translations = Translations(settings)
         self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
@@ -140,6 +145,7 @@ class HostTarget:
             try:
                 self._supervisor.recover()
                 prepare_shutdown(self._settings, self._inventory.folder / "proxy")
+                self._complete_records()
                 self._recovered = True
             except UnreadableRecord:
                 # Every pass says so; nothing is done to this host until it is put right.
@@ -186,7 +192,10 @@ class HostTarget:
             # In this order: what is staged by now is there when the engine is asked about it.
             staging = self._stager.look()
             images = self._images.look(self._containers(wanted, owned, records)) if self._images else {}
-            known = self._preflights.look_up(wanted, _running(wanted, records, states))
+            outdated = self._translations.outdated(wanted, records, owned)
+            restarts = {service: one.restarted_at for service, one in owned.items() if one.restarted_at}
+            running = _running(wanted, records, states) - outdated.keys()
+            known = self._preflights.look_up(wanted, running, restarts)
             if self._lock.is_held:
                 # Whoever only looks deletes nothing.
                 self._preflights.tidy(owned)
@@ -209,6 +218,7 @@ class HostTarget:
             blockers=known.blockers,
             staging=staging,
             images=images,
+            outdated=outdated,
         )
 
     def _containers(
@@ -274,6 +284,7 @@ class HostTarget:
             restarted=state.restarted,
             again=record.again,
             image=record.image,
+            translation=record.translation,
             last_words=words[-_LAST_WORDS:],
             blame=fatal_reason(words) or "",
             at_proxy=at_proxy.in_flight,
@@ -322,8 +333,11 @@ class HostTarget:
                 assert_never(action)
 
     def _start(self, action: Start) -> None:
-        launch = self._workloads.launch(action)
-        self._supervisor.start(record_of(action, self._clock.now(), procfs.boot_id()), launch)
+        now = self._translations.of(action.spec, self._inventory.service(action.replica.service))
+        setup = self._translations.restored(action.spec, action.translation) if action.translation else None
+        launch = self._workloads.launch(action, setup)
+        record = record_of(action, self._clock.now(), procfs.boot_id())
+        self._supervisor.start(replace(record, translation=action.translation if setup else now), launch)
 
     def _write_down(self, action: Admit | Adopt | Relabel | Drain | Undrain) -> None:
         with self._inventory.changing():
@@ -392,12 +406,47 @@ class HostTarget:
                 known = self._inventory.service(action.service) or Owned(action.service, action.promoted.origin)
                 same = known.promoted is not None and known.promoted.digest == action.promoted.digest
                 known = known if same else replace(known, crashes=(), conflicts=())
-                changed = replace(known, promoted=action.promoted, origin=action.promoted.origin)
+                promoted = replace(action.promoted, translation=self._proven(action.service, action.promoted, known))
+                changed = replace(known, promoted=promoted, origin=action.promoted.origin)
                 self._inventory.remember_service(changed)
             case NoteCrash():
                 self._note_crash(action)
             case _:
                 assert_never(action)
+
+    def _proven(self, service: ServiceId, promoted: Promoted, known: Owned) -> Translation:
+        """What the config made of it when it was started: of the youngest that serve."""
+        same = [r for r in self._inventory.replicas() if r.id.service == service and r.digest == promoted.digest]
+        serving = [record for record in same if record.ready_at is not None and record.draining_at is None]
+        if serving and promoted.replicas:
+            return max(serving, key=lambda record: record.created_at).translation
+        return known.promoted.translation if known.promoted else ()
+
+    def runs(self, service: ServiceId) -> bool:
+        """Has this service replicas here? Raises UnreadableRecord."""
+        return any(record.id.service == service for record in self._inventory.replicas())
+
+    def restart(self, service: ServiceId, who: str) -> None:
+        """Write down that its replicas are to be replaced by new ones. Raises Retryable."""
+        with self._inventory.changing():
+            known = self._inventory.service(service)
+            if known is None:
+                raise Retryable(f"{service} has no record on {self.name} yet; ask again once it has started")
+            at = self._clock.now()
+            when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            said = f"asked for at {when} by {who}"
+            self._inventory.remember_service(replace(known, restart=said, restarted_at=at))
+
+    def _complete_records(self) -> None:
+        """Older daemons did not write down what the config made of a spec: they count as made by today's."""
+        owned = self._inventory.services()
+        for record in self._inventory.replicas():
+            if not record.translation and (now := self._translations.of(record.spec, owned.get(record.id.service))):
+                self._inventory.change(record.id, translation=now)
+        for one in owned.values():
+            if one.promoted is not None and not one.promoted.translation:
+                now = self._translations.of(one.promoted.spec, one)
+                self._inventory.remember_service(replace(one, promoted=replace(one.promoted, translation=now)))
 
     def _note_crash(self, action: NoteCrash) -> None:
         known = self._inventory.service(action.replica.service)

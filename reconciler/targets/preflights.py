@@ -18,6 +18,8 @@ from reconciler.targets.start_checks import StartChecks
 from reconciler.targets.weights import Unusable
 from reconciler.targets.workload import Workloads
 
+NEVER: Mapping[ServiceId, float] = {}
+
 
 @dataclass(slots=True)
 class _Known:
@@ -104,6 +106,7 @@ class Preflights:
         self._known: dict[tuple[ServiceId, str], _Known] = {}
         self._bugs = Bugs()
         self._tidied: object = None
+        self._since: Mapping[ServiceId, float] = NEVER
 
     def ask(self, action: AskPreflight) -> None:
         """Begin to ask. Raises Retryable when no answer is possible now."""
@@ -117,10 +120,19 @@ class Preflights:
             self._refused[action.digest] = Preflight("", reasons=(reason,))
             self._wake()
             return
-        self._runner.ask(asked)
+        self._runner.ask(asked, self._since.get(action.service, 0.0))
 
-    def look_up(self, wanted: Iterable[Desired], running: Collection[tuple[ServiceId, str]]) -> Answers:
-        """The verdicts known, what is being asked, and what stands in the way of those that are not `running`."""
+    def look_up(
+        self,
+        wanted: Iterable[Desired],
+        running: Collection[tuple[ServiceId, str]],
+        since: Mapping[ServiceId, float] = NEVER,
+    ) -> Answers:
+        """The verdicts known, what is being asked, and what stands in the way of those that are not `running`.
+
+        What was said of a service before `since`, seconds since 1970, does not count any more.
+        """
+        self._since = since
         found = Answers()
         look, pending, known = _Look(self._workloads), self._runner.pending(), {}
         for wish in wanted:
@@ -172,7 +184,7 @@ class Preflights:
 
     def _answer(self, known: _Known, pending: Collection[str], found: Answers) -> None:
         wish, spec = known.wish, known.wish.spec
-        verdict = self._runner.result(known.key)
+        verdict = self._runner.result(known.key, self._since.get(wish.id, 0.0))
         if verdict is not None and spec is not None:
             fit = self._fits.of(known.key, known.asked, spec, verdict)
             said = known.about(verdict)

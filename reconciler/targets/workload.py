@@ -26,6 +26,7 @@ from reconciler.targets import scratch
 from reconciler.targets.stager import Stager
 from reconciler.targets.systemd.replica import PRIVATE, TMP
 from reconciler.targets.systemd.unit import CACHES
+from reconciler.targets.translations import Setup
 from reconciler.targets.weights import Ground, folders_of, watched
 
 _API_KEY = b"VLLM_API_KEY="
@@ -103,11 +104,16 @@ class Workloads:
         self._stager = stager
         self._find_image = find_image
 
-    def launch(self, start: Start) -> Launch:
-        """The process of one replica. Raises Terminal when the host has not what it needs, Retryable for a Secret."""
-        engine = self._engine(start.spec)
+    def launch(self, start: Start, setup: Setup | None = None) -> Launch:
+        """The process of one replica; `setup` is another one than today's config has.
+
+        Raises Terminal when the host has not what it needs, Retryable for a Secret.
+        """
+        engine = setup.engine if setup else self._engine(start.spec)
+        ground = replace(self._ground, volumes=setup.volumes) if setup else self._ground
         service = start.replica.service
-        place = place_of(self._settings, self._folder, engine, self._model_paths(service, start.spec), start.replica)
+        paths = self._model_paths(service, start.spec, ground)
+        place = place_of(self._settings, self._folder, engine, paths, start.replica)
         secrets = reveal(start.spec, service.namespace, engine.env, self._secrets())
         try:
             found = launch(
@@ -123,7 +129,7 @@ class Workloads:
         """What to ask the installed engine. Raises Terminal when the host lacks something; Retryable for files."""
         engine = self._engine(spec)
         try:
-            paths = self._model_paths(service, spec)
+            paths = self._model_paths(service, spec, self._ground)
             place = place_of(self._settings, self._folder, engine, paths)
             asked = question(spec, engine, paths, place.folders.home, mounted=bool(place.mounts))
             return replace(asked, image=self._image(spec, engine)) if engine.podman else asked
@@ -173,8 +179,8 @@ class Workloads:
             raise Retryable(f"image {spec.image}: not on this host yet, or not there any more")
         return found
 
-    def _model_paths(self, service: ServiceId, spec: EffectiveSpec) -> dict[str, str]:
-        found = folders_of(spec, self._ground, partial(self._stager.find, service))
+    def _model_paths(self, service: ServiceId, spec: EffectiveSpec, ground: Ground) -> dict[str, str]:
+        found = folders_of(spec, ground, partial(self._stager.find, service))
         return {path: str(folder) for path, folder in found.items()}
 
 

@@ -59,6 +59,10 @@ class DaemonClient:
         """What is still suspended."""
         return cast(list[str], self._ask("POST", "/resume", {"service": service})["suspended"])
 
+    def restart(self, service: str, target: str | None) -> Document:
+        """Which targets replace its replicas, and the number of passes after which the status says so."""
+        return self._ask("POST", "/restart", {"service": service, "target": target})
+
     def drain(self, reason: str = "", until: float | None = None) -> None:
         """Drain the host."""
         self._ask("POST", "/drain", {"reason": reason, "until": until})

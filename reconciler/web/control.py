@@ -60,6 +60,9 @@ class Control(Protocol):
     def resume(self, service: str | None, by: str) -> list[str]:
         """Perform again, and try what is quarantined once more. Returns what is still suspended."""
 
+    def restart(self, service: str, target: str | None, by: str) -> tuple[list[str], int]:
+        """Replace a service's replicas by new ones. Returns the targets that do, and `daemon.passes` that counts."""
+
     def drain(self, asked: ByHand) -> None:
         """Drain and stop everything on this host, whatever git wants, until `undrain`."""
 
@@ -102,6 +105,15 @@ def control_app(control: Control) -> Starlette:
     def resume(request: Request, body: Document) -> object:
         return {"suspended": control.resume(_service(control, body.get("service")), _caller(request))}
 
+    def restart(request: Request, body: Document) -> object:
+        service, target = _service(control, body.get("service")), body.get("target")
+        if service is None:
+            raise BadRequest("restart which service? Give service: namespace/name")
+        if not isinstance(target, str | None):
+            raise BadRequest("target: expected text")
+        targets, needed = control.restart(service, target, _caller(request))
+        return {"service": service, "targets": targets, "askedBy": _caller(request), "pass": needed}
+
     def drain(request: Request, body: Document) -> object:
         control.drain(_asked(request, body))
         return {"drained": True}
@@ -117,6 +129,7 @@ def control_app(control: Control) -> Starlette:
             Route("/sync", _answer(sync), methods=["POST"]),
             Route("/suspend", _answer(suspend), methods=["POST"]),
             Route("/resume", _answer(resume), methods=["POST"]),
+            Route("/restart", _answer(restart), methods=["POST"]),
             Route("/drain", _answer(drain), methods=["POST"]),
             Route("/undrain", _answer(undrain), methods=["POST"]),
         ]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.errors import Terminal
-from reconciler.report.judgement import judge
+from reconciler.report.judgement import full_name, is_moving, judge, services
 from reconciler.report.status import Document
 from reconciler.web.client import DaemonClient, NoDaemon, Refused
 
@@ -46,6 +46,22 @@ def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Docume
         done = status["daemon"]["passes"] >= enough and judge(status).settled
         if done or time.monotonic() >= deadline:
             return status
+        time.sleep(0.2)
+
+
+def follow_restart(
+    client: DaemonClient, asked: Document, timeout: float, progress: Callable[[Document], None]
+) -> list[Document]:
+    """Watch until the restarted service is as git says or stuck, or the time is over; how it stands on its targets."""
+    deadline = time.monotonic() + timeout
+    while True:
+        status = client.status()
+        progress(status)
+        mine = [(target, one) for target, one in services(status) if full_name(one) == asked["service"]]
+        mine = [(target, one) for target, one in mine if target["name"] in asked["targets"]]
+        done = status["daemon"]["passes"] >= asked["pass"] and not any(is_moving(one, target) for target, one in mine)
+        if done or time.monotonic() >= deadline:
+            return [one for _, one in mine]
         time.sleep(0.2)
 
 

@@ -1,0 +1,151 @@
+"""What today's config makes of specs, and whether what it made of them before could be made once more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler import config
+from reconciler.engines.images import find_engine
+from reconciler.engines.preflight import engine_version
+from reconciler.inventory import ReplicaRecord
+from reconciler.model import Desired, EffectiveSpec, Outdated, Owned, ServiceId, Translation
+from reconciler.storage.sources import is_fetched
+from reconciler.translation import ENV, RESTART, hashed, is_current, make_translation
+
+_PYTHON, _VERSION, _PODMAN = "engines[].python", "vLLM of engines[].python", "engines[].podman"
+_VOLUME, _STORAGE, _USER = "volumes.", "storage.folder", "user"
+_PVC = "pvc://"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What starts a replica: the engine, and the folder behind each volume."""
+
+    engine: config.Engine
+    volumes: Mapping[str, Path]
+
+
+@dataclass(slots=True)
+class _Known:
+    wish: Desired
+    restart: str
+    versions: tuple[str, ...]
+    translation: Translation
+
+
+class Translations:
+    """By one target's config. What it remembers is a cache."""
+
+    def __init__(self, settings: config.HostTarget) -> None:
+        self._settings = settings
+        self._known: dict[tuple[ServiceId, str], _Known] = {}
+
+    def of(self, spec: EffectiveSpec, owned: Owned | None) -> Translation:
+        """What the config makes of a spec now; empty where nothing runs its image."""
+        return self._make(spec, owned.restart if owned else "")
+
+    def outdated(
+        self,
+        wanted: Iterable[Desired],
+        records: Iterable[ReplicaRecord],
+        owned: Mapping[ServiceId, Owned],
+    ) -> dict[tuple[ServiceId, str], Outdated]:
+        """Wanted digests of which something is on record that the config would make otherwise today."""
+        now = self._look(wanted, owned)
+        found: dict[tuple[ServiceId, str], Outdated] = {}
+        for record in records:
+            key = record.id.service, record.digest
+            known = now.get(key)
+            if known is not None and key not in found and not is_current(record.translation, known.translation):
+                found[key] = self._outdated(known, owned.get(key[0]))
+        for key, known in now.items():
+            mine = owned.get(key[0])
+            last = mine.promoted if mine else None
+            if last is None or last.digest != key[1] or key in found:
+                continue
+            if not is_current(last.translation, known.translation):
+                found[key] = self._outdated(known, mine)
+        return found
+
+    def restored(self, spec: EffectiveSpec, before: Translation) -> Setup | None:
+        """What made a translation, once more; None when that is not possible any more."""
+        parts, engine = dict(before), find_engine(spec.image, self._settings.engines)
+        if engine is None or not self._is_possible(parts, engine):
+            return None
+        volumes = {key.removeprefix(_VOLUME): Path(path) for key, path in parts.items() if key.startswith(_VOLUME)}
+        python = Path(parts[_PYTHON]) if _PYTHON in parts else None
+        again = config.Engine(image=engine.image, python=python, podman=python is None, env=engine.env)
+        return Setup(again, {**self._settings.volumes, **volumes})
+
+    def _is_possible(self, parts: Mapping[str, str], engine: config.Engine) -> bool:
+        python = parts.get(_PYTHON)
+        if python is None and not engine.podman:
+            return False
+        if python is not None and not os.access(python, os.X_OK):
+            return False
+        if python is not None and parts.get(_VERSION) and _version(Path(python)) != parts[_VERSION]:
+            return False
+        # Values are not kept: only those of today can be given.
+        if {key: value for key, value in parts.items() if key.startswith(ENV)} != _env(engine):
+            return False
+        if parts.get(_USER, self._user) != self._user:
+            return False
+        return all(Path(path).is_dir() for key, path in parts.items() if key.startswith(_VOLUME))
+
+    @property
+    def _user(self) -> str:
+        return self._settings.user if self._settings.kind == "systemd" else ""
+
+    def _look(self, wanted: Iterable[Desired], owned: Mapping[ServiceId, Owned]) -> dict[tuple[ServiceId, str], _Known]:
+        """Every wish with its translation, worked out once for as long as nothing of it changes."""
+        versions = tuple(_version(each.python) if each.python else "" for each in self._settings.engines)
+        now: dict[tuple[ServiceId, str], _Known] = {}
+        for wish in wanted:
+            if wish.spec is None:
+                continue
+            key, last = (wish.id, wish.digest), owned.get(wish.id)
+            restart = last.restart if last else ""
+            known = self._known.get(key)
+            if known is None or (known.wish is not wish or known.restart != restart or known.versions != versions):
+                known = _Known(wish, restart, versions, self._make(wish.spec, restart))
+            if known.translation:
+                now[key] = known
+        self._known = now
+        return now
+
+    def _outdated(self, known: _Known, owned: Owned | None) -> Outdated:
+        last = owned.promoted if owned else None
+        possible = last is not None and self.restored(last.spec, last.translation) is not None
+        return Outdated(known.translation, possible)
+
+    def _make(self, spec: EffectiveSpec, restart: str) -> Translation:
+        engine = find_engine(spec.image, self._settings.engines)
+        if engine is None:
+            return ()
+        parts = {_PODMAN: "true"} if engine.python is None else {}
+        if engine.python is not None:
+            parts = {_PYTHON: str(engine.python), _VERSION: _version(engine.python)}
+        parts |= _env(engine)
+        for mount in spec.mounts:
+            name = mount.uri.removeprefix(_PVC).partition("/")[0] if mount.uri.startswith(_PVC) else ""
+            if name in self._settings.volumes:
+                parts[f"{_VOLUME}{name}"] = str(self._settings.volumes[name])
+            elif is_fetched(mount.uri):
+                parts[_STORAGE] = str(self._settings.storage.folder or "models in state_dir")
+        if self._user:
+            parts[_USER] = self._user
+        if restart:
+            parts[RESTART] = restart
+        return make_translation(parts)
+
+
+def _env(engine: config.Engine) -> dict[str, str]:
+    return {f"{ENV}{name}": hashed(value) for name, value in engine.env.items()}
+
+
+def _version(python: Path) -> str:
+    """The engine's version without the time of its installation; empty where it cannot be told just now."""
+    return ", ".join(word.removesuffix(".dist-info") for word in engine_version(python).split() if word[:1].isalpha())
