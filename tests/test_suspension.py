@@ -17,11 +17,12 @@ from reconciler.model import ByHand, Drain, Reason, Start
 from reconciler.owner import acting_as_owner
 from reconciler.report.history import History
 from reconciler.report.judgement import fault, judge
+from reconciler.report.planned import plan_document
 from reconciler.report.screen import plain_lines
-from reconciler.report.text import status_blocks
+from reconciler.report.text import Changes, plan_blocks, status_blocks
 from reconciler.suspension import HostDrain, Suspension
 from reconciler.web.metrics import Metrics
-from tests.report_world import desired, observed, replica, report, service_in, state, status_of
+from tests.report_world import desired, observed, replica, report, service_in, state, status_of, with_service
 from tests.test_turn import Target, snapshot, turner
 
 ASKED = ByHand("alice (as root)", 100.0, "a disk is replaced", 4_000_000_000.0)
@@ -178,7 +179,9 @@ def test_status_says_who_suspended_a_service_why_and_until_when():
         "until": "2096-10-02T07:06:40.000Z",
     }
     assert f"suspended {SAID}" in lines(status)
-    waiting = service_in(status) | {"sync": "Unknown"}
+    waiting = service_in(status) | {"sync": "Unknown", "step": "suspended"}
+    said = Changes().since_last(with_service(status, **waiting))[-1]
+    assert said == f"demo/tiny: suspended {SAID}; `reconciler resume demo/tiny` lets it go on"
     assert fault(waiting) == f"suspended {SAID}; `reconciler resume demo/tiny` lets it go on"
 
 
@@ -199,6 +202,17 @@ def test_status_and_metrics_say_who_drained_the_host():
     assert (judged.failed, judged.faults) == (True, (f"a: drained {SAID}; `reconciler host undrain` lifts it",))
     assert b'reconciler_target_drained{target="a"} 1.0' in Metrics().text(status)
     assert b'reconciler_target_drained{target="a"} 0.0' in Metrics().text(status_of(report()))
+
+
+def test_plan_of_a_drained_host_does_not_claim_what_git_says():
+    why = Reason("Drained", "the host is drained")
+    drained = report(desired=state(desired(), drain=why), observed=observed(), drained=ASKED)
+    assert drained.desired
+    assert drained.plan
+    document = plan_document(status_of(drained), [(drained.desired, observed(), drained.plan)])
+    said = list(plan_blocks(document))
+    assert f"  ! Drained {SAID} (`reconciler host undrain` lifts it)" in said
+    assert said[-1] == "Nothing to do while the host is drained by hand."
 
 
 def test_root_writes_as_the_owner_of_the_folder():

@@ -260,7 +260,7 @@ class Changes:
         for target, service in services(status):
             what = (
                 printable(fault(service))
-                if service["step"] == ""
+                if service["step"] == "" or service["suspended"]
                 else f"{_state(service)}: {printable(service['step'])}"
             )
             where = f"{target['name']} " if len(status["targets"]) > 1 else ""
@@ -293,7 +293,7 @@ def plan_blocks(plan: Document) -> Iterator[Block]:
         yield from (f"  * {_action_line(one)}" for one in target["actions"] if not one["services"])
         for service in target["services"]:
             yield from _plan_lines(service)
-    yield _count_line(plan["counts"])
+    yield _count_line(plan["counts"], drained=any(target["drained"] for target in plan["targets"]))
 
 
 def _plan_lines(service: Document) -> Iterator[str]:
@@ -316,12 +316,13 @@ def _action_line(action: Document) -> str:
     return printable(f"{action['action'].replace('_', ' ')} {action['subject']}: {action['reason']}")
 
 
-def _count_line(counts: Document) -> str:
+def _count_line(counts: Document, *, drained: bool) -> str:
     words = ("create", "change", "delete", "wait", "blocked", "rejected", "keep")
     parts = [f"{counts[word]} {word}" for word in words if counts[word]]
     others = f"{counts['elsewhere']} not for this host" if counts["elsewhere"] else ""
     if not parts and not counts["actions"]:
         said = f"Nothing to do: {_number(counts['services'] - counts['elsewhere'], 'service')} as git says"
+        said = "Nothing to do while the host is drained by hand" if drained else said
         return ", ".join(filter(None, (said, others))) + "."
     parts += filter(None, (f"{counts['unchanged']} unchanged", others))
     return f"{_number(counts['actions'], 'action')}; {', '.join(parts)}"
