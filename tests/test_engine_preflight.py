@@ -147,6 +147,34 @@ def test_services_own_argument_is_blamed_before_its_runtimes(
 
 
 @engine
+@pytest.mark.parametrize("name", ["VLLM_PORT", "VLLM_ENGINE_READY_TIMEOUT_S", "VLLM_CPU_KVCACHE_SPACE"])
+def test_variable_that_vllm_cannot_read_is_refused_with_its_line(
+    runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    """Most of them it reads only once the server runs."""
+    spec = replace(spec_of(), env=(EnvVar(name, "tcp://10.0.0.1:80"),))
+    paths, line = {"/mnt/models": str(tiny_model)}, Origin("service.yaml", 30)
+    asked = question(spec, Engine(image="*", python=engine_python), paths, str(tmp_path))
+    found = answer(runner, asked).about(asked, spec, (), SERVICE_LINE, {name: line})
+    (reason,) = found.reasons
+    assert reason.origin == line
+    assert f"variable {name}: " in reason.message
+
+
+@engine
+def test_variable_of_the_config_that_vllm_cannot_read_is_this_hosts_fault(
+    runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    config = Engine(image="*", python=engine_python, env={"VLLM_ENGINE_READY_TIMEOUT_S": "much"})
+    asked = question(spec_of(), config, {"/mnt/models": str(tiny_model)}, str(tmp_path))
+    runner.ask(asked)
+    wait_for(lambda: key_of(asked) not in runner.pending())
+    trouble = runner.trouble(key_of(asked))
+    assert trouble is not None
+    assert "variable VLLM_ENGINE_READY_TIMEOUT_S: " in str(trouble.error)
+
+
+@engine
 def test_folder_of_this_host_stands_beside_the_containers(
     runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -78,7 +78,8 @@ class Question:
 
     `indices` tells for each of them where it stands among the words of command and args; None: nobody wrote it.
     `paths` maps folders in the container to folders on this host. `mounted`: whoever is asked finds them where the
-    container does. `image` is the ID of the local image that `python` is in; empty: it is this host's.
+    container does. `image` is the ID of the local image that `python` is in; empty: it is this host's. `given` are the
+    variables that git sets.
     """
 
     python: Path
@@ -88,6 +89,7 @@ class Question:
     paths: Mapping[str, str]
     mounted: bool = False
     image: str = ""
+    given: frozenset[str] = frozenset()
 
     @property
     def engine(self) -> str:
@@ -175,7 +177,8 @@ def question(
     seen = {} if mounted else model_paths
     env = environment(container.env, container.hidden, engine, seen, Folders(home, "/tmp"))  # noqa: S108 - the system's own
     python = engine.python or Path(server.python)
-    return Question(python, server.flags, server.indices, env, dict(model_paths), mounted)
+    given = frozenset(container.env.keys() - engine.env.keys())
+    return Question(python, server.flags, server.indices, env, dict(model_paths), mounted, given=given)
 
 
 def unsupported(

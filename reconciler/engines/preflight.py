@@ -280,7 +280,8 @@ class PreflightRunner:
         """One process from start to end. Raises Retryable."""
         paths = {} if asked.mounted else dict(asked.paths)
         ours = {"added": ADDED, "dispensable": sorted(DISPENSABLE), "oldest": OLDEST_VLLM}
-        request = json.dumps({"argv": asked.argv, "paths": paths, **ours}).encode()
+        what = {"argv": asked.argv, "paths": paths, "variables": sorted(asked.given)}
+        request = json.dumps({**what, **ours}).encode()
         with contextlib.ExitStack() as stack:
             with self._lock:
                 if self._closed:
@@ -402,7 +403,13 @@ def key_of(asked: Question) -> str:
     for mount, local in asked.paths.items():
         env = {name: value.replace(local, mount) for name, value in env.items()}
     models = {mount: _model_digest(local) for mount, local in asked.paths.items()}
-    parts = [*engine_parts(asked.python, asked.image), asked.argv, sorted(env.items()), sorted(models.items())]
+    parts = [
+        *engine_parts(asked.python, asked.image),
+        asked.argv,
+        sorted(env.items()),
+        sorted(asked.given),
+        sorted(models.items()),
+    ]
     return hashlib.sha256(json.dumps([*parts, _PROBE]).encode()).hexdigest()[:32]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,32 @@ def check_loads(args: argparse.Namespace, config: Any, options: list[Option]) ->
         index = given[-1].index if given else None
         raise Unimportable(f"--{dest.replace('_', '-')}: {fault}", index)
     return tokenizer_faults(config, options)
+
+
+def check_variables(request: dict[str, Any]) -> list[Finding]:
+    """What vLLM cannot read of its variables; some it reads only once the server runs. Raises Environment.
+
+    Those that git does not set are this host's.
+    """
+    readers = getattr(vllm_module("vllm.envs"), "environment_variables", {})
+    findings = []
+    for name in sorted(os.environ.keys() & readers.keys()):
+        try:
+            readers[name]()
+        except Exception as error:
+            text = f"variable {name}: {describe(error)}"
+            if name not in request.get("variables", ()):
+                raise Environment(text) from error
+            findings.append(Finding(text))
+    return findings
+
+
+def vllm_module(name: str) -> Any:
+    """None where this version has none of that name."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
 
 
 def unimportable(args: argparse.Namespace) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """Ask the installed vLLM whether it would accept these arguments. Run by the workload's interpreter, never by ours.
 
-Standard input: `{"argv": [flags of the server], "paths": {path in the container: path on this host}, "added": [flags
-that the reconciler adds], "dispensable": [those it can do without], "oldest": the oldest vLLM that it serves}`.
+Standard input: `{"argv": [flags of the server], "paths": {path in the container: path on this host}, "variables":
+[names that git sets], "added": [flags that the reconciler adds], "dispensable": [those that it can do without],
+"oldest": the oldest vLLM that it serves}`.
 Standard output: one JSON object, either the verdict
 
     {"vllm", "parsed", "gpus", "errors": [{"message", "index", "others"}], "warnings": [...],
@@ -24,7 +25,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reconciler.engines.preflight_loads import Unimportable, check_loads
+    from reconciler.engines.preflight_loads import Unimportable, check_loads, check_variables
     from reconciler.engines.preflight_parser import Engine, Environment, Refused, Unknown
     from reconciler.engines.preflight_text import (
         Finding,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     )
 else:
     # A script finds its neighbours by their bare names.
-    from preflight_loads import Unimportable, check_loads
+    from preflight_loads import Unimportable, check_loads, check_variables
     from preflight_parser import Engine, Environment, Refused, Unknown
     from preflight_text import (
         Finding,
@@ -318,6 +319,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     lacks = lacking(engine, request)
     args, findings = parse_all(engine, argv)
     config, deep = None, False
+    findings += check_variables(request)
     if args is not None and not findings:
         findings = unnamed_model(engine, args, argv) + check_all(engine, args, argv)
         deep = os.path.exists(args.model)
