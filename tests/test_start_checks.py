@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from reconciler.engines import preflight
+from reconciler.engines.launch import Launch
 from reconciler.engines.limits import LONGEST_STRING, ring_bytes, too_large, unfit_arguments, unfit_variables
+from reconciler.errors import Unstartable
+from reconciler.inventory import Inventory
 from reconciler.model import AskPreflight, Desired, EnvVar, Observed, Origin, Reason
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.store import StoredSecret
 from reconciler.targets import room
+from reconciler.targets.gpus import Gpus
 from reconciler.targets.host import HostTarget
 from reconciler.targets.interpreters import Interpreters
+from reconciler.targets.systemd.supervisor import UnitSupervisor
 from tests.test_engine_preflight import fake_python
 from tests.test_preflights import SPEC, Disk
-from tests.world import eventually
+from tests.world import eventually, record
+
+if TYPE_CHECKING:
+    from reconciler.targets.systemd.manager import Manager
 
 BIG = "x" * 200_000
 LINE = Origin("box/a.yaml", 17)
@@ -217,3 +227,33 @@ def test_preflight_that_fails_again_and_again_blocks_with_the_variables_line(dis
     assert "variable VLLM_USE_TEA: preflight with" in reason.message
     assert "invalid literal for int() with base 10: 'much'" in reason.message
     assert not seen.preflights, "nobody's arguments are refused for it"
+
+
+# ---------------------------------------------------------------- units
+
+
+def unit_obstacles(folder: Path, user: str, **more: object) -> list[str]:
+    """What stands in the way of a unit with these variables; nothing of systemd is needed to tell."""
+    launch = Launch((sys.executable, "-m", "x"), {"HOME": "/var/cache/reconciler/x"}, "/tmp")
+    units = UnitSupervisor("box", user, Inventory(folder), Gpus(()), cast("Manager", None))
+    return [reason.code for reason in units.obstacles(record(), replace(launch, **more))]
+
+
+def test_unit_of_a_user_who_is_not_there_cannot_start(tmp_path: Path) -> None:
+    assert unit_obstacles(tmp_path, "nobody-of-this-name") == ["NoUser"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes units")
+def test_unit_takes_no_larger_credential_than_systemd(tmp_path: Path) -> None:
+    env = {"HOME": "/var/cache/reconciler/x"} | {f"SECRET_{n}": "x" * 100_000 for n in range(11)}
+    hidden = frozenset(env) - {"HOME"}
+    assert unit_obstacles(tmp_path, "root", env=env, hidden=hidden) == ["TooLargeToStart"]
+    fewer = {name: env[name] for name in list(env)[:9]}
+    assert unit_obstacles(tmp_path, "root", env=fewer, hidden=hidden) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes units")
+def test_word_that_no_unit_can_hold_is_the_specs_fault(tmp_path: Path) -> None:
+    env = {"HOME": "/var/cache/reconciler/x", "a.b": "secret"}
+    with pytest.raises(Unstartable, match=r"cannot hide the variable 'a\.b'"):
+        unit_obstacles(tmp_path, "root", env=env, hidden=frozenset({"a.b"}))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from reconciler.engines.launch import Launch, Question, origin_of_word
 from reconciler.engines.limits import unfit_arguments, unfit_variables
-from reconciler.errors import Retryable, Terminal
+from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import Desired, EffectiveSpec, Lease, Origin, Reason, ReplicaId, Start
 from reconciler.targets.file_checks import UNKNOWN, unusable_files
@@ -53,8 +53,10 @@ class StartChecks:
         except Retryable:
             # A Secret or an image is not there yet, and others say so.
             return Obstacles()
-        except Terminal as error:
+        except Unstartable as error:
             return Obstacles(refused=(Reason("CannotStart", str(error), wish.origin),))
+        except Terminal as error:
+            return Obstacles(blocked=(Reason("CannotStart", str(error), wish.origin),))
         return Obstacles(tuple(refused), tuple(blocked))
 
     def _rehearsed(self, wish: Desired, spec: EffectiveSpec) -> Start:
