@@ -77,13 +77,15 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str]
         return ("StoppedByHand", replica.drift)
     if not replica.alive:
         status = "" if replica.exit_code is None else f" with status {replica.exit_code}"
-        return ("Crashed", f"the engine ended{status} {when}")
+        killed = "; SIGKILL is what the kernel sends when memory is short" if replica.exit_code == -9 else ""
+        return ("Crashed", f"the engine ended{status} {when}{killed}")
     if replica.healthy is False:
         return ("EngineDead", f"the engine's core died {when}; /health answers 503")
     if replica.silence is Silence.HUNG:
         return ("Hung", f"the engine hangs: {replica.silent_why}")
     # One that answers is ready, though a full disk may keep us from writing that down.
-    if replica.ready_at is None and not replica.ready_now and now - replica.created_at > patience.ready_timeout:
+    waited = now - max(replica.created_at, replica.watched_since)
+    if replica.ready_at is None and not replica.ready_now and waited > patience.ready_timeout:
         return ("NotReadyInTime", f"not ready within {patience.ready_timeout:g} s of its start")
     return None
 

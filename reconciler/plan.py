@@ -21,6 +21,7 @@ from reconciler.model import (
     Quarantine,
     Reason,
     Replica,
+    Restart,
     ServiceId,
     ServiceRoute,
     SetRoutes,
@@ -150,6 +151,7 @@ def _situations(
     by_service = _by_service(failures)
     of_all = tuple(one for one in failures if not one.services)
     starting_on = frozenset(_starting_on(observed, patience))
+    all_died = _have_all_died(observed)
     for key in wanted.keys() | replicas.keys() | observed.owned.keys() | observed.routes.keys():
         want, owned = wanted.get(key), observed.owned.get(key)
         mine = tuple(replicas.get(key, ()))
@@ -171,6 +173,7 @@ def _situations(
             route=observed.routes.get(key),
             starting_on=starting_on,
             staging=observed.staging,
+            all_died=all_died,
             failures=(*by_service.get(key, ()), *of_all),
             images=observed.images,
             leaving=reason_to_leave(desired, key, owned, mine) if want is None else None,
@@ -183,6 +186,24 @@ def _by_service(failures: Collection[Failure]) -> Mapping[ServiceId, list[Failur
         for service in failure.services:
             found.setdefault(service, []).append(failure)
     return found
+
+
+def _have_all_died(observed: Observed) -> bool:
+    """Did everything that we keep here end at once? No commit does that: it counts as a restart of the host.
+
+    Either the proxy is gone as well, or several services are, one of which had proved itself.
+    """
+    kept = [r for r in observed.replicas if r.spawned and r.stopping_at is None and not r.rebooted]
+    if not kept or any(r.alive and r.restarted is not Restart.CRASHED for r in kept):
+        return False
+    return not observed.proxy_ready or (
+        len({r.service for r in kept}) > 1 and any(_is_promoted(observed, r) for r in kept)
+    )
+
+
+def _is_promoted(observed: Observed, replica: Replica) -> bool:
+    owned = observed.owned.get(replica.service)
+    return owned is not None and owned.promoted is not None and owned.promoted.digest == replica.digest
 
 
 def _starting_on(observed: Observed, patience: Patience) -> Iterator[str]:

@@ -172,6 +172,20 @@ def test_a_commit_that_is_taken_back_while_the_old_one_drains_takes_it_back():
     assert not any(isinstance(action, Start) for action in host.log[since:])
 
 
+def test_undrain_starts_no_surplus_replica():
+    host = Host(busy_seconds=5)
+    commit = state(wanted("a", "good1", 2))
+    host.converge(commit)
+    began = len(host.log)
+    host.step(replace(commit, cordon=Reason("Cordoned", "closed")))
+    host.now += 0.5
+    assert not host.serving("a")
+    host.converge(commit)
+    assert kinds(host, began).count("Undrain") == 2
+    assert "Start" not in kinds(host, began)
+    assert len(host.serving("a")) == 2
+
+
 def test_a_newer_commit_cancels_a_start_that_is_not_ready():
     host, _ = served(start_seconds=20.0)
     second, third = state(wanted("a", "good2")), state(wanted("a", "good3"))
@@ -365,6 +379,54 @@ def test_rollout_while_another_is_on_trial_drains_the_unproven_replica():
     drained = [action.replica.serial for action in host.log[began:] if isinstance(action, Drain)]
     assert [serial.split("-")[0] for serial in drained] == ["good2"]
     assert (wanted("a", "crash3").id, "crash3-a") in host.quarantines
+
+
+def test_processes_that_all_end_at_once_are_neither_a_crash_loop_nor_a_bad_commit():
+    host = Host()
+    host.converge(state(wanted("a", "good1"), wanted("b", "good1")))
+    commit = state(wanted("a", "good2"), wanted("b", "good1"))
+    while not any(r.digest == "good2-a" for r in host.replicas.values()):
+        host.step(commit)
+        host.now += 0.5
+    for _ in range(3):
+        host.replicas = {key: replace(r, alive=False) for key, r in host.replicas.items()}
+        for _ in range(4):
+            host.step(commit)
+            host.now += 0.5
+    host.converge(commit)
+    assert not host.quarantines
+    assert not any(owned.crashes for owned in host.owned.values())
+    assert [r.digest for r in host.serving("a")] == ["good2-a"]
+
+
+def test_engine_that_dies_with_the_proxy_is_not_blamed_but_not_for_ever():
+    host = Host()
+    commit = state(wanted("a", "good1"))
+    deaths = 0
+    while not host.quarantines:
+        host.step(commit)
+        host.now += 0.5
+        if any(r.alive for r in host.replicas.values()):
+            deaths += 1
+            host.replicas = {key: replace(r, alive=False) for key, r in host.replicas.items()}
+            host.proxy = False
+    assert deaths == 4
+
+
+def test_replica_that_daemon_and_engine_could_not_serve_in_time_is_given_more():
+    host = Host()
+    commit = state(wanted("a", "never1"))
+    while not host.replicas:
+        host.step(commit)
+        host.now += 0.5
+    ((key, replica),) = host.replicas.items()
+    host.now += 1000
+    host.replicas[key] = replace(replica, watched_since=host.now)
+    host.step(commit)
+    assert not host.quarantines
+    host.now += PATIENCE.ready_timeout + 1
+    host.step(commit)
+    assert host.quarantines
 
 
 def test_a_taken_port_is_nobodys_fault():

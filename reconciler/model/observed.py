@@ -123,6 +123,7 @@ class Replica:
     nothing. `run` names this run of it: another process, another name. `restarted` is set until it is decided what that
     means; `again` says why it has to get ready once more, until it is. `image` is the ID of the local image that it
     runs in; empty: an interpreter of the host stands in for it. `silent_why` says what `silence` rests on.
+    `watched_since` is when its time to get ready began to count, if that is later than its start.
     `at_proxy` counts requests at the proxy alone, `most_in_flight` the most that ran at once while it drained.
     """
 
@@ -159,6 +160,7 @@ class Replica:
     silent_why: str = ""
     at_proxy: int | None = None
     most_in_flight: int = 0
+    watched_since: float = 0.0
 
     @property
     def service(self) -> ServiceId:

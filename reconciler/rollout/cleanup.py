@@ -73,9 +73,10 @@ def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> 
         return s
     if is_hosts_fault(replica) and not s.is_proven(replica.digest):
         return _excuse(s, replica, reason, steps)
-    if is_crowded_out(replica.last_words) and s.owned and is_excused(s.owned.conflicts, s.now):
-        steps.records.append(NoteCrash(replica.id, replica.run, s.now, reason.message, conflict=True))
-        return replace(s, owned=replace(s.owned, conflicts=(*s.owned.conflicts, s.now)))
+    if (s.all_died or is_crowded_out(replica.last_words)) and s.owned and is_excused(s.owned.conflicts, s.now):
+        text = f"all processes of this host ended at once: {reason.message}" if s.all_died else reason.message
+        steps.records.append(NoteCrash(replica.id, replica.run, s.now, text, conflict=True))
+        return replace(s, owned=replace(s.owned, conflicts=(*{*s.owned.conflicts, s.now},)))
     if s.is_proven(replica.digest):
         steps.records.append(NoteCrash(replica.id, replica.run, s.now, reason.message))
         # All that die at once are one incident.
@@ -159,8 +160,8 @@ def relabel(s: Situation, aim: Aim, steps: Steps) -> Situation:
     return replace(s, replicas=tuple(labelled))
 
 
-def finish_drains(s: Situation, aim: Aim, steps: Steps) -> None:
-    """Stop what is drained or out of time; take back what is wanted again."""
+def finish_drains(s: Situation, aim: Aim, steps: Steps) -> Situation:
+    """Stop what is drained or out of time; take back what is wanted again, and count on it from here on."""
     wanted = _wanted_again(s, aim)
     for replica in s.of(Life.DRAINING):
         steps.look(s.now + SOON)
@@ -181,6 +182,9 @@ def finish_drains(s: Situation, aim: Aim, steps: Steps) -> None:
             text = f"drain deadline of {s.drain_timeout:g} s reached; {running} running requests are cut"
             steps.processes.append(Stop(replica.id, text, cut=cut))
         steps.say(f"draining {replica.id.serial}" + (f": {cut} requests running" if cut else ""))
+    if not wanted:
+        return s
+    return replace(s, replicas=tuple(replace(r, draining_at=None) if r.id in wanted else r for r in s.replicas))
 
 
 def _wanted_again(s: Situation, aim: Aim) -> set[ReplicaId]:

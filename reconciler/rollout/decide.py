@@ -48,7 +48,7 @@ def decide(s: Situation, ledger: Ledger) -> Decision:
     aim = find_aim(_with_room(s, ledger))
     _note_aim(s, aim, steps)
     s = cleanup.relabel(s, aim, steps)
-    cleanup.finish_drains(s, aim, steps)
+    s = cleanup.finish_drains(s, aim, steps)
     move(s, aim, ledger, steps)
     end_hung(s, aim, steps)
     if any(one.code == CROWDED for one in steps.lacking):

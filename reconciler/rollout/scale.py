@@ -283,7 +283,7 @@ def _watch(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -
                 steps.look(s.now + 1)
         elif replica.ready_at is None:
             steps.say(f"starting {replica.id.serial}" + (f": {replica.again}" if replica.again else ""))
-            steps.look(min(s.now + 1, replica.created_at + s.patience.ready_timeout))
+            steps.look(s.now + 1)
         elif replica.silence:
             steps.say(f"{replica.id.serial}: {replica.silent_why}")
             steps.look(s.now + _SILENT_LOOK)

@@ -32,7 +32,7 @@ class Situation:
 
     `keep` says why a service that git does not show, or not for this host, is not pruned; None means that it may go.
     `cordon` says why nothing at all may run on this host. `failures` are its actions that failed.
-    `has_room`: git's digest could start beside all that runs.
+    `has_room`: git's digest could start beside all that runs. `all_died`: everything on this host ended at once.
     `starting_on` are shared GPUs on which a replica starts. `leaving` says why it goes, if git did not delete it.
     `blockers` say why this host cannot start git's digest now.
     """
@@ -56,6 +56,7 @@ class Situation:
     staging: Mapping[str, Staging] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     has_room: bool = False
+    all_died: bool = False
     images: Mapping[str, Staging | None] = field(default_factory=dict)
     leaving: Reason | None = None
 

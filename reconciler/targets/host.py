@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +63,7 @@ from reconciler.targets.gpus import Gpus
 from reconciler.targets.kinds import make_begin, make_fetcher, make_images, make_supervisor, prepare_shutdown
 from reconciler.targets.liveness import Limits, Witness
 from reconciler.targets.machine import Machine
+from reconciler.targets.pauses import PAUSED, Pauses
 from reconciler.targets.preflights import Preflights
 from reconciler.targets.probing import Probes, Sight
 from reconciler.targets.questions import EngineQuestions
@@ -75,6 +77,7 @@ from reconciler.targets.workload import Workloads
 
 _PROXY = "proxy"
 _CRASHES_KEPT = 10
+_SETTLE = 0.3
 _RUNS_KEPT = 64
 _LAST_WORDS = 60
 # A traceback through several processes is long; the line that counts may stand far above its end.
@@ -108,6 +111,8 @@ class HostTarget:
         self._recovered = False
         self._closed = False
         self._clock = Clock()
+        self._pauses = Pauses(self._clock.now())
+        self._dead: frozenset[str] = frozenset()
         self._gpus = gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
         self._reserved = reserved
@@ -137,6 +142,7 @@ class HostTarget:
             raise Retryable(f"target {self.name}: let go already; whoever took it over goes on")
         if not self._lock.is_held:
             self._lock.acquire()
+            self._clock.watch()
             self._supervisor.subscribe(self._wake)
             self._stager.subscribe()
             self._proxy_watch.start()
@@ -154,6 +160,7 @@ class HostTarget:
     def close(self) -> None:
         """End threads. What serves keeps serving."""
         self._closed = True
+        self._clock.close()
         self._probes.close()
         self._proxy_watch.close()
         self._preflights.close()
@@ -182,7 +189,7 @@ class HostTarget:
                 self._clock.follow()
                 now = self._clock.now()
             owned = self._inventory.services()
-            states = self._supervisor.list(records)
+            states = self._states(records)
             reserved = self._reserved()
             ports = (*reserved.ports, *(record.lease.port for record in records))
             capacity = self._machine.capacity(ports)
@@ -201,13 +208,17 @@ class HostTarget:
                 self._preflights.tidy(owned)
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
+        paused = self._pauses.look(records, now)
         self._probes.watch(self._subjects.of(records, states))
         proxy = self._proxy.observe()
         self._watch_proxy()
         return Observed(
             target=self.name,
             at=now,
-            replicas=tuple(self._replica(record, states[record.id], proxy, now) for record in records),
+            replicas=tuple(
+                self._replica(record, states[record.id], proxy, now, PAUSED if record.id in paused else record.again)
+                for record in records
+            ),
             capacity=capacity,
             owned=owned,
             routes=proxy.applied,
@@ -250,9 +261,22 @@ class HostTarget:
         if self._proxy_exit is not None and (found := self._proxy.find_process()) is not None:
             self._proxy_exit.watch(found)
 
-    def _replica(self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float) -> Replica:
+    def _states(self, records: Sequence[ReplicaRecord]) -> Mapping[ReplicaId, ProcessState]:
+        """What is there of each. Those that die together do not do so in one moment: a new death is let settle."""
+        states = self._supervisor.list(records)
+        dead = frozenset(_run_of(one) for one in records if not states[one.id].alive and one.stopping_at is None)
+        if not dead <= self._dead:
+            time.sleep(_SETTLE)
+            states = self._supervisor.list(records)
+        self._dead = dead
+        return states
+
+    def _replica(
+        self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float, again: str
+    ) -> Replica:
         sight = self._probes.sight(record.id)
-        late = record.ready_at is None and now - record.created_at > self._settings.rollout.ready_timeout
+        since = max(record.created_at, self._pauses.watched_since(record.id))
+        late = record.ready_at is None and now - since > self._settings.rollout.ready_timeout
         failed = state.spawned and (not state.alive or sight.healthy is False or late)
         failed = failed or state.restarted is Restart.CRASHED
         words = self._supervisor.logs(record.id, _LINES_TO_BLAME) if failed else ()
@@ -282,7 +306,8 @@ class HostTarget:
             drift=state.drift,
             run=_run_of(record),
             restarted=state.restarted,
-            again=record.again,
+            again=again,
+            watched_since=self._pauses.watched_since(record.id),
             image=record.image,
             translation=record.translation,
             last_words=words[-_LAST_WORDS:],
