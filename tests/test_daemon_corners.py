@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from reconciler.config import Settings
-from reconciler.loop.daemon import _pause, _read_again, _Signals
+from reconciler.loop.daemon import Daemon, _pause, _read_again, _Signals
 
 
 @pytest.fixture
@@ -50,6 +50,10 @@ def test_a_new_state_dir_is_refused_while_the_daemon_runs(tmp_path: Path):
         path.write_text(yaml.safe_dump({"source": {"url": "/x"}, "state_dir": folder, "targets": [target]}))
         return Settings.load(path)
 
-    known = written("/a")
-    written("/b")
-    assert _read_again(tmp_path / "config.yaml", known) is known
+    daemon = Daemon(written(str(tmp_path / "a")))
+    written(str(tmp_path / "b"))
+    assert _read_again(tmp_path / "config.yaml", daemon) is daemon.settings
+    (entry,) = daemon.history(None, 9)
+    assert entry["event"] == "config_rejected"
+    assert "state_dir" in entry["message"]
+    daemon.stop()

@@ -184,6 +184,14 @@ def test_changed_config_is_told_without_its_secrets(tmp_path: Path) -> None:
     )
 
 
+def test_refused_config_is_told(tmp_path: Path) -> None:
+    history = History(tmp_path / "state.db")
+    SourceJournal(history).refused_config(Terminal("config.yaml: targets[0].paths: required"))
+    (entry,) = history.entries(9)
+    assert entry["event"] == "config_rejected"
+    assert "targets[0].paths" in entry["message"]
+
+
 # ---------------------------------------------------------------- asking for a part
 
 

@@ -56,7 +56,7 @@ def run_daemon(settings: Settings, path: Path) -> int:
     daemon = _begin(settings)
     while _mind(daemon, signals):
         known = daemon.settings
-        wanted = _read_again(path, known)
+        wanted = _read_again(path, daemon)
         daemon.stop()
         logs.configure(wanted.log)
         daemon = _begin(wanted, fallback=known)
@@ -74,8 +74,9 @@ def _begin(settings: Settings, fallback: Settings | None = None) -> Daemon:
     except ReconcileError as error:
         if fallback is None:
             raise
-        log.error("config_rejected", error=str(error), kept="the settings that were in force")
-        return _begin(fallback)
+        daemon = _begin(fallback)
+        daemon.note_refused_config(error)
+        return daemon
     notify("READY=1")
     return daemon
 
@@ -93,7 +94,8 @@ def _mind(daemon: Daemon, signals: _Signals) -> bool:
     return True
 
 
-def _read_again(path: Path, settings: Settings) -> Settings:
+def _read_again(path: Path, daemon: Daemon) -> Settings:
+    settings = daemon.settings
     try:
         wanted = Settings.load(path)
         if wanted.state_dir != settings.state_dir:
@@ -102,7 +104,7 @@ def _read_again(path: Path, settings: Settings) -> Settings:
         TargetRegistry(wanted.state_dir).check(wanted)
         return wanted
     except ReconcileError as error:
-        log.error("config_rejected", error=str(error), kept="the settings that were in force")
+        daemon.note_refused_config(error)
         return settings
 
 
@@ -186,6 +188,11 @@ class Daemon:
         log.info(
             "started", version=__version__, source=shown_address(self.settings.source.url), targets=len(self._places)
         )
+
+    def note_refused_config(self, error: ReconcileError) -> None:
+        """Tell that a config was read and is not followed."""
+        log.error("config_rejected", error=str(error), kept="the settings that were in force")
+        self._source_journal.refused_config(error)
 
     def stop(self) -> None:
         """End threads and servers; what serves keeps serving."""

@@ -41,6 +41,10 @@ class SourceJournal:
             self._said = ""
             self._history.note("", revision, "", "source_recovered", "git is read again", time.time(), (_SOURCE, ""))
 
+    def refused_config(self, error: Exception) -> None:
+        """Tell that a config was read and cannot be used; the one before stays."""
+        self._history.note("", "", "", "config_rejected", f"{error}; the settings before it stay", time.time())
+
     def compare_config(self, settings: Settings) -> None:
         """Tell what of the config decides over services and is not as it was."""
         for name, facts in (("", _source_facts(settings)), *((each.name, _facts(each)) for each in settings.targets)):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-from pathspec import GitIgnoreSpec
-from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+from typing import TYPE_CHECKING
 
 from reconciler.errors import ManifestError
 from reconciler.model import Origin, Reason
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 SUFFIXES = (".yaml", ".yml", ".json")
 IGNORE_FILE = ".reconcilerignore"
@@ -109,6 +111,9 @@ def _folders_of(path: str) -> list[str]:
 
 
 def _parsed(data: bytes, file: str) -> _Rules:
+    # Most trees have no such file, and a command need not wait for what it does not use.
+    from pathspec import GitIgnoreSpec
+
     if len(data) > MAX_IGNORE_BYTES:
         raise ManifestError(file, 1, "", f"larger than {MAX_IGNORE_BYTES >> 10} KiB; write fewer patterns")
     try:
@@ -129,6 +134,8 @@ def _parsed(data: bytes, file: str) -> _Rules:
 def _pattern(file: str, number: int, line: str) -> Iterable[GitIgnoreSpecPattern]:
     if len(line) > MAX_PATTERN_LENGTH:
         raise ManifestError(file, number, "", f"a pattern has {MAX_PATTERN_LENGTH} characters at most; split it")
+    from pathspec import GitIgnoreSpec
+
     try:
         return GitIgnoreSpec.from_lines([line]).patterns
     except (ValueError, re.error):
