@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.build import RESTART, is_outdated
+from reconciler.build import RESTART
 from reconciler.cli.shared import (
     NO,
     OK,
@@ -19,12 +18,13 @@ from reconciler.cli.shared import (
     checked,
     client_of,
     options,
+    outdated_daemon,
     print_json,
     show,
     tell,
     to_seconds,
+    understood,
 )
-from reconciler.errors import Retryable
 
 if TYPE_CHECKING:
     from reconciler.report.status import Document
@@ -49,9 +49,10 @@ def status(config: str | None, service: str | None, watch: bool, output: str) ->
 
     client = client_of(config)
     if watch:
-        return _watch(client, service, output)
-    document = client.status()
-    with _understood(document):
+        with understood(client):
+            return _watch(client, service, output)
+    with understood(client):
+        document = client.status()
         if service:
             document = only(document, resolve_service(document, service))
         if output == "json":
@@ -61,30 +62,15 @@ def status(config: str | None, service: str | None, watch: bool, output: str) ->
         return OK if judge(document).converged else NO
 
 
-@contextmanager
-def _understood(document: Document) -> Iterator[None]:
-    """A daemon of another version may not tell everything that this one shows."""
-    try:
-        yield
-    except KeyError as missing:
-        if "daemon" in document and (outdated := _outdated(document)):
-            raise Retryable(f"{outdated}, and its status lacks {missing}; {RESTART}") from None
-        raise
-
-
 def _status_text(document: Document, *, detail: bool) -> Iterable[Block]:
     import time
 
     from reconciler.report.text import stale_blocks, status_blocks
 
     wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE
-    outdated = _outdated(document)
+    outdated = outdated_daemon(document)
     said = ("", f"{outdated}: `{RESTART}` (models go on serving)") if outdated else ()
     return (*status_blocks(document, wide=wide, detail=detail), *stale_blocks(document, time.time()), *said)
-
-
-def _outdated(document: Document) -> str:
-    return is_outdated(document["daemon"]["version"], document["daemon"].get("build"))
 
 
 def _watch(client: DaemonClient, service: str | None, output: str) -> int:

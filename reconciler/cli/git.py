@@ -18,6 +18,7 @@ from reconciler.cli.shared import (
     show,
     tell,
     to_seconds,
+    understood,
 )
 
 if TYPE_CHECKING:
@@ -111,7 +112,9 @@ def _synced(settings: Settings, timeout: float) -> Document:
             click.echo(line, err=True)
 
     if answers(settings.socket_path):
-        return follow_sync(DaemonClient(settings.socket_path), timeout, progress)
+        client = DaemonClient(settings.socket_path)
+        with understood(client):
+            return follow_sync(client, timeout, progress)
     from reconciler.loop import sync as sync_here
 
     log_to_stderr()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from datetime import time as clock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from reconciler.build import RESTART, is_outdated
+from reconciler.errors import Retryable
+
 if TYPE_CHECKING:
     from reconciler.config import Settings
+    from reconciler.report.status import Document
     from reconciler.report.text import Block
     from reconciler.web.client import DaemonClient
 
@@ -50,6 +54,23 @@ def client_of(config: str | None) -> DaemonClient:
     from reconciler.web.client import DaemonClient
 
     return DaemonClient(settings_of(config).socket_path)
+
+
+@contextmanager
+def understood(client: DaemonClient) -> Iterator[None]:
+    """A daemon that is older than this command may lack something in its status. Raises Retryable then."""
+    try:
+        yield
+    except KeyError as missing:
+        document = client.status()
+        if "daemon" in document and (outdated := outdated_daemon(document)):
+            raise Retryable(f"{outdated}, and its status lacks {missing}; {RESTART}") from None
+        raise
+
+
+def outdated_daemon(document: Document) -> str:
+    """Why the daemon does not run what is installed here; empty when it does."""
+    return is_outdated(document["daemon"]["version"], document["daemon"].get("build"))
 
 
 def log_to_stderr() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode
 
+from reconciler.build import RESTART
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.report.status import Document
 from reconciler.web.unix import connect, peer_uid
@@ -112,5 +113,8 @@ def _understood(status: int, data: bytes) -> Document:
         answer = {"error": data[:200].decode("utf-8", "replace")}
     if status == 200 and isinstance(answer, dict):
         return answer
+    if status == 404 and data == b"Not Found":
+        # Our own refusals are JSON.
+        raise Refused(f"the daemon is older than this command and does not know this; {RESTART}")
     message = str(answer.get("error") if isinstance(answer, dict) else answer)
     raise Terminal(message) if status in (400, 404) else Refused(message)
