@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from reconciler.build import RESTART
 from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.report.older import completed
 from reconciler.report.status import Document
 from reconciler.web.unix import connect, peer_uid
 
@@ -33,7 +34,9 @@ class DaemonClient:
         self._timeout = timeout
 
     def status(self) -> Document:
-        return self._ask("GET", "/status")
+        """Complete, also where the daemon is older than we are."""
+        document = self._ask("GET", "/status")
+        return completed(document) if "targets" in document else document
 
     def history(
         self, service: str | None, limit: int, since: str | None = None, revision: str | None = None

@@ -1,0 +1,39 @@
+"""The status of a daemon that is older than whoever reads it: what it does not tell yet is filled in as unknown. Pure.
+
+After an upgrade of the package the daemon goes on with its old code until it is restarted, and must stay readable.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reconciler.report.status import Document
+
+_COUNTS = {"drained": 0, "lost": 0, "refused": 0}
+_ROOT: Document = {"leftovers": []}
+_REVISION: Document = {"fullyApplied": None, "heldUpBy": []}
+_TARGET: Document = {"suspension": None, "drained": None, "proxyBreak": "", "lastFailure": None}
+_SERVICE: Document = {
+    "suspension": None,
+    "outdated": [],
+    "canary": None,
+    "kept": None,
+    "lastFailure": None,
+    "requests": _COUNTS | {"rollout": _COUNTS | {"revision": ""}},
+}
+_REPLICA: Document = {"canary": False, "silence": ""}
+
+
+def completed(status: Document) -> Document:
+    """The document with every key that newer ones have. Raises KeyError for what was never a status."""
+    targets = [_target(one) for one in status["targets"]]
+    return {**_ROOT, **status, "revision": {**_REVISION, **status["revision"]}, "targets": targets}
+
+
+def _target(target: Document) -> Document:
+    services = [_service(one) for one in target["services"]]
+    return {**_TARGET, **target, "revision": {**_REVISION, **target["revision"]}, "services": services}
+
+
+def _service(service: dict[str, Any]) -> Document:
+    return {**_SERVICE, **service, "replicas": [{**_REPLICA, **one} for one in service["replicas"]]}
