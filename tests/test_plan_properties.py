@@ -117,6 +117,7 @@ hosts = st.builds(
     start_seconds=st.sampled_from((0.5, 2.0, 5.0)),
     stagger=st.sampled_from((0.0, 3.0)),
     busy_seconds=st.sampled_from((0.0, 1.0, 5.0, 100.0)),
+    ports=st.sampled_from((1, 2, 3, 100)),
 )
 histories = st.lists(st.tuples(commits(), st.integers(0, 40)), min_size=1, max_size=5)
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from reconciler.config import HostTarget, Settings
 from reconciler.cordon import Cordon
 from reconciler.errors import Retryable
+from reconciler.inventory import Inventory
 from reconciler.loop.journal import Journal
 from reconciler.loop.parts import make_folder, make_history
 from reconciler.loop.turn import Turner
 from reconciler.model import Action, Desired, Fetch, File, Observed, Snapshot, Staging, Start, Unstage
 from reconciler.suspension import HostDrain, Suspension
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.process import ProcessSupervisor
 from reconciler.web.metrics import Metrics
 from tests.simulation import Host
+from tests.world import StandinLaunch, record
 
 HOST = """
 apiVersion: reconciler/v1alpha1
@@ -49,6 +57,8 @@ class Target:
     def __init__(self) -> None:
         self.host = Host()
         self.refused: set[str] = set()
+        self.proven = ""
+        self.start_really: Callable[[], None] | None = None
 
     def observe(self, wanted: tuple[Desired, ...]) -> Observed:
         return self.host.observe()
@@ -56,6 +66,8 @@ class Target:
     def perform(self, action: Action) -> None:
         if isinstance(action, Start) and (action.replica.service.name == "broken" or action.digest in self.refused):
             raise Retryable("no luck")
+        if isinstance(action, Start) and self.start_really and action.digest != self.proven:
+            self.start_really()
         if isinstance(action, Unstage):
             raise Retryable("the disk is read-only")
         self.host.perform(action)
@@ -129,6 +141,40 @@ def test_failed_start_is_not_tried_sooner_by_a_new_daemon(tmp_path: Path):
     again.retry("default/broken")
     assert [type(action) for action in again.turn(snapshot("broken")).plan.actions] == [Start]
     again.close()
+
+
+@pytest.mark.parametrize("blamed", [True, False], ids=["variable_of_200_kB", "interpreter_gone"])
+def test_rollout_whose_process_cannot_be_started_brings_the_last_good_back(tmp_path: Path, blamed: bool):
+    (tmp_path / "x").mkdir()
+    turns, target = turner(tmp_path)
+    target.host.ports = 1
+    gone = tmp_path / "python"
+    gone.symlink_to(tmp_path / "its-base-is-gone")
+    supervisor = ProcessSupervisor(Inventory(tmp_path / "real"), Gpus(()))
+    words = (sys.executable,) if blamed else (str(gone),)
+    launch = StandinLaunch(words, {"BUNDLE": "x" * 200_000} if blamed else {}, str(tmp_path / "tmp"))
+    while not target.host.owned or not next(iter(target.host.owned.values())).promoted:
+        turn = turns.turn(snapshot("fine"))
+        target.host.now += max(turn.again_in or 0, 0.02)
+    (good,) = (one.digest for one in target.host.replicas.values())
+    target.proven, target.start_really = good, lambda: supervisor.start(record(), launch)
+    newer, until = snapshot("fine", seed=2, revision="2" * 40), target.host.now + 40
+    down = 0.0
+    while target.host.now < until:
+        turn = turns.turn(newer)
+        pause = max(turn.again_in or 0, 0.02)
+        target.host.now += pause
+        down += 0 if target.host.serving("fine") else pause
+    assert [one.digest for one in target.host.serving("fine")] == [good]
+    # Preflight does not count; drain, the failed start, and the start of the last good one do.
+    assert down < 12
+    (failure,) = turns.failures.now()
+    assert failure.tries == 1
+    assert ("BUNDLE" if blamed else "engines[].python") in failure.error
+    (verdict,) = turn.plan.verdicts.values()
+    assert bool(verdict.rejected) == blamed
+    assert bool(verdict.blocked) != blamed
+    turns.close()
 
 
 def test_files_that_cannot_be_deleted_hold_up_nobody(tmp_path: Path):

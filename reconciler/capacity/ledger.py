@@ -152,7 +152,7 @@ class Ledger:
         amount = reduce(_Amount.plus, (_amount(need.resources) for need in needs), _Amount())
         wants = [want for need in needs for want in need.wants]
         return (
-            bool(self._ports or leaving)
+            len(self._ports) + len(leaving) >= max(1, len(needs))
             and self._devices.fits(wants, service, self._devices.held(leaving))
             and not any(self._lacks_amount(amount, service, _amount_of(leaving)))
         )

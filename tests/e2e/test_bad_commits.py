@@ -68,6 +68,10 @@ def install_engine(rig: Rig, version: str, text: str) -> None:
 # Preflight scripts are judged by the real engine; only the server misbehaves.
 NEVER_READY = 'case "$*" in *api_server*) exec sleep 1000;; *) exec {python} "$@";; esac'
 CRASHES = 'case "$*" in *api_server*) echo "ValueError: the kernel is missing"; exit 3;; *) exec {python} "$@";; esac'
+FULL_DISK = (
+    'case "$*" in *api_server*) echo "OSError: [Errno 28] No space left on device: /tmp/x"; exit 1;;'
+    ' *) exec {python} "$@";; esac'
+)
 # Serves, answers its first real completion, and dies soon after: before it is promoted.
 CRASHES_LATER = (
     'case "$*" in *api_server*) log=$(readlink /proc/$$/fd/1); {python} "$@" & child=$!;'
@@ -104,6 +108,23 @@ def test_rolled_back_after_the_start(make_rig: MakeRig, script: str, code: str, 
     rig.repository.revert()
     rig.converge()
     assert rig.serves()
+
+
+@pytest.mark.parametrize("memory", [64, 3], ids=["surge", "stop_first"])
+def test_full_disk_on_trial_brings_the_last_good_back_and_blames_no_commit(make_rig: MakeRig, memory: int):
+    rig = make_rig(memory=memory)
+    install_engine(rig, "v9", FULL_DISK)
+    rig.start()
+    rig.converge()
+    rig.edit("runtimes/vllm-cpu.yaml", r"vllm-openai-cpu:v0.32.0", "vllm-openai-cpu:v9")
+    blocked = rig.wait("the verdict", lambda: (rig.service() or {}).get("blocked"))
+    assert blocked[0]["code"] == "HostFailed"
+    assert "No space left on device" in blocked[0]["message"]
+    rig.wait("the last good digest", lambda: len(rig.records()) == 1 and rig.serves())
+    service = rig.service()
+    assert service is not None
+    assert service["rejected"] is None
+    assert service["lastFailure"]["action"] == "trial"
 
 
 def test_a_crash_before_promotion_goes_back_to_the_last_good_digest(make_rig: MakeRig):
