@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from reconciler.model import DesiredState, Health, Origin, Phase, Plan, Reason, Start, Sync, Unreachable
@@ -30,6 +32,8 @@ REJECTED = verdict(sync=Sync.OUT_OF_SYNC, rejected=rejection())
 MOVING = verdict(
     sync=Sync.OUT_OF_SYNC, health=Health(Phase.PROGRESSING, Reason("Progressing", "starts")), step="starts"
 )
+CRASHING = verdict(sync=Sync.OUT_OF_SYNC, health=Health(Phase.DEGRADED, Reason("CrashLoop", "crashed repeatedly")))
+HUNG = verdict(sync=Sync.OUT_OF_SYNC, health=Health(Phase.DEGRADED, Reason("Hung", "it is replaced")))
 RESTORING = verdict(sync=Sync.OUT_OF_SYNC, health=MOVING.health, rejected=rejection())
 ASKING = verdict(sync=Sync.OUT_OF_SYNC, step="asking the engine")
 SUSPENDED = verdict(sync=Sync.UNKNOWN, health=Health(Phase.SUSPENDED, Reason("Suspended", "by hand")))
@@ -53,6 +57,9 @@ START = Start(replica().id, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "",
         (state(desired(), OTHER), planned(SUSPENDED, verdict(OTHER.id)), True, ["Suspended"]),
         (state(desired()), planned(SUSPENDED), False, ["Suspended"]),
         (state(desired(), drain=Reason("Drained", "by hand")), planned(verdict()), False, ["Drained"]),
+        (state(desired()), planned(CRASHING), True, ["CrashLoop"]),
+        (state(desired()), planned(replace(CRASHING, strategy="surge: start new")), False, []),
+        (state(desired()), planned(HUNG), False, []),
         (state(desired()), planned(MOVING), False, []),
         (state(desired()), planned(RESTORING), False, []),
         (state(desired()), planned(ASKING), False, []),

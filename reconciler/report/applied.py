@@ -61,7 +61,15 @@ def _why(want: Desired | None, verdict: Verdict) -> Reason | None:
         return want.problems[0]
     if verdict.rejected:
         return Reason("Rejected", verdict.rejected.reason.message, verdict.rejected.reason.origin)
-    return verdict.blocked[0] if verdict.blocked else None
+    if verdict.blocked:
+        return verdict.blocked[0]
+    is_stuck = verdict.health.phase is Phase.DEGRADED and not verdict.strategy and not _is_replaced(verdict)
+    return verdict.health.reason if is_stuck else None
+
+
+def _is_replaced(verdict: Verdict) -> bool:
+    """What hangs goes by itself."""
+    return verdict.health.reason.code in ("Silent", "Hung")
 
 
 def _is_suspended(verdict: Verdict) -> bool:
