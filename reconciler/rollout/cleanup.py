@@ -104,6 +104,8 @@ def finish_stops(s: Situation, steps: Steps) -> None:
         steps.processes.append(
             Remove(replica.id, "the host restarted" if replica.rebooted else "nothing of it is left")
         )
+        # Who waits for the next step must not take this moment for the end.
+        steps.say(f"removing {replica.id.serial}")
         steps.look(s.now)
     for replica in s.of(Life.STOPPING):
         deadline = (replica.stopping_at or s.now) + s.patience.stop_grace
