@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from reconciler.config import Settings
+from reconciler.errors import Terminal
 
 
 @contextmanager
@@ -25,3 +29,30 @@ def acting_as_owner(folder: Path) -> Iterator[None]:
         os.seteuid(0)
         os.setegid(group)
         os.setgroups(groups)
+
+
+def become_owner(settings: Settings) -> str:
+    """From now on be the user whose `state_dir` it is, for good; his name, or nothing where we are already right.
+
+    Units are written by root alone: with a `systemd` target nothing changes. Raises Terminal.
+    """
+    if os.geteuid() != 0 or any(target.kind == "systemd" for target in settings.targets):
+        return ""
+    try:
+        owner = settings.state_dir.stat().st_uid
+    except OSError:
+        return ""
+    if owner == 0:
+        return ""
+    try:
+        user = pwd.getpwuid(owner)
+    except KeyError:
+        raise Terminal(
+            f"state_dir: {settings.state_dir} belongs to user {owner}, whom this host does not know; chown it to the "
+            "user who runs the daemon"
+        ) from None
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    os.setresuid(owner, owner, owner)
+    os.environ["HOME"] = user.pw_dir
+    return user.pw_name

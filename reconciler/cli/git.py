@@ -11,6 +11,7 @@ from reconciler.cli.shared import (
     NO,
     NOBODY,
     OK,
+    act_as_owner,
     log_to_stderr,
     options,
     print_json,
@@ -37,6 +38,7 @@ def run_command(config: str | None) -> int:
     from reconciler.loop import run_daemon
 
     settings = settings_of(config)
+    act_as_owner(settings)
     return run_daemon(settings, config_path(config))
 
 
@@ -118,6 +120,7 @@ def _synced(settings: Settings, timeout: float) -> Document:
     from reconciler.loop import sync as sync_here
 
     log_to_stderr()
+    act_as_owner(settings)
     return sync_here(settings, timeout, progress)
 
 

@@ -50,6 +50,14 @@ def settings_of(config: str | None) -> Settings:
     return Settings.load(config_path(config))
 
 
+def act_as_owner(settings: Settings) -> None:
+    """As root, write into the folder of another user's daemon as that user."""
+    from reconciler.owner import become_owner
+
+    if name := become_owner(settings):
+        tell(f"acting as {name}, whose state_dir this is")
+
+
 def client_of(config: str | None) -> DaemonClient:
     from reconciler.web.client import DaemonClient
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from reconciler.cli.shared import OK, log_to_stderr, options, settings_of
+from reconciler.cli.shared import OK, act_as_owner, log_to_stderr, options, settings_of
 
 
 @click.group()
@@ -26,6 +26,7 @@ def rename(config: str | None, old: str, new: str) -> int:
 
     log_to_stderr()
     settings = settings_of(config)
+    act_as_owner(settings)
     done = rename_target(settings, old, new)
     click.echo(f"{old} is called {new} now; nothing was restarted" if done else f"{old} is called {new} already")
     if new not in [each.name for each in settings.targets]:

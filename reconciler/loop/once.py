@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from reconciler import __version__
 from reconciler.config import Settings
@@ -21,8 +23,10 @@ from reconciler.loop.parts import (
     make_source,
     retire,
 )
+from reconciler.loop.state_copy import HISTORY, copy_state
 from reconciler.model import AskPreflight, ByHand, DesiredState, Observed, Plan, Snapshot, Unreachable
 from reconciler.owner import acting_as_owner
+from reconciler.report.history import History
 from reconciler.report.judgement import judge
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
 from reconciler.source import GitSource, shown_address
@@ -46,7 +50,7 @@ def preview(settings: Settings, target: str | None, revision: str | None, progre
     """What would change and why. Asks git, the targets and the installed engines; changes nothing."""
     if target is not None:
         settings.target(target)
-    with _parts(settings) as (source, places):
+    with _looking(settings) as (source, places):
         progress(f"asking {shown_address(settings.source.url)}")
         snapshot = source.snapshot(revision) if revision else source.poll()
         chosen = [place for place in places if target in (None, place.settings.name)]
@@ -57,7 +61,7 @@ def preview(settings: Settings, target: str | None, revision: str | None, progre
 def sync(settings: Settings, timeout: float, progress: Callable[[Document], None]) -> Document:
     """Passes until all is as git says, or nothing moves any more, or the time is over. Returns the last status."""
     deadline = time.monotonic() + timeout
-    with _parts(settings, lock=True) as (source, places):
+    with _parts(settings) as (source, places):
         snapshot = source.poll()
         while True:
             pauses = [place.turner.turn(snapshot).again_in for place in places]
@@ -96,16 +100,34 @@ def _write_down(settings: Settings, write: Callable[[HostDrain], object], event:
 
 
 @contextmanager
-def _parts(settings: Settings, lock: bool = False) -> Iterator[tuple[GitSource, list[Place]]]:
+def _parts(settings: Settings) -> Iterator[tuple[GitSource, list[Place]]]:
+    """What a sync needs, and nobody else has meanwhile."""
     make_folder(settings)
-    history, source, metrics = make_history(settings), make_source(settings), Metrics()
-    places = make_places(settings, history, metrics)
-    try:
+    history = make_history(settings)
+    with _opened(settings, history, make_source(settings)) as (source, places):
         for place in places:
-            if lock:
-                place.target.lock()
-        if lock:
-            keep_targets(settings, history)
+            place.target.lock()
+        keep_targets(settings, history)
+        yield source, places
+
+
+@contextmanager
+def _looking(settings: Settings) -> Iterator[tuple[GitSource, list[Place]]]:
+    """What a plan needs. Whatever is written goes to a copy: the daemon's folder may be another user's."""
+    with tempfile.TemporaryDirectory(prefix="reconciler-plan-") as name:
+        scratch = Path(name)
+        copy_state(settings, scratch)
+        source, history = make_source(settings, scratch / "git"), History(scratch / HISTORY)
+        with _opened(settings, history, source, scratch) as parts:
+            yield parts
+
+
+@contextmanager
+def _opened(
+    settings: Settings, history: History, source: GitSource, scratch: Path | None = None
+) -> Iterator[tuple[GitSource, list[Place]]]:
+    places = make_places(settings, history, Metrics(), scratch)
+    try:
         yield source, places
     finally:
         for place in places:

@@ -7,6 +7,7 @@ import threading
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -18,6 +19,7 @@ from reconciler.cordon import Cordon
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.inventory import Inventory
 from reconciler.loop.journal import Journal
+from reconciler.loop.state_copy import HISTORY
 from reconciler.loop.turn import Turner
 from reconciler.model import Observed, Reason
 from reconciler.report.history import History
@@ -66,30 +68,35 @@ def make_folder(settings: Settings) -> None:
         raise Retryable(f"state_dir: cannot make {settings.state_dir}: {error.strerror}") from None
 
 
-def make_source(settings: Settings) -> GitSource:
+def make_source(settings: Settings, mirror: Path | None = None) -> GitSource:
     """The repository, with every folder that some target reads."""
     paths = tuple(dict.fromkeys(path for target in settings.targets for path in target.paths))
-    return GitSource(settings.source, settings.state_dir / "git", paths)
+    return GitSource(settings.source, mirror or settings.state_dir / "git", paths)
 
 
-def make_places(settings: Settings, history: History, metrics: Metrics) -> list[Place]:
-    """All targets, not yet locked. Raises SettingsError where two would lease one GPU, Retryable for a driver."""
+def make_places(settings: Settings, history: History, metrics: Metrics, scratch: Path | None = None) -> list[Place]:
+    """All targets, not yet locked. With `scratch`, what looking leaves behind goes there.
+
+    Raises SettingsError where two would lease one GPU or something would be started twice, Retryable for a driver.
+    """
     leftovers = TargetRegistry(settings.state_dir).check(settings)
     refuse_shared_gpus(settings)
     reserved = partial(_reserved, leftovers)
-    places = [make_place(target, settings, history, metrics, reserved) for target in settings.targets]
-    removed = (_make_removed(left, settings, history, metrics) for left in leftovers)
+    places = [make_place(target, settings, history, metrics, reserved, scratch) for target in settings.targets]
+    removed = (_make_removed(left, settings, history, metrics, scratch) for left in leftovers)
     return places + [place for place in removed if place is not None]
 
 
-def _make_removed(left: Leftover, state: Settings, history: History, metrics: Metrics) -> Place | None:
+def _make_removed(
+    left: Leftover, state: Settings, history: History, metrics: Metrics, scratch: Path | None
+) -> Place | None:
     """A target that was taken out of the config: what it started is drained, as if git named none of it."""
     settings = left.target.config
     if settings is None:
         log.warning("target_left_over", target=left.target.name, what=str(left), fix=left.fix)
         return None
     log.warning("target_removed", target=left.target.name, what=str(left), now="it is drained and stopped")
-    place = make_place(settings, state, history, metrics)
+    place = make_place(settings, state, history, metrics, scratch=scratch)
     why = Reason("TargetRemoved", "taken out of the config; put it back to keep what it runs")
     place.turner.leave(why)
     return replace(place, leftover=left)
@@ -128,7 +135,7 @@ def rename_target(settings: Settings, old: str, new: str) -> bool:
     if {old, new} <= {target.name for target in settings.targets}:
         raise Terminal(f"the config names both {old} and {new}: they are two targets; leave one of them in it")
     changed = TargetRegistry(settings.state_dir).rename(old, new)
-    if (settings.state_dir / "state.db").exists():
+    if (settings.state_dir / HISTORY).exists():
         with closing(make_history(settings)) as history:
             history.rename(old, new)
     return changed
@@ -172,13 +179,24 @@ def make_place(
     history: History,
     metrics: Metrics,
     reserved: Reserved = lambda: NOTHING,
+    scratch: Path | None = None,
 ) -> Place:
     """One target, not yet locked."""
     wake = threading.Event()
     folder = TargetRegistry(state.state_dir).folder_of(settings.name)
     secrets = SecretSources(settings)
-    tally = RequestTally(folder / "requests.json")
-    target = HostTarget(settings, folder, wake.set, lambda: secrets.store, state.closed, reserved, tally.take_refused)
+    cache = scratch / folder.name if scratch else folder
+    tally = RequestTally(cache / "requests.json")
+    target = HostTarget(
+        settings,
+        folder,
+        wake.set,
+        lambda: secrets.store,
+        state.closed,
+        reserved,
+        tally.take_refused,
+        cache=cache,
+    )
     suspension = Suspension(folder / "suspended.json")
     journal = Journal(settings.name, history, metrics, tally)
     cordon, drain = Cordon(folder / "cordon.json"), make_drain(state)
@@ -192,4 +210,4 @@ def make_drain(settings: Settings) -> HostDrain:
 
 
 def make_history(settings: Settings) -> History:
-    return History(settings.state_dir / "state.db")
+    return History(settings.state_dir / HISTORY)

@@ -97,12 +97,16 @@ class HostTarget:
         closed: tuple[Path, ...] = (),
         reserved: Reserved = lambda: NOTHING,
         take_refused: Callable[[str, Mapping[str, int]], None] = lambda *_: None,
+        cache: Path | None = None,
     ) -> None:
         """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do.
 
         `closed` are places beside the target's own folder that no service may name. `reserved` tells what others hold.
         `take_refused` is told now and then which process of the proxy answered how many requests with 503, by service.
+        What engines say when they are asked is kept in `cache`, by default the target's own folder.
         """
+        # Whoever only looks may be another user than who keeps the folder.
+        cache, closed = cache or folder, (*closed, folder.absolute())
         self.name = settings.name
         self._settings = settings
         self._wake = wake
@@ -123,12 +127,12 @@ class HostTarget:
         self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings, folder), secrets, wake)
         self._images = make_images(settings, folder)
         find_image = self._images.find if self._images else lambda _: None
-        lacks = Lacks(folder / "preflight")
-        self._workloads = Workloads(settings, folder, secrets, self._stager, closed, lacks, find_image)
+        lacks = Lacks(cache / "preflight")
+        self._workloads = Workloads(settings, cache, secrets, self._stager, closed, lacks, find_image)
         fits = Fits(folder / "fit", self._machine)
         begin = make_begin(settings, gpus, folder)
         checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout)
-        runner = PreflightRunner(folder / "preflight", wake, begin=begin, lacks=lacks)
+        runner = PreflightRunner(cache / "preflight", wake, begin=begin, lacks=lacks)
         self._preflights = Preflights(self._workloads, runner, wake, fits, checks)
         self._subjects = Subjects(self._workloads.api_key)
         limits = Limits(settings.liveness.interval, settings.liveness.timeout)
