@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from reconciler.engines.file_arguments import Holds, Named, named_files
 from reconciler.engines.fit_files import UnknownModel, UnreadableModel
+from reconciler.engines.launch import Question
 from reconciler.engines.model_files import MissingFile, check, check_pair
 from reconciler.model import Desired, Origin, Reason, SecretMount
+from reconciler.targets.file_checks import unusable_files
 from tests.test_preflights import SPEC, Disk
 from tests.test_start_checks import blocked, refused, see
 
@@ -66,7 +70,6 @@ DAMAGE = [
     (cut("tokenizer_config.json", 4), "tokenizer_config.json"),
     (cut("tokenizer.json", 4), "tokenizer.json: is no JSON object, or cut short"),
     (put("tokenizer.json", b""), "tokenizer.json"),
-    (put("pytorch_model.bin", b"PK\x03\x04cut"), "pytorch_model.bin: is cut short"),
 ]
 
 
@@ -91,7 +94,13 @@ def test_weights_that_are_not_read_are_not_judged(model: Path) -> None:
     check(str(model), Holds.TOKENIZER)
 
 
-def test_whole_archive_of_pytorch_is_no_damage(model: Path) -> None:
+def test_archive_of_pytorch_is_judged_where_it_is_loaded(model: Path) -> None:
+    for name in ("pytorch_model.bin", "training_args.bin"):
+        (model / name).write_bytes(b"PK\x03\x04cut")
+    check(str(model), Holds.MODEL)
+    (model / WEIGHTS).unlink()
+    with pytest.raises(UnreadableModel, match=r"pytorch_model\.bin: is cut short"):
+        check(str(model), Holds.MODEL)
     with zipfile.ZipFile(model / "pytorch_model.bin", "w") as archive:
         archive.writestr("data.pkl", "x")
     check(str(model), Holds.MODEL)
@@ -213,3 +222,20 @@ def test_certificate_and_key_that_do_not_belong_together_are_refused(tmp_path: P
     key.write_text("")
     with pytest.raises(UnreadableModel, match="no pair of a certificate and its key"):
         check_pair(str(certificate), str(key))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as somebody else")
+def test_key_that_the_replicas_user_cannot_read_blocks(disk: Disk) -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        key = Path(folder, "tls.key")
+        key.write_text("x")
+        key.chmod(0o600)
+        wish = wish_of(disk, f"--ssl-keyfile={key}")
+        assert wish.spec is not None
+        asked = Question(Path("python"), wish.spec.args, (2, 3), {}, {"/mnt/models": str(disk.model)})
+        (reason,) = unusable_files(wish, wish.spec, asked, "daemon")
+        assert (reason.code, reason.origin) == ("FileUnknown", ARGUMENT)
+        assert f"{key}: cannot be read by daemon, who runs replicas" in reason.message
+        key.chmod(0o644)
+        assert not [*unusable_files(wish, wish.spec, asked, "daemon")]

@@ -17,11 +17,12 @@ from reconciler.errors import Terminal
 
 # The safetensors library refuses longer headers too.
 LONGEST_HEADER = 100_000_000
-_LONGEST_CONFIG = 16 << 20
+# An index of a thousand billion parameters has some 15 MiB.
+_LONGEST_CONFIG = 64 << 20
 _SETS = ("consolidated*.safetensors", "*.safetensors")
 _INDEXES = ("consolidated.safetensors.index.json", "model.safetensors.index.json")
 _UNREAD = ("*.gguf", "*.bin", "*.pt")
-_NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"})
+NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"})
 # Parts of a file of weights that serving does not load: what drafts tokens, and what speaks.
 _UNUSED_PARTS = frozenset({"mtp", "mtp_layers", "talker", "token2wav", "code2wav"})
 
@@ -37,8 +38,8 @@ class UnknownModel(UnreadableModel):
     """The disk did not let us look, so that nobody knows what is there."""
 
 
-class NoWeights(UnreadableModel):
-    """There are none at all: they may come from elsewhere."""
+class Unjudged(UnreadableModel):
+    """There are no weights at all, which may come from elsewhere; or a file is too long to be read here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         size = path.stat().st_size
         if size > _LONGEST_CONFIG:
-            raise UnreadableModel(f"{path}: {size} bytes is too long for a config")
+            raise Unjudged(f"{path}: {size} bytes is too long for a config")
         text = path.read_bytes()
         if text.startswith(_POINTER):
             raise UnreadableModel(f"{path}: is a pointer of Git LFS and not the file itself; git lfs pull")
@@ -130,11 +131,11 @@ def _chosen(path: Path) -> Iterator[_Stamped]:
             yield from ((str(path / name), present[name]) for name in names if named is None or name in named)
             return
     for pattern in _UNREAD:
-        names = [name for name in present if fnmatchcase(name, pattern) and name not in _NOT_WEIGHTS]
+        names = [name for name in present if fnmatchcase(name, pattern) and name not in NOT_WEIGHTS]
         if names:
             yield from ((str(path / name), present[name]) for name in names)
             return
-    raise NoWeights(f"{path}: holds no weights (*.safetensors, *.gguf, *.bin, *.pt); is the copy complete?")
+    raise Unjudged(f"{path}: holds no weights (*.safetensors, *.gguf, *.bin, *.pt); is the copy complete?")
 
 
 def _listed(path: Path) -> Iterator[_Stamped]:

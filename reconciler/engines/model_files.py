@@ -11,7 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from reconciler.engines.file_arguments import Holds
-from reconciler.engines.fit_files import NoWeights, UnknownModel, UnreadableModel, read_header, read_json, read_weights
+from reconciler.engines.fit_files import (
+    NOT_WEIGHTS,
+    Unjudged,
+    UnknownModel,
+    UnreadableModel,
+    read_header,
+    read_json,
+    read_weights,
+)
 
 
 class MissingFile(UnreadableModel):
@@ -98,15 +106,20 @@ def _look(folder: Path, holds: Holds, weights: bool, names: frozenset[str]) -> N
         _check_adapter(folder, names)
         return
     for name in _SMALL:
-        read_json(folder / name)
+        with contextlib.suppress(Unjudged):
+            read_json(folder / name)
     for name in names.intersection(_LARGE):
         _check_ends(folder / name)
-    for name in names:
-        if name.endswith((".bin", ".pt", ".pth")):
-            _check_archive(folder / name)
     if holds is Holds.MODEL and weights:
-        with contextlib.suppress(NoWeights):
+        if not any(name.endswith(".safetensors") for name in names):
+            for name in _archives(names):
+                _check_archive(folder / name)
+        with contextlib.suppress(Unjudged):
             read_weights(folder)
+
+
+def _archives(names: frozenset[str]) -> list[str]:
+    return [name for name in names if name.endswith((".bin", ".pt", ".pth")) and name not in NOT_WEIGHTS]
 
 
 def _check_adapter(folder: Path, names: frozenset[str]) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import lru_cache
 
 from reconciler.engines.environment import replace_paths
-from reconciler.engines.file_arguments import CERTIFICATE, KEY, Named, named_files, reads_weights
+from reconciler.engines.file_arguments import CERTIFICATE, KEY, Holds, Named, named_files, reads_weights
 from reconciler.engines.fit_files import UnknownModel, UnreadableModel
 from reconciler.engines.launch import Question, origin_of_word
 from reconciler.engines.model_files import MissingFile, check, check_pair
 from reconciler.model import Desired, EffectiveSpec, Origin, Reason
+from reconciler.targets.reading import can_read
+from reconciler.targets.stamps import Stamp, stamp_of
 
 UNKNOWN = "FileUnknown"
 """The code of a file that could not be looked at: it may be as it should be."""
 
 
-def unusable_files(wish: Desired, spec: EffectiveSpec, asked: Question) -> Iterator[Reason]:
-    """One reason for each argument that names what is missing, damaged or hidden by the disk."""
+def unusable_files(wish: Desired, spec: EffectiveSpec, asked: Question, reader: str) -> Iterator[Reason]:
+    """One reason for each argument that names what is missing, damaged or hidden by the disk, or from its reader."""
     weights = reads_weights(asked.argv)
     seen = [(one, replace_paths(one.path, asked.paths)) for one in named_files(asked.argv) if _is_ours(one, spec)]
     # What an image brings along is not for us to see.
@@ -24,6 +28,8 @@ def unusable_files(wish: Desired, spec: EffectiveSpec, asked: Question) -> Itera
     for one, local in seen:
         try:
             check(local, one.holds, weights)
+            if one.holds is Holds.FILE and reader and os.geteuid() == 0:
+                _check_reader(local, reader, stamp_of(local))
         except UnreadableModel as error:
             yield _reason(error, one, wish, spec, asked)
     pair = {one.flag: (one, local) for one, local in seen if one.flag in (CERTIFICATE, KEY)}
@@ -32,6 +38,13 @@ def unusable_files(wish: Desired, spec: EffectiveSpec, asked: Question) -> Itera
             check_pair(pair[CERTIFICATE][1], pair[KEY][1])
         except UnreadableModel as error:
             yield _reason(error, pair[CERTIFICATE][0], wish, spec, asked)
+
+
+@lru_cache(512)
+def _check_reader(path: str, reader: str, _stamp: Stamp) -> None:
+    """Raises UnknownModel."""
+    if not can_read(path, reader):
+        raise UnknownModel(f"{path}: cannot be read by {reader}, who runs replicas; see to its mode and folders")
 
 
 def _is_ours(one: Named, spec: EffectiveSpec) -> bool:

@@ -131,7 +131,8 @@ class HostTarget:
         self._workloads = Workloads(settings, cache, secrets, self._stager, closed, lacks, find_image)
         fits = Fits(folder / "fit", self._machine)
         begin = make_begin(settings, gpus, folder)
-        checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout)
+        reader = settings.user if settings.kind == "systemd" else ""
+        checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout, reader)
         runner = PreflightRunner(cache / "preflight", wake, begin=begin, lacks=lacks)
         self._preflights = Preflights(self._workloads, runner, wake, fits, checks)
         self._subjects = Subjects(self._workloads.api_key)

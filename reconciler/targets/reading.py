@@ -31,6 +31,11 @@ def find_unreadable(folder: Path, model: str | None, reader: str) -> Path | None
     return folder / said if said else None
 
 
+def can_read(path: str, reader: str) -> bool:
+    """Can this user read a file, through all folders above it? Raises Retryable; OSError."""
+    return not _ask(Path("/"), [path], reader)
+
+
 def stamp_of(folder: Path) -> tuple[int, ...]:
     """Changes when one of a model's files, or its folder, is closed or opened: the folder's own stamp does not.
 

@@ -32,10 +32,12 @@ class Obstacles:
 class StartChecks:
     """Rehearses starts on one host."""
 
-    def __init__(self, workloads: Workloads, supervisor: Supervisor, drain_timeout: float) -> None:
+    def __init__(self, workloads: Workloads, supervisor: Supervisor, drain_timeout: float, reader: str = "") -> None:
+        """`reader` runs replicas; empty: we do."""
         self._workloads = workloads
         self._supervisor = supervisor
         self._drain_timeout = drain_timeout
+        self._reader = reader
 
     def of(self, wish: Desired, spec: EffectiveSpec, asked: Question) -> Obstacles:
         """Everything that is known to stand in the way now."""
@@ -46,7 +48,7 @@ class StartChecks:
             blocked: list[Reason] = []
             for is_ours, reason in _variables(wish, spec, launch):
                 (refused if is_ours else blocked).append(reason)
-            for reason in unusable_files(wish, spec, asked):
+            for reason in unusable_files(wish, spec, asked, self._reader):
                 (blocked if reason.code == UNKNOWN else refused).append(reason)
             if not refused:
                 blocked += self._supervisor.obstacles(record_of(start, 0.0), launch)
