@@ -143,7 +143,7 @@ def test_services_own_argument_is_blamed_before_its_runtimes(
         found = answer(runner, asked).about(asked, spec, (runtime, *origins, runtime), SERVICE_LINE)
         (reason,) = found.reasons
         assert reason.origin == own, reason.message
-        assert reason.message.startswith(args[origins.index(own)].partition("=")[0]) or args[0][:9] in reason.message
+        assert reason.message.startswith(args[origins.index(own)].partition("=")[0])
 
 
 @engine
@@ -236,7 +236,7 @@ def test_what_no_argument_is_to_blame_for_names_the_service(ask: Callable[..., P
 @engine
 def test_missing_model_files_are_reported_by_the_containers_path(ask: Callable[..., Preflight]) -> None:
     (reason,) = ask(model="--model=/mnt/models/none").reasons
-    assert str(reason) == "args.yaml:10: there are no model files at /mnt/models/none"
+    assert str(reason).startswith("args.yaml:10: there are no model files at /mnt/models/none (/mnt/models is ")
 
 
 @engine

@@ -42,18 +42,13 @@ CLASSES = ("middleware", "worker_cls", "worker_extension_cls", "scheduler_cls", 
 class Unimportable(Environment):
     """This interpreter has not what an argument names: it may be installed there without a commit."""
 
-    def __init__(self, message: str, index: int | None) -> None:
-        super().__init__(message)
-        self.index = index
 
-
-def check_loads(args: argparse.Namespace, config: Any, options: list[Option]) -> list[Finding]:
+def check_imports(args: argparse.Namespace, options: list[Option]) -> None:
     """Raises Unimportable."""
     for dest, fault in unimportable(args):
         given = [o for o in options if o.name.strip("-").replace("-", "_") == dest]
         index = given[-1].index if given else None
         raise Unimportable(f"--{dest.replace('_', '-')}: {fault}", index)
-    return tokenizer_faults(config, options)
 
 
 def check_variables(request: dict[str, Any]) -> list[Finding]:

@@ -21,7 +21,11 @@ else:
 
 
 class Environment(Exception):
-    """No verdict is possible here; says why."""
+    """No verdict is possible here; says why. `index` is the argument that may be to blame."""
+
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class Unknown(Environment):

@@ -25,7 +25,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reconciler.engines.preflight_loads import Unimportable, check_loads, check_variables
+    from reconciler.engines.preflight_loads import Unimportable, check_imports, check_variables, tokenizer_faults
     from reconciler.engines.preflight_parser import Engine, Environment, Refused, Unknown
     from reconciler.engines.preflight_text import (
         Finding,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     )
 else:
     # A script finds its neighbours by their bare names.
-    from preflight_loads import Unimportable, check_loads, check_variables
+    from preflight_loads import Unimportable, check_imports, check_variables, tokenizer_faults
     from preflight_parser import Engine, Environment, Refused, Unknown
     from preflight_text import (
         Finding,
@@ -228,11 +228,16 @@ def check_against_model(engine: Engine, args: argparse.Namespace, argv: list[str
             if isinstance(error, NotImplementedError):
                 findings.append(Finding(describe(error)))
                 return None, findings
-            raise Environment(f"the engine's configuration cannot be built here: {describe(error)}") from error
+            index = next((option.index for option in blame(engine, error, options)), None)
+            text = f"the engine's configuration cannot be built here: {describe(error)}"
+            raise Environment(text, index) from error
         except (Exception, SystemExit) as error:
             culprits = blame(engine, error, options)
-            findings.append(finding_of(error, culprits))
             culprit = culprits[0] if culprits else None
+            if culprit and any(culprit.index in known.others for known in findings):
+                # The same complaint, now of the default of what was left out.
+                return None, findings
+            findings.append(finding_of(error, culprits))
             if culprit is None or culprit.name == "--model" or len(findings) == MOST_DEEP_ERRORS:
                 return None, findings
             options.remove(culprit)
@@ -326,9 +331,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         if os.path.isabs(args.model) and not deep:
             findings.append(missing_model(args.model, argv))
         elif deep:
+            check_imports(args, split(argv))
             config, more = check_against_model(engine, args, argv)
             if config is not None and not findings:
-                more += check_loads(args, config, split(argv))
+                more += tokenizer_faults(config, split(argv))
             findings += [f for f in more if f.index is None or f.index not in {known.index for known in findings}]
     accepted = args is not None and not findings
     # Building the configuration may write into the arguments; the text must not depend on whether it was built.
@@ -375,7 +381,7 @@ def main() -> int:
     except Unimportable as error:
         result = {"environment": str(error), "index": error.index, "final": True}
     except Environment as error:
-        result = {"environment": str(error), "variable": variable_behind(error)}
+        result = {"environment": str(error), "variable": variable_behind(error), "index": error.index}
     except (Exception, SystemExit) as error:
         result = {"environment": f"{type(error).__name__}: {describe(error)}", "variable": variable_behind(error)}
         import traceback
