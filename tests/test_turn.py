@@ -187,6 +187,8 @@ def test_files_that_cannot_be_deleted_hold_up_nobody(tmp_path: Path):
         assert turn.again_in is not None
         target.host.now += max(turn.again_in, 0.02)
     turns.close()
+    assert turn.plan.verdicts
+    assert {verdict.health.reason.code for verdict in turn.plan.verdicts.values()} <= {"Progressing", "Serving"}
     # Preflight, start and trust take 33 simulated seconds.
     assert target.host.now < 1000 + 36
 

@@ -36,6 +36,8 @@ _TRIES_THAT_COUNT = 3
 # Seconds before the second try, and at most between two.
 _QUICK, _LONGEST_QUICK = 0.5, 30.0
 _COSTLY, _LONGEST_COSTLY = 60.0, 3600.0
+# Holds up no service.
+TIDYING = ("unstage",)
 # The planner knows by itself when these are due, or nothing can wait for them.
 _NEVER_WAIT = ("start", "set_routes", "ensure_proxy", "note_failure")
 
@@ -57,7 +59,7 @@ def why(failure: Failure) -> Reason:
     if failure.action == START:
         return Reason("StartFailed", f"cannot be started: {failure.error}")
     if failure.action == TRIAL:
-        return Reason("HostFailed", f"its host failed it: {failure.error}")
+        return Reason("HostFailed", f"failed because of this host, not of the commit: {failure.error}")
     return Reason("ActionFailed", f"{failure.action.replace('_', ' ')} {failure.subject} fails: {failure.error}")
 
 

@@ -149,7 +149,7 @@ def _come_back(s: Situation, found: Return, aim: Aim, ledger: Ledger, steps: Ste
     """The last good digest starts; a new one goes on if it is starting already, or if it may be the cure."""
     first, main = found.first, aim.generations[0]
     others = [generation for generation in aim.generations if generation.digest != first.digest]
-    steps.strategy = f"the last good digest {first.digest[:8]} first: nothing of this service serves"
+    steps.strategy = f"the last good digest {first.digest[:8]} first: no replica is available"
     _end_unready(s, steps, f"superseded by {main.digest[:8]}", {first.digest, *(other.digest for other in others)})
     back = wanted_back(s, first)
     steps.records.extend(Undrain(replica.id, "wanted again: nothing else serves") for replica in back)
@@ -249,7 +249,7 @@ def _is_busy(s: Situation, main: Generation) -> bool:
 def _explicit(strategy: Strategy, has_room: bool, steps: Steps) -> Strategy:
     """The user's own strategy is obeyed; but nothing is stopped for a successor that would not fit."""
     name = "Recreate" if strategy.recreate else "RollingUpdate"
-    bounds = f"at most {strategy.max_surge} extra, at most {strategy.max_unavailable} missing"
+    bounds = f"maxSurge {strategy.max_surge}, maxUnavailable {strategy.max_unavailable}"
     steps.strategy = f"{name} (deploymentStrategy): {bounds}"
     return strategy if has_room else replace(strategy, max_unavailable=0)
 
@@ -325,7 +325,7 @@ def _is_waiting(s: Situation, generation: Generation, steps: Steps) -> bool:
     failed, due = s.start_failure(generation.digest), s.start_due(generation.digest)
     if failed is None or due <= s.now:
         return False
-    steps.say(f"{generation.digest[:8]} {why(failed).message}; the next try backs off")
+    steps.say(f"{generation.digest[:8]} {why(failed).message}; tried again with backoff")
     steps.look(due)
     return True
 
@@ -352,7 +352,7 @@ def _start(s: Situation, generation: Generation, replica: ReplicaId, lease: Leas
 
 def _why_start(s: Situation, generation: Generation) -> str:
     if s.desired and generation.digest != s.desired.digest:
-        return f"keeping the last good digest {generation.digest[:8]}"
+        return f"rollback: the last good digest {generation.digest[:8]} is to be available"
     if s.is_proven(generation.digest):
         return "a replica is missing"
     return f"git asks for {generation.digest[:8]}"

@@ -8,7 +8,7 @@ from reconciler.capacity import Ledger
 from reconciler.health import Life, is_crash_looping
 from reconciler.model import Health, Phase, Reason, Replica, Sync, Verdict
 from reconciler.rollout.aim import Aim, Course, Generation
-from reconciler.rollout.failures import START, TRIAL, is_lasting, why
+from reconciler.rollout.failures import START, TIDYING, TRIAL, is_lasting, why
 from reconciler.rollout.needs import need_of
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import STAGING_FAILED
@@ -81,7 +81,7 @@ def _is_complete(s: Situation, aim: Aim) -> bool:
 def _lasting_failure(s: Situation, aim: Aim, is_short: bool) -> Reason | None:
     """What keeps failing of that which this service needs now. A start counts while too few are there or start."""
     heading = {generation.digest for generation in aim.generations} if is_short and not s.of(Life.STARTING) else set()
-    found = [one for one in s.failures if is_lasting(one)]
+    found = [one for one in s.failures if is_lasting(one) and one.action not in TIDYING]
     return next((why(one) for one in found if one.action not in (START, TRIAL) or one.subject in heading), None)
 
 
