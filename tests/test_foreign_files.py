@@ -153,6 +153,13 @@ def test_named_file_is_read_unless_it_is_ignored(tmp_path: Path) -> None:
     assert [note.message for note in found.notes] == [f"ignored by `charts/` ({tmp_path}/.reconcilerignore:2)"]
 
 
+def test_file_that_a_daemon_would_refuse_for_its_size_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(SERVICE + "#" * (1 << 20))
+    found = read_paths([tmp_path])
+    assert found.documents
+    assert [note.code for note in found.notes] == ["FileTooLarge"]
+
+
 def test_ignore_file_without_meaning_is_an_error_with_its_line(tmp_path: Path) -> None:
     (tmp_path / ".reconcilerignore").write_text("a\n!\n")
     (error,) = [each for each in read_paths([tmp_path]).errors if each.code == "InvalidIgnore"]

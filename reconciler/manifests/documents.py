@@ -24,6 +24,7 @@ from reconciler.strict_yaml import Lines, YamlProblem, check_text, find, line_at
 MAX_FILE_BYTES = 1 << 20
 MAX_DOCUMENTS = 5_000
 MAX_PROBLEMS = 20
+MAX_NOTES = 5
 _HINTS = {"Kustomization": ": kustomize is not run here; commit what `kustomize build` prints"}
 # Codes of notes: a file without any document, and one that is no manifest.
 EMPTY, FOREIGN_FILE = "EmptyFile", "NotAManifest"
@@ -66,13 +67,16 @@ def _read_documents(path: str, text: bytes, max_documents: int) -> list[Manifest
 
 
 def _tidy(path: str, found: Manifests) -> Manifests:
-    """An empty file is noted; that there is no manifest in a file is said once."""
+    """An empty file is noted; of documents that are not ours the first few are named."""
     if not (found.documents or found.unreadable or found.notes):
         return Manifests(
             notes=(Reason(EMPTY, "holds no document: it is empty, or has comments only", Origin(path, 1)),)
         )
-    strange = [note for note in found.notes if note.code == FOREIGN_FILE]
-    return replace(found, notes=tuple(note for note in found.notes if note not in strange[1:])) if strange else found
+    if len(found.notes) <= MAX_NOTES:
+        return found
+    last = found.notes[MAX_NOTES - 1]
+    rest = replace(last, message=f"this and {len(found.notes) - MAX_NOTES} more documents are not ours; ignored")
+    return replace(found, notes=(*found.notes[: MAX_NOTES - 1], rest))
 
 
 def _read_document(path: str, line: int, chunk: bytes) -> Manifests:

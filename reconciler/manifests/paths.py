@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from reconciler.errors import ManifestError
-from reconciler.manifests.documents import read_file
+from reconciler.manifests.documents import MAX_FILE_BYTES, read_file
 from reconciler.manifests.manifest import Manifests, joined, unreadable
 from reconciler.manifests.selection import IGNORE_FILE, MAX_IGNORE_BYTES, SUFFIXES, Ignore, is_manifest
 from reconciler.model import Origin, Reason
@@ -138,7 +138,14 @@ def _leads_to_file(link: Path, tree: _Tree) -> bool:
 
 def _read_one(path: Path, *, follow: bool) -> Manifests:
     data = _content(path, MAX_BYTES + 1, follow=follow)
-    return data if isinstance(data, Manifests) else read_file(_shown(path), data, MAX_BYTES, MAX_DOCUMENTS)
+    if isinstance(data, Manifests):
+        return data
+    found = read_file(_shown(path), data, MAX_BYTES, MAX_DOCUMENTS)
+    if len(data) > MAX_FILE_BYTES and not found.unreadable:
+        limit = f"source.max_file_bytes, {MAX_FILE_BYTES:,} unless set"
+        text = f"has {len(data):,} bytes: a daemon refuses files above {limit}"
+        return joined([Manifests(notes=(Reason("FileTooLarge", text, Origin(_shown(path), 1)),)), found])
+    return found
 
 
 def _content(path: Path, most: int, *, follow: bool) -> bytes | Manifests:
