@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import Source
+from reconciler.config import HostTarget, Source
+from reconciler.desired import build_desired, part_of
 from reconciler.manifests import Manifests, read_manifests, read_paths
 from reconciler.manifests.documents import read_file
 from reconciler.model import Origin
@@ -164,3 +165,24 @@ def test_ignore_file_without_meaning_is_an_error_with_its_line(tmp_path: Path) -
     (tmp_path / ".reconcilerignore").write_text("a\n!\n")
     (error,) = [each for each in read_paths([tmp_path]).errors if each.code == "InvalidIgnore"]
     assert error.origin == Origin(f"{tmp_path}/.reconcilerignore", 2)
+
+
+def test_faults_in_a_folder_of_another_host_block_nothing_here(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repo")
+    for host in "ab":
+        repository.write(f"hosts/{host}/host.yaml", HOST)
+    repository.write("hosts/b/broken.yaml", "a: [\n")
+    repository.write("hosts/b/large.yaml", "kind: InferenceService\n" + "#" * 2000)
+    repository.write("hosts/b/nul.yaml", "a: \0\n")
+    (repository.path / "hosts/b/up").symlink_to("..")
+    repository.commit()
+    source = GitSource(Source(url=str(repository.path), max_file_bytes=1000), tmp_path / "git", ("hosts/a", "hosts/b"))
+    snapshot = source.poll()
+
+    def blocking(name: str) -> int:
+        target = HostTarget.model_validate({"name": name, "paths": [f"hosts/{name}"]})
+        own = part_of(snapshot, target)
+        return len({reason.origin for reason in build_desired(read_manifests(own), target, own).unreadable})
+
+    assert blocking("a") == 0
+    assert blocking("b") >= 4
