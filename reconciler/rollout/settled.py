@@ -17,7 +17,7 @@ from reconciler.rollout.situation import Situation
 def settled(s: Situation) -> Decision | None:
     """The decision for a service with nothing to do and nothing to wait for; None when it needs a closer look."""
     want, owned, route = s.desired, s.owned, s.route
-    if route is not None and is_departed(s):
+    if route is not None and route.left_at is not None and is_departed(s):
         return Decision((), farewell(s), (), verdict_of_departed(s), None)
     if want is not None and not s.replicas and (idle := _settled_without(s, want)):
         return idle

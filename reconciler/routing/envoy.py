@@ -220,7 +220,8 @@ class EnvoyProxy:
             except Retryable as error:
                 problem = str(error)
             time.sleep(0.02)
-        raise Retryable(f"the proxy (pid {running.pid}) is not ready after {age + patience:.0f} s: {problem}")
+        # The same words for the same failure: it is told once.
+        raise Retryable(f"the proxy (pid {running.pid}) runs, but is not ready: {problem}")
 
     def _table_for(self, routes: tuple[ServiceRoute, ...]) -> _Table:
         members = endpoints.members_of(routes)

@@ -7,11 +7,11 @@ import signal
 
 import pytest
 
-from reconciler import procfs
 from reconciler.routing.process import find
 from tests.e2e.conftest import MakeRig
 from tests.e2e.rig import Rig
 from tests.engine.fixtures import engine_processes
+from tests.world import exists
 
 pytestmark = pytest.mark.e2e
 
@@ -45,7 +45,7 @@ def test_stopped_engine_core_is_replaced(make_rig: MakeRig) -> None:
     rig.wait("another engine", lambda: rig.pids() and not rig.pids() & before)
     rig.converge()
     assert rig.serves()
-    assert not any(procfs.read_stat(pid) for pid in core)
+    assert not any(exists(pid) for pid in core)
     assert "note_crash" in events(rig)
     assert "reject" not in events(rig)
 
