@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,9 +15,9 @@ import pytest
 from reconciler.config import Routing
 from reconciler.errors import Retryable
 from reconciler.model import ProxyBreak, ServiceRoute
-from reconciler.routing import watch
+from reconciler.routing import admin_socket, watch
 from reconciler.routing.envoy import EnvoyProxy
-from reconciler.routing.process import find
+from reconciler.routing.process import find, spawn
 from reconciler.routing.watch import ProxyWatch, does_answer
 from tests.ports import free_port
 from tests.proxy_parts import Backend, ask, load, route, service, wait_for
@@ -66,6 +67,28 @@ def test_file_in_place_of_the_admin_socket_is_replaced(proxy: EnvoyProxy, tmp_pa
     (tmp_path / "proxy" / "admin.sock").touch()
     proxy.ensure_running()
     assert proxy.observe().ready
+
+
+def test_name_of_an_earlier_proxys_socket_is_left_alone(proxy: EnvoyProxy, tmp_path: Path) -> None:
+    folder = tmp_path / "proxy"
+    earlier = proxy.find_process()
+    assert earlier is not None
+    os.kill(earlier.pid, signal.SIGKILL)
+    wait_for(lambda: find(folder) is None)
+    # As when systemd starts the next one.
+    spawn(folder, 1)
+    wait_for(lambda: is_asked(proxy))
+    assert not (folder / "admin.sock").samefile(folder / "kept" / "admin.sock")
+    assert not admin_socket.restore(folder)
+    proxy.ensure_running()
+    assert proxy.observe().ready
+    assert (folder / "admin.sock").samefile(folder / "kept" / "admin.sock")
+
+
+def is_asked(proxy: EnvoyProxy) -> bool:
+    with contextlib.suppress(Retryable):
+        return proxy._admin.is_live()
+    return False
 
 
 def lose_socket(folder: Path) -> None:

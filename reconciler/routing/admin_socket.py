@@ -5,8 +5,10 @@ Envoy makes its socket once. Without its name nobody can tell it anything any mo
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+import socket
+from contextlib import closing, suppress
 from pathlib import Path
 
 SOCKET = "admin.sock"
@@ -28,7 +30,8 @@ def restore(folder: Path) -> bool:
     """Put the first name back, whatever stands in its place. False: nothing was to be done."""
     named, kept = folder / SOCKET, folder / _KEPT
     try:
-        if not kept.is_socket() or (named.exists() and kept.samefile(named)):
+        # What another Envoy left is a name of nothing, and must not take the place of a new one.
+        if _listens(folder, SOCKET) or not _listens(folder, str(_KEPT)):
             return False
         _link(kept, named)
     except OSError:
@@ -40,6 +43,16 @@ def forget(folder: Path) -> None:
     """Another Envoy makes another socket."""
     for name in (folder / SOCKET, folder / _KEPT):
         name.unlink(missing_ok=True)
+
+
+def _listens(folder: Path, name: str) -> bool:
+    """Goes through the folder's descriptor, because the path of a socket may have only 107 characters."""
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)) as probe:
+        opened = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        try:
+            return probe.connect_ex(f"/proc/self/fd/{opened}/{name}") in (0, errno.EAGAIN)
+        finally:
+            os.close(opened)
 
 
 def _link(old: Path, new: Path) -> None:

@@ -129,8 +129,9 @@ class EnvoyProxy:
         self._lay_out()
         running = process.find(self._folder)
         if running is not None and replace:
-            process.end(running, _END_PATIENCE)
+            # Before it ends: whoever keeps it may start the next one at once.
             admin_socket.forget(self._folder)
+            process.end(running, _END_PATIENCE)
             running = process.find(self._folder)
         elif running is not None:
             admin_socket.restore(self._folder)
