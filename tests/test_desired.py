@@ -525,6 +525,17 @@ def test_resources_are_requests_and_limits_fill_the_gaps() -> None:
     assert spec.resources == Resources(2, 500, 2 << 30, (("example.com/tpu", 1),), 4000, 2 << 30)
 
 
+def test_variables_resources_and_models_keep_their_lines() -> None:
+    file = "hosts/box/chat.yaml"
+    text = with_model("env: [{name: A, value: b}]", "resources: {limits: {memory: 1Gi}}")
+    service = one(text)
+    lines = {name: str(origin) for name, origin in service.variable_origins}
+    assert lines["A"] == f"{file}:14"
+    assert lines["HOME"].startswith("runtimes/vllm.yaml:"), "it is the runtime's"
+    assert str(service.resources_origin) == f"{file}:15"
+    assert service.mount_origins == (("/mnt/models", Origin(file, 10)),)
+
+
 def test_sidecars_are_warned_about() -> None:
     text = with_predictor("containers: [{name: side, image: i}]", "initContainers: [{name: init, image: i}]")
     warned = [warning.message for warning in one(text).warnings if warning.code == "ContainerIgnored"]

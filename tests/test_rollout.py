@@ -81,6 +81,7 @@ def test_nothing_is_stopped_for_a_successor_that_would_not_fit():
     verdict = next(iter(host.converge(commit).verdicts.values()))
     assert not [a for a in host.log[since:] if isinstance(a, Drain | Stop)]
     assert verdict.blocked[0].message == "needs 4.0 GiB, this host has 2.0 GiB"
+    assert verdict.blocked[0].origin == commit.services[0].origin
     assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, Phase.HEALTHY)
 
 
@@ -90,6 +91,7 @@ def test_a_blocked_service_names_the_holders_of_gpus_and_starts_when_one_is_free
     host.converge(three)
     verdict = host.step(three).verdicts[three.services[2].id]
     assert verdict.blocked[0].message == "needs 1 nvidia.com/gpu, 0 of 2 free; held by default/a, default/b"
+    assert verdict.blocked[0].origin is not None
     host.converge(state(three.services[1], three.services[2]))
     assert len(host.serving("c")) == 1
 
