@@ -290,6 +290,17 @@ def test_a_folder_that_cannot_be_looked_through_is_said_and_stops_no_pass(tmp_pa
     assert refused.value.code == "FolderUnreadable"
 
 
+def test_model_that_the_disk_hides_is_no_fault_of_the_commit(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(Retryable, match="loop: cannot be looked at: Too many levels of symbolic links"):
+        served(f"file://{tmp_path}/loop", Ground())
+    model = make_model(tmp_path / "chat")
+    (model / "config.json").unlink()
+    (model / "config.json").symlink_to("config.json")
+    with pytest.raises(Retryable, match=r"config\.json: cannot be looked at"):
+        served(f"file://{model}", Ground())
+
+
 def test_a_model_that_is_not_fetched_is_no_fault_of_the_commit(tmp_path: Path) -> None:
     spec = EffectiveSpec("i", (), (), mounts=(Mount("s3://models/llama?X=secret"),))
     with pytest.raises(Retryable, match=r"^s3://models/llama: not fetched yet"):

@@ -52,7 +52,7 @@ def folders_of(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[str,
         stamp, ours = _look(path, said), is_fetched(mount.uri)
         if not ours:
             _keep_out(path, said, ground.closed, stamp)
-        if below is not None and not os.path.isfile(f"{path}/{below}/config.json"):
+        if below is not None and not _is_file(f"{path}/{below}/config.json", said):
             text = "holds no config.json; it is not a model's folder, or its copy is incomplete"
             raise Unusable(_MISSING, f"{said}{posixpath.normpath(f'{path}/{below}')}: {text}")
         if ground.reader and not ours:
@@ -129,14 +129,24 @@ def _said(path: str, mount: Mount) -> str:
     return f"{uri}: " if path not in uri else ""
 
 
+def _is_file(path: str, said: str) -> bool:
+    info = _info(path, said)
+    return info is not None and stat.S_ISREG(info.st_mode)
+
+
+def _info(path: str, said: str) -> os.stat_result | None:
+    """None where nothing is. Raises Retryable where the disk does not say: what is hidden is not missing."""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Retryable(f"{said}{path}: cannot be looked at: {error.strerror}; see to its disk and modes") from None
+
+
 def _look(path: str, said: str) -> _Stamp:
     """Which folder it is. Raises Unusable unless it is one."""
-    try:
-        info = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        info = None
-    except OSError as error:
-        raise Unusable(_MISSING, f"{said}{path}: cannot be read: {error.strerror}") from None
+    info = _info(path, said)
     if info is None or not stat.S_ISDIR(info.st_mode):
         raise Unusable(_MISSING, f"{said}{path}: no such folder; put the model's files there")
     return info.st_dev, info.st_ino, info.st_ctime_ns
