@@ -175,14 +175,19 @@ def test_faults_in_a_folder_of_another_host_block_nothing_here(tmp_path: Path) -
     repository.write("hosts/b/large.yaml", "kind: InferenceService\n" + "#" * 2000)
     repository.write("hosts/b/nul.yaml", "a: \0\n")
     (repository.path / "hosts/b/up").symlink_to("..")
+    repository.write("hosts/b/sub/.reconcilerignore", "!\n")
+    repository.write("hosts/b/sub/x.yaml", SERVICE)
     repository.commit()
     source = GitSource(Source(url=str(repository.path), max_file_bytes=1000), tmp_path / "git", ("hosts/a", "hosts/b"))
     snapshot = source.poll()
 
-    def blocking(name: str) -> int:
+    def blocking(name: str) -> set[str]:
         target = HostTarget.model_validate({"name": name, "paths": [f"hosts/{name}"]})
         own = part_of(snapshot, target)
-        return len({reason.origin for reason in build_desired(read_manifests(own), target, own).unreadable})
+        desired = build_desired(read_manifests(own), target, own)
+        assert not desired.services
+        return {reason.origin.file for reason in desired.unreadable if reason.origin}
 
-    assert blocking("a") == 0
-    assert blocking("b") >= 4
+    assert blocking("a") == set()
+    names = ("broken.yaml", "large.yaml", "nul.yaml", "up", "up/", "sub/", "sub/.reconcilerignore")
+    assert blocking("b") == {f"hosts/b/{name}" for name in names}

@@ -141,6 +141,21 @@ def test_a_file_of_a_newer_version_is_moved_aside(path: Path) -> None:
     assert "newer reconciler" in logs[0]["reason"]
 
 
+def test_file_of_an_older_version_keeps_its_entries(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(module, "MIGRATIONS", module.MIGRATIONS[:1])
+        old = History(path)
+        old.reject("a", rejection())
+        old.set_applied("a", "rev")
+        old.close()
+    history = History(path)
+    history.note("a", "rev", "", "start", "x", 1.0, ("view", "y"))
+    assert (history.applied("a"), len(history.quarantines("a")), history.said("a")) == ("rev", 1, {"view": "y"})
+    history.remember("a", "view", "")
+    assert history.said("a") == {}
+    history.close()
+
+
 def test_a_folder_that_is_missing_is_said_plainly(tmp_path: Path) -> None:
     with pytest.raises(Retryable, match=r"cannot open .*check that its folder exists"):
         History(tmp_path / "no" / "state.db")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from reconciler.config import HostTarget
-from reconciler.manifests import SUFFIXES, Manifest, Manifests, is_hidden
+from reconciler.manifests import IGNORE_FILE, SUFFIXES, Manifest, Manifests, is_hidden
 from reconciler.model import Origin, Reason, Snapshot, is_under
 
 HOST_FILE = "host.yaml"
@@ -24,7 +24,8 @@ def part_of(snapshot: Snapshot, target: HostTarget) -> Snapshot:
 
 
 def _touches(refused: str, target: HostTarget) -> bool:
-    """Also what stands where a folder above ours should be."""
+    """Also what stands where a folder above ours should be, or closes it."""
+    refused = refused.removesuffix(f"/{IGNORE_FILE}")
     return is_under(refused, target.paths) or any(path.startswith(f"{refused}/") for path in target.paths)
 
 
@@ -33,8 +34,9 @@ def unreadable_places(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reas
     for reason in (each.reason for each in manifests.unreadable if each.may_hide_services):
         yield reason
         if reason.origin and not reason.origin.file.endswith(SUFFIXES):
-            # A link or a submodule may stand where a folder was.
-            yield Reason(reason.code, reason.message, Origin(f"{reason.origin.file}/", 1))
+            # A link or a submodule may stand where a folder was, and an ignore file may close its own.
+            folder = reason.origin.file.removesuffix(f"/{IGNORE_FILE}")
+            yield Reason(reason.code, reason.message, Origin(f"{folder}/", 1))
     yield from _missing(snapshot, "what came from there is kept")
 
 

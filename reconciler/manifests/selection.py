@@ -69,8 +69,8 @@ class Ignore:
         self._rules: dict[str, _Rules] = {}
         self._folders: dict[str, Reason | None] = {}
 
-    def add(self, folder: str, data: bytes, shown: str) -> None:
-        """The ignore file of a folder. Raises ManifestError for one that cannot be followed."""
+    def add(self, folder: str, data: bytes | None, shown: str) -> None:
+        """The ignore file of a folder; None: it is no file. Raises ManifestError for one that cannot be followed."""
         self._rules[folder] = _parsed(data, shown)
         self._folders.clear()
 
@@ -110,12 +110,12 @@ def _folders_of(path: str) -> list[str]:
     return [path[: match.start()] for match in re.finditer("/", path)]
 
 
-def _parsed(data: bytes, file: str) -> _Rules:
+def _parsed(data: bytes | None, file: str) -> _Rules:
     # Most trees have no such file, and a command need not wait for what it does not use.
     from pathspec import GitIgnoreSpec
 
-    if len(data) > MAX_IGNORE_BYTES:
-        raise ManifestError(file, 1, "", f"larger than {MAX_IGNORE_BYTES >> 10} KiB; write fewer patterns")
+    if data is None or len(data) > MAX_IGNORE_BYTES:
+        raise ManifestError(file, 1, "", f"expected a plain file of {MAX_IGNORE_BYTES >> 10} KiB at most")
     try:
         text = data.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 from reconciler.config import Source
 from reconciler.config_values import normalize_path
 from reconciler.errors import ManifestError, Terminal
-from reconciler.manifests import IGNORE_FILE, MAX_IGNORE_BYTES, SUFFIXES, Ignore, folder_of, ignore_files
-from reconciler.model import File, Snapshot
+from reconciler.manifests import IGNORE_FILE, MAX_IGNORE_BYTES, SUFFIXES, Ignore, folder_of, ignore_files, is_hidden
+from reconciler.model import File, Origin, Reason, Snapshot, is_under
 from reconciler.source.choose import LINK, SUBMODULE, Entry, choose, refuse_binary, refuse_large, refuse_links
 from reconciler.source.mirror import Damaged, Mirror
 
@@ -27,7 +28,8 @@ def read_snapshot(
 ) -> Snapshot:
     """Read the manifests under `paths`; what `before` has already is not read again.
 
-    Raises Terminal beyond the limits and for an ignore file that cannot be followed, Damaged for a bad mirror.
+    Raises Terminal beyond the limits and for an ignore file of all that is read that cannot be followed, Damaged for a
+    bad mirror.
     """
     try:
         clean = {path: normalize_path(path) for path in paths}
@@ -35,7 +37,9 @@ def read_snapshot(
         raise Terminal(f"targets.paths: {error}") from None
     roots = tuple(dict.fromkeys(clean.values()))
     entries, ignore_files, present = _entries(mirror, revision, roots)
-    chosen = choose(entries, roots, _ignore(mirror, ignore_files), settings)
+    ignore, closed = _ignore(mirror, ignore_files, roots)
+    chosen = choose([each for each in entries if not _is_closed(each, closed)], roots, ignore, settings)
+    chosen.refused |= {f"{folder}/{IGNORE_FILE}".encode(): reason for folder, reason in closed.items()}
     refuse_links(chosen, lambda links: _lead_to_files(mirror, revision, links))
     _check_limits(chosen.wanted, revision, settings)
     blobs = {file.oid: file.data for file in before.files} if before else {}
@@ -83,17 +87,32 @@ def _is_in(path: bytes, place: bytes) -> bool:
     return not place or path == place or path.startswith(place + b"/")
 
 
-def _ignore(mirror: Mirror, files: list[Entry]) -> Ignore:
-    """Raises Terminal: what an ignore file that cannot be followed leaves out, nobody can tell."""
-    ignore = Ignore()
-    for odd in (each for each in files if each.mode in (LINK, SUBMODULE) or each.size > MAX_IGNORE_BYTES):
-        raise Terminal(f"{odd.shown}: expected a plain file of {MAX_IGNORE_BYTES >> 10} KiB at most; {_KEPT}")
-    for each, data in zip(files, _contents(mirror, files), strict=True):
+def _ignore(mirror: Mirror, files: list[Entry], roots: tuple[str, ...]) -> tuple[Ignore, dict[str, Reason]]:
+    """What is ignored, and the folders whose ignore file cannot be followed: what it leaves out, nobody can tell.
+
+    Raises Terminal where such a folder is all that anybody reads.
+    """
+    ignore, closed = Ignore(), dict[str, Reason]()
+    plain = [each for each in files if each.mode not in (LINK, SUBMODULE) and each.size <= MAX_IGNORE_BYTES]
+    contents = dict(zip(plain, _contents(mirror, plain), strict=True))
+    for each in sorted(files, key=lambda one: one.path.count(b"/")):
+        path = each.path.decode("utf-8", "surrogateescape")
+        folder = folder_of(path)
+        if ignore.why(path) or (is_under(folder, roots) and is_hidden(folder, roots)):
+            continue
         try:
-            ignore.add(folder_of(each.path.decode("utf-8", "surrogateescape")), data, each.shown)
+            ignore.add(folder, contents.get(each), each.shown)
         except ManifestError as error:
-            raise Terminal(f"{error}; {_KEPT}") from None
-    return ignore
+            text = f"{error.message}; nothing in this folder is read"
+            closed[folder] = Reason("InvalidIgnore", text, Origin(error.file, error.line))
+    for folder, reason in closed.items():
+        if all(is_under(root, (folder,)) for root in roots):
+            raise Terminal(f"{reason}; {_KEPT}")
+    return ignore, closed
+
+
+def _is_closed(entry: Entry, closed: Mapping[str, Reason]) -> bool:
+    return bool(closed) and is_under(entry.path.decode("utf-8", "surrogateescape"), closed)
 
 
 def _lead_to_files(mirror: Mirror, revision: str, links: list[Entry]) -> list[bool]:
