@@ -265,10 +265,29 @@ class TargetLock:
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         self._file = file
 
+    def check(self) -> None:
+        """Is it still the folder that was locked? Raises Retryable: without records all would be started twice."""
+        if self._file is None:
+            return
+        held, there = os.fstat(self._file), None
+        with contextlib.suppress(OSError):
+            there = os.stat(self._path)
+        if there is None or (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino):
+            raise vanished(self._path.parent)
+
     def release(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def vanished(folder: Path) -> Retryable:
+    """The error where a folder of ours is not the one that we began with."""
+    return Retryable(
+        f"{folder} is not the folder any more that this daemon began with: it was moved, deleted or unmounted. Nothing "
+        "is changed until it is back, and what serves goes on; put it back. If it is gone for good, end the replicas, "
+        "then start the daemon again"
+    )
 
 
 def _name_of(thing: ReplicaId | ServiceId) -> str:

@@ -19,6 +19,7 @@ from reconciler.build import build_id
 from reconciler.config import Settings
 from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.heap import share_heap
+from reconciler.inventory import vanished
 from reconciler.loop.disk import DiskCheck
 from reconciler.loop.parts import (
     Place,
@@ -31,6 +32,7 @@ from reconciler.loop.parts import (
     make_source,
     retire,
 )
+from reconciler.loop.pass_errors import in_words
 from reconciler.loop.source_journal import SourceJournal
 from reconciler.model import ByHand, ServiceId, Snapshot
 from reconciler.notify import notify, reloading, watchdog_interval
@@ -40,11 +42,11 @@ from reconciler.source import LocalWatch, shown_address
 from reconciler.target_registry import Leftover, TargetRegistry
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
+from reconciler.web.unix import identity
 
 log = structlog.get_logger()
 
 _SHORTEST_PAUSE = 0.02
-_AFTER_A_BUG = 5.0
 
 
 def run_daemon(settings: Settings, path: Path) -> int:
@@ -143,6 +145,7 @@ class Daemon:
         """Raises ReconcileError when a folder, lock or address cannot be had."""
         self.settings = settings
         make_folder(settings)
+        self._state = identity(settings.state_dir)
         self._metrics = Metrics()
         self._history = make_history(settings)
         self._source = make_source(settings)
@@ -240,9 +243,12 @@ class Daemon:
         with self._polling:
             began = time.monotonic()
             try:
+                self._check_state()
                 snapshot = self._source.poll()
             except ReconcileError as error:
                 return self._note_source_error(error, began)
+            except OSError as error:
+                return self._note_source_error(in_words(error), began)
             except Exception as error:
                 log.exception("source_raised")
                 return self._note_source_error(f"unexpected {type(error).__name__}: {error}", began)
@@ -288,20 +294,27 @@ class Daemon:
             snapshot = self._snapshot
             if snapshot is None:
                 return self.settings.resync
+            self._check_state()
             turn = place.turner.turn(snapshot)
             passed = 1
+            place.errors.clear()
             if retire(place, self.settings):
                 self._let_go(place)
             return self.settings.resync if turn.again_in is None else min(turn.again_in, self.settings.resync)
-        except Exception:
-            # The one broad catch: a bug must not end the loop, and the traceback must be seen.
-            log.exception("pass_raised", target=place.settings.name)
-            return _AFTER_A_BUG
+        except Exception as error:
+            # The one broad catch.
+            place.turner.fail(place.errors.note(error))
+            return place.errors.pause
         finally:
             with self._counting:
                 place.is_turning = False
                 place.passes += passed
                 self._earlier_passes += passed if place.is_retired else 0
+
+    def _check_state(self) -> None:
+        """Without our folder nothing is known of what runs: to begin anew would start it a second time."""
+        if identity(self.settings.state_dir) != self._state:
+            raise vanished(self.settings.state_dir)
 
     def _let_go(self, place: Place) -> None:
         """Of a target that is gone nothing is left but the count of its passes."""

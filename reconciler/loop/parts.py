@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from reconciler.cordon import Cordon
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.inventory import Inventory
 from reconciler.loop.journal import Journal
+from reconciler.loop.pass_errors import PassErrors
 from reconciler.loop.state_copy import HISTORY
 from reconciler.loop.turn import Turner
 from reconciler.model import Observed, Reason
@@ -54,6 +55,10 @@ class Place:
     passes: int = 0
     leftover: Leftover | None = None
     is_retired: bool = False
+    errors: PassErrors = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.errors = PassErrors(self.settings.name)
 
     def report(self) -> TargetReport:
         """The target after its latest pass, with what was counted since."""

@@ -141,6 +141,11 @@ class Turner:
         )
         return turn
 
+    def fail(self, why: str) -> None:
+        """A pass was not possible: nothing is known of the target now."""
+        unreachable = Unreachable(self._settings.name, time.time(), why)
+        self.report = replace(self.report, observed=unreachable, plan=None, last_results=())
+
     def leave(self, why: Reason) -> None:
         """From now on nothing is wanted here, whatever git says."""
         self._leaving = why

@@ -53,7 +53,12 @@ class Mirror:
         interrupted git left behind belong to nobody.
         """
         self.folder.prepare(local)
-        descriptor = os.open(self.folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self.folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Retryable(
+                f"{self.folder.lock}: cannot be opened: {error.strerror}; check the disk and the owner of state_dir"
+            ) from None
         try:
             self._await_lock(descriptor)
             self._held = (descriptor,)

@@ -145,7 +145,9 @@ class HostTarget:
         """Take over this host. Raises Terminal, naming the holder, while another process has it."""
         if self._closed:
             raise Retryable(f"target {self.name}: let go already; whoever took it over goes on")
-        if not self._lock.is_held:
+        if self._lock.is_held:
+            self._lock.check()
+        else:
             self._lock.acquire()
             self._clock.watch()
             self._supervisor.subscribe(self._wake)
@@ -189,6 +191,7 @@ class HostTarget:
         """What is there now. Unreachable when a record, the GPUs or the disk cannot be read: nothing is guessed."""
         now = self._clock.now()
         try:
+            self._lock.check()
             records = self._inventory.replicas()
             if not any(self._is_timed(record, now) for record in records):
                 self._clock.follow()

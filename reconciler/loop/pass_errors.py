@@ -1,0 +1,55 @@
+"""What keeps passes over one target from being made: told once, and tried again ever more slowly."""
+
+from __future__ import annotations
+
+import structlog
+
+from reconciler.errors import ReconcileError
+
+log = structlog.get_logger()
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+
+
+class PassErrors:
+    """Of one target, in a row."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._count = 0
+        self._said = ""
+
+    def note(self, error: Exception) -> str:
+        """Remember it, and tell of it where it is news. Returns it in words."""
+        self._count += 1
+        text = in_words(error)
+        if text == self._said:
+            return text
+        self._said = text
+        if isinstance(error, ReconcileError | OSError):
+            log.error("pass_failed", target=self._target, error=text, meanwhile="what serves goes on")
+        else:
+            # A bug must not end the loop, and its traceback must be seen.
+            log.exception("pass_raised", target=self._target)
+        return text
+
+    def clear(self) -> None:
+        """A pass was made."""
+        if self._count:
+            log.info("pass_recovered", target=self._target, failed=self._count)
+        self._count, self._said = 0, ""
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next try."""
+        return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._count - 1, 10)))
+
+
+def in_words(error: Exception) -> str:
+    """One line for people."""
+    if isinstance(error, ReconcileError):
+        return str(error)
+    if isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename else ""
+        return f"{what}{error.strerror or error}; see whether the disk is mounted, writable and not full"
+    return f"unexpected {type(error).__name__}: {error}"
