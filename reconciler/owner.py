@@ -4,31 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from reconciler.config import Settings
 from reconciler.errors import Terminal
-
-
-@contextmanager
-def acting_as_owner(folder: Path) -> Iterator[None]:
-    """Be the folder's owner for a while, if we are root and it is another one. For programs of one thread."""
-    info = folder.stat()
-    if os.geteuid() != 0 or info.st_uid == 0:
-        yield
-        return
-    groups, group = os.getgroups(), os.getegid()
-    os.setgroups([])
-    os.setegid(info.st_gid)
-    os.seteuid(info.st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
-        os.setgroups(groups)
 
 
 def become_owner(settings: Settings) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -99,6 +102,25 @@ def test_host_drain_without_a_daemon_is_written_down(config: Path, capsys: pytes
     ]
 
 
+def test_host_drain_by_root_stays_readable_for_the_daemon_of_another_user():
+    if os.geteuid() != 0:
+        pytest.skip("only root may act as others")
+    nobody = pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory() as name:
+        state = Path(name) / "state"
+        state.mkdir(mode=0o700)
+        Path(name).chmod(0o755)
+        os.chown(state, nobody.pw_uid, nobody.pw_gid)
+        path = Path(name) / "config.yaml"
+        target = {"name": "a", "paths": ["hosts/a"]}
+        path.write_text(yaml.safe_dump({"source": {"url": "/x"}, "state_dir": str(state), "targets": [target]}))
+        argv = [sys.executable, "-m", "reconciler", "host", "drain", "--config", str(path)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        made = {one.name: one.stat().st_uid for one in state.iterdir()}
+    assert made["drained.json"] == made["state.db"] == nobody.pw_uid
+
+
 @pytest.mark.parametrize("until", ["soon", "", "2001-01-01", "0s", "25:00", "99999999999h", "9999-12-31T23:00-23:00"])
 def test_until_that_is_no_time_to_come_is_wrong_usage(config: Path, until: str, capsys: pytest.CaptureFixture[str]):
     for command in (["suspend"], ["host", "drain"]):
@@ -134,6 +156,17 @@ def test_reason_is_limited_on_both_sides(config: Path, loop: FakeLoop):
         with pytest.raises(Terminal, match="expected"):
             client._ask("POST", "/drain", wrong)
     assert loop.asked == []
+
+
+def test_person_is_named_as_the_kernel_knows_it(monkeypatch: pytest.MonkeyPatch):
+    assert person(0, 0) == "root", "the caller is in another container, or gone"
+    assert person(0, 4_711_000) == "user 4711000"
+    # Only a real login sets it.
+    monkeypatch.setattr(Path, "read_text", lambda _: str(os.geteuid()))
+    assert person(1, 4_711_000) == f"{ME} (as user 4711000)"
+    assert person(1, os.geteuid()) == ME
+    monkeypatch.setattr(Path, "read_text", lambda _: str(2**32 - 1))
+    assert person(1, 0) == "root"
 
 
 # ---------------------------------------------------------------- what the daemon keeps

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import pytest
 from reconciler.errors import Retryable
 from reconciler.loop.turn import Turn, Turner
 from reconciler.model import ByHand, Drain, Reason, Start
-from reconciler.owner import acting_as_owner
 from reconciler.report.history import History
 from reconciler.report.judgement import fault, judge
 from reconciler.report.planned import plan_document
@@ -213,14 +210,3 @@ def test_plan_of_a_drained_host_does_not_claim_what_git_says():
     said = list(plan_blocks(document))
     assert f"  ! Drained {SAID} (`reconciler host undrain` lifts it)" in said
     assert said[-1] == "Nothing to do while the host is drained by hand."
-
-
-def test_root_writes_as_the_owner_of_the_folder():
-    if os.geteuid() != 0:
-        pytest.skip("only root may act as others")
-    with tempfile.TemporaryDirectory() as name:
-        os.chown(name, 12345, 12345)
-        with acting_as_owner(Path(name)):
-            HostDrain(Path(name) / "drained.json").begin(ASKED)
-        info = (Path(name) / "drained.json").stat()
-    assert (info.st_uid, info.st_gid, os.geteuid()) == (12345, 12345, 0)

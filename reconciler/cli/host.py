@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.shared import NO, OK, by_hand, log_to_stderr, options, print_json, settings_of
+from reconciler.cli.shared import NO, OK, act_as_owner, by_hand, log_to_stderr, options, print_json, settings_of
 
 if TYPE_CHECKING:
     from reconciler.doctor import Finding
@@ -87,7 +87,9 @@ def drain(config: str | None, reason: str, until: float | None) -> int:
     from reconciler.report.scrub import printable
 
     log_to_stderr()
-    drain_later(settings, ByHand(person(os.getpid(), os.getuid()), time.time(), printable(reason), until))
+    asked = ByHand(person(os.getpid(), os.getuid()), time.time(), printable(reason), until)
+    act_as_owner(settings)
+    drain_later(settings, asked)
     click.echo("no daemon runs: the host is drained once one does; what serves goes on until then")
     return OK
 
@@ -106,7 +108,9 @@ def undrain(config: str | None) -> int:
         from reconciler.loop import undrain_later
 
         log_to_stderr()
-        lifted = undrain_later(settings, person(os.getpid(), os.getuid()))
+        me = person(os.getpid(), os.getuid())
+        act_as_owner(settings)
+        lifted = undrain_later(settings, me)
     click.echo("git decides again what runs here" if lifted else "this host was not drained by hand")
     return OK
 

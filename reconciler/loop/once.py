@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from reconciler.loop.parts import (
 )
 from reconciler.loop.state_copy import HISTORY, copy_state
 from reconciler.model import AskPreflight, ByHand, DesiredState, Observed, Plan, Snapshot, Unreachable
-from reconciler.owner import acting_as_owner
 from reconciler.report.history import History
 from reconciler.report.judgement import judge
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
@@ -89,14 +88,10 @@ def undrain_later(settings: Settings, by: str) -> bool:
 
 def _write_down(settings: Settings, write: Callable[[HostDrain], object], event: str, message: str) -> None:
     make_folder(settings)
-    with acting_as_owner(settings.state_dir):
-        write(make_drain(settings))
-        history = make_history(settings)
-        try:
-            for target in settings.targets:
-                history.note(target.name, history.applied(target.name), "", event, message, time.time())
-        finally:
-            history.close()
+    write(make_drain(settings))
+    with closing(make_history(settings)) as history:
+        for target in settings.targets:
+            history.note(target.name, history.applied(target.name), "", event, message, time.time())
 
 
 @contextmanager
