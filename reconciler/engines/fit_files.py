@@ -224,5 +224,7 @@ def _tensor(path: Path, name: str, entry: Any, room: int) -> Tensor:
         raise UnreadableModel(f"{path}: tensor {name[:100]} has no dtype and data_offsets; copy it again")
     begin, end = offsets
     if type(begin) is not int or type(end) is not int or not 0 <= begin <= end <= room:
-        raise UnreadableModel(f"{path}: tensor {name[:100]} lies outside of the file; copy it again")
+        raise UnreadableModel(
+            f"{path}: tensor {name[:100]} lies outside of the file, which is cut short; copy it again"
+        )
     return Tensor(kind, end - begin)

@@ -63,7 +63,9 @@ def _is_below(path: str, folder: str) -> bool:
 def _reason(error: UnreadableModel, one: Named, wish: Desired, spec: EffectiveSpec, asked: Question) -> Reason:
     missing = isinstance(error, MissingFile)
     code = UNKNOWN if isinstance(error, UnknownModel) else "FileMissing" if missing else "FileDamaged"
-    return Reason(code, f"{one.flag} {one.path}: {error}", _origin(one, wish, spec, asked))
+    # Of a path in the container, both are told: the error names the one of this host.
+    path = "" if one.path in str(error) else f" {one.path}"
+    return Reason(code, f"{one.flag}{path}: {error}", _origin(one, wish, spec, asked))
 
 
 def _origin(one: Named, wish: Desired, spec: EffectiveSpec, asked: Question) -> Origin:

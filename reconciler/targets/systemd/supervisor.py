@@ -35,6 +35,7 @@ from reconciler.targets.systemd.manager import Manager, Run, UnitState, is_endin
 from reconciler.targets.systemd.podman import remove_container
 from reconciler.targets.systemd.replica import PRIVATE, RECORD, SECRETS, plan_unit
 from reconciler.targets.systemd.unit import (
+    CACHES,
     CREDENTIAL,
     UnitPlan,
     build_unit,
@@ -296,7 +297,7 @@ class UnitSupervisor:
         found = [*self._lacking(launch)]
         if self._has_user():
             found += _too_large(self._plan(record, launch))
-        return (*found, *unwritable((str(self._inventory.folder), str(UNITS))))
+        return (*found, *unwritable((str(self._inventory.folder), str(UNITS), CACHES)))
 
     def _plan(self, record: ReplicaRecord, launch: Launch) -> UnitPlan:
         """Raises Terminal for what no unit can hold."""
