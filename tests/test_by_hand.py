@@ -28,6 +28,7 @@ from reconciler.web.client import DaemonClient
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
 from reconciler.web.unix import person
+from tests.report_world import with_service
 from tests.test_web import FakeLoop
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -80,9 +81,13 @@ def test_host_drain_and_undrain_ask_the_daemon(config: Path, loop: FakeLoop, cap
     assert run(["host", "drain", "--reason", "why", "--until", "1d", "--config", str(config)]) == 0
     (what, asked) = loop.asked[-1]
     assert (what, asked.reason) == ("drain", "why")
+    assert capsys.readouterr().err == ""
+    loop.document = with_service(loop.document, suspended=True)
+    assert run(["host", "drain", "--config", str(config)]) == 0
+    assert "demo/tiny is suspended and goes on running" in capsys.readouterr().err
     assert run(["host", "undrain", "--config", str(config)]) == 0
     assert loop.asked[-1][0] == "undrain"
-    assert "`reconciler host undrain` lifts it" in capsys.readouterr().out
+    assert capsys.readouterr().out == "git decides again what runs here\n"
 
 
 def test_host_drain_without_a_daemon_is_written_down(config: Path, capsys: pytest.CaptureFixture[str]):

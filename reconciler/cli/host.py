@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.shared import NO, OK, act_as_owner, by_hand, log_to_stderr, options, print_json, settings_of
+from reconciler.cli.shared import NO, OK, act_as_owner, by_hand, log_to_stderr, options, print_json, settings_of, tell
 
 if TYPE_CHECKING:
     from reconciler.doctor import Finding
     from reconciler.install import Step, System
+    from reconciler.web.client import DaemonClient
 
 _ROOT = click.Path(exists=True, file_okay=False, path_type=Path)
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -80,8 +81,10 @@ def drain(config: str | None, reason: str, until: float | None) -> int:
 
     settings = settings_of(config)
     if answers(settings.socket_path):
-        DaemonClient(settings.socket_path).drain(reason, until)
+        client = DaemonClient(settings.socket_path)
+        client.drain(reason, until)
         click.echo("draining; `reconciler status --watch` shows how it goes on, `reconciler host undrain` lifts it")
+        _tell_suspended(client)
         return OK
     from reconciler.loop import drain_later
     from reconciler.report.scrub import printable
@@ -92,6 +95,14 @@ def drain(config: str | None, reason: str, until: float | None) -> int:
     drain_later(settings, asked)
     click.echo("no daemon runs: the host is drained once one does; what serves goes on until then")
     return OK
+
+
+def _tell_suspended(client: DaemonClient) -> None:
+    from reconciler.report.judgement import full_name, services
+
+    for _, service in services(client.status()):
+        if service["suspended"] and service["replicas"]:
+            tell(f"{full_name(service)} is suspended and goes on running; `reconciler resume` lets it be drained")
 
 
 @host.command()
