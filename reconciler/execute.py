@@ -39,7 +39,7 @@ log = structlog.get_logger()
 Perform = Callable[[Action], None]
 _PARALLEL = 4
 # Nothing later in the same plan rests on these.
-_BESIDE = (AskPreflight, NoteFailure, Reject, Repair, Stage, StageImage)
+BESIDE = (AskPreflight, NoteFailure, Reject, Repair, Stage, StageImage)
 
 
 def execute(
@@ -125,5 +125,5 @@ def _run(action: Action, perform: Perform, failed: set[ServiceId]) -> Result:
 
 
 def _hold_up(action: Action, failed: set[ServiceId]) -> None:
-    if (service := service_of(action)) is not None and not isinstance(action, _BESIDE):
+    if (service := service_of(action)) is not None and not isinstance(action, BESIDE):
         failed.add(service)

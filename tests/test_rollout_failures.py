@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reconciler.health import is_hosts_fault
 from reconciler.model import (
     Admit,
     AskPreflight,
@@ -34,6 +37,26 @@ def play(host: Host, commit, seconds: float, tick: float = 0.5):
         host.now += tick
     assert plan is not None
     return plan.verdicts[A.id]
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "is_hosts"),
+    [
+        (217, "", True),
+        (203, "Failed to execute /opt/python: No such file or directory", True),
+        (203, "Failed to execute /opt/python: Argument list too long", False),
+        (1, "OSError: [Errno 28] No space left on device", True),
+        (1, "OSError: [Errno 12] Cannot allocate memory", True),
+        (1, "ValueError: bad kernel", False),
+        (-9, "", False),
+    ],
+)
+def test_death_on_trial_blames_the_host_only_for_what_is_the_hosts(status: int, words: str, is_hosts: bool):
+    host = Host()
+    host.step(state(A))
+    host.converge(state(A))
+    (replica,) = host.observe().replicas
+    assert is_hosts_fault(replace(replica, alive=False, exit_code=status, last_words=(words,))) is is_hosts
 
 
 def starts(host: Host, version: str, since: int = 0) -> int:

@@ -14,7 +14,7 @@ from reconciler.config import HostTarget as TargetSettings
 from reconciler.cordon import Cordon
 from reconciler.desired import DesiredCache, build_desired, part_of
 from reconciler.errors import Retryable
-from reconciler.execute import execute, make_pool
+from reconciler.execute import BESIDE, execute, make_pool
 from reconciler.health import Patience
 from reconciler.loop.failures import FailureLog
 from reconciler.loop.journal import Journal
@@ -237,8 +237,8 @@ class Turner:
     ) -> float | None:
         """Seconds from now. What fails is tried again more and more slowly, without holding up the others."""
         waiting = [*self.failures.waiting(plan), *(r.action for r in results if r.outcome is Outcome.FAILED)]
-        # Nobody waits for files to be deleted; without the proxy everybody waits.
-        failed = {service_of(action) for action in waiting if not isinstance(action, Unstage)}
+        # Nobody waits for files to be deleted, or for what nothing rests on; without the proxy everybody waits.
+        failed = {service_of(action) for action in waiting if not isinstance(action, (Unstage, *BESIDE))}
         spent = time.monotonic() - began
         due = [at - plan.at for service, at in plan.looks.items() if None not in failed and service not in failed]
         looks = [max(0.0, seconds - spent) for seconds in due]
