@@ -26,6 +26,7 @@ from reconciler.report.scrub import printable, scrub_text
 from reconciler.report.status import Document
 from reconciler.suspension import LATEST
 from reconciler.web.names import UnknownService, resolve_service
+from reconciler.web.unix import person
 
 log = structlog.get_logger()
 
@@ -201,7 +202,7 @@ def _service(control: Control, text: object, *, gone_is_fine: bool = False) -> s
 
 def _caller(request: Request) -> str:
     """Who asks, as the kernel knows it: the server puts it where others have an address."""
-    return request.client.host if request.client else ""
+    return person(request.client.port, int(request.client.host)) if request.client else ""
 
 
 def _asked(request: Request, body: Document) -> ByHand:

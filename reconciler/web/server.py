@@ -24,7 +24,7 @@ from reconciler.web.app import public_app
 from reconciler.web.bounded import MOST, BoundedProtocol
 from reconciler.web.control import Control, control_app
 from reconciler.web.metrics import Metrics
-from reconciler.web.unix import answers, identity, peer_name, peer_uid, short_path
+from reconciler.web.unix import answers, identity, peer, peer_uid, short_path
 
 log = structlog.get_logger()
 
@@ -130,7 +130,9 @@ class _OwnersOnly(H11Protocol):
         connection = transport.get_extra_info("socket")
         if peer_uid(connection) not in (os.geteuid(), 0):
             transport.abort()
-        self.client = (peer_name(connection), 0)
+        pid, user = peer(connection)
+        # In the place of an address: who asks. Its name may have to be asked of another host, so not here.
+        self.client = (str(user), pid)
 
 
 def _listen_tcp(listen: str) -> socket.socket:

@@ -61,10 +61,9 @@ def peer_uid(connection: socket.socket) -> int:
     return _credentials(connection)[1]
 
 
-def peer_name(connection: socket.socket) -> str:
-    """Who is at the other end, for people."""
-    pid, user, _ = _credentials(connection)
-    return person(pid, user)
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end."""
+    return _credentials(connection)[:2]
 
 
 def person(pid: int, user: int) -> str:
