@@ -97,7 +97,7 @@ def test_empty_text_among_objects_is_refused_and_left_out(spec: str) -> None:
         (b"---\n---\n# nothing\n", 0),
         (b"\xff\xfe", 1),
         (b"a: [", 1),
-        (b"- 1\n", 1),
+        (b"- 1\n", 0),
         (b"{kind: InferenceService, apiVersion: serving.kserve.io/v1beta1, metadata: {name: m}, spec: .nan}", 1),
         (b"{kind: InferenceService, apiVersion: serving.kserve.io/v1beta1, metadata: {name: m}, spec: null}", 1),
         (b"[" * 5_000, 1),
