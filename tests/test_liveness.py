@@ -91,7 +91,7 @@ def test_server_that_answers_nothing_is_in_doubt_first_and_hung_later(make):
     world = make(heard=False)
     assert world.run(14) is Silence.NONE
     assert world.run(6) is Silence.SILENT
-    assert "server does not answer" in world.why
+    assert "server has not answered for" in world.why
     assert world.run(38) is Silence.SILENT
     assert world.run(8) is Silence.HUNG
 
@@ -129,7 +129,7 @@ def test_idle_engine_that_gives_no_token_is_hung(make):
     world = make(token_comes=False)
     assert world.run(60 + 12) is Silence.NONE
     assert world.run(10) is Silence.SILENT
-    assert "makes no progress" in world.why
+    assert "has made no progress" in world.why
     assert world.run(50) is Silence.HUNG
     assert world.tokens == 1
 

@@ -92,7 +92,7 @@ class Liveness:
         self._clock = clock
         self._looked_at = self._moved_at = self._counted_at = clock()
         self._counters: tuple[float, ...] | None = None
-        self._tells = False
+        self._tells = self._was_busy = False
         self._token: _Token | None = None
         self._mute: _Stretch | None = None
         self._stuck: _Stretch | None = None
@@ -130,7 +130,7 @@ class Liveness:
             self._token = None
             self._note_progress()
         busy = False
-        if self.in_doubt or now - self._counted_at >= _BETWEEN_LOOKS:
+        if self.in_doubt or (now - self._counted_at >= _BETWEEN_LOOKS and self._is_worth_a_look(subject)):
             self._counted_at = now
             busy = self._count(subject)
         if self._token is None and self._is_token_due(subject, busy):
@@ -140,13 +140,20 @@ class Liveness:
         elif self._token is not None or (busy and not self._limits.interval):
             self._stuck = _Stretch(self._questions.cpu_seconds(subject, of_server=False))
 
+    def _is_worth_a_look(self, subject: Subject) -> bool:
+        """An engine that was idle when it was last looked at is let be until it is to be asked for a token."""
+        idle = self._looked_at - self._moved_at
+        if self._counters is None or self._was_busy or not self._limits.interval or idle >= self._limits.interval:
+            return True
+        return self._questions.is_waited_for(subject)
+
     def _count(self, subject: Subject) -> bool:
         """Look at its counters. Has it requests, and none of its counters moved?"""
         vitals = self._questions.vitals(subject)
         if vitals is None:
             return False
         before, self._counters = self._counters, vitals.counters
-        self._tells = vitals.tells
+        self._tells, self._was_busy = vitals.tells, vitals.busy > 0
         if vitals.asleep or before not in (None, vitals.counters):
             self._note_progress()
             return False
@@ -175,9 +182,9 @@ class Liveness:
         factor = _WHILE_WORKING if self._may_work(subject, stretch) else 1.0
         if stretch.seconds < doubt * factor:
             return Silence.NONE, ""
-        what = "its server does not answer" if self._mute else "its engine makes no progress and does not answer"
+        what = "its server has not answered" if self._mute else "its engine has made no progress and not answered"
         hung = stretch.seconds >= self._limits.timeout * factor
-        return Silence.HUNG if hung else Silence.SILENT, f"{what} since {stretch.seconds:.0f} s"
+        return Silence.HUNG if hung else Silence.SILENT, f"{what} for {stretch.seconds:.0f} s"
 
     def _may_work(self, subject: Subject, stretch: _Stretch) -> bool:
         """Does it compute? Of one without counters nobody knows whether others are served before us."""
