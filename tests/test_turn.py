@@ -13,9 +13,12 @@ from reconciler.cordon import Cordon
 from reconciler.errors import Retryable
 from reconciler.inventory import Inventory
 from reconciler.loop.journal import Journal
+from reconciler.loop.once import has_acted
 from reconciler.loop.parts import make_folder, make_history
 from reconciler.loop.turn import Turner
-from reconciler.model import Action, Desired, Fetch, File, Observed, Snapshot, Staging, Start, Unstage
+from reconciler.model import Action, Desired, Fetch, File, Observed, Snapshot, Staging, Start, Stop, Unstage
+from reconciler.report.judgement import judge
+from reconciler.report.status import DaemonInfo, RevisionInfo, build_status
 from reconciler.suspension import HostDrain, Suspension
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.process import ProcessSupervisor
@@ -57,6 +60,7 @@ class Target:
     def __init__(self) -> None:
         self.host = Host()
         self.refused: set[str] = set()
+        self.failing: set[type] = set()
         self.proven = ""
         self.start_really: Callable[[], None] | None = None
 
@@ -68,6 +72,8 @@ class Target:
             raise Retryable("no luck")
         if isinstance(action, Start) and self.start_really and action.digest != self.proven:
             self.start_really()
+        if type(action) in self.failing:
+            raise Retryable("no luck")
         if isinstance(action, Unstage):
             raise Retryable("the disk is read-only")
         self.host.perform(action)
@@ -175,6 +181,27 @@ def test_rollout_whose_process_cannot_be_started_brings_the_last_good_back(tmp_p
     assert bool(verdict.rejected) == blamed
     assert bool(verdict.blocked) != blamed
     turns.close()
+
+
+def test_stop_that_always_fails_becomes_a_fault_that_ends_a_sync(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    turns, target = turner(tmp_path)
+    wanted = snapshot("fine")
+    while not target.host.serving("fine"):
+        turn = turns.turn(wanted)
+        target.host.now += max(turn.again_in or 0, 0.02)
+    target.failing = {Stop}
+    for _ in range(200):
+        turn = turns.turn(snapshot(revision="b" * 40))
+        target.host.now += max(turn.again_in or 0, 0.02)
+        status = build_status(
+            revision=RevisionInfo("b" * 40), targets=[turns.report], daemon=DaemonInfo("", 0.0, 1, passes=1)
+        )
+        if judge(status).settled and not has_acted(turns.report):
+            break
+    turns.close()
+    assert judge(status).failed
+    assert any("stop" in fault and "no luck" in fault for fault in judge(status).faults)
 
 
 def test_files_that_cannot_be_deleted_hold_up_nobody(tmp_path: Path):

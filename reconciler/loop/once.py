@@ -24,10 +24,10 @@ from reconciler.loop.parts import (
     retire,
 )
 from reconciler.loop.state_copy import HISTORY, copy_state
-from reconciler.model import AskPreflight, ByHand, DesiredState, Observed, Plan, Snapshot, Unreachable
+from reconciler.model import AskPreflight, ByHand, DesiredState, Observed, Outcome, Plan, Snapshot, Unreachable
 from reconciler.report.history import History
 from reconciler.report.judgement import judge
-from reconciler.report.status import DaemonInfo, Document, RevisionInfo, build_status
+from reconciler.report.status import DaemonInfo, Document, RevisionInfo, TargetReport, build_status
 from reconciler.source import GitSource, shown_address
 from reconciler.suspension import HostDrain
 from reconciler.target_registry import TargetRegistry
@@ -67,10 +67,15 @@ def sync(settings: Settings, timeout: float, progress: Callable[[Document], None
             places = [place for place in places if not retire(place, settings)]
             status = _status(snapshot, places, settings)
             progress(status)
-            done = judge(status).settled and not any(place.turner.report.last_results for place in places)
+            done = judge(status).settled and not any(has_acted(place.turner.report) for place in places)
             if done or time.monotonic() > deadline:
                 return status
             _pause(places, min((p for p in pauses if p is not None), default=_LONGEST_PAUSE))
+
+
+def has_acted(report: TargetReport) -> bool:
+    """Did its last pass try anything? What failed before and waits for its turn is no reason to go on."""
+    return any(result.outcome is not Outcome.SKIPPED for result in report.last_results)
 
 
 def drain_later(settings: Settings, asked: ByHand) -> None:

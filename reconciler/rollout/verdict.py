@@ -89,6 +89,9 @@ def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -
     serving = sum(s.is_serving(replica) for replica in s.replicas)
     asked = sum(g.count for g in aim.generations) if aim.generations else (s.desired.replicas if s.desired else 0)
     count = f"{serving} of {asked} replicas serve"
+    if failed := _lasting_failure(s, aim, is_short=bool(steps.step) or serving < asked):
+        phase = Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING
+        return Health(phase, Reason(failed.code, f"{failed.message}; {count}", failed.origin))
     if aim.why and (aim.course is Course.SUSPEND or (aim.course is Course.LEAVE and s.desired)):
         return Health(Phase.SUSPENDED, aim.why)
     if aim.course is Course.LEAVE:
@@ -97,9 +100,6 @@ def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -
         return Health(Phase.DEGRADED, Reason("CrashLoop", f"crashed repeatedly in the last 10 minutes; {count}"))
     if silent := [r for r in s.of(Life.READY, Life.HUNG) if r.silence]:
         return Health(Phase.DEGRADED, _why_silent(silent[0], count))
-    if failed := _lasting_failure(s, aim, is_short=bool(steps.step) or serving < asked):
-        phase = Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING
-        return Health(phase, Reason(failed.code, f"{failed.message}; {count}", failed.origin))
     if aim.why and aim.why.code in STAGING_FAILED and serving < asked:
         return Health(Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING, aim.why)
     if blocked and not serving:
