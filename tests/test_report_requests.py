@@ -39,6 +39,16 @@ def test_refusals_survive_daemon_and_proxy(tmp_path: Path):
     assert refused(tmp_path) == 8
 
 
+def test_request_that_was_cut_is_not_refused_as_well(tmp_path: Path):
+    counted = tally(tmp_path)
+    counted.take_refused("envoy 1", {"demo/tiny": 1})
+    counted.add(TINY, Fate.LOST, 3)
+    counted.take_refused("envoy 1", {"demo/tiny": 1})
+    counted.take_refused("envoy 1", {"demo/tiny": 3})
+    counted.take_refused("envoy 1", {"demo/tiny": 7})
+    assert counted.counts()[TINY].total == {"drained": 0, "lost": 3, "refused": 4}
+
+
 def test_rollout_counts_begin_anew_with_each_digest(tmp_path: Path):
     counted = tally(tmp_path)
     counted.follow([desired()], "1")

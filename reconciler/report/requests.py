@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -29,6 +30,8 @@ class Fate(StrEnum):
 
 
 Counts = Mapping[str, int]
+# So long after a cut the proxy may still tell of it.
+_CUT_SECONDS = 30.0
 NONE: Counts = {fate.value: 0 for fate in Fate}
 
 
@@ -51,6 +54,7 @@ class RequestTally:
         self._proxy = ""
         self._seen: Counts = {}
         self._known: dict[str, Requests] = {}
+        self._cut: dict[str, tuple[int, float]] = {}
         self._read()
 
     def counts(self) -> Mapping[ServiceId, Requests]:
@@ -61,6 +65,8 @@ class RequestTally:
         with self._lock:
             if number > 0:
                 self._add(str(service), fate, number)
+                if fate is Fate.LOST:
+                    self._cut[str(service)] = (number, time.monotonic())
                 self._write()
 
     def take_refused(self, proxy: str, seen: Counts) -> None:
@@ -69,8 +75,9 @@ class RequestTally:
             before = self._seen if proxy == self._proxy else {}
             grown = {name: number - before.get(name, 0) for name, number in seen.items()}
             for name, number in grown.items():
-                if number > 0:
-                    self._add(name, Fate.REFUSED, number)
+                refused = number - self._take_cut(name, number)
+                if refused > 0:
+                    self._add(name, Fate.REFUSED, refused)
             if proxy != self._proxy or any(grown.values()):
                 self._proxy, self._seen = proxy, dict(seen)
                 self._write()
@@ -87,6 +94,16 @@ class RequestTally:
             if known != self._known:
                 self._known = known
                 self._write()
+
+    def _take_cut(self, name: str, number: int) -> int:
+        """How many of these were cut before their first byte: the proxy answers 503 for them, but they are lost."""
+        cut, at = self._cut.pop(name, (0, 0.0))
+        if time.monotonic() - at > _CUT_SECONDS:
+            return 0
+        taken = max(0, min(cut, number))
+        if cut > taken:
+            self._cut[name] = (cut - taken, at)
+        return taken
 
     def _add(self, name: str, fate: Fate, number: int) -> None:
         found = self._known.get(name, Requests())
