@@ -20,6 +20,7 @@ from reconciler.cli import run
 from reconciler.config import Settings
 from reconciler.doctor import Finding, Level, examine, gpus, service
 from reconciler.doctor.examine import checks, made
+from reconciler.doctor.folders import check_config
 from reconciler.routing import process
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.source import GitSource
@@ -78,6 +79,7 @@ class Host:
 
     def _write(self) -> None:
         self.path.write_text(yaml.safe_dump({"source": self.source, "targets": [self.target], **self.others}))
+        self.path.chmod(0o600)
 
 
 @pytest.fixture
@@ -174,6 +176,14 @@ def test_server_in_the_users_own_known_hosts_is_fine(host: Host, tmp_path: Path,
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:7 {(tmp_path / 'key.pub').read_text()}")
     assert host.only("ssh", Level.OK).says == f"{tmp_path}/.ssh/known_hosts knows [127.0.0.1]:7"
+
+
+def test_config_that_others_may_read_is_a_warning(host: Host):
+    host.settings()
+    assert list(check_config(host.path)) == []
+    host.path.chmod(0o640)
+    (found,) = check_config(host.path)
+    assert (found.level, f"chmod 600 {host.path}" in found.fix) == (Level.WARNING, True)
 
 
 def test_every_fault_of_the_config_is_named(host: Host):

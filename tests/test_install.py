@@ -91,6 +91,16 @@ def test_an_upgrade_writes_the_unit_again_and_leaves_the_config_alone(root: Path
     assert "next:" not in out
 
 
+def test_config_is_closed_to_other_users(root: Path, capsys: pytest.CaptureFixture[str]):
+    run(["host", "install", "--root", str(root)])
+    assert (root / CONFIG).stat().st_mode & 0o777 == 0o600
+    (root / CONFIG).chmod(0o644)
+    capsys.readouterr()
+    run(["host", "install", "--root", str(root)])
+    assert (root / CONFIG).stat().st_mode & 0o777 == 0o600
+    assert f"done      close {root / CONFIG} to all but its owner" in capsys.readouterr().out
+
+
 def test_uninstall_keeps_config_and_state_until_it_is_told_to_purge(root: Path, capsys: pytest.CaptureFixture[str]):
     run(["host", "install", "--root", str(root)])
     (root / "var/lib/reconciler/state.db").write_bytes(b"")

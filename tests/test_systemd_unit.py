@@ -61,6 +61,14 @@ CONTAINED = replace(
 )
 
 
+@pytest.mark.parametrize("plan", [PLAN, CONTAINED], ids=["native", "contained"])
+def test_value_of_a_variable_stands_in_no_unit(plan: UnitPlan) -> None:
+    """Every user of the host may ask systemd for the environment and the command of a unit."""
+    plan = replace(plan, env={"DATABASE": "postgres://me:hunter2@db", "my.var": "hunter2", "PATH": "/bin"})
+    assert "hunter2" not in build_unit(plan)
+    assert (credential_of(plan) or "").count("hunter2") == 2
+
+
 def start_of(plan: UnitPlan) -> list[str]:
     (line,) = (line for line in build_unit(plan).splitlines() if line.startswith("ExecStart="))
     return shlex.split(line.removeprefix("ExecStart=:"))
@@ -74,7 +82,7 @@ def test_a_container_is_started_as_podmans_own_units_do_it() -> None:
     assert f"MemoryMax={3 << 30}" in lines, "limits are the unit's, and the container is in its cgroup"
     assert not [line for line in lines if line.startswith(("User=", "DevicePolicy=", "CapabilityBoundingSet="))]
     assert "ExecStopPost=-/usr/bin/podman --events-backend=none rm --force --ignore --volumes --time=0 %N" in lines
-    words = start_of(CONTAINED)
+    words = start_of(replace(CONTAINED, env={}))
     assert {"--sdnotify=conmon", "--cgroups=split", "--pull=never", "--replace", "--rm", "--name=%N"} <= {*words}
     at = words.index("0123abcd")
     assert words[at - 1] == "--entrypoint=python3"
@@ -173,8 +181,8 @@ def test_what_no_unit_can_hold_is_refused(change: dict[str, object]) -> None:
 
 
 def test_the_name_of_a_variable_is_no_option_of_env() -> None:
-    text = build_unit(replace(PLAN, env={"-S": "/bin/evil"}))
-    assert "ExecStart=:/usr/bin/env -- -S=/bin/evil /opt/vllm/bin/python -m" in text
+    script = credential_of(replace(PLAN, env={"-S": "/bin/evil"}))
+    assert script == "set -- /usr/bin/env -- '-S=/bin/evil' \"$@\"\n"
 
 
 class Recorder(AnyManager):

@@ -20,6 +20,7 @@ def examine(path: Path) -> Iterator[Finding]:
     yield from faults
     if settings is not None:
         yield ok("config", f"{path}: {', '.join(_called(target) for target in settings.targets)}")
+        yield from made("config", partial(folders.check_config, path))
     for topic, check in checks(settings):
         yield from made(topic, check)
 

@@ -17,6 +17,14 @@ _GIB = 1 << 30
 _TOO_LITTLE, _LITTLE = 1 * _GIB, 10 * _GIB
 
 
+def check_config(path: Path) -> Iterator[Finding]:
+    """Addresses and variables in it may be secrets."""
+    if path.stat().st_mode & 0o077:
+        yield warning(
+            "config", f"{path}: other users may read it", f"chmod 600 {path}; reconciler host install does so"
+        )
+
+
 def check_state(settings: Settings) -> Iterator[Finding]:
     """state_dir is ours, closed to others, on a disk that takes more."""
     folder = settings.state_dir

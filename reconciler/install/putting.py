@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reconciler.errors import Terminal
-from reconciler.install.steps import Step, make_folder, write_file
+from reconciler.install.steps import Step, close_file, make_folder, write_file
 from reconciler.install.system import UNIT, USERS, System
 
 CONFIG = "/etc/reconciler/config.yaml"
@@ -26,7 +26,10 @@ def install(system: System, start: bool) -> Iterator[Step]:
     yield Step(what, system.users() != USERS, lambda: system.run(*make_users))
     yield make_folder(system.at("/etc/reconciler"), 0o755)
     yield make_folder(system.at(STATE), 0o700)
-    yield write_file(system.at(CONFIG), ship("config.yaml"), 0o644, keep=True)
+    yield write_file(system.at(CONFIG), ship("config.yaml"), 0o600, keep=True)
+    # It may be older than that, or its owner's editor wrote it again. Addresses in it may hold passwords.
+    if (closing := close_file(system.at(CONFIG), system.daemon_user())).needed:
+        yield closing
     unit = write_file(system.at(UNIT_FILE), _unit(system), 0o644)
     yield unit
     if system.is_live:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,20 @@ def write_file(path: Path, data: bytes, mode: int, keep: bool = False) -> Step:
     there = path.is_file()
     needed = not there if keep else not there or path.read_bytes() != data
     return Step(f"write {path} with mode {mode:04o}", needed, write)
+
+
+def close_file(path: Path, user: str) -> Step:
+    """Only this user may read it; an empty name is whoever owns it already."""
+    owner = pwd.getpwnam(user).pw_uid if user else None
+
+    def close() -> None:
+        path.chmod(0o600)
+        if owner is not None:
+            os.chown(path, owner, -1)
+
+    there = path.stat() if path.is_file() else None
+    needed = there is not None and (bool(there.st_mode & 0o077) or owner not in (None, there.st_uid))
+    return Step(f"close {path} to all but {user or 'its owner'}", needed, close)
 
 
 def delete_file(path: Path) -> Step:

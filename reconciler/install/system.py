@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -60,6 +61,14 @@ class System:
         if not self.is_live or not _BOOTED.is_dir():
             return ""
         return self._ask("systemctl", "show", "--property", name, "--value", UNIT).stdout.strip()
+
+    def daemon_user(self) -> str:
+        """Who runs the daemon, as far as drop-ins say another than root; empty where there is no such user."""
+        user = self.property("User")
+        try:
+            return pwd.getpwnam(user).pw_name if user else ""
+        except KeyError:
+            return ""
 
     def is_enabled(self) -> bool:
         return self.at(f"/etc/systemd/system/multi-user.target.wants/{UNIT}").is_symlink()

@@ -121,7 +121,8 @@ class HostTarget:
         self._machine = Machine(settings, gpus)
         self._reserved = reserved
         self._translations = Translations(settings)
-        self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus)
+        hidden = (*closed, folder, config.DEFAULT_PATH.parent, *settings.volumes.values())
+        self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus, hidden)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
         self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings, folder), secrets, wake)
@@ -130,7 +131,7 @@ class HostTarget:
         lacks = Lacks(cache / "preflight")
         self._workloads = Workloads(settings, cache, secrets, self._stager, closed, lacks, find_image)
         fits = Fits(folder / "fit", self._machine)
-        begin = make_begin(settings, gpus, folder)
+        begin = make_begin(settings, gpus, folder, hidden)
         reader = settings.user if settings.kind == "systemd" else ""
         checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout, reader)
         runner = PreflightRunner(cache / "preflight", wake, begin=begin, lacks=lacks)

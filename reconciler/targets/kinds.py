@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from reconciler.targets.systemd.images import Images
 
 
-def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpus) -> tuple[Supervisor, Spawn]:
-    """Who keeps the replicas, and who starts the proxy."""
+def make_supervisor(
+    settings: config.HostTarget, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...] = ()
+) -> tuple[Supervisor, Spawn]:
+    """Who keeps the replicas, and who starts the proxy. Units see nothing of `closed`."""
     match settings.kind:
         case "process":
             return ProcessSupervisor(inventory, gpus), process.spawn
@@ -35,7 +37,7 @@ def make_supervisor(settings: config.HostTarget, inventory: Inventory, gpus: Gpu
             from reconciler.targets.systemd.ways import AnyManager
 
             manager = AnyManager()
-            supervisor = UnitSupervisor(inventory.folder.name, settings.user, inventory, gpus, manager)
+            supervisor = UnitSupervisor(inventory.folder.name, settings.user, inventory, gpus, manager, closed)
             return supervisor, ProxyUnit(inventory.folder.name, settings.rollout.shutdown_budget, manager).spawn
         case _:
             assert_never(settings.kind)
@@ -73,10 +75,10 @@ def make_images(settings: config.HostTarget, folder: Path) -> Images | None:
     return Images(folder.name, folder / "images")
 
 
-def make_begin(settings: config.HostTarget, gpus: Gpus, folder: Path) -> Begin:
+def make_begin(settings: config.HostTarget, gpus: Gpus, folder: Path, closed: tuple[Path, ...] = ()) -> Begin:
     """How the engine is asked: as whoever runs the replicas."""
     if settings.kind == "process":
         return begin_child
     from reconciler.targets.systemd.preflight import Sandbox
 
-    return Sandbox(folder.name, settings.user, gpus).begin
+    return Sandbox(folder.name, settings.user, gpus, closed).begin

@@ -12,7 +12,7 @@ from reconciler.engines.launch import Question
 from reconciler.engines.preflight import Begin, PreflightRunner, key_of
 from reconciler.errors import Retryable
 from reconciler.targets.gpus import Gpus
-from reconciler.targets.systemd.preflight import Sandbox, command
+from reconciler.targets.systemd.preflight import Sandbox, command, tell, variables_of
 from tests.world import eventually
 
 FOLDER = Path("/srv/asking")
@@ -73,12 +73,17 @@ def main() -> None:
     said["missing"] = ask(replace(look, python=FOLDER / "nothing"), sandbox.begin)
     said["stranger"] = ask(replace(look, python=FOLDER / "other"), replace(sandbox, user="nobody-there").begin)
     # Nobody is left to end it.
-    waits = subprocess.Popen(command(hangs, "reconciler-preflight-left.service", "daemon", (), 2))
+    left = "reconciler-preflight-left.service"
+    tell(hangs, variables_of(left), "daemon")
+    argv = command(hangs, left, "daemon", (), 2)
+    assert ODD not in " ".join(argv)
+    waits = subprocess.Popen(argv)
     eventually(lambda: "running" in units(), 10)
     waits.kill()
     waits.wait()
     eventually(lambda: not units(), 20)
     said["left"] = subprocess.run(["pgrep", "-f", "987654"], capture_output=True, text=True, check=False).stdout
+    said["files"] = " ".join(str(path) for path in Path("/run").glob("*.environment"))
     print(json.dumps(said))
 
 

@@ -22,7 +22,7 @@ def test_an_engine_is_asked_as_the_replicas_user_and_leaves_nothing_behind(machi
         ODD,
         ["HOME", "ODD", "strange-name"],
     )
-    assert seen["request"] == {"argv": ["--x"], "paths": {}}
+    assert (seen["request"]["argv"], seen["request"]["paths"]) == (["--x"], {})
     assert seen["script"].endswith("/preflight_probe.py")
     assert (seen["user"], seen["model"], seen["closed"]) == (1, ["config.json"], False)
     assert (seen["oom"], seen["nice"]) == ("1000\n", 10)
@@ -31,4 +31,4 @@ def test_an_engine_is_asked_as_the_replicas_user_and_leaves_nothing_behind(machi
     assert "took longer than 1.5 s" in said["slow"]
     assert "No such file or directory; see journalctl -u reconciler-preflight-box-" in said["missing"]
     assert "is not possible: it ended with 217 and no answer" in said["stranger"]
-    assert said["left"] == ""
+    assert (said["left"], said["files"]) == ("", "")

@@ -9,6 +9,7 @@ from pathlib import Path
 from reconciler.inventory import ReplicaRecord, dump_record
 from reconciler.secrets.names import is_secret_name
 from reconciler.targets.supervisor import Launch
+from reconciler.targets.systemd.concealed import NOTHING_CONCEALED, Concealed
 from reconciler.targets.systemd.unit import CACHES, CREDENTIAL, UnitPlan, credential_of
 
 # systemd, or podman, gives each unit a /tmp of its own.
@@ -27,6 +28,7 @@ def plan_unit(
     devices: tuple[str, ...],
     folder: Path,
     owner: str = "",
+    concealed: Concealed = NOTHING_CONCEALED,
 ) -> UnitPlan:
     """`devices` are the nodes of the GPUs it leases; `folder` is the replica's own: it will hold what is secret.
 
@@ -50,6 +52,7 @@ def plan_unit(
         image=launch.image,
         gpus=record.lease.gpus,
         owner=owner,
+        concealed=concealed,
     )
     # A container cannot read what systemd hands out, so its variables lie beside mounted Secrets.
     if launch.files or (launch.image and credential_of(plan) is not None):

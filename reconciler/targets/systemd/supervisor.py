@@ -30,6 +30,7 @@ from reconciler.targets.interpreters import Interpreters
 from reconciler.targets.room import unwritable
 from reconciler.targets.supervisor import Launch, ProcessState
 from reconciler.targets.systemd import journal
+from reconciler.targets.systemd.concealed import conceal
 from reconciler.targets.systemd.container import PODMAN
 from reconciler.targets.systemd.manager import Manager, Run, UnitState, is_ending, is_over, is_up
 from reconciler.targets.systemd.podman import remove_container
@@ -65,9 +66,18 @@ _log = structlog.get_logger()
 
 
 class UnitSupervisor:
-    """`target` names the units, `user` runs them."""
+    """`target` names the units, `user` runs them. They see nothing of `closed`."""
 
-    def __init__(self, target: str, user: str, inventory: Inventory, gpus: Gpus, manager: Manager) -> None:
+    def __init__(
+        self,
+        target: str,
+        user: str,
+        inventory: Inventory,
+        gpus: Gpus,
+        manager: Manager,
+        closed: tuple[Path, ...] = (),
+    ) -> None:
+        self._closed = closed
         self._target = target
         self._user = user
         self._inventory = inventory
@@ -304,8 +314,9 @@ class UnitSupervisor:
         user = pwd.getpwnam(self._user)
         folder = self._inventory.replica_folder(record.id)
         devices = self._gpus.nodes(record.lease.gpus)
+        owner, hidden = f"{user.pw_uid}:{user.pw_gid}", conceal(launch.argv[0], launch.mounts, self._closed)
         try:
-            return plan_unit(self._target, record, launch, self._user, devices, folder, f"{user.pw_uid}:{user.pw_gid}")
+            return plan_unit(self._target, record, launch, self._user, devices, folder, owner, hidden)
         except ValueError as error:
             raise Unstartable(f"replica {record.id}: {error}") from None
 
@@ -436,8 +447,8 @@ def _too_large(plan: UnitPlan) -> Iterator[Reason]:
         yield Reason("TooLargeToStart", text)
     size = len(hidden.encode("utf-8", "surrogateescape"))
     if size > _LARGEST_CREDENTIAL:
-        what = "the variables that nobody may see, those of Secrets,"
-        yield Reason("TooLargeToStart", f"{what} have {size:,} bytes, and systemd hands over {_LARGEST_CREDENTIAL:,}")
+        text = f"its variables have {size:,} bytes, and systemd hands over {_LARGEST_CREDENTIAL:,}"
+        yield Reason("TooLargeToStart", text)
     if fault := too_large(plan.argv, plan.env, os.sysconf("SC_ARG_MAX")):
         yield Reason("TooLargeToStart", fault)
 

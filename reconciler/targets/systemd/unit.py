@@ -1,20 +1,22 @@
 """The text of a replica's unit. Pure: what is written here is all that systemd needs to keep it serving.
 
 The section `X-Reconciler`, which systemd skips, holds what we must know of the replica, so that units alone are enough
-to take a host over. Values of secrets stand in no unit: D-Bus shows `Environment=` to every user of the machine.
+to take a host over. Values of variables stand in no unit: D-Bus shows `Environment=` to every user of the machine.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.model import ReplicaId, Resources
+from reconciler.targets.systemd.concealed import NOTHING_CONCEALED, Concealed, concealing_lines
 from reconciler.targets.systemd.container import REMOVE, RUN, Container, cache_words, run_words
 from reconciler.targets.systemd.words import (
+    environment_script,
     is_variable_name,
-    is_variable_value,
     plain,
     quote,
     quote_path,
@@ -56,6 +58,7 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
 LockPersonality=yes
+InaccessiblePaths=-/run/dbus -/run/systemd/private -/run/systemd/io.systemd.Manager
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
@@ -75,7 +78,8 @@ ProtectProc=invisible"""
 class UnitPlan:
     """All that a replica's unit is made of.
 
-    `hidden` are variables that only the process itself may see; they reach it by the credential file at `credential`.
+    Variables reach the process by the credential file at `credential`, for their values may be anybody's; those of
+    `hidden` are secrets.
     `mounts` maps folders of the container to folders of this host. `devices` are the GPUs' own nodes. `cache` is the
     folder below systemd's cache that stays between replicas. `facts` go into our own section. With an `image`, the ID
     of a local one, it runs in a container, by podman: then `gpus` are its GPUs by UUID, `owner` is the user as
@@ -99,6 +103,7 @@ class UnitPlan:
     image: str = ""
     gpus: tuple[str, ...] = ()
     owner: str = ""
+    concealed: Concealed = NOTHING_CONCEALED
 
 
 def unit_name(target: str, replica: ReplicaId) -> str:
@@ -141,13 +146,10 @@ def with_stop(text: str, target: str, port: int) -> str:
 
 
 def credential_of(plan: UnitPlan) -> str | None:
-    """The script that gives the process its hidden variables; None when it has none. Raises ValueError."""
+    """The script that gives the process its variables; None when it has none. Raises ValueError."""
     if exposed := sorted(name for name in plan.hidden if not is_variable_name(name)):
         raise ValueError(f"a unit cannot hide the variable {exposed[0]!a}: use letters, digits and _ in its name")
-    hidden = [name for name in plan.env if _is_hidden(plan, name)]
-    if not hidden:
-        return None
-    return "".join(f"export {name}={shell_word(plan.env[name])}\n" for name in hidden)
+    return environment_script(plan.env) or None
 
 
 def read_facts(text: str) -> Mapping[str, str]:
@@ -166,7 +168,8 @@ def _unit(plan: UnitPlan) -> Iterator[str]:
     yield "After=network.target" + (" nvidia-cdi-refresh.service" if plan.image and plan.gpus else "")
     # What comes first goes last: when the machine goes down, the daemon must not take that for the death of replicas.
     yield f"Before={DAEMON} {drain_name(plan.target)}"
-    needed = (*plan.mounts.values(), *((_CONTAINERS,) if plan.image else ()))
+    stored = (os.path.dirname(plan.credential),) if plan.credential and not plan.image else ()
+    needed = (*plan.mounts.values(), *stored, *((_CONTAINERS,) if plan.image else ()))
     if needed:
         yield "RequiresMountsFor=" + " ".join(quote_path(folder) for folder in needed)
     # A start takes minutes; three of them without success are enough.
@@ -185,7 +188,6 @@ def _native(plan: UnitPlan) -> Iterator[str]:
     yield "Type=exec"
     yield f"User={plain(plan.user)}"
     yield f"ExecStart={_command(plan)}"
-    yield from (f"Environment={quote(f'{name}={value}')}" for name, value in plan.env.items() if _is_open(plan, name))
     if credential_of(plan) is not None:
         yield f"LoadCredential={CREDENTIAL}:{plain(plan.credential)}"
     yield "WorkingDirectory=/tmp"
@@ -193,6 +195,7 @@ def _native(plan: UnitPlan) -> Iterator[str]:
     yield "CacheDirectoryMode=0700"
     for inside, folder in plan.mounts.items():
         yield f"BindReadOnlyPaths={quote_path(folder)}:{quote_path(inside)}"
+    yield from concealing_lines(plan.concealed, f"{CACHES}/{plan.cache}", quote_path)
     yield from device_lines(plan.devices)
     yield from HARDENING.splitlines()
 
@@ -205,8 +208,7 @@ def _contained(plan: UnitPlan) -> Iterator[str]:
     # Podman alone takes a second or two; a busy disk may take longer.
     yield "TimeoutStartSec=5min"
     cache = f"{CACHES}/{plan.cache}"
-    open_ones = {name: value for name, value in plan.env.items() if not _is_hidden(plan, name)}
-    container = Container(plan.image, plan.owner, cache, open_ones, plan.mounts, plan.gpus)
+    container = Container(plan.image, plan.owner, cache, {}, plan.mounts, plan.gpus)
     yield f"ExecStartPre={_line(*cache_words(cache, plan.user))}"
     words = run_words(container, _words(plan), *_DETACHED)
     yield f"ExecStart=:{_line(*RUN)} --name={_OWN_NAME} {_line(*words)}"
@@ -263,27 +265,14 @@ def _command(plan: UnitPlan) -> str:
 
 
 def _words(plan: UnitPlan) -> tuple[str, ...]:
-    words = plan.argv
-    strange = [f"{name}={plan.env[name]}" for name in plan.env if not is_variable_name(name)]
-    if strange and not plan.image:
-        # A name may look like an option.
-        words = ("/usr/bin/env", "--", *strange, *words)
-    if credential_of(plan) is not None:
-        file = shell_word(plan.credential) if plan.image else f'"$CREDENTIALS_DIRECTORY/{CREDENTIAL}"'
-        words = ("/bin/sh", "-c", f'. {file} && exec "$@"', "sh", *words)
-    return words
+    if credential_of(plan) is None:
+        return plan.argv
+    file = shell_word(plan.credential) if plan.image else f'"$CREDENTIALS_DIRECTORY/{CREDENTIAL}"'
+    return ("/bin/sh", "-c", f'. {file} && exec "$@"', "sh", *plan.argv)
 
 
 def _line(*words: str) -> str:
     return " ".join(map(quote, words))
-
-
-def _is_open(plan: UnitPlan, name: str) -> bool:
-    return is_variable_name(name) and not _is_hidden(plan, name)
-
-
-def _is_hidden(plan: UnitPlan, name: str) -> bool:
-    return is_variable_name(name) and (name in plan.hidden or not is_variable_value(plan.env[name]))
 
 
 def _one_line(text: str) -> str:

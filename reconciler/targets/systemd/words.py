@@ -6,6 +6,7 @@ systemd takes quotes, backslashes and `%` for itself; what is written here comes
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./~-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -50,14 +51,22 @@ def is_variable_name(name: str) -> bool:
     return bool(_VARIABLE.fullmatch(name))
 
 
-def is_variable_value(value: str) -> bool:
-    """Does `Environment=` take this value? It refuses control characters."""
-    return not any((letter < " " and letter not in "\t\n") or letter == "\x7f" for letter in value)
-
-
 def shell_word(text: str) -> str:
-    """One word for `sh`."""
+    """One word for `sh`. Raises ValueError for a NUL, which no process can be given."""
+    if "\0" in text:
+        raise ValueError(f"{text!a} holds a NUL character; no process can be given that")
     return "'" + text.replace("'", "'\\''") + "'"
+
+
+def environment_script(env: Mapping[str, str]) -> str:
+    """What `sh` reads to take over these variables, before `exec "$@"`. Raises ValueError."""
+    strange = {name: value for name, value in env.items() if not is_variable_name(name)}
+    lines = [f"export {name}={shell_word(value)}" for name, value in env.items() if name not in strange]
+    if strange:
+        # What no shell can name. A name may look like an option.
+        words = " ".join(shell_word(f"{name}={value}") for name, value in strange.items())
+        lines.append(f'set -- /usr/bin/env -- {words} "$@"')
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _escape(letter: str) -> str:
