@@ -23,7 +23,7 @@ LOOK = """\
 import json, os, sys
 said = {"odd": os.environ["ODD"], "names": sorted(os.environ), "request": json.load(sys.stdin), "script": sys.argv[1]}
 said |= {"user": os.getuid(), "model": os.listdir("/mnt/models"), "oom": open("/proc/self/oom_score_adj").read()}
-said |= {"nice": os.nice(0), "closed": os.access("/srv/asking/closed", os.X_OK)}
+said |= {"nice": os.nice(0), "closed": any(os.scandir("/srv/asking/closed"))}
 said |= {"status": open("/proc/self/status").read()}
 print(json.dumps({"parsed": json.dumps(said), "gpus": 1, "errors": [], "warnings": []}))
 """

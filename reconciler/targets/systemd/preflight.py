@@ -30,7 +30,8 @@ from reconciler.targets.systemd.words import environment_script, given_line, quo
 
 _CREDENTIALS = "/run/credentials"
 _SCRIPTS = "/run/reconciler-preflight"
-_TAKE_OVER = ("/bin/sh", "-c", '. "$0" && exec "$@"')
+# `env` says what is wrong with a program as the kernel does.
+_TAKE_OVER = ("/bin/sh", "-c", '. "$0" && exec /usr/bin/env -- "$@"')
 _STOP_SECONDS = 10.0
 # When we are killed ourselves, systemd ends what we had asked.
 _MARGIN = 10
