@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import TYPE_CHECKING, TypeAlias
 
 from reconciler.listen import exclude_each_other, split_listen
@@ -43,13 +43,19 @@ def _names(settings: Settings) -> Iterator[Conflict]:
 
 
 def _own_folders(settings: Settings) -> Iterator[Conflict]:
-    for (_, first), (index, second) in _pairs(settings):
-        if first.own_path == second.own_path:
-            yield (
-                ("targets", index, "paths"),
-                f"{first.name} and {second.name} both end with {second.own_path or 'the whole repository'}: the last "
-                "folder is a target's own, with its host.yaml; give each another one",
-            )
+    """The last folder of a target is its own: what another one reads of it would be started twice."""
+    for (index, target), (_, other) in permutations(enumerate(settings.targets), 2):
+        for position, path in enumerate(target.paths):
+            if _holds(path, other.own_path):
+                yield (
+                    ("targets", index, "paths", position),
+                    f"{target.name} reads {path or 'the whole repository'} and with it {other.own_path or 'all'}, the "
+                    f"own folder of {other.name}, whose services would be started twice; name folders beside it",
+                )
+
+
+def _holds(folder: str, other: str) -> bool:
+    return folder in ("", other) or other.startswith(f"{folder}/")
 
 
 def _gpus(settings: Settings) -> Iterator[Conflict]:
@@ -71,10 +77,11 @@ def _twice(uuid: str, owner: str, target: str) -> str:
 def _models(settings: Settings) -> Iterator[Conflict]:
     """A folder of models is cleaned of all that its target does not need."""
     for index, target in enumerate(settings.targets):
-        if target.storage.folder and settings.state_dir.is_relative_to(target.storage.folder):
+        folder = target.storage.folder
+        if folder and (settings.state_dir.is_relative_to(folder) or folder in _kept(settings)):
             yield (
                 ("targets", index, "storage", "folder"),
-                f"{target.storage.folder} holds state_dir; write a folder for models alone",
+                f"{folder} holds what else we keep in state_dir; write a folder for models alone",
             )
     for (_, first), (index, second) in _pairs(settings):
         one, other = first.storage.folder, second.storage.folder
