@@ -10,6 +10,7 @@ from reconciler.model import (
     NoteCrash,
     Phase,
     ProxyBreak,
+    Reason,
     Reject,
     Routed,
     SetRoutes,
@@ -80,6 +81,16 @@ def test_hung_replica_alone_stays_until_its_successor_serves():
     order = [type(a).__name__ for a in host.log[since:] if isinstance(a, Start | Stop | SetRoutes)]
     assert order.index("Start") < order.index("SetRoutes") < order.index("Stop")
     assert len(host.serving("a")) == 1
+
+
+def test_hung_replica_alone_stays_also_while_git_cannot_be_followed():
+    host, _ = served()
+    since = len(host.log)
+    host.hang("a")
+    commit = state(replace(wanted("a", "good2"), blocked=(Reason("MissingSecret", "x"),)))
+    host.converge(commit)
+    order = [type(a).__name__ for a in host.log[since:] if isinstance(a, Start | Stop | SetRoutes)]
+    assert order.index("Start") < order.index("SetRoutes") < order.index("Stop")
 
 
 def test_hung_replica_alone_goes_first_without_room():

@@ -52,8 +52,10 @@ def move(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
                 _note_none(s, steps)
         case Course.HOLD:
             _end_planned(s, {generation.digest for generation in aim.generations}, steps)
+            # One that hangs may stay beside its successor.
+            occupied = [r for r in s.replicas if s.lives[r.id.serial] is not Life.HUNG]
             for generation in aim.generations:
-                _fill(s, generation, ledger, steps, s.replicas, generation.count)
+                _fill(s, generation, ledger, steps, occupied, generation.count)
         case Course.ROLL | Course.RESTORE:
             if aim.generations:
                 _roll(s, aim, ledger, steps)
