@@ -216,11 +216,13 @@ class Rig:
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
     def is_applied(self, revision: str | None = None) -> bool:
-        """Is everything as this commit (the latest one) says?"""
+        """Is everything as the latest commit says? Of another one: was it applied, as far as it could be?"""
         status = self.status()
-        return status is not None and status["targets"][0]["revision"]["applied"] == (
-            revision or self.repository.head()
-        )
+        if status is None:
+            return False
+        found = status["targets"][0]["revision"]
+        wanted = revision or self.repository.head()
+        return bool(found["applied"] == wanted and (revision is not None or found["fullyApplied"]))
 
     def converge(self, seconds: float = 120) -> None:
         self.wait("the latest commit to be applied", self.is_applied, seconds)
