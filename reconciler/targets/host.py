@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -511,11 +510,13 @@ def _run_of(record: ReplicaRecord) -> str:
 
 def _running(
     wanted: Iterable[Desired], records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]
-) -> frozenset[tuple[ServiceId, str]]:
-    """The wishes of which enough runs already: nothing has to be started for them."""
-    alive = Counter(
-        (record.id.service, record.digest)
-        for record in records
-        if record.stopping_at is None and record.draining_at is None and states[record.id].alive
-    )
-    return frozenset((one.id, one.digest) for one in wanted if alive[one.id, one.digest] >= max(1, one.replicas))
+) -> frozenset[str]:
+    """The digests of which enough runs already: nothing has to be started for them. Services may share one."""
+    alive: dict[str, int] = {}
+    for record in records:
+        if record.stopping_at is None and record.draining_at is None and states[record.id].alive:
+            alive[record.digest] = alive.get(record.digest, 0) + 1
+    asked: dict[str, int] = {}
+    for one in wanted:
+        asked[one.digest] = asked.get(one.digest, 0) + max(1, one.replicas)
+    return frozenset(digest for digest, count in asked.items() if alive.get(digest, 0) >= count)

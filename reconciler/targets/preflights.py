@@ -125,10 +125,10 @@ class Preflights:
     def look_up(
         self,
         wanted: Iterable[Desired],
-        running: Collection[tuple[ServiceId, str]],
+        running: Collection[str],
         since: Mapping[ServiceId, float] = NEVER,
     ) -> Answers:
-        """The verdicts known, what is being asked, and what stands in the way of those that are not `running`.
+        """The verdicts known, what is being asked, and what stands in the way of those digests that are not `running`.
 
         What was said of a service before `since`, seconds since 1970, does not count any more.
         """
@@ -140,7 +140,7 @@ class Preflights:
                 question = self._question(wish, look, found.preflights)
                 if question is not None:
                     known[wish.id, wish.digest] = question
-                    if (wish.id, wish.digest) in running or not self._is_blocked(question, found):
+                    if wish.digest in running or not self._is_blocked(question, found):
                         self._answer(question, pending, found)
             except ReconcileError:
                 raise
