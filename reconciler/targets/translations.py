@@ -36,12 +36,16 @@ class _Known:
     translation: Translation
 
 
+_Seen = tuple[tuple[Desired, ...], tuple[ReplicaRecord, ...], tuple[Owned, ...], tuple[str, ...]]
+
+
 class Translations:
     """By one target's config. What it remembers is a cache."""
 
     def __init__(self, settings: config.HostTarget) -> None:
         self._settings = settings
         self._known: dict[tuple[ServiceId, str], _Known] = {}
+        self._all_current: _Seen | None = None
 
     def of(self, spec: EffectiveSpec, owned: Owned | None) -> Translation:
         """What the config makes of a spec now; empty where nothing runs its image."""
@@ -54,7 +58,23 @@ class Translations:
         owned: Mapping[ServiceId, Owned],
     ) -> dict[tuple[ServiceId, str], Outdated]:
         """Wanted digests of which something is on record that the config would make otherwise today."""
-        now = self._look(wanted, owned)
+        versions = self._versions()
+        seen = (tuple(wanted), tuple(records), tuple(owned.values()), versions)
+        # In most passes everything is the very same as in the one before: to see that costs next to nothing.
+        if seen == self._all_current:
+            return {}
+        found = self._find(seen[0], seen[1], owned, versions)
+        self._all_current = None if found else seen
+        return found
+
+    def _find(
+        self,
+        wanted: Iterable[Desired],
+        records: Iterable[ReplicaRecord],
+        owned: Mapping[ServiceId, Owned],
+        versions: tuple[str, ...],
+    ) -> dict[tuple[ServiceId, str], Outdated]:
+        now = self._look(wanted, owned, versions)
         found: dict[tuple[ServiceId, str], Outdated] = {}
         for record in records:
             key = record.id.service, record.digest
@@ -99,9 +119,13 @@ class Translations:
     def _user(self) -> str:
         return self._settings.user if self._settings.kind == "systemd" else ""
 
-    def _look(self, wanted: Iterable[Desired], owned: Mapping[ServiceId, Owned]) -> dict[tuple[ServiceId, str], _Known]:
+    def _versions(self) -> tuple[str, ...]:
+        return tuple(_version(each.python) if each.python else "" for each in self._settings.engines)
+
+    def _look(
+        self, wanted: Iterable[Desired], owned: Mapping[ServiceId, Owned], versions: tuple[str, ...]
+    ) -> dict[tuple[ServiceId, str], _Known]:
         """Every wish with its translation, worked out once for as long as nothing of it changes."""
-        versions = tuple(_version(each.python) if each.python else "" for each in self._settings.engines)
         now: dict[tuple[ServiceId, str], _Known] = {}
         for wish in wanted:
             if wish.spec is None:
