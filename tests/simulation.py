@@ -554,13 +554,15 @@ class Host:
         self.failures = failures.still_wanted(failures.count(self.failures, plan, results), desired, observed)
 
     def stumble(self, desired: DesiredState, luck: random.Random) -> Plan:
-        """One pass in which actions fail, files vanish, somebody restarts what runs, the daemon dies between a record
-        and its process, and the proxy goes away."""
+        """One pass in which actions fail, files vanish, engines hang, somebody restarts what runs, the daemon dies
+        between a record and its process, and the proxy goes away."""
         self.proxy = self.proxy and luck.random() < 0.9
         if luck.random() < 0.1:
             self.restart_processes(luck.choice("abc"), luck.choice(list(Restart)))
         if luck.random() < 0.05:
             self.lose_files()
+        if luck.random() < 0.05:
+            self.hang(luck.choice("abc"))
         observed = self.observe()
         plan = make_plan(desired, observed, self.quarantines, PATIENCE, failures=tuple(self.failures.values()))
         self.check_successors(desired, plan)
