@@ -213,7 +213,7 @@ class HostTarget:
             known = self._preflights.look_up(wanted, running, restarts)
             if self._lock.is_held:
                 # Whoever only looks deletes nothing.
-                self._preflights.tidy(owned)
+                self._preflights.tidy(owned, records)
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
         paused = self._pauses.look(records, now)

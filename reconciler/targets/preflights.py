@@ -10,6 +10,7 @@ from pathlib import Path
 from reconciler.engines.launch import Question
 from reconciler.engines.preflight import NoVerdict, PreflightRunner, Verdict, engine_version, key_of
 from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.inventory import ReplicaRecord
 from reconciler.model import AskPreflight, Desired, EffectiveSpec, Owned, Preflight, Reason, ServiceId
 from reconciler.targets.bugs import Bugs
 from reconciler.targets.fits import Fits
@@ -152,21 +153,25 @@ class Preflights:
         self._known = known
         return found
 
-    def tidy(self, owned: Mapping[ServiceId, Owned]) -> None:
-        """Delete verdicts and measurements that no wish and no promoted spec needs. Costs nothing while none changes.
+    def tidy(self, owned: Mapping[ServiceId, Owned], records: Iterable[ReplicaRecord]) -> None:
+        """Delete verdicts and measurements that no wish, no replica and no promoted spec needs.
+
+        It costs nothing while none of these changes.
 
         Where a question cannot be made now, its verdict goes as well: the engine is asked again once it can.
         """
-        kept = {service: one.promoted for service, one in owned.items() if one.promoted is not None}
+        kept = [(service, one.promoted) for service, one in owned.items() if one.promoted is not None]
+        there = {one.digest: one for one in records}
         keys = frozenset(known.key for known in self._known.values())
-        now = keys, self._runner.answers, tuple((service, one.digest) for service, one in kept.items())
+        now = keys, self._runner.answers, tuple(one.digest for _, one in kept), frozenset(there)
         if now == self._tidied:
             return
         self._tidied = now
         asked = [known.asked for known in self._known.values()]
-        for service, one in kept.items():
+        specs = [*((service, one.spec) for service, one in kept), *((r.id.service, r.spec) for r in there.values())]
+        for service, spec in specs:
             with suppress(Retryable, Terminal):
-                asked.append(self._workloads.question(service, one.spec))
+                asked.append(self._workloads.question(service, spec))
         self._runner.keep({key_of(each) for each in asked}, asked)
         self._fits.keep(asked)
 
