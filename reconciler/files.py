@@ -1,9 +1,13 @@
-"""Files that are either as they were or as they should be, never in between."""
+"""Files that are either as they were or as they should be, never in between; and files of names that others chose."""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> bool:
@@ -36,6 +40,22 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         os.fsync(descriptor)
     os.replace(partial, path)
     sync_folder(path.parent)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A file of a name that somebody else chose, to be read. Raises OSError for all that is not a regular file.
+
+    Nothing else is opened, not even for a moment: a pipe makes its reader wait for ever, and some devices act on it.
+    Files of the kernel have no size, and reading one may wait as well: they count as the empty files that they say.
+    """
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        info = os.fstat(place)
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file")
+        return open(f"/proc/self/fd/{place}", "rb") if info.st_size else io.BytesIO()
+    finally:
+        os.close(place)
 
 
 def make_folder(folder: Path, mode: int = 0o700) -> None:

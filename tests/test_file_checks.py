@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -81,6 +82,32 @@ def test_damaged_model_is_named_with_its_file(model: Path, harm: Callable[[Path]
         check(str(model), Holds.MODEL)
     assert says in str(raised.value)
     assert not isinstance(raised.value, UnknownModel)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "pytorch_model.bin"])
+@pytest.mark.parametrize("is_pipe", [True, False])
+def test_pipe_or_device_in_a_model_is_never_opened(model: Path, name: str, is_pipe: bool) -> None:
+    # Reading would wait for ever, or never end.
+    (model / WEIGHTS).unlink()
+    (model / name).unlink(missing_ok=True)
+    os.mkfifo(model / name) if is_pipe else (model / name).symlink_to("/dev/zero")
+    with pytest.raises(UnknownModel, match=f"{name}: cannot be read: is not a regular file"):
+        check(str(model), Holds.MODEL)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/proc/kmsg", "pipe"])
+def test_certificate_that_is_no_file_is_never_opened(tmp_path: Path, path: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for look in (lambda name: check(name, Holds.FILE), lambda name: check_pair(name, name)):
+        # It says no, or leaves that to the other check.
+        with contextlib.suppress(UnreadableModel):
+            look(str(tmp_path / path))
+
+
+def test_device_is_no_file_that_an_argument_may_name(disk: Disk) -> None:
+    code, origin, message = only(refused(see(disk, wish_of(disk, "--ssl-certfile=/dev/zero"))))
+    assert (code, origin) == ("FileDamaged", ARGUMENT)
+    assert message == "--ssl-certfile: /dev/zero: is not a regular file"
 
 
 def test_model_without_weights_of_its_own_is_no_damage(model: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import Terminal
+from reconciler.files import open_regular
 
 # The safetensors library refuses longer headers too.
 LONGEST_HEADER = 100_000_000
@@ -77,8 +78,9 @@ def read_weights(path: Path, layers: int | None = None, is_tied: bool = False) -
 def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file by name. Raises UnreadableModel."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_regular(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             length = _header_length(path, file.read(8), size)
             header = json.loads(file.read(length))
     except OSError as error:
@@ -96,10 +98,10 @@ def read_header(path: Path) -> dict[str, Tensor]:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object beside the weights; None if there is no such file. Raises UnreadableModel."""
     try:
-        size = path.stat().st_size
-        if size > _LONGEST_CONFIG:
-            raise Unjudged(f"{path}: {size} bytes is too long for a config")
-        text = path.read_bytes()
+        with open_regular(path) as file:
+            text = file.read(_LONGEST_CONFIG + 1)
+        if len(text) > _LONGEST_CONFIG:
+            raise Unjudged(f"{path}: more than {_LONGEST_CONFIG >> 20} MiB is too long for a config")
         if text.startswith(_POINTER):
             raise UnreadableModel(f"{path}: is a pointer of Git LFS and not the file itself; git lfs pull")
         found = json.loads(text)

@@ -7,6 +7,7 @@ import os
 import ssl
 import stat
 import zipfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from reconciler.engines.fit_files import (
     read_json,
     read_weights,
 )
+from reconciler.files import open_regular
 
 
 class MissingFile(UnreadableModel):
@@ -40,6 +42,7 @@ _SMALL = (
 _LARGE = ("tokenizer.json", "vocab.json", "tekken.json")
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
 _ENDS = 64
+_LONGEST_PEM = 1 << 20
 Stamps = tuple[tuple[str, int, int, int], ...]
 
 
@@ -52,7 +55,7 @@ def check(path: str, holds: Holds, weights: bool = True) -> None:
     if holds in (Holds.ADAPTER, Holds.FOLDER) and not is_folder:
         raise UnreadableModel(f"{path}: is no folder")
     if holds is Holds.FILE:
-        _check_file(path, is_folder)
+        _check_file(path, info)
     elif is_folder and holds is not Holds.FOLDER:
         _check_folder(path, holds, weights, stamps_of(path))
 
@@ -60,9 +63,10 @@ def check(path: str, holds: Holds, weights: bool = True) -> None:
 def check_pair(certificate: str, key: str) -> None:
     """Do these two files make a server speak TLS? Raises UnreadableModel."""
     try:
-        # An engine cannot be asked for the key's passphrase either.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
-    except (FileNotFoundError, PermissionError):
+        with _copied(certificate) as first, _copied(key) as second:
+            # An engine cannot be asked for the key's passphrase either.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(first, second, password=lambda: b"")
+    except _Unopened:
         # The other check says so.
         return
     except (ssl.SSLError, ValueError) as error:
@@ -70,6 +74,26 @@ def check_pair(certificate: str, key: str) -> None:
         raise UnreadableModel(f"{certificate} and {key}: no pair of a certificate and its key ({why})") from None
     except OSError as error:
         raise UnknownModel(f"{certificate}: cannot be read: {error.strerror}") from None
+
+
+class _Unopened(Exception):
+    """There is no such file, or none that we may read."""
+
+
+@contextlib.contextmanager
+def _copied(path: str) -> Iterator[str]:
+    """Where the library may read what is in a file: it would open whatever has the name. Raises _Unopened, OSError."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(_LONGEST_PEM)
+    except OSError:
+        raise _Unopened from None
+    copy = os.memfd_create("pem", os.MFD_CLOEXEC)
+    try:
+        os.write(copy, data)
+        yield f"/proc/self/fd/{copy}"
+    finally:
+        os.close(copy)
 
 
 def stamps_of(folder: str) -> Stamps:
@@ -134,9 +158,9 @@ def _check_adapter(folder: Path, names: frozenset[str]) -> None:
 def _check_ends(path: Path) -> None:
     """A JSON object that was cut short does not end as one."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             begin = file.read(_ENDS)
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _ENDS))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _ENDS))
             end = file.read()
     except OSError as error:
         raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
@@ -147,7 +171,7 @@ def _check_ends(path: Path) -> None:
 def _check_archive(path: Path) -> None:
     """PyTorch writes zip archives, whose list of contents comes last."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             is_cut = file.read(2) == b"PK" and not zipfile.is_zipfile(file)
     except OSError as error:
         raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
@@ -155,9 +179,10 @@ def _check_archive(path: Path) -> None:
         raise UnreadableModel(f"{path}: is cut short; copy it again")
 
 
-def _check_file(path: str, is_folder: bool) -> None:
-    if is_folder:
-        raise UnreadableModel(f"{path}: is a folder, and a file is needed")
+def _check_file(path: str, info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        what = "is a folder, and a file is needed" if stat.S_ISDIR(info.st_mode) else "is not a regular file"
+        raise UnreadableModel(f"{path}: {what}")
     if not os.access(path, os.R_OK):
         raise UnknownModel(f"{path}: cannot be read: Permission denied")
 

@@ -28,6 +28,7 @@ from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, Question,
 from reconciler.engines.probe import fatal_reason
 from reconciler.errors import Retryable
 from reconciler.exchange import LONGEST, TooMuchError, exchange
+from reconciler.files import open_regular
 from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
 
 log = structlog.get_logger()
@@ -456,7 +457,7 @@ def _model_digest_at(folder: str, _times: tuple[int, int]) -> str:
     names, config = [(os.path.basename(folder), 0)], b""
     with contextlib.suppress(OSError):
         names = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(folder))
-        with open(f"{folder}/config.json", "rb") as file:
+        with open_regular(f"{folder}/config.json") as file:
             config = file.read(_LONGEST_CONFIG)
     return hashlib.sha256(json.dumps(names).encode() + config).hexdigest()
 
