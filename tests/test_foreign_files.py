@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from reconciler.config import HostTarget, Source
 from reconciler.desired import build_desired, part_of
-from reconciler.manifests import Manifests, read_manifests, read_paths
+from reconciler.errors import ManifestError
+from reconciler.manifests import Ignore, Manifests, read_manifests, read_paths
 from reconciler.manifests.documents import read_file
 from reconciler.model import Origin
 from reconciler.source import GitSource
@@ -159,6 +161,18 @@ def test_file_that_a_daemon_would_refuse_for_its_size_is_noted(tmp_path: Path) -
     found = read_paths([tmp_path])
     assert found.documents
     assert [note.code for note in found.notes] == ["FileTooLarge"]
+
+
+@pytest.mark.parametrize("pattern", ["[[:alpha:]].yaml", "][[:alpha:]]", "[z-a]", "[[.a.]]"])
+def test_pattern_that_cannot_be_followed_is_an_error(pattern: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(f"`{pattern}`")):
+        Ignore().add("", f"a\n{pattern}\n".encode(), ".reconcilerignore")
+
+
+def test_patterns_that_are_too_large_together_are_an_error() -> None:
+    data = "\n".join(f"{'[!a]?' * 39}{number}" for number in range(300)).encode()
+    with pytest.raises(ManifestError, match="too large together"):
+        Ignore().add("", data, ".reconcilerignore")
 
 
 def test_ignore_file_without_meaning_is_an_error_with_its_line(tmp_path: Path) -> None:

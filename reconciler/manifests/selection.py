@@ -19,6 +19,7 @@ IGNORE_FILE = ".reconcilerignore"
 MAX_IGNORE_BYTES = 64 << 10
 MAX_PATTERNS = 500
 MAX_PATTERN_LENGTH = 200
+_CLASS = re.compile(r"\[[:=.].*[:=.]\]")
 
 
 def is_manifest(path: str) -> bool:
@@ -112,6 +113,7 @@ def _folders_of(path: str) -> list[str]:
 
 def _parsed(data: bytes | None, file: str) -> _Rules:
     # Most trees have no such file, and a command need not wait for what it does not use.
+    import re2
     from pathspec import GitIgnoreSpec
 
     if data is None or len(data) > MAX_IGNORE_BYTES:
@@ -127,16 +129,23 @@ def _parsed(data: bytes | None, file: str) -> _Rules:
             file, lines[MAX_PATTERNS][0], "", f"more than {MAX_PATTERNS} patterns; ignore whole folders"
         )
     patterns = [pattern for number, line in lines for pattern in _pattern(file, number, line)]
-    # RE2 takes as long as the name, whatever the pattern.
-    return _Rules(file, GitIgnoreSpec(patterns, backend="re2"), tuple(lines))
+    try:
+        # RE2 takes as long as the name, whatever the pattern.
+        return _Rules(file, GitIgnoreSpec(patterns, backend="re2"), tuple(lines))
+    except re2.error:
+        raise ManifestError(file, 1, "", "its patterns are too large together; ignore whole folders") from None
 
 
 def _pattern(file: str, number: int, line: str) -> Iterable[GitIgnoreSpecPattern]:
     if len(line) > MAX_PATTERN_LENGTH:
         raise ManifestError(file, number, "", f"a pattern has {MAX_PATTERN_LENGTH} characters at most; split it")
+    if _CLASS.search(line):
+        # The library takes them for other characters, and would leave out more than git does.
+        raise ManifestError(file, number, "", f"`{line}`: write `[a-z]` instead of a class like `[[:lower:]]`")
+    import re2
     from pathspec import GitIgnoreSpec
 
     try:
-        return GitIgnoreSpec.from_lines([line]).patterns
-    except (ValueError, re.error):
+        return GitIgnoreSpec.from_lines([line], backend="re2").patterns
+    except (ValueError, re.error, re2.error):
         raise ManifestError(file, number, "", f"`{line}` is no pattern of gitignore's syntax; correct it") from None
