@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,6 +184,19 @@ def test_what_no_unit_can_hold_is_refused(change: dict[str, object]) -> None:
 def test_the_name_of_a_variable_is_no_option_of_env() -> None:
     script = credential_of(replace(PLAN, env={"-S": "/bin/evil"}))
     assert script == "set -- /usr/bin/env -- '-S=/bin/evil' \"$@\"\n"
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+@pytest.mark.parametrize("name", ["UID", "PPID", "OPTIND", "RANDOM", "SHLVL", "BASHOPTS", "MODEL", "with-dash"])
+def test_variable_named_as_one_of_the_shells_reaches_the_engine(tmp_path: Path, shell: str, name: str) -> None:
+    """`sh` is bash on some hosts, where it lets nobody set `UID`."""
+    script = tmp_path / "environment"
+    script.write_text(credential_of(replace(PLAN, env={name: "a b"}, hidden=frozenset())) or "")
+    words = [shell, *(["--posix"] if shell == "bash" else []), "-c", '. "$0" && exec "$@"', str(script)]
+    said = subprocess.run(
+        [*words, "/usr/bin/env", "-0"], capture_output=True, check=False, env={"PATH": "/usr/bin:/bin"}
+    )
+    assert f"{name}=a b".encode() in said.stdout.split(b"\0"), said.stderr
 
 
 class Recorder(AnyManager):

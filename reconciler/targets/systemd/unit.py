@@ -148,7 +148,9 @@ def with_stop(text: str, target: str, port: int) -> str:
 def credential_of(plan: UnitPlan) -> str | None:
     """The script that gives the process its variables; None when it has none. Raises ValueError."""
     if exposed := sorted(name for name in plan.hidden if not is_variable_name(name)):
-        raise ValueError(f"a unit cannot hide the variable {exposed[0]!a}: use letters, digits and _ in its name")
+        raise ValueError(
+            f"a unit cannot hide the variable {exposed[0]!a}: use letters, digits and _, and no shell's name"
+        )
     return environment_script(plan.env) or None
 
 

@@ -10,6 +10,25 @@ from collections.abc import Mapping
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./~-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# A shell does not take these from a script, or gives another value to what it starts.
+_SHELLS_OWN = frozenset(
+    (
+        *(
+            "UID",
+            "EUID",
+            "PPID",
+            "SHELLOPTS",
+            "BASHOPTS",
+            "BASH_VERSINFO",
+            "BASHPID",
+            "BASH_SUBSHELL",
+            "SHLVL",
+            "OPTIND",
+        ),
+        *("RANDOM", "SRANDOM", "LINENO", "SECONDS", "EPOCHSECONDS", "EPOCHREALTIME", "GROUPS", "FUNCNAME", "DIRSTACK"),
+        *("HISTCMD", "_"),
+    )
+)
 _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\", "%": "%%"}
 
 
@@ -47,8 +66,8 @@ def plain(text: str) -> str:
 
 
 def is_variable_name(name: str) -> bool:
-    """Does `Environment=` take this name?"""
-    return bool(_VARIABLE.fullmatch(name))
+    """Can every shell give a variable of this name to what it starts?"""
+    return bool(_VARIABLE.fullmatch(name)) and name not in _SHELLS_OWN
 
 
 def shell_word(text: str) -> str:
@@ -63,7 +82,7 @@ def environment_script(env: Mapping[str, str]) -> str:
     strange = {name: value for name, value in env.items() if not is_variable_name(name)}
     lines = [f"export {name}={shell_word(value)}" for name, value in env.items() if name not in strange]
     if strange:
-        # What no shell can name. A name may look like an option.
+        # What no shell can give. A name may look like an option.
         words = " ".join(shell_word(f"{name}={value}") for name, value in strange.items())
         lines.append(f'set -- /usr/bin/env -- {words} "$@"')
     return "".join(f"{line}\n" for line in lines)
