@@ -116,6 +116,11 @@ def test_a_log_line_cannot_play_tricks_on_a_terminal() -> None:
     assert "\x1b" not in line
 
 
+def test_text_of_others_begins_no_line_of_the_log() -> None:
+    line = logged(Log(format="text"), reason="a\n2026-01-01T00:00:00Z [info ] replica_started\rb")
+    assert len(line.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "clean"),
     [

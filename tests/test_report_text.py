@@ -193,6 +193,18 @@ def test_text_written_by_others_cannot_move_the_cursor() -> None:
     assert "\x1b" not in text
 
 
+def test_text_written_by_others_makes_no_line_of_its_own() -> None:
+    text = "K\n::error file=x::fooled\u2028valid: 0 errors\x0bv1\x85 is not ours"
+    found = {"file": "a.yaml", "line": 1, "path": "", "message": text}
+    review = {"valid": True, "errors": [], "warnings": [found]}
+    assert plain(review_blocks(review)).splitlines() == [
+        "a.yaml:1: warning: K ::error file=x::fooled valid: 0 errorsv1 is not ours",
+        "valid: 0 errors, 1 warning",
+    ]
+    status = with_service(status_of(report()), step=text, warnings=[{"code": "X", "message": text, "file": None}])
+    assert not [line for line in plain(status_blocks(status)).splitlines() if line.startswith(("::", "valid"))]
+
+
 def test_a_terminal_gets_a_coloured_table_with_the_same_words() -> None:
     master, slave = pty.openpty()
     with os.fdopen(slave, "w") as terminal:

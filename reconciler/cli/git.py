@@ -84,7 +84,7 @@ def sync(config: str | None, timeout: float, output: str) -> int:
     A running daemon is asked to do it; without one it is done here.
     """
     from reconciler.report.judgement import judge
-    from reconciler.report.scrub import printable
+    from reconciler.report.scrub import one_line
 
     status = _synced(settings_of(config), timeout)
     judgement = judge(status)
@@ -93,7 +93,7 @@ def sync(config: str | None, timeout: float, output: str) -> int:
     elif judgement.converged:
         click.echo(f"converged at {status['revision']['wanted'][:8]}")
     for fault in judgement.faults:
-        click.echo(printable(fault), err=True)
+        click.echo(one_line(fault), err=True)
     if not judgement.settled:
         click.echo(f"not converged after {timeout:g} s; `reconciler status --watch` shows how it goes on", err=True)
     if status["revision"]["error"]:

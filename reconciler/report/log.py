@@ -11,7 +11,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from reconciler.config import Log
-from reconciler.report.scrub import printable, scrub
+from reconciler.report.scrub import one_line, printable, scrub
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -57,7 +57,12 @@ def _without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _without_tricks(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+    return {key: _tame(key, value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _tame(key: str, value: str) -> str:
+    """A traceback has lines; in anything else a line end would begin an entry that we did not write."""
+    return printable(value) if key in ("exception", "stack") else one_line(value)
 
 
 class _Unbreakable:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reconciler.report.actions import short
 from reconciler.report.judgement import full_name, place, services
-from reconciler.report.scrub import printable
+from reconciler.report.scrub import one_line
 from reconciler.report.status import Document
 
 
@@ -14,9 +14,9 @@ def revision_line(status: Document) -> str:
     """What git wants, what is applied of it, and what keeps it from being applied completely."""
     revision = status["revision"]
     if not revision["wanted"]:
-        return f"no revision read yet{': ' + printable(revision['error']) if revision['error'] else ''}"
+        return f"no revision read yet{': ' + one_line(revision['error']) if revision['error'] else ''}"
     said = f"revision {short(revision['wanted'])}"
-    said += f" “{printable(revision['subject'])}”" if revision["subject"] else ""
+    said += f" “{one_line(revision['subject'])}”" if revision["subject"] else ""
     held = _held_up(revision.get("heldUpBy", ()))
     if revision["wanted"] == revision["applied"]:
         return f"{said}, applied where possible: {held}" if held else f"{said}, applied"
@@ -33,7 +33,7 @@ def _applied_by_target(status: Document) -> str:
 def _held_up(held: Sequence[Document]) -> str:
     """`held up by demo/a (NoGpu), hosts/a/b.yaml:3 (NotYaml)`."""
     names = dict.fromkeys(f"{one['service'] or written_at(one) or one['target']} ({one['code']})" for one in held)
-    return printable(f"held up by {_listed(list(names))}") if names else ""
+    return one_line(f"held up by {_listed(list(names))}") if names else ""
 
 
 def written_at(reason: Document) -> str:

@@ -73,3 +73,8 @@ def _is_bare_flag(item: object) -> TypeGuard[str]:
 def printable(text: str) -> str:
     """The text without characters that a terminal would act on: logs and manifests are written by others."""
     return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def one_line(text: str) -> str:
+    """The same in one line: what others write after a line end would read as a line of ours, or command a CI."""
+    return " ".join(printable(text).splitlines())

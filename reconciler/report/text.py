@@ -11,7 +11,7 @@ from reconciler.model import GPU
 from reconciler.report.actions import short
 from reconciler.report.judgement import by_hand, fault, full_name, is_elsewhere, judge, place, services
 from reconciler.report.revision_text import pending, revision_line, written_at
-from reconciler.report.scrub import printable
+from reconciler.report.scrub import one_line
 from reconciler.report.status import Document
 
 
@@ -53,15 +53,15 @@ def status_blocks(status: Document, *, wide: bool = False, detail: bool = False)
     if faults := judge(status).faults:
         yield ""
         yield "Not as git says:"
-        yield from (f"  {printable(one)}" for one in faults)
+        yield from (f"  {one_line(one)}" for one in faults)
     if counted := list(_requests(status)):
         yield ""
         yield "Requests since git asks for this:"
-        yield from (f"  {printable(one)}" for one in counted)
+        yield from (f"  {one_line(one)}" for one in counted)
     if warnings := list(_warnings(status)):
         yield ""
         yield "Warnings:"
-        yield from (f"  {printable(one)}" for one in warnings)
+        yield from (f"  {one_line(one)}" for one in warnings)
 
 
 def _services_table(target: Document, wide: bool) -> Table:
@@ -83,7 +83,7 @@ def _failures(target: Document) -> Iterator[str]:
         if last is not None:
             tries = "once" if last["tries"] == 1 else f"{last['tries']} times"
             what = last["action"].replace("_", " ")
-            yield printable(f"  {name}: {what} failed {tries}, last at {last['at']}: {last['reason']}")
+            yield one_line(f"  {name}: {what} failed {tries}, last at {last['at']}: {last['reason']}")
 
 
 def _replica_blocks(target: Document) -> Iterator[Block]:
@@ -153,9 +153,9 @@ def _span(seconds: float) -> str:
 
 def _target_line(target: Document) -> str:
     if not target["reachable"]:
-        return f"{target['name']}: unreachable: {printable(target['reason'])}"
+        return f"{target['name']}: unreachable: {one_line(target['reason'])}"
     parts = [f"{target['name']}: http://{reachable(target['listen'])}", _gpus_line(target["gpus"])]
-    parts += [printable(f"suspended{by_hand(target.get('suspension'))}")] if target["suspended"] else []
+    parts += [one_line(f"suspended{by_hand(target.get('suspension'))}")] if target["suspended"] else []
     parts += [_drained(target)] if target.get("drained") else []
     parts += [f"Cordoned ({place(target['cordoned'])})"] if target["cordoned"] else []
     parts += [] if target["proxyReady"] else [_PROXY_BREAKS.get(target["proxyBreak"], "the proxy does not answer")]
@@ -163,7 +163,7 @@ def _target_line(target: Document) -> str:
 
 
 def _drained(target: Document) -> str:
-    return printable(f"Drained{by_hand(target['drained'])} (`reconciler host undrain` lifts it)")
+    return one_line(f"Drained{by_hand(target['drained'])} (`reconciler host undrain` lifts it)")
 
 
 def _gpus_line(gpus: Document) -> str:
@@ -187,7 +187,7 @@ def _status_row(service: Document) -> tuple[str, ...]:
     step = service["step"]
     if service["suspended"]:
         step = f"suspended{by_hand(service.get('suspension'))}"
-    now = "; ".join(filter(None, (printable(step) or _why_idle(service), _canary(service))))
+    now = "; ".join(filter(None, (one_line(step) or _why_idle(service), _canary(service))))
     return (full_name(service), service["sync"], health, service["ready"], str(service["gpus"]), live, now)
 
 
@@ -203,18 +203,18 @@ def _canary(service: Document) -> str:
 def _why_idle(service: Document) -> str:
     """Why nothing happens to it: what a person would ask next."""
     if service["problems"]:
-        return printable(f"kept as it was: {written_at(service['problems'][0])} cannot be used")
+        return one_line(f"kept as it was: {written_at(service['problems'][0])} cannot be used")
     if service.get("kept"):
         return _why_kept(service["kept"])
     if not service["inGit"]:
         return "not in git"
-    return printable(f"not for this host: {service['health']['message']}") if is_elsewhere(service) else ""
+    return one_line(f"not for this host: {service['health']['message']}") if is_elsewhere(service) else ""
 
 
 def _why_kept(kept: Document) -> str:
     """A file that cannot be read is not one that was deleted."""
     where = written_at(kept)
-    return printable(f"kept, cannot be read: {where}" if where else kept["message"])
+    return one_line(f"kept, cannot be read: {where}" if where else kept["message"])
 
 
 def _requests(status: Document) -> Iterator[str]:
@@ -259,9 +259,9 @@ class Changes:
                 yield target["name"], _target_line(target)
         for target, service in services(status):
             what = (
-                printable(fault(service))
+                one_line(fault(service))
                 if service["step"] == "" or service["suspended"]
-                else f"{_state(service)}: {printable(service['step'])}"
+                else f"{_state(service)}: {one_line(service['step'])}"
             )
             where = f"{target['name']} " if len(status["targets"]) > 1 else ""
             yield where + full_name(service), f"{where}{full_name(service)}: {what or _state(service)}"
@@ -285,9 +285,9 @@ def plan_blocks(plan: Document) -> Iterator[Block]:
     for target in plan["targets"]:
         yield f"{target['name']} at {short(target['revision']['wanted']) or 'no revision'}"
         if not target["reachable"]:
-            yield f"  unreachable: {printable(target['reason'])}; nothing is planned"
+            yield f"  unreachable: {one_line(target['reason'])}; nothing is planned"
         notes = (*target["unreadable"], *target["refused"], *target["notes"], *filter(None, [target["cordoned"]]))
-        yield from (f"  ! {printable(place(one))}" for one in notes)
+        yield from (f"  ! {one_line(place(one))}" for one in notes)
         if target["drained"]:
             yield f"  ! {_drained(target)}"
         yield from (f"  * {_action_line(one)}" for one in target["actions"] if not one["services"])
@@ -303,17 +303,17 @@ def _plan_lines(service: Document) -> Iterator[str]:
     # Several reasons read better one below the other.
     several = service["blocked"] if service["change"] == "blocked" and len(service["blocked"]) > 1 else []
     headline = f"Blocked for {len(several)} reasons" if several else service["headline"]
-    yield f"  {mark} {full_name(service)} ({service['origin']}): {printable(headline)}"
-    yield from (f"      {printable(place(one))}" for one in several)
+    yield f"  {mark} {full_name(service)} ({service['origin']}): {one_line(headline)}"
+    yield from (f"      {one_line(place(one))}" for one in several)
     if service["fit"]:
-        yield f"      memory: {printable(service['fit']['line'])}"
+        yield f"      memory: {one_line(service['fit']['line'])}"
     if service["change"] == "rejected" and service["liveDigest"]:
         yield f"      live is {short(service['liveDigest'])}"
     yield from (f"      {_action_line(action)}" for action in service["actions"])
 
 
 def _action_line(action: Document) -> str:
-    return printable(f"{action['action'].replace('_', ' ')} {action['subject']}: {action['reason']}")
+    return one_line(f"{action['action'].replace('_', ' ')} {action['subject']}: {action['reason']}")
 
 
 def _count_line(counts: Document, *, drained: bool) -> str:
@@ -340,7 +340,7 @@ def review_blocks(review: Document) -> Iterator[Block]:
     found = [("error", one) for one in review["errors"]] + [("warning", one) for one in review["warnings"]]
     for kind, one in sorted(found, key=lambda pair: (pair[1]["file"], pair[1]["line"])):
         where = f"{one['path']}: " if one["path"] else ""
-        yield printable(f"{one['file']}:{one['line']}: {kind}: {where}{one['message']}")
+        yield one_line(f"{one['file']}:{one['line']}: {kind}: {where}{one['message']}")
     errors, warnings = _number(len(review["errors"]), "error"), _number(len(review["warnings"]), "warning")
     yield f"{'valid' if review['valid'] else 'invalid'}: {errors}, {warnings}"
 
@@ -357,7 +357,7 @@ def history_table(entries: Sequence[Document]) -> Table:
             one["service"] or "-",
             one["event"],
             short(one["revision"]),
-            printable(one["message"]),
+            one_line(one["message"]),
         )
         for one in entries
     ]
