@@ -113,7 +113,7 @@ class TargetRegistry:
             if before := known.get(target.name):
                 self._check_known(target, before)
             else:
-                self._check_folder(target, known)
+                self._check_folder(target, known, wanted)
             if before is None or _has_moved(before, target):
                 self._check_takeover(target, moved)
         return tuple(left for left in moved if left.target.name not in wanted)
@@ -178,12 +178,17 @@ class TargetRegistry:
                 "use another default_namespace only for new ones, or delete them there"
             )
 
-    def _check_folder(self, target: HostTarget, known: Mapping[str, KnownTarget]) -> None:
+    def _check_folder(
+        self, target: HostTarget, known: Mapping[str, KnownTarget], wanted: Mapping[str, HostTarget]
+    ) -> None:
         for one in known.values():
             if one.folder == target.name:
+                what = "choose another name for the new target"
+                if one.name not in wanted:
+                    what = f"if it is to be called so again, {_how_to_rename(one.name, target.name)}; else {what}"
                 raise SettingsError(
                     f"targets: {target.name}: {self._state_dir / one.folder} belongs to the target {one.name}, which "
-                    "was called so before; choose another name for the new target"
+                    f"was called so before; {what}"
                 )
 
     def _check_takeover(self, target: HostTarget, moved: Iterable[Leftover]) -> None:
@@ -192,9 +197,8 @@ class TargetRegistry:
                 old, new = left.target.name, target.name
                 raise SettingsError(
                     f"targets: {new} stands now where {old} stood, and {left.what} of {old} is on record in "
-                    f"{left.folder}: all of it would be started a second time. If {old} is to be called {new}, stop "
-                    f"the daemon (models go on serving), run `reconciler target rename {old} {new}`, and start it: "
-                    f"nothing is restarted. Else name the target {old} again"
+                    f"{left.folder}: all of it would be started a second time. If {old} is to be called {new}, "
+                    f"{_how_to_rename(old, new)}. Else name the target {old} again"
                 )
 
     def _is_same(self, target: HostTarget, left: Leftover) -> bool:
@@ -268,3 +272,10 @@ def _names(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise Retryable(f"{folder}: cannot be read: {error.strerror}; check its owner") from None
+
+
+def _how_to_rename(old: str, new: str) -> str:
+    return (
+        f"stop the daemon (models go on serving), run `reconciler target rename {old} {new}`, and start it: nothing is "
+        "restarted"
+    )

@@ -13,6 +13,8 @@ import yaml
 
 from reconciler.config import Settings
 from reconciler.loop.daemon import Daemon, _pause, _read_again, _Signals
+from reconciler.report.judgement import judge
+from reconciler.report.readiness import readiness
 
 
 @pytest.fixture
@@ -56,4 +58,7 @@ def test_a_new_state_dir_is_refused_while_the_daemon_runs(tmp_path: Path):
     (entry,) = daemon.history(None, 9)
     assert entry["event"] == "config_rejected"
     assert "state_dir" in entry["message"]
+    status = daemon.status()
+    assert any("config refused" in fault and "state_dir" in fault for fault in judge(status).faults)
+    assert readiness(status, 1.0, 60.0).failing[-1].startswith("config: ")
     daemon.stop()

@@ -109,8 +109,14 @@ def test_rename_of_an_unknown_target_names_those_there_are(registry: TargetRegis
 def test_new_target_does_not_get_the_folder_of_a_renamed_one(registry: TargetRegistry, tmp_path: Path):
     registry.rename("a", "b")
     both = settings(tmp_path, target("b"), target("a", routing={"listen": "127.0.0.1:1"}))
-    with pytest.raises(SettingsError, match="belongs to the target b"):
+    with pytest.raises(SettingsError, match=r"belongs to the target b.*; choose another name for the new target$"):
         registry.check(both)
+
+
+def test_target_renamed_back_in_the_config_alone_is_told_what_to_run(registry: TargetRegistry, tmp_path: Path):
+    registry.rename("a", "b")
+    with pytest.raises(SettingsError, match="`reconciler target rename b a`"):
+        registry.check(settings(tmp_path, target("a")))
 
 
 def test_removed_target_is_left_over_until_nothing_of_it_is_on_record(registry: TargetRegistry, tmp_path: Path):

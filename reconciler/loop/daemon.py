@@ -163,6 +163,7 @@ class Daemon:
         self._snapshot: Snapshot | None = None
         self._source_journal = SourceJournal(self._history)
         self._source_error = "not asked yet"
+        self._config_error = ""
         self._fetched_at: float | None = None
         self._started_at = time.time()
         self._threads = [threading.Thread(target=self._follow_source, name="source")]
@@ -194,6 +195,7 @@ class Daemon:
 
     def note_refused_config(self, error: ReconcileError) -> None:
         """Tell that a config was read and is not followed."""
+        self._config_error = str(error)
         log.error("config_rejected", error=str(error), kept="the settings that were in force")
         self._source_journal.refused_config(error)
 
@@ -339,7 +341,15 @@ class Daemon:
             error=self._source_error,
             fetched_at=self._fetched_at,
         )
-        me = DaemonInfo(__version__, self._started_at, os.getpid(), self._passes(), build_id(), self._disk.fault())
+        me = DaemonInfo(
+            __version__,
+            self._started_at,
+            os.getpid(),
+            self._passes(),
+            build_id(),
+            fault=self._disk.fault(),
+            config_fault=self._config_error,
+        )
         reports = [place.report() for place in self._places]
         return build_status(revision=revision, targets=reports, daemon=me, leftovers=self._leftovers())
 

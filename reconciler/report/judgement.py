@@ -100,7 +100,12 @@ def place(reason: dict[str, Any]) -> str:
 
 
 def _source_faults(status: Document) -> list[str]:
-    said = {"source": status["revision"]["error"], "state folder": status["daemon"].get("fault", "")}
+    daemon = status["daemon"]
+    said = {
+        "source": status["revision"]["error"],
+        "state folder": daemon.get("fault", ""),
+        "config refused, the one before it stays in force": daemon.get("configFault", ""),
+    }
     return [f"{what}: {why}" for what, why in said.items() if why]
 
 

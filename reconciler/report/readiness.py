@@ -1,8 +1,8 @@
 """Is the daemon ready: does what git says become real here? Read from the status document. Pure.
 
 Ready means that git was understood at least once, that every target was looked at lately and can be acted on, and that
-our own folder takes what has to be written down. A source that fails now is named but keeps nobody from being ready:
-what it said last holds, and is kept so. What is said is for everybody to read, so it names no path and no address.
+our own folder takes what has to be written down. A source or config that fails now is named but keeps nobody from being
+ready: what it said last holds, and is kept so. What is said is for everybody to read: it names no path and no address.
 """
 
 from __future__ import annotations
@@ -30,8 +30,14 @@ def readiness(status: Document, age: float, oldest: float) -> Readiness:
     waiting = [*_daemon(status), *_targets(status)]
     if age > oldest:
         waiting.append(f"a pass: the last one over some target was {age:.0f} s ago")
-    failing = ["source: it cannot be fetched or read; what it said last is kept"] if status["revision"]["error"] else []
-    return Readiness(tuple(waiting), tuple(failing))
+    return Readiness(tuple(waiting), tuple(_failing(status)))
+
+
+def _failing(status: Document) -> Iterator[str]:
+    if status["revision"]["error"]:
+        yield "source: it cannot be fetched or read; what it said last is kept"
+    if status["daemon"].get("configFault"):
+        yield "config: it cannot be used; the one before it stays in force"
 
 
 def _daemon(status: Document) -> Iterator[str]:

@@ -74,7 +74,8 @@ class RevisionInfo:
 class DaemonInfo:
     """Who answers. `passes` counts the passes completed so far over all targets: 0 means that nothing is known yet.
 
-    `fault` says why nothing can be written into our folder.
+    `fault` says why nothing can be written into our folder, `config_fault` why the config that was read last is not
+    the one in force.
     """
 
     version: str
@@ -83,6 +84,7 @@ class DaemonInfo:
     passes: int = 0
     build: str = ""
     fault: str = ""
+    config_fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ def build_status(
             "passes": daemon.passes,
             **({"build": daemon.build} if daemon.build else {}),
             **({"fault": daemon.fault} if daemon.fault else {}),
+            **({"configFault": scrub_text(daemon.config_fault)} if daemon.config_fault else {}),
         },
         "revision": {
             "wanted": revision.wanted,

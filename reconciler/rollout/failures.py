@@ -60,7 +60,8 @@ def why(failure: Failure) -> Reason:
         return Reason("StartFailed", f"cannot be started: {failure.error}")
     if failure.action == TRIAL:
         return Reason("HostFailed", f"failed because of this host, not of the commit: {failure.error}")
-    return Reason("ActionFailed", f"{failure.action.replace('_', ' ')} {failure.subject} fails: {failure.error}")
+    what = f"{failure.action.replace('_', ' ')} {failure.subject}".rstrip()
+    return Reason("ActionFailed", f"{what} fails: {failure.error}")
 
 
 def waiting(known: Failures, plan: Plan) -> tuple[Action, ...]:
