@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +154,34 @@ def test_stopped_proxy_on_a_stopped_host_is_not_hung(proxy: EnvoyProxy, monkeypa
     os.kill(running.pid, signal.SIGSTOP)
     seen = looks(proxy, alone=True)
     assert {seen.look() for _ in range(6)} == {ProxyBreak.NONE}
+
+
+def test_proxy_that_clients_keep_busy_is_not_hung_while_it_can_be_told(
+    proxy: EnvoyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_HUNG_AFTER", 0.2)
+    monkeypatch.setattr(watch, "does_answer", lambda *_: time.sleep(0.05) or False)
+    seen = looks(proxy)
+    assert {seen.look() for _ in range(8)} == {ProxyBreak.NONE}
+    # In the end it has to go all the same.
+    wait_for(lambda: seen.look() is ProxyBreak.HUNG)
+
+
+def test_clients_cannot_use_up_the_descriptors_of_the_proxy(
+    tmp_path: Path, tiny: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {resource.RLIMIT_NOFILE: (300, 300)}
+    monkeypatch.setattr("reconciler.routing.process.resource.getrlimit", limits.__getitem__)
+    made = EnvoyProxy(tmp_path / "proxy", Routing(listen=f"127.0.0.1:{free_port()}"))
+    with contextlib.ExitStack() as clients:
+        made.ensure_running()
+        clients.callback(made.stop)
+        made.apply((route("tiny", tiny.port),))
+        for _ in range(350):
+            clients.enter_context(socket.create_connection(made.address))
+        assert made.observe().ready
+        assert looks(made).look() is ProxyBreak.NONE
+        assert does_answer(*made.address)
 
 
 def test_nothing_that_listens_is_not_a_hang() -> None:

@@ -7,6 +7,7 @@ service that had a replica before.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -181,7 +182,9 @@ class EnvoyProxy:
         except OSError as error:
             raise Retryable(f"{self._folder}: cannot be made: {error.strerror}") from error
         process.trim_log(self._folder)
-        write_file(self._folder / "bootstrap.json", json.dumps(static.bootstrap(), indent=1))
+        # A unit has its own limit, which is enough.
+        descriptors = process.most_descriptors() if self._spawn is process.spawn else math.inf
+        write_file(self._folder / "bootstrap.json", json.dumps(static.bootstrap(descriptors), indent=1))
         if self._files.resource("eds") is None or self._files.resource("rds") is None:
             (self._folder / _TABLE).unlink(missing_ok=True)
             empty = self._table_for(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import resource
@@ -78,6 +79,12 @@ def spawn(folder: Path, concurrency: int) -> Identity:
     # It is not ours to wait for: it lives on when we end.
     child.returncode = 0
     return _take_in(folder, child.pid)
+
+
+def most_descriptors() -> float:
+    """How many an Envoy that is started by `spawn` may open."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return math.inf if hard == resource.RLIM_INFINITY else hard
 
 
 def record(folder: Path, found: Identity) -> None:

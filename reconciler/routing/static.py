@@ -7,6 +7,7 @@ aborts, streams and all, when one service too many is added.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ MODEL_METADATA = "reconciler.model"
 TYPE = "type.googleapis.com/"
 _HTTP = TYPE + "envoy.extensions.filters.http."
 _UNLIMITED = 1_000_000
+_FEWEST_CONNECTIONS, _MOST_CONNECTIONS, _OWN_DESCRIPTORS = 16, 50_000, 128
 # vLLM closes a connection that idled for 5 s; we must let go of it first, or a request meets a closing connection.
 _UPSTREAM_IDLE = "3s"
 _STREAM_IDLE = "3600s"
@@ -35,13 +37,17 @@ _KEEPALIVE = {"tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 10}}
 _TLS_INSPECTOR = TYPE + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
 
 
-def bootstrap() -> Resource:
-    """Where Envoy finds the rest. Paths are relative: Envoy runs inside the proxy's folder."""
+def bootstrap(descriptors: float = math.inf) -> Resource:
+    """Where Envoy finds the rest. Paths are relative: Envoy runs inside the proxy's folder.
+
+    It may open so many `descriptors`. One that has none left can neither serve nor be told anything: before that, it
+    refuses connections.
+    """
     return {
         "node": {"id": "reconciler", "cluster": "reconciler"},
         "admin": {"address": {"pipe": {"path": "./admin.sock", "mode": 0o600}}},
         "dynamic_resources": {"lds_config": _file("lds"), "cds_config": _file("cds")},
-        "overload_manager": {"resource_monitors": [_connection_limit()]},
+        "overload_manager": {"resource_monitors": [_connection_limit(descriptors)]},
     }
 
 
@@ -223,12 +229,14 @@ def _no_limits() -> Resource:
     return dict.fromkeys(limits, _UNLIMITED)
 
 
-def _connection_limit() -> Resource:
+def _connection_limit(descriptors: float) -> Resource:
+    # Each takes two, one of them to a replica, and Envoy has its own.
+    most = max(_FEWEST_CONNECTIONS, min(_MOST_CONNECTIONS, (descriptors - _OWN_DESCRIPTORS) / 2))
     return {
         "name": "envoy.resource_monitors.global_downstream_max_connections",
         "typed_config": {
             "@type": TYPE + "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-            "max_active_downstream_connections": 50_000,
+            "max_active_downstream_connections": int(most),
         },
     }
 

@@ -22,6 +22,8 @@ _log = structlog.get_logger()
 _INTERVAL = 5.0
 _TIMEOUT = 3.0
 _HUNG_AFTER = 20.0
+# One whose admin socket answers may take so many times longer.
+_WHILE_TOLD = 10.0
 # The longest time between two looks that counts: more than that, and we slept ourselves.
 _LONGEST_STEP = 10.0
 
@@ -83,7 +85,8 @@ class ProxyWatch:
             self._silent = 0.0
             self._deaf = 0.0 if self._can_be_told() else self._deaf + step
         elif answers is False and not self._is_alone(before):
-            self._silent += step
+            # Whoever can be told something is alive: clients may keep it so busy that ours is not its turn.
+            self._silent += step / _WHILE_TOLD if self._can_be_told() else step
         if self._silent >= _HUNG_AFTER:
             return ProxyBreak.HUNG
         return ProxyBreak.DEAF if self._deaf >= _INTERVAL else ProxyBreak.NONE
