@@ -91,6 +91,10 @@ def test_interpreter_that_is_gone_or_a_variable_that_changed_cannot_be_restored(
     assert found is not None
     assert found.engine.python == Path("/bin/true")
     assert Translations(settings(engines=[engine | {"env": {"A": "2"}}])).restored(SPEC, before) is None
+    plain = Translations(settings()).of(SPEC, None)
+    elsewhere = Translations(settings(engines=[{"image": "other:*", "python": "/bin/false"}])).restored(SPEC, plain)
+    assert elsewhere is not None
+    assert elsewhere.engine.python == Path("/bin/true")
     gone = tuple((key, str(tmp_path / "gone") if key == "engines[].python" else value) for key, value in before)
     assert other.restored(SPEC, gone) is None
 

@@ -131,6 +131,22 @@ def test_interpreter_that_dies_at_start_is_rolled_back_to_the_one_before(rig: Li
     assert rig.records()[0].argv[0] == str(good)
 
 
+def test_engine_that_is_taken_out_is_told_and_what_serves_stays_and_comes_back(rig: LightRig):
+    before = begin(rig)
+    rig.configure(engines=[{"image": "other:*", "python": str(rig.python)}])
+    assert "nothing on this host runs the image" in rig.ask("plan").stdout
+    rig.reload()
+    rig.wait("it to be blocked", lambda: (rig.service() or {}).get("blocked"))
+    said = rig.ask("status", expect=1).stdout
+    assert "nothing on this host runs the image" in said
+    assert f"engines[].python: {rig.python} → unset" in said
+    assert before.process is not None
+    assert rig.pids() == {before.process.pid}
+    os.kill(before.process.pid, signal.SIGKILL)
+    rig.wait("it to serve again", lambda: rig.pids() and before.process.pid not in rig.pids() and rig.serves_now())
+    assert only_record(rig).argv[0] == before.argv[0]
+
+
 def test_commit_stays_in_quarantine_when_the_config_changes(rig: LightRig, tmp_path: Path):
     begin(rig)
     crash = 'case "$*" in *max-num-seqs=99*) case "$*" in *preflight*) ;; *) exit 3;; esac;; esac'

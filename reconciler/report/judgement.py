@@ -64,22 +64,21 @@ def fault(service: Document) -> str:
     """Why a service is not as git says, in one line; empty when it is."""
     if is_fine(service):
         return ""
+    changed = "".join(f"; {one}" for one in service["outdated"])
     if service["problems"]:
         return "not usable: " + place(service["problems"][0])
     if service["rejected"]:
         refused = service["rejected"]
-        return f"rejected {refused['digest'].removeprefix('sha256:')[:8]}: " + place(
-            refused | {"message": refused["reason"]}
-        )
+        why = place(refused | {"message": refused["reason"]})
+        return f"rejected {refused['digest'].removeprefix('sha256:')[:8]}: {why}{changed}"
     if service["blocked"]:
-        return "Blocked: " + "; ".join(place(one) for one in service["blocked"])
+        return "Blocked: " + "; ".join(place(one) for one in service["blocked"]) + changed
     if service["kept"]:
         return place(service["kept"])
     if service["suspended"]:
         return f"suspended{by_hand(service.get('suspension'))}; `reconciler resume {full_name(service)}` lets it go on"
     said = service["health"]["message"] or service["health"]["reason"]
-    why = "".join(f"; {one}" for one in service["outdated"])
-    return f"{service['sync']}, {service['health']['status']}: {said}{why}"
+    return f"{service['sync']}, {service['health']['status']}: {said}{changed}"
 
 
 def by_hand(asked: Document | None) -> str:

@@ -49,7 +49,8 @@ class Translations:
 
     def of(self, spec: EffectiveSpec, owned: Owned | None) -> Translation:
         """What the config makes of a spec now; empty where nothing runs its image."""
-        return self._make(spec, owned.restart if owned else "")
+        engine = find_engine(spec.image, self._settings.engines)
+        return self._make(spec, engine, owned.restart if owned else "") if engine else ()
 
     def outdated(
         self,
@@ -92,7 +93,8 @@ class Translations:
 
     def restored(self, spec: EffectiveSpec, before: Translation) -> Setup | None:
         """What made a translation, once more; None when that is not possible any more."""
-        parts, engine = dict(before), find_engine(spec.image, self._settings.engines)
+        parts = dict(before)
+        engine = find_engine(spec.image, self._settings.engines) or _removed_engine(spec.image, parts)
         if engine is None or not self._is_possible(parts, engine):
             return None
         volumes = {key.removeprefix(_VOLUME): Path(path) for key, path in parts.items() if key.startswith(_VOLUME)}
@@ -134,9 +136,9 @@ class Translations:
             restart = last.restart if last else ""
             known = self._known.get(key)
             if known is None or (known.wish is not wish or known.restart != restart or known.versions != versions):
-                known = _Known(wish, restart, versions, self._make(wish.spec, restart))
-            if known.translation:
-                now[key] = known
+                engine = find_engine(wish.spec.image, self._settings.engines)
+                known = _Known(wish, restart, versions, self._make(wish.spec, engine, restart))
+            now[key] = known
         self._known = now
         return now
 
@@ -145,14 +147,8 @@ class Translations:
         possible = last is not None and self.restored(last.spec, last.translation) is not None
         return Outdated(known.translation, possible)
 
-    def _make(self, spec: EffectiveSpec, restart: str) -> Translation:
-        engine = find_engine(spec.image, self._settings.engines)
-        if engine is None:
-            return ()
-        parts = {_PODMAN: "true"} if engine.python is None else {}
-        if engine.python is not None:
-            parts = {_PYTHON: str(engine.python), _VERSION: _version(engine.python)}
-        parts |= _env(engine)
+    def _make(self, spec: EffectiveSpec, engine: config.Engine | None, restart: str) -> Translation:
+        parts = _engine_parts(engine) if engine else {}
         for mount in spec.mounts:
             name = mount.uri.removeprefix(_PVC).partition("/")[0] if mount.uri.startswith(_PVC) else ""
             if name in self._settings.volumes:
@@ -164,6 +160,17 @@ class Translations:
         if restart:
             parts[RESTART] = restart
         return make_translation(parts)
+
+
+def _engine_parts(engine: config.Engine) -> dict[str, str]:
+    if engine.python is None:
+        return {_PODMAN: "true", **_env(engine)}
+    return {_PYTHON: str(engine.python), _VERSION: _version(engine.python), **_env(engine)}
+
+
+def _removed_engine(image: str, parts: Mapping[str, str]) -> config.Engine | None:
+    """An entry that the config has no more is known by its interpreter."""
+    return config.Engine(image=image, python=Path(parts[_PYTHON])) if _PYTHON in parts else None
 
 
 def _env(engine: config.Engine) -> dict[str, str]:
