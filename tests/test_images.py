@@ -156,8 +156,8 @@ def test_an_engine_is_asked_in_its_image_and_nowhere_else() -> None:
     words = contained(ASKED, "reconciler-preflight-x.service", "engine", "990:980", ("GPU-1",), 20)
     at = words.index("--")
     assert {"--property=PrivateNetwork=yes", "--property=RuntimeMaxSec=20", "--property=Nice=10"} <= {*words[:at]}
-    assert words[-2:] == ["ab12", f"/run/reconciler-preflight/{SCRIPTS[0].name}"]
-    assert {"--read-only", "--cap-drop=all", "--user=990:980", "--device=nvidia.com/gpu=GPU-1"} <= {*words[at:]}
+    assert words[-2:] == ["python3", f"/run/reconciler-preflight/{SCRIPTS[0].name}"]
+    assert {"ab12", "--read-only", "--cap-drop=all", "--user=990:980", "--device=nvidia.com/gpu=GPU-1"} <= {*words[at:]}
     assert "hunter2" not in " ".join(words), "a token is of no use without a network"
 
 

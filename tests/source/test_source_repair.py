@@ -214,7 +214,7 @@ def test_two_processes_take_turns_on_one_mirror(repository: Repository, mirror: 
     for thread in threads:
         thread.join()
     assert len(found) == 4
-    assert len(set(found)) == 1
+    assert all(each == found[0] for each in found)
 
 
 def test_a_mirror_in_use_by_another_process_is_retried_later(repository: Repository, mirror: Path) -> None:
