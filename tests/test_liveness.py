@@ -59,7 +59,7 @@ class World:
 
     def _is_asked(self) -> bool:
         token = self.liveness._token
-        return token is None or token.done or (self.tokens > 0 and not self.token_comes)
+        return token is None or token.over or (self.tokens > 0 and not self.token_comes)
 
     def run(self, seconds: float, step: float = 2.0, *, serves: bool = True) -> Silence:
         for _ in range(int(seconds / step)):
@@ -183,6 +183,25 @@ def test_engine_without_counters_has_ten_times_the_time(make):
     world = make(token_comes=False, vitals_now=None)
     assert world.run(60 + 140) is Silence.NONE
     assert world.run(500) is Silence.HUNG
+
+
+def test_engine_without_counters_that_clients_fill_is_no_hang(make):
+    world = make(vitals_now=None, token_comes=False, awaited=True, cpu=1.0)
+    assert world.run(4000) is Silence.NONE
+    world.awaited = False
+    assert world.run(10) is Silence.HUNG
+
+
+def test_token_that_got_no_answer_is_asked_for_again(make):
+    world = make(vitals_now=None, token_comes=False, awaited=True, cpu=1.0)
+    world.run(200)
+    # The request before ours is done: this token ends without an answer, and the next one gets one.
+    world.stuck.set()
+    eventually(lambda: world.liveness._token.over)
+    world.token_comes = True
+    world.awaited = False
+    assert world.run(1000) is Silence.NONE
+    assert world.tokens > 2
 
 
 def test_sleeping_engine_is_not_asked(make):

@@ -126,9 +126,10 @@ class Liveness:
 
     def _note_engine(self, subject: Subject, step: float) -> None:
         now = self._looked_at
-        if self._token is not None and self._token.done:
+        if self._token is not None and self._token.over:
+            if self._token.answered:
+                self._note_progress()
             self._token = None
-            self._note_progress()
         busy = False
         if self.in_doubt or (now - self._counted_at >= _BETWEEN_LOOKS and self._is_worth_a_look(subject)):
             self._counted_at = now
@@ -179,6 +180,8 @@ class Liveness:
         if self._mute is None and self._questions.is_paused(subject):
             self._note_progress()
             return Silence.NONE, ""
+        if self._may_serve_others(subject, stretch):
+            return Silence.NONE, ""
         factor = _WHILE_WORKING if self._may_work(subject, stretch) else 1.0
         if stretch.seconds < doubt * factor:
             return Silence.NONE, ""
@@ -186,10 +189,16 @@ class Liveness:
         hung = stretch.seconds >= self._limits.timeout * factor
         return Silence.HUNG if hung else Silence.SILENT, f"{what} for {stretch.seconds:.0f} s"
 
+    def _may_serve_others(self, subject: Subject, stretch: _Stretch) -> bool:
+        """Of one without counters nobody knows: its clients may fill it for hours, and ours waits its turn."""
+        is_blind = self._mute is None and not self._tells
+        return is_blind and self._computes(subject, stretch) and self._questions.is_waited_for(subject)
+
     def _may_work(self, subject: Subject, stretch: _Stretch) -> bool:
-        """Does it compute? Of one without counters nobody knows whether others are served before us."""
-        if self._mute is None and not self._tells:
-            return True
+        """Does it compute? Of one without counters we cannot be sure."""
+        return (self._mute is None and not self._tells) or self._computes(subject, stretch)
+
+    def _computes(self, subject: Subject, stretch: _Stretch) -> bool:
         spent = self._questions.cpu_seconds(subject, of_server=self._mute is not None) - stretch.cpu_before
         return spent >= _WORKING_SHARE * stretch.seconds
 
@@ -206,9 +215,12 @@ class _Token:
     """A question that may wait for long, on a thread of its own."""
 
     def __init__(self, questions: LivenessQuestions, subject: Subject, timeout: float) -> None:
-        self.done = False
+        self.over = self.answered = False
         arguments = (questions, subject, timeout)
         threading.Thread(target=self._run, args=arguments, name=f"token {subject.id}", daemon=True).start()
 
     def _run(self, questions: LivenessQuestions, subject: Subject, timeout: float) -> None:
-        self.done = questions.answers(subject, timeout)
+        try:
+            self.answered = questions.answers(subject, timeout)
+        finally:
+            self.over = True
