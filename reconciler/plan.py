@@ -43,6 +43,7 @@ from reconciler.rollout import (
     settled,
     wishes_now,
 )
+from reconciler.rollout.aim import standing
 from reconciler.rollout.builds import Marked, mark, unmark
 from reconciler.storage.sources import fetched
 
@@ -155,6 +156,7 @@ def _situations(
     for key in wanted.keys() | replicas.keys() | observed.owned.keys() | observed.routes.keys():
         want, owned = wanted.get(key), observed.owned.get(key)
         mine = tuple(replicas.get(key, ()))
+        preflight = observed.preflights.get(want.digest) if want else None
         yield Situation(
             id=key,
             desired=want,
@@ -164,8 +166,8 @@ def _situations(
             revision=desired.revision,
             now=observed.at,
             patience=patience,
-            quarantines=failed.get(key, {}),
-            preflight=observed.preflights.get(want.digest) if want else None,
+            quarantines=standing(failed.get(key, {}), want, preflight),
+            preflight=preflight,
             asking=want is not None and want.digest in observed.preflighting,
             blockers=observed.blockers.get(want.digest, ()) if want else (),
             keep=reason_to_keep(desired, owned, mine) if want is None else reason_to_stay(desired, want),

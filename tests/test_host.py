@@ -313,6 +313,9 @@ def test_missing_weights_are_a_rejection_until_they_are_there(host: HostTarget, 
     (reason,) = verdict.reasons
     assert (reason.code, reason.origin) == ("WeightsMissing", ORIGIN)
     assert f"{config.parent}: holds no config.json" in reason.message
+    config.parent.rename(away := config.parent.with_name("away"))
+    assert "no such folder" in observe(host, wanted).preflights[DIGEST].reasons[0].message
+    away.rename(config.parent)
     with pytest.raises(Terminal, match="holds no config"):
         host.perform(start())
     assert observe(host).replicas == ()

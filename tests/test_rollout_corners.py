@@ -8,10 +8,12 @@ import pytest
 
 from reconciler.model import (
     Adopt,
+    AskPreflight,
     Drain,
     NoteCrash,
     Origin,
     Preflight,
+    Quarantine,
     Reason,
     Reject,
     Restart,
@@ -41,6 +43,26 @@ def test_a_suspended_service_keeps_its_route_when_the_proxy_runs_another_table()
     plan = make_plan(commit, observed, {}, PATIENCE, suspended={A})
     (told,) = [action for action in plan.actions if isinstance(action, SetRoutes)]
     assert {route.service: route for route in told.routes} == before
+
+
+def test_digest_refused_for_its_files_is_tried_once_they_are_there():
+    host = converged(wanted("a", "good1"))
+    commit = state(wanted("a", "good2"))
+    refused = Quarantine(A, "good2-a", Reason("WeightsMissing", "/m: no such folder"), "r", 0.0)
+    known = {(A, "good2-a"): refused}
+
+    def plan_with(preflight: Preflight | None, quarantines=known):
+        found = {} if preflight is None else {"good2-a": preflight}
+        return make_plan(commit, replace(host.observe(), preflights=found), quarantines, PATIENCE)
+
+    empty = Reason("WeightsMissing", "/m: holds no config.json")
+    still = plan_with(Preflight("", reasons=(empty,)))
+    assert not still.actions
+    assert still.verdicts[A].rejected == replace(refused, reason=empty)
+    assert [type(action) for action in plan_with(None).actions] == [AskPreflight]
+    assert any(isinstance(action, Start) for action in plan_with(Preflight("p")).actions)
+    crashed = {(A, "good2-a"): replace(refused, reason=Reason("Crashed", "it ended"))}
+    assert not plan_with(Preflight("p"), crashed).actions
 
 
 def test_nobody_waits_for_room_that_a_suspended_service_will_not_free():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from reconciler.capacity import impossible
 from reconciler.digest import equivalent
 from reconciler.health import Life
-from reconciler.model import GPU, Desired, EffectiveSpec, Origin, Promoted, Quarantine, Reason
+from reconciler.model import GPU, Desired, EffectiveSpec, Origin, Preflight, Promoted, Quarantine, Reason
 from reconciler.rollout.failures import is_lasting, why
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import Missing, missing_files, refusals, why_staging
@@ -17,6 +18,8 @@ DELETED = Reason("Deleting", "deleted in git")
 PREFLIGHT_FAILED = "PreflightFailed"
 """A blocker after which the engine is asked again, more and more rarely."""
 NO_REPLICAS = Reason("NoReplicas", "git asks for 0 replicas")
+# What is said of files, which may be put there without a commit.
+_OF_FILES = frozenset({"WeightsMissing", "FolderClosed", "FolderUnreadable", "FileMissing", "FileDamaged"})
 
 
 class Course(StrEnum):
@@ -94,6 +97,19 @@ def _aim_after_failure(s: Situation, want: Desired) -> Aim | None:
     if (due := s.start_due(want.digest)) > s.now:
         return replace(_hold(s, reason, (reason,)), again_at=due)
     return None
+
+
+def standing(
+    quarantines: Mapping[str, Quarantine], want: Desired | None, preflight: Preflight | None
+) -> Mapping[str, Quarantine]:
+    """Those that still hold: for files of git's digest only while something is missing, and what is missing now."""
+    found = quarantines.get(want.digest) if want else None
+    if found is None or found.reason.code not in _OF_FILES:
+        return quarantines
+    others = {digest: one for digest, one in quarantines.items() if digest != found.digest}
+    if preflight is None or not preflight.reasons:
+        return others
+    return {**others, found.digest: replace(found, reason=joined(preflight.reasons))}
 
 
 def quarantine(s: Situation, digest: str, reason: Reason, words: tuple[str, ...] = ()) -> Quarantine:

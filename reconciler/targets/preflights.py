@@ -11,7 +11,7 @@ from reconciler.engines.launch import Question
 from reconciler.engines.preflight import NoVerdict, PreflightRunner, Verdict, engine_version, key_of
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.inventory import ReplicaRecord
-from reconciler.model import AskPreflight, Desired, EffectiveSpec, Owned, Preflight, Reason, ServiceId
+from reconciler.model import AskPreflight, Desired, EffectiveSpec, Origin, Owned, Preflight, Reason, ServiceId
 from reconciler.targets.bugs import Bugs
 from reconciler.targets.fits import Fits
 from reconciler.targets.stamps import Stamp, Stamps
@@ -116,9 +116,7 @@ class Preflights:
         try:
             asked = self._workloads.question(action.service, action.spec)
         except Terminal as error:
-            code = error.code if isinstance(error, Unusable) else "WeightsMissing"
-            reason = Reason(code, str(error), action.origin)
-            self._refused[action.digest] = Preflight("", reasons=(reason,))
+            self._refused[action.digest] = _refusal(error, action.origin)
             self._wake()
             return
         self._runner.ask(asked, self._since.get(action.service, 0.0))
@@ -231,13 +229,18 @@ class Preflights:
             asked = self._workloads.question(wish.id, wish.spec)
         except Retryable:
             return None
-        except Terminal:
+        except Terminal as error:
             if wish.digest in self._refused:
-                refused[wish.digest] = _at_its_mount(self._refused[wish.digest], wish)
+                refused[wish.digest] = _at_its_mount(_refusal(error, wish.origin), wish)
             return None
         # The files are there now: what was said before does not hold any more.
         self._refused.pop(wish.digest, None)
         return _Known(wish, seen, engine, asked, key_of(asked))
+
+
+def _refusal(error: Terminal, origin: Origin) -> Preflight:
+    code = error.code if isinstance(error, Unusable) else "WeightsMissing"
+    return Preflight("", reasons=(Reason(code, str(error), origin),))
 
 
 def _at_its_mount(said: Preflight, wish: Desired) -> Preflight:
