@@ -12,12 +12,37 @@ from reconciler.config import HostTarget, Settings, Source
 from reconciler.errors import RevisionRefused, Terminal
 from reconciler.loop.journal import Journal
 from reconciler.loop.source_journal import SourceJournal
-from reconciler.model import Desired, Origin, Reason, Sync, Unreachable, Verdict
+from reconciler.model import (
+    Action,
+    AskPreflight,
+    Desired,
+    Forget,
+    Origin,
+    Outcome,
+    Reason,
+    Result,
+    Sync,
+    Unreachable,
+    Verdict,
+)
 from reconciler.report.history import History, parse_revision, parse_since
 from reconciler.source import GitSource
 from reconciler.web.metrics import Metrics
 from tests.git_repository import Repository
-from tests.report_world import NEW, OLD, TINY, desired, observed, planned, rejection, replica, settings, state, verdict
+from tests.report_world import (
+    NEW,
+    OLD,
+    SPEC,
+    TINY,
+    desired,
+    observed,
+    planned,
+    rejection,
+    replica,
+    settings,
+    state,
+    verdict,
+)
 
 NO_GPU = Reason("InsufficientGPU", "needs 2 GPUs, 1 is free", Origin("hosts/a/tiny.yaml", 7))
 BROKEN = Reason("InvalidYaml", "is not YAML", Origin("hosts/a/z.yaml", 9))
@@ -37,6 +62,10 @@ class Desk:
     def record(self, *verdicts: Verdict, wanted: Desired | None = None, seen: Any = None, **more: Any) -> None:
         at = state(wanted or desired(), **more)
         self.journal.record(at, seen or observed(replica()), planned(*verdicts), (), 0.1)
+
+    def act(self, action: Action, error: str = "") -> None:
+        result = Result(action, Outcome.FAILED if error else Outcome.DONE, error)
+        self.journal.record(state(desired()), observed(replica()), planned(), (result,), 0.1)
 
     @property
     def told(self) -> list[tuple[str, str]]:
@@ -102,6 +131,18 @@ def test_digest_that_fails_now_is_told_by_its_action_alone(desk: Desk) -> None:
     assert desk.told == []
     desk.record(verdict())
     assert desk.told == [("resolved", "no longer rejected")]
+
+
+def test_preflight_without_an_answer_is_told_once_however_often_it_is_asked(desk: Desk) -> None:
+    ask = AskPreflight(TINY, NEW, SPEC, Origin("f.yaml", 1), (), "not judged yet")
+    for _ in range(3):
+        desk.act(ask)
+        desk.act(ask, "cannot run /x/python")
+    assert [event for event, _ in desk.told] == ["ask_preflight", "ask_preflight_failed"]
+    desk.act(Forget(TINY, "deleted in git"))
+    desk.act(ask)
+    desk.act(ask, "cannot run /x/python")
+    assert [event for event, _ in desk.told][2:] == ["forget", "ask_preflight", "ask_preflight_failed"]
 
 
 def test_unreadable_file_is_told_once_over_restarts(desk: Desk) -> None:

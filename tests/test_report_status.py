@@ -16,6 +16,7 @@ from reconciler.model import (
     Reason,
     Result,
     ServiceId,
+    Silence,
     Start,
     Sync,
     Unreachable,
@@ -102,6 +103,11 @@ def test_a_service_gone_from_git_is_listed_until_nothing_is_left() -> None:
     service = service_in(status, "gone")
     assert (service["inGit"], service["ready"], service["origin"]) == (False, "1/0", "hosts/a/gone.yaml:3")
     assert not judge(status).settled
+
+
+def test_ready_does_not_count_a_replica_that_does_not_answer() -> None:
+    seen = observed(replica(), replica(number=2, silence=Silence.SILENT, silent_why="no answer for 12 s"))
+    assert service_in(status_of(report(desired=state(desired(replicas=2)), observed=seen)))["ready"] == "1/2"
 
 
 def test_an_unusable_document_keeps_the_count_that_proved_itself() -> None:

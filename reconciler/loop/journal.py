@@ -10,6 +10,7 @@ from reconciler.loop.findings import Finding, finding, findings
 from reconciler.model import (
     Action,
     Admit,
+    AskPreflight,
     Desired,
     DesiredState,
     Drain,
@@ -23,6 +24,7 @@ from reconciler.model import (
     Replica,
     ReplicaId,
     Result,
+    ServiceId,
     SetRoutes,
     Start,
     Stop,
@@ -58,6 +60,7 @@ class Journal:
         self._applied = history.applied(target)
         self._seen: tuple[str, float] = ("", 0.0)
         self._last_errors: dict[tuple[str, str], str] = {}
+        self._asked: dict[ServiceId, str] = {}
         self._said = history.said(target)
 
     def record(
@@ -106,9 +109,10 @@ class Journal:
         if result.outcome is Outcome.FAILED:
             self._tell_failure(services, name, result, plan)
             return
-        self._last_errors.pop((services, name), None)
+        again = _is_repeated(action, observed) or self._is_asked_again(action)
+        if not again:
+            self._last_errors.pop((services, name), None)
         self._count(action, observed)
-        again = _is_repeated(action, observed)
         level = self._log.debug if again else self._log.warning if isinstance(action, _LOUD) else self._log.info
         level(name, service=services, subject=subject_of(action), reason=action.reason, revision=plan.revision)
         if not (again or isinstance(action, _QUIET)):
@@ -121,6 +125,16 @@ class Journal:
         self._last_errors[(services, name)] = result.error
         self._log.error(f"{name}_failed", service=services, error=result.error, revision=plan.revision)
         self._history.note(self._target, plan.revision, services, f"{name}_failed", result.error, time.time())
+
+    def _is_asked_again(self, action: Action) -> bool:
+        """An engine that gives no answer is asked again and again, with nothing in between; people read it once."""
+        if not isinstance(action, AskPreflight):
+            for service in services_of(action):
+                self._asked.pop(service, None)
+            return False
+        before = self._asked.get(action.service)
+        self._asked[action.service] = action.digest
+        return before == action.digest
 
     def _count(self, action: Action, observed: Observed | Unreachable) -> None:
         if isinstance(action, Drain | Stop) and isinstance(observed, Observed) and self._tally is not None:

@@ -262,6 +262,11 @@ class _Sight:
         )
 
 
+def _is_ready(replica: Replica) -> bool:
+    """What does not answer may be out of the route, and serves for none."""
+    return replica_phase(replica) == "Ready" and not replica.silence
+
+
 def _service(service: ServiceId, sight: _Sight) -> Document:
     desired, verdict = sight.desired.get(service), sight.verdicts.get(service)
     replicas = sorted(sight.replicas.get(service, []), key=lambda one: (one.created_at, one.id))
@@ -301,7 +306,7 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         "problems": [_reason(one) for one in (desired.problems if desired else ())],
         "warnings": [_reason(one) for one in _warnings(desired, sight.report.observed)],
         "lastError": _last_error(service, desired, verdict, sight),
-        "ready": f"{sum(replica_phase(one) == 'Ready' for one in replicas)}/{_wanted(service, sight) + beside}",
+        "ready": f"{sum(_is_ready(one) for one in replicas)}/{_wanted(service, sight) + beside}",
         "lastFailure": _last_failure(sight.report.failures, service),
         "gpus": gpus_held(replicas),
         "requests": _requests(sight.report.requests.get(service, Requests())),
