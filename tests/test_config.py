@@ -80,6 +80,11 @@ def test_a_misspelt_setting_is_answered_with_the_nearest(tmp_path: Path):
         load(tmp_path, {"enginse": []})
 
 
+def test_a_setting_in_the_wrong_place_is_not_answered_with_itself(tmp_path: Path):
+    with pytest.raises(SettingsError, match=r"targets\[0\]\.env: no such setting here, it belongs elsewhere"):
+        load(tmp_path, {"env": {}})
+
+
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
