@@ -115,6 +115,14 @@ def test_full_disk_blocks_a_start(disk: Disk, monkeypatch: pytest.MonkeyPatch) -
     assert ("DiskFull", None) in blocked(see(disk, disk.wanted[0]))
 
 
+def test_full_disk_is_told_once_for_all_folders_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LEAST_BYTES", 1 << 80)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    assert [one.code for one in room.unwritable(map(str, folders))] == ["DiskFull"]
+
+
 def test_shared_memory_too_small_for_the_workers_blocks_a_start(disk: Disk) -> None:
     seen = see(disk, with_variable(disk, EnvVar("VLLM_MQ_MAX_CHUNK_BYTES_MB", "999999")))
     assert blocked(seen) == [("SharedMemoryFull", None)]

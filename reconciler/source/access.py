@@ -73,7 +73,8 @@ class Folder:
             write_file(self.askpass, _ASKPASS.encode(), 0o700)
             write_file(self.gitconfig, _gitconfig(local).encode(), 0o600)
         except OSError as error:
-            raise Retryable(f"cannot prepare {self.root}: {error.strerror}; check the owner of state_dir") from None
+            hint = "; check the owner of state_dir" if isinstance(error, PermissionError) else ""
+            raise Retryable(f"cannot prepare {self.root}: {error.strerror}{hint}") from None
 
 
 def write_file(path: Path, data: bytes, mode: int) -> None:

@@ -14,18 +14,22 @@ _SHARED = "/dev/shm"  # noqa: S108
 
 
 def unwritable(folders: Iterable[str]) -> Iterator[Reason]:
-    """Folders, there or to be made, that we cannot write to, or that are full. One reason for each place."""
+    """Folders, there or to be made, that we cannot write to, or that are full. One reason for each place or full disk."""
+    full: set[int] = set()
     for place in dict.fromkeys(_existing(folder) for folder in folders):
         try:
             found = os.statvfs(place)
-            is_open = os.access(place, os.W_OK | os.X_OK)
+            is_open, disk = os.access(place, os.W_OK | os.X_OK), os.stat(place).st_dev
         except OSError as error:
             yield Reason("NotWritable", f"{place}: cannot be looked at: {error.strerror}; see to its disk")
             continue
         if not is_open:
             why = "its disk is mounted read-only" if found.f_flag & os.ST_RDONLY else "it is closed to us"
             yield Reason("NotWritable", f"{place}: cannot be written to: {why}")
-        elif found.f_bavail * found.f_frsize < LEAST_BYTES or (found.f_files and not found.f_favail):
+        elif disk not in full and (
+            found.f_bavail * found.f_frsize < LEAST_BYTES or (found.f_files and not found.f_favail)
+        ):
+            full.add(disk)
             yield Reason("DiskFull", f"{place}: its disk is full; nothing is stopped or started until there is room")
 
 
