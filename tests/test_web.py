@@ -26,7 +26,7 @@ from reconciler.model import ByHand, ServiceId, Unreachable
 from reconciler.report.requests import Requests
 from reconciler.report.status import Document
 from reconciler.web.client import DaemonClient, NoDaemon, Refused
-from reconciler.web.follow import follow_logs, follow_sync, new_lines
+from reconciler.web.follow import follow_logs, follow_restart, follow_sync, new_lines
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide, listen_unix
 from reconciler.web.unix import answers, connect
@@ -466,6 +466,29 @@ def test_a_sync_is_followed_until_its_pass_is_over_and_nothing_moves(client: Dae
 def test_a_sync_that_takes_too_long_returns_what_is(client: DaemonClient, loop: FakeLoop) -> None:
     loop.document = status_of(report(), passes=0)
     assert follow_sync(client, 0.1, lambda _: None) == loop.document
+
+
+def test_sync_asked_of_a_daemon_that_hangs_ends_with_its_timeout(tmp_path: Path) -> None:
+    listener = listen_unix(tmp_path / "control.sock")
+    with pytest.raises(NoDaemon, match=r"did not answer in 0\.5 s"):
+        follow_sync(DaemonClient(tmp_path / "control.sock"), 0.1, lambda _: None)
+    listener.close()
+
+
+def test_restart_is_followed_over_a_restart_of_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers_in_turn = [NoDaemon("away"), status_of(report(), passes=3)]
+
+    class Away:
+        def status(self) -> Document:
+            found = answers_in_turn.pop(0)
+            if isinstance(found, NoDaemon):
+                raise found
+            return found
+
+    monkeypatch.setattr("reconciler.web.follow.time.sleep", lambda _: None)
+    asked = {"service": "demo/tiny", "targets": ["a"], "pass": 3}
+    (found,) = follow_restart(Away(), asked, 60, lambda _: None)  # type: ignore[arg-type]
+    assert found["name"] == "tiny"
 
 
 def test_sync_asks_a_daemon_that_was_restarted_once_more(config: Settings) -> None:

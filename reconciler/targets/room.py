@@ -14,7 +14,7 @@ _SHARED = "/dev/shm"  # noqa: S108
 
 
 def unwritable(folders: Iterable[str]) -> Iterator[Reason]:
-    """Folders, there or to be made, that we cannot write to, or that are full. One reason for each place or full disk."""
+    """Folders, there or to be made, that we cannot write to, or that are full. One reason for each place or disk."""
     full: set[int] = set()
     for place in dict.fromkeys(_existing(folder) for folder in folders):
         try:

@@ -16,6 +16,7 @@ from reconciler.report.status import Document
 from reconciler.web.unix import connect, peer_uid
 
 _SYNC_SECONDS = 300.0
+_LEAST_SECONDS = 0.5
 
 
 class NoDaemon(Retryable):
@@ -49,10 +50,10 @@ class DaemonClient:
     def logs(self, service: str, lines: int) -> list[str]:
         return cast(list[str], self._ask("GET", f"/logs?{urlencode({'service': service, 'lines': lines})}")["lines"])
 
-    def request_sync(self) -> int:
+    def request_sync(self, timeout: float = _SYNC_SECONDS) -> int:
         """The number of passes after which the status answers this request."""
         # Git is asked first, and may be slow.
-        return int(self._ask("POST", "/sync", timeout=_SYNC_SECONDS)["pass"])
+        return int(self._ask("POST", "/sync", timeout=max(_LEAST_SECONDS, min(timeout, _SYNC_SECONDS)))["pass"])
 
     def suspend(self, service: str | None, reason: str = "", until: float | None = None) -> list[str]:
         """What is suspended now."""

@@ -30,12 +30,12 @@ def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Docume
     none to begin with, or none any more at the end.
     """
     deadline = time.monotonic() + timeout
-    enough, asked = client.request_sync(), ""
+    enough, asked = client.request_sync(timeout), ""
     while True:
         try:
             status = client.status()
             if asked not in ("", status["daemon"]["startedAt"]):
-                enough, status = client.request_sync(), client.status()
+                enough, status = client.request_sync(deadline - time.monotonic()), client.status()
             asked = status["daemon"]["startedAt"]
         except NoDaemon:
             if time.monotonic() >= deadline:
@@ -52,10 +52,19 @@ def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Docume
 def follow_restart(
     client: DaemonClient, asked: Document, timeout: float, progress: Callable[[Document], None]
 ) -> list[Document]:
-    """Watch until the restarted service is as git says or stuck, or the time is over; how it stands on its targets."""
+    """Watch until the restarted service is as git says or stuck, or the time is over; how it stands on its targets.
+
+    The daemon may be restarted meanwhile: the restart is on record. Raises NoDaemon where there is none at the end.
+    """
     deadline = time.monotonic() + timeout
     while True:
-        status = client.status()
+        try:
+            status = client.status()
+        except NoDaemon:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.5)
+            continue
         progress(status)
         mine = [(target, one) for target, one in services(status) if full_name(one) == asked["service"]]
         mine = [(target, one) for target, one in mine if target["name"] in asked["targets"]]
