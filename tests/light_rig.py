@@ -66,11 +66,16 @@ class LightRig(Rig):
         return found
 
     def reload(self) -> None:
-        """Tell the daemon to read its config, and wait until it has."""
+        """Tell the daemon to read its config, and wait until it follows it, or refused it."""
         assert self.process is not None
-        before = self.words(10_000).count('"started"')
+
+        def read() -> int:
+            words = self.words(10_000)
+            return words.count('"started"') + words.count('"config_rejected"')
+
+        before = read()
         self.process.send_signal(1)
-        self.wait("the config to be in force", lambda: self.words(10_000).count('"started"') > before)
+        self.wait("the config to be read", lambda: read() > before)
 
     def records(self, name: str = "tiny") -> list[ReplicaRecord]:
         while True:

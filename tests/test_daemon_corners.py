@@ -54,7 +54,7 @@ def test_a_new_state_dir_is_refused_while_the_daemon_runs(tmp_path: Path):
 
     daemon = Daemon(written(str(tmp_path / "a")))
     written(str(tmp_path / "b"))
-    assert _read_again(tmp_path / "config.yaml", daemon) is daemon.settings
+    assert _read_again(tmp_path / "config.yaml", daemon) is None
     (entry,) = daemon.history(None, 9)
     assert entry["event"] == "config_rejected"
     assert "state_dir" in entry["message"]

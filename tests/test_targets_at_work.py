@@ -35,6 +35,8 @@ def test_renamed_target_is_refused_on_reload_and_taken_over_by_command(rig: Ligh
     with rig.requests() as codes:
         rig.reload()
         assert "reconciler target rename demo gpu-1" in rig.words()
+        refusal = rig.status()["daemon"]["configFault"]  # type: ignore[index]
+        assert "reconciler target rename demo gpu-1" in refusal
         assert rig.status()["targets"][0]["name"] == "demo"  # type: ignore[index]
         assert "systemctl stop" in rig.ask("target", "rename", "demo", "gpu-1", expect=2).stderr
         rig.kill(15)

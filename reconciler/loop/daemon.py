@@ -59,6 +59,9 @@ def run_daemon(settings: Settings, path: Path) -> int:
     while _mind(daemon, signals):
         known = daemon.settings
         wanted = _read_again(path, daemon)
+        if wanted is None:
+            notify("READY=1")
+            continue
         daemon.stop()
         logs.configure(wanted.log)
         daemon = _begin(wanted, fallback=known)
@@ -96,7 +99,8 @@ def _mind(daemon: Daemon, signals: _Signals) -> bool:
     return True
 
 
-def _read_again(path: Path, daemon: Daemon) -> Settings:
+def _read_again(path: Path, daemon: Daemon) -> Settings | None:
+    """The config as it is now; None where it cannot be followed, and the daemon goes on as it was."""
     settings = daemon.settings
     try:
         wanted = Settings.load(path)
@@ -107,7 +111,7 @@ def _read_again(path: Path, daemon: Daemon) -> Settings:
         return wanted
     except ReconcileError as error:
         daemon.note_refused_config(error)
-        return settings
+        return None
 
 
 class _Signals:
