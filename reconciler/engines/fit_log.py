@@ -12,7 +12,7 @@ from dataclasses import dataclass
 GIB = 1 << 30
 _LOADED = re.compile(r"Model loading took (\d+(?:\.\d+)?) GiB")
 _CACHE = re.compile(r"Available KV cache memory: (-?\d+(?:\.\d+)?) GiB|Auto set \((\d+(?:\.\d+)?)/[\d.]+\) GiB for KV")
-_CONSUMED = re.compile(r"(\d+(?:\.\d+)?) GiB memory was consumed by non-kv usages")
+_CONSUMED = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?) GiB memory was consumed by non-kv usages")
 _TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
 _CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request: (\d+(?:\.\d+)?)x")
 

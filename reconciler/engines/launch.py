@@ -242,12 +242,20 @@ def _is_given(variable: EnvVar) -> bool:
 
 def expand(text: str, env: Mapping[str, str]) -> str:
     """`$(NAME)` becomes the variable, `$$` a dollar, an unknown name stays: as the kubelet does it."""
-    return _REFERENCE.sub(lambda match: "$" if match[1] is None else env.get(match[1], match[0]), text)
+    closed, rest = _parted(text)
+    expanded = _REFERENCE.sub(lambda match: "$" if match[1] is None else env.get(match[1], match[0]), closed)
+    return expanded + rest.replace("$$", "$")
 
 
 def names_in(text: str) -> frozenset[str]:
     """The variables that a text refers to by `$(NAME)`."""
-    return frozenset(match[1] for match in _REFERENCE.finditer(text) if match[1])
+    return frozenset(match[1] for match in _REFERENCE.finditer(_parted(text)[0]) if match[1])
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """Where a `$(` may still be closed, and where not: there each one would be looked at up to the end, for hours."""
+    closed, bracket, rest = text.rpartition(")")
+    return closed + bracket, rest
 
 
 # ---------------------------------------------------------------- reading a container's command

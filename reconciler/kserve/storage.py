@@ -26,8 +26,9 @@ PREFIXES = (
 # A later KServe takes these as well: accepted here, with a warning that names the version.
 LATER_PREFIXES = ("oci+fetch://", "modelscope://")
 LATER_VERSION = "0.21"
-_AZURE_BLOB = re.compile(r"https://(.+?).blob.core.windows.net/(.+)")
-_HAS_SCHEME = re.compile(r"\w+?://", re.ASCII)
+_AZURE_BLOB = r"https://(.+?).blob.core.windows.net/(.+)"
+# One letter tells as much as all of them, and is found without looking at each part of a long text again and again.
+_HAS_SCHEME = re.compile(r"\w://", re.ASCII)
 
 
 class StorageError(Exception):
@@ -134,7 +135,7 @@ def check_uri(uri: str, containers: Sequence[StorageContainer]) -> None:
     if uri.startswith(LATER_PREFIXES):
         return
     if "blob.core.windows.net" in uri:
-        if _AZURE_BLOB.search(uri):
+        if _matches(_AZURE_BLOB, uri):
             return
     elif uri.startswith(PREFIXES):
         return
