@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler import procfs
 from reconciler.config import HostTarget
 from reconciler.model import (
     Capacity,
@@ -33,8 +35,10 @@ from reconciler.model import (
     Translation,
 )
 from reconciler.rollout.builds import mark, unmark
+from reconciler.targets.kept_values import KeptValues
 from reconciler.targets.translations import Translations
-from reconciler.translation import build_of, changes, differences, is_current, make_translation
+from reconciler.translation import ENV, build_of, changes, differences, hashed, is_current, make_translation
+from tests.world import eventually, record
 
 CHAT, HERE = ServiceId("default", "chat"), Origin("a.yaml", 1)
 SPEC = EffectiveSpec("vllm:1", (), (), mounts=(Mount("pvc://models/tiny"),))
@@ -91,12 +95,26 @@ def test_interpreter_that_is_gone_or_a_variable_that_changed_cannot_be_restored(
     assert found is not None
     assert found.engine.python == Path("/bin/true")
     assert Translations(settings(engines=[engine | {"env": {"A": "2"}}])).restored(SPEC, before) is None
+    kept = Translations(settings(engines=[engine | {"env": {"A": "2"}}]), lambda: {hashed("1"): "1"})
+    found = kept.restored(SPEC, before)
+    assert found is not None
+    assert found.engine.env == {"A": "1"}
     plain = Translations(settings()).of(SPEC, None)
     elsewhere = Translations(settings(engines=[{"image": "other:*", "python": "/bin/false"}])).restored(SPEC, plain)
     assert elsewhere is not None
     assert elsewhere.engine.python == Path("/bin/true")
     gone = tuple((key, str(tmp_path / "gone") if key == "engines[].python" else value) for key, value in before)
     assert other.restored(SPEC, gone) is None
+
+
+def test_values_are_known_from_what_runs_and_stay_known() -> None:
+    translation = make_translation({f"{ENV}A": hashed("old")})
+    with subprocess.Popen(["sleep", "60"], env={"A": "old", "B": "other"}, executable="/bin/sleep") as process:
+        identity = procfs.identify(process.pid)
+        kept = KeptValues(lambda: [replace(record(), translation=translation, process=identity)])
+        eventually(lambda: kept.read() == {hashed("old"): "old"})
+        process.kill()
+    assert kept.read() == {hashed("old"): "old"}
 
 
 def observed(outdated: Outdated | None, **promoted: Any) -> Observed:

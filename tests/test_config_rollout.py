@@ -131,6 +131,23 @@ def test_interpreter_that_dies_at_start_is_rolled_back_to_the_one_before(rig: Li
     assert rig.records()[0].argv[0] == str(good)
 
 
+@pytest.mark.parametrize("memory", [64, 0.02])
+def test_variable_that_breaks_the_engine_is_taken_back_with_its_value(rig: LightRig, memory: float):
+    crash = 'case "$MODE $*" in *preflight*) ;; "bad "*) exit 3;; esac'
+    rig.python.write_text(rig.python.read_text().replace("exec ", f"{crash}\nexec ", 1))
+    before = begin(rig, allocatable={"memory": f"{memory}Gi"}, engines=engines(rig.python, MODE="good"))
+    rig.configure(engines=engines(rig.python, MODE="bad"))
+    rig.reload()
+    rig.wait("the config to be rejected", lambda: (rig.service() or {}).get("rejected"))
+    rig.wait("what was promoted to serve", rig.serves_now)
+    record = only_record(rig)
+    assert record.translation == before.translation
+    assert record.process is not None
+    os.kill(record.process.pid, signal.SIGKILL)
+    rig.wait("it to serve again", lambda: rig.pids() and record.process.pid not in rig.pids() and rig.serves_now())
+    assert only_record(rig).translation == before.translation
+
+
 def test_engine_that_is_taken_out_is_told_and_what_serves_stays_and_comes_back(rig: LightRig):
     before = begin(rig)
     rig.configure(engines=[{"image": "other:*", "python": str(rig.python)}])

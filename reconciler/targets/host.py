@@ -59,6 +59,7 @@ from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.fits import Fits
 from reconciler.targets.gpus import Gpus
+from reconciler.targets.kept_values import KeptValues
 from reconciler.targets.kinds import make_begin, make_fetcher, make_images, make_supervisor, prepare_shutdown
 from reconciler.targets.liveness import Limits, Witness
 from reconciler.targets.machine import Machine
@@ -119,7 +120,7 @@ class HostTarget:
         self._gpus = gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
         self._reserved = reserved
-        self._translations = Translations(settings)
+        self._translations = Translations(settings, KeptValues(self._inventory.replicas).read)
         hidden = (*closed, folder, config.DEFAULT_PATH.parent, *settings.volumes.values())
         self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus, hidden)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +42,10 @@ _Seen = tuple[tuple[Desired, ...], tuple[ReplicaRecord, ...], tuple[Owned, ...],
 class Translations:
     """By one target's config. What it remembers is a cache."""
 
-    def __init__(self, settings: config.HostTarget) -> None:
+    def __init__(self, settings: config.HostTarget, kept: Callable[[], Mapping[str, str]] = dict) -> None:
+        """`kept`: values of variables that something on record was started with, by their hashes."""
         self._settings = settings
+        self._kept = kept
         self._known: dict[tuple[ServiceId, str], _Known] = {}
         self._all_current: _Seen | None = None
 
@@ -95,11 +97,12 @@ class Translations:
         """What made a translation, once more; None when that is not possible any more."""
         parts = dict(before)
         engine = find_engine(spec.image, self._settings.engines) or _removed_engine(spec.image, parts)
-        if engine is None or not self._is_possible(parts, engine):
+        env = self._env_before(parts, engine) if engine else None
+        if engine is None or env is None or not self._is_possible(parts, engine):
             return None
         volumes = {key.removeprefix(_VOLUME): Path(path) for key, path in parts.items() if key.startswith(_VOLUME)}
         python = Path(parts[_PYTHON]) if _PYTHON in parts else None
-        again = config.Engine(image=engine.image, python=python, podman=python is None, env=engine.env)
+        again = config.Engine(image=engine.image, python=python, podman=python is None, env=env)
         return Setup(again, {**self._settings.volumes, **volumes})
 
     def _is_possible(self, parts: Mapping[str, str], engine: config.Engine) -> bool:
@@ -110,12 +113,18 @@ class Translations:
             return False
         if python is not None and parts.get(_VERSION) and _version(Path(python)) != parts[_VERSION]:
             return False
-        # Values are not kept: only those of today can be given.
-        if {key: value for key, value in parts.items() if key.startswith(ENV)} != _env(engine):
-            return False
         if parts.get(_USER, self._user) != self._user:
             return False
         return all(Path(path).is_dir() for key, path in parts.items() if key.startswith(_VOLUME))
+
+    def _env_before(self, parts: Mapping[str, str], engine: config.Engine) -> dict[str, str] | None:
+        """The variables that stand behind these hashes; None where a value is not known any more."""
+        wanted = {key.removeprefix(ENV): value for key, value in parts.items() if key.startswith(ENV)}
+        known = {hashed(value): value for value in engine.env.values()}
+        if not known.keys() >= {*wanted.values()}:
+            known |= self._kept()
+        found = {name: known.get(value) for name, value in wanted.items()}
+        return None if None in found.values() else {name: value for name, value in found.items() if value is not None}
 
     @property
     def _user(self) -> str:
