@@ -5,11 +5,17 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from reconciler.engines.launch import expand, names_in
+from reconciler.config import Engine
+from reconciler.engines.launch import LONGEST_EXPANSION, expand, names_in, question
+from reconciler.engines.limits import too_large
+from reconciler.model import EnvVar
 from reconciler.storage.sources import is_git, is_read_by_us
+from tests.test_preflights import SPEC
 
 _LOOKS = """
 import sys
@@ -46,6 +52,27 @@ def test_reference_is_expanded_before_and_behind_what_is_never_closed() -> None:
     env = {"A": "1", "B": "2"}
     assert expand("$(A)$$(B)$(C)$(B) $(A $$ $(", env) == "1$(B)$(C)2 $(A $ $("
     assert names_in("$(A)$$(B) $(C) $(D") == {"A", "C"}
+
+
+def variables(count: int, value: str) -> list[EnvVar]:
+    return [EnvVar("A0", "x" * 1000), *(EnvVar(f"A{i}", value.format(i - 1)) for i in range(1, count))]
+
+
+@pytest.mark.parametrize(
+    ("env", "args"),
+    [
+        (variables(60, "$(A{0})$(A{0})"), ()),
+        (variables(20_000, "$(A{0})y"), ()),
+        ([*variables(1, ""), EnvVar("B", "$(A0)" * 1000)], ("$(B)" * 1000,) * 1000),
+    ],
+)
+def test_variables_that_name_each_other_cannot_fill_the_memory(env: list[EnvVar], args: tuple[str, ...]) -> None:
+    spec = replace(SPEC, env=tuple(env), args=(*SPEC.args, *args))
+    engine = Engine(image="vllm/*", python=Path("/usr/bin/python3"))
+    asked = question(spec, engine, {}, "/nowhere")
+    sizes = [sum(map(len, asked.env.values())), sum(map(len, asked.argv))]
+    assert LONGEST_EXPANSION < max(sizes) < 3 * LONGEST_EXPANSION, "it is too large for any process, and no larger"
+    assert too_large(asked.argv, asked.env, 6 << 20)
 
 
 def test_source_is_told_by_the_first_address_in_it() -> None:

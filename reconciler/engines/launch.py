@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ API_SERVER = "vllm.entrypoints.openai.api_server"
 _CLI = "vllm.entrypoints.cli.main"
 _PYTHON = re.compile(r"(.*/)?python(3(\.\d+)?)?")
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+# All in all; no process takes so much, so that what is longer is refused anyway.
+LONGEST_EXPANSION = 8 << 20
 _GIVEN_BY_LEASE = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"})
 _CANNOT = {
     "--uds": "the proxy reaches replicas by port",
@@ -226,7 +228,7 @@ def origin_of_word(spec: EffectiveSpec, index: int | None, origins: Sequence[Ori
 def api_key(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> str | None:
     """The key that requests to this spec's replicas must carry, if any."""
     env = _read_container(spec.env, secrets).env
-    given = flag_value([expand(word, env) for word in (*spec.command, *spec.args)], "--api-key")
+    given = flag_value([*_expand_all((*spec.command, *spec.args), env)], "--api-key")
     return given or env.get("VLLM_API_KEY") or None
 
 
@@ -240,11 +242,29 @@ def _is_given(variable: EnvVar) -> bool:
     return variable.source.startswith("secret ") and not variable.source.endswith(" optional")
 
 
-def expand(text: str, env: Mapping[str, str]) -> str:
-    """`$(NAME)` becomes the variable, `$$` a dollar, an unknown name stays: as the kubelet does it."""
+def expand(text: str, env: Mapping[str, str], room: int = LONGEST_EXPANSION) -> str:
+    """`$(NAME)` becomes the variable, `$$` a dollar, an unknown name stays: as the kubelet does it.
+
+    Ends once it has more than `room` letters: variables that name variables may grow without end.
+    """
+    if room <= 0:
+        return text
     closed, rest = _parted(text)
-    expanded = _REFERENCE.sub(lambda match: "$" if match[1] is None else env.get(match[1], match[0]), closed)
-    return expanded + rest.replace("$$", "$")
+    parts, at, length = list[str](), 0, 0
+    for match in _REFERENCE.finditer(closed):
+        value = "$" if match[1] is None else env.get(match[1], match[0])
+        parts += closed[at : match.start()], value
+        at, length = match.end(), length + len(parts[-1]) + len(parts[-2])
+        if length > room:
+            return "".join(parts)
+    return "".join((*parts, closed[at:], rest.replace("$$", "$")))
+
+
+def _expand_all(words: Iterable[str], env: Mapping[str, str]) -> Iterator[str]:
+    room = LONGEST_EXPANSION
+    for word in words:
+        yield (expanded := expand(word, env, room))
+        room -= len(expanded)
 
 
 def names_in(text: str) -> frozenset[str]:
@@ -278,7 +298,7 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
                 "remove it, vLLM reads VLLM_API_KEY and HF_TOKEN from the environment"
             )
             raise _NotAServer(text, index, "SecretInArgument")
-    words = tuple(expand(word, container.env) for word in written)
+    words = tuple(_expand_all(written, container.env))
     if not spec.command:
         # The image's entry point is `vllm serve`.
         return _vllm(words, 0) if words[:1] == ("serve",) else _serve(words, 0)
@@ -343,6 +363,7 @@ def _read_container(variables: Iterable[EnvVar], secrets: Revealed = UNKNOWN) ->
     """What the container itself sets; a value may name variables before it."""
     env: dict[str, str] = {}
     hidden: set[str] = set()
+    room = LONGEST_EXPANSION
     for variable in variables:
         if variable.source:
             named = secrets.variables.get(variable)
@@ -353,7 +374,8 @@ def _read_container(variables: Iterable[EnvVar], secrets: Revealed = UNKNOWN) ->
             hidden.add(variable.name)
         else:
             hidden.discard(variable.name)
-        env[variable.name] = expand(variable.value, env)
+        env[variable.name] = expand(variable.value, env, room)
+        room -= len(env[variable.name])
     return _Container(env, frozenset(hidden))
 
 
