@@ -85,7 +85,8 @@ def make_plan(
             decisions[s.id] = decision
     decisions |= _decide_all(open_questions, desired, observed, patience, suspended)
     ordered = [decisions[key] for key in sorted(decisions)]
-    behind = _is_behind(desired, observed, marked.quarantines)
+    # Asked for a proxy in need alone: it looks at everything.
+    behind = not observed.proxy_ready and _is_behind(desired, observed, marked.quarantines)
     actions = (*_actions(ordered, observed, behind), *_unstage(every, observed, suspended))
     looks = {d.verdict.service: d.look_again_at for d in ordered if d.look_again_at is not None}
     return Plan(
@@ -94,7 +95,9 @@ def make_plan(
         at=observed.at,
         actions=tuple(unmark(action, marked, seen) for action in actions) if marked.why else actions,
         verdicts={
-            d.verdict.service: _with_reasons(d.verdict, marked) for d in ordered if not _is_only_a_name(d, desired)
+            d.verdict.service: _with_reasons(d.verdict, marked) if marked.why else d.verdict
+            for d in ordered
+            if not _is_only_a_name(d, desired)
         },
         look_again_at=min(looks.values(), default=None),
         notes=(*desired.unreadable, *desired.notes, *_last_calls(ordered, desired)),
@@ -176,7 +179,7 @@ def _situations(
             starting_on=starting_on,
             staging=observed.staging,
             all_died=all_died,
-            failures=(*by_service.get(key, ()), *of_all),
+            failures=(*by_service.get(key, ()), *of_all) if failures else (),
             images=observed.images,
             leaving=reason_to_leave(desired, key, owned, mine) if want is None else None,
         )

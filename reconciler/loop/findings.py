@@ -29,8 +29,14 @@ def finding(event: str, message: str) -> Finding:
 def findings(desired: DesiredState, plan: Plan) -> dict[ServiceId, Finding]:
     """By service: what keeps it from git's word."""
     unusable = {one.id: one for one in desired.services if one.problems}
-    found = ((key, _finding(unusable.get(key), verdict, desired.revision)) for key, verdict in plan.verdicts.items())
-    return {service: each for service, each in found if each is not None}
+    found: dict[ServiceId, Finding] = {}
+    for key, verdict in plan.verdicts.items():
+        # Most services have none of these, in most passes.
+        if unusable or verdict.kept or verdict.rejected or verdict.blocked:
+            each = _finding(unusable.get(key), verdict, desired.revision)
+            if each is not None:
+                found[key] = each
+    return found
 
 
 def _finding(unusable: Desired | None, verdict: Verdict, revision: str) -> Finding | None:

@@ -13,6 +13,10 @@ class ServiceId:
     namespace: str
     name: str
 
+    def __hash__(self) -> int:
+        # Looked up a dozen times per service and pass: half the work of the one that would be made for us.
+        return hash(self.name)
+
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 
