@@ -5,16 +5,19 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reconciler.config import Engine
+from reconciler.desired import origins
 from reconciler.engines.launch import LONGEST_EXPANSION, expand, names_in, question
 from reconciler.engines.limits import too_large
 from reconciler.model import EnvVar
 from reconciler.storage.sources import is_git, is_read_by_us
+from tests.test_desired import SERVICE, build, one, with_predictor
 from tests.test_preflights import SPEC
 
 _LOOKS = """
@@ -73,6 +76,22 @@ def test_variables_that_name_each_other_cannot_fill_the_memory(env: list[EnvVar]
     sizes = [sum(map(len, asked.env.values())), sum(map(len, asked.argv))]
     assert LONGEST_EXPANSION < max(sizes) < 3 * LONGEST_EXPANSION, "it is too large for any process, and no larger"
     assert too_large(asked.argv, asked.env, 6 << 20)
+
+
+def test_many_doubles_are_named_once_each_and_not_with_all_others() -> None:
+    (service,) = build({"hosts/box/chat.yaml": f"{SERVICE}---\n" * 400}).services
+    first = service.problems[0]
+    assert str(first).endswith("and hosts/box/chat.yaml:43 and 396 more places; keep one")
+    assert sum(len(str(each)) for each in service.problems) < 400 * 300
+
+
+def test_thousands_of_variables_are_looked_at_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: Counter[str] = Counter()
+    monkeypatch.setattr(origins, "_items", lambda value: looked.update(["env"]) or value if value else [])
+    lines = [f"- {{name: A{i}, valueFrom: {{secretKeyRef: {{name: s, key: k}}}}}}" for i in range(300)]
+    found = one(with_predictor("  env:", *(f"  {line}" for line in lines)))
+    assert found.variable_origins[299][1].line - found.variable_origins[0][1].line == 299
+    assert looked["env"] < 100
 
 
 def test_source_is_told_by_the_first_address_in_it() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from reconciler.config import HostTarget
 from reconciler.desired.deviations import of_document
@@ -23,6 +23,7 @@ from reconciler.manifests import Manifest, Manifests, cordon_of, find_duplicates
 from reconciler.model import Desired, DesiredState, Origin, Reason, ServiceId, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretStore
 
+_DOUBLES_NAMED = 3
 _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -84,8 +85,10 @@ def _without_doubles(described: dict[Manifest, Desired], target: HostTarget) -> 
             yield desired
 
 
-def _doubled(manifest: Manifest, group: Iterable[Manifest]) -> Reason:
-    others = " and ".join(str(each.origin) for each in group if each is not manifest)
+def _doubled(manifest: Manifest, group: Sequence[Manifest]) -> Reason:
+    named = [str(each.origin) for each in group[: _DOUBLES_NAMED + 1] if each is not manifest][:_DOUBLES_NAMED]
+    more = len(group) - 1 - len(named)
+    others = " and ".join([*named, *([f"{more} more places"] if more else [])])
     return Reason(
         "Duplicate", f"{manifest.kind} {manifest.name} is also written at {others}; keep one", manifest.origin
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from reconciler.kserve.names import FRAMEWORKS
@@ -41,9 +42,8 @@ class Origins:
         for source in ("service", "runtime"):
             manifest, containers = self._containers(source)
             for path in containers:
-                for index, entry in enumerate(_items(at(manifest, path).get("env"))):
-                    if isinstance(entry, dict) and entry.get("name") == name:
-                        return manifest.origin_of((*path, "env", index))
+                if (index := _variables(manifest, path).get(name)) is not None:
+                    return manifest.origin_of((*path, "env", index))
         return self.service.origin
 
     def of_container_field(self, *path: str | int) -> Origin:
@@ -118,6 +118,16 @@ def _named_container(manifest: Manifest, around: FieldPath) -> Iterator[FieldPat
     named = [i for i, each in enumerate(containers) if isinstance(each, dict) and each.get("name") == CONTAINER]
     for index in named or ([0] if containers and isinstance(containers[0], dict) else []):
         yield (*around, "containers", index)
+
+
+@lru_cache(16)
+def _variables(manifest: Manifest, container: FieldPath) -> Mapping[str, int]:
+    """Where each variable stands first. A container may have thousands, and each of them is asked for."""
+    found: dict[str, int] = {}
+    for index, entry in enumerate(_items(at(manifest, container).get("env"))):
+        if isinstance(entry, dict) and isinstance(name := entry.get("name"), str):
+            found.setdefault(name, index)
+    return found
 
 
 def _depth(manifest: Manifest, path: FieldPath) -> int:
