@@ -27,14 +27,15 @@ def install(system: System, start: bool) -> Iterator[Step]:
     yield make_folder(system.at("/etc/reconciler"), 0o755)
     yield make_folder(system.at(STATE), 0o700)
     yield write_file(system.at(CONFIG), ship("config.yaml"), 0o600, keep=True)
-    # It may be older than that, or its owner's editor wrote it again. Addresses in it may hold passwords.
-    if (closing := close_file(system.at(CONFIG), system.daemon_user())).needed:
-        yield closing
     unit = write_file(system.at(UNIT_FILE), _unit(system), 0o644)
     yield unit
     if system.is_live:
         stale = unit.needed or system.property("NeedDaemonReload") == "yes"
         yield Step("systemctl daemon-reload", stale, lambda: system.run("systemctl", "daemon-reload"))
+    # Only now systemd knows of a drop-in that names another user. An older release, or an editor, may have left the
+    # config open, and addresses in it may hold passwords.
+    if (closing := close_file(system.at(CONFIG), system.daemon_user())).needed:
+        yield closing
     yield Step(f"systemctl enable {UNIT}", not system.is_enabled(), lambda: system.run("systemctl", "enable", UNIT))
     if system.is_live and start and is_configured(system):
         yield _start(system, changed=unit.needed)

@@ -15,7 +15,7 @@ from reconciler.config import Engine, HostTarget
 from reconciler.engines.launch import launch
 from reconciler.engines.probe import Probe
 from reconciler.targets.systemd.replica import plan_unit
-from reconciler.targets.systemd.unit import build_unit, unit_name
+from reconciler.targets.systemd.unit import build_unit, credential_of, unit_name
 from reconciler.targets.workload import place_of
 from tests import world
 from tests.engine.fixtures import find_place
@@ -54,6 +54,9 @@ def test_a_stock_engine_serves_and_ends_well_as_a_unit(stock_machine: Machine, s
     plan = plan_unit("box", record, start, "daemon", (), Path("/var/lib/reconciler/box/replicas/one"))
     name = unit_name("box", record.id)
     (stock_machine.root / "etc/systemd/system" / name).write_text(build_unit(plan))
+    variables = stock_machine.root / plan.credential.lstrip("/")
+    variables.parent.mkdir(parents=True)
+    variables.write_text(credential_of(plan) or "")
     known, home = find_place().folder / "vllm-cache", place.folders.home
     if known.is_dir():
         shutil.copytree(known, stock_machine.root / home.lstrip("/") / ".cache/vllm")
