@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 import threading
@@ -63,7 +64,9 @@ def on_event(event: str, args: tuple[Any, ...]) -> None:
     if event in FILES and (_here.action or event == "os.rename"):
         path = os.fsdecode(args[FILES[event]]) if not isinstance(args[FILES[event]], int) else "a folder"
         if not path.endswith(".new"):
-            boundary(f"{event} {Path(path).parent.name}/{Path(path).name}")
+            # Each preflight has a name of its own, and they are all the same boundary.
+            name = re.sub(r"-[0-9a-f]{8}\.service", "-*.service", Path(path).name)
+            boundary(f"{event} {Path(path).parent.name}/{name}")
     elif event == "subprocess.Popen" and _here.action:
         boundary(f"spawn {Path(os.fsdecode(args[0])).name}")
 
