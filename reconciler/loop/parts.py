@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -143,6 +144,8 @@ def rename_target(settings: Settings, old: str, new: str) -> bool:
     if (settings.state_dir / HISTORY).exists():
         with closing(make_history(settings)) as history:
             history.rename(old, new)
+            if changed:
+                history.note(new, history.applied(new), "", "renamed", f"was called {old} before", time.time())
     return changed
 
 
