@@ -205,3 +205,12 @@ def test_faults_in_a_folder_of_another_host_block_nothing_here(tmp_path: Path) -
     assert blocking("a") == set()
     names = ("broken.yaml", "large.yaml", "nul.yaml", "up", "up/", "sub/", "sub/.reconcilerignore")
     assert blocking("b") == {f"hosts/b/{name}" for name in names}
+
+
+@pytest.mark.parametrize("head", ["kind: {long}\napiVersion: example.com/v1", "kind: Pod\napiVersion: {long}"])
+def test_message_about_a_document_of_others_is_of_a_bounded_length(head: str) -> None:
+    text = head.replace("{long}", "x" * 100_000) + "\nmetadata: {name: {}}\n".replace("{}", "y" * 100_000)
+    found = read_file("hosts/a/long.yaml", text.encode())
+    said = [reason.message for reason in (*found.notes, *found.errors)]
+    assert said
+    assert max(map(len, said)) < 500

@@ -166,10 +166,10 @@ def _not_served(draft: Manifest, kind: str, api_version: str) -> Manifests:
     """A kind of others. Its fields are not looked at: a Kustomization has no name, and needs none."""
     metadata = draft.data.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    what = f"{kind} {name}" if isinstance(name, str) else kind
+    what = f"{kind[:80]} {name[:80]}" if isinstance(name, str) else kind[:80]
     hint = _HINTS.get(kind, "")
     return Manifests(
-        notes=(Reason("UnknownKind", f"{what} ({api_version}) is not ours to serve; ignored{hint}", draft.origin),)
+        notes=(Reason("UnknownKind", f"{what} ({api_version[:80]}) is not ours to serve; ignored{hint}", draft.origin),)
     )
 
 

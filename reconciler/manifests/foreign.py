@@ -39,12 +39,12 @@ def misspelt_kind(kind: str, api_version: str) -> str:
         ours = _group_of(kind)
         if api_version in versions or (group != ours and ours != _KSERVE):
             return ""
-        return f"{kind} has apiVersion {api_version}; expected {' or '.join(versions)}"
+        return f"{kind} has apiVersion {api_version[:80]}; expected {' or '.join(versions)}"
     near = _near(kind)
     if near and (_group_of(near) == _KSERVE or _group_of(near) == group):
-        return f"there is no kind {kind}; did you mean {near}?"
+        return f"there is no kind {kind[:80]}; did you mean {near}?"
     if group in _OUR_GROUPS and kind not in _FOREIGN:
-        return f"there is no kind {kind} in {group}"
+        return f"there is no kind {kind[:80]} in {group}"
     return ""
 
 

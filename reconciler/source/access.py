@@ -73,8 +73,8 @@ class Folder:
             write_file(self.askpass, _ASKPASS.encode(), 0o700)
             write_file(self.gitconfig, _gitconfig(local).encode(), 0o600)
         except OSError as error:
-            hint = "; check the owner of state_dir" if isinstance(error, PermissionError) else ""
-            raise Retryable(f"cannot prepare {self.root}: {error.strerror}{hint}") from None
+            what = "the owner of state_dir" if isinstance(error, PermissionError) else "state_dir and its disk"
+            raise Retryable(f"cannot prepare {self.root}: {error.strerror}; check {what}") from None
 
 
 def write_file(path: Path, data: bytes, mode: int) -> None:

@@ -16,6 +16,7 @@ from reconciler.exchange import TooMuchError, exchange
 # A listing of half a million files; what can be asked for more says so itself.
 LONGEST_ANSWER = 64 << 20
 _FOREVER = 86_400.0
+_SECONDS_TO_END = 2.0
 
 
 class GitFailed(Exception):
@@ -107,13 +108,25 @@ def _forget_inherited(env: Mapping[str, str]) -> list[str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """End it with all that it started."""
     # SIGTERM first: git then removes its own half-written files and locks.
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(2)
+        if _is_gone(process, time.monotonic() + _SECONDS_TO_END):
             break
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             stream.close()
+
+
+def _is_gone(process: subprocess.Popen[bytes], deadline: float) -> bool:
+    """Is nothing left of its group? What git started may outlive git itself by a moment."""
+    while time.monotonic() < deadline:
+        process.poll()
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False

@@ -228,7 +228,7 @@ def test_a_mirror_in_use_by_another_process_is_retried_later(repository: Reposit
 
 def test_an_unwritable_state_directory_is_one_clear_error(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Retryable, match=r"cannot prepare .*: Not a directory; check the owner of state_dir"):
+    with pytest.raises(Retryable, match=r"cannot prepare .*: Not a directory; check state_dir and its disk"):
         source_of(repository, tmp_path / "file" / "git").poll()
 
 
