@@ -120,8 +120,7 @@ class Caller:
         self._connection.close()
 
     def _exchange(self, question: Question, begun: float) -> Answer:
-        self._connection.request("POST", question.way.path, question.body(), question.headers())
-        response = self._connection.getresponse()
+        response = self._send(question)
         if response.status != 200:
             return _judge_refusal(response)
         if question.stream:
@@ -130,6 +129,15 @@ class Caller:
             first = heard.first_at - begun if heard.first_at else None
             return Answer(Verdict.OK, first=first, text="".join(heard.text))
         return Answer(Verdict.OK, text=_judge_body(question, response))
+
+    def _send(self, question: Question) -> HTTPResponse:
+        try:
+            self._connection.request("POST", question.way.path, question.body(), question.headers())
+            return self._connection.getresponse()
+        except TimeoutError:
+            raise
+        except (OSError, HTTPException) as error:
+            raise _BadAnswer(f"connection broke before an answer: {type(error).__name__}: {error}") from None
 
 
 def _judge_refusal(response: HTTPResponse) -> Answer:
