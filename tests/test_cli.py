@@ -163,6 +163,7 @@ def test_the_version_is_also_an_option(shell: Shell) -> None:
     assert (answer.returncode, answer.stdout) == (0, f"reconciler {shell('version').stdout}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "iso8859-1", "cp1252", "utf-8"])
 @pytest.mark.parametrize("arguments", [["status"], ["status", "tiny"], ["status", "-o", "json"]])
 def test_a_terminal_that_lacks_signs_gets_others(
@@ -184,6 +185,7 @@ def _redirected(shell: Shell, redirection: str, *arguments: str) -> subprocess.C
     return subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
 @pytest.mark.parametrize(
     ("code", "arguments"),
@@ -206,6 +208,7 @@ def test_an_answer_that_cannot_be_written_is_no_answer(shell: Shell, arguments: 
 # ---------------------------------------------------------------- the user's mistakes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -234,6 +237,7 @@ def test_a_wrong_config_is_one_message_that_names_the_place(
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "plan", "sync", "diff", "history", "suspend", "resume"])
 def test_every_command_that_needs_a_config_says_so(shell: Shell, command: str) -> None:
     answer = shell(command, RECONCILER_CONFIG="/no/such/config.yaml")
@@ -301,6 +305,7 @@ def test_a_container_without_a_daemon_is_not_healthy(shell: Shell) -> None:
     assert not is_container_healthy(shell)
 
 
+@pytest.mark.slow
 def test_status_says_when_the_daemon_is_older_than_the_package(shell: Shell, loop: FakeLoop) -> None:
     said = "; ".join(shell("status").stdout.splitlines()[-1:])
     assert said == (
@@ -350,6 +355,7 @@ def test_watching_prints_what_changes_until_interrupted(shell: Shell, loop: Fake
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_watching_on_a_terminal_survives_a_restart_of_the_daemon(shell: Shell) -> None:
     master, slave = pty.openpty()
     with answered_by(shell, loop := FakeLoop()):
@@ -378,6 +384,7 @@ def read_until(terminal: int, text: bytes) -> bytes:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["text", pytest.param("json", marks=pytest.mark.slow)])
 def test_watching_in_a_pipe_survives_a_daemon_that_was_killed(shell: Shell, output: str) -> None:
     kinds = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -202,6 +202,7 @@ def test_an_unhealthy_server_is_not_ready() -> None:
         assert Probe().check(port, "m").healthy is None
 
 
+@pytest.mark.slow
 def test_http_200_alone_is_no_proof() -> None:
     for body in (b"", b"[]", b"null", b'{"choices": []}', b'{"choices": [{"finish_reason": "abort"}]}'):
         with odd(models=LISTED, completion=(200, body)) as port:
@@ -225,6 +226,7 @@ def test_a_model_that_only_embeds_is_tried_by_an_embedding() -> None:
         assert not Probe().check(port, "m").ready
 
 
+@pytest.mark.slow
 def test_garbage_instead_of_a_model_list_is_not_ready() -> None:
     for body in (b"\xff", b"[]", b'{"data": 3}', b'{"data": [1]}', b'{"data": [{}]}'):
         with odd(models=(200, body)) as port:

@@ -72,6 +72,7 @@ def test_replica_that_starts_is_asked_until_it_is_ready_and_that_wakes() -> None
         assert probes.sight(FIRST.id) == Sight(ready=True, healthy=True)
 
 
+@pytest.mark.slow
 def test_of_many_replicas_that_serve_each_is_asked_less_often() -> None:
     with probing() as (probes, answers, _):
         many = [replace(FIRST, id=ReplicaId(SERVICE, f"aaaaaaaa-{n}"), topic=Topic.SERVING) for n in range(60)]
@@ -113,6 +114,7 @@ def test_drain_is_over_after_two_zeros_that_were_asked_for_separately() -> None:
         assert answers.count("in flight") >= asked + 2
 
 
+@pytest.mark.slow
 def test_zero_counts_neither_while_unknown_nor_while_new_requests_may_come() -> None:
     with probing() as (probes, answers, _):
         probes.watch([replace(FIRST, topic=Topic.DRAINING)])

@@ -123,6 +123,7 @@ def test_a_pull_from_a_registry_that_fell_silent_ends_and_is_begun_again(
     assert "it was not done after 6 h" in known.reason.message
 
 
+@pytest.mark.slow
 def test_a_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else every image and every service would wait for it anew, and systemd's watchdog would end the daemon."""
     calls, program = tmp_path / "calls", tmp_path / "podman"

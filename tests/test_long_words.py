@@ -20,6 +20,8 @@ from reconciler.storage.sources import is_git, is_read_by_us
 from tests.test_desired import SERVICE, build, one, with_predictor
 from tests.test_preflights import SPEC
 
+pytestmark = pytest.mark.slow
+
 _LOOKS = """
 import sys
 from reconciler.engines.fit_log import read_figures

@@ -24,6 +24,8 @@ from reconciler.routing.watch import ProxyWatch, does_answer
 from tests.ports import free_port
 from tests.proxy_parts import Backend, ask, load, route, service, wait_for
 
+pytestmark = pytest.mark.slow
+
 BODY = {"model": "tiny", "prompt": "x"}
 
 

@@ -23,6 +23,8 @@ from reconciler.routing.table import dump_routes
 from tests.ports import free_port
 from tests.proxy_parts import Backend, Client, ask, load, route, seat, service, wait_for
 
+pytestmark = pytest.mark.slow
+
 TINY = service("tiny")
 BODY = {"model": "tiny", "prompt": "x" * 100}
 

@@ -18,6 +18,8 @@ from reconciler.routing.envoy import EnvoyProxy
 from tests.ports import free_port
 from tests.proxy_parts import Answer, Backend, Client, ask, route, wait_for
 
+pytestmark = pytest.mark.slow
+
 HOST = "chat-demo.example.com"
 
 

@@ -21,6 +21,8 @@ from reconciler.routing.envoy import EnvoyProxy
 from tests.ports import free_port
 from tests.proxy_parts import Backend, Client, ask, load, route, seat, service, wait_for
 
+pytestmark = pytest.mark.slow
+
 TINY = service("tiny")
 NAME = "tiny-demo.example.com"
 

@@ -257,6 +257,7 @@ def test_request_that_reached_a_replica_is_never_sent_again(gateway: Gateway) ->
     assert "broke the connection" in is_openai_error(answers[0], 503, "ServiceUnavailableError")
 
 
+@pytest.mark.slow
 def test_idle_connection_is_closed_by_the_proxy_before_the_engine_does(gateway: Gateway) -> None:
     # vLLM closes after 5 s; a request that meets a closing connection is lost.
     with Backend("vllm", keep_alive=5.0) as engine:

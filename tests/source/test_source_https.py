@@ -24,6 +24,7 @@ from tests.source.https_server import GitServer, make_certificate, serve
 TOKEN = "s3cr3t-t0ken/with+signs=&'\"$x"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed: no certificate for https"),
     pytest.mark.skipif(
         not (Path(subprocess.getoutput("git --exec-path")) / "git-http-backend").exists(),

@@ -16,6 +16,8 @@ from reconciler.config import Source
 from reconciler.source import GitSource, LocalWatch
 from tests.git_repository import Repository, git
 
+pytestmark = pytest.mark.slow
+
 
 class Waker:
     """Counts wakes, and waits for one."""
