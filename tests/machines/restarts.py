@@ -6,9 +6,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from reconciler import procfs
 from reconciler.cli.shared import log_to_stderr
 from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.model import Lease, ReplicaId, ServiceId
@@ -22,7 +25,13 @@ from tests.machines.many_units import Sleep
 from tests.world import eventually, record
 
 STATE = Path("/var/lib/reconciler-restarts")
-STUBBORN = Sleep(("/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"))
+# It listens, as an engine does that has got ready; else its own unit would kill it at once.
+STUBBORN = (
+    "import signal, socket, sys\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+    "signal.pause()\n"
+)
 
 
 class World:
@@ -33,15 +42,15 @@ class World:
         self.supervisor = UnitSupervisor("again", "daemon", self.inventory, Gpus(()), AnyManager())
         self.count = 0
 
-    def start(self, launch: Sleep) -> ReplicaRecord:
-        """A replica that was ready, and is started again at once when it dies."""
+    def start(self, launch: Callable[[int], Sleep]) -> ReplicaRecord:
+        """A replica that was ready, and is started again at once when it dies. `launch` is told its port."""
         self.count += 1
         replica = ReplicaId(ServiceId("default", f"s{self.count}"), "aaaaaaaa-0")
         begun = replace(record(), id=replica, lease=Lease(30100 + self.count))
         folder = Path("/run/systemd/system") / f"{unit_name('again', replica)}.d"
         folder.mkdir(parents=True)
         (folder / "soon.conf").write_text("[Service]\nRestartSec=100ms\n")
-        self.supervisor.start(begun, launch)
+        self.supervisor.start(begun, launch(begun.lease.port))
         return self.inventory.change(replica, ready_at=1.0)
 
     def look(self, one: ReplicaRecord) -> ProcessState:
@@ -57,6 +66,14 @@ class World:
         return self.look(one)
 
 
+def idle(_port: int) -> Sleep:
+    return Sleep()
+
+
+def stubborn(port: int) -> Sleep:
+    return Sleep((sys.executable, "-c", STUBBORN, str(port)))
+
+
 def systemctl(word: str, one: ReplicaRecord, *options: str) -> None:
     subprocess.run(["systemctl", word, *options, unit_name("again", one.id)], check=True)
 
@@ -64,7 +81,7 @@ def systemctl(word: str, one: ReplicaRecord, *options: str) -> None:
 def main() -> dict[str, object]:
     log_to_stderr()
     world = World()
-    one = world.start(Sleep())
+    one = world.start(idle)
     assert one.process
     os.kill(one.process.pid, signal.SIGKILL)
     said: dict[str, object] = {"crashed": told(world.wait(one, "crashed, and started again without us"))}
@@ -76,8 +93,8 @@ def main() -> dict[str, object]:
 
 
 def ending(world: World) -> dict[str, object]:
-    one = world.start(STUBBORN)
-    eventually(lambda: len(world.supervisor.note(one).members) == 2)
+    one = world.start(stubborn)
+    eventually(lambda: one.lease.port in procfs.listeners())
     systemctl("restart", one, "--no-block")
     said: dict[str, object] = {"ending": told(world.wait(one, "stopped or restarted by hand"))}
     # It is written down that it has to get ready again: nothing is left to be decided.
@@ -89,7 +106,7 @@ def ending(world: World) -> dict[str, object]:
 
 
 def edited(world: World) -> dict[str, object]:
-    one = world.start(Sleep())
+    one = world.start(idle)
     path = UNITS / unit_name("again", one.id)
     text = path.read_text()
     path.write_text(text + "\n[Service]\nNice=5\n")
