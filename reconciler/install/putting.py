@@ -22,7 +22,7 @@ def install(system: System, start: bool) -> Iterator[Step]:
     """The steps to a daemon that runs now and after every boot. Raises Terminal."""
     yield write_file(system.at(USERS_FILE), ship("reconciler.sysusers.conf"), 0o644)
     make_users = ("systemd-sysusers", "reconciler.conf")
-    what = f"make the users {' and '.join(USERS)}"
+    what = f"make the users {', '.join(USERS)}"
     yield Step(what, system.users() != USERS, lambda: system.run(*make_users))
     yield make_folder(system.at("/etc/reconciler"), 0o755)
     yield make_folder(system.at(STATE), 0o700)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import Retryable, Terminal
+from reconciler.routing import process
 from reconciler.targets import fetcher
 
 UNIT = "reconciler.service"
-USERS = ("reconciler-engine", fetcher.USER)
+USERS = ("reconciler-engine", fetcher.USER, process.USER)
 """Those of deploy/systemd/reconciler.sysusers.conf."""
 _BOOTED = Path("/run/systemd/system")
 

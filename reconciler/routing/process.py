@@ -21,6 +21,8 @@ from reconciler.errors import Retryable
 from reconciler.procfs import Identity
 from reconciler.routing.files import read_file, write_file
 
+USER = "reconciler-proxy"
+"""Who runs the proxy where it is a unit, and the group whose sockets it may use."""
 RECORD = "process.json"
 LOG = "log"
 # In Envoy's environment, so that one whose record was never written is found all the same.
