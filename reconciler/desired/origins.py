@@ -38,13 +38,16 @@ class Origins:
         return self.service.origin
 
     def of_variable(self, name: str) -> Origin:
-        """Where an environment variable is written; the service's word comes last, so it is looked at first."""
+        """Where an environment variable is written, or what brings it along.
+
+        The service's word comes last, so it is looked at first.
+        """
         for source in ("service", "runtime"):
             manifest, containers = self._containers(source)
             for path in containers:
                 if (index := _variables(manifest, path).get(name)) is not None:
                     return manifest.origin_of((*path, "env", index))
-        return self.service.origin
+        return self.of_container_field("envFrom")
 
     def of_container_field(self, *path: str | int) -> Origin:
         """Where a field of the container (`image`, `resources`…) is written: by the service, else by the runtime."""

@@ -24,6 +24,7 @@ from reconciler.desired.placement import find_misfits, ignored_rules
 from reconciler.desired.scene import Scene
 from reconciler.desired.secrets import Keyring, missing_secret
 from reconciler.desired.support import Effect, Fact, Place
+from reconciler.desired.variables import ignored_variables
 from reconciler.desired.wishes import (
     is_on_dashboard,
     is_stopped,
@@ -120,7 +121,14 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         request_timeout=wishes.request_timeout,
         argument_origins=arguments,
         blocked=() if not_here else tuple(find_obstacles(spec, arguments, ring, origins)),
-        warnings=(*service.warnings, *warnings, *ignored, *_left_out(case), *ignored_rules(resolved, origins)),
+        warnings=(
+            *service.warnings,
+            *warnings,
+            *ignored,
+            *_left_out(case),
+            *ignored_rules(resolved, origins),
+            *ignored_variables(spec, ring, origins),
+        ),
         warnings_without_gpu=tuple(_without_gpu(case, facts)),
         display_name=wishes.display_name,
         dashboard=is_on_dashboard(service),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.config import Engine
+from reconciler.engines.interpreter import loads_code
 from reconciler.model import Lease
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,12 +44,13 @@ def environment(
 ) -> dict[str, str]:
     """All variables of an engine: the container's (`given`; those in `secret` hold no paths), the config's, and ours.
 
-    Nothing is inherited from us. The config wins over the container.
+    Nothing is inherited from us. The config wins over the container, and alone may load code into an interpreter of
+    the host: in a container, the image is the wall.
     """
     translated = {
         name: value if name in secret else replace_paths(value, model_paths)
         for name, value in given.items()
-        if name not in (_OURS if engine.podman else _IMAGE_ONLY)
+        if name not in (_OURS if engine.podman else _IMAGE_ONLY) and (engine.podman or not loads_code(name, value))
     }
     if engine.python is None:
         # The image sets the rest itself. Its GPUs are those that it is given; a hook of old may not add others.

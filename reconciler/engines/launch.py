@@ -7,6 +7,7 @@ before; `unsupported` says what only a container could run.
 from __future__ import annotations
 
 import math
+import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,14 @@ from reconciler.config import Engine
 from reconciler.engines.arguments import find, flag_value, is_flag, values_of
 from reconciler.engines.environment import Folders, environment, replace_paths
 from reconciler.engines.gpu_share import bound
+from reconciler.engines.interpreter import refused_option
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, Reason, SecretMount, ServiceId
 
 API_SERVER = "vllm.entrypoints.openai.api_server"
 _CLI = "vllm.entrypoints.cli.main"
 _PYTHON = re.compile(r"(.*/)?python(3(\.\d+)?)?")
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+_LONGEST_SHOWN = 40
 # All in all; no process takes so much, so that what is longer is refused anyway.
 LONGEST_EXPANSION = 8 << 20
 _GIVEN_BY_LEASE = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"})
@@ -179,7 +182,7 @@ def question(
     seen = {} if mounted else model_paths
     env = environment(container.env, container.hidden, engine, seen, Folders(home, "/tmp"))  # noqa: S108 - the system's own
     python = engine.python or Path(server.python)
-    given = frozenset(container.env.keys() - engine.env.keys())
+    given = frozenset(container.env.keys() & env.keys()) - engine.env.keys()
     return Question(python, server.flags, server.indices, env, dict(model_paths), mounted, given=given)
 
 
@@ -302,6 +305,10 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
     if not spec.command:
         # The image's entry point is `vllm serve`.
         return _vllm(words, 0) if words[:1] == ("serve",) else _serve(words, 0)
+    mounted = [*(each.path for each in spec.mounts), *(each.path for each in spec.secrets)]
+    if any(_is_below(words[0], path) for path in mounted):
+        text = f"{words[0]} lies in a mounted folder, not in an image; write command: [vllm, serve] and flags as args"
+        raise _NotAServer(text)
     if _PYTHON.fullmatch(words[0]):
         return replace(_python(words), python=words[0])
     if words[0].rsplit("/", 1)[-1] == "vllm":
@@ -309,8 +316,17 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
     raise _NotAServer(f"a host cannot translate the command {words[0]}; write command: [vllm, serve] and flags as args")
 
 
+def _is_below(path: str, folder: str) -> bool:
+    path, folder = posixpath.normpath(path), posixpath.normpath(folder)
+    return path.startswith("/") and (path == folder or path.startswith(f"{folder.rstrip('/')}/"))
+
+
 def _python(words: Sequence[str]) -> _Server:
-    at = next((i for i, word in enumerate(words) if i and (word == "-m" or not word.startswith("-"))), len(words))
+    at, refused = refused_option(words)
+    if refused is not None:
+        shown = refused if len(refused) <= _LONGEST_SHOWN else f"{refused[:_LONGEST_SHOWN]}…"
+        text = f"option {shown!a} of {words[0]} can run other code than vLLM; before -m, use -u, -B, -O, -s or -E alone"
+        raise _NotAServer(text, at)
     if at + 1 >= len(words) or words[at] != "-m":
         raise _NotAServer(
             f"a host can run only `-m {API_SERVER}` with {words[0]}, not a script", min(at, len(words) - 1)
@@ -318,7 +334,7 @@ def _python(words: Sequence[str]) -> _Server:
     module, options = words[at + 1], tuple(words[1:at])
     if module == _CLI:
         return _vllm(words, at + 2, options)
-    if not module.startswith("vllm.entrypoints.") or "server" not in module:
+    if module != API_SERVER:
         raise _NotAServer(f"a host cannot run the module {module}, only {API_SERVER}", at + 1)
     return _Server(options, module, tuple(words[at + 2 :]), tuple(range(at + 2, len(words))))
 

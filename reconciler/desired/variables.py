@@ -1,0 +1,38 @@
+"""Variables of a service that its host leaves out, each with its line. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.desired.origins import Origins
+from reconciler.desired.secrets import Keyring
+from reconciler.engines.images import find_engine
+from reconciler.engines.interpreter import loads_code
+from reconciler.model import EffectiveSpec, Reason
+from reconciler.secrets.wanted import ALL, secret_ref
+
+_WHY = "it can load code other than vLLM into every process of the engine"
+
+
+def ignored_variables(spec: EffectiveSpec, ring: Keyring, origins: Origins) -> Iterator[Reason]:
+    """Those that would load code into an interpreter of the host. A container may have them: its image is the wall."""
+    engine = find_engine(spec.image, ring.target.engines)
+    if engine is None or engine.podman:
+        return
+    for name, key in _named(spec, ring):
+        if name not in engine.env:
+            hint = f"the host's own settings may give it: targets[].engines[].env of {ring.target.name}"
+            text = f"variable {name} is ignored on a host: {_WHY}; {hint}"
+            yield Reason("Ignored", text, origins.of_variable(key))
+
+
+def _named(spec: EffectiveSpec, ring: Keyring) -> Iterator[tuple[str, str]]:
+    """Each with the name by which the container asks for it: of a whole Secret only that is written."""
+    for variable in spec.env:
+        ref = secret_ref(variable)
+        if ref and ref.key == ALL:
+            prefix = variable.name.removesuffix(ALL)
+            names = [prefix + key for key in ring.store.data(ring.namespace, ref.secret) or ()]
+            yield from ((name, variable.name) for name in sorted(names) if loads_code(name))
+        elif loads_code(variable.name, None if variable.source else variable.value):
+            yield variable.name, variable.name
