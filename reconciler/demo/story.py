@@ -139,6 +139,7 @@ class Story:
         revision = self.repository.revert()
         self.say.tell(f"git revert {bad[:8]}; git push")
         self._wait_for("git and the machine to agree", lambda status: _has_arrived(status, revision))
+        self.say.tell(f"git and the machine agree at {revision[:8]}")
 
     def fix_what_an_earlier_run_left(self) -> None:
         """A run that was interrupted between mistake and revert leaves the mistake behind."""
