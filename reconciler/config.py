@@ -79,6 +79,7 @@ class Source(_Section):
     ca_file: AbsolutePath | None = Field(None, description="CA certificates for https instead of the system's")
     max_file_bytes: Count = Field(1 << 20, description="Largest manifest file that is read")
     max_total_bytes: Count = Field(64 << 20, description="Most bytes of manifests in one revision")
+    max_repository_bytes: Count = Field(4 << 30, description="Most bytes of history that are fetched and kept")
     max_files: Count = Field(20_000, description="Most manifest files in one revision")
 
     @model_validator(mode="after")

@@ -20,6 +20,8 @@ _HARMLESS = (
     *("gitmodulesBlob", "gitmodulesLarge", "gitmodulesMissing", "gitmodulesName", "gitmodulesParse"),
     *("gitmodulesPath", "gitmodulesSymlink", "gitmodulesUpdate", "gitmodulesUrl"),
     *("gitattributesBlob", "gitattributesLarge", "gitattributesLineLength", "gitattributesMissing"),
+    *("symlinkPointsToGitDir", "symlinkTargetBlob", "symlinkTargetLength", "symlinkTargetMissing"),
+    *("badGpgsig", "badHeaderContinuation", "largePathname", "nulInCommit"),
 )
 
 # It answers for the server that the config names and for no other: a redirect elsewhere gets nothing.
@@ -114,6 +116,10 @@ def _gitconfig(local: Path | None) -> str:
     lines = ["[core]", "hooksPath = /dev/null", "fsync = all", "[protocol]", "version = 2"]
     # Tidying up happens in the foreground, while we hold the lock.
     lines += ["[gc]", "autoDetach = false", "[maintenance]", "autoDetach = false"]
+    # Whatever is fetched becomes one file, whose size can be limited; what nothing leads to any more is not kept.
+    lines += ["[gc]", "pruneExpire = now", "bigPackThreshold = 64m", "[fetch]", "unpackLimit = 1"]
+    # Large contents are streamed, and no more threads work than the memory of one call is enough for.
+    lines += ["[core]", "bigFileThreshold = 64m", "[pack]", "threads = 4", "windowMemory = 128m"]
     lines += ["[fetch]", "fsckObjects = true", '[fetch "fsck"]', *(f"{name} = ignore" for name in _HARMLESS)]
     if local is not None:
         # Naming it in our config is the owner's word that it may be read; older and newer git ask for different names.

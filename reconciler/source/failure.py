@@ -6,7 +6,7 @@ import re
 
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.source.address import Address
-from reconciler.source.git import GitFailed
+from reconciler.source.git import MOST_MEMORY, GitFailed
 
 _LOGIN = {
     "https": "check source.token_file and source.username",
@@ -16,6 +16,10 @@ _LOGIN = {
 AGAIN = "trying again at the next interval"
 _HINTS = (
     (r"host key verification failed|no .* host key is known", "put the server's key into source.known_hosts_file"),
+    (
+        r"out of memory|cannot allocate",
+        f"git is given {MOST_MEMORY >> 30} GiB of memory: take out of the history what unfolds to more",
+    ),
     (r"certificate|SSL", "check source.ca_file, or the server's certificate"),
     (r"could not read (username|password)|authentication failed|permission denied|access denied| 40[13]\b", ""),
     (r"not appear to be a git repository|not found|no such file", "check source.url, and that this login may read it"),

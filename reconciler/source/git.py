@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -16,6 +17,8 @@ from reconciler.exchange import TooMuchError, exchange
 # A listing of half a million files; what can be asked for more says so itself.
 LONGEST_ANSWER = 64 << 20
 _FOREVER = 86_400.0
+# A history of ten million objects fits. A few kilobytes of deltas may unfold to one object that fills any memory.
+MOST_MEMORY = 2 << 30
 _SECONDS_TO_END = 2.0
 
 
@@ -50,12 +53,14 @@ def run_git(
     keep_open: tuple[int, ...] = (),
     most: int = LONGEST_ANSWER,
     in_all: float = 0.0,
+    largest_file: int = 0,
 ) -> bytes:
     """What git wrote to its standard output. Raises GitFailed, or Terminal when there is no git.
 
     `arguments` must be fixed words, checked names, or stand after `--`: GitPython's own checks do not cover this call.
     `keep_open` are descriptors that git and its children hold until they end. git may say `most` bytes. `timeout` is
-    the longest silence where `in_all`, the longest time, is given as well; 0 is no limit.
+    the longest silence where `in_all`, the longest time, is given as well; 0 is no limit. No file that git writes may
+    have more than `largest_file` bytes.
     """
     # GitPython's own timeout finds the children to kill with pgrep or ps, which small images lack, and then waits for
     # ever on the pipe that they hold. So it only starts git here, in a session of its own that can be killed whole.
@@ -68,6 +73,7 @@ def run_git(
         pass_fds=keep_open,
     )
     process: subprocess.Popen[bytes] = started.proc
+    _limit(process.pid, largest_file)
     begun = time.monotonic()
     try:
         out, said = exchange(process, stdin, timeout or _FOREVER, most, in_all)
@@ -83,6 +89,16 @@ def run_git(
     if process.returncode:
         raise GitFailed(process.returncode, said.decode("utf-8", "replace"))
     return out
+
+
+def _limit(pid: int, largest_file: int) -> None:
+    """What git starts inherits it. From outside: code between fork and exec is not safe where threads run."""
+    limits = {resource.RLIMIT_DATA: MOST_MEMORY} | ({resource.RLIMIT_FSIZE: largest_file} if largest_file else {})
+    for what, most in limits.items():
+        hard = resource.getrlimit(what)[1]
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, what, (allowed, allowed))
 
 
 def _too_slow(timeout: float, in_all: float, spent: float) -> str:

@@ -20,7 +20,12 @@ from reconciler.source.git import LONGEST_ANSWER, GitFailed, GitSaidTooMuch, Git
 _ACCEPTED = "refs/reconciler/accepted"
 # A fetch may take so many times as long as a call may be silent.
 _IN_ALL = 60
-_LEFTOVERS = ("*.lock", "refs/**/*.lock", "objects/pack/tmp_*", "objects/incoming-*", "objects/info/*.lock")
+_KEPT = "the last good revision stays"
+_TOO_LARGE = (
+    f"and source.max_repository_bytes allows no more; {_KEPT}. Take large files out of its history, or raise it"
+)
+_COMING = "objects/pack/tmp_*"
+_LEFTOVERS = ("*.lock", "refs/**/*.lock", _COMING, "objects/incoming-*", "objects/info/*.lock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +87,11 @@ class Mirror:
         repository = self.folder.repository
         if not (repository / "HEAD").is_file() or not (repository / "objects").is_dir():
             self.rebuild()
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
         for pattern in _LEFTOVERS:
-            for leftover in repository.glob(pattern):
+            for leftover in self.folder.repository.glob(pattern):
                 _remove(leftover)
 
     def rebuild(self) -> None:
@@ -121,20 +129,59 @@ class Mirror:
         except GitFailed as error:
             raise Damaged(error.said) from None
 
-    def fetch(self, url: str, refspecs: tuple[str, ...], env: dict[str, str]) -> None:
+    def fetch(self, url: str, refspecs: tuple[str, ...], env: dict[str, str], most: int) -> None:
         """Get these references with their whole history, so that ancestry can be proved. Raises GitFailed.
 
-        A large repository on a slow line takes its time: what counts is that it goes on.
+        A large repository on a slow line takes its time: what counts is that it goes on, and that neither the mirror
+        before nor what comes has more than `most` bytes, or fills the disk.
         """
-        run_git(
-            f"--git-dir={self.folder.repository}",
-            *("fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--prune"),
-            *("--no-show-forced-updates", "--", url, *refspecs),
-            env=env,
-            timeout=self._timeout,
-            keep_open=self._held,
-            in_all=_IN_ALL * self._timeout,
-        )
+        self._make_room(most)
+        free = shutil.disk_usage(self.folder.root).free // 2
+        try:
+            run_git(
+                f"--git-dir={self.folder.repository}",
+                *("fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--prune"),
+                *("--no-show-forced-updates", "--", url, *refspecs),
+                env=env,
+                timeout=self._timeout,
+                keep_open=self._held,
+                in_all=_IN_ALL * self._timeout,
+                largest_file=min(most, free),
+            )
+        except GitFailed:
+            self._say_if_too_large(most, free)
+            raise
+        finally:
+            self._remove_leftovers()
+
+    def _say_if_too_large(self, most: int, free: int) -> None:
+        """git itself tells nothing of a limit that it ran into; what it wrote until then does."""
+        if not any(each.stat().st_size >= min(most, free) for each in self.folder.repository.glob(_COMING)):
+            return
+        if free < most:
+            text = f"it sends more than {free:,} bytes, half of what is free for {self.folder.root}; {_KEPT}"
+            raise Retryable(f"{text}; free some space there") from None
+        raise Terminal(f"it sends more than {most:,} bytes, {_TOO_LARGE}") from None
+
+    def _make_room(self, most: int) -> None:
+        """Drop what was fetched once and belongs to nothing that is kept, when there is too much of it."""
+        if self._bytes() < most:
+            return
+        everything = ("-c", "gc.bigPackThreshold=0", "gc", "--quiet", "--prune=now")
+        with contextlib.suppress(GitFailed):
+            run_git(
+                *(f"--git-dir={self.folder.repository}", *everything),
+                env=self._env,
+                timeout=_IN_ALL * self._timeout,
+                keep_open=self._held,
+            )
+        if (held := self._bytes()) >= most:
+            raise Terminal(f"what was fetched of it has {held:,} bytes already, {_TOO_LARGE}")
+
+    def _bytes(self) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return sum(each.stat().st_size for each in os.scandir(self.folder.repository / "objects" / "pack"))
+        return 0
 
     def commit(self, name: str) -> str | None:
         """The commit that a reference of the mirror or an object id leads to, if it is here."""

@@ -162,7 +162,9 @@ class GitSource:
     def _fetch(self, address: Address, refspecs: tuple[str, ...]) -> None:
         env = remote_environment(self._mirror.folder, self._settings, address)
         try:
-            self._mirror.fetch(address.url, refspecs, env)
+            self._mirror.fetch(address.url, refspecs, env, self._settings.max_repository_bytes)
+        except (Retryable, Terminal) as error:
+            raise type(error)(f"cannot fetch from {address.shown}: {error}") from None
         except GitFailed as error:
             if not isinstance(error, GitTimedOut) and not self._mirror.is_sound():
                 raise Damaged(error.said) from None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from reconciler.config import Source
 from reconciler.config_values import normalize_path
-from reconciler.errors import ManifestError, Terminal
+from reconciler.errors import ManifestError, Retryable, Terminal
 from reconciler.manifests import IGNORE_FILE, MAX_IGNORE_BYTES, SUFFIXES, Ignore, folder_of, ignore_files, is_hidden
 from reconciler.model import File, Origin, Reason, Snapshot, is_under
 from reconciler.source.choose import LINK, SUBMODULE, Entry, choose, refuse_binary, refuse_large, refuse_links
@@ -19,6 +19,7 @@ _KEPT = "the last good revision stays"
 _LONGEST_LISTING = 32 << 20
 # The year 9999, which is as far as a calendar here goes.
 _LATEST = 253_370_764_800.0
+_FOLDER = b"040000"
 # Of a blob: its id, its kind and its size.
 _LONGEST_HEADER = 80
 
@@ -67,13 +68,18 @@ def read_snapshot(
 def _entries(mirror: Mirror, revision: str, roots: tuple[str, ...]) -> tuple[list[Entry], list[Entry], set[str]]:
     """What may matter of the tree, the ignore files among it and above it, and which of the roots are there."""
     asked = () if "" in roots else (*roots, *ignore_files(roots))
-    listing = mirror.read("ls-tree", "-r", "-z", "-l", "--full-tree", revision, "--", *asked, most=_LONGEST_LISTING)
+    # With `-t` folders are listed as well: those that hold no file could else be walked for ever without a word.
+    listing = mirror.read(
+        "ls-tree", "-r", "-t", "-z", "-l", "--full-tree", revision, "--", *asked, most=_LONGEST_LISTING
+    )
     entries, ignoring, present = list[Entry](), list[Entry](), set[str]()
     begin = 0
     while (end := listing.find(b"\0", begin)) >= 0:
         about, _, path = listing[begin:end].partition(b"\t")
         begin = end + 1
         mode, _kind, oid, size = about.split()
+        if mode == _FOLDER:
+            continue
         present |= {root for root in roots if root not in present and _is_in(path, root.encode())}
         # Links and submodules count whatever their name: they may stand for a folder.
         is_ignore = path.endswith(_IGNORE) and path.rpartition(b"/")[2] == _IGNORE
@@ -116,11 +122,17 @@ def _is_closed(entry: Entry, closed: Mapping[str, Reason]) -> bool:
 
 
 def _lead_to_files(mirror: Mirror, revision: str, links: list[Entry]) -> list[bool]:
-    """For each link whether it ends at a file of this tree. git follows them, and says where each ends in a line."""
+    """For each link whether it ends at a file of this tree. git follows them, and says where each ends in a line.
+
+    Where that takes too long (each step reads a whole folder) none of them is taken for harmless.
+    """
     if not links:
         return []
     asked = "".join(f"{revision}:{link.path.decode()}\n" for link in links).encode()
-    said = mirror.read("cat-file", "--batch-check=%(objecttype)", "--follow-symlinks", stdin=asked)
+    try:
+        said = mirror.read("cat-file", "--batch-check=%(objecttype)", "--follow-symlinks", stdin=asked)
+    except Retryable:
+        return [False] * len(links)
     found = []
     for _ in links:
         line, _, said = said.partition(b"\n")
