@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -271,6 +272,7 @@ class Settings(_Section):
     resync: Seconds = Field(60.0, gt=0, description="Longest time between two passes")
     web: Web = Field(default_factory=Web, description="The daemon's own HTTP side")
     log: Log = Field(default_factory=Log, description="The daemon's log")
+    _file: Path | None = PrivateAttr(None)
 
     @property
     def socket_path(self) -> Path:
@@ -279,7 +281,7 @@ class Settings(_Section):
     @property
     def closed(self) -> tuple[Path, ...]:
         """Ours alone: no service is shown anything of it."""
-        files = [self.source.token_file, self.source.ssh_key_file]
+        files = [self._file, self.source.token_file, self.source.ssh_key_file]
         for target in self.targets:
             files += [target.secrets.directory, target.secrets.age_key_file, target.storage.folder]
         return (self.state_dir, *(path for path in dict.fromkeys(files) if path is not None))
@@ -322,6 +324,7 @@ def _validated(cls: type[Settings], path: Path, tree: Tree) -> Settings:
         raise SettingsError("\n".join(lines)) from None
     if found := [told(path, tree, place, message) for place, message in conflicts(settings)]:
         raise SettingsError("\n".join(found))
+    settings._file = path.absolute()
     return settings
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from reconciler import review
 from reconciler.config import Engine, HostTarget
 from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
+from reconciler.engines.file_arguments import CLOSED, is_below
 from reconciler.engines.fit import Room, room_of
 from reconciler.engines.fit_arguments import arguments_of
 from reconciler.engines.images import find_engine
@@ -52,11 +53,14 @@ _PORT, _GPU, _MODEL, _IMAGE, _OWNER = "--port=<port>", "<gpu>", "<fetched model>
 _REFUSED = "NotOnHosts"
 
 
-def validate_on(manifests: Manifests, target: HostTarget) -> Document:
-    """The document of `validate`, with what this host refuses and what it would do otherwise than a cluster."""
+def validate_on(manifests: Manifests, target: HostTarget, closed: tuple[Path, ...] = ()) -> Document:
+    """The document of `validate`, with what this host refuses and what it would do otherwise than a cluster.
+
+    `closed` are folders and files of the host that no service may name.
+    """
     place, wanted = _look(manifests, target)
     verdict = review.validate(manifests, place)
-    errors = _merged(verdict["errors"], _refusals(wanted))
+    errors = _merged(verdict["errors"], [*_refusals(wanted), *_closed(wanted, target, closed)])
     warnings = _merged(verdict["warnings"], [*_warnings(wanted), *_doubtful_names(manifests, wanted, target)])
     return {"valid": not errors, "errors": errors, "warnings": warnings}
 
@@ -108,6 +112,16 @@ def _refusals(wanted: DesiredState) -> Iterator[Reason]:
 
 def _blocked(service: Desired) -> tuple[Reason, ...]:
     return (*service.blocked, *(service.canary.blocked if service.canary else ()))
+
+
+def _closed(wanted: DesiredState, target: HostTarget, closed: tuple[Path, ...]) -> Iterator[Reason]:
+    """Folders of ours, by their names: where links lead is seen on the host alone."""
+    for service in wanted.services:
+        origins = dict(service.mount_origins)
+        for path, folder in _model_paths(service.spec, target).items() if service.spec else ():
+            if any(is_below(folder, str(ours)) or is_below(str(ours), folder) for ours in closed):
+                text = f"{folder}: {CLOSED}; keep models in a folder of their own"
+                yield Reason("FolderClosed", text, origins.get(path) or service.origin)
 
 
 def _bad_names(wanted: DesiredState) -> list[Reason]:

@@ -258,38 +258,6 @@ def test_nothing_of_ours_is_served_wherever_a_path_leads(tmp_path: Path) -> None
         served(f"file://{now}", ground)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as somebody else")
-def test_a_model_that_the_replicas_user_cannot_read_is_named(tmp_path: Path) -> None:
-    model, ground = make_model(tmp_path / "closed" / "chat"), Ground(reader="daemon")
-    (tmp_path / "closed").chmod(0o700)
-    (model / "model.safetensors").write_bytes(b"")
-    (model / "notes").write_text("nobody reads this")
-    (model / "notes").chmod(0o600)
-    assert served(f"file://{model}", ground), "a unit is shown this folder alone"
-    for path, closed, opened in ((model / "model.safetensors", 0o600, 0o644), (model, 0o700, 0o755)):
-        path.chmod(closed)
-        with pytest.raises(Unusable, match=f"{path}: cannot be read by daemon, who runs replicas; chmod") as refused:
-            served(f"file://{model}", ground)
-        assert refused.value.code == "FolderUnreadable"
-        path.chmod(opened)
-        assert served(f"file://{model}", ground)
-    os.chown(model, 1, 1)
-    model.chmod(0o700)
-    assert served(f"file://{model}", ground), "it is this user's own"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as somebody else")
-def test_a_folder_that_cannot_be_looked_through_is_said_and_stops_no_pass(tmp_path: Path) -> None:
-    """Here by more names than a program can be given; more often by a disk that fails."""
-    model, ground = make_model(tmp_path / "chat"), Ground(reader="daemon")
-    for number in range(9000):
-        os.mknod(model / f"{number:05}{'x' * 240}.txt")
-    model.chmod(0o700)
-    with pytest.raises(Unusable, match=f"{model}: cannot be looked through as daemon, .*: Argument list") as refused:
-        served(f"file://{model}", ground)
-    assert refused.value.code == "FolderUnreadable"
-
-
 def test_model_that_the_disk_hides_is_no_fault_of_the_commit(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(Retryable, match="loop: cannot be looked at: Too many levels of symbolic links"):

@@ -136,7 +136,8 @@ def _validate(manifests: Manifests, target: str | None, config: str | None) -> D
         return validate(manifests)
     from reconciler.review_host import validate_on
 
-    return validate_on(manifests, settings_of(config).target(target))
+    settings = settings_of(config)
+    return validate_on(manifests, settings.target(target), settings.closed)
 
 
 @click.command()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
 
-from reconciler.config import HostTarget
+from reconciler.config import DEFAULT_PATH, HostTarget
 from reconciler.desired.gpu_share import exceeded_share
 from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring, missing_secrets
+from reconciler.engines.file_arguments import CLOSED, absolute_paths, is_below, is_systems_own
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import Revealed, unsupported
+from reconciler.engines.launch import Revealed, origin_of_word, server_flags, unsupported
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
 from reconciler.secrets.wanted import ALL, secret_ref
 from reconciler.storage.sources import SCHEMES, shown
@@ -43,6 +46,20 @@ def find_obstacles(
         if obstacle := storage_obstacle(mount, target):
             yield Reason(*obstacle, origins.of_storage(mount.uri))
         yield from _missing_config_maps(mount, origins)
+    yield from _closed_arguments(spec, argument_origins, names, origins)
+
+
+def _closed_arguments(
+    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], names: Revealed, origins: Origins
+) -> Iterator[Reason]:
+    """Arguments that name what is the system's own; whatever is mounted over it is not."""
+    flags, indices = server_flags(spec, names)
+    mounted = [*(each.path for each in spec.mounts), *(each.path for each in spec.secrets)]
+    for index, flag, path in absolute_paths(flags):
+        if is_systems_own(path) and not any(is_below(path, each) for each in mounted):
+            where = origin_of_word(spec, indices[index], argument_origins)
+            text = f"{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
+            yield Reason("FileClosed", text, where or origins.of_container_field("args"))
 
 
 def _missing(variable: EnvVar, origins: Origins) -> Reason:
@@ -78,6 +95,12 @@ def _missing_config_maps(mount: Mount, origins: Origins) -> Iterator[Reason]:
             yield Reason("MissingConfigMap", f"{text}, which is not in git beside it", origins.of_storage(mount.uri))
 
 
+def closed_folders(target: HostTarget) -> tuple[Path, ...]:
+    """What of a target's config no service may name."""
+    files = (target.secrets.directory, target.secrets.age_key_file, target.storage.folder, DEFAULT_PATH.parent)
+    return tuple(each for each in files if each is not None)
+
+
 def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None:
     """Code and text of why a model's files cannot be had here; None when they can."""
     uri = shown(mount.uri)
@@ -85,6 +108,9 @@ def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None
     if ".." in rest.split("/") or ".." in uri.split("/"):
         return "StorageUnsupported", f"{uri} climbs out of its folder with `..`"
     if (not separator and uri.startswith("/")) or (scheme == "file" and rest.startswith("/")):
+        folder = unquote(rest) if separator else uri
+        if is_systems_own(folder) or any(is_below(folder, str(each)) for each in closed_folders(target)):
+            return "FolderClosed", f"{uri}: {CLOSED}; keep models in a folder of their own"
         return None
     if scheme == "pvc" and separator:
         claim = rest.partition("/")[0]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from reconciler.engines.arguments import flag_value, values_with_places
+from reconciler.engines.arguments import flag_value, is_flag, values_with_places
 
 
 class Holds(StrEnum):
@@ -31,6 +33,7 @@ class Named:
     holds: Holds
 
 
+CLOSED = "is closed to services: processes, devices, or keys of this host are there"
 CERTIFICATE, KEY = "--ssl-certfile", "--ssl-keyfile"
 _FILES = (
     CERTIFICATE,
@@ -41,8 +44,13 @@ _FILES = (
     "--tool-parser-plugin",
     "--reasoning-parser-plugin",
     "--log-config-file",
+    "--mm-encoder-fp8-scale-path",
 )
-_FOLDERS = ("--allowed-local-media-path", "--hf-config-path")
+_FOLDERS = ("--allowed-local-media-path", "--hf-config-path", "--generation-config")
+# A path of URLs.
+_NO_FILE = frozenset({"--root-path"})
+_SYSTEMS_OWN = frozenset({"proc", "sys", "dev", "run"})
+_IN_JSON = re.compile(r'"(/[^"]*)"')
 _WEIGHTS_FROM_FILES = frozenset({"", "auto", "hf", "safetensors", "mistral", "fastsafetensors"})
 
 
@@ -59,6 +67,33 @@ def named_files(args: Sequence[str]) -> Iterator[Named]:
                 yield Named(index, flag, value, holds)
     yield from _draft(args)
     yield from _adapters(args)
+
+
+def absolute_paths(args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Every absolute path in arguments: the index of its word, the flag before it, and the path. It may be none."""
+    flag = ""
+    for index, word in enumerate(args):
+        if is_flag(word):
+            flag = word.partition("=")[0].replace("_", "-")
+        for path in (word, word.partition("=")[2], word.rpartition("=")[2], *_IN_JSON.findall(word)):
+            if path.startswith("/") and flag not in _NO_FILE and _is_path(path):
+                yield index, flag, path
+                break
+
+
+def is_systems_own(path: str) -> bool:
+    """Does it lie where the kernel and programs that run keep what they need: processes, devices, sockets, keys?"""
+    return any(_first_step(each) in _SYSTEMS_OWN for each in (path, posixpath.normpath(path)))
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Is it this folder, or in it, by its name alone?"""
+    path, folder = posixpath.normpath(path), posixpath.normpath(folder).rstrip("/")
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _first_step(path: str) -> str:
+    return path.lstrip("/").partition("/")[0] if path.startswith("/") else ""
 
 
 def reads_weights(args: Sequence[str]) -> bool:

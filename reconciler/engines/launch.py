@@ -7,7 +7,6 @@ before; `unsupported` says what only a container could run.
 from __future__ import annotations
 
 import math
-import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from reconciler.config import Engine
 from reconciler.engines.arguments import find, flag_value, is_flag, values_of
 from reconciler.engines.environment import Folders, environment, replace_paths
+from reconciler.engines.file_arguments import is_below
 from reconciler.engines.gpu_share import bound
 from reconciler.engines.interpreter import refused_option
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, Reason, SecretMount, ServiceId
@@ -49,8 +49,8 @@ class Launch:
     """One process to start. `env` is all of its environment; the values of `hidden` ones are secrets.
 
     `files` are to be written before it starts, closed to everybody else: secrets as well. `mounts` maps folders as its
-    arguments name them to folders of this host, where something has to put them there. `image` is the ID of the local
-    image to run it in; empty: it runs without one.
+    arguments name them to folders of this host, where something has to put them there; `pins` are the inodes that some
+    of them must have. `image` is the ID of the local image to run it in; empty: it runs without one.
     """
 
     argv: tuple[str, ...]
@@ -59,6 +59,7 @@ class Launch:
     hidden: frozenset[str] = frozenset()
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     mounts: Mapping[str, str] = field(default_factory=dict)
+    pins: Mapping[str, int] = field(default_factory=dict)
     image: str = ""
 
 
@@ -306,7 +307,7 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
         # The image's entry point is `vllm serve`.
         return _vllm(words, 0) if words[:1] == ("serve",) else _serve(words, 0)
     mounted = [*(each.path for each in spec.mounts), *(each.path for each in spec.secrets)]
-    if any(_is_below(words[0], path) for path in mounted):
+    if words[0].startswith("/") and any(is_below(words[0], path) for path in mounted):
         text = f"{words[0]} lies in a mounted folder, not in an image; write command: [vllm, serve] and flags as args"
         raise _NotAServer(text)
     if _PYTHON.fullmatch(words[0]):
@@ -314,11 +315,6 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
     if words[0].rsplit("/", 1)[-1] == "vllm":
         return _vllm(words, 1)
     raise _NotAServer(f"a host cannot translate the command {words[0]}; write command: [vllm, serve] and flags as args")
-
-
-def _is_below(path: str, folder: str) -> bool:
-    path, folder = posixpath.normpath(path), posixpath.normpath(folder)
-    return path.startswith("/") and (path == folder or path.startswith(f"{folder.rstrip('/')}/"))
 
 
 def _python(words: Sequence[str]) -> _Server:

@@ -19,7 +19,9 @@ PREFLIGHT_FAILED = "PreflightFailed"
 """A blocker after which the engine is asked again, more and more rarely."""
 NO_REPLICAS = Reason("NoReplicas", "git asks for 0 replicas")
 # What is said of files, which may be put there without a commit.
-_OF_FILES = frozenset({"WeightsMissing", "FolderClosed", "FolderUnreadable", "FileMissing", "FileDamaged"})
+_OF_FILES = frozenset(
+    {"WeightsMissing", "FolderClosed", "FolderUnreadable", "FileMissing", "FileDamaged", "FileClosed"}
+)
 
 
 class Course(StrEnum):

@@ -5,30 +5,51 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 
 from reconciler.engines.environment import replace_paths
-from reconciler.engines.file_arguments import CERTIFICATE, KEY, Holds, Named, named_files, reads_weights
+from reconciler.engines.file_arguments import (
+    CERTIFICATE,
+    CLOSED,
+    KEY,
+    Holds,
+    Named,
+    absolute_paths,
+    is_below,
+    is_systems_own,
+    named_files,
+    reads_weights,
+)
 from reconciler.engines.fit_files import UnknownModel, UnreadableModel
 from reconciler.engines.launch import Question, origin_of_word
 from reconciler.engines.model_files import MissingFile, check, check_pair
 from reconciler.model import Desired, EffectiveSpec, Origin, Reason
-from reconciler.targets.reading import can_read
+from reconciler.targets.reading import Reader, can_read
 from reconciler.targets.stamps import Stamp, stamp_of
 
 UNKNOWN = "FileUnknown"
 """The code of a file that could not be looked at: it may be as it should be."""
 
 
-def unusable_files(wish: Desired, spec: EffectiveSpec, asked: Question, reader: str) -> Iterator[Reason]:
-    """One reason for each argument that names what is missing, damaged or hidden by the disk, or from its reader."""
+def unusable_files(
+    wish: Desired, spec: EffectiveSpec, asked: Question, reader: str, closed: tuple[Path, ...] = ()
+) -> Iterator[Reason]:
+    """One reason for each argument that names what is missing, damaged or hidden by the disk, or from its reader.
+
+    No argument may name what is `closed` or the system's own.
+    """
+    refused = dict(_closed_to_services(wish, spec, asked, closed))
+    yield from refused.values()
     weights = reads_weights(asked.argv)
     seen = [(one, replace_paths(one.path, asked.paths)) for one in named_files(asked.argv) if _is_ours(one, spec)]
+    seen = [(one, local) for one, local in seen if one.index not in refused]
     # What an image brings along is not for us to see.
     seen = [(one, local) for one, local in seen if local != one.path or not asked.image or _below_mounts(one, asked)]
     for one, local in seen:
         try:
             check(local, one.holds, weights)
-            if one.holds is Holds.FILE and reader and os.geteuid() == 0:
+            # Root shows what is mounted, and has asked already.
+            if reader and os.geteuid() == 0 and (one.holds is Holds.FILE or local == one.path):
                 _check_reader(local, reader, stamp_of(local))
         except UnreadableModel as error:
             yield _reason(error, one, wish, spec, asked)
@@ -43,21 +64,37 @@ def unusable_files(wish: Desired, spec: EffectiveSpec, asked: Question, reader: 
 @lru_cache(512)
 def _check_reader(path: str, reader: str, _stamp: Stamp) -> None:
     """Raises UnknownModel."""
-    if not can_read(path, reader):
+    if not can_read(path, Reader(reader)):
         raise UnknownModel(f"{path}: cannot be read by {reader}, who runs replicas; see to its mode and folders")
+
+
+def _closed_to_services(
+    wish: Desired, spec: EffectiveSpec, asked: Question, closed: tuple[Path, ...]
+) -> Iterator[tuple[int, Reason]]:
+    for index, flag, path in absolute_paths(asked.argv):
+        local = replace_paths(path, asked.paths)
+        is_seen = local != path or not asked.image
+        if is_seen and not any(is_below(path, mount.path) for mount in spec.secrets) and _is_closed(local, closed):
+            text = f"{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
+            origin = origin_of_word(spec, asked.indices[index], wish.argument_origins)
+            yield index, Reason("FileClosed", text, origin or wish.origin)
+
+
+def _is_closed(path: str, closed: tuple[Path, ...]) -> bool:
+    """Wherever links lead."""
+    real = os.path.realpath(path)
+    return (
+        is_systems_own(path) or is_systems_own(real) or any(is_below(real, os.path.realpath(each)) for each in closed)
+    )
 
 
 def _is_ours(one: Named, spec: EffectiveSpec) -> bool:
     """A Secret's files are written when a replica starts."""
-    return not any(_is_below(one.path, mount.path) for mount in spec.secrets)
+    return not any(is_below(one.path, mount.path) for mount in spec.secrets)
 
 
 def _below_mounts(one: Named, asked: Question) -> bool:
-    return any(_is_below(one.path, mount) for mount in asked.paths)
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return path == folder.rstrip("/") or path.startswith(f"{folder.rstrip('/')}/")
+    return any(is_below(one.path, mount) for mount in asked.paths)
 
 
 def _reason(error: UnreadableModel, one: Named, wish: Desired, spec: EffectiveSpec, asked: Question) -> Reason:
@@ -73,5 +110,5 @@ def _origin(one: Named, wish: Desired, spec: EffectiveSpec, asked: Question) -> 
     word = origin_of_word(spec, asked.indices[one.index], wish.argument_origins)
     if word is not None and word.file == wish.origin.file:
         return word
-    mounts = (origin for path, origin in wish.mount_origins if _is_below(one.path, path))
+    mounts = (origin for path, origin in wish.mount_origins if is_below(one.path, path))
     return next(mounts, None) or word or wish.origin

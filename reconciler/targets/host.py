@@ -106,7 +106,7 @@ class HostTarget:
         What engines say when they are asked is kept in `cache`, by default the target's own folder.
         """
         # Whoever only looks may be another user than who keeps the folder.
-        cache, closed = cache or folder, (*closed, folder.absolute())
+        cache, closed = cache or folder, (*closed, folder.absolute(), config.DEFAULT_PATH.parent)
         self.name = settings.name
         self._settings = settings
         self._wake = wake
@@ -121,7 +121,7 @@ class HostTarget:
         self._machine = Machine(settings, gpus)
         self._reserved = reserved
         self._translations = Translations(settings, KeptValues(self._inventory.replicas).read)
-        hidden = (*closed, folder, config.DEFAULT_PATH.parent, *settings.volumes.values())
+        hidden = (*closed, *settings.volumes.values())
         self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus, hidden)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
@@ -133,7 +133,7 @@ class HostTarget:
         fits = Fits(folder / "fit", self._machine)
         begin = make_begin(settings, gpus, folder, hidden)
         reader = settings.user if settings.kind == "systemd" else ""
-        checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout, reader)
+        checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout, reader, closed)
         runner = PreflightRunner(cache / "preflight", wake, begin=begin, lacks=lacks)
         self._preflights = Preflights(self._workloads, runner, wake, fits, checks)
         self._subjects = Subjects(self._workloads.api_key)

@@ -1,4 +1,8 @@
-"""What another user can read of a folder that we show to them, wherever it lies."""
+"""What the user who runs replicas can read: the kernel is asked, as that user, along the whole path.
+
+A unit is shown a model's folder by root, who passes by the folders above it: who may push would see what this user may
+not. So the folders above count as if it went there itself.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +10,66 @@ import os
 import pwd
 import stat
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import Retryable
 
 _SECONDS = 10.0
-# Access lists may open what modes close: so whoever is to read is asked. What cannot be listed stands for itself.
-_TRY = 'ls -- "$1" >/dev/null || { echo "$1"; exit; }; for f; do test -r "$f" || { echo "$f"; exit; }; done'
+_CANNOT_ENTER = "-"
+# Access lists may open what modes close: so whoever is to read is asked. It says which folder it got to, and the first
+# path there that it cannot read.
+_TRY = (
+    'cd -- "$1" 2>/dev/null && stat -c %d:%i . || { echo -; exit; }; shift; '
+    'ls -- "$1" >/dev/null || { echo "$1"; exit; }; for f; do test -r "$f" || { echo "$f"; exit; }; done'
+)
+_ENTER = 'for f; do test -x "$f" || { echo "$f"; exit; }; done'
+_READ_ONE = 'test -r "$1" && { test ! -d "$1" || test -x "$1"; } || echo "$1"'
 # What engines read; whatever else lies there is nobody's concern.
 _READ = frozenset({".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".model", ".txt", ".py", ".jinja"})
 
 
-def find_unreadable(folder: Path, model: str | None, reader: str) -> Path | None:
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who runs replicas; a container has none of this user's groups but the first one."""
+
+    name: str
+    contained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What a reader cannot read; `is_above`: it is a folder on the way, which it cannot enter."""
+
+    path: Path
+    is_above: bool = False
+
+
+def find_unreadable(folder: Path, model: str | None, reader: Reader, seen: tuple[int, int]) -> Hidden | None:
     """The first of a model's files in `folder / model` that this user cannot read; None if all of them can be.
 
-    Without a model, the folder itself. Folders above `folder` do not count: a unit is shown this one alone. Raises
-    OSError, Retryable.
+    Without a model, the folder itself. `folder` must be resolved, and `seen` is its device and inode: where the reader
+    comes to another one, it was replaced meanwhile. Raises OSError, Retryable.
     """
     here = Path(model or ".")
-    files = _files(folder / here) if model else []
-    if _is_open(folder) and _is_open(folder / here) and all(each.stat().st_mode & stat.S_IROTH for each in files):
+    # A file that all may read is none to ask about; what matters is the way to it, for root will show it.
+    files = [each.name for each in _files(folder / here) if not _is_open(each)] if model else []
+    said = _ask(_TRY, [str(folder), str(here), *(str(here / name) for name in files)], reader)
+    if said is None:
         return None
-    said = _ask(folder, [str(here), *(str(here / each.name) for each in files)], reader)
-    return folder / said if said else None
+    place, _, unread = said.partition("\n")
+    if place == _CANNOT_ENTER:
+        above = [str(each) for each in reversed(folder.parents)]
+        closed = _ask(_ENTER, above, reader)
+        return Hidden(Path(closed), is_above=True) if closed else Hidden(folder)
+    if place != f"{seen[0]}:{seen[1]}":
+        raise Retryable(f"{folder}: was replaced while it was looked at")
+    return Hidden(folder / unread) if unread else None
 
 
-def can_read(path: str, reader: str) -> bool:
-    """Can this user read a file, through all folders above it? Raises Retryable; OSError."""
-    return not _ask(Path("/"), [path], reader)
+def can_read(path: str, reader: Reader) -> bool:
+    """Can this user read a file or a folder, through all folders above it? Raises Retryable; OSError."""
+    return not _ask(_READ_ONE, [path], reader)
 
 
 def stamp_of(folder: Path) -> tuple[int, ...]:
@@ -47,36 +83,43 @@ def stamp_of(folder: Path) -> tuple[int, ...]:
         return ()
 
 
+def stamps_above(folder: Path) -> tuple[int, ...]:
+    """Changes when a folder above is closed, opened or replaced; not with what else is put there."""
+    found: list[int] = []
+    for each in folder.parents:
+        info = each.stat()
+        found += (info.st_dev, info.st_ino, info.st_mode, info.st_uid, info.st_gid)
+    return tuple(found)
+
+
 def _files(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return [each for each in entries if Path(each.name).suffix in _READ and each.is_file()]
 
 
-def _ask(folder: Path, paths: list[str], reader: str) -> str:
+def _is_open(file: os.DirEntry[str]) -> bool:
+    return stat.S_IMODE(file.stat().st_mode) & 0o444 == 0o444
+
+
+def _ask(script: str, words: list[str], reader: Reader) -> str | None:
+    """What the script says as this user; None: there is nobody to ask, and the start says so."""
     try:
-        user = pwd.getpwnam(reader)
+        user = pwd.getpwnam(reader.name)
     except KeyError:
-        # Nobody to ask; the start says so.
-        return ""
+        return None
     try:
         done = subprocess.run(
-            ["/bin/sh", "-c", _TRY, "sh", *paths],
-            # Entered while we are still ourselves.
-            cwd=folder,
+            ["/bin/sh", "-c", script, "sh", *words],
+            cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,
             user=user.pw_uid,
             group=user.pw_gid,
-            extra_groups=os.getgrouplist(reader, user.pw_gid),
+            extra_groups=[] if reader.contained else os.getgrouplist(reader.name, user.pw_gid),
             env={"PATH": "/usr/bin:/bin"},
             timeout=_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Retryable(f"{folder}: cannot be read within {_SECONDS:g} s; see to its disk") from None
+        raise Retryable(f"{words[0]}: cannot be read within {_SECONDS:g} s; see to its disk") from None
     return os.fsdecode(done.stdout).strip("\n")
-
-
-def _is_open(folder: Path) -> bool:
-    mode = folder.stat().st_mode
-    return bool(mode & stat.S_IROTH and mode & stat.S_IXOTH)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from reconciler.engines.launch import Launch, Question, origin_of_word
 from reconciler.engines.limits import unfit_arguments, unfit_variables
@@ -32,12 +33,20 @@ class Obstacles:
 class StartChecks:
     """Rehearses starts on one host."""
 
-    def __init__(self, workloads: Workloads, supervisor: Supervisor, drain_timeout: float, reader: str = "") -> None:
-        """`reader` runs replicas; empty: we do."""
+    def __init__(
+        self,
+        workloads: Workloads,
+        supervisor: Supervisor,
+        drain_timeout: float,
+        reader: str = "",
+        closed: tuple[Path, ...] = (),
+    ) -> None:
+        """`reader` runs replicas; empty: we do. No argument may name what is `closed`."""
         self._workloads = workloads
         self._supervisor = supervisor
         self._drain_timeout = drain_timeout
         self._reader = reader
+        self._closed = closed
 
     def of(self, wish: Desired, spec: EffectiveSpec, asked: Question) -> Obstacles:
         """Everything that is known to stand in the way now."""
@@ -48,7 +57,7 @@ class StartChecks:
             blocked: list[Reason] = []
             for is_ours, reason in _variables(wish, spec, launch):
                 (refused if is_ours else blocked).append(reason)
-            for reason in unusable_files(wish, spec, asked, self._reader):
+            for reason in unusable_files(wish, spec, asked, self._reader, self._closed):
                 (blocked if reason.code == UNKNOWN else refused).append(reason)
             if not refused:
                 blocked += self._supervisor.obstacles(record_of(start, 0.0), launch)

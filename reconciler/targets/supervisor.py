@@ -36,6 +36,10 @@ class Launch(Protocol):
     def mounts(self) -> Mapping[str, str]: ...
 
     @property
+    def pins(self) -> Mapping[str, int]:
+        """Inodes that some folders of `mounts` must have."""
+
+    @property
     def image(self) -> str: ...
 
 

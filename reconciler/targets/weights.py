@@ -8,14 +8,16 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from reconciler.engines.arguments import flag_value, is_flag
+from reconciler.engines.file_arguments import CLOSED, is_systems_own
 from reconciler.errors import Retryable, Terminal
 from reconciler.model import EffectiveSpec, Mount
 from reconciler.storage.sources import is_fetched, shown
-from reconciler.targets.reading import find_unreadable, stamp_of
+from reconciler.targets.reading import Reader, find_unreadable, stamp_of, stamps_above
 
 Staged = Callable[[Mount], Path | None]
 """The folder of a model that was fetched, or None where it is not there."""
@@ -26,11 +28,22 @@ _Stamp = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What of a host may be served: never what is `closed` or lies around it. `reader` runs replicas; empty: we do."""
+    """What of a host may be served: never what is `closed` or lies around it. `reader` runs replicas; None: we do."""
 
     volumes: Mapping[str, Path] = field(default_factory=dict)
     closed: tuple[Path, ...] = ()
-    reader: str = ""
+    reader: Reader | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A folder that stands for a mount, with no link in its path.
+
+    `inode`: another user may put a folder of the same name in its place, so that only this one is meant.
+    """
+
+    folder: Path
+    inode: int | None = None
 
 
 class Unusable(Terminal):
@@ -43,22 +56,57 @@ class Unusable(Terminal):
 
 def folders_of(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[str, Path]:
     """For every mount of a spec, the folder that stands for it. Raises Unusable; Retryable where it is not fetched."""
+    return {path: each.folder for path, each in served_folders(spec, ground, staged).items()}
+
+
+def served_folders(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[str, Served]:
+    """The same, with what tells each from one that is put in its place. Raises as `folders_of` does."""
     model = _model_path(spec)
-    found = {}
-    for mount in spec.mounts:
-        found[mount.path] = folder = _folder(mount, ground.volumes, staged)
-        path, below = str(folder), _below(model, mount.path)
-        said = _said(path, mount)
-        stamp, ours = _look(path, said), is_fetched(mount.uri)
-        if not ours:
-            _keep_out(path, said, ground.closed, stamp)
-        if below is not None and not _is_file(f"{path}/{below}/config.json", said):
-            text = "holds no config.json; it is not a model's folder, or its copy is incomplete"
-            raise Unusable(_MISSING, f"{said}{posixpath.normpath(f'{path}/{below}')}: {text}")
-        if ground.reader and not ours:
-            files = () if below is None else stamp_of(Path(path, below))
-            _ask_reader(path, said, below, ground.reader, (*stamp, *files))
-    return found
+    return {mount.path: _served(mount, _below(model, mount.path), ground, staged) for mount in spec.mounts}
+
+
+def _served(mount: Mount, below: str | None, ground: Ground, staged: Staged) -> Served:
+    named = _folder(mount, ground.volumes, staged)
+    said, ours = _said(str(named), mount), is_fetched(mount.uri)
+    stamp = _look(str(named), said)
+    # What a link leads to is looked at, and that very folder is shown: whoever may change the link shows nothing else.
+    path = str(named) if ours else os.path.realpath(named)
+    if not ours:
+        _keep_out(str(named), path, said, ground.closed, stamp)
+        if path != str(named) and _look(path, said) != stamp:
+            raise Retryable(f"{said}{named}: was replaced while it was looked at")
+    if below is not None and not _is_file(f"{path}/{below}/config.json", said):
+        text = "holds no config.json; it is not a model's folder, or its copy is incomplete"
+        raise Unusable(_MISSING, f"{said}{posixpath.normpath(f'{path}/{below}')}: {text}")
+    if ours:
+        return Served(named)
+    _ask_reader(path, said, below, ground.reader, (*stamp, *_stamps(path, below)))
+    return Served(Path(path), stamp[1] if ground.reader and is_replaceable(Path(path)) else None)
+
+
+def _stamps(path: str, below: str | None) -> _Stamp:
+    """Changes with who may read what."""
+    try:
+        above = stamps_above(Path(path))
+    except OSError as error:
+        raise Retryable(f"{path}: cannot be looked at: {error.strerror}; see to its disk and modes") from None
+    return above if below is None else (*above, *stamp_of(Path(path, below)))
+
+
+def is_replaceable(folder: Path) -> bool:
+    """May another user than root put something else in the place of a folder? Raises nothing: unknown is yes."""
+    try:
+        steps = [each.stat(follow_symlinks=False) for each in (folder, *folder.parents)]
+    except OSError:
+        return True
+    return any(_may_replace(below, above) for below, above in pairwise(steps))
+
+
+def _may_replace(below: os.stat_result, above: os.stat_result) -> bool:
+    if above.st_uid != 0:
+        return True
+    is_shared = bool(above.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    return is_shared and not (above.st_mode & stat.S_ISVTX and below.st_uid == 0)
 
 
 def watched(spec: EffectiveSpec, folders: Mapping[str, str]) -> Iterator[str]:
@@ -155,22 +203,32 @@ def _look(path: str, said: str) -> _Stamp:
 # Both are asked again and again: while the path leads to the same folder, and to the same files with the same modes,
 # what was seen of it holds. What is refused is looked at again.
 @lru_cache(maxsize=8192)
-def _keep_out(path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
+def _keep_out(named: str, path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
+    if is_systems_own(named) or is_systems_own(path):
+        raise Unusable("FolderClosed", f"{said}{named}: {CLOSED}; keep models in a folder of their own")
     if there := closed_by(Path(path), closed):
         text = f"is closed to services, for {there} is ours; keep models in a folder of their own"
-        raise Unusable("FolderClosed", f"{said}{path}: {text}")
+        raise Unusable("FolderClosed", f"{said}{named}: {text}")
 
 
 @lru_cache(maxsize=8192)
-def _ask_reader(path: str, said: str, model: str | None, reader: str, _stamp: _Stamp) -> None:
+def _ask_reader(path: str, said: str, model: str | None, reader: Reader | None, stamp: _Stamp) -> None:
+    if reader is None:
+        if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
+            raise Unusable("FolderUnreadable", f"{said}{path}: cannot be read by the daemon, who runs replicas")
+        return
     if os.geteuid() != 0:
         return
     try:
-        hidden = find_unreadable(Path(path), model, reader)
+        hidden = find_unreadable(Path(path), model, reader, (stamp[0], stamp[1]))
     except OSError as error:
         # A disk of another host, for example, where root is nobody.
-        text = f"cannot be looked through as {reader}, who runs replicas: {error.strerror}; see to its disk and modes"
+        who = f"{reader.name}, who runs replicas"
+        text = f"cannot be looked through as {who}: {error.strerror}; see to its disk and modes"
         raise Unusable("FolderUnreadable", f"{said}{path}: {text}") from None
+    if hidden and hidden.is_above:
+        text = f"{hidden.path} cannot be entered by {reader.name}, who runs replicas; chmod a+x {hidden.path}"
+        raise Unusable("FolderUnreadable", f"{said}{path}: {text}")
     if hidden:
-        text = f"cannot be read by {reader}, who runs replicas; chmod -R a+rX {path}"
-        raise Unusable("FolderUnreadable", f"{said}{hidden}: {text}")
+        text = f"cannot be read by {reader.name}, who runs replicas; chmod -R a+rX {path}"
+        raise Unusable("FolderUnreadable", f"{said}{hidden.path}: {text}")

@@ -23,11 +23,12 @@ from reconciler.secrets import SecretStore
 from reconciler.secrets.wanted import find_files, find_variables, secret_ref
 from reconciler.storage.sources import is_fetched
 from reconciler.targets import scratch
+from reconciler.targets.reading import Reader
 from reconciler.targets.stager import Stager
 from reconciler.targets.systemd.replica import PRIVATE, TMP
 from reconciler.targets.systemd.unit import CACHES
 from reconciler.targets.translations import Setup
-from reconciler.targets.weights import Ground, folders_of, watched
+from reconciler.targets.weights import Ground, Served, find_folder, served_folders, watched
 
 _API_KEY = b"VLLM_API_KEY="
 
@@ -97,8 +98,7 @@ class Workloads:
     ) -> None:
         self._lacks = lacks
         self._settings = settings
-        reader = settings.user if settings.kind == "systemd" else ""
-        self._ground = Ground(settings.volumes, (folder.absolute(), *closed), reader)
+        self._ground = Ground(settings.volumes, (folder.absolute(), *closed))
         self._folder = folder
         self._secrets = secrets
         self._stager = stager
@@ -112,7 +112,8 @@ class Workloads:
         engine = setup.engine if setup else self._engine(start.spec)
         ground = replace(self._ground, volumes=setup.volumes) if setup else self._ground
         service = start.replica.service
-        paths = self._model_paths(service, start.spec, ground)
+        served = self._served(service, start.spec, ground, engine)
+        paths = {path: str(each.folder) for path, each in served.items()}
         place = place_of(self._settings, self._folder, engine, paths, start.replica)
         secrets = reveal(start.spec, service.namespace, engine.env, self._secrets())
         try:
@@ -121,7 +122,8 @@ class Workloads:
             )
             image = self._image(start.spec, engine)
             found = without(found, self._lacks.of(engine_parts(Path(found.argv[0]), image)))
-            return replace(found, mounts=place.mounts, image=image)
+            pins = {path: each.inode for path, each in served.items() if each.inode is not None}
+            return replace(found, mounts=place.mounts, pins=pins, image=image)
         except ValueError as error:
             raise Unstartable(f"replica {start.replica}: {error}") from None
 
@@ -129,7 +131,8 @@ class Workloads:
         """What to ask the installed engine. Raises Terminal when the host lacks something; Retryable for files."""
         engine = self._engine(spec)
         try:
-            paths = self._model_paths(service, spec, self._ground)
+            served = self._served(service, spec, self._ground, engine)
+            paths = {path: str(each.folder) for path, each in served.items()}
             place = place_of(self._settings, self._folder, engine, paths)
             asked = question(spec, engine, paths, place.folders.home, mounted=bool(place.mounts))
             return replace(asked, image=self._image(spec, engine)) if engine.podman else asked
@@ -141,6 +144,9 @@ class Workloads:
         for mount in spec.mounts:
             if is_fetched(mount.uri):
                 yield self._stager.state_file(service, mount)
+            else:
+                # A link may lead elsewhere by now.
+                yield str(find_folder(mount.uri, self._settings.volumes))
         yield from watched(spec, asked.paths)
 
     def image(self, spec: EffectiveSpec) -> str:
@@ -179,9 +185,11 @@ class Workloads:
             raise Retryable(f"image {spec.image}: not on this host yet, or not there any more")
         return found
 
-    def _model_paths(self, service: ServiceId, spec: EffectiveSpec, ground: Ground) -> dict[str, str]:
-        found = folders_of(spec, ground, partial(self._stager.find, service))
-        return {path: str(folder) for path, folder in found.items()}
+    def _served(
+        self, service: ServiceId, spec: EffectiveSpec, ground: Ground, engine: config.Engine
+    ) -> dict[str, Served]:
+        reader = Reader(self._settings.user, engine.podman) if self._settings.kind == "systemd" else None
+        return served_folders(spec, replace(ground, reader=reader), partial(self._stager.find, service))
 
 
 def reveal(spec: EffectiveSpec, namespace: str, given: Collection[str], store: SecretStore) -> Revealed:

@@ -45,6 +45,7 @@ def plan_unit(
         port=record.lease.port,
         resources=record.spec.resources,
         mounts=launch.mounts,
+        pins=launch.pins,
         devices=devices,
         hidden=launch.hidden | {name for name in launch.env if is_secret_name(name)},
         credential=f"{PRIVATE}/{CREDENTIAL}" if launch.image else str(folder.absolute() / CREDENTIAL),

@@ -35,6 +35,9 @@ _STOP_MARGIN = 30
 _KILL_UNLESS_LISTENING = """\
 grep -Eqs '^ *[0-9]+: [0-9A-F]+:{port:04X} [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6
 case $? in 1|2) kill -KILL "$MAINPID";; esac"""
+# Root, who shows a folder to a unit, passes by the folders above it: only the one that was looked at may be shown.
+_PINNED = """\
+{{ test "$(stat -c %i {path})" = {inode} || {{ echo {path} was replaced since it was looked at >&2; exit 1; }}; }}"""
 # The unit's, without `.service`.
 _OWN_NAME = "%N"
 _CONTAINERS = "/var/lib/containers"
@@ -80,9 +83,10 @@ class UnitPlan:
 
     Variables reach the process by the credential file at `credential`, for their values may be anybody's; those of
     `hidden` are secrets.
-    `mounts` maps folders of the container to folders of this host. `devices` are the GPUs' own nodes. `cache` is the
-    folder below systemd's cache that stays between replicas. `facts` go into our own section. With an `image`, the ID
-    of a local one, it runs in a container, by podman: then `gpus` are its GPUs by UUID, `owner` is the user as
+    `mounts` maps folders of the container to folders of this host; `pins` are the inodes that some of them must have,
+    for another user may put something else in their place before a restart. `devices` are the GPUs' own nodes. `cache`
+    is the folder below systemd's cache that stays between replicas. `facts` go into our own section. With an `image`,
+    the ID of a local one, it runs in a container, by podman: then `gpus` are its GPUs by UUID, `owner` is the user as
     `UID:GID`, and `credential` is the file as the container sees it.
     """
 
@@ -96,6 +100,7 @@ class UnitPlan:
     port: int
     resources: Resources
     mounts: Mapping[str, str] = field(default_factory=dict)
+    pins: Mapping[str, int] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     hidden: frozenset[str] = frozenset()
     credential: str = ""
@@ -267,10 +272,11 @@ def _command(plan: UnitPlan) -> str:
 
 
 def _words(plan: UnitPlan) -> tuple[str, ...]:
-    if credential_of(plan) is None:
-        return plan.argv
-    file = shell_word(plan.credential) if plan.image else f'"$CREDENTIALS_DIRECTORY/{CREDENTIAL}"'
-    return ("/bin/sh", "-c", f'. {file} && exec "$@"', "sh", *plan.argv)
+    steps = [_PINNED.format(path=shell_word(path), inode=inode) for path, inode in plan.pins.items()]
+    if credential_of(plan) is not None:
+        file = shell_word(plan.credential) if plan.image else f'"$CREDENTIALS_DIRECTORY/{CREDENTIAL}"'
+        steps.append(f". {file}")
+    return ("/bin/sh", "-c", " && ".join((*steps, 'exec "$@"')), "sh", *plan.argv) if steps else plan.argv
 
 
 def _line(*words: str) -> str:
