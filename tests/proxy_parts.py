@@ -76,7 +76,7 @@ class Backend:
             while True:
                 head = await asyncio.wait_for(self._head(reader), self._keep_alive)
                 request, headers = _parse(head)
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                body = await self._body(reader, headers)
                 self.seen += 1
                 if self._breaks:
                     break
@@ -89,6 +89,15 @@ class Backend:
         except asyncio.IncompleteReadError as error:
             self.left += not error.partial
             raise
+
+    async def _body(self, reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
+        if headers.get("transfer-encoding") != "chunked":
+            return await reader.readexactly(int(headers.get("content-length", 0)))
+        body = b""
+        while size := int(await reader.readline(), 16):
+            body += (await reader.readexactly(size + 2))[:-2]
+        await reader.readline()
+        return body
 
     async def _answer(
         self, writer: asyncio.StreamWriter, request: str, headers: Mapping[str, str], body: bytes

@@ -184,7 +184,10 @@ class EnvoyProxy:
         process.trim_log(self._folder)
         # A unit has its own limit, which is enough.
         descriptors = process.most_descriptors() if self._spawn is process.spawn else math.inf
-        write_file(self._folder / "bootstrap.json", json.dumps(static.bootstrap(descriptors), indent=1))
+        write_file(
+            self._folder / "bootstrap.json",
+            json.dumps(static.bootstrap(self._settings.max_body_bytes, descriptors), indent=1),
+        )
         if self._files.resource("eds") is None or self._files.resource("rds") is None:
             (self._folder / _TABLE).unlink(missing_ok=True)
             empty = self._table_for(())

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from reconciler.model import ServiceId, ServiceRoute
 from reconciler.routing.answers import answer, refusal, refusal_quoting, skip
 from reconciler.routing.endpoints import subset, subset_of_service
-from reconciler.routing.static import CLUSTER, MODEL_METADATA, ROUTES, TYPE, Resource
+from reconciler.routing.static import CLUSTER, MODEL_METADATA, ROUTES, STREAM_IDLE, TYPE, Resource
 
 Models = Mapping[str, tuple[ServiceId, ...]]
 Targets = Mapping[ServiceId, Resource]
@@ -129,7 +129,12 @@ def _below(prefix: str, is_guarded: bool, target: Resource) -> list[Resource]:
 
 def _rewritten(prefix: str, below: str, target: Resource) -> Resource:
     rewrite = {} if prefix == "/" else {"prefix_rewrite": f"/{below}"}
-    return {"match": {"prefix": prefix + below}, **skip("model"), **target, "route": {**target["route"], **rewrite}}
+    return {
+        "match": {"prefix": prefix + below},
+        **skip("buffer", "model"),
+        **target,
+        "route": {**target["route"], **rewrite},
+    }
 
 
 _UNGUARDED = "this service asks for a key, and only /v1/… is guarded by it"
@@ -189,7 +194,7 @@ def _nowhere() -> Resource:
 
 def _to(route: ServiceRoute) -> Resource:
     """Where requests go, and under which name they are counted."""
-    action = {**_weights(route), "timeout": f"{route.request_timeout or 0:.3f}s"}
+    action = {**_weights(route), "timeout": f"{route.request_timeout or 0:.3f}s", "idle_timeout": STREAM_IDLE}
     return {"stat_prefix": str(route.service), "route": action}
 
 

@@ -28,16 +28,24 @@ MODEL_METADATA = "reconciler.model"
 TYPE = "type.googleapis.com/"
 _HTTP = TYPE + "envoy.extensions.filters.http."
 _UNLIMITED = 1_000_000
-_FEWEST_CONNECTIONS, _MOST_CONNECTIONS, _OWN_DESCRIPTORS = 16, 50_000, 128
+_FEWEST_CONNECTIONS, _MOST_CONNECTIONS, _OWN_DESCRIPTORS = 16, 8_000, 128
+_MIB = 1 << 20
+# What is taken for bodies that are not whole yet, beside connections and tables of routes.
+_HEAP, _BODIES = 384 * _MIB, 8
+_FULL = 8 / 3
+_HEAP_MONITOR = "envoy.resource_monitors.fixed_heap"
 # vLLM closes a connection that idled for 5 s; we must let go of it first, or a request meets a closing connection.
 _UPSTREAM_IDLE = "3s"
-_STREAM_IDLE = "3600s"
+STREAM_IDLE = "3600s"
+# A request must be whole by then, and nothing of it may stand still for so long. Its answer may take its time.
+_BODY_DEADLINE, _BODY_IDLE = "60s", "20s"
 _RETRY_AFTER = "5"
+_BUSY = "the proxy holds more than it can; try again"
 _KEEPALIVE = {"tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 10}}
 _TLS_INSPECTOR = TYPE + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
 
 
-def bootstrap(descriptors: float = math.inf) -> Resource:
+def bootstrap(max_body_bytes: int, descriptors: float = math.inf) -> Resource:
     """Where Envoy finds the rest. Paths are relative: Envoy runs inside the proxy's folder.
 
     It may open so many `descriptors`. One that has none left can neither serve nor be told anything: before that, it
@@ -47,8 +55,45 @@ def bootstrap(descriptors: float = math.inf) -> Resource:
         "node": {"id": "reconciler", "cluster": "reconciler"},
         "admin": {"address": {"pipe": {"path": "./admin.sock", "mode": 0o600}}},
         "dynamic_resources": {"lds_config": _file("lds"), "cds_config": _file("cds")},
-        "overload_manager": {"resource_monitors": [_connection_limit(descriptors)]},
+        "overload_manager": _overload(max_body_bytes, descriptors),
     }
+
+
+def full_heap(max_body_bytes: int) -> int:
+    """The bytes with which Envoy takes nothing more. It never gets there by requests alone."""
+    return int(_FULL * max(_HEAP, _HEAP // 3 + _BODIES * max_body_bytes))
+
+
+def _overload(max_body_bytes: int, descriptors: float) -> Resource:
+    """Who sends much is cut off first.
+
+    From a share of the full heap on, each time that something arrives on a connection it may be refused, the likelier
+    the fuller. A small request arrives at once and a large body in a hundred parts, so hardly any of the one kind meets
+    that and hardly any of the other escapes it. HTTP/2 can be told to end its largest requests.
+    """
+    heap = {"@type": TYPE + "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig"}
+    scaled = {"scaled": {"scaling_threshold": 1 / _FULL, "saturation_threshold": 1.0}}
+    triggers = [{"name": _HEAP_MONITOR, **scaled}]
+    action = "envoy.overload_actions."
+    return {
+        "refresh_interval": "0.025s",
+        # Requests with less than 1 MiB in memory are never ended for it.
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 20},
+        "resource_monitors": [
+            {"name": _HEAP_MONITOR, "typed_config": {**heap, "max_heap_size_bytes": full_heap(max_body_bytes)}},
+            _connection_limit(descriptors),
+        ],
+        "loadshed_points": [{"name": "envoy.load_shed_points.http1_server_abort_dispatch", "triggers": triggers}],
+        "actions": [
+            {"name": action + "reset_high_memory_stream", "triggers": triggers},
+            {"name": action + "stop_accepting_requests", "triggers": _from(0.95)},
+            {"name": action + "shrink_heap", "triggers": _from(1 / _FULL)},
+        ],
+    }
+
+
+def _from(share: float) -> list[Resource]:
+    return [{"name": _HEAP_MONITOR, "threshold": {"value": share}}]
 
 
 def cluster() -> Resource:
@@ -134,7 +179,7 @@ def _passthrough_chain(host: str, replicas: Resource) -> Resource:
         "stat_prefix": PASSTHROUGH,
         "cluster": PASSTHROUGH,
         "metadata_match": replicas,
-        "idle_timeout": _STREAM_IDLE,
+        "idle_timeout": STREAM_IDLE,
         "max_connect_attempts": 4,
     }
     return {
@@ -148,8 +193,15 @@ def _connection_manager(max_body_bytes: int) -> Resource:
     return {
         "@type": TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": STATS,
-        "stream_idle_timeout": _STREAM_IDLE,
+        # Holds until a request has a route, which has one of its own for what comes then.
+        "stream_idle_timeout": _BODY_IDLE,
         "request_headers_timeout": "30s",
+        "request_timeout": _BODY_DEADLINE,
+        "http2_protocol_options": {
+            "max_concurrent_streams": 100,
+            "initial_stream_window_size": 1 << 16,
+            "initial_connection_window_size": 1 << 20,
+        },
         "normalize_path": True,
         "merge_slashes": True,
         "strip_trailing_host_dot": True,
@@ -162,6 +214,7 @@ def _connection_manager(max_body_bytes: int) -> Resource:
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         "rds": {"route_config_name": ROUTES, "config_source": _file("rds")},
         "http_filters": [
+            {"name": "size", "typed_config": _limit(max_body_bytes)},
             {"name": "buffer", "typed_config": _buffer(max_body_bytes)},
             {"name": "model", "typed_config": _read_model()},
             {
@@ -171,6 +224,11 @@ def _connection_manager(max_body_bytes: int) -> Resource:
         ],
         "local_reply_config": {"mappers": _error_shapes()},
     }
+
+
+def _limit(max_body_bytes: int) -> Resource:
+    """Counts as the body goes by. A longer one that is announced gets nowhere."""
+    return {"@type": _HTTP + "body_size_limit.v3.BodySizeLimit", "max_request_bytes": max_body_bytes}
 
 
 def _buffer(max_body_bytes: int) -> Resource:
@@ -191,9 +249,12 @@ def _read_model() -> Resource:
 
 def _error_shapes() -> list[Resource]:
     """Every answer that Envoy itself gives, as an OpenAI client expects an error."""
-    too_large = {"status_code_filter": {"comparison": {"op": "EQ", "value": _runtime_value(413, "too_large")}}}
     return [
-        _error(too_large, "the request body is too large", "BadRequestError"),
+        _error(_status(413), "the request body is too large", "BadRequestError"),
+        _error(_status(408), "the request did not arrive in time", "TimeoutError"),
+        # Envoy's word for what it sheds.
+        _error(_status(500), _BUSY, "ServiceUnavailableError", retry=True, status=503),
+        _error(_flags("OM"), _BUSY, "ServiceUnavailableError", retry=True),
         _error(_flags("UT", "SI"), "the service did not answer in time", "TimeoutError"),
         _error(_flags("UH", "NC", "UO"), "no replica of this service is ready", "ServiceUnavailableError", retry=True),
         _error(
@@ -205,12 +266,13 @@ def _error_shapes() -> list[Resource]:
     ]
 
 
-def _error(when: Resource, message: str, kind: str, *, retry: bool = False) -> Resource:
+def _error(when: Resource, message: str, kind: str, *, retry: bool = False, status: int = 0) -> Resource:
     shape = {"error": {"message": message, "type": kind, "param": None, "code": "%RESPONSE_CODE%"}}
     header = {"header": {"key": "retry-after", "value": _RETRY_AFTER}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
     return {
         "filter": when,
         "body_format_override": {"json_format": shape, "content_type": "application/json"},
+        **({"status_code": status} if status else {}),
         **({"headers_to_add": [header]} if retry else {}),
     }
 
@@ -219,8 +281,9 @@ def _flags(*flags: str) -> Resource:
     return {"response_flag_filter": {"flags": list(flags)}}
 
 
-def _runtime_value(value: int, key: str) -> Resource:
-    return {"default_value": value, "runtime_key": f"reconciler.{key}"}
+def _status(code: int) -> Resource:
+    value = {"default_value": code, "runtime_key": f"reconciler.answer_{code}"}
+    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
 
 
 def _no_limits() -> Resource:

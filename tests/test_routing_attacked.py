@@ -1,0 +1,141 @@
+"""Clients that mean harm: bodies that never end, more than memory holds. Real Envoy."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import pytest
+
+from reconciler.config import Routing
+from reconciler.routing import static
+from reconciler.routing.envoy import EnvoyProxy
+from tests.ports import free_port
+from tests.proxy_parts import Backend, ask, route
+
+pytestmark = pytest.mark.slow
+
+PATHS = ("/v1/completions", "/demo/tiny/v1/completions")
+MIB = 1 << 20
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def start(tmp_path: Path, port: int) -> Iterator[Callable[[], EnvoyProxy]]:
+    """Starts a proxy with a service `tiny`, by the constants that hold then."""
+    with ExitStack() as stack:
+
+        def started() -> EnvoyProxy:
+            tiny = stack.enter_context(Backend("tiny"))
+            made = EnvoyProxy(tmp_path / "proxy", Routing(listen=f"127.0.0.1:{port}"))
+            stack.callback(made.stop)
+            made.ensure_running()
+            made.apply((route("tiny", tiny.port),))
+            return made
+
+        yield started
+
+
+def opened(port: int, path: str, length: int) -> socket.socket:
+    upload = socket.create_connection(("127.0.0.1", port), timeout=60)
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    upload.sendall(head.encode() + b'{"model": "tiny", "x": "')
+    return upload
+
+
+def drip(upload: socket.socket) -> bytes:
+    """A byte now and then, until somebody loses patience."""
+    upload.settimeout(0.1)
+    with suppress(ConnectionError):
+        while True:
+            with suppress(TimeoutError):
+                return upload.recv(65536)
+            upload.sendall(b" ")
+    return b""
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_body_that_never_ends_is_cut_at_its_deadline(
+    start: Callable[[], EnvoyProxy], port: int, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static, "_BODY_DEADLINE", "1s")
+    start()
+    with closing(opened(port, path, 1000)) as upload:
+        assert drip(upload).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_slow_answer_outlives_the_deadline_of_bodies(
+    start: Callable[[], EnvoyProxy], port: int, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_BODY_DEADLINE", "_BODY_IDLE"):
+        monkeypatch.setattr(static, name, "0.5s")
+    start()
+    assert ask(port, path, {"model": "tiny", "sleep": 1.5}).status == 200
+    assert ask(port, path, {"model": "tiny", "stream": 60}).body.endswith(b"data: [DONE]\n\n")
+
+
+def test_stalled_body_in_memory_is_cut_before_its_deadline(
+    start: Callable[[], EnvoyProxy], port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static, "_BODY_IDLE", "0.3s")
+    start()
+    with closing(opened(port, PATHS[0], 1000)) as upload:
+        assert upload.recv(65536).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_unfinished_bodies_take_bounded_memory_and_let_others_in(
+    start: Callable[[], EnvoyProxy], port: int, path: str
+) -> None:
+    proxy = start()
+    with ExitStack() as stack:
+        # All are let in before any of them grows.
+        uploads = [stack.enter_context(closing(opened(port, path, 32 * MIB - 1))) for _ in range(40)]
+        threads = [threading.Thread(target=fill, args=(upload,)) for upload in uploads]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        most = resident(proxy)
+        others = [ask(port, PATHS[0], {"model": "tiny"}).status for _ in range(40)]
+    # By what they all send it would be 1.3 GB.
+    assert most < 700 * MIB
+    assert others.count(200) > 20
+    assert set(others) <= {200, 503}
+
+
+def fill(upload: socket.socket) -> None:
+    with suppress(OSError):
+        for _ in range(31):
+            upload.sendall(b"x" * MIB)
+
+
+def resident(proxy: EnvoyProxy) -> int:
+    """The proxy's memory, once it does not grow any more."""
+    found, seen = proxy.find_process(), [0, 1]
+    assert found
+    while seen[-1] != seen[-2]:
+        time.sleep(0.3)
+        seen.append(int(Path(f"/proc/{found.pid}/statm").read_text().split()[1]) * 4096)
+    return max(seen)
+
+
+def test_what_is_shed_is_answered_with_503_and_retry_after(
+    start: Callable[[], EnvoyProxy], port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So little that an idle proxy is above it.
+    monkeypatch.setattr(static, "full_heap", lambda _: MIB)
+    start()
+    time.sleep(0.1)
+    answer = ask(port, PATHS[0], {"model": "tiny"})
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json["error"]["type"] == "ServiceUnavailableError"
