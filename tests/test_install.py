@@ -17,6 +17,7 @@ from reconciler.config import Settings
 from reconciler.install.putting import ship
 from reconciler.install.taking import _has_workloads, _models_elsewhere
 from reconciler.storage.state import LOCK, RUNNING, State, write_state
+from reconciler.targets.systemd.unit import BEHIND
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="there is no systemd-sysusers here")
 SHIPPED = Path(__file__).parents[1] / "deploy" / "systemd"
@@ -242,6 +243,13 @@ def test_what_is_commented_out_in_the_shipped_config_can_be_used_too(tmp_path: P
     settings = Settings.load(tmp_path / "config.yaml")
     assert settings.source.token_file is not None
     assert settings.targets[0].routing.listen == "0.0.0.0:8080"
+
+
+def test_daemon_is_limited_in_memory_and_its_children_are_not():
+    unit, unprivileged = (ship(name).decode().splitlines() for name in ("reconciler.service", "unprivileged.conf"))
+    assert {"OOMScoreAdjust=500", "MemoryHigh=6G", "MemoryMax=8G", "OOMPolicy=continue"} <= {*unit}
+    assert BEHIND[0] == "OOMScoreAdjust=1000", "what is tried out or fetched goes before the daemon"
+    assert {"OOMScoreAdjust=0", "MemoryHigh=infinity", "MemoryMax=infinity", "TasksMax=infinity"} <= {*unprivileged}
 
 
 def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path):

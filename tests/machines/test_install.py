@@ -135,10 +135,17 @@ def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(hos
     assert "done" not in host.ask("host", "uninstall", "--purge")
 
 
+def oom_score(machine: Machine, unit: str) -> int:
+    process = machine.run("systemctl", "show", "--value", "-p", "MainPID", unit).strip()
+    return int(machine.run("cat", f"/proc/{process}/oom_score_adj"))
+
+
 def test_replicas_serve_on_without_the_daemon_until_they_are_told_to_end(make_rig: MakeRig) -> None:
     rig = make_rig(InstalledRig)
     rig.start()
     rig.converge()
+    scores = {unit: oom_score(rig.machine, unit) for unit in (UNIT, *rig.units())}
+    assert scores.pop(UNIT) > max(scores.values()), "where memory is short the daemon goes first"
     assert "left: replicas and the proxy, which serve on" in rig.host("uninstall")
     assert rig.serves()
     assert "done      end all replicas and the proxy" in rig.host("uninstall", "--workloads")
