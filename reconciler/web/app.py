@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
+
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,29 +24,50 @@ DISCOVERY = "/prometheus/sd"
 def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> Starlette:
     """`max_heartbeat_age`: seconds without a turn of the loop after which the daemon counts as stuck."""
 
-    # Not a coroutine on purpose: status and metrics of a thousand services take milliseconds.
     def healthz(_: Request) -> Response:
         age = control.heartbeat()
         alive = age <= max_heartbeat_age
         body = {"status": "ok" if alive else "stuck", "heartbeatAgeSeconds": round(age, 3)}
         return JSONResponse(body, 200 if alive else 503)
 
-    def readyz(_: Request) -> Response:
+    def readyz() -> Response:
         found = readiness(control.status(), control.heartbeat(), max_heartbeat_age)
         body = {"status": found.word, "waitingFor": list(found.waiting_for), "failing": list(found.failing)}
         return JSONResponse(body, 503 if found.waiting_for else 200)
 
-    def scrape(_: Request) -> Response:
+    def scrape() -> Response:
         return Response(metrics.text(control.status()), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    def discover(_: Request) -> Response:
+    def discover() -> Response:
         return JSONResponse(scrape_targets(control.status()))
 
     return Starlette(
         routes=[
             Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", scrape),
-            Route(DISCOVERY, discover),
+            Route("/readyz", _Shared(readyz).answer),
+            Route("/metrics", _Shared(scrape).answer),
+            Route(DISCOVERY, _Shared(discover).answer),
         ]
     )
+
+
+class _Shared:
+    """One answer for all who ask in the same moment: those of ten thousand services take time and memory.
+
+    It is worked out in a thread, one at a time: a crowd takes neither all threads nor more than one answer's time.
+    """
+
+    def __init__(self, work_out: Callable[[], Response]) -> None:
+        self._work_out = work_out
+        self._turn = asyncio.Lock()
+        self._known: Response | None = None
+        self._begun = 0.0
+
+    async def answer(self, _: Request) -> Response:
+        """What was worked out since the question came, never what was known before."""
+        asked = time.monotonic()
+        async with self._turn:
+            if self._known is None or self._begun < asked:
+                self._begun, self._known = time.monotonic(), None
+                self._known = await run_in_threadpool(self._work_out)
+            return self._known

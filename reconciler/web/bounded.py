@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections import Counter
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST = 64
 """So many connections are answered at a time."""
-# From here on the one that stands still for longest makes room: an answer takes milliseconds.
+# From here on one makes room: an answer takes milliseconds.
 _CROWDED = 48
 _ASK_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
+# Answers that wait to be read, all together: the metrics of ten thousand services have some ten MiB.
+_MOST_UNREAD = 64 << 20
+_ASKING = (h11.IDLE, h11.SEND_BODY)
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection has some seconds to ask, up to the end of the headers, and some to read the answer."""
+    """A connection has some seconds to ask, up to the end of the body, and some to read the answer."""
 
+    is_answered_in_time: ClassVar[bool] = True
     _deadline: asyncio.TimerHandle | None = None
     _is_answered = False
     _since = 0.0
@@ -31,10 +36,22 @@ class BoundedProtocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        asks = self.conn.their_state is h11.IDLE
-        if asks == self._is_answered:
-            self._is_answered = not asks
+        asks = self.conn.their_state in _ASKING
+        if asks != self._is_answered:
+            return
+        self._is_answered = not asks
+        if asks or self.is_answered_in_time:
             self._begin(_ASK_SECONDS if asks else _ANSWER_SECONDS)
+        else:
+            self._end()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        while sum(map(_unread, self._all())) > _MOST_UNREAD:
+            slow = [each for each in self._all() if each is not self and _unread(each)]
+            if not slow:
+                return
+            _drop(min(slow, key=lambda each: each._since))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
@@ -51,8 +68,24 @@ class BoundedProtocol(H11Protocol):
             self._deadline = None
 
     def _make_room(self) -> None:
-        others: list[Any] = [each for each in self.connections if isinstance(each, BoundedProtocol)]
-        oldest = min(others, key=lambda each: each._since)
-        # It counts until it is told that it is lost, which is too late for those that come in the same moment.
-        self.connections.discard(oldest)
-        oldest.transport.abort()
+        """Whoever has most connections loses that which has asked for longest, or else been answered for longest."""
+        others = self._all()
+        sources = Counter(_source(each) for each in others)
+        _drop(min(others, key=lambda each: (-sources[_source(each)], each._is_answered, each._since)))
+
+    def _all(self) -> list[Any]:
+        return [each for each in self.connections if isinstance(each, BoundedProtocol)]
+
+
+def _source(connection: Any) -> object:
+    return connection.client and connection.client[0]
+
+
+def _unread(connection: Any) -> int:
+    return int(connection.transport.get_write_buffer_size())
+
+
+def _drop(connection: Any) -> None:
+    # It counts until it is told that it is lost, which is too late for those that come in the same moment.
+    connection.connections.discard(connection)
+    connection.transport.abort()

@@ -15,7 +15,6 @@ from pathlib import Path
 import structlog
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reconciler.config import Settings
 from reconciler.errors import Retryable, SettingsError
@@ -122,8 +121,10 @@ def _server(app: Starlette, protocol: type[asyncio.Protocol]) -> _Server:
     return _Server(config)
 
 
-class _OwnersOnly(H11Protocol):
-    """Nobody but our own user and root, whatever became of the socket's mode."""
+class _OwnersOnly(BoundedProtocol):
+    """Nobody but our own user and root, whatever became of its mode. An answer may take as long as git does."""
+
+    is_answered_in_time = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

@@ -6,6 +6,7 @@ import os
 import pwd
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,12 +29,24 @@ def connect(path: Path, timeout: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     connection.settimeout(timeout)
     try:
-        with short_path(path) as near:
-            connection.connect(near)
+        _await_connection(connection, path, timeout)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _await_connection(connection: socket.socket, path: Path, timeout: float) -> None:
+    """A crowd before us is waited for: with a timeout, the kernel itself says at once that there is no room."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with short_path(path) as near:
+                return connection.connect(near)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"no answer within {timeout:g} s") from None
+            time.sleep(0.02)
 
 
 def answers(path: Path) -> bool:
