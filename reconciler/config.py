@@ -209,6 +209,9 @@ class HostTarget(_Section):
         "reconciler-engine",
         description="With `systemd`: the user of the host who runs replicas",
     )
+    allow_root: bool = Field(
+        False, description="Let replicas run as root although others than root may push: each of them then is root"
+    )
     paths: tuple[Folder, ...] = Field(
         min_length=1,
         description="Folders of the repository that this target reads; the last one is its own and holds its host.yaml",

@@ -20,6 +20,7 @@ Conflict: TypeAlias = tuple[FieldPath, str]
 def conflicts(settings: Settings) -> Iterator[Conflict]:
     """Everything in a config that cannot be true at once."""
     yield from _names(settings)
+    yield from _root(settings)
     yield from _own_folders(settings)
     yield from _gpus(settings)
     yield from _models(settings)
@@ -40,6 +41,14 @@ def _names(settings: Settings) -> Iterator[Conflict]:
             yield place, f"{target.name} is a folder of our own in state_dir; choose another name"
         if any(target.name == other.name for other in settings.targets[:index]):
             yield place, f"two targets have the same name, {target.name}; choose another one"
+
+
+def _root(settings: Settings) -> Iterator[Conflict]:
+    """Another name of the same user is found when the daemon starts."""
+    for index, target in enumerate(settings.targets):
+        if target.user == "root" and not target.allow_root:
+            text = "replicas would run as root, and so whatever is pushed; name another user, or write allow_root: true"
+            yield ("targets", index, "user"), text
 
 
 def _own_folders(settings: Settings) -> Iterator[Conflict]:

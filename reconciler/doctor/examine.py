@@ -59,7 +59,7 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
 
 
 def _target_checks(target: HostTarget, settings: Settings) -> Iterator[tuple[str, Check]]:
-    yield "user", partial(service.check_user, target)
+    yield "user", partial(service.check_user, target, settings)
     yield "gpus", partial(gpus.check_gpus, target)
     yield "engines", partial(engines.check_engines, target)
     yield "podman", partial(podman.check_podman, target)

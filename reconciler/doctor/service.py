@@ -12,6 +12,7 @@ from pathlib import Path
 from reconciler.config import HostTarget, Settings
 from reconciler.doctor.ask import ask
 from reconciler.doctor.finding import Finding, ok, problem, warning
+from reconciler.root_replicas import root_refusals
 
 _BOOTED = Path("/run/systemd/system")
 _CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
@@ -43,8 +44,12 @@ def check_systemd(settings: Settings | None) -> Iterator[Finding]:
         yield from _controllers()
 
 
-def check_user(target: HostTarget) -> Iterator[Finding]:
+def check_user(target: HostTarget, settings: Settings) -> Iterator[Finding]:
     """Replicas run as somebody who is not root."""
+    alone = settings.model_copy(update={"targets": (target,)})
+    for refusal in root_refusals(alone):
+        yield problem("user", refusal.partition(": ")[2], "else the daemon does not start")
+        return
     if target.kind == "process":
         if os.geteuid() == 0:
             fix = "run the daemon as another user (deploy/systemd/unprivileged.conf), or use kind: systemd"

@@ -27,6 +27,7 @@ from reconciler.model import Observed, Reason
 from reconciler.report.history import History
 from reconciler.report.requests import RequestTally
 from reconciler.report.status import LeftoverInfo, TargetReport
+from reconciler.root_replicas import refuse_root
 from reconciler.secrets import SecretSources
 from reconciler.source import GitSource
 from reconciler.suspension import HostDrain, Suspension
@@ -83,10 +84,12 @@ def make_source(settings: Settings, mirror: Path | None = None) -> GitSource:
 def make_places(settings: Settings, history: History, metrics: Metrics, scratch: Path | None = None) -> list[Place]:
     """All targets, not yet locked. With `scratch`, what looking leaves behind goes there.
 
-    Raises SettingsError where two would lease one GPU or something would be started twice, Retryable for a driver.
+    Raises SettingsError where two would lease one GPU, something would be started twice or as root, Retryable for a
+    driver.
     """
     leftovers = TargetRegistry(settings.state_dir).check(settings)
     refuse_shared_gpus(settings)
+    refuse_root(settings)
     reserved = partial(_reserved, leftovers)
     places = [make_place(target, settings, history, metrics, reserved, scratch) for target in settings.targets]
     removed = (_make_removed(left, settings, history, metrics, scratch) for left in leftovers)
