@@ -176,6 +176,16 @@ def test_link_into_the_system_is_closed(place: Path, target: str) -> None:
     assert refusal("pvc://models/hop", Ground({"models": place}))[0] == "FolderClosed"
 
 
+def test_volume_of_the_config_may_lie_in_memory_and_nothing_beside_it() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        model, ground = make_model(Path(folder, "models", "chat")), Ground({"models": Path(folder, "models")})
+        assert served("pvc://models/chat", ground).folder == model
+        assert refusal(model, Ground())[0] == "FolderClosed"
+        make_model(Path(folder, "other"))
+        Path(folder, "models", "link").symlink_to("../other")
+        assert refusal("pvc://models/link", ground)[0] == "FolderClosed"
+
+
 URIS = [
     ("file:///proc/1/root/srv", "FolderClosed"),
     ("/dev/shm/model", "FolderClosed"),
@@ -292,7 +302,9 @@ def test_argument_that_names_what_is_closed_is_refused(place: Path) -> None:
     )
     flags = ["--chat-template", "--ssl-keyfile", "--lora-modules", "--speculative-config", "--allowed-local-media-path"]
     assert closed_arguments(args, (place / "state",)) == flags
-    assert closed_arguments(args[-2:], (place / "state",), {"/mnt/models": f"{place}/state"}) == ["--hf-config-path"]
+    (place / "model").mkdir()
+    (place / "model" / "deep").symlink_to(place / "state")
+    assert closed_arguments(args[-2:], (place / "state",), {"/mnt/models": f"{place}/model"}) == ["--hf-config-path"]
 
 
 def test_paths_in_arguments_are_found_wherever_they_stand() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import unquote
 
 from reconciler.config import DEFAULT_PATH, HostTarget
@@ -95,10 +94,12 @@ def _missing_config_maps(mount: Mount, origins: Origins) -> Iterator[Reason]:
             yield Reason("MissingConfigMap", f"{text}, which is not in git beside it", origins.of_storage(mount.uri))
 
 
-def closed_folders(target: HostTarget) -> tuple[Path, ...]:
-    """What of a target's config no service may name."""
-    files = (target.secrets.directory, target.secrets.age_key_file, target.storage.folder, DEFAULT_PATH.parent)
-    return tuple(each for each in files if each is not None)
+def _is_closed(folder: str, target: HostTarget) -> bool:
+    """By its name alone: where links lead is seen on the host."""
+    ours = (target.secrets.directory, target.secrets.age_key_file, target.storage.folder, DEFAULT_PATH.parent)
+    if any(is_below(folder, str(each)) for each in ours if each is not None):
+        return True
+    return is_systems_own(folder) and not any(is_below(folder, str(each)) for each in target.volumes.values())
 
 
 def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None:
@@ -109,7 +110,7 @@ def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None
         return "StorageUnsupported", f"{uri} climbs out of its folder with `..`"
     if (not separator and uri.startswith("/")) or (scheme == "file" and rest.startswith("/")):
         folder = unquote(rest) if separator else uri
-        if is_systems_own(folder) or any(is_below(folder, str(each)) for each in closed_folders(target)):
+        if _is_closed(folder, target):
             return "FolderClosed", f"{uri}: {CLOSED}; keep models in a folder of their own"
         return None
     if scheme == "pvc" and separator:

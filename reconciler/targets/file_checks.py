@@ -74,15 +74,21 @@ def _closed_to_services(
     for index, flag, path in absolute_paths(asked.argv):
         local = replace_paths(path, asked.paths)
         is_seen = local != path or not asked.image
-        if is_seen and not any(is_below(path, mount.path) for mount in spec.secrets) and _is_closed(local, closed):
+        if (
+            is_seen
+            and not any(is_below(path, mount.path) for mount in spec.secrets)
+            and _is_closed(local, asked, closed)
+        ):
             text = f"{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
             origin = origin_of_word(spec, asked.indices[index], wish.argument_origins)
             yield index, Reason("FileClosed", text, origin or wish.origin)
 
 
-def _is_closed(path: str, closed: tuple[Path, ...]) -> bool:
-    """Wherever links lead."""
+def _is_closed(path: str, asked: Question, closed: tuple[Path, ...]) -> bool:
+    """Wherever links lead, but for what is mounted: that was looked at."""
     real = os.path.realpath(path)
+    if any(is_below(real, folder) for folder in asked.paths.values()):
+        return False
     return (
         is_systems_own(path) or is_systems_own(real) or any(is_below(real, os.path.realpath(each)) for each in closed)
     )

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from reconciler.engines.arguments import flag_value, is_flag
-from reconciler.engines.file_arguments import CLOSED, is_systems_own
+from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own
 from reconciler.errors import Retryable, Terminal
 from reconciler.model import EffectiveSpec, Mount
 from reconciler.storage.sources import is_fetched, shown
@@ -72,7 +72,9 @@ def _served(mount: Mount, below: str | None, ground: Ground, staged: Staged) -> 
     # What a link leads to is looked at, and that very folder is shown: whoever may change the link shows nothing else.
     path = str(named) if ours else os.path.realpath(named)
     if not ours:
-        _keep_out(str(named), path, said, ground.closed, stamp)
+        if (is_systems_own(str(named)) or is_systems_own(path)) and not _is_in_volume(path, ground.volumes):
+            raise Unusable("FolderClosed", f"{said}{named}: {CLOSED}; keep models in a folder of their own")
+        _keep_out(path, said, ground.closed, stamp)
         if path != str(named) and _look(path, said) != stamp:
             raise Retryable(f"{said}{named}: was replaced while it was looked at")
     if below is not None and not _is_file(f"{path}/{below}/config.json", said):
@@ -172,6 +174,11 @@ def _in_volume(uri: str, name: str, path: str, volumes: Mapping[str, Path]) -> P
     return volumes[name] / below
 
 
+def _is_in_volume(path: str, volumes: Mapping[str, Path]) -> bool:
+    """Who wrote the config may keep models in a disk of memory, such as /dev/shm/models."""
+    return any(is_below(path, os.path.realpath(each)) for each in volumes.values())
+
+
 def _said(path: str, mount: Mount) -> str:
     uri = shown(mount.uri)
     return f"{uri}: " if path not in uri else ""
@@ -203,12 +210,10 @@ def _look(path: str, said: str) -> _Stamp:
 # Both are asked again and again: while the path leads to the same folder, and to the same files with the same modes,
 # what was seen of it holds. What is refused is looked at again.
 @lru_cache(maxsize=8192)
-def _keep_out(named: str, path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
-    if is_systems_own(named) or is_systems_own(path):
-        raise Unusable("FolderClosed", f"{said}{named}: {CLOSED}; keep models in a folder of their own")
+def _keep_out(path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
     if there := closed_by(Path(path), closed):
         text = f"is closed to services, for {there} is ours; keep models in a folder of their own"
-        raise Unusable("FolderClosed", f"{said}{named}: {text}")
+        raise Unusable("FolderClosed", f"{said}{path}: {text}")
 
 
 @lru_cache(maxsize=8192)
