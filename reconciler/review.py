@@ -16,6 +16,7 @@ from reconciler.kserve.resolve import Resolved, World, resolve
 from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Reason
 from reconciler.secrets.decode import is_plain
+from reconciler.secrets.disclosed import disclosed as disclosed_in
 
 Document = dict[str, Any]
 Secrets = Mapping[tuple[str, str], Secret]
@@ -56,9 +57,10 @@ def validate(manifests: Manifests, place: Place = CLUSTER) -> Document:
 
 
 def disclosed(manifests: Manifests) -> Iterator[Reason]:
-    """Secrets whose data everybody can read who reads the tree. No fault of theirs to KServe."""
-    for each in manifests.of_kind("Secret"):
-        if is_plain(each.data):
+    """What everybody can read who reads the tree, and should not. No fault of it to KServe."""
+    for each in manifests.documents:
+        yield from disclosed_in(each)
+        if each.kind == "Secret" and is_plain(each.data):
             text = (
                 f"the data of Secret {each.name} is not encrypted: everybody reads it, a host refuses it; "
                 "encrypt it with SOPS, or keep it in a folder outside git"

@@ -22,6 +22,7 @@ from reconciler.desired.unseen import (
 from reconciler.manifests import Manifest, Manifests, cordon_of, find_duplicates
 from reconciler.model import Desired, DesiredState, Origin, Reason, ServiceId, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretStore
+from reconciler.secrets.disclosed import disclosed
 
 _DOUBLES_NAMED = 3
 _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -115,3 +116,4 @@ def _notes(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Iter
         yield from (_doubled(each, group) for each in group)
     for each in others:
         yield from each.warnings
+        yield from disclosed(each)

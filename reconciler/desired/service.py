@@ -37,6 +37,7 @@ from reconciler.digest import digest
 from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
 from reconciler.model import Desired, Reason, ServiceId
+from reconciler.secrets.disclosed import disclosed
 
 _ADDED_BY_KSERVE = frozenset({CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
 
@@ -51,7 +52,7 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
     resolved = resolve(service.data, scene.world)
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
-    warnings = tuple(_reason(each, origins) for each in resolved.warnings)
+    warnings = (*(_reason(each, origins) for each in resolved.warnings), *disclosed(service))
     ring = Keyring(key.namespace, scene.secrets, scene.target)
     errors = [(issue, missing_secret(issue, origins, ring)) for issue in resolved.errors]
     beside = (missing_secret(issue, origins, ring) for issue in resolved.cluster_errors)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TypeGuard
 
-from reconciler.secrets.names import is_secret_name
+from reconciler.secrets.names import SIGNED, WELL_KNOWN, is_secret_name
 
 HIDDEN = "***"
 
@@ -28,7 +28,6 @@ _ARGUMENT = re.compile(
     r"(?i)(?<![\w-])(--[\w-]{0,64}?(?:password|passwd|secret|api-key|(?<!batched-)(?<!num-)(?<!max-)token)\s{1,8})"
     rf"(?!-|(?:{_PROSE})(?![^\s,.;:)]))(\S+)"
 )
-_WELL_KNOWN = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,})")
 # Everything that moves a cursor, changes a title or hides text; tabs and line ends stay.
 _CONTROL = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?"
@@ -42,7 +41,8 @@ def scrub_text(text: str) -> str:
     text = _HEADER.sub(rf"\1 {HIDDEN}", text)
     text = _ARGUMENT.sub(rf"\1{HIDDEN}", text)
     text = _ASSIGNED.sub(rf"\1{HIDDEN}", text)
-    return _WELL_KNOWN.sub(HIDDEN, text)
+    text = SIGNED.sub(rf"\1{HIDDEN}", text)
+    return WELL_KNOWN.sub(HIDDEN, text)
 
 
 def scrub(value: object, name: str = "") -> object:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 
-# `tokens` alone is a count here (`max_tokens`), and a path is no secret (`token_file`).
+# `tokens` alone is a count here (`max_tokens`), a `tokenizer` is a folder, and a path is no secret (`token_file`).
 _NAME = re.compile(
-    r"(?i)(password|passwd|secret|authorization|credential|cookie|api[-_]?key|private[-_]?key|token(?!s))"
+    r"(?i)(password|passwd|secret|authorization|credential|cookie|api[-_]?key|private[-_]?key|token(?!s|iz))"
 )
 _PATH_NAME = re.compile(r"(?i)[-_.](file|path|dir|uri|url)$")
+# What services hand out begins like this.
+WELL_KNOWN = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|nvapi-[\w-]{20,}"
+    r"|sk-[A-Za-z0-9_-]{0,20}[A-Za-z0-9]{20,})"
+)
+# A URL that opens what it names to whoever has it.
+SIGNED = re.compile(r"(?<=[?&])((?:sig|X-Amz-Signature|X-Goog-Signature|access_token|token)=)[^&\s'\"]{8,}")
 
 
 def is_secret_name(name: str) -> bool:
