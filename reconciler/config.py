@@ -45,6 +45,7 @@ from reconciler.config_values import (
     WebListen,
 )
 from reconciler.errors import SettingsError
+from reconciler.model import is_under
 from reconciler.strict_yaml import Tree, YamlProblem, load_one
 
 DEFAULT_PATH = Path("/etc/reconciler/config.yaml")
@@ -175,6 +176,18 @@ class Routing(_Section):
     max_body_bytes: Count = Field(32 << 20, lt=1 << 32, description="Largest request body")
 
 
+class SecretFolder(_Section):
+    """A folder of the repository whose documents alone get Secrets of some namespaces."""
+
+    path: Folder = Field(description="Folder of the repository; the deepest one that is named counts")
+    namespaces: tuple[Namespace, ...] = Field(
+        min_length=1, description="Namespaces whose Secrets may stand there, and be used by what stands there alone"
+    )
+    age_key_file: AbsolutePath | None = Field(
+        None, description="age identities that open what is encrypted there, instead of the target's"
+    )
+
+
 class Secrets(_Section):
     """Where this host finds Secrets, beside systemd credentials."""
 
@@ -185,6 +198,19 @@ class Secrets(_Section):
         None, description="age identities that open SOPS-encrypted Secrets; unset: the systemd credential `age.key`"
     )
     allow_plaintext: bool = Field(False, description="Take Secrets that stand in git unencrypted")
+    folders: tuple[SecretFolder, ...] = Field(
+        (), description="Which folders of the repository may hold and use the Secrets of which namespaces; unset: all"
+    )
+
+    @property
+    def key_files(self) -> tuple[Path | None, ...]:
+        """All files with age identities."""
+        return (self.age_key_file, *(each.age_key_file for each in self.folders))
+
+    def folder_of(self, file: str) -> SecretFolder | None:
+        """The deepest of the folders that holds a file of the repository."""
+        around = [each for each in self.folders if is_under(file, (each.path,))]
+        return max(around, key=lambda each: len(each.path), default=None)
 
 
 class Taint(_Section):

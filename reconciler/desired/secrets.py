@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reconciler.config import Engine, HostTarget
 from reconciler.desired.origins import Origins
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.resolve import Issue
+from reconciler.manifests import Manifest
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
-from reconciler.secrets import SecretStore, StoredSecret
-from reconciler.secrets.store import UNREADABLE
+from reconciler.secrets import NO_SECRETS, SecretStore, StoredSecret
+from reconciler.secrets.store import NOT_ALLOWED, UNREADABLE
 from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_ref
 from reconciler.storage.sources import shown
 
@@ -28,6 +29,12 @@ class Keyring:
     namespace: str
     store: SecretStore
     target: HostTarget
+    closed: str = ""
+    """Why it may use none of them."""
+
+    def lacks(self, ref: SecretRef) -> bool:
+        """Does it stand in the way? A Secret that may be missing does where it is there and not for this service."""
+        return bool(self.closed) or (not ref.optional and not is_there(ref, self.namespace, self.store))
 
     def lack(self, ref: SecretRef, who: str, origin: Origin) -> Reason:
         """The obstacle that a Secret, or a key of it, is not there for somebody who needs it."""
@@ -37,6 +44,8 @@ class Keyring:
 
     def _why(self, ref: SecretRef) -> tuple[str, str]:
         """Code and text."""
+        if self.closed:
+            return NOT_ALLOWED, self.closed
         place = (self.namespace, ref.secret)
         if place in self.store.secrets:
             found = self.store.secrets[place]
@@ -50,6 +59,17 @@ class Keyring:
         home = self.target.secrets.directory or f"a folder that targets[].secrets.directory of {self.target.name} names"
         text = f"which this host does not have in namespace {self.namespace}; put a manifest of it into {home}"
         return "MissingSecret", f"{text}, or encrypt it into git with SOPS"
+
+
+def keyring(namespace: str, users: Iterable[Manifest], store: SecretStore, target: HostTarget) -> Keyring:
+    """What a service may use, where `users` are all the documents of its namespace that decide what becomes of it."""
+    owners = [each.path for each in target.secrets.folders if namespace in each.namespaces]
+    for user in users if owners else ():
+        place = target.secrets.folder_of(user.origin.file)
+        if place is None or namespace not in place.namespaces:
+            text = f"which only documents in {', '.join(owners)} may use (targets[].secrets.folders of {target.name})"
+            return Keyring(namespace, NO_SECRETS, target, f"{text}; {user.kind} {user.name} stands at {user.origin}")
+    return Keyring(namespace, store, target)
 
 
 def as_kserve_sees(store: SecretStore) -> dict[tuple[str, str], Secret]:
@@ -79,7 +99,7 @@ def missing_secrets(spec: EffectiveSpec, engine: Engine | None, ring: Keyring, o
     given = engine.env if engine else {}
     for variable in spec.env:
         ref = secret_ref(variable)
-        if ref and variable.name not in given and not ref.optional and not is_there(ref, ring.namespace, ring.store):
+        if ref and variable.name not in given and ring.lacks(ref):
             who = "the container's envFrom" if ref.key == ALL else f"variable {variable.name}"
             yield ring.lack(ref, who, origins.of_variable(variable.name))
     for fetched in spec.mounts:
@@ -87,7 +107,7 @@ def missing_secrets(spec: EffectiveSpec, engine: Engine | None, ring: Keyring, o
     for mount in spec.secrets:
         for key in [key for key, _ in mount.items] or [ALL]:
             ref = SecretRef(mount.secret, key, mount.optional)
-            if not ref.optional and not is_there(ref, ring.namespace, ring.store):
+            if ring.lacks(ref):
                 yield ring.lack(ref, f"the folder {mount.path}", origins.of_container_field("volumeMounts"))
 
 
@@ -97,5 +117,5 @@ def _missing_for(mount: Mount, ring: Keyring, origins: Origins) -> Iterator[Reas
     wanted = [secret_ref(each) for each in mount.env if each.name not in given]
     wanted += [secret_ref(EnvVar(each.path, source=each.source)) for each in mount.files]
     for ref in dict.fromkeys(wanted):
-        if ref and not ref.optional and not is_there(ref, ring.namespace, ring.store):
+        if ref and ring.lacks(ref):
             yield ring.lack(ref, f"fetching {shown(mount.uri)}", origins.of_storage(mount.uri))

@@ -22,7 +22,7 @@ from reconciler.desired.obstacles import find_obstacles
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.placement import find_misfits, ignored_rules
 from reconciler.desired.scene import Scene
-from reconciler.desired.secrets import Keyring, missing_secret
+from reconciler.desired.secrets import Keyring, keyring, missing_secret
 from reconciler.desired.support import Effect, Fact, Place
 from reconciler.desired.variables import ignored_variables
 from reconciler.desired.wishes import (
@@ -53,7 +53,7 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
     warnings = (*(_reason(each, origins) for each in resolved.warnings), *disclosed(service))
-    ring = Keyring(key.namespace, scene.secrets, scene.target)
+    ring = keyring(key.namespace, _who_decides(service, runtime), scene.secrets, scene.target)
     errors = [(issue, missing_secret(issue, origins, ring)) for issue in resolved.errors]
     beside = (missing_secret(issue, origins, ring) for issue in resolved.cluster_errors)
     secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))
@@ -153,6 +153,13 @@ def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:
 
 def _reason(issue: Issue, origins: Origins) -> Reason:
     return Reason(issue.reason, issue.message, origins.of_field(issue.path) if issue.path else origins.service.origin)
+
+
+def _who_decides(service: Manifest, runtime: Manifest | None) -> Iterator[Manifest]:
+    """Documents of its namespace; a ClusterServingRuntime is of none."""
+    yield service
+    if runtime is not None and runtime.kind == "ServingRuntime":
+        yield runtime
 
 
 def _runtime_of(resolved: Resolved, scene: Scene) -> Manifest | None:

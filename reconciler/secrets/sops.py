@@ -48,6 +48,12 @@ def is_encrypted(document: Mapping[str, Any]) -> bool:
     return "sops" in document
 
 
+def covers_its_name(document: Mapping[str, Any]) -> bool:
+    """Is what stands in the clear part of the checksum? Else anybody may give the Secret another name."""
+    metadata = document["sops"]
+    return not (isinstance(metadata, dict) and metadata.get("mac_only_encrypted"))
+
+
 def read_identities(data: bytes, source: str) -> Identities:
     """The identities in an age key file. Raises Unfit."""
     pyrage = _library("pyrage")

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.config import HostTarget, Secrets
+from reconciler.config import HostTarget, SecretFolder, Secrets
 from reconciler.errors import Terminal
 from reconciler.manifests import Manifest, Manifests
 from reconciler.model import Reason
 from reconciler.secrets import folder, sops
 from reconciler.secrets.decode import Unfit, decode, is_plain
 from reconciler.secrets.private import read_private
-from reconciler.secrets.store import NO_SECRETS, UNREADABLE, Key, SecretStore, StoredSecret
+from reconciler.secrets.store import NO_SECRETS, NOT_ALLOWED, UNREADABLE, Key, SecretStore, StoredSecret
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _AGE_KEY = "age.key"
@@ -52,7 +52,7 @@ class SecretSources:
         return self._store
 
     def _places(self) -> Iterator[Path]:
-        for place in (self._settings.directory, self._credentials, self._settings.age_key_file):
+        for place in (self._settings.directory, self._credentials, *self._settings.key_files):
             if place is not None:
                 yield place
 
@@ -63,9 +63,41 @@ class SecretSources:
             self._add_folder(folder.read_folder(self._settings.directory), pile, opener)
         if self._credentials is not None:
             self._add_folder(folder.read_credentials(self._credentials), pile, opener)
+        openers = {each: self._opener_of(each, opener) for each in self._settings.folders}
         for manifest in in_git:
-            self._add(manifest, in_git, pile, opener, plain=self._settings.allow_plaintext)
-        return SecretStore(pile.secrets, pile.refused, tuple(pile.unavailable), tuple(pile.notes))
+            folder_of_it = self._settings.folder_of(manifest.origin.file)
+            if problem := self._misplaced(manifest, folder_of_it):
+                pile.misplaced.append(problem)
+                continue
+            one = openers[folder_of_it] if folder_of_it else opener
+            self._add(manifest, in_git, pile, one, plain=self._settings.allow_plaintext)
+        return SecretStore(
+            pile.secrets, pile.refused, tuple(pile.unavailable), tuple(pile.notes), tuple(pile.misplaced)
+        )
+
+    def _opener_of(self, place: SecretFolder, opener: _Identities) -> _Identities:
+        if place.age_key_file is None:
+            return opener
+        return _Identities(self._settings.model_copy(update={"age_key_file": place.age_key_file}), None, self._target)
+
+    def _misplaced(self, manifest: Manifest, place: SecretFolder | None) -> Reason | None:
+        """Why a Secret in git may not stand where it does: an encrypted file is easily copied, and renamed."""
+        if not self._settings.folders:
+            return None
+        namespace = manifest.namespace or self._namespace
+        allowed = [each.path for each in self._settings.folders if namespace in each.namespaces]
+        setting = f"targets[].secrets.folders of {self._target}"
+        if place is None or namespace not in place.namespaces:
+            where = f"only in {', '.join(allowed)}" if allowed else "in no folder of git"
+            text = f"a Secret of namespace {namespace} may stand {where}, says {setting}; move it, or allow it there"
+        elif sops.is_encrypted(manifest.data) and not sops.covers_its_name(manifest.data) and not place.age_key_file:
+            text = (
+                "its checksum does not cover its name and namespace (mac_only_encrypted), which anybody may change; "
+                f"encrypt it without that, or give {place.path} a key of its own: age_key_file in {setting}"
+            )
+        else:
+            return None
+        return Unfit(text, ("metadata",), NOT_ALLOWED).about(manifest)
 
     def _add_folder(self, parts: Iterator[Manifests], pile: _Pile, opener: _Identities) -> None:
         """Manifests from outside git, where data may stand as it is."""
@@ -148,6 +180,7 @@ class _Pile:
     refused: dict[Key, Reason] = field(default_factory=dict)
     unavailable: list[Reason] = field(default_factory=list)
     notes: list[Reason] = field(default_factory=list)
+    misplaced: list[Reason] = field(default_factory=list)
 
     def take(self, secret: StoredSecret) -> None:
         first = self.secrets.get(secret.key)

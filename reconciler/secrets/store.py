@@ -11,6 +11,7 @@ from reconciler.model import Origin, Reason
 Key = tuple[str, str]
 # The code of whatever lies with this machine and its files: on another one it may be different.
 UNREADABLE: Final = "SecretsUnreadable"
+NOT_ALLOWED: Final = "SecretNotAllowed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,15 @@ class SecretStore:
     """All Secrets of one target at one time; compared by identity.
 
     `refused` are Secrets that are there but may not or cannot be used. `unavailable` are whole places and files that
-    could not be read: a Secret that seems to be missing may be there. `notes` are no faults.
+    could not be read: a Secret that seems to be missing may be there. `notes` are no faults. `misplaced` stand where
+    they may not: for all others they are not there.
     """
 
     secrets: Mapping[Key, StoredSecret] = field(default_factory=dict, repr=False)
     refused: Mapping[Key, Reason] = field(default_factory=dict)
     unavailable: tuple[Reason, ...] = ()
     notes: tuple[Reason, ...] = ()
+    misplaced: tuple[Reason, ...] = ()
 
     def data(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
         """The decoded keys of one Secret, or None where there is none that can be used."""
@@ -49,7 +52,7 @@ class SecretStore:
     @property
     def faults(self) -> tuple[Reason, ...]:
         """All that a person has to put right, whether a service needs it or not."""
-        return (*self.refused.values(), *self.unavailable)
+        return (*self.refused.values(), *self.unavailable, *self.misplaced)
 
 
 NO_SECRETS: Final = SecretStore()
