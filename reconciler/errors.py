@@ -1,9 +1,11 @@
 """Everything we raise on purpose. The tree answers one question: is it worth trying again?
 
 ReconcileError
+├── Stopping         we end: nothing is wrong
 ├── Retryable        the next pass may succeed: a network, a busy port, a full disk
 └── Terminal         only a new commit or a new config can fix this
     ├── RevisionRefused a whole commit; the last good one stays
+    ├── NotUnderstood   nobody can tell what a commit wants: reading it takes too much
     ├── Unstartable     what git asks for can be started on no host
     ├── SettingsError   the config file; names the key
     └── ManifestError   a document in git; names file and line
@@ -14,6 +16,10 @@ from __future__ import annotations
 
 class ReconcileError(Exception):
     """Base of everything we raise. The message says what, where, why and what to do next; never a secret."""
+
+
+class Stopping(ReconcileError):
+    """What was asked for is not done any more, because we end."""
 
 
 class Retryable(ReconcileError):
@@ -38,6 +44,10 @@ class RevisionRefused(Terminal):
     def __init__(self, revision: str, message: str) -> None:
         super().__init__(message)
         self.revision = revision
+
+
+class NotUnderstood(Terminal):
+    """What a revision wants cannot be worked out within our limits."""
 
 
 class ManifestError(Terminal):

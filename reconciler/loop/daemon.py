@@ -18,6 +18,7 @@ from reconciler import __version__
 from reconciler.build import build_id
 from reconciler.config import Settings
 from reconciler.errors import ReconcileError, Retryable, SettingsError
+from reconciler.evaluation.sandbox import Sandbox
 from reconciler.heap import share_heap
 from reconciler.inventory import vanished
 from reconciler.loop.disk import DiskCheck
@@ -152,9 +153,10 @@ class Daemon:
         self._state = identity(settings.state_dir)
         self._metrics = Metrics()
         self._history = make_history(settings)
-        self._source = make_source(settings)
+        self._sandbox = Sandbox(settings.targets)
+        self._source = make_source(settings, sandbox=self._sandbox)
         self._drain = make_drain(settings)
-        self._places = make_places(settings, self._history, self._metrics)
+        self._places = make_places(settings, self._history, self._metrics, sandbox=self._sandbox)
         self._left: tuple[Leftover, ...] = TargetRegistry(settings.state_dir).leftovers(settings)
         self._web = WebSide(settings, self, self._metrics)
         self._watch = LocalWatch(settings.source, self._wake_source)
@@ -186,6 +188,7 @@ class Daemon:
             place.target.lock()
         keep_targets(self.settings, self._history)
         self._source_journal.compare_config(self.settings)
+        self._sandbox.start()
         self._web.start()
         self._snapshot = self._last_good()
         self._start_watch()
@@ -209,6 +212,7 @@ class Daemon:
         self._ask.set()
         for place in self._places:
             place.wake.set()
+        self._sandbox.close()
         self._watch.close()
         self._web.stop()
         for thread in self._threads:
@@ -269,6 +273,9 @@ class Daemon:
         return True
 
     def _note_source_error(self, error: Exception | str, began: float) -> bool:
+        if self._stop.is_set():
+            # What was going on was cut short.
+            return False
         self._metrics.observe_fetch(time.monotonic() - began, ok=False)
         kept = self._snapshot.revision if self._snapshot else ""
         if str(error) != self._source_error:
@@ -309,6 +316,8 @@ class Daemon:
             return self.settings.resync if turn.again_in is None else min(turn.again_in, self.settings.resync)
         except Exception as error:
             # The one broad catch.
+            if self._stop.is_set():
+                return 0.0
             place.turner.fail(place.errors.note(error))
             return place.errors.pause
         finally:
@@ -379,6 +388,8 @@ class Daemon:
         return [line for place in self._places for line in place.target.logs(key, lines)]
 
     def request_sync(self) -> int:
+        self._source.retry()
+        self._sandbox.forget()
         self._poll()
         with self._counting:
             needed = self._passes_needed()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from reconciler import __version__
 from reconciler.config import Settings
+from reconciler.evaluation.sandbox import Sandbox
 from reconciler.loop.parts import (
     Place,
     keep_targets,
@@ -104,7 +105,8 @@ def _parts(settings: Settings) -> Iterator[tuple[GitSource, list[Place]]]:
     """What a sync needs, and nobody else has meanwhile."""
     make_folder(settings)
     history = make_history(settings)
-    with _opened(settings, history, make_source(settings)) as (source, places):
+    with _opened(settings, history) as (source, places):
+        source.retry()
         for place in places:
             place.target.lock()
         keep_targets(settings, history)
@@ -117,21 +119,24 @@ def _looking(settings: Settings) -> Iterator[tuple[GitSource, list[Place]]]:
     with tempfile.TemporaryDirectory(prefix="reconciler-plan-") as name:
         scratch = Path(name)
         copy_state(settings, scratch)
-        source, history = make_source(settings, scratch / "git"), History(scratch / HISTORY)
-        with _opened(settings, history, source, scratch) as parts:
+        with _opened(settings, History(scratch / HISTORY), scratch) as parts:
             yield parts
 
 
 @contextmanager
 def _opened(
-    settings: Settings, history: History, source: GitSource, scratch: Path | None = None
+    settings: Settings, history: History, scratch: Path | None = None
 ) -> Iterator[tuple[GitSource, list[Place]]]:
-    places = make_places(settings, history, Metrics(), scratch)
+    sandbox = Sandbox(settings.targets)
+    source = make_source(settings, scratch / "git" if scratch else None, sandbox)
+    places = make_places(settings, history, Metrics(), scratch, sandbox)
+    sandbox.start()
     try:
         yield source, places
     finally:
         for place in places:
             place.turner.close()
+        sandbox.close()
         source.close()
         history.close()
 

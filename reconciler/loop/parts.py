@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 import time
@@ -12,12 +13,16 @@ from pathlib import Path
 
 import structlog
 
+from reconciler import __version__
+from reconciler.build import build_id
 from reconciler.config import HostTarget as TargetSettings
 from reconciler.config import Settings
 from reconciler.config_conflicts import KEPT
 from reconciler.config_values import NAME
 from reconciler.cordon import Cordon
 from reconciler.errors import Retryable, SettingsError, Terminal
+from reconciler.evaluation.evaluator import Evaluation, Evaluator
+from reconciler.evaluation.sandbox import Sandbox
 from reconciler.inventory import Inventory
 from reconciler.loop.journal import Journal
 from reconciler.loop.pass_errors import PassErrors
@@ -28,8 +33,7 @@ from reconciler.report.history import History
 from reconciler.report.requests import RequestTally
 from reconciler.report.status import LeftoverInfo, TargetReport
 from reconciler.root_replicas import refuse_root
-from reconciler.secrets import SecretSources
-from reconciler.source import GitSource
+from reconciler.source import Check, GitSource
 from reconciler.suspension import HostDrain, Suspension
 from reconciler.target_registry import Leftover, TargetRegistry
 from reconciler.targets.ending import end_proxy
@@ -75,13 +79,22 @@ def make_folder(settings: Settings) -> None:
         raise Retryable(f"state_dir: cannot make {settings.state_dir}: {error.strerror}") from None
 
 
-def make_source(settings: Settings, mirror: Path | None = None) -> GitSource:
-    """The repository, with every folder that some target reads."""
+def make_source(settings: Settings, mirror: Path | None = None, sandbox: Sandbox | None = None) -> GitSource:
+    """The repository, with every folder that some target reads. With a sandbox, what it understands is accepted."""
     paths = tuple(dict.fromkeys(path for target in settings.targets for path in target.paths))
-    return GitSource(settings.source, mirror or settings.state_dir / "git", paths)
+    check = Check(sandbox.check, _readers_id(settings)) if sandbox else None
+    return GitSource(settings.source, mirror or settings.state_dir / "git", paths, check)
 
 
-def make_places(settings: Settings, history: History, metrics: Metrics, scratch: Path | None = None) -> list[Place]:
+def _readers_id(settings: Settings) -> str:
+    """Changes with everything of ours that decides whether a revision can be understood."""
+    told = f"{__version__} {build_id()} {settings.model_dump_json(include={'targets', 'source'})}"
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def make_places(
+    settings: Settings, history: History, metrics: Metrics, scratch: Path | None = None, sandbox: Sandbox | None = None
+) -> list[Place]:
     """All targets, not yet locked. With `scratch`, what looking leaves behind goes there.
 
     Raises SettingsError where two would lease one GPU, something would be started twice or as root, Retryable for a
@@ -91,7 +104,12 @@ def make_places(settings: Settings, history: History, metrics: Metrics, scratch:
     refuse_shared_gpus(settings)
     refuse_root(settings)
     reserved = partial(_reserved, leftovers)
-    places = [make_place(target, settings, history, metrics, reserved, scratch) for target in settings.targets]
+    places = [
+        make_place(
+            target, settings, history, metrics, reserved, scratch, sandbox.target(target.name) if sandbox else None
+        )
+        for target in settings.targets
+    ]
     removed = (_make_removed(left, settings, history, metrics, scratch) for left in leftovers)
     return places + [place for place in removed if place is not None]
 
@@ -191,18 +209,19 @@ def make_place(
     metrics: Metrics,
     reserved: Reserved = lambda: NOTHING,
     scratch: Path | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Place:
     """One target, not yet locked."""
     wake = threading.Event()
     folder = TargetRegistry(state.state_dir).folder_of(settings.name)
-    secrets = SecretSources(settings)
+    wanted = evaluation or Evaluator(settings)
     cache = scratch / folder.name if scratch else folder
     tally = RequestTally(cache / "requests.json")
     target = HostTarget(
         settings,
         folder,
         wake.set,
-        lambda: secrets.store,
+        lambda: wanted.store,
         state.closed,
         reserved,
         tally.take_refused,
@@ -211,7 +230,7 @@ def make_place(
     suspension = Suspension(folder / "suspended.json")
     journal = Journal(settings.name, history, metrics, tally)
     cordon, drain = Cordon(folder / "cordon.json"), make_drain(state)
-    turner = Turner(settings, target, history, suspension, cordon, journal, secrets, drain)
+    turner = Turner(settings, target, history, suspension, cordon, journal, wanted, drain)
     return Place(settings, target, turner, suspension, journal, wake, tally)
 
 

@@ -12,13 +12,12 @@ import structlog
 
 from reconciler.config import HostTarget as TargetSettings
 from reconciler.cordon import Cordon
-from reconciler.desired import DesiredCache, build_desired, part_of
-from reconciler.errors import Retryable
+from reconciler.errors import NotUnderstood, Retryable
+from reconciler.evaluation.evaluator import Evaluation, Evaluator
 from reconciler.execute import BESIDE, execute, make_pool
 from reconciler.health import Patience
 from reconciler.loop.failures import FailureLog
 from reconciler.loop.journal import Journal
-from reconciler.manifests import ManifestCache, Manifests, read_manifests
 from reconciler.model import (
     Action,
     ByHand,
@@ -43,7 +42,6 @@ from reconciler.plan import make_plan
 from reconciler.report.history import History
 from reconciler.report.status import EVERYTHING, TargetReport
 from reconciler.rollout import all_wishes
-from reconciler.secrets import SecretSources, SecretStore
 from reconciler.suspension import HostDrain, Suspension
 from reconciler.targets.base import Target
 
@@ -76,7 +74,7 @@ class Turner:
         suspension: Suspension,
         cordon: Cordon,
         journal: Journal,
-        secrets: SecretSources | None = None,
+        evaluation: Evaluation | None = None,
         drain: HostDrain | None = None,
     ) -> None:
         self._settings = settings
@@ -87,12 +85,9 @@ class Turner:
         self._journal = journal
         self._drain = drain
         self._ends_at = 0.0
-        self._manifests = ManifestCache()
-        self._services = DesiredCache()
         self._pool = make_pool()
-        self._secrets = secrets or SecretSources(settings)
-        self._read: tuple[Snapshot, Snapshot, Manifests] | None = None
-        self._desired: tuple[Snapshot, SecretStore, DesiredState] | None = None
+        self._evaluation = evaluation or Evaluator(settings)
+        self._desired: tuple[DesiredState, DesiredState] | None = None
         self._leaving: Reason | None = None
         self._unanswered = 0
         self.failures = FailureLog(settings.name, history)
@@ -106,7 +101,7 @@ class Turner:
             self._end_what_is_over()
         suspended = self._suspension.in_force()
         drained = self._drain.current() if self._drain else None
-        desired = _drained(self.desired(snapshot), drained)
+        desired = _drained(self._wanted(snapshot) if act else self.desired(snapshot), drained)
         observed = self._target.observe(all_wishes(desired.services))
         plan = make_plan(
             desired,
@@ -151,21 +146,32 @@ class Turner:
         self._leaving = why
 
     def desired(self, snapshot: Snapshot) -> DesiredState:
-        """What this revision wants here; worked out once per revision, and again when a Secret changes."""
+        """What this revision wants here; the same object while nothing changed. Raises where nobody can tell."""
         if self._leaving:
             return DesiredState(
                 self._settings.name, snapshot.revision, (), notes=(self._leaving,), leaving=self._leaving
             )
-        if self._read is None or self._read[0] is not snapshot:
-            own = part_of(snapshot, self._settings)
-            self._read = (snapshot, own, read_manifests(own, self._manifests))
-        _, own, manifests = self._read
-        secrets = self._secrets.load(manifests)
-        known = self._desired
-        if known is None or known[0] is not snapshot or known[1] is not secrets:
-            wanted = build_desired(manifests, self._settings, own, self._services, secrets)
-            self._desired = known = (snapshot, secrets, self._cordon.settle(wanted))
-        return known[2]
+        wanted = self._evaluation.evaluate(snapshot)
+        if self._desired is None or self._desired[0] is not wanted:
+            self._desired = (wanted, self._cordon.settle(wanted))
+        return self._desired[1]
+
+    def _wanted(self, snapshot: Snapshot) -> DesiredState:
+        """The same, and where nobody can tell: everything stays as it is, and is looked after."""
+        try:
+            return self.desired(snapshot)
+        except (NotUnderstood, Retryable) as error:
+            unknown = Reason("NotUnderstood", str(error))
+            state = DesiredState(
+                self._settings.name,
+                snapshot.revision,
+                (),
+                unreadable=(unknown,),
+                prunable=False,
+                cordon_known=False,
+                paths=self._settings.paths,
+            )
+            return self._cordon.settle(state)
 
     def close(self) -> None:
         """Let go of threads. What serves keeps serving."""

@@ -33,7 +33,7 @@ class SecretSources:
         self._credentials = Path(environ[CREDENTIALS]) if environ.get(CREDENTIALS) else None
         self._manifests = Manifests()
         self._in_git: tuple[Manifest, ...] = ()
-        self._seen: tuple[object, ...] | None = None
+        self._seen: tuple[tuple[Manifest, ...], tuple[folder.Stamp, ...]] | None = None
         self._store = NO_SECRETS
 
     @property
@@ -46,10 +46,19 @@ class SecretSources:
         if manifests is not self._manifests:
             self._manifests, self._in_git = manifests, manifests.of_kind("Secret")
         # Looked at before they are read: what changes meanwhile is read again the next time.
-        seen = (self._in_git, *(folder.stamp(place) for place in self._places()))
-        if seen != self._seen:
-            self._store, self._seen = self._read(self._in_git), seen
+        stamps = self.stamps()
+        if (self._in_git, stamps) != self._seen:
+            self._store, self._seen = self._read(self._in_git), (self._in_git, stamps)
         return self._store
+
+    @property
+    def seen_stamps(self) -> tuple[folder.Stamp, ...]:
+        """What `stamps` said before the store was read."""
+        return self._seen[1] if self._seen else ()
+
+    def stamps(self) -> tuple[folder.Stamp, ...]:
+        """Equal stamps: outside git nothing changed."""
+        return tuple(folder.stamp(place) for place in self._places())
 
     def _places(self) -> Iterator[Path]:
         for place in (self._settings.directory, self._credentials, *self._settings.key_files):

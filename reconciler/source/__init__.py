@@ -5,7 +5,7 @@ the repository has any effect here.
 """
 
 from reconciler.source.address import shown_address
-from reconciler.source.poll import GitSource
+from reconciler.source.poll import Check, GitSource
 from reconciler.source.watch import LocalWatch
 
-__all__ = ["GitSource", "LocalWatch", "shown_address"]
+__all__ = ["Check", "GitSource", "LocalWatch", "shown_address"]

@@ -50,6 +50,10 @@ class Folder:
         return self.root / "accepted.json"
 
     @property
+    def refused(self) -> Path:
+        return self.root / "refused.json"
+
+    @property
     def lock(self) -> Path:
         return self.root / "lock"
 

@@ -37,6 +37,15 @@ class Accepted:
     ref: str
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A revision that was not understood, why, and by whom: another reader may understand it."""
+
+    revision: str
+    why: str
+    reader: str
+
+
 class Damaged(Exception):
     """The mirror does not hold what it must, or holds something else: build it anew."""
 
@@ -219,6 +228,23 @@ class Mirror:
         except (OSError, ValueError, TypeError):
             return None
         return found if re.fullmatch(r"[0-9a-f]{40}", str(found.revision)) else None
+
+    def refused(self) -> Refused | None:
+        """The revision that was not understood last."""
+        try:
+            return Refused(**json.loads(self.folder.refused.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def refuse(self, refused: Refused) -> None:
+        """Remember why a revision is not accepted. Without a disk it is only looked at again."""
+        with contextlib.suppress(OSError):
+            write_file(self.folder.refused, json.dumps(asdict(refused), sort_keys=True).encode() + b"\n", 0o600)
+
+    def forget_refused(self) -> None:
+        """Have it looked at again."""
+        with contextlib.suppress(OSError):
+            self.folder.refused.unlink(missing_ok=True)
 
     def accept(self, accepted: Accepted) -> None:
         """Remember a revision. The reference keeps its objects from being tidied away; the file is what counts.

@@ -6,18 +6,19 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from reconciler.config import Source
-from reconciler.errors import ReconcileError, Retryable, RevisionRefused, Terminal
+from reconciler.errors import NotUnderstood, ReconcileError, Retryable, RevisionRefused, Terminal
 from reconciler.git_names import is_ref_name
 from reconciler.model import Snapshot
 from reconciler.source.access import Folder, remote_environment
 from reconciler.source.address import Address, parse_address
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed, GitTimedOut, run_git
-from reconciler.source.mirror import Accepted, Damaged, Mirror
+from reconciler.source.mirror import Accepted, Damaged, Mirror, Refused
 from reconciler.source.reference import Chosen, Kind, Wanted, choose, nothing_found, wanted_reference
 from reconciler.source.tree import read_snapshot
 
@@ -27,13 +28,22 @@ _HEX = re.compile(r"[0-9a-fA-F]{4,40}")
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a revision must pass to be accepted. `look` raises NotUnderstood; `reader` changes with its rules."""
+
+    look: Callable[[Snapshot], object]
+    reader: str
+
+
 class GitSource:
     """One repository, mirrored in a private folder. Safe to call from several threads and to kill at any time."""
 
-    def __init__(self, settings: Source, mirror: Path, paths: tuple[str, ...]) -> None:
+    def __init__(self, settings: Source, mirror: Path, paths: tuple[str, ...], check: Check | None = None) -> None:
         """`paths` are the folders that any target reads; `""` or `"."` is the whole tree. Touches nothing yet."""
         self._settings = settings
         self._paths = tuple(dict.fromkeys(paths))
+        self._check = check
         self._mirror = Mirror(Folder(mirror.absolute()), settings.timeout)
         self._lock = threading.RLock()
         self._current: Snapshot | None = None
@@ -49,6 +59,11 @@ class GitSource:
                 except (ReconcileError, Damaged):
                     return None
             return self._current
+
+    def retry(self) -> None:
+        """Look again, with the next poll, at a revision that was not understood."""
+        with self._lock:
+            self._mirror.forget_refused()
 
     def poll(self) -> Snapshot:
         """The wanted revision; the same object as long as it stays the same.
@@ -116,18 +131,36 @@ class GitSource:
     def _take(self, address: Address, wanted: Wanted, chosen: Chosen) -> Snapshot:
         before = self._mirror.accepted()
         if before == Accepted(chosen.commit, address.shown, chosen.ref) and self._current_is(chosen.commit):
-            return self._read(chosen.commit)
+            return self._understood(chosen.commit)
         commit = self._obtain(address, wanted, chosen)
         now = Accepted(commit, address.shown, chosen.ref)
         if before is not None:
             self._refuse_rewrite(before, now, chosen)
         try:
-            snapshot = self._read(commit)
+            snapshot = self._understood(commit)
+        except RevisionRefused:
+            raise
         except Terminal as error:
             raise RevisionRefused(commit, str(error)) from None
         if now != before:
             self._mirror.accept(now)
         self._current = snapshot
+        return snapshot
+
+    def _understood(self, revision: str) -> Snapshot:
+        """A revision that we know what to make of. One that was not understood is not looked at again and again."""
+        if self._check is None:
+            return self._read(revision)
+        known = self._mirror.refused()
+        if known is not None and (known.revision, known.reader) == (revision, self._check.reader):
+            raise RevisionRefused(revision, known.why)
+        snapshot = self._read(revision)
+        try:
+            self._check.look(snapshot)
+        except NotUnderstood as error:
+            refused = Refused(revision, f"{error}; the last good revision stays", self._check.reader)
+            self._mirror.refuse(refused)
+            raise RevisionRefused(revision, refused.why) from None
         return snapshot
 
     def _current_is(self, revision: str) -> bool:

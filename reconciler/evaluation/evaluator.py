@@ -1,0 +1,67 @@
+"""Manifests and Secrets → what git wants of one target. Unchanged files and services are not worked out again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from reconciler.config import HostTarget
+from reconciler.desired import DesiredCache, build_desired, part_of
+from reconciler.manifests import ManifestCache, Manifests, read_manifests
+from reconciler.model import DesiredState, Snapshot
+from reconciler.secrets import SecretSources, SecretStore
+from reconciler.secrets.folder import Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What a revision wants of one target. `stamps` tell how the places outside git were that hold its Secrets."""
+
+    desired: DesiredState
+    secrets: SecretStore
+    stamps: tuple[Stamp, ...] = ()
+
+
+class Evaluation(Protocol):
+    """Where passes over one target get from what git wants, and the Secrets that belong to it."""
+
+    @property
+    def store(self) -> SecretStore:
+        """The Secrets of what was evaluated last."""
+        ...
+
+    def evaluate(self, snapshot: Snapshot) -> DesiredState:
+        """The very same object while nothing changed. Raises ReconcileError where nobody can tell."""
+        ...
+
+
+class Evaluator:
+    """An `Evaluation` in this process, without limits. What it remembers is only a cache."""
+
+    def __init__(self, settings: HostTarget) -> None:
+        self._settings = settings
+        self._secrets = SecretSources(settings)
+        self._files = ManifestCache()
+        self._services = DesiredCache()
+        self._read: tuple[Snapshot, Snapshot, Manifests] | None = None
+        self._known: tuple[Snapshot, Evaluated] | None = None
+
+    @property
+    def store(self) -> SecretStore:
+        return self._secrets.store
+
+    def evaluate(self, snapshot: Snapshot) -> DesiredState:
+        return self.look(snapshot).desired
+
+    def look(self, snapshot: Snapshot) -> Evaluated:
+        """Worked out once per revision, and again when a Secret changes."""
+        if self._read is None or self._read[0] is not snapshot:
+            own = part_of(snapshot, self._settings)
+            self._read = (snapshot, own, read_manifests(own, self._files))
+        _, own, manifests = self._read
+        secrets = self._secrets.load(manifests)
+        known = self._known
+        if known is None or known[0] is not snapshot or known[1].secrets is not secrets:
+            wanted = build_desired(manifests, self._settings, own, self._services, secrets)
+            self._known = known = (snapshot, Evaluated(wanted, secrets, self._secrets.seen_stamps))
+        return known[1]

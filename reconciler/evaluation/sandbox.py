@@ -1,0 +1,279 @@
+"""The daemon's end of the worker: starts it, asks it, ends it at its limits, and keeps what it said.
+
+A revision that takes the worker more than its limits is *not understood*. A worker that something else ended, or that
+got too little of a busy machine, says nothing about the revision: that is tried again.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from reconciler.config import HostTarget
+from reconciler.errors import NotUnderstood, ReconcileError, Retryable, Stopping
+from reconciler.evaluation.evaluator import Evaluated
+from reconciler.evaluation.wire import LONGEST_ANSWER, TooLongError, dump_request, load_answers, receive, send
+from reconciler.evaluation.worker import OUT_OF_MEMORY, Orders
+from reconciler.model import DesiredState, Snapshot
+from reconciler.process_limits import CPU_SECONDS, MEMORY_BYTES
+from reconciler.secrets import NO_SECRETS, SecretSources, SecretStore
+from reconciler.secrets.folder import Stamp
+
+log = structlog.get_logger()
+
+_TRIES = 2
+_HELP = "split what is large, or remove what was added last"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one evaluation. `seconds` of waiting come first only where the machine gives the worker too little."""
+
+    memory_bytes: int = MEMORY_BYTES
+    cpu_seconds: float = CPU_SECONDS
+    seconds: float = 4 * CPU_SECONDS
+    answer_bytes: int = LONGEST_ANSWER
+
+
+class _Died(Exception):
+    """The worker ended, and none of our limits was why."""
+
+
+@dataclass
+class _Worker:
+    """One process, and what it has said and knows."""
+
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+    lifeline: int
+    files: frozenset[tuple[str, str]] = frozenset()
+    said: dict[str, Evaluated] = field(default_factory=dict)
+
+    def end(self) -> int:
+        """Kill it. Returns how it ended, by itself or by this."""
+        self.process.kill()
+        status = self.process.wait()
+        self.socket.close()
+        with suppress(OSError):
+            os.close(self.lifeline)
+        return status
+
+
+class Sandbox:
+    """Evaluates revisions for all targets at once. Safe to call from several threads."""
+
+    def __init__(self, targets: Sequence[HostTarget], limits: Limits | None = None) -> None:
+        self._targets = tuple(targets)
+        self._limits = limits or Limits()
+        self._sources = {target.name: SecretSources(target) for target in targets}
+        self._lock = threading.Lock()
+        self._worker: _Worker | None = None
+        self._is_closed = False
+        self._known: tuple[Snapshot, dict[str, Evaluated]] | None = None
+        self._failed: tuple[Snapshot, dict[str, tuple[Stamp, ...]], NotUnderstood] | None = None
+
+    def start(self) -> None:
+        """Have a worker ready before it is needed."""
+        with self._lock, suppress(ReconcileError):
+            self._ready_worker()
+
+    def target(self, name: str) -> SandboxedTarget:
+        """What passes over one target ask."""
+        return SandboxedTarget(self, name, self._sources[name])
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Can this revision be understood? Raises NotUnderstood; Retryable where only this machine is to blame."""
+        self.evaluate(snapshot)
+
+    def forget(self) -> None:
+        """Try again what was not understood."""
+        with self._lock:
+            self._failed = None
+
+    def latest(self, snapshot: Snapshot) -> dict[str, Evaluated] | None:
+        """What was said of it last, if it was the last revision that was understood."""
+        known = self._known
+        return known[1] if known and known[0] is snapshot else None
+
+    def evaluate(self, snapshot: Snapshot, not_as: Evaluated | None = None) -> dict[str, Evaluated]:
+        """What a revision wants, by target. `not_as`: what is out of date by now. Raises as `check`."""
+        with self._lock:
+            known = self.latest(snapshot)
+            if known is not None and all(each is not not_as for each in known.values()):
+                return known
+            stamps = {name: sources.stamps() for name, sources in self._sources.items()}
+            if self._failed and self._failed[0] is snapshot and self._failed[1] == stamps:
+                raise self._failed[2]
+            try:
+                found = self._ask(snapshot)
+            except NotUnderstood as error:
+                self._failed = (snapshot, stamps, error)
+                raise
+            self._known, self._failed = (snapshot, found), None
+            return found
+
+    def is_busy(self) -> bool:
+        return self._lock.locked()
+
+    def close(self) -> None:
+        """End the worker, and whoever waits for it."""
+        self._is_closed = True
+        if (worker := self._worker) is not None:
+            worker.process.kill()
+        with self._lock:
+            self._end()
+
+    # ------------------------------------------------------------ the worker
+
+    def _ask(self, snapshot: Snapshot) -> dict[str, Evaluated]:
+        for tried in range(1, _TRIES + 1):
+            try:
+                return self._ask_once(snapshot)
+            except _Died as error:
+                log.warning("evaluation_worker_died", revision=snapshot.revision, how=str(error), tried=tried)
+                last = error
+        if last.args[0] == -signal.SIGKILL:
+            raise Retryable(f"the process that reads revision {snapshot.revision[:12]} was killed; it is tried again")
+        text = f"the process that reads it ended {_TRIES} times ({last}); please report this revision"
+        raise NotUnderstood(_sentence(snapshot, text))
+
+    def _ask_once(self, snapshot: Snapshot) -> dict[str, Evaluated]:
+        worker = self._ready_worker()
+        deadline = time.monotonic() + self._limits.seconds
+        try:
+            worker.socket.settimeout(self._limits.seconds)
+            send(worker.socket, dump_request(snapshot, worker.files))
+            said = receive(worker.socket, self._limits.answer_bytes, deadline)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise self._why_it_ended(snapshot) from None
+        except TimeoutError:
+            self._end()
+            raise Retryable(
+                f"reading revision {snapshot.revision[:12]} took longer than {self._limits.seconds:g} s on this busy "
+                "machine; it is tried again"
+            ) from None
+        except TooLongError:
+            self._end()
+            text = f"what it asks for is larger than {self._limits.answer_bytes >> 20} MiB in all; {_HELP}"
+            raise NotUnderstood(_sentence(snapshot, text)) from None
+        if said[:1] != b"+":
+            self._end()
+            text = f"unexpected {said[1:].decode('utf-8', 'replace')}; this is a bug, please report it"
+            raise NotUnderstood(_sentence(snapshot, text))
+        return self._understood(worker, snapshot, said[1:])
+
+    def _understood(self, worker: _Worker, snapshot: Snapshot, said: bytes) -> dict[str, Evaluated]:
+        try:
+            found = load_answers(said, snapshot.revision, worker.said)
+        except Exception as error:
+            # Only a worker that is not itself any more says such a thing.
+            self._end()
+            raise NotUnderstood(_sentence(snapshot, f"the answer about it is not to be believed: {error}")) from None
+        worker.said = found
+        worker.files = frozenset((each.path, each.oid) for each in snapshot.files)
+        return found
+
+    def _why_it_ended(self, snapshot: Snapshot) -> Exception:
+        worker = self._worker
+        if worker is not None:
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(1.0)
+        status = self._end()
+        if self._is_closed:
+            return Stopping("reading was ended, because we end")
+        if status == -signal.SIGXCPU:
+            text = f"reading it takes more than {self._limits.cpu_seconds:g} s of computing; {_HELP}"
+            return NotUnderstood(_sentence(snapshot, text))
+        if status == OUT_OF_MEMORY:
+            text = f"reading it takes more than {self._limits.memory_bytes >> 20} MiB of memory; {_HELP}"
+            return NotUnderstood(_sentence(snapshot, text))
+        return _Died(status)
+
+    def _ready_worker(self) -> _Worker:
+        if self._worker is not None and self._worker.process.poll() is not None:
+            self._end()
+        if self._worker is None:
+            self._worker = self._start()
+        return self._worker
+
+    def _start(self) -> _Worker:
+        if self._is_closed:
+            raise Stopping("nothing is read any more, because we end")
+        ours, theirs = socket.socketpair()
+        theirs_alive, alive = os.pipe2(os.O_CLOEXEC)
+        argv = [sys.executable, "-P", "-m", "reconciler.evaluation.worker", str(theirs.fileno()), str(theirs_alive)]
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), theirs_alive),
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            os.close(alive)
+            raise Retryable(f"cannot start {argv[0]} to read manifests: {error.strerror}") from None
+        finally:
+            theirs.close()
+            os.close(theirs_alive)
+        worker = _Worker(process, ours, alive)
+        orders = Orders(self._targets, self._limits.memory_bytes, self._limits.cpu_seconds)
+        with suppress(OSError):
+            # One that is gone already is found out about when it is asked.
+            send(ours, pickle.dumps(orders, 5))
+        return worker
+
+    def _end(self) -> int:
+        worker, self._worker = self._worker, None
+        return worker.end() if worker is not None else 0
+
+
+class SandboxedTarget:
+    """The `Evaluation` of one target whose work is done in the sandbox."""
+
+    def __init__(self, sandbox: Sandbox, name: str, sources: SecretSources) -> None:
+        self._sandbox = sandbox
+        self._name = name
+        self._sources = sources
+        self._mine: tuple[Snapshot, Evaluated] | None = None
+
+    @property
+    def store(self) -> SecretStore:
+        return self._mine[1].secrets if self._mine else NO_SECRETS
+
+    def evaluate(self, snapshot: Snapshot) -> DesiredState:
+        known = self._mine if self._mine and self._mine[0] is snapshot else None
+        if known is None:
+            found = self._sandbox.evaluate(snapshot)[self._name]
+        elif self._sources.stamps() == known[1].stamps:
+            return known[1].desired
+        else:
+            found = self._renewed(snapshot, known[1])
+        self._mine = (snapshot, found)
+        return found.desired
+
+    def _renewed(self, snapshot: Snapshot, known: Evaluated) -> Evaluated:
+        """With Secrets as they are now. No pass waits for that while another revision is read."""
+        if self._sandbox.is_busy():
+            return known
+        try:
+            return self._sandbox.evaluate(snapshot, not_as=known)[self._name]
+        except ReconcileError as error:
+            log.error("secrets_not_followed", target=self._name, error=str(error), kept="what was read before")
+            return known
+
+
+def _sentence(snapshot: Snapshot, why: str) -> str:
+    return f"revision {snapshot.revision[:12]} cannot be read: {why}"

@@ -1,0 +1,147 @@
+"""What the daemon and its worker say to each other: frames on a socket. What did not change is not said again.
+
+The worker handles what strangers wrote, so its answer is bounded, and can become nothing but our own plain data.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import socket
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, cast
+
+from reconciler.evaluation.evaluator import Evaluated
+from reconciler.model import Desired, DesiredState, File, Snapshot
+from reconciler.model import desired as desired_model
+from reconciler.model import names as names_model
+from reconciler.secrets import SecretStore, StoredSecret
+
+# Twenty thousand services make a quarter of it.
+LONGEST_ANSWER = 128 << 20
+_LENGTH = struct.Struct("!Q")
+_PIECE = 1 << 20
+_KEPT = tuple(each.name for each in fields(DesiredState) if each.name not in ("services", "revision"))
+
+
+def _is_data(each: object) -> bool:
+    return isinstance(each, type) and is_dataclass(each)
+
+
+_PLAIN: Mapping[tuple[str, str], type] = {
+    (each.__module__, each.__qualname__): each
+    for each in (
+        *(each for model in (desired_model, names_model) for each in vars(model).values() if _is_data(each)),
+        *(SecretStore, StoredSecret, frozenset, set),
+    )
+}
+
+
+class TooLongError(Exception):
+    """The answer is longer than anybody wants to hear."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> type:
+        try:
+            return _PLAIN[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"an answer may not hold a {module}.{name}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one target is wanted to be: a list of services, and of all else only what is new.
+
+    A number stands for a service of the answer before. `secrets` is None where they are as before.
+    """
+
+    services: list[int | Desired]
+    changed: dict[str, Any]
+    secrets: SecretStore | None
+    stamps: tuple[Any, ...]
+
+
+def dump_request(snapshot: Snapshot, known: frozenset[tuple[str, str]]) -> bytes:
+    """A revision without the contents of the files that the worker knows, by path and object id."""
+    files = [(each.path, each.oid, b"" if (each.path, each.oid) in known else each.data) for each in snapshot.files]
+    return pickle.dumps((files, replace(snapshot, files=(), skipped=dict(snapshot.skipped))), 5)
+
+
+def load_request(data: bytes) -> Snapshot:
+    """For the worker, which may believe what the daemon says."""
+    files, snapshot = pickle.loads(data)  # noqa: S301
+    return replace(cast(Snapshot, snapshot), files=tuple(File(*each) for each in files))
+
+
+def dump_answers(now: Mapping[str, Evaluated], before: Mapping[str, Evaluated]) -> bytes:
+    """The answers for all targets, by name."""
+    answers = {name: _answer(each, before.get(name)) for name, each in now.items()}
+    plain = {name: (each.services, each.changed, each.secrets, each.stamps) for name, each in answers.items()}
+    return pickle.dumps(plain, 5)
+
+
+def load_answers(data: bytes, revision: str, before: Mapping[str, Evaluated]) -> dict[str, Evaluated]:
+    """The inverse of `dump_answers`, with the same `before`. Raises UnpicklingError for what may not be there."""
+    found: dict[str, tuple[Any, ...]] = _Unpickler(io.BytesIO(data)).load()
+    return {name: _joined(Answer(*each), name, revision, before.get(name)) for name, each in found.items()}
+
+
+def _answer(now: Evaluated, before: Evaluated | None) -> Answer:
+    if before is None:
+        changed = {name: getattr(now.desired, name) for name in _KEPT}
+        return Answer(list(now.desired.services), _plain(changed), now.secrets, now.stamps)
+    places = {id(each): index for index, each in enumerate(before.desired.services)}
+    services = [places.get(id(each), each) for each in now.desired.services]
+    changed = {name: value for name, value in _values(now.desired) if value != getattr(before.desired, name)}
+    secrets = None if now.secrets is before.secrets else now.secrets
+    return Answer(services, _plain(changed), secrets, now.stamps)
+
+
+def _values(desired: DesiredState) -> Iterator[tuple[str, Any]]:
+    return ((name, getattr(desired, name)) for name in _KEPT)
+
+
+def _plain(changed: dict[str, Any]) -> dict[str, Any]:
+    """A proxy of a mapping cannot be said."""
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in changed.items()}
+
+
+def _joined(answer: Answer, name: str, revision: str, before: Evaluated | None) -> Evaluated:
+    last = before or Evaluated(DesiredState(name, revision, ()), SecretStore())
+    old = last.desired.services
+    services = tuple(old[each] if isinstance(each, int) else each for each in answer.services)
+    desired = replace(last.desired, services=services, revision=revision, **answer.changed)
+    return Evaluated(desired, answer.secrets or last.secrets, answer.stamps)
+
+
+# ---------------------------------------------------------------- frames
+
+
+def send(to: socket.socket, data: bytes) -> None:
+    """Raises OSError, TimeoutError among them."""
+    to.sendall(_LENGTH.pack(len(data)))
+    to.sendall(data)
+
+
+def receive(of: socket.socket, most: int, deadline: float | None = None) -> bytes:
+    """Raises EOFError when the other end is gone, TimeoutError at the deadline, TooLongError."""
+    (length,) = _LENGTH.unpack(_exactly(of, _LENGTH.size, deadline))
+    if length > most:
+        raise TooLongError
+    return bytes(_exactly(of, length, deadline))
+
+
+def _exactly(of: socket.socket, length: int, deadline: float | None) -> bytearray:
+    data = bytearray()
+    while len(data) < length:
+        if deadline is not None:
+            of.settimeout(max(0.001, deadline - time.monotonic()))
+        piece = of.recv(min(_PIECE, length - len(data)))
+        if not piece:
+            raise EOFError
+        data += piece
+    return data

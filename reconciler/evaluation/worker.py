@@ -1,0 +1,97 @@
+"""The process that reads revisions: told its targets once, then one revision after the other. It ends with the daemon.
+
+usage: python -P -m reconciler.evaluation.worker SOCKET LIFELINE
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import pickle
+import resource
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+
+from reconciler.config import HostTarget
+from reconciler.evaluation.evaluator import Evaluated, Evaluator
+from reconciler.evaluation.wire import dump_answers, load_request, receive, send
+from reconciler.process_limits import limit_cpu, limit_memory
+
+OUT_OF_MEMORY = 78
+# What the daemon says is as long as all manifests together.
+_ANY_LENGTH = 1 << 40
+_TOLD = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a worker is told at its start."""
+
+    targets: tuple[HostTarget, ...]
+    memory_bytes: int
+    cpu_seconds: float
+
+
+def main(words: int, lifeline: int) -> None:
+    """Answer until the daemon ends."""
+    end_with(lifeline)
+    with socket.socket(fileno=words) as told, suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        orders: Orders = pickle.loads(receive(told, _ANY_LENGTH))  # noqa: S301
+        confine(orders.memory_bytes)
+        try:
+            answer(told, orders)
+        except MemoryError:
+            # Whatever holds it all is still here: there may be nothing left for words.
+            os._exit(OUT_OF_MEMORY)
+
+
+def end_with(lifeline: int) -> None:
+    """Be ended by the kernel once the other end of this pipe is closed, whatever we do then."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        os.read(lifeline, 1)
+        sys.exit("the daemon is gone")
+
+
+def confine(memory_bytes: int) -> None:
+    """If the machine has no memory left, this is the process to end; and no image of it is kept: it knows Secrets."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(memory_bytes)
+
+
+def answer(told: socket.socket, orders: Orders) -> None:
+    """Each request is a revision, each answer what it wants of all targets, or why nobody can tell."""
+    evaluators = {target.name: Evaluator(target) for target in orders.targets}
+    before: dict[str, Evaluated] = {}
+    # Garbage is looked for when nobody waits.
+    gc.disable()
+    while True:
+        data = receive(told, _ANY_LENGTH)
+        limit_cpu(orders.cpu_seconds)
+        try:
+            snapshot = load_request(data)
+            now = {name: each.look(snapshot) for name, each in evaluators.items()}
+            said = b"+" + dump_answers(now, before)
+        except MemoryError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            send(told, b"-" + f"{type(error).__name__}: {error}"[:_TOLD].encode("utf-8", "replace"))
+            return
+        send(told, said)
+        before = now
+        del data, snapshot, now, said
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

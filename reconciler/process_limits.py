@@ -1,0 +1,25 @@
+"""Limits that a process sets itself before it reads what strangers wrote: it fails, and the machine stays as it is."""
+
+from __future__ import annotations
+
+import math
+import resource
+
+# Ten thousand services take a tenth of each.
+MEMORY_BYTES = 2 << 30
+CPU_SECONDS = 60.0
+
+
+def limit_memory(most: int) -> None:
+    """From now on asking for more raises MemoryError; what a program has of files on disk does not count."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
+
+
+def limit_cpu(seconds: float) -> None:
+    """After so much more computing SIGXCPU comes, which ends a process that does not expect it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = math.ceil(used.ru_utime + used.ru_stime + seconds)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
