@@ -72,7 +72,7 @@ def _served(mount: Mount, below: str | None, ground: Ground, staged: Staged) -> 
     # What a link leads to is looked at, and that very folder is shown: whoever may change the link shows nothing else.
     path = str(named) if ours else os.path.realpath(named)
     if not ours:
-        if (is_systems_own(str(named)) or is_systems_own(path)) and not _is_in_volume(path, ground.volumes):
+        if any(is_systems_own(each) and not _is_in_volume(each, ground.volumes) for each in (str(named), path)):
             raise Unusable("FolderClosed", f"{said}{named}: {CLOSED}; keep models in a folder of their own")
         _keep_out(path, said, ground.closed, stamp)
         if path != str(named) and _look(path, said) != stamp:
@@ -176,7 +176,8 @@ def _in_volume(uri: str, name: str, path: str, volumes: Mapping[str, Path]) -> P
 
 def _is_in_volume(path: str, volumes: Mapping[str, Path]) -> bool:
     """Who wrote the config may keep models in a disk of memory, such as /dev/shm/models."""
-    return any(is_below(path, os.path.realpath(each)) for each in volumes.values())
+    folders = [place for each in volumes.values() for place in (str(each), os.path.realpath(each))]
+    return any(is_below(path, folder) for folder in folders)
 
 
 def _said(path: str, mount: Mount) -> str:
