@@ -19,6 +19,7 @@ from reconciler.desired.facts import Case, depends_on_gpus, known_facts
 from reconciler.desired.metrics import metrics_path
 from reconciler.desired.mounts import build_mounts, ignored_volumes
 from reconciler.desired.obstacles import find_obstacles
+from reconciler.desired.open_paths import developer_mode, read_open_paths
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.placement import find_misfits, ignored_rules
 from reconciler.desired.scene import Scene
@@ -129,12 +130,14 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
             *_left_out(case),
             *ignored_rules(resolved, origins),
             *ignored_variables(spec, ring, origins),
+            *developer_mode(spec, origins),
         ),
         warnings_without_gpu=tuple(_without_gpu(case, facts)),
         display_name=wishes.display_name,
         dashboard=is_on_dashboard(service),
         metrics_path=metrics_path(resolved.pod, container, spec),
         guarded=wants_auth(service),
+        open_paths=read_open_paths(resolved.pod, origins),
         not_here=not_here,
         passthrough=Fact.TLS in facts and wants_passthrough(service),
         stopped=is_stopped(service),

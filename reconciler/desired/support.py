@@ -254,6 +254,12 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     _row(
         Where.ANNOTATION,
+        "reconciler/open-paths",
+        _yes("the proxy lets these paths through as well"),
+        _no("a cluster's own ingress decides"),
+    ),
+    _row(
+        Where.ANNOTATION,
         "reconciler/*",
         _no("there is no such annotation; correct its name", code="UnknownAnnotation"),
         _no("there is no such annotation; correct its name", code="UnknownAnnotation"),

@@ -215,7 +215,8 @@ class Endpoint:
 class ServiceRoute:
     """How requests reach one service. `canary` gets `canary_percent` of them while it has an endpoint.
 
-    `guarded`: only requests that the engine asks a key for are let through. `passthrough`: TLS for the service's host
+    `guarded`: only requests that the engine asks a key for are let through. `open_paths` are let through as well, and
+    what is below them. `passthrough`: TLS for the service's host
     name is not ended by the proxy, but handed to a replica as it is. `left_at`: when the service left this host; its
     names go on for a while.
     """
@@ -228,6 +229,7 @@ class ServiceRoute:
     guarded: bool = False
     passthrough: bool = False
     left_at: float | None = None
+    open_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

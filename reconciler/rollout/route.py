@@ -30,6 +30,7 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         canary_percent=_percent(s, aim) if canary else 0,
         request_timeout=_request_timeout(s),
         guarded=_is_guarded(s),
+        open_paths=_open_paths(s),
         passthrough=_is_passed_through(s, shown),
     )
 
@@ -56,6 +57,12 @@ def _is_guarded(s: Situation) -> bool:
     if s.desired and s.desired.spec:
         return s.desired.guarded
     return s.route.guarded if s.route else False
+
+
+def _open_paths(s: Situation) -> tuple[str, ...]:
+    if s.desired and s.desired.spec:
+        return s.desired.open_paths
+    return s.route.open_paths if s.route else ()
 
 
 def _is_passed_through(s: Situation, shown: list[Replica]) -> bool:

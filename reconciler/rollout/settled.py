@@ -74,8 +74,8 @@ def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -
     """Does the route name exactly these replicas? Both are in order of their ids."""
     if route.canary or route.canary_percent:
         return False
-    told = (route.request_timeout, route.guarded, route.passthrough)
-    if told != (want.request_timeout, want.guarded, want.passthrough):
+    told = (route.request_timeout, route.guarded, route.passthrough, route.open_paths)
+    if told != (want.request_timeout, want.guarded, want.passthrough, want.open_paths):
         return False
     if len(route.stable) != len(replicas):
         return False

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 
+from reconciler.routing.paths import BELOW, PLAIN
 from reconciler.routing.static import TYPE, Resource
 
+_NOTHING: Mapping[str, Resource | None] = MappingProxyType({})
+_ALL = (PLAIN, BELOW, "buffer", "model")
 _KINDS = {400: "BadRequestError", 403: "PermissionDeniedError", 404: "NotFoundError", 405: "MethodNotAllowedError"}
 
 
 def answer(match: Resource, status: int, body: str) -> Resource:
     """A route with a fixed JSON body."""
-    return _route(match, status, {"body": {"inline_string": body}}, skip("buffer", "model"))
+    return _route(match, status, {"body": {"inline_string": body}}, skip(*_ALL))
 
 
 def refusal(
@@ -19,20 +24,21 @@ def refusal(
 ) -> Resource:
     """A route with a fixed error. `read_body`: the request must pass the filters first, as they decide what matches."""
     text = json.dumps(_error(status, message, param))
-    unread = {} if read_body else skip("buffer", "model")
+    unread = skip(BELOW) if read_body else skip(*_ALL)
     return _route(match, status, {"body": {"inline_string": text}}, unread, allow)
 
 
 def refusal_quoting(match: Resource, status: int, template: str, *, param: str) -> Resource:
     """A route with an error that quotes the request, by Envoy's %OPERATORS%."""
     shape = {"json_format": _error(status, template, param), "content_type": "application/json"}
-    return _route(match, status, {"body_format": shape}, {})
+    return _route(match, status, {"body_format": shape}, skip(BELOW))
 
 
-def skip(*filters: str) -> Resource:
-    """Leaves filters out for the requests of one route."""
+def skip(*filters: str, own: Mapping[str, Resource | None] = _NOTHING) -> Resource:
+    """Leaves filters out for the requests of one route; others do what it says of its `own`."""
     disabled = {"@type": TYPE + "envoy.config.route.v3.FilterConfig", "disabled": True}
-    return {"typed_per_filter_config": dict.fromkeys(filters, disabled)}
+    told = {name: rules for name, rules in own.items() if rules}
+    return {"typed_per_filter_config": {**dict.fromkeys(filters, disabled), **told}}
 
 
 def _error(status: int, message: str, param: str | None) -> Resource:

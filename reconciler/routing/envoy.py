@@ -142,7 +142,11 @@ class EnvoyProxy:
         process.record(self._folder, running)
         self._wait_until_live(running)
         self._files.publish("cds", self._clusters)
-        self._files.publish("lds", self._table_on_disk().lds)
+        table = self._table_on_disk()
+        if table.rds is not NOTHING:
+            # First: the filters of another release may refuse what these routes do not speak of.
+            self._files.publish("rds", table.rds)
+        self._files.publish("lds", table.lds)
 
     def _is_told(self, name: str, wanted: Content) -> bool:
         return wanted.runs(self._admin.uptakes()[name]) and self._files.text(name) == wanted.text

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from reconciler.model import ServiceId, ServiceRoute
 from reconciler.routing.answers import answer, refusal, refusal_quoting, skip
 from reconciler.routing.endpoints import subset, subset_of_service
+from reconciler.routing.paths import BELOW, PLAIN, own_rules
 from reconciler.routing.static import CLUSTER, MODEL_METADATA, ROUTES, STREAM_IDLE, TYPE, Resource
 
 Models = Mapping[str, tuple[ServiceId, ...]]
-Targets = Mapping[ServiceId, Resource]
+Targets = Mapping[ServiceId, "Target"]
 
 _RETRY: Resource = {
     # Only what certainly never reached a replica; and then another one, if there is one.
@@ -33,6 +35,15 @@ _RETRY: Resource = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a service's requests go, and which of its paths are open."""
+
+    way: Resource
+    guarded: bool
+    opened: tuple[str, ...]
+
+
 def accepted_models(services: Iterable[ServiceId]) -> dict[str, tuple[ServiceId, ...]]:
     """What `model` may say: `namespace/name`, and `name`. More than one service means that the name is ambiguous."""
     models: dict[str, tuple[ServiceId, ...]] = {}
@@ -45,8 +56,7 @@ def accepted_models(services: Iterable[ServiceId]) -> dict[str, tuple[ServiceId,
 def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
     """All ways in to all services."""
     ordered = sorted(routes, key=lambda route: route.service)
-    targets = {route.service: _to(route) for route in ordered}
-    guarded = frozenset(route.service for route in ordered if route.guarded)
+    targets = {route.service: Target(_to(route), route.guarded, route.open_paths) for route in ordered}
     here, left = (frozenset(r.service for r in ordered if (r.left_at is None) == is_here) for is_here in (True, False))
     models = accepted_models(here)
     listing = json.dumps(_model_list(models))
@@ -54,7 +64,7 @@ def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
     models = {**accepted_models(left), **models}
     shared = [
         *_model_list_routes(listing),
-        *_path_routes(targets, guarded),
+        *_path_routes(targets),
         *_model_routes(targets, models),
         _nowhere(),
     ]
@@ -64,7 +74,7 @@ def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
         "ignore_port_in_host_matching": True,
         "max_direct_response_body_size_bytes": len(listing) + (1 << 20),
         "virtual_hosts": [
-            *_hosts(host_names(here, domain, left), targets, guarded),
+            *_hosts(host_names(here, domain, left), targets),
             _virtual_host("shared", "*", shared),
         ],
     }
@@ -94,59 +104,49 @@ def passthrough_hosts(routes: Iterable[ServiceRoute], domain: str) -> dict[str, 
     }
 
 
-def _hosts(sharing: Mapping[str, list[ServiceId]], targets: Targets, guarded: frozenset[ServiceId]) -> list[Resource]:
+def _hosts(sharing: Mapping[str, list[ServiceId]], targets: Targets) -> list[Resource]:
     """A virtual host for each host name: Envoy would refuse two with the same."""
-    return [_virtual_host(host, host, _by_host(services, targets, guarded)) for host, services in sharing.items()]
+    return [_virtual_host(host, host, _by_host(services, targets)) for host, services in sharing.items()]
 
 
 def _virtual_host(name: str, domain: str, routes: list[Resource]) -> Resource:
     return {"name": name, "domains": [domain], "retry_policy": _RETRY, "routes": routes}
 
 
-def _by_host(sharing: list[ServiceId], targets: Targets, guarded: frozenset[ServiceId]) -> list[Resource]:
+def _by_host(sharing: list[ServiceId], targets: Targets) -> list[Resource]:
     if len(sharing) == 1:
-        return _below("/", sharing[0] in guarded, targets[sharing[0]])
+        return [_below("", targets[sharing[0]])]
     paths = " or ".join(f"/{service}/" for service in sharing)
     return [refusal({"prefix": "/"}, 404, f"this host name means more than one service; use the path {paths}")]
 
 
-def _path_routes(targets: Targets, guarded: frozenset[ServiceId]) -> list[Resource]:
+def _path_routes(targets: Targets) -> list[Resource]:
     """`/v1/` belongs to the `model` way in: services of a namespace `v1` have no path."""
     return [
-        route
+        _below(f"/{_literal(service.namespace)}/{_literal(service.name)}", target)
         for service, target in targets.items()
         if service.namespace != "v1"
-        for route in _below(f"/{_literal(service.namespace)}/{_literal(service.name)}/", service in guarded, target)
     ]
 
 
-def _below(prefix: str, is_guarded: bool, target: Resource) -> list[Resource]:
-    """Everything below a prefix; of a guarded service only what its engine asks a key for."""
-    if not is_guarded:
-        return [_rewritten(prefix, "", target)]
-    return [_rewritten(prefix, "v1/", target), refusal({"prefix": prefix}, 403, _UNGUARDED)]
-
-
-def _rewritten(prefix: str, below: str, target: Resource) -> Resource:
-    rewrite = {} if prefix == "/" else {"prefix_rewrite": f"/{below}"}
+def _below(prefix: str, target: Target) -> Resource:
+    """Everything below a prefix that is open. No body is read for that."""
+    rewrite = {"prefix_rewrite": "/"} if prefix else {}
+    unused, used = (PLAIN, BELOW) if prefix else (BELOW, PLAIN)
+    own = {used: own_rules(used, target.guarded, target.opened)}
     return {
-        "match": {"prefix": prefix + below},
-        **skip("buffer", "model"),
-        **target,
-        "route": {**target["route"], **rewrite},
+        "match": {"prefix": f"{prefix}/"},
+        **skip("buffer", "model", unused, own=own),
+        **target.way,
+        "route": {**target.way["route"], **rewrite},
     }
-
-
-_UNGUARDED = "this service asks for a key, and only /v1/… is guarded by it"
 
 
 def _model_routes(targets: Targets, models: Models) -> list[Resource]:
     return [
         refusal({"prefix": "/v1/", "headers": [_method("POST", invert=True)]}, 405, _ONLY_POST, allow="POST"),
         *(
-            {"match": _model({"string_match": {"exact": model}}), **targets[choices[0]]}
-            if len(choices) == 1
-            else _ambiguous(model, choices)
+            _by_model(model, targets[choices[0]]) if len(choices) == 1 else _ambiguous(model, choices)
             for model, choices in models.items()
         ),
         refusal_quoting(
@@ -161,6 +161,11 @@ def _model_routes(targets: Targets, models: Models) -> list[Resource]:
 
 _ONLY_POST = "only POST requests are routed by their `model`; for others use /{namespace}/{name}/v1/…"
 _NO_MODEL = "the body must be JSON (content-type application/json) and name a `model`; or use /{namespace}/{name}/v1/…"
+
+
+def _by_model(model: str, target: Target) -> Resource:
+    """Paths were judged before the body was read, by the default: no annotation opens more here."""
+    return {"match": _model({"string_match": {"exact": model}}), **skip(BELOW), **target.way}
 
 
 def _ambiguous(model: str, choices: tuple[ServiceId, ...]) -> Resource:

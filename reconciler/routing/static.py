@@ -13,6 +13,7 @@ from typing import Any
 
 from reconciler.config import Routing
 from reconciler.listen import parse_listen
+from reconciler.routing import paths
 
 Resource = dict[str, Any]
 
@@ -40,6 +41,10 @@ STREAM_IDLE = "3600s"
 # A request must be whole by then, and nothing of it may stand still for so long. Its answer may take its time.
 _BODY_DEADLINE, _BODY_IDLE = "60s", "20s"
 _RETRY_AFTER = "5"
+_CLOSED = (
+    "this path is not open. Of a service that asks for a key, only /v1/… is; else what infers is, as /v1/…, /tokenize, "
+    f"/score or /v2/models/…. More is opened by the service's annotation {paths.ANNOTATION}"
+)
 _BUSY = "the proxy holds more than it can; try again"
 _KEEPALIVE = {"tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 10}}
 _TLS_INSPECTOR = TYPE + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
@@ -202,6 +207,8 @@ def _connection_manager(max_body_bytes: int) -> Resource:
             "initial_stream_window_size": 1 << 16,
             "initial_connection_window_size": 1 << 20,
         },
+        # The engine decodes slashes, so what it will see is what is looked at.
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD",
         "normalize_path": True,
         "merge_slashes": True,
         "strip_trailing_host_dot": True,
@@ -214,6 +221,7 @@ def _connection_manager(max_body_bytes: int) -> Resource:
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         "rds": {"route_config_name": ROUTES, "config_source": _file("rds")},
         "http_filters": [
+            *({"name": name, "typed_config": rules} for name, rules in paths.filters()),
             {"name": "size", "typed_config": _limit(max_body_bytes)},
             {"name": "buffer", "typed_config": _buffer(max_body_bytes)},
             {"name": "model", "typed_config": _read_model()},
@@ -251,6 +259,7 @@ def _error_shapes() -> list[Resource]:
     """Every answer that Envoy itself gives, as an OpenAI client expects an error."""
     return [
         _error(_status(413), "the request body is too large", "BadRequestError"),
+        _error(_status(403), _CLOSED, "PermissionDeniedError"),
         _error(_status(408), "the request did not arrive in time", "TimeoutError"),
         # Envoy's word for what it sheds.
         _error(_status(500), _BUSY, "ServiceUnavailableError", retry=True, status=503),

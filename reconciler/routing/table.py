@@ -33,6 +33,7 @@ def _route(entry: Any) -> ServiceRoute:
         guarded=bool(entry.get("guarded")),
         passthrough=bool(entry.get("passthrough")),
         left_at=entry.get("left_at"),
+        open_paths=tuple(map(str, entry.get("open_paths", ()))),
     )
 
 
