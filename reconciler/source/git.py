@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from reconciler.errors import Terminal
@@ -54,13 +54,14 @@ def run_git(
     most: int = LONGEST_ANSWER,
     in_all: float = 0.0,
     largest_file: int = 0,
+    watch: Callable[[], None] | None = None,
 ) -> bytes:
     """What git wrote to its standard output. Raises GitFailed, or Terminal when there is no git.
 
     `arguments` must be fixed words, checked names, or stand after `--`: GitPython's own checks do not cover this call.
     `keep_open` are descriptors that git and its children hold until they end. git may say `most` bytes. `timeout` is
     the longest silence where `in_all`, the longest time, is given as well; 0 is no limit. No file that git writes may
-    have more than `largest_file` bytes.
+    have more than `largest_file` bytes. What `watch` raises, while git works, ends it.
     """
     # GitPython's own timeout finds the children to kill with pgrep or ps, which small images lack, and then waits for
     # ever on the pipe that they hold. So it only starts git here, in a session of its own that can be killed whole.
@@ -76,7 +77,7 @@ def run_git(
     _limit(process.pid, largest_file)
     begun = time.monotonic()
     try:
-        out, said = exchange(process, stdin, timeout or _FOREVER, most, in_all)
+        out, said = exchange(process, stdin, timeout or _FOREVER, most, in_all, watch)
     except subprocess.TimeoutExpired:
         _end(process)
         raise GitTimedOut(_too_slow(timeout, in_all, time.monotonic() - begun)) from None

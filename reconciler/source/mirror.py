@@ -50,6 +50,29 @@ class Damaged(Exception):
     """The mirror does not hold what it must, or holds something else: build it anew."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """What one fetch may add to the `before` bytes that the mirror has."""
+
+    before: int
+    most: int
+    free: int
+    folder: Path
+
+    @property
+    def bytes(self) -> int:
+        return min(self.most, self.free)
+
+    def check(self, added: int) -> None:
+        """Raises Terminal, or Retryable where it is the disk that is too small."""
+        if added <= self.bytes:
+            return
+        if self.free < self.most:
+            text = f"it sends more than {self.free:,} bytes, half of what is free for {self.folder}; {_KEPT}"
+            raise Retryable(f"{text}; free some space there") from None
+        raise Terminal(f"it sends more than {self.most:,} bytes, {_TOO_LARGE}") from None
+
+
 class Mirror:
     """A bare repository in a folder of its own. Any method may raise Damaged, or Retryable when git takes too long."""
 
@@ -145,7 +168,12 @@ class Mirror:
         before nor what comes has more than `most` bytes, or fills the disk.
         """
         self._make_room(most)
-        free = shutil.disk_usage(self.folder.root).free // 2
+        limit = _Limit(self._bytes(), most, shutil.disk_usage(self.folder.root).free // 2, self.folder.root)
+
+        def watch() -> None:
+            # A server that hands out files one by one makes many of them.
+            limit.check(self._bytes() - limit.before)
+
         try:
             run_git(
                 f"--git-dir={self.folder.repository}",
@@ -155,27 +183,24 @@ class Mirror:
                 timeout=self._timeout,
                 keep_open=self._held,
                 in_all=_IN_ALL * self._timeout,
-                largest_file=min(most, free),
+                largest_file=limit.bytes,
+                watch=watch,
             )
         except GitFailed:
-            self._say_if_too_large(most, free)
+            # It tells nothing of a limit on its files that it ran into; what it wrote until then does.
+            limit.check(max((_size(each) for each in self.folder.repository.glob(_COMING)), default=0) + 1)
             raise
         finally:
             self._remove_leftovers()
-
-    def _say_if_too_large(self, most: int, free: int) -> None:
-        """git itself tells nothing of a limit that it ran into; what it wrote until then does."""
-        if not any(each.stat().st_size >= min(most, free) for each in self.folder.repository.glob(_COMING)):
-            return
-        if free < most:
-            text = f"it sends more than {free:,} bytes, half of what is free for {self.folder.root}; {_KEPT}"
-            raise Retryable(f"{text}; free some space there") from None
-        raise Terminal(f"it sends more than {most:,} bytes, {_TOO_LARGE}") from None
 
     def _make_room(self, most: int) -> None:
         """Drop what was fetched once and belongs to nothing that is kept, when there is too much of it."""
         if self._bytes() < most:
             return
+        with contextlib.suppress(GitFailed):
+            names = self._here("for-each-ref", "--format=%(refname)").decode("utf-8", "surrogateescape").split()
+            wishes = "".join(f"delete {name}\n" for name in names if name != _ACCEPTED)
+            self._here("update-ref", "--stdin", stdin=wishes.encode("utf-8", "surrogateescape"))
         everything = ("-c", "gc.bigPackThreshold=0", "gc", "--quiet", "--prune=now")
         with contextlib.suppress(GitFailed):
             run_git(
@@ -188,9 +213,11 @@ class Mirror:
             raise Terminal(f"what was fetched of it has {held:,} bytes already, {_TOO_LARGE}")
 
     def _bytes(self) -> int:
-        with contextlib.suppress(FileNotFoundError):
-            return sum(each.stat().st_size for each in os.scandir(self.folder.repository / "objects" / "pack"))
-        return 0
+        return sum(_size(Path(place) / name) for place, _, names in os.walk(self._objects) for name in names)
+
+    @property
+    def _objects(self) -> Path:
+        return self.folder.repository / "objects"
 
     def commit(self, name: str) -> str | None:
         """The commit that a reference of the mirror or an object id leads to, if it is here."""
@@ -259,6 +286,14 @@ class Mirror:
             raise Retryable(
                 f"cannot write down in {self.folder.root} what was accepted: {why}; free some space"
             ) from None
+
+
+def _size(path: Path) -> int:
+    """Of what may be gone by now, nothing."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _remove(path: Path) -> None:

@@ -24,6 +24,7 @@ from reconciler.source.tree import read_snapshot
 
 _WANTED = "refs/reconciler/wanted"
 _EVERYTHING = ("+refs/heads/*:refs/reconciler/heads/*", "+refs/tags/*:refs/reconciler/tags/*")
+_MOST_REFERENCES = 50_000
 _HEX = re.compile(r"[0-9a-fA-F]{4,40}")
 _T = TypeVar("_T")
 
@@ -184,13 +185,23 @@ class GitSource:
 
     def _obtain_commit(self, address: Address, commit: str) -> str:
         if self._mirror.commit(commit) is None:
-            self._fetch(address, _EVERYTHING)
+            self._fetch_everything(address)
         return self._commit_or_refuse(commit, f"{commit} of {address.shown}")
 
     def _commit_or_refuse(self, name: str, what: str) -> str:
         if (commit := self._mirror.commit(name)) is None:
             raise Terminal(f"{what} is no commit of any branch or tag; push it, or name another one")
         return commit
+
+    def _fetch_everything(self, address: Address) -> None:
+        """Each reference becomes a file of the mirror."""
+        refs = self._ask(address, ("refs/heads/*", "refs/tags/*"))
+        if len(refs) > _MOST_REFERENCES:
+            raise Terminal(
+                f"{address.shown} has {len(refs):,} branches and tags, more than {_MOST_REFERENCES:,}: too many to "
+                "look for one commit in; delete some, or name a branch or a tag"
+            )
+        self._fetch(address, _EVERYTHING)
 
     def _fetch(self, address: Address, refspecs: tuple[str, ...]) -> None:
         env = remote_environment(self._mirror.folder, self._settings, address)
@@ -249,7 +260,7 @@ class GitSource:
             return commit
         if not is_ref_name(text):
             raise Terminal(f"{text[:80]!a} is no revision; name a branch, a tag, or 4 to 40 digits of a commit")
-        self._fetch(address, _EVERYTHING)
+        self._fetch_everything(address)
         names = [f"refs/reconciler/heads/{text}", f"refs/reconciler/tags/{text}"]
         if _HEX.fullmatch(text):
             names.append(text.lower())

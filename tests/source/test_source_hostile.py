@@ -152,4 +152,6 @@ def test_a_hundred_thousand_references_change_nothing(repository: Repository, mi
     refs = "".join(f"{commit} refs/heads/--upload-pack=x{number:06}\n" for number in range(100_000))
     (repository.path / ".git/packed-refs").write_text(f"# pack-refs with: sorted\n{refs}")
     assert source_of(repository, mirror).poll().revision == commit
+    with pytest.raises(Terminal, match=r"has 100,001 branches and tags, more than 50,000: .*; delete some, or name a"):
+        source_of(repository, mirror, commit="1" * 40).poll()
     assert not re.search("upload-pack", "".join(each.name for each in mirror.rglob("*")))

@@ -272,3 +272,19 @@ def test_a_commit_that_no_branch_reaches_any_more_is_terminal(
         source_of(tmp_path, config, commit="1" * 40).poll()
     first = repository.git("rev-parse", "main")
     assert source_of(tmp_path, config, commit=first).poll().revision == first
+
+
+def test_server_of_many_files_cannot_send_more_than_is_allowed(
+    tmp_path: Path, server: GitServer, repository: Repository, config: dict[str, object]
+) -> None:
+    server.dumb = True
+    for number in range(8):
+        repository.write("hosts/a/noise.bin", os.urandom(300_000))
+        repository.commit(f"Noise {number}")
+        repository.git("push", "--quiet", "origin", "main")
+    git(tmp_path / "served/m.git", "update-server-info")
+    assert source_of(tmp_path, config).poll().subject == "Noise 7"
+    shutil.rmtree(tmp_path / "state")
+    source = source_of(tmp_path, config, max_repository_bytes=1 << 20)
+    with pytest.raises(Terminal, match=r"it sends more than 1,048,576 bytes, and source\.max_repository_bytes"):
+        source.poll()
