@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -108,6 +109,20 @@ def test_owner_and_group_decide_before_all_others(place: Path) -> None:
     assert refusal(model)[0] == "FolderUnreadable"
     (place / "a").chmod(0o750)
     assert served(model).folder == model
+
+
+@as_root
+def test_access_list_that_keeps_the_user_out_counts_like_a_mode(place: Path) -> None:
+    model = make_model(place / "a" / "chat")
+    assert served(model)
+    # user::rwx user:1:--- group::r-x mask::r-x other::r-x, as setfacl writes it.
+    entries = [(1, 7, -1), (2, 0, 1), (4, 5, -1), (16, 5, -1), (32, 5, -1)]
+    data = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *each) for each in entries)
+    try:
+        os.setxattr(place / "a", "system.posix_acl_access", data)
+    except OSError as error:
+        pytest.skip(f"no access lists on this disk: {error.strerror}")
+    assert refusal(model)[0] == "FolderUnreadable"
 
 
 @as_root
@@ -262,6 +277,7 @@ def test_folder_that_is_replaced_while_it_is_looked_at_is_looked_at_again(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, asked = make_model(place / "chat"), subprocess.run
+    (place / "chat").chmod(0o705)
 
     def swap(*words: object, **more: object) -> object:
         model.rename(place / "away")

@@ -6,12 +6,14 @@ not. So the folders above count as if it went there itself.
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 from reconciler.errors import Retryable
 
@@ -54,6 +56,8 @@ def find_unreadable(folder: Path, model: str | None, reader: Reader, seen: tuple
     here = Path(model or ".")
     # A file that all may read is none to ask about; what matters is the way to it, for root will show it.
     files = [each.name for each in _files(folder / here) if not _is_open(each)] if model else []
+    if not files and _lets_all_in(folder, folder / here):
+        return None
     said = _ask(_TRY, [str(folder), str(here), *(str(here / name) for name in files)], reader)
     if said is None:
         return None
@@ -88,7 +92,7 @@ def stamps_above(folder: Path) -> tuple[int, ...]:
     found: list[int] = []
     for each in folder.parents:
         info = each.stat()
-        found += (info.st_dev, info.st_ino, info.st_mode, info.st_uid, info.st_gid)
+        found += (info.st_dev, info.st_ino, info.st_mode, info.st_uid, info.st_gid, crc32(_access_list(each)))
     return tuple(found)
 
 
@@ -99,6 +103,27 @@ def _files(folder: Path) -> list[os.DirEntry[str]]:
 
 def _is_open(file: os.DirEntry[str]) -> bool:
     return stat.S_IMODE(file.stat().st_mode) & 0o444 == 0o444
+
+
+def _lets_all_in(folder: Path, model: Path) -> bool:
+    """Is there nobody whom the modes keep out? Then all those need not be asked who are given no less by a list."""
+    return all(_gives_all(each, 0o555) for each in {folder, model}) and all(
+        _gives_all(each, 0o111) for each in folder.parents
+    )
+
+
+def _gives_all(path: Path, bits: int) -> bool:
+    return path.stat().st_mode & bits == bits and not _access_list(path)
+
+
+def _access_list(path: Path) -> bytes:
+    """It may keep out whom the mode lets in. Raises OSError."""
+    try:
+        return os.getxattr(path, "system.posix_acl_access")
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return b""
+        raise
 
 
 def _ask(script: str, words: list[str], reader: Reader) -> str | None:

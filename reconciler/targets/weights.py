@@ -82,7 +82,7 @@ def _served(mount: Mount, below: str | None, ground: Ground, staged: Staged) -> 
         raise Unusable(_MISSING, f"{said}{posixpath.normpath(f'{path}/{below}')}: {text}")
     if ours:
         return Served(named)
-    _ask_reader(path, said, below, ground.reader, (*stamp, *_stamps(path, below)))
+    _ask_reader(path, said, below, ground.reader, (*stamp, *(_stamps(path, below) if ground.reader else ())))
     return Served(Path(path), stamp[1] if ground.reader and is_replaceable(Path(path)) else None)
 
 
