@@ -7,7 +7,7 @@ import resource
 
 # Ten thousand services take a tenth of each.
 MEMORY_BYTES = 2 << 30
-CPU_SECONDS = 60.0
+CPU_SECONDS = 120.0
 
 
 def limit_memory(most: int) -> None:

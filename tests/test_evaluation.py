@@ -358,3 +358,30 @@ def test_daemon_whose_accepted_revision_is_not_understood_takes_a_repaired_one(
         assert (entry["event"], entry["revision"]) == ("revision_refused", refused)
     finally:
         daemon.stop()
+
+
+# ---------------------------------------------------------------- commands in a process of their own
+
+VALIDATE = """
+import sys
+from reconciler import process_limits
+setattr(process_limits, sys.argv[1], float(sys.argv[2]) if "." in sys.argv[2] else int(sys.argv[2]))
+from reconciler.cli import run
+sys.exit(run(["validate", sys.argv[3]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limit", "value", "why"),
+    [("MEMORY_BYTES", 40 << 20, "more than 40 MiB"), ("CPU_SECONDS", 0.1, "more than 0.1 s of computing")],
+)
+def test_validate_beyond_a_limit_ends_with_a_sentence(tmp_path: Path, limit: str, value: float, why: str):
+    for file in tree(4_000).files:
+        path = tmp_path / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.data)
+    command = [sys.executable, "-c", VALIDATE, limit, str(value), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"reconciler: reading these files takes {why}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import resource
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reconciler import process_limits
 from reconciler.cli.shared import (
     NO,
     OK,
@@ -23,6 +26,7 @@ from reconciler.cli.shared import (
     show,
     tell,
 )
+from reconciler.errors import Terminal
 
 if TYPE_CHECKING:
     from reconciler.manifests import Manifests
@@ -36,17 +40,41 @@ _NEXT_STEPS = """\
   4. On the host: reconciler host install, then write into /etc/reconciler/config.yaml where the repository is
      (source.url) and which folders that host reads (paths: [runtimes, hosts/NAME]).
 """
+_SPLIT = ": a daemon would refuse them; split what is large, or remove what was added last"
 _PATHS = click.Path(exists=True, path_type=Path)
 
 
 @contextmanager
 def _all_at_once() -> Iterator[None]:
-    """The process ends with its answer: looking for garbage in a big tree meanwhile costs more than it frees."""
+    """Within the limits that a daemon sets. Raises Terminal beyond them.
+
+    The process ends with its answer: looking for garbage in a big tree meanwhile costs more than it frees.
+    """
+    known = [(kind, resource.getrlimit(kind)) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_CPU)]
+    handler = signal.signal(signal.SIGXCPU, _give_up)
+    process_limits.limit_memory(process_limits.MEMORY_BYTES)
+    process_limits.limit_cpu(process_limits.CPU_SECONDS)
     gc.disable()
     try:
         yield
+    except MemoryError:
+        raise Terminal(f"reading these files takes more than {process_limits.MEMORY_BYTES >> 20} MiB{_SPLIT}") from None
+    except _TooSlow:
+        text = f"reading these files takes more than {process_limits.CPU_SECONDS:g} s of computing{_SPLIT}"
+        raise Terminal(text) from None
     finally:
         gc.enable()
+        for kind, limits in known:
+            resource.setrlimit(kind, limits)
+        signal.signal(signal.SIGXCPU, handler)
+
+
+class _TooSlow(BaseException):
+    """Taken by nobody for the fault of one document."""
+
+
+def _give_up(*_: object) -> None:
+    raise _TooSlow
 
 
 @click.command()
