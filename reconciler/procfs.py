@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -141,6 +141,14 @@ def name_of(pid: int) -> str:
 def read_environment(pid: int) -> list[bytes]:
     """`NAME=value` as it was when the program started; empty when it is not ours to read."""
     return (_read(f"/proc/{pid}/environ") or b"").split(b"\0")
+
+
+def runs_as(pid: int, users: Collection[int]) -> bool:
+    """Is it, in each of its roles, one of these users? Whoever owns its entry in /proc says less than that."""
+    for line in (_read(f"/proc/{pid}/status") or b"").splitlines():
+        if line.startswith(b"Uid:"):
+            return all(int(word) in users for word in line.split()[1:])
+    return False
 
 
 def read_cgroups(pid: int) -> list[str]:

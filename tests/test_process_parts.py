@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from reconciler import config, procfs
 from reconciler.errors import Retryable, Terminal
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
-from reconciler.model import EffectiveSpec, Gpu, Mount
+from reconciler.model import EffectiveSpec, Gpu, Mount, ReplicaId, ServiceId
 from reconciler.targets import logs
+from reconciler.targets.census import MARKER, Census, carries_marker, marker_of
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
@@ -101,6 +102,23 @@ def test_process_is_known_by_its_start_even_with_a_hostile_name(tmp_path: Path) 
         process.kill()
         process.wait()
     assert procfs.identify(process.pid) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_marker_of_another_users_process_counts_for_nothing(tmp_path: Path) -> None:
+    replica = ReplicaId(ServiceId("default", "tiny"), "aaaaaaaa-0")
+    env = {MARKER: marker_of(tmp_path, replica)}
+    with (
+        subprocess.Popen(["sleep", "60"], env=env, user=65534) as stranger,
+        subprocess.Popen(["sleep", "60"], env=env) as ours,
+    ):
+        try:
+            marked = {seen.who.pid for seen in Census()._seen if seen.marker == env[MARKER]}
+            claims = (carries_marker(tmp_path, stranger.pid), carries_marker(tmp_path, ours.pid))
+        finally:
+            stranger.kill()
+            ours.kill()
+    assert (marked, claims) == ({ours.pid}, (False, True))
 
 
 def test_end_before_and_after_the_watch_began_is_told(tmp_path: Path) -> None:

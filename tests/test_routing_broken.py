@@ -158,6 +158,24 @@ def test_stopped_proxy_on_a_stopped_host_is_not_hung(proxy: EnvoyProxy, monkeypa
     assert {seen.look() for _ in range(6)} == {ProxyBreak.NONE}
 
 
+def test_marked_proxy_that_neither_listens_nor_answers_is_replaced(
+    tmp_path: Path, tiny: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_HUNG_AFTER", 0.2)
+    made = EnvoyProxy(tmp_path / "mute", Routing(listen=f"127.0.0.1:{free_port()}"))
+    made._lay_out()
+    mute = spawn(tmp_path / "mute", 1)
+    os.kill(mute.pid, signal.SIGSTOP)
+    (tmp_path / "mute" / "process.json").unlink()
+    seen = looks(made)
+    assert seen.look() is ProxyBreak.NONE
+    wait_for(lambda: seen.look() is ProxyBreak.HUNG)
+    made.ensure_running(replace=True)
+    assert made.observe().ready
+    assert made.find_process() != mute
+    made.stop()
+
+
 def test_proxy_that_clients_keep_busy_is_not_hung_while_it_can_be_told(
     proxy: EnvoyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

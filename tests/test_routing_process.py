@@ -183,6 +183,27 @@ def test_record_of_another_process_is_not_believed(host: Host) -> None:
     assert host.pid != os.getpid()
 
 
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+
+
+@ROOT
+def test_mark_of_another_users_process_does_not_keep_it_from_starting(host: Host) -> None:
+    env = {"RECONCILER_PROXY": str(host.folder)}
+    with subprocess.Popen(["sleep", "60"], env=env, user=65534) as stranger:
+        host.proxy().ensure_running()
+        pid = host.pid
+        stranger.kill()
+    assert pid != stranger.pid
+
+
+def test_mark_of_another_program_does_not_keep_it_from_starting(host: Host) -> None:
+    with subprocess.Popen(["sleep", "60"], env={"RECONCILER_PROXY": str(host.folder)}) as stranger:
+        host.proxy().ensure_running()
+        pid = host.pid
+        stranger.kill()
+    assert pid != stranger.pid
+
+
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"pid": 1}', "\x00"])
 def test_spoilt_record_does_not_matter(host: Host, record: str) -> None:
     proxy = host.proxy()

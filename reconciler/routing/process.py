@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pwd
 import re
 import resource
 import signal
@@ -153,6 +154,20 @@ def _recorded(folder: Path) -> Identity | None:
 def _marked(folder: Path) -> Identity | None:
     mark = f"{_MARK}={folder}".encode()
     for stat in procfs.all_stats():
-        if mark in procfs.read_environment(stat.pid):
+        # Anybody may carry the mark: it counts where we, or the unit's user, run Envoy.
+        if mark in procfs.read_environment(stat.pid) and procfs.runs_as(stat.pid, _users()) and _is_envoy(stat.pid):
             return procfs.identify(stat.pid)
     return None
+
+
+def _users() -> set[int]:
+    with suppress(KeyError):
+        return {os.geteuid(), pwd.getpwnam(USER).pw_uid}
+    return {os.geteuid()}
+
+
+def _is_envoy(pid: int) -> bool:
+    """Its program may be deleted by now: an upgrade does that."""
+    with suppress(OSError):
+        return Path(os.readlink(f"/proc/{pid}/exe")).name.removesuffix(" (deleted)") == Path(command(1)[0]).name
+    return False

@@ -6,6 +6,7 @@ An Envoy that was stopped, or hangs, takes connections and answers none; one who
 from __future__ import annotations
 
 import http.client
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -84,9 +85,11 @@ class ProxyWatch:
             self._note_answer(time.monotonic())
             self._silent = 0.0
             self._deaf = 0.0 if self._can_be_told() else self._deaf + step
-        elif answers is False and not self._is_alone(before):
-            # Whoever can be told something is alive: clients may keep it so busy that ours is not its turn.
-            self._silent += step / _WHILE_TOLD if self._can_be_told() else step
+        elif not self._is_alone(before):
+            # Whoever can be told something is alive: clients may keep it so busy that ours is not its turn, and who
+            # does not listen yet may be told to.
+            slowed = _WHILE_TOLD if answers is False else math.inf
+            self._silent += step / slowed if self._can_be_told() else step
         if self._silent >= _HUNG_AFTER:
             return ProxyBreak.HUNG
         return ProxyBreak.DEAF if self._deaf >= _INTERVAL else ProxyBreak.NONE

@@ -1,8 +1,8 @@
 """Which processes belong to which replica: one look at all of /proc, and the evidence it gives.
 
-A process belongs to a replica when it carries the replica's marker in its environment, or writes to its log, or was
-written down as its member, or shares the session of its main process while that is certain to be the one we started. A
-session's number alone is no evidence: the number may have been given away again.
+A process belongs to a replica when it carries the replica's marker in its environment and runs as we do, or writes to
+its log, or was written down as its member, or shares the session of its main process while that is certain to be the
+one we started. A session's number alone is no evidence: the number may have been given away again.
 """
 
 from __future__ import annotations
@@ -87,7 +87,15 @@ def marker_of(folder: Path, replica: ReplicaId) -> str:
 def carries_marker(folder: Path, pid: int) -> bool:
     """Is it a process of a replica of this folder's daemon, going by its environment alone?"""
     own = _PREFIX + _folder_mark(folder).encode() + b":"
-    return any(word.startswith(own) for word in procfs.read_environment(pid))
+    return any(word.startswith(own) for word in _words(pid))
+
+
+def _words(pid: int) -> list[bytes]:
+    """Its environment. Children of ours run as we do; what another user's process carries says nothing."""
+    words = procfs.read_environment(pid)
+    # Few carry anything of ours, and only those are looked at more closely.
+    is_marked = any(word.startswith(_PREFIX) for word in words)
+    return words if is_marked and procfs.runs_as(pid, (os.geteuid(),)) else []
 
 
 def _folder_mark(folder: Path) -> str:
@@ -95,7 +103,7 @@ def _folder_mark(folder: Path) -> str:
 
 
 def _look(stat: procfs.Stat, boot: str) -> Seen:
-    words = (word for word in procfs.read_environment(stat.pid) if word.startswith(_PREFIX))
+    words = (word for word in _words(stat.pid) if word.startswith(_PREFIX))
     marker = next(words, b"").removeprefix(_PREFIX).decode(errors="replace")
     who = Identity(stat.pid, stat.started, boot)
     return Seen(who, stat.parent, stat.session, marker, procfs.read_outputs(stat.pid))
