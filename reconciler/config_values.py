@@ -42,9 +42,11 @@ def _relative(path: str) -> str:
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
+        # A word alone is not repeated: it may be what the file should hold, a token for example.
+        shown, name = (f'"{path}"', path.name) if "/" in str(path) else ("it", "models")
         raise ValueError(
-            f'"{path}" is relative, so it would depend on where the daemon is started; write it from the root on: '
-            f"/srv/{path.name or 'models'}"
+            f"{shown} is relative, so it would depend on where the daemon is started; write it from the root on: "
+            f"/srv/{name or 'models'}"
         )
     if not str(path).isprintable():
         raise ValueError(f"{str(path)!a} holds characters that cannot be printed")

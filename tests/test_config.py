@@ -230,3 +230,10 @@ def test_a_mistake_is_told_once_with_its_line(tmp_path: Path):
     with pytest.raises(SettingsError) as caught:
         Settings.load(path)
     assert str(caught.value) == f"{path}:4: targets[0].kind: \"sytemd\" is none of 'process' or 'systemd'"
+
+
+@pytest.mark.parametrize("name", ["token_file", "ssh_key_file"])
+def test_token_in_the_place_of_its_file_is_not_repeated(tmp_path: Path, name: str):
+    with pytest.raises(SettingsError, match=f"source.{name}: it is relative") as refused:
+        load(tmp_path, source={"url": "/m", name: "glpat-abcdefghijkl"})
+    assert "abcdefghijkl" not in str(refused.value)
