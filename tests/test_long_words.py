@@ -24,7 +24,9 @@ pytestmark = pytest.mark.slow
 
 _LOOKS = """
 import sys
+from reconciler.config import Engine
 from reconciler.engines.fit_log import read_figures
+from reconciler.engines.images import find_engine
 from reconciler.engines.launch import expand, names_in
 from reconciler.kserve.storage import StorageError, check_uri
 from reconciler.storage.sources import is_read_by_us
@@ -38,6 +40,7 @@ for end in ("", "blob.core.windows.net"):
 is_read_by_us(f"https://{word}")
 expand(word, {})
 names_in(word)
+find_engine(word, [Engine(image=f"*{sys.argv[1]}" * 3 + "*x", python="/x")])
 read_figures([word, "KV cache size: 1 tokens", "Maximum concurrency for 1 tokens per request: 1x"])
 """
 

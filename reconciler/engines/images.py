@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from functools import lru_cache
 
 from reconciler.config import Engine
 
 
 def find_engine(image: str, engines: Iterable[Engine]) -> Engine | None:
     """The first engine whose image, or pattern with `*`, is this image."""
-    return next((engine for engine in engines if _pattern(engine.image).fullmatch(image)), None)
+    return next((engine for engine in engines if _matches(image, engine.image)), None)
 
 
-@lru_cache(256)
-def _pattern(image: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in image.split("*")), re.DOTALL)
+def _matches(image: str, pattern: str) -> bool:
+    """Each part at the first place that is left for it: no other choice can match where this one does not."""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return image == pattern
+    *middle, last = rest
+    at, end = len(first), len(image) - len(last)
+    if not (image.startswith(first) and image.endswith(last)):
+        return False
+    for part in middle:
+        found = image.find(part, at, max(at, end))
+        if found < 0:
+            return False
+        at = found + len(part)
+    return at <= end
 
 
 def full_name(image: str) -> str:
