@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler import json_texts
 from reconciler.config import HostTarget
 from reconciler.desired.metrics import is_scraped_port
 from reconciler.desired.origins import Origins, at
@@ -71,7 +71,7 @@ def _recommended(origins: Origins) -> frozenset[str] | None:
     if origins.runtime is None:
         return None
     try:
-        kinds = json.loads(str(at(origins.runtime, ("metadata", "annotations")).get(_ACCELERATORS)))
+        kinds = json_texts.loads(str(at(origins.runtime, ("metadata", "annotations")).get(_ACCELERATORS)))
     except (ValueError, RecursionError):
         return None
     named = frozenset(kind for kind in kinds if isinstance(kind, str)) if isinstance(kinds, list) else frozenset()

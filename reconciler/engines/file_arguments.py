@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from reconciler import json_texts
 from reconciler.engines.arguments import flag_value, is_flag, values_with_places
 
 
@@ -131,7 +131,7 @@ def _is_path(value: str) -> bool:
 
 def _parsed(value: str) -> dict[str, Any]:
     try:
-        found = json.loads(value)
+        found = json_texts.loads(value)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

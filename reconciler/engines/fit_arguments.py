@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler import json_texts
 from reconciler.engines.arguments import find, flag_value
 
 GIB = 1 << 30
@@ -86,7 +86,7 @@ def arguments_of(parsed: str, argv: Sequence[str], env: Mapping[str, str]) -> Me
 
 def _chosen(parsed: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(parsed)
+        found = json_texts.loads(parsed)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

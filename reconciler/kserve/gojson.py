@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from reconciler import json_texts
+
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
@@ -28,7 +30,7 @@ def kind_of(value: Any) -> str:
 def loads_object(text: str) -> dict[str, Any]:
     """An object. Raises ValueError with Go's words for what it is instead."""
     try:
-        value = json.loads(text)
+        value = json_texts.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(_complaint(error)) from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or a thousand levels
@@ -41,10 +43,10 @@ def loads_object(text: str) -> dict[str, Any]:
 def loads_texts(text: str) -> dict[str, str]:
     """An object of strings. Raises ValueError with Go's words for what it is instead."""
     try:
-        value = json.loads(text)
+        value = json_texts.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(_complaint(error)) from None
-    except RecursionError:
+    except (ValueError, RecursionError):
         raise ValueError("exceeded max depth") from None
     if not isinstance(value, dict | None):
         kind = _GO_TYPES.get(type(value), "number")

@@ -10,10 +10,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from reconciler.report.readiness import readiness
+from reconciler.web.answers import JSONResponse
 from reconciler.web.control import Control
 from reconciler.web.discovery import scrape_targets
 from reconciler.web.metrics import Metrics

@@ -16,7 +16,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from reconciler.errors import ReconcileError
@@ -25,6 +25,7 @@ from reconciler.report.history import parse_revision, parse_since
 from reconciler.report.scrub import printable, scrub_text
 from reconciler.report.status import Document
 from reconciler.suspension import LATEST
+from reconciler.web.answers import JSONResponse
 from reconciler.web.names import UnknownService, resolve_service
 from reconciler.web.unix import person
 
