@@ -20,6 +20,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 MAX_DEPTH = 100
 MAX_ALIASES = 50
 MAX_NODES = 100_000
+# Of the documents of one file together, beyond one value for each byte.
+MAX_EXPANDED = 100_000
 
 # The line of a leaf, or the line of a container and what stands in it, in the container's own order.
 Lines: TypeAlias = "int | tuple[int, tuple[Lines, ...]]"
@@ -102,8 +104,20 @@ def _is_directives(chunk: bytes) -> bool:
     return any(line[:1] == b"%" for line in lines) and all(line.strip()[:1] in (b"", b"%", b"#") for line in lines)
 
 
-def load(text: bytes, first_line: int = 1) -> Tree | None:
-    """One document, or None where there is none. Raises YamlProblem."""
+class Budget:
+    """How many values the documents of one text may have together: one per byte, and some more by aliases."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size + MAX_EXPANDED
+
+    @property
+    def expanded(self) -> int:
+        """Values beyond what the bytes themselves can hold: what aliases made."""
+        return max(0, MAX_EXPANDED - self.left)
+
+
+def load(text: bytes, first_line: int = 1, budget: Budget | None = None) -> Tree | None:
+    """One document, or None where there is none; what it holds is taken from the budget. Raises YamlProblem."""
     try:
         node = _compose(text, first_line)
     except yaml.MarkedYAMLError as error:
@@ -114,8 +128,12 @@ def load(text: bytes, first_line: int = 1) -> Tree | None:
         raise YamlProblem(line, f"holds a character that YAML does not allow ({error.reason})", "NotText") from None
     if node is None:
         return None
-    builder = _Builder(first_line)
-    value, lines = builder.build(node, 0)
+    budget = budget or Budget(len(text))
+    builder = _Builder(first_line, budget.left)
+    try:
+        value, lines = builder.build(node, 0)
+    finally:
+        budget.left -= builder.nodes
     return Tree(value, lines, tuple(builder.surprises))
 
 
@@ -214,17 +232,18 @@ _MERGE = object()
 class _Builder:
     """Builds one document's values and lines; counts nodes, so that aliases cannot grow without end."""
 
-    def __init__(self, first_line: int) -> None:
+    def __init__(self, first_line: int, left: int) -> None:
         self.first_line = first_line
         self.nodes = 0
+        self.most = min(MAX_NODES, left)
         self.surprises: list[tuple[int, str, Any]] = []
 
     def build(self, node: Node, depth: int, line: int = 0) -> tuple[Any, Lines]:
         """The value, and its lines; `line` is that of the key in front of it, where there is one."""
         line = line or self._line(node)
         self.nodes += 1
-        if self.nodes > MAX_NODES:
-            raise YamlProblem(line, f"more than {MAX_NODES} values in one document", "TooLarge")
+        if self.nodes > self.most:
+            raise self._too_many(line)
         if isinstance(node, ScalarNode):
             return self._scalar(node), line
         if depth >= MAX_DEPTH:
@@ -235,6 +254,12 @@ class _Builder:
             return [value for value, _ in built], (line, tuple(lines for _, lines in built))
         self._expect(node, "map")
         return self._mapping(cast(MappingNode, node), depth, line)
+
+    def _too_many(self, line: int) -> YamlProblem:
+        if self.nodes > MAX_NODES:
+            return YamlProblem(line, f"more than {MAX_NODES} values in one document", "TooLarge")
+        text = "the aliases of this file expand to too many values; write the values out, or split the file"
+        return YamlProblem(line, text, "TooManyValues")
 
     def _mapping(self, node: MappingNode, depth: int, line: int) -> tuple[dict[str, Any], Lines]:
         built: dict[str, Any] = {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 
 from reconciler.config import HostTarget
 from reconciler.desired.deviations import of_document
-from reconciler.desired.scene import SERVICE, DesiredCache, enter_scene
+from reconciler.desired.scene import SERVICE, DesiredCache, Scene, enter_scene
 from reconciler.desired.service import describe, unusable
 from reconciler.desired.support import Place
 from reconciler.desired.unseen import (
@@ -25,6 +26,7 @@ from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.disclosed import disclosed
 
 _DOUBLES_NAMED = 3
+_FRAMES = 10
 _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -47,7 +49,7 @@ def build_desired(
     scene = enter_scene(manifests, target, snapshot, cache, secrets)
     known, cache.services = cache.services, {}
     for each in usable:
-        cache.services[each] = known.get(each) or describe(each, scene)
+        cache.services[each] = known.get(each) or _describe_safely(each, scene, cache)
     host = find_host(manifests, target, snapshot)
     return DesiredState(
         target=target.name,
@@ -65,6 +67,31 @@ def build_desired(
             ServiceId(target.default_namespace, each.name) for each in usable if each.namespace is None
         ),
     )
+
+
+def _describe_safely(service: Manifest, scene: Scene, cache: DesiredCache) -> Desired:
+    """A service that we fail on is one that cannot be used: what runs of it is kept, and the others go on."""
+    try:
+        return describe(service, scene)
+    except MemoryError:
+        # Whatever took it is still held: this is about the whole revision.
+        raise
+    except Exception as error:
+        # Not its words: they may hold a Secret's.
+        what = type(error).__name__
+        cache.tracebacks.append(f"{service.origin}: {service.name}: {what}\n{_frames(error)}")
+        text = (
+            f"working out {service.name} failed ({what}): a bug in the reconciler; what runs of it is kept. "
+            "Undo the last change of it or of its runtime, and report the traceback in the daemon's log"
+        )
+        key = ServiceId(service.namespace or scene.target.default_namespace, service.name)
+        return Desired(key, service.origin, None, "", problems=(Reason("InternalError", text, service.origin),))
+
+
+def _frames(error: Exception) -> str:
+    """The first and the last: a recursion has a thousand."""
+    frames = traceback.format_tb(error.__traceback__)
+    return "".join(frames if len(frames) <= 2 * _FRAMES else [*frames[:_FRAMES], "  ...\n", *frames[-_FRAMES:]])
 
 
 def _bad_name(service: Manifest) -> Reason | None:

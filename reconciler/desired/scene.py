@@ -45,6 +45,8 @@ class DesiredCache:
     key: tuple[Any, ...] = ()
     scene: Scene | None = None
     services: dict[Manifest, Desired] = field(default_factory=dict)
+    tracebacks: list[str] = field(default_factory=list)
+    """Of services that could not be worked out since somebody looked here: for the log."""
 
 
 def enter_scene(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,5 +64,12 @@ class Evaluator:
         known = self._known
         if known is None or known[0] is not snapshot or known[1].secrets is not secrets:
             wanted = build_desired(manifests, self._settings, own, self._services, secrets)
+            self._tell_bugs()
             self._known = known = (snapshot, Evaluated(wanted, secrets, self._secrets.seen_stamps))
         return known[1]
+
+    def _tell_bugs(self) -> None:
+        """Once for each service and change of it. In a worker, this is what the daemon's log is written to."""
+        for text in self._services.tracebacks:
+            sys.stderr.write(f"bug: {self._settings.name}: {text}\n")
+        self._services.tracebacks.clear()

@@ -18,6 +18,7 @@ from reconciler.manifests.manifest import (
     Manifests,
     Unreadable,
     joined,
+    unreadable,
 )
 from reconciler.manifests.paths import read_paths
 from reconciler.manifests.selection import (
@@ -60,6 +61,8 @@ __all__ = [
 
 # What is hidden or ignored is passed over on purpose.
 _SILENT = ("Hidden", "Ignored")
+# Of all files together: values that aliases make beyond what is written.
+MAX_EXPANDED = 300_000
 
 
 class ManifestCache:
@@ -71,12 +74,24 @@ class ManifestCache:
     def read(self, files: Iterable[File]) -> list[Manifests]:
         """Each file's manifests; forgets the files that are not among these."""
         known, now = self._files, {}
+        found: list[Manifests] = []
+        expanded = 0
         for file in files:
+            if expanded > MAX_EXPANDED:
+                found.append(_too_much(file.path))
+                continue
             key = (file.path, file.oid)
             # The size limit of files in git is the source's; what it hands over is read.
             now[key] = known[key] if key in known else read_file(file.path, file.data, len(file.data))
+            found.append(now[key])
+            expanded += now[key].expanded
         self._files = now
-        return list(now.values())
+        return found
+
+
+def _too_much(path: str) -> Manifests:
+    text = "not read: the aliases in the files before it expand to too many values; write the values out there"
+    return unreadable(path, 1, "TooManyValues", text)
 
 
 def read_manifests(snapshot: Snapshot, cache: ManifestCache | None = None) -> Manifests:

@@ -19,7 +19,7 @@ from reconciler.manifests.manifest import (
     unreadable,
 )
 from reconciler.model import Origin, Reason
-from reconciler.strict_yaml import Lines, YamlProblem, check_text, find, line_at, load, split_documents
+from reconciler.strict_yaml import Budget, Lines, YamlProblem, check_text, find, line_at, load, split_documents
 
 MAX_FILE_BYTES = 1 << 20
 MAX_DOCUMENTS = 5_000
@@ -56,14 +56,27 @@ def read_file(path: str, data: bytes, max_bytes: int = MAX_FILE_BYTES, max_docum
 def _read_documents(path: str, text: bytes, max_documents: int) -> list[Manifests]:
     parts: list[Manifests] = []
     problems = 0
+    budget = Budget(len(text))
     for number, (line, chunk) in enumerate(split_documents(text)):
         if number == max_documents or problems >= MAX_PROBLEMS:
             what = f"{max_documents} documents" if number == max_documents else f"{problems} errors"
             parts.append(unreadable(path, line, "TooLarge", f"{what} so far; the rest of this file is not read"))
             break
-        parts.append(_read_document(path, line, chunk))
+        parts.append(_read_safely(path, line, chunk, budget))
         problems += len(parts[-1].unreadable)
-    return parts
+    return [*parts, Manifests(expanded=budget.expanded)] if budget.expanded else parts
+
+
+def _read_safely(path: str, line: int, chunk: bytes, budget: Budget) -> Manifests:
+    """A document that we fail on is one that cannot be read, and no more than that."""
+    try:
+        return _read_document(path, line, chunk, budget)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Not its words: they may hold a Secret's.
+        text = f"reading this document failed ({type(error).__name__}): a bug in the reconciler; please report it"
+        return unreadable(path, line, "InternalError", text)
 
 
 def _tidy(path: str, found: Manifests) -> Manifests:
@@ -79,12 +92,12 @@ def _tidy(path: str, found: Manifests) -> Manifests:
     return replace(found, notes=(*found.notes[: MAX_NOTES - 1], rest))
 
 
-def _read_document(path: str, line: int, chunk: bytes) -> Manifests:
+def _read_document(path: str, line: int, chunk: bytes, budget: Budget) -> Manifests:
     try:
-        tree = load(join_surrogates(chunk) if is_json(chunk) else chunk, line)
+        tree = load(join_surrogates(chunk) if is_json(chunk) else chunk, line, budget)
     except YamlProblem as problem:
         if is_json(chunk) and (objects := list(split_objects(chunk, line))):
-            return joined(_read_document(path, at, text) for at, text in objects)
+            return joined(_read_document(path, at, text, budget) for at, text in objects)
         return _broken(path, problem, chunk)
     if tree is None or tree.value is None:
         return Manifests()

@@ -78,6 +78,8 @@ class Manifests:
     documents: tuple[Manifest, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     notes: tuple[Reason, ...] = ()
+    # How many values aliases made beyond what was written.
+    expanded: int = 0
 
     @property
     def errors(self) -> tuple[Reason, ...]:
@@ -108,6 +110,7 @@ def joined(parts: Iterable[Manifests]) -> Manifests:
         tuple(chain.from_iterable(part.documents for part in every)),
         tuple(chain.from_iterable(part.unreadable for part in every)),
         tuple(chain.from_iterable(part.notes for part in every)),
+        sum(part.expanded for part in every),
     )
 
 
