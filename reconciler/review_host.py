@@ -14,6 +14,7 @@ from pathlib import Path
 from reconciler import review
 from reconciler.config import Engine, HostTarget
 from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
+from reconciler.desired.obstacles import closed_arguments
 from reconciler.engines.file_arguments import CLOSED, is_below
 from reconciler.engines.fit import Room, room_of
 from reconciler.engines.fit_arguments import arguments_of
@@ -115,13 +116,26 @@ def _blocked(service: Desired) -> tuple[Reason, ...]:
 
 
 def _closed(wanted: DesiredState, target: HostTarget, closed: tuple[Path, ...]) -> Iterator[Reason]:
-    """Folders of ours, by their names: where links lead is seen on the host alone."""
+    """Folders and files of ours, by their names: where links lead is seen on the host alone."""
+
+    def is_ours(path: str) -> bool:
+        return any(is_below(path, str(each)) for each in closed)
+
     for service in wanted.services:
-        origins = dict(service.mount_origins)
-        for path, folder in _model_paths(service.spec, target).items() if service.spec else ():
-            if any(is_below(folder, str(ours)) or is_below(str(ours), folder) for ours in closed):
-                text = f"{folder}: {CLOSED}; keep models in a folder of their own"
-                yield Reason("FolderClosed", text, origins.get(path) or service.origin)
+        if service.spec is not None:
+            yield from _closed_folders(service, service.spec, target, closed)
+            for reason in closed_arguments(service.spec, service.argument_origins, is_ours):
+                yield reason if reason.origin else replace(reason, origin=service.origin)
+
+
+def _closed_folders(
+    service: Desired, spec: EffectiveSpec, target: HostTarget, closed: tuple[Path, ...]
+) -> Iterator[Reason]:
+    origins = dict(service.mount_origins)
+    for path, folder in _model_paths(spec, target).items():
+        if any(is_below(folder, str(ours)) or is_below(str(ours), folder) for ours in closed):
+            text = f"{folder}: {CLOSED}; keep models in a folder of their own"
+            yield Reason("FolderClosed", text, origins.get(path) or service.origin)
 
 
 def _bad_names(wanted: DesiredState) -> list[Reason]:

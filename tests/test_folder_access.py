@@ -328,7 +328,10 @@ def test_paths_in_arguments_are_found_wherever_they_stand() -> None:
     assert [path for _, _, path in absolute_paths(args)] == ["/x", "/y", "/z", "/v"]
 
 
-def test_argument_that_names_a_file_of_the_system_is_refused_by_validate() -> None:
-    text = f"{SERVICE}      - --chat-template=/proc/self/environ\n"
-    verdict = validate_on(read_manifests(snapshot({"hosts/box/chat.yaml": text})), TARGET)
-    assert ["/proc/self/environ: is closed to services" in each["message"] for each in verdict["errors"]] == [True]
+@pytest.mark.parametrize("path", ["/proc/self/environ", "/var/lib/reconciler/state.db", "/etc/age.key"])
+def test_argument_that_names_a_closed_file_is_refused_by_validate(path: str) -> None:
+    text = f"{SERVICE}      - --chat-template={path}\n"
+    closed = (Path("/var/lib/reconciler"), Path("/etc/age.key"))
+    (error,) = validate_on(read_manifests(snapshot({"hosts/box/chat.yaml": text})), TARGET, closed)["errors"]
+    assert f"--chat-template {path}: is closed to services" in error["message"]
+    assert text.splitlines()[error["line"] - 1].strip() == f"- --chat-template={path}"

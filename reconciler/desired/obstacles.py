@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from urllib.parse import unquote
 
@@ -12,7 +12,7 @@ from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.engines.file_arguments import CLOSED, absolute_paths, is_below, is_systems_own
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import Revealed, origin_of_word, server_flags, unsupported
+from reconciler.engines.launch import UNKNOWN, Revealed, origin_of_word, server_flags, unsupported
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
 from reconciler.secrets.wanted import ALL, secret_ref
 from reconciler.storage.sources import SCHEMES, shown
@@ -45,20 +45,23 @@ def find_obstacles(
         if obstacle := storage_obstacle(mount, target):
             yield Reason(*obstacle, origins.of_storage(mount.uri))
         yield from _missing_config_maps(mount, origins)
-    yield from _closed_arguments(spec, argument_origins, names, origins)
+    for reason in closed_arguments(spec, argument_origins, names=names):
+        yield reason if reason.origin else replace(reason, origin=origins.of_container_field("args"))
 
 
-def _closed_arguments(
-    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], names: Revealed, origins: Origins
+def closed_arguments(
+    spec: EffectiveSpec,
+    argument_origins: tuple[Origin, ...],
+    is_closed: Callable[[str], bool] = is_systems_own,
+    names: Revealed = UNKNOWN,
 ) -> Iterator[Reason]:
-    """Arguments that name what is the system's own; whatever is mounted over it is not."""
+    """Arguments that name what no service may read; whatever is mounted over it is another thing."""
     flags, indices = server_flags(spec, names)
     mounted = [*(each.path for each in spec.mounts), *(each.path for each in spec.secrets)]
     for index, flag, path in absolute_paths(flags):
-        if is_systems_own(path) and not any(is_below(path, each) for each in mounted):
-            where = origin_of_word(spec, indices[index], argument_origins)
+        if is_closed(path) and not any(is_below(path, each) for each in mounted):
             text = f"{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
-            yield Reason("FileClosed", text, where or origins.of_container_field("args"))
+            yield Reason("FileClosed", text, origin_of_word(spec, indices[index], argument_origins))
 
 
 def _missing(variable: EnvVar, origins: Origins) -> Reason:
