@@ -13,6 +13,7 @@ from reconciler.errors import Retryable
 from reconciler.model import ReplicaId, Resources, ServiceId
 from reconciler.targets.systemd import fetch
 from reconciler.targets.systemd.drain import drain_unit, proxy_name
+from reconciler.targets.systemd.proxy import proxy_unit
 from reconciler.targets.systemd.unit import (
     UnitPlan,
     build_unit,
@@ -228,3 +229,11 @@ def test_a_fetch_is_closed_to_others_of_its_user_where_the_host_can(
             allowed.write_text(said)
         words = fetch.command("reconciler-fetch-box.1.service", Path("python"), tmp_path / "1", 3, 4)
         assert ("--property=PrivateUsers=yes" in words) is expected
+
+
+def test_proxy_has_a_limit_of_memory_and_the_group_of_sockets():
+    text = proxy_unit("gpu-1", Path("/state/proxy"), 30, ["envoy"], ("reconciler-proxy",), 1 << 31)
+    assert {"MemoryMax=2147483648", "SupplementaryGroups=reconciler-proxy", "LimitCORE=0"} <= set(text.splitlines())
+    bare = proxy_unit("gpu-1", Path("/state/proxy"), 30, ["envoy"])
+    assert "MemoryMax" not in bare
+    assert "SupplementaryGroups" not in bare

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -138,7 +137,7 @@ class EnvoyProxy:
             admin_socket.restore(self._folder)
         if running is None:
             self._refuse_taken_port()
-            running = self._spawn(self._folder, max(2, min(4, os.cpu_count() or 2)))
+            running = self._spawn(self._folder, process.threads())
         process.record(self._folder, running)
         self._wait_until_live(running)
         self._files.publish("cds", self._clusters)

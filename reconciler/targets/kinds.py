@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 from reconciler import config
 from reconciler.engines.preflight import Begin, begin_child
 from reconciler.inventory import Inventory
-from reconciler.routing import process
+from reconciler.routing import process, static
 from reconciler.routing.envoy import Spawn
 from reconciler.targets.fetcher import Fetcher, FetchProcess
 from reconciler.targets.gpus import Gpus
@@ -38,21 +38,32 @@ def make_supervisor(
 
             manager = AnyManager()
             supervisor = UnitSupervisor(inventory.folder.name, settings.user, inventory, gpus, manager, closed)
-            return supervisor, ProxyUnit(inventory.folder.name, settings.rollout.shutdown_budget, manager).spawn
+            proxy = ProxyUnit(inventory.folder.name, settings.rollout.shutdown_budget, manager, _memory(settings))
+            return supervisor, proxy.spawn
         case _:
             assert_never(settings.kind)
 
 
+def _memory(settings: config.HostTarget) -> int:
+    return static.MEMORY_FACTOR * static.full_heap(settings.routing.max_body_bytes)
+
+
 def prepare_shutdown(settings: config.HostTarget, proxy: Path) -> None:
-    """Have a shutdown of the host wait for running requests. Raises Retryable. `proxy` is the folder of the proxy."""
+    """Have a shutdown wait for running requests, and the next boot start the proxy as we would. Raises Retryable.
+
+    `proxy` is the folder of the proxy.
+    """
     if settings.kind == "process":
         # Only systemd could wait, and does not know our children.
         return
     from reconciler.targets.systemd.drain import DrainUnit
+    from reconciler.targets.systemd.proxy import ProxyUnit
     from reconciler.targets.systemd.ways import AnyManager
 
     with closing(AnyManager()) as manager:
-        DrainUnit(proxy.parent.name, proxy, settings.rollout.shutdown_budget, manager).ensure()
+        target, seconds = proxy.parent.name, settings.rollout.shutdown_budget
+        DrainUnit(target, proxy, seconds, manager).ensure()
+        ProxyUnit(target, seconds, manager, _memory(settings)).renew(proxy.absolute(), process.threads())
 
 
 def make_fetcher(settings: config.HostTarget, folder: Path) -> Fetcher:

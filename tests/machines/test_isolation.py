@@ -58,6 +58,8 @@ def test_proxy_reaches_no_bus_though_it_is_root(make_rig: MakeRig) -> None:
     rig = make_rig(InstalledRig)
     rig.start()
     rig.converge()
-    pid = rig.machine.run("systemctl", "show", "-P", "MainPID", f"reconciler-proxy-{rig.name}.service").strip()
+    unit = f"reconciler-proxy-{rig.name}.service"
+    pid, memory = rig.machine.run("systemctl", "show", "-P", "MainPID", "-P", "MemoryMax", unit).split()
+    assert int(memory) == 2 << 30
     for socket in (BUS, "/run/systemd/private"):
         assert "denied" in inside(rig, pid, "root", "/usr/bin/python3", "-c", CONNECT, socket)

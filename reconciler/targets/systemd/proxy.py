@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from reconciler.errors import Retryable
@@ -21,9 +23,10 @@ _SECONDS = 10.0
 class ProxyUnit:
     """Starts the Envoy of one target, and takes it away."""
 
-    def __init__(self, target: str, seconds: float, manager: Manager) -> None:
-        """`seconds` is what whoever stops it grants to requests that run."""
+    def __init__(self, target: str, seconds: float, manager: Manager, memory: int = 0) -> None:
+        """`seconds` is what a stop grants to requests that run, `memory` the most that it takes; 0: no limit."""
         self._target = target
+        self._memory = memory
         self._seconds = seconds
         self._manager = manager
 
@@ -33,17 +36,26 @@ class ProxyUnit:
 
     def spawn(self, folder: Path, concurrency: int) -> Identity:
         """Raises Retryable."""
-        path = UNITS / self.name
-        try:
-            text = proxy_unit(self._target, folder, self._seconds, process.command(concurrency))
-            write_atomically(path, text.encode(), 0o644)
-        except OSError as error:
-            raise Retryable(f"{path}: cannot be written: {error.strerror}; run us as root") from None
+        self._write(folder, concurrency)
         before = process.log_size(folder)
         self._manager.install(self.name)
         sync_links()
         self._manager.start(self.name)
         return self._found(folder, before)
+
+    def renew(self, folder: Path, concurrency: int) -> None:
+        """Have the next start be as this release does it; the one that runs is left alone. Raises Retryable."""
+        if (UNITS / self.name).exists() and self._write(folder, concurrency):
+            self._manager.install(self.name)
+
+    def _write(self, folder: Path, concurrency: int) -> bool:
+        path = UNITS / self.name
+        argv = process.command(concurrency)
+        text = proxy_unit(self._target, folder, self._seconds, argv, _groups(), self._memory)
+        try:
+            return write_atomically(path, text.encode(), 0o644)
+        except OSError as error:
+            raise Retryable(f"{path}: cannot be written: {error.strerror}; run us as root") from None
 
     def remove(self) -> None:
         """Stop it for good, and delete its unit. Raises Retryable."""
@@ -61,9 +73,21 @@ class ProxyUnit:
         raise Retryable(f"{self.name} did not start: {words}")
 
 
-def proxy_unit(target: str, folder: Path, seconds: float, argv: list[str]) -> str:
+def _groups() -> tuple[str, ...]:
+    """Those whose sockets it uses: without the capability to pass them by, root's rights end at modes as well."""
+    with suppress(KeyError):
+        return (grp.getgrnam(process.USER).gr_name,)
+    return ()
+
+
+def proxy_unit(
+    target: str, folder: Path, seconds: float, argv: list[str], groups: tuple[str, ...] = (), memory: int = 0
+) -> str:
     """The text of the proxy's unit. Pure."""
     name, value = next(iter(process.environment(folder).items()))
+    own = "".join(f"SupplementaryGroups={group}\n" for group in groups)
+    # Far above what it takes before it refuses requests by itself: here all of them would be cut.
+    own += f"MemoryMax={memory}\n" if memory else ""
     return f"""\
 [Unit]
 Description=Proxy of the reconciler's target {target}
@@ -82,7 +106,8 @@ Restart=always
 RestartSec=100ms
 {stop_lines(folder, seconds)}
 LimitNOFILE=1048576
-CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+LimitCORE=0
+{own}CapabilityBoundingSet=CAP_NET_BIND_SERVICE
 ReadWritePaths={quote_path(str(folder))}
 PrivateDevices=yes
 {SANDBOX}
