@@ -34,6 +34,7 @@ from reconciler.model import (
     ServiceId,
     Snapshot,
     Strategy,
+    is_under,
 )
 from reconciler.report.fit import fit_document
 from reconciler.report.scrub import scrub
@@ -85,9 +86,17 @@ def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Documen
 
 def _look(manifests: Manifests, target: HostTarget) -> tuple[review.Place, DesiredState]:
     """The host as KServe's rules see it, and what it would run."""
+    target = _as_named_here(manifests, target)
     secrets = SecretSources(target).load(manifests)
     place = review.Place(target.default_namespace, HOST_MODE, as_kserve_sees(secrets))
     return place, build_desired(manifests, target, Snapshot(revision="", files=()), secrets=secrets)
+
+
+def _as_named_here(manifests: Manifests, target: HostTarget) -> HostTarget:
+    """Files that are named otherwise than from the repository's root are in no folder that the config could mean."""
+    if any(is_under(each.origin.file, target.paths) for each in manifests.documents):
+        return target
+    return target.model_copy(update={"secrets": target.secrets.model_copy(update={"folders": ()})})
 
 
 def _is_of_this_machine(reason: Reason) -> bool:

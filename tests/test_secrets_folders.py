@@ -12,7 +12,8 @@ import pytest
 from reconciler.config import HostTarget, Secrets
 from reconciler.desired import build_desired
 from reconciler.manifests import Manifests, read_manifests
-from reconciler.model import Desired, DesiredState
+from reconciler.model import Desired, DesiredState, File, Snapshot
+from reconciler.review_host import validate_on
 from reconciler.secrets import SecretSources
 from tests.secret_files import age_key, encrypt
 from tests.test_desired import RUNTIME, TARGET, snapshot, with_model
@@ -147,3 +148,16 @@ def test_deepest_folder_counts() -> None:
     secrets = Secrets.model_validate({"folders": folders})
     found = [secrets.folder_of(file) for file in (f"{BOB}/x.yaml", "hosts/box/x.yaml", "hosts/other/x.yaml")]
     assert [each and each.namespaces for each in found] == [("bob",), ("team",), None]
+
+
+@pytest.mark.parametrize("root", ["", "/tmp/checkout/", "../"])
+def test_validate_judges_folders_from_the_repositorys_root_alone(tenants: Make, root: str) -> None:
+    made = tenants()
+    files = {f"{root}{ALICE}/hub.yaml": made.sealed, f"{root}{ALICE}/chat.yaml": user("alice")}
+    manifests = read_manifests(Snapshot("r1", tuple(File(path, path, text.encode()) for path, text in files.items())))
+    said = [each["message"] for each in validate_on(manifests, made.target)["errors"]]
+    assert not any("targets[].secrets.folders" in each for each in said)
+    stolen = {f"{root}{BOB}/hub.yaml": made.sealed}
+    manifests = read_manifests(Snapshot("r1", tuple(File(path, path, text.encode()) for path, text in stolen.items())))
+    said = [each["message"] for each in validate_on(manifests, made.target)["errors"]]
+    assert any("targets[].secrets.folders" in each for each in said) == (root == "")
