@@ -13,9 +13,10 @@ import pytest
 
 from reconciler.config import Routing
 from reconciler.routing import static
+from reconciler.routing.answers import skip
 from reconciler.routing.envoy import EnvoyProxy
 from tests.ports import free_port
-from tests.proxy_parts import Backend, ask, route
+from tests.proxy_parts import Backend, ask, load, route
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +91,30 @@ def test_stalled_body_in_memory_is_cut_before_its_deadline(
     start()
     with closing(opened(port, PATHS[0], 1000)) as upload:
         assert upload.recv(65536).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_upgrade_to_filters_that_it_did_not_have_loses_nothing(
+    start: Callable[[], EnvoyProxy], port: int, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(static.paths, "filters", lambda: ())
+        before.setattr("reconciler.routing.resources.skip", lambda *_, **__: skip("model"))
+        running = start()
+        routes = tuple(running.observe().applied.values())
+    assert routes
+    after = EnvoyProxy(running._folder, Routing(listen=f"127.0.0.1:{port}"))
+    with load(port, path, {"model": "tiny"}) as seen:
+        assert not after.observe().ready
+        after.ensure_running()
+        # The new filters are there, and whoever connects now meets them.
+        assert ask(port, path, {"model": "tiny"}).status == 200
+        after.apply(routes)
+        time.sleep(0.5)
+    assert after.observe().ready
+    assert (seen.lost, seen.refused) == ([], 0)
+    assert seen.served["tiny"] > 100
+    assert ask(port, "/demo/tiny/metrics").status == 403
 
 
 @pytest.mark.parametrize("path", PATHS)
