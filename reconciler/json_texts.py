@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 
 def loads(text: str) -> Any:
     """As `json.loads`, but half a character (`"\\ud800"`) becomes U+FFFD, as in Go: no file or socket takes it."""
-    value = json.loads(text)
+    value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     return json.loads(whole(json.dumps(value, ensure_ascii=False))) if _may_be_half(text) else value
+
+
+def _no_number(word: str) -> float:
+    raise json.JSONDecodeError("Expecting value", word, 0)
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text[:20]} is more than a number can be")
+    return number
 
 
 def whole(text: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
+from reconciler.bugs import caught
 from reconciler.capacity import Ledger
 from reconciler.health import Life, Patience, life
 from reconciler.model import (
     Action,
+    Bug,
     DesiredState,
     Drain,
     EnsureProxy,
@@ -76,14 +79,15 @@ def make_plan(
     every = desired
     desired = replace(every, services=wishes_now(every.services, observed.owned))
     decisions: dict[ServiceId, Decision] = {}
+    bugs: list[Bug] = []
     open_questions: list[Situation] = []
     for s in _situations(desired, observed, marked.quarantines, patience, marked.failures):
-        decision = _left_alone(s) if s.id in suspended else settled(s)
+        decision = _left_alone(s) if s.id in suspended else _safely(s, settled, bugs)
         if decision is None:
             open_questions.append(s)
         else:
             decisions[s.id] = decision
-    decisions |= _decide_all(open_questions, desired, observed, patience, suspended)
+    decisions |= _decide_all(open_questions, desired, observed, patience, suspended, bugs)
     ordered = [decisions[key] for key in sorted(decisions)]
     # Asked for a proxy in need alone: it looks at everything.
     behind = not observed.proxy_ready and _is_behind(desired, observed, marked.quarantines)
@@ -102,6 +106,7 @@ def make_plan(
         look_again_at=min(looks.values(), default=None),
         notes=(*desired.unreadable, *desired.notes, *_last_calls(ordered, desired)),
         looks=looks,
+        bugs=tuple(bugs),
     )
 
 
@@ -116,6 +121,7 @@ def _decide_all(
     observed: Observed,
     patience: Patience,
     suspended: Collection[ServiceId],
+    bugs: list[Bug],
 ) -> dict[ServiceId, Decision]:
     """In an order that gives room first to what proved itself before: a restart comes before a newcomer."""
     if not situations:
@@ -135,7 +141,21 @@ def _decide_all(
     )
     situations.sort(key=lambda s: (s.promoted is None, s.id))
     keep_room(situations, ledger)
-    return {s.id: decide(s, ledger) for s in situations}
+    return {s.id: found for s in situations if (found := _safely(s, lambda s: decide(s, ledger), bugs))}
+
+
+_Decided = TypeVar("_Decided", Decision, Decision | None)
+
+
+def _safely(s: Situation, judge: Callable[[Situation], _Decided], bugs: list[Bug]) -> _Decided | Decision:
+    """A service that makes us raise is left alone, and the others are looked after."""
+    try:
+        return judge(s)
+    except Exception as error:
+        reason, bug = caught(error, f"planning {s.id}", s.desired.origin if s.desired else None)
+        bugs.append(bug)
+        verdict = Verdict(s.id, Sync.UNKNOWN, Health(Phase.UNKNOWN, reason), step=reason.message, kept=s.kept)
+        return Decision((), route_left_alone(s), (), verdict, None)
 
 
 def _situations(

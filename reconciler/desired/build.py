@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
+from reconciler.bugs import caught
 from reconciler.config import HostTarget
 from reconciler.desired.deviations import of_document
 from reconciler.desired.scene import SERVICE, DesiredCache, Scene, enter_scene
-from reconciler.desired.service import describe, unusable
+from reconciler.desired.service import describe, service_id, unusable
 from reconciler.desired.support import Place
 from reconciler.desired.unseen import (
     doubled_hosts,
@@ -26,7 +27,6 @@ from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.disclosed import disclosed
 
 _DOUBLES_NAMED = 3
-_FRAMES = 10
 _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -46,10 +46,7 @@ def build_desired(
     services = manifests.of_kind(SERVICE)
     bad_names = [reason for each in services if (reason := _bad_name(each))]
     usable = [each for each in services if not _bad_name(each)]
-    scene = enter_scene(manifests, target, snapshot, cache, secrets)
-    known, cache.services = cache.services, {}
-    for each in usable:
-        cache.services[each] = known.get(each) or _describe_safely(each, scene, cache)
+    _describe_all(usable, partial(enter_scene, manifests, target, snapshot, cache, secrets), target, cache)
     host = find_host(manifests, target, snapshot)
     return DesiredState(
         target=target.name,
@@ -57,7 +54,7 @@ def build_desired(
         services=tuple(_without_doubles(cache.services, target)),
         unreadable=(*unreadable_places(manifests, snapshot), *bad_names, *doubled_hosts(manifests, target)),
         prunable=is_prunable(manifests, target, snapshot),
-        notes=(*_notes(manifests, target, snapshot), *secrets.notes),
+        notes=(*_notes_safely(manifests, target, snapshot, cache), *secrets.notes),
         refused=(*faults_without_services(manifests), *secrets.faults),
         cordon=cordon_of(host) if host else None,
         cordon_known=host is not None,
@@ -69,6 +66,24 @@ def build_desired(
     )
 
 
+def _describe_all(
+    services: Sequence[Manifest], enter: Callable[[], Scene], target: HostTarget, cache: DesiredCache
+) -> None:
+    """Each service into the cache; none can be used where we fail on what they share."""
+    try:
+        scene = enter()
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = _noted(error, f"reading what the services of {target.name} share", None, cache)
+        cache.key = ()
+        cache.services = {each: unusable(service_id(each, target), each, (reason,)) for each in services}
+        return
+    known, cache.services = cache.services, {}
+    for each in services:
+        cache.services[each] = known.get(each) or _describe_safely(each, scene, cache)
+
+
 def _describe_safely(service: Manifest, scene: Scene, cache: DesiredCache) -> Desired:
     """A service that we fail on is one that cannot be used: what runs of it is kept, and the others go on."""
     try:
@@ -77,21 +92,27 @@ def _describe_safely(service: Manifest, scene: Scene, cache: DesiredCache) -> De
         # Whatever took it is still held: this is about the whole revision.
         raise
     except Exception as error:
-        # Not its words: they may hold a Secret's.
-        what = type(error).__name__
-        cache.tracebacks.append(f"{service.origin}: {service.name}: {what}\n{_frames(error)}")
-        text = (
-            f"working out {service.name} failed ({what}): a bug in the reconciler; what runs of it is kept. "
-            "Undo the last change of it or of its runtime, and report the traceback in the daemon's log"
-        )
-        key = ServiceId(service.namespace or scene.target.default_namespace, service.name)
-        return Desired(key, service.origin, None, "", problems=(Reason("InternalError", text, service.origin),))
+        reason = _noted(error, f"working out {service.name}", service.origin, cache)
+        return Desired(service_id(service, scene.target), service.origin, None, "", problems=(reason,))
 
 
-def _frames(error: Exception) -> str:
-    """The first and the last: a recursion has a thousand."""
-    frames = traceback.format_tb(error.__traceback__)
-    return "".join(frames if len(frames) <= 2 * _FRAMES else [*frames[:_FRAMES], "  ...\n", *frames[-_FRAMES:]])
+def _notes_safely(
+    manifests: Manifests, target: HostTarget, snapshot: Snapshot, cache: DesiredCache
+) -> tuple[Reason, ...]:
+    try:
+        return tuple(_notes(manifests, target, snapshot))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return (_noted(error, f"looking for what to note on {target.name}", None, cache),)
+
+
+def _noted(error: Exception, doing: str, origin: Origin | None, cache: DesiredCache) -> Reason:
+    reason, bug = caught(error, doing, origin)
+    cache.tracebacks.append(
+        f"{origin}: {bug.subject}: {bug.traceback}" if origin else f"{bug.subject}: {bug.traceback}"
+    )
+    return reason
 
 
 def _bad_name(service: Manifest) -> Reason | None:

@@ -57,7 +57,7 @@ def enter_scene(
     uncertain = tuple(possible_runtimes(manifests, snapshot))
     key = (target, uncertain, others, secrets)
     if cache.scene is None or cache.key != key:
-        cache.key, cache.services = key, {}
+        cache.key, cache.scene, cache.services = key, None, {}
         cache.scene = _new_scene(others, target, uncertain, secrets)
     return cache.scene
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from reconciler.config import HostTarget
 from reconciler.desired.canary import with_canary
 from reconciler.desired.deviations import ALL_FACTS, deviations, entries_ignored
 from reconciler.desired.effective import (
@@ -49,7 +50,7 @@ def describe(service: Manifest, scene: Scene) -> Desired:
 
 
 def _describe(service: Manifest, scene: Scene) -> Desired:
-    key = ServiceId(service.namespace or scene.target.default_namespace, service.name)
+    key = service_id(service, scene.target)
     resolved = resolve(service.data, scene.world)
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
@@ -73,6 +74,10 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
     if usable.not_here:
         return usable
     return replace(usable, blocked=(*usable.blocked, *secrets)) if secrets else usable
+
+
+def service_id(service: Manifest, target: HostTarget) -> ServiceId:
+    return ServiceId(service.namespace or target.default_namespace, service.name)
 
 
 def unusable(

@@ -11,6 +11,7 @@ from reconciler.model import (
     Action,
     Admit,
     AskPreflight,
+    Bug,
     Desired,
     DesiredState,
     Drain,
@@ -62,6 +63,7 @@ class Journal:
         self._last_errors: dict[tuple[str, str], str] = {}
         self._asked: dict[ServiceId, str] = {}
         self._said = history.said(target)
+        self._bugs: frozenset[Bug] = frozenset()
 
     def record(
         self,
@@ -78,6 +80,7 @@ class Journal:
             self._seen = (desired.revision, time.time())
             text = f"{len(desired.services)} services wanted"
             self._say(_REVISION, desired.revision, Finding("revision", text, desired.revision))
+        self._tell_bugs(plan)
         self._say_problems(desired, observed)
         if isinstance(observed, Observed):
             self._say_findings(desired, plan)
@@ -86,6 +89,15 @@ class Journal:
             self._tell(result, plan, observed)
         self._note_applied(desired, observed, plan)
         return self._applied
+
+    def _tell_bugs(self, plan: Plan) -> None:
+        """Each traceback once, as long as it is the same."""
+        if not (plan.bugs or self._bugs):
+            return
+        now = frozenset(plan.bugs)
+        for bug in sorted(now - self._bugs, key=lambda one: one.subject):
+            self._log.error("judging_raised", judged=bug.subject, traceback=bug.traceback, revision=plan.revision)
+        self._bugs = now
 
     def record_cordon(self, desired: DesiredState) -> None:
         """Tell that the whole host was closed, or opened again."""

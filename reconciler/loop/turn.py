@@ -139,7 +139,7 @@ class Turner:
     def fail(self, why: str) -> None:
         """A pass was not possible: nothing is known of the target now."""
         unreachable = Unreachable(self._settings.name, time.time(), why)
-        self.report = replace(self.report, observed=unreachable, plan=None, last_results=())
+        self.report = replace(self.report, observed=unreachable, plan=None, last_results=(), pass_error=why)
 
     def leave(self, why: Reason) -> None:
         """From now on nothing is wanted here, whatever git says."""

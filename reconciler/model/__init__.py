@@ -48,7 +48,7 @@ from reconciler.model.desired import (
     Strategy,
 )
 from reconciler.model.fit import Fit
-from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId, is_under
+from reconciler.model.names import INTERNAL_ERROR, Bug, Origin, Reason, ReplicaId, ServiceId, is_under
 from reconciler.model.observed import (
     Capacity,
     Endpoint,
@@ -79,11 +79,13 @@ from reconciler.model.snapshot import File, Snapshot
 __all__ = [
     "GPU",
     "GPU_FRACTION",
+    "INTERNAL_ERROR",
     "MIG",
     "Action",
     "Admit",
     "Adopt",
     "AskPreflight",
+    "Bug",
     "ByHand",
     "Canary",
     "Capacity",

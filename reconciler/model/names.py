@@ -54,6 +54,18 @@ def is_under(path: str, roots: Iterable[str]) -> bool:
     return any(not root or path == root or path.startswith(f"{root}/") for root in roots)
 
 
+INTERNAL_ERROR = "InternalError"
+"""The code of a Reason that names a fault of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """An exception that nobody foresaw, raised while one thing of many was judged: the others go on."""
+
+    subject: str
+    traceback: str
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why something is as it is. `code` is one CamelCase word that scripts can match."""

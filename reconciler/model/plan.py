@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.model.actions import Action
-from reconciler.model.names import Reason, ServiceId
+from reconciler.model.names import Bug, Reason, ServiceId
 from reconciler.model.observed import Quarantine
 
 
@@ -74,6 +74,7 @@ class Plan:
     look_again_at: float | None = None
     notes: tuple[Reason, ...] = ()
     looks: Mapping[ServiceId, float] = field(default_factory=dict)
+    bugs: tuple[Bug, ...] = ()
 
 
 class Outcome(StrEnum):

@@ -116,7 +116,7 @@ def _leftover_faults(status: Document) -> Iterator[str]:
 def _target_faults(status: Document) -> Iterator[str]:
     for target in status["targets"]:
         if not target["reachable"]:
-            yield f"{target['name']}: unreachable: {target['reason']}"
+            yield f"{target['name']}: {why_unseen(target)}"
         for reason in (*target["unreadable"], *target["refused"]):
             yield f"{target['name']}: {place(reason)}"
         if target.get("drained"):
@@ -126,6 +126,13 @@ def _target_faults(status: Document) -> Iterator[str]:
         for service in target["services"]:
             if why := fault(service):
                 yield f"{full_name(service)}: {why}"
+
+
+def why_unseen(target: Document) -> str:
+    """Why nothing is known of a target now."""
+    if target["passError"]:
+        return f"the last pass failed: {target['passError']}; what serves goes on"
+    return f"unreachable: {target['reason']}"
 
 
 def is_moving(service: Document, target: Document) -> bool:

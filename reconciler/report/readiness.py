@@ -51,7 +51,9 @@ def _daemon(status: Document) -> Iterator[str]:
 
 def _targets(status: Document) -> Iterator[str]:
     for target in status["targets"]:
-        if not target["reachable"]:
+        if target["passError"]:
+            yield f"target {target['name']}: its last pass ended in an error"
+        elif not target["reachable"]:
             yield f"target {target['name']}"
         elif target["services"] and not target["proxyReady"]:
             yield f"target {target['name']}: its proxy does not answer"

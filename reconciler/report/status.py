@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from reconciler.bugs import caught
 from reconciler.config import Routing
 from reconciler.model import (
     ByHand,
@@ -93,6 +94,7 @@ class TargetReport:
 
     `applied` is the revision that this target reached; empty means the source's. `suspensions` tell more of what is
     suspended, by the same names; `drained`: by whom the whole host is drained. `requests`: what became of them.
+    `pass_error`: why the latest try made no pass; empty when it did.
     """
 
     desired: DesiredState | None
@@ -107,6 +109,7 @@ class TargetReport:
     drained: ByHand | None = None
     requests: Mapping[ServiceId, Requests] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
+    pass_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "name": _name(report),
         "reachable": observed is not None,
         "reason": _unreachable_reason(report),
+        "passError": scrub_text(report.pass_error),
         "observedAt": timestamp(report.observed.at) if report.observed else None,
         "revision": _target_revision(report, revision),
         "suspended": EVERYTHING in report.suspended,
@@ -181,7 +185,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "notes": [_reason(one) for one in _notes(report)],
         "lastError": _failure_of_none(report.last_results),
         "lastFailure": _last_failure(report.failures, None),
-        "services": [_service(service, sight) for service in sorted(ids)],
+        "services": [_service_safely(service, sight) for service in sorted(ids)],
     }
 
 
@@ -261,6 +265,11 @@ class _Sight:
             names=names,
         )
 
+    def only(self, service: ServiceId, desired: Desired | None, verdict: Verdict) -> _Sight:
+        """The same without what is known of a service, but for this."""
+        told = {service: desired} if desired else {}
+        return replace(self, desired=told, replicas={}, owned={}, routes={}, verdicts={service: verdict})
+
 
 def _is_ready(replica: Replica) -> bool:
     """What does not answer may be out of the route, and serves for none."""
@@ -317,6 +326,20 @@ def _service(service: ServiceId, sight: _Sight) -> Document:
         **_as_kserve(service, replicas, sight),
         "metricsPath": desired.metrics_path if desired else DEFAULT_METRICS_PATH,
     }
+
+
+def _service_safely(service: ServiceId, sight: _Sight) -> Document:
+    """One that makes us raise is told of by its name and the error; all that is known of the others is told."""
+    try:
+        return _service(service, sight)
+    except Exception as error:
+        desired = sight.desired.get(service)
+        reason, bug = caught(error, f"reporting on {service}", desired.origin if desired else None)
+        last = bug.traceback.strip().splitlines()[-2:-1]
+        reason = replace(reason, message=f"{reason.message} ({' '.join(last).strip()})")
+        known = Desired(service, desired.origin, None, "", problems=(reason,)) if desired else None
+        verdict = Verdict(service, Sync.UNKNOWN, Health(Phase.UNKNOWN, reason))
+        return _service(service, sight.only(service, known, verdict))
 
 
 def _requests(known: Requests) -> Document:

@@ -9,7 +9,7 @@ from datetime import datetime
 from reconciler.listen import reachable
 from reconciler.model import GPU
 from reconciler.report.actions import short
-from reconciler.report.judgement import by_hand, fault, full_name, is_elsewhere, judge, place, services
+from reconciler.report.judgement import by_hand, fault, full_name, is_elsewhere, judge, place, services, why_unseen
 from reconciler.report.revision_text import pending, revision_line, written_at
 from reconciler.report.scrub import one_line
 from reconciler.report.status import Document
@@ -153,7 +153,7 @@ def _span(seconds: float) -> str:
 
 def _target_line(target: Document) -> str:
     if not target["reachable"]:
-        return f"{target['name']}: unreachable: {one_line(target['reason'])}"
+        return f"{target['name']}: {one_line(why_unseen(target))}"
     parts = [f"{target['name']}: http://{reachable(target['listen'])}", _gpus_line(target["gpus"])]
     parts += [one_line(f"suspended{by_hand(target.get('suspension'))}")] if target["suspended"] else []
     parts += [_drained(target)] if target.get("drained") else []

@@ -130,6 +130,12 @@ def _target_gauges(status: Document) -> Iterator[Metric]:
         "reconciler_target_reachable", "1 when it answered", name, [((t["name"],), t["reachable"]) for t in targets]
     )
     yield _gauge(
+        "reconciler_target_pass_failing",
+        "1 when the latest try to make a pass over it ended in an error",
+        name,
+        [((t["name"],), bool(t["passError"])) for t in targets],
+    )
+    yield _gauge(
         "reconciler_target_synced",
         "1 when the target reached the wanted revision, and nothing holds it up",
         name,
