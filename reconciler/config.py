@@ -255,7 +255,7 @@ class HostTarget(_Section):
     )
     taints: tuple[Taint, ...] = Field((), description="Taints of the host")
     allocatable: Allocatable = Field(default_factory=Allocatable, description="Upper limits for all replicas together")
-    ports: Ports = Field("20000-20999", description="Ports that replicas may listen on")
+    ports: Ports = Field("20000-20999", description="Ports for replicas that cannot listen on a Unix socket")
     rollout: Rollout = Field(default_factory=Rollout, description="How patient a rollout is")
     liveness: Liveness = Field(default_factory=Liveness, description="When a replica that serves counts as hung")
     routing: Routing = Field(default_factory=Routing, description="The proxy in front of the replicas")

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.errors import Retryable, Terminal
 from reconciler.files import make_folder, sync_folder, write_atomically
-from reconciler.model import EffectiveSpec, Lease, Origin, Owned, ReplicaId, ServiceId, Translation
+from reconciler.model import Address, EffectiveSpec, Lease, Origin, Owned, ReplicaId, ServiceId, Translation
 from reconciler.procfs import Identity, SharedMemory
 
 SCHEMA = 1
@@ -45,6 +45,7 @@ class ReplicaRecord:
     `shared_memory` are what belonged to it when we last looked, to be found again after a sudden death. Of the
     environment only names are kept: values may be secret. `image` is the ID of the local image that it runs in, if any.
     `again` says why it has to get ready once more, until it is. `translation` is what the config made of its spec.
+    `socket` is the path of the Unix socket that it listens on; empty, as in records of older daemons: its port.
     """
 
     id: ReplicaId
@@ -68,6 +69,11 @@ class ReplicaRecord:
     stopping_at: float | None = None
     again: str = ""
     translation: Translation = ()
+    socket: str = ""
+
+    @property
+    def address(self) -> Address:
+        return self.socket or self.lease.port
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (ReplicaRecord, Owned)}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 _LISTEN = b"0A"
+_ACCEPTS = b"00010000"
 _DEAD = "ZX"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SHARED_PREFIXES = ("psm_", "nccl-")
@@ -191,6 +192,23 @@ def listeners() -> dict[int, set[int]]:
                 if fields[3] != _LISTEN:
                     break
                 found.setdefault(int(fields[1].rpartition(b":")[2], 16), set()).add(int(fields[9]))
+    return found
+
+
+def listens(address: int | str) -> bool:
+    """Does somebody listen on this TCP port, or on the Unix socket of this path?"""
+    return address in listeners() if isinstance(address, int) else address in socket_listeners()
+
+
+def socket_listeners() -> dict[str, set[int]]:
+    """Every path that somebody bound a Unix socket to and listens on, with the inodes of the sockets."""
+    found: dict[str, set[int]] = {}
+    with contextlib.suppress(OSError), open("/proc/net/unix", "rb") as file:
+        next(file)
+        for line in file:
+            fields = line.rstrip(b"\n").split(maxsplit=7)
+            if len(fields) == 8 and fields[3] == _ACCEPTS:
+                found.setdefault(os.fsdecode(fields[7]), set()).add(int(fields[6]))
     return found
 
 

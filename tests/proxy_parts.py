@@ -28,9 +28,12 @@ class Backend:
         keep_alive: float = 60.0,
         breaks: bool = False,
         tls: ssl.SSLContext | None = None,
+        path: str = "",
     ) -> None:
+        """It listens on a port; with a path, on the Unix socket there."""
         self.name = name
-        self.port = port or free_port()
+        self.path = path
+        self.port = port or (0 if path else free_port())
         self.seen = 0
         # Connections that the other side closed while they were idle.
         self.left = 0
@@ -62,7 +65,10 @@ class Backend:
 
     async def _serve(self, started: threading.Event) -> None:
         self._end = asyncio.Event()
-        server = await asyncio.start_server(self._talk, "127.0.0.1", self.port, limit=1 << 26, ssl=self._tls)
+        if self.path:
+            server = await asyncio.start_unix_server(self._talk, self.path, limit=1 << 26, ssl=self._tls)
+        else:
+            server = await asyncio.start_server(self._talk, "127.0.0.1", self.port, limit=1 << 26, ssl=self._tls)
         started.set()
         await self._end.wait()
         server.close()

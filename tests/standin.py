@@ -1,6 +1,6 @@
 """A process that behaves as badly as an engine can. Stands in where a test is about processes, not about models.
 
-    standin.py [--port N] [--ignore-term] [--child KIND]... [--shared-memory [NAME]] [--exit CODE]
+    standin.py [--port N | --uds PATH] [--ignore-term] [--child KIND]... [--shared-memory [NAME]] [--exit CODE]
 
 More flags may stand in the environment, as STANDIN. Children: `plain` as any child; `escaped` in a session of its own,
 with nothing open; `bare` with an empty environment and nothing open, known only by its session; `titled` whose
@@ -44,9 +44,17 @@ def share_memory(name: str) -> str:
     return memory.name
 
 
-def serve(port: int) -> None:
+def listen(port: int | None, path: str) -> socket.socket:
+    if not path:
+        return socket.create_server(("127.0.0.1", port))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    return listener
+
+
+def serve(listener: socket.socket) -> None:
     """Enough of a server for every question that it is asked."""
-    listener = socket.create_server(("127.0.0.1", port))
     while True:
         client, _ = listener.accept()
         words = client.recv(65536).split(b" ", 2)
@@ -60,6 +68,7 @@ def serve(port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--port", type=int)
+    parser.add_argument("--uds", default="")
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--child", action="append", default=[])
     parser.add_argument("--shared-memory", nargs="?", const="")
@@ -74,8 +83,8 @@ def main() -> None:
         os._exit(options.exit)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if options.ignore_term else lambda *_: os._exit(0))
     print("up", flush=True)
-    if options.port:
-        serve(options.port)
+    if options.port or options.uds:
+        serve(listen(options.port, options.uds))
     time.sleep(600)
 
 

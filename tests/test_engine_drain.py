@@ -26,7 +26,7 @@ def test_with_our_shutdown_timeout_a_running_stream_ends_complete(
         server.process.terminate()
         # Draining looks healthy from outside and refuses work: only the order of our own steps protects requests.
         wait_for(lambda: server.status_of_post() in (500, None))
-        assert Probe().health(server.port) is not False
+        assert Probe().health(server.address) is not False
         assert stream.is_complete()
         assert server.process.wait(180) == 0
 
@@ -36,7 +36,7 @@ def test_an_idle_server_ends_at_once_and_well(engine_python: Path, tiny_model: P
         server.wait_ready()
         server.process.terminate()
         assert server.process.wait(60) == 0
-        assert Probe().health(server.port) is None
+        assert Probe().health(server.address) is None
 
 
 def test_without_a_shutdown_timeout_a_stop_loses_the_stream(
@@ -57,7 +57,7 @@ def test_past_its_timeout_a_server_has_to_be_killed(engine_python: Path, tiny_mo
         server.wait_ready()
         stream = server.stream(4000)
         server.process.terminate()
-        wait_for(lambda: Probe().health(server.port) is None)
+        wait_for(lambda: Probe().health(server.address) is None)
         assert server.process.poll() is None, "vLLM now bounds its own exit; the kill may be superfluous"
         os.killpg(server.process.pid, signal.SIGKILL)
         assert server.process.wait(60) == -signal.SIGKILL

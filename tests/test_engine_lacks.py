@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from tests.test_doctor import make_engine
 
 SPEC = EffectiveSpec("image", ("vllm", "serve"), ("--model=org/chat", "--max-model-len=8"))
 FOLDERS = Folders("/home", "/tmp", "/private")
+ON_A_SOCKET = replace(FOLDERS, socket="/run/x/http.sock")
+ENGINE = Engine(image="*", python=Path("/p"))
 
 # As small as a package can be that the preflight takes for vLLM: it has a parser of flags, as every version does.
 VLLM = """
@@ -55,25 +58,29 @@ def ask(python: Path, cache: Path) -> PreflightRunner:
 
 def started(python: Path, cache: Path) -> tuple[str, ...]:
     """The arguments that a later daemon would start it with."""
-    found = launch(SPEC, Engine(image="*", python=python), ServiceId("a", "b"), Lease(8123), {}, 20, FOLDERS)
-    return without(found, Lacks(cache).of(engine_parts(python, ""))).argv
+    found = launch(SPEC, Engine(image="*", python=python), ServiceId("a", "b"), Lease(8123), {}, 20, ON_A_SOCKET)
+    return without(found, Lacks(cache).of(engine_parts(python, "")), Lease(8123)).argv
 
 
 def test_flags_asked_about_are_those_that_are_added() -> None:
-    found = launch(SPEC, Engine(image="*", python=Path("/p")), ServiceId("a", "b"), Lease(8123), {}, 20, FOLDERS).argv
+    found = [
+        word
+        for folders in (FOLDERS, ON_A_SOCKET)
+        for word in launch(SPEC, ENGINE, ServiceId("a", "b"), Lease(8123), {}, 20, folders).argv
+    ]
     added = {word.partition("=")[0] for word in found if word.startswith("--")} - {"--model", "--max-model-len"}
     assert {word.partition("=")[0] for word in ADDED} == added
 
 
-def test_old_engine_is_served_without_shutdown_timeout(tmp_path: Path) -> None:
+def test_old_engine_is_served_without_shutdown_timeout_and_on_its_port(tmp_path: Path) -> None:
     python = make_vllm(tmp_path / "engine", "--host", "--port", "--served-model-name")
     asked = question(SPEC, Engine(image="*", python=python), {}, str(tmp_path / "home"))
     verdict = ask(python, tmp_path / "cache").result(key_of(asked))
     assert verdict is not None
-    assert (verdict.errors, verdict.lacks) == ((), ("--shutdown-timeout",))
+    assert (verdict.errors, verdict.lacks) == ((), ("--uds", "--shutdown-timeout"))
     argv = started(python, tmp_path / "cache")
-    assert not any("shutdown" in word for word in argv)
-    assert "--port=8123" in argv
+    assert not any("shutdown" in word or "uds" in word for word in argv)
+    assert {"--host=127.0.0.1", "--port=8123"} <= {*argv}
 
 
 def test_newer_engine_at_the_same_path_gets_all_flags_again(tmp_path: Path) -> None:
@@ -81,7 +88,7 @@ def test_newer_engine_at_the_same_path_gets_all_flags_again(tmp_path: Path) -> N
     ask(python, tmp_path / "cache")
     (info,) = tmp_path.glob("engine/lib/python3*/site-packages/vllm-*.dist-info")
     info.rename(info.with_name("vllm-0.32.0.dist-info"))
-    assert "--shutdown-timeout=20" in started(python, tmp_path / "cache")
+    assert {"--shutdown-timeout=20", "--uds=/run/x/http.sock"} <= {*started(python, tmp_path / "cache")}
 
 
 def test_engine_that_cannot_be_told_its_port_is_too_old_and_no_commits_fault(tmp_path: Path) -> None:

@@ -26,19 +26,19 @@ def test_a_starting_server_is_not_ready_and_a_started_one_is(
     engine_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     with running(engine_python, tiny_model, tmp_path) as server:
-        early = Probe().check(server.port, server.model)
+        early = Probe().check(server.address, server.model)
         assert (early.ready, early.healthy) == (False, None)
-        assert early.detail == f"nothing listens on port {server.port} yet"
+        assert early.detail == f"nothing listens on the socket {server.address} yet"
         ready = server.wait_ready()
         assert (ready.ready, ready.healthy) == (True, True)
-        assert Probe().in_flight(server.port) == 0
+        assert Probe().in_flight(server.address) == 0
 
 
 @engine
 def test_a_server_that_serves_another_model_is_not_ready(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
     with running(engine_python, tiny_model, tmp_path) as server:
         server.wait_ready()
-        wrong = Probe().check(server.port, "demo/other")
+        wrong = Probe().check(server.address, "demo/other")
         assert (wrong.ready, wrong.healthy) == (False, True)
         assert wrong.detail == "/v1/models lists /mnt/models, tiny, demo/tiny, not demo/other"
 
@@ -46,8 +46,8 @@ def test_a_server_that_serves_another_model_is_not_ready(engine_python: Path, ti
 @engine
 def test_the_servers_key_is_needed_and_used(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
     with running(engine_python, tiny_model, tmp_path, "--api-key=secret") as server:
-        wait_for(lambda: Probe().health(server.port))
-        refused = Probe().check(server.port, server.model)
+        wait_for(lambda: Probe().health(server.address))
+        refused = Probe().check(server.address, server.model)
         assert not refused.ready
         assert refused.detail.startswith("/v1/models answered 401")
         assert server.wait_ready("secret").ready
@@ -61,9 +61,9 @@ def test_running_and_waiting_requests_are_counted(engine_python: Path, tiny_mode
         others = [threading.Thread(target=server.stream, args=(3,), daemon=True) for _ in range(2)]
         for thread in others:
             thread.start()
-        wait_for(lambda: Probe().in_flight(server.port) == 3)
+        wait_for(lambda: Probe().in_flight(server.address) == 3)
         assert streams[0].is_complete()
-        wait_for(lambda: Probe().in_flight(server.port) == 0)
+        wait_for(lambda: Probe().in_flight(server.address) == 0)
 
 
 @engine
@@ -72,10 +72,10 @@ def test_a_dead_engine_is_noticed(engine_python: Path, tiny_model: Path, tmp_pat
         server.wait_ready()
         for pid in engine_processes(engine_python, server.process.pid)[1:]:
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not Probe().check(server.port, server.model).ready)
+        wait_for(lambda: not Probe().check(server.address, server.model).ready)
         # Engine death ends the server with 0: only the exit itself tells, never its code.
         assert server.process.wait(60) == 0
-        assert Probe().in_flight(server.port) is None
+        assert Probe().in_flight(server.address) is None
 
 
 @engine
@@ -138,7 +138,7 @@ def test_the_stock_server_is_probed_and_leaves_its_engine_behind_when_killed(
         assert len(family) > 2
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait()
-        assert Probe().check(server.port, server.model).healthy is None
+        assert Probe().check(server.address, server.model).healthy is None
         alive = [pid for pid in family[1:] if _command(pid)]
         assert alive, "vLLM now takes its engine along; the kill of the whole group may be superfluous"
         os.killpg(server.process.pid, signal.SIGKILL)

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from reconciler.config import Web
-from reconciler.model import EffectiveSpec, Lease, Phase, ReplicaId, Sync
+from reconciler.model import Lease, Phase, ReplicaId, Sync
 from reconciler.report.status import Document
 from reconciler.web.app import DISCOVERY
-from reconciler.web.discovery import scrape_targets
+from reconciler.web.discovery import find_replica, scrape_targets
 from reconciler.web.metrics import Metrics
 from tests.report_world import NEW, OLD, TINY, desired, observed, replica, report, state, status_of
 
@@ -23,18 +23,18 @@ LABEL = re.compile(r"(__)?[a-zA-Z][a-zA-Z0-9_]*")
 
 
 def targets(*reports: Any) -> list[Document]:
-    return scrape_targets(status_of(*reports))
+    return scrape_targets(status_of(*reports), "127.0.0.1:9464")
 
 
 def test_every_replica_that_answers_is_listed_as_prometheus_reads_it() -> None:
     found = targets(report(observed=observed(replica(), replica(number=2, draining_at=150.0))))
-    assert [group["targets"] for group in found] == [["127.0.0.1:20001"], ["127.0.0.1:20002"]]
+    assert [group["targets"] for group in found] == [["127.0.0.1:9464"], ["127.0.0.1:9464"]]
     assert found[0]["labels"] == {
         "target": "a",
         "namespace": "demo",
         "service": "tiny",
         "replica": f"{OLD[:8]}-1",
-        "__metrics_path__": "/metrics",
+        "__metrics_path__": f"/prometheus/replicas/a/demo.tiny.{OLD[:8]}-1",
         "__scheme__": "http",
     }
     # What its documentation asks for: a list of groups, each with a list of addresses and text labels.
@@ -42,12 +42,6 @@ def test_every_replica_that_answers_is_listed_as_prometheus_reads_it() -> None:
         assert group.keys() == {"targets", "labels"}
         assert all(re.fullmatch(r"[\w.]+:\d+", address) for address in group["targets"])
         assert all(LABEL.fullmatch(key) and isinstance(text, str) for key, text in group["labels"].items())
-
-
-def test_a_replica_that_ends_tls_is_asked_by_https() -> None:
-    spec = EffectiveSpec("i", ("vllm", "serve"), ("--ssl-certfile=/c", "--ssl-keyfile", "/k"))
-    (group,) = targets(report(observed=observed(replica(spec=spec))))
-    assert group["labels"]["__scheme__"] == "https"
 
 
 def test_a_replica_that_cannot_answer_is_not_listed() -> None:
@@ -58,7 +52,9 @@ def test_a_replica_that_cannot_answer_is_not_listed() -> None:
 
 def test_annotations_move_the_path_and_leave_services_out() -> None:
     moved = report(desired=state(desired(metrics_path="/m")))
-    assert targets(moved)[0]["labels"]["__metrics_path__"] == "/m"
+    found = find_replica(status_of(moved), targets(moved)[0]["labels"]["__metrics_path__"])
+    assert found is not None
+    assert found[1] == "/m"
     assert targets(report(desired=state(desired(metrics_path=None)))) == []
 
 
@@ -70,7 +66,7 @@ def test_two_versions_of_a_service_are_told_apart_by_their_replica_alone() -> No
     other = replica(digest=NEW, id=ReplicaId(TINY, f"{NEW[:8]}-1"), lease=Lease(20007))
     one, two = targets(report(observed=observed(replica(), other)))
     different = {key for key in one["labels"] if one["labels"][key] != two["labels"][key]}
-    assert different == {"replica"}
+    assert different == {"replica", "__metrics_path__"}
 
 
 # ---------------------------------------------------------------- files to copy

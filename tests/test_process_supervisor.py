@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -15,15 +17,17 @@ from pathlib import Path
 import pytest
 
 from reconciler import procfs
+from reconciler.engines.probe import Probe
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.inventory import Inventory, ReplicaRecord
+from reconciler.model import ReplicaId
 from reconciler.procfs import Identity
-from reconciler.targets import census, scratch
+from reconciler.targets import census, scratch, sockets
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.supervisor import ProcessState
 from tests.ports import free_port
-from tests.world import StandinLaunch, eventually, exists, is_up, record, said, standin
+from tests.world import StandinLaunch, errno_of_a_stranger, eventually, exists, is_up, record, said, standin
 
 Open = Callable[[], ProcessSupervisor]
 
@@ -60,6 +64,11 @@ def start(supervisor: ProcessSupervisor, inventory: Inventory, launch: StandinLa
     known = inventory.replica(wanted.id)
     assert known is not None
     return known
+
+
+def on_a_socket(inventory: Inventory, replica: ReplicaId) -> StandinLaunch:
+    path = sockets.of_child(inventory.folder, replica)
+    return replace(standin(inventory.folder, "--uds", path), socket=path)
 
 
 def log_of(inventory: Inventory, known: ReplicaRecord) -> Path:
@@ -423,6 +432,53 @@ def test_foreign_folder_in_the_place_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Retryable, match="is not ours"):
         scratch.make(tmp_path / "link")
+
+
+def test_open_folder_of_ours_is_closed_before_anything_listens_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "tmp" / "x"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    scratch.make(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_folder_of_another_user_in_the_place_of_ours_is_refused(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can make a folder of another user's")
+    folder = tmp_path / "tmp" / "x"
+    folder.mkdir(parents=True)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(Retryable, match="is not ours"):
+        scratch.make(folder)
+
+
+def test_replica_on_a_socket_starts_though_a_stranger_has_its_port(inventory: Inventory, daemon: Open) -> None:
+    wanted = record()
+    launch = on_a_socket(inventory, wanted.id)
+    with socket.create_server(("127.0.0.1", wanted.lease.port)):
+        known = start(daemon(), inventory, launch, port=wanted.lease.port)
+        assert known.socket == launch.socket
+        eventually(lambda: Probe().health(known.address))
+
+
+def test_name_of_a_dead_socket_does_not_keep_a_replica_from_listening(inventory: Inventory, daemon: Open) -> None:
+    launch = on_a_socket(inventory, record().id)
+    scratch.make(Path(launch.cwd))
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(launch.socket)
+    known = start(daemon(), inventory, launch)
+    eventually(lambda: Probe().health(known.address))
+
+
+def test_socket_can_be_entered_by_its_owner_alone(inventory: Inventory, daemon: Open) -> None:
+    """Whatever mode the engine gives it: its folder is closed."""
+    launch = on_a_socket(inventory, record().id)
+    known = start(daemon(), inventory, launch)
+    eventually(lambda: Probe().health(known.address))
+    Path(known.socket).chmod(0o777)
+    assert stat.S_IMODE(Path(known.socket).parent.stat().st_mode) == 0o700
+    if os.geteuid() == 0:
+        assert errno_of_a_stranger(lambda: socket.socket(socket.AF_UNIX).connect(known.socket)) == errno.EACCES
 
 
 def test_planned_replica_whose_port_was_taken_meanwhile_gets_another(

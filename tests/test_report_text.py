@@ -137,7 +137,8 @@ def test_unusable_service_row_names_its_file_and_line() -> None:
 
 
 def with_canary(percent: int) -> TargetReport:
-    trial = replica(digest=NEW, number=2, lease=Lease(20002, ("GPU-5f2c91bc-0000",)))
+    lease = Lease(20002, ("GPU-5f2c91bc-0000",))
+    trial = replica(digest=NEW, number=2, lease=lease, socket="/run/x/http.sock")
     route = ServiceRoute(TINY, (Endpoint(replica().id, 20001),), (Endpoint(trial.id, 20002),), percent)
     seen = replace(observed(replica(), trial, owned={TINY: owned()}, gpus=1), routes={TINY: route})
     wanted = desired(digest=NEW, canary_percent=20)
@@ -156,8 +157,8 @@ def test_detail_of_a_service_shows_role_and_gpus_of_each_replica() -> None:
     lines = plain(status_blocks(status_of(with_canary(20)), detail=True)).splitlines()
     rows = [line.split() for line in lines if line.startswith("demo.tiny")]
     assert [(row[0], row[1]) for row in rows] == [("demo.tiny.aaaaaaaa-1", "Ready"), ("demo.tiny.bbbbbbbb-2", "Ready")]
-    assert rows[0][2:5] == ["stable", "-", "20001"]
-    assert rows[1][2:6] == ["canary", "20%", "GPU-5f2c91bc", "20002"]
+    assert rows[0][2:5] == ["stable", "-", "127.0.0.1:20001"]
+    assert rows[1][2:6] == ["canary", "20%", "GPU-5f2c91bc", "/run/x/http.sock"]
 
 
 def test_wide_status_shows_which_gpus_a_service_holds() -> None:

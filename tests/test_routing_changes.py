@@ -8,16 +8,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from reconciler.config import Routing
 from reconciler.errors import Retryable
-from reconciler.model import Routed, ServiceRoute
+from reconciler.model import Endpoint, ReplicaId, Routed, ServiceRoute
+from reconciler.routing.admin import EndpointState
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.routing.table import dump_routes
 from tests.ports import free_port
@@ -102,6 +104,37 @@ def test_drain_lets_the_running_stream_finish_and_shows_it(gateway: Gateway, bac
     wait_for(lambda: gateway.is_quiet(a))
     gateway.proxy.apply(table(b))
     assert gateway.proxy.observe().endpoint(a.port).routed is Routed.ABSENT
+
+
+def test_rollout_between_sockets_and_ports_loses_nothing_and_is_counted(gateway: Gateway) -> None:
+    """As an upgrade of the daemon finds it: what runs listens on ports, and its successors on sockets."""
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder:
+        old = Backend("0")
+        place = seat(TINY, old.port)
+        gateway.proxy.apply((ServiceRoute(TINY, (place,)),))
+        with load(gateway.port, "/v1/completions", BODY) as seen:
+            for number in range(1, 5):
+                new = Backend(str(number), path=f"{folder}/{number}")
+                arriving = Endpoint(ReplicaId(TINY, f"s-{number}"), 1, socket=new.path)
+                gateway.proxy.apply((ServiceRoute(TINY, (replace(place, draining=True), arriving)),))
+                assert gateway.proxy.observe().endpoint(new.path).routed is Routed.ACTIVE
+                for _ in range(2):
+                    wait_for(lambda left=place: gateway.proxy.observe().endpoint(left.address).in_flight == 0)
+                old.close()
+                gateway.proxy.apply((ServiceRoute(TINY, (arriving,)),))
+                wait_for(lambda arrived=new: seen.served[arrived.name])
+                old, place = new, arriving
+        got: list[bytes] = []
+        stream = threading.Thread(target=lambda: got.append(ask(gateway.port, "/v1/x", {**BODY, "stream": 60}).body))
+        stream.start()
+        wait_for(lambda: gateway.proxy.observe().endpoint(old.path).in_flight == 1)
+        gateway.proxy.apply((ServiceRoute(TINY, (replace(place, draining=True),)),))
+        assert gateway.proxy.observe().endpoint(old.path) == EndpointState(Routed.DRAINING, 1)
+        stream.join(20)
+        assert got[0].count(b"data: ") == 61
+        wait_for(lambda: gateway.proxy.observe().endpoint(old.path).in_flight == 0)
+        old.close()
+    assert (seen.lost, seen.refused) == ([], 0)
 
 
 def test_stream_outlives_even_the_removal_of_its_endpoint(gateway: Gateway, backends: tuple[Backend, ...]) -> None:

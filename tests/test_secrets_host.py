@@ -138,7 +138,9 @@ def test_a_start_whose_port_was_taken_meanwhile_leaves_no_file_of_a_secret(host:
     scratch.write_private({str(host.private / "0" / "token"): b"of the try before"}, host.private)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         lease = Lease(taken.getsockname()[1])
-        action = Start(REPLICA, DIGEST, WITH_SECRETS, ORIGIN, lease, 5.0, "", "1" * 40, "t")
+        # It can listen on no socket.
+        spec = replace(WITH_SECRETS, args=(*WITH_SECRETS.args, "--data-parallel-multi-port-external-lb"))
+        action = Start(REPLICA, DIGEST, spec, ORIGIN, lease, 5.0, "", "1" * 40, "t")
         with pytest.raises(Retryable, match="is taken"):
             host.target.perform(action)
     assert not host.private.exists()

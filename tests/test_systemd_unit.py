@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import socket
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from reconciler import procfs
 from reconciler.errors import Retryable
 from reconciler.model import ReplicaId, Resources, ServiceId
 from reconciler.targets.systemd import fetch
@@ -34,7 +36,7 @@ PLAN = UnitPlan(
     user="engine",
     cache="reconciler/0",
     drain_timeout=90.5,
-    port=30001,
+    address=30001,
     resources=Resources(0, 4000, 2 << 30, cpu_limit_millis=6500, memory_limit_bytes=3 << 30),
 )
 
@@ -149,6 +151,45 @@ def test_stop_of_a_starting_engine_kills_it_by_the_unit_itself(plan: UnitPlan) -
     (line,) = (line for line in lines if line.startswith("ExecStop="))
     assert "[0-9A-F]+:7531 " in line, "the leased port as the kernel writes it"
     assert "SuccessExitStatus=SIGKILL" in lines, "who stops it by hand has not made it fail"
+
+
+@pytest.mark.parametrize("plan", [PLAN, CONTAINED], ids=["native", "contained"])
+def test_socket_of_a_replica_is_in_a_folder_for_its_user_and_the_proxy(plan: UnitPlan) -> None:
+    folder = "/run/reconciler-0123456789abcdef"
+    text = build_unit(replace(plan, address=f"{folder}/http.sock", proxy_group="reconciler-proxy"))
+    lines = text.splitlines()
+    made = [line for line in lines if line.startswith("ExecStartPre=") and folder in line]
+    assert made == [
+        f"ExecStartPre=+/bin/rm -rf {folder}",
+        f"ExecStartPre=+/usr/bin/install -d -m 2710 -o engine -g reconciler-proxy {folder}",
+    ], "a name of before would keep vLLM from listening, and nobody else may be there first"
+    if plan.image:
+        words = start_of(replace(plan, address=f"{folder}/http.sock"))
+        assert {f"--mount=type=bind,src={folder},dst={folder}", "--umask=0007"} <= {*words}
+    else:
+        assert f"ReadWritePaths={folder}" in lines
+        assert [line for line in lines if line.startswith("UMask=")][-1] == "UMask=0007", (
+            "the proxy's group may connect"
+        )
+
+
+def test_stop_asks_the_kernel_whether_an_engine_listens_on_its_socket(tmp_path: Path) -> None:
+    path = str(tmp_path / "s") if len(str(tmp_path)) < 100 else "/tmp/x"
+    (line,) = (each for each in build_unit(replace(PLAN, address=path)).splitlines() if each.startswith("ExecStop="))
+    script = (
+        shlex.split(line.partition(":")[2])[2]
+        .replace("$$", "$")
+        .replace("\\n", "\n")
+        .replace("kill -KILL", "echo kill")
+    )
+    asked = ["/bin/sh", "-c", script]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        assert subprocess.run(asked, stdout=subprocess.PIPE, check=True).stdout, "bound is not listening"
+        listener.listen()
+        assert not subprocess.run(asked, stdout=subprocess.PIPE, check=True).stdout
+        assert procfs.listens(path)
+    assert not procfs.listens(path)
 
 
 @pytest.mark.parametrize("plan", [PLAN, CONTAINED], ids=["native", "contained"])

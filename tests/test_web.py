@@ -9,9 +9,10 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from reconciler.web.follow import follow_logs, follow_restart, follow_sync, new_
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide, listen_unix
 from reconciler.web.unix import answers, connect
-from tests.report_world import TINY, desired, observed, report, settings, state, status_of, with_service
+from tests.report_world import TINY, desired, observed, replica, report, settings, state, status_of, with_service
 
 
 @dataclass
@@ -550,6 +551,83 @@ def test_two_windows_on_one_log_overlap(before: list[str], now: list[str], new: 
 
 def test_prometheus_is_told_where_the_replicas_are(web: WebSide, loop: FakeLoop):
     status, body = get(web, "/prometheus/sd")
-    assert (status, json.loads(body)[0]["targets"]) == (200, ["127.0.0.1:20001"])
+    assert (status, json.loads(body)[0]["targets"]) == (200, [f"127.0.0.1:{web.address[1]}"])
     loop.document = status_of(report(desired=state(desired(metrics_path=None))))
     assert get(web, "/prometheus/sd") == (200, "[]")
+
+
+class Engine:
+    """Listens on a socket, and keeps what it was asked."""
+
+    def __init__(self, path: Path, body: bytes) -> None:
+        self.asked = b""
+        self._body = body
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        client, _ = self._listener.accept()
+        self.asked = client.recv(1 << 16)
+        with suppress(OSError):
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nSet-Cookie: a=b\r\n\r\n" + self._body)
+        client.close()
+
+
+@pytest.fixture
+def engine_of(loop: FakeLoop) -> Iterator[Callable[[bytes], Engine]]:
+    """A replica that serves on a socket, and says this of itself."""
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder:
+
+        def make(body: bytes) -> Engine:
+            path = Path(folder) / "http.sock"
+            loop.document = status_of(report(observed=observed(replica(socket=str(path)))))
+            return Engine(path, body)
+
+        yield make
+
+
+def metrics_path(web: WebSide) -> str:
+    (group,) = json.loads(get(web, "/prometheus/sd")[1])
+    return str(group["labels"]["__metrics_path__"])
+
+
+def test_metrics_of_a_replica_are_passed_on_without_what_the_client_says(web: WebSide, engine_of: Any):
+    engine = engine_of(b"vllm:num_requests_running 3\n")
+    connection = http.client.HTTPConnection(*web.address, timeout=10)
+    headers = {"Authorization": "Bearer stolen", "X-Evil": "1", "Cookie": "x"}
+    connection.request("GET", f"{metrics_path(web)}?path=/v1/models", headers=headers)
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, b"vllm:num_requests_running 3\n")
+    assert answer.getheader("Content-Type", "").startswith("text/plain"), "a page would run in the origin of /metrics"
+    assert answer.getheader("Set-Cookie") is None
+    connection.close()
+    assert engine.asked.startswith(b"GET /metrics HTTP/1.1\r\n")
+    assert not any(word in engine.asked for word in (b"stolen", b"Evil", b"Cookie", b"models"))
+
+
+def test_no_other_path_or_method_reaches_a_replica(web: WebSide, engine_of: Any):
+    engine = engine_of(b"")
+    path = metrics_path(web)
+    assert get(web, f"{path}/v1/models")[0] == 404
+    assert get(web, path.replace("tiny", "other"))[0] == 404
+    assert get(web, path, "POST")[0] == 405
+    assert engine.asked == b""
+
+
+def test_metrics_without_an_end_are_not_passed_on(web: WebSide, engine_of: Any):
+    engine_of(b"x" * (9 << 20))
+    assert get(web, metrics_path(web))[0] == 502
+
+
+def test_silent_replicas_keep_no_other_answer_waiting(web: WebSide, engine_of: Any):
+    engine_of(b"")
+    path = metrics_path(web)
+    # It takes one connection and answers it; the others wait in its backlog.
+    asking = [http.client.HTTPConnection(*web.address, timeout=10) for _ in range(30)]
+    for connection in asking:
+        connection.request("GET", path)
+    assert get(web, "/healthz")[0] == 200
+    for connection in asking:
+        connection.close()

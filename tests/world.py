@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ class StandinLaunch:
     hidden: frozenset[str] = frozenset()
     files: Mapping[str, bytes] = field(default_factory=dict)
     mounts: Mapping[str, str] = field(default_factory=dict)
+    socket: str = ""
 
 
 def standin(folder: Path, *flags: str, **env: str) -> StandinLaunch:
@@ -57,6 +59,23 @@ def eventually(claim: Callable[[], object], within: float = 30.0) -> None:
     while not claim():
         assert time.monotonic() < deadline, "did not come about in time"
         time.sleep(0.02)
+
+
+def errno_of_a_stranger(do: Callable[[], object]) -> int:
+    """Why another user of this host cannot do something; 0 when he can. Only root can try."""
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            do()
+            os._exit(0)
+        except OSError as error:
+            os._exit(error.errno or 255)
+        finally:
+            os._exit(255)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def exists(pid: int) -> bool:

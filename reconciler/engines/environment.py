@@ -26,12 +26,13 @@ class Folders:
     """Folders that a replica may write to.
 
     `home` is shared by all replicas of one engine: vLLM's compile caches live there and must survive. `tmp` is the
-    replica's own. `private` is for files that may not reach a disk.
+    replica's own. `private` is for files that may not reach a disk. `socket` is the path that it is to listen on.
     """
 
     home: str
     tmp: str
     private: str = ""
+    socket: str = ""
 
 
 def environment(

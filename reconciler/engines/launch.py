@@ -29,17 +29,22 @@ _LONGEST_SHOWN = 40
 LONGEST_EXPANSION = 8 << 20
 _GIVEN_BY_LEASE = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"})
 _CANNOT = {
-    "--uds": "the proxy reaches replicas by port",
+    "--uds": "the reconciler chooses where replicas listen",
     "--headless": "a replica without an HTTP server cannot be probed",
     "--grpc": "a replica without an HTTP server cannot be probed",
     "--ssl-cert-reqs": "a host has no client certificate to probe a replica with",
 }
 
 
-ADDED = ("--host=127.0.0.1", "--port=8000", "--served-model-name=name", "--shutdown-timeout=1")
+_SOCKET = "--uds"
+# With it, vLLM listens on several ports, and on no socket.
+_MANY_PORTS = "--data-parallel-multi-port-external-lb"
+ADDED = ("--host=127.0.0.1", "--port=8000", "--uds=/socket", "--served-model-name=name", "--shutdown-timeout=1")
 """The flags that `launch` adds, as the engine is asked about them."""
-DISPENSABLE = frozenset({"--shutdown-timeout"})
-"""Those that an older vLLM is served without: our own drain has ended before anybody sends SIGTERM."""
+DISPENSABLE = frozenset({"--shutdown-timeout", _SOCKET})
+"""Those that another vLLM is served without: our own drain has ended before anybody sends SIGTERM, and what cannot
+listen on a socket does so on its port.
+"""
 OLDEST_VLLM = "0.16"
 """The oldest vLLM that is served: it was tried."""
 
@@ -50,7 +55,8 @@ class Launch:
 
     `files` are to be written before it starts, closed to everybody else: secrets as well. `mounts` maps folders as its
     arguments name them to folders of this host, where something has to put them there; `pins` are the inodes that some
-    of them must have. `image` is the ID of the local image to run it in; empty: it runs without one.
+    of them must have. `image` is the ID of the local image to run it in; empty: it runs without one. `socket` is the
+    path of the Unix socket that it listens on, in a folder that has to be made for it; empty: it listens on its port.
     """
 
     argv: tuple[str, ...]
@@ -61,6 +67,7 @@ class Launch:
     mounts: Mapping[str, str] = field(default_factory=dict)
     pins: Mapping[str, int] = field(default_factory=dict)
     image: str = ""
+    socket: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +161,30 @@ def launch(
         raise ValueError(str(error)) from None
     names = _names(server.flags, service)
     flags = _drop(server.flags, "--port", "--host", "--served-model-name")
-    own = ["--host=127.0.0.1", f"--port={lease.port}", "--served-model-name", *names]
+    socket = "" if find(flags, _MANY_PORTS) else folders.socket
+    own = [*_where(socket, lease), "--served-model-name", *names]
     if not find(flags, "--shutdown-timeout"):
         own.append(f"--shutdown-timeout={math.ceil(drain_timeout)}")
     local = tuple(replace_paths(word, paths) for word in flags)
     argv = (str(engine.python or server.python), *server.options, "-m", server.module, *local, *own)
     env = environment(container.env, container.hidden, engine, paths, folders, lease)
     hidden = container.hidden & env.keys() - engine.env.keys() - _GIVEN_BY_LEASE
-    return Launch(argv, env, folders.tmp, hidden, files)
+    return Launch(argv, env, folders.tmp, hidden, files, socket=socket)
 
 
-def without(launch: Launch, flags: Collection[str]) -> Launch:
+def _where(socket: str, lease: Lease) -> tuple[str, ...]:
+    """Where others cannot listen instead, if it can be."""
+    return (f"{_SOCKET}={socket}",) if socket else ("--host=127.0.0.1", f"--port={lease.port}")
+
+
+def without(launch: Launch, flags: Collection[str], lease: Lease) -> Launch:
     """The launch without flags of ours that its engine does not know."""
     if not flags:
         return launch
-    return replace(launch, argv=tuple(word for word in launch.argv if word.partition("=")[0] not in flags))
+    argv = tuple(word for word in launch.argv if word.partition("=")[0] not in flags)
+    if launch.socket and _SOCKET in flags:
+        return replace(launch, argv=(*argv, *_where("", lease)), socket="")
+    return replace(launch, argv=argv)
 
 
 def question(

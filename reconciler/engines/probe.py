@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from reconciler.model import Address
+
 _MOST_BYTES = 8 << 20
 _MOST_BYTES_OF_A_LOOK = 1 << 16
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
@@ -63,9 +65,12 @@ class Vitals:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
+    """What a replica answered; `kind` is the type of its content."""
+
     status: int
     body: bytes
+    kind: str = ""
 
 
 class _NoAnswer(Exception):
@@ -81,69 +86,77 @@ class Probe:
 
     timeout: float = 2.0
     completion_timeout: float = 30.0
+    scrape_timeout: float = 8.0
     tls: bool = False
 
-    def check(self, port: int, model: str, api_key: str | None = None) -> ProbeResult:
+    def check(self, address: Address, model: str, api_key: str | None = None) -> ProbeResult:
         """Ready means: /health is 200, the model list has `model`, and one real token comes back."""
-        healthy, detail = self._health(port)
+        healthy, detail = self._health(address)
         if not healthy:
             return ProbeResult(False, healthy, detail)
         try:
-            problem = self._unlisted(port, model, api_key) or self._speechless(port, model, api_key)
+            problem = self._unlisted(address, model, api_key) or self._speechless(address, model, api_key)
         except _NoAnswer as error:
             problem = str(error)
         return ProbeResult(not problem, healthy, problem or "answers")
 
-    def health(self, port: int) -> bool | None:
+    def health(self, address: Address) -> bool | None:
         """Only what /health says: cheap, but it stays 200 while a server drains or hangs."""
-        return self._health(port)[0]
+        return self._health(address)[0]
 
-    def in_flight(self, port: int) -> int | None:
+    def in_flight(self, address: Address) -> int | None:
         """Requests that run or wait in all engines of one replica; None is unknown, never zero."""
         try:
-            answer = self._ask(port, "GET", "/metrics")
+            answer = self._ask(address, "GET", "/metrics")
         except _NoAnswer:
             return None
         return count_requests(answer.body.decode(errors="replace")) if answer.status == 200 else None
 
-    def vitals(self, port: int) -> Vitals | None:
+    def scrape(self, address: Address, path: str) -> Answer | None:
+        """What it says of itself at this path, without a key; None when it does not answer."""
+        try:
+            return self._ask(address, "GET", path, timeout=self.scrape_timeout)
+        except _NoAnswer:
+            return None
+
+    def vitals(self, address: Address) -> Vitals | None:
         """What its metrics say; None where there are none, or no answer."""
         try:
-            answer = self._ask(port, "GET", "/metrics")
+            answer = self._ask(address, "GET", "/metrics")
         except _NoAnswer:
             return None
         return read_vitals(answer.body.decode(errors="replace")) if answer.status == 200 else None
 
-    def answers(self, port: int, model: str, api_key: str | None, timeout: float) -> bool:
+    def answers(self, address: Address, model: str, api_key: str | None, timeout: float) -> bool:
         """Whether anything comes back when it is asked for one token. What it says does not matter."""
         for path, request in _REQUESTS:
             body = json.dumps({"model": model, **request}).encode()
             try:
-                if self._ask(port, "POST", path, body, api_key, timeout).status not in _NOT_HERE:
+                if self._ask(address, "POST", path, body, api_key, timeout).status not in _NOT_HERE:
                     return True
             except _NoAnswer:
                 return False
         return True
 
-    def is_paused(self, port: int) -> bool:
+    def is_paused(self, address: Address) -> bool:
         """Whether somebody paused its scheduler by vLLM's own means."""
         try:
-            answer = self._ask(port, "GET", "/is_paused")
+            answer = self._ask(address, "GET", "/is_paused")
             return answer.status == 200 and json.loads(answer.body).get("is_paused") is True
         except (_NoAnswer, ValueError, AttributeError):
             return False
 
-    def _health(self, port: int) -> tuple[bool | None, str]:
+    def _health(self, address: Address) -> tuple[bool | None, str]:
         try:
-            status = self._look(port, "/health")
+            status = self._look(address, "/health")
         except _NoAnswer as error:
             return None, str(error)
         if status == 200:
             return True, "healthy"
         return (False if status == 503 else None), f"/health answered {status}"
 
-    def _unlisted(self, port: int, model: str, api_key: str | None) -> str:
-        answer = self._ask(port, "GET", "/v1/models", api_key=api_key)
+    def _unlisted(self, address: Address, model: str, api_key: str | None) -> str:
+        answer = self._ask(address, "GET", "/v1/models", api_key=api_key)
         if answer.status != 200:
             return f"/v1/models answered {answer.status}{_message(answer)}"
         try:
@@ -152,10 +165,10 @@ class Probe:
             return "/v1/models did not answer with a list of models"
         return "" if model in names else f"/v1/models lists {', '.join(names) or 'nothing'}, not {model}"
 
-    def _speechless(self, port: int, model: str, api_key: str | None) -> str:
+    def _speechless(self, address: Address, model: str, api_key: str | None) -> str:
         for path, request in _REQUESTS:
             body = json.dumps({"model": model, **request}).encode()
-            answer = self._ask(port, "POST", path, body, api_key, self.completion_timeout)
+            answer = self._ask(address, "POST", path, body, api_key, self.completion_timeout)
             if answer.status in _NOT_HERE:
                 continue
             if answer.status != 200:
@@ -164,10 +177,10 @@ class Probe:
         # A model that only transcribes, say: the list of models is the best proof there is.
         return ""
 
-    def _look(self, port: int, path: str) -> int:
+    def _look(self, address: Address, path: str) -> int:
         """The status of an answer: every replica is asked all the time, and this costs a fifth of what `_ask` does."""
-        with _explained(port, path, self.timeout):
-            with _connected(port, self.timeout, self.tls) as connection:
+        with _explained(address, path, self.timeout):
+            with _connected(address, self.timeout, self.tls) as connection:
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
                 found = _STATUS.match(_read_head(connection, time.monotonic() + self.timeout))
             if found is None:
@@ -176,30 +189,30 @@ class Probe:
 
     def _ask(
         self,
-        port: int,
+        address: Address,
         method: str,
         path: str,
         body: bytes | None = None,
         api_key: str | None = None,
         timeout: float | None = None,
-    ) -> _Answer:
+    ) -> Answer:
         """Raises _NoAnswer."""
         seconds = timeout or self.timeout
         headers = {"Connection": "close", "Content-Type": "application/json"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
-        with _explained(port, path, seconds), closing(_connection(port, seconds, self.tls)) as connection:
+        with _explained(address, path, seconds), closing(_Connection(address, seconds, self.tls)) as connection:
             connection.request(method, path, body, headers)
             return _read(connection, time.monotonic() + seconds)
 
 
 @contextmanager
-def _explained(port: int, path: str, seconds: float) -> Iterator[None]:
+def _explained(address: Address, path: str, seconds: float) -> Iterator[None]:
     """What goes wrong on the way becomes _NoAnswer."""
     try:
         yield
-    except ConnectionRefusedError:
-        raise _NoAnswer(f"nothing listens on port {port} yet") from None
+    except (ConnectionRefusedError, FileNotFoundError):
+        raise _NoAnswer(f"nothing listens on {_named(address)} yet") from None
     except TimeoutError:
         raise _NoAnswer(f"{path} did not answer within {seconds:g} s") from None
     except (OSError, http.client.HTTPException) as error:
@@ -207,15 +220,31 @@ def _explained(port: int, path: str, seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def _connected(port: int, seconds: float, tls: bool) -> Iterator[socket.socket]:
-    with socket.socket() as plain:
-        plain.settimeout(seconds)
-        plain.connect(("127.0.0.1", port))
+def _connected(address: Address, seconds: float, tls: bool) -> Iterator[socket.socket]:
+    with _connect(address, seconds) as plain:
         if not tls:
             yield plain
             return
         with _any_certificate().wrap_socket(plain) as wrapped:
             yield wrapped
+
+
+def _connect(address: Address, seconds: float) -> socket.socket:
+    """Raises OSError."""
+    if isinstance(address, int):
+        return socket.create_connection(("127.0.0.1", address), seconds)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(seconds)
+    try:
+        connection.connect(address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _named(address: Address) -> str:
+    return f"port {address}" if isinstance(address, int) else f"the socket {address}"
 
 
 def _read_head(connection: socket.socket, deadline: float) -> bytes:
@@ -238,22 +267,29 @@ def _allow_until(deadline: float, connection: socket.socket) -> None:
     connection.settimeout(left)
 
 
-def _connection(port: int, seconds: float, tls: bool) -> http.client.HTTPConnection:
-    if not tls:
-        return http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
-    return http.client.HTTPSConnection("127.0.0.1", port, timeout=seconds, context=_any_certificate())
+class _Connection(http.client.HTTPConnection):
+    """To an address of this host, with TLS or without."""
+
+    def __init__(self, address: Address, seconds: float, tls: bool) -> None:
+        super().__init__("127.0.0.1", timeout=seconds)
+        self._address = address
+        self._tls = tls
+
+    def connect(self) -> None:
+        plain = _connect(self._address, float(self.timeout or 0))
+        self.sock = _any_certificate().wrap_socket(plain) if self._tls else plain
 
 
 @cache
 def _any_certificate() -> ssl.SSLContext:
-    """A replica listens on the loopback address, and its certificate is for its clients' name of it."""
+    """A replica listens for this host alone, and its certificate is for its clients' name of it."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def _read(connection: http.client.HTTPConnection, deadline: float) -> _Answer:
+def _read(connection: http.client.HTTPConnection, deadline: float) -> Answer:
     """The whole answer. Raises TimeoutError."""
     sock = connection.sock
     response = connection.getresponse()
@@ -262,7 +298,7 @@ def _read(connection: http.client.HTTPConnection, deadline: float) -> _Answer:
         _allow_until(deadline, sock)
         part = response.read1(1 << 16)
         if not part:
-            return _Answer(response.status, b"".join(parts))
+            return Answer(response.status, b"".join(parts), response.getheader("content-type", ""))
         parts.append(part)
         if sum(map(len, parts)) > _MOST_BYTES:
             raise http.client.HTTPException(f"more than {_MOST_BYTES >> 20} MiB")
@@ -278,7 +314,7 @@ def _has_result(body: bytes) -> bool:
         return False
 
 
-def _message(answer: _Answer) -> str:
+def _message(answer: Answer) -> str:
     try:
         said = json.loads(answer.body)
         error = said.get("error", said)

@@ -250,7 +250,7 @@ def _is_repeated(action: Action, observed: Observed | Unreachable) -> bool:
 
 def _sentence(action: Action) -> str:
     if isinstance(action, Start):
-        return f"{action.replica.serial} on port {action.lease.port}: {action.reason}"
+        return f"{action.replica.serial}: {action.reason}"
     if isinstance(action, EnsureProxy | Reject):
         return action.reason
     return f"{subject_of(action)}: {action.reason}"

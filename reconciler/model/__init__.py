@@ -50,6 +50,7 @@ from reconciler.model.desired import (
 from reconciler.model.fit import Fit
 from reconciler.model.names import INTERNAL_ERROR, Bug, Origin, Reason, ReplicaId, ServiceId, is_under
 from reconciler.model.observed import (
+    Address,
     Capacity,
     Endpoint,
     Fetch,
@@ -82,6 +83,7 @@ __all__ = [
     "INTERNAL_ERROR",
     "MIG",
     "Action",
+    "Address",
     "Admit",
     "Adopt",
     "AskPreflight",

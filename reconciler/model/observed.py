@@ -13,6 +13,9 @@ from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId
 Translation = tuple[tuple[str, str], ...]
 """What the config made of a spec: pairs of a key of the config and its value, in order. Empty: not known."""
 
+Address = int | str
+"""Where a replica listens: a TCP port of the loopback address, or the path of a Unix socket."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -54,7 +57,7 @@ class GpuUse:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a host may give to replicas altogether, and the ports that are free for them right now.
+    """What a host may give to replicas altogether, and the ports that no replica has; those in use by others come last.
 
     `gpu_use` tells of GPUs by their UUID; it is empty when nobody asked, or can know.
     """
@@ -68,7 +71,10 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a replica holds: a port and whole GPUs for itself alone, or its share of the one GPU that is named."""
+    """What a replica holds: a port and whole GPUs for itself alone, or its share of the one GPU that is named.
+
+    The port is its own even where it listens on a Unix socket, and so uses no port.
+    """
 
     port: int
     gpus: tuple[str, ...] = ()
@@ -125,6 +131,7 @@ class Replica:
     runs in; empty: an interpreter of the host stands in for it. `silent_why` says what `silence` rests on.
     `watched_since` is when its time to get ready began to count, if that is later than its start.
     `at_proxy` counts requests at the proxy alone, `most_in_flight` the most that ran at once while it drained.
+    `socket` is the path of the Unix socket that it listens on; empty: it listens on its port.
     """
 
     id: ReplicaId
@@ -161,6 +168,7 @@ class Replica:
     at_proxy: int | None = None
     most_in_flight: int = 0
     watched_since: float = 0.0
+    socket: str = ""
 
     @property
     def service(self) -> ServiceId:
@@ -203,12 +211,17 @@ class Preflight:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One replica behind the proxy. `tls`: it ends TLS itself."""
+    """One replica behind the proxy. `tls`: it ends TLS itself. It listens on `socket`; empty: on its port."""
 
     replica: ReplicaId
     port: int
     draining: bool = False
     tls: bool = False
+    socket: str = ""
+
+    @property
+    def address(self) -> Address:
+        return self.socket or self.port
 
 
 @dataclass(frozen=True, slots=True)

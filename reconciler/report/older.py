@@ -21,7 +21,7 @@ _SERVICE: Document = {
     "lastFailure": None,
     "requests": _COUNTS | {"rollout": _COUNTS | {"revision": ""}},
 }
-_REPLICA: Document = {"canary": False, "silence": ""}
+_REPLICA: Document = {"canary": False, "silence": "", "socket": ""}
 
 
 def completed(status: Document) -> Document:

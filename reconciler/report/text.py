@@ -93,14 +93,14 @@ def _replica_blocks(target: Document) -> Iterator[Block]:
             continue
         yield ""
         yield Table(
-            ("REPLICA", "PHASE", "ROLE", "DEVICES", "PORT", "REQUESTS", "SINCE"),
+            ("REPLICA", "PHASE", "ROLE", "DEVICES", "ADDRESS", "REQUESTS", "SINCE"),
             [
                 (
                     one["id"],
                     one["phase"],
                     _role(one, service),
                     _devices([one]),
-                    str(one["port"]),
+                    one["socket"] or f"127.0.0.1:{one['port']}",
                     "-" if one["inFlight"] is None else str(one["inFlight"]),
                     one["since"] or "-",
                 )

@@ -94,7 +94,7 @@ def _is_canary(s: Situation, aim: Aim, replica: Replica, is_draining: bool) -> b
 
 def _endpoints(replicas: list[Replica], draining: set[ReplicaId]) -> tuple[Endpoint, ...]:
     ordered = sorted(replicas, key=lambda r: r.id)
-    return tuple(Endpoint(r.id, r.lease.port, r.id in draining, _ends_tls(r)) for r in ordered)
+    return tuple(Endpoint(r.id, r.lease.port, r.id in draining, _ends_tls(r), r.socket) for r in ordered)
 
 
 def _ends_tls(replica: Replica) -> bool:

@@ -80,7 +80,7 @@ def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -
     if len(route.stable) != len(replicas):
         return False
     return all(
-        e.replica == r.id and e.port == r.lease.port and not e.draining
+        e.replica == r.id and (e.port, e.socket) == (r.lease.port, r.socket) and not e.draining
         for e, r in zip(route.stable, replicas, strict=True)
     )
 

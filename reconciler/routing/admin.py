@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import Retryable
-from reconciler.model import Routed
+from reconciler.model import Address, Routed
 from reconciler.routing.admin_socket import SOCKET
+from reconciler.routing.endpoints import read_address
 from reconciler.routing.static import CLUSTER, PASSTHROUGH, ROUTES, STATS
 
 _CLUSTERS = "/clusters?format=json"
@@ -65,8 +66,8 @@ class Admin:
         """What became of each watched file."""
         return _uptakes(json.loads(self._ask(_UPDATES)[0]))
 
-    def survey(self) -> tuple[dict[int, EndpointState], dict[str, Uptake]]:
-        """Every endpoint by port, and what became of each watched file."""
+    def survey(self) -> tuple[dict[Address, EndpointState], dict[str, Uptake]]:
+        """Every endpoint by address, and what became of each watched file."""
         # In this order: an Envoy that had read its endpoints before it was asked for them names them all.
         updates, clusters = self._ask(_UPDATES, _CLUSTERS)
         return _endpoints(json.loads(clusters)), _uptakes(json.loads(updates))
@@ -139,10 +140,11 @@ def _uptake(scope: str, values: Mapping[str, Any]) -> Uptake:
     return Uptake(str(values.get(f"{scope}.version_text", "")), refused)
 
 
-def _endpoints(clusters: Any) -> dict[int, EndpointState]:
+def _endpoints(clusters: Any) -> dict[Address, EndpointState]:
     hosts = {cluster["name"]: cluster.get("host_statuses", ()) for cluster in clusters.get("cluster_statuses", ())}
-    passed = {_port(host): _gauge(host, "cx_active") for host in hosts.get(PASSTHROUGH, ())}
-    return {_port(host): _endpoint(host, passed.get(_port(host), 0)) for host in hosts.get(CLUSTER, ())}
+    passed = {read_address(host["address"]): _gauge(host, "cx_active") for host in hosts.get(PASSTHROUGH, ())}
+    found = ((read_address(host["address"]), host) for host in hosts.get(CLUSTER, ()))
+    return {address: _endpoint(host, passed.get(address, 0)) for address, host in found}
 
 
 def _endpoint(host: Any, passed: int | None) -> EndpointState:
@@ -151,10 +153,6 @@ def _endpoint(host: Any, passed: int | None) -> EndpointState:
     requests = _gauge(host, "rq_active")
     in_flight = None if requests is None or passed is None else requests + passed
     return EndpointState(Routed.ACTIVE if is_active else Routed.DRAINING, in_flight)
-
-
-def _port(host: Any) -> int:
-    return int(host["address"]["socket_address"]["port_value"])
 
 
 def _gauge(host: Any, name: str) -> int | None:

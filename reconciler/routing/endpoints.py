@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reconciler.model import Endpoint, ServiceRoute
+from reconciler.model import Address, Endpoint, ServiceRoute
 from reconciler.routing.static import CLUSTER, PASSTHROUGH, TLS_MATCH, TYPE, Resource
 
-# The balancer ignores this part of the metadata; it tells us later whose port it was.
+# The balancer ignores this part of the metadata; it tells us later whose address it was.
 _OURS = "reconciler"
 _BALANCER = "envoy.lb"
 
@@ -21,7 +21,7 @@ class Member:
     `tls`: it ends TLS itself, so Envoy speaks TLS to it, and can pass TLS through to it.
     """
 
-    port: int
+    address: Address
     replica: str
     service: str
     parts: tuple[str, ...]
@@ -29,30 +29,30 @@ class Member:
     tls: bool = False
 
 
-Members = Mapping[int, Member]
+Members = Mapping[Address, Member]
 
 
-def members_of(routes: Iterable[ServiceRoute]) -> dict[int, Member]:
-    """The members that a table of routes wants, by port. A canary with no share stands in no subset."""
-    found: dict[int, Member] = {}
+def members_of(routes: Iterable[ServiceRoute]) -> dict[Address, Member]:
+    """The members that a table of routes wants, by address. A canary with no share stands in no subset."""
+    found: dict[Address, Member] = {}
     for route in routes:
         canary = ("canary",) if route.canary_percent else ()
         members = [_member_for(route, endpoint, ("stable",)) for endpoint in route.stable]
         members += [_member_for(route, endpoint, canary) for endpoint in route.canary]
-        found |= {member.port: _merge(found.get(member.port), member) for member in members}
+        found |= {member.address: _merge(found.get(member.address), member) for member in members}
     return found
 
 
 def _member_for(route: ServiceRoute, endpoint: Endpoint, parts: tuple[str, ...]) -> Member:
-    return Member(endpoint.port, str(endpoint.replica), str(route.service), parts, endpoint.draining, endpoint.tls)
+    return Member(endpoint.address, str(endpoint.replica), str(route.service), parts, endpoint.draining, endpoint.tls)
 
 
-def bridge(old: Members, new: Members) -> dict[int, Member]:
+def bridge(old: Members, new: Members) -> dict[Address, Member]:
     """Members that suit both the routes of before and those of after, while Envoy goes from one to the other.
 
-    Nobody leaves, and nobody drains who did not drain before. A port that another replica has now is the other's alone.
+    Nobody leaves, and nobody drains who did not drain before. An address that another replica has now is its alone.
     """
-    joining = {port: _merge(old.get(port), member) for port, member in new.items()}
+    joining = {address: _merge(old.get(address), member) for address, member in new.items()}
     return {**old, **joining}
 
 
@@ -68,13 +68,13 @@ def endpoint_table(members: Members) -> Resource:
     return {
         "@type": TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": CLUSTER,
-        "endpoints": [{"lb_endpoints": [_endpoint(member) for _, member in sorted(members.items())]}],
+        "endpoints": [{"lb_endpoints": [_endpoint(member) for member in _in_order(members)]}],
     }
 
 
 def passthrough_table(members: Members) -> Resource:
     """Those of them that TLS can be passed through to, as members of a cluster of their own."""
-    able = [_endpoint(member) for _, member in sorted(members.items()) if member.tls]
+    able = [_endpoint(member) for member in _in_order(members) if member.tls]
     return {
         "@type": TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": PASSTHROUGH,
@@ -82,15 +82,33 @@ def passthrough_table(members: Members) -> Resource:
     }
 
 
+def _in_order(members: Members) -> list[Member]:
+    """Ports first, then sockets."""
+    return sorted(members.values(), key=lambda member: (isinstance(member.address, str), member.address))
+
+
 def _endpoint(member: Member) -> Resource:
     labels = {"service": member.service, **dict.fromkeys(member.parts, "yes")} if member.parts else {}
     ours = {"replica": member.replica, "service": member.service}
     wrapped = {TLS_MATCH: {"tls": "yes"}} if member.tls else {}
     return {
-        "endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": member.port}}},
+        "endpoint": {"address": _address(member.address)},
         "health_status": "DRAINING" if member.draining else "HEALTHY",
         "metadata": {"filter_metadata": {_BALANCER: labels, _OURS: ours, **wrapped}},
     }
+
+
+def _address(address: Address) -> Resource:
+    if isinstance(address, str):
+        return {"pipe": {"path": address}}
+    return {"socket_address": {"address": "127.0.0.1", "port_value": address}}
+
+
+def read_address(entry: Any) -> Address:
+    """An address as Envoy writes it. Raises KeyError, TypeError or ValueError for any other."""
+    if "pipe" in entry:
+        return str(entry["pipe"]["path"])
+    return int(entry["socket_address"]["port_value"])
 
 
 def subset_of_service(service: str) -> Resource:
@@ -103,15 +121,15 @@ def subset(service: str, part: str) -> Resource:
     return {"filter_metadata": {_BALANCER: {"service": service, part: "yes"}}}
 
 
-def read_members(table: Any) -> dict[int, Member]:
+def read_members(table: Any) -> dict[Address, Member]:
     """The inverse of `endpoint_table`. Raises KeyError, TypeError, IndexError or ValueError for anything else."""
-    return {member.port: member for member in map(_member, table["endpoints"][0]["lb_endpoints"])}
+    return {member.address: member for member in map(_member, table["endpoints"][0]["lb_endpoints"])}
 
 
 def _member(entry: Any) -> Member:
     metadata = entry["metadata"]["filter_metadata"]
     return Member(
-        port=int(entry["endpoint"]["address"]["socket_address"]["port_value"]),
+        address=read_address(entry["endpoint"]["address"]),
         replica=str(metadata[_OURS]["replica"]),
         service=str(metadata[_OURS]["service"]),
         parts=tuple(sorted(str(label) for label in metadata[_BALANCER] if label != "service")),

@@ -19,7 +19,7 @@ from reconciler.config import Routing
 from reconciler.errors import Retryable
 from reconciler.files import make_folder
 from reconciler.listen import parse_listen
-from reconciler.model import Routed, ServiceId, ServiceRoute
+from reconciler.model import Address, Routed, ServiceId, ServiceRoute
 from reconciler.procfs import Identity
 from reconciler.routing import admin_socket, endpoints, process, resources, static
 from reconciler.routing.admin import Admin, EndpointState, Uptake
@@ -43,20 +43,20 @@ _END_PATIENCE = 1.0
 class ProxyState:
     """What the proxy says of itself.
 
-    `running`: the process is there. `ready`: it answers, and listens as the settings say. `endpoints` by port; None
+    `running`: the process is there. `ready`: it answers, and listens as the settings say. `endpoints` by address; None
     when it did not answer. `applied` is the table that it runs; empty when it is known to run another one.
     """
 
     running: bool
     ready: bool
-    endpoints: Mapping[int, EndpointState] | None
+    endpoints: Mapping[Address, EndpointState] | None
     applied: Mapping[ServiceId, ServiceRoute]
 
-    def endpoint(self, port: int) -> EndpointState:
+    def endpoint(self, address: Address) -> EndpointState:
         """One replica's state; unknown when the proxy did not answer."""
         if self.endpoints is None:
             return EndpointState(Routed.UNKNOWN, None)
-        return self.endpoints.get(port, EndpointState(Routed.ABSENT, 0))
+        return self.endpoints.get(address, EndpointState(Routed.ABSENT, 0))
 
 
 @dataclass(frozen=True, slots=True)

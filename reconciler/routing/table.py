@@ -39,4 +39,5 @@ def _route(entry: Any) -> ServiceRoute:
 
 def _endpoint(entry: Any) -> Endpoint:
     replica = ReplicaId(ServiceId(**entry["replica"]["service"]), entry["replica"]["serial"])
-    return Endpoint(replica, int(entry["port"]), bool(entry["draining"]), bool(entry.get("tls")))
+    tls, where = bool(entry.get("tls")), str(entry.get("socket", ""))
+    return Endpoint(replica, int(entry["port"]), bool(entry["draining"]), tls, where)

@@ -289,7 +289,7 @@ class HostTarget:
         failed = state.spawned and (not state.alive or sight.healthy is False or late)
         failed = failed or state.restarted is Restart.CRASHED
         words = self._supervisor.logs(record.id, _LINES_TO_BLAME) if failed else ()
-        at_proxy = proxy.endpoint(record.lease.port)
+        at_proxy = proxy.endpoint(record.address)
         return Replica(
             id=record.id,
             digest=record.digest,
@@ -325,6 +325,7 @@ class HostTarget:
             most_in_flight=sight.most_in_flight,
             silence=sight.silence,
             silent_why=sight.silent_why,
+            socket=record.socket,
         )
 
     # ------------------------------------------------------------ perform
@@ -411,11 +412,11 @@ class HostTarget:
         """An engine that still starts has none, and may ignore SIGTERM."""
         if record.ready_at is not None:
             return True
-        if record.lease.port not in procfs.listeners():
+        if not procfs.listens(record.address):
             return False
         # After a reboot the proxy sends requests before we know that it is ready.
         proxy = self._proxy.observe()
-        known = proxy.endpoint(record.lease.port).in_flight
+        known = proxy.endpoint(record.address).in_flight
         routed = {each.replica for route in proxy.applied.values() for each in (*route.stable, *route.canary)}
         return record.id in routed if known is None else known > 0
 

@@ -32,9 +32,10 @@ class Machine:
 
     def capacity(self, leased: Iterable[int]) -> Capacity:
         """Raises Retryable when the GPUs cannot be listed."""
-        taken = {*leased, *procfs.listeners()}
-        ports = tuple(port for port in self._ports if port not in taken)
-        return Capacity(self._cpu, self._memory, self._gpus.list(), ports)
+        held, taken = frozenset(leased), procfs.listeners()
+        # Most replicas listen on a socket, and need their port for nothing: one that is taken is better than none.
+        ports = sorted((port for port in self._ports if port not in held), key=lambda port: port in taken)
+        return Capacity(self._cpu, self._memory, self._gpus.list(), tuple(ports))
 
 
 def _least(have: int, limit: str | None, parse: Callable[[str], int]) -> int:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from reconciler.model import ReplicaId, Routed, Silence
+from reconciler.model import Address, ReplicaId, Routed, Silence
 from reconciler.targets.liveness import Limits, Liveness, LivenessQuestions, Witness
 
 _log = structlog.get_logger()
@@ -37,7 +37,7 @@ class Subject:
     """One living replica and how to talk to it. `started` tells one process of the same name from the next."""
 
     id: ReplicaId
-    port: int
+    address: Address
     topic: Topic
     started: object = None
     model: str = ""

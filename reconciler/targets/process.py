@@ -23,7 +23,7 @@ from reconciler.errors import ReconcileError, Retryable
 from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.model import Reason, ReplicaId
 from reconciler.procfs import Identity
-from reconciler.targets import logs, scratch
+from reconciler.targets import logs, scratch, sockets
 from reconciler.targets.census import MARKER, Census, Trace, carries_marker, marker_of
 from reconciler.targets.children import Children
 from reconciler.targets.clock import Clock
@@ -107,7 +107,7 @@ class ProcessSupervisor:
         """What the main process left behind: processes, its port, memory of its GPUs."""
         members = {seen.who.pid for seen in look.census.members(self._trace(record))}
         count = len(members)
-        if record.lease.port in look.listeners:
+        if not record.socket and record.lease.port in look.listeners:
             holders = procfs.holders(look.listeners[record.lease.port])
             # Somebody else may have taken the port meanwhile; that is nothing of this replica.
             count += not holders or bool(holders & members)
@@ -185,7 +185,7 @@ class ProcessSupervisor:
         return False
 
     def _start(self, record: ReplicaRecord, launch: Launch) -> None:
-        if record.lease.port in procfs.listeners():
+        if not launch.socket and record.lease.port in procfs.listeners():
             # If it was written down before, then with this port: without the record another one can be leased.
             scratch.remove(scratch.private_of(self._inventory.folder, record.id))
             self._inventory.forget_replica(record.id)
@@ -196,6 +196,7 @@ class ProcessSupervisor:
             process=None,
             argv=launch.argv,
             env_names=tuple(sorted(launch.env)),
+            socket=launch.socket,
         )
         self._inventory.write(record)
         try:
@@ -209,6 +210,8 @@ class ProcessSupervisor:
 
     def _spawn(self, record: ReplicaRecord, launch: Launch) -> Identity:
         scratch.make(Path(launch.cwd))
+        if launch.socket:
+            sockets.clear(launch.socket)
         if launch.files:
             scratch.write_private(launch.files, scratch.private_of(self._inventory.folder, record.id))
         env = self._environment(record, launch)

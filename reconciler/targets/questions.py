@@ -25,27 +25,27 @@ class EngineQuestions:
         self._probes = {tls: Probe(tls=tls) for tls in (False, True)}
 
     def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
-        found = self._probes[subject.tls].check(subject.port, subject.model, subject.api_key)
+        found = self._probes[subject.tls].check(subject.address, subject.model, subject.api_key)
         return found.ready, found.healthy
 
     def is_healthy(self, subject: Subject) -> bool | None:
-        return self._probes[subject.tls].health(subject.port)
+        return self._probes[subject.tls].health(subject.address)
 
     def vitals(self, subject: Subject) -> Vitals | None:
-        return self._probes[subject.tls].vitals(subject.port)
+        return self._probes[subject.tls].vitals(subject.address)
 
     def answers(self, subject: Subject, timeout: float) -> bool:
-        return self._probes[subject.tls].answers(subject.port, subject.model, subject.api_key, timeout)
+        return self._probes[subject.tls].answers(subject.address, subject.model, subject.api_key, timeout)
 
     def is_paused(self, subject: Subject) -> bool:
-        return self._probes[subject.tls].is_paused(subject.port)
+        return self._probes[subject.tls].is_paused(subject.address)
 
     def is_waited_for(self, subject: Subject) -> bool:
         """By what the proxy said lately: all who ask share its answer."""
         with self._lock:
             if time.monotonic() - self._surveyed_at > _SURVEY_SECONDS:
                 self._survey, self._surveyed_at = self._proxy.observe(), time.monotonic()
-        return bool(self._survey and self._survey.endpoint(subject.port).in_flight)
+        return bool(self._survey and self._survey.endpoint(subject.address).in_flight)
 
     def cpu_seconds(self, subject: Subject, *, of_server: bool) -> float:
         if not isinstance(subject.started, procfs.Identity):
@@ -57,8 +57,8 @@ class EngineQuestions:
 
     def in_flight(self, subject: Subject) -> tuple[Routed, int | None]:
         """A request that the proxy holds is in the engine too, most of the time: the larger count is the better one."""
-        at_proxy = self._proxy.observe().endpoint(subject.port)
-        in_engine = self._probes[subject.tls].in_flight(subject.port)
+        at_proxy = self._proxy.observe().endpoint(subject.address)
+        in_engine = self._probes[subject.tls].in_flight(subject.address)
         if at_proxy.in_flight is None or in_engine is None:
             return at_proxy.routed, None
         return at_proxy.routed, max(at_proxy.in_flight, in_engine)

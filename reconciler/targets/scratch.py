@@ -22,17 +22,18 @@ _SHARED = Path("/dev/shm")  # noqa: S108
 
 def folder_of(target: Path, replica: ReplicaId) -> Path:
     """The folder for a replica's temporary files: in the target's own, or in /tmp where that lies too deep."""
-    key = _key(target, replica)
+    key = key_of(target, replica)
     folder = target.absolute() / "tmp" / key
     return folder if len(os.fsencode(folder)) <= _LONGEST_FOLDER else Path(f"/tmp/reconciler-{key}")  # noqa: S108
 
 
 def private_of(target: Path, replica: ReplicaId) -> Path:
     """The folder for a replica's Secrets: in memory, so that no disk ever holds them."""
-    return _SHARED / f"reconciler-{_key(target, replica)}"
+    return _SHARED / f"reconciler-{key_of(target, replica)}"
 
 
-def _key(target: Path, replica: ReplicaId) -> str:
+def key_of(target: Path, replica: ReplicaId) -> str:
+    """A short name for a replica that no other has on this host."""
     return hashlib.sha256(os.fsencode(target.resolve()) + b"\0" + str(replica).encode()).hexdigest()[:16]
 
 
@@ -66,6 +67,8 @@ def make(folder: Path) -> None:
     # In /tmp anybody could have been there first.
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
         raise Retryable(f"{folder}: is not ours; delete it, it is needed for temporary files")
+    if info.st_mode & 0o077:
+        folder.chmod(0o700)
 
 
 def remove(folder: Path) -> None:

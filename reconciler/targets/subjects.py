@@ -39,7 +39,7 @@ class Subjects:
     def _subject(self, record: ReplicaRecord) -> Subject:
         return Subject(
             id=record.id,
-            port=record.lease.port,
+            address=record.address,
             topic=_topic(record),
             started=record.process,
             model=record.id.service.name,

@@ -15,6 +15,7 @@ class Launch(Protocol):
 
     The values of the variables in `hidden` and the `files`, which are to be written before, are secrets. `mounts` maps
     folders that it expects to folders of this host. `image` is the ID of the local image to run it in; empty: none.
+    `socket` is the path of the Unix socket that it listens on; empty: it listens on its port.
     """
 
     @property
@@ -41,6 +42,9 @@ class Launch(Protocol):
 
     @property
     def image(self) -> str: ...
+
+    @property
+    def socket(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

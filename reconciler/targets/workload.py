@@ -22,7 +22,7 @@ from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start
 from reconciler.secrets import SecretStore
 from reconciler.secrets.wanted import find_files, find_variables, secret_ref
 from reconciler.storage.sources import is_fetched
-from reconciler.targets import scratch
+from reconciler.targets import scratch, sockets
 from reconciler.targets.reading import Reader
 from reconciler.targets.stager import Stager
 from reconciler.targets.systemd.replica import PRIVATE, TMP
@@ -73,11 +73,13 @@ def place_of(
     """
     if settings.kind == "systemd":
         home = f"{CACHES}/reconciler/{_key_of(engine.called)}"
-        return Place(Folders(home, TMP, PRIVATE), {path: path for path in paths}, paths)
+        socket = sockets.of_unit(folder, replica) if replica else ""
+        return Place(Folders(home, TMP, PRIVATE, socket), {path: path for path in paths}, paths)
     if replica is None:
         return Place(Folders(home_of(folder, engine), "<tmp>", "<private>"), paths, {})
     tmp, private = scratch.folder_of(folder, replica), scratch.private_of(folder, replica)
-    return Place(Folders(home_of(folder, engine), str(tmp), str(private)), paths, {})
+    socket = sockets.of_child(folder, replica)
+    return Place(Folders(home_of(folder, engine), str(tmp), str(private), socket), paths, {})
 
 
 class Workloads:
@@ -121,7 +123,7 @@ class Workloads:
                 start.spec, engine, service, start.lease, place.paths, start.drain_timeout, place.folders, secrets
             )
             image = self._image(start.spec, engine)
-            found = without(found, self._lacks.of(engine_parts(Path(found.argv[0]), image)))
+            found = without(found, self._lacks.of(engine_parts(Path(found.argv[0]), image)), start.lease)
             pins = {path: each.inode for path, each in served.items() if each.inode is not None}
             return replace(found, mounts=place.mounts, pins=pins, image=image)
         except ValueError as error:

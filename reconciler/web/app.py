@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -13,13 +14,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from reconciler.engines.probe import Probe
 from reconciler.report.readiness import readiness
 from reconciler.web.answers import JSONResponse
 from reconciler.web.control import Control
-from reconciler.web.discovery import scrape_targets
+from reconciler.web.discovery import PASSED_ON, find_replica, scrape_targets
 from reconciler.web.metrics import Metrics
 
 DISCOVERY = "/prometheus/sd"
+# So many replicas are asked at a time: slow ones leave threads for all other answers.
+_MOST_SCRAPES = 8
 
 
 def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> Starlette:
@@ -39,15 +43,29 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
     def scrape() -> Response:
         return Response(metrics.text(control.status()), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    def discover() -> Response:
-        return JSONResponse(scrape_targets(control.status()))
+    def discover(address: str) -> Response:
+        return JSONResponse(scrape_targets(control.status(), address))
+
+    # By the addresses of this host.
+    discoveries: dict[str, _Shared] = {}
+
+    async def discover_shared(request: Request) -> Response:
+        address = _address_of(request)
+        return await discoveries.setdefault(address, _Shared(partial(discover, address))).answer(request)
+
+    slots = asyncio.Semaphore(_MOST_SCRAPES)
+
+    async def pass_on(request: Request) -> Response:
+        async with slots:
+            return await run_in_threadpool(_pass_on, control, request.url.path)
 
     return Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", _Shared(readyz).answer),
             Route("/metrics", _Shared(scrape).answer),
-            Route(DISCOVERY, _Shared(discover).answer),
+            Route(DISCOVERY, discover_shared),
+            Route(f"{PASSED_ON}/{{target}}/{{replica}}", pass_on, methods=["GET"]),
         ]
     )
 
@@ -72,3 +90,23 @@ class _Shared:
                 self._begun, self._known = time.monotonic(), None
                 self._known = await run_in_threadpool(self._work_out)
             return self._known
+
+
+def _address_of(request: Request) -> str:
+    """Where we were asked."""
+    host, port = request.scope["server"]
+    host = host.removeprefix("::ffff:")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _pass_on(control: Control, path: str) -> Response:
+    """A replica's own metrics. Nothing that the client said reaches it."""
+    found = find_replica(control.status(), path)
+    if found is None:
+        return Response("no such replica\n", 404)
+    replica, where = found
+    said = Probe(tls=replica["tls"]).scrape(replica["socket"] or replica["port"], where)
+    if said is None or said.status != 200:
+        return Response("the replica does not tell its metrics\n", 502)
+    is_plain = said.kind.startswith(("text/plain", "application/openmetrics-text"))
+    return Response(said.body, headers={"Content-Type": said.kind if is_plain else CONTENT_TYPE_LATEST})

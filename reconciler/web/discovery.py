@@ -1,6 +1,6 @@
 """Where Prometheus finds the metrics of replicas: its HTTP service discovery, from the status document. Pure.
 
-Replicas listen on the loopback address only, so these targets are for a Prometheus (or an agent of one) on this host.
+Replicas listen where nobody but the proxy and the daemon can ask them, so the daemon passes their metrics on.
 """
 
 from __future__ import annotations
@@ -9,26 +9,43 @@ from collections.abc import Iterator
 
 from reconciler.report.status import Document
 
+PASSED_ON = "/prometheus/replicas"
 # A replica that starts has no metrics yet, and one that failed none any more.
 _ANSWERING = frozenset({"Ready", "Draining"})
 
 
-def scrape_targets(status: Document) -> list[Document]:
-    """One group for each replica that answers. Labels are bounded by the replicas that there are."""
-    return [group for target in status["targets"] for group in _groups(target)]
+def scrape_targets(status: Document, address: str) -> list[Document]:
+    """One group for each replica that answers. Labels are bounded by the replicas that there are.
+
+    `address` is where the daemon was asked, and is to be asked again.
+    """
+    return [
+        {"targets": [address], "labels": {**_labels(target, service, replica), "__metrics_path__": path}}
+        for path, (target, service, replica) in _answering(status)
+    ]
 
 
-def _groups(target: Document) -> Iterator[Document]:
-    for service in target["services"]:
-        if service["metricsPath"] is None:
-            continue
-        labels = {
-            "target": target["name"],
-            "namespace": service["namespace"],
-            "service": service["name"],
-            "__metrics_path__": service["metricsPath"],
-        }
-        for replica in service["replicas"]:
-            if replica["phase"] in _ANSWERING:
-                own = {"replica": replica["id"].rpartition(".")[2], "__scheme__": "https" if replica["tls"] else "http"}
-                yield {"targets": [f"127.0.0.1:{replica['port']}"], "labels": labels | own}
+def find_replica(status: Document, path: str) -> tuple[Document, str] | None:
+    """The replica whose metrics stand at this path, and where it has them itself; None when there is none."""
+    for known, (_, service, replica) in _answering(status):
+        if known == path:
+            return replica, service["metricsPath"]
+    return None
+
+
+def _answering(status: Document) -> Iterator[tuple[str, tuple[Document, Document, Document]]]:
+    for target in status["targets"]:
+        for service in target["services"]:
+            for replica in service["replicas"] if service["metricsPath"] is not None else ():
+                if replica["phase"] in _ANSWERING:
+                    yield f"{PASSED_ON}/{target['name']}/{replica['id']}", (target, service, replica)
+
+
+def _labels(target: Document, service: Document, replica: Document) -> Document:
+    return {
+        "target": target["name"],
+        "namespace": service["namespace"],
+        "service": service["name"],
+        "replica": replica["id"].rpartition(".")[2],
+        "__scheme__": "http",
+    }

@@ -18,7 +18,7 @@ def test_prometheus_finds_every_replicas_own_metrics_until_git_stops_the_service
     (group,) = discovered(rig)
     labels = group["labels"]
     assert (labels["target"], labels["namespace"], labels["service"]) == ("demo", "default", "tiny")
-    assert group["targets"] == [f"127.0.0.1:{rig.records()[0].lease.port}"]
+    assert group["targets"] == [f"127.0.0.1:{rig.web}"]
     said = fetch(f"http://{group['targets'][0]}{labels['__metrics_path__']}").decode()
     assert "vllm:num_requests_running" in said
 

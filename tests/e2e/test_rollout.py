@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 
+from reconciler.engines.probe import Probe
 from reconciler.inventory import ReplicaRecord
 from tests.e2e.conftest import MakeRig
-from tests.e2e.rig import Rig, is_free
+from tests.e2e.rig import Rig
 
 pytestmark = pytest.mark.e2e
 
@@ -70,9 +70,7 @@ def test_a_second_version_runs_beside_the_first_and_comes_and_goes_without_a_los
 
 def has_answered(record: ReplicaRecord) -> bool:
     """More than the probe's own request: vLLM counts what it finished."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{record.lease.port}/metrics", timeout=30) as answer:
-        lines = [line for line in answer.read().decode().splitlines() if line.startswith("vllm:request_success_total")]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines) > 3
+    return completions(record) > 3
 
 
 def test_a_change_without_room_stops_first_and_refuses_but_loses_nothing(make_rig: MakeRig):
@@ -149,15 +147,16 @@ def test_a_runtime_edit_rolls_two_services_of_two_replicas_without_loss(make_rig
 
 def test_a_deleted_service_leaves_nothing_behind(rig: Rig):
     folder = rig.folder / "state" / "demo"
-    ports = {record.lease.port for record in rig.records()}
+    sockets = [Path(record.socket) for record in rig.records()]
+    assert sockets
+    assert all(path.is_socket() for path in sockets)
     rig.write({"demo/tiny.yaml": None})
     rig.converge()
     rig.wait("the service to be forgotten", lambda: rig.service() is None)
     assert not list((folder / "replicas").iterdir())
     assert not list((folder / "services").iterdir())
     assert not rig.serves()
-
-    assert all(is_free(port) for port in ports)
+    assert not any(path.parent.exists() for path in sockets)
 
 
 def test_a_canary_gets_its_share_and_its_promotion_loses_nothing(rig: Rig):
@@ -167,7 +166,7 @@ def test_a_canary_gets_its_share_and_its_promotion_loses_nothing(rig: Rig):
         rig.write({"demo/tiny.yaml": text.replace("  predictor:\n", "  predictor:\n    canaryTrafficPercent: 30\n")})
         rig.converge()
         assert before < rig.pids(), "the stable replica stays beside the canary"
-        counts = {record.digest: completions(record.lease.port) for record in rig.records()}
+        counts = {record.digest: completions(record) for record in rig.records()}
         rig.wait("both to be asked", lambda: grown(rig, counts))
         rig.write({"demo/tiny.yaml": text})
         rig.converge()
@@ -178,12 +177,13 @@ def test_a_canary_gets_its_share_and_its_promotion_loses_nothing(rig: Rig):
 
 
 def grown(rig: Rig, counts: dict[str, float]) -> bool:
-    now = {record.digest: completions(record.lease.port) for record in rig.records()}
+    now = {record.digest: completions(record) for record in rig.records()}
     return all(now[digest] >= count + 5 for digest, count in counts.items())
 
 
-def completions(port: int) -> float:
+def completions(record: ReplicaRecord) -> float:
     """How many requests an engine has finished."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
+    answer = Probe().scrape(record.address, "/metrics")
+    assert answer is not None
+    lines = answer.body.decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("vllm:request_success_total{"))

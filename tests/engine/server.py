@@ -6,8 +6,11 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.config import Engine
+from reconciler.engines.arguments import ends_tls
 from reconciler.engines.environment import Folders
 from reconciler.engines.launch import launch
 from reconciler.engines.probe import Probe, ProbeResult
-from reconciler.model import EffectiveSpec, EnvVar, Lease, Mount, ServiceId
+from reconciler.model import Address, EffectiveSpec, EnvVar, Lease, Mount, ServiceId
 from tests.engine.fixtures import descendants
-from tests.ports import free_port
 
 SERVICE = ServiceId("demo", "tiny")
 SMALL = ("--model=/mnt/models", "--enforce-eager", "--max-model-len=4096", "--kv-cache-memory-bytes=67108864")
@@ -38,24 +41,25 @@ class Server:
     """One running server; `model` is a name it answers to."""
 
     process: subprocess.Popen[bytes]
-    port: int
+    address: Address
     log: Path
     model: str = str(SERVICE)
+    tls: bool = False
 
     def wait_ready(self, api_key: str | None = None) -> ProbeResult:
         while True:
-            result = Probe().check(self.port, self.model, api_key)
+            result = Probe(tls=self.tls).check(self.address, self.model, api_key)
             if result.ready:
                 return result
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             time.sleep(0.05)
 
     def stream(self, tokens: int) -> Stream:
-        return Stream(self.port, self.model, tokens)
+        return Stream(self.address, self.model, tokens)
 
     def status_of_post(self) -> int | None:
         """What a new short request is answered with; None when the connection is refused or closed."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = connection_to(self.address, 30)
         try:
             body = json.dumps({"model": self.model, "prompt": "a", "max_tokens": 1})
             connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
@@ -66,14 +70,24 @@ class Server:
             connection.close()
 
 
+def connection_to(address: Address, timeout: float) -> http.client.HTTPConnection:
+    """Straight to an engine."""
+    connection = http.client.HTTPConnection("127.0.0.1", address if isinstance(address, int) else 80, timeout=timeout)
+    if isinstance(address, str):
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(timeout)
+        connection.sock.connect(address)
+    return connection
+
+
 class Stream:
     """A streamed completion that is judged by its content."""
 
-    def __init__(self, port: int, model: str, tokens: int) -> None:
+    def __init__(self, address: Address, model: str, tokens: int) -> None:
         body = {"model": model, "prompt": "a", "max_tokens": tokens, "ignore_eos": True}
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         self.tokens = tokens
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        self.connection = connection_to(address, 120)
         self.connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
         self.response = self.connection.getresponse()
         self.first = self.next_event()
@@ -100,12 +114,13 @@ def running(python: Path, model: Path, folder: Path, *args: str, **options: Any)
     """A server that was just started; everything of it is killed at the end."""
     for name in ("home", "tmp"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    port = options.pop("port", None) or free_port()
+    port = options.pop("port", None)
     engine = Engine(image="*", python=python)
-    folders = Folders(str(folder / "home"), str(folder / "tmp"))
+    place = tempfile.mkdtemp(prefix="r-", dir="/tmp")
+    folders = Folders(str(folder / "home"), str(folder / "tmp"), socket="" if port else f"{place}/http.sock")
     paths = {"/mnt/models": str(model)}
-    start = launch(spec_of(*args, **options), engine, SERVICE, Lease(port), paths, 150.0, folders)
-    log = folder / f"log-{port}"
+    start = launch(spec_of(*args, **options), engine, SERVICE, Lease(port or 0), paths, 150.0, folders)
+    log = folder / f"log-{Path(place).name}"
     with open(log, "wb") as output:
         process = subprocess.Popen(
             start.argv,
@@ -117,7 +132,7 @@ def running(python: Path, model: Path, folder: Path, *args: str, **options: Any)
             start_new_session=True,
         )
     try:
-        yield Server(process, port, log)
+        yield Server(process, port or start.socket, log, tls=ends_tls(args))
     finally:
         # The leader may be gone while its group lives on.
         leftovers = descendants(process.pid)
@@ -127,6 +142,7 @@ def running(python: Path, model: Path, folder: Path, *args: str, **options: Any)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+        shutil.rmtree(place)
 
 
 def wait_for(condition: Callable[[], object]) -> None:

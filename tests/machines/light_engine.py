@@ -33,8 +33,17 @@ def answer(path: str) -> bytes:
     return json.dumps({"data": names, "choices": [{"finish_reason": "length"}]}).encode()
 
 
-def serve(port: int) -> None:
-    listener = socket.create_server(("127.0.0.1", port), backlog=64)
+def listen() -> socket.socket:
+    if not (path := values("--uds")):
+        return socket.create_server(("127.0.0.1", int(values("--port")[0])), backlog=64)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path[0])
+    listener.listen(64)
+    return listener
+
+
+def serve() -> None:
+    listener = listen()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     while True:
         client, _ = listener.accept()
@@ -50,4 +59,4 @@ if __name__ == "__main__":
     if any("preflight_probe" in word for word in sys.argv):
         print(json.dumps(VERDICT))
     else:
-        serve(int(values("--port")[0]))
+        serve()

@@ -40,6 +40,7 @@ class Sleep:
     files: dict[str, bytes] = field(default_factory=lambda: {"/run/reconciler-secrets/0/key": b"hunter3"})
     mounts: dict[str, str] = field(default_factory=dict)
     image: str = ""
+    socket: str = ""
 
 
 class Counter:

@@ -94,7 +94,7 @@ def main() -> dict[str, object]:
 
 def ending(world: World) -> dict[str, object]:
     one = world.start(stubborn)
-    eventually(lambda: one.lease.port in procfs.listeners())
+    eventually(lambda: procfs.listens(one.address))
     systemctl("restart", one, "--no-block")
     said: dict[str, object] = {"ending": told(world.wait(one, "stopped or restarted by hand"))}
     # It is written down that it has to get ready again: nothing is left to be decided.

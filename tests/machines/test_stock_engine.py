@@ -47,8 +47,8 @@ def test_a_stock_engine_serves_and_ends_well_as_a_unit(stock_machine: Machine, s
     # A checkout below /tmp, with its interpreter, would be hidden from a unit.
     venv = str(stock_python.parent.parent)
     engine = Engine(image="*", python=stock_python)
-    place = place_of(SETTINGS, Path("/var/lib/reconciler/box"), engine, {"/mnt/models": MODEL})
     record = replace(world.record(), spec=spec_of())
+    place = place_of(SETTINGS, Path("/var/lib/reconciler/box"), engine, {"/mnt/models": MODEL}, record.id)
     start = launch(record.spec, engine, SERVICE, record.lease, place.paths, record.drain_timeout, place.folders)
     start = replace(start, mounts={**place.mounts, venv: venv})
     plan = plan_unit("box", record, start, "daemon", (), Path("/var/lib/reconciler/box/replicas/one"))
@@ -66,8 +66,8 @@ def test_a_stock_engine_serves_and_ends_well_as_a_unit(stock_machine: Machine, s
     def shown(*names: str) -> tuple[str, ...]:
         return tuple(stock_machine.run("systemctl", "show", "-P", each, name).strip() for each in names)
 
-    probe = Probe()
-    while not probe.check(record.lease.port, str(SERVICE), None).ready:
+    probe, address = Probe(), f"{stock_machine.root}{start.socket}"
+    while not probe.check(address, str(SERVICE), None).ready:
         assert shown("ActiveState", "NRestarts") == ("active", "0"), stock_machine.run("journalctl", "-u", name)
         time.sleep(1)
     (pid,) = shown("MainPID")
@@ -75,7 +75,7 @@ def test_a_stock_engine_serves_and_ends_well_as_a_unit(stock_machine: Machine, s
         line.split(":\t") for line in stock_machine.run("cat", f"/proc/{pid}/status").splitlines() if ":\t" in line
     )
     assert (status["Seccomp"], int(status["CapBnd"], 16), status["Uid"].split()[0]) == ("2", 0, "1")
-    assert Stream(record.lease.port, str(SERVICE), 8).is_complete()
+    assert Stream(address, str(SERVICE), 8).is_complete()
     # Asked before the stop: vLLM cancels a task of its own when it ends, and sometimes logs that as its engine's death.
     said = stock_machine.run("journalctl", "--output=cat", "-u", name)
     assert "Traceback" not in said, said

@@ -54,7 +54,7 @@ def echo(number: int, argv: tuple[str, ...], env: dict[str, str], hidden: frozen
         user="nobody",
         cache=f"reconciler/echo-{number}",
         drain_timeout=1.0,
-        port=31000 + number,
+        address=31000 + number,
         resources=Resources(),
         hidden=hidden,
         credential=f"/var/lib/secret-{number}",

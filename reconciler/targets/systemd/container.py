@@ -39,7 +39,7 @@ class Container:
     """One container of a local image.
 
     `owner` is who runs in it, `UID:GID`. `mounts` maps its folders to folders of the host, which it cannot write to;
-    `cache` is the one that it can, and has the same name on both sides.
+    `cache` is the one that it can, and has the same name on both sides, as `sockets` has, where it makes its socket.
     """
 
     image: str
@@ -48,6 +48,7 @@ class Container:
     env: Mapping[str, str]
     mounts: Mapping[str, str] = field(default_factory=dict)
     gpus: tuple[str, ...] = ()
+    sockets: str = ""
 
 
 def run_words(container: Container, argv: tuple[str, ...], *options: str) -> Iterator[str]:
@@ -56,6 +57,9 @@ def run_words(container: Container, argv: tuple[str, ...], *options: str) -> Ite
     yield f"--user={container.owner}"
     yield from (f"--device={_GPU}={uuid}" for uuid in container.gpus)
     yield _mount(container.cache, container.cache)
+    if container.sockets:
+        # The proxy's group, which the socket has from its folder, may write to it.
+        yield from (_mount(container.sockets, container.sockets), "--umask=0007")
     yield from (f"{_mount(folder, inside)},ro=true" for inside, folder in container.mounts.items())
     yield from (f"--env={name}={value}" for name, value in container.env.items())
     yield from (f"--entrypoint={argv[0]}", container.image, *argv[1:])

@@ -29,10 +29,11 @@ def plan_unit(
     folder: Path,
     owner: str = "",
     concealed: Concealed = NOTHING_CONCEALED,
+    proxy_group: str = "root",
 ) -> UnitPlan:
     """`devices` are the nodes of the GPUs it leases; `folder` is the replica's own: it will hold what is secret.
 
-    `owner` is `user` by numbers, `UID:GID`: a container knows no other names.
+    `owner` is `user` by numbers, `UID:GID`: a container knows no other names. `proxy_group` may connect to it.
     """
     plan = UnitPlan(
         target=target,
@@ -42,7 +43,7 @@ def plan_unit(
         user=user,
         cache=launch.env["HOME"].removeprefix(f"{CACHES}/"),
         drain_timeout=record.drain_timeout,
-        port=record.lease.port,
+        address=launch.socket or record.lease.port,
         resources=record.spec.resources,
         mounts=launch.mounts,
         pins=launch.pins,
@@ -54,6 +55,7 @@ def plan_unit(
         gpus=record.lease.gpus,
         owner=owner,
         concealed=concealed,
+        proxy_group=proxy_group,
     )
     # A container cannot read what systemd hands out, so its variables lie beside mounted Secrets.
     if launch.files or (launch.image and credential_of(plan) is not None):
@@ -67,7 +69,7 @@ def _facts(record: ReplicaRecord) -> Mapping[str, str]:
         "Digest": record.digest,
         "Revision": record.revision,
         "Origin": str(record.origin),
-        "Port": str(record.lease.port),
+        **({"Socket": record.socket} if record.socket else {"Port": str(record.lease.port)}),
         "GPUs": " ".join(record.lease.gpus),
         **({"Image": record.image} if record.image else {}),
         RECORD: dump_record(record),

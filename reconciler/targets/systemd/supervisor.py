@@ -28,6 +28,7 @@ from reconciler.targets.clock import Clock
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.interpreters import Interpreters
 from reconciler.targets.room import unwritable
+from reconciler.targets.sockets import proxy_group, remove_folder
 from reconciler.targets.supervisor import Launch, ProcessState
 from reconciler.targets.systemd import journal
 from reconciler.targets.systemd.concealed import conceal
@@ -159,7 +160,7 @@ class UnitSupervisor:
             # It may have been started in another way than git says.
             return None
         found = Restart.CRASHED if run.restarts else Restart.BY_HAND
-        listens = record.lease.port in procfs.listeners()
+        listens = procfs.listens(record.address)
         return ProcessState(alive=True, restarted=found, listens=listens)
 
     def _drift(self, record: ReplicaRecord) -> str:
@@ -196,7 +197,7 @@ class UnitSupervisor:
             path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
             try:
                 text = ours.read_text()
-                wanted = with_stop(text, self._target, record.lease.port)
+                wanted = with_stop(text, self._target, record.address)
                 if wanted != text and path.read_text() == text:
                     write_atomically(ours, wanted.encode())
                     changed |= write_atomically(path, wanted.encode())
@@ -214,7 +215,7 @@ class UnitSupervisor:
             # Whether another process may go on in its place is decided by a pass.
             return
         changed = replace(record, boot=procfs.boot_id(), process=who, members=())
-        if not here and record.lease.port not in procfs.listeners():
+        if not here and not procfs.listens(record.address):
             # It has to load its model again, and gets the time for that.
             changed = replace(changed, ready_at=None, created_at=self._clock.now())
         self._inventory.write(changed)
@@ -230,7 +231,7 @@ class UnitSupervisor:
         except UnreadableRecord as error:
             _log.warning("unit.not_understood", unit=path.name, error=str(error))
             return
-        ready = self._clock.now() if record.lease.port in procfs.listeners() else None
+        ready = self._clock.now() if procfs.listens(record.address) else None
         self._inventory.write(replace(record, boot="", created_at=self._clock.now(), ready_at=ready))
 
     def _unit_files(self) -> dict[ReplicaId, Path]:
@@ -248,12 +249,13 @@ class UnitSupervisor:
         self._check(record, launch)
         if self._is_there(record):
             return
-        if record.lease.port in procfs.listeners():
+        if not launch.socket and record.lease.port in procfs.listeners():
             # If it was written down before, then with this port: without the record another one can be leased.
             self._delete(record)
             raise Retryable(f"replica {record.id}: port {record.lease.port} is taken; the next pass leases another")
         names = tuple(sorted(launch.env))
         record = replace(record, process=None, argv=launch.argv, env_names=names, image=launch.image)
+        record = replace(record, socket=launch.socket)
         self._inventory.write(record)
         name = self._name(record)
         try:
@@ -316,7 +318,7 @@ class UnitSupervisor:
         devices = self._gpus.nodes(record.lease.gpus)
         owner, hidden = f"{user.pw_uid}:{user.pw_gid}", conceal(launch.argv[0], launch.mounts, self._closed)
         try:
-            return plan_unit(self._target, record, launch, self._user, devices, folder, owner, hidden)
+            return plan_unit(self._target, record, launch, self._user, devices, folder, owner, hidden, proxy_group())
         except ValueError as error:
             raise Unstartable(f"replica {record.id}: {error}") from None
 
@@ -421,6 +423,8 @@ class UnitSupervisor:
         if record.image:
             # Whoever killed it may have killed what takes it away as well.
             remove_container(name.removesuffix(".service"))
+        if record.socket:
+            remove_folder(record.socket)
         self._inventory.forget_replica(record.id)
 
 

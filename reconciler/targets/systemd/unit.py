@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from reconciler.model import ReplicaId, Resources
+from reconciler.model import Address, ReplicaId, Resources
 from reconciler.targets.systemd.concealed import NOTHING_CONCEALED, Concealed, concealing_lines
 from reconciler.targets.systemd.container import REMOVE, RUN, Container, cache_words, run_words
 from reconciler.targets.systemd.words import (
@@ -32,9 +32,11 @@ _STOP_MARGIN = 30
 # vLLM listens once its model is loaded, and until then may ignore SIGTERM. Such an engine has no request to lose. It is
 # asked of the kernel and not of us: after a reboot, or without the daemon, nothing else knows it. All other ends of
 # `grep` are faults, and say nothing about the engine.
-_KILL_UNLESS_LISTENING = """\
-grep -Eqs '^ *[0-9]+: [0-9A-F]+:{port:04X} [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6
+_KILL_UNLESS = """\
+{listens}
 case $? in 1|2) kill -KILL "$MAINPID";; esac"""
+_LISTENS_ON_PORT = "grep -Eqs '^ *[0-9]+: [0-9A-F]+:{:04X} [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6"
+_LISTENS_ON_SOCKET = "grep -Eqs '^[^ ]+ [0-9A-F]+ [0-9A-F]+ 00010000 .* {}$' /proc/net/unix"
 # Root, who shows a folder to a unit, passes by the folders above it: only the one that was looked at may be shown.
 _PINNED = """\
 {{ test "$(stat -c %i {path})" = {inode} || {{ echo {path} was replaced since it was looked at >&2; exit 1; }}; }}"""
@@ -87,7 +89,8 @@ class UnitPlan:
     for another user may put something else in their place before a restart. `devices` are the GPUs' own nodes. `cache`
     is the folder below systemd's cache that stays between replicas. `facts` go into our own section. With an `image`,
     the ID of a local one, it runs in a container, by podman: then `gpus` are its GPUs by UUID, `owner` is the user as
-    `UID:GID`, and `credential` is the file as the container sees it.
+    `UID:GID`, and `credential` is the file as the container sees it. It listens at `address`; where that is a socket,
+    its folder can be entered by `user` and by members of `proxy_group`.
     """
 
     target: str
@@ -97,7 +100,7 @@ class UnitPlan:
     user: str
     cache: str
     drain_timeout: float
-    port: int
+    address: Address
     resources: Resources
     mounts: Mapping[str, str] = field(default_factory=dict)
     pins: Mapping[str, int] = field(default_factory=dict)
@@ -109,6 +112,7 @@ class UnitPlan:
     gpus: tuple[str, ...] = ()
     owner: str = ""
     concealed: Concealed = NOTHING_CONCEALED
+    proxy_group: str = "root"
 
 
 def unit_name(target: str, replica: ReplicaId) -> str:
@@ -143,10 +147,10 @@ def build_unit(plan: UnitPlan) -> str:
     return "\n".join(f"[{name}]\n" + "".join(f"{line}\n" for line in lines) for name, lines in sections)
 
 
-def with_stop(text: str, target: str, port: int) -> str:
+def with_stop(text: str, target: str, address: Address) -> str:
     """The text with what an older release of ours did not write of how a unit is stopped."""
     if "\nExecStop=" not in text:
-        text = text.replace("\nKillMode=mixed\n", "\n" + "".join(f"{line}\n" for line in _stop(port)), 1)
+        text = text.replace("\nKillMode=mixed\n", "\n" + "".join(f"{line}\n" for line in _stop(address)), 1)
     return text.replace(f"\nBefore={DAEMON}\n", f"\nBefore={DAEMON} {drain_name(target)}\n", 1)
 
 
@@ -205,6 +209,22 @@ def _native(plan: UnitPlan) -> Iterator[str]:
     yield from concealing_lines(plan.concealed, f"{CACHES}/{plan.cache}", quote_path)
     yield from device_lines(plan.devices)
     yield from HARDENING.splitlines()
+    if folder := _socket_folder(plan):
+        yield from _make_socket_folder(plan, folder)
+        yield f"ReadWritePaths={quote_path(folder)}"
+        # The proxy's group, which the socket has from its folder, may write to it.
+        yield "UMask=0007"
+
+
+def _socket_folder(plan: UnitPlan) -> str:
+    return os.path.dirname(plan.address) if isinstance(plan.address, str) else ""
+
+
+def _make_socket_folder(plan: UnitPlan, folder: str) -> Iterator[str]:
+    """As root, in a folder of root's: nobody can be there first. vLLM does not bind a name that is there."""
+    yield f"ExecStartPre=+{_line('/bin/rm', '-rf', folder)}"
+    owner = ("-o", plan.user, "-g", plan.proxy_group)
+    yield f"ExecStartPre=+{_line('/usr/bin/install', '-d', '-m', '2710', *owner, folder)}"
 
 
 def _contained(plan: UnitPlan) -> Iterator[str]:
@@ -215,8 +235,11 @@ def _contained(plan: UnitPlan) -> Iterator[str]:
     # Podman alone takes a second or two; a busy disk may take longer.
     yield "TimeoutStartSec=5min"
     cache = f"{CACHES}/{plan.cache}"
-    container = Container(plan.image, plan.owner, cache, {}, plan.mounts, plan.gpus)
+    sockets = _socket_folder(plan)
+    container = Container(plan.image, plan.owner, cache, {}, plan.mounts, plan.gpus, sockets)
     yield f"ExecStartPre={_line(*cache_words(cache, plan.user))}"
+    if sockets:
+        yield from _make_socket_folder(plan, sockets)
     words = run_words(container, _words(plan), *_DETACHED)
     yield f"ExecStart=:{_line(*RUN)} --name={_OWN_NAME} {_line(*words)}"
     # Whatever killed it, nothing of it stays in podman's storage.
@@ -224,7 +247,7 @@ def _contained(plan: UnitPlan) -> Iterator[str]:
 
 
 def _life(plan: UnitPlan) -> Iterator[str]:
-    yield from _stop(plan.port)
+    yield from _stop(plan.address)
     yield f"TimeoutStopSec={math.ceil(plan.drain_timeout) + _STOP_MARGIN}"
     yield "SendSIGKILL=yes"
     # The death of vLLM's engine process ends its server with status 0.
@@ -233,10 +256,11 @@ def _life(plan: UnitPlan) -> Iterator[str]:
     yield "OOMPolicy=stop"
 
 
-def _stop(port: int) -> Iterator[str]:
+def _stop(address: Address) -> Iterator[str]:
     # The engine itself drains and ends its children; what outlives it is killed.
     yield "KillMode=mixed"
-    yield f"ExecStop=+-:{_line('/bin/sh', '-c', _KILL_UNLESS_LISTENING.format(port=port))}"
+    listens = (_LISTENS_ON_PORT if isinstance(address, int) else _LISTENS_ON_SOCKET).format(address)
+    yield f"ExecStop=+-:{_line('/bin/sh', '-c', _KILL_UNLESS.format(listens=listens))}"
     # Else a unit that was stopped while it started would count as failed.
     yield "SuccessExitStatus=SIGKILL"
 

@@ -1,0 +1,55 @@
+"""Where replicas listen: on a Unix socket in a folder of its own, which only engine, proxy and daemon may enter.
+
+Any user of the host could take a port before the engine binds it, and would get keys and prompts. Names are short, for
+the path of a socket has at most 107 bytes. Once started, a replica's record says where it listens.
+"""
+
+from __future__ import annotations
+
+import grp
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from reconciler.errors import Retryable
+from reconciler.model import ReplicaId
+from reconciler.routing.process import USER as PROXY_USER
+from reconciler.targets import scratch
+
+NAME = "http.sock"
+
+
+def of_child(target: Path, replica: ReplicaId) -> str:
+    """In its folder for temporary files, which is closed to all other users."""
+    return str(scratch.folder_of(target, replica) / NAME)
+
+
+def of_unit(target: Path, replica: ReplicaId) -> str:
+    """In a folder that its unit makes, because a unit has a /tmp of its own."""
+    return f"/run/reconciler-{scratch.key_of(target, replica)}/{NAME}"
+
+
+def proxy_group() -> str:
+    """Who may enter the folders of units, beside their user: the proxy's group, or root's while the proxy is root's."""
+    with suppress(KeyError):
+        return grp.getgrnam(PROXY_USER).gr_name
+    return "root"
+
+
+def clear(socket: str) -> None:
+    """Take the name of an ended process away: vLLM does not bind a name that is there. Raises Retryable."""
+    try:
+        Path(socket).unlink(missing_ok=True)
+    except OSError as error:
+        raise Retryable(f"{socket}: cannot be deleted: {error.strerror}") from None
+
+
+def remove_folder(socket: str) -> None:
+    """Take away what the unit made. Raises Retryable."""
+    folder = Path(socket).parent
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Retryable(f"{folder}: cannot be deleted: {error.strerror}") from None
