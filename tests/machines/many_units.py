@@ -39,6 +39,7 @@ class Sleep:
     hidden: frozenset[str] = frozenset()
     files: dict[str, bytes] = field(default_factory=lambda: {"/run/reconciler-secrets/0/key": b"hunter3"})
     mounts: dict[str, str] = field(default_factory=dict)
+    pins: dict[str, int] = field(default_factory=dict)
     image: str = ""
     socket: str = ""
 
