@@ -79,6 +79,8 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str]
         status = "" if replica.exit_code is None else f" with status {replica.exit_code}"
         killed = "; SIGKILL is what the kernel sends when memory is short" if replica.exit_code == -9 else ""
         return ("Crashed", f"the engine ended{status} {when}{killed}")
+    if replica.healthy is False and replica.stranger:
+        return ("PortTaken", f"{replica.stranger}; nothing is sent there")
     if replica.healthy is False:
         return ("EngineDead", f"the engine's core died {when}; /health answers 503")
     if replica.silence is Silence.HUNG:

@@ -12,6 +12,8 @@ from functools import cache
 
 _LISTEN = b"0A"
 _ACCEPTS = b"00010000"
+# 127.0.0.1 as the kernel writes it, what includes it, and both again in IPv6.
+_LOOPBACK = (b"0100007F", b"00000000", b"0" * 32, b"0000000000000000FFFF00000100007F")
 _DEAD = "ZX"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SHARED_PREFIXES = ("psm_", "nccl-")
@@ -134,6 +136,22 @@ def age(who: Identity) -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - who.started / _TICKS
 
 
+def user_of(pid: int) -> int | None:
+    """Whose process it is; None when it is gone."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
+def group_of(pid: int) -> int | None:
+    """The group that counts for what it opens; None when it is gone."""
+    for line in (_read(f"/proc/{pid}/status") or b"").splitlines():
+        if line.startswith(b"Gid:"):
+            return int(line.split()[4])
+    return None
+
+
 def name_of(pid: int) -> str:
     """The short name of a process; `?` when it is gone."""
     return (_read(f"/proc/{pid}/comm") or b"?").decode(errors="replace").strip()
@@ -193,6 +211,23 @@ def listeners() -> dict[int, set[int]]:
                     break
                 found.setdefault(int(fields[1].rpartition(b":")[2], 16), set()).add(int(fields[9]))
     return found
+
+
+def loopback_listeners(port: int) -> dict[int, int]:
+    """The sockets that may take a connection to this port of 127.0.0.1, each with its user. By inode."""
+    found: dict[bytes, dict[int, int]] = {}
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            next(file)
+            for line in file:
+                fields = line.split(maxsplit=10)
+                if fields[3] != _LISTEN:
+                    break
+                host, _, number = fields[1].rpartition(b":")
+                if int(number, 16) == port and host in _LOOPBACK:
+                    found.setdefault(host, {})[int(fields[9])] = int(fields[7])
+    # The kernel prefers who listens on the very address.
+    return found.get(_LOOPBACK[0]) or {inode: user for each in found.values() for inode, user in each.items()}
 
 
 def listens(address: int | str) -> bool:

@@ -28,11 +28,15 @@ class Answers:
         self.asked: list[tuple[str, ReplicaId]] = []
         self.stuck: set[ReplicaId] = set()
         self.go_on = threading.Event()
+        self.thief = ""
 
     def _note(self, what: str, subject: Subject) -> None:
         self.asked.append((what, subject.id))
         if subject.id in self.stuck:
             self.go_on.wait(60)
+
+    def stranger(self, subject: Subject) -> str:
+        return self.thief
 
     def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
         self._note("ready", subject)

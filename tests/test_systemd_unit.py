@@ -156,18 +156,18 @@ def test_stop_of_a_starting_engine_kills_it_by_the_unit_itself(plan: UnitPlan) -
 @pytest.mark.parametrize("plan", [PLAN, CONTAINED], ids=["native", "contained"])
 def test_socket_of_a_replica_is_in_a_folder_for_its_user_and_the_proxy(plan: UnitPlan) -> None:
     folder = "/run/reconciler-0123456789abcdef"
-    text = build_unit(replace(plan, address=f"{folder}/http.sock", proxy_group="reconciler-proxy"))
+    text = build_unit(replace(plan, address=f"{folder}/http.sock", proxy_group=990))
     lines = text.splitlines()
     made = [line for line in lines if line.startswith("ExecStartPre=") and folder in line]
     assert made == [
-        f"ExecStartPre=+/bin/rm -rf {folder}",
-        f"ExecStartPre=+/usr/bin/install -d -m 2710 -o engine -g reconciler-proxy {folder}",
+        f"ExecStartPre=+/bin/rm -rf /proc/1/root{folder}",
+        f"ExecStartPre=+/usr/bin/install -d -m 2710 -o engine -g 990 /proc/1/root{folder}",
     ], "a name of before would keep vLLM from listening, and nobody else may be there first"
     if plan.image:
         words = start_of(replace(plan, address=f"{folder}/http.sock"))
         assert {f"--mount=type=bind,src={folder},dst={folder}", "--umask=0007"} <= {*words}
     else:
-        assert f"ReadWritePaths={folder}" in lines
+        assert f"ReadWritePaths=-{folder}" in lines
         assert [line for line in lines if line.startswith("UMask=")][-1] == "UMask=0007", (
             "the proxy's group may connect"
         )

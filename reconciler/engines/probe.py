@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -73,6 +73,14 @@ class Answer:
     kind: str = ""
 
 
+class Stranger(Exception):
+    """Somebody else than the replica listens at its address; says who."""
+
+
+Guard = Callable[[], Collection[int]]
+"""Which sockets listen at the replica's address, all of them its own. Raises Stranger."""
+
+
 class _NoAnswer(Exception):
     """Nobody answered, or not in time; says how."""
 
@@ -81,13 +89,14 @@ class _NoAnswer(Exception):
 class Probe:
     """Asks replicas on this host. Every request ends within its time, whatever the other side does.
 
-    `tls`: they end TLS themselves.
+    `tls`: they end TLS themselves. With a `guard` nothing is sent to anybody but the replica.
     """
 
     timeout: float = 2.0
     completion_timeout: float = 30.0
     scrape_timeout: float = 8.0
     tls: bool = False
+    guard: Guard | None = None
 
     def check(self, address: Address, model: str, api_key: str | None = None) -> ProbeResult:
         """Ready means: /health is 200, the model list has `model`, and one real token comes back."""
@@ -180,7 +189,7 @@ class Probe:
     def _look(self, address: Address, path: str) -> int:
         """The status of an answer: every replica is asked all the time, and this costs a fifth of what `_ask` does."""
         with _explained(address, path, self.timeout):
-            with _connected(address, self.timeout, self.tls) as connection:
+            with _connected(address, self.timeout, self.tls, self.guard) as connection:
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
                 found = _STATUS.match(_read_head(connection, time.monotonic() + self.timeout))
             if found is None:
@@ -201,7 +210,10 @@ class Probe:
         headers = {"Connection": "close", "Content-Type": "application/json"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
-        with _explained(address, path, seconds), closing(_Connection(address, seconds, self.tls)) as connection:
+        with (
+            _explained(address, path, seconds),
+            closing(_Connection(address, seconds, self.tls, self.guard)) as connection,
+        ):
             connection.request(method, path, body, headers)
             return _read(connection, time.monotonic() + seconds)
 
@@ -215,18 +227,33 @@ def _explained(address: Address, path: str, seconds: float) -> Iterator[None]:
         raise _NoAnswer(f"nothing listens on {_named(address)} yet") from None
     except TimeoutError:
         raise _NoAnswer(f"{path} did not answer within {seconds:g} s") from None
+    except Stranger as error:
+        raise _NoAnswer(str(error)) from None
     except (OSError, http.client.HTTPException) as error:
         raise _NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None
 
 
 @contextmanager
-def _connected(address: Address, seconds: float, tls: bool) -> Iterator[socket.socket]:
-    with _connect(address, seconds) as plain:
+def _connected(address: Address, seconds: float, tls: bool, guard: Guard | None) -> Iterator[socket.socket]:
+    with _connect_guarded(address, seconds, guard) as plain:
         if not tls:
             yield plain
             return
         with _any_certificate().wrap_socket(plain) as wrapped:
             yield wrapped
+
+
+def _connect_guarded(address: Address, seconds: float, guard: Guard | None) -> socket.socket:
+    """Raises OSError, or Stranger: who listened before and after is who took the connection."""
+    before = guard() if guard else ()
+    connection = _connect(address, seconds)
+    try:
+        if guard and guard() != before:
+            raise Stranger(f"{_named(address)} changed hands just now")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _connect(address: Address, seconds: float) -> socket.socket:
@@ -270,13 +297,14 @@ def _allow_until(deadline: float, connection: socket.socket) -> None:
 class _Connection(http.client.HTTPConnection):
     """To an address of this host, with TLS or without."""
 
-    def __init__(self, address: Address, seconds: float, tls: bool) -> None:
+    def __init__(self, address: Address, seconds: float, tls: bool, guard: Guard | None) -> None:
         super().__init__("127.0.0.1", timeout=seconds)
+        self._guard = guard
         self._address = address
         self._tls = tls
 
     def connect(self) -> None:
-        plain = _connect(self._address, float(self.timeout or 0))
+        plain = _connect_guarded(self._address, float(self.timeout or 0), self._guard)
         self.sock = _any_certificate().wrap_socket(plain) if self._tls else plain
 
 

@@ -131,7 +131,8 @@ class Replica:
     runs in; empty: an interpreter of the host stands in for it. `silent_why` says what `silence` rests on.
     `watched_since` is when its time to get ready began to count, if that is later than its start.
     `at_proxy` counts requests at the proxy alone, `most_in_flight` the most that ran at once while it drained.
-    `socket` is the path of the Unix socket that it listens on; empty: it listens on its port.
+    `socket` is the path of the Unix socket that it listens on; empty: it listens on its port. `stranger` says who else
+    has that port; then it is not healthy.
     """
 
     id: ReplicaId
@@ -169,6 +170,7 @@ class Replica:
     most_in_flight: int = 0
     watched_since: float = 0.0
     socket: str = ""
+    stranger: str = ""
 
     @property
     def service(self) -> ServiceId:

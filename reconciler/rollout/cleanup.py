@@ -73,7 +73,8 @@ def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> 
         return s
     if is_hosts_fault(replica) and not s.is_proven(replica.digest):
         return _excuse(s, replica, reason, steps)
-    if (s.all_died or is_crowded_out(replica.last_words)) and s.owned and is_excused(s.owned.conflicts, s.now):
+    crowded_out = bool(replica.stranger) or is_crowded_out(replica.last_words)
+    if (s.all_died or crowded_out) and s.owned and is_excused(s.owned.conflicts, s.now):
         text = f"all processes of this host ended at once: {reason.message}" if s.all_died else reason.message
         steps.records.append(NoteCrash(replica.id, replica.run, s.now, text, conflict=True))
         return replace(s, owned=replace(s.owned, conflicts=(*{*s.owned.conflicts, s.now},)))

@@ -64,6 +64,7 @@ from reconciler.targets.kinds import make_begin, make_fetcher, make_images, make
 from reconciler.targets.liveness import Limits, Witness
 from reconciler.targets.machine import Machine
 from reconciler.targets.pauses import PAUSED, Pauses
+from reconciler.targets.port_guard import PortGuard
 from reconciler.targets.preflights import Preflights
 from reconciler.targets.probing import Probes, Sight
 from reconciler.targets.questions import EngineQuestions
@@ -136,7 +137,7 @@ class HostTarget:
         checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout, reader, closed)
         runner = PreflightRunner(cache / "preflight", wake, begin=begin, lacks=lacks)
         self._preflights = Preflights(self._workloads, runner, wake, fits, checks)
-        self._subjects = Subjects(self._workloads.api_key)
+        self._subjects = Subjects(self._workloads.api_key, PortGuard(self._supervisor.owns))
         limits = Limits(settings.liveness.interval, settings.liveness.timeout)
         self._witness = Witness()
         self._probes = Probes(EngineQuestions(self._proxy), wake, limits, self._witness)
@@ -158,6 +159,7 @@ class HostTarget:
         if not self._recovered:
             try:
                 self._supervisor.recover()
+                self._supervisor.open_to_proxy()
                 prepare_shutdown(self._settings, self._inventory.folder / "proxy")
                 self._complete_records()
                 self._recovered = True
@@ -326,6 +328,7 @@ class HostTarget:
             silence=sight.silence,
             silent_why=sight.silent_why,
             socket=record.socket,
+            stranger=sight.stranger,
         )
 
     # ------------------------------------------------------------ perform
@@ -340,6 +343,7 @@ class HostTarget:
         match action:
             case EnsureProxy():
                 self._proxy.ensure_running(action.replace)
+                self._supervisor.open_to_proxy()
                 self._watch_proxy()
             case SetRoutes():
                 self._proxy.apply(action.routes)

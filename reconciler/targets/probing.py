@@ -14,6 +14,7 @@ from typing import Protocol
 
 import structlog
 
+from reconciler.engines.probe import Guard
 from reconciler.model import Address, ReplicaId, Routed, Silence
 from reconciler.targets.liveness import Limits, Liveness, LivenessQuestions, Witness
 
@@ -34,7 +35,10 @@ class Topic(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One living replica and how to talk to it. `started` tells one process of the same name from the next."""
+    """One living replica and how to talk to it. `started` tells one process of the same name from the next.
+
+    `guard` raises Stranger while somebody else listens at its address; None: nobody can.
+    """
 
     id: ReplicaId
     address: Address
@@ -43,11 +47,15 @@ class Subject:
     model: str = ""
     tls: bool = False
     api_key: str | None = field(default=None, repr=False)
+    guard: Guard | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is known of one replica so far. `quiet_samples` counts zeros in a row, each from a question of its own."""
+    """What is known of one replica so far. `quiet_samples` counts zeros in a row, each from a question of its own.
+
+    `stranger` says who else listens at its address.
+    """
 
     ready: bool = False
     healthy: bool | None = None
@@ -56,10 +64,14 @@ class Sight:
     most_in_flight: int = 0
     silence: Silence = Silence.NONE
     silent_why: str = field(default="", compare=False)
+    stranger: str = ""
 
 
 class Questions(LivenessQuestions, Protocol):
     """What can be asked. No answer is an answer: None is unknown, never zero, and nothing raises for a dead server."""
+
+    def stranger(self, subject: Subject) -> str:
+        """Who else listens at its address; empty: nobody, as far as we know."""
 
     def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
         """Ready, by a real completion; and healthy."""
@@ -182,7 +194,7 @@ class _Probe:
 
     def _with_silence(self, subject: Subject, found: Sight) -> Sight:
         """What is still starting has its own time to answer."""
-        if subject.topic is Topic.STARTING:
+        if subject.topic is Topic.STARTING or found.stranger:
             return found
         serves = subject.topic is Topic.SERVING
         heard = found.healthy is not None if serves else found.in_flight is not None
@@ -197,6 +209,9 @@ class _Probe:
 
 
 def _ask(questions: Questions, subject: Subject, before: Sight) -> Sight:
+    if stranger := questions.stranger(subject):
+        # It cannot listen there any more, and a stranger is asked nothing.
+        return Sight(healthy=False, stranger=stranger)
     match subject.topic:
         case Topic.STARTING:
             ready, healthy = questions.is_ready(subject)

@@ -70,6 +70,15 @@ class ProcessSupervisor:
         look = _Look()
         return {record.id: self._state(record, look) for record in records}
 
+    def open_to_proxy(self) -> None:
+        """It is our own user, as they are."""
+
+    def owns(self, record: ReplicaRecord, pid: int) -> bool:
+        if procfs.user_of(pid) != os.geteuid():
+            # Its environment may say anything.
+            return False
+        return any(seen.who.pid == pid for seen in Census().members(self._trace(record)))
+
     def is_ours(self, pid: int) -> bool:
         return carries_marker(self._inventory.folder, pid)
 

@@ -6,7 +6,8 @@ import threading
 import time
 
 from reconciler import procfs
-from reconciler.engines.probe import Probe, Vitals
+from reconciler.engines.probe import Probe, Stranger, Vitals
+from reconciler.errors import Retryable
 from reconciler.model import Routed
 from reconciler.routing.envoy import EnvoyProxy, ProxyState
 from reconciler.targets.probing import Subject
@@ -22,23 +23,33 @@ class EngineQuestions:
         self._lock = threading.Lock()
         self._survey: ProxyState | None = None
         self._surveyed_at = float("-inf")
-        self._probes = {tls: Probe(tls=tls) for tls in (False, True)}
+
+    def stranger(self, subject: Subject) -> str:
+        try:
+            if subject.guard is not None:
+                subject.guard()
+        except Stranger as found:
+            return str(found)
+        except Retryable:
+            # Not known: whoever asks it something is told so.
+            return ""
+        return ""
 
     def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
-        found = self._probes[subject.tls].check(subject.address, subject.model, subject.api_key)
+        found = _probe(subject).check(subject.address, subject.model, subject.api_key)
         return found.ready, found.healthy
 
     def is_healthy(self, subject: Subject) -> bool | None:
-        return self._probes[subject.tls].health(subject.address)
+        return _probe(subject).health(subject.address)
 
     def vitals(self, subject: Subject) -> Vitals | None:
-        return self._probes[subject.tls].vitals(subject.address)
+        return _probe(subject).vitals(subject.address)
 
     def answers(self, subject: Subject, timeout: float) -> bool:
-        return self._probes[subject.tls].answers(subject.address, subject.model, subject.api_key, timeout)
+        return _probe(subject).answers(subject.address, subject.model, subject.api_key, timeout)
 
     def is_paused(self, subject: Subject) -> bool:
-        return self._probes[subject.tls].is_paused(subject.address)
+        return _probe(subject).is_paused(subject.address)
 
     def is_waited_for(self, subject: Subject) -> bool:
         """By what the proxy said lately: all who ask share its answer."""
@@ -58,7 +69,11 @@ class EngineQuestions:
     def in_flight(self, subject: Subject) -> tuple[Routed, int | None]:
         """A request that the proxy holds is in the engine too, most of the time: the larger count is the better one."""
         at_proxy = self._proxy.observe().endpoint(subject.address)
-        in_engine = self._probes[subject.tls].in_flight(subject.address)
+        in_engine = _probe(subject).in_flight(subject.address)
         if at_proxy.in_flight is None or in_engine is None:
             return at_proxy.routed, None
         return at_proxy.routed, max(at_proxy.in_flight, in_engine)
+
+
+def _probe(subject: Subject) -> Probe:
+    return Probe(tls=subject.tls, guard=subject.guard)

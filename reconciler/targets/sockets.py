@@ -6,14 +6,16 @@ the path of a socket has at most 107 bytes. Once started, a replica's record say
 
 from __future__ import annotations
 
-import grp
+import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from reconciler import procfs
 from reconciler.errors import Retryable
 from reconciler.model import ReplicaId
-from reconciler.routing.process import USER as PROXY_USER
+from reconciler.routing import process
 from reconciler.targets import scratch
 
 NAME = "http.sock"
@@ -29,11 +31,23 @@ def of_unit(target: Path, replica: ReplicaId) -> str:
     return f"/run/reconciler-{scratch.key_of(target, replica)}/{NAME}"
 
 
-def proxy_group() -> str:
-    """Who may enter the folders of units, beside their user: the proxy's group, or root's while the proxy is root's."""
-    with suppress(KeyError):
-        return grp.getgrnam(PROXY_USER).gr_name
-    return "root"
+def proxy_group(proxy: Path) -> int:
+    """Who may enter the folders of units, beside their user: the group of the proxy that runs in this folder.
+
+    One of an older release runs as root, but without root's powers: it is let in by root's group.
+    """
+    running = process.find(proxy)
+    group = procfs.group_of(running.pid) if running else None
+    return group if group is not None else 0
+
+
+def open_to(group: int, sockets: Iterable[str]) -> None:
+    """Let another proxy than before in. What cannot be done is found when it is asked for an answer."""
+    for socket in sockets:
+        for path in (Path(socket).parent, Path(socket)):
+            with suppress(OSError):
+                if path.lstat().st_gid != group:
+                    os.chown(path, -1, group, follow_symlinks=False)
 
 
 def clear(socket: str) -> None:

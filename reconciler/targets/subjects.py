@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from reconciler.engines.arguments import ends_tls
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import ReplicaId
 from reconciler.secrets.wanted import secret_ref
+from reconciler.targets.port_guard import PortGuard
 from reconciler.targets.probing import Subject, Topic
 from reconciler.targets.supervisor import ProcessState
 
 
 class Subjects:
-    """Works each one out once for as long as its record stays. `find_key` says which key requests must carry."""
+    """Works each one out once for as long as its record stays. `find_key` says which key requests must carry.
 
-    def __init__(self, find_key: Callable[[ReplicaRecord], str | None]) -> None:
+    `guard` looks at who listens on the port of those that have no socket.
+    """
+
+    def __init__(self, find_key: Callable[[ReplicaRecord], str | None], guard: PortGuard) -> None:
         self._find_key = find_key
+        self._guard = guard
         self._known: dict[ReplicaId, tuple[ReplicaRecord, Subject]] = {}
 
     def of(self, records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]) -> list[Subject]:
@@ -45,6 +51,7 @@ class Subjects:
             model=record.id.service.name,
             tls=ends_tls((*record.spec.command, *record.spec.args)),
             api_key=self._find_key(record),
+            guard=None if record.socket else partial(self._guard.listeners, record),
         )
 
 

@@ -101,6 +101,12 @@ class Supervisor(Protocol):
     def remove(self, record: ReplicaRecord) -> None:
         """Forget a replica with its log. Raises Retryable while anything of it is left."""
 
+    def open_to_proxy(self) -> None:
+        """Let the proxy that runs now reach the sockets of replicas, whoever it runs as."""
+
+    def owns(self, record: ReplicaRecord, pid: int) -> bool:
+        """Does this process belong to this replica, going by what no other user can feign? Raises Retryable."""
+
     def is_ours(self, pid: int) -> bool:
         """Does this process belong to a replica of this target?"""
 

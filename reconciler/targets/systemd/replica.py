@@ -29,7 +29,7 @@ def plan_unit(
     folder: Path,
     owner: str = "",
     concealed: Concealed = NOTHING_CONCEALED,
-    proxy_group: str = "root",
+    proxy_group: int = 0,
 ) -> UnitPlan:
     """`devices` are the nodes of the GPUs it leases; `folder` is the replica's own: it will hold what is secret.
 

@@ -27,8 +27,9 @@ from reconciler.procfs import Identity
 from reconciler.targets.clock import Clock
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.interpreters import Interpreters
+from reconciler.targets.port_guard import PortGuard
 from reconciler.targets.room import unwritable
-from reconciler.targets.sockets import proxy_group, remove_folder
+from reconciler.targets.sockets import open_to, proxy_group, remove_folder
 from reconciler.targets.supervisor import Launch, ProcessState
 from reconciler.targets.systemd import journal
 from reconciler.targets.systemd.concealed import conceal
@@ -87,6 +88,7 @@ class UnitSupervisor:
         self._interpreters = Interpreters(user)
         self._clock = Clock()
         self._drifts = Drifts()
+        self._guard = PortGuard(self.owns)
 
     # ------------------------------------------------------------ looking
 
@@ -99,6 +101,9 @@ class UnitSupervisor:
         units = self._manager.units(self._prefix)
         runs = self._manager.runs(units[name] for name in names.values() if name in units)
         return {r.id: self._state(r, units.get(names[r.id]), runs.get(names[r.id], _NEVER)) for r in records}
+
+    def owns(self, record: ReplicaRecord, pid: int) -> bool:
+        return pid in self._manager.processes(self._name(record))
 
     def is_ours(self, pid: int) -> bool:
         parts = (part for path in procfs.read_cgroups(pid) for part in path.split("/"))
@@ -160,7 +165,7 @@ class UnitSupervisor:
             # It may have been started in another way than git says.
             return None
         found = Restart.CRASHED if run.restarts else Restart.BY_HAND
-        listens = procfs.listens(record.address)
+        listens = self._guard.listens(record)
         return ProcessState(alive=True, restarted=found, listens=listens)
 
     def _drift(self, record: ReplicaRecord) -> str:
@@ -215,7 +220,7 @@ class UnitSupervisor:
             # Whether another process may go on in its place is decided by a pass.
             return
         changed = replace(record, boot=procfs.boot_id(), process=who, members=())
-        if not here and not procfs.listens(record.address):
+        if not here and not self._guard.listens(record):
             # It has to load its model again, and gets the time for that.
             changed = replace(changed, ready_at=None, created_at=self._clock.now())
         self._inventory.write(changed)
@@ -231,7 +236,7 @@ class UnitSupervisor:
         except UnreadableRecord as error:
             _log.warning("unit.not_understood", unit=path.name, error=str(error))
             return
-        ready = self._clock.now() if procfs.listens(record.address) else None
+        ready = self._clock.now() if self._guard.listens(record) else None
         self._inventory.write(replace(record, boot="", created_at=self._clock.now(), ready_at=ready))
 
     def _unit_files(self) -> dict[ReplicaId, Path]:
@@ -318,9 +323,17 @@ class UnitSupervisor:
         devices = self._gpus.nodes(record.lease.gpus)
         owner, hidden = f"{user.pw_uid}:{user.pw_gid}", conceal(launch.argv[0], launch.mounts, self._closed)
         try:
-            return plan_unit(self._target, record, launch, self._user, devices, folder, owner, hidden, proxy_group())
+            return plan_unit(
+                self._target, record, launch, self._user, devices, folder, owner, hidden, self._proxy_group()
+            )
         except ValueError as error:
             raise Unstartable(f"replica {record.id}: {error}") from None
+
+    def _proxy_group(self) -> int:
+        return proxy_group(self._inventory.folder.absolute() / "proxy")
+
+    def open_to_proxy(self) -> None:
+        open_to(self._proxy_group(), (record.socket for record in self._inventory.replicas() if record.socket))
 
     def _is_there(self, record: ReplicaRecord) -> bool:
         known = self._inventory.replica(record.id)

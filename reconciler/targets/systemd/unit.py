@@ -90,7 +90,7 @@ class UnitPlan:
     is the folder below systemd's cache that stays between replicas. `facts` go into our own section. With an `image`,
     the ID of a local one, it runs in a container, by podman: then `gpus` are its GPUs by UUID, `owner` is the user as
     `UID:GID`, and `credential` is the file as the container sees it. It listens at `address`; where that is a socket,
-    its folder can be entered by `user` and by members of `proxy_group`.
+    its folder can be entered by `user` and by members of the group `proxy_group`.
     """
 
     target: str
@@ -112,7 +112,7 @@ class UnitPlan:
     gpus: tuple[str, ...] = ()
     owner: str = ""
     concealed: Concealed = NOTHING_CONCEALED
-    proxy_group: str = "root"
+    proxy_group: int = 0
 
 
 def unit_name(target: str, replica: ReplicaId) -> str:
@@ -211,7 +211,8 @@ def _native(plan: UnitPlan) -> Iterator[str]:
     yield from HARDENING.splitlines()
     if folder := _socket_folder(plan):
         yield from _make_socket_folder(plan, folder)
-        yield f"ReadWritePaths={quote_path(folder)}"
+        # Until it is made it is not there.
+        yield f"ReadWritePaths=-{quote_path(folder)}"
         # The proxy's group, which the socket has from its folder, may write to it.
         yield "UMask=0007"
 
@@ -221,10 +222,13 @@ def _socket_folder(plan: UnitPlan) -> str:
 
 
 def _make_socket_folder(plan: UnitPlan, folder: str) -> Iterator[str]:
-    """As root, in a folder of root's: nobody can be there first. vLLM does not bind a name that is there."""
-    yield f"ExecStartPre=+{_line('/bin/rm', '-rf', folder)}"
-    owner = ("-o", plan.user, "-g", plan.proxy_group)
-    yield f"ExecStartPre=+{_line('/usr/bin/install', '-d', '-m', '2710', *owner, folder)}"
+    """As root, in a folder of root's: nobody can be there first. vLLM does not bind a name that is there.
+
+    The unit's own view of that folder is read-only, so it is reached by another one.
+    """
+    there, owner = f"/proc/1/root{folder}", ("-o", plan.user, "-g", str(plan.proxy_group))
+    yield f"ExecStartPre=+{_line('/bin/rm', '-rf', there)}"
+    yield f"ExecStartPre=+{_line('/usr/bin/install', '-d', '-m', '2710', *owner, there)}"
 
 
 def _contained(plan: UnitPlan) -> Iterator[str]:

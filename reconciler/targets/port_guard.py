@@ -1,0 +1,48 @@
+"""Who listens on the port of a replica that cannot listen on a Unix socket: it must be the replica itself.
+
+Any user of the host could listen there before it does, or after it died, and would be sent keys and prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reconciler import procfs
+from reconciler.engines.probe import Stranger
+from reconciler.inventory import ReplicaRecord
+from reconciler.model import ReplicaId
+
+
+class PortGuard:
+    """`owns` says whether a process belongs to a replica; it may raise Retryable.
+
+    A socket that once was the replica's still is: it is asked once for each.
+    """
+
+    def __init__(self, owns: Callable[[ReplicaRecord, int], bool]) -> None:
+        self._owns = owns
+        self._known: dict[ReplicaId, frozenset[int]] = {}
+
+    def listeners(self, record: ReplicaRecord) -> frozenset[int]:
+        """The sockets that listen on its port, all of them its own. Raises Stranger."""
+        if record.socket:
+            return frozenset()
+        there = procfs.loopback_listeners(record.lease.port)
+        for inode in there.keys() - self._known.get(record.id, frozenset()):
+            holders = procfs.holders({inode})
+            if not any(self._owns(record, pid) for pid in holders):
+                raise Stranger(_named(record.lease.port, holders, there[inode]))
+        self._known[record.id] = frozenset(there)
+        return frozenset(there)
+
+    def listens(self, record: ReplicaRecord) -> bool:
+        """Does the replica itself listen? Raises Retryable."""
+        try:
+            return bool(self.listeners(record)) if not record.socket else procfs.listens(record.socket)
+        except Stranger:
+            return False
+
+
+def _named(port: int, holders: set[int], user: int) -> str:
+    who = f"PID {min(holders)} ({procfs.name_of(min(holders))}), " if holders else ""
+    return f"port {port} is held by {who}uid {user}, which is not of this replica"
