@@ -160,7 +160,7 @@ def test_socket_of_a_replica_is_in_a_folder_for_its_user_and_the_proxy(plan: Uni
     lines = text.splitlines()
     made = [line for line in lines if line.startswith("ExecStartPre=") and folder in line]
     assert made == [
-        f"ExecStartPre=+/bin/rm -rf /proc/1/root{folder}",
+        f"ExecStartPre=+/bin/rm -rf /proc/1/root{folder}/http.sock",
         f"ExecStartPre=+/usr/bin/install -d -m 2710 -o engine -g 990 /proc/1/root{folder}",
     ], "a name of before would keep vLLM from listening, and nobody else may be there first"
     if plan.image:

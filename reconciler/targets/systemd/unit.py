@@ -227,7 +227,7 @@ def _make_socket_folder(plan: UnitPlan, folder: str) -> Iterator[str]:
     The unit's own view of that folder is read-only, so it is reached by another one.
     """
     there, owner = f"/proc/1/root{folder}", ("-o", plan.user, "-g", str(plan.proxy_group))
-    yield f"ExecStartPre=+{_line('/bin/rm', '-rf', there)}"
+    yield f"ExecStartPre=+{_line('/bin/rm', '-rf', f'/proc/1/root{plan.address}')}"
     yield f"ExecStartPre=+{_line('/usr/bin/install', '-d', '-m', '2710', *owner, there)}"
 
 
