@@ -20,6 +20,7 @@ from reconciler.loop.daemon import Daemon
 from reconciler.manifests import read_manifests
 from reconciler.model import INTERNAL_ERROR, Desired, Origin, Phase, ServiceId, Snapshot
 from reconciler.plan import make_plan
+from reconciler.report import diff
 from reconciler.report import status as status_module
 from reconciler.report.judgement import judge
 from reconciler.report.readiness import readiness
@@ -111,6 +112,16 @@ def test_service_whose_report_raises_hides_no_other(monkeypatch: pytest.MonkeyPa
     assert "OverflowError" in service_in(status)["health"]["message"]
     assert service_in(status, "other")["problems"] == []
     Metrics().text(status)
+
+
+def test_service_whose_diff_raises_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = ServiceId("demo", "other")
+    broken = raising(diff.service_diff, OverflowError("big"), lambda one, _: one.id == TINY)
+    monkeypatch.setattr(diff, "service_diff", broken)
+    found = diff.state_diff(state(desired(), desired(other)), observed())
+    assert [one.service for one in found] == [other, TINY]
+    assert "OverflowError" in found[1].note
+    assert found[0].changes
 
 
 def test_traceback_of_a_bug_in_planning_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

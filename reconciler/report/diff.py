@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from reconciler.bugs import caught
 from reconciler.capacity import fraction
 from reconciler.engines.arguments import is_flag, normalise
 from reconciler.model import (
@@ -85,11 +86,20 @@ def state_diff(
             ServiceDiff(one.id, str(one.origin), note=f"unknown: {observed.reason}") for one in desired.services
         )
     named = {one.id for one in desired.services}
-    diffs = [_with_config(service_diff(one, running_spec(observed, one.id)), one, observed) for one in desired.services]
+    diffs = [_diff_safely(one, observed) for one in desired.services]
     gone = sorted((set(observed.owned) | {one.service for one in observed.replicas}) - named)
     diffs += [_not_in_git(service, observed) for service in gone]
     diffs = [_with_reason(diff, (verdicts or {}).get(diff.service)) for diff in diffs]
     return tuple(sorted((diff for diff in diffs if not diff.is_empty), key=lambda diff: diff.service))
+
+
+def _diff_safely(desired: Desired, observed: Observed) -> ServiceDiff:
+    """One that we fail on says so, and hides no other."""
+    try:
+        return _with_config(service_diff(desired, running_spec(observed, desired.id)), desired, observed)
+    except Exception as error:
+        reason, _ = caught(error, f"comparing {desired.id}")
+        return ServiceDiff(desired.id, str(desired.origin), note=reason.message)
 
 
 def _with_reason(diff: ServiceDiff, verdict: Verdict | None) -> ServiceDiff:
