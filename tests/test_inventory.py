@@ -14,7 +14,7 @@ import pytest
 
 from reconciler.errors import Retryable, Terminal
 from reconciler.files import write_atomically
-from reconciler.inventory import Inventory, TargetLock, UnreadableRecord
+from reconciler.inventory import Inventory, TargetLock, UnreadableRecord, dump_record, load_record
 from reconciler.model import (
     EffectiveSpec,
     EnvVar,
@@ -61,6 +61,14 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert fresh.replica(FULL.id) == FULL
     assert fresh.services() == {SERVICE: OWNED}
     assert fresh.service(SERVICE) == OWNED
+
+
+def test_record_of_an_older_daemon_is_of_a_replica_on_its_port(tmp_path: Path) -> None:
+    whole = json.loads(dump_record(FULL))
+    del whole["content"]["socket"]
+    older = load_record(tmp_path, json.dumps(whole))
+    assert (older, older.address) == (FULL, 20001)
+    assert replace(FULL, socket="/run/x/http.sock").address == "/run/x/http.sock"
 
 
 def test_empty_folder_holds_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ the path of a socket has at most 107 bytes. Once started, a replica's record say
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -56,14 +55,3 @@ def clear(socket: str) -> None:
         Path(socket).unlink(missing_ok=True)
     except OSError as error:
         raise Retryable(f"{socket}: cannot be deleted: {error.strerror}") from None
-
-
-def remove_folder(socket: str) -> None:
-    """Take away what the unit made. Raises Retryable."""
-    folder = Path(socket).parent
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise Retryable(f"{folder}: cannot be deleted: {error.strerror}") from None

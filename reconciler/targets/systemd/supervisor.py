@@ -24,12 +24,13 @@ from reconciler.files import sync_tree, write_atomically
 from reconciler.inventory import Inventory, ReplicaRecord, UnreadableRecord, load_record
 from reconciler.model import Reason, ReplicaId, Restart
 from reconciler.procfs import Identity
+from reconciler.targets import scratch
 from reconciler.targets.clock import Clock
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.interpreters import Interpreters
 from reconciler.targets.port_guard import PortGuard
 from reconciler.targets.room import unwritable
-from reconciler.targets.sockets import open_to, proxy_group, remove_folder
+from reconciler.targets.sockets import open_to, proxy_group
 from reconciler.targets.supervisor import Launch, ProcessState
 from reconciler.targets.systemd import journal
 from reconciler.targets.systemd.concealed import conceal
@@ -437,7 +438,7 @@ class UnitSupervisor:
             # Whoever killed it may have killed what takes it away as well.
             remove_container(name.removesuffix(".service"))
         if record.socket:
-            remove_folder(record.socket)
+            scratch.remove(Path(record.socket).parent)
         self._inventory.forget_replica(record.id)
 
 
