@@ -28,8 +28,8 @@ def units(rig: MachineRig) -> dict[str, list[str]]:
 
 
 def sockets(rig: Rig) -> list[Path]:
-    """Those that replicas listen on."""
-    return [*(rig.machine.root / "run").glob("reconciler-*/*")]
+    """The folders of those that replicas listen on."""
+    return [*(rig.machine.root / "run").glob(f"reconciler-{'[0-9a-f]' * 16}")]
 
 
 def is_rejected(rig: Rig) -> bool:
