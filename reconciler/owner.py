@@ -14,13 +14,7 @@ def become_owner(settings: Settings) -> str:
 
     Units are written by root alone: with a `systemd` target nothing changes. Raises Terminal.
     """
-    if os.geteuid() != 0 or any(target.kind == "systemd" for target in settings.targets):
-        return ""
-    try:
-        owner = settings.state_dir.stat().st_uid
-    except OSError:
-        return ""
-    if owner == 0:
+    if not (owner := other_owner(settings)):
         return ""
     try:
         user = pwd.getpwuid(owner)
@@ -34,3 +28,13 @@ def become_owner(settings: Settings) -> str:
     os.setresuid(owner, owner, owner)
     os.environ["HOME"] = user.pw_dir
     return user.pw_name
+
+
+def other_owner(settings: Settings) -> int:
+    """The user who is acted as in place of root; 0 where nothing changes."""
+    if os.geteuid() != 0 or any(target.kind == "systemd" for target in settings.targets):
+        return 0
+    try:
+        return settings.state_dir.stat().st_uid
+    except OSError:
+        return 0

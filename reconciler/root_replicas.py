@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reconciler.config import HostTarget, Settings
 from reconciler.errors import SettingsError
+from reconciler.owner import other_owner
 from reconciler.source.address import git_folder, parse_address, shown_address
 from reconciler.targets.weights import is_replaceable
 
@@ -27,7 +28,7 @@ def refuse_root(settings: Settings) -> None:
 
 def root_refusals(settings: Settings) -> Iterator[str]:
     """Why each of these targets is not driven."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or other_owner(settings):
         return
     for index, target in enumerate(settings.targets):
         if not target.allow_root and _runs_as_root(target) and not only_root_may_push(settings.source.url):

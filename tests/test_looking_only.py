@@ -124,3 +124,12 @@ def test_plan_by_root_stops_no_daemon_of_another_user(rig: LightRig):
     assert owners(rig) == {OWNER.pw_uid}
     done = run(rig, "sync", "--timeout", "60s", user=OWNER.pw_uid, group=OWNER.pw_gid, extra_groups=())
     assert done.returncode == 0, done.stderr
+
+
+def test_plan_by_root_asks_the_engine_as_the_owner_of_the_folder(rig: LightRig):
+    """Arguments from git may have the engine run code of a model."""
+    rig.write({"demo/tiny.yaml": rig.read("demo/tiny.yaml").replace("--max-model-len=256", "--max-model-len=128")})
+    give_away(rig)
+    for command in ("plan", "diff"):
+        assert f"acting as {OWNER.pw_name}" in run(rig, command).stderr
+    assert owners(rig) == {OWNER.pw_uid}

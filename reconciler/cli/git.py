@@ -56,7 +56,9 @@ def plan(config: str | None, target: str | None, revision: str | None, output: s
     from reconciler.report.text import plan_blocks
 
     log_to_stderr()
-    found = preview(settings_of(config), target, revision, tell)
+    settings = settings_of(config)
+    act_as_owner(settings)
+    found = preview(settings, target, revision, tell)
     document = plan_document(found.status, found.plans)
     if output == "json":
         print_json(document)
@@ -136,7 +138,9 @@ def diff(config: str | None, service: str | None, target: str | None, revision: 
     from reconciler.web.names import resolve_service
 
     log_to_stderr()
-    found = preview(settings_of(config), target, revision, tell)
+    settings = settings_of(config)
+    act_as_owner(settings)
+    found = preview(settings, target, revision, tell)
     name = resolve_service(found.status, service) if service else None
     diffs = [one for desired, observed, plan in found.plans for one in state_diff(desired, observed, plan.verdicts)]
     diffs = [one for one in diffs if name in (None, str(one.service))]
