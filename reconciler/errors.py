@@ -3,6 +3,7 @@
 ReconcileError
 ├── Stopping         we end: nothing is wrong
 ├── Retryable        the next pass may succeed: a network, a busy port, a full disk
+│   └── Superseded      a newer revision is there to be read instead
 └── Terminal         only a new commit or a new config can fix this
     ├── RevisionRefused a whole commit; the last good one stays
     ├── NotUnderstood   nobody can tell what a commit wants: reading it takes too much
@@ -24,6 +25,10 @@ class Stopping(ReconcileError):
 
 class Retryable(ReconcileError):
     """The next pass may succeed."""
+
+
+class Superseded(Retryable):
+    """Reading a revision was ended, because a newer one is there."""
 
 
 class Terminal(ReconcileError):

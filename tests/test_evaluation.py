@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from reconciler import procfs
 from reconciler.config import HostTarget, Settings, Source
-from reconciler.errors import NotUnderstood, RevisionRefused, Stopping
+from reconciler.errors import NotUnderstood, RevisionRefused, Stopping, Superseded
 from reconciler.evaluation import sandbox as sandbox_module
 from reconciler.evaluation.evaluator import Evaluated, Evaluator
 from reconciler.evaluation.sandbox import Limits, Sandbox
@@ -162,7 +162,7 @@ def test_failed_revision_is_looked_at_again_only_when_asked(monkeypatch: pytest.
     with closing_sandbox(limits=Limits(answer_bytes=10)) as made:
         asked: list[Snapshot] = []
         ask = made._ask_once
-        monkeypatch.setattr(made, "_ask_once", lambda snapshot: asked.append(snapshot) or ask(snapshot))
+        monkeypatch.setattr(made, "_ask_once", lambda snapshot, moved: asked.append(snapshot) or ask(snapshot, moved))
         for _ in range(3):
             with pytest.raises(NotUnderstood):
                 made.evaluate(SMALL)
@@ -263,7 +263,7 @@ class Reader:
         self.bad = set(bad)
         self.asked = 0
 
-    def look(self, snapshot: Snapshot) -> None:
+    def look(self, snapshot: Snapshot, _is_outdated: Callable[[], bool]) -> None:
         self.asked += 1
         if snapshot.revision in self.bad:
             raise NotUnderstood(f"revision {snapshot.revision[:12]} cannot be read: too much")
@@ -308,6 +308,45 @@ def test_repaired_revision_is_accepted_after_one_that_was_refused(tmp_path: Path
     assert source.last_good() is None
     repaired = repository.commit()
     assert source.poll().revision == repaired
+
+
+def test_revision_that_takes_long_gives_way_to_a_repaired_one(tmp_path: Path):
+    repository = Repository(tmp_path / "origin")
+    bad = repository.commit()
+    with closing_sandbox(limits=Limits(patience=0.1, look_every=0.1)) as made:
+        made.start()
+
+        def look(snapshot: Snapshot, is_outdated: Callable[[], bool]) -> None:
+            if snapshot.revision != bad:
+                return made.check(snapshot, is_outdated)
+            os.kill(worker_pid(made), signal.SIGSTOP)
+            repaired.append(repository.commit())
+            return made.check(snapshot, is_outdated)
+
+        repaired = list[str]()
+        source = GitSource(Source(url=str(repository.path)), tmp_path / "git", ("",), Check(look, "v1"))
+        assert source.poll().revision == repaired[0]
+        assert source.last_good().revision == repaired[0]
+
+
+def test_revisions_that_come_faster_than_they_are_read_get_more_time():
+    with closing_sandbox(limits=Limits(patience=0.05, look_every=0.05)) as made:
+        for expected in (0.1, 0.2):
+            made.start()
+            os.kill(worker_pid(made), signal.SIGSTOP)
+            with pytest.raises(Superseded):
+                made.check(SMALL, lambda: True)
+            assert made._patience == expected
+        made.check(SMALL)
+        assert made._patience == 0.05
+
+
+def test_revision_that_takes_long_is_read_to_its_end_while_none_is_newer():
+    with closing_sandbox(limits=Limits(patience=0.02, look_every=0.02)) as made:
+        asked = list[int]()
+        made.check(tree(60), lambda: bool(asked.append(1)))
+        assert asked
+        assert made.latest(SMALL) is None
 
 
 # ---------------------------------------------------------------- the daemon
@@ -356,6 +395,28 @@ def test_daemon_whose_accepted_revision_is_not_understood_takes_a_repaired_one(
         wait(lambda: seen(daemon) == (repaired, True, 2, []))
         entry = daemon.history(None, 1)[0]
         assert (entry["event"], entry["revision"]) == ("revision_refused", refused)
+    finally:
+        daemon.stop()
+
+
+def test_daemon_that_waits_for_a_revision_to_be_read_counts_as_alive(tmp_path: Path):
+    """Restarted by the watchdog, it would begin to read the same again, for ever."""
+    repository = Repository(tmp_path / "origin")
+    push(repository, 1)
+    given_here = Settings.model_validate(
+        {
+            "source": {"url": str(repository.path)},
+            "state_dir": str(tmp_path / "state"),
+            "targets": [{"name": "box", "paths": ["box"]}],
+        }
+    )
+    daemon = Daemon(given_here)
+    for place in daemon._places:
+        place.turned_at = time.monotonic() - 1000
+    try:
+        assert daemon.heartbeat() >= 1000
+        with daemon._sandbox._lock:
+            assert daemon.heartbeat() == 0
     finally:
         daemon.stop()
 

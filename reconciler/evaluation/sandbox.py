@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
 
 from reconciler.config import HostTarget
-from reconciler.errors import NotUnderstood, ReconcileError, Retryable, Stopping
+from reconciler.errors import NotUnderstood, ReconcileError, Retryable, Stopping, Superseded
 from reconciler.evaluation.evaluator import Evaluated
 from reconciler.evaluation.wire import LONGEST_ANSWER, TooLongError, dump_request, load_answers, receive, send
 from reconciler.evaluation.worker import OUT_OF_MEMORY, Orders
@@ -44,6 +45,13 @@ class Limits:
     cpu_seconds: float = CPU_SECONDS
     seconds: float = 4 * CPU_SECONDS
     answer_bytes: int = LONGEST_ANSWER
+    # After so long it is asked whether a newer revision is there, every so often.
+    patience: float = 10.0
+    look_every: float = 5.0
+
+
+def _never() -> bool:
+    return False
 
 
 class _Died(Exception):
@@ -80,6 +88,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         self._is_closed = False
+        self._patience = self._limits.patience
         self._known: tuple[Snapshot, dict[str, Evaluated]] | None = None
         self._failed: tuple[Snapshot, dict[str, tuple[Stamp, ...]], NotUnderstood] | None = None
 
@@ -92,9 +101,12 @@ class Sandbox:
         """What passes over one target ask."""
         return SandboxedTarget(self, name, self._sources[name])
 
-    def check(self, snapshot: Snapshot) -> None:
-        """Can this revision be understood? Raises NotUnderstood; Retryable where only this machine is to blame."""
-        self.evaluate(snapshot)
+    def check(self, snapshot: Snapshot, is_outdated: Callable[[], bool] = _never) -> None:
+        """Can this revision be understood? Raises NotUnderstood; Retryable where only this machine is to blame.
+
+        One that takes long is given up, with Superseded, when it is outdated.
+        """
+        self.evaluate(snapshot, is_outdated=is_outdated)
 
     def forget(self) -> None:
         """Try again what was not understood."""
@@ -106,7 +118,9 @@ class Sandbox:
         known = self._known
         return known[1] if known and known[0] is snapshot else None
 
-    def evaluate(self, snapshot: Snapshot, not_as: Evaluated | None = None) -> dict[str, Evaluated]:
+    def evaluate(
+        self, snapshot: Snapshot, not_as: Evaluated | None = None, is_outdated: Callable[[], bool] = _never
+    ) -> dict[str, Evaluated]:
         """What a revision wants, by target. `not_as`: what is out of date by now. Raises as `check`."""
         with self._lock:
             known = self.latest(snapshot)
@@ -116,10 +130,15 @@ class Sandbox:
             if self._failed and self._failed[0] is snapshot and self._failed[1] == stamps:
                 raise self._failed[2]
             try:
-                found = self._ask(snapshot)
+                found = self._ask(snapshot, is_outdated)
+            except Superseded:
+                # Revisions that come faster than they can be read get more time each, so that one is read at last.
+                self._patience *= 2
+                raise
             except NotUnderstood as error:
                 self._failed = (snapshot, stamps, error)
                 raise
+            self._patience = self._limits.patience
             self._known, self._failed = (snapshot, found), None
             return found
 
@@ -136,10 +155,10 @@ class Sandbox:
 
     # ------------------------------------------------------------ the worker
 
-    def _ask(self, snapshot: Snapshot) -> dict[str, Evaluated]:
+    def _ask(self, snapshot: Snapshot, is_outdated: Callable[[], bool]) -> dict[str, Evaluated]:
         for tried in range(1, _TRIES + 1):
             try:
-                return self._ask_once(snapshot)
+                return self._ask_once(snapshot, is_outdated)
             except _Died as error:
                 log.warning("evaluation_worker_died", revision=snapshot.revision, how=str(error), tried=tried)
                 last = error
@@ -148,12 +167,13 @@ class Sandbox:
         text = f"the process that reads it ended {_TRIES} times ({last}); please report this revision"
         raise NotUnderstood(_sentence(snapshot, text))
 
-    def _ask_once(self, snapshot: Snapshot) -> dict[str, Evaluated]:
+    def _ask_once(self, snapshot: Snapshot, is_outdated: Callable[[], bool]) -> dict[str, Evaluated]:
         worker = self._ready_worker()
         deadline = time.monotonic() + self._limits.seconds
         try:
             worker.socket.settimeout(self._limits.seconds)
             send(worker.socket, dump_request(snapshot, worker.files))
+            self._await_answer(worker, snapshot, deadline, is_outdated)
             said = receive(worker.socket, self._limits.answer_bytes, deadline)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise self._why_it_ended(snapshot) from None
@@ -172,6 +192,21 @@ class Sandbox:
             text = f"unexpected {said[1:].decode('utf-8', 'replace')}; this is a bug, please report it"
             raise NotUnderstood(_sentence(snapshot, text))
         return self._understood(worker, snapshot, said[1:])
+
+    def _await_answer(
+        self, worker: _Worker, snapshot: Snapshot, deadline: float, is_outdated: Callable[[], bool]
+    ) -> None:
+        """Until there is something to receive. Raises TimeoutError, Superseded."""
+        ready = select.poll()
+        ready.register(worker.socket, select.POLLIN)
+        seconds = self._patience
+        while not ready.poll(1000 * min(seconds, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            if is_outdated():
+                self._end()
+                raise Superseded(f"revision {snapshot.revision[:12]} takes long to read, and a newer one is there")
+            seconds = self._limits.look_every
 
     def _understood(self, worker: _Worker, snapshot: Snapshot, said: bytes) -> dict[str, Evaluated]:
         try:

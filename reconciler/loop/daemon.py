@@ -342,6 +342,9 @@ class Daemon:
     # ------------------------------------------------------------ what the web side asks
 
     def heartbeat(self) -> float:
+        if self._sandbox.is_busy():
+            # A pass may wait for that, which ends by itself: restarted, we would only begin it again.
+            return 0.0
         return time.monotonic() - min(place.turned_at for place in self._places)
 
     def status(self) -> Document:

@@ -6,12 +6,14 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from reconciler.config import Source
-from reconciler.errors import NotUnderstood, ReconcileError, Retryable, RevisionRefused, Terminal
+from reconciler.errors import NotUnderstood, ReconcileError, Retryable, RevisionRefused, Superseded, Terminal
 from reconciler.git_names import is_ref_name
 from reconciler.model import Snapshot
 from reconciler.source.access import Folder, remote_environment
@@ -31,9 +33,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a revision must pass to be accepted. `look` raises NotUnderstood; `reader` changes with its rules."""
+    """What a revision must pass to be accepted; `reader` changes with its rules.
 
-    look: Callable[[Snapshot], object]
+    `look` is told how to find out whether a newer revision is there. Raises NotUnderstood, and Superseded then.
+    """
+
+    look: Callable[[Snapshot, Callable[[], bool]], object]
     reader: str
 
 
@@ -73,9 +78,10 @@ class GitSource:
         was accepted before stays the last good one.
         """
         address, wanted = parse_address(self._settings.url), wanted_reference(self._settings)
-        with self._lock, self._mirror.exclusive(address.path):
-            chosen = self._choose(address, wanted)
-            return self._repairing(address, chosen.commit, lambda: self._take(address, wanted, chosen))
+        while True:
+            with self._lock, self._mirror.exclusive(address.path), suppress(Superseded):
+                chosen = self._choose(address, wanted)
+                return self._repairing(address, chosen.commit, partial(self._take, address, wanted, chosen))
 
     def look(self) -> str:
         """The wanted reference and its commit, in words, as the remote has them now. Fetches nothing.
@@ -132,13 +138,13 @@ class GitSource:
     def _take(self, address: Address, wanted: Wanted, chosen: Chosen) -> Snapshot:
         before = self._mirror.accepted()
         if before == Accepted(chosen.commit, address.shown, chosen.ref) and self._current_is(chosen.commit):
-            return self._understood(chosen.commit)
+            return self._understood(chosen.commit, lambda: self._has_moved(address, wanted, chosen.commit))
         commit = self._obtain(address, wanted, chosen)
         now = Accepted(commit, address.shown, chosen.ref)
         if before is not None:
             self._refuse_rewrite(before, now, chosen)
         try:
-            snapshot = self._understood(commit)
+            snapshot = self._understood(commit, lambda: self._has_moved(address, wanted, commit))
         except RevisionRefused:
             raise
         except Terminal as error:
@@ -148,7 +154,14 @@ class GitSource:
         self._current = snapshot
         return snapshot
 
-    def _understood(self, revision: str) -> Snapshot:
+    def _has_moved(self, address: Address, wanted: Wanted, revision: str) -> bool:
+        """Is another revision wanted by now? Not as long as the remote does not say so."""
+        try:
+            return self._choose(address, wanted).commit != revision
+        except ReconcileError:
+            return False
+
+    def _understood(self, revision: str, is_outdated: Callable[[], bool]) -> Snapshot:
         """A revision that we know what to make of. One that was not understood is not looked at again and again."""
         if self._check is None:
             return self._read(revision)
@@ -157,7 +170,7 @@ class GitSource:
             raise RevisionRefused(revision, known.why)
         snapshot = self._read(revision)
         try:
-            self._check.look(snapshot)
+            self._check.look(snapshot, is_outdated)
         except NotUnderstood as error:
             refused = Refused(revision, f"{error}; the last good revision stays", self._check.reader)
             self._mirror.refuse(refused)
