@@ -58,6 +58,10 @@ def serve(listener: socket.socket) -> None:
     while True:
         client, _ = listener.accept()
         words = client.recv(65536).split(b" ", 2)
+        if len(words) < 3:
+            # Whoever only looks whether somebody listens asks nothing.
+            client.close()
+            continue
         body = b'{"data":[{"id":"chat"}],"choices":[{"finish_reason":"length"}]}'
         if words[1] == b"/metrics":
             body = b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"

@@ -117,6 +117,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert (answer.returncode, answer.stderr.strip()) == (0, "[]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(shell: Shell, command: str) -> None:
     answer = shell(command, "-h")
@@ -124,6 +125,7 @@ def test_every_command_explains_itself(shell: Shell, command: str) -> None:
     assert answer.stdout.startswith(f"Usage: reconciler {command} ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -197,6 +199,7 @@ def test_a_closed_stream_changes_no_exit_code(shell: Shell, redirection: str, co
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["version"], ["--help"], ["host", "doctor"]])
 def test_an_answer_that_cannot_be_written_is_no_answer(shell: Shell, arguments: list[str]) -> None:
     gone, full = (_redirected(shell, redirection, *arguments) for redirection in ("| true", ">/dev/full"))
@@ -245,6 +248,7 @@ def test_every_command_that_needs_a_config_says_so(shell: Shell, command: str) -
     assert answer.stderr.startswith("reconciler: /no/such/config.yaml: no such file; ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["status"], ["history"], ["logs", "x"], ["suspend"], ["resume", "x"], ["status", "--watch"]]
 )
@@ -256,6 +260,7 @@ def test_without_a_daemon_the_answer_is_code_3_and_how_to_start_one(shell: Shell
     assert "start it (`systemctl start reconciler`, or `reconciler run`)" in answer.stderr
 
 
+@pytest.mark.slow
 def test_a_bug_of_ours_is_one_line_and_a_traceback_only_on_request(shell: Shell, loop: FakeLoop) -> None:
     loop.document = {"schema": "of another daemon"}
     quiet, loud = shell("status"), shell("status", "--debug")
@@ -294,6 +299,7 @@ def is_container_healthy(shell: Shell) -> bool:
     return subprocess.run(["sh", "-c", command], env=known, capture_output=True, timeout=120).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_container_is_healthy_while_its_daemon_answers_whatever_its_services_do(shell: Shell, loop: FakeLoop) -> None:
     assert is_container_healthy(shell)
     loop.document = with_service(loop.document, sync="OutOfSync", rejected=_rejected())
@@ -322,6 +328,7 @@ def test_status_says_when_the_daemon_is_older_than_the_package(shell: Shell, loo
     assert "its status lacks 'subject'; systemctl restart reconciler" in answer.stderr
 
 
+@pytest.mark.slow
 def test_status_of_one_service_shows_its_replicas_and_judges_it_alone(shell: Shell, loop: FakeLoop) -> None:
     other = loop.document["targets"][0]["services"][0] | {"name": "other", "sync": "OutOfSync"}
     loop.document["targets"][0]["services"].append(other)

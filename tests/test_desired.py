@@ -216,6 +216,13 @@ def test_a_service_that_cannot_be_used_says_why_and_keeps_its_name(text: str, co
     assert all(reason.origin and reason.origin.file == "hosts/box/chat.yaml" for reason in service.problems)
 
 
+def test_gpus_beyond_all_numbers_of_devices_are_a_wish_like_any_other() -> None:
+    service = one(with_model("resources: {limits: {nvidia.com/gpu: 99999999999999999999Gi}}"))
+    assert service.problems == ()
+    assert service.spec is not None
+    assert service.spec.resources.gpus == 2**63 - 1
+
+
 @pytest.mark.parametrize(
     "spec",
     ["", "spec:\n", "spec: 3\n", "spec: []\n", "spec: {predictor: x}\n", "spec: {predictor: {model: [1]}}\n"]

@@ -33,6 +33,8 @@ from reconciler.source import Check, GitSource
 from tests.bench.bench_manifests import TARGET, tree
 from tests.git_repository import Repository
 
+pytestmark = pytest.mark.slow
+
 OTHER = TARGET.model_copy(update={"name": "other", "paths": ("runtimes", "hosts/other")})
 SMALL = tree(3)
 # Some seconds of computing, some dozens of megabytes.

@@ -168,6 +168,7 @@ def test_stop_is_written_down_before_the_signal(host: HostTarget) -> None:
         host.perform(Drain(REPLICA, "t"))
 
 
+@pytest.mark.slow
 def test_stop_kills_an_engine_that_was_never_ready(host: HostTarget) -> None:
     """While vLLM starts it may ignore SIGTERM; no request can be lost with it."""
     host.perform(start("--ignore-term --child escaped"))

@@ -97,6 +97,7 @@ def test_aliases_of_one_file_share_a_budget() -> None:
     assert all(error.origin and error.origin.line > 1 for error in found.errors)
 
 
+@pytest.mark.slow
 def test_aliases_of_all_files_share_a_budget() -> None:
     text = f"---\n{ONE}x:\n  " + BOMB.replace("\n", "\n  ")
     bombs = tuple(File(f"{n:03}.yaml", str(n), ((text + "\n") * 150).encode()) for n in range(40))
@@ -109,6 +110,7 @@ def test_aliases_of_all_files_share_a_budget() -> None:
     assert not read_manifests(Snapshot("d" * 40, files=bombs[-1:]), cache).errors
 
 
+@pytest.mark.slow
 def test_text_without_aliases_is_never_over_the_budget() -> None:
     found = read_file("a.yaml", f"---\n{ONE}data: [{'0,' * 200}]\n".encode() * 2000)
     assert len(found.documents) == 2000
@@ -124,6 +126,7 @@ def test_half_a_character_in_json_becomes_what_go_makes_of_it(half: str) -> None
     assert found == {"a" + "\ufffd" * half.count("\\u"): "\ufffd" * half.count("\\u") + "b"}
 
 
+@pytest.mark.slow
 @given(value=st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.lists(inner)))
 def test_whole_characters_in_json_stay_as_they_are(value: object) -> None:
     assert json_texts.loads(json.dumps(value)) == value

@@ -128,6 +128,7 @@ def purge_with_mounts(root: Path, *mounts: str) -> subprocess.CompletedProcess[s
     return subprocess.run(argv, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="mounts need root")
 def test_purge_empties_mounts_and_goes_on_with_the_rest(root: Path) -> None:
     run(["host", "install", "--root", str(root)])
@@ -148,6 +149,7 @@ def test_purge_empties_mounts_and_goes_on_with_the_rest(root: Path) -> None:
     assert not (root / "var/lib/reconciler").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="mounts need root")
 def test_a_mount_deep_in_the_state_is_left_and_purged_again(root: Path) -> None:
     run(["host", "install", "--root", str(root)])

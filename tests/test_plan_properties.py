@@ -305,6 +305,7 @@ def test_serving_never_falls_below_the_floor_nor_above_the_ceiling(before, after
         )
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 3),
     st.integers(1, 3),

@@ -182,6 +182,7 @@ def test_a_bug_in_judging_one_service_is_told_of_that_one_alone(
     target.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.sampled_from(["first", "other"])), min_size=1, max_size=6))
 def test_what_is_remembered_is_what_would_be_said_anew(events: list[tuple[Callable[[Disk, str], None], str]]) -> None:

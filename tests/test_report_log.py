@@ -165,6 +165,7 @@ def test_printable_keeps_lines_and_tabs() -> None:
     assert printable("a\tb\r\nc\rd\x00\x1b[31me\x1b[0m") == "a\tb\nc\nde"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit", ["x", "-", "a:", "token ", "--token", "https://", "\x1b[", "password", "://", "basic "]
 )

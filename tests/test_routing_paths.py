@@ -244,6 +244,7 @@ def test_path_that_is_none_cannot_be_opened(path: str) -> None:
     assert "must be a path such as" in find_fault((path,))
 
 
+@pytest.mark.slow
 @given(st.lists(st.from_regex(r"/[a-z/.%_;~-]{0,20}", fullmatch=True), max_size=40))
 def test_judging_any_paths_ends(paths: list[str]) -> None:
     assert isinstance(find_fault(tuple(paths)), str)

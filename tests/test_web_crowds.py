@@ -16,6 +16,8 @@ from reconciler.web.server import WebSide
 from reconciler.web.unix import connect
 from tests.test_web import FakeLoop, ask, get, settings
 
+pytestmark = pytest.mark.slow
+
 Connect = Callable[..., socket.socket]
 
 

@@ -18,6 +18,8 @@ from reconciler.kserve.resolve import Resolved
 from reconciler.model import GPU, EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources, SecretMount
 
 ConfigMaps = Mapping[tuple[str, str], Mapping[str, Any]]
+# Kubernetes keeps larger quantities as this one.
+_MOST = 2**63 - 1
 
 
 class Unusable(Exception):
@@ -191,7 +193,7 @@ def _parse_count(text: str) -> int:
     count = amount(text)
     if count < 0 or count != count.to_integral_value():
         raise ValueError(f'"{text}" is not a whole number of devices')
-    return int(count)
+    return min(int(count), _MOST)
 
 
 def names_of(containers: Sequence[Mapping[str, Any]] | None, besides: frozenset[str]) -> list[str]:

@@ -16,6 +16,8 @@ from tests.git_repository import Repository, entry
 from tests.source import hostile_server
 from tests.source.parts import codes, make_pack, source_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
