@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> bool:
+def write_atomically(path: Path, data: bytes, mode: int = 0o600, group: int = -1) -> bool:
     """Put `data` in place as a whole; says whether anything was written. Raises OSError.
 
     Content that is there already is not written again. Callers must not write one path from two threads at once.
     """
     if _holds(path, data):
         return False
-    replace_file(path, data, mode)
+    replace_file(path, data, mode, group)
     return True
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+def replace_file(path: Path, data: bytes, mode: int = 0o600, group: int = -1) -> None:
     """The same, also where the content is there already: whoever watches the file is told. Raises OSError.
 
     The name of the partial file is fixed, so that a daemon that was killed leaves at most one, which the next write
@@ -35,6 +35,9 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         partial.unlink()
         descriptor = os.open(partial, flags, mode)
     with open(descriptor, "wb") as file:
+        if group not in (-1, os.fstat(descriptor).st_gid):
+            os.fchown(descriptor, -1, group)
+        os.fchmod(descriptor, mode)
         file.write(data)
         file.flush()
         os.fsync(descriptor)

@@ -272,9 +272,26 @@ def test_a_fetch_is_closed_to_others_of_its_user_where_the_host_can(
         assert ("--property=PrivateUsers=yes" in words) is expected
 
 
-def test_proxy_has_a_limit_of_memory_and_the_group_of_sockets():
-    text = proxy_unit("gpu-1", Path("/state/proxy"), 30, ["envoy"], ("reconciler-proxy",), 1 << 31)
-    assert {"MemoryMax=2147483648", "SupplementaryGroups=reconciler-proxy", "LimitCORE=0"} <= set(text.splitlines())
+def test_proxy_has_a_limit_of_memory_and_only_where_there_is_one():
+    text = proxy_unit("gpu-1", Path("/state/proxy"), 30, ["envoy"], memory=1 << 31)
+    assert {"MemoryMax=2147483648", "LimitCORE=0", "ReadWritePaths=/state/proxy"} <= set(text.splitlines())
     bare = proxy_unit("gpu-1", Path("/state/proxy"), 30, ["envoy"])
     assert "MemoryMax" not in bare
-    assert "SupplementaryGroups" not in bare
+    assert "User=" not in bare
+    assert "AmbientCapabilities" not in bare
+
+
+def test_proxy_with_a_user_writes_only_where_its_admin_socket_is():
+    lines = proxy_unit("gpu-1", Path("/state/proxy"), 30, ["/opt/bin/envoy"], "reconciler-proxy").splitlines()
+    assert {
+        "User=reconciler-proxy",
+        "WorkingDirectory=-/mnt/proxy",
+        "BindReadOnlyPaths=/state/proxy:/mnt/proxy",
+        "BindPaths=/state/proxy/admin:/mnt/proxy/admin",
+        "BindReadOnlyPaths=/opt/bin/envoy:/mnt/envoy",
+        "StandardOutput=append:/state/proxy/log",
+    } <= set(lines)
+    assert not [line for line in lines if line.startswith("ReadWritePaths")]
+    (start,) = (line for line in lines if line.startswith("ExecStart="))
+    assert start.startswith(("ExecStart=:/mnt/envoy ", 'ExecStart=:"/mnt/envoy" '))
+    assert "./admin/admin.sock" in start

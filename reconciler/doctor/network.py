@@ -13,7 +13,7 @@ from reconciler.doctor.ask import ask
 from reconciler.doctor.finding import Finding, ok, problem, warning
 from reconciler.errors import ReconcileError
 from reconciler.listen import parse_listen, split_listen
-from reconciler.routing import process
+from reconciler.routing import access, process
 from reconciler.routing.ports import holder_of, is_free
 from reconciler.target_registry import TargetRegistry
 from reconciler.web.client import DaemonClient
@@ -76,6 +76,12 @@ def check_proxy(target: HostTarget, settings: Settings) -> Iterator[Finding]:
     host, port = parse_listen(target.routing.listen)
     running = process.find(TargetRegistry(settings.state_dir).folder_of(target.name).absolute() / "proxy")
     ours = {running.pid} if running else set()
+    if target.kind == "systemd" and not access.has_user():
+        fix = "reconciler host install makes the user; the next start of the proxy runs as it"
+        yield warning("proxy", f"{target.name}: there is no user {access.USER}: the proxy runs as root", fix)
+    elif target.kind == "systemd" and running and procfs.runs_as(running.pid, {0}):
+        fix = f"at the next start, such as a reboot's, it is {access.USER}; starting it sooner cuts running requests"
+        yield warning("proxy", f"{target.name}: the proxy of an older release runs as root", fix)
     yield _address("proxy", f"{target.name}: routing.listen: {target.routing.listen}", host, port, ours, "our proxy")
 
 

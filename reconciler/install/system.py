@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import Retryable, Terminal
-from reconciler.routing import process
+from reconciler.routing import access
 from reconciler.targets import fetcher
 
 UNIT = "reconciler.service"
-USERS = ("reconciler-engine", fetcher.USER, process.USER)
+USERS = ("reconciler-engine", fetcher.USER, access.USER)
 """Those of deploy/systemd/reconciler.sysusers.conf."""
 _BOOTED = Path("/run/systemd/system")
 

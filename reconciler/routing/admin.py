@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
-import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reconciler.errors import Retryable
 from reconciler.model import Address, Routed
-from reconciler.routing.admin_socket import SOCKET
+from reconciler.routing.admin_socket import SOCKET, connect
 from reconciler.routing.endpoints import read_address
 from reconciler.routing.static import CLUSTER, PASSTHROUGH, ROUTES, STATS
 
@@ -25,6 +24,8 @@ _ACTIVE = f"/stats?format=json&filter=^(http.{STATS}.downstream_rq_active|cluste
 # Only services that ever refused anything are listed.
 _REFUSED = "/stats?format=json&usedonly&filter=%5C.route%5C..*%5C.upstream_rq_503$"
 _ROUTE = re.compile(r"\.route\.([^.]+)\.upstream_rq_503$")
+# Far more than of a full host; it may be told by whom we do not trust.
+_MOST = 64 << 20
 # The files that Envoy watches, and where it counts what became of them.
 _SCOPES = {
     "lds": "listener_manager.lds",
@@ -64,13 +65,15 @@ class Admin:
 
     def uptakes(self) -> dict[str, Uptake]:
         """What became of each watched file."""
-        return _uptakes(json.loads(self._ask(_UPDATES)[0]))
+        with _understood():
+            return _uptakes(json.loads(self._ask(_UPDATES)[0]))
 
     def survey(self) -> tuple[dict[Address, EndpointState], dict[str, Uptake]]:
         """Every endpoint by address, and what became of each watched file."""
         # In this order: an Envoy that had read its endpoints before it was asked for them names them all.
         updates, clusters = self._ask(_UPDATES, _CLUSTERS)
-        return _endpoints(json.loads(clusters)), _uptakes(json.loads(updates))
+        with _understood():
+            return _endpoints(json.loads(clusters)), _uptakes(json.loads(updates))
 
     def stop_listening(self) -> None:
         """New connections are refused from now on, and each open one is closed after its next answer; for good."""
@@ -78,12 +81,14 @@ class Admin:
 
     def active(self) -> int:
         """How many requests run, and connections that are passed through as they are."""
-        stats = json.loads(self._ask(_ACTIVE)[0])["stats"]
-        return sum(int(stat["value"]) for stat in stats if "name" in stat)
+        with _understood():
+            stats = json.loads(self._ask(_ACTIVE)[0])["stats"]
+            return sum(int(stat["value"]) for stat in stats if "name" in stat)
 
     def refused(self) -> dict[str, int]:
         """How many requests got 503, by service, since this Envoy started."""
-        return _refused(json.loads(self._ask(_REFUSED)[0]))
+        with _understood():
+            return _refused(json.loads(self._ask(_REFUSED)[0]))
 
     def _ask(self, *paths: str, method: str = "GET") -> list[bytes]:
         connection = _UnixConnection(self._folder, self._timeout)
@@ -96,25 +101,30 @@ class Admin:
             connection.close()
 
 
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Raises Retryable for an answer that Envoy does not give."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise Retryable(f"the proxy answers on its admin socket, but not as Envoy does: {error!r}"[:300]) from error
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, folder: Path, timeout: float) -> None:
         super().__init__("admin", timeout=timeout)
         self._folder = folder
+        self._seconds = timeout
 
     def connect(self) -> None:
-        """Goes through the folder's descriptor: a socket's path may have only 107 characters, a state folder more."""
-        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
-        try:
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(f"/proc/self/fd/{folder}/{SOCKET}")
-        finally:
-            os.close(folder)
+        self.sock = connect(self._folder, self._seconds)
 
     def fetch(self, path: str, method: str) -> bytes:
         self.request(method, path)
         response = self.getresponse()
-        body = response.read()
+        body = response.read(_MOST)
+        if response.read(1):
+            raise http.client.HTTPException(f"{path} answered more than {_MOST} bytes")
         # Not ready is an answer too.
         if response.status not in (200, 503):
             raise http.client.HTTPException(f"{path} answered {response.status}")

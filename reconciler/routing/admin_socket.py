@@ -8,30 +8,48 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import closing, suppress
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 SOCKET = "admin.sock"
+OWN = "admin"
+"""The folder of the socket of a proxy that has a user of its own: nothing else is that user's to write."""
 # In a folder of its own: what sweeps sockets out of the proxy's folder leaves this one.
 _KEPT = Path("kept") / SOCKET
+_PLACES = (Path(OWN) / SOCKET, Path(SOCKET))
+
+
+def connect(folder: Path, timeout: float) -> socket.socket:
+    """To the Envoy of this folder. One that was started by an older release listens in the folder itself."""
+    problem: OSError | None = None
+    for place in _PLACES:
+        try:
+            return _connect(folder, place, timeout)
+        except OSError as error:
+            # A socket that exists says more than one that does not.
+            problem = error if problem is None or isinstance(problem, FileNotFoundError) else problem
+    raise problem or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def keep(folder: Path) -> None:
     """Give the socket its second name. What cannot be done is tried again at the next look."""
-    named, kept = folder / SOCKET, folder / _KEPT
+    kept = folder / _KEPT
     with suppress(OSError):
+        named = next((place for place in _PLACES if _listens(folder, place)), Path(SOCKET))
         kept.parent.mkdir(mode=0o700, exist_ok=True)
-        if kept.exists() and kept.samefile(named):
+        if kept.exists() and os.path.samestat(kept.lstat(), (folder / named).lstat()):
             return
-        _link(named, kept)
+        _link(folder / named, kept)
 
 
 def restore(folder: Path) -> bool:
     """Put the first name back, whatever stands in its place. False: nothing was to be done."""
-    named, kept = folder / SOCKET, folder / _KEPT
+    kept = folder / _KEPT
+    named = folder / _PLACES[0 if (folder / OWN).is_dir() else 1]
     try:
         # What another Envoy left is a name of nothing, and must not take the place of a new one.
-        if _listens(folder, SOCKET) or not _listens(folder, str(_KEPT)):
+        if any(_listens(folder, place) for place in _PLACES) or not _listens(folder, _KEPT):
             return False
         _link(kept, named)
     except OSError:
@@ -41,22 +59,41 @@ def restore(folder: Path) -> bool:
 
 def forget(folder: Path) -> None:
     """Another Envoy makes another socket."""
-    for name in (folder / SOCKET, folder / _KEPT):
-        name.unlink(missing_ok=True)
+    for place in (*_PLACES, _KEPT):
+        with suppress(OSError):
+            (folder / place).unlink()
 
 
-def _listens(folder: Path, name: str) -> bool:
-    """Goes through the folder's descriptor, because the path of a socket may have only 107 characters."""
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)) as probe:
-        opened = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+def _listens(folder: Path, place: Path) -> bool:
+    try:
+        _connect(folder, place, 0).close()
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _connect(folder: Path, place: Path, timeout: float) -> socket.socket:
+    """By descriptor: a socket's path may have only 107 characters, and a link in its place is not followed."""
+    opened = os.open(folder / place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(opened).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            return probe.connect_ex(f"/proc/self/fd/{opened}/{name}") in (0, errno.EAGAIN)
-        finally:
-            os.close(opened)
+            connection.settimeout(timeout)
+            connection.connect(f"/proc/self/fd/{opened}")
+        except OSError:
+            connection.close()
+            raise
+        return connection
+    finally:
+        os.close(opened)
 
 
 def _link(old: Path, new: Path) -> None:
     half = new.with_name(f"{new.name}.new")
     half.unlink(missing_ok=True)
-    os.link(old, half)
+    os.link(old, half, follow_symlinks=False)
     half.replace(new)

@@ -181,7 +181,9 @@ class EnvoyProxy:
         """Puts down what Envoy must find when it starts. Files of an earlier Envoy stay: it serves the same at once."""
         try:
             make_folder(self._folder)
-            self._folder.chmod(0o700)
+            if self._spawn is process.spawn:
+                # A unit's may be open to the proxy's user.
+                self._folder.chmod(0o700)
         except OSError as error:
             raise Retryable(f"{self._folder}: cannot be made: {error.strerror}") from error
         process.trim_log(self._folder)

@@ -20,15 +20,14 @@ import envoy
 from reconciler import procfs
 from reconciler.errors import Retryable
 from reconciler.procfs import Identity
+from reconciler.routing.access import USER
 from reconciler.routing.files import read_file, write_file
 
-USER = "reconciler-proxy"
-"""Who runs the proxy where it is a unit, and the group whose sockets it may use."""
 RECORD = "process.json"
 LOG = "log"
 # In Envoy's environment, so that one whose record was never written is found all the same.
 _MARK = "RECONCILER_PROXY"
-_LOG_LIMIT = 4 << 20
+_LOG_LIMIT, _LAST_WORDS = 4 << 20, 64 << 10
 
 
 def is_alive(proxy: Identity) -> bool:
@@ -116,7 +115,7 @@ def trim_log(folder: Path) -> None:
     log = folder / LOG
     with suppress(OSError):
         if log.stat().st_size > _LOG_LIMIT:
-            (folder / f"{LOG}.1").write_bytes(log.read_bytes()[-_LOG_LIMIT:])
+            (folder / f"{LOG}.1").write_bytes(_tail(log, _LOG_LIMIT))
             # Envoy appends, so it goes on at the new end.
             os.truncate(log, 0)
 
@@ -131,10 +130,17 @@ def log_size(folder: Path) -> int:
 def last_words(folder: Path, since: int = 0) -> str:
     """The end of what the log says after position `since`, on one line."""
     with suppress(OSError):
-        text = (folder / LOG).read_bytes()[since:].decode(errors="replace")
+        text = _tail(folder / LOG, _LAST_WORDS, since).decode(errors="replace")
         # A message begins with time, thread, level, logger and place, each in brackets.
         return " ".join(re.sub(r"^(\[[^]]*\]\s*){4,}", "", line) for line in text.splitlines())[-500:]
     return ""
+
+
+def _tail(path: Path, most: int, since: int = 0) -> bytes:
+    """What it says after a position, of that the last bytes: who writes it may make it as long as it likes."""
+    with path.open("rb") as file:
+        file.seek(max(since, os.fstat(file.fileno()).st_size - most))
+        return file.read(most)
 
 
 def _take_in(folder: Path, pid: int) -> Identity:

@@ -14,7 +14,7 @@ from pathlib import Path
 from reconciler import procfs
 from reconciler.errors import Retryable
 from reconciler.model import ReplicaId
-from reconciler.routing import process
+from reconciler.routing import access, process
 from reconciler.targets import scratch
 
 NAME = "http.sock"
@@ -37,7 +37,7 @@ def proxy_group(proxy: Path) -> int:
     """
     running = process.find(proxy)
     group = procfs.group_of(running.pid) if running else None
-    return group if group is not None else 0
+    return group if group is not None else access.group()
 
 
 def open_to(group: int, sockets: Iterable[str]) -> None:

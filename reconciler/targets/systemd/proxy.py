@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import grp
+import json
 import time
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 from reconciler.errors import Retryable
 from reconciler.files import write_atomically
 from reconciler.procfs import Identity
-from reconciler.routing import process
+from reconciler.routing import access, process
+from reconciler.routing.admin_socket import OWN, SOCKET
 from reconciler.targets.systemd.drain import proxy_name, stop_lines
 from reconciler.targets.systemd.manager import Manager
 from reconciler.targets.systemd.unit import DAEMON, SANDBOX
@@ -18,6 +19,11 @@ from reconciler.targets.systemd.unit_files import UNITS, delete_unit, sync_links
 from reconciler.targets.systemd.words import plain, quote, quote_path
 
 _SECONDS = 10.0
+# Where a proxy with a user of its own sees its program and its folder.
+_PLACES = "/mnt"
+_PLACE = f"{_PLACES}/proxy"
+# Overrides what its folder says, which serves a proxy that runs as root as well.
+_ADMIN = json.dumps({"admin": {"address": {"pipe": {"path": f"./{OWN}/{SOCKET}"}}}})
 
 
 class ProxyUnit:
@@ -45,17 +51,22 @@ class ProxyUnit:
 
     def renew(self, folder: Path, concurrency: int) -> None:
         """Have the next start be as this release does it; the one that runs is left alone. Raises Retryable."""
-        if (UNITS / self.name).exists() and self._write(folder, concurrency):
+        if (UNITS / self.name).exists() and folder.is_dir() and self._write(folder, concurrency):
             self._manager.install(self.name)
 
     def _write(self, folder: Path, concurrency: int) -> bool:
         path = UNITS / self.name
         argv = process.command(concurrency)
-        text = proxy_unit(self._target, folder, self._seconds, argv, _groups(), self._memory)
+        user = access.USER if access.has_user() else ""
+        text = proxy_unit(self._target, folder, self._seconds, argv, user, self._memory)
         try:
+            if user:
+                access.grant(folder)
+            else:
+                folder.chmod(0o700)
             return write_atomically(path, text.encode(), 0o644)
         except OSError as error:
-            raise Retryable(f"{path}: cannot be written: {error.strerror}; run us as root") from None
+            raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
 
     def remove(self) -> None:
         """Stop it for good, and delete its unit. Raises Retryable."""
@@ -73,21 +84,17 @@ class ProxyUnit:
         raise Retryable(f"{self.name} did not start: {words}")
 
 
-def _groups() -> tuple[str, ...]:
-    """Those whose sockets it uses: without the capability to pass them by, root's rights end at modes as well."""
-    with suppress(KeyError):
-        return (grp.getgrnam(process.USER).gr_name,)
-    return ()
-
-
-def proxy_unit(
-    target: str, folder: Path, seconds: float, argv: list[str], groups: tuple[str, ...] = (), memory: int = 0
-) -> str:
-    """The text of the proxy's unit. Pure."""
+def proxy_unit(target: str, folder: Path, seconds: float, argv: list[str], user: str = "", memory: int = 0) -> str:
+    """The text of the proxy's unit; without a `user` it runs as root, without root's powers. Pure."""
     name, value = next(iter(process.environment(folder).items()))
-    own = "".join(f"SupplementaryGroups={group}\n" for group in groups)
+    place, more = str(folder), ""
+    if user:
+        place, more = f"-{_PLACE}", "".join(f"{line}\n" for line in _own_lines(folder, user, argv[0]))
+        argv = [f"{_PLACES}/{Path(argv[0]).name}", *argv[1:], "--config-yaml", _ADMIN]
+    else:
+        more = f"ReadWritePaths={quote_path(str(folder))}\n"
     # Far above what it takes before it refuses requests by itself: here all of them would be cut.
-    own += f"MemoryMax={memory}\n" if memory else ""
+    more += f"MemoryMax={memory}\n" if memory else ""
     return f"""\
 [Unit]
 Description=Proxy of the reconciler's target {target}
@@ -99,7 +106,7 @@ StartLimitIntervalSec=0
 Type=exec
 ExecStart=:{" ".join(quote(word) for word in argv)}
 Environment={quote(f"{name}={value}")}
-WorkingDirectory={plain(str(folder))}
+WorkingDirectory={plain(place)}
 StandardOutput=append:{plain(str(folder / process.LOG))}
 StandardError=inherit
 Restart=always
@@ -107,11 +114,22 @@ RestartSec=100ms
 {stop_lines(folder, seconds)}
 LimitNOFILE=1048576
 LimitCORE=0
-{own}CapabilityBoundingSet=CAP_NET_BIND_SERVICE
-ReadWritePaths={quote_path(str(folder))}
+{more}CapabilityBoundingSet=CAP_NET_BIND_SERVICE
 PrivateDevices=yes
 {SANDBOX}
 
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _own_lines(folder: Path, user: str, program: str) -> Iterator[str]:
+    """It sees its folder below another name, since it may enter none above it, and writes only where its socket is."""
+    yield f"User={user}"
+    # For any port: a proxy that runs may be told to move to one below 1024.
+    yield "AmbientCapabilities=CAP_NET_BIND_SERVICE"
+    yield f"TemporaryFileSystem={_PLACES}"
+    yield f"BindReadOnlyPaths={quote_path(program)}:{_PLACES}/{Path(program).name}"
+    yield f"BindReadOnlyPaths={quote_path(str(folder))}:{_PLACE}"
+    yield f"BindPaths={quote_path(str(folder / OWN))}:{_PLACE}/{OWN}"
+    yield "ProtectProc=invisible"
