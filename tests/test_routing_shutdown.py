@@ -31,7 +31,7 @@ def port(tmp_path: Path) -> Iterator[int]:
     with Backend("a") as backend:
         proxy.ensure_running()
         proxy.apply((route("chat", backend.port),))
-        wait_for(lambda: ask(listen, "/x", host=HOST).status == 200)
+        wait_for(lambda: ask(listen, "/v1/x", host=HOST).status == 200)
         yield listen
         proxy.stop()
 
@@ -48,7 +48,7 @@ class Stream:
     def _run(self, port: int, events: int) -> None:
         # Without an end it is as good as no answer.
         with contextlib.suppress(http.client.IncompleteRead):
-            self.answer = ask(port, "/x", {"stream": events}, host=HOST)
+            self.answer = ask(port, "/v1/x", {"stream": events}, host=HOST)
 
     def whole(self) -> bool:
         self._thread.join(30)
@@ -62,11 +62,11 @@ def shut_down(folder: Path, seconds: float) -> subprocess.Popen[str]:
 
 def test_shutdown_refuses_new_requests_and_lets_a_stream_end(port: int, tmp_path: Path) -> None:
     kept = Client(port)
-    assert kept.ask("/x", host=HOST).status == 200
+    assert kept.ask("/v1/x", host=HOST).status == 200
     stream = Stream(port, 75, tmp_path)
     program = shut_down(tmp_path, 30)
     wait_for(lambda: _is_refused(port))
-    assert kept.ask("/x", host=HOST).headers["connection"] == "close"
+    assert kept.ask("/v1/x", host=HOST).headers["connection"] == "close"
     assert program.poll() is None, "it waits for the stream"
     assert program.wait(30) == 0
     assert stream.whole()
@@ -86,7 +86,7 @@ def test_shutdown_of_a_proxy_that_is_gone_does_not_wait(tmp_path: Path) -> None:
 
 def _is_refused(port: int) -> bool:
     try:
-        ask(port, "/x", host=HOST)
+        ask(port, "/v1/x", host=HOST)
     except ConnectionError:
         return True
     return False
