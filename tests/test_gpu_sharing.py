@@ -113,6 +113,21 @@ def test_memory_is_not_given_back_beside_an_engine_that_starts():
     assert len(host.serving("b")) == 1
 
 
+def test_replica_on_trial_that_was_restarted_ends_after_its_neighbour_started():
+    host = Host(gpus=1, start_seconds=20)
+    both = state(wanted("a", "good1", 2, gpus=1, share=400))
+    while len(host.replicas) < 2:
+        host.step(both)
+        host.now += 0.5
+    first = next(r for r in host.replicas.values() if r.ready_at is not None)
+    host.replicas[first.id] = replace(first, restarted=Restart.CRASHED)
+    plan = host.step(both)
+    assert "ends once its neighbour on the GPU has started" in plan.verdicts[first.service].step
+    assert first.id not in [action.replica for action in host.log if isinstance(action, Stop)]
+    host.converge(both)
+    assert first.id in [action.replica for action in host.log if isinstance(action, Stop)]
+
+
 def test_nobody_waits_for_ever_beside_a_replica_that_does_not_end():
     host = Host(gpus=2)
     old, new = wanted("a", "good1", gpus=1, share=400), wanted("b", "good1", gpus=1, share=400)

@@ -36,6 +36,11 @@ def handle_failures(s: Situation, steps: Steps) -> Situation:
         if replica.blame:
             text = f"{text}: {replica.blame}"
         s = _attribute(s, replica, Reason(code, text, replica.origin), steps)
+        is_measured = not s.starting_on.isdisjoint(replica.lease.gpus)
+        if replica.restarted and replica.ready_at is not None and is_measured:
+            steps.say(f"{replica.id.serial} failed; its new process ends once its neighbour on the GPU has started")
+            steps.look(s.now + SOON)
+            continue
         cut = (replica.in_flight or 0) if replica.draining_at is not None else 0
         steps.processes.append(Stop(replica.id, text, force=not replica.alive, cut=cut))
         steps.say(f"cleaning up {replica.id.serial}: {text}")
