@@ -150,13 +150,15 @@ def test_real_engine_lives_its_whole_life_and_nothing_is_left(
     eventually(lambda: see(host).ready_now, PATIENCE)
     host.perform(Admit(REPLICA, "t"))
     assert_the_engine_agrees(host, estimated, observe(host, wanted).preflights[DIGEST].fit)
-    route(host, Endpoint(REPLICA, port))
+    at = see(host).socket
+    assert at
+    route(host, Endpoint(REPLICA, port, socket=at))
     seen = see(host)
     assert (seen.routed, seen.healthy) == (Routed.ACTIVE, True)
     assert ask(settings_of(host).routing.listen) == "length"
 
     host.perform(Drain(REPLICA, "t"))
-    route(host, Endpoint(REPLICA, port, draining=True))
+    route(host, Endpoint(REPLICA, port, draining=True, socket=at))
     eventually(lambda: see(host).quiet_samples >= 2)
     assert (see(host).routed, see(host).in_flight) == (Routed.DRAINING, 0)
     host.perform(Stop(REPLICA, "t"))
