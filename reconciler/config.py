@@ -212,6 +212,10 @@ class Secrets(_Section):
         around = [each for each in self.folders if is_under(file, (each.path,))]
         return max(around, key=lambda each: len(each.path), default=None)
 
+    def folders_for(self, namespace: str) -> list[str]:
+        """The folders that may hold and use the Secrets of a namespace."""
+        return [each.path for each in self.folders if namespace in each.namespaces]
+
 
 class Taint(_Section):
     """What keeps services away that do not tolerate it."""
@@ -273,6 +277,12 @@ class HostTarget(_Section):
         return self.paths[-1]
 
     @property
+    def closed(self) -> tuple[Path, ...]:
+        """What this target names of the host that no service is shown."""
+        files = (self.secrets.directory, *self.secrets.key_files, self.storage.folder)
+        return tuple(path for path in files if path is not None)
+
+    @property
     def port_range(self) -> range:
         first, last = (int(part) for part in self.ports.split("-"))
         return range(first, last + 1)
@@ -312,7 +322,7 @@ class Settings(_Section):
         """Ours alone: no service is shown anything of it."""
         files = [self._file, self.source.token_file, self.source.ssh_key_file]
         for target in self.targets:
-            files += [target.secrets.directory, target.secrets.age_key_file, target.storage.folder]
+            files += target.closed
         return (self.state_dir, *(path for path in dict.fromkeys(files) if path is not None))
 
     def target(self, name: str) -> HostTarget:

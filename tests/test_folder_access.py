@@ -211,6 +211,13 @@ URIS = [
 ]
 
 
+def test_key_of_a_folder_of_secrets_is_closed_as_the_targets_own_is() -> None:
+    secrets = {"folders": [{"path": "hosts/box", "namespaces": ["team"], "age_key_file": "/srv/keys/team.key"}]}
+    target = TARGET.model_dump() | {"secrets": secrets}
+    settings = Settings.model_validate({"source": {"url": "/r.git"}, "targets": [target]})
+    assert Path("/srv/keys/team.key") in settings.closed
+
+
 @pytest.mark.parametrize(("uri", "code"), URIS)
 def test_validate_refuses_the_systems_folders_and_ours(uri: str, code: str) -> None:
     closed = Settings.model_validate({"source": {"url": "/r.git"}, "targets": [TARGET.model_dump()]}).closed

@@ -99,8 +99,7 @@ def _missing_config_maps(mount: Mount, origins: Origins) -> Iterator[Reason]:
 
 def _is_closed(folder: str, target: HostTarget) -> bool:
     """By its name alone: where links lead is seen on the host."""
-    ours = (target.secrets.directory, *target.secrets.key_files, target.storage.folder, DEFAULT_PATH.parent)
-    if any(is_below(folder, str(each)) for each in ours if each is not None):
+    if any(is_below(folder, str(each)) for each in (*target.closed, DEFAULT_PATH.parent)):
         return True
     return is_systems_own(folder) and not any(is_below(folder, str(each)) for each in target.volumes.values())
 
