@@ -201,6 +201,24 @@ def shared_memory_of(pid: int) -> set[SharedMemory]:
 def listeners() -> dict[int, set[int]]:
     """Every TCP port that somebody listens on, with the inodes of the sockets."""
     found: dict[int, set[int]] = {}
+    for fields in _listening():
+        found.setdefault(int(fields[1].rpartition(b":")[2], 16), set()).add(int(fields[9]))
+    return found
+
+
+def loopback_listeners(port: int) -> dict[int, int]:
+    """The sockets that may take a connection to this port of 127.0.0.1, each with its user. By inode."""
+    found: dict[bytes, dict[int, int]] = {}
+    for fields in _listening():
+        host, _, number = fields[1].rpartition(b":")
+        if int(number, 16) == port and host in _LOOPBACK:
+            found.setdefault(host, {})[int(fields[9])] = int(fields[7])
+    # The kernel prefers who listens on the very address.
+    return found.get(_LOOPBACK[0]) or {inode: user for each in found.values() for inode, user in each.items()}
+
+
+def _listening() -> Iterator[list[bytes]]:
+    """The lines of TCP sockets that listen, in fields."""
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             next(file)
@@ -209,25 +227,7 @@ def listeners() -> dict[int, set[int]]:
                 # The kernel lists listening sockets first; behind them may come many thousands of connections.
                 if fields[3] != _LISTEN:
                     break
-                found.setdefault(int(fields[1].rpartition(b":")[2], 16), set()).add(int(fields[9]))
-    return found
-
-
-def loopback_listeners(port: int) -> dict[int, int]:
-    """The sockets that may take a connection to this port of 127.0.0.1, each with its user. By inode."""
-    found: dict[bytes, dict[int, int]] = {}
-    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            next(file)
-            for line in file:
-                fields = line.split(maxsplit=10)
-                if fields[3] != _LISTEN:
-                    break
-                host, _, number = fields[1].rpartition(b":")
-                if int(number, 16) == port and host in _LOOPBACK:
-                    found.setdefault(host, {})[int(fields[9])] = int(fields[7])
-    # The kernel prefers who listens on the very address.
-    return found.get(_LOOPBACK[0]) or {inode: user for each in found.values() for inode, user in each.items()}
+                yield fields
 
 
 def listens(address: int | str) -> bool:

@@ -109,9 +109,8 @@ def _notes_safely(
 
 def _noted(error: Exception, doing: str, origin: Origin | None, cache: DesiredCache) -> Reason:
     reason, bug = caught(error, doing, origin)
-    cache.tracebacks.append(
-        f"{origin}: {bug.subject}: {bug.traceback}" if origin else f"{bug.subject}: {bug.traceback}"
-    )
+    where = f"{origin}: " if origin else ""
+    cache.tracebacks.append(f"{where}{bug.subject}: {bug.traceback}")
     return reason
 
 

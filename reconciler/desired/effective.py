@@ -13,7 +13,7 @@ from typing import Any
 
 from reconciler.desired.gpu_share import read_share
 from reconciler.desired.origins import CONTAINER, Origins
-from reconciler.kserve.quantity import amount, cpu_millis, memory_bytes
+from reconciler.kserve.quantity import amount, cpu_millis, is_whole, memory_bytes
 from reconciler.kserve.resolve import Resolved
 from reconciler.model import GPU, EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources, SecretMount
 
@@ -191,7 +191,7 @@ def _with_share(resources: Resources, around: Surroundings, origins: Origins) ->
 
 def _parse_count(text: str) -> int:
     count = amount(text)
-    if count < 0 or count != count.to_integral_value():
+    if count < 0 or not is_whole(count):
         raise ValueError(f'"{text}" is not a whole number of devices')
     return min(int(count), _MOST)
 

@@ -63,7 +63,7 @@ class Keyring:
 
 def keyring(namespace: str, users: Iterable[Manifest], store: SecretStore, target: HostTarget) -> Keyring:
     """What a service may use, where `users` are all the documents of its namespace that decide what becomes of it."""
-    owners = [each.path for each in target.secrets.folders if namespace in each.namespaces]
+    owners = target.secrets.folders_for(namespace)
     for user in users if owners else ():
         place = target.secrets.folder_of(user.origin.file)
         if place is None or namespace not in place.namespaces:

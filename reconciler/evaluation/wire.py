@@ -92,8 +92,7 @@ def load_answers(data: bytes, revision: str, before: Mapping[str, Evaluated]) ->
 
 def _answer(now: Evaluated, before: Evaluated | None) -> Answer:
     if before is None:
-        changed = {name: getattr(now.desired, name) for name in _KEPT}
-        return Answer(list(now.desired.services), _plain(changed), now.secrets, now.stamps)
+        return Answer(list(now.desired.services), _plain(dict(_values(now.desired))), now.secrets, now.stamps)
     places = {id(each): index for index, each in enumerate(before.desired.services)}
     services = [places.get(id(each), each) for each in now.desired.services]
     changed = {name: value for name, value in _values(now.desired) if value != getattr(before.desired, name)}

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from reconciler.kserve.pod import Pod
-from reconciler.kserve.quantity import amount
+from reconciler.kserve.quantity import amount, is_whole
 
 Document = Mapping[str, Any]
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -107,13 +106,8 @@ def _extended_problems(name: str, limits: Document, requests: Document, at: str)
         value = requests[name]
         yield f'{at}.requests: Invalid value: "{value}": must be equal to {name} limit of {limits[name]}'
     for kind, amounts in (("limits", limits), ("requests", requests)):
-        if name in amounts and not _is_whole(amount(amounts[name])):
+        if name in amounts and not is_whole(amount(amounts[name])):
             yield f'{at}.{kind}[{name}]: Invalid value: "{amounts[name]}": must be an integer'
-
-
-def _is_whole(value: Decimal) -> bool:
-    # A remainder would have to be exact in 28 digits: Decimal raises for larger quantities.
-    return value == value.to_integral_value()
 
 
 def _port_problems(ports: Sequence[Document], at: str) -> Iterator[str]:

@@ -32,6 +32,11 @@ def amount(value: object) -> Decimal:
     return found
 
 
+def is_whole(value: Decimal) -> bool:
+    """A remainder would have to be exact in 28 digits: Decimal raises for larger quantities."""
+    return value == value.to_integral_value()
+
+
 def cpu_millis(value: object) -> int:
     """Thousandths of a core, rounded up as Kubernetes does. Raises ValueError."""
     return _whole(amount(value) * 1000, value)
@@ -71,7 +76,7 @@ def canonical(value: str | int | float) -> str:
     match = _SHAPE.fullmatch(text)
     if found is None or match is None:
         return text
-    if found and match[3] and abs(found) >= 1024 and found == found.to_integral_value():
+    if found and match[3] and abs(found) >= 1024 and is_whole(found):
         return _binary(int(found))
     if match[5] is not None:
         return _scaled(found, lambda exponent: f"e{exponent}" if exponent else "")

@@ -36,8 +36,7 @@ def handle_failures(s: Situation, steps: Steps) -> Situation:
         if replica.blame:
             text = f"{text}: {replica.blame}"
         s = _attribute(s, replica, Reason(code, text, replica.origin), steps)
-        is_measured = not s.starting_on.isdisjoint(replica.lease.gpus)
-        if replica.restarted and replica.ready_at is not None and is_measured:
+        if replica.restarted and replica.ready_at is not None and s.is_beside_a_start(replica):
             steps.say(f"{replica.id.serial} failed; its new process ends once its neighbour on the GPU has started")
             steps.look(s.now + SOON)
             continue
@@ -177,8 +176,7 @@ def finish_drains(s: Situation, aim: Aim, steps: Steps) -> Situation:
             steps.records.append(Undrain(replica.id, "wanted again"))
             continue
         cut = replica.in_flight or 0
-        if not s.starting_on.isdisjoint(replica.lease.gpus):
-            # An engine that measures its GPU dies if memory there is given back meanwhile.
+        if s.is_beside_a_start(replica):
             steps.say(f"draining {replica.id.serial}; it ends once its neighbour on the GPU has started")
         elif is_drained(replica):
             steps.processes.append(Stop(replica.id, "drained"))

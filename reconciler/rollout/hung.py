@@ -19,7 +19,7 @@ def end_hung(s: Situation, aim: Aim, steps: Steps) -> None:
         if waits and s.is_proven(replica.digest) and replica.draining_at is None:
             steps.say(f"{replica.id.serial} goes once its successor serves: {text}")
             continue
-        if not s.starting_on.isdisjoint(replica.lease.gpus):
+        if s.is_beside_a_start(replica):
             steps.say(f"{replica.id.serial} hangs; it ends once its neighbour on the GPU has started")
             steps.look(s.now + SOON)
             continue

@@ -85,6 +85,10 @@ class Situation:
         has_failed = replica.restarted is Restart.CRASHED and not self.is_proven(replica.digest)
         return Life.BROKEN if has_failed and found in (Life.STARTING, Life.READY) else found
 
+    def is_beside_a_start(self, replica: Replica) -> bool:
+        """An engine that measures its GPU dies if memory there is given back meanwhile."""
+        return not self.starting_on.isdisjoint(replica.lease.gpus)
+
     def of(self, *lives: Life) -> tuple[Replica, ...]:
         """The replicas that stand at one of these points, oldest first."""
         chosen = [r for r in self.replicas if self.lives[r.id.serial] in lives]

@@ -94,7 +94,7 @@ class SecretSources:
         if not self._settings.folders:
             return None
         namespace = manifest.namespace or self._namespace
-        allowed = [each.path for each in self._settings.folders if namespace in each.namespaces]
+        allowed = self._settings.folders_for(namespace)
         setting = f"targets[].secrets.folders of {self._target}"
         if place is None or namespace not in place.namespaces:
             where = f"only in {', '.join(allowed)}" if allowed else "in no folder of git"

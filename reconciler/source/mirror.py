@@ -167,8 +167,7 @@ class Mirror:
         A large repository on a slow line takes its time: what counts is that it goes on, and that neither the mirror
         before nor what comes has more than `most` bytes, or fills the disk.
         """
-        self._make_room(most)
-        limit = _Limit(self._bytes(), most, shutil.disk_usage(self.folder.root).free // 2, self.folder.root)
+        limit = _Limit(self._make_room(most), most, shutil.disk_usage(self.folder.root).free // 2, self.folder.root)
 
         def watch() -> None:
             # A server that hands out files one by one makes many of them.
@@ -193,10 +192,10 @@ class Mirror:
         finally:
             self._remove_leftovers()
 
-    def _make_room(self, most: int) -> None:
-        """Drop what was fetched once and belongs to nothing that is kept, when there is too much of it."""
-        if self._bytes() < most:
-            return
+    def _make_room(self, most: int) -> int:
+        """Drop what was fetched once and belongs to nothing that is kept, when there is too much. Returns the bytes."""
+        if (held := self._bytes()) < most:
+            return held
         with contextlib.suppress(GitFailed):
             names = self._here("for-each-ref", "--format=%(refname)").decode("utf-8", "surrogateescape").split()
             wishes = "".join(f"delete {name}\n" for name in names if name != _ACCEPTED)
@@ -211,6 +210,7 @@ class Mirror:
             )
         if (held := self._bytes()) >= most:
             raise Terminal(f"what was fetched of it has {held:,} bytes already, {_TOO_LARGE}")
+        return held
 
     def _bytes(self) -> int:
         return sum(_size(Path(place) / name) for place, _, names in os.walk(self._objects) for name in names)
