@@ -85,6 +85,31 @@ def test_document_that_raises_is_one_unreadable_document(monkeypatch: pytest.Mon
     assert found.unreadable[0].may_hide_services
 
 
+def test_document_that_raises_is_told_once_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = "hf_" + "x" * 9
+
+    def load(chunk, line, budget):
+        if b"broken" in chunk:
+            raise OverflowError(secret)
+        return real(chunk, line, budget)
+
+    real = documents.load
+    monkeypatch.setattr(documents, "load", load)
+    evaluator = Evaluator(TARGET)
+    tree = with_file("hosts/box/bad.yaml", f"{ONE}---\nbroken: 1\n")
+    (problem,) = evaluator.evaluate(tree).unreadable
+    assert (problem.code, str(problem.origin)) == ("InternalError", "hosts/box/bad.yaml:4")
+    assert "what runs is kept" in problem.message
+    told = capsys.readouterr().err
+    assert "hosts/box/bad.yaml:4: reading this document: OverflowError" in told
+    assert "in _read_safely" in told
+    assert secret not in told + problem.message
+    evaluator.evaluate(with_file("hosts/box/other.yaml", "{}\n", tree))
+    assert capsys.readouterr().err == ""
+
+
 # ---------------------------------------------------------------- budgets
 
 

@@ -69,7 +69,9 @@ class Evaluator:
         return known[1]
 
     def _tell_bugs(self) -> None:
-        """Once for each service and change of it. In a worker, this is what the daemon's log is written to."""
-        for text in self._services.tracebacks:
+        """Once for each document or service and change of it. In a worker, the daemon's log is written to this."""
+        read = (f"{bug.subject}: {bug.traceback}" for bug in self._files.bugs)
+        for text in (*read, *self._services.tracebacks):
             sys.stderr.write(f"bug: {self._settings.name}: {text}\n")
+        self._files.bugs.clear()
         self._services.tracebacks.clear()

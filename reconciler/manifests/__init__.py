@@ -31,7 +31,7 @@ from reconciler.manifests.selection import (
     is_hidden,
     is_manifest,
 )
-from reconciler.model import File, Snapshot
+from reconciler.model import Bug, File, Snapshot
 from reconciler.strict_yaml import FieldPath
 
 __all__ = [
@@ -70,6 +70,8 @@ class ManifestCache:
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], Manifests] = {}
+        # Of documents that could not be read since somebody looked here: for the log.
+        self.bugs: list[Bug] = []
 
     def read(self, files: Iterable[File]) -> list[Manifests]:
         """Each file's manifests; forgets the files that are not among these."""
@@ -82,7 +84,11 @@ class ManifestCache:
                 continue
             key = (file.path, file.oid)
             # The size limit of files in git is the source's; what it hands over is read.
-            now[key] = known[key] if key in known else read_file(file.path, file.data, len(file.data))
+            if key in known:
+                now[key] = known[key]
+            else:
+                now[key] = read_file(file.path, file.data, len(file.data))
+                self.bugs += now[key].bugs
             found.append(now[key])
             expanded += now[key].expanded
         self._files = now

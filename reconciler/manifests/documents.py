@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from reconciler.bugs import caught
 from reconciler.manifests.foreign import has_no_kind, is_foreign, kind_of_broken, misspelt_kind
 from reconciler.manifests.host import host_problems
 from reconciler.manifests.json_text import is_json, join_surrogates, split_objects
@@ -74,9 +75,10 @@ def _read_safely(path: str, line: int, chunk: bytes, budget: Budget) -> Manifest
     except MemoryError:
         raise
     except Exception as error:
-        # Not its words: they may hold a Secret's.
-        text = f"reading this document failed ({type(error).__name__}): a bug in the reconciler; please report it"
-        return unreadable(path, line, "InternalError", text)
+        reason, bug = caught(error, "reading this document", Origin(path, line))
+        return Manifests(
+            unreadable=(Unreadable(reason),), bugs=(replace(bug, subject=f"{reason.origin}: {bug.subject}"),)
+        )
 
 
 def _tidy(path: str, found: Manifests) -> Manifests:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
-from reconciler.model import Origin, Reason
+from reconciler.model import Bug, Origin, Reason
 from reconciler.strict_yaml import FieldPath, Lines, find, line_at
 
 OUR_API = "reconciler/v1alpha1"
@@ -80,6 +80,8 @@ class Manifests:
     notes: tuple[Reason, ...] = ()
     # How many values aliases made beyond what was written.
     expanded: int = 0
+    # Documents that we failed on, for the log.
+    bugs: tuple[Bug, ...] = ()
 
     @property
     def errors(self) -> tuple[Reason, ...]:
@@ -111,6 +113,7 @@ def joined(parts: Iterable[Manifests]) -> Manifests:
         tuple(chain.from_iterable(part.unreadable for part in every)),
         tuple(chain.from_iterable(part.notes for part in every)),
         sum(part.expanded for part in every),
+        tuple(chain.from_iterable(part.bugs for part in every)),
     )
 
 
