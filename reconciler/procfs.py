@@ -12,8 +12,9 @@ from functools import cache
 
 _LISTEN = b"0A"
 _ACCEPTS = b"00010000"
-# 127.0.0.1 as the kernel writes it, what includes it, and both again in IPv6.
-_LOOPBACK = (b"0100007F", b"00000000", b"0" * 32, b"0000000000000000FFFF00000100007F")
+# 127.0.0.1 as the kernel writes it, what includes it, and both again in IPv6: `::` and two mapped addresses of IPv4.
+_MAPPED = b"0000000000000000FFFF0000"
+_LOOPBACK = (b"0100007F", b"00000000", b"0" * 32, _MAPPED + b"0100007F", _MAPPED + b"00000000")
 _DEAD = "ZX"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SHARED_PREFIXES = ("psm_", "nccl-")
@@ -236,13 +237,17 @@ def listens(address: int | str) -> bool:
 
 
 def socket_listeners() -> dict[str, set[int]]:
-    """Every path that somebody bound a Unix socket to and listens on, with the inodes of the sockets."""
+    """Every path that somebody bound a Unix socket to and listens on, with the inodes of the sockets.
+
+    Paths are as their owners wrote them, and any user may bind a name with line breaks: what is no line of the kernel's
+    is skipped, and what looks like one proves nothing.
+    """
     found: dict[str, set[int]] = {}
     with contextlib.suppress(OSError), open("/proc/net/unix", "rb") as file:
         next(file)
         for line in file:
             fields = line.rstrip(b"\n").split(maxsplit=7)
-            if len(fields) == 8 and fields[3] == _ACCEPTS:
+            if len(fields) == 8 and fields[3] == _ACCEPTS and fields[6].isdigit():
                 found.setdefault(os.fsdecode(fields[7]), set()).add(int(fields[6]))
     return found
 

@@ -1,6 +1,6 @@
 """Which processes belong to which replica: one look at all of /proc, and the evidence it gives.
 
-A process belongs to a replica when it carries the replica's marker in its environment and runs as we do, or writes to
+A process belongs to a replica when it runs as we do and carries the replica's marker in its environment or writes to
 its log, or was written down as its member, or shares the session of its main process while that is certain to be the
 one we started. A session's number alone is no evidence: the number may have been given away again.
 """
@@ -65,7 +65,8 @@ class Census:
         record = trace.record
         return (
             seen.marker == trace.marker
-            or trace.log in seen.outputs
+            # In a mount namespace of its own any user may have a file of any path.
+            or (trace.log in seen.outputs and _runs_as_we_do(seen.who.pid))
             or seen.who == record.process
             or seen.who in record.members
             or (certain and record.process is not None and seen.session == record.process.pid)
@@ -91,11 +92,16 @@ def carries_marker(folder: Path, pid: int) -> bool:
 
 
 def _words(pid: int) -> list[bytes]:
-    """Its environment. Children of ours run as we do; what another user's process carries says nothing."""
+    """Its environment. What another user's process carries says nothing."""
     words = procfs.read_environment(pid)
     # Few carry anything of ours, and only those are looked at more closely.
     is_marked = any(word.startswith(_PREFIX) for word in words)
-    return words if is_marked and procfs.runs_as(pid, (os.geteuid(),)) else []
+    return words if is_marked and _runs_as_we_do(pid) else []
+
+
+def _runs_as_we_do(pid: int) -> bool:
+    """As children of ours do."""
+    return procfs.runs_as(pid, (os.geteuid(),))
 
 
 def _folder_mark(folder: Path) -> str:

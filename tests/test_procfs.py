@@ -1,0 +1,70 @@
+"""What other users of the host can put into /proc: it breaks nothing, and makes nothing theirs of ours."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from reconciler import procfs
+from reconciler.inventory import Inventory
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.process import ProcessSupervisor
+from tests.world import eventually, is_up, record, standin
+
+
+@pytest.mark.parametrize("inode", [b"none", b"-1", b"\xb2"])
+def test_socket_name_with_line_breaks_hides_and_breaks_nothing(tmp_path: Path, inode: bytes) -> None:
+    """/proc/net/unix says names as they are."""
+    path = str(tmp_path / "http.sock")
+    with socket.socket(socket.AF_UNIX) as hostile, socket.socket(socket.AF_UNIX) as ours:
+        hostile.bind(b"\0%d\nffff: 2 0 00010000 1 01 %s /run/x\n\n" % (os.getpid(), inode))
+        hostile.listen()
+        ours.bind(path)
+        ours.listen()
+        assert procfs.listens(path)
+        assert not procfs.listens("/run/x")
+
+
+def test_process_that_feigns_our_log_is_not_of_the_replica(tmp_path: Path) -> None:
+    """In a mount namespace of its own any user may write to a file of the same path, and no end would end it."""
+    inventory = Inventory(tmp_path / "box")
+    supervisor = ProcessSupervisor(inventory, Gpus(()))
+    supervisor.start(record(), standin(inventory.folder))
+    log = inventory.replica_folder(record().id) / "log"
+    eventually(lambda: is_up(log))
+    known = inventory.replica(record().id)
+    assert known is not None
+    with _writer_of(log.resolve()) as stranger:
+        assert str(log.resolve()) in procfs.read_outputs(stranger)
+        assert not supervisor.owns(known, stranger)
+        supervisor.stop(known, force=True)
+        eventually(lambda: not supervisor.list([known])[known.id].alive)
+        assert supervisor.list([known])[known.id].leftovers == 0
+        supervisor.remove(known)
+        assert procfs.identify(stranger)
+    supervisor.close()
+
+
+@contextmanager
+def _writer_of(path: Path) -> Iterator[int]:
+    """A process of another user whose output is a file of this path, which only it sees."""
+    if os.geteuid():
+        pytest.skip("only root can start a process of another user's")
+    top, folder = shlex.quote(f"/{path.parts[1]}"), shlex.quote(str(path.parent))
+    script = f"mount -t tmpfs none {top} && mkdir -p {folder} && exec sleep 60 > {shlex.quote(str(path))}"
+    argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    with subprocess.Popen(argv, user=65534, group=65534, extra_groups=[], stderr=subprocess.DEVNULL) as found:
+        try:
+            eventually(lambda: found.poll() is not None or procfs.name_of(found.pid) == "sleep")
+            if found.poll() is not None:
+                pytest.skip("this host gives other users no namespaces")
+            yield found.pid
+        finally:
+            found.kill()
