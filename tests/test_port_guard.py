@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -153,8 +154,6 @@ def test_probes_ask_nothing_of_a_stranger() -> None:
 
 
 def _inode(listener: socket.socket) -> int:
-    import os
-
     return os.fstat(listener.fileno()).st_ino
 
 
@@ -163,3 +162,30 @@ def test_guard_of_a_socket_has_nothing_to_do(supervisor: ProcessSupervisor) -> N
     assert guard.listeners(replace(record(), socket="/run/x/http.sock")) == frozenset()
     with thief() as other, pytest.raises(Stranger, match=f"port {other.port} is held by PID .*, uid "):
         guard.listeners(record(port=other.port))
+
+
+def test_listener_on_a_mapped_wildcard_counts() -> None:
+    """`::ffff:0.0.0.0` takes what is sent to 127.0.0.1."""
+    with socket.socket(socket.AF_INET6) as listener:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(("::ffff:0.0.0.0", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert set(procfs.loopback_listeners(port)) == {_inode(listener)}
+        with pytest.raises(Stranger, match=f"port {port} is held by PID "):
+            PortGuard(lambda *_: False).listeners(record(port=port))
+
+
+def test_port_that_nobody_listens_on_is_not_connected_to() -> None:
+    """What takes a connection there does so without listening: by connecting at the same moment, say."""
+    with thief() as other:
+        assert Probe(guard=frozenset).check(other.port, "chat", "hunter2").ready is False
+        assert (other.got, other.connections) == (b"", [])
+
+
+def test_socket_of_another_user_is_a_strangers_whoever_else_holds_it() -> None:
+    """`sudo` that waits for a password is root's process, with what its caller put into its environment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        os.fchown(listener.fileno(), 65534, -1)
+        with pytest.raises(Stranger, match="uid 65534"):
+            PortGuard(lambda *_: True).listeners(record(port=listener.getsockname()[1]))

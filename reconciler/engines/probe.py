@@ -244,8 +244,13 @@ def _connected(address: Address, seconds: float, tls: bool, guard: Guard | None)
 
 
 def _connect_guarded(address: Address, seconds: float, guard: Guard | None) -> socket.socket:
-    """Raises OSError, or Stranger: who listened before and after is who took the connection."""
+    """Raises OSError, or Stranger: who listened before and after is who took the connection.
+
+    Where nothing listens nobody is asked: another process may take a connection without listening (RFC 793, 3.4).
+    """
     before = guard() if guard else ()
+    if guard and not before:
+        raise ConnectionRefusedError
     connection = _connect(address, seconds)
     try:
         if guard and guard() != before:

@@ -30,7 +30,8 @@ class PortGuard:
         there = procfs.loopback_listeners(record.lease.port)
         for inode in there.keys() - self._known.get(record.id, frozenset()):
             holders = procfs.holders({inode})
-            if not any(self._owns(record, pid) for pid in holders):
+            # Who hands a socket of its own to a program that becomes another user, as `sudo` does, keeps it as well.
+            if not any(procfs.runs_as(pid, (there[inode],)) and self._owns(record, pid) for pid in holders):
                 raise Stranger(_named(record.lease.port, holders, there[inode]))
         self._known[record.id] = frozenset(there)
         return frozenset(there)
