@@ -57,6 +57,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_BEYOND = "beyond it, targets that read other folders than the largest go on"
+
+
 class Source(_Section):
     """Where git is. At most one of branch, tag, semver and commit; none means the branch `main`."""
 
@@ -80,9 +83,9 @@ class Source(_Section):
     known_hosts_file: AbsolutePath | None = Field(None, description="Host keys for ssh, always checked strictly")
     ca_file: AbsolutePath | None = Field(None, description="CA certificates for https instead of the system's")
     max_file_bytes: Count = Field(1 << 20, description="Largest manifest file that is read")
-    max_total_bytes: Count = Field(64 << 20, description="Most bytes of manifests in one revision")
+    max_total_bytes: Count = Field(64 << 20, description=f"Most bytes of manifests in one revision; {_BEYOND}")
     max_repository_bytes: Count = Field(4 << 30, description="Most bytes of history that are fetched and kept")
-    max_files: Count = Field(20_000, description="Most manifest files in one revision")
+    max_files: Count = Field(20_000, description=f"Most manifest files in one revision; {_BEYOND}")
 
     @model_validator(mode="after")
     def _one_reference(self) -> Source:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from reconciler.config import HostTarget
 from reconciler.manifests import IGNORE_FILE, SUFFIXES, Manifest, Manifests, is_hidden
-from reconciler.model import Origin, Reason, Snapshot, is_under
+from reconciler.model import FOLDER_TOO_LARGE, Origin, Reason, Snapshot, is_under
 
 HOST_FILE = "host.yaml"
 
@@ -17,15 +17,19 @@ def part_of(snapshot: Snapshot, target: HostTarget) -> Snapshot:
     return replace(
         snapshot,
         files=tuple(each for each in snapshot.files if not is_hidden(each.path, target.paths)),
-        refused=tuple(each for each in snapshot.refused if each.origin is None or _touches(each.origin.file, target)),
+        refused=tuple(each for each in snapshot.refused if _touches(each, target)),
         missing=tuple(path for path in snapshot.missing if path in target.paths),
         skipped={path: why for path, why in snapshot.skipped.items() if is_under(path, target.paths)},
     )
 
 
-def _touches(refused: str, target: HostTarget) -> bool:
+def _touches(reason: Reason, target: HostTarget) -> bool:
     """Also what stands where a folder above ours should be, or closes it."""
-    refused = refused.removesuffix(f"/{IGNORE_FILE}")
+    if reason.origin is None:
+        return True
+    if reason.code == FOLDER_TOO_LARGE:
+        return reason.origin.file in target.paths
+    refused = reason.origin.file.removesuffix(f"/{IGNORE_FILE}")
     return is_under(refused, target.paths) or any(path.startswith(f"{refused}/") for path in target.paths)
 
 

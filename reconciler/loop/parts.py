@@ -81,9 +81,10 @@ def make_folder(settings: Settings) -> None:
 
 def make_source(settings: Settings, mirror: Path | None = None, sandbox: Sandbox | None = None) -> GitSource:
     """The repository, with every folder that some target reads. With a sandbox, what it understands is accepted."""
-    paths = tuple(dict.fromkeys(path for target in settings.targets for path in target.paths))
+    readers = tuple(target.paths for target in settings.targets)
+    paths = tuple(dict.fromkeys(path for each in readers for path in each))
     check = Check(sandbox.check, _readers_id(settings)) if sandbox else None
-    return GitSource(settings.source, mirror or settings.state_dir / "git", paths, check)
+    return GitSource(settings.source, mirror or settings.state_dir / "git", paths, check, readers=readers)
 
 
 def _readers_id(settings: Settings) -> str:

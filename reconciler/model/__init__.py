@@ -48,7 +48,7 @@ from reconciler.model.desired import (
     Strategy,
 )
 from reconciler.model.fit import Fit
-from reconciler.model.names import INTERNAL_ERROR, Bug, Origin, Reason, ReplicaId, ServiceId, is_under
+from reconciler.model.names import FOLDER_TOO_LARGE, INTERNAL_ERROR, Bug, Origin, Reason, ReplicaId, ServiceId, is_under
 from reconciler.model.observed import (
     Address,
     Capacity,
@@ -78,6 +78,7 @@ from reconciler.model.plan import Failure, Health, Outcome, Phase, Plan, Result,
 from reconciler.model.snapshot import File, Snapshot
 
 __all__ = [
+    "FOLDER_TOO_LARGE",
     "GPU",
     "GPU_FRACTION",
     "INTERNAL_ERROR",

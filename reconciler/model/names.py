@@ -58,6 +58,10 @@ INTERNAL_ERROR = "InternalError"
 """The code of a Reason that names a fault of ours."""
 
 
+FOLDER_TOO_LARGE = "FolderTooLarge"
+"""The code of a Reason about a folder of `targets[].paths` with too much in it: it concerns who reads that one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bug:
     """An exception that nobody foresaw, raised while one thing of many was judged: the others go on."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.config import Source
-from reconciler.manifests import Ignore, is_hidden, is_manifest, may_hide_services
-from reconciler.model import Origin, Reason, is_under
+from reconciler.manifests import IGNORE_FILE, Ignore, is_hidden, is_manifest, may_hide_services
+from reconciler.model import FOLDER_TOO_LARGE, Origin, Reason, is_under
 
 LINK, SUBMODULE = b"120000", b"160000"
+MAKE_ROOM = f"remove files, list them in {IGNORE_FILE}, or raise the limit"
 _LONGEST_PATH = 1024
 # Larger files are not even looked at to see whether they may be ours.
 _LONGEST_LOOK = 16 << 20
@@ -30,6 +31,15 @@ class Entry:
         text = self.path.decode("utf-8", "backslashreplace")
         safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
         return safe if len(safe) <= _LONGEST_PATH else safe[:200] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class _Excess:
+    """What a revision has too much of, and how much of it is one entry."""
+
+    total: int
+    what: str
+    weigh: Callable[[Entry], int]
 
 
 @dataclass(slots=True)
@@ -94,6 +104,38 @@ def refuse_large(chosen: Chosen, settings: Source, read: Callable[[list[Entry]],
             )
         else:
             chosen.refuse(entry, "FileTooLarge", f"{why}; split it")
+
+
+def refuse_folders(chosen: Chosen, readers: Sequence[tuple[str, ...]], settings: Source) -> str:
+    """Where there is too much in all, the folder with most of it is not read: who reads others goes on without it.
+
+    `readers` are the folders of each target. Returns what there is too much of, where no target would be left.
+    """
+    left = sorted({root for roots in readers for root in roots}, key=len, reverse=True)
+    while (excess := _excess(chosen.wanted, settings)) is not None:
+        shares = {root: sum(map(excess.weigh, _below(root, chosen.wanted))) for root in left}
+        largest = max(left, key=lambda root: shares[root])
+        left.remove(largest)
+        if not any(set(roots) <= set(left) for roots in readers):
+            return f"{excess.total:,} {excess.what}"
+        text = f"it has {shares[largest]:,} of the revision's {excess.total:,} {excess.what}; {MAKE_ROOM}"
+        place = largest.encode()
+        chosen.refused[place] = _reason(Entry(b"", "", 0, place), FOLDER_TOO_LARGE, text)
+        chosen.wanted = [each for each in chosen.wanted if is_under(each.path.decode(), left)]
+    return ""
+
+
+def _excess(wanted: list[Entry], settings: Source) -> _Excess | None:
+    if (count := len(wanted)) > settings.max_files:
+        return _Excess(count, f"manifest files, more than source.max_files = {settings.max_files:,}", lambda _: 1)
+    if (total := sum(each.size for each in wanted)) > settings.max_total_bytes:
+        what = f"bytes of manifests, more than source.max_total_bytes = {settings.max_total_bytes:,}"
+        return _Excess(total, what, lambda each: each.size)
+    return None
+
+
+def _below(root: str, entries: list[Entry]) -> Iterator[Entry]:
+    return (each for each in entries if is_under(each.path.decode(), (root,)))
 
 
 def refuse_binary(chosen: Chosen, entry: Entry) -> None:

@@ -22,7 +22,7 @@ from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed, GitTimedOut, run_git
 from reconciler.source.mirror import Accepted, Damaged, Mirror, Refused
 from reconciler.source.reference import Chosen, Kind, Wanted, choose, nothing_found, wanted_reference
-from reconciler.source.tree import read_snapshot
+from reconciler.source.tree import Wish, read_snapshot
 
 _WANTED = "refs/reconciler/wanted"
 _EVERYTHING = ("+refs/heads/*:refs/reconciler/heads/*", "+refs/tags/*:refs/reconciler/tags/*")
@@ -45,10 +45,21 @@ class Check:
 class GitSource:
     """One repository, mirrored in a private folder. Safe to call from several threads and to kill at any time."""
 
-    def __init__(self, settings: Source, mirror: Path, paths: tuple[str, ...], check: Check | None = None) -> None:
-        """`paths` are the folders that any target reads; `""` or `"."` is the whole tree. Touches nothing yet."""
+    def __init__(
+        self,
+        settings: Source,
+        mirror: Path,
+        paths: tuple[str, ...],
+        check: Check | None = None,
+        *,
+        readers: tuple[tuple[str, ...], ...] = (),
+    ) -> None:
+        """`paths` are the folders that any target reads; `""` or `"."` is the whole tree. Touches nothing yet.
+
+        `readers` are the folders of each target; without them one target reads all.
+        """
         self._settings = settings
-        self._paths = tuple(dict.fromkeys(paths))
+        self._wish = Wish(tuple(dict.fromkeys(paths)), readers)
         self._check = check
         self._mirror = Mirror(Folder(mirror.absolute()), settings.timeout)
         self._lock = threading.RLock()
@@ -183,7 +194,7 @@ class GitSource:
     def _read(self, revision: str) -> Snapshot:
         if self._current is not None and self._current.revision == revision:
             return self._current
-        return read_snapshot(self._mirror, revision, self._paths, self._settings, self._current)
+        return read_snapshot(self._mirror, revision, self._wish, self._settings, self._current)
 
     def _obtain(self, address: Address, wanted: Wanted, chosen: Chosen) -> str:
         """Fetch the chosen commit unless it is here. A branch may have moved on meanwhile: the newest is returned."""

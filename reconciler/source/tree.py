@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from reconciler.config import Source
 from reconciler.config_values import normalize_path
 from reconciler.errors import ManifestError, Retryable, Terminal
 from reconciler.manifests import IGNORE_FILE, MAX_IGNORE_BYTES, SUFFIXES, Ignore, folder_of, ignore_files, is_hidden
 from reconciler.model import File, Origin, Reason, Snapshot, is_under
-from reconciler.source.choose import LINK, SUBMODULE, Entry, choose, refuse_binary, refuse_large, refuse_links
+from reconciler.source.choose import (
+    LINK,
+    MAKE_ROOM,
+    SUBMODULE,
+    Entry,
+    choose,
+    refuse_binary,
+    refuse_folders,
+    refuse_large,
+    refuse_links,
+)
 from reconciler.source.mirror import Damaged, Mirror
 
 _SUFFIXES, _IGNORE = tuple(suffix.encode() for suffix in SUFFIXES), IGNORE_FILE.encode()
@@ -24,25 +35,36 @@ _FOLDER = b"040000"
 _LONGEST_HEADER = 80
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is read of a revision: the folders that any target reads, and those of each; none: one reads all."""
+
+    paths: tuple[str, ...]
+    readers: tuple[tuple[str, ...], ...] = ()
+
+
 def read_snapshot(
-    mirror: Mirror, revision: str, paths: tuple[str, ...], settings: Source, before: Snapshot | None = None
+    mirror: Mirror, revision: str, wish: Wish, settings: Source, before: Snapshot | None = None
 ) -> Snapshot:
-    """Read the manifests under `paths`; what `before` has already is not read again.
+    """Read the manifests under the paths; what `before` has already is not read again.
 
     Raises Terminal beyond the limits and for an ignore file of all that is read that cannot be followed, Damaged for a
     bad mirror.
     """
+    paths = wish.paths
     try:
         clean = {path: normalize_path(path) for path in paths}
     except ValueError as error:
         raise Terminal(f"targets.paths: {error}") from None
     roots = tuple(dict.fromkeys(clean.values()))
+    readers = [tuple(clean[path] for path in each) for each in wish.readers or (paths,)]
     entries, ignore_files, present = _entries(mirror, revision, roots)
     ignore, closed = _ignore(mirror, ignore_files, roots)
     chosen = choose([each for each in entries if not _is_closed(each, closed)], roots, ignore, settings)
     chosen.refused |= {f"{folder}/{IGNORE_FILE}".encode(): reason for folder, reason in closed.items()}
     refuse_links(chosen, lambda links: _lead_to_files(mirror, revision, links))
-    _check_limits(chosen.wanted, revision, settings)
+    if what := refuse_folders(chosen, readers, settings):
+        raise Terminal(f"revision {revision[:12]} has {what}; {_KEPT}; {MAKE_ROOM}")
     blobs = {file.oid: file.data for file in before.files} if before else {}
     unread = [entry.oid for entry in chosen.wanted if entry.oid not in blobs]
     blobs |= _blobs(mirror, unread, settings.max_total_bytes)
@@ -146,18 +168,6 @@ def _lead_to_files(mirror: Mirror, revision: str, links: list[Entry]) -> list[bo
 def _contents(mirror: Mirror, entries: list[Entry]) -> list[bytes]:
     blobs = _blobs(mirror, [each.oid for each in entries], sum(each.size for each in entries))
     return [blobs[each.oid] for each in entries]
-
-
-def _check_limits(wanted: list[Entry], revision: str, settings: Source) -> None:
-    if len(wanted) > settings.max_files:
-        what = f"{len(wanted):,} manifest files, more than source.max_files = {settings.max_files:,}"
-    elif (total := sum(entry.size for entry in wanted)) > settings.max_total_bytes:
-        what = f"{total:,} bytes of manifests, more than source.max_total_bytes = {settings.max_total_bytes:,}"
-    else:
-        return
-    raise Terminal(
-        f"revision {revision[:12]} has {what}; {_KEPT}; remove files, list them in {IGNORE_FILE}, or raise the limit"
-    )
 
 
 def _blobs(mirror: Mirror, wanted: list[str], most: int) -> dict[str, bytes]:

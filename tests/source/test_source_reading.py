@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.config import HostTarget, Source
+from reconciler.desired.unseen import part_of, unreadable_places
 from reconciler.errors import Terminal
+from reconciler.manifests import read_manifests
 from reconciler.source import GitSource
 from reconciler.source import poll as poll_module
 from tests.git_repository import Repository, entry
@@ -326,6 +329,68 @@ def test_a_revision_beyond_the_limits_is_refused_whole_and_the_last_good_stays(
     repository.git("rm", "--quiet", "hosts/a/1.yaml")
     revision = repository.commit()
     assert source.poll().revision == revision
+
+
+TWO = (("runtimes", "hosts/a"), ("runtimes", "hosts/b"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "files", "text", "share"),
+    [
+        ({"max_files": 4}, 4, "a: 1\n", "it has 5 of the revision's 7 manifest files, more than source.max_files = 4"),
+        ({"max_files": 4}, 3, "a: 1\n", "it has 4 of the revision's 6 manifest files, more than source.max_files = 4"),
+        (
+            {"max_total_bytes": 200},
+            2,
+            "a" * 99,
+            " bytes of manifests, more than source.max_total_bytes = 200",
+        ),
+    ],
+)
+def test_folder_beyond_the_limits_concerns_only_targets_that_read_it(
+    repository: Repository, mirror: Path, limits: dict[str, int], files: int, text: str, share: str
+) -> None:
+    paths = ("runtimes", "hosts/a", "hosts/b")
+    source = GitSource(Source(url=str(repository.path), **limits), mirror, paths, readers=TWO)
+    for number in range(files):
+        repository.write(f"hosts/b/{number}.yaml", text)
+    revision = repository.commit()
+    found = source.poll()
+    assert found.revision == revision
+    assert [file.path for file in found.files] == ["hosts/a/chat.yaml", "runtimes/vllm.yaml"]
+    (refused,) = found.refused
+    assert (refused.code, refused.origin and refused.origin.file) == ("FolderTooLarge", "hosts/b")
+    assert share in refused.message
+    assert "remove files, list them in .reconcilerignore, or raise the limit" in refused.message
+    for name, paths in zip("ab", TWO, strict=True):
+        target = HostTarget.model_validate({"name": name, "paths": paths})
+        places = unreadable_places(read_manifests(part := part_of(found, target)), part)
+        kept = [each.origin and each.origin.file for each in places if each.code == "FolderTooLarge"]
+        assert kept == (["hosts/b", "hosts/b/"] if name == "b" else [])
+
+
+def test_folder_above_others_beyond_the_limits_leaves_them_readable(repository: Repository, mirror: Path) -> None:
+    for name in "xyz":
+        repository.write(f"hosts/{name}.yaml", "a: 1\n")
+    repository.commit()
+    readers = (("hosts",), ("hosts/a",))
+    source = GitSource(Source(url=str(repository.path), max_files=3), mirror, ("hosts", "hosts/a"), readers=readers)
+    found = source.poll()
+    assert [file.path for file in found.files] == ["hosts/a/chat.yaml"]
+    concerned = [part_of(found, HostTarget.model_validate({"name": "n", "paths": each})).refused for each in readers]
+    assert [len(each) for each in concerned] == [1, 0]
+
+
+def test_shared_folder_beyond_the_limits_refuses_the_revision(repository: Repository, mirror: Path) -> None:
+    paths = ("runtimes", "hosts/a", "hosts/b")
+    source = GitSource(Source(url=str(repository.path), max_files=3), mirror, paths, readers=TWO)
+    good = source.poll()
+    for number in range(3):
+        repository.write(f"runtimes/{number}.yaml", "a: 1\n")
+    repository.commit()
+    with pytest.raises(Terminal, match=r"has 6 manifest files, more than source\.max_files = 3"):
+        source.poll()
+    assert source.last_good() is good
 
 
 def commit_raw_tree(repository: Repository, body: bytes) -> str:
