@@ -498,6 +498,12 @@ def test_wishes_that_kubernetes_would_refuse_name_their_line(line: str) -> None:
     assert caught.value.reason.origin == Origin("a.yaml", 14)
 
 
+def test_timeout_of_ages_lasts_ten_years() -> None:
+    ages = 2**63 - 1
+    service = one(with_predictor(f"timeout: {ages}", f"terminationGracePeriodSeconds: {ages}"))
+    assert (service.drain_timeout, service.request_timeout) == (315_360_000, 315_360_000)
+
+
 def test_replicas_and_timeouts_come_from_the_predictor() -> None:
     text = with_predictor(
         "minReplicas: 2",

@@ -17,13 +17,17 @@ from pathlib import Path
 import pytest
 
 from reconciler.config import Routing
+from reconciler.desired.wishes import read_wishes
 from reconciler.errors import Retryable
+from reconciler.manifests.documents import read_file
 from reconciler.model import Endpoint, ReplicaId, Routed, ServiceRoute
 from reconciler.routing.admin import EndpointState
 from reconciler.routing.envoy import EnvoyProxy
+from reconciler.routing.paths import find_fault
 from reconciler.routing.table import dump_routes
 from tests.ports import free_port
 from tests.proxy_parts import Backend, Client, ask, load, route, seat, service, wait_for
+from tests.test_desired import with_predictor
 
 pytestmark = pytest.mark.slow
 
@@ -266,6 +270,18 @@ def test_refused_table_keeps_the_one_before(gateway: Gateway, backends: tuple[Ba
     assert ask(gateway.port, "/v1/x", BODY).status == 200
     gateway.proxy.apply(table(a))
     assert gateway.proxy.observe().applied == {TINY: table(a)[0]}
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_longest_values_of_git_are_taken_by_the_proxy(
+    gateway: Gateway, backends: tuple[Backend, ...], guarded: bool
+) -> None:
+    (manifest,) = read_file("a.yaml", with_predictor(f"timeout: {2**63 - 1}").encode()).documents
+    paths = tuple(f"/{number:02}" + "~.-" * 19 for number in range(32))
+    assert not find_fault(paths)
+    longest = route("tiny", backends[0].port, request_timeout=read_wishes(manifest).request_timeout)
+    gateway.proxy.apply((replace(longest, open_paths=paths, guarded=guarded),))
+    assert ask(gateway.port, f"/{TINY}{paths[-1]}", BODY).status == 200
 
 
 @pytest.mark.parametrize("name", ["eds", "rds"])

@@ -23,6 +23,8 @@ _AUTH = (
 _PERCENT = re.compile(r"\d{1,3}%", re.ASCII)
 # Kubernetes' own for a Deployment whose strategy says nothing.
 _DEFAULT = "25%"
+# Kubernetes allows 292 billion years. The proxy refuses all routes for such a timeout, and it is no exact float either.
+_LONGEST = 10 * 365 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,8 @@ def read_wishes(service: Manifest) -> Wishes:
         replicas=replicas,
         strategy=read_strategy(service, predictor, replicas),
         canary_percent=percent,
-        drain_timeout=_integer(service, predictor, "terminationGracePeriodSeconds"),
-        request_timeout=_integer(service, predictor, "timeout"),
+        drain_timeout=_seconds(service, predictor, "terminationGracePeriodSeconds"),
+        request_timeout=_seconds(service, predictor, "timeout"),
         display_name=read_display_name(service),
     )
 
@@ -124,6 +126,12 @@ def _share(service: Manifest, path: FieldPath, value: Any) -> tuple[int, bool]:
     if isinstance(value, str) and _PERCENT.fullmatch(value) and int(value[:-1]) <= 100:
         return int(value[:-1]), True
     raise _unusable(service, path, "must be a number of replicas or a percentage up to 100%")
+
+
+def _seconds(service: Manifest, predictor: Mapping[str, Any], key: str) -> int | None:
+    """Ten years at most: nothing lasts so long."""
+    value = _integer(service, predictor, key)
+    return None if value is None else min(value, _LONGEST)
 
 
 def _integer(service: Manifest, predictor: Mapping[str, Any], key: str) -> int | None:
