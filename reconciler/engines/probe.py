@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
+import math
 import re
 import socket
 import ssl
@@ -16,9 +18,11 @@ from typing import Any
 
 from reconciler.model import Address
 
-_MOST_BYTES = 8 << 20
+# Metrics of a replica with many engines are large; what else it says is not.
+_MOST_BYTES, _MOST_BYTES_OF_METRICS = 1 << 20, 8 << 20
 _MOST_BYTES_OF_A_LOOK = 1 << 16
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
+_LONGEST_DETAIL = 200
 _NOT_HERE = frozenset({404, 405, 501})
 _GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 _TOKENS = "vllm:generation_tokens_total"
@@ -31,8 +35,9 @@ _COUNTERS = (
     "vllm:num_preemptions_total",
     "vllm:kv_cache_usage_perc",
 )
-_AWAKE = re.compile(r'^vllm:engine_sleep_state\{[^}]*sleep_state="awake"[^}]*\} ([0-9.]+)$', re.MULTILINE)
-_SAMPLE = re.compile(r"^([a-zA-Z_:]+)(?:\{.*\})? ([0-9.eE+-]+|NaN)(?: \d+)?$")
+_SLEEP = "vllm:engine_sleep_state"
+# Found in time that grows with the line, whatever stands in it: an engine's code may come with its model.
+_SAMPLE = re.compile(r"^([a-zA-Z_:]+)(?:\{.*\})? ([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|NaN)(?: \d+)?$")
 # What is tried until the server knows the route: most models generate, others only embed, classify or pool.
 _REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/completions", {"prompt": "a", "max_tokens": 1}),
@@ -116,7 +121,7 @@ class Probe:
     def in_flight(self, address: Address) -> int | None:
         """Requests that run or wait in all engines of one replica; None is unknown, never zero."""
         try:
-            answer = self._ask(address, "GET", "/metrics")
+            answer = self._ask(address, "GET", "/metrics", most=_MOST_BYTES_OF_METRICS)
         except _NoAnswer:
             return None
         return count_requests(answer.body.decode(errors="replace")) if answer.status == 200 else None
@@ -124,14 +129,14 @@ class Probe:
     def scrape(self, address: Address, path: str) -> Answer | None:
         """What it says of itself at this path, without a key; None when it does not answer."""
         try:
-            return self._ask(address, "GET", path, timeout=self.scrape_timeout)
+            return self._ask(address, "GET", path, timeout=self.scrape_timeout, most=_MOST_BYTES_OF_METRICS)
         except _NoAnswer:
             return None
 
     def vitals(self, address: Address) -> Vitals | None:
         """What its metrics say; None where there are none, or no answer."""
         try:
-            answer = self._ask(address, "GET", "/metrics")
+            answer = self._ask(address, "GET", "/metrics", most=_MOST_BYTES_OF_METRICS)
         except _NoAnswer:
             return None
         return read_vitals(answer.body.decode(errors="replace")) if answer.status == 200 else None
@@ -151,7 +156,7 @@ class Probe:
         """Whether somebody paused its scheduler by vLLM's own means."""
         try:
             answer = self._ask(address, "GET", "/is_paused")
-            return answer.status == 200 and json.loads(answer.body).get("is_paused") is True
+            return answer.status == 200 and _from_json(answer.body).get("is_paused") is True
         except (_NoAnswer, ValueError, AttributeError):
             return False
 
@@ -169,10 +174,11 @@ class Probe:
         if answer.status != 200:
             return f"/v1/models answered {answer.status}{_message(answer)}"
         try:
-            names = [str(item["id"]) for item in json.loads(answer.body)["data"]]
+            names = [str(item["id"]) for item in _from_json(answer.body)["data"]]
         except (ValueError, KeyError, TypeError):
             return "/v1/models did not answer with a list of models"
-        return "" if model in names else f"/v1/models lists {', '.join(names) or 'nothing'}, not {model}"
+        listed = ", ".join(names)[:_LONGEST_DETAIL] or "nothing"
+        return "" if model in names else f"/v1/models lists {listed}, not {model}"
 
     def _speechless(self, address: Address, model: str, api_key: str | None) -> str:
         for path, request in _REQUESTS:
@@ -204,6 +210,7 @@ class Probe:
         body: bytes | None = None,
         api_key: str | None = None,
         timeout: float | None = None,
+        most: int = _MOST_BYTES,
     ) -> Answer:
         """Raises _NoAnswer."""
         seconds = timeout or self.timeout
@@ -215,7 +222,7 @@ class Probe:
             closing(_Connection(address, seconds, self.tls, self.guard)) as connection,
         ):
             connection.request(method, path, body, headers)
-            return _read(connection, time.monotonic() + seconds)
+            return _read(_Incoming(connection.sock, time.monotonic() + seconds, most))
 
 
 @contextmanager
@@ -322,25 +329,53 @@ def _any_certificate() -> ssl.SSLContext:
     return context
 
 
-def _read(connection: http.client.HTTPConnection, deadline: float) -> Answer:
+class _Incoming(io.RawIOBase):
+    """What comes from a replica: up to a deadline, and only so much. http.client has no end of headers or trailers."""
+
+    def __init__(self, connection: socket.socket, deadline: float, most: int) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._most = self._left = most
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises TimeoutError."""
+        _allow_until(self._deadline, self._connection)
+        count = self._connection.recv_into(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise http.client.HTTPException(f"more than {self._most >> 20} MiB")
+        return count
+
+
+def _read(incoming: _Incoming) -> Answer:
     """The whole answer. Raises TimeoutError."""
-    sock = connection.sock
-    response = connection.getresponse()
-    parts: list[bytes] = []
-    while True:
-        _allow_until(deadline, sock)
-        part = response.read1(1 << 16)
-        if not part:
-            return Answer(response.status, b"".join(parts), response.getheader("content-type", ""))
-        parts.append(part)
-        if sum(map(len, parts)) > _MOST_BYTES:
-            raise http.client.HTTPException(f"more than {_MOST_BYTES >> 20} MiB")
+    with closing(http.client.HTTPResponse(incoming)) as response:  # type: ignore[arg-type]
+        response.begin()
+        # In pieces: a length that is announced is not yet a reason to have room for it.
+        body = b"".join(iter(lambda: response.read1(1 << 16), b""))
+        if response.length:
+            raise http.client.IncompleteRead(body, response.length)
+        return Answer(response.status, body, response.getheader("content-type", ""))
+
+
+def _from_json(body: bytes) -> Any:
+    """Raises ValueError."""
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise ValueError("lists in lists without end") from None
 
 
 def _has_result(body: bytes) -> bool:
     """A generated choice that did not end as an abort, or some pooled data: HTTP 200 alone proves nothing."""
     try:
-        answer = json.loads(body)
+        answer = _from_json(body)
         results = answer.get("choices") or answer.get("data")
         return bool(results) and results[0].get("finish_reason") not in ("abort", "error")
     except (ValueError, AttributeError, LookupError, TypeError):
@@ -349,9 +384,9 @@ def _has_result(body: bytes) -> bool:
 
 def _message(answer: Answer) -> str:
     try:
-        said = json.loads(answer.body)
+        said = _from_json(answer.body)
         error = said.get("error", said)
-        return f": {str(error.get('message', error) if isinstance(error, dict) else error)[:200]}"
+        return f": {str(error.get('message', error) if isinstance(error, dict) else error)[:_LONGEST_DETAIL]}"
     except (ValueError, AttributeError):
         return ""
 
@@ -364,7 +399,7 @@ def count_requests(metrics: str) -> int | None:
         if match and match[1] in totals:
             totals[match[1]].append(float(match[2]))
     running, waiting = totals.values()
-    if not running or len(running) != len(waiting) or any(value != value for value in (*running, *waiting)):
+    if not running or len(running) != len(waiting) or not all(map(math.isfinite, (*running, *waiting))):
         return None
     return round(sum(running) + sum(waiting))
 
@@ -376,8 +411,15 @@ def read_vitals(metrics: str) -> Vitals | None:
         return None
     lines = (line for line in metrics.splitlines() if line.startswith(_COUNTERS))
     counters = tuple(float(match[2]) for match in map(_SAMPLE.match, lines) if match and match[1] in _COUNTERS)
-    awake = [float(found[1]) for found in _AWAKE.finditer(metrics)]
-    return Vitals(busy, counters, asleep=0.0 in awake, tells=_TOKENS in metrics)
+    return Vitals(busy, counters, asleep=any(map(_is_asleep, metrics.splitlines())), tells=_TOKENS in metrics)
+
+
+def _is_asleep(line: str) -> bool:
+    """Does this line of the metrics say so?"""
+    if not line.startswith(_SLEEP) or 'sleep_state="awake"' not in line:
+        return False
+    found = _SAMPLE.match(line)
+    return found is not None and found[1] == _SLEEP and float(found[2]) == 0
 
 
 # ---------------------------------------------------------------- the log of a failed start
