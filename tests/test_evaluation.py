@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from reconciler import procfs
 from reconciler.config import HostTarget, Settings, Source
-from reconciler.errors import NotUnderstood, RevisionRefused, Stopping, Superseded
+from reconciler.errors import NotUnderstood, Retryable, RevisionRefused, Stopping, Superseded
 from reconciler.evaluation import sandbox as sandbox_module
 from reconciler.evaluation.evaluator import Evaluated, Evaluator
 from reconciler.evaluation.sandbox import Limits, Sandbox
@@ -209,6 +210,56 @@ def test_worker_killed_between_revisions_is_replaced(sandbox: Sandbox):
     evaluated(sandbox, SMALL)
     os.kill(worker_pid(sandbox), signal.SIGKILL)
     assert len(evaluated(sandbox, tree(4)).services) == 4
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_hung_worker_is_replaced_and_the_revision_is_read(is_warm: bool):
+    with closing_sandbox(limits=Limits(stalled=2.0)) as made:
+        made.start()
+        if is_warm:
+            evaluated(made, SMALL)
+        hung = worker_pid(made)
+        os.kill(hung, signal.SIGSTOP)
+        assert len(evaluated(made, tree(5)).services) == 5
+        assert procfs.identify(hung) is None
+
+
+def test_worker_that_always_hangs_is_no_fault_of_the_revision(monkeypatch: pytest.MonkeyPatch):
+    with closing_sandbox(limits=Limits(stalled=0.5)) as made:
+        start = made._start
+
+        def stopped() -> object:
+            worker = start()
+            os.kill(worker.process.pid, signal.SIGSTOP)
+            return worker
+
+        monkeypatch.setattr(made, "_start", stopped)
+        with pytest.raises(Retryable, match="hangs: it did not move any more; it is tried again"):
+            made.evaluate(SMALL)
+
+
+def test_worker_without_open_files_is_no_fault_of_the_revision():
+    with closing_sandbox() as made:
+        made.start()
+        resource.prlimit(worker_pid(made), resource.RLIMIT_NOFILE, (3, 3))
+        with pytest.raises(Retryable, match="open files"):
+            made.evaluate(SMALL)
+        assert len(evaluated(made, SMALL).services) == 3
+
+
+def test_worker_that_does_not_start_is_no_fault_of_the_revision(monkeypatch: pytest.MonkeyPatch):
+    with closing_sandbox() as made:
+        with monkeypatch.context() as patched:
+            patched.setattr(sandbox_module.sys, "executable", "/bin/false")
+            with pytest.raises(Retryable, match=r"does not start \(1\)"):
+                made.evaluate(SMALL)
+        assert len(evaluated(made, SMALL).services) == 3
+
+
+def test_worker_of_a_build_installed_meanwhile_asks_for_a_restart(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sandbox_module, "build_id", lambda: "an older one")
+    with closing_sandbox() as made, pytest.raises(Retryable, match="systemctl restart reconciler"):
+        made.evaluate(SMALL)
 
 
 def test_close_ends_the_worker_and_who_waits_for_it():

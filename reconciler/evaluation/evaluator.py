@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,7 +72,9 @@ class Evaluator:
     def _tell_bugs(self) -> None:
         """Once for each document or service and change of it. In a worker, the daemon's log is written to this."""
         read = (f"{bug.subject}: {bug.traceback}" for bug in self._files.bugs)
-        for text in (*read, *self._services.tracebacks):
-            sys.stderr.write(f"bug: {self._settings.name}: {text}\n")
+        with suppress(OSError):
+            # Where the log's disk is full, what was read counts all the same.
+            for text in (*read, *self._services.tracebacks):
+                sys.stderr.write(f"bug: {self._settings.name}: {text}\n")
         self._files.bugs.clear()
         self._services.tracebacks.clear()

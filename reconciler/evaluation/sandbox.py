@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from reconciler.build import RESTART, build_id
 from reconciler.config import HostTarget
 from reconciler.errors import NotUnderstood, ReconcileError, Retryable, Stopping, Superseded
 from reconciler.evaluation.evaluator import Evaluated
@@ -28,6 +29,7 @@ from reconciler.evaluation.wire import LONGEST_ANSWER, TooLongError, dump_reques
 from reconciler.evaluation.worker import OUT_OF_MEMORY, Orders
 from reconciler.model import DesiredState, Snapshot
 from reconciler.process_limits import CPU_SECONDS, MEMORY_BYTES
+from reconciler.procfs import cpu_seconds
 from reconciler.secrets import NO_SECRETS, SecretSources, SecretStore
 from reconciler.secrets.folder import Stamp
 
@@ -35,6 +37,8 @@ log = structlog.get_logger()
 
 _TRIES = 2
 _HELP = "split what is large, or remove what was added last"
+_LONGEST_GREETING = 1000
+_HUNG = "it did not move any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class Limits:
     memory_bytes: int = MEMORY_BYTES
     cpu_seconds: float = CPU_SECONDS
     seconds: float = 4 * CPU_SECONDS
+    # A worker that computes nothing for so long while it is asked hangs: it is stopped, or waits for a dead disk.
+    stalled: float = 30.0
     answer_bytes: int = LONGEST_ANSWER
     # After so long it is asked whether a newer revision is there, every so often.
     patience: float = 10.0
@@ -65,8 +71,13 @@ class _Worker:
     process: subprocess.Popen[bytes]
     socket: socket.socket
     lifeline: int
+    is_ready: bool = False
     files: frozenset[tuple[str, str]] = frozenset()
     said: dict[str, Evaluated] = field(default_factory=dict)
+
+    def progress(self) -> float:
+        """Changes while it works."""
+        return cpu_seconds(self.process.pid)
 
     def end(self) -> int:
         """Kill it. Returns how it ended, by itself or by this."""
@@ -162,8 +173,9 @@ class Sandbox:
             except _Died as error:
                 log.warning("evaluation_worker_died", revision=snapshot.revision, how=str(error), tried=tried)
                 last = error
-        if last.args[0] == -signal.SIGKILL:
-            raise Retryable(f"the process that reads revision {snapshot.revision[:12]} was killed; it is tried again")
+        if last.args[0] in (-signal.SIGKILL, _HUNG):
+            how = "was killed" if last.args[0] != _HUNG else f"hangs: {_HUNG}"
+            raise Retryable(f"the process that reads revision {snapshot.revision[:12]} {how}; it is tried again")
         text = f"the process that reads it ended {_TRIES} times ({last}); please report this revision"
         raise NotUnderstood(_sentence(snapshot, text))
 
@@ -171,14 +183,19 @@ class Sandbox:
         worker = self._ready_worker()
         deadline = time.monotonic() + self._limits.seconds
         try:
-            worker.socket.settimeout(self._limits.seconds)
+            if not worker.is_ready:
+                self._await_answer(worker, snapshot, deadline, is_outdated)
+                self._greet(worker, receive(worker.socket, _LONGEST_GREETING, deadline, self._limits.stalled))
+            worker.socket.settimeout(self._limits.stalled)
             send(worker.socket, dump_request(snapshot, worker.files))
             self._await_answer(worker, snapshot, deadline, is_outdated)
-            said = receive(worker.socket, self._limits.answer_bytes, deadline)
+            said = receive(worker.socket, self._limits.answer_bytes, deadline, self._limits.stalled)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise self._why_it_ended(snapshot) from None
         except TimeoutError:
             self._end()
+            if time.monotonic() < deadline:
+                raise _Died(_HUNG) from None
             raise Retryable(
                 f"reading revision {snapshot.revision[:12]} took longer than {self._limits.seconds:g} s on this busy "
                 "machine; it is tried again"
@@ -187,6 +204,12 @@ class Sandbox:
             self._end()
             text = f"what it asks for is larger than {self._limits.answer_bytes >> 20} MiB in all; {_HELP}"
             raise NotUnderstood(_sentence(snapshot, text)) from None
+        if said[:1] == b"?":
+            self._end()
+            words = said[1:].decode("utf-8", "replace")
+            raise Retryable(
+                f"reading revision {snapshot.revision[:12]} failed on this host: {words}; it is tried again"
+            )
         if said[:1] != b"+":
             self._end()
             text = f"unexpected {said[1:].decode('utf-8', 'replace')}; this is a bug, please report it"
@@ -196,17 +219,30 @@ class Sandbox:
     def _await_answer(
         self, worker: _Worker, snapshot: Snapshot, deadline: float, is_outdated: Callable[[], bool]
     ) -> None:
-        """Until there is something to receive. Raises TimeoutError, Superseded."""
+        """Until there is something to receive. Raises TimeoutError, also where it stopped moving, and Superseded."""
         ready = select.poll()
         ready.register(worker.socket, select.POLLIN)
         seconds = self._patience
-        while not ready.poll(1000 * min(seconds, max(0.0, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline:
+        moved, moved_at = worker.progress(), time.monotonic()
+        while not ready.poll(1000 * min(seconds, self._limits.stalled, max(0.0, deadline - time.monotonic()))):
+            if (progress := worker.progress()) != moved:
+                moved, moved_at = progress, time.monotonic()
+            if time.monotonic() >= min(deadline, moved_at + self._limits.stalled):
                 raise TimeoutError
             if is_outdated():
                 self._end()
                 raise Superseded(f"revision {snapshot.revision[:12]} takes long to read, and a newer one is there")
             seconds = self._limits.look_every
+
+    def _greet(self, worker: _Worker, build: bytes) -> None:
+        """Raises Retryable for a worker of another build: the two would not understand each other."""
+        if build.decode("utf-8", "replace") != build_id():
+            self._end()
+            raise Retryable(
+                "this daemon cannot read revisions any more: another build was installed since it started; "
+                f"`{RESTART}` (models go on serving)"
+            )
+        worker.is_ready = True
 
     def _understood(self, worker: _Worker, snapshot: Snapshot, said: bytes) -> dict[str, Evaluated]:
         try:
@@ -224,9 +260,15 @@ class Sandbox:
         if worker is not None:
             with suppress(subprocess.TimeoutExpired):
                 worker.process.wait(1.0)
+        is_ready = worker is not None and worker.is_ready
         status = self._end()
         if self._is_closed:
             return Stopping("reading was ended, because we end")
+        if not is_ready and status != -signal.SIGKILL:
+            return Retryable(
+                f"the process that reads revisions does not start ({status}): the daemon's log tells why. It is tried "
+                "again; a half installed package, or a limit of this host (memory, open files), may be the cause"
+            )
         if status == -signal.SIGXCPU:
             text = f"reading it takes more than {self._limits.cpu_seconds:g} s of computing; {_HELP}"
             return NotUnderstood(_sentence(snapshot, text))
@@ -263,6 +305,7 @@ class Sandbox:
         finally:
             theirs.close()
             os.close(theirs_alive)
+        ours.settimeout(self._limits.stalled)
         worker = _Worker(process, ours, alive)
         orders = Orders(self._targets, self._limits.memory_bytes, self._limits.cpu_seconds)
         with suppress(OSError):

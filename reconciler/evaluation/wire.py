@@ -6,6 +6,7 @@ The worker handles what strangers wrote, so its answer is bounded, and can becom
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import socket
 import struct
@@ -121,24 +122,26 @@ def _joined(answer: Answer, name: str, revision: str, before: Evaluated | None) 
 
 
 def send(to: socket.socket, data: bytes) -> None:
-    """Raises OSError, TimeoutError among them."""
+    """Raises OSError; TimeoutError where the other end takes nothing for as long as the socket's timeout."""
     to.sendall(_LENGTH.pack(len(data)))
-    to.sendall(data)
+    # A timeout of `sendall` is one of all that it is given.
+    for begin in range(0, len(data), _PIECE):
+        to.sendall(memoryview(data)[begin : begin + _PIECE])
 
 
-def receive(of: socket.socket, most: int, deadline: float | None = None) -> bytes:
-    """Raises EOFError when the other end is gone, TimeoutError at the deadline, TooLongError."""
-    (length,) = _LENGTH.unpack(_exactly(of, _LENGTH.size, deadline))
+def receive(of: socket.socket, most: int, deadline: float = math.inf, silence: float | None = None) -> bytes:
+    """Raises EOFError when the other end is gone, TimeoutError at the deadline or after a silence, TooLongError."""
+    (length,) = _LENGTH.unpack(_exactly(of, _LENGTH.size, deadline, silence))
     if length > most:
         raise TooLongError
-    return bytes(_exactly(of, length, deadline))
+    return bytes(_exactly(of, length, deadline, silence))
 
 
-def _exactly(of: socket.socket, length: int, deadline: float | None) -> bytearray:
+def _exactly(of: socket.socket, length: int, deadline: float, silence: float | None) -> bytearray:
     data = bytearray()
     while len(data) < length:
-        if deadline is not None:
-            of.settimeout(max(0.001, deadline - time.monotonic()))
+        if silence is not None:
+            of.settimeout(max(0.001, min(silence, deadline - time.monotonic())))
         piece = of.recv(min(_PIECE, length - len(data)))
         if not piece:
             raise EOFError

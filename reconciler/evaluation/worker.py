@@ -17,6 +17,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 
+from reconciler.build import build_id
 from reconciler.config import HostTarget
 from reconciler.evaluation.evaluator import Evaluated, Evaluator
 from reconciler.evaluation.wire import dump_answers, load_request, receive, send
@@ -43,6 +44,7 @@ def main(words: int, lifeline: int) -> None:
     with socket.socket(fileno=words) as told, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         orders: Orders = pickle.loads(receive(told, _ANY_LENGTH))  # noqa: S301
         confine(orders.memory_bytes)
+        send(told, build_id().encode())
         try:
             answer(told, orders)
         except MemoryError:
@@ -83,8 +85,13 @@ def answer(told: socket.socket, orders: Orders) -> None:
             said = b"+" + dump_answers(now, before)
         except MemoryError:
             raise
+        except OSError as error:
+            # A disk, or a limit of this host: that says nothing about the revision.
+            send(told, b"?" + str(error)[:_TOLD].encode("utf-8", "replace"))
+            return
         except Exception as error:
-            traceback.print_exc()
+            with suppress(OSError):
+                traceback.print_exc()
             send(told, b"-" + f"{type(error).__name__}: {error}"[:_TOLD].encode("utf-8", "replace"))
             return
         send(told, said)
