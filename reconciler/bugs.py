@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from reconciler.model import INTERNAL_ERROR, Bug, Origin, Reason
+from reconciler.model import INTERNAL_ERROR, Bug, Origin, Reason, ServiceId
 
 _FRAMES = 10
 
@@ -17,6 +17,27 @@ def caught(error: Exception, doing: str, origin: Origin | None = None) -> tuple[
         "Undo the last change, and report the traceback in the daemon's log"
     )
     return Reason(INTERNAL_ERROR, text, origin), Bug(doing, f"{what}\n{frames(error)}")
+
+
+class Faults:
+    """Bugs met while many services were judged, and why each of those services is left alone."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self.reasons: dict[ServiceId, Reason] = {}
+        self.bugs: list[Bug] = []
+
+    def note(self, service: ServiceId, error: Exception, origin: Origin | None = None) -> Reason:
+        """To be called where it is caught. The first one of a service is the one that is told."""
+        if service not in self.reasons:
+            self.reasons[service] = self.note_other(f"{self._doing} {service}", error, origin)
+        return self.reasons[service]
+
+    def note_other(self, doing: str, error: Exception, origin: Origin | None = None) -> Reason:
+        """The same for what belongs to no service."""
+        reason, bug = caught(error, doing, origin)
+        self.bugs.append(bug)
+        return reason
 
 
 def frames(error: Exception) -> str:

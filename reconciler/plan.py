@@ -6,12 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from reconciler.bugs import caught
+from reconciler.bugs import Faults
 from reconciler.capacity import Ledger
-from reconciler.health import Life, Patience, life
+from reconciler.health import Life, Patience
 from reconciler.model import (
     Action,
-    Bug,
     DesiredState,
     Drain,
     EnsureProxy,
@@ -44,10 +43,10 @@ from reconciler.rollout import (
     reason_to_stay,
     route_left_alone,
     settled,
-    wishes_now,
 )
 from reconciler.rollout.aim import standing
-from reconciler.rollout.builds import Marked, mark, unmark
+from reconciler.rollout.builds import Marked
+from reconciler.rollout.confined import life_of, mark_each, unmark_each, wishes_each
 from reconciler.storage.sources import fetched
 
 # Without them nobody knows by whose leave a model is fetched, and so not under which key it is kept.
@@ -74,30 +73,33 @@ def make_plan(
     """
     if isinstance(observed, Unreachable):
         return _nothing(desired, observed)
-    marked = mark(observed, quarantines, failures)
+    faults = Faults("planning")
+    faults.reasons |= observed.faulty
+    faults.bugs += observed.bugs
+    marked = mark_each(observed, quarantines, failures, faults)
     seen, observed = observed, marked.observed
     every = desired
-    desired = replace(every, services=wishes_now(every.services, observed.owned))
+    desired = replace(every, services=wishes_each(every.services, observed.owned, faults))
     decisions: dict[ServiceId, Decision] = {}
-    bugs: list[Bug] = []
     open_questions: list[Situation] = []
-    for s in _situations(desired, observed, marked.quarantines, patience, marked.failures):
-        decision = _left_alone(s) if s.id in suspended else _safely(s, settled, bugs)
+    for s in _situations(desired, observed, marked.quarantines, patience, faults, marked.failures):
+        decision = _left_alone(s) if s.id in suspended else _safely(s, settled, faults)
         if decision is None:
             open_questions.append(s)
         else:
             decisions[s.id] = decision
-    decisions |= _decide_all(open_questions, desired, observed, patience, suspended, bugs)
+    decisions |= _decide_all(open_questions, desired, observed, patience, suspended, faults)
     ordered = [decisions[key] for key in sorted(decisions)]
     # Asked for a proxy in need alone: it looks at everything.
     behind = not observed.proxy_ready and _is_behind(desired, observed, marked.quarantines)
-    actions = (*_actions(ordered, observed, behind), *_unstage(every, observed, suspended))
+    actions = (*_actions(ordered, observed, behind), *_unstage_safely(every, observed, suspended, faults))
+    actions = unmark_each(actions, marked, seen, faults) if marked.why else actions
     looks = {d.verdict.service: d.look_again_at for d in ordered if d.look_again_at is not None}
     return Plan(
         target=desired.target,
         revision=desired.revision,
         at=observed.at,
-        actions=tuple(unmark(action, marked, seen) for action in actions) if marked.why else actions,
+        actions=actions,
         verdicts={
             d.verdict.service: _with_reasons(d.verdict, marked) if marked.why else d.verdict
             for d in ordered
@@ -106,7 +108,7 @@ def make_plan(
         look_again_at=min(looks.values(), default=None),
         notes=(*desired.unreadable, *desired.notes, *_last_calls(ordered, desired)),
         looks=looks,
-        bugs=tuple(bugs),
+        bugs=tuple(faults.bugs),
     )
 
 
@@ -121,7 +123,7 @@ def _decide_all(
     observed: Observed,
     patience: Patience,
     suspended: Collection[ServiceId],
-    bugs: list[Bug],
+    faults: Faults,
 ) -> dict[ServiceId, Decision]:
     """In an order that gives room first to what proved itself before: a restart comes before a newcomer."""
     if not situations:
@@ -129,7 +131,7 @@ def _decide_all(
     current = {service.id: service for service in desired.services if service.canary_percent is None}
     # What is suspended goes nowhere: nobody should wait for it.
     moving = [r for r in observed.replicas if r.service not in suspended]
-    lives = {r.id: life(r, observed.at, patience) for r in moving}
+    lives = {r.id: life_of(r, observed.at, patience, faults) for r in moving}
     ledger = Ledger(
         observed.capacity,
         observed.replicas,
@@ -140,22 +142,28 @@ def _decide_all(
         stuck=[r for r in moving if lives[r.id] is Life.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK],
     )
     situations.sort(key=lambda s: (s.promoted is None, s.id))
-    keep_room(situations, ledger)
-    return {s.id: found for s in situations if (found := _safely(s, lambda s: decide(s, ledger), bugs))}
+    keep_room(situations, ledger, faults)
+    return {s.id: found for s in situations if (found := _safely(s, lambda s: decide(s, ledger), faults))}
 
 
 _Decided = TypeVar("_Decided", Decision, Decision | None)
 
 
-def _safely(s: Situation, judge: Callable[[Situation], _Decided], bugs: list[Bug]) -> _Decided | Decision:
+def _safely(s: Situation, judge: Callable[[Situation], _Decided], faults: Faults) -> _Decided | Decision:
     """A service that makes us raise is left alone, and the others are looked after."""
     try:
-        return judge(s)
+        if s.id not in faults.reasons:
+            return judge(s)
     except Exception as error:
-        reason, bug = caught(error, f"planning {s.id}", s.desired.origin if s.desired else None)
-        bugs.append(bug)
-        verdict = Verdict(s.id, Sync.UNKNOWN, Health(Phase.UNKNOWN, reason), step=reason.message, kept=s.kept)
-        return Decision((), route_left_alone(s), (), verdict, None)
+        faults.note(s.id, error, s.desired.origin if s.desired else None)
+    reason = faults.reasons[s.id]
+    verdict = Verdict(s.id, Sync.UNKNOWN, Health(Phase.UNKNOWN, reason), step=reason.message, kept=s.kept)
+    try:
+        route = route_left_alone(s)
+    except Exception:
+        # The same fault hides what its route should be.
+        route = s.route
+    return Decision((), route, (), verdict, None)
 
 
 def _situations(
@@ -163,6 +171,7 @@ def _situations(
     observed: Observed,
     quarantines: Quarantines,
     patience: Patience,
+    faults: Faults,
     failures: Collection[Failure] = (),
 ) -> Iterator[Situation]:
     wanted = {service.id: service for service in desired.services}
@@ -174,12 +183,20 @@ def _situations(
         failed.setdefault(service, {})[digest] = quarantine
     by_service = _by_service(failures)
     of_all = tuple(one for one in failures if not one.services)
-    starting_on = frozenset(_starting_on(observed, patience))
+    starting_on = frozenset(_starting_on(observed, patience, faults))
     all_died = _have_all_died(observed)
     for key in wanted.keys() | replicas.keys() | observed.owned.keys() | observed.routes.keys():
         want, owned = wanted.get(key), observed.owned.get(key)
         mine = tuple(replicas.get(key, ()))
         preflight = observed.preflights.get(want.digest) if want else None
+        standing_now: Mapping[str, Quarantine] = {}
+        keep, leaving = None, None
+        try:
+            standing_now = standing(failed.get(key, {}), want, preflight)
+            keep = reason_to_keep(desired, owned, mine) if want is None else reason_to_stay(desired, want)
+            leaving = reason_to_leave(desired, key, owned, mine) if want is None else None
+        except Exception as error:
+            faults.note(key, error, want.origin if want else None)
         yield Situation(
             id=key,
             desired=want,
@@ -189,11 +206,11 @@ def _situations(
             revision=desired.revision,
             now=observed.at,
             patience=patience,
-            quarantines=standing(failed.get(key, {}), want, preflight),
+            quarantines=standing_now,
             preflight=preflight,
             asking=want is not None and want.digest in observed.preflighting,
             blockers=observed.blockers.get(want.digest, ()) if want else (),
-            keep=reason_to_keep(desired, owned, mine) if want is None else reason_to_stay(desired, want),
+            keep=keep,
             cordon=desired.cordon or desired.drain,
             route=observed.routes.get(key),
             starting_on=starting_on,
@@ -201,7 +218,7 @@ def _situations(
             all_died=all_died,
             failures=(*by_service.get(key, ()), *of_all) if failures else (),
             images=observed.images,
-            leaving=reason_to_leave(desired, key, owned, mine) if want is None else None,
+            leaving=leaving,
         )
 
 
@@ -231,9 +248,10 @@ def _is_promoted(observed: Observed, replica: Replica) -> bool:
     return owned is not None and owned.promoted is not None and owned.promoted.digest == replica.digest
 
 
-def _starting_on(observed: Observed, patience: Patience) -> Iterator[str]:
+def _starting_on(observed: Observed, patience: Patience, faults: Faults) -> Iterator[str]:
     for replica in observed.replicas:
-        if replica.spec.resources.gpu_share_millis and life(replica, observed.at, patience) is Life.STARTING:
+        shares = replica.spec.resources.gpu_share_millis
+        if shares and life_of(replica, observed.at, patience, faults) is Life.STARTING:
             yield from replica.lease.gpus
 
 
@@ -290,6 +308,19 @@ def _last_calls(decisions: list[Decision], desired: DesiredState) -> Iterator[Re
                 "without that, add it elsewhere in one commit, and take it away here in the next, once it serves there"
             )
             yield Reason("StopsServing", text)
+
+
+def _unstage_safely(
+    desired: DesiredState, observed: Observed, suspended: Collection[ServiceId], faults: Faults
+) -> tuple[Unstage, ...]:
+    """Where we cannot tell what is needed, all of it is."""
+    if faults.reasons:
+        return ()
+    try:
+        return tuple(_unstage(desired, observed, suspended))
+    except Exception as error:
+        faults.note_other("planning which staged files to delete", error)
+        return ()
 
 
 def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[ServiceId]) -> Iterator[Unstage]:

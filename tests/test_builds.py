@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler import procfs
+from reconciler.bugs import Faults
 from reconciler.config import HostTarget
 from reconciler.model import (
     Capacity,
@@ -201,6 +202,6 @@ def test_translation_of_a_wish_follows_a_restart():
     made, known = Translations(settings()), Owned(CHAT, HERE, Promoted("d", SPEC, 1, HERE, "r", 1.0))
     before = made.of(SPEC, known)
     known = replace(known, promoted=replace(known.promoted, translation=before))  # type: ignore[type-var]
-    assert made.outdated([wish], (), {CHAT: known}) == {}
-    found = made.outdated([wish], (), {CHAT: replace(known, restart="asked for by root")})
+    assert made.outdated([wish], (), {CHAT: known}, Faults("")) == {}
+    found = made.outdated([wish], (), {CHAT: replace(known, restart="asked for by root")}, Faults(""))
     assert found[CHAT, "d"].restorable

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler import procfs
+from reconciler.bugs import Faults
 from reconciler.errors import Retryable
 from reconciler.health import is_crowded_out
 from reconciler.inventory import Inventory, ReplicaRecord
@@ -220,7 +221,7 @@ def test_a_stopped_replica_keeps_its_lease_until_the_memory_is_back(driver: Driv
     assert (supervisor.is_ours(pid), supervisor.is_ours(os.getpid())) == (True, False)
     other = driver.hold(gpu, os.getpid(), GIB)
     stranger = Stranger(os.getpid(), procfs.name_of(os.getpid()), GIB)
-    assert gpu_use.look(gpus, supervisor.is_ours)[gpu] == GpuUse(24 * GIB, 11 * GIB, (stranger,))
+    assert gpu_use.look(gpus, supervisor.is_ours, Faults(""))[gpu] == GpuUse(24 * GIB, 11 * GIB, (stranger,))
 
     (known,) = inventory.replicas()
     known = inventory.change(known.id, stopping_at=time.time())
@@ -243,7 +244,7 @@ def test_a_driver_that_begins_to_fail_keeps_only_gpus_from_use(driver: Driver) -
     gpus = Gpus("auto")
     gpus.list()
     driver.fail(999)
-    uses = gpu_use.look(gpus, lambda _: True)
+    uses = gpu_use.look(gpus, lambda _: True, Faults(""))
     assert set(uses) == set(driver.uuids)
     assert all("NVIDIA's driver does not answer: Unknown Error" in use.fault for use in uses.values())
 
@@ -270,5 +271,5 @@ def test_the_driver_is_asked_only_while_replicas_with_gpus_lack(
     known = replace(record(port=1), ready_at=1.0 if ready else None, draining_at=2.0 if leaving else None)
     spec = replace(known.spec, resources=Resources(gpus=gpus))
     wanted = Desired(known.id.service, known.origin, spec, known.digest, replicas=1 + spare)
-    asked = gpu_use.is_asked_for([wanted], [known], {known.id: ProcessState(alive)})
+    asked = gpu_use.is_asked_for([wanted], [known], {known.id: ProcessState(alive)}, Faults(""))
     assert asked == (gpus > 0 and (spare > 0 or not alive or not ready or leaving))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reconciler.bugs import Faults
 from reconciler.capacity import Ledger
 from reconciler.model import (
     GPU,
@@ -448,7 +449,7 @@ def test_the_short_way_says_what_the_long_way_says(host, history):
     for _ in range(60):
         observed = host.observe()
         ledger = Ledger(observed.capacity, observed.replicas)
-        for s in _situations(last, observed, host.quarantines, PATIENCE):
+        for s in _situations(last, observed, host.quarantines, PATIENCE, Faults("")):
             if (short := settled(s)) is not None:
                 assert short == decide(s, ledger)
         host.step(last)

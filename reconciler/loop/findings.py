@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from reconciler.bugs import Faults
 from reconciler.model import Desired, DesiredState, Plan, Reason, ServiceId, Verdict
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -26,14 +27,17 @@ def finding(event: str, message: str) -> Finding:
     return Finding(event, message, f"{event} {_NUMBER.sub('#', message)}")
 
 
-def findings(desired: DesiredState, plan: Plan) -> dict[ServiceId, Finding]:
-    """By service: what keeps it from git's word."""
+def findings(desired: DesiredState, plan: Plan, faults: Faults) -> dict[ServiceId, Finding]:
+    """By service: what keeps it from git's word. One that makes us raise is noted in `faults`."""
     unusable = {one.id: one for one in desired.services if one.problems}
     found: dict[ServiceId, Finding] = {}
     for key, verdict in plan.verdicts.items():
         # Most services have none of these, in most passes.
         if unusable or verdict.kept or verdict.rejected or verdict.blocked:
-            each = _finding(unusable.get(key), verdict, desired.revision)
+            try:
+                each = _finding(unusable.get(key), verdict, desired.revision)
+            except Exception as error:
+                each = _joined("untold", (faults.note(key, error),))
             if each is not None:
                 found[key] = each
     return found

@@ -6,6 +6,7 @@ import time
 
 import structlog
 
+from reconciler.bugs import Faults
 from reconciler.loop.findings import Finding, finding, findings
 from reconciler.model import (
     Action,
@@ -80,23 +81,27 @@ class Journal:
             self._seen = (desired.revision, time.time())
             text = f"{len(desired.services)} services wanted"
             self._say(_REVISION, desired.revision, Finding("revision", text, desired.revision))
-        self._tell_bugs(plan)
+        faults = Faults("telling of")
         self._say_problems(desired, observed)
         if isinstance(observed, Observed):
-            self._say_findings(desired, plan)
+            self._say_findings(desired, plan, faults)
         self._follow(desired)
         for result in results:
-            self._tell(result, plan, observed)
+            try:
+                self._tell(result, plan, observed)
+            except Exception as error:
+                faults.note_other(f"telling of {action_name(result.action)} {subject_of(result.action)}", error)
+        self._tell_bugs((*plan.bugs, *faults.bugs), plan.revision)
         self._note_applied(desired, observed, plan)
         return self._applied
 
-    def _tell_bugs(self, plan: Plan) -> None:
+    def _tell_bugs(self, bugs: tuple[Bug, ...], revision: str) -> None:
         """Each traceback once, as long as it is the same."""
-        if not (plan.bugs or self._bugs):
+        if not (bugs or self._bugs):
             return
-        now = frozenset(plan.bugs)
+        now = frozenset(bugs)
         for bug in sorted(now - self._bugs, key=lambda one: one.subject):
-            self._log.error("judging_raised", judged=bug.subject, traceback=bug.traceback, revision=plan.revision)
+            self._log.error("judging_raised", judged=bug.subject, traceback=bug.traceback, revision=revision)
         self._bugs = now
 
     def record_cordon(self, desired: DesiredState) -> None:
@@ -184,9 +189,9 @@ class Journal:
         if self._say(_VIEW, desired.revision, finding("incomplete_view", said) if said else None) and said:
             self._log.warning("incomplete_view", reason=said, revision=desired.revision)
 
-    def _say_findings(self, desired: DesiredState, plan: Plan) -> None:
+    def _say_findings(self, desired: DesiredState, plan: Plan, faults: Faults) -> None:
         """What keeps services from git's word, when it changes."""
-        known = findings(desired, plan)
+        known = findings(desired, plan, faults)
         for service, found in known.items():
             self._say(str(service), desired.revision, found, str(service))
         if not (told := self._said.keys() - _NO_SERVICES - {str(service) for service in known}):

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from reconciler.model.desired import GPU, MIG, EffectiveSpec
 from reconciler.model.fit import Fit
-from reconciler.model.names import Origin, Reason, ReplicaId, ServiceId
+from reconciler.model.names import Bug, Origin, Reason, ReplicaId, ServiceId
 
 Translation = tuple[tuple[str, str], ...]
 """What the config made of a spec: pairs of a key of the config and its value, in order. Empty: not known."""
@@ -324,7 +324,8 @@ class Observed:
     begin to by itself.
     `staging` tells of every model that was begun to be fetched, by its key; `images` of every image, by its name, that
     services here need and that has to be pulled first; None: no pull was begun. `outdated` names wanted digests that
-    the config turns into something else now than when what there is of them was started.
+    the config turns into something else now than when what there is of them was started. `faulty` are services that
+    made us raise while we looked, each with what is told of it; `bugs` what was raised.
     """
 
     target: str
@@ -341,6 +342,8 @@ class Observed:
     staging: Mapping[str, Staging] = field(default_factory=dict)
     images: Mapping[str, Staging | None] = field(default_factory=dict)
     outdated: Mapping[tuple[ServiceId, str], Outdated] = field(default_factory=dict)
+    faulty: Mapping[ServiceId, Reason] = field(default_factory=dict)
+    bugs: tuple[Bug, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

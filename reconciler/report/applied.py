@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from reconciler.bugs import caught
 from reconciler.model import Desired, DesiredState, Observed, Phase, Plan, Reason, ServiceId, Sync, Unreachable, Verdict
 
 
@@ -47,8 +48,15 @@ def _services(desired: DesiredState, plan: Plan) -> Iterator[HoldUp]:
     ]
     wanted: dict[ServiceId, Desired] = {one.id: one for one in desired.services} if stopped else {}
     for service, verdict in sorted(stopped, key=lambda one: one[0]):
-        if reason := _why(wanted.get(service), verdict):
+        if reason := _why_safely(service, wanted.get(service), verdict):
             yield HoldUp(service, reason)
+
+
+def _why_safely(service: ServiceId, want: Desired | None, verdict: Verdict) -> Reason | None:
+    try:
+        return _why(want, verdict)
+    except Exception as error:
+        return caught(error, f"telling whether {service} is applied", want.origin if want else None)[0]
 
 
 def _why(want: Desired | None, verdict: Verdict) -> Reason | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from reconciler.bugs import caught
 from reconciler.model import Action, DesiredState, Observed, Plan, Unreachable
 from reconciler.report.actions import action_name, services_of, subject_of
 from reconciler.report.judgement import fault, full_name, is_elsewhere, is_fine
@@ -44,7 +45,7 @@ def _target(target: Document, actions: Sequence[Action]) -> Document:
         },
         "gpus": target["gpus"],
         "actions": [_action(action) for action in actions],
-        "services": [_service(one, by_service.get(full_name(one), [])) for one in target["services"]],
+        "services": [_service_safely(one, by_service.get(full_name(one), [])) for one in target["services"]],
     }
 
 
@@ -79,6 +80,16 @@ _KEPT = (
     "ready",
     "fit",
 )
+
+
+def _service_safely(service: Document, actions: list[Document]) -> Document:
+    """One that makes us raise is told of by its name and the error; all that is known of the others is told."""
+    try:
+        return _service(service, actions)
+    except Exception as error:
+        reason, _ = caught(error, f"telling the plan of {full_name(service)}")
+        told = {key: service[key] for key in _KEPT}
+        return told | {"change": "keep", "headline": reason.message, "actions": actions}
 
 
 def _service(service: Document, actions: list[Document]) -> Document:

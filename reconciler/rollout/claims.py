@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from reconciler.bugs import Faults
 from reconciler.capacity import Ledger, impossible
 from reconciler.health import Life
 from reconciler.model import EffectiveSpec, Replica
 from reconciler.rollout.situation import Situation
 
 
-def keep_room(situations: Iterable[Situation], ledger: Ledger) -> None:
+def keep_room(situations: Iterable[Situation], ledger: Ledger, faults: Faults) -> None:
     """Claim what services need to start their last good specs again, and then what they were drained for.
 
     Without this a neighbour could take the room in the moment between two replicas, and nothing would serve any more.
+    A service that makes us raise is noted in `faults`.
     """
     situations = tuple(situations)
-    for s in situations:
-        _keep_to_restore(s, ledger)
-    for s in situations:
-        _keep_to_succeed(s, ledger)
+    for keep in (_keep_to_restore, _keep_to_succeed):
+        for s in situations:
+            try:
+                keep(s, ledger)
+            except Exception as error:
+                faults.note(s.id, error, s.desired.origin if s.desired else None)
 
 
 def _keep_to_restore(s: Situation, ledger: Ledger) -> None:

@@ -7,22 +7,35 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from reconciler import procfs
+from reconciler.bugs import Faults
 from reconciler.errors import Retryable
 from reconciler.inventory import ReplicaRecord
-from reconciler.model import Capacity, Desired, GpuUse, ReplicaId, Stranger
+from reconciler.model import Capacity, Desired, GpuUse, ReplicaId, ServiceId, Stranger
 from reconciler.targets.gpus import Gpus, Memory
 from reconciler.targets.supervisor import ProcessState
 
 
 def is_asked_for(
-    wanted: Iterable[Desired], records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]
+    wanted: Iterable[Desired],
+    records: Iterable[ReplicaRecord],
+    states: Mapping[ReplicaId, ProcessState],
+    faults: Faults,
 ) -> bool:
-    """Does a service lack replicas that use GPUs? Else nobody needs to know, and drivers answer slowly."""
+    """Does a service lack replicas that use GPUs? Else nobody needs to know, and drivers answer slowly.
+
+    A service that makes us raise is noted in `faults`; for it alone nothing is asked.
+    """
     serving = Counter((record.id.service, record.digest) for record in records if _serves(record, states[record.id]))
-    return any(
-        one.spec is not None and one.spec.resources.gpus > 0 and serving[(one.id, one.digest)] < one.replicas
-        for one in wanted
-    )
+    return any(_lacks(one, serving, faults) for one in wanted)
+
+
+def _lacks(one: Desired, serving: Mapping[tuple[ServiceId, str], int], faults: Faults) -> bool:
+    try:
+        needs_gpus = one.spec is not None and one.spec.resources.gpus > 0
+        return needs_gpus and serving.get((one.id, one.digest), 0) < one.replicas
+    except Exception as error:
+        faults.note(one.id, error, one.origin)
+        return False
 
 
 def _serves(record: ReplicaRecord, state: ProcessState) -> bool:
@@ -30,7 +43,7 @@ def _serves(record: ReplicaRecord, state: ProcessState) -> bool:
     return state.alive and record.ready_at is not None and not is_leaving
 
 
-def look(gpus: Gpus, is_ours: Callable[[int], bool]) -> Mapping[str, GpuUse]:
+def look(gpus: Gpus, is_ours: Callable[[int], bool], faults: Faults) -> Mapping[str, GpuUse]:
     """By UUID; those that no driver knows are left out. Where it fails, nobody waits who needs no GPU.
 
     Raises Retryable when the GPUs cannot even be listed.
@@ -38,14 +51,21 @@ def look(gpus: Gpus, is_ours: Callable[[int], bool]) -> Mapping[str, GpuUse]:
     found = {}
     for gpu in gpus.list():
         try:
-            memory = gpus.memory(gpu.uuid)
+            use = _use(gpu.uuid, gpus, is_ours)
         except Retryable as error:
-            memory = Memory(0, 0, fault=str(error))
-        if memory is not None:
-            found[gpu.uuid] = GpuUse(
-                memory.usable_bytes, memory.free_bytes, tuple(_strangers(memory, is_ours)), memory.fault
-            )
+            use = GpuUse(0, 0, fault=str(error))
+        except Exception as error:
+            use = GpuUse(0, 0, fault=str(faults.note_other(f"looking at GPU {gpu.uuid}", error)))
+        if use is not None:
+            found[gpu.uuid] = use
     return found
+
+
+def _use(uuid: str, gpus: Gpus, is_ours: Callable[[int], bool]) -> GpuUse | None:
+    memory = gpus.memory(uuid)
+    if memory is None:
+        return None
+    return GpuUse(memory.usable_bytes, memory.free_bytes, tuple(_strangers(memory, is_ours)), memory.fault)
 
 
 def _strangers(memory: Memory, is_ours: Callable[[int], bool]) -> Iterator[Stranger]:

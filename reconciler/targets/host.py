@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import assert_never
 
 from reconciler import config, procfs
+from reconciler.bugs import Faults
 from reconciler.engines.images import find_engine
 from reconciler.engines.lacks import Lacks
 from reconciler.engines.preflight import PreflightRunner
@@ -192,7 +193,7 @@ class HostTarget:
 
     def observe(self, wanted: tuple[Desired, ...]) -> Observed | Unreachable:
         """What is there now. Unreachable when a record, the GPUs or the disk cannot be read: nothing is guessed."""
-        now = self._clock.now()
+        now, faults = self._clock.now(), Faults("looking at")
         try:
             self._lock.check()
             records = self._inventory.replicas()
@@ -200,17 +201,17 @@ class HostTarget:
                 self._clock.follow()
                 now = self._clock.now()
             owned = self._inventory.services()
-            states = self._states(records)
+            states = self._states(records, faults)
             reserved = self._reserved()
             ports = (*reserved.ports, *(record.lease.port for record in records))
             capacity = self._machine.capacity(ports)
-            if gpu_use.is_asked_for(wanted, records, states):
-                capacity = replace(capacity, gpu_use=gpu_use.look(self._gpus, self._supervisor.is_ours))
+            if gpu_use.is_asked_for(wanted, records, states, faults):
+                capacity = replace(capacity, gpu_use=gpu_use.look(self._gpus, self._supervisor.is_ours, faults))
             capacity = gpu_use.without(capacity, reserved.gpus)
             # In this order: what is staged by now is there when the engine is asked about it.
             staging = self._stager.look()
-            images = self._images.look(self._containers(wanted, owned, records)) if self._images else {}
-            outdated = self._translations.outdated(wanted, records, owned)
+            images = self._images.look(self._containers(wanted, owned, records, faults)) if self._images else {}
+            outdated = self._translations.outdated(wanted, records, owned, faults)
             restarts = {service: one.restarted_at for service, one in owned.items() if one.restarted_at}
             running = _running(wanted, records, states) - outdated.keys()
             known = self._preflights.look_up(wanted, running, restarts)
@@ -220,14 +221,16 @@ class HostTarget:
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
         paused = self._pauses.look(records, now)
-        self._probes.watch(self._subjects.of(records, states))
+        self._probes.watch(self._subjects.of(records, states, faults))
         proxy = self._proxy.observe()
         self._watch_proxy()
         return Observed(
             target=self.name,
             at=now,
             replicas=tuple(
-                self._replica(record, states[record.id], proxy, now, PAUSED if record.id in paused else record.again)
+                self._replica_safely(
+                    record, states[record.id], proxy, now, PAUSED if record.id in paused else record.again, faults
+                )
                 for record in records
             ),
             capacity=capacity,
@@ -241,16 +244,27 @@ class HostTarget:
             staging=staging,
             images=images,
             outdated=outdated,
+            faulty=faults.reasons,
+            bugs=tuple(faults.bugs),
         )
 
     def _containers(
-        self, wanted: Iterable[Desired], owned: Mapping[ServiceId, Owned], records: Iterable[ReplicaRecord]
+        self,
+        wanted: Iterable[Desired],
+        owned: Mapping[ServiceId, Owned],
+        records: Iterable[ReplicaRecord],
+        faults: Faults,
     ) -> Iterator[str]:
         """The images that somebody needs here, and that podman runs."""
-        named = {one.spec.image for one in wanted if one.spec is not None and one.replicas}
-        named |= {one.promoted.spec.image for one in owned.values() if one.promoted is not None}
-        for image in sorted(named | {record.spec.image for record in records}):
-            engine = find_engine(image, self._settings.engines)
+        named = {one.spec.image: one.id for one in wanted if one.spec is not None and one.replicas}
+        named |= {one.promoted.spec.image: one.id for one in owned.values() if one.promoted is not None}
+        named |= {record.spec.image: record.id.service for record in records}
+        for image, service in sorted(named.items()):
+            try:
+                engine = find_engine(image, self._settings.engines)
+            except Exception as error:
+                faults.note(service, error)
+                continue
             if engine is not None and engine.podman:
                 yield image
 
@@ -272,15 +286,51 @@ class HostTarget:
         if self._proxy_exit is not None and (found := self._proxy.find_process()) is not None:
             self._proxy_exit.watch(found)
 
-    def _states(self, records: Sequence[ReplicaRecord]) -> Mapping[ReplicaId, ProcessState]:
+    def _states(self, records: Sequence[ReplicaRecord], faults: Faults) -> Mapping[ReplicaId, ProcessState]:
         """What is there of each. Those that die together do not do so in one moment: a new death is let settle."""
-        states = self._supervisor.list(records)
+        states = self._list(records, faults)
         dead = frozenset(_run_of(one) for one in records if not states[one.id].alive and one.stopping_at is None)
         if not dead <= self._dead:
             time.sleep(_SETTLE)
-            states = self._supervisor.list(records)
+            states = self._list(records, faults)
         self._dead = dead
         return states
+
+    def _list(self, records: Sequence[ReplicaRecord], faults: Faults) -> Mapping[ReplicaId, ProcessState]:
+        """Where one makes us raise, each is looked at by itself; what nobody can tell of counts as alive."""
+        try:
+            return self._supervisor.list(records)
+        except ReconcileError:
+            raise
+        except Exception as error:
+            if len(records) > 1:
+                return {key: state for one in records for key, state in self._list((one,), faults).items()}
+            faults.note(records[0].id.service, error, records[0].origin)
+            return {records[0].id: ProcessState(alive=True)}
+
+    def _replica_safely(
+        self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float, again: str, faults: Faults
+    ) -> Replica:
+        """One that makes us raise is still there, and holds what it holds."""
+        try:
+            return self._replica(record, state, proxy, now, again)
+        except Exception as error:
+            faults.note(record.id.service, error, record.origin)
+            return Replica(
+                id=record.id,
+                digest=record.digest,
+                spec=record.spec,
+                origin=record.origin,
+                lease=record.lease,
+                created_at=record.created_at,
+                alive=state.alive,
+                leftovers=state.leftovers,
+                ready_at=record.ready_at,
+                draining_at=record.draining_at,
+                stopping_at=record.stopping_at,
+                translation=record.translation,
+                socket=record.socket,
+            )
 
     def _replica(
         self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float, again: str

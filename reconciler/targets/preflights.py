@@ -169,7 +169,12 @@ class Preflights:
         specs = [*((service, one.spec) for service, one in kept), *((r.id.service, r.spec) for r in there.values())]
         for service, spec in specs:
             with suppress(Retryable, Terminal):
-                asked.append(self._workloads.question(service, spec))
+                try:
+                    asked.append(self._workloads.question(service, spec))
+                except ReconcileError:
+                    raise
+                except Exception as error:
+                    self._bugs.note((service, "what runs"), error)
         self._runner.keep({key_of(each) for each in asked}, asked)
         self._fits.keep(asked)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from reconciler.bugs import Faults
 from reconciler.engines.arguments import ends_tls
+from reconciler.errors import ReconcileError
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import ReplicaId
 from reconciler.secrets.wanted import secret_ref
@@ -25,8 +27,10 @@ class Subjects:
         self._guard = guard
         self._known: dict[ReplicaId, tuple[ReplicaRecord, Subject]] = {}
 
-    def of(self, records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]) -> list[Subject]:
-        """The replicas that can be asked: alive, and told to end by nobody."""
+    def of(
+        self, records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState], faults: Faults
+    ) -> list[Subject]:
+        """The replicas that can be asked: alive, and told to end by nobody. Those that make us raise are left out."""
         before, self._known = self._known, {}
         found = []
         for record in records:
@@ -35,7 +39,13 @@ class Subjects:
                 continue
             known = before.get(record.id)
             if known is None or known[0] is not record:
-                known = (record, self._subject(record))
+                try:
+                    known = (record, self._subject(record))
+                except ReconcileError:
+                    raise
+                except Exception as error:
+                    faults.note(record.id.service, error, record.origin)
+                    continue
             if not any(secret_ref(each) for each in record.spec.env):
                 # What a Secret holds may be known a moment later only.
                 self._known[record.id] = known

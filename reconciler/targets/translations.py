@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import config
+from reconciler.bugs import Faults
 from reconciler.engines.images import find_engine
 from reconciler.engines.preflight import engine_version
+from reconciler.errors import ReconcileError
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import Desired, EffectiveSpec, Outdated, Owned, ServiceId, Translation
 from reconciler.storage.sources import is_fetched
@@ -59,15 +61,19 @@ class Translations:
         wanted: Iterable[Desired],
         records: Iterable[ReplicaRecord],
         owned: Mapping[ServiceId, Owned],
+        faults: Faults,
     ) -> dict[tuple[ServiceId, str], Outdated]:
-        """Wanted digests of which something is on record that the config would make otherwise today."""
+        """Wanted digests of which something is on record that the config would make otherwise today.
+
+        A service that makes us raise is noted in `faults`.
+        """
         versions = self._versions()
         seen = (tuple(wanted), tuple(records), tuple(owned.values()), versions)
         # In most passes everything is the very same as in the one before: to see that costs next to nothing.
         if seen == self._all_current:
             return {}
-        found = self._find(seen[0], seen[1], owned, versions)
-        self._all_current = None if found else seen
+        found = self._find(seen[0], seen[1], owned, versions, faults)
+        self._all_current = None if found or faults.bugs else seen
         return found
 
     def _find(
@@ -76,21 +82,28 @@ class Translations:
         records: Iterable[ReplicaRecord],
         owned: Mapping[ServiceId, Owned],
         versions: tuple[str, ...],
+        faults: Faults,
     ) -> dict[tuple[ServiceId, str], Outdated]:
-        now = self._look(wanted, owned, versions)
-        found: dict[tuple[ServiceId, str], Outdated] = {}
+        made: dict[tuple[ServiceId, str], list[Translation]] = {}
         for record in records:
-            key = record.id.service, record.digest
-            known = now.get(key)
-            if known is not None and key not in found and not is_current(record.translation, known.translation):
-                found[key] = self._outdated(known, owned.get(key[0]))
-        for key, known in now.items():
-            mine = owned.get(key[0])
-            last = mine.promoted if mine else None
-            if last is None or last.digest != key[1] or key in found:
+            made.setdefault((record.id.service, record.digest), []).append(record.translation)
+        now: dict[tuple[ServiceId, str], _Known] = {}
+        found: dict[tuple[ServiceId, str], Outdated] = {}
+        for wish in wanted:
+            if wish.spec is None:
                 continue
-            if not is_current(last.translation, known.translation):
-                found[key] = self._outdated(known, mine)
+            key, mine = (wish.id, wish.digest), owned.get(wish.id)
+            try:
+                now[key] = known = self._know(wish, wish.spec, mine, versions)
+                last = mine.promoted if mine else None
+                before = [*made.get(key, ()), *([last.translation] if last and last.digest == wish.digest else ())]
+                if not all(is_current(each, known.translation) for each in before):
+                    found[key] = self._outdated(known, mine)
+            except ReconcileError:
+                raise
+            except Exception as error:
+                faults.note(wish.id, error, wish.origin)
+        self._known = now
         return found
 
     def restored(self, spec: EffectiveSpec, before: Translation) -> Setup | None:
@@ -133,23 +146,14 @@ class Translations:
     def _versions(self) -> tuple[str, ...]:
         return tuple(_version(each.python) if each.python else "" for each in self._settings.engines)
 
-    def _look(
-        self, wanted: Iterable[Desired], owned: Mapping[ServiceId, Owned], versions: tuple[str, ...]
-    ) -> dict[tuple[ServiceId, str], _Known]:
-        """Every wish with its translation, worked out once for as long as nothing of it changes."""
-        now: dict[tuple[ServiceId, str], _Known] = {}
-        for wish in wanted:
-            if wish.spec is None:
-                continue
-            key, last = (wish.id, wish.digest), owned.get(wish.id)
-            restart = last.restart if last else ""
-            known = self._known.get(key)
-            if known is None or (known.wish is not wish or known.restart != restart or known.versions != versions):
-                engine = find_engine(wish.spec.image, self._settings.engines)
-                known = _Known(wish, restart, versions, self._make(wish.spec, engine, restart))
-            now[key] = known
-        self._known = now
-        return now
+    def _know(self, wish: Desired, spec: EffectiveSpec, owned: Owned | None, versions: tuple[str, ...]) -> _Known:
+        """A wish with its translation, worked out once for as long as nothing of it changes."""
+        restart = owned.restart if owned else ""
+        known = self._known.get((wish.id, wish.digest))
+        if known is None or (known.wish is not wish or known.restart != restart or known.versions != versions):
+            engine = find_engine(spec.image, self._settings.engines)
+            known = _Known(wish, restart, versions, self._make(spec, engine, restart))
+        return known
 
     def _outdated(self, known: _Known, owned: Owned | None) -> Outdated:
         last = owned.promoted if owned else None
