@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config import Routing
-from reconciler.routing import static
+from reconciler.routing import static, values
 from reconciler.routing.answers import skip
 from reconciler.routing.envoy import EnvoyProxy
 from tests.ports import free_port
@@ -98,7 +98,7 @@ def test_upgrade_to_filters_that_it_did_not_have_loses_nothing(
     start: Callable[[], EnvoyProxy], port: int, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before:
-        before.setattr(static.paths, "filters", lambda: ())
+        before.setattr("reconciler.routing.paths.filters", lambda: ())
         before.setattr("reconciler.routing.resources.skip", lambda *_, **__: skip("model"))
         running = start()
         routes = tuple(running.observe().applied.values())
@@ -164,3 +164,45 @@ def test_what_is_shed_is_answered_with_503_and_retry_after(
     answer = ask(port, PATHS[0], {"model": "tiny"})
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
     assert answer.json["error"]["type"] == "ServiceUnavailableError"
+
+
+MANY = "[" + "1," * 14_000_000 + "1]"
+
+
+def test_body_of_many_small_values_takes_no_memory_by_its_model(start: Callable[[], EnvoyProxy], port: int) -> None:
+    proxy = start()
+    before = resident(proxy)
+    answer = ask(port, PATHS[0], f'{{"model": "tiny", "x": {MANY}}}'.encode())
+    assert answer.status == 413
+    assert "/{namespace}/{name}/v1/…" in answer.json["error"]["message"]
+    assert ask(port, PATHS[1], f'{{"model": "tiny", "x": {MANY}}}'.encode()).status == 200
+    # All of it in memory, and once more as text for the count, but never a value as an object: that was 2.7 GB.
+    assert peak(proxy) - before < 300 * MIB
+
+
+@pytest.mark.parametrize(
+    ("x", "status"),
+    [
+        (f"[{'1,' * (values.MOST - 10)}1]", 200),
+        (f"[{'1,' * values.MOST}1]", 413),
+        (f"[{'[],' * (values.MOST // 2)}1]", 413),
+        (f"[{'{},' * (values.MOST // 2)}1]", 413),
+        (f'"{"a, [b] {c} " * values.MOST}"', 200),
+        (f'"{chr(92)}"{"," * 2 * values.MOST}"', 200),
+        (f'"{chr(92) * 2}","y":[{"1," * values.MOST}1]', 413),
+    ],
+    ids=["tokens", "ints", "lists", "objects", "text", "escaped quote", "escaped backslash"],
+)
+def test_values_are_counted_outside_of_strings_alone(
+    start: Callable[[], EnvoyProxy], port: int, x: str, status: int
+) -> None:
+    start()
+    assert ask(port, PATHS[0], f'{{"x": {x}, "model": "tiny"}}'.encode()).status == status
+
+
+def peak(proxy: EnvoyProxy) -> int:
+    """The most memory that it ever had."""
+    found = proxy.find_process()
+    assert found
+    status = Path(f"/proc/{found.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -10,7 +10,9 @@ from reconciler.routing.paths import BELOW, PLAIN
 from reconciler.routing.static import TYPE, Resource
 
 _NOTHING: Mapping[str, Resource | None] = MappingProxyType({})
-_ALL = (PLAIN, BELOW, "buffer", "model")
+READING = ("buffer", "values", "model")
+"""The filters that read a body to find its `model`."""
+_ALL = (PLAIN, BELOW, *READING)
 _KINDS = {400: "BadRequestError", 403: "PermissionDeniedError", 404: "NotFoundError", 405: "MethodNotAllowedError"}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from reconciler.model import ServiceId, ServiceRoute
-from reconciler.routing.answers import answer, refusal, refusal_quoting, skip
+from reconciler.routing.answers import READING, answer, refusal, refusal_quoting, skip
 from reconciler.routing.endpoints import subset, subset_of_service
 from reconciler.routing.paths import BELOW, PLAIN, own_rules
 from reconciler.routing.static import CLUSTER, MODEL_METADATA, ROUTES, STREAM_IDLE, TYPE, Resource
@@ -136,7 +136,7 @@ def _below(prefix: str, target: Target) -> Resource:
     own = {used: own_rules(used, target.guarded, target.opened)}
     return {
         "match": {"prefix": f"{prefix}/"},
-        **skip("buffer", "model", unused, own=own),
+        **skip(*READING, unused, own=own),
         **target.way,
         "route": {**target.way["route"], **rewrite},
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from reconciler.config import Routing
 from reconciler.listen import parse_listen
-from reconciler.routing import paths
+from reconciler.routing import paths, values
 
 Resource = dict[str, Any]
 
@@ -46,6 +46,10 @@ _RETRY_AFTER = "5"
 _CLOSED = (
     "this path is not open. Of a service that asks for a key, only /v1/… is; else what infers is, as /v1/…, /tokenize, "
     f"/score or /v2/models/…. More is opened by the service's annotation {paths.ANNOTATION}"
+)
+_TOO_LARGE = (
+    f"the request body is too large; one of more than {values.MOST:,} JSON values is, too, where it is routed by its "
+    "`model`: use /{namespace}/{name}/v1/… for that"
 )
 _BUSY = "the proxy holds more than it can; try again"
 _KEEPALIVE = {"tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 10}}
@@ -226,6 +230,7 @@ def _connection_manager(max_body_bytes: int) -> Resource:
             *({"name": name, "typed_config": rules} for name, rules in paths.filters()),
             {"name": "size", "typed_config": _limit(max_body_bytes)},
             {"name": "buffer", "typed_config": _buffer(max_body_bytes)},
+            {"name": "values", "typed_config": values.counting()},
             {"name": "model", "typed_config": _read_model()},
             {
                 "name": "router",
@@ -260,7 +265,7 @@ def _read_model() -> Resource:
 def _error_shapes() -> list[Resource]:
     """Every answer that Envoy itself gives, as an OpenAI client expects an error."""
     return [
-        _error(_status(413), "the request body is too large", "BadRequestError"),
+        _error(_status(413), _TOO_LARGE, "BadRequestError"),
         _error(_status(403), _CLOSED, "PermissionDeniedError"),
         _error(_status(408), "the request did not arrive in time", "TimeoutError"),
         # Envoy's word for what it sheds.
