@@ -157,11 +157,17 @@ def test_pass_that_raises_shows_everywhere_until_one_succeeds(tmp_path: Path, mo
     assert "target a: its last pass ended in an error" in readiness(status, 1.0, 60.0).waiting_for
     assert b'reconciler_target_pass_failing{target="a"} 1.0' in Metrics().text(status)
     json.loads(JSONResponse(status).body)
+    (told,) = daemon.history(None, 10)
+    assert (told["event"], told["target"]) == ("pass_failed", "a")
+    assert "IndexError" in told["message"]
+    counted = b'reconciler_reconcile_duration_seconds_count{result="failure",target="a"} 3.0'
+    assert counted in daemon._metrics.text(status)
     monkeypatch.setattr(place.turner, "turn", turn)
     place.target.lock()
     daemon._turn_safely(place)
     assert daemon.status()["targets"][0]["passError"] == ""
     assert b'reconciler_target_pass_failing{target="a"} 0.0' in Metrics().text(daemon.status())
+    assert "passes are made again" in {entry["message"] for entry in daemon.history(None, 10)}
     daemon.stop()
 
 

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,14 @@ def test_a_thread_that_is_late_finds_it_closed_and_not_damaged(path: Path) -> No
     with pytest.raises(Retryable, match="closed"):
         history.quarantines("a")
     assert [found.name for found in path.parent.iterdir() if "unusable" in found.name] == []
+
+
+def test_half_a_surrogate_pair_is_kept_as_an_escape(history: History) -> None:
+    odd = "a name: \ud800"
+    history.note("a", "r", "", "source_error", odd, 1.0, ("source", odd))
+    history.keep_failures("a", (Failure("start", NEW, (TINY,), odd, 5.0),))
+    known = rejection()
+    history.reject("a", replace(known, reason=replace(known.reason, message=odd), last_words=(odd,)))
+    (entry,), (failure,) = history.entries(5), history.failures("a")
+    (kept,) = history.quarantines("a").values()
+    assert {entry["message"], failure.error, kept.reason.message, history.said("a")["source"]} == {"a name: \\ud800"}

@@ -302,7 +302,7 @@ class Daemon:
     def _turn_safely(self, place: Place) -> float:
         # Said before the snapshot is taken: who asks for a pass over the newest one must not count this one as it.
         place.is_turning = True
-        passed = 0
+        passed, began = 0, time.monotonic()
         try:
             snapshot = self._snapshot
             if snapshot is None:
@@ -318,7 +318,7 @@ class Daemon:
             # The one broad catch.
             if self._stop.is_set():
                 return 0.0
-            place.turner.fail(place.errors.note(error))
+            place.turner.fail(place.errors.note(error), time.monotonic() - began)
             return place.errors.pause
         finally:
             with self._counting:

@@ -44,8 +44,9 @@ from reconciler.web.metrics import Metrics
 _QUIET = (SetRoutes, Remove)
 _LOUD = (Reject, NoteCrash)
 # Subjects that are no service.
-_REVISION, _VIEW = "revision", "view"
-_NO_SERVICES = frozenset({_REVISION, _VIEW, "config"})
+_REVISION, _VIEW, _PASS = "revision", "view", "pass"
+_NO_SERVICES = frozenset({_REVISION, _VIEW, _PASS, "config"})
+_RESOLVED = {_VIEW: "git is read in full again", _PASS: "passes are made again"}
 
 
 class Journal:
@@ -77,6 +78,7 @@ class Journal:
         """Tell what one pass did. Returns the revision that was last reached completely."""
         ok = not isinstance(observed, Unreachable) and all(r.outcome is not Outcome.FAILED for r in results)
         self._metrics.observe_pass(self._target, seconds, ok=ok)
+        self._say(_PASS, desired.revision, None)
         if desired.revision != self._seen[0]:
             self._seen = (desired.revision, time.time())
             text = f"{len(desired.services)} services wanted"
@@ -103,6 +105,11 @@ class Journal:
         for bug in sorted(now - self._bugs, key=lambda one: one.subject):
             self._log.error("judging_raised", judged=bug.subject, traceback=bug.traceback, revision=revision)
         self._bugs = now
+
+    def record_failed_pass(self, why: str, seconds: float) -> None:
+        """A pass was not possible: the same reason is told once, each try is counted."""
+        self._metrics.observe_pass(self._target, seconds, ok=False)
+        self._say(_PASS, self._seen[0] or self._applied, finding("pass_failed", why))
 
     def record_cordon(self, desired: DesiredState) -> None:
         """Tell that the whole host was closed, or opened again."""
@@ -212,8 +219,7 @@ class Journal:
             self._keep(subject, found.key)
             return True
         if found is None:
-            word = before.partition(" ")[0]
-            text = "git is read in full again" if subject == _VIEW else f"no longer {word}"
+            text = _RESOLVED.get(subject) or f"no longer {before.partition(' ')[0]}"
             found = Finding("resolved", text, "")
         self._said[subject] = found.key
         told = (subject, found.key)

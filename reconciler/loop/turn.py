@@ -136,10 +136,15 @@ class Turner:
         )
         return turn
 
-    def fail(self, why: str) -> None:
-        """A pass was not possible: nothing is known of the target now."""
+    def fail(self, why: str, seconds: float) -> None:
+        """A pass was not possible, after so long a try: nothing is known of the target now."""
         unreachable = Unreachable(self._settings.name, time.time(), why)
         self.report = replace(self.report, observed=unreachable, plan=None, last_results=(), pass_error=why)
+        try:
+            self._journal.record_failed_pass(why, seconds)
+        except Exception:
+            # It may be the history that makes passes fail.
+            log.exception("failed_pass_not_noted", target=self._settings.name)
 
     def leave(self, why: Reason) -> None:
         """From now on nothing is wanted here, whatever git says."""

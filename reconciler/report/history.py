@@ -127,7 +127,9 @@ class History:
 
     def keep_failures(self, target: str, failures: tuple[Failure, ...]) -> None:
         """Raises Retryable when the disk does not take it."""
-        text = _FAILURES.dump_json(tuple(replace(one, error=scrub_text(one.error)[:4000]) for one in failures)).decode()
+        text = _FAILURES.dump_json(
+            tuple(replace(one, error=_storable(scrub_text(one.error)[:4000])) for one in failures)
+        ).decode()
         self._write(lambda db: db.execute("INSERT OR REPLACE INTO failures VALUES (?,?)", (target, text)))
 
     # ------------------------------------------------------------ events
@@ -146,7 +148,7 @@ class History:
 
         `said` are a subject and what is now said of it, for who tells only changes; see `remember`.
         """
-        row = (at, target, revision, service, event, scrub_text(message)[:4000])
+        row = (at, target, revision, service, event, _storable(scrub_text(message)[:4000]))
 
         def write(db: sqlite3.Connection) -> None:
             cursor = db.execute(
@@ -251,7 +253,7 @@ def parse_revision(text: str) -> str:
 
 def _remember(db: sqlite3.Connection, target: str, subject: str, text: str) -> None:
     if text:
-        db.execute("INSERT OR REPLACE INTO said VALUES (?,?,?)", (target, subject, text))
+        db.execute("INSERT OR REPLACE INTO said VALUES (?,?,?)", (target, subject, _storable(text)))
     else:
         db.execute("DELETE FROM said WHERE target = ? AND subject = ?", (target, subject))
 
@@ -305,6 +307,11 @@ def _move_aside(path: Path, why: str) -> None:
     )
 
 
+def _storable(text: str) -> str:
+    """Half a surrogate pair, as JSON and odd file names may hold, is no text to sqlite."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _row(target: str, quarantine: Quarantine) -> tuple[str | int | float | None, ...]:
     origin = quarantine.reason.origin
     return (
@@ -313,7 +320,7 @@ def _row(target: str, quarantine: Quarantine) -> tuple[str | int | float | None,
         quarantine.service.name,
         quarantine.digest,
         quarantine.reason.code,
-        quarantine.reason.message,
+        _storable(quarantine.reason.message),
         origin.file if origin else None,
         origin.line if origin else None,
         quarantine.revision,
