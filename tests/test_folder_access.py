@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config import Settings
-from reconciler.engines.file_arguments import absolute_paths
+from reconciler.engines.file_arguments import paths_in
 from reconciler.engines.launch import Question
 from reconciler.errors import Retryable
 from reconciler.manifests import read_manifests
@@ -332,7 +332,85 @@ def test_argument_that_names_what_is_closed_is_refused(place: Path) -> None:
 
 def test_paths_in_arguments_are_found_wherever_they_stand() -> None:
     args = ["--a=/x", "--b", "/y", "c=/z", '--d={"e": {"f": "/v"}}', "--root-path=/u", "--t={{ /w }}", "--g=h"]
-    assert [path for _, _, path in absolute_paths(args)] == ["/x", "/y", "/z", "/v"]
+    assert [path for _, _, path in paths_in(args)] == ["/x", "/y", "/z", "/v"]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        '--lora-modules={"name": "/srv/a", "path": "%s"}',
+        '--lora-modules={"name": "a", "path": "%s"}'.replace("%s", "\\u002fproc/self/environ"),
+        '--compilation-config={"cache_dir": "%s"}'.replace("%s", "\\/proc\\/self"),
+        '--speculative-config=[{"model": ["%s"]}]',
+        "--compilation-config.splitting_ops+=a,%s",
+        "--speculative-config.model=%s",
+        "--chat_template=%s",
+        "--chat-templ=%s",
+        "--chat-template=file://%s",
+        "--chat-template=../../../..%s",
+        "--chat-template=x/../..%s",
+        "--chat-template=./..%s",
+        "--lora-modules=sql=~/../..%s",
+        "--lora-modules=sql=../secrets",
+    ],
+)
+def test_path_is_refused_however_an_argument_writes_it(word: str) -> None:
+    word = word.replace("%s", "/proc/self/environ")
+    assert closed_arguments((word,), ()) == [word.partition("=")[0].replace("_", "-")]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "--served-model-name=team/chat..v2",
+        '--override-generation-config={"stop": ["..\\n", "/w ../x"]}',
+        "--chat-template={{ '/proc' }}",
+        "--chat-template=examples/tool.jinja",
+        "--tokenizer=org/../name",
+        "--disable-access-log-for-endpoints=/health,/metrics",
+        "--allowed-local-media-path=/srv/media",
+    ],
+)
+def test_argument_that_names_nothing_closed_is_passed_on(word: str) -> None:
+    assert closed_arguments((word,), (Path("/var/lib/reconciler"),)) == []
+
+
+@pytest.mark.parametrize("flag", ["--allowed-local-media-path", "--allowed-local-media", "--allowed_local_media_path"])
+@pytest.mark.parametrize("folder", ["/", "//", "/srv/..", "/var/lib", "/var"])
+def test_media_folder_around_what_is_closed_is_refused(flag: str, folder: str) -> None:
+    closed = (Path("/var/lib/reconciler"),)
+    assert closed_arguments((f"{flag}={folder}",), closed) == [flag.replace("_", "-")]
+    assert closed_arguments((flag, folder), closed) == [flag.replace("_", "-")]
+
+
+def test_media_folder_around_what_a_link_leads_to_is_refused(place: Path) -> None:
+    (place / "keys").mkdir()
+    (place / "link").symlink_to(place)
+    assert closed_arguments((f"--allowed-local-media-path={place}/link",), (place / "keys",))
+
+
+def test_path_in_a_file_of_arguments_is_refused(place: Path) -> None:
+    file = place / "serve.yaml"
+    for text in (
+        "chat_template: /proc/self/environ\n",
+        "lora-modules: [a=/srv/a, b=../../x]\n",
+        "speculative-config:\n  model: /run/x\n",
+        "allowed-local-media-path: /\n",
+    ):
+        file.write_text(text)
+        assert closed_arguments(("--config", "/mnt/models/serve.yaml"), (), {"/mnt/models": str(place)}) == ["--config"]
+    file.write_text("chat-template: /mnt/models/x.jinja\nmax-model-len: 1\n")
+    assert not closed_arguments(("--config", "/mnt/models/serve.yaml"), (), {"/mnt/models": str(place)})
+    os.remove(file)
+    os.mkfifo(file)
+    assert not closed_arguments(("--config", "/mnt/models/serve.yaml"), (), {"/mnt/models": str(place)})
+
+
+def test_path_that_climbs_inside_a_container_is_the_images_own() -> None:
+    spec = EffectiveSpec("i", ("vllm", "serve"), ("--chat-template=../x.jinja",))
+    asked = Question(Path("python3"), spec.args, (2,), {}, {}, image="1234")
+    wish = Desired(ServiceId("default", "chat"), Origin("a.yaml", 1), spec, "d")
+    assert not list(unusable_files(wish, spec, asked, "", ()))
 
 
 @pytest.mark.parametrize("path", ["/proc/self/environ", "/var/lib/reconciler/state.db", "/etc/age.key"])

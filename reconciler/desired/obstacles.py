@@ -10,7 +10,7 @@ from reconciler.config import DEFAULT_PATH, HostTarget
 from reconciler.desired.gpu_share import exceeded_share
 from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring, missing_secrets
-from reconciler.engines.file_arguments import CLOSED, absolute_paths, is_below, is_systems_own
+from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, paths_in
 from reconciler.engines.images import find_engine
 from reconciler.engines.launch import UNKNOWN, Revealed, origin_of_word, server_flags, unsupported
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
@@ -58,7 +58,7 @@ def closed_arguments(
     """Arguments that name what no service may read; whatever is mounted over it is another thing."""
     flags, indices = server_flags(spec, names)
     mounted = [*(each.path for each in spec.mounts), *(each.path for each in spec.secrets)]
-    for index, flag, path in absolute_paths(flags):
+    for index, flag, path in paths_in(flags):
         if is_closed(path) and not any(is_below(path, each) for each in mounted):
             text = f"{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
             yield Reason("FileClosed", text, origin_of_word(spec, indices[index], argument_origins))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -35,18 +36,20 @@ class Named:
 
 CLOSED = "is closed to services: processes, devices, or keys of this host are there"
 CERTIFICATE, KEY = "--ssl-certfile", "--ssl-keyfile"
+CONFIG = "--config"
+_MEDIA = "--allowed-local-media-path"
 _FILES = (
     CERTIFICATE,
     KEY,
     "--ssl-ca-certs",
     "--chat-template",
-    "--config",
+    CONFIG,
     "--tool-parser-plugin",
     "--reasoning-parser-plugin",
     "--log-config-file",
     "--mm-encoder-fp8-scale-path",
 )
-_FOLDERS = ("--allowed-local-media-path", "--hf-config-path", "--generation-config")
+_FOLDERS = (_MEDIA, "--hf-config-path", "--generation-config")
 # A path of URLs.
 _NO_FILE = frozenset({"--root-path"})
 _SYSTEMS_OWN = frozenset({"proc", "sys", "dev", "run"})
@@ -69,16 +72,69 @@ def named_files(args: Sequence[str]) -> Iterator[Named]:
     yield from _adapters(args)
 
 
-def absolute_paths(args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Every absolute path in arguments: the index of its word, the flag before it, and the path. It may be none."""
+def paths_in(args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Every path in arguments that says where it leads: the index of its word, the flag before it, and the path.
+
+    It begins at the root, or climbs out of the folder that an engine runs in. It may be none.
+    """
     flag = ""
     for index, word in enumerate(args):
         if is_flag(word):
             flag = word.partition("=")[0].replace("_", "-")
-        for path in (word, word.partition("=")[2], word.rpartition("=")[2], *_IN_JSON.findall(word)):
-            if path.startswith("/") and flag not in _NO_FILE and _is_path(path):
+        for path in dict.fromkeys(map(_without_scheme, _texts(word))):
+            if flag not in _NO_FILE and (_is_path(path) or climbs(path)):
                 yield index, flag, path
-                break
+
+
+def _texts(word: str) -> Iterator[str]:
+    """Where a path may stand in a word: `NAME=PATH`, `FLAG=A,B`, anywhere in JSON."""
+    _, _, value = word.partition("=")
+    for text in (word, value, *_strings(_read_json(word)), *_strings(_read_json(value))):
+        for part in (text, *text.split(",")):
+            yield part
+            yield part.rpartition("=")[2]
+    yield from _IN_JSON.findall(word)
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for each in (*value, *value.values()) for text in _strings(each))
+    elif isinstance(value, list):
+        yield from (text for each in value for text in _strings(each))
+
+
+def _without_scheme(text: str) -> str:
+    return re.sub(r"^file:(//(localhost)?(?=/))?", "", text)
+
+
+def climbs(path: str) -> bool:
+    """Does it leave the folder that it begins in? That one is ours, and others lie beside it."""
+    if not path.startswith(("..", "./", "~")) and "/.." not in path:
+        return False
+    real = posixpath.normpath(path)
+    return (real == ".." or real.startswith("../")) and "\0" not in path and len(path.split()) == 1
+
+
+def serves_folder(flag: str) -> bool:
+    """Does an engine hand out what lies anywhere in the folder that this flag names? A part of a flag will do."""
+    return _MEDIA.startswith(flag) and len(flag) > len("--allowed-")
+
+
+def is_around(path: str, folder: str) -> bool:
+    """Does the system's own, or this folder, lie in what is named?"""
+    return posixpath.normpath(path) == "/" or is_below(folder, path)
+
+
+def written_in(content: object) -> tuple[str, ...]:
+    """The words that vLLM makes of its file of arguments."""
+    if not isinstance(content, dict):
+        return ()
+    words = []
+    for key, value in content.items():
+        words += [f"--{key}={value}" if isinstance(value, str) else f"--{key}={json.dumps(value, default=str)}"]
+    return tuple(words)
 
 
 def is_systems_own(path: str) -> bool:
@@ -130,8 +186,14 @@ def _is_path(value: str) -> bool:
 
 
 def _parsed(value: str) -> dict[str, Any]:
-    try:
-        found = json_texts.loads(value)
-    except (ValueError, RecursionError):
-        return {}
+    found = _read_json(value)
     return found if isinstance(found, dict) else {}
+
+
+def _read_json(text: str) -> object:
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        return json_texts.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -7,26 +7,35 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from reconciler import strict_yaml
+from reconciler.engines.arguments import values_with_places
 from reconciler.engines.environment import replace_paths
 from reconciler.engines.file_arguments import (
     CERTIFICATE,
     CLOSED,
+    CONFIG,
     KEY,
     Holds,
     Named,
-    absolute_paths,
+    climbs,
+    is_around,
     is_below,
     is_systems_own,
     named_files,
+    paths_in,
     reads_weights,
+    serves_folder,
+    written_in,
 )
 from reconciler.engines.fit_files import UnknownModel, UnreadableModel
 from reconciler.engines.launch import Question, origin_of_word
 from reconciler.engines.model_files import MissingFile, check, check_pair
+from reconciler.files import open_regular
 from reconciler.model import Desired, EffectiveSpec, Origin, Reason
 from reconciler.targets.reading import Reader, can_read
 from reconciler.targets.stamps import Stamp, stamp_of
 
+_LONGEST_CONFIG = 1 << 20
 UNKNOWN = "FileUnknown"
 """The code of a file that could not be looked at: it may be as it should be."""
 
@@ -71,27 +80,46 @@ def _check_reader(path: str, reader: str, _stamp: Stamp) -> None:
 def _closed_to_services(
     wish: Desired, spec: EffectiveSpec, asked: Question, closed: tuple[Path, ...]
 ) -> Iterator[tuple[int, Reason]]:
-    for index, flag, path in absolute_paths(asked.argv):
+    for index, flag, path, where in (*((*each, "") for each in paths_in(asked.argv)), *_in_files_of_arguments(asked)):
         local = replace_paths(path, asked.paths)
         is_seen = local != path or not asked.image
         if (
             is_seen
             and not any(is_below(path, mount.path) for mount in spec.secrets)
-            and _is_closed(local, asked, closed)
+            and _is_closed(local, asked, closed, serves_folder(flag))
         ):
-            text = f"{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
+            text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
             origin = origin_of_word(spec, asked.indices[index], wish.argument_origins)
             yield index, Reason("FileClosed", text, origin or wish.origin)
 
 
-def _is_closed(path: str, asked: Question, closed: tuple[Path, ...]) -> bool:
+def _in_files_of_arguments(asked: Question) -> Iterator[tuple[int, str, str, str]]:
+    """As of arguments, and in which file: flags stand in one of the model's where vLLM is told to read it."""
+    for index, path in values_with_places(asked.argv, CONFIG)[:1]:
+        words = written_in(_read_yaml(replace_paths(path, asked.paths)))
+        yield from ((index, flag, named, f"{CONFIG} {path}: ") for _, flag, named in paths_in(words))
+
+
+def _read_yaml(path: str) -> object:
+    """None for what is no file of arguments: other checks say so."""
+    try:
+        with open_regular(path) as file:
+            return strict_yaml.load_one(file.read(_LONGEST_CONFIG)).value
+    except (OSError, strict_yaml.YamlProblem):
+        return None
+
+
+def _is_closed(path: str, asked: Question, closed: tuple[Path, ...], with_all_in_it: bool) -> bool:
     """Wherever links lead, but for what is mounted: that was looked at."""
+    if climbs(path):
+        return True
     real = os.path.realpath(path)
     if any(is_below(real, folder) for folder in asked.paths.values()):
         return False
-    return (
-        is_systems_own(path) or is_systems_own(real) or any(is_below(real, os.path.realpath(each)) for each in closed)
-    )
+    ours = [os.path.realpath(each) for each in closed]
+    if with_all_in_it and any(is_around(real, each) for each in (*ours, "/run")):
+        return True
+    return is_systems_own(path) or is_systems_own(real) or any(is_below(real, each) for each in ours)
 
 
 def _is_ours(one: Named, spec: EffectiveSpec) -> bool:
