@@ -39,6 +39,17 @@ def test_refusals_survive_daemon_and_proxy(tmp_path: Path):
     assert refused(tmp_path) == 8
 
 
+def test_requests_for_closed_paths_are_counted_over_restarts(tmp_path: Path):
+    tally(tmp_path).take_refused("envoy 1", {}, 5)
+    tally(tmp_path).take_refused("envoy 1", {}, 7)
+    tally(tmp_path).take_refused("envoy 2", {"demo/tiny": 1}, 2)
+    counted = tally(tmp_path)
+    assert counted.closed_paths() == 9
+    status = status_of(report(desired=state(desired()), closed_paths=counted.closed_paths()))
+    assert status["targets"][0]["closedPathRequests"] == 9
+    assert b'reconciler_closed_path_requests_total{target="a"} 9.0' in Metrics().text(status)
+
+
 def test_request_that_was_cut_is_not_refused_as_well(tmp_path: Path):
     counted = tally(tmp_path)
     counted.take_refused("envoy 1", {"demo/tiny": 1})

@@ -18,6 +18,7 @@ from reconciler.config import Routing
 from reconciler.errors import Retryable
 from reconciler.model import ProxyBreak, ServiceRoute
 from reconciler.routing import admin_socket, watch
+from reconciler.routing.admin import Refused
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.routing.process import find, spawn
 from reconciler.routing.watch import ProxyWatch, does_answer
@@ -233,4 +234,4 @@ def test_refused_requests_are_counted_by_service(proxy: EnvoyProxy, tiny: Backen
     assert ask(port, "/prod/empty/v1/x", {}).status == 503
     assert ask(port, "/v1/completions", BODY).status == 200
     assert ask(port, "/v1/completions", {"model": "nothing"}).status == 404
-    assert proxy.refused() == {"demo/empty": 4, "prod/empty": 1}
+    assert proxy.refused() == Refused({"demo/empty": 4, "prod/empty": 1}, closed_paths=0)

@@ -68,7 +68,7 @@ class Place:
 
     def report(self) -> TargetReport:
         """The target after its latest pass, with what was counted since."""
-        return replace(self.turner.report, requests=self.tally.counts())
+        return replace(self.turner.report, requests=self.tally.counts(), closed_paths=self.tally.closed_paths())
 
 
 def make_folder(settings: Settings) -> None:

@@ -12,7 +12,14 @@ from reconciler.report.status import Document
 _COUNTS = {"drained": 0, "lost": 0, "refused": 0}
 _ROOT: Document = {"leftovers": []}
 _REVISION: Document = {"fullyApplied": None, "heldUpBy": []}
-_TARGET: Document = {"suspension": None, "drained": None, "proxyBreak": "", "lastFailure": None, "passError": ""}
+_TARGET: Document = {
+    "suspension": None,
+    "drained": None,
+    "proxyBreak": "",
+    "lastFailure": None,
+    "passError": "",
+    "closedPathRequests": 0,
+}
 _SERVICE: Document = {
     "suspension": None,
     "outdated": [],

@@ -53,6 +53,7 @@ class RequestTally:
         self._lock = threading.Lock()
         self._proxy = ""
         self._seen: Counts = {}
+        self._closed, self._seen_closed = 0, 0
         self._known: dict[str, Requests] = {}
         self._cut: dict[str, tuple[int, float]] = {}
         self._read()
@@ -60,6 +61,11 @@ class RequestTally:
     def counts(self) -> Mapping[ServiceId, Requests]:
         with self._lock:
             return {_service(name): known for name, known in self._known.items()}
+
+    def closed_paths(self) -> int:
+        """How many asked for a path that is not open."""
+        with self._lock:
+            return self._closed
 
     def add(self, service: ServiceId, fate: Fate, number: int) -> None:
         with self._lock:
@@ -69,17 +75,21 @@ class RequestTally:
                     self._cut[str(service)] = (number, time.monotonic())
                 self._write()
 
-    def take_refused(self, proxy: str, seen: Counts) -> None:
-        """What one process of the proxy counted since its start, by service. Another process begins at 0."""
+    def take_refused(self, proxy: str, seen: Counts, closed: int = 0) -> None:
+        """What one process of the proxy counted since its start, by service, and for paths that are not open.
+
+        Another process begins at 0.
+        """
         with self._lock:
-            before = self._seen if proxy == self._proxy else {}
+            before, closed_before = (self._seen, self._seen_closed) if proxy == self._proxy else ({}, 0)
             grown = {name: number - before.get(name, 0) for name, number in seen.items()}
             for name, number in grown.items():
                 refused = number - self._take_cut(name, number)
                 if refused > 0:
                     self._add(name, Fate.REFUSED, refused)
-            if proxy != self._proxy or any(grown.values()):
-                self._proxy, self._seen = proxy, dict(seen)
+            if proxy != self._proxy or any(grown.values()) or closed != closed_before:
+                self._closed += max(0, closed - closed_before)
+                self._proxy, self._seen, self._seen_closed = proxy, dict(seen), closed
                 self._write()
 
     def follow(self, services: Iterable[Desired], revision: str) -> None:
@@ -118,6 +128,8 @@ class RequestTally:
         try:
             data = json.loads(self._path.read_bytes())
             self._proxy, self._seen = str(data["proxy"]), {str(k): int(v) for k, v in data["seen"].items()}
+            closed = data.get("closed", {"all": 0, "seen": 0})
+            self._closed, self._seen_closed = int(closed["all"]), int(closed["seen"])
             self._known = {name: _requests(one) for name, one in data["services"].items() if name.count("/") == 1}
         except FileNotFoundError:
             return
@@ -126,7 +138,9 @@ class RequestTally:
 
     def _write(self) -> None:
         services = {name: asdict(one) for name, one in sorted(self._known.items())}
-        text = json.dumps({"proxy": self._proxy, "seen": self._seen, "services": services}, indent=1)
+        closed = {"all": self._closed, "seen": self._seen_closed}
+        known = {"proxy": self._proxy, "seen": self._seen, "closed": closed, "services": services}
+        text = json.dumps(known, indent=1)
         try:
             write_atomically(self._path, text.encode())
         except OSError as error:

@@ -94,7 +94,8 @@ class TargetReport:
 
     `applied` is the revision that this target reached; empty means the source's. `suspensions` tell more of what is
     suspended, by the same names; `drained`: by whom the whole host is drained. `requests`: what became of them.
-    `pass_error`: why the latest try made no pass; empty when it did.
+    `pass_error`: why the latest try made no pass; empty when it did. `closed_paths` counts requests for paths that are
+    not open.
     """
 
     desired: DesiredState | None
@@ -110,6 +111,7 @@ class TargetReport:
     requests: Mapping[ServiceId, Requests] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     pass_error: str = ""
+    closed_paths: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "notes": [_reason(one) for one in _notes(report)],
         "lastError": _failure_of_none(report.last_results),
         "lastFailure": _last_failure(report.failures, None),
+        "closedPathRequests": report.closed_paths,
         "services": [_service_safely(service, sight) for service in sorted(ids)],
     }
 

@@ -21,8 +21,10 @@ from reconciler.routing.static import CLUSTER, PASSTHROUGH, ROUTES, STATS
 _CLUSTERS = "/clusters?format=json"
 _UPDATES = "/stats?format=json&filter=(version_text|update_rejected|update_failure)$"
 _ACTIVE = f"/stats?format=json&filter=^(http.{STATS}.downstream_rq_active|cluster.{PASSTHROUGH}.upstream_cx_active)$"
+# Envoy counts requests for paths that are not open for all services together, in both filters.
+_CLOSED = f"http.{STATS}.rbac.denied"
 # Only services that ever refused anything are listed.
-_REFUSED = "/stats?format=json&usedonly&filter=%5C.route%5C..*%5C.upstream_rq_503$"
+_REFUSED = f"/stats?format=json&usedonly&filter=(%5C.route%5C..*%5C.upstream_rq_503|^{_CLOSED})$"
 _ROUTE = re.compile(r"\.route\.([^.]+)\.upstream_rq_503$")
 # Far more than of a full host; it may be told by whom we do not trust.
 _MOST = 64 << 20
@@ -50,6 +52,14 @@ class Uptake:
 
     version: str
     refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """How many requests got 503, by service, and how many asked for a path that is not open."""
+
+    by_service: Mapping[str, int]
+    closed_paths: int
 
 
 class Admin:
@@ -85,8 +95,8 @@ class Admin:
             stats = json.loads(self._ask(_ACTIVE)[0])["stats"]
             return sum(int(stat["value"]) for stat in stats if "name" in stat)
 
-    def refused(self) -> dict[str, int]:
-        """How many requests got 503, by service, since this Envoy started."""
+    def refused(self) -> Refused:
+        """What it refused since it started."""
         with _understood():
             return _refused(json.loads(self._ask(_REFUSED)[0]))
 
@@ -136,13 +146,17 @@ def _uptakes(stats: Any) -> dict[str, Uptake]:
     return {name: _uptake(scope, values) for name, scope in _SCOPES.items()}
 
 
-def _refused(stats: Any) -> dict[str, int]:
+def _refused(stats: Any) -> Refused:
     """A service has routes under several host names."""
     found: Counter[str] = Counter()
+    closed = 0
     for stat in stats["stats"]:
-        if match := _ROUTE.search(stat.get("name", "")):
+        name = stat.get("name", "")
+        if match := _ROUTE.search(name):
             found[match[1]] += int(stat["value"])
-    return dict(found)
+        elif name == _CLOSED:
+            closed = int(stat["value"])
+    return Refused(dict(found), closed)
 
 
 def _uptake(scope: str, values: Mapping[str, Any]) -> Uptake:

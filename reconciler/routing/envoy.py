@@ -22,7 +22,7 @@ from reconciler.listen import parse_listen
 from reconciler.model import Address, Routed, ServiceId, ServiceRoute
 from reconciler.procfs import Identity
 from reconciler.routing import admin_socket, endpoints, process, resources, static
-from reconciler.routing.admin import Admin, EndpointState, Uptake
+from reconciler.routing.admin import Admin, EndpointState, Refused, Uptake
 from reconciler.routing.files import read_file, write_file
 from reconciler.routing.ports import holder_of, is_free
 from reconciler.routing.table import dump_routes, load_routes
@@ -161,8 +161,8 @@ class EnvoyProxy:
         admin_socket.keep(self._folder)
         return live
 
-    def refused(self) -> dict[str, int]:
-        """How many requests it answered with 503, by service, since it started. Raises Retryable."""
+    def refused(self) -> Refused:
+        """What it refused since it started. Raises Retryable."""
         return self._admin.refused()
 
     def find_process(self) -> Identity | None:

@@ -42,7 +42,7 @@ class ProxyWatch:
         wake: Callable[[], None],
         note_answer: Callable[[float], None],
         is_alone: Callable[[float], bool],
-        take_refused: Callable[[str, Mapping[str, int]], None],
+        take_refused: Callable[[str, Mapping[str, int], int], None],
     ) -> None:
         self._proxy = proxy
         self._wake = wake
@@ -98,7 +98,8 @@ class ProxyWatch:
         """Not ready is an answer too."""
         with suppress(Retryable):
             self._proxy.is_live()
-            self._take_refused(str(self._process), self._proxy.refused())
+            refused = self._proxy.refused()
+            self._take_refused(str(self._process), refused.by_service, refused.closed_paths)
             return True
         return False
 

@@ -98,13 +98,14 @@ class HostTarget:
         secrets: Callable[[], SecretStore] = lambda: NO_SECRETS,
         closed: tuple[Path, ...] = (),
         reserved: Reserved = lambda: NOTHING,
-        take_refused: Callable[[str, Mapping[str, int]], None] = lambda *_: None,
+        take_refused: Callable[[str, Mapping[str, int], int], None] = lambda *_: None,
         cache: Path | None = None,
     ) -> None:
         """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do.
 
         `closed` are places beside the target's own folder that no service may name. `reserved` tells what others hold.
-        `take_refused` is told now and then which process of the proxy answered how many requests with 503, by service.
+        `take_refused` is told now and then which process of the proxy answered how many requests with 503, by service,
+        and how many for paths that are not open with 403.
         What engines say when they are asked is kept in `cache`, by default the target's own folder.
         """
         # Whoever only looks may be another user than who keeps the folder.

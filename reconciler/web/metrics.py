@@ -121,6 +121,7 @@ class _Snapshot(Collector):
         yield from _target_gauges(status)
         yield from _service_gauges(status)
         yield _requests(status)
+        yield _closed_paths(status)
 
 
 def _target_gauges(status: Document) -> Iterator[Metric]:
@@ -202,6 +203,17 @@ def _requests(status: Document) -> Metric:
     for labels, service in _services(status):
         for fate in Fate:
             family.add_metric((*labels, fate.value), service["requests"][fate.value])
+    return family
+
+
+def _closed_paths(status: Document) -> Metric:
+    family = CounterMetricFamily(
+        "reconciler_closed_path_requests",
+        "Requests for a path that is not open, which got 403 from the proxy",
+        labels=("target",),
+    )
+    for target in status["targets"]:
+        family.add_metric((target["name"],), target["closedPathRequests"])
     return family
 
 
