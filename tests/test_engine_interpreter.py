@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from reconciler.engines.environment import Folders
 from reconciler.engines.interpreter import loads_code
 from reconciler.engines.launch import API_SERVER, Revealed, launch, question, unsupported
 from reconciler.manifests import read_manifests
-from reconciler.model import EffectiveSpec, EnvVar, Lease, Mount, Origin, ServiceId
+from reconciler.model import EffectiveSpec, EnvVar, Lease, Mount, Origin, ServiceId, Stage
 from reconciler.review import Document
 from reconciler.review_host import validate_on
+from reconciler.secrets import SecretStore, StoredSecret
+from reconciler.targets.orders import order_for
 from tests.test_desired import TARGET, snapshot, with_model
 
 NATIVE = Engine(image="*", python=Path(sys.executable))
@@ -114,6 +117,11 @@ LOADERS = {
     "NODE_OPTIONS": "--require=/mnt/models/x.js",
     "PERL5OPT": "-Mevil",
     "OPENSSL_CONF": "/mnt/models/x.cnf",
+    "NCCL_NET_PLUGIN": "/mnt/models/libnet.so",
+    "VLLM_NCCL_SO_PATH": "/mnt/models/x.so",
+    "TRITON_PTXAS_PATH": "/mnt/models/ptxas",
+    "HSA_TOOLS_LIB": "/mnt/models/x.so",
+    "CC": "/mnt/models/cc",
 }
 HARMLESS = {
     "PYTHONUNBUFFERED": "1",
@@ -124,6 +132,9 @@ HARMLESS = {
     "ENVIRONMENT": "prod",
     "HF_TOKEN": "t",
     "MALLOC_ARENA_MAX": "2",
+    "NCCL_NET_PLUGIN": "none",
+    "CC": "gcc",
+    "TRITON_CACHE_DIR": "/mnt/cache",
 }
 
 
@@ -145,6 +156,21 @@ def test_variable_that_loads_code_is_given_by_the_config_or_within_an_image() ->
     assert started(spec_of("vllm", "serve", LD_PRELOAD="/x"), CONTAINER)["LD_PRELOAD"] == "/x"
 
 
+def order_of(given: dict[str, str], **host: str) -> Mapping[str, str]:
+    whole = EnvVar("*", source="secret s/*")
+    held = StoredSecret("team", "s", Origin("s.yaml", 1), {"GCONV_PATH": b"/x", "TOKEN": b"t"})
+    env = (whole, *(EnvVar(name, value) for name, value in given.items()))
+    stage = Stage(ServiceId("team", "chat"), "0" * 16, Mount("s3://a/b", env=env), "test")
+    return order_for(stage, Path("/f"), Path("/m"), host, SecretStore({held.key: held})).env
+
+
+def test_variable_that_loads_code_never_reaches_what_fetches_a_model() -> None:
+    found = order_of({**LOADERS, "AWS_REGION": "x"})
+    assert not found.keys() & (LOADERS.keys() | {"GCONV_PATH"})
+    assert (found["AWS_REGION"], found["TOKEN"]) == ("x", "t")
+    assert order_of(LOADERS, OPENSSL_CONF="/etc/ours.cnf")["OPENSSL_CONF"] == "/etc/ours.cnf"
+
+
 @pytest.mark.parametrize("name", HARMLESS)
 def test_variable_that_loads_nothing_is_passed_on(name: str) -> None:
     assert not loads_code(name, HARMLESS[name])
@@ -155,6 +181,15 @@ def test_variable_that_loads_nothing_is_passed_on(name: str) -> None:
 
 SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: team}\nstringData: {GCONV_PATH: /x, TOKEN: t}\n"
 MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m, namespace: team}\ndata: {BASH_ENV: /x, COLOUR: red}\n"
+
+CONTAINER_OF_STORAGE = """
+apiVersion: serving.kserve.io/v1alpha1
+kind: ClusterStorageContainer
+metadata: {name: default}
+spec:
+  container: {name: storage-initializer, image: x, env: [{name: OPENSSL_CONF, value: /x}]}
+  supportedUriFormats: [{prefix: "s3://"}]
+"""
 
 
 def told(target: HostTarget, *lines: str) -> list[tuple[int, str]]:
@@ -177,6 +212,12 @@ def test_variable_that_loads_code_is_said_with_its_line() -> None:
         (first + 2, "PYTHONSTARTUP"),
         (first + 3, "BASH_ENV"),
         (first + 3, "GCONV_PATH"),
+    ]
+    stored = with_model().replace("storageUri: file:///models/tiny", "storageUri: s3://a/b")
+    files = {"hosts/box/chat.yaml": stored, "hosts/box/container.yaml": CONTAINER_OF_STORAGE}
+    warnings: list[Any] = validate_on(read_manifests(snapshot(files)), target)["warnings"]
+    assert [each["message"].split(":")[0] for each in warnings if "OPENSSL_CONF" in each["message"]] == [
+        "variable OPENSSL_CONF is ignored while s3"
     ]
     contained = target.model_copy(update={"kind": "systemd", "engines": (CONTAINER,)})
     assert told(contained, *env, *more) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring
@@ -10,12 +11,18 @@ from reconciler.engines.images import find_engine
 from reconciler.engines.interpreter import loads_code
 from reconciler.model import EffectiveSpec, Reason
 from reconciler.secrets.wanted import ALL, secret_ref
+from reconciler.storage.sources import shown
 
 _WHY = "it can load code other than vLLM into every process of the engine"
+_CODE = "it can load other code"
 
 
 def ignored_variables(spec: EffectiveSpec, ring: Keyring, origins: Origins) -> Iterator[Reason]:
-    """Those that would load code into an interpreter of the host. A container may have them: its image is the wall."""
+    """Those that would load code into an interpreter of the host. A container may have them: its image is the wall.
+
+    What fetches a model never runs in one.
+    """
+    yield from _ignored_while_fetching(spec, ring, origins)
     engine = find_engine(spec.image, ring.target.engines)
     if engine is None or engine.podman:
         return
@@ -24,6 +31,16 @@ def ignored_variables(spec: EffectiveSpec, ring: Keyring, origins: Origins) -> I
             hint = f"the host's own settings may give it: targets[].engines[].env of {ring.target.name}"
             text = f"variable {name} is ignored on a host: {_WHY}; {hint}"
             yield Reason("Ignored", text, origins.of_variable(key))
+
+
+def _ignored_while_fetching(spec: EffectiveSpec, ring: Keyring, origins: Origins) -> Iterator[Reason]:
+    storage = ring.target.storage
+    for mount in spec.mounts:
+        for name, _ in _named(replace(spec, env=mount.env), ring):
+            if name not in storage.env:
+                hint = f"the host's own settings may give it: targets[].storage.env of {ring.target.name}"
+                text = f"variable {name} is ignored while {shown(mount.uri)} is fetched on a host: {_CODE}; {hint}"
+                yield Reason("Ignored", text, origins.of_storage(mount.uri))
 
 
 def _named(spec: EffectiveSpec, ring: Keyring) -> Iterator[tuple[str, str]]:

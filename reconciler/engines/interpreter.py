@@ -34,6 +34,11 @@ _LOADERS = re.compile(
     re.DOTALL,
 )
 
+# Where these name a library to load or a program to start by its path. `NCCL_NET_PLUGIN=none` is a setting.
+_PROGRAMS = re.compile(
+    r"NCCL_\w+_PLUGIN|VLLM_(NCCL|CUDART)_SO_PATH|TRITON_\w+_PATHS?|HSA_TOOLS_LIB|ROCP_TOOL_LIB|CC|CXX|CUDAHOSTCXX|CUDA_HOME"
+)
+
 
 def refused_option(words: Sequence[str]) -> tuple[int, str | None]:
     """Where in `python OPTIONS… -m MODULE …` the options end, and the one there that is not harmless; None: all are."""
@@ -62,4 +67,6 @@ def loads_code(name: str, value: str | None = None) -> bool:
     """Would a variable load code into an interpreter, or into what it starts? None: its value is not known."""
     if name == "PYTHONWARNINGS":
         return value is not None and not _WARNING.fullmatch(value)
+    if _PROGRAMS.fullmatch(name):
+        return value is None or "/" in value
     return bool(_LOADERS.fullmatch(name)) and not _HARMLESS.fullmatch(name)

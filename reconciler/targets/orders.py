@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from reconciler.engines.interpreter import loads_code
 from reconciler.model import EffectiveSpec, SecretMount, Stage
 from reconciler.secrets import SecretStore
 from reconciler.secrets.wanted import find_files, find_variables
@@ -21,8 +22,8 @@ _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def order_for(stage: Stage, folder: Path, memory: Path, env: Mapping[str, str], store: SecretStore) -> Order:
-    """`env` are the host's own variables, and win. Raises Retryable for a Secret that is not there."""
-    values = list(_variables(stage, env, store))
+    """`env` are the host's own variables, and win; they alone load code. Raises Retryable for a missing Secret."""
+    values = [each for each in _variables(stage, env, store) if not loads_code(each[0], each[1])]
     secret_files = _secret_files(stage, store)
     hidden = [value for _, value, is_secret in values if is_secret]
     hidden += [data.decode(errors="replace") for data in secret_files.values()]
