@@ -9,6 +9,7 @@ from functools import partial
 from reconciler.bugs import caught
 from reconciler.config import HostTarget
 from reconciler.desired.deviations import of_document
+from reconciler.desired.limits import MAX_NOTES, Tally, check_documents, desired_size, first, with_few_findings
 from reconciler.desired.scene import SERVICE, DesiredCache, Scene, enter_scene
 from reconciler.desired.service import describe, service_id, unusable
 from reconciler.desired.support import Place
@@ -40,9 +41,10 @@ def build_desired(
     """Every InferenceService of the target, also those that cannot be used: these say why.
 
     `secrets` are all that this host has, those in git included. Of the snapshot only its revision and what
-    is refused or missing are looked at.
+    is refused, missing or skipped are looked at. Raises NotUnderstood where it is too much.
     """
     cache = cache or DesiredCache()
+    check_documents(manifests, snapshot, target.name)
     services = manifests.of_kind(SERVICE)
     bad_names = [reason for each in services if (reason := _bad_name(each))]
     usable = [each for each in services if not _bad_name(each)]
@@ -54,8 +56,8 @@ def build_desired(
         services=tuple(_without_doubles(cache.services, target)),
         unreadable=(*unreadable_places(manifests, snapshot), *bad_names, *doubled_hosts(manifests, target)),
         prunable=is_prunable(manifests, target, snapshot),
-        notes=(*_notes_safely(manifests, target, snapshot, cache), *secrets.notes),
-        refused=(*faults_without_services(manifests), *secrets.faults),
+        notes=first((*_notes_safely(manifests, target, snapshot, cache), *secrets.notes), MAX_NOTES),
+        refused=first((*faults_without_services(manifests), *secrets.faults), MAX_NOTES),
         cordon=cordon_of(host) if host else None,
         cordon_known=host is not None,
         skipped=skipped_files(manifests, snapshot),
@@ -79,9 +81,14 @@ def _describe_all(
         cache.key = ()
         cache.services = {each: unusable(service_id(each, target), each, (reason,)) for each in services}
         return
-    known, cache.services = cache.services, {}
+    known, sizes = cache.services, cache.sizes
+    cache.services, cache.sizes = {}, {}
+    tally = Tally(target.name)
     for each in services:
-        cache.services[each] = known.get(each) or _describe_safely(each, scene, cache)
+        one = known.get(each) or with_few_findings(_describe_safely(each, scene, cache))
+        cache.services[each] = one
+        cache.sizes[each] = size = sizes.get(each) or desired_size(one)
+        tally.add(one, size)
 
 
 def _describe_safely(service: Manifest, scene: Scene, cache: DesiredCache) -> Desired:
@@ -143,7 +150,7 @@ def _doubled(manifest: Manifest, group: Sequence[Manifest]) -> Reason:
 
 
 def _notes(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Iterator[Reason]:
-    yield from manifests.notes
+    # The plan reads this one again: it may not be left out.
     if not is_prunable(manifests, target, snapshot):
         file = own_file(target)
         text = f"{file} is missing or holds no Host document: nothing is pruned on {target.name}; restore it"
@@ -161,6 +168,7 @@ def _notes(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Iter
     others = [each for each in manifests.documents if each.kind != SERVICE]
     for group in find_duplicates(others, target.default_namespace):
         yield from (_doubled(each, group) for each in group)
+    yield from manifests.notes
     for each in others:
         yield from each.warnings
         yield from disclosed(each)

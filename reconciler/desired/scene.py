@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.config import HostTarget
+from reconciler.desired.limits import Size
 from reconciler.desired.placement import node_of
 from reconciler.desired.secrets import as_kserve_sees
 from reconciler.desired.unseen import possible_runtimes
@@ -45,6 +46,7 @@ class DesiredCache:
     key: tuple[Any, ...] = ()
     scene: Scene | None = None
     services: dict[Manifest, Desired] = field(default_factory=dict)
+    sizes: dict[Manifest, Size] = field(default_factory=dict)
     tracebacks: list[str] = field(default_factory=list)
     """Of services that could not be worked out since somebody looked here: for the log."""
 
@@ -57,7 +59,7 @@ def enter_scene(
     uncertain = tuple(possible_runtimes(manifests, snapshot))
     key = (target, uncertain, others, secrets)
     if cache.scene is None or cache.key != key:
-        cache.key, cache.scene, cache.services = key, None, {}
+        cache.key, cache.scene, cache.services, cache.sizes = key, None, {}, {}
         cache.scene = _new_scene(others, target, uncertain, secrets)
     return cache.scene
 

@@ -17,6 +17,7 @@ from reconciler.desired.effective import (
     names_of,
 )
 from reconciler.desired.facts import Case, depends_on_gpus, known_facts
+from reconciler.desired.limits import too_large
 from reconciler.desired.metrics import metrics_path
 from reconciler.desired.mounts import build_mounts, ignored_volumes
 from reconciler.desired.obstacles import find_obstacles
@@ -106,6 +107,8 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
     ca_bundle = str(scene.world.config["storageInitializer"].get("caBundleConfigMapName") or "")
     around = Surroundings(ring.namespace, resolved.pod, scene.config_maps, ca_bundle)
     spec = build_spec(container, build_mounts(resolved, container, around), around, origins)
+    if reason := too_large(spec, service.origin):
+        raise Unusable(reason)
     arguments = argument_origins(resolved, spec, origins)
     case = Case(origins, resolved, container, spec, wishes.replicas, scene.target)
     facts = known_facts(case)

@@ -212,7 +212,9 @@ class Sandbox:
             )
         if said[:1] != b"+":
             self._end()
-            text = f"unexpected {said[1:].decode('utf-8', 'replace')}; this is a bug, please report it"
+            text = said[1:].decode("utf-8", "replace")
+            if said[:1] != b"!":
+                text = f"unexpected {text}; this is a bug, please report it"
             raise NotUnderstood(_sentence(snapshot, text))
         return self._understood(worker, snapshot, said[1:])
 

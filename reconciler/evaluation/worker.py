@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from reconciler.build import build_id
 from reconciler.config import HostTarget
+from reconciler.errors import NotUnderstood
 from reconciler.evaluation.evaluator import Evaluated, Evaluator
 from reconciler.evaluation.wire import dump_answers, load_request, receive, send
 from reconciler.process_limits import limit_cpu, limit_memory
@@ -88,6 +89,10 @@ def answer(told: socket.socket, orders: Orders) -> None:
         except OSError as error:
             # A disk, or a limit of this host: that says nothing about the revision.
             send(told, b"?" + str(error)[:_TOLD].encode("utf-8", "replace"))
+            return
+        except NotUnderstood as error:
+            # The next one begins with the memory that this one took.
+            send(told, b"!" + str(error).encode("utf-8", "replace"))
             return
         except Exception as error:
             with suppress(OSError):

@@ -26,6 +26,8 @@ MAX_FILE_BYTES = 1 << 20
 MAX_DOCUMENTS = 5_000
 MAX_PROBLEMS = 20
 MAX_NOTES = 5
+# Of one document.
+MAX_WARNINGS = 20
 _HINTS = {"Kustomization": ": kustomize is not run here; commit what `kustomize build` prints"}
 # Codes of notes: a file without any document, and one that is no manifest.
 EMPTY, FOREIGN_FILE = "EmptyFile", "NotAManifest"
@@ -103,7 +105,9 @@ def _read_document(path: str, line: int, chunk: bytes, budget: Budget) -> Manife
         return _broken(path, problem, chunk)
     if tree is None or tree.value is None:
         return Manifests()
-    warnings = tuple(_ambiguous(Origin(path, at), word, value) for at, word, value in tree.surprises)
+    warnings = tuple(_ambiguous(Origin(path, at), word, value) for at, word, value in tree.surprises[:MAX_WARNINGS])
+    if (rest := len(tree.surprises) - MAX_WARNINGS) > 0:
+        warnings = (*warnings, replace(warnings[-1], message=f"and {rest:,} more words that are not read as text"))
     return joined(_read_objects(path, tree.value, tree.lines, warnings))
 
 

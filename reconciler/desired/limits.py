@@ -1,0 +1,174 @@
+"""How much one revision may ask of a target. Beyond it one service cannot be used, or the revision is refused. Pure.
+
+What is said about a revision is limited as well: the first findings are kept, and the others counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reconciler.errors import NotUnderstood
+from reconciler.manifests import Manifests
+from reconciler.model import Desired, EffectiveSpec, EnvVar, Origin, Reason, ServiceId, Snapshot
+
+# Of one target: readable documents and those that are not.
+MAX_DOCUMENTS = 20_000
+# Files that are there and not read: hidden or ignored ones.
+MAX_SKIPPED = 100_000
+# Of one container. Linux itself gives a process no more than some 2 MiB of both.
+MAX_VALUES = 5_000
+MAX_BYTES = 1 << 20
+# Of all services of a target together: forty for each of ten thousand.
+MAX_ALL_VALUES = 400_000
+MAX_ALL_BYTES = 64 << 20
+MAX_NOTES = 1_000
+# About one service, of each kind.
+MAX_FINDINGS = 50
+_LONGEST_MESSAGE = 2_000
+_FINDINGS = ("problems", "blocked", "warnings", "warnings_without_gpu", "not_here")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Arguments and variables: how many, and their bytes."""
+
+    values: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(self.values + other.values, self.bytes + other.bytes)
+
+
+# ---------------------------------------------------------------- documents
+
+
+def check_documents(manifests: Manifests, snapshot: Snapshot, target: str) -> None:
+    """Raises NotUnderstood where a target has more documents, or files that are not read, than anybody needs."""
+    count = len(manifests.documents) + len(manifests.unreadable)
+    if count > MAX_DOCUMENTS:
+        files = Counter(origin.file for origin in _origins(manifests))
+        (file, most), *_ = files.most_common(1)
+        raise NotUnderstood(
+            f"it has {count:,} documents for {target}, more than {MAX_DOCUMENTS:,}; {file} alone has {most:,}. Remove "
+            "what is not needed, or give the hosts folders of their own"
+        )
+    if len(snapshot.skipped) > MAX_SKIPPED:
+        raise NotUnderstood(
+            f"it has {len(snapshot.skipped):,} hidden or ignored files in the folders of {target}, more than "
+            f"{MAX_SKIPPED:,}; move them out of there, or name smaller folders in targets[].paths"
+        )
+
+
+def _origins(manifests: Manifests) -> Iterator[Origin]:
+    yield from (each.origin for each in manifests.documents)
+    yield from (reason.origin for reason in manifests.errors if reason.origin)
+
+
+# ---------------------------------------------------------------- arguments and variables
+
+
+def too_large(spec: EffectiveSpec, origin: Origin) -> Reason | None:
+    """Why one container asks for too much."""
+    size = spec_size(spec)
+    if size.values > MAX_VALUES:
+        what = f"{size.values:,} arguments and variables, more than {MAX_VALUES:,}"
+    elif size.bytes > MAX_BYTES:
+        name, most = max(_named_sizes(spec), key=lambda each: each[1])
+        what = f"{size.bytes:,} bytes of arguments and variables, more than {MAX_BYTES:,}; {name} has {most:,} of them"
+    else:
+        return None
+    text = f"its container gets {what}. Leave some out, or put them into files that come with the model"
+    return Reason("TooLarge", text, origin)
+
+
+def spec_size(spec: EffectiveSpec) -> Size:
+    """All that a container gets as text."""
+    values, total = 0, 0
+    for _, size in _named_sizes(spec):
+        values += 1
+        total += size
+    return Size(values, total)
+
+
+def _named_sizes(spec: EffectiveSpec) -> Iterator[tuple[str, int]]:
+    yield "its image", len(spec.image)
+    yield from (("a word of its command", len(word)) for word in spec.command)
+    yield from ((f"argument {number}", len(word)) for number, word in enumerate(spec.args, 1))
+    yield from _variables(spec.env)
+    for mount in spec.mounts:
+        yield "a model's URI", len(mount.uri) + len(mount.path)
+        yield from _variables(mount.env)
+        yield from ((f"file {file.path[:200]}", len(file.text)) for file in mount.files)
+    for secret in spec.secrets:
+        yield f"Secret {secret.secret[:200]}", sum(len(key) + len(file) for key, file in secret.items)
+
+
+def _variables(env: Iterable[EnvVar]) -> Iterator[tuple[str, int]]:
+    return ((f"variable {each.name[:200]}", len(each.name) + len(each.value) + len(each.source)) for each in env)
+
+
+class Tally:
+    """What the services of one target ask for together."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._all = Size()
+        self._count = 0
+        self._largest: tuple[Size, ServiceId, Origin] | None = None
+
+    def add(self, one: Desired, size: Size) -> None:
+        """Raises NotUnderstood once it is too much."""
+        self._all += size
+        self._count += 1
+        if self._largest is None or (size.bytes, size.values) > (self._largest[0].bytes, self._largest[0].values):
+            self._largest = size, one.id, one.origin
+        if self._all.values > MAX_ALL_VALUES:
+            raise self._refusal(f"{self._all.values:,} arguments and variables", f"{MAX_ALL_VALUES:,}")
+        if self._all.bytes > MAX_ALL_BYTES:
+            raise self._refusal(f"{self._all.bytes:,} bytes of arguments and variables", f"{MAX_ALL_BYTES:,}")
+
+    def _refusal(self, what: str, most: str) -> NotUnderstood:
+        size, name, origin = self._largest or (Size(), "", "")
+        return NotUnderstood(
+            f"{self._count:,} services of {self._target} have {what} already, more than {most} for one host; the "
+            f"largest is {name} ({origin}) with {size.values:,} of {size.bytes:,} bytes. Make that smaller, and what "
+            "it gets from a ConfigMap or a runtime that others use as well"
+        )
+
+
+def desired_size(one: Desired) -> Size:
+    """Of a service with its canary."""
+    size = spec_size(one.spec) if one.spec else Size()
+    return size + spec_size(one.canary.spec) if one.canary else size
+
+
+# ---------------------------------------------------------------- findings
+
+
+def with_few_findings(one: Desired) -> Desired:
+    """A service about which no more is said than anybody reads."""
+    changed: dict[str, Any] = {}
+    for name in _FINDINGS:
+        reasons = getattr(one, name)
+        if (kept := first(reasons, MAX_FINDINGS)) is not reasons:
+            changed[name] = kept
+    return replace(one, **changed) if changed else one
+
+
+def first(reasons: tuple[Reason, ...], most: int) -> tuple[Reason, ...]:
+    """The first of them, none of endless length, and how many are left out."""
+    if len(reasons) <= most and all(len(each.message) <= _LONGEST_MESSAGE for each in reasons):
+        return reasons
+    shown = tuple(_shortened(each) for each in reasons[:most])
+    if len(reasons) <= most:
+        return shown
+    text = f"{len(reasons) - most + 1:,} more findings are left out; correct these first"
+    return (*shown[:-1], Reason("MoreFindings", text, reasons[most - 1].origin))
+
+
+def _shortened(reason: Reason) -> Reason:
+    text = reason.message
+    return reason if len(text) <= _LONGEST_MESSAGE else replace(reason, message=f"{text[: _LONGEST_MESSAGE - 1]}…")
