@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reconciler.model import Origin
-from tests.test_desired import RUNTIME, SERVICE, codes, one, with_model
+from tests.test_desired import RUNTIME, SERVICE, TARGET, codes, one, with_model
 
 PATHS = "reconciler/open-paths"
 
@@ -33,6 +33,16 @@ def test_annotation_that_opens_what_it_may_not_is_refused_with_its_line(path: st
     (problem,) = service.problems
     assert (problem.code, problem.origin) == ("InvalidAnnotation", Origin("hosts/box/chat.yaml", 6))
     assert f'"{path}"' in problem.message
+
+
+@pytest.mark.parametrize(("value", "warned"), [("1", True), ("0", False)])
+def test_developer_mode_of_the_config_warns_and_wins(value: str, warned: bool):
+    text = with_model("env:", '- {name: VLLM_SERVER_DEV_MODE, value: "1"}')
+    engine = TARGET.engines[0].model_copy(update={"env": {"VLLM_SERVER_DEV_MODE": value}})
+    service = one(text, target=TARGET.model_copy(update={"engines": (engine,)}))
+    found = [each for each in service.warnings if each.code == "DeveloperMode"]
+    assert [each.origin for each in found] == ([None] if warned else [])
+    assert all(f"engines[].env of {engine.image}" in each.message for each in found)
 
 
 @pytest.mark.parametrize(("value", "warned"), [("1", True), ("0", False), ("", False)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reconciler.config import Engine
 from reconciler.desired.effective import Unusable
 from reconciler.desired.origins import Origins
 from reconciler.model import EffectiveSpec, Reason
@@ -23,11 +24,14 @@ def read_open_paths(pod: Mapping[str, Any], origins: Origins) -> tuple[str, ...]
     return paths
 
 
-def developer_mode(spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
-    """The proxy opens none of what it adds, but others may reach the engine itself."""
-    if any(each.name == _MODE and (each.source or each.value.strip() not in _OFF) for each in spec.env):
-        text = (
-            f"{_MODE} gives the engine switches (/collective_rpc, /sleep, /update_weights…) that ask for no key; "
-            "the proxy refuses them, but programs of this host may use them: remove the variable"
-        )
-        yield Reason("DeveloperMode", text, origins.of_variable(_MODE))
+def developer_mode(spec: EffectiveSpec, origins: Origins, engine: Engine | None) -> Iterator[Reason]:
+    """The proxy opens none of what it adds, but others may reach the engine itself. What the config says wins."""
+    text = (
+        "gives the engine switches (/collective_rpc, /sleep, /update_weights…) that ask for no key; "
+        "the proxy refuses them, but programs of this host may use them: remove the variable"
+    )
+    if engine is not None and _MODE in engine.env:
+        if engine.env[_MODE].strip() not in _OFF:
+            yield Reason("DeveloperMode", f"the config, engines[].env of {engine.image}: {_MODE} {text}")
+    elif any(each.name == _MODE and (each.source or each.value.strip() not in _OFF) for each in spec.env):
+        yield Reason("DeveloperMode", f"{_MODE} {text}", origins.of_variable(_MODE))

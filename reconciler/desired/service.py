@@ -37,6 +37,7 @@ from reconciler.desired.wishes import (
     wants_passthrough,
 )
 from reconciler.digest import digest
+from reconciler.engines.images import find_engine
 from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
 from reconciler.model import Desired, Reason, ServiceId
@@ -138,7 +139,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
             *_left_out(case),
             *ignored_rules(resolved, origins),
             *ignored_variables(spec, ring, origins),
-            *developer_mode(spec, origins),
+            *developer_mode(spec, origins, find_engine(spec.image, scene.target.engines)),
         ),
         warnings_without_gpu=tuple(_without_gpu(case, facts)),
         display_name=wishes.display_name,
