@@ -41,7 +41,7 @@ def test_developer_mode_of_the_config_warns_and_wins(value: str, warned: bool):
     engine = TARGET.engines[0].model_copy(update={"env": {"VLLM_SERVER_DEV_MODE": value}})
     service = one(text, target=TARGET.model_copy(update={"engines": (engine,)}))
     found = [each for each in service.warnings if each.code == "DeveloperMode"]
-    assert [each.origin for each in found] == ([None] if warned else [])
+    assert [each.origin for each in found] == ([service.origin] if warned else [])
     assert all(f"engines[].env of {engine.image}" in each.message for each in found)
 
 

@@ -32,6 +32,7 @@ def developer_mode(spec: EffectiveSpec, origins: Origins, engine: Engine | None)
     )
     if engine is not None and _MODE in engine.env:
         if engine.env[_MODE].strip() not in _OFF:
-            yield Reason("DeveloperMode", f"the config, engines[].env of {engine.image}: {_MODE} {text}")
+            text = f"the config, engines[].env of {engine.image}: {_MODE} {text}"
+            yield Reason("DeveloperMode", text, origins.service.origin)
     elif any(each.name == _MODE and (each.source or each.value.strip() not in _OFF) for each in spec.env):
         yield Reason("DeveloperMode", f"{_MODE} {text}", origins.of_variable(_MODE))

@@ -229,10 +229,14 @@ def _requests(status: Document) -> Iterator[str]:
 def _warnings(status: Document) -> Iterator[str]:
     for target in status["targets"]:
         yield from (f"{target['name']}: {place(note)}" for note in target["notes"])
-        for service in target["services"]:
-            yield from (f"{full_name(service)}: {place(one)}" for one in service["warnings"])
-            if service["fit"] and service["fit"]["tight"]:
-                yield f"{full_name(service)}: memory: {service['fit']['line']}"
+        yield from _service_warnings(target)
+
+
+def _service_warnings(target: Document) -> Iterator[str]:
+    for service in target["services"]:
+        yield from (f"{full_name(service)}: {place(one)}" for one in service["warnings"])
+        if service["fit"] and service["fit"]["tight"]:
+            yield f"{full_name(service)}: memory: {service['fit']['line']}"
 
 
 @dataclass(slots=True)
@@ -281,7 +285,7 @@ def _state(service: Document) -> str:
 
 
 def plan_blocks(plan: Document) -> Iterator[Block]:
-    """Per service that is not left as it is: one headline, then its next steps."""
+    """Per service that is not left as it is: one headline, then its next steps; then the warnings of all."""
     for target in plan["targets"]:
         yield f"{target['name']} at {short(target['revision']['wanted']) or 'no revision'}"
         if not target["reachable"]:
@@ -293,6 +297,11 @@ def plan_blocks(plan: Document) -> Iterator[Block]:
         yield from (f"  * {_action_line(one)}" for one in target["actions"] if not one["services"])
         for service in target["services"]:
             yield from _plan_lines(service)
+    if warnings := [line for target in plan["targets"] for line in _service_warnings(target)]:
+        yield ""
+        yield "Warnings:"
+        yield from (f"  {one_line(one)}" for one in warnings)
+        yield ""
     yield _count_line(plan["counts"], drained=any(target["drained"] for target in plan["targets"]))
 
 
