@@ -139,11 +139,22 @@ def test_a_service_becomes_what_runs() -> None:
 def test_every_argument_knows_the_line_it_came_from() -> None:
     service = one("# a comment\n" + SERVICE)
     assert service.argument_origins == (
+        *[Origin("runtimes/vllm.yaml", 11)] * 3,
         Origin("runtimes/vllm.yaml", 13),
         Origin("runtimes/vllm.yaml", 14),
         Origin("hosts/box/chat.yaml", 13),
         Origin("hosts/box/chat.yaml", 14),
     )
+
+
+def test_argument_that_stands_in_the_command_knows_its_line() -> None:
+    above = SERVICE.partition("    model:")[0]
+    command = "".join(f"      - {word}\n" for word in ("vllm", "serve", "--chat-template", "/proc/1/environ"))
+    box = f"    containers:\n    - name: kserve-container\n      image: vllm/vllm:1\n      command:\n{command}"
+    service = one(above + box)
+    assert [(each.code, each.origin) for each in service.blocked] == [
+        ("FileClosed", Origin("hosts/box/chat.yaml", 14)),
+    ]
 
 
 def test_the_documented_pair_plans_as_blocked_and_never_crashes() -> None:

@@ -58,6 +58,15 @@ class Origins:
                     return manifest.origin_of((*container, *path))
         return self.service.origin
 
+    def of_command(self, words: int) -> tuple[Origin, ...]:
+        """Where each word of the container's command is written: by the service, else by the runtime."""
+        for source in ("service", "runtime"):
+            manifest, containers = self._containers(source)
+            for container in containers:
+                if "command" in at(manifest, container):
+                    return tuple(manifest.origin_of((*container, "command", index)) for index in range(words))
+        return (self.service.origin,) * words
+
     def of_annotation(self, key: str) -> Origin:
         """Where an annotation of the pod is written: by the predictor, else the service, else the runtime's spec."""
         for path in ((*_PREDICTOR, "annotations"), ("metadata", "annotations")):
