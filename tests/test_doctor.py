@@ -8,20 +8,21 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from reconciler import __version__
+from reconciler import __version__, procfs
 from reconciler.cli import run
 from reconciler.config import Settings
-from reconciler.doctor import Finding, Level, examine, gpus, service
+from reconciler.doctor import Finding, Level, examine, gpus, network, service
 from reconciler.doctor.examine import checks, made
 from reconciler.doctor.folders import check_config
-from reconciler.routing import process
+from reconciler.inventory import Inventory
+from reconciler.routing import access, process
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.source import GitSource
 from reconciler.web.metrics import Metrics
@@ -30,6 +31,7 @@ from tests.git_repository import Repository
 from tests.nvml.driver import GIB, Driver
 from tests.ports import free_port
 from tests.test_web import FakeLoop
+from tests.world import record
 
 SERVED_PORTS = "20000-20999"
 
@@ -425,6 +427,52 @@ def test_an_address_of_another_host_is_a_problem(host: Host):
 def test_a_port_range_without_a_free_port_is_a_problem(host: Host, taken: int):
     host.target["ports"] = f"{taken}-{taken}"
     assert f"{taken} by pid {os.getpid()}" in host.only("ports", Level.PROBLEM).says
+
+
+def test_port_range_full_of_own_replicas_is_only_a_warning(host: Host, tmp_path: Path, taken: int):
+    host.target["ports"] = f"{taken}-{taken}"
+    folder = tmp_path / "state" / "a"
+    folder.mkdir(parents=True, mode=0o700)
+    Inventory(folder).write(record(port=taken))
+    found = host.about("ports")
+    assert Level.PROBLEM not in [one.level for one in found]
+    assert f"a: ports {taken}-{taken}: 0 of 1 free, 1 leased to replicas: a rollout needs some" in found[0].says
+
+
+def test_ports_leased_to_replicas_on_sockets_are_not_free(host: Host, tmp_path: Path):
+    folder = tmp_path / "state" / "a"
+    folder.mkdir(parents=True, mode=0o700)
+    first = int(SERVED_PORTS.partition("-")[0])
+    Inventory(folder).write(replace(record(port=first), socket="/run/x/http.sock"))
+    assert "1 leased to replicas" in host.about("ports")[0].says
+
+
+def test_proxy_without_a_user_of_its_own_is_warned_about(host: Host, monkeypatch: pytest.MonkeyPatch):
+    settings = host.settings()
+    target = settings.targets[0].model_copy(update={"kind": "systemd"})
+    monkeypatch.setattr(access, "USER", "reconciler-nobody")
+    first, _ = network.check_proxy(target, settings)
+    assert first.level is Level.WARNING
+    assert first.says == "a: there is no user reconciler-nobody: the proxy runs as root"
+    assert "reconciler host install" in first.fix
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs a proxy as root")
+def test_proxy_of_an_older_release_that_runs_as_root_is_warned_about(host: Host, monkeypatch: pytest.MonkeyPatch):
+    def levels(pid: int) -> list[Level]:
+        monkeypatch.setattr(process, "find", lambda _: procfs.identify(pid))
+        return [one.level for one in network.check_proxy(target, settings)]
+
+    settings = host.settings()
+    target = settings.targets[0].model_copy(update={"kind": "systemd"})
+    monkeypatch.setattr(access, "USER", "daemon")
+    assert levels(os.getpid()) == [Level.WARNING, Level.OK]
+    assert next(network.check_proxy(target, settings)).says == "a: the proxy of an older release runs as root"
+    with subprocess.Popen(["/bin/sleep", "60"], user="daemon") as proxy:
+        try:
+            assert levels(proxy.pid) == [Level.OK]
+        finally:
+            proxy.kill()
 
 
 def test_ports_that_connections_may_take_are_warned_about(host: Host):

@@ -66,7 +66,7 @@ def _target_checks(target: HostTarget, settings: Settings) -> Iterator[tuple[str
     yield "storage", partial(engines.check_fetching, target)
     yield "capacity", partial(machine.check_capacity, target)
     yield "folders", partial(folders.check_folders, target, settings)
-    yield "ports", partial(network.check_ports, target)
+    yield "ports", partial(network.check_ports, target, settings)
     yield "proxy", network.check_envoy
     yield "proxy", partial(network.check_proxy, target, settings)
 

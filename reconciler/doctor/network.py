@@ -12,6 +12,7 @@ from reconciler.config import HostTarget, Settings
 from reconciler.doctor.ask import ask
 from reconciler.doctor.finding import Finding, ok, problem, warning
 from reconciler.errors import ReconcileError
+from reconciler.inventory import Inventory
 from reconciler.listen import parse_listen, split_listen
 from reconciler.routing import access, process
 from reconciler.routing.ports import holder_of, is_free
@@ -23,19 +24,28 @@ _IPV4 = Path("/proc/sys/net/ipv4")
 _FEW = 10
 
 
-def check_ports(target: HostTarget) -> Iterator[Finding]:
+def check_ports(target: HostTarget, settings: Settings) -> Iterator[Finding]:
     """Enough ports for replicas, and none that the kernel may give to some connection first."""
     ports = target.port_range
-    taken = sorted(set(ports) & procfs.listeners().keys())
-    says = f"{target.name}: ports {target.ports}: {len(ports) - len(taken)} of {len(ports)} free"
+    leased = set(ports) & _leased(target, settings)
+    taken = sorted((set(ports) & procfs.listeners().keys()) - leased)
+    free = len(ports) - len(leased) - len(taken)
+    says = f"{target.name}: ports {target.ports}: {free} of {len(ports)} free"
+    says = f"{says}, {len(leased)} leased to replicas" if leased else says
     if len(taken) == len(ports):
         holders = ", ".join(f"{port} by {holder_of(port)}" for port in taken[:3])
         yield problem("ports", f"{says}; {holders}", "choose another range for ports")
-    elif len(ports) - len(taken) < _FEW:
+    elif free < _FEW:
         yield warning("ports", f"{says}: a rollout needs some beside those in use", "choose a larger range for ports")
     else:
         yield ok("ports", says)
     yield from _ephemeral(target, ports)
+
+
+def _leased(target: HostTarget, settings: Settings) -> set[int]:
+    """What its replicas have, whether they listen there or on a socket. Raises UnreadableRecord."""
+    records = Inventory(TargetRegistry(settings.state_dir).folder_of(target.name)).replicas()
+    return {record.lease.port for record in records}
 
 
 def _ephemeral(target: HostTarget, ports: range) -> Iterator[Finding]:
