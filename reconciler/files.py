@@ -9,6 +9,13 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+_NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
+
+
+def means_nothing_is_there(error: OSError) -> bool:
+    """Can a file of this name not be there? All other errors hide it: what is hidden is not missing."""
+    return error.errno in _NOTHING_THERE
+
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600, group: int = -1) -> bool:
     """Put `data` in place as a whole; says whether anything was written. Raises OSError.

@@ -231,6 +231,25 @@ def test_validate_refuses_the_systems_folders_and_ours(uri: str, code: str) -> N
     )
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "b/" * 3000, "loop", "loop/deeper", "file/deeper"])
+def test_name_that_no_folder_can_have_is_missing_for_good(place: Path, name: str) -> None:
+    (place / "loop").symlink_to("loop")
+    (place / "file").touch()
+    for uri in (f"file://{place}/{name}", f"pvc://models/{name}"):
+        assert refusal(uri, Ground({"models": place}))[0] == "WeightsMissing"
+    make_model(place / "chat" / "deep")
+    (place / "chat" / "config.json").symlink_to("config.json")
+    assert refusal(place / "chat", Ground())[0] == "WeightsMissing"
+
+
+@pytest.mark.parametrize("uri", ['"file:///srv/\\0x"', "file:///srv/%00", '"pvc://models/\\0"', '"/srv/\\0"'])
+def test_folder_with_a_nul_character_is_refused_by_its_line(uri: str) -> None:
+    text = SERVICE.replace("file:///models/tiny", uri)
+    (error,) = validate_on(read_manifests(snapshot({"hosts/box/chat.yaml": text})), TARGET)["errors"]
+    assert "holds a NUL character" in error["message"]
+    assert "storageUri" in text.splitlines()[error["line"] - 1]
+
+
 # ---------------------------------------------------------------- what is put in its place
 
 

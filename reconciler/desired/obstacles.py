@@ -110,6 +110,8 @@ def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None
     scheme, separator, rest = uri.partition("://")
     if ".." in rest.split("/") or ".." in uri.split("/"):
         return "StorageUnsupported", f"{uri} climbs out of its folder with `..`"
+    if "\0" in unquote(mount.uri):
+        return "StorageUnsupported", f"{mount.uri!a} holds a NUL character, which no path may"
     if (not separator and uri.startswith("/")) or (scheme == "file" and rest.startswith("/")):
         folder = unquote(rest) if separator else uri
         if _is_closed(folder, target):

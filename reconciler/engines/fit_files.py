@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import Terminal
-from reconciler.files import open_regular
+from reconciler.files import means_nothing_is_there, open_regular
 
 # The safetensors library refuses longer headers too.
 LONGEST_HEADER = 100_000_000
@@ -105,9 +105,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
         if text.startswith(_POINTER):
             raise UnreadableModel(f"{path}: is a pointer of Git LFS and not the file itself; git lfs pull")
         found = json.loads(text)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except OSError as error:
+        if means_nothing_is_there(error):
+            return None
         raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UnreadableModel(f"{path}: is no JSON ({type(error).__name__}); copy it again") from None

@@ -21,7 +21,7 @@ from reconciler.engines.fit_files import (
     read_json,
     read_weights,
 )
-from reconciler.files import open_regular
+from reconciler.files import means_nothing_is_there, open_regular
 
 
 class MissingFile(UnreadableModel):
@@ -191,7 +191,7 @@ def _info(path: str) -> os.stat_result | None:
     """None where nothing is. Raises UnknownModel."""
     try:
         return os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except OSError as error:
+        if means_nothing_is_there(error):
+            return None
         raise UnknownModel(f"{path}: cannot be looked at: {error.strerror}") from None

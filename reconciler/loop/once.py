@@ -12,6 +12,7 @@ from pathlib import Path
 
 from reconciler import __version__
 from reconciler.config import Settings
+from reconciler.errors import ReconcileError
 from reconciler.evaluation.sandbox import Sandbox
 from reconciler.loop.parts import (
     Place,
@@ -25,7 +26,17 @@ from reconciler.loop.parts import (
     retire,
 )
 from reconciler.loop.state_copy import HISTORY, copy_state
-from reconciler.model import AskPreflight, ByHand, DesiredState, Observed, Outcome, Plan, Snapshot, Unreachable
+from reconciler.model import (
+    AskPreflight,
+    ByHand,
+    DesiredState,
+    Observed,
+    Outcome,
+    Plan,
+    ServiceId,
+    Snapshot,
+    Unreachable,
+)
 from reconciler.report.history import History
 from reconciler.report.judgement import judge
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, TargetReport, build_status
@@ -146,12 +157,19 @@ def _look(
 ) -> tuple[DesiredState, Observed | Unreachable, Plan]:
     """One target's plan, once every engine that has to be asked has answered."""
     deadline = time.monotonic() + _LONGEST_PREFLIGHT
+    failed: set[tuple[ServiceId, str]] = set()
     while True:
         turn = place.turner.turn(snapshot, act=False)
         asking = [action for action in turn.plan.actions if isinstance(action, AskPreflight)]
+        asking = [action for action in asking if (action.service, action.digest) not in failed]
         for action in asking:
             progress(f"{action.service}: asking the installed engine about the arguments")
-            place.target.perform(action)
+            try:
+                place.target.perform(action)
+            except ReconcileError as error:
+                # The others' plans are no worse for that; this one's still says that it has to be asked.
+                failed.add((action.service, action.digest))
+                progress(f"{action.service}: {error}")
         waiting = asking or (isinstance(turn.observed, Observed) and turn.observed.preflighting)
         if not waiting or time.monotonic() > deadline:
             return turn.desired, turn.observed, turn.plan

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from reconciler.engines.arguments import flag_value, is_flag
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own
 from reconciler.errors import Retryable, Terminal
+from reconciler.files import means_nothing_is_there
 from reconciler.model import EffectiveSpec, Mount
 from reconciler.storage.sources import is_fetched, shown
 from reconciler.targets.reading import Reader, find_unreadable, stamp_of, stamps_above
@@ -194,9 +195,9 @@ def _info(path: str, said: str) -> os.stat_result | None:
     """None where nothing is. Raises Retryable where the disk does not say: what is hidden is not missing."""
     try:
         return os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except OSError as error:
+        if means_nothing_is_there(error):
+            return None
         raise Retryable(f"{said}{path}: cannot be looked at: {error.strerror}; see to its disk and modes") from None
 
 
