@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +20,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 MAX_DEPTH = 100
 MAX_ALIASES = 50
 MAX_NODES = 100_000
+_MANY = 32
 # Of the documents of one file together, beyond one value for each byte.
 MAX_EXPANDED = 100_000
 
@@ -28,6 +29,20 @@ Lines: TypeAlias = "int | tuple[int, tuple[Lines, ...]]"
 
 
 FieldPath: TypeAlias = tuple[str | int, ...]
+
+
+class _Many(tuple["Lines", ...]):
+    """What stands in a mapping with so many keys that each is looked up: to count would take its square."""
+
+    places: dict[str | int, int]
+
+    @classmethod
+    def of(cls, lines: list[Lines], keys: Iterable[str]) -> tuple[Lines, ...]:
+        if len(lines) < _MANY:
+            return tuple(lines)
+        made = cls(lines)
+        made.places = {key: index for index, key in enumerate(keys)}
+        return made
 
 
 class YamlProblem(Exception):
@@ -52,8 +67,7 @@ class Tree:
 def find(value: Any, lines: Lines, path: FieldPath) -> tuple[Any, Lines]:
     """Value and lines of a field, or of the nearest one around it."""
     for step in path:
-        index = _position(value, step)
-        if index is None or not isinstance(lines, tuple):
+        if not isinstance(lines, tuple) or (index := _position(value, lines[1], step)) is None:
             break
         value, lines = value[step], lines[1][index]
     return value, lines
@@ -64,9 +78,9 @@ def line_at(lines: Lines) -> int:
     return lines[0] if isinstance(lines, tuple) else lines
 
 
-def _position(value: Any, step: str | int) -> int | None:
+def _position(value: Any, children: tuple[Lines, ...], step: str | int) -> int | None:
     if isinstance(value, dict) and step in value:
-        return list(value).index(step)
+        return children.places[step] if isinstance(children, _Many) else list(value).index(step)
     if isinstance(value, list) and isinstance(step, int) and 0 <= step < len(value):
         return step
     return None
@@ -282,7 +296,7 @@ class _Builder:
                 if key not in built:
                     built[key] = mapping[key]
                     lines.append(child)
-        return built, (line, tuple(lines))
+        return built, (line, _Many.of(lines, built))
 
     def _merged(self, node: Node, depth: int, line: int) -> list[tuple[dict[str, Any], Lines]]:
         """What `<<:` brings: one mapping, or a list of them, the first of which wins."""
