@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from reconciler import procfs
+from reconciler.bugs import Faults
 from reconciler.engines.probe import Probe, Stranger
 from reconciler.health import Patience, failure
 from reconciler.inventory import Inventory, ReplicaRecord
@@ -22,6 +23,8 @@ from reconciler.targets.port_guard import PortGuard
 from reconciler.targets.probing import Probes, Subject, Topic
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.questions import EngineQuestions
+from reconciler.targets.subjects import Subjects
+from reconciler.targets.supervisor import ProcessState
 from tests.report_world import replica
 from tests.world import eventually, record, standin
 
@@ -189,3 +192,28 @@ def test_socket_of_another_user_is_a_strangers_whoever_else_holds_it() -> None:
         os.fchown(listener.fileno(), 65534, -1)
         with pytest.raises(Stranger, match="uid 65534"):
             PortGuard(lambda *_: True).listeners(record(port=listener.getsockname()[1]))
+
+
+def test_guard_forgets_replicas_that_are_gone() -> None:
+    asked: list[str] = []
+
+    def owns(one: ReplicaRecord, pid: int) -> bool:
+        asked.append(one.id.serial)
+        return True
+
+    guard = PortGuard(owns)
+    subjects = Subjects(lambda _: None, guard)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        known = [record(f"aaaaaaaa-{number}", port) for number in range(3)]
+        for number, one in enumerate(known):
+            living = known[max(0, number - 1) : number + 1]
+            found = subjects.of(living, {each.id: ProcessState(alive=True) for each in living}, Faults(""))
+            for subject in found:
+                assert subject.guard is not None
+                assert subject.guard()
+            assert set(guard._known) == {each.id for each in living}
+            assert asked.count(one.id.serial) == 1
+        guard.keep(())
+        guard.listeners(known[0])
+    assert asked == ["aaaaaaaa-0", "aaaaaaaa-1", "aaaaaaaa-2", "aaaaaaaa-0"]

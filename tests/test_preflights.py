@@ -236,6 +236,19 @@ def test_verdicts_that_nothing_needs_are_deleted(tmp_path: Path) -> None:
     target.close()
 
 
+def test_refusals_are_forgotten_with_what_they_were_about(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    disk.remove("")
+    target, one = disk.target(), disk.wanted[0]
+    assert one.spec is not None
+    target.perform(AskPreflight(one.id, one.digest, one.spec, one.origin, (), "test"))
+    assert [each.code for each in disk.look(target)[one.digest].reasons] == ["WeightsMissing"]
+    disk.wanted = (replace(one, digest="another", spec=FETCHED),)
+    disk.look(target)
+    assert not target._preflights._refused
+    target.close()
+
+
 def test_verdict_of_what_is_promoted_is_kept_until_its_successor_is(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     disk.judge()

@@ -5,7 +5,7 @@ Any user of the host could listen there before it does, or after it died, and wo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from reconciler import procfs
 from reconciler.engines.probe import Stranger
@@ -35,6 +35,12 @@ class PortGuard:
                 raise Stranger(_named(record.lease.port, holders, there[inode]))
         self._known[record.id] = frozenset(there)
         return frozenset(there)
+
+    def keep(self, replicas: Iterable[ReplicaId]) -> None:
+        """Forget all others. May be called while another thread asks."""
+        living = frozenset(replicas)
+        for gone in [each for each in tuple(self._known) if each not in living]:
+            self._known.pop(gone, None)
 
     def listens(self, record: ReplicaRecord) -> bool:
         """Does the replica itself listen? Raises Retryable."""

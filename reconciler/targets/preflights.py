@@ -134,6 +134,10 @@ class Preflights:
         self._since = since
         found = Answers()
         look, pending, known = _Look(self._workloads), self._runner.pending(), {}
+        wanted = tuple(wanted)
+        if self._refused:
+            asked = {wish.digest for wish in wanted}
+            self._refused = {digest: said for digest, said in self._refused.items() if digest in asked}
         for wish in wanted:
             try:
                 question = self._question(wish, look, found.preflights)

@@ -31,6 +31,7 @@ class Subjects:
         self, records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState], faults: Faults
     ) -> list[Subject]:
         """The replicas that can be asked: alive, and told to end by nobody. Those that make us raise are left out."""
+        self._guard.keep(states)
         before, self._known = self._known, {}
         found = []
         for record in records:
