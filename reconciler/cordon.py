@@ -9,6 +9,7 @@ from pathlib import Path
 from reconciler.errors import Retryable
 from reconciler.files import make_folder, write_atomically
 from reconciler.model import DesiredState, Origin, Reason
+from reconciler.os_errors import in_words
 
 
 class Cordon:
@@ -43,7 +44,9 @@ class Cordon:
             return Reason("Cordoned", found["message"], Origin(found["file"], found["line"]))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise Retryable(in_words(error, self._path)) from None
+        except (ValueError, KeyError, TypeError) as error:
             raise Retryable(
                 f"{self._path}: cannot be read: {error}; remove it if the host is not cordoned, or mend host.yaml"
             ) from None

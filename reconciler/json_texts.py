@@ -1,9 +1,11 @@
-"""JSON that strangers wrote → values that can be written down again."""
+"""JSON that strangers, or other versions of us, wrote → values that can be used."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 
@@ -11,6 +13,13 @@ def loads(text: str) -> Any:
     """As `json.loads`, but half a character (`"\\ud800"`) becomes U+FFFD, as in Go: no file or socket takes it."""
     value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     return json.loads(whole(json.dumps(value, ensure_ascii=False))) if _may_be_half(text) else value
+
+
+def known_part(kind: Any, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass that stand there: a newer version may have written more. Raises TypeError."""
+    if not isinstance(found, Mapping):
+        raise TypeError("expected an object")
+    return {each.name: found[each.name] for each in fields(kind) if each.name in found}
 
 
 def _no_number(word: str) -> float:

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from reconciler.os_errors import is_own_lack
+
 _LISTEN = b"0A"
 _ACCEPTS = b"00010000"
 # 127.0.0.1 as the kernel writes it, what includes it, and both again in IPv6: `::` and two mapped addresses of IPv4.
@@ -221,7 +223,7 @@ def loopback_listeners(port: int) -> dict[int, int]:
 def _listening() -> Iterator[list[bytes]]:
     """The lines of TCP sockets that listen, in fields."""
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
+        with _gone_is_nothing(), open(path, "rb") as file:
             next(file)
             for line in file:
                 fields = line.split(maxsplit=10)
@@ -243,7 +245,7 @@ def socket_listeners() -> dict[str, set[int]]:
     is skipped, and what looks like one proves nothing.
     """
     found: dict[str, set[int]] = {}
-    with contextlib.suppress(OSError), open("/proc/net/unix", "rb") as file:
+    with _gone_is_nothing(), open("/proc/net/unix", "rb") as file:
         next(file)
         for line in file:
             fields = line.rstrip(b"\n").split(maxsplit=7)
@@ -258,7 +260,7 @@ def holders(inodes: set[int]) -> set[int]:
     found = set()
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError):
+            with _gone_is_nothing():
                 if any(_link(f"/proc/{name}/fd/{fd}") in wanted for fd in os.listdir(f"/proc/{name}/fd")):
                     found.add(int(name))
     return found
@@ -275,5 +277,17 @@ def _read(path: str) -> bytes | None:
     try:
         with open(path, "rb", buffering=0) as file:
             return file.readall()
-    except OSError:
+    except OSError as error:
+        if is_own_lack(error):
+            raise
         return None
+
+
+@contextlib.contextmanager
+def _gone_is_nothing() -> Iterator[None]:
+    """What ended meanwhile, or is closed to us, is not seen. Where it is we who cannot look, nobody knows: raises."""
+    try:
+        yield
+    except OSError as error:
+        if is_own_lack(error):
+            raise

@@ -17,6 +17,7 @@ from typing import Any
 from reconciler.errors import Retryable
 from reconciler.files import make_folder, write_atomically
 from reconciler.model import ByHand
+from reconciler.os_errors import in_words
 
 EVERYTHING = "*"
 LATEST = 253_402_300_800.0
@@ -51,7 +52,9 @@ class _HandFile:
             return _entries(json.loads(self._path.read_bytes()))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError) as error:
+        except OSError as error:
+            raise Retryable(in_words(error, self._path)) from None
+        except (ValueError, TypeError) as error:
             raise Retryable(f"{self._path}: cannot be read: {error}; {self._when_removed}") from None
 
     def _write(self, entries: Mapping[str, ByHand]) -> None:

@@ -19,7 +19,9 @@ from reconciler.config import HostTarget, Settings
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.files import make_folder, write_atomically
 from reconciler.inventory import Inventory, TargetLock, UnreadableRecord
+from reconciler.json_texts import known_part
 from reconciler.model import ServiceId
+from reconciler.os_errors import in_words
 
 SCHEMA = 1
 FILE = "targets.json"
@@ -232,10 +234,12 @@ class TargetRegistry:
             found = json.loads(self._path.read_bytes())
             if found["schema"] != SCHEMA:
                 raise ValueError(f"its schema is {found['schema']}, this reconciler knows {SCHEMA}")
-            return {one["name"]: KnownTarget(**one) for one in found["targets"]}
+            return {one["name"]: KnownTarget(**known_part(KnownTarget, one)) for one in found["targets"]}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise Retryable(in_words(error, self._path)) from None
+        except (ValueError, KeyError, TypeError) as error:
             raise Retryable(
                 f"{self._path}: cannot be read: {error}; put it back, or delete it if no target was renamed"
             ) from None

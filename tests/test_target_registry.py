@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from reconciler.config import Settings
 from reconciler.errors import SettingsError, Terminal
 from reconciler.inventory import Inventory, TargetLock
 from reconciler.model import Capacity, Gpu, Origin, Owned, ServiceId
-from reconciler.target_registry import TargetRegistry
+from reconciler.target_registry import FILE, TargetRegistry
 from reconciler.targets.gpu_use import without
 from tests.world import record
 
@@ -46,6 +47,14 @@ def test_renamed_target_with_replicas_is_refused_with_what_to_run(registry: Targ
     with pytest.raises(SettingsError, match="reconciler target rename a b") as error:
         registry.check(settings(tmp_path, target("b", paths=["runtimes", "hosts/a"])))
     assert "default/chat" in str(error.value)
+
+
+def test_list_of_a_newer_daemon_is_read(registry: TargetRegistry, tmp_path: Path):
+    path = tmp_path / FILE
+    found = json.loads(path.read_text())
+    found["targets"][0]["since"] = 7
+    path.write_text(json.dumps(found))
+    assert [one.name for one in TargetRegistry(tmp_path).known()] == ["a"]
 
 
 def test_renamed_target_of_an_older_daemon_is_refused_by_its_files(tmp_path: Path):

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any
 
 from reconciler.model import Address
+from reconciler.os_errors import is_own_lack
 
 # Metrics of a replica with many engines are large; what else it says is not.
 _MOST_BYTES, _MOST_BYTES_OF_METRICS = 1 << 20, 8 << 20
@@ -237,6 +238,8 @@ def _explained(address: Address, path: str, seconds: float) -> Iterator[None]:
     except Stranger as error:
         raise _NoAnswer(str(error)) from None
     except (OSError, http.client.HTTPException) as error:
+        if is_own_lack(error):
+            raise
         raise _NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from reconciler import os_errors
 from reconciler.errors import ReconcileError
 
 log = structlog.get_logger()
@@ -50,6 +51,5 @@ def in_words(error: Exception) -> str:
     if isinstance(error, ReconcileError):
         return str(error)
     if isinstance(error, OSError):
-        what = f"{error.filename}: " if error.filename else ""
-        return f"{what}{error.strerror or error}; see whether the disk is mounted, writable and not full"
+        return os_errors.in_words(error)
     return f"unexpected {type(error).__name__}: {error}"

@@ -10,12 +10,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 
 import structlog
 
 from reconciler.errors import Retryable
 from reconciler.model import ProxyBreak
+from reconciler.os_errors import in_words, is_own_lack
 from reconciler.routing.envoy import EnvoyProxy
 
 _log = structlog.get_logger()
@@ -65,6 +66,10 @@ class ProxyWatch:
         while not self._closed.wait(1.0 if self._silent or self._deaf else _INTERVAL):
             try:
                 found = self.look()
+            except OSError as error:
+                # We could not ask, which says nothing about the proxy.
+                _log.warning("proxy_watch.failed", reason=in_words(error))
+                continue
             except Exception:
                 # A thread that dies of a bug would leave the proxy unwatched, in silence.
                 _log.exception("proxy_watch.raised")
@@ -96,16 +101,19 @@ class ProxyWatch:
 
     def _can_be_told(self) -> bool:
         """Not ready is an answer too."""
-        with suppress(Retryable):
+        try:
             self._proxy.is_live()
             refused = self._proxy.refused()
             self._take_refused(str(self._process), refused.by_service, refused.closed_paths)
-            return True
-        return False
+        except Retryable as error:
+            if is_own_lack(error.__cause__):
+                raise error.__cause__ from None
+            return False
+        return True
 
 
 def does_answer(host: str, port: int) -> bool | None:
-    """Whether a request gets an answer; None where nothing listens."""
+    """Whether a request gets an answer; None where nothing listens. Raises OSError where we cannot ask."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     with closing(http.client.HTTPConnection(reachable, port, timeout=_TIMEOUT)) as connection:
         try:
@@ -115,7 +123,9 @@ def does_answer(host: str, port: int) -> bool | None:
             return False
         except ConnectionRefusedError:
             return None
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException) as error:
+            if is_own_lack(error):
+                raise
             # Too many connections, say: somebody closed this one, and so is not asleep.
             return True
     return True

@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from reconciler.errors import Retryable, Terminal
+from reconciler.json_texts import known_part
 from reconciler.source.access import Folder, local_environment, sync_folder, write_file
 from reconciler.source.git import LONGEST_ANSWER, GitFailed, GitSaidTooMuch, GitTimedOut, run_git
 
@@ -44,6 +46,9 @@ class Refused:
     revision: str
     why: str
     reader: str
+
+
+_T = TypeVar("_T", Accepted, Refused)
 
 
 class Damaged(Exception):
@@ -249,19 +254,19 @@ class Mirror:
         return True
 
     def accepted(self) -> Accepted | None:
-        """What was accepted last. It is written outside the repository, so that rebuilding cannot forget it."""
-        try:
-            found = Accepted(**json.loads(self.folder.accepted.read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return None
-        return found if re.fullmatch(r"[0-9a-f]{40}", str(found.revision)) else None
+        """What was accepted last. It is written outside the repository, so that rebuilding cannot forget it.
+
+        Where that is lost, the reference still leads to the revision, though no longer to the name it was found by.
+        """
+        found = _read(self.folder.accepted, Accepted)
+        if found is not None and re.fullmatch(r"[0-9a-f]{40}", found.revision):
+            return found
+        commit = self.commit(_ACCEPTED)
+        return Accepted(commit, "", "") if commit else None
 
     def refused(self) -> Refused | None:
         """The revision that was not understood last."""
-        try:
-            return Refused(**json.loads(self.folder.refused.read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return None
+        return _read(self.folder.refused, Refused)
 
     def refuse(self, refused: Refused) -> None:
         """Remember why a revision is not accepted. Without a disk it is only looked at again."""
@@ -286,6 +291,15 @@ class Mirror:
             raise Retryable(
                 f"cannot write down in {self.folder.root} what was accepted: {why}; free some space"
             ) from None
+
+
+def _read(path: Path, kind: type[_T]) -> _T | None:
+    """Texts by name; what a newer version wrote beside them is passed over. None where it cannot be understood."""
+    try:
+        found = known_part(kind, json.loads(path.read_bytes()))
+        return kind(**{name: str(text) for name, text in found.items()})
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _size(path: Path) -> int:

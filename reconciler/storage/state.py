@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from reconciler.files import replace_file
+from reconciler.json_texts import known_part
 
 STATE, LOCK, LOG, HOME = "state.json", "lock", "log", "home"
 _LARGEST = 1 << 16
@@ -50,7 +51,7 @@ def read_state(folder: Path) -> State | None:
     Whoever writes it may be another user than we are, and whatever stands there keeps nobody waiting.
     """
     try:
-        state = State(**json.loads(_read(folder / STATE)))
+        state = State(**known_part(State, json.loads(_read(folder / STATE))))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     return replace(state, message=_printable(state.message)) if _is_sensible(state) else None

@@ -9,8 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 
+import structlog
+
 from reconciler import procfs
 from reconciler.procfs import Identity
+
+_log = structlog.get_logger()
 
 _CHORE_SECONDS = 30.0
 
@@ -57,7 +61,7 @@ class ExitWatch:
                 if key.data is not None:
                     self._ended(key.fd, key.data)
             if time.monotonic() >= next_chore:
-                self._chore()
+                self._safely(self._chore)
                 next_chore = time.monotonic() + _CHORE_SECONDS
         self._let_go()
 
@@ -66,7 +70,14 @@ class ExitWatch:
             self._selector.unregister(handle)
             os.close(handle)
             self._watched.discard(who)
-        self._on_exit(who)
+        self._safely(lambda: self._on_exit(who))
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            # A thread that dies would leave everything unwatched, in silence.
+            _log.exception("exit_watch.raised")
 
     def _let_go(self) -> None:
         with self._lock:
@@ -79,7 +90,11 @@ class ExitWatch:
 def _open(who: Identity) -> int | None:
     with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(who.pid)
-        stat = procfs.read_stat(who.pid)
+        try:
+            stat = procfs.read_stat(who.pid)
+        except OSError:
+            os.close(handle)
+            raise
         # Our own zombie is worth a handle too: it is readable at once.
         if stat is not None and stat.started == who.started:
             return handle

@@ -129,6 +129,8 @@ class Liveness:
         if self._token is not None and self._token.over:
             if self._token.answered:
                 self._note_progress()
+            elif self._token.was_not_asked:
+                self._stuck = None
             self._token = None
         busy = False
         if self.in_doubt or (now - self._counted_at >= _BETWEEN_LOOKS and self._is_worth_a_look(subject)):
@@ -215,12 +217,15 @@ class _Token:
     """A question that may wait for long, on a thread of its own."""
 
     def __init__(self, questions: LivenessQuestions, subject: Subject, timeout: float) -> None:
-        self.over = self.answered = False
+        self.over = self.answered = self.was_not_asked = False
         arguments = (questions, subject, timeout)
         threading.Thread(target=self._run, args=arguments, name=f"token {subject.id}", daemon=True).start()
 
     def _run(self, questions: LivenessQuestions, subject: Subject, timeout: float) -> None:
         try:
             self.answered = questions.answers(subject, timeout)
+        except OSError:
+            # It is we who lack something.
+            self.was_not_asked = True
         finally:
             self.over = True

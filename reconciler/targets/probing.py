@@ -16,6 +16,7 @@ import structlog
 
 from reconciler.engines.probe import Guard
 from reconciler.model import Address, ReplicaId, Routed, Silence
+from reconciler.os_errors import in_words
 from reconciler.targets.liveness import Limits, Liveness, LivenessQuestions, Witness
 
 _log = structlog.get_logger()
@@ -176,6 +177,10 @@ class _Probe:
             before = self.sight
             try:
                 now = self._with_silence(subject, _ask(self._questions, subject, before))
+            except OSError as error:
+                # We could not ask, which says nothing about the replica.
+                _log.warning("probe.failed", replica=str(subject.id), reason=in_words(error))
+                now = replace(before, silence=Silence.NONE, silent_why="")
             except Exception:
                 # A thread that dies of a bug would leave its replica waiting for ever, in silence.
                 _log.exception("probe.raised", replica=str(subject.id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.errors import Retryable
+from reconciler.errors import Retryable, RevisionRefused
 from reconciler.model import Snapshot
 from reconciler.source import GitSource
 from tests.git_repository import Repository, git
@@ -33,6 +34,30 @@ def test_the_last_good_revision_survives_a_restart_without_the_remote(repository
     assert restarted.last_good() == good
     repository.path.with_name("away").rename(repository.path)
     assert restarted.poll() == good
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"revision": 7}'])
+def test_lost_note_of_the_accepted_revision_costs_it_not_offline(
+    repository: Repository, mirror: Path, text: str
+) -> None:
+    good = source_of(repository, mirror).poll()
+    (mirror / "accepted.json").write_text(text)
+    repository.path.rename(repository.path.with_name("away"))
+    restarted = source_of(repository, mirror)
+    assert restarted.last_good() == good
+    with pytest.raises(Retryable, match="is not there or cannot be read"):
+        restarted.poll()
+
+
+def test_accepted_revision_of_a_newer_version_still_guards_history(repository: Repository, mirror: Path) -> None:
+    good = source_of(repository, mirror).poll()
+    note = mirror / "accepted.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"signed": {"by": "x"}}))
+    repository.git("commit", "--quiet", "--amend", "--allow-empty", "--message", "Another history")
+    rewritten = source_of(repository, mirror)
+    assert rewritten.last_good() == good
+    with pytest.raises(RevisionRefused, match="was rewritten"):
+        rewritten.poll()
 
 
 def test_before_the_first_poll_nothing_is_good_and_nothing_is_written(source: GitSource, mirror: Path) -> None:

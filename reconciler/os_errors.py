@@ -1,0 +1,31 @@
+"""What the operating system refused → words with a next step; and whether it is we who lack something."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import TypeGuard
+
+_FILES = "this process has too many open files: raise its limit (LimitNOFILE), and report it if it comes back"
+_MEMORY = "this host, or the limit of this process (MemoryMax, TasksMax), has no more: free some, or raise it"
+_LACKS = {
+    errno.EMFILE: _FILES,
+    errno.ENFILE: "this host has too many open files: end what holds them, or raise fs.file-max",
+    errno.ENOMEM: _MEMORY,
+    errno.ENOBUFS: _MEMORY,
+    errno.EAGAIN: _MEMORY,
+}
+
+
+def is_own_lack(error: BaseException | None) -> TypeGuard[OSError]:
+    """Is it this process that lacks something? That says nothing about who was asked, or what was looked at."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
+def in_words(error: OSError, path: Path | None = None) -> str:
+    """One line for people."""
+    name = path or error.filename
+    what = f"{name}: " if name else ""
+    if (cause := _LACKS.get(error.errno or 0)) is not None:
+        return f"{what}{error.strerror or error}; {cause}"
+    return f"{what}{error.strerror or error}; see whether the disk is mounted, writable and not full"
