@@ -134,13 +134,47 @@ def test_service_in_another_folder_gets_no_secret_of_a_namespace(tenants: Make, 
     assert f"InferenceService chat stands at {BOB}/chat.yaml:" in blocked.message
 
 
-def test_runtime_in_another_folder_gets_no_secret_of_a_namespace(tenants: Make) -> None:
+def test_runtime_of_a_namespace_in_another_folder_is_not_there(tenants: Make) -> None:
     made = tenants()
     runtime = re.sub(r"(?m)^( *)name: vllm$", r"\1name: mine\n\1namespace: alice", RUNTIME)
     service = user("alice").replace("runtime: vllm", "runtime: mine")
     assert made.service(alice_chat=service, alice_hub=made.sealed, alice_mine=runtime).blocked == ()
-    (blocked,) = made.service(alice_chat=service, alice_hub=made.sealed, bob_mine=runtime).blocked
-    assert f"ServingRuntime mine stands at {BOB}/mine.yaml:1" in blocked.message
+    state = made.desired(alice_chat=service, alice_hub=made.sealed, bob_mine=runtime)
+    assert [each.code for each in state.services[0].problems] == ["RuntimeNotRecognized"]
+    (refused,) = state.refused
+    assert (refused.code, str(refused.origin)) == ("DocumentNotAllowed", f"{BOB}/mine.yaml:1")
+    # What Alice says counts, wherever Bob's folder is in the order of names.
+    shadowed = made.desired(alice_chat=user("alice"), alice_hub=made.sealed, bob_vllm=runtime.replace("mine", "vllm"))
+    assert shadowed.services == made.desired(alice_chat=user("alice"), alice_hub=made.sealed).services
+
+
+def test_config_map_of_a_namespace_in_another_folder_is_not_there(tenants: Make) -> None:
+    made = tenants()
+    service = user("alice") + "      envFrom: [{configMapRef: {name: hub, optional: true}}]\n"
+    settings = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: hub, namespace: alice}\ndata: {HF_ENDPOINT: %s}\n"
+    account = (
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: default, namespace: alice}\nsecrets: [{name: x}]\n"
+    )
+    alone = made.desired(alice_chat=service, alice_hub=made.sealed, alice_env=settings % "https://mine")
+    assert "https://mine" in repr(alone.services)
+    attacked = made.desired(
+        alice_chat=service,
+        alice_hub=made.sealed,
+        alice_env=settings % "https://mine",
+        bob_env=settings % "https://bobs",
+        bob_account=account,
+    )
+    assert attacked.services == alone.services
+    assert {each.code for each in attacked.refused} == {"DocumentNotAllowed"}
+    assert "https://bobs" not in repr(made.service(alice_chat=service, bob_env=settings % "https://bobs"))
+
+
+def test_second_copy_of_a_service_in_another_folder_hides_nothing(tenants: Make) -> None:
+    made = tenants()
+    alone = made.desired(alice_chat=user("alice"), alice_hub=made.sealed)
+    state = made.desired(alice_chat=user("alice"), alice_hub=made.sealed, bob_chat=user("alice"))
+    assert state.services == alone.services
+    assert [each.code for each in state.refused] == ["DocumentNotAllowed"]
 
 
 def test_deepest_folder_counts() -> None:

@@ -8,6 +8,7 @@ from functools import partial
 
 from reconciler.bugs import caught
 from reconciler.config import HostTarget
+from reconciler.desired.belonging import drop_misplaced
 from reconciler.desired.deviations import of_document
 from reconciler.desired.limits import MAX_NOTES, Tally, check_documents, desired_size, first, with_few_findings
 from reconciler.desired.scene import SERVICE, DesiredCache, Scene, enter_scene
@@ -45,6 +46,7 @@ def build_desired(
     """
     cache = cache or DesiredCache()
     check_documents(manifests, snapshot, target.name)
+    manifests, misplaced = drop_misplaced(manifests, target)
     services = manifests.of_kind(SERVICE)
     bad_names = [reason for each in services if (reason := _bad_name(each))]
     usable = [each for each in services if not _bad_name(each)]
@@ -57,7 +59,7 @@ def build_desired(
         unreadable=(*unreadable_places(manifests, snapshot), *bad_names, *doubled_hosts(manifests, target)),
         prunable=is_prunable(manifests, target, snapshot),
         notes=first((*_notes_safely(manifests, target, snapshot, cache), *secrets.notes), MAX_NOTES),
-        refused=first((*faults_without_services(manifests), *secrets.faults), MAX_NOTES),
+        refused=first((*faults_without_services(manifests), *secrets.faults, *misplaced), MAX_NOTES),
         cordon=cordon_of(host) if host else None,
         cordon_known=host is not None,
         skipped=skipped_files(manifests, snapshot),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reconciler.config import Engine, HostTarget
@@ -61,14 +61,15 @@ class Keyring:
         return "MissingSecret", f"{text}, or encrypt it into git with SOPS"
 
 
-def keyring(namespace: str, users: Iterable[Manifest], store: SecretStore, target: HostTarget) -> Keyring:
-    """What a service may use, where `users` are all the documents of its namespace that decide what becomes of it."""
-    owners = target.secrets.folders_for(namespace)
-    for user in users if owners else ():
-        place = target.secrets.folder_of(user.origin.file)
-        if place is None or namespace not in place.namespaces:
-            text = f"which only documents in {', '.join(owners)} may use (targets[].secrets.folders of {target.name})"
-            return Keyring(namespace, NO_SECRETS, target, f"{text}; {user.kind} {user.name} stands at {user.origin}")
+def keyring(namespace: str, service: Manifest, store: SecretStore, target: HostTarget) -> Keyring:
+    """What a service may use: all else that decides what becomes of it stands where its namespace belongs."""
+    owners = [each.path for each in target.secrets.folders if namespace in each.namespaces]
+    place = target.secrets.folder_of(service.origin.file)
+    if owners and (place is None or namespace not in place.namespaces):
+        text = f"which only documents in {', '.join(owners)} may use (targets[].secrets.folders of {target.name})"
+        return Keyring(
+            namespace, NO_SECRETS, target, f"{text}; {service.kind} {service.name} stands at {service.origin}"
+        )
     return Keyring(namespace, store, target)
 
 

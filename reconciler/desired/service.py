@@ -57,7 +57,7 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
     warnings = (*(_reason(each, origins) for each in resolved.warnings), *disclosed(service))
-    ring = keyring(key.namespace, _who_decides(service, runtime), scene.secrets, scene.target)
+    ring = keyring(key.namespace, service, scene.secrets, scene.target)
     errors = [(issue, missing_secret(issue, origins, ring)) for issue in resolved.errors]
     beside = (missing_secret(issue, origins, ring) for issue in resolved.cluster_errors)
     secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))
@@ -165,13 +165,6 @@ def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:
 
 def _reason(issue: Issue, origins: Origins) -> Reason:
     return Reason(issue.reason, issue.message, origins.of_field(issue.path) if issue.path else origins.service.origin)
-
-
-def _who_decides(service: Manifest, runtime: Manifest | None) -> Iterator[Manifest]:
-    """Documents of its namespace; a ClusterServingRuntime is of none."""
-    yield service
-    if runtime is not None and runtime.kind == "ServingRuntime":
-        yield runtime
 
 
 def _runtime_of(resolved: Resolved, scene: Scene) -> Manifest | None:
