@@ -18,7 +18,7 @@ from reconciler.evaluation.evaluator import Evaluator
 from reconciler.manifests import documents, read_manifests
 from reconciler.manifests.documents import read_file
 from reconciler.model import DesiredState, File, Snapshot
-from reconciler.strict_yaml import MAX_EXPANDED
+from reconciler.strict_yaml import MAX_EXPANDED, find, line_at, load
 from reconciler.web.answers import JSONResponse
 from tests.bench.bench_manifests import TARGET, tree
 from tests.examples import examples
@@ -140,6 +140,23 @@ def test_text_without_aliases_is_never_over_the_budget() -> None:
     found = read_file("a.yaml", f"---\n{ONE}data: [{'0,' * 200}]\n".encode() * 2000)
     assert len(found.documents) == 2000
     assert found.expanded == 0
+
+
+@pytest.mark.parametrize("count", [3, 31, 32, 1_000])
+def test_line_in_a_large_mapping_is_found_without_counting(count: int) -> None:
+    counted = 0
+
+    class Counting(dict[str, object]):
+        def __iter__(self):
+            nonlocal counted
+            counted += len(self)
+            return super().__iter__()
+
+    tree = load("".join(f"k{number}: {{x: 1}}\n" for number in range(count)).encode())
+    assert tree is not None
+    value = Counting(tree.value)
+    assert [line_at(find(value, tree.lines, (f"k{n}", "x"))[1]) for n in range(count)] == list(range(1, count + 1))
+    assert counted <= 32 * 32
 
 
 # ---------------------------------------------------------------- texts that cannot be encoded

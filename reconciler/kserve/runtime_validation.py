@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reconciler.kserve import names
@@ -19,14 +19,52 @@ class _Problem(Exception):
     pass
 
 
-def runtime_refusal(runtime: Runtime, earlier: Sequence[Runtime], config: Config) -> str:
+class Applied:
+    """The runtimes of one scope that were applied before, by name and by what their priorities are given for."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Runtime] = {}
+        self._by_claim: dict[tuple[Any, ...], set[str]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_name)
+
+    def add(self, runtime: Runtime) -> None:
+        """Also in place of one of the same name."""
+        if known := self._by_name.get(runtime.name):
+            for claim in _claims(known):
+                self._by_claim[claim].discard(known.name)
+        self._by_name[runtime.name] = runtime
+        for claim in _claims(runtime):
+            self._by_claim.setdefault(claim, set()).add(runtime.name)
+
+    def get(self, name: str) -> Runtime | None:
+        return self._by_name.get(name)
+
+    def rivals(self, runtime: Runtime) -> list[Runtime]:
+        """Others that share a claim, by name: to compare with all would take the square of their number."""
+        sharing = (self._by_claim.get(claim, ()) for claim in _claims(runtime))
+        found = {name for names in sharing for name in names} - {runtime.name}
+        return [self._by_name[name] for name in sorted(found)]
+
+
+def _claims(runtime: Runtime) -> Iterator[tuple[Any, ...]]:
+    kind = runtime.spec.get("multiModel") is True
+    for entry in _selectable(runtime.spec):
+        if (priority := entry.get("priority")) is not None:
+            name = entry.get("name", "").casefold()
+            for protocol in runtime.spec.get("protocolVersions") or ():
+                yield kind, protocol, name, entry.get("version"), priority
+
+
+def runtime_refusal(runtime: Runtime, earlier: Applied, config: Config) -> str:
     """Why a runtime is refused, given those of its scope that were applied before it; empty when it is accepted."""
     if runtime.is_disabled:
         return ""
     if message := _priority_problem(runtime, earlier):
         return message
     what = f"the {runtime.kind} {runtime.name} is invalid: "
-    before = next((other for other in earlier if other.name == runtime.name), None)
+    before = earlier.get(runtime.name)
     try:
         if before and "workerSpec" in before.spec and "workerSpec" not in runtime.spec:
             raise _Problem("removing workerSpec where it already exists is not allowed")
@@ -40,15 +78,14 @@ def runtime_refusal(runtime: Runtime, earlier: Sequence[Runtime], config: Config
     return ""
 
 
-def _priority_problem(runtime: Runtime, earlier: Sequence[Runtime]) -> str:
+def _priority_problem(runtime: Runtime, earlier: Applied) -> str:
     """KServe compares with runtimes that exist: the first of a scope is never refused for its priorities."""
     scope = "clusterservingruntime" if runtime.kind == "ClusterServingRuntime" else "servingruntime"
     where = f" in namespace {runtime.namespace}" if runtime.namespace else ""
-    for other in sorted(earlier, key=lambda each: each.name):
-        if name := _inconsistent(runtime.spec):
-            text = f"different priorities assigned for the model format {name}"
-            return f"{text} under the {scope} {runtime.name}"
-        if other.name != runtime.name and (name := _conflict(runtime.spec, other)):
+    if earlier and (name := _inconsistent(runtime.spec)):
+        return f"different priorities assigned for the model format {name} under the {scope} {runtime.name}"
+    for other in earlier.rivals(runtime):
+        if name := _conflict(runtime.spec, other):
             text = f"same priority assigned for the model format {name}"
             return f"{text} in the {scope}s {other.name} and {runtime.name}{where}"
     return ""

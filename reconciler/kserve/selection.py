@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,15 +43,17 @@ class Runtime:
         listed = self.spec.get("protocolVersions")
         return not listed or not wanted or wanted in listed
 
-    def supports_format(self, model_format: Mapping[str, Any], *, by_name: bool) -> bool:
-        """Exact names and versions. `by_name`: the model names this runtime, so autoSelect does not matter."""
+    @property
+    def offers(self) -> set[tuple[str, str | None]]:
+        """Formats that may be selected, each with its version and with none, which stands for any."""
+        chosen = [e for e in self.spec.get("supportedModelFormats") or () if e.get("autoSelect") is True]
+        return {(e.get("name", ""), version) for e in chosen for version in (None, e.get("version"))}
+
+    def supports_format(self, model_format: Mapping[str, Any]) -> bool:
+        """Exact names and versions. The model names this runtime, so autoSelect does not matter."""
         name, version = model_format.get("name", ""), model_format.get("version")
-        for entry in self.spec.get("supportedModelFormats") or ():
-            if not by_name and entry.get("autoSelect") is not True:
-                continue
-            if entry.get("name", "") == name and version in (None, entry.get("version")):
-                return True
-        return False
+        entries = self.spec.get("supportedModelFormats") or ()
+        return any(e.get("name", "") == name and version in (None, e.get("version")) for e in entries)
 
     def priority(self, format_name: str) -> int | None:
         """Of the first entry with that name, whatever its version."""
@@ -77,9 +79,13 @@ class Runtimes:
         self._by_name = known
         # A folder knows no creation times: ties fall to the name.
         ordered = sorted(known.values(), key=lambda each: (each.rank, each.name))
-        self._scopes: dict[str, list[Runtime]] = {"": []}
+        # Each service asks for a few among thousands.
+        self._titled: dict[tuple[str, str | None], list[Runtime]] = {}
+        self._offering: dict[tuple[str, str, str | None], list[Runtime]] = {}
         for each in ordered:
-            self._scopes.setdefault(each.namespace, []).append(each)
+            self._titled.setdefault((each.namespace, each.annotations.get(names.DISPLAY_NAME)), []).append(each)
+            for name, version in each.offers:
+                self._offering.setdefault((each.namespace, name, version), []).append(each)
         self._memo: dict[tuple[Any, ...], tuple[Runtime, ...]] = {}
 
     def named(self, name: str, namespace: str) -> Runtime | None:
@@ -88,8 +94,8 @@ class Runtimes:
 
     def displayed_as(self, title: str, namespace: str) -> list[Runtime]:
         """Runtimes in scope whose display name is `title`."""
-        scope = [*self._scopes.get(namespace, ()), *self._scopes[""]]
-        return [each for each in scope if each.annotations.get(names.DISPLAY_NAME) == title]
+        places = dict.fromkeys((namespace, ""))
+        return [each for place in places for each in self._titled.get((place, title), ())]
 
     def supporting(self, predictor: Mapping[str, Any], namespace: str) -> tuple[Runtime, ...]:
         """Runtimes that automatic selection would take, best first: the namespace's own before the cluster's."""
@@ -97,24 +103,21 @@ class Runtimes:
         wanted, multi_node = protocol(predictor), "workerSpec" in predictor
         key = (namespace, model_format.get("name"), model_format.get("version"), wanted, multi_node)
         if key not in self._memo:
-            own = self._fitting(self._scopes.get(namespace, ()), model_format, wanted, multi_node)
-            shared = self._fitting(self._scopes[""], model_format, wanted, multi_node)
+            own = self._fitting(namespace, model_format, wanted, multi_node)
+            shared = self._fitting("", model_format, wanted, multi_node)
             self._memo[key] = (*own, *shared)
         return self._memo[key]
 
-    def _fitting(
-        self, scope: Sequence[Runtime], model_format: Mapping[str, Any], wanted: str, multi_node: bool
-    ) -> list[Runtime]:
+    def _fitting(self, namespace: str, model_format: Mapping[str, Any], wanted: str, multi_node: bool) -> list[Runtime]:
+        name, version = model_format.get("name", ""), model_format.get("version")
         fitting = [
             each
-            for each in scope
+            for each in self._offering.get((namespace, name, version), ())
             if not each.is_disabled
             and each.spec.get("multiModel") is not True
-            and each.supports_format(model_format, by_name=False)
             and each.supports_protocol(wanted)
             and ("workerSpec" in each.spec) == multi_node
         ]
-        name = model_format.get("name", "")
         return sorted(fitting, key=lambda each: _by_priority(each.priority(name)))
 
 
@@ -131,7 +134,7 @@ def refuse_named(runtime: Runtime, model: Mapping[str, Any]) -> Refusal | None:
     if wanted is not None and not runtime.supports_protocol(wanted):
         why = "does not support specified protocol version"
         return Refusal("NoSupportingRuntime", f"Specified runtime {why}", f"s{what}{why}")
-    if not runtime.supports_format(model.get("modelFormat") or {}, by_name=True):
+    if not runtime.supports_format(model.get("modelFormat") or {}):
         why = "does not support specified framework/version"
         return Refusal("NoSupportingRuntime", f"Specified runtime {why}", f"s{what}{why}")
     return None

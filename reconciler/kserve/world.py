@@ -148,10 +148,10 @@ class _Sorter:
 
     def _check_runtimes(self, settings: Config) -> None:
         """Runtimes are refused in the order in which the tree names them."""
-        scopes: dict[str, dict[str, Runtime]] = {}
+        scopes: dict[str, runtime_validation.Applied] = {}
         for index, runtime in self._runtimes:
-            earlier = scopes.setdefault(runtime.namespace, {})
-            if message := runtime_validation.runtime_refusal(runtime, tuple(earlier.values()), settings):
+            earlier = scopes.setdefault(runtime.namespace, runtime_validation.Applied())
+            if message := runtime_validation.runtime_refusal(runtime, earlier, settings):
                 self._issues.append(DocumentIssue(index, ("spec",), message))
             else:
-                earlier[runtime.name] = runtime
+                earlier.add(runtime)
