@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -20,13 +21,14 @@ from reconciler.health import Patience, failure
 from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.port_guard import PortGuard
+from reconciler.targets.port_hold import PortHolds
 from reconciler.targets.probing import Probes, Subject, Topic
 from reconciler.targets.process import ProcessSupervisor
 from reconciler.targets.questions import EngineQuestions
 from reconciler.targets.subjects import Subjects
 from reconciler.targets.supervisor import ProcessState
 from tests.report_world import replica
-from tests.world import eventually, record, standin
+from tests.world import errno_of_a_stranger, eventually, record, standin
 
 
 @dataclass
@@ -217,3 +219,41 @@ def test_guard_forgets_replicas_that_are_gone() -> None:
         guard.keep(())
         guard.listeners(known[0])
     assert asked == ["aaaaaaaa-0", "aaaaaaaa-1", "aaaaaaaa-2", "aaaaaaaa-0"]
+
+
+def _listener(port: int = 0, *, shared: bool = True) -> socket.socket:
+    """As vLLM's, or as that of an engine that does not share its port."""
+    return socket.create_server(("127.0.0.1", port), reuse_port=shared)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_port_of_a_replica_stays_its_users_until_it_is_forgotten() -> None:
+    guard = PortGuard(lambda *_: True, PortHolds())
+    with _listener() as replica:
+        known = record(port=replica.getsockname()[1])
+        assert guard.listeners(known)
+    assert errno_of_a_stranger(lambda: _listener(known.lease.port)) == errno.EADDRINUSE
+    for host in ("0.0.0.0", "::ffff:0.0.0.0"):
+        assert errno_of_a_stranger(partial(_bind, host, known.lease.port)) == errno.EADDRINUSE
+    with _listener(known.lease.port):
+        assert guard.listeners(known), "it comes back"
+    guard.keep(frozenset())
+    assert errno_of_a_stranger(lambda: _listener(known.lease.port)) == 0
+
+
+def test_port_that_an_engine_does_not_share_is_left_to_it() -> None:
+    guard = PortGuard(lambda *_: True, PortHolds())
+    with _listener(shared=False) as replica:
+        known = record(port=replica.getsockname()[1])
+        assert guard.listeners(known)
+    with _listener(known.lease.port, shared=False):
+        assert guard.listeners(known), "it comes back"
+
+
+def _bind(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if found.family == socket.AF_INET6:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        found.bind((host, port))

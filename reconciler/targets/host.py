@@ -66,6 +66,7 @@ from reconciler.targets.liveness import Limits, Witness
 from reconciler.targets.machine import Machine
 from reconciler.targets.pauses import PAUSED, Pauses
 from reconciler.targets.port_guard import PortGuard
+from reconciler.targets.port_hold import PortHolds
 from reconciler.targets.preflights import Preflights
 from reconciler.targets.probing import Probes, Sight
 from reconciler.targets.questions import EngineQuestions
@@ -139,7 +140,8 @@ class HostTarget:
         checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout, reader, closed)
         runner = PreflightRunner(cache / "preflight", wake, begin=begin, lacks=lacks)
         self._preflights = Preflights(self._workloads, runner, wake, fits, checks)
-        self._subjects = Subjects(self._workloads.api_key, PortGuard(self._supervisor.owns))
+        self._guard = PortGuard(self._supervisor.owns, PortHolds())
+        self._subjects = Subjects(self._workloads.api_key, self._guard)
         limits = Limits(settings.liveness.interval, settings.liveness.timeout)
         self._witness = Witness()
         self._probes = Probes(EngineQuestions(self._proxy), wake, limits, self._witness)
@@ -174,6 +176,7 @@ class HostTarget:
         self._closed = True
         self._clock.close()
         self._probes.close()
+        self._guard.keep(())
         self._proxy_watch.close()
         self._preflights.close()
         self._supervisor.close()

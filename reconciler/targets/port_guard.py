@@ -11,16 +11,18 @@ from reconciler import procfs
 from reconciler.engines.probe import Stranger
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import ReplicaId
+from reconciler.targets.port_hold import Place, PortHolds
 
 
 class PortGuard:
-    """`owns` says whether a process belongs to a replica; it may raise Retryable.
+    """`owns` says whether a process belongs to a replica; it may raise Retryable. `holds` keep the ports of replicas.
 
     A socket that once was the replica's still is: it is asked once for each.
     """
 
-    def __init__(self, owns: Callable[[ReplicaRecord, int], bool]) -> None:
+    def __init__(self, owns: Callable[[ReplicaRecord, int], bool], holds: PortHolds | None = None) -> None:
         self._owns = owns
+        self._holds = holds
         self._known: dict[ReplicaId, frozenset[int]] = {}
 
     def listeners(self, record: ReplicaRecord) -> frozenset[int]:
@@ -34,6 +36,8 @@ class PortGuard:
             if not any(procfs.runs_as(pid, (there[inode],)) and self._owns(record, pid) for pid in holders):
                 raise Stranger(_named(record.lease.port, holders, there[inode]))
         self._known[record.id] = frozenset(there)
+        if self._holds is not None and there:
+            self._holds.hold(record.id, Place(record.lease.port, min(there.values())))
         return frozenset(there)
 
     def keep(self, replicas: Iterable[ReplicaId]) -> None:
@@ -41,6 +45,8 @@ class PortGuard:
         living = frozenset(replicas)
         for gone in [each for each in tuple(self._known) if each not in living]:
             self._known.pop(gone, None)
+        if self._holds is not None:
+            self._holds.keep(living)
 
     def listens(self, record: ReplicaRecord) -> bool:
         """Does the replica itself listen? Raises Retryable."""

@@ -9,6 +9,7 @@ import json
 import signal
 import socket
 import sys
+import time
 
 VERDICT = {"parsed": "as it is", "gpus": 0, "errors": [], "warnings": []}
 
@@ -34,10 +35,14 @@ def answer(path: str) -> bytes:
 
 
 def listen() -> socket.socket:
-    if not (path := values("--uds")):
-        return socket.create_server(("127.0.0.1", int(values("--port")[0])), backlog=64)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path[0])
+    """As vLLM does: with SO_REUSEPORT on a port, which it binds before it loads its model and listens on afterwards."""
+    path = values("--uds")
+    listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
+    if not path:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(path[0] if path else ("127.0.0.1", int(values("--port")[0])))
+    time.sleep(float((values("--load-seconds") or ["0"])[0]))
     listener.listen(64)
     return listener
 
