@@ -29,6 +29,7 @@ from reconciler.evaluation.sandbox import Limits, Sandbox
 from reconciler.evaluation.wire import dump_answers, load_answers
 from reconciler.loop.daemon import Daemon
 from reconciler.model import DesiredState, Snapshot
+from reconciler.report.text import stale_blocks, status_blocks
 from reconciler.secrets import NO_SECRETS
 from reconciler.source import Check, GitSource
 from tests.bench.bench_manifests import TARGET, tree
@@ -448,6 +449,38 @@ def test_daemon_whose_accepted_revision_is_not_understood_takes_a_repaired_one(
         wait(lambda: seen(daemon) == (repaired, True, 2, []))
         entry = daemon.history(None, 1)[0]
         assert (entry["event"], entry["revision"]) == ("revision_refused", refused)
+    finally:
+        daemon.stop()
+
+
+def test_daemon_says_that_a_broken_commit_makes_its_source_stand_still(tmp_path: Path):
+    repository = Repository(tmp_path / "origin")
+    good = push(repository, 1)
+    target = {"name": "box", "paths": ["box"]}
+    daemon = Daemon(
+        Settings.model_validate(
+            {"source": {"url": str(repository.path)}, "state_dir": str(tmp_path / "state"), "targets": [target]}
+        )
+    )
+    daemon.start()
+    try:
+        wait(lambda: seen(daemon)[0] == good and not daemon.status()["revision"]["error"])
+        tree, name = repository.git("rev-parse", "main^{tree}"), "A\0B <a@b> 1 +0000"
+        body = f"tree {tree}\nparent {good}\nauthor {name}\ncommitter {name}\n\nmessage\n".encode()
+        bad = repository.git("hash-object", "-t", "commit", "-w", "--literally", "--stdin", stdin=body)
+        repository.git("update-ref", "refs/heads/main", bad)
+        daemon.request_sync()
+        status = daemon.status()
+        assert bad in status["revision"]["error"]
+        assert "the last good revision stays" in status["revision"]["error"]
+        assert status["revision"]["wanted"] == good
+        shown = [str(each) for each in (*status_blocks(status), *stale_blocks(status, time.time()))]
+        assert any(bad in each for each in shown)
+        assert "what it said then holds until it can be read again" in shown[-1]
+        assert [one["event"] for one in daemon.history(None, 1)] == ["source_error"]
+        repository.git("update-ref", "refs/heads/main", good)
+        daemon.request_sync()
+        assert daemon.status()["revision"]["error"] == ""
     finally:
         daemon.stop()
 

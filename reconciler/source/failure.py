@@ -40,7 +40,8 @@ def explain(error: GitFailed, address: Address, what: str, secrets: tuple[str, .
     said = clean(error.said, address, secrets)
     if re.search(r"fsck error|mismatched algorithms|unsupported object format", error.said):
         return Terminal(
-            f"cannot {what} {address.shown}: {said}; its history is damaged or of an unknown format: repair it"
+            f"cannot {what} {address.shown}: {said}; its history is damaged or of an unknown format; the last good "
+            "revision stays: push a history without that object"
         )
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, said, re.IGNORECASE)), _HINTS[-1][1])
     return Retryable(f"cannot {what} {address.shown}: {said}; {hint or _LOGIN[address.scheme]}")

@@ -400,6 +400,25 @@ def commit_raw_tree(repository: Repository, body: bytes) -> str:
     return revision
 
 
+@pytest.mark.parametrize("header", [b"author A\0B <a@b> 1 +0000\n", b"author A <a@b> 1 +0000\nx\0y z\n"])
+def test_commit_with_a_zero_byte_in_its_header_leaves_the_last_good_one(
+    repository: Repository, source: GitSource, header: bytes
+) -> None:
+    good, before = source.poll(), repository.git("rev-parse", "main")
+    head = b"tree %s\nparent %s\n" % (repository.git("rev-parse", "main^{tree}").encode(), before.encode())
+    body = head + header + b"committer A <a@b> 1 +0000\n\nmessage\n"
+    bad = repository.git("hash-object", "-t", "commit", "-w", "--literally", "--stdin", stdin=body)
+    repository.git("update-ref", "refs/heads/main", bad)
+    for _ in range(2):
+        with pytest.raises(Terminal, match=rf"object {bad}: nulInHeader.*; the last good revision stays: push a hist"):
+            source.poll()
+    assert source.last_good() is good
+    repository.git("update-ref", "refs/heads/main", before)
+    assert source.poll() is good
+    repaired = repository.commit()
+    assert source.poll().revision == repaired
+
+
 def test_a_tree_with_a_name_that_leaves_it_is_refused_whole(repository: Repository, source: GitSource) -> None:
     good = source.poll()
     blob = bytes.fromhex(repository.blob(b"a: 1\n"))
