@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -206,3 +207,67 @@ def peak(proxy: EnvoyProxy) -> int:
     assert found
     status = Path(f"/proc/{found.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def test_many_middling_bodies_of_http2_take_bounded_memory(start: Callable[[], EnvoyProxy], port: int) -> None:
+    proxy = start()
+    with ExitStack() as stack:
+        connections = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(30)]
+        threads = [
+            threading.Thread(target=Sender(each).begin, args=(100, 450_000), daemon=True) for each in connections
+        ]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 10
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        # Of 100 on each connection none is large. Without a limit it would be all that is sent: 1.35 GB.
+        assert peak(proxy) < 900 * MIB
+
+
+class Sender:
+    """A client of HTTP/2 that begins bodies and ends none of them."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._windows: dict[int, int] = defaultdict(lambda: 65_535)
+        self._ended: set[int] = set()
+
+    def begin(self, streams: int, length: int) -> None:
+        with suppress(OSError):
+            self._connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0))
+            for stream in range(1, 2 * streams, 2):
+                # POST, http, and three headers without compression.
+                headers = ((4, PATHS[0]), (1, "x"), (31, "application/json"))
+                block = b"\x83\x86" + b"".join(literal(name, value) for name, value in headers)
+                self._connection.sendall(frame(1, stream, block, 4))
+                for piece in (b'{"model": "tiny", "x": "', *[b"x" * 10_000] * (length // 10_000)):
+                    self._send(stream, piece)
+
+    def _send(self, stream: int, piece: bytes) -> None:
+        while min(self._windows[0], self._windows[stream]) < len(piece) and stream not in self._ended:
+            self._read()
+        if stream not in self._ended:
+            self._connection.sendall(frame(0, stream, piece))
+            self._windows[0] -= len(piece)
+            self._windows[stream] -= len(piece)
+
+    def _read(self) -> None:
+        """The next frame: may more be sent, or is a request over?"""
+        head = self._connection.recv(9, socket.MSG_WAITALL)
+        payload = self._connection.recv(int.from_bytes(head[:3], "big"), socket.MSG_WAITALL)
+        if not head or head[3] == 7:
+            raise ConnectionError
+        stream = int.from_bytes(head[5:], "big")
+        if head[3] == 8:
+            self._windows[stream] += int.from_bytes(payload, "big")
+        elif head[3] == 3:
+            self._ended.add(stream)
+
+
+def frame(kind: int, stream: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def literal(name: int, value: str) -> bytes:
+    return (bytes([name]) if name < 15 else bytes([15, name - 15])) + bytes([len(value)]) + value.encode()

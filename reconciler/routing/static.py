@@ -80,7 +80,8 @@ def _overload(max_body_bytes: int, descriptors: float) -> Resource:
 
     From a share of the full heap on, each time that something arrives on a connection it may be refused, the likelier
     the fuller. A small request arrives at once and a large body in a hundred parts, so hardly any of the one kind meets
-    that and hardly any of the other escapes it. HTTP/2 can be told to end its largest requests.
+    that and hardly any of the other escapes it. Of HTTP/2 the largest requests, or answers that nobody reads, are ended
+    as well.
     """
     heap = {"@type": TYPE + "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig"}
     scaled = {"scaled": {"scaling_threshold": 1 / _FULL, "saturation_threshold": 1.0}}
@@ -88,8 +89,8 @@ def _overload(max_body_bytes: int, descriptors: float) -> Resource:
     action = "envoy.overload_actions."
     return {
         "refresh_interval": "0.025s",
-        # Requests with less than 1 MiB in memory are never ended for it.
-        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 20},
+        # Only requests and answers with less than 4 KiB are never ended for it: a connection has a hundred at once.
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 12},
         "resource_monitors": [
             {"name": _HEAP_MONITOR, "typed_config": {**heap, "max_heap_size_bytes": full_heap(max_body_bytes)}},
             _connection_limit(descriptors),
