@@ -153,9 +153,10 @@ def diff(config: str | None, service: str | None, target: str | None, revision: 
 
 def _show_diffs(diffs: list[Any]) -> None:
     from reconciler.report.screen import show_diff
+    from reconciler.report.scrub import one_line
 
     for one in diffs:
-        click.echo(f"{one.service} ({one.origin}){': ' + one.note if one.note else ''}")
+        click.echo(one_line(f"{one.service} ({one.origin}){': ' + one.note if one.note else ''}"))
         show_diff(one.text, sys.stdout)
     if not diffs:
         click.echo("no difference")

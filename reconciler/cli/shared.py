@@ -101,7 +101,10 @@ def show(blocks: Iterable[Block]) -> None:
 
 
 def tell(message: str) -> None:
-    click.echo(message, err=True)
+    """What others wrote may be in it."""
+    from reconciler.report.scrub import one_line, scrub_text
+
+    click.echo(one_line(scrub_text(message)), err=True)
 
 
 def by_hand(command: Command) -> Command:
