@@ -58,6 +58,25 @@ def test_another_spelling_of_the_same_arguments_restarts_nothing() -> None:
     assert "nothing restarts" in diff.note
 
 
+def test_long_value_is_shown_by_its_beginning_and_a_hash() -> None:
+    long = "x" * 500_000
+    wanted = replace(RICH, env=(EnvVar("A", long + "1"), EnvVar("B", long)), args=(*RICH.args, f"--c={long}1"))
+    diff = diff_of(wanted, replace(wanted, env=(EnvVar("A", long + "2"), EnvVar("B", long)), args=RICH.args))
+    assert set(changed(diff)) == {"env.A", "args.--c"}
+    before, after = changed(diff)["env.A"]
+    assert before != after
+    assert str(after).startswith("xxx")
+    assert "… (500,001 characters, sha256 " in str(after)
+    assert len(diff.text) < 20_000
+
+
+def test_long_value_is_scrubbed_before_it_is_cut() -> None:
+    token = "hf_" + "aBc9" * 10
+    value = "x" * 1_980 + f" {token} " + "y" * 1_000
+    shown = json.dumps(diff_of(replace(RICH, env=(EnvVar("A", value),)), None).document())
+    assert token[:12] not in shown
+
+
 def test_a_changed_secret_is_told_but_not_shown() -> None:
     env = (EnvVar("HF_TOKEN", "hunter3"), *RICH.env[1:])
     wanted = replace(RICH, env=env, args=tuple("hunter3" if one == "hunter2" else one for one in RICH.args))

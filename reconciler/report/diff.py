@@ -7,6 +7,7 @@ Named lists become mappings first (variables by name, arguments by flag), so tha
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,7 @@ from reconciler.translation import ENV, changes
 
 SCHEMA = "reconciler.diff/v1"
 _MANY = 200
+_LONGEST_VALUE = 2_000
 _SECTIONS = ("args", "env", "mounts", "resources")
 
 Tree = dict[str, Any]
@@ -164,12 +166,23 @@ def _tree(spec: EffectiveSpec) -> Tree:
     resources |= {"cpu": f"{spec.resources.cpu_millis}m", "memory": spec.resources.memory_bytes}
     return {
         "image": spec.image,
-        "command": list(spec.command),
-        "args": _by_flag(normalise(spec.args)),
-        "env": {one.name: one.value or (f"from {one.source}" if one.source else "") for one in spec.env},
+        "command": [_bounded(word) for word in spec.command],
+        "args": _by_flag([_bounded(word) for word in normalise(spec.args)]),
+        "env": {one.name: _bounded(one.value) or (f"from {one.source}" if one.source else "") for one in spec.env},
         "mounts": {one.path: one.uri for one in spec.mounts} | {one.path: _from_secret(one) for one in spec.secrets},
         "resources": {key: value for key, value in resources.items() if value not in (0, "0m")},
     }
+
+
+def _bounded(value: str) -> str:
+    """Long values by their beginning and a hash: written out and compared letter by letter they take minutes.
+
+    Scrubbed before it is cut: half a secret is not known for one.
+    """
+    if len(value) <= _LONGEST_VALUE:
+        return value
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{scrub_text(value)[:_LONGEST_VALUE]}… ({len(value):,} characters, sha256 {digest})"
 
 
 def _from_secret(mount: SecretMount) -> str:

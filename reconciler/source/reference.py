@@ -13,6 +13,9 @@ from reconciler.config import Source
 from reconciler.errors import Terminal
 from reconciler.git_names import parse_range
 
+_MOST_COMPARED = 1_000
+_LONGEST_NAME = 200
+
 
 class Kind(StrEnum):
     """The ways to name a revision."""
@@ -112,5 +115,8 @@ def nothing_found(wanted: Wanted, refs: Mapping[str, str], shown: str) -> Termin
     what = f"no tag in the range {wanted.text}" if wanted.kind is Kind.SEMVER else f"no {wanted}"
     if not have:
         return Terminal(f"{shown} has {what}: it has no {kind} at all; push one, or change source.{wanted.kind}")
-    near = difflib.get_close_matches(wanted.text, have, 3, 0.5) or have[-5:]
-    return Terminal(f"{shown} has {what}; it has {', '.join(near)}; push it, or change source.{wanted.kind}")
+    # Each comparison takes a while, and a remote may have any number of names.
+    like = sorted(have, key=lambda name: abs(len(name) - len(wanted.text)))[:_MOST_COMPARED]
+    near = difflib.get_close_matches(wanted.text, like, 3, 0.5) or have[-5:]
+    names_of_it = ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in near)
+    return Terminal(f"{shown} has {what}; it has {names_of_it}; push it, or change source.{wanted.kind}")

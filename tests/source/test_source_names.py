@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import subprocess
 from pathlib import Path
@@ -18,7 +19,7 @@ from reconciler.source.access import ssh_command
 from reconciler.source.address import parse_address, shown_address
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed
-from reconciler.source.reference import Kind, highest, wanted_reference
+from reconciler.source.reference import Kind, Wanted, highest, nothing_found, wanted_reference
 from tests.examples import examples
 
 # ---------------------------------------------------------------- URLs
@@ -272,3 +273,19 @@ def test_a_failure_says_what_to_check(said: str, hint: str) -> None:
 )
 def test_shown_address_holds_no_user_name_or_password(url: str, shown: str) -> None:
     assert shown_address(url) == shown
+
+
+def test_missing_branch_among_a_hundred_thousand_is_compared_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    real = difflib.get_close_matches
+
+    def close_matches(word: str, known: list[str], *limits: float) -> list[str]:
+        compared.append(len(known))
+        return real(word, known, *limits)  # type: ignore[type-var]
+
+    monkeypatch.setattr(difflib, "get_close_matches", close_matches)
+    refs = {f"refs/heads/{'x' * 500}-{number}": "" for number in range(20_000)} | {"refs/heads/production": ""}
+    said = str(nothing_found(Wanted(Kind.BRANCH, "prodution"), refs, "git.example"))
+    assert "it has production; push it" in said
+    assert compared == [1_000]
+    assert len(str(nothing_found(Wanted(Kind.BRANCH, "other"), refs, "git.example"))) < 2_000
