@@ -20,8 +20,7 @@ from reconciler.loop.daemon import Daemon
 from reconciler.manifests import read_manifests
 from reconciler.model import INTERNAL_ERROR, Desired, Origin, Phase, ServiceId, Snapshot
 from reconciler.plan import make_plan
-from reconciler.report import diff
-from reconciler.report import status as status_module
+from reconciler.report import diff, service_status
 from reconciler.report.judgement import judge
 from reconciler.report.readiness import readiness
 from reconciler.rollout import Decision
@@ -105,8 +104,8 @@ def test_service_whose_planning_raises_is_left_alone(monkeypatch: pytest.MonkeyP
 
 def test_service_whose_report_raises_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     other = ServiceId("demo", "other")
-    live = raising(status_module.live_digest, OverflowError("big"), lambda replicas: bool(replicas))
-    monkeypatch.setattr(status_module, "live_digest", live)
+    live = raising(service_status.live_digest, OverflowError("big"), lambda replicas: bool(replicas))
+    monkeypatch.setattr(service_status, "live_digest", live)
     status = status_of(report(desired=state(desired(), desired(other)), observed=observed(replica())))
     assert service_in(status)["health"]["reason"] == INTERNAL_ERROR
     assert "OverflowError" in service_in(status)["health"]["message"]

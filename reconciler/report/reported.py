@@ -1,0 +1,133 @@
+"""What a status is made of, and how its smallest parts are written. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.config import Routing
+from reconciler.model import (
+    ByHand,
+    DesiredState,
+    Failure,
+    Observed,
+    Plan,
+    Reason,
+    Result,
+    ServiceId,
+    Unreachable,
+)
+from reconciler.report.replicas import (
+    timestamp,
+)
+from reconciler.report.requests import Requests
+from reconciler.report.scrub import scrub_text
+
+Document = dict[str, Any]
+SCHEMA = "reconciler.status/v1"
+EVERYTHING = "*"
+"""Stands in `TargetReport.suspended` for the whole target."""
+
+DEFAULT_METRICS_PATH = "/metrics"
+"""Where a replica tells its metrics whose service git does not name any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionInfo:
+    """What the source offers. `error` is why it could not be fetched or read just now; empty when it could."""
+
+    wanted: str = ""
+    applied: str = ""
+    subject: str = ""
+    error: str = ""
+    fetched_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonInfo:
+    """Who answers. `passes` counts the passes completed so far over all targets: 0 means that nothing is known yet.
+
+    `fault` says why nothing can be written into our folder, `config_fault` why the config that was read last is not
+    the one in force.
+    """
+
+    version: str
+    started_at: float
+    pid: int
+    passes: int = 0
+    build: str = ""
+    fault: str = ""
+    config_fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReport:
+    """One target after its latest pass. `suspended` holds `namespace/name` of services, or `*` for all of them.
+
+    `applied` is the revision that this target reached; empty means the source's. `suspensions` tell more of what is
+    suspended, by the same names; `drained`: by whom the whole host is drained. `requests`: what became of them.
+    `pass_error`: why the latest try made no pass; empty when it did. `closed_paths` counts requests for paths that are
+    not open.
+    """
+
+    desired: DesiredState | None
+    observed: Observed | Unreachable | None
+    plan: Plan | None
+    routing: Routing
+    suspended: frozenset[str] = frozenset()
+    last_results: tuple[Result, ...] = ()
+    name: str = ""
+    applied: str = ""
+    suspensions: Mapping[str, ByHand] = field(default_factory=dict)
+    drained: ByHand | None = None
+    requests: Mapping[ServiceId, Requests] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
+    pass_error: str = ""
+    closed_paths: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeftoverInfo:
+    """A target that the config does not name any more, though something of it is there; `message` says so in words."""
+
+    target: str
+    folder: str
+    replicas: int
+    services: tuple[str, ...]
+    message: str
+    fix: str
+
+
+def by_hand(asked: ByHand | None) -> Document | None:
+    if asked is None:
+        return None
+    return {
+        "by": asked.by,
+        "at": timestamp(asked.at),
+        "reason": scrub_text(asked.reason),
+        "until": timestamp(asked.until),
+    }
+
+
+def reason_document(reason: Reason) -> Document:
+    return {
+        "code": reason.code,
+        "message": scrub_text(reason.message),
+        "file": reason.origin.file if reason.origin else None,
+        "line": reason.origin.line if reason.origin else None,
+    }
+
+
+def last_failure(failures: Sequence[Failure], service: ServiceId | None) -> Document | None:
+    """The latest action that failed and has not succeeded since: of one service, or of the proxy and the host."""
+    found = [one for one in failures if service in one.services or (service is None and not one.services)]
+    if not found:
+        return None
+    last = max(found, key=lambda one: (one.at, one.tries))
+    return {
+        "action": last.action,
+        "reason": scrub_text(last.error),
+        "at": timestamp(last.at),
+        "tries": last.tries,
+    }
