@@ -12,12 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from reconciler.storage.download.failures import Refused, disk_full, explained_disk
+from reconciler.storage.download.failures import (
+    MOST_FILES,
+    DownloadFailed,
+    Refused,
+    disk_full,
+    explained_disk,
+    too_many_files,
+)
 from reconciler.storage.download.room import free_bytes
 
 TAR, ZIP = "application/x-tar", "application/zip"
 _EACH = 512
-_MOST = 50_000
+_LONGEST_PATH = 4096
 _T = TypeVar("_T")
 
 
@@ -39,9 +46,8 @@ def unpack_if_lone(partial: Path, target: Path) -> Path:
 
 def _untar(archive: Path, target: Path) -> None:
     with tarfile.open(archive, "r:*", encoding="utf-8") as file:
-        members = list(_counted(archive.name, file))
+        members = list(_fitting(target, _counted(archive.name, file)))
         _check_members(archive.name, members)
-        _check_room(target, (member.size for member in members))
         # The oldest Pythons that we run on have no filters, and some that have them can be fooled.
         file.extraction_filter = getattr(tarfile, "data_filter", None)
         file.extractall(target, members, numeric_owner=True)  # noqa: S202 - looked through just above
@@ -50,8 +56,18 @@ def _untar(archive: Path, target: Path) -> None:
 def _counted(archive: str, members: Iterable[_T]) -> Iterator[_T]:
     """No more than any model has: each takes memory before anything is unpacked. Raises Refused."""
     for number, member in enumerate(members):
-        if number >= _MOST:
-            raise Refused("TooManyFiles", f"{archive}: holds more than {_MOST:,} files; a model has fewer")
+        if number >= MOST_FILES:
+            raise too_many_files(archive)
+        yield member
+
+
+def _fitting(target: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[tarfile.TarInfo]:
+    """Those that there is room for. To find the next, all of this one is unpacked: a bomb ends before its first."""
+    need, free = 0, free_bytes(target)
+    for member in members:
+        need += member.size + _EACH
+        if need > free:
+            raise _no_room(target, need)
         yield member
 
 
@@ -76,6 +92,8 @@ def _check_members(archive: str, members: Sequence[tarfile.TarInfo]) -> None:
 
 def _inside(archive: str, path: str) -> str:
     """A path below the archive's top, in its shortest form. Raises Refused."""
+    if len(path) > _LONGEST_PATH:
+        raise Refused("UnsafePath", f"{archive}: holds a path of {len(path):,} characters")
     if path.startswith("/") or ".." in path.split("/"):
         raise Refused("UnsafePath", f"{archive}: {path!a} would lie outside of the model's folder")
     return posixpath.normpath(path)
@@ -105,4 +123,8 @@ def _check_room(target: Path, sizes: Iterable[int]) -> None:
     # An empty file takes room as well.
     need = sum(size + _EACH for size in sizes)
     if need > free_bytes(target):
-        raise disk_full(f"{target.parent}: unpacking needs {need >> 20} MiB, more than there is room for")
+        raise _no_room(target, need)
+
+
+def _no_room(target: Path, need: int) -> DownloadFailed:
+    return disk_full(f"{target.parent}: unpacking needs {need >> 20} MiB or more, and there is less room")

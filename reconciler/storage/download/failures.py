@@ -27,6 +27,14 @@ class Refused(DownloadFailed):
     refused = True
 
 
+MOST_FILES = 50_000
+"""No model has more: each takes memory before anything is fetched, and room on the disk without a byte in it."""
+
+
+def too_many_files(what: str) -> DownloadFailed:
+    return Refused("TooManyFiles", f"{what}: holds more than {MOST_FILES:,} files; a model has fewer")
+
+
 def disk_full(what: str) -> DownloadFailed:
     return DownloadFailed("DiskFull", f"{what}; what is there is kept, and it goes on once there is room")
 

@@ -39,6 +39,14 @@ class _Session(requests.Session):
         super().__init__()
         self._private = private
 
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target:
+            # It would be read whole, and unpacked, into memory; and it may have no end.
+            resp.raw.close()
+            resp._content = b""
+        return target
+
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         super().rebuild_auth(prepared_request, response)
         if self.should_strip_auth(response.request.url or "", prepared_request.url or ""):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO, cast
 
+from reconciler.process_limits import limit_memory
 from reconciler.storage.download.confined import close_memory, confine
 from reconciler.storage.download.failures import DownloadFailed, Refused
 from reconciler.storage.download.order import Order, enter, leave, read_order
@@ -19,6 +20,8 @@ from reconciler.storage.sources import is_read_by_us, scheme_of, secret_parts
 from reconciler.storage.state import HOME
 
 _HIDDEN = "***"
+# As much as its unit has, where it is one.
+_MEMORY_BYTES = 8 << 30
 
 
 def main() -> int:
@@ -26,6 +29,7 @@ def main() -> int:
     # Nothing that is written on the way is for others.
     os.umask(0o077)
     close_memory()
+    limit_memory(_MEMORY_BYTES)
     order = read_order(sys.stdin.buffer)
     said = Discreet(sys.stderr, (*order.secrets, *secret_parts(order.uri)))
     sys.stdout = sys.stderr = cast("TextIO", said)
@@ -34,6 +38,7 @@ def main() -> int:
         (order.folder / HOME).mkdir(exist_ok=True)
         enter(order)
         confine(order.folder / HOME, order.folder, *((order.memory,) if order.files else ()))
+        progress.watch()
         content = _fetch(order, progress)
     except DownloadFailed as error:
         progress.failed(error.code, said.hide(str(error)), error.refused)
@@ -74,7 +79,9 @@ def _fetch(order: Order, progress: Progress) -> str:
         if (order.folder / content).is_dir():
             # It was cut off after the last step, before it could say so.
             return content
-        work = archive.unpack_if_lone(work, order.folder / f"{content}.unpacked")
+        unpacked = order.folder / f"{content}.unpacked"
+        progress.follow(unpacked)
+        work = archive.unpack_if_lone(work, unpacked)
     else:
         work, content = library.download(order.uri, order.folder, progress)
     if not any(work.iterdir()):

@@ -34,9 +34,16 @@ class Progress:
     def begin(self, done: int, total: int | None) -> None:
         """So much is there already."""
         self._done, self._total = done, total
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-            self._thread.start()
+
+    def watch(self) -> None:
+        """From now on tell how far it is, and end all if nothing comes: a source may list its files without end."""
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._thread.start()
+
+    def follow(self, folder: Path) -> None:
+        """What comes now are the files in there, and nobody tells how much that is."""
+        before, self._total = self._done, None
+        self.measure = lambda: before + sum(path.lstat().st_size for path in folder.rglob("*"))
 
     def add(self, count: int) -> None:
         with self._lock:
@@ -69,7 +76,9 @@ class Progress:
 
     def _measure(self) -> None:
         if self.measure is not None:
-            self.add(self.measure() - self._done)
+            # What it looks at is at work.
+            with contextlib.suppress(OSError):
+                self.add(self.measure() - self._done)
 
     def _write(self) -> None:
         self._written = (self._done, self._total)

@@ -15,7 +15,7 @@ import urllib3.exceptions
 from kserve_storage.kserve_storage import Storage
 
 from reconciler.storage.download.checksums import Checksum, Nothing, PartByPart, WholeFile
-from reconciler.storage.download.failures import DownloadFailed, Refused, failure_of_status
+from reconciler.storage.download.failures import MOST_FILES, DownloadFailed, Refused, failure_of_status, too_many_files
 from reconciler.storage.download.patterns import is_wanted
 from reconciler.storage.download.transfer import RemoteFile
 
@@ -98,12 +98,15 @@ class S3Source:
     def _below(self) -> tuple[RemoteFile, ...]:
         """As kserve-storage does it, empty objects and names of folders are left out."""
         prefix = f"{self._prefix}/" if self._prefix else ""
-        found = []
+        found: list[RemoteFile] = []
         for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
             for each in page.get("Contents", ()):
                 path = each["Key"].removeprefix(prefix).lstrip("/")
                 if each["Size"] and not each["Key"].endswith("/") and is_wanted(path):
                     found.append(RemoteFile(path, each["Key"], each["Size"], each["ETag"]))
+            if len(found) > MOST_FILES:
+                # Before the next page: a server may never come to the last one.
+                raise too_many_files(self._shown)
         return tuple(found)
 
 

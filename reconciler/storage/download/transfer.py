@@ -117,14 +117,19 @@ class Transfer:
         with open(unfinished, "ab+") as out:
             start = _read_again(out.fileno(), checksum)
             if file.size is None or start < file.size:
+                have = start
                 for data in self._source.read(file, start):
                     self._make_sure_of_room(len(data))
                     out.write(data)
                     out.flush()
                     checksum.update(data)
                     self._progress.add(len(data))
+                    have += len(data)
                     if self._stop.is_set():
                         return
+                    if file.size is not None and have > file.size:
+                        # What more there is, there may be no end of.
+                        break
             os.fsync(out.fileno())
         self._verify(file, unfinished, checksum)
         target.parent.mkdir(parents=True, exist_ok=True)
