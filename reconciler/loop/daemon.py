@@ -212,6 +212,7 @@ class Daemon:
         self._ask.set()
         for place in self._places:
             place.wake.set()
+        self._source.end()
         self._sandbox.close()
         self._watch.close()
         self._web.stop()

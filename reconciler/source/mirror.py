@@ -17,6 +17,7 @@ from typing import TypeVar
 from reconciler.errors import Retryable, Terminal
 from reconciler.json_texts import known_part
 from reconciler.source.access import Folder, local_environment, sync_folder, write_file
+from reconciler.source.ending import Ending
 from reconciler.source.git import LONGEST_ANSWER, GitFailed, GitSaidTooMuch, GitTimedOut, run_git
 
 _ACCEPTED = "refs/reconciler/accepted"
@@ -81,8 +82,9 @@ class _Limit:
 class Mirror:
     """A bare repository in a folder of its own. Any method may raise Damaged, or Retryable when git takes too long."""
 
-    def __init__(self, folder: Folder, timeout: float) -> None:
+    def __init__(self, folder: Folder, timeout: float, ending: Ending) -> None:
         self.folder = folder
+        self._ending = ending
         self._timeout = timeout
         self._env = local_environment(folder)
         self._held: tuple[int, ...] = ()
@@ -113,6 +115,7 @@ class Mirror:
     def _await_lock(self, descriptor: int) -> None:
         deadline = time.monotonic() + self._timeout
         while True:
+            self._ending.check()
             try:
                 return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -175,6 +178,7 @@ class Mirror:
         limit = _Limit(self._make_room(most), most, shutil.disk_usage(self.folder.root).free // 2, self.folder.root)
 
         def watch() -> None:
+            self._ending.check()
             # A server that hands out files one by one makes many of them.
             limit.check(self._bytes() - limit.before)
 

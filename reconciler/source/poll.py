@@ -18,6 +18,7 @@ from reconciler.git_names import is_ref_name
 from reconciler.model import Snapshot
 from reconciler.source.access import Folder, remote_environment
 from reconciler.source.address import Address, parse_address
+from reconciler.source.ending import Ending
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed, GitTimedOut, run_git
 from reconciler.source.mirror import Accepted, Damaged, Mirror, Refused
@@ -61,7 +62,8 @@ class GitSource:
         self._settings = settings
         self._wish = Wish(tuple(dict.fromkeys(paths)), readers)
         self._check = check
-        self._mirror = Mirror(Folder(mirror.absolute()), settings.timeout)
+        self._ending = Ending()
+        self._mirror = Mirror(Folder(mirror.absolute()), settings.timeout, self._ending)
         self._lock = threading.RLock()
         self._current: Snapshot | None = None
         self._rebuilt_for = ""
@@ -113,6 +115,10 @@ class GitSource:
         with self._lock, self._mirror.exclusive(address.path):
             return self._repairing(address, revision, lambda: self._read(self._find(address, revision)))
 
+    def end(self) -> None:
+        """Cut short whatever waits for the remote; it raises Stopping. Nothing is asked any more."""
+        self._ending.begin()
+
     def close(self) -> None:
         """Let go of what was read. Every git call has ended by itself."""
         with self._lock:
@@ -140,7 +146,7 @@ class GitSource:
     def _remotely(self, address: Address, what: str, *arguments: str) -> bytes:
         env = remote_environment(self._mirror.folder, self._settings, address)
         try:
-            return run_git(*arguments, env=env, timeout=self._settings.timeout)
+            return run_git(*arguments, env=env, timeout=self._settings.timeout, watch=self._ending.check)
         except GitFailed as error:
             raise explain(error, address, what, _secrets(env)) from None
 

@@ -6,14 +6,16 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from reconciler.errors import Retryable, RevisionRefused
+from reconciler.errors import Retryable, RevisionRefused, Stopping
 from reconciler.model import Snapshot
 from reconciler.source import GitSource
 from tests.git_repository import Repository, git
@@ -309,3 +311,24 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
+
+
+# ---------------------------------------------------------------- an end that does not wait
+
+
+@pytest.mark.parametrize("what", ["remote", "lock"])
+def test_end_cuts_short_who_waits_for_a_remote_or_a_lock(mirror: Path, repository: Repository, what: str) -> None:
+    """With the default timeout: as long as systemd waits three times."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/m.git" if what == "remote" else str(repository.path)
+        source = source_of(url, mirror, timeout="300s")
+        mirror.mkdir(mode=0o700, parents=True)
+        with (mirror / "lock").open("w") as held, ThreadPoolExecutor(1) as pool:
+            if what == "lock":
+                fcntl.flock(held, fcntl.LOCK_EX)
+            polling = pool.submit(source.poll)
+            kept = silent.accept() if what == "remote" else ()
+            source.end()
+            with pytest.raises(Stopping):
+                polling.result(60)
+            assert all(kept)

@@ -1,0 +1,22 @@
+"""The daemon ends, or reads its config again: nobody waits any longer for a remote that does not answer."""
+
+from __future__ import annotations
+
+import threading
+
+from reconciler.errors import Stopping
+
+
+class Ending:
+    """Asked some times a second by whatever may wait for long."""
+
+    def __init__(self) -> None:
+        self._begun = threading.Event()
+
+    def begin(self) -> None:
+        self._begun.set()
+
+    def check(self) -> None:
+        """Raises Stopping once it has begun."""
+        if self._begun.is_set():
+            raise Stopping("git is not asked any more, because we end")
