@@ -40,6 +40,7 @@ from reconciler.report.planned import plan_document
 from reconciler.rollout import claims, confined
 from reconciler.targets import gpu_use, host, translations
 from reconciler.targets.host import HostTarget
+from reconciler.targets.replicas import Replicas
 from reconciler.targets.subjects import Subjects
 from tests.crash_harness import make_ready, settings
 from tests.report_world import desired, observed, owned, replica, report, state, status_of
@@ -202,7 +203,7 @@ _LOOKING = [
     (translations.Translations, "_outdated"),
     (gpu_use, "_lacks"),
     (Subjects, "_subject"),
-    (HostTarget, "_replica"),
+    (Replicas, "_replica"),
 ]
 
 

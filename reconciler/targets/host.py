@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
 
@@ -14,7 +12,6 @@ from reconciler.bugs import Faults
 from reconciler.engines.images import find_engine
 from reconciler.engines.lacks import Lacks
 from reconciler.engines.preflight import PreflightRunner
-from reconciler.engines.probe import fatal_reason
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
 from reconciler.model import (
@@ -32,27 +29,23 @@ from reconciler.model import (
     Own,
     Owned,
     Promote,
-    Promoted,
     ProxyBreak,
     Reject,
     Relabel,
     Remove,
     Repair,
-    Replica,
     ReplicaId,
-    Restart,
     ServiceId,
     SetRoutes,
     Stage,
     StageImage,
     Start,
     Stop,
-    Translation,
     Undrain,
     Unreachable,
     Unstage,
 )
-from reconciler.routing.envoy import EnvoyProxy, ProxyState
+from reconciler.routing.envoy import EnvoyProxy
 from reconciler.routing.watch import ProxyWatch
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.targets import gpu_use
@@ -64,12 +57,14 @@ from reconciler.targets.kept_values import KeptValues
 from reconciler.targets.kinds import make_begin, make_fetcher, make_images, make_supervisor, prepare_shutdown
 from reconciler.targets.liveness import Limits, Witness
 from reconciler.targets.machine import Machine
-from reconciler.targets.pauses import PAUSED, Pauses
+from reconciler.targets.pauses import Pauses
 from reconciler.targets.port_guard import PortGuard
 from reconciler.targets.port_hold import PortHolds
 from reconciler.targets.preflights import Preflights
-from reconciler.targets.probing import Probes, Sight
+from reconciler.targets.probing import Probes
 from reconciler.targets.questions import EngineQuestions
+from reconciler.targets.records import Records
+from reconciler.targets.replicas import Replicas
 from reconciler.targets.reserved import NOTHING, Reserved
 from reconciler.targets.stager import Stager
 from reconciler.targets.start_checks import StartChecks, record_of
@@ -79,13 +74,6 @@ from reconciler.targets.translations import Translations
 from reconciler.targets.workload import Workloads
 
 _PROXY = "proxy"
-_CRASHES_KEPT = 10
-_SETTLE = 0.3
-_RUNS_KEPT = 64
-_LAST_WORDS = 60
-# A traceback through several processes is long; the line that counts may stand far above its end.
-_LINES_TO_BLAME = 400
-_LINES_OF_START = 4000
 
 
 class HostTarget:
@@ -119,8 +107,7 @@ class HostTarget:
         self._recovered = False
         self._closed = False
         self._clock = Clock()
-        self._pauses = Pauses(self._clock.now())
-        self._dead: frozenset[str] = frozenset()
+        pauses = Pauses(self._clock.now())
         self._gpus = gpus = Gpus(settings.gpus)
         self._machine = Machine(settings, gpus)
         self._reserved = reserved
@@ -145,6 +132,10 @@ class HostTarget:
         limits = Limits(settings.liveness.interval, settings.liveness.timeout)
         self._witness = Witness()
         self._probes = Probes(EngineQuestions(self._proxy), wake, limits, self._witness)
+        self._replicas = Replicas(self._supervisor, self._probes, pauses, settings.rollout.ready_timeout)
+        self._records = Records(
+            self.name, self._inventory, self._supervisor, self._translations, self._preflights, self._clock
+        )
         self._proxy_watch = ProxyWatch(self._proxy, wake, self._note_proxy, self._is_proxy_alone, take_refused)
 
     def lock(self) -> None:
@@ -165,7 +156,7 @@ class HostTarget:
                 self._supervisor.recover()
                 self._supervisor.open_to_proxy()
                 prepare_shutdown(self._settings, self._inventory.folder / "proxy")
-                self._complete_records()
+                self._records.complete()
                 self._recovered = True
             except UnreadableRecord:
                 # Every pass says so; nothing is done to this host until it is put right.
@@ -205,7 +196,7 @@ class HostTarget:
                 self._clock.follow()
                 now = self._clock.now()
             owned = self._inventory.services()
-            states = self._states(records, faults)
+            states = self._replicas.states(records, faults)
             reserved = self._reserved()
             ports = (*reserved.ports, *(record.lease.port for record in records))
             capacity = self._machine.capacity(ports)
@@ -224,19 +215,13 @@ class HostTarget:
                 self._preflights.tidy(owned, records)
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
-        paused = self._pauses.look(records, now)
         self._probes.watch(self._subjects.of(records, states, faults))
         proxy = self._proxy.observe()
         self._watch_proxy()
         return Observed(
             target=self.name,
             at=now,
-            replicas=tuple(
-                self._replica_safely(
-                    record, states[record.id], proxy, now, PAUSED if record.id in paused else record.again, faults
-                )
-                for record in records
-            ),
+            replicas=self._replicas.all(records, states, proxy, now, faults),
             capacity=capacity,
             owned=owned,
             routes=proxy.applied,
@@ -290,101 +275,6 @@ class HostTarget:
         if self._proxy_exit is not None and (found := self._proxy.find_process()) is not None:
             self._proxy_exit.watch(found)
 
-    def _states(self, records: Sequence[ReplicaRecord], faults: Faults) -> Mapping[ReplicaId, ProcessState]:
-        """What is there of each. Those that die together do not do so in one moment: a new death is let settle."""
-        states = self._list(records, faults)
-        dead = frozenset(_run_of(one) for one in records if not states[one.id].alive and one.stopping_at is None)
-        if not dead <= self._dead:
-            time.sleep(_SETTLE)
-            states = self._list(records, faults)
-        self._dead = dead
-        return states
-
-    def _list(self, records: Sequence[ReplicaRecord], faults: Faults) -> Mapping[ReplicaId, ProcessState]:
-        """Where one makes us raise, each is looked at by itself; what nobody can tell of counts as alive."""
-        try:
-            return self._supervisor.list(records)
-        except ReconcileError:
-            raise
-        except Exception as error:
-            if len(records) > 1:
-                return {key: state for one in records for key, state in self._list((one,), faults).items()}
-            faults.note(records[0].id.service, error, records[0].origin)
-            return {records[0].id: ProcessState(alive=True)}
-
-    def _replica_safely(
-        self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float, again: str, faults: Faults
-    ) -> Replica:
-        """One that makes us raise is still there, and holds what it holds."""
-        try:
-            return self._replica(record, state, proxy, now, again)
-        except Exception as error:
-            faults.note(record.id.service, error, record.origin)
-            return Replica(
-                id=record.id,
-                digest=record.digest,
-                spec=record.spec,
-                origin=record.origin,
-                lease=record.lease,
-                created_at=record.created_at,
-                alive=state.alive,
-                leftovers=state.leftovers,
-                ready_at=record.ready_at,
-                draining_at=record.draining_at,
-                stopping_at=record.stopping_at,
-                translation=record.translation,
-                socket=record.socket,
-            )
-
-    def _replica(
-        self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float, again: str
-    ) -> Replica:
-        sight = self._probes.sight(record.id)
-        since = max(record.created_at, self._pauses.watched_since(record.id))
-        late = record.ready_at is None and now - since > self._settings.rollout.ready_timeout
-        failed = state.spawned and (not state.alive or sight.healthy is False or late)
-        failed = failed or state.restarted is Restart.CRASHED
-        words = self._supervisor.logs(record.id, _LINES_TO_BLAME) if failed else ()
-        at_proxy = proxy.endpoint(record.address)
-        return Replica(
-            id=record.id,
-            digest=record.digest,
-            spec=record.spec,
-            origin=record.origin,
-            lease=record.lease,
-            created_at=record.created_at,
-            parsed=record.parsed,
-            alive=state.alive,
-            leftovers=state.leftovers,
-            releasing=state.releasing,
-            exit_code=state.exit_code,
-            ready_now=_is_ready(record, state, sight),
-            ready_at=record.ready_at,
-            draining_at=record.draining_at,
-            stopping_at=record.stopping_at,
-            healthy=sight.healthy,
-            routed=at_proxy.routed,
-            in_flight=at_proxy.in_flight if sight.silence else sight.in_flight,
-            quiet_samples=sight.quiet_samples,
-            rebooted=state.rebooted,
-            spawned=state.spawned,
-            drift=state.drift,
-            run=_run_of(record),
-            restarted=state.restarted,
-            again=again,
-            watched_since=self._pauses.watched_since(record.id),
-            image=record.image,
-            translation=record.translation,
-            last_words=words[-_LAST_WORDS:],
-            blame=fatal_reason(words) or "",
-            at_proxy=at_proxy.in_flight,
-            most_in_flight=sight.most_in_flight,
-            silence=sight.silence,
-            silent_why=sight.silent_why,
-            socket=record.socket,
-            stranger=sight.stranger,
-        )
-
     # ------------------------------------------------------------ perform
 
     def perform(self, action: Action) -> None:
@@ -411,7 +301,7 @@ class HostTarget:
             case Start():
                 self._start(action)
             case Admit() | Adopt() | Relabel() | Drain() | Undrain():
-                self._write_down(action)
+                self._records.note(action)
             case Stop():
                 self._stop(action)
             case Repair():
@@ -419,7 +309,7 @@ class HostTarget:
             case Remove():
                 self._remove(action)
             case Own() | Promote() | NoteCrash() | Forget():
-                self._remember(action)
+                self._records.remember(action)
             case Reject() | NoteFailure():
                 raise Terminal("verdicts are kept by the history, not by a host; this is a bug in the loop")
             case _:
@@ -431,32 +321,6 @@ class HostTarget:
         launch = self._workloads.launch(action, setup)
         record = record_of(action, self._clock.now(), procfs.boot_id())
         self._supervisor.start(replace(record, translation=action.translation if setup else now), launch)
-
-    def _write_down(self, action: Admit | Adopt | Relabel | Drain | Undrain) -> None:
-        with self._inventory.changing():
-            record = self._inventory.change(action.replica)
-            match action:
-                case Admit():
-                    record = self._supervisor.note(record)
-                    record = replace(record, ready_at=record.ready_at or self._clock.now(), again="")
-                case Adopt():
-                    record = self._supervisor.adopt(record)
-                    if not action.serves:
-                        # It has to load its model again, and gets the time for that.
-                        record = replace(record, ready_at=None, created_at=self._clock.now(), again=action.reason)
-                case Relabel():
-                    record = replace(record, digest=action.digest, spec=action.spec, origin=action.origin)
-                case Drain():
-                    record = replace(record, draining_at=record.draining_at or self._clock.now())
-                case Undrain():
-                    record = replace(record, draining_at=None)
-                case _:
-                    assert_never(action)
-            self._inventory.write(record)
-        if isinstance(action, Admit):
-            self._preflights.note_start(
-                record.id.service, record.spec, self._supervisor.logs(record.id, _LINES_OF_START)
-            )
 
     def _stop(self, action: Stop) -> None:
         record = self._inventory.replica(action.replica)
@@ -488,84 +352,13 @@ class HostTarget:
         if record is not None:
             self._supervisor.remove(record)
 
-    def _remember(self, action: Own | Promote | NoteCrash | Forget) -> None:
-        match action:
-            case Forget():
-                self._inventory.forget_service(action.service)
-            case Own():
-                known = self._inventory.service(action.service) or Owned(action.service, action.origin)
-                self._inventory.remember_service(replace(known, origin=action.origin))
-            case Promote():
-                known = self._inventory.service(action.service) or Owned(action.service, action.promoted.origin)
-                same = known.promoted is not None and known.promoted.digest == action.promoted.digest
-                known = known if same else replace(known, crashes=(), conflicts=())
-                promoted = replace(action.promoted, translation=self._proven(action.service, action.promoted, known))
-                changed = replace(known, promoted=promoted, origin=action.promoted.origin)
-                self._inventory.remember_service(changed)
-            case NoteCrash():
-                self._note_crash(action)
-            case _:
-                assert_never(action)
-
-    def _proven(self, service: ServiceId, promoted: Promoted, known: Owned) -> Translation:
-        """What the config made of it when it was started: of the youngest that serve."""
-        same = [r for r in self._inventory.replicas() if r.id.service == service and r.digest == promoted.digest]
-        serving = [record for record in same if record.ready_at is not None and record.draining_at is None]
-        if serving and promoted.replicas:
-            return max(serving, key=lambda record: record.created_at).translation
-        return known.promoted.translation if known.promoted else ()
-
     def runs(self, service: ServiceId) -> bool:
         """Has this service replicas here? Raises UnreadableRecord."""
         return any(record.id.service == service for record in self._inventory.replicas())
 
     def restart(self, service: ServiceId, who: str) -> None:
         """Write down that its replicas are to be replaced by new ones. Raises Retryable."""
-        with self._inventory.changing():
-            known = self._inventory.service(service)
-            if known is None:
-                raise Retryable(f"{service} has no record on {self.name} yet; ask again once it has started")
-            at = self._clock.now()
-            when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            said = f"asked for at {when} by {who}"
-            self._inventory.remember_service(replace(known, restart=said, restarted_at=at))
-
-    def _complete_records(self) -> None:
-        """Older daemons did not write down what the config made of a spec: they count as made by today's."""
-        owned = self._inventory.services()
-        for record in self._inventory.replicas():
-            if not record.translation and (now := self._translations.of(record.spec, owned.get(record.id.service))):
-                self._inventory.change(record.id, translation=now)
-        for one in owned.values():
-            if one.promoted is not None and not one.promoted.translation:
-                now = self._translations.of(one.promoted.spec, one)
-                self._inventory.remember_service(replace(one, promoted=replace(one.promoted, translation=now)))
-
-    def _note_crash(self, action: NoteCrash) -> None:
-        known = self._inventory.service(action.replica.service)
-        if known is None:
-            record = self._inventory.change(action.replica)
-            known = Owned(record.id.service, record.origin)
-        if action.run in known.counted:
-            return
-        known = replace(known, counted=(*known.counted, action.run)[-_RUNS_KEPT:])
-        before = known.conflicts if action.conflict else known.crashes
-        times = tuple(sorted({*before, action.at}))[-_CRASHES_KEPT:]
-        noted = replace(known, conflicts=times) if action.conflict else replace(known, crashes=times)
-        self._inventory.remember_service(noted)
-
-
-def _is_ready(record: ReplicaRecord, state: ProcessState, sight: Sight) -> bool:
-    if state.between or state.restarted is not None:
-        # What was answered was answered by another process.
-        return state.listens
-    # Once written down it stays true until it is known to be false: a daemon that just came up has not asked.
-    return sight.ready or (record.ready_at is not None and state.alive and sight.healthy is not False)
-
-
-def _run_of(record: ReplicaRecord) -> str:
-    who = record.process
-    return f"{record.id.serial} {f'{who.pid}.{who.started}' if who else record.created_at}"
+        self._records.restart(service, who)
 
 
 def _running(
