@@ -11,6 +11,7 @@ from reconciler.config import HostTarget, Settings
 from reconciler.doctor.ask import ask, user_of
 from reconciler.doctor.finding import Finding, ok, problem, warning
 from reconciler.secrets.private import check_folder
+from reconciler.state_place import faults
 from reconciler.target_registry import TargetRegistry
 
 _GIB = 1 << 30
@@ -44,6 +45,8 @@ def check_state(settings: Settings) -> Iterator[Finding]:
         )
     elif not os.access(folder, os.W_OK):
         yield problem("state", f"state_dir: {folder} cannot be written to", "see whether its disk is mounted read-only")
+    elif fault := next(faults(folder), None):
+        yield problem("state", f"state_dir: {fault[0]}", fault[1])
     elif info.st_mode & 0o077:
         yield warning("state", f"state_dir: other users may enter {folder}", f"chmod 700 {folder}")
     else:

@@ -34,6 +34,7 @@ from reconciler.report.requests import RequestTally
 from reconciler.report.status import LeftoverInfo, TargetReport
 from reconciler.root_replicas import refuse_root
 from reconciler.source import Check, GitSource
+from reconciler.state_place import refuse_open_state
 from reconciler.suspension import HostDrain, Suspension
 from reconciler.target_registry import Leftover, TargetRegistry
 from reconciler.targets.ending import end_proxy
@@ -98,9 +99,10 @@ def make_places(
 ) -> list[Place]:
     """All targets, not yet locked. With `scratch`, what looking leaves behind goes there.
 
-    Raises SettingsError where two would lease one GPU, something would be started twice or as root, Retryable for a
-    driver.
+    Raises SettingsError where two would lease one GPU, something would be started twice or as root, or other users may
+    write to our folder; Retryable for a driver.
     """
+    refuse_open_state(settings)
     leftovers = TargetRegistry(settings.state_dir).check(settings)
     refuse_shared_gpus(settings)
     refuse_root(settings)
