@@ -403,6 +403,38 @@ def test_revision_that_takes_long_is_read_to_its_end_while_none_is_newer():
         assert made.latest(SMALL) is None
 
 
+@pytest.mark.parametrize("newer", [True, False])
+def test_revision_that_is_read_gives_way_at_once_when_asked(newer: bool):
+    with closing_sandbox(limits=Limits(patience=1_000)) as made:
+        made.start()
+        wait(lambda: bool(evaluated(made, tree(1))))
+        worker = worker_pid(made)
+        os.kill(worker, signal.SIGSTOP)
+        asked, ends = list[bool](), list[object]()
+
+        def is_outdated() -> bool:
+            asked.append(newer)
+            return newer
+
+        def read() -> None:
+            try:
+                ends.append(made.check(tree(2), is_outdated))
+            except Superseded as error:
+                ends.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        wait(made.is_busy)
+        made.look_now()
+        wait(lambda: bool(asked))
+        if not newer:
+            assert not ends
+            os.kill(worker, signal.SIGCONT)
+        thread.join(30)
+        assert len(asked) == 1
+        assert isinstance(ends[0], Superseded) if newer else ends == [None] and worker_pid(made) == worker
+
+
 # ---------------------------------------------------------------- the daemon
 
 HOST = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec: {}\n"
@@ -483,6 +515,69 @@ def test_daemon_says_that_a_broken_commit_makes_its_source_stand_still(tmp_path:
         assert daemon.status()["revision"]["error"] == ""
     finally:
         daemon.stop()
+
+
+class Reading:
+    """A daemon in the middle of reading the revision that was pushed last: its worker is stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repository = Repository(folder / "origin")
+        first = push(self.repository, 1)
+        target = {"name": "box", "paths": ["box"]}
+        given_here = {"source": {"url": str(self.repository.path)}, "state_dir": str(folder / "state")}
+        self.daemon = Daemon(Settings.model_validate(given_here | {"targets": [target]}))
+        self.asked: list[str] = []
+        ask = self.daemon._sandbox._ask_once
+
+        def asking(snapshot: Snapshot, is_outdated: Callable[[], bool]) -> dict[str, Evaluated]:
+            self.asked.append(snapshot.revision)
+            return ask(snapshot, is_outdated)
+
+        self.daemon._sandbox._ask_once = asking  # type: ignore[method-assign]
+        self.daemon.start()
+        wait(lambda: seen(self.daemon) == (first, False, 0, []))
+        self.worker = worker_pid(self.daemon._sandbox)
+        os.kill(self.worker, signal.SIGSTOP)
+        self.pushed = push(self.repository, 201)
+        wait(lambda: self.pushed in self.asked)
+
+    def sync(self) -> threading.Thread:
+        thread = threading.Thread(target=self.daemon.request_sync)
+        thread.start()
+        return thread
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.daemon.stop()
+
+
+def test_sync_ends_reading_where_git_has_a_newer_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sandbox_module, "Limits", partial(Limits, patience=1_000))
+    with Reading(tmp_path) as reading:
+        repaired = push(reading.repository, 2)
+        reading.sync().join(30)
+        wait(lambda: seen(reading.daemon) == (repaired, False, 2, []))
+        assert reading.asked[1:] == [reading.pushed, repaired]
+
+
+def test_sync_joins_the_reading_of_the_same_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sandbox_module, "Limits", partial(Limits, patience=1_000, answer_bytes=20_000))
+    with Reading(tmp_path) as reading:
+        looks = reading.daemon._source._has_moved
+        looked = list[bool]()
+        monkeypatch.setattr(
+            reading.daemon._source, "_has_moved", lambda *on: looked.append(moved := looks(*on)) or moved
+        )
+        asked = reading.sync()
+        wait(lambda: bool(looked))
+        os.kill(reading.worker, signal.SIGCONT)
+        asked.join(30)
+        assert seen(reading.daemon)[1]
+        assert reading.asked.count(reading.pushed) == 1
+        reading.daemon.request_sync()
+        assert reading.asked.count(reading.pushed) == 2
 
 
 def test_daemon_that_waits_for_a_revision_to_be_read_counts_as_alive(tmp_path: Path):

@@ -36,6 +36,7 @@ from reconciler.secrets.folder import Stamp
 log = structlog.get_logger()
 
 _TRIES = 2
+_BLINK = 0.2
 _HELP = "split what is large, or remove what was added last"
 _LONGEST_GREETING = 1000
 _HUNG = "it did not move any more"
@@ -99,6 +100,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         self._is_closed = False
+        self._look_now = threading.Event()
         self._patience = self._limits.patience
         self._known: tuple[Snapshot, dict[str, Evaluated]] | None = None
         self._failed: tuple[Snapshot, dict[str, tuple[Stamp, ...]], NotUnderstood] | None = None
@@ -123,6 +125,13 @@ class Sandbox:
         """Try again what was not understood."""
         with self._lock:
             self._failed = None
+
+    def look_now(self) -> None:
+        """Have the revision that is being read given up at once if a newer one is there.
+
+        The same one is read on: to begin again would take longer and say the same.
+        """
+        self._look_now.set()
 
     def latest(self, snapshot: Snapshot) -> dict[str, Evaluated] | None:
         """What was said of it last, if it was the last revision that was understood."""
@@ -224,17 +233,20 @@ class Sandbox:
         """Until there is something to receive. Raises TimeoutError, also where it stopped moving, and Superseded."""
         ready = select.poll()
         ready.register(worker.socket, select.POLLIN)
-        seconds = self._patience
         moved, moved_at = worker.progress(), time.monotonic()
-        while not ready.poll(1000 * min(seconds, self._limits.stalled, max(0.0, deadline - time.monotonic()))):
+        look_at = moved_at + self._patience
+        while not ready.poll(1000 * min(_BLINK, max(0.0, min(look_at, deadline) - time.monotonic()))):
             if (progress := worker.progress()) != moved:
                 moved, moved_at = progress, time.monotonic()
             if time.monotonic() >= min(deadline, moved_at + self._limits.stalled):
                 raise TimeoutError
+            if time.monotonic() < look_at and not self._look_now.is_set():
+                continue
+            self._look_now.clear()
             if is_outdated():
                 self._end()
                 raise Superseded(f"revision {snapshot.revision[:12]} takes long to read, and a newer one is there")
-            seconds = self._limits.look_every
+            look_at = time.monotonic() + self._limits.look_every
 
     def _greet(self, worker: _Worker, build: bytes) -> None:
         """Raises Retryable for a worker of another build: the two would not understand each other."""

@@ -392,8 +392,12 @@ class Daemon:
         return [line for place in self._places for line in place.target.logs(key, lines)]
 
     def request_sync(self) -> int:
-        self._source.retry()
-        self._sandbox.forget()
+        if self._polling.locked() and self._sandbox.is_busy():
+            # What is being read now counts for this as well, unless git has something newer.
+            self._sandbox.look_now()
+        else:
+            self._source.retry()
+            self._sandbox.forget()
         self._poll()
         with self._counting:
             needed = self._passes_needed()
