@@ -22,7 +22,9 @@ from reconciler.model import INTERNAL_ERROR, Desired, Origin, Phase, ServiceId, 
 from reconciler.plan import make_plan
 from reconciler.report import diff, service_status
 from reconciler.report.judgement import judge
+from reconciler.report.planned import plan_document
 from reconciler.report.readiness import readiness
+from reconciler.report.status import RevisionInfo
 from reconciler.rollout import Decision
 from reconciler.web.answers import JSONResponse
 from reconciler.web.metrics import Metrics
@@ -98,8 +100,15 @@ def test_service_whose_planning_raises_is_left_alone(monkeypatch: pytest.MonkeyP
     assert plan.verdicts[other].health.reason.code != INTERNAL_ERROR
     assert not any(getattr(action, "service", None) == TINY for action in plan.actions)
     assert len(plan.bugs) == 1
-    found = service_in(status_of(report(desired=wanted, observed=seen, plan=plan)))
-    assert found["health"]["reason"] == INTERNAL_ERROR
+    alone = report(desired=state(desired()), observed=seen, plan=make_plan(state(desired()), seen, {}, PATIENCE))
+    status = status_of(alone, revision=RevisionInfo(wanted=alone.desired.revision, applied=alone.desired.revision))
+    assert service_in(status)["health"]["reason"] == INTERNAL_ERROR
+    assert judge(status).failed, "nobody waits for it"
+    (held,) = status["revision"]["heldUpBy"]
+    assert (held["service"], held["code"]) == (str(TINY), INTERNAL_ERROR)
+    (service,) = plan_document(status, [(alone.desired, seen, alone.plan)])["targets"][0]["services"]
+    assert (service["change"], "KeyError" in service["headline"]) == ("keep", False)
+    assert "planning demo/tiny failed (ValueError): a bug" in service["headline"]
 
 
 def test_service_whose_report_raises_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reconciler.bugs import caught
-from reconciler.model import Desired, DesiredState, Observed, Phase, Plan, Reason, ServiceId, Sync, Unreachable, Verdict
+from reconciler.model import (
+    INTERNAL_ERROR,
+    Desired,
+    DesiredState,
+    Observed,
+    Phase,
+    Plan,
+    Reason,
+    ServiceId,
+    Sync,
+    Unreachable,
+    Verdict,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,8 @@ def _why(want: Desired | None, verdict: Verdict) -> Reason | None:
         return Reason("Rejected", verdict.rejected.reason.message, verdict.rejected.reason.origin)
     if verdict.blocked:
         return verdict.blocked[0]
+    if verdict.health.reason.code == INTERNAL_ERROR:
+        return verdict.health.reason
     is_stuck = verdict.health.phase is Phase.DEGRADED and not verdict.strategy and not _is_replaced(verdict)
     return verdict.health.reason if is_stuck else None
 

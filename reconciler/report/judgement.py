@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.model import INTERNAL_ERROR
 from reconciler.report.status import Document
 
 
@@ -141,6 +142,8 @@ def is_moving(service: Document, target: Document) -> bool:
         return False
     if service["health"]["status"] == "Progressing" or service["health"]["reason"] in ("Silent", "Hung"):
         return True
+    if service["health"]["reason"] == INTERNAL_ERROR:
+        return False
     if service["kept"] or (not service["inGit"] and service["sync"] == "Unknown"):
         # It stays so until somebody repairs git.
         return False

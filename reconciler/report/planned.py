@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from reconciler.bugs import caught
-from reconciler.model import Action, DesiredState, Observed, Plan, Unreachable
+from reconciler.model import INTERNAL_ERROR, Action, DesiredState, Observed, Plan, Unreachable
 from reconciler.report.actions import action_name, services_of, subject_of
 from reconciler.report.judgement import fault, full_name, is_elsewhere, is_fine
 from reconciler.report.scrub import scrub_text
@@ -103,7 +103,7 @@ def _service(service: Document, actions: list[Document]) -> Document:
 
 def _verb(service: Document, actions: list[Document]) -> str:
     """One word for what happens to a service."""
-    if service["problems"] or service["kept"]:
+    if service["problems"] or service["kept"] or service["health"]["reason"] == INTERNAL_ERROR:
         return "keep"
     if service["rejected"] and not actions:
         return "rejected"
