@@ -118,5 +118,12 @@ def nothing_found(wanted: Wanted, refs: Mapping[str, str], shown: str) -> Termin
     # Each comparison takes a while, and a remote may have any number of names.
     like = sorted(have, key=lambda name: abs(len(name) - len(wanted.text)))[:_MOST_COMPARED]
     near = difflib.get_close_matches(wanted.text, like, 3, 0.5) or have[-5:]
-    names_of_it = ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in near)
-    return Terminal(f"{shown} has {what}; it has {names_of_it}; push it, or change source.{wanted.kind}")
+    return Terminal(
+        f"{shown} has {what}; it has {', '.join(map(_named, near))}; push it, or change source.{wanted.kind}"
+    )
+
+
+def _named(name: str) -> str:
+    """As people may read it: git takes no such names, but the server may be no git."""
+    printable = "".join(character if character.isprintable() else "?" for character in name[: _LONGEST_NAME + 1])
+    return printable if len(printable) <= _LONGEST_NAME else f"{printable[:_LONGEST_NAME]}…"

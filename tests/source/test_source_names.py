@@ -289,3 +289,9 @@ def test_missing_branch_among_a_hundred_thousand_is_compared_with_few(monkeypatc
     assert "it has production; push it" in said
     assert compared == [1_000]
     assert len(str(nothing_found(Wanted(Kind.BRANCH, "other"), refs, "git.example"))) < 2_000
+
+
+def test_names_that_a_server_makes_up_are_shown_in_one_printable_line() -> None:
+    refs = {"refs/heads/ma\x1b[31min\u202e": "a" * 40, "refs/heads/x\r\nSynced": "a" * 40}
+    for branch in ("main", "other"):
+        assert str(nothing_found(Wanted(Kind.BRANCH, branch), refs, "https://example.com/m")).isprintable()
