@@ -621,6 +621,28 @@ def test_metrics_without_an_end_are_not_passed_on(web: WebSide, engine_of: Any):
     assert get(web, metrics_path(web))[0] == 502
 
 
+def test_silent_replica_that_many_ask_for_keeps_no_other_replica_waiting(web: WebSide, loop: FakeLoop):
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as silent:
+        paths = [Path(folder) / name for name in ("silent", "other")]
+        silent.bind(str(paths[0]))
+        silent.listen(64)
+        replicas = [replica(number=number, socket=str(path)) for number, path in enumerate(paths, 1)]
+        loop.document = status_of(report(observed=observed(*replicas)))
+        Engine(paths[1], b"up 1\n")
+        first, second = (
+            str(group["labels"]["__metrics_path__"]) for group in json.loads(get(web, "/prometheus/sd")[1])
+        )
+        asking = [http.client.HTTPConnection(*web.address, timeout=10) for _ in range(20)]
+        for connection in asking:
+            connection.request("GET", first)
+        # Had they all the threads that there are for it, it would wait 8 s for each.
+        connection = http.client.HTTPConnection(*web.address, timeout=4)
+        connection.request("GET", second)
+        assert connection.getresponse().read() == b"up 1\n"
+        for each in (*asking, connection):
+            each.close()
+
+
 def test_silent_replicas_keep_no_other_answer_waiting(web: WebSide, engine_of: Any):
     engine_of(b"")
     path = metrics_path(web)

@@ -237,7 +237,7 @@ def _explained(address: Address, path: str, seconds: float) -> Iterator[None]:
         raise _NoAnswer(f"{path} did not answer within {seconds:g} s") from None
     except Stranger as error:
         raise _NoAnswer(str(error)) from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, UnicodeError, http.client.HTTPException) as error:
         if is_own_lack(error):
             raise
         raise _NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakValueDictionary
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -54,9 +55,13 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
         return await discoveries.setdefault(address, _Shared(partial(discover, address))).answer(request)
 
     slots = asyncio.Semaphore(_MOST_SCRAPES)
+    # Of each path that is asked for just now.
+    turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def pass_on(request: Request) -> Response:
-        async with slots:
+        # One replica that does not answer takes one slot, whoever asks for it how often.
+        turn = turns.setdefault(request.url.path, asyncio.Lock())
+        async with turn, slots:
             return await run_in_threadpool(_pass_on, control, request.url.path)
 
     return Starlette(
@@ -108,5 +113,9 @@ def _pass_on(control: Control, path: str) -> Response:
     said = Probe(tls=replica["tls"]).scrape(replica["socket"] or replica["port"], where)
     if said is None or said.status != 200:
         return Response("the replica does not tell its metrics\n", 502)
-    is_plain = said.kind.startswith(("text/plain", "application/openmetrics-text"))
+    is_plain = said.kind.startswith(("text/plain", "application/openmetrics-text")) and _is_header(said.kind)
     return Response(said.body, headers={"Content-Type": said.kind if is_plain else CONTENT_TYPE_LATEST})
+
+
+def _is_header(text: str) -> bool:
+    return text.isascii() and text.isprintable()
