@@ -56,6 +56,10 @@ class Damaged(Exception):
     """The mirror does not hold what it must, or holds something else: build it anew."""
 
 
+class Endless(Terminal):
+    """What git says of a revision has no end."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Limit:
     """What one fetch may add to the `before` bytes that the mirror has."""
@@ -160,12 +164,12 @@ class Mirror:
     def read(self, *arguments: str, stdin: bytes = b"", most: int = LONGEST_ANSWER) -> bytes:
         """What one git command says that only reads the mirror, and that a sound mirror always answers.
 
-        Raises Terminal after `most` bytes: a small tree may name itself again and again.
+        Raises Endless after `most` bytes: a small tree may name itself again and again.
         """
         try:
             return self._here(*arguments, stdin=stdin, most=most)
         except GitSaidTooMuch as error:
-            raise Terminal(f"git {arguments[0]}: {error.said}; the last good revision stays") from None
+            raise Endless(f"git {arguments[0]}: {error.said}; the last good revision stays") from None
         except GitFailed as error:
             raise Damaged(error.said) from None
 

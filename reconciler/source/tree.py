@@ -10,7 +10,7 @@ from reconciler.config import Source
 from reconciler.config_values import normalize_path
 from reconciler.errors import ManifestError, Retryable, Terminal
 from reconciler.manifests import IGNORE_FILE, MAX_IGNORE_BYTES, SUFFIXES, Ignore, folder_of, ignore_files, is_hidden
-from reconciler.model import File, Origin, Reason, Snapshot, is_under
+from reconciler.model import FOLDER_TOO_LARGE, File, Origin, Reason, Snapshot, is_under
 from reconciler.source.choose import (
     LINK,
     MAKE_ROOM,
@@ -22,7 +22,7 @@ from reconciler.source.choose import (
     refuse_large,
     refuse_links,
 )
-from reconciler.source.mirror import Damaged, Mirror
+from reconciler.source.mirror import Damaged, Endless, Mirror
 
 _SUFFIXES, _IGNORE = tuple(suffix.encode() for suffix in SUFFIXES), IGNORE_FILE.encode()
 _KEPT = "the last good revision stays"
@@ -58,10 +58,11 @@ def read_snapshot(
         raise Terminal(f"targets.paths: {error}") from None
     roots = tuple(dict.fromkeys(clean.values()))
     readers = [tuple(clean[path] for path in each) for each in wish.readers or (paths,)]
-    entries, ignore_files, present = _entries(mirror, revision, roots)
+    listing, endless = _listing(mirror, revision, roots, readers)
+    entries, ignore_files, present = _entries(listing, roots)
     ignore, closed = _ignore(mirror, ignore_files, roots)
     chosen = choose([each for each in entries if not _is_closed(each, closed)], roots, ignore, settings)
-    chosen.refused |= {f"{folder}/{IGNORE_FILE}".encode(): reason for folder, reason in closed.items()}
+    chosen.refused |= {f"{folder}/{IGNORE_FILE}".encode(): reason for folder, reason in closed.items()} | endless
     refuse_links(chosen, lambda links: _lead_to_files(mirror, revision, links))
     if what := refuse_folders(chosen, readers, settings):
         raise Terminal(f"revision {revision[:12]} has {what}; {_KEPT}; {MAKE_ROOM}")
@@ -80,20 +81,46 @@ def read_snapshot(
         revision=revision,
         files=tuple(files),
         refused=tuple(chosen.refused[path] for path in sorted(chosen.refused)),
-        missing=tuple(path for path in paths if clean[path] not in present),
+        missing=tuple(path for path in paths if clean[path] not in present and clean[path].encode() not in endless),
         subject=subject,
         committed_at=committed_at,
         skipped=chosen.skipped,
     )
 
 
-def _entries(mirror: Mirror, revision: str, roots: tuple[str, ...]) -> tuple[list[Entry], list[Entry], set[str]]:
-    """What may matter of the tree, the ignore files among it and above it, and which of the roots are there."""
+def _listing(
+    mirror: Mirror, revision: str, roots: tuple[str, ...], readers: list[tuple[str, ...]]
+) -> tuple[bytes, dict[bytes, Reason]]:
+    """What stands under the roots, and those of them whose list has no end, if there are targets without these."""
     asked = () if "" in roots else (*roots, *ignore_files(roots))
+    try:
+        return _listed(mirror, revision, asked, _LONGEST_LISTING), {}
+    except Endless:
+        share = _LONGEST_LISTING // len(roots)
+        long = {root for root in roots if not root or not _has_end(mirror, revision, root, share)}
+        left = tuple(root for root in roots if root not in long)
+        if not long or not any(set(each) <= set(left) for each in readers):
+            raise
+    text = f"not read: the list of its files has more than {share:,} bytes; move files out of it"
+    endless = {root.encode(): Reason(FOLDER_TOO_LARGE, text, Origin(root, 1)) for root in long}
+    return _listed(mirror, revision, (*left, *ignore_files(left)), _LONGEST_LISTING), endless
+
+
+def _has_end(mirror: Mirror, revision: str, root: str, most: int) -> bool:
+    try:
+        _listed(mirror, revision, (root,), most)
+    except Endless:
+        return False
+    return True
+
+
+def _listed(mirror: Mirror, revision: str, asked: tuple[str, ...], most: int) -> bytes:
     # With `-t` folders are listed as well: those that hold no file could else be walked for ever without a word.
-    listing = mirror.read(
-        "ls-tree", "-r", "-t", "-z", "-l", "--full-tree", revision, "--", *asked, most=_LONGEST_LISTING
-    )
+    return mirror.read("ls-tree", "-r", "-t", "-z", "-l", "--full-tree", revision, "--", *asked, most=most)
+
+
+def _entries(listing: bytes, roots: tuple[str, ...]) -> tuple[list[Entry], list[Entry], set[str]]:
+    """What may matter of the tree, the ignore files among it and above it, and which of the roots are there."""
     entries, ignoring, present = list[Entry](), list[Entry](), set[str]()
     begin = 0
     while (end := listing.find(b"\0", begin)) >= 0:

@@ -369,6 +369,28 @@ def test_folder_beyond_the_limits_concerns_only_targets_that_read_it(
         assert kept == (["hosts/b", "hosts/b/"] if name == "b" else [])
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_folder_whose_list_has_no_end_concerns_only_its_readers(
+    repository: Repository, mirror: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    monkeypatch.setattr("reconciler.source.tree._LONGEST_LISTING", 3_000)
+    source = GitSource(Source(url=str(repository.path)), mirror, ("runtimes", "hosts/a", "hosts/b"), readers=TWO)
+    good = source.poll()
+    for number in range(100):
+        repository.write(f"{'runtimes' if shared else 'hosts/b'}/{number}.txt", "")
+    repository.write("hosts/a/new.yaml")
+    repository.commit()
+    if shared:
+        with pytest.raises(Terminal, match=r"ls-tree: its answer has more than 3,000 bytes; the last good revision"):
+            source.poll()
+        assert source.last_good() is good
+        return
+    found = source.poll()
+    assert [file.path for file in found.files] == ["hosts/a/chat.yaml", "hosts/a/new.yaml", "runtimes/vllm.yaml"]
+    assert codes(found) == {"hosts/b": "FolderTooLarge"}
+    assert found.missing == ()
+
+
 def test_folder_above_others_beyond_the_limits_leaves_them_readable(repository: Repository, mirror: Path) -> None:
     for name in "xyz":
         repository.write(f"hosts/{name}.yaml", "a: 1\n")
