@@ -18,6 +18,7 @@ from reconciler.model import (
     Reject,
     Relabel,
     ServiceId,
+    SetRoutes,
     Stage,
     Start,
     Stop,
@@ -53,6 +54,18 @@ def test_the_first_rollout_takes_every_step_in_order():
         "SetRoutes",
         "Promote",
     ]
+
+
+def test_service_is_new_to_clients_until_it_serves_and_never_again():
+    host = Host()
+    commit = state(wanted("a", "crash1"))
+    plan = make_plan(commit, host.observe(), {}, PATIENCE)
+    (route,) = next(action for action in plan.actions if isinstance(action, SetRoutes)).routes
+    assert route.is_new
+    host, _ = served()
+    assert [each.is_new for each in host.routes.values()] == [False]
+    host.converge(state(wanted("a", "good1", replicas=0)))
+    assert [(each.stable, each.is_new) for each in host.routes.values()] == [((), False)]
 
 
 def test_with_room_the_new_one_is_trusted_before_the_old_one_is_drained():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from reconciler.model import Endpoint, ReplicaId, ServiceId, ServiceRoute
 from reconciler.routing.endpoints import bridge, endpoint_table, members_of, read_members
-from reconciler.routing.resources import accepted_models, route_table
+from reconciler.routing.resources import accepted_models, passthrough_hosts, route_table
+from reconciler.routing.static import Resource
 from reconciler.routing.table import dump_routes, load_routes
 from tests.proxy_parts import route, seat, service
 
@@ -92,6 +94,29 @@ def test_every_service_has_one_model_id_that_is_its_own(services: list[ServiceId
 def test_spoilt_table_is_an_error_and_not_an_empty_table(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         load_routes(text)
+
+
+def test_service_that_never_served_takes_no_name_from_another() -> None:
+    serves, also = route("twin", 20_000, passthrough=True), route("twin", 20_001, namespace="prod")
+    comes = ServiceRoute(ServiceId("prod", "twin"), passthrough=True, is_new=True)
+    near, far = route("a-b", 20_002, namespace="c"), ServiceRoute(ServiceId("b-c", "a"), is_new=True)
+
+    def models(*routes: ServiceRoute) -> dict[str, Resource]:
+        shared = route_table(routes, "x.test")["virtual_hosts"][-1]["routes"]
+        found = [each for each in shared if "dynamic_metadata" in each["match"]]
+        named = [(each["match"]["dynamic_metadata"][0]["value"].get("string_match"), each) for each in found]
+        return {match["exact"]: each for match, each in named if match}
+
+    alone = models(serves)["twin"]
+    assert models(serves, comes)["twin"] == alone
+    assert models(serves, comes)["prod/twin"] == models(comes)["prod/twin"]
+    assert models(serves, also)["twin"] != alone, "a name that two use is ambiguous"
+    assert "direct_response" in models(comes, replace(comes, service=ServiceId("test", "twin")))["twin"]
+    hosts = {each["name"]: each for each in route_table((near, far), "x.test")["virtual_hosts"]}
+    assert hosts["a-b-c.x.test"] == route_table((near,), "x.test")["virtual_hosts"][0]
+    close = replace(far, passthrough=True)
+    assert passthrough_hosts((replace(near, passthrough=True), close), "x.test").keys() == {"a-b-c.x.test"}
+    assert load_routes(dump_routes((comes,))) == (comes,)
 
 
 def test_names_cannot_break_out_of_a_route() -> None:

@@ -233,7 +233,7 @@ class ServiceRoute:
     `guarded`: only requests that the engine asks a key for are let through. `open_paths` are let through as well, and
     what is below them. `passthrough`: TLS for the service's host
     name is not ended by the proxy, but handed to a replica as it is. `left_at`: when the service left this host; its
-    names go on for a while.
+    names go on for a while. `is_new`: nothing of it ever served here, so that names it shares stay with others.
     """
 
     service: ServiceId
@@ -245,6 +245,7 @@ class ServiceRoute:
     passthrough: bool = False
     left_at: float | None = None
     open_paths: tuple[str, ...] = ()
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         guarded=_is_guarded(s),
         open_paths=_open_paths(s),
         passthrough=_is_passed_through(s, shown),
+        is_new=s.promoted is None and not shown,
     )
 
 

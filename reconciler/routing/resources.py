@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -44,13 +44,22 @@ class Target:
     opened: tuple[str, ...]
 
 
-def accepted_models(services: Iterable[ServiceId]) -> dict[str, tuple[ServiceId, ...]]:
-    """What `model` may say: `namespace/name`, and `name`. More than one service means that the name is ambiguous."""
+def accepted_models(
+    services: Iterable[ServiceId], new: Collection[ServiceId] = frozenset()
+) -> dict[str, tuple[ServiceId, ...]]:
+    """What `model` may say: `namespace/name`, and `name`. More than one service means that the name is ambiguous.
+
+    Those that are `new` take no name away from others.
+    """
     models: dict[str, tuple[ServiceId, ...]] = {}
     for service in sorted(services):
         models[service.name] = (*models.get(service.name, ()), service)
         models[str(service)] = (service,)
-    return models
+    return {model: _claimants(sharing, new) for model, sharing in models.items()}
+
+
+def _claimants(sharing: tuple[ServiceId, ...], new: Collection[ServiceId]) -> tuple[ServiceId, ...]:
+    return tuple(service for service in sharing if service not in new) or sharing
 
 
 def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
@@ -58,7 +67,8 @@ def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
     ordered = sorted(routes, key=lambda route: route.service)
     targets = {route.service: Target(_to(route), route.guarded, route.open_paths) for route in ordered}
     here, left = (frozenset(r.service for r in ordered if (r.left_at is None) == is_here) for is_here in (True, False))
-    models = accepted_models(here)
+    new = frozenset(r.service for r in ordered if r.is_new)
+    models = accepted_models(here, new)
     listing = json.dumps(_model_list(models))
     # What is here has the names that it shares with what left.
     models = {**accepted_models(left), **models}
@@ -74,29 +84,37 @@ def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
         "ignore_port_in_host_matching": True,
         "max_direct_response_body_size_bytes": len(listing) + (1 << 20),
         "virtual_hosts": [
-            *_hosts(host_names(here, domain, left), targets),
+            *_hosts(host_names(here, domain, left, new), targets),
             _virtual_host("shared", "*", shared),
         ],
     }
 
 
 def host_names(
-    services: Iterable[ServiceId], domain: str, left: Iterable[ServiceId] = ()
-) -> dict[str, list[ServiceId]]:
-    """One host name per service. `a-b` in `c` and `a` in `b-c` have the same one; what `left` keeps only its own."""
+    services: Iterable[ServiceId],
+    domain: str,
+    left: Iterable[ServiceId] = (),
+    new: Collection[ServiceId] = frozenset(),
+) -> dict[str, tuple[ServiceId, ...]]:
+    """One host name per service. `a-b` in `c` and `a` in `b-c` have the same one; what `left` keeps only its own.
+
+    Those that are `new` take none away from others.
+    """
     if left:
-        return {**host_names(left, domain), **host_names(services, domain)}
+        return {**host_names(left, domain), **host_names(services, domain, new=new)}
     sharing: dict[str, list[ServiceId]] = defaultdict(list)
     for service in sorted(services):
         label = _literal(f"{service.name}-{service.namespace}")
         sharing[f"{label}.{domain}".lower()].append(service)
-    return sharing
+    return {host: _claimants(tuple(those), new) for host, those in sharing.items()}
 
 
 def passthrough_hosts(routes: Iterable[ServiceRoute], domain: str) -> dict[str, Resource]:
     """The host names whose TLS is passed through, and to which replicas. A name that means two services is left out."""
+    routes = tuple(routes)
     passed = {route.service for route in routes if route.passthrough}
-    sharing = host_names((route.service for route in routes if route.left_at is None), domain)
+    new = {route.service for route in routes if route.is_new}
+    sharing = host_names((route.service for route in routes if route.left_at is None), domain, new=new)
     return {
         host: subset_of_service(str(those[0]))
         for host, those in sharing.items()
@@ -104,7 +122,7 @@ def passthrough_hosts(routes: Iterable[ServiceRoute], domain: str) -> dict[str, 
     }
 
 
-def _hosts(sharing: Mapping[str, list[ServiceId]], targets: Targets) -> list[Resource]:
+def _hosts(sharing: Mapping[str, tuple[ServiceId, ...]], targets: Targets) -> list[Resource]:
     """A virtual host for each host name: Envoy would refuse two with the same."""
     return [_virtual_host(host, host, _by_host(services, targets)) for host, services in sharing.items()]
 
@@ -113,7 +131,7 @@ def _virtual_host(name: str, domain: str, routes: list[Resource]) -> Resource:
     return {"name": name, "domains": [domain], "retry_policy": _RETRY, "routes": routes}
 
 
-def _by_host(sharing: list[ServiceId], targets: Targets) -> list[Resource]:
+def _by_host(sharing: tuple[ServiceId, ...], targets: Targets) -> list[Resource]:
     if len(sharing) == 1:
         return [_below("", targets[sharing[0]])]
     paths = " or ".join(f"/{service}/" for service in sharing)

@@ -34,6 +34,7 @@ def _route(entry: Any) -> ServiceRoute:
         passthrough=bool(entry.get("passthrough")),
         left_at=entry.get("left_at"),
         open_paths=tuple(map(str, entry.get("open_paths", ()))),
+        is_new=bool(entry.get("is_new")),
     )
 
 
