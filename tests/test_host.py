@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from reconciler import procfs
 from reconciler.errors import Retryable, Terminal
 from reconciler.inventory import Inventory
 from reconciler.model import (
@@ -401,3 +403,16 @@ def test_nobody_is_late_because_the_clock_of_the_host_was_set(
     monkeypatch.setattr(host._clock, "_wall", lambda: before() + 3600)
     (replica,) = observe(host).replicas
     assert observe(host).at - replica.created_at < 600
+
+
+def test_proxy_that_others_started_again_is_let_to_the_sockets(
+    host: HostTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd does so within 100 ms, and after an upgrade as another user than before."""
+    host.lock()
+    opened: list[int] = []
+    monkeypatch.setattr(host._supervisor, "open_to_proxy", lambda: opened.append(1))
+    for pid, times in ((1, 1), (1, 1), (os.getppid(), 2)):
+        monkeypatch.setattr(host._proxy, "find_process", partial(procfs.identify, pid))
+        observe(host)
+        assert len(opened) == times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
@@ -116,6 +117,7 @@ class HostTarget:
         self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus, hidden)
         self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
+        self._proxy_seen: procfs.Identity | None = None
         self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings, folder), secrets, wake)
         self._images = make_images(settings, folder)
         find_image = self._images.find if self._images else lambda _: None
@@ -154,7 +156,7 @@ class HostTarget:
         if not self._recovered:
             try:
                 self._supervisor.recover()
-                self._supervisor.open_to_proxy()
+                self._watch_proxy()
                 prepare_shutdown(self._settings, self._inventory.folder / "proxy")
                 self._records.complete()
                 self._recovered = True
@@ -271,9 +273,15 @@ class HostTarget:
         return self._probes.watches and not self._witness.others_since(_PROXY, since)
 
     def _watch_proxy(self) -> None:
-        """Whoever drives this host wants to know at once when the proxy ends."""
-        if self._proxy_exit is not None and (found := self._proxy.find_process()) is not None:
-            self._proxy_exit.watch(found)
+        """Whoever drives this host wants to know at once when the proxy ends, and that another one can do its work."""
+        if self._proxy_exit is None or (found := self._proxy.find_process()) is None:
+            return
+        self._proxy_exit.watch(found)
+        if found != self._proxy_seen:
+            # systemd may have started it again, as another user than before.
+            with suppress(ReconcileError):
+                self._supervisor.open_to_proxy()
+                self._proxy_seen = found
 
     # ------------------------------------------------------------ perform
 
@@ -287,7 +295,6 @@ class HostTarget:
         match action:
             case EnsureProxy():
                 self._proxy.ensure_running(action.replace)
-                self._supervisor.open_to_proxy()
                 self._watch_proxy()
             case SetRoutes():
                 self._proxy.apply(action.routes)
