@@ -103,8 +103,7 @@ def end(found: Identity, patience: float = 5.0) -> None:
     """Ends Envoy and every request in it."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if is_alive(found):
-            with suppress(ProcessLookupError):
-                os.kill(found.pid, number)
+            procfs.send_signal(found, number)
         deadline = time.monotonic() + patience
         while is_alive(found) and time.monotonic() < deadline:
             time.sleep(0.01)
