@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import Settings
+from reconciler.config import Engine, Settings
 from reconciler.engines.file_arguments import paths_in
 from reconciler.engines.launch import Question
 from reconciler.errors import Retryable
@@ -248,6 +248,45 @@ def test_folder_with_a_nul_character_is_refused_by_its_line(uri: str) -> None:
     (error,) = validate_on(read_manifests(snapshot({"hosts/box/chat.yaml": text})), TARGET)["errors"]
     assert "holds a NUL character" in error["message"]
     assert "storageUri" in text.splitlines()[error["line"] - 1]
+
+
+MOUNTS = {
+    "/": "/usr",
+    "//": "some folder",
+    "/etc": "/etc",
+    "/usr/lib/python3.11": "/usr",
+    "/bin": "/bin",
+    "/lib64/": "/lib64",
+    "/run/credentials/x": "/run/credentials/x",
+    "/proc/self": "/proc/self",
+    "/opt/vllm": "/opt/vllm",
+    "/opt/vllm/lib/python3.11/site-packages/vllm": "/opt/vllm",
+    "/opt": "/opt/vllm",
+    "/mnt/../usr": "some folder",
+    "models": "some folder",
+}
+
+
+def with_mount(path: str) -> str:
+    volumes = "  predictor:\n    volumes: [{name: v, persistentVolumeClaim: {claimName: claim}}]\n"
+    return SERVICE.replace("  predictor:\n", volumes) + f"      volumeMounts: [{{name: v, mountPath: {path}}}]\n"
+
+
+@pytest.mark.parametrize("path", MOUNTS)
+def test_folder_of_git_covers_nothing_that_an_engine_of_the_host_runs_from(path: str) -> None:
+    files = {"hosts/box/chat.yaml": with_mount(path)}
+    unit = TARGET.model_copy(update={"kind": "systemd"})
+    (error,) = validate_on(read_manifests(snapshot(files)), unit)["errors"]
+    assert f"mountPath {path} would hide {MOUNTS[path]}" in error["message"]
+    contained = unit.model_copy(update={"engines": (Engine(image="*", podman=True),)})
+    assert not validate_on(read_manifests(snapshot(files)), contained)["errors"], "the image is the wall"
+    assert not validate_on(read_manifests(snapshot(files)), TARGET)["errors"], "nothing is mounted"
+
+
+@pytest.mark.parametrize("path", ["/mnt/models2", "/etc/vllm", "/root/.cache", "/opt/ml/model", "/var/lib/data"])
+def test_folder_of_git_may_be_mounted_beside_what_an_engine_runs_from(path: str) -> None:
+    unit = TARGET.model_copy(update={"kind": "systemd"})
+    assert not validate_on(read_manifests(snapshot({"hosts/box/chat.yaml": with_mount(path)})), unit)["errors"]
 
 
 # ---------------------------------------------------------------- what is put in its place

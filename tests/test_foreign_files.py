@@ -46,6 +46,11 @@ DOUBTFUL = {
     "a lost kind": SERVICE.replace("kind: InferenceService\n", ""),
     "a service without a name": SERVICE.replace("name: chat", "nam: chat"),
     "a list with a stranger": "apiVersion: v1\nkind: List\nitems: [{metadata: {name: a}}]\n",
+    "a pointer of Git LFS": "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "a pointer of git-annex": "/annex/objects/SHA256E-s12--4d7a.yaml\n",
+    "a file of Ansible's vault": "$ANSIBLE_VAULT;1.1;AES256\n3132\n",
+    "a file of transcrypt": "U2FsdGVkX19mb28=\n",
+    "a file of age": "-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n-----END AGE ENCRYPTED FILE-----\n",
     "a broken JSON service": '{"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService",',
 }
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from urllib.parse import unquote
 
-from reconciler.config import DEFAULT_PATH, HostTarget
+from reconciler.config import DEFAULT_PATH, Engine, HostTarget
 from reconciler.desired.gpu_share import exceeded_share
 from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring, missing_secrets
@@ -16,6 +17,10 @@ from reconciler.engines.launch import UNKNOWN, Revealed, origin_of_word, server_
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
 from reconciler.secrets.wanted import ALL, secret_ref
 from reconciler.storage.sources import SCHEMES, shown
+
+# What a unit's shell, loader and interpreter come from; and what these look into, where a folder may be mounted.
+_PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/var/run")
+_SETTINGS = ("/etc", "/var/cache")
 
 
 def find_obstacles(
@@ -45,6 +50,9 @@ def find_obstacles(
         if obstacle := storage_obstacle(mount, target):
             yield Reason(*obstacle, origins.of_storage(mount.uri))
         yield from _missing_config_maps(mount, origins)
+        if engine and target.kind == "systemd" and (covered := _covered_by(mount.path, engine)):
+            text = f"mountPath {mount.path} would hide {covered}, which the engine runs from; mount it elsewhere"
+            yield Reason("MountNotAllowed", text, origins.of_storage(mount.uri))
     for reason in closed_arguments(spec, argument_origins, names=names):
         yield reason if reason.origin else replace(reason, origin=origins.of_container_field("args"))
 
@@ -62,6 +70,19 @@ def closed_arguments(
         if is_closed(path) and not any(is_below(path, each) for each in mounted):
             text = f"{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
             yield Reason("FileClosed", text, origin_of_word(spec, indices[index], argument_origins))
+
+
+def _covered_by(path: str, engine: Engine) -> str:
+    """What a unit without an image would find something else instead of, if anything."""
+    if engine.python is None:
+        return ""
+    place = posixpath.normpath(path)
+    if not path.startswith("/") or place.startswith("//") or ".." in path.split("/"):
+        return "some folder that only its own spelling tells"
+    own = str(engine.python.parent.parent)
+    if is_systems_own(place) or any(is_below(place, each) for each in (*_PROGRAMS, own)):
+        return next((each for each in (*_PROGRAMS, own) if is_below(place, each)), place)
+    return next((each for each in (*_PROGRAMS, *_SETTINGS, own) if is_below(each, place)), "")
 
 
 def _missing(variable: EnvVar, origins: Origins) -> Reason:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.bugs import caught
-from reconciler.manifests.foreign import has_no_kind, is_foreign, kind_of_broken, misspelt_kind
+from reconciler.manifests.foreign import has_no_kind, is_foreign, kind_of_broken, left_behind, misspelt_kind
 from reconciler.manifests.host import host_problems
 from reconciler.manifests.json_text import is_json, join_surrogates, split_objects
 from reconciler.manifests.manifest import (
@@ -53,6 +53,8 @@ def read_file(path: str, data: bytes, max_bytes: int = MAX_FILE_BYTES, max_docum
         text = check_text(data)
     except YamlProblem as problem:
         return unreadable(path, problem.line, problem.code, problem.message)
+    if why := left_behind(text):
+        return unreadable(path, 1, "NotTheFile", why)
     return _tidy(path, joined(_read_documents(path, text, max_documents)))
 
 

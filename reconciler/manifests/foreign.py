@@ -21,6 +21,18 @@ _FOREIGN = frozenset(
         "TrainedModel",
     }
 )
+# What tools leave in a file's place; the file itself may be one of ours.
+_LEFT_BEHIND = (
+    (rb"version https?://[\w.-]+/spec/v", "is a pointer of Git LFS and not the file itself; keep manifests out of LFS"),
+    (
+        rb"(\.\./)*(\.git)?/annex/objects/",
+        "is a pointer of git-annex, not the file itself; keep manifests out of it",
+    ),
+    (
+        rb"\$ANSIBLE_VAULT;|U2FsdGVkX1|-----BEGIN (AGE ENCRYPTED FILE|PGP MESSAGE)-----|age-encryption\.org/v",
+        "is encrypted as a whole; encrypt the values of Secrets only, with SOPS",
+    ),
+)
 _SERVICE = b"inferenceservice"
 _KIND_LINE = re.compile(rb"^kind:[ \t]*[\"']?([A-Za-z]+)|[\"']kind[\"'][ \t]*:[ \t]*[\"']([A-Za-z]+)", re.MULTILINE)
 _KEYS = re.compile(rb"kind|apiversion", re.IGNORECASE)
@@ -71,6 +83,12 @@ def kind_of_broken(text: bytes) -> str | None:
     if kind in KNOWN_KINDS:
         return kind
     return "" if _near(kind) else None
+
+
+def left_behind(text: bytes) -> str:
+    """Why a file is not what its name says but what a tool put there for it; empty: it is."""
+    start = text[:200].lstrip()
+    return next((why for pattern, why in _LEFT_BEHIND if re.match(pattern, start)), "")
 
 
 def may_hide_services(data: bytes) -> bool:
