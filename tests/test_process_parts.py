@@ -68,6 +68,18 @@ def test_log_is_cut_while_it_is_written_and_tail_spans_the_cut(tmp_path: Path) -
 # ---------------------------------------------------------------- /proc
 
 
+def test_log_far_beyond_its_limit_is_kept_from_its_end_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with open(log, "wb") as file:
+        # A replica that writes faster than anybody looks.
+        file.truncate(1 << 36)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nthe end\n")
+    assert logs.trim(log, limit=1 << 20)
+    assert (log.stat().st_size, (tmp_path / "log.1").stat().st_size) == (0, 4 << 20)
+    assert logs.tail(log, 1) == ("the end",)
+
+
 def test_every_listening_port_is_known_and_a_connection_is_none() -> None:
     with socket.socket() as four, socket.socket(socket.AF_INET6) as six, socket.socket() as client:
         four.bind(("127.0.0.1", 0))

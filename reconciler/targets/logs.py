@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections import deque
 from pathlib import Path
 
 LIMIT_BYTES = 32 << 20
 _TAIL_BYTES = 256 << 10
+_PIECE = 1 << 20
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -27,14 +27,20 @@ def tail(path: Path, lines: int) -> tuple[str, ...]:
 
 
 def trim(path: Path, limit: int = LIMIT_BYTES) -> bool:
-    """Move a log that grew beyond the limit to `log.1`; says whether it did.
+    """Move the end of a log that grew beyond the limit to `log.1`; says whether it did.
 
-    So a replica keeps at most twice the limit. What is written between the copy and the cut is lost: a few lines.
+    So a replica keeps about twice the limit. What is written between the copy and the cut is lost: a few lines. Of one
+    that writes faster than anybody copies, no more than four times the limit is copied.
     """
     try:
-        if path.stat().st_size <= limit:
+        size = path.stat().st_size
+        if size <= limit:
             return False
-        shutil.copyfile(path, _previous(path))
+        with open(path, "rb") as log, open(_previous(path), "wb") as kept:
+            most = min(size, 4 * limit)
+            log.seek(size - most)
+            for left in range(most, 0, -_PIECE):
+                kept.write(log.read(min(left, _PIECE)))
         os.truncate(path, 0)
     except OSError:
         # A full disk is no reason to disturb what serves; the next look tries again.
