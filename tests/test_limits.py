@@ -111,6 +111,13 @@ def test_finding_of_endless_length_is_cut() -> None:
     assert (len(kept[1].message), kept[1].message[-1]) == (2_000, "…")
 
 
+def test_what_cannot_be_read_is_said_in_a_bounded_text() -> None:
+    key = "k" * 100_000
+    (unreadable,) = desired(with_files({"bad.yaml": f"? {key}\n: 1\n? {key}\n: 2\n"})).unreadable
+    assert unreadable.code == "DuplicateKey"
+    assert len(unreadable.message) <= 2_000
+
+
 # ---------------------------------------------------------------- the whole revision
 
 

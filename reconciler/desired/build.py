@@ -10,7 +10,15 @@ from reconciler.bugs import caught
 from reconciler.config import HostTarget
 from reconciler.desired.belonging import drop_misplaced
 from reconciler.desired.deviations import of_document
-from reconciler.desired.limits import MAX_NOTES, Tally, check_documents, desired_size, first, with_few_findings
+from reconciler.desired.limits import (
+    MAX_NOTES,
+    Tally,
+    check_documents,
+    desired_size,
+    first,
+    shortened,
+    with_few_findings,
+)
 from reconciler.desired.scene import SERVICE, DesiredCache, Scene, enter_scene
 from reconciler.desired.service import describe, service_id, unusable
 from reconciler.desired.support import Place
@@ -48,7 +56,6 @@ def build_desired(
     check_documents(manifests, snapshot, target.name)
     manifests, misplaced = drop_misplaced(manifests, target)
     services = manifests.of_kind(SERVICE)
-    bad_names = [reason for each in services if (reason := _bad_name(each))]
     usable = [each for each in services if not _bad_name(each)]
     _describe_all(usable, partial(enter_scene, manifests, target, snapshot, cache, secrets), target, cache)
     host = find_host(manifests, target, snapshot)
@@ -56,7 +63,7 @@ def build_desired(
         target=target.name,
         revision=snapshot.revision,
         services=tuple(_without_doubles(cache.services, target)),
-        unreadable=(*unreadable_places(manifests, snapshot), *bad_names, *doubled_hosts(manifests, target)),
+        unreadable=tuple(map(shortened, _unreadable(manifests, snapshot, target))),
         prunable=is_prunable(manifests, target, snapshot),
         notes=first((*_notes_safely(manifests, target, snapshot, cache), *secrets.notes), MAX_NOTES),
         refused=first((*faults_without_services(manifests), *secrets.faults, *misplaced), MAX_NOTES),
@@ -68,6 +75,12 @@ def build_desired(
             ServiceId(target.default_namespace, each.name) for each in usable if each.namespace is None
         ),
     )
+
+
+def _unreadable(manifests: Manifests, snapshot: Snapshot, target: HostTarget) -> Iterator[Reason]:
+    yield from unreadable_places(manifests, snapshot)
+    yield from (reason for each in manifests.of_kind(SERVICE) if (reason := _bad_name(each)))
+    yield from doubled_hosts(manifests, target)
 
 
 def _describe_all(

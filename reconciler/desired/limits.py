@@ -162,13 +162,14 @@ def first(reasons: tuple[Reason, ...], most: int) -> tuple[Reason, ...]:
     """The first of them, none of endless length, and how many are left out."""
     if len(reasons) <= most and all(len(each.message) <= _LONGEST_MESSAGE for each in reasons):
         return reasons
-    shown = tuple(_shortened(each) for each in reasons[:most])
+    shown = tuple(shortened(each) for each in reasons[:most])
     if len(reasons) <= most:
         return shown
     text = f"{len(reasons) - most + 1:,} more findings are left out; correct these first"
     return (*shown[:-1], Reason("MoreFindings", text, reasons[most - 1].origin))
 
 
-def _shortened(reason: Reason) -> Reason:
+def shortened(reason: Reason) -> Reason:
+    """With a message that somebody can read."""
     text = reason.message
     return reason if len(text) <= _LONGEST_MESSAGE else replace(reason, message=f"{text[: _LONGEST_MESSAGE - 1]}…")

@@ -75,6 +75,10 @@ class Ignore:
         self._rules[folder] = _parsed(data, shown)
         self._folders.clear()
 
+    def rules_above(self, folder: str) -> int:
+        """How many ignore files say something about what is in a folder."""
+        return sum(each in self._rules for each in ("", *_folders_of(folder)))
+
     def why(self, path: str) -> Reason | None:
         """The line that ignores a file, or a folder above it; None when none does."""
         if not self._rules:

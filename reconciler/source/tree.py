@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ _SUFFIXES, _IGNORE = tuple(suffix.encode() for suffix in SUFFIXES), IGNORE_FILE.
 _KEPT = "the last good revision stays"
 # Some hundred thousand files: kilobytes of trees that name each other can list for hours.
 _LONGEST_LISTING = 32 << 20
+# Of all ignore files below one folder of `targets[].paths`, and of those that one file is looked for in.
+_MOST_IGNORE_LINES = 10_000
+_MOST_IGNORES_ABOVE = 10
 # The year 9999, which is as far as a calendar here goes.
 _LATEST = 253_370_764_800.0
 _FOLDER = b"040000"
@@ -147,7 +151,7 @@ def _ignore(mirror: Mirror, files: list[Entry], roots: tuple[str, ...]) -> tuple
 
     Raises Terminal where such a folder is all that anybody reads.
     """
-    ignore, closed = Ignore(), dict[str, Reason]()
+    ignore, closed, spent = Ignore(), dict[str, Reason](), Counter[str]()
     plain = [each for each in files if each.mode not in (LINK, SUBMODULE) and each.size <= MAX_IGNORE_BYTES]
     contents = dict(zip(plain, _contents(mirror, plain), strict=True))
     for each in sorted(files, key=lambda one: one.path.count(b"/")):
@@ -155,7 +159,11 @@ def _ignore(mirror: Mirror, files: list[Entry], roots: tuple[str, ...]) -> tuple
         folder = folder_of(path)
         if ignore.why(path) or (is_under(folder, roots) and is_hidden(folder, roots)):
             continue
+        if is_under(folder, closed):
+            continue
+        spent[root := _root_of(folder, roots)] += contents.get(each, b"").count(b"\n") + 1
         try:
+            _check_ignores(each, spent[root], ignore.rules_above(folder))
             ignore.add(folder, contents.get(each), each.shown)
         except ManifestError as error:
             text = f"{error.message}; nothing in this folder is read"
@@ -164,6 +172,20 @@ def _ignore(mirror: Mirror, files: list[Entry], roots: tuple[str, ...]) -> tuple
         if all(is_under(root, (folder,)) for root in roots):
             raise Terminal(f"{reason}; {_KEPT}")
     return ignore, closed
+
+
+def _root_of(folder: str, roots: tuple[str, ...]) -> str:
+    return next((root for root in roots if is_under(folder, (root,))), "")
+
+
+def _check_ignores(file: Entry, lines: int, above: int) -> None:
+    """Raises ManifestError where the ignore files together would take long to follow."""
+    if lines > _MOST_IGNORE_LINES:
+        text = f"more than {_MOST_IGNORE_LINES:,} lines in this and other ignore files; ignore whole folders"
+        raise ManifestError(file.shown, 1, "", text)
+    if above >= _MOST_IGNORES_ABOVE:
+        text = f"{above} folders above have ignore files as well; write one file for all of them"
+        raise ManifestError(file.shown, 1, "", text)
 
 
 def _is_closed(entry: Entry, closed: Mapping[str, Reason]) -> bool:

@@ -331,6 +331,38 @@ def test_a_revision_beyond_the_limits_is_refused_whole_and_the_last_good_stays(
     assert source.poll().revision == revision
 
 
+def test_ignore_files_with_too_many_lines_close_only_folders_of_their_root(
+    repository: Repository, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.source.tree._MOST_IGNORE_LINES", 20)
+    for folder in ("hosts/b/w", "hosts/b/x", "hosts/b/y", "hosts/a/deeper/z"):
+        repository.write(f"{folder}/.reconcilerignore", "*.tmp\n" * 9)
+        repository.write(f"{folder}/x.yaml")
+    repository.commit()
+    found = source_of(repository, mirror, paths=("hosts/a", "hosts/b")).poll()
+    read = [file.path for file in found.files if file.path.endswith("x.yaml")]
+    assert read == ["hosts/a/deeper/z/x.yaml", "hosts/b/w/x.yaml", "hosts/b/x/x.yaml"]
+    (refused,) = found.refused
+    assert str(refused.origin) == "hosts/b/y/.reconcilerignore:1"
+    assert "more than 20 lines in this and other ignore files; ignore whole folders" in refused.message
+
+
+def test_ignore_files_in_folders_of_each_other_are_followed_to_a_depth(
+    repository: Repository, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.source.tree._MOST_IGNORES_ABOVE", 2)
+    for depth in range(1, 6):
+        folder = "hosts/a" + "/d" * depth
+        repository.write(f"{folder}/.reconcilerignore", "*.tmp\n")
+        repository.write(f"{folder}/x.yaml")
+    repository.commit()
+    found = source_of(repository, mirror, paths=("hosts/a",)).poll()
+    read = [file.path for file in found.files if file.path.endswith("x.yaml")]
+    assert sorted(read, key=len) == ["hosts/a/d/x.yaml", "hosts/a/d/d/x.yaml"]
+    assert codes(found) == {"hosts/a/d/d/d/.reconcilerignore": "InvalidIgnore"}
+    assert "2 folders above have ignore files as well; write one file for all of them" in found.refused[0].message
+
+
 TWO = (("runtimes", "hosts/a"), ("runtimes", "hosts/b"))
 
 
