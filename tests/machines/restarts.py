@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,13 +18,15 @@ from reconciler.cli.shared import log_to_stderr
 from reconciler.inventory import Inventory, ReplicaRecord
 from reconciler.model import Lease, ReplicaId, ServiceId
 from reconciler.targets.gpus import Gpus
+from reconciler.targets.port_guard import PortGuard
+from reconciler.targets.port_hold import PortHolds
 from reconciler.targets.supervisor import ProcessState
 from reconciler.targets.systemd.supervisor import UnitSupervisor
 from reconciler.targets.systemd.unit import unit_name
 from reconciler.targets.systemd.unit_files import UNITS
 from reconciler.targets.systemd.ways import AnyManager
 from tests.machines.many_units import Sleep
-from tests.world import eventually, record
+from tests.world import errno_of_a_stranger, eventually, record
 
 STATE = Path("/var/lib/reconciler-restarts")
 # It listens, as an engine does that has got ready; else its own unit would kill it at once.
@@ -30,6 +34,12 @@ STUBBORN = (
     "import signal, socket, sys\n"
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     "listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+    "signal.pause()\n"
+)
+# As vLLM listens.
+SHARING = (
+    "import signal, socket, sys\n"
+    "listener = socket.create_server(('127.0.0.1', int(sys.argv[1])), reuse_port=True)\n"
     "signal.pause()\n"
 )
 
@@ -74,6 +84,10 @@ def stubborn(port: int) -> Sleep:
     return Sleep((sys.executable, "-c", STUBBORN, str(port)))
 
 
+def sharing(port: int) -> Sleep:
+    return Sleep((sys.executable, "-c", SHARING, str(port)))
+
+
 def systemctl(word: str, one: ReplicaRecord, *options: str) -> None:
     subprocess.run(["systemctl", word, *options, unit_name("again", one.id)], check=True)
 
@@ -89,7 +103,7 @@ def main() -> dict[str, object]:
     systemctl("restart", one)
     said["restarted"] = told(world.wait(one, "restarted by hand"))
     said["restart adopted"] = told(world.adopt(one))
-    return said | ending(world) | edited(world)
+    return said | ending(world) | edited(world) | held(world)
 
 
 def ending(world: World) -> dict[str, object]:
@@ -118,6 +132,20 @@ def edited(world: World) -> dict[str, object]:
     systemctl("restart", one)
     said["restarted as it was"] = told(world.look(one))
     return said
+
+
+def held(world: World) -> dict[str, object]:
+    """Its port is the user's of the unit while nothing listens there, and the unit's next process listens again."""
+    one, guard = world.start(sharing), PortGuard(world.supervisor.owns, PortHolds())
+    eventually(lambda: guard.listeners(one))
+    before = guard.listeners(one)
+    assert one.process
+    os.kill(one.process.pid, signal.SIGKILL)
+    eventually(lambda: not procfs.listens(one.address))
+    port = one.lease.port
+    refused = errno_of_a_stranger(lambda: socket.create_server(("127.0.0.1", port), reuse_port=True))
+    eventually(lambda: guard.listeners(one) not in (frozenset(), before))
+    return {"held": errno.errorcode[refused], "back": told(world.wait(one, "crashed, and started again without us"))}
 
 
 def told(state: ProcessState) -> list[object]:

@@ -29,4 +29,6 @@ def test_it_is_known_who_restarted_a_replica_and_whether_it_is_still_as_git_says
         "edited": replaced,
         "put back": replaced,
         "restarted as it was": [True, by_hand, False, 0],
+        "held": "EADDRINUSE",
+        "back": [True, "crashed, and started again without us", False, 0],
     }
