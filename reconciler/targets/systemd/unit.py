@@ -279,7 +279,8 @@ def _limits(resources: Resources) -> Iterator[str]:
         yield f"CPUQuota={max(1, resources.cpu_limit_millis // 10)}%"
     if resources.memory_limit_bytes:
         yield f"MemoryMax={resources.memory_limit_bytes}"
-    yield "TasksMax=infinity"
+    # Of what the host can have: none of them takes it from all others, and an engine needs some thousand.
+    yield "TasksMax=50%"
     yield "LimitNOFILE=65535"
     yield "LimitMEMLOCK=infinity"
 
