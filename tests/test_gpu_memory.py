@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reconciler.capacity import CROWDED
 from reconciler.capacity.memory import has_room, reason, will_have_room
-from reconciler.model import Drain, EffectiveSpec, GpuUse, Remove, Start, Stop, Stranger, Strategy
+from reconciler.model import Desired, Drain, EffectiveSpec, GpuUse, Remove, Start, Stop, Stranger, Strategy
 from tests.examples import examples
 from tests.simulation import Host, spec, state, wanted
 
@@ -103,6 +103,35 @@ def test_others_on_the_gpus_only_delay_what_git_says(host: Host, history) -> Non
     is_free = not any(one.strategy for one in last.services)
     if is_free and sum(one.replicas * one.spec.resources.gpus for one in last.services) <= host.gpus:
         assert [len(host.serving(one.id.name)) for one in last.services] == [one.replicas for one in last.services]
+
+
+def test_last_replica_on_a_shared_gpu_is_not_drained_and_taken_back_by_turns() -> None:
+    """Found by the property above: the other one could not start beside it in the pass that took it back."""
+
+    def want(name: str, version: str, replicas: int, gpus: int, share: int = 92, millis: int = 0) -> Desired:
+        made = wanted(name, version, replicas, gpus, share=millis)
+        asked = made.spec if millis else asking(spec(f"{name}:{version}", gpus), share)
+        return replace(made, spec=asked, digest=f"{version}-{name}-{gpus}-{millis or share}")
+
+    cpu = want("a", "good1", 2, 0, 50)
+    shared = want("c", "good1", 2, 1, millis=300)
+    crowd = {"GPU-0": 60, "GPU-1": 60, "GPU-3": 30, "GPU-4": 4}
+    later = {"GPU-2": 30, "GPU-4": 60, "GPU-1": 30, "GPU-3": 100}
+    strict = replace(want("c", "good2", 1, 2, 50), strategy=Strategy(0, 1))
+    last = state(want("c", "good1", 2, 2), want("b", "good1", 2, 1), cpu)
+    host = Host(gpus=4, release_seconds=10.0)
+    for commit, strangers, passes in (
+        (state(replace(cpu, replicas=1), want("b", "good1", 2, 2), shared), crowd, 14),
+        (state(want("b", "good1", 1, 1), strict), {}, 1),
+        (state(want("b", "good2", 2, 1, millis=300)), later, 22),
+        (last, {}, 6),
+    ):
+        host.strangers = strangers
+        for _ in range(passes):
+            host.step(commit)
+            host.now += 0.5
+    host.converge(last)
+    assert [one.digest for one in host.serving("c")] == ["good1-c-2-92"]
 
 
 @pytest.mark.parametrize("gpus", [1, 2])

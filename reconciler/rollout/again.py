@@ -70,9 +70,17 @@ def _serves_on(s: Situation, found: Return, main: Generation, ledger: Ledger) ->
         return False
     explicit = s.desired.strategy if s.desired else None
     # Stop-first lets one go at a time, were it the only one.
-    count = main.count if explicit else first.count
+    count = main.count if explicit else min(first.count, len(staying) + _starting_now(s, found, staying, ledger))
     most_missing = explicit.max_unavailable if explicit else int(not holds_both)
     return count > most_missing and (bool(staying) or ledger.fit_without(need, s.id, leaving))
+
+
+def _starting_now(s: Situation, found: Return, staying: list[Replica], ledger: Ledger) -> int:
+    """How many more of it will be there when the rollout goes on: on a shared GPU one starts after the other."""
+    first = found.first
+    if staying and not ledger.fits(need_of(s, first), s.id):
+        return 0
+    return 1 if first.spec.resources.gpu_share_millis else first.count
 
 
 def _running(s: Situation, digest: str) -> list[Replica]:
