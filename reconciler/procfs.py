@@ -156,8 +156,9 @@ def group_of(pid: int) -> int | None:
 
 
 def name_of(pid: int) -> str:
-    """The short name of a process; `?` when it is gone."""
-    return (_read(f"/proc/{pid}/comm") or b"?").decode(errors="replace").strip()
+    """The short name of a process, which it may have given itself; `?` when it is gone."""
+    name = (_read(f"/proc/{pid}/comm") or b"?").decode(errors="replace").strip()
+    return "".join(each if each.isprintable() else "?" for each in name)
 
 
 def read_environment(pid: int) -> list[bytes]:

@@ -34,6 +34,15 @@ def test_name_of_a_socket_that_others_feign_is_not_listened_on() -> None:
         assert procfs.listens(path)
 
 
+def test_name_of_a_process_stays_in_its_line_and_rules_no_terminal() -> None:
+    with Path("/proc/self/comm").open("r+b", buffering=0) as file:
+        before = file.read()
+        file.write(b"\x1b[2Jnc\r\nSynced")
+        name = procfs.name_of(os.getpid())
+        file.write(before.strip())
+    assert name == "?[2Jnc??Synced"
+
+
 def test_process_that_feigns_our_log_is_not_of_the_replica(tmp_path: Path) -> None:
     """In a mount namespace of its own any user may write to a file of the same path, and no end would end it."""
     inventory = Inventory(tmp_path / "box")
