@@ -277,6 +277,11 @@ def test_replica_that_forks_without_end_leaves_half_of_the_host(plan: UnitPlan):
     assert "\nTasksMax=50%\n" in build_unit(plan)
 
 
+@pytest.mark.parametrize("plan", [PLAN, CONTAINED], ids=["native", "contained"])
+def test_replica_that_crashes_leaves_no_core_with_keys(plan: UnitPlan):
+    assert "\nLimitCORE=0\n" in build_unit(plan)
+
+
 def test_proxy_has_a_limit_of_memory_and_only_where_there_is_one():
     text = proxy_unit("gpu-1", Path("/state/proxy"), 30, ["envoy"], memory=1 << 31)
     assert {"MemoryMax=2147483648", "LimitCORE=0", "ReadWritePaths=/state/proxy"} <= set(text.splitlines())

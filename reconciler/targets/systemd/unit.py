@@ -283,6 +283,8 @@ def _limits(resources: Resources) -> Iterator[str]:
     yield "TasksMax=50%"
     yield "LimitNOFILE=65535"
     yield "LimitMEMLOCK=infinity"
+    # No image of its memory on disk: keys and prompts are in there.
+    yield "LimitCORE=0"
 
 
 def device_lines(devices: tuple[str, ...]) -> Iterator[str]:
