@@ -64,7 +64,7 @@ def _matches(pattern: str, text: str) -> bool:
     return compiled.search(text) is not None
 
 
-@lru_cache(256)
+@lru_cache(4096)
 def _compiled(pattern: str) -> Any:
     """As Go's regexp, which KServe uses, and in time linear in the text: patterns come from git. None: no pattern."""
     options = re2.Options()

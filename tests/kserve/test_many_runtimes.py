@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.kserve import runtime_validation
+from reconciler.kserve import runtime_validation, storage
 from reconciler.kserve.config import from_config_map
 from reconciler.kserve.runtime_validation import Applied, runtime_refusal
 from reconciler.kserve.selection import Runtime, Runtimes
+from reconciler.kserve.storage import StorageContainer
 from tests.examples import examples
 
 CONFIG = from_config_map(None, "Standard")
@@ -98,3 +99,11 @@ def test_runtime_is_compared_only_with_what_it_may_contradict(monkeypatch: pytes
             earlier.add(runtime)
     assert compared == ["r0"]
     assert "f0 in the clusterservingruntimes r0 and r99" in said
+
+
+def test_patterns_of_many_storage_containers_are_compiled_once() -> None:
+    storage._compiled.cache_clear()
+    containers = [StorageContainer(f"c{n}", {"supportedUriFormats": [{"regex": f"^x{n}://"}]}) for n in range(1_000)]
+    for uri in ("x999://a", "x1://b", "y://c"):
+        assert [each.name for each in containers if each.supports(uri)] == [f"c{uri[1:-4]}"] * (uri[0] == "x")
+    assert storage._compiled.cache_info().misses == 1_000
