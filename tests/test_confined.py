@@ -114,6 +114,9 @@ def test_service_that_raises_while_planned_is_kept_as_others_go_on(
     raised = break_for(monkeypatch, where, name)
     plan = follow(turns, target, both, 2, lambda: bool(serves(target, "fine", 1) - before["fine"]))
     assert raised
+    told = [one for one in turns._history.entries(50, str(ODD)) if one["event"] == "internal_error"]
+    assert len(told) == 1
+    assert "OverflowError" in told[0]["message"]
     assert serves(target, "odd", 1) == before["odd"]
     assert plan.verdicts[ODD].health.reason.code == INTERNAL_ERROR
     assert ODD.name in {bug.subject.rpartition("/")[2] for bug in plan.bugs}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reconciler.bugs import Faults
-from reconciler.model import Desired, DesiredState, Plan, Reason, ServiceId, Verdict
+from reconciler.model import INTERNAL_ERROR, Desired, DesiredState, Plan, Reason, ServiceId, Verdict
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -33,7 +33,7 @@ def findings(desired: DesiredState, plan: Plan, faults: Faults) -> dict[ServiceI
     found: dict[ServiceId, Finding] = {}
     for key, verdict in plan.verdicts.items():
         # Most services have none of these, in most passes.
-        if unusable or verdict.kept or verdict.rejected or verdict.blocked:
+        if unusable or verdict.kept or verdict.rejected or verdict.blocked or _is_bug(verdict):
             try:
                 each = _finding(unusable.get(key), verdict, desired.revision)
             except Exception as error:
@@ -52,7 +52,13 @@ def _finding(unusable: Desired | None, verdict: Verdict, revision: str) -> Findi
         digest = refused.digest.removeprefix("sha256:")[:8]
         text = f"{digest} failed before, at {refused.revision[:8]}: {refused.reason}"
         return Finding("rejected", text, f"rejected {refused.digest}", told=refused.revision == revision)
+    if _is_bug(verdict):
+        return _joined("internal_error", (verdict.health.reason,))
     return _joined("blocked", verdict.blocked) if verdict.blocked else None
+
+
+def _is_bug(verdict: Verdict) -> bool:
+    return verdict.health.reason.code == INTERNAL_ERROR
 
 
 def _joined(event: str, reasons: Iterable[Reason]) -> Finding:
