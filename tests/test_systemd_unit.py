@@ -207,7 +207,7 @@ def test_shutdown_drains_before_proxy_and_replicas_are_stopped() -> None:
     assert "After=network.target reconciler-proxy-gpu-1.service" in drain
     assert f"Before=reconciler.service {drain_name('gpu-1')}" in build_unit(PLAN).splitlines()
     (stop,) = (line for line in drain if line.startswith("ExecStop="))
-    assert stop.endswith("-m reconciler.routing.shutdown /var/lib/reconciler/gpu-1/proxy 60")
+    assert stop.endswith("-P -m reconciler.routing.shutdown /var/lib/reconciler/gpu-1/proxy 60")
     assert "TimeoutStopSec=70" in drain
 
 

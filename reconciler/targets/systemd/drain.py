@@ -61,9 +61,10 @@ def proxy_name(target: str) -> str:
 
 def stop_lines(folder: Path, seconds: float, *before: str) -> str:
     """What drains the proxy of this folder when a unit is stopped, in words for a section `Service`. Pure."""
-    argv = (sys.executable, "-m", "reconciler.routing.shutdown", str(folder), f"{seconds:g}")
+    argv = (sys.executable, "-P", "-m", "reconciler.routing.shutdown", str(folder), f"{seconds:g}")
     words = (*before, "/usr/bin/env", f"PYTHONPATH={_PACKAGE.parent}", *argv)
-    # As root without a sandbox: the program may lie in a home, and the proxy's folder be another user's.
+    # As root without a sandbox: the program may lie in a home, and the proxy's folder be another user's. It starts in
+    # that folder, and imports nothing from there.
     line = " ".join(quote(word) for word in words)
     return f"ExecStop=+-:{line}\nTimeoutStopSec={math.ceil(seconds) + _MARGIN}"
 
