@@ -153,3 +153,23 @@ def test_crowd_on_the_owners_socket_starves_nobody(config: Settings, opened: Con
 def test_endless_line_on_the_owners_socket_is_closed(config: Settings, opened: Connect) -> None:
     assert is_closed(opened(b"GET /" + b"a" * 4_000_000, owner=True))
     assert ask(config, "GET", "/status")[0] == 200
+
+
+def test_syncs_that_wait_for_git_leave_threads_for_all_other_answers(
+    web: WebSide, opened: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(_: FakeLoop) -> int:
+        begun.release()
+        assert go_on.wait(20)
+        return 2
+
+    monkeypatch.setattr(FakeLoop, "request_sync", slow)
+    asking = [opened(b"POST /sync HTTP/1.1\r\nHost: a\r\n\r\n", owner=True) for _ in range(45)]
+    try:
+        assert begun.acquire(timeout=10)
+        assert [get(web, path)[0] for path in ("/healthz", "/metrics")] == [200, 200]
+    finally:
+        go_on.set()
+    assert all(b" 200 OK" in each.recv(1 << 16) for each in asking)

@@ -30,7 +30,8 @@ _MOST_SCRAPES = 8
 def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> Starlette:
     """`max_heartbeat_age`: seconds without a turn of the loop after which the daemon counts as stuck."""
 
-    def healthz(_: Request) -> Response:
+    # In no thread: it must not wait for one.
+    async def healthz(_: Request) -> Response:
         age = control.heartbeat()
         alive = age <= max_heartbeat_age
         body = {"status": "ok" if alive else "stuck", "heartbeatAgeSeconds": round(age, 3)}

@@ -7,9 +7,11 @@ Connections are vetted by the server (only our own user and root); here are the 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import structlog
@@ -34,6 +36,8 @@ log = structlog.get_logger()
 MAX_BODY_BYTES = 64 << 10
 MAX_LINES = 10_000
 MAX_REASON = 500
+# They take as long as git does, which may be long: others need threads as well, on the public port too.
+_MOST_SYNCS = 8
 
 
 class Control(Protocol):
@@ -128,7 +132,7 @@ def control_app(control: Control) -> Starlette:
             Route("/status", _answer(status), methods=["GET"]),
             Route("/history", _answer(history), methods=["GET"]),
             Route("/logs", _answer(logs), methods=["GET"]),
-            Route("/sync", _answer(sync), methods=["POST"]),
+            Route("/sync", _answer(sync, asyncio.Semaphore(_MOST_SYNCS)), methods=["POST"]),
             Route("/suspend", _answer(suspend), methods=["POST"]),
             Route("/resume", _answer(resume), methods=["POST"]),
             Route("/restart", _answer(restart), methods=["POST"]),
@@ -138,13 +142,16 @@ def control_app(control: Control) -> Starlette:
     )
 
 
-def _answer(ask: Callable[[Request, Document], object]) -> Callable[[Request], Any]:
-    """One endpoint: read a bounded body, ask in a worker thread, turn errors into JSON."""
+def _answer(
+    ask: Callable[[Request, Document], object], slots: asyncio.Semaphore | None = None
+) -> Callable[[Request], Any]:
+    """One endpoint: read a bounded body, ask in a worker thread, turn errors into JSON. So many `slots` at a time."""
 
     async def endpoint(request: Request) -> Response:
         try:
             body = await _body(request)
-            return JSONResponse(await run_in_threadpool(ask, request, body))
+            async with slots or nullcontext():
+                return JSONResponse(await run_in_threadpool(ask, request, body))
         except BadRequest as error:
             return _error(400, str(error))
         except UnknownService as error:
