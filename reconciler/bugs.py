@@ -40,7 +40,17 @@ class Faults:
         return reason
 
 
-def frames(error: Exception) -> str:
+def unexpected(error: BaseException) -> str:
+    """For people, of an exception that nobody foresaw. Only the system's own words are told, for the same reason."""
+    return f"unexpected {named(error)}"
+
+
+def named(error: BaseException) -> str:
+    """Which one it is, and what the system says."""
+    return type(error).__name__ + (f": {error}" if isinstance(error, OSError) else "")
+
+
+def frames(error: BaseException) -> str:
     """Where it was raised: the first frames and the last, as a recursion has a thousand."""
     found = traceback.format_tb(error.__traceback__)
     return "".join(found if len(found) <= 2 * _FRAMES else [*found[:_FRAMES], "  ...\n", *found[-_FRAMES:]])

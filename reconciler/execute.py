@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import structlog
 
+from reconciler.bugs import unexpected
 from reconciler.errors import ReconcileError, Terminal, Unstartable
 from reconciler.model import (
     Action,
@@ -119,8 +120,7 @@ def _run(action: Action, perform: Perform, failed: set[ServiceId]) -> Result:
         # A bug in one action must not keep the other services from being looked after.
         log.exception("action_raised", action=type(action).__name__, service=str(service or ""))
         _hold_up(action, failed)
-        text = f"unexpected {type(error).__name__}: {error}"
-        return Result(action, Outcome.FAILED, text, seconds=time.monotonic() - began)
+        return Result(action, Outcome.FAILED, unexpected(error), seconds=time.monotonic() - began)
     return Result(action, Outcome.DONE, seconds=time.monotonic() - began)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engines.probe import Probe, count_requests, fatal_reason
+from reconciler.engines.probe import Probe, _NoAnswer, count_requests, fatal_reason
 from reconciler.health import is_crowded_out
 from tests.engine.fixtures import engine_processes
 from tests.engine.server import running, wait_for
@@ -51,6 +51,13 @@ def test_the_servers_key_is_needed_and_used(engine_python: Path, tiny_model: Pat
         assert not refused.ready
         assert refused.detail.startswith("/v1/models answered 401")
         assert server.wait_ready("secret").ready
+
+
+@pytest.mark.parametrize("key", ["k3y\n", "a\r\nX: b", "sch\u043bssel", "\udcffraw", "nul\0"])
+def test_key_that_no_header_can_hold_is_said_and_not_shown(key: str) -> None:
+    with pytest.raises(_NoAnswer, match="API key cannot be sent by anybody") as told:
+        Probe()._unlisted(free_port(), "m", key)
+    assert key.strip() not in str(told.value)
 
 
 @engine

@@ -9,6 +9,7 @@ import os
 import pty
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Literal
 
 import pytest
 import structlog
@@ -89,6 +90,29 @@ def test_secrets_never_reach_the_log() -> None:
     logging.getLogger("git").warning("cloning https://me:hunter2@git/x")
     assert "hunter2" not in stream.getvalue()
     assert len(stream.getvalue().splitlines()) == 4
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_words_of_an_unforeseen_error_never_reach_the_log(form: Literal["json", "text"]) -> None:
+    """A library's error may hold the very value that it could not take: a key with a line end in a header, say."""
+    stream, key = io.StringIO(), "plain".upper()
+    configure(Log(format=form), stream)
+    try:
+        try:
+            raise ValueError(f"Invalid header value {key!r}")
+        except ValueError as error:
+            raise RuntimeError(key) from error
+    except RuntimeError:
+        structlog.get_logger().exception("pass_raised")
+    told = stream.getvalue()
+    assert key not in told
+    assert told.index("RuntimeError") < told.index("which came of") < told.rindex("ValueError")
+    assert "test_report_log.py" in told
+    try:
+        os.stat("/nowhere")
+    except OSError:
+        structlog.get_logger().exception("pass_raised")
+    assert "No such file or directory" in stream.getvalue()
 
 
 def test_warnings_of_libraries_come_in_our_form() -> None:

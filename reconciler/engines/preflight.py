@@ -22,6 +22,7 @@ from typing import Any
 
 import structlog
 
+from reconciler.bugs import unexpected
 from reconciler.engines.environment import replace_paths
 from reconciler.engines.lacks import Lacks, is_file_of_lacks
 from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, Question, origin_of_word
@@ -254,7 +255,7 @@ class PreflightRunner:
         except Exception as error:
             # A question that stays open for ever would keep its commit waiting, in silence.
             log.exception("preflight_raised")
-            self._fail(key, NoVerdict(f"preflight failed: unexpected {type(error).__name__}: {error}"))
+            self._fail(key, NoVerdict(f"preflight failed: {unexpected(error)}"))
         else:
             _write(self._cache / f"{key}.json", answer)
             verdict = _verdict(answer)

@@ -24,6 +24,7 @@ _MOST_BYTES, _MOST_BYTES_OF_METRICS = 1 << 20, 8 << 20
 _MOST_BYTES_OF_A_LOOK = 1 << 16
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
 _LONGEST_DETAIL = 200
+_SENDABLE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _NOT_HERE = frozenset({404, 405, 501})
 _GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 _TOKENS = "vllm:generation_tokens_total"
@@ -217,6 +218,7 @@ class Probe:
         seconds = timeout or self.timeout
         headers = {"Connection": "close", "Content-Type": "application/json"}
         if api_key:
+            _check_key(api_key)
             headers["Authorization"] = f"Bearer {api_key}"
         with (
             _explained(address, path, seconds),
@@ -224,6 +226,13 @@ class Probe:
         ):
             connection.request(method, path, body, headers)
             return _read(_Incoming(connection.sock, time.monotonic() + seconds, most))
+
+
+def _check_key(key: str) -> None:
+    """Whoever else asks meets the same. Raises _NoAnswer, without the key: what HTTP's library raises shows it."""
+    if not _SENDABLE.fullmatch(key):
+        text = "the engine's API key cannot be sent by anybody: a header holds no line end and no letter beyond Latin-1"
+        raise _NoAnswer(f"{text}; is it a line end that `echo` put behind it?")
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import resource
 import signal
 import socket
 import sys
-import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 
+from reconciler.bugs import frames, named
 from reconciler.build import build_id
 from reconciler.config import HostTarget
 from reconciler.errors import NotUnderstood
@@ -96,8 +96,8 @@ def answer(told: socket.socket, orders: Orders) -> None:
             return
         except Exception as error:
             with suppress(OSError):
-                traceback.print_exc()
-            send(told, b"-" + f"{type(error).__name__}: {error}"[:_TOLD].encode("utf-8", "replace"))
+                sys.stderr.write(f"{named(error)}\n{frames(error)}")
+            send(told, b"-" + named(error)[:_TOLD].encode("utf-8", "replace"))
             return
         send(told, said)
         before = now

@@ -15,6 +15,7 @@ from types import FrameType
 import structlog
 
 from reconciler import __version__
+from reconciler.bugs import unexpected
 from reconciler.build import build_id
 from reconciler.config import Settings
 from reconciler.errors import ReconcileError, Retryable, SettingsError
@@ -262,7 +263,7 @@ class Daemon:
                 return self._note_source_error(in_words(error), began)
             except Exception as error:
                 log.exception("source_raised")
-                return self._note_source_error(f"unexpected {type(error).__name__}: {error}", began)
+                return self._note_source_error(unexpected(error), began)
             self._metrics.observe_fetch(time.monotonic() - began, ok=True)
             self._source_journal.recovered(snapshot.revision)
             changed = snapshot is not self._snapshot

@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from reconciler import os_errors
+from reconciler.bugs import unexpected
 from reconciler.errors import ReconcileError
 
 log = structlog.get_logger()
@@ -52,4 +53,4 @@ def in_words(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         return os_errors.in_words(error)
-    return f"unexpected {type(error).__name__}: {error}"
+    return unexpected(error)

@@ -10,6 +10,7 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from reconciler.bugs import frames, named
 from reconciler.config import Log
 from reconciler.report.scrub import one_line, printable, scrub
 
@@ -43,13 +44,36 @@ def _common() -> list[Processor]:
 
 
 def _json() -> list[Processor]:
-    return [structlog.processors.format_exc_info, _without_secrets, structlog.processors.JSONRenderer(default=str)]
+    return [_tracebacks, _without_secrets, structlog.processors.JSONRenderer(default=str)]
 
 
 def _text(stream: TextIO) -> list[Processor]:
     colours = stream.isatty() and not os.environ.get("NO_COLOR")
     renderer = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
-    return [structlog.processors.format_exc_info, _without_secrets, _without_tricks, renderer]
+    return [_tracebacks, _without_secrets, _without_tricks, renderer]
+
+
+def _tracebacks(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Where an error was raised, and which. Its own words may hold a Secret's value; those of the system never do."""
+    given = event.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else given[1] if isinstance(given, tuple) else None
+    error = error or (sys.exc_info()[1] if given else None)
+    if error is not None:
+        event["exception"] = "\n\nwhich came of:\n\n".join(_told(each) for each in _chain(error))
+    return event
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    found = [error]
+    while (before := found[-1].__cause__ or (None if found[-1].__suppress_context__ else found[-1].__context__)) and (
+        before not in found
+    ):
+        found.append(before)
+    return found
+
+
+def _told(error: BaseException) -> str:
+    return f"Traceback (most recent call last):\n{frames(error)}{named(error)}"
 
 
 def _without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import structlog
 
+from reconciler.bugs import unexpected
+
 _log = structlog.get_logger()
 _Name = tuple[object, ...]
 
@@ -18,7 +20,7 @@ class Bugs:
         """To be called where it is caught. Returns it in words."""
         if name not in self._known:
             _log.exception("judging_raised", judged=" ".join(map(str, name)))
-        self._known[name] = text = f"unexpected {type(error).__name__}: {error}; the daemon's log has the details"
+        self._known[name] = text = f"{unexpected(error)}; the daemon's log has the details"
         return text
 
     def of(self, name: _Name) -> str | None:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import structlog
 
+from reconciler.bugs import frames
 from reconciler.engines.probe import Guard
 from reconciler.model import Address, ReplicaId, Routed, Silence
 from reconciler.os_errors import in_words
@@ -171,7 +172,7 @@ class _Probe:
         self._news.set()
 
     def _run(self) -> None:
-        in_doubt = False
+        in_doubt, raised = False, ""
         while not self._closed:
             subject = self.subject
             before = self.sight
@@ -181,9 +182,10 @@ class _Probe:
                 # We could not ask, which says nothing about the replica.
                 _log.warning("probe.failed", replica=str(subject.id), reason=in_words(error))
                 now = replace(before, silence=Silence.NONE, silent_why="")
-            except Exception:
+            except Exception as error:
                 # A thread that dies of a bug would leave its replica waiting for ever, in silence.
-                _log.exception("probe.raised", replica=str(subject.id))
+                if raised != (raised := frames(error)):
+                    _log.exception("probe.raised", replica=str(subject.id))
                 now = Sight()
             # Whoever is taken for dead is stopped with all its requests: one word is not enough for that.
             in_doubt = now.healthy is False and before.healthy is not False and not in_doubt
