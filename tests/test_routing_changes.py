@@ -21,6 +21,7 @@ from reconciler.desired.wishes import read_wishes
 from reconciler.errors import Retryable
 from reconciler.manifests.documents import read_file
 from reconciler.model import Endpoint, ReplicaId, Routed, ServiceRoute
+from reconciler.routing import resources
 from reconciler.routing.admin import EndpointState
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.routing.paths import find_fault
@@ -69,6 +70,30 @@ def table(*stable: Backend, draining: Backend | None = None, canary: Backend | N
         seats.append(seat(TINY, draining.port, draining.name, draining=True))
     others = (seat(TINY, canary.port, canary.name),) if canary else ()
     return (ServiceRoute(TINY, tuple(seats), others, canary_percent=30 if canary else 0),)
+
+
+def test_route_that_raises_stays_as_it_was_and_holds_up_no_other(
+    gateway: Gateway, backends: tuple[Backend, Backend, Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def served_by(odd: Backend, fine: Backend) -> tuple[ServiceRoute, ...]:
+        return route("odd", odd.port), route("fine", fine.port)
+
+    def to(one: ServiceRoute) -> dict[str, object]:
+        if one.service.name == "odd" and one.stable[0].port == b.port:
+            raise OverflowError("1e999")
+        return known(one)
+
+    a, b, c = backends
+    known = resources._to
+    gateway.proxy.apply(served_by(a, a))
+    monkeypatch.setattr(resources, "_to", to)
+    with pytest.raises(Retryable, match="the routes of demo/odd make us raise"):
+        gateway.proxy.apply(served_by(b, c))
+    applied = gateway.proxy.observe().applied
+    assert [applied[service(name)].stable[0].port for name in ("odd", "fine")] == [a.port, c.port]
+    monkeypatch.undo()
+    gateway.proxy.apply(served_by(b, c))
+    assert gateway.proxy.observe().applied[service("odd")].stable[0].port == b.port
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/demo/tiny/v1/completions"])

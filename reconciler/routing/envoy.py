@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+import structlog
+
 from reconciler import procfs
 from reconciler.config import Routing
 from reconciler.errors import Retryable
@@ -27,6 +29,8 @@ from reconciler.routing.files import read_file, write_file
 from reconciler.routing.ports import holder_of, is_free
 from reconciler.routing.table import dump_routes, load_routes
 from reconciler.routing.watched import NOTHING, Content, WatchedFiles, content
+
+log = structlog.get_logger()
 
 Spawn = Callable[[Path, int], Identity]
 """Starts Envoy in a folder, with so many threads, and says who it is. Raises Retryable."""
@@ -110,7 +114,13 @@ class EnvoyProxy:
         (it keeps the one before) or does not answer.
         """
         process.trim_log(self._folder)
-        wanted = self._table_for(routes)
+        untold: tuple[ServiceId, ...] = ()
+        try:
+            wanted = self._table_for(routes)
+        except Exception:
+            # A bug in one route must not keep the others' requests from their new replicas.
+            routes, untold = self._tellable(routes)
+            wanted = self._table_for(routes)
         if not (self._is_told("rds", wanted.rds) and self._is_told("lds", wanted.lds)):
             both = endpoints.bridge(self._members_on_disk(), wanted.members)
             self._files.publish("eds", content(endpoints.endpoint_table(both)))
@@ -120,6 +130,33 @@ class EnvoyProxy:
         self._files.publish("eds", wanted.eds)
         self._files.publish("tls", wanted.tls)
         write_file(self._folder / _TABLE, dump_routes(routes))
+        if untold:
+            names = ", ".join(map(str, untold))
+            raise Retryable(
+                f"the routes of {names} make us raise, and stay as they were; the daemon's log has the details"
+            )
+
+    def _tellable(self, routes: tuple[ServiceRoute, ...]) -> tuple[tuple[ServiceRoute, ...], tuple[ServiceId, ...]]:
+        """The routes that can be told, with the one before for each that makes us raise; and whose those are."""
+        before = {route.service: route for route in self._table_on_disk().routes}
+        told: list[ServiceRoute] = []
+        untold: list[ServiceId] = []
+        for route in routes:
+            if self._can_be_told(route):
+                told.append(route)
+                continue
+            untold.append(route.service)
+            if (old := before.get(route.service)) is not None and self._can_be_told(old):
+                told.append(old)
+        return tuple(told), tuple(untold)
+
+    def _can_be_told(self, route: ServiceRoute) -> bool:
+        try:
+            self._table_for((route,))
+        except Exception:
+            log.exception("route_raised", service=str(route.service))
+            return False
+        return True
 
     def ensure_running(self, replace: bool = False) -> None:
         """Starts Envoy unless it runs, and waits until it serves what the files say. Raises Retryable.
@@ -255,6 +292,10 @@ class EnvoyProxy:
             try:
                 table = self._table_for(load_routes(text))
             except ValueError:
+                table = self._unknown_table()
+            except Exception:
+                # Not again as long as it stays the same.
+                log.exception("routes_raised", folder=str(self._folder))
                 table = self._unknown_table()
             self._last_read = (text, table)
         return self._last_read[1]
