@@ -32,6 +32,7 @@ from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide, listen_unix
 from reconciler.web.unix import answers, connect
 from tests.report_world import TINY, desired, observed, replica, report, settings, state, status_of, with_service
+from tests.world import eventually
 
 
 @dataclass
@@ -364,11 +365,23 @@ def test_a_second_daemon_is_refused(web: WebSide, config: Settings, loop: FakeLo
     assert DaemonClient(config.socket_path).status()
 
 
-def test_a_port_in_use_is_said_at_start(web: WebSide, tmp_path: Path, loop: FakeLoop) -> None:
-    busy = settings(tmp_path / "other", web=Web(listen=f"127.0.0.1:{web.address[1]}"))
-    with pytest.raises(Retryable, match=r"web\.listen: cannot listen on .*Address already in use"):
-        WebSide(busy, loop, Metrics()).start()
-    assert not busy.socket_path.exists()
+def test_taken_port_does_not_keep_the_daemon_from_starting(tmp_path: Path, loop: FakeLoop) -> None:
+    """Any user of the host may do that."""
+    with socket.create_server(("127.0.0.1", 0)) as thief:
+        port = thief.getsockname()[1]
+        side = WebSide(settings(tmp_path, web=Web(listen=f"127.0.0.1:{port}")), loop, Metrics())
+        side.start()
+        assert DaemonClient(tmp_path / "control.sock").status() == loop.document
+    eventually(lambda: side.address[1] == port)
+    assert get(side, "/healthz")[0] == 200
+    side.stop()
+
+
+def test_stop_does_not_wait_for_a_taken_port(web: WebSide, tmp_path: Path, loop: FakeLoop) -> None:
+    side = WebSide(settings(tmp_path / "other", web=Web(listen=f"127.0.0.1:{web.address[1]}")), loop, Metrics())
+    side.start()
+    side.stop()
+    assert not side.is_alive()
 
 
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:http", ":9", "127.0.0.1:99999", "a b:9"])

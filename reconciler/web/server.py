@@ -1,11 +1,13 @@
 """The daemon's HTTP side: a TCP port that anybody may read and a unix socket for the owner, both in one thread.
 
-The sockets are bound in the caller's thread, so that a port in use is an error at start and not a line in a log.
+The sockets are bound in the caller's thread, so that an address that cannot be is an error at start. A port that is in
+use is none: any user of the host may take one, and the daemon drives the host all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import threading
@@ -17,7 +19,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from reconciler.config import Settings
-from reconciler.errors import Retryable, SettingsError
+from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.listen import split_listen
 from reconciler.web.app import public_app
 from reconciler.web.bounded import MOST, BoundedProtocol
@@ -28,6 +30,7 @@ from reconciler.web.unix import answers, identity, peer, peer_uid, short_path
 log = structlog.get_logger()
 
 _STOP_SECONDS = 3.0
+_AGAIN_SECONDS = 1.0
 
 
 class WebSide:
@@ -40,20 +43,21 @@ class WebSide:
         self._owner = _server(control_app(control), _OwnersOnly)
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._socket_id: tuple[int, int] | None = None
+        self._told = ""
         self.address = ("", 0)
-        """Host and port that are really listened on."""
+        """Host and port that are really listened on; none while another process has the port."""
 
     def start(self) -> None:
-        """Raises SettingsError for an address that cannot be, Retryable for one in use."""
-        tcp = _listen_tcp(self._settings.web.listen)
+        """Raises SettingsError for an address that cannot be, Retryable where another daemon answers."""
+        tcp = self._listen_tcp()
         try:
             self._unix = listen_unix(self._settings.socket_path)
         except BaseException:
-            tcp.close()
+            if tcp is not None:
+                tcp.close()
             raise
         self._socket_id = identity(self._settings.socket_path)
         self._tcp = tcp
-        self.address = tcp.getsockname()[:2]
         self._thread.start()
 
     def stop(self) -> None:
@@ -75,7 +79,35 @@ class WebSide:
             log.exception("web_stopped")
 
     async def _serve(self) -> None:
-        await asyncio.gather(self._public.serve([self._tcp]), self._owner.serve([self._unix]))
+        await asyncio.gather(self._serve_public(), self._owner.serve([self._unix]))
+
+    async def _serve_public(self) -> None:
+        """As soon as the port is free."""
+        while self._tcp is None and not self._public.should_exit:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            with suppress(ReconcileError):
+                self._tcp = self._listen_tcp()
+        if self._tcp is not None:
+            await self._public.serve([self._tcp])
+
+    def _listen_tcp(self) -> socket.socket | None:
+        """None while another process has the port. Raises SettingsError, or Retryable."""
+        listen = self._settings.web.listen
+        try:
+            found = _listen_tcp(listen)
+        except _InUse as error:
+            if str(error) != self._told:
+                log.error("web_not_listening", error=str(error), instead="the control socket answers")
+            self._told = str(error)
+            return None
+        self.address = found.getsockname()[:2]
+        if self._told:
+            log.info("web_listening", listen=listen)
+        return found
+
+
+class _InUse(Retryable):
+    """Another process has the port."""
 
 
 class _Server(uvicorn.Server):
@@ -145,7 +177,10 @@ def _listen_tcp(listen: str) -> socket.socket:
     except socket.gaierror as error:
         raise SettingsError(f"web.listen: cannot resolve {host}: {error.strerror}") from None
     except OSError as error:
-        raise Retryable(f"web.listen: cannot listen on {listen}: {error.strerror}; choose another port") from None
+        kind = _InUse if error.errno == errno.EADDRINUSE else Retryable
+        raise kind(
+            f"web.listen: cannot listen on {listen}: {error.strerror}; end who does, or choose another port"
+        ) from None
     listener.setblocking(False)
     return listener
 
