@@ -12,10 +12,11 @@ from reconciler.desired.belonging import drop_misplaced
 from reconciler.desired.deviations import of_document
 from reconciler.desired.limits import (
     MAX_NOTES,
-    Tally,
+    are_too_large,
     check_documents,
     desired_size,
     first,
+    refusal,
     shortened,
     with_few_findings,
 )
@@ -98,12 +99,14 @@ def _describe_all(
         return
     known, sizes = cache.services, cache.sizes
     cache.services, cache.sizes = {}, {}
-    tally = Tally(target.name)
+    values = total = 0
     for each in services:
         one = known.get(each) or with_few_findings(_describe_safely(each, scene, cache))
-        cache.services[each] = one
-        cache.sizes[each] = size = sizes.get(each) or desired_size(one)
-        tally.add(one, size)
+        size = sizes.get(each) or desired_size(one)
+        cache.services[each], cache.sizes[each] = one, size
+        values, total = values + size.values, total + size.bytes
+        if are_too_large(values, total):
+            raise refusal(target.name, list(zip(cache.services.values(), cache.sizes.values(), strict=True)))
 
 
 def _describe_safely(service: Manifest, scene: Scene, cache: DesiredCache) -> Desired:

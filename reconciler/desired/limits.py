@@ -6,13 +6,13 @@ What is said about a revision is limited as well: the first findings are kept, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler.errors import NotUnderstood
 from reconciler.manifests import Manifests
-from reconciler.model import Desired, EffectiveSpec, EnvVar, Origin, Reason, ServiceId, Snapshot
+from reconciler.model import Desired, EffectiveSpec, EnvVar, Origin, Reason, Snapshot
 
 # Of one target: readable documents and those that are not.
 MAX_DOCUMENTS = 20_000
@@ -110,33 +110,23 @@ def _variables(env: Iterable[EnvVar]) -> Iterator[tuple[str, int]]:
     return ((f"variable {each.name[:200]}", len(each.name) + len(each.value) + len(each.source)) for each in env)
 
 
-class Tally:
-    """What the services of one target ask for together."""
+def are_too_large(values: int, size: int) -> bool:
+    """Is this more than all services of a target may ask for together?"""
+    return values > MAX_ALL_VALUES or size > MAX_ALL_BYTES
 
-    def __init__(self, target: str) -> None:
-        self._target = target
-        self._all = Size()
-        self._count = 0
-        self._largest: tuple[Size, ServiceId, Origin] | None = None
 
-    def add(self, one: Desired, size: Size) -> None:
-        """Raises NotUnderstood once it is too much."""
-        self._all += size
-        self._count += 1
-        if self._largest is None or (size.bytes, size.values) > (self._largest[0].bytes, self._largest[0].values):
-            self._largest = size, one.id, one.origin
-        if self._all.values > MAX_ALL_VALUES:
-            raise self._refusal(f"{self._all.values:,} arguments and variables", f"{MAX_ALL_VALUES:,}")
-        if self._all.bytes > MAX_ALL_BYTES:
-            raise self._refusal(f"{self._all.bytes:,} bytes of arguments and variables", f"{MAX_ALL_BYTES:,}")
-
-    def _refusal(self, what: str, most: str) -> NotUnderstood:
-        size, name, origin = self._largest or (Size(), "", "")
-        return NotUnderstood(
-            f"{self._count:,} services of {self._target} have {what} already, more than {most} for one host; the "
-            f"largest is {name} ({origin}) with {size.values:,} of {size.bytes:,} bytes. Make that smaller, and what "
-            "it gets from a ConfigMap or a runtime that others use as well"
-        )
+def refusal(target: str, counted: Sequence[tuple[Desired, Size]]) -> NotUnderstood:
+    """Says that the services so far are too large together, and which of them is the largest."""
+    values, total = sum(size.values for _, size in counted), sum(size.bytes for _, size in counted)
+    one, size = max(counted, key=lambda each: (each[1].bytes, each[1].values))
+    what, most = (
+        (f"{values:,} ", MAX_ALL_VALUES) if values > MAX_ALL_VALUES else (f"{total:,} bytes of ", MAX_ALL_BYTES)
+    )
+    return NotUnderstood(
+        f"{len(counted):,} services of {target} have {what}arguments and variables already, more than {most:,} for "
+        f"one host; the largest is {one.id} ({one.origin}) with {size.values:,} of {size.bytes:,} bytes. Make that "
+        "smaller, and what it gets from a ConfigMap or a runtime that others use as well"
+    )
 
 
 def desired_size(one: Desired) -> Size:
