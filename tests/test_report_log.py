@@ -115,6 +115,27 @@ def test_words_of_an_unforeseen_error_never_reach_the_log(form: Literal["json", 
     assert "No such file or directory" in stream.getvalue()
 
 
+@pytest.mark.parametrize(
+    "token",
+    [
+        "AGE-SECRET-KEY-1" + "Q" * 58,
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.SflKxwRJSMeKKF2QT4fwpM",
+        "xoxb-123456789012-abcdefghijkl",
+        "AIza" + "x" * 35,
+        "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADAN\n-----END",
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIEvQIBADAN\n-----END",
+    ],
+)
+def test_key_that_its_shape_gives_away_is_redacted_anywhere(token: str) -> None:
+    assert scrub_text(f"seen {token} there") == "seen *** there"
+    assert scrub_text(f"AWS_SECRET_ACCESS_KEY=abc/d+e private_key: {token}").startswith("AWS_SECRET_ACCESS_KEY=***")
+
+
+@pytest.mark.parametrize("mark", ["\u061c", "\u200b", "\u200f", "\u2060", "\ufeff", "\xad", "\U000e0041"])
+def test_letters_that_nobody_sees_are_left_out(mark: str) -> None:
+    assert printable(f"de{mark}fault/chat") == "default/chat"
+
+
 def test_warnings_of_libraries_come_in_our_form() -> None:
     stream = io.StringIO()
     configure(Log(), stream)

@@ -18,7 +18,7 @@ _HEADER = re.compile(
 )
 # "unexpected token: }" is prose and stays; `token=…`, `'token': …` and `hf_token: …` are assignments.
 _ASSIGNED = re.compile(
-    r"(?i)(?<![\w-])((?:[\w-]{0,64}?(?:password|passwd|secret|api[-_]?key|[_-]token)|token(?=['\"=]))"
+    r"(?i)(?<![\w-])((?:[\w-]{0,64}?(?:password|passwd|secret|(?:api|access|private)[-_]?key|[_-]token)|token(?=['\"=]))"
     r"['\"]?\s{0,8}[=:]\s{0,8}['\"]?)(?!None\b|null\b|\[|\{)([^\s'\",;)}\]]+)"
 )
 # A value follows the name of a flag, but so do the words of a sentence about it; and `…-batched-token` counts tokens.
@@ -31,7 +31,7 @@ _ARGUMENT = re.compile(
 # Everything that moves a cursor, changes a title or hides text; tabs and line ends stay.
 _CONTROL = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?"
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
 
 

@@ -12,7 +12,8 @@ _PATH_NAME = re.compile(r"(?i)[-_.](file|path|dir|uri|url)$")
 # What services hand out begins like this.
 WELL_KNOWN = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|nvapi-[\w-]{20,}"
-    r"|sk-[A-Za-z0-9_-]{0,20}[A-Za-z0-9]{20,})"
+    r"|sk-[A-Za-z0-9_-]{0,20}[A-Za-z0-9]{20,}|AIza[\w-]{35}|xox[abeprs]-[A-Za-z0-9-]{16,}|AGE-SECRET-KEY-1[A-Z0-9]{40,}"
+    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})|-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----(?:[^-]{0,9000}-----END)?"
 )
 # A URL that opens what it names to whoever has it.
 SIGNED = re.compile(r"(?<=[?&])((?:sig|X-Amz-Signature|X-Goog-Signature|access_token|token)=)[^&\s'\"]{8,}")
