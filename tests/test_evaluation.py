@@ -295,12 +295,15 @@ sandbox.evaluate(tree(int(sys.argv[1])))
 
 
 @pytest.mark.slow
-def test_worker_ends_with_a_daemon_that_is_killed():
-    """Idle or in the middle of something."""
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_worker_ends_with_a_daemon_that_is_killed(is_stopped: bool):
+    """In the middle of something, or while something keeps it from going on."""
     daemon = subprocess.Popen([sys.executable, "-c", HALF_WAY, "1500"], stdout=subprocess.PIPE, text=True)
     assert daemon.stdout is not None
     pid = int(daemon.stdout.readline())
     wait(lambda: procfs.cpu_seconds(pid) > 0.8)
+    if is_stopped:
+        os.kill(pid, signal.SIGSTOP)
     daemon.kill()
     daemon.wait()
     daemon.stdout.close()

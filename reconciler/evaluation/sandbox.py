@@ -39,6 +39,7 @@ _TRIES = 2
 _BLINK = 0.2
 _HELP = "split what is large, or remove what was added last"
 _LONGEST_GREETING = 1000
+_KILLED = "was killed, most likely for want of memory (`journalctl -k` tells; see MemoryMax of the daemon's unit)"
 _HUNG = "it did not move any more"
 
 
@@ -183,7 +184,7 @@ class Sandbox:
                 log.warning("evaluation_worker_died", revision=snapshot.revision, how=str(error), tried=tried)
                 last = error
         if last.args[0] in (-signal.SIGKILL, _HUNG):
-            how = "was killed" if last.args[0] != _HUNG else f"hangs: {_HUNG}"
+            how = _KILLED if last.args[0] != _HUNG else f"hangs: {_HUNG}"
             raise Retryable(f"the process that reads revision {snapshot.revision[:12]} {how}; it is tried again")
         text = f"the process that reads it ended {_TRIES} times ({last}); please report this revision"
         raise NotUnderstood(_sentence(snapshot, text))

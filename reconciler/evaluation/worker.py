@@ -54,9 +54,9 @@ def main(words: int, lifeline: int) -> None:
 
 
 def end_with(lifeline: int) -> None:
-    """Be ended by the kernel once the other end of this pipe is closed, whatever we do then."""
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    """Be ended by the kernel once the other end of this pipe is closed, whatever we do, and even while stopped."""
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     with suppress(BlockingIOError):
         os.read(lifeline, 1)
