@@ -464,6 +464,25 @@ def test_path_in_a_file_of_arguments_is_refused(place: Path) -> None:
     assert not closed_arguments(("--config", "/mnt/models/serve.yaml"), (), {"/mnt/models": str(place)})
 
 
+@as_root
+@pytest.mark.parametrize("flag", ["--chat-template", "--tokenizer", "--hf-config-path", "--ssl-keyfile", "--config"])
+def test_nothing_is_told_of_what_the_reader_cannot_come_to(place: Path, flag: str) -> None:
+    (place / "closed").mkdir(mode=0o700)
+    (place / "closed" / "there").write_text("model: /proc/self\n")
+    (place / "closed" / "folder").mkdir()
+
+    def told(name: str) -> list[str]:
+        word = f"{place}/{name}"
+        spec = EffectiveSpec("i", ("vllm", "serve"), (flag, word))
+        asked = Question(Path("python"), spec.args, (2, 3), {}, {})
+        wish = Desired(ServiceId("default", "chat"), Origin("a.yaml", 1), spec, "d")
+        return [each.message.replace(name, "X") for each in unusable_files(wish, spec, asked, "daemon")]
+
+    assert told("closed/there") == told("closed/gone") == told("closed/folder")
+    assert "cannot be read by daemon" in told("closed/gone")[0]
+    assert "is not there" in told("gone")[0]
+
+
 def test_path_that_climbs_inside_a_container_is_the_images_own() -> None:
     spec = EffectiveSpec("i", ("vllm", "serve"), ("--chat-template=../x.jinja",))
     asked = Question(Path("python3"), spec.args, (2,), {}, {}, image="1234")

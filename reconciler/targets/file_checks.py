@@ -32,10 +32,11 @@ from reconciler.engines.launch import Question, origin_of_word
 from reconciler.engines.model_files import MissingFile, check, check_pair
 from reconciler.files import open_regular
 from reconciler.model import Desired, EffectiveSpec, Origin, Reason
-from reconciler.targets.reading import Reader, can_read
+from reconciler.targets.reading import Reader, can_enter, can_read
 from reconciler.targets.stamps import Stamp, stamp_of
 
 _LONGEST_CONFIG = 1 << 20
+_HIDDEN = "{}: cannot be read by {}, who runs replicas; see to its mode and folders"
 UNKNOWN = "FileUnknown"
 """The code of a file that could not be looked at: it may be as it should be."""
 
@@ -47,22 +48,30 @@ def unusable_files(
 
     No argument may name what is `closed` or the system's own.
     """
-    refused = dict(_closed_to_services(wish, spec, asked, closed))
+    reader = reader if os.geteuid() == 0 else ""
+    refused = dict(_closed_to_services(wish, spec, asked, closed, reader))
     yield from refused.values()
     weights = reads_weights(asked.argv)
     seen = [(one, replace_paths(one.path, asked.paths)) for one in named_files(asked.argv) if _is_ours(one, spec)]
     seen = [(one, local) for one, local in seen if one.index not in refused]
     # What an image brings along is not for us to see.
     seen = [(one, local) for one, local in seen if local != one.path or not asked.image or _below_mounts(one, asked)]
+    pair: dict[str, tuple[Named, str]] = {}
     for one, local in seen:
         try:
-            check(local, one.holds, weights)
+            try:
+                check(local, one.holds, weights)
+            except UnreadableModel:
+                # Whoever may push learns nothing of folders that the reader cannot enter.
+                if reader and local == one.path:
+                    _check_way(local, reader)
+                raise
             # Root shows what is mounted, and has asked already.
-            if reader and os.geteuid() == 0 and (one.holds is Holds.FILE or local == one.path):
+            if reader and (one.holds is Holds.FILE or local == one.path):
                 _check_reader(local, reader, stamp_of(local))
+            pair |= {one.flag: (one, local)} if one.flag in (CERTIFICATE, KEY) else {}
         except UnreadableModel as error:
             yield _reason(error, one, wish, spec, asked)
-    pair = {one.flag: (one, local) for one, local in seen if one.flag in (CERTIFICATE, KEY)}
     if len(pair) == 2:
         try:
             check_pair(pair[CERTIFICATE][1], pair[KEY][1])
@@ -74,13 +83,20 @@ def unusable_files(
 def _check_reader(path: str, reader: str, _stamp: Stamp) -> None:
     """Raises UnknownModel."""
     if not can_read(path, Reader(reader)):
-        raise UnknownModel(f"{path}: cannot be read by {reader}, who runs replicas; see to its mode and folders")
+        raise UnknownModel(_HIDDEN.format(path, reader))
+
+
+def _check_way(path: str, reader: str) -> None:
+    """Raises UnknownModel where the reader cannot go to the folder of a path by itself."""
+    if not can_enter(os.path.dirname(path), Reader(reader)):
+        raise UnknownModel(_HIDDEN.format(path, reader))
 
 
 def _closed_to_services(
-    wish: Desired, spec: EffectiveSpec, asked: Question, closed: tuple[Path, ...]
+    wish: Desired, spec: EffectiveSpec, asked: Question, closed: tuple[Path, ...], reader: str
 ) -> Iterator[tuple[int, Reason]]:
-    for index, flag, path, where in (*((*each, "") for each in paths_in(asked.argv)), *_in_files_of_arguments(asked)):
+    said = ((*each, "") for each in paths_in(asked.argv))
+    for index, flag, path, where in (*said, *_in_files_of_arguments(asked, reader)):
         local = replace_paths(path, asked.paths)
         is_seen = local != path or not asked.image
         if (
@@ -93,10 +109,13 @@ def _closed_to_services(
             yield index, Reason("FileClosed", text, origin or wish.origin)
 
 
-def _in_files_of_arguments(asked: Question) -> Iterator[tuple[int, str, str, str]]:
+def _in_files_of_arguments(asked: Question, reader: str) -> Iterator[tuple[int, str, str, str]]:
     """As of arguments, and in which file: flags stand in one of the model's where vLLM is told to read it."""
     for index, path in values_with_places(asked.argv, CONFIG)[:1]:
-        words = written_in(_read_yaml(replace_paths(path, asked.paths)))
+        local = replace_paths(path, asked.paths)
+        if reader and not can_read(local, Reader(reader)):
+            continue
+        words = written_in(_read_yaml(local))
         yield from ((index, flag, named, f"{CONFIG} {path}: ") for _, flag, named in paths_in(words))
 
 

@@ -76,6 +76,11 @@ def can_read(path: str, reader: Reader) -> bool:
     return not _ask(_READ_ONE, [path], reader)
 
 
+def can_enter(path: str, reader: Reader) -> bool:
+    """Can this user go to a folder? Raises Retryable; OSError."""
+    return not _ask(_ENTER, [path], reader)
+
+
 def stamp_of(folder: Path) -> tuple[int, ...]:
     """Changes when one of a model's files, or its folder, is closed or opened: the folder's own stamp does not.
 
