@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -290,13 +291,19 @@ def test_nothing_of_ours_is_served_wherever_a_path_leads(tmp_path: Path) -> None
         served(f"file://{now}", ground)
 
 
-def test_model_that_the_disk_hides_is_no_fault_of_the_commit(tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(Retryable, match="loop: cannot be looked at: Too many levels of symbolic links"):
-        served(f"file://{tmp_path}/loop", Ground())
+def test_model_that_the_disk_hides_is_no_fault_of_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = os.stat
+
+    def stat(path: Any, **more: Any) -> os.stat_result:
+        # A disk that fails is not here.
+        if str(path).endswith(("/bad", "/config.json")):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return known(path, **more)
+
     model = make_model(tmp_path / "chat")
-    (model / "config.json").unlink()
-    (model / "config.json").symlink_to("config.json")
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(Retryable, match="bad: cannot be looked at: Input/output error"):
+        served(f"file://{tmp_path}/bad", Ground())
     with pytest.raises(Retryable, match=r"config\.json: cannot be looked at"):
         served(f"file://{model}", Ground())
 
