@@ -18,6 +18,7 @@ from reconciler.evaluation.evaluator import Evaluator
 from reconciler.manifests import documents, read_manifests
 from reconciler.manifests.documents import read_file
 from reconciler.model import DesiredState, File, Snapshot
+from reconciler.secrets import sources
 from reconciler.strict_yaml import MAX_EXPANDED, find, line_at, load
 from reconciler.web.answers import JSONResponse
 from tests.bench.bench_manifests import TARGET, tree
@@ -108,6 +109,51 @@ def test_document_that_raises_is_told_once_with_its_traceback(
     assert secret not in told + problem.message
     evaluator.evaluate(with_file("hosts/box/other.yaml", "{}\n", tree))
     assert capsys.readouterr().err == ""
+
+
+def test_secret_that_raises_is_one_secret_with_a_bug_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = "hf_" + "x" * 9
+
+    def decode(manifest, document, namespace):
+        if manifest.name == "bad":
+            raise OverflowError(value)
+        return real(manifest, document, namespace)
+
+    real = sources.decode
+    monkeypatch.setattr(sources, "decode", decode)
+    target = TARGET.model_copy(update={"secrets": TARGET.secrets.model_copy(update={"allow_plaintext": True})})
+    evaluator = Evaluator(target)
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: %s}\nstringData: {a: b}\n"
+    found = evaluator.look(with_file("hosts/box/secrets.yaml", f"{secret % 'bad'}---\n{secret % 'good'}"))
+    assert found.secrets.data("default", "good") == {"a": b"b"}
+    (reason,) = (each for each in found.desired.refused if each.code == "InternalError")
+    assert str(reason.origin) == "hosts/box/secrets.yaml:1"
+    told = capsys.readouterr().err
+    assert "hosts/box/secrets.yaml:1: reading Secret default/bad: OverflowError" in told
+    assert value not in told + reason.message
+    assert all(each.spec for each in found.desired.services)
+
+
+def test_many_encrypted_secrets_are_not_compared_with_each_other() -> None:
+    files: list[str] = []
+
+    class Counting(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            files.append(str(other))
+            return str.__eq__(self, other)  # type: ignore[no-any-return]
+
+        __hash__ = str.__hash__
+
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {{name: s{}}}\nsops: {{mac: x}}\n"
+    texts = [(Counting(f"hosts/box/{n}.yaml"), secret.format(n)) for n in range(100)]
+    snapshot = Snapshot("r", tuple(File(path, text, text.encode()) for path, text in texts))
+    store = sources.SecretSources(TARGET).load(read_manifests(snapshot))
+    assert len(store.refused) == 100
+    assert len(files) < 2_000
 
 
 # ---------------------------------------------------------------- budgets

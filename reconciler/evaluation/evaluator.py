@@ -70,11 +70,12 @@ class Evaluator:
         return known[1]
 
     def _tell_bugs(self) -> None:
-        """Once for each document or service and change of it. In a worker, the daemon's log is written to this."""
-        read = (f"{bug.subject}: {bug.traceback}" for bug in self._files.bugs)
+        """Each document, Secret or service once per change of it. In a worker, the daemon's log is written to this."""
+        read = (f"{bug.subject}: {bug.traceback}" for bug in (*self._files.bugs, *self._secrets.bugs))
         with suppress(OSError):
             # Where the log's disk is full, what was read counts all the same.
             for text in (*read, *self._services.tracebacks):
                 sys.stderr.write(f"bug: {self._settings.name}: {text}\n")
         self._files.bugs.clear()
+        self._secrets.bugs.clear()
         self._services.tracebacks.clear()

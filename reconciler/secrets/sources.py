@@ -6,14 +6,16 @@ Of one Secret in several places the first counts: the host's own folder, systemd
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reconciler.bugs import caught
 from reconciler.config import HostTarget, SecretFolder, Secrets
 from reconciler.errors import Terminal
 from reconciler.manifests import Manifest, Manifests
-from reconciler.model import Reason
+from reconciler.model import Bug, Reason
 from reconciler.secrets import folder, sops
 from reconciler.secrets.decode import Unfit, decode, is_plain
 from reconciler.secrets.private import read_private
@@ -35,6 +37,8 @@ class SecretSources:
         self._in_git: tuple[Manifest, ...] = ()
         self._seen: tuple[tuple[Manifest, ...], tuple[folder.Stamp, ...]] | None = None
         self._store = NO_SECRETS
+        # Of what could not be read since somebody looked here: for the log.
+        self.bugs: list[Bug] = []
 
     @property
     def store(self) -> SecretStore:
@@ -73,13 +77,14 @@ class SecretSources:
         if self._credentials is not None:
             self._add_folder(folder.read_credentials(self._credentials), pile, opener)
         openers = {each: self._opener_of(each, opener) for each in self._settings.folders}
+        number = Counter(each.origin.file for each in in_git)
         for manifest in in_git:
             folder_of_it = self._settings.folder_of(manifest.origin.file)
             if problem := self._misplaced(manifest, folder_of_it):
                 pile.misplaced.append(problem)
                 continue
             one = openers[folder_of_it] if folder_of_it else opener
-            self._add(manifest, in_git, pile, one, plain=self._settings.allow_plaintext)
+            self._add(manifest, number, pile, one, plain=self._settings.allow_plaintext)
         return SecretStore(
             pile.secrets, pile.refused, tuple(pile.unavailable), tuple(pile.notes), tuple(pile.misplaced)
         )
@@ -112,22 +117,24 @@ class SecretSources:
         """Manifests from outside git, where data may stand as it is."""
         for part in parts:
             pile.unavailable += part.errors
+            self.bugs += part.bugs
+            number = Counter(each.origin.file for each in part.documents)
             pile.notes += part.notes
             for manifest in part.documents:
                 pile.notes += manifest.warnings
                 if manifest.kind == "Secret":
-                    self._add(manifest, part.documents, pile, opener, plain=True)
+                    self._add(manifest, number, pile, opener, plain=True)
                 else:
                     text = f"{manifest.kind} {manifest.name} is not read here, only Secrets are"
                     pile.notes.append(Reason("NotASecret", text, manifest.origin))
 
     def _add(
-        self, manifest: Manifest, beside: tuple[Manifest, ...], pile: _Pile, opener: _Identities, *, plain: bool
+        self, manifest: Manifest, number: Mapping[str, int], pile: _Pile, opener: _Identities, *, plain: bool
     ) -> None:
         key = manifest.namespace or self._namespace, manifest.name
         try:
             if sops.is_encrypted(manifest.data):
-                _check_alone(manifest, beside)
+                _check_alone(manifest, number)
                 document: Mapping[str, object] = sops.decrypt(manifest.data, opener.identities())
             elif plain or not is_plain(manifest.data):
                 document = manifest.data
@@ -136,6 +143,13 @@ class SecretSources:
             pile.take(decode(manifest, document, self._namespace))
         except Unfit as problem:
             pile.refused.setdefault(key, problem.about(manifest))
+        except MemoryError:
+            raise
+        except Exception as error:
+            # One Secret, and not the revision.
+            reason, bug = caught(error, f"reading Secret {key[0]}/{key[1]}", manifest.origin)
+            pile.refused.setdefault(key, reason)
+            self.bugs.append(replace(bug, subject=f"{manifest.origin}: {bug.subject}"))
 
     def _disclosed(self, manifest: Manifest) -> Unfit:
         """What to do about a Secret that stands in git unencrypted."""
@@ -149,9 +163,9 @@ class SecretSources:
         return Unfit(text, ("data",) if manifest.data.get("data") else ("stringData",), "PlaintextSecret")
 
 
-def _check_alone(manifest: Manifest, beside: tuple[Manifest, ...]) -> None:
-    """SOPS' checksum goes over all documents of a file. Raises Unfit."""
-    if sum(each.origin.file == manifest.origin.file for each in beside) > 1:
+def _check_alone(manifest: Manifest, number: Mapping[str, int]) -> None:
+    """SOPS' checksum goes over all documents of a file, whose `number` is given. Raises Unfit."""
+    if number[manifest.origin.file] > 1:
         raise Unfit("an encrypted file may hold one document only; encrypt each in a file of its own", ("sops",))
 
 
