@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import itertools
 import socket
 import tarfile
@@ -74,6 +75,39 @@ def test_redirect_with_a_body_without_end_is_followed_unread(models: Models) -> 
 
     with hostile(answers) as port:
         assert models.fetch(f"http://127.0.0.1:{port}/m.tar").fetch is Fetch.STAGED
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"])
+def test_redirect_to_the_metadata_of_a_cloud_is_refused(models: Models, host: str) -> None:
+    moved = b"HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0\r\nLocation: http://%s/m.tar\r\n\r\n"
+    with hostile(lambda _: [moved % host.encode()]) as port:
+        found = models.fetch(f"http://127.0.0.1:{port}/m.tar")
+    assert (found.fetch, found.reason and found.reason.code) == (Fetch.REFUSED, "UnsafeRedirect")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("a", tarfile.REGTYPE, {}), ("a/b", tarfile.REGTYPE, {})],
+        [("a", tarfile.REGTYPE, {"mtime": 1e300})],
+        [("", tarfile.REGTYPE, {})],
+    ],
+    ids=["file and folder", "time", "no name"],
+)
+def test_archive_that_cannot_be_is_refused_and_not_tried_again(
+    models: Models, members: list[tuple[str, bytes, dict[str, object]]]
+) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, kind, more in members:
+            member = tarfile.TarInfo(name)
+            member.type = kind
+            for key, value in more.items():
+                setattr(member, key, value)
+            archive.addfile(member)
+    with hostile(lambda _: whole(out.getvalue())) as port:
+        found = models.fetch(f"http://127.0.0.1:{port}/m.tar")
+    assert (found.fetch, found.reason and found.reason.code) == (Fetch.REFUSED, "BadArchive")
 
 
 def test_file_longer_than_it_was_announced_is_not_read_to_its_end(models: Models) -> None:

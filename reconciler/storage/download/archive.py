@@ -25,6 +25,9 @@ from reconciler.storage.download.room import free_bytes
 TAR, ZIP = "application/x-tar", "application/zip"
 _EACH = 512
 _LONGEST_PATH = 4096
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError)
+# One path is a file and a folder.
+_CLASHES = (FileExistsError, IsADirectoryError, NotADirectoryError)
 _T = TypeVar("_T")
 
 
@@ -39,7 +42,7 @@ def unpack_if_lone(partial: Path, target: Path) -> Path:
     try:
         with explained_disk(str(target)):
             _untar(found[0], target) if kind == TAR else _unzip(found[0], target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (*_BROKEN, *_CLASHES) as error:
         raise Refused("BadArchive", f"{found[0].name}: cannot be unpacked: {error}") from None
     return target
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import json
 import mimetypes
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 import urllib3.exceptions
@@ -45,6 +47,7 @@ class _Session(requests.Session):
             # It would be read whole, and unpacked, into memory; and it may have no end.
             resp.raw.close()
             resp._content = b""
+            _check_redirect(resp.url, urljoin(resp.url, target))
         return target
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
@@ -118,6 +121,29 @@ class HttpSource:
         if not given.startswith(expected):
             text = f"{self._shown}: answers with Content-Type {given or 'nothing'}, not with {' or '.join(expected)}"
             raise Refused("UnexpectedType", text)
+
+
+def _check_redirect(from_: str, to: str) -> None:
+    """A server elsewhere must not have us ask what answers this host alone, such as a cloud's metadata.
+
+    Raises Refused.
+    """
+    if reached := _inner(to) - _inner(from_):
+        text = f"{shown(from_)}: redirects to {urlsplit(to).hostname}, which is {reached.pop()} of this host"
+        raise Refused("UnsafeRedirect", text)
+
+
+def _inner(url: str) -> set[str]:
+    """What of this host alone an address leads to, as far as its name tells now."""
+    parts = urlsplit(url)
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError, ValueError):
+        return set()
+    plain = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
+    addresses = [getattr(each, "ipv4_mapped", None) or each for each in plain]
+    loopback = {"the loopback address" for each in addresses if each.is_loopback or each.is_unspecified}
+    return loopback | {"a link-local address" for each in addresses if each.is_link_local}
 
 
 def _headers(host: str) -> dict[str, str]:

@@ -28,7 +28,8 @@ def seal(work: Path, target: Path) -> None:
 
 def _close(path: Path, root: Path) -> None:
     if path.is_symlink():
-        if not path.resolve().is_relative_to(root):
+        # Not by `resolve`, which raises for a link to itself.
+        if not Path(os.path.realpath(path)).is_relative_to(root):
             raise Refused("UnsafePath", f"{path.name!a}: a link that points outside of the model's folder")
     elif path.is_file():
         descriptor = os.open(path, os.O_RDONLY)
