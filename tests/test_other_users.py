@@ -1,8 +1,9 @@
-"""Another user of the host takes the ports of replicas that have no socket: real Envoy, keys, and a real thief."""
+"""Another user of the host takes ports of replicas, and looks around: real Envoy, keys, and a real thief."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -12,12 +13,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from reconciler.inventory import ReplicaRecord
+from reconciler.routing.process import find
+from reconciler.targets import scratch
 from tests.light_rig import LightRig
+from tests.world import errno_of_a_stranger
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")]
 
@@ -166,3 +171,40 @@ def _has_socket(record: ReplicaRecord) -> bool:
     with contextlib.suppress(OSError):
         return any(os.readlink(f"{folder}/{fd}").startswith("socket:") for fd in os.listdir(folder))
     return False
+
+
+def test_other_users_read_no_key_and_enter_none_of_our_folders(rig: LightRig) -> None:
+    """In what a running installation shows of itself: /proc, shared memory, its folders and its open port."""
+    serve(rig)
+    rig.settle()
+    envoy = find(rig.state / "proxy")
+    assert rig.process
+    assert envoy
+    pids = [rig.process.pid, envoy.pid, *rig.pids()]
+    for pid in pids:
+        for name in ("environ", "maps", "mem", "cwd", "fd", "root"):
+            why = errno_of_a_stranger(partial(_read, f"/proc/{pid}/{name}"))
+            assert why in (errno.EACCES, errno.EPERM), (pid, name)
+        assert KEY not in Path(f"/proc/{pid}/cmdline").read_text()
+    (one,) = rig.records()
+    for folder in (rig.state_dir, scratch.folder_of(rig.state, one.id), scratch.private_of(rig.state, one.id)):
+        if folder.is_dir():
+            assert errno_of_a_stranger(partial(os.listdir, folder)) == errno.EACCES, folder
+    control = partial(socket.socket(socket.AF_UNIX).connect, str(rig.state_dir / "control.sock"))
+    assert errno_of_a_stranger(control) == errno.EACCES
+    for path in ("metrics", "readyz", "healthz", "prometheus/sd"):
+        assert KEY not in _get(rig.web, path)
+
+
+def _read(path: str) -> None:
+    if os.path.isdir(path):
+        os.listdir(path)
+        return
+    with open(path, "rb", buffering=0) as file:
+        file.read(1)
+
+
+def _get(port: int, path: str) -> str:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        connection.request("GET", f"/{path}")
+        return connection.getresponse().read().decode()
