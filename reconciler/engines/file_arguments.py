@@ -52,6 +52,8 @@ _FILES = (
 _FOLDERS = (_MEDIA, "--hf-config-path", "--generation-config")
 # A path of URLs.
 _NO_FILE = frozenset({"--root-path"})
+# Most words; JSON may write a slash otherwise.
+_NO_PATH = re.compile(r"(?:[^/.\\]|\.(?!\.))*")
 _SYSTEMS_OWN = frozenset({"proc", "sys", "dev", "run"})
 _IN_JSON = re.compile(r'"(/[^"]*)"')
 _WEIGHTS_FROM_FILES = frozenset({"", "auto", "hf", "safetensors", "mistral", "fastsafetensors"})
@@ -81,6 +83,8 @@ def paths_in(args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     for index, word in enumerate(args):
         if is_flag(word):
             flag = word.partition("=")[0].replace("_", "-")
+        if _NO_PATH.fullmatch(word):
+            continue
         for path in dict.fromkeys(map(_without_scheme, _texts(word))):
             if flag not in _NO_FILE and (_is_path(path) or climbs(path)):
                 yield index, flag, path
