@@ -169,6 +169,7 @@ def test_on_a_cpu_the_variable_gives_the_cache_in_gibibytes() -> None:
     assert found.kv_bytes == 4 * GIB
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["--max-model-len", "-tp", "--config", "32k", "-1", "--", "--dtype=", "é"]) | st.text())
 )

@@ -241,3 +241,15 @@ def test_a_canary_comes_after_what_it_stands_beside():
     host.memory = 1
     play(host, commit, SOON)
     assert [r.digest for r in host.serving("a")] == ["good1-a"]
+
+
+def test_canary_waits_for_every_replica_of_what_it_stands_beside():
+    """On a shared GPU they start one after another: in between there is room that is not the canary's."""
+    host = Host(gpus=1, ports=2)
+    one = wanted("a", "good1", 2, gpus=1, share=200)
+    host.converge(state(one))
+    commit = state(beside(one, "good2", 20))
+    for _ in ("at first", "after a reboot"):
+        host.converge(commit)
+        assert [r.digest for r in host.serving("a")] == ["good1-a", "good1-a"]
+        host.restart()

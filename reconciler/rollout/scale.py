@@ -122,7 +122,9 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
         _trim(s, generation, steps)
     for canary in canaries:
         own = [r for r in s.replicas if r.digest == canary.digest]
-        _fill(s, canary, ledger, steps, own, canary.count)
+        # After a reboot it must not take the room of what it stands beside.
+        is_complete = len(_members(s, main)) >= main.count
+        _fill(s, canary, ledger, steps, own, canary.count if is_complete else 0)
     if strategy is None:
         _watch(s, main, ledger, steps)
         return
