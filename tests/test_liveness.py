@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from reconciler.engines.probe import Vitals, read_vitals
 from reconciler.model import ReplicaId, Silence
 from reconciler.targets.liveness import Limits, Liveness, Witness
 from reconciler.targets.probing import Subject, Topic
+from reconciler.targets.questions import EngineQuestions
 from tests.world import SERVICE, eventually
 
 SUBJECT = Subject(ReplicaId(SERVICE, "aaaaaaaa-0"), 20000, Topic.SERVING, started=1)
@@ -32,6 +34,7 @@ class World:
     awaited: bool = False
     tokens: int = 0
     token_comes: bool = True
+    has_socket: bool = True
     seen: list[Silence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -47,6 +50,9 @@ class World:
         if not self.token_comes:
             self.stuck.wait(60)
         return self.token_comes
+
+    def has_lost_socket(self, subject: Subject) -> bool:
+        return not self.has_socket
 
     def is_paused(self, subject: Subject) -> bool:
         return self.paused
@@ -94,6 +100,29 @@ def test_server_that_answers_nothing_is_in_doubt_first_and_hung_later(make):
     assert "server has not answered for" in world.why
     assert world.run(38) is Silence.SILENT
     assert world.run(8) is Silence.HUNG
+
+
+def test_replica_without_its_socket_is_hung_after_seconds(make):
+    world = make(heard=False, has_socket=False, others=False, cpu=1.0)
+    assert world.run(4) is Silence.NONE
+    assert world.run(6) is Silence.SILENT
+    assert "its socket" in world.why
+    assert world.run(4) is Silence.HUNG
+
+
+def test_socket_that_is_back_in_time_ends_silence(make):
+    world = make(heard=False, has_socket=False)
+    world.run(8)
+    world.has_socket = True
+    assert world.run(4) is Silence.NONE
+    world.has_socket = False
+    assert world.run(4) is Silence.NONE
+
+
+def test_missing_socket_counts_as_any_silence_where_that_is_short(make):
+    world = make(limits=Limits(interval=60, timeout=4), heard=False, has_socket=False)
+    assert world.run(6) is Silence.HUNG
+    assert make(limits=Limits(timeout=0), heard=False, has_socket=False).run(1000) is Silence.NONE
 
 
 def test_one_answer_ends_silence(make):
@@ -225,6 +254,23 @@ def test_draining_replica_is_asked_for_no_token(make):
 def test_liveness_can_be_switched_off(make):
     world = make(limits=Limits(interval=60, timeout=0), heard=False)
     assert world.run(1000) is Silence.NONE
+
+
+@pytest.mark.parametrize("deleted", ["socket", "folder"])
+def test_deleted_socket_is_told_from_one_that_only_refuses(tmp_path, deleted):
+    place = tmp_path / "replica"
+    place.mkdir()
+    path = place / "http.sock"
+    questions = EngineQuestions(None)  # type: ignore[arg-type]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    subject = replace(SUBJECT, address=str(path))
+    assert not questions.has_lost_socket(subject)
+    assert not questions.has_lost_socket(SUBJECT)
+    path.unlink()
+    if deleted == "folder":
+        place.rmdir()
+    assert questions.has_lost_socket(subject)
 
 
 def test_vitals_are_read_from_all_engines_and_name_sleep():

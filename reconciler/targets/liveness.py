@@ -3,7 +3,8 @@
 Two things are watched: whether its server answers at all, and whether its engine makes progress. A busy engine is left
 alone as long as its counters move, and one whose processes compute gets ten times the time: a long prefill and a queue
 behind a long request are not a hang. An idle one is asked for one token now and then. Only time counts in which we ran
-ourselves and something else on this host answered: a host that was paused as a whole has no hung replicas.
+ourselves and something else on this host answered: a host that was paused as a whole has no hung replicas. Only one
+whose socket was deleted is beyond doubt: no request can reach it any more.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _DOUBT = 0.25
 _LONGEST_STEP = 15.0
 # Seconds between two looks at the counters of an engine that nothing is wrong with.
 _BETWEEN_LOOKS = 10.0
+# Of `timeout`, at most, for a replica whose socket is gone: it does not come back by itself.
+_LONGEST_WITHOUT_SOCKET = 10.0
 # What computes may take so many times longer, and computes if it has at least this share of one core.
 _WHILE_WORKING = 10.0
 _WORKING_SHARE = 0.2
@@ -47,6 +50,9 @@ class LivenessQuestions(Protocol):
 
     def answers(self, subject: Subject, timeout: float) -> bool:
         """Ask for one token, and wait for an answer: does any come?"""
+
+    def has_lost_socket(self, subject: Subject) -> bool:
+        """Is the socket gone that it listens on? Then no request reaches it, however much it computes."""
 
     def is_paused(self, subject: Subject) -> bool:
         """Did somebody pause its scheduler on purpose?"""
@@ -95,6 +101,7 @@ class Liveness:
         self._tells = self._was_busy = False
         self._token: _Token | None = None
         self._mute: _Stretch | None = None
+        self._without_socket: float | None = None
         self._stuck: _Stretch | None = None
 
     @property
@@ -118,11 +125,20 @@ class Liveness:
     def _note_server(self, subject: Subject, heard: bool, before: float, step: float) -> None:
         if heard:
             self._witness.note(subject.id, self._looked_at)
-            self._mute = None
-        elif self._mute is None:
+            self._mute = self._without_socket = None
+            return
+        self._note_socket(subject, step)
+        if self._mute is None:
             self._mute = _Stretch(self._questions.cpu_seconds(subject, of_server=True))
         elif self._witness.others_since(subject.id, before):
             self._mute.seconds += step
+
+    def _note_socket(self, subject: Subject, step: float) -> None:
+        """A host that was paused has its sockets all the same, so it does not matter who else answered."""
+        if not self._questions.has_lost_socket(subject):
+            self._without_socket = None
+        else:
+            self._without_socket = 0.0 if self._without_socket is None else self._without_socket + step
 
     def _note_engine(self, subject: Subject, step: float) -> None:
         now = self._looked_at
@@ -175,6 +191,8 @@ class Liveness:
     # ------------------------------------------------------------ what it means
 
     def _judge(self, subject: Subject) -> tuple[Silence, str]:
+        if self._without_socket:
+            return self._judge_without_socket(subject, self._without_socket)
         stretch = self._mute or self._stuck
         doubt = self._limits.timeout * _DOUBT
         if stretch is None or stretch.seconds < doubt:
@@ -190,6 +208,13 @@ class Liveness:
         what = "its server has not answered" if self._mute else "its engine has made no progress and not answered"
         hung = stretch.seconds >= self._limits.timeout * factor
         return Silence.HUNG if hung else Silence.SILENT, f"{what} for {stretch.seconds:.0f} s"
+
+    def _judge_without_socket(self, subject: Subject, seconds: float) -> tuple[Silence, str]:
+        longest = min(self._limits.timeout, _LONGEST_WITHOUT_SOCKET)
+        if seconds < longest * _DOUBT:
+            return Silence.NONE, ""
+        why = f"its socket {subject.address} has been missing for {seconds:.0f} s, so that no request reaches it"
+        return Silence.HUNG if seconds >= longest else Silence.SILENT, why
 
     def _may_serve_others(self, subject: Subject, stretch: _Stretch) -> bool:
         """Of one without counters nobody knows: its clients may fill it for hours, and ours waits its turn."""

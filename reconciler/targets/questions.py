@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 import time
 
@@ -47,6 +49,17 @@ class EngineQuestions:
 
     def answers(self, subject: Subject, timeout: float) -> bool:
         return _probe(subject).answers(subject.address, subject.model, subject.api_key, timeout)
+
+    def has_lost_socket(self, subject: Subject) -> bool:
+        """What cannot be looked at is not known to be gone."""
+        if isinstance(subject.address, int):
+            return False
+        try:
+            return not stat.S_ISSOCK(os.stat(subject.address).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
 
     def is_paused(self, subject: Subject) -> bool:
         return _probe(subject).is_paused(subject.address)
