@@ -7,12 +7,35 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.loop.journal import Journal
-from reconciler.model import Drain, Outcome, Result, ServiceId, Stop
+from reconciler.model import (
+    AskPreflight,
+    Desired,
+    Drain,
+    EnsureProxy,
+    Observed,
+    Outcome,
+    Result,
+    ServiceId,
+    Stop,
+)
 from reconciler.report.history import History
 from reconciler.report.requests import NONE, Fate, Requests, RequestTally
 from reconciler.report.text import status_blocks
 from reconciler.web.metrics import Metrics
-from tests.report_world import NEW, TINY, desired, observed, planned, replica, report, service_in, state, status_of
+from tests.report_world import (
+    NEW,
+    SPEC,
+    TINY,
+    desired,
+    observed,
+    owned,
+    planned,
+    replica,
+    report,
+    service_in,
+    state,
+    status_of,
+)
 
 
 def tally(folder: Path) -> RequestTally:
@@ -124,6 +147,25 @@ def test_drains_and_cuts_are_counted_once(tmp_path: Path):
     cut = replica(number=2, draining_at=120.0, most_in_flight=4)
     pass_over(cut, Stop(cut.id, "deadline", cut=3))
     assert counted.counts()[TINY].total == {"drained": 6, "lost": 3, "refused": 0}
+
+
+def test_services_and_replicas_that_are_gone_leave_nothing_in_memory(tmp_path: Path):
+    journal = Journal("a", History(tmp_path / "state.db"), Metrics(), tally(tmp_path))
+    serving, wanted = replica(at_proxy=5), desired()
+    ask = AskPreflight(TINY, wanted.digest, SPEC, wanted.origin, (), "before it is started")
+    done = Result(EnsureProxy("it is down"), Outcome.DONE)
+
+    def pass_over(services: tuple[Desired, ...], seen: Observed, *results: Result) -> tuple[bool, ...]:
+        journal.record(replace(state(), services=services), seen, planned(), results, 0.1)
+        return tuple(map(bool, (journal._draining, journal._asked, journal._last_errors)))
+
+    failed = Result(Stop(serving.id, "superseded"), Outcome.FAILED, "no room")
+    pass_over((wanted,), observed(serving), failed, Result(Drain(serving.id, "superseded"), Outcome.DONE))
+    assert pass_over((wanted,), observed(serving), Result(ask, Outcome.DONE)) == (True, True, True)
+    assert pass_over((wanted,), observed(serving), done) == (True, True, True)
+    assert pass_over((wanted,), observed(), done) == (False, True, True)
+    assert pass_over((), observed(owned={TINY: owned()}), done) == (False, True, True)
+    assert pass_over((), observed(), done) == (False, False, False)
 
 
 def test_status_shows_all_and_those_of_the_rollout():

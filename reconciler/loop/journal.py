@@ -88,6 +88,8 @@ class Journal:
         if isinstance(observed, Observed):
             self._say_findings(desired, plan, faults)
         self._follow(desired)
+        if results and (self._draining or self._asked or self._last_errors):
+            self._forget_gone(desired, observed)
         for result in results:
             try:
                 self._tell(result, plan, observed)
@@ -96,6 +98,18 @@ class Journal:
         self._tell_bugs((*plan.bugs, *faults.bugs), plan.revision)
         self._note_applied(desired, observed, plan)
         return self._applied
+
+    def _forget_gone(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
+        """What was told of services and replicas that are gone is of no use: without this, it only grows."""
+        if isinstance(observed, Unreachable):
+            return
+        there = {replica.id for replica in observed.replicas}
+        services = {service.id for service in desired.services} | observed.owned.keys() | {one.service for one in there}
+        names = {"", *map(str, services)}
+        self._draining = {replica: count for replica, count in self._draining.items() if replica in there}
+        self._asked = {service: digest for service, digest in self._asked.items() if service in services}
+        errors = self._last_errors.items()
+        self._last_errors = {key: error for key, error in errors if names.issuperset(key[0].split(", "))}
 
     def _tell_bugs(self, bugs: tuple[Bug, ...], revision: str) -> None:
         """Each traceback once, as long as it is the same."""
