@@ -170,6 +170,7 @@ class Daemon:
         self._snapshot: Snapshot | None = None
         self._source_journal = SourceJournal(self._history)
         self._source_error = "not asked yet"
+        self._source_failed = False
         self._config_error = ""
         self._fetched_at: float | None = None
         self._started_at = time.time()
@@ -284,6 +285,10 @@ class Daemon:
             log.error("source_failed", error=str(error), kept=kept or "nothing yet")
         self._source_journal.failed(error, kept)
         self._source_error = str(error)
+        is_first, self._source_failed = not self._source_failed, True
+        if is_first and not kept:
+            # What is on record is looked after without git as well.
+            self._wake_all()
         return False
 
     def _wake_all(self) -> None:
@@ -307,7 +312,7 @@ class Daemon:
         passed, began = 0, time.monotonic()
         try:
             snapshot = self._snapshot
-            if snapshot is None:
+            if snapshot is None and not self._source_failed:
                 return self.settings.resync
             self._check_state()
             turn = place.turner.turn(snapshot)

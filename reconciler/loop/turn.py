@@ -94,8 +94,8 @@ class Turner:
         self._unwritten: dict[tuple[ServiceId, str], Quarantine] = {}
         self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
 
-    def turn(self, snapshot: Snapshot, act: bool = True) -> Turn:
-        """One pass. With `act` False nothing is done (but what only asks: preflight)."""
+    def turn(self, snapshot: Snapshot | None, act: bool = True) -> Turn:
+        """One pass. With `act` False nothing is done (but what only asks: preflight). None: git said nothing yet."""
         began = time.monotonic()
         if act:
             self._end_what_is_over()
@@ -150,18 +150,19 @@ class Turner:
         """From now on nothing is wanted here, whatever git says."""
         self._leaving = why
 
-    def desired(self, snapshot: Snapshot) -> DesiredState:
+    def desired(self, snapshot: Snapshot | None) -> DesiredState:
         """What this revision wants here; the same object while nothing changed. Raises where nobody can tell."""
         if self._leaving:
-            return DesiredState(
-                self._settings.name, snapshot.revision, (), notes=(self._leaving,), leaving=self._leaving
-            )
+            revision = snapshot.revision if snapshot else ""
+            return DesiredState(self._settings.name, revision, (), notes=(self._leaving,), leaving=self._leaving)
+        if snapshot is None:
+            raise Retryable("no revision of git is known, and none can be read now")
         wanted = self._evaluation.evaluate(snapshot)
         if self._desired is None or self._desired[0] is not wanted:
             self._desired = (wanted, self._cordon.settle(wanted))
         return self._desired[1]
 
-    def _wanted(self, snapshot: Snapshot) -> DesiredState:
+    def _wanted(self, snapshot: Snapshot | None) -> DesiredState:
         """The same, and where nobody can tell: everything stays as it is, and is looked after."""
         try:
             return self.desired(snapshot)
@@ -169,7 +170,7 @@ class Turner:
             unknown = Reason("NotUnderstood", str(error))
             state = DesiredState(
                 self._settings.name,
-                snapshot.revision,
+                snapshot.revision if snapshot else "",
                 (),
                 unreadable=(unknown,),
                 prunable=False,
