@@ -1,7 +1,8 @@
 """The daemon's HTTP side: a TCP port that anybody may read and a unix socket for the owner, both in one thread.
 
 The sockets are bound in the caller's thread, so that an address that cannot be is an error at start. A port that is in
-use is none: any user of the host may take one, and the daemon drives the host all the same.
+use is none: any user of the host may take one, and the daemon drives the host all the same. Nor is a full disk, which
+has no room for the name of a socket: both are tried again and again.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class WebSide:
         self._owner = _server(control_app(control), _OwnersOnly)
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._socket_id: tuple[int, int] | None = None
-        self._told = ""
+        self._told = self._told_of_socket = ""
+        self._unix: socket.socket | None = None
         self.address = ("", 0)
         """Host and port that are really listened on; none while another process has the port."""
 
@@ -51,12 +53,11 @@ class WebSide:
         """Raises SettingsError for an address that cannot be, Retryable where another daemon answers."""
         tcp = self._listen_tcp()
         try:
-            self._unix = listen_unix(self._settings.socket_path)
+            self._unix = self._listen_unix()
         except BaseException:
             if tcp is not None:
                 tcp.close()
             raise
-        self._socket_id = identity(self._settings.socket_path)
         self._tcp = tcp
         self._thread.start()
 
@@ -79,7 +80,31 @@ class WebSide:
             log.exception("web_stopped")
 
     async def _serve(self) -> None:
-        await asyncio.gather(self._serve_public(), self._owner.serve([self._unix]))
+        await asyncio.gather(self._serve_public(), self._serve_owner())
+
+    async def _serve_owner(self) -> None:
+        """As soon as the disk has room."""
+        while self._unix is None and not self._owner.should_exit:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            with suppress(ReconcileError):
+                self._unix = self._listen_unix()
+        if self._unix is not None:
+            await self._owner.serve([self._unix])
+
+    def _listen_unix(self) -> socket.socket | None:
+        """None while the disk is full. Raises SettingsError, or Retryable."""
+        path = self._settings.socket_path
+        try:
+            found = listen_unix(path)
+        except DiskFull as error:
+            if str(error) != self._told_of_socket:
+                log.error("control_not_listening", error=str(error), instead="the daemon goes on without it")
+            self._told_of_socket = str(error)
+            return None
+        self._socket_id = identity(path)
+        if self._told_of_socket:
+            log.info("control_listening", socket=str(path))
+        return found
 
     async def _serve_public(self) -> None:
         """As soon as the port is free."""
@@ -104,6 +129,10 @@ class WebSide:
         if self._told:
             log.info("web_listening", listen=listen)
         return found
+
+
+class DiskFull(Retryable):
+    """There is no room for the name of a socket."""
 
 
 class _InUse(Retryable):
@@ -189,7 +218,7 @@ def listen_unix(path: Path) -> socket.socket:
     """A listening socket at `path` that only our user can open; what a dead daemon left there is replaced.
 
     It is bound under another name and renamed into place once its mode is set: nobody can connect in between.
-    Raises Retryable when a living daemon answers there, SettingsError when the place is impossible.
+    Raises Retryable when a living daemon answers there, DiskFull, and SettingsError when the place is impossible.
     """
     if answers(path):
         raise Retryable(f"another daemon answers on {path}; stop it first, or give this one its own state_dir")
@@ -206,6 +235,9 @@ def listen_unix(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         temporary.unlink(missing_ok=True)
-        raise SettingsError(f"socket: cannot listen on {path}: {error.strerror or error}") from None
+        text = f"socket: cannot listen on {path}: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{text}; free some room") from None
+        raise SettingsError(text) from None
     listener.setblocking(False)
     return listener
