@@ -36,6 +36,8 @@ from reconciler.targets.rubbish import Rubbish
 _log = structlog.get_logger()
 _FETCH = {states.RUNNING: Fetch.RUNNING, states.STAGED: Fetch.STAGED, states.REFUSED: Fetch.REFUSED}
 _KILL_SECONDS = 5.0
+# It ends itself after ten minutes without a byte, unless it is stopped or hangs in the kernel.
+_SILENT_AFTER = 900.0
 
 
 class Stager:
@@ -58,6 +60,7 @@ class Stager:
         self._lock = threading.Lock()
         self._cache: dict[str, tuple[tuple[int, int], State | None]] = {}
         self._sound: dict[str, State] = {}
+        self._moved: dict[str, tuple[State, float]] = {}
         self._rubbish = Rubbish(self.folder)
         self._bugs = Bugs()
 
@@ -125,7 +128,9 @@ class Stager:
         if fetch is Fetch.STAGED:
             return self._judged(key, state, known)
         if fetch is Fetch.RUNNING:
-            return known if self._find(key) is not None else self._cut_off(key, known)
+            if self._find(key) is None:
+                return self._cut_off(key, known)
+            return self._silent(known) if self._is_silent(key, state) else known
         return replace(known, reason=Reason(state.code, state.message)) if state.code else known
 
     def _judged(self, key: str, state: State, known: Staging) -> Staging:
@@ -149,6 +154,17 @@ class Stager:
             return self._staging(key)
         reason = Reason("Interrupted", f"it ended without saying why; see {self.folder / key / states.LOG}")
         return replace(known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=reason)
+
+    def _is_silent(self, key: str, state: State) -> bool:
+        """Has it told nothing new for longer than any program that runs?"""
+        now = time.monotonic()
+        if key not in self._moved or self._moved[key][0] is not state:
+            self._moved[key] = (state, now)
+        return now - self._moved[key][1] > _SILENT_AFTER
+
+    def _silent(self, known: Staging) -> Staging:
+        text = f"the program that fetches it is stopped or hangs: nothing came from it for {_SILENT_AFTER:g} s"
+        return replace(known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=Reason("Silent", text))
 
     def _read(self, key: str) -> State | None:
         path = self.folder / key / states.STATE
@@ -183,9 +199,11 @@ class Stager:
         order = order_for(action, folder, self._memory(action.key), self._env, self._secrets())
         with self._lock, _explained(self.folder):
             before = self._staging(action.key)
-            if before.fetch is Fetch.STAGED or self._find(action.key) is not None:
+            if before.fetch in (Fetch.STAGED, Fetch.RUNNING):
                 # Another service asked for the same files in the same pass, and they were small.
                 return
+            # One may be there that hangs.
+            self._end(action.key)
             begun = State(states.RUNNING, before.done, before.total, before.failures, time.time())
             try:
                 self._fetcher.prepare(folder)
@@ -209,6 +227,7 @@ class Stager:
             self._end(key)
             self._rubbish.take(folder)
             self._cache.pop(key, None)
+            self._moved.pop(key, None)
 
     def end_all(self) -> None:
         """End every program; what it has fetched is kept."""

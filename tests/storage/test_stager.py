@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +17,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from reconciler.errors import Retryable
-from reconciler.model import Fetch, Mount
+from reconciler.model import Fetch, Mount, Staging
 from reconciler.storage import state as states
 from reconciler.storage.state import State
 from reconciler.targets import stager
+from reconciler.targets.fetcher import FetchProcess
 from tests.storage.models import Models
-from tests.world import eventually
+from tests.world import eventually, exists
 
 MOUNT = Mount("s3://bucket/a")
 
@@ -30,6 +33,14 @@ def models(tmp_path: Path) -> Iterator[Models]:
     found = Models(tmp_path / "models", Path("/bin/false"))
     yield found
     found.close()
+
+
+def make_sleeper(folder: Path) -> Path:
+    """A program that says nothing and does not end."""
+    sleeper = folder / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
+    sleeper.chmod(0o755)
+    return sleeper
 
 
 def test_files_that_are_there_are_not_fetched_again_for_a_second_service(models: Models) -> None:
@@ -47,6 +58,40 @@ def test_a_program_that_is_cut_off_again_and_again_is_counted_each_time(models: 
         models.begin_mount(MOUNT)
         eventually(lambda: models.look(MOUNT).fetch is Fetch.FAILED)
         assert models.look(MOUNT).failures == count
+
+
+def test_fetch_that_was_stopped_is_ended_and_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stager, "_SILENT_AFTER", 0.5)
+    models = Models(tmp_path / "models", make_sleeper(tmp_path))
+    fetcher, folder = FetchProcess(models.python), models.folder / models.key(MOUNT)
+    models.begin_mount(MOUNT)
+    assert models.look(MOUNT).fetch is Fetch.RUNNING
+    first = fetcher.find(folder)
+    assert first
+    os.kill(first.pid, signal.SIGSTOP)
+    models.begin_mount(MOUNT)
+    assert fetcher.find(folder) == first
+    eventually(lambda: models.look(MOUNT).fetch is Fetch.FAILED)
+    assert "stopped or hangs" in str(models.look(MOUNT).reason)
+    models.begin_mount(MOUNT)
+    second = fetcher.find(folder)
+    assert second not in (None, first)
+    assert not exists(first.pid)
+    assert models.look(MOUNT) == Staging(Fetch.RUNNING, failures=1, at=models.look(MOUNT).at)
+    models.stager.unstage(models.key(MOUNT))
+    models.close()
+
+
+def test_fetch_that_tells_how_far_it_is_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stager, "_SILENT_AFTER", 0.5)
+    models = Models(tmp_path / "models", make_sleeper(tmp_path))
+    models.begin_mount(MOUNT)
+    for done in range(10):
+        time.sleep(0.1)
+        states.write_state(models.folder / models.key(MOUNT), State(states.RUNNING, done))
+        assert models.look(MOUNT).fetch is Fetch.RUNNING
+    models.stager.unstage(models.key(MOUNT))
+    models.close()
 
 
 def test_a_program_that_is_not_there_is_counted_each_time(tmp_path: Path) -> None:
