@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +21,8 @@ _FOREVER = 86_400.0
 # A history of ten million objects fits. A few kilobytes of deltas may unfold to one object that fills any memory.
 MOST_MEMORY = 2 << 30
 _SECONDS_TO_END = 2.0
+# Of whether git runs at all; the daemon cannot cut this short when it ends.
+_LONGEST_CHECK = 20.0
 
 
 class GitFailed(Exception):
@@ -65,7 +68,7 @@ def run_git(
     """
     # GitPython's own timeout finds the children to kill with pgrep or ps, which small images lack, and then waits for
     # ever on the pipe that they hold. So it only starts git here, in a session of its own that can be killed whole.
-    started = _gitpython()(os.sep).execute(
+    started = _gitpython(min(timeout or _LONGEST_CHECK, _LONGEST_CHECK))(os.sep).execute(
         [*_forget_inherited(env), "git", *arguments],
         as_process=True,
         istream=subprocess.PIPE,
@@ -108,13 +111,26 @@ def _too_slow(timeout: float, in_all: float, spent: float) -> str:
     return f"no answer within {timeout:g} s, which is source.timeout"
 
 
-def _gitpython() -> Any:
+def _gitpython(timeout: float) -> Any:
     # Imported here because it costs 160 ms and fails where there is no git.
+    if "git" not in sys.modules:
+        _check_answers(timeout)
     try:
         from git import Git
     except ImportError as error:
         raise Terminal("git cannot be run: no git was found on PATH; install git 2.32 or newer") from error
     return Git
+
+
+def _check_answers(timeout: float) -> None:
+    """GitPython asks git for its version when it is imported, and would wait for that for ever."""
+    try:
+        subprocess.run(["git", "version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        raise GitTimedOut(f"`git version` gave no answer within {timeout:g} s") from None
+    except OSError:
+        # The import says what is wrong.
+        return
 
 
 def _forget_inherited(env: Mapping[str, str]) -> list[str]:

@@ -301,13 +301,31 @@ def test_git_missing_from_the_machine_is_one_clear_error(repository: Repository,
     assert done.stdout == "Terminal git cannot be run: no git was found on PATH; install git 2.32 or newer\n"
 
 
+def test_git_that_was_stopped_is_one_clear_error(repository: Repository, mirror: Path, tmp_path: Path) -> None:
+    """Also before GitPython is imported, which asks git for its version."""
+    stopped = tmp_path / "git"
+    stopped.write_text("#!/bin/sh\nkill -STOP $$\n")
+    stopped.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", _POLL_AND_SAY, repository.path, mirror, "1s"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("Retryable")
+    assert "no answer within 1 s" in done.stdout
+
+
 _POLL_AND_SAY = """
 import sys
 from pathlib import Path
 from reconciler.config import Source
 from reconciler.source import GitSource
 try:
-    GitSource(Source(url=sys.argv[1]), Path(sys.argv[2]), ("",)).poll()
+    timeout = {"timeout": sys.argv[3]} if len(sys.argv) > 3 else {}
+    GitSource(Source(url=sys.argv[1], **timeout), Path(sys.argv[2]), ("",)).poll()
 except Exception as error:
     print(type(error).__name__, error)
 """
