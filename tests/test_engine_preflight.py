@@ -437,6 +437,20 @@ def test_a_verdict_that_was_half_written_is_asked_for_again(tmp_path: Path) -> N
     assert json.loads((tmp_path / "cache" / f"{key_of(asked)}.json").read_text())["parsed"] == "p"
 
 
+def test_verdict_counts_though_the_clock_was_set_back_since(tmp_path: Path) -> None:
+    """A restart asked for before that lies ahead: else the engine is asked again and again until then."""
+    asked = asked_of(fake_python(tmp_path, f"cat > /dev/null; echo '{VERDICT}'"), tmp_path)
+    runner = PreflightRunner(tmp_path / "cache", lambda: None)
+    answer(runner, asked)
+    now = time.time()
+    assert runner.result(key_of(asked), now - 60)
+    assert runner.result(key_of(asked), now + 2) is None
+    assert runner.result(key_of(asked), now + 86_400)
+    runner.ask(asked, now + 86_400)
+    assert not runner.pending()
+    runner.close()
+
+
 def test_closing_ends_what_is_being_asked(tmp_path: Path) -> None:
     python = fake_python(tmp_path, f"touch {tmp_path}/started; exec sleep 1000")
     runner = PreflightRunner(tmp_path / "cache", lambda: None)

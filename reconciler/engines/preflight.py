@@ -37,6 +37,8 @@ log = structlog.get_logger()
 SCRIPTS = tuple(Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text", "loads"))
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 _FAILURES_THAT_BLOCK = 3
+# A moment that lies further ahead was written down before the clock was set back: no verdict is ever younger.
+_CLOCK_ERROR = 5.0
 # What goes on after that is none, and may be larger than memory.
 _LONGEST_CONFIG = 16 << 20
 
@@ -309,7 +311,7 @@ class PreflightRunner:
                 path = self._cache / f"{key}.json"
                 self._known[key] = (_verdict(json.loads(path.read_bytes())), path.stat().st_mtime)
         verdict, at = self._known.get(key, (None, 0.0))
-        return verdict if at >= since else None
+        return verdict if at >= since or since > time.time() + _CLOCK_ERROR else None
 
 
 # ---------------------------------------------------------------- the process
