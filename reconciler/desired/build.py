@@ -67,7 +67,9 @@ def build_desired(
         unreadable=tuple(map(shortened, _unreadable(manifests, snapshot, target))),
         prunable=is_prunable(manifests, target, snapshot),
         notes=first((*_notes_safely(manifests, target, snapshot, cache), *secrets.notes), MAX_NOTES),
-        refused=first((*faults_without_services(manifests), *secrets.faults, *misplaced), MAX_NOTES),
+        refused=first(
+            (*faults_without_services(manifests), *_refused_documents(cache), *secrets.faults, *misplaced), MAX_NOTES
+        ),
         cordon=cordon_of(host) if host else None,
         cordon_known=host is not None,
         skipped=skipped_files(manifests, snapshot),
@@ -82,6 +84,10 @@ def _unreadable(manifests: Manifests, snapshot: Snapshot, target: HostTarget) ->
     yield from unreadable_places(manifests, snapshot)
     yield from (reason for each in manifests.of_kind(SERVICE) if (reason := _bad_name(each)))
     yield from doubled_hosts(manifests, target)
+
+
+def _refused_documents(cache: DesiredCache) -> Iterator[Reason]:
+    yield from cache.scene.refused.reasons if cache.scene else ()
 
 
 def _describe_all(

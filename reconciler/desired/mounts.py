@@ -17,7 +17,7 @@ from reconciler.storage.sources import is_fetched
 
 Document = Mapping[str, Any]
 # KServe's own namespace, and the name under which it copies its CA bundle into the others.
-_KSERVE, _COPY = "kserve", "global-ca-bundle"
+KSERVE_NAMESPACE, CA_BUNDLE_COPY = "kserve", "global-ca-bundle"
 
 
 def build_mounts(resolved: Resolved, container: Document, around: Surroundings) -> tuple[Mount, ...]:
@@ -61,8 +61,8 @@ def _files(resolved: Resolved, around: Surroundings) -> Iterator[StorageFile]:
 
 def _config_map(path: str, name: str, around: Surroundings) -> Iterator[StorageFile]:
     data = around.config_maps.get((around.namespace, name))
-    if data is None and name == _COPY:
-        data = around.config_maps.get((_KSERVE, around.ca_bundle))
+    if data is None and name == CA_BUNDLE_COPY:
+        data = around.config_maps.get((KSERVE_NAMESPACE, around.ca_bundle))
     if data is None:
         yield StorageFile(path, source=f"configmap {name}/*")
         return

@@ -8,6 +8,7 @@ from typing import Any
 from reconciler.config import HostTarget
 from reconciler.desired.limits import Size
 from reconciler.desired.placement import node_of
+from reconciler.desired.refused import RefusedDocuments, find_refused, key_of
 from reconciler.desired.secrets import as_kserve_sees
 from reconciler.desired.unseen import possible_runtimes
 from reconciler.kserve.resolve import World
@@ -36,6 +37,7 @@ class Scene:
     config_maps: dict[tuple[str, str], dict[str, Any]]
     doubled: frozenset[Manifest]
     uncertain: tuple[Reason, ...]
+    refused: RefusedDocuments
     node: Node
 
 
@@ -71,25 +73,24 @@ def _new_scene(
     doubles = find_duplicates(others, home)
     hidden = {manifest for group in doubles for manifest in group[1:]}
     single = [each for each in others if each not in hidden]
+    judged = [each for each in single if each.kind not in _CACHES]
+    world = World.build(
+        [each.data for each in judged],
+        default_namespace=home,
+        default_mode=HOST_MODE,
+        secrets=as_kserve_sees(secrets),
+    )
     return Scene(
         target=target,
-        world=World.build(
-            [each.data for each in single if each.kind not in _CACHES],
-            default_namespace=home,
-            default_mode=HOST_MODE,
-            secrets=as_kserve_sees(secrets),
-        ),
+        world=world,
         secrets=secrets,
-        runtimes={
-            (each.kind, each.namespace or home if each.kind == "ServingRuntime" else "", each.name): each
-            for each in single
-            if each.kind in _RUNTIMES
-        },
+        runtimes={key_of(each, home): each for each in single if each.kind in _RUNTIMES},
         config_maps={
             (each.namespace or home, each.name): _data_of(each) for each in single if each.kind == "ConfigMap"
         },
         doubled=frozenset(manifest for group in doubles for manifest in group),
         uncertain=uncertain,
+        refused=find_refused(world, judged, (each for each in others if each in hidden or each.kind in _CACHES)),
         node=node_of(target),
     )
 

@@ -24,6 +24,7 @@ from reconciler.desired.obstacles import find_obstacles
 from reconciler.desired.open_paths import developer_mode, read_open_paths
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.placement import find_misfits, ignored_rules
+from reconciler.desired.refused import refused_for
 from reconciler.desired.scene import Scene
 from reconciler.desired.secrets import Keyring, keyring, missing_secret
 from reconciler.desired.support import Effect, Fact, Place
@@ -63,7 +64,8 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
     secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))
     found = list(deviations(origins, Place.HOST, ALL_FACTS))
     impossible = (each.reason for each in found if each.effect is Effect.REFUSED)
-    problems = [*(_reason(issue, origins) for issue, secret in errors if not secret), *impossible]
+    problems = list(refused_for(key, resolved, scene.refused, scene.world))
+    problems += [*(_reason(issue, origins) for issue, secret in errors if not secret), *impossible]
     if not problems:
         problems += _unsure_of_runtime(service, resolved, runtime, scene)
     if problems:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler.kserve import names, predictor, schema
+from reconciler.kserve import api_server, names, predictor
 from reconciler.kserve.build import Built, build_pod
 from reconciler.kserve.defaults import deployment_mode, with_defaults
 from reconciler.kserve.issues import Issue, SpecError, invalid_spec
-from reconciler.kserve.objectmeta import metadata_flaws
 from reconciler.kserve.runtime_defaults import protocol_of
 from reconciler.kserve.selection import Refusal, Runtime, refuse_named, refuse_none_found, refuse_unknown
 from reconciler.kserve.url import UrlError, service_url
@@ -80,8 +79,8 @@ class Resolved:
 
 def resolve(service: Mapping[str, Any], world: World) -> Resolved:
     """Never raises for bad input: `errors` say what is wrong."""
-    clean, flaws = schema.read(service, mutated=True)
-    errors = [Issue("Invalid", flaw.message, flaw.path) for flaw in (*flaws, *metadata_flaws(clean))]
+    clean, flaws = api_server.read(service, mutated=True)
+    errors = [Issue("Invalid", flaw.message, flaw.path) for flaw in flaws]
     metadata = {"namespace": world.default_namespace, **(clean.get("metadata") or {})}
     defaulted = with_defaults({**clean, "metadata": metadata}, world.config, world.local_models(metadata["namespace"]))
     if refused := refusal(defaulted, world.config):

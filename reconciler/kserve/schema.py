@@ -62,9 +62,14 @@ def read(document: Mapping[str, Any], *, mutated: bool = False) -> tuple[dict[st
     A kind that we do not know comes back as it is. `mutated` is True for kinds whose webhook rewrites them before the
     schema is checked.
     """
-    root = roots().get(f"{document.get('apiVersion')}/{document.get('kind')}")
+    root = root_of(document)
     if root is None:
         return dict(document), ()
     reading = Reading(mutated)
     result = root.read(document if type(document) is dict else dict(document), None, reading)
     return result, tuple(reading.flaws)
+
+
+def root_of(document: Mapping[str, Any]) -> Node | None:
+    """The node of a document's kind; None where we have no schema for it."""
+    return roots().get(f"{document.get('apiVersion')}/{document.get('kind')}")

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.kserve import config, runtime_validation, schema
+from reconciler.kserve import api_server, config, runtime_validation
 from reconciler.kserve.config import Config
 from reconciler.kserve.credentials import Secret, ServiceAccount, Vault, decode_secret
 from reconciler.kserve.injection import Setting
 from reconciler.kserve.localmodel import LocalModel
-from reconciler.kserve.objectmeta import metadata_flaws
-from reconciler.kserve.schema_nodes import Flaw
 from reconciler.kserve.selection import Runtime, Runtimes
 from reconciler.kserve.storage import DEFAULT_CONTAINER, StorageContainer
 
@@ -81,10 +79,6 @@ class World:
         return self.memo[namespace]
 
 
-def _metadata_flaws(document: Document) -> tuple[Flaw, ...]:
-    return tuple(metadata_flaws(document)) if isinstance(document.get("metadata"), dict) else ()
-
-
 def _implied_account(name: str) -> ServiceAccount | None:
     """Every namespace of a cluster has the account `default`, whether a tree names it or not."""
     return ServiceAccount(name) if name == "default" else None
@@ -107,8 +101,8 @@ class _Sorter:
         if kind == "InferenceService" or (kind == "Secret" and "sops" in document):
             # What SOPS encrypted is no document for a cluster yet.
             return
-        clean, flaws = schema.read(document)
-        self._issues += [DocumentIssue(index, flaw.path, flaw.message) for flaw in (*flaws, *_metadata_flaws(clean))]
+        clean, flaws = api_server.read(document)
+        self._issues += [DocumentIssue(index, flaw.path, flaw.message) for flaw in flaws]
         metadata = clean.get("metadata") or {}
         name = metadata.get("name", "") if isinstance(metadata, dict) else ""
         namespace = "" if kind in _CLUSTER_SCOPED else (metadata.get("namespace") or self._namespace) if name else ""
@@ -147,9 +141,12 @@ class _Sorter:
         )
 
     def _check_runtimes(self, settings: Config) -> None:
-        """Runtimes are refused in the order in which the tree names them."""
+        """Runtimes are refused in the order in which the tree names them; the webhook sees none with a wrong schema."""
         scopes: dict[str, runtime_validation.Applied] = {}
+        refused = {issue.index for issue in self._issues}
         for index, runtime in self._runtimes:
+            if index in refused:
+                continue
             earlier = scopes.setdefault(runtime.namespace, runtime_validation.Applied())
             if message := runtime_validation.runtime_refusal(runtime, earlier, settings):
                 self._issues.append(DocumentIssue(index, ("spec",), message))

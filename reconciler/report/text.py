@@ -348,7 +348,8 @@ def review_blocks(review: Document) -> Iterator[Block]:
     """One line per finding, as compilers and editors write them, then the verdict."""
     found = [("error", one) for one in review["errors"]] + [("warning", one) for one in review["warnings"]]
     for kind, one in sorted(found, key=lambda pair: (pair[1]["file"], pair[1]["line"])):
-        where = f"{one['path']}: " if one["path"] else ""
+        # An API server begins with the path by itself.
+        where = f"{one['path']}: " if one["path"] and not one["message"].startswith(one["path"]) else ""
         yield one_line(f"{one['file']}:{one['line']}: {kind}: {where}{one['message']}")
     errors, warnings = _number(len(review["errors"]), "error"), _number(len(review["warnings"]), "warning")
     yield f"{'valid' if review['valid'] else 'invalid'}: {errors}, {warnings}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from reconciler.bugs import caught
 from reconciler.config import HostTarget, SecretFolder, Secrets
 from reconciler.errors import Terminal
+from reconciler.kserve import api_server
 from reconciler.manifests import Manifest, Manifests
 from reconciler.model import Bug, Reason
 from reconciler.secrets import folder, sops
@@ -140,7 +141,9 @@ class SecretSources:
                 document = manifest.data
             else:
                 raise self._disclosed(manifest)
-            pile.take(decode(manifest, document, self._namespace))
+            secret = decode(manifest, document, self._namespace)
+            _check_fields(document)
+            pile.take(secret)
         except Unfit as problem:
             pile.refused.setdefault(key, problem.about(manifest))
         except MemoryError:
@@ -161,6 +164,12 @@ class SecretSources:
             f"(LoadCredential={manifest.name}.yaml:PATH). targets[].secrets.allow_plaintext of {self._target} allows it"
         )
         return Unfit(text, ("data",) if manifest.data.get("data") else ("stringData",), "PlaintextSecret")
+
+
+def _check_fields(document: Mapping[str, object]) -> None:
+    """What an API server refuses does not become a Secret. Raises Unfit."""
+    for flaw in api_server.read(document)[1]:
+        raise Unfit(flaw.message, flaw.path)
 
 
 def _check_alone(manifest: Manifest, number: Mapping[str, int]) -> None:

@@ -1,0 +1,195 @@
+"""Documents that a cluster would refuse: they do not exist as new, and the last good ones stay. Pure.
+
+Git does not tell what the last good one said. So a service that such a document decides about cannot be used: what
+runs of it is kept, and nothing is concluded from the document being as good as absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from reconciler.desired.mounts import CA_BUNDLE_COPY, KSERVE_NAMESPACE
+from reconciler.kserve import api_server
+from reconciler.kserve.resolve import Resolved
+from reconciler.kserve.storage import StorageContainer, StorageError
+from reconciler.kserve.world import World
+from reconciler.manifests import CLUSTER_SCOPED, FieldPath, Manifest
+from reconciler.model import Reason, ServiceId
+from reconciler.storage.sources import is_fetched
+
+REFUSED = "DocumentRefused"
+_SETTINGS = "inferenceservice-config"
+_FORMATS = ("spec", "supportedUriFormats")
+# What decides about a Secret stands in the store of Secrets.
+_ELSEWHERE = "Secret"
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class RefusedDocument:
+    """One document, and each field of it that is refused, with the words of the API server or of KServe's webhook."""
+
+    manifest: Manifest
+    flaws: tuple[tuple[FieldPath, str], ...]
+
+    @cached_property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Each flaw with its line."""
+        return tuple(Reason(REFUSED, message, self.manifest.origin_of(path)) for path, message in self.flaws)
+
+    def reason_for(self, service: ServiceId) -> Reason:
+        """The problem of a service that needs this document."""
+        first, *more = self.reasons
+        others = f" (and {len(more)} more; `reconciler validate` lists all)" if more else ""
+        text = (
+            f"{self.manifest.kind} {self.manifest.name} is refused: {first.message}{others}; "
+            f"{service} depends on it and keeps what runs until this is corrected"
+        )
+        return Reason(REFUSED, text, first.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedDocuments:
+    """All of one tree but InferenceServices and Secrets, by kind, namespace and name."""
+
+    by_key: Mapping[Key, RefusedDocument] = field(default_factory=dict)
+    others: tuple[RefusedDocument, ...] = ()
+    """Those that decide about nothing here: kinds that a host does not read, and doubles."""
+
+    @property
+    def reasons(self) -> Iterator[Reason]:
+        for each in (*self.by_key.values(), *self.others):
+            yield from each.reasons
+
+    def of_kind(self, *kinds: str) -> Iterator[tuple[Key, RefusedDocument]]:
+        return ((key, each) for key, each in self.by_key.items() if key[0] in kinds)
+
+
+def find_refused(world: World, judged: Sequence[Manifest], others: Iterable[Manifest]) -> RefusedDocuments:
+    """What is refused of the documents that `world` was built from, and of others that stand beside them."""
+    flaws: dict[Manifest, list[tuple[FieldPath, str]]] = {}
+    for issue in world.issues:
+        flaws.setdefault(judged[issue.index], []).append((issue.path, issue.message))
+    named = {
+        key_of(each, world.default_namespace): RefusedDocument(each, tuple(found))
+        for each, found in flaws.items()
+        if each.kind != _ELSEWHERE
+    }
+    return RefusedDocuments(named, tuple(_refused_alone(others)))
+
+
+def _refused_alone(others: Iterable[Manifest]) -> Iterator[RefusedDocument]:
+    for each in others:
+        found = api_server.read(each.data)[1] if each.kind != _ELSEWHERE else ()
+        if found:
+            yield RefusedDocument(each, tuple((flaw.path, flaw.message) for flaw in found))
+
+
+def key_of(document: Manifest, default_namespace: str) -> Key:
+    """Kind, namespace and name; a kind of the whole cluster has no namespace."""
+    namespace = "" if document.kind in CLUSTER_SCOPED else document.namespace or default_namespace
+    return document.kind, namespace, document.name
+
+
+# ---------------------------------------------------------------- what a service needs
+
+
+def refused_for(service: ServiceId, resolved: Resolved, refused: RefusedDocuments, world: World) -> Iterator[Reason]:
+    """Why a service cannot be used: each refused document that decides, or may decide, what becomes of it."""
+    if not refused.by_key:
+        return
+    needed = [
+        *_settings(refused),
+        *_runtimes(service, resolved, refused),
+        *_of_pod(service, resolved.pod, refused, world),
+        *_storage_containers(resolved, refused, world),
+    ]
+    for document in dict.fromkeys(needed):
+        yield document.reason_for(service)
+
+
+def _settings(refused: RefusedDocuments) -> Iterator[RefusedDocument]:
+    """KServe's own ConfigMap decides about every service."""
+    return (each for key, each in refused.of_kind("ConfigMap") if key[2] == _SETTINGS)
+
+
+def _runtimes(service: ServiceId, resolved: Resolved, refused: RefusedDocuments) -> Iterator[RefusedDocument]:
+    chosen = resolved.runtime
+    if chosen and (found := refused.by_key.get((chosen.kind, chosen.namespace, chosen.name))):
+        yield found
+    model = _predictor(resolved).get("model")
+    if model is None:
+        return
+    name = str(model.get("runtime") or "")
+    for (kind, namespace, called), each in refused.of_kind("ServingRuntime", "ClusterServingRuntime"):
+        if namespace not in ("", service.namespace):
+            continue
+        # The namespace's own runtime goes before any of the cluster.
+        outranked = kind == "ClusterServingRuntime" and chosen is not None and chosen.kind == "ServingRuntime"
+        is_meant = called == name if name else _may_offer(each.manifest, model)
+        if is_meant and not outranked:
+            yield each
+
+
+def _predictor(resolved: Resolved) -> Mapping[str, Any]:
+    return (resolved.defaulted.get("spec") or {}).get("predictor") or {}
+
+
+def _may_offer(runtime: Manifest, model: Mapping[str, Any]) -> bool:
+    """May a runtime that cannot be read be for this model's format? Not where it plainly lists others only."""
+    spec = runtime.data.get("spec")
+    listed = spec.get("supportedModelFormats") if isinstance(spec, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        return True
+    wanted = (model.get("modelFormat") or {}).get("name")
+    offered = [each.get("name") for each in listed]
+    return wanted in offered or not all(isinstance(each, str) for each in offered)
+
+
+def _of_pod(
+    service: ServiceId, pod: Mapping[str, Any], refused: RefusedDocuments, world: World
+) -> Iterator[RefusedDocument]:
+    """ConfigMaps that the pod refers to anywhere, and the account it runs as."""
+    account = "ServiceAccount", service.namespace, str(pod.get("serviceAccountName") or "default")
+    if found := refused.by_key.get(account):
+        yield found
+    maps = {key[1:]: each for key, each in refused.of_kind("ConfigMap")}
+    bundle = KSERVE_NAMESPACE, str(world.config["storageInitializer"].get("caBundleConfigMapName"))
+    for name in _config_maps(pod) if maps else ():
+        found = maps.get((service.namespace, name)) or (maps.get(bundle) if name == CA_BUNDLE_COPY else None)
+        if found:
+            yield found
+
+
+def _config_maps(value: Any) -> Iterator[str]:
+    """Names behind `configMap`, `configMapRef` and `configMapKeyRef`, wherever they stand."""
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _config_maps(each)
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            if key in ("configMap", "configMapRef", "configMapKeyRef") and isinstance(each, Mapping):
+                yield str(each.get("name"))
+            yield from _config_maps(each)
+
+
+def _storage_containers(resolved: Resolved, refused: RefusedDocuments, world: World) -> Iterator[RefusedDocument]:
+    known = {each.name: each for each in world.storage_containers}
+    named = _predictor(resolved).get("storageContainerName")
+    fetched = [each.uri for each in resolved.storage if is_fetched(each.uri)]
+    for (_, _, name), each in refused.of_kind("ClusterStorageContainer"):
+        listed = known[name].spec.get("supportedUriFormats")
+        unclear = not listed or any(path[:2] == _FORMATS for path, _ in each.flaws)
+        if named == name or any(unclear or _supports(known[name], uri) for uri in fetched):
+            yield each
+
+
+def _supports(container: StorageContainer, uri: str) -> bool:
+    try:
+        return container.supports(uri)
+    except StorageError:
+        return True

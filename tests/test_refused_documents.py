@@ -1,0 +1,229 @@
+"""What `validate` refuses does not exist on a host: its services keep what runs, and say which file and line."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler import review
+from reconciler.desired import HOST_MODE, build_desired
+from reconciler.desired.refused import REFUSED
+from reconciler.manifests import read_manifests
+from reconciler.model import Desired, DesiredState
+from reconciler.secrets import SecretSources
+from tests.examples import examples
+from tests.test_desired import RUNTIME, SERVICE, TARGET, build, codes, snapshot
+
+AUTO = SERVICE.replace("      runtime: vllm\n", "")
+CLUSTER_WIDE = RUNTIME.replace("kind: ServingRuntime", "kind: ClusterServingRuntime")
+OTHER_FORMAT = RUNTIME.replace("name: vllm\n", "name: triton\n").replace("name: vLLM,", "name: triton,")
+
+WRONG_TYPE = RUNTIME.replace("value: /tmp", "value: 2")
+UNKNOWN_TOP = RUNTIME.replace("kind: ServingRuntime\n", "kind: ServingRuntime\nlabels: {a: b}\n")
+MISSPELT = RUNTIME.replace("    args:", "    arg:")
+
+
+def chat(files: dict[str, str | bytes]) -> Desired:
+    (service,) = (each for each in build({"hosts/box/chat.yaml": SERVICE, **files}).services if each.id.name == "chat")
+    return service
+
+
+def places_of(service: Desired) -> list[str]:
+    return [str(each.origin) for each in service.problems if each.code == REFUSED]
+
+
+@pytest.mark.parametrize("service", [SERVICE, AUTO])
+@pytest.mark.parametrize(
+    ("runtime", "line"), [(WRONG_TYPE, 16), (UNKNOWN_TOP, 3), (MISSPELT, 12), (CLUSTER_WIDE + "labels: {}\n", 17)]
+)
+def test_service_of_refused_runtime_is_unusable_and_names_line(runtime: str, line: int, service: str) -> None:
+    found = chat({"runtimes/vllm.yaml": runtime, "hosts/box/chat.yaml": service})
+    assert found.spec is None
+    assert places_of(found) == [f"runtimes/vllm.yaml:{line}"]
+    assert "ServingRuntime vllm is refused" in found.problems[0].message
+
+
+def test_refused_documents_are_listed_once_and_hide_no_service() -> None:
+    state = build({"runtimes/vllm.yaml": WRONG_TYPE, "hosts/box/chat.yaml": SERVICE})
+    assert [(each.code, str(each.origin)) for each in state.refused] == [(REFUSED, "runtimes/vllm.yaml:16")]
+    assert (state.unreadable, state.prunable) == ((), True)
+
+
+@pytest.mark.parametrize(
+    ("refused", "service"),
+    [
+        (OTHER_FORMAT + "labels: {}\n", SERVICE),
+        (OTHER_FORMAT + "labels: {}\n", AUTO),
+        (RUNTIME.replace("name: vllm\n", "name: z\n  namespace: far\n") + "labels: {}\n", AUTO),
+        # The namespace's own runtime goes before any of the cluster.
+        (CLUSTER_WIDE + "labels: {}\n", SERVICE),
+        (CLUSTER_WIDE.replace("name: vllm\n", "name: z\n") + "labels: {}\n", AUTO),
+        (RUNTIME.replace("name: vllm\n", "name: z\n") + "labels: {}\n", SERVICE),
+    ],
+)
+def test_service_that_refused_runtime_cannot_concern_goes_on(refused: str, service: str) -> None:
+    found = chat({"runtimes/other.yaml": refused, "hosts/box/chat.yaml": service})
+    assert found.spec
+    assert found.problems == ()
+
+
+@pytest.mark.parametrize("formats", ["supportedModelFormats: 3", "supportedModelFormats: [{name: 3}]"])
+def test_auto_selection_waits_for_refused_runtime_of_unclear_formats(formats: str) -> None:
+    better = (
+        f"apiVersion: serving.kserve.io/v1alpha1\nkind: ServingRuntime\nmetadata: {{name: z}}\nspec:\n  {formats}\n"
+    )
+    assert chat({"runtimes/z.yaml": better, "hosts/box/chat.yaml": AUTO}).spec is None
+    assert chat({"runtimes/z.yaml": better}).spec
+
+
+def test_runtime_of_same_priority_is_refused_as_by_the_webhook() -> None:
+    first = RUNTIME.replace("spec:\n", "spec:\n  protocolVersions: [v1, v2]\n")
+    second = first.replace("name: vllm\n", "name: z\n")
+    by_name = SERVICE.replace("runtime: vllm", "runtime: z")
+    files = {"runtimes/vllm.yaml": first, "runtimes/z.yaml": second}
+    assert places_of(chat({**files, "hosts/box/chat.yaml": by_name})) == ["runtimes/z.yaml:5"]
+    assert chat(files).spec
+
+
+CONFIG_MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: words}\ndata: {GREETING: hello}\n"
+ACCOUNT = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: fetcher}\nsecrets: []\n"
+CONTAINER = """\
+apiVersion: serving.kserve.io/v1alpha1
+kind: ClusterStorageContainer
+metadata: {name: special}
+spec:
+  container: {name: storage-initializer, image: fetch/it:1}
+  supportedUriFormats: [{prefix: "s3://special"}]
+"""
+KSERVE_CONFIG = (
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: inferenceservice-config, namespace: kserve}\ndata: {x: any}\n"
+)
+FROM_MAP = SERVICE + "      envFrom: [{configMapRef: {name: words, optional: true}}]\n"
+KEY_OF_MAP = SERVICE + "      env: [{name: A, valueFrom: {configMapKeyRef: {name: words, key: GREETING}}}]\n"
+WITH_ACCOUNT = SERVICE.replace("  predictor:\n", "  predictor:\n    serviceAccountName: fetcher\n")
+FETCHED = SERVICE.replace("file:///models/tiny", "s3://special/tiny")
+
+
+@pytest.mark.parametrize(
+    ("document", "service", "line"),
+    [
+        (CONFIG_MAP.replace("hello", "1"), FROM_MAP, 4),
+        (CONFIG_MAP.replace("hello", "1"), KEY_OF_MAP, 4),
+        (ACCOUNT + "secret: []\n", WITH_ACCOUNT, 5),
+        (ACCOUNT.replace("fetcher", "default") + "secret: []\n", SERVICE, 5),
+        (CONTAINER + "  supportedUris: []\n", FETCHED, 7),
+        (CONTAINER.replace('"s3://special"', "3"), FETCHED, 6),
+        (KSERVE_CONFIG + "dat: {}\n", SERVICE, 5),
+        (KSERVE_CONFIG.replace("x: any", "deploy: nonsense"), SERVICE, 4),
+    ],
+)
+def test_service_that_needs_any_refused_document_is_unusable(document: str, service: str, line: int) -> None:
+    found = chat({"runtimes/more.yaml": document, "hosts/box/chat.yaml": service})
+    assert found.spec is None
+    assert places_of(found) == [f"runtimes/more.yaml:{line}"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        CONFIG_MAP.replace("hello", "1"),
+        ACCOUNT + "secret: []\n",
+        CONTAINER + "  supportedUris: []\n",
+        "apiVersion: serving.kserve.io/v1alpha1\nkind: LocalModelCache\nmetadata: {name: m}\nspec: {model: a}\n",
+    ],
+)
+def test_service_that_needs_no_refused_document_goes_on(document: str) -> None:
+    state = build({"runtimes/more.yaml": document, "hosts/box/chat.yaml": SERVICE})
+    assert state.refused
+    assert state.services[0].spec
+
+
+def test_secret_with_unknown_field_blocks_who_needs_it() -> None:
+    """The store of Secrets says so; it is told once."""
+    target = TARGET.model_copy(update={"secrets": TARGET.secrets.model_copy(update={"allow_plaintext": True})})
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: hf}\nstringData: {token: abc}\nlabels: {}\n"
+    text = SERVICE + "      env: [{name: TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}]\n"
+    revision = snapshot({"hosts/box/chat.yaml": text, "hosts/box/s.yaml": secret})
+    manifests = read_manifests(revision)
+    store = SecretSources(target, {}).load(manifests)
+    state = build_desired(manifests, target, revision, secrets=store)
+    assert codes(state.services[0].blocked) == ["MissingSecret"]
+    assert [str(each.origin) for each in state.refused] == ["hosts/box/s.yaml:5"]
+
+
+def test_only_the_version_that_is_refused_waits_for_its_correction() -> None:
+    """A canary by another runtime: what is wrong with that one is wrong with the service."""
+    model = "{modelFormat: {name: vLLM}, runtime: z, storageUri: file:///models/tiny}"
+    text = f"{SERVICE}  canary: [{{trafficPercent: 10, predictor: {{name: next, model: {model}}}}}]\n"
+    files = {"runtimes/z.yaml": RUNTIME.replace("name: vllm\n", "name: z\n") + "labels: {}\n"}
+    assert places_of(chat({**files, "hosts/box/chat.yaml": text})) == ["runtimes/z.yaml:17"]
+
+
+# ---------------------------------------------------------------- validate and plan agree
+
+TREE = {
+    "runtimes/vllm.yaml": RUNTIME,
+    "runtimes/words.yaml": CONFIG_MAP,
+    "runtimes/config.yaml": KSERVE_CONFIG,
+    "runtimes/account.yaml": ACCOUNT,
+    "runtimes/container.yaml": CONTAINER,
+    "hosts/box/chat.yaml": WITH_ACCOUNT.replace("file:///models/tiny", "s3://special/tiny")
+    + "      envFrom: [{configMapRef: {name: words}}]\n",
+}
+JUNK = (None, 3, 1.5, True, "", "x", "é", [], {}, ["a"], {"a": "b"}, {"a": 1}, [{"name": "a"}])
+# Without their names documents do not stand for themselves any more: reading them fails before anything is judged.
+IDENTITY = {("kind",), ("apiVersion",), ("metadata",), ("metadata", "name"), ("metadata", "namespace")}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield (*path, key)
+        yield from places(child, (*path, key))
+
+
+def mutated(document: Any, choice: random.Random) -> Any:
+    """A document with one value of another kind, or one field more."""
+    document = copy.deepcopy(document)
+    *way, last = choice.choice([each for each in places(document) if each not in IDENTITY])
+    holder: Any = document
+    for key in way:
+        holder = holder[key]
+    if choice.random() < 0.3 and isinstance(holder, dict):
+        holder[f"{last}s" if choice.random() < 0.5 else "extra"] = choice.choice(JUNK)
+    else:
+        holder[last] = choice.choice(JUNK)
+    return document
+
+
+def is_refused(state: DesiredState) -> bool:
+    ours = {REFUSED, "Invalid", "Refused"}
+    return any({each.code for each in service.problems} & ours for service in state.services)
+
+
+@settings(max_examples=examples(400), deadline=None)
+@given(st.sampled_from(sorted(TREE)), st.randoms(use_true_random=False))
+def test_validate_refuses_exactly_what_a_host_does_not_use(file: str, choice: random.Random) -> None:
+    text = yaml.safe_dump(mutated(yaml.safe_load(TREE[file]), choice), allow_unicode=True)
+    revision = snapshot({**TREE, file: text})
+    manifests = read_manifests(revision)
+    verdict = review.validate(manifests, review.Place(TARGET.default_namespace, HOST_MODE))
+    state = build_desired(manifests, TARGET, revision)
+    assert [each.id.name for each in state.services] == ["chat"]
+    if not verdict["valid"]:
+        assert state.services[0].spec is None, verdict["errors"]
+    else:
+        assert not is_refused(state), state.services[0].problems
+        assert not state.refused
+
+
+def test_the_tree_of_the_property_is_valid_as_it_stands() -> None:
+    assert review.validate(read_manifests(snapshot({**TREE})), review.Place("team", HOST_MODE))["valid"]
+    assert build({**TREE}).services[0].spec
