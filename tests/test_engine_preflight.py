@@ -451,6 +451,23 @@ def test_verdict_counts_though_the_clock_was_set_back_since(tmp_path: Path) -> N
     runner.close()
 
 
+def test_question_is_asked_once_there_are_threads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would count as being asked for ever."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    asked = asked_of(fake_python(tmp_path, f"cat > /dev/null; echo '{VERDICT}'"), tmp_path)
+    runner = PreflightRunner(tmp_path / "cache", lambda: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Retryable, match="TasksMax"):
+            runner.ask(asked)
+    assert not runner.pending()
+    assert answer(runner, asked).parsed == "p"
+    runner.close()
+
+
 def test_closing_ends_what_is_being_asked(tmp_path: Path) -> None:
     python = fake_python(tmp_path, f"touch {tmp_path}/started; exec sleep 1000")
     runner = PreflightRunner(tmp_path / "cache", lambda: None)

@@ -168,6 +168,23 @@ def test_replica_that_is_gone_is_not_asked_any_more() -> None:
     eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("probe ")])
 
 
+def test_replica_without_a_thread_to_ask_it_is_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass goes on, and looks after the others."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with probing() as (probes, answers, _):
+        probes.watch([FIRST])
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            probes.watch([replace(FIRST, topic=Topic.SERVING), SECOND])
+        eventually(lambda: answers.count("healthy"))
+        assert probes.sight(SECOND.id) == Sight()
+        probes.watch([FIRST, SECOND])
+        eventually(lambda: ("ready", SECOND.id) in answers.asked)
+
+
 def test_bug_in_a_question_ends_no_thread() -> None:
     with probing() as (probes, answers, wakes):
         answers.ready = None  # type: ignore[assignment]

@@ -233,6 +233,19 @@ def test_token_that_got_no_answer_is_asked_for_again(make):
     assert world.tokens > 2
 
 
+def test_engine_is_no_hang_where_we_lack_threads_to_ask_it(make, monkeypatch):
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    world = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert world.run(1000) is Silence.NONE
+    assert world.tokens == 0
+    world.run(4)
+    assert world.tokens == 1
+
+
 def test_sleeping_engine_is_not_asked(make):
     world = make(token_comes=False, vitals_now=Vitals(0, (1.0,), asleep=True))
     assert world.run(1000) is Silence.NONE

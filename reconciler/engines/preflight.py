@@ -209,8 +209,11 @@ class PreflightRunner:
                 raise Retryable(str(trouble.error))
             if self._closed or key in self._pending or self._load(key, since):
                 return
+            try:
+                self._pool.submit(self._work, key, asked)
+            except RuntimeError as error:
+                raise Retryable(f"preflight cannot begin: {error}; raise TasksMax of the daemon") from None
             self._pending.add(key)
-            self._pool.submit(self._work, key, asked)
 
     def result(self, key: str, since: float = 0.0) -> Verdict | None:
         """The engine's verdict, if it has given one since then."""

@@ -244,7 +244,12 @@ class _Token:
     def __init__(self, questions: LivenessQuestions, subject: Subject, timeout: float) -> None:
         self.over = self.answered = self.was_not_asked = False
         arguments = (questions, subject, timeout)
-        threading.Thread(target=self._run, args=arguments, name=f"token {subject.id}", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=arguments, name=f"token {subject.id}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # No thread is left to us (TasksMax).
+            self.over = self.was_not_asked = True
 
     def _run(self, questions: LivenessQuestions, subject: Subject, timeout: float) -> None:
         try:

@@ -115,11 +115,16 @@ class Probes:
                 if probe is not None and probe.subject.started != subject.started:
                     probe.close()
                     probe = None
-                if probe is None:
-                    liveness = Liveness(self._questions, self._limits, self._witness)
-                    self._probes[replica] = _Probe(subject, self._questions, self._wake, self._pause, liveness)
-                else:
+                if probe is not None:
                     probe.turn_to(subject)
+                    continue
+                self._probes.pop(replica, None)
+                liveness = Liveness(self._questions, self._limits, self._witness)
+                try:
+                    self._probes[replica] = _Probe(subject, self._questions, self._wake, self._pause, liveness)
+                except RuntimeError as error:
+                    # No thread is left to us (TasksMax): the next pass tries again, and the others go on.
+                    _log.warning("probe.not_started", replica=str(replica), reason=str(error))
 
     @property
     def watches(self) -> bool:
