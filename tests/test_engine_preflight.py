@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -16,8 +17,9 @@ import pytest
 from reconciler.config import Engine
 from reconciler.engines.launch import Question, question
 from reconciler.engines.preflight import PreflightRunner, Verdict, engine_version, key_of
+from reconciler.engines.preflight_hints import REMOVED
 from reconciler.errors import Retryable
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Preflight
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Preflight, Reason
 from tests.engine.server import wait_for
 
 engine = pytest.mark.engine
@@ -71,9 +73,33 @@ REFUSED = [
     (["--hf-overrides.x"], [(11, "--hf-overrides: its value is missing")]),
     (
         ["--limit-mm-per-prompt=image:2"],
-        [(11, "--limit-mm-per-prompt: invalid value 'image:2': expected JSON")],
+        [(11, '--limit-mm-per-prompt: image:2 is not JSON; write {"image": 2}')],
     ),
-    (["--allowed-origins=x"], [(11, "--allowed-origins: invalid value 'x': expected JSON")]),
+    (["--limit-mm-per-prompt", "image=2", "video=1"], [(11, 'is not JSON; write {"image": 2, "video": 1}')]),
+    (["--hf-overrides='{\"a\": 1}'"], [(11, 'no shell takes them away; write {"a": 1}')]),
+    (["--additional-config={a: 1}"], [(11, '--additional-config: {a: 1} is not JSON; write {"a": 1}')]),
+    (["--allowed-origins=*"], [(11, '--allowed-origins: * is not JSON; write ["*"]')]),
+    (["--lora-modules=a:/x"], [(11, "--lora-modules: cannot read 'a:/x'; write NAME=PATH")]),
+    (["--max-model-len 4096"], [(11, "one item of the list, and no shell splits it")]),
+    (
+        ["--tool-call-parser hermes --enable-auto-tool-choice", "--dtype=auto --enforce-eager"],
+        [
+            (11, "write an item for each flag: --tool-call-parser=hermes, --enable-auto-tool-choice"),
+            (12, "write an item for each flag: --dtype=auto, --enforce-eager"),
+        ],
+    ),
+    (["--enforce-eager=true"], [(11, "--enforce-eager takes no value; write --enforce-eager alone")]),
+    (["--enable-chunked-prefill", "False"], [(12, "takes no value; write --no-enable-chunked-prefill")]),
+    (["max-model-len=256"], [(11, "begins with two hyphens; did you mean --max-model-len=256?")]),
+    (
+        ["--gpu-memory-utilization=90"],
+        [(11, "--gpu-memory-utilization: Input should be less than or equal to 1; write 0.9")],
+    ),
+    (["--gpu-memory-utilization=90%"], [(11, "invalid float value: '90%'; write 0.9")]),
+    (["--dtype=FP16"], [(11, "did you mean float16?")]),
+    (["--kv-cache-memory-bytes=32Mi"], [(11, "such as 4096, 4k or 1.5M; write 32M")]),
+    (["--max-model-len=$(LEN)"], [(11, "$(LEN) was not filled in: the container has no env variable LEN")]),
+    (["--tp=1"], [(11, "did you mean --tensor-parallel-size?")]),
     (["--max-model-len=abc"], [(11, "invalid value 'abc': expected auto or a whole number, such as 4096, 4k")]),
     (["--tokenizer=/mnt/models/none", "--dtype=auto"], [(11, "/mnt/models/none")]),
     (
@@ -83,9 +109,12 @@ REFUSED = [
     (["--max-num-seqs=many"], [(11, "--max-num-seqs: invalid")]),
     (["--dtype=bfloat1"], [(11, "did you mean bfloat16 or float16?")]),
     (["--dtype", "float99", "--dtype", "auto"], [(11, "--dtype: invalid choice: 'float99'")]),
-    (["--compilation-config", "{garbage"], [(11, "--compilation-config: Invalid JSON: key must be a string")]),
+    (["--compilation-config", "{garbage"], [(11, "--compilation-config: {garbage is not JSON")]),
     (["--compilation-config.mode=77"], [(11, "mode: Input should be 0, 1, 2 or 3")]),
-    (["--hf-overrides={garbage"], [(11, "--hf-overrides: ")]),
+    (
+        ["--hf-overrides={garbage"],
+        [(11, "is not JSON (Expecting property name enclosed in double quotes at character 2)")],
+    ),
     (["--chat-template=/app/none.jinja"], [(11, "--chat-template: The supplied chat template")]),
     (["--config", "/nowhere.yaml"], [(11, "--config: [Errno 2] No such file or directory")]),
     (["--help"], [(11, "--help: makes the server print something and exit")]),
@@ -124,6 +153,35 @@ def test_each_wrong_argument_is_named_with_its_line(
         assert part in reason.message
         assert "\n" not in reason.message
         assert len(reason.message) < 400
+
+
+@engine
+def test_removed_flag_names_a_successor_that_the_engine_takes(
+    ask: Callable[..., Preflight],
+) -> None:
+    """None of them is still known, and whatever is written instead is: asked of the installed parser, all at once."""
+    names = sorted(REMOVED)
+    reasons: list[Reason] = []
+    for start in range(0, len(names), 20):
+        reasons += ask(*(f"{name}=ngram" for name in names[start : start + 20])).reasons
+    for name, reason in zip(names, reasons, strict=True):
+        assert reason.message.startswith(f"{name} was removed"), reason.message
+    told = {word for reason in reasons for word in re.findall(r"(?<!\w)--[a-z][a-z0-9-]+", reason.message)} - set(names)
+    assert len(told) > 10
+    for start in range(0, len(told), 10):
+        said = [reason.message for reason in ask(*sorted(told)[start : start + 10]).reasons]
+        assert not [text for text in said if "unrecognized" in text or "was removed" in text]
+
+
+@engine
+def test_accepted_value_that_is_hardly_meant_is_warned_about(ask: Callable[..., Preflight]) -> None:
+    found = ask("--served-model-name='tiny'", "--generation-config=vllm --enable-lora", '--api-key="abc"')
+    assert found.accepted
+    assert found.warnings == (
+        "the quotes around the value of --served-model-name are part of it, as no shell takes them away",
+        "the value of --generation-config holds --enable-lora; write an item of the list for each flag",
+        "the quotes around the value of --api-key are part of it, as no shell takes them away",
+    )
 
 
 @engine

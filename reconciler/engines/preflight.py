@@ -34,7 +34,9 @@ from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
 
 log = structlog.get_logger()
 
-SCRIPTS = tuple(Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text", "loads"))
+SCRIPTS = tuple(
+    Path(__file__).with_name(f"preflight_{name}.py") for name in ("probe", "parser", "text", "hints", "loads")
+)
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 _FAILURES_THAT_BLOCK = 3
 # A moment that lies further ahead was written down before the clock was set back: no verdict is ever younger.

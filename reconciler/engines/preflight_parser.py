@@ -54,7 +54,8 @@ class Engine:
         base = first_of("vllm.utils.argparse_utils", "vllm.utils").FlexibleArgumentParser
         self.parser = cli.make_arg_parser(quiet(base)(prog="vllm", allow_abbrev=False))
         self.flags = sorted(flag for action in self.parser._actions for flag in action.option_strings)
-        self.long = {f: spelled_out(a.option_strings) for a in self.parser._actions for f in a.option_strings}
+        self.actions = {flag: action for action in self.parser._actions for flag in action.option_strings}
+        self.long = {flag: spelled_out(action.option_strings) for flag, action in self.actions.items()}
         self.checks = [*checks_of(cli, "validate_parsed_serve_args"), *server_checks()]
         self.defaults = self.parse([])[0]
 
@@ -68,13 +69,22 @@ class Engine:
         except (Exception, SystemExit) as error:
             raise Refused(describe(error)) from error
 
+    def reads_json(self, name: str) -> bool:
+        """Does its parser make something else than text of `{}`?"""
+        try:
+            found = getattr(self.parse([f"{name}={{}}"])[0], self.actions[name].dest, "")
+        except (Refused, KeyError):
+            return False
+        return found is not None and not isinstance(found, str) and found != ["{}"]
+
     def build_config(self, args: argparse.Namespace) -> Any:
         return importlib.import_module("vllm").AsyncEngineArgs.from_cli_args(args).create_engine_config()
 
 
-def spelled_out(names: list[str]) -> str:
-    """`--tensor-parallel-size` of that and `-tp`; `--enable-x` of that and `--no-enable-x`."""
-    return max(names, key=lambda name: (not name.startswith("--no-"), len(name)))
+def spelled_out(names: list[str]) -> list[str]:
+    """`--tensor-parallel-size` of that and `-tp`; `--enable-x` of that and `--no-enable-x`; of two long names both."""
+    full = [name for name in names if name.startswith("--") and not name.startswith("--no-")]
+    return full or [max(names, key=len)]
 
 
 def prepare_environment() -> None:

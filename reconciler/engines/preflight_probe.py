@@ -25,6 +25,18 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reconciler.engines.preflight_hints import (
+        CHOICES,
+        ELSEWHERE,
+        better_value,
+        crowded,
+        is_json,
+        misspelt,
+        no_value,
+        not_json,
+        removed,
+        suspicious,
+    )
     from reconciler.engines.preflight_loads import Unimportable, check_imports, check_variables, tokenizer_faults
     from reconciler.engines.preflight_parser import Engine, Environment, Refused, Unknown
     from reconciler.engines.preflight_text import (
@@ -42,6 +54,18 @@ if TYPE_CHECKING:
     )
 else:
     # A script finds its neighbours by their bare names.
+    from preflight_hints import (
+        CHOICES,
+        ELSEWHERE,
+        better_value,
+        crowded,
+        is_json,
+        misspelt,
+        no_value,
+        not_json,
+        removed,
+        suspicious,
+    )
     from preflight_loads import Unimportable, check_imports, check_variables, tokenizer_faults
     from preflight_parser import Engine, Environment, Refused, Unknown
     from preflight_text import (
@@ -84,13 +108,13 @@ def parse_all(engine: Engine, argv: list[str]) -> tuple[argparse.Namespace | Non
         strangers = [o for o in options if o.name and (o.name in unknown or o.words[0] in unknown)]
         findings += [Finding(explain_unknown(engine, o), o.index) for o in strangers]
         if not strangers:
-            findings += [stray_word(word, options) for word in unknown]
+            findings += [stray_word(engine, word, options) for word in unknown]
             break
         options = [o for o in options if o not in strangers]
     else:
         return None, findings
     if getattr(args, "model_tag", None):
-        findings.append(stray_word(args.model_tag, options))
+        findings.append(stray_word(engine, args.model_tag, options))
     return args, sorted(findings, key=lambda f: -1 if f.index is None else f.index)
 
 
@@ -114,26 +138,74 @@ def finding_of_refusal(engine: Engine, error: Refused, culprit: Option | None) -
     message = shorten(str(error))
     if culprit is None:
         return Finding(message)
-    hint = ""
-    for action in engine.parser._actions:
-        if culprit.name in action.option_strings and action.choices:
-            hint = suggestion(culprit.value, [str(choice) for choice in action.choices])
-    return Finding(f"{culprit.name or culprit.words[0]}: {message}{hint}", culprit.index)
+    name = culprit.name or culprit.words[0]
+    if several := crowded(culprit.words[0], engine.flags):
+        return Finding(several, culprit.index)
+    if "ignored explicit argument" in message:
+        return Finding(no_value(name, culprit.value, engine.flags), culprit.index)
+    if has_bad_json(engine, culprit) or ("JSON" in message and not is_json(culprit.value)):
+        return Finding(f"{name}: {explain_json(engine, culprit)}", culprit.index)
+    choices = [str(choice) for choice in getattr(engine.actions.get(name), "choices", None) or ()]
+    hint = better_choice(culprit.value, choices) if choices else ""
+    return Finding(f"{name}: {message}{hint or hint_of(culprit, message)}", culprit.index)
+
+
+def better_choice(value: str, choices: list[str]) -> str:
+    known = {choice.lower(): choice for choice in choices}
+    meant = known.get(CHOICES.get(value.lower(), value.lower()))
+    return f"; did you mean {meant}?" if meant else suggestion(value, choices)
+
+
+def hint_of(option: Option, message: str) -> str:
+    """What to write for the value that a message is about."""
+    if "float" in message or "less than or equal" in message:
+        reads = "float"
+    else:
+        reads = "int" if re.search(r"(invalid|expected) int", message) else "whole" * ("whole number" in message)
+    return better_value(option.value, reads, message)
+
+
+def has_bad_json(engine: Engine, option: Option) -> bool:
+    """Does a flag that reads JSON stand with something else? The engine's own parser says what reads JSON."""
+    if not option.name or "." in option.words[0].partition("=")[0] or is_json(option.value):
+        return False
+    return engine.reads_json(option.name)
+
+
+def explain_json(engine: Engine, option: Option) -> str:
+    if option.name == "--lora-modules" and option.value.lstrip("'\"")[:1] != "{":
+        return f"cannot read {option.value!r}; write NAME=PATH for each adapter"
+    dest = getattr(engine.actions.get(option.name), "dest", "")
+    return not_json(option, isinstance(getattr(engine.defaults, dest, None), list))
 
 
 def explain_unknown(engine: Engine, option: Option) -> str:
-    longer = [flag for flag in engine.flags if flag.startswith(option.name)]
+    word, flags = option.words[0], engine.flags
+    if known := crowded(word, flags) or removed(option, engine.version):
+        return known
+    if meant := misspelt(word, flags) or (ELSEWHERE.get(option.name, "") in flags and ELSEWHERE[option.name]):
+        return f"unrecognized argument {word.partition('=')[0]}; did you mean {meant}?"
+    longer = [flag for flag in flags if flag.startswith(option.name)]
     if option.name.startswith("--") and len(longer) == 1:
         return f"{option.name} is an abbreviation of {longer[0]}; write it in full"
-    return f"unrecognized argument {option.name}{suggestion(option.name, longer or engine.flags)}"
+    return f"unrecognized argument {option.name}{suggestion(option.name, longer or flags)}"
 
 
-def stray_word(word: str, options: list[Option]) -> Finding:
-    for option in options:
-        if word in option.words:
-            before = f" after {option.name}" if option.name else ""
-            return Finding(f"unexpected argument {word!r}{before}", option.index + option.words.index(word))
-    return Finding(f"unexpected argument {word!r}")
+def stray_word(engine: Engine, word: str, options: list[Option]) -> Finding:
+    option = next((option for option in options if word in option.words), None)
+    if option is None:
+        return Finding(f"unexpected argument {word!r}")
+    index = option.index + option.words.index(word)
+    if several := crowded(word, engine.flags):
+        return Finding(several, index)
+    if word.startswith("--") and "--" in join(options):
+        return Finding(f"{word} stands behind `--`, where vLLM reads no flags; remove `--`", index)
+    if meant := misspelt(word, engine.flags):
+        return Finding(f"unexpected argument {word!r}: a flag begins with two hyphens; did you mean {meant}?", index)
+    before = f" after {option.name}" if option.name else ""
+    takes_none = getattr(engine.actions.get(option.name), "nargs", None) == 0 and option.words[1:] == [word]
+    hint = f": {no_value(option.name, word, engine.flags)}" if takes_none else ""
+    return Finding(f"unexpected argument {word!r}{before}{hint}", index)
 
 
 def blame(engine: Engine, error: BaseException, options: list[Option]) -> list[Option]:
@@ -144,24 +216,25 @@ def blame(engine: Engine, error: BaseException, options: list[Option]) -> list[O
     text = describe(error)
     inputs = [str(p["input"]) for p in problems_of(error) if isinstance(p.get("input"), (str, int, float))]
 
-    def long_name(option: Option) -> str:
-        return engine.long.get(option.name, option.name).strip("-")
+    def long_names(option: Option) -> list[str]:
+        return [name.strip("-") for name in engine.long.get(option.name, [option.name])]
 
     def is_named(option: Option) -> bool:
-        name = long_name(option)
-        spellings = {name, name.replace("-", "_"), name.replace("-", " ")} - {""}
+        spellings = {name.replace("-", sign) for name in long_names(option) for sign in "-_ "} - {""}
         return any(re.search(rf"(?<!\w)(?<!\w-){re.escape(s)}(?![\w-])", text, re.I) for s in spellings)
 
     def has_value(option: Option) -> bool:
         if not option.name or len(option.value) < 2:
             return False
-        return stands_in(option.value, text) or any(len(value) > 1 and value in option.value for value in inputs)
+        return stands_in(option.value.lower(), text.lower()) or any(
+            len(value) > 1 and value in option.value for value in inputs
+        )
 
     # Of a flag that is repeated, the last one counts.
     last = list({option.name: option for option in options}.values())[::-1]
     named, pathed = [o for o in last if is_named(o)], longest_paths(last, text)
     valued = [o for o in last if has_value(o)]
-    surely = [o for o in named if "-" in long_name(o) or stands_in(o.name, text)]
+    surely = [o for o in named if "-" in long_names(o)[0] or stands_in(o.name, text)]
     surely.sort(key=lambda option: option not in valued)
     groups = (surely, both(pathed, named), pathed, both(named, valued), named, valued)
     return next((group for group in groups if group), [])
@@ -186,19 +259,23 @@ def longest_paths(options: list[Option], text: str) -> list[Option]:
     return [option for length, option in found if length == longest]
 
 
-def finding_of(error: BaseException, culprits: list[Option]) -> Finding:
+def finding_of(engine: Engine, error: BaseException, culprits: list[Option]) -> Finding:
     """A complaint that names its flag and does not list fifty alternatives."""
     culprit, others = (culprits[0], culprits[1:]) if culprits else (None, [])
     raw, text = str(error), describe(error)
     listed = re.search(r"\s*\(cho+se from (.*)\)", raw, re.S)
     if culprit is None:
         return Finding(text)
+    if several := crowded(culprit.words[0], engine.flags):
+        return Finding(several, culprit.index)
+    if has_bad_json(engine, culprit):
+        return Finding(f"{culprit.name}: {explain_json(engine, culprit)}", culprit.index)
     if listed and len(listed[1]) > 100:
         text = shorten(raw[: listed.start()].strip("'\"")) + suggestion(
             culprit.value, re.findall(r"[\w.-]+", listed[1])
         )
     text = text.removeprefix(culprit.name.strip("-").replace("-", "_") + ": ")
-    text = text if culprit.name in text else f"{culprit.name}: {text}"
+    text = (text if culprit.name in text else f"{culprit.name}: {text}") + ("" if listed else hint_of(culprit, text))
     return Finding(text, culprit.index, tuple(other.index for other in others))
 
 
@@ -211,7 +288,7 @@ def check_all(engine: Engine, args: argparse.Namespace, argv: list[str]) -> list
         try:
             check(args)
         except (Exception, SystemExit) as error:
-            findings.append(finding_of(error, blame(engine, error, options)))
+            findings.append(finding_of(engine, error, blame(engine, error, options)))
             break
     return findings
 
@@ -237,7 +314,7 @@ def check_against_model(engine: Engine, args: argparse.Namespace, argv: list[str
             if culprit and any(culprit.index in known.others for known in findings):
                 # The same complaint, now of the default of what was left out.
                 return None, findings
-            findings.append(finding_of(error, culprits))
+            findings.append(finding_of(engine, error, culprits))
             if culprit is None or culprit.name == "--model" or len(findings) == MOST_DEEP_ERRORS:
                 return None, findings
             options.remove(culprit)
@@ -308,6 +385,11 @@ def warnings_of(engine: Engine, args: argparse.Namespace, argv: list[str]) -> li
     return warnings
 
 
+def doubtful(engine: Engine, argv: list[str]) -> list[str]:
+    """What the engine takes, though it can hardly be meant."""
+    return [text for text in (suspicious(option, engine.flags) for option in split(argv)) if text]
+
+
 def repeated(name: str, argv: list[str]) -> bool:
     """`--a.b 1 --a.c 2` is one JSON value in two parts, and a word without a flag has no name."""
     return bool(name) and sum(o.name == name and "." not in o.words[0].split("=")[0] for o in split(argv)) > 1
@@ -339,12 +421,13 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     accepted = args is not None and not findings
     # Building the configuration may write into the arguments; the text must not depend on whether it was built.
     parsed = text_of(engine.parse(argv)[0], engine.defaults, lambda text: replace_paths(text, back)) if accepted else ""
+    warnings = warnings_of(engine, args, argv) if args is not None else []
     return {
         "vllm": engine.version,
         "parsed": parsed,
         "gpus": count_gpus(args, config) if args is not None else 1,
         "errors": [{"message": replace_paths(f.message, back), "index": f.index, "others": f.others} for f in findings],
-        "warnings": warnings_of(engine, args, argv) if args is not None else [],
+        "warnings": [*warnings, *(doubtful(engine, argv) if accepted else [])],
         "deep": deep,
         "lacks": lacks,
     }
