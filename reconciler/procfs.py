@@ -255,7 +255,11 @@ def _accepts(path: str) -> bool:
 
 def holders(inodes: set[int]) -> set[int]:
     """The processes that hold one of these sockets, as far as we may look."""
-    wanted = {f"socket:[{inode}]" for inode in inodes}
+    return openers({f"socket:[{inode}]" for inode in inodes})
+
+
+def openers(wanted: set[str]) -> set[int]:
+    """The processes that have one of these open, by its path or as /proc calls it, as far as we may look."""
     found = set()
     for name in os.listdir("/proc"):
         if name.isdigit():

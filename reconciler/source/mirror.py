@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from reconciler.json_texts import known_part
 from reconciler.source.access import Folder, local_environment, sync_folder, write_file
 from reconciler.source.ending import Ending
 from reconciler.source.git import LONGEST_ANSWER, GitFailed, GitSaidTooMuch, GitTimedOut, run_git
+from reconciler.source.lock import await_lock
 
 _ACCEPTED = "refs/reconciler/accepted"
 # A fetch may take so many times as long as a call may be silent.
@@ -108,24 +107,14 @@ class Mirror:
                 f"{self.folder.lock}: cannot be opened: {error.strerror}; check the disk and the owner of state_dir"
             ) from None
         try:
-            self._await_lock(descriptor)
+            mark = f"GIT_CONFIG_GLOBAL={self.folder.gitconfig}"
+            await_lock(descriptor, self.folder.lock, mark, self._timeout, self._ending)
             self._held = (descriptor,)
             self._tidy()
             yield
         finally:
             self._held = ()
             os.close(descriptor)
-
-    def _await_lock(self, descriptor: int) -> None:
-        deadline = time.monotonic() + self._timeout
-        while True:
-            self._ending.check()
-            try:
-                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Retryable(f"{self.folder.root} is in use by another git call; trying again later") from None
-                time.sleep(0.02)
 
     def _tidy(self) -> None:
         repository = self.folder.repository

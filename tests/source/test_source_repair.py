@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from reconciler.model import Snapshot
 from reconciler.source import GitSource
 from tests.git_repository import Repository, git
 from tests.source.parts import make_pack, source_of
+from tests.world import eventually, exists
 
 pytestmark = pytest.mark.slow
 
@@ -251,6 +253,26 @@ def test_a_mirror_in_use_by_another_process_is_retried_later(repository: Reposit
         with pytest.raises(Retryable, match="is in use by another git call"):
             source_of(repository, mirror, timeout=0.1).poll()
     assert source_of(repository, mirror).poll()
+
+
+@pytest.mark.parametrize("daemon", ["dead", "alive"])
+def test_git_that_hangs_is_ended_once_its_daemon_died(repository: Repository, mirror: Path, daemon: str) -> None:
+    source_of(repository, mirror).poll()
+    hold = "import fcntl, sys; fcntl.flock(int(sys.argv[1]), fcntl.LOCK_EX)"
+    mark = f"GIT_CONFIG_GLOBAL={mirror / 'gitconfig'}"
+    last = "wait" if daemon == "alive" else "exit"
+    script = f'exec 9<>{mirror}/lock; {sys.executable} -c "{hold}" 9; {mark} setsid sleep 600 & echo $!; {last}'
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout
+        git = int(owner.stdout.readline())
+        if daemon == "dead":
+            owner.wait(30)
+            assert source_of(repository, mirror, timeout="1s").poll()
+        else:
+            with pytest.raises(Retryable, match="is in use by another git call"):
+                source_of(repository, mirror, timeout="1s").poll()
+            os.kill(git, signal.SIGKILL)
+    eventually(lambda: not exists(git))
 
 
 def test_an_unwritable_state_directory_is_one_clear_error(repository: Repository, tmp_path: Path) -> None:
