@@ -21,7 +21,10 @@ class Struct(dict[str, Any]):
 
 
 class _Missing:
-    """What a map answers for a key it does not have: prints as nothing, is false, equals only itself."""
+    """What a map answers for a key it does not have: prints as nothing, is false, equals only itself.
+
+    So does each of its fields, as long as a template does not ask for `missingkey=error`, which KServe never does.
+    """
 
 
 MISSING = _Missing()
@@ -34,8 +37,10 @@ def field_of(value: Any, name: str) -> Any:
         return value[name]
     if isinstance(value, Mapping):
         return value.get(name, MISSING)
-    if value is MISSING or value is None:
-        raise TemplateError(f"nil data; no entry for key {name}")
+    if value is MISSING:
+        return MISSING
+    if value is None:
+        raise TemplateError(f"nil pointer evaluating its field {name}")
     raise TemplateError(f"can't evaluate field {name} in type {type(value).__name__}")
 
 

@@ -185,6 +185,10 @@ _METADATA = {"name": "m", "namespace": "ns", "labels": {"a": "x<'\"&+>"}, "annot
         ("{{.Name}}-{{ .Namespace }}", "m-ns"),
         ("{{.Labels.a}}", "x&lt;&#39;&#34;&amp;&#43;&gt;"),
         ("{{.Labels.none}}", ""),
+        ("x{{.Labels.app.kubernetes}}y", "xy"),
+        ("{{with .Labels.none.deep.er}}a{{else}}b{{end}}", "b"),
+        ("{{$x := .Annotations.none}}{{$x.deep}}", ""),
+        ("{{or .Labels.none.deep `d`}}", "d"),
         ("{{index .Annotations `a-b`}}", "v"),
         ("{{`{{`}}", "{{"),
         ("{{if .Labels.none}}a{{else}}b{{end}}", "b"),
@@ -203,7 +207,16 @@ def test_placeholder_is_executed_as_a_go_template(text: str, expected: str) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["{{ bos_token }}", "{{.Spec.X}}", '{{index .Labels "a"}}', "{{", "{{end}}", "{{if .Name}}", "{{.Labels.a.b}}"],
+    [
+        "{{ bos_token }}",
+        "{{.Spec.X}}",
+        '{{index .Labels "a"}}',
+        "{{",
+        "{{end}}",
+        "{{if .Name}}",
+        "{{.Labels.a.b}}",
+        "{{.DeletionTimestamp.x}}",
+    ],
 )
 def test_what_is_no_template_fails(text: str) -> None:
     with pytest.raises(TemplateError):
