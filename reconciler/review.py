@@ -6,13 +6,14 @@ spec. Our own warnings stand beside that verdict and never change it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.resolve import Resolved, World, resolve
+from reconciler.kserve.world import DocumentIssue
 from reconciler.manifests import Manifest, Manifests, find_duplicates
 from reconciler.model import Reason
 from reconciler.secrets.decode import is_plain
@@ -46,7 +47,7 @@ def validate(manifests: Manifests, place: Place = CLUSTER) -> Document:
     """KServe's verdict on the tree, each error and warning with its file and line."""
     world = _world(manifests, place)
     errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
-    warnings = list(_general_warnings(manifests, place.default_namespace))
+    warnings = [*_general_warnings(manifests, place.default_namespace), *_documents(manifests, world.warnings)]
     if place.secrets is None:
         warnings += [finding_of(reason) for reason in disclosed(manifests)]
     for manifest in _services(manifests, world):
@@ -135,7 +136,11 @@ def _unreadable(manifests: Manifests) -> Iterator[Document]:
 
 
 def _document_errors(manifests: Manifests, world: World) -> Iterator[Document]:
-    for issue in world.issues:
+    return _documents(manifests, world.issues)
+
+
+def _documents(manifests: Manifests, issues: Iterable[DocumentIssue]) -> Iterator[Document]:
+    for issue in issues:
         manifest = manifests.documents[issue.index]
         yield _finding(manifest.origin.file, manifest.line_of(issue.path), issue.path, issue.message)
 

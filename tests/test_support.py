@@ -173,6 +173,24 @@ def annotated(text: str, **pairs: str) -> str:
 KEY_FROM_SECRET = ("env:", "- {name: VLLM_API_KEY, valueFrom: {secretKeyRef: {name: keys, key: chat}}}")
 
 
+@pytest.mark.parametrize(
+    ("uri", "enabled", "problems", "warnings"),
+    [
+        ("s3://b/m", "true", ["NotOnHosts"], []),
+        ("s3://b/m", "false", [], []),
+        ("pvc://claim/m", "true", [], ["NoEffect"]),
+        ("oci://r/i", "true", [], ["NoEffect"]),
+    ],
+)
+def test_confidential_is_refused_where_kserve_decrypts(
+    uri: str, enabled: str, problems: list[str], warnings: list[str]
+):
+    text = with_model(f"confidential: {{enabled: {enabled}}}").replace("file:///models/tiny", uri)
+    service = one(text)
+    assert uri in text
+    assert (codes(service.problems), codes(service.warnings)) == (problems, warnings)
+
+
 def test_auth_that_nobody_enforces_is_an_error():
     service = one(annotated(SERVICE, auth="true"))
     assert service.spec is None

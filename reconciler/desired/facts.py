@@ -17,6 +17,7 @@ from reconciler.engines.arguments import ends_tls
 from reconciler.engines.launch import asks_for_key
 from reconciler.errors import SettingsError
 from reconciler.kserve.resolve import Resolved
+from reconciler.kserve.validation import is_decrypted
 from reconciler.listen import parse_listen
 from reconciler.model import GPU, EffectiveSpec
 
@@ -59,6 +60,8 @@ def _facts(case: Case) -> Iterator[Fact]:
         yield Fact.AUTH
     if is_scraped_port(case.resolved.pod, case.container, case.spec):
         yield Fact.SCRAPED_PORT
+    if not is_decrypted(case.resolved.defaulted):
+        yield Fact.NOT_ENCRYPTED
     if _is_loopback(case.target.routing.listen):
         yield Fact.PRIVATE
     recommended = _recommended(case.origins)

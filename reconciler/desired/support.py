@@ -40,6 +40,7 @@ class Fact(StrEnum):
     KNATIVE = "the deployment mode is Knative"
     ONE_CANARY = "there is one"
     SCRAPED_PORT = "it is the container's own port"
+    NOT_ENCRYPTED = "it is not enabled, or the model is `oci://` or `pvc://`, which KServe does not decrypt either"
 
 
 class Where(StrEnum):
@@ -159,6 +160,13 @@ ROWS: Final[tuple[Row, ...]] = (
         "canary",
         _error("a host runs one canary beside the predictor", Fact.ONE_CANARY),
     ),
+    Row(
+        Where.SPEC,
+        ("tracing",),
+        _no("give the engine --otlp-traces-endpoint instead"),
+        Outcome(Effect.HONOURED, "by KServe 0.21 and later"),
+        even_empty=True,
+    ),
     _row(Where.PREDICTOR, "model", YES),
     _row(Where.PREDICTOR, " ".join(FRAMEWORKS), _yes("as `model`, if its command is vLLM's")),
     _row(Where.PREDICTOR, "minReplicas", _yes("this many run; 0 suspends")),
@@ -212,8 +220,9 @@ ROWS: Final[tuple[Row, ...]] = (
         _no(_OWN_NAMES),
     ),
     _row(
-        Where.POD, "runtimeClassName os overhead resourceClaims activeDeadlineSeconds ephemeralContainers", _no(_NO_POD)
+        Where.POD, "runtimeClassName os overhead activeDeadlineSeconds ephemeralContainers", _no(_NO_POD)
     ),
+    _row(Where.POD, "resourceClaims", _no("a host leases what `resources.limits` name, for example nvidia.com/gpu")),
     _row(Where.POD, "automountServiceAccountToken enableServiceLinks", _idle(_NO_API)),
     _row(Where.POD, "imagePullSecrets", _no("podman asks the host's own /etc/containers/auth.json")),
     # ------------------------------------------------------------ container
@@ -224,7 +233,11 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.CONTAINER, "modelFormat runtime protocolVersion runtimeVersion storage storageUri", YES
     ),
-    _row(Where.CONTAINER, "confidential", _error("a host cannot decrypt models in an enclave; " + _ELSEWHERE)),
+    _row(
+        Where.CONTAINER,
+        "confidential",
+        _error("a host cannot decrypt models in an enclave; " + _ELSEWHERE, Fact.NOT_ENCRYPTED),
+    ),
     _row(Where.CONTAINER, "readinessProbe livenessProbe startupProbe", _idle(_OWN_PROBES)),
     _row(Where.CONTAINER, "lifecycle", _no(_OWN_LIFE)),
     _row(Where.CONTAINER, "securityContext", _no(_OWN_USER)),

@@ -14,6 +14,7 @@ from reconciler.kserve.image import choose_image
 from reconciler.kserve.injection import Setting, Source, inject_source, inject_sources
 from reconciler.kserve.issues import Issue, SpecError, invalid_predictor
 from reconciler.kserve.knative import make_revision
+from reconciler.kserve.later import later
 from reconciler.kserve.merge import MergeError, merge_containers, merge_pod_specs
 from reconciler.kserve.multinode import MultiNodeError, add_head
 from reconciler.kserve.oci import inject_image
@@ -24,7 +25,7 @@ from reconciler.kserve.podwebhook import finish_pod
 from reconciler.kserve.podwords import strategy_problems, word_problems
 from reconciler.kserve.runtime_defaults import with_server_defaults
 from reconciler.kserve.selection import Runtime
-from reconciler.kserve.storage import LATER_PREFIXES, LATER_VERSION, StorageError, check_uri
+from reconciler.kserve.storage import LATER_PREFIXES, StorageError, check_uri
 from reconciler.kserve.template_nodes import TemplateError
 from reconciler.kserve.url import UrlError, host_name
 
@@ -135,8 +136,7 @@ class _Builder:
         except StorageError as error:
             raise SpecError("InvalidStorage", str(error), *at, "storageUri") from None
         if uri.startswith(LATER_PREFIXES):
-            text = f"{uri.split('://')[0]}:// needs KServe {LATER_VERSION}; 0.20 refuses it"
-            self._built.warnings.append(Issue("LaterVersion", text, (*at, "storageUri")))
+            self._built.warnings.append(later(f"{uri.split('://')[0]}://", *at, "storageUri"))
         if self._predictor.get("storageContainerName"):
             annotations[names.STORAGE_CONTAINER_NAME] = self._predictor["storageContainerName"]
 

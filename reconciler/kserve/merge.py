@@ -28,9 +28,18 @@ _CONTAINER_KEYS = {
 _POD_KEYS = {
     "volumes": "name",
     "imagePullSecrets": "name",
+    "resourceClaims": "name",
 }
 # All that a runtime gives to the pod beside its containers; hostIPC is dropped.
-_FROM_RUNTIME = ("nodeSelector", "affinity", "tolerations", "volumes", "imagePullSecrets", "schedulerName")
+_FROM_RUNTIME = (
+    "nodeSelector",
+    "affinity",
+    "tolerations",
+    "volumes",
+    "imagePullSecrets",
+    "schedulerName",
+    "resourceClaims",
+)
 
 
 def merge_containers(runtime: Document, service: Document) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from reconciler.kserve import api_server, names, predictor
 from reconciler.kserve.build import Built, build_pod
 from reconciler.kserve.defaults import deployment_mode, with_defaults
 from reconciler.kserve.issues import Issue, SpecError, invalid_spec
+from reconciler.kserve.later import later_fields
 from reconciler.kserve.runtime_defaults import protocol_of
 from reconciler.kserve.selection import Refusal, Runtime, refuse_named, refuse_none_found, refuse_unknown
 from reconciler.kserve.url import UrlError, service_url
-from reconciler.kserve.validation import refusal
+from reconciler.kserve.validation import confidential_warnings, refusal
 from reconciler.kserve.world import World
 
 __all__ = ["Issue", "Resolved", "RuntimeRef", "Storage", "World", "resolve"]
@@ -95,7 +96,7 @@ class _Resolution:
         self._service = defaulted
         self._world = world
         self._errors = errors
-        self._warnings: list[Issue] = []
+        self._warnings: list[Issue] = [*later_fields(defaulted), *confidential_warnings(defaulted)]
         self._cluster_errors: list[Issue] = []
         self._metadata: Mapping[str, Any] = defaulted["metadata"]
         self._predictor: Mapping[str, Any] = (defaulted.get("spec") or {}).get("predictor") or {}

@@ -25,7 +25,6 @@ PREFIXES = (
 )
 # A later KServe takes these as well: accepted here, with a warning that names the version.
 LATER_PREFIXES = ("oci+fetch://", "modelscope://")
-LATER_VERSION = "0.21"
 _AZURE_BLOB = r"https://(.+?).blob.core.windows.net/(.+)"
 # One letter tells as much as all of them, and is found without looking at each part of a long text again and again.
 _HAS_SCHEME = re.compile(r"\w://", re.ASCII)

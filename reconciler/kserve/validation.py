@@ -11,6 +11,7 @@ from reconciler.kserve.autoscaling import check_extension
 from reconciler.kserve.canary import check_canaries
 from reconciler.kserve.config import Config
 from reconciler.kserve.gpus import unknown_gpu
+from reconciler.kserve.issues import Issue
 from reconciler.kserve.predictor import (
     ONE_OF_PREDICTOR,
     confidential,
@@ -24,6 +25,10 @@ from reconciler.kserve.storage import common_parent
 
 Document = Mapping[str, Any]
 _NAME = "[a-z]([-a-z0-9]*[a-z0-9])?"
+_IN_VAIN = {
+    "oci": "OCI image decryption is handled by the container runtime via runtimeClassName",
+    "pvc": "the storage-initializer is not injected for PVC volumes",
+}
 _BLOCKED_ENV = "PYTHONPATH"
 _RESOURCE_ID = re.compile(r"kbs:///[a-zA-Z0-9_.-]+/[a-zA-Z0-9_.-]+/[a-zA-Z0-9_.-]+")
 _ONE_OF = {
@@ -251,6 +256,23 @@ def _check_confidential(predictor: Document) -> None:
     if resource and not _RESOURCE_ID.fullmatch(resource):
         text = "must be in the format kbs:///<repo>/<type>/<tag>"
         raise Refused(f'spec.predictor.confidential.resourceId: Invalid value: "{resource}": {text}', *at)
+
+
+def is_decrypted(service: Document) -> bool:
+    """Does its model need an enclave? KServe decrypts only what its storage initializer fetches."""
+    predictor = (service.get("spec") or {}).get("predictor") or {}
+    return bool(confidential(predictor).get("enabled")) and not any(confidential_warnings(service))
+
+
+def confidential_warnings(service: Document) -> Iterator[Issue]:
+    """What KServe's webhook says where `confidential` changes nothing."""
+    predictor = (service.get("spec") or {}).get("predictor") or {}
+    if not implementations(predictor) or not confidential(predictor).get("enabled"):
+        return
+    scheme = (storage_uri(predictor) or "").partition("://")[0]
+    if why := _IN_VAIN.get(scheme):
+        at = ("spec", "predictor", implementations(predictor)[0], "confidential")
+        yield Issue("NoEffect", f"confidential has no effect with {scheme.upper()} URIs; {why}", at)
 
 
 def component_implementations(name: str, component: Document) -> list[str]:

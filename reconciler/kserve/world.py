@@ -10,6 +10,7 @@ from reconciler.kserve import api_server, config, runtime_validation
 from reconciler.kserve.config import Config
 from reconciler.kserve.credentials import Secret, ServiceAccount, Vault, decode_secret
 from reconciler.kserve.injection import Setting
+from reconciler.kserve.later import later_fields
 from reconciler.kserve.localmodel import LocalModel
 from reconciler.kserve.selection import Runtime, Runtimes
 from reconciler.kserve.storage import DEFAULT_CONTAINER, StorageContainer
@@ -20,7 +21,10 @@ _CLUSTER_SCOPED = frozenset({"ClusterServingRuntime", "ClusterStorageContainer",
 
 @dataclass(frozen=True, slots=True)
 class DocumentIssue:
-    """Something a cluster refuses about a document that is no service. `index` is the document's place in the tree."""
+    """What a cluster refuses, or warns about, in a document that is no service.
+
+    `index` is the document's place in the tree.
+    """
 
     index: int
     path: tuple[Any, ...]
@@ -29,7 +33,7 @@ class DocumentIssue:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class World:
-    """Built once per tree. `issues` are about documents other than InferenceServices."""
+    """Built once per tree. `issues` and `warnings` are about documents other than InferenceServices."""
 
     default_namespace: str = "default"
     config: Config = field(default_factory=Config)
@@ -39,6 +43,7 @@ class World:
     storage_containers: tuple[StorageContainer, ...] = (DEFAULT_CONTAINER,)
     models: tuple[LocalModel, ...] = ()
     issues: tuple[DocumentIssue, ...] = ()
+    warnings: tuple[DocumentIssue, ...] = ()
     memo: dict[str, Setting] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -89,6 +94,7 @@ class _Sorter:
         self._namespace = default_namespace
         self._mode = default_mode
         self._issues: list[DocumentIssue] = []
+        self._warnings: list[DocumentIssue] = []
         self._runtimes: list[tuple[int, Runtime]] = []
         self.secrets: dict[tuple[str, str], Secret] = {}
         self._accounts: dict[tuple[str, str], ServiceAccount] = {}
@@ -103,6 +109,7 @@ class _Sorter:
             return
         clean, flaws = api_server.read(document)
         self._issues += [DocumentIssue(index, flaw.path, flaw.message) for flaw in flaws]
+        self._warnings += [DocumentIssue(index, each.path, each.message) for each in later_fields(clean)]
         metadata = clean.get("metadata") or {}
         name = metadata.get("name", "") if isinstance(metadata, dict) else ""
         namespace = "" if kind in _CLUSTER_SCOPED else (metadata.get("namespace") or self._namespace) if name else ""
@@ -138,6 +145,7 @@ class _Sorter:
             storage_containers=tuple(containers[name] for name in sorted(containers)),
             models=tuple(self._models[key] for key in sorted(self._models)),
             issues=tuple(sorted(self._issues, key=lambda issue: issue.index)),
+            warnings=tuple(self._warnings),
         )
 
     def _check_runtimes(self, settings: Config) -> None:

@@ -54,6 +54,9 @@ FRAMEWORKS = [
     "lightgbm",
     "paddle",
 ]
+# Fields that only a later KServe has; `reconciler.kserve.later` warns about them.
+LATER_IN_RUNTIMES = "resourceClaims"  # with the schema that the predictor's own has
+LATER_IN_SERVICES = "tracing"
 CORE = {"Secret": "V1Secret", "ConfigMap": "V1ConfigMap", "ServiceAccount": "V1ServiceAccount"}
 
 
@@ -153,13 +156,31 @@ def metadata(table: Table) -> int:
     return table.add({"t": "object", "p": properties})
 
 
+def add_later_fields(crds: dict[str, dict[str, Any]]) -> None:
+    """What a later KServe has, in the schemas of this one."""
+    of_service = spec_of(crds["InferenceService"])
+    claims = of_service["predictor"]["properties"][LATER_IN_RUNTIMES]
+    of_service[LATER_IN_SERVICES] = {"type": "object"}
+    for kind in ("ServingRuntime", "ClusterServingRuntime"):
+        of_runtime = spec_of(crds[kind])
+        for properties in (of_runtime, of_runtime["workerSpec"]["properties"]):
+            properties[LATER_IN_RUNTIMES] = claims
+
+
+def spec_of(crd: dict[str, Any]) -> dict[str, Any]:
+    return crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]  # type: ignore[no-any-return]
+
+
 def crd_roots(table: Table, folder: Path) -> dict[str, int]:
     roots: dict[str, int] = {}
+    crds: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*.yaml")):
         document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
         kind = document.get("spec", {}).get("names", {}).get("kind") if document else None
-        if kind not in KINDS:
-            continue
+        if kind in KINDS:
+            crds[kind] = document
+    add_later_fields(crds)
+    for kind, document in crds.items():
         for version in document["spec"]["versions"]:
             schema = version["schema"]["openAPIV3Schema"]
             schema["properties"].pop("metadata"), schema["properties"].pop("status", None)

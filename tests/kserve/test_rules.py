@@ -246,6 +246,41 @@ def test_uri_of_a_later_kserve_is_taken_with_a_warning(uri: str) -> None:
     assert [issue.reason for issue in result.warnings] == ["LaterVersion"]
 
 
+def test_claims_of_a_runtime_are_merged_and_warned_about() -> None:
+    claims = [{"name": "a", "resourceClaimName": "x"}, {"name": "b", "resourceClaimTemplateName": "y"}]
+    chosen = runtime(resourceClaims=claims)
+    own = {"name": "c", "resourceClaimName": "z"}
+    result = resolved(service(predictor={"resourceClaims": [own]}), chosen)
+    assert (result.errors, result.pod["resourceClaims"]) == ((), [own, *claims])
+    world = World.build([chosen])
+    assert world.issues == ()
+    text = "resourceClaims needs KServe 0.21; 0.20 refuses it"
+    assert [(issue.path, issue.message) for issue in world.warnings] == [(("spec", "resourceClaims"), text)]
+
+
+def test_tracing_of_a_service_is_taken_with_a_warning() -> None:
+    isvc = service()
+    isvc["spec"]["tracing"] = {}
+    result = resolved(isvc)
+    assert (result.errors, [issue.path for issue in result.warnings]) == ((), [("spec", "tracing")])
+
+
+@pytest.mark.parametrize(
+    ("uri", "enabled", "said"),
+    [
+        ("oci://r/i", True, "confidential has no effect with OCI URIs; OCI image decryption is handled by the"),
+        ("pvc://c/m", True, "confidential has no effect with PVC URIs; the storage-initializer is not injected"),
+        ("s3://b/m", True, None),
+        ("oci://r/i", False, None),
+    ],
+)
+def test_confidential_in_vain_is_warned_about(uri: str, enabled: bool, said: str | None) -> None:
+    result = resolved(service({"storageUri": uri, "confidential": {"enabled": enabled}}))
+    assert result.errors == ()
+    assert [said in issue.message for issue in result.warnings if said] == ([True] if said else [])
+    assert bool(result.warnings) == bool(said)
+
+
 @pytest.mark.parametrize(
     ("data", "annotations", "names"),
     [
