@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.engines.service_port import doubtful_port
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.issues import Issue
+from reconciler.kserve.names import KSERVE_CONTAINER
 from reconciler.kserve.resolve import Resolved, World, resolve
 from reconciler.kserve.world import DocumentIssue
 from reconciler.manifests import Manifest, Manifests, find_duplicates
-from reconciler.model import Reason
+from reconciler.model import EffectiveSpec, EnvVar, Reason
 from reconciler.secrets.decode import is_plain
 from reconciler.secrets.disclosed import disclosed as disclosed_in
 
@@ -54,6 +56,7 @@ def validate(manifests: Manifests, place: Place = CLUSTER) -> Document:
         resolved = resolve(manifest.data, world)
         errors += [_located(manifest, issue) for issue in resolved.errors]
         warnings += [_located(manifest, issue) for issue in (*resolved.warnings, *resolved.cluster_errors)]
+        warnings += _port_doubts(manifests, manifest, resolved, world)
     return {"valid": not errors, "errors": in_order(errors), "warnings": in_order(warnings)}
 
 
@@ -109,6 +112,53 @@ def _service(manifest: Manifest, resolved: Resolved, world: World) -> Document:
         "errors": [_plain(issue) for issue in (*resolved.errors, *resolved.cluster_errors)],
         "warnings": [_plain(issue) for issue in resolved.warnings],
     }
+
+
+def _port_doubts(manifests: Manifests, manifest: Manifest, resolved: Resolved, world: World) -> Iterator[Document]:
+    """An engine that listens where a cluster does not look for it, at the argument's line."""
+    containers = resolved.pod.get("containers") or ()
+    container = next((each for each in containers if each.get("name") == KSERVE_CONTAINER), None)
+    if container is None:
+        return
+    command, args = (tuple(map(str, container.get(key) or ())) for key in ("command", "args"))
+    env = tuple(_variable(each) for each in container.get("env") or ())
+    spec = EffectiveSpec(str(container.get("image") or ""), command, args, env)
+    if doubt := doubtful_port(spec, container.get("ports") or ()):
+        index = -1 if doubt.index is None else doubt.index - len(command)
+        source = resolved.argument_sources[index] if 0 <= index < len(resolved.argument_sources) else None
+        where, path = _argument(manifests, manifest, resolved, world, source)
+        yield _finding(where.origin.file, where.line_of(path), path, doubt.message)
+
+
+def _variable(entry: Mapping[str, Any]) -> EnvVar:
+    source = "unknown" if entry.get("valueFrom") else ""
+    return EnvVar(str(entry.get("name") or ""), str(entry.get("value") or ""), source)
+
+
+def _argument(
+    manifests: Manifests, manifest: Manifest, resolved: Resolved, world: World, source: tuple[str, int] | None
+) -> tuple[Manifest, tuple[Any, ...]]:
+    """The document and the field where an argument stands; the service's model where that cannot be told."""
+    model: tuple[Any, ...] = ("spec", "predictor", "model")
+    runtime = _runtime_of(manifests, resolved, world) if source and source[0] == "runtime" else None
+    if source and runtime:
+        named = [each.get("name") for each in runtime.data["spec"].get("containers") or ()]
+        return runtime, ("spec", "containers", named.index(KSERVE_CONTAINER), "args", source[1])
+    return manifest, (*model, "args", source[1]) if source and source[0] == "service" else model
+
+
+def _runtime_of(manifests: Manifests, resolved: Resolved, world: World) -> Manifest | None:
+    """The document of the chosen runtime: of several with one name the last."""
+    wanted = resolved.runtime
+    if wanted is None:
+        return None
+    named = [each for each in manifests.of_kind(wanted.kind) if each.name == wanted.name]
+    there = [
+        each
+        for each in named
+        if not wanted.namespace or (each.namespace or world.default_namespace) == wanted.namespace
+    ]
+    return there[-1] if there else None
 
 
 def _plain(issue: Issue) -> Document:

@@ -1,7 +1,7 @@
 """What one host makes of a tree, beside KServe's verdict: `render` and `validate` with a target. Nothing is asked.
 
-The host is known by its settings alone, so this works far from it: whether the models are there, whether GPUs are free
-and whether the installed engine takes the arguments, only `plan` can tell.
+The host is known by its settings, and on the host itself by what it has; so this works far from it too. Whether the
+models are there, whether GPUs are free and whether the installed engine takes the arguments, only `plan` can tell.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from pathlib import Path
 from reconciler import review
 from reconciler.config import Engine, HostTarget
 from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
+from reconciler.desired.host_capacity import never_here, not_at_once
 from reconciler.desired.obstacles import closed_arguments
 from reconciler.engines.file_arguments import CLOSED, is_below
 from reconciler.engines.fit import Room, room_of
 from reconciler.engines.fit_arguments import arguments_of
 from reconciler.engines.images import find_engine
 from reconciler.engines.launch import Launch, launch, question
-from reconciler.errors import Terminal
+from reconciler.errors import Retryable, Terminal
 from reconciler.inventory import ReplicaRecord
 from reconciler.kserve.quantity import memory_bytes
 from reconciler.manifests import Manifests
 from reconciler.model import (
+    Capacity,
     Desired,
     DesiredState,
     EffectiveSpec,
@@ -44,6 +46,8 @@ from reconciler.secrets import SecretSources
 from reconciler.secrets.store import UNREADABLE
 from reconciler.storage.sources import is_fetched
 from reconciler.targets.fits import local_model, look_at
+from reconciler.targets.gpus import Gpus
+from reconciler.targets.machine import Machine
 from reconciler.targets.systemd.replica import plan_unit
 from reconciler.targets.systemd.unit import build_unit
 from reconciler.targets.weights import find_folder
@@ -55,21 +59,25 @@ _PORT, _GPU, _MODEL, _IMAGE, _OWNER = "--port=<port>", "<gpu>", "<fetched model>
 _REFUSED = "NotOnHosts"
 
 
-def validate_on(manifests: Manifests, target: HostTarget, closed: tuple[Path, ...] = ()) -> Document:
+def validate_on(
+    manifests: Manifests, target: HostTarget, closed: tuple[Path, ...] = (), folder: Path | None = None
+) -> Document:
     """The document of `validate`, with what this host refuses and what it would do otherwise than a cluster.
 
-    `closed` are folders and files of the host that no service may name.
+    `closed` are folders and files of the host that no service may name, and `folder` is the target's state.
     """
-    place, wanted = _look(manifests, target)
+    capacity = _measured(target, folder)
+    place, wanted = _look(manifests, target, capacity)
     verdict = review.validate(manifests, place)
     errors = _merged(verdict["errors"], [*_refusals(wanted), *_closed(wanted, target, closed)])
-    warnings = _merged(verdict["warnings"], [*_warnings(wanted), *_doubtful_names(manifests, wanted, target)])
+    doubts = [*_doubtful_names(manifests, wanted, target), *not_at_once(wanted.services, target, capacity)]
+    warnings = _merged(verdict["warnings"], [*_warnings(wanted), *doubts])
     return {"valid": not errors, "errors": errors, "warnings": warnings}
 
 
 def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Document:
     """The document of `render`; each service says as `host` what would be started. `folder` is the target's state."""
-    place, wanted = _look(manifests, target)
+    place, wanted = _look(manifests, target, _measured(target, folder))
     document = review.render(manifests, place)
     found = {each.id: each for each in wanted.services}
     for service in document["services"]:
@@ -84,12 +92,22 @@ def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Documen
     return document
 
 
-def _look(manifests: Manifests, target: HostTarget) -> tuple[review.Place, DesiredState]:
+def _measured(target: HostTarget, folder: Path | None) -> Capacity | None:
+    """What this machine has, where it is the host: only there a daemon keeps the target's state. None elsewhere."""
+    with suppress(OSError, Retryable):
+        if folder is not None and folder.is_dir():
+            return Machine(target, Gpus(target.gpus)).capacity(())
+    return None
+
+
+def _look(manifests: Manifests, target: HostTarget, capacity: Capacity | None) -> tuple[review.Place, DesiredState]:
     """The host as KServe's rules see it, and what it would run."""
     target = _as_named_here(manifests, target)
     secrets = SecretSources(target).load(manifests)
     place = review.Place(target.default_namespace, HOST_MODE, as_kserve_sees(secrets))
-    return place, build_desired(manifests, target, Snapshot(revision="", files=()), secrets=secrets)
+    wanted = build_desired(manifests, target, Snapshot(revision="", files=()), secrets=secrets)
+    services = (replace(each, blocked=(*never_here(each, target, capacity), *each.blocked)) for each in wanted.services)
+    return place, replace(wanted, services=tuple(services))
 
 
 def _as_named_here(manifests: Manifests, target: HostTarget) -> HostTarget:

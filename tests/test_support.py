@@ -306,7 +306,7 @@ def test_a_port_that_is_not_the_containers_is_not_published_and_warned_about():
     assert service.metrics_path is None
     assert codes(service.warnings) == ["NotScraped"]
     named = _scraped("prometheus.io/port: '9000'", model=("ports: [{containerPort: 9000}]",))
-    assert (named.metrics_path, named.warnings) == ("/metrics", ())
+    assert (named.metrics_path, codes(named.warnings)) == ("/metrics", ["OtherPort"])
 
 
 def test_kserves_own_metrics_port_means_the_engines():

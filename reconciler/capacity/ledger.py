@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 from reconciler.capacity.devices import Devices, Want, wants_of
-from reconciler.model import GPU, Capacity, Lease, Reason, Replica, Resources, ServiceId
+from reconciler.model import GPU, GPU_FRACTION, MIG, Capacity, Lease, Reason, Replica, Resources, ServiceId
 
 GIB = 1 << 30
 
@@ -46,13 +46,33 @@ def _missing_devices(need: Resources, capacity: Capacity) -> Iterator[Reason]:
     for want in wants_of(need):
         if want.count > there[want.kind]:
             code = "InsufficientGPU" if want.kind == GPU else "InsufficientAccelerator"
-            yield Reason(code, f"needs {want.count} {want.kind}, this host has {_found(want, there)}")
+            yield Reason(code, f"needs {want.count} {want.kind}, this host has {_found(want, there)}{_instead(want)}")
 
 
 def _found(want: Want, there: Counter[str]) -> str:
     """Where GPUs are split, the parts that there are help to write the right one."""
     parts = [f"{count} {kind}" for kind, count in sorted(there.items()) if kind != GPU]
     return f"{there[want.kind]}" + (f" (MIG: {', '.join(parts)})" if parts else "")
+
+
+def _instead(want: Want) -> str:
+    """What to ask for, where a host has no such devices at all."""
+    if want.kind == GPU or want.kind.startswith(MIG):
+        return ""
+    if want.kind.startswith(GPU):
+        return f'; to share a GPU, ask for 1 {GPU} and annotate {GPU_FRACTION}: "0.5"'
+    return f"; a host leases {GPU} and {MIG}… only"
+
+
+def too_few_gpus(needed: int, resources: Resources) -> str:
+    """What is wrong with arguments that need so many GPUs; empty where they are leased, or the host's CPU serves."""
+    asked = resources.gpu_devices
+    if not asked or needed <= asked:
+        return ""
+    needs = f"the arguments need {needed} GPUs (tensor, pipeline and data parallel)"
+    if mig := resources.mig:
+        return f"{needs}, but its one {mig[0][0]} works alone; lower the parallel sizes"
+    return f"{needs} but resources ask for {asked} {GPU}; raise the limit or lower the parallel sizes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,17 @@ from reconciler.cli.shared import (
     NO,
     OK,
     WRONG,
+    log_to_stderr,
     options,
     print_json,
     settings_of,
     show,
     tell,
 )
-from reconciler.errors import Terminal
+from reconciler.errors import Retryable, Terminal
 
 if TYPE_CHECKING:
+    from reconciler.config import Settings
     from reconciler.manifests import Manifests
     from reconciler.review import Document
 
@@ -125,10 +127,21 @@ def _render(manifests: Manifests, target: str | None, config: str | None) -> Doc
             tell(f"warning: {reason}")
         return render(manifests)
     from reconciler.review_host import render_on
-    from reconciler.target_registry import TargetRegistry
 
     settings = settings_of(config)
-    return render_on(manifests, settings.target(target), TargetRegistry(settings.state_dir).folder_of(target))
+    wanted = settings.target(target)
+    log_to_stderr()
+    return render_on(manifests, wanted, _state_of(settings, target))
+
+
+def _state_of(settings: Settings, target: str) -> Path:
+    """Where a daemon keeps the target's state; under the target's own name where that may not be read."""
+    from reconciler.target_registry import TargetRegistry
+
+    try:
+        return TargetRegistry(settings.state_dir).folder_of(target)
+    except Retryable:
+        return settings.state_dir / target
 
 
 def _is_refused(service: Document) -> bool:
@@ -165,7 +178,9 @@ def _validate(manifests: Manifests, target: str | None, config: str | None) -> D
     from reconciler.review_host import validate_on
 
     settings = settings_of(config)
-    return validate_on(manifests, settings.target(target), settings.closed)
+    wanted = settings.target(target)
+    log_to_stderr()
+    return validate_on(manifests, wanted, settings.closed, _state_of(settings, target))
 
 
 @click.command()

@@ -58,6 +58,17 @@ class Origins:
                     return manifest.origin_of((*container, *path))
         return self.service.origin
 
+    def of_limit(self, name: str) -> Origin:
+        """Where the container's resources name one of them: by the service, else by the runtime."""
+        for source in ("service", "runtime"):
+            manifest, containers = self._containers(source)
+            for container in containers:
+                for key in ("limits", "requests"):
+                    path = (*container, "resources", key)
+                    if name in at(manifest, path):
+                        return manifest.origin_of((*path, name))
+        return self.of_container_field("resources")
+
     def of_command(self, words: int) -> tuple[Origin, ...]:
         """Where each word of the container's command is written: by the service, else by the runtime."""
         for source in ("service", "runtime"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from reconciler.config import HostTarget
 from reconciler.desired.canary import with_canary
@@ -17,6 +18,7 @@ from reconciler.desired.effective import (
     names_of,
 )
 from reconciler.desired.facts import Case, depends_on_gpus, known_facts
+from reconciler.desired.host_capacity import idle_gpus
 from reconciler.desired.limits import too_large
 from reconciler.desired.metrics import metrics_path
 from reconciler.desired.mounts import build_mounts, ignored_volumes
@@ -39,9 +41,11 @@ from reconciler.desired.wishes import (
 )
 from reconciler.digest import digest
 from reconciler.engines.images import find_engine
+from reconciler.engines.launch import origin_of_word
+from reconciler.engines.service_port import doubtful_port
 from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
-from reconciler.model import Desired, Reason, ServiceId
+from reconciler.model import Desired, EffectiveSpec, Origin, Reason, ServiceId
 from reconciler.secrets.disclosed import disclosed
 
 _ADDED_BY_KSERVE = frozenset({CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
@@ -141,6 +145,8 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
             *_left_out(case),
             *ignored_rules(resolved, origins),
             *ignored_variables(spec, ring, origins),
+            *idle_gpus(spec, origins),
+            *_port_doubts(spec, container, arguments, origins),
             *developer_mode(spec, origins, find_engine(spec.image, scene.target.engines)),
         ),
         warnings_without_gpu=tuple(_without_gpu(case, facts)),
@@ -195,6 +201,14 @@ def _names_runtime(service: Manifest) -> bool:
     predictor = service.data["spec"].get("predictor")
     values = predictor.values() if isinstance(predictor, dict) else ()
     return any(isinstance(value, dict) and value.get("runtime") for value in values)
+
+
+def _port_doubts(
+    spec: EffectiveSpec, container: Mapping[str, Any], argument_origins: tuple[Origin, ...], origins: Origins
+) -> Iterator[Reason]:
+    if doubt := doubtful_port(spec, container.get("ports") or ()):
+        where = origin_of_word(spec, doubt.index, argument_origins) or origins.of_container_field("args")
+        yield Reason("OtherPort", doubt.message, where)
 
 
 def _left_out(case: Case) -> Iterator[Reason]:

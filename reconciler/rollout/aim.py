@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from reconciler.capacity import impossible
+from reconciler.capacity import impossible, too_few_gpus
 from reconciler.digest import equivalent
 from reconciler.health import Life
-from reconciler.model import GPU, Desired, EffectiveSpec, Origin, Preflight, Promoted, Quarantine, Reason
+from reconciler.model import Desired, EffectiveSpec, Origin, Preflight, Promoted, Quarantine, Reason
 from reconciler.rollout.failures import is_lasting, why
 from reconciler.rollout.situation import Situation
 from reconciler.rollout.staging import Missing, missing_files, refusals, why_staging
@@ -179,15 +179,8 @@ def _beyond(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Reason, .
 
 
 def _too_few_gpus(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:
-    asked = spec.resources.gpu_devices
-    if s.preflight is None or not asked or s.preflight.gpus <= asked:
-        return ()
-    needs = f"the arguments need {s.preflight.gpus} GPUs (tensor, pipeline and data parallel)"
-    if mig := spec.resources.mig:
-        text = f"{needs}, but its one {mig[0][0]} works alone; lower the parallel sizes"
-    else:
-        text = f"{needs} but resources ask for {asked} {GPU}; raise the limit or lower the parallel sizes"
-    return (Reason("TooFewGPUs", text, want.origin),)
+    text = too_few_gpus(s.preflight.gpus, spec.resources) if s.preflight else ""
+    return (Reason("TooFewGPUs", text, want.origin),) if text else ()
 
 
 def _too_large(s: Situation, want: Desired) -> tuple[Reason, ...]:

@@ -1,0 +1,56 @@
+"""The port on which an engine listens, and the one where a cluster looks for it. Pure.
+
+A host leases its own ports, so a difference does no harm there. KServe sends requests, and its own readiness probe, to
+the container's first port, or to 8080 where it declares none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.engines.arguments import find
+from reconciler.engines.launch import server_flags, unsupported
+from reconciler.model import EffectiveSpec
+
+_KSERVE, _VLLM = 8080, 8000
+# Images whose entry point is vLLM's own server.
+_IMAGES = ("vllm-openai", "vllm-cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class PortDoubt:
+    """Why a cluster would not find the engine. `index` is the word of command and args to blame; None: one lacks."""
+
+    message: str
+    index: int | None = None
+
+
+def doubtful_port(spec: EffectiveSpec, ports: Sequence[Mapping[str, Any]]) -> PortDoubt | None:
+    """What is to be said of a container that listens elsewhere than its declared `ports` say. None: all is well."""
+    flags, indices = server_flags(spec)
+    declared = next((each.get("containerPort") for each in ports), None)
+    expected = declared or _KSERVE
+    index, given = max(find(flags, "--port"), default=(None, None), key=lambda pair: pair[0] or 0)
+    never = "it would never become ready on a cluster"
+    if given is None:
+        if index is not None or not _is_vllm(spec) or expected == _VLLM:
+            return None
+        text = f"without --port vLLM listens on {_VLLM}, and {never}, which looks for it on {expected}"
+        return PortDoubt(f"{text}; write --port={expected}")
+    if not given.isdecimal() or int(given) == expected:
+        return None
+    at = indices[index] if index is not None else None
+    if declared:
+        text = f"--port {given} is not the container's first containerPort: {never}, which looks for it on {declared}"
+        return PortDoubt(f"{text}; write the same in both", at)
+    text = f"--port {given} is not 8080, and no containerPort says so: {never}, which looks for it on {_KSERVE}"
+    return PortDoubt(f"{text}; add ports: [{{containerPort: {given}}}]", at)
+
+
+def _is_vllm(spec: EffectiveSpec) -> bool:
+    """Is it certain that vLLM's own server starts, and listens on a port?"""
+    if unsupported(spec):
+        return False
+    return bool(spec.command) or spec.image.rsplit("/", 1)[-1].startswith(_IMAGES)
