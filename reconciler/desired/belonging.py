@@ -35,7 +35,7 @@ def _owners(document: Manifest, target: HostTarget) -> tuple[str, ...]:
     namespace = _namespace(document, target)
     if document.kind in CLUSTER_SCOPED or document.kind in ("Host", "Secret"):
         return ()
-    place = target.secrets.folder_of(document.origin.file)
+    place = target.secrets.folder_of(document.place)
     if place is not None and namespace in place.namespaces:
         return ()
     return tuple(each.path for each in target.secrets.folders if namespace in each.namespaces)

@@ -64,7 +64,7 @@ class Keyring:
 def keyring(namespace: str, service: Manifest, store: SecretStore, target: HostTarget) -> Keyring:
     """What a service may use: all else that decides what becomes of it stands where its namespace belongs."""
     owners = [each.path for each in target.secrets.folders if namespace in each.namespaces]
-    place = target.secrets.folder_of(service.origin.file)
+    place = target.secrets.folder_of(service.place)
     if owners and (place is None or namespace not in place.namespaces):
         text = f"which only documents in {', '.join(owners)} may use (targets[].secrets.folders of {target.name})"
         return Keyring(

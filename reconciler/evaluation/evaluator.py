@@ -59,7 +59,7 @@ class Evaluator:
         """Worked out once per revision, and again when a Secret changes."""
         if self._read is None or self._read[0] is not snapshot:
             own = part_of(snapshot, self._settings)
-            self._read = (snapshot, own, read_manifests(own, self._files))
+            self._read = (snapshot, own, read_manifests(own, self._files, self._settings.paths))
         _, own, manifests = self._read
         secrets = self._secrets.load(manifests)
         known = self._known

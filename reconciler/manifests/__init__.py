@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from reconciler.manifests.assembly import Builds, assemble
 from reconciler.manifests.documents import read_file
 from reconciler.manifests.foreign import may_hide_services
 from reconciler.manifests.host import cordon_of
@@ -20,6 +21,7 @@ from reconciler.manifests.manifest import (
     joined,
     unreadable,
 )
+from reconciler.manifests.overlays import find_supporting
 from reconciler.manifests.paths import read_paths
 from reconciler.manifests.selection import (
     IGNORE_FILE,
@@ -29,7 +31,10 @@ from reconciler.manifests.selection import (
     folder_of,
     ignore_files,
     is_hidden,
+    is_kustomization,
     is_manifest,
+    is_near_manifest,
+    misnamed,
 )
 from reconciler.model import Bug, File, Snapshot
 from reconciler.strict_yaml import FieldPath
@@ -49,11 +54,15 @@ __all__ = [
     "Unreadable",
     "cordon_of",
     "find_duplicates",
+    "find_supporting",
     "folder_of",
     "ignore_files",
     "is_hidden",
+    "is_kustomization",
     "is_manifest",
+    "is_near_manifest",
     "may_hide_services",
+    "misnamed",
     "read_manifests",
     "read_paths",
 ]
@@ -70,27 +79,30 @@ class ManifestCache:
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], Manifests] = {}
+        self._builds = Builds()
         # Of documents that could not be read since somebody looked here: for the log.
         self.bugs: list[Bug] = []
 
-    def read(self, files: Iterable[File]) -> list[Manifests]:
-        """Each file's manifests; forgets the files that are not among these."""
-        known, now = self._files, {}
-        found: list[Manifests] = []
+    def read(self, snapshot: Snapshot, roots: Iterable[str] = ("",)) -> list[Manifests]:
+        """The manifests of each file below the roots; forgets the files that are not among these."""
+        known, now = self._files, dict[tuple[str, str], Manifests]()
         expanded = 0
-        for file in files:
+
+        def read_one(file: File) -> Manifests:
+            nonlocal expanded
             if expanded > MAX_EXPANDED:
-                found.append(_too_much(file.path))
-                continue
+                return _too_much(file.path)
             key = (file.path, file.oid)
             # The size limit of files in git is the source's; what it hands over is read.
             if key in known:
                 now[key] = known[key]
-            else:
+            elif key not in now:
                 now[key] = read_file(file.path, file.data, len(file.data))
                 self.bugs += now[key].bugs
-            found.append(now[key])
             expanded += now[key].expanded
+            return now[key]
+
+        found = [part for _, part in assemble(snapshot.files, snapshot.supporting, roots, read_one, self._builds)]
         self._files = now
         return found
 
@@ -100,11 +112,14 @@ def _too_much(path: str) -> Manifests:
     return unreadable(path, 1, "TooManyValues", text)
 
 
-def read_manifests(snapshot: Snapshot, cache: ManifestCache | None = None) -> Manifests:
-    """All documents of a revision. What cannot be read becomes `unreadable`; it never raises for bad input."""
+def read_manifests(snapshot: Snapshot, cache: ManifestCache | None = None, roots: Iterable[str] = ("",)) -> Manifests:
+    """All documents of a revision below the roots. What cannot be read becomes `unreadable`.
+
+    Raises OSError where this machine, and not the input, is to blame.
+    """
     refused = Manifests(unreadable=tuple(Unreadable(reason) for reason in snapshot.refused))
     noted = Manifests(notes=tuple(each for each in snapshot.skipped.values() if each.code not in _SILENT))
-    return joined([refused, noted, *(cache or ManifestCache()).read(snapshot.files)])
+    return joined([refused, noted, *(cache or ManifestCache()).read(snapshot, roots)])
 
 
 def find_duplicates(documents: Iterable[Manifest], default_namespace: str) -> list[tuple[Manifest, ...]]:

@@ -28,7 +28,7 @@ MAX_PROBLEMS = 20
 MAX_NOTES = 5
 # Of one document.
 MAX_WARNINGS = 20
-_HINTS = {"Kustomization": ": kustomize is not run here; commit what `kustomize build` prints"}
+_HINTS = {"Kustomization": ": kustomize reads it from a file named kustomization.yaml only"}
 # Codes of notes: a file without any document, and one that is no manifest.
 EMPTY, FOREIGN_FILE = "EmptyFile", "NotAManifest"
 
@@ -79,10 +79,7 @@ def _read_safely(path: str, line: int, chunk: bytes, budget: Budget) -> Manifest
     except MemoryError:
         raise
     except Exception as error:
-        reason, bug = caught(error, "reading this document", Origin(path, line))
-        return Manifests(
-            unreadable=(Unreadable(reason),), bugs=(replace(bug, subject=f"{reason.origin}: {bug.subject}"),)
-        )
+        return _failed(Origin(path, line), error)
 
 
 def _tidy(path: str, found: Manifests) -> Manifests:
@@ -111,6 +108,21 @@ def _read_document(path: str, line: int, chunk: bytes, budget: Budget) -> Manife
     if (rest := len(tree.surprises) - MAX_WARNINGS) > 0:
         warnings = (*warnings, replace(warnings[-1], message=f"and {rest:,} more words that are not read as text"))
     return joined(_read_objects(path, tree.value, tree.lines, warnings))
+
+
+def read_object(path: str, value: Any, lines: Lines) -> Manifests:
+    """A document that was parsed already, or the objects in it. Never raises for bad input."""
+    try:
+        return joined(_read_objects(path, value, lines, ()))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return _failed(Origin(path, line_at(lines)), error)
+
+
+def _failed(origin: Origin, error: Exception) -> Manifests:
+    reason, bug = caught(error, "reading this document", origin)
+    return Manifests(unreadable=(Unreadable(reason),), bugs=(replace(bug, subject=f"{reason.origin}: {bug.subject}"),))
 
 
 def _broken(path: str, problem: YamlProblem, chunk: bytes) -> Manifests:

@@ -37,7 +37,8 @@ CLUSTER_SCOPED: Final = frozenset(
 class Manifest:
     """One document. `data` is a plain tree; `namespace` is None where the document names none.
 
-    Compared by identity: an unchanged file gives the very same manifests at every revision.
+    Compared by identity: an unchanged file gives the very same manifests at every revision. `built_by` is the
+    kustomization that made it of its file, which then decides over what it says.
     """
 
     api_version: str
@@ -48,6 +49,12 @@ class Manifest:
     origin: Origin
     lines: Lines = field(repr=False)
     warnings: tuple[Reason, ...] = ()
+    built_by: str = ""
+
+    @property
+    def place(self) -> str:
+        """The file whose folder it stands in, for all that is allowed by folder."""
+        return self.built_by or self.origin.file
 
     def line_of(self, path: FieldPath) -> int:
         """The line of a field, or of the nearest field around it that is written down."""

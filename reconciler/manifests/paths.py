@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.errors import ManifestError
+from reconciler.manifests.assembly import Builds, assemble
 from reconciler.manifests.documents import MAX_FILE_BYTES, read_file
+from reconciler.manifests.foreign import may_hide_services
 from reconciler.manifests.manifest import Manifests, joined, unreadable
-from reconciler.manifests.selection import IGNORE_FILE, MAX_IGNORE_BYTES, SUFFIXES, Ignore, is_manifest
-from reconciler.model import Origin, Reason
+from reconciler.manifests.overlays import find_supporting
+from reconciler.manifests.selection import (
+    IGNORE_FILE,
+    MAX_IGNORE_BYTES,
+    SUFFIXES,
+    Ignore,
+    is_kustomization,
+    is_manifest,
+    is_near_manifest,
+    misnamed,
+)
+from reconciler.model import File, Origin, Reason
 
 MAX_FILES = 20_000
 MAX_BYTES = 64 << 20
@@ -22,10 +33,33 @@ MAX_DOCUMENTS = 50_000
 
 def read_paths(paths: Sequence[Path]) -> Manifests:
     """Files as given, and the manifests below folders. As in git, links found in a folder are refused."""
-    return joined([part for path in paths for part in _read_given(path)])
+    given = [(path, list(_read_given(path))) for path in paths]
+    found = [part for _, parts in given for part in parts if isinstance(part, _Found)]
+    said = _assembled([path for path, _ in given if path.is_dir()], found)
+    taken = dict.fromkeys((each.key for each in found), False)
+    every: list[Manifests] = []
+    for part in (part for _, parts in given for part in parts):
+        if isinstance(part, Manifests):
+            every.append(part)
+        elif not taken[part.key]:
+            taken[part.key] = True
+            every += said.get(part.key, ())
+    return joined(every)
 
 
-def _read_given(path: Path) -> Iterator[Manifests]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file below a folder, with what is in it."""
+
+    path: Path
+    data: bytes
+
+    @property
+    def key(self) -> str:
+        return os.path.abspath(self.path)
+
+
+def _read_given(path: Path) -> Iterator[Manifests | _Found]:
     try:
         tree = _Tree(_top_of(path))
         if not path.is_dir():
@@ -35,7 +69,8 @@ def _read_given(path: Path) -> Iterator[Manifests]:
         yield unreadable(_shown(path), 1, "Unreadable", f"cannot be read: {error}")
         return
     found = 0
-    for found, part in enumerate(islice(_below(path, tree), MAX_FILES + 1), start=1):
+    for part in _below(path, tree):
+        found += isinstance(part, _Found) or bool(part.unreadable)
         if found > MAX_FILES:
             yield unreadable(_shown(path), 1, "TooLarge", f"more than {MAX_FILES} files; the rest is not read")
             return
@@ -93,10 +128,11 @@ def _read_named(path: Path, tree: _Tree) -> Iterator[Manifests]:
     if why := tree.why_ignored(path):
         yield Manifests(notes=(Reason(why.code, f"{why.message} ({why.origin})", Origin(_shown(path), 1)),))
     else:
-        yield _read_one(path, follow=True)
+        data = _content(path, MAX_BYTES + 1, follow=True)
+        yield data if isinstance(data, Manifests) else _read_data(path, data)
 
 
-def _below(folder: Path, tree: _Tree) -> Iterator[Manifests]:
+def _below(folder: Path, tree: _Tree) -> Iterator[Manifests | _Found]:
     for above in _above(folder, tree):
         yield from tree.read_ignore(above)
     failures: list[OSError] = []
@@ -121,9 +157,14 @@ def _counts(path: Path, tree: _Tree) -> bool:
     return not path.name.startswith(".") and tree.why_ignored(path) is None
 
 
-def _read_found(path: Path, tree: _Tree) -> Iterator[Manifests]:
+def _read_found(path: Path, tree: _Tree) -> Iterator[Manifests | _Found]:
     if is_manifest(path.name):
-        yield _read_one(path, follow=False)
+        data = _content(path, MAX_BYTES + 1, follow=False)
+        yield data if isinstance(data, Manifests) else _Found(path, data)
+    elif is_near_manifest(path.name) and not path.is_symlink():
+        data = _content(path, MAX_FILE_BYTES, follow=False)
+        if isinstance(data, bytes) and may_hide_services(data) and b"\0" not in data:
+            yield Manifests(notes=(misnamed(_shown(path)),))
     elif path.is_symlink() and not _leads_to_file(path, tree):
         yield unreadable(_shown(path), 1, "Refused", "is a link that may stand for a folder; only real ones are read")
 
@@ -136,10 +177,7 @@ def _leads_to_file(link: Path, tree: _Tree) -> bool:
     return end.is_file() and end.is_relative_to(tree.top.resolve())
 
 
-def _read_one(path: Path, *, follow: bool) -> Manifests:
-    data = _content(path, MAX_BYTES + 1, follow=follow)
-    if isinstance(data, Manifests):
-        return data
+def _read_data(path: Path, data: bytes) -> Manifests:
     found = read_file(_shown(path), data, MAX_BYTES, MAX_DOCUMENTS)
     if len(data) > MAX_FILE_BYTES and not found.unreadable:
         limit = f"source.max_file_bytes, {MAX_FILE_BYTES:,} unless set"
@@ -166,3 +204,57 @@ def _content(path: Path, most: int, *, follow: bool) -> bytes | Manifests:
 def _shown(path: Path) -> str:
     """The name as text that can be printed: names of files are bytes."""
     return os.fsencode(path).decode("utf-8", "replace")
+
+
+# ---------------------------------------------------------------- kustomize
+
+
+def _assembled(folders: Sequence[Path], found: Sequence[_Found]) -> dict[str, list[Manifests]]:
+    """What the files say, by themselves or as kustomize builds them; each file is called as it was found."""
+    if not any(is_kustomization(each.path.name) for each in found):
+        return {each.key: [_read_data(each.path, each.data)] for each in found}
+    tops = [_top_of(folder) for folder in folders]
+    # Without git around it a folder may use any other one beside it.
+    base = Path(os.path.commonpath(tops)) if all((top / ".git").exists() for top in tops) else Path("/")
+    paths = {_name(each.path, base): each.path for each in found}
+    files = {name: File(name, "", each.data) for each in found if (name := _name(each.path, base))}
+
+    def look(names: Collection[str]) -> dict[str, File]:
+        data = {name: _content(base / name, MAX_BYTES, follow=False) for name in names if (base / name).is_file()}
+        return {name: File(name, "", each) for name, each in data.items() if isinstance(each, bytes)}
+
+    def show(name: str) -> str:
+        beside = base / name if folders[0].is_absolute() else Path(os.path.relpath(base / name))
+        return _shown(paths.get(name, beside))
+
+    def read(file: File) -> Manifests:
+        return _read_data(Path(show(file.path)), file.data)
+
+    roots = [_name(folder, base) for folder in folders]
+    supporting = find_supporting(files, look)
+    shown = {name: show(name) for name in (*files, *supporting)}
+    said = dict[str, list[Manifests]]()
+    for name, part in assemble(files.values(), supporting.values(), roots, read, Builds()):
+        said.setdefault(os.path.abspath(base / name), []).append(_renamed(part, shown))
+    return said
+
+
+def _name(path: Path, base: Path) -> str:
+    name = _shown(Path(os.path.relpath(path, base)))
+    return "" if name == "." else name
+
+
+def _renamed(found: Manifests, shown: Mapping[str, str]) -> Manifests:
+    """With files as the command was told of them, not as the repository calls them."""
+
+    def moved(origin: Origin | None) -> Origin | None:
+        return replace(origin, file=shown.get(origin.file, origin.file)) if origin else None
+
+    return replace(
+        found,
+        documents=tuple(replace(each, origin=moved(each.origin) or each.origin) for each in found.documents),
+        unreadable=tuple(
+            replace(each, reason=replace(each.reason, origin=moved(each.reason.origin))) for each in found.unreadable
+        ),
+        notes=tuple(replace(each, origin=moved(each.origin)) for each in found.notes),
+    )

@@ -15,16 +15,34 @@ if TYPE_CHECKING:
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 SUFFIXES = (".yaml", ".yml", ".json")
+# What kustomize builds a folder from; the last one has no suffix.
+KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 IGNORE_FILE = ".reconcilerignore"
 MAX_IGNORE_BYTES = 64 << 10
 MAX_PATTERNS = 500
 MAX_PATTERN_LENGTH = 200
+_NEAR = re.compile(r"\.(ya?ml|json)([._~-][^/]*)?$|\.(jsonnet|libsonnet|cue)$", re.IGNORECASE)
 _CLASS = re.compile(r"\[[:=.].*[:=.]\]")
 
 
 def is_manifest(path: str) -> bool:
     """Is a file read, by its name? A dot in front hides it; that is for `is_hidden` to say."""
-    return path.endswith(SUFFIXES)
+    return path.endswith(SUFFIXES) or is_kustomization(path)
+
+
+def is_kustomization(path: str) -> bool:
+    return path.rpartition("/")[2] in KUSTOMIZATIONS
+
+
+def is_near_manifest(path: str) -> bool:
+    """Is a name that is not read one that manifests get: a copy, a template, another case?"""
+    return bool(_NEAR.search(path)) and not is_manifest(path)
+
+
+def misnamed(path: str) -> Reason:
+    """What is said of such a file where it holds what a manifest does."""
+    text = f"not read, though it holds what a manifest does: names end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+    return Reason("NotAManifestName", text, Origin(path, 1))
 
 
 def is_hidden(path: str, roots: Iterable[str]) -> bool:

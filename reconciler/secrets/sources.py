@@ -78,9 +78,9 @@ class SecretSources:
         if self._credentials is not None:
             self._add_folder(folder.read_credentials(self._credentials), pile, opener)
         openers = {each: self._opener_of(each, opener) for each in self._settings.folders}
-        number = Counter(each.origin.file for each in in_git)
+        number = Counter((each.built_by, each.origin.file) for each in in_git)
         for manifest in in_git:
-            folder_of_it = self._settings.folder_of(manifest.origin.file)
+            folder_of_it = self._settings.folder_of(manifest.place)
             if problem := self._misplaced(manifest, folder_of_it):
                 pile.misplaced.append(problem)
                 continue
@@ -119,7 +119,7 @@ class SecretSources:
         for part in parts:
             pile.unavailable += part.errors
             self.bugs += part.bugs
-            number = Counter(each.origin.file for each in part.documents)
+            number = Counter((each.built_by, each.origin.file) for each in part.documents)
             pile.notes += part.notes
             for manifest in part.documents:
                 pile.notes += manifest.warnings
@@ -130,7 +130,13 @@ class SecretSources:
                     pile.notes.append(Reason("NotASecret", text, manifest.origin))
 
     def _add(
-        self, manifest: Manifest, number: Mapping[str, int], pile: _Pile, opener: _Identities, *, plain: bool
+        self,
+        manifest: Manifest,
+        number: Mapping[tuple[str, str], int],
+        pile: _Pile,
+        opener: _Identities,
+        *,
+        plain: bool,
     ) -> None:
         key = manifest.namespace or self._namespace, manifest.name
         try:
@@ -172,9 +178,9 @@ def _check_fields(document: Mapping[str, object]) -> None:
         raise Unfit(flaw.message, flaw.path)
 
 
-def _check_alone(manifest: Manifest, number: Mapping[str, int]) -> None:
+def _check_alone(manifest: Manifest, number: Mapping[tuple[str, str], int]) -> None:
     """SOPS' checksum goes over all documents of a file, whose `number` is given. Raises Unfit."""
-    if number[manifest.origin.file] > 1:
+    if number[manifest.built_by, manifest.origin.file] > 1:
         raise Unfit("an encrypted file may hold one document only; encrypt each in a file of its own", ("sops",))
 
 

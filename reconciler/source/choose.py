@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.config import Source
-from reconciler.manifests import IGNORE_FILE, Ignore, is_hidden, is_manifest, may_hide_services
+from reconciler.manifests import (
+    IGNORE_FILE,
+    Ignore,
+    is_hidden,
+    is_manifest,
+    is_near_manifest,
+    may_hide_services,
+    misnamed,
+)
 from reconciler.model import FOLDER_TOO_LARGE, Origin, Reason, is_under
 
 LINK, SUBMODULE = b"120000", b"160000"
@@ -44,13 +52,18 @@ class _Excess:
 
 @dataclass(slots=True)
 class Chosen:
-    """What becomes of the entries; `links` are those that may lead to a folder, `large` those above the limit."""
+    """What becomes of the entries.
+
+    `links` are those that may lead to a folder, `large` those above the limit, `near` those whose names alone keep them
+    from being read.
+    """
 
     wanted: list[Entry] = field(default_factory=list)
     refused: dict[bytes, Reason] = field(default_factory=dict)
     skipped: dict[str, Reason] = field(default_factory=dict)
     links: list[Entry] = field(default_factory=list)
     large: list[Entry] = field(default_factory=list)
+    near: list[Entry] = field(default_factory=list)
 
     def refuse(self, entry: Entry, code: str, message: str) -> None:
         self.refused[entry.path] = _reason(entry, code, message)
@@ -60,14 +73,18 @@ def choose(entries: Iterable[Entry], roots: tuple[str, ...], ignore: Ignore, set
     """Sort the entries by what their names and sizes say."""
     chosen = Chosen()
     for entry in entries:
+        is_near = entry.mode not in (LINK, SUBMODULE) and not is_manifest(entry.shown)
         if (bad := _bad_path(entry)) is not None:
-            chosen.refused[entry.path] = bad
+            if not is_near:
+                chosen.refused[entry.path] = bad
             continue
         path = entry.path.decode()
         if is_under(path, roots) and is_hidden(path, roots):
             chosen.skipped[path] = Reason("Hidden", "its name, or that of a folder above, begins with a dot")
         elif (ignored := ignore.why(path)) is not None:
             chosen.skipped[path] = ignored
+        elif is_near:
+            chosen.near += [entry] if is_near_manifest(path) else []
         elif entry.mode == SUBMODULE:
             chosen.refuse(entry, "Submodule", "it is a submodule; put its files here, or give it a source of its own")
         elif entry.mode == LINK:
@@ -86,6 +103,12 @@ def refuse_links(chosen: Chosen, leads_to_file: Callable[[list[Entry]], list[boo
     for entry in chosen.links:
         if entry.path not in harmless:
             chosen.refuse(entry, "Symlink", "it is a symbolic link; put the file or folder itself there")
+
+
+def note_near(chosen: Chosen, entry: Entry, data: bytes) -> None:
+    """A file whose name is not that of a manifest, though it holds one, is noted."""
+    if may_hide_services(data) and b"\0" not in data:
+        chosen.skipped[entry.path.decode()] = misnamed(entry.shown)
 
 
 def refuse_large(chosen: Chosen, settings: Source, read: Callable[[list[Entry]], list[bytes]]) -> None:

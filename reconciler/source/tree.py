@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from reconciler.config import Source
 from reconciler.config_values import normalize_path
 from reconciler.errors import ManifestError, Retryable, Terminal
-from reconciler.manifests import IGNORE_FILE, MAX_IGNORE_BYTES, SUFFIXES, Ignore, folder_of, ignore_files, is_hidden
+from reconciler.manifests import (
+    IGNORE_FILE,
+    MAX_IGNORE_BYTES,
+    SUFFIXES,
+    Ignore,
+    find_supporting,
+    folder_of,
+    ignore_files,
+    is_hidden,
+    is_kustomization,
+)
 from reconciler.model import FOLDER_TOO_LARGE, File, Origin, Reason, Snapshot, is_under
 from reconciler.source.choose import (
     LINK,
     MAKE_ROOM,
     SUBMODULE,
+    Chosen,
     Entry,
     choose,
+    note_near,
     refuse_binary,
     refuse_folders,
     refuse_large,
@@ -26,12 +39,16 @@ from reconciler.source.choose import (
 from reconciler.source.mirror import Damaged, Endless, Mirror
 
 _SUFFIXES, _IGNORE = tuple(suffix.encode() for suffix in SUFFIXES), IGNORE_FILE.encode()
+# Names that are looked at more closely.
+_MAY_MATTER = re.compile(rb"\.(ya?ml|json|libsonnet|cue)|(^|/)Kustomization$", re.IGNORECASE)
 _KEPT = "the last good revision stays"
 # Some hundred thousand files: kilobytes of trees that name each other can list for hours.
 _LONGEST_LISTING = 32 << 20
 # Of all ignore files below one folder of `targets[].paths`, and of those that one file is looked for in.
 _MOST_IGNORE_LINES = 10_000
 _MOST_IGNORES_ABOVE = 10
+# Names in one call of git, and files that are looked at only to see whether they should have another name.
+_MOST_ASKED, _MOST_NEAR = 500, 50
 # The year 9999, which is as far as a calendar here goes.
 _LATEST = 253_370_764_800.0
 _FOLDER = b"040000"
@@ -70,7 +87,7 @@ def read_snapshot(
     refuse_links(chosen, lambda links: _lead_to_files(mirror, revision, links))
     if what := refuse_folders(chosen, readers, settings):
         raise Terminal(f"revision {revision[:12]} has {what}; {_KEPT}; {MAKE_ROOM}")
-    blobs = {file.oid: file.data for file in before.files} if before else {}
+    blobs = {file.oid: file.data for file in (*before.files, *before.supporting)} if before else {}
     unread = [entry.oid for entry in chosen.wanted if entry.oid not in blobs]
     blobs |= _blobs(mirror, unread, settings.max_total_bytes)
     refuse_large(chosen, settings, lambda large: _contents(mirror, large))
@@ -80,6 +97,8 @@ def read_snapshot(
             refuse_binary(chosen, entry)
         else:
             files.append(File(entry.path.decode(), entry.oid, data))
+    _note_near(mirror, chosen, settings)
+    supporting = _supporting(mirror, revision, files, blobs, settings)
     subject, committed_at = _describe(mirror, revision)
     return Snapshot(
         revision=revision,
@@ -89,7 +108,51 @@ def read_snapshot(
         subject=subject,
         committed_at=committed_at,
         skipped=chosen.skipped,
+        supporting=tuple(supporting[path] for path in sorted(supporting)),
     )
+
+
+def _note_near(mirror: Mirror, chosen: Chosen, settings: Source) -> None:
+    """Files whose names only begin as those of manifests do: those that hold one are noted."""
+    seen = [each for each in chosen.near if each.size <= settings.max_file_bytes][:_MOST_NEAR]
+    for entry, data in zip(seen, _contents(mirror, seen), strict=True):
+        note_near(chosen, entry, data)
+
+
+def _supporting(
+    mirror: Mirror, revision: str, files: list[File], blobs: dict[str, bytes], settings: Source
+) -> dict[str, File]:
+    """What kustomizations among the files name beside them, wherever it is in this revision, within the limits."""
+    room = settings.max_total_bytes - sum(len(file.data) for file in files)
+
+    def look(paths: Collection[str]) -> dict[str, File]:
+        nonlocal room
+        entries = []
+        for entry in _named_entries(mirror, revision, paths):
+            if entry.size <= min(room, settings.max_file_bytes):
+                entries.append(entry)
+                room -= entry.size
+        unread = [entry for entry in entries if entry.oid not in blobs]
+        blobs.update(zip((entry.oid for entry in unread), _contents(mirror, unread), strict=True))
+        return {path: File(path, entry.oid, blobs[entry.oid]) for entry in entries for path in (entry.path.decode(),)}
+
+    if not any(is_kustomization(file.path) for file in files):
+        return {}
+    return find_supporting({file.path: file for file in files}, look)
+
+
+def _named_entries(mirror: Mirror, revision: str, paths: Collection[str]) -> list[Entry]:
+    """The plain files among these paths."""
+    names, found = sorted(paths), list[Entry]()
+    for begin in range(0, len(names), _MOST_ASKED):
+        asked = names[begin : begin + _MOST_ASKED]
+        listing = mirror.read("ls-tree", "-z", "-l", "--full-tree", revision, "--", *asked, most=_LONGEST_LISTING)
+        for line in filter(None, listing.split(b"\0")):
+            about, _, path = line.partition(b"\t")
+            mode, kind, oid, size = about.split()
+            if kind == b"blob" and mode != LINK:
+                found.append(Entry(mode, oid.decode(), int(size), path))
+    return found
 
 
 def _listing(
@@ -136,7 +199,7 @@ def _entries(listing: bytes, roots: tuple[str, ...]) -> tuple[list[Entry], list[
         present |= {root for root in roots if root not in present and _is_in(path, root.encode())}
         # Links and submodules count whatever their name: they may stand for a folder.
         is_ignore = path.endswith(_IGNORE) and path.rpartition(b"/")[2] == _IGNORE
-        if is_ignore or path.endswith(_SUFFIXES) or mode in (LINK, SUBMODULE):
+        if is_ignore or path.endswith(_SUFFIXES) or _MAY_MATTER.search(path) or mode in (LINK, SUBMODULE):
             entry = Entry(mode, oid.decode(), 0 if size == b"-" else int(size), path)
             (ignoring if is_ignore else entries).append(entry)
     return entries, ignoring, present

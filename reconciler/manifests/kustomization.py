@@ -1,0 +1,198 @@
+"""One kustomization file → what it refers to, and whether it changes what it lists. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from reconciler.manifests.selection import KUSTOMIZATIONS, folder_of
+from reconciler.model import Origin, Reason
+from reconciler.strict_yaml import Lines, YamlProblem, check_text, find, line_at, load, load_one, split_documents
+
+INVALID, NOT_BUILT = "InvalidKustomization", "KustomizationNotBuilt"
+_API = "kustomize.config.k8s.io/"
+_KINDS = (None, "", "Kustomization", "Component")
+# Files and folders with objects; files with instructions of kustomize's own.
+_LISTS, _CONFIGS = ("resources", "bases"), ("generators", "transformers", "validators")
+# With these alone what is built is what is listed.
+_PLAIN = frozenset({"apiVersion", "kind", "metadata", *_LISTS, "buildMetadata", "sortOptions", "generatorOptions"})
+_HELM = ("helmCharts", "helmChartInflationGenerator", "helmGlobals")
+# Text below these is never the name of a file.
+_NO_PATHS = frozenset(
+    {
+        *("literals", "metadata", "options", "generatorOptions", "images", "labels", "commonLabels"),
+        *("commonAnnotations", "annotations", "patch", "target", "targets", "sourceValue", "vars", "namespace"),
+    }
+)
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://|git::|git@|github\.com[/:]", re.IGNORECASE)
+_LONGEST = 1024
+_MOST_TEXTS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file or folder as it is written, and where."""
+
+    text: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Kustomization:
+    """What one file says. `texts` may all name files; `change` is the first field that changes what is listed.
+
+    With a `fault` it cannot be built, whatever else it says.
+    """
+
+    file: str
+    is_component: bool = False
+    listed: tuple[Entry, ...] = ()
+    components: tuple[Entry, ...] = ()
+    configs: tuple[Entry, ...] = ()
+    texts: tuple[str, ...] = ()
+    change: Reason | None = None
+    fault: Reason | None = None
+    fields: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def folder(self) -> str:
+        return folder_of(self.file)
+
+    def line_of(self, field: str) -> int:
+        return dict(self.fields).get(field, 1)
+
+
+def resolve(folder: str, text: str) -> str | None:
+    """A name in a kustomization of this folder as the repository calls it; None: it leads out, or is no name."""
+    if len(text) > _LONGEST or not text.isprintable() or text.startswith("/"):
+        return None
+    path = posixpath.normpath(posixpath.join(folder, text))
+    if path == ".." or path.startswith("../") or ".git" in path.split("/"):
+        return None
+    return "" if path == "." else path
+
+
+@lru_cache(maxsize=512)
+def read_kustomization(file: str, data: bytes) -> Kustomization | None:
+    """None where the file is something else, whatever it is called."""
+    try:
+        tree = load_one(data)
+    except YamlProblem as problem:
+        return Kustomization(
+            file, fault=Reason(INVALID, f"cannot be built: {problem.message}", _at(file, problem.line))
+        )
+    value = tree.value
+    if not isinstance(value, dict):
+        return Kustomization(file, fault=Reason(INVALID, "cannot be built: it says nothing", _at(file, 1)))
+    version = value.get("apiVersion")
+    if value.get("kind") not in _KINDS or (isinstance(version, str) and version and not version.startswith(_API)):
+        return None
+    texts = list(_texts(file, value, tree.lines))
+    return Kustomization(
+        file,
+        value.get("kind") == "Component",
+        tuple(entry for key in _LISTS for entry in _entries(file, value, tree.lines, key)),
+        tuple(_entries(file, value, tree.lines, "components")),
+        tuple(entry for key in _CONFIGS for entry in _entries(file, value, tree.lines, key)),
+        tuple(entry.text for entry in texts),
+        next((_changed(file, value, tree.lines, key) for key in value if key not in _PLAIN and value[key]), None),
+        next(_faults(file, value, tree.lines, texts), None),
+        tuple((key, _line(value, tree.lines, (key,))) for key in value),
+    )
+
+
+@lru_cache(maxsize=512)
+def read_instructions(file: str, data: bytes) -> tuple[tuple[str, ...], Reason | None]:
+    """What a generator's or transformer's file may name, and why it cannot be followed."""
+    texts: list[Entry] = []
+    try:
+        for line, chunk in split_documents(check_text(data)):
+            if tree := load(chunk, line):
+                texts += _texts(file, tree.value, tree.lines)
+    except YamlProblem as problem:
+        return (), Reason(INVALID, f"cannot be built: {problem.message}", _at(file, problem.line))
+    return tuple(each.text for each in texts), next(map(remote, filter(_is_remote, texts)), None)
+
+
+def remote(entry: Entry) -> Reason:
+    """Why a build never fetches: what is served must be what is in the revision."""
+    text = f"cannot be built: {entry.text[:200]} is not in this repository, and nothing is fetched; copy it here"
+    return Reason(NOT_BUILT, text, entry.origin)
+
+
+def missing(entry: Entry) -> Reason:
+    """An entry of a list that names nothing that can be read."""
+    if _is_remote(entry):
+        return remote(entry)
+    text = f"cannot be built: {entry.text[:200]} is no file, and no folder with a kustomization, of this repository"
+    return Reason(NOT_BUILT, f"{text}; correct its name (links are not followed)", entry.origin)
+
+
+def _faults(file: str, value: dict[str, Any], lines: Lines, texts: list[Entry]) -> Iterator[Reason]:
+    for key in filter(value.get, _HELM):
+        text = f"cannot be built: {key} needs Helm, which is not run here; commit what `helm template` prints"
+        yield Reason(NOT_BUILT, text, _at(file, _line(value, lines, (key,))))
+    yield from map(remote, filter(_is_remote, texts))
+    for key in ("resources", "bases", "components", *_CONFIGS):
+        entries = value.get(key)
+        if entries and not (isinstance(entries, list) and all(isinstance(each, str) for each in entries)):
+            yield Reason(
+                INVALID, f"cannot be built: {key} must be a list of names", _at(file, _line(value, lines, (key,)))
+            )
+
+
+def _is_remote(entry: Entry) -> bool:
+    return bool(_REMOTE.match(entry.text))
+
+
+def _changed(file: str, value: dict[str, Any], lines: Lines, key: str) -> Reason:
+    text = f"cannot be built: {key[:80]} changes what it lists"
+    return Reason(NOT_BUILT, text, _at(file, _line(value, lines, (key,))))
+
+
+def _entries(file: str, value: dict[str, Any], lines: Lines, key: str) -> Iterator[Entry]:
+    entries = value.get(key)
+    for index, each in enumerate(entries if isinstance(entries, list) else ()):
+        # What has several lines is no name but the instructions themselves.
+        if isinstance(each, str) and "\n" not in each:
+            yield Entry(each, _at(file, _line(value, lines, (key, index))))
+
+
+def _texts(file: str, value: Any, lines: Lines) -> Iterator[Entry]:
+    """Every text that may name a file, also as `KEY=FILE`."""
+    found = list(_leaves(value, lines))[:_MOST_TEXTS]
+    for text, line in found:
+        yield Entry(text, _at(file, line))
+        if "=" in text:
+            yield Entry(text.partition("=")[2], _at(file, line))
+
+
+def _leaves(value: Any, lines: Lines) -> Iterator[tuple[str, int]]:
+    if isinstance(value, str) and value and "\n" not in value:
+        yield value, line_at(lines)
+    elif isinstance(value, dict | list) and isinstance(lines, tuple):
+        keys = value if isinstance(value, dict) else range(len(value))
+        for key, inside in zip(keys, lines[1], strict=True):
+            if key not in _NO_PATHS:
+                yield from _leaves(value[key], inside)
+
+
+def _line(value: dict[str, Any], lines: Lines, path: tuple[str | int, ...]) -> int:
+    return line_at(find(value, lines, path)[1])
+
+
+def _at(file: str, line: int) -> Origin:
+    return Origin(file, line)
+
+
+def places(folder: str, text: str) -> tuple[str, ...]:
+    """Files that a text may mean: itself, or what makes it a folder that can be built."""
+    path = resolve(folder, text)
+    if path is None:
+        return ()
+    inside = tuple(posixpath.join(path, name) for name in KUSTOMIZATIONS)
+    return (path, *inside) if path else inside

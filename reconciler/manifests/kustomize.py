@@ -1,0 +1,113 @@
+"""Runs `kustomize`, or `kubectl kustomize`, on the files of one overlay: nothing else of the machine is its input.
+
+It sees a folder of its own with these files, no other program, and nothing that it could fetch: what is remote was
+refused before. Time, memory and what it says are limited.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.exchange import TooMuchError, exchange
+from reconciler.model import File
+
+_MEMORY_BYTES, _CPU_SECONDS = 1 << 30, 20
+# Shorter than the silence after which whoever evaluates a revision is taken for hung.
+_SECONDS = 25.0
+_LONGEST = 8 << 20
+_LONGEST_WORDS = 400
+TREE = "tree"
+_OWN = "kustomization.yaml"
+_ARGUMENTS = {"kustomize": ("build",), "kubectl": ("kustomize",)}
+_NESTED = re.compile(r".*(?:recursed accumulation of path '[^']*': |accumulating resources: )", re.DOTALL)
+# Were it to ask for an address all the same, nothing would answer.
+_NOWHERE = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+
+
+class BuildFailed(Exception):
+    """It refused the files, or took too much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What builds kustomizations on this machine."""
+
+    path: str
+    arguments: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join((self.path, *self.arguments))
+
+
+def find_program() -> Program | None:
+    """The first of those on PATH."""
+    for name, arguments in _ARGUMENTS.items():
+        if path := shutil.which(name):
+            return Program(os.path.abspath(path), arguments)
+    return None
+
+
+def build(program: Program, folder: str, files: Iterable[File]) -> bytes:
+    """The objects of a folder as YAML, each with the file that it comes from in an annotation.
+
+    Raises BuildFailed; OSError where this machine is to blame.
+    """
+    with tempfile.TemporaryDirectory(prefix="reconciler-kustomize-") as scratch:
+        for file in files:
+            path = Path(scratch, TREE, file.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file.data)
+        top = f"resources: [{_quoted(f'{TREE}/{folder}'.rstrip('/'))}]\nbuildMetadata: [originAnnotations]\n"
+        Path(scratch, _OWN).write_text(top)
+        return _run(program, scratch)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _run(program: Program, scratch: str) -> bytes:
+    argv = [program.path, *program.arguments, "--load-restrictor=LoadRestrictionsRootOnly", "--", scratch]
+    env = {"PATH": "/nonexistent", "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8", **_NOWHERE}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=scratch) as process:
+        try:
+            _limit(process.pid)
+            said, errors = exchange(process, b"", _SECONDS, _LONGEST, watch=lambda: None)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{program} took longer than {_SECONDS:g} s") from None
+        except TooMuchError:
+            raise BuildFailed(f"what is built has more than {_LONGEST >> 20} MiB") from None
+        finally:
+            process.kill()
+    if process.returncode < 0 or (process.returncode == 2 and b"goroutine" in errors):
+        raise BuildFailed(f"{program} takes more than {_CPU_SECONDS} s of computing, or {_MEMORY_BYTES >> 20} MiB")
+    if process.returncode:
+        raise BuildFailed(_last_words(errors.decode("utf-8", "replace"), scratch))
+    return said
+
+
+def _limit(pid: int) -> None:
+    """Of computing, of memory, and of what it may write. It may have ended already."""
+    limits = ((resource.RLIMIT_CPU, _CPU_SECONDS), (resource.RLIMIT_DATA, _MEMORY_BYTES), (resource.RLIMIT_CORE, 0))
+    with suppress(ProcessLookupError):
+        for which, most in limits:
+            _, hard = resource.prlimit(pid, which)
+            least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.prlimit(pid, which, (least, least))
+
+
+def _last_words(text: str, scratch: str) -> str:
+    """What is wrong, with the repository's names, without how it came to look there."""
+    plain = text.replace(f"{scratch}/{TREE}/", "").replace(f"{scratch}/{TREE}", ".").replace(f"{TREE}/", "")
+    plain = _NESTED.sub("", " ".join(plain.split())).removeprefix("Error: ") or "it failed without a word"
+    return plain if len(plain) <= _LONGEST_WORDS else plain[: _LONGEST_WORDS - 1] + "…"
