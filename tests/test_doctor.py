@@ -333,6 +333,19 @@ def test_a_gpu_that_fell_off_its_bus_is_a_problem_and_no_part_is_missed_of_it(ho
     assert not any("MIG" in one.says for one in host.about("gpus"))
 
 
+def test_program_that_builds_kustomizations_is_named(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "neither kustomize nor kubectl" in host.only("kustomize", Level.OK).says
+    program = tmp_path / "kubectl"
+    program.write_text("#!/bin/sh\necho Client Version: v1.37.2; echo Kustomize Version: v5.8.1\n")
+    program.chmod(0o755)
+    assert host.only("kustomize", Level.OK).says == f"{program} kustomize (v1.37.2) builds kustomizations"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    assert "does not run" in host.only("kustomize", Level.PROBLEM).says
+
+
 def test_podman_is_asked_for_its_age_and_for_the_gpus_that_it_can_hand_over(
     host: Host, driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

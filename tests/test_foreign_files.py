@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reconciler.config import HostTarget, Source
 from reconciler.desired import build_desired, part_of
@@ -16,7 +17,7 @@ from reconciler.manifests.documents import read_file
 from reconciler.model import Origin
 from reconciler.source import GitSource
 from tests.git_repository import Repository
-from tests.test_desired import HOST, RUNTIME, SERVICE, build
+from tests.test_desired import HOST, RUNTIME, SERVICE, TARGET, build
 
 FOREIGN = {
     "a Kustomization": "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [tiny.yaml]\n",
@@ -219,3 +220,53 @@ def test_message_about_a_document_of_others_is_of_a_bounded_length(head: str) ->
     said = [reason.message for reason in (*found.notes, *found.errors)]
     assert said
     assert max(map(len, said)) < 500
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["as JSON", "as YAML"])
+def test_service_whose_file_becomes_json_is_the_same_service(as_json: bool, tmp_path: Path) -> None:
+    """kubectl takes YAML in a file of either name."""
+    repository = Repository(tmp_path / "repo")
+    repository.write("hosts/box/host.yaml", HOST)
+    repository.write("runtimes/vllm.yaml", RUNTIME)
+    repository.write("hosts/box/chat.yaml", SERVICE)
+    source = GitSource(Source(url=str(repository.path)), tmp_path / "git", TARGET.paths)
+    repository.commit()
+    before = source.poll()
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [yaml.safe_load(SERVICE)]}, indent=2)
+    repository.write("hosts/box/chat.json", text if as_json else SERVICE)
+    (repository.path / "hosts/box/chat.yaml").unlink()
+    repository.commit()
+    after = source.poll()
+    (old,), (new,) = (build_desired(read_manifests(each), TARGET, each).services for each in (before, after))
+    assert (old.id, old.digest, old.spec) == (new.id, new.digest, new.spec)
+    assert new.origin.file == "hosts/box/chat.json"
+    assert len(read_paths([repository.path / "hosts"]).of_kind("InferenceService")) == 1
+
+
+NEAR = [
+    "chat.yml.bak",
+    "chat.yaml.j2",
+    "chat.jsonnet",
+    "chat.YAML",
+    "chat.yaml~",
+    "chat.json.tmpl",
+    "chat.yaml.example",
+]
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_file_named_almost_like_a_manifest_is_noted(name: str, tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repo")
+    repository.write("hosts/box/host.yaml", HOST)
+    repository.write(f"hosts/box/{name}", SERVICE)
+    repository.write("hosts/box/values.yaml.example", "image: x\n")
+    repository.write("hosts/box/README.md", SERVICE)
+    repository.commit()
+    snapshot = GitSource(Source(url=str(repository.path)), tmp_path / "git", TARGET.paths).poll()
+    theirs, ours = read_manifests(snapshot), read_paths([repository.path / "hosts"])
+    for found in (theirs, ours):
+        (note,) = found.notes
+        assert note.code == "NotAManifestName"
+        assert note.origin is not None
+        assert note.origin.file.endswith(f"hosts/box/{name}")
+        assert not found.errors

@@ -43,6 +43,7 @@ def _called(target: HostTarget) -> str:
 def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
     """Every check with its topic, in the order of what rests on what."""
     yield "git", git.check_program
+    yield "kustomize", git.check_kustomize
     if settings is not None:
         yield "ssh", partial(git.check_ssh, settings.source)
         yield "source", partial(git.check_source, settings)

@@ -12,6 +12,7 @@ from reconciler.config import Settings, Source
 from reconciler.doctor.ask import ask
 from reconciler.doctor.finding import Finding, ok, problem, warning
 from reconciler.errors import Retryable
+from reconciler.manifests.kustomize import find_program
 from reconciler.source import GitSource
 from reconciler.source.address import Address, parse_address
 from reconciler.source.failure import AGAIN
@@ -32,6 +33,21 @@ def check_program() -> Iterator[Finding]:
         yield problem("git", f"git {version[0]} is too old", "install git 2.32 or newer")
     else:
         yield ok("git", f"git {version[0]}")
+
+
+def check_kustomize() -> Iterator[Finding]:
+    """Only a repository whose kustomizations change what they list needs it."""
+    program = find_program()
+    if program is None:
+        yield ok("kustomize", "neither kustomize nor kubectl is on PATH: kustomizations may only list files")
+        return
+    answer = ask((program.path, *program.version))
+    version = re.search(r"v\d+\.\d+\.\d+\S*", answer.text)
+    if not answer.succeeded or version is None:
+        fix = "install kustomize or kubectl, or remove what does not run"
+        yield problem("kustomize", f"{program.path} does not run: {answer.last_line}", fix)
+    else:
+        yield ok("kustomize", f"{program} ({version[0]}) builds kustomizations")
 
 
 def check_source(settings: Settings) -> Iterator[Finding]:

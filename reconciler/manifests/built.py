@@ -42,6 +42,8 @@ def _read_one(overlay: Overlay, value: dict[str, Any], sources: _Sources, prefix
         line = kustomization.line_of(_GENERATORS.get(str(value.get("kind")), ""))
         found = read_object(file, value, _spread(value, line))
     elif (source := sources.find(file, value)) is not None:
+        # In its own order, where nothing changed it: the checksum of an encrypted Secret goes over that.
+        value = source[0] if source[0] == value else value
         found = read_object(file, value, _moved(value, *source))
     else:
         file = file if file in sources.files else overlay.top.file

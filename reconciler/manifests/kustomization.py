@@ -62,6 +62,11 @@ class Kustomization:
     def folder(self) -> str:
         return folder_of(self.file)
 
+    def uses(self, path: str) -> bool:
+        """Is a file, named from this folder, the kustomization itself or instructions of it, and no object?"""
+        named, listed = ({resolve("", each) for each in texts} for texts in (self.texts, [e.text for e in self.listed]))
+        return path == self.file or path in named - listed
+
     def line_of(self, field: str) -> int:
         return dict(self.fields).get(field, 1)
 

@@ -28,7 +28,9 @@ _LONGEST_WORDS = 400
 TREE = "tree"
 _OWN = "kustomization.yaml"
 _ARGUMENTS = {"kustomize": ("build",), "kubectl": ("kustomize",)}
-_NESTED = re.compile(r".*(?:recursed accumulation of path '[^']*': |accumulating resources: )", re.DOTALL)
+_NESTED = re.compile(
+    r".*(?:recursed accumulation of path '[^']*': |make target for path '[^']*': |accumulating resources: )", re.DOTALL
+)
 # Were it to ask for an address all the same, nothing would answer.
 _NOWHERE = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 
@@ -43,6 +45,11 @@ class Program:
 
     path: str
     arguments: tuple[str, ...]
+
+    @property
+    def version(self) -> tuple[str, ...]:
+        """What it is asked for its version with."""
+        return ("version", "--client") if self.arguments == _ARGUMENTS["kubectl"] else ("version",)
 
     def __str__(self) -> str:
         return " ".join((self.path, *self.arguments))
@@ -109,5 +116,7 @@ def _limit(pid: int) -> None:
 def _last_words(text: str, scratch: str) -> str:
     """What is wrong, with the repository's names, without how it came to look there."""
     plain = text.replace(f"{scratch}/{TREE}/", "").replace(f"{scratch}/{TREE}", ".").replace(f"{TREE}/", "")
-    plain = _NESTED.sub("", " ".join(plain.split())).removeprefix("Error: ") or "it failed without a word"
+    plain = (
+        _NESTED.sub("", " ".join(plain.split())).removeprefix("Error: ").removesuffix('"') or "it failed without a word"
+    )
     return plain if len(plain) <= _LONGEST_WORDS else plain[: _LONGEST_WORDS - 1] + "…"

@@ -12,10 +12,12 @@ from reconciler.errors import ManifestError
 from reconciler.manifests.assembly import Builds, assemble
 from reconciler.manifests.documents import MAX_FILE_BYTES, read_file
 from reconciler.manifests.foreign import may_hide_services
+from reconciler.manifests.kustomization import read_kustomization
 from reconciler.manifests.manifest import Manifests, joined, unreadable
 from reconciler.manifests.overlays import find_supporting
 from reconciler.manifests.selection import (
     IGNORE_FILE,
+    KUSTOMIZATIONS,
     MAX_IGNORE_BYTES,
     SUFFIXES,
     Ignore,
@@ -129,7 +131,19 @@ def _read_named(path: Path, tree: _Tree) -> Iterator[Manifests]:
         yield Manifests(notes=(Reason(why.code, f"{why.message} ({why.origin})", Origin(_shown(path), 1)),))
     else:
         data = _content(path, MAX_BYTES + 1, follow=True)
-        yield data if isinstance(data, Manifests) else _read_data(path, data)
+        yield data if isinstance(data, Manifests) else _patch_of(path, tree) or _read_data(path, data)
+
+
+def _patch_of(path: Path, tree: _Tree) -> Manifests | None:
+    """What is said of a file that is no object but instructions: those of a kustomization in its folder, or above."""
+    for folder in (Path(os.path.abspath(path)).parent, *reversed(list(_above(path.parent, tree)))):
+        for name in KUSTOMIZATIONS:
+            data = _content(folder / name, MAX_FILE_BYTES, follow=False) if (folder / name).is_file() else None
+            known = read_kustomization(name, data) if isinstance(data, bytes) else None
+            if known and known.uses(_name(Path(os.path.abspath(path)), folder)):
+                text = f"is part of {_shown(folder / name)}, not an object by itself; validate its folder instead"
+                return Manifests(notes=(Reason("PartOfKustomization", text, Origin(_shown(path), 1)),))
+    return None
 
 
 def _below(folder: Path, tree: _Tree) -> Iterator[Manifests | _Found]:

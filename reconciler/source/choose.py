@@ -73,7 +73,7 @@ def choose(entries: Iterable[Entry], roots: tuple[str, ...], ignore: Ignore, set
     """Sort the entries by what their names and sizes say."""
     chosen = Chosen()
     for entry in entries:
-        is_near = entry.mode not in (LINK, SUBMODULE) and not is_manifest(entry.shown)
+        is_near = entry.mode not in (LINK, SUBMODULE) and not is_manifest(entry.path.decode("utf-8", "replace"))
         if (bad := _bad_path(entry)) is not None:
             if not is_near:
                 chosen.refused[entry.path] = bad
