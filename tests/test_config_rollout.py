@@ -151,7 +151,7 @@ def test_variable_that_breaks_the_engine_is_taken_back_with_its_value(rig: Light
 def test_engine_that_is_taken_out_is_told_and_what_serves_stays_and_comes_back(rig: LightRig):
     before = begin(rig)
     rig.configure(engines=[{"image": "other:*", "python": str(rig.python)}])
-    assert "nothing on this host runs the image" in rig.ask("plan").stdout
+    assert "nothing on this host runs the image" in rig.ask("plan", expect=1).stdout
     rig.reload()
     rig.wait("it to be blocked", lambda: (rig.service() or {}).get("blocked"))
     said = rig.ask("status", expect=1).stdout

@@ -49,10 +49,11 @@ def run_command(config: str | None) -> int:
 def plan(config: str | None, target: str | None, revision: str | None, output: str) -> int:
     """Show what would be done next, and why. Nothing is changed.
 
-    A plan holds the next steps only: later ones follow from what these bring about.
+    A plan holds the next steps only: later ones follow from what these bring about. Exit code 1 when something that git
+    asks for is refused, rejected, Blocked or unusable; steps alone are no reason.
     """
     from reconciler.loop import preview
-    from reconciler.report.planned import plan_document
+    from reconciler.report.planned import has_faults, plan_document
     from reconciler.report.text import plan_blocks
 
     log_to_stderr()
@@ -64,8 +65,9 @@ def plan(config: str | None, target: str | None, revision: str | None, output: s
         print_json(document)
     else:
         show(plan_blocks(document))
-    reached = [one["reachable"] for one in document["targets"]]
-    return NOBODY if reached and not any(reached) else OK
+    if document["targets"] and not any(one["reachable"] for one in document["targets"]):
+        return NOBODY
+    return NO if has_faults(document) else OK
 
 
 @click.command()
@@ -132,8 +134,9 @@ def _synced(settings: Settings, timeout: float) -> Document:
 @click.option("--revision", help="Another revision than the configured one: branch, tag or commit.")
 @options(output=("text", "json"))
 def diff(config: str | None, service: str | None, target: str | None, revision: str | None, output: str) -> int:
-    """Show how what git says differs from what runs. Exit code 1 when anything differs."""
+    """Show how what git says differs from what runs. Exit code 1 when anything differs, or cannot be compared."""
     from reconciler.loop import preview
+    from reconciler.model import Unreachable
     from reconciler.report.diff import SCHEMA, state_diff
     from reconciler.web.names import resolve_service
 
@@ -148,6 +151,8 @@ def diff(config: str | None, service: str | None, target: str | None, revision: 
         print_json({"schema": SCHEMA, "services": [one.document() for one in diffs]})
     else:
         _show_diffs(diffs)
+    if found.plans and all(isinstance(observed, Unreachable) for _, observed, _ in found.plans):
+        return NOBODY
     return NO if diffs else OK
 
 

@@ -12,6 +12,7 @@ from reconciler.report.scrub import scrub_text
 from reconciler.report.status import Document
 
 SCHEMA = "reconciler.plan/v1"
+_FAULTS = ("blocked", "rejected", "keep")
 Planned = tuple[DesiredState, Observed | Unreachable, Plan]
 
 
@@ -20,6 +21,17 @@ def plan_document(status: Document, plans: Sequence[Planned]) -> Document:
     actions = {plan.target: plan.actions for _, _, plan in plans}
     targets = [_target(target, actions.get(target["name"], ())) for target in status["targets"]]
     return {"schema": SCHEMA, "revision": status["revision"], "targets": targets, "counts": _counts(targets)}
+
+
+def has_faults(plan: Document) -> bool:
+    """Does it say of anything that git asks for that it will not happen: refused, rejected, Blocked or unusable?"""
+    return any(
+        not target["reachable"]
+        or target["unreadable"]
+        or target["refused"]
+        or any(service["change"] in _FAULTS for service in target["services"])
+        for target in plan["targets"]
+    )
 
 
 def _target(target: Document, actions: Sequence[Action]) -> Document:
@@ -105,7 +117,8 @@ def _verb(service: Document, actions: list[Document]) -> str:
     """One word for what happens to a service."""
     if service["problems"] or service["kept"] or service["health"]["reason"] == INTERNAL_ERROR:
         return "keep"
-    if service["rejected"] and not actions:
+    if service["rejected"]:
+        # Its next steps, if any, lead back to what served before.
         return "rejected"
     if service["blocked"]:
         return "blocked"

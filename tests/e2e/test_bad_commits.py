@@ -171,4 +171,4 @@ def test_the_pair_of_the_documentation_is_blocked_with_all_its_reasons(rig: Rig)
     assert not rig.records("granite")
     assert rig.pids() == before
     assert "Blocked" in rig.ask("sync", expect=1).stderr
-    assert "Blocked" in rig.ask("plan").stdout
+    assert "Blocked" in rig.ask("plan", expect=1).stdout
