@@ -14,6 +14,7 @@ from reconciler.model import EffectiveSpec, Mount, Resources
 _ADDED = frozenset(
     {
         (EffectiveSpec, "secrets"),
+        (EffectiveSpec, "files"),
         (Mount, "env"),
         (Mount, "files"),
         (Resources, "cpu_limit_millis"),

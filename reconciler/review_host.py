@@ -20,7 +20,7 @@ from reconciler.engines.file_arguments import CLOSED, is_below
 from reconciler.engines.fit import Room, room_of
 from reconciler.engines.fit_arguments import arguments_of
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import Launch, launch, question
+from reconciler.engines.launch import GIVEN_AT_START, Launch, Revealed, launch, question
 from reconciler.errors import Retryable, Terminal
 from reconciler.inventory import ReplicaRecord
 from reconciler.kserve.quantity import memory_bytes
@@ -55,6 +55,7 @@ from reconciler.targets.workload import home_of, place_of
 
 # What only a start can tell stands as a word in brackets.
 _PORT, _GPU, _MODEL, _IMAGE, _OWNER = "--port=<port>", "<gpu>", "<fetched model>", "<image id>", "<uid>:<gid>"
+_UNSTARTED = Revealed(fields={name: f"<{name}>" for name in GIVEN_AT_START})
 # A document that a host can do nothing with: a sync goes on without it, but its author should know.
 _REFUSED = "NotOnHosts"
 
@@ -241,7 +242,7 @@ def _process(service: Desired, spec: EffectiveSpec, engine: Engine, target: Host
     drain = target.rollout.drain_timeout if service.drain_timeout is None else service.drain_timeout
     place = place_of(target, folder, engine, _model_paths(spec, target))
     try:
-        process = launch(spec, engine, service.id, lease, place.paths, drain, place.folders)
+        process = launch(spec, engine, service.id, lease, place.paths, drain, place.folders, _UNSTARTED)
     except ValueError:
         return None
     argv = tuple(_PORT if word == "--port=0" else word for word in process.argv)
@@ -277,7 +278,11 @@ def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: HostTa
 
 def _scrubbed(spec: EffectiveSpec) -> EffectiveSpec:
     env = tuple(replace(variable, value=_hide_one(variable.name, variable.value)) for variable in spec.env)
-    return replace(spec, command=_hide(spec.command), args=_hide(spec.args), env=env)
+    files = tuple(
+        replace(volume, files=tuple(replace(each, text="…" if each.text else "") for each in volume.files))
+        for volume in spec.files
+    )
+    return replace(spec, command=_hide(spec.command), args=_hide(spec.args), env=env, files=files)
 
 
 def _hide(words: tuple[str, ...]) -> tuple[str, ...]:

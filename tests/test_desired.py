@@ -361,7 +361,7 @@ def test_all_obstacles_are_listed_with_their_lines() -> None:
         "command: [sh, -c]",
         "env:",
         "- {name: TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}",
-        "- {name: POD, valueFrom: {fieldRef: {fieldPath: status.podIP}}}",
+        "- {name: POD, valueFrom: {fieldRef: {fieldPath: status.startTime}}}",
         "- {name: CM, valueFrom: {configMapKeyRef: {name: none, key: k}}}",
     ).replace("file:///models/tiny", "s3://user:hunter2@bucket/../model")
     service = one(text)
@@ -420,8 +420,8 @@ def test_claims_and_host_folders_are_mounted_and_other_volumes_are_warned_about(
         "- {name: data, persistentVolumeClaim: {claimName: claim}}",
         "- {name: here, hostPath: {path: /srv/adapters/}}",
         "- {name: shm, emptyDir: {medium: Memory}}",
-        "- {name: certs, configMap: {name: tls}}",
-        "- {name: idle, configMap: {name: tls}}",
+        "- {name: certs, nfs: {server: files, path: /tls}}",
+        "- {name: idle, nfs: {server: files, path: /tls}}",
     )
     mounts = "\n".join(
         [

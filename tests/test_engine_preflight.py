@@ -19,7 +19,7 @@ from reconciler.engines.launch import Question, question
 from reconciler.engines.preflight import PreflightRunner, Verdict, engine_version, key_of
 from reconciler.engines.preflight_hints import REMOVED
 from reconciler.errors import Retryable
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Preflight, Reason
+from reconciler.model import EffectiveSpec, EnvVar, FileMount, Mount, Origin, Preflight, Reason, VolumeFile
 from tests.engine.server import wait_for
 
 engine = pytest.mark.engine
@@ -619,3 +619,35 @@ def test_a_question_that_broke_our_side_does_not_stay_open(tmp_path: Path, monke
     with pytest.raises(Retryable, match="unexpected MemoryError"):
         runner.ask(asked)
     runner.close()
+
+
+# ---------------------------------------------------------------- files that git holds
+
+
+def mounted(engine_python: Path, tiny_model: Path, home: Path, *args: str, **files: str) -> Question:
+    volume = FileMount("/chat", tuple(VolumeFile(name.replace("_", "."), text) for name, text in files.items()))
+    spec = replace(spec_of(*args), files=(volume,), env=(EnvVar("VLLM_LOGGING_CONFIG_PATH", "/chat/log.json"),))
+    return question(spec, Engine(image="*", python=engine_python), {"/mnt/models": str(tiny_model)}, str(home))
+
+
+@engine
+def test_preflight_sees_files_of_a_mounted_config_map(
+    runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path
+):
+    files = {"t_jinja": "{{ messages }}", "c_yaml": "max-model-len: 64\n", "log_json": '{"version": 1}'}
+    args = ("--chat-template=/chat/t.jinja", "--config", "/chat/c.yaml")
+    asked = mounted(engine_python, tiny_model, tmp_path, *args, **files)
+    verdict = answer(runner, asked)
+    assert verdict.errors == ()
+    assert "/chat/t.jinja" in verdict.parsed
+    assert "preflight-" not in verdict.parsed
+    files["c_yaml"] = "max-model-len: many\n"
+    refused = answer(runner, mounted(engine_python, tiny_model, tmp_path, *args, **files))
+    assert "many" in str(refused.errors)
+
+
+def test_changed_file_of_a_config_map_is_another_question(tmp_path: Path):
+    model = tmp_path / "model"
+    model.mkdir()
+    keys = {key_of(mounted(Path("/opt/python"), model, tmp_path, t_jinja=text)) for text in ("{{ a }}", "{{ b }}")}
+    assert len(keys) == 2

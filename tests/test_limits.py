@@ -52,9 +52,12 @@ MANY = {f"V{number}": "x" for number in range(limits.MAX_VALUES)}
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"envFrom": [{"configMapRef": {"name": "many"}}]}, r"gets 5,0\d\d arguments and variables, more than 5,000"),
-        ({"env": [{"name": name, "value": "x"} for name in MANY]}, r"gets 5,0\d\d arguments and variables"),
-        ({"args": ["--x"] * 6_000}, r"gets 6,0\d\d arguments and variables, more than 5,000"),
+        (
+            {"envFrom": [{"configMapRef": {"name": "many"}}]},
+            r"gets 5,0\d\d arguments, variables and files, more than 5,000",
+        ),
+        ({"env": [{"name": name, "value": "x"} for name in MANY]}, r"gets 5,0\d\d arguments, variables and files"),
+        ({"args": ["--x"] * 6_000}, r"gets 6,0\d\d arguments, variables and files, more than 5,000"),
         (
             {"envFrom": [{"configMapRef": {"name": "long"}}]},
             r"more than 1,048,576; variable LONG has 1,048,580 of them",

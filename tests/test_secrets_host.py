@@ -12,7 +12,19 @@ import pytest
 
 from reconciler import procfs
 from reconciler.errors import Retryable, Terminal
-from reconciler.model import EffectiveSpec, EnvVar, Lease, Observed, Remove, SecretMount, Start, Stop
+from reconciler.inventory import dump_record, load_record
+from reconciler.model import (
+    EffectiveSpec,
+    EnvVar,
+    FileMount,
+    Lease,
+    Observed,
+    Remove,
+    SecretMount,
+    Start,
+    Stop,
+    VolumeFile,
+)
 from reconciler.secrets import NO_SECRETS, SecretStore, StoredSecret
 from reconciler.targets import scratch
 from reconciler.targets.host import HostTarget
@@ -100,6 +112,22 @@ def test_files_of_a_secret_are_in_memory_for_their_owner_alone_and_go_with_the_r
     eventually(lambda: str(path) in Path(f"/proc/{host.pid}/cmdline").read_text())
     host.remove()
     assert not host.private.exists()
+
+
+def test_files_of_a_config_map_are_for_their_owner_alone_and_a_restart_finds_them(host: Host):
+    volume = FileMount(
+        "/chat", (VolumeFile("deep/t.jinja", "{{ x }}"), VolumeFile("name", source="field metadata.name"))
+    )
+    host.start(replace(SPEC, args=(*SPEC.args, "--certificate", "/chat/deep/t.jinja"), files=(volume,)))
+    path = host.private / "0" / "deep" / "t.jinja"
+    assert path.read_text() == "{{ x }}"
+    assert (host.private / "0" / "name").read_text() == f"{REPLICA.service.name}-{REPLICA.serial}"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o400
+    assert stat.S_IMODE(host.private.stat().st_mode) == 0o700
+    eventually(lambda: str(path) in Path(f"/proc/{host.pid}/cmdline").read_text())
+    record = host.target._inventory.replica(REPLICA)
+    assert record is not None
+    assert load_record(host.state, dump_record(record)).spec.files == (volume,)
 
 
 def test_a_start_that_fails_leaves_no_file_of_a_secret(host: Host):

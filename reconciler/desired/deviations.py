@@ -42,11 +42,13 @@ def deviations(origins: Origins, place: Place, facts: frozenset[Fact]) -> Iterat
                 yield found
 
 
-def entries_ignored(key: str, names: Iterable[str], origin: Origin) -> Iterator[Reason]:
+def entries_ignored(key: str, names: Iterable[str], origins: Origins) -> Iterator[Reason]:
     """What is said of entries of `containers`, `initContainers` or `volumes` that a host leaves out."""
     row = find_row(Where.POD, key)
     for name in names if row else ():
-        if row and (found := _deviation(row, Place.HOST, frozenset(), f"{_KINDS[key]} {name}", origin)):
+        if row and (
+            found := _deviation(row, Place.HOST, frozenset(), f"{_KINDS[key]} {name}", origins.of_entry(key, name))
+        ):
             yield found.reason
 
 

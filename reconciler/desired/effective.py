@@ -6,18 +6,19 @@ References to variables' values are resolved from what git itself holds; what gi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.desired.gpu_share import read_share
 from reconciler.desired.origins import CONTAINER, Origins
+from reconciler.desired.pod_fields import resource_field, variable_field
 from reconciler.kserve.quantity import amount, cpu_millis, is_whole, memory_bytes
 from reconciler.kserve.resolve import Resolved
-from reconciler.model import GPU, EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources, SecretMount
+from reconciler.model import GPU, EffectiveSpec, EnvVar, FileMount, Mount, Origin, Reason, Resources, SecretMount
 
 ConfigMaps = Mapping[tuple[str, str], Mapping[str, Any]]
+ALL_KEYS = "*"
 # Kubernetes keeps larger quantities as this one.
 _MOST = 2**63 - 1
 
@@ -35,12 +36,15 @@ class Surroundings:
     """What a container can refer to: its pod's metadata, and the ConfigMaps of its namespace.
 
     `ca_bundle` is the ConfigMap in KServe's own namespace that KServe copies into every other one, if there is one.
+    `node` is the host's name. `binary_data` of each ConfigMap is base64.
     """
 
     namespace: str
     pod: Mapping[str, Any]
     config_maps: ConfigMaps
     ca_bundle: str = ""
+    node: str = ""
+    binary_data: ConfigMaps = field(default_factory=dict)
 
 
 def find_container(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -49,7 +53,11 @@ def find_container(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def build_spec(
-    container: Mapping[str, Any], mounts: tuple[Mount, ...], around: Surroundings, origins: Origins
+    container: Mapping[str, Any],
+    mounts: tuple[Mount, ...],
+    files: tuple[FileMount, ...],
+    around: Surroundings,
+    origins: Origins,
 ) -> EffectiveSpec:
     """What runs. Raises Unusable."""
     return EffectiveSpec(
@@ -60,6 +68,7 @@ def build_spec(
         mounts=mounts,
         resources=_with_share(read_resources(container, origins), around, origins),
         secrets=tuple(build_secret_mounts(around.pod, container)),
+        files=files,
     )
 
 
@@ -81,7 +90,7 @@ def resolve_variables(container: Mapping[str, Any], around: Surroundings) -> tup
     for entry in container.get("env") or ():
         name = str(entry.get("name") or "")
         if entry.get("valueFrom"):
-            variable = _referenced(name, entry["valueFrom"], around)
+            variable = _referenced(name, entry["valueFrom"], container, around)
         else:
             variable = EnvVar(name, str(entry.get("value") or ""))
         if variable:
@@ -106,12 +115,14 @@ def _from_whole_maps(container: Mapping[str, Any], around: Surroundings) -> Iter
             if kind == "configMapRef" and data is not None:
                 yield from (EnvVar(prefix + str(key), str(value)) for key, value in data.items())
             elif kind == "secretRef":
-                yield EnvVar(f"{prefix}*", source=_secret_source(reference, "*"))
+                yield EnvVar(f"{prefix}*", source=secret_source(reference, ALL_KEYS))
             elif not reference.get("optional"):
                 yield EnvVar(f"{prefix}*", source=f"configmap {reference.get('name')}/*")
 
 
-def _referenced(name: str, source: Mapping[str, Any], around: Surroundings) -> EnvVar | None:
+def _referenced(
+    name: str, source: Mapping[str, Any], container: Mapping[str, Any], around: Surroundings
+) -> EnvVar | None:
     """None for an optional reference to a ConfigMap that is not there, as in a pod."""
     if reference := source.get("configMapKeyRef"):
         data = around.config_maps.get((around.namespace, str(reference.get("name"))), {})
@@ -121,25 +132,23 @@ def _referenced(name: str, source: Mapping[str, Any], around: Surroundings) -> E
             return None
         return EnvVar(name, source=f"configmap {reference.get('name')}/{reference.get('key')}")
     if reference := source.get("secretKeyRef"):
-        return EnvVar(name, source=_secret_source(reference, str(reference.get("key"))))
+        return EnvVar(name, source=secret_source(reference, str(reference.get("key"))))
+    value = None
     if reference := source.get("fieldRef"):
-        path = str(reference.get("fieldPath"))
-        value = _pod_field(path, around)
-        return EnvVar(name, source=f"field {path}") if value is None else EnvVar(name, value)
-    kind = next(iter(source), "nothing")
-    return EnvVar(name, source=f"field {(source.get(kind) or {}).get('resource') or kind}")
+        value = variable_field(str(reference.get("fieldPath")), around.pod, around.namespace, around.node)
+    elif reference := source.get("resourceFieldRef"):
+        value = resource_field(reference, around.pod, container)
+    return EnvVar(name, source=field_source(reference or source)) if value is None else EnvVar(name, value)
 
 
-def _secret_source(reference: Mapping[str, Any], key: str) -> str:
+def field_source(reference: Mapping[str, Any]) -> str:
+    """Of a field that git alone cannot tell."""
+    return f"field {reference.get('fieldPath') or reference.get('resource') or next(iter(reference), 'nothing')}"
+
+
+def secret_source(reference: Mapping[str, Any], key: str) -> str:
     """Whether it is optional is part of it: the spec must not change when the Secret comes or goes."""
     return f"secret {reference.get('name')}/{key}" + (" optional" if reference.get("optional") else "")
-
-
-def _pod_field(path: str, around: Surroundings) -> str | None:
-    if path == "metadata.namespace":
-        return around.namespace
-    match = re.fullmatch(r"metadata\.(labels|annotations)\['([^']*)'\]", path)
-    return str((around.pod.get(match[1]) or {}).get(match[2], "")) if match else None
 
 
 # ---------------------------------------------------------------- secrets and resources

@@ -5,6 +5,7 @@ What is said about a revision is limited as well: the first findings are kept, a
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -74,10 +75,11 @@ def too_large(spec: EffectiveSpec, origin: Origin) -> Reason | None:
     """Why one container asks for too much."""
     size = spec_size(spec)
     if size.values > MAX_VALUES:
-        what = f"{size.values:,} arguments and variables, more than {MAX_VALUES:,}"
+        what = f"{size.values:,} arguments, variables and files, more than {MAX_VALUES:,}"
     elif size.bytes > MAX_BYTES:
         name, most = max(_named_sizes(spec), key=lambda each: each[1])
-        what = f"{size.bytes:,} bytes of arguments and variables, more than {MAX_BYTES:,}; {name} has {most:,} of them"
+        what = f"{size.bytes:,} bytes of arguments, variables and files, more than {MAX_BYTES:,}; "
+        what += f"{name} has {most:,} of them"
     else:
         return None
     text = f"its container gets {what}. Leave some out, or put them into files that come with the model"
@@ -104,6 +106,16 @@ def _named_sizes(spec: EffectiveSpec) -> Iterator[tuple[str, int]]:
         yield from ((f"file {file.path[:200]}", len(file.text)) for file in mount.files)
     for secret in spec.secrets:
         yield f"Secret {secret.secret[:200]}", sum(len(key) + len(file) for key, file in secret.items)
+    for volume in spec.files:
+        yield from (
+            (f"file {each.path[:200]}", len(each.path) + len(each.source) + _written_size(each.text))
+            for each in volume.files
+        )
+
+
+def _written_size(text: str) -> int:
+    """Of a text in a record: that of a unit stands in one line, and systemd reads no line of more than 1 MiB."""
+    return len(text) if text.isascii() and text.isprintable() else len(json.dumps(text))
 
 
 def _variables(env: Iterable[EnvVar]) -> Iterator[tuple[str, int]]:

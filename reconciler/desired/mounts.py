@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.desired.effective import Surroundings, resolve_variables
+from reconciler.desired.volumes import PROVIDED
 from reconciler.kserve.names import STORAGE_INITIALIZER
 from reconciler.kserve.resolve import Resolved, Storage
 from reconciler.model import Mount, StorageFile
@@ -75,10 +76,23 @@ def _named(items: Any, name: Any) -> Document:
 
 def ignored_volumes(resolved: Resolved, container: Document) -> list[str]:
     """Names of mounted volumes that a host does not provide. Scratch space needs none."""
-    mounted = {each.get("name") for each in container.get("volumeMounts") or ()}
-    harmless = ("emptyDir", "persistentVolumeClaim", "hostPath", "secret")
+    harmless = (*PROVIDED, "emptyDir", "persistentVolumeClaim", "hostPath", "secret")
+    mounted = _mounted_volumes(resolved, container)
+    return [str(each.get("name")) for each in mounted if not any(key in each for key in harmless)]
+
+
+def ignored_sources(resolved: Resolved, container: Document) -> list[tuple[str, str]]:
+    """Volumes of several sources with those of them that a host does not provide."""
+    provided = ("configMap", "downwardAPI", "secret")
     return [
-        str(each.get("name"))
-        for each in resolved.pod.get("volumes") or ()
-        if each.get("name") in mounted and not any(key in each for key in harmless)
+        (str(volume.get("name")), key)
+        for volume in _mounted_volumes(resolved, container)
+        for source in (volume.get("projected") or {}).get("sources") or ()
+        for key in source
+        if key not in provided
     ]
+
+
+def _mounted_volumes(resolved: Resolved, container: Document) -> list[Document]:
+    mounted = {each.get("name") for each in container.get("volumeMounts") or ()}
+    return [each for each in resolved.pod.get("volumes") or () if each.get("name") in mounted]

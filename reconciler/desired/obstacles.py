@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from reconciler.config import DEFAULT_PATH, Engine, HostTarget
 from reconciler.desired.gpu_share import exceeded_share
+from reconciler.desired.mounted_files import file_obstacles, missing_source, paths_in_mounted_config
 from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, paths_in
@@ -43,8 +44,10 @@ def find_obstacles(
         text = "a process of CUDA uses one MIG device only; ask for one, and for no other GPU"
         yield Reason("TooManyDevices", text, origins.of_container_field("resources"))
     for variable in spec.env:
-        if variable.source and not secret_ref(variable) and not (engine and variable.name in engine.env):
-            yield _missing(variable, origins)
+        if variable.source and not (engine and variable.name in engine.env):
+            where = origins.of_variable(variable.name)
+            yield from missing_source(variable.source, f"variable {variable.name}", where)
+    yield from file_obstacles(spec, argument_origins, names, origins)
     yield from missing_secrets(spec, engine, ring, origins)
     for mount in spec.mounts:
         if obstacle := storage_obstacle(mount, target):
@@ -65,10 +68,10 @@ def closed_arguments(
 ) -> Iterator[Reason]:
     """Arguments that name what no service may read; whatever is mounted over it is another thing."""
     flags, indices = server_flags(spec, names)
-    mounted = [*(each.path for each in spec.mounts), *(each.path for each in spec.secrets)]
-    for index, flag, path in paths_in(flags):
-        if is_closed(path) and not any(is_below(path, each) for each in mounted):
-            text = f"{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
+    said = ((*each, "") for each in paths_in(flags))
+    for index, flag, path, where in (*said, *paths_in_mounted_config(spec, flags)):
+        if is_closed(path) and not any(is_below(path, each) for each in spec.mounted_paths):
+            text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
             yield Reason("FileClosed", text, origin_of_word(spec, indices[index], argument_origins))
 
 
@@ -83,17 +86,6 @@ def _covered_by(path: str, engine: Engine) -> str:
     if is_systems_own(place) or any(is_below(place, each) for each in (*_PROGRAMS, own)):
         return next((each for each in (*_PROGRAMS, own) if is_below(place, each)), place)
     return next((each for each in (*_PROGRAMS, *_SETTINGS, own) if is_below(each, place)), "")
-
-
-def _missing(variable: EnvVar, origins: Origins) -> Reason:
-    kind, _, what = variable.source.partition(" ")
-    where = origins.of_variable(variable.name)
-    if kind == "configmap":
-        holder, _, key = what.partition("/")
-        part = "all of" if key == "*" else f'key "{key}" of'
-        text = f"variable {variable.name} needs {part} ConfigMap {holder}, which is not in git beside this service"
-        return Reason("MissingConfigMap", text, where)
-    return Reason("FieldUnsupported", f"variable {variable.name} needs {what} of a pod; a host has none", where)
 
 
 def _names(spec: EffectiveSpec, ring: Keyring) -> dict[EnvVar, dict[str, str]]:

@@ -69,6 +69,23 @@ class Origins:
                         return manifest.origin_of((*path, name))
         return self.of_container_field("resources")
 
+    def of_volume_mount(self, path: str) -> Origin:
+        """Where the container mounts something at a path: by the service, else by the runtime."""
+        for source in ("service", "runtime"):
+            manifest, containers = self._containers(source)
+            for container in containers:
+                index = _index_of(at(manifest, container).get("volumeMounts"), "mountPath", path)
+                if index is not None:
+                    return manifest.origin_of((*container, "volumeMounts", index))
+        return self.of_container_field("volumeMounts")
+
+    def of_entry(self, key: str, name: str) -> Origin:
+        """Where an entry of the pod's `volumes`, `containers`… is written: by the service, else by the runtime."""
+        for manifest, path in ((self.service, _PREDICTOR), (self.runtime or self.service, ("spec",))):
+            if (index := _index_of(at(manifest, path).get(key), "name", name)) is not None:
+                return manifest.origin_of((*path, key, index))
+        return self.service.origin
+
     def of_command(self, words: int) -> tuple[Origin, ...]:
         """Where each word of the container's command is written: by the service, else by the runtime."""
         for source in ("service", "runtime"):
@@ -175,6 +192,12 @@ def at(manifest: Manifest, path: FieldPath) -> dict[str, Any]:
         else:
             return {}
     return value if isinstance(value, dict) else {}
+
+
+def _index_of(entries: Any, key: str, value: str) -> int | None:
+    """Where in a list the entry with this value stands."""
+    found = (index for index, each in enumerate(_items(entries)) if isinstance(each, dict) and each.get(key) == value)
+    return next(found, None)
 
 
 def _items(value: Any) -> list[Any]:

@@ -35,6 +35,7 @@ class Scene:
     secrets: SecretStore
     runtimes: dict[tuple[str, str, str], Manifest]
     config_maps: dict[tuple[str, str], dict[str, Any]]
+    binary_data: dict[tuple[str, str], dict[str, Any]]
     doubled: frozenset[Manifest]
     uncertain: tuple[Reason, ...]
     refused: RefusedDocuments
@@ -80,14 +81,14 @@ def _new_scene(
         default_mode=HOST_MODE,
         secrets=as_kserve_sees(secrets),
     )
+    config_maps = {(each.namespace or home, each.name): each.data for each in single if each.kind == "ConfigMap"}
     return Scene(
         target=target,
         world=world,
         secrets=secrets,
         runtimes={key_of(each, home): each for each in single if each.kind in _RUNTIMES},
-        config_maps={
-            (each.namespace or home, each.name): _data_of(each) for each in single if each.kind == "ConfigMap"
-        },
+        config_maps={key: _mapping(data, "data") for key, data in config_maps.items()},
+        binary_data={key: found for key, data in config_maps.items() if (found := _mapping(data, "binaryData"))},
         doubled=frozenset(manifest for group in doubles for manifest in group),
         uncertain=uncertain,
         refused=find_refused(world, judged, (each for each in others if each in hidden or each.kind in _CACHES)),
@@ -95,6 +96,6 @@ def _new_scene(
     )
 
 
-def _data_of(config_map: Manifest) -> dict[str, Any]:
-    data = config_map.data.get("data")
-    return data if isinstance(data, dict) else {}
+def _mapping(document: dict[str, Any], key: str) -> dict[str, Any]:
+    found = document.get(key)
+    return found if isinstance(found, dict) else {}

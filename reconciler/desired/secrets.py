@@ -11,10 +11,10 @@ from reconciler.desired.origins import Origins
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.resolve import Issue
 from reconciler.manifests import Manifest
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, SecretMount
 from reconciler.secrets import NO_SECRETS, SecretStore, StoredSecret
 from reconciler.secrets.store import NOT_ALLOWED, UNREADABLE
-from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_ref
+from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_part, secret_ref
 from reconciler.storage.sources import shown
 
 # What the API server and KServe's pod webhook say of a Secret that is not there.
@@ -105,11 +105,18 @@ def missing_secrets(spec: EffectiveSpec, engine: Engine | None, ring: Keyring, o
             yield ring.lack(ref, who, origins.of_variable(variable.name))
     for fetched in spec.mounts:
         yield from _missing_for(fetched, ring, origins)
-    for mount in spec.secrets:
+    for where, mount in _mounted(spec):
         for key in [key for key, _ in mount.items] or [ALL]:
             ref = SecretRef(mount.secret, key, mount.optional)
             if ring.lacks(ref):
-                yield ring.lack(ref, f"the folder {mount.path}", origins.of_container_field("volumeMounts"))
+                yield ring.lack(ref, f"the folder {where}", origins.of_volume_mount(where))
+
+
+def _mounted(spec: EffectiveSpec) -> Iterator[tuple[str, SecretMount]]:
+    """Each Secret, or part of one, that is mounted, and where."""
+    yield from ((each.path, each) for each in spec.secrets)
+    for volume in spec.files:
+        yield from ((volume.path, part) for file in volume.files if (part := secret_part(file)) is not None)
 
 
 def _missing_for(mount: Mount, ring: Keyring, origins: Origins) -> Iterator[Reason]:

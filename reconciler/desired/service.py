@@ -21,7 +21,7 @@ from reconciler.desired.facts import Case, depends_on_gpus, known_facts
 from reconciler.desired.host_capacity import idle_gpus
 from reconciler.desired.limits import too_large
 from reconciler.desired.metrics import metrics_path
-from reconciler.desired.mounts import build_mounts, ignored_volumes
+from reconciler.desired.mounts import build_mounts, ignored_sources, ignored_volumes
 from reconciler.desired.obstacles import find_obstacles
 from reconciler.desired.open_paths import developer_mode, read_open_paths
 from reconciler.desired.origins import CONTAINER, Origins
@@ -31,6 +31,7 @@ from reconciler.desired.scene import Scene
 from reconciler.desired.secrets import Keyring, keyring, missing_secret
 from reconciler.desired.support import Effect, Fact, Place
 from reconciler.desired.variables import ignored_variables
+from reconciler.desired.volumes import build_file_mounts
 from reconciler.desired.wishes import (
     is_on_dashboard,
     is_stopped,
@@ -112,8 +113,11 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
     key = ServiceId(ring.namespace, service.name)
     wishes = read_wishes(service)
     ca_bundle = str(scene.world.config["storageInitializer"].get("caBundleConfigMapName") or "")
-    around = Surroundings(ring.namespace, resolved.pod, scene.config_maps, ca_bundle)
-    spec = build_spec(container, build_mounts(resolved, container, around), around, origins)
+    around = Surroundings(
+        ring.namespace, resolved.pod, scene.config_maps, ca_bundle, scene.target.name, scene.binary_data
+    )
+    mounts, files = build_mounts(resolved, container, around), build_file_mounts(container, around, origins)
+    spec = build_spec(container, mounts, files, around, origins)
     if reason := too_large(spec, service.origin):
         raise Unusable(reason)
     arguments = argument_origins(resolved, spec, origins)
@@ -213,7 +217,10 @@ def _port_doubts(
 
 def _left_out(case: Case) -> Iterator[Reason]:
     """Entries of the pod's lists that a host does without."""
-    origin, pod = case.origins.service.origin, case.resolved.pod
+    origins, pod = case.origins, case.resolved.pod
     for key in ("containers", "initContainers"):
-        yield from entries_ignored(key, names_of(pod.get(key), _ADDED_BY_KSERVE), origin)
-    yield from entries_ignored("volumes", ignored_volumes(case.resolved, case.container), origin)
+        yield from entries_ignored(key, names_of(pod.get(key), _ADDED_BY_KSERVE), origins)
+    yield from entries_ignored("volumes", ignored_volumes(case.resolved, case.container), origins)
+    for name, source in ignored_sources(case.resolved, case.container):
+        text = f"{source} of volume {name} is ignored on a host: there is no Kubernetes API to issue or keep it"
+        yield Reason("VolumeIgnored", text, origins.of_entry("volumes", name))

@@ -118,6 +118,7 @@ def _row(where: Where, keys: str, host: Outcome, cluster: Outcome = KSERVE, *val
     return Row(where, tuple(keys.split()), host, cluster, values)
 
 
+_PROVIDED = "a host provides configMap, downwardAPI, emptyDir, hostPath, persistentVolumeClaim, projected and secret"
 _ELSEWHERE = "run this service on a Kubernetes cluster, or remove it"
 _NO_SCALING = "hosts do not scale by themselves, so `minReplicas` of them run"
 _NO_SCHEDULER = "nothing waits in a queue for a host"
@@ -196,7 +197,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.POD,
         "volumes",
-        _no("a host provides emptyDir, hostPath, persistentVolumeClaim and secret", code="VolumeIgnored"),
+        _no(_PROVIDED, code="VolumeIgnored"),
     ),
     _row(Where.POD, "terminationGracePeriodSeconds", _yes("bounds the drain")),
     _row(Where.POD, "serviceAccountName serviceAccount", _yes("its Secrets open the model's storage")),

@@ -6,6 +6,7 @@ before; `unsupported` says what only a container could run.
 
 from __future__ import annotations
 
+import binascii
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from reconciler.engines.environment import Folders, environment, replace_paths
 from reconciler.engines.file_arguments import is_below
 from reconciler.engines.gpu_share import bound
 from reconciler.engines.interpreter import refused_option
-from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, Reason, SecretMount, ServiceId
+from reconciler.model import EffectiveSpec, EnvVar, FileMount, Lease, Origin, Reason, SecretMount, ServiceId, VolumeFile
 
 API_SERVER = "vllm.entrypoints.openai.api_server"
 _CLI = "vllm.entrypoints.cli.main"
@@ -45,6 +46,8 @@ DISPENSABLE = frozenset({"--shutdown-timeout", _SOCKET})
 """Those that another vLLM is served without: our own drain has ended before anybody sends SIGTERM, and what cannot
 listen on a socket does so on its port.
 """
+GIVEN_AT_START: Mapping[str, str] = {"metadata.name": "replica", "metadata.uid": "00000000-0000-0000-0000-000000000000"}
+"""Fields of a pod that every replica has for itself, with what stands in for them until there is one."""
 OLDEST_VLLM = "0.16"
 """The oldest vLLM that is served: it was tried."""
 
@@ -72,14 +75,17 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Revealed:
-    """What a spec's references to Secrets stand for, for one start: nothing that is kept or shown may hold it.
+    """What a spec's references stand for, for one start: nothing that is kept or shown may hold it.
 
-    `variables` has the variables that each reference becomes, `files` the files of each mounted Secret by their path
-    below the mount. A reference that is not there could not be looked up: its value is unknown.
+    `variables` has the variables that each reference to a Secret becomes, `files` the files of each mounted Secret by
+    their path below the mount, `parts` the same of a Secret in another volume. A reference that is not there could not
+    be looked up: its value is unknown. `fields` are those of the pod that are given at the start.
     """
 
     variables: Mapping[EnvVar, Mapping[str, str]] = field(default_factory=dict, repr=False)
     files: Mapping[SecretMount, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
+    parts: Mapping[VolumeFile, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
+    fields: Mapping[str, str] = field(default_factory=lambda: GIVEN_AT_START)
 
 
 UNKNOWN = Revealed()
@@ -92,7 +98,7 @@ class Question:
     `indices` tells for each of them where it stands among the words of command and args; None: nobody wrote it.
     `paths` maps folders in the container to folders on this host. `mounted`: whoever is asked finds them where the
     container does. `image` is the ID of the local image that `python` is in; empty: it is this host's. `given` are the
-    variables that git sets.
+    variables that git sets. `files` are those that git holds, by their path in the container.
     """
 
     python: Path
@@ -103,6 +109,7 @@ class Question:
     mounted: bool = False
     image: str = ""
     given: frozenset[str] = frozenset()
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def engine(self) -> str:
@@ -153,7 +160,7 @@ def launch(
     Raises ValueError for a spec that `unsupported` complains of.
     """
     container = _read_container(spec.env, secrets)
-    own_paths, files = _secret_files(spec, secrets, folders)
+    own_paths, files = _written_files(spec, secrets, folders)
     paths = {**model_paths, **own_paths}
     try:
         server = _read(spec, container)
@@ -200,7 +207,8 @@ def question(
     env = environment(container.env, container.hidden, engine, seen, Folders(home, "/tmp"))  # noqa: S108 - the system's own
     python = engine.python or Path(server.python)
     given = frozenset(container.env.keys() & env.keys()) - engine.env.keys()
-    return Question(python, server.flags, server.indices, env, dict(model_paths), mounted, given=given)
+    files = {f"{where}/{name}": data for where, found in held_files(spec) for name, data in found.items()}
+    return Question(python, server.flags, server.indices, env, dict(model_paths), mounted, given=given, files=files)
 
 
 def unsupported(
@@ -322,8 +330,7 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
     if not spec.command:
         # The image's entry point is `vllm serve`.
         return _vllm(words, 0) if words[:1] == ("serve",) else _serve(words, 0)
-    mounted = [*(each.path for each in spec.mounts), *(each.path for each in spec.secrets)]
-    if words[0].startswith("/") and any(is_below(words[0], path) for path in mounted):
+    if words[0].startswith("/") and any(is_below(words[0], path) for path in spec.mounted_paths):
         text = f"{words[0]} lies in a mounted folder, not in an image; write command: [vllm, serve] and flags as args"
         raise _NotAServer(text)
     if _PYTHON.fullmatch(words[0]):
@@ -393,6 +400,9 @@ def _read_container(variables: Iterable[EnvVar], secrets: Revealed = UNKNOWN) ->
     hidden: set[str] = set()
     room = LONGEST_EXPANSION
     for variable in variables:
+        if (given := given_at_start(variable.source)) is not None:
+            env[variable.name] = secrets.fields[given]
+            continue
         if variable.source:
             named = secrets.variables.get(variable)
             env.update(named or {})
@@ -407,12 +417,50 @@ def _read_container(variables: Iterable[EnvVar], secrets: Revealed = UNKNOWN) ->
     return _Container(env, frozenset(hidden))
 
 
-def _secret_files(spec: EffectiveSpec, secrets: Revealed, folders: Folders) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Where mounted Secrets stand here by their path in the container, and the files to write there."""
+def given_at_start(source: str) -> str | None:
+    """The field of a pod that a reference names, if every replica is given it."""
+    kind, _, path = source.partition(" ")
+    return path if kind == "field" and path in GIVEN_AT_START else None
+
+
+def _written_files(spec: EffectiveSpec, secrets: Revealed, folders: Folders) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Where volumes of files stand here by their path in the container, and the files to write there."""
     paths: dict[str, str] = {}
     files: dict[str, bytes] = {}
     for number, mount in enumerate(spec.secrets):
         folder = f"{folders.private}/{number}"
         paths[mount.path] = "/".join(filter(None, (folder, mount.sub_path)))
         files |= {f"{folder}/{name}": data for name, data in secrets.files.get(mount, {}).items()}
+    for number, volume in enumerate(spec.files, len(spec.secrets)):
+        folder = f"{folders.private}/{number}"
+        paths[volume.path] = "/".join(filter(None, (folder, volume.sub_path)))
+        files |= {f"{folder}/{name}": data for name, data in volume_contents(volume, secrets).items()}
     return paths, files
+
+
+def held_files(spec: EffectiveSpec) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+    """For each mounted volume, the files that git holds, by their path below where it is mounted."""
+    for volume in spec.files:
+        found = volume_contents(volume)
+        if not volume.sub_path:
+            yield volume.path.rstrip("/"), found
+        elif volume.sub_path in found:
+            folder, _, name = volume.path.rpartition("/")
+            yield folder, {name: found[volume.sub_path]}
+        else:
+            below = f"{volume.sub_path}/"
+            there = {name.removeprefix(below): data for name, data in found.items() if name.startswith(below)}
+            yield volume.path.rstrip("/"), there
+
+
+def volume_contents(volume: FileMount, secrets: Revealed = UNKNOWN) -> dict[str, bytes]:
+    """The files of a volume by their path in it; without those that are not known."""
+    files: dict[str, bytes] = {}
+    for each in volume.files:
+        if not each.source:
+            files[each.path] = binascii.a2b_base64(each.text) if each.is_base64 else each.text.encode()
+        elif (given := given_at_start(each.source)) is not None:
+            files[each.path] = secrets.fields[given].encode()
+        else:
+            files |= secrets.parts.get(each, {})
+    return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import hashlib
@@ -289,7 +290,8 @@ class PreflightRunner:
         """One process from start to end. Raises Retryable."""
         paths = {} if asked.mounted else dict(asked.paths)
         ours = {"added": ADDED, "dispensable": sorted(DISPENSABLE), "oldest": OLDEST_VLLM}
-        what = {"argv": asked.argv, "paths": paths, "variables": sorted(asked.given)}
+        files = {path: base64.b64encode(data).decode() for path, data in asked.files.items()}
+        what = {"argv": asked.argv, "paths": paths, "files": files, "variables": sorted(asked.given)}
         request = json.dumps({**what, **ours}).encode()
         with contextlib.ExitStack() as stack:
             with self._lock:
@@ -403,7 +405,7 @@ def _write(path: Path, answer: dict[str, Any]) -> None:
 
 
 def key_of(asked: Question) -> str:
-    """Equal keys, equal verdicts: the engine and its version, the arguments, the environment, the model's own files.
+    """Equal keys, equal verdicts: the engine and its version, arguments, environment, the model's and mounted files.
 
     Ports and this host's paths to models and caches are outside of it.
     """
@@ -418,6 +420,7 @@ def key_of(asked: Question) -> str:
         sorted(env.items()),
         sorted(asked.given),
         sorted(models.items()),
+        *(sorted((path, hashlib.sha256(data).hexdigest()) for path, data in asked.files.items())),
     ]
     return hashlib.sha256(json.dumps([*parts, _PROBE]).encode()).hexdigest()[:32]
 

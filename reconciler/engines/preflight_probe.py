@@ -1,6 +1,7 @@
 """Ask the installed vLLM whether it would accept these arguments. Run by the workload's interpreter, never by ours.
 
-Standard input: `{"argv": [flags of the server], "paths": {path in the container: path on this host}, "variables":
+Standard input: `{"argv": [flags of the server], "paths": {path in the container: path on this host}, "files": {path
+in the container: what is in that file, as base64; they are there for the time of the question}, "variables":
 [names that git sets], "added": [flags that the reconciler adds], "dispensable": [those that it can do without],
 "oldest": the oldest vLLM that it serves}`.
 Standard output: one JSON object, either the verdict
@@ -18,10 +19,12 @@ Standard library and vLLM only; Python 3.9 and later. It starts no engine and us
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import re
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -398,8 +401,32 @@ def repeated(name: str, argv: list[str]) -> bool:
 # ---------------------------------------------------------------- one question, one answer
 
 
+def written(files: dict[str, str], folder: str) -> dict[str, str]:
+    """Where the files of mounted volumes are here: each is written below the folder, by its own path."""
+    paths = {}
+    for path, data in files.items():
+        place = folder + os.path.normpath("/" + path)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "wb") as file:
+            file.write(base64.b64decode(data))
+        paths[path] = place
+    return paths
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Variables may name files, and vLLM reads some of these while it is imported."""
+    if not request.get("files"):
+        return judge(request, {})
+    with tempfile.TemporaryDirectory(prefix="preflight-") as folder:
+        files = written(request["files"], folder)
+        for name in set(request.get("variables", ())) & set(os.environ):
+            os.environ[name] = replace_paths(os.environ[name], files)
+        return judge(request, files)
+
+
+def judge(request: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
     paths = {str(k).rstrip("/"): str(v).rstrip("/") for k, v in request.get("paths", {}).items()}
+    paths.update(files)
     back = {local: mount for mount, local in paths.items()}
     argv = [replace_paths(word, paths) for word in request["argv"]]
     engine = Engine()

@@ -41,11 +41,13 @@ from reconciler.model.desired import (
     DesiredState,
     EffectiveSpec,
     EnvVar,
+    FileMount,
     Mount,
     Resources,
     SecretMount,
     StorageFile,
     Strategy,
+    VolumeFile,
 )
 from reconciler.model.fit import Fit
 from reconciler.model.names import FOLDER_TOO_LARGE, INTERNAL_ERROR, Bug, Origin, Reason, ReplicaId, ServiceId, is_under
@@ -102,6 +104,7 @@ __all__ = [
     "Failure",
     "Fetch",
     "File",
+    "FileMount",
     "Fit",
     "Forget",
     "Gpu",
@@ -155,6 +158,7 @@ __all__ = [
     "Unreachable",
     "Unstage",
     "Verdict",
+    "VolumeFile",
     "action_name",
     "is_under",
     "service_of",

@@ -95,6 +95,31 @@ class SecretMount:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """A file of a volume, at `path` below its root: `text`, or bytes as base64 where `is_base64`.
+
+    `source` is a reference as in EnvVar, looked up when a process starts; without a path it is one file per key.
+    """
+
+    path: str
+    text: str = field(default="", repr=False)
+    source: str = ""
+    is_base64: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileMount:
+    """A volume of a ConfigMap, of the pod's own fields, or of several sources, as files in a folder of the container.
+
+    Of files with one path the last counts. With `sub_path` only what is there in the volume is at `path`.
+    """
+
+    path: str
+    files: tuple[VolumeFile, ...] = ()
+    sub_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EffectiveSpec:
     """What runs, after runtime and service are merged. Its hash is the digest: equal digest, no restart needed."""
 
@@ -105,6 +130,17 @@ class EffectiveSpec:
     mounts: tuple[Mount, ...] = ()
     resources: Resources = Resources()
     secrets: tuple[SecretMount, ...] = ()
+    files: tuple[FileMount, ...] = ()
+
+    @property
+    def written_paths(self) -> tuple[str, ...]:
+        """Where in the container files are that are written when a replica starts."""
+        return (*(each.path for each in self.secrets), *(each.path for each in self.files))
+
+    @property
+    def mounted_paths(self) -> tuple[str, ...]:
+        """Where in the container something is mounted."""
+        return (*(each.path for each in self.mounts), *self.written_paths)
 
 
 @dataclass(frozen=True, slots=True)

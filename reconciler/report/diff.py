@@ -22,6 +22,7 @@ from reconciler.model import (
     Desired,
     DesiredState,
     EffectiveSpec,
+    FileMount,
     Observed,
     SecretMount,
     ServiceId,
@@ -169,7 +170,9 @@ def _tree(spec: EffectiveSpec) -> Tree:
         "command": [_bounded(word) for word in spec.command],
         "args": _by_flag([_bounded(word) for word in normalise(spec.args)]),
         "env": {one.name: _bounded(one.value) or (f"from {one.source}" if one.source else "") for one in spec.env},
-        "mounts": {one.path: one.uri for one in spec.mounts} | {one.path: _from_secret(one) for one in spec.secrets},
+        "mounts": {one.path: one.uri for one in spec.mounts}
+        | {one.path: _from_secret(one) for one in spec.secrets}
+        | {one.path: _from_files(one) for one in spec.files},
         "resources": {key: value for key, value in resources.items() if value not in (0, "0m")},
     }
 
@@ -188,6 +191,15 @@ def _bounded(value: str) -> str:
 def _from_secret(mount: SecretMount) -> str:
     keys = f" ({', '.join(key for key, _ in mount.items)})" if mount.items else ""
     return f"from secret {mount.secret}{keys}"
+
+
+def _from_files(mount: FileMount) -> Tree:
+    """What is in each file is told by a hash alone."""
+    return {file.path or "*": f"from {file.source}" if file.source else _hashed(file.text) for file in mount.files}
+
+
+def _hashed(text: str) -> str:
+    return f"{len(text):,} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _by_flag(words: Sequence[str]) -> Tree:

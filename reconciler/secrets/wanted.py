@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from reconciler.errors import Retryable
-from reconciler.model import EffectiveSpec, EnvVar, SecretMount
+from reconciler.model import EffectiveSpec, EnvVar, SecretMount, VolumeFile
 from reconciler.secrets.store import SecretStore
 
 ALL = "*"
@@ -33,6 +33,15 @@ def secret_ref(variable: EnvVar) -> SecretRef | None:
     what, _, optional = rest.partition(" ")
     secret, _, key = what.partition("/")
     return SecretRef(secret, key, optional == "optional")
+
+
+def secret_part(file: VolumeFile) -> SecretMount | None:
+    """What a volume has of a Secret, if this part of it comes from one; its files stand at the volume's root."""
+    ref = secret_ref(EnvVar(file.path, source=file.source))
+    if ref is None:
+        return None
+    items = () if ref.key == ALL else ((ref.key, file.path),)
+    return SecretMount(ref.secret, "", items, optional=ref.optional)
 
 
 def is_there(ref: SecretRef, namespace: str, store: SecretStore) -> bool:
@@ -62,6 +71,16 @@ def _values(variable: EnvVar, ref: SecretRef, namespace: str, store: SecretStore
             raise Retryable(f"variable {name}: its value in Secret {ref.secret} holds a zero byte; mount it as a file")
     # Any bytes but zero may stand in an environment: they get there as they are.
     return {name: value.decode("utf-8", "surrogateescape") for name, value in named.items()}
+
+
+def find_parts(spec: EffectiveSpec, namespace: str, store: SecretStore) -> dict[VolumeFile, dict[str, bytes]]:
+    """The files of Secrets in volumes of several sources. Raises Retryable, naming what is missing."""
+    return {
+        file: find_files(part, namespace, store)
+        for volume in spec.files
+        for file in volume.files
+        if (part := secret_part(file)) is not None
+    }
 
 
 def find_files(mount: SecretMount, namespace: str, store: SecretStore) -> dict[str, bytes]:

@@ -101,7 +101,7 @@ def _closed_to_services(
         is_seen = local != path or not asked.image
         if (
             is_seen
-            and not any(is_below(path, mount.path) for mount in spec.secrets)
+            and not any(is_below(path, each) for each in spec.written_paths)
             and _is_closed(local, asked, closed, serves_folder(flag))
         ):
             text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
@@ -142,8 +142,8 @@ def _is_closed(path: str, asked: Question, closed: tuple[Path, ...], with_all_in
 
 
 def _is_ours(one: Named, spec: EffectiveSpec) -> bool:
-    """A Secret's files are written when a replica starts."""
-    return not any(is_below(one.path, mount.path) for mount in spec.secrets)
+    """A Secret's files, and those that git holds, are written when a replica starts."""
+    return not any(is_below(one.path, each) for each in spec.written_paths)
 
 
 def _below_mounts(one: Named, asked: Question) -> bool:

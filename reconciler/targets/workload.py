@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start
 from reconciler.secrets import SecretStore
-from reconciler.secrets.wanted import find_files, find_variables, secret_ref
+from reconciler.secrets.wanted import find_files, find_parts, find_variables, secret_ref
 from reconciler.storage.sources import is_fetched
 from reconciler.targets import scratch, sockets
 from reconciler.targets.reading import Reader
@@ -118,6 +119,7 @@ class Workloads:
         paths = {path: str(each.folder) for path, each in served.items()}
         place = place_of(self._settings, self._folder, engine, paths, start.replica)
         secrets = reveal(start.spec, service.namespace, engine.env, self._secrets())
+        secrets = replace(secrets, fields=fields_of(start.replica))
         try:
             found = launch(
                 start.spec, engine, service, start.lease, place.paths, start.drain_timeout, place.folders, secrets
@@ -198,4 +200,12 @@ def reveal(spec: EffectiveSpec, namespace: str, given: Collection[str], store: S
     """What a spec's references stand for now; not those that the config gives. Raises Retryable when one is missing."""
     wanted = replace(spec, env=tuple(each for each in spec.env if each.name not in given))
     files = {mount: find_files(mount, namespace, store) for mount in spec.secrets}
-    return Revealed(find_variables(wanted, namespace, store), files)
+    return Revealed(find_variables(wanted, namespace, store), files, find_parts(spec, namespace, store))
+
+
+def fields_of(replica: ReplicaId) -> Mapping[str, str]:
+    """What a pod of its own would tell a replica about itself."""
+    return {
+        "metadata.name": f"{replica.service.name}-{replica.serial}",
+        "metadata.uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"reconciler:{replica}")),
+    }

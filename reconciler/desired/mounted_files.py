@@ -1,0 +1,95 @@
+"""Files of mounted volumes that are not there: what git lacks of them, and what arguments name in vain. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+
+from reconciler import strict_yaml
+from reconciler.desired.effective import ALL_KEYS
+from reconciler.desired.origins import Origins
+from reconciler.engines.arguments import values_with_places
+from reconciler.engines.file_arguments import CONFIG, Holds, Named, is_below, named_files, paths_in, written_in
+from reconciler.engines.launch import Revealed, given_at_start, held_files, origin_of_word, server_flags
+from reconciler.model import EffectiveSpec, FileMount, Origin, Reason, VolumeFile
+
+_SHOWN = 10
+
+
+def file_obstacles(
+    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], names: Revealed, origins: Origins
+) -> Iterator[Reason]:
+    """What keeps mounted files from being there. Of Secrets, others speak."""
+    for volume in spec.files:
+        where = origins.of_volume_mount(volume.path)
+        for file in volume.files:
+            yield from _unknown(file, f"the volume mounted at {volume.path}", where)
+        if volume.sub_path and _is_known(volume) and not _has(volume, volume.sub_path):
+            text = f"subPath {volume.sub_path} of the volume mounted at {volume.path}: {_no_such(volume)}"
+            yield Reason("FileMissing", text, where)
+    flags, indices = server_flags(spec, names)
+    for one in named_files(flags) if spec.files else ():
+        inner = _innermost(one.path, spec)
+        if inner is not None and _is_known(inner) and not _serves(inner, one):
+            origin = origin_of_word(spec, indices[one.index], argument_origins)
+            text = f"{one.flag} {one.path}: {_no_such(inner)}; add it, or name one of these"
+            yield Reason("FileMissing", text, origin or origins.of_volume_mount(inner.path))
+
+
+def paths_in_mounted_config(spec: EffectiveSpec, flags: Sequence[str]) -> Iterator[tuple[int, str, str, str]]:
+    """Paths in vLLM's own file of arguments, where git holds that: index of its word, flag, path, and which file."""
+    files = {f"{where}/{name}": data for where, found in held_files(spec) for name, data in found.items()}
+    for index, path in values_with_places(flags, CONFIG)[:1] if files else ():
+        try:
+            words = written_in(strict_yaml.load_one(files.get(posixpath.normpath(path), b"")).value)
+        except strict_yaml.YamlProblem:
+            continue
+        yield from ((index, flag, named, f"{CONFIG} {path}: ") for _, flag, named in paths_in(words))
+
+
+def missing_source(source: str, who: str, where: Origin) -> Iterator[Reason]:
+    """The obstacle that a ConfigMap is not there, or a host has no such field; nothing for all other sources."""
+    kind, _, what = source.partition(" ")
+    if kind == "configmap":
+        holder, _, key = what.partition("/")
+        part = "all of" if key == ALL_KEYS else f'key "{key}" of'
+        text = f"{who} needs {part} ConfigMap {holder}, which is not in git beside this service"
+        yield Reason("MissingConfigMap", text, where)
+    elif kind == "field" and not given_at_start(source):
+        text = f"{who} needs {what} of a pod; a host has none"
+        if what.startswith("limits."):
+            text = f"{who} needs {what}, which is not set; add it to the container's resources"
+        yield Reason("FieldUnsupported", text, where)
+
+
+def _unknown(file: VolumeFile, who: str, where: Origin) -> Iterator[Reason]:
+    return missing_source(file.source, f"{file.path} in {who}" if file.path else who, where)
+
+
+def _innermost(path: str, spec: EffectiveSpec) -> FileMount | None:
+    """The volume of files that a path lies in, if nothing else is mounted further inside."""
+    places = [each for each in spec.mounted_paths if is_below(path, each)]
+    inner = max(places, key=len, default="")
+    return next((each for each in spec.files if each.path == inner), None)
+
+
+def _is_known(volume: FileMount) -> bool:
+    """Are the names of all its files known?"""
+    return all(each.path for each in volume.files)
+
+
+def _serves(volume: FileMount, one: Named) -> bool:
+    below = posixpath.relpath(one.path, volume.path)
+    inside = posixpath.normpath(posixpath.join(volume.sub_path, below))
+    paths = {each.path for each in volume.files}
+    return inside in paths if one.holds is Holds.FILE else inside == "." or _has(volume, inside)
+
+
+def _has(volume: FileMount, path: str) -> bool:
+    return any(is_below(each.path, path) for each in volume.files)
+
+
+def _no_such(volume: FileMount) -> str:
+    paths = sorted({each.path for each in volume.files})
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return f"the volume has no such file (it has: {', '.join(paths[:_SHOWN]) or 'none'}{more})"
