@@ -6,7 +6,7 @@ spec. Our own warnings stand beside that verdict and never change it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,13 @@ from reconciler.kserve.names import KSERVE_CONTAINER
 from reconciler.kserve.resolve import Resolved, World, resolve
 from reconciler.kserve.world import DocumentIssue
 from reconciler.manifests import Manifest, Manifests, find_duplicates
-from reconciler.model import EffectiveSpec, EnvVar, Reason
+from reconciler.model import EffectiveSpec, EnvVar, Origin, Reason
 from reconciler.secrets.decode import is_plain
 from reconciler.secrets.disclosed import disclosed as disclosed_in
 
 Document = dict[str, Any]
 Secrets = Mapping[tuple[str, str], Secret]
+Locate = Callable[[Manifest, Resolved, Issue], Origin]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,13 @@ def render(manifests: Manifests, place: Place = CLUSTER) -> Document:
     return {"services": services, "errors": errors}
 
 
-def validate(manifests: Manifests, place: Place = CLUSTER) -> Document:
-    """KServe's verdict on the tree, each error and warning with its file and line."""
+def in_service(manifest: Manifest, _: Resolved, issue: Issue) -> Origin:
+    """The line of the service itself."""
+    return manifest.origin_of(issue.path)
+
+
+def validate(manifests: Manifests, place: Place = CLUSTER, locate: Locate = in_service) -> Document:
+    """KServe's verdict on the tree, each error and warning with its file and line, which `locate` finds."""
     world = _world(manifests, place)
     errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
     warnings = [*_general_warnings(manifests, place.default_namespace), *_documents(manifests, world.warnings)]
@@ -54,8 +60,9 @@ def validate(manifests: Manifests, place: Place = CLUSTER) -> Document:
         warnings += [finding_of(reason) for reason in disclosed(manifests)]
     for manifest in _services(manifests, world):
         resolved = resolve(manifest.data, world)
-        errors += [_located(manifest, issue) for issue in resolved.errors]
-        warnings += [_located(manifest, issue) for issue in (*resolved.warnings, *resolved.cluster_errors)]
+        said = ((errors, resolved.errors), (warnings, (*resolved.warnings, *resolved.cluster_errors)))
+        for findings, issues in said:
+            findings += [_located(manifest, issue, locate(manifest, resolved, issue)) for issue in issues]
         warnings += _port_doubts(manifests, manifest, resolved, world)
     return {"valid": not errors, "errors": in_order(errors), "warnings": in_order(warnings)}
 
@@ -165,8 +172,9 @@ def _plain(issue: Issue) -> Document:
     return {"reason": issue.reason, "message": issue.message}
 
 
-def _located(manifest: Manifest, issue: Issue) -> Document:
-    return _finding(manifest.origin.file, manifest.line_of(issue.path), issue.path, issue.message)
+def _located(manifest: Manifest, issue: Issue, origin: Origin) -> Document:
+    path = issue.path if origin == manifest.origin_of(issue.path) else ()
+    return _finding(origin.file, origin.line, path, issue.message)
 
 
 def _finding(file: str, line: int, path: tuple[Any, ...], message: str) -> Document:

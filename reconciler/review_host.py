@@ -15,6 +15,7 @@ from reconciler import review
 from reconciler.config import Engine, HostTarget
 from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
 from reconciler.desired.host_capacity import never_here, not_at_once
+from reconciler.desired.locating import locator
 from reconciler.desired.obstacles import closed_arguments
 from reconciler.engines.file_arguments import CLOSED, is_below
 from reconciler.engines.fit import Room, room_of
@@ -70,6 +71,8 @@ def validate_on(
     capacity = _measured(target, folder)
     place, wanted = _look(manifests, target, capacity)
     verdict = review.validate(manifests, place)
+    place, wanted = _look(manifests, target)
+    verdict = review.validate(manifests, place, locator(manifests, place.default_namespace))
     errors = _merged(verdict["errors"], [*_refusals(wanted), *_closed(wanted, target, closed)])
     doubts = [*_doubtful_names(manifests, wanted, target), *not_at_once(wanted.services, target, capacity)]
     warnings = _merged(verdict["warnings"], [*_warnings(wanted), *doubts])

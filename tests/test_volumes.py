@@ -313,3 +313,24 @@ def test_entry_of_the_runtime_is_named_in_the_runtimes_file():
         "MissingConfigMap": Origin("runtimes/vllm.yaml", mounts),
         "MissingSecret": Origin("runtimes/vllm.yaml", mounts),
     }
+
+
+@pytest.mark.parametrize(
+    ("runtime", "service", "written"),
+    [
+        ("    volumeMounts: [{name: none, mountPath: /n}]\n", "", "volumeMounts:"),
+        ("    resources: {limits: {memory: 1Gi}}\n", "      resources: {requests: {cpu: 1}}\n", "limits:"),
+        ("  - name: side\n", "", "- name: side"),
+        ("  volumes: [{name: empty}]\n", "", "volumes:"),
+    ],
+)
+def test_what_a_cluster_refuses_of_a_runtime_is_named_in_its_file(runtime: str, service: str, written: str):
+    if "memory" in runtime:
+        service = "      resources: {requests: {memory: 2Gi}}\n"
+    text = RUNTIME + runtime
+    revision = snapshot({"runtimes/vllm.yaml": text, "hosts/box/chat.yaml": SERVICE + service})
+    manifests = read_manifests(revision)
+    line = next(number for number, each in enumerate(text.splitlines(), 1) if written in each)
+    for document in (validate(manifests, locate=locator(manifests)), validate_on(manifests, TARGET)):
+        found = {(each["file"], each["line"]) for each in document["errors"] if "Deployment.apps" in each["message"]}
+        assert found == {("runtimes/vllm.yaml", line)}

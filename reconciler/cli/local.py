@@ -172,9 +172,10 @@ def validate(paths: tuple[Path, ...], target: str | None, config: str | None, ou
 
 def _validate(manifests: Manifests, target: str | None, config: str | None) -> Document:
     if target is None:
+        from reconciler.desired.locating import locator
         from reconciler.review import validate
 
-        return validate(manifests)
+        return validate(manifests, locate=locator(manifests))
     from reconciler.review_host import validate_on
 
     settings = settings_of(config)

@@ -178,7 +178,8 @@ def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
         try:
             return parse(str(source[name])) if name in source else 0
         except (ValueError, ArithmeticError) as error:
-            where = origins.of_container_field("resources")
+            kind = "requests" if source is wanted and name in (given.get("requests") or {}) else "limits"
+            where = origins.of_container_field("resources", kind, name)
             raise Unusable(Reason("InvalidQuantity", f"resources: {name}: {error}", where)) from None
 
     devices = [(name, read(name, _parse_count)) for name in sorted(wanted) if "/" in name and name != GPU]

@@ -51,11 +51,11 @@ def find_obstacles(
     yield from missing_secrets(spec, engine, ring, origins)
     for mount in spec.mounts:
         if obstacle := storage_obstacle(mount, target):
-            yield Reason(*obstacle, origins.of_storage(mount.uri))
+            yield Reason(*obstacle, origins.of_mount(mount.path, mount.uri))
         yield from _missing_config_maps(mount, origins)
         if engine and target.kind == "systemd" and (covered := _covered_by(mount.path, engine)):
             text = f"mountPath {mount.path} would hide {covered}, which the engine runs from; mount it elsewhere"
-            yield Reason("MountNotAllowed", text, origins.of_storage(mount.uri))
+            yield Reason("MountNotAllowed", text, origins.of_mount(mount.path, mount.uri))
     for reason in closed_arguments(spec, argument_origins, names=names):
         yield reason if reason.origin else replace(reason, origin=origins.of_container_field("args"))
 

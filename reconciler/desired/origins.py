@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from reconciler.kserve.issues import Issue
 from reconciler.kserve.names import FRAMEWORKS
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Origin
@@ -14,6 +15,8 @@ from reconciler.model import Origin
 CONTAINER = "kserve-container"
 _PREDICTOR: FieldPath = ("spec", "predictor")
 # Where a service may hold the fields of its container: `model`, or one of the older fields named by a framework.
+# By what entries of a container's lists are merged.
+_KEYS = {"volumeMounts": "mountPath", "env": "name", "ports": "containerPort"}
 _IMPLEMENTATIONS = frozenset({"model", *FRAMEWORKS})
 
 
@@ -27,6 +30,24 @@ class Origins:
     def of_field(self, path: FieldPath) -> Origin:
         """Where the service writes a field, or the nearest field around it."""
         return self.service.origin_of(path)
+
+    def of_issue(self, issue: Issue, pod: Mapping[str, Any]) -> Origin:
+        """Where what an issue is about is written. `pod` is what it became."""
+        if issue.pod_path:
+            return self._of_pod_element(issue.pod_path, pod) or self.of_field(issue.path)
+        return self.of_field(issue.path) if issue.path else self.service.origin
+
+    def _of_pod_element(self, path: FieldPath, pod: Mapping[str, Any]) -> Origin | None:
+        kind, *rest = path
+        if kind not in ("volumes", "containers", "initContainers") or not rest:
+            return self.of_pod_field(path)
+        element = _step(pod.get(str(kind)), rest[0])
+        if kind != "containers" or element.get("name") != CONTAINER:
+            return self._find_entry(str(kind), str(element.get("name")))
+        key, *more = rest[1:] or ("name",)
+        if key in _KEYS and more:
+            return self._find_item(str(key), _step(element.get(str(key)), more[0]).get(_KEYS[str(key)]))
+        return self.of_container_field(key, *more)
 
     def of_argument(self, source: str, index: int) -> Origin:
         """Where an argument stands; `source` and `index` are as in `Resolved.argument_sources`."""
@@ -51,11 +72,15 @@ class Origins:
 
     def of_container_field(self, *path: str | int) -> Origin:
         """Where a field of the container (`image`, `resources`…) is written: by the service, else by the runtime."""
-        for source in ("service", "runtime"):
-            manifest, containers = self._containers(source)
-            for container in containers:
-                if path[0] in at(manifest, container):
-                    return manifest.origin_of((*container, *path))
+        written = [
+            (_depth(manifest, (*container, *path)) - len(container), manifest, (*container, *path))
+            for manifest, container in reversed([*self.written_containers()])
+        ]
+        # What both write is merged key by key: whoever has all of the path wrote it.
+        for least in (len(path), 1):
+            for depth, manifest, where in written:
+                if depth >= least:
+                    return manifest.origin_of(where)
         return self.service.origin
 
     def of_limit(self, name: str) -> Origin:
@@ -71,20 +96,28 @@ class Origins:
 
     def of_volume_mount(self, path: str) -> Origin:
         """Where the container mounts something at a path: by the service, else by the runtime."""
-        for source in ("service", "runtime"):
-            manifest, containers = self._containers(source)
-            for container in containers:
-                index = _index_of(at(manifest, container).get("volumeMounts"), "mountPath", path)
-                if index is not None:
-                    return manifest.origin_of((*container, "volumeMounts", index))
-        return self.of_container_field("volumeMounts")
+        return self._find_item("volumeMounts", path) or self.of_container_field("volumeMounts")
+
+    def _find_item(self, key: str, value: Any) -> Origin | None:
+        for manifest, container in reversed([*self.written_containers()]):
+            index = _index_of(at(manifest, container).get(key), _KEYS[key], value)
+            if index is not None:
+                return manifest.origin_of((*container, key, index))
+        return None
+
+    def of_mount(self, path: str, uri: str) -> Origin:
+        """Where a folder is mounted: by the container, else as what the model comes from."""
+        return self._find_item("volumeMounts", path) or self.of_storage(uri)
 
     def of_entry(self, key: str, name: str) -> Origin:
         """Where an entry of the pod's `volumes`, `containers`… is written: by the service, else by the runtime."""
+        return self._find_entry(key, name) or self.service.origin
+
+    def _find_entry(self, key: str, name: str) -> Origin | None:
         for manifest, path in ((self.service, _PREDICTOR), (self.runtime or self.service, ("spec",))):
             if (index := _index_of(at(manifest, path).get(key), "name", name)) is not None:
                 return manifest.origin_of((*path, key, index))
-        return self.service.origin
+        return None
 
     def of_command(self, words: int) -> tuple[Origin, ...]:
         """Where each word of the container's command is written: by the service, else by the runtime."""
@@ -194,7 +227,12 @@ def at(manifest: Manifest, path: FieldPath) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _index_of(entries: Any, key: str, value: str) -> int | None:
+def _step(items: Any, index: Any) -> Mapping[str, Any]:
+    found = items[index] if isinstance(items, list | tuple) and isinstance(index, int) and index < len(items) else {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _index_of(entries: Any, key: str, value: Any) -> int | None:
     """Where in a list the entry with this value stands."""
     found = (index for index, each in enumerate(_items(entries)) if isinstance(each, dict) and each.get(key) == value)
     return next(found, None)

@@ -62,7 +62,7 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
     resolved = resolve(service.data, scene.world)
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
-    warnings = (*(_reason(each, origins) for each in resolved.warnings), *disclosed(service))
+    warnings = (*(_reason(each, origins, resolved.pod) for each in resolved.warnings), *disclosed(service))
     ring = keyring(key.namespace, service, scene.secrets, scene.target)
     errors = [(issue, missing_secret(issue, origins, ring)) for issue in resolved.errors]
     beside = (missing_secret(issue, origins, ring) for issue in resolved.cluster_errors)
@@ -70,7 +70,7 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
     found = list(deviations(origins, Place.HOST, ALL_FACTS))
     impossible = (each.reason for each in found if each.effect is Effect.REFUSED)
     problems = list(refused_for(key, resolved, scene.refused, scene.world))
-    problems += [*(_reason(issue, origins) for issue, secret in errors if not secret), *impossible]
+    problems += [*(_reason(issue, origins, resolved.pod) for issue, secret in errors if not secret), *impossible]
     if not problems:
         problems += _unsure_of_runtime(service, resolved, runtime, scene)
     if problems:
@@ -164,7 +164,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         stopped=is_stopped(service),
         variable_origins=tuple((each.name, origins.of_variable(each.name)) for each in spec.env),
         resources_origin=origins.of_container_field("resources"),
-        mount_origins=tuple((each.path, origins.of_storage(each.uri)) for each in spec.mounts),
+        mount_origins=tuple((each.path, origins.of_mount(each.path, each.uri)) for each in spec.mounts),
     )
 
 
@@ -175,8 +175,8 @@ def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:
         yield from (each.reason for each in found if each.reason.code == "AcceleratorMismatch")
 
 
-def _reason(issue: Issue, origins: Origins) -> Reason:
-    return Reason(issue.reason, issue.message, origins.of_field(issue.path) if issue.path else origins.service.origin)
+def _reason(issue: Issue, origins: Origins, pod: Mapping[str, Any]) -> Reason:
+    return Reason(issue.reason, issue.message, origins.of_issue(issue, pod))
 
 
 def _runtime_of(resolved: Resolved, scene: Scene) -> Manifest | None:

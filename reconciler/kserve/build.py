@@ -12,7 +12,7 @@ from reconciler.kserve.components import component_problems
 from reconciler.kserve.credentials import SCHEME_PLACEHOLDER
 from reconciler.kserve.image import choose_image
 from reconciler.kserve.injection import Setting, Source, inject_source, inject_sources
-from reconciler.kserve.issues import Issue, SpecError, invalid_predictor
+from reconciler.kserve.issues import Issue, SpecError, invalid_predictor, pod_path_of
 from reconciler.kserve.knative import make_revision
 from reconciler.kserve.later import later
 from reconciler.kserve.merge import MergeError, merge_containers, merge_pod_specs
@@ -251,9 +251,8 @@ class _Builder:
     def _check_deployment(self) -> None:
         built, annotations = self._built, self._metadata.get("annotations") or {}
         mode = annotations.get(names.DEPLOYMENT_MODE, names.STANDARD)
-        problems = [f'Deployment.apps "{self._object}" is invalid: {text}' for text in self._refused(built.pod)]
         serving = built.pod.container(names.TRANSFORMER_CONTAINER) or built.pod.containers[0]
-        problems += [f'Service "{self._object}" is invalid: {text}' for text in service_problems(serving)]
+        problems = [f'Service "{self._object}" is invalid: {text}' for text in service_problems(serving)]
         if mode not in (names.STANDARD, names.KNATIVE):
             problems.append(f"unsupported deployment mode for workload: {mode}")
         try:
@@ -263,6 +262,9 @@ class _Builder:
         for text in strategy_problems(self._predictor.get("deploymentStrategy")):
             message = f'fails to reconcile predictor: Deployment.apps "{self._object}" is invalid: {text}'
             built.errors.append(Issue("InvalidField", message, ("spec", "predictor", "deploymentStrategy")))
+        for text in self._refused(built.pod):
+            message = f'fails to reconcile predictor: Deployment.apps "{self._object}" is invalid: {text}'
+            built.errors.append(Issue("ReconcileFailed", message, ("spec", "predictor"), pod_path_of(text)))
         for text in problems:
             message = f"fails to reconcile predictor: {text}"
             built.errors.append(Issue("ReconcileFailed", message, ("spec", "predictor")))
@@ -284,13 +286,14 @@ class _Builder:
             where = f"{self._metadata['namespace']}/{account}"
             text = f'error looking up service account {where}: serviceaccount "{account}" not found'
             self._built.cluster_errors.append(Issue("FailedCreate", text, ("spec", "predictor", "serviceAccountName")))
-        for container in self._built.pod.containers:
+        for index, container in enumerate(self._built.pod.containers):
             paths = [mount.get("mountPath") for mount in container.get("volumeMounts") or ()]
-            double = next((path for index, path in enumerate(paths) if path in paths[:index]), None)
+            double = next((at for at, path in enumerate(paths) if path in paths[:at]), None)
             if double is not None and not self._built.errors:
-                text = f'volumeMounts: Invalid value: "{double}": must be unique'
+                text = f'volumeMounts: Invalid value: "{paths[double]}": must be unique'
                 message = f"the pod is invalid: {container.get('name', '')}: {text}"
-                self._built.errors.append(Issue("FailedCreate", message, ("spec", "predictor")))
+                mount = ("containers", index, "volumeMounts", double)
+                self._built.errors.append(Issue("FailedCreate", message, ("spec", "predictor"), mount))
 
 
 _SERVING = (names.KSERVE_CONTAINER, names.TRANSFORMER_CONTAINER)

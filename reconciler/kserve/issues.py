@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,24 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """`reason` is one CamelCase word; `path` leads to the field at fault where it is known: keys and list indexes."""
+    """`reason` is one CamelCase word; `path` leads to the field at fault where it is known: keys and list indexes.
+
+    `pod_path` does so in the pod that was made of service and runtime, either of which may have written it.
+    """
 
     reason: str
     message: str
     path: tuple[Any, ...] = ()
+    pod_path: tuple[Any, ...] = ()
+
+
+_POD_PATH = re.compile(r"spec\.template\.spec((?:\.\w+|\[\d+\])+)")
+
+
+def pod_path_of(message: str) -> tuple[Any, ...]:
+    """The field of a pod template that a message of the API server begins with."""
+    match = _POD_PATH.match(message)
+    return tuple(int(i) if i else key for key, i in re.findall(r"\.(\w+)|\[(\d+)\]", match[1])) if match else ()
 
 
 class SpecError(Exception):

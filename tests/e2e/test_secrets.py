@@ -94,3 +94,36 @@ def found_in(rig: Rig) -> list[str]:
     (pid,) = rig.pids()
     words = Path(f"/proc/{pid}/cmdline").read_bytes()
     return kept + ["argv"] * any(value in words for value in values)
+
+
+CHAT = 'apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: chat}}\ndata: {{t.jinja: "{text}"}}\n'
+MOUNTED = """\
+      volumeMounts:
+        - {name: chat, mountPath: /mnt/chat}
+    volumes:
+      - {name: chat, configMap: {name: chat}}
+"""
+
+
+def test_template_of_a_config_map_is_served_and_its_change_rolls_out(make_rig: MakeRig):
+    rig = make_rig()
+    tiny = rig.read("demo/tiny.yaml")
+    assert "      args:\n" in tiny
+    text = tiny.replace("      args:\n", "      args:\n        - --chat-template=/mnt/chat/t.jinja\n") + MOUNTED
+    rig.write({"demo/tiny.yaml": text, "demo/chat.yaml": CHAT.format(text="one {{ messages[0].content }}")})
+    rig.start()
+    rig.wait("the service to run", lambda: (rig.service() or {"sync": ""})["sync"] == "Synced")
+    (before,) = rig.pids()
+    assert template_of(before) == "one {{ messages[0].content }}"
+    rig.write({"demo/chat.yaml": CHAT.format(text="two {{ messages[0].content }}")})
+    rig.wait("the new template", lambda: [template_of(pid)[:3] for pid in rig.pids()] == ["two"])
+
+
+def template_of(pid: int) -> str:
+    """Empty for a process that is no engine yet, or not any more."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        (path,) = [word.partition("=")[2] for word in words if word.startswith("--chat-template=")]
+        return Path(path).read_text()
+    except (OSError, ValueError):
+        return ""
