@@ -8,15 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reconciler.desired.locating import locator
 from reconciler.desired.pod_fields import resource_field
 from reconciler.engines.environment import Folders
 from reconciler.engines.launch import Launch, Revealed, launch, question
+from reconciler.manifests import read_manifests
 from reconciler.model import Desired, EnvVar, Lease, Origin, ReplicaId, ServiceId
 from reconciler.report.diff import service_diff
+from reconciler.review import validate
+from reconciler.review_host import validate_on
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.targets.workload import fields_of, reveal
 from tests.examples import examples
-from tests.test_desired import RUNTIME, SERVICE, TARGET, codes, one, with_model
+from tests.test_desired import RUNTIME, SERVICE, TARGET, codes, one, snapshot, with_model
 from tests.test_secrets_desired import build, store
 
 CHAT = """\
@@ -315,22 +319,38 @@ def test_entry_of_the_runtime_is_named_in_the_runtimes_file():
     }
 
 
+STANDARD = SERVICE.replace(
+    "  name: chat\n", "  name: chat\n  annotations: {serving.kserve.io/deploymentMode: Standard}\n"
+)
+
+
 @pytest.mark.parametrize(
-    ("runtime", "service", "written"),
+    "wrong",
     [
-        ("    volumeMounts: [{name: none, mountPath: /n}]\n", "", "volumeMounts:"),
-        ("    resources: {limits: {memory: 1Gi}}\n", "      resources: {requests: {cpu: 1}}\n", "limits:"),
-        ("  - name: side\n", "", "- name: side"),
-        ("  volumes: [{name: empty}]\n", "", "volumes:"),
+        "    volumeMounts: [{name: none, mountPath: /n}]\n",
+        "    ports: [{containerPort: 8080, name: this-is-too-long-a-name}]\n",
+        "  - name: side\n",
+        "  volumes: [{name: empty}]\n",
     ],
 )
-def test_what_a_cluster_refuses_of_a_runtime_is_named_in_its_file(runtime: str, service: str, written: str):
-    if "memory" in runtime:
-        service = "      resources: {requests: {memory: 2Gi}}\n"
-    text = RUNTIME + runtime
-    revision = snapshot({"runtimes/vllm.yaml": text, "hosts/box/chat.yaml": SERVICE + service})
+def test_what_a_cluster_refuses_of_a_runtime_is_named_in_its_file(wrong: str):
+    text = RUNTIME + wrong
+    revision = snapshot({"runtimes/vllm.yaml": text, "hosts/box/chat.yaml": STANDARD})
     manifests = read_manifests(revision)
-    line = next(number for number, each in enumerate(text.splitlines(), 1) if written in each)
+    line = text.splitlines().index(wrong.rstrip()) + 1
     for document in (validate(manifests, locate=locator(manifests)), validate_on(manifests, TARGET)):
         found = {(each["file"], each["line"]) for each in document["errors"] if "Deployment.apps" in each["message"]}
         assert found == {("runtimes/vllm.yaml", line)}
+
+
+def test_quantity_that_the_runtime_writes_is_named_in_its_file():
+    text = RUNTIME + "    resources:\n      limits:\n        nvidia.com/gpu: 1500m\n"
+    service = one(with_model("resources: {limits: {cpu: 1}}"), {"runtimes/vllm.yaml": text})
+    assert {each.origin for each in service.problems} == {Origin("runtimes/vllm.yaml", len(text.splitlines()))}
+
+
+def test_claim_that_the_runtime_mounts_is_named_at_its_mount():
+    text = RUNTIME + "    volumeMounts:\n    - {name: c, mountPath: /c}\n"
+    text += "  volumes: [{name: c, persistentVolumeClaim: {claimName: none}}]\n"
+    (reason,) = one(SERVICE, {"runtimes/vllm.yaml": text}).blocked
+    assert (reason.code, reason.origin) == ("NoVolume", Origin("runtimes/vllm.yaml", len(text.splitlines()) - 1))

@@ -21,13 +21,14 @@ class Issue:
     pod_path: tuple[Any, ...] = ()
 
 
-_POD_PATH = re.compile(r"spec\.template\.spec((?:\.\w+|\[\d+\])+)")
+_POD_PATH = re.compile(r"spec\.template\.spec((?:\.\w+|\[[^]]+\])+)")
 
 
 def pod_path_of(message: str) -> tuple[Any, ...]:
     """The field of a pod template that a message of the API server begins with."""
     match = _POD_PATH.match(message)
-    return tuple(int(i) if i else key for key, i in re.findall(r"\.(\w+)|\[(\d+)\]", match[1])) if match else ()
+    steps = re.findall(r"\.(\w+)|\[([^]]+)\]", match[1]) if match else ()
+    return tuple(key or (int(inner) if inner.isdecimal() else inner) for key, inner in steps)
 
 
 class SpecError(Exception):
