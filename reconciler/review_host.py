@@ -70,8 +70,6 @@ def validate_on(
     """
     capacity = _measured(target, folder)
     place, wanted = _look(manifests, target, capacity)
-    verdict = review.validate(manifests, place)
-    place, wanted = _look(manifests, target)
     verdict = review.validate(manifests, place, locator(manifests, place.default_namespace))
     errors = _merged(verdict["errors"], [*_refusals(wanted), *_closed(wanted, target, closed)])
     doubts = [*_doubtful_names(manifests, wanted, target), *not_at_once(wanted.services, target, capacity)]

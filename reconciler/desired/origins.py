@@ -14,9 +14,9 @@ from reconciler.model import Origin
 
 CONTAINER = "kserve-container"
 _PREDICTOR: FieldPath = ("spec", "predictor")
-# Where a service may hold the fields of its container: `model`, or one of the older fields named by a framework.
 # By what entries of a container's lists are merged.
 _KEYS = {"volumeMounts": "mountPath", "env": "name", "ports": "containerPort"}
+# Where a service may hold the fields of its container: `model`, or one of the older fields named by a framework.
 _IMPLEMENTATIONS = frozenset({"model", *FRAMEWORKS})
 
 
