@@ -19,6 +19,7 @@ from reconciler.manifests.manifest import (
     joined,
     unreadable,
 )
+from reconciler.manifests.templating import advice, find_template, hole_in, unfilled
 from reconciler.model import Origin, Reason
 from reconciler.strict_yaml import Budget, Lines, YamlProblem, check_text, find, line_at, load, split_documents
 
@@ -29,6 +30,8 @@ MAX_NOTES = 5
 # Of one document.
 MAX_WARNINGS = 20
 _HINTS = {"Kustomization": ": kustomize reads it from a file named kustomization.yaml only"}
+# Where what a tool should have filled in can only be a mistake.
+_RENDERED = ("InferenceService", "ServingRuntime", "ClusterServingRuntime", "LLMInferenceService")
 # Codes of notes: a file without any document, and one that is no manifest.
 EMPTY, FOREIGN_FILE = "EmptyFile", "NotAManifest"
 
@@ -101,7 +104,7 @@ def _read_document(path: str, line: int, chunk: bytes, budget: Budget) -> Manife
     except YamlProblem as problem:
         if is_json(chunk) and (objects := list(split_objects(chunk, line))):
             return joined(_read_document(path, at, text, budget) for at, text in objects)
-        return _broken(path, problem, chunk)
+        return _broken(path, line, problem, chunk)
     if tree is None or tree.value is None:
         return Manifests()
     warnings = tuple(_ambiguous(Origin(path, at), word, value) for at, word, value in tree.surprises[:MAX_WARNINGS])
@@ -125,9 +128,12 @@ def _failed(origin: Origin, error: Exception) -> Manifests:
     return Manifests(unreadable=(Unreadable(reason),), bugs=(replace(bug, subject=f"{reason.origin}: {bug.subject}"),))
 
 
-def _broken(path: str, problem: YamlProblem, chunk: bytes) -> Manifests:
+def _broken(path: str, line: int, problem: YamlProblem, chunk: bytes) -> Manifests:
     """A text that cannot be parsed. It may be one of ours, unless it says plainly that it is something else."""
     kind = kind_of_broken(chunk)
+    down, template = find_template(chunk, path, problem.line - line)
+    if template:
+        problem = YamlProblem(line + down, template, "NotRendered")
     if kind is None or (path.endswith(".json") and has_no_kind(chunk)):
         return _noted(path, problem.line, f"cannot be parsed ({problem.message}), and is not one of ours; ignored")
     return unreadable(path, problem.line, problem.code, problem.message, kind)
@@ -185,10 +191,18 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
         return unreadable(path, incomplete.line, "IncompleteManifest", incomplete.message, known)
     if kind == "Secret":
         warnings = tuple(_unnamed(warning) for warning in warnings)
+    if kind in _RENDERED:
+        warnings = (*warnings, *_not_filled_in(draft))
     manifest = Manifest(api_version, kind, namespace, name, value, draft.origin, lines, warnings)
     if kind == "Host" and (problems := tuple(host_problems(manifest))):
         return Manifests(unreadable=tuple(Unreadable(problem, kind) for problem in problems))
     return Manifests((manifest,))
+
+
+def _not_filled_in(draft: Manifest) -> Iterator[Reason]:
+    for fields, said in unfilled(draft.data, draft.origin.file):
+        where = ".".join(map(str, fields))
+        yield Reason("NotRendered", f"{where}: {said}", draft.origin_of(fields))
 
 
 def _has_both(value: Any) -> bool:
@@ -199,11 +213,32 @@ def _not_served(draft: Manifest, kind: str, api_version: str) -> Manifests:
     """A kind of others. Its fields are not looked at: a Kustomization has no name, and needs none."""
     metadata = draft.data.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
+    if kind == "Template" and isinstance(draft.data.get("objects"), list):
+        return _template(draft, api_version, str(name))
     what = f"{kind[:80]} {name[:80]}" if isinstance(name, str) else kind[:80]
     hint = _HINTS.get(kind, "")
     return Manifests(
         notes=(Reason("UnknownKind", f"{what} ({api_version[:80]}) is not ours to serve; ignored{hint}", draft.origin),)
     )
+
+
+def _template(draft: Manifest, api_version: str, name: str) -> Manifests:
+    """OpenShift's Template: its objects do not exist until somebody processes it, and a cluster makes none of them."""
+    path, holder = draft.origin.file, f"Template {name[:80]}"
+    objects = [
+        (each, str(Origin(path, draft.line_of(("objects", index)))), holder)
+        for index, each in enumerate(draft.data["objects"])
+        if isinstance(each, dict) and each.get("kind") in KNOWN_KINDS
+    ]
+    names = [f"{each['kind']} {_name_of(each)[:80]}" for each, _, _ in objects]
+    held = f" and holds {', '.join(names[:MAX_NOTES])}{'…' * (len(names) > MAX_NOTES)}" if names else ""
+    text = f"{holder} ({api_version[:80]}) is not rendered here{held}; {advice('OpenShift', path)}"
+    return Manifests(notes=(Reason("UnknownKind", text, draft.origin),), templated=tuple(objects))
+
+
+def _name_of(document: dict[str, Any]) -> str:
+    metadata = document.get("metadata")
+    return str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
 
 
 def _text(manifest: Manifest, path: tuple[str, ...]) -> str:
@@ -224,7 +259,8 @@ def _namespace(manifest: Manifest) -> str | None:
     if not _NAMESPACE.fullmatch(namespace):
         raise _Incomplete(
             manifest.line_of(path),
-            f'metadata.namespace: "{namespace[:80]}" is no namespace; use small letters, digits and -',
+            f'metadata.namespace: "{namespace[:80]}" is no namespace; use small letters, digits and -'
+            + hole_in(namespace, manifest.origin.file),
         )
     return namespace
 
@@ -233,7 +269,8 @@ def _check_name(manifest: Manifest, name: str) -> None:
     if not _NAME.fullmatch(name) or ".." in name:
         raise _Incomplete(
             manifest.line_of(("metadata", "name")),
-            f'metadata.name: "{name[:80]}" is no name that Kubernetes allows; use small letters, digits, - and .',
+            f'metadata.name: "{name[:80]}" is no name that Kubernetes allows; use small letters, digits, - and .'
+            + hole_in(name, manifest.origin.file),
         )
 
 

@@ -78,6 +78,10 @@ class Unreadable:
         return self.kind in ("", "InferenceService", "LLMInferenceService", "Host")
 
 
+Templated = tuple[Mapping[str, Any], str, str]
+"""An object that stands in another one which is not rendered here, its file and line, and what holds it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Manifests:
     """Everything read from one revision, in the order of file and line."""
@@ -89,6 +93,8 @@ class Manifests:
     expanded: int = 0
     # Documents that we failed on, for the log.
     bugs: tuple[Bug, ...] = ()
+    # Runtimes that do not exist before somebody renders what holds them: for messages.
+    templated: tuple[Templated, ...] = ()
 
     @property
     def errors(self) -> tuple[Reason, ...]:
@@ -121,6 +127,7 @@ def joined(parts: Iterable[Manifests]) -> Manifests:
         tuple(chain.from_iterable(part.notes for part in every)),
         sum(part.expanded for part in every),
         tuple(chain.from_iterable(part.bugs for part in every)),
+        tuple(chain.from_iterable(part.templated for part in every)),
     )
 
 
