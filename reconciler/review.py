@@ -85,6 +85,8 @@ def _world(manifests: Manifests, place: Place) -> World:
         default_namespace=place.default_namespace,
         default_mode=place.default_mode,
         secrets=place.secrets,
+        places=[str(each.origin) for each in manifests.documents],
+        templated=manifests.templated,
     )
 
 

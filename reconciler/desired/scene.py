@@ -13,7 +13,7 @@ from reconciler.desired.secrets import as_kserve_sees
 from reconciler.desired.unseen import possible_runtimes
 from reconciler.kserve.resolve import World
 from reconciler.kserve.scheduling import Node
-from reconciler.manifests import Manifest, Manifests, find_duplicates
+from reconciler.manifests import Manifest, Manifests, Templated, find_duplicates
 from reconciler.model import Desired, Reason, Snapshot
 from reconciler.secrets import SecretStore
 
@@ -60,15 +60,19 @@ def enter_scene(
     """The scene of last time if nothing in it changed; else a new one, and the cache is emptied."""
     others = tuple(each for each in manifests.documents if each.kind != SERVICE)
     uncertain = tuple(possible_runtimes(manifests, snapshot))
-    key = (target, uncertain, others, secrets)
+    key = (target, uncertain, others, secrets, [place for _, place, _ in manifests.templated])
     if cache.scene is None or cache.key != key:
         cache.key, cache.scene, cache.services, cache.sizes = key, None, {}, {}
-        cache.scene = _new_scene(others, target, uncertain, secrets)
+        cache.scene = _new_scene(others, target, uncertain, secrets, manifests.templated)
     return cache.scene
 
 
 def _new_scene(
-    others: tuple[Manifest, ...], target: HostTarget, uncertain: tuple[Reason, ...], secrets: SecretStore
+    others: tuple[Manifest, ...],
+    target: HostTarget,
+    uncertain: tuple[Reason, ...],
+    secrets: SecretStore,
+    templated: tuple[Templated, ...],
 ) -> Scene:
     home = target.default_namespace
     doubles = find_duplicates(others, home)
@@ -80,6 +84,8 @@ def _new_scene(
         default_namespace=home,
         default_mode=HOST_MODE,
         secrets=as_kserve_sees(secrets),
+        places=[str(each.origin) for each in judged],
+        templated=templated,
     )
     config_maps = {(each.namespace or home, each.name): each.data for each in single if each.kind == "ConfigMap"}
     return Scene(

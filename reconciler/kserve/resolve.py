@@ -12,6 +12,7 @@ from reconciler.kserve.defaults import deployment_mode, with_defaults
 from reconciler.kserve.issues import Issue, SpecError, invalid_spec
 from reconciler.kserve.later import later_fields
 from reconciler.kserve.runtime_defaults import protocol_of
+from reconciler.kserve.runtime_hints import hint_for_none, hint_for_refused, hint_for_unknown
 from reconciler.kserve.selection import Refusal, Runtime, refuse_named, refuse_none_found, refuse_unknown
 from reconciler.kserve.url import UrlError, service_url
 from reconciler.kserve.validation import confidential_warnings, refusal
@@ -143,8 +144,17 @@ class _Resolution:
         if refused:
             self._failure = {"reason": refused.reason, "message": refused.status}
             at = ("spec", "predictor", "model", *(["runtime"] if "runtime" in model else []))
-            self._fail(refused.reason, refused.event, *at)
+            self._fail(refused.reason, refused.event + self._hint(model, namespace), *at)
         return tuple(each.name for each in supporting)
+
+    def _hint(self, model: Mapping[str, Any], namespace: str) -> str:
+        """What people need to know beside KServe's own event."""
+        runtimes = self._world.runtimes
+        if "runtime" not in model:
+            return hint_for_none(self._predictor, namespace, runtimes)
+        name = model["runtime"]
+        runtime = runtimes.named(name, namespace) or self._displayed(name, namespace)
+        return hint_for_refused(runtime, model) if runtime else hint_for_unknown(name, namespace, runtimes)
 
     def _named(self, model: Mapping[str, Any], namespace: str) -> Refusal | None:
         name = model["runtime"]

@@ -16,13 +16,18 @@ _UNKNOWN_RANK = 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runtime:
-    """One ServingRuntime or ClusterServingRuntime. `namespace` is empty for the latter."""
+    """One ServingRuntime or ClusterServingRuntime. `namespace` is empty for the latter.
+
+    `place` is its file and line, and `holder` what it stands in where it does not exist on its own; both for people.
+    """
 
     kind: str
     namespace: str
     name: str
     spec: Mapping[str, Any]
     annotations: Mapping[str, str] = field(default_factory=dict)
+    place: str = ""
+    holder: str = ""
 
     @property
     def is_disabled(self) -> bool:
@@ -72,9 +77,10 @@ class Refusal:
 
 
 class Runtimes:
-    """All runtimes of a tree, sorted once."""
+    """All runtimes of a tree, sorted once. `templated` do not exist: what holds them is not rendered."""
 
-    def __init__(self, runtimes: Iterable[Runtime]) -> None:
+    def __init__(self, runtimes: Iterable[Runtime], templated: Iterable[Runtime] = ()) -> None:
+        self.templated = tuple(templated)
         known = {(each.namespace, each.name): each for each in runtimes}
         self._by_name = known
         # A folder knows no creation times: ties fall to the name.
@@ -87,6 +93,11 @@ class Runtimes:
             for name, version in each.offers:
                 self._offering.setdefault((each.namespace, name, version), []).append(each)
         self._memo: dict[tuple[Any, ...], tuple[Runtime, ...]] = {}
+
+    @property
+    def known(self) -> list[Runtime]:
+        """All of them, by namespace and name."""
+        return [self._by_name[key] for key in sorted(self._by_name)]
 
     def named(self, name: str, namespace: str) -> Runtime | None:
         """The runtime of that name in the namespace, else in the cluster."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from reconciler.kserve.selection import Runtime, Runtimes
 from reconciler.kserve.storage import DEFAULT_CONTAINER, StorageContainer
 
 Document = Mapping[str, Any]
+Templated = tuple[Document, str, str]
+"""A document, its file and line, and what holds it."""
 _CLUSTER_SCOPED = frozenset({"ClusterServingRuntime", "ClusterStorageContainer", "LocalModelCache"})
 
 
@@ -54,18 +56,23 @@ class World:
         default_namespace: str = "default",
         default_mode: str | None = None,
         secrets: Mapping[tuple[str, str], Secret] | None = None,
+        places: Sequence[str] = (),
+        templated: Iterable[Templated] = (),
     ) -> World:
         """Sort plain documents into what the rules look up. `default_mode` applies where no ConfigMap says another.
+
+        `places` are the files and lines of the documents, and `templated` what is not rendered: for messages only.
 
         `secrets`, where given, stand in for those of the documents, by namespace and name.
 
         Documents that name no namespace are in `default_namespace`; of two with the same name the later one wins.
         """
-        sorter = _Sorter(default_namespace, default_mode)
+        sorter = _Sorter(default_namespace, default_mode, places)
         for index, document in enumerate(documents):
             sorter.take(index, document)
         if secrets is not None:
             sorter.secrets = dict(secrets)
+        sorter.take_templated(templated)
         return sorter.world()
 
     def local_models(self, namespace: str) -> tuple[LocalModel, ...]:
@@ -90,7 +97,9 @@ def _implied_account(name: str) -> ServiceAccount | None:
 
 
 class _Sorter:
-    def __init__(self, default_namespace: str, default_mode: str | None) -> None:
+    def __init__(self, default_namespace: str, default_mode: str | None, places: Sequence[str]) -> None:
+        self._places = places
+        self._templated: list[Runtime] = []
         self._namespace = default_namespace
         self._mode = default_mode
         self._issues: list[DocumentIssue] = []
@@ -115,7 +124,9 @@ class _Sorter:
         namespace = "" if kind in _CLUSTER_SCOPED else (metadata.get("namespace") or self._namespace) if name else ""
         if kind in ("ServingRuntime", "ClusterServingRuntime"):
             annotations = metadata.get("annotations") or {}
-            self._runtimes.append((index, Runtime(kind, namespace, name, clean.get("spec") or {}, annotations)))
+            place = self._places[index] if index < len(self._places) else ""
+            runtime = Runtime(kind, namespace, name, clean.get("spec") or {}, annotations, place)
+            self._runtimes.append((index, runtime))
         elif kind == "Secret":
             self.secrets[namespace, name] = decode_secret(clean)
         elif kind == "ServiceAccount":
@@ -130,6 +141,15 @@ class _Sorter:
         elif kind == "ConfigMap" and name == "inferenceservice-config":
             self._config_map = (index, clean.get("data") or {})
 
+    def take_templated(self, templated: Iterable[Templated]) -> None:
+        """Runtimes of objects that are not rendered."""
+        for document, place, holder in templated:
+            kind, clean = document.get("kind"), api_server.read(document)[0]
+            metadata, spec = clean.get("metadata"), clean.get("spec")
+            if kind in ("ServingRuntime", "ClusterServingRuntime") and isinstance(metadata, dict):
+                name = str(metadata.get("name", ""))
+                self._templated.append(Runtime(kind, "", name, spec or {}, place=place, holder=holder))
+
     def world(self) -> World:
         index, data = self._config_map or (0, None)
         settings = config.from_config_map(data, self._mode)
@@ -139,7 +159,7 @@ class _Sorter:
         return World(
             default_namespace=self._namespace,
             config=settings,
-            runtimes=Runtimes(runtime for _, runtime in self._runtimes),
+            runtimes=Runtimes((runtime for _, runtime in self._runtimes), self._templated),
             secrets=self.secrets,
             accounts=self._accounts,
             storage_containers=tuple(containers[name] for name in sorted(containers)),
