@@ -236,6 +236,26 @@ def test_port_taken_at_the_last_moment_is_reported_and_repaired(host: Host, monk
     assert ask(host.port, "/v1/models").status == 200
 
 
+def test_port_taken_after_a_reboot_is_reported_and_repaired(
+    host: Host, tiny: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd starts the proxy before the daemon: it runs without a listener then, and asks for no routes."""
+    proxy, routes = host.proxy(), (route("tiny", tiny.port),)
+    proxy.ensure_running()
+    proxy.apply(routes)
+    os.kill(host.pid, signal.SIGKILL)
+    wait_for(lambda: not proxy.observe().running)
+    with monkeypatch.context() as patch, socket.create_server(("127.0.0.1", host.port), reuse_port=True):
+        patch.setattr(EnvoyProxy, "_refuse_taken_port", lambda _: None)
+        for tell in (proxy.ensure_running, lambda: proxy.apply((*routes, route("other", tiny.port)))):
+            with pytest.raises(Retryable, match=r"refused lds\.json.*in use"):
+                tell()
+    proxy.ensure_running()
+    assert proxy.observe().ready
+    proxy.apply(routes)
+    assert ask(host.port, "/v1/models").status == 200
+
+
 def test_address_that_is_not_ours_is_reported(host: Host) -> None:
     with pytest.raises(Retryable, match=r"cannot listen on 192.0.2.1:\d+: Cannot assign"):
         host.proxy(listen=f"192.0.2.1:{host.port}").ensure_running()

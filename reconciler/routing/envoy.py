@@ -125,6 +125,7 @@ class EnvoyProxy:
             both = endpoints.bridge(self._members_on_disk(), wanted.members)
             self._files.publish("eds", content(endpoints.endpoint_table(both)))
             self._files.publish("tls", content(endpoints.passthrough_table(both)))
+            self._open(wanted.lds)
             self._files.publish("rds", wanted.rds)
             self._files.publish("lds", wanted.lds)
         self._files.publish("eds", wanted.eds)
@@ -179,10 +180,16 @@ class EnvoyProxy:
         self._wait_until_live(running)
         self._files.publish("cds", self._clusters)
         table = self._table_on_disk()
+        self._open(table.lds)
         if table.rds is not NOTHING:
             # First: the filters of another release may refuse what these routes do not speak of.
             self._files.publish("rds", table.rds)
         self._files.publish("lds", table.lds)
+
+    def _open(self, lds: Content) -> None:
+        """Without a listener, as where another process had its port when it started, it takes up no routes at all."""
+        if not self._admin.uptakes()["lds"].version:
+            self._files.publish("lds", lds)
 
     def _is_told(self, name: str, wanted: Content) -> bool:
         return wanted.runs(self._admin.uptakes()[name]) and self._files.text(name) == wanted.text
