@@ -251,6 +251,26 @@ def test_failed_build_says_why_in_the_names_of_the_repository(kubectl: str, repo
     assert origins(desired(outside).unreadable) == [("hosts/box/kustomization.yaml", 1)]
 
 
+@pytest.mark.parametrize("how", ["a link", "too large", "no text"])
+def test_kustomization_that_is_refused_has_nothing_served_raw(
+    how: str, no_program: None, repository: Repository
+) -> None:
+    file = repository.path / "hosts/box/kustomization.yaml"
+    for name, text in {**TREE, "hosts/box/chat.yaml": SERVICE}.items():
+        repository.write(name, text)
+    if how == "a link":
+        file.unlink()
+        file.symlink_to("../../base/kustomization.yaml")
+    else:
+        file.write_bytes(b"#" * (2 << 20) + b"InferenceService" if how == "too large" else b"a: \0InferenceService")
+    repository.commit()
+    snapshot = GitSource(Source(url=str(repository.path)), repository.path.parent / "git", TARGET.paths).poll()
+    ours = read_paths([repository.path / "hosts/box"])
+    for found in (look(snapshot), ours):
+        assert [each.kind for each in found.documents if each.kind != "ClusterServingRuntime"] == ["Host"]
+        assert [each.origin.file.endswith("box/kustomization.yaml") for each in found.errors if each.origin] == [True]
+
+
 def test_build_that_takes_too_much_is_a_fault_of_its_files(
     monkeypatch: pytest.MonkeyPatch, repository: Repository, tmp_path: Path
 ) -> None:

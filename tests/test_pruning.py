@@ -80,7 +80,7 @@ def test_deleted_service_goes_with_its_reason() -> None:
     [
         (
             {"paths": ("runtimes", "hosts/b")},
-            f"{FILE} is not read any more: targets[].paths in the config is runtimes, hosts/b",
+            f"{FILE} is not read any more: targets[].paths in the config is runtimes, hosts/b, and no kustomization",
         ),
         (
             skip("Ignored", "ignored by `two.*`", Origin(".reconcilerignore", 3)),

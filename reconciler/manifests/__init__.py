@@ -104,7 +104,8 @@ class ManifestCache:
             expanded += now[key].expanded
             return now[key]
 
-        found = [part for _, part in assemble(snapshot.files, snapshot.supporting, roots, read_one, self._builds)]
+        parts = assemble(snapshot.files, snapshot.supporting, roots, read_one, self._builds, snapshot.refused)
+        found = [part for _, part in parts]
         self._files = now
         return found
 

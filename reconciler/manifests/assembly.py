@@ -30,11 +30,16 @@ class Builds:
 
 
 def assemble(
-    files: Iterable[File], supporting: Iterable[File], roots: Iterable[str], read: Read, builds: Builds
+    files: Iterable[File],
+    supporting: Iterable[File],
+    roots: Iterable[str],
+    read: Read,
+    builds: Builds,
+    refused: Iterable[Reason] = (),
 ) -> Iterator[tuple[str, Manifests]]:
     """What each of the files below the roots says, in their order. Raises OSError where this machine is to blame."""
     mine = {file.path: file for file in files}
-    layout = lay_out(mine, {file.path: file for file in supporting}, tuple(roots))
+    layout = lay_out(mine, {file.path: file for file in supporting}, tuple(roots), refused)
     if layout.overlays and builds.program is None:
         builds.program = find_program()
     before, builds.known, builds.listed = builds.known, {}, set()

@@ -69,13 +69,14 @@ def find_supporting(files: Files, look: Callable[[Collection[str]], Files]) -> d
     return {path: file for path, file in known.items() if path not in files}
 
 
-def lay_out(files: Files, supporting: Files, roots: Iterable[str]) -> Layout:
-    """What is to be done with the files below the roots."""
-    here = {folder: each for folder, each in _kustomizations(files).items() if is_under(each.file, roots)}
+def lay_out(files: Files, supporting: Files, roots: Iterable[str], refused: Iterable[Reason] = ()) -> Layout:
+    """What is to be done with the files below the roots. A kustomization that is `refused` cannot be built."""
+    lost = {folder_of(each.file): each for each in _refused_ones(refused)}
+    here = {folder: each for folder, each in _kustomizations(files).items() if is_under(each.file, roots)} | lost
     if not here:
         return Layout()
     everything = {**supporting, **files}
-    known = _kustomizations(everything)
+    known = _kustomizations(everything) | lost
     closed = {folder: _close(each, known, everything) for folder, each in here.items()}
     tops = _tops(here, closed, tuple(roots))
     overlays = {here[folder].file: closed[folder] for folder in tops}
@@ -94,6 +95,12 @@ def _kustomizations(files: Files) -> dict[str, Kustomization]:
             one = Kustomization(path, fault=Reason(INVALID, text, Origin(path, 1)))
         found[one.folder] = one
     return found
+
+
+def _refused_ones(refused: Iterable[Reason]) -> Iterator[Kustomization]:
+    for each in refused:
+        if each.origin and is_kustomization(each.origin.file):
+            yield Kustomization(each.origin.file, fault=each)
 
 
 def _names(each: Kustomization, files: Files) -> Iterator[str]:

@@ -37,7 +37,8 @@ def read_paths(paths: Sequence[Path]) -> Manifests:
     """Files as given, and the manifests below folders. As in git, links found in a folder are refused."""
     given = [(path, list(_read_given(path))) for path in paths]
     found = [part for _, parts in given for part in parts if isinstance(part, _Found)]
-    said = _assembled([path for path, _ in given if path.is_dir()], found)
+    refused = [why for _, parts in given for part in parts if isinstance(part, Manifests) for why in part.errors]
+    said = _assembled([path for path, _ in given if path.is_dir()], found, refused)
     taken = dict.fromkeys((each.key for each in found), False)
     every: list[Manifests] = []
     for part in (part for _, parts in given for part in parts):
@@ -223,9 +224,12 @@ def _shown(path: Path) -> str:
 # ---------------------------------------------------------------- kustomize
 
 
-def _assembled(folders: Sequence[Path], found: Sequence[_Found]) -> dict[str, list[Manifests]]:
+def _assembled(
+    folders: Sequence[Path], found: Sequence[_Found], refused: Sequence[Reason]
+) -> dict[str, list[Manifests]]:
     """What the files say, by themselves or as kustomize builds them; each file is called as it was found."""
-    if not any(is_kustomization(each.path.name) for each in found):
+    lost = [why for why in refused if why.origin and is_kustomization(why.origin.file)]
+    if not lost and not any(is_kustomization(each.path.name) for each in found):
         return {each.key: [_read_data(each.path, each.data)] for each in found}
     tops = [_top_of(folder) for folder in folders]
     # Without git around it a folder may use any other one beside it.
@@ -248,9 +252,16 @@ def _assembled(folders: Sequence[Path], found: Sequence[_Found]) -> dict[str, li
     supporting = find_supporting(files, look)
     shown = {name: show(name) for name in (*files, *supporting)}
     said = dict[str, list[Manifests]]()
-    for name, part in assemble(files.values(), supporting.values(), roots, read, Builds()):
+    for name, part in assemble(
+        files.values(), supporting.values(), roots, read, Builds(), [_as_named(each, base) for each in lost]
+    ):
         said.setdefault(os.path.abspath(base / name), []).append(_renamed(part, shown))
     return said
+
+
+def _as_named(refused: Reason, base: Path) -> Reason:
+    origin = refused.origin
+    return replace(refused, origin=replace(origin, file=_name(Path(origin.file), base))) if origin else refused
 
 
 def _name(path: Path, base: Path) -> str:

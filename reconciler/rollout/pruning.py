@@ -64,7 +64,10 @@ def reason_to_leave(
 
 def _what_happened(desired: DesiredState, service: ServiceId, file: str) -> str:
     if desired.paths and not is_under(file, desired.paths):
-        return f"{file} is not read any more: targets[].paths in the config is {', '.join(desired.paths)}"
+        paths = ", ".join(desired.paths)
+        return (
+            f"{file} is not read any more: targets[].paths in the config is {paths}, and no kustomization there uses it"
+        )
     if renamed := next((one for one in desired.services if _is_same_document(one, service, file)), None):
         why = "targets[].default_namespace in the config" if renamed.id in desired.in_default_namespace else "its file"
         return f"now {renamed.id}: {why} says namespace {renamed.id.namespace} ({renamed.origin})"
