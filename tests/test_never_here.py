@@ -140,6 +140,13 @@ def test_gpus_without_use_are_warned_about_at_the_limit(arguments: tuple[str, ..
     assert [each.origin and each.origin.line for each in found] == ([text.count("\n")] if used else [])
 
 
+def test_gpus_of_a_command_that_nobody_can_read_are_not_warned_about():
+    shell = '      command: [bash, -c, "vllm serve /mnt/models --tensor-parallel-size=4"]\n'
+    service = one(SERVICE + shell + "      resources: {limits: {nvidia.com/gpu: 4}}\n")
+    assert [each.code for each in service.blocked] == ["UnsupportedCommand"]
+    assert "IdleGPUs" not in [each.code for each in service.warnings]
+
+
 def test_too_few_gpus_are_refused_at_the_argument(desk: Desk):
     desk.write(chat=SERVICE + '      - "-tp=4"\n      resources: {limits: {nvidia.com/gpu: 2}}\n')
     (error,) = errors_of(desk)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from reconciler.capacity import Ledger, Need, impossible, too_few_gpus
 from reconciler.config import HostTarget
 from reconciler.desired.origins import Origins
-from reconciler.engines.launch import origin_of_word, server_flags
+from reconciler.engines.launch import origin_of_word, server_flags, unsupported
 from reconciler.engines.parallel import parallel_size
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import GPU, Capacity, Desired, EffectiveSpec, Gpu, Origin, Reason, Resources
@@ -61,7 +61,7 @@ def _never(
 def idle_gpus(spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
     """GPUs that are leased, and that the arguments make no use of."""
     leased, size = spec.resources.gpus, parallel_size(server_flags(spec)[0])
-    if leased > 1 and size and size.gpus < leased:
+    if leased > 1 and size and size.gpus < leased and not unsupported(spec):
         used = "only one of them" if size.gpus == 1 else f"only {size.gpus} of them"
         text = (
             f"resources ask for {leased} {GPU}, and the arguments use {used} (tensor, pipeline and data parallel): set "
