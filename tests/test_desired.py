@@ -530,12 +530,37 @@ def test_replicas_and_timeouts_come_from_the_predictor() -> None:
     assert service.warnings[0].origin == Origin("hosts/box/chat.yaml", 15)
 
 
-@pytest.mark.parametrize("value", ["true", "True"])
-def test_a_stopped_service_wants_no_replicas(value: str) -> None:
-    service = one(SERVICE.replace("name: chat", f'name: chat\n  annotations: {{serving.kserve.io/stop: "{value}"}}'))
-    assert service.replicas == 0
-    assert service.spec
-    assert one(with_predictor("minReplicas: 0")).replicas == 0
+@pytest.mark.parametrize(("value", "replicas"), [("true", 0), ("True", 0), ("TRUE", 0), ("false", 1), (" true", 1)])
+def test_stop_annotation_suspends_in_the_spellings_that_kserve_reads(value: str, replicas: int) -> None:
+    text = with_predictor("minReplicas: 0")
+    service = one(text.replace("name: chat", f'name: chat\n  annotations: {{serving.kserve.io/stop: "{value}"}}'))
+    assert (service.replicas, bool(service.spec)) == (replicas, True)
+    assert codes(service.warnings) == ["NoScaleToZero"] * replicas
+
+
+NO_AUTOSCALER = "serving.kserve.io/autoscalerClass: none"
+
+
+@pytest.mark.parametrize(
+    ("annotations", "replicas"),
+    [
+        ("", 1),
+        ("serving.kserve.io/deploymentMode: RawDeployment", 1),
+        ("serving.kserve.io/deploymentMode: Serverless", 1),
+        ("serving.kserve.io/autoscalerClass: external", 1),
+        ("serving.kserve.io/autoscalerClass: keda", 1),
+        (NO_AUTOSCALER, 0),
+        (f"{NO_AUTOSCALER}, serving.kserve.io/deploymentMode: RawDeployment", 0),
+        (f"{NO_AUTOSCALER}, serving.kserve.io/deploymentMode: Serverless", 1),
+    ],
+)
+def test_min_replicas_of_zero_is_one_replica_unless_nothing_scales_it(annotations: str, replicas: int) -> None:
+    text = with_predictor("minReplicas: 0", "maxReplicas: 1")
+    service = one(text.replace("name: chat", f"name: chat\n  annotations: {{{annotations}}}"))
+    warned = [str(each.origin) for each in service.warnings if each.code == "NoScaleToZero"]
+    line = next(number for number, each in enumerate(text.splitlines(), 2) if "minReplicas" in each)
+    assert (service.replicas, warned) == (replicas, [f"hosts/box/chat.yaml:{line}"] * replicas)
+    assert not service.stopped
 
 
 def test_resources_are_requests_and_limits_fill_the_gaps() -> None:
@@ -704,4 +729,7 @@ spec: {sourceModelUri: "hf://org/model", modelSize: 1Gi, nodeGroups: [g]}
 def test_a_stopped_service_is_told_from_one_that_wants_no_replica() -> None:
     stopped = SERVICE.replace("  name: chat\n", "  name: chat\n  annotations: {serving.kserve.io/stop: 'True'}\n")
     assert (one(stopped).replicas, one(stopped).stopped) == (0, True)
-    assert not one(with_predictor("minReplicas: 0")).stopped
+    without = with_predictor("minReplicas: 0").replace(
+        "name: chat\n", f"name: chat\n  annotations: {{{NO_AUTOSCALER}}}\n"
+    )
+    assert (one(without).replicas, one(without).stopped) == (0, False)

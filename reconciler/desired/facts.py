@@ -12,7 +12,7 @@ from reconciler.config import HostTarget
 from reconciler.desired.metrics import is_scraped_port
 from reconciler.desired.origins import Origins, at
 from reconciler.desired.support import Fact
-from reconciler.desired.wishes import wants_passthrough
+from reconciler.desired.wishes import is_stopped, may_have_none, wants_passthrough
 from reconciler.engines.arguments import ends_tls
 from reconciler.engines.launch import asks_for_key
 from reconciler.errors import SettingsError
@@ -47,7 +47,10 @@ def depends_on_gpus(case: Case) -> bool:
 
 
 def _facts(case: Case) -> Iterator[Fact]:
-    highest = at(case.origins.service, ("spec", "predictor")).get("maxReplicas")
+    predictor = at(case.origins.service, ("spec", "predictor"))
+    highest = predictor.get("maxReplicas")
+    if predictor.get("minReplicas") != 0 or may_have_none(case.origins.service) or is_stopped(case.origins.service):
+        yield Fact.COUNTED
     if not isinstance(highest, int) or highest <= max(case.replicas, 1):
         yield Fact.FIXED_SCALE
     canaries = at(case.origins.service, ("spec",)).get("canary")

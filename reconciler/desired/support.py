@@ -36,6 +36,7 @@ class Fact(StrEnum):
     TLS = "the engine ends TLS itself (`--ssl-certfile`, `--ssl-keyfile`)"
     PRIVATE = "the proxy listens on the loopback address"
     ACCELERATOR = "the place has one of them"
+    COUNTED = "it is not 0, or the service has no autoscaler (`serving.kserve.io/autoscalerClass: none`)"
     FIXED_SCALE = "it is not above `minReplicas`"
     KNATIVE = "the deployment mode is Knative"
     ONE_CANARY = "there is one"
@@ -121,6 +122,10 @@ def _row(where: Where, keys: str, host: Outcome, cluster: Outcome = KSERVE, *val
 _PROVIDED = "a host provides configMap, downwardAPI, emptyDir, hostPath, persistentVolumeClaim, projected and secret"
 _ELSEWHERE = "run this service on a Kubernetes cluster, or remove it"
 _NO_SCALING = "hosts do not scale by themselves, so `minReplicas` of them run"
+_NO_DEMAND = (
+    "nothing starts a model on demand here, so one replica runs, as in KServe's Standard mode; annotation "
+    '`serving.kserve.io/stop: "true"` stops it'
+)
 _NO_SCHEDULER = "nothing waits in a queue for a host"
 _OWN_NAMES = "a replica has the host's own names and resolver"
 _OWN_PROBES = "a host asks /health, the list of models and a real completion"
@@ -170,7 +175,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     _row(Where.PREDICTOR, "model", YES),
     _row(Where.PREDICTOR, " ".join(FRAMEWORKS), _yes("as `model`, if its command is vLLM's")),
-    _row(Where.PREDICTOR, "minReplicas", _yes("this many run; 0 suspends")),
+    Row(Where.PREDICTOR, ("minReplicas",), _no(_NO_DEMAND, Fact.COUNTED, "NoScaleToZero"), KSERVE, even_empty=True),
     _row(Where.PREDICTOR, "maxReplicas", _no(_NO_SCALING, Fact.FIXED_SCALE, "NoAutoscaling")),
     _row(
         Where.PREDICTOR, "scaleTarget scaleMetric scaleMetricType autoScaling", _no(_NO_SCALING, code="NoAutoscaling")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.desired.effective import Unusable
+from reconciler.kserve import names
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Reason, Strategy
 
@@ -90,11 +91,22 @@ def is_stopped(service: Manifest) -> bool:
 
 
 def read_replicas(service: Manifest, predictor: Mapping[str, Any]) -> int:
-    """`minReplicas`, one where it is not written, none while the service is stopped. Raises Unusable."""
+    """`minReplicas`, one where it is not written, none while the service is stopped. Raises Unusable.
+
+    Of 0, KServe's autoscalers make one, or start it on demand, which a host cannot: here one runs.
+    """
+    wanted = _integer(service, predictor, "minReplicas")
     if is_stopped(service):
         return 0
-    wanted = _integer(service, predictor, "minReplicas")
-    return 1 if wanted is None else wanted
+    return 1 if wanted is None else wanted or int(not may_have_none(service))
+
+
+def may_have_none(service: Manifest) -> bool:
+    """Is `minReplicas: 0` no replica at all? On KServe so where a Deployment has no autoscaler."""
+    own = _mapping(service.data["metadata"], "annotations")
+    both = {**own, **_mapping(_mapping(service.data["spec"], "predictor"), "annotations")}
+    mode = str(own.get(names.DEPLOYMENT_MODE, names.STANDARD))
+    return both.get(names.AUTOSCALER_CLASS) == "none" and names.LEGACY_MODES.get(mode, mode) != names.KNATIVE
 
 
 def read_strategy(service: Manifest, predictor: Mapping[str, Any], replicas: int) -> Strategy | None:
