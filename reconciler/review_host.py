@@ -6,7 +6,7 @@ models are there, whether GPUs are free and whether the installed engine takes t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from reconciler.model import (
     DesiredState,
     EffectiveSpec,
     Lease,
+    Origin,
     Reason,
     ReplicaId,
     ServiceId,
@@ -42,7 +43,7 @@ from reconciler.model import (
 from reconciler.report.fit import fit_document
 from reconciler.report.scrub import scrub
 from reconciler.review import Document
-from reconciler.routing.resources import accepted_models, host_names
+from reconciler.routing.resources import accepted_models, host_names, other_models
 from reconciler.secrets import SecretSources
 from reconciler.secrets.store import UNREADABLE
 from reconciler.storage.sources import is_fetched
@@ -189,10 +190,23 @@ def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: HostTarg
         if len(sharing) > 1:
             text = f"the model name {model} alone answers 404: write {_either(sharing)} as `model`, or rename one"
             yield from (Reason("AmbiguousModel", text, origins[each]) for each in sharing)
+    yield from _shared_models(wanted, origins)
     for host, those in host_names(origins, target.routing.domain).items():
         if len(those) > 1:
             text = f"the host name {host} means {_either(those)}, so it answers 404: use their paths, or rename one"
             yield from (Reason("AmbiguousHost", text, origins[each]) for each in those)
+
+
+def _shared_models(wanted: DesiredState, origins: Mapping[ServiceId, Origin]) -> Iterator[Reason]:
+    """Names that a service gives its models, and that mean another service, or more than one, where all are reached."""
+    named = {each.id: each.model_names for each in wanted.services}
+    own = accepted_models(named)
+    for model, sharing in other_models(named).items():
+        claimants = {*own.get(model, ()), *sharing}
+        for each in sharing if len(claimants) > 1 else ():
+            others = _either(claimants - {each})
+            text = f"the model name {model} may mean {others} as well: use the path /{each}/v1/…, or rename it"
+            yield Reason("AmbiguousModel", text, origins[each])
 
 
 def _either(services: Iterable[ServiceId]) -> str:

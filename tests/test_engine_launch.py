@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from reconciler.config import Engine
 from reconciler.engines.arguments import flag_value, values_of
 from reconciler.engines.environment import Folders, replace_paths
+from reconciler.engines.expansion import expand
 from reconciler.engines.launch import (
     API_SERVER,
     Launch,
     api_key,
-    expand,
     launch,
     origin_of_word,
     question,
     unsupported,
 )
+from reconciler.engines.model_names import model_names
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, ServiceId
 
 SERVICE = ServiceId("team", "granite")
@@ -128,6 +129,35 @@ def test_the_users_names_come_first_then_ours() -> None:
     assert values_of(launched(spec_of(PYTHON, "--served-model-name", "a", "b")).argv, "--served-model-name") == names
     path = launched(spec_of(PYTHON, "--model=/mnt/models")).argv
     assert values_of(path, "--served-model-name") == ("/mnt/models", "granite", "team/granite")
+
+
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        ("--lora-modules=granite=/mnt/lora",),
+        ("--lora_modules", "sql=/a", "granite=/mnt/lora"),
+        ("--lora-modules", '{"name": "granite", "path": "/mnt/lora", "base_model_name": "b"}'),
+        ("--lora-modules", '[{"name": "granite", "path": "/mnt/lora"}, {"name": "sql", "path": "/a"}]'),
+        ("--default-mm-loras", '{"granite": "/mnt/lora"}'),
+        ("--default-mm-loras.granite", "/mnt/lora"),
+    ],
+)
+def test_served_name_that_an_adapter_bears_is_not_added(adapters: tuple[str, ...]) -> None:
+    argv = launched(spec_of(PYTHON, "--served-model-name=base", *adapters)).argv
+    assert values_of(argv, "--served-model-name") == ("base", "team/granite")
+    assert set(adapters) <= set(argv)
+
+
+def test_model_names_are_those_that_git_gives_and_no_paths() -> None:
+    def named(*args: str, command: tuple[str, ...] = PYTHON) -> tuple[str, ...]:
+        return model_names(spec_of(command, *args, env={"A": "a", "AB": "$(A)b"}))
+
+    lora = ("--lora-modules", "sql=/l", '{"name": "code", "path": "/c"}')
+    assert named("--served-model-name", "a", "$(AB)", *lora) == ("a", "ab", "sql", "code")
+    assert named("--model=/mnt/models") == named("--model=s3://b/m") == named("--served-model-name=$(B)") == ()
+    assert named("--model", "org/name", *lora) == ("org/name", "sql", "code")
+    assert named("org/name", "--seed=1", command=("vllm", "serve")) == ("org/name",)
+    assert len(named("--served-model-name", *(str(number) for number in range(1000)))) == 256
 
 
 def test_a_shutdown_timeout_of_the_users_own_stays() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from reconciler.config import Engine
 from reconciler.desired import origins
-from reconciler.engines.launch import LONGEST_EXPANSION, expand, names_in, question
+from reconciler.engines.expansion import LONGEST_EXPANSION, expand, names_in
+from reconciler.engines.launch import question
 from reconciler.engines.limits import too_large
 from reconciler.model import EnvVar
 from reconciler.storage.sources import is_git, is_read_by_us
@@ -27,7 +28,7 @@ import sys
 from reconciler.config import Engine
 from reconciler.engines.fit_log import read_figures
 from reconciler.engines.images import find_engine
-from reconciler.engines.launch import expand, names_in
+from reconciler.engines.expansion import expand, names_in
 from reconciler.kserve.storage import StorageError, check_uri
 from reconciler.storage.sources import is_read_by_us
 

@@ -350,3 +350,16 @@ def test_a_unit_shows_what_systemd_would_get_and_no_secret(desk: Desk) -> None:
     assert [line for line in lines if line.startswith("ExecStart=") and "--port=<port>" in line]
     assert [line for line in lines if line.startswith("LoadCredential=environment:/")]
     assert "hunter2" not in host["unit"]
+
+
+def test_model_name_that_two_services_bear_is_warned_of(desk: Desk):
+    lora = "      - --lora-modules=sql=/l\n      - --served-model-name=base\n"
+    desk.write(chat=SERVICE + lora, base=SERVICE.replace("name: chat", "name: base"))
+    code, document = desk.ask("validate")
+    text = "the model name base may mean team/base as well: use the path /team/chat/v1/…, or rename it"
+    assert (code, messages(document["warnings"])) == (0, [f"chat.yaml:4: {text}"])
+    desk.write(chat=SERVICE + lora, base=SERVICE.replace("name: chat", "name: other") + lora)
+    said = messages(desk.ask("validate")[1]["warnings"])
+    assert [each.split(" may ")[0] for each in said] == [
+        f"{file}.yaml:4: the model name {name}" for file in ("base", "chat") for name in ("base", "sql")
+    ]

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from reconciler.model import (
     AskPreflight,
+    Desired,
     Drain,
     Fit,
     NoteCrash,
@@ -66,6 +67,29 @@ def test_service_is_new_to_clients_until_it_serves_and_never_again():
     assert [each.is_new for each in host.routes.values()] == [False]
     host.converge(state(wanted("a", "good1", replicas=0)))
     assert [(each.stable, each.is_new) for each in host.routes.values()] == [((), False)]
+
+
+def named(version: str, *names: str) -> Desired:
+    """Two replicas that answer to more names than that of the service."""
+    service = wanted("a", version, replicas=2)
+    assert service.spec
+    return replace(service, spec=replace(service.spec, args=("--served-model-name", *names)), model_names=names)
+
+
+def test_other_model_names_are_routed_while_every_replica_answers_to_them():
+    host = Host()
+    host.converge(state(named("good1", "old", "both")))
+    seen = [[each.model_names for each in host.routes.values()]]
+    commit = state(named("good2", "both", "new"))
+    while len({r.digest for r in host.serving("a")} | {commit.services[0].digest}) > 1:
+        host.step(commit)
+        seen.append([each.model_names for each in host.routes.values()])
+        host.now += 0.5
+    host.converge(commit)
+    assert [(each.model_names, each.canary_names) for each in host.routes.values()] == [(("both", "new"), ())]
+    assert set(map(tuple, map(tuple, seen))) <= {(("old", "both"),), (("both",),), (("both", "new"),)}
+    host.converge(state(named("reject3", "other")))
+    assert [each.model_names for each in host.routes.values()] == [("both", "new")]
 
 
 def test_with_room_the_new_one_is_trusted_before_the_old_one_is_drained():

@@ -101,22 +101,62 @@ def test_service_that_never_served_takes_no_name_from_another() -> None:
     comes = ServiceRoute(ServiceId("prod", "twin"), passthrough=True, is_new=True)
     near, far = route("a-b", 20_002, namespace="c"), ServiceRoute(ServiceId("b-c", "a"), is_new=True)
 
-    def models(*routes: ServiceRoute) -> dict[str, Resource]:
-        shared = route_table(routes, "x.test")["virtual_hosts"][-1]["routes"]
-        found = [each for each in shared if "dynamic_metadata" in each["match"]]
-        named = [(each["match"]["dynamic_metadata"][0]["value"].get("string_match"), each) for each in found]
-        return {match["exact"]: each for match, each in named if match}
-
-    alone = models(serves)["twin"]
-    assert models(serves, comes)["twin"] == alone
-    assert models(serves, comes)["prod/twin"] == models(comes)["prod/twin"]
-    assert models(serves, also)["twin"] != alone, "a name that two use is ambiguous"
-    assert "direct_response" in models(comes, replace(comes, service=ServiceId("test", "twin")))["twin"]
+    alone = models_of(serves)["twin"]
+    assert models_of(serves, comes)["twin"] == alone
+    assert models_of(serves, comes)["prod/twin"] == models_of(comes)["prod/twin"]
+    assert models_of(serves, also)["twin"] != alone, "a name that two use is ambiguous"
+    assert "direct_response" in models_of(comes, replace(comes, service=ServiceId("test", "twin")))["twin"]
     hosts = {each["name"]: each for each in route_table((near, far), "x.test")["virtual_hosts"]}
     assert hosts["a-b-c.x.test"] == route_table((near,), "x.test")["virtual_hosts"][0]
     close = replace(far, passthrough=True)
     assert passthrough_hosts((replace(near, passthrough=True), close), "x.test").keys() == {"a-b-c.x.test"}
     assert load_routes(dump_routes((comes,))) == (comes,)
+
+
+def models_of(*routes: ServiceRoute) -> dict[str, Resource]:
+    """What each `model` leads to, without what it is called."""
+    shared = route_table(routes, "x.test")["virtual_hosts"][-1]["routes"]
+    found = [each for each in shared if "dynamic_metadata" in each["match"]]
+    named = [(each["match"]["dynamic_metadata"][0]["value"].get("string_match"), each) for each in found]
+    return {match["exact"]: {**each, "match": {}} for match, each in named if match}
+
+
+def test_other_model_name_leads_to_its_service_where_it_is_unique() -> None:
+    a, b = route("a", 20_000, model_names=("base", "sql")), route("b", 20_001, model_names=("sql", "a"))
+    models = models_of(a, b)
+    assert models["base"] == models["a"] == models["demo/a"], "the name of a service is no other's"
+    assert models["sql"]["direct_response"]["status"] == 404
+    said = json.loads(models["sql"]["direct_response"]["body"]["inline_string"])["error"]["message"]
+    assert said.endswith("use the path /demo/a/v1/… or /demo/b/v1/….")
+    listed = next(each for each in route_table((a, b), "x.test")["virtual_hosts"][-1]["routes"])
+    ids = [each["id"] for each in json.loads(listed["direct_response"]["body"]["inline_string"])["data"]]
+    assert ids == ["a", "b", "base", "demo/a", "demo/b"]
+    comes = replace(b, is_new=True, stable=())
+    assert models_of(a, comes)["sql"] == models_of(a)["sql"]
+    named_so = replace(route("base"), is_new=True)
+    assert models_of(a, named_so)["base"] == models_of(a)["a"]
+    assert models_of(a, replace(named_so, is_new=False))["base"] == models_of(named_so)["base"]
+    left = replace(a, left_at=1.0)
+    assert models_of(left, b)["sql"] == models_of(b)["b"]
+    assert models_of(left, b)["base"] == models_of(left)["a"]
+
+
+def test_name_of_one_side_goes_to_that_side_alone() -> None:
+    both = route("a", 20_000, model_names=("base", "old"), canary_names=("base", "new"), canary_percent=10)
+    both = replace(both, canary=(seat(both.service, 20_001, "c"),))
+    models = models_of(both)
+    assert models["base"] == models["a"]
+    assert models["old"] == models_of(replace(both, canary=()))["a"]
+    assert models["new"] == models_of(replace(both, canary_percent=100))["a"]
+
+
+def test_table_of_an_older_daemon_has_no_other_names() -> None:
+    table = (route("a", 20_000, model_names=("base",), canary_names=("new",)),)
+    assert load_routes(dump_routes(table)) == table
+    old = json.loads(dump_routes(table))
+    for entry in old["routes"]:
+        del entry["model_names"], entry["canary_names"]
+    assert load_routes(json.dumps(old)) == (route("a", 20_000),)
 
 
 def test_names_cannot_break_out_of_a_route() -> None:

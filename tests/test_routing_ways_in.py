@@ -17,6 +17,7 @@ from tests.ports import free_port
 from tests.proxy_parts import Answer, Backend, ask, route, seat, service, wait_for
 
 LIMIT = 200_000
+ODD = 'o"dd %REQ(host)%\n'
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Gateway:
     def table(self) -> tuple[ServiceRoute, ...]:
         """`tiny` in demo; `twin` in two namespaces; `asleep` with nothing ready; two with the same host name."""
         return (
-            route("tiny", self.tiny.port),
+            route("tiny", self.tiny.port, model_names=("org/base", ODD, "twin")),
             route("twin", self.twins[0].port),
             route("twin", self.twins[1].port, namespace="prod"),
             route("asleep"),
@@ -91,7 +92,7 @@ def test_path_of_a_service_is_no_prefix_of_another_word(gateway: Gateway) -> Non
     assert ask(gateway.port, "/demo/tiny/../twin/v1/models").json["name"] == "twin in demo"
 
 
-@pytest.mark.parametrize("model", ["tiny", "demo/tiny"])
+@pytest.mark.parametrize("model", ["tiny", "demo/tiny", "org/base", ODD])
 def test_model_leads_to_the_service(gateway: Gateway, model: str) -> None:
     got = ask(gateway.port, "/v1/chat/completions", {"prompt": "x" * 5000, "model": model}).json
     assert (got["name"], got["path"]) == ("tiny", "/v1/chat/completions")

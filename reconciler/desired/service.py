@@ -43,6 +43,7 @@ from reconciler.desired.wishes import (
 from reconciler.digest import digest
 from reconciler.engines.images import find_engine
 from reconciler.engines.launch import origin_of_word
+from reconciler.engines.model_names import model_names
 from reconciler.engines.service_port import doubtful_port
 from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
@@ -165,7 +166,13 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         variable_origins=tuple((each.name, origins.of_variable(each.name)) for each in spec.env),
         resources_origin=origins.of_container_field("resources"),
         mount_origins=tuple((each.path, origins.of_mount(each.path, each.uri)) for each in spec.mounts),
+        model_names=_model_names(spec, key),
     )
+
+
+def _model_names(spec: EffectiveSpec, key: ServiceId) -> tuple[str, ...]:
+    """Beside those that it has as a service."""
+    return tuple(name for name in model_names(spec) if name not in (key.name, str(key)))
 
 
 def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:

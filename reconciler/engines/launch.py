@@ -9,25 +9,24 @@ from __future__ import annotations
 import binascii
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.config import Engine
 from reconciler.engines.arguments import find, flag_value, is_flag, values_of
 from reconciler.engines.environment import Folders, environment, replace_paths
+from reconciler.engines.expansion import LONGEST_EXPANSION, expand, expand_all, names_in
 from reconciler.engines.file_arguments import is_below
 from reconciler.engines.gpu_share import bound
 from reconciler.engines.interpreter import refused_option
+from reconciler.engines.model_names import adapter_names
 from reconciler.model import EffectiveSpec, EnvVar, FileMount, Lease, Origin, Reason, SecretMount, ServiceId, VolumeFile
 
 API_SERVER = "vllm.entrypoints.openai.api_server"
 _CLI = "vllm.entrypoints.cli.main"
 _PYTHON = re.compile(r"(.*/)?python(3(\.\d+)?)?")
-_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 _LONGEST_SHOWN = 40
-# All in all; no process takes so much, so that what is longer is refused anyway.
-LONGEST_EXPANSION = 8 << 20
 _GIVEN_BY_LEASE = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"})
 _CANNOT = {
     "--uds": "the reconciler chooses where replicas listen",
@@ -169,7 +168,7 @@ def launch(
     names = _names(server.flags, service)
     flags = _drop(server.flags, "--port", "--host", "--served-model-name")
     socket = "" if find(flags, _MANY_PORTS) else folders.socket
-    own = [*_where(socket, lease), "--served-model-name", *names]
+    own = [*_where(socket, lease), *(("--served-model-name", *names) if names else ())]
     if not find(flags, "--shutdown-timeout"):
         own.append(f"--shutdown-timeout={math.ceil(drain_timeout)}")
     local = tuple(replace_paths(word, paths) for word in flags)
@@ -256,7 +255,7 @@ def origin_of_word(spec: EffectiveSpec, index: int | None, origins: Sequence[Ori
 def api_key(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> str | None:
     """The key that requests to this spec's replicas must carry, if any."""
     env = _read_container(spec.env, secrets).env
-    given = flag_value([*_expand_all((*spec.command, *spec.args), env)], "--api-key")
+    given = flag_value([*expand_all((*spec.command, *spec.args), env)], "--api-key")
     return given or env.get("VLLM_API_KEY") or None
 
 
@@ -268,42 +267,6 @@ def asks_for_key(spec: EffectiveSpec) -> bool:
 def _is_given(variable: EnvVar) -> bool:
     """Does it come from a Secret that must be there?"""
     return variable.source.startswith("secret ") and not variable.source.endswith(" optional")
-
-
-def expand(text: str, env: Mapping[str, str], room: int = LONGEST_EXPANSION) -> str:
-    """`$(NAME)` becomes the variable, `$$` a dollar, an unknown name stays: as the kubelet does it.
-
-    Ends once it has more than `room` letters: variables that name variables may grow without end.
-    """
-    if room <= 0:
-        return text
-    closed, rest = _parted(text)
-    parts, at, length = list[str](), 0, 0
-    for match in _REFERENCE.finditer(closed):
-        value = "$" if match[1] is None else env.get(match[1], match[0])
-        parts += closed[at : match.start()], value
-        at, length = match.end(), length + len(parts[-1]) + len(parts[-2])
-        if length > room:
-            return "".join(parts)
-    return "".join((*parts, closed[at:], rest.replace("$$", "$")))
-
-
-def _expand_all(words: Iterable[str], env: Mapping[str, str]) -> Iterator[str]:
-    room = LONGEST_EXPANSION
-    for word in words:
-        yield (expanded := expand(word, env, room))
-        room -= len(expanded)
-
-
-def names_in(text: str) -> frozenset[str]:
-    """The variables that a text refers to by `$(NAME)`."""
-    return frozenset(match[1] for match in _REFERENCE.finditer(_parted(text)[0]) if match[1])
-
-
-def _parted(text: str) -> tuple[str, str]:
-    """Where a `$(` may still be closed, and where not: there each one would be looked at up to the end, for hours."""
-    closed, bracket, rest = text.rpartition(")")
-    return closed + bracket, rest
 
 
 # ---------------------------------------------------------------- reading a container's command
@@ -326,7 +289,7 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
                 "remove it, vLLM reads VLLM_API_KEY and HF_TOKEN from the environment"
             )
             raise _NotAServer(text, index, "SecretInArgument")
-    words = tuple(_expand_all(written, container.env))
+    words = tuple(expand_all(written, container.env))
     if not spec.command:
         # The image's entry point is `vllm serve`.
         return _vllm(words, 0) if words[:1] == ("serve",) else _serve(words, 0)
@@ -374,9 +337,13 @@ def _serve(words: Sequence[str], at: int, options: tuple[str, ...] = ()) -> _Ser
 
 
 def _names(flags: Sequence[str], service: ServiceId) -> tuple[str, ...]:
-    """Under which names the replica answers: the user's own (or, as vLLM does it, the model's path), then ours."""
+    """Under which names the replica answers: the user's own (or, as vLLM does it, the model's path), then ours.
+
+    One that an adapter bears stays the adapter's: vLLM refuses two of a name.
+    """
     own = values_of(flags, "--served-model-name") or values_of(flags, "--model")[:1]
-    return tuple(dict.fromkeys([*own, service.name, str(service)]))
+    taken = adapter_names(flags)
+    return tuple(dict.fromkeys([*own, *(name for name in (service.name, str(service)) if name not in taken)]))
 
 
 def _drop(flags: Sequence[str], *names: str) -> tuple[str, ...]:

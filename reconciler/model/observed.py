@@ -234,6 +234,7 @@ class ServiceRoute:
     what is below them. `passthrough`: TLS for the service's host
     name is not ended by the proxy, but handed to a replica as it is. `left_at`: when the service left this host; its
     names go on for a while. `is_new`: nothing of it ever served here, so that names it shares stay with others.
+    `model_names` are names beside its own that all of `stable` answer to, `canary_names` those of all of `canary`.
     """
 
     service: ServiceId
@@ -246,6 +247,8 @@ class ServiceRoute:
     left_at: float | None = None
     open_paths: tuple[str, ...] = ()
     is_new: bool = False
+    model_names: tuple[str, ...] = ()
+    canary_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reconciler.engines.arguments import ends_tls
+from reconciler.engines.model_names import model_names
 from reconciler.health import Life
 from reconciler.model import Action, Drain, EffectiveSpec, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
 from reconciler.rollout.aim import Aim, Course, find_aim
@@ -23,6 +24,7 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
     canary = [r for r in shown if _is_canary(s, aim, r, r.id in draining)]
     stable = [r for r in shown if r not in canary]
     draining |= _silent(shown, draining)
+    answering = [r for r in shown if r.id not in draining]
     return ServiceRoute(
         service=s.id,
         stable=_endpoints(stable, draining),
@@ -33,6 +35,8 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         open_paths=_open_paths(s),
         passthrough=_is_passed_through(s, shown),
         is_new=s.promoted is None and not shown,
+        model_names=_shared_names(s, [r for r in answering if r in stable]) or (() if answering else _names_to_come(s)),
+        canary_names=_shared_names(s, [r for r in answering if r in canary]),
     )
 
 
@@ -64,6 +68,26 @@ def _open_paths(s: Situation) -> tuple[str, ...]:
     if s.desired and s.desired.spec:
         return s.desired.open_paths
     return s.route.open_paths if s.route else ()
+
+
+def _shared_names(s: Situation, replicas: list[Replica]) -> tuple[str, ...]:
+    """The names that each of these answers to: one that some do not would answer now and then."""
+    first, *others = [_names_of(s, each) for each in replicas] or [()]
+    return tuple(name for name in first if all(name in each for each in others))
+
+
+def _names_of(s: Situation, replica: Replica) -> tuple[str, ...]:
+    want = s.desired
+    if want is not None and replica.digest == want.digest:
+        return want.model_names
+    return tuple(name for name in model_names(replica.spec) if name not in (s.id.name, str(s.id)))
+
+
+def _names_to_come(s: Situation) -> tuple[str, ...]:
+    """Those that answer 503 while nothing serves."""
+    if s.desired and s.desired.spec:
+        return s.desired.model_names
+    return s.route.model_names if s.route else ()
 
 
 def _is_passed_through(s: Situation, shown: list[Replica]) -> bool:

@@ -37,7 +37,8 @@ def _settled_without(s: Situation, want: Desired) -> Decision | None:
         if s.owned or s.route:
             return None
         return Decision((), None, (), Verdict(s.id, Sync.SYNCED, _suspended(joined(want.not_here))), None)
-    idle = ServiceRoute(s.id, request_timeout=want.request_timeout, is_new=s.promoted is None)
+    new, names = s.promoted is None, want.model_names
+    idle = ServiceRoute(s.id, request_timeout=want.request_timeout, is_new=new, model_names=names)
     if s.cordon is None or want.spec is None or s.route != idle:
         return None
     return Decision((), s.route, (), Verdict(s.id, Sync.SYNCED, _suspended(s.cordon)), None)
@@ -73,10 +74,10 @@ def _is_calm(r: Replica, digest: str) -> bool:
 
 def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -> bool:
     """Does the route name exactly these replicas? Both are in order of their ids."""
-    if route.canary or route.canary_percent or route.is_new:
+    if route.canary or route.canary_percent or route.is_new or route.canary_names:
         return False
-    told = (route.request_timeout, route.guarded, route.passthrough, route.open_paths)
-    if told != (want.request_timeout, want.guarded, want.passthrough, want.open_paths):
+    told = (route.request_timeout, route.guarded, route.passthrough, route.open_paths, route.model_names)
+    if told != (want.request_timeout, want.guarded, want.passthrough, want.open_paths, want.model_names):
         return False
     if len(route.stable) != len(replicas):
         return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from reconciler.model import ServiceId, ServiceRoute
@@ -44,6 +44,21 @@ class Target:
     opened: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Whose each name of a model is: `own` are names of services, `others` are names that their replicas answer to."""
+
+    own: Models
+    others: Models
+
+    def beside(self, gone: Claims) -> Claims:
+        """With the names of services that left, as far as nothing here has them."""
+        taken = self.own.keys() | self.others.keys()
+        own = {model: sharing for model, sharing in gone.own.items() if model not in taken}
+        others = {model: sharing for model, sharing in gone.others.items() if model not in taken}
+        return Claims({**own, **self.own}, {**others, **self.others})
+
+
 def accepted_models(
     services: Iterable[ServiceId], new: Collection[ServiceId] = frozenset()
 ) -> dict[str, tuple[ServiceId, ...]]:
@@ -58,6 +73,28 @@ def accepted_models(
     return {model: _claimants(sharing, new) for model, sharing in models.items()}
 
 
+def other_models(
+    named: Mapping[ServiceId, Collection[str]], new: Collection[ServiceId] = frozenset()
+) -> dict[str, tuple[ServiceId, ...]]:
+    """What `model` may say beside the names of services. Those that are `new` take none away from others."""
+    models: dict[str, tuple[ServiceId, ...]] = {}
+    for service in sorted(named):
+        for name in dict.fromkeys(named[service]):
+            models[name] = (*models.get(name, ()), service)
+    return {model: _claimants(sharing, new) for model, sharing in models.items()}
+
+
+def all_models(named: Mapping[ServiceId, Collection[str]], new: Collection[ServiceId] = frozenset()) -> Claims:
+    """All that `model` may say. A service's own name is nobody else's, but for one that is `new`."""
+    own, others = accepted_models(named, new), other_models(named, new)
+    kept = {
+        model: sharing
+        for model, sharing in others.items()
+        if model not in own or (new and set(own[model]) <= set(new) and not set(sharing) <= set(new))
+    }
+    return Claims({model: sharing for model, sharing in own.items() if model not in kept}, kept)
+
+
 def _claimants(sharing: tuple[ServiceId, ...], new: Collection[ServiceId]) -> tuple[ServiceId, ...]:
     return tuple(service for service in sharing if service not in new) or sharing
 
@@ -68,14 +105,14 @@ def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
     targets = {route.service: Target(_to(route), route.guarded, route.open_paths) for route in ordered}
     here, left = (frozenset(r.service for r in ordered if (r.left_at is None) == is_here) for is_here in (True, False))
     new = frozenset(r.service for r in ordered if r.is_new)
-    models = accepted_models(here, new)
-    listing = json.dumps(_model_list(models))
-    # What is here has the names that it shares with what left.
-    models = {**accepted_models(left), **models}
+    named = {r.service: (*r.model_names, *r.canary_names) for r in ordered}
+    claims = all_models({service: named[service] for service in sorted(here)}, new)
+    listing = json.dumps(_model_list({**claims.others, **claims.own}))
+    gone = all_models({service: named[service] for service in sorted(left)})
     shared = [
         *_model_list_routes(listing),
         *_path_routes(targets),
-        *_model_routes(targets, models),
+        *_model_routes(targets, {route.service: route for route in ordered}, claims.beside(gone)),
         _nowhere(),
     ]
     return {
@@ -160,12 +197,18 @@ def _below(prefix: str, target: Target) -> Resource:
     }
 
 
-def _model_routes(targets: Targets, models: Models) -> list[Resource]:
+def _model_routes(targets: Targets, routes: Mapping[ServiceId, ServiceRoute], claims: Claims) -> list[Resource]:
     return [
         refusal({"prefix": "/v1/", "headers": [_method("POST", invert=True)]}, 405, _ONLY_POST, allow="POST"),
         *(
-            _by_model(model, targets[choices[0]]) if len(choices) == 1 else _ambiguous(model, choices)
-            for model, choices in models.items()
+            _by_model(model, targets[choices[0]].way) if len(choices) == 1 else _ambiguous(model, choices)
+            for model, choices in claims.own.items()
+        ),
+        *(
+            _by_model(model, _to(_answering(routes[choices[0]], model)))
+            if len(choices) == 1
+            else _ambiguous_path(model, choices)
+            for model, choices in claims.others.items()
         ),
         refusal_quoting(
             _model({"present_match": True}),
@@ -181,13 +224,26 @@ _ONLY_POST = "only POST requests are routed by their `model`; for others use /{n
 _NO_MODEL = "the body must be JSON (content-type application/json) and name a `model`; or use /{namespace}/{name}/v1/…"
 
 
-def _by_model(model: str, target: Target) -> Resource:
+def _by_model(model: str, way: Resource) -> Resource:
     """Paths were judged before the body was read, by the default: no annotation opens more here."""
-    return {"match": _model({"string_match": {"exact": model}}), **skip(BELOW), **target.way}
+    return {"match": _model({"string_match": {"exact": model}}), **skip(BELOW), **way}
+
+
+def _answering(route: ServiceRoute, model: str) -> ServiceRoute:
+    """The side of a route that knows this name; both, if both do."""
+    if model in route.model_names:
+        return route if model in route.canary_names else replace(route, canary=())
+    return replace(route, stable=(), canary_percent=100)
 
 
 def _ambiguous(model: str, choices: tuple[ServiceId, ...]) -> Resource:
     message = f"The model `{model}` is ambiguous; write {' or '.join(f'`{choice}`' for choice in choices)}."
+    return refusal(_model({"string_match": {"exact": model}}), 404, message, param="model", read_body=True)
+
+
+def _ambiguous_path(model: str, choices: tuple[ServiceId, ...]) -> Resource:
+    paths = " or ".join(f"/{choice}/v1/…" for choice in choices)
+    message = f"More than one service serves a model `{model}`; use the path {paths}."
     return refusal(_model({"string_match": {"exact": model}}), 404, message, param="model", read_body=True)
 
 

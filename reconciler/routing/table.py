@@ -35,6 +35,8 @@ def _route(entry: Any) -> ServiceRoute:
         left_at=entry.get("left_at"),
         open_paths=tuple(map(str, entry.get("open_paths", ()))),
         is_new=bool(entry.get("is_new")),
+        model_names=tuple(map(str, entry.get("model_names", ()))),
+        canary_names=tuple(map(str, entry.get("canary_names", ()))),
     )
 
 

@@ -1,0 +1,79 @@
+"""Which names of models a server answers to, by its arguments. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from reconciler import json_texts
+from reconciler.engines.arguments import is_flag, values_of
+from reconciler.engines.expansion import LONGEST_EXPANSION, expand, expand_all
+from reconciler.model import EffectiveSpec
+
+# Each one is a route of the proxy.
+MOST_NAMES = 256
+_MODALITIES = "--default-mm-loras"
+
+
+def model_names(spec: EffectiveSpec) -> tuple[str, ...]:
+    """The names that git gives a model and its adapters; of a model without one its id, where that is no path."""
+    env, room = dict[str, str](), LONGEST_EXPANSION
+    for variable in spec.env:
+        if not variable.source:
+            env[variable.name] = expand(variable.value, env, room)
+            room -= len(env[variable.name])
+    return _names(tuple(expand_all((*spec.command, *spec.args), env)))
+
+
+def _names(words: Sequence[str]) -> tuple[str, ...]:
+    own = values_of(words, "--served-model-name") or tuple(filter(_is_id, _model(words)))
+    names = dict.fromkeys(name for name in (*own, *adapter_names(words)) if name and "$(" not in name)
+    return tuple(names)[:MOST_NAMES]
+
+
+def adapter_names(words: Sequence[str]) -> tuple[str, ...]:
+    """The names of its LoRA adapters, which no served name of the model may be."""
+    return tuple(dict.fromkeys((*_named_adapters(words), *_adapters_of_modalities(words))))
+
+
+def _named_adapters(words: Sequence[str]) -> Iterator[str]:
+    """As vLLM reads them: `NAME=PATH`, or JSON."""
+    for value in values_of(words, "--lora-modules"):
+        if "=" in value and "," not in value:
+            yield value.partition("=")[0]
+            continue
+        found = _read(value)
+        for each in found if isinstance(found, list) else [found]:
+            name = each.get("name") if isinstance(each, dict) else None
+            if isinstance(name, str):
+                yield name
+
+
+def _adapters_of_modalities(words: Sequence[str]) -> Iterator[str]:
+    """Each is called by its modality: `{"audio": PATH}`, or `--default-mm-loras.audio PATH`."""
+    for value in values_of(words, _MODALITIES)[:1]:
+        found = _read(value)
+        yield from found if isinstance(found, dict) else ()
+    for word in words:
+        flag, dot, name = word.partition("=")[0].partition(".")
+        if dot and is_flag(word) and flag.replace("_", "-") == _MODALITIES:
+            yield name
+
+
+def _model(words: Sequence[str]) -> tuple[str, ...]:
+    if given := values_of(words, "--model"):
+        return given[:1]
+    for index, word in enumerate(words):
+        if word == "serve":
+            return tuple(each for each in words[index + 1 : index + 2] if not is_flag(each))
+    return ()
+
+
+def _is_id(model: str) -> bool:
+    return not model.startswith(("/", ".", "~")) and "://" not in model
+
+
+def _read(text: str) -> object:
+    try:
+        return json_texts.loads(text)
+    except (ValueError, RecursionError):
+        return None
