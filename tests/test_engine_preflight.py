@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +63,32 @@ def answer(runner: PreflightRunner, asked: Question) -> Verdict:
         runner.ask(asked)  # raises what went wrong
     assert verdict is not None
     return verdict
+
+
+@pytest.fixture(scope="module")
+def mistral_model(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in Mistral's own format, as far as a preflight looks; the tokenizer comes from Mistral's package."""
+    folder = tmp_path_factory.mktemp("mistral")
+    shape = {"dim": 64, "n_layers": 2, "head_dim": 16, "hidden_dim": 128, "n_heads": 4, "n_kv_heads": 2}
+    more = {"norm_eps": 1e-5, "vocab_size": 32768, "rope_theta": 10000.0, "max_position_embeddings": 512}
+    (folder / "params.json").write_text(json.dumps(shape | more))
+    (folder / "consolidated.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    code = "import mistral_common, os; print(os.path.dirname(mistral_common.__file__))"
+    package = subprocess.run([engine_python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    (tokenizer,) = Path(package, "data").glob("mistral_instruct_tokenizer_240323.model.v3")
+    shutil.copy(tokenizer, folder / "tokenizer.model.v3")
+    return folder
+
+
+@engine
+def test_mistrals_own_format_is_the_engines_to_judge(
+    runner: PreflightRunner, engine_python: Path, mistral_model: Path, tmp_path: Path
+) -> None:
+    asked = asked_of(engine_python, tmp_path, "--load-format=mistral", "--tokenizer-mode=mistral", model=mistral_model)
+    assert answer(runner, asked).errors == ()
+    (mistral_model / "params.json").unlink()
+    (error,) = answer(runner, asked).errors
+    assert "contains a recognized configuration file" in error.message
 
 
 REFUSED = [

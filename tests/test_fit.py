@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -316,7 +317,8 @@ def write_model(path: Path, tensors: dict[str, tuple[str, int]], metadata: bool 
         header[name] = {"dtype": kind, "shape": [size], "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(at))
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(path, 8 + len(text) + at)
 
 
 def test_headers_are_read_and_added_up(tmp_path: Path) -> None:

@@ -51,6 +51,15 @@ def question(model: Path, *argv: str) -> Question:
     return Question(Path("/opt/vllm/bin/python"), argv, (), {}, {"/mnt/models": str(model)})
 
 
+def test_model_without_a_config_is_refused_by_no_estimate(model: Path, machine: Machine, tmp_path: Path) -> None:
+    write_model(model / "model.safetensors", {"a": ("BF16", 40 * GIB)})
+    some = Fits(tmp_path / "fit", machine)
+    assert "its weights alone" in some.of("key", question(model), SPEC, VERDICT).refusal
+    (model / "config.json").rename(model / "params.json")
+    found = some.of("key", question(model), SPEC, VERDICT)
+    assert (found.refusal, found.fits, found.weights_bytes) == ("", None, 40 * GIB)
+
+
 def test_a_pass_that_changes_nothing_reads_no_headers(
     model: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

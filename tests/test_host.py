@@ -307,7 +307,8 @@ def test_second_daemon_may_look_but_not_act(daemon: Callable[[], HostTarget], fo
 
 def test_missing_weights_are_a_rejection_until_they_are_there(host: HostTarget, folder: Path) -> None:
     config = folder / "models" / "tiny" / "config.json"
-    config.unlink()
+    for each in config.parent.iterdir():
+        each.unlink()
     wanted = Desired(SERVICE, ORIGIN, SPEC, DIGEST)
     assert observe(host, wanted).preflights == {}
     host.perform(AskPreflight(SERVICE, DIGEST, SPEC, ORIGIN, (), "t"))
@@ -315,11 +316,11 @@ def test_missing_weights_are_a_rejection_until_they_are_there(host: HostTarget, 
     assert not verdict.accepted
     (reason,) = verdict.reasons
     assert (reason.code, reason.origin) == ("WeightsMissing", ORIGIN)
-    assert f"{config.parent}: holds no config.json" in reason.message
+    assert f"{config.parent}: holds no files" in reason.message
     config.parent.rename(away := config.parent.with_name("away"))
     assert "no such folder" in observe(host, wanted).preflights[DIGEST].reasons[0].message
     away.rename(config.parent)
-    with pytest.raises(Terminal, match="holds no config"):
+    with pytest.raises(Terminal, match="holds no files"):
         host.perform(start())
     assert observe(host).replicas == ()
     config.write_text("{}")

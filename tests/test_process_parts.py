@@ -239,7 +239,7 @@ def test_missing_or_unfinished_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(Terminal, match=rf"pvc://models/tiny: {tmp_path}/tiny: no such folder"):
         folders_of(spec, Ground(volumes), lambda _: None)
     (tmp_path / "tiny").mkdir()
-    with pytest.raises(Terminal, match=r"tiny: holds no config\.json"):
+    with pytest.raises(Terminal, match=r"tiny: holds no files"):
         folders_of(spec, Ground(volumes), lambda _: None)
     (tmp_path / "tiny" / "config.json").write_text("{}")
     assert folders_of(spec, Ground(volumes), lambda _: None) == {"/mnt/models": tmp_path / "tiny"}
@@ -251,7 +251,7 @@ def test_only_the_model_must_look_like_one_and_not_what_else_is_mounted(tmp_path
         (tmp_path / folder).mkdir(parents=True)
     mounts = (Mount("pvc://models/all"), Mount(f"file://{tmp_path}/certs", "/certs"))
     spec = EffectiveSpec("i", (), args, mounts=mounts)
-    with pytest.raises(Terminal, match=r"all/chat: holds no config\.json"):
+    with pytest.raises(Terminal, match=r"all/chat: holds no files"):
         folders_of(spec, Ground({"models": tmp_path}), lambda _: None)
     (tmp_path / "all" / "chat" / "config.json").write_text("{}")
     found = folders_of(spec, Ground({"models": tmp_path}), lambda _: None)
@@ -267,6 +267,26 @@ def make_model(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [
+        ("/mnt/models", "params.json"),
+        ("/mnt/models", "model-Q4_K_M.gguf"),
+        ("/mnt/models", "weights.safetensors"),
+        ("/mnt/models/model-Q4_K_M.gguf", "model-Q4_K_M.gguf"),
+        ("/mnt/models/q4/model.gguf", "q4/model.gguf"),
+    ],
+)
+def test_model_without_a_config_is_the_engines_to_judge(tmp_path: Path, model: str, file: str) -> None:
+    folder, spec = tmp_path / "m", EffectiveSpec("i", (), ("--model", model), mounts=(Mount("pvc://models/m"),))
+    (folder / "none").mkdir(parents=True)
+    with pytest.raises(Unusable, match=r"m: holds no files|\.gguf: no such file or folder"):
+        folders_of(spec, Ground({"models": tmp_path}), lambda _: None)
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).touch()
+    assert folders_of(spec, Ground({"models": tmp_path}), lambda _: None) == {"/mnt/models": folder}
 
 
 def test_nothing_of_ours_is_served_wherever_a_path_leads(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,12 @@ def look_at(model: Path, given: MemoryArguments, room: Room, past: Past = NEVER_
     """The fit of one model's folder (or file), from its own files."""
     folder = model if model.is_dir() else model.parent
     try:
-        shape = shape_of(read_json(folder / "config.json") or {}, read_json(folder / "tokenizer_config.json"))
+        config = read_json(folder / "config.json")
+        shape = shape_of(config or {}, read_json(folder / "tokenizer_config.json"))
         weights = read_weights(model, shape.layers or None, shape.is_tied)
+        if config is None:
+            # What of the files is not loaded only the config would tell.
+            weights = replace(weights, exact=False)
     except UnreadableModel as error:
         return unknown(str(error), room)
     return estimate(weights, shape, given, room, past)

@@ -103,7 +103,12 @@ def stamps_above(folder: Path) -> tuple[int, ...]:
 
 def _files(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        return [each for each in entries if Path(each.name).suffix in _READ and each.is_file()]
+        return [each for each in entries if _is_read(each.name) and each.is_file()]
+
+
+def _is_read(name: str) -> bool:
+    """Mistral's tokenizers have their version at the end: `tokenizer.model.v3`."""
+    return Path(name).suffix in _READ or Path(name).stem.endswith(".model")
 
 
 def _is_open(file: os.DirEntry[str]) -> bool:

@@ -78,9 +78,8 @@ def _served(mount: Mount, below: str | None, ground: Ground, staged: Staged) -> 
         _keep_out(path, said, ground.closed, stamp)
         if path != str(named) and _look(path, said) != stamp:
             raise Retryable(f"{said}{named}: was replaced while it was looked at")
-    if below is not None and not _is_file(f"{path}/{below}/config.json", said):
-        text = "holds no config.json; it is not a model's folder, or its copy is incomplete"
-        raise Unusable(_MISSING, f"{said}{posixpath.normpath(f'{path}/{below}')}: {text}")
+    if below is not None:
+        _look_for_model(posixpath.normpath(f"{path}/{below}"), said)
     if ours:
         return Served(named)
     _ask_reader(path, said, below, ground.reader, (*stamp, *(_stamps(path, below) if ground.reader else ())))
@@ -184,6 +183,24 @@ def _is_in_volume(path: str, volumes: Mapping[str, Path]) -> bool:
 def _said(path: str, mount: Mount) -> str:
     uri = shown(mount.uri)
     return f"{uri}: " if path not in uri else ""
+
+
+def _look_for_model(path: str, said: str) -> None:
+    """Raises Unusable where nothing is. Which files make a model, its engine knows: some need no config.json."""
+    if any(_is_file(f"{path}/{name}", said) for name in ("config.json", "params.json")) or _is_file(path, said):
+        return
+    info = _info(path, said)
+    if info is None or not stat.S_ISDIR(info.st_mode):
+        raise Unusable(_MISSING, f"{said}{path}: no such file or folder; put the model's files there")
+    try:
+        with os.scandir(path) as entries:
+            is_empty = not any(_is_file(each.path, said) for each in entries)
+    except PermissionError:
+        return
+    except OSError as error:
+        raise Retryable(f"{said}{path}: cannot be looked at: {error.strerror}; see to its disk and modes") from None
+    if is_empty:
+        raise Unusable(_MISSING, f"{said}{path}: holds no files; it is not a model's folder, or its copy is incomplete")
 
 
 def _is_file(path: str, said: str) -> bool:
