@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,24 @@ def test_owner_of_a_folder_uses_its_own_secret(tenants: Make, own_keys: bool) ->
     state = made.desired(alice_chat=user("alice"), alice_hub=made.sealed)
     assert state.refused == ()
     assert [each.blocked for each in state.services] == [()]
+
+
+@pytest.mark.parametrize("become", ["folder", "pipe", "nothing"])
+def test_key_of_a_folder_that_is_no_file_refuses_its_secrets(tenants: Make, become: str) -> None:
+    made = tenants(own_keys=True)
+    key = made.target.secrets.folders[0].age_key_file
+    assert key
+    key.unlink()
+    if become == "folder":
+        key.mkdir(mode=0o700)
+    elif become == "pipe":
+        os.mkfifo(key, 0o600)
+    before = len(os.listdir("/proc/self/fd"))
+    service = made.service(alice_chat=user("alice"), alice_hub=made.sealed)
+    assert len(os.listdir("/proc/self/fd")) == before
+    (blocked,) = service.blocked
+    assert "there is no age identity" in blocked.message
+    assert str(key) in blocked.message
 
 
 def test_copied_secret_under_its_own_name_is_refused(tenants: Make) -> None:

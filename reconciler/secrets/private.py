@@ -18,13 +18,19 @@ def read_private(path: Path) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Terminal(f"{path}: cannot be read: {error.strerror}") from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         info = os.fstat(handle)
         if not stat.S_ISREG(info.st_mode):
             raise Terminal(f"{path}: is not a regular file")
         if problem := _openness(path, info, 0o077, "600"):
             raise Terminal(problem)
-        data = file.read(MAX_BYTES + 1)
+        # A folder would be refused by this with an error of its own, and stay open.
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise Terminal(f"{path}: cannot be read: {error.strerror}") from None
+    finally:
+        os.close(handle)
     if len(data) > MAX_BYTES:
         raise Terminal(f"{path}: is larger than {MAX_BYTES >> 10} KiB")
     return data
