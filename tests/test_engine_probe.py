@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engines.probe import Probe, _NoAnswer, count_requests, fatal_reason
+from reconciler.engines.last_words import fatal_reason
+from reconciler.engines.probe import Probe, _NoAnswer, count_requests
 from reconciler.health import is_crowded_out
 from tests.engine.fixtures import engine_processes
 from tests.engine.server import running, wait_for
@@ -279,17 +280,3 @@ WAITING = 'vllm:num_requests_waiting{engine="%d",model_name="a b"} %s\n'
 )
 def test_requests_are_summed_over_engines(metrics: str, count: int | None) -> None:
     assert count_requests(metrics) == count
-
-
-def test_a_log_without_a_reason_has_none() -> None:
-    assert fatal_reason([]) is None
-    assert fatal_reason(["INFO all is well", "Found ulimit: OSError: [Errno 24]"]) is None
-
-
-def test_the_root_cause_is_chosen_over_the_consequence() -> None:
-    log = [
-        "(EngineCore pid=7) ERROR 11-22 20:32:32 [core.py:1510] Traceback (most recent call last):",
-        "(EngineCore pid=7) ERROR 11-22 20:32:32 [core.py:1510] torch.OutOfMemoryError: CUDA out of memory. Tried 2",
-        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
-    ]
-    assert fatal_reason(log) == "OutOfMemoryError: CUDA out of memory. Tried 2"

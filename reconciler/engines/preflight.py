@@ -26,8 +26,8 @@ import structlog
 from reconciler.bugs import unexpected
 from reconciler.engines.environment import replace_paths
 from reconciler.engines.lacks import Lacks, is_file_of_lacks
+from reconciler.engines.last_words import cut, fatal_reason
 from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, Question, origin_of_word
-from reconciler.engines.probe import fatal_reason
 from reconciler.errors import Retryable
 from reconciler.exchange import LONGEST, TooMuchError, exchange
 from reconciler.files import open_regular
@@ -360,7 +360,7 @@ def _read_answer(asked: Question, code: int, output: bytes, errors: bytes, log: 
     except (ValueError, KeyError, TypeError):
         lines = errors.decode(errors="replace").strip().splitlines()
         said = fatal_reason(lines) or next((each for each in lines if "rror" in each), "") or "".join(lines[-1:])
-        reason = f"it ended with {code} and no answer" + (said and f": {said[:300]}") + (log and f"; {log}")
+        reason = f"it ended with {code} and no answer" + (said and f": {cut(said)}") + (log and f"; {log}")
         answer = {}
     variable = str(answer.get("variable") or "") or _named(reason, asked.env)
     index, final = answer.get("index"), answer.get("final") is True

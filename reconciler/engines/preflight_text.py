@@ -174,8 +174,9 @@ def shorten(text: str) -> str:
     text = text.removeprefix("Error: ").replace("Value error, ", "")
     if len(text) <= 300:
         return text
-    end = text.rfind(". ", 0, 300)
-    return text[: end + 1] if end > 0 else text[:300] + "…"
+    # A sentence that ends early may be followed by the path or the value that matters.
+    end = text.rfind(". ", 150, 300)
+    return text[: end + 1] if end > 0 else text[: max(text.rfind(" ", 0, 300), 150)] + " …"
 
 
 # ---------------------------------------------------------------- complaints

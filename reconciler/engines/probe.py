@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -432,45 +432,3 @@ def _is_asleep(line: str) -> bool:
         return False
     found = _SAMPLE.match(line)
     return found is not None and found[1] == _SLEEP and float(found[2]) == 0
-
-
-# ---------------------------------------------------------------- the log of a failed start
-
-_PREFIX = re.compile(r"^\([\w .-]+ pid=\d+\) ?|^(?:ERROR|CRITICAL) \d\d-\d\d [\d:]+ \[[^\]]*\] ?")
-_RAISED = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt)(?:: .*)?$|^[\w.]+: error: .*$")
-_ELSEWHERE = re.compile(r"See (?:root cause|stack trace|the stack trace)|KeyboardInterrupt|SystemExit|CancelledError")
-_VALIDATION = re.compile(r"validation errors? for")
-
-
-def fatal_reason(log: Sequence[str]) -> str | None:
-    """The line of a failed start's log that a person needs; None when there is none. `log` is its end, line by line."""
-    lines = [_bare(line) for line in log]
-    for at in range(len(lines) - 1, -1, -1):
-        if not _RAISED.match(lines[at]) or _ELSEWHERE.search(lines[at]):
-            continue
-        if _VALIDATION.search(lines[at]):
-            return _first_problem(lines[at + 1 :]) or lines[at]
-        return _tidy(lines[at])
-    return None
-
-
-def _bare(line: str) -> str:
-    """A line without what vLLM's logger puts in front of it."""
-    before = None
-    while before != line:
-        before, line = line, _PREFIX.sub("", line)
-    return line.rstrip()
-
-
-def _first_problem(lines: Sequence[str]) -> str | None:
-    """pydantic puts what is wrong into the lines after the exception's own."""
-    for line in lines:
-        if line.startswith("  ") and "For further information" not in line:
-            return _tidy(re.sub(r" \[type=.*", "", line.strip()).removeprefix("Value error, "))
-    return None
-
-
-def _tidy(text: str) -> str:
-    """Without the module of the exception, and not longer than a person reads."""
-    text = re.sub(r"^(?:[a-z_]\w*\.)+(?=[A-Z])", "", text)
-    return text if len(text) <= 400 else text[:400] + "…"

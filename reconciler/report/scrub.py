@@ -14,16 +14,26 @@ HIDDEN = "***"
 _USERINFO = re.compile(r"(?<![a-zA-Z0-9+.-])([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)[^/\s'\"]+@")
 # A word of letters alone is prose: "basic authentication", "bearer tokens".
 _HEADER = re.compile(
-    r"(?i)\b(bearer|basic)\s+(?=[a-z](?-i:[a-z]{0,18}[A-Z0-9_~+/=.-]|[a-z]{19})|[^a-z\s])[A-Za-z0-9._~+/=-]{6,}"
+    r"(?i)\b(bearer|basic)\s+(?![/.])(?=[a-z](?-i:[a-z]{0,18}[A-Z0-9_~+/=.-]|[a-z]{19})|[^a-z\s])[A-Za-z0-9._~+/=-]{6,}"
 )
-# "unexpected token: }" is prose and stays; `token=…`, `'token': …` and `hf_token: …` are assignments.
+# What follows the colon of a sentence is no value: an error's words, or a file's path.
+_SAID = "access|are|cannot|connection|could|does|expected|extra|field|file|input|invalid|is|missing|must|no|none|not"
+_SAID += "|permission|should|the|this|unexpected|unknown|value|you"
+_ROOTS = "app|cache|data|dev|etc|home|mnt|models|opt|proc|root|run|srv|tmp|usr|var|workspace"
+# Signs of a tokenizer's alphabet.
+_SIGNS = "audio|begin|boi|bos|cls|end|eoi|eos|image|last|mask|next|pad|placeholder|sep|start|stop|unk|video"
+# "unexpected token: }" is prose and stays, as does "/run/api-key: denied"; `token=…`, `'token': …`, `hf_token: …` go.
 _ASSIGNED = re.compile(
-    r"(?i)(?<![\w-])((?:[\w-]{0,64}?(?:password|passwd|secret|(?:api|access|private)[-_]?key|[_-]token)|token(?=['\"=]))"
-    r"['\"]?\s{0,8}[=:]\s{0,8}['\"]?)(?!None\b|null\b|\[|\{)([^\s'\",;)}\]]+)"
+    rf"(?i)(?<![\w-])(?!(?<=/)[\w-]{{1,64}}['\"]?:\s)(?!(?:[\w-]{{0,40}}[_-])?(?:{_SIGNS})[_-]token\b)"
+    r"((?:[\w-]{0,64}?(?:password|passwd|secret|(?:api|access|private)[-_]?key|[_-]token)|token(?=['\"=]))"
+    r"['\"]?\s{0,8}[=:]\s{0,8}['\"]?)(?!None\b|null\b|\[|\{)"
+    rf"(?!(?<=:\s)(?:(?:{_SAID})\b[ .,]|/(?:{_ROOTS})/))([^\s'\",;)}}\]]*[^\s'\",;)}}\]:])"
 )
 # A value follows the name of a flag, but so do the words of a sentence about it; and `…-batched-token` counts tokens.
 _PROSE = "a|an|and|are|as|at|but|by|can|cannot|could|does|expects?|for|from|has|have|in|is|it|may|must|needs?|not|of|on"
-_PROSE += "|or|should|stands?|takes?|that|the|there|to|was|were|which|will|with|would"
+_PROSE += (
+    "|argument|file|flag|option|or|path|should|value|stands?|takes?|that|the|there|to|was|were|which|will|with|would"
+)
 _ARGUMENT = re.compile(
     r"(?i)(?<![\w-])(--[\w-]{0,64}?(?:password|passwd|secret|api-key|(?<!batched-)(?<!num-)(?<!max-)token)\s{1,8})"
     rf"(?!-|(?:{_PROSE})(?![^\s,.;:)]))(\S+)"

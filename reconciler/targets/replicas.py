@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from reconciler.bugs import Faults
-from reconciler.engines.probe import fatal_reason
+from reconciler.engines.last_words import fatal_reason
 from reconciler.errors import ReconcileError
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import (
