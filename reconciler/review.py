@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.engines.service_port import doubtful_port
+from reconciler.kserve.api_server import is_checked
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.names import KSERVE_CONTAINER
 from reconciler.kserve.resolve import Resolved, World, resolve
 from reconciler.kserve.world import DocumentIssue
-from reconciler.manifests import Manifest, Manifests, find_duplicates
+from reconciler.manifests import UNSUPPORTED_KIND, Manifest, Manifests, find_duplicates, is_of_kserve
 from reconciler.model import EffectiveSpec, EnvVar, Origin, Reason
 from reconciler.secrets.decode import is_plain
 from reconciler.secrets.disclosed import disclosed as disclosed_in
@@ -52,7 +53,10 @@ def in_service(manifest: Manifest, _: Resolved, issue: Issue) -> Origin:
 
 
 def validate(manifests: Manifests, place: Place = CLUSTER, locate: Locate = in_service) -> Document:
-    """KServe's verdict on the tree, each error and warning with its file and line, which `locate` finds."""
+    """KServe's verdict on the tree, each error and warning with its file and line, which `locate` finds.
+
+    `notChecked` are documents of KServe's that we have no schema for: with any of them nothing is called valid.
+    """
     world = _world(manifests, place)
     errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
     warnings = [*_general_warnings(manifests, place.default_namespace), *_documents(manifests, world.warnings)]
@@ -64,7 +68,21 @@ def validate(manifests: Manifests, place: Place = CLUSTER, locate: Locate = in_s
         for findings, issues in said:
             findings += [_located(manifest, issue, locate(manifest, resolved, issue)) for issue in issues]
         warnings += _port_doubts(manifests, manifest, resolved, world)
-    return {"valid": not errors, "errors": in_order(errors), "warnings": in_order(warnings)}
+    return verdict_of(in_order(errors), in_order(warnings), in_order(list(_not_checked(manifests))))
+
+
+def verdict_of(errors: list[Document], warnings: list[Document], not_checked: list[Document]) -> Document:
+    """The document of `validate`; `valid` is null where no error was found, but not all was looked at."""
+    valid = False if errors else None if not_checked else True
+    return {"valid": valid, "errors": errors, "warnings": warnings, "notChecked": not_checked}
+
+
+def _not_checked(manifests: Manifests) -> Iterator[Document]:
+    for each in manifests.documents:
+        if is_of_kserve(each.api_version) and not is_checked(each.data):
+            text = f"{each.kind} {each.name} ({each.api_version}): there is no schema of this kind here"
+            yield finding_of(Reason(UNSUPPORTED_KIND, text, each.origin))
+    yield from (finding_of(note) for note in manifests.notes if note.code == UNSUPPORTED_KIND)
 
 
 def disclosed(manifests: Manifests) -> Iterator[Reason]:
@@ -206,7 +224,8 @@ def _documents(manifests: Manifests, issues: Iterable[DocumentIssue]) -> Iterato
 
 
 def _general_warnings(manifests: Manifests, default_namespace: str) -> Iterator[Document]:
-    for reason in (*manifests.notes, *(reason for each in manifests.documents for reason in each.warnings)):
+    notes = (each for each in manifests.notes if each.code != UNSUPPORTED_KIND)
+    for reason in (*notes, *(reason for each in manifests.documents for reason in each.warnings)):
         yield finding_of(reason)
     for group in find_duplicates(manifests.documents, default_namespace):
         for manifest in group[:-1]:

@@ -74,8 +74,9 @@ def validate_on(
     verdict = review.validate(manifests, place, locator(manifests, place.default_namespace))
     errors = _merged(verdict["errors"], [*_refusals(wanted), *_closed(wanted, target, closed)])
     doubts = [*_doubtful_names(manifests, wanted, target), *not_at_once(wanted.services, target, capacity)]
+    not_checked = verdict["notChecked"]
     warnings = _merged(verdict["warnings"], [*_warnings(wanted), *doubts])
-    return {"valid": not errors, "errors": errors, "warnings": warnings}
+    return review.verdict_of(errors, [each for each in warnings if each not in not_checked], not_checked)
 
 
 def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Document:

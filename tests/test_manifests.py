@@ -313,7 +313,12 @@ def test_foreign_kinds_are_noted_and_not_refused() -> None:
     ]
     manifests = read("".join(text % kind for kind in kinds))
     assert manifests.errors == manifests.documents == ()
-    assert [note.code for note in manifests.notes] == ["UnknownKind"] * len(kinds)
+    assert [note.code for note in manifests.notes] == [
+        "UnknownKind",
+        "UnsupportedKind",
+        "UnsupportedKind",
+        "UnknownKind",
+    ]
 
 
 def test_huge_files_and_endless_errors_stop_early() -> None:

@@ -88,7 +88,7 @@ def messages(findings: list[Document]) -> list[str]:
 
 
 def test_what_the_host_can_honour_is_valid(desk: Desk):
-    assert desk.ask("validate") == (0, {"valid": True, "errors": [], "warnings": []})
+    assert desk.ask("validate") == (0, {"valid": True, "errors": [], "warnings": [], "notChecked": []})
 
 
 def test_without_a_target_only_kserve_is_asked(desk: Desk):
@@ -124,7 +124,8 @@ def test_a_document_that_a_host_can_do_nothing_with_is_an_error_for_its_author(d
     assert code == 1
     text = "LLMInferenceService llm cannot be honoured on a host: it is for Kubernetes only; write an InferenceService"
     assert messages(document["errors"]) == [f"llm.yaml:1: {text}"]
-    assert [each.partition(":")[0] for each in messages(document["warnings"])] == ["graph.yaml"]
+    assert [each.partition(":")[0] for each in messages(document["notChecked"])] == ["graph.yaml", "llm.yaml"]
+    assert document["warnings"] == []
 
 
 def test_what_kserve_refuses_already_is_said_once(desk: Desk):
@@ -363,3 +364,45 @@ def test_model_name_that_two_services_bear_is_warned_of(desk: Desk):
     assert [each.split(" may ")[0] for each in said] == [
         f"{file}.yaml:4: the model name {name}" for file in ("base", "chat") for name in ("base", "sql")
     ]
+
+
+# ---------------------------------------------------------------- kinds that are not checked
+
+UNCHECKED = {
+    "llm": "LLMInferenceService",
+    "settings": "LLMInferenceServiceConfig",
+    "graph": "InferenceGraph",
+    "trained": "TrainedModel",
+}
+
+
+def unchecked(kind: str) -> str:
+    return f"apiVersion: serving.kserve.io/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{nonsense: 1}}\n"
+
+
+@pytest.mark.parametrize("name", UNCHECKED)
+def test_kind_without_schema_is_not_checked_and_never_valid(desk: Desk, name: str) -> None:
+    desk.write(**{name: unchecked(UNCHECKED[name])})
+    code, out, _ = desk("validate", "-o", "json")
+    document = json.loads(out)
+    assert (code, document["valid"], document["errors"], document["warnings"]) == (0, None, [], [])
+    (found,) = document["notChecked"]
+    assert (Path(found["file"]).name, found["line"]) == (f"{name}.yaml", 1)
+    assert found["message"].startswith(f"{UNCHECKED[name]} a (serving.kserve.io/v1alpha1): ")
+    *lines, last = desk("validate")[1].splitlines()
+    assert [f"{name}.yaml:1: not checked: {UNCHECKED[name]} a" in line for line in lines] == [True]
+    assert last == "not checked in full: 0 errors, 0 warnings; not checked: 1 document"
+
+
+def test_error_beside_a_document_that_is_not_checked_is_invalid(desk: Desk) -> None:
+    desk.write(llm=unchecked("LLMInferenceService"), chat=SERVICE.replace("model:\n", "modle:\n"))
+    code, out, _ = desk("validate")
+    assert code == 1
+    assert out.splitlines()[-1].startswith("invalid: ")
+
+
+def test_document_not_checked_is_named_behind_many_foreign_ones(desk: Desk) -> None:
+    foreign = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n" * 9
+    desk.write(more=f"{foreign}---\n{unchecked('InferenceGraph')}")
+    _, out, _ = desk("validate", "-o", "json")
+    assert [each["line"] for each in json.loads(out)["notChecked"]] == [38]

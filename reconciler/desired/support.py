@@ -155,8 +155,8 @@ ROWS: Final[tuple[Row, ...]] = (
         Where.KIND,
         "InferenceGraph TrainedModel LLMInferenceServiceConfig LocalModelCache LocalModelNamespaceCache "
         "LocalModelNode LocalModelNodeGroup ClusterLocalModel",
-        _no("it is not ours to serve", code="UnknownKind"),
-        _no("it is not ours to serve", code="UnknownKind"),
+        _no("this kind of KServe is not supported", code="UnsupportedKind"),
+        _no("this kind of KServe is not supported", code="UnsupportedKind"),
     ),
     # ------------------------------------------------------------ InferenceService
     _row(Where.SPEC, "predictor", YES),

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from reconciler.manifests.assembly import Builds, assemble
-from reconciler.manifests.documents import read_file
-from reconciler.manifests.foreign import may_hide_services
+from reconciler.manifests.documents import UNSUPPORTED_KIND, read_file
+from reconciler.manifests.foreign import is_of_kserve, may_hide_services
 from reconciler.manifests.host import cordon_of
 from reconciler.manifests.manifest import (
     CLUSTER_SCOPED,
@@ -47,6 +47,7 @@ __all__ = [
     "MAX_IGNORE_BYTES",
     "OUR_API",
     "SUFFIXES",
+    "UNSUPPORTED_KIND",
     "FieldPath",
     "Ignore",
     "Manifest",
@@ -63,6 +64,7 @@ __all__ = [
     "is_kustomization",
     "is_manifest",
     "is_near_manifest",
+    "is_of_kserve",
     "may_hide_services",
     "misnamed",
     "read_manifests",

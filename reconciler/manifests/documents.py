@@ -8,7 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.bugs import caught
-from reconciler.manifests.foreign import has_no_kind, is_foreign, kind_of_broken, left_behind, misspelt_kind
+from reconciler.manifests.foreign import (
+    has_no_kind,
+    is_foreign,
+    is_of_kserve,
+    kind_of_broken,
+    left_behind,
+    misspelt_kind,
+)
 from reconciler.manifests.host import host_problems
 from reconciler.manifests.json_text import is_json, join_surrogates, split_objects
 from reconciler.manifests.manifest import (
@@ -34,6 +41,8 @@ _HINTS = {"Kustomization": ": kustomize reads it from a file named kustomization
 _RENDERED = ("InferenceService", "ServingRuntime", "ClusterServingRuntime", "LLMInferenceService")
 # Codes of notes: a file without any document, and one that is no manifest.
 EMPTY, FOREIGN_FILE = "EmptyFile", "NotAManifest"
+# Of a note about a document of KServe's whose kind we neither check nor run.
+UNSUPPORTED_KIND = "UnsupportedKind"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -93,9 +102,11 @@ def _tidy(path: str, found: Manifests) -> Manifests:
         )
     if len(found.notes) <= MAX_NOTES:
         return found
-    last = found.notes[MAX_NOTES - 1]
-    rest = replace(last, message=f"this and {len(found.notes) - MAX_NOTES} more documents are not ours; ignored")
-    return replace(found, notes=(*found.notes[: MAX_NOTES - 1], rest))
+    # What is not checked must not be hidden by what nobody expects to be.
+    notes = sorted(found.notes, key=lambda each: each.code != UNSUPPORTED_KIND)
+    last = notes[MAX_NOTES - 1]
+    rest = replace(last, message=f"this and {len(notes) - MAX_NOTES} more documents are not ours; ignored")
+    return replace(found, notes=(*notes[: MAX_NOTES - 1], rest))
 
 
 def _read_document(path: str, line: int, chunk: bytes, budget: Budget) -> Manifests:
@@ -216,6 +227,9 @@ def _not_served(draft: Manifest, kind: str, api_version: str) -> Manifests:
     if kind == "Template" and isinstance(draft.data.get("objects"), list):
         return _template(draft, api_version, str(name))
     what = f"{kind[:80]} {name[:80]}" if isinstance(name, str) else kind[:80]
+    if is_of_kserve(api_version):
+        text = f"{what} ({api_version[:80]}): this kind of KServe is not supported; neither checked nor served"
+        return Manifests(notes=(Reason(UNSUPPORTED_KIND, text, draft.origin),))
     hint = _HINTS.get(kind, "")
     return Manifests(
         notes=(Reason("UnknownKind", f"{what} ({api_version[:80]}) is not ours to serve; ignored{hint}", draft.origin),)

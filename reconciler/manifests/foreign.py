@@ -60,6 +60,11 @@ def misspelt_kind(kind: str, api_version: str) -> str:
     return ""
 
 
+def is_of_kserve(api_version: str) -> bool:
+    """Is it of KServe's own group of kinds?"""
+    return api_version.partition("/")[0] == _KSERVE
+
+
 def is_foreign(value: Any) -> bool:
     """Is a document without kind or apiVersion nothing of ours, not even with a typing error?"""
     if isinstance(value, dict):

@@ -346,13 +346,17 @@ def _number(count: int, word: str) -> str:
 
 def review_blocks(review: Document) -> Iterator[Block]:
     """One line per finding, as compilers and editors write them, then the verdict."""
-    found = [("error", one) for one in review["errors"]] + [("warning", one) for one in review["warnings"]]
+    kinds = (("error", "errors"), ("warning", "warnings"), ("not checked", "notChecked"))
+    found = [(kind, one) for kind, key in kinds for one in review.get(key, ())]
     for kind, one in sorted(found, key=lambda pair: (pair[1]["file"], pair[1]["line"])):
         # An API server begins with the path by itself.
         where = f"{one['path']}: " if one["path"] and not one["message"].startswith(one["path"]) else ""
         yield one_line(f"{one['file']}:{one['line']}: {kind}: {where}{one['message']}")
     errors, warnings = _number(len(review["errors"]), "error"), _number(len(review["warnings"]), "warning")
-    yield f"{'valid' if review['valid'] else 'invalid'}: {errors}, {warnings}"
+    if unchecked := review.get("notChecked", ()):
+        warnings += f"; not checked: {_number(len(unchecked), 'document')}"
+    verdict = {True: "valid", False: "invalid", None: "not checked in full"}[review["valid"]]
+    yield f"{verdict}: {errors}, {warnings}"
 
 
 # ---------------------------------------------------------------- history

@@ -5,7 +5,7 @@ from __future__ import annotations
 from reconciler.model import Desired, DesiredState, Origin, Owned, Reason, Replica, ServiceId, is_under
 
 # Files that are there, but hold no manifest of ours.
-_HOLLOW = frozenset({"EmptyFile", "NotAManifest", "UnknownKind"})
+_HOLLOW = frozenset({"EmptyFile", "NotAManifest", "UnknownKind", "UnsupportedKind"})
 
 
 def reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[Replica, ...]) -> Reason | None:
