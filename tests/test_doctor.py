@@ -342,6 +342,8 @@ def test_program_that_builds_kustomizations_is_named(
     program.write_text("#!/bin/sh\necho Client Version: v1.37.2; echo Kustomize Version: v5.8.1\n")
     program.chmod(0o755)
     assert host.only("kustomize", Level.OK).says == f"{program} kustomize (v1.37.2) builds kustomizations"
+    program.write_text("#!/bin/sh\necho Client Version: v1.20.0\n")
+    assert "v1.20.0 is too old" in host.only("kustomize", Level.PROBLEM).says
     program.write_text("#!/bin/sh\nexit 1\n")
     assert "does not run" in host.only("kustomize", Level.PROBLEM).says
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +17,10 @@ from reconciler.config import HostTarget, Source
 from reconciler.desired import build_desired, part_of
 from reconciler.evaluation.evaluator import Evaluator
 from reconciler.evaluation.sandbox import Sandbox
-from reconciler.manifests import ManifestCache, Manifests, read_manifests, read_paths
+from reconciler.manifests import ManifestCache, Manifests, find_supporting, read_manifests, read_paths
 from reconciler.manifests.kustomize import Program
-from reconciler.model import DesiredState, File, Origin, Reason, Snapshot
+from reconciler.model import DesiredState, File, Origin, Owned, Reason, ServiceId, Snapshot
+from reconciler.rollout.pruning import reason_to_keep
 from reconciler.source import GitSource
 from tests.examples import examples
 from tests.git_repository import Repository
@@ -148,6 +150,9 @@ def test_change_without_a_program_is_unusable_and_prunes_nothing(no_program: Non
     assert origins(state.unreadable) == [("hosts/box/kustomization.yaml", 1)]
     assert "namePrefix changes what it lists" in state.unreadable[0].message
     assert "install kustomize or kubectl" in state.unreadable[0].message
+    kept = reason_to_keep(state, Owned(ServiceId("models", "prod-chat"), Origin("base/chat.yaml", 1)), ())
+    assert kept is not None
+    assert kept.origin == Origin("hosts/box/kustomization.yaml", 1)
 
 
 def test_list_alone_is_read_as_it_is_without_a_program(no_program: None, repository: Repository) -> None:
@@ -195,6 +200,21 @@ def test_what_is_not_in_the_revision_is_refused_before_a_build(
     file = "generator.yaml" if "generators" in text else "kustomization.yaml"
     assert error.origin == Origin(f"hosts/box/{file}", 3)
     assert services(found) == []
+
+
+def test_kustomization_of_the_whole_repository_is_built(
+    kubectl: str, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.write("kustomization.yaml", "nameSuffix: -a\nresources: [it's here/chat.yaml, host.yaml]\n")
+    repository.write("it's here/chat.yaml", SERVICE)
+    repository.write("host.yaml", HOST)
+    repository.commit()
+    snapshot = GitSource(Source(url=str(repository.path)), repository.path.parent / "git", ("",)).poll()
+    monkeypatch.chdir(repository.path)
+    for found in (read_manifests(snapshot), read_paths([Path()])):
+        (service,) = found.of_kind("InferenceService")
+        assert (service.name, service.origin) == ("chat-a", Origin("it's here/chat.yaml", 1))
+        assert [each.name for each in found.of_kind("Host")] == ["box"]
 
 
 def test_base_that_an_overlay_uses_is_not_served_as_well(kubectl: str, repository: Repository) -> None:
@@ -348,6 +368,40 @@ def test_kustomization_of_another_tool_is_only_noted(no_program: None, repositor
     )
     found = look(commit(repository, {"hosts/box/kustomization.yaml": flux, "hosts/box/chat.yaml": SERVICE}))
     assert (services(found), [note.code for note in found.notes]) == (["chat"], ["UnknownKind"])
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from(["a.yaml", "..", "../..", "https://x", "", "a=b", "\0"]),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.sampled_from(["path", "files", "0"]), inside),
+    max_leaves=8,
+)
+KEYS = [
+    "resources",
+    "bases",
+    "components",
+    "generators",
+    "patches",
+    "apiVersion",
+    "kind",
+    "helmCharts",
+    "namespace",
+    "?",
+]
+
+
+@settings(deadline=None, max_examples=examples(200))
+@given(st.dictionaries(st.sampled_from(KEYS), ANYTHING) | ANYTHING)
+def test_kustomization_may_say_anything_and_nothing_breaks(said: object) -> None:
+    files = {"a/kustomization.yaml": yaml.safe_dump(said).encode(), "a/a.yaml": SERVICE.encode()}
+    snapshot = Snapshot("r", tuple(File(path, "", data) for path, data in files.items()))
+    find_supporting({file.path: file for file in snapshot.files}, lambda names: {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reconciler.manifests.assembly.find_program", lambda: None)
+        found = read_manifests(snapshot)
+    assert found.unreadable or found.documents or found.notes
 
 
 FOLDERS = st.sampled_from(["hosts/box", "hosts/box/a", "hosts/box/a/b", "hosts/box/c", "runtimes"])

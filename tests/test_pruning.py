@@ -88,6 +88,7 @@ def test_deleted_service_goes_with_its_reason() -> None:
         ),
         (skip("EmptyFile", "holds no document"), f"{FILE} holds no document"),
         (skip("NotAManifest", "is no manifest"), f"{FILE} is no manifest"),
+        ({"skipped": {f"{FILE}.bak": Reason("NotAManifestName", "not read")}}, f"{FILE}.bak is not read"),
     ],
 )
 def test_service_whose_file_is_not_read_goes_and_says_so(more: dict[str, Any], said: str) -> None:

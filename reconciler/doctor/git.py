@@ -42,10 +42,13 @@ def check_kustomize() -> Iterator[Finding]:
         yield ok("kustomize", "neither kustomize nor kubectl is on PATH: kustomizations may only list files")
         return
     answer = ask((program.path, *program.version))
-    version = re.search(r"v\d+\.\d+\.\d+\S*", answer.text)
+    version = re.search(r"v(\d+)\.(\d+)\.\d+", answer.text)
+    oldest = ".".join(map(str, program.oldest))
+    fix = f"install kustomize or kubectl anew ({program.path}: {oldest} or newer), or remove it"
     if not answer.succeeded or version is None:
-        fix = "install kustomize or kubectl, or remove what does not run"
         yield problem("kustomize", f"{program.path} does not run: {answer.last_line}", fix)
+    elif (int(version[1]), int(version[2])) < program.oldest:
+        yield problem("kustomize", f"{program.path} {version[0]} is too old", fix)
     else:
         yield ok("kustomize", f"{program} ({version[0]}) builds kustomizations")
 

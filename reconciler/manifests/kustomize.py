@@ -51,6 +51,11 @@ class Program:
         """What it is asked for its version with."""
         return ("version", "--client") if self.arguments == _ARGUMENTS["kubectl"] else ("version",)
 
+    @property
+    def oldest(self) -> tuple[int, int]:
+        """The first that tells which file an object comes from."""
+        return (1, 24) if self.arguments == _ARGUMENTS["kubectl"] else (4, 5)
+
     def __str__(self) -> str:
         return " ".join((self.path, *self.arguments))
 
@@ -86,7 +91,11 @@ def _run(program: Program, scratch: str) -> bytes:
     argv = [program.path, *program.arguments, "--load-restrictor=LoadRestrictionsRootOnly", "--", scratch]
     env = {"PATH": "/nonexistent", "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8", **_NOWHERE}
     pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=scratch) as process:
+    try:
+        begun = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=scratch)
+    except OSError as error:
+        raise BuildFailed(f"{program.path} does not run: {error.strerror}") from None
+    with begun as process:
         try:
             _limit(process.pid)
             said, errors = exchange(process, b"", _SECONDS, _LONGEST, watch=lambda: None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.errors import ManifestError
-from reconciler.model import Origin, Reason
+from reconciler.model import MISNAMED, Origin, Reason
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -42,7 +42,7 @@ def is_near_manifest(path: str) -> bool:
 def misnamed(path: str) -> Reason:
     """What is said of such a file where it holds what a manifest does."""
     text = f"not read, though it holds what a manifest does: names end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-    return Reason("NotAManifestName", text, Origin(path, 1))
+    return Reason(MISNAMED, text, Origin(path, 1))
 
 
 def is_hidden(path: str, roots: Iterable[str]) -> bool:

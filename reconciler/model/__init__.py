@@ -50,7 +50,17 @@ from reconciler.model.desired import (
     VolumeFile,
 )
 from reconciler.model.fit import Fit
-from reconciler.model.names import FOLDER_TOO_LARGE, INTERNAL_ERROR, Bug, Origin, Reason, ReplicaId, ServiceId, is_under
+from reconciler.model.names import (
+    FOLDER_TOO_LARGE,
+    INTERNAL_ERROR,
+    MISNAMED,
+    Bug,
+    Origin,
+    Reason,
+    ReplicaId,
+    ServiceId,
+    is_under,
+)
 from reconciler.model.observed import (
     Address,
     Capacity,
@@ -85,6 +95,7 @@ __all__ = [
     "GPU_FRACTION",
     "INTERNAL_ERROR",
     "MIG",
+    "MISNAMED",
     "Action",
     "Address",
     "Admit",

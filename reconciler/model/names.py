@@ -54,6 +54,10 @@ def is_under(path: str, roots: Iterable[str]) -> bool:
     return any(not root or path == root or path.startswith(f"{root}/") for root in roots)
 
 
+MISNAMED = "NotAManifestName"
+"""The code of a Reason about a file that holds a manifest, and is not read for its name."""
+
+
 INTERNAL_ERROR = "InternalError"
 """The code of a Reason that names a fault of ours."""
 

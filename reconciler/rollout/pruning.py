@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconciler.model import Desired, DesiredState, Origin, Owned, Reason, Replica, ServiceId, is_under
+from reconciler.model import MISNAMED, Desired, DesiredState, Origin, Owned, Reason, Replica, ServiceId, is_under
 
 # Files that are there, but hold no manifest of ours.
 _HOLLOW = frozenset({"EmptyFile", "NotAManifest", "UnknownKind", "UnsupportedKind"})
@@ -74,7 +74,15 @@ def _what_happened(desired: DesiredState, service: ServiceId, file: str) -> str:
     if skipped := desired.skipped.get(file):
         where = f" ({skipped.origin})" if skipped.origin and skipped.origin.file != file else ""
         return f"deleted in git: {file} {_is(skipped.code)}{skipped.message}{where}"
+    beside = (path for path, why in desired.skipped.items() if why.code == MISNAMED and _is_copy(path, file))
+    if copy := next(beside, None):
+        return f"deleted in git; {copy} is not read, for its name is not that of a manifest"
     return "deleted in git"
+
+
+def _is_copy(path: str, file: str) -> bool:
+    """Is it called as the file was, but for what stands behind the name?"""
+    return path.startswith(f"{file.rpartition('.')[0]}.")
 
 
 def _is(code: str) -> str:
