@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from reconciler.kserve.issues import Issue
-from reconciler.kserve.names import FRAMEWORKS
+from reconciler.kserve.names import CONNECTIONS, FRAMEWORKS
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Origin
 
@@ -146,6 +146,8 @@ class Origins:
         for index, each in enumerate(_items(at(self.service, _PREDICTOR).get("storageUris"))):
             if isinstance(each, dict) and each.get("uri") == uri:
                 return self.service.origin_of((*_PREDICTOR, "storageUris", index, "uri"))
+        if CONNECTIONS in at(self.service, ("metadata", "annotations")):
+            return self.service.origin_of(("metadata", "annotations", CONNECTIONS))
         return self.service.origin
 
     def of_pod_field(self, path: FieldPath) -> Origin:

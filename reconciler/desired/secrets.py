@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reconciler.config import Engine, HostTarget
 from reconciler.desired.origins import Origins
 from reconciler.kserve.credentials import Secret
+from reconciler.kserve.names import CONNECTION_TYPE, CONNECTIONS
 from reconciler.kserve.resolve import Issue
 from reconciler.manifests import Manifest
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, SecretMount
-from reconciler.secrets import NO_SECRETS, SecretStore, StoredSecret
+from reconciler.secrets import NO_SECRETS, SecretStore
+from reconciler.secrets.connections import as_text
 from reconciler.secrets.store import NOT_ALLOWED, UNREADABLE
 from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_part, secret_ref
 from reconciler.storage.sources import shown
@@ -75,12 +77,7 @@ def keyring(namespace: str, service: Manifest, store: SecretStore, target: HostT
 
 def as_kserve_sees(store: SecretStore) -> dict[tuple[str, str], Secret]:
     """The Secrets for KServe's own rules, which read settings of storage in them."""
-    return {key: _as_kserve_sees(secret) for key, secret in store.secrets.items()}
-
-
-def _as_kserve_sees(secret: StoredSecret) -> Secret:
-    data = {key: value.decode("utf-8", "replace") for key, value in secret.data.items()}
-    return Secret(secret.name, data, secret.annotations, private=True)
+    return {key: as_text(secret) for key, secret in store.secrets.items()}
 
 
 def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:
@@ -92,7 +89,14 @@ def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | No
         ref = SecretRef(found[1], origins.storage_key() or ALL)
     else:
         return None
-    return ring.lack(ref, "the model's storage", origins.of_storage(""))
+    if CONNECTIONS in issue.path:
+        reason = ring.lack(SecretRef(ref.secret, ALL), f"{CONNECTIONS}: {ref.secret}", origins.of_field(issue.path))
+        return replace(reason, message=f"{reason.message}. Or write where the model is, as storageUri")
+    reason = ring.lack(ref, "the model's storage", origins.of_storage(""))
+    if not (key := origins.storage_key()) or ring.closed:
+        return reason
+    text = f"{reason.message}. A data connection of OpenShift AI will do as well: a Secret {key} with the annotation"
+    return replace(reason, message=f"{text} {CONNECTION_TYPE}: s3")
 
 
 def missing_secrets(spec: EffectiveSpec, engine: Engine | None, ring: Keyring, origins: Origins) -> Iterator[Reason]:

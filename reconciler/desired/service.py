@@ -60,11 +60,11 @@ def describe(service: Manifest, scene: Scene) -> Desired:
 
 def _describe(service: Manifest, scene: Scene) -> Desired:
     key = service_id(service, scene.target)
-    resolved = resolve(service.data, scene.world)
+    ring = keyring(key.namespace, service, scene.secrets, scene.target)
+    resolved = resolve(service.data, scene.world, may_use_secrets=not ring.closed)
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
     warnings = (*(_reason(each, origins, resolved.pod) for each in resolved.warnings), *disclosed(service))
-    ring = keyring(key.namespace, service, scene.secrets, scene.target)
     errors = [(issue, missing_secret(issue, origins, ring)) for issue in resolved.errors]
     beside = (missing_secret(issue, origins, ring) for issue in resolved.cluster_errors)
     secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))

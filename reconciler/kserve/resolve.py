@@ -11,6 +11,7 @@ from reconciler.kserve.build import Built, build_pod
 from reconciler.kserve.defaults import deployment_mode, with_defaults
 from reconciler.kserve.issues import Issue, SpecError, invalid_spec
 from reconciler.kserve.later import later_fields
+from reconciler.kserve.openshift_ai import admit
 from reconciler.kserve.runtime_defaults import protocol_of
 from reconciler.kserve.runtime_hints import hint_for_none, hint_for_refused, hint_for_unknown
 from reconciler.kserve.selection import Refusal, Runtime, refuse_named, refuse_none_found, refuse_unknown
@@ -79,15 +80,21 @@ class Resolved:
     argument_sources: tuple[tuple[str, int], ...] = ()
 
 
-def resolve(service: Mapping[str, Any], world: World) -> Resolved:
-    """Never raises for bad input: `errors` say what is wrong."""
-    clean, flaws = api_server.read(service, mutated=True)
+def resolve(service: Mapping[str, Any], world: World, *, may_use_secrets: bool = True) -> Resolved:
+    """Never raises for bad input: `errors` say what is wrong.
+
+    Connections of OpenShift AI are Secrets: where the service `may_use_secrets` of its namespace, they are followed.
+    """
+    admitted = admit(service, world.default_namespace, world.secrets if may_use_secrets else {}, world.profiles)
+    clean, flaws = api_server.read(admitted.service, mutated=True)
     errors = [Issue("Invalid", flaw.message, flaw.path) for flaw in flaws]
     metadata = {"namespace": world.default_namespace, **(clean.get("metadata") or {})}
     defaulted = with_defaults({**clean, "metadata": metadata}, world.config, world.local_models(metadata["namespace"]))
     if refused := refusal(defaulted, world.config):
         errors.append(Issue("Refused", str(refused), refused.path))
-    return _Resolution(defaulted, world, errors).resolved()
+    found = _Resolution(defaulted, world, errors).resolved()
+    warnings, absent = (*admitted.warnings, *found.warnings), (*admitted.absent, *found.cluster_errors)
+    return replace(found, warnings=warnings, cluster_errors=absent) if admitted.warnings or admitted.absent else found
 
 
 class _Resolution:

@@ -12,6 +12,7 @@ from reconciler.kserve.credentials import Secret, ServiceAccount, Vault, decode_
 from reconciler.kserve.injection import Setting
 from reconciler.kserve.later import later_fields
 from reconciler.kserve.localmodel import LocalModel
+from reconciler.kserve.openshift_ai import with_data_connections
 from reconciler.kserve.selection import Runtime, Runtimes
 from reconciler.kserve.storage import DEFAULT_CONTAINER, StorageContainer
 
@@ -44,6 +45,7 @@ class World:
     accounts: Mapping[tuple[str, str], ServiceAccount] = field(default_factory=dict)
     storage_containers: tuple[StorageContainer, ...] = (DEFAULT_CONTAINER,)
     models: tuple[LocalModel, ...] = ()
+    profiles: Mapping[tuple[str, str], Document] = field(default_factory=dict)
     issues: tuple[DocumentIssue, ...] = ()
     warnings: tuple[DocumentIssue, ...] = ()
     memo: dict[str, Setting] = field(default_factory=dict, repr=False)
@@ -70,8 +72,7 @@ class World:
         sorter = _Sorter(default_namespace, default_mode, places)
         for index, document in enumerate(documents):
             sorter.take(index, document)
-        if secrets is not None:
-            sorter.secrets = dict(secrets)
+        sorter.secrets = dict(secrets) if secrets is not None else with_data_connections(sorter.secrets)
         sorter.take_templated(templated)
         return sorter.world()
 
@@ -109,6 +110,7 @@ class _Sorter:
         self._accounts: dict[tuple[str, str], ServiceAccount] = {}
         self._containers: dict[str, StorageContainer] = {}
         self._models: dict[tuple[str, str], LocalModel] = {}
+        self._profiles: dict[tuple[str, str], Document] = {}
         self._config_map: tuple[int, Mapping[str, str]] | None = None
 
     def take(self, index: int, document: Document) -> None:
@@ -138,6 +140,8 @@ class _Sorter:
             spec = clean.get("spec") or {}
             groups = tuple(spec.get("nodeGroups") or ())
             self._models[namespace, name] = LocalModel(name, namespace, spec.get("sourceModelUri", ""), groups)
+        elif kind == "HardwareProfile" and isinstance(spec := clean.get("spec"), dict):
+            self._profiles[namespace, name] = spec
         elif kind == "ConfigMap" and name == "inferenceservice-config":
             self._config_map = (index, clean.get("data") or {})
 
@@ -164,6 +168,7 @@ class _Sorter:
             accounts=self._accounts,
             storage_containers=tuple(containers[name] for name in sorted(containers)),
             models=tuple(self._models[key] for key in sorted(self._models)),
+            profiles=self._profiles,
             issues=tuple(sorted(self._issues, key=lambda issue: issue.index)),
             warnings=tuple(self._warnings),
         )

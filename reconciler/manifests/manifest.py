@@ -24,6 +24,11 @@ KNOWN_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "ConfigMap": ("v1",),
     "Secret": ("v1",),
     "ServiceAccount": ("v1",),
+    "HardwareProfile": (
+        "infrastructure.opendatahub.io/v1",
+        "infrastructure.opendatahub.io/v1alpha1",
+        "dashboard.opendatahub.io/v1alpha1",
+    ),
     "Namespace": ("v1",),
     "Host": (OUR_API,),
     "Cluster": (OUR_API,),

@@ -18,6 +18,7 @@ from reconciler.kserve import api_server
 from reconciler.manifests import Manifest, Manifests
 from reconciler.model import Bug, Reason
 from reconciler.secrets import folder, sops
+from reconciler.secrets.connections import with_data_connections
 from reconciler.secrets.decode import Unfit, decode, is_plain
 from reconciler.secrets.private import read_private
 from reconciler.secrets.store import NO_SECRETS, NOT_ALLOWED, UNREADABLE, Key, SecretStore, StoredSecret
@@ -87,7 +88,11 @@ class SecretSources:
             one = openers[folder_of_it] if folder_of_it else opener
             self._add(manifest, number, pile, one, plain=self._settings.allow_plaintext)
         return SecretStore(
-            pile.secrets, pile.refused, tuple(pile.unavailable), tuple(pile.notes), tuple(pile.misplaced)
+            with_data_connections(pile.secrets),
+            pile.refused,
+            tuple(pile.unavailable),
+            tuple(pile.notes),
+            tuple(pile.misplaced),
         )
 
     def _opener_of(self, place: SecretFolder, opener: _Identities) -> _Identities:
