@@ -9,6 +9,7 @@ import argparse
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ LOADERS = {
     "fastsafetensors": ("fastsafetensors",),
     "instanttensor": ("instanttensor",),
 }
+GRPC_SERVER = "vllm.entrypoints.grpc_server"
 CLASSES = ("middleware", "worker_cls", "worker_extension_cls", "scheduler_cls", "logits_processors")
 
 
@@ -49,6 +51,20 @@ def check_imports(args: argparse.Namespace, options: list[Option]) -> None:
         given = [o for o in options if o.name.strip("-").replace("-", "_") == dest]
         index = given[-1].index if given else None
         raise Unimportable(f"--{dest.replace('_', '-')}: {fault}", index)
+
+
+def check_grpc(args: argparse.Namespace, options: list[Option]) -> None:
+    """vLLM's gRPC server comes with an extra. Raises Unimportable."""
+    if not getattr(args, "grpc", False):
+        return
+    try:
+        importlib.import_module(GRPC_SERVER)
+    except Exception as error:
+        given = [o for o in options if o.name == "--grpc"]
+        cause = describe(error.__cause__ or error)
+        text = f"--grpc: this interpreter cannot serve gRPC ({cause}); install vLLM's extra grpc there"
+        hint = f"{sys.executable} -m pip install smg-grpc-servicer"
+        raise Unimportable(f"{text}: {hint}", given[-1].index if given else None) from error
 
 
 def check_variables(request: dict[str, Any]) -> list[Finding]:

@@ -53,6 +53,7 @@ class Engine:
         cli = first_of("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
         base = first_of("vllm.utils.argparse_utils", "vllm.utils").FlexibleArgumentParser
         self.parser = cli.make_arg_parser(quiet(base)(prog="vllm", allow_abbrev=False))
+        self.base = base
         self.flags = sorted(flag for action in self.parser._actions for flag in action.option_strings)
         self.actions = {flag: action for action in self.parser._actions for flag in action.option_strings}
         self.long = {flag: spelled_out(action.option_strings) for flag, action in self.actions.items()}
@@ -76,6 +77,12 @@ class Engine:
         except (Refused, KeyError):
             return False
         return found is not None and not isinstance(found, str) and found != ["{}"]
+
+    def http_flags(self) -> set[str]:
+        """Those of the HTTP server alone: the gRPC server takes the engine's, and where to listen."""
+        engine = importlib.import_module("vllm").AsyncEngineArgs.add_cli_args(self.base())
+        known = {flag for action in engine._actions for flag in action.option_strings}
+        return set(self.flags) - known - {"--grpc", "--host", "--port", "--config"}
 
     def build_config(self, args: argparse.Namespace) -> Any:
         return importlib.import_module("vllm").AsyncEngineArgs.from_cli_args(args).create_engine_config()

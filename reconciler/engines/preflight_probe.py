@@ -40,7 +40,13 @@ if TYPE_CHECKING:
         removed,
         suspicious,
     )
-    from reconciler.engines.preflight_loads import Unimportable, check_imports, check_variables, tokenizer_faults
+    from reconciler.engines.preflight_loads import (
+        Unimportable,
+        check_grpc,
+        check_imports,
+        check_variables,
+        tokenizer_faults,
+    )
     from reconciler.engines.preflight_parser import Engine, Environment, Refused, Unknown
     from reconciler.engines.preflight_text import (
         Finding,
@@ -69,7 +75,7 @@ else:
         removed,
         suspicious,
     )
-    from preflight_loads import Unimportable, check_imports, check_variables, tokenizer_faults
+    from preflight_loads import Unimportable, check_grpc, check_imports, check_variables, tokenizer_faults
     from preflight_parser import Engine, Environment, Refused, Unknown
     from preflight_text import (
         Finding,
@@ -352,6 +358,15 @@ def unnamed_model(engine: Engine, args: argparse.Namespace, argv: list[str]) -> 
     ]
 
 
+def lost_flags(engine: Engine, args: argparse.Namespace, argv: list[str]) -> list[Finding]:
+    """What is for the HTTP server, which --grpc replaces."""
+    if not getattr(args, "grpc", False):
+        return []
+    lost = engine.http_flags()
+    text = "is for the HTTP server, which --grpc replaces; remove one of them"
+    return [Finding(f"{o.name} {text}", o.index) for o in split(argv) if o.name in lost]
+
+
 def missing_model(model: str, argv: list[str]) -> Finding:
     culprit = [option for option in split(argv) if option.name == "--model"]
     return Finding(f"there are no model files at {model}", culprit[-1].index if culprit else None)
@@ -435,7 +450,9 @@ def judge(request: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
     config, deep = None, False
     findings += check_variables(request)
     if args is not None and not findings:
-        findings = unnamed_model(engine, args, argv) + check_all(engine, args, argv)
+        findings = unnamed_model(engine, args, argv) + check_all(engine, args, argv) + lost_flags(engine, args, argv)
+        if not findings:
+            check_grpc(args, split(argv))
         deep = os.path.exists(args.model)
         if os.path.isabs(args.model) and not deep:
             findings.append(missing_model(args.model, argv))
