@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.config import Engine
-from reconciler.engines.arguments import flag_value, values_of
+from reconciler.engines.arguments import GRPC_SERVERS, flag_value, values_of
 from reconciler.engines.environment import Folders, replace_paths
 from reconciler.engines.expansion import expand
 from reconciler.engines.launch import (
@@ -20,6 +21,7 @@ from reconciler.engines.launch import (
     origin_of_word,
     question,
     unsupported,
+    without,
 )
 from reconciler.engines.model_names import model_names
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, ServiceId
@@ -29,6 +31,7 @@ ENGINE = Engine(image="*", python=Path("/venv/bin/python"))
 FOLDERS = Folders("/state/home", "/state/tmp")
 MODELS = {"/mnt/models": "/weights/abc"}
 PYTHON = ("python", "-m", API_SERVER)
+GRPC = ("python", "-m", GRPC_SERVERS[0])
 
 
 def spec_of(command: tuple[str, ...], *args: str, env: dict[str, str] | None = None) -> EffectiveSpec:
@@ -107,13 +110,39 @@ def test_options_of_the_interpreter_are_kept() -> None:
         (spec_of(("python",)), "not a script", 1),
         (spec_of(PYTHON, "--model=m", "--uds", "/s"), "--uds does not work on a host", 5),
         (spec_of(PYTHON, "--ssl_cert_reqs=2"), "--ssl-cert-reqs does not work on a host", 4),
+        (spec_of(PYTHON, "--grpc-port=9000"), "--grpc-port does not work on a host: it needs vLLM's Rust frontend", 4),
+        (spec_of(PYTHON, "--grpc", "--api-key=k"), "--api-key does not work with --grpc", 5),
+        (spec_of(("vllm", "serve"), "--grpc", "--ssl-certfile=c"), "--ssl-certfile does not work with --grpc", 4),
+        (spec_of(GRPC, "--ssl-keyfile=c"), "--ssl-keyfile does not work with --grpc", 4),
+        (spec_of(PYTHON, "--grpc", env={"VLLM_API_KEY": "k"}), "variable VLLM_API_KEY does not work with --grpc", 99),
     ],
 )
 def test_what_only_a_container_can_run_is_refused_with_its_line(spec: EffectiveSpec, message: str, line: int) -> None:
     words = len(spec.command) + len(spec.args)
     (reason,) = unsupported(spec, [Origin("runtime.yaml", n + 1) for n in range(words)], Origin("service.yaml", 99))
     assert message in reason.message
-    assert reason.origin == Origin("runtime.yaml", line)
+    assert reason.origin == (Origin("service.yaml", 99) if line == 99 else Origin("runtime.yaml", line))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        spec_of(PYTHON, "--grpc", "--model=/mnt/models", "--port=9000", "--host=0.0.0.0"),
+        spec_of(("vllm", "serve"), "--model=/mnt/models", "--grpc"),
+        spec_of(GRPC, "--model=/mnt/models", "--port", "9000"),
+    ],
+)
+def test_grpc_server_listens_on_a_socket_of_its_own(spec: EffectiveSpec) -> None:
+    assert unsupported(spec) == ()
+    folders = replace(FOLDERS, socket="/run/x/http.sock")
+    start = launch(spec, ENGINE, SERVICE, Lease(20001), MODELS, 89.5, folders)
+    where = ("--host=unix:/run/x/http.sock", "--port=1")
+    assert start.argv[:6] == ("/venv/bin/python", "-m", GRPC[2], "--model=/weights/abc", *where)
+    assert start.argv[6:] == ("--served-model-name", *start.argv[7:-1], "--shutdown-timeout=90")
+    assert start.socket == "/run/x/http.sock:1"
+    assert without(start, {"--uds", "--shutdown-timeout"}, Lease(20001)).argv == start.argv[:-1]
+    assert launched(spec).argv[4:6] == ("--host=127.0.0.1", "--port=20001")
+    assert "--grpc" in question(spec, ENGINE, MODELS, "/h").argv
 
 
 def test_origins_may_cover_the_arguments_alone() -> None:

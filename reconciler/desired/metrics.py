@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.engines.arguments import values_of
+from reconciler.engines.arguments import speaks_grpc, values_of
 from reconciler.kserve import names
 from reconciler.model import EffectiveSpec
 
@@ -20,6 +20,8 @@ _DEFAULT_PORTS = frozenset({"8080", "8000"})
 def metrics_path(pod: Mapping[str, Any], container: Mapping[str, Any], spec: EffectiveSpec) -> str | None:
     """The path of a replica's metrics; None: it is not to be scraped, or nothing would answer."""
     annotations = pod.get("annotations") or {}
+    if speaks_grpc((*spec.command, *spec.args)):
+        return None
     if str(annotations.get(SCRAPE, "")).lower() == "false" or not is_scraped_port(pod, container, spec):
         return None
     path = str(annotations.get(PATH) or _DEFAULT_PATH)

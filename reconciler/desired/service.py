@@ -18,6 +18,7 @@ from reconciler.desired.effective import (
     names_of,
 )
 from reconciler.desired.facts import Case, depends_on_gpus, known_facts
+from reconciler.desired.grpc import unlike_its_port
 from reconciler.desired.host_capacity import idle_gpus
 from reconciler.desired.limits import too_large
 from reconciler.desired.metrics import metrics_path
@@ -41,6 +42,7 @@ from reconciler.desired.wishes import (
     wants_passthrough,
 )
 from reconciler.digest import digest
+from reconciler.engines.arguments import speaks_grpc
 from reconciler.engines.images import find_engine
 from reconciler.engines.launch import origin_of_word
 from reconciler.engines.model_names import model_names
@@ -152,6 +154,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
             *ignored_variables(spec, ring, origins),
             *idle_gpus(spec, origins),
             *_port_doubts(spec, container, arguments, origins),
+            *unlike_its_port(container, spec, origins),
             *developer_mode(spec, origins, find_engine(spec.image, scene.target.engines)),
         ),
         warnings_without_gpu=tuple(_without_gpu(case, facts)),
@@ -167,6 +170,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         resources_origin=origins.of_container_field("resources"),
         mount_origins=tuple((each.path, origins.of_mount(each.path, each.uri)) for each in spec.mounts),
         model_names=_model_names(spec, key),
+        grpc=speaks_grpc((*spec.command, *spec.args)),
     )
 
 

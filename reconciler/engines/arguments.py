@@ -36,6 +36,8 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _NEGATIVE = re.compile(r"-\d+|-\d*\.\d+", re.ASCII)
 # vLLM reads its file of arguments only when the flag stands alone, so the two ways to write it differ.
 _NEVER_JOINED = frozenset({"--config"})
+GRPC_SERVERS = ("vllm.entrypoints.grpc_server", "vllm.entrypoints.launchers.grpc_server")
+"""vLLM's gRPC server by its modules, the first of which the oldest version that has it knows as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,11 @@ def without(args: Sequence[str], flag: str) -> tuple[str, ...]:
 def ends_tls(args: Sequence[str]) -> bool:
     """Does a server with these arguments speak TLS? uvicorn does as soon as it has one of the two files."""
     return bool(find(args, "--ssl-certfile") or find(args, "--ssl-keyfile"))
+
+
+def speaks_grpc(args: Sequence[str]) -> bool:
+    """Does a server with this command and arguments speak gRPC, and no HTTP beside it?"""
+    return bool(find(args, "--grpc")) or any(word in GRPC_SERVERS for word in args)
 
 
 def origin_of(args: Sequence[str], flag: str) -> int | None:

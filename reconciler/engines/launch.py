@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.config import Engine
-from reconciler.engines.arguments import find, flag_value, is_flag, values_of
+from reconciler.engines.arguments import GRPC_SERVERS, find, flag_value, is_flag, speaks_grpc, values_of
 from reconciler.engines.environment import Folders, environment, replace_paths
 from reconciler.engines.expansion import LONGEST_EXPANSION, expand, expand_all, names_in
 from reconciler.engines.file_arguments import is_below
@@ -31,12 +31,20 @@ _GIVEN_BY_LEASE = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"})
 _CANNOT = {
     "--uds": "the reconciler chooses where replicas listen",
     "--headless": "a replica without an HTTP server cannot be probed",
-    "--grpc": "a replica without an HTTP server cannot be probed",
+    "--grpc-port": "it needs vLLM's Rust frontend, which is not served yet; write --grpc for gRPC in place of HTTP",
     "--ssl-cert-reqs": "a host has no client certificate to probe a replica with",
+}
+_CANNOT_BESIDE_GRPC = {
+    "--api-key": "vLLM's gRPC server asks no client for a key, and would serve everybody",
+    "--ssl-certfile": "vLLM's gRPC server does not speak TLS",
+    "--ssl-keyfile": "vLLM's gRPC server does not speak TLS",
 }
 
 
 _SOCKET = "--uds"
+# Stands where a port has to, beside a socket.
+_NO_PORT = 1
+_KEY = "VLLM_API_KEY"
 # With it, vLLM listens on several ports, and on no socket.
 _MANY_PORTS = "--data-parallel-multi-port-external-lb"
 ADDED = ("--host=127.0.0.1", "--port=8000", "--uds=/socket", "--served-model-name=name", "--shutdown-timeout=1")
@@ -166,16 +174,19 @@ def launch(
     except _NotAServer as error:
         raise ValueError(str(error)) from None
     names = _names(server.flags, service)
-    flags = _drop(server.flags, "--port", "--host", "--served-model-name")
+    is_grpc = speaks_grpc(server.flags)
+    flags = _drop(server.flags, "--port", "--host", "--served-model-name", "--grpc")
     socket = "" if find(flags, _MANY_PORTS) else folders.socket
-    own = [*_where(socket, lease), *(("--served-model-name", *names) if names else ())]
+    where = _where_grpc(socket, lease) if is_grpc else _where(socket, lease)
+    own = [*where, *(("--served-model-name", *names) if names else ())]
     if not find(flags, "--shutdown-timeout"):
         own.append(f"--shutdown-timeout={math.ceil(drain_timeout)}")
     local = tuple(replace_paths(word, paths) for word in flags)
-    argv = (str(engine.python or server.python), *server.options, "-m", server.module, *local, *own)
+    module = GRPC_SERVERS[0] if is_grpc else server.module
+    argv = (str(engine.python or server.python), *server.options, "-m", module, *local, *own)
     env = environment(container.env, container.hidden, engine, paths, folders, lease)
     hidden = container.hidden & env.keys() - engine.env.keys() - _GIVEN_BY_LEASE
-    return Launch(argv, env, folders.tmp, hidden, files, socket=socket)
+    return Launch(argv, env, folders.tmp, hidden, files, socket=_grpc_socket(socket) if is_grpc else socket)
 
 
 def _where(socket: str, lease: Lease) -> tuple[str, ...]:
@@ -183,12 +194,21 @@ def _where(socket: str, lease: Lease) -> tuple[str, ...]:
     return (f"{_SOCKET}={socket}",) if socket else ("--host=127.0.0.1", f"--port={lease.port}")
 
 
+def _where_grpc(socket: str, lease: Lease) -> tuple[str, ...]:
+    """The gRPC library takes `unix:PATH` for a host, and vLLM puts a colon and the port behind it."""
+    return (f"--host=unix:{socket}", f"--port={_NO_PORT}") if socket else _where("", lease)
+
+
+def _grpc_socket(socket: str) -> str:
+    return f"{socket}:{_NO_PORT}" if socket else ""
+
+
 def without(launch: Launch, flags: Collection[str], lease: Lease) -> Launch:
     """The launch without flags of ours that its engine does not know."""
     if not flags:
         return launch
     argv = tuple(word for word in launch.argv if word.partition("=")[0] not in flags)
-    if launch.socket and _SOCKET in flags:
+    if _SOCKET in flags and any(word.startswith(f"{_SOCKET}=") for word in launch.argv):
         return replace(launch, argv=(*argv, *_where("", lease)), socket="")
     return replace(launch, argv=argv)
 
@@ -222,11 +242,23 @@ def unsupported(
     except _NotAServer as error:
         return (Reason(error.code, str(error), origin_of_word(spec, error.index, origins) or fallback),)
     reasons = []
-    for flag, why in _CANNOT.items():
+    for flag, why in _cannot(server.flags).items():
         for index, _ in find(server.flags, flag):
             origin = origin_of_word(spec, server.indices[index], origins) or fallback
-            reasons.append(Reason("UnsupportedArgument", f"{flag} does not work on a host: {why}; remove it", origin))
+            reasons.append(Reason("UnsupportedArgument", f"{flag} does not work {why}; remove it", origin))
+    if speaks_grpc(server.flags) and _KEY in {each.name for each in spec.env}:
+        text = f"variable {_KEY} does not work with --grpc: {_CANNOT_BESIDE_GRPC['--api-key']}; remove it"
+        reasons.append(Reason("UnsupportedArgument", text, fallback))
     return tuple(reasons)
+
+
+def _cannot(flags: Sequence[str]) -> dict[str, str]:
+    """Flags that these cannot hold, and why."""
+    beside = _CANNOT_BESIDE_GRPC if speaks_grpc(flags) else {}
+    return {
+        **{flag: f"on a host: {why}" for flag, why in _CANNOT.items()},
+        **{flag: f"with --grpc: {why}" for flag, why in beside.items()},
+    }
 
 
 def server_flags(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
@@ -256,12 +288,14 @@ def api_key(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> str | None:
     """The key that requests to this spec's replicas must carry, if any."""
     env = _read_container(spec.env, secrets).env
     given = flag_value([*expand_all((*spec.command, *spec.args), env)], "--api-key")
-    return given or env.get("VLLM_API_KEY") or None
+    return given or env.get(_KEY) or None
 
 
 def asks_for_key(spec: EffectiveSpec) -> bool:
     """Will its replicas refuse requests without a key? The key itself may still lie in a Secret."""
-    return bool(api_key(spec)) or any(each.name == "VLLM_API_KEY" and _is_given(each) for each in spec.env)
+    if speaks_grpc((*spec.command, *spec.args)):
+        return False
+    return bool(api_key(spec)) or any(each.name == _KEY and _is_given(each) for each in spec.env)
 
 
 def _is_given(variable: EnvVar) -> bool:
@@ -316,6 +350,8 @@ def _python(words: Sequence[str]) -> _Server:
     module, options = words[at + 1], tuple(words[1:at])
     if module == _CLI:
         return _vllm(words, at + 2, options)
+    if module in GRPC_SERVERS:
+        return _Server(options, API_SERVER, ("--grpc", *words[at + 2 :]), (at + 1, *range(at + 2, len(words))))
     if module != API_SERVER:
         raise _NotAServer(f"a host cannot run the module {module}, only {API_SERVER}", at + 1)
     return _Server(options, module, tuple(words[at + 2 :]), tuple(range(at + 2, len(words))))

@@ -88,7 +88,7 @@ Guard = Callable[[], Collection[int]]
 """Which sockets listen at the replica's address, all of them its own. Raises Stranger."""
 
 
-class _NoAnswer(Exception):
+class NoAnswer(Exception):
     """Nobody answered, or not in time; says how."""
 
 
@@ -112,7 +112,7 @@ class Probe:
             return ProbeResult(False, healthy, detail)
         try:
             problem = self._unlisted(address, model, api_key) or self._speechless(address, model, api_key)
-        except _NoAnswer as error:
+        except NoAnswer as error:
             problem = str(error)
         return ProbeResult(not problem, healthy, problem or "answers")
 
@@ -124,7 +124,7 @@ class Probe:
         """Requests that run or wait in all engines of one replica; None is unknown, never zero."""
         try:
             answer = self._ask(address, "GET", "/metrics", most=_MOST_BYTES_OF_METRICS)
-        except _NoAnswer:
+        except NoAnswer:
             return None
         return count_requests(answer.body.decode(errors="replace")) if answer.status == 200 else None
 
@@ -132,14 +132,14 @@ class Probe:
         """What it says of itself at this path, without a key; None when it does not answer."""
         try:
             return self._ask(address, "GET", path, timeout=self.scrape_timeout, most=_MOST_BYTES_OF_METRICS)
-        except _NoAnswer:
+        except NoAnswer:
             return None
 
     def vitals(self, address: Address) -> Vitals | None:
         """What its metrics say; None where there are none, or no answer."""
         try:
             answer = self._ask(address, "GET", "/metrics", most=_MOST_BYTES_OF_METRICS)
-        except _NoAnswer:
+        except NoAnswer:
             return None
         return read_vitals(answer.body.decode(errors="replace")) if answer.status == 200 else None
 
@@ -150,7 +150,7 @@ class Probe:
             try:
                 if self._ask(address, "POST", path, body, api_key, timeout).status not in _NOT_HERE:
                     return True
-            except _NoAnswer:
+            except NoAnswer:
                 return False
         return True
 
@@ -159,13 +159,13 @@ class Probe:
         try:
             answer = self._ask(address, "GET", "/is_paused")
             return answer.status == 200 and _from_json(answer.body).get("is_paused") is True
-        except (_NoAnswer, ValueError, AttributeError):
+        except (NoAnswer, ValueError, AttributeError):
             return False
 
     def _health(self, address: Address) -> tuple[bool | None, str]:
         try:
             status = self._look(address, "/health")
-        except _NoAnswer as error:
+        except NoAnswer as error:
             return None, str(error)
         if status == 200:
             return True, "healthy"
@@ -196,8 +196,8 @@ class Probe:
 
     def _look(self, address: Address, path: str) -> int:
         """The status of an answer: every replica is asked all the time, and this costs a fifth of what `_ask` does."""
-        with _explained(address, path, self.timeout):
-            with _connected(address, self.timeout, self.tls, self.guard) as connection:
+        with explained(address, path, self.timeout):
+            with connected(address, self.timeout, self.tls, self.guard) as connection:
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
                 found = _STATUS.match(_read_head(connection, time.monotonic() + self.timeout))
             if found is None:
@@ -214,14 +214,14 @@ class Probe:
         timeout: float | None = None,
         most: int = _MOST_BYTES,
     ) -> Answer:
-        """Raises _NoAnswer."""
+        """Raises NoAnswer."""
         seconds = timeout or self.timeout
         headers = {"Connection": "close", "Content-Type": "application/json"}
         if api_key:
             _check_key(api_key)
             headers["Authorization"] = f"Bearer {api_key}"
         with (
-            _explained(address, path, seconds),
+            explained(address, path, seconds),
             closing(_Connection(address, seconds, self.tls, self.guard)) as connection,
         ):
             connection.request(method, path, body, headers)
@@ -229,31 +229,31 @@ class Probe:
 
 
 def _check_key(key: str) -> None:
-    """Whoever else asks meets the same. Raises _NoAnswer, without the key: what HTTP's library raises shows it."""
+    """Whoever else asks meets the same. Raises NoAnswer, without the key: what HTTP's library raises shows it."""
     if not _SENDABLE.fullmatch(key):
         text = "the engine's API key cannot be sent by anybody: a header holds no line end and no letter beyond Latin-1"
-        raise _NoAnswer(f"{text}; is it a line end that `echo` put behind it?")
+        raise NoAnswer(f"{text}; is it a line end that `echo` put behind it?")
 
 
 @contextmanager
-def _explained(address: Address, path: str, seconds: float) -> Iterator[None]:
-    """What goes wrong on the way becomes _NoAnswer."""
+def explained(address: Address, path: str, seconds: float) -> Iterator[None]:
+    """What goes wrong on the way becomes NoAnswer."""
     try:
         yield
     except (ConnectionRefusedError, FileNotFoundError):
-        raise _NoAnswer(f"nothing listens on {_named(address)} yet") from None
+        raise NoAnswer(f"nothing listens on {_named(address)} yet") from None
     except TimeoutError:
-        raise _NoAnswer(f"{path} did not answer within {seconds:g} s") from None
+        raise NoAnswer(f"{path} did not answer within {seconds:g} s") from None
     except Stranger as error:
-        raise _NoAnswer(str(error)) from None
+        raise NoAnswer(str(error)) from None
     except (OSError, UnicodeError, http.client.HTTPException) as error:
         if is_own_lack(error):
             raise
-        raise _NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None
+        raise NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None
 
 
 @contextmanager
-def _connected(address: Address, seconds: float, tls: bool, guard: Guard | None) -> Iterator[socket.socket]:
+def connected(address: Address, seconds: float, tls: bool, guard: Guard | None) -> Iterator[socket.socket]:
     with _connect_guarded(address, seconds, guard) as plain:
         if not tls:
             yield plain
@@ -302,7 +302,7 @@ def _read_head(connection: socket.socket, deadline: float) -> bytes:
     """An answer up to its body, and what came with that. Raises TimeoutError."""
     found = b""
     while b"\r\n\r\n" not in found and len(found) < _MOST_BYTES_OF_A_LOOK:
-        _allow_until(deadline, connection)
+        allow_until(deadline, connection)
         part = connection.recv(1 << 12)
         if not part:
             break
@@ -310,7 +310,7 @@ def _read_head(connection: socket.socket, deadline: float) -> bytes:
     return found
 
 
-def _allow_until(deadline: float, connection: socket.socket) -> None:
+def allow_until(deadline: float, connection: socket.socket) -> None:
     """A socket's timeout starts anew with every byte, so it is set to what is left. Raises TimeoutError."""
     left = deadline - time.monotonic()
     if left <= 0:
@@ -357,7 +357,7 @@ class _Incoming(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Raises TimeoutError."""
-        _allow_until(self._deadline, self._connection)
+        allow_until(self._deadline, self._connection)
         count = self._connection.recv_into(buffer)
         self._left -= count
         if self._left < 0:

@@ -213,13 +213,17 @@ class Preflight:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One replica behind the proxy. `tls`: it ends TLS itself. It listens on `socket`; empty: on its port."""
+    """One replica behind the proxy. `tls`: it ends TLS itself. It listens on `socket`; empty: on its port.
+
+    `grpc`: it speaks gRPC there, and no HTTP/1.
+    """
 
     replica: ReplicaId
     port: int
     draining: bool = False
     tls: bool = False
     socket: str = ""
+    grpc: bool = False
 
     @property
     def address(self) -> Address:
@@ -235,6 +239,7 @@ class ServiceRoute:
     name is not ended by the proxy, but handed to a replica as it is. `left_at`: when the service left this host; its
     names go on for a while. `is_new`: nothing of it ever served here, so that names it shares stay with others.
     `model_names` are names beside its own that all of `stable` answer to, `canary_names` those of all of `canary`.
+    `grpc`: git wants it to be called by gRPC alone.
     """
 
     service: ServiceId
@@ -249,6 +254,21 @@ class ServiceRoute:
     is_new: bool = False
     model_names: tuple[str, ...] = ()
     canary_names: tuple[str, ...] = ()
+    grpc: bool = False
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (*self.stable, *self.canary)
+
+    @property
+    def takes_grpc(self) -> bool:
+        """Is there, or will there be, who understands it?"""
+        return self.grpc or any(each.grpc for each in self.endpoints)
+
+    @property
+    def takes_http(self) -> bool:
+        """While a service becomes one of gRPC alone, its old replicas still serve."""
+        return not self.grpc or any(not each.grpc for each in self.endpoints)
 
 
 @dataclass(frozen=True, slots=True)

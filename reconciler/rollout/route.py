@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconciler.engines.arguments import ends_tls
+from reconciler.engines.arguments import ends_tls, speaks_grpc
 from reconciler.engines.model_names import model_names
 from reconciler.health import Life
 from reconciler.model import Action, Drain, EffectiveSpec, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
@@ -37,6 +37,7 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         is_new=s.promoted is None and not shown,
         model_names=_shared_names(s, [r for r in answering if r in stable]) or (() if answering else _names_to_come(s)),
         canary_names=_shared_names(s, [r for r in answering if r in canary]),
+        grpc=_is_grpc(s),
     )
 
 
@@ -62,6 +63,12 @@ def _is_guarded(s: Situation) -> bool:
     if s.desired and s.desired.spec:
         return s.desired.guarded
     return s.route.guarded if s.route else False
+
+
+def _is_grpc(s: Situation) -> bool:
+    if s.desired and s.desired.spec:
+        return s.desired.grpc
+    return s.route.grpc if s.route else False
 
 
 def _open_paths(s: Situation) -> tuple[str, ...]:
@@ -119,15 +126,18 @@ def _is_canary(s: Situation, aim: Aim, replica: Replica, is_draining: bool) -> b
 
 def _endpoints(replicas: list[Replica], draining: set[ReplicaId]) -> tuple[Endpoint, ...]:
     ordered = sorted(replicas, key=lambda r: r.id)
-    return tuple(Endpoint(r.id, r.lease.port, r.id in draining, _ends_tls(r), r.socket) for r in ordered)
-
-
-def _ends_tls(replica: Replica) -> bool:
-    return _spec_ends_tls(replica.spec)
+    return tuple(
+        Endpoint(r.id, r.lease.port, r.id in draining, _spec_ends_tls(r.spec), r.socket, _spec_speaks_grpc(r.spec))
+        for r in ordered
+    )
 
 
 def _spec_ends_tls(spec: EffectiveSpec) -> bool:
     return ends_tls((*spec.command, *spec.args))
+
+
+def _spec_speaks_grpc(spec: EffectiveSpec) -> bool:
+    return speaks_grpc((*spec.command, *spec.args))
 
 
 def _named(actions: list[Action], kind: type[Stop] | type[Drain] | type[Undrain]) -> set[ReplicaId]:

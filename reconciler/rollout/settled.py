@@ -76,8 +76,9 @@ def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -
     """Does the route name exactly these replicas? Both are in order of their ids."""
     if route.canary or route.canary_percent or route.is_new or route.canary_names:
         return False
-    told = (route.request_timeout, route.guarded, route.passthrough, route.open_paths, route.model_names)
-    if told != (want.request_timeout, want.guarded, want.passthrough, want.open_paths, want.model_names):
+    told = (route.request_timeout, route.guarded, route.passthrough, route.open_paths, route.model_names, route.grpc)
+    wanted = (want.request_timeout, want.guarded, want.passthrough, want.open_paths, want.model_names, want.grpc)
+    if told != wanted:
         return False
     if len(route.stable) != len(replicas):
         return False

@@ -16,7 +16,7 @@ from reconciler.errors import Retryable
 from reconciler.model import Address, Routed
 from reconciler.routing.admin_socket import SOCKET, connect
 from reconciler.routing.endpoints import read_address
-from reconciler.routing.static import CLUSTER, PASSTHROUGH, ROUTES, STATS
+from reconciler.routing.static import CLUSTER, GRPC, PASSTHROUGH, ROUTES, STATS
 
 _CLUSTERS = "/clusters?format=json"
 _UPDATES = "/stats?format=json&filter=(version_text|update_rejected|update_failure)$"
@@ -33,6 +33,7 @@ _SCOPES = {
     "lds": "listener_manager.lds",
     "cds": "cluster_manager.cds",
     "eds": f"cluster.{CLUSTER}",
+    "grpc": f"cluster.{GRPC}",
     "tls": f"cluster.{PASSTHROUGH}",
     "rds": f"http.{STATS}.rds.{ROUTES}",
 }
@@ -167,7 +168,8 @@ def _uptake(scope: str, values: Mapping[str, Any]) -> Uptake:
 def _endpoints(clusters: Any) -> dict[Address, EndpointState]:
     hosts = {cluster["name"]: cluster.get("host_statuses", ()) for cluster in clusters.get("cluster_statuses", ())}
     passed = {read_address(host["address"]): _gauge(host, "cx_active") for host in hosts.get(PASSTHROUGH, ())}
-    found = ((read_address(host["address"]), host) for host in hosts.get(CLUSTER, ()))
+    asked = (*hosts.get(CLUSTER, ()), *hosts.get(GRPC, ()))
+    found = ((read_address(host["address"]), host) for host in asked)
     return {address: _endpoint(host, passed.get(address, 0)) for address, host in found}
 
 

@@ -1,4 +1,4 @@
-"""Which replicas Envoy's one cluster holds, and in which services' subsets. Pure."""
+"""Which replicas Envoy's clusters hold, one for HTTP and one for gRPC, and in which services' subsets. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler.model import Address, Endpoint, ServiceRoute
-from reconciler.routing.static import CLUSTER, PASSTHROUGH, TLS_MATCH, TYPE, Resource
+from reconciler.routing.static import CLUSTER, GRPC, PASSTHROUGH, TLS_MATCH, TYPE, Resource
 
 # The balancer ignores this part of the metadata; it tells us later whose address it was.
 _OURS = "reconciler"
@@ -16,9 +16,9 @@ _BALANCER = "envoy.lb"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One replica in the cluster. `parts` says for which of its service's traffic: `stable`, `canary`, both or none.
+    """One replica in a cluster. `parts` says for which of its service's traffic: `stable`, `canary`, both or none.
 
-    `tls`: it ends TLS itself, so Envoy speaks TLS to it, and can pass TLS through to it.
+    `tls`: it ends TLS itself, so Envoy speaks TLS to it, and can pass TLS through to it. `grpc`: it speaks gRPC.
     """
 
     address: Address
@@ -27,6 +27,7 @@ class Member:
     parts: tuple[str, ...]
     draining: bool
     tls: bool = False
+    grpc: bool = False
 
 
 Members = Mapping[Address, Member]
@@ -44,7 +45,8 @@ def members_of(routes: Iterable[ServiceRoute]) -> dict[Address, Member]:
 
 
 def _member_for(route: ServiceRoute, endpoint: Endpoint, parts: tuple[str, ...]) -> Member:
-    return Member(endpoint.address, str(endpoint.replica), str(route.service), parts, endpoint.draining, endpoint.tls)
+    owner, service = str(endpoint.replica), str(route.service)
+    return Member(endpoint.address, owner, service, parts, endpoint.draining, endpoint.tls, endpoint.grpc)
 
 
 def bridge(old: Members, new: Members) -> dict[Address, Member]:
@@ -64,21 +66,25 @@ def _merge(old: Member | None, new: Member) -> Member:
 
 
 def endpoint_table(members: Members) -> Resource:
-    """The cluster's members as Envoy reads them."""
-    return {
-        "@type": TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment",
-        "cluster_name": CLUSTER,
-        "endpoints": [{"lb_endpoints": [_endpoint(member) for member in _in_order(members)]}],
-    }
+    """The members that speak HTTP/1 as Envoy reads them."""
+    return _table(CLUSTER, (member for member in _in_order(members) if not member.grpc))
+
+
+def grpc_table(members: Members) -> Resource:
+    """Those that speak gRPC."""
+    return _table(GRPC, (member for member in _in_order(members) if member.grpc))
 
 
 def passthrough_table(members: Members) -> Resource:
-    """Those of them that TLS can be passed through to, as members of a cluster of their own."""
-    able = [_endpoint(member) for member in _in_order(members) if member.tls]
+    """Those of both that TLS can be passed through to, as members of a cluster of their own."""
+    return _table(PASSTHROUGH, (member for member in _in_order(members) if member.tls))
+
+
+def _table(cluster: str, members: Iterable[Member]) -> Resource:
     return {
         "@type": TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment",
-        "cluster_name": PASSTHROUGH,
-        "endpoints": [{"lb_endpoints": able}],
+        "cluster_name": cluster,
+        "endpoints": [{"lb_endpoints": [_endpoint(member) for member in members]}],
     }
 
 
@@ -122,11 +128,13 @@ def subset(service: str, part: str) -> Resource:
 
 
 def read_members(table: Any) -> dict[Address, Member]:
-    """The inverse of `endpoint_table`. Raises KeyError, TypeError, IndexError or ValueError for anything else."""
-    return {member.address: member for member in map(_member, table["endpoints"][0]["lb_endpoints"])}
+    """The inverse of a table. Raises KeyError, TypeError, IndexError or ValueError for anything else."""
+    is_grpc = table["cluster_name"] == GRPC
+    found = (_member(entry, is_grpc) for entry in table["endpoints"][0]["lb_endpoints"])
+    return {member.address: member for member in found}
 
 
-def _member(entry: Any) -> Member:
+def _member(entry: Any, is_grpc: bool) -> Member:
     metadata = entry["metadata"]["filter_metadata"]
     return Member(
         address=read_address(entry["endpoint"]["address"]),
@@ -135,4 +143,5 @@ def _member(entry: Any) -> Member:
         parts=tuple(sorted(str(label) for label in metadata[_BALANCER] if label != "service")),
         draining=entry["health_status"] == "DRAINING",
         tls=TLS_MATCH in metadata,
+        grpc=is_grpc,
     )

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -71,12 +71,18 @@ class _Table:
     members: endpoints.Members = field(default_factory=dict)
     rds: Content = NOTHING
     eds: Content = NOTHING
+    grpc: Content = NOTHING
     tls: Content = NOTHING
     lds: Content = NOTHING
 
     def runs(self, uptakes: Mapping[str, Uptake]) -> bool:
         """Is it what Envoy runs?"""
-        return all(each.runs(uptakes[name]) for name, each in (("rds", self.rds), ("eds", self.eds), ("tls", self.tls)))
+        files = (("rds", self.rds), *self.of_members())
+        return all(each.runs(uptakes[name]) for name, each in files)
+
+    def of_members(self) -> tuple[tuple[str, Content], ...]:
+        """The files that list members, by their names."""
+        return ("eds", self.eds), ("grpc", self.grpc), ("tls", self.tls)
 
 
 class EnvoyProxy:
@@ -88,7 +94,7 @@ class EnvoyProxy:
         self._folder = folder.absolute()
         self._settings = settings
         self._address = parse_listen(settings.listen)
-        self._clusters = content(static.cluster(), static.passthrough_cluster())
+        self._clusters = content(static.cluster(), static.grpc_cluster(), static.passthrough_cluster())
         self._admin = Admin(self._folder)
         self._files = WatchedFiles(self._folder, self._admin)
         self._last_read: tuple[str, _Table] = ("", self._unknown_table())
@@ -123,19 +129,22 @@ class EnvoyProxy:
             wanted = self._table_for(routes)
         if not (self._is_told("rds", wanted.rds) and self._is_told("lds", wanted.lds)):
             both = endpoints.bridge(self._members_on_disk(), wanted.members)
-            self._files.publish("eds", content(endpoints.endpoint_table(both)))
-            self._files.publish("tls", content(endpoints.passthrough_table(both)))
+            self._publish(_tables_of(both))
             self._open(wanted.lds)
             self._files.publish("rds", wanted.rds)
             self._files.publish("lds", wanted.lds)
-        self._files.publish("eds", wanted.eds)
-        self._files.publish("tls", wanted.tls)
+        self._publish(wanted)
         write_file(self._folder / _TABLE, dump_routes(routes))
         if untold:
             names = ", ".join(map(str, untold))
             raise Retryable(
                 f"the routes of {names} make us raise, and stay as they were; the daemon's log has the details"
             )
+
+    def _publish(self, table: _Table) -> None:
+        """Its members."""
+        for name, wanted in table.of_members():
+            self._files.publish(name, wanted)
 
     def _tellable(self, routes: tuple[ServiceRoute, ...]) -> tuple[tuple[ServiceRoute, ...], tuple[ServiceId, ...]]:
         """The routes that can be told, with the one before for each that makes us raise; and whose those are."""
@@ -243,7 +252,7 @@ class EnvoyProxy:
             self._files.lay_out("eds", empty.eds)
             self._files.lay_out("rds", empty.rds)
         known = self._table_on_disk()
-        for name, wanted in (("cds", self._clusters), ("lds", known.lds), ("tls", known.tls)):
+        for name, wanted in (("cds", self._clusters), ("lds", known.lds), *known.of_members()[1:]):
             if self._files.resource(name) is None:
                 self._files.lay_out(name, wanted)
 
@@ -283,12 +292,10 @@ class EnvoyProxy:
         members = endpoints.members_of(routes)
         domain = self._settings.domain
         passed = resources.passthrough_hosts(routes, domain)
-        return _Table(
-            routes,
-            members,
+        return replace(
+            _tables_of(members),
+            routes=routes,
             rds=content(resources.route_table(routes, domain)),
-            eds=content(endpoints.endpoint_table(members)),
-            tls=content(endpoints.passthrough_table(members)),
             lds=content(static.listener(self._settings, passed)),
         )
 
@@ -309,10 +316,23 @@ class EnvoyProxy:
 
     def _unknown_table(self) -> _Table:
         """Routes and endpoints that Envoy never runs, so that it is told anew, but a listener to go on with."""
-        return _Table(lds=self._table_for(()).lds, tls=self._table_for(()).tls)
+        nothing = self._table_for(())
+        return _Table(lds=nothing.lds, grpc=nothing.grpc, tls=nothing.tls)
 
     def _members_on_disk(self) -> endpoints.Members:
+        return {**self._read_members("eds"), **self._read_members("grpc")}
+
+    def _read_members(self, name: str) -> endpoints.Members:
         try:
-            return endpoints.read_members(self._files.resource("eds"))
+            return endpoints.read_members(self._files.resource(name))
         except (ValueError, KeyError, TypeError, IndexError):
             return {}
+
+
+def _tables_of(members: endpoints.Members) -> _Table:
+    return _Table(
+        members=members,
+        eds=content(endpoints.endpoint_table(members)),
+        grpc=content(endpoints.grpc_table(members)),
+        tls=content(endpoints.passthrough_table(members)),
+    )

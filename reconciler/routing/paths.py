@@ -32,6 +32,19 @@ _INFERENCE = (
     "/v2/models/[^/]+/versions/[^/]+/(ready|config|stats|infer)",
     "/v2/models/[^/]+/versions/[^/]+/generate(_stream)?",
 )
+_HEALTH = (r"/grpc\.health\.v1\.Health/(Check|Watch)",)
+# Of vLLM's two gRPC servers, and of KServe's second protocol.
+_GRPC = (
+    *_HEALTH,
+    r"/vllm\.grpc\.engine\.VllmEngine/(Generate|Embed|HealthCheck|GetModelInfo)",
+    r"/vllm\.Inference/(Generate|GenerateStream)",
+    r"/inference\.GRPCInferenceService/(ServerLive|ServerReady|ServerMetadata|ModelReady|ModelMetadata|ModelInfer)",
+)
+# What steers an engine by gRPC, wherever it stands.
+_GRPC_STEERING = (
+    *(r"vllm\.Control", "FlushCache", "Abort", "Repository[a-z]*", "[a-z]*SharedMemory[a-z]*"),
+    *("TraceSetting", "LogSettings", "SubscribeKvEvents"),
+)
 _ADAPTERS = "/v1/(un)?load_lora_adapter"
 # Of vLLM 0.32, with and without VLLM_SERVER_DEV_MODE, and the like of other engines.
 _STEERING = (
@@ -53,7 +66,7 @@ def find_fault(paths: tuple[str, ...]) -> str:
         if len(path) > _LONGEST or not _LISTED.fullmatch(path):
             shown = path[:_LONGEST]
             return f'"{shown}" must be a path such as /generate: letters, digits and - . _ ~, {_LONGEST} at most'
-        if any(re.fullmatch(pattern, path) for pattern in _steering("")):
+        if any(re.fullmatch(pattern, path) for pattern in (*_steering(""), *_steering("", _GRPC_STEERING))):
             return f'"{path}" steers the engine: it is for no client, and cannot be opened'
     return ""
 
@@ -74,6 +87,14 @@ def own_rules(name: str, guarded: bool, opened: tuple[str, ...]) -> Rules | None
     return {"@type": _RBAC + "RBACPerRoute", "rbac": {"rules": _rules([usual, *more])}}
 
 
+def grpc_rules(guarded: bool, opened: tuple[str, ...]) -> Rules:
+    """What the route for gRPC says to the filter of plain paths. No gRPC server asks for a key."""
+    usual = _but(_HEALTH if guarded else _GRPC, ())
+    closed = (*_steering(""), *_steering("", _GRPC_STEERING))
+    more = (_but([f"{re.escape(path)}(/.*)?"], closed) for path in opened)
+    return {"@type": _RBAC + "RBACPerRoute", "rbac": {"rules": _rules([usual, *more])}}
+
+
 def _usual(before: str, patterns: tuple[str, ...]) -> Rules:
     return _but((before + each for each in patterns), (f"{before}{_ADAPTERS}.*",))
 
@@ -84,9 +105,9 @@ def _opened(before: str, path: str) -> Rules:
     return _but([f"{before}{re.escape(path)}(/.*)?"], (*adapters, *_steering(before)))
 
 
-def _steering(before: str) -> Iterator[str]:
+def _steering(before: str, words: tuple[str, ...] = _STEERING) -> Iterator[str]:
     """Wherever in a path they stand: an engine may have another root."""
-    return (f"(?i){before}(/.*)?/{word}([/;%].*)?" for word in _STEERING)
+    return (f"(?i){before}(/.*)?/{word}([/;%].*)?" for word in words)
 
 
 def _but(patterns: Iterable[str], closed: Iterable[str]) -> Rules:

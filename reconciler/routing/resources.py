@@ -1,6 +1,7 @@
 """Services → what Envoy is told whenever they change: its routes and its endpoints. Pure; resources are plain dicts.
 
-Three ways in, the most specific first: by host name, by path, by the `model` of an OpenAI request.
+Three ways in, the most specific first: by host name, by path, by the `model` of an OpenAI request. gRPC comes in by
+host name alone.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from urllib.parse import quote
 from reconciler.model import ServiceId, ServiceRoute
 from reconciler.routing.answers import READING, answer, refusal, refusal_quoting, skip
 from reconciler.routing.endpoints import subset, subset_of_service
-from reconciler.routing.paths import BELOW, PLAIN, own_rules
-from reconciler.routing.static import CLUSTER, MODEL_METADATA, ROUTES, STREAM_IDLE, TYPE, Resource
+from reconciler.routing.paths import BELOW, PLAIN, grpc_rules, own_rules
+from reconciler.routing.static import CLUSTER, GRPC, MODEL_METADATA, ROUTES, STREAM_IDLE, TYPE, Resource
 
 Models = Mapping[str, tuple[ServiceId, ...]]
 Targets = Mapping[ServiceId, "Target"]
@@ -37,11 +38,16 @@ _RETRY: Resource = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a service's requests go, and which of its paths are open."""
+    """Where a service's requests go, and which of its paths are open. `grpc` is where those of gRPC go.
+
+    `http`: others are taken as well.
+    """
 
     way: Resource
     guarded: bool
     opened: tuple[str, ...]
+    grpc: Resource | None = None
+    http: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +108,14 @@ def _claimants(sharing: tuple[ServiceId, ...], new: Collection[ServiceId]) -> tu
 def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
     """All ways in to all services."""
     ordered = sorted(routes, key=lambda route: route.service)
-    targets = {route.service: Target(_to(route), route.guarded, route.open_paths) for route in ordered}
+    targets = {route.service: _target(route) for route in ordered}
     here, left = (frozenset(r.service for r in ordered if (r.left_at is None) == is_here) for is_here in (True, False))
     new = frozenset(r.service for r in ordered if r.is_new)
-    named = {r.service: (*r.model_names, *r.canary_names) for r in ordered}
-    claims = all_models({service: named[service] for service in sorted(here)}, new)
+    # No body of gRPC names a `model` that could be read here.
+    named = {r.service: (*r.model_names, *r.canary_names) for r in ordered if r.takes_http}
+    claims = all_models({service: named[service] for service in sorted(here & named.keys())}, new)
     listing = json.dumps(_model_list({**claims.others, **claims.own}))
-    gone = all_models({service: named[service] for service in sorted(left)})
+    gone = all_models({service: named[service] for service in sorted(left & named.keys())})
     shared = [
         *_model_list_routes(listing),
         *_path_routes(targets),
@@ -125,6 +132,11 @@ def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
             _virtual_host("shared", "*", shared),
         ],
     }
+
+
+def _target(route: ServiceRoute) -> Target:
+    grpc = _to(route, grpc=True) if route.takes_grpc else None
+    return Target(_to(route), route.guarded, route.open_paths, grpc, route.takes_http)
 
 
 def host_names(
@@ -170,7 +182,8 @@ def _virtual_host(name: str, domain: str, routes: list[Resource]) -> Resource:
 
 def _by_host(sharing: tuple[ServiceId, ...], targets: Targets) -> list[Resource]:
     if len(sharing) == 1:
-        return [_below("", targets[sharing[0]])]
+        target = targets[sharing[0]]
+        return [*_by_grpc(target), _below("", target) if target.http else refusal({"prefix": "/"}, 404, _ONLY_GRPC)]
     paths = " or ".join(f"/{service}/" for service in sharing)
     return [refusal({"prefix": "/"}, 404, f"this host name means more than one service; use the path {paths}")]
 
@@ -178,10 +191,24 @@ def _by_host(sharing: tuple[ServiceId, ...], targets: Targets) -> list[Resource]
 def _path_routes(targets: Targets) -> list[Resource]:
     """`/v1/` belongs to the `model` way in: services of a namespace `v1` have no path."""
     return [
-        _below(f"/{_literal(service.namespace)}/{_literal(service.name)}", target)
-        for service, target in targets.items()
-        if service.namespace != "v1"
+        _below(path, target) if target.http else refusal({"prefix": f"{path}/"}, 404, _ONLY_GRPC)
+        for path, target in (
+            (f"/{_literal(service.namespace)}/{_literal(service.name)}", target)
+            for service, target in targets.items()
+            if service.namespace != "v1"
+        )
     ]
+
+
+_ONLY_GRPC = "this service speaks gRPC alone; call it by gRPC under its host name"
+
+
+def _by_grpc(target: Target) -> list[Resource]:
+    """The methods that are open, in front of what else the host name takes."""
+    if target.grpc is None:
+        return []
+    rules = skip(*READING, BELOW, own={PLAIN: grpc_rules(target.guarded, target.opened)})
+    return [{"match": {"prefix": "/", "grpc": {}}, **rules, **target.grpc}]
 
 
 def _below(prefix: str, target: Target) -> Resource:
@@ -271,25 +298,26 @@ def _nowhere() -> Resource:
     return refusal({"prefix": "/"}, 404, message)
 
 
-def _to(route: ServiceRoute) -> Resource:
+def _to(route: ServiceRoute, *, grpc: bool = False) -> Resource:
     """Where requests go, and under which name they are counted."""
-    action = {**_weights(route), "timeout": f"{route.request_timeout or 0:.3f}s", "idle_timeout": STREAM_IDLE}
+    action = {**_weights(route, grpc), "timeout": f"{route.request_timeout or 0:.3f}s", "idle_timeout": STREAM_IDLE}
     return {"stat_prefix": str(route.service), "route": action}
 
 
-def _weights(route: ServiceRoute) -> Resource:
+def _weights(route: ServiceRoute, grpc: bool) -> Resource:
     """The canary has its share while both sides can take requests; else the side that can has all of them."""
-    stable, canary = (any(not e.draining for e in side) for side in (route.stable, route.canary))
+    cluster = GRPC if grpc else CLUSTER
+    stable, canary = (any(e.grpc == grpc and not e.draining for e in side) for side in (route.stable, route.canary))
     percent = route.canary_percent if canary else 0
     if percent and not stable:
         percent = 100
     chosen = [
-        {"name": CLUSTER, "weight": weight, "metadata_match": subset(str(route.service), part)}
+        {"name": cluster, "weight": weight, "metadata_match": subset(str(route.service), part)}
         for part, weight in (("stable", 100 - percent), ("canary", percent))
         if weight
     ]
     if len(chosen) == 1:
-        return {"cluster": CLUSTER, "metadata_match": chosen[0]["metadata_match"]}
+        return {"cluster": cluster, "metadata_match": chosen[0]["metadata_match"]}
     return {"weighted_clusters": {"clusters": chosen}}
 
 

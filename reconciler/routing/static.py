@@ -1,8 +1,8 @@
-"""What Envoy is told once: its bootstrap, the one listener and the one cluster. Pure; the resources are plain dicts.
+"""What Envoy is told once: its bootstrap, the one listener and the clusters. Pure; the resources are plain dicts.
 
-All replicas of a host stand in one cluster, and each service is a subset of it. A cluster per service would need a
-watched file per service, and Envoy holds one inotify instance per watched file: at Linux's default of 128 per user it
-aborts, streams and all, when one service too many is added.
+All replicas of a host stand in one cluster, or in its like for gRPC, and each service is a subset of it. A cluster per
+service would need a watched file per service, and Envoy holds one inotify instance per watched file: at Linux's default
+of 128 per user it aborts, streams and all, when one service too many is added.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 from reconciler.config import Routing
 from reconciler.listen import parse_listen
-from reconciler.routing import paths, values
+from reconciler.routing import grpc_errors, paths, values
 
 Resource = dict[str, Any]
 
 CLUSTER = "replicas"
 PASSTHROUGH = "passthrough"
+GRPC = "grpc"
 # Where an endpoint says that it speaks TLS.
 TLS_MATCH = "envoy.transport_socket_match"
 ROUTES = "services"
@@ -110,16 +111,25 @@ def _from(share: float) -> list[Resource]:
 
 def cluster() -> Resource:
     """The cluster of all replicas. A request is balanced inside the subset of its service."""
+    options = {
+        "common_http_protocol_options": {"idle_timeout": _UPSTREAM_IDLE},
+        "explicit_http_config": {"http_protocol_options": {}},
+    }
+    return _asked(CLUSTER, "eds", options)
+
+
+def grpc_cluster() -> Resource:
+    """The cluster of those that speak gRPC, which needs HTTP/2."""
+    return _asked(GRPC, "grpc", {"explicit_http_config": {"http2_protocol_options": {}}})
+
+
+def _asked(name: str, file: str, options: Resource) -> Resource:
+    """A cluster of replicas that requests are balanced over."""
+    protocol = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     return {
-        **_replicas(CLUSTER, "eds", _part("stable"), _part("canary"), {"keys": ["service"]}),
+        **_replicas(name, file, _part("stable"), _part("canary"), {"keys": ["service"]}),
         "transport_socket_matches": [{"name": "tls", "match": {"tls": "yes"}, "transport_socket": _tls_to_replica()}],
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "common_http_protocol_options": {"idle_timeout": _UPSTREAM_IDLE},
-                "explicit_http_config": {"http_protocol_options": {}},
-            }
-        },
+        "typed_extension_protocol_options": {protocol: {"@type": TYPE + protocol, **options}},
     }
 
 
@@ -264,8 +274,9 @@ def _read_model() -> Resource:
 
 
 def _error_shapes() -> list[Resource]:
-    """Every answer that Envoy itself gives, as an OpenAI client expects an error."""
+    """Every answer that Envoy itself gives, as an OpenAI client expects an error, or one of gRPC."""
     return [
+        *grpc_errors.shapes(),
         _error(_status(413), _TOO_LARGE, "BadRequestError"),
         _error(_status(403), _CLOSED, "PermissionDeniedError"),
         _error(_status(408), "the request did not arrive in time", "TimeoutError"),

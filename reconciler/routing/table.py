@@ -37,10 +37,11 @@ def _route(entry: Any) -> ServiceRoute:
         is_new=bool(entry.get("is_new")),
         model_names=tuple(map(str, entry.get("model_names", ()))),
         canary_names=tuple(map(str, entry.get("canary_names", ()))),
+        grpc=bool(entry.get("grpc")),
     )
 
 
 def _endpoint(entry: Any) -> Endpoint:
     replica = ReplicaId(ServiceId(**entry["replica"]["service"]), entry["replica"]["serial"])
-    tls, where = bool(entry.get("tls")), str(entry.get("socket", ""))
-    return Endpoint(replica, int(entry["port"]), bool(entry["draining"]), tls, where)
+    tls, where, grpc = bool(entry.get("tls")), str(entry.get("socket", "")), bool(entry.get("grpc"))
+    return Endpoint(replica, int(entry["port"]), bool(entry["draining"]), tls, where, grpc)

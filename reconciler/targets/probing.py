@@ -39,7 +39,8 @@ class Topic(Enum):
 class Subject:
     """One living replica and how to talk to it. `started` tells one process of the same name from the next.
 
-    `guard` raises Stranger while somebody else listens at its address; None: nobody can.
+    `grpc`: it speaks gRPC, and no HTTP/1. `guard` raises Stranger while somebody else listens at its address; None:
+    nobody can.
     """
 
     id: ReplicaId
@@ -48,6 +49,7 @@ class Subject:
     started: object = None
     model: str = ""
     tls: bool = False
+    grpc: bool = False
     api_key: str | None = field(default=None, repr=False)
     guard: Guard | None = field(default=None, repr=False, compare=False)
 

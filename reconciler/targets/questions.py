@@ -8,6 +8,7 @@ import threading
 import time
 
 from reconciler import procfs
+from reconciler.engines.grpc_probe import GrpcProbe
 from reconciler.engines.probe import Probe, Stranger, Vitals
 from reconciler.errors import Retryable
 from reconciler.model import Routed
@@ -88,5 +89,7 @@ class EngineQuestions:
         return at_proxy.routed, max(at_proxy.in_flight, in_engine)
 
 
-def _probe(subject: Subject) -> Probe:
+def _probe(subject: Subject) -> Probe | GrpcProbe:
+    if subject.grpc:
+        return GrpcProbe(guard=subject.guard)
     return Probe(tls=subject.tls, guard=subject.guard)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from reconciler.bugs import Faults
-from reconciler.engines.arguments import ends_tls
+from reconciler.engines.arguments import ends_tls, speaks_grpc
 from reconciler.errors import ReconcileError
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import ReplicaId
@@ -61,6 +61,7 @@ class Subjects:
             started=record.process,
             model=record.id.service.name,
             tls=ends_tls((*record.spec.command, *record.spec.args)),
+            grpc=speaks_grpc((*record.spec.command, *record.spec.args)),
             api_key=self._find_key(record),
             guard=None if record.socket else partial(self._guard.listeners, record),
         )

@@ -1,0 +1,25 @@
+"""Whether a container's ports say what its engine speaks: KServe takes one named `h2c` for gRPC. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from reconciler.desired.origins import Origins
+from reconciler.engines.arguments import speaks_grpc
+from reconciler.model import EffectiveSpec, Reason
+
+_NAME = "h2c"
+
+
+def unlike_its_port(container: Mapping[str, Any], spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
+    """A host goes by the command, a cluster by the port's name."""
+    named = any(port.get("name") == _NAME for port in container.get("ports") or () if isinstance(port, dict))
+    is_grpc = speaks_grpc((*spec.command, *spec.args))
+    if named and not is_grpc:
+        text = f"a port named {_NAME} says gRPC, but this command starts an HTTP server, which is what is served here"
+        yield Reason("PortUnlikeServer", f"{text}; add --grpc, or rename the port", origins.of_container_field("ports"))
+    if is_grpc and not named:
+        text = f"--grpc is served here, but KServe sends HTTP/1.1 to a port that is not named {_NAME}"
+        where = origins.of_container_field("ports" if container.get("ports") else "args")
+        yield Reason("PortUnlikeServer", f"{text}; name the containerPort {_NAME}", where)
