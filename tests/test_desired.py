@@ -214,6 +214,7 @@ def test_replica_counts_are_not_part_of_the_digest() -> None:
         (SERVICE.replace("name: vLLM", "name: gguf"), "NoSupportingRuntime"),
         (with_predictor("workerSpec: {}"), "NotOnHosts"),
         (SERVICE + "  transformer:\n    containers: [{name: t, image: i}]\n", "NotOnHosts"),
+        (SERVICE + "    containers: [{name: transformer-container, image: i}]\n", "NotOnHosts"),
         (with_predictor("deploymentStrategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 0}}"), "InvalidField"),
         (with_model("resources: {limits: {nvidia.com/gpu: 0.5}}"), "ReconcileFailed"),
     ],

@@ -98,6 +98,30 @@ def test_service_that_does_not_run_here_needs_nothing(desk: Desk, setting: str):
     assert errors_of(desk) == []
 
 
+def test_resources_that_a_host_does_not_count_are_warned_about():
+    text = SERVICE + "      resources:\n        requests: {cpu: 1}\n        limits:\n          ephemeral-storage: 1Gi\n"
+    (warning,) = one(text).warnings
+    assert (warning.code, warning.origin and warning.origin.line) == ("Ignored", text.count("\n"))
+    assert warning.message.startswith("resources: ephemeral-storage is ignored on a host")
+
+
+def test_model_of_a_custom_predictor_is_blamed_at_its_variable(desk: Desk) -> None:
+    head, _, _ = SERVICE.partition("    model:\n")
+    container = """\
+    containers:
+    - name: kserve-container
+      image: vllm/vllm-openai:v1
+      args: [--model=/mnt/models, --port=8080]
+      env:
+      - {name: A, value: b}
+      - {name: STORAGE_URI, value: "pvc://nowhere/m"}
+"""
+    desk.write(chat=head + container)
+    (error,) = desk.ask("validate")[1]["errors"]
+    assert "pvc://nowhere/m" in error["message"]
+    assert error["line"] == (head + container).count("\n")
+
+
 # ---------------------------------------------------------------- parallel sizes
 
 

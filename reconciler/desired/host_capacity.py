@@ -5,8 +5,9 @@ The planner says the same once it has seen the host; who writes manifests should
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from reconciler.capacity import Ledger, Need, impossible, too_few_gpus
 from reconciler.config import HostTarget
@@ -68,6 +69,15 @@ def idle_gpus(spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
             f"--tensor-parallel-size={leased}, or lower the limit"
         )
         yield Reason("IdleGPUs", text, origins.of_limit(GPU))
+
+
+def ignored_resources(container: Mapping[str, Any], origins: Origins) -> Iterator[Reason]:
+    """What a node would count, and a host does not: disk, huge pages."""
+    given = container.get("resources") or {}
+    for name in sorted({*(given.get("limits") or {}), *(given.get("requests") or {})} - {"cpu", "memory"}):
+        if "/" not in name:
+            text = f"resources: {name} is ignored on a host, which counts cpu, memory, {GPU} and MIG devices"
+            yield Reason("Ignored", text, origins.of_limit(name))
 
 
 def not_at_once(services: Iterable[Desired], target: HostTarget, measured: Capacity | None) -> Iterator[Reason]:

@@ -146,6 +146,9 @@ class Origins:
         for index, each in enumerate(_items(at(self.service, _PREDICTOR).get("storageUris"))):
             if isinstance(each, dict) and each.get("uri") == uri:
                 return self.service.origin_of((*_PREDICTOR, "storageUris", index, "uri"))
+        for path in _service_containers(self.service):
+            if (place := _variables(self.service, path).get("STORAGE_URI")) is not None:
+                return self.service.origin_of((*path, "env", place))
         if CONNECTIONS in at(self.service, ("metadata", "annotations")):
             return self.service.origin_of(("metadata", "annotations", CONNECTIONS))
         return self.service.origin

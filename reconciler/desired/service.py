@@ -19,7 +19,7 @@ from reconciler.desired.effective import (
 )
 from reconciler.desired.facts import Case, depends_on_gpus, known_facts
 from reconciler.desired.grpc import unlike_its_port
-from reconciler.desired.host_capacity import idle_gpus
+from reconciler.desired.host_capacity import idle_gpus, ignored_resources
 from reconciler.desired.limits import too_large
 from reconciler.desired.metrics import metrics_path
 from reconciler.desired.mounts import build_mounts, ignored_sources, ignored_volumes
@@ -30,7 +30,7 @@ from reconciler.desired.placement import find_misfits, ignored_rules
 from reconciler.desired.refused import refused_for
 from reconciler.desired.scene import Scene
 from reconciler.desired.secrets import Keyring, keyring, missing_secret
-from reconciler.desired.support import Effect, Fact, Place
+from reconciler.desired.support import ELSEWHERE, Effect, Fact, Place
 from reconciler.desired.variables import ignored_variables
 from reconciler.desired.volumes import build_file_mounts
 from reconciler.desired.wishes import (
@@ -47,12 +47,13 @@ from reconciler.engines.images import find_engine
 from reconciler.engines.launch import origin_of_word
 from reconciler.engines.model_names import model_names
 from reconciler.engines.service_port import doubtful_port
+from reconciler.kserve.names import TRANSFORMER_CONTAINER
 from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
 from reconciler.model import Desired, EffectiveSpec, Origin, Reason, ServiceId
 from reconciler.secrets.disclosed import disclosed
 
-_ADDED_BY_KSERVE = frozenset({CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
+_ADDED_BY_KSERVE = frozenset({CONTAINER, TRANSFORMER_CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
 
 
 def describe(service: Manifest, scene: Scene) -> Desired:
@@ -129,7 +130,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
     found = list(deviations(origins, Place.HOST, facts))
     ignored = tuple(each.reason for each in found if each.effect is not Effect.REFUSED)
     not_here = find_misfits(resolved, scene.node, origins)
-    refused = tuple(each.reason for each in found if each.effect is Effect.REFUSED)
+    refused = (*(each.reason for each in found if each.effect is Effect.REFUSED), *_collocated(case))
     # What this host would refuse is no fault where the service is for others.
     if refused and not not_here:
         return unusable(key, service, refused, (*warnings, *ignored))
@@ -226,6 +227,13 @@ def _port_doubts(
         yield Reason("OtherPort", doubt.message, where)
 
 
+def _collocated(case: Case) -> Iterator[Reason]:
+    """A transformer in the model's own pod: KServe sends it all requests, which a host's proxy sends to the engine."""
+    if any(each.get("name") == TRANSFORMER_CONTAINER for each in case.resolved.pod.get("containers") or ()):
+        text = f"container {TRANSFORMER_CONTAINER} cannot be honoured on a host: all requests go to it; {ELSEWHERE}"
+        yield Reason("NotOnHosts", text, case.origins.of_entry("containers", TRANSFORMER_CONTAINER))
+
+
 def _left_out(case: Case) -> Iterator[Reason]:
     """Entries of the pod's lists that a host does without."""
     origins, pod = case.origins, case.resolved.pod
@@ -235,3 +243,4 @@ def _left_out(case: Case) -> Iterator[Reason]:
     for name, source in ignored_sources(case.resolved, case.container):
         text = f"{source} of volume {name} is ignored on a host: there is no Kubernetes API to issue or keep it"
         yield Reason("VolumeIgnored", text, origins.of_entry("volumes", name))
+    yield from ignored_resources(case.container, origins)

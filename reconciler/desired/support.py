@@ -120,7 +120,7 @@ def _row(where: Where, keys: str, host: Outcome, cluster: Outcome = KSERVE, *val
 
 
 _PROVIDED = "a host provides configMap, downwardAPI, emptyDir, hostPath, persistentVolumeClaim, projected and secret"
-_ELSEWHERE = "run this service on a Kubernetes cluster, or remove it"
+ELSEWHERE = "run this service on a Kubernetes cluster, or remove it"
 _NO_SCALING = "hosts do not scale by themselves, so `minReplicas` of them run"
 _NO_DEMAND = (
     "nothing starts a model on demand here, so one replica runs, as in KServe's Standard mode; annotation "
@@ -161,7 +161,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     # ------------------------------------------------------------ InferenceService
     _row(Where.SPEC, "predictor", YES),
-    _row(Where.SPEC, "transformer explainer", _error(_ELSEWHERE)),
+    _row(Where.SPEC, "transformer explainer", _error(ELSEWHERE)),
     _row(
         Where.SPEC,
         "canary",
@@ -194,7 +194,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.PREDICTOR, "storageContainerName", _no("a host fetches models in its own way")),
     _row(Where.PREDICTOR, "labels annotations", _yes("for variables that name them")),
     _row(Where.PREDICTOR, "name", _yes("as the name of a canary")),
-    Row(Where.PREDICTOR, ("workerSpec",), _error(_ELSEWHERE), KSERVE, even_empty=True),
+    Row(Where.PREDICTOR, ("workerSpec",), _error(ELSEWHERE), KSERVE, even_empty=True),
     _row(Where.PREDICTOR, "logger", _no("requests are not copied anywhere")),
     _row(Where.PREDICTOR, "batcher", _no("the engine batches by itself")),
     # ------------------------------------------------------------ pod
@@ -243,7 +243,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.CONTAINER,
         "confidential",
-        _error("a host cannot decrypt models in an enclave; " + _ELSEWHERE, Fact.NOT_ENCRYPTED),
+        _error("a host cannot decrypt models in an enclave; " + ELSEWHERE, Fact.NOT_ENCRYPTED),
     ),
     _row(Where.CONTAINER, "readinessProbe livenessProbe startupProbe", _idle(_OWN_PROBES)),
     _row(Where.CONTAINER, "lifecycle", _no(_OWN_LIFE)),
