@@ -92,9 +92,15 @@ def test_words_are_those_of_the_planner_for_the_same_host():
     assert capacity_of(target).gpus == (Gpu(GPU_1),)
 
 
-@pytest.mark.parametrize("setting", ["minReplicas: 0", "nodeSelector: {disk: ssd}"])
-def test_service_that_does_not_run_here_needs_nothing(desk: Desk, setting: str):
-    desk.write(chat=limited("amd.com/gpu: 1").replace("  predictor:\n", f"  predictor:\n    {setting}\n"))
+@pytest.mark.parametrize(
+    ("place", "more"),
+    [
+        ("  name: chat\n", "  annotations: {serving.kserve.io/stop: 'true'}\n"),
+        ("  predictor:\n", "    nodeSelector: {disk: ssd}\n"),
+    ],
+)
+def test_service_that_does_not_run_here_needs_nothing(desk: Desk, place: str, more: str):
+    desk.write(chat=limited("amd.com/gpu: 1").replace(place, place + more))
     assert errors_of(desk) == []
 
 
