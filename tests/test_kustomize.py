@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +174,7 @@ REMOTE = {
     "a patch": "resources:\n- chat.yaml\npatches: [{path: 'http://127.0.0.1/x.yaml'}]\n",
     "a schema": "resources:\n- chat.yaml\nopenapi: {path: 'http://127.0.0.1/x.json'}\n",
     "a generator": "resources:\n- chat.yaml\ngenerators: [generator.yaml]\n",
+    "folders of generators": "resources:\n- chat.yaml\ngenerators: [.]\n",
     "a chart": "resources:\n- chat.yaml\nhelmCharts: [{name: vllm}]\n",
     "a file outside": "resources:\n- chat.yaml\n- ../../../../etc/passwd\n",
     "an absolute file": "resources:\n- chat.yaml\n- /etc/passwd\n",
@@ -197,7 +200,7 @@ def test_what_is_not_in_the_revision_is_refused_before_a_build(
     }
     found = look(commit(repository, files))
     (error,) = [each for each in found.errors if each.code == "KustomizationNotBuilt"]
-    file = "generator.yaml" if "generators" in text else "kustomization.yaml"
+    file = "generator.yaml" if "generator.yaml" in text else "kustomization.yaml"
     assert error.origin == Origin(f"hosts/box/{file}", 3)
     assert services(found) == []
 
@@ -269,6 +272,22 @@ def test_failed_build_says_why_in_the_names_of_the_repository(kubectl: str, repo
     assert "accumulat" not in state.unreadable[0].message
     outside = commit(repository, {**TREE, "hosts/box/kustomization.yaml": PATCH.replace("memory", "../memory")})
     assert origins(desired(outside).unreadable) == [("hosts/box/kustomization.yaml", 1)]
+
+
+def test_program_that_builds_reaches_no_network(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if subprocess.run(["unshare", "--net", "--map-root-user", "true"], check=False).returncode:
+        pytest.skip("this kernel gives nobody a network of its own")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        script = tmp_path / "kustomize"
+        script.write_text(f"#!/bin/bash\n(: </dev/tcp/127.0.0.1/{server.getsockname()[1]}) || exit 7\n")
+        script.chmod(0o755)
+        assert subprocess.run([script], check=False).returncode == 0
+        server.accept()[0].close()
+        monkeypatch.setattr("reconciler.manifests.assembly.find_program", lambda: Program(str(script), ()))
+        (reason,) = desired(commit(repository, TREE)).unreadable
+        assert "unreachable" in reason.message
 
 
 @pytest.mark.parametrize("how", ["a link", "too large", "no text"])

@@ -103,7 +103,7 @@ def read_kustomization(file: str, data: bytes) -> Kustomization | None:
         tuple(entry for key in _LISTS for entry in _entries(file, value, tree.lines, key)),
         tuple(_entries(file, value, tree.lines, "components")),
         tuple(entry for key in _CONFIGS for entry in _entries(file, value, tree.lines, key)),
-        tuple(entry.text for entry in texts),
+        tuple(entry.text for entry in texts[:_MOST_TEXTS]),
         next((_changed(file, value, tree.lines, key) for key in value if key not in _PLAIN and value[key]), None),
         next(_faults(file, value, tree.lines, texts), None),
         tuple((key, _line(value, tree.lines, (key,))) for key in value),
@@ -142,6 +142,9 @@ def _faults(file: str, value: dict[str, Any], lines: Lines, texts: list[Entry]) 
         text = f"cannot be built: {key} needs Helm, which is not run here; commit what `helm template` prints"
         yield Reason(NOT_BUILT, text, _at(file, _line(value, lines, (key,))))
     yield from map(remote, filter(_is_remote, texts))
+    if len(texts) > _MOST_TEXTS:
+        text = f"cannot be built: it may name {len(texts):,} files, more than {_MOST_TEXTS:,}; split it"
+        yield Reason(NOT_BUILT, text, _at(file, 1))
     for key in ("resources", "bases", "components", *_CONFIGS):
         entries = value.get(key)
         if entries and not (isinstance(entries, list) and all(isinstance(each, str) for each in entries)):
@@ -169,8 +172,7 @@ def _entries(file: str, value: dict[str, Any], lines: Lines, key: str) -> Iterat
 
 def _texts(file: str, value: Any, lines: Lines) -> Iterator[Entry]:
     """Every text that may name a file, also as `KEY=FILE`."""
-    found = list(_leaves(value, lines))[:_MOST_TEXTS]
-    for text, line in found:
+    for text, line in _leaves(value, lines):
         yield Entry(text, _at(file, line))
         if "=" in text:
             yield Entry(text.partition("=")[2], _at(file, line))

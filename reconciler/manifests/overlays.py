@@ -161,9 +161,14 @@ class _Closing:
 
     def _check_config(self, each: Kustomization, entry: Entry) -> None:
         """Folders of instructions would have to be built first; no one could see what these name."""
-        config = self.everything.get(resolve(each.folder, entry.text) or "")
-        fault = read_instructions(config.path, config.data)[1] if config else missing(entry)
-        self.faults += [fault] if fault else []
+        path = resolve(each.folder, entry.text)
+        if path is not None and path in self.known:
+            text = f"cannot be built: {entry.text[:200]} is a folder; list the files in it here"
+            self.faults.append(Reason(NOT_BUILT, text, entry.origin))
+        elif path is None or path not in self.everything:
+            self.faults.append(missing(entry))
+        elif fault := read_instructions(path, self.everything[path].data)[1]:
+            self.faults.append(fault)
 
 
 def _close(top: Kustomization, known: Mapping[str, Kustomization], everything: Files) -> Overlay:
