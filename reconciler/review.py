@@ -14,7 +14,7 @@ from reconciler.engines.service_port import doubtful_port
 from reconciler.kserve.api_server import is_checked
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.issues import Issue
-from reconciler.kserve.names import KSERVE_CONTAINER
+from reconciler.kserve.names import CONNECTIONS, KSERVE_CONTAINER
 from reconciler.kserve.resolve import Resolved, World, resolve
 from reconciler.kserve.world import DocumentIssue
 from reconciler.manifests import UNSUPPORTED_KIND, Manifest, Manifests, find_duplicates, is_of_kserve
@@ -64,7 +64,7 @@ def validate(manifests: Manifests, place: Place = CLUSTER, locate: Locate = in_s
         warnings += [finding_of(reason) for reason in disclosed(manifests)]
     for manifest in _services(manifests, world):
         resolved = resolve(manifest.data, world)
-        said = ((errors, resolved.errors), (warnings, (*resolved.warnings, *resolved.cluster_errors)))
+        said = ((errors, resolved.errors), (warnings, (*resolved.warnings, *_for_a_cluster(resolved, place))))
         for findings, issues in said:
             findings += [_located(manifest, issue, locate(manifest, resolved, issue)) for issue in issues]
         warnings += _port_doubts(manifests, manifest, resolved, world)
@@ -190,6 +190,11 @@ def _runtime_of(manifests: Manifests, resolved: Resolved, world: World) -> Manif
 
 def _plain(issue: Issue) -> Document:
     return {"reason": issue.reason, "message": issue.message}
+
+
+def _for_a_cluster(resolved: Resolved, place: Place) -> Iterator[Issue]:
+    """What KServe needs beside the documents. A host says itself which connections it does not have."""
+    yield from (each for each in resolved.cluster_errors if place.secrets is None or CONNECTIONS not in each.path)
 
 
 def _located(manifest: Manifest, issue: Issue, origin: Origin) -> Document:

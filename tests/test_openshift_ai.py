@@ -110,8 +110,20 @@ def test_missing_connection_is_a_warning_where_the_service_says_where_its_model_
     assert str(warning).startswith('hosts/box/chat.yaml:5: connection hub: secrets "hub" not found in namespace team')
 
 
-def test_connection_in_the_clear_in_git_is_refused_and_said(target: HostTarget):
-    (reason,) = one(target, connected(), plain=secret("uri", 'URI: "hf://org/model"')).blocked
+def test_connection_in_git_that_only_tells_an_address_is_taken(target: HostTarget):
+    service = one(target, connected(), plain=secret("uri", 'URI: "oci://quay.io/org/model:1"'))
+    assert service.blocked == ()
+    assert service.spec is not None
+    assert [each.uri for each in service.spec.mounts] == ["oci://quay.io/org/model:1"]
+    manifests = read_manifests(snapshot({"hosts/box/s.yaml": secret("uri", 'URI: "hf://org/model"')}))
+    assert [each for each in validate(manifests)["warnings"] if each["file"].endswith("s.yaml")] == []
+
+
+@pytest.mark.parametrize(
+    "data", ['URI: "https://me:hush@host/m"', 'URI: "https://host/m?sig=x"', "URI: hf://m, KEY: x"]
+)
+def test_connection_in_the_clear_that_holds_more_is_refused_and_said(target: HostTarget, data: str):
+    (reason,) = one(target, connected(), plain=secret("uri", data)).blocked
     assert reason.origin == Origin("hosts/box/chat.yaml", 5)
     assert "which is refused: hosts/box/plain.yaml:4: " in reason.message
 
@@ -182,6 +194,22 @@ def test_entry_of_the_storage_secret_itself_counts_before_a_data_connection(targ
     service = one(target, UNPLACED.replace("      args:", "      storage: {key: hub, path: chat}\n      args:"))
     assert service.spec is not None
     assert [each.uri for each in service.spec.mounts] == ["s3://own/chat"]
+
+
+def test_refused_data_connection_is_named_where_its_key_is(target: HostTarget):
+    text = UNPLACED.replace("      args:", "      storage: {key: hub, path: chat}\n      args:")
+    (reason,) = one(target, text, plain=secret("s3", S3)).blocked
+    assert "the model's storage needs Secret hub, which is refused: hosts/box/plain.yaml:4" in reason.message
+
+
+def test_account_of_a_connection_opens_its_bucket(target: HostTarget):
+    put(target, secret("s3", S3))
+    text = SERVICE.replace("file:///models/tiny", "s3://models/chat") + "    serviceAccountName: hub-sa\n"
+    service = one(target, text)
+    assert service.spec is not None
+    (mount,) = service.spec.mounts
+    sources = {each.name: each.source for each in mount.env if each.source}
+    assert sources["AWS_SECRET_ACCESS_KEY"] == "secret hub/AWS_SECRET_ACCESS_KEY"
 
 
 # ---------------------------------------------------------------- hardware profiles

@@ -161,7 +161,7 @@ def test_large_config_map_is_refused_alone():
     large = CHAT.replace("{{ x }}", "x" * (1 << 20))
     (reason,) = described(mounting("configMap: {name: chat}"), large).problems
     assert reason.code == "TooLarge"
-    assert "bytes of arguments, variables and files" in reason.message
+    assert "bytes of mounted files, more than 786,432" in reason.message
 
 
 def test_mounted_config_of_vllm_may_not_name_what_is_closed():

@@ -46,9 +46,9 @@ def entries_ignored(key: str, names: Iterable[str], origins: Origins) -> Iterato
     """What is said of entries of `containers`, `initContainers` or `volumes` that a host leaves out."""
     row = find_row(Where.POD, key)
     for name in names if row else ():
-        if row and (
-            found := _deviation(row, Place.HOST, frozenset(), f"{_KINDS[key]} {name}", origins.of_entry(key, name))
-        ):
+        # What KServe added by itself is nobody's to remove.
+        where = origins.find_entry(key, name)
+        if row and where and (found := _deviation(row, Place.HOST, frozenset(), f"{_KINDS[key]} {name}", where)):
             yield found.reason
 
 

@@ -22,6 +22,8 @@ MAX_SKIPPED = 100_000
 # Of one container. Linux itself gives a process no more than some 2 MiB of both.
 MAX_VALUES = 5_000
 MAX_BYTES = 1 << 20
+# Of mounted files, as a record has them: that of a unit stands in one line, and systemd reads none above 1 MiB.
+MAX_FILE_BYTES = 768 << 10
 # Of all services of a target together: forty for each of ten thousand.
 MAX_ALL_VALUES = 400_000
 MAX_ALL_BYTES = 64 << 20
@@ -73,8 +75,10 @@ def _origins(manifests: Manifests) -> Iterator[Origin]:
 
 def too_large(spec: EffectiveSpec, origin: Origin) -> Reason | None:
     """Why one container asks for too much."""
-    size = spec_size(spec)
-    if size.values > MAX_VALUES:
+    size, files = spec_size(spec), sum(_written_size(each.text) for volume in spec.files for each in volume.files)
+    if files > MAX_FILE_BYTES:
+        what = f"{files:,} bytes of mounted files, more than {MAX_FILE_BYTES:,}"
+    elif size.values > MAX_VALUES:
         what = f"{size.values:,} arguments, variables and files, more than {MAX_VALUES:,}"
     elif size.bytes > MAX_BYTES:
         name, most = max(_named_sizes(spec), key=lambda each: each[1])
@@ -114,7 +118,7 @@ def _named_sizes(spec: EffectiveSpec) -> Iterator[tuple[str, int]]:
 
 
 def _written_size(text: str) -> int:
-    """Of a text in a record: that of a unit stands in one line, and systemd reads no line of more than 1 MiB."""
+    """Of a text in a record, where whatever is no plain letter is spelled out."""
     return len(text) if text.isascii() and text.isprintable() else len(json.dumps(text))
 
 

@@ -43,7 +43,7 @@ class Origins:
             return self.of_pod_field(path)
         element = _step(pod.get(str(kind)), rest[0])
         if kind != "containers" or element.get("name") != CONTAINER:
-            return self._find_entry(str(kind), str(element.get("name")))
+            return self.find_entry(str(kind), str(element.get("name")))
         key, *more = rest[1:] or ("name",)
         if key in _KEYS and more:
             return self._find_item(str(key), _step(element.get(str(key)), more[0]).get(_KEYS[str(key)]))
@@ -111,9 +111,10 @@ class Origins:
 
     def of_entry(self, key: str, name: str) -> Origin:
         """Where an entry of the pod's `volumes`, `containers`… is written: by the service, else by the runtime."""
-        return self._find_entry(key, name) or self.service.origin
+        return self.find_entry(key, name) or self.service.origin
 
-    def _find_entry(self, key: str, name: str) -> Origin | None:
+    def find_entry(self, key: str, name: str) -> Origin | None:
+        """The same; None for what KServe added."""
         for manifest, path in ((self.service, _PREDICTOR), (self.runtime or self.service, ("spec",))):
             if (index := _index_of(at(manifest, path).get(key), "name", name)) is not None:
                 return manifest.origin_of((*path, key, index))

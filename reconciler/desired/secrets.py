@@ -92,8 +92,11 @@ def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | No
     if CONNECTIONS in issue.path:
         reason = ring.lack(SecretRef(ref.secret, ALL), f"{CONNECTIONS}: {ref.secret}", origins.of_field(issue.path))
         return replace(reason, message=f"{reason.message}. Or write where the model is, as storageUri")
+    key = origins.storage_key()
+    if (ring.namespace, key) in ring.store.refused:
+        ref = SecretRef(key, ALL)
     reason = ring.lack(ref, "the model's storage", origins.of_storage(""))
-    if not (key := origins.storage_key()) or ring.closed:
+    if not key or ring.closed or ref.secret == key:
         return reason
     text = f"{reason.message}. A data connection of OpenShift AI will do as well: a Secret {key} with the annotation"
     return replace(reason, message=f"{text} {CONNECTION_TYPE}: s3")

@@ -18,6 +18,8 @@ from reconciler.kserve.names import CONNECTION_TYPE, CONNECTIONS, HARDWARE_PROFI
 Document = Mapping[str, Any]
 Key = tuple[str, str]
 STORAGE_CONFIG = "storage-config"
+# Of the account that is made for a connection to S3, behind its name.
+ACCOUNT_SUFFIX = "-sa"
 _PREDICTOR = ("spec", "predictor")
 # From the newest annotation to the oldest: the first that a Secret bears counts.
 _TYPES = (f"{CONNECTION_TYPE}-protocol", f"{CONNECTION_TYPE}-ref", CONNECTION_TYPE)
@@ -93,7 +95,7 @@ def storage_entry(data: Mapping[str, str]) -> str:
 def connection_type(annotations: Mapping[str, str]) -> str:
     """`s3`, `uri`, `oci` or what else a Secret says that it connects to; empty where it says nothing."""
     found = next((annotations[key] for key in _TYPES if annotations.get(key)), "")
-    return found.removesuffix("-v1")
+    return str(found).removesuffix("-v1")
 
 
 # ---------------------------------------------------------------- connections

@@ -12,7 +12,7 @@ from reconciler.kserve.credentials import Secret, ServiceAccount, Vault, decode_
 from reconciler.kserve.injection import Setting
 from reconciler.kserve.later import later_fields
 from reconciler.kserve.localmodel import LocalModel
-from reconciler.kserve.openshift_ai import with_data_connections
+from reconciler.kserve.openshift_ai import ACCOUNT_SUFFIX, connection_type, with_data_connections
 from reconciler.kserve.selection import Runtime, Runtimes
 from reconciler.kserve.storage import DEFAULT_CONTAINER, StorageContainer
 
@@ -85,16 +85,19 @@ class World:
         if namespace not in self.memo:
             vault = Vault(
                 lambda name: self.secrets.get((namespace, name)),
-                lambda name: self.accounts.get((namespace, name)) or _implied_account(name),
+                lambda name: self.accounts.get((namespace, name)) or self._implied_account(namespace, name),
                 self.config,
             )
             self.memo[namespace] = Setting(vault, self.storage_containers, namespace)
         return self.memo[namespace]
 
-
-def _implied_account(name: str) -> ServiceAccount | None:
-    """Every namespace of a cluster has the account `default`, whether a tree names it or not."""
-    return ServiceAccount(name) if name == "default" else None
+    def _implied_account(self, namespace: str, name: str) -> ServiceAccount | None:
+        """Every namespace has the account `default`, and OpenShift AI makes one for a connection to S3."""
+        if name == "default":
+            return ServiceAccount(name)
+        secret = self.secrets.get((namespace, name.removesuffix(ACCOUNT_SUFFIX)))
+        is_made = name.endswith(ACCOUNT_SUFFIX) and secret and connection_type(secret.annotations) == "s3"
+        return ServiceAccount(name, (secret.name,)) if secret and is_made else None
 
 
 class _Sorter:

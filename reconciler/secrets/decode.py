@@ -8,9 +8,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from reconciler.kserve.openshift_ai import connection_type
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Reason
+from reconciler.secrets.names import WELL_KNOWN
 from reconciler.secrets.store import StoredSecret
+from reconciler.storage.sources import shown
 
 _KEY = re.compile(r"(?!\.\.?$|\.\.)[-._a-zA-Z0-9]{1,253}")
 
@@ -30,8 +33,23 @@ class Unfit(Exception):
 
 
 def is_plain(document: Mapping[str, Any]) -> bool:
-    """Does a Secret hold data, and not encrypted by SOPS?"""
-    return "sops" not in document and bool(document.get("data") or document.get("stringData"))
+    """Does a Secret hold data that nobody may read, and not encrypted by SOPS?"""
+    has_data = bool(document.get("data") or document.get("stringData"))
+    return has_data and "sops" not in document and not _is_address(document)
+
+
+def _is_address(document: Mapping[str, Any]) -> bool:
+    """Is it a connection of OpenShift AI that tells where a model is, as a storageUri does, and nothing else?"""
+    annotations = document["metadata"].get("annotations")
+    if not isinstance(annotations, dict) or connection_type(annotations) != "uri":
+        return False
+    try:
+        data = {key: _decoded(key, value) for key, value in _entries(document, "data")}
+        data |= {key: _text(key, value) for key, value in _entries(document, "stringData")}
+    except Unfit:
+        return False
+    uri = data.get("URI", b"").decode("utf-8", "replace")
+    return data.keys() == {"URI"} and shown(uri) == uri and not WELL_KNOWN.search(uri)
 
 
 def decode(manifest: Manifest, document: Mapping[str, Any], default_namespace: str) -> StoredSecret:

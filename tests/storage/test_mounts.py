@@ -34,7 +34,8 @@ kind: ConfigMap
 metadata: {name: inferenceservice-config, namespace: kserve}
 data:
   storageInitializer: |
-    {"caBundleConfigMapName": "ca", "caBundleVolumeMountPath": "/certs"}
+    {"caBundleConfigMapName": "ca", "caBundleVolumeMountPath": "/certs", "cpuRequest": "100m", "cpuLimit": "1",
+     "memoryRequest": "100Mi", "memoryLimit": "1Gi"}
 """
 
 
