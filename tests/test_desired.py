@@ -734,3 +734,73 @@ def test_a_stopped_service_is_told_from_one_that_wants_no_replica() -> None:
         "name: chat\n", f"name: chat\n  annotations: {{{NO_AUTOSCALER}}}\n"
     )
     assert (one(without).replicas, one(without).stopped) == (0, False)
+
+
+# ---------------------------------------------------------------- what engines would download
+
+
+def by_itself(*lines: str) -> str:
+    """A predictor of its own container, without storage."""
+    text = "".join(f"        {line}\n" for line in lines)
+    head = SERVICE.partition("    model:")[0]
+    return f"{head}    containers:\n      - name: kserve-container\n        image: vllm/vllm:1\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["args: [--port=8080, --model, Qwen/Qwen3-0.6B]"], "--model Qwen/Qwen3-0.6B names a model of"),
+        (["command: [vllm, serve, org/name]"], "write storageUris: [{uri: hf://org/name}] in the predictor"),
+        (["args: [--model=$(MODEL_ID)]", "env: [{name: MODEL_ID, value: org/name}]"], "--model org/name names"),
+        (["args: [--model=gpt2]"], "--model gpt2 names"),
+        (["args: [--model_id=org/name, --model=/m]"], "--model-id org/name names"),
+        (["args: [--model=s3://b/llama]"], "--model s3://b/llama is no folder"),
+        (["args: [--model=/m, --tokenizer=org/tok]"], "storageUris with {uri: hf://org/tok, mountPath: /mnt/tok}"),
+        (["args: [--model=/m, --hf-config-path=org/conf]"], "--hf-config-path org/conf names"),
+        (["args: [--model=/m, --speculative-config, '{\"model\": \"org/draft\"}']"], "--speculative-config org/draft"),
+        (["args: [--model=/m, --lora-modules, sql=org/lora, x=/l]"], "--lora-modules org/lora names"),
+    ],
+)  # fmt: skip
+def test_model_that_the_engine_would_download_says_what_to_write(lines: list[str], said: str) -> None:
+    (reason,) = one(by_itself(*lines)).blocked
+    assert (reason.code, reason.origin) == ("EngineDownload", Origin("hosts/box/chat.yaml", 10))
+    assert said in reason.message
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["args: [--model=org/name]", "env: [{name: HF_HUB_OFFLINE, value: '0'}]"],
+        ["args: [--model=org/name]", "env: [{name: HF_HOME, value: /mnt/hub}]"],
+        ["args: [--model=s3://b/llama, --load-format=runai_streamer]"],
+        ['args: [--model=/m, --speculative-config, \'{"method": "ngram", "model": "ngram"}\']'],
+        ["args: [--model=/m, --chat-template=org/name, --generation-config=vllm]"],
+    ],
+)
+def test_engine_that_may_download_or_needs_not_is_asked(lines: list[str]) -> None:
+    assert one(by_itself(*lines)).blocked == ()
+
+
+def test_config_lets_engines_download() -> None:
+    engine = Engine(image="vllm/*", python=Path("/opt/vllm/bin/python"), env={"HF_HUB_OFFLINE": "0"})
+    text = by_itself("args: [--model=org/name]", "env: [{name: HF_HUB_OFFLINE, value: '1'}]")
+    assert codes(one(text).blocked) == ["EngineDownload"]
+    assert one(text, target=TARGET.model_copy(update={"engines": (engine,)})).blocked == ()
+
+
+def test_hub_id_beside_a_storage_uri_says_where_the_files_are() -> None:
+    (reason,) = one(SERVICE + "      - --model=org/name\n").blocked
+    assert "the model's files are at /mnt/models: write --model=/mnt/models" in reason.message
+    assert reason.origin == Origin("hosts/box/chat.yaml", 14)
+
+
+@pytest.mark.parametrize("value", ["value: t", "valueFrom: {secretKeyRef: {name: s, key: k, optional: true}}"])
+def test_token_of_the_container_that_no_fetch_has_is_named(value: str) -> None:
+    text = with_model("env:", f"- {{name: HF_TOKEN, {value}}}").replace("file:///models/tiny", "hf://org/name")
+    found = [each for each in one(text).warnings if each.code == "TokenNotUsed"]
+    assert [each.origin and each.origin.line for each in found] == [15]
+    assert "not used to fetch hf://org/name" in found[0].message
+    storage = TARGET.storage.model_copy(update={"env": {"HF_TOKEN": "t"}})
+    given = one(text, target=TARGET.model_copy(update={"storage": storage}))
+    assert "TokenNotUsed" not in codes(given.warnings)
+    assert "TokenNotUsed" not in codes(one(text.replace("hf://org/name", "file:///m")).warnings)

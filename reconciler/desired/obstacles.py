@@ -8,6 +8,7 @@ from dataclasses import replace
 from urllib.parse import unquote
 
 from reconciler.config import DEFAULT_PATH, Engine, HostTarget
+from reconciler.desired.downloads import engine_downloads
 from reconciler.desired.gpu_share import exceeded_share
 from reconciler.desired.mounted_files import file_obstacles, missing_source, paths_in_mounted_config
 from reconciler.desired.origins import Origins
@@ -39,6 +40,7 @@ def find_obstacles(
     names = Revealed(_names(spec, ring))
     for reason in unsupported(spec, argument_origins, secrets=names):
         yield reason if reason.origin else replace(reason, origin=origins.of_container_field("command"))
+    yield from engine_downloads(spec, argument_origins, engine, names, origins)
     yield from exceeded_share(spec, argument_origins, names, origins)
     if spec.resources.mig and spec.resources.gpu_devices > 1:
         text = "a process of CUDA uses one MIG device only; ask for one, and for no other GPU"

@@ -9,6 +9,7 @@ from typing import Any
 from reconciler.config import HostTarget
 from reconciler.desired.canary import with_canary
 from reconciler.desired.deviations import ALL_FACTS, deviations, entries_ignored
+from reconciler.desired.downloads import unused_tokens
 from reconciler.desired.effective import (
     Surroundings,
     Unusable,
@@ -153,6 +154,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
             *_left_out(case),
             *ignored_rules(resolved, origins),
             *ignored_variables(spec, ring, origins),
+            *unused_tokens(spec, ring, origins),
             *idle_gpus(spec, origins),
             *_port_doubts(spec, container, arguments, origins),
             *unlike_its_port(container, spec, origins),

@@ -54,6 +54,10 @@ _FOLDERS = (_MEDIA, "--hf-config-path", "--generation-config")
 _NO_FILE = frozenset({"--root-path"})
 # Most words; JSON may write a slash otherwise.
 _NO_PATH = re.compile(r"(?:[^/.\\]|\.(?!\.))*")
+# Ids of a hub, with a revision or a quantisation behind a colon, and addresses.
+_REMOTE = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?|[a-z][a-z0-9+.-]*://\S+")
+# What else has a word for a name means one of vLLM's own.
+_MODELS = ("--model", "--tokenizer", "--model-id")
 _SYSTEMS_OWN = frozenset({"proc", "sys", "dev", "run"})
 _IN_JSON = re.compile(r'"(/[^"]*)"')
 _WEIGHTS_FROM_FILES = frozenset({"", "auto", "hf", "safetensors", "mistral", "fastsafetensors"})
@@ -61,6 +65,22 @@ _WEIGHTS_FROM_FILES = frozenset({"", "auto", "hf", "safetensors", "mistral", "fa
 
 def named_files(args: Sequence[str]) -> Iterator[Named]:
     """Every absolute path of a file that the server reads when it starts. Other names are of a hub, or texts."""
+    return (each for each in _named(args) if _is_path(each.path))
+
+
+def remote_names(args: Sequence[str]) -> Iterator[Named]:
+    """Every model, tokenizer and adapter that the server would fetch: ids of a hub, and addresses.
+
+    `--model-id` is what KServe's own server calls it.
+    """
+    others = (Named(index, "--model-id", value, Holds.MODEL) for index, value in values_with_places(args, "--model-id"))
+    for each in (*_named(args), *others):
+        is_model = each.holds in (Holds.MODEL, Holds.TOKENIZER, Holds.ADAPTER) or each.flag == "--hf-config-path"
+        if is_model and _REMOTE.fullmatch(each.path) and (each.flag in _MODELS or "/" in each.path):
+            yield each
+
+
+def _named(args: Sequence[str]) -> Iterator[Named]:
     for flag, holds in (
         ("--model", Holds.MODEL),
         ("--tokenizer", Holds.TOKENIZER),
@@ -68,8 +88,7 @@ def named_files(args: Sequence[str]) -> Iterator[Named]:
         *((flag, Holds.FOLDER) for flag in _FOLDERS),
     ):
         for index, value in values_with_places(args, flag)[:1]:
-            if _is_path(value):
-                yield Named(index, flag, value, holds)
+            yield Named(index, flag, value, holds)
     yield from _draft(args)
     yield from _adapters(args)
 
@@ -166,21 +185,20 @@ def _draft(args: Sequence[str]) -> Iterator[Named]:
         for index, value in values_with_places(args, flag)[:1]:
             for key, holds in (("model", Holds.MODEL), ("tokenizer", Holds.TOKENIZER)):
                 path = _parsed(value).get(key)
-                if isinstance(path, str) and _is_path(path):
+                if isinstance(path, str):
                     yield Named(index, flag, path, holds)
         for index, value in values_with_places(args, f"{flag}.model")[:1]:
-            if _is_path(value):
-                yield Named(index, f"{flag}.model", value, Holds.MODEL)
+            yield Named(index, f"{flag}.model", value, Holds.MODEL)
 
 
 def _adapters(args: Sequence[str]) -> Iterator[Named]:
     for index, value in values_with_places(args, "--lora-modules"):
         path = _parsed(value).get("path") if value.lstrip()[:1] in ("{", "[") else value.partition("=")[2]
-        if isinstance(path, str) and _is_path(path):
+        if isinstance(path, str):
             yield Named(index, "--lora-modules", path, Holds.ADAPTER)
     for index, value in values_with_places(args, "--default-mm-loras")[:1]:
         for path in _parsed(value).values():
-            if isinstance(path, str) and _is_path(path):
+            if isinstance(path, str):
                 yield Named(index, "--default-mm-loras", path, Holds.ADAPTER)
 
 

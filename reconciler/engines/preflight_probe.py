@@ -456,8 +456,9 @@ def judge(request: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
         deep = os.path.exists(args.model)
         if os.path.isabs(args.model) and not deep:
             findings.append(missing_model(args.model, argv))
-        elif deep:
+        else:
             check_imports(args, split(argv))
+        if deep:
             config, more = check_against_model(engine, args, argv)
             if config is not None and not findings:
                 more += tokenizer_faults(config, split(argv))
