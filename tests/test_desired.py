@@ -804,3 +804,26 @@ def test_token_of_the_container_that_no_fetch_has_is_named(value: str) -> None:
     given = one(text, target=TARGET.model_copy(update={"storage": storage}))
     assert "TokenNotUsed" not in codes(given.warnings)
     assert "TokenNotUsed" not in codes(one(text.replace("hf://org/name", "file:///m")).warnings)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("kserve/huggingfaceserver:v0.15-gpu", "starts KServe's Hugging Face server, whose arguments are others"),
+        ("ghcr.io/huggingface/text-generation-inference:3", "starts Text Generation Inference"),
+        ("registry.example.com/team/llm@sha256:abc", "is not known to be vLLM, and there is no command"),
+    ],
+)
+def test_image_that_is_not_known_to_be_vllm_is_named_at_its_line(image: str, said: str) -> None:
+    text = by_itself("args: [--model=/m]").replace("vllm/vllm:1", image)
+    anything = TARGET.model_copy(update={"engines": (Engine(image="*", python=Path("/p")),)})
+    (warning,) = [each for each in one(text, target=anything).warnings if each.code == "ImageUnknown"]
+    (reason,) = one(text).blocked
+    for found in (warning, reason):
+        assert found.origin == Origin("hosts/box/chat.yaml", 9)
+        assert said in found.message
+        assert "write command: [vllm, serve]" in found.message
+    assert reason.code == "NoEngine"
+    commanded = text.replace("args:", "command: [vllm, serve]\n        args:")
+    assert "ImageUnknown" not in codes(one(commanded, target=anything).warnings)
+    assert one(by_itself("args: [--model=/m]")).warnings == ()

@@ -14,7 +14,7 @@ from reconciler.desired.mounted_files import file_obstacles, missing_source, pat
 from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, paths_in
-from reconciler.engines.images import find_engine
+from reconciler.engines.images import doubtful_image, find_engine
 from reconciler.engines.launch import UNKNOWN, Revealed, origin_of_word, server_flags, unsupported
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
 from reconciler.secrets.wanted import ALL, secret_ref
@@ -36,7 +36,8 @@ def find_obstacles(
             f"nothing on this host runs the image {spec.image or '(none)'}; "
             f"map it in the config, targets[].engines of {target.name}"
         )
-        yield Reason("NoEngine", text, origins.of_container_field("image"))
+        doubt = doubtful_image(spec.image, spec.command)
+        yield Reason("NoEngine", f"{text}. But {doubt}" if doubt else text, origins.of_container_field("image"))
     names = Revealed(_names(spec, ring))
     for reason in unsupported(spec, argument_origins, secrets=names):
         yield reason if reason.origin else replace(reason, origin=origins.of_container_field("command"))

@@ -44,7 +44,7 @@ from reconciler.desired.wishes import (
 )
 from reconciler.digest import digest
 from reconciler.engines.arguments import speaks_grpc
-from reconciler.engines.images import find_engine
+from reconciler.engines.images import doubtful_image, find_engine
 from reconciler.engines.launch import origin_of_word
 from reconciler.engines.model_names import model_names
 from reconciler.engines.service_port import doubtful_port
@@ -155,6 +155,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
             *ignored_rules(resolved, origins),
             *ignored_variables(spec, ring, origins),
             *unused_tokens(spec, ring, origins),
+            *_doubtful_image(spec, scene.target, origins),
             *idle_gpus(spec, origins),
             *_port_doubts(spec, container, arguments, origins),
             *unlike_its_port(container, spec, origins),
@@ -175,6 +176,12 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         model_names=_model_names(spec, key),
         grpc=speaks_grpc((*spec.command, *spec.args)),
     )
+
+
+def _doubtful_image(spec: EffectiveSpec, target: HostTarget, origins: Origins) -> Iterator[Reason]:
+    """Where nothing runs the image, its obstacle says so."""
+    if (text := doubtful_image(spec.image, spec.command)) and find_engine(spec.image, target.engines):
+        yield Reason("ImageUnknown", text, origins.of_container_field("image"))
 
 
 def _model_names(spec: EffectiveSpec, key: ServiceId) -> tuple[str, ...]:

@@ -2,9 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from reconciler.config import Engine
+
+# Servers that are not vLLM, by a part of their images' names.
+_OTHERS = {
+    "huggingfaceserver": "KServe's Hugging Face server",
+    "sklearnserver": "KServe's scikit-learn server",
+    "xgbserver": "KServe's XGBoost server",
+    "lgbserver": "KServe's LightGBM server",
+    "pmmlserver": "KServe's PMML server",
+    "paddleserver": "KServe's Paddle server",
+    "text-generation-inference": "Text Generation Inference",
+    "text-generation-server": "Text Generation Inference",
+    "tgis": "Text Generation Inference",
+    "text-embeddings-inference": "Text Embeddings Inference",
+    "tritonserver": "Triton",
+    "tensorrt-llm": "TensorRT-LLM",
+    "sglang": "SGLang",
+    "lmdeploy": "LMDeploy",
+    "llama.cpp": "llama.cpp",
+    "llama-cpp": "llama.cpp",
+    "ollama": "Ollama",
+    "caikit": "Caikit",
+    "torchserve": "TorchServe",
+    "mlserver": "MLServer",
+    "model_server": "OpenVINO Model Server",
+    "openvino": "OpenVINO Model Server",
+}
+
+
+def doubtful_image(image: str, command: Sequence[str]) -> str:
+    """Why nobody can tell that a container runs vLLM: neither its command nor its image's name says so. Or nothing."""
+    repository = image.partition("@")[0].lower()
+    if command or "vllm" in repository:
+        return ""
+    advice = "write command: [vllm, serve], and --model=/mnt/models and --served-model-name={{.Name}} in args"
+    if server := next((name for part, name in _OTHERS.items() if part in repository), ""):
+        return f"image {image} starts {server}, whose arguments are others; a host runs vLLM: {advice}"
+    what = f"image {image} is not known to be vLLM" if image else "no image is named"
+    return f"{what}, and there is no command: a host starts `vllm serve` with its args; if that is meant, {advice}"
 
 
 def find_engine(image: str, engines: Iterable[Engine]) -> Engine | None:
