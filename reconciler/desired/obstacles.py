@@ -36,8 +36,9 @@ def find_obstacles(
             f"nothing on this host runs the image {spec.image or '(none)'}; "
             f"map it in the config, targets[].engines of {target.name}"
         )
+        # To map it would start what its arguments are not for.
         doubt = doubtful_image(spec.image, spec.command)
-        yield Reason("NoEngine", f"{text}. But {doubt}" if doubt else text, origins.of_container_field("image"))
+        yield Reason("NoEngine", doubt or text, origins.of_container_field("image"))
     names = Revealed(_names(spec, ring))
     for reason in unsupported(spec, argument_origins, secrets=names):
         yield reason if reason.origin else replace(reason, origin=origins.of_container_field("command"))
