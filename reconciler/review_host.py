@@ -15,6 +15,7 @@ from reconciler import review
 from reconciler.config import Engine, HostTarget
 from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
 from reconciler.desired.host_capacity import never_here, not_at_once
+from reconciler.desired.limits import MAX_FINDINGS, first
 from reconciler.desired.locating import locator
 from reconciler.desired.obstacles import closed_arguments
 from reconciler.engines.file_arguments import CLOSED, is_below
@@ -50,6 +51,7 @@ from reconciler.storage.sources import is_fetched
 from reconciler.targets.fits import local_model, look_at
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.machine import Machine
+from reconciler.targets.start_checks import unusable_arguments, unusable_variables
 from reconciler.targets.systemd.replica import plan_unit
 from reconciler.targets.systemd.unit import build_unit
 from reconciler.targets.weights import find_folder
@@ -73,7 +75,8 @@ def validate_on(
     place, wanted = _look(manifests, target, capacity)
     verdict = review.validate(manifests, place, locator(manifests, place.default_namespace))
     errors = _merged(verdict["errors"], [*_refusals(wanted), *_closed(wanted, target, closed)])
-    doubts = [*_doubtful_names(manifests, wanted, target), *not_at_once(wanted.services, target, capacity)]
+    crowded = tuple(not_at_once(wanted.services, target, capacity))
+    doubts = [*_doubtful_names(manifests, wanted, target), *first(crowded, MAX_FINDINGS)]
     not_checked = verdict["notChecked"]
     warnings = _merged(verdict["warnings"], [*_warnings(wanted), *doubts])
     return review.verdict_of(errors, [each for each in warnings if each not in not_checked], not_checked)
@@ -110,8 +113,25 @@ def _look(manifests: Manifests, target: HostTarget, capacity: Capacity | None) -
     secrets = SecretSources(target).load(manifests)
     place = review.Place(target.default_namespace, HOST_MODE, as_kserve_sees(secrets))
     wanted = build_desired(manifests, target, Snapshot(revision="", files=()), secrets=secrets)
-    services = (replace(each, blocked=(*never_here(each, target, capacity), *each.blocked)) for each in wanted.services)
+    services = (
+        replace(each, blocked=(*never_here(each, target, capacity), *_unstartable(each, target), *each.blocked))
+        for each in wanted.services
+    )
     return place, replace(wanted, services=tuple(services))
+
+
+def _unstartable(service: Desired, target: HostTarget) -> Iterator[Reason]:
+    """Arguments and variables in git that no process can be given."""
+    engine = find_engine(service.spec.image, target.engines) if service.spec else None
+    if service.spec is None or engine is None or service.not_here:
+        return
+    with suppress(ValueError):
+        asked = question(service.spec, engine, _model_paths(service.spec, target), "/")
+        yield from unusable_arguments(service, service.spec, asked)
+        process = _process(service, service.spec, engine, target, Path("/"))
+        if process is not None:
+            found = unusable_variables(service, service.spec, process)
+            yield from (reason for is_in_git, reason in found if is_in_git)
 
 
 def _as_named_here(manifests: Manifests, target: HostTarget) -> HostTarget:

@@ -128,6 +128,15 @@ def test_model_of_a_custom_predictor_is_blamed_at_its_variable(desk: Desk) -> No
     assert error["line"] == (head + container).count("\n")
 
 
+def test_what_no_process_can_be_given_is_refused_at_its_line(desk: Desk):
+    long = "x" * 140_000
+    desk.write(chat=SERVICE + f'      - "--chat-template={long}"\n      env:\n      - {{name: LONG, value: {long}}}\n')
+    said = [(each["line"] - SERVICE.count("\n"), each["message"]) for each in errors_of(desk)]
+    assert [line for line, _ in said] == [1, 3]
+    assert "--chat-template" in said[0][1]
+    assert "variable LONG has 140,005 bytes, and no process takes more" in said[1][1]
+
+
 # ---------------------------------------------------------------- parallel sizes
 
 
@@ -202,6 +211,8 @@ DECLARED = "      ports: [{containerPort: 8000}, {containerPort: 8080}]\n"
         ("--port=$(PORT)", DECLARED + "      env: [{name: PORT, value: '80'}]\n", "--port 80 is not the container's"),
         ("--dtype=auto", "", "without --port vLLM listens on 8000"),
         ("--dtype=auto", DECLARED, None),
+        ("--grpc", "", None),
+        ("--port=8080", "      ports: [{containerPort: 9000}]\n      command: [vllm, serve, --grpc-port=9000]\n", None),
     ],
 )
 def test_port_that_a_cluster_does_not_find_is_a_warning(desk: Desk, runtime_port: str, more: str, said: str | None):

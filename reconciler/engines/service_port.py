@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.engines.arguments import find
+from reconciler.engines.arguments import find, flag_value, speaks_grpc
 from reconciler.engines.launch import server_flags, unsupported
 from reconciler.model import EffectiveSpec
 
@@ -33,6 +33,8 @@ def doubtful_port(spec: EffectiveSpec, ports: Sequence[Mapping[str, Any]]) -> Po
     declared = next((each.get("containerPort") for each in ports), None)
     expected = declared or _KSERVE
     index, given = max(find(flags, "--port"), default=(None, None), key=lambda pair: pair[0] or 0)
+    if (flag_value(flags, "--grpc-port") or "") == str(expected):
+        return None
     never = "it would never become ready on a cluster"
     if given is None:
         if index is not None or not _is_vllm(spec) or expected == _VLLM:
@@ -51,6 +53,6 @@ def doubtful_port(spec: EffectiveSpec, ports: Sequence[Mapping[str, Any]]) -> Po
 
 def _is_vllm(spec: EffectiveSpec) -> bool:
     """Is it certain that vLLM's own server starts, and listens on a port?"""
-    if unsupported(spec):
+    if unsupported(spec) or speaks_grpc((*spec.command, *spec.args)):
         return False
     return bool(spec.command) or spec.image.rsplit("/", 1)[-1].startswith(_IMAGES)

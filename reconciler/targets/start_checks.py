@@ -53,9 +53,9 @@ class StartChecks:
         start = self._rehearsed(wish, spec)
         try:
             launch = self._workloads.launch(start)
-            refused = [*_arguments(wish, spec, asked)]
+            refused = [*unusable_arguments(wish, spec, asked)]
             blocked: list[Reason] = []
-            for is_ours, reason in _variables(wish, spec, launch):
+            for is_ours, reason in unusable_variables(wish, spec, launch):
                 (refused if is_ours else blocked).append(reason)
             for reason in unusable_files(wish, spec, asked, self._reader, self._closed):
                 (blocked if reason.code == UNKNOWN else refused).append(reason)
@@ -92,15 +92,16 @@ def record_of(start: Start, now: float, boot: str = "") -> ReplicaRecord:
     )
 
 
-def _arguments(wish: Desired, spec: EffectiveSpec, asked: Question) -> Iterator[Reason]:
+def unusable_arguments(wish: Desired, spec: EffectiveSpec, asked: Question) -> Iterator[Reason]:
+    """Arguments that no process can be given."""
     for one in unfit_arguments(asked.argv):
         index = None if one.index is None else asked.indices[one.index]
         origin = origin_of_word(spec, index, wish.argument_origins) or wish.origin
         yield Reason("UnusableArgument", one.message, origin)
 
 
-def _variables(wish: Desired, spec: EffectiveSpec, launch: Launch) -> Iterator[tuple[bool, Reason]]:
-    """Each with whether git itself holds the value."""
+def unusable_variables(wish: Desired, spec: EffectiveSpec, launch: Launch) -> Iterator[tuple[bool, Reason]]:
+    """Variables that no process can be given, each with whether git itself holds the value."""
     lines = dict(wish.variable_origins)
     for one in unfit_variables(launch.env):
         name, source = one.variable, _source(spec, one.variable)
