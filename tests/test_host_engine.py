@@ -135,7 +135,8 @@ def test_real_engine_lives_its_whole_life_and_nothing_is_left(
     host = make_host(engine_python)
     wanted = Desired(SERVICE, ORIGIN, spec(tiny_model), DIGEST)
     host.perform(AskPreflight(SERVICE, DIGEST, spec(tiny_model), ORIGIN, (), "t"))
-    assert DIGEST in observe(host, wanted).preflighting
+    observed = observe(host, wanted)
+    assert DIGEST in (observed.preflighting | observed.preflights.keys())
     eventually(lambda: DIGEST in observe(host, wanted).preflights, PATIENCE)
     verdict = observe(host, wanted).preflights[DIGEST]
     assert verdict.accepted, verdict.reasons
