@@ -64,10 +64,12 @@ def validate(manifests: Manifests, place: Place = CLUSTER, locate: Locate = in_s
         warnings += [finding_of(reason) for reason in disclosed(manifests)]
     for manifest in _services(manifests, world):
         resolved = resolve(manifest.data, world)
-        said = ((errors, resolved.errors), (warnings, (*resolved.warnings, *_for_a_cluster(resolved, place))))
+        said = (
+            (errors, resolved.errors),
+            (warnings, (*resolved.warnings, *_for_a_cluster(resolved, place), *_port_doubts(resolved))),
+        )
         for findings, issues in said:
             findings += [_located(manifest, issue, locate(manifest, resolved, issue)) for issue in issues]
-        warnings += _port_doubts(manifests, manifest, resolved, world)
     return verdict_of(in_order(errors), in_order(warnings), in_order(list(_not_checked(manifests))))
 
 
@@ -141,51 +143,22 @@ def _service(manifest: Manifest, resolved: Resolved, world: World) -> Document:
     }
 
 
-def _port_doubts(manifests: Manifests, manifest: Manifest, resolved: Resolved, world: World) -> Iterator[Document]:
-    """An engine that listens where a cluster does not look for it, at the argument's line."""
-    containers = resolved.pod.get("containers") or ()
-    container = next((each for each in containers if each.get("name") == KSERVE_CONTAINER), None)
-    if container is None:
-        return
-    command, args = (tuple(map(str, container.get(key) or ())) for key in ("command", "args"))
-    env = tuple(_variable(each) for each in container.get("env") or ())
-    spec = EffectiveSpec(str(container.get("image") or ""), command, args, env)
-    if doubt := doubtful_port(spec, container.get("ports") or ()):
-        index = -1 if doubt.index is None else doubt.index - len(command)
-        source = resolved.argument_sources[index] if 0 <= index < len(resolved.argument_sources) else None
-        where, path = _argument(manifests, manifest, resolved, world, source)
-        yield _finding(where.origin.file, where.line_of(path), path, doubt.message)
+def _port_doubts(resolved: Resolved) -> Iterator[Issue]:
+    """An engine that listens where a cluster does not look for it."""
+    for number, container in enumerate(resolved.pod.get("containers") or ()):
+        if container.get("name") == KSERVE_CONTAINER:
+            command, args = (tuple(map(str, container.get(key) or ())) for key in ("command", "args"))
+            env = tuple(_variable(each) for each in container.get("env") or ())
+            spec = EffectiveSpec(str(container.get("image") or ""), command, args, env)
+            if doubt := doubtful_port(spec, container.get("ports") or ()):
+                index = -1 if doubt.index is None else doubt.index - len(command)
+                place = ("containers", number, "args", index) if index >= 0 else ()
+                yield Issue("OtherPort", doubt.message, ("spec", "predictor", "model"), place)
 
 
 def _variable(entry: Mapping[str, Any]) -> EnvVar:
     source = "unknown" if entry.get("valueFrom") else ""
     return EnvVar(str(entry.get("name") or ""), str(entry.get("value") or ""), source)
-
-
-def _argument(
-    manifests: Manifests, manifest: Manifest, resolved: Resolved, world: World, source: tuple[str, int] | None
-) -> tuple[Manifest, tuple[Any, ...]]:
-    """The document and the field where an argument stands; the service's model where that cannot be told."""
-    model: tuple[Any, ...] = ("spec", "predictor", "model")
-    runtime = _runtime_of(manifests, resolved, world) if source and source[0] == "runtime" else None
-    if source and runtime:
-        named = [each.get("name") for each in runtime.data["spec"].get("containers") or ()]
-        return runtime, ("spec", "containers", named.index(KSERVE_CONTAINER), "args", source[1])
-    return manifest, (*model, "args", source[1]) if source and source[0] == "service" else model
-
-
-def _runtime_of(manifests: Manifests, resolved: Resolved, world: World) -> Manifest | None:
-    """The document of the chosen runtime: of several with one name the last."""
-    wanted = resolved.runtime
-    if wanted is None:
-        return None
-    named = [each for each in manifests.of_kind(wanted.kind) if each.name == wanted.name]
-    there = [
-        each
-        for each in named
-        if not wanted.namespace or (each.namespace or world.default_namespace) == wanted.namespace
-    ]
-    return there[-1] if there else None
 
 
 def _plain(issue: Issue) -> Document:
