@@ -98,6 +98,19 @@ def test_model_that_the_replicas_user_cannot_read_is_named(place: Path) -> None:
 
 
 @as_root
+@pytest.mark.parametrize("below", ["m.gguf", "q4/m.gguf"])
+def test_model_that_is_one_file_is_read_by_the_replicas_user(place: Path, below: str) -> None:
+    file = place / "chat" / below
+    file.parent.mkdir(parents=True)
+    file.touch()
+    spec = EffectiveSpec("i", (), (f"--model=/mnt/models/{below}",), mounts=(Mount(f"file://{place}/chat"),))
+    assert served_folders(spec, DAEMON, lambda _: None)["/mnt/models"] == Served(place / "chat")
+    file.chmod(0o600)
+    with pytest.raises(Unusable, match=rf"{below}: cannot be read by daemon"):
+        served_folders(spec, DAEMON, lambda _: None)
+
+
+@as_root
 def test_owner_and_group_decide_before_all_others(place: Path) -> None:
     """An open mode for others says nothing about an owner, or a group, that it closes out."""
     model = make_model(place / "a" / "chat")

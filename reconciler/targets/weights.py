@@ -78,8 +78,8 @@ def _served(mount: Mount, below: str | None, ground: Ground, staged: Staged) -> 
         _keep_out(path, said, ground.closed, stamp)
         if path != str(named) and _look(path, said) != stamp:
             raise Retryable(f"{said}{named}: was replaced while it was looked at")
-    if below is not None:
-        _look_for_model(posixpath.normpath(f"{path}/{below}"), said)
+    if below is not None and _is_single_file(posixpath.normpath(f"{path}/{below}"), said):
+        below = posixpath.dirname(below) or "."
     if ours:
         return Served(named)
     _ask_reader(path, said, below, ground.reader, (*stamp, *(_stamps(path, below) if ground.reader else ())))
@@ -185,22 +185,28 @@ def _said(path: str, mount: Mount) -> str:
     return f"{uri}: " if path not in uri else ""
 
 
-def _look_for_model(path: str, said: str) -> None:
-    """Raises Unusable where nothing is. Which files make a model, its engine knows: some need no config.json."""
-    if any(_is_file(f"{path}/{name}", said) for name in ("config.json", "params.json")) or _is_file(path, said):
-        return
+def _is_single_file(path: str, said: str) -> bool:
+    """Is the model one file, and not a folder? Which files make a model, its engine knows: some need no config.json.
+
+    Raises Unusable where nothing is.
+    """
+    if any(_is_file(f"{path}/{name}", said) for name in ("config.json", "params.json")):
+        return False
     info = _info(path, said)
+    if info is not None and stat.S_ISREG(info.st_mode):
+        return True
     if info is None or not stat.S_ISDIR(info.st_mode):
         raise Unusable(_MISSING, f"{said}{path}: no such file or folder; put the model's files there")
     try:
         with os.scandir(path) as entries:
             is_empty = not any(_is_file(each.path, said) for each in entries)
     except PermissionError:
-        return
+        return False
     except OSError as error:
         raise Retryable(f"{said}{path}: cannot be looked at: {error.strerror}; see to its disk and modes") from None
     if is_empty:
         raise Unusable(_MISSING, f"{said}{path}: holds no files; it is not a model's folder, or its copy is incomplete")
+    return False
 
 
 def _is_file(path: str, said: str) -> bool:
