@@ -186,6 +186,7 @@ def test_model_names_are_those_that_git_gives_and_no_paths() -> None:
     assert named("--model=/mnt/models") == named("--model=s3://b/m") == named("--served-model-name=$(B)") == ()
     assert named("--model", "org/name", *lora) == ("org/name", "sql", "code")
     assert named("org/name", "--seed=1", command=("vllm", "serve")) == ("org/name",)
+    assert named("--served-model-name", "a\ud800", "b\0", "c\n", "d" * 257, "e" * 256, "ü 模") == ("e" * 256, "ü 模")
     assert len(named("--served-model-name", *(str(number) for number in range(1000)))) == 256
 
 

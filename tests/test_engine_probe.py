@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -42,6 +43,34 @@ def test_a_server_that_serves_another_model_is_not_ready(engine_python: Path, ti
         wrong = Probe().check(server.address, "demo/other")
         assert (wrong.ready, wrong.healthy) == (False, True)
         assert wrong.detail == "/v1/models lists /mnt/models, tiny, demo/tiny, not demo/other"
+
+
+def make_adapter(folder: Path) -> Path:
+    """A LoRA adapter of zeros for the tiny model."""
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    shapes, header, at = {f"{layer}.lora_A.weight": (8, 128), f"{layer}.lora_B.weight": (128, 8)}, {}, 0
+    for name, (rows, columns) in shapes.items():
+        end = at + 4 * rows * columns
+        header[name] = {"dtype": "F32", "shape": [rows, columns], "data_offsets": [at, end]}
+        at = end
+    text, folder = json.dumps(header).encode(), folder / "adapter"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(at))
+    told = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    return folder
+
+
+@engine
+def test_adapter_named_like_its_service_is_what_its_name_means(
+    engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    args = ("--served-model-name=base", "--enable-lora", "--max-lora-rank=8", "--lora-modules")
+    with running(engine_python, tiny_model, tmp_path, *args, f"tiny={make_adapter(tmp_path)}") as server:
+        server.wait_ready()
+        assert [Probe().check(server.address, model).ready for model in ("base", "tiny")] == [True, True]
+        missing = Probe().check(server.address, "other").detail
+        assert missing == "/v1/models lists base, demo/tiny, tiny, not other"
 
 
 @engine

@@ -17,7 +17,7 @@ from tests.ports import free_port
 from tests.proxy_parts import Answer, Backend, ask, route, seat, service, wait_for
 
 LIMIT = 200_000
-ODD = 'o"dd %REQ(host)%\n'
+ODD = 'ö"dd %REQ(host)%\n'
 
 
 @dataclass

@@ -11,6 +11,7 @@ from reconciler.model import EffectiveSpec
 
 # Each one is a route of the proxy.
 MOST_NAMES = 256
+_LONGEST = 256
 _MODALITIES = "--default-mm-loras"
 
 
@@ -26,8 +27,12 @@ def model_names(spec: EffectiveSpec) -> tuple[str, ...]:
 
 def _names(words: Sequence[str]) -> tuple[str, ...]:
     own = values_of(words, "--served-model-name") or tuple(filter(_is_id, _model(words)))
-    names = dict.fromkeys(name for name in (*own, *adapter_names(words)) if name and "$(" not in name)
-    return tuple(names)[:MOST_NAMES]
+    return tuple(dict.fromkeys(filter(_is_routable, (*own, *adapter_names(words)))))[:MOST_NAMES]
+
+
+def _is_routable(name: str) -> bool:
+    """Can the proxy hold it, so that one service's names never break the table of all? An unknown variable is none."""
+    return 0 < len(name) <= _LONGEST and name.isprintable() and "$(" not in name
 
 
 def adapter_names(words: Sequence[str]) -> tuple[str, ...]:
