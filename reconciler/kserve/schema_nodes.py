@@ -75,10 +75,26 @@ class Node:
     def mistyped(self, value: Any, where: Any, reading: Reading) -> Any:
         path = dotted(unroll(where))
         kind = _kind(value)
-        reading.refuse(
-            where, f'{path}: Invalid value: "{kind}": {path} in body must be of type {self.type_name}: "{kind}"'
-        )
+        said = f'{path}: Invalid value: "{kind}": {path} in body must be of type {self.type_name}: "{kind}"'
+        reading.refuse(where, said + _to_write(value, self.type_name))
         return _MISSING
+
+
+def _to_write(value: Any, wanted: str) -> str:
+    """What to write where that is plain; it does not show the value, which may be a secret."""
+    match wanted, value:
+        case "string", bool() | int() | float():
+            return "; put it in quotes"
+        case "string", {} if len(value) == 1 and (flag := str(next(iter(value)))).startswith("-"):
+            return f"; a colon makes a mapping of it: write {flag}=VALUE"
+        case "array", str():
+            return "; write a list, each item after a `- `"
+        case "integer", str() if value.strip().isdecimal():
+            return "; write it without quotes"
+        case "boolean", str() if value.lower() in ("true", "false"):
+            return "; write it without quotes"
+        case _:
+            return ""
 
 
 def _kind(value: Any) -> str:
