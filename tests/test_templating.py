@@ -117,3 +117,8 @@ def test_openshift_template_names_its_objects_and_what_to_run() -> None:
         ("ServingRuntime", "t.yaml:5", "Template rhoai")
     ]
     assert not found.documents
+
+
+def test_release_of_a_chart_says_what_to_commit() -> None:
+    (note,) = read("apiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease\nmetadata: {name: vllm}\n").notes
+    assert note.message.endswith("ignored: a chart is not rendered here; commit what `helm template` prints")

@@ -36,7 +36,12 @@ MAX_PROBLEMS = 20
 MAX_NOTES = 5
 # Of one document.
 MAX_WARNINGS = 20
-_HINTS = {"Kustomization": ": kustomize reads it from a file named kustomization.yaml only"}
+_CHART = ": a chart is not rendered here; commit what `helm template` prints"
+_HINTS = {
+    "Kustomization": ": kustomize reads it from a file named kustomization.yaml only",
+    "HelmChart": _CHART,
+    "HelmRelease": _CHART,
+}
 # Where what a tool should have filled in can only be a mistake.
 _RENDERED = ("InferenceService", "ServingRuntime", "ClusterServingRuntime", "LLMInferenceService")
 # Codes of notes: a file without any document, and one that is no manifest.
