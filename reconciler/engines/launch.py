@@ -334,12 +334,25 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
         return replace(_python(words), python=words[0])
     if words[0].rsplit("/", 1)[-1] == "vllm":
         return _vllm(words, 1)
+    if several := _not_split(words[0]):
+        raise _NotAServer(several)
     raise _NotAServer(f"a host cannot translate the command {words[0]}; write command: [vllm, serve] and flags as args")
+
+
+def _not_split(word: str) -> str:
+    """Why a word of the command is none: it holds several."""
+    pieces = word.split()
+    if len(pieces) < 2:
+        return ""
+    shown = word if len(word) <= _LONGEST_SHOWN else f"{word[:_LONGEST_SHOWN]}…"
+    return f"`{shown}` is one item of the list, and no shell splits it; write an item for each word, {pieces[0]} first"
 
 
 def _python(words: Sequence[str]) -> _Server:
     at, refused = refused_option(words)
     if refused is not None:
+        if refused.startswith("-m") and (several := _not_split(words[at])):
+            raise _NotAServer(several, at)
         shown = refused if len(refused) <= _LONGEST_SHOWN else f"{refused[:_LONGEST_SHOWN]}…"
         text = f"option {shown!a} of {words[0]} can run other code than vLLM; before -m, use -u, -B, -O, -s or -E alone"
         raise _NotAServer(text, at)
@@ -359,6 +372,8 @@ def _python(words: Sequence[str]) -> _Server:
 
 def _vllm(words: Sequence[str], at: int, options: tuple[str, ...] = ()) -> _Server:
     if len(words) <= at or words[at] != "serve":
+        if len(words) > at and (several := _not_split(words[at])):
+            raise _NotAServer(several, at)
         said = " ".join(words[: at + 1])
         raise _NotAServer(f"a host can run only `vllm serve`, not `{said}`", min(at, len(words) - 1))
     return _serve(words, at + 1, options)
