@@ -10,7 +10,7 @@ from reconciler.capacity import impossible
 from reconciler.desired.host_capacity import capacity_of, never_here
 from reconciler.engines.parallel import parallel_size
 from reconciler.model import Capacity, Gpu, Resources
-from tests.test_desired import SERVICE, TARGET, one, with_model
+from tests.test_desired import RUNTIME, SERVICE, TARGET, one, with_model
 from tests.test_review_host import Desk, Document, desk, messages
 
 __all__ = ["desk"]
@@ -135,6 +135,16 @@ def test_what_no_process_can_be_given_is_refused_at_its_line(desk: Desk):
     assert [line for line, _ in said] == [1, 3]
     assert "--chat-template" in said[0][1]
     assert "variable LONG has 140,005 bytes, and no process takes more" in said[1][1]
+
+
+def test_claims_that_a_host_does_not_know_are_warned_about_at_both_lines():
+    runtime = RUNTIME.replace("spec:\n", "spec:\n  resourceClaims:\n  - {name: gpu, resourceClaimName: x}\n", 1)
+    text = SERVICE + "      resources: {claims: [{name: gpu}]}\n"
+    service = one(text, {"runtimes/vllm.yaml": runtime})
+    said = {str(each.origin): each.message for each in service.warnings}
+    line = runtime[: runtime.index("resourceClaims:")].count("\n") + 1
+    assert "resourceClaims is ignored on a host" in said[f"runtimes/vllm.yaml:{line}"]
+    assert said[f"hosts/box/chat.yaml:{text.count(chr(10))}"].startswith("resources: claims are ignored on a host")
 
 
 # ---------------------------------------------------------------- parallel sizes

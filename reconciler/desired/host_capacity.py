@@ -74,6 +74,9 @@ def idle_gpus(spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
 def ignored_resources(container: Mapping[str, Any], origins: Origins) -> Iterator[Reason]:
     """What a node would count, and a host does not: disk, huge pages."""
     given = container.get("resources") or {}
+    if given.get("claims"):
+        text = f"resources: claims are ignored on a host, which leases what limits name, for example {GPU}"
+        yield Reason("Ignored", text, origins.of_container_field("resources", "claims"))
     for name in sorted({*(given.get("limits") or {}), *(given.get("requests") or {})} - {"cpu", "memory"}):
         if "/" not in name:
             text = f"resources: {name} is ignored on a host, which counts cpu, memory, {GPU} and MIG devices"
