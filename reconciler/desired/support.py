@@ -235,7 +235,11 @@ ROWS: Final[tuple[Row, ...]] = (
     # ------------------------------------------------------------ container
     _row(Where.CONTAINER, "name command args env envFrom volumeMounts", YES),
     _row(Where.CONTAINER, "image", _yes("podman runs this very image, or an interpreter of the host stands in for it")),
-    _row(Where.CONTAINER, "ports", _yes("as the port that the host leased")),
+    _row(
+        Where.CONTAINER,
+        "ports",
+        _yes("as the port that the host leased; one named `h2c` is for gRPC, and the command must agree"),
+    ),
     _row(Where.CONTAINER, "resources", _yes("requests, or limits where there are none; of the container, not the pod")),
     _row(
         Where.CONTAINER, "modelFormat runtime protocolVersion runtimeVersion storage storageUri", YES
