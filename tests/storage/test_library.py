@@ -41,6 +41,7 @@ def test_a_hub_that_says_no_is_a_refusal(models: Models) -> None:
     assert refused.reason
     assert refused.fetch is Fetch.REFUSED, refused
     assert "hf_that" not in refused.reason.message
+    assert "put HF_TOKEN into a Secret of the service's serviceAccountName" in refused.reason.message
 
 
 def test_a_library_that_is_not_installed_is_named(models: Models) -> None:

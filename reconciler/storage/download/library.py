@@ -24,6 +24,13 @@ from reconciler.storage.download.progress import Progress
 from reconciler.storage.sources import is_git, scheme_of, shown
 
 _REFUSED = ("authentication failed", "not found", "access denied", "no model found", "invalid", "cannot be empty")
+_DENIED = (401, 403)
+# Of the hub's own library, where nothing stands beneath its prose.
+_CLOSED = ("401 client error", "403 client error", "gated repo", "invalid user token")
+_GATED = (
+    "access denied: the repository is gated, private or not there; put HF_TOKEN into a Secret of the service's "
+    "serviceAccountName, or into targets[].storage.env of the config"
+)
 _OF_TOOLS = (".git", ".cache")
 _SMALL = 1 << 20
 
@@ -69,6 +76,8 @@ def _failure(error: Exception, said: str) -> DownloadFailed:
     """kserve-storage says everything in prose; beneath it there may be the server's own answer."""
     response = getattr(error.__cause__, "response", None)
     status = getattr(response, "status_code", None)
+    if scheme_of(said) == "hf" and (status in _DENIED or any(word in str(error).lower() for word in _CLOSED)):
+        return Refused("AccessDenied", f"{said}: {_GATED}")
     if isinstance(status, int) and status >= 400:
         return failure_of_status(status, said)
     if any(word in str(error).lower() for word in _REFUSED):
