@@ -753,6 +753,7 @@ def by_itself(*lines: str) -> str:
         (["command: [vllm, serve, org/name]"], "write storageUris: [{uri: hf://org/name}] in the predictor"),
         (["args: [--model=$(MODEL_ID)]", "env: [{name: MODEL_ID, value: org/name}]"], "--model org/name names"),
         (["args: [--model=gpt2]"], "--model gpt2 names"),
+        (["args: [--model=o/n]", "env: [{name: VLLM_USE_MODELSCOPE, value: 'True'}]"], "uri: modelscope://o/n}]"),
         (["args: [--model_id=org/name, --model=/m]"], "--model-id org/name names"),
         (["args: [--model=s3://b/llama]"], "--model s3://b/llama is no folder"),
         (["args: [--model=/m, --tokenizer=org/tok]"], "storageUris with {uri: hf://org/tok, mountPath: /mnt/tok}"),

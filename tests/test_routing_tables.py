@@ -37,7 +37,10 @@ def tables(draw: st.DrawFn) -> tuple[ServiceRoute, ...]:
         cut = draw(st.integers(0, len(seats)))
         percent = draw(st.integers(0, 100))
         timeout = draw(st.none() | st.floats(0.1, 100))
-        routes.append(ServiceRoute(owner, tuple(seats[:cut]), tuple(seats[cut:]), percent, timeout))
+        names = [tuple(draw(st.lists(labels, unique=True, max_size=2))) for _ in "ab"]
+        more = {"left_at": draw(st.none() | st.just(1.0)), "is_new": draw(st.booleans())}
+        more |= {"model_names": names[0], "canary_names": names[1]}
+        routes.append(ServiceRoute(owner, tuple(seats[:cut]), tuple(seats[cut:]), percent, timeout, **more))
     return tuple(routes)
 
 
@@ -62,6 +65,21 @@ def test_order_of_the_table_does_not_matter(table: tuple[ServiceRoute, ...]) -> 
 def test_no_host_name_stands_twice(table: tuple[ServiceRoute, ...]) -> None:
     domains = [domain for host in route_table(table, "x.test")["virtual_hosts"] for domain in host["domains"]]
     assert len(domains) == len(set(domains))
+
+
+@few
+@given(tables())
+def test_every_model_name_has_one_route_and_no_older_claim_is_lost(table: tuple[ServiceRoute, ...]) -> None:
+    matches = [each["match"] for each in route_table(table, "x.test")["virtual_hosts"][-1]["routes"]]
+    values = [each["dynamic_metadata"][0]["value"] for each in matches if "dynamic_metadata" in each]
+    found = [each["string_match"]["exact"] for each in values if "string_match" in each]
+    assert len(found) == len(set(found))
+    named = {name for each in table for name in (*each.model_names, *each.canary_names)}
+    assert set(found) == named | {name for each in table for name in (each.service.name, str(each.service))}
+    here = [each for each in table if each.left_at is None]
+    old, models = [each for each in here if not each.is_new], models_of(*table)
+    for each in old:
+        assert models[str(each.service)] == models_of(*old)[str(each.service)]
 
 
 @few

@@ -73,11 +73,17 @@ def _is_true(variable: EnvVar) -> bool:
     return not variable.source and variable.value.strip().lower() in _TRUE
 
 
+def _uses_modelscope(spec: EffectiveSpec) -> bool:
+    return any(each.name == "VLLM_USE_MODELSCOPE" and _is_true(each) for each in spec.env)
+
+
 def _text(named: Named, scheme: str, spec: EffectiveSpec, origins: Origins) -> str:
-    uri = shown(named.path) if "://" in named.path else f"hf://{named.path}"
+    hub = "modelscope" if _uses_modelscope(spec) else "hf"
+    uri = shown(named.path) if "://" in named.path else f"{hub}://{named.path}"
     what = f"{named.flag} {shown(named.path)}"
     if scheme == "hf":
-        why = "names a model of the Hugging Face Hub, and engines here download nothing"
+        where = "ModelScope" if hub == "modelscope" else "the Hugging Face Hub"
+        why = f"names a model of {where}, and engines here download nothing"
         other = 'or let them: HF_HUB_OFFLINE: "0" in targets[].engines[].env of the config'
     else:
         why = "is no folder, and engines here download nothing"
