@@ -661,8 +661,9 @@ def mounted(engine_python: Path, tiny_model: Path, home: Path, *args: str, **fil
 def test_preflight_sees_files_of_a_mounted_config_map(
     runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path
 ):
-    files = {"t_jinja": "{{ messages }}", "c_yaml": "max-model-len: 64\n", "log_json": '{"version": 1}'}
-    args = ("--chat-template=/chat/t.jinja", "--config", "/chat/c.yaml")
+    config = "max-model-len: 64\nchat-template: /chat/t.jinja\n"
+    files = {"t_jinja": "{{ messages }}", "c_yaml": config, "log_json": '{"version": 1}'}
+    args = ("--config", "/chat/c.yaml")
     asked = mounted(engine_python, tiny_model, tmp_path, *args, **files)
     verdict = answer(runner, asked)
     assert verdict.errors == ()

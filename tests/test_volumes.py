@@ -172,6 +172,12 @@ def test_mounted_config_of_vllm_may_not_name_what_is_closed():
     assert reason.message.startswith("--config /chat/c.yaml: --chat-template /proc/1/environ: ")
 
 
+def test_mounted_config_of_vllm_names_folders_as_its_arguments_do():
+    config = CHAT.replace('b.jinja: "{{ y }}"', 'c.yaml: "chat-template: /chat/a.jinja # and /chats"')
+    found = files(described(mounting("configMap: {name: chat}", "--config", "/chat/c.yaml"), config))
+    assert found["/private/0/c.yaml"] == b"chat-template: /private/0/a.jinja # and /chats"
+
+
 def test_diff_shows_a_hash_and_no_content_of_mounted_files():
     text = mounting("configMap: {name: chat}")
     before, after = described(text, CHAT.replace("{{ x }}", "hf_notForEyes")), described(text)
@@ -297,6 +303,19 @@ def test_limit_that_is_not_set_says_where_to_set_it():
 
 
 # ---------------------------------------------------------------- where merged entries stand
+
+
+def test_missing_map_or_secret_of_env_from_is_named_at_its_entry():
+    text = with_model(
+        "envFrom:",
+        "- configMapRef: {name: chat, optional: true}",
+        "- configMapRef: {name: a}",
+        "- secretRef: {name: b}",
+    )
+    assert {each.code: each.origin.line for each in one(text).blocked if each.origin} == {
+        "MissingConfigMap": 16,
+        "MissingSecret": 17,
+    }
 
 
 def test_entry_of_the_runtime_is_named_in_the_runtimes_file():

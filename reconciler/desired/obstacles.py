@@ -49,7 +49,7 @@ def find_obstacles(
         yield Reason("TooManyDevices", text, origins.of_container_field("resources"))
     for variable in spec.env:
         if variable.source and not (engine and variable.name in engine.env):
-            where = origins.of_variable(variable.name)
+            where = origins.of_variable(variable.name, variable.source)
             yield from missing_source(variable.source, f"variable {variable.name}", where)
     yield from file_obstacles(spec, argument_origins, names, origins)
     yield from missing_secrets(spec, engine, ring, origins)

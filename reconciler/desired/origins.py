@@ -58,17 +58,27 @@ class Origins:
                 return manifest.origin_of((*path, "args", index))
         return self.service.origin
 
-    def of_variable(self, name: str) -> Origin:
-        """Where an environment variable is written, or what brings it along.
+    def of_variable(self, name: str, source: str = "") -> Origin:
+        """Where an environment variable is written, or what brings it along: of a whole map or Secret, its entry.
 
         The service's word comes last, so it is looked at first.
         """
-        for source in ("service", "runtime"):
-            manifest, containers = self._containers(source)
+        for document in ("service", "runtime"):
+            manifest, containers = self._containers(document)
             for path in containers:
                 if (index := _variables(manifest, path).get(name)) is not None:
                     return manifest.origin_of((*path, "env", index))
-        return self.of_container_field("envFrom")
+        return self._find_whole(source) or self.of_container_field("envFrom")
+
+    def _find_whole(self, source: str) -> Origin | None:
+        kind, _, what = source.partition(" ")
+        key, holder = {"secret": "secretRef", "configmap": "configMapRef"}.get(kind, ""), what.partition("/")[0]
+        for manifest, container in reversed([*self.written_containers()]):
+            for index, each in enumerate(_items(at(manifest, container).get("envFrom"))):
+                reference = each.get(key) if isinstance(each, dict) else None
+                if isinstance(reference, dict) and reference.get("name") == holder:
+                    return manifest.origin_of((*container, "envFrom", index))
+        return None
 
     def of_container_field(self, *path: str | int) -> Origin:
         """Where a field of the container (`image`, `resources`…) is written: by the service, else by the runtime."""

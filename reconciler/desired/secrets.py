@@ -109,7 +109,7 @@ def missing_secrets(spec: EffectiveSpec, engine: Engine | None, ring: Keyring, o
         ref = secret_ref(variable)
         if ref and variable.name not in given and ring.lacks(ref):
             who = "the container's envFrom" if ref.key == ALL else f"variable {variable.name}"
-            yield ring.lack(ref, who, origins.of_variable(variable.name))
+            yield ring.lack(ref, who, origins.of_variable(variable.name, variable.source))
     for fetched in spec.mounts:
         yield from _missing_for(fetched, ring, origins)
     for where, mount in _mounted(spec):

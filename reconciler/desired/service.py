@@ -170,7 +170,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         not_here=not_here,
         passthrough=Fact.TLS in facts and wants_passthrough(service),
         stopped=is_stopped(service),
-        variable_origins=tuple((each.name, origins.of_variable(each.name)) for each in spec.env),
+        variable_origins=tuple((each.name, origins.of_variable(each.name, each.source)) for each in spec.env),
         resources_origin=origins.of_container_field("resources"),
         mount_origins=tuple((each.path, origins.of_mount(each.path, each.uri)) for each in spec.mounts),
         model_names=_model_names(spec, key),

@@ -14,10 +14,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.config import Engine
-from reconciler.engines.arguments import GRPC_SERVERS, find, flag_value, is_flag, speaks_grpc, values_of
+from reconciler.engines.arguments import (
+    GRPC_SERVERS,
+    find,
+    flag_value,
+    is_flag,
+    speaks_grpc,
+    values_of,
+    values_with_places,
+)
 from reconciler.engines.environment import Folders, environment, replace_paths
 from reconciler.engines.expansion import LONGEST_EXPANSION, expand, expand_all, names_in
-from reconciler.engines.file_arguments import is_below
+from reconciler.engines.file_arguments import CONFIG, is_below
 from reconciler.engines.gpu_share import bound
 from reconciler.engines.interpreter import refused_option
 from reconciler.engines.model_names import adapter_names
@@ -182,6 +190,7 @@ def launch(
     if not find(flags, "--shutdown-timeout"):
         own.append(f"--shutdown-timeout={math.ceil(drain_timeout)}")
     local = tuple(replace_paths(word, paths) for word in flags)
+    files = _with_local_config(files, local, paths)
     module = GRPC_SERVERS[0] if is_grpc else server.module
     argv = (str(engine.python or server.python), *server.options, "-m", module, *local, *own)
     env = environment(container.env, container.hidden, engine, paths, folders, lease)
@@ -454,6 +463,15 @@ def _written_files(spec: EffectiveSpec, secrets: Revealed, folders: Folders) -> 
         paths[volume.path] = "/".join(filter(None, (folder, volume.sub_path)))
         files |= {f"{folder}/{name}": data for name, data in volume_contents(volume, secrets).items()}
     return paths, files
+
+
+def _with_local_config(files: dict[str, bytes], flags: Sequence[str], paths: Mapping[str, str]) -> dict[str, bytes]:
+    """vLLM's file of arguments, where it is one of these, names folders as the arguments themselves do."""
+    for _, path in values_with_places(flags, CONFIG)[:1]:
+        if path in files:
+            text = replace_paths(files[path].decode("utf-8", "surrogateescape"), paths)
+            return {**files, path: text.encode("utf-8", "surrogateescape")}
+    return files
 
 
 def held_files(spec: EffectiveSpec) -> Iterator[tuple[str, Mapping[str, bytes]]]:

@@ -428,12 +428,24 @@ def written(files: dict[str, str], folder: str) -> dict[str, str]:
     return paths
 
 
+def rewrite_config(argv: list[str], files: dict[str, str], paths: dict[str, str]) -> None:
+    """The file of arguments names folders as the arguments themselves do."""
+    for option in split(argv):
+        if option.name == "--config" and option.value in files:
+            with open(files[option.value], "r+", encoding="utf-8", errors="surrogateescape") as file:
+                text = replace_paths(file.read(), paths)
+                file.seek(0)
+                file.truncate()
+                file.write(text)
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Variables may name files, and vLLM reads some of these while it is imported."""
     if not request.get("files"):
         return judge(request, {})
     with tempfile.TemporaryDirectory(prefix="preflight-") as folder:
         files = written(request["files"], folder)
+        rewrite_config(request["argv"], files, {**request.get("paths", {}), **files})
         for name in set(request.get("variables", ())) & set(os.environ):
             os.environ[name] = replace_paths(os.environ[name], files)
         return judge(request, files)

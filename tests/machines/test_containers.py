@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_secrets import SECRET, TOKEN
+from tests.e2e.test_secrets import CHAT, SECRET, TOKEN
 from tests.engine.fixtures import find_place
 from tests.machines.conftest import refuse
 from tests.machines.containers import NAME, ContainerRig, check_podman
@@ -18,12 +18,17 @@ from tests.machines.rig import USER
 from tests.machines.test_life_of_a_host import SEQS, TINY
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+TEMPLATE = "{{ messages[0].content }}"
 CPU = "runtimes/vllm-cpu.yaml"
 GPUS = ("GPU-1", "GPU-2")
 STAGING: dict[str, list[dict[str, str]]] = {"staging": []}
 MORE = """\
       env:
         - {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: hub, key: token}}}
+      volumeMounts:
+        - {name: chat, mountPath: /chat}
+    volumes:
+      - {name: chat, configMap: {name: chat}}
 """
 REFUSED = [f"touch: cannot touch '{path}': Read-only file system" for path in ("/etc/written", "/mnt/models/written")]
 # Two lines of heading, and the loopback device.
@@ -52,7 +57,9 @@ def test_an_image_is_pulled_and_its_containers_live_as_units_do(rig: ContainerRi
     (rig.folder / "secrets").mkdir(mode=0o700)
     (rig.folder / "secrets" / "hub.yaml").write_text(SECRET)
     (rig.folder / "secrets" / "hub.yaml").chmod(0o600)
-    rig.write({TINY: rig.read(TINY).replace("cpu: 10m", "cpu: 10m\n          nvidia.com/gpu: 1") + MORE})
+    tiny = rig.read(TINY).replace("cpu: 10m", "cpu: 10m\n          nvidia.com/gpu: 1")
+    tiny = tiny.replace("      args:\n", "      args:\n        - --chat-template=/chat/t.jinja\n")
+    rig.write({TINY: tiny + MORE, "demo/chat.yaml": CHAT.format(text=TEMPLATE)})
     rig.registry.open.clear()
     rig.start()
     rig.wait(
@@ -69,6 +76,8 @@ def test_an_image_is_pulled_and_its_containers_live_as_units_do(rig: ContainerRi
     (replica,) = rig.service()["replicas"]
     assert rig.environment().items() >= {"GAVE": replica["gpus"][0], "HF_TOKEN": TOKEN}.items()
     (unit,) = rig.units("active")
+    path = "/run/reconciler-secrets/0/t.jinja"
+    assert rig.podman("exec", unit.removesuffix(".service"), "cat", path) == TEMPLATE
     shown = [rig.machine.run("systemctl", word, unit) for word in ("show", "cat")]
     shown += [rig.machine.run("ps", "axww"), rig.podman("inspect", unit.removesuffix(".service"))]
     assert [text for text in shown if TOKEN in text] == []

@@ -7,26 +7,30 @@ import sys
 
 import pytest
 
-from tests.e2e.test_secrets import KEY, SECRET, TOKEN, ask
+from tests.e2e.test_secrets import CHAT, KEY, SECRET, TOKEN, ask
 from tests.machines.conftest import MakeRig
 from tests.machines.rig import ROOT, USER, MachineRig
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 
 TINY = "demo/tiny.yaml"
+TEMPLATE = "{{ messages[0].content }}"
 MORE = """\
       env:
         - {name: VLLM_API_KEY, valueFrom: {secretKeyRef: {name: hub, key: key}}}
       volumeMounts:
         - {name: keys, mountPath: /keys, readOnly: true}
+        - {name: chat, mountPath: /chat}
     volumes:
+      - {name: chat, configMap: {name: chat}}
       - {name: keys, secret: {secretName: hub, items: [{key: token, path: token}]}}
 """
 
 
 def test_a_credential_of_the_daemon_reaches_a_unit_and_nobody_who_may_ask_about_it(make_rig: MakeRig) -> None:
     rig = make_rig()
-    rig.write({TINY: rig.read(TINY) + MORE})
+    tiny = rig.read(TINY).replace("      args:\n", "      args:\n        - --chat-template=/chat/t.jinja\n")
+    rig.write({TINY: tiny + MORE, "demo/chat.yaml": CHAT.format(text=TEMPLATE)})
     start_as_unit(rig)
     rig.converge()
     (unit,) = rig.units("active")
@@ -35,6 +39,9 @@ def test_a_credential_of_the_daemon_reaches_a_unit_and_nobody_who_may_ask_about_
     path = "/run/reconciler-secrets/0/token"
     inside = rig.machine.run("nsenter", "-t", pid, "-m", "sh", "-c", f"stat -c '%a %U' {path}; cat {path}")
     assert inside == f"400 {USER}\n{TOKEN}"
+    path = "/run/reconciler-secrets/1/t.jinja"
+    inside = rig.machine.run("nsenter", "-t", pid, "-m", "sh", "-c", f"stat -c '%a %U' {path}; cat {path}")
+    assert inside == f"400 {USER}\n{TEMPLATE}"
     assert (ask(rig, KEY), ask(rig, "wrong")) == (200, 401)
 
     shown = [rig.machine.run("systemctl", *words) for words in (["show", unit], ["cat", unit], ["status", unit])]
