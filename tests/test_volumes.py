@@ -125,6 +125,25 @@ def test_missing_key_blocks_and_an_optional_one_is_left_out():
     assert files(optional) == {"/private/0/a.jinja": b"{{ x }}"}
 
 
+@pytest.mark.parametrize(
+    ("name", "space", "said"),
+    [
+        ("chats", "", "which is not in git beside this service; did you mean chat?"),
+        ("chat", "other", "which is not in git beside this service; one stands in namespace other"),
+    ],
+)
+def test_missing_config_map_names_what_may_be_meant(name: str, space: str, said: str):
+    config_map = CHAT.replace("{name: chat}", f"{{name: chat, namespace: {space}}}") if space else CHAT
+    (reason,) = described(mounting(f"configMap: {{name: {name}}}"), config_map).blocked
+    assert reason.message.endswith(said)
+
+
+def test_missing_key_of_a_variable_lists_the_keys():
+    text = with_model("env:", "- {name: X, valueFrom: {configMapKeyRef: {name: chat, key: c}}}")
+    (reason,) = described(text).blocked
+    assert reason.message.endswith('key "c" of ConfigMap chat, which has no such key (it has: a.jinja, b.jinja, logo)')
+
+
 def test_argument_that_names_no_file_of_the_volume_says_what_is_there():
     service = described(mounting("configMap: {name: chat}", "--chat-template=/chat/c.jinja"))
     assert said(service) == [

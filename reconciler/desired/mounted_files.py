@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from reconciler import strict_yaml
-from reconciler.desired.effective import ALL_KEYS
+from reconciler.desired.effective import ALL_KEYS, Surroundings
 from reconciler.desired.origins import Origins
 from reconciler.engines.arguments import values_with_places
 from reconciler.engines.file_arguments import CONFIG, Holds, Named, is_below, named_files, paths_in, written_in
 from reconciler.engines.launch import Revealed, given_at_start, held_files, origin_of_word, server_flags
 from reconciler.model import EffectiveSpec, FileMount, Origin, Reason, VolumeFile
+from reconciler.spelling import nearest
 
 _SHOWN = 10
 
 
 def file_obstacles(
-    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], names: Revealed, origins: Origins
+    spec: EffectiveSpec,
+    argument_origins: tuple[Origin, ...],
+    names: Revealed,
+    origins: Origins,
+    around: Surroundings,
 ) -> Iterator[Reason]:
     """What keeps mounted files from being there. Of Secrets, others speak."""
     for volume in spec.files:
         where = origins.of_volume_mount(volume.path)
         for file in volume.files:
-            yield from _unknown(file, f"the volume mounted at {volume.path}", where)
+            yield from _unknown(file, f"the volume mounted at {volume.path}", where, around)
         if volume.sub_path and _is_known(volume) and not _has(volume, volume.sub_path):
             text = f"subPath {volume.sub_path} of the volume mounted at {volume.path}: {_no_such(volume)}"
             yield Reason("FileMissing", text, where)
@@ -47,14 +52,13 @@ def paths_in_mounted_config(spec: EffectiveSpec, flags: Sequence[str]) -> Iterat
         yield from ((index, flag, named, f"{CONFIG} {path}: ") for _, flag, named in paths_in(words))
 
 
-def missing_source(source: str, who: str, where: Origin) -> Iterator[Reason]:
+def missing_source(source: str, who: str, where: Origin, around: Surroundings) -> Iterator[Reason]:
     """The obstacle that a ConfigMap is not there, or a host has no such field; nothing for all other sources."""
     kind, _, what = source.partition(" ")
     if kind == "configmap":
         holder, _, key = what.partition("/")
         part = "all of" if key == ALL_KEYS else f'key "{key}" of'
-        text = f"{who} needs {part} ConfigMap {holder}, which is not in git beside this service"
-        yield Reason("MissingConfigMap", text, where)
+        yield Reason("MissingConfigMap", f"{who} needs {part} ConfigMap {holder}, {_why(holder, around)}", where)
     elif kind == "field" and not given_at_start(source):
         text = f"{who} needs {what} of a pod; a host has none"
         if what.startswith("limits."):
@@ -62,8 +66,24 @@ def missing_source(source: str, who: str, where: Origin) -> Iterator[Reason]:
         yield Reason("FieldUnsupported", text, where)
 
 
-def _unknown(file: VolumeFile, who: str, where: Origin) -> Iterator[Reason]:
-    return missing_source(file.source, f"{file.path} in {who}" if file.path else who, where)
+def _why(config_map: str, around: Surroundings) -> str:
+    """Why a ConfigMap, or a key of it, is not there, and what may be meant."""
+    data = around.config_maps.get((around.namespace, config_map))
+    if data is not None:
+        return f"which has no such key (it has: {_listed({*map(str, data), *_binaries(config_map, around)})})"
+    text = "which is not in git beside this service"
+    if elsewhere := sorted(space for space, name in around.config_maps if name == config_map):
+        return f"{text}; one stands in namespace {elsewhere[0]}"
+    near = nearest(config_map, (name for space, name in around.config_maps if space == around.namespace))
+    return f"{text}; did you mean {near}?" if near else text
+
+
+def _binaries(config_map: str, around: Surroundings) -> Iterable[str]:
+    return map(str, around.binary_data.get((around.namespace, config_map), ()))
+
+
+def _unknown(file: VolumeFile, who: str, where: Origin, around: Surroundings) -> Iterator[Reason]:
+    return missing_source(file.source, f"{file.path} in {who}" if file.path else who, where, around)
 
 
 def _innermost(path: str, spec: EffectiveSpec) -> FileMount | None:
@@ -90,6 +110,9 @@ def _has(volume: FileMount, path: str) -> bool:
 
 
 def _no_such(volume: FileMount) -> str:
-    paths = sorted({each.path for each in volume.files})
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    return f"the volume has no such file (it has: {', '.join(paths[:_SHOWN]) or 'none'}{more})"
+    return f"the volume has no such file (it has: {_listed({each.path for each in volume.files})})"
+
+
+def _listed(names: Collection[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(sorted(names)[:_SHOWN]) or 'none'}{more}"

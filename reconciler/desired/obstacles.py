@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from reconciler.config import DEFAULT_PATH, Engine, HostTarget
 from reconciler.desired.downloads import engine_downloads
+from reconciler.desired.effective import Surroundings
 from reconciler.desired.gpu_share import exceeded_share
 from reconciler.desired.mounted_files import file_obstacles, missing_source, paths_in_mounted_config
 from reconciler.desired.origins import Origins
@@ -26,7 +27,11 @@ _SETTINGS = ("/etc", "/var/cache")
 
 
 def find_obstacles(
-    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], ring: Keyring, origins: Origins
+    spec: EffectiveSpec,
+    argument_origins: tuple[Origin, ...],
+    ring: Keyring,
+    origins: Origins,
+    around: Surroundings,
 ) -> Iterator[Reason]:
     """Reasons why this spec cannot run on this host. GPUs and memory are the planner's: it knows what there is."""
     target = ring.target
@@ -50,8 +55,8 @@ def find_obstacles(
     for variable in spec.env:
         if variable.source and not (engine and variable.name in engine.env):
             where = origins.of_variable(variable.name, variable.source)
-            yield from missing_source(variable.source, f"variable {variable.name}", where)
-    yield from file_obstacles(spec, argument_origins, names, origins)
+            yield from missing_source(variable.source, f"variable {variable.name}", where, around)
+    yield from file_obstacles(spec, argument_origins, names, origins, around)
     yield from missing_secrets(spec, engine, ring, origins)
     for mount in spec.mounts:
         if obstacle := storage_obstacle(mount, target):

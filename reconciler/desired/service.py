@@ -146,7 +146,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         drain_timeout=wishes.drain_timeout,
         request_timeout=wishes.request_timeout,
         argument_origins=arguments,
-        blocked=() if not_here else tuple(find_obstacles(spec, arguments, ring, origins)),
+        blocked=() if not_here else tuple(find_obstacles(spec, arguments, ring, origins, around)),
         warnings=(
             *service.warnings,
             *warnings,
