@@ -143,6 +143,17 @@ def test_connection_that_says_no_place_is_named(target: HostTarget, kind: str, d
     assert {each.origin for each in found} == {Origin("hosts/box/chat.yaml", 5)}
 
 
+def test_connection_of_a_service_without_a_model_adds_nothing(target: HostTarget):
+    put(target, secret("uri", 'URI: "hf://org/model"'))
+    custom = "    containers: [{name: kserve-container, image: vllm/vllm:1, args: [serve, /mnt/models]}]\n"
+    service = one(target, connected()[: connected().index("    model:")] + custom)
+    assert service.spec is not None
+    assert service.spec.mounts == ()
+    assert [each.message for each in service.warnings if each.code == "OpenShiftAI"] == [
+        "connection hub adds nothing: it is for services with spec.predictor.model only"
+    ]
+
+
 def test_connection_of_another_folders_namespace_is_not_followed(target: HostTarget):
     put(target, secret("uri", 'URI: "hf://org/model"'))
     folders = [{"path": "runtimes", "namespaces": ["team"]}]

@@ -103,6 +103,8 @@ def connection_type(annotations: Mapping[str, str]) -> str:
 
 def _with_connection(admitted: Admitted, name: str, namespace: str, secret: Secret | None) -> Admitted:
     model = _mapping(admitted.service, *_PREDICTOR, "model")
+    if not model:
+        return _saying(admitted, f"connection {name} adds nothing: it is for services with spec.predictor.model only")
     has_storage = bool(model.get("storageUri") or model.get("storage"))
     has_storage = has_storage or bool(_mapping(admitted.service, *_PREDICTOR).get("storageUris"))
     if secret is None and not has_storage:
