@@ -176,6 +176,12 @@ def test_sub_path_expression_is_refused_at_its_mount():
     assert (reason.code, reason.origin) == ("InvalidVolume", Origin("hosts/box/chat.yaml", 14))
 
 
+@pytest.mark.parametrize("volume", ["configMap: {name: chat}", "secret: {secretName: hub}"])
+def test_volume_over_the_whole_host_is_refused(volume: str):
+    (reason,) = described(mounting(volume, mount="{name: v, mountPath: /}")).problems
+    assert (reason.code, reason.origin) == ("InvalidVolume", Origin("hosts/box/chat.yaml", 14))
+
+
 def test_large_config_map_is_refused_alone():
     large = CHAT.replace("{{ x }}", "x" * (1 << 20))
     (reason,) = described(mounting("configMap: {name: chat}"), large).problems

@@ -91,8 +91,8 @@ def _caches(folders: Folders) -> dict[str, str]:
 
 def replace_paths(text: str, paths: Mapping[str, str]) -> str:
     """Whole paths in a text, and paths below them, become their folders on this host."""
-    if not paths:
+    local = {path.rstrip("/"): folder.rstrip("/") for path, folder in paths.items() if path.rstrip("/")}
+    if not local:
         return text
-    known = "|".join(re.escape(path.rstrip("/")) for path in sorted(paths, key=len, reverse=True))
-    local = {path.rstrip("/"): folder.rstrip("/") for path, folder in paths.items()}
+    known = "|".join(map(re.escape, sorted(local, key=len, reverse=True)))
     return re.sub(rf"(?<![\w./-])({known})(?![\w.-])", lambda match: local[match[1]], text)
