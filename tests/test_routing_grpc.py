@@ -75,7 +75,7 @@ def grpc_seat(port: int, serial: str = "0", draining: bool = False, tls: bool = 
 
 
 def talk(*seats: Endpoint, **more: object) -> ServiceRoute:
-    return replace(ServiceRoute(TALK, seats, grpc=True), **more)
+    return replace(ServiceRoute(TALK, seats, grpc=True, http=False), **more)
 
 
 def test_open_methods_reach_the_engine_and_others_never(gateway: Gateway) -> None:

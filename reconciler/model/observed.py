@@ -239,7 +239,7 @@ class ServiceRoute:
     name is not ended by the proxy, but handed to a replica as it is. `left_at`: when the service left this host; its
     names go on for a while. `is_new`: nothing of it ever served here, so that names it shares stay with others.
     `model_names` are names beside its own that all of `stable` answer to, `canary_names` those of all of `canary`.
-    `grpc`: git wants it to be called by gRPC alone.
+    `grpc` and `http`: what its replicas speak, or will.
     """
 
     service: ServiceId
@@ -255,6 +255,7 @@ class ServiceRoute:
     model_names: tuple[str, ...] = ()
     canary_names: tuple[str, ...] = ()
     grpc: bool = False
+    http: bool = True
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -262,13 +263,11 @@ class ServiceRoute:
 
     @property
     def takes_grpc(self) -> bool:
-        """Is there, or will there be, who understands it?"""
         return self.grpc or any(each.grpc for each in self.endpoints)
 
     @property
     def takes_http(self) -> bool:
-        """While a service becomes one of gRPC alone, its old replicas still serve."""
-        return not self.grpc or any(not each.grpc for each in self.endpoints)
+        return self.http or any(not each.grpc for each in self.endpoints)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ def farewell(s: Situation) -> ServiceRoute | None:
     served = s.route.stable or s.route.canary or (s.promoted and s.promoted.replicas)
     left_at = s.route.left_at or (s.now if served else None)
     return (
-        ServiceRoute(s.id, left_at=left_at, model_names=s.route.model_names)
+        ServiceRoute(s.id, left_at=left_at, model_names=s.route.model_names, grpc=s.route.grpc, http=s.route.http)
         if left_at and 0 <= s.now - left_at < SECONDS
         else None
     )

@@ -37,7 +37,8 @@ def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
         is_new=s.promoted is None and not shown,
         model_names=_shared_names(s, [r for r in answering if r in stable]) or (() if answering else _names_to_come(s)),
         canary_names=_shared_names(s, [r for r in answering if r in canary]),
-        grpc=_is_grpc(s),
+        grpc=_is_taken(s, grpc=True),
+        http=_is_taken(s, grpc=False),
     )
 
 
@@ -65,10 +66,11 @@ def _is_guarded(s: Situation) -> bool:
     return s.route.guarded if s.route else False
 
 
-def _is_grpc(s: Situation) -> bool:
+def _is_taken(s: Situation, *, grpc: bool) -> bool:
+    """Git's word; but what is promoted may come back until its successor proved itself."""
     if s.desired and s.desired.spec:
-        return s.desired.grpc
-    return s.route.grpc if s.route else False
+        return s.desired.grpc is grpc or (s.promoted is not None and _spec_speaks_grpc(s.promoted.spec) is grpc)
+    return (s.route.grpc if grpc else s.route.http) if s.route else not grpc
 
 
 def _open_paths(s: Situation) -> tuple[str, ...]:

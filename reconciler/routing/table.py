@@ -38,6 +38,7 @@ def _route(entry: Any) -> ServiceRoute:
         model_names=tuple(map(str, entry.get("model_names", ()))),
         canary_names=tuple(map(str, entry.get("canary_names", ()))),
         grpc=bool(entry.get("grpc")),
+        http=bool(entry.get("http", True)),
     )
 
 
