@@ -127,6 +127,13 @@ REFUSED = [
     (["--kv-cache-memory-bytes=32Mi"], [(11, "such as 4096, 4k or 1.5M; write 32M")]),
     (["--max-model-len=$(LEN)"], [(11, "$(LEN) was not filled in: the container has no env variable LEN")]),
     (["--tp=1"], [(11, "did you mean --tensor-parallel-size?")]),
+    (["--no_such_flag=1", "--swap_space=4"], [(11, "argument --no-such-flag"), (12, "--swap-space was removed")]),
+    (['--compilation-config={"level": 3}'], [(11, "level: Unexpected keyword argument; did you mean mode?")]),
+    (['--speculative-config={"metod": "ngram"}'], [(11, "did you mean method?")]),
+    (["--reasoning-parser=deepseek-r1"], [(11, "'deepseek-r1' not found; did you mean deepseek_r1?")]),
+    (["--attention-backend=flash-attn"], [(11, "did you mean FLASH_ATTN?")]),
+    (["--runner=embed"], [(11, "did you mean pooling?")]),
+    (["--kv-transfer-config=/mnt/models/x.json"], [(11, "vLLM reads no file here; write the JSON itself")]),
     (["--max-model-len=abc"], [(11, "invalid value 'abc': expected auto or a whole number, such as 4096, 4k")]),
     (["--tokenizer=/mnt/models/none", "--dtype=auto"], [(11, "/mnt/models/none")]),
     (

@@ -12,6 +12,7 @@ from reconciler.engines.preflight_hints import (
     ELSEWHERE,
     REMOVED,
     as_json,
+    better_key,
     better_value,
     crowded,
     misspelt,
@@ -129,6 +130,7 @@ def test_word_with_wrong_dashes_is_taken_for_its_flag(word: str, meant: str) -> 
         ("1 GiB", "whole", "", "; write 1G"),
         ("4096 # tokens", "whole", "", "; write 4096"),
         ('"4096"', "whole", "", "; write 4096"),
+        ("256,", "int", "", "; write 256"),
         ("many", "whole", "", ""),
         ("'auto'", "", "", "; the quotes are part of the value: write auto"),
         ("$(LEN)", "int", "", "; $(LEN) was not filled in: the container has no env variable LEN"),
@@ -174,3 +176,15 @@ def test_json_with_spaces_and_lone_quotes_are_not_suspicious() -> None:
     for words in (['--hf-overrides={"a": "b --dtype"}'], ["--served-model-name='"], ["--dtype=auto"]):
         (option,) = split(words)
         assert suspicious(option, FLAGS) == ""
+
+
+def test_unexpected_key_names_the_one_that_is_meant() -> None:
+    assert better_key("level", ["mode", "backend"]) == "; did you mean mode?"
+    assert better_key("cudagraph_mod", ["cudagraph_mode", "mode"]) == "; did you mean cudagraph_mode?"
+    assert better_key("level", []) == better_key("other", ["mode"]) == ""
+
+
+def test_json_flag_with_a_file_is_told_to_hold_the_json() -> None:
+    for path in ("/mnt/models/x.json", "@x.yaml"):
+        (option,) = split(["--kv-transfer-config", path])
+        assert not_json(option) == f"{path} is not JSON, and vLLM reads no file here; write the JSON itself"

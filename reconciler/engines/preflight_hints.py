@@ -6,6 +6,7 @@ Beside preflight_probe.py, and like it: standard library only, Python 3.9 and la
 from __future__ import annotations
 
 import ast
+import difflib
 import json
 import re
 import shlex
@@ -131,7 +132,18 @@ ELSEWHERE = {
     "--tp": "--tensor-parallel-size",
     "--tp-size": "--tensor-parallel-size",
 }
-CHOICES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+# Keys of JSON flags that vLLM once had.
+KEYS = {"level": "mode", "full_cuda_graph": "cudagraph_mode", "use_cudagraph": "cudagraph_mode"}
+UNEXPECTED = re.compile(r"([\w.]+): Unexpected keyword argument")
+CHOICES = {
+    "classify": "pooling",
+    "embed": "pooling",
+    "embedding": "pooling",
+    "reward": "pooling",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp32": "float32",
+}
 
 
 # ---------------------------------------------------------------- flags
@@ -277,6 +289,8 @@ def not_json(option: Option, like_list: bool = False) -> str:
     better = as_json(words, like_list)
     if better:
         return f"{cut(value)} is not JSON{quotes}; write {better}"
+    if re.fullmatch(r"@?[\w./-]+\.(json|ya?ml)", value):
+        return f"{cut(value)} is not JSON, and vLLM reads no file here; write the JSON itself"
     example = '["value"]' if like_list else '{"key": "value"}'
     return f"{cut(value)} is not JSON ({fault_of_json(value)}){quotes}; write JSON such as {example}"
 
@@ -313,6 +327,12 @@ def better_value(value: str, reads: str, message: str) -> str:
     return f"; the quotes are part of the value: write {plain}" if plain != value.strip() and plain else ""
 
 
+def better_key(key: str, known: list[str]) -> str:
+    """What a key of a JSON value was meant to be."""
+    meant = KEYS.get(key) if KEYS.get(key) in known else next(iter(difflib.get_close_matches(key, known, 1, 0.6)), "")
+    return f"; did you mean {meant}?" if meant else ""
+
+
 def unfilled(hole: re.Match[str]) -> str:
     if hole[1]:
         return f"; {hole[0]} was not filled in: the container has no env variable {hole[1]}"
@@ -327,7 +347,7 @@ _AMOUNT = re.compile(r"(\d[\d,_ ]*(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?(?:\s*toke
 
 
 def _number(plain: str, reads: str, message: str) -> str:
-    plain = plain.partition(" #")[0].strip()
+    plain = plain.partition(" #")[0].rstrip(",; ")
     if reads == "float":
         return _share(plain, message)
     found = _AMOUNT.fullmatch(plain)

@@ -84,6 +84,12 @@ class Engine:
         known = {flag for action in engine._actions for flag in action.option_strings}
         return set(self.flags) - known - {"--grpc", "--host", "--port", "--config"}
 
+    def fields_of(self, name: str) -> list[str]:
+        """The fields of the configuration that a flag's JSON becomes; none where that is not known."""
+        config = importlib.import_module("vllm.config")
+        title = "".join(part.capitalize() for part in name.strip("-").split("-"))
+        return list(getattr(getattr(config, title, None), "__dataclass_fields__", ()))
+
     def build_config(self, args: argparse.Namespace) -> Any:
         return importlib.import_module("vllm").AsyncEngineArgs.from_cli_args(args).create_engine_config()
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from reconciler.engines.preflight_hints import (
         CHOICES,
         ELSEWHERE,
+        UNEXPECTED,
+        better_key,
         better_value,
         crowded,
         is_json,
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
         Finding,
         Option,
         describe,
+        is_flag,
         join,
+        normal,
         paths_in,
         problems_of,
         replace_paths,
@@ -66,6 +70,8 @@ else:
     from preflight_hints import (
         CHOICES,
         ELSEWHERE,
+        UNEXPECTED,
+        better_key,
         better_value,
         crowded,
         is_json,
@@ -81,7 +87,9 @@ else:
         Finding,
         Option,
         describe,
+        is_flag,
         join,
+        normal,
         paths_in,
         problems_of,
         replace_paths,
@@ -114,7 +122,9 @@ def parse_all(engine: Engine, argv: list[str]) -> tuple[argparse.Namespace | Non
             continue
         if not unknown:
             break
-        strangers = [o for o in options if o.name and (o.name in unknown or o.words[0] in unknown)]
+        # vLLM has written `-` for `_` in them.
+        names = {normal(word) for word in unknown if is_flag(word)} | set(unknown)
+        strangers = [o for o in options if o.name and (o.name in names or o.words[0] in names)]
         findings += [Finding(explain_unknown(engine, o), o.index) for o in strangers]
         if not strangers:
             findings += [stray_word(engine, word, options) for word in unknown]
@@ -160,9 +170,13 @@ def finding_of_refusal(engine: Engine, error: Refused, culprit: Option | None) -
 
 
 def better_choice(value: str, choices: list[str]) -> str:
-    known = {choice.lower(): choice for choice in choices}
-    meant = known.get(CHOICES.get(value.lower(), value.lower()))
+    known = {plain_name(choice): choice for choice in choices}
+    meant = known.get(plain_name(value)) or known.get(CHOICES.get(value.lower(), ""))
     return f"; did you mean {meant}?" if meant else suggestion(value, choices)
+
+
+def plain_name(text: str) -> str:
+    return text.lower().replace("-", "_")
 
 
 def hint_of(option: Option, message: str) -> str:
@@ -272,7 +286,7 @@ def finding_of(engine: Engine, error: BaseException, culprits: list[Option]) -> 
     """A complaint that names its flag and does not list fifty alternatives."""
     culprit, others = (culprits[0], culprits[1:]) if culprits else (None, [])
     raw, text = str(error), describe(error)
-    listed = re.search(r"\s*\(cho+se from (.*)\)", raw, re.S)
+    listed = re.search(r"\s*(?:\(cho+se from|Valid options are:|Must be one of|Available \w+:)\s(.*)", raw, re.S)
     if culprit is None:
         return Finding(text)
     if several := crowded(culprit.words[0], engine.flags):
@@ -280,12 +294,19 @@ def finding_of(engine: Engine, error: BaseException, culprits: list[Option]) -> 
     if has_bad_json(engine, culprit):
         return Finding(f"{culprit.name}: {explain_json(engine, culprit)}", culprit.index)
     if listed and len(listed[1]) > 100:
-        text = shorten(raw[: listed.start()].strip("'\"")) + suggestion(
-            culprit.value, re.findall(r"[\w.-]+", listed[1])
-        )
+        known = re.findall(r"[\w-]+(?:\.[\w-]+)*", listed[1])
+        text = shorten(raw[: listed.start()].strip("'\"")) + better_choice(culprit.value, known)
     text = text.removeprefix(culprit.name.strip("-").replace("-", "_") + ": ")
     text = (text if culprit.name in text else f"{culprit.name}: {text}") + ("" if listed else hint_of(culprit, text))
+    text += "".join(better_key(key, keys_of(engine, culprit)) for key in UNEXPECTED.findall(text))
     return Finding(text, culprit.index, tuple(other.index for other in others))
+
+
+def keys_of(engine: Engine, option: Option) -> list[str]:
+    """The fields of the configuration that a flag reads as JSON."""
+    config = getattr(engine.defaults, getattr(engine.actions.get(option.name), "dest", ""), None)
+    fields = getattr(config, "__dataclass_fields__", None) or engine.fields_of(option.name)
+    return sorted(fields)
 
 
 def check_all(engine: Engine, args: argparse.Namespace, argv: list[str]) -> list[Finding]:
