@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from reconciler.kserve.predictor import protocol
 from reconciler.kserve.selection import Runtime, Runtimes
 
 _MOST = 3
+# A tree may hold thousands, and thousands of services that find none.
+_LOOKED_AT = 200
 
 
 def hint_for_unknown(name: str, namespace: str, runtimes: Runtimes) -> str:
@@ -18,14 +21,15 @@ def hint_for_unknown(name: str, namespace: str, runtimes: Runtimes) -> str:
         return f"; {len(titled)} runtimes have that display name: {_listed(titled)}; name one of them"
     if held := [each for each in runtimes.templated if each.name == name]:
         return f"; {_in_template(held[0])}"
-    if away := [each for each in runtimes.known if each.name == name]:
+    if away := runtimes.called(name):
         return f"; {_shown(away[0])} {_unseen(away[0], namespace)}"
-    seen = _seen_from(namespace, runtimes)
+    seen = runtimes.seen_from(namespace)[:_LOOKED_AT]
     near = difflib.get_close_matches(name.lower(), [each.name.lower() for each in seen], _MOST, 0.6)
     if near:
         found = [each for word in dict.fromkeys(near) for each in seen if each.name.lower() == word]
         return f"; did you mean {_either([_shown(each) for each in found[:_MOST]])}?"
-    return _all_of(seen)
+    # A template may give it its name.
+    return _all_of(seen) + "".join(f"; {_in_template(each)}" for each in runtimes.templated[:_MOST])
 
 
 def hint_for_refused(runtime: Runtime, model: Mapping[str, Any]) -> str:
@@ -43,9 +47,11 @@ def hint_for_none(predictor: Mapping[str, Any], namespace: str, runtimes: Runtim
     """What keeps each runtime of nearly that format from being selected."""
     model = predictor["model"]
     wanted, asked, multi_node = protocol(predictor), model.get("modelFormat") or {}, "workerSpec" in predictor
-    seen = _seen_from(namespace, runtimes)
-    found = list(_faults(seen, asked, wanted, multi_node))
-    away = [each for each in runtimes.known if each.namespace not in ("", namespace) and _takes(each, asked)]
+    seen = runtimes.seen_from(namespace)[:_LOOKED_AT]
+    found = list(islice(_faults(seen, asked, wanted, multi_node), _MOST))
+    away = [
+        each for each in runtimes.known[:_LOOKED_AT] if each.namespace not in ("", namespace) and _takes(each, asked)
+    ]
     found += [f"{_shown(each)} {_unseen(each, namespace)}" for each in away]
     found += [_in_template(each) for each in runtimes.templated if _takes(each, asked)]
     if found:
@@ -98,10 +104,6 @@ def _takes(runtime: Runtime, asked: Mapping[str, Any]) -> bool:
     return (asked.get("name", ""), asked.get("version")) in runtime.offers
 
 
-def _seen_from(namespace: str, runtimes: Runtimes) -> list[Runtime]:
-    return [each for each in runtimes.known if each.namespace in ("", namespace)]
-
-
 def _all_of(seen: list[Runtime]) -> str:
     if not seen:
         return "; the manifests hold no ServingRuntime for its namespace, and no ClusterServingRuntime: add one"
@@ -109,7 +111,7 @@ def _all_of(seen: list[Runtime]) -> str:
 
 
 def _listed(runtimes: list[Runtime]) -> str:
-    more = f" and {len(runtimes) - 8} more" if len(runtimes) > 8 else ""
+    more = " and others" if len(runtimes) > 8 else ""
     return ", ".join(each.name for each in runtimes[:8]) + more
 
 

@@ -93,15 +93,24 @@ class Runtimes:
             for name, version in each.offers:
                 self._offering.setdefault((each.namespace, name, version), []).append(each)
         self._memo: dict[tuple[Any, ...], tuple[Runtime, ...]] = {}
+        self.known = tuple(known[key] for key in sorted(known))
+        self._spaces: dict[str, list[Runtime]] = {}
+        self._names: dict[str, list[Runtime]] = {}
+        for each in self.known:
+            self._spaces.setdefault(each.namespace, []).append(each)
+            self._names.setdefault(each.name, []).append(each)
 
-    @property
-    def known(self) -> list[Runtime]:
-        """All of them, by namespace and name."""
-        return [self._by_name[key] for key in sorted(self._by_name)]
+    def seen_from(self, namespace: str) -> list[Runtime]:
+        """Those that a service may use, by name: its namespace's own and the cluster's."""
+        return [each for place in dict.fromkeys((namespace, "")) for each in self._spaces.get(place, ())]
 
     def named(self, name: str, namespace: str) -> Runtime | None:
         """The runtime of that name in the namespace, else in the cluster."""
         return self._by_name.get((namespace, name)) or self._by_name.get(("", name))
+
+    def called(self, name: str) -> list[Runtime]:
+        """Those of that name in any namespace."""
+        return self._names.get(name, [])
 
     def displayed_as(self, title: str, namespace: str) -> list[Runtime]:
         """Runtimes in scope whose display name is `title`."""

@@ -14,7 +14,7 @@ _HELM_BLOCK = re.compile(r"\{\{-?\s*(?:" + _HELM_WORDS + r"|(?:if|else|range|wit
 _SURE = ((re.compile(r"\$\{\{"), "OpenShift"), (_HELM_BLOCK, "Helm"))
 _LIKELY = (
     (re.compile(r"\{%[-+]?\s*\w|\{#\s"), "Jinja"),
-    (re.compile(r"^\s*#@", re.MULTILINE), "ytt"),
+    (re.compile(r"^\s*#@"), "ytt"),
     (re.compile(r"<%[=-]?\s"), "ERB"),
     (re.compile(r"\{\{-?\s*[A-Za-z_]"), "Jinja"),
     (re.compile(r"\$\{[A-Za-z_]\w*(?:[:=-][^}]*)?\}"), "envsubst"),
@@ -23,6 +23,7 @@ _HOLES = re.compile(r"\{\{-?\s*(?:[A-Za-z_$]|" + _HELM_WORDS + r").*?\}\}|\{%.*?
 # Where `${X}` and `{{ x }}` are for others to fill in: a shell, the engine, people.
 _OTHERS_TEXT = frozenset({"annotations", "args", "command", "env", "labels", "lifecycle"})
 _NEAR = 2
+_LONGEST_LINE = 1000
 _MOST = 3
 
 
@@ -32,22 +33,21 @@ def find_template(data: bytes, path: str, broken_at: int) -> tuple[int, str]:
     Lines count from 0, as does that at which it is broken.
     """
     text = data.decode(errors="replace")
-    for marks, near in ((_SURE, len(text)), (_LIKELY, _NEAR)):
-        for mark, tool in marks:
-            starts = [
-                found.start() for found in mark.finditer(text) if near == len(text) or _is_bare(text, found.start())
-            ]
-            lines = (text.count("\n", 0, start) for start in starts)
-            line = next((line for line in lines if broken_at - near <= line <= broken_at + near), None)
-            if line is not None:
-                return line, f"is {_KINDS[tool]} that is not rendered: {advice(tool, path)}"
+    for mark, tool in _SURE:
+        if found := mark.search(text):
+            return text.count("\n", 0, found.start()), _not_rendered(tool, path)
+    first = max(0, broken_at - _NEAR)
+    lines = [line[:_LONGEST_LINE] for line in text.split("\n")[first : broken_at + _NEAR + 1]]
+    for mark, tool in _LIKELY:
+        for number, line in enumerate(lines, first):
+            # Inside quotes it cannot be why a text is no YAML.
+            if (found := mark.search(line)) and not set(line[: found.start()]) & set("'\""):
+                return number, _not_rendered(tool, path)
     return 0, ""
 
 
-def _is_bare(text: str, start: int) -> bool:
-    """Does it stand outside quotes, where it can be why a text is no YAML?"""
-    before = text[text.rfind("\n", 0, start) + 1 : start]
-    return "'" not in before and '"' not in before
+def _not_rendered(tool: str, path: str) -> str:
+    return f"is {_KINDS[tool]} that is not rendered: {advice(tool, path)}"
 
 
 _KINDS = {

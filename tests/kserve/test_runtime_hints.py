@@ -63,6 +63,8 @@ def test_unknown_runtime_names_the_template_that_holds_it() -> None:
     held = runtime("vllm", "any")
     assert said(templated=(held,), runtime="vllm") == told
     assert said(templated=(held,)) == told
+    named = said(templated=(runtime("${NAME}", "any"),), runtime="vllm")
+    assert named.endswith("add one; " + told.replace("ServingRuntime vllm", "ServingRuntime ${NAME}"))
 
 
 def test_display_name_of_several_runtimes_names_them() -> None:
