@@ -232,6 +232,8 @@ def fault_of_json(value: str) -> str:
 def as_json(words: list[str], like_list: bool = False) -> str:
     """The words as JSON, where it is plain what they mean; else empty."""
     text = unquoted(",".join(words).strip()).translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
+    if len(text) > 10_000:
+        return ""
     text = text.replace('\\"', '"') if text.startswith('{\\"') else text
     for attempt in (_as_it_is, _as_python, _as_yaml, _as_pairs):
         try:
