@@ -166,7 +166,8 @@ def finding_of_refusal(engine: Engine, error: Refused, culprit: Option | None) -
         return Finding(f"{name}: {explain_json(engine, culprit)}", culprit.index)
     choices = [str(choice) for choice in getattr(engine.actions.get(name), "choices", None) or ()]
     hint = better_choice(culprit.value, choices) if choices else ""
-    return Finding(f"{name}: {message}{hint or hint_of(culprit, message)}", culprit.index)
+    hint = hint or hint_of_keys(engine, culprit, message) or hint_of(culprit, message)
+    return Finding(f"{name}: {message}{hint}", culprit.index)
 
 
 def better_choice(value: str, choices: list[str]) -> str:
@@ -211,7 +212,7 @@ def explain_unknown(engine: Engine, option: Option) -> str:
     longer = [flag for flag in flags if flag.startswith(option.name)]
     if option.name.startswith("--") and len(longer) == 1:
         return f"{option.name} is an abbreviation of {longer[0]}; write it in full"
-    return f"unrecognized argument {option.name}{suggestion(option.name, longer or flags)}"
+    return f"unrecognized argument {option.name}{suggestion(option.name.lower(), longer or flags)}"
 
 
 def stray_word(engine: Engine, word: str, options: list[Option]) -> Finding:
@@ -295,11 +296,15 @@ def finding_of(engine: Engine, error: BaseException, culprits: list[Option]) -> 
         return Finding(f"{culprit.name}: {explain_json(engine, culprit)}", culprit.index)
     if listed and len(listed[1]) > 100:
         known = re.findall(r"[\w-]+(?:\.[\w-]+)*", listed[1])
-        text = shorten(raw[: listed.start()].strip("'\"")) + better_choice(culprit.value, known)
+        text = shorten(raw[: listed.start()].lstrip("'\"").rstrip(" .")) + better_choice(culprit.value, known)
     text = text.removeprefix(culprit.name.strip("-").replace("-", "_") + ": ")
     text = (text if culprit.name in text else f"{culprit.name}: {text}") + ("" if listed else hint_of(culprit, text))
-    text += "".join(better_key(key, keys_of(engine, culprit)) for key in UNEXPECTED.findall(text))
+    text += hint_of_keys(engine, culprit, text)
     return Finding(text, culprit.index, tuple(other.index for other in others))
+
+
+def hint_of_keys(engine: Engine, option: Option, message: str) -> str:
+    return "".join(better_key(key, keys_of(engine, option)) for key in UNEXPECTED.findall(message))
 
 
 def keys_of(engine: Engine, option: Option) -> list[str]:
