@@ -178,7 +178,7 @@ def test_services_that_did_not_change_still_count(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 def test_sandbox_tells_what_of_a_revision_is_too_much() -> None:
     maps = "".join(config_map(f"m{number}", {}) for number in range(5_000))
-    large = with_files({f"{number}.yaml": maps for number in range(5)})
+    large = with_files({f"m{number}.yaml": maps for number in range(5)})
     made = Sandbox((TARGET,), Limits())
     try:
         good = made.evaluate(tree(2))

@@ -166,6 +166,37 @@ def test_only_the_version_that_is_refused_waits_for_its_correction() -> None:
     assert places_of(chat({**files, "hosts/box/chat.yaml": text})) == ["runtimes/z.yaml:17"]
 
 
+# ---------------------------------------------------------------- what cannot be read at all
+
+BROKEN = "x: [\n"
+
+
+@pytest.mark.parametrize(
+    ("document", "service"),
+    [
+        (CONFIG_MAP + BROKEN, FROM_MAP),
+        (CONFIG_MAP.replace("{name: words}", "{name: 3}"), FROM_MAP),
+        (KSERVE_CONFIG + BROKEN, SERVICE),
+        (KSERVE_CONFIG.replace("kserve}", "K}"), SERVICE),
+        (ACCOUNT + BROKEN, FETCHED.replace("  predictor:\n", "  predictor:\n    serviceAccountName: fetcher\n")),
+        (ACCOUNT + BROKEN, FETCHED),
+        (CONTAINER + BROKEN, FETCHED),
+    ],
+)
+def test_service_waits_for_what_it_may_need_and_cannot_be_read(document: str, service: str) -> None:
+    found = chat({"runtimes/more.yaml": document, "hosts/box/chat.yaml": service})
+    assert codes(found.problems) == ["DocumentUncertain"]
+    assert found.problems[0].origin
+    assert found.problems[0].origin.file == "runtimes/more.yaml"
+
+
+@pytest.mark.parametrize("document", [CONFIG_MAP, ACCOUNT, CONTAINER])
+def test_service_that_needs_no_unreadable_document_goes_on(document: str) -> None:
+    assert chat({"runtimes/more.yaml": document + BROKEN}).spec
+    known = {"runtimes/words.yaml": CONFIG_MAP, "runtimes/a.yaml": CONFIG_MAP.replace("words", "other") + BROKEN}
+    assert chat({**known, "hosts/box/chat.yaml": FROM_MAP}).spec
+
+
 # ---------------------------------------------------------------- validate and plan agree
 
 TREE = {

@@ -16,12 +16,11 @@ from reconciler.kserve import api_server
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.storage import StorageContainer, StorageError
 from reconciler.kserve.world import World
-from reconciler.manifests import CLUSTER_SCOPED, FieldPath, Manifest
+from reconciler.manifests import CLUSTER_SCOPED, SETTINGS, FieldPath, Manifest
 from reconciler.model import Reason, ServiceId
 from reconciler.storage.sources import is_fetched
 
 REFUSED = "DocumentRefused"
-_SETTINGS = "inferenceservice-config"
 _FORMATS = ("spec", "supportedUriFormats")
 # What decides about a Secret stands in the store of Secrets.
 _ELSEWHERE = "Secret"
@@ -114,7 +113,7 @@ def refused_for(service: ServiceId, resolved: Resolved, refused: RefusedDocument
 
 def _settings(refused: RefusedDocuments) -> Iterator[RefusedDocument]:
     """KServe's own ConfigMap decides about every service."""
-    return (each for key, each in refused.of_kind("ConfigMap") if key[2] == _SETTINGS)
+    return (each for key, each in refused.of_kind("ConfigMap") if key[2] == SETTINGS)
 
 
 def _runtimes(service: ServiceId, resolved: Resolved, refused: RefusedDocuments) -> Iterator[RefusedDocument]:
@@ -159,22 +158,22 @@ def _of_pod(
         yield found
     maps = {key[1:]: each for key, each in refused.of_kind("ConfigMap")}
     bundle = KSERVE_NAMESPACE, str(world.config["storageInitializer"].get("caBundleConfigMapName"))
-    for name in _config_maps(pod) if maps else ():
+    for name in config_maps_of(pod) if maps else ():
         found = maps.get((service.namespace, name)) or (maps.get(bundle) if name == CA_BUNDLE_COPY else None)
         if found:
             yield found
 
 
-def _config_maps(value: Any) -> Iterator[str]:
+def config_maps_of(value: Any) -> Iterator[str]:
     """Names behind `configMap`, `configMapRef` and `configMapKeyRef`, wherever they stand."""
     if isinstance(value, list | tuple):
         for each in value:
-            yield from _config_maps(each)
+            yield from config_maps_of(each)
     elif isinstance(value, Mapping):
         for key, each in value.items():
             if key in ("configMap", "configMapRef", "configMapKeyRef") and isinstance(each, Mapping):
                 yield str(each.get("name"))
-            yield from _config_maps(each)
+            yield from config_maps_of(each)
 
 
 def _storage_containers(resolved: Resolved, refused: RefusedDocuments, world: World) -> Iterator[RefusedDocument]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.config import HostTarget
@@ -10,6 +10,7 @@ from reconciler.desired.limits import Size
 from reconciler.desired.placement import node_of
 from reconciler.desired.refused import RefusedDocuments, find_refused, key_of
 from reconciler.desired.secrets import as_kserve_sees
+from reconciler.desired.unreadable import UnreadableKinds, unreadable_kinds
 from reconciler.desired.unseen import possible_runtimes
 from reconciler.kserve.resolve import World
 from reconciler.kserve.scheduling import Node
@@ -39,6 +40,7 @@ class Scene:
     doubled: frozenset[Manifest]
     uncertain: tuple[Reason, ...]
     refused: RefusedDocuments
+    unreadable: UnreadableKinds
     node: Node
 
 
@@ -60,10 +62,12 @@ def enter_scene(
     """The scene of last time if nothing in it changed; else a new one, and the cache is emptied."""
     others = tuple(each for each in manifests.documents if each.kind != SERVICE)
     uncertain = tuple(possible_runtimes(manifests, snapshot))
-    key = (target, uncertain, others, secrets, [place for _, place, _ in manifests.templated])
+    unreadable = unreadable_kinds(manifests.unreadable)
+    key = (target, uncertain, others, secrets, unreadable, [place for _, place, _ in manifests.templated])
     if cache.scene is None or cache.key != key:
         cache.key, cache.scene, cache.services, cache.sizes = key, None, {}, {}
-        cache.scene = _new_scene(others, target, uncertain, secrets, manifests.templated)
+        scene = _new_scene(others, target, uncertain, secrets, manifests.templated)
+        cache.scene = replace(scene, unreadable=unreadable)
     return cache.scene
 
 
@@ -98,6 +102,7 @@ def _new_scene(
         doubled=frozenset(manifest for group in doubles for manifest in group),
         uncertain=uncertain,
         refused=find_refused(world, judged, (each for each in others if each in hidden or each.kind in _CACHES)),
+        unreadable={},
         node=node_of(target),
     )
 

@@ -32,6 +32,7 @@ from reconciler.desired.refused import refused_for
 from reconciler.desired.scene import Scene
 from reconciler.desired.secrets import Keyring, keyring, missing_secret
 from reconciler.desired.support import ELSEWHERE, Effect, Fact, Place
+from reconciler.desired.unreadable import unreadable_for
 from reconciler.desired.variables import ignored_variables
 from reconciler.desired.volumes import build_file_mounts
 from reconciler.desired.wishes import (
@@ -78,6 +79,7 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
     problems += [*(_reason(issue, origins, resolved.pod) for issue, secret in errors if not secret), *impossible]
     if not problems:
         problems += _unsure_of_runtime(service, resolved, runtime, scene)
+        problems += unreadable_for(key, resolved, scene.unreadable, scene.world, scene.config_maps)
     if problems:
         beside_them = (each.reason for each in found if each.effect is not Effect.REFUSED)
         return unusable(key, service, tuple(problems), (*warnings, *beside_them))

@@ -20,6 +20,7 @@ from reconciler.manifests.host import host_problems
 from reconciler.manifests.json_text import is_json, join_surrogates, split_objects
 from reconciler.manifests.manifest import (
     KNOWN_KINDS,
+    SETTINGS,
     Manifest,
     Manifests,
     Unreadable,
@@ -152,7 +153,8 @@ def _broken(path: str, line: int, problem: YamlProblem, chunk: bytes) -> Manifes
         problem = YamlProblem(line + down, template, "NotRendered")
     if kind is None or (path.endswith(".json") and has_no_kind(chunk)):
         return _noted(path, problem.line, f"cannot be parsed ({problem.message}), and is not one of ours; ignored")
-    return unreadable(path, problem.line, problem.code, problem.message, kind)
+    settings = SETTINGS.encode() in chunk
+    return unreadable(path, problem.line, problem.code, problem.message, kind, names_settings=settings)
 
 
 def _noted(path: str, line: int, message: str) -> Manifests:
@@ -204,7 +206,10 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
     except _Incomplete as incomplete:
         said = value.get("kind")
         known = said if isinstance(said, str) and said in KNOWN_KINDS else ""
-        return unreadable(path, incomplete.line, "IncompleteManifest", incomplete.message, known)
+        metadata = value.get("metadata")
+        settings = isinstance(metadata, dict) and metadata.get("name") == SETTINGS
+        text = incomplete.message
+        return unreadable(path, incomplete.line, "IncompleteManifest", text, known, names_settings=settings)
     if kind == "Secret":
         warnings = tuple(_unnamed(warning) for warning in warnings)
     if kind in _RENDERED:

@@ -11,6 +11,8 @@ from reconciler.model import Bug, Origin, Reason
 from reconciler.strict_yaml import FieldPath, Lines, find, line_at
 
 OUR_API = "reconciler/v1alpha1"
+SETTINGS = "inferenceservice-config"
+"""The ConfigMap with KServe's own settings."""
 
 # Kinds that mean something to us, with the API versions we read.
 KNOWN_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -72,10 +74,14 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A file or document that could not be read. `kind` is what it seems to be; empty when nobody can tell."""
+    """A file or document that could not be read. `kind` is what it seems to be; empty when nobody can tell.
+
+    `names_settings`: KServe's own ConfigMap is named in it.
+    """
 
     reason: Reason
     kind: str = ""
+    names_settings: bool = False
 
     @property
     def may_hide_services(self) -> bool:
@@ -136,6 +142,8 @@ def joined(parts: Iterable[Manifests]) -> Manifests:
     )
 
 
-def unreadable(file: str, line: int, code: str, message: str, kind: str = "") -> Manifests:
+def unreadable(
+    file: str, line: int, code: str, message: str, kind: str = "", *, names_settings: bool = False
+) -> Manifests:
     """A reading that failed."""
-    return Manifests(unreadable=(Unreadable(Reason(code, message, Origin(file, line)), kind),))
+    return Manifests(unreadable=(Unreadable(Reason(code, message, Origin(file, line)), kind, names_settings),))

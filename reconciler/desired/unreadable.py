@@ -1,0 +1,60 @@
+"""Documents of a known kind that cannot be read: what a service needs of it is not missing, but unknown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+
+from reconciler.desired.refused import config_maps_of
+from reconciler.kserve.resolve import Resolved
+from reconciler.kserve.world import World
+from reconciler.manifests import SETTINGS, Unreadable
+from reconciler.model import Reason, ServiceId
+from reconciler.storage.sources import is_fetched
+
+_KINDS = ("ConfigMap", "ServiceAccount", "ClusterStorageContainer")
+_SETTINGS = "settings"
+
+UnreadableKinds = Mapping[str, Reason]
+
+
+def unreadable_kinds(unreadable: Iterable[Unreadable]) -> UnreadableKinds:
+    """The first document of each kind that a service may need besides runtimes, and the one of KServe's settings."""
+    found: dict[str, Reason] = {}
+    for each in unreadable:
+        if each.kind in _KINDS:
+            found.setdefault(each.kind, each.reason)
+        if each.names_settings:
+            found.setdefault(_SETTINGS, each.reason)
+    return found
+
+
+def unreadable_for(
+    service: ServiceId,
+    resolved: Resolved,
+    unreadable: UnreadableKinds,
+    world: World,
+    config_maps: Container[tuple[str, str]],
+) -> Iterator[Reason]:
+    """Why a service cannot be used: what it needs is not in the tree, and may be in what cannot be read."""
+    if unreadable:
+        needed = dict.fromkeys(_needed(service, resolved, world, config_maps))
+        yield from (_reason(service, kind, unreadable[kind]) for kind in needed if kind in unreadable)
+
+
+def _needed(
+    service: ServiceId, resolved: Resolved, world: World, config_maps: Container[tuple[str, str]]
+) -> Iterator[str]:
+    yield _SETTINGS
+    if any((service.namespace, name) not in config_maps for name in config_maps_of(resolved.pod)):
+        yield "ConfigMap"
+    if any(is_fetched(each.uri) for each in resolved.storage):
+        yield "ClusterStorageContainer"
+        account = str(resolved.pod.get("serviceAccountName") or "default")
+        if (service.namespace, account) not in world.accounts:
+            yield "ServiceAccount"
+
+
+def _reason(service: ServiceId, kind: str, found: Reason) -> Reason:
+    what = f"ConfigMap {SETTINGS}" if kind == _SETTINGS else f"a {kind} that {service} needs"
+    text = f"{found.message}; this may be {what}, so what runs is kept until it is readable"
+    return Reason("DocumentUncertain", text, found.origin)
