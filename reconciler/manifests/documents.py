@@ -27,7 +27,7 @@ from reconciler.manifests.manifest import (
     joined,
     unreadable,
 )
-from reconciler.manifests.templating import advice, find_template, hole_in, unfilled
+from reconciler.manifests.templating import advice, find_template, hole_in, may_be_template, unfilled
 from reconciler.model import Origin, Reason
 from reconciler.strict_yaml import Budget, Lines, YamlProblem, check_text, find, line_at, load, split_documents
 
@@ -127,7 +127,8 @@ def _read_document(path: str, line: int, chunk: bytes, budget: Budget) -> Manife
     warnings = tuple(_ambiguous(Origin(path, at), word, value) for at, word, value in tree.surprises[:MAX_WARNINGS])
     if (rest := len(tree.surprises) - MAX_WARNINGS) > 0:
         warnings = (*warnings, replace(warnings[-1], message=f"and {rest:,} more words that are not read as text"))
-    return joined(_read_objects(path, tree.value, tree.lines, warnings))
+    found = joined(_read_objects(path, tree.value, tree.lines, warnings))
+    return _with_unfilled(found) if may_be_template(chunk) else found
 
 
 def read_object(path: str, value: Any, lines: Lines) -> Manifests:
@@ -212,12 +213,18 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
         return unreadable(path, incomplete.line, "IncompleteManifest", text, known, names_settings=settings)
     if kind == "Secret":
         warnings = tuple(_unnamed(warning) for warning in warnings)
-    if kind in _RENDERED:
-        warnings = (*warnings, *_not_filled_in(draft))
     manifest = Manifest(api_version, kind, namespace, name, value, draft.origin, lines, warnings)
     if kind == "Host" and (problems := tuple(host_problems(manifest))):
         return Manifests(unreadable=tuple(Unreadable(problem, kind) for problem in problems))
     return Manifests((manifest,))
+
+
+def _with_unfilled(found: Manifests) -> Manifests:
+    documents = (
+        replace(each, warnings=(*each.warnings, *_not_filled_in(each))) if each.kind in _RENDERED else each
+        for each in found.documents
+    )
+    return replace(found, documents=tuple(documents))
 
 
 def _not_filled_in(draft: Manifest) -> Iterator[Reason]:

@@ -27,6 +27,11 @@ _LONGEST_LINE = 1000
 _MOST = 3
 
 
+def may_be_template(data: bytes) -> bool:
+    """Does any sign of one stand in it?"""
+    return any(sign in data for sign in (b"{{", b"${", b"{%", b"<%"))
+
+
 def find_template(data: bytes, path: str, broken_at: int) -> tuple[int, str]:
     """Where a text that is no YAML shows whose template it is, and what to say of it; empty: it does not show it.
 
