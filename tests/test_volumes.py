@@ -327,6 +327,12 @@ def test_limit_that_is_not_set_says_where_to_set_it():
     ]
 
 
+def test_resource_that_no_pod_tells_is_not_said_to_be_unset():
+    gpu = "{resourceFieldRef: {resource: limits.nvidia.com/gpu}}"
+    (reason,) = one(with_model("env:", f"- {{name: X, valueFrom: {gpu}}}")).blocked
+    assert reason.message.startswith("variable X needs limits.nvidia.com/gpu, which no pod tells; ask for cpu, memory")
+
+
 # ---------------------------------------------------------------- where merged entries stand
 
 

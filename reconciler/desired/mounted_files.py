@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from reconciler import strict_yaml
 from reconciler.desired.effective import ALL_KEYS, Surroundings
 from reconciler.desired.origins import Origins
+from reconciler.desired.pod_fields import is_resource
 from reconciler.engines.arguments import values_with_places
 from reconciler.engines.file_arguments import CONFIG, Holds, Named, is_below, named_files, paths_in, written_in
 from reconciler.engines.launch import Revealed, given_at_start, held_files, origin_of_word, server_flags
@@ -61,8 +62,10 @@ def missing_source(source: str, who: str, where: Origin, around: Surroundings) -
         yield Reason("MissingConfigMap", f"{who} needs {part} ConfigMap {holder}, {_why(holder, around)}", where)
     elif kind == "field" and not given_at_start(source):
         text = f"{who} needs {what} of a pod; a host has none"
-        if what.startswith("limits."):
+        if is_resource(what):
             text = f"{who} needs {what}, which is not set; add it to the container's resources"
+        elif what.startswith(("limits.", "requests.")):
+            text = f"{who} needs {what}, which no pod tells; ask for cpu, memory, ephemeral-storage or hugepages"
         yield Reason("FieldUnsupported", text, where)
 
 

@@ -48,15 +48,15 @@ def resource_field(reference: Document, pod: Document, container: Document) -> s
 
     None for a limit that is not set: it would be what the machine has.
     """
-    kind, _, name = str(reference.get("resource")).partition(".")
-    if name not in _RESOURCES and not name.startswith(_HUGE_PAGES):
+    if not is_resource(asked := str(reference.get("resource"))):
         return None
+    kind, _, name = asked.partition(".")
     resources = _meant(reference, pod, container).get("resources") or {}
     limits = resources.get("limits") or {}
     if kind == "requests":
         given = (resources.get("requests") or {}).get(name, limits.get(name, 0))
     else:
-        given = limits.get(name) if kind == "limits" else None
+        given = limits.get(name)
     if given is None:
         return None
     read = cpu_millis if name == "cpu" else memory_bytes
@@ -64,6 +64,12 @@ def resource_field(reference: Document, pod: Document, container: Document) -> s
         return str(-(-read(given) // (read(reference.get("divisor") or 0) or read(1))))
     except (ValueError, ArithmeticError):
         return None
+
+
+def is_resource(asked: str) -> bool:
+    """Is it one that a pod can be asked for, such as `limits.cpu`?"""
+    kind, _, name = asked.partition(".")
+    return kind in ("limits", "requests") and (name in _RESOURCES or name.startswith(_HUGE_PAGES))
 
 
 def _meant(reference: Document, pod: Document, container: Document) -> Document:
