@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reconciler.config import HostTarget, Secrets
 from reconciler.desired import build_desired
+from reconciler.kserve.credentials import Secret
+from reconciler.kserve.openshift_ai import admit
 from reconciler.manifests import read_manifests
 from reconciler.model import Desired, Origin, Resources
 from reconciler.review import validate
 from reconciler.secrets import SecretSources
 from reconciler.secrets.wanted import find_variables
+from tests.examples import examples
 from tests.test_desired import SERVICE, TARGET, codes, snapshot
 
 UNPLACED = SERVICE.replace("      storageUri: file:///models/tiny\n", "")
+_KEYS = ("predictor", "model", "resources", "requests", "storage", "identifiers", "scheduling", "node", "tolerations")
 ANNOTATIONS = {
     "uri": "opendatahub.io/connection-type-protocol: uri",
     "uri-v1": "opendatahub.io/connection-type-ref: uri-v1",
@@ -28,6 +35,10 @@ S3 = (
     "AWS_ACCESS_KEY_ID: me, AWS_SECRET_ACCESS_KEY: hush, AWS_S3_ENDPOINT: http://minio, AWS_S3_BUCKET: models, "
     "AWS_DEFAULT_REGION: eu"
 )
+
+
+def _trees(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=4)
 
 
 def annotated(text: str, *annotations: str) -> str:
@@ -276,3 +287,20 @@ def test_profile_of_an_older_dashboard_places_as_well(target: HostTarget):
     older = PROFILE.replace("infrastructure.opendatahub.io/v1", "dashboard.opendatahub.io/v1alpha1")
     older = older[: older.index("  scheduling:")] + "  nodeSelector: {disk: fast}\n"
     assert one(target, annotated(SERVICE, NAME, SPACE), profile=older).not_here
+
+
+def test_field_of_a_wrong_type_stays_for_the_api_server_to_refuse(target: HostTarget):
+    text = annotated(SERVICE, NAME, SPACE) + "      resources: many\n"
+    assert [each.origin for each in one(target, text, profile=PROFILE).problems] == [Origin("hosts/box/chat.yaml", 15)]
+
+
+@settings(max_examples=examples(100))
+@given(st.recursive(st.none() | st.integers() | st.text(max_size=3), _trees, max_leaves=12))
+def test_service_of_any_shape_is_admitted_without_an_error(tree: object):
+    annotations = {"opendatahub.io/connections": "hub", "opendatahub.io/hardware-profile-name": "gpu"}
+    specs = (tree, {"predictor": tree}, {"predictor": {"model": tree, "tolerations": tree}})
+    known = Secret("hub", {"URI": "hf://a/b"}, {"opendatahub.io/connection-type-ref": "uri-v1"})
+    profile = tree if isinstance(tree, dict) else {}
+    for spec, secrets in product(specs, ({}, {("team", "hub"): known})):
+        service = {"metadata": {"annotations": annotations}, "spec": spec}
+        admit(service, "team", secrets, {("team", "gpu"): profile})

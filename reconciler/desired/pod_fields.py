@@ -53,10 +53,8 @@ def resource_field(reference: Document, pod: Document, container: Document) -> s
     kind, _, name = asked.partition(".")
     resources = _meant(reference, pod, container).get("resources") or {}
     limits = resources.get("limits") or {}
-    if kind == "requests":
-        given = (resources.get("requests") or {}).get(name, limits.get(name, 0))
-    else:
-        given = limits.get(name)
+    requests = {name: 0, **limits, **(resources.get("requests") or {})}
+    given = (requests if kind == "requests" else limits).get(name)
     if given is None:
         return None
     read = cpu_millis if name == "cpu" else memory_bytes

@@ -58,7 +58,7 @@ def admit(
     namespace = _mapping(service, "metadata").get("namespace")
     namespace = namespace if isinstance(namespace, str) and namespace else default_namespace
     annotations = _mapping(service, "metadata", "annotations")
-    if not annotations.keys() & {CONNECTIONS, HARDWARE_PROFILE}:
+    if not annotations.keys() & {CONNECTIONS, HARDWARE_PROFILE} or _is_malformed(service):
         return Admitted(service)
     admitted = Admitted(service)
     if isinstance(name := annotations.get(HARDWARE_PROFILE), str) and name:
@@ -123,8 +123,7 @@ def _connected(admitted: Admitted, model: Document, secret: Secret, has_storage:
             return _with(admitted, (*_PREDICTOR, "model"), {**model, "storageUri": uri})
         return _saying(admitted, f"connection {secret.name}: its Secret has no key URI; add it, or write storageUri")
     if kind == "s3":
-        storage = model.get("storage")
-        storage = {**(storage if isinstance(storage, Mapping) else {}), "key": secret.name}
+        storage = {**_mapping(model, "storage"), "key": secret.name}
         admitted = _with(admitted, (*_PREDICTOR, "model"), {**model, "storage": storage})
         if storage.get("path") or model.get("storageUri"):
             return admitted
@@ -196,6 +195,16 @@ def _put(document: Document, path: tuple[str, ...], value: Any) -> Document:
     inner = document.get(first)
     below = inner if isinstance(inner, Mapping) else {}
     return {**document, first: _put(below, tuple(rest), value) if rest else value}
+
+
+def _is_malformed(service: Document) -> bool:
+    """Is there something else where a mapping belongs? It stays, for the API server to refuse."""
+    predictor = _mapping(service, *_PREDICTOR)
+    model = _mapping(predictor, "model")
+    resources = _mapping(model, "resources")
+    held = [(predictor, "model"), (predictor, "nodeSelector"), (model, "storage"), (model, "resources")]
+    held += [(resources, "requests"), (resources, "limits")]
+    return any(not isinstance(holder.get(key) or {}, Mapping) for holder, key in held)
 
 
 def _mapping(document: Document, *path: str) -> Document:
