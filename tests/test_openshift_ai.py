@@ -101,6 +101,14 @@ def test_connection_to_s3_is_the_storage_key_of_the_service(target: HostTarget):
     assert [each.source for each in mount.env if each.name == "STORAGE_CONFIG"] == ["secret storage-config/hub"]
 
 
+def test_path_of_a_connection_to_s3_may_be_an_annotation(target: HostTarget):
+    put(target, secret("s3", S3))
+    text = annotated(UNPLACED, "opendatahub.io/connections: hub", "opendatahub.io/connection-path: chat/v2")
+    service = one(target, text)
+    assert service.spec is not None
+    assert [each.uri for each in service.spec.mounts] == ["s3://models/chat/v2"]
+
+
 def test_connection_to_s3_without_a_path_says_to_write_it(target: HostTarget):
     put(target, secret("s3", S3))
     (warning,) = [each for each in one(target, connected()).warnings if each.code == "OpenShiftAI"]

@@ -343,10 +343,12 @@ def test_missing_map_or_secret_of_env_from_is_named_at_its_entry():
         "- configMapRef: {name: a}",
         "- secretRef: {name: b}",
     )
-    assert {each.code: each.origin.line for each in one(text).blocked if each.origin} == {
-        "MissingConfigMap": 16,
-        "MissingSecret": 17,
-    }
+    blocked = one(text).blocked
+    assert [(each.code, each.origin) for each in blocked] == [
+        ("MissingConfigMap", Origin("hosts/box/chat.yaml", 16)),
+        ("MissingSecret", Origin("hosts/box/chat.yaml", 17)),
+    ]
+    assert blocked[0].message.startswith("the container's envFrom needs all of ConfigMap a, ")
 
 
 def test_entry_of_the_runtime_is_named_in_the_runtimes_file():

@@ -55,7 +55,8 @@ def find_obstacles(
     for variable in spec.env:
         if variable.source and not (engine and variable.name in engine.env):
             where = origins.of_variable(variable.name, variable.source)
-            yield from missing_source(variable.source, f"variable {variable.name}", where, around)
+            who = "the container's envFrom" if variable.name.endswith(ALL) else f"variable {variable.name}"
+            yield from missing_source(variable.source, who, where, around)
     yield from file_obstacles(spec, argument_origins, names, origins, around)
     yield from missing_secrets(spec, engine, ring, origins)
     for mount in spec.mounts:

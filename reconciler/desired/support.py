@@ -334,7 +334,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     _row(
         Where.ANNOTATION,
-        "opendatahub.io/connections",
+        "opendatahub.io/connections opendatahub.io/connection-path",
         _yes("its Secret says where the model is: `uri`, or `s3` by storage.key"),
         OPENSHIFT,
     ),

@@ -20,6 +20,7 @@ AUTOSCALER_CLASS = f"{GROUP}/autoscalerClass"
 STOP = f"{GROUP}/stop"
 # OpenShift AI's.
 CONNECTIONS = "opendatahub.io/connections"
+CONNECTION_PATH = "opendatahub.io/connection-path"
 CONNECTION_TYPE = "opendatahub.io/connection-type"
 HARDWARE_PROFILE = "opendatahub.io/hardware-profile-name"
 HARDWARE_PROFILE_NAMESPACE = "opendatahub.io/hardware-profile-namespace"

@@ -13,7 +13,13 @@ from typing import Any, Protocol, TypeVar
 
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.issues import Issue
-from reconciler.kserve.names import CONNECTION_TYPE, CONNECTIONS, HARDWARE_PROFILE, HARDWARE_PROFILE_NAMESPACE
+from reconciler.kserve.names import (
+    CONNECTION_PATH,
+    CONNECTION_TYPE,
+    CONNECTIONS,
+    HARDWARE_PROFILE,
+    HARDWARE_PROFILE_NAMESPACE,
+)
 
 Document = Mapping[str, Any]
 Key = tuple[str, str]
@@ -124,10 +130,15 @@ def _connected(admitted: Admitted, model: Document, secret: Secret, has_storage:
         return _saying(admitted, f"connection {secret.name}: its Secret has no key URI; add it, or write storageUri")
     if kind == "s3":
         storage = {**_mapping(model, "storage"), "key": secret.name}
+        if path := _mapping(admitted.service, "metadata", "annotations").get(CONNECTION_PATH):
+            storage["path"] = path
         admitted = _with(admitted, (*_PREDICTOR, "model"), {**model, "storage": storage})
         if storage.get("path") or model.get("storageUri"):
             return admitted
-        return _saying(admitted, f"connection {secret.name}: write the model's path in the bucket as storage.path")
+        return _saying(
+            admitted,
+            f"connection {secret.name}: write the model's path in the bucket as storage.path, or {CONNECTION_PATH}",
+        )
     if kind == "oci":
         hint = "" if has_storage else "; write where the model is, storageUri: oci://REGISTRY/MODEL:TAG"
         text = f"connection {secret.name} gives the credentials of a registry only{hint}"
