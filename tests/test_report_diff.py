@@ -126,3 +126,13 @@ def test_a_service_gone_from_git_is_a_difference() -> None:
 def test_of_an_unreachable_target_nothing_is_known() -> None:
     (diff,) = state_diff(state(desired()), Unreachable("a", 1.0, "no route"))
     assert diff.note == "unknown: no route"
+
+
+def test_number_of_replicas_that_differs_is_a_difference() -> None:
+    wanted = state(desired(replicas=3))
+    (diff,) = state_diff(wanted, observed(replica(), replica(number=2), replica(number=3, draining_at=1.0)))
+    assert changed(diff) == {"replicas": (2, 3)}
+    assert "-replicas: 2\n+replicas: 3\n" in diff.text
+    assert state_diff(wanted, observed(*(replica(number=number) for number in (1, 2, 3)))) == ()
+    (gone,) = state_diff(state(desired(replicas=0)), observed(replica()))
+    assert changed(gone) == {"replicas": (1, 0)}

@@ -24,6 +24,7 @@ from reconciler.model import (
     EffectiveSpec,
     FileMount,
     Observed,
+    Replica,
     SecretMount,
     ServiceId,
     Unreachable,
@@ -99,7 +100,8 @@ def state_diff(
 def _diff_safely(desired: Desired, observed: Observed) -> ServiceDiff:
     """One that we fail on says so, and hides no other."""
     try:
-        return _with_config(service_diff(desired, running_spec(observed, desired.id)), desired, observed)
+        found = service_diff(desired, running_spec(observed, desired.id))
+        return _with_replicas(_with_config(found, desired, observed), desired, observed)
     except Exception as error:
         reason, _ = caught(error, f"comparing {desired.id}")
         return ServiceDiff(desired.id, str(desired.origin), note=reason.message)
@@ -139,17 +141,35 @@ def _with_config(diff: ServiceDiff, desired: Desired, observed: Observed) -> Ser
     return replace(diff, changes=(*diff.changes, *found), text=diff.text + text)
 
 
+def _with_replicas(diff: ServiceDiff, desired: Desired, observed: Observed) -> ServiceDiff:
+    """Also how many run, where any does. A canary has its own; by percent, git gives no number for both."""
+    beside = desired.canary.digest if desired.canary else None
+    running = len([each for each in _staying(observed, desired.id) if each.digest != beside])
+    if desired.spec is None or desired.canary_percent is not None or running in (0, desired.replicas):
+        return diff
+    text = f"--- running\n+++ git {desired.origin}\n-replicas: {running}\n+replicas: {desired.replicas}\n"
+    change = Change(("replicas",), running, desired.replicas)
+    return replace(diff, changes=(*diff.changes, change), text=diff.text + text)
+
+
 def _told(key: str, *values: str | None) -> tuple[str | None, ...]:
     return tuple(value and HIDDEN for value in values) if key.startswith(ENV) else values
 
 
 def running_spec(observed: Observed, service: ServiceId) -> EffectiveSpec | None:
     """What a service runs: its newest replica that is not on its way out; else what is to be restored."""
-    mine = [one for one in observed.replicas if one.service == service and one.alive and one.stopping_at is None]
-    staying = [one for one in mine if one.draining_at is None] or mine
+    staying = _staying(observed, service) or _alive(observed, service)
     if staying:
         return max(staying, key=lambda one: (one.created_at, one.id)).spec
     return None
+
+
+def _staying(observed: Observed, service: ServiceId) -> list[Replica]:
+    return [one for one in _alive(observed, service) if one.draining_at is None]
+
+
+def _alive(observed: Observed, service: ServiceId) -> list[Replica]:
+    return [one for one in observed.replicas if one.service == service and one.alive and one.stopping_at is None]
 
 
 def _not_in_git(service: ServiceId, observed: Observed) -> ServiceDiff:
