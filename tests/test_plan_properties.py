@@ -48,6 +48,7 @@ VERSIONS = (
     "nohost1",
     "starve1",
 )
+NAMES = {"good2": ("one",), "good3": ("one", "two")}
 SOURCES = (None, None, "s3://bucket/a", "s3://more/b", "s3://flaky/a")
 STRATEGIES = (
     None,
@@ -96,6 +97,9 @@ def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
     # A digest is a hash of the whole spec: other resources, another digest.
     model = service.spec.mounts[0].uri[5:9] if service.spec and service.spec.mounts else "none"
     service = replace(service, digest=f"{version}-{name}-{gpus}-{share}-{mig}-{memory}-{model}")
+    if service.spec and (names := NAMES.get(version)):
+        args = ("--served-model-name", *names)
+        service = replace(service, spec=replace(service.spec, args=args), model_names=names)
     if draw(st.integers(0, 7)) == 7:
         return elsewhere(service)
     if service.canary_percent is not None or not draw(st.booleans()):
