@@ -137,6 +137,7 @@ def test_service_that_needs_any_refused_document_is_unusable(document: str, serv
         ACCOUNT + "secret: []\n",
         CONTAINER + "  supportedUris: []\n",
         "apiVersion: serving.kserve.io/v1alpha1\nkind: LocalModelCache\nmetadata: {name: m}\nspec: {model: a}\n",
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: n}\nspce: {}\n",
     ],
 )
 def test_service_that_needs_no_refused_document_goes_on(document: str) -> None:

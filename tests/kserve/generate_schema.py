@@ -4,7 +4,7 @@
 
 CRD_DIR holds the CustomResourceDefinitions of one KServe release as YAML (for 0.20.0: config/crd/full of its sources).
 Their schemas already spell out the core Kubernetes types as the API server checks them. The few core kinds that a tree
-holds beside them (Secret, ConfigMap, ServiceAccount) come from the models of the `kubernetes` package.
+holds beside them (Secret, ConfigMap, ServiceAccount, Namespace) come from the models of the `kubernetes` package.
 
 Equal subtrees are stored once: the table is a list of nodes, and a node refers to others by index.
 """
@@ -57,7 +57,12 @@ FRAMEWORKS = [
 # Fields that only a later KServe has; `reconciler.kserve.later` warns about them.
 LATER_IN_RUNTIMES = "resourceClaims"  # with the schema that the predictor's own has
 LATER_IN_SERVICES = "tracing"
-CORE = {"Secret": "V1Secret", "ConfigMap": "V1ConfigMap", "ServiceAccount": "V1ServiceAccount"}
+CORE = {
+    "Secret": "V1Secret",
+    "ConfigMap": "V1ConfigMap",
+    "ServiceAccount": "V1ServiceAccount",
+    "Namespace": "V1Namespace",
+}
 
 
 class Table:
