@@ -17,9 +17,11 @@ def runtime_line(text: str) -> int:
 def test_service_of_grpc_with_its_port_is_served_without_warning() -> None:
     service = one(with_model("- --grpc"), {"runtimes/vllm.yaml": RUNTIME + PORTS})
     assert service.problems == service.blocked == service.warnings == ()
-    assert service.grpc
+    assert (service.grpc, service.http) == (True, False)
     assert service.metrics_path is None
-    assert not one(SERVICE).grpc
+    plain, both = one(SERVICE), one(with_model("- --grpc-port=9000"), {"runtimes/vllm.yaml": RUNTIME + PORTS})
+    assert (plain.grpc, plain.http) == (False, True)
+    assert (both.grpc, both.http, both.metrics_path, both.warnings) == (True, True, "/metrics", ())
 
 
 def test_port_named_h2c_before_an_http_server_is_a_warning() -> None:
@@ -38,9 +40,9 @@ def test_grpc_without_a_port_named_h2c_is_a_warning() -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["- --grpc-port=9000"], "--grpc-port does not work on a host: it needs vLLM's Rust frontend"),
-        (["- --grpc", "- --api-key=x"], "--api-key does not work with --grpc"),
-        (["- --grpc", "env:", "- {name: VLLM_API_KEY, value: x}"], "variable VLLM_API_KEY does not work with --grpc"),
+        (["- --grpc-port=9000", "- --api-key=x"], "--api-key does not work with gRPC"),
+        (["- --grpc", "- --api-key=x"], "--api-key does not work with gRPC"),
+        (["- --grpc", "env:", "- {name: VLLM_API_KEY, value: x}"], "variable VLLM_API_KEY does not work with gRPC"),
     ],
 )
 def test_what_grpc_cannot_have_is_refused_with_what_to_do(lines: list[str], said: str) -> None:

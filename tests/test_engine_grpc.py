@@ -11,7 +11,7 @@ import pytest
 from reconciler.config import Engine
 from reconciler.engines.launch import Question, question
 from reconciler.engines.preflight import PreflightRunner, key_of
-from reconciler.model import EffectiveSpec, Origin
+from reconciler.model import EffectiveSpec, EnvVar, Origin
 from tests.engine.server import wait_for
 
 pytestmark = pytest.mark.engine
@@ -67,3 +67,18 @@ def test_flag_of_the_http_server_beside_grpc_is_refused_with_its_line(
         (f"--enable-auto-tool-choice {text}", ORIGINS[4]),
         (f"--tool-call-parser {text}", ORIGINS[5]),
     ]
+
+
+def test_build_without_the_rust_frontend_says_so(
+    runner: PreflightRunner, stock_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    if list(stock_python.parents[1].glob("lib/python3*/site-packages/vllm/vllm-rs")):
+        pytest.skip("this vLLM has a Rust frontend")
+    spec = replace(spec_of("--grpc-port=9000"), env=(EnvVar("VLLM_USE_RUST_FRONTEND", "1"),))
+    spec = replace(spec, args=tuple(word for word in spec.args if word != "--grpc"))
+    asked = ask(runner, spec, stock_python, tiny_model, tmp_path)
+    trouble = runner.trouble(key_of(asked))
+    assert trouble is not None
+    assert "--grpc-port: this build of vLLM has no Rust frontend" in str(trouble.error)
+    assert "write --grpc" in str(trouble.error)
+    assert trouble.error.origin(asked, spec, ORIGINS[:4]) == ORIGINS[3]

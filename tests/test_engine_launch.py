@@ -117,11 +117,11 @@ def test_options_of_the_interpreter_are_kept() -> None:
         (spec_of(("python", "-m vllm.entrypoints.openai.api_server")), "is one item of the list", 2),
         (spec_of(PYTHON, "--model=m", "--uds", "/s"), "--uds does not work on a host", 5),
         (spec_of(PYTHON, "--ssl_cert_reqs=2"), "--ssl-cert-reqs does not work on a host", 4),
-        (spec_of(PYTHON, "--grpc-port=9000"), "--grpc-port does not work on a host: it needs vLLM's Rust frontend", 4),
-        (spec_of(PYTHON, "--grpc", "--api-key=k"), "--api-key does not work with --grpc", 5),
-        (spec_of(("vllm", "serve"), "--grpc", "--ssl-certfile=c"), "--ssl-certfile does not work with --grpc", 4),
-        (spec_of(GRPC, "--ssl-keyfile=c"), "--ssl-keyfile does not work with --grpc", 4),
-        (spec_of(PYTHON, "--grpc", env={"VLLM_API_KEY": "k"}), "variable VLLM_API_KEY does not work with --grpc", 99),
+        (spec_of(PYTHON, "--grpc-port=9000", "--api-key=k"), "--api-key does not work with gRPC", 5),
+        (spec_of(PYTHON, "--grpc", "--api-key=k"), "--api-key does not work with gRPC", 5),
+        (spec_of(("vllm", "serve"), "--grpc", "--ssl-certfile=c"), "--ssl-certfile does not work with gRPC", 4),
+        (spec_of(GRPC, "--ssl-keyfile=c"), "--ssl-keyfile does not work with gRPC", 4),
+        (spec_of(PYTHON, "--grpc", env={"VLLM_API_KEY": "k"}), "variable VLLM_API_KEY does not work with gRPC", 99),
     ],
 )
 def test_what_only_a_container_can_run_is_refused_with_its_line(spec: EffectiveSpec, message: str, line: int) -> None:
@@ -150,6 +150,18 @@ def test_grpc_server_listens_on_a_socket_of_its_own(spec: EffectiveSpec) -> None
     assert without(start, {"--uds", "--shutdown-timeout"}, Lease(20001)).argv == start.argv[:-1]
     assert launched(spec).argv[4:6] == ("--host=127.0.0.1", "--port=20001")
     assert "--grpc" in question(spec, ENGINE, MODELS, "/h").argv
+
+
+def test_grpc_beside_http_gets_the_leased_port() -> None:
+    spec = spec_of(
+        PYTHON, "--grpc-port=9000", "--port=8080", "--model=/mnt/models", env={"VLLM_USE_RUST_FRONTEND": "1"}
+    )
+    start = launch(spec, ENGINE, SERVICE, Lease(20001), MODELS, 89.5, replace(FOLDERS, socket="/run/x/http.sock"))
+    assert start.argv[:5] == ("/venv/bin/python", "-m", "vllm.entrypoints.cli.main", "serve", "--model=/weights/abc")
+    assert start.argv[5] == "--uds=/run/x/http.sock"
+    assert start.argv[-1] == "--grpc-port=20001"
+    assert [word for word in start.argv if "9000" in word or "8080" in word] == []
+    assert start.socket == "/run/x/http.sock"
 
 
 def test_origins_may_cover_the_arguments_alone() -> None:

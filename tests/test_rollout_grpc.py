@@ -11,7 +11,7 @@ from tests.simulation import Host, state, wanted
 def of_grpc(version: str) -> Desired:
     service = wanted("a", version)
     assert service.spec
-    return replace(service, spec=replace(service.spec, args=("--grpc",)), grpc=True)
+    return replace(service, spec=replace(service.spec, args=("--grpc",)), grpc=True, http=False)
 
 
 def test_service_of_grpc_is_routed_to_endpoints_of_grpc_alone():

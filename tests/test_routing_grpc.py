@@ -200,6 +200,24 @@ def test_service_that_becomes_grpc_serves_both_until_it_is(gateway: Gateway) -> 
         assert client.call(EMBED) == b"new"
 
 
+def test_replica_of_both_protocols_is_one_to_drains_and_clients(gateway: Gateway) -> None:
+    with Backend("web") as web, GrpcBackend("a") as a, gateway.client() as client:
+        both = replace(route("talk", web.port).stable[0], grpc_port=a.port)
+        gateway.proxy.apply((ServiceRoute(TALK, (both,), grpc=True),))
+        assert client.call(EMBED) == b"a"
+        for path, host in (("/v1/completions", HOST), ("/demo/talk/v1/completions", "x"), ("/v1/completions", "x")):
+            assert ask(gateway.port, path, {"model": "talk"}, host=host).json["name"] == "web"
+        stream = client.stream()
+        next(stream)
+        gateway.proxy.apply((ServiceRoute(TALK, (replace(both, draining=True),), grpc=True),))
+        assert gateway.proxy.observe().endpoint(web.port).routed is Routed.DRAINING
+        assert gateway.proxy.observe().endpoint(web.port).in_flight == 1
+        assert client.call(EMBED) == Refusal(StatusCode.UNAVAILABLE, "no replica of this service is ready")
+        a.go_on.set()
+        assert list(stream) == [b"a last"]
+        wait_for(lambda: gateway.proxy.observe().endpoint(web.port).in_flight == 0)
+
+
 def test_share_of_a_canary_holds_for_grpc(gateway: Gateway) -> None:
     with GrpcBackend("a") as a, GrpcBackend("b") as b, gateway.client() as client:
         gateway.proxy.apply((talk(grpc_seat(a.port, "a"), canary=(grpc_seat(b.port, "b"),), canary_percent=50),))

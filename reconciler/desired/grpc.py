@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reconciler.desired.origins import Origins
-from reconciler.engines.arguments import speaks_grpc
+from reconciler.engines.arguments import takes_grpc
 from reconciler.model import EffectiveSpec, Reason
 
 _NAME = "h2c"
@@ -15,7 +15,7 @@ _NAME = "h2c"
 def unlike_its_port(container: Mapping[str, Any], spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
     """A host goes by the command, a cluster by the port's name."""
     named = any(port.get("name") == _NAME for port in container.get("ports") or () if isinstance(port, dict))
-    is_grpc = speaks_grpc((*spec.command, *spec.args))
+    is_grpc = takes_grpc((*spec.command, *spec.args))
     if named and not is_grpc:
         text = f"a port named {_NAME} says gRPC, but this command starts an HTTP server, which is what is served here"
         yield Reason("PortUnlikeServer", f"{text}; add --grpc, or rename the port", origins.of_container_field("ports"))

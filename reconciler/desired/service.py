@@ -44,7 +44,7 @@ from reconciler.desired.wishes import (
     wants_passthrough,
 )
 from reconciler.digest import digest
-from reconciler.engines.arguments import speaks_grpc
+from reconciler.engines.arguments import speaks_grpc, takes_grpc
 from reconciler.engines.images import doubtful_image, find_engine
 from reconciler.engines.launch import origin_of_word
 from reconciler.engines.model_names import model_names
@@ -176,7 +176,8 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
         resources_origin=origins.of_container_field("resources"),
         mount_origins=tuple((each.path, origins.of_mount(each.path, each.uri)) for each in spec.mounts),
         model_names=_model_names(spec, key),
-        grpc=speaks_grpc((*spec.command, *spec.args)),
+        grpc=takes_grpc((*spec.command, *spec.args)),
+        http=not speaks_grpc((*spec.command, *spec.args)),
     )
 
 

@@ -105,6 +105,11 @@ def speaks_grpc(args: Sequence[str]) -> bool:
     return bool(find(args, "--grpc")) or any(word in GRPC_SERVERS for word in args)
 
 
+def takes_grpc(args: Sequence[str]) -> bool:
+    """Does it speak gRPC at all? With vLLM's Rust frontend it may do so beside HTTP."""
+    return speaks_grpc(args) or bool(find(args, "--grpc-port"))
+
+
 def origin_of(args: Sequence[str], flag: str) -> int | None:
     """The index of the argument that an engine's message means by a flag; the last one, since that is what it read.
 

@@ -20,6 +20,7 @@ from reconciler.engines.arguments import (
     flag_value,
     is_flag,
     speaks_grpc,
+    takes_grpc,
     values_of,
     values_with_places,
 )
@@ -39,7 +40,6 @@ _GIVEN_BY_LEASE = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"})
 _CANNOT = {
     "--uds": "the reconciler chooses where replicas listen",
     "--headless": "a replica without an HTTP server cannot be probed",
-    "--grpc-port": "it needs vLLM's Rust frontend, which is not served yet; write --grpc for gRPC in place of HTTP",
     "--ssl-cert-reqs": "a host has no client certificate to probe a replica with",
 }
 _CANNOT_BESIDE_GRPC = {
@@ -50,6 +50,7 @@ _CANNOT_BESIDE_GRPC = {
 
 
 _SOCKET = "--uds"
+_GRPC_PORT = "--grpc-port"
 # Stands where a port has to, beside a socket.
 _NO_PORT = 1
 _KEY = "VLLM_API_KEY"
@@ -183,7 +184,7 @@ def launch(
         raise ValueError(str(error)) from None
     names = _names(server.flags, service)
     is_grpc = speaks_grpc(server.flags)
-    flags = _drop(server.flags, "--port", "--host", "--served-model-name", "--grpc")
+    flags = _drop(server.flags, "--port", "--host", "--served-model-name", "--grpc", _GRPC_PORT)
     socket = "" if find(flags, _MANY_PORTS) else folders.socket
     where = _where_grpc(socket, lease) if is_grpc else _where(socket, lease)
     own = [*where, *(("--served-model-name", *names) if names else ())]
@@ -191,8 +192,12 @@ def launch(
         own.append(f"--shutdown-timeout={math.ceil(drain_timeout)}")
     local = tuple(replace_paths(word, paths) for word in flags)
     files = _with_local_config(files, local, paths)
-    module = GRPC_SERVERS[0] if is_grpc else server.module
-    argv = (str(engine.python or server.python), *server.options, "-m", module, *local, *own)
+    module: tuple[str, ...] = (GRPC_SERVERS[0] if is_grpc else server.module,)
+    if find(server.flags, _GRPC_PORT) and socket:
+        # Only that one starts the Rust frontend.
+        module = (_CLI, "serve")
+        own.append(f"{_GRPC_PORT}={lease.port}")
+    argv = (str(engine.python or server.python), *server.options, "-m", *module, *local, *own)
     env = environment(container.env, container.hidden, engine, paths, folders, lease)
     hidden = container.hidden & env.keys() - engine.env.keys() - _GIVEN_BY_LEASE
     return Launch(argv, env, folders.tmp, hidden, files, socket=_grpc_socket(socket) if is_grpc else socket)
@@ -255,18 +260,18 @@ def unsupported(
         for index, _ in find(server.flags, flag):
             origin = origin_of_word(spec, server.indices[index], origins) or fallback
             reasons.append(Reason("UnsupportedArgument", f"{flag} does not work {why}; remove it", origin))
-    if speaks_grpc(server.flags) and _KEY in {each.name for each in spec.env}:
-        text = f"variable {_KEY} does not work with --grpc: {_CANNOT_BESIDE_GRPC['--api-key']}; remove it"
+    if takes_grpc(server.flags) and _KEY in {each.name for each in spec.env}:
+        text = f"variable {_KEY} does not work with gRPC: {_CANNOT_BESIDE_GRPC['--api-key']}; remove it"
         reasons.append(Reason("UnsupportedArgument", text, fallback))
     return tuple(reasons)
 
 
 def _cannot(flags: Sequence[str]) -> dict[str, str]:
     """Flags that these cannot hold, and why."""
-    beside = _CANNOT_BESIDE_GRPC if speaks_grpc(flags) else {}
+    beside = _CANNOT_BESIDE_GRPC if takes_grpc(flags) else {}
     return {
         **{flag: f"on a host: {why}" for flag, why in _CANNOT.items()},
-        **{flag: f"with --grpc: {why}" for flag, why in beside.items()},
+        **{flag: f"with gRPC: {why}" for flag, why in beside.items()},
     }
 
 
@@ -302,7 +307,7 @@ def api_key(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> str | None:
 
 def asks_for_key(spec: EffectiveSpec) -> bool:
     """Will its replicas refuse requests without a key? The key itself may still lie in a Secret."""
-    if speaks_grpc((*spec.command, *spec.args)):
+    if takes_grpc((*spec.command, *spec.args)):
         return False
     return bool(api_key(spec)) or any(each.name == _KEY and _is_given(each) for each in spec.env)
 

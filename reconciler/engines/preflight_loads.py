@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -54,7 +55,9 @@ def check_imports(args: argparse.Namespace, options: list[Option]) -> None:
 
 
 def check_grpc(args: argparse.Namespace, options: list[Option]) -> None:
-    """vLLM's gRPC server comes with an extra. Raises Unimportable."""
+    """vLLM's gRPC server comes with an extra, its Rust frontend with some builds. Raises Unimportable."""
+    if getattr(args, "grpc_port", None) is not None:
+        check_rust(options)
     if not getattr(args, "grpc", False):
         return
     try:
@@ -65,6 +68,23 @@ def check_grpc(args: argparse.Namespace, options: list[Option]) -> None:
         text = f"--grpc: this interpreter cannot serve gRPC ({cause}); install vLLM's extra grpc there"
         hint = f"{sys.executable} -m pip install smg-grpc-servicer"
         raise Unimportable(f"{text}: {hint}", given[-1].index if given else None) from error
+
+
+def check_rust(options: list[Option]) -> None:
+    """Raises Unimportable."""
+    try:
+        found = vllm_module("vllm.envs").VLLM_RUST_FRONTEND_PATH
+        importlib.metadata.version("vllm")
+    except Exception as error:
+        found, why = None, describe(error)
+    else:
+        why = "no program vllm-rs"
+    if not found:
+        given = [o for o in options if o.name == "--grpc-port"]
+        text = (
+            f"--grpc-port: this build of vLLM has no Rust frontend ({why}); write --grpc, or install a build that has"
+        )
+        raise Unimportable(f"{text} it, as vLLM's for CUDA", given[-1].index if given else None)
 
 
 def check_variables(request: dict[str, Any]) -> list[Finding]:

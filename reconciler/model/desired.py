@@ -176,7 +176,7 @@ class Desired:
     reasons, known without asking the target, that it cannot start there; nothing starts and nothing stops.
     `warnings_without_gpu` are warnings only where the target turns out to have no GPU. `dashboard`: it is to be shown.
     `metrics_path` is where its replicas tell their metrics; None: nobody is to ask. `guarded`, `open_paths`,
-    `passthrough`, `model_names` and `grpc` are as in ServiceRoute.
+    `passthrough`, `model_names`, `grpc` and `http` are as in ServiceRoute.
     `not_here` are the rules by which it is for other places than this target; then `replicas` is 0. `stopped`: git
     asks for no replica by the annotation that stops a service, not by its count. `canary` waits until the service has
     proved itself. `keeps_stable`: what is promoted stays, whatever the share of its canary.
@@ -212,6 +212,7 @@ class Desired:
     mount_origins: tuple[tuple[str, Origin], ...] = ()
     model_names: tuple[str, ...] = ()
     grpc: bool = False
+    http: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,7 @@ class Preflight:
 class Endpoint:
     """One replica behind the proxy. `tls`: it ends TLS itself. It listens on `socket`; empty: on its port.
 
-    `grpc`: it speaks gRPC there, and no HTTP/1.
+    `grpc`: it speaks gRPC there, and no HTTP/1. `grpc_port` is where it speaks gRPC beside that; 0: nowhere.
     """
 
     replica: ReplicaId
@@ -224,6 +224,11 @@ class Endpoint:
     tls: bool = False
     socket: str = ""
     grpc: bool = False
+    grpc_port: int = 0
+
+    @property
+    def takes_grpc(self) -> bool:
+        return self.grpc or self.grpc_port > 0
 
     @property
     def address(self) -> Address:
@@ -263,7 +268,7 @@ class ServiceRoute:
 
     @property
     def takes_grpc(self) -> bool:
-        return self.grpc or any(each.grpc for each in self.endpoints)
+        return self.grpc or any(each.takes_grpc for each in self.endpoints)
 
     @property
     def takes_http(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconciler.engines.arguments import ends_tls, speaks_grpc
+from reconciler.engines.arguments import ends_tls, speaks_grpc, takes_grpc
 from reconciler.engines.model_names import model_names
 from reconciler.health import Life
 from reconciler.model import Action, Drain, EffectiveSpec, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
@@ -69,7 +69,8 @@ def _is_guarded(s: Situation) -> bool:
 def _is_taken(s: Situation, *, grpc: bool) -> bool:
     """Git's word; but what is promoted may come back until its successor proved itself."""
     if s.desired and s.desired.spec:
-        return s.desired.grpc is grpc or (s.promoted is not None and _spec_speaks_grpc(s.promoted.spec) is grpc)
+        wanted = s.desired.grpc if grpc else s.desired.http
+        return wanted or (s.promoted is not None and _takes(s.promoted.spec, grpc))
     return (s.route.grpc if grpc else s.route.http) if s.route else not grpc
 
 
@@ -129,17 +130,32 @@ def _is_canary(s: Situation, aim: Aim, replica: Replica, is_draining: bool) -> b
 def _endpoints(replicas: list[Replica], draining: set[ReplicaId]) -> tuple[Endpoint, ...]:
     ordered = sorted(replicas, key=lambda r: r.id)
     return tuple(
-        Endpoint(r.id, r.lease.port, r.id in draining, _spec_ends_tls(r.spec), r.socket, _spec_speaks_grpc(r.spec))
+        Endpoint(
+            r.id,
+            r.lease.port,
+            r.id in draining,
+            _spec_ends_tls(r.spec),
+            r.socket,
+            not _takes(r.spec, False),
+            _beside(r),
+        )
         for r in ordered
     )
+
+
+def _beside(replica: Replica) -> int:
+    """The port where it speaks gRPC beside HTTP; 0: none."""
+    is_both = replica.socket and _takes(replica.spec, True) and _takes(replica.spec, False)
+    return replica.lease.port if is_both else 0
 
 
 def _spec_ends_tls(spec: EffectiveSpec) -> bool:
     return ends_tls((*spec.command, *spec.args))
 
 
-def _spec_speaks_grpc(spec: EffectiveSpec) -> bool:
-    return speaks_grpc((*spec.command, *spec.args))
+def _takes(spec: EffectiveSpec, grpc: bool) -> bool:
+    words = (*spec.command, *spec.args)
+    return takes_grpc(words) if grpc else not speaks_grpc(words)
 
 
 def _named(actions: list[Action], kind: type[Stop] | type[Drain] | type[Undrain]) -> set[ReplicaId]:

@@ -78,7 +78,7 @@ def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -
         return False
     told = (route.request_timeout, route.guarded, route.passthrough, route.open_paths, route.model_names, route.grpc)
     wanted = (want.request_timeout, want.guarded, want.passthrough, want.open_paths, want.model_names, want.grpc)
-    if told != wanted or route.http is want.grpc:
+    if told != wanted or route.http is not want.http:
         return False
     if len(route.stable) != len(replicas):
         return False

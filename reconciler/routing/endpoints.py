@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,15 +38,18 @@ def members_of(routes: Iterable[ServiceRoute]) -> dict[Address, Member]:
     found: dict[Address, Member] = {}
     for route in routes:
         canary = ("canary",) if route.canary_percent else ()
-        members = [_member_for(route, endpoint, ("stable",)) for endpoint in route.stable]
-        members += [_member_for(route, endpoint, canary) for endpoint in route.canary]
+        members = [member for endpoint in route.stable for member in _members_for(route, endpoint, ("stable",))]
+        members += [member for endpoint in route.canary for member in _members_for(route, endpoint, canary)]
         found |= {member.address: _merge(found.get(member.address), member) for member in members}
     return found
 
 
-def _member_for(route: ServiceRoute, endpoint: Endpoint, parts: tuple[str, ...]) -> Member:
+def _members_for(route: ServiceRoute, endpoint: Endpoint, parts: tuple[str, ...]) -> Iterator[Member]:
+    """One, or two of a replica that speaks gRPC at an address of its own."""
     owner, service = str(endpoint.replica), str(route.service)
-    return Member(endpoint.address, owner, service, parts, endpoint.draining, endpoint.tls, endpoint.grpc)
+    yield Member(endpoint.address, owner, service, parts, endpoint.draining, endpoint.tls, endpoint.grpc)
+    if endpoint.grpc_port:
+        yield Member(endpoint.grpc_port, owner, service, parts, endpoint.draining, grpc=True)
 
 
 def bridge(old: Members, new: Members) -> dict[Address, Member]:

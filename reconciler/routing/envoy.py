@@ -110,6 +110,7 @@ class EnvoyProxy:
         if not uptakes["eds"].version:
             # It has just started and knows no endpoint yet: that none is listed means nothing.
             return ProxyState(True, False, None, MappingProxyType(applied))
+        found = _together(found, table.routes)
         ready = self._clusters.runs(uptakes["cds"]) and table.lds.runs(uptakes["lds"])
         return ProxyState(True, ready, found, MappingProxyType(applied if table.runs(uptakes) else {}))
 
@@ -327,6 +328,17 @@ class EnvoyProxy:
             return endpoints.read_members(self._files.resource(name))
         except (ValueError, KeyError, TypeError, IndexError):
             return {}
+
+
+def _together(found: dict[Address, EndpointState], routes: tuple[ServiceRoute, ...]) -> dict[Address, EndpointState]:
+    """What runs at both addresses of a replica counts at its first one."""
+    for endpoint in (each for route in routes for each in route.endpoints if each.grpc_port):
+        first, beside = found.get(endpoint.address), found.get(endpoint.grpc_port)
+        if first is not None and beside is not None:
+            known = first.in_flight is not None and beside.in_flight is not None
+            total = (first.in_flight or 0) + (beside.in_flight or 0)
+            found[endpoint.address] = replace(first, in_flight=total if known else None)
+    return found
 
 
 def _tables_of(members: endpoints.Members) -> _Table:

@@ -307,7 +307,10 @@ def _to(route: ServiceRoute, *, grpc: bool = False) -> Resource:
 def _weights(route: ServiceRoute, grpc: bool) -> Resource:
     """The canary has its share while both sides can take requests; else the side that can has all of them."""
     cluster = GRPC if grpc else CLUSTER
-    stable, canary = (any(e.grpc == grpc and not e.draining for e in side) for side in (route.stable, route.canary))
+    stable, canary = (
+        any((e.takes_grpc if grpc else not e.grpc) and not e.draining for e in side)
+        for side in (route.stable, route.canary)
+    )
     percent = route.canary_percent if canary else 0
     if percent and not stable:
         percent = 100

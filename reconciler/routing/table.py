@@ -45,4 +45,5 @@ def _route(entry: Any) -> ServiceRoute:
 def _endpoint(entry: Any) -> Endpoint:
     replica = ReplicaId(ServiceId(**entry["replica"]["service"]), entry["replica"]["serial"])
     tls, where, grpc = bool(entry.get("tls")), str(entry.get("socket", "")), bool(entry.get("grpc"))
-    return Endpoint(replica, int(entry["port"]), bool(entry["draining"]), tls, where, grpc)
+    beside = int(entry.get("grpc_port", 0))
+    return Endpoint(replica, int(entry["port"]), bool(entry["draining"]), tls, where, grpc, beside)

@@ -8,10 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from reconciler import procfs
+from reconciler.engines.arguments import find
 from reconciler.engines.probe import Stranger
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import ReplicaId
 from reconciler.targets.port_hold import Place, PortHolds
+
+
+def listens_on_port(record: ReplicaRecord) -> bool:
+    """By gRPC it may do so beside its socket."""
+    return not record.socket or speaks_on_port(record)
+
+
+def speaks_on_port(record: ReplicaRecord) -> bool:
+    """Does it speak gRPC there, wherever it speaks HTTP?"""
+    return bool(find((*record.spec.command, *record.spec.args), "--grpc-port"))
 
 
 class PortGuard:
@@ -27,7 +38,7 @@ class PortGuard:
 
     def listeners(self, record: ReplicaRecord) -> frozenset[int]:
         """The sockets that listen on its port, all of them its own. Raises Stranger."""
-        if record.socket:
+        if not listens_on_port(record):
             return frozenset()
         there = procfs.loopback_listeners(record.lease.port)
         for inode in there.keys() - self._known.get(record.id, frozenset()):

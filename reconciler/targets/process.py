@@ -30,6 +30,7 @@ from reconciler.targets.clock import Clock
 from reconciler.targets.exits import ExitWatch
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.interpreters import Interpreters
+from reconciler.targets.port_guard import speaks_on_port
 from reconciler.targets.room import LEAST_BYTES, lacks_shared_memory, unwritable
 from reconciler.targets.spawn_errors import refusal
 from reconciler.targets.supervisor import Launch, ProcessState
@@ -194,7 +195,7 @@ class ProcessSupervisor:
         return False
 
     def _start(self, record: ReplicaRecord, launch: Launch) -> None:
-        if not launch.socket and record.lease.port in procfs.listeners():
+        if (not launch.socket or speaks_on_port(record)) and record.lease.port in procfs.listeners():
             # If it was written down before, then with this port: without the record another one can be leased.
             scratch.remove(scratch.private_of(self._inventory.folder, record.id))
             self._inventory.forget_replica(record.id)

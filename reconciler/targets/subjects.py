@@ -11,7 +11,7 @@ from reconciler.errors import ReconcileError
 from reconciler.inventory import ReplicaRecord
 from reconciler.model import ReplicaId
 from reconciler.secrets.wanted import secret_ref
-from reconciler.targets.port_guard import PortGuard
+from reconciler.targets.port_guard import PortGuard, listens_on_port
 from reconciler.targets.probing import Subject, Topic
 from reconciler.targets.supervisor import ProcessState
 
@@ -63,7 +63,7 @@ class Subjects:
             tls=ends_tls((*record.spec.command, *record.spec.args)),
             grpc=speaks_grpc((*record.spec.command, *record.spec.args)),
             api_key=self._find_key(record),
-            guard=None if record.socket else partial(self._guard.listeners, record),
+            guard=partial(self._guard.listeners, record) if listens_on_port(record) else None,
         )
 
 

@@ -28,7 +28,7 @@ from reconciler.targets import scratch
 from reconciler.targets.clock import Clock
 from reconciler.targets.gpus import Gpus
 from reconciler.targets.interpreters import Interpreters
-from reconciler.targets.port_guard import PortGuard
+from reconciler.targets.port_guard import PortGuard, speaks_on_port
 from reconciler.targets.room import unwritable
 from reconciler.targets.sockets import open_to, proxy_group
 from reconciler.targets.supervisor import Launch, ProcessState
@@ -256,7 +256,7 @@ class UnitSupervisor:
         self._check(record, launch)
         if self._is_there(record):
             return
-        if not launch.socket and record.lease.port in procfs.listeners():
+        if (not launch.socket or speaks_on_port(record)) and record.lease.port in procfs.listeners():
             # If it was written down before, then with this port: without the record another one can be leased.
             self._delete(record)
             raise Retryable(f"replica {record.id}: port {record.lease.port} is taken; the next pass leases another")
