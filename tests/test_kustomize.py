@@ -134,16 +134,20 @@ def test_command_and_daemon_read_an_overlay_alike(kubectl: str, repository: Repo
     assert ours.errors == theirs.errors == ()
 
 
-def test_worker_of_a_daemon_builds_overlays(kubectl: str, repository: Repository) -> None:
-    snapshot = commit(repository, TREE)
+def test_worker_of_a_daemon_builds_every_revision(kubectl: str, repository: Repository) -> None:
+    """Also of files that it knows from the one before."""
     sandbox = Sandbox((TARGET,))
+    memories = ["3Gi", "4Gi", "4Gi"]
     try:
-        state = sandbox.target("box").evaluate(snapshot)
+        for count, memory in enumerate(memories):
+            more = {f"hosts/box/more-{count}.yaml": "a: 1\n"}
+            snapshot = commit(repository, {**TREE, **more, "hosts/box/memory.yaml": MEMORY.replace("3Gi", memory)})
+            state = sandbox.target("box").evaluate(snapshot)
+            assert state == Evaluator(TARGET).evaluate(snapshot)
+            (service,) = state.services
+            assert str(service.id) == "models/prod-chat"
     finally:
         sandbox.close()
-    assert state == Evaluator(TARGET).evaluate(snapshot)
-    assert [str(each.id) for each in state.services] == ["models/prod-chat"]
-    assert state.prunable
 
 
 def test_change_without_a_program_is_unusable_and_prunes_nothing(no_program: None, repository: Repository) -> None:
@@ -316,7 +320,12 @@ def test_build_that_takes_too_much_is_a_fault_of_its_files(
     script = tmp_path / "kustomize"
     monkeypatch.setattr("reconciler.manifests.assembly.find_program", lambda: Program(str(script), ()))
     snapshot = commit(repository, TREE)
-    for body, why in {"yes": "more than 8 MiB", "kill -XCPU $$": "of computing", "exit 3": "without a word"}.items():
+    for body, why in {
+        "yes": "more than 8 MiB",
+        "kill -XCPU $$": "of computing",
+        "exit 3": "without a word",
+        "echo": "nothing is left",
+    }.items():
         script.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n")
         script.chmod(0o755)
         (reason,) = desired(snapshot).unreadable

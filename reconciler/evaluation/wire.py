@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
 from reconciler.evaluation.evaluator import Evaluated
+from reconciler.manifests import is_kustomization
 from reconciler.model import Desired, DesiredState, File, Snapshot
 from reconciler.model import desired as desired_model
 from reconciler.model import names as names_model
@@ -67,7 +68,12 @@ class Answer:
 
 
 def dump_request(snapshot: Snapshot, known: frozenset[tuple[str, str]]) -> bytes:
-    """A revision without the contents of the files that the worker knows, by path and object id."""
+    """A revision without the contents of the files that the worker knows, by path and object id.
+
+    What kustomize may build is said as a whole: it is built of contents, and the worker keeps only what they mean.
+    """
+    if any(is_kustomization(each.path) for each in snapshot.files):
+        known = frozenset()
     files = [(each.path, each.oid, b"" if (each.path, each.oid) in known else each.data) for each in snapshot.files]
     return pickle.dumps((files, replace(snapshot, files=(), skipped=dict(snapshot.skipped))), 5)
 

@@ -112,6 +112,8 @@ def _run(program: Program, scratch: str) -> bytes:
             process.kill()
     if process.returncode < 0 or (process.returncode == 2 and b"goroutine" in errors):
         raise BuildFailed(f"{program} takes more than {_CPU_SECONDS} s of computing, or {_MEMORY_BYTES >> 20} MiB")
+    if not process.returncode and not said.strip():
+        raise BuildFailed("nothing is left of what it lists; to remove all of it, delete the kustomization")
     if process.returncode:
         raise BuildFailed(_last_words(errors.decode("utf-8", "replace"), scratch))
     return said
