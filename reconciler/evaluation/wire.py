@@ -72,7 +72,8 @@ def dump_request(snapshot: Snapshot, known: frozenset[tuple[str, str]]) -> bytes
 
     What kustomize may build is said as a whole: it is built of contents, and the worker keeps only what they mean.
     """
-    if any(is_kustomization(each.path) for each in snapshot.files):
+    refused = (each.origin.file for each in snapshot.refused if each.origin)
+    if any(map(is_kustomization, (*refused, *(each.path for each in snapshot.files)))):
         known = frozenset()
     files = [(each.path, each.oid, b"" if (each.path, each.oid) in known else each.data) for each in snapshot.files]
     return pickle.dumps((files, replace(snapshot, files=(), skipped=dict(snapshot.skipped))), 5)
