@@ -94,6 +94,12 @@ def test_words_in_one_item_become_an_item_for_each_flag(word: str, items: str) -
     assert crowded(word, FLAGS).endswith(f"write an item for each flag: {items}")
 
 
+def test_secret_among_words_in_one_item_is_not_shown() -> None:
+    told = crowded("--dtype auto --api-key 'correct horse'", FLAGS)
+    assert told.startswith("this is one item of the list")
+    assert told.endswith("write an item for each flag: --dtype=auto, --api-key=VALUE")
+
+
 @pytest.mark.parametrize("word", ["--dtype=auto", '--hf-overrides={"a": 1}', "--chat-template={{ a }} {% b %}", "a b"])
 def test_item_with_a_space_in_its_value_is_one_word(word: str) -> None:
     assert crowded(word, FLAGS) == ""

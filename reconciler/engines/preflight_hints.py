@@ -14,10 +14,10 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
-    from reconciler.engines.preflight_text import Option, is_flag, join, normal, split
+    from reconciler.engines.preflight_text import SECRET, Option, is_flag, join, normal, split
 else:
     # A script finds its neighbours by their bare names.
-    from preflight_text import Option, is_flag, join, normal, split
+    from preflight_text import SECRET, Option, is_flag, join, normal, split
 
 DROP = "it has no effect any more: leave it out"
 # Flags that vLLM once had: the version without them ("" where it is not known), and what to write. `{}` is their value.
@@ -166,9 +166,14 @@ def crowded(word: str, flags: Collection[str]) -> str:
     pieces = [f"{one[1]}={one[2]}", ""] if one and is_json(one[2]) else words_in(word)
     if len(pieces) < 2 or not (_LONE.match(word) or any(name_of(piece) in flags for piece in pieces[1:])):
         return ""
-    kept = [piece for piece in pieces if piece not in ("=", "")]
-    items = ", ".join(joined(option) for option in split(kept))
-    return f"`{cut(word)}` is one item of the list, and no shell splits it; write an item for each flag: {items}"
+    options = split([piece for piece in pieces if piece not in ("=", "")])
+    items = ", ".join(f"{name_of(each.name)}=VALUE" if is_secret(each) else joined(each) for each in options)
+    shown = "this" if any(map(is_secret, options)) else f"`{cut(word)}`"
+    return f"{shown} is one item of the list, and no shell splits it; write an item for each flag: {items}"
+
+
+def is_secret(option: Option) -> bool:
+    return name_of(option.name).strip("-").replace("-", "_") in SECRET
 
 
 _ONE_JSON = re.compile(r"(--?[A-Za-z][\w.-]*):?\s+([\[{].*)", re.DOTALL)
