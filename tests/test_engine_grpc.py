@@ -82,3 +82,16 @@ def test_build_without_the_rust_frontend_says_so(
     assert "--grpc-port: this build of vLLM has no Rust frontend" in str(trouble.error)
     assert "write --grpc" in str(trouble.error)
     assert trouble.error.origin(asked, spec, ORIGINS[:4]) == ORIGINS[3]
+
+
+def test_grpc_that_only_a_file_of_arguments_asks_for_is_refused(
+    runner: PreflightRunner, stock_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "arguments.yaml").write_text("grpc: true\n")
+    spec = replace(spec_of(), args=("--model=/mnt/models", "--config", str(tmp_path / "arguments.yaml")))
+    asked = ask(runner, spec, stock_python, tiny_model, tmp_path)
+    verdict = runner.result(key_of(asked))
+    assert verdict is not None
+    (reason,) = verdict.about(asked, spec, ORIGINS[:5], Origin("service.yaml", 1)).reasons
+    assert reason.message.startswith("--grpc stands in the file of --config")
+    assert reason.origin == ORIGINS[3]

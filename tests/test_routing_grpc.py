@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,10 +14,11 @@ from grpc import StatusCode
 
 from reconciler.config import Routing
 from reconciler.model import Endpoint, ReplicaId, Routed, ServiceRoute
-from reconciler.routing import endpoints, resources
+from reconciler.routing import endpoints, resources, static
 from reconciler.routing.envoy import EnvoyProxy
 from reconciler.routing.paths import find_fault
 from reconciler.routing.table import dump_routes, load_routes
+from reconciler.routing.watched import content
 from tests.grpc_parts import EMBED, GENERATE, HEALTH, SERVING, GrpcBackend, GrpcClient, Refusal
 from tests.ports import free_port
 from tests.proxy_parts import Backend, ask, route, service, wait_for
@@ -242,9 +244,31 @@ def test_restarted_proxy_and_old_table_know_grpc(gateway: Gateway) -> None:
         gateway.proxy.apply((talk(grpc_seat(a.port)),))
         (kept,) = load_routes(dump_routes((talk(grpc_seat(a.port)),)))
         assert kept == talk(grpc_seat(a.port))
+        older = json.loads(dump_routes((route("tiny", 1),)))
+        for name in ("grpc", "http"):
+            del older["routes"][0][name]
+        for name in ("grpc", "grpc_port"):
+            del older["routes"][0]["stable"][0][name]
+        assert load_routes(json.dumps(older)) == (route("tiny", 1),)
         gateway.proxy.ensure_running(replace=True)
         with contextlib.closing(client.channel):
             assert wait_for(lambda: client.call(EMBED) == b"a")
+
+
+def test_proxy_of_an_older_release_runs_the_routes_it_was_told(gateway: Gateway) -> None:
+    """It has no cluster for gRPC yet: what it serves is known all the same, and it gets one without a restart."""
+    with Backend("tiny") as tiny, GrpcBackend("a") as a, gateway.client() as client:
+        gateway.proxy.apply((route("tiny", tiny.port),))
+        before = gateway.proxy.find_process()
+        older = content(static.cluster(), static.passthrough_cluster())
+        gateway.proxy._files.publish("cds", older)
+        wait_for(lambda: "cluster.grpc." not in str(gateway.proxy._admin._ask("/stats?filter=version_text")))
+        seen = gateway.proxy.observe()
+        assert (seen.ready, list(seen.applied)) == (False, [service("tiny")])
+        gateway.proxy.ensure_running()
+        gateway.proxy.apply((route("tiny", tiny.port), talk(grpc_seat(a.port))))
+        assert client.call(EMBED) == b"a"
+        assert gateway.proxy.find_process() == before
 
 
 def test_service_of_http_has_the_routes_it_had() -> None:

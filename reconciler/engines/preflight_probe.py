@@ -385,7 +385,13 @@ def unnamed_model(engine: Engine, args: argparse.Namespace, argv: list[str]) -> 
 
 
 def lost_flags(engine: Engine, args: argparse.Namespace, argv: list[str]) -> list[Finding]:
-    """What is for the HTTP server, which --grpc replaces."""
+    """What is for the HTTP server, which --grpc replaces; and gRPC that only a file of arguments asks for."""
+    given = {option.name for option in split(argv)}
+    for name, wanted in (("--grpc", getattr(args, "grpc", False)), ("--grpc-port", getattr(args, "grpc_port", None))):
+        if name not in given and wanted not in (None, False):
+            files = [o.index for o in split(argv) if o.name == "--config"]
+            text = f"{name} stands in the file of --config, where only the engine sees it; write it as an argument"
+            return [Finding(text, files[-1] if files else None)]
     if not getattr(args, "grpc", False):
         return []
     lost = engine.http_flags()

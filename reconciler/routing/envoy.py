@@ -78,7 +78,11 @@ class _Table:
     def runs(self, uptakes: Mapping[str, Uptake]) -> bool:
         """Is it what Envoy runs?"""
         files = (("rds", self.rds), *self.of_members())
-        return all(each.runs(uptakes[name]) for name, each in files)
+        return all(each.runs(uptakes[name]) for name, each in files if name != "grpc" or self._has_grpc(uptakes))
+
+    def _has_grpc(self, uptakes: Mapping[str, Uptake]) -> bool:
+        """The Envoy of an older release has no cluster for it, and with nobody in there runs the same table."""
+        return bool(uptakes["grpc"].version) or any(member.grpc for member in self.members.values())
 
     def of_members(self) -> tuple[tuple[str, Content], ...]:
         """The files that list members, by their names."""
