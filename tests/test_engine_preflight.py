@@ -91,6 +91,19 @@ def test_mistrals_own_format_is_the_engines_to_judge(
     assert "contains a recognized configuration file" in error.message
 
 
+@engine
+def test_gguf_file_is_refused_by_a_vllm_that_has_no_loader_for_it(
+    runner: PreflightRunner, engine_python: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "m.gguf").write_bytes(b"GGUF\x03")
+    spec = spec_of(model="--model=/mnt/models/m.gguf")
+    asked = question(spec, Engine(image="*", python=engine_python), {"/mnt/models": str(tmp_path / "model")}, "/h")
+    (error,) = answer(runner, asked).errors
+    assert error.index == 0
+    assert "has no GGUF loader of its own; take safetensors" in error.message
+
+
 REFUSED = [
     (["--max-model-length=8k"], [(11, "unrecognized argument --max-model-length; did you mean --max-model-len?")]),
     (["--gpu-memory", "0.5"], [(11, "--gpu-memory is an abbreviation of --gpu-memory-utilization; write it in full")]),

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import importlib.util
 import json
 import os
 import re
@@ -404,6 +405,14 @@ def missing_model(model: str, argv: list[str]) -> Finding:
     return Finding(f"there are no model files at {model}", culprit[-1].index if culprit else None)
 
 
+def without_gguf(engine: Engine, model: str, finding: Finding) -> Finding:
+    """What it says of a file that it takes for something else: newer releases read GGUF by a plugin only."""
+    if not model.endswith(".gguf") or importlib.util.find_spec("vllm.model_executor.model_loader.gguf_loader"):
+        return finding
+    text = f"vLLM {engine.version} has no GGUF loader of its own; take safetensors, or install a plugin that reads GGUF"
+    return Finding(f"{text} ({finding.message})", finding.index, finding.others)
+
+
 # ---------------------------------------------------------------- beside the verdict
 
 
@@ -504,6 +513,7 @@ def judge(request: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
             check_imports(args, split(argv))
         if deep:
             config, more = check_against_model(engine, args, argv)
+            more = [without_gguf(engine, args.model, finding) for finding in more]
             if config is not None and not findings:
                 more += tokenizer_faults(config, split(argv))
             findings += [f for f in more if f.index is None or f.index not in {known.index for known in findings}]
