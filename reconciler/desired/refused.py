@@ -6,9 +6,9 @@ runs of it is kept, and nothing is concluded from the document being as good as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from reconciler.desired.mounts import CA_BUNDLE_COPY, KSERVE_NAMESPACE
@@ -58,6 +58,8 @@ class RefusedDocuments:
     by_key: Mapping[Key, RefusedDocument] = field(default_factory=dict)
     others: tuple[RefusedDocument, ...] = ()
     """Those that decide about nothing here: kinds that a host does not read, and doubles."""
+    memo: dict[tuple[Any, ...], tuple[RefusedDocument, ...]] = field(default_factory=dict, repr=False)
+    """Answers that services share: one may be one of thousands, and so may a document."""
 
     @property
     def reasons(self) -> Iterator[Reason]:
@@ -66,6 +68,14 @@ class RefusedDocuments:
 
     def of_kind(self, *kinds: str) -> Iterator[tuple[Key, RefusedDocument]]:
         return ((key, each) for key, each in self.by_key.items() if key[0] in kinds)
+
+    def shared(
+        self, key: tuple[Any, ...], find: Callable[[], Iterable[RefusedDocument]]
+    ) -> tuple[RefusedDocument, ...]:
+        """What `find` gives, looked for once for each key."""
+        if key not in self.memo:
+            self.memo[key] = tuple(find())
+        return self.memo[key]
 
 
 def find_refused(world: World, judged: Sequence[Manifest], others: Iterable[Manifest]) -> RefusedDocuments:
@@ -102,7 +112,7 @@ def refused_for(service: ServiceId, resolved: Resolved, refused: RefusedDocument
     if not refused.by_key:
         return
     needed = [
-        *_settings(refused),
+        *refused.shared((SETTINGS,), partial(_settings, refused)),
         *_runtimes(service, resolved, refused),
         *_of_pod(service, resolved.pod, refused, world),
         *_storage_containers(resolved, refused, world),
@@ -123,14 +133,19 @@ def _runtimes(service: ServiceId, resolved: Resolved, refused: RefusedDocuments)
     model = _predictor(resolved).get("model")
     if model is None:
         return
-    name = str(model.get("runtime") or "")
-    for (kind, namespace, called), each in refused.of_kind("ServingRuntime", "ClusterServingRuntime"):
-        if namespace not in ("", service.namespace):
-            continue
-        # The namespace's own runtime goes before any of the cluster.
-        outranked = kind == "ClusterServingRuntime" and chosen is not None and chosen.kind == "ServingRuntime"
-        is_meant = called == name if name else _may_offer(each.manifest, model)
-        if is_meant and not outranked:
+    # The namespace's own runtime goes before any of the cluster.
+    own_is_chosen = chosen is not None and chosen.kind == "ServingRuntime"
+    for kind, namespace in (("ServingRuntime", service.namespace), ("ClusterServingRuntime", ""))[: 2 - own_is_chosen]:
+        if name := model.get("runtime"):
+            yield from filter(None, [refused.by_key.get((kind, namespace, str(name)))])
+        else:
+            wanted = (model.get("modelFormat") or {}).get("name")
+            yield from refused.shared((kind, namespace, wanted), partial(_offering, refused, kind, namespace, wanted))
+
+
+def _offering(refused: RefusedDocuments, kind: str, namespace: str, wanted: Any) -> Iterator[RefusedDocument]:
+    for (_, where, _), each in refused.of_kind(kind):
+        if where == namespace and _may_offer(each.manifest, wanted):
             yield each
 
 
@@ -138,13 +153,12 @@ def _predictor(resolved: Resolved) -> Mapping[str, Any]:
     return (resolved.defaulted.get("spec") or {}).get("predictor") or {}
 
 
-def _may_offer(runtime: Manifest, model: Mapping[str, Any]) -> bool:
-    """May a runtime that cannot be read be for this model's format? Not where it plainly lists others only."""
+def _may_offer(runtime: Manifest, wanted: Any) -> bool:
+    """May a runtime that is refused be for this format? Not where it plainly lists others only."""
     spec = runtime.data.get("spec")
     listed = spec.get("supportedModelFormats") if isinstance(spec, dict) else None
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
         return True
-    wanted = (model.get("modelFormat") or {}).get("name")
     offered = [each.get("name") for each in listed]
     return wanted in offered or not all(isinstance(each, str) for each in offered)
 
@@ -156,12 +170,10 @@ def _of_pod(
     account = "ServiceAccount", service.namespace, str(pod.get("serviceAccountName") or "default")
     if found := refused.by_key.get(account):
         yield found
-    maps = {key[1:]: each for key, each in refused.of_kind("ConfigMap")}
     bundle = KSERVE_NAMESPACE, str(world.config["storageInitializer"].get("caBundleConfigMapName"))
-    for name in config_maps_of(pod) if maps else ():
-        found = maps.get((service.namespace, name)) or (maps.get(bundle) if name == CA_BUNDLE_COPY else None)
-        if found:
-            yield found
+    for name in config_maps_of(pod):
+        places = [(service.namespace, name), *([bundle] if name == CA_BUNDLE_COPY else [])]
+        yield from filter(None, (refused.by_key.get(("ConfigMap", *place)) for place in places))
 
 
 def config_maps_of(value: Any) -> Iterator[str]:
