@@ -66,7 +66,7 @@ def validate(manifests: Manifests, place: Place = CLUSTER, locate: Locate = in_s
         resolved = resolve(manifest.data, world)
         said = (
             (errors, resolved.errors),
-            (warnings, (*resolved.warnings, *_for_a_cluster(resolved, place), *_port_doubts(resolved))),
+            (warnings, (*_warnings(resolved, place), *_port_doubts(resolved))),
         )
         for findings, issues in said:
             findings += [_located(manifest, issue, locate(manifest, resolved, issue)) for issue in issues]
@@ -165,9 +165,10 @@ def _plain(issue: Issue) -> Document:
     return {"reason": issue.reason, "message": issue.message}
 
 
-def _for_a_cluster(resolved: Resolved, place: Place) -> Iterator[Issue]:
-    """What KServe needs beside the documents. A host says itself which connections it does not have."""
-    yield from (each for each in resolved.cluster_errors if place.secrets is None or CONNECTIONS not in each.path)
+def _warnings(resolved: Resolved, place: Place) -> Iterator[Issue]:
+    """With what KServe needs beside the documents. A host says itself which connections it does not have."""
+    every = (*resolved.warnings, *resolved.cluster_errors)
+    yield from (each for each in every if place.secrets is None or CONNECTIONS not in each.path)
 
 
 def _located(manifest: Manifest, issue: Issue, origin: Origin) -> Document:

@@ -17,6 +17,7 @@ from reconciler.kserve.openshift_ai import admit
 from reconciler.manifests import read_manifests
 from reconciler.model import Desired, Origin, Resources
 from reconciler.review import validate
+from reconciler.review_host import validate_on
 from reconciler.secrets import SecretSources
 from reconciler.secrets.wanted import find_variables
 from tests.examples import examples
@@ -126,7 +127,12 @@ def test_missing_connection_is_a_warning_where_the_service_says_where_its_model_
     service = one(target, connected(SERVICE))
     assert service.blocked == ()
     (warning,) = service.warnings
-    assert str(warning).startswith('hosts/box/chat.yaml:5: connection hub: secrets "hub" not found in namespace team')
+    assert str(warning).startswith(
+        "hosts/box/chat.yaml:5: opendatahub.io/connections: hub needs Secret hub, which this host does not have"
+    )
+    assert warning.message.endswith("Until then it adds nothing: what the service itself says is used")
+    manifests = read_manifests(snapshot({"hosts/box/chat.yaml": connected(SERVICE)}))
+    assert [each["line"] for each in validate_on(manifests, target)["warnings"]] == [5]
 
 
 def test_connection_in_git_that_only_tells_an_address_is_taken(target: HostTarget):

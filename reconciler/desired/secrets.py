@@ -90,8 +90,7 @@ def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | No
     else:
         return None
     if CONNECTIONS in issue.path:
-        reason = ring.lack(SecretRef(ref.secret, ALL), f"{CONNECTIONS}: {ref.secret}", origins.of_field(issue.path))
-        return replace(reason, message=f"{reason.message}. Or write where the model is, as storageUri")
+        return _without_connection(ref.secret, issue, origins, ring, "Or write where the model is, as storageUri")
     key = origins.storage_key()
     if (ring.namespace, key) in ring.store.refused:
         ref = SecretRef(key, ALL)
@@ -100,6 +99,18 @@ def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | No
         return reason
     text = f"{reason.message}. A data connection of OpenShift AI will do as well: a Secret {key} with the annotation"
     return replace(reason, message=f"{text} {CONNECTION_TYPE}: s3")
+
+
+def absent_connection(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:
+    """The warning about a connection that is not there, where the service says itself where its model is."""
+    found = _NO_SECRET.search(issue.message) if CONNECTIONS in issue.path else None
+    hint = "Until then it adds nothing: what the service itself says is used"
+    return _without_connection(found[1], issue, origins, ring, hint) if found else None
+
+
+def _without_connection(secret: str, issue: Issue, origins: Origins, ring: Keyring, hint: str) -> Reason:
+    reason = ring.lack(SecretRef(secret, ALL), f"{CONNECTIONS}: {secret}", origins.of_field(issue.path))
+    return replace(reason, message=f"{reason.message}. {hint}")
 
 
 def missing_secrets(spec: EffectiveSpec, engine: Engine | None, ring: Keyring, origins: Origins) -> Iterator[Reason]:

@@ -30,7 +30,7 @@ from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.placement import find_misfits, ignored_rules
 from reconciler.desired.refused import refused_for
 from reconciler.desired.scene import Scene
-from reconciler.desired.secrets import Keyring, keyring, missing_secret
+from reconciler.desired.secrets import Keyring, absent_connection, keyring, missing_secret
 from reconciler.desired.support import ELSEWHERE, Effect, Fact, Place
 from reconciler.desired.unreadable import unreadable_for
 from reconciler.desired.variables import ignored_variables
@@ -69,7 +69,7 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
     resolved = resolve(service.data, scene.world, may_use_secrets=not ring.closed)
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
-    warnings = (*(_reason(each, origins, resolved.pod) for each in resolved.warnings), *disclosed(service))
+    warnings = (*(_warning(each, origins, ring, resolved) for each in resolved.warnings), *disclosed(service))
     errors = [(issue, missing_secret(issue, origins, ring)) for issue in resolved.errors]
     beside = (missing_secret(issue, origins, ring) for issue in resolved.cluster_errors)
     secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))
@@ -197,6 +197,10 @@ def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:
     if depends_on_gpus(case):
         found = deviations(case.origins, Place.HOST, facts - {Fact.ACCELERATOR})
         yield from (each.reason for each in found if each.reason.code == "AcceleratorMismatch")
+
+
+def _warning(issue: Issue, origins: Origins, ring: Keyring, resolved: Resolved) -> Reason:
+    return absent_connection(issue, origins, ring) or _reason(issue, origins, resolved.pod)
 
 
 def _reason(issue: Issue, origins: Origins, pod: Mapping[str, Any]) -> Reason:
