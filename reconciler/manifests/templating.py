@@ -43,12 +43,17 @@ def find_template(data: bytes, path: str, broken_at: int) -> tuple[int, str]:
             return text.count("\n", 0, found.start()), _not_rendered(tool, path)
     first = max(0, broken_at - _NEAR)
     lines = [line[:_LONGEST_LINE] for line in text.split("\n")[first : broken_at + _NEAR + 1]]
-    for mark, tool in _LIKELY:
-        for number, line in enumerate(lines, first):
-            # Inside quotes it cannot be why a text is no YAML.
-            if (found := mark.search(line)) and not set(line[: found.start()]) & set("'\""):
-                return number, _not_rendered(tool, path)
-    return 0, ""
+    found_at = [
+        (number, tool) for number, line in enumerate(lines, first) for mark, tool in _LIKELY if _shows(mark, line)
+    ]
+    number, tool = next(iter(found_at), (0, ""))
+    return (number, _not_rendered(tool, path)) if tool else (0, "")
+
+
+def _shows(mark: re.Pattern[str], line: str) -> bool:
+    """Inside quotes it cannot be why a text is no YAML."""
+    found = mark.search(line)
+    return found is not None and not set(line[: found.start()]) & set("'\"")
 
 
 def _not_rendered(tool: str, path: str) -> str:
