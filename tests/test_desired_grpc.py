@@ -34,7 +34,7 @@ def test_port_named_h2c_before_an_http_server_is_a_warning() -> None:
 def test_grpc_without_a_port_named_h2c_is_a_warning() -> None:
     (warning,) = one(with_model("- --grpc")).warnings
     assert warning.code == "PortUnlikeServer"
-    assert "name the containerPort h2c" in warning.message
+    assert "name the containerPort of gRPC h2c" in warning.message
 
 
 @pytest.mark.parametrize(

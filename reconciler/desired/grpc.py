@@ -20,6 +20,6 @@ def unlike_its_port(container: Mapping[str, Any], spec: EffectiveSpec, origins: 
         text = f"a port named {_NAME} says gRPC, but this command starts an HTTP server, which is what is served here"
         yield Reason("PortUnlikeServer", f"{text}; add --grpc, or rename the port", origins.of_container_field("ports"))
     if is_grpc and not named:
-        text = f"--grpc is served here, but KServe sends HTTP/1.1 to a port that is not named {_NAME}"
+        text = f"gRPC is served here, but KServe sends HTTP/1.1 to a port that is not named {_NAME}"
         where = origins.of_container_field("ports" if container.get("ports") else "args")
-        yield Reason("PortUnlikeServer", f"{text}; name the containerPort {_NAME}", where)
+        yield Reason("PortUnlikeServer", f"{text}; name the containerPort of gRPC {_NAME}", where)

@@ -193,7 +193,7 @@ def launch(
     local = tuple(replace_paths(word, paths) for word in flags)
     files = _with_local_config(files, local, paths)
     module: tuple[str, ...] = (GRPC_SERVERS[0] if is_grpc else server.module,)
-    if find(server.flags, _GRPC_PORT) and socket:
+    if find(server.flags, _GRPC_PORT):
         # Only that one starts the Rust frontend.
         module = (_CLI, "serve")
         own.append(f"{_GRPC_PORT}={lease.port}")
