@@ -58,7 +58,8 @@ from reconciler.targets.weights import find_folder
 from reconciler.targets.workload import home_of, place_of
 
 # What only a start can tell stands as a word in brackets.
-_PORT, _GPU, _MODEL, _IMAGE, _OWNER = "--port=<port>", "<gpu>", "<fetched model>", "<image id>", "<uid>:<gid>"
+_GPU, _MODEL, _IMAGE, _OWNER = "<gpu>", "<fetched model>", "<image id>", "<uid>:<gid>"
+_PORTS = {f"{flag}=0": f"{flag}=<port>" for flag in ("--port", "--grpc-port")}
 _UNSTARTED = Revealed(fields={name: f"<{name}>" for name in GIVEN_AT_START})
 # A document that a host can do nothing with: a sync goes on without it, but its author should know.
 _REFUSED = "NotOnHosts"
@@ -281,7 +282,7 @@ def _process(service: Desired, spec: EffectiveSpec, engine: Engine, target: Host
         process = launch(spec, engine, service.id, lease, place.paths, drain, place.folders, _UNSTARTED)
     except ValueError:
         return None
-    argv = tuple(_PORT if word == "--port=0" else word for word in process.argv)
+    argv = tuple(_PORTS.get(word, word) for word in process.argv)
     return replace(process, argv=argv, mounts=place.mounts, image=_IMAGE if engine.podman else "")
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from reconciler.cli import run
-from tests.test_desired import PAIR, RUNTIME, SERVICE
+from tests.test_desired import PAIR, RUNTIME, SERVICE, with_model
 
 Document = dict[str, Any]
 
@@ -228,6 +228,11 @@ def test_the_process_of_the_host_is_shown(desk: Desk):
     ]
     assert (host["replicas"], host["strategy"], host["blocked"]) == (1, None, [])
     assert len(host["digest"]) == 16
+
+
+def test_port_of_grpc_that_only_a_start_can_tell_is_a_word(desk: Desk):
+    desk.write(chat=with_model("- --grpc-port=9000"))
+    assert desk.host()["argv"][-1] == "--grpc-port=<port>"
 
 
 def test_values_that_look_secret_are_hidden_and_their_names_shown(desk: Desk):
