@@ -209,6 +209,54 @@ def test_what_is_not_in_the_revision_is_refused_before_a_build(
     assert services(found) == []
 
 
+MISTYPED = {
+    "a kind": f"kind: Kustomizaton\nnamePrefix: prod-\n{LIST}",
+    "a kind that is no text": f"kind: 3\nnamePrefix: prod-\n{LIST}",
+    "a group": f"apiVersion: kustomise.config.k8s.io/v1beta1\nkind: Kustomization\nnamePrefix: prod-\n{LIST}",
+    "no group": f"apiVersion: v1\nkind: Kustomization\nnamePrefix: prod-\n{LIST}",
+    "a name with a line break": "resources:\n- |\n  chat.yaml\n",
+    "another case": f"{LIST}Generators: [generator.yaml]\n",
+    "a long s": "re\u017fources: [chat.yaml]\n",
+    "instructions with an address": (
+        f"{LIST}generators:\n- |\n  apiVersion: builtin\n  kind: ConfigMapGenerator\n  files: ['http://127.0.0.1/x']\n"
+    ),
+    "instructions that are no YAML": f"{LIST}transformers:\n- |\n  a: [\n",
+}
+
+
+@pytest.mark.parametrize("text", MISTYPED.values(), ids=MISTYPED)
+def test_mistyped_kustomization_is_unusable_and_never_passed_over(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, text: str
+) -> None:
+    monkeypatch.setattr("reconciler.manifests.assembly.find_program", lambda: Program("/nonexistent", ()))
+    files = {"hosts/box/host.yaml": HOST, "hosts/box/chat.yaml": SERVICE, "hosts/box/kustomization.yaml": text}
+    found = look(commit(repository, files))
+    assert services(found) == []
+    (error,) = found.errors
+    assert error.origin is not None
+    assert error.origin.file == "hosts/box/kustomization.yaml"
+    assert "does not run" not in error.message
+    assert "\n" not in error.message
+
+
+def test_object_of_another_tool_is_no_kustomization(no_program: None, repository: Repository) -> None:
+    flux = "apiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nmetadata: {name: apps}\n"
+    files = {"hosts/box/host.yaml": HOST, "hosts/box/chat.yaml": SERVICE, "hosts/box/kustomization.yaml": flux}
+    found = look(commit(repository, files))
+    assert (services(found), found.errors) == (["chat"], ())
+
+
+def test_instructions_in_a_kustomization_may_name_files(kubectl: str, repository: Repository) -> None:
+    made = "  apiVersion: builtin\n  kind: ConfigMapGenerator\n  metadata: {name: chat}\n  files: [a=chat.jinja]\n"
+    files = {
+        "hosts/box/kustomization.yaml": f"{LIST}generators:\n- |\n{made}",
+        "hosts/box/chat.yaml": SERVICE,
+        "hosts/box/chat.jinja": "{{ messages }}",
+    }
+    (found,) = look(commit(repository, files)).of_kind("ConfigMap")
+    assert found.data["data"] == {"a": "{{ messages }}"}
+
+
 def test_kustomization_of_the_whole_repository_is_built(
     kubectl: str, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,13 +15,15 @@ from reconciler.model import Origin, Reason
 from reconciler.strict_yaml import Lines, YamlProblem, check_text, find, line_at, load, load_one, split_documents
 
 INVALID, NOT_BUILT = "InvalidKustomization", "KustomizationNotBuilt"
-_API = "kustomize.config.k8s.io/"
-_KINDS = (None, "", "Kustomization", "Component")
+_GROUP = "kustomize.config.k8s.io"
+_KINDS = ("Kustomization", "Component")
 # Files and folders with objects; files with instructions of kustomize's own.
 _LISTS, _CONFIGS = ("resources", "bases"), ("generators", "transformers", "validators")
 # With these alone what is built is what is listed.
 _PLAIN = frozenset({"apiVersion", "kind", "metadata", *_LISTS, "buildMetadata", "sortOptions", "generatorOptions"})
 _HELM = ("helmCharts", "helmChartInflationGenerator", "helmGlobals")
+# kustomize takes these in any case, as Go's JSON does; what is looked at here must be what it reads.
+_SPELLINGS = {key.casefold(): key for key in (*_LISTS, "components", *_CONFIGS, *_HELM)}
 # Text below these is never the name of a file.
 _NO_PATHS = frozenset(
     {
@@ -29,6 +32,9 @@ _NO_PATHS = frozenset(
     }
 )
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://|git::|git@|github\.com[/:]", re.IGNORECASE)
+# Flux's group, which has a kind Kustomization too, is less like it.
+_NEAR = 0.8
+_HEADS = {"kind": "Kustomization, or Component", "apiVersion": f"{_GROUP}/v1beta1, or v1alpha1 for a Component"}
 _LONGEST = 1024
 _MOST_TEXTS = 5_000
 
@@ -93,10 +99,10 @@ def read_kustomization(file: str, data: bytes) -> Kustomization | None:
     value = tree.value
     if not isinstance(value, dict):
         return Kustomization(file, fault=Reason(INVALID, "cannot be built: it says nothing", _at(file, 1)))
-    version = value.get("apiVersion")
-    if value.get("kind") not in _KINDS or (isinstance(version, str) and version and not version.startswith(_API)):
+    if not _is_meant(value):
         return None
-    texts = list(_texts(file, value, tree.lines))
+    inline, broken = _inline(file, value, tree.lines)
+    texts = [*_texts(file, value, tree.lines), *inline]
     return Kustomization(
         file,
         value.get("kind") == "Component",
@@ -105,7 +111,7 @@ def read_kustomization(file: str, data: bytes) -> Kustomization | None:
         tuple(entry for key in _CONFIGS for entry in _entries(file, value, tree.lines, key)),
         tuple(entry.text for entry in texts[:_MOST_TEXTS]),
         next((_changed(file, value, tree.lines, key) for key in value if key not in _PLAIN and value[key]), None),
-        next(_faults(file, value, tree.lines, texts), None),
+        next(_faults(file, value, tree.lines, texts), broken),
         tuple((key, _line(value, tree.lines, (key,))) for key in value),
     )
 
@@ -123,6 +129,25 @@ def read_instructions(file: str, data: bytes) -> tuple[tuple[str, ...], Reason |
     return tuple(each.text for each in texts), next(map(remote, filter(_is_remote, texts)), None)
 
 
+def _is_meant(value: dict[str, Any]) -> bool:
+    """Is it a kustomization, if only with a typing error? Were that taken for another object, its files would count."""
+    kind, version = value.get("kind"), value.get("apiVersion")
+    if not (isinstance(kind, str) and isinstance(version, str) and kind and version):
+        return True
+    group = version.rpartition("/")[0]
+    is_near = difflib.SequenceMatcher(None, group, _GROUP).ratio() >= _NEAR
+    return is_near or (bool(difflib.get_close_matches(kind, _KINDS, 1, 0.85)) and "." not in group)
+
+
+def _head_fault(file: str, value: dict[str, Any], lines: Lines) -> Iterator[Reason]:
+    """kustomize takes an object without kind and apiVersion, or with its own."""
+    for key, whole in {"kind": "|".join(_KINDS), "apiVersion": rf"{re.escape(_GROUP)}/v1(alpha1|beta1)"}.items():
+        said = value.get(key)
+        if said and not (isinstance(said, str) and re.fullmatch(whole, said)):
+            text = f"cannot be built: {key} is {str(said)[:80]!r}; expected {_HEADS[key]}"
+            yield Reason(INVALID, text, _at(file, _line(value, lines, (key,))))
+
+
 def remote(entry: Entry) -> Reason:
     """Why a build never fetches: what is served must be what is in the revision."""
     text = f"cannot be built: {entry.text[:200]} is not in this repository, and nothing is fetched; copy it here"
@@ -133,11 +158,17 @@ def missing(entry: Entry) -> Reason:
     """An entry of a list that names nothing that can be read."""
     if _is_remote(entry):
         return remote(entry)
-    text = f"cannot be built: {entry.text[:200]} is no file, and no folder with a kustomization, of this repository"
+    name = " ".join(entry.text[:200].split())
+    text = f"cannot be built: {name} is no file, and no folder with a kustomization, of this repository"
     return Reason(NOT_BUILT, f"{text}; correct its name (links are not followed)", entry.origin)
 
 
 def _faults(file: str, value: dict[str, Any], lines: Lines, texts: list[Entry]) -> Iterator[Reason]:
+    yield from _head_fault(file, value, lines)
+    for key in value:
+        if (right := _SPELLINGS.get(key.casefold(), key)) != key:
+            text = f"cannot be built: write {right} instead of {key}"
+            yield Reason(INVALID, text, _at(file, _line(value, lines, (key,))))
     for key in filter(value.get, _HELM):
         text = f"cannot be built: {key} needs Helm, which is not run here; commit what `helm template` prints"
         yield Reason(NOT_BUILT, text, _at(file, _line(value, lines, (key,))))
@@ -165,9 +196,24 @@ def _changed(file: str, value: dict[str, Any], lines: Lines, key: str) -> Reason
 def _entries(file: str, value: dict[str, Any], lines: Lines, key: str) -> Iterator[Entry]:
     entries = value.get(key)
     for index, each in enumerate(entries if isinstance(entries, list) else ()):
-        # What has several lines is no name but the instructions themselves.
-        if isinstance(each, str) and "\n" not in each:
+        # What has several lines is no name but the instructions themselves, where these may stand.
+        if isinstance(each, str) and not (key in _CONFIGS and "\n" in each):
             yield Entry(each, _at(file, _line(value, lines, (key, index))))
+
+
+def _inline(file: str, value: dict[str, Any], lines: Lines) -> tuple[list[Entry], Reason | None]:
+    """What instructions that stand in the kustomization itself may name, and why they cannot be followed."""
+    texts: list[Entry] = []
+    for key in _CONFIGS:
+        entries = value.get(key)
+        for index, each in enumerate(entries if isinstance(entries, list) else ()):
+            if isinstance(each, str) and "\n" in each:
+                at = _at(file, _line(value, lines, (key, index)))
+                named, fault = read_instructions(file, each.encode())
+                if fault:
+                    return texts, replace(fault, origin=at)
+                texts += [Entry(text, at) for text in named]
+    return texts, None
 
 
 def _texts(file: str, value: Any, lines: Lines) -> Iterator[Entry]:
