@@ -31,7 +31,7 @@ def runner(tmp_path: Path) -> Iterator[PreflightRunner]:
 
 
 def ask(runner: PreflightRunner, spec: EffectiveSpec, python: Path, model: Path, folder: Path) -> Question:
-    """Of a vLLM without its extra, whatever is installed."""
+    """Of a vLLM without its extra, whatever is installed, where it starts anew."""
     (folder / "lacks").mkdir()
     (folder / "lacks" / "smg_grpc_servicer.py").write_text("raise ImportError('it is not there')\n")
     asked = question(spec, Engine(image="*", python=python), {"/mnt/models": str(model)}, str(folder))
@@ -55,10 +55,10 @@ def test_engine_without_its_extra_for_grpc_says_what_to_install(
 
 
 def test_flag_of_the_http_server_beside_grpc_is_refused_with_its_line(
-    runner: PreflightRunner, stock_python: Path, tiny_model: Path, tmp_path: Path
+    runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     spec = spec_of("--enable-auto-tool-choice", "--tool-call-parser=hermes", "--max-num-seqs=4")
-    asked = ask(runner, spec, stock_python, tiny_model, tmp_path)
+    asked = ask(runner, spec, engine_python, tiny_model, tmp_path)
     verdict = runner.result(key_of(asked))
     assert verdict is not None
     reasons = verdict.about(asked, spec, ORIGINS[:7], Origin("service.yaml", 1)).reasons
@@ -70,13 +70,13 @@ def test_flag_of_the_http_server_beside_grpc_is_refused_with_its_line(
 
 
 def test_build_without_the_rust_frontend_says_so(
-    runner: PreflightRunner, stock_python: Path, tiny_model: Path, tmp_path: Path
+    runner: PreflightRunner, stock_python: Path, engine_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     if list(stock_python.parents[1].glob("lib/python3*/site-packages/vllm/vllm-rs")):
         pytest.skip("this vLLM has a Rust frontend")
     spec = replace(spec_of("--grpc-port=9000"), env=(EnvVar("VLLM_USE_RUST_FRONTEND", "1"),))
     spec = replace(spec, args=tuple(word for word in spec.args if word != "--grpc"))
-    asked = ask(runner, spec, stock_python, tiny_model, tmp_path)
+    asked = ask(runner, spec, engine_python, tiny_model, tmp_path)
     trouble = runner.trouble(key_of(asked))
     assert trouble is not None
     assert "--grpc-port: this build of vLLM has no Rust frontend" in str(trouble.error)
@@ -85,11 +85,11 @@ def test_build_without_the_rust_frontend_says_so(
 
 
 def test_grpc_that_only_a_file_of_arguments_asks_for_is_refused(
-    runner: PreflightRunner, stock_python: Path, tiny_model: Path, tmp_path: Path
+    runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "arguments.yaml").write_text("grpc: true\n")
     spec = replace(spec_of(), args=("--model=/mnt/models", "--config", str(tmp_path / "arguments.yaml")))
-    asked = ask(runner, spec, stock_python, tiny_model, tmp_path)
+    asked = ask(runner, spec, engine_python, tiny_model, tmp_path)
     verdict = runner.result(key_of(asked))
     assert verdict is not None
     (reason,) = verdict.about(asked, spec, ORIGINS[:5], Origin("service.yaml", 1)).reasons
