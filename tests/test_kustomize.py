@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from reconciler.config import HostTarget, Source
 from reconciler.desired import build_desired, part_of
+from reconciler.errors import Retryable
 from reconciler.evaluation.evaluator import Evaluator
 from reconciler.evaluation.sandbox import Sandbox
 from reconciler.manifests import ManifestCache, Manifests, find_supporting, read_manifests, read_paths
@@ -378,6 +380,49 @@ def test_build_that_takes_too_much_is_a_fault_of_its_files(
         script.chmod(0o755)
         (reason,) = desired(snapshot).unreadable
         assert why in reason.message
+
+
+def test_build_without_end_blames_its_files_where_it_computes(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, tmp_path: Path
+) -> None:
+    script = tmp_path / "kustomize"
+    monkeypatch.setattr("reconciler.manifests.assembly.find_program", lambda: Program(str(script), ()))
+    monkeypatch.setattr("reconciler.manifests.kustomize._SECONDS", 0.5)
+    monkeypatch.setattr("reconciler.manifests.kustomize._MUCH_SECONDS", 0.02)
+    snapshot = commit(repository, TREE)
+    script.write_text("#!/bin/bash\nwhile :; do :; done\n")
+    script.chmod(0o755)
+    (reason,) = desired(snapshot).unreadable
+    assert "of which it computed" in reason.message
+    script.write_text("#!/bin/bash\nexec /bin/sleep 60\n")
+    with pytest.raises(TimeoutError):
+        desired(snapshot)
+    with pytest.raises(Retryable):
+        read_paths([repository.path / "hosts/box"])
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "hosts/box/memory.yaml/a.txt"], ids=["long", "below a file"])
+def test_name_that_no_disk_takes_is_a_fault_of_the_files(name: str, kubectl: str, repository: Repository) -> None:
+    """Not of this machine: it would be tried again for ever, and nothing else be read."""
+    text = PATCH + f"configMapGenerator: [{{name: a, files: [{name.removeprefix('hosts/box/')}]}}]\n"
+    snapshot = commit(repository, {**TREE, "hosts/box/kustomization.yaml": text})
+    path = name if "/" in name else f"hosts/box/{name}"
+    found = look(replace(snapshot, supporting=(*snapshot.supporting, File(path, "1", b"x"))))
+    assert origins(found.errors) == [("hosts/box/kustomization.yaml", 1)]
+    assert "rename it" in found.errors[0].message
+
+
+def test_lines_of_many_objects_are_found_by_their_names(kubectl: str, repository: Repository) -> None:
+    objects = [f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c{index}}}\n" for index in range(600)]
+    files = {
+        "hosts/box/kustomization.yaml": "commonAnnotations: {a: b}\nresources: [all.yaml]\n",
+        "hosts/box/all.yaml": "---\n".join(objects),
+    }
+    found = look(commit(repository, files)).of_kind("ConfigMap")
+    assert {each.name: each.origin.line for each in found} == {f"c{index}": 1 + 4 * index for index in range(600)}
+    files = {"hosts/box/kustomization.yaml": "nameSuffix: -a\nresources: [all.yaml]\n"}
+    found = look(commit(repository, files)).of_kind("ConfigMap")
+    assert {each.origin for each in found} == {Origin("hosts/box/all.yaml", 1)}
 
 
 def test_unchanged_overlay_is_not_built_again(

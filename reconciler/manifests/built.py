@@ -16,6 +16,8 @@ from reconciler.strict_yaml import Lines, YamlProblem, line_at, load, load_one, 
 
 _ORIGIN = "config.kubernetes.io/origin"
 _GENERATORS = {"ConfigMap": "configMapGenerator", "Secret": "secretGenerator"}
+# Each object of a file, or item of a list, with each; beyond that those that changed have the line of the whole.
+_MOST_COMPARED = 500
 Placed = tuple[Any, Lines]
 
 
@@ -73,6 +75,7 @@ class _Sources:
     def __init__(self, files: Mapping[str, File]) -> None:
         self.files = files
         self._objects: dict[str, list[Placed]] = {}
+        self._named: dict[str, dict[tuple[str, str], Placed]] = {}
 
     def kustomization(self, path: str) -> Kustomization | None:
         file = self.files.get(path)
@@ -83,9 +86,15 @@ class _Sources:
         if path not in self.files:
             return None
         if path not in self._objects:
-            self._objects[path] = list(_objects(self.files[path].data))
-        alike = [each for each in self._objects[path] if each[0].get("kind") == built.get("kind")]
+            self._objects[path] = found = list(_objects(self.files[path].data))
+            # The first of a name counts.
+            self._named[path] = {(str(each[0].get("kind")), _name(each[0])): each for each in reversed(found)}
         name = _name(built)
+        if (same := self._named[path].get((str(built.get("kind")), name))) is not None:
+            return same
+        if len(self._objects[path]) > _MOST_COMPARED:
+            return None
+        alike = [each for each in self._objects[path] if each[0].get("kind") == built.get("kind")]
         return max(alike, key=lambda each: (_name(each[0]) in name) * len(_name(each[0])), default=None)
 
 
@@ -149,6 +158,8 @@ def _index_of(item: Any, at: int, old: list[Any]) -> int | None:
     """The item of a list that this one was: the same one, or else that of the same name."""
     if at < len(old) and old[at] == item:
         return at
+    if len(old) > _MOST_COMPARED:
+        return None
     if item in old:
         return old.index(item)
     named = [each.get("name") if isinstance(each, dict) else None for each in old]

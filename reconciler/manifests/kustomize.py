@@ -7,6 +7,7 @@ refused before. Time, memory and what it says are limited.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import resource
@@ -20,14 +21,18 @@ from pathlib import Path
 
 from reconciler.exchange import TooMuchError, exchange
 from reconciler.model import File
+from reconciler.procfs import cpu_seconds
 
 _MEMORY_BYTES, _CPU_SECONDS = 1 << 30, 20
 # Shorter than the silence after which whoever evaluates a revision is taken for hung.
 _SECONDS = 25.0
+# An ordinary overlay takes a tenth of one.
+_MUCH_SECONDS = 5.0
 _LONGEST = 8 << 20
 _LONGEST_WORDS = 400
 # Of unshare(2).
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
+_UNWRITABLE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
 TREE = "tree"
 _OWN = "kustomization.yaml"
 _ARGUMENTS = {"kustomize": ("build",), "kubectl": ("kustomize",)}
@@ -78,12 +83,21 @@ def build(program: Program, folder: str, files: Iterable[File]) -> bytes:
     """
     with tempfile.TemporaryDirectory(prefix="reconciler-kustomize-") as scratch:
         for file in files:
-            path = Path(scratch, TREE, file.path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(file.data)
+            _write(Path(scratch, TREE, file.path), file)
         top = f"resources: [{_quoted(f'{TREE}/{folder}'.rstrip('/'))}]\nbuildMetadata: [originAnnotations]\n"
         Path(scratch, _OWN).write_text(top)
         return _run(program, scratch)
+
+
+def _write(path: Path, file: File) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.data)
+    except OSError as error:
+        # git keeps names that no file system does, and crafted trees have a file and a folder of one name.
+        if error.errno in _UNWRITABLE:
+            raise BuildFailed(f"{file.path[:200]} cannot be a file here: {error.strerror}; rename it") from None
+        raise
 
 
 def _quoted(text: str) -> str:
@@ -105,7 +119,7 @@ def _run(program: Program, scratch: str) -> bytes:
             _limit(process.pid)
             said, errors = exchange(process, b"", _SECONDS, _LONGEST, watch=lambda: None)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"{program} took longer than {_SECONDS:g} s") from None
+            raise _too_long(program, cpu_seconds(process.pid)) from None
         except TooMuchError:
             raise BuildFailed(f"what is built has more than {_LONGEST >> 20} MiB") from None
         finally:
@@ -117,6 +131,14 @@ def _run(program: Program, scratch: str) -> bytes:
     if process.returncode:
         raise BuildFailed(_last_words(errors.decode("utf-8", "replace"), scratch))
     return said
+
+
+def _too_long(program: Program, computed: float) -> Exception:
+    """The files are to blame for what computed much all the while, and a busy machine for anything else."""
+    text = f"{program} took longer than {_SECONDS:g} s"
+    if computed < _MUCH_SECONDS:
+        return TimeoutError(text)
+    return BuildFailed(f"{text}, of which it computed {computed:.0f}; build fewer objects in one folder")
 
 
 def _without_network() -> Callable[[], None]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler.errors import ManifestError
+from reconciler.errors import ManifestError, Retryable
 from reconciler.manifests.assembly import Builds, assemble
 from reconciler.manifests.documents import MAX_FILE_BYTES, read_file
 from reconciler.manifests.foreign import may_hide_services
@@ -252,10 +252,12 @@ def _assembled(
     supporting = find_supporting(files, look)
     shown = {name: show(name) for name in (*files, *supporting)}
     said = dict[str, list[Manifests]]()
-    for name, part in assemble(
-        files.values(), supporting.values(), roots, read, Builds(), [_as_named(each, base) for each in lost]
-    ):
-        said.setdefault(os.path.abspath(base / name), []).append(_renamed(part, shown))
+    refused = [_as_named(each, base) for each in lost]
+    try:
+        for name, part in assemble(files.values(), supporting.values(), roots, read, Builds(), refused):
+            said.setdefault(os.path.abspath(base / name), []).append(_renamed(part, shown))
+    except OSError as error:
+        raise Retryable(f"kustomizations cannot be built on this machine now: {error}; try again") from None
     return said
 
 
