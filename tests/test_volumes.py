@@ -176,6 +176,13 @@ def test_sub_path_expression_is_refused_at_its_mount():
     assert (reason.code, reason.origin) == ("InvalidVolume", Origin("hosts/box/chat.yaml", 14))
 
 
+def test_sub_path_that_leads_out_is_refused_at_its_mount():
+    mount = "{name: v, mountPath: /chat, subPath: a/../../b}"
+    for volume in ("configMap: {name: chat}", "secret: {secretName: hub}", "hostPath: {path: /srv/models}"):
+        (reason,) = described(mounting(volume, mount=mount)).problems
+        assert (reason.code, reason.origin) == ("InvalidVolume", Origin("hosts/box/chat.yaml", 14))
+
+
 @pytest.mark.parametrize("volume", ["configMap: {name: chat}", "secret: {secretName: hub}"])
 def test_volume_over_the_whole_host_is_refused(volume: str):
     (reason,) = described(mounting(volume, mount="{name: v, mountPath: /}")).problems

@@ -31,6 +31,9 @@ def _file_mounts(container: Document, around: Surroundings, origins: Origins) ->
         if each.get("subPathExpr"):
             text = f"subPathExpr of the volume mounted at {path} is not supported on a host; write it out as subPath"
             raise Unusable(Reason(_CODE, text, origins.of_volume_mount(path)))
+        if ".." in str(each.get("subPath") or "").split("/"):
+            text = f"subPath of the volume mounted at {path} leads out of it; name what is in the volume"
+            raise Unusable(Reason(_CODE, text, origins.of_volume_mount(path)))
         if any(key in volume for key in (*PROVIDED, "secret")) and not path.strip("/."):
             text = f"nothing can be mounted at {path} of a host; mount it in a folder of its own"
             raise Unusable(Reason(_CODE, text, origins.of_volume_mount(path)))
