@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from grpc import StatusCode
 
 from tests.e2e.conftest import MakeRig
 from tests.e2e.rig import Rig
@@ -59,7 +57,7 @@ def test_grpc_server_is_served_and_replaced_without_a_lost_stream(make_rig: Make
     assert rig.service()["ready"] == "1/1"
     with GrpcClient(rig.port, HOST) as client:
         assert client.call(HEALTH) == SERVING
-        assert len(list(client.channel.unary_stream(GENERATE)(request(4), timeout=60))) == 5
+        assert tokens_in(list(client.channel.unary_stream(GENERATE)(request(4), timeout=60))) == 4
         refused = client.call("/vllm.grpc.engine.VllmEngine/FlushCache")
         assert isinstance(refused, Refusal)
         running = client.channel.unary_stream(GENERATE)(request(250), timeout=240)
@@ -71,30 +69,4 @@ def test_grpc_server_is_served_and_replaced_without_a_lost_stream(make_rig: Make
             "the old replica to be gone",
             lambda: [r.id for r in rig.records()] != [before.id] and len(rig.records()) == 1,
         )
-        assert len(list(client.channel.unary_stream(GENERATE)(request(4), timeout=60))) == 5
-
-
-def test_rust_frontend_is_served_by_both_protocols(make_rig: MakeRig, stock_python: Path) -> None:
-    code = "import importlib.metadata as m, vllm.envs as e; m.version('vllm'); assert e.VLLM_RUST_FRONTEND_PATH"
-    env = {**os.environ, "VLLM_USE_RUST_FRONTEND": "1"}
-    if subprocess.run([stock_python, "-c", code], capture_output=True, env=env).returncode:
-        pytest.skip("this vLLM has no Rust frontend")
-    rig = make_rig(python=stock_python, rollout={"ready_timeout": "240s"})
-    changed = rig.read("demo/tiny.yaml").replace(
-        "        - --max-num-seqs=8", "        - --grpc-port=9000\n        - --max-num-seqs=8"
-    )
-    changed = changed.replace(
-        "      resources:", "      env: [{name: VLLM_USE_RUST_FRONTEND, value: '1'}]\n      resources:"
-    )
-    rig.write({"demo/tiny.yaml": changed})
-    rig.start()
-    rig.converge(300)
-    assert rig.serves()
-    with GrpcClient(rig.port, HOST) as client:
-        assert client.call(HEALTH) == SERVING
-        answered = client.call("/vllm.Inference/Generate")
-        assert isinstance(answered, Refusal)
-        assert answered.code is StatusCode.INVALID_ARGUMENT
-        closed = client.call("/vllm.Control/Sleep")
-        assert isinstance(closed, Refusal)
-        assert closed.code is StatusCode.PERMISSION_DENIED
+        assert tokens_in(list(client.channel.unary_stream(GENERATE)(request(4), timeout=60))) == 4
