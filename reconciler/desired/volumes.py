@@ -31,7 +31,8 @@ def _file_mounts(container: Document, around: Surroundings, origins: Origins) ->
         if each.get("subPathExpr"):
             text = f"subPathExpr of the volume mounted at {path} is not supported on a host; write it out as subPath"
             raise Unusable(Reason(_CODE, text, origins.of_volume_mount(path)))
-        if ".." in str(each.get("subPath") or "").split("/"):
+        # Of a claim, and so of a model, the whole path is judged later.
+        if "persistentVolumeClaim" not in volume and ".." in str(each.get("subPath") or "").split("/"):
             text = f"subPath of the volume mounted at {path} leads out of it; name what is in the volume"
             raise Unusable(Reason(_CODE, text, origins.of_volume_mount(path)))
         if any(key in volume for key in (*PROVIDED, "secret")) and not path.strip("/."):
