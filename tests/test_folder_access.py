@@ -153,6 +153,7 @@ def test_group_of_the_user_opens_a_folder_to_a_unit_and_not_to_a_container(
     assert refusal(model, Ground(reader=Reader("daemon", contained=True)))[0] == "FolderUnreadable"
 
 
+@pytest.mark.slow
 @as_root
 def test_folder_that_cannot_be_looked_through_is_said_and_stops_no_pass(place: Path) -> None:
     """Here by more names than a program can be given; more often by a disk that fails."""

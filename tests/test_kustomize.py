@@ -136,6 +136,7 @@ def test_command_and_daemon_read_an_overlay_alike(kubectl: str, repository: Repo
     assert ours.errors == theirs.errors == ()
 
 
+@pytest.mark.slow
 def test_worker_of_a_daemon_builds_every_revision(kubectl: str, repository: Repository) -> None:
     """Also of files that it knows from the one before."""
     sandbox = Sandbox((TARGET,))
@@ -382,6 +383,7 @@ def test_build_that_takes_too_much_is_a_fault_of_its_files(
         assert why in reason.message
 
 
+@pytest.mark.slow
 def test_build_without_end_blames_its_files_where_it_computes(
     monkeypatch: pytest.MonkeyPatch, repository: Repository, tmp_path: Path
 ) -> None:
@@ -412,6 +414,7 @@ def test_name_that_no_disk_takes_is_a_fault_of_the_files(name: str, kubectl: str
     assert "rename it" in found.errors[0].message
 
 
+@pytest.mark.slow
 def test_lines_of_many_objects_are_found_by_their_names(kubectl: str, repository: Repository) -> None:
     objects = [f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c{index}}}\n" for index in range(600)]
     files = {

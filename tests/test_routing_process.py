@@ -236,6 +236,7 @@ def test_port_taken_at_the_last_moment_is_reported_and_repaired(host: Host, monk
     assert ask(host.port, "/v1/models").status == 200
 
 
+@pytest.mark.slow
 def test_port_taken_after_a_reboot_is_reported_and_repaired(
     host: Host, tiny: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

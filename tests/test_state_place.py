@@ -64,6 +64,7 @@ def test_link_into_an_open_folder_is_refused(folder: Path, tmp_path: Path) -> No
     assert fault.endswith(f"may write to {folder.parent}")
 
 
+@pytest.mark.slow
 def test_daemon_refuses_a_state_dir_that_all_may_write_to(tmp_path: Path) -> None:
     rig = LightRig(tmp_path)
     rig.state_dir.mkdir()
