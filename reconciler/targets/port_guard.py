@@ -5,7 +5,7 @@ Any user of the host could listen there before it does, or after it died, and wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from reconciler import procfs
 from reconciler.engines.arguments import find
@@ -51,13 +51,12 @@ class PortGuard:
             self._holds.hold(record.id, Place(record.lease.port, min(there.values())))
         return frozenset(there)
 
-    def keep(self, replicas: Iterable[ReplicaId]) -> None:
+    def keep(self, replicas: Collection[ReplicaId]) -> None:
         """Forget all others. May be called while another thread asks."""
-        living = frozenset(replicas)
-        for gone in [each for each in tuple(self._known) if each not in living]:
+        for gone in [each for each in tuple(self._known) if each not in replicas]:
             self._known.pop(gone, None)
         if self._holds is not None:
-            self._holds.keep(living)
+            self._holds.keep(replicas)
 
     def listens(self, record: ReplicaRecord) -> bool:
         """Does the replica itself listen? Raises Retryable."""

@@ -96,7 +96,7 @@ class UnitSupervisor:
     def list(self, records: Iterable[ReplicaRecord]) -> Mapping[ReplicaId, ProcessState]:
         """What is there of these replicas, in two round trips: one question about all units, and one about news."""
         records = tuple(records)
-        self._guard.keep(record.id for record in records)
+        self._guard.keep({record.id for record in records})
         if not records:
             return {}
         names = {record.id: self._name(record) for record in records}
