@@ -48,8 +48,8 @@ def _words(problem: Any, known: Sequence[str]) -> str:
         case "extra_forbidden":
             near = nearest(str(problem["loc"][-1]), known)
             if near == problem["loc"][-1]:
-                return "no such setting here, it belongs elsewhere; see Configuration in the README"
-            return "no such setting" + (f"; did you mean {near}?" if near else "; see Configuration in the README")
+                return "no such setting here, it belongs elsewhere; see deploy/CONFIGURATION.md"
+            return "no such setting" + (f"; did you mean {near}?" if near else "; see deploy/CONFIGURATION.md")
         case "missing":
             return "is required"
         case "too_short":

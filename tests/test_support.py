@@ -1,4 +1,4 @@
-"""The support table: complete, in the README, and nothing said about a place that does not stand in it."""
+"""The support table: complete, and nothing is reported about a target that is not in it."""
 
 from __future__ import annotations
 
@@ -11,42 +11,13 @@ import yaml
 from reconciler.config import Engine, HostTarget, Routing
 from reconciler.desired.deviations import ALL_FACTS, deviations
 from reconciler.desired.origins import Origins
-from reconciler.desired.support import ROWS, Effect, Fact, Outcome, Place, Row, Where, find_row
+from reconciler.desired.support import ROWS, Effect, Fact, Place, Row, Where, find_row
 from reconciler.kserve.schema import roots
 from reconciler.kserve.schema_nodes import ObjectNode
 from reconciler.manifests import KNOWN_KINDS
 from reconciler.manifests.documents import read_file
 from reconciler.model import Desired
 from tests.test_desired import HOST, PAIR, RUNTIME, SERVICE, TARGET, build, codes, one, with_model, with_predictor
-
-README = Path(__file__).parents[1] / "README.md"
-
-
-# ---------------------------------------------------------------- the README
-
-
-def _told(outcome: Outcome) -> str:
-    if outcome.effect is Effect.HONOURED:
-        return f"honoured: {outcome.note}" if outcome.note else "honoured"
-    text = f"{outcome.effect}: {outcome.note}"
-    return f"honoured if {outcome.unless}; else {text}" if outcome.unless else text
-
-
-def _line(row: Row) -> str:
-    keys = ", ".join(f"`{key}`" for key in row.keys)
-    values = f" = {' or '.join(str(value).lower() for value in row.values)}" if row.values else ""
-    return f"| {row.where} | {keys}{values} | {_told(row.host)} | {_told(row.cluster)} |"
-
-
-def table() -> str:
-    return "\n".join(["| where | what | on a host | on a cluster |", "|---|---|---|---|", *map(_line, ROWS)])
-
-
-def test_the_readme_has_the_table_and_no_other_row():
-    text = README.read_text()
-    begin, end = "<!-- support table -->\n\n", "\n\n<!-- end of the support table -->"
-    assert text.split(begin)[1].split(end)[0] == table(), "write this into the README:\n" + table()
-
 
 # ---------------------------------------------------------------- complete
 

@@ -1,7 +1,7 @@
 """The support table: every field, annotation, label and kind, and what becomes of it on a host and on a cluster.
 
 What `validate --target`, `render --target` and every sync say about a place comes from here, and so does the table in
-the README. Pure data; `deviations` reads it.
+repo_layout/SUPPORTED_FIELDS.md. Pure data; `deviations` reads it.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def check_fetching(target: HostTarget) -> Iterator[Finding]:
     says = f"{target.name}: {python} cannot fetch models{who} ({answer.last_line}): {_HERE_ONLY}"
     if target.storage.python is None and answer.last_line == _NOT_INSTALLED:
         # An extra: a host whose models lie on its own disks is healthy without it.
-        yield ok("storage", f"{says}; to fetch others too: pip install kserve-storage, see the README")
+        yield ok("storage", f"{says}; to fetch others too: pip install kserve-storage, see deploy/README.md")
     else:
         fix = f"{python} -m pip install kserve-storage; every user must be able to run it"
         yield warning("storage", says, fix)

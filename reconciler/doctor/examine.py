@@ -32,7 +32,7 @@ def _load(path: Path) -> tuple[Settings | None, list[Finding]]:
     try:
         return Settings.load(path), []
     except SettingsError as error:
-        fix = "correct the file; the README explains every key"
+        fix = "correct the file; deploy/CONFIGURATION.md explains every key"
         return None, [problem("config", line, fix) for line in str(error).splitlines()]
 
 
