@@ -183,6 +183,7 @@ def _situations(
         failed.setdefault(service, {})[digest] = quarantine
     by_service = _by_service(failures)
     of_all = tuple(one for one in failures if not one.services)
+    known = replicas.keys() | observed.owned.keys()
     starting_on = frozenset(_starting_on(observed, patience, faults))
     all_died = _have_all_died(observed)
     for key in wanted.keys() | replicas.keys() | observed.owned.keys() | observed.routes.keys():
@@ -193,7 +194,7 @@ def _situations(
         keep, leaving = None, None
         try:
             standing_now = standing(failed.get(key, {}), want, preflight)
-            keep = reason_to_keep(desired, owned, mine) if want is None else reason_to_stay(desired, want)
+            keep = reason_to_keep(desired, owned, mine, known) if want is None else reason_to_stay(desired, want)
             leaving = reason_to_leave(desired, key, owned, mine) if want is None else None
         except Exception as error:
             faults.note(key, error, want.origin if want else None)

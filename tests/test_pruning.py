@@ -103,6 +103,22 @@ def test_service_in_another_namespace_now_says_which_and_why(by_config: bool) ->
     assert why.startswith("now prod/two: targets[].default_namespace" if by_config else "now prod/two: its file says")
 
 
+def unusable(service: ServiceId, file: str) -> Any:
+    return desired(service, problems=(BROKEN,), spec=None, origin=Origin(file, 7))
+
+
+@pytest.mark.parametrize(
+    ("successor", "file"),
+    [(ServiceId("demo", "next"), FILE), (ServiceId("prod", "two"), FILE), (ServiceId("prod", "two"), "hosts/a/n.yaml")],
+)
+def test_renamed_service_is_kept_while_its_successor_is_unusable(successor: ServiceId, file: str) -> None:
+    found = kept(state(desired(), unusable(successor, file)))
+    assert (found.origin, str(successor) in found.message) == (BROKEN.origin, True)
+    assert "deleted in git" in leaving(state(desired(), unusable(ServiceId("prod", "other"), "hosts/a/n.yaml")))
+    # What was here before took nobody's place.
+    assert "deleted in git" in leaving(state(unusable(TINY, FILE)))
+
+
 def test_emptied_file_deletes_only_if_all_else_is_well() -> None:
     hollow = skip("EmptyFile", "holds no document")
     for faulty in (

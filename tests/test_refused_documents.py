@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from reconciler import review
 from reconciler.desired import HOST_MODE, build_desired
 from reconciler.desired.refused import REFUSED
 from reconciler.manifests import read_manifests
-from reconciler.model import Desired, DesiredState
+from reconciler.model import Desired, DesiredState, Reason
 from reconciler.secrets import SecretSources
 from tests.examples import examples
 from tests.test_desired import RUNTIME, SERVICE, TARGET, build, codes, snapshot
@@ -109,6 +110,7 @@ FROM_MAP = SERVICE + "      envFrom: [{configMapRef: {name: words, optional: tru
 KEY_OF_MAP = SERVICE + "      env: [{name: A, valueFrom: {configMapKeyRef: {name: words, key: GREETING}}}]\n"
 WITH_ACCOUNT = SERVICE.replace("  predictor:\n", "  predictor:\n    serviceAccountName: fetcher\n")
 FETCHED = SERVICE.replace("file:///models/tiny", "s3://special/tiny")
+FETCHED_BY_ACCOUNT = WITH_ACCOUNT.replace("file:///models/tiny", "s3://special/tiny")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ BROKEN = "x: [\n"
         (CONFIG_MAP.replace("{name: words}", "{name: 3}"), FROM_MAP),
         (KSERVE_CONFIG + BROKEN, SERVICE),
         (KSERVE_CONFIG.replace("kserve}", "K}"), SERVICE),
-        (ACCOUNT + BROKEN, FETCHED.replace("  predictor:\n", "  predictor:\n    serviceAccountName: fetcher\n")),
+        (ACCOUNT + BROKEN, FETCHED_BY_ACCOUNT),
         (ACCOUNT + BROKEN, FETCHED),
         (CONTAINER + BROKEN, FETCHED),
     ],
@@ -198,6 +200,92 @@ def test_service_that_needs_no_unreadable_document_goes_on(document: str) -> Non
     assert chat({**known, "hosts/box/chat.yaml": FROM_MAP}).spec
 
 
+PROFILE = """\
+apiVersion: infrastructure.opendatahub.io/v1
+kind: HardwareProfile
+metadata: {name: big, namespace: team}
+spec: {identifiers: [{identifier: cpu, defaultCount: 2}]}
+"""
+PROFILED = "  name: chat\n  annotations: {opendatahub.io/hardware-profile-name: big}\n"
+WITH_PROFILE = SERVICE.replace("  name: chat\n", PROFILED)
+
+
+@pytest.mark.parametrize(
+    ("document", "service"), [(CONFIG_MAP, FROM_MAP), (PROFILE, WITH_PROFILE), (ACCOUNT, FETCHED_BY_ACCOUNT)]
+)
+@pytest.mark.parametrize(
+    "misspell",
+    [
+        lambda text: text.replace("kind: ", "kind: X"),
+        lambda text: re.sub("kind: (.*)", lambda found: f"kind: {found[1].lower()}", text),
+        lambda text: re.sub("kind: .*\n", "", text),
+        lambda text: text.replace("/v1", "/v9").replace(": v1", ": v9"),
+        lambda text: text.replace(": v1", ": core/v1").replace("opendatahub.io/v1", "opendatahub.oi/v1"),
+        lambda text: text.replace("{name: ", "{name: X"),
+        lambda _: "version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+        lambda _: "\0\1\2",
+        lambda text: text + BROKEN,
+    ],
+)
+def test_misspelt_document_is_not_taken_for_an_absent_one(
+    misspell: Callable[[str], str], document: str, service: str
+) -> None:
+    good = {"hosts/box/chat.yaml": service, "hosts/box/it.yaml": document}
+    assert chat(good).spec
+    found = chat({**good, "hosts/box/it.yaml": misspell(document)})
+    assert codes(found.problems) == ["DocumentUncertain"]
+    assert found.problems[0].origin
+    assert found.problems[0].origin.file == "hosts/box/it.yaml"
+
+
+def test_profile_that_is_refused_is_not_used() -> None:
+    files = {
+        "hosts/box/chat.yaml": WITH_PROFILE,
+        "hosts/box/it.yaml": PROFILE.replace("{name", "{labels: {a: 1}, name"),
+    }
+    assert places_of(chat(files)) == ["hosts/box/it.yaml:3"]
+
+
+@pytest.mark.parametrize("metadata", ["labels: 3", "annotations: [a]", "labels: {a: [1]}"])
+def test_kind_without_schema_is_refused_for_its_labels_alone(metadata: str) -> None:
+    host = f"apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {{name: box, {metadata}}}\nspec: {{}}\n"
+    state = build({"hosts/box/host.yaml": host, "hosts/box/chat.yaml": SERVICE})
+    assert codes(state.refused) == [REFUSED]
+    assert state.services[0].spec
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind"),
+    [("cluster.x-k8s.io/v1", "Cluster"), ("gcp.upbound.io/v1", "ServiceAccount"), ("gcp.upbound.io/v1", "Secret")],
+)
+def test_kind_of_another_domain_may_have_the_name_of_ours(api_version: str, kind: str) -> None:
+    found = read_manifests(snapshot({"a.yaml": f"apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: a}}\n"}))
+    assert found.errors == ()
+
+
+@pytest.mark.parametrize("more", ["labels: {}\n", BROKEN])
+@pytest.mark.parametrize("use", ["optional", "connection"])
+def test_secret_that_is_refused_is_not_taken_for_an_absent_one(use: str, more: str) -> None:
+    target = TARGET.model_copy(update={"secrets": TARGET.secrets.model_copy(update={"allow_plaintext": True})})
+    text = SERVICE + "      envFrom: [{secretRef: {name: hub, optional: true}}]\n"
+    if use == "connection":
+        text = SERVICE.replace("  name: chat\n", "  name: chat\n  annotations: {opendatahub.io/connections: hub}\n")
+    secret = (
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: hub, annotations: {opendatahub.io/connection-type: uri}}\n"
+        'stringData: {URI: "file:///models/tiny"}\n'
+    )
+
+    def blocked(files: dict[str, str | bytes]) -> tuple[Reason, ...]:
+        revision = snapshot({"hosts/box/chat.yaml": text, **files})
+        manifests = read_manifests(revision)
+        store = SecretSources(target, {}).load(manifests)
+        return build_desired(manifests, target, revision, secrets=store).services[0].blocked
+
+    assert blocked({}) == blocked({"hosts/box/s.yaml": secret}) == ()
+    (reason,) = blocked({"hosts/box/s.yaml": secret + more})
+    assert (reason.code, "hosts/box/s.yaml:" in reason.message) == ("MissingSecret", True)
+
+
 # ---------------------------------------------------------------- validate and plan agree
 
 TREE = {
@@ -206,7 +294,10 @@ TREE = {
     "runtimes/config.yaml": KSERVE_CONFIG,
     "runtimes/account.yaml": ACCOUNT,
     "runtimes/container.yaml": CONTAINER,
-    "hosts/box/chat.yaml": WITH_ACCOUNT.replace("file:///models/tiny", "s3://special/tiny")
+    "runtimes/profile.yaml": PROFILE.replace("{name", "{labels: {a: b}, annotations: {a: b}, name"),
+    "hosts/box/chat.yaml": WITH_ACCOUNT.replace("  name: chat\n", PROFILED).replace(
+        "file:///models/tiny", "s3://special/tiny"
+    )
     + "      envFrom: [{configMapRef: {name: words}}]\n",
 }
 JUNK = (None, 3, 1.5, True, "", "x", "é", [], {}, ["a"], {"a": "b"}, {"a": 1}, [{"name": "a"}])
@@ -249,6 +340,7 @@ def test_validate_refuses_exactly_what_a_host_does_not_use(file: str, choice: ra
     verdict = review.validate(manifests, review.Place(TARGET.default_namespace, HOST_MODE))
     state = build_desired(manifests, TARGET, revision)
     assert [each.id.name for each in state.services] == ["chat"]
+    assert "InternalError" not in codes((*state.refused, *state.services[0].problems))
     if not verdict["valid"]:
         assert state.services[0].spec is None, verdict["errors"]
     else:

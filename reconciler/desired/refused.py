@@ -13,6 +13,7 @@ from typing import Any
 
 from reconciler.desired.mounts import CA_BUNDLE_COPY, KSERVE_NAMESPACE
 from reconciler.kserve import api_server
+from reconciler.kserve.names import HARDWARE_PROFILE, HARDWARE_PROFILE_NAMESPACE
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.storage import StorageContainer, StorageError
 from reconciler.kserve.world import World
@@ -116,6 +117,7 @@ def refused_for(service: ServiceId, resolved: Resolved, refused: RefusedDocument
         *_runtimes(service, resolved, refused),
         *_of_pod(service, resolved.pod, refused, world),
         *_storage_containers(resolved, refused, world),
+        *filter(None, [refused.by_key.get(("HardwareProfile", *(profile_of(service, resolved) or ("", ""))))]),
     ]
     for document in dict.fromkeys(needed):
         yield document.reason_for(service)
@@ -186,6 +188,13 @@ def config_maps_of(value: Any) -> Iterator[str]:
             if key in ("configMap", "configMapRef", "configMapKeyRef") and isinstance(each, Mapping):
                 yield str(each.get("name"))
             yield from config_maps_of(each)
+
+
+def profile_of(service: ServiceId, resolved: Resolved) -> tuple[str, str] | None:
+    """Namespace and name of the hardware profile that a service asks for."""
+    annotations = (resolved.defaulted.get("metadata") or {}).get("annotations") or {}
+    name = annotations.get(HARDWARE_PROFILE)
+    return (annotations.get(HARDWARE_PROFILE_NAMESPACE) or service.namespace, name) if name else None
 
 
 def _storage_containers(resolved: Resolved, refused: RefusedDocuments, world: World) -> Iterator[RefusedDocument]:

@@ -33,10 +33,20 @@ class Keyring:
     target: HostTarget
     closed: str = ""
     """Why it may use none of them."""
+    unread: Reason | None = None
+    """A document in git that may be one of them."""
 
     def lacks(self, ref: SecretRef) -> bool:
-        """Does it stand in the way? A Secret that may be missing does where it is there and not for this service."""
-        return bool(self.closed) or (not ref.optional and not is_there(ref, self.namespace, self.store))
+        """Does it stand in the way? A Secret that may be missing does where nobody can tell that it is."""
+        if self.closed or is_there(ref, self.namespace, self.store):
+            return bool(self.closed)
+        return not ref.optional or self.may_hold(ref.secret)
+
+    def may_hold(self, secret: str) -> bool:
+        """May a Secret that is not for use be there all the same?"""
+        place = (self.namespace, secret)
+        unseen = bool(self.store.unavailable or self.unread)
+        return not self.closed and place not in self.store.secrets and (place in self.store.refused or unseen)
 
     def lack(self, ref: SecretRef, who: str, origin: Origin) -> Reason:
         """The obstacle that a Secret, or a key of it, is not there for somebody who needs it."""
@@ -58,12 +68,16 @@ class Keyring:
             return code, f"which is refused: {refused}"
         if self.store.unavailable:
             return UNREADABLE, f"and nobody can tell whether it is there: {self.store.unavailable[0]}"
+        if self.unread:
+            return "MissingSecret", f"which may be what cannot be read: {self.unread}"
         home = self.target.secrets.directory or f"a folder that targets[].secrets.directory of {self.target.name} names"
         text = f"which this host does not have in namespace {self.namespace}; put a manifest of it into {home}"
         return "MissingSecret", f"{text}, or encrypt it into git with SOPS"
 
 
-def keyring(namespace: str, service: Manifest, store: SecretStore, target: HostTarget) -> Keyring:
+def keyring(
+    namespace: str, service: Manifest, store: SecretStore, target: HostTarget, unread: Reason | None = None
+) -> Keyring:
     """What a service may use: all else that decides what becomes of it stands where its namespace belongs."""
     owners = [each.path for each in target.secrets.folders if namespace in each.namespaces]
     place = target.secrets.folder_of(service.place)
@@ -72,7 +86,7 @@ def keyring(namespace: str, service: Manifest, store: SecretStore, target: HostT
         return Keyring(
             namespace, NO_SECRETS, target, f"{text}; {service.kind} {service.name} stands at {service.origin}"
         )
-    return Keyring(namespace, store, target)
+    return Keyring(namespace, store, target, unread=unread)
 
 
 def as_kserve_sees(store: SecretStore) -> dict[tuple[str, str], Secret]:
@@ -106,6 +120,14 @@ def absent_connection(issue: Issue, origins: Origins, ring: Keyring) -> Reason |
     found = _NO_SECRET.search(issue.message) if CONNECTIONS in issue.path else None
     hint = "Until then it adds nothing: what the service itself says is used"
     return _without_connection(found[1], issue, origins, ring, hint) if found else None
+
+
+def doubtful_connection(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:
+    """The obstacle that a connection may be there, and cannot be used."""
+    found = _NO_SECRET.search(issue.message) if CONNECTIONS in issue.path else None
+    if found is None or not ring.may_hold(found[1]):
+        return None
+    return _without_connection(found[1], issue, origins, ring, "What runs is kept until it can be used")
 
 
 def _without_connection(secret: str, issue: Issue, origins: Origins, ring: Keyring, hint: str) -> Reason:

@@ -30,7 +30,7 @@ from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.placement import find_misfits, ignored_rules
 from reconciler.desired.refused import refused_for
 from reconciler.desired.scene import Scene
-from reconciler.desired.secrets import Keyring, absent_connection, keyring, missing_secret
+from reconciler.desired.secrets import Keyring, absent_connection, doubtful_connection, keyring, missing_secret
 from reconciler.desired.support import ELSEWHERE, Effect, Fact, Place
 from reconciler.desired.unreadable import unreadable_for
 from reconciler.desired.variables import ignored_variables
@@ -65,14 +65,16 @@ def describe(service: Manifest, scene: Scene) -> Desired:
 
 def _describe(service: Manifest, scene: Scene) -> Desired:
     key = service_id(service, scene.target)
-    ring = keyring(key.namespace, service, scene.secrets, scene.target)
+    ring = keyring(key.namespace, service, scene.secrets, scene.target, scene.unreadable.get("Secret"))
     resolved = resolve(service.data, scene.world, may_use_secrets=not ring.closed)
     runtime = _runtime_of(resolved, scene)
     origins = Origins(service, runtime)
-    warnings = (*(_warning(each, origins, ring, resolved) for each in resolved.warnings), *disclosed(service))
+    doubtful = {each: doubtful_connection(each, origins, ring) for each in resolved.warnings}
+    plain = (_warning(each, origins, ring, resolved) for each, doubt in doubtful.items() if not doubt)
+    warnings = (*plain, *disclosed(service))
     errors = [(issue, missing_secret(issue, origins, ring)) for issue in resolved.errors]
     beside = (missing_secret(issue, origins, ring) for issue in resolved.cluster_errors)
-    secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))
+    secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside, *doubtful.values())))
     found = list(deviations(origins, Place.HOST, ALL_FACTS))
     impossible = (each.reason for each in found if each.effect is Effect.REFUSED)
     problems = list(refused_for(key, resolved, scene.refused, scene.world))

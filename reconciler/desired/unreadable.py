@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 
-from reconciler.desired.refused import config_maps_of
+from reconciler.desired.refused import config_maps_of, profile_of
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.world import World
 from reconciler.manifests import SETTINGS, Unreadable
 from reconciler.model import Reason, ServiceId
 from reconciler.storage.sources import is_fetched
 
-_KINDS = ("ConfigMap", "ServiceAccount", "ClusterStorageContainer")
+# The last one: nobody can tell.
+_KINDS = ("ConfigMap", "Secret", "ServiceAccount", "ClusterStorageContainer", "HardwareProfile", "")
 _SETTINGS = "settings"
 
 UnreadableKinds = Mapping[str, Reason]
@@ -36,22 +37,28 @@ def unreadable_for(
     config_maps: Container[tuple[str, str]],
 ) -> Iterator[Reason]:
     """Why a service cannot be used: what it needs is not in the tree, and may be in what cannot be read."""
-    if unreadable:
-        needed = dict.fromkeys(_needed(service, resolved, world, config_maps))
-        yield from (_reason(service, kind, unreadable[kind]) for kind in needed if kind in unreadable)
+    if not unreadable:
+        return
+    for what, is_named in dict(_needed(service, resolved, world, config_maps)).items():
+        found = unreadable.get(what) or (unreadable.get("") if is_named else None)
+        if found:
+            yield _reason(service, what, found)
 
 
 def _needed(
     service: ServiceId, resolved: Resolved, world: World, config_maps: Container[tuple[str, str]]
-) -> Iterator[str]:
-    yield _SETTINGS
+) -> Iterator[tuple[str, bool]]:
+    """What may be in what cannot be read, and whether the service names it: then it may also be of no known kind."""
+    yield _SETTINGS, False
     if any((service.namespace, name) not in config_maps for name in config_maps_of(resolved.pod)):
-        yield "ConfigMap"
+        yield "ConfigMap", True
+    if (profile := profile_of(service, resolved)) and profile not in world.profiles:
+        yield "HardwareProfile", True
     if any(is_fetched(each.uri) for each in resolved.storage):
-        yield "ClusterStorageContainer"
+        yield "ClusterStorageContainer", False
         account = str(resolved.pod.get("serviceAccountName") or "default")
         if (service.namespace, account) not in world.accounts:
-            yield "ServiceAccount"
+            yield "ServiceAccount", account != "default"
 
 
 def _reason(service: ServiceId, kind: str, found: Reason) -> Reason:

@@ -59,15 +59,28 @@ def roots() -> Mapping[str, Node]:
 def read(document: Mapping[str, Any], *, mutated: bool = False) -> tuple[dict[str, Any], tuple[Flaw, ...]]:
     """A document in the form a cluster stores it, and what an API server refuses about it.
 
-    A kind that we do not know comes back as it is. `mutated` is True for kinds whose webhook rewrites them before the
-    schema is checked.
+    Of a kind that we have no schema of only labels and annotations are looked at. `mutated` is True for kinds whose
+    webhook rewrites them before the schema is checked.
     """
     root = root_of(document)
     if root is None:
-        return dict(document), ()
+        return _of_other_kind(document)
     reading = Reading(mutated)
     result = root.read(document if type(document) is dict else dict(document), None, reading)
     return result, tuple(reading.flaws)
+
+
+def _of_other_kind(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Flaw, ...]]:
+    metadata = document.get("metadata")
+    known = roots()["v1/ConfigMap"]
+    if not isinstance(metadata, dict) or not isinstance(known, ObjectNode):
+        return dict(document), ()
+    fields = known.properties["metadata"]
+    texts = {key: metadata[key] for key in ("labels", "annotations") if metadata.get(key) is not None}
+    reading = Reading(mutated=False)
+    read = fields.read(texts, (None, "metadata"), reading)
+    rest = {key: value for key, value in metadata.items() if key not in texts}
+    return {**document, "metadata": {**rest, **read}}, tuple(reading.flaws)
 
 
 def root_of(document: Mapping[str, Any]) -> Node | None:

@@ -198,8 +198,10 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
         kind, api_version = _text(draft, ("kind",)), _text(draft, ("apiVersion",))
         if kind == "List" and api_version == "v1":
             return unreadable(path, draft.line_of(("items",)), "IncompleteManifest", "items: expected a list")
-        if problem := misspelt_kind(kind, api_version):
-            return unreadable(path, draft.line_of(("kind",)), "UnknownKind", problem)
+        meant, problem = misspelt_kind(kind, api_version)
+        if problem:
+            at, settings = draft.line_of(("kind",)), _names_settings(value)
+            return unreadable(path, at, "UnknownKind", problem, meant, names_settings=settings)
         if api_version not in KNOWN_KINDS.get(kind, ()):
             return _not_served(draft, kind, api_version)
         name, namespace = _text(draft, ("metadata", "name")), _namespace(draft)
@@ -207,9 +209,7 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
     except _Incomplete as incomplete:
         said = value.get("kind")
         known = said if isinstance(said, str) and said in KNOWN_KINDS else ""
-        metadata = value.get("metadata")
-        settings = isinstance(metadata, dict) and metadata.get("name") == SETTINGS
-        text = incomplete.message
+        text, settings = incomplete.message, _names_settings(value)
         return unreadable(path, incomplete.line, "IncompleteManifest", text, known, names_settings=settings)
     if kind == "Secret":
         warnings = tuple(_unnamed(warning) for warning in warnings)
@@ -217,6 +217,11 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
     if kind == "Host" and (problems := tuple(host_problems(manifest))):
         return Manifests(unreadable=tuple(Unreadable(problem, kind) for problem in problems))
     return Manifests((manifest,))
+
+
+def _names_settings(value: dict[str, Any]) -> bool:
+    metadata = value.get("metadata")
+    return isinstance(metadata, dict) and SETTINGS in str(metadata.get("name"))
 
 
 def _with_unfilled(found: Manifests) -> Manifests:

@@ -33,31 +33,39 @@ _LEFT_BEHIND = (
         "is encrypted as a whole; encrypt the values of Secrets only, with SOPS",
     ),
 )
+_IN_ANY_CASE = {kind.casefold(): kind for kind in KNOWN_KINDS}
 _SERVICE = b"inferenceservice"
 _KIND_LINE = re.compile(rb"^kind:[ \t]*[\"']?([A-Za-z]+)|[\"']kind[\"'][ \t]*:[ \t]*[\"']([A-Za-z]+)", re.MULTILINE)
 _KEYS = re.compile(rb"kind|apiversion", re.IGNORECASE)
 
 
-def misspelt_kind(kind: str, api_version: str) -> str:
-    """Why an unknown kind cannot pass for a foreign object: it looks like one of ours. Empty when it can.
+def misspelt_kind(kind: str, api_version: str) -> tuple[str, str]:
+    """Why an unknown kind cannot pass for a foreign object, after the kind that it seems to be. Empty when it can.
 
-    Otherwise a typing error in `kind` would look as if the service had been deleted.
+    Otherwise a typing error would look as if the service, or what it needs, had been deleted.
     """
     if kind.startswith("ENC["):
-        return "SOPS encrypted the whole document; encrypt it with --encrypted-regex '^(data|stringData)$'"
+        return "", "SOPS encrypted the whole document; encrypt it with --encrypted-regex '^(data|stringData)$'"
     group = api_version.partition("/")[0]
     if kind in KNOWN_KINDS:
         versions = KNOWN_KINDS[kind]
-        ours = _group_of(kind)
-        if api_version in versions or (group != ours and ours != _KSERVE):
-            return ""
-        return f"{kind} has apiVersion {api_version[:80]}; expected {' or '.join(versions)}"
+        if api_version in versions or _is_of_others(group, kind):
+            return "", ""
+        return kind, f"{kind} has apiVersion {api_version[:80]}; expected {' or '.join(versions)}"
     near = _near(kind)
-    if near and (_group_of(near) == _KSERVE or _group_of(near) == group):
-        return f"there is no kind {kind[:80]}; did you mean {near}?"
+    if near and {_KSERVE, group} & _groups_of(near):
+        return near, f"there is no kind {kind[:80]}; did you mean {near}?"
     if group in _OUR_GROUPS and kind not in _FOREIGN:
-        return f"there is no kind {kind[:80]} in {group}"
-    return ""
+        return "", f"there is no kind {kind[:80]} in {group}"
+    return "", ""
+
+
+def _is_of_others(group: str, kind: str) -> bool:
+    """May another API have this kind? Its group is then a domain's, and not nearly the right one."""
+    right = _groups_of(kind)
+    if _KSERVE in right or group in _OUR_GROUPS or "." not in group:
+        return False
+    return not difflib.get_close_matches(group, right, 1, 0.85)
 
 
 def is_of_kserve(api_version: str) -> bool:
@@ -71,7 +79,9 @@ def is_foreign(value: Any) -> bool:
         kind = value.get("kind")
         if isinstance(kind, str) and (kind in KNOWN_KINDS or _near(kind) or kind.startswith("ENC[")):
             return False
-        has_lost_its_head = all(isinstance(value.get(key), dict) for key in ("metadata", "spec"))
+        has_lost_its_head = isinstance(value.get("metadata"), dict) and (
+            isinstance(value.get("spec"), dict) or isinstance(value.get("apiVersion"), str)
+        )
         return not has_lost_its_head and not any(_names_ours(each) for each in value.values())
     if isinstance(value, list):
         return all(is_foreign(each) for each in value if isinstance(each, dict))
@@ -113,13 +123,13 @@ def _names_ours(value: Any) -> bool:
     group, slash, _ = value.partition("/")
     if slash and difflib.get_close_matches(group, _OUR_GROUPS, 1, 0.85):
         return True
-    return value in KNOWN_KINDS and _group_of(value) == _KSERVE
+    return value in KNOWN_KINDS and _KSERVE in _groups_of(value)
 
 
 def _near(kind: str) -> str:
-    near = difflib.get_close_matches(kind, KNOWN_KINDS, 1, 0.85)
-    return near[0] if near and kind not in _FOREIGN else ""
+    near = difflib.get_close_matches(kind.casefold(), _IN_ANY_CASE, 1, 0.85)
+    return _IN_ANY_CASE[near[0]] if near and kind not in _FOREIGN else ""
 
 
-def _group_of(kind: str) -> str:
-    return KNOWN_KINDS[kind][0].partition("/")[0]
+def _groups_of(kind: str) -> set[str]:
+    return {version.partition("/")[0] for version in KNOWN_KINDS[kind]}

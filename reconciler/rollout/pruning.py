@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from reconciler.model import MISNAMED, Desired, DesiredState, Origin, Owned, Reason, Replica, ServiceId, is_under
 
 # Files that are there, but hold no manifest of ours.
 _HOLLOW = frozenset({"EmptyFile", "NotAManifest", "UnknownKind", "UnsupportedKind"})
 
 
-def reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[Replica, ...]) -> Reason | None:
-    """Why something that git does not show now is not pruned."""
+def reason_to_keep(
+    desired: DesiredState, owned: Owned | None, replicas: tuple[Replica, ...], known: Container[ServiceId] = ()
+) -> Reason | None:
+    """Why something that git does not show now is not pruned. `known` are services that have been here."""
     files = {replica.origin.file for replica in replicas} | ({owned.origin.file} if owned else set())
     for reason in desired.unreadable:
         place = reason.origin.file if reason.origin else ""
@@ -22,7 +26,17 @@ def reason_to_keep(desired: DesiredState, owned: Owned | None, replicas: tuple[R
         )
     if not desired.prunable:
         return Reason("NotPrunable", f"kept, because {_no_host_file(desired)}", _host_file(desired))
+    names = {replica.service.name for replica in replicas} | ({owned.id.name} if owned else set())
+    if successor := next((one for one in desired.services if _may_succeed(one, files, names, known)), None):
+        problem = successor.problems[0]
+        text = f"kept, because {successor.id} may take its place and cannot be used: {problem.message}"
+        return Reason(problem.code, text, problem.origin)
     return next((kept for file in sorted(files) if (kept := _kept_for_file(desired, file))), None)
+
+
+def _may_succeed(one: Desired, files: Container[str], names: Container[str], known: Container[ServiceId]) -> bool:
+    """Is it new, unusable, and of the same file or name? Then something was renamed, or moved, and broken at once."""
+    return bool(one.problems) and (one.origin.file in files or one.id.name in names) and one.id not in known
 
 
 def _kept_for_file(desired: DesiredState, file: str) -> Reason | None:
