@@ -17,7 +17,7 @@ UNIT = "reconciler.service"
 
 @dataclass
 class InstalledRig(MachineRig):
-    """The daemon is a service of the machine, and all that it keeps lies where the README says."""
+    """The daemon is a service of the machine, and all that it keeps is where deploy/README.md says."""
 
     def make_users(self) -> None:
         # An operator's drop-in: the daemon is to run from this checkout, whatever the environment has installed.
