@@ -19,3 +19,7 @@ def test_generated_block_is_up_to_date(document: str, name: str):
 def test_readme_lists_every_command_and_no_other():
     listed = set(re.findall(r"^\| `reconciler (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert listed == set(cli.commands) - {"version"}
+
+
+def test_readme_stays_within_ten_kilobytes():
+    assert len((ROOT / "README.md").read_bytes()) <= 10_000
