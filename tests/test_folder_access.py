@@ -268,6 +268,7 @@ MOUNTS = {
     "/": "/usr",
     "//": "some folder",
     "/etc": "/etc",
+    "/tmp": "/tmp",
     "/usr/lib/python3.11": "/usr",
     "/bin": "/bin",
     "/lib64/": "/lib64",

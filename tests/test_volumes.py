@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import ceil
 
 import pytest
@@ -168,6 +169,33 @@ def test_path_that_leaves_the_volume_is_refused(volume: str, fault: str):
     assert codes(service.problems) == ["InvalidVolume"]
     assert "hosts/box/chat.yaml:16: volume v: " in str(service.problems[0])
     assert fault in service.problems[0].message
+
+
+@pytest.mark.parametrize("path", ["../up", "/etc/x", "a/../b", "."])
+@pytest.mark.parametrize(
+    "volume", ["secret: {{secretName: hub, {}}}", "projected: {{sources: [{{secret: {{name: hub, {}}}}}]}}"]
+)
+def test_path_of_a_secret_that_leaves_the_volume_is_refused(volume: str, path: str):
+    (reason,) = described(mounting(volume.format(f"items: [{{key: a, path: '{path}'}}]")), secrets=store()).problems
+    assert (reason.code, reason.origin) == ("InvalidVolume", Origin("hosts/box/chat.yaml", 16))
+
+
+@pytest.mark.parametrize(
+    ("items", "data", "said"),
+    [
+        ("[{key: a.jinja, path: a/b}]", {"a": b"x"}, "'a/b' cannot be in a folder that is a file"),
+        ("[]", {"k" * 256: b"x"}, "a name of more than 255 bytes"),
+        ("[]", {"k": b"x" * (65 << 20)}, "which lie in memory, more than 67,108,864; mount each of them once"),
+    ],
+)
+def test_files_that_cannot_be_written_are_told_before_a_start(items: str, data: dict[str, bytes], said: str):
+    """What a Secret holds is known no earlier: the start is rehearsed before anything is drained."""
+    sources = f"[{{secret: {{name: hub}}}}, {{configMap: {{name: chat, items: {items}}}}}]"
+    service = described(mounting(f"projected: {{sources: {sources}}}"), secrets=store())
+    assert service.spec is not None
+    (volume,) = service.spec.files
+    with pytest.raises(ValueError, match=re.escape(said)):
+        start(service, Revealed(parts={volume.files[0]: data}))
 
 
 def test_sub_path_expression_is_refused_at_its_mount():

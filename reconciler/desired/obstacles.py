@@ -23,7 +23,7 @@ from reconciler.storage.sources import SCHEMES, shown
 
 # What a unit's shell, loader and interpreter come from; and what these look into, where a folder may be mounted.
 _PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/var/run")
-_SETTINGS = ("/etc", "/var/cache")
+_SETTINGS = ("/etc", "/var/cache", "/tmp")  # noqa: S108
 
 
 def find_obstacles(

@@ -38,24 +38,25 @@ def _file_mounts(container: Document, around: Surroundings, origins: Origins) ->
         if any(key in volume for key in (*PROVIDED, "secret")) and not path.strip("/."):
             text = f"nothing can be mounted at {path} of a host; mount it in a folder of its own"
             raise Unusable(Reason(_CODE, text, origins.of_volume_mount(path)))
-        if any(key in volume for key in PROVIDED):
+        if any(key in volume for key in (*PROVIDED, "secret")):
             files = tuple(_files(volume, container, around))
             if fault := _fault(files):
                 name = str(volume.get("name"))
                 raise Unusable(Reason(_CODE, f"volume {name}: {fault}", origins.of_entry("volumes", name)))
-            yield FileMount(path, files, str(each.get("subPath") or "").strip("/"))
+            if "secret" not in volume:
+                yield FileMount(path, files, str(each.get("subPath") or "").strip("/"))
 
 
 def _files(volume: Document, container: Document, around: Surroundings) -> Iterator[VolumeFile]:
+    if (secret := volume.get("secret")) is not None:
+        yield from _of_secret(secret)
     if (held := volume.get("configMap")) is not None:
         yield from _of_config_map(held, around)
     if (fields := volume.get("downwardAPI")) is not None:
         yield from _of_pod(fields, container, around)
     for source in (volume.get("projected") or {}).get("sources") or ():
-        known = {key: source[key] for key in ("configMap", "downwardAPI") if key in source}
+        known = {key: source[key] for key in ("configMap", "downwardAPI", "secret") if key in source}
         yield from _files(known, container, around)
-        if (secret := source.get("secret")) is not None:
-            yield from _of_secret(secret)
 
 
 def _of_config_map(held: Document, around: Surroundings) -> Iterator[VolumeFile]:

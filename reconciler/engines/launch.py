@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from reconciler.config import Engine
 from reconciler.engines.arguments import (
@@ -36,6 +36,8 @@ API_SERVER = "vllm.entrypoints.openai.api_server"
 _CLI = "vllm.entrypoints.cli.main"
 _PYTHON = re.compile(r"(.*/)?python(3(\.\d+)?)?")
 _LONGEST_SHOWN = 40
+# Of all files that are written for one replica, and of one's name.
+_MOST_WRITTEN, _LONGEST_NAME = 64 << 20, 255
 _GIVEN_BY_LEASE = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"})
 _CANNOT = {
     "--uds": "the reconciler chooses where replicas listen",
@@ -177,6 +179,8 @@ def launch(
     """
     container = _read_container(spec.env, secrets)
     own_paths, files = _written_files(spec, secrets, folders)
+    if fault := _unwritable(files, folders.private):
+        raise ValueError(fault)
     paths = {**model_paths, **own_paths}
     try:
         server = _read(spec, container)
@@ -468,6 +472,23 @@ def _written_files(spec: EffectiveSpec, secrets: Revealed, folders: Folders) -> 
         paths[volume.path] = "/".join(filter(None, (folder, volume.sub_path)))
         files |= {f"{folder}/{name}": data for name, data in volume_contents(volume, secrets).items()}
     return paths, files
+
+
+def _unwritable(files: Mapping[str, bytes], private: str) -> str:
+    """Why these cannot all be written; empty when they can. What Secrets bring along is known no earlier."""
+    if (size := sum(map(len, files.values()))) > _MOST_WRITTEN:
+        text = (
+            f"its mounted Secrets and ConfigMaps have {size:,} bytes, which lie in memory, more than {_MOST_WRITTEN:,}"
+        )
+        return f"{text}; mount each of them once"
+    for path in sorted(files):
+        below = PurePosixPath(path).relative_to(private)
+        inside = "/".join(below.parts[1:])
+        if any(len(part.encode("utf-8", "surrogateescape")) > _LONGEST_NAME for part in below.parts):
+            return f"a mounted file has a name of more than {_LONGEST_NAME} bytes; rename its key, or give it a path"
+        if any(str(PurePosixPath(private, folder)) in files for folder in below.parents):
+            return f"of a mounted volume {inside!a} cannot be in a folder that is a file of the same volume; rename one"
+    return ""
 
 
 def _with_local_config(files: dict[str, bytes], flags: Sequence[str], paths: Mapping[str, str]) -> dict[str, bytes]:
