@@ -2,7 +2,12 @@
 
 import signal
 
-pytest_plugins = ["tests.engine.fixtures", "tests.nvml.driver", "tests.storage.fixtures", "tests.strict"]
+pytest_plugins = [
+    "tests.support.engine.fixtures",
+    "tests.support.nvml.driver",
+    "tests.host.staging.fixtures",
+    "tests.support.strict",
+]
 
 # A shell's background job has SIGINT ignored, and what it starts inherits that: here it is to end what is interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)

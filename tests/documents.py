@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from reconciler.config import Settings
+from reconciler.config.settings import Settings
 from reconciler.desired.support import ROWS, Effect, Outcome, Row
 
 ROOT = Path(__file__).parents[1]

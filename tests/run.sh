@@ -62,7 +62,7 @@ build_wheel() {
   run_uv build -q --wheel --build-constraints "$PINS/build.txt" --require-hashes --out-dir "$SCRATCH/wheel" . &&
     "$VENV/bin/python" -m zipfile -l "$SCRATCH"/wheel/*.whl >"$SCRATCH/listing" &&
     grep -q reconciler/demo/repo_layout/demo/host.yaml "$SCRATCH/listing" &&
-    grep -q reconciler/install/systemd/reconciler.service "$SCRATCH/listing"
+    grep -q reconciler/host/install/systemd/reconciler.service "$SCRATCH/listing"
 }
 
 unit() { find_compiler; find_storage; find_kubectl; check unit run_pytest unit -m "not e2e and not engine and not host" -n 2 "$@"; }

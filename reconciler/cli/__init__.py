@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _explain(error: ReconcileError) -> int:
-    from reconciler.report.scrub import printable, scrub_text
+    from reconciler.report.redact import printable, scrub_text
 
     click.echo(f"reconciler: {printable(scrub_text(str(error)))}", err=True)
     return NOBODY if isinstance(error, Retryable) else WRONG if isinstance(error, Terminal) else NO

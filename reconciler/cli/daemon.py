@@ -44,7 +44,7 @@ def status(config: str | None, service: str | None, watch: bool, output: str) ->
 
     With SERVICE also its replicas: which GPUs each holds, and its share of the requests.
     """
-    from reconciler.report.judgement import judge, only
+    from reconciler.report.convergence import judge, only
     from reconciler.web.names import resolve_service
 
     client = client_of(config)
@@ -74,7 +74,7 @@ def _status_text(document: Document, *, detail: bool) -> Iterable[Block]:
 
 
 def _watch(client: DaemonClient, service: str | None, output: str) -> int:
-    from reconciler.report.judgement import only
+    from reconciler.report.convergence import only
     from reconciler.web.follow import follow_status
     from reconciler.web.names import resolve_service
 
@@ -105,7 +105,7 @@ def _print_documents(states: Iterable[Document | str]) -> int:
 
 
 def _print_changes(states: Iterable[Document | str]) -> int:
-    from reconciler.report.scrub import printable
+    from reconciler.report.redact import printable
     from reconciler.report.text import Changes
 
     changes, away = Changes(), False
@@ -126,8 +126,8 @@ def _redraw(states: Iterable[Document | str], *, detail: bool) -> int:
     """While the daemon is away, the last status stays on the screen below the reason."""
     from rich.live import Live
 
+    from reconciler.report.redact import printable
     from reconciler.report.screen import renderable
-    from reconciler.report.scrub import printable
 
     shown: tuple[Block, ...] = ()
     with Live(auto_refresh=False, screen=True) as live:
@@ -230,8 +230,8 @@ def restart(config: str | None, service: str, target: str | None, wait: bool, ti
     Nothing is stopped before its successor serves, where there is room for both. `reconciler
     status` and `history` show how far it is.
     """
-    from reconciler.report.judgement import fault, is_fine
-    from reconciler.report.scrub import printable
+    from reconciler.report.convergence import fault, is_fine
+    from reconciler.report.redact import printable
     from reconciler.report.text import Changes
     from reconciler.web.follow import follow_restart
 
@@ -264,7 +264,7 @@ def restart(config: str | None, service: str, target: str | None, wait: bool, ti
 @options()
 def logs(config: str | None, service: str, lines: int, follow: bool) -> int:
     """Print what the replicas of SERVICE wrote."""
-    from reconciler.report.scrub import printable
+    from reconciler.report.redact import printable
     from reconciler.web.follow import follow_logs
 
     client = client_of(config)

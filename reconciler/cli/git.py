@@ -23,7 +23,7 @@ from reconciler.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from reconciler.config import Settings
+    from reconciler.config.settings import Settings
     from reconciler.report.status import Document
 
 
@@ -34,7 +34,7 @@ def run_command(config: str | None) -> int:
 
     SIGHUP reads the config again. SIGTERM ends the daemon and leaves what serves serving.
     """
-    from reconciler.config import config_path
+    from reconciler.config.settings import config_path
     from reconciler.loop import run_daemon
 
     settings = settings_of(config)
@@ -87,8 +87,8 @@ def sync(config: str | None, timeout: float, output: str) -> int:
 
     A running daemon is asked to do it; without one it is done here.
     """
-    from reconciler.report.judgement import judge
-    from reconciler.report.scrub import one_line
+    from reconciler.report.convergence import judge
+    from reconciler.report.redact import one_line
 
     status = _synced(settings_of(config), timeout)
     judgement = judge(status)
@@ -107,9 +107,9 @@ def sync(config: str | None, timeout: float, output: str) -> int:
 
 def _synced(settings: Settings, timeout: float) -> Document:
     from reconciler.report.text import Changes
+    from reconciler.system.unix_sockets import answers
     from reconciler.web.client import DaemonClient
     from reconciler.web.follow import follow_sync
-    from reconciler.web.unix import answers
 
     changes = Changes()
 
@@ -157,8 +157,8 @@ def diff(config: str | None, service: str | None, target: str | None, revision: 
 
 
 def _show_diffs(diffs: list[Any]) -> None:
+    from reconciler.report.redact import one_line
     from reconciler.report.screen import show_diff
-    from reconciler.report.scrub import one_line
 
     for one in diffs:
         click.echo(one_line(f"{one.service} ({one.origin}){': ' + one.note if one.note else ''}"))

@@ -14,8 +14,8 @@ import click
 from reconciler.cli.shared import NO, OK, act_as_owner, by_hand, log_to_stderr, options, print_json, settings_of, tell
 
 if TYPE_CHECKING:
-    from reconciler.doctor import Finding
-    from reconciler.install import Step, System
+    from reconciler.host.doctor import Finding
+    from reconciler.host.install import Step, System
     from reconciler.web.client import DaemonClient
 
 _ROOT = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -35,8 +35,8 @@ def doctor(config: str | None, output: str) -> int:
     Changes nothing. Run it as the daemon's user. Exit code 1 when there is a problem; warnings
     never turn the answer.
     """
-    from reconciler.config import config_path
-    from reconciler.doctor import Level, examine
+    from reconciler.config.settings import config_path
+    from reconciler.host.doctor import Level, examine
 
     log_to_stderr()
     found: list[Finding] = []
@@ -48,14 +48,14 @@ def doctor(config: str | None, output: str) -> int:
     if output == "json":
         keys = ("topic", "level", "says", "fix")
         document = [{key: str(getattr(one, key)) for key in keys} for one in found]
-        print_json({"schema": "reconciler.doctor/v1", "fit": not problems, "findings": document})
+        print_json({"schema": "reconciler.host.doctor/v1", "fit": not problems, "findings": document})
     else:
         click.echo(f"{len(found)} checks: {problems} problems, {warnings} warnings")
     return NO if problems else OK
 
 
 def _print_finding(finding: Finding) -> None:
-    from reconciler.report.scrub import printable, scrub_text
+    from reconciler.report.redact import printable, scrub_text
 
     mark = f"{finding.level:<8}"
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
@@ -76,8 +76,8 @@ def drain(config: str | None, reason: str, until: float | None) -> int:
     a daemon it is written down, and done once one runs.
     """
     from reconciler.model import ByHand
+    from reconciler.system.unix_sockets import answers, person
     from reconciler.web.client import DaemonClient
-    from reconciler.web.unix import answers, person
 
     settings = settings_of(config)
     if answers(settings.socket_path):
@@ -87,7 +87,7 @@ def drain(config: str | None, reason: str, until: float | None) -> int:
         _tell_suspended(client)
         return OK
     from reconciler.loop import drain_later
-    from reconciler.report.scrub import printable
+    from reconciler.report.redact import printable
 
     log_to_stderr()
     asked = ByHand(person(os.getpid(), os.getuid()), time.time(), printable(reason), until)
@@ -98,7 +98,7 @@ def drain(config: str | None, reason: str, until: float | None) -> int:
 
 
 def _tell_suspended(client: DaemonClient) -> None:
-    from reconciler.report.judgement import full_name, services
+    from reconciler.report.convergence import full_name, services
 
     for _, service in services(client.status()):
         if service["suspended"] and service["replicas"]:
@@ -109,8 +109,8 @@ def _tell_suspended(client: DaemonClient) -> None:
 @options()
 def undrain(config: str | None) -> int:
     """Let everything run on this host again as git says."""
+    from reconciler.system.unix_sockets import answers, person
     from reconciler.web.client import DaemonClient
-    from reconciler.web.unix import answers, person
 
     settings = settings_of(config)
     if answers(settings.socket_path):
@@ -137,8 +137,8 @@ def install(no_start: bool, dry_run: bool, root: Path) -> int:
     It may be run again, for example after an upgrade. A config that is there is never changed.
     What serves goes on serving.
     """
-    from reconciler.install import CONFIG, System, is_configured
-    from reconciler.install import install as steps
+    from reconciler.host.install import CONFIG, System, is_configured
+    from reconciler.host.install import install as steps
 
     system = System(root.absolute())
     _carry_out(steps(system, start=not no_start), system, dry_run)
@@ -160,8 +160,8 @@ def uninstall(workloads: bool, purge: bool, dry_run: bool, root: Path) -> int:
     Exit code 1 if something could not be deleted, such as a folder where a file system is mounted;
     it is emptied then, and the rest is deleted.
     """
-    from reconciler.install import System, what_is_left
-    from reconciler.install import uninstall as steps
+    from reconciler.host.install import System, what_is_left
+    from reconciler.host.install import uninstall as steps
 
     log_to_stderr()
     system = System(root.absolute())
@@ -173,7 +173,7 @@ def uninstall(workloads: bool, purge: bool, dry_run: bool, root: Path) -> int:
 
 def _carry_out(steps: Iterable[Step], system: System, dry_run: bool) -> bool:
     """Take the steps and say what became of each. False: some could be done in part only."""
-    from reconciler.install import carry_out
+    from reconciler.host.install import carry_out
 
     if not dry_run:
         system.require()

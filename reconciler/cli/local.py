@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler import process_limits
 from reconciler.cli.shared import (
     NO,
     OK,
@@ -28,11 +27,12 @@ from reconciler.cli.shared import (
     tell,
 )
 from reconciler.errors import Retryable, Terminal
+from reconciler.system import process_limits
 
 if TYPE_CHECKING:
-    from reconciler.config import Settings
+    from reconciler.config.settings import Settings
     from reconciler.manifests import Manifests
-    from reconciler.review import Document
+    from reconciler.preview.on_cluster import Document
 
 _NEXT_STEPS = """\
 {folder} has an example of everything; its README.md explains each folder. Next:
@@ -121,12 +121,12 @@ def _print_yaml(document: Document) -> None:
 
 def _render(manifests: Manifests, target: str | None, config: str | None) -> Document:
     if target is None:
-        from reconciler.review import disclosed, render
+        from reconciler.preview.on_cluster import disclosed, render
 
         for reason in disclosed(manifests):
             tell(f"warning: {reason}")
         return render(manifests)
-    from reconciler.review_host import render_on
+    from reconciler.preview.on_host import render_on
 
     settings = settings_of(config)
     wanted = settings.target(target)
@@ -136,7 +136,7 @@ def _render(manifests: Manifests, target: str | None, config: str | None) -> Doc
 
 def _state_of(settings: Settings, target: str) -> Path:
     """Where a daemon keeps the target's state; under the target's own name where that may not be read."""
-    from reconciler.target_registry import TargetRegistry
+    from reconciler.state.target_registry import TargetRegistry
 
     try:
         return TargetRegistry(settings.state_dir).folder_of(target)
@@ -174,10 +174,10 @@ def validate(paths: tuple[Path, ...], target: str | None, config: str | None, ou
 def _validate(manifests: Manifests, target: str | None, config: str | None) -> Document:
     if target is None:
         from reconciler.desired.locating import locator
-        from reconciler.review import validate
+        from reconciler.preview.on_cluster import validate
 
         return validate(manifests, locate=locator(manifests))
-    from reconciler.review_host import validate_on
+    from reconciler.preview.on_host import validate_on
 
     settings = settings_of(config)
     wanted = settings.target(target)

@@ -17,7 +17,7 @@ from reconciler.build import RESTART, is_outdated
 from reconciler.errors import Retryable
 
 if TYPE_CHECKING:
-    from reconciler.config import Settings
+    from reconciler.config.settings import Settings
     from reconciler.report.status import Document
     from reconciler.report.text import Block
     from reconciler.web.client import DaemonClient
@@ -45,14 +45,14 @@ def options(*, config: bool = True, output: tuple[str, ...] = ()) -> Callable[[C
 
 
 def settings_of(config: str | None) -> Settings:
-    from reconciler.config import Settings, config_path
+    from reconciler.config.settings import Settings, config_path
 
     return Settings.load(config_path(config))
 
 
 def act_as_owner(settings: Settings) -> None:
     """As root, write into the folder of another user's daemon as that user."""
-    from reconciler.owner import become_owner
+    from reconciler.state.owner import become_owner
 
     if name := become_owner(settings):
         tell(f"acting as {name}, whose state_dir this is")
@@ -83,7 +83,7 @@ def outdated_daemon(document: Document) -> str:
 
 def log_to_stderr() -> None:
     """What stages log while we work in this process must not mix with what we print."""
-    from reconciler.config import Log
+    from reconciler.config.settings import Log
     from reconciler.report.log import configure
 
     configure(Log(format="text", level="warning"), sys.stderr)
@@ -102,7 +102,7 @@ def show(blocks: Iterable[Block]) -> None:
 
 def tell(message: str) -> None:
     """What others wrote may be in it."""
-    from reconciler.report.scrub import one_line, scrub_text
+    from reconciler.report.redact import one_line, scrub_text
 
     click.echo(one_line(scrub_text(message)), err=True)
 
@@ -152,7 +152,7 @@ def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def _moment(text: str, now: datetime) -> datetime:
     """Raises ValueError or OverflowError."""
-    from reconciler.config_values import parse_duration
+    from reconciler.config.values import parse_duration
 
     with suppress(ValueError):
         return now + timedelta(seconds=parse_duration(text))
@@ -164,7 +164,7 @@ def _moment(text: str, now: datetime) -> datetime:
 
 def to_seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
     """An option's callback: `90s` → 90.0."""
-    from reconciler.config_values import parse_duration
+    from reconciler.config.values import parse_duration
 
     try:
         return parse_duration(value)

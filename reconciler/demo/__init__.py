@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from reconciler.config import Settings
+from reconciler.config.settings import Settings
 from reconciler.demo.daemon import Daemon, command_line
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.place import (
@@ -30,7 +30,7 @@ from reconciler.demo.place import (
 from reconciler.demo.repository import Repository, find_layout
 from reconciler.demo.story import Story, StoryFailed
 from reconciler.errors import SettingsError, Terminal
-from reconciler.targets.ending import end_workloads
+from reconciler.host.teardown import end_workloads
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-from reconciler import procfs
-from reconciler.config import Settings
+from reconciler.config.settings import Settings
 from reconciler.demo.place import Place
 from reconciler.errors import ReconcileError, Terminal
-from reconciler.files import write_atomically
-from reconciler.procfs import Identity
 from reconciler.report.status import Document
+from reconciler.system import procfs
+from reconciler.system.files import write_atomically
+from reconciler.system.procfs import Identity
 from reconciler.web.client import DaemonClient
 
 _STOP_SECONDS = 30.0

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import yaml
 
-from reconciler.config import Settings
+from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError, Terminal
-from reconciler.files import write_atomically
-from reconciler.routing.envoy import EnvoyProxy
-from reconciler.target_registry import TargetRegistry
+from reconciler.host.routing.envoy import EnvoyProxy
+from reconciler.state.target_registry import TargetRegistry
+from reconciler.system.files import write_atomically
 
 _TINY_MODEL = Path(__file__).parents[1] / "engines" / "tiny_model.py"
 _WEB_FROM = 9464

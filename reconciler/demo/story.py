@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.config import Settings
+from reconciler.config.listen import reachable
+from reconciler.config.settings import Settings
 from reconciler.demo.daemon import Daemon
 from reconciler.demo.judge import Caller, Question, Verdict, ways_to
 from reconciler.demo.load import Load, Tally
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.repository import Repository
 from reconciler.errors import Terminal
-from reconciler.listen import reachable
-from reconciler.report.judgement import fault, judge, place
+from reconciler.report.convergence import fault, judge, place
 from reconciler.report.status import Document
 
 _MANIFEST = "demo/tiny.yaml"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from reconciler.config import HostTarget
-from reconciler.desired.scene import SERVICE
+from reconciler.config.settings import HostTarget
+from reconciler.desired.context import SERVICE
 from reconciler.manifests import CLUSTER_SCOPED, Manifest, Manifests
 from reconciler.model import Reason
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from reconciler.bugs import caught
-from reconciler.config import HostTarget
+from reconciler.config.settings import HostTarget
 from reconciler.desired.belonging import drop_misplaced
+from reconciler.desired.context import SERVICE, DesiredCache, Scene, enter_scene
 from reconciler.desired.deviations import of_document
 from reconciler.desired.limits import (
     MAX_NOTES,
@@ -20,10 +20,7 @@ from reconciler.desired.limits import (
     shortened,
     with_few_findings,
 )
-from reconciler.desired.scene import SERVICE, DesiredCache, Scene, enter_scene
-from reconciler.desired.service import describe, service_id, unusable
-from reconciler.desired.support import Place
-from reconciler.desired.unseen import (
+from reconciler.desired.prune_safety import (
     doubled_hosts,
     faults_without_services,
     find_host,
@@ -32,6 +29,9 @@ from reconciler.desired.unseen import (
     skipped_files,
     unreadable_places,
 )
+from reconciler.desired.service import describe, service_id, unusable
+from reconciler.desired.support import Place
+from reconciler.fault_isolation import caught
 from reconciler.manifests import Manifest, Manifests, cordon_of, find_duplicates
 from reconciler.model import Desired, DesiredState, Origin, Reason, ServiceId, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretStore

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from reconciler.formats.strict_yaml import find, line_at
 from reconciler.manifests import Manifest
 from reconciler.model import Canary, Desired, Reason
-from reconciler.strict_yaml import find, line_at
 
 _PATH = ("spec", "canary", 0)
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reconciler.config import Engine
+from reconciler.config.settings import Engine
 from reconciler.desired.origins import Origins, at
 from reconciler.desired.secrets import Keyring
 from reconciler.engines.arguments import flag_value
 from reconciler.engines.file_arguments import Holds, Named, is_below, remote_names
 from reconciler.engines.launch import Revealed, origin_of_word, server_flags
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
-from reconciler.storage.sources import scheme_of, shown
+from reconciler.model.model_sources import scheme_of, shown
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 # Where they are set, models may lie in a cache that only the engine knows.

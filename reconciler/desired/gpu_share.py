@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from reconciler.capacity import WHOLE, fraction
 from reconciler.desired.origins import Origins
 from reconciler.engines.gpu_share import given_utilization
 from reconciler.engines.launch import Revealed, origin_of_word, server_flags
+from reconciler.host.capacity import WHOLE, fraction
 from reconciler.model import GPU, GPU_FRACTION, EffectiveSpec, Origin, Reason, Resources
 
 _FRACTION = re.compile(r"0?\.\d{1,3}", re.ASCII)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from reconciler import strict_yaml
-from reconciler.desired.effective import ALL_KEYS, Surroundings
 from reconciler.desired.origins import Origins
 from reconciler.desired.pod_fields import is_resource
+from reconciler.desired.spec import ALL_KEYS, Surroundings
 from reconciler.engines.arguments import values_with_places
 from reconciler.engines.file_arguments import CONFIG, Holds, Named, is_below, named_files, paths_in, written_in
 from reconciler.engines.launch import Revealed, given_at_start, held_files, origin_of_word, server_flags
+from reconciler.formats import strict_yaml
+from reconciler.formats.spelling import nearest
 from reconciler.model import EffectiveSpec, FileMount, Origin, Reason, VolumeFile
-from reconciler.spelling import nearest
 
 _SHOWN = 10
 

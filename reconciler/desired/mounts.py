@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from reconciler.desired.effective import Surroundings, resolve_variables
+from reconciler.desired.spec import Surroundings, resolve_variables
 from reconciler.desired.volumes import PROVIDED
 from reconciler.kserve.names import STORAGE_INITIALIZER
 from reconciler.kserve.resolve import Resolved, Storage
 from reconciler.model import Mount, StorageFile
-from reconciler.storage.sources import is_fetched
+from reconciler.model.model_sources import is_fetched
 
 Document = Mapping[str, Any]
 # KServe's own namespace, and the name under which it copies its CA bundle into the others.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reconciler.config import Engine
-from reconciler.desired.effective import Unusable
+from reconciler.config.settings import Engine
 from reconciler.desired.origins import Origins
+from reconciler.desired.spec import Unusable
+from reconciler.host.routing.paths import ANNOTATION, find_fault
 from reconciler.model import EffectiveSpec, Reason
-from reconciler.routing.paths import ANNOTATION, find_fault
 
 _MODE = "VLLM_SERVER_DEV_MODE"
 _OFF = ("", "0")

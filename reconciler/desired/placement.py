@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 
-from reconciler.config import HostTarget
-from reconciler.desired.effective import Unusable
+from reconciler.config.settings import HostTarget
 from reconciler.desired.origins import Origins
+from reconciler.desired.spec import Unusable
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.scheduling import Malformed, Node, Taint, misfits, without_effect

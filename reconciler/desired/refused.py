@@ -13,13 +13,13 @@ from typing import Any
 
 from reconciler.desired.mounts import CA_BUNDLE_COPY, KSERVE_NAMESPACE
 from reconciler.kserve import api_server
+from reconciler.kserve.cluster_objects import World
 from reconciler.kserve.names import HARDWARE_PROFILE, HARDWARE_PROFILE_NAMESPACE
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.storage import StorageContainer, StorageError
-from reconciler.kserve.world import World
 from reconciler.manifests import CLUSTER_SCOPED, SETTINGS, FieldPath, Manifest
 from reconciler.model import Reason, ServiceId
-from reconciler.storage.sources import is_fetched
+from reconciler.model.model_sources import is_fetched
 
 REFUSED = "DocumentRefused"
 _FORMATS = ("spec", "supportedUriFormats")

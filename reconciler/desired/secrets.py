@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from reconciler.config import Engine, HostTarget
+from reconciler.config.settings import Engine, HostTarget
 from reconciler.desired.origins import Origins
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.names import CONNECTION_TYPE, CONNECTIONS
 from reconciler.kserve.resolve import Issue
 from reconciler.manifests import Manifest
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, SecretMount
+from reconciler.model.model_sources import shown
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.connections import as_text
 from reconciler.secrets.store import NOT_ALLOWED, UNREADABLE
 from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_part, secret_ref
-from reconciler.storage.sources import shown
 
 # What the API server and KServe's pod webhook say of a Secret that is not there.
 _NO_SECRET = re.compile(r'secrets "([^"]+)" not found')

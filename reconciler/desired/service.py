@@ -6,36 +6,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from reconciler.config import HostTarget
+from reconciler.config.settings import HostTarget
+from reconciler.desired.blockers import find_obstacles
 from reconciler.desired.canary import with_canary
+from reconciler.desired.context import Scene
 from reconciler.desired.deviations import ALL_FACTS, deviations, entries_ignored
 from reconciler.desired.downloads import unused_tokens
-from reconciler.desired.effective import (
-    Surroundings,
-    Unusable,
-    argument_origins,
-    build_spec,
-    find_container,
-    names_of,
-)
-from reconciler.desired.facts import Case, depends_on_gpus, known_facts
 from reconciler.desired.grpc import unlike_its_port
-from reconciler.desired.host_capacity import idle_gpus, ignored_resources
 from reconciler.desired.limits import too_large
 from reconciler.desired.metrics import metrics_path
 from reconciler.desired.mounts import build_mounts, ignored_sources, ignored_volumes
-from reconciler.desired.obstacles import find_obstacles
+from reconciler.desired.never_fits import idle_gpus, ignored_resources
 from reconciler.desired.open_paths import developer_mode, read_open_paths
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.placement import find_misfits, ignored_rules
 from reconciler.desired.refused import refused_for
-from reconciler.desired.scene import Scene
 from reconciler.desired.secrets import Keyring, absent_connection, doubtful_connection, keyring, missing_secret
-from reconciler.desired.support import ELSEWHERE, Effect, Fact, Place
-from reconciler.desired.unreadable import unreadable_for
-from reconciler.desired.variables import ignored_variables
-from reconciler.desired.volumes import build_file_mounts
-from reconciler.desired.wishes import (
+from reconciler.desired.serving_options import (
     is_on_dashboard,
     is_stopped,
     read_display_name,
@@ -43,8 +30,21 @@ from reconciler.desired.wishes import (
     wants_auth,
     wants_passthrough,
 )
-from reconciler.digest import digest
+from reconciler.desired.spec import (
+    Surroundings,
+    Unusable,
+    argument_origins,
+    build_spec,
+    find_container,
+    names_of,
+)
+from reconciler.desired.support import ELSEWHERE, Effect, Fact, Place
+from reconciler.desired.support_conditions import Case, depends_on_gpus, known_facts
+from reconciler.desired.unreadable import unreadable_for
+from reconciler.desired.variables import ignored_variables
+from reconciler.desired.volumes import build_file_mounts
 from reconciler.engines.arguments import speaks_grpc, takes_grpc
+from reconciler.engines.digest import digest
 from reconciler.engines.images import doubtful_image, find_engine
 from reconciler.engines.launch import origin_of_word
 from reconciler.engines.model_names import model_names

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 from reconciler.desired.refused import config_maps_of, profile_of
+from reconciler.kserve.cluster_objects import World
 from reconciler.kserve.resolve import Resolved
-from reconciler.kserve.world import World
 from reconciler.manifests import SETTINGS, Unreadable
 from reconciler.model import Reason, ServiceId
-from reconciler.storage.sources import is_fetched
+from reconciler.model.model_sources import is_fetched
 
 # The last one: nobody can tell.
 _KINDS = ("ConfigMap", "Secret", "ServiceAccount", "ClusterStorageContainer", "HardwareProfile", "")

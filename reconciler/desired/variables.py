@@ -10,8 +10,8 @@ from reconciler.desired.secrets import Keyring
 from reconciler.engines.images import find_engine
 from reconciler.engines.interpreter import loads_code
 from reconciler.model import EffectiveSpec, Reason
+from reconciler.model.model_sources import shown
 from reconciler.secrets.wanted import ALL, secret_ref
-from reconciler.storage.sources import shown
 
 _WHY = "it can load code other than vLLM into every process of the engine"
 _CODE = "it can load other code"

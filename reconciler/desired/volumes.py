@@ -7,9 +7,9 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from reconciler.desired.effective import ALL_KEYS, Surroundings, Unusable, field_source, secret_source
 from reconciler.desired.origins import Origins
 from reconciler.desired.pod_fields import file_field, resource_field
+from reconciler.desired.spec import ALL_KEYS, Surroundings, Unusable, field_source, secret_source
 from reconciler.model import FileMount, Reason, VolumeFile
 
 Document = Mapping[str, Any]

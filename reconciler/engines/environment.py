@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.config import Engine
+from reconciler.config.settings import Engine
 from reconciler.engines.interpreter import loads_code
 from reconciler.model import Lease
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from reconciler import json_texts
 from reconciler.engines.arguments import flag_value, is_flag, values_with_places
+from reconciler.formats import json_values
 
 
 class Holds(StrEnum):
@@ -216,6 +216,6 @@ def _read_json(text: str) -> object:
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
-        return json_texts.loads(text)
+        return json_values.loads(text)
     except (ValueError, RecursionError):
         return None

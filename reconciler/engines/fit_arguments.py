@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler import json_texts
 from reconciler.engines.arguments import find, flag_value
+from reconciler.formats import json_values
 
 GIB = 1 << 30
 _UTILIZATION = 0.92
@@ -86,7 +86,7 @@ def arguments_of(parsed: str, argv: Sequence[str], env: Mapping[str, str]) -> Me
 
 def _chosen(parsed: str) -> Mapping[str, Any]:
     try:
-        found = json_texts.loads(parsed)
+        found = json_values.loads(parsed)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

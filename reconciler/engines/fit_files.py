@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import Terminal
-from reconciler.files import means_nothing_is_there, open_regular
+from reconciler.system.files import means_nothing_is_there, open_regular
 
 # The safetensors library refuses longer headers too.
 LONGEST_HEADER = 100_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from reconciler.config import Engine
+from reconciler.config.settings import Engine
 
 # Servers that are not vLLM, by a part of their images' names.
 _OTHERS = {

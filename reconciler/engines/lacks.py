@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from reconciler.engines.launch import DISPENSABLE
-from reconciler.files import write_atomically
+from reconciler.system.files import write_atomically
 
 _SUFFIX = ".lacks.json"
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from reconciler.config import Engine
+from reconciler.config.settings import Engine
 from reconciler.engines.arguments import (
     GRPC_SERVERS,
     find,

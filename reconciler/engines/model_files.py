@@ -21,7 +21,7 @@ from reconciler.engines.fit_files import (
     read_json,
     read_weights,
 )
-from reconciler.files import means_nothing_is_there, open_regular
+from reconciler.system.files import means_nothing_is_there, open_regular
 
 
 class MissingFile(UnreadableModel):

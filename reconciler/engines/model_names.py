@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from reconciler import json_texts
 from reconciler.engines.arguments import is_flag, values_of
 from reconciler.engines.expansion import LONGEST_EXPANSION, expand, expand_all
+from reconciler.formats import json_values
 from reconciler.model import EffectiveSpec
 
 # Each one is a route of the proxy.
@@ -79,6 +79,6 @@ def _is_id(model: str) -> bool:
 
 def _read(text: str) -> object:
     try:
-        return json_texts.loads(text)
+        return json_values.loads(text)
     except (ValueError, RecursionError):
         return None

@@ -23,15 +23,15 @@ from typing import Any
 
 import structlog
 
-from reconciler.bugs import unexpected
 from reconciler.engines.environment import replace_paths
 from reconciler.engines.lacks import Lacks, is_file_of_lacks
 from reconciler.engines.last_words import cut, fatal_reason
 from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, Question, origin_of_word
 from reconciler.errors import Retryable
-from reconciler.exchange import LONGEST, TooMuchError, exchange
-from reconciler.files import open_regular
+from reconciler.fault_isolation import unexpected
 from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
+from reconciler.system.bounded_communicate import LONGEST, TooMuchError, exchange
+from reconciler.system.files import open_regular
 
 log = structlog.get_logger()
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from reconciler.config import HostTarget
+from reconciler.config.settings import HostTarget
 from reconciler.desired import DesiredCache, build_desired, part_of
 from reconciler.manifests import ManifestCache, Manifests, read_manifests
 from reconciler.model import DesiredState, Snapshot

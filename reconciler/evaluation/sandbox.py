@@ -22,16 +22,16 @@ from dataclasses import dataclass, field
 import structlog
 
 from reconciler.build import RESTART, build_id
-from reconciler.config import HostTarget
+from reconciler.config.settings import HostTarget
 from reconciler.errors import NotUnderstood, ReconcileError, Retryable, Stopping, Superseded
 from reconciler.evaluation.evaluator import Evaluated
 from reconciler.evaluation.wire import LONGEST_ANSWER, TooLongError, dump_request, load_answers, receive, send
 from reconciler.evaluation.worker import OUT_OF_MEMORY, Orders
 from reconciler.model import DesiredState, Snapshot
-from reconciler.process_limits import CPU_SECONDS, MEMORY_BYTES
-from reconciler.procfs import cpu_seconds
 from reconciler.secrets import NO_SECRETS, SecretSources, SecretStore
 from reconciler.secrets.folder import Stamp
+from reconciler.system.process_limits import CPU_SECONDS, MEMORY_BYTES
+from reconciler.system.procfs import cpu_seconds
 
 log = structlog.get_logger()
 

@@ -16,13 +16,13 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 
-from reconciler.bugs import frames, named
 from reconciler.build import build_id
-from reconciler.config import HostTarget
+from reconciler.config.settings import HostTarget
 from reconciler.errors import NotUnderstood
 from reconciler.evaluation.evaluator import Evaluated, Evaluator
 from reconciler.evaluation.wire import dump_answers, load_request, receive, send
-from reconciler.process_limits import limit_cpu, limit_memory
+from reconciler.fault_isolation import frames, named
+from reconciler.system.process_limits import limit_cpu, limit_memory
 
 OUT_OF_MEMORY = 78
 # What the daemon says is as long as all manifests together.

@@ -20,9 +20,9 @@ from reconciler.kserve.multinode import MultiNodeError, add_head
 from reconciler.kserve.oci import inject_image
 from reconciler.kserve.placeholders import replace_placeholders
 from reconciler.kserve.pod import Container, Pod, add_default_fields, set_env
-from reconciler.kserve.podcheck import deployment_problems, service_problems
+from reconciler.kserve.pod_enums import strategy_problems, word_problems
+from reconciler.kserve.pod_validation import deployment_problems, service_problems
 from reconciler.kserve.podwebhook import finish_pod
-from reconciler.kserve.podwords import strategy_problems, word_problems
 from reconciler.kserve.runtime_defaults import with_server_defaults
 from reconciler.kserve.selection import Runtime
 from reconciler.kserve.storage import LATER_PREFIXES, StorageError, check_uri
@@ -30,7 +30,7 @@ from reconciler.kserve.template_nodes import TemplateError
 from reconciler.kserve.url import UrlError, host_name
 
 if TYPE_CHECKING:
-    from reconciler.kserve.world import World
+    from reconciler.kserve.cluster_objects import World
 
 Document = Mapping[str, Any]
 _NO_CONTAINERS = "no container configuration found in selected serving runtime"

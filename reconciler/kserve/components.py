@@ -9,8 +9,8 @@ from reconciler.kserve import names
 from reconciler.kserve.config import Config
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.pod import Pod, add_default_fields
-from reconciler.kserve.podcheck import deployment_problems, service_problems
-from reconciler.kserve.podwords import strategy_problems, word_problems
+from reconciler.kserve.pod_enums import strategy_problems, word_problems
+from reconciler.kserve.pod_validation import deployment_problems, service_problems
 from reconciler.kserve.url import UrlError, host_name
 
 Document = Mapping[str, Any]

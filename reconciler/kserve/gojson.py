@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from reconciler import json_texts
+from reconciler.formats import json_values
 
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
@@ -30,7 +30,7 @@ def kind_of(value: Any) -> str:
 def loads_object(text: str) -> dict[str, Any]:
     """An object. Raises ValueError with Go's words for what it is instead."""
     try:
-        value = json_texts.loads(text)
+        value = json_values.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(_complaint(error)) from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or a thousand levels
@@ -43,7 +43,7 @@ def loads_object(text: str) -> dict[str, Any]:
 def loads_texts(text: str) -> dict[str, str]:
     """An object of strings. Raises ValueError with Go's words for what it is instead."""
     try:
-        value = json_texts.loads(text)
+        value = json_values.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(_complaint(error)) from None
     except (ValueError, RecursionError):

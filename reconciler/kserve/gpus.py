@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler import json_texts
+from reconciler.formats import json_values
 from reconciler.kserve import names
 from reconciler.kserve.config import Config
 
@@ -30,7 +30,7 @@ def unknown_gpu(resources: Document, annotations: Mapping[str, str], config: Con
 
 def _text_list(text: str) -> list[str] | None:
     try:
-        items = json_texts.loads(text)
+        items = json_values.loads(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(items, list) or not items:

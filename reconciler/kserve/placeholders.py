@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler import json_texts
+from reconciler.formats import json_values
 from reconciler.kserve import gojson
 from reconciler.kserve.template import render
 from reconciler.kserve.template_nodes import TemplateError
@@ -23,11 +23,11 @@ def replace_placeholders(container: Mapping[str, Any], metadata: Mapping[str, An
         return container
     done = _simple(text, metadata)
     if done is not None:
-        simple: Mapping[str, Any] = json_texts.loads(done)
+        simple: Mapping[str, Any] = json_values.loads(done)
         return simple
     done = render(text, struct_of(metadata), html=True)
     try:
-        result = json_texts.loads(done)
+        result = json_values.loads(done)
     except (ValueError, RecursionError) as error:
         raise TemplateError(f"the result is not JSON: {error}") from None
     if not _same_shape(container, result):

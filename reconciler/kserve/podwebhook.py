@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler import json_texts
+from reconciler.formats import json_values
 from reconciler.kserve import names
 from reconciler.kserve.config import Config
 from reconciler.kserve.pod import Container, Pod, set_env
@@ -47,7 +47,7 @@ def _sidecar_name(status: str | None) -> str:
     if status is None:
         return ""
     try:
-        found = json_texts.loads(status)
+        found = json_values.loads(status)
     except (ValueError, RecursionError) as error:
         raise StorageError(f"sidecar.istio.io/status: {error}") from None
     listed = found.get("containers") if isinstance(found, dict) else None

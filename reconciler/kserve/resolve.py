@@ -8,6 +8,7 @@ from typing import Any
 
 from reconciler.kserve import api_server, names, predictor
 from reconciler.kserve.build import Built, build_pod
+from reconciler.kserve.cluster_objects import World
 from reconciler.kserve.defaults import deployment_mode, with_defaults
 from reconciler.kserve.issues import Issue, SpecError, invalid_spec
 from reconciler.kserve.later import later_fields
@@ -17,7 +18,6 @@ from reconciler.kserve.runtime_hints import hint_for_none, hint_for_refused, hin
 from reconciler.kserve.selection import Refusal, Runtime, refuse_named, refuse_none_found, refuse_unknown
 from reconciler.kserve.url import UrlError, service_url
 from reconciler.kserve.validation import confidential_warnings, refusal
-from reconciler.kserve.world import World
 
 __all__ = ["Issue", "Resolved", "RuntimeRef", "Storage", "World", "resolve"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from reconciler.formats.spelling import nearest
 from reconciler.kserve.quantity import canonical, is_quantity
-from reconciler.spelling import nearest
 
 Path = tuple[Any, ...]
 # Numbers and booleans that Go leaves out when they are zero, so that zero means unset.

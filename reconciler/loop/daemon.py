@@ -15,15 +15,16 @@ from types import FrameType
 import structlog
 
 from reconciler import __version__
-from reconciler.bugs import unexpected
 from reconciler.build import build_id
-from reconciler.config import Settings
+from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.evaluation.sandbox import Sandbox
-from reconciler.heap import share_heap
-from reconciler.inventory import vanished
+from reconciler.fault_isolation import unexpected
+from reconciler.host.inventory import vanished
 from reconciler.loop.disk import DiskCheck
-from reconciler.loop.parts import (
+from reconciler.loop.pass_errors import in_words
+from reconciler.loop.source_recorder import SourceJournal
+from reconciler.loop.wiring import (
     Place,
     keep_targets,
     leftover_info,
@@ -34,17 +35,16 @@ from reconciler.loop.parts import (
     make_source,
     retire,
 )
-from reconciler.loop.pass_errors import in_words
-from reconciler.loop.source_journal import SourceJournal
 from reconciler.model import ByHand, ServiceId, Snapshot
-from reconciler.notify import notify, reloading, watchdog_interval
 from reconciler.report import log as logs
 from reconciler.report.status import DaemonInfo, Document, LeftoverInfo, RevisionInfo, build_status
 from reconciler.source import LocalWatch, shown_address
-from reconciler.target_registry import Leftover, TargetRegistry
+from reconciler.state.target_registry import Leftover, TargetRegistry
+from reconciler.system.malloc import share_heap
+from reconciler.system.notify import notify, reloading, watchdog_interval
+from reconciler.system.unix_sockets import identity
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide
-from reconciler.web.unix import identity
 
 log = structlog.get_logger()
 

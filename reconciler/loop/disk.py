@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from reconciler.files import replace_file
+from reconciler.system.files import replace_file
 
 _SECONDS = 5.0
 # A disk that is all but full takes an empty file.

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import structlog
 
 from reconciler.errors import Retryable
+from reconciler.host.rollout import failures
 from reconciler.model import Action, DesiredState, Failure, Observed, Plan, Result, Unreachable
 from reconciler.report.history import History
-from reconciler.rollout import failures
 
 log = structlog.get_logger()
 

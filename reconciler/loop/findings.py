@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reconciler.bugs import Faults
+from reconciler.fault_isolation import Faults
 from reconciler.model import INTERNAL_ERROR, Desired, DesiredState, Plan, Reason, ServiceId, Verdict
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")

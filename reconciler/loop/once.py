@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import __version__
-from reconciler.config import Settings
+from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError
 from reconciler.evaluation.sandbox import Sandbox
-from reconciler.loop.parts import (
+from reconciler.loop.wiring import (
     Place,
     keep_targets,
     leftover_info,
@@ -25,7 +25,6 @@ from reconciler.loop.parts import (
     make_source,
     retire,
 )
-from reconciler.loop.state_copy import HISTORY, copy_state
 from reconciler.model import (
     AskPreflight,
     ByHand,
@@ -37,12 +36,13 @@ from reconciler.model import (
     Snapshot,
     Unreachable,
 )
+from reconciler.report.convergence import judge
 from reconciler.report.history import History
-from reconciler.report.judgement import judge
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, TargetReport, build_status
 from reconciler.source import GitSource, shown_address
-from reconciler.suspension import HostDrain
-from reconciler.target_registry import TargetRegistry
+from reconciler.state.copy import HISTORY, copy_state
+from reconciler.state.suspension import HostDrain
+from reconciler.state.target_registry import TargetRegistry
 from reconciler.web.metrics import Metrics
 
 _LONGEST_PREFLIGHT = 300.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import structlog
 
-from reconciler import os_errors
-from reconciler.bugs import unexpected
 from reconciler.errors import ReconcileError
+from reconciler.fault_isolation import unexpected
+from reconciler.system import os_errors
 
 log = structlog.get_logger()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from reconciler.formats.strict_yaml import FieldPath
 from reconciler.manifests.assembly import Builds, assemble
 from reconciler.manifests.documents import UNSUPPORTED_KIND, read_file
 from reconciler.manifests.foreign import is_of_kserve, may_hide_services
@@ -39,7 +40,6 @@ from reconciler.manifests.selection import (
     misnamed,
 )
 from reconciler.model import Bug, File, Snapshot
-from reconciler.strict_yaml import FieldPath
 
 __all__ = [
     "CLUSTER_SCOPED",

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from reconciler.formats.strict_yaml import Lines, YamlProblem, line_at, load, load_one, split_documents
 from reconciler.manifests.documents import read_object
 from reconciler.manifests.json_text import is_json, join_surrogates, split_objects
 from reconciler.manifests.kustomization import Kustomization, read_kustomization
 from reconciler.manifests.manifest import Manifests, joined, unreadable
 from reconciler.manifests.overlays import Overlay
 from reconciler.model import File
-from reconciler.strict_yaml import Lines, YamlProblem, line_at, load, load_one, split_documents
 
 _ORIGIN = "config.kubernetes.io/origin"
 _GENERATORS = {"ConfigMap": "configMapGenerator", "Secret": "secretGenerator"}

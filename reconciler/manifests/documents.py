@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from reconciler.bugs import caught
+from reconciler.fault_isolation import caught
+from reconciler.formats.strict_yaml import Budget, Lines, YamlProblem, check_text, find, line_at, load, split_documents
 from reconciler.manifests.foreign import (
     has_no_kind,
     is_foreign,
@@ -29,7 +30,6 @@ from reconciler.manifests.manifest import (
 )
 from reconciler.manifests.templating import advice, find_template, hole_in, may_be_template, unfilled
 from reconciler.model import Origin, Reason
-from reconciler.strict_yaml import Budget, Lines, YamlProblem, check_text, find, line_at, load, split_documents
 
 MAX_FILE_BYTES = 1 << 20
 MAX_DOCUMENTS = 5_000

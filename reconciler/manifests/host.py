@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from reconciler.formats.spelling import nearest
+from reconciler.formats.strict_yaml import FieldPath
 from reconciler.manifests.manifest import Manifest
 from reconciler.model import Reason
-from reconciler.spelling import nearest
-from reconciler.strict_yaml import FieldPath
 
 _FIELDS: Final[Mapping[FieldPath, tuple[str, ...]]] = {
     (): ("apiVersion", "kind", "metadata", "spec"),

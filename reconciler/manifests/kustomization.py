@@ -10,9 +10,18 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from reconciler.formats.strict_yaml import (
+    Lines,
+    YamlProblem,
+    check_text,
+    find,
+    line_at,
+    load,
+    load_one,
+    split_documents,
+)
 from reconciler.manifests.selection import KUSTOMIZATIONS, folder_of
 from reconciler.model import Origin, Reason
-from reconciler.strict_yaml import Lines, YamlProblem, check_text, find, line_at, load, load_one, split_documents
 
 INVALID, NOT_BUILT = "InvalidKustomization", "KustomizationNotBuilt"
 _GROUP = "kustomize.config.k8s.io"

@@ -19,9 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.exchange import TooMuchError, exchange
 from reconciler.model import File
-from reconciler.procfs import cpu_seconds
+from reconciler.system.bounded_communicate import TooMuchError, exchange
+from reconciler.system.procfs import cpu_seconds
 
 _MEMORY_BYTES, _CPU_SECONDS = 1 << 30, 20
 # Shorter than the silence after which whoever evaluates a revision is taken for hung.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
+from reconciler.formats.strict_yaml import FieldPath, Lines, find, line_at
 from reconciler.model import Bug, Origin, Reason
-from reconciler.strict_yaml import FieldPath, Lines, find, line_at
 
 OUR_API = "reconciler/v1alpha1"
 SETTINGS = "inferenceservice-config"

@@ -32,7 +32,7 @@ from reconciler.model import (
     action_name,
     service_of,
 )
-from reconciler.storage.sources import shown
+from reconciler.model.model_sources import shown
 
 __all__ = ["action_name", "services_of", "short", "subject_of"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reconciler.bugs import caught
+from reconciler.fault_isolation import caught
 from reconciler.model import (
     INTERNAL_ERROR,
     Desired,

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from reconciler.bugs import caught
-from reconciler.capacity import fraction
 from reconciler.engines.arguments import is_flag, normalise
+from reconciler.fault_isolation import caught
+from reconciler.host.capacity import fraction
+from reconciler.host.translation import ENV, changes
 from reconciler.model import (
     GPU_FRACTION,
     Desired,
@@ -31,9 +32,8 @@ from reconciler.model import (
     Verdict,
 )
 from reconciler.report.actions import short
-from reconciler.report.scrub import HIDDEN, scrub_text
+from reconciler.report.redact import HIDDEN, scrub_text
 from reconciler.secrets.names import is_secret_name
-from reconciler.translation import ENV, changes
 
 SCHEMA = "reconciler.diff/v1"
 _MANY = 200

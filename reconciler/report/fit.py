@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reconciler.model import Fit
-from reconciler.report.scrub import scrub_text
+from reconciler.report.redact import scrub_text
 
 
 def fit_document(fit: Fit | None) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from reconciler.capacity import WHOLE
+from reconciler.host.capacity import WHOLE
 from reconciler.model import Observed, Replica
 
 Document = dict[str, Any]

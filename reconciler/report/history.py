@@ -22,10 +22,10 @@ from typing import TypeVar
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from reconciler.config_values import parse_duration
+from reconciler.config.values import parse_duration
 from reconciler.errors import Retryable
 from reconciler.model import Failure, Origin, Quarantine, Reason, ServiceId
-from reconciler.report.scrub import scrub_text
+from reconciler.report.redact import scrub_text
 
 log = structlog.get_logger()
 T = TypeVar("T")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from reconciler.config import Routing
+from reconciler.config.settings import Routing
 from reconciler.kserve.status import Condition, Failure, Seen, conditions, failed_because, invalid_because, model_status
 from reconciler.model import Desired, Owned, Replica, Routed, Verdict
+from reconciler.report.redact import scrub_text
 from reconciler.report.replicas import replica_phase
-from reconciler.report.scrub import scrub_text
 
 Document = dict[str, Any]
 

@@ -10,9 +10,9 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from reconciler.bugs import frames, named
-from reconciler.config import Log
-from reconciler.report.scrub import one_line, printable, scrub
+from reconciler.config.settings import Log
+from reconciler.fault_isolation import frames, named
+from reconciler.report.redact import one_line, printable, scrub
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 

@@ -1,17 +1,17 @@
-"""A plan as data: one document, `reconciler.plan/v1`, with what each service will do next and why."""
+"""A plan as data: one document, `reconciler.host.plan/v1`, with what each service will do next and why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from reconciler.bugs import caught
+from reconciler.fault_isolation import caught
 from reconciler.model import INTERNAL_ERROR, Action, DesiredState, Observed, Plan, Unreachable
 from reconciler.report.actions import action_name, services_of, subject_of
-from reconciler.report.judgement import fault, full_name, is_elsewhere, is_fine
-from reconciler.report.scrub import scrub_text
+from reconciler.report.convergence import fault, full_name, is_elsewhere, is_fine
+from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
 
-SCHEMA = "reconciler.plan/v1"
+SCHEMA = "reconciler.host.plan/v1"
 _FAULTS = ("blocked", "rejected", "keep")
 Planned = tuple[DesiredState, Observed | Unreachable, Plan]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from reconciler.engines.arguments import ends_tls
 from reconciler.model import Desired, Observed, Replica, Routed, Silence, Staging, Unreachable
+from reconciler.model.model_sources import fetched, shown
 from reconciler.report.gpus import gpu_fraction
-from reconciler.report.scrub import scrub_text
-from reconciler.storage.sources import fetched, shown
+from reconciler.report.redact import scrub_text
 
 Document = dict[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reconciler.config import Routing
+from reconciler.config.settings import Routing
 from reconciler.model import (
     ByHand,
     DesiredState,
@@ -18,11 +18,11 @@ from reconciler.model import (
     ServiceId,
     Unreachable,
 )
+from reconciler.report.redact import scrub_text
 from reconciler.report.replicas import (
     timestamp,
 )
 from reconciler.report.requests import Requests
-from reconciler.report.scrub import scrub_text
 
 Document = dict[str, Any]
 SCHEMA = "reconciler.status/v1"

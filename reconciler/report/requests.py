@@ -15,8 +15,8 @@ from pathlib import Path
 
 import structlog
 
-from reconciler.files import write_atomically
 from reconciler.model import Desired, ServiceId
+from reconciler.system.files import write_atomically
 
 log = structlog.get_logger()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reconciler.report.actions import short
-from reconciler.report.judgement import full_name, place, services
-from reconciler.report.scrub import one_line
+from reconciler.report.convergence import full_name, place, services
+from reconciler.report.redact import one_line
 from reconciler.report.status import Document
 
 

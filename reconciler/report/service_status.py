@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reconciler.bugs import caught
+from reconciler.fault_isolation import caught
 from reconciler.model import (
     Desired,
     Fit,
@@ -30,6 +30,7 @@ from reconciler.report.canary import canary_document, is_canary
 from reconciler.report.fit import fit_document
 from reconciler.report.gpus import gpus_held
 from reconciler.report.kserve_status import UNTOLD, kserve_status, see
+from reconciler.report.redact import scrub_text
 from reconciler.report.replicas import (
     live_digest,
     replica_document,
@@ -47,7 +48,6 @@ from reconciler.report.reported import (
     reason_document,
 )
 from reconciler.report.requests import Requests
-from reconciler.report.scrub import scrub_text
 
 
 @dataclass(frozen=True, slots=True)

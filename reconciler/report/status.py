@@ -21,6 +21,7 @@ from reconciler.model import (
 from reconciler.report.actions import action_name, services_of
 from reconciler.report.applied import HoldUp, holds_up
 from reconciler.report.gpus import gpus_document
+from reconciler.report.redact import scrub_text
 from reconciler.report.replicas import (
     timestamp,
 )
@@ -36,7 +37,6 @@ from reconciler.report.reported import (
     last_failure,
     reason_document,
 )
-from reconciler.report.scrub import scrub_text
 from reconciler.report.service_status import Sight, service_document
 
 __all__ = [

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from reconciler.listen import reachable
+from reconciler.config.listen import reachable
 from reconciler.model import GPU
 from reconciler.report.actions import short
-from reconciler.report.judgement import by_hand, fault, full_name, is_elsewhere, judge, place, services, why_unseen
+from reconciler.report.convergence import by_hand, fault, full_name, is_elsewhere, judge, place, services, why_unseen
+from reconciler.report.redact import one_line
 from reconciler.report.revision_text import pending, revision_line, written_at
-from reconciler.report.scrub import one_line
 from reconciler.report.status import Document
 
 

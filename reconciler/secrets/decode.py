@@ -11,9 +11,9 @@ from typing import Any
 from reconciler.kserve.openshift_ai import connection_type
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Reason
+from reconciler.model.model_sources import shown
 from reconciler.secrets.names import WELL_KNOWN
 from reconciler.secrets.store import StoredSecret
-from reconciler.storage.sources import shown
 
 _KEY = re.compile(r"(?!\.\.?$|\.\.)[-._a-zA-Z0-9]{1,253}")
 

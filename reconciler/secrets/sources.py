@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler.bugs import caught
-from reconciler.config import HostTarget, SecretFolder, Secrets
+from reconciler.config.settings import HostTarget, SecretFolder, Secrets
 from reconciler.errors import Terminal
+from reconciler.fault_isolation import caught
 from reconciler.kserve import api_server
 from reconciler.manifests import Manifest, Manifests
 from reconciler.model import Bug, Reason

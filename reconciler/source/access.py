@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.config import Source
+from reconciler.config.settings import Source
 from reconciler.errors import Retryable, Terminal
 from reconciler.source.address import Address, git_folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.config import Source
+from reconciler.config.settings import Source
 from reconciler.manifests import (
     IGNORE_FILE,
     Ignore,

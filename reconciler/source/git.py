@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from reconciler.errors import Terminal
-from reconciler.exchange import TooMuchError, exchange
+from reconciler.system.bounded_communicate import TooMuchError, exchange
 
 # A listing of half a million files; what can be asked for more says so itself.
 LONGEST_ANSWER = 64 << 20

@@ -11,9 +11,9 @@ import signal
 import time
 from pathlib import Path
 
-from reconciler import procfs
 from reconciler.errors import Retryable
-from reconciler.source.ending import Ending
+from reconciler.source.cancellation import Ending
+from reconciler.system import procfs
 
 _SECONDS_TO_DIE = 5.0
 Orphans = dict[procfs.Identity, float]

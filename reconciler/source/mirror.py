@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from reconciler.errors import Retryable, Terminal
-from reconciler.json_texts import known_part
+from reconciler.formats.json_values import known_part
 from reconciler.source.access import Folder, local_environment, sync_folder, write_file
-from reconciler.source.ending import Ending
+from reconciler.source.cancellation import Ending
 from reconciler.source.git import LONGEST_ANSWER, GitFailed, GitSaidTooMuch, GitTimedOut, run_git
 from reconciler.source.lock import await_lock
 

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from reconciler.config import Source
+from reconciler.config.git_names import is_ref_name
+from reconciler.config.settings import Source
 from reconciler.errors import NotUnderstood, ReconcileError, Retryable, RevisionRefused, Superseded, Terminal
-from reconciler.git_names import is_ref_name
 from reconciler.model import Snapshot
 from reconciler.source.access import Folder, remote_environment
 from reconciler.source.address import Address, parse_address
-from reconciler.source.ending import Ending
+from reconciler.source.cancellation import Ending
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed, GitTimedOut, run_git
 from reconciler.source.mirror import Accepted, Damaged, Mirror, Refused

@@ -9,9 +9,9 @@ from enum import StrEnum
 
 from semantic_version import Version
 
-from reconciler.config import Source
+from reconciler.config.git_names import parse_range
+from reconciler.config.settings import Source
 from reconciler.errors import Terminal
-from reconciler.git_names import parse_range
 
 _MOST_COMPARED = 1_000
 _LONGEST_NAME = 200

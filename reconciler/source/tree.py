@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from reconciler.config import Source
-from reconciler.config_values import normalize_path
+from reconciler.config.settings import Source
+from reconciler.config.values import normalize_path
 from reconciler.errors import ManifestError, Retryable, Terminal
 from reconciler.manifests import (
     IGNORE_FILE,

@@ -18,7 +18,7 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
-from reconciler.config import Source
+from reconciler.config.settings import Source
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.source.address import git_folder, parse_address
 

@@ -17,9 +17,9 @@ from starlette.routing import Route
 
 from reconciler.engines.probe import Probe
 from reconciler.report.readiness import readiness
-from reconciler.web.answers import JSONResponse
 from reconciler.web.control import Control
 from reconciler.web.discovery import PASSED_ON, find_replica, scrape_targets
+from reconciler.web.json_responses import JSONResponse
 from reconciler.web.metrics import Metrics
 
 DISCOVERY = "/prometheus/sd"

@@ -13,7 +13,7 @@ from reconciler.build import RESTART
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.report.older import completed
 from reconciler.report.status import Document
-from reconciler.web.unix import connect, peer_uid
+from reconciler.system.unix_sockets import connect, peer_uid
 
 _SYNC_SECONDS = 300.0
 _LEAST_SECONDS = 0.5

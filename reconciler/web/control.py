@@ -24,12 +24,12 @@ from starlette.routing import Route
 from reconciler.errors import ReconcileError
 from reconciler.model import ByHand
 from reconciler.report.history import parse_revision, parse_since
-from reconciler.report.scrub import printable, scrub_text
+from reconciler.report.redact import printable, scrub_text
 from reconciler.report.status import Document
-from reconciler.suspension import LATEST
-from reconciler.web.answers import JSONResponse
+from reconciler.state.suspension import LATEST
+from reconciler.system.unix_sockets import person
+from reconciler.web.json_responses import JSONResponse
 from reconciler.web.names import UnknownService, resolve_service
-from reconciler.web.unix import person
 
 log = structlog.get_logger()
 

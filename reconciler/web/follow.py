@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.errors import Terminal
-from reconciler.report.judgement import full_name, is_moving, judge, services
+from reconciler.report.convergence import full_name, is_moving, judge, services
 from reconciler.report.status import Document
 from reconciler.web.client import DaemonClient, NoDaemon, Refused
 

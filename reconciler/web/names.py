@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from reconciler.errors import Terminal
-from reconciler.report.judgement import full_name, services
+from reconciler.report.convergence import full_name, services
 from reconciler.report.status import Document
 
 

@@ -19,14 +19,14 @@ import structlog
 import uvicorn
 from starlette.applications import Starlette
 
-from reconciler.config import Settings
+from reconciler.config.listen import split_listen
+from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError, Retryable, SettingsError
-from reconciler.listen import split_listen
+from reconciler.system.unix_sockets import answers, identity, peer, peer_uid, short_path
 from reconciler.web.app import public_app
 from reconciler.web.bounded import MOST, BoundedProtocol
 from reconciler.web.control import Control, control_app
 from reconciler.web.metrics import Metrics
-from reconciler.web.unix import answers, identity, peer, peer_uid, short_path
 
 log = structlog.get_logger()
 

@@ -17,19 +17,19 @@ from pathlib import Path
 
 import structlog
 
-from reconciler.config import HostTarget as Settings
+from reconciler.config.settings import HostTarget as Settings
 from reconciler.desired import build_desired, part_of
 from reconciler.engines.preflight import key_of
-from reconciler.inventory import Inventory, ReplicaRecord
+from reconciler.host.inventory import Inventory, ReplicaRecord
+from reconciler.host.probing.probing import Sight, Subject
+from reconciler.host.routing.admin import EndpointState
+from reconciler.host.routing.envoy import ProxyState
+from reconciler.host.supervisor import ProcessState
+from reconciler.host.target import HostTarget
 from reconciler.manifests import ManifestCache, read_manifests
 from reconciler.model import Action, Desired, Endpoint, Lease, Observed, ReplicaId, Routed, ServiceRoute, Unreachable
-from reconciler.routing.admin import EndpointState
-from reconciler.routing.envoy import ProxyState
-from reconciler.targets.host import HostTarget
-from reconciler.targets.probing import Sight, Subject
-from reconciler.targets.supervisor import ProcessState
 from tests.bench.bench_pass import make_snapshot, make_turner, owned_of
-from tests.world import record
+from tests.support.world import record
 
 VERDICT = {"parsed": "as it is", "gpus": 0, "errors": [], "warnings": []}
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from reconciler.config import Engine, HostTarget
+from reconciler.config.settings import Engine, HostTarget
 from reconciler.desired import DesiredCache, build_desired
 from reconciler.manifests import ManifestCache, read_manifests
 from reconciler.model import DesiredState, File, Snapshot

@@ -14,10 +14,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.config import HostTarget
-from reconciler.cordon import Cordon
-from reconciler.loop.journal import Journal
-from reconciler.loop.turn import Turner
+from reconciler.config.settings import HostTarget
+from reconciler.loop.reconcile import Turner
+from reconciler.loop.recorder import Journal
 from reconciler.model import (
     Capacity,
     Desired,
@@ -33,9 +32,10 @@ from reconciler.model import (
     ServiceRoute,
     Snapshot,
 )
+from reconciler.model.target import Target
 from reconciler.report.history import History
-from reconciler.suspension import Suspension
-from reconciler.targets.base import Target
+from reconciler.state.cordon import Cordon
+from reconciler.state.suspension import Suspension
 from reconciler.web.metrics import Metrics
 
 LAYOUT = Path(__file__).parents[2] / "repo_layout"

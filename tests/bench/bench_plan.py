@@ -6,8 +6,8 @@ import json
 import statistics
 import time
 
-from reconciler.plan import make_plan
-from tests.simulation import PATIENCE, Host, state, wanted
+from reconciler.host.plan import make_plan
+from tests.support.simulation import PATIENCE, Host, state, wanted
 
 
 def main() -> None:

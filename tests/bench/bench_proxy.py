@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from reconciler.config import Routing
+from reconciler.config.settings import Routing
+from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.model import ServiceRoute
-from reconciler.routing.envoy import EnvoyProxy
-from tests.ports import free_port
-from tests.proxy_parts import Backend, route
+from tests.support.ports import free_port
+from tests.support.proxy_parts import Backend, route
 
 SIZES = {"2kb": 2_000, "100kb": 100_000}
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.targets.workload import home_of
+from reconciler.host.workload import home_of
 from tests.e2e.rig import Rig
-from tests.engine.fixtures import find_place
+from tests.support.engine.fixtures import find_place
 
 MakeRig = Callable[..., Rig]
 

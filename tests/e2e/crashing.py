@@ -21,14 +21,14 @@ from typing import Any
 import git  # noqa: F401 - whoever is forked need not read them
 import uvicorn.lifespan.off  # noqa: F401
 
-import reconciler.loop.daemon
-import reconciler.targets.systemd.manager
-import reconciler.targets.systemd.supervisor  # noqa: F401
-from reconciler import execute
+import reconciler.host.systemd.supervisor
+import reconciler.host.systemd.systemd_api
+import reconciler.loop.daemon  # noqa: F401 - whoever is forked need not read them
 from reconciler.cli import main
+from reconciler.host import execute
+from reconciler.host.systemd.bus import Bus
 from reconciler.model import Action, Reject, SetRoutes
 from reconciler.report.actions import subject_of
-from reconciler.targets.systemd.bus import Bus
 
 DIED_AT = Path(sys.argv[sys.argv.index("--config") + 1]).with_name("boundaries")
 FILES = {"os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.symlink": 1, "os.chown": 0}

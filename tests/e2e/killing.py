@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reconciler.inventory import Inventory, UnreadableRecord
+from reconciler.host.inventory import Inventory, UnreadableRecord
 from reconciler.model import ServiceId
 from tests.e2e.rig import Document, Rig
 

@@ -18,14 +18,14 @@ from typing import Any
 
 import yaml
 
-from reconciler.config import Settings
+from reconciler.config.settings import Settings
 from reconciler.demo.judge import Answer, Caller, Question, Verdict, ways_to
 from reconciler.demo.load import Load
 from reconciler.demo.repository import Repository
-from reconciler.inventory import Inventory, ReplicaRecord
-from reconciler.targets.ending import end_workloads
+from reconciler.host.inventory import Inventory, ReplicaRecord
+from reconciler.host.teardown import end_workloads
 from reconciler.web.client import DaemonClient, NoDaemon
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 LAYOUT = Path(__file__).parents[2] / "repo_layout"
 CRASHING = Path(__file__).parent / "crashing.py"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.e2e.rig import Rig
-from tests.git_repository import git
+from tests.support.git_repository import git
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.config import Settings
+from reconciler.config.settings import Settings
 from reconciler.demo.place import is_free
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

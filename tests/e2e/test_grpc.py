@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.conftest import MakeRig
 from tests.e2e.rig import Rig
-from tests.grpc_parts import GENERATE, HEALTH, SERVING, GrpcClient, Refusal
+from tests.support.grpc_parts import GENERATE, HEALTH, SERVING, GrpcClient, Refusal
 
 pytestmark = pytest.mark.e2e
 

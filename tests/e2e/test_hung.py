@@ -7,11 +7,11 @@ import signal
 
 import pytest
 
-from reconciler.routing.process import find
+from reconciler.host.routing.process import find
 from tests.e2e.conftest import MakeRig
 from tests.e2e.rig import Rig
-from tests.engine.fixtures import engine_processes
-from tests.world import exists
+from tests.support.engine.fixtures import engine_processes
+from tests.support.world import exists
 
 pytestmark = pytest.mark.e2e
 

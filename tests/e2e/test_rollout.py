@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from reconciler.engines.probe import Probe
-from reconciler.inventory import ReplicaRecord
+from reconciler.host.inventory import ReplicaRecord
 from tests.e2e.conftest import MakeRig
 from tests.e2e.rig import Rig
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reconciler import procfs
+from reconciler.system import procfs
 from tests.e2e.conftest import MakeRig
 from tests.e2e.rig import Rig
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler import procfs
+from reconciler.system import procfs
 from tests.e2e.conftest import MakeRig
 from tests.e2e.rig import Rig
 

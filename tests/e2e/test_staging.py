@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.conftest import MakeRig
 from tests.e2e.killing import assert_died_in, go
 from tests.e2e.rig import Rig
-from tests.storage.fixtures import KEY_ID, S3, SECRET
+from tests.host.staging.fixtures import KEY_ID, S3, SECRET
 
 pytestmark = pytest.mark.e2e
 MIB = 1 << 20

@@ -11,14 +11,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reconciler import review
 from reconciler.kserve.quantity import canonical, is_quantity
 from reconciler.kserve.resolve import World, resolve
 from reconciler.kserve.template import render
 from reconciler.kserve.template_nodes import TemplateError
 from reconciler.manifests import read_file
-from tests.examples import examples
+from reconciler.preview import on_cluster
 from tests.kserve.strategies import documents, near_misses
+from tests.support.examples import examples
 
 _slow = settings(max_examples=examples(100), deadline=None, suppress_health_check=list(HealthCheck))
 _RUNTIME = {
@@ -40,8 +40,8 @@ _SERVICE_KEYS = {
 
 def _check(tree: list[dict[str, Any]]) -> None:
     manifests = read_file("tree.yaml", yaml.safe_dump_all(tree, allow_unicode=True).encode("utf-8", "replace"))
-    rendered = json.loads(json.dumps(review.render(manifests)))
-    verdict = json.loads(json.dumps(review.validate(manifests)))
+    rendered = json.loads(json.dumps(on_cluster.render(manifests)))
+    verdict = json.loads(json.dumps(on_cluster.validate(manifests)))
     assert set(rendered) == {"services", "errors"}
     assert set(verdict) == {"valid", "errors", "warnings", "notChecked"}
     assert (verdict["valid"] is False) == bool(verdict["errors"])

@@ -13,7 +13,7 @@ from reconciler.kserve.config import from_config_map
 from reconciler.kserve.runtime_validation import Applied, runtime_refusal
 from reconciler.kserve.selection import Runtime, Runtimes
 from reconciler.kserve.storage import StorageContainer
-from tests.examples import examples
+from tests.support.examples import examples
 
 CONFIG = from_config_map(None, "Standard")
 FORMATS = st.fixed_dictionaries(

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.kserve.merge import patch_container
-from tests.examples import examples
+from tests.support.examples import examples
 
 _NAMES = st.sampled_from(["a", "b", "c", "d"])
 _ENV = st.lists(

@@ -13,10 +13,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reconciler import review
 from reconciler.cli import run
 from reconciler.manifests import read_file
-from tests.examples import examples
+from reconciler.preview import on_cluster
+from tests.support.examples import examples
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.yaml"))
 TREES = [yaml.load(case.read_bytes(), yaml.CSafeLoader)["input"] for case in CASES]
@@ -73,7 +73,7 @@ def mutations(draw: st.DrawFn) -> list[Any]:
 
 def answers(data: bytes) -> None:
     manifests = read_file("tree.yaml", data)
-    for document in (review.render(manifests), review.validate(manifests)):
+    for document in (on_cluster.render(manifests), on_cluster.validate(manifests)):
         json.dumps(document, allow_nan=False)
 
 
@@ -86,7 +86,7 @@ def test_no_mutation_of_a_recording_makes_render_or_validate_raise(tree: list[An
 @pytest.mark.parametrize("spec", ['{"predictor": {"containers": [""]}}', '{"predictor": {"model": {"env": [""]}}}'])
 def test_empty_text_among_objects_is_refused_and_left_out(spec: str) -> None:
     head = '{"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "m"}, "spec": '
-    verdict = review.validate(read_file("m.yaml", (head + spec + "}").encode()))
+    verdict = on_cluster.validate(read_file("m.yaml", (head + spec + "}").encode()))
     assert any('must be of type object: "string"' in each["message"] for each in verdict["errors"])
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler import review
 from reconciler.manifests import read_file
+from reconciler.preview import on_cluster
 from tests.kserve.stored import stored_pod
 
 _SETTINGS = """
@@ -41,7 +41,7 @@ def _that(*keys: str) -> Any:
 
 
 def _render(case: dict[str, Any]) -> dict[str, Any]:
-    document = review.render(_tree(case))
+    document = on_cluster.render(_tree(case))
     names = [d["metadata"]["name"] for d in case["input"] if d["kind"] == "InferenceService"]
     service: dict[str, Any] = next(each for each in document["services"] if each["name"] == names[0])
     # What we print is JSON: a comparison must not see more than that.
@@ -92,7 +92,7 @@ def test_url_is_the_one_in_the_status(case: dict[str, Any]) -> None:
 
 @_that("refused")
 def test_refusal_says_what_kserve_says(case: dict[str, Any]) -> None:
-    verdict = review.validate(_tree(case))
+    verdict = on_cluster.validate(_tree(case))
     assert not verdict["valid"]
     messages = [error["message"] for error in verdict["errors"]]
     assert any(case["refused"]["message"].split(" is invalid: ")[-1] in message for message in messages), messages
@@ -106,7 +106,7 @@ def test_invalid_spec_has_the_failure_info_of_the_status(case: dict[str, Any]) -
     assert status["lastFailureInfo"] == case["invalid"]
     assert status["states"]["targetModelState"] == "FailedToLoad"
     assert service["errors"]
-    assert not review.validate(_tree(case))["valid"]
+    assert not on_cluster.validate(_tree(case))["valid"]
 
 
 @_that("fails")
@@ -123,7 +123,7 @@ def test_display_name_of_one_runtime_is_taken_with_a_warning() -> None:
     service = _render(case)
     assert service["runtime"]["name"] == "vllm-runtime"
     assert [warning["reason"] for warning in service["warnings"]] == ["DisplayName"]
-    assert review.validate(_tree(case))["valid"]
+    assert on_cluster.validate(_tree(case))["valid"]
 
 
 def test_every_recording_is_judged() -> None:

@@ -8,11 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.config import Routing
+from reconciler.config.settings import Routing
 from reconciler.kserve.status import Condition, Failure, Seen, conditions, failed_because, invalid_because, model_status
 from reconciler.model import Routed
 from reconciler.report.kserve_status import kserve_status, see
-from tests.report_world import NEW, desired, owned, rejection, replica, report, service_in, state, status_of, verdict
+from tests.support.report_world import (
+    NEW,
+    desired,
+    owned,
+    rejection,
+    replica,
+    report,
+    service_in,
+    state,
+    status_of,
+    verdict,
+)
 
 SERVING = Seen(wanted=1, ready=1, updated=1, alive=1, served=True, routed=True, ready_since=110.0, started_at=100.0)
 UNKNOWN_RUNTIME = invalid_because("RuntimeNotRecognized", "No ServingRuntimes … with the name: nope")

@@ -11,9 +11,9 @@ from pathlib import Path
 from reconciler.engines.launch import Question
 from reconciler.engines.preflight import Begin, PreflightRunner, key_of
 from reconciler.errors import Retryable
-from reconciler.targets.gpus import Gpus
-from reconciler.targets.systemd.preflight import Sandbox, command, tell, variables_of
-from tests.world import eventually
+from reconciler.host.gpus.devices import Gpus
+from reconciler.host.systemd.preflight import Sandbox, command, tell, variables_of
+from tests.support.world import eventually
 
 FOLDER = Path("/srv/asking")
 MODEL = FOLDER / "closed" / 'a "model" with 100% $HOME'

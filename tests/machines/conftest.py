@@ -11,10 +11,10 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
-from tests.engine.fixtures import find_place
 from tests.machines.machine import Machine, NoMachine, check
 from tests.machines.network import Switch
 from tests.machines.rig import MachineRig
+from tests.support.engine.fixtures import find_place
 
 ROOT = Path(__file__).parents[2]
 CODE = "/srv/reconciler"

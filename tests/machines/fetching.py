@@ -13,24 +13,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reconciler import procfs
-from reconciler.config import Storage
+from reconciler.config.settings import Storage
 from reconciler.errors import Retryable
-from reconciler.files import replace_file
+from reconciler.host.staging import state as states
+from reconciler.host.staging.fetcher import USER
+from reconciler.host.staging.stager import Stager
+from reconciler.host.systemd import fetch as fetch_unit
+from reconciler.host.systemd.fetch import FetchUnit
+from reconciler.host.systemd.ways import AnyManager
 from reconciler.model import EnvVar, Fetch, Mount
 from reconciler.secrets import NO_SECRETS
-from reconciler.storage import state as states
-from reconciler.targets.fetcher import USER
-from reconciler.targets.stager import Stager
-from reconciler.targets.systemd import fetch as fetch_unit
-from reconciler.targets.systemd.fetch import FetchUnit
-from reconciler.targets.systemd.ways import AnyManager
+from reconciler.system import procfs
+from reconciler.system.files import replace_file
+from tests.host.staging.line import Line
+from tests.host.staging.models import Models
+from tests.host.staging.test_https import Web
+from tests.host.staging.web import serve_files
 from tests.source.https_server import make_certificate
-from tests.storage.line import Line
-from tests.storage.models import Models
-from tests.storage.test_https import Web
-from tests.storage.web import serve_files
-from tests.world import eventually
+from tests.support.world import eventually
 
 TOKEN = "nobody-else-may-see-this"
 MIB = 1 << 20

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.machines.rig import MachineRig
-from tests.nvml.driver import Driver, make
+from tests.support.nvml.driver import Driver, make
 
 
 @dataclass

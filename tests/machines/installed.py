@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from reconciler.config import Settings
-from reconciler.install import CONFIG
+from reconciler.config.settings import Settings
+from reconciler.host.install import CONFIG
 from tests.machines.rig import ROOT, MachineRig
 
 UNIT = "reconciler.service"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.rig import free_range
-from tests.engine.fixtures import Place
 from tests.machines.rig import MachineRig
+from tests.support.engine.fixtures import Place
 
 ENGINE = Path(__file__).with_name("light_engine.py")
 _PORTS = 160

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reconciler.cli.shared import log_to_stderr
-from reconciler.inventory import Inventory, ReplicaRecord
+from reconciler.host.gpus.devices import Gpus
+from reconciler.host.inventory import Inventory, ReplicaRecord
+from reconciler.host.systemd import bus
+from reconciler.host.systemd.supervisor import UnitSupervisor
+from reconciler.host.systemd.systemctl import SystemctlManager
+from reconciler.host.systemd.ways import AnyManager
 from reconciler.model import Lease, ReplicaId, ServiceId
-from reconciler.targets.gpus import Gpus
-from reconciler.targets.systemd import bus
-from reconciler.targets.systemd.supervisor import UnitSupervisor
-from reconciler.targets.systemd.systemctl import SystemctlManager
-from reconciler.targets.systemd.ways import AnyManager
-from tests.world import eventually, record
+from tests.support.world import eventually, record
 
 STATE = Path("/var/lib/reconciler-many")
 

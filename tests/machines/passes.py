@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from reconciler.config import Settings
-from reconciler.loop.parts import make_history, make_place, make_source
+from reconciler.config.settings import Settings
+from reconciler.loop.wiring import make_history, make_place, make_source
 from reconciler.report import log as logs
 from reconciler.web.metrics import Metrics
 from tests.machines.many_units import Counter

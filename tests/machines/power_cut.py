@@ -9,14 +9,14 @@ import json
 from pathlib import Path
 
 from reconciler.cli.shared import log_to_stderr
-from reconciler.inventory import Inventory
-from reconciler.targets.gpus import Gpus
-from reconciler.targets.systemd.supervisor import UnitSupervisor
-from reconciler.targets.systemd.unit_files import UNITS
-from reconciler.targets.systemd.ways import AnyManager
+from reconciler.host.gpus.devices import Gpus
+from reconciler.host.inventory import Inventory
+from reconciler.host.systemd.supervisor import UnitSupervisor
+from reconciler.host.systemd.unit_files import UNITS
+from reconciler.host.systemd.ways import AnyManager
+from tests.crash.power import Disk
 from tests.machines.many_units import Sleep
-from tests.power import Disk
-from tests.world import eventually, record
+from tests.support.world import eventually, record
 
 STATE = Path("/var/lib/reconciler-power")
 

@@ -13,20 +13,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler import procfs
 from reconciler.cli.shared import log_to_stderr
-from reconciler.inventory import Inventory, ReplicaRecord
+from reconciler.host.gpus.devices import Gpus
+from reconciler.host.inventory import Inventory, ReplicaRecord
+from reconciler.host.process.port_guard import PortGuard
+from reconciler.host.process.port_hold import PortHolds
+from reconciler.host.supervisor import ProcessState
+from reconciler.host.systemd.supervisor import UnitSupervisor
+from reconciler.host.systemd.unit import unit_name
+from reconciler.host.systemd.unit_files import UNITS
+from reconciler.host.systemd.ways import AnyManager
 from reconciler.model import Lease, ReplicaId, ServiceId
-from reconciler.targets.gpus import Gpus
-from reconciler.targets.port_guard import PortGuard
-from reconciler.targets.port_hold import PortHolds
-from reconciler.targets.supervisor import ProcessState
-from reconciler.targets.systemd.supervisor import UnitSupervisor
-from reconciler.targets.systemd.unit import unit_name
-from reconciler.targets.systemd.unit_files import UNITS
-from reconciler.targets.systemd.ways import AnyManager
+from reconciler.system import procfs
 from tests.machines.many_units import Sleep
-from tests.world import errno_of_a_stranger, eventually, record
+from tests.support.world import errno_of_a_stranger, eventually, record
 
 STATE = Path("/var/lib/reconciler-restarts")
 # It listens, as an engine does that has got ready; else its own unit would kill it at once.

@@ -16,12 +16,12 @@ import yaml
 
 from reconciler.demo.judge import Answer
 from reconciler.demo.load import Load
-from reconciler.targets.fetcher import USER as FETCHER
-from reconciler.targets.workload import place_of
+from reconciler.host.staging.fetcher import USER as FETCHER
+from reconciler.host.workload import place_of
 from tests.e2e.rig import CRASHING, Rig
-from tests.engine.fixtures import Place
 from tests.machines.machine import Machine
 from tests.machines.network import LoadThere, Network
+from tests.support.engine.fixtures import Place
 
 ROOT = Path(__file__).parents[2]
 USER = "reconciler-engine"

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_secrets import CHAT, SECRET, TOKEN
-from tests.engine.fixtures import find_place
 from tests.machines.conftest import refuse
 from tests.machines.containers import NAME, ContainerRig, check_podman
 from tests.machines.machine import NoMachine
 from tests.machines.rig import USER
 from tests.machines.test_life_of_a_host import SEQS, TINY
+from tests.support.engine.fixtures import find_place
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 TEMPLATE = "{{ messages[0].content }}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.targets.fetcher import USER
+from reconciler.host.staging.fetcher import USER
 from tests.machines.conftest import CODE, binds, refuse
 from tests.machines.machine import Machine, NoMachine
 

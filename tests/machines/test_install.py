@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler.inventory import Inventory
-from reconciler.targets.workload import home_of
-from tests.git_repository import Repository
+from reconciler.host.inventory import Inventory
+from reconciler.host.workload import home_of
+from tests.host.doctor.test_doctor import make_engine
 from tests.machines.conftest import ROOT, MakeRig, refuse
 from tests.machines.installed import UNIT, InstalledRig
 from tests.machines.machine import Machine, NoMachine
 from tests.machines.rig import USER, MachineRig
-from tests.ports import free_port
-from tests.test_doctor import make_engine
+from tests.support.git_repository import Repository
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.install import CONFIG
+from reconciler.host.install import CONFIG
 from tests.machines.conftest import MakeRig
 from tests.machines.installed import UNIT, InstalledRig
 from tests.machines.network import Switch

@@ -10,7 +10,7 @@ import pytest
 
 from tests.machines.conftest import ROOT, refuse
 from tests.machines.machine import NoMachine, check
-from tests.world import eventually
+from tests.support.world import eventually
 
 pytestmark = pytest.mark.host
 MAKE = """

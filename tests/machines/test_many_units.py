@@ -48,7 +48,7 @@ def test_many_units_are_seen_in_two_questions_and_none_is_lost(
 
 
 ASK = """
-from reconciler.targets.systemd.bus import PATH, SYSTEM, Bus
+from reconciler.host.systemd.bus import PATH, SYSTEM, Bus
 bus = Bus(lambda *_: None, SYSTEM)
 print("connected", flush=True)
 print(bus.properties([(f"{PATH}/unit/dbus_2eservice", "Service", "MainPID")] * 300))

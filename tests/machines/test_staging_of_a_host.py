@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.targets.fetcher import USER as FETCHER
+from reconciler.host.staging.fetcher import USER as FETCHER
 from tests.e2e.test_staging import (
     MIB,
     SECRET,
@@ -16,10 +16,10 @@ from tests.e2e.test_staging import (
     await_the_second_alone,
     follow_s3,
 )
+from tests.host.staging.fixtures import S3
 from tests.machines.conftest import MakeRig
 from tests.machines.installed import InstalledRig
 from tests.machines.rig import USER
-from tests.storage.fixtures import S3
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 DISK = "/srv/models"

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import Engine, HostTarget
+from reconciler.config.settings import Engine, HostTarget
 from reconciler.engines.launch import launch
 from reconciler.engines.probe import Probe
-from reconciler.targets.systemd.replica import plan_unit
-from reconciler.targets.systemd.unit import build_unit, credential_of, unit_name
-from reconciler.targets.workload import place_of
-from tests import world
-from tests.engine.fixtures import find_place
-from tests.engine.server import SERVICE, Stream, spec_of
+from reconciler.host.systemd.replica_unit import plan_unit
+from reconciler.host.systemd.unit import build_unit, credential_of, unit_name
+from reconciler.host.workload import place_of
 from tests.machines.conftest import binds, refuse
 from tests.machines.machine import Machine, NoMachine
+from tests.support import world
+from tests.support.engine.fixtures import find_place
+from tests.support.engine.server import SERVICE, Stream, spec_of
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 SETTINGS = HostTarget.model_validate({"name": "box", "kind": "systemd", "paths": ["hosts/box"]})

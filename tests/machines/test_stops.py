@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.targets.systemd.unit import UnitPlan, build_unit, unit_name
+from reconciler.host.systemd.unit import UnitPlan, build_unit, unit_name
 from tests.machines.conftest import CODE
 from tests.machines.machine import Machine, wait_for
 from tests.machines.test_unit_text import echo

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reconciler.host.systemd.unit import UnitPlan, build_unit, credential_of, unit_name
 from reconciler.model import ReplicaId, Resources, ServiceId
-from reconciler.targets.systemd.unit import UnitPlan, build_unit, credential_of, unit_name
 from tests.machines.conftest import CODE
 from tests.machines.machine import Machine
 

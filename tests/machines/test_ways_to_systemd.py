@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from reconciler import procfs
 from reconciler.errors import Retryable
-from reconciler.targets.systemd import bus, systemctl
-from reconciler.targets.systemd.dbus import DBusManager
-from reconciler.targets.systemd.manager import Manager, Run, UnitState
-from reconciler.targets.systemd.systemctl import SystemctlManager
-from reconciler.targets.systemd.ways import AnyManager
+from reconciler.host.systemd import bus, systemctl
+from reconciler.host.systemd.dbus import DBusManager
+from reconciler.host.systemd.systemctl import SystemctlManager
+from reconciler.host.systemd.systemd_api import Manager, Run, UnitState
+from reconciler.host.systemd.ways import AnyManager
+from reconciler.system import procfs
 from tests.machines.conftest import refuse
 from tests.machines.machine import NoMachine
 from tests.machines.user_systemd import UserSystemd
-from tests.world import eventually
+from tests.support.world import eventually
 
 pytestmark = pytest.mark.host
 NOWHERE = Path("/nowhere")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.source import GitSource
-from tests.git_repository import Repository
 from tests.source.parts import source_of
+from tests.support.git_repository import Repository
 
 
 @pytest.fixture

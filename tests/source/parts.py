@@ -6,10 +6,10 @@ import hashlib
 import zlib
 from pathlib import Path
 
-from reconciler.config import Source
+from reconciler.config.settings import Source
 from reconciler.model import Snapshot
 from reconciler.source import GitSource
-from tests.git_repository import Repository
+from tests.support.git_repository import Repository
 
 PATHS = ("runtimes", "hosts/a")
 

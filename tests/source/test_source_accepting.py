@@ -11,8 +11,8 @@ import pytest
 
 from reconciler.errors import Retryable, Terminal
 from reconciler.source import GitSource
-from tests.git_repository import Repository, git
 from tests.source.parts import source_of
+from tests.support.git_repository import Repository, git
 
 # ---------------------------------------------------------------- references
 

@@ -12,9 +12,9 @@ import pytest
 from reconciler.errors import Retryable, Terminal
 from reconciler.source import GitSource
 from reconciler.source.git import MOST_MEMORY
-from tests.git_repository import Repository, entry
 from tests.source import hostile_server
 from tests.source.parts import codes, make_pack, source_of
+from tests.support.git_repository import Repository, entry
 
 pytestmark = pytest.mark.slow
 

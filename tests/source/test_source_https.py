@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import Source
+from reconciler.config.settings import Source
 from reconciler.errors import Retryable, Terminal
 from reconciler.source import GitSource
 from reconciler.source import git as git_module
-from tests.git_repository import Repository, git
 from tests.source.https_server import GitServer, make_certificate, serve
+from tests.support.git_repository import Repository, git
 
 TOKEN = "s3cr3t-t0ken/with+signs=&'\"$x"
 
@@ -262,7 +262,7 @@ def test_a_fetch_that_outlives_a_killed_daemon_is_waited_for(
 _POLL = """
 import sys
 from pathlib import Path
-from reconciler.config import Source
+from reconciler.config.settings import Source
 from reconciler.source import GitSource
 url, token, ca, state = sys.argv[1:]
 GitSource(Source(url=url, token_file=token, ca_file=ca), Path(state), ("",)).poll()

@@ -12,15 +12,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from reconciler.config import Source
+from reconciler.config.git_names import is_ref_name
+from reconciler.config.settings import Source
 from reconciler.errors import Terminal
-from reconciler.git_names import is_ref_name
 from reconciler.source.access import ssh_command
 from reconciler.source.address import parse_address, shown_address
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed
 from reconciler.source.reference import Kind, Wanted, highest, nothing_found, wanted_reference
-from tests.examples import examples
+from tests.support.examples import examples
 
 # ---------------------------------------------------------------- URLs
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import HostTarget, Source
-from reconciler.desired.unseen import part_of, unreadable_places
+from reconciler.config.settings import HostTarget, Source
+from reconciler.desired.prune_safety import part_of, unreadable_places
 from reconciler.errors import Terminal
 from reconciler.manifests import read_manifests
 from reconciler.source import GitSource
 from reconciler.source import poll as poll_module
-from tests.git_repository import Repository, entry
 from tests.source.parts import PATHS, codes, make_pack, source_of
+from tests.support.git_repository import Repository, entry
 
 # ---------------------------------------------------------------- reading
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import Source
+from reconciler.config.settings import Source
 from reconciler.errors import Retryable
 from reconciler.source import GitSource
-from tests.git_repository import Repository, git
-from tests.ports import free_port
+from tests.support.git_repository import Repository, git
+from tests.support.ports import free_port
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 

@@ -1,0 +1,384 @@
+"""Settings: one YAML file, read once, frozen. Every error names the file and the key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from reconciler.config.conflicts import conflicts
+from reconciler.config.errors import explain, told
+from reconciler.config.values import (
+    AbsolutePath,
+    Commit,
+    Count,
+    Domain,
+    Folder,
+    GitName,
+    GitUser,
+    GpuId,
+    Image,
+    LabelKey,
+    LabelValue,
+    Listen,
+    Namespace,
+    Ports,
+    Quantity,
+    RepositoryUrl,
+    Seconds,
+    TargetName,
+    User,
+    Variables,
+    VersionRange,
+    VolumeName,
+    WebListen,
+)
+from reconciler.errors import SettingsError
+from reconciler.formats.strict_yaml import Tree, YamlProblem, load_one
+from reconciler.model import is_under
+
+DEFAULT_PATH = Path("/etc/reconciler/config.yaml")
+# A config is written by hand: more than this is a mistake.
+_MAX_BYTES = 1 << 20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_BEYOND = "beyond it, targets that read other folders than the largest go on"
+
+
+class Source(_Section):
+    """Where git is. At most one of branch, tag, semver and commit; none means the branch `main`."""
+
+    url: RepositoryUrl = Field(description="Repository: https://…, ssh://…, user@host:path, file:///… or a local path")
+    branch: GitName | None = Field(None, description="Branch to follow (`main` when nothing else is named)")
+    tag: GitName | None = Field(None, description="Tag to follow")
+    semver: VersionRange | None = Field(
+        None, description="Highest x.y.z tag (with or without `v`) in this range, in npm's syntax: `>=1.2.0 <2.0.0`"
+    )
+    commit: Commit | None = Field(None, description="One commit, all 40 digits")
+    interval: Seconds = Field(
+        60.0, ge=1, description="How often the remote is asked; a local repository is watched too"
+    )
+    timeout: Seconds = Field(
+        60.0, gt=0, description="Longest silence of one git call; a fetch that makes progress may take 60 times as long"
+    )
+    allow_rewrites: bool = Field(False, description="Accept a branch whose history was rewritten")
+    token_file: AbsolutePath | None = Field(None, description="File with the https token or password")
+    username: GitUser = Field("git", description="User name sent with the token")
+    ssh_key_file: AbsolutePath | None = Field(None, description="Private key for ssh")
+    known_hosts_file: AbsolutePath | None = Field(None, description="Host keys for ssh, always checked strictly")
+    ca_file: AbsolutePath | None = Field(None, description="CA certificates for https instead of the system's")
+    max_file_bytes: Count = Field(1 << 20, description="Largest manifest file that is read")
+    max_total_bytes: Count = Field(64 << 20, description=f"Most bytes of manifests in one revision; {_BEYOND}")
+    max_repository_bytes: Count = Field(4 << 30, description="Most bytes of history that are fetched and kept")
+    max_files: Count = Field(20_000, description=f"Most manifest files in one revision; {_BEYOND}")
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Source:
+        named = [k for k in ("branch", "tag", "semver", "commit") if getattr(self, k) is not None]
+        if len(named) > 1:
+            raise ValueError(f"name only one of {', '.join(named)}")
+        return self
+
+
+class Engine(_Section):
+    """What runs an image: an interpreter that stands in for it, or podman."""
+
+    image: Image = Field(description="Image, or a pattern with `*`; the first match wins")
+    python: AbsolutePath | None = Field(None, description="Interpreter of the environment that stands in for the image")
+    podman: bool = Field(
+        False, description="The image itself runs, in a container; instead of `python`, and with `systemd` only"
+    )
+    env: Variables = Field(default_factory=dict, description="Variables for every replica of this engine")
+
+    @model_validator(mode="after")
+    def _one_executor(self) -> Engine:
+        if self.podman == (self.python is not None):
+            raise ValueError("name either python, an interpreter that stands in for the image, or podman: true")
+        return self
+
+    @property
+    def called(self) -> str:
+        """What people call it, and what its caches are kept by."""
+        return str(self.python) if self.python else f"podman for {self.image}"
+
+
+class Storage(_Section):
+    """How models are fetched that do not lie on this host."""
+
+    python: AbsolutePath | None = Field(
+        None, description="Interpreter that has kserve-storage and fetches models; the daemon's own when unset"
+    )
+    folder: AbsolutePath | None = Field(
+        None, description="Where they are kept; `models` in the target's state when unset"
+    )
+    env: Variables = Field(
+        default_factory=dict, description="Variables for fetching: proxies, `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE`…"
+    )
+
+
+class Allocatable(_Section):
+    """What replicas may use; unset is all that the host has."""
+
+    cpu: Quantity | None = Field(None, description="Cores, as Kubernetes writes them: `8` or `7500m`")
+    memory: Quantity | None = Field(None, description="Memory, as Kubernetes writes it: `48Gi`")
+
+
+class Rollout(_Section):
+    """How patient a rollout is."""
+
+    min_ready: Seconds = Field(30.0, description="How long a new replica must stay ready before it is trusted")
+    ready_timeout: Seconds = Field(600.0, gt=0, description="Longest time from start to ready")
+    drain_timeout: Seconds = Field(
+        120.0,
+        description="Longest wait for running requests; a service's own terminationGracePeriodSeconds wins",
+    )
+    stop_grace: Seconds = Field(10.0, description="From SIGTERM to SIGKILL, once nothing runs any more")
+    shutdown_timeout: Seconds | None = Field(
+        None,
+        description="With `systemd`: how long a shutdown of the host waits for running requests; unset: "
+        "`drain_timeout`, at most 60 s",
+    )
+
+    @property
+    def shutdown_budget(self) -> float:
+        """Seconds that a shutdown of the host waits for running requests."""
+        return min(self.drain_timeout, 60.0) if self.shutdown_timeout is None else self.shutdown_timeout
+
+
+class Liveness(_Section):
+    """When a replica that serves counts as hung."""
+
+    interval: Seconds = Field(60.0, description="How often an idle engine is asked for one token; 0 never")
+    timeout: Seconds = Field(
+        60.0,
+        description="Longest time without an answer or progress before a replica is replaced; "
+        "ten times that while its processes compute; 0 never",
+    )
+
+
+class Routing(_Section):
+    """The proxy in front of the replicas."""
+
+    listen: Listen = Field("127.0.0.1:8080", description="Address of the proxy")
+    domain: Domain = Field("example.com", description="Services answer to `{name}-{namespace}.{domain}`")
+    max_body_bytes: Count = Field(32 << 20, lt=1 << 32, description="Largest request body")
+
+
+class SecretFolder(_Section):
+    """A folder of the repository whose documents alone get Secrets of some namespaces."""
+
+    path: Folder = Field(description="Folder of the repository; the deepest one that is named counts")
+    namespaces: tuple[Namespace, ...] = Field(
+        min_length=1, description="Namespaces whose Secrets may stand there, and be used by what stands there alone"
+    )
+    age_key_file: AbsolutePath | None = Field(
+        None, description="age identities that open what is encrypted there, instead of the target's"
+    )
+
+
+class Secrets(_Section):
+    """Where this host finds Secrets, beside systemd credentials."""
+
+    directory: AbsolutePath | None = Field(
+        None, description="Folder outside git with Secret manifests, closed to other users"
+    )
+    age_key_file: AbsolutePath | None = Field(
+        None, description="age identities that open SOPS-encrypted Secrets; unset: the systemd credential `age.key`"
+    )
+    allow_plaintext: bool = Field(False, description="Take Secrets that stand in git unencrypted")
+    folders: tuple[SecretFolder, ...] = Field(
+        (), description="Which folders of the repository may hold and use the Secrets of which namespaces; unset: all"
+    )
+
+    @property
+    def key_files(self) -> tuple[Path | None, ...]:
+        """All files with age identities."""
+        return (self.age_key_file, *(each.age_key_file for each in self.folders))
+
+    def folder_of(self, file: str) -> SecretFolder | None:
+        """The deepest of the folders that holds a file of the repository."""
+        around = [each for each in self.folders if is_under(file, (each.path,))]
+        return max(around, key=lambda each: len(each.path), default=None)
+
+    def folders_for(self, namespace: str) -> list[str]:
+        """The folders that may hold and use the Secrets of a namespace."""
+        return [each.path for each in self.folders if namespace in each.namespaces]
+
+
+class Taint(_Section):
+    """What keeps services away that do not tolerate it."""
+
+    key: LabelKey = Field(description="Key of the taint: `nvidia.com/gpu`")
+    value: LabelValue = Field("", description="Its value")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(
+        description="`NoSchedule` and `NoExecute` keep a service away, `PreferNoSchedule` changes nothing"
+    )
+
+
+class HostTarget(_Section):
+    """One host."""
+
+    name: TargetName = Field(description="Name of the target")
+    kind: Literal["process", "systemd"] = Field(
+        "process",
+        description="`process`: replicas are child processes that outlive us; `systemd`: they are units, we are root",
+    )
+    user: User = Field(
+        "reconciler-engine",
+        description="With `systemd`: the user of the host who runs replicas",
+    )
+    allow_root: bool = Field(
+        False, description="Let replicas run as root although others than root may push: each of them then is root"
+    )
+    paths: tuple[Folder, ...] = Field(
+        min_length=1,
+        description="Folders of the repository that this target reads; the last one is its own and holds its host.yaml",
+    )
+    default_namespace: Namespace = Field("default", description="Namespace of documents that name none")
+    engines: tuple[Engine, ...] = Field((), description="What runs which image")
+    volumes: dict[VolumeName, AbsolutePath] = Field(default_factory=dict, description="Folder behind each `pvc://NAME`")
+    secrets: Secrets = Field(default_factory=Secrets, description="Where this host finds Secrets")
+    storage: Storage = Field(default_factory=Storage, description="How models are fetched that lie elsewhere")
+    gpus: Literal["auto"] | tuple[GpuId, ...] = Field(
+        "auto", description="`auto` asks NVML; or a list of UUIDs, of GPUs or MIG devices"
+    )
+    labels: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict, description="Labels of the host, for nodeSelector and node affinity"
+    )
+    taints: tuple[Taint, ...] = Field((), description="Taints of the host")
+    allocatable: Allocatable = Field(default_factory=Allocatable, description="Upper limits for all replicas together")
+    ports: Ports = Field("20000-20999", description="Ports for replicas that cannot listen on a Unix socket")
+    rollout: Rollout = Field(default_factory=Rollout, description="How patient a rollout is")
+    liveness: Liveness = Field(default_factory=Liveness, description="When a replica that serves counts as hung")
+    routing: Routing = Field(default_factory=Routing, description="The proxy in front of the replicas")
+
+    @field_validator("engines")
+    @classmethod
+    def _containers_are_units(cls, engines: tuple[Engine, ...], info: ValidationInfo) -> tuple[Engine, ...]:
+        if info.data.get("kind") == "process" and any(engine.podman for engine in engines):
+            raise ValueError("podman: true needs kind: systemd, which keeps the containers")
+        return engines
+
+    @property
+    def own_path(self) -> str:
+        """The folder that is this target's alone."""
+        return self.paths[-1]
+
+    @property
+    def closed(self) -> tuple[Path, ...]:
+        """What this target names of the host that no service is shown."""
+        files = (self.secrets.directory, *self.secrets.key_files, self.storage.folder)
+        return tuple(path for path in files if path is not None)
+
+    @property
+    def port_range(self) -> range:
+        first, last = (int(part) for part in self.ports.split("-"))
+        return range(first, last + 1)
+
+
+class Web(_Section):
+    """The daemon's own HTTP side."""
+
+    listen: WebListen = Field("127.0.0.1:9464", description="Address of /healthz, /readyz, /metrics and /prometheus/sd")
+
+
+class Log(_Section):
+    """The daemon's log."""
+
+    format: Literal["auto", "text", "json"] = Field("auto", description="`auto`: text on a terminal, else JSON")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level shown")
+
+
+class Settings(_Section):
+    """Everything the daemon is told."""
+
+    source: Source = Field(description="Where git is")
+    targets: tuple[HostTarget, ...] = Field(min_length=1, description="The places to keep as git says")
+    state_dir: AbsolutePath = Field(Path("/var/lib/reconciler"), description="Our folder: records, mirror, history")
+    socket: AbsolutePath | None = Field(None, description="Control socket; `control.sock` in state_dir when unset")
+    resync: Seconds = Field(60.0, gt=0, description="Longest time between two passes")
+    web: Web = Field(default_factory=Web, description="The daemon's own HTTP side")
+    log: Log = Field(default_factory=Log, description="The daemon's log")
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def socket_path(self) -> Path:
+        return self.socket or self.state_dir / "control.sock"
+
+    @property
+    def closed(self) -> tuple[Path, ...]:
+        """Ours alone: no service is shown anything of it."""
+        files = [self._file, self.source.token_file, self.source.ssh_key_file]
+        for target in self.targets:
+            files += target.closed
+        return (self.state_dir, *(path for path in dict.fromkeys(files) if path is not None))
+
+    def target(self, name: str) -> HostTarget:
+        """The target of this name. Raises SettingsError."""
+        names = [target.name for target in self.targets]
+        if name not in names:
+            raise SettingsError(f"--target {name}: no such target in the config; there are: {', '.join(names)}")
+        return self.targets[names.index(name)]
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """Raises SettingsError, which names the file, the line, the key and what was expected."""
+        return _validated(cls, path, _read(path))
+
+
+def _read(path: Path) -> Tree:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise SettingsError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB; that is not a config")
+        return load_one(data)
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file; pass --config PATH or set RECONCILER_CONFIG") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except YamlProblem as problem:
+        raise SettingsError(f"{path}:{problem.line}: {problem.message}") from None
+
+
+def _validated(cls: type[Settings], path: Path, tree: Tree) -> Settings:
+    if not isinstance(tree.value, dict):
+        raise SettingsError(f"{path}:1: expected a mapping with the keys source and targets")
+    try:
+        settings = cls.model_validate(tree.value)
+    except ValidationError as error:
+        lines = explain(path, tree, error.errors(include_url=False), _known_keys())
+        raise SettingsError("\n".join(lines)) from None
+    if found := [told(path, tree, place, message) for place, message in conflicts(settings)]:
+        raise SettingsError("\n".join(found))
+    settings._file = path.absolute()
+    return settings
+
+
+def _known_keys() -> list[str]:
+    keys: list[str] = []
+    hosts = (HostTarget, Engine, Secrets, Storage, Taint, Allocatable, Rollout, Liveness, Routing)
+    sections = (Settings, Source, *hosts, Web, Log)
+    for section in sections:
+        keys += section.model_fields
+    return keys
+
+
+def config_path(given: str | None) -> Path:
+    """The config file: what was given, else $RECONCILER_CONFIG, else the default place."""
+    return Path(given or os.environ.get("RECONCILER_CONFIG") or DEFAULT_PATH)

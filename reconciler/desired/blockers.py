@@ -1,0 +1,157 @@
+"""What a host cannot honour, known without asking it. All reasons are listed; any of them blocks the service. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from urllib.parse import unquote
+
+from reconciler.config.settings import DEFAULT_PATH, Engine, HostTarget
+from reconciler.desired.downloads import engine_downloads
+from reconciler.desired.gpu_share import exceeded_share
+from reconciler.desired.mounted_files import file_obstacles, missing_source, paths_in_mounted_config
+from reconciler.desired.origins import Origins
+from reconciler.desired.secrets import Keyring, missing_secrets
+from reconciler.desired.spec import Surroundings
+from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, paths_in
+from reconciler.engines.images import doubtful_image, find_engine
+from reconciler.engines.launch import UNKNOWN, Revealed, origin_of_word, server_flags, unsupported
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
+from reconciler.model.model_sources import SCHEMES, shown
+from reconciler.secrets.wanted import ALL, secret_ref
+
+# What a unit's shell, loader and interpreter come from; and what these look into, where a folder may be mounted.
+_PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/var/run")
+_SETTINGS = ("/etc", "/var/cache", "/tmp")  # noqa: S108
+
+
+def find_obstacles(
+    spec: EffectiveSpec,
+    argument_origins: tuple[Origin, ...],
+    ring: Keyring,
+    origins: Origins,
+    around: Surroundings,
+) -> Iterator[Reason]:
+    """Reasons why this spec cannot run on this host. GPUs and memory are the planner's: it knows what there is."""
+    target = ring.target
+    engine = find_engine(spec.image, target.engines)
+    if engine is None:
+        text = (
+            f"nothing on this host runs the image {spec.image or '(none)'}; "
+            f"map it in the config, targets[].engines of {target.name}"
+        )
+        # To map it would start what its arguments are not for.
+        doubt = doubtful_image(spec.image, spec.command)
+        yield Reason("NoEngine", doubt or text, origins.of_container_field("image"))
+    names = Revealed(_names(spec, ring))
+    for reason in unsupported(spec, argument_origins, secrets=names):
+        yield reason if reason.origin else replace(reason, origin=origins.of_container_field("command"))
+    yield from engine_downloads(spec, argument_origins, engine, names, origins)
+    yield from exceeded_share(spec, argument_origins, names, origins)
+    if spec.resources.mig and spec.resources.gpu_devices > 1:
+        text = "a process of CUDA uses one MIG device only; ask for one, and for no other GPU"
+        yield Reason("TooManyDevices", text, origins.of_container_field("resources"))
+    for variable in spec.env:
+        if variable.source and not (engine and variable.name in engine.env):
+            where = origins.of_variable(variable.name, variable.source)
+            who = "the container's envFrom" if variable.name.endswith(ALL) else f"variable {variable.name}"
+            yield from missing_source(variable.source, who, where, around)
+    yield from file_obstacles(spec, argument_origins, names, origins, around)
+    yield from missing_secrets(spec, engine, ring, origins)
+    for mount in spec.mounts:
+        if obstacle := storage_obstacle(mount, target):
+            yield Reason(*obstacle, origins.of_mount(mount.path, mount.uri))
+        yield from _missing_config_maps(mount, origins)
+        if engine and target.kind == "systemd" and (covered := _covered_by(mount.path, engine)):
+            text = f"mountPath {mount.path} would hide {covered}, which the engine runs from; mount it elsewhere"
+            yield Reason("MountNotAllowed", text, origins.of_mount(mount.path, mount.uri))
+    for reason in closed_arguments(spec, argument_origins, names=names):
+        yield reason if reason.origin else replace(reason, origin=origins.of_container_field("args"))
+
+
+def closed_arguments(
+    spec: EffectiveSpec,
+    argument_origins: tuple[Origin, ...],
+    is_closed: Callable[[str], bool] = is_systems_own,
+    names: Revealed = UNKNOWN,
+) -> Iterator[Reason]:
+    """Arguments that name what no service may read; whatever is mounted over it is another thing."""
+    flags, indices = server_flags(spec, names)
+    said = ((*each, "") for each in paths_in(flags))
+    for index, flag, path, where in (*said, *paths_in_mounted_config(spec, flags)):
+        if is_closed(path) and not any(is_below(path, each) for each in spec.mounted_paths):
+            text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
+            yield Reason("FileClosed", text, origin_of_word(spec, indices[index], argument_origins))
+
+
+def _covered_by(path: str, engine: Engine) -> str:
+    """What a unit without an image would find something else instead of, if anything."""
+    if engine.python is None:
+        return ""
+    place = posixpath.normpath(path)
+    if not path.startswith("/") or place.startswith("//") or ".." in path.split("/"):
+        return "some folder that only its own spelling tells"
+    own = str(engine.python.parent.parent)
+    if is_systems_own(place) or any(is_below(place, each) for each in (*_PROGRAMS, own)):
+        return next((each for each in (*_PROGRAMS, own) if is_below(place, each)), place)
+    return next((each for each in (*_PROGRAMS, *_SETTINGS, own) if is_below(each, place)), "")
+
+
+def _names(spec: EffectiveSpec, ring: Keyring) -> dict[EnvVar, dict[str, str]]:
+    """The names that whole Secrets bring along; no values are needed to judge a command."""
+    found = {}
+    for variable in spec.env:
+        ref = secret_ref(variable)
+        if ref and ref.key == ALL:
+            prefix = variable.name.removesuffix(ALL)
+            keys = ring.store.data(ring.namespace, ref.secret) or {}
+            found[variable] = {prefix + key: "" for key in keys}
+    return found
+
+
+def _missing_config_maps(mount: Mount, origins: Origins) -> Iterator[Reason]:
+    """What fetching a model needs of git. Where it needs Secrets, `missing_secrets` speaks."""
+    named = [(each.source, each.name) for each in mount.env] + [(each.source, each.path) for each in mount.files]
+    for source, needed_for in named:
+        kind, _, what = source.partition(" ")
+        if kind not in ("", "secret"):
+            text = f"fetching {shown(mount.uri)} needs {kind} {what.partition('/')[0]} for {needed_for}"
+            yield Reason("MissingConfigMap", f"{text}, which is not in git beside it", origins.of_storage(mount.uri))
+
+
+def _is_closed(folder: str, target: HostTarget) -> bool:
+    """By its name alone: where links lead is seen on the host."""
+    if any(is_below(folder, str(each)) for each in (*target.closed, DEFAULT_PATH.parent)):
+        return True
+    return is_systems_own(folder) and not any(is_below(folder, str(each)) for each in target.volumes.values())
+
+
+def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None:
+    """Code and text of why a model's files cannot be had here; None when they can."""
+    uri = shown(mount.uri)
+    scheme, separator, rest = uri.partition("://")
+    if ".." in rest.split("/") or ".." in uri.split("/"):
+        return "StorageUnsupported", f"{uri} climbs out of its folder with `..`"
+    if "\0" in unquote(mount.uri):
+        return "StorageUnsupported", f"{mount.uri!a} holds a NUL character, which no path may"
+    if (not separator and uri.startswith("/")) or (scheme == "file" and rest.startswith("/")):
+        folder = unquote(rest) if separator else uri
+        if _is_closed(folder, target):
+            return "FolderClosed", f"{uri}: {CLOSED}; keep models in a folder of their own"
+        return None
+    if scheme == "pvc" and separator:
+        claim = rest.partition("/")[0]
+        if claim in target.volumes:
+            return None
+        known = ", ".join(sorted(target.volumes)) or "none"
+        return "NoVolume", f"{uri}: targets[].volumes names no folder for the claim {claim} (it names {known})"
+    if separator and scheme in SCHEMES and rest.strip("/"):
+        return None
+    if separator and scheme in SCHEMES:
+        return "StorageUnsupported", f"{uri} names nothing to fetch; write for example {scheme}://BUCKET/FOLDER"
+    known = ", ".join(f"{each}://" for each in SCHEMES)
+    text = (
+        f"{uri}: a host reads models from file:///folder, an absolute path and pvc://NAME/folder, and fetches {known}"
+    )
+    return "StorageUnsupported", text

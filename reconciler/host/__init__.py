@@ -1,0 +1,1 @@
+"""One bare GPU host as a target: plan, rollout, replicas, models, proxy."""

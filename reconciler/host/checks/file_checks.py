@@ -1,0 +1,167 @@
+"""The files that a spec's arguments name, looked at where they lie on this host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from reconciler.engines.arguments import values_with_places
+from reconciler.engines.environment import replace_paths
+from reconciler.engines.file_arguments import (
+    CERTIFICATE,
+    CLOSED,
+    CONFIG,
+    KEY,
+    Holds,
+    Named,
+    climbs,
+    is_around,
+    is_below,
+    is_systems_own,
+    named_files,
+    paths_in,
+    reads_weights,
+    serves_folder,
+    written_in,
+)
+from reconciler.engines.fit_files import UnknownModel, UnreadableModel
+from reconciler.engines.launch import Question, origin_of_word
+from reconciler.engines.model_files import MissingFile, check, check_pair
+from reconciler.formats import strict_yaml
+from reconciler.model import Desired, EffectiveSpec, Origin, Reason
+from reconciler.system.file_stamps import Stamp, stamp_of
+from reconciler.system.files import open_regular
+from reconciler.system.readability import Reader, can_enter, can_read
+
+_LONGEST_CONFIG = 1 << 20
+_HIDDEN = "{}: cannot be read by {}, who runs replicas; see to its mode and folders"
+UNKNOWN = "FileUnknown"
+"""The code of a file that could not be looked at: it may be as it should be."""
+
+
+def unusable_files(
+    wish: Desired, spec: EffectiveSpec, asked: Question, reader: str, closed: tuple[Path, ...] = ()
+) -> Iterator[Reason]:
+    """One reason for each argument that names what is missing, damaged or hidden by the disk, or from its reader.
+
+    No argument may name what is `closed` or the system's own.
+    """
+    reader = reader if os.geteuid() == 0 else ""
+    refused = dict(_closed_to_services(wish, spec, asked, closed, reader))
+    yield from refused.values()
+    weights = reads_weights(asked.argv)
+    seen = [(one, replace_paths(one.path, asked.paths)) for one in named_files(asked.argv) if _is_ours(one, spec)]
+    seen = [(one, local) for one, local in seen if one.index not in refused]
+    # What an image brings along is not for us to see.
+    seen = [(one, local) for one, local in seen if local != one.path or not asked.image or _below_mounts(one, asked)]
+    pair: dict[str, tuple[Named, str]] = {}
+    for one, local in seen:
+        try:
+            try:
+                check(local, one.holds, weights)
+            except UnreadableModel:
+                # Whoever may push learns nothing of folders that the reader cannot enter.
+                if reader and local == one.path:
+                    _check_way(local, reader)
+                raise
+            # Root shows what is mounted, and has asked already.
+            if reader and (one.holds is Holds.FILE or local == one.path):
+                _check_reader(local, reader, stamp_of(local))
+            pair |= {one.flag: (one, local)} if one.flag in (CERTIFICATE, KEY) else {}
+        except UnreadableModel as error:
+            yield _reason(error, one, wish, spec, asked)
+    if len(pair) == 2:
+        try:
+            check_pair(pair[CERTIFICATE][1], pair[KEY][1])
+        except UnreadableModel as error:
+            yield _reason(error, pair[CERTIFICATE][0], wish, spec, asked)
+
+
+@lru_cache(512)
+def _check_reader(path: str, reader: str, _stamp: Stamp) -> None:
+    """Raises UnknownModel."""
+    if not can_read(path, Reader(reader)):
+        raise UnknownModel(_HIDDEN.format(path, reader))
+
+
+def _check_way(path: str, reader: str) -> None:
+    """Raises UnknownModel where the reader cannot go to the folder of a path by itself."""
+    if not can_enter(os.path.dirname(path), Reader(reader)):
+        raise UnknownModel(_HIDDEN.format(path, reader))
+
+
+def _closed_to_services(
+    wish: Desired, spec: EffectiveSpec, asked: Question, closed: tuple[Path, ...], reader: str
+) -> Iterator[tuple[int, Reason]]:
+    said = ((*each, "") for each in paths_in(asked.argv))
+    for index, flag, path, where in (*said, *_in_files_of_arguments(asked, reader)):
+        local = replace_paths(path, asked.paths)
+        is_seen = local != path or not asked.image
+        if (
+            is_seen
+            and not any(is_below(path, each) for each in spec.written_paths)
+            and _is_closed(local, asked, closed, serves_folder(flag))
+        ):
+            text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
+            origin = origin_of_word(spec, asked.indices[index], wish.argument_origins)
+            yield index, Reason("FileClosed", text, origin or wish.origin)
+
+
+def _in_files_of_arguments(asked: Question, reader: str) -> Iterator[tuple[int, str, str, str]]:
+    """As of arguments, and in which file: flags stand in one of the model's where vLLM is told to read it."""
+    for index, path in values_with_places(asked.argv, CONFIG)[:1]:
+        local = replace_paths(path, asked.paths)
+        if reader and not can_read(local, Reader(reader)):
+            continue
+        words = written_in(_read_yaml(local))
+        yield from ((index, flag, named, f"{CONFIG} {path}: ") for _, flag, named in paths_in(words))
+
+
+def _read_yaml(path: str) -> object:
+    """None for what is no file of arguments: other checks say so."""
+    try:
+        with open_regular(path) as file:
+            return strict_yaml.load_one(file.read(_LONGEST_CONFIG)).value
+    except (OSError, strict_yaml.YamlProblem):
+        return None
+
+
+def _is_closed(path: str, asked: Question, closed: tuple[Path, ...], with_all_in_it: bool) -> bool:
+    """Wherever links lead, but for what is mounted: that was looked at."""
+    if climbs(path):
+        return True
+    real = os.path.realpath(path)
+    if any(is_below(real, folder) for folder in asked.paths.values()):
+        return False
+    ours = [os.path.realpath(each) for each in closed]
+    if with_all_in_it and any(is_around(real, each) for each in (*ours, "/run")):
+        return True
+    return is_systems_own(path) or is_systems_own(real) or any(is_below(real, each) for each in ours)
+
+
+def _is_ours(one: Named, spec: EffectiveSpec) -> bool:
+    """A Secret's files, and those that git holds, are written when a replica starts."""
+    return not any(is_below(one.path, each) for each in spec.written_paths)
+
+
+def _below_mounts(one: Named, asked: Question) -> bool:
+    return any(is_below(one.path, mount) for mount in asked.paths)
+
+
+def _reason(error: UnreadableModel, one: Named, wish: Desired, spec: EffectiveSpec, asked: Question) -> Reason:
+    missing = isinstance(error, MissingFile)
+    code = UNKNOWN if isinstance(error, UnknownModel) else "FileMissing" if missing else "FileDamaged"
+    # Of a path in the container, both are told: the error names the one of this host.
+    path = "" if one.path in str(error) else f" {one.path}"
+    return Reason(code, f"{one.flag}{path}: {error}", _origin(one, wish, spec, asked))
+
+
+def _origin(one: Named, wish: Desired, spec: EffectiveSpec, asked: Question) -> Origin:
+    """The service's own argument; else where it says which model it is, for the runtime serves others as well."""
+    word = origin_of_word(spec, asked.indices[one.index], wish.argument_origins)
+    if word is not None and word.file == wish.origin.file:
+        return word
+    mounts = (origin for path, origin in wish.mount_origins if is_below(one.path, path))
+    return next(mounts, None) or word or wish.origin

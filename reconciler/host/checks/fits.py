@@ -1,0 +1,153 @@
+"""Whether wanted specs fit in this host's memory: from the models' files, and from what earlier starts measured.
+
+A folder holds one small file for each model and engine, written after a start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reconciler.engines.environment import replace_paths
+from reconciler.engines.fit import NEVER_STARTED, Past, Room, estimate, overhead_of, room_of, unknown
+from reconciler.engines.fit_arguments import MemoryArguments, arguments_of
+from reconciler.engines.fit_files import UnreadableModel, read_json, read_weights
+from reconciler.engines.fit_log import Figures, read_figures
+from reconciler.engines.fit_model import shape_of
+from reconciler.engines.launch import Question
+from reconciler.engines.preflight import Verdict, key_of_model
+from reconciler.host.checks.host_capacity import Machine
+from reconciler.model import EffectiveSpec, Fit, Gpu, Resources
+from reconciler.system.files import write_atomically
+
+_STARTS_KEPT = 32
+_Key = tuple[str, Resources, tuple[Gpu, ...]]
+
+
+def look_at(model: Path, given: MemoryArguments, room: Room, past: Past = NEVER_STARTED) -> Fit:
+    """The fit of one model's folder (or file), from its own files."""
+    folder = model if model.is_dir() else model.parent
+    try:
+        config = read_json(folder / "config.json")
+        shape = shape_of(config or {}, read_json(folder / "tokenizer_config.json"))
+        weights = read_weights(model, shape.layers or None, shape.is_tied)
+        if config is None:
+            # What of the files is not loaded only the config would tell.
+            weights = replace(weights, exact=False)
+    except UnreadableModel as error:
+        return unknown(str(error), room)
+    return estimate(weights, shape, given, room, past)
+
+
+def local_model(given: MemoryArguments, asked: Question) -> Path | None:
+    """Where the model that the arguments name lies on this host; None when they name none."""
+    path = Path(replace_paths(given.model, asked.paths)) if given.model else None
+    return path if path is not None and path.is_absolute() else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """One spec as its arguments and this host make it."""
+
+    given: MemoryArguments
+    room: Room
+    model: Path | None
+
+
+class Fits:
+    """Answers are kept while question, resources, GPUs and the model's folder stay: a pass reads nothing anew."""
+
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        self._folder = folder
+        self._machine = machine
+        self._writing = threading.Lock()
+        self._known: dict[_Key, tuple[Path | None, int, Fit]] = {}
+
+    def of(self, key: str, asked: Question, spec: EffectiveSpec, verdict: Verdict) -> Fit:
+        """The fit of a spec; `key` is its question's. Raises Retryable when the GPUs cannot be listed."""
+        # One question may be asked for services that ask for different amounts, and a driver may come back.
+        kept = (key, spec.resources, self._machine.gpus())
+        known = self._known.get(kept)
+        if known is not None and known[1] == _time_of(known[0]):
+            return known[2]
+        subject = self._subject(asked, spec, verdict)
+        stamp = _time_of(subject.model)
+        fit = self._judge(subject, key, asked)
+        self._known[kept] = (subject.model, stamp, fit)
+        return fit
+
+    def note(self, key: str, asked: Question, spec: EffectiveSpec, verdict: Verdict, log: Iterable[str]) -> None:
+        """Keep what a replica that just became ready says of its memory. What cannot be kept is only not known."""
+        figures = read_figures(log)
+        if figures is None:
+            return
+        subject = self._subject(asked, spec, verdict)
+        weights = self.of(key, asked, spec, verdict).weights_bytes or 0
+        overhead = overhead_of(figures, subject.room, subject.given, weights)
+        with self._writing, contextlib.suppress(OSError):
+            _add(self._path(asked), key, figures, overhead)
+        # Others of this model learn of its overhead.
+        self._known.clear()
+
+    def keep(self, asked: Iterable[Question]) -> None:
+        """Forget what was measured of other models. What cannot be deleted is deleted another time."""
+        kept = {self._path(question) for question in asked}
+        for path in self._folder.glob("*.json"):
+            if path not in kept:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def _subject(self, asked: Question, spec: EffectiveSpec, verdict: Verdict) -> _Subject:
+        room = room_of(spec.resources, self._machine.gpus(), self._machine.memory_bytes, verdict.gpus)
+        given = arguments_of(verdict.parsed, asked.argv, {} if room.gpus else asked.env)
+        return _Subject(given, room, local_model(given, asked))
+
+    def _judge(self, subject: _Subject, key: str, asked: Question) -> Fit:
+        if subject.model is None:
+            return unknown(f"its model {subject.given.model or ''} is no folder on this host", subject.room)
+        kept = _read(self._path(asked))
+        past = Past(_figures(kept["starts"].get(key)), kept["overhead"])
+        return look_at(subject.model, subject.given, subject.room, past)
+
+    def _path(self, asked: Question) -> Path:
+        return self._folder / f"{key_of_model(asked)}.json"
+
+
+def _time_of(path: Path | None) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime_ns if path else 0
+    return 0
+
+
+def _add(path: Path, key: str, figures: Figures, overhead: int | None) -> None:
+    """One more start, the latest at the end. Raises OSError."""
+    kept = _read(path)
+    starts = {name: each for name, each in kept["starts"].items() if name != key} | {key: asdict(figures)}
+    after = {
+        "starts": dict(list(starts.items())[-_STARTS_KEPT:]),
+        "overhead": kept["overhead"] if overhead is None else overhead,
+    }
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(after, indent=1).encode() + b"\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What earlier starts left; a file that is no such thing counts as none."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        found = json.loads(path.read_bytes())
+        overhead = found["overhead"]
+        return {"starts": dict(found["starts"]), "overhead": overhead if type(overhead) is int else None}
+    return {"starts": {}, "overhead": None}
+
+
+def _figures(kept: Any) -> Figures | None:
+    try:
+        found = Figures(**kept)
+    except TypeError:
+        return None
+    return found if all(isinstance(each, int | float | None) for each in kept.values()) else None

@@ -1,0 +1,266 @@
+"""The verdicts on wanted specs: what the installed engine said of each, as long as its question stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from reconciler.engines.launch import Question
+from reconciler.engines.preflight import NoVerdict, PreflightRunner, Verdict, engine_version, key_of
+from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.host.checks.fits import Fits
+from reconciler.host.checks.start_checks import StartChecks
+from reconciler.host.fault_isolation import Bugs
+from reconciler.host.inventory import ReplicaRecord
+from reconciler.host.staging.weights import Unusable
+from reconciler.host.workload import Workloads
+from reconciler.model import AskPreflight, Desired, EffectiveSpec, Origin, Owned, Preflight, Reason, ServiceId
+from reconciler.system.file_stamps import Stamp, Stamps
+
+NEVER: Mapping[ServiceId, float] = {}
+
+
+@dataclass(slots=True)
+class _Known:
+    """A question and what it was made from: it need not be made again while all that is as it was."""
+
+    wish: Desired
+    seen: tuple[tuple[str, Stamp], ...]
+    engine: str
+    asked: Question
+    key: str
+    verdict: Verdict | None = None
+    said: Preflight | None = None
+
+    def about(self, verdict: Verdict) -> Preflight:
+        """The verdict in words, worked out once."""
+        if self.said is None or self.verdict is not verdict:
+            wish, spec = self.wish, self.wish.spec
+            assert spec is not None  # noqa: S101 - else there is no question
+            self.verdict = verdict
+            self.said = verdict.about(self.asked, spec, wish.argument_origins, wish.origin, dict(wish.variable_origins))
+        return self.said
+
+
+class _Look:
+    """What one pass sees of the host, each file and each engine once."""
+
+    def __init__(self, workloads: Workloads) -> None:
+        self.stamps = Stamps()
+        self._workloads = workloads
+        self._engines: dict[Path, str] = {}
+
+    def engine(self, asked: Question) -> str:
+        """The version of what is asked; an image says it by its ID."""
+        if asked.image:
+            return ""
+        if asked.python not in self._engines:
+            self._engines[asked.python] = engine_version(asked.python)
+        return self._engines[asked.python]
+
+    def holds(self, known: _Known, wish: Desired) -> bool:
+        """Would its question be made just so again?"""
+        return (
+            (known.wish is wish or known.wish == wish)
+            and known.engine == self.engine(known.asked)
+            and self._has_image(known)
+            and all(self.stamps.of(path) == stamp for path, stamp in known.seen)
+        )
+
+    def _has_image(self, known: _Known) -> bool:
+        if not known.asked.image or known.wish.spec is None:
+            return True
+        try:
+            return self._workloads.image(known.wish.spec) == known.asked.image
+        except Retryable:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What is known of specs, by digest; the fields are Observed's."""
+
+    preflights: dict[str, Preflight] = field(default_factory=dict)
+    asking: set[str] = field(default_factory=set)
+    blockers: dict[str, tuple[Reason, ...]] = field(default_factory=dict)
+
+
+class Preflights:
+    """The verdicts on wanted specs: the engine's own, kept on disk; and missing weights, seen anew every time."""
+
+    def __init__(
+        self,
+        workloads: Workloads,
+        runner: PreflightRunner,
+        wake: Callable[[], None],
+        fits: Fits,
+        checks: StartChecks,
+    ) -> None:
+        self._workloads = workloads
+        self._checks = checks
+        self._fits = fits
+        self._wake = wake
+        self._runner = runner
+        self._refused: dict[str, Preflight] = {}
+        self._known: dict[tuple[ServiceId, str], _Known] = {}
+        self._bugs = Bugs()
+        self._tidied: object = None
+        self._since: Mapping[ServiceId, float] = NEVER
+
+    def ask(self, action: AskPreflight) -> None:
+        """Begin to ask. Raises Retryable when no answer is possible now."""
+        if bug := self._bugs.of((action.service, action.digest)):
+            raise Retryable(bug)
+        try:
+            asked = self._workloads.question(action.service, action.spec)
+        except Terminal as error:
+            self._refused[action.digest] = _refusal(error, action.origin)
+            self._wake()
+            return
+        self._runner.ask(asked, self._since.get(action.service, 0.0))
+
+    def look_up(
+        self,
+        wanted: Iterable[Desired],
+        running: Collection[str],
+        since: Mapping[ServiceId, float] = NEVER,
+    ) -> Answers:
+        """The verdicts known, what is being asked, and what stands in the way of those digests that are not `running`.
+
+        What was said of a service before `since`, seconds since 1970, does not count any more.
+        """
+        self._since = since
+        found = Answers()
+        look, pending, known = _Look(self._workloads), self._runner.pending(), {}
+        wanted = tuple(wanted)
+        if self._refused:
+            asked = {wish.digest for wish in wanted}
+            self._refused = {digest: said for digest, said in self._refused.items() if digest in asked}
+        for wish in wanted:
+            try:
+                question = self._question(wish, look, found.preflights)
+                if question is not None:
+                    known[wish.id, wish.digest] = question
+                    if wish.digest in running or not self._is_blocked(question, found):
+                        self._answer(question, pending, found)
+            except ReconcileError:
+                raise
+            except Exception as error:
+                # Not judged is neither accepted nor refused: whoever asks about it is told why.
+                self._bugs.note((wish.id, wish.digest), error)
+            else:
+                self._bugs.lift((wish.id, wish.digest))
+        self._known = known
+        return found
+
+    def tidy(self, owned: Mapping[ServiceId, Owned], records: Iterable[ReplicaRecord]) -> None:
+        """Delete verdicts and measurements that no wish, no replica and no promoted spec needs.
+
+        It costs nothing while none of these changes.
+
+        Where a question cannot be made now, its verdict goes as well: the engine is asked again once it can.
+        """
+        kept = [(service, one.promoted) for service, one in owned.items() if one.promoted is not None]
+        there = {one.digest: one for one in records}
+        keys = frozenset(known.key for known in self._known.values())
+        now = keys, self._runner.answers, tuple(one.digest for _, one in kept), frozenset(there)
+        if now == self._tidied:
+            return
+        self._tidied = now
+        asked = [known.asked for known in self._known.values()]
+        specs = [*((service, one.spec) for service, one in kept), *((r.id.service, r.spec) for r in there.values())]
+        for service, spec in specs:
+            with suppress(Retryable, Terminal):
+                try:
+                    asked.append(self._workloads.question(service, spec))
+                except ReconcileError:
+                    raise
+                except Exception as error:
+                    self._bugs.note((service, "what runs"), error)
+        self._runner.keep({key_of(each) for each in asked}, asked)
+        self._fits.keep(asked)
+
+    def _is_blocked(self, known: _Known, found: Answers) -> bool:
+        """Is there something in the way, whatever the engine says of the arguments?"""
+        wish, spec = known.wish, known.wish.spec
+        if spec is None or not wish.replicas:
+            return False
+        obstacles = self._checks.of(wish, spec, known.asked)
+        if obstacles.refused:
+            found.preflights[wish.digest] = Preflight("", reasons=obstacles.refused)
+        if obstacles.blocked:
+            found.blockers[wish.digest] = obstacles.blocked
+        return bool(obstacles.refused or obstacles.blocked)
+
+    def _answer(self, known: _Known, pending: Collection[str], found: Answers) -> None:
+        wish, spec = known.wish, known.wish.spec
+        verdict = self._runner.result(known.key, self._since.get(wish.id, 0.0))
+        if verdict is not None and spec is not None:
+            fit = self._fits.of(known.key, known.asked, spec, verdict)
+            said = known.about(verdict)
+            if said.fit is not fit:
+                known.said = said = replace(said, fit=fit)
+            found.preflights[wish.digest] = said
+        elif known.key in pending:
+            found.asking.add(wish.digest)
+        if verdict is None and (trouble := self._runner.trouble(known.key)) and trouble.lasts:
+            found.blockers[wish.digest] = (_no_verdict(trouble.error, wish, known.asked),)
+            if not trouble.is_due:
+                found.asking.add(wish.digest)
+
+    def note_start(self, service: ServiceId, spec: EffectiveSpec, log: Iterable[str]) -> None:
+        """A replica of this spec became ready, and this is its log: keep what it says of memory."""
+        with suppress(Retryable, Terminal):
+            asked = self._workloads.question(service, spec)
+            name = key_of(asked)
+            if verdict := self._runner.result(name):
+                self._fits.note(name, asked, spec, verdict, log)
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def _question(self, wish: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
+        """What can be asked; notes in `refused` what cannot, where that was said before."""
+        known = self._known.get((wish.id, wish.digest))
+        return known if known is not None and look.holds(known, wish) else self._ask_anew(wish, look, refused)
+
+    def _ask_anew(self, wish: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
+        if wish.spec is None:
+            return None
+        try:
+            asked = self._workloads.question(wish.id, wish.spec)
+            files = self._workloads.files(wish.id, wish.spec, asked)
+            seen = tuple((path, look.stamps.of(path)) for path in files)
+            engine = look.engine(asked)
+            # Only now that we know what it looked like before: what changes meanwhile is noticed by the next pass.
+            asked = self._workloads.question(wish.id, wish.spec)
+        except Retryable:
+            return None
+        except Terminal as error:
+            if wish.digest in self._refused:
+                refused[wish.digest] = _at_its_mount(_refusal(error, wish.origin), wish)
+            return None
+        # The files are there now: what was said before does not hold any more.
+        self._refused.pop(wish.digest, None)
+        return _Known(wish, seen, engine, asked, key_of(asked))
+
+
+def _refusal(error: Terminal, origin: Origin) -> Preflight:
+    code = error.code if isinstance(error, Unusable) else "WeightsMissing"
+    return Preflight("", reasons=(Reason(code, str(error), origin),))
+
+
+def _at_its_mount(said: Preflight, wish: Desired) -> Preflight:
+    """Where the service says which model it is."""
+    where = dict(wish.mount_origins).get("/mnt/models") or next((each for _, each in wish.mount_origins), None)
+    return replace(said, reasons=tuple(replace(one, origin=where or one.origin) for one in said.reasons))
+
+
+def _no_verdict(error: NoVerdict, wish: Desired, asked: Question) -> Reason:
+    """It is asked again, but nobody should wait for it."""
+    lines = dict(wish.variable_origins)
+    text = f"variable {error.variable}: {error}" if error.variable in lines else str(error)
+    argument = error.origin(asked, wish.spec, wish.argument_origins) if wish.spec else None
+    return Reason("PreflightFailed", text, argument or lines.get(error.variable) or wish.origin)

@@ -1,0 +1,123 @@
+"""What would keep a spec from starting here, found without starting or stopping anything.
+
+The real launch is made, with the values of Secrets, and nothing is done with it. It costs a few `stat`: each pass may
+ask it for every spec that does not run yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.engines.launch import Launch, Question, origin_of_word
+from reconciler.engines.limits import unfit_arguments, unfit_variables
+from reconciler.errors import Retryable, Terminal, Unstartable
+from reconciler.host.checks.file_checks import UNKNOWN, unusable_files
+from reconciler.host.inventory import ReplicaRecord
+from reconciler.host.supervisor import Supervisor
+from reconciler.host.workload import Workloads
+from reconciler.model import Desired, EffectiveSpec, Lease, Origin, Reason, ReplicaId, Start
+
+_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacles:
+    """`refused`: only another commit helps. `blocked`: something of this host, or a Secret, has to change."""
+
+    refused: tuple[Reason, ...] = ()
+    blocked: tuple[Reason, ...] = ()
+
+
+class StartChecks:
+    """Rehearses starts on one host."""
+
+    def __init__(
+        self,
+        workloads: Workloads,
+        supervisor: Supervisor,
+        drain_timeout: float,
+        reader: str = "",
+        closed: tuple[Path, ...] = (),
+    ) -> None:
+        """`reader` runs replicas; empty: we do. No argument may name what is `closed`."""
+        self._workloads = workloads
+        self._supervisor = supervisor
+        self._drain_timeout = drain_timeout
+        self._reader = reader
+        self._closed = closed
+
+    def of(self, wish: Desired, spec: EffectiveSpec, asked: Question) -> Obstacles:
+        """Everything that is known to stand in the way now."""
+        start = self._rehearsed(wish, spec)
+        try:
+            launch = self._workloads.launch(start)
+            refused = [*unusable_arguments(wish, spec, asked)]
+            blocked: list[Reason] = []
+            for is_ours, reason in unusable_variables(wish, spec, launch):
+                (refused if is_ours else blocked).append(reason)
+            for reason in unusable_files(wish, spec, asked, self._reader, self._closed):
+                (blocked if reason.code == UNKNOWN else refused).append(reason)
+            if not refused:
+                blocked += self._supervisor.obstacles(record_of(start, 0.0), launch)
+        except Retryable:
+            # A Secret or an image is not there yet, and others say so.
+            return Obstacles()
+        except Unstartable as error:
+            return Obstacles(refused=(Reason("CannotStart", str(error), wish.origin),))
+        except Terminal as error:
+            return Obstacles(blocked=(Reason("CannotStart", str(error), wish.origin),))
+        return Obstacles(tuple(refused), tuple(blocked))
+
+    def _rehearsed(self, wish: Desired, spec: EffectiveSpec) -> Start:
+        timeout = self._drain_timeout if wish.drain_timeout is None else wish.drain_timeout
+        replica = ReplicaId(wish.id, f"{wish.digest.removeprefix('sha256:')[:8]}-9999")
+        return Start(replica, wish.digest, spec, wish.origin, Lease(_PORT), timeout, "", "0" * 40, "rehearsal")
+
+
+def record_of(start: Start, now: float, boot: str = "") -> ReplicaRecord:
+    """What is written down of a replica before it is started."""
+    return ReplicaRecord(
+        id=start.replica,
+        digest=start.digest,
+        spec=start.spec,
+        origin=start.origin,
+        lease=start.lease,
+        created_at=now,
+        drain_timeout=start.drain_timeout,
+        parsed=start.parsed,
+        revision=start.revision,
+        boot=boot,
+    )
+
+
+def unusable_arguments(wish: Desired, spec: EffectiveSpec, asked: Question) -> Iterator[Reason]:
+    """Arguments that no process can be given."""
+    for one in unfit_arguments(asked.argv):
+        index = None if one.index is None else asked.indices[one.index]
+        origin = origin_of_word(spec, index, wish.argument_origins) or wish.origin
+        yield Reason("UnusableArgument", one.message, origin)
+
+
+def unusable_variables(wish: Desired, spec: EffectiveSpec, launch: Launch) -> Iterator[tuple[bool, Reason]]:
+    """Variables that no process can be given, each with whether git itself holds the value."""
+    lines = dict(wish.variable_origins)
+    for one in unfit_variables(launch.env):
+        name, source = one.variable, _source(spec, one.variable)
+        is_ours = name in lines and name not in launch.hidden and not source
+        message = f"{one.message} (it comes from {source})" if source else one.message
+        yield is_ours, Reason("UnusableVariable", message, _line(lines, name, source, spec) or wish.origin)
+
+
+def _source(spec: EffectiveSpec, name: str) -> str:
+    """Where a variable's value comes from, if not from git; of a whole Secret its prefix is the name's beginning."""
+    for each in spec.env:
+        if each.source and (each.name == name or (each.name.endswith("*") and name.startswith(each.name[:-1]))):
+            return each.source.removesuffix(" optional")
+    return ""
+
+
+def _line(lines: dict[str, Origin], name: str, source: str, spec: EffectiveSpec) -> Origin | None:
+    whole = next((each.name for each in spec.env if each.source.removesuffix(" optional") == source), "")
+    return lines.get(name) or (lines.get(whole) if source else None)

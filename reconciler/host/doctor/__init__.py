@@ -1,0 +1,10 @@
+"""Is this host able to do what its config asks of it? Every topic is a module, every check a function of findings.
+
+Checks read and ask, and leave nothing behind: the daemon and its replicas do not notice them. A check that cannot be
+made is a finding as well.
+"""
+
+from reconciler.host.doctor.examine import examine
+from reconciler.host.doctor.finding import Finding, Level
+
+__all__ = ["Finding", "Level", "examine"]

@@ -1,0 +1,70 @@
+"""Asking another program: fixed words, a limit, and its answer."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.config.settings import HostTarget
+from reconciler.host.staging.fetcher import USER
+
+_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a program printed, and whether it ended well. A program that cannot be started answers why."""
+
+    succeeded: bool
+    text: str
+
+    @property
+    def last_line(self) -> str:
+        return next((line.strip() for line in reversed(self.text.splitlines()) if line.strip()), "it said nothing")
+
+
+def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> Answer:
+    """Run a program without input, as another user if one is named, and with nothing of our environment but PATH."""
+    who: dict[str, Any] = {}
+    if user is not None:
+        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": os.getgrouplist(user.pw_name, user.pw_gid)}
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            cwd="/",
+            timeout=_SECONDS,
+            check=False,
+            **who,
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(False, f"no answer within {_SECONDS:g} s")
+    except OSError as error:
+        return Answer(False, error.strerror or str(error))
+    return Answer(done.returncode == 0, done.stdout.decode("utf-8", "replace").strip())
+
+
+def user_of(target: HostTarget) -> pwd.struct_passwd | None:
+    """Who runs the target's replicas, if that is another user than we are and we may act as them."""
+    if target.kind != "systemd" or os.geteuid() != 0:
+        return None
+    return _look_up(target.user)
+
+
+def fetcher_of(target: HostTarget) -> pwd.struct_passwd | None:
+    """Who fetches the target's models, if that is another user than the daemon's, and exists."""
+    return _look_up(USER) if target.kind == "systemd" else None
+
+
+def _look_up(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None

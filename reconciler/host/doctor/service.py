@@ -1,0 +1,133 @@
+"""systemd, and the daemon as a unit of it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from reconciler.config.settings import HostTarget, Settings
+from reconciler.host.doctor.ask import ask
+from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.root_replicas import root_refusals
+
+_BOOTED = Path("/run/systemd/system")
+_CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
+_UNIT = "reconciler.service"
+# The first that hands credentials to units.
+_OLDEST = 247
+
+
+def check_systemd(settings: Settings | None) -> Iterator[Finding]:
+    """Process 1 is systemd, knows the daemon, and can share out CPU and memory."""
+    needed = settings is not None and any(target.kind == "systemd" for target in settings.targets)
+    if not _BOOTED.is_dir():
+        name = Path("/proc/1/comm").read_text().strip()
+        if needed:
+            yield problem("systemd", f"process 1 is {name}, not systemd", "use kind: process")
+        else:
+            yield ok("systemd", f"process 1 is {name}, not systemd: whatever starts it is to start the daemon as well")
+        return
+    found = re.search(r"systemd (\d+)", ask(("systemctl", "--version")).text)
+    version = int(found[1]) if found else 0
+    if needed and version < _OLDEST:
+        yield problem("systemd", f"systemd {version} is too old for units of replicas", f"use {_OLDEST} or newer")
+    else:
+        yield ok("systemd", f"systemd {version} is process 1")
+    yield _unit()
+    if needed:
+        yield _way()
+        yield from _bus()
+        yield from _controllers()
+
+
+def check_user(target: HostTarget, settings: Settings) -> Iterator[Finding]:
+    """Replicas run as somebody who is not root."""
+    alone = settings.model_copy(update={"targets": (target,)})
+    for refusal in root_refusals(alone):
+        yield problem("user", refusal.partition(": ")[2], "else the daemon does not start")
+        return
+    if target.kind == "process":
+        if os.geteuid() == 0:
+            fix = "run the daemon as another user (deploy/systemd/unprivileged.conf), or use kind: systemd"
+            yield warning("user", f"{target.name}: kind process: replicas run as root, as the daemon does", fix)
+        return
+    if os.geteuid() != 0:
+        fix = "run this and the daemon as root; replicas run as targets[].user"
+        yield problem("user", f"{target.name}: kind systemd needs root: it writes units", fix)
+    try:
+        pwd.getpwnam(target.user)
+    except KeyError:
+        fix = f"reconciler host install, or useradd --system {target.user}"
+        yield problem("user", f"{target.name}: there is no user {target.user} to run replicas", fix)
+    else:
+        yield ok("user", f"{target.name}: replicas run as {target.user}")
+
+
+def _controllers() -> Iterator[Finding]:
+    """Without them, units have the same shares whatever their resources say."""
+    try:
+        there = _CONTROLLERS.read_text().split()
+    except OSError:
+        there = []
+    missing = [name for name in ("cpu", "memory") if name not in there]
+    if missing:
+        fix = "boot with systemd.unified_cgroup_hierarchy=1"
+        yield warning("systemd", f"no cgroup controller for {' and '.join(missing)}: replicas are not kept apart", fix)
+
+
+def _way() -> Finding:
+    """How the daemon asks systemd. D-Bus costs next to nothing, and tells at once what happens."""
+    # Imported late: who runs child processes needs no D-Bus.
+    from reconciler.host.systemd.ways import AnyManager
+
+    with closing(AnyManager()) as manager:
+        manager.units(_UNIT)
+        if manager.has_signals:
+            return ok("systemd", f"asked over {manager.way}")
+        fix = "apt-get install dbus, or run the daemon as root where it sees /run/systemd/private"
+        return warning("systemd", f"asked by systemctl, which tells no news: {manager.because}", fix)
+
+
+def _bus() -> Iterator[Finding]:
+    """Who starts a unit and waits for its end must be on the bus, root or not: so engines are asked."""
+    from reconciler.host.systemd.bus import SYSTEM, Bus, NoConnection
+
+    try:
+        Bus(lambda path, name: None, SYSTEM).close()
+    except NoConnection as error:
+        fix = "apt-get install dbus && systemctl start dbus.socket"
+        yield problem("systemd", f"engines cannot be asked about arguments: {error}", fix)
+
+
+def _unit() -> Finding:
+    """The daemon's unit is there, comes back after a reboot, and is up."""
+    state = properties(
+        "LoadState", "UnitFileState", "ActiveState", "SubState", "NeedDaemonReload", "InactiveExitTimestampMonotonic"
+    )
+    if state.get("LoadState") != "loaded":
+        return warning("systemd", f"{_UNIT} is {state.get('LoadState') or 'unknown'}", "reconciler host install")
+    if state["NeedDaemonReload"] == "yes":
+        return warning(
+            "systemd", f"{_UNIT} was changed on disk", "systemctl daemon-reload, then systemctl restart " + _UNIT
+        )
+    if state["ActiveState"] == "failed" or state["SubState"] == "auto-restart":
+        return problem("systemd", f"{_UNIT} failed", f"journalctl -u {_UNIT} says why; then systemctl start {_UNIT}")
+    says = f"{_UNIT} is {state['UnitFileState']} and {state['ActiveState']} ({state['SubState']})"
+    if state["UnitFileState"] != "enabled":
+        return warning("systemd", says, f"systemctl enable {_UNIT}: else nothing follows git after a reboot")
+    if state["ActiveState"] == "inactive" and state["InactiveExitTimestampMonotonic"] == "0":
+        return ok("systemd", f"{says}, and was not started yet: reconciler host install does that")
+    if state["ActiveState"] not in ("active", "activating", "reloading"):
+        return warning("systemd", says, f"systemctl start {_UNIT}")
+    return ok("systemd", says)
+
+
+def properties(*names: str) -> dict[str, str]:
+    """What systemd knows of the daemon's unit; empty where it knows nothing."""
+    answer = ask(("systemctl", "show", "--property", ",".join(names), _UNIT))
+    lines = (line.partition("=") for line in answer.text.splitlines())
+    return dict.fromkeys(names, "") | {name: value for name, _, value in lines}

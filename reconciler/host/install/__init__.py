@@ -1,0 +1,11 @@
+"""The daemon as a service of this host: its user, folders, config and unit, put in place and taken away again.
+
+What is written are the files of `deploy/systemd/`, which people may copy by hand just as well.
+"""
+
+from reconciler.host.install.install import CONFIG, install, is_configured
+from reconciler.host.install.root import System
+from reconciler.host.install.steps import Done, Step, carry_out
+from reconciler.host.install.uninstall import uninstall, what_is_left
+
+__all__ = ["CONFIG", "Done", "Step", "System", "carry_out", "install", "is_configured", "uninstall", "what_is_left"]

@@ -1,0 +1,385 @@
+"""desired and observed → Plan. Pure: the same answers always make the same plan, in whatever order they came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from reconciler.fault_isolation import Faults
+from reconciler.host.capacity import Ledger
+from reconciler.host.health import Life, Patience
+from reconciler.host.rollout import (
+    Decision,
+    Situation,
+    all_wishes,
+    decide,
+    keep_room,
+    reason_to_keep,
+    reason_to_leave,
+    reason_to_stay,
+    route_left_alone,
+    settled,
+)
+from reconciler.host.rollout.builds import Marked
+from reconciler.host.rollout.confined import life_of, mark_each, unmark_each, wishes_each
+from reconciler.host.rollout.goal import standing
+from reconciler.model import (
+    Action,
+    DesiredState,
+    Drain,
+    EnsureProxy,
+    Failure,
+    Health,
+    Observed,
+    Phase,
+    Plan,
+    ProxyBreak,
+    Quarantine,
+    Reason,
+    Replica,
+    Restart,
+    ServiceId,
+    ServiceRoute,
+    SetRoutes,
+    Sync,
+    Unreachable,
+    Unstage,
+    Verdict,
+)
+from reconciler.model.model_sources import fetched
+
+# Without them nobody knows by whose leave a model is fetched, and so not under which key it is kept.
+_SECRETS_MISSING = frozenset({"MissingSecret", "SecretsUnreadable"})
+_LEAVING = frozenset({Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE})
+# Seconds after which nobody waits any more for one that does not end.
+_STUCK = 60.0
+_RESTLESS = frozenset(Life) - {Life.READY, Life.GONE}
+
+Quarantines = Mapping[tuple[ServiceId, str], Quarantine]
+
+
+def make_plan(
+    desired: DesiredState,
+    observed: Observed | Unreachable,
+    quarantines: Quarantines,
+    patience: Patience,
+    suspended: Collection[ServiceId] = (),
+    failures: Collection[Failure] = (),
+) -> Plan:
+    """The next steps of one target. `suspended` services are looked at and left alone.
+
+    `failures` are actions that failed when they were last tried.
+    """
+    if isinstance(observed, Unreachable):
+        return _nothing(desired, observed)
+    faults = Faults("planning")
+    faults.reasons |= observed.faulty
+    faults.bugs += observed.bugs
+    marked = mark_each(observed, quarantines, failures, faults)
+    seen, observed = observed, marked.observed
+    every = desired
+    desired = replace(every, services=wishes_each(every.services, observed.owned, faults))
+    decisions: dict[ServiceId, Decision] = {}
+    open_questions: list[Situation] = []
+    for s in _situations(desired, observed, marked.quarantines, patience, faults, marked.failures):
+        decision = _left_alone(s) if s.id in suspended else _safely(s, settled, faults)
+        if decision is None:
+            open_questions.append(s)
+        else:
+            decisions[s.id] = decision
+    decisions |= _decide_all(open_questions, desired, observed, patience, suspended, faults)
+    ordered = [decisions[key] for key in sorted(decisions)]
+    # Asked for a proxy in need alone: it looks at everything.
+    behind = not observed.proxy_ready and _is_behind(desired, observed, marked.quarantines)
+    actions = (*_actions(ordered, observed, behind), *_unstage_safely(every, observed, suspended, faults))
+    actions = unmark_each(actions, marked, seen, faults) if marked.why else actions
+    looks = {d.verdict.service: d.look_again_at for d in ordered if d.look_again_at is not None}
+    return Plan(
+        target=desired.target,
+        revision=desired.revision,
+        at=observed.at,
+        actions=actions,
+        verdicts={
+            d.verdict.service: _with_reasons(d.verdict, marked) if marked.why else d.verdict
+            for d in ordered
+            if not _is_only_a_name(d, desired)
+        },
+        look_again_at=min(looks.values(), default=None),
+        notes=(*desired.unreadable, *desired.notes, *_last_calls(ordered, desired)),
+        looks=looks,
+        bugs=tuple(faults.bugs),
+    )
+
+
+def _with_reasons(verdict: Verdict, marked: Marked) -> Verdict:
+    why = marked.why.get(verdict.service)
+    return replace(verdict, outdated=why) if why else verdict
+
+
+def _decide_all(
+    situations: list[Situation],
+    desired: DesiredState,
+    observed: Observed,
+    patience: Patience,
+    suspended: Collection[ServiceId],
+    faults: Faults,
+) -> dict[ServiceId, Decision]:
+    """In an order that gives room first to what proved itself before: a restart comes before a newcomer."""
+    if not situations:
+        return {}
+    current = {service.id: service for service in desired.services if service.canary_percent is None}
+    # What is suspended goes nowhere: nobody should wait for it.
+    moving = [r for r in observed.replicas if r.service not in suspended]
+    lives = {r.id: life_of(r, observed.at, patience, faults) for r in moving}
+    ledger = Ledger(
+        observed.capacity,
+        observed.replicas,
+        leaving=[r for r in moving if lives[r.id] in _LEAVING],
+        outdated=[r for r in moving if r.service in current and current[r.service].digest != r.digest],
+        wanted={service.id: service.replicas for service in desired.services},
+        restless=[r for r in moving if r.restarted or lives[r.id] in _RESTLESS],
+        stuck=[r for r in moving if lives[r.id] is Life.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK],
+    )
+    situations.sort(key=lambda s: (s.promoted is None, s.id))
+    keep_room(situations, ledger, faults)
+    return {s.id: found for s in situations if (found := _safely(s, lambda s: decide(s, ledger), faults))}
+
+
+_Decided = TypeVar("_Decided", Decision, Decision | None)
+
+
+def _safely(s: Situation, judge: Callable[[Situation], _Decided], faults: Faults) -> _Decided | Decision:
+    """A service that makes us raise is left alone, and the others are looked after."""
+    try:
+        if s.id not in faults.reasons:
+            return judge(s)
+    except Exception as error:
+        faults.note(s.id, error, s.desired.origin if s.desired else None)
+    reason = faults.reasons[s.id]
+    verdict = Verdict(s.id, Sync.UNKNOWN, Health(Phase.UNKNOWN, reason), step=reason.message, kept=s.kept)
+    try:
+        route = route_left_alone(s)
+    except Exception:
+        # The same fault hides what its route should be.
+        route = s.route
+    return Decision((), route, (), verdict, None)
+
+
+def _situations(
+    desired: DesiredState,
+    observed: Observed,
+    quarantines: Quarantines,
+    patience: Patience,
+    faults: Faults,
+    failures: Collection[Failure] = (),
+) -> Iterator[Situation]:
+    wanted = {service.id: service for service in desired.services}
+    replicas: dict[ServiceId, list[Replica]] = {}
+    for replica in sorted(observed.replicas, key=lambda r: r.id):
+        replicas.setdefault(replica.service, []).append(replica)
+    failed: dict[ServiceId, dict[str, Quarantine]] = {}
+    for (service, digest), quarantine in quarantines.items():
+        failed.setdefault(service, {})[digest] = quarantine
+    by_service = _by_service(failures)
+    of_all = tuple(one for one in failures if not one.services)
+    known = replicas.keys() | observed.owned.keys()
+    starting_on = frozenset(_starting_on(observed, patience, faults))
+    all_died = _have_all_died(observed)
+    for key in wanted.keys() | replicas.keys() | observed.owned.keys() | observed.routes.keys():
+        want, owned = wanted.get(key), observed.owned.get(key)
+        mine = tuple(replicas.get(key, ()))
+        preflight = observed.preflights.get(want.digest) if want else None
+        standing_now: Mapping[str, Quarantine] = {}
+        keep, leaving = None, None
+        try:
+            standing_now = standing(failed.get(key, {}), want, preflight)
+            keep = reason_to_keep(desired, owned, mine, known) if want is None else reason_to_stay(desired, want)
+            leaving = reason_to_leave(desired, key, owned, mine) if want is None else None
+        except Exception as error:
+            faults.note(key, error, want.origin if want else None)
+        yield Situation(
+            id=key,
+            desired=want,
+            owned=owned,
+            replicas=mine,
+            capacity=observed.capacity,
+            revision=desired.revision,
+            now=observed.at,
+            patience=patience,
+            quarantines=standing_now,
+            preflight=preflight,
+            asking=want is not None and want.digest in observed.preflighting,
+            blockers=observed.blockers.get(want.digest, ()) if want else (),
+            keep=keep,
+            cordon=desired.cordon or desired.drain,
+            route=observed.routes.get(key),
+            starting_on=starting_on,
+            staging=observed.staging,
+            all_died=all_died,
+            failures=(*by_service.get(key, ()), *of_all) if failures else (),
+            images=observed.images,
+            leaving=leaving,
+        )
+
+
+def _by_service(failures: Collection[Failure]) -> Mapping[ServiceId, list[Failure]]:
+    found: dict[ServiceId, list[Failure]] = {}
+    for failure in failures:
+        for service in failure.services:
+            found.setdefault(service, []).append(failure)
+    return found
+
+
+def _have_all_died(observed: Observed) -> bool:
+    """Did everything that we keep here end at once? No commit does that: it counts as a restart of the host.
+
+    Either the proxy is gone as well, or several services are, one of which had proved itself.
+    """
+    kept = [r for r in observed.replicas if r.spawned and r.stopping_at is None and not r.rebooted]
+    if not kept or any(r.alive and r.restarted is not Restart.CRASHED for r in kept):
+        return False
+    return not observed.proxy_ready or (
+        len({r.service for r in kept}) > 1 and any(_is_promoted(observed, r) for r in kept)
+    )
+
+
+def _is_promoted(observed: Observed, replica: Replica) -> bool:
+    owned = observed.owned.get(replica.service)
+    return owned is not None and owned.promoted is not None and owned.promoted.digest == replica.digest
+
+
+def _starting_on(observed: Observed, patience: Patience, faults: Faults) -> Iterator[str]:
+    for replica in observed.replicas:
+        shares = replica.spec.resources.gpu_share_millis
+        if shares and life_of(replica, observed.at, patience, faults) is Life.STARTING:
+            yield from replica.lease.gpus
+
+
+def _actions(decisions: list[Decision], observed: Observed, is_behind: bool) -> Iterator[Action]:
+    """Records first, so that a pass that dies is understood by the next; then routes; then processes."""
+    routes = tuple(decision.route for decision in decisions if decision.route is not None)
+    changed = _changed(routes, observed.routes)
+    if decisions and not observed.proxy_ready:
+        yield _ensure_proxy(observed, is_needed=is_behind or bool(changed))
+    for decision in decisions:
+        yield from decision.records
+    if changed:
+        yield SetRoutes(routes, changed, _why_routes(changed, observed.routes, routes))
+    for decision in decisions:
+        yield from decision.processes
+
+
+def _ensure_proxy(observed: Observed, is_needed: bool) -> EnsureProxy:
+    """One that serves is ended only when it has to be told something, as that ends its requests too."""
+    match observed.proxy_break:
+        case ProxyBreak.NONE:
+            return EnsureProxy("the proxy does not answer")
+        case ProxyBreak.HUNG:
+            return EnsureProxy("the proxy hangs: it answers no request", replace=True)
+        case ProxyBreak.DEAF if is_needed:
+            why = "the proxy cannot be told of a change: another one takes its place, which cuts its requests"
+            return EnsureProxy(why, replace=True)
+        case ProxyBreak.DEAF:
+            return EnsureProxy("the proxy serves, but its admin socket does not answer")
+
+
+def _is_behind(desired: DesiredState, observed: Observed, quarantines: Quarantines) -> bool:
+    """Does anything run, or drain, that git does not ask for any more? Without the proxy it cannot go."""
+    wanted = {one.id: one.digest for one in desired.services if one.spec and (one.id, one.digest) not in quarantines}
+    return any(r.draining_at or r.digest != wanted.get(r.service, r.digest) for r in observed.replicas)
+
+
+def _is_only_a_name(decision: Decision, desired: DesiredState) -> bool:
+    """Git does not name it any more, and nothing is left of it but its names at the proxy."""
+    route = decision.route
+    if route is None or route.left_at is None or decision.records or decision.processes:
+        return False
+    return all(one.id != route.service for one in desired.services)
+
+
+def _last_calls(decisions: list[Decision], desired: DesiredState) -> Iterator[Reason]:
+    """A service that serves and is taken away here may be meant to move: that costs its clients errors."""
+    here = {one.id for one in desired.services if not one.not_here}
+    for decision in decisions:
+        drains = any(isinstance(action, Drain) for action in decision.records)
+        if drains and decision.verdict.service not in here:
+            text = (
+                f"{decision.verdict.service} serves, and goes: its clients get 503 here from now on; to move it "
+                "without that, add it elsewhere in one commit, and take it away here in the next, once it serves there"
+            )
+            yield Reason("StopsServing", text)
+
+
+def _unstage_safely(
+    desired: DesiredState, observed: Observed, suspended: Collection[ServiceId], faults: Faults
+) -> tuple[Unstage, ...]:
+    """Where we cannot tell what is needed, all of it is."""
+    if faults.reasons:
+        return ()
+    try:
+        return tuple(_unstage(desired, observed, suspended))
+    except Exception as error:
+        faults.note_other("planning which staged files to delete", error)
+        return ()
+
+
+def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[ServiceId]) -> Iterator[Unstage]:
+    """Files that neither git, nor a last good spec, nor a replica needs. What git may name unseen is kept."""
+    if not observed.staging or desired.unreadable or desired.refused or not desired.prunable:
+        return
+    if any(reason.code in _SECRETS_MISSING for one in desired.services for reason in one.blocked):
+        return
+    # Whose files these are nobody can tell from their keys, so anybody who is to be left alone keeps all of them.
+    if suspended or any(one.spec is None for one in desired.services):
+        return
+    specs = [(one.id, one.spec) for one in all_wishes(desired.services) if one.spec is not None and not one.not_here]
+    specs += [(one.id, one.promoted.spec) for one in observed.owned.values() if one.promoted is not None]
+    specs += [(one.service, one.spec) for one in observed.replicas]
+    needed = {key for service, spec in specs for key, _ in fetched(service, spec)}
+    for key in sorted(observed.staging.keys() - needed):
+        yield Unstage(key, "no service needs these files any more")
+
+
+def _changed(routes: tuple[ServiceRoute, ...], before: Mapping[ServiceId, ServiceRoute]) -> tuple[ServiceId, ...]:
+    named = {route.service for route in routes}
+    differ = {route.service for route in routes if _differs(before.get(route.service), route)}
+    return tuple(sorted(differ | (before.keys() - named)))
+
+
+def _differs(before: ServiceRoute | None, after: ServiceRoute) -> bool:
+    return before is not after and before != after
+
+
+def _why_routes(
+    changed: tuple[ServiceId, ...], before: Mapping[ServiceId, ServiceRoute], routes: tuple[ServiceRoute, ...]
+) -> str:
+    after = {route.service: route for route in routes}
+    return "; ".join(f"{key}: {_route_change(before.get(key), after.get(key))}" for key in changed)
+
+
+def _route_change(before: ServiceRoute | None, after: ServiceRoute | None) -> str:
+    if after is None:
+        return "route removed"
+    old = {e.replica.serial: e.draining for e in (*before.stable, *before.canary)} if before else {}
+    new = {e.replica.serial: e.draining for e in (*after.stable, *after.canary)}
+    parts = [
+        f"{serial} {'draining' if drains else 'active'}" for serial, drains in new.items() if old.get(serial) != drains
+    ]
+    parts += [f"{serial} out" for serial in old if serial not in new]
+    return ", ".join(parts) or ("new route" if before is None else "settings changed")
+
+
+def _left_alone(s: Situation) -> Decision:
+    health = Health(Phase.SUSPENDED, Reason("Suspended", "suspended by hand; `reconciler resume` lifts it"))
+    return Decision(
+        (), route_left_alone(s), (), Verdict(s.id, Sync.UNKNOWN, health, step="suspended", kept=s.kept), None
+    )
+
+
+def _nothing(desired: DesiredState, observed: Unreachable) -> Plan:
+    reason = Reason("Unreachable", observed.reason)
+    verdicts = {
+        service.id: Verdict(service.id, Sync.UNKNOWN, Health(Phase.UNKNOWN, reason)) for service in desired.services
+    }
+    return Plan(desired.target, desired.revision, observed.at, (), verdicts, None, (reason,))

@@ -1,0 +1,95 @@
+"""What replicas are asked while they run, of vLLM and of the proxy."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+
+from reconciler.engines.grpc_probe import GrpcProbe
+from reconciler.engines.probe import Probe, Stranger, Vitals
+from reconciler.errors import Retryable
+from reconciler.host.probing.probing import Subject
+from reconciler.host.routing.envoy import EnvoyProxy, ProxyState
+from reconciler.model import Routed
+from reconciler.system import procfs
+
+_SURVEY_SECONDS = 10.0
+
+
+class EngineQuestions:
+    """Questions to vLLM servers behind one proxy."""
+
+    def __init__(self, proxy: EnvoyProxy) -> None:
+        self._proxy = proxy
+        self._lock = threading.Lock()
+        self._survey: ProxyState | None = None
+        self._surveyed_at = float("-inf")
+
+    def stranger(self, subject: Subject) -> str:
+        try:
+            if subject.guard is not None:
+                subject.guard()
+        except Stranger as found:
+            return str(found)
+        except Retryable:
+            # Not known: whoever asks it something is told so.
+            return ""
+        return ""
+
+    def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
+        found = _probe(subject).check(subject.address, subject.model, subject.api_key)
+        return found.ready, found.healthy
+
+    def is_healthy(self, subject: Subject) -> bool | None:
+        return _probe(subject).health(subject.address)
+
+    def vitals(self, subject: Subject) -> Vitals | None:
+        return _probe(subject).vitals(subject.address)
+
+    def answers(self, subject: Subject, timeout: float) -> bool:
+        return _probe(subject).answers(subject.address, subject.model, subject.api_key, timeout)
+
+    def has_lost_socket(self, subject: Subject) -> bool:
+        """What cannot be looked at is not known to be gone."""
+        if isinstance(subject.address, int):
+            return False
+        try:
+            return not stat.S_ISSOCK(os.stat(subject.address).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+
+    def is_paused(self, subject: Subject) -> bool:
+        return _probe(subject).is_paused(subject.address)
+
+    def is_waited_for(self, subject: Subject) -> bool:
+        """By what the proxy said lately: all who ask share its answer."""
+        with self._lock:
+            if time.monotonic() - self._surveyed_at > _SURVEY_SECONDS:
+                self._survey, self._surveyed_at = self._proxy.observe(), time.monotonic()
+        return bool(self._survey and self._survey.endpoint(subject.address).in_flight)
+
+    def cpu_seconds(self, subject: Subject, *, of_server: bool) -> float:
+        if not isinstance(subject.started, procfs.Identity):
+            return 0.0
+        server = subject.started.pid
+        if of_server:
+            return procfs.cpu_seconds(server)
+        return sum(procfs.cpu_seconds(pid) for pid in procfs.descendants(server))
+
+    def in_flight(self, subject: Subject) -> tuple[Routed, int | None]:
+        """A request that the proxy holds is in the engine too, most of the time: the larger count is the better one."""
+        at_proxy = self._proxy.observe().endpoint(subject.address)
+        in_engine = _probe(subject).in_flight(subject.address)
+        if at_proxy.in_flight is None or in_engine is None:
+            return at_proxy.routed, None
+        return at_proxy.routed, max(at_proxy.in_flight, in_engine)
+
+
+def _probe(subject: Subject) -> Probe | GrpcProbe:
+    if subject.grpc:
+        return GrpcProbe(guard=subject.guard)
+    return Probe(tls=subject.tls, guard=subject.guard)

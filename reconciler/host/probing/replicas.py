@@ -1,0 +1,162 @@
+"""What there is of each replica now: its process, what it answered, and what the proxy says of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from reconciler.engines.last_words import fatal_reason
+from reconciler.errors import ReconcileError
+from reconciler.fault_isolation import Faults
+from reconciler.host.inventory import ReplicaRecord
+from reconciler.host.probing.pauses import PAUSED, Pauses
+from reconciler.host.probing.probing import Probes, Sight
+from reconciler.host.routing.envoy import ProxyState
+from reconciler.host.supervisor import ProcessState, Supervisor
+from reconciler.model import (
+    Replica,
+    ReplicaId,
+    Restart,
+)
+
+_SETTLE = 0.3
+_LAST_WORDS = 60
+# A traceback through several processes is long; the line that counts may stand far above its end.
+_LINES_TO_BLAME = 400
+
+
+class Replicas:
+    """Of one host. One that makes us raise is noted in `faults`, and is still there."""
+
+    def __init__(self, supervisor: Supervisor, probes: Probes, pauses: Pauses, ready_timeout: float) -> None:
+        self._supervisor = supervisor
+        self._probes = probes
+        self._pauses = pauses
+        self._ready_timeout = ready_timeout
+        self._dead: frozenset[str] = frozenset()
+
+    def all(
+        self,
+        records: Iterable[ReplicaRecord],
+        states: Mapping[ReplicaId, ProcessState],
+        proxy: ProxyState,
+        now: float,
+        faults: Faults,
+    ) -> tuple[Replica, ...]:
+        """As observed, in the order of their records."""
+        records = tuple(records)
+        paused = self._pauses.look(records, now)
+        return tuple(
+            self._replica_safely(
+                record, states[record.id], proxy, now, PAUSED if record.id in paused else record.again, faults
+            )
+            for record in records
+        )
+
+    def states(self, records: Sequence[ReplicaRecord], faults: Faults) -> Mapping[ReplicaId, ProcessState]:
+        """What is there of each. Those that die together do not do so in one moment: a new death is let settle."""
+        states = self._list(records, faults)
+        dead = frozenset(_run_of(one) for one in records if not states[one.id].alive and one.stopping_at is None)
+        if not dead <= self._dead:
+            time.sleep(_SETTLE)
+            states = self._list(records, faults)
+        self._dead = dead
+        return states
+
+    def _list(self, records: Sequence[ReplicaRecord], faults: Faults) -> Mapping[ReplicaId, ProcessState]:
+        """Where one makes us raise, each is looked at by itself; what nobody can tell of counts as alive."""
+        try:
+            return self._supervisor.list(records)
+        except ReconcileError:
+            raise
+        except Exception as error:
+            if len(records) > 1:
+                return {key: state for one in records for key, state in self._list((one,), faults).items()}
+            faults.note(records[0].id.service, error, records[0].origin)
+            return {records[0].id: ProcessState(alive=True)}
+
+    def _replica_safely(
+        self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float, again: str, faults: Faults
+    ) -> Replica:
+        """One that makes us raise is still there, and holds what it holds."""
+        try:
+            return self._replica(record, state, proxy, now, again)
+        except Exception as error:
+            faults.note(record.id.service, error, record.origin)
+            return Replica(
+                id=record.id,
+                digest=record.digest,
+                spec=record.spec,
+                origin=record.origin,
+                lease=record.lease,
+                created_at=record.created_at,
+                alive=state.alive,
+                leftovers=state.leftovers,
+                ready_at=record.ready_at,
+                draining_at=record.draining_at,
+                stopping_at=record.stopping_at,
+                translation=record.translation,
+                socket=record.socket,
+            )
+
+    def _replica(
+        self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float, again: str
+    ) -> Replica:
+        sight = self._probes.sight(record.id)
+        since = max(record.created_at, self._pauses.watched_since(record.id))
+        late = record.ready_at is None and now - since > self._ready_timeout
+        failed = state.spawned and (not state.alive or sight.healthy is False or late)
+        failed = failed or state.restarted is Restart.CRASHED
+        words = self._supervisor.logs(record.id, _LINES_TO_BLAME) if failed else ()
+        at_proxy = proxy.endpoint(record.address)
+        return Replica(
+            id=record.id,
+            digest=record.digest,
+            spec=record.spec,
+            origin=record.origin,
+            lease=record.lease,
+            created_at=record.created_at,
+            parsed=record.parsed,
+            alive=state.alive,
+            leftovers=state.leftovers,
+            releasing=state.releasing,
+            exit_code=state.exit_code,
+            ready_now=_is_ready(record, state, sight),
+            ready_at=record.ready_at,
+            draining_at=record.draining_at,
+            stopping_at=record.stopping_at,
+            healthy=sight.healthy,
+            routed=at_proxy.routed,
+            in_flight=at_proxy.in_flight if sight.silence else sight.in_flight,
+            quiet_samples=sight.quiet_samples,
+            rebooted=state.rebooted,
+            spawned=state.spawned,
+            drift=state.drift,
+            run=_run_of(record),
+            restarted=state.restarted,
+            again=again,
+            watched_since=self._pauses.watched_since(record.id),
+            image=record.image,
+            translation=record.translation,
+            last_words=words[-_LAST_WORDS:],
+            blame=fatal_reason(words) or "",
+            at_proxy=at_proxy.in_flight,
+            most_in_flight=sight.most_in_flight,
+            silence=sight.silence,
+            silent_why=sight.silent_why,
+            socket=record.socket,
+            stranger=sight.stranger,
+        )
+
+
+def _is_ready(record: ReplicaRecord, state: ProcessState, sight: Sight) -> bool:
+    if state.between or state.restarted is not None:
+        # What was answered was answered by another process.
+        return state.listens
+    # Once written down it stays true until it is known to be false: a daemon that just came up has not asked.
+    return sight.ready or (record.ready_at is not None and state.alive and sight.healthy is not False)
+
+
+def _run_of(record: ReplicaRecord) -> str:
+    who = record.process
+    return f"{record.id.serial} {f'{who.pid}.{who.started}' if who else record.created_at}"

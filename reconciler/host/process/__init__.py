@@ -1,0 +1,1 @@
+"""Replicas as child processes of the daemon, which outlive it."""

@@ -1,0 +1,68 @@
+"""The main processes that are children of this daemon: only it may reap them, and only it learns how they ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Sequence
+
+from reconciler.system import procfs
+from reconciler.system.procfs import Identity
+
+
+class Children:
+    """Main processes by who they are. Those that we only adopted are welcome too; they just have no exit code."""
+
+    def __init__(self) -> None:
+        self._started: dict[Identity, subprocess.Popen[bytes]] = {}
+        self._codes: dict[Identity, int] = {}
+        self._reaping = threading.Lock()
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        env: dict[str, str],
+        folder: str,
+        log: int,
+        stdin: int = subprocess.DEVNULL,
+        kept: Sequence[int] = (),
+    ) -> Identity:
+        """Start the leader of a session of its own. Nothing is open in it but its log and `kept`. Raises OSError."""
+        child = subprocess.Popen(
+            argv, env=env, cwd=folder, stdin=stdin, stdout=log, stderr=log, start_new_session=True, pass_fds=kept
+        )
+        # Nobody else can reap it, so even if it ended at once its start time can be read.
+        stat = procfs.read_stat(child.pid)
+        who = Identity(child.pid, stat.started if stat else 0, procfs.boot_id())
+        self._started[who] = child
+        return who
+
+    def is_running(self, who: Identity) -> bool:
+        """Does it live? Looking also reaps it."""
+        if procfs.is_running(who):
+            return True
+        with self._reaping:
+            self._reap(who)
+        return False
+
+    def exit_code(self, who: Identity) -> int | None:
+        """Negative for a signal; None while it lives, and for what was never our child."""
+        return self._codes.get(who)
+
+    def forget(self, who: Identity) -> None:
+        self._codes.pop(who, None)
+
+    def _reap(self, who: Identity) -> None:
+        child = self._started.pop(who, None)
+        if child is not None:
+            self._codes[who] = child.wait()
+            return
+        # A daemon that read its config anew has the children of the one before, in the same process.
+        stat = procfs.read_stat(who.pid)
+        if stat is not None and stat.started == who.started and stat.parent == os.getpid():
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(who.pid, os.WNOHANG)
+                if pid:
+                    self._codes[who] = os.waitstatus_to_exitcode(status)

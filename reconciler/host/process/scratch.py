@@ -1,0 +1,101 @@
+"""What a replica leaves beside its log: temporary files and shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from reconciler.errors import Retryable
+from reconciler.model import ReplicaId
+from reconciler.system import procfs
+from reconciler.system.procfs import SharedMemory
+
+# A Unix socket's path holds 107 bytes, and vLLM makes sockets with names of 36 in its folder for temporary files.
+_LONGEST_FOLDER = 60
+_SHARED = Path("/dev/shm")  # noqa: S108
+
+
+def folder_of(target: Path, replica: ReplicaId) -> Path:
+    """The folder for a replica's temporary files: in the target's own, or in /tmp where that lies too deep."""
+    key = key_of(target, replica)
+    folder = target.absolute() / "tmp" / key
+    return folder if len(os.fsencode(folder)) <= _LONGEST_FOLDER else Path(f"/tmp/reconciler-{key}")  # noqa: S108
+
+
+def private_of(target: Path, replica: ReplicaId) -> Path:
+    """The folder for a replica's Secrets: in memory, so that no disk ever holds them."""
+    return _SHARED / f"reconciler-{key_of(target, replica)}"
+
+
+def key_of(target: Path, replica: ReplicaId) -> str:
+    """A short name for a replica that no other has on this host."""
+    return hashlib.sha256(os.fsencode(target.resolve()) + b"\0" + str(replica).encode()).hexdigest()[:16]
+
+
+def write_private(files: Mapping[str, bytes], folder: Path) -> None:
+    """Files below `folder`, readable for their owner alone. What was there before goes. Raises Retryable."""
+    remove(folder)
+    make(folder)
+    for path, data in files.items():
+        _write_private(Path(path), data)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise Retryable(f"{path}: cannot be written: {error.strerror}; check /dev/shm") from None
+
+
+def make(folder: Path) -> None:
+    """Raises Retryable when the place is taken by somebody else or the disk is full."""
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        info = folder.lstat()
+    except OSError as error:
+        raise Retryable(f"{folder}: cannot be made: {error.strerror}; check the disk") from None
+    # In /tmp anybody could have been there first.
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+        raise Retryable(f"{folder}: is not ours; delete it, it is needed for temporary files")
+    if info.st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def remove(folder: Path) -> None:
+    """Raises Retryable when the disk refuses."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Retryable(f"{folder}: cannot be deleted: {error.strerror}") from None
+
+
+def sweep_shared_memory(files: Iterable[SharedMemory]) -> None:
+    """Unlink those that are still the ones we saw and that no process maps."""
+    ours = [file for file in files if _is_still(file)]
+    if not ours:
+        return
+    mapped = {file for stat_ in procfs.all_stats() for file in procfs.shared_memory_of(stat_.pid)}
+    for file in ours:
+        if file not in mapped:
+            with contextlib.suppress(FileNotFoundError):
+                (_SHARED / file.name).unlink()
+
+
+def _is_still(file: SharedMemory) -> bool:
+    try:
+        info = (_SHARED / file.name).lstat()
+    except OSError:
+        return False
+    return info.st_ino == file.inode and info.st_uid == os.geteuid() and stat.S_ISREG(info.st_mode)

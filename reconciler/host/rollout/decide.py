@@ -1,0 +1,89 @@
+"""One service: aim, steps, route and verdict together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from reconciler.host.capacity import CROWDED, Ledger
+from reconciler.host.rollout import lifecycle
+from reconciler.host.rollout.context import Situation
+from reconciler.host.rollout.departed import farewell, is_departed, verdict_of_departed
+from reconciler.host.rollout.goal import PREFLIGHT_FAILED, Aim, Generation, find_aim
+from reconciler.host.rollout.hung import end_hung
+from reconciler.host.rollout.needs import need_of
+from reconciler.host.rollout.route import route_of
+from reconciler.host.rollout.staging import begin_staging
+from reconciler.host.rollout.steps import Steps
+from reconciler.host.rollout.strategy import move
+from reconciler.host.rollout.verdict import verdict_of
+from reconciler.model import Action, AskPreflight, Reject, ServiceRoute, Verdict
+
+# Seconds between two looks at GPUs whose memory somebody else has.
+_GPU_LOOK = 5.0
+# Seconds between two looks at an engine that gives no verdict: it is asked again every few minutes at most.
+_PREFLIGHT_LOOK = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one service needs done: `records`, then its route, then `processes`."""
+
+    records: tuple[Action, ...]
+    route: ServiceRoute | None
+    processes: tuple[Action, ...]
+    verdict: Verdict
+    look_again_at: float | None
+
+
+def decide(s: Situation, ledger: Ledger) -> Decision:
+    """The next steps of one service. Takes leases from the ledger; changes nothing else."""
+    if is_departed(s):
+        return Decision((), farewell(s), (), verdict_of_departed(s), None)
+    steps = Steps()
+    s = lifecycle.handle_failures(s, steps)
+    s = lifecycle.adopt(s, steps)
+    lifecycle.finish_stops(s, steps)
+    s = lifecycle.admit(s, steps)
+    lifecycle.repair(s, steps)
+    aim = find_aim(_with_room(s, ledger))
+    _note_aim(s, aim, steps)
+    s = lifecycle.relabel(s, aim, steps)
+    s = lifecycle.finish_drains(s, aim, steps)
+    move(s, aim, ledger, steps)
+    end_hung(s, aim, steps)
+    if any(one.code == CROWDED for one in steps.lacking):
+        # Nobody tells when another process gives back what it has.
+        steps.look(s.now + _GPU_LOOK)
+    return Decision(
+        records=tuple(steps.records),
+        route=route_of(s, aim, steps),
+        processes=tuple(steps.processes),
+        verdict=verdict_of(s, aim, steps, ledger),
+        look_again_at=steps.look_again_at,
+    )
+
+
+def _with_room(s: Situation, ledger: Ledger) -> Situation:
+    """Only after a failure it matters whether another try costs anything."""
+    want = s.desired
+    if not s.failures or want is None or want.spec is None or (want.strategy and want.strategy.max_unavailable):
+        return s
+    need = need_of(s, Generation(want.digest, want.spec, want.replicas, want.origin))
+    return replace(s, has_room=ledger.fits(need, s.id))
+
+
+def _note_aim(s: Situation, aim: Aim, steps: Steps) -> None:
+    if aim.reject:
+        steps.records.append(Reject(aim.reject, str(aim.reject.reason)))
+    begin_staging(s, aim.stage, steps)
+    if aim.again_at is not None:
+        steps.look(aim.again_at)
+    want = s.desired
+    if aim.ask and want and want.spec:
+        reason = "this engine has not judged these arguments yet"
+        steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, want.argument_origins, reason))
+    if aim.why and aim.why.code == PREFLIGHT_FAILED:
+        steps.look(s.now + _PREFLIGHT_LOOK)
+    elif aim.ask or (aim.why and aim.why.code == "Preflight"):
+        steps.say("preflight: asking the installed engine about the arguments")
+        steps.look(s.now + 5)

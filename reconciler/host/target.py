@@ -1,0 +1,383 @@
+"""One host: what is observed of it, and what is done to it. The same for child processes and for units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+from reconciler.config import settings as config
+from reconciler.engines.images import find_engine
+from reconciler.engines.lacks import Lacks
+from reconciler.engines.preflight import PreflightRunner
+from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.fault_isolation import Faults
+from reconciler.host.backends import make_begin, make_fetcher, make_images, make_supervisor, prepare_shutdown
+from reconciler.host.checks.fits import Fits
+from reconciler.host.checks.host_capacity import Machine
+from reconciler.host.checks.preflights import Preflights
+from reconciler.host.checks.start_checks import StartChecks, record_of
+from reconciler.host.clock import Clock
+from reconciler.host.gpus import usage
+from reconciler.host.gpus.devices import Gpus
+from reconciler.host.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
+from reconciler.host.kept_values import KeptValues
+from reconciler.host.probing.engine_probes import EngineQuestions
+from reconciler.host.probing.liveness import Limits, Witness
+from reconciler.host.probing.pauses import Pauses
+from reconciler.host.probing.probe_targets import Subjects
+from reconciler.host.probing.probing import Probes
+from reconciler.host.probing.replicas import Replicas
+from reconciler.host.process.exit_watch import ExitWatch
+from reconciler.host.process.port_guard import PortGuard
+from reconciler.host.process.port_hold import PortHolds
+from reconciler.host.records import Records
+from reconciler.host.reserved import NOTHING, Reserved
+from reconciler.host.routing.envoy import EnvoyProxy
+from reconciler.host.routing.watch import ProxyWatch
+from reconciler.host.staging.stager import Stager
+from reconciler.host.supervisor import ProcessState
+from reconciler.host.translations import Translations
+from reconciler.host.workload import Workloads
+from reconciler.model import (
+    Action,
+    Admit,
+    Adopt,
+    AskPreflight,
+    Desired,
+    Drain,
+    EnsureProxy,
+    Forget,
+    NoteCrash,
+    NoteFailure,
+    Observed,
+    Own,
+    Owned,
+    Promote,
+    ProxyBreak,
+    Reject,
+    Relabel,
+    Remove,
+    Repair,
+    ReplicaId,
+    ServiceId,
+    SetRoutes,
+    Stage,
+    StageImage,
+    Start,
+    Stop,
+    Undrain,
+    Unreachable,
+    Unstage,
+)
+from reconciler.secrets import NO_SECRETS, SecretStore
+from reconciler.system import procfs
+
+_PROXY = "proxy"
+
+
+class HostTarget:
+    """A host in one folder. Whoever acts on it holds its lock; looking needs none."""
+
+    def __init__(
+        self,
+        settings: config.HostTarget,
+        folder: Path,
+        wake: Callable[[], None],
+        secrets: Callable[[], SecretStore] = lambda: NO_SECRETS,
+        closed: tuple[Path, ...] = (),
+        reserved: Reserved = lambda: NOTHING,
+        take_refused: Callable[[str, Mapping[str, int], int], None] = lambda *_: None,
+        cache: Path | None = None,
+    ) -> None:
+        """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do.
+
+        `closed` are places beside the target's own folder that no service may name. `reserved` tells what others hold.
+        `take_refused` is told now and then which process of the proxy answered how many requests with 503, by service,
+        and how many for paths that are not open with 403.
+        What engines say when they are asked is kept in `cache`, by default the target's own folder.
+        """
+        # Whoever only looks may be another user than who keeps the folder.
+        cache, closed = cache or folder, (*closed, folder.absolute(), config.DEFAULT_PATH.parent)
+        self.name = settings.name
+        self._settings = settings
+        self._wake = wake
+        self._inventory = Inventory(folder)
+        self._lock = TargetLock(folder)
+        self._recovered = False
+        self._closed = False
+        self._clock = Clock()
+        pauses = Pauses(self._clock.now())
+        self._gpus = gpus = Gpus(settings.gpus)
+        self._machine = Machine(settings, gpus)
+        self._reserved = reserved
+        self._translations = Translations(settings, KeptValues(self._inventory.replicas).read)
+        hidden = (*closed, *settings.volumes.values())
+        self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus, hidden)
+        self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
+        self._proxy_exit: ExitWatch | None = None
+        self._proxy_seen: procfs.Identity | None = None
+        self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings, folder), secrets, wake)
+        self._images = make_images(settings, folder)
+        find_image = self._images.find if self._images else lambda _: None
+        lacks = Lacks(cache / "preflight")
+        self._workloads = Workloads(settings, cache, secrets, self._stager, closed, lacks, find_image)
+        fits = Fits(folder / "fit", self._machine)
+        begin = make_begin(settings, gpus, folder, hidden)
+        reader = settings.user if settings.kind == "systemd" else ""
+        checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout, reader, closed)
+        runner = PreflightRunner(cache / "preflight", wake, begin=begin, lacks=lacks)
+        self._preflights = Preflights(self._workloads, runner, wake, fits, checks)
+        self._guard = PortGuard(self._supervisor.owns, PortHolds())
+        self._subjects = Subjects(self._workloads.api_key, self._guard)
+        limits = Limits(settings.liveness.interval, settings.liveness.timeout)
+        self._witness = Witness()
+        self._probes = Probes(EngineQuestions(self._proxy), wake, limits, self._witness)
+        self._replicas = Replicas(self._supervisor, self._probes, pauses, settings.rollout.ready_timeout)
+        self._records = Records(
+            self.name, self._inventory, self._supervisor, self._translations, self._preflights, self._clock
+        )
+        self._proxy_watch = ProxyWatch(self._proxy, wake, self._note_proxy, self._is_proxy_alone, take_refused)
+
+    def lock(self) -> None:
+        """Take over this host. Raises Terminal, naming the holder, while another process has it."""
+        if self._closed:
+            raise Retryable(f"target {self.name}: let go already; whoever took it over goes on")
+        if self._lock.is_held:
+            self._lock.check()
+        else:
+            self._lock.acquire()
+            self._clock.watch()
+            self._supervisor.subscribe(self._wake)
+            self._stager.subscribe()
+            self._proxy_watch.start()
+            self._proxy_exit = ExitWatch(on_exit=lambda _: self._wake(), chore=lambda: None)
+        if not self._recovered:
+            try:
+                self._supervisor.recover()
+                self._watch_proxy()
+                prepare_shutdown(self._settings, self._inventory.folder / "proxy")
+                self._records.complete()
+                self._recovered = True
+            except UnreadableRecord:
+                # Every pass says so; nothing is done to this host until it is put right.
+                return
+
+    def close(self) -> None:
+        """End threads. What serves keeps serving."""
+        self._closed = True
+        self._clock.close()
+        self._probes.close()
+        self._guard.keep(())
+        self._proxy_watch.close()
+        self._preflights.close()
+        self._supervisor.close()
+        self._stager.close()
+        if self._proxy_exit is not None:
+            self._proxy_exit.close()
+        self._lock.release()
+
+    def logs(self, service: ServiceId, lines: int) -> tuple[str, ...]:
+        """The last lines of each replica of a service; where there are several, each line says whose it is."""
+        replicas = [record.id for record in self._inventory.replicas() if record.id.service == service]
+        found = [(replica, self._supervisor.logs(replica, lines)) for replica in replicas]
+        if len(found) == 1:
+            return found[0][1]
+        return tuple(f"{replica.serial}: {line}" for replica, said in found for line in said)
+
+    # ------------------------------------------------------------ observe
+
+    def observe(self, wanted: tuple[Desired, ...]) -> Observed | Unreachable:
+        """What is there now. Unreachable when a record, the GPUs or the disk cannot be read: nothing is guessed."""
+        now, faults = self._clock.now(), Faults("looking at")
+        try:
+            self._lock.check()
+            records = self._inventory.replicas()
+            if not any(self._is_timed(record, now) for record in records):
+                self._clock.follow()
+                now = self._clock.now()
+            owned = self._inventory.services()
+            states = self._replicas.states(records, faults)
+            reserved = self._reserved()
+            ports = (*reserved.ports, *(record.lease.port for record in records))
+            capacity = self._machine.capacity(ports)
+            if usage.is_asked_for(wanted, records, states, faults):
+                capacity = replace(capacity, gpu_use=usage.look(self._gpus, self._supervisor.is_ours, faults))
+            capacity = usage.without(capacity, reserved.gpus)
+            # In this order: what is staged by now is there when the engine is asked about it.
+            staging = self._stager.look()
+            images = self._images.look(self._containers(wanted, owned, records, faults)) if self._images else {}
+            outdated = self._translations.outdated(wanted, records, owned, faults)
+            restarts = {service: one.restarted_at for service, one in owned.items() if one.restarted_at}
+            running = _running(wanted, records, states) - outdated.keys()
+            known = self._preflights.look_up(wanted, running, restarts)
+            if self._lock.is_held:
+                # Whoever only looks deletes nothing.
+                self._preflights.tidy(owned, records)
+        except ReconcileError as error:
+            return Unreachable(self.name, now, str(error))
+        self._probes.watch(self._subjects.of(records, states, faults))
+        proxy = self._proxy.observe()
+        self._watch_proxy()
+        return Observed(
+            target=self.name,
+            at=now,
+            replicas=self._replicas.all(records, states, proxy, now, faults),
+            capacity=capacity,
+            owned=owned,
+            routes=proxy.applied,
+            proxy_ready=proxy.ready,
+            proxy_break=ProxyBreak.NONE if proxy.ready else self._proxy_watch.found,
+            preflights=known.preflights,
+            preflighting=frozenset(known.asking),
+            blockers=known.blockers,
+            staging=staging,
+            images=images,
+            outdated=outdated,
+            faulty=faults.reasons,
+            bugs=tuple(faults.bugs),
+        )
+
+    def _containers(
+        self,
+        wanted: Iterable[Desired],
+        owned: Mapping[ServiceId, Owned],
+        records: Iterable[ReplicaRecord],
+        faults: Faults,
+    ) -> Iterator[str]:
+        """The images that somebody needs here, and that podman runs."""
+        named = {one.spec.image: one.id for one in wanted if one.spec is not None and one.replicas}
+        named |= {one.promoted.spec.image: one.id for one in owned.values() if one.promoted is not None}
+        named |= {record.spec.image: record.id.service for record in records}
+        for image, service in sorted(named.items()):
+            try:
+                engine = find_engine(image, self._settings.engines)
+            except Exception as error:
+                faults.note(service, error)
+                continue
+            if engine is not None and engine.podman:
+                yield image
+
+    def _is_timed(self, record: ReplicaRecord, now: float) -> bool:
+        """Does it wait for a moment in time?"""
+        if record.ready_at is None or record.draining_at is not None or record.stopping_at is not None:
+            return True
+        return now - record.ready_at <= self._settings.rollout.min_ready
+
+    def _note_proxy(self, now: float) -> None:
+        self._witness.note(_PROXY, now)
+
+    def _is_proxy_alone(self, since: float) -> bool:
+        """Do the replicas not answer either?"""
+        return self._probes.watches and not self._witness.others_since(_PROXY, since)
+
+    def _watch_proxy(self) -> None:
+        """Whoever drives this host wants to know at once when the proxy ends, and that another one can do its work."""
+        if self._proxy_exit is None or (found := self._proxy.find_process()) is None:
+            return
+        self._proxy_exit.watch(found)
+        if found != self._proxy_seen:
+            # systemd may have started it again, as another user than before.
+            with suppress(ReconcileError):
+                self._supervisor.open_to_proxy()
+                self._proxy_seen = found
+
+    # ------------------------------------------------------------ perform
+
+    def perform(self, action: Action) -> None:
+        """Do one action, idempotently. Raises Retryable or Terminal."""
+        if isinstance(action, AskPreflight):
+            # Changes nothing, so that `plan` may ask while a daemon runs.
+            self._preflights.ask(action)
+            return
+        self.lock()
+        match action:
+            case EnsureProxy():
+                self._proxy.ensure_running(action.replace)
+                self._watch_proxy()
+            case SetRoutes():
+                self._proxy.apply(action.routes)
+            case Stage():
+                self._stager.stage(action)
+            case StageImage():
+                if self._images is not None:
+                    self._images.stage(action.image)
+            case Unstage():
+                self._stager.unstage(action.key)
+            case Start():
+                self._start(action)
+            case Admit() | Adopt() | Relabel() | Drain() | Undrain():
+                self._records.note(action)
+            case Stop():
+                self._stop(action)
+            case Repair():
+                self._repair(action)
+            case Remove():
+                self._remove(action)
+            case Own() | Promote() | NoteCrash() | Forget():
+                self._records.remember(action)
+            case Reject() | NoteFailure():
+                raise Terminal("verdicts are kept by the history, not by a host; this is a bug in the loop")
+            case _:
+                assert_never(action)
+
+    def _start(self, action: Start) -> None:
+        now = self._translations.of(action.spec, self._inventory.service(action.replica.service))
+        setup = self._translations.restored(action.spec, action.translation) if action.translation else None
+        launch = self._workloads.launch(action, setup)
+        record = record_of(action, self._clock.now(), procfs.boot_id())
+        self._supervisor.start(replace(record, translation=action.translation if setup else now), launch)
+
+    def _stop(self, action: Stop) -> None:
+        record = self._inventory.replica(action.replica)
+        if record is None:
+            return
+        if record.stopping_at is None:
+            record = self._inventory.change(record.id, stopping_at=self._clock.now())
+        self._supervisor.stop(record, action.force or not self._may_have_requests(record))
+
+    def _may_have_requests(self, record: ReplicaRecord) -> bool:
+        """An engine that still starts has none, and may ignore SIGTERM."""
+        if record.ready_at is not None:
+            return True
+        if not procfs.listens(record.address):
+            return False
+        # After a reboot the proxy sends requests before we know that it is ready.
+        proxy = self._proxy.observe()
+        known = proxy.endpoint(record.address).in_flight
+        routed = {each.replica for route in proxy.applied.values() for each in (*route.stable, *route.canary)}
+        return record.id in routed if known is None else known > 0
+
+    def _repair(self, action: Repair) -> None:
+        record = self._inventory.replica(action.replica)
+        if record is not None:
+            self._supervisor.repair(record)
+
+    def _remove(self, action: Remove) -> None:
+        record = self._inventory.replica(action.replica)
+        if record is not None:
+            self._supervisor.remove(record)
+
+    def runs(self, service: ServiceId) -> bool:
+        """Has this service replicas here? Raises UnreadableRecord."""
+        return any(record.id.service == service for record in self._inventory.replicas())
+
+    def restart(self, service: ServiceId, who: str) -> None:
+        """Write down that its replicas are to be replaced by new ones. Raises Retryable."""
+        self._records.restart(service, who)
+
+
+def _running(
+    wanted: Iterable[Desired], records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]
+) -> frozenset[str]:
+    """The digests of which enough runs already: nothing has to be started for them. Services may share one."""
+    alive: dict[str, int] = {}
+    for record in records:
+        if record.stopping_at is None and record.draining_at is None and states[record.id].alive:
+            alive[record.digest] = alive.get(record.digest, 0) + 1
+    asked: dict[str, int] = {}
+    for one in wanted:
+        asked[one.digest] = asked.get(one.digest, 0) + max(1, one.replicas)
+    return frozenset(digest for digest, count in asked.items() if alive.get(digest, 0) >= count)

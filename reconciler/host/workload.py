@@ -1,0 +1,212 @@
+"""What a host runs for a spec: its interpreter, its folders, and what to ask the installed engine about it first."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+from reconciler.config import settings as config
+from reconciler.engines.environment import Folders
+from reconciler.engines.images import find_engine
+from reconciler.engines.lacks import Lacks
+from reconciler.engines.launch import Launch, Question, Revealed, api_key, launch, question, without
+from reconciler.engines.preflight import engine_parts
+from reconciler.errors import Retryable, Terminal, Unstartable
+from reconciler.host.inventory import ReplicaRecord
+from reconciler.host.process import scratch, sockets
+from reconciler.host.staging.stager import Stager
+from reconciler.host.staging.weights import Ground, Served, find_folder, served_folders, watched
+from reconciler.host.systemd.replica_unit import PRIVATE, TMP
+from reconciler.host.systemd.unit import CACHES
+from reconciler.host.translations import Setup
+from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start
+from reconciler.model.model_sources import is_fetched
+from reconciler.secrets import SecretStore
+from reconciler.secrets.wanted import find_files, find_parts, find_variables, secret_ref
+from reconciler.system import procfs
+from reconciler.system.readability import Reader
+
+_API_KEY = b"VLLM_API_KEY="
+
+
+def home_of(folder: Path, engine: config.Engine) -> str:
+    """Shared by all replicas of one engine on a host: its caches live there and must survive them."""
+    return _home_of(str(folder), engine.called)
+
+
+# Asked for every service in every pass.
+@lru_cache
+def _home_of(folder: str, engine: str) -> str:
+    return str(Path(folder).absolute() / "home" / _key_of(engine))
+
+
+def _key_of(engine: str) -> str:
+    return hashlib.sha256(os.fsencode(engine)).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a replica finds its files.
+
+    `paths` is what becomes of folders that its arguments name; `mounts` is what has to be put there for it instead.
+    """
+
+    folders: Folders
+    paths: Mapping[str, str]
+    mounts: Mapping[str, str]
+
+
+def place_of(
+    settings: config.HostTarget,
+    folder: Path,
+    engine: config.Engine,
+    paths: Mapping[str, str],
+    replica: ReplicaId | None = None,
+) -> Place:
+    """A unit sees the models where the container would, and has a /tmp of its own; a child process sees the host's.
+
+    Without a replica, folders that are its alone stand as words in brackets.
+    """
+    if settings.kind == "systemd":
+        home = f"{CACHES}/reconciler/{_key_of(engine.called)}"
+        socket = sockets.of_unit(folder, replica) if replica else ""
+        return Place(Folders(home, TMP, PRIVATE, socket), {path: path for path in paths}, paths)
+    if replica is None:
+        return Place(Folders(home_of(folder, engine), "<tmp>", "<private>"), paths, {})
+    tmp, private = scratch.folder_of(folder, replica), scratch.private_of(folder, replica)
+    socket = sockets.of_child(folder, replica)
+    return Place(Folders(home_of(folder, engine), str(tmp), str(private), socket), paths, {})
+
+
+class Workloads:
+    """Translates specs to this host, by its config. `secrets` are looked up at every start.
+
+    `find_image` tells the ID of a local image; it may raise Retryable.
+    """
+
+    def __init__(
+        self,
+        settings: config.HostTarget,
+        folder: Path,
+        secrets: Callable[[], SecretStore],
+        stager: Stager,
+        closed: tuple[Path, ...],
+        lacks: Lacks,
+        find_image: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        self._lacks = lacks
+        self._settings = settings
+        self._ground = Ground(settings.volumes, (folder.absolute(), *closed))
+        self._folder = folder
+        self._secrets = secrets
+        self._stager = stager
+        self._find_image = find_image
+
+    def launch(self, start: Start, setup: Setup | None = None) -> Launch:
+        """The process of one replica; `setup` is another one than today's config has.
+
+        Raises Terminal when the host has not what it needs, Retryable for a Secret.
+        """
+        engine = setup.engine if setup else self._engine(start.spec)
+        ground = replace(self._ground, volumes=setup.volumes) if setup else self._ground
+        service = start.replica.service
+        served = self._served(service, start.spec, ground, engine)
+        paths = {path: str(each.folder) for path, each in served.items()}
+        place = place_of(self._settings, self._folder, engine, paths, start.replica)
+        secrets = reveal(start.spec, service.namespace, engine.env, self._secrets())
+        secrets = replace(secrets, fields=fields_of(start.replica))
+        try:
+            found = launch(
+                start.spec, engine, service, start.lease, place.paths, start.drain_timeout, place.folders, secrets
+            )
+            image = self._image(start.spec, engine)
+            found = without(found, self._lacks.of(engine_parts(Path(found.argv[0]), image)), start.lease)
+            pins = {path: each.inode for path, each in served.items() if each.inode is not None}
+            return replace(found, mounts=place.mounts, pins=pins, image=image)
+        except ValueError as error:
+            raise Unstartable(f"replica {start.replica}: {error}") from None
+
+    def question(self, service: ServiceId, spec: EffectiveSpec) -> Question:
+        """What to ask the installed engine. Raises Terminal when the host lacks something; Retryable for files."""
+        engine = self._engine(spec)
+        try:
+            served = self._served(service, spec, self._ground, engine)
+            paths = {path: str(each.folder) for path, each in served.items()}
+            place = place_of(self._settings, self._folder, engine, paths)
+            asked = question(spec, engine, paths, place.folders.home, mounted=bool(place.mounts))
+            return replace(asked, image=self._image(spec, engine)) if engine.podman else asked
+        except ValueError as error:
+            raise Terminal(str(error)) from None
+
+    def files(self, service: ServiceId, spec: EffectiveSpec, asked: Question) -> Iterator[str]:
+        """The files and folders that a question was made from: while they and the image stay, it stays."""
+        for mount in spec.mounts:
+            if is_fetched(mount.uri):
+                yield self._stager.state_file(service, mount)
+            else:
+                # A link may lead elsewhere by now.
+                yield str(find_folder(mount.uri, self._settings.volumes))
+        yield from watched(spec, asked.paths)
+
+    def image(self, spec: EffectiveSpec) -> str:
+        """The ID of the local image that a spec runs in; empty: it needs none. Raises as `question` does."""
+        return self._image(spec, self._engine(spec))
+
+    def api_key(self, record: ReplicaRecord) -> str | None:
+        """The key that a replica was started with: a Secret may have changed since, and the process alone knows."""
+        spec = record.spec
+        if (key := api_key(spec)) or not any(secret_ref(each) for each in spec.env):
+            return key
+        if record.process is not None and procfs.is_running(record.process):
+            # Of a container, the main process is podman's, and the engine its child.
+            for pid in (record.process.pid, *procfs.children(record.process.pid)):
+                for entry in procfs.read_environment(pid):
+                    if entry.startswith(_API_KEY):
+                        return os.fsdecode(entry[len(_API_KEY) :]) or None
+        with suppress(Retryable, Terminal):
+            # It was started only now.
+            engine = self._engine(spec)
+            return api_key(spec, reveal(spec, record.id.service.namespace, engine.env, self._secrets()))
+        return None
+
+    def _engine(self, spec: EffectiveSpec) -> config.Engine:
+        engine = find_engine(spec.image, self._settings.engines)
+        if engine is None:
+            raise Terminal(f"nothing on this host runs the image {spec.image}; add it to engines in the config")
+        return engine
+
+    def _image(self, spec: EffectiveSpec, engine: config.Engine) -> str:
+        if not engine.podman:
+            return ""
+        found = self._find_image(spec.image)
+        if found is None:
+            # Nobody's commit is to blame: it is pulled again.
+            raise Retryable(f"image {spec.image}: not on this host yet, or not there any more")
+        return found
+
+    def _served(
+        self, service: ServiceId, spec: EffectiveSpec, ground: Ground, engine: config.Engine
+    ) -> dict[str, Served]:
+        reader = Reader(self._settings.user, engine.podman) if self._settings.kind == "systemd" else None
+        return served_folders(spec, replace(ground, reader=reader), partial(self._stager.find, service))
+
+
+def reveal(spec: EffectiveSpec, namespace: str, given: Collection[str], store: SecretStore) -> Revealed:
+    """What a spec's references stand for now; not those that the config gives. Raises Retryable when one is missing."""
+    wanted = replace(spec, env=tuple(each for each in spec.env if each.name not in given))
+    files = {mount: find_files(mount, namespace, store) for mount in spec.secrets}
+    return Revealed(find_variables(wanted, namespace, store), files, find_parts(spec, namespace, store))
+
+
+def fields_of(replica: ReplicaId) -> Mapping[str, str]:
+    """What a pod of its own would tell a replica about itself."""
+    return {
+        "metadata.name": f"{replica.service.name}-{replica.serial}",
+        "metadata.uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"reconciler:{replica}")),
+    }

@@ -1,0 +1,295 @@
+"""One pass over one target: desired → observe → plan → execute → report. The only file that chains stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import inf
+
+import structlog
+
+from reconciler.config.settings import HostTarget as TargetSettings
+from reconciler.errors import NotUnderstood, Retryable
+from reconciler.evaluation.evaluator import Evaluation, Evaluator
+from reconciler.host.execute import BESIDE, execute, make_pool
+from reconciler.host.health import Patience
+from reconciler.host.plan import make_plan
+from reconciler.host.rollout import all_wishes
+from reconciler.loop.failures import FailureLog
+from reconciler.loop.recorder import Journal
+from reconciler.model import (
+    Action,
+    ByHand,
+    DesiredState,
+    NoteFailure,
+    Observed,
+    Outcome,
+    Plan,
+    Promote,
+    Quarantine,
+    Reason,
+    Reject,
+    Result,
+    ServiceId,
+    Snapshot,
+    Start,
+    Unreachable,
+    Unstage,
+    service_of,
+)
+from reconciler.model.target import Target
+from reconciler.report.history import History
+from reconciler.report.status import EVERYTHING, TargetReport
+from reconciler.state.cordon import Cordon
+from reconciler.state.suspension import HostDrain, Suspension
+
+log = structlog.get_logger()
+
+_FIRST_RETRY = 0.5
+_LAST_RETRY = 30.0
+_AFTER_DOING = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one pass saw, wanted and did. `again_in` is when to look again, in seconds; None: when something happens."""
+
+    desired: DesiredState
+    observed: Observed | Unreachable
+    plan: Plan
+    results: tuple[Result, ...]
+    again_in: float | None
+
+
+class Turner:
+    """Makes pass after pass over one target. What it remembers is only a cache: losing it loses nothing."""
+
+    def __init__(
+        self,
+        settings: TargetSettings,
+        target: Target,
+        history: History,
+        suspension: Suspension,
+        cordon: Cordon,
+        journal: Journal,
+        evaluation: Evaluation | None = None,
+        drain: HostDrain | None = None,
+    ) -> None:
+        self._settings = settings
+        self._target = target
+        self._history = history
+        self._suspension = suspension
+        self._cordon = cordon
+        self._journal = journal
+        self._drain = drain
+        self._ends_at = 0.0
+        self._pool = make_pool()
+        self._evaluation = evaluation or Evaluator(settings)
+        self._desired: tuple[DesiredState, DesiredState] | None = None
+        self._leaving: Reason | None = None
+        self._unanswered = 0
+        self.failures = FailureLog(settings.name, history)
+        self._unwritten: dict[tuple[ServiceId, str], Quarantine] = {}
+        self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
+
+    def turn(self, snapshot: Snapshot | None, act: bool = True) -> Turn:
+        """One pass. With `act` False nothing is done (but what only asks: preflight). None: git said nothing yet."""
+        began = time.monotonic()
+        if act:
+            self._end_what_is_over()
+        suspended = self._suspension.in_force()
+        drained = self._drain.current() if self._drain else None
+        desired = _drained(self._wanted(snapshot) if act else self.desired(snapshot), drained)
+        observed = self._target.observe(all_wishes(desired.services))
+        plan = make_plan(
+            desired,
+            observed,
+            self._quarantines(),
+            patience(self._settings),
+            _suspended_ids(frozenset(suspended), desired, observed),
+            self.failures.now(),
+        )
+        if act:
+            self._remember_cordon(desired)
+        results = execute(plan, self._perform, self._pool, self.failures.waiting(plan)) if act else ()
+        if act:
+            self.failures.note(desired, observed, plan, results)
+        self._ends_at = min((one.until for one in (*suspended.values(), drained) if one and one.until), default=inf)
+        turn = Turn(desired, observed, plan, results, self._again_in(plan, observed, results, began))
+        applied = self.report.applied
+        if act:
+            applied = self._journal.record(desired, observed, plan, results, time.monotonic() - began)
+        self.report = TargetReport(
+            desired,
+            observed,
+            plan,
+            self._settings.routing,
+            frozenset(suspended),
+            results,
+            self._settings.name,
+            applied,
+            suspended,
+            drained,
+            failures=self.failures.now(),
+        )
+        return turn
+
+    def fail(self, why: str, seconds: float) -> None:
+        """A pass was not possible, after so long a try: nothing is known of the target now."""
+        unreachable = Unreachable(self._settings.name, time.time(), why)
+        self.report = replace(self.report, observed=unreachable, plan=None, last_results=(), pass_error=why)
+        try:
+            self._journal.record_failed_pass(why, seconds)
+        except Exception:
+            # It may be the history that makes passes fail.
+            log.exception("failed_pass_not_noted", target=self._settings.name)
+
+    def leave(self, why: Reason) -> None:
+        """From now on nothing is wanted here, whatever git says."""
+        self._leaving = why
+
+    def desired(self, snapshot: Snapshot | None) -> DesiredState:
+        """What this revision wants here; the same object while nothing changed. Raises where nobody can tell."""
+        if self._leaving:
+            revision = snapshot.revision if snapshot else ""
+            return DesiredState(self._settings.name, revision, (), notes=(self._leaving,), leaving=self._leaving)
+        if snapshot is None:
+            raise Retryable("no revision of git is known, and none can be read now")
+        wanted = self._evaluation.evaluate(snapshot)
+        if self._desired is None or self._desired[0] is not wanted:
+            self._desired = (wanted, self._cordon.settle(wanted))
+        return self._desired[1]
+
+    def _wanted(self, snapshot: Snapshot | None) -> DesiredState:
+        """The same, and where nobody can tell: everything stays as it is, and is looked after."""
+        try:
+            return self.desired(snapshot)
+        except (NotUnderstood, Retryable) as error:
+            unknown = Reason("NotUnderstood", str(error))
+            state = DesiredState(
+                self._settings.name,
+                snapshot.revision if snapshot else "",
+                (),
+                unreadable=(unknown,),
+                prunable=False,
+                cordon_known=False,
+                paths=self._settings.paths,
+            )
+            return self._cordon.settle(state)
+
+    def close(self) -> None:
+        """Let go of threads. What serves keeps serving."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._target.close()
+
+    def _end_what_is_over(self) -> None:
+        """What a person asked for until a time ends by itself then."""
+        if time.time() < self._ends_at:
+            return
+        try:
+            for name in self._suspension.expire():
+                self._journal.record_by_hand("resumed", "the time given for it is over", name)
+            if self._drain and self._drain.expire():
+                self._journal.record_by_hand("host_undrained", "the time given for it is over")
+        except Retryable as error:
+            # It is over all the same; only the file still names it.
+            log.error("end_not_written", target=self._settings.name, error=str(error))
+
+    def _remember_cordon(self, desired: DesiredState) -> None:
+        try:
+            if self._cordon.remember(desired):
+                self._journal.record_cordon(desired)
+        except Retryable as error:
+            # It is followed all the same; only a host.yaml that breaks later would not be understood.
+            log.error("cordon_not_remembered", target=self._settings.name, error=str(error))
+
+    def _perform(self, action: Action) -> None:
+        if isinstance(action, Reject):
+            self._reject(action.quarantine)
+            return
+        if isinstance(action, NoteFailure):
+            # Its result is what is kept.
+            return
+        self._target.perform(action)
+        if isinstance(action, Promote) and action.promoted.replicas:
+            # Git has moved on successfully: what failed before may be tried again when git asks for it anew.
+            self._history.lift(self._settings.name, action.service)
+            self._unwritten = {key: one for key, one in self._unwritten.items() if key[0] != action.service}
+
+    def _reject(self, quarantine: Quarantine) -> None:
+        """A disk that is full must not have a digest tried that failed."""
+        key = (quarantine.service, quarantine.digest)
+        self._unwritten[key] = quarantine
+        self._history.reject(self._settings.name, quarantine)
+        self._unwritten.pop(key, None)
+
+    def _quarantines(self) -> Mapping[tuple[ServiceId, str], Quarantine]:
+        for quarantine in tuple(self._unwritten.values()):
+            with suppress(Retryable):
+                self._reject(quarantine)
+        return {**self._unwritten, **self._history.quarantines(self._settings.name)}
+
+    def retry(self, service: str | None) -> frozenset[str]:
+        """Try again what failed of a service, or of all: quarantined digests, and actions that wait for their turn.
+
+        Returns the services that this concerns.
+        """
+        lifted = self.failures.forget(service)
+        for key in [*self._unwritten, *self._history.quarantines(self._settings.name)]:
+            if service in (None, str(key[0])):
+                self._unwritten.pop(key, None)
+                self._history.lift(self._settings.name, *key)
+                lifted.add(str(key[0]))
+        return frozenset(lifted)
+
+    def _again_in(
+        self, plan: Plan, observed: Observed | Unreachable, results: tuple[Result, ...], began: float
+    ) -> float | None:
+        """Seconds from now. What fails is tried again more and more slowly, without holding up the others."""
+        waiting = [*self.failures.waiting(plan), *(r.action for r in results if r.outcome is Outcome.FAILED)]
+        # Nobody waits for files to be deleted, or for what nothing rests on; without the proxy everybody waits.
+        failed = {service_of(action) for action in waiting if not isinstance(action, (Unstage, *BESIDE))}
+        spent = time.monotonic() - began
+        due = [at - plan.at for service, at in plan.looks.items() if None not in failed and service not in failed]
+        looks = [max(0.0, seconds - spent) for seconds in due]
+        if self._ends_at < inf:
+            looks.append(max(0.0, self._ends_at - time.time()))
+        if any(result.outcome is Outcome.DONE and service_of(result.action) not in failed for result in results):
+            # Whoever did something sees what came of it.
+            looks.append(_AFTER_DOING)
+        if isinstance(observed, Unreachable):
+            self._unanswered += 1
+            looks.append(float(min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._unanswered - 1, 10))))
+        else:
+            self._unanswered = 0
+        if any(isinstance(r.action, Start) and r.outcome is Outcome.FAILED and not r.retryable for r in results):
+            # Another try is of no use, so the last good digest comes back.
+            looks.append(_AFTER_DOING)
+        if (retry := self.failures.due(plan)) is not None:
+            looks.append(max(_FIRST_RETRY, retry))
+        return min(looks, default=None)
+
+
+def _drained(desired: DesiredState, asked: ByHand | None) -> DesiredState:
+    if asked is None:
+        return desired
+    text = f"the host is drained {asked}; `reconciler host undrain` lifts it"
+    return replace(desired, drain=Reason("Drained", text))
+
+
+def patience(settings: TargetSettings) -> Patience:
+    """How long is long enough, from the config."""
+    given = settings.rollout
+    return Patience(given.min_ready, given.ready_timeout, given.drain_timeout, given.stop_grace)
+
+
+def _suspended_ids(
+    names: frozenset[str], desired: DesiredState, observed: Observed | Unreachable
+) -> frozenset[ServiceId]:
+    if not names or isinstance(observed, Unreachable):
+        return frozenset()
+    known = {service.id for service in desired.services} | {replica.service for replica in observed.replicas}
+    known |= observed.owned.keys() | observed.routes.keys()
+    return frozenset(key for key in known if EVERYTHING in names or str(key) in names)

@@ -1,0 +1,1 @@
+"""What `render` and `validate` show: a tree of manifests judged before any daemon acts on it."""

@@ -1,0 +1,1 @@
+"""What the daemon keeps in its state folder beside the records of its targets."""

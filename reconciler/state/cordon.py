@@ -1,0 +1,64 @@
+"""What host.yaml last said about the whole host: one small file, so that it holds while host.yaml cannot be read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from reconciler.errors import Retryable
+from reconciler.model import DesiredState, Origin, Reason
+from reconciler.system.files import make_folder, write_atomically
+from reconciler.system.os_errors import in_words
+
+
+class Cordon:
+    """Remembers whether a host was cordoned. Neither a broken nor a missing host.yaml drains it or sets it going."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[Reason | None] | None = None
+
+    def settle(self, desired: DesiredState) -> DesiredState:
+        """What git wants, with the last word where git has none now. Raises Retryable when nobody knows it."""
+        if desired.cordon_known or (last := self._last()) is None:
+            return desired
+        text = "the host is still cordoned: its host.yaml cannot be read, and last said so"
+        return replace(desired, cordon=replace(last, message=text))
+
+    def remember(self, desired: DesiredState) -> bool:
+        """Keep git's word. True when it differs from the one before. Raises Retryable."""
+        if not desired.cordon_known or self._known == (desired.cordon,):
+            return False
+        before = self._last()
+        if before != desired.cordon:
+            self._write(desired.cordon)
+        self._known = (desired.cordon,)
+        return (before is None) != (desired.cordon is None)
+
+    def _last(self) -> Reason | None:
+        if self._known is not None:
+            return self._known[0]
+        try:
+            found = json.loads(self._path.read_bytes())
+            return Reason("Cordoned", found["message"], Origin(found["file"], found["line"]))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Retryable(in_words(error, self._path)) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise Retryable(
+                f"{self._path}: cannot be read: {error}; remove it if the host is not cordoned, or mend host.yaml"
+            ) from None
+
+    def _write(self, cordon: Reason | None) -> None:
+        try:
+            if cordon is None:
+                self._path.unlink(missing_ok=True)
+                return
+            origin = cordon.origin or Origin("host.yaml", 1)
+            said = {"message": cordon.message, "file": origin.file, "line": origin.line}
+            make_folder(self._path.parent)
+            write_atomically(self._path, json.dumps(said).encode())
+        except OSError as error:
+            raise Retryable(f"{self._path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""What we use of the operating system: files, processes, sockets, limits."""

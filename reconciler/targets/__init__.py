@@ -1,1 +1,0 @@
-"""Places that run services."""

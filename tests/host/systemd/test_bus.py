@@ -1,0 +1,89 @@
+"""Whoever listens at a socket of systemd need not be systemd, nor well. Real ones are asked in tests/machines."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import Retryable
+from reconciler.host.systemd.bus import Bus, NoConnection
+from reconciler.host.systemd.dbus import DBusManager
+from reconciler.host.systemd.systemctl import SystemctlManager
+from reconciler.host.systemd.ways import AnyManager
+
+
+@contextmanager
+def listening(path: Path, talk: Callable[[socket.socket], object]) -> Iterator[Path]:
+    """Somebody who talks so to everybody, and then hangs up."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    with server.accept()[0] as caller:
+                        talk(caller)
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield path
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+def hang_up(caller: socket.socket) -> None:
+    caller.recv(100)
+
+
+def refuse(caller: socket.socket) -> None:
+    caller.recv(100)
+    caller.sendall(b"REJECTED KERBEROS\r\n")
+
+
+def welcome(caller: socket.socket) -> None:
+    caller.recv(100)
+    caller.sendall(b"OK 1234\r\n")
+    caller.recv(100)
+
+
+def talk_nonsense(caller: socket.socket) -> None:
+    welcome(caller)
+    caller.sendall(b"x" * 64)
+
+
+@pytest.mark.parametrize("talk", [hang_up, refuse, welcome, talk_nonsense])
+@pytest.mark.parametrize("name", ["private", "bus"])
+def test_who_does_not_talk_like_a_bus_is_nobody(
+    tmp_path: Path, talk: Callable[[socket.socket], None], name: str
+) -> None:
+    with listening(tmp_path / name, talk) as path, pytest.raises(NoConnection, match=f"nobody answers at {path}"):
+        Bus(lambda *_: None, path)
+
+
+def test_whoever_cannot_be_reached_leaves_the_way_to_systemctl(tmp_path: Path) -> None:
+    says = tmp_path / "systemctl"
+    says.write_text("#!/bin/sh\nprintf 'Id=a.service\\nActiveState=active\\nSubState=running\\nJob=\\nMainPID=7\\n'\n")
+    says.chmod(0o755)
+    with listening(tmp_path / "private", hang_up) as path:
+        manager = AnyManager(DBusManager((path, tmp_path / "nothing")), SystemctlManager((str(says),)))
+        assert list(manager.units("a")) == ["a.service"]
+        assert manager.way == "systemctl"
+        assert not manager.has_signals
+        assert f"nobody answers at {path}" in manager.because
+        assert f"nobody answers at {tmp_path / 'nothing'}: No such file" in manager.because
+
+
+def test_what_systemctl_says_of_a_failure_is_told(tmp_path: Path) -> None:
+    fails = tmp_path / "systemctl"
+    fails.write_text("#!/bin/sh\necho 'Access denied' >&2\nexit 4\n")
+    fails.chmod(0o755)
+    with pytest.raises(Retryable, match="systemctl start: Access denied"):
+        SystemctlManager((str(fails),)).start("a.service")

@@ -1,0 +1,47 @@
+"""A pushed document that a cluster would refuse, met by a running daemon: what serves goes on as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.light_rig import LightRig
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[LightRig]:
+    rig = LightRig(tmp_path)
+    yield rig
+    rig.close()
+
+
+def test_refused_runtime_keeps_what_serves_until_it_is_corrected(rig: LightRig) -> None:
+    rig.start()
+    rig.settle()
+    (before,) = rig.records()
+    assert before.process is not None
+    file = "runtimes/vllm-cpu.yaml"
+    good = rig.read(file)
+    number = good.splitlines().index("kind: ServingRuntime") + 2
+    # A change that would roll out, and a field that no cluster takes.
+    changed = good.replace("--port=8080", "--port=8080\n        - --disable-log-stats", 1)
+    assert changed != good
+    rig.write({file: changed.replace("kind: ServingRuntime\n", "kind: ServingRuntime\nlabels: {}\n")})
+    problem = rig.wait("its problem", lambda: (rig.service() or {}).get("problems"))[0]
+    assert (problem["file"], problem["line"]) == (file, number)
+    assert f'{file}:{number}: strict decoding error: unknown field "labels"' in rig.ask("plan", expect=1).stdout
+    assert "DocumentRefused" in rig.ask("status", "-o", "json", expect=1).stdout
+    # What dies meanwhile comes back as it was, and is not brought up by the refused document.
+    os.kill(before.process.pid, signal.SIGKILL)
+    rig.wait("it to serve again", lambda: rig.pids() and before.process.pid not in rig.pids() and rig.serves_now())
+    assert {each.digest for each in rig.records()} == {before.digest}
+    rig.write({file: changed})
+    rig.wait("the correction to serve", lambda: before.digest not in {each.digest for each in rig.records()})
+    rig.settle()
+    rig.ask("plan")

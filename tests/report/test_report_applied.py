@@ -1,0 +1,89 @@
+"""When a revision counts as applied, and what holds it up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from reconciler.model import DesiredState, Health, Origin, Phase, Plan, Reason, Start, Sync, Unreachable
+from reconciler.report.applied import holds_up, is_applied
+from tests.support.report_world import (
+    OLD,
+    SPEC,
+    TINY,
+    desired,
+    observed,
+    planned,
+    rejection,
+    replica,
+    report,
+    state,
+    status_of,
+    verdict,
+)
+
+BLOCKED = verdict(
+    sync=Sync.OUT_OF_SYNC,
+    health=Health(Phase.MISSING, Reason("Blocked", "Blocked: no GPU")),
+    blocked=(Reason("NoGpu", "no GPU"),),
+)
+REJECTED = verdict(sync=Sync.OUT_OF_SYNC, rejected=rejection())
+MOVING = verdict(
+    sync=Sync.OUT_OF_SYNC, health=Health(Phase.PROGRESSING, Reason("Progressing", "starts")), step="starts"
+)
+CRASHING = verdict(sync=Sync.OUT_OF_SYNC, health=Health(Phase.DEGRADED, Reason("CrashLoop", "crashed repeatedly")))
+HUNG = verdict(sync=Sync.OUT_OF_SYNC, health=Health(Phase.DEGRADED, Reason("Hung", "it is replaced")))
+RESTORING = verdict(sync=Sync.OUT_OF_SYNC, health=MOVING.health, rejected=rejection())
+ASKING = verdict(sync=Sync.OUT_OF_SYNC, step="asking the engine")
+SUSPENDED = verdict(sync=Sync.UNKNOWN, health=Health(Phase.SUSPENDED, Reason("Suspended", "by hand")))
+UNUSABLE = desired(spec=None, problems=(Reason("Invalid", "runtime x is unknown"),))
+BROKEN = (Reason("NotYaml", "no YAML", Origin("hosts/a/x.yaml", 3)),)
+LOST = Reason("NotPrunable", "kept, because this target's folder is missing")
+OTHER = desired(TINY.__class__("demo", "other"))
+START = Start(replica().id, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "", "", "new")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "plan", "applied", "held"),
+    [
+        (state(desired()), planned(verdict()), True, []),
+        (state(desired()), planned(BLOCKED), True, ["NoGpu"]),
+        (state(desired()), planned(REJECTED), True, ["Rejected"]),
+        (state(UNUSABLE), planned(verdict(sync=Sync.OUT_OF_SYNC)), True, ["Invalid"]),
+        (state(unreadable=BROKEN), planned(verdict(sync=Sync.UNKNOWN, kept=BROKEN[0])), True, ["NotYaml", "NotYaml"]),
+        (state(desired(), refused=BROKEN), planned(verdict()), True, ["NotYaml"]),
+        (state(prunable=False), planned(verdict(sync=Sync.UNKNOWN, kept=LOST)), True, ["NotPrunable"]),
+        (state(desired(), OTHER), planned(SUSPENDED, verdict(OTHER.id)), True, ["Suspended"]),
+        (state(desired()), planned(SUSPENDED), False, ["Suspended"]),
+        (state(desired(), drain=Reason("Drained", "by hand")), planned(verdict()), False, ["Drained"]),
+        (state(desired()), planned(CRASHING), True, ["CrashLoop"]),
+        (state(desired()), planned(replace(CRASHING, strategy="surge: start new")), False, []),
+        (state(desired()), planned(HUNG), False, []),
+        (state(desired()), planned(MOVING), False, []),
+        (state(desired()), planned(RESTORING), False, []),
+        (state(desired()), planned(ASKING), False, []),
+        (state(desired()), planned(verdict(), actions=(START,)), False, []),
+        (state(), planned(verdict(sync=Sync.OUT_OF_SYNC)), False, []),
+    ],
+)
+def test_revision_counts_as_applied_when_all_that_can_be_is(
+    wanted: DesiredState, plan: Plan, applied: bool, held: list[str]
+) -> None:
+    assert is_applied(wanted, observed(replica()), plan) is applied
+    assert [one.reason.code for one in holds_up(wanted, plan)] == held
+
+
+def test_revision_is_not_applied_on_a_target_out_of_reach() -> None:
+    assert not is_applied(state(desired()), Unreachable("a", 1.0, "no route"), planned())
+
+
+def test_status_says_fully_applied_only_when_nothing_is_held_up() -> None:
+    held = status_of(report(plan=planned(BLOCKED)))
+    assert (held["revision"]["applied"], held["revision"]["fullyApplied"]) == (held["revision"]["wanted"], False)
+    assert held["revision"]["heldUpBy"] == [
+        {"target": "a", "service": "demo/tiny", "code": "NoGpu", "message": "no GPU", "file": None, "line": None}
+    ]
+    assert status_of(report())["revision"]["fullyApplied"]
+    assert not status_of(report(plan=planned(MOVING)))["revision"]["fullyApplied"], "it fell behind afterwards"
+    assert not status_of(report(observed=Unreachable("a", 1.0, "no route")))["revision"]["fullyApplied"]

@@ -1,0 +1,40 @@
+"""A daemon that was started before the package was upgraded stays readable until it is restarted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reconciler.report.convergence import judge
+from reconciler.report.older import completed
+from reconciler.report.text import Changes, status_blocks
+from tests.support.report_world import TINY, observed, owned, replica, report, status_of
+
+OLDEST = Path(__file__).parents[1] / "data" / "status_of_an_older_daemon.json"
+"""What the daemon of commit a214662 told of this very world. Never changed; only older ones are added beside it."""
+
+
+def shape(value: Any) -> Any:
+    """The keys, all the way down."""
+    if isinstance(value, dict):
+        return {key: shape(each) for key, each in value.items()}
+    return [shape(value[0])] if isinstance(value, list) and value else None
+
+
+def world() -> dict[str, Any]:
+    return status_of(report(observed=observed(replica(), owned={TINY: owned()}, gpus=1)))
+
+
+def test_status_of_an_older_daemon_is_completed_and_read() -> None:
+    old = completed(json.loads(OLDEST.read_text()))
+    now = json.loads(json.dumps(world()))
+    assert shape(old) == shape(now) | {"daemon": shape(old["daemon"])}
+    assert old["revision"]["fullyApplied"] is None, "nobody knows"
+    assert list(status_blocks(old, wide=True, detail=True))
+    assert judge(old).converged
+    assert Changes().since_last(old)
+
+
+def test_status_of_this_daemon_needs_no_completion() -> None:
+    assert completed(world()) == world()

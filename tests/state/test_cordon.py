@@ -1,0 +1,255 @@
+"""A host closed from git: what runs there ends, nothing starts, and only a host.yaml that can be read changes that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import Retryable
+from reconciler.host.plan import make_plan
+from reconciler.loop.reconcile import Turn, Turner
+from reconciler.model import DesiredState, File, Origin, Phase, Reason, Snapshot, Start, Sync
+from reconciler.report.convergence import judge
+from reconciler.report.planned import plan_document
+from reconciler.report.text import Changes, plan_blocks, status_blocks
+from reconciler.state.cordon import Cordon
+from reconciler.web.metrics import Metrics
+from tests.loop.test_reconcile import Target, snapshot, turner
+from tests.support.report_world import observed, planned, replica, report, service_in, state, status_of
+from tests.support.simulation import PATIENCE, Host, wanted
+from tests.support.simulation import state as simulated
+
+CORDONED = Reason("Cordoned", "the host is cordoned", Origin("box/host.yaml", 5))
+CLOSED = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec:\n  unschedulable: true\n"
+BROKEN = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec:\n  unschedulabel: true\n"
+
+
+def known(cordon: Reason | None) -> DesiredState:
+    return DesiredState("box", "a" * 40, (), cordon=cordon)
+
+
+UNKNOWN = replace(known(None), cordon_known=False)
+
+
+# ---------------------------------------------------------------- what was said last
+
+
+def test_what_host_yaml_said_last_holds_while_it_cannot_be_read(tmp_path: Path):
+    cordon = Cordon(tmp_path / "box" / "cordon.json")
+    assert cordon.settle(UNKNOWN).cordon is None
+    assert cordon.remember(known(CORDONED))
+    for later in (cordon, Cordon(tmp_path / "box" / "cordon.json")):
+        settled = later.settle(UNKNOWN)
+        assert settled.cordon
+        assert (settled.cordon.code, settled.cordon.origin) == ("Cordoned", CORDONED.origin)
+        assert "still cordoned" in settled.cordon.message
+        assert not later.remember(settled), "what is not known is not written down"
+    assert cordon.remember(known(None))
+    assert Cordon(tmp_path / "box" / "cordon.json").settle(UNKNOWN).cordon is None
+
+
+def test_only_a_change_is_news_and_only_news_is_written(tmp_path: Path):
+    path = tmp_path / "cordon.json"
+    cordon = Cordon(path)
+    assert not cordon.remember(known(None))
+    assert not path.exists()
+    assert cordon.remember(known(CORDONED))
+    written = path.stat().st_mtime_ns
+    assert not cordon.remember(known(CORDONED))
+    assert not Cordon(path).remember(known(CORDONED))
+    assert path.stat().st_mtime_ns == written
+
+
+def test_a_memory_that_cannot_be_read_is_said_and_nothing_is_guessed(tmp_path: Path):
+    path = tmp_path / "cordon.json"
+    path.write_text("{")
+    with pytest.raises(Retryable, match=r"cordon\.json: cannot be read"):
+        Cordon(path).settle(UNKNOWN)
+    assert Cordon(path).settle(known(None)).cordon is None, "git's own word needs no memory"
+
+
+# ---------------------------------------------------------------- passes
+
+
+def at(text: str, revision: str) -> Snapshot:
+    given = snapshot("fine", revision=revision * 40)
+    files = [one for one in given.files if one.path != "box/host.yaml"]
+    return replace(given, files=(File("box/host.yaml", revision, text.encode()), *files))
+
+
+def run(turns: Turner, target: Target, wanted: Snapshot) -> Turn:
+    """Passes until nothing moves any more."""
+    for _ in range(200):
+        turn = turns.turn(wanted)
+        if turn.again_in is None:
+            return turn
+        target.host.now += max(turn.again_in, 0.02)
+    raise AssertionError("it never comes to rest")
+
+
+def test_a_broken_host_yaml_neither_drains_a_host_nor_sets_it_going(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    turns, target = turner(tmp_path)
+    run(turns, target, snapshot("fine"))
+    served = set(target.host.replicas)
+    assert served
+    run(turns, target, at(BROKEN, "b"))
+    assert set(target.host.replicas) == served
+    assert target.host.serving("fine")
+
+    run(turns, target, at(CLOSED, "c"))
+    assert not target.host.replicas
+    assert turns.report.applied == "c" * 40
+    closed = len(target.host.log)
+    turn = run(turns, target, at(BROKEN, "d"))
+    turns.close()
+    assert turn.desired.cordon, "what it said last holds"
+
+    again, other = turner(tmp_path)
+    other.host = target.host
+    run(again, other, at(BROKEN, "e"))
+    assert not [one for one in target.host.log[closed:] if isinstance(one, Start)], "nor after a restart"
+    run(again, other, snapshot("fine", revision="f" * 40))
+    assert target.host.serving("fine")
+    again.close()
+
+
+def test_looking_writes_nothing_down(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    turns, _ = turner(tmp_path)
+    turn = turns.turn(at(CLOSED, "c"), act=False)
+    assert turn.desired.cordon
+    assert not (tmp_path / "cordon.json").exists()
+    turns.turn(at(CLOSED, "c"))
+    assert (tmp_path / "cordon.json").exists()
+    turns.close()
+
+
+# ---------------------------------------------------------------- single rules of the plan
+
+
+def test_a_service_without_a_usable_spec_is_emptied_too_and_comes_back_as_it_last_proved_itself():
+    host = Host()
+    service = wanted("a", "good1", 2)
+    host.converge(simulated(service))
+    unusable = replace(service, spec=None, digest="", problems=(Reason("InvalidSpec", "broken", service.origin),))
+    plan = host.converge(simulated(unusable, cordon=CORDONED))
+    assert not host.replicas
+    verdict = plan.verdicts[service.id]
+    assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, Phase.SUSPENDED), "git is still broken"
+    host.converge(simulated(unusable))
+    assert len(host.serving("a")) == 2
+
+
+def test_a_service_that_git_cannot_show_is_emptied_but_not_forgotten():
+    host = Host()
+    service = wanted("a", "good1")
+    host.converge(simulated(service))
+    broken = (Reason("NotYaml", "broken", Origin("a.yaml", 3)),)
+    plan = host.converge(simulated(cordon=CORDONED, unreadable=broken))
+    assert not host.replicas
+    assert plan.verdicts[service.id].sync is Sync.UNKNOWN
+    assert service.id in host.owned
+    host.converge(simulated(unreadable=broken))
+    assert host.serving("a")
+
+
+def test_a_service_that_was_deleted_is_forgotten_on_a_cordoned_host_as_well():
+    host = Host()
+    host.converge(simulated(wanted("a", "good1")))
+    host.converge(simulated(cordon=CORDONED))
+    assert not host.owned
+    assert all(route.left_at for route in host.routes.values()), "only names are left"
+
+
+def test_a_cordon_taken_back_in_the_middle_of_a_drain_takes_the_replica_back():
+    host = Host(busy_seconds=100)
+    service = wanted("a", "good1")
+    host.converge(simulated(service))
+    before = set(host.replicas)
+    host.step(simulated(service, cordon=CORDONED))
+    assert not host.serving("a")
+    host.now += 1
+    host.converge(simulated(service))
+    assert set(host.replicas) == before
+    assert host.serving("a")
+
+
+def test_what_a_person_suspended_is_left_alone_on_a_cordoned_host():
+    host = Host()
+    service = wanted("a", "good1")
+    host.converge(simulated(service))
+    closed = simulated(service, cordon=CORDONED)
+    plan = make_plan(closed, host.observe(), host.quarantines, PATIENCE, suspended={service.id})
+    assert plan.actions == ()
+
+
+def test_a_closed_service_keeps_an_empty_route_so_that_callers_are_told_to_come_again():
+    host = Host()
+    service = wanted("a", "good1")
+    host.converge(simulated(service, cordon=CORDONED))
+    assert host.routes[service.id].stable == ()
+    elsewhere = replace(service, replicas=0, not_here=(Reason("NotForThisHost", "x"),))
+    host.converge(simulated(elsewhere, cordon=CORDONED))
+    assert all(one.left_at for one in host.routes.values()), "a model that is elsewhere is not offered here"
+
+
+# ---------------------------------------------------------------- what people read
+
+
+def closed_report(cordon: Reason | None = CORDONED):
+    return report(desired=replace(state(report().desired.services[0]), cordon=cordon), observed=observed(replica()))
+
+
+def test_status_plan_and_metrics_say_that_the_host_is_cordoned_and_where():
+    status = status_of(closed_report())
+    assert status["targets"][0]["cordoned"]["file"] == "box/host.yaml"
+    assert service_in(status)["ready"] == "1/0", "none is wanted"
+    assert "Cordoned (box/host.yaml:5: the host is cordoned)" in "\n".join(map(str, status_blocks(status)))
+    plan = plan_document(status, [(state(), observed(), planned())])
+    assert "  ! box/host.yaml:5: the host is cordoned" in list(plan_blocks(plan))
+    assert b'reconciler_target_cordoned{target="a"} 1.0' in Metrics().text(status)
+
+
+def test_an_open_host_says_nothing_of_it():
+    status = status_of(closed_report(None))
+    assert status["targets"][0]["cordoned"] is None
+    assert "Cordoned" not in "\n".join(map(str, status_blocks(status)))
+    assert b'reconciler_target_cordoned{target="a"} 0.0' in Metrics().text(status)
+
+
+def test_what_is_for_other_hosts_is_shown_with_its_reason_and_is_no_fault():
+    host = Host()
+    why = Reason("NotForThisHost", "nodeSelector asks for disk=ssd", Origin("models/a.yaml", 9))
+    service = replace(wanted("a", "good1"), replicas=0, not_here=(why,))
+    desired = simulated(service)
+    plan = host.converge(desired)
+    status = status_of(report(desired=desired, observed=host.observe(), plan=plan))
+    shown = service_in(status, "a")
+    assert (shown["sync"], shown["health"]["status"], shown["health"]["reason"]) == (
+        "Synced",
+        "Suspended",
+        "NotForThisHost",
+    )
+    assert (shown["ready"], shown["blocked"]) == ("0/0", [])
+    assert not [fault for fault in judge(status).faults if "default/a" in fault]
+    said = "\n".join(map(str, status_blocks(status)))
+    assert "not for this host: models/a.yaml:9: nodeSelector asks for disk=ssd" in said
+    document = plan_document(status, [(desired, host.observe(), plan)])
+    assert (document["counts"]["elsewhere"], document["counts"]["unchanged"]) == (1, 0)
+    assert list(plan_blocks(document))[-1] == "Nothing to do: 0 services as git says, 1 not for this host."
+    assert Changes().since_last(status)[-1] == "default/a: Synced, Suspended (NotForThisHost)"
+
+
+def test_files_of_a_model_stay_on_a_cordoned_host_and_go_with_a_model_that_is_for_others():
+    host = Host()
+    service = wanted("a", "good1", uri="s3://bucket/a")
+    host.converge(simulated(service))
+    staged = set(host.staging)
+    assert staged
+    host.converge(simulated(service, cordon=CORDONED))
+    assert set(host.staging) == staged
+    host.converge(simulated(replace(service, replicas=0, not_here=(Reason("NotForThisHost", "x"),))))
+    assert not host.staging
