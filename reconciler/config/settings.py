@@ -57,13 +57,15 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-_BEYOND = "beyond it, targets that read other folders than the largest go on"
+_BEYOND = "beyond it, targets that do not read the largest folder continue"
 
 
 class Source(_Section):
     """Where git is. At most one of branch, tag, semver and commit; none means the branch `main`."""
 
-    url: RepositoryUrl = Field(description="Repository: https://…, ssh://…, user@host:path, file:///… or a local path")
+    url: RepositoryUrl = Field(
+        description="URL of the repository: https://…, ssh://…, user@host:path, file:///… or a local path"
+    )
     branch: GitName | None = Field(None, description="Branch to follow (`main` when nothing else is named)")
     tag: GitName | None = Field(None, description="Tag to follow")
     semver: VersionRange | None = Field(
@@ -71,10 +73,10 @@ class Source(_Section):
     )
     commit: Commit | None = Field(None, description="One commit, all 40 digits")
     interval: Seconds = Field(
-        60.0, ge=1, description="How often the remote is asked; a local repository is watched too"
+        60.0, ge=1, description="How often the remote is polled; a local repository is watched too"
     )
     timeout: Seconds = Field(
-        60.0, gt=0, description="Longest silence of one git call; a fetch that makes progress may take 60 times as long"
+        60.0, gt=0, description="Longest time without progress of a git command; a fetch may take 60 times as long"
     )
     allow_rewrites: bool = Field(False, description="Accept a branch whose history was rewritten")
     token_file: AbsolutePath | None = Field(None, description="File with the https token or password")
@@ -101,7 +103,7 @@ class Engine(_Section):
     image: Image = Field(description="Image, or a pattern with `*`; the first match wins")
     python: AbsolutePath | None = Field(None, description="Interpreter of the environment that stands in for the image")
     podman: bool = Field(
-        False, description="The image itself runs, in a container; instead of `python`, and with `systemd` only"
+        False, description="Run the image itself in a container, instead of `python`; with `systemd` only"
     )
     env: Variables = Field(default_factory=dict, description="Variables for every replica of this engine")
 
@@ -121,13 +123,13 @@ class Storage(_Section):
     """How models are fetched that do not lie on this host."""
 
     python: AbsolutePath | None = Field(
-        None, description="Interpreter that has kserve-storage and fetches models; the daemon's own when unset"
+        None, description="Interpreter that has kserve-storage and downloads models; unset: the daemon's own"
     )
     folder: AbsolutePath | None = Field(
-        None, description="Where they are kept; `models` in the target's state when unset"
+        None, description="Folder of downloaded models; unset: `models` in the target's state"
     )
     env: Variables = Field(
-        default_factory=dict, description="Variables for fetching: proxies, `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE`…"
+        default_factory=dict, description="Variables for downloads: proxies, `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE`…"
     )
 
 
@@ -141,7 +143,7 @@ class Allocatable(_Section):
 class Rollout(_Section):
     """How patient a rollout is."""
 
-    min_ready: Seconds = Field(30.0, description="How long a new replica must stay ready before it is trusted")
+    min_ready: Seconds = Field(30.0, description="How long a new replica must stay ready before it is promoted")
     ready_timeout: Seconds = Field(600.0, gt=0, description="Longest time from start to ready")
     drain_timeout: Seconds = Field(
         120.0,
@@ -163,11 +165,11 @@ class Rollout(_Section):
 class Liveness(_Section):
     """When a replica that serves counts as hung."""
 
-    interval: Seconds = Field(60.0, description="How often an idle engine is asked for one token; 0 never")
+    interval: Seconds = Field(60.0, description="How often an idle engine is probed for one token; 0: never")
     timeout: Seconds = Field(
         60.0,
         description="Longest time without an answer or progress before a replica is replaced; "
-        "ten times that while its processes compute; 0 never",
+        "ten times that while its processes compute; 0: never",
     )
 
 
@@ -175,16 +177,17 @@ class Routing(_Section):
     """The proxy in front of the replicas."""
 
     listen: Listen = Field("127.0.0.1:8080", description="Address of the proxy")
-    domain: Domain = Field("example.com", description="Services answer to `{name}-{namespace}.{domain}`")
+    domain: Domain = Field("example.com", description="Services are reached at `{name}-{namespace}.{domain}`")
     max_body_bytes: Count = Field(32 << 20, lt=1 << 32, description="Largest request body")
 
 
 class SecretFolder(_Section):
     """A folder of the repository whose documents alone get Secrets of some namespaces."""
 
-    path: Folder = Field(description="Folder of the repository; the deepest one that is named counts")
+    path: Folder = Field(description="Folder of the repository; the deepest match applies")
     namespaces: tuple[Namespace, ...] = Field(
-        min_length=1, description="Namespaces whose Secrets may stand there, and be used by what stands there alone"
+        min_length=1,
+        description="Namespaces whose Secrets may be in this folder, and are available only to services in it",
     )
     age_key_file: AbsolutePath | None = Field(
         None, description="age identities that open what is encrypted there, instead of the target's"
@@ -200,7 +203,7 @@ class Secrets(_Section):
     age_key_file: AbsolutePath | None = Field(
         None, description="age identities that open SOPS-encrypted Secrets; unset: the systemd credential `age.key`"
     )
-    allow_plaintext: bool = Field(False, description="Take Secrets that stand in git unencrypted")
+    allow_plaintext: bool = Field(False, description="Accept Secrets that are in git unencrypted")
     folders: tuple[SecretFolder, ...] = Field(
         (), description="Which folders of the repository may hold and use the Secrets of which namespaces; unset: all"
     )
@@ -236,14 +239,15 @@ class HostTarget(_Section):
     name: TargetName = Field(description="Name of the target")
     kind: Literal["process", "systemd"] = Field(
         "process",
-        description="`process`: replicas are child processes that outlive us; `systemd`: they are units, we are root",
+        description="`process`: replicas are child processes that outlive the daemon; `systemd`: they are units, "
+        "and the daemon is root",
     )
     user: User = Field(
         "reconciler-engine",
-        description="With `systemd`: the user of the host who runs replicas",
+        description="With `systemd`: the user who runs replicas",
     )
     allow_root: bool = Field(
-        False, description="Let replicas run as root although others than root may push: each of them then is root"
+        False, description="Run replicas as root although users other than root may push: each of them then is root"
     )
     paths: tuple[Folder, ...] = Field(
         min_length=1,
@@ -301,7 +305,7 @@ class Log(_Section):
     """The daemon's log."""
 
     format: Literal["auto", "text", "json"] = Field("auto", description="`auto`: text on a terminal, else JSON")
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level shown")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged")
 
 
 class Settings(_Section):
@@ -309,8 +313,10 @@ class Settings(_Section):
 
     source: Source = Field(description="Where git is")
     targets: tuple[HostTarget, ...] = Field(min_length=1, description="The places to keep as git says")
-    state_dir: AbsolutePath = Field(Path("/var/lib/reconciler"), description="Our folder: records, mirror, history")
-    socket: AbsolutePath | None = Field(None, description="Control socket; `control.sock` in state_dir when unset")
+    state_dir: AbsolutePath = Field(
+        Path("/var/lib/reconciler"), description="State of the daemon: records, mirror of git, history"
+    )
+    socket: AbsolutePath | None = Field(None, description="Control socket; unset: `control.sock` in state_dir")
     resync: Seconds = Field(60.0, gt=0, description="Longest time between two passes")
     web: Web = Field(default_factory=Web, description="The daemon's own HTTP side")
     log: Log = Field(default_factory=Log, description="The daemon's log")

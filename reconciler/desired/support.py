@@ -25,7 +25,7 @@ class Effect(StrEnum):
 
     HONOURED = "honoured"
     IGNORED = "ignored, with a warning"
-    NO_EFFECT = "no effect, said so"
+    NO_EFFECT = "no effect, with a notice"
     REFUSED = "error"
 
 
@@ -35,7 +35,7 @@ class Fact(StrEnum):
     AUTH = "auth is enforced there"
     TLS = "the engine ends TLS itself (`--ssl-certfile`, `--ssl-keyfile`)"
     PRIVATE = "the proxy listens on the loopback address"
-    ACCELERATOR = "the place has one of them"
+    ACCELERATOR = "the target has one of them"
     COUNTED = "it is not 0, or the service has no autoscaler (`serving.kserve.io/autoscalerClass: none`)"
     FIXED_SCALE = "it is not above `minReplicas`"
     KNATIVE = "the deployment mode is Knative"
@@ -121,34 +121,34 @@ def _row(where: Where, keys: str, host: Outcome, cluster: Outcome = KSERVE, *val
 
 _PROVIDED = "a host provides configMap, downwardAPI, emptyDir, hostPath, persistentVolumeClaim, projected and secret"
 ELSEWHERE = "run this service on a Kubernetes cluster, or remove it"
-_NO_SCALING = "hosts do not scale by themselves, so `minReplicas` of them run"
+_NO_SCALING = "hosts do not autoscale, so `minReplicas` replicas run"
 _NO_DEMAND = (
-    "nothing starts a model on demand here, so one replica runs, as in KServe's Standard mode; annotation "
+    "models are not started on demand, so one replica runs, as in KServe's Standard mode; annotation "
     '`serving.kserve.io/stop: "true"` stops it'
 )
 _NO_SCHEDULER = "nothing waits in a queue for a host"
 _OWN_NAMES = "a replica has the host's own names and resolver"
 _OWN_PROBES = "a host asks /health, the list of models and a real completion"
-_OWN_USER = "the host decides under which user, and how confined, a replica runs"
-_OWN_LIFE = "a drain comes before every stop"
-_SHARED = "replicas on a host share it always"
+_OWN_USER = "the host decides as which user and in which sandbox a replica runs"
+_OWN_LIFE = "every stop is preceded by a drain"
+_SHARED = "replicas always share those of the host"
 _MESH = "only ModelMesh reads it"
 _NO_MESH = "the host's proxy stands in front of every replica already"
 _NO_POD = "a replica is a process of the host, not a pod"
 _NO_API = "there is no Kubernetes API on a host"
 _KNATIVE_ONLY = _no("only Knative reads it", Fact.KNATIVE)
 _GUARD = (
-    "nobody would be asked for a token; give the container a variable VLLM_API_KEY from a Secret: the engine then asks "
-    "for it, and the proxy, unless it passes TLS through, lets only the /v1/… reach it that it guards"
+    "no client would be asked for a token; give the container a variable VLLM_API_KEY from a Secret: the engine then "
+    "asks for it, and the proxy, unless it passes TLS through, lets only the /v1/… reach it that it guards"
 )
 
 ROWS: Final[tuple[Row, ...]] = (
     _row(Where.KIND, "InferenceService ServingRuntime ClusterServingRuntime", YES),
-    _row(Where.KIND, "ClusterStorageContainer", _yes("as a list of the URIs that may be fetched")),
+    _row(Where.KIND, "ClusterStorageContainer", _yes("as a list of the URIs that may be downloaded")),
     _row(Where.KIND, "ConfigMap ServiceAccount", _yes("for variables, storage and KServe's configuration")),
     _row(Where.KIND, "HardwareProfile", _yes("for resources and placement of services that name it"), OPENSHIFT),
-    _row(Where.KIND, "Secret", _yes("from outside git, or encrypted in it; in the clear it is refused")),
-    _row(Where.KIND, "Namespace", _yes("a namespace is part of a name")),
+    _row(Where.KIND, "Secret", _yes("from outside git, or encrypted in it; in plain text it is rejected")),
+    _row(Where.KIND, "Namespace", _yes("as part of names")),
     _row(Where.KIND, "Host", YES, _no("it describes a host")),
     _row(Where.KIND, "Cluster", _no("it describes a cluster"), YES),
     _row(Where.KIND, "LLMInferenceService", _error("it is for Kubernetes only; write an InferenceService")),
@@ -165,7 +165,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.SPEC,
         "canary",
-        _error("a host runs one canary beside the predictor", Fact.ONE_CANARY),
+        _error("a host runs one canary next to the predictor", Fact.ONE_CANARY),
     ),
     Row(
         Where.SPEC,
@@ -191,7 +191,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.PREDICTOR, "timeout", _yes("bounds a request")),
     _row(Where.PREDICTOR, "deploymentStrategy", YES),
     _row(Where.PREDICTOR, "storageUris", YES),
-    _row(Where.PREDICTOR, "storageContainerName", _no("a host fetches models in its own way")),
+    _row(Where.PREDICTOR, "storageContainerName", _no("a host downloads models in its own way")),
     _row(Where.PREDICTOR, "labels annotations", _yes("for variables that name them")),
     _row(Where.PREDICTOR, "name", _yes("as the name of a canary")),
     Row(Where.PREDICTOR, ("workerSpec",), _error(ELSEWHERE), KSERVE, even_empty=True),
@@ -208,8 +208,8 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.POD, "terminationGracePeriodSeconds", _yes("bounds the drain")),
     _row(Where.POD, "serviceAccountName serviceAccount", _yes("its Secrets open the model's storage")),
     _row(Where.POD, "nodeSelector nodeName", _yes("against the host's labels and name")),
-    _row(Where.POD, "affinity", _yes("what node affinity requires; the rest of it has no effect, said so")),
-    _row(Where.POD, "tolerations", _yes("against the host's taints; `tolerationSeconds` never end, said so")),
+    _row(Where.POD, "affinity", _yes("what node affinity requires; the rest has no effect, with a notice")),
+    _row(Where.POD, "tolerations", _yes("against the host's taints; `tolerationSeconds` never expire, with a notice")),
     _row(Where.POD, "topologySpreadConstraints", _idle("all replicas run on this host")),
     _row(
         Where.POD,
@@ -219,7 +219,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.POD, "hostNetwork hostPID hostIPC shareProcessNamespace", _idle(_SHARED)),
     _row(Where.POD, "hostUsers", _no(_SHARED), KSERVE, False),
     _row(Where.POD, "securityContext", _no(_OWN_USER)),
-    _row(Where.POD, "resources", _no("give them to the container")),
+    _row(Where.POD, "resources", _no("set them on the container")),
     _row(Where.POD, "restartPolicy", _idle("a replica that dies is always replaced")),
     _row(
         Where.POD,
@@ -234,7 +234,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.POD, "imagePullSecrets", _no("podman asks the host's own /etc/containers/auth.json")),
     # ------------------------------------------------------------ container
     _row(Where.CONTAINER, "name command args env envFrom volumeMounts", YES),
-    _row(Where.CONTAINER, "image", _yes("podman runs this very image, or an interpreter of the host stands in for it")),
+    _row(Where.CONTAINER, "image", _yes("podman runs this image, or an interpreter of the host stands in for it")),
     _row(
         Where.CONTAINER,
         "ports",
@@ -252,7 +252,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.CONTAINER, "readinessProbe livenessProbe startupProbe", _idle(_OWN_PROBES)),
     _row(Where.CONTAINER, "lifecycle", _no(_OWN_LIFE)),
     _row(Where.CONTAINER, "securityContext", _no(_OWN_USER)),
-    _row(Where.CONTAINER, "workingDir", _no("a replica works in a folder of its own")),
+    _row(Where.CONTAINER, "workingDir", _no("a replica has a working directory of its own")),
     _row(Where.CONTAINER, "imagePullPolicy", _idle("an image that podman runs is pulled when it is missing")),
     _row(Where.CONTAINER, "restartPolicy restartPolicyRules", _no("a replica that dies is always replaced")),
     _row(Where.CONTAINER, "resizePolicy volumeDevices", _no(_NO_POD)),
@@ -322,7 +322,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.ANNOTATION,
         "storage.kserve.io/readonly",
-        _no("models are not for writing on a host: replicas share them"),
+        _no("models are read-only on a host, because replicas share them"),
         KSERVE,
         "false",
     ),

@@ -1,4 +1,4 @@
-"""Our Markdown files and their generated blocks. `python -m tests.documents` writes the blocks again.
+"""Our Markdown files and their generated blocks. `python -m tests.docs.documents` writes the blocks again.
 
 A block stands between `<!-- NAME -->` and `<!-- end of NAME -->`.
 """
@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from reconciler.config.settings import Settings
 from reconciler.desired.support import ROWS, Effect, Outcome, Row
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDERS = ("deploy", "reconciler", "repo_layout", "tests")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT, documents
+from tests.docs.documents import ROOT, documents
 
 LAYOUT = ROOT / "repo_layout"
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)

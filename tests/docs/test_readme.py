@@ -7,13 +7,13 @@ import re
 import pytest
 
 from reconciler.cli import cli
-from tests.documents import BLOCKS, ROOT, replace_block
+from tests.docs.documents import BLOCKS, ROOT, replace_block
 
 
 @pytest.mark.parametrize(("document", "name"), BLOCKS)
 def test_generated_block_is_up_to_date(document: str, name: str):
     text = (ROOT / document).read_text()
-    assert replace_block(text, name, BLOCKS[document, name]()) == text, "run: .venv/bin/python -m tests.documents"
+    assert replace_block(text, name, BLOCKS[document, name]()) == text, "run: .venv/bin/python -m tests.docs.documents"
 
 
 def test_readme_lists_every_command_and_no_other():

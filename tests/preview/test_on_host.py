@@ -142,7 +142,7 @@ def test_what_a_host_does_otherwise_is_a_warning(desk: Desk):
     assert (code, document["valid"]) == (0, True)
     assert messages(document["warnings"]) == [
         "chat.yaml:14: spec.predictor.maxReplicas is ignored on a host: "
-        "hosts do not scale by themselves, so `minReplicas` of them run"
+        "hosts do not autoscale, so `minReplicas` replicas run"
     ]
 
 
