@@ -101,7 +101,7 @@ class Engine(_Section):
     """What runs an image: an interpreter that stands in for it, or podman."""
 
     image: Image = Field(description="Image, or a pattern with `*`; the first match wins")
-    python: AbsolutePath | None = Field(None, description="Interpreter of the environment that stands in for the image")
+    python: AbsolutePath | None = Field(None, description="Interpreter of the environment that replaces the image")
     podman: bool = Field(
         False, description="Run the image itself in a container, instead of `python`; with `systemd` only"
     )

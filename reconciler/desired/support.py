@@ -133,7 +133,7 @@ _OWN_USER = "the host decides as which user and in which sandbox a replica runs"
 _OWN_LIFE = "every stop is preceded by a drain"
 _SHARED = "replicas always share those of the host"
 _MESH = "only ModelMesh reads it"
-_NO_MESH = "the host's proxy stands in front of every replica already"
+_NO_MESH = "the host's proxy is in front of every replica already"
 _NO_POD = "a replica is a process of the host, not a pod"
 _NO_API = "there is no Kubernetes API on a host"
 _KNATIVE_ONLY = _no("only Knative reads it", Fact.KNATIVE)
@@ -234,7 +234,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.POD, "imagePullSecrets", _no("podman asks the host's own /etc/containers/auth.json")),
     # ------------------------------------------------------------ container
     _row(Where.CONTAINER, "name command args env envFrom volumeMounts", YES),
-    _row(Where.CONTAINER, "image", _yes("podman runs this image, or an interpreter of the host stands in for it")),
+    _row(Where.CONTAINER, "image", _yes("podman runs this image, or an interpreter of the host is used instead")),
     _row(
         Where.CONTAINER,
         "ports",
