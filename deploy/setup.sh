@@ -99,7 +99,7 @@ prepare_machine() {
   local packages
   packages=$(missing_packages | tr '\n' ' ')
   [ -n "$packages" ] || return 0
-  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || die "this machine lacks ${packages% }; install it: sudo apt-get install $packages"
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || die "missing on this machine: ${packages% }; install it: sudo apt-get install $packages"
   # shellcheck disable=SC2086
   step "Installing $packages" install_packages $packages
 }
