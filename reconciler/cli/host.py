@@ -14,7 +14,7 @@ import click
 from reconciler.cli.shared import NO, OK, act_as_owner, by_hand, log_to_stderr, options, print_json, settings_of, tell
 
 if TYPE_CHECKING:
-    from reconciler.host.doctor import Finding
+    from reconciler.host.doctor import CheckResult
     from reconciler.host.install import Step, System
     from reconciler.web.client import DaemonClient
 
@@ -39,7 +39,7 @@ def doctor(config: str | None, output: str) -> int:
     from reconciler.host.doctor import Level, examine
 
     log_to_stderr()
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     for one in examine(config_path(config)):
         found.append(one)
         if output == "text":
@@ -54,7 +54,7 @@ def doctor(config: str | None, output: str) -> int:
     return NO if problems else OK
 
 
-def _print_finding(finding: Finding) -> None:
+def _print_finding(finding: CheckResult) -> None:
     from reconciler.report.redact import printable, scrub_text
 
     mark = f"{finding.level:<8}"

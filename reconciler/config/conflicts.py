@@ -10,7 +10,7 @@ from reconciler.config.listen import exclude_each_other, split_listen
 from reconciler.formats.strict_yaml import FieldPath
 
 if TYPE_CHECKING:
-    from reconciler.config.settings import HostTarget, Settings
+    from reconciler.config.settings import Settings, TargetSettings
 
 # What we keep in state_dir beside the folders of targets.
 KEPT = ("git", "state.db", "targets.json")
@@ -126,7 +126,7 @@ def _ports(settings: Settings) -> Iterator[Conflict]:
                 )
 
 
-def _pairs(settings: Settings) -> Iterator[tuple[tuple[int, HostTarget], tuple[int, HostTarget]]]:
+def _pairs(settings: Settings) -> Iterator[tuple[tuple[int, TargetSettings], tuple[int, TargetSettings]]]:
     return combinations(enumerate(settings.targets), 2)
 
 

@@ -60,7 +60,7 @@ class _Section(BaseModel):
 _BEYOND = "beyond it, targets that do not read the largest folder continue"
 
 
-class Source(_Section):
+class SourceSettings(_Section):
     """Where git is. At most one of branch, tag, semver and commit; none means the branch `main`."""
 
     url: RepositoryUrl = Field(
@@ -90,14 +90,14 @@ class Source(_Section):
     max_files: Count = Field(20_000, description=f"Most manifest files in one revision; {_BEYOND}")
 
     @model_validator(mode="after")
-    def _one_reference(self) -> Source:
+    def _one_reference(self) -> SourceSettings:
         named = [k for k in ("branch", "tag", "semver", "commit") if getattr(self, k) is not None]
         if len(named) > 1:
             raise ValueError(f"name only one of {', '.join(named)}")
         return self
 
 
-class Engine(_Section):
+class EngineSettings(_Section):
     """What runs an image: an interpreter that stands in for it, or podman."""
 
     image: Image = Field(description="Image, or a pattern with `*`; the first match wins")
@@ -108,7 +108,7 @@ class Engine(_Section):
     env: Variables = Field(default_factory=dict, description="Variables for every replica of this engine")
 
     @model_validator(mode="after")
-    def _one_executor(self) -> Engine:
+    def _one_executor(self) -> EngineSettings:
         if self.podman == (self.python is not None):
             raise ValueError("name either python, an interpreter that stands in for the image, or podman: true")
         return self
@@ -119,7 +119,7 @@ class Engine(_Section):
         return str(self.python) if self.python else f"podman for {self.image}"
 
 
-class Storage(_Section):
+class StorageSettings(_Section):
     """How models are fetched that do not lie on this host."""
 
     python: AbsolutePath | None = Field(
@@ -162,7 +162,7 @@ class Rollout(_Section):
         return min(self.drain_timeout, 60.0) if self.shutdown_timeout is None else self.shutdown_timeout
 
 
-class Liveness(_Section):
+class LivenessSettings(_Section):
     """When a replica that serves counts as hung."""
 
     interval: Seconds = Field(60.0, description="How often an idle engine is probed for one token; 0: never")
@@ -223,7 +223,7 @@ class Secrets(_Section):
         return [each.path for each in self.folders if namespace in each.namespaces]
 
 
-class Taint(_Section):
+class TaintSettings(_Section):
     """What keeps services away that do not tolerate it."""
 
     key: LabelKey = Field(description="Key of the taint: `nvidia.com/gpu`")
@@ -233,7 +233,7 @@ class Taint(_Section):
     )
 
 
-class HostTarget(_Section):
+class TargetSettings(_Section):
     """One host."""
 
     name: TargetName = Field(description="Name of the target")
@@ -254,26 +254,32 @@ class HostTarget(_Section):
         description="Folders of the repository that this target reads; the last one is its own and holds its host.yaml",
     )
     default_namespace: Namespace = Field("default", description="Namespace of documents that name none")
-    engines: tuple[Engine, ...] = Field((), description="What runs which image")
+    engines: tuple[EngineSettings, ...] = Field((), description="What runs which image")
     volumes: dict[VolumeName, AbsolutePath] = Field(default_factory=dict, description="Folder behind each `pvc://NAME`")
     secrets: Secrets = Field(default_factory=Secrets, description="Where this host finds Secrets")
-    storage: Storage = Field(default_factory=Storage, description="How models are fetched that lie elsewhere")
+    storage: StorageSettings = Field(
+        default_factory=StorageSettings, description="How models are fetched that lie elsewhere"
+    )
     gpus: Literal["auto"] | tuple[GpuId, ...] = Field(
         "auto", description="`auto` asks NVML; or a list of UUIDs, of GPUs or MIG devices"
     )
     labels: dict[LabelKey, LabelValue] = Field(
         default_factory=dict, description="Labels of the host, for nodeSelector and node affinity"
     )
-    taints: tuple[Taint, ...] = Field((), description="Taints of the host")
+    taints: tuple[TaintSettings, ...] = Field((), description="Taints of the host")
     allocatable: Allocatable = Field(default_factory=Allocatable, description="Upper limits for all replicas together")
     ports: Ports = Field("20000-20999", description="Ports for replicas that cannot listen on a Unix socket")
     rollout: Rollout = Field(default_factory=Rollout, description="How patient a rollout is")
-    liveness: Liveness = Field(default_factory=Liveness, description="When a replica that serves counts as hung")
+    liveness: LivenessSettings = Field(
+        default_factory=LivenessSettings, description="When a replica that serves counts as hung"
+    )
     routing: Routing = Field(default_factory=Routing, description="The proxy in front of the replicas")
 
     @field_validator("engines")
     @classmethod
-    def _containers_are_units(cls, engines: tuple[Engine, ...], info: ValidationInfo) -> tuple[Engine, ...]:
+    def _containers_are_units(
+        cls, engines: tuple[EngineSettings, ...], info: ValidationInfo
+    ) -> tuple[EngineSettings, ...]:
         if info.data.get("kind") == "process" and any(engine.podman for engine in engines):
             raise ValueError("podman: true needs kind: systemd, which keeps the containers")
         return engines
@@ -311,8 +317,8 @@ class Log(_Section):
 class Settings(_Section):
     """Everything the daemon is told."""
 
-    source: Source = Field(description="Where git is")
-    targets: tuple[HostTarget, ...] = Field(min_length=1, description="The places to keep as git says")
+    source: SourceSettings = Field(description="Where git is")
+    targets: tuple[TargetSettings, ...] = Field(min_length=1, description="The places to keep as git says")
     state_dir: AbsolutePath = Field(
         Path("/var/lib/reconciler"), description="State of the daemon: records, mirror of git, history"
     )
@@ -334,7 +340,7 @@ class Settings(_Section):
             files += target.closed
         return (self.state_dir, *(path for path in dict.fromkeys(files) if path is not None))
 
-    def target(self, name: str) -> HostTarget:
+    def target(self, name: str) -> TargetSettings:
         """The target of this name. Raises SettingsError."""
         names = [target.name for target in self.targets]
         if name not in names:
@@ -378,8 +384,18 @@ def _validated(cls: type[Settings], path: Path, tree: Tree) -> Settings:
 
 def _known_keys() -> list[str]:
     keys: list[str] = []
-    hosts = (HostTarget, Engine, Secrets, Storage, Taint, Allocatable, Rollout, Liveness, Routing)
-    sections = (Settings, Source, *hosts, Web, Log)
+    hosts = (
+        TargetSettings,
+        EngineSettings,
+        Secrets,
+        StorageSettings,
+        TaintSettings,
+        Allocatable,
+        Rollout,
+        LivenessSettings,
+        Routing,
+    )
+    sections = (Settings, SourceSettings, *hosts, Web, Log)
     for section in sections:
         keys += section.model_fields
     return keys

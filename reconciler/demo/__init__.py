@@ -15,10 +15,10 @@ from pathlib import Path
 from types import FrameType
 
 from reconciler.config.settings import Settings
-from reconciler.demo.daemon import Daemon, command_line
+from reconciler.demo.daemon import DemoDaemon, command_line
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.place import (
-    Place,
+    DemoFolder,
     default_folder,
     find_interpreter,
     is_free,
@@ -94,10 +94,10 @@ def _tell_once(options: Options, say: Narrator) -> int:
     return 0 if ok and cleaned else 1
 
 
-def _prepare(options: Options, place: Place, say: Narrator) -> Story:
+def _prepare(options: Options, place: DemoFolder, say: Narrator) -> Story:
     """Everything that the story needs: model, repository, config and a running daemon. Raises ReconcileError."""
     say.act(f"Preparing {place.folder}")
-    daemon = Daemon(place)
+    daemon = DemoDaemon(place)
     if daemon.is_running():
         say.tell("taking up the demo that runs here; its ports and interpreter stay as they are")
         settings = Settings.load(place.config)
@@ -114,7 +114,7 @@ def _prepare(options: Options, place: Place, say: Narrator) -> Story:
     return story
 
 
-def _furnish(options: Options, place: Place, say: Narrator) -> Settings:
+def _furnish(options: Options, place: DemoFolder, say: Narrator) -> Settings:
     python = find_interpreter(options.python, place)
     asked = f"127.0.0.1:{options.port}"
     if options.port and not is_free(asked) and kept_listen(place.settings()) != asked:
@@ -124,7 +124,7 @@ def _furnish(options: Options, place: Place, say: Narrator) -> Settings:
     return write_config(place, python, options.port)
 
 
-def _play(story: Story, place: Place, options: Options) -> bool:
+def _play(story: Story, place: DemoFolder, options: Options) -> bool:
     ok = False
     try:
         story.tell(story.repository.head())
@@ -139,8 +139,8 @@ def _play(story: Story, place: Place, options: Options) -> bool:
     return ok
 
 
-def _stop(place: Place, say: Narrator) -> int:
-    Daemon(place).stop()
+def _stop(place: DemoFolder, say: Narrator) -> int:
+    DemoDaemon(place).stop()
     say.tell("the daemon has ended")
     settings = place.settings()
     left = end_workloads(settings) if settings else []
@@ -151,7 +151,7 @@ def _stop(place: Place, say: Narrator) -> int:
     return 1 if left else 0
 
 
-def _say_goodbye(story: Story, place: Place, say: Narrator) -> None:
+def _say_goodbye(story: Story, place: DemoFolder, say: Narrator) -> None:
     tally = story.figures.tally
     say.act(f"All as promised: requests {tally.requests}, lost {tally.lost}. It stays running.")
     say.block(
@@ -164,7 +164,7 @@ end it     {_stop_line(place)}"""
     )
 
 
-def _stop_line(place: Place) -> str:
+def _stop_line(place: DemoFolder) -> str:
     option = "" if place.folder == default_folder() else f" --dir {place.folder}"
     return command_line(place, "demo", "--stop").partition(" --config")[0] + option
 

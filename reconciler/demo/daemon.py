@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from reconciler.config.settings import Settings
-from reconciler.demo.place import Place
+from reconciler.demo.place import DemoFolder
 from reconciler.errors import ReconcileError, Terminal
 from reconciler.report.status import Document
 from reconciler.system import procfs
@@ -24,10 +24,10 @@ from reconciler.web.client import DaemonClient
 _STOP_SECONDS = 30.0
 
 
-class Daemon:
+class DemoDaemon:
     """At most one per place. Its pid is written down with its start time, so that no other process is taken for it."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: DemoFolder) -> None:
         self._place = place
 
     def is_running(self) -> bool:
@@ -97,7 +97,7 @@ class Daemon:
         return who if procfs.is_running(who) else None
 
 
-def command_line(place: Place, *arguments: str) -> str:
+def command_line(place: DemoFolder, *arguments: str) -> str:
     """What a user types to ask this daemon."""
     program = sys.argv[0] if Path(sys.argv[0]).name == "reconciler" else f"{sys.executable} -m reconciler"
     return shlex.join([*program.split(), *arguments, "--config", str(place.config)])

@@ -26,7 +26,7 @@ _PROXY_FROM = 8080
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DemoFolder:
     """Everything of one demo, in one folder."""
 
     folder: Path
@@ -70,7 +70,7 @@ def default_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"reconciler-demo-{os.getuid()}"
 
 
-def open_folder(folder: Path) -> Place:
+def open_folder(folder: Path) -> DemoFolder:
     """Make the folder, for our eyes only. Raises Terminal."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,10 +78,10 @@ def open_folder(folder: Path) -> Place:
             raise Terminal(f"{folder}: belongs to another user; name another folder with --dir")
     except OSError as error:
         raise Terminal(f"{folder}: cannot be used: {error.strerror}; name another folder with --dir") from None
-    return Place(folder.absolute())
+    return DemoFolder(folder.absolute())
 
 
-def find_interpreter(given: Path | None, place: Place) -> Path:
+def find_interpreter(given: Path | None, place: DemoFolder) -> Path:
     """The Python that has vLLM: what was given, what an earlier run used, or our own. Raises SettingsError."""
     if given is not None:
         if not os.access(given, os.X_OK):
@@ -99,7 +99,7 @@ def find_interpreter(given: Path | None, place: Place) -> Path:
     )
 
 
-def make_model(place: Place, python: Path) -> bool:
+def make_model(place: DemoFolder, python: Path) -> bool:
     """Write the tiny model with the workload's interpreter; says whether there was anything to do. Raises Terminal."""
     model = place.models / "tiny"
     if (model / "config.json").exists():
@@ -117,7 +117,7 @@ def make_model(place: Place, python: Path) -> bool:
     return True
 
 
-def write_config(place: Place, python: Path, port: int | None) -> Settings:
+def write_config(place: DemoFolder, python: Path, port: int | None) -> Settings:
     """Write the config for a daemon that does not run yet; keeps the ports of an earlier run if it can."""
     known = place.settings()
     proxy = f"127.0.0.1:{port}" if port else kept_listen(known) or _free(_PROXY_FROM)
@@ -139,7 +139,7 @@ def kept_listen(known: Settings | None) -> str | None:
     return target.routing.listen if is_ours or is_free(target.routing.listen) else None
 
 
-def _config(place: Place, python: Path, proxy: str, web: str) -> dict[str, object]:
+def _config(place: DemoFolder, python: Path, proxy: str, web: str) -> dict[str, object]:
     target = {
         "name": "demo",
         "paths": ["runtimes", "demo"],

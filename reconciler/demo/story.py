@@ -11,7 +11,7 @@ from typing import Any
 
 from reconciler.config.listen import reachable
 from reconciler.config.settings import Settings
-from reconciler.demo.daemon import Daemon
+from reconciler.demo.daemon import DemoDaemon
 from reconciler.demo.judge import Caller, Question, Verdict, ways_to
 from reconciler.demo.load import Load, Tally
 from reconciler.demo.narrator import Narrator
@@ -67,7 +67,7 @@ class Story:
     """Needs a running daemon that follows the repository."""
 
     settings: Settings
-    daemon: Daemon
+    daemon: DemoDaemon
     repository: Repository
     say: Narrator
     figures: Figures = field(default_factory=Figures)

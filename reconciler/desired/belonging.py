@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.desired.context import SERVICE
 from reconciler.manifests import CLUSTER_SCOPED, Manifest, Manifests
 from reconciler.model import Reason
@@ -16,7 +16,7 @@ from reconciler.model import Reason
 _CODE = "DocumentNotAllowed"
 
 
-def drop_misplaced(manifests: Manifests, target: HostTarget) -> tuple[Manifests, tuple[Reason, ...]]:
+def drop_misplaced(manifests: Manifests, target: TargetSettings) -> tuple[Manifests, tuple[Reason, ...]]:
     """What counts, and what is to be said of the rest."""
     if not target.secrets.folders:
         return manifests, ()
@@ -30,7 +30,7 @@ def drop_misplaced(manifests: Manifests, target: HostTarget) -> tuple[Manifests,
     return replace(manifests, documents=kept), tuple(_reason(*each, target) for each in misplaced.items())
 
 
-def _owners(document: Manifest, target: HostTarget) -> tuple[str, ...]:
+def _owners(document: Manifest, target: TargetSettings) -> tuple[str, ...]:
     """The folders that it should stand in; none where it may stand where it does."""
     namespace = _namespace(document, target)
     if document.kind in CLUSTER_SCOPED or document.kind in ("Host", "Secret"):
@@ -41,15 +41,15 @@ def _owners(document: Manifest, target: HostTarget) -> tuple[str, ...]:
     return tuple(each.path for each in target.secrets.folders if namespace in each.namespaces)
 
 
-def _key(document: Manifest, target: HostTarget) -> tuple[str, str]:
+def _key(document: Manifest, target: TargetSettings) -> tuple[str, str]:
     return _namespace(document, target), document.name
 
 
-def _namespace(document: Manifest, target: HostTarget) -> str:
+def _namespace(document: Manifest, target: TargetSettings) -> str:
     return document.namespace or target.default_namespace
 
 
-def _reason(document: Manifest, owners: Iterable[str], target: HostTarget) -> Reason:
+def _reason(document: Manifest, owners: Iterable[str], target: TargetSettings) -> Reason:
     what = f"{document.kind} {document.name} of namespace {_namespace(document, target)}"
     text = (
         f"{what} counts only in {', '.join(owners)}, says targets[].secrets.folders of {target.name}: "

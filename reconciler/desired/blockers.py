@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from urllib.parse import unquote
 
-from reconciler.config.settings import DEFAULT_PATH, Engine, HostTarget
+from reconciler.config.settings import DEFAULT_PATH, EngineSettings, TargetSettings
 from reconciler.desired.downloads import engine_downloads
 from reconciler.desired.gpu_share import exceeded_share
 from reconciler.desired.mounted_files import file_obstacles, missing_source, paths_in_mounted_config
@@ -85,7 +85,7 @@ def closed_arguments(
             yield Reason("FileClosed", text, origin_of_word(spec, indices[index], argument_origins))
 
 
-def _covered_by(path: str, engine: Engine) -> str:
+def _covered_by(path: str, engine: EngineSettings) -> str:
     """What a unit without an image would find something else instead of, if anything."""
     if engine.python is None:
         return ""
@@ -120,14 +120,14 @@ def _missing_config_maps(mount: Mount, origins: Origins) -> Iterator[Reason]:
             yield Reason("MissingConfigMap", f"{text}, which is not in git beside it", origins.of_storage(mount.uri))
 
 
-def _is_closed(folder: str, target: HostTarget) -> bool:
+def _is_closed(folder: str, target: TargetSettings) -> bool:
     """By its name alone: where links lead is seen on the host."""
     if any(is_below(folder, str(each)) for each in (*target.closed, DEFAULT_PATH.parent)):
         return True
     return is_systems_own(folder) and not any(is_below(folder, str(each)) for each in target.volumes.values())
 
 
-def storage_obstacle(mount: Mount, target: HostTarget) -> tuple[str, str] | None:
+def storage_obstacle(mount: Mount, target: TargetSettings) -> tuple[str, str] | None:
     """Code and text of why a model's files cannot be had here; None when they can."""
     uri = shown(mount.uri)
     scheme, separator, rest = uri.partition("://")

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.desired.belonging import drop_misplaced
-from reconciler.desired.context import SERVICE, DesiredCache, Scene, enter_scene
+from reconciler.desired.context import SERVICE, DesiredCache, DesiredContext, enter_scene
 from reconciler.desired.deviations import of_document
 from reconciler.desired.limits import (
     MAX_NOTES,
@@ -30,7 +30,7 @@ from reconciler.desired.prune_safety import (
     unreadable_places,
 )
 from reconciler.desired.service import describe, service_id, unusable
-from reconciler.desired.support import Place
+from reconciler.desired.support import TargetKind
 from reconciler.fault_isolation import caught
 from reconciler.manifests import Manifest, Manifests, cordon_of, find_duplicates
 from reconciler.model import Desired, DesiredState, Origin, Reason, ServiceId, Snapshot
@@ -43,7 +43,7 @@ _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 def build_desired(
     manifests: Manifests,
-    target: HostTarget,
+    target: TargetSettings,
     snapshot: Snapshot,
     cache: DesiredCache | None = None,
     secrets: SecretStore = NO_SECRETS,
@@ -80,7 +80,7 @@ def build_desired(
     )
 
 
-def _unreadable(manifests: Manifests, snapshot: Snapshot, target: HostTarget) -> Iterator[Reason]:
+def _unreadable(manifests: Manifests, snapshot: Snapshot, target: TargetSettings) -> Iterator[Reason]:
     yield from unreadable_places(manifests, snapshot)
     yield from (reason for each in manifests.of_kind(SERVICE) if (reason := _bad_name(each)))
     yield from doubled_hosts(manifests, target)
@@ -91,7 +91,7 @@ def _refused_documents(cache: DesiredCache) -> Iterator[Reason]:
 
 
 def _describe_all(
-    services: Sequence[Manifest], enter: Callable[[], Scene], target: HostTarget, cache: DesiredCache
+    services: Sequence[Manifest], enter: Callable[[], DesiredContext], target: TargetSettings, cache: DesiredCache
 ) -> None:
     """Each service into the cache; none can be used where we fail on what they share."""
     try:
@@ -115,7 +115,7 @@ def _describe_all(
             raise refusal(target.name, list(zip(cache.services.values(), cache.sizes.values(), strict=True)))
 
 
-def _describe_safely(service: Manifest, scene: Scene, cache: DesiredCache) -> Desired:
+def _describe_safely(service: Manifest, scene: DesiredContext, cache: DesiredCache) -> Desired:
     """A service that we fail on is one that cannot be used: what runs of it is kept, and the others go on."""
     try:
         return describe(service, scene)
@@ -128,7 +128,7 @@ def _describe_safely(service: Manifest, scene: Scene, cache: DesiredCache) -> De
 
 
 def _notes_safely(
-    manifests: Manifests, target: HostTarget, snapshot: Snapshot, cache: DesiredCache
+    manifests: Manifests, target: TargetSettings, snapshot: Snapshot, cache: DesiredCache
 ) -> tuple[Reason, ...]:
     try:
         return tuple(_notes(manifests, target, snapshot))
@@ -153,7 +153,7 @@ def _bad_name(service: Manifest) -> Reason | None:
     return Reason("InvalidName", text, service.origin_of(("metadata", "name")))
 
 
-def _without_doubles(described: dict[Manifest, Desired], target: HostTarget) -> Iterator[Desired]:
+def _without_doubles(described: dict[Manifest, Desired], target: TargetSettings) -> Iterator[Desired]:
     doubles = {group[0]: group for group in find_duplicates(described, target.default_namespace)}
     hidden = {manifest for group in doubles.values() for manifest in group[1:]}
     for manifest, desired in described.items():
@@ -173,7 +173,7 @@ def _doubled(manifest: Manifest, group: Sequence[Manifest]) -> Reason:
     )
 
 
-def _notes(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Iterator[Reason]:
+def _notes(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> Iterator[Reason]:
     # The plan reads this one again: it may not be left out.
     if not is_prunable(manifests, target, snapshot):
         file = own_file(target)
@@ -187,7 +187,7 @@ def _notes(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Iter
             text = f"this file does not speak for {target.name}, {own_file(target)} does; not followed"
             yield Reason("HostElsewhere", text, each.origin_of(("spec", "unschedulable")))
     for each in manifests.documents:
-        if each.kind != SERVICE and (found := of_document(each, Place.HOST)):
+        if each.kind != SERVICE and (found := of_document(each, TargetKind.HOST)):
             yield found.reason
     others = [each for each in manifests.documents if each.kind != SERVICE]
     for group in find_duplicates(others, target.default_namespace):

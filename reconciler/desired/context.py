@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.desired.limits import Size
 from reconciler.desired.placement import node_of
 from reconciler.desired.prune_safety import possible_runtimes
 from reconciler.desired.refused import RefusedDocuments, find_refused, key_of
 from reconciler.desired.secrets import as_kserve_sees
 from reconciler.desired.unreadable import UnreadableKinds, unreadable_kinds
-from reconciler.kserve.resolve import World
+from reconciler.kserve.resolve import ClusterObjects
 from reconciler.kserve.scheduling import Node
 from reconciler.manifests import Manifest, Manifests, Templated, find_duplicates
 from reconciler.model import Desired, Reason, Snapshot
@@ -28,11 +28,11 @@ _CACHES = ("LocalModelCache", "LocalModelNamespaceCache")
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class DesiredContext:
     """Everything of one tree that a service's outcome depends on, beside its own document."""
 
-    target: HostTarget
-    world: World
+    target: TargetSettings
+    world: ClusterObjects
     secrets: SecretStore
     runtimes: dict[tuple[str, str, str], Manifest]
     config_maps: dict[tuple[str, str], dict[str, Any]]
@@ -49,7 +49,7 @@ class DesiredCache:
     """Remembers the outcome of every service while nothing it depends on changes. One for each target."""
 
     key: tuple[Any, ...] = ()
-    scene: Scene | None = None
+    scene: DesiredContext | None = None
     services: dict[Manifest, Desired] = field(default_factory=dict)
     sizes: dict[Manifest, Size] = field(default_factory=dict)
     tracebacks: list[str] = field(default_factory=list)
@@ -57,8 +57,8 @@ class DesiredCache:
 
 
 def enter_scene(
-    manifests: Manifests, target: HostTarget, snapshot: Snapshot, cache: DesiredCache, secrets: SecretStore
-) -> Scene:
+    manifests: Manifests, target: TargetSettings, snapshot: Snapshot, cache: DesiredCache, secrets: SecretStore
+) -> DesiredContext:
     """The scene of last time if nothing in it changed; else a new one, and the cache is emptied."""
     others = tuple(each for each in manifests.documents if each.kind != SERVICE)
     uncertain = tuple(possible_runtimes(manifests, snapshot))
@@ -73,17 +73,17 @@ def enter_scene(
 
 def _new_scene(
     others: tuple[Manifest, ...],
-    target: HostTarget,
+    target: TargetSettings,
     uncertain: tuple[Reason, ...],
     secrets: SecretStore,
     templated: tuple[Templated, ...],
-) -> Scene:
+) -> DesiredContext:
     home = target.default_namespace
     doubles = find_duplicates(others, home)
     hidden = {manifest for group in doubles for manifest in group[1:]}
     single = [each for each in others if each not in hidden]
     judged = [each for each in single if each.kind not in _CACHES]
-    world = World.build(
+    world = ClusterObjects.build(
         [each.data for each in judged],
         default_namespace=home,
         default_mode=HOST_MODE,
@@ -92,7 +92,7 @@ def _new_scene(
         templated=templated,
     )
     config_maps = {(each.namespace or home, each.name): each.data for each in single if each.kind == "ConfigMap"}
-    return Scene(
+    return DesiredContext(
         target=target,
         world=world,
         secrets=secrets,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reconciler.desired.origins import Origins, at
-from reconciler.desired.support import Effect, Fact, Place, Row, Where, find_row
+from reconciler.desired.support import Effect, Fact, Row, TargetKind, Where, find_row
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Origin, Reason
 
@@ -30,7 +30,7 @@ class Deviation:
     reason: Reason
 
 
-def deviations(origins: Origins, place: Place, facts: frozenset[Fact]) -> Iterator[Deviation]:
+def deviations(origins: Origins, place: TargetKind, facts: frozenset[Fact]) -> Iterator[Deviation]:
     """Everything that a service, and its runtime for it, writes and the place does not simply honour."""
     for where, manifest, path in _written(origins):
         for key, value in at(manifest, path).items():
@@ -48,21 +48,21 @@ def entries_ignored(key: str, names: Iterable[str], origins: Origins) -> Iterato
     for name in names if row else ():
         # What KServe added by itself is nobody's to remove.
         where = origins.find_entry(key, name)
-        if row and where and (found := _deviation(row, Place.HOST, frozenset(), f"{_KINDS[key]} {name}", where)):
+        if row and where and (found := _deviation(row, TargetKind.HOST, frozenset(), f"{_KINDS[key]} {name}", where)):
             yield found.reason
 
 
 _KINDS = {"containers": "container", "initContainers": "init container", "volumes": "volume"}
 
 
-def of_document(manifest: Manifest, place: Place) -> Deviation | None:
+def of_document(manifest: Manifest, place: TargetKind) -> Deviation | None:
     """What is said of a document whose kind means nothing at this place."""
     row = find_row(Where.KIND, manifest.kind)
     name = f"{manifest.kind} {manifest.name}"
     return _deviation(row, place, frozenset(), name, manifest.origin) if row else None
 
 
-def _deviation(row: Row, place: Place, facts: frozenset[Fact], name: str, origin: Origin) -> Deviation | None:
+def _deviation(row: Row, place: TargetKind, facts: frozenset[Fact], name: str, origin: Origin) -> Deviation | None:
     outcome = row.at(place)
     if outcome.effect is Effect.HONOURED or outcome.unless in facts:
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings
 from reconciler.desired.origins import Origins, at
 from reconciler.desired.secrets import Keyring
 from reconciler.engines.arguments import flag_value
@@ -26,7 +26,11 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def engine_downloads(
-    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], engine: Engine | None, names: Revealed, origins: Origins
+    spec: EffectiveSpec,
+    argument_origins: tuple[Origin, ...],
+    engine: EngineSettings | None,
+    names: Revealed,
+    origins: Origins,
 ) -> Iterator[Reason]:
     """Arguments by which the engine would look for a model elsewhere, and find nothing: what to write instead."""
     flags, indices = server_flags(spec, names)
@@ -57,7 +61,7 @@ def _has_token(mount: Mount, ring: Keyring) -> bool:
     return any(name in _TOKENS for name in (*(each.name for each in mount.env), *ring.target.storage.env))
 
 
-def _is_offline(spec: EffectiveSpec, engine: Engine | None) -> bool:
+def _is_offline(spec: EffectiveSpec, engine: EngineSettings | None) -> bool:
     """Certainly so: an engine is offline unless git or the config says otherwise, or gives it a cache."""
     given = {each.name: each for each in spec.env} | {
         name: EnvVar(name, value) for name, value in (engine.env if engine else {}).items()

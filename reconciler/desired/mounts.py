@@ -12,7 +12,7 @@ from typing import Any
 from reconciler.desired.spec import Surroundings, resolve_variables
 from reconciler.desired.volumes import PROVIDED
 from reconciler.kserve.names import STORAGE_INITIALIZER
-from reconciler.kserve.resolve import Resolved, Storage
+from reconciler.kserve.resolve import Resolved, ResolvedStorage
 from reconciler.model import Mount, StorageFile
 from reconciler.model.model_sources import is_fetched
 
@@ -40,7 +40,7 @@ def _volume_uri(volume: Document) -> str:
     return ""
 
 
-def _mount(storage: Storage, resolved: Resolved, around: Surroundings) -> Mount:
+def _mount(storage: ResolvedStorage, resolved: Resolved, around: Surroundings) -> Mount:
     mount = Mount(storage.uri, storage.mount_path)
     if not is_fetched(storage.uri):
         return mount

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.desired.origins import Origins
 from reconciler.engines.launch import origin_of_word, server_flags, unsupported
 from reconciler.engines.parallel import parallel_size
@@ -22,7 +22,7 @@ _ENDLESS = 1 << 62
 _PART = "MIG-"
 
 
-def capacity_of(target: HostTarget) -> Capacity:
+def capacity_of(target: TargetSettings) -> Capacity:
     """As far as the config tells. What it does not limit is endless, and no GPUs stand for those that are not known."""
     limits = target.allocatable
     return Capacity(
@@ -33,7 +33,7 @@ def capacity_of(target: HostTarget) -> Capacity:
     )
 
 
-def never_here(one: Desired, target: HostTarget, measured: Capacity | None) -> Iterator[Reason]:
+def never_here(one: Desired, target: TargetSettings, measured: Capacity | None) -> Iterator[Reason]:
     """Why a service, or its canary, could not run on this host even if it were empty."""
     if one.spec is None or one.not_here or not one.replicas:
         return
@@ -47,7 +47,7 @@ def _never(
     spec: EffectiveSpec,
     where: Origin,
     argument_origins: tuple[Origin, ...],
-    target: HostTarget,
+    target: TargetSettings,
     measured: Capacity | None,
 ) -> Iterator[Reason]:
     need = _known_need(spec.resources, target, measured)
@@ -83,7 +83,7 @@ def ignored_resources(container: Mapping[str, Any], origins: Origins) -> Iterato
             yield Reason("Ignored", text, origins.of_limit(name))
 
 
-def not_at_once(services: Iterable[Desired], target: HostTarget, measured: Capacity | None) -> Iterator[Reason]:
+def not_at_once(services: Iterable[Desired], target: TargetSettings, measured: Capacity | None) -> Iterator[Reason]:
     """Services whose replicas do not all find room beside each other, in the order in which they stand."""
     capacity = measured or capacity_of(target)
     ledger = Ledger(capacity, ())
@@ -100,7 +100,7 @@ def not_at_once(services: Iterable[Desired], target: HostTarget, measured: Capac
             ledger.take(need, one.id)
 
 
-def _known_need(need: Resources, target: HostTarget, measured: Capacity | None) -> Resources:
+def _known_need(need: Resources, target: TargetSettings, measured: Capacity | None) -> Resources:
     """Without devices of which nobody can tell from here whether the host has them."""
     if measured is not None or target.gpus == ():
         return need

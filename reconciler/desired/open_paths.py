@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings
 from reconciler.desired.origins import Origins
-from reconciler.desired.spec import Unusable
+from reconciler.desired.spec import UnusableField
 from reconciler.host.routing.paths import ANNOTATION, find_fault
 from reconciler.model import EffectiveSpec, Reason
 
@@ -20,11 +20,11 @@ def read_open_paths(pod: Mapping[str, Any], origins: Origins) -> tuple[str, ...]
     given = str((pod.get("annotations") or {}).get(ANNOTATION) or "")
     paths = tuple(sorted(set(given.replace(",", " ").split())))
     if fault := find_fault(paths):
-        raise Unusable(Reason("InvalidAnnotation", f"{ANNOTATION}: {fault}", origins.of_annotation(ANNOTATION)))
+        raise UnusableField(Reason("InvalidAnnotation", f"{ANNOTATION}: {fault}", origins.of_annotation(ANNOTATION)))
     return paths
 
 
-def developer_mode(spec: EffectiveSpec, origins: Origins, engine: Engine | None) -> Iterator[Reason]:
+def developer_mode(spec: EffectiveSpec, origins: Origins, engine: EngineSettings | None) -> Iterator[Reason]:
     """The proxy opens none of what it adds, but others may reach the engine itself. What the config says wins."""
     text = (
         "gives the engine switches (/collective_rpc, /sleep, /update_weights…) that ask for no key; "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.desired.origins import Origins
-from reconciler.desired.spec import Unusable
+from reconciler.desired.spec import UnusableField
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.scheduling import Malformed, Node, Taint, misfits, without_effect
@@ -16,7 +16,7 @@ from reconciler.model import Reason
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def node_of(target: HostTarget) -> Node:
+def node_of(target: TargetSettings) -> Node:
     """The host as a scheduler would know it: what the config says, over the labels that every node has.
 
     Nothing here is measured. A label that came and went with a driver would stop what serves.
@@ -38,7 +38,7 @@ def find_misfits(resolved: Resolved, node: Node, origins: Origins) -> tuple[Reas
     try:
         found = list(misfits(resolved.pod, node))
     except Malformed as problem:
-        raise Unusable(_reason(problem.issue, origins)) from None
+        raise UnusableField(_reason(problem.issue, origins)) from None
     return tuple(_reason(each, origins) for each in found)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.manifests import IGNORE_FILE, SUFFIXES, Manifest, Manifests, is_hidden
 from reconciler.model import FOLDER_TOO_LARGE, Origin, Reason, Snapshot, is_under
 
 HOST_FILE = "host.yaml"
 
 
-def part_of(snapshot: Snapshot, target: HostTarget) -> Snapshot:
+def part_of(snapshot: Snapshot, target: TargetSettings) -> Snapshot:
     """What of a revision concerns one target: another one may read other folders of the same repository."""
     return replace(
         snapshot,
@@ -23,7 +23,7 @@ def part_of(snapshot: Snapshot, target: HostTarget) -> Snapshot:
     )
 
 
-def _touches(reason: Reason, target: HostTarget) -> bool:
+def _touches(reason: Reason, target: TargetSettings) -> bool:
     """Also what stands where a folder above ours should be, or closes it."""
     if reason.origin is None:
         return True
@@ -70,24 +70,24 @@ def _missing(snapshot: Snapshot, so_what: str) -> Iterator[Reason]:
         yield Reason("PathMissing", f"{path}/ is missing from git; {so_what}", Origin(f"{path}/", 1))
 
 
-def own_file(target: HostTarget) -> str:
+def own_file(target: TargetSettings) -> str:
     """The file that shows that a target's folder is really there."""
     return "/".join(filter(None, (target.own_path, HOST_FILE)))
 
 
-def is_prunable(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> bool:
+def is_prunable(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> bool:
     """Empty is not missing: only a folder that still shows its own file may delete services by not naming them."""
     if target.own_path in snapshot.missing:
         return False
     return bool(own_hosts(manifests, target))
 
 
-def own_hosts(manifests: Manifests, target: HostTarget) -> list[Manifest]:
+def own_hosts(manifests: Manifests, target: TargetSettings) -> list[Manifest]:
     """The Host documents in a target's own file: one, where all is well."""
     return [each for each in manifests.of_kind("Host") if each.origin.file == own_file(target)]
 
 
-def find_host(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> Manifest | None:
+def find_host(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> Manifest | None:
     """The one document that speaks for the whole host; None where it is missing, or cannot be told beyond doubt."""
     if target.own_path in snapshot.missing:
         return None
@@ -98,7 +98,7 @@ def find_host(manifests: Manifests, target: HostTarget, snapshot: Snapshot) -> M
     return hosts[0] if len(hosts) == 1 else None
 
 
-def doubled_hosts(manifests: Manifests, target: HostTarget) -> Iterator[Reason]:
+def doubled_hosts(manifests: Manifests, target: TargetSettings) -> Iterator[Reason]:
     """Two documents about one host may contradict each other: neither is followed."""
     hosts = own_hosts(manifests, target)
     for each in hosts[1:]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from reconciler.desired.mounts import CA_BUNDLE_COPY, KSERVE_NAMESPACE
 from reconciler.kserve import api_server
-from reconciler.kserve.cluster_objects import World
+from reconciler.kserve.cluster_objects import ClusterObjects
 from reconciler.kserve.names import HARDWARE_PROFILE, HARDWARE_PROFILE_NAMESPACE
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.storage import StorageContainer, StorageError
@@ -79,7 +79,7 @@ class RefusedDocuments:
         return self.memo[key]
 
 
-def find_refused(world: World, judged: Sequence[Manifest], others: Iterable[Manifest]) -> RefusedDocuments:
+def find_refused(world: ClusterObjects, judged: Sequence[Manifest], others: Iterable[Manifest]) -> RefusedDocuments:
     """What is refused of the documents that `world` was built from, and of others that stand beside them."""
     flaws: dict[Manifest, list[tuple[FieldPath, str]]] = {}
     for issue in world.issues:
@@ -108,7 +108,9 @@ def key_of(document: Manifest, default_namespace: str) -> Key:
 # ---------------------------------------------------------------- what a service needs
 
 
-def refused_for(service: ServiceId, resolved: Resolved, refused: RefusedDocuments, world: World) -> Iterator[Reason]:
+def refused_for(
+    service: ServiceId, resolved: Resolved, refused: RefusedDocuments, world: ClusterObjects
+) -> Iterator[Reason]:
     """Why a service cannot be used: each refused document that decides, or may decide, what becomes of it."""
     if not refused.by_key:
         return
@@ -166,7 +168,7 @@ def _may_offer(runtime: Manifest, wanted: Any) -> bool:
 
 
 def _of_pod(
-    service: ServiceId, pod: Mapping[str, Any], refused: RefusedDocuments, world: World
+    service: ServiceId, pod: Mapping[str, Any], refused: RefusedDocuments, world: ClusterObjects
 ) -> Iterator[RefusedDocument]:
     """ConfigMaps that the pod refers to anywhere, and the account it runs as."""
     account = "ServiceAccount", service.namespace, str(pod.get("serviceAccountName") or "default")
@@ -197,7 +199,9 @@ def profile_of(service: ServiceId, resolved: Resolved) -> tuple[str, str] | None
     return (annotations.get(HARDWARE_PROFILE_NAMESPACE) or service.namespace, name) if name else None
 
 
-def _storage_containers(resolved: Resolved, refused: RefusedDocuments, world: World) -> Iterator[RefusedDocument]:
+def _storage_containers(
+    resolved: Resolved, refused: RefusedDocuments, world: ClusterObjects
+) -> Iterator[RefusedDocument]:
     known = {each.name: each for each in world.storage_containers}
     named = _predictor(resolved).get("storageContainerName")
     fetched = [each.uri for each in resolved.storage if is_fetched(each.uri)]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from reconciler.config.settings import Engine, HostTarget
+from reconciler.config.settings import EngineSettings, TargetSettings
 from reconciler.desired.origins import Origins
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.names import CONNECTION_TYPE, CONNECTIONS
@@ -30,7 +30,7 @@ class Keyring:
 
     namespace: str
     store: SecretStore
-    target: HostTarget
+    target: TargetSettings
     closed: str = ""
     """Why it may use none of them."""
     unread: Reason | None = None
@@ -76,7 +76,7 @@ class Keyring:
 
 
 def keyring(
-    namespace: str, service: Manifest, store: SecretStore, target: HostTarget, unread: Reason | None = None
+    namespace: str, service: Manifest, store: SecretStore, target: TargetSettings, unread: Reason | None = None
 ) -> Keyring:
     """What a service may use: all else that decides what becomes of it stands where its namespace belongs."""
     owners = [each.path for each in target.secrets.folders if namespace in each.namespaces]
@@ -135,7 +135,9 @@ def _without_connection(secret: str, issue: Issue, origins: Origins, ring: Keyri
     return replace(reason, message=f"{reason.message}. {hint}")
 
 
-def missing_secrets(spec: EffectiveSpec, engine: Engine | None, ring: Keyring, origins: Origins) -> Iterator[Reason]:
+def missing_secrets(
+    spec: EffectiveSpec, engine: EngineSettings | None, ring: Keyring, origins: Origins
+) -> Iterator[Reason]:
     """What variables and mounts of the container need. A variable of the host's own settings needs nothing."""
     given = engine.env if engine else {}
     for variable in spec.env:

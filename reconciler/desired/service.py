@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.desired.blockers import find_obstacles
 from reconciler.desired.canary import with_canary
-from reconciler.desired.context import Scene
+from reconciler.desired.context import DesiredContext
 from reconciler.desired.deviations import ALL_FACTS, deviations, entries_ignored
 from reconciler.desired.downloads import unused_tokens
 from reconciler.desired.grpc import unlike_its_port
@@ -32,13 +32,13 @@ from reconciler.desired.serving_options import (
 )
 from reconciler.desired.spec import (
     Surroundings,
-    Unusable,
+    UnusableField,
     argument_origins,
     build_spec,
     find_container,
     names_of,
 )
-from reconciler.desired.support import ELSEWHERE, Effect, Fact, Place
+from reconciler.desired.support import ELSEWHERE, Effect, Fact, TargetKind
 from reconciler.desired.support_conditions import Case, depends_on_gpus, known_facts
 from reconciler.desired.unreadable import unreadable_for
 from reconciler.desired.variables import ignored_variables
@@ -58,12 +58,12 @@ from reconciler.secrets.disclosed import disclosed
 _ADDED_BY_KSERVE = frozenset({CONTAINER, TRANSFORMER_CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
 
 
-def describe(service: Manifest, scene: Scene) -> Desired:
+def describe(service: Manifest, scene: DesiredContext) -> Desired:
     """A service with its spec and its canary's, or with the problems that stand in the way."""
     return with_canary(service, _describe(service, scene), lambda other: _describe(other, scene))
 
 
-def _describe(service: Manifest, scene: Scene) -> Desired:
+def _describe(service: Manifest, scene: DesiredContext) -> Desired:
     key = service_id(service, scene.target)
     ring = keyring(key.namespace, service, scene.secrets, scene.target, scene.unreadable.get("Secret"))
     resolved = resolve(service.data, scene.world, may_use_secrets=not ring.closed)
@@ -75,7 +75,7 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
     errors = [(issue, missing_secret(issue, origins, ring)) for issue in resolved.errors]
     beside = (missing_secret(issue, origins, ring) for issue in resolved.cluster_errors)
     secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside, *doubtful.values())))
-    found = list(deviations(origins, Place.HOST, ALL_FACTS))
+    found = list(deviations(origins, TargetKind.HOST, ALL_FACTS))
     impossible = (each.reason for each in found if each.effect is Effect.REFUSED)
     problems = list(refused_for(key, resolved, scene.refused, scene.world))
     problems += [*(_reason(issue, origins, resolved.pod) for issue, secret in errors if not secret), *impossible]
@@ -87,14 +87,14 @@ def _describe(service: Manifest, scene: Scene) -> Desired:
         return unusable(key, service, tuple(problems), (*warnings, *beside_them))
     try:
         usable = _usable(ring, resolved, origins, scene, warnings)
-    except Unusable as problem:
+    except UnusableField as problem:
         return unusable(key, service, (problem.reason,), warnings)
     if usable.not_here:
         return usable
     return replace(usable, blocked=(*usable.blocked, *secrets)) if secrets else usable
 
 
-def service_id(service: Manifest, target: HostTarget) -> ServiceId:
+def service_id(service: Manifest, target: TargetSettings) -> ServiceId:
     return ServiceId(service.namespace or target.default_namespace, service.name)
 
 
@@ -114,11 +114,13 @@ def unusable(
     )
 
 
-def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, warnings: tuple[Reason, ...]) -> Desired:
+def _usable(
+    ring: Keyring, resolved: Resolved, origins: Origins, scene: DesiredContext, warnings: tuple[Reason, ...]
+) -> Desired:
     service = origins.service
     container = find_container(resolved.pod)
     if container is None:
-        raise Unusable(Reason("InvalidPredictorSpec", f"there is no container named {CONTAINER}", service.origin))
+        raise UnusableField(Reason("InvalidPredictorSpec", f"there is no container named {CONTAINER}", service.origin))
     key = ServiceId(ring.namespace, service.name)
     wishes = read_wishes(service)
     ca_bundle = str(scene.world.config["storageInitializer"].get("caBundleConfigMapName") or "")
@@ -128,11 +130,11 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
     mounts, files = build_mounts(resolved, container, around), build_file_mounts(container, around, origins)
     spec = build_spec(container, mounts, files, around, origins)
     if reason := too_large(spec, service.origin):
-        raise Unusable(reason)
+        raise UnusableField(reason)
     arguments = argument_origins(resolved, spec, origins)
     case = Case(origins, resolved, container, spec, wishes.replicas, scene.target)
     facts = known_facts(case)
-    found = list(deviations(origins, Place.HOST, facts))
+    found = list(deviations(origins, TargetKind.HOST, facts))
     ignored = tuple(each.reason for each in found if each.effect is not Effect.REFUSED)
     not_here = find_misfits(resolved, scene.node, origins)
     refused = (*(each.reason for each in found if each.effect is Effect.REFUSED), *_collocated(case))
@@ -183,7 +185,7 @@ def _usable(ring: Keyring, resolved: Resolved, origins: Origins, scene: Scene, w
     )
 
 
-def _doubtful_image(spec: EffectiveSpec, target: HostTarget, origins: Origins) -> Iterator[Reason]:
+def _doubtful_image(spec: EffectiveSpec, target: TargetSettings, origins: Origins) -> Iterator[Reason]:
     """Where nothing runs the image, its obstacle says so."""
     if (text := doubtful_image(spec.image, spec.command)) and find_engine(spec.image, target.engines):
         yield Reason("ImageUnknown", text, origins.of_container_field("image"))
@@ -197,7 +199,7 @@ def _model_names(spec: EffectiveSpec, key: ServiceId) -> tuple[str, ...]:
 def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:
     """What is to be said once the host turns out to have no GPU: from the config alone nobody knows."""
     if depends_on_gpus(case):
-        found = deviations(case.origins, Place.HOST, facts - {Fact.ACCELERATOR})
+        found = deviations(case.origins, TargetKind.HOST, facts - {Fact.ACCELERATOR})
         yield from (each.reason for each in found if each.reason.code == "AcceleratorMismatch")
 
 
@@ -209,14 +211,14 @@ def _reason(issue: Issue, origins: Origins, pod: Mapping[str, Any]) -> Reason:
     return Reason(issue.reason, issue.message, origins.of_issue(issue, pod))
 
 
-def _runtime_of(resolved: Resolved, scene: Scene) -> Manifest | None:
+def _runtime_of(resolved: Resolved, scene: DesiredContext) -> Manifest | None:
     if resolved.runtime is None:
         return None
     return scene.runtimes.get((resolved.runtime.kind, resolved.runtime.namespace, resolved.runtime.name))
 
 
 def _unsure_of_runtime(
-    service: Manifest, resolved: Resolved, runtime: Manifest | None, scene: Scene
+    service: Manifest, resolved: Resolved, runtime: Manifest | None, scene: DesiredContext
 ) -> Iterator[Reason]:
     """A runtime that is written twice, or that another might outrank if only we could read it."""
     if runtime is None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.desired.spec import Unusable
+from reconciler.desired.spec import UnusableField
 from reconciler.kserve import names
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Reason, Strategy
@@ -155,9 +155,9 @@ def _integer(service: Manifest, predictor: Mapping[str, Any], key: str) -> int |
     return value
 
 
-def _unusable(service: Manifest, path: FieldPath, what: str) -> Unusable:
+def _unusable(service: Manifest, path: FieldPath, what: str) -> UnusableField:
     name = ".".join(str(step) for step in path)
-    return Unusable(Reason("InvalidField", f"{name} {what}", service.origin_of(path)))
+    return UnusableField(Reason("InvalidField", f"{name} {what}", service.origin_of(path)))
 
 
 def _mapping(data: Any, key: str) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ ALL_KEYS = "*"
 _MOST = 2**63 - 1
 
 
-class Unusable(Exception):
+class UnusableField(Exception):
     """A field that cannot be used; `reason` says which, and where."""
 
     def __init__(self, reason: Reason) -> None:
@@ -180,7 +180,7 @@ def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
         except (ValueError, ArithmeticError) as error:
             kind = "requests" if source is wanted and name in (given.get("requests") or {}) else "limits"
             where = origins.of_container_field("resources", kind, name)
-            raise Unusable(Reason("InvalidQuantity", f"resources: {name}: {error}", where)) from None
+            raise UnusableField(Reason("InvalidQuantity", f"resources: {name}: {error}", where)) from None
 
     devices = [(name, read(name, _parse_count)) for name in sorted(wanted) if "/" in name and name != GPU]
     return Resources(
@@ -196,7 +196,7 @@ def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
 def _with_share(resources: Resources, around: Surroundings, origins: Origins) -> Resources:
     shared = read_share(resources, around.pod, origins)
     if isinstance(shared, Reason):
-        raise Unusable(shared)
+        raise UnusableField(shared)
     return shared
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from reconciler.kserve.names import FRAMEWORKS
 
 
-class Place(StrEnum):
+class TargetKind(StrEnum):
     """A kind of target."""
 
     HOST = "host"
@@ -58,7 +58,7 @@ class Where(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class FieldSupport:
     """An effect and its reason. `code` is for scripts; `unless` is the fact that makes the field honoured after all."""
 
     effect: Effect
@@ -76,13 +76,13 @@ class Row:
 
     where: Where
     keys: tuple[str, ...]
-    host: Outcome
-    cluster: Outcome
+    host: FieldSupport
+    cluster: FieldSupport
     values: tuple[Any, ...] = ()
     even_empty: bool = False
 
-    def at(self, place: Place) -> Outcome:
-        return self.host if place is Place.HOST else self.cluster
+    def at(self, place: TargetKind) -> FieldSupport:
+        return self.host if place is TargetKind.HOST else self.cluster
 
     def counts(self, value: Any) -> bool:
         """Does this value ask for anything?"""
@@ -94,28 +94,28 @@ class Row:
         return bool(word) and word != "false"
 
 
-YES: Final = Outcome(Effect.HONOURED)
-KSERVE: Final = Outcome(Effect.HONOURED, "by KServe")
-OPENSHIFT: Final = Outcome(Effect.HONOURED, "by OpenShift AI, where it is installed")
+YES: Final = FieldSupport(Effect.HONOURED)
+KSERVE: Final = FieldSupport(Effect.HONOURED, "by KServe")
+OPENSHIFT: Final = FieldSupport(Effect.HONOURED, "by OpenShift AI, where it is installed")
 
 
-def _yes(note: str = "") -> Outcome:
-    return Outcome(Effect.HONOURED, note)
+def _yes(note: str = "") -> FieldSupport:
+    return FieldSupport(Effect.HONOURED, note)
 
 
-def _no(note: str, unless: Fact | None = None, code: str = "Ignored") -> Outcome:
-    return Outcome(Effect.IGNORED, note, unless, code)
+def _no(note: str, unless: Fact | None = None, code: str = "Ignored") -> FieldSupport:
+    return FieldSupport(Effect.IGNORED, note, unless, code)
 
 
-def _idle(note: str, unless: Fact | None = None) -> Outcome:
-    return Outcome(Effect.NO_EFFECT, note, unless, "NoEffect")
+def _idle(note: str, unless: Fact | None = None) -> FieldSupport:
+    return FieldSupport(Effect.NO_EFFECT, note, unless, "NoEffect")
 
 
-def _error(note: str, unless: Fact | None = None, code: str = "NotOnHosts") -> Outcome:
-    return Outcome(Effect.REFUSED, note, unless, code)
+def _error(note: str, unless: Fact | None = None, code: str = "NotOnHosts") -> FieldSupport:
+    return FieldSupport(Effect.REFUSED, note, unless, code)
 
 
-def _row(where: Where, keys: str, host: Outcome, cluster: Outcome = KSERVE, *values: Any) -> Row:
+def _row(where: Where, keys: str, host: FieldSupport, cluster: FieldSupport = KSERVE, *values: Any) -> Row:
     return Row(where, tuple(keys.split()), host, cluster, values)
 
 
@@ -171,7 +171,7 @@ ROWS: Final[tuple[Row, ...]] = (
         Where.SPEC,
         ("tracing",),
         _no("give the engine --otlp-traces-endpoint instead"),
-        Outcome(Effect.HONOURED, "by KServe 0.21 and later"),
+        FieldSupport(Effect.HONOURED, "by KServe 0.21 and later"),
         even_empty=True,
     ),
     _row(Where.PREDICTOR, "model", YES),

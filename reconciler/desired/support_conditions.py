@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.config.listen import parse_listen
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.desired.metrics import is_scraped_port
 from reconciler.desired.origins import Origins, at
 from reconciler.desired.serving_options import is_stopped, may_have_none, wants_passthrough
@@ -33,7 +33,7 @@ class Case:
     container: Mapping[str, Any]
     spec: EffectiveSpec
     replicas: int
-    target: HostTarget
+    target: TargetSettings
 
 
 def known_facts(case: Case) -> frozenset[Fact]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 from reconciler.desired.refused import config_maps_of, profile_of
-from reconciler.kserve.cluster_objects import World
+from reconciler.kserve.cluster_objects import ClusterObjects
 from reconciler.kserve.resolve import Resolved
 from reconciler.manifests import SETTINGS, Unreadable
 from reconciler.model import Reason, ServiceId
@@ -33,7 +33,7 @@ def unreadable_for(
     service: ServiceId,
     resolved: Resolved,
     unreadable: UnreadableKinds,
-    world: World,
+    world: ClusterObjects,
     config_maps: Container[tuple[str, str]],
 ) -> Iterator[Reason]:
     """Why a service cannot be used: what it needs is not in the tree, and may be in what cannot be read."""
@@ -46,7 +46,7 @@ def unreadable_for(
 
 
 def _needed(
-    service: ServiceId, resolved: Resolved, world: World, config_maps: Container[tuple[str, str]]
+    service: ServiceId, resolved: Resolved, world: ClusterObjects, config_maps: Container[tuple[str, str]]
 ) -> Iterator[tuple[str, bool]]:
     """What may be in what cannot be read, and whether the service names it: then it may also be of no known kind."""
     yield _SETTINGS, False

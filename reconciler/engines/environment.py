@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings
 from reconciler.engines.interpreter import loads_code
 from reconciler.model import Lease
 
@@ -38,7 +38,7 @@ class Folders:
 def environment(
     given: Mapping[str, str],
     secret: Collection[str],
-    engine: Engine,
+    engine: EngineSettings,
     model_paths: Mapping[str, str],
     folders: Folders,
     lease: Lease | None = None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.engines.fit_arguments import GIB, MemoryArguments
 from reconciler.engines.fit_files import Weights
-from reconciler.engines.fit_log import Figures
+from reconciler.engines.fit_log import MeasuredMemory
 from reconciler.engines.fit_model import ModelShape
 from reconciler.model import GPU, Fit, Gpu, Resources
 
@@ -51,7 +51,7 @@ class Room:
 class Past:
     """What starts have measured. `figures` are this very service's; `overhead_bytes` any of this model and engine."""
 
-    figures: Figures | None = None
+    figures: MeasuredMemory | None = None
     overhead_bytes: int | None = None
 
 
@@ -96,7 +96,7 @@ def weights_per_gpu(weights: Weights, given: MemoryArguments) -> int:
     return math.ceil(total / (given.tensor_parallel * given.pipeline_parallel))
 
 
-def overhead_of(figures: Figures, room: Room, given: MemoryArguments, weights_bytes: int) -> int | None:
+def overhead_of(figures: MeasuredMemory, room: Room, given: MemoryArguments, weights_bytes: int) -> int | None:
     """What one start needed beside weights (as estimated) and cache, by its own log. None: it does not tell."""
     if not room.gpus:
         ranks = given.tensor_parallel * given.pipeline_parallel

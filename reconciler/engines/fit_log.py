@@ -18,7 +18,7 @@ _CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class MeasuredMemory:
     """What one start measured, for each GPU; None where it said nothing.
 
     `consumed_bytes` is all but the cache, as only a CPU says it: weights and overhead together.
@@ -32,7 +32,7 @@ class Figures:
     concurrency: float | None = None
 
 
-def read_figures(lines: Iterable[str]) -> Figures | None:
+def read_figures(lines: Iterable[str]) -> MeasuredMemory | None:
     """The figures of the last start in a log, or None when it never got that far."""
     text = "\n".join(lines)
     tokens, concurrency = _last(_TOKENS, text), _last(_CONCURRENCY, text)
@@ -42,7 +42,7 @@ def read_figures(lines: Iterable[str]) -> Figures | None:
     loaded = [float(match[1]) for match in _LOADED.finditer(text)]
     caches = [float(match[1] or match[2]) for match in _CACHE.finditer(text)]
     consumed = [float(match[1]) for match in _CONSUMED.finditer(text)]
-    return Figures(
+    return MeasuredMemory(
         weights_bytes=_bytes(max(loaded, default=None)),
         cache_bytes=_bytes(min(caches, default=None)),
         consumed_bytes=_bytes(max(consumed, default=None)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings
 
 # Servers that are not vLLM, by a part of their images' names.
 _OTHERS = {
@@ -45,7 +45,7 @@ def doubtful_image(image: str, command: Sequence[str]) -> str:
     return f"{what}, and there is no command: a host starts `vllm serve` with its args; if that is meant, {advice}"
 
 
-def find_engine(image: str, engines: Iterable[Engine]) -> Engine | None:
+def find_engine(image: str, engines: Iterable[EngineSettings]) -> EngineSettings | None:
     """The first engine whose image, or pattern with `*`, is this image."""
     return next((engine for engine in engines if _matches(image, engine.image)), None)
 

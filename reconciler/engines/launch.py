@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings
 from reconciler.engines.arguments import (
     GRPC_SERVERS,
     find,
@@ -110,7 +110,7 @@ UNKNOWN = Revealed()
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PreflightQuestion:
     """What the installed vLLM is asked: the server's arguments before host translation.
 
     `indices` tells for each of them where it stands among the words of command and args; None: nobody wrote it.
@@ -165,7 +165,7 @@ class _NotAServer(Exception):
 
 def launch(
     spec: EffectiveSpec,
-    engine: Engine,
+    engine: EngineSettings,
     service: ServiceId,
     lease: Lease,
     model_paths: Mapping[str, str],
@@ -232,8 +232,8 @@ def without(launch: Launch, flags: Collection[str], lease: Lease) -> Launch:
 
 
 def question(
-    spec: EffectiveSpec, engine: Engine, model_paths: Mapping[str, str], home: str, *, mounted: bool = False
-) -> Question:
+    spec: EffectiveSpec, engine: EngineSettings, model_paths: Mapping[str, str], home: str, *, mounted: bool = False
+) -> PreflightQuestion:
     """What to ask before this spec is started. Raises ValueError for a spec that `unsupported` complains of."""
     container = _read_container(spec.env)
     try:
@@ -245,7 +245,9 @@ def question(
     python = engine.python or Path(server.python)
     given = frozenset(container.env.keys() & env.keys()) - engine.env.keys()
     files = {f"{where}/{name}": data for where, found in held_files(spec) for name, data in found.items()}
-    return Question(python, server.flags, server.indices, env, dict(model_paths), mounted, given=given, files=files)
+    return PreflightQuestion(
+        python, server.flags, server.indices, env, dict(model_paths), mounted, given=given, files=files
+    )
 
 
 def unsupported(

@@ -26,7 +26,7 @@ import structlog
 from reconciler.engines.environment import replace_paths
 from reconciler.engines.lacks import Lacks, is_file_of_lacks
 from reconciler.engines.last_words import cut, fatal_reason
-from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, Question, origin_of_word
+from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, PreflightQuestion, origin_of_word
 from reconciler.errors import Retryable
 from reconciler.fault_isolation import unexpected
 from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
@@ -56,7 +56,7 @@ class Complaint:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PreflightVerdict:
     """What the engine said. `lacks` are flags of ours unknown to it."""
 
     parsed: str
@@ -67,7 +67,7 @@ class Verdict:
 
     def about(
         self,
-        asked: Question,
+        asked: PreflightQuestion,
         spec: EffectiveSpec,
         origins: Sequence[Origin],
         fallback: Origin,
@@ -86,7 +86,7 @@ class Verdict:
 
 
 def _culprit(
-    complaint: Complaint, asked: Question, spec: EffectiveSpec, origins: Sequence[Origin], service: Origin
+    complaint: Complaint, asked: PreflightQuestion, spec: EffectiveSpec, origins: Sequence[Origin], service: Origin
 ) -> int | None:
     """The service's own argument before its runtime's, which others live with."""
     for index in (complaint.index, *complaint.others):
@@ -129,7 +129,7 @@ class Inquiry:
 
 
 # Begins to ask; whatever that leaves behind may live for so many seconds at most. Raises Retryable.
-Begin = Callable[[Question, float], Inquiry]
+Begin = Callable[[PreflightQuestion, float], Inquiry]
 
 
 class NoVerdict(Retryable):
@@ -145,7 +145,7 @@ class NoVerdict(Retryable):
         self.final = final
         self.index = index
 
-    def origin(self, asked: Question, spec: EffectiveSpec, origins: Sequence[Origin]) -> Origin | None:
+    def origin(self, asked: PreflightQuestion, spec: EffectiveSpec, origins: Sequence[Origin]) -> Origin | None:
         """Where the argument to blame is written."""
         return origin_of_word(spec, _at(asked.indices, self.index), origins)
 
@@ -193,7 +193,7 @@ class PreflightRunner:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "preflight")
-        self._known: dict[str, tuple[Verdict, float]] = {}
+        self._known: dict[str, tuple[PreflightVerdict, float]] = {}
         self._pending: set[str] = set()
         self._troubles: dict[str, Trouble] = {}
         self._running: Inquiry | None = None
@@ -201,7 +201,7 @@ class PreflightRunner:
         """How many verdicts were written."""
         self._closed = False
 
-    def ask(self, asked: Question, since: float = 0.0) -> None:
+    def ask(self, asked: PreflightQuestion, since: float = 0.0) -> None:
         """Begin to ask, unless that is going on or has been answered since then.
 
         Raises Retryable if it failed lately."""
@@ -218,7 +218,7 @@ class PreflightRunner:
                 raise Retryable(f"preflight cannot begin: {error}; raise TasksMax of the daemon") from None
             self._pending.add(key)
 
-    def result(self, key: str, since: float = 0.0) -> Verdict | None:
+    def result(self, key: str, since: float = 0.0) -> PreflightVerdict | None:
         """The engine's verdict, if it has given one since then."""
         with self._lock:
             return self._load(key, since)
@@ -228,7 +228,7 @@ class PreflightRunner:
         with self._lock:
             return self._troubles.get(key)
 
-    def keep(self, keys: Collection[str], asked: Iterable[Question]) -> None:
+    def keep(self, keys: Collection[str], asked: Iterable[PreflightQuestion]) -> None:
         """Forget all other verdicts, and engines. What cannot be deleted is deleted another time."""
         self._lacks.keep({engine_parts(each.python, each.image) for each in asked})
         with self._lock:
@@ -253,7 +253,7 @@ class PreflightRunner:
                 self._running.end()
         self._pool.shutdown(cancel_futures=True)
 
-    def _work(self, key: str, asked: Question) -> None:
+    def _work(self, key: str, asked: PreflightQuestion) -> None:
         try:
             answer = self._run(asked)
         except NoVerdict as error:
@@ -271,7 +271,7 @@ class PreflightRunner:
             self._finish(key, verdict)
         self._wake()
 
-    def _finish(self, key: str, verdict: Verdict) -> None:
+    def _finish(self, key: str, verdict: PreflightVerdict) -> None:
         with self._lock:
             self._pending.discard(key)
             self._troubles.pop(key, None)
@@ -286,7 +286,7 @@ class PreflightRunner:
             count = before.count + 1 if before else 1
             self._troubles[key] = Trouble(error, time.monotonic() + pause, pause, count)
 
-    def _run(self, asked: Question) -> dict[str, Any]:
+    def _run(self, asked: PreflightQuestion) -> dict[str, Any]:
         """One process from start to end. Raises Retryable."""
         paths = {} if asked.mounted else dict(asked.paths)
         ours = {"added": ADDED, "dispensable": sorted(DISPENSABLE), "oldest": OLDEST_VLLM}
@@ -312,7 +312,7 @@ class PreflightRunner:
                     self._running = None
         return _read_answer(asked, process.returncode, output, errors, inquiry.log)
 
-    def _load(self, key: str, since: float) -> Verdict | None:
+    def _load(self, key: str, since: float) -> PreflightVerdict | None:
         if key not in self._known:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 path = self._cache / f"{key}.json"
@@ -324,7 +324,7 @@ class PreflightRunner:
 # ---------------------------------------------------------------- the process
 
 
-def begin_child(asked: Question, _seconds: float) -> Inquiry:
+def begin_child(asked: PreflightQuestion, _seconds: float) -> Inquiry:
     """A process of our own user, in a group of its own. Raises Retryable."""
     pipe = subprocess.PIPE
     command = [str(asked.python), str(SCRIPTS[0])]
@@ -348,7 +348,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read_answer(asked: Question, code: int, output: bytes, errors: bytes, log: str) -> dict[str, Any]:
+def _read_answer(asked: PreflightQuestion, code: int, output: bytes, errors: bytes, log: str) -> dict[str, Any]:
     """Raises NoVerdict."""
     answer: dict[str, Any] = {}
     try:
@@ -374,11 +374,11 @@ def _named(text: str, env: Iterable[str]) -> str:
     return max((name for name in env if name in words), key=len, default="")
 
 
-def _verdict(answer: dict[str, Any]) -> Verdict:
+def _verdict(answer: dict[str, Any]) -> PreflightVerdict:
     """Code that comes with a model may have written it. Raises ValueError, KeyError, TypeError for what is none."""
     errors = tuple(_complaint(error) for error in answer["errors"])
     warnings, lacks = (tuple(map(str, answer.get(name, ()))) for name in ("warnings", "lacks"))
-    return Verdict(str(answer["parsed"]), int(answer["gpus"]), errors, warnings, lacks)
+    return PreflightVerdict(str(answer["parsed"]), int(answer["gpus"]), errors, warnings, lacks)
 
 
 def _complaint(error: dict[str, Any]) -> Complaint:
@@ -404,7 +404,7 @@ def _write(path: Path, answer: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- keys
 
 
-def key_of(asked: Question) -> str:
+def key_of(asked: PreflightQuestion) -> str:
     """Equal keys, equal verdicts: the engine and its version, arguments, environment, the model's and mounted files.
 
     Ports and this host's paths to models and caches are outside of it.
@@ -425,7 +425,7 @@ def key_of(asked: Question) -> str:
     return hashlib.sha256(json.dumps([*parts, _PROBE]).encode()).hexdigest()[:32]
 
 
-def key_of_model(asked: Question) -> str:
+def key_of_model(asked: PreflightQuestion) -> str:
     """The same for engine and model alone, whatever the arguments."""
     models = sorted((mount, _model_digest(local)) for mount, local in asked.paths.items())
     return hashlib.sha256(json.dumps([*engine_parts(asked.python, asked.image), models]).encode()).hexdigest()[:32]

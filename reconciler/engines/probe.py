@@ -72,7 +72,7 @@ class Vitals:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeResponse:
     """What a replica answered; `kind` is the type of its content."""
 
     status: int
@@ -80,7 +80,7 @@ class Answer:
     kind: str = ""
 
 
-class Stranger(Exception):
+class ForeignListener(Exception):
     """Somebody else than the replica listens at its address; says who."""
 
 
@@ -128,7 +128,7 @@ class Probe:
             return None
         return count_requests(answer.body.decode(errors="replace")) if answer.status == 200 else None
 
-    def scrape(self, address: Address, path: str) -> Answer | None:
+    def scrape(self, address: Address, path: str) -> ProbeResponse | None:
         """What it says of itself at this path, without a key; None when it does not answer."""
         try:
             return self._ask(address, "GET", path, timeout=self.scrape_timeout, most=_MOST_BYTES_OF_METRICS)
@@ -213,7 +213,7 @@ class Probe:
         api_key: str | None = None,
         timeout: float | None = None,
         most: int = _MOST_BYTES,
-    ) -> Answer:
+    ) -> ProbeResponse:
         """Raises NoAnswer."""
         seconds = timeout or self.timeout
         headers = {"Connection": "close", "Content-Type": "application/json"}
@@ -244,7 +244,7 @@ def explained(address: Address, path: str, seconds: float) -> Iterator[None]:
         raise NoAnswer(f"nothing listens on {_named(address)} yet") from None
     except TimeoutError:
         raise NoAnswer(f"{path} did not answer within {seconds:g} s") from None
-    except Stranger as error:
+    except ForeignListener as error:
         raise NoAnswer(str(error)) from None
     except (OSError, UnicodeError, http.client.HTTPException) as error:
         if is_own_lack(error):
@@ -273,7 +273,7 @@ def _connect_guarded(address: Address, seconds: float, guard: Guard | None) -> s
     connection = _connect(address, seconds)
     try:
         if guard and guard() != before:
-            raise Stranger(f"{_named(address)} changed hands just now")
+            raise ForeignListener(f"{_named(address)} changed hands just now")
     except BaseException:
         connection.close()
         raise
@@ -365,7 +365,7 @@ class _Incoming(io.RawIOBase):
         return count
 
 
-def _read(incoming: _Incoming) -> Answer:
+def _read(incoming: _Incoming) -> ProbeResponse:
     """The whole answer. Raises TimeoutError."""
     with closing(http.client.HTTPResponse(incoming)) as response:  # type: ignore[arg-type]
         response.begin()
@@ -373,7 +373,7 @@ def _read(incoming: _Incoming) -> Answer:
         body = b"".join(iter(lambda: response.read1(1 << 16), b""))
         if response.length:
             raise http.client.IncompleteRead(body, response.length)
-        return Answer(response.status, body, response.getheader("content-type", ""))
+        return ProbeResponse(response.status, body, response.getheader("content-type", ""))
 
 
 def _from_json(body: bytes) -> Any:
@@ -394,7 +394,7 @@ def _has_result(body: bytes) -> bool:
         return False
 
 
-def _message(answer: Answer) -> str:
+def _message(answer: ProbeResponse) -> str:
     try:
         said = _from_json(answer.body)
         error = said.get("error", said)

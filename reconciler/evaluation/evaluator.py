@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.desired import DesiredCache, build_desired, part_of
 from reconciler.manifests import ManifestCache, Manifests, read_manifests
 from reconciler.model import DesiredState, Snapshot
@@ -40,7 +40,7 @@ class Evaluation(Protocol):
 class Evaluator:
     """An `Evaluation` in this process, without limits. What it remembers is only a cache."""
 
-    def __init__(self, settings: HostTarget) -> None:
+    def __init__(self, settings: TargetSettings) -> None:
         self._settings = settings
         self._secrets = SecretSources(settings)
         self._files = ManifestCache()

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from reconciler.build import RESTART, build_id
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.errors import NotUnderstood, ReconcileError, Retryable, Stopping, Superseded
 from reconciler.evaluation.evaluator import Evaluated
 from reconciler.evaluation.wire import LONGEST_ANSWER, TooLongError, dump_request, load_answers, receive, send
@@ -44,7 +44,7 @@ _HUNG = "it did not move any more"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EvaluationLimits:
     """Of one evaluation. `seconds` of waiting come first only where the machine gives the worker too little."""
 
     memory_bytes: int = MEMORY_BYTES
@@ -94,9 +94,9 @@ class _Worker:
 class Sandbox:
     """Evaluates revisions for all targets at once. Safe to call from several threads."""
 
-    def __init__(self, targets: Sequence[HostTarget], limits: Limits | None = None) -> None:
+    def __init__(self, targets: Sequence[TargetSettings], limits: EvaluationLimits | None = None) -> None:
         self._targets = tuple(targets)
-        self._limits = limits or Limits()
+        self._limits = limits or EvaluationLimits()
         self._sources = {target.name: SecretSources(target) for target in targets}
         self._lock = threading.Lock()
         self._worker: _Worker | None = None

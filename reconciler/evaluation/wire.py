@@ -55,7 +55,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EvaluationDelta:
     """What one target is wanted to be: a list of services, and of all else only what is new.
 
     A number stands for a service of the answer before. `secrets` is None where they are as before.
@@ -95,17 +95,17 @@ def dump_answers(now: Mapping[str, Evaluated], before: Mapping[str, Evaluated]) 
 def load_answers(data: bytes, revision: str, before: Mapping[str, Evaluated]) -> dict[str, Evaluated]:
     """The inverse of `dump_answers`, with the same `before`. Raises UnpicklingError for what may not be there."""
     found: dict[str, tuple[Any, ...]] = _Unpickler(io.BytesIO(data)).load()
-    return {name: _joined(Answer(*each), name, revision, before.get(name)) for name, each in found.items()}
+    return {name: _joined(EvaluationDelta(*each), name, revision, before.get(name)) for name, each in found.items()}
 
 
-def _answer(now: Evaluated, before: Evaluated | None) -> Answer:
+def _answer(now: Evaluated, before: Evaluated | None) -> EvaluationDelta:
     if before is None:
-        return Answer(list(now.desired.services), _plain(dict(_values(now.desired))), now.secrets, now.stamps)
+        return EvaluationDelta(list(now.desired.services), _plain(dict(_values(now.desired))), now.secrets, now.stamps)
     places = {id(each): index for index, each in enumerate(before.desired.services)}
     services = [places.get(id(each), each) for each in now.desired.services]
     changed = {name: value for name, value in _values(now.desired) if value != getattr(before.desired, name)}
     secrets = None if now.secrets is before.secrets else now.secrets
-    return Answer(services, _plain(changed), secrets, now.stamps)
+    return EvaluationDelta(services, _plain(changed), secrets, now.stamps)
 
 
 def _values(desired: DesiredState) -> Iterator[tuple[str, Any]]:
@@ -117,7 +117,7 @@ def _plain(changed: dict[str, Any]) -> dict[str, Any]:
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in changed.items()}
 
 
-def _joined(answer: Answer, name: str, revision: str, before: Evaluated | None) -> Evaluated:
+def _joined(answer: EvaluationDelta, name: str, revision: str, before: Evaluated | None) -> Evaluated:
     last = before or Evaluated(DesiredState(name, revision, ()), SecretStore())
     old = last.desired.services
     services = tuple(old[each] if isinstance(each, int) else each for each in answer.services)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from reconciler.build import build_id
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.errors import NotUnderstood
 from reconciler.evaluation.evaluator import Evaluated, Evaluator
 from reconciler.evaluation.wire import dump_answers, load_request, receive, send
@@ -34,7 +34,7 @@ _TOLD = 500
 class Orders:
     """What a worker is told at its start."""
 
-    targets: tuple[HostTarget, ...]
+    targets: tuple[TargetSettings, ...]
     memory_bytes: int
     cpu_seconds: float
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def make_supervisor(
-    settings: config.HostTarget, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...] = ()
+    settings: config.TargetSettings, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...] = ()
 ) -> tuple[Supervisor, Spawn]:
     """Who keeps the replicas, and who starts the proxy. Units see nothing of `closed`."""
     match settings.kind:
@@ -44,11 +44,11 @@ def make_supervisor(
             assert_never(settings.kind)
 
 
-def _memory(settings: config.HostTarget) -> int:
+def _memory(settings: config.TargetSettings) -> int:
     return bootstrap.MEMORY_FACTOR * bootstrap.full_heap(settings.routing.max_body_bytes)
 
 
-def prepare_shutdown(settings: config.HostTarget, proxy: Path) -> None:
+def prepare_shutdown(settings: config.TargetSettings, proxy: Path) -> None:
     """Have a shutdown wait for running requests, and the next boot start the proxy as we would. Raises Retryable.
 
     `proxy` is the folder of the proxy.
@@ -66,7 +66,7 @@ def prepare_shutdown(settings: config.HostTarget, proxy: Path) -> None:
         ProxyUnit(target, seconds, manager, _memory(settings)).renew(proxy.absolute(), process.threads())
 
 
-def make_fetcher(settings: config.HostTarget, folder: Path) -> Fetcher:
+def make_fetcher(settings: config.TargetSettings, folder: Path) -> Fetcher:
     """Who fetches models."""
     python = settings.storage.python or Path(sys.executable)
     if settings.kind == "process":
@@ -77,7 +77,7 @@ def make_fetcher(settings: config.HostTarget, folder: Path) -> Fetcher:
     return FetchUnit(folder.name, python, AnyManager())
 
 
-def make_images(settings: config.HostTarget, folder: Path) -> Images | None:
+def make_images(settings: config.TargetSettings, folder: Path) -> Images | None:
     """Podman's images; None where nothing runs in a container."""
     if not any(engine.podman for engine in settings.engines):
         return None
@@ -86,10 +86,10 @@ def make_images(settings: config.HostTarget, folder: Path) -> Images | None:
     return Images(folder.name, folder / "images")
 
 
-def make_begin(settings: config.HostTarget, gpus: Gpus, folder: Path, closed: tuple[Path, ...] = ()) -> Begin:
+def make_begin(settings: config.TargetSettings, gpus: Gpus, folder: Path, closed: tuple[Path, ...] = ()) -> Begin:
     """How the engine is asked: as whoever runs the replicas."""
     if settings.kind == "process":
         return begin_child
-    from reconciler.host.systemd.preflight import Sandbox
+    from reconciler.host.systemd.preflight import PreflightSandbox
 
-    return Sandbox(folder.name, settings.user, gpus, closed).begin
+    return PreflightSandbox(folder.name, settings.user, gpus, closed).begin

@@ -29,7 +29,7 @@ _NOT_SET_UP = range(200, 246)
 _TOO_LONG = "argument list too long"
 
 
-class Life(StrEnum):
+class ReplicaPhase(StrEnum):
     """Where a replica stands."""
 
     PLANNED = "Planned"  # written down, but no process was ever seen: the daemon died in between
@@ -52,22 +52,22 @@ class Patience:
     stop_grace: float = 10.0
 
 
-def life(replica: Replica, now: float, patience: Patience) -> Life:
+def life(replica: Replica, now: float, patience: Patience) -> ReplicaPhase:
     """Where a replica stands now."""
     left = replica.alive or replica.leftovers or replica.releasing
     if not left and (replica.stopping_at is not None or replica.rebooted):
-        return Life.GONE
+        return ReplicaPhase.GONE
     if replica.stopping_at is not None:
-        return Life.STOPPING
+        return ReplicaPhase.STOPPING
     if not replica.spawned:
-        return Life.PLANNED
+        return ReplicaPhase.PLANNED
     if replica.silence is Silence.HUNG:
-        return Life.HUNG if replica.alive else Life.BROKEN
+        return ReplicaPhase.HUNG if replica.alive else ReplicaPhase.BROKEN
     if failure(replica, now, patience):
-        return Life.BROKEN
+        return ReplicaPhase.BROKEN
     if replica.draining_at is not None:
-        return Life.DRAINING
-    return Life.STARTING if replica.ready_at is None else Life.READY
+        return ReplicaPhase.DRAINING
+    return ReplicaPhase.STARTING if replica.ready_at is None else ReplicaPhase.READY
 
 
 def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str] | None:

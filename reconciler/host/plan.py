@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from reconciler.fault_isolation import Faults
 from reconciler.host.capacity import Ledger
-from reconciler.host.health import Life, Patience
+from reconciler.host.health import Patience, ReplicaPhase
 from reconciler.host.rollout import (
     Decision,
-    Situation,
+    ServiceContext,
     all_wishes,
     decide,
     keep_room,
@@ -29,10 +29,10 @@ from reconciler.model import (
     DesiredState,
     Drain,
     EnsureProxy,
-    Failure,
+    FailedAction,
     Health,
+    HealthStatus,
     Observed,
-    Phase,
     Plan,
     ProxyBreak,
     Quarantine,
@@ -40,21 +40,21 @@ from reconciler.model import (
     Replica,
     Restart,
     ServiceId,
+    ServicePlan,
     ServiceRoute,
     SetRoutes,
     Sync,
     Unreachable,
     Unstage,
-    Verdict,
 )
 from reconciler.model.model_sources import fetched
 
 # Without them nobody knows by whose leave a model is fetched, and so not under which key it is kept.
 _SECRETS_MISSING = frozenset({"MissingSecret", "SecretsUnreadable"})
-_LEAVING = frozenset({Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE})
+_LEAVING = frozenset({ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE})
 # Seconds after which nobody waits any more for one that does not end.
 _STUCK = 60.0
-_RESTLESS = frozenset(Life) - {Life.READY, Life.GONE}
+_RESTLESS = frozenset(ReplicaPhase) - {ReplicaPhase.READY, ReplicaPhase.GONE}
 
 Quarantines = Mapping[tuple[ServiceId, str], Quarantine]
 
@@ -65,7 +65,7 @@ def make_plan(
     quarantines: Quarantines,
     patience: Patience,
     suspended: Collection[ServiceId] = (),
-    failures: Collection[Failure] = (),
+    failures: Collection[FailedAction] = (),
 ) -> Plan:
     """The next steps of one target. `suspended` services are looked at and left alone.
 
@@ -81,7 +81,7 @@ def make_plan(
     every = desired
     desired = replace(every, services=wishes_each(every.services, observed.owned, faults))
     decisions: dict[ServiceId, Decision] = {}
-    open_questions: list[Situation] = []
+    open_questions: list[ServiceContext] = []
     for s in _situations(desired, observed, marked.quarantines, patience, faults, marked.failures):
         decision = _left_alone(s) if s.id in suspended else _safely(s, settled, faults)
         if decision is None:
@@ -112,13 +112,13 @@ def make_plan(
     )
 
 
-def _with_reasons(verdict: Verdict, marked: Marked) -> Verdict:
+def _with_reasons(verdict: ServicePlan, marked: Marked) -> ServicePlan:
     why = marked.why.get(verdict.service)
     return replace(verdict, outdated=why) if why else verdict
 
 
 def _decide_all(
-    situations: list[Situation],
+    situations: list[ServiceContext],
     desired: DesiredState,
     observed: Observed,
     patience: Patience,
@@ -139,7 +139,9 @@ def _decide_all(
         outdated=[r for r in moving if r.service in current and current[r.service].digest != r.digest],
         wanted={service.id: service.replicas for service in desired.services},
         restless=[r for r in moving if r.restarted or lives[r.id] in _RESTLESS],
-        stuck=[r for r in moving if lives[r.id] is Life.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK],
+        stuck=[
+            r for r in moving if lives[r.id] is ReplicaPhase.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK
+        ],
     )
     situations.sort(key=lambda s: (s.promoted is None, s.id))
     keep_room(situations, ledger, faults)
@@ -149,7 +151,7 @@ def _decide_all(
 _Decided = TypeVar("_Decided", Decision, Decision | None)
 
 
-def _safely(s: Situation, judge: Callable[[Situation], _Decided], faults: Faults) -> _Decided | Decision:
+def _safely(s: ServiceContext, judge: Callable[[ServiceContext], _Decided], faults: Faults) -> _Decided | Decision:
     """A service that makes us raise is left alone, and the others are looked after."""
     try:
         if s.id not in faults.reasons:
@@ -157,7 +159,7 @@ def _safely(s: Situation, judge: Callable[[Situation], _Decided], faults: Faults
     except Exception as error:
         faults.note(s.id, error, s.desired.origin if s.desired else None)
     reason = faults.reasons[s.id]
-    verdict = Verdict(s.id, Sync.UNKNOWN, Health(Phase.UNKNOWN, reason), step=reason.message, kept=s.kept)
+    verdict = ServicePlan(s.id, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason), step=reason.message, kept=s.kept)
     try:
         route = route_left_alone(s)
     except Exception:
@@ -172,8 +174,8 @@ def _situations(
     quarantines: Quarantines,
     patience: Patience,
     faults: Faults,
-    failures: Collection[Failure] = (),
-) -> Iterator[Situation]:
+    failures: Collection[FailedAction] = (),
+) -> Iterator[ServiceContext]:
     wanted = {service.id: service for service in desired.services}
     replicas: dict[ServiceId, list[Replica]] = {}
     for replica in sorted(observed.replicas, key=lambda r: r.id):
@@ -198,7 +200,7 @@ def _situations(
             leaving = reason_to_leave(desired, key, owned, mine) if want is None else None
         except Exception as error:
             faults.note(key, error, want.origin if want else None)
-        yield Situation(
+        yield ServiceContext(
             id=key,
             desired=want,
             owned=owned,
@@ -223,8 +225,8 @@ def _situations(
         )
 
 
-def _by_service(failures: Collection[Failure]) -> Mapping[ServiceId, list[Failure]]:
-    found: dict[ServiceId, list[Failure]] = {}
+def _by_service(failures: Collection[FailedAction]) -> Mapping[ServiceId, list[FailedAction]]:
+    found: dict[ServiceId, list[FailedAction]] = {}
     for failure in failures:
         for service in failure.services:
             found.setdefault(service, []).append(failure)
@@ -252,7 +254,7 @@ def _is_promoted(observed: Observed, replica: Replica) -> bool:
 def _starting_on(observed: Observed, patience: Patience, faults: Faults) -> Iterator[str]:
     for replica in observed.replicas:
         shares = replica.spec.resources.gpu_share_millis
-        if shares and life_of(replica, observed.at, patience, faults) is Life.STARTING:
+        if shares and life_of(replica, observed.at, patience, faults) is ReplicaPhase.STARTING:
             yield from replica.lease.gpus
 
 
@@ -370,16 +372,17 @@ def _route_change(before: ServiceRoute | None, after: ServiceRoute | None) -> st
     return ", ".join(parts) or ("new route" if before is None else "settings changed")
 
 
-def _left_alone(s: Situation) -> Decision:
-    health = Health(Phase.SUSPENDED, Reason("Suspended", "suspended by hand; `reconciler resume` lifts it"))
+def _left_alone(s: ServiceContext) -> Decision:
+    health = Health(HealthStatus.SUSPENDED, Reason("Suspended", "suspended by hand; `reconciler resume` lifts it"))
     return Decision(
-        (), route_left_alone(s), (), Verdict(s.id, Sync.UNKNOWN, health, step="suspended", kept=s.kept), None
+        (), route_left_alone(s), (), ServicePlan(s.id, Sync.UNKNOWN, health, step="suspended", kept=s.kept), None
     )
 
 
 def _nothing(desired: DesiredState, observed: Unreachable) -> Plan:
     reason = Reason("Unreachable", observed.reason)
     verdicts = {
-        service.id: Verdict(service.id, Sync.UNKNOWN, Health(Phase.UNKNOWN, reason)) for service in desired.services
+        service.id: ServicePlan(service.id, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason))
+        for service in desired.services
     }
     return Plan(desired.target, desired.revision, observed.at, (), verdicts, None, (reason,))

@@ -13,17 +13,17 @@ from reconciler.host.inventory import Inventory
 from reconciler.host.supervisor import Supervisor
 from reconciler.host.translations import Translations
 from reconciler.model import (
-    Admit,
-    Adopt,
     Drain,
     Forget,
+    MarkReady,
     NoteCrash,
-    Own,
     Owned,
     Promote,
     Promoted,
+    Reattach,
     Relabel,
     ServiceId,
+    TakeOwnership,
     Translation,
     Undrain,
 )
@@ -52,14 +52,14 @@ class Records:
         self._preflights = preflights
         self._clock = clock
 
-    def note(self, action: Admit | Adopt | Relabel | Drain | Undrain) -> None:
+    def note(self, action: MarkReady | Reattach | Relabel | Drain | Undrain) -> None:
         with self._inventory.changing():
             record = self._inventory.change(action.replica)
             match action:
-                case Admit():
+                case MarkReady():
                     record = self._supervisor.note(record)
                     record = replace(record, ready_at=record.ready_at or self._clock.now(), again="")
-                case Adopt():
+                case Reattach():
                     record = self._supervisor.adopt(record)
                     if not action.serves:
                         # It has to load its model again, and gets the time for that.
@@ -73,16 +73,16 @@ class Records:
                 case _:
                     assert_never(action)
             self._inventory.write(record)
-        if isinstance(action, Admit):
+        if isinstance(action, MarkReady):
             self._preflights.note_start(
                 record.id.service, record.spec, self._supervisor.logs(record.id, _LINES_OF_START)
             )
 
-    def remember(self, action: Own | Promote | NoteCrash | Forget) -> None:
+    def remember(self, action: TakeOwnership | Promote | NoteCrash | Forget) -> None:
         match action:
             case Forget():
                 self._inventory.forget_service(action.service)
-            case Own():
+            case TakeOwnership():
                 known = self._inventory.service(action.service) or Owned(action.service, action.origin)
                 self._inventory.remember_service(replace(known, origin=action.origin))
             case Promote():

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler.config.settings import HostTarget, Settings
+from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import SettingsError
 from reconciler.host.staging.weights import is_replaceable
 from reconciler.source.address import git_folder, parse_address, shown_address
@@ -44,7 +44,7 @@ def root_refusals(settings: Settings) -> Iterator[str]:
             )
 
 
-def _runs_as_root(target: HostTarget) -> bool:
+def _runs_as_root(target: TargetSettings) -> bool:
     if target.kind == "process":
         return True
     try:

@@ -25,7 +25,7 @@ from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
 from reconciler.host.kept_values import KeptValues
 from reconciler.host.probing.engine_probes import EngineQuestions
-from reconciler.host.probing.liveness import Limits, Witness
+from reconciler.host.probing.liveness import LivenessLimits, Witness
 from reconciler.host.probing.pauses import Pauses
 from reconciler.host.probing.probe_targets import Subjects
 from reconciler.host.probing.probing import Probes
@@ -43,20 +43,19 @@ from reconciler.host.translations import Translations
 from reconciler.host.workload import Workloads
 from reconciler.model import (
     Action,
-    Admit,
-    Adopt,
     AskPreflight,
     Desired,
     Drain,
     EnsureProxy,
     Forget,
+    MarkReady,
     NoteCrash,
     NoteFailure,
     Observed,
-    Own,
     Owned,
     Promote,
     ProxyBreak,
+    Reattach,
     Reject,
     Relabel,
     Remove,
@@ -68,6 +67,7 @@ from reconciler.model import (
     StageImage,
     Start,
     Stop,
+    TakeOwnership,
     Undrain,
     Unreachable,
     Unstage,
@@ -83,7 +83,7 @@ class HostTarget:
 
     def __init__(
         self,
-        settings: config.HostTarget,
+        settings: config.TargetSettings,
         folder: Path,
         wake: Callable[[], None],
         secrets: Callable[[], SecretStore] = lambda: NO_SECRETS,
@@ -132,7 +132,7 @@ class HostTarget:
         self._preflights = Preflights(self._workloads, runner, wake, fits, checks)
         self._guard = PortGuard(self._supervisor.owns, PortHolds())
         self._subjects = Subjects(self._workloads.api_key, self._guard)
-        limits = Limits(settings.liveness.interval, settings.liveness.timeout)
+        limits = LivenessLimits(settings.liveness.interval, settings.liveness.timeout)
         self._witness = Witness()
         self._probes = Probes(EngineQuestions(self._proxy), wake, limits, self._witness)
         self._replicas = Replicas(self._supervisor, self._probes, pauses, settings.rollout.ready_timeout)
@@ -308,7 +308,7 @@ class HostTarget:
                 self._stager.unstage(action.key)
             case Start():
                 self._start(action)
-            case Admit() | Adopt() | Relabel() | Drain() | Undrain():
+            case MarkReady() | Reattach() | Relabel() | Drain() | Undrain():
                 self._records.note(action)
             case Stop():
                 self._stop(action)
@@ -316,7 +316,7 @@ class HostTarget:
                 self._repair(action)
             case Remove():
                 self._remove(action)
-            case Own() | Promote() | NoteCrash() | Forget():
+            case TakeOwnership() | Promote() | NoteCrash() | Forget():
                 self._records.remember(action)
             case Reject() | NoteFailure():
                 raise Terminal("verdicts are kept by the history, not by a host; this is a bug in the loop")

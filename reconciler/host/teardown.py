@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from reconciler.config.listen import parse_listen
-from reconciler.config.settings import HostTarget, Settings
+from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import ReconcileError
 from reconciler.host.backends import make_fetcher, make_images, make_supervisor
 from reconciler.host.gpus.devices import Gpus
@@ -38,7 +38,7 @@ def is_fetching(settings: Settings) -> bool:
     return any(_is_fetching(folder, target) for folder, target in folders_of(settings))
 
 
-def folders_of(settings: Settings) -> list[tuple[Path, HostTarget]]:
+def folders_of(settings: Settings) -> list[tuple[Path, TargetSettings]]:
     """Every target with its folder, also those that were taken out of the config. Raises Retryable."""
     registry = TargetRegistry(settings.state_dir)
     found = [(registry.folder_of(target.name), target) for target in settings.targets]
@@ -47,7 +47,7 @@ def folders_of(settings: Settings) -> list[tuple[Path, HostTarget]]:
     return [(folder, target) for folder, target in left if target is not None] + found
 
 
-def _is_fetching(folder: Path, target: HostTarget) -> bool:
+def _is_fetching(folder: Path, target: TargetSettings) -> bool:
     with _stager(folder, target) as stager:
         if any(each.fetch is Fetch.RUNNING for each in stager.look().values()):
             return True
@@ -55,20 +55,20 @@ def _is_fetching(folder: Path, target: HostTarget) -> bool:
     return images is not None and images.has_scratch()
 
 
-def _stager(folder: Path, target: HostTarget) -> closing[Stager]:
+def _stager(folder: Path, target: TargetSettings) -> closing[Stager]:
     return closing(
         Stager(target.storage, folder / "models", make_fetcher(target, folder), lambda: NO_SECRETS, lambda: None)
     )
 
 
-def _end_fetches(folder: Path, target: HostTarget) -> None:
+def _end_fetches(folder: Path, target: TargetSettings) -> None:
     with _stager(folder, target) as stager:
         stager.end_all()
     if images := make_images(target, folder):
         images.end_all()
 
 
-def _end_replicas(folder: Path, target: HostTarget) -> list[str]:
+def _end_replicas(folder: Path, target: TargetSettings) -> list[str]:
     inventory = Inventory(folder)
     supervisor, _ = make_supervisor(target, inventory, Gpus(()))
     try:
@@ -95,7 +95,7 @@ def _end_once(inventory: Inventory, supervisor: Supervisor) -> list[str]:
     return left
 
 
-def end_proxy(folder: Path, target: HostTarget) -> list[str]:
+def end_proxy(folder: Path, target: TargetSettings) -> list[str]:
     """End it for good. Returns what is left, in words."""
     if target.kind == "systemd":
         from reconciler.host.systemd.drain import DrainUnit

@@ -26,7 +26,7 @@ _PVC = "pvc://"
 class Setup:
     """What starts a replica: the engine, and the folder behind each volume."""
 
-    engine: config.Engine
+    engine: config.EngineSettings
     volumes: Mapping[str, Path]
 
 
@@ -44,7 +44,7 @@ _Seen = tuple[tuple[Desired, ...], tuple[ReplicaRecord, ...], tuple[Owned, ...],
 class Translations:
     """By one target's config. What it remembers is a cache."""
 
-    def __init__(self, settings: config.HostTarget, kept: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(self, settings: config.TargetSettings, kept: Callable[[], Mapping[str, str]] = dict) -> None:
         """`kept`: values of variables that something on record was started with, by their hashes."""
         self._settings = settings
         self._kept = kept
@@ -115,10 +115,10 @@ class Translations:
             return None
         volumes = {key.removeprefix(_VOLUME): Path(path) for key, path in parts.items() if key.startswith(_VOLUME)}
         python = Path(parts[_PYTHON]) if _PYTHON in parts else None
-        again = config.Engine(image=engine.image, python=python, podman=python is None, env=env)
+        again = config.EngineSettings(image=engine.image, python=python, podman=python is None, env=env)
         return Setup(again, {**self._settings.volumes, **volumes})
 
-    def _is_possible(self, parts: Mapping[str, str], engine: config.Engine) -> bool:
+    def _is_possible(self, parts: Mapping[str, str], engine: config.EngineSettings) -> bool:
         python = parts.get(_PYTHON)
         if python is None and not engine.podman:
             return False
@@ -130,7 +130,7 @@ class Translations:
             return False
         return all(Path(path).is_dir() for key, path in parts.items() if key.startswith(_VOLUME))
 
-    def _env_before(self, parts: Mapping[str, str], engine: config.Engine) -> dict[str, str] | None:
+    def _env_before(self, parts: Mapping[str, str], engine: config.EngineSettings) -> dict[str, str] | None:
         """The variables that stand behind these hashes; None where a value is not known any more."""
         wanted = {key.removeprefix(ENV): value for key, value in parts.items() if key.startswith(ENV)}
         known = {hashed(value): value for value in engine.env.values()}
@@ -160,7 +160,7 @@ class Translations:
         possible = last is not None and self.restored(last.spec, last.translation) is not None
         return Outdated(known.translation, possible)
 
-    def _make(self, spec: EffectiveSpec, engine: config.Engine | None, restart: str) -> Translation:
+    def _make(self, spec: EffectiveSpec, engine: config.EngineSettings | None, restart: str) -> Translation:
         parts = _engine_parts(engine) if engine else {}
         for mount in spec.mounts:
             name = mount.uri.removeprefix(_PVC).partition("/")[0] if mount.uri.startswith(_PVC) else ""
@@ -175,18 +175,18 @@ class Translations:
         return make_translation(parts)
 
 
-def _engine_parts(engine: config.Engine) -> dict[str, str]:
+def _engine_parts(engine: config.EngineSettings) -> dict[str, str]:
     if engine.python is None:
         return {_PODMAN: "true", **_env(engine)}
     return {_PYTHON: str(engine.python), _VERSION: _version(engine.python), **_env(engine)}
 
 
-def _removed_engine(image: str, parts: Mapping[str, str]) -> config.Engine | None:
+def _removed_engine(image: str, parts: Mapping[str, str]) -> config.EngineSettings | None:
     """An entry that the config has no more is known by its interpreter."""
-    return config.Engine(image=image, python=Path(parts[_PYTHON])) if _PYTHON in parts else None
+    return config.EngineSettings(image=image, python=Path(parts[_PYTHON])) if _PYTHON in parts else None
 
 
-def _env(engine: config.Engine) -> dict[str, str]:
+def _env(engine: config.EngineSettings) -> dict[str, str]:
     return {f"{ENV}{name}": hashed(value) for name, value in engine.env.items()}
 
 

@@ -15,7 +15,7 @@ from reconciler.config import settings as config
 from reconciler.engines.environment import Folders
 from reconciler.engines.images import find_engine
 from reconciler.engines.lacks import Lacks
-from reconciler.engines.launch import Launch, Question, Revealed, api_key, launch, question, without
+from reconciler.engines.launch import Launch, PreflightQuestion, Revealed, api_key, launch, question, without
 from reconciler.engines.preflight import engine_parts
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.host.inventory import ReplicaRecord
@@ -35,7 +35,7 @@ from reconciler.system.readability import Reader
 _API_KEY = b"VLLM_API_KEY="
 
 
-def home_of(folder: Path, engine: config.Engine) -> str:
+def home_of(folder: Path, engine: config.EngineSettings) -> str:
     """Shared by all replicas of one engine on a host: its caches live there and must survive them."""
     return _home_of(str(folder), engine.called)
 
@@ -51,7 +51,7 @@ def _key_of(engine: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReplicaFiles:
     """Where a replica finds its files.
 
     `paths` is what becomes of folders that its arguments name; `mounts` is what has to be put there for it instead.
@@ -63,12 +63,12 @@ class Place:
 
 
 def place_of(
-    settings: config.HostTarget,
+    settings: config.TargetSettings,
     folder: Path,
-    engine: config.Engine,
+    engine: config.EngineSettings,
     paths: Mapping[str, str],
     replica: ReplicaId | None = None,
-) -> Place:
+) -> ReplicaFiles:
     """A unit sees the models where the container would, and has a /tmp of its own; a child process sees the host's.
 
     Without a replica, folders that are its alone stand as words in brackets.
@@ -76,12 +76,12 @@ def place_of(
     if settings.kind == "systemd":
         home = f"{CACHES}/reconciler/{_key_of(engine.called)}"
         socket = sockets.of_unit(folder, replica) if replica else ""
-        return Place(Folders(home, TMP, PRIVATE, socket), {path: path for path in paths}, paths)
+        return ReplicaFiles(Folders(home, TMP, PRIVATE, socket), {path: path for path in paths}, paths)
     if replica is None:
-        return Place(Folders(home_of(folder, engine), "<tmp>", "<private>"), paths, {})
+        return ReplicaFiles(Folders(home_of(folder, engine), "<tmp>", "<private>"), paths, {})
     tmp, private = scratch.folder_of(folder, replica), scratch.private_of(folder, replica)
     socket = sockets.of_child(folder, replica)
-    return Place(Folders(home_of(folder, engine), str(tmp), str(private), socket), paths, {})
+    return ReplicaFiles(Folders(home_of(folder, engine), str(tmp), str(private), socket), paths, {})
 
 
 class Workloads:
@@ -92,7 +92,7 @@ class Workloads:
 
     def __init__(
         self,
-        settings: config.HostTarget,
+        settings: config.TargetSettings,
         folder: Path,
         secrets: Callable[[], SecretStore],
         stager: Stager,
@@ -132,7 +132,7 @@ class Workloads:
         except ValueError as error:
             raise Unstartable(f"replica {start.replica}: {error}") from None
 
-    def question(self, service: ServiceId, spec: EffectiveSpec) -> Question:
+    def question(self, service: ServiceId, spec: EffectiveSpec) -> PreflightQuestion:
         """What to ask the installed engine. Raises Terminal when the host lacks something; Retryable for files."""
         engine = self._engine(spec)
         try:
@@ -144,7 +144,7 @@ class Workloads:
         except ValueError as error:
             raise Terminal(str(error)) from None
 
-    def files(self, service: ServiceId, spec: EffectiveSpec, asked: Question) -> Iterator[str]:
+    def files(self, service: ServiceId, spec: EffectiveSpec, asked: PreflightQuestion) -> Iterator[str]:
         """The files and folders that a question was made from: while they and the image stay, it stays."""
         for mount in spec.mounts:
             if is_fetched(mount.uri):
@@ -175,13 +175,13 @@ class Workloads:
             return api_key(spec, reveal(spec, record.id.service.namespace, engine.env, self._secrets()))
         return None
 
-    def _engine(self, spec: EffectiveSpec) -> config.Engine:
+    def _engine(self, spec: EffectiveSpec) -> config.EngineSettings:
         engine = find_engine(spec.image, self._settings.engines)
         if engine is None:
             raise Terminal(f"nothing on this host runs the image {spec.image}; add it to engines in the config")
         return engine
 
-    def _image(self, spec: EffectiveSpec, engine: config.Engine) -> str:
+    def _image(self, spec: EffectiveSpec, engine: config.EngineSettings) -> str:
         if not engine.podman:
             return ""
         found = self._find_image(spec.image)
@@ -191,7 +191,7 @@ class Workloads:
         return found
 
     def _served(
-        self, service: ServiceId, spec: EffectiveSpec, ground: Ground, engine: config.Engine
+        self, service: ServiceId, spec: EffectiveSpec, ground: Ground, engine: config.EngineSettings
     ) -> dict[str, Served]:
         reader = Reader(self._settings.user, engine.podman) if self._settings.kind == "systemd" else None
         return served_folders(spec, replace(ground, reader=reader), partial(self._stager.find, service))

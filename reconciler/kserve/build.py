@@ -11,7 +11,7 @@ from reconciler.kserve.agent import inject_agent, request_annotations
 from reconciler.kserve.components import component_problems
 from reconciler.kserve.credentials import SCHEME_PLACEHOLDER
 from reconciler.kserve.image import choose_image
-from reconciler.kserve.injection import Setting, Source, inject_source, inject_sources
+from reconciler.kserve.injection import ModelSource, Setting, inject_source, inject_sources
 from reconciler.kserve.issues import Issue, SpecError, invalid_predictor, pod_path_of
 from reconciler.kserve.knative import make_revision
 from reconciler.kserve.later import later
@@ -30,7 +30,7 @@ from reconciler.kserve.template_nodes import TemplateError
 from reconciler.kserve.url import UrlError, host_name
 
 if TYPE_CHECKING:
-    from reconciler.kserve.cluster_objects import World
+    from reconciler.kserve.cluster_objects import ClusterObjects
 
 Document = Mapping[str, Any]
 _NO_CONTAINERS = "no container configuration found in selected serving runtime"
@@ -41,20 +41,20 @@ class Built:
     """A finished pod, its model sources, and what a cluster would say when it is created."""
 
     pod: Pod
-    sources: tuple[Source, ...] = ()
+    sources: tuple[ModelSource, ...] = ()
     argument_sources: tuple[tuple[str, int], ...] = ()
     errors: list[Issue] = field(default_factory=list)
     warnings: list[Issue] = field(default_factory=list)
     cluster_errors: list[Issue] = field(default_factory=list)
 
 
-def build_pod(service: Document, runtime: Runtime | None, mode: str, world: World) -> Built | None:
+def build_pod(service: Document, runtime: Runtime | None, mode: str, world: ClusterObjects) -> Built | None:
     """The pod, or None when a model has no runtime. Raises SpecError where KServe stops before it creates anything."""
     return _Builder(service, runtime, mode, world).built()
 
 
 class _Builder:
-    def __init__(self, service: Document, runtime: Runtime | None, mode: str, world: World) -> None:
+    def __init__(self, service: Document, runtime: Runtime | None, mode: str, world: ClusterObjects) -> None:
         self._service = service
         self._metadata: Document = service["metadata"]
         self._predictor: Document = service["spec"]["predictor"]

@@ -35,7 +35,7 @@ class DocumentIssue:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class World:
+class ClusterObjects:
     """Built once per tree. `issues` and `warnings` are about documents other than InferenceServices."""
 
     default_namespace: str = "default"
@@ -60,7 +60,7 @@ class World:
         secrets: Mapping[tuple[str, str], Secret] | None = None,
         places: Sequence[str] = (),
         templated: Iterable[Templated] = (),
-    ) -> World:
+    ) -> ClusterObjects:
         """Sort plain documents into what the rules look up. `default_mode` applies where no ConfigMap says another.
 
         `places` are the files and lines of the documents, and `templated` what is not rendered: for messages only.
@@ -157,13 +157,13 @@ class _Sorter:
                 name = str(metadata.get("name", ""))
                 self._templated.append(Runtime(kind, "", name, spec or {}, place=place, holder=holder))
 
-    def world(self) -> World:
+    def world(self) -> ClusterObjects:
         index, data = self._config_map or (0, None)
         settings = config.from_config_map(data, self._mode)
         self._issues += [DocumentIssue(index, ("data", key), message) for key, message in settings.errors]
         self._check_runtimes(settings)
         containers = {DEFAULT_CONTAINER.name: DEFAULT_CONTAINER, **self._containers}
-        return World(
+        return ClusterObjects(
             default_namespace=self._namespace,
             config=settings,
             runtimes=Runtimes((runtime for _, runtime in self._runtimes), self._templated),

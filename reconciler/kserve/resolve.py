@@ -8,7 +8,7 @@ from typing import Any
 
 from reconciler.kserve import api_server, names, predictor
 from reconciler.kserve.build import Built, build_pod
-from reconciler.kserve.cluster_objects import World
+from reconciler.kserve.cluster_objects import ClusterObjects
 from reconciler.kserve.defaults import deployment_mode, with_defaults
 from reconciler.kserve.issues import Issue, SpecError, invalid_spec
 from reconciler.kserve.later import later_fields
@@ -19,7 +19,7 @@ from reconciler.kserve.selection import Refusal, Runtime, refuse_named, refuse_n
 from reconciler.kserve.url import UrlError, service_url
 from reconciler.kserve.validation import confidential_warnings, refusal
 
-__all__ = ["Issue", "Resolved", "RuntimeRef", "Storage", "World", "resolve"]
+__all__ = ["ClusterObjects", "Issue", "Resolved", "ResolvedStorage", "RuntimeRef", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class RuntimeRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class ResolvedStorage:
     """One model source as KServe's storage initializer gets it. `env` are the container's env entries, as documents."""
 
     uri: str
@@ -71,7 +71,7 @@ class Resolved:
     deployment_mode: str = ""
     model_name: str = ""
     pod: Mapping[str, Any] = field(default_factory=dict)
-    storage: tuple[Storage, ...] = ()
+    storage: tuple[ResolvedStorage, ...] = ()
     url: str = ""
     model_status: Mapping[str, Any] = field(default_factory=dict)
     errors: tuple[Issue, ...] = ()
@@ -80,7 +80,7 @@ class Resolved:
     argument_sources: tuple[tuple[str, int], ...] = ()
 
 
-def resolve(service: Mapping[str, Any], world: World, *, may_use_secrets: bool = True) -> Resolved:
+def resolve(service: Mapping[str, Any], world: ClusterObjects, *, may_use_secrets: bool = True) -> Resolved:
     """Never raises for bad input: `errors` say what is wrong.
 
     Connections of OpenShift AI are Secrets: where the service `may_use_secrets` of its namespace, they are followed.
@@ -100,7 +100,7 @@ def resolve(service: Mapping[str, Any], world: World, *, may_use_secrets: bool =
 class _Resolution:
     """The steps for one service, in KServe's order; each keeps what it could compute."""
 
-    def __init__(self, defaulted: Mapping[str, Any], world: World, errors: list[Issue]) -> None:
+    def __init__(self, defaulted: Mapping[str, Any], world: ClusterObjects, errors: list[Issue]) -> None:
         self._service = defaulted
         self._world = world
         self._errors = errors
@@ -127,7 +127,9 @@ class _Resolution:
             deployment_mode=mode,
             model_name=predictor.model_name(self._service),
             pod=built.pod.document() if built else {},
-            storage=tuple(Storage(s.uri, s.mount_path, s.read_only, s.env) for s in built.sources) if built else (),
+            storage=tuple(ResolvedStorage(s.uri, s.mount_path, s.read_only, s.env) for s in built.sources)
+            if built
+            else (),
             url="" if self._is_stopped else url,
             model_status=self._model_status(),
             errors=tuple(issue for issue in self._errors if not is_absent_secret(issue)),

@@ -20,29 +20,29 @@ from reconciler.kserve.schema_nodes import (
     IntegerNode,
     IntOrStringNode,
     MapNode,
-    Node,
     ObjectNode,
     QuantityNode,
     Reading,
+    SchemaNode,
     StringNode,
 )
 
-_CLASSES: dict[str, type[Node]] = {
+_CLASSES: dict[str, type[SchemaNode]] = {
     "string": StringNode,
     "integer": IntegerNode,
-    "number": Node,
+    "number": SchemaNode,
     "boolean": BooleanNode,
     "quantity": QuantityNode,
     "int-or-string": IntOrStringNode,
     "map": MapNode,
     "array": ArrayNode,
     "object": ObjectNode,
-    "any": Node,
+    "any": SchemaNode,
 }
 
 
 @cache
-def roots() -> Mapping[str, Node]:
+def roots() -> Mapping[str, SchemaNode]:
     """One node for each `apiVersion/kind` that we know."""
     data = json.loads(files(__package__).joinpath("schema.json").read_bytes())
     nodes = [_CLASSES[raw["t"]](raw) for raw in data["nodes"]]
@@ -83,6 +83,6 @@ def _of_other_kind(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[F
     return {**document, "metadata": {**rest, **read}}, tuple(reading.flaws)
 
 
-def root_of(document: Mapping[str, Any]) -> Node | None:
+def root_of(document: Mapping[str, Any]) -> SchemaNode | None:
     """The node of a document's kind; None where we have no schema for it."""
     return roots().get(f"{document.get('apiVersion')}/{document.get('kind')}")

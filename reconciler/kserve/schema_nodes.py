@@ -58,7 +58,7 @@ def unroll(where: Any) -> Path:
     return tuple(reversed(parts))
 
 
-class Node:
+class SchemaNode:
     """One shape of value. `read` returns the value in normal form, or _MISSING when there is nothing to keep."""
 
     __slots__ = ("default", "keep")
@@ -102,7 +102,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "null" if value is None else "string")
 
 
-class StringNode(Node):
+class StringNode(SchemaNode):
     __slots__ = ("_enum", "_max", "_min", "_pattern")
     type_name = "string"
     zero = ""
@@ -137,7 +137,7 @@ class StringNode(Node):
             reading.refuse(where, f"{path}: Too long: may not be more than {self._max} bytes")
 
 
-class IntegerNode(Node):
+class IntegerNode(SchemaNode):
     __slots__ = ("_high", "_low")
     type_name = "integer"
     zero = 0
@@ -160,7 +160,7 @@ class IntegerNode(Node):
         return _MISSING
 
 
-class BooleanNode(Node):
+class BooleanNode(SchemaNode):
     __slots__ = ()
     type_name = "boolean"
     zero = False
@@ -169,7 +169,7 @@ class BooleanNode(Node):
         return value if type(value) is bool else self.mistyped(value, where, reading)
 
 
-class QuantityNode(Node):
+class QuantityNode(SchemaNode):
     __slots__ = ()
     type_name = "string"
 
@@ -184,7 +184,7 @@ class QuantityNode(Node):
         return self.mistyped(value, where, reading)
 
 
-class IntOrStringNode(Node):
+class IntOrStringNode(SchemaNode):
     __slots__ = ()
     type_name = "integer or string"
     zero = 0
@@ -193,9 +193,9 @@ class IntOrStringNode(Node):
         return value if type(value) is int or type(value) is str else self.mistyped(value, where, reading)
 
 
-class MapNode(Node):
+class MapNode(SchemaNode):
     __slots__ = ("values",)
-    values: Node
+    values: SchemaNode
 
     def read(self, value: Any, where: Any, reading: Reading) -> Any:
         if type(value) is not dict:
@@ -215,10 +215,10 @@ class MapNode(Node):
         return result if result or self.keep else _MISSING
 
 
-class ArrayNode(Node):
+class ArrayNode(SchemaNode):
     __slots__ = ("_keys", "items")
     type_name = "array"
-    items: Node
+    items: SchemaNode
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         super().__init__(raw)
@@ -253,17 +253,17 @@ class ArrayNode(Node):
             seen.add(key)
 
 
-class ObjectNode(Node):
+class ObjectNode(SchemaNode):
     __slots__ = ("_defaults", "properties", "required")
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         super().__init__(raw)
         self.required: list[str] = raw.get("r", [])
-        self.properties: dict[str, Node] = {}
+        self.properties: dict[str, SchemaNode] = {}
         # Besides defaults of the API: what Go always writes.
         self._defaults: list[tuple[str, Any]] = list(raw.get("fill", {}).items())
 
-    def link(self, properties: dict[str, Node]) -> None:
+    def link(self, properties: dict[str, SchemaNode]) -> None:
         self.properties = properties
         self._defaults += [(key, node.default) for key, node in properties.items() if node.default]
 

@@ -23,7 +23,7 @@ _INVALID = frozenset({*_STATUS_WORDS, "NoSupportingRuntime", "InvalidPredictorSp
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailureInfo:
     """Why the newest try failed. `reason` is KServe's word, or ours."""
 
     reason: str
@@ -33,7 +33,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ObservedService:
     """A service as a host sees it.
 
     `wanted` replicas, `ready` of any spec and `updated` of git's own; `ready_since` is when the last of the wanted ones
@@ -50,8 +50,8 @@ class Seen:
     is_loading: bool = False
     served: bool = False
     routed: bool = False
-    invalid: Failure | None = None
-    failure: Failure | None = None
+    invalid: FailureInfo | None = None
+    failure: FailureInfo | None = None
     ready_since: float | None = None
     started_at: float | None = None
 
@@ -76,7 +76,7 @@ class Condition:
     since: float | None = None
 
 
-def conditions(seen: Seen) -> tuple[Condition, ...]:
+def conditions(seen: ObservedService) -> tuple[Condition, ...]:
     """In order of their type, as KServe lists them."""
     if seen.is_stopped and not seen.invalid:
         stopped = [Condition(kind, "False", "Stopped") for kind in ("IngressReady", "PredictorReady", "Ready")]
@@ -88,7 +88,7 @@ def conditions(seen: Seen) -> tuple[Condition, ...]:
     return (ingress, predictor, _ready(ingress, predictor), Condition("Stopped", "False"))
 
 
-def _predictor(seen: Seen) -> Condition:
+def _predictor(seen: ObservedService) -> Condition:
     kind = "PredictorReady"
     if seen.is_available:
         since = seen.ready_since
@@ -102,7 +102,7 @@ def _predictor(seen: Seen) -> Condition:
     return Condition(kind, "False", "MinimumReplicasUnavailable", text, seen.started_at)
 
 
-def _ingress(seen: Seen, predictor: Condition) -> Condition:
+def _ingress(seen: ObservedService, predictor: Condition) -> Condition:
     if seen.is_reachable:
         return Condition("IngressReady", "True", since=predictor.since)
     return Condition("IngressReady", "False", "Predictor ingress not created", since=predictor.since)
@@ -115,7 +115,7 @@ def _ready(ingress: Condition, predictor: Condition) -> Condition:
     return Condition("Ready", "False", worse.reason, worse.message, worse.since)
 
 
-def model_status(seen: Seen) -> Document:
+def model_status(seen: ObservedService) -> Document:
     """transitionStatus, states, copies and lastFailureInfo; what KServe would leave out is left out."""
     if seen.is_stopped and not seen.invalid:
         return {"transitionStatus": ""}
@@ -127,7 +127,7 @@ def model_status(seen: Seen) -> Document:
     return {**status, "lastFailureInfo": _failure_info(why)} if why else status
 
 
-def _transition(seen: Seen) -> tuple[str, str, Failure | None]:
+def _transition(seen: ObservedService) -> tuple[str, str, FailureInfo | None]:
     if seen.invalid:
         return "InvalidSpec", "FailedToLoad", seen.invalid
     if seen.failure:
@@ -139,19 +139,19 @@ def _transition(seen: Seen) -> tuple[str, str, Failure | None]:
     return "InProgress", "Pending", None
 
 
-def _failure_info(failure: Failure) -> Mapping[str, Any]:
+def _failure_info(failure: FailureInfo) -> Mapping[str, Any]:
     info: Document = {"reason": failure.reason, "message": failure.message}
     if failure.exit_code is not None:
         info["exitCode"] = failure.exit_code
     return info
 
 
-def invalid_because(reason: str, message: str) -> Failure:
+def invalid_because(reason: str, message: str) -> FailureInfo:
     """A problem of git's documents in the words of KServe's status."""
     known = reason if reason in _INVALID else "InvalidPredictorSpec"
-    return Failure(known, _STATUS_WORDS.get(reason, message))
+    return FailureInfo(known, _STATUS_WORDS.get(reason, message))
 
 
-def failed_because(message: str, exit_code: int | None = None, at: float | None = None) -> Failure:
+def failed_because(message: str, exit_code: int | None = None, at: float | None = None) -> FailureInfo:
     """A try that gave up: the engine refused its arguments, crashed, or its model could not be had."""
-    return Failure("ModelLoadFailed", message, exit_code, at)
+    return FailureInfo("ModelLoadFailed", message, exit_code, at)

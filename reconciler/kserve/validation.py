@@ -39,7 +39,7 @@ _ONE_OF = {
 NO_IMPLEMENTATION = "KServe's webhook panics on this (index out of range [0] with length 0)"
 
 
-class Refused(Exception):
+class WebhookDenied(Exception):
     """KServe refuses the service; the message is KServe's, `path` the field at fault where it is clear."""
 
     def __init__(self, message: str, *path: Any) -> None:
@@ -47,11 +47,11 @@ class Refused(Exception):
         self.path = path
 
 
-def refusal(service: Document, config: Config) -> Refused | None:
+def refusal(service: Document, config: Config) -> WebhookDenied | None:
     """What the webhook says about a service that has its defaults; None when it is accepted."""
     try:
         _check(service, config)
-    except Refused as refused:
+    except WebhookDenied as refused:
         return refused
     return None
 
@@ -69,7 +69,9 @@ def _check(service: Document, config: Config) -> None:
     _check_collocation(predictor)
     for kind in names.IMPLEMENTATIONS:
         if (predictor.get(kind) or {}).get("name"):
-            raise Refused("the 'name' field is not allowed in standard predictor", "spec", "predictor", kind, "name")
+            raise WebhookDenied(
+                "the 'name' field is not allowed in standard predictor", "spec", "predictor", kind, "name"
+            )
     for component in ("transformer", "explainer", "predictor"):
         if component in spec:
             _check_sources(spec[component], component)
@@ -77,17 +79,17 @@ def _check(service: Document, config: Config) -> None:
     for component in ("predictor", "transformer", "explainer"):
         if component in spec:
             _check_component(component, spec[component], annotations)
-    check_canaries(spec, annotations.get(names.DEPLOYMENT_MODE, ""), Refused)
+    check_canaries(spec, annotations.get(names.DEPLOYMENT_MODE, ""), WebhookDenied)
 
 
 def _crash(predictor: Document) -> None:
     """KServe itself answers with a panic of its defaulting webhook; we refuse with what it means to say."""
-    raise Refused(f"{_ONE_OF['predictor']}; {NO_IMPLEMENTATION}", "spec", "predictor")
+    raise WebhookDenied(f"{_ONE_OF['predictor']}; {NO_IMPLEMENTATION}", "spec", "predictor")
 
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(_NAME, name):
-        raise Refused(
+        raise WebhookDenied(
             f'the InferenceService "{name}" is invalid: a InferenceService name must consist of lower case '
             "alphanumeric characters or '-', and must start with alphabetical character. "
             f'(e.g. "my-name" or "abc-123", regex used for validation is \'{_NAME}\')',
@@ -100,7 +102,7 @@ def _check_autoscaler(annotations: Mapping[str, str]) -> None:
     value = annotations.get(names.AUTOSCALER_CLASS)
     if value is not None and value not in ("hpa", "external", "keda", "none"):
         path = ("metadata", "annotations", names.AUTOSCALER_CLASS)
-        raise Refused(f"[{value}] is not a supported autoscaler class type", *path)
+        raise WebhookDenied(f"[{value}] is not a supported autoscaler class type", *path)
 
 
 # ---------------------------------------------------------------- environment
@@ -109,7 +111,7 @@ def _check_autoscaler(annotations: Mapping[str, str]) -> None:
 def _check_blocked_env(name: str, spec: Document) -> None:
     for path, container in _containers(spec):
         if message := blocked_env(container):
-            raise Refused(f'the InferenceService "{name}" is invalid: {message}', *path)
+            raise WebhookDenied(f'the InferenceService "{name}" is invalid: {message}', *path)
 
 
 def blocked_env(container: Document) -> str:
@@ -144,7 +146,7 @@ def _check_collocation(predictor: Document) -> None:
         if container.get("name") == names.TRANSFORMER_CONTAINER:
             if env_value(container.get("env"), "STORAGE_URI") is not None:
                 path = ("spec", "predictor", "containers", index)
-                raise Refused("storage uri should not be specified in transformer container", *path)
+                raise WebhookDenied("storage uri should not be specified in transformer container", *path)
             return
 
 
@@ -158,13 +160,13 @@ def _check_multi_node(name: str, predictor: Document, annotations: Mapping[str, 
     what = f'the InferenceService "{name}" is invalid: '
     at = ("spec", "predictor", "workerSpec")
     if len(worker.get("containers") or ()) > 1:
-        raise Refused(what + "setting multiple containers in workerSpec is not allowed", *at, "containers", 1)
+        raise WebhookDenied(what + "setting multiple containers in workerSpec is not allowed", *at, "containers", 1)
     if "model" in predictor:
         _check_head(what, predictor["model"], annotations, config)
     for key, title in (("pipelineParallelSize", "Pipeline"), ("tensorParallelSize", "Tensor")):
         if worker.get(key, 1) < 1:
             text = f"WorkerSpec.{title}ParallelSize cannot be less than 1({worker[key]})"
-            raise Refused(what + text, *at, key)
+            raise WebhookDenied(what + text, *at, key)
     for container in worker.get("containers") or ():
         _check_gpus(what, container, annotations, config)
 
@@ -173,23 +175,25 @@ def _check_head(what: str, model: Document, annotations: Mapping[str, str], conf
     at = ("spec", "predictor", "model")
     for variable in ("PIPELINE_PARALLEL_SIZE", "TENSOR_PARALLEL_SIZE"):
         if env_value(model.get("env"), variable) is not None:
-            raise Refused(what + f"setting {variable} in environment variables is not allowed", *at, "env")
+            raise WebhookDenied(what + f"setting {variable} in environment variables is not allowed", *at, "env")
     _check_gpus(what, model, annotations, config)
     uri = model.get("storageUri")
     if uri is None:
-        raise Refused(what + "StorageURI must be set for multinode enabled", *at)
+        raise WebhookDenied(what + "StorageURI must be set for multinode enabled", *at)
     scheme = uri.split("://")[0]
     if scheme not in ("pvc", "oci"):
-        raise Refused(what + f"Multinode only supports 'pvc' and 'oci' Storage Protocol({scheme})", *at, "storageUri")
+        raise WebhookDenied(
+            what + f"Multinode only supports 'pvc' and 'oci' Storage Protocol({scheme})", *at, "storageUri"
+        )
     autoscaler = annotations.get(names.AUTOSCALER_CLASS, "")
     if autoscaler != "none":
         path = ("metadata", "annotations", names.AUTOSCALER_CLASS)
-        raise Refused(what + f"Multinode only supports 'none' autoscaler({autoscaler})", *path)
+        raise WebhookDenied(what + f"Multinode only supports 'none' autoscaler({autoscaler})", *path)
 
 
 def _check_gpus(what: str, container: Document, annotations: Mapping[str, str], config: Config) -> None:
-    if unknown_gpu(container.get("resources") or {}, annotations, config, Refused):
-        raise Refused(
+    if unknown_gpu(container.get("resources") or {}, annotations, config, WebhookDenied):
+        raise WebhookDenied(
             what + "Unknown GPU resource type. Set 'serving.kserve.io/gpu-resource-types' annotation to use custom "
             "gpu resource type"
         )
@@ -201,10 +205,10 @@ def _check_gpus(what: str, container: Document, annotations: Mapping[str, str], 
 def _check_sources(component: Document, name: str) -> None:
     uris: Sequence[Document] = component.get("storageUris") or ()
     if uris and _own_uri(component, name) is not None:
-        raise Refused("Setting both StorageURI and StorageURIs is not supported.", "spec", name, "storageUris")
+        raise WebhookDenied("Setting both StorageURI and StorageURIs is not supported.", "spec", name, "storageUris")
     for index, item in enumerate(uris):
         if message := _mount_problem(item):
-            raise Refused(message, "spec", name, "storageUris", index)
+            raise WebhookDenied(message, "spec", name, "storageUris", index)
     _check_common_parent(uris, name)
 
 
@@ -234,9 +238,9 @@ def _check_common_parent(uris: Sequence[Document], name: str) -> None:
     if len(paths) <= 1:
         return
     if len(set(claims)) < len(claims):
-        raise Refused("PVC storage paths must be unique", "spec", name, "storageUris")
+        raise WebhookDenied("PVC storage paths must be unique", "spec", name, "storageUris")
     if common_parent(paths) == "/":
-        raise Refused(
+        raise WebhookDenied(
             f"storage paths must have a common parent directory. Current paths: [{' '.join(paths)}] have no common "
             "parent beyond root",
             "spec",
@@ -251,11 +255,11 @@ def _check_confidential(predictor: Document) -> None:
         return
     at = ("spec", "predictor", "model", "confidential")
     if not storage_uri(predictor):
-        raise Refused("confidential model serving requires storageUri to be set", *at)
+        raise WebhookDenied("confidential model serving requires storageUri to be set", *at)
     resource = spec.get("resourceId") or ""
     if resource and not _RESOURCE_ID.fullmatch(resource):
         text = "must be in the format kbs:///<repo>/<type>/<tag>"
-        raise Refused(f'spec.predictor.confidential.resourceId: Invalid value: "{resource}": {text}', *at)
+        raise WebhookDenied(f'spec.predictor.confidential.resourceId: Invalid value: "{resource}": {text}', *at)
 
 
 def is_decrypted(service: Document) -> bool:
@@ -286,17 +290,19 @@ def component_implementations(name: str, component: Document) -> list[str]:
 def _check_component(name: str, component: Document, annotations: Mapping[str, str]) -> None:
     found = component_implementations(name, component)
     if len(found) != 1:
-        raise Refused(_ONE_OF[name], "spec", name)
+        raise WebhookDenied(_ONE_OF[name], "spec", name)
     if name == "predictor":
         if message := implementation_problem(component, found[0]):
-            raise Refused(message, "spec", name)
+            raise WebhookDenied(message, "spec", name)
     elif found == ["art"]:
         _check_art(component["art"])
-    check_extension(component, annotations, ("spec", name), Refused)
+    check_extension(component, annotations, ("spec", name), WebhookDenied)
 
 
 def _check_art(art: Document) -> None:
     kind = ((art.get("storage") or {}).get("parameters") or {}).get("type")
     known = "s3://, hdfs://, webhdfs://"
     if "storage" in art and kind is not None and kind not in ("s3", "hdfs", "webhdfs"):
-        raise Refused(f"storage.spec.type, must be one of: [{known}]. storage.spec.type [{kind}] is not supported")
+        raise WebhookDenied(
+            f"storage.spec.type, must be one of: [{known}]. storage.spec.type [{kind}] is not supported"
+        )

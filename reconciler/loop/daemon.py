@@ -23,9 +23,9 @@ from reconciler.fault_isolation import unexpected
 from reconciler.host.inventory import vanished
 from reconciler.loop.disk import DiskCheck
 from reconciler.loop.pass_errors import in_words
-from reconciler.loop.source_recorder import SourceJournal
+from reconciler.loop.source_recorder import SourceRecorder
 from reconciler.loop.wiring import (
-    Place,
+    ManagedTarget,
     keep_targets,
     leftover_info,
     make_drain,
@@ -168,7 +168,7 @@ class Daemon:
         self._disk = DiskCheck(settings.state_dir)
         self._earlier_passes = 0
         self._snapshot: Snapshot | None = None
-        self._source_journal = SourceJournal(self._history)
+        self._source_journal = SourceRecorder(self._history)
         self._source_error = "not asked yet"
         self._source_failed = False
         self._config_error = ""
@@ -297,7 +297,7 @@ class Daemon:
 
     # ------------------------------------------------------------ passes
 
-    def _work(self, place: Place) -> None:
+    def _work(self, place: ManagedTarget) -> None:
         while not (self._stop.is_set() or place.is_retired):
             pause = self._turn_safely(place)
             place.turned_at = time.monotonic()
@@ -306,7 +306,7 @@ class Daemon:
             place.wake.wait(max(0.0, pause - _SHORTEST_PAUSE))
             place.wake.clear()
 
-    def _turn_safely(self, place: Place) -> float:
+    def _turn_safely(self, place: ManagedTarget) -> float:
         # Said before the snapshot is taken: who asks for a pass over the newest one must not count this one as it.
         place.is_turning = True
         passed, began = 0, time.monotonic()
@@ -338,7 +338,7 @@ class Daemon:
         if identity(self.settings.state_dir) != self._state:
             raise vanished(self.settings.state_dir)
 
-    def _let_go(self, place: Place) -> None:
+    def _let_go(self, place: ManagedTarget) -> None:
         """Of a target that is gone nothing is left but the count of its passes."""
         place.is_retired = True
         with self._counting:

@@ -9,7 +9,7 @@ import structlog
 
 from reconciler.errors import Retryable
 from reconciler.host.rollout import failures
-from reconciler.model import Action, DesiredState, Failure, Observed, Plan, Result, Unreachable
+from reconciler.model import Action, DesiredState, FailedAction, Observed, Plan, Result, Unreachable
 from reconciler.report.history import History
 
 log = structlog.get_logger()
@@ -26,7 +26,7 @@ class FailureLog:
         known = history.failures(target)
         self._known: failures.Failures = {(one.action, one.subject, one.services): one for one in known}
 
-    def now(self) -> tuple[Failure, ...]:
+    def now(self) -> tuple[FailedAction, ...]:
         """All that failed and has not succeeded since."""
         return tuple(self._known.values())
 

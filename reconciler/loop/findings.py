@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reconciler.fault_isolation import Faults
-from reconciler.model import INTERNAL_ERROR, Desired, DesiredState, Plan, Reason, ServiceId, Verdict
+from reconciler.model import INTERNAL_ERROR, Desired, DesiredState, Plan, Reason, ServiceId, ServicePlan
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CommitEvent:
     """One event. Two with equal `key` are the same to a reader; `told`: an action tells it already."""
 
     event: str
@@ -22,15 +22,15 @@ class Finding:
     told: bool = False
 
 
-def finding(event: str, message: str) -> Finding:
+def finding(event: str, message: str) -> CommitEvent:
     """Texts that differ in their figures only, of free memory or of seconds, are the same to a reader."""
-    return Finding(event, message, f"{event} {_NUMBER.sub('#', message)}")
+    return CommitEvent(event, message, f"{event} {_NUMBER.sub('#', message)}")
 
 
-def findings(desired: DesiredState, plan: Plan, faults: Faults) -> dict[ServiceId, Finding]:
+def findings(desired: DesiredState, plan: Plan, faults: Faults) -> dict[ServiceId, CommitEvent]:
     """By service: what keeps it from git's word. One that makes us raise is noted in `faults`."""
     unusable = {one.id: one for one in desired.services if one.problems}
-    found: dict[ServiceId, Finding] = {}
+    found: dict[ServiceId, CommitEvent] = {}
     for key, verdict in plan.verdicts.items():
         # Most services have none of these, in most passes.
         if unusable or verdict.kept or verdict.rejected or verdict.blocked or _is_bug(verdict):
@@ -43,7 +43,7 @@ def findings(desired: DesiredState, plan: Plan, faults: Faults) -> dict[ServiceI
     return found
 
 
-def _finding(unusable: Desired | None, verdict: Verdict, revision: str) -> Finding | None:
+def _finding(unusable: Desired | None, verdict: ServicePlan, revision: str) -> CommitEvent | None:
     if unusable is not None:
         return _joined("unusable", unusable.problems)
     if verdict.kept is not None:
@@ -51,15 +51,15 @@ def _finding(unusable: Desired | None, verdict: Verdict, revision: str) -> Findi
     if (refused := verdict.rejected) is not None:
         digest = refused.digest.removeprefix("sha256:")[:8]
         text = f"{digest} failed before, at {refused.revision[:8]}: {refused.reason}"
-        return Finding("rejected", text, f"rejected {refused.digest}", told=refused.revision == revision)
+        return CommitEvent("rejected", text, f"rejected {refused.digest}", told=refused.revision == revision)
     if _is_bug(verdict):
         return _joined("internal_error", (verdict.health.reason,))
     return _joined("blocked", verdict.blocked) if verdict.blocked else None
 
 
-def _is_bug(verdict: Verdict) -> bool:
+def _is_bug(verdict: ServicePlan) -> bool:
     return verdict.health.reason.code == INTERNAL_ERROR
 
 
-def _joined(event: str, reasons: Iterable[Reason]) -> Finding:
+def _joined(event: str, reasons: Iterable[Reason]) -> CommitEvent:
     return finding(event, "; ".join(map(str, reasons)))

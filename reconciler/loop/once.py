@@ -15,7 +15,7 @@ from reconciler.config.settings import Settings
 from reconciler.errors import ReconcileError
 from reconciler.evaluation.sandbox import Sandbox
 from reconciler.loop.wiring import (
-    Place,
+    ManagedTarget,
     keep_targets,
     leftover_info,
     make_drain,
@@ -112,7 +112,7 @@ def _write_down(settings: Settings, write: Callable[[HostDrain], object], event:
 
 
 @contextmanager
-def _parts(settings: Settings) -> Iterator[tuple[GitSource, list[Place]]]:
+def _parts(settings: Settings) -> Iterator[tuple[GitSource, list[ManagedTarget]]]:
     """What a sync needs, and nobody else has meanwhile."""
     make_folder(settings)
     history = make_history(settings)
@@ -125,7 +125,7 @@ def _parts(settings: Settings) -> Iterator[tuple[GitSource, list[Place]]]:
 
 
 @contextmanager
-def _looking(settings: Settings) -> Iterator[tuple[GitSource, list[Place]]]:
+def _looking(settings: Settings) -> Iterator[tuple[GitSource, list[ManagedTarget]]]:
     """What a plan needs. Whatever is written goes to a copy: the daemon's folder may be another user's."""
     with tempfile.TemporaryDirectory(prefix="reconciler-plan-") as name:
         scratch = Path(name)
@@ -137,7 +137,7 @@ def _looking(settings: Settings) -> Iterator[tuple[GitSource, list[Place]]]:
 @contextmanager
 def _opened(
     settings: Settings, history: History, scratch: Path | None = None
-) -> Iterator[tuple[GitSource, list[Place]]]:
+) -> Iterator[tuple[GitSource, list[ManagedTarget]]]:
     sandbox = Sandbox(settings.targets)
     source = make_source(settings, scratch / "git" if scratch else None, sandbox)
     places = make_places(settings, history, Metrics(), scratch, sandbox)
@@ -153,7 +153,7 @@ def _opened(
 
 
 def _look(
-    place: Place, snapshot: Snapshot, progress: Callable[[str], None]
+    place: ManagedTarget, snapshot: Snapshot, progress: Callable[[str], None]
 ) -> tuple[DesiredState, Observed | Unreachable, Plan]:
     """One target's plan, once every engine that has to be asked has answered."""
     deadline = time.monotonic() + _LONGEST_PREFLIGHT
@@ -176,14 +176,14 @@ def _look(
         _pause([place], _LONGEST_PAUSE)
 
 
-def _pause(places: list[Place], seconds: float) -> None:
+def _pause(places: list[ManagedTarget], seconds: float) -> None:
     """Wait for news of one target, or for the time to pass."""
     places[0].wake.wait(max(0.02, min(seconds, _LONGEST_PAUSE)))
     for place in places:
         place.wake.clear()
 
 
-def _status(snapshot: Snapshot, places: list[Place], settings: Settings) -> Document:
+def _status(snapshot: Snapshot, places: list[ManagedTarget], settings: Settings) -> Document:
     applied = {place.turner.report.applied for place in places if place.leftover is None}
     revision = RevisionInfo(
         wanted=snapshot.revision,

@@ -10,7 +10,7 @@ from math import inf
 
 import structlog
 
-from reconciler.config.settings import HostTarget as TargetSettings
+from reconciler.config.settings import TargetSettings as TargetSettings
 from reconciler.errors import NotUnderstood, Retryable
 from reconciler.evaluation.evaluator import Evaluation, Evaluator
 from reconciler.host.execute import BESIDE, execute, make_pool
@@ -18,7 +18,7 @@ from reconciler.host.health import Patience
 from reconciler.host.plan import make_plan
 from reconciler.host.rollout import all_wishes
 from reconciler.loop.failures import FailureLog
-from reconciler.loop.recorder import Journal
+from reconciler.loop.recorder import Recorder
 from reconciler.model import (
     Action,
     ByHand,
@@ -53,7 +53,7 @@ _AFTER_DOING = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Pass:
     """What one pass saw, wanted and did. `again_in` is when to look again, in seconds; None: when something happens."""
 
     desired: DesiredState
@@ -63,7 +63,7 @@ class Turn:
     again_in: float | None
 
 
-class Turner:
+class Reconciler:
     """Makes pass after pass over one target. What it remembers is only a cache: losing it loses nothing."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Turner:
         history: History,
         suspension: Suspension,
         cordon: Cordon,
-        journal: Journal,
+        journal: Recorder,
         evaluation: Evaluation | None = None,
         drain: HostDrain | None = None,
     ) -> None:
@@ -94,7 +94,7 @@ class Turner:
         self._unwritten: dict[tuple[ServiceId, str], Quarantine] = {}
         self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
 
-    def turn(self, snapshot: Snapshot | None, act: bool = True) -> Turn:
+    def turn(self, snapshot: Snapshot | None, act: bool = True) -> Pass:
         """One pass. With `act` False nothing is done (but what only asks: preflight). None: git said nothing yet."""
         began = time.monotonic()
         if act:
@@ -117,7 +117,7 @@ class Turner:
         if act:
             self.failures.note(desired, observed, plan, results)
         self._ends_at = min((one.until for one in (*suspended.values(), drained) if one and one.until), default=inf)
-        turn = Turn(desired, observed, plan, results, self._again_in(plan, observed, results, began))
+        turn = Pass(desired, observed, plan, results, self._again_in(plan, observed, results, began))
         applied = self.report.applied
         if act:
             applied = self._journal.record(desired, observed, plan, results, time.monotonic() - began)

@@ -7,16 +7,16 @@ import time
 import structlog
 
 from reconciler.fault_isolation import Faults
-from reconciler.loop.findings import Finding, finding, findings
+from reconciler.loop.findings import CommitEvent, finding, findings
 from reconciler.model import (
     Action,
-    Admit,
     AskPreflight,
     Bug,
     Desired,
     DesiredState,
     Drain,
     EnsureProxy,
+    MarkReady,
     NoteCrash,
     Observed,
     Outcome,
@@ -49,7 +49,7 @@ _NO_SERVICES = frozenset({_REVISION, _VIEW, _PASS, "config"})
 _RESOLVED = {_VIEW: "git is read in full again", _PASS: "passes are made again"}
 
 
-class Journal:
+class Recorder:
     """Writes only when something happened: a pass that changes nothing writes nothing."""
 
     def __init__(self, target: str, history: History, metrics: Metrics, tally: RequestTally | None = None) -> None:
@@ -82,7 +82,7 @@ class Journal:
         if desired.revision != self._seen[0]:
             self._seen = (desired.revision, time.time())
             text = f"{len(desired.services)} services wanted"
-            self._say(_REVISION, desired.revision, Finding("revision", text, desired.revision))
+            self._say(_REVISION, desired.revision, CommitEvent("revision", text, desired.revision))
         faults = Faults("telling of")
         self._say_problems(desired, observed)
         if isinstance(observed, Observed):
@@ -179,7 +179,7 @@ class Journal:
             for replica in observed.replicas:
                 if replica.id == action.replica:
                     self._count_requests(action, replica, self._tally)
-        if isinstance(action, Admit) and isinstance(observed, Observed):
+        if isinstance(action, MarkReady) and isinstance(observed, Observed):
             for replica in observed.replicas:
                 if replica.id == action.replica:
                     self._metrics.observe_first_token(self._target, time.time() - replica.created_at)
@@ -224,7 +224,7 @@ class Journal:
             elif verdicts[subject].sync is Sync.SYNCED:
                 self._say(subject, desired.revision, None, subject)
 
-    def _say(self, subject: str, revision: str, found: Finding | None, service: str = "") -> bool:
+    def _say(self, subject: str, revision: str, found: CommitEvent | None, service: str = "") -> bool:
         """Tell a finding unless it was the last one told; None is told where there was one. True: it is new."""
         before = self._said.get(subject, "")
         if before == (found.key if found else ""):
@@ -234,7 +234,7 @@ class Journal:
             return True
         if found is None:
             text = _RESOLVED.get(subject) or f"no longer {before.partition(' ')[0]}"
-            found = Finding("resolved", text, "")
+            found = CommitEvent("resolved", text, "")
         self._said[subject] = found.key
         told = (subject, found.key)
         self._history.note(self._target, revision, service, found.event, found.message, time.time(), told)

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 
-from reconciler.config.settings import HostTarget, Settings
+from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import RevisionRefused
 from reconciler.loop.findings import finding
 from reconciler.report.history import History
@@ -18,7 +18,7 @@ _SOURCE, _CONFIG = "source", "config"
 _TOLD = ("paths", "default_namespace", "labels", "kind")
 
 
-class SourceJournal:
+class SourceRecorder:
     """Entries of no target, but for a target's part of the config."""
 
     def __init__(self, history: History) -> None:
@@ -65,7 +65,7 @@ def _source_facts(settings: Settings) -> dict[str, str]:
     return {"source.url": shown_address(source.url)} | {f"source.{key}": value for key, value in chosen.items()}
 
 
-def _facts(target: HostTarget) -> dict[str, str]:
+def _facts(target: TargetSettings) -> dict[str, str]:
     dumped = target.model_dump(mode="json")
     return {f"targets[].{key}": _fact(key, value) for key, value in dumped.items() if key != "name"}
 

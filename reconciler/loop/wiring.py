@@ -16,8 +16,8 @@ import structlog
 from reconciler import __version__
 from reconciler.build import build_id
 from reconciler.config.conflicts import KEPT
-from reconciler.config.settings import HostTarget as TargetSettings
 from reconciler.config.settings import Settings
+from reconciler.config.settings import TargetSettings as TargetSettings
 from reconciler.config.values import NAME
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.evaluation.evaluator import Evaluation, Evaluator
@@ -29,8 +29,8 @@ from reconciler.host.root_replicas import refuse_root
 from reconciler.host.target import HostTarget
 from reconciler.host.teardown import end_proxy
 from reconciler.loop.pass_errors import PassErrors
-from reconciler.loop.reconcile import Turner
-from reconciler.loop.recorder import Journal
+from reconciler.loop.reconcile import Reconciler
+from reconciler.loop.recorder import Recorder
 from reconciler.model import Observed, Reason
 from reconciler.report.history import History
 from reconciler.report.requests import RequestTally
@@ -47,14 +47,14 @@ log = structlog.get_logger()
 
 
 @dataclass
-class Place:
+class ManagedTarget:
     """One target with everything around it. `leftover`: it is not in the config any more, and is drained."""
 
     settings: TargetSettings
     target: HostTarget
-    turner: Turner
+    turner: Reconciler
     suspension: Suspension
-    journal: Journal
+    journal: Recorder
     wake: threading.Event
     tally: RequestTally
     is_turning: bool = False
@@ -96,7 +96,7 @@ def _readers_id(settings: Settings) -> str:
 
 def make_places(
     settings: Settings, history: History, metrics: Metrics, scratch: Path | None = None, sandbox: Sandbox | None = None
-) -> list[Place]:
+) -> list[ManagedTarget]:
     """All targets, not yet locked. With `scratch`, what looking leaves behind goes there.
 
     Raises SettingsError where two would lease one GPU, something would be started twice or as root, or other users may
@@ -119,7 +119,7 @@ def make_places(
 
 def _make_removed(
     left: Leftover, state: Settings, history: History, metrics: Metrics, scratch: Path | None
-) -> Place | None:
+) -> ManagedTarget | None:
     """A target that was taken out of the config: what it started is drained, as if git named none of it."""
     settings = left.target.config
     if settings is None:
@@ -173,7 +173,7 @@ def rename_target(settings: Settings, old: str, new: str) -> bool:
     return changed
 
 
-def retire(place: Place, state: Settings) -> bool:
+def retire(place: ManagedTarget, state: Settings) -> bool:
     """End the proxy of a removed target, and forget it, once nothing else of it is left. Raises Retryable."""
     left, report = place.leftover, place.turner.report
     if left is None or not isinstance(report.observed, Observed) or report.observed.replicas or report.observed.owned:
@@ -213,7 +213,7 @@ def make_place(
     reserved: Reserved = lambda: NOTHING,
     scratch: Path | None = None,
     evaluation: Evaluation | None = None,
-) -> Place:
+) -> ManagedTarget:
     """One target, not yet locked."""
     wake = threading.Event()
     folder = TargetRegistry(state.state_dir).folder_of(settings.name)
@@ -231,10 +231,10 @@ def make_place(
         cache=cache,
     )
     suspension = Suspension(folder / "suspended.json")
-    journal = Journal(settings.name, history, metrics, tally)
+    journal = Recorder(settings.name, history, metrics, tally)
     cordon, drain = Cordon(folder / "cordon.json"), make_drain(state)
-    turner = Turner(settings, target, history, suspension, cordon, journal, wanted, drain)
-    return Place(settings, target, turner, suspension, journal, wake, tally)
+    turner = Reconciler(settings, target, history, suspension, cordon, journal, wanted, drain)
+    return ManagedTarget(settings, target, turner, suspension, journal, wake, tally)
 
 
 def make_drain(settings: Settings) -> HostDrain:

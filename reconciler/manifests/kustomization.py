@@ -49,7 +49,7 @@ _MOST_TEXTS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListedPath:
     """A file or folder as it is written, and where."""
 
     text: str
@@ -65,9 +65,9 @@ class Kustomization:
 
     file: str
     is_component: bool = False
-    listed: tuple[Entry, ...] = ()
-    components: tuple[Entry, ...] = ()
-    configs: tuple[Entry, ...] = ()
+    listed: tuple[ListedPath, ...] = ()
+    components: tuple[ListedPath, ...] = ()
+    configs: tuple[ListedPath, ...] = ()
     texts: tuple[str, ...] = ()
     change: Reason | None = None
     fault: Reason | None = None
@@ -128,7 +128,7 @@ def read_kustomization(file: str, data: bytes) -> Kustomization | None:
 @lru_cache(maxsize=512)
 def read_instructions(file: str, data: bytes) -> tuple[tuple[str, ...], Reason | None]:
     """What a generator's or transformer's file may name, and why it cannot be followed."""
-    texts: list[Entry] = []
+    texts: list[ListedPath] = []
     try:
         for line, chunk in split_documents(check_text(data)):
             if tree := load(chunk, line):
@@ -157,13 +157,13 @@ def _head_fault(file: str, value: dict[str, Any], lines: Lines) -> Iterator[Reas
             yield Reason(INVALID, text, _at(file, _line(value, lines, (key,))))
 
 
-def remote(entry: Entry) -> Reason:
+def remote(entry: ListedPath) -> Reason:
     """Why a build never fetches: what is served must be what is in the revision."""
     text = f"cannot be built: {entry.text[:200]} is not in this repository, and nothing is fetched; copy it here"
     return Reason(NOT_BUILT, text, entry.origin)
 
 
-def missing(entry: Entry) -> Reason:
+def missing(entry: ListedPath) -> Reason:
     """An entry of a list that names nothing that can be read."""
     if _is_remote(entry):
         return remote(entry)
@@ -172,7 +172,7 @@ def missing(entry: Entry) -> Reason:
     return Reason(NOT_BUILT, f"{text}; correct its name (links are not followed)", entry.origin)
 
 
-def _faults(file: str, value: dict[str, Any], lines: Lines, texts: list[Entry]) -> Iterator[Reason]:
+def _faults(file: str, value: dict[str, Any], lines: Lines, texts: list[ListedPath]) -> Iterator[Reason]:
     yield from _head_fault(file, value, lines)
     for key in value:
         if (right := _SPELLINGS.get(key.casefold(), key)) != key:
@@ -193,7 +193,7 @@ def _faults(file: str, value: dict[str, Any], lines: Lines, texts: list[Entry]) 
             )
 
 
-def _is_remote(entry: Entry) -> bool:
+def _is_remote(entry: ListedPath) -> bool:
     return bool(_REMOTE.match(entry.text))
 
 
@@ -202,17 +202,17 @@ def _changed(file: str, value: dict[str, Any], lines: Lines, key: str) -> Reason
     return Reason(NOT_BUILT, text, _at(file, _line(value, lines, (key,))))
 
 
-def _entries(file: str, value: dict[str, Any], lines: Lines, key: str) -> Iterator[Entry]:
+def _entries(file: str, value: dict[str, Any], lines: Lines, key: str) -> Iterator[ListedPath]:
     entries = value.get(key)
     for index, each in enumerate(entries if isinstance(entries, list) else ()):
         # What has several lines is no name but the instructions themselves, where these may stand.
         if isinstance(each, str) and not (key in _CONFIGS and "\n" in each):
-            yield Entry(each, _at(file, _line(value, lines, (key, index))))
+            yield ListedPath(each, _at(file, _line(value, lines, (key, index))))
 
 
-def _inline(file: str, value: dict[str, Any], lines: Lines) -> tuple[list[Entry], Reason | None]:
+def _inline(file: str, value: dict[str, Any], lines: Lines) -> tuple[list[ListedPath], Reason | None]:
     """What instructions that stand in the kustomization itself may name, and why they cannot be followed."""
-    texts: list[Entry] = []
+    texts: list[ListedPath] = []
     for key in _CONFIGS:
         entries = value.get(key)
         for index, each in enumerate(entries if isinstance(entries, list) else ()):
@@ -221,16 +221,16 @@ def _inline(file: str, value: dict[str, Any], lines: Lines) -> tuple[list[Entry]
                 named, fault = read_instructions(file, each.encode())
                 if fault:
                     return texts, replace(fault, origin=at)
-                texts += [Entry(text, at) for text in named]
+                texts += [ListedPath(text, at) for text in named]
     return texts, None
 
 
-def _texts(file: str, value: Any, lines: Lines) -> Iterator[Entry]:
+def _texts(file: str, value: Any, lines: Lines) -> Iterator[ListedPath]:
     """Every text that may name a file, also as `KEY=FILE`."""
     for text, line in _leaves(value, lines):
-        yield Entry(text, _at(file, line))
+        yield ListedPath(text, _at(file, line))
         if "=" in text:
-            yield Entry(text.partition("=")[2], _at(file, line))
+            yield ListedPath(text.partition("=")[2], _at(file, line))
 
 
 def _leaves(value: Any, lines: Lines) -> Iterator[tuple[str, int]]:

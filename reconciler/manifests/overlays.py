@@ -14,8 +14,8 @@ from reconciler.manifests.foreign import may_hide_services
 from reconciler.manifests.kustomization import (
     INVALID,
     NOT_BUILT,
-    Entry,
     Kustomization,
+    ListedPath,
     missing,
     places,
     read_instructions,
@@ -147,7 +147,7 @@ class _Closing:
         if path in self.everything:
             self.files[path] = self.everything[path]
 
-    def _add_entry(self, each: Kustomization, entry: Entry, above: tuple[str, ...]) -> None:
+    def _add_entry(self, each: Kustomization, entry: ListedPath, above: tuple[str, ...]) -> None:
         path = resolve(each.folder, entry.text)
         if path is not None and path in self.everything:
             self.listed[path] = self.everything[path]
@@ -159,7 +159,7 @@ class _Closing:
         else:
             self.add(self.known[path], above)
 
-    def _check_config(self, each: Kustomization, entry: Entry) -> None:
+    def _check_config(self, each: Kustomization, entry: ListedPath) -> None:
         """Folders of instructions would have to be built first; no one could see what these name."""
         path = resolve(each.folder, entry.text)
         if path is not None and path in self.known:

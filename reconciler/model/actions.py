@@ -74,7 +74,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Admit:
+class MarkReady:
     """Write down that a replica answered a real completion: from now on it is ready."""
 
     replica: ReplicaId
@@ -82,7 +82,7 @@ class Admit:
 
 
 @dataclass(frozen=True, slots=True)
-class Adopt:
+class Reattach:
     """Go on with a replica whose process is not the one that we started. `serves`: it need not get ready again."""
 
     replica: ReplicaId
@@ -195,7 +195,7 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class TakeOwnership:
     """Write down that a service is ours, before anything of it starts."""
 
     service: ServiceId
@@ -218,8 +218,8 @@ Action = (
     | Unstage
     | AskPreflight
     | Start
-    | Admit
-    | Adopt
+    | MarkReady
+    | Reattach
     | Relabel
     | Drain
     | Undrain
@@ -231,7 +231,7 @@ Action = (
     | NoteCrash
     | NoteFailure
     | Reject
-    | Own
+    | TakeOwnership
     | Forget
 )
 
@@ -248,7 +248,7 @@ def service_of(action: Action) -> ServiceId | None:
             return None
         case Reject():
             return action.quarantine.service
-        case Stage() | StageImage() | AskPreflight() | Promote() | Own() | Forget():
+        case Stage() | StageImage() | AskPreflight() | Promote() | TakeOwnership() | Forget():
             return action.service
         case _:
             return action.replica.service

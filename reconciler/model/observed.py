@@ -37,7 +37,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
+class ForeignProcess:
     """A process of no replica that has memory of a GPU; `memory_bytes` is None where the driver does not say."""
 
     pid: int
@@ -51,7 +51,7 @@ class GpuUse:
 
     usable_bytes: int
     free_bytes: int
-    strangers: tuple[Stranger, ...] = ()
+    strangers: tuple[ForeignProcess, ...] = ()
     fault: str = ""
 
 

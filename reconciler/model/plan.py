@@ -19,7 +19,7 @@ class Sync(StrEnum):
     UNKNOWN = "Unknown"
 
 
-class Phase(StrEnum):
+class HealthStatus(StrEnum):
     """About serving."""
 
     HEALTHY = "Healthy"
@@ -34,12 +34,12 @@ class Phase(StrEnum):
 class Health:
     """How a service serves, and why we say so."""
 
-    phase: Phase
+    phase: HealthStatus
     reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ServicePlan:
     """What the plan says of one service.
 
     `step` is what happens to it now, in one line. `strategy` says how a rollout will go and why. `blocked` lists all
@@ -70,7 +70,7 @@ class Plan:
     revision: str
     at: float
     actions: tuple[Action, ...] = ()
-    verdicts: Mapping[ServiceId, Verdict] = field(default_factory=dict)
+    verdicts: Mapping[ServiceId, ServicePlan] = field(default_factory=dict)
     look_again_at: float | None = None
     notes: tuple[Reason, ...] = ()
     looks: Mapping[ServiceId, float] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailedAction:
     """An action that failed, `tries` times in a row, and has not succeeded since.
 
     `services` are those that it holds up; none: it is about the proxy, or the host. `subject` tells actions of one name

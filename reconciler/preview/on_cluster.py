@@ -16,7 +16,7 @@ from reconciler.kserve.cluster_objects import DocumentIssue
 from reconciler.kserve.credentials import Secret
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.names import CONNECTIONS, KSERVE_CONTAINER
-from reconciler.kserve.resolve import Resolved, World, resolve
+from reconciler.kserve.resolve import ClusterObjects, Resolved, resolve
 from reconciler.manifests import UNSUPPORTED_KIND, Manifest, Manifests, find_duplicates, is_of_kserve
 from reconciler.model import EffectiveSpec, EnvVar, Origin, Reason
 from reconciler.secrets.decode import is_plain
@@ -28,7 +28,7 @@ Locate = Callable[[Manifest, Resolved, Issue], Origin]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RenderContext:
     """Where a tree is to run. `secrets` are those of a host; None: those that the tree itself holds."""
 
     default_namespace: str = "default"
@@ -36,10 +36,10 @@ class Place:
     secrets: Secrets | None = None
 
 
-CLUSTER = Place()
+CLUSTER = RenderContext()
 
 
-def render(manifests: Manifests, place: Place = CLUSTER) -> Document:
+def render(manifests: Manifests, place: RenderContext = CLUSTER) -> Document:
     """Every service as it would run, in order of namespace and name."""
     world = _world(manifests, place)
     services = [_service(manifest, resolve(manifest.data, world), world) for manifest in _services(manifests, world)]
@@ -52,7 +52,7 @@ def in_service(manifest: Manifest, _: Resolved, issue: Issue) -> Origin:
     return manifest.origin_of(issue.path)
 
 
-def validate(manifests: Manifests, place: Place = CLUSTER, locate: Locate = in_service) -> Document:
+def validate(manifests: Manifests, place: RenderContext = CLUSTER, locate: Locate = in_service) -> Document:
     """KServe's verdict on the tree, each error and warning with its file and line, which `locate` finds.
 
     `notChecked` are documents of KServe's that we have no schema for: with any of them nothing is called valid.
@@ -99,8 +99,8 @@ def disclosed(manifests: Manifests) -> Iterator[Reason]:
             yield Reason("PlaintextSecret", text, each.origin_of(("data" if each.data.get("data") else "stringData",)))
 
 
-def _world(manifests: Manifests, place: Place) -> World:
-    return World.build(
+def _world(manifests: Manifests, place: RenderContext) -> ClusterObjects:
+    return ClusterObjects.build(
         (each.data for each in manifests.documents),
         default_namespace=place.default_namespace,
         default_mode=place.default_mode,
@@ -110,7 +110,7 @@ def _world(manifests: Manifests, place: Place) -> World:
     )
 
 
-def _services(manifests: Manifests, world: World) -> list[Manifest]:
+def _services(manifests: Manifests, world: ClusterObjects) -> list[Manifest]:
     """InferenceServices in order of namespace and name; of two with one name the later one counts, as with kubectl."""
     named = {
         (each.namespace or world.default_namespace, each.name): each for each in manifests.of_kind("InferenceService")
@@ -118,7 +118,7 @@ def _services(manifests: Manifests, world: World) -> list[Manifest]:
     return [named[key] for key in sorted(named)]
 
 
-def _service(manifest: Manifest, resolved: Resolved, world: World) -> Document:
+def _service(manifest: Manifest, resolved: Resolved, world: ClusterObjects) -> Document:
     runtime = resolved.runtime
     return {
         "namespace": manifest.namespace or world.default_namespace,
@@ -165,7 +165,7 @@ def _plain(issue: Issue) -> Document:
     return {"reason": issue.reason, "message": issue.message}
 
 
-def _warnings(resolved: Resolved, place: Place) -> Iterator[Issue]:
+def _warnings(resolved: Resolved, place: RenderContext) -> Iterator[Issue]:
     """With what KServe needs beside the documents. A host says itself which connections it does not have."""
     every = (*resolved.warnings, *resolved.cluster_errors)
     yield from (each for each in every if place.secrets is None or CONNECTIONS not in each.path)
@@ -192,7 +192,7 @@ def _unreadable(manifests: Manifests) -> Iterator[Document]:
         yield finding_of(reason)
 
 
-def _document_errors(manifests: Manifests, world: World) -> Iterator[Document]:
+def _document_errors(manifests: Manifests, world: ClusterObjects) -> Iterator[Document]:
     return _documents(manifests, world.issues)
 
 

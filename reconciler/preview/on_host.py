@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.config.settings import Engine, HostTarget
+from reconciler.config.settings import EngineSettings, TargetSettings
 from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
 from reconciler.desired.blockers import closed_arguments
 from reconciler.desired.limits import MAX_FINDINGS, first
@@ -66,7 +66,7 @@ _REFUSED = "NotOnHosts"
 
 
 def validate_on(
-    manifests: Manifests, target: HostTarget, closed: tuple[Path, ...] = (), folder: Path | None = None
+    manifests: Manifests, target: TargetSettings, closed: tuple[Path, ...] = (), folder: Path | None = None
 ) -> Document:
     """The document of `validate`, with what this host refuses and what it would do otherwise than a cluster.
 
@@ -83,7 +83,7 @@ def validate_on(
     return on_cluster.verdict_of(errors, [each for each in warnings if each not in not_checked], not_checked)
 
 
-def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Document:
+def render_on(manifests: Manifests, target: TargetSettings, folder: Path) -> Document:
     """The document of `render`; each service says as `host` what would be started. `folder` is the target's state."""
     place, wanted = _look(manifests, target, _measured(target, folder))
     document = on_cluster.render(manifests, place)
@@ -100,7 +100,7 @@ def render_on(manifests: Manifests, target: HostTarget, folder: Path) -> Documen
     return document
 
 
-def _measured(target: HostTarget, folder: Path | None) -> Capacity | None:
+def _measured(target: TargetSettings, folder: Path | None) -> Capacity | None:
     """What this machine has, where it is the host: only there a daemon keeps the target's state. None elsewhere."""
     with suppress(OSError, Retryable):
         if folder is not None and folder.is_dir():
@@ -108,11 +108,13 @@ def _measured(target: HostTarget, folder: Path | None) -> Capacity | None:
     return None
 
 
-def _look(manifests: Manifests, target: HostTarget, capacity: Capacity | None) -> tuple[on_cluster.Place, DesiredState]:
+def _look(
+    manifests: Manifests, target: TargetSettings, capacity: Capacity | None
+) -> tuple[on_cluster.RenderContext, DesiredState]:
     """The host as KServe's rules see it, and what it would run."""
     target = _as_named_here(manifests, target)
     secrets = SecretSources(target).load(manifests)
-    place = on_cluster.Place(target.default_namespace, HOST_MODE, as_kserve_sees(secrets))
+    place = on_cluster.RenderContext(target.default_namespace, HOST_MODE, as_kserve_sees(secrets))
     wanted = build_desired(manifests, target, Snapshot(revision="", files=()), secrets=secrets)
     services = (
         replace(each, blocked=(*never_here(each, target, capacity), *_unstartable(each, target), *each.blocked))
@@ -121,7 +123,7 @@ def _look(manifests: Manifests, target: HostTarget, capacity: Capacity | None) -
     return place, replace(wanted, services=tuple(services))
 
 
-def _unstartable(service: Desired, target: HostTarget) -> Iterator[Reason]:
+def _unstartable(service: Desired, target: TargetSettings) -> Iterator[Reason]:
     """Arguments and variables in git that no process can be given."""
     engine = find_engine(service.spec.image, target.engines) if service.spec else None
     if service.spec is None or engine is None or service.not_here:
@@ -135,7 +137,7 @@ def _unstartable(service: Desired, target: HostTarget) -> Iterator[Reason]:
             yield from (reason for is_in_git, reason in found if is_in_git)
 
 
-def _as_named_here(manifests: Manifests, target: HostTarget) -> HostTarget:
+def _as_named_here(manifests: Manifests, target: TargetSettings) -> TargetSettings:
     """Files that are named otherwise than from the repository's root are in no folder that the config could mean."""
     if any(is_under(each.origin.file, target.paths) for each in manifests.documents):
         return target
@@ -167,7 +169,7 @@ def _blocked(service: Desired) -> tuple[Reason, ...]:
     return (*service.blocked, *(service.canary.blocked if service.canary else ()))
 
 
-def _closed(wanted: DesiredState, target: HostTarget, closed: tuple[Path, ...]) -> Iterator[Reason]:
+def _closed(wanted: DesiredState, target: TargetSettings, closed: tuple[Path, ...]) -> Iterator[Reason]:
     """Folders and files of ours, by their names: where links lead is seen on the host alone."""
 
     def is_ours(path: str) -> bool:
@@ -181,7 +183,7 @@ def _closed(wanted: DesiredState, target: HostTarget, closed: tuple[Path, ...]) 
 
 
 def _closed_folders(
-    service: Desired, spec: EffectiveSpec, target: HostTarget, closed: tuple[Path, ...]
+    service: Desired, spec: EffectiveSpec, target: TargetSettings, closed: tuple[Path, ...]
 ) -> Iterator[Reason]:
     origins = dict(service.mount_origins)
     for path, folder in _model_paths(spec, target).items():
@@ -204,7 +206,7 @@ def _warnings(wanted: DesiredState) -> Iterator[Reason]:
     yield from (note for note in wanted.notes if note.code not in ("NotPrunable", _REFUSED))
 
 
-def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: HostTarget) -> Iterator[Reason]:
+def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: TargetSettings) -> Iterator[Reason]:
     """Names that more than one service answers to: a client must then say more."""
     named = {each.origin: each.origin_of(("metadata", "name")) for each in manifests.of_kind("InferenceService")}
     origins = {each.id: named.get(each.origin, each.origin) for each in wanted.services}
@@ -245,7 +247,7 @@ def _merged(known: list[Document], more: Iterable[Reason]) -> list[Document]:
 # ---------------------------------------------------------------- what would be started
 
 
-def _host(service: Desired, target: HostTarget, folder: Path) -> Document:
+def _host(service: Desired, target: TargetSettings, folder: Path) -> Document:
     engine = find_engine(service.spec.image, target.engines) if service.spec else None
     process = _process(service, service.spec, engine, target, folder) if service.spec and engine else None
     return {
@@ -273,7 +275,9 @@ def _environment(spec: EffectiveSpec, process: Launch) -> object:
     return {**later, **{name: scrub(value, name) for name, value in process.env.items()}}
 
 
-def _process(service: Desired, spec: EffectiveSpec, engine: Engine, target: HostTarget, folder: Path) -> Launch | None:
+def _process(
+    service: Desired, spec: EffectiveSpec, engine: EngineSettings, target: TargetSettings, folder: Path
+) -> Launch | None:
     """None for a command that no host can run; `blocked` says why."""
     lease = Lease(0, (_GPU,) * spec.resources.gpu_devices)
     drain = target.rollout.drain_timeout if service.drain_timeout is None else service.drain_timeout
@@ -286,7 +290,7 @@ def _process(service: Desired, spec: EffectiveSpec, engine: Engine, target: Host
     return replace(process, argv=argv, mounts=place.mounts, image=_IMAGE if engine.podman else "")
 
 
-def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: HostTarget, folder: Path) -> str | None:
+def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: TargetSettings, folder: Path) -> str | None:
     """The unit of a first replica; None where replicas are no units."""
     if target.kind != "systemd":
         return None
@@ -331,7 +335,7 @@ def _hide_one(name: str, value: str) -> str:
     return str(scrub(value, name))
 
 
-def _fit(spec: EffectiveSpec | None, engine: Engine | None, target: HostTarget, folder: Path) -> Document:
+def _fit(spec: EffectiveSpec | None, engine: EngineSettings | None, target: TargetSettings, folder: Path) -> Document:
     """From the model's own files, where this machine has them; `fitReason` says why not."""
     try:
         if spec is None or engine is None:
@@ -349,13 +353,13 @@ def _fit(spec: EffectiveSpec | None, engine: Engine | None, target: HostTarget, 
     return {"fit": fit_document(found) if known else None, "fitReason": None if known else found.line}
 
 
-def _room(spec: EffectiveSpec, target: HostTarget) -> Room:
+def _room(spec: EffectiveSpec, target: TargetSettings) -> Room:
     """The host's GPUs are not seen from here, and of its memory only what the config allows."""
     limit = target.allocatable.memory
     return room_of(spec.resources, (), memory_bytes(limit) if limit else 0, spec.resources.gpu_devices)
 
 
-def _model_paths(spec: EffectiveSpec, target: HostTarget) -> dict[str, str]:
+def _model_paths(spec: EffectiveSpec, target: TargetSettings) -> dict[str, str]:
     """Folders of the models as far as the config tells; `blocked` names the others."""
     paths = {}
     for mount in spec.mounts:

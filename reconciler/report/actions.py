@@ -6,17 +6,16 @@ from typing import assert_never
 
 from reconciler.model import (
     Action,
-    Admit,
-    Adopt,
     AskPreflight,
     Drain,
     EnsureProxy,
     Forget,
+    MarkReady,
     NoteCrash,
     NoteFailure,
-    Own,
     Promote,
     Promoted,
+    Reattach,
     Reject,
     Relabel,
     Remove,
@@ -27,6 +26,7 @@ from reconciler.model import (
     StageImage,
     Start,
     Stop,
+    TakeOwnership,
     Undrain,
     Unstage,
     action_name,
@@ -60,7 +60,7 @@ def subject_of(action: Action) -> str:
             return key
         case Stop(replica=replica, force=force):
             return f"{replica} (kill)" if force else str(replica)
-        case Start() | Admit() | Adopt() | Relabel() | Drain() | Undrain() | Remove() | Repair():
+        case Start() | MarkReady() | Reattach() | Relabel() | Drain() | Undrain() | Remove() | Repair():
             return str(action.replica)
         case NoteCrash() | NoteFailure():
             return str(action.replica)
@@ -68,7 +68,7 @@ def subject_of(action: Action) -> str:
             return short(digest)
         case Reject():
             return short(action.quarantine.digest)
-        case Own() | Forget():
+        case TakeOwnership() | Forget():
             return str(action.service)
         case _:
             assert_never(action)

@@ -13,14 +13,14 @@ from reconciler.model import (
     INTERNAL_ERROR,
     Desired,
     DesiredState,
+    HealthStatus,
     Observed,
-    Phase,
     Plan,
     Reason,
     ServiceId,
+    ServicePlan,
     Sync,
     Unreachable,
-    Verdict,
 )
 
 
@@ -56,7 +56,7 @@ def _services(desired: DesiredState, plan: Plan) -> Iterator[HoldUp]:
     stopped = [
         (service, verdict)
         for service, verdict in plan.verdicts.items()
-        if verdict.sync is not Sync.SYNCED and verdict.health.phase is not Phase.PROGRESSING
+        if verdict.sync is not Sync.SYNCED and verdict.health.phase is not HealthStatus.PROGRESSING
     ]
     wanted: dict[ServiceId, Desired] = {one.id: one for one in desired.services} if stopped else {}
     for service, verdict in sorted(stopped, key=lambda one: one[0]):
@@ -64,14 +64,14 @@ def _services(desired: DesiredState, plan: Plan) -> Iterator[HoldUp]:
             yield HoldUp(service, reason)
 
 
-def _why_safely(service: ServiceId, want: Desired | None, verdict: Verdict) -> Reason | None:
+def _why_safely(service: ServiceId, want: Desired | None, verdict: ServicePlan) -> Reason | None:
     try:
         return _why(want, verdict)
     except Exception as error:
         return caught(error, f"telling whether {service} is applied", want.origin if want else None)[0]
 
 
-def _why(want: Desired | None, verdict: Verdict) -> Reason | None:
+def _why(want: Desired | None, verdict: ServicePlan) -> Reason | None:
     """None: it is on its way."""
     if _is_suspended(verdict):
         return verdict.health.reason
@@ -85,14 +85,14 @@ def _why(want: Desired | None, verdict: Verdict) -> Reason | None:
         return verdict.blocked[0]
     if verdict.health.reason.code == INTERNAL_ERROR:
         return verdict.health.reason
-    is_stuck = verdict.health.phase is Phase.DEGRADED and not verdict.strategy and not _is_replaced(verdict)
+    is_stuck = verdict.health.phase is HealthStatus.DEGRADED and not verdict.strategy and not _is_replaced(verdict)
     return verdict.health.reason if is_stuck else None
 
 
-def _is_replaced(verdict: Verdict) -> bool:
+def _is_replaced(verdict: ServicePlan) -> bool:
     """What hangs goes by itself."""
     return verdict.health.reason.code in ("Silent", "Hung")
 
 
-def _is_suspended(verdict: Verdict) -> bool:
+def _is_suspended(verdict: ServicePlan) -> bool:
     return verdict.health.reason.code == "Suspended"

@@ -28,8 +28,8 @@ from reconciler.model import (
     Replica,
     SecretMount,
     ServiceId,
+    ServicePlan,
     Unreachable,
-    Verdict,
 )
 from reconciler.report.actions import short
 from reconciler.report.redact import HIDDEN, scrub_text
@@ -79,7 +79,7 @@ class ServiceDiff:
 
 
 def state_diff(
-    desired: DesiredState, observed: Observed | Unreachable, verdicts: Mapping[ServiceId, Verdict] | None = None
+    desired: DesiredState, observed: Observed | Unreachable, verdicts: Mapping[ServiceId, ServicePlan] | None = None
 ) -> tuple[ServiceDiff, ...]:
     """The differences of all services of a target; those without any are left out. Nothing is known of a silent one.
 
@@ -107,7 +107,7 @@ def _diff_safely(desired: Desired, observed: Observed) -> ServiceDiff:
         return ServiceDiff(desired.id, str(desired.origin), note=reason.message)
 
 
-def _with_reason(diff: ServiceDiff, verdict: Verdict | None) -> ServiceDiff:
+def _with_reason(diff: ServiceDiff, verdict: ServicePlan | None) -> ServiceDiff:
     if verdict is None or verdict.kept is None:
         return diff
     said = scrub_text(str(verdict.kept))

@@ -24,12 +24,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.config.values import parse_duration
 from reconciler.errors import Retryable
-from reconciler.model import Failure, Origin, Quarantine, Reason, ServiceId
+from reconciler.model import FailedAction, Origin, Quarantine, Reason, ServiceId
 from reconciler.report.redact import scrub_text
 
 log = structlog.get_logger()
 T = TypeVar("T")
-_FAILURES: TypeAdapter[tuple[Failure, ...]] = TypeAdapter(tuple[Failure, ...])
+_FAILURES: TypeAdapter[tuple[FailedAction, ...]] = TypeAdapter(tuple[FailedAction, ...])
 
 MAX_EVENTS = 10_000
 MAX_QUARANTINES_PER_SERVICE = 50
@@ -116,7 +116,7 @@ class History:
 
     # ------------------------------------------------------------ failed actions
 
-    def failures(self, target: str) -> tuple[Failure, ...]:
+    def failures(self, target: str) -> tuple[FailedAction, ...]:
         """The actions that failed on a target and have not succeeded since."""
         row = self._do(lambda db: db.execute("SELECT content FROM failures WHERE target = ?", (target,)).fetchone())
         try:
@@ -125,7 +125,7 @@ class History:
             log.warning("failures_not_understood", target=target, reason=str(error))
             return ()
 
-    def keep_failures(self, target: str, failures: tuple[Failure, ...]) -> None:
+    def keep_failures(self, target: str, failures: tuple[FailedAction, ...]) -> None:
         """Raises Retryable when the disk does not take it."""
         text = _FAILURES.dump_json(
             tuple(replace(one, error=_storable(scrub_text(one.error)[:4000])) for one in failures)

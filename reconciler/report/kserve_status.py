@@ -7,8 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.config.settings import Routing
-from reconciler.kserve.status import Condition, Failure, Seen, conditions, failed_because, invalid_because, model_status
-from reconciler.model import Desired, Owned, Replica, Routed, Verdict
+from reconciler.kserve.status import (
+    Condition,
+    FailureInfo,
+    ObservedService,
+    conditions,
+    failed_because,
+    invalid_because,
+    model_status,
+)
+from reconciler.model import Desired, Owned, Replica, Routed, ServicePlan
 from reconciler.report.redact import scrub_text
 from reconciler.report.replicas import replica_phase
 
@@ -19,7 +27,7 @@ Document = dict[str, Any]
 UNTOLD: Document = {"url": "", "conditions": [], "modelStatus": {}}
 
 
-def kserve_status(desired: Desired, seen: Seen, routing: Routing) -> Document:
+def kserve_status(desired: Desired, seen: ObservedService, routing: Routing) -> Document:
     """What `kubectl` would show of the service: url, conditions and modelStatus."""
     model = model_status(seen)
     # A URL appears with the first replica that was ever ready, and goes while the service is stopped.
@@ -38,13 +46,15 @@ def _url(desired: Desired, routing: Routing) -> str:
     return f"{scheme}://{host}{'' if port == '80' else ':' + port}"
 
 
-def see(desired: Desired, replicas: Sequence[Replica], owned: Owned | None, verdict: Verdict, wanted: int) -> Seen:
+def see(
+    desired: Desired, replicas: Sequence[Replica], owned: Owned | None, verdict: ServicePlan, wanted: int
+) -> ObservedService:
     """The facts that KServe's words rest on."""
     ready = sorted((one for one in replicas if replica_phase(one) == "Ready"), key=_ready_at)
     updated = [one for one in ready if one.digest == desired.digest]
     alive = [one for one in replicas if one.alive and one.stopping_at is None]
     counted = updated if len(updated) >= wanted else ready
-    return Seen(
+    return ObservedService(
         wanted=wanted,
         ready=len(ready),
         updated=len(updated),
@@ -65,7 +75,7 @@ def _ready_at(replica: Replica) -> float:
     return replica.ready_at or replica.created_at
 
 
-def _failure(verdict: Verdict, replicas: Sequence[Replica]) -> Failure | None:
+def _failure(verdict: ServicePlan, replicas: Sequence[Replica]) -> FailureInfo | None:
     if not verdict.rejected:
         return None
     refused = verdict.rejected

@@ -10,7 +10,7 @@ from reconciler.config.settings import Routing
 from reconciler.model import (
     ByHand,
     DesiredState,
-    Failure,
+    FailedAction,
     Observed,
     Plan,
     Reason,
@@ -82,7 +82,7 @@ class TargetReport:
     suspensions: Mapping[str, ByHand] = field(default_factory=dict)
     drained: ByHand | None = None
     requests: Mapping[ServiceId, Requests] = field(default_factory=dict)
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[FailedAction, ...] = ()
     pass_error: str = ""
     closed_paths: int = 0
 
@@ -119,7 +119,7 @@ def reason_document(reason: Reason) -> Document:
     }
 
 
-def last_failure(failures: Sequence[Failure], service: ServiceId | None) -> Document | None:
+def last_failure(failures: Sequence[FailedAction], service: ServiceId | None) -> Document | None:
     """The latest action that failed and has not succeeded since: of one service, or of the proxy and the host."""
     found = [one for one in failures if service in one.services or (service is None and not one.services)]
     if not found:

@@ -10,20 +10,20 @@ from reconciler.model import (
     Desired,
     Fit,
     Health,
+    HealthStatus,
     Observed,
     Outcome,
     Owned,
-    Phase,
     Preflight,
     Quarantine,
     Reason,
     Replica,
     Result,
     ServiceId,
+    ServicePlan,
     ServiceRoute,
     Sync,
     Unreachable,
-    Verdict,
 )
 from reconciler.report.actions import action_name, services_of
 from reconciler.report.canary import canary_document, is_canary
@@ -51,7 +51,7 @@ from reconciler.report.requests import Requests
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class TargetIndex:
     """One target, indexed by service, so that a thousand services cost a thousand steps."""
 
     report: TargetReport
@@ -59,13 +59,13 @@ class Sight:
     replicas: Mapping[ServiceId, list[Replica]]
     owned: Mapping[ServiceId, Owned]
     routes: Mapping[ServiceId, ServiceRoute]
-    verdicts: Mapping[ServiceId, Verdict]
+    verdicts: Mapping[ServiceId, ServicePlan]
     failures: Mapping[ServiceId, str]
     preflights: Mapping[str, Preflight]
     names: Mapping[str, int]
 
     @classmethod
-    def of(cls, report: TargetReport, observed: Observed | None, names: Mapping[str, int]) -> Sight:
+    def of(cls, report: TargetReport, observed: Observed | None, names: Mapping[str, int]) -> TargetIndex:
         replicas: dict[ServiceId, list[Replica]] = {}
         for replica in observed.replicas if observed else ():
             replicas.setdefault(replica.service, []).append(replica)
@@ -81,7 +81,7 @@ class Sight:
             names=names,
         )
 
-    def only(self, service: ServiceId, desired: Desired | None, verdict: Verdict) -> Sight:
+    def only(self, service: ServiceId, desired: Desired | None, verdict: ServicePlan) -> TargetIndex:
         """The same without what is known of a service, but for this."""
         told = {service: desired} if desired else {}
         return replace(self, desired=told, replicas={}, owned={}, routes={}, verdicts={service: verdict})
@@ -92,7 +92,7 @@ def _is_ready(replica: Replica) -> bool:
     return replica_phase(replica) == "Ready" and not replica.silence
 
 
-def _service(service: ServiceId, sight: Sight) -> Document:
+def _service(service: ServiceId, sight: TargetIndex) -> Document:
     desired, verdict = sight.desired.get(service), sight.verdicts.get(service)
     replicas = sorted(sight.replicas.get(service, []), key=lambda one: (one.created_at, one.id))
     health = verdict.health if verdict else _unknown_health(sight.report)
@@ -144,7 +144,7 @@ def _service(service: ServiceId, sight: Sight) -> Document:
     }
 
 
-def service_document(service: ServiceId, sight: Sight) -> Document:
+def service_document(service: ServiceId, sight: TargetIndex) -> Document:
     """One that makes us raise is told of by its name and the error; all that is known of the others is told."""
     try:
         return _service(service, sight)
@@ -154,7 +154,7 @@ def service_document(service: ServiceId, sight: Sight) -> Document:
         last = bug.traceback.strip().splitlines()[-2:-1]
         reason = replace(reason, message=f"{reason.message} ({' '.join(last).strip()})")
         known = Desired(service, desired.origin, None, "", problems=(reason,)) if desired else None
-        verdict = Verdict(service, Sync.UNKNOWN, Health(Phase.UNKNOWN, reason))
+        verdict = ServicePlan(service, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason))
         return _service(service, sight.only(service, known, verdict))
 
 
@@ -170,18 +170,18 @@ def _warnings(desired: Desired | None, observed: Observed | Unreachable | None) 
     return (*desired.warnings, *(desired.warnings_without_gpu if lacks_gpus else ()))
 
 
-def _fit(desired: Desired | None, sight: Sight) -> Fit | None:
+def _fit(desired: Desired | None, sight: TargetIndex) -> Fit | None:
     verdict = sight.preflights.get(desired.digest) if desired else None
     return verdict.fit if verdict else None
 
 
 def _unknown_health(report: TargetReport) -> Health:
     if isinstance(report.observed, Unreachable):
-        return Health(Phase.UNKNOWN, Reason("TargetUnreachable", report.observed.reason))
-    return Health(Phase.UNKNOWN, Reason("NotYetSeen", "no pass has looked at it yet"))
+        return Health(HealthStatus.UNKNOWN, Reason("TargetUnreachable", report.observed.reason))
+    return Health(HealthStatus.UNKNOWN, Reason("NotYetSeen", "no pass has looked at it yet"))
 
 
-def _origin(service: ServiceId, sight: Sight) -> str:
+def _origin(service: ServiceId, sight: TargetIndex) -> str:
     known = sight.desired.get(service) or sight.owned.get(service)
     if known:
         return str(known.origin)
@@ -189,11 +189,11 @@ def _origin(service: ServiceId, sight: Sight) -> str:
     return str(replicas[-1].origin) if replicas else ""
 
 
-def _blocked(desired: Desired | None, verdict: Verdict | None) -> tuple[Reason, ...]:
+def _blocked(desired: Desired | None, verdict: ServicePlan | None) -> tuple[Reason, ...]:
     return verdict.blocked if verdict else desired.blocked if desired else ()
 
 
-def _wanted(service: ServiceId, sight: Sight) -> int:
+def _wanted(service: ServiceId, sight: TargetIndex) -> int:
     desired, owned = sight.desired.get(service), sight.owned.get(service)
     if sight.report.desired and (sight.report.desired.cordon or sight.report.desired.drain):
         return 0
@@ -206,13 +206,13 @@ def _wanted(service: ServiceId, sight: Sight) -> int:
     return owned.promoted.replicas if owned and owned.promoted else len(sight.replicas.get(service, ()))
 
 
-def _is_kept(service: ServiceId, sight: Sight) -> bool:
+def _is_kept(service: ServiceId, sight: TargetIndex) -> bool:
     """Git does not show it, but it may be in a file that cannot be read."""
     verdict = sight.verdicts.get(service)
     return verdict is not None and verdict.kept is not None
 
 
-def _as_kserve(service: ServiceId, replicas: Sequence[Replica], sight: Sight) -> Document:
+def _as_kserve(service: ServiceId, replicas: Sequence[Replica], sight: TargetIndex) -> Document:
     desired, verdict = sight.desired.get(service), sight.verdicts.get(service)
     if verdict is None or desired is None or desired.not_here:
         return dict(UNTOLD)
@@ -220,7 +220,7 @@ def _as_kserve(service: ServiceId, replicas: Sequence[Replica], sight: Sight) ->
     return kserve_status(desired, seen, sight.report.routing)
 
 
-def _endpoints(service: ServiceId, sight: Sight) -> Document:
+def _endpoints(service: ServiceId, sight: TargetIndex) -> Document:
     model = service.name if sight.names[service.name] == 1 else str(service)
     return {
         "host": f"{service.name}-{service.namespace}.{sight.report.routing.domain}",
@@ -251,7 +251,7 @@ def _failures(results: Sequence[Result]) -> dict[ServiceId, str]:
     return found
 
 
-def _last_error(service: ServiceId, desired: Desired | None, verdict: Verdict | None, sight: Sight) -> str:
+def _last_error(service: ServiceId, desired: Desired | None, verdict: ServicePlan | None, sight: TargetIndex) -> str:
     if desired and desired.problems:
         return scrub_text(str(desired.problems[0]))
     if verdict and verdict.rejected:

@@ -37,7 +37,7 @@ from reconciler.report.reported import (
     last_failure,
     reason_document,
 )
-from reconciler.report.service_status import Sight, service_document
+from reconciler.report.service_status import TargetIndex, service_document
 
 __all__ = [
     "EVERYTHING",
@@ -90,7 +90,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
     observed = report.observed if isinstance(report.observed, Observed) else None
     ids = _all_services(report, observed)
     names = Counter(service.name for service in ids)
-    sight = Sight.of(report, observed, names)
+    sight = TargetIndex.of(report, observed, names)
     return {
         "name": _name(report),
         "reachable": observed is not None,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler.config.settings import HostTarget, SecretFolder, Secrets
+from reconciler.config.settings import SecretFolder, Secrets, TargetSettings
 from reconciler.errors import Terminal
 from reconciler.fault_isolation import caught
 from reconciler.kserve import api_server
@@ -30,7 +30,7 @@ _AGE_KEY = "age.key"
 class SecretSources:
     """Reads the Secrets of one target. What it remembers is only a cache."""
 
-    def __init__(self, settings: HostTarget, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, settings: TargetSettings, environ: Mapping[str, str] = os.environ) -> None:
         self._settings = settings.secrets
         self._target = settings.name
         self._namespace = settings.default_namespace

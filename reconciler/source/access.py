@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.errors import Retryable, Terminal
 from reconciler.source.address import Address, git_folder
 
@@ -159,7 +159,7 @@ def local_environment(folder: Folder) -> dict[str, str]:
     }
 
 
-def remote_environment(folder: Folder, settings: Source, address: Address) -> dict[str, str]:
+def remote_environment(folder: Folder, settings: SourceSettings, address: Address) -> dict[str, str]:
     """For calls that talk to the remote, over its own protocol only. Raises Retryable when a token cannot be read."""
     env = local_environment(folder) | {"GIT_ALLOW_PROTOCOL": address.scheme}
     if address.scheme == "https":
@@ -169,7 +169,7 @@ def remote_environment(folder: Folder, settings: Source, address: Address) -> di
     return env
 
 
-def _https(settings: Source, address: Address) -> dict[str, str]:
+def _https(settings: SourceSettings, address: Address) -> dict[str, str]:
     env = {"GIT_HTTP_LOW_SPEED_LIMIT": "1", "GIT_HTTP_LOW_SPEED_TIME": str(max(1, int(settings.timeout)))}
     if settings.ca_file is not None:
         env["GIT_SSL_CAINFO"] = str(_readable(settings.ca_file, "ca_file"))
@@ -198,7 +198,7 @@ def _readable(path: Path, key: str) -> Path:
     return path
 
 
-def ssh_command(settings: Source) -> str:
+def ssh_command(settings: SourceSettings) -> str:
     """The ssh that git starts: never asks, never trusts an unknown host, reads no configuration but ours."""
     options = ["BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no", "ClearAllForwardings=yes"]
     # A host that went silent must not hold the call for ever, even if the daemon is gone by then.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.manifests import (
     IGNORE_FILE,
     Ignore,
@@ -25,7 +25,7 @@ _LONGEST_LOOK = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TreeEntry:
     """One entry of a tree, with its full path."""
 
     mode: bytes
@@ -47,31 +47,33 @@ class _Excess:
 
     total: int
     what: str
-    weigh: Callable[[Entry], int]
+    weigh: Callable[[TreeEntry], int]
 
 
 @dataclass(slots=True)
-class Chosen:
+class ChosenEntries:
     """What becomes of the entries.
 
     `links` are those that may lead to a folder, `large` those above the limit, `near` those whose names alone keep them
     from being read.
     """
 
-    wanted: list[Entry] = field(default_factory=list)
+    wanted: list[TreeEntry] = field(default_factory=list)
     refused: dict[bytes, Reason] = field(default_factory=dict)
     skipped: dict[str, Reason] = field(default_factory=dict)
-    links: list[Entry] = field(default_factory=list)
-    large: list[Entry] = field(default_factory=list)
-    near: list[Entry] = field(default_factory=list)
+    links: list[TreeEntry] = field(default_factory=list)
+    large: list[TreeEntry] = field(default_factory=list)
+    near: list[TreeEntry] = field(default_factory=list)
 
-    def refuse(self, entry: Entry, code: str, message: str) -> None:
+    def refuse(self, entry: TreeEntry, code: str, message: str) -> None:
         self.refused[entry.path] = _reason(entry, code, message)
 
 
-def choose(entries: Iterable[Entry], roots: tuple[str, ...], ignore: Ignore, settings: Source) -> Chosen:
+def choose(
+    entries: Iterable[TreeEntry], roots: tuple[str, ...], ignore: Ignore, settings: SourceSettings
+) -> ChosenEntries:
     """Sort the entries by what their names and sizes say."""
-    chosen = Chosen()
+    chosen = ChosenEntries()
     for entry in entries:
         is_near = entry.mode not in (LINK, SUBMODULE) and not is_manifest(entry.path.decode("utf-8", "replace"))
         if (bad := _bad_path(entry)) is not None:
@@ -96,7 +98,7 @@ def choose(entries: Iterable[Entry], roots: tuple[str, ...], ignore: Ignore, set
     return chosen
 
 
-def refuse_links(chosen: Chosen, leads_to_file: Callable[[list[Entry]], list[bool]]) -> None:
+def refuse_links(chosen: ChosenEntries, leads_to_file: Callable[[list[TreeEntry]], list[bool]]) -> None:
     """A link that leads to a file in the tree, and is itself not named like a manifest, is not for us."""
     doubtful = [entry for entry in chosen.links if not is_manifest(entry.path.decode())]
     harmless = {entry.path for entry, fine in zip(doubtful, leads_to_file(doubtful), strict=True) if fine}
@@ -105,15 +107,17 @@ def refuse_links(chosen: Chosen, leads_to_file: Callable[[list[Entry]], list[boo
             chosen.refuse(entry, "Symlink", "it is a symbolic link; put the file or folder itself there")
 
 
-def note_near(chosen: Chosen, entry: Entry, data: bytes) -> None:
+def note_near(chosen: ChosenEntries, entry: TreeEntry, data: bytes) -> None:
     """A file whose name is not that of a manifest, though it holds one, is noted."""
     if may_hide_services(data) and b"\0" not in data:
         chosen.skipped[entry.path.decode()] = misnamed(entry.shown)
 
 
-def refuse_large(chosen: Chosen, settings: Source, read: Callable[[list[Entry]], list[bytes]]) -> None:
+def refuse_large(
+    chosen: ChosenEntries, settings: SourceSettings, read: Callable[[list[TreeEntry]], list[bytes]]
+) -> None:
     """A file above the limit may hold services, unless what is in it shows that it does not."""
-    seen, room = list[Entry](), settings.max_total_bytes
+    seen, room = list[TreeEntry](), settings.max_total_bytes
     for entry in chosen.large:
         if entry.size <= min(room, _LONGEST_LOOK):
             seen.append(entry)
@@ -129,7 +133,7 @@ def refuse_large(chosen: Chosen, settings: Source, read: Callable[[list[Entry]],
             chosen.refuse(entry, "FileTooLarge", f"{why}; split it")
 
 
-def refuse_folders(chosen: Chosen, readers: Sequence[tuple[str, ...]], settings: Source) -> str:
+def refuse_folders(chosen: ChosenEntries, readers: Sequence[tuple[str, ...]], settings: SourceSettings) -> str:
     """Where there is too much in all, the folder with most of it is not read: who reads others goes on without it.
 
     `readers` are the folders of each target. Returns what there is too much of, where no target would be left.
@@ -143,12 +147,12 @@ def refuse_folders(chosen: Chosen, readers: Sequence[tuple[str, ...]], settings:
             return f"{excess.total:,} {excess.what}"
         text = f"it has {shares[largest]:,} of the revision's {excess.total:,} {excess.what}; {MAKE_ROOM}"
         place = largest.encode()
-        chosen.refused[place] = _reason(Entry(b"", "", 0, place), FOLDER_TOO_LARGE, text)
+        chosen.refused[place] = _reason(TreeEntry(b"", "", 0, place), FOLDER_TOO_LARGE, text)
         chosen.wanted = [each for each in chosen.wanted if is_under(each.path.decode(), left)]
     return ""
 
 
-def _excess(wanted: list[Entry], settings: Source) -> _Excess | None:
+def _excess(wanted: list[TreeEntry], settings: SourceSettings) -> _Excess | None:
     if (count := len(wanted)) > settings.max_files:
         return _Excess(count, f"manifest files, more than source.max_files = {settings.max_files:,}", lambda _: 1)
     if (total := sum(each.size for each in wanted)) > settings.max_total_bytes:
@@ -157,15 +161,15 @@ def _excess(wanted: list[Entry], settings: Source) -> _Excess | None:
     return None
 
 
-def _below(root: str, entries: list[Entry]) -> Iterator[Entry]:
+def _below(root: str, entries: list[TreeEntry]) -> Iterator[TreeEntry]:
     return (each for each in entries if is_under(each.path.decode(), (root,)))
 
 
-def refuse_binary(chosen: Chosen, entry: Entry) -> None:
+def refuse_binary(chosen: ChosenEntries, entry: TreeEntry) -> None:
     chosen.refuse(entry, "BinaryFile", "it holds a NUL byte, so it is not text")
 
 
-def _bad_path(entry: Entry) -> Reason | None:
+def _bad_path(entry: TreeEntry) -> Reason | None:
     length = len(entry.path)
     if length > _LONGEST_PATH:
         return _reason(entry, "PathTooLong", f"its path has {length:,} bytes, more than {_LONGEST_PATH:,}; shorten it")
@@ -180,5 +184,5 @@ def _bad_path(entry: Entry) -> Reason | None:
     return None
 
 
-def _reason(entry: Entry, code: str, message: str) -> Reason:
+def _reason(entry: TreeEntry, code: str, message: str) -> Reason:
     return Reason(code, f"not read: {message}", Origin(entry.shown, 1))

@@ -40,7 +40,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RejectedRevision:
     """A revision that was not understood, why, and by whom: another reader may understand it."""
 
     revision: str
@@ -48,7 +48,7 @@ class Refused:
     reader: str
 
 
-_T = TypeVar("_T", Accepted, Refused)
+_T = TypeVar("_T", Accepted, RejectedRevision)
 
 
 class Damaged(Exception):
@@ -261,11 +261,11 @@ class Mirror:
         commit = self.commit(_ACCEPTED)
         return Accepted(commit, "", "") if commit else None
 
-    def refused(self) -> Refused | None:
+    def refused(self) -> RejectedRevision | None:
         """The revision that was not understood last."""
-        return _read(self.folder.refused, Refused)
+        return _read(self.folder.refused, RejectedRevision)
 
-    def refuse(self, refused: Refused) -> None:
+    def refuse(self, refused: RejectedRevision) -> None:
         """Remember why a revision is not accepted. Without a disk it is only looked at again."""
         with contextlib.suppress(OSError):
             write_file(self.folder.refused, json.dumps(asdict(refused), sort_keys=True).encode() + b"\n", 0o600)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from reconciler.config.git_names import is_ref_name
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.errors import NotUnderstood, ReconcileError, Retryable, RevisionRefused, Superseded, Terminal
 from reconciler.model import Snapshot
 from reconciler.source.access import Folder, remote_environment
@@ -21,8 +21,8 @@ from reconciler.source.address import Address, parse_address
 from reconciler.source.cancellation import Ending
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed, GitTimedOut, run_git
-from reconciler.source.mirror import Accepted, Damaged, Mirror, Refused
-from reconciler.source.reference import Chosen, Kind, Wanted, choose, nothing_found, wanted_reference
+from reconciler.source.mirror import Accepted, Damaged, Mirror, RejectedRevision
+from reconciler.source.reference import Kind, Wanted, WantedCommit, choose, nothing_found, wanted_reference
 from reconciler.source.tree import Wish, read_snapshot
 
 _WANTED = "refs/reconciler/wanted"
@@ -48,7 +48,7 @@ class GitSource:
 
     def __init__(
         self,
-        settings: Source,
+        settings: SourceSettings,
         mirror: Path,
         paths: tuple[str, ...],
         check: Check | None = None,
@@ -126,9 +126,9 @@ class GitSource:
 
     # ------------------------------------------------------------ which revision
 
-    def _choose(self, address: Address, wanted: Wanted) -> Chosen:
+    def _choose(self, address: Address, wanted: Wanted) -> WantedCommit:
         if wanted.kind is Kind.COMMIT:
-            return Chosen("", wanted.text)
+            return WantedCommit("", wanted.text)
         refs = self._ask(address, wanted.patterns)
         if (chosen := choose(wanted, refs)) is not None:
             return _known_format(chosen, address)
@@ -152,7 +152,7 @@ class GitSource:
 
     # ------------------------------------------------------------ getting and accepting it
 
-    def _take(self, address: Address, wanted: Wanted, chosen: Chosen) -> Snapshot:
+    def _take(self, address: Address, wanted: Wanted, chosen: WantedCommit) -> Snapshot:
         before = self._mirror.accepted()
         if before == Accepted(chosen.commit, address.shown, chosen.ref) and self._current_is(chosen.commit):
             return self._understood(chosen.commit, lambda: self._has_moved(address, wanted, chosen.commit))
@@ -189,7 +189,7 @@ class GitSource:
         try:
             self._check.look(snapshot, is_outdated)
         except NotUnderstood as error:
-            refused = Refused(revision, f"{error}; the last good revision stays", self._check.reader)
+            refused = RejectedRevision(revision, f"{error}; the last good revision stays", self._check.reader)
             self._mirror.refuse(refused)
             raise RevisionRefused(revision, refused.why) from None
         return snapshot
@@ -202,7 +202,7 @@ class GitSource:
             return self._current
         return read_snapshot(self._mirror, revision, self._wish, self._settings, self._current)
 
-    def _obtain(self, address: Address, wanted: Wanted, chosen: Chosen) -> str:
+    def _obtain(self, address: Address, wanted: Wanted, chosen: WantedCommit) -> str:
         """Fetch the chosen commit unless it is here. A branch may have moved on meanwhile: the newest is returned."""
         before = self._mirror.accepted()
         name = chosen.commit if before is not None and before.revision == chosen.commit else _WANTED
@@ -244,7 +244,7 @@ class GitSource:
                 raise Damaged(error.said) from None
             raise explain(error, address, "fetch from", _secrets(env)) from None
 
-    def _refuse_rewrite(self, before: Accepted, now: Accepted, chosen: Chosen) -> None:
+    def _refuse_rewrite(self, before: Accepted, now: Accepted, chosen: WantedCommit) -> None:
         """Compare only what the same name meant before and means now: choosing another name is no rewrite."""
         same_name = (before.url, before.ref) == (now.url, now.ref) and now.ref != ""
         if not same_name or before.revision == now.revision or self._settings.allow_rewrites:
@@ -300,7 +300,7 @@ class GitSource:
         return found
 
 
-def _known_format(chosen: Chosen, address: Address) -> Chosen:
+def _known_format(chosen: WantedCommit, address: Address) -> WantedCommit:
     if not re.fullmatch(r"[0-9a-f]{40}", chosen.commit):
         raise Terminal(f"{address.shown} names its objects by SHA-256, which is not supported; use a SHA-1 repository")
     return chosen

@@ -10,7 +10,7 @@ from enum import StrEnum
 from semantic_version import Version
 
 from reconciler.config.git_names import parse_range
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.errors import Terminal
 
 _MOST_COMPARED = 1_000
@@ -49,7 +49,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class WantedCommit:
     """One commit of the remote. `ref` is its full name there; empty for a commit named by its digits."""
 
     ref: str
@@ -60,7 +60,7 @@ class Chosen:
         return self.ref.startswith("refs/tags/")
 
 
-def wanted_reference(settings: Source) -> Wanted:
+def wanted_reference(settings: SourceSettings) -> Wanted:
     """What the config asks for."""
     for kind in Kind:
         text = getattr(settings, kind.value)
@@ -69,11 +69,11 @@ def wanted_reference(settings: Source) -> Wanted:
     return Wanted(Kind.BRANCH, "main")
 
 
-def choose(wanted: Wanted, refs: Mapping[str, str]) -> Chosen | None:
+def choose(wanted: Wanted, refs: Mapping[str, str]) -> WantedCommit | None:
     """Pick from what the remote has; `refs` is name → object id, with `^{}` lines for what a tag points to."""
     match wanted.kind:
         case Kind.COMMIT:
-            return Chosen("", wanted.text)
+            return WantedCommit("", wanted.text)
         case Kind.BRANCH:
             return _present(f"refs/heads/{wanted.text}", refs)
         case Kind.TAG:
@@ -83,9 +83,9 @@ def choose(wanted: Wanted, refs: Mapping[str, str]) -> Chosen | None:
             return None if tag is None else _present(f"refs/tags/{tag}", refs)
 
 
-def _present(ref: str, refs: Mapping[str, str]) -> Chosen | None:
+def _present(ref: str, refs: Mapping[str, str]) -> WantedCommit | None:
     commit = refs.get(f"{ref}^{{}}") or refs.get(ref)
-    return Chosen(ref, commit) if commit else None
+    return WantedCommit(ref, commit) if commit else None
 
 
 def names(refs: Mapping[str, str], prefix: str) -> list[str]:

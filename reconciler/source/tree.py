@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.config.values import normalize_path
 from reconciler.errors import ManifestError, Retryable, Terminal
 from reconciler.manifests import (
@@ -27,8 +27,8 @@ from reconciler.source.choose import (
     LINK,
     MAKE_ROOM,
     SUBMODULE,
-    Chosen,
-    Entry,
+    ChosenEntries,
+    TreeEntry,
     choose,
     note_near,
     refuse_binary,
@@ -65,7 +65,7 @@ class Wish:
 
 
 def read_snapshot(
-    mirror: Mirror, revision: str, wish: Wish, settings: Source, before: Snapshot | None = None
+    mirror: Mirror, revision: str, wish: Wish, settings: SourceSettings, before: Snapshot | None = None
 ) -> Snapshot:
     """Read the manifests under the paths; what `before` has already is not read again.
 
@@ -112,7 +112,7 @@ def read_snapshot(
     )
 
 
-def _note_near(mirror: Mirror, chosen: Chosen, settings: Source) -> None:
+def _note_near(mirror: Mirror, chosen: ChosenEntries, settings: SourceSettings) -> None:
     """Files whose names only begin as those of manifests do: those that hold one are noted."""
     seen = [each for each in chosen.near if each.size <= settings.max_file_bytes][:_MOST_NEAR]
     for entry, data in zip(seen, _contents(mirror, seen), strict=True):
@@ -120,7 +120,7 @@ def _note_near(mirror: Mirror, chosen: Chosen, settings: Source) -> None:
 
 
 def _supporting(
-    mirror: Mirror, revision: str, files: list[File], blobs: dict[str, bytes], settings: Source
+    mirror: Mirror, revision: str, files: list[File], blobs: dict[str, bytes], settings: SourceSettings
 ) -> dict[str, File]:
     """What kustomizations among the files name beside them, wherever it is in this revision, within the limits."""
     room = settings.max_total_bytes - sum(len(file.data) for file in files)
@@ -141,9 +141,9 @@ def _supporting(
     return find_supporting({file.path: file for file in files}, look)
 
 
-def _named_entries(mirror: Mirror, revision: str, paths: Collection[str]) -> list[Entry]:
+def _named_entries(mirror: Mirror, revision: str, paths: Collection[str]) -> list[TreeEntry]:
     """The plain files among these paths."""
-    names, found = sorted(paths), list[Entry]()
+    names, found = sorted(paths), list[TreeEntry]()
     for begin in range(0, len(names), _MOST_ASKED):
         asked = names[begin : begin + _MOST_ASKED]
         listing = mirror.read("ls-tree", "-z", "-l", "--full-tree", revision, "--", *asked, most=_LONGEST_LISTING)
@@ -151,7 +151,7 @@ def _named_entries(mirror: Mirror, revision: str, paths: Collection[str]) -> lis
             about, _, path = line.partition(b"\t")
             mode, kind, oid, size = about.split()
             if kind == b"blob" and mode != LINK:
-                found.append(Entry(mode, oid.decode(), int(size), path))
+                found.append(TreeEntry(mode, oid.decode(), int(size), path))
     return found
 
 
@@ -186,9 +186,9 @@ def _listed(mirror: Mirror, revision: str, asked: tuple[str, ...], most: int) ->
     return mirror.read("ls-tree", "-r", "-t", "-z", "-l", "--full-tree", revision, "--", *asked, most=most)
 
 
-def _entries(listing: bytes, roots: tuple[str, ...]) -> tuple[list[Entry], list[Entry], set[str]]:
+def _entries(listing: bytes, roots: tuple[str, ...]) -> tuple[list[TreeEntry], list[TreeEntry], set[str]]:
     """What may matter of the tree, the ignore files among it and above it, and which of the roots are there."""
-    entries, ignoring, present = list[Entry](), list[Entry](), set[str]()
+    entries, ignoring, present = list[TreeEntry](), list[TreeEntry](), set[str]()
     begin = 0
     while (end := listing.find(b"\0", begin)) >= 0:
         about, _, path = listing[begin:end].partition(b"\t")
@@ -200,7 +200,7 @@ def _entries(listing: bytes, roots: tuple[str, ...]) -> tuple[list[Entry], list[
         # Links and submodules count whatever their name: they may stand for a folder.
         is_ignore = path.endswith(_IGNORE) and path.rpartition(b"/")[2] == _IGNORE
         if is_ignore or path.endswith(_SUFFIXES) or _MAY_MATTER.search(path) or mode in (LINK, SUBMODULE):
-            entry = Entry(mode, oid.decode(), 0 if size == b"-" else int(size), path)
+            entry = TreeEntry(mode, oid.decode(), 0 if size == b"-" else int(size), path)
             (ignoring if is_ignore else entries).append(entry)
     return entries, ignoring, present
 
@@ -209,7 +209,7 @@ def _is_in(path: bytes, place: bytes) -> bool:
     return not place or path == place or path.startswith(place + b"/")
 
 
-def _ignore(mirror: Mirror, files: list[Entry], roots: tuple[str, ...]) -> tuple[Ignore, dict[str, Reason]]:
+def _ignore(mirror: Mirror, files: list[TreeEntry], roots: tuple[str, ...]) -> tuple[Ignore, dict[str, Reason]]:
     """What is ignored, and the folders whose ignore file cannot be followed: what it leaves out, nobody can tell.
 
     Raises Terminal where such a folder is all that anybody reads.
@@ -241,7 +241,7 @@ def _root_of(folder: str, roots: tuple[str, ...]) -> str:
     return next((root for root in roots if is_under(folder, (root,))), "")
 
 
-def _check_ignores(file: Entry, lines: int, above: int) -> None:
+def _check_ignores(file: TreeEntry, lines: int, above: int) -> None:
     """Raises ManifestError where the ignore files together would take long to follow."""
     if lines > _MOST_IGNORE_LINES:
         text = f"more than {_MOST_IGNORE_LINES:,} lines in this and other ignore files; ignore whole folders"
@@ -251,11 +251,11 @@ def _check_ignores(file: Entry, lines: int, above: int) -> None:
         raise ManifestError(file.shown, 1, "", text)
 
 
-def _is_closed(entry: Entry, closed: Mapping[str, Reason]) -> bool:
+def _is_closed(entry: TreeEntry, closed: Mapping[str, Reason]) -> bool:
     return bool(closed) and is_under(entry.path.decode("utf-8", "surrogateescape"), closed)
 
 
-def _lead_to_files(mirror: Mirror, revision: str, links: list[Entry]) -> list[bool]:
+def _lead_to_files(mirror: Mirror, revision: str, links: list[TreeEntry]) -> list[bool]:
     """For each link whether it ends at a file of this tree. git follows them, and says where each ends in a line.
 
     Where that takes too long (each step reads a whole folder) none of them is taken for harmless.
@@ -277,7 +277,7 @@ def _lead_to_files(mirror: Mirror, revision: str, links: list[Entry]) -> list[bo
     return found
 
 
-def _contents(mirror: Mirror, entries: list[Entry]) -> list[bytes]:
+def _contents(mirror: Mirror, entries: list[TreeEntry]) -> list[bytes]:
     blobs = _blobs(mirror, [each.oid for each in entries], sum(each.size for each in entries))
     return [blobs[each.oid] for each in entries]
 

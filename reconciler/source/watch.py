@@ -18,7 +18,7 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.source.address import git_folder, parse_address
 
@@ -36,7 +36,7 @@ class LocalWatch:
     follows a repository that is removed and made again, as long as its parent folder stays.
     """
 
-    def __init__(self, settings: Source, wake: Callable[[], None]) -> None:
+    def __init__(self, settings: SourceSettings, wake: Callable[[], None]) -> None:
         """`wake` must not raise and should return at once."""
         self._path = _local_path(settings)
         self._wake = wake
@@ -131,7 +131,7 @@ class _Handler(FileSystemEventHandler):
         return parts[-1] in _FILES or "refs" in parts or "reftable" in parts or text == self._repository
 
 
-def _local_path(settings: Source) -> Path | None:
+def _local_path(settings: SourceSettings) -> Path | None:
     try:
         path = parse_address(settings.url).path
     except ReconcileError:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reconciler.config.settings import HostTarget, Settings
+from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.formats.json_values import known_part
 from reconciler.host.inventory import Inventory, TargetLock, UnreadableRecord
@@ -39,10 +39,10 @@ class KnownTarget:
     settings: Mapping[str, Any] | None = None
 
     @property
-    def config(self) -> HostTarget | None:
+    def config(self) -> TargetSettings | None:
         """Its settings when it was last driven; None where an older daemon did not keep them."""
         try:
-            return HostTarget.model_validate({**self.settings, "name": self.name}) if self.settings else None
+            return TargetSettings.model_validate({**self.settings, "name": self.name}) if self.settings else None
         except ValidationError:
             return None
 
@@ -161,7 +161,7 @@ class TargetRegistry:
 
     # ------------------------------------------------------------ comparing
 
-    def _check_known(self, target: HostTarget, known: KnownTarget) -> None:
+    def _check_known(self, target: TargetSettings, known: KnownTarget) -> None:
         before, left = known.config, self._leftover(known)
         if before is None or left is None:
             return
@@ -181,7 +181,7 @@ class TargetRegistry:
             )
 
     def _check_folder(
-        self, target: HostTarget, known: Mapping[str, KnownTarget], wanted: Mapping[str, HostTarget]
+        self, target: TargetSettings, known: Mapping[str, KnownTarget], wanted: Mapping[str, TargetSettings]
     ) -> None:
         for one in known.values():
             if one.folder == target.name:
@@ -193,7 +193,7 @@ class TargetRegistry:
                     f"was called so before; {what}"
                 )
 
-    def _check_takeover(self, target: HostTarget, moved: Iterable[Leftover]) -> None:
+    def _check_takeover(self, target: TargetSettings, moved: Iterable[Leftover]) -> None:
         for left in moved:
             if left.target.name != target.name and self._is_same(target, left):
                 old, new = left.target.name, target.name
@@ -203,7 +203,7 @@ class TargetRegistry:
                     f"{_how_to_rename(old, new)}. Else name the target {old} again"
                 )
 
-    def _is_same(self, target: HostTarget, left: Leftover) -> bool:
+    def _is_same(self, target: TargetSettings, left: Leftover) -> bool:
         """Does a new target read the same folder as one that is gone, or listen at the same address?"""
         before = left.target.config
         if before is not None:
@@ -253,7 +253,7 @@ class TargetRegistry:
             raise Retryable(f"{self._path}: cannot be written: {error.strerror}; check the disk") from None
 
 
-def _has_moved(known: KnownTarget, wanted: HostTarget | None) -> bool:
+def _has_moved(known: KnownTarget, wanted: TargetSettings | None) -> bool:
     """Is a target gone from the config, or does it read another folder than before?"""
     before = known.config
     return wanted is None or (before is not None and before.own_path != wanted.own_path)

@@ -23,7 +23,7 @@ class NoDaemon(Retryable):
     """Nobody answers on the socket."""
 
 
-class Refused(ReconcileError):
+class RequestRefused(ReconcileError):
     """The daemon answered, and the answer is no."""
 
 
@@ -119,6 +119,6 @@ def _understood(status: int, data: bytes) -> Document:
         return answer
     if status == 404 and data == b"Not Found":
         # Our own refusals are JSON.
-        raise Refused(f"the daemon is older than this command and does not know this; {RESTART}")
+        raise RequestRefused(f"the daemon is older than this command and does not know this; {RESTART}")
     message = str(answer.get("error") if isinstance(answer, dict) else answer)
-    raise Terminal(message) if status in (400, 404) else Refused(message)
+    raise Terminal(message) if status in (400, 404) else RequestRefused(message)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from reconciler.errors import Terminal
 from reconciler.report.convergence import full_name, is_moving, judge, services
 from reconciler.report.status import Document
-from reconciler.web.client import DaemonClient, NoDaemon, Refused
+from reconciler.web.client import DaemonClient, NoDaemon, RequestRefused
 
 _WINDOW = 1000
 
@@ -19,7 +19,7 @@ def follow_status(client: DaemonClient, seconds: float = 1.0) -> Iterator[Docume
         time.sleep(seconds)
         try:
             yield client.status()
-        except (NoDaemon, Refused) as error:
+        except (NoDaemon, RequestRefused) as error:
             yield str(error)
 
 
@@ -82,7 +82,7 @@ def follow_logs(client: DaemonClient, service: str, lines: int) -> Iterator[str]
         time.sleep(0.5)
         try:
             now = client.logs(service, _WINDOW)
-        except (NoDaemon, Refused, Terminal):
+        except (NoDaemon, RequestRefused, Terminal):
             # Away, or just back and not yet aware of its services.
             continue
         yield from new_lines(seen, now)

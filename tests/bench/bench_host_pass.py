@@ -17,11 +17,11 @@ from pathlib import Path
 
 import structlog
 
-from reconciler.config.settings import HostTarget as Settings
+from reconciler.config.settings import TargetSettings as Settings
 from reconciler.desired import build_desired, part_of
 from reconciler.engines.preflight import key_of
 from reconciler.host.inventory import Inventory, ReplicaRecord
-from reconciler.host.probing.probing import Sight, Subject
+from reconciler.host.probing.probing import ProbeState, Subject
 from reconciler.host.routing.admin import EndpointState
 from reconciler.host.routing.envoy import ProxyState
 from reconciler.host.supervisor import ProcessState
@@ -44,7 +44,7 @@ class Steady(HostTarget):
         self._supervisor.list = _all_alive  # type: ignore[method-assign]
         self._proxy.observe = self._all_routed  # type: ignore[method-assign]
         self._probes.watch = _nobody  # type: ignore[method-assign]
-        self._probes.sight = lambda _: Sight(ready=True, healthy=True)  # type: ignore[method-assign]
+        self._probes.sight = lambda _: ProbeState(ready=True, healthy=True)  # type: ignore[method-assign]
 
     def observe(self, wanted: tuple[Desired, ...]) -> Observed | Unreachable:
         began = time.process_time()

@@ -14,9 +14,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.config.settings import HostTarget
-from reconciler.loop.reconcile import Turner
-from reconciler.loop.recorder import Journal
+from reconciler.config.settings import TargetSettings
+from reconciler.loop.reconcile import Reconciler
+from reconciler.loop.recorder import Recorder
 from reconciler.model import (
     Capacity,
     Desired,
@@ -105,14 +105,14 @@ def _file(path: str, text: str) -> File:
     return File(path, str(hash((path, text))), text.encode())
 
 
-def make_turner(settings: HostTarget, target: Target, folder: Path) -> tuple[Turner, History]:
+def make_turner(settings: TargetSettings, target: Target, folder: Path) -> tuple[Reconciler, History]:
     history = History(folder / "state.db")
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
-    return Turner(settings, target, history, suspension, cordon, Journal("demo", history, Metrics())), history
+    return Reconciler(settings, target, history, suspension, cordon, Recorder("demo", history, Metrics())), history
 
 
 def measure(count: int) -> dict[str, float]:
-    settings = HostTarget.model_validate(
+    settings = TargetSettings.model_validate(
         {
             "name": "demo",
             "paths": ["runtimes", "demo"],

@@ -21,20 +21,19 @@ from typing import Any
 
 from reconciler.config import settings as config
 from reconciler.host.process import scratch
-from reconciler.host.process.process_discovery import Census, Trace, marker_of
+from reconciler.host.process.process_discovery import ProcessDiscovery, Trace, marker_of
 from reconciler.host.target import HostTarget
 from reconciler.model import (
     Action,
-    Admit,
     Drain,
     EffectiveSpec,
     EnvVar,
     Forget,
     Lease,
+    MarkReady,
     Mount,
     NoteCrash,
     Observed,
-    Own,
     Promote,
     Promoted,
     Relabel,
@@ -43,6 +42,7 @@ from reconciler.model import (
     SecretMount,
     Start,
     Stop,
+    TakeOwnership,
     Undrain,
 )
 from reconciler.secrets import SecretStore, StoredSecret
@@ -60,9 +60,9 @@ SPEC = EffectiveSpec(
 _STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "subprocess.Popen"}
 
 
-def settings(folder: Path) -> config.HostTarget:
+def settings(folder: Path) -> config.TargetSettings:
     """A host whose only interpreter is a stand-in. `make_ready` puts down what it names."""
-    return config.HostTarget.model_validate(
+    return config.TargetSettings.model_validate(
         {
             "name": "box",
             "paths": ["hosts/box"],
@@ -90,9 +90,9 @@ def life(port: int) -> list[Action]:
     spec = replace(SPEC, env=env, secrets=(SecretMount("hub", "/keys"),))
     promoted = Promoted(DIGEST, spec, 1, ORIGIN, "1" * 40, 1.0)
     return [
-        Own(SERVICE, ORIGIN, "t"),
+        TakeOwnership(SERVICE, ORIGIN, "t"),
         Start(REPLICA, DIGEST, spec, ORIGIN, Lease(port), 5.0, "", "1" * 40, "t"),
-        Admit(REPLICA, "t"),
+        MarkReady(REPLICA, "t"),
         Promote(SERVICE, promoted, "t"),
         Relabel(REPLICA, OTHER, spec, ORIGIN, "t"),
         Drain(REPLICA, "t"),
@@ -176,7 +176,7 @@ def mains(folder: Path) -> list[int]:
     """The main processes of the replica, recorded or not."""
     marker = marker_of(folder / "state", REPLICA)
     trace = Trace(replace(record(), id=REPLICA), marker, "no log")
-    return [seen.who.pid for seen in Census().members(trace) if seen.session == seen.who.pid]
+    return [seen.who.pid for seen in ProcessDiscovery().members(trace) if seen.session == seen.who.pid]
 
 
 def leftovers(folder: Path, port: int) -> list[str]:
@@ -185,7 +185,7 @@ def leftovers(folder: Path, port: int) -> list[str]:
     trace = Trace(
         replace(record(), id=REPLICA), marker_of(state, REPLICA), str(state / "replicas" / str(REPLICA) / "log")
     )
-    left = [f"process {seen.who.pid}" for seen in Census().members(trace)]
+    left = [f"process {seen.who.pid}" for seen in ProcessDiscovery().members(trace)]
     left += [str(path) for name in ("replicas", "services", "tmp") for path in (state / name).rglob("*")]
     places = (
         scratch.folder_of(state, REPLICA),

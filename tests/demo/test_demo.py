@@ -15,7 +15,7 @@ from reconciler.config.settings import Settings
 from reconciler.demo import run
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.place import (
-    Place,
+    DemoFolder,
     default_folder,
     find_interpreter,
     is_free,
@@ -98,15 +98,15 @@ def test_git_settings_of_the_user_change_nothing(tmp_path: Path, monkeypatch: py
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> DemoFolder:
     return open_folder(tmp_path / "demo")
 
 
-def test_folder_is_for_our_eyes_only(place: Place) -> None:
+def test_folder_is_for_our_eyes_only(place: DemoFolder) -> None:
     assert stat.S_IMODE(place.folder.stat().st_mode) == 0o700
 
 
-def test_config_is_what_the_daemon_reads_and_stays_when_written_again(place: Place) -> None:
+def test_config_is_what_the_daemon_reads_and_stays_when_written_again(place: DemoFolder) -> None:
     first = write_config(place, Path(sys.executable), None)
     written = place.config.stat().st_mtime_ns
     assert write_config(place, Path(sys.executable), None) == first == Settings.load(place.config)
@@ -115,12 +115,12 @@ def test_config_is_what_the_daemon_reads_and_stays_when_written_again(place: Pla
     assert is_free(first.targets[0].routing.listen)
 
 
-def test_port_that_was_asked_for_is_taken(place: Place) -> None:
+def test_port_that_was_asked_for_is_taken(place: DemoFolder) -> None:
     write_config(place, Path(sys.executable), None)
     assert write_config(place, Path(sys.executable), 18999).targets[0].routing.listen == "127.0.0.1:18999"
 
 
-def test_port_of_an_earlier_run_that_somebody_took_is_given_up(place: Place) -> None:
+def test_port_of_an_earlier_run_that_somebody_took_is_given_up(place: DemoFolder) -> None:
     host, _, port = write_config(place, Path(sys.executable), None).targets[0].routing.listen.rpartition(":")
     with socket.create_server((host, int(port))):
         assert write_config(place, Path(sys.executable), None).targets[0].routing.listen != f"{host}:{port}"
@@ -141,14 +141,14 @@ def test_demo_on_a_taken_port_says_so_before_it_makes_anything(tmp_path: Path) -
     assert not (tmp_path / "demo" / "config.yaml").exists()
 
 
-def test_missing_interpreter_is_named(place: Place) -> None:
+def test_missing_interpreter_is_named(place: DemoFolder) -> None:
     with pytest.raises(SettingsError, match="--python /no/such/python"):
         find_interpreter(Path("/no/such/python"), place)
     with pytest.raises(SettingsError, match=r"deploy/demo\.sh"):
         find_interpreter(None, place)
 
 
-def test_interpreter_of_an_earlier_run_is_used_again(place: Place) -> None:
+def test_interpreter_of_an_earlier_run_is_used_again(place: DemoFolder) -> None:
     write_config(place, Path(sys.executable), None)
     assert find_interpreter(None, place) == Path(sys.executable)
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.config.settings import Engine, HostTarget
+from reconciler.config.settings import EngineSettings, TargetSettings
 from reconciler.desired import DesiredCache, build_desired
 from reconciler.desired.origins import Origins
 from reconciler.desired.serving_options import read_wishes
-from reconciler.desired.spec import Unusable
+from reconciler.desired.spec import UnusableField
 from reconciler.engines.images import find_engine
 from reconciler.manifests import ManifestCache, read_manifests
 from reconciler.manifests.documents import read_file
@@ -79,11 +79,11 @@ spec:
       - "128"
 """
 
-TARGET = HostTarget(
+TARGET = TargetSettings(
     name="box",
     paths=("runtimes", "hosts/box"),
     default_namespace="team",
-    engines=(Engine(image="vllm/*", python=Path("/opt/vllm/bin/python")),),
+    engines=(EngineSettings(image="vllm/*", python=Path("/opt/vllm/bin/python")),),
     volumes={"claim": Path("/srv/claim")},
 )
 
@@ -94,12 +94,12 @@ def snapshot(files: dict[str, str | bytes], **more: Any) -> Snapshot:
     return Snapshot("r1", tuple(File(p, hashlib.sha1(d).hexdigest(), d) for p, d in raw.items()), **more)
 
 
-def build(files: dict[str, str | bytes], target: HostTarget = TARGET, **more: Any) -> DesiredState:
+def build(files: dict[str, str | bytes], target: TargetSettings = TARGET, **more: Any) -> DesiredState:
     revision = snapshot(files, **more)
     return build_desired(read_manifests(revision), target, revision)
 
 
-def one(text: str, files: dict[str, str | bytes] | None = None, target: HostTarget = TARGET) -> Desired:
+def one(text: str, files: dict[str, str | bytes] | None = None, target: TargetSettings = TARGET) -> Desired:
     (service,) = build({"hosts/box/chat.yaml": text, **(files or {})}, target).services
     return service
 
@@ -383,7 +383,7 @@ def test_all_obstacles_are_listed_with_their_lines() -> None:
 def test_a_secret_that_the_config_stands_in_for_is_no_obstacle() -> None:
     text = with_model("env:", "- {name: TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}")
     assert codes(one(text).blocked) == ["MissingSecret"]
-    engine = Engine(image="vllm/*", python=Path("/p"), env={"TOKEN": "x"})
+    engine = EngineSettings(image="vllm/*", python=Path("/p"), env={"TOKEN": "x"})
     service = one(text, target=TARGET.model_copy(update={"engines": (engine,)}))
     assert service.blocked == ()
     assert service.spec
@@ -442,7 +442,8 @@ def test_claims_and_host_folders_are_mounted_and_other_volumes_are_warned_about(
 
 def test_the_first_matching_image_wins_and_only_stars_are_special() -> None:
     engines = tuple(
-        Engine(image=image, python=Path(f"/{n}")) for n, image in enumerate(["a/b:1", "a/*", "[x]/*@sha256:*", "*"])
+        EngineSettings(image=image, python=Path(f"/{n}"))
+        for n, image in enumerate(["a/b:1", "a/*", "[x]/*@sha256:*", "*"])
     )
     images = {"a/b:1": 0, "a/b:2": 1, "[x]/y@sha256:00": 2, "x/y@sha256:00": 3}
     assert {image: int(engine.python.name) for image in images if (engine := find_engine(image, engines))} == images
@@ -505,7 +506,7 @@ def test_strategies_round_as_in_kubernetes(replicas: int, strategy: str, expecte
 )
 def test_wishes_that_kubernetes_would_refuse_name_their_line(line: str) -> None:
     (manifest,) = read_file("a.yaml", with_predictor(line).encode()).documents
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(UnusableField) as caught:
         read_wishes(manifest)
     assert caught.value.reason.origin == Origin("a.yaml", 14)
 
@@ -783,7 +784,7 @@ def test_engine_that_may_download_or_needs_not_is_asked(lines: list[str]) -> Non
 
 
 def test_config_lets_engines_download() -> None:
-    engine = Engine(image="vllm/*", python=Path("/opt/vllm/bin/python"), env={"HF_HUB_OFFLINE": "0"})
+    engine = EngineSettings(image="vllm/*", python=Path("/opt/vllm/bin/python"), env={"HF_HUB_OFFLINE": "0"})
     text = by_itself("args: [--model=org/name]", "env: [{name: HF_HUB_OFFLINE, value: '1'}]")
     assert codes(one(text).blocked) == ["EngineDownload"]
     assert one(text, target=TARGET.model_copy(update={"engines": (engine,)})).blocked == ()
@@ -817,7 +818,7 @@ def test_token_of_the_container_that_no_fetch_has_is_named(value: str) -> None:
 )
 def test_image_that_is_not_known_to_be_vllm_is_named_at_its_line(image: str, said: str) -> None:
     text = by_itself("args: [--model=/m]").replace("vllm/vllm:1", image)
-    anything = TARGET.model_copy(update={"engines": (Engine(image="*", python=Path("/p")),)})
+    anything = TARGET.model_copy(update={"engines": (EngineSettings(image="*", python=Path("/p")),)})
     (warning,) = [each for each in one(text, target=anything).warnings if each.code == "ImageUnknown"]
     (reason,) = one(text).blocked
     for found in (warning, reason):

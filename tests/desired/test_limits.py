@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.desired import DesiredCache, build_desired, limits
 from reconciler.errors import NotUnderstood
-from reconciler.evaluation.sandbox import Limits, Sandbox
+from reconciler.evaluation.sandbox import EvaluationLimits, Sandbox
 from reconciler.manifests import documents, read_manifests
 from reconciler.manifests.documents import read_file
 from reconciler.model import Desired, DesiredState, File, Reason, Snapshot
@@ -179,7 +179,7 @@ def test_services_that_did_not_change_still_count(monkeypatch: pytest.MonkeyPatc
 def test_sandbox_tells_what_of_a_revision_is_too_much() -> None:
     maps = "".join(config_map(f"m{number}", {}) for number in range(5_000))
     large = with_files({f"m{number}.yaml": maps for number in range(5)})
-    made = Sandbox((TARGET,), Limits())
+    made = Sandbox((TARGET,), EvaluationLimits())
     try:
         good = made.evaluate(tree(2))
         with pytest.raises(NotUnderstood, match=r"revision r cannot be read: it has 25,003 documents for box"):

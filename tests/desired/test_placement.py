@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from reconciler.config.settings import Engine, HostTarget
+from reconciler.config.settings import EngineSettings, TargetSettings
 from reconciler.desired.placement import node_of
 from reconciler.manifests import Manifests, read_manifests
 from reconciler.model import Origin
@@ -19,9 +19,9 @@ from tests.desired.test_desired import HOST, RUNTIME, SERVICE, TARGET, build, co
 GPU_TAINT = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
 
 
-def host(**settings: Any) -> HostTarget:
+def host(**settings: Any) -> TargetSettings:
     given = TARGET.model_dump(exclude_unset=True) | settings
-    return HostTarget.model_validate(given)
+    return TargetSettings.model_validate(given)
 
 
 def selecting(**labels: str) -> str:
@@ -60,7 +60,7 @@ def test_a_runtime_s_tolerations_open_a_tainted_host_unless_the_service_has_its_
 
 def test_the_documented_pair_runs_on_a_host_with_the_usual_taint_of_gpu_nodes() -> None:
     pair = (Path(__file__).parents[1] / "data" / "example_pair.yaml").read_text()
-    engine = Engine(image="quay.io/modh/vllm*", python=Path("/p"))
+    engine = EngineSettings(image="quay.io/modh/vllm*", python=Path("/p"))
     files = {"hosts/box/pair.yaml": pair}
     (tolerant,) = build(files, host(taints=[GPU_TAINT | {"value": "present"}], engines=(engine,))).services
     assert tolerant.not_here == ()

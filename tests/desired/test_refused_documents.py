@@ -337,7 +337,7 @@ def test_validate_refuses_exactly_what_a_host_does_not_use(file: str, choice: ra
     text = yaml.safe_dump(mutated(yaml.safe_load(TREE[file]), choice), allow_unicode=True)
     revision = snapshot({**TREE, file: text})
     manifests = read_manifests(revision)
-    verdict = on_cluster.validate(manifests, on_cluster.Place(TARGET.default_namespace, HOST_MODE))
+    verdict = on_cluster.validate(manifests, on_cluster.RenderContext(TARGET.default_namespace, HOST_MODE))
     state = build_desired(manifests, TARGET, revision)
     assert [each.id.name for each in state.services] == ["chat"]
     assert "InternalError" not in codes((*state.refused, *state.services[0].problems))
@@ -349,5 +349,5 @@ def test_validate_refuses_exactly_what_a_host_does_not_use(file: str, choice: ra
 
 
 def test_the_tree_of_the_property_is_valid_as_it_stands() -> None:
-    assert on_cluster.validate(read_manifests(snapshot({**TREE})), on_cluster.Place("team", HOST_MODE))["valid"]
+    assert on_cluster.validate(read_manifests(snapshot({**TREE})), on_cluster.RenderContext("team", HOST_MODE))["valid"]
     assert build({**TREE}).services[0].spec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Engine, HostTarget, Secrets
+from reconciler.config.settings import EngineSettings, Secrets, TargetSettings
 from reconciler.desired import DesiredCache, build_desired
 from reconciler.engines.environment import Folders
 from reconciler.engines.launch import Launch, Revealed, launch
@@ -27,7 +27,7 @@ def store(name: str = "hub", namespace: str = "team", **data: str) -> SecretStor
     return SecretStore({found.key: found})
 
 
-def build(text: str, secrets: SecretStore = NO_SECRETS, target: HostTarget = TARGET, **files: str) -> DesiredState:
+def build(text: str, secrets: SecretStore = NO_SECRETS, target: TargetSettings = TARGET, **files: str) -> DesiredState:
     revision = snapshot({"hosts/box/chat.yaml": text, **{f"hosts/box/{n}.yaml": t for n, t in files.items()}})
     return build_desired(read_manifests(revision), target, revision, secrets=secrets)
 
@@ -209,7 +209,7 @@ def test_the_host_names_its_own_folder_as_the_place_for_a_missing_secret():
 def start(text: str, secrets: SecretStore) -> Launch:
     service = one(text, secrets)
     assert service.spec is not None
-    engine = Engine(image="*", python=Path("/opt/vllm/bin/python"), env={"GIVEN": "by the config"})
+    engine = EngineSettings(image="*", python=Path("/opt/vllm/bin/python"), env={"GIVEN": "by the config"})
     found = reveal(service.spec, "team", engine.env, secrets)
     assert VALUE not in repr(found)
     folders = Folders("/home", "/tmp/x", "/dev/shm/x")
@@ -293,6 +293,6 @@ def test_encoded_data_arrives_decoded(tmp_path: Path):
 def test_nothing_known_of_secrets_means_references_stay_hidden():
     service = one(TOKEN, store())
     assert service.spec is not None
-    engine = Engine(image="*", python=Path("/opt/vllm/bin/python"))
+    engine = EngineSettings(image="*", python=Path("/opt/vllm/bin/python"))
     made = launch(service.spec, engine, service.id, Lease(1), {}, 1.0, Folders("/h", "/t"), Revealed())
     assert "HF_TOKEN" not in made.env

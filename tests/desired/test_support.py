@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler.config.settings import Engine, HostTarget, Routing
+from reconciler.config.settings import EngineSettings, Routing, TargetSettings
 from reconciler.desired.deviations import ALL_FACTS, deviations
 from reconciler.desired.origins import Origins
-from reconciler.desired.support import ROWS, Effect, Fact, Place, Row, Where, find_row
+from reconciler.desired.support import ROWS, Effect, Fact, Row, TargetKind, Where, find_row
 from reconciler.kserve.schema import roots
 from reconciler.kserve.schema_nodes import ObjectNode
 from reconciler.manifests import KNOWN_KINDS
@@ -109,8 +109,8 @@ FIELDS = [(row, key) for row in ROWS if row.where is not Where.KIND for key in r
 
 
 @pytest.mark.parametrize(("row", "key"), FIELDS, ids=[f"{row.where.name}-{key}" for row, key in FIELDS])
-@pytest.mark.parametrize("place", list(Place))
-def test_a_field_is_answered_as_its_row_says(row: Row, key: str, place: Place):
+@pytest.mark.parametrize("place", list(TargetKind))
+def test_a_field_is_answered_as_its_row_says(row: Row, key: str, place: TargetKind):
     value = row.values[0] if row.values else {"x": "y"} if row.where is Where.SPEC else "x"
     service, runtime = _documents(row, key, value)
     origins, outcome = Origins(_manifest(service), _manifest(runtime)), row.at(place)
@@ -250,8 +250,8 @@ def test_a_private_service_is_warned_about_where_the_proxy_is_not():
 
 
 def test_what_the_documented_pair_says_to_a_host_is_said():
-    engine = Engine(image="quay.io/modh/vllm*", python=Path("/p"))
-    target = HostTarget(name="box", paths=("runtimes", "hosts/box"), engines=(engine,), gpus=("GPU-1",))
+    engine = EngineSettings(image="quay.io/modh/vllm*", python=Path("/p"))
+    target = TargetSettings(name="box", paths=("runtimes", "hosts/box"), engines=(engine,), gpus=("GPU-1",))
     (service,) = build({"hosts/box/pair.yaml": PAIR}, target).services
     said = sorted((warning.code, warning.message.split(" ")[1]) for warning in service.warnings[1:])
     assert said == [

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from reconciler.config.settings import Settings
-from reconciler.desired.support import ROWS, Effect, Outcome, Row
+from reconciler.desired.support import ROWS, Effect, FieldSupport, Row
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("deploy", "reconciler", "repo_layout", "tests")
@@ -74,7 +74,7 @@ def _support(row: Row) -> str:
     return f"| {row.where} | {keys}{values} | {_outcome(row.host)} | {_outcome(row.cluster)} |"
 
 
-def _outcome(outcome: Outcome) -> str:
+def _outcome(outcome: FieldSupport) -> str:
     if outcome.effect is Effect.HONOURED:
         return f"honoured: {outcome.note}" if outcome.note else "honoured"
     text = f"{outcome.effect}: {outcome.note}"

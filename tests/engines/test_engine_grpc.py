@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Engine
-from reconciler.engines.launch import Question, question
+from reconciler.config.settings import EngineSettings
+from reconciler.engines.launch import PreflightQuestion, question
 from reconciler.engines.preflight import PreflightRunner, key_of
 from reconciler.model import EffectiveSpec, EnvVar, Origin
 from tests.support.engine.server import wait_for
@@ -30,11 +30,11 @@ def runner(tmp_path: Path) -> Iterator[PreflightRunner]:
     made.close()
 
 
-def ask(runner: PreflightRunner, spec: EffectiveSpec, python: Path, model: Path, folder: Path) -> Question:
+def ask(runner: PreflightRunner, spec: EffectiveSpec, python: Path, model: Path, folder: Path) -> PreflightQuestion:
     """Of a vLLM without its extra, whatever is installed, where it starts anew."""
     (folder / "lacks").mkdir()
     (folder / "lacks" / "smg_grpc_servicer.py").write_text("raise ImportError('it is not there')\n")
-    asked = question(spec, Engine(image="*", python=python), {"/mnt/models": str(model)}, str(folder))
+    asked = question(spec, EngineSettings(image="*", python=python), {"/mnt/models": str(model)}, str(folder))
     asked = replace(asked, env={**asked.env, "PYTHONPATH": str(folder / "lacks")})
     runner.ask(asked)
     wait_for(lambda: key_of(asked) not in runner.pending())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.config.settings import Engine, HostTarget, Secrets
+from reconciler.config.settings import EngineSettings, Secrets, TargetSettings
 from reconciler.engines.environment import Folders
 from reconciler.engines.interpreter import loads_code
 from reconciler.engines.launch import API_SERVER, Revealed, launch, question, unsupported
@@ -23,8 +23,8 @@ from reconciler.preview.on_host import validate_on
 from reconciler.secrets import SecretStore, StoredSecret
 from tests.desired.test_desired import TARGET, snapshot, with_model
 
-NATIVE = Engine(image="*", python=Path(sys.executable))
-CONTAINER = Engine(image="*", podman=True)
+NATIVE = EngineSettings(image="*", python=Path(sys.executable))
+CONTAINER = EngineSettings(image="*", podman=True)
 SERVICE, FOLDERS = ServiceId("default", "chat"), Folders("/state/home", "/state/tmp")
 
 
@@ -32,7 +32,7 @@ def spec_of(*command: str, **env: str) -> EffectiveSpec:
     return EffectiveSpec("image", command, (), tuple(EnvVar(k, v) for k, v in env.items()))
 
 
-def started(spec: EffectiveSpec, engine: Engine = NATIVE, secrets: Revealed = Revealed()) -> dict[str, str]:  # noqa: B008
+def started(spec: EffectiveSpec, engine: EngineSettings = NATIVE, secrets: Revealed = Revealed()) -> dict[str, str]:  # noqa: B008
     return dict(launch(spec, engine, SERVICE, Lease(1), {}, 1.0, FOLDERS, secrets).env)
 
 
@@ -192,7 +192,7 @@ spec:
 """
 
 
-def told(target: HostTarget, *lines: str) -> list[tuple[int, str]]:
+def told(target: TargetSettings, *lines: str) -> list[tuple[int, str]]:
     files = {"hosts/box/chat.yaml": with_model(*lines), "hosts/box/s.yaml": SECRET, "hosts/box/m.yaml": MAP}
     verdict: Document = validate_on(read_manifests(snapshot(files)), target)
     assert verdict["valid"], verdict

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings
 from reconciler.engines.environment import Folders
 from reconciler.engines.lacks import Lacks
 from reconciler.engines.launch import ADDED, OLDEST_VLLM, launch, question, without
@@ -20,7 +20,7 @@ from tests.support.engine.server import wait_for
 SPEC = EffectiveSpec("image", ("vllm", "serve"), ("--model=org/chat", "--max-model-len=8"))
 FOLDERS = Folders("/home", "/tmp", "/private")
 ON_A_SOCKET = replace(FOLDERS, socket="/run/x/http.sock")
-ENGINE = Engine(image="*", python=Path("/p"))
+ENGINE = EngineSettings(image="*", python=Path("/p"))
 
 # As small as a package can be that the preflight takes for vLLM: it has a parser of flags, as every version does.
 VLLM = """
@@ -48,7 +48,7 @@ def make_vllm(folder: Path, *flags: str) -> Path:
 
 def ask(python: Path, cache: Path) -> PreflightRunner:
     """A runner that has asked."""
-    asked = question(SPEC, Engine(image="*", python=python), {}, str(cache / "home"))
+    asked = question(SPEC, EngineSettings(image="*", python=python), {}, str(cache / "home"))
     runner = PreflightRunner(cache, lambda: None)
     runner.ask(asked)
     wait_for(lambda: key_of(asked) not in runner.pending())
@@ -58,7 +58,9 @@ def ask(python: Path, cache: Path) -> PreflightRunner:
 
 def started(python: Path, cache: Path) -> tuple[str, ...]:
     """The arguments that a later daemon would start it with."""
-    found = launch(SPEC, Engine(image="*", python=python), ServiceId("a", "b"), Lease(8123), {}, 20, ON_A_SOCKET)
+    found = launch(
+        SPEC, EngineSettings(image="*", python=python), ServiceId("a", "b"), Lease(8123), {}, 20, ON_A_SOCKET
+    )
     return without(found, Lacks(cache).of(engine_parts(python, "")), Lease(8123)).argv
 
 
@@ -74,7 +76,7 @@ def test_flags_asked_about_are_those_that_are_added() -> None:
 
 def test_old_engine_is_served_without_shutdown_timeout_and_on_its_port(tmp_path: Path) -> None:
     python = make_vllm(tmp_path / "engine", "--host", "--port", "--served-model-name")
-    asked = question(SPEC, Engine(image="*", python=python), {}, str(tmp_path / "home"))
+    asked = question(SPEC, EngineSettings(image="*", python=python), {}, str(tmp_path / "home"))
     verdict = ask(python, tmp_path / "cache").result(key_of(asked))
     assert verdict is not None
     assert (verdict.errors, verdict.lacks) == ((), ("--uds", "--shutdown-timeout"))
@@ -93,7 +95,7 @@ def test_newer_engine_at_the_same_path_gets_all_flags_again(tmp_path: Path) -> N
 
 def test_engine_that_cannot_be_told_its_port_is_too_old_and_no_commits_fault(tmp_path: Path) -> None:
     python = make_vllm(tmp_path / "engine", "--host", "--served-model-name")
-    asked = question(SPEC, Engine(image="*", python=python), {}, str(tmp_path / "home"))
+    asked = question(SPEC, EngineSettings(image="*", python=python), {}, str(tmp_path / "home"))
     runner = ask(python, tmp_path / "cache")
     assert runner.result(key_of(asked)) is None
     trouble = runner.trouble(key_of(asked))
@@ -115,7 +117,7 @@ def test_half_written_file_of_lacks_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_installed_engine_knows_all_of_our_flags(engine_python: Path, tmp_path: Path) -> None:
-    asked = question(SPEC, Engine(image="*", python=engine_python), {}, str(tmp_path / "home"))
+    asked = question(SPEC, EngineSettings(image="*", python=engine_python), {}, str(tmp_path / "home"))
     verdict = ask(engine_python, tmp_path / "cache").result(key_of(asked))
     assert verdict is not None
     assert verdict.lacks == ()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings
 from reconciler.engines.arguments import GRPC_SERVERS, flag_value, values_of
 from reconciler.engines.environment import Folders, replace_paths
 from reconciler.engines.expansion import expand
@@ -27,7 +27,7 @@ from reconciler.engines.model_names import model_names
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, ServiceId
 
 SERVICE = ServiceId("team", "granite")
-ENGINE = Engine(image="*", python=Path("/venv/bin/python"))
+ENGINE = EngineSettings(image="*", python=Path("/venv/bin/python"))
 FOLDERS = Folders("/state/home", "/state/tmp")
 MODELS = {"/mnt/models": "/weights/abc"}
 PYTHON = ("python", "-m", API_SERVER)
@@ -38,7 +38,7 @@ def spec_of(command: tuple[str, ...], *args: str, env: dict[str, str] | None = N
     return EffectiveSpec("image", command, args, tuple(EnvVar(k, v) for k, v in (env or {}).items()))
 
 
-def launched(spec: EffectiveSpec, engine: Engine = ENGINE, lease: Lease = Lease(20001)) -> Launch:  # noqa: B008 - frozen
+def launched(spec: EffectiveSpec, engine: EngineSettings = ENGINE, lease: Lease = Lease(20001)) -> Launch:  # noqa: B008 - frozen
     return launch(spec, engine, SERVICE, lease, MODELS, 89.5, FOLDERS)
 
 
@@ -59,7 +59,7 @@ def test_the_pair_that_users_paste_is_translated() -> None:
 
 
 def test_in_its_own_image_an_engine_keeps_what_the_image_knows_better() -> None:
-    engine = Engine(image="*", podman=True, env={"A": "host"})
+    engine = EngineSettings(image="*", podman=True, env={"A": "host"})
     spec = spec_of(
         ("/opt/venv/bin/python3", "-m", API_SERVER), env={"LD_LIBRARY_PATH": "/lib", "HOME": "/root", "A": ""}
     )
@@ -260,7 +260,7 @@ def test_the_longest_of_nested_mounts_wins() -> None:
 def test_the_environment_is_made_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUR_SECRET", "x")
     container = {"PATH": "/opt/app/bin", "HOME": "/app", "PYTHONDONTWRITEBYTECODE": "1", "A": "1", "B": "1"}
-    engine = Engine(image="*", python=Path("/venv/bin/python"), env={"B": "2", "PYTHONDONTWRITEBYTECODE": "1"})
+    engine = EngineSettings(image="*", python=Path("/venv/bin/python"), env={"B": "2", "PYTHONDONTWRITEBYTECODE": "1"})
     env = launched(spec_of(PYTHON, env=container), engine).env
     assert "OUR_SECRET" not in env
     assert "PYTHONDONTWRITEBYTECODE" not in env

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Engine
-from reconciler.engines.launch import Question, question
-from reconciler.engines.preflight import PreflightRunner, Verdict, engine_version, key_of
+from reconciler.config.settings import EngineSettings
+from reconciler.engines.launch import PreflightQuestion, question
+from reconciler.engines.preflight import PreflightRunner, PreflightVerdict, engine_version, key_of
 from reconciler.engines.preflight_hints import REMOVED
 from reconciler.errors import Retryable
 from reconciler.model import EffectiveSpec, EnvVar, FileMount, Mount, Origin, Preflight, Reason, VolumeFile
@@ -48,14 +48,14 @@ def ask(
 
     def ask(*args: str, model: str = "--model=/mnt/models") -> Preflight:
         spec = spec_of(*args, model=model)
-        asked = question(spec, Engine(image="*", python=engine_python), {"/mnt/models": str(tiny_model)}, home)
+        asked = question(spec, EngineSettings(image="*", python=engine_python), {"/mnt/models": str(tiny_model)}, home)
         origins = tuple(Origin("args.yaml", 10 + n) for n in range(len(spec.args)))
         return answer(runner, asked).about(asked, spec, origins, SERVICE_LINE)
 
     return ask
 
 
-def answer(runner: PreflightRunner, asked: Question) -> Verdict:
+def answer(runner: PreflightRunner, asked: PreflightQuestion) -> PreflightVerdict:
     runner.ask(asked)
     wait_for(lambda: key_of(asked) not in runner.pending())
     verdict = runner.result(key_of(asked))
@@ -98,7 +98,9 @@ def test_gguf_file_is_refused_by_a_vllm_that_has_no_loader_for_it(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "m.gguf").write_bytes(b"GGUF\x03")
     spec = spec_of(model="--model=/mnt/models/m.gguf")
-    asked = question(spec, Engine(image="*", python=engine_python), {"/mnt/models": str(tmp_path / "model")}, "/h")
+    asked = question(
+        spec, EngineSettings(image="*", python=engine_python), {"/mnt/models": str(tmp_path / "model")}, "/h"
+    )
     (error,) = answer(runner, asked).errors
     assert error.index == 0
     assert "has no GGUF loader of its own; take safetensors" in error.message
@@ -244,7 +246,7 @@ def test_services_own_argument_is_blamed_before_its_runtimes(
     ):
         spec = spec_of(*args, "--no-enable-chunked-prefill")
         paths = {"/mnt/models": str(tiny_model)}
-        asked = question(spec, Engine(image="*", python=engine_python), paths, str(tmp_path))
+        asked = question(spec, EngineSettings(image="*", python=engine_python), paths, str(tmp_path))
         found = answer(runner, asked).about(asked, spec, (runtime, *origins, runtime), SERVICE_LINE)
         (reason,) = found.reasons
         assert reason.origin == own, reason.message
@@ -259,7 +261,7 @@ def test_variable_that_vllm_cannot_read_is_refused_with_its_line(
     """Most of them it reads only once the server runs."""
     spec = replace(spec_of(), env=(EnvVar(name, "tcp://10.0.0.1:80"),))
     paths, line = {"/mnt/models": str(tiny_model)}, Origin("service.yaml", 30)
-    asked = question(spec, Engine(image="*", python=engine_python), paths, str(tmp_path))
+    asked = question(spec, EngineSettings(image="*", python=engine_python), paths, str(tmp_path))
     found = answer(runner, asked).about(asked, spec, (), SERVICE_LINE, {name: line})
     (reason,) = found.reasons
     assert reason.origin == line
@@ -270,7 +272,7 @@ def test_variable_that_vllm_cannot_read_is_refused_with_its_line(
 def test_variable_of_the_config_that_vllm_cannot_read_is_this_hosts_fault(
     runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    config = Engine(image="*", python=engine_python, env={"VLLM_ENGINE_READY_TIMEOUT_S": "much"})
+    config = EngineSettings(image="*", python=engine_python, env={"VLLM_ENGINE_READY_TIMEOUT_S": "much"})
     asked = question(spec_of(), config, {"/mnt/models": str(tiny_model)}, str(tmp_path))
     runner.ask(asked)
     wait_for(lambda: key_of(asked) not in runner.pending())
@@ -285,7 +287,7 @@ def test_folder_of_this_host_stands_beside_the_containers(
 ) -> None:
     spec = spec_of("--tokenizer=/mnt/models/none")
     paths = {"/mnt/models": str(tiny_model)}
-    asked = question(spec, Engine(image="*", python=engine_python), paths, str(tmp_path))
+    asked = question(spec, EngineSettings(image="*", python=engine_python), paths, str(tmp_path))
     (reason,) = answer(runner, asked).about(asked, spec, (), SERVICE_LINE).reasons
     assert f"(/mnt/models is {tiny_model} on this host)" in reason.message
 
@@ -307,7 +309,7 @@ def test_package_that_a_connector_needs_is_this_hosts_fault(
     spec = spec_of(f"--kv-transfer-config={config}")
     origins = (Origin("args.yaml", 10), Origin("args.yaml", 11))
     paths = {"/mnt/models": str(tiny_model)}
-    asked = question(spec, Engine(image="*", python=engine_python), paths, str(tmp_path))
+    asked = question(spec, EngineSettings(image="*", python=engine_python), paths, str(tmp_path))
     runner.ask(asked)
     wait_for(lambda: key_of(asked) not in runner.pending())
     trouble = runner.trouble(key_of(asked))
@@ -325,7 +327,7 @@ def test_tokenizer_that_does_not_load_is_refused(
     text = json.loads((model / "tokenizer.json").read_text())
     (model / "tokenizer.json").write_text(json.dumps(text | {"model": {"type": "BPE"}}))
     spec = spec_of()
-    asked = question(spec, Engine(image="*", python=engine_python), {"/mnt/models": str(model)}, str(tmp_path))
+    asked = question(spec, EngineSettings(image="*", python=engine_python), {"/mnt/models": str(model)}, str(tmp_path))
     (reason,) = answer(runner, asked).about(asked, spec, (Origin("args.yaml", 10),), SERVICE_LINE).reasons
     assert reason.origin == Origin("args.yaml", 10)
     assert "the tokenizer in /mnt/models cannot be loaded" in reason.message
@@ -413,7 +415,7 @@ def test_the_stock_interpreter_gives_the_same_verdicts(
     for args in (["--max-num-seqs=4"], ["--max-modl-len=4", "--dtype=x"]):
         spec = spec_of(*args)
         paths = {"/mnt/models": str(tiny_model)}
-        asked = question(spec, Engine(image="*", python=stock_python), paths, str(tmp_path))
+        asked = question(spec, EngineSettings(image="*", python=stock_python), paths, str(tmp_path))
         stock = answer(runner, asked).about(asked, spec, [Origin("args.yaml", 10 + n) for n in range(3)], SERVICE_LINE)
         mine = ask(*args)
         assert [r.message for r in stock.reasons] == [r.message for r in mine.reasons]
@@ -423,7 +425,10 @@ def test_the_stock_interpreter_gives_the_same_verdicts(
 @engine
 def test_verdicts_outlive_the_daemon(engine_python: Path, tiny_model: Path, tmp_path: Path) -> None:
     asked = question(
-        spec_of("--foo"), Engine(image="*", python=engine_python), {"/mnt/models": str(tiny_model)}, str(tmp_path)
+        spec_of("--foo"),
+        EngineSettings(image="*", python=engine_python),
+        {"/mnt/models": str(tiny_model)},
+        str(tmp_path),
     )
     first = PreflightRunner(tmp_path / "cache", lambda: None)
     verdict = answer(first, asked)
@@ -450,9 +455,9 @@ def fake_python(folder: Path, body: str) -> Path:
     return python
 
 
-def asked_of(python: Path, folder: Path, *args: str, model: Path | None = None) -> Question:
+def asked_of(python: Path, folder: Path, *args: str, model: Path | None = None) -> PreflightQuestion:
     paths = {"/mnt/models": str(model or folder / "model")}
-    return question(spec_of(*args), Engine(image="*", python=python), paths, str(folder / "home"))
+    return question(spec_of(*args), EngineSettings(image="*", python=python), paths, str(folder / "home"))
 
 
 VERDICT = '{"parsed": "p", "gpus": 1, "errors": [], "warnings": []}'
@@ -637,7 +642,7 @@ def test_the_key_is_blind_to_where_the_model_lies(venv: Path, tmp_path: Path) ->
 
 def test_the_key_is_the_same_wherever_the_engine_is_asked(venv: Path, tmp_path: Path) -> None:
     spec = replace(spec_of(), env=(EnvVar("CHAT", "/mnt/models/chat.jinja"),))
-    engine, paths = Engine(image="*", python=venv), {"/mnt/models": str(tmp_path / "model")}
+    engine, paths = EngineSettings(image="*", python=venv), {"/mnt/models": str(tmp_path / "model")}
     child = question(spec, engine, paths, str(tmp_path / "home"))
     unit = question(spec, engine, paths, "/var/cache/reconciler/1234", mounted=True)
     assert (child.env["CHAT"], unit.env["CHAT"]) == (f"{tmp_path}/model/chat.jinja", "/mnt/models/chat.jinja")
@@ -654,9 +659,9 @@ def test_the_version_is_read_without_running_anything(venv: Path, engine_python:
 def test_a_question_that_broke_our_side_does_not_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
     runner = PreflightRunner(tmp_path / "cache", done.set)
-    asked = Question(tmp_path / "python", (), (), {}, {})
+    asked = PreflightQuestion(tmp_path / "python", (), (), {}, {})
 
-    def broken(_: Question) -> None:
+    def broken(_: PreflightQuestion) -> None:
         raise MemoryError("no room")
 
     monkeypatch.setattr(runner, "_run", broken)
@@ -671,10 +676,10 @@ def test_a_question_that_broke_our_side_does_not_stay_open(tmp_path: Path, monke
 # ---------------------------------------------------------------- files that git holds
 
 
-def mounted(engine_python: Path, tiny_model: Path, home: Path, *args: str, **files: str) -> Question:
+def mounted(engine_python: Path, tiny_model: Path, home: Path, *args: str, **files: str) -> PreflightQuestion:
     volume = FileMount("/chat", tuple(VolumeFile(name.replace("_", "."), text) for name, text in files.items()))
     spec = replace(spec_of(*args), files=(volume,), env=(EnvVar("VLLM_LOGGING_CONFIG_PATH", "/chat/log.json"),))
-    return question(spec, Engine(image="*", python=engine_python), {"/mnt/models": str(tiny_model)}, str(home))
+    return question(spec, EngineSettings(image="*", python=engine_python), {"/mnt/models": str(tiny_model)}, str(home))
 
 
 @engine

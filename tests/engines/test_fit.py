@@ -26,7 +26,7 @@ from reconciler.engines.fit import (
 )
 from reconciler.engines.fit_arguments import MemoryArguments, arguments_of
 from reconciler.engines.fit_files import Tensor, UnreadableModel, Weights, read_header, read_weights
-from reconciler.engines.fit_log import Figures, read_figures
+from reconciler.engines.fit_log import MeasuredMemory, read_figures
 from reconciler.engines.fit_model import ModelShape, shape_of
 from reconciler.host.checks.fits import look_at
 from reconciler.model import Fit, Gpu, Resources
@@ -237,7 +237,7 @@ NOT_CERTAIN: list[dict[str, Any]] = [
     {"kv_type": "nvfp4"},
     {"room": Room(1, 0)},
     {"shape": ModelShape()},
-    {"past": Past(Figures(concurrency=1.0, max_model_len=131072))},
+    {"past": Past(MeasuredMemory(concurrency=1.0, max_model_len=131072))},
 ]
 
 
@@ -444,16 +444,16 @@ for 512 tokens per request: 64.00x
 
 
 def test_a_gpus_log_tells_weights_cache_and_concurrency() -> None:
-    assert read_figures(GPU_LOG) == Figures(round(14.99 * GIB), round(4.52 * GIB), None, 37_024, 8_192, 4.52)
+    assert read_figures(GPU_LOG) == MeasuredMemory(round(14.99 * GIB), round(4.52 * GIB), None, 37_024, 8_192, 4.52)
 
 
 def test_a_cpus_log_tells_what_is_not_cache() -> None:
-    assert read_figures(CPU_LOG) == Figures(None, round(2.75 * GIB), round(0.87 * GIB), 32_768, 512, 64.0)
+    assert read_figures(CPU_LOG) == MeasuredMemory(None, round(2.75 * GIB), round(0.87 * GIB), 32_768, 512, 64.0)
 
 
 def test_an_older_engine_writes_two_lines() -> None:
     found = read_figures(["GPU KV cache size: 9 tokens", "Maximum concurrency for 8 tokens per request: 1.12x"])
-    assert found == Figures(tokens=9, max_model_len=8, concurrency=1.12)
+    assert found == MeasuredMemory(tokens=9, max_model_len=8, concurrency=1.12)
 
 
 def test_a_log_without_a_finished_start_tells_nothing() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engines.launch import Question
-from reconciler.engines.preflight import Complaint, Verdict
+from reconciler.engines.launch import PreflightQuestion
+from reconciler.engines.preflight import Complaint, PreflightVerdict
 from reconciler.engines.preflight_text import paths_in, plain, split
 from reconciler.model import EffectiveSpec, Origin, Reason
 
@@ -18,8 +18,8 @@ OWN = Origin("service.yaml", 12)
 
 
 def reason(complaint: Complaint, *origins: Origin, local: str = "/mnt/models") -> Reason:
-    asked = Question(Path("python"), ARGV, (0, 1, 2), {}, {"/mnt/models": local})
-    verdict = Verdict("", 1, (complaint,), ())
+    asked = PreflightQuestion(Path("python"), ARGV, (0, 1, 2), {}, {"/mnt/models": local})
+    verdict = PreflightVerdict("", 1, (complaint,), ())
     (found,) = verdict.about(asked, SPEC, origins, SERVICE, {"VLLM_PORT": VARIABLE}).reasons
     return found
 

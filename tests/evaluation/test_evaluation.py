@@ -20,11 +20,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reconciler.config.settings import HostTarget, Settings, Source
+from reconciler.config.settings import Settings, SourceSettings, TargetSettings
 from reconciler.errors import NotUnderstood, Retryable, RevisionRefused, Stopping, Superseded
 from reconciler.evaluation import sandbox as sandbox_module
 from reconciler.evaluation.evaluator import Evaluated, Evaluator
-from reconciler.evaluation.sandbox import Limits, Sandbox
+from reconciler.evaluation.sandbox import EvaluationLimits, Sandbox
 from reconciler.evaluation.wire import dump_answers, load_answers
 from reconciler.loop.daemon import Daemon
 from reconciler.model import DesiredState, Snapshot
@@ -134,7 +134,7 @@ def test_changed_secret_outside_git_is_read_at_the_next_pass(tmp_path: Path):
 class closing_sandbox:  # noqa: N801
     """A sandbox for one test."""
 
-    def __init__(self, target: HostTarget = TARGET, limits: Limits | None = None) -> None:
+    def __init__(self, target: TargetSettings = TARGET, limits: EvaluationLimits | None = None) -> None:
         self.made = Sandbox((target,), limits)
 
     def __enter__(self) -> Sandbox:
@@ -148,12 +148,12 @@ class closing_sandbox:  # noqa: N801
 @pytest.mark.parametrize(
     ("limits", "why"),
     [
-        (Limits(cpu_seconds=0.01), "more than 0.01 s of computing"),
-        (Limits(memory_bytes=50 << 20), "more than 50 MiB of memory"),
-        (Limits(answer_bytes=1 << 20), "larger than 1 MiB in all"),
+        (EvaluationLimits(cpu_seconds=0.01), "more than 0.01 s of computing"),
+        (EvaluationLimits(memory_bytes=50 << 20), "more than 50 MiB of memory"),
+        (EvaluationLimits(answer_bytes=1 << 20), "larger than 1 MiB in all"),
     ],
 )
-def test_revision_beyond_a_limit_is_not_understood_and_the_next_one_is(limits: Limits, why: str):
+def test_revision_beyond_a_limit_is_not_understood_and_the_next_one_is(limits: EvaluationLimits, why: str):
     with closing_sandbox(limits=limits) as made:
         good = evaluated(made, SMALL)
         with pytest.raises(NotUnderstood, match=f"revision r cannot be read: .*{why}"):
@@ -163,7 +163,7 @@ def test_revision_beyond_a_limit_is_not_understood_and_the_next_one_is(limits: L
 
 
 def test_failed_revision_is_looked_at_again_only_when_asked(monkeypatch: pytest.MonkeyPatch):
-    with closing_sandbox(limits=Limits(answer_bytes=10)) as made:
+    with closing_sandbox(limits=EvaluationLimits(answer_bytes=10)) as made:
         asked: list[Snapshot] = []
         ask = made._ask_once
         monkeypatch.setattr(made, "_ask_once", lambda snapshot, moved: asked.append(snapshot) or ask(snapshot, moved))
@@ -215,7 +215,7 @@ def test_worker_killed_between_revisions_is_replaced(sandbox: Sandbox):
 
 @pytest.mark.parametrize("is_warm", [False, True])
 def test_hung_worker_is_replaced_and_the_revision_is_read(is_warm: bool):
-    with closing_sandbox(limits=Limits(stalled=2.0)) as made:
+    with closing_sandbox(limits=EvaluationLimits(stalled=2.0)) as made:
         made.start()
         if is_warm:
             evaluated(made, SMALL)
@@ -226,7 +226,7 @@ def test_hung_worker_is_replaced_and_the_revision_is_read(is_warm: bool):
 
 
 def test_worker_that_always_hangs_is_no_fault_of_the_revision(monkeypatch: pytest.MonkeyPatch):
-    with closing_sandbox(limits=Limits(stalled=0.5)) as made:
+    with closing_sandbox(limits=EvaluationLimits(stalled=0.5)) as made:
         start = made._start
 
         def stopped() -> object:
@@ -327,7 +327,7 @@ class Reader:
 
 
 def source_of(repository: Repository, folder: Path, reader: Reader, name: str = "v1") -> GitSource:
-    return GitSource(Source(url=str(repository.path)), folder / "git", ("",), Check(reader.look, name))
+    return GitSource(SourceSettings(url=str(repository.path)), folder / "git", ("",), Check(reader.look, name))
 
 
 def test_revision_that_is_not_understood_is_not_accepted_nor_read_again(tmp_path: Path):
@@ -370,7 +370,7 @@ def test_repaired_revision_is_accepted_after_one_that_was_refused(tmp_path: Path
 def test_revision_that_takes_long_gives_way_to_a_repaired_one(tmp_path: Path):
     repository = Repository(tmp_path / "origin")
     bad = repository.commit()
-    with closing_sandbox(limits=Limits(patience=0.1, look_every=0.1)) as made:
+    with closing_sandbox(limits=EvaluationLimits(patience=0.1, look_every=0.1)) as made:
         made.start()
 
         def look(snapshot: Snapshot, is_outdated: Callable[[], bool]) -> None:
@@ -381,13 +381,13 @@ def test_revision_that_takes_long_gives_way_to_a_repaired_one(tmp_path: Path):
             return made.check(snapshot, is_outdated)
 
         repaired = list[str]()
-        source = GitSource(Source(url=str(repository.path)), tmp_path / "git", ("",), Check(look, "v1"))
+        source = GitSource(SourceSettings(url=str(repository.path)), tmp_path / "git", ("",), Check(look, "v1"))
         assert source.poll().revision == repaired[0]
         assert source.last_good().revision == repaired[0]
 
 
 def test_revisions_that_come_faster_than_they_are_read_get_more_time():
-    with closing_sandbox(limits=Limits(patience=0.05, look_every=0.05)) as made:
+    with closing_sandbox(limits=EvaluationLimits(patience=0.05, look_every=0.05)) as made:
         for expected in (0.1, 0.2):
             made.start()
             os.kill(worker_pid(made), signal.SIGSTOP)
@@ -399,7 +399,7 @@ def test_revisions_that_come_faster_than_they_are_read_get_more_time():
 
 
 def test_revision_that_takes_long_is_read_to_its_end_while_none_is_newer():
-    with closing_sandbox(limits=Limits(patience=0.02, look_every=0.02)) as made:
+    with closing_sandbox(limits=EvaluationLimits(patience=0.02, look_every=0.02)) as made:
         asked = list[int]()
         made.check(tree(60), lambda: bool(asked.append(1)))
         assert asked
@@ -408,7 +408,7 @@ def test_revision_that_takes_long_is_read_to_its_end_while_none_is_newer():
 
 @pytest.mark.parametrize("newer", [True, False])
 def test_revision_that_is_read_gives_way_at_once_when_asked(newer: bool):
-    with closing_sandbox(limits=Limits(patience=1_000)) as made:
+    with closing_sandbox(limits=EvaluationLimits(patience=1_000)) as made:
         made.start()
         wait(lambda: bool(evaluated(made, tree(1))))
         worker = worker_pid(made)
@@ -473,7 +473,7 @@ def test_daemon_whose_accepted_revision_is_not_understood_takes_a_repaired_one(
     daemon.start()
     wait(lambda: seen(daemon) == (first, False, 200, []))
     daemon.stop()
-    monkeypatch.setattr(sandbox_module, "Limits", partial(Limits, answer_bytes=20_000))
+    monkeypatch.setattr(sandbox_module, "Limits", partial(EvaluationLimits, answer_bytes=20_000))
     daemon = Daemon(given_here)
     daemon.start()
     try:
@@ -557,7 +557,7 @@ class Reading:
 
 
 def test_sync_ends_reading_where_git_has_a_newer_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sandbox_module, "Limits", partial(Limits, patience=1_000))
+    monkeypatch.setattr(sandbox_module, "Limits", partial(EvaluationLimits, patience=1_000))
     with Reading(tmp_path) as reading:
         repaired = push(reading.repository, 2)
         reading.sync().join(30)
@@ -566,7 +566,7 @@ def test_sync_ends_reading_where_git_has_a_newer_revision(tmp_path: Path, monkey
 
 
 def test_sync_joins_the_reading_of_the_same_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sandbox_module, "Limits", partial(Limits, patience=1_000, answer_bytes=20_000))
+    monkeypatch.setattr(sandbox_module, "Limits", partial(EvaluationLimits, patience=1_000, answer_bytes=20_000))
     with Reading(tmp_path) as reading:
         looks = reading.daemon._source._has_moved
         looked = list[bool]()

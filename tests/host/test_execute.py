@@ -8,9 +8,9 @@ from reconciler.errors import Retryable, Terminal
 from reconciler.host.execute import execute, make_pool
 from reconciler.model import (
     Action,
-    Admit,
     Drain,
     Endpoint,
+    MarkReady,
     Mount,
     Outcome,
     Plan,
@@ -37,7 +37,7 @@ def plan(*actions: Action) -> Plan:
 
 def test_records_come_before_routes_and_routes_before_processes():
     done: list[Action] = []
-    actions = (Admit(of(A), "x"), Drain(of(B), "x"), ROUTES, Stop(of(A), "x"), Stop(of(B), "x"))
+    actions = (MarkReady(of(A), "x"), Drain(of(B), "x"), ROUTES, Stop(of(A), "x"), Stop(of(B), "x"))
     with make_pool() as pool:
         results = execute(plan(*actions), done.append, pool)
     assert tuple(done[:3]) == actions[:3]
@@ -62,24 +62,24 @@ def test_drain_that_is_not_on_record_is_not_told_to_the_proxy():
 
 def test_action_that_is_not_due_is_skipped_with_what_rests_on_it():
     done: list[Action] = []
-    actions = (Admit(of(A), "x"), Stop(of(A), "x"), Stop(of(B), "x"))
-    results = execute(plan(*actions), done.append, waiting=(Admit(of(A), "x"),))
+    actions = (MarkReady(of(A), "x"), Stop(of(A), "x"), Stop(of(B), "x"))
+    results = execute(plan(*actions), done.append, waiting=(MarkReady(of(A), "x"),))
     assert done == [Stop(of(B), "x")]
     assert [result.outcome for result in results] == [Outcome.SKIPPED, Outcome.SKIPPED, Outcome.DONE]
 
 
 def test_a_failure_ends_the_turn_of_its_own_service_only():
     def perform(action: Action) -> None:
-        if action == Admit(of(A), "x"):
+        if action == MarkReady(of(A), "x"):
             raise Retryable("disk is full")
 
-    actions = (Admit(of(A), "x"), Admit(of(B), "x"), ROUTES, Stop(of(A), "x"), Stop(of(B), "x"))
+    actions = (MarkReady(of(A), "x"), MarkReady(of(B), "x"), ROUTES, Stop(of(A), "x"), Stop(of(B), "x"))
     with make_pool() as pool:
         results = {result.action: result for result in execute(plan(*actions), perform, pool)}
-    assert results[Admit(of(A), "x")].outcome is Outcome.FAILED
-    assert results[Admit(of(A), "x")].error == "disk is full"
+    assert results[MarkReady(of(A), "x")].outcome is Outcome.FAILED
+    assert results[MarkReady(of(A), "x")].error == "disk is full"
     assert results[Stop(of(A), "x")].outcome is Outcome.SKIPPED
-    assert results[Admit(of(B), "x")].outcome is Outcome.DONE
+    assert results[MarkReady(of(B), "x")].outcome is Outcome.DONE
     assert results[Stop(of(B), "x")].outcome is Outcome.DONE
     assert results[ROUTES].outcome is Outcome.DONE
 
@@ -98,11 +98,11 @@ def test_what_only_prepares_may_fail_without_ending_the_turn_of_its_service():
 
 def test_terminal_errors_and_bugs_are_results_too():
     def perform(action: Action) -> None:
-        if isinstance(action, Admit):
+        if isinstance(action, MarkReady):
             raise Terminal("never")
         raise ZeroDivisionError("a bug")
 
-    never, bug = execute(plan(Admit(of(A), "x"), Drain(of(B), "x")), perform)
+    never, bug = execute(plan(MarkReady(of(A), "x"), Drain(of(B), "x")), perform)
     assert (never.outcome, never.retryable) == (Outcome.FAILED, False)
     assert bug.outcome is Outcome.FAILED
     assert "ZeroDivisionError" in bug.error

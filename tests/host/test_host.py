@@ -18,7 +18,6 @@ from reconciler.errors import Retryable, Terminal
 from reconciler.host.inventory import Inventory
 from reconciler.host.target import HostTarget
 from reconciler.model import (
-    Admit,
     AskPreflight,
     Desired,
     Drain,
@@ -26,10 +25,10 @@ from reconciler.model import (
     EnvVar,
     Forget,
     Lease,
+    MarkReady,
     NoteCrash,
     Observed,
     Origin,
-    Own,
     Owned,
     Promote,
     Promoted,
@@ -43,6 +42,7 @@ from reconciler.model import (
     Routed,
     Start,
     Stop,
+    TakeOwnership,
     Undrain,
     Unreachable,
 )
@@ -132,13 +132,13 @@ def test_started_replica_becomes_visible_and_ready(host: HostTarget) -> None:
 def test_marks_are_written_once_and_survive_the_daemon(daemon: Callable[[], HostTarget]) -> None:
     host = daemon()
     host.perform(start())
-    host.perform(Admit(REPLICA, "t"))
+    host.perform(MarkReady(REPLICA, "t"))
     host.perform(Drain(REPLICA, "t"))
     first = see(host)
     assert first.ready_at is not None
     assert first.draining_at is not None
     host = daemon()
-    host.perform(Admit(REPLICA, "t"))
+    host.perform(MarkReady(REPLICA, "t"))
     host.perform(Drain(REPLICA, "t"))
     again = see(host)
     assert (again.ready_at, again.draining_at) == (first.ready_at, first.draining_at)
@@ -153,7 +153,7 @@ def test_marks_are_written_once_and_survive_the_daemon(daemon: Callable[[], Host
 def test_stop_is_written_down_before_the_signal(host: HostTarget) -> None:
     host.perform(start("--ignore-term"))
     eventually(lambda: "up" in host.logs(SERVICE, 10))
-    host.perform(Admit(REPLICA, "t"))
+    host.perform(MarkReady(REPLICA, "t"))
     host.perform(Stop(REPLICA, "t"))
     first = see(host)
     assert first.alive
@@ -183,7 +183,7 @@ def test_stop_kills_an_engine_that_was_never_ready(host: HostTarget) -> None:
 def test_stop_lets_an_engine_end_that_was_ready(host: HostTarget) -> None:
     host.perform(start())
     eventually(lambda: see(host).ready_now)
-    host.perform(Admit(REPLICA, "t"))
+    host.perform(MarkReady(REPLICA, "t"))
     host.perform(Stop(REPLICA, "t"))
     eventually(lambda: not see(host).alive)
     assert see(host).exit_code == 0
@@ -245,11 +245,11 @@ def test_logs_say_whose_they_are_when_there_are_several(host: HostTarget) -> Non
 
 def test_service_is_owned_promoted_and_forgotten(daemon: Callable[[], HostTarget]) -> None:
     host = daemon()
-    host.perform(Own(SERVICE, ORIGIN, "t"))
+    host.perform(TakeOwnership(SERVICE, ORIGIN, "t"))
     assert observe(host).owned == {SERVICE: Owned(SERVICE, ORIGIN)}
     promoted = make_promoted()
     host.perform(Promote(SERVICE, promoted, "t"))
-    host.perform(Own(SERVICE, ORIGIN, "t"))
+    host.perform(TakeOwnership(SERVICE, ORIGIN, "t"))
     assert observe(daemon()).owned == {SERVICE: Owned(SERVICE, ORIGIN, promoted)}
     host = daemon()
     host.perform(start())
@@ -348,7 +348,7 @@ def test_pass_over_what_serves_writes_nothing_and_reads_only_its_own_processes(
     host = daemon()
     for replica in (REPLICA, SECOND):
         host.perform(start("", replica))
-        host.perform(Admit(replica, "t"))
+        host.perform(MarkReady(replica, "t"))
     host.close()
     script = """
 import os, sys, threading
@@ -392,7 +392,7 @@ def test_a_pass_that_is_still_going_on_does_not_take_the_lock_again(
     late.lock()
     late.close()
     with pytest.raises(Retryable, match="let go already"):
-        late.perform(Own(SERVICE, ORIGIN, "late"))
+        late.perform(TakeOwnership(SERVICE, ORIGIN, "late"))
     daemon().lock()
 
 

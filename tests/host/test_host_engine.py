@@ -15,11 +15,10 @@ import pytest
 from reconciler.config import settings as config
 from reconciler.host.inventory import Inventory
 from reconciler.host.process import scratch
-from reconciler.host.process.process_discovery import Census, Trace, marker_of
+from reconciler.host.process.process_discovery import ProcessDiscovery, Trace, marker_of
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.host.target import HostTarget
 from reconciler.model import (
-    Admit,
     AskPreflight,
     Desired,
     Drain,
@@ -29,9 +28,9 @@ from reconciler.model import (
     Fit,
     Forget,
     Lease,
+    MarkReady,
     Mount,
     Observed,
-    Own,
     Remove,
     Replica,
     ReplicaId,
@@ -40,6 +39,7 @@ from reconciler.model import (
     SetRoutes,
     Start,
     Stop,
+    TakeOwnership,
 )
 from reconciler.system import procfs
 from tests.support.ports import free_port
@@ -72,8 +72,8 @@ def make_host(tmp_path: Path, tiny_model: Path) -> Iterator[MakeHost]:
     EnvoyProxy(tmp_path / "box" / "proxy", config.Routing()).stop()
 
 
-def settings(python: Path, model: Path) -> config.HostTarget:
-    return config.HostTarget.model_validate(
+def settings(python: Path, model: Path) -> config.TargetSettings:
+    return config.TargetSettings.model_validate(
         {
             "name": "box",
             "paths": ["hosts/box"],
@@ -146,11 +146,11 @@ def test_real_engine_lives_its_whole_life_and_nothing_is_left(
     assert (estimated.measured, estimated.refusal) == (False, "")
 
     host.perform(EnsureProxy("t"))
-    host.perform(Own(SERVICE, ORIGIN, "t"))
+    host.perform(TakeOwnership(SERVICE, ORIGIN, "t"))
     port = free_port()
     host.perform(Start(REPLICA, DIGEST, spec(tiny_model), ORIGIN, Lease(port), 20.0, verdict.parsed, "1" * 40, "t"))
     eventually(lambda: see(host).ready_now, PATIENCE)
-    host.perform(Admit(REPLICA, "t"))
+    host.perform(MarkReady(REPLICA, "t"))
     assert_the_engine_agrees(host, estimated, observe(host, wanted).preflights[DIGEST].fit)
     at = see(host).socket
     assert at
@@ -182,14 +182,14 @@ def test_processes_of_a_killed_stock_server_are_known_by_their_marker(
     host = make_host(stock_python)
     host.perform(Start(REPLICA, DIGEST, spec(tiny_model), ORIGIN, Lease(free_port()), 20.0, "", "1" * 40, "t"))
     eventually(lambda: see(host).ready_now, PATIENCE)
-    host.perform(Admit(REPLICA, "t"))
+    host.perform(MarkReady(REPLICA, "t"))
     record = Inventory(tmp_path / "box").replica(REPLICA)
     assert record is not None
     assert record.process is not None
     assert len(record.members) >= 3
     # Without what was noted: only the marker counts.
     trace = Trace(record, marker_of(tmp_path / "box", REPLICA), "no log")
-    marked = {seen.who for seen in Census().members(trace) if seen.marker == trace.marker}
+    marked = {seen.who for seen in ProcessDiscovery().members(trace) if seen.marker == trace.marker}
     titles = [Path(f"/proc/{who.pid}/cmdline").read_bytes() for who in marked]
     assert any(title.startswith(b"VLLM::") for title in titles), titles
     assert marked == set(record.members)
@@ -203,5 +203,5 @@ def test_processes_of_a_killed_stock_server_are_known_by_their_marker(
     assert not [file for file in record.shared_memory if (Path("/dev/shm") / file.name).exists()]
 
 
-def settings_of(host: HostTarget) -> config.HostTarget:
+def settings_of(host: HostTarget) -> config.TargetSettings:
     return host._settings

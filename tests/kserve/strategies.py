@@ -57,7 +57,7 @@ _KEYS = st.sampled_from(
 
 
 @st.composite
-def values(draw: st.DrawFn, node: nodes.Node, depth: int = 0) -> Any:
+def values(draw: st.DrawFn, node: nodes.SchemaNode, depth: int = 0) -> Any:
     """A value for one node of the schema; one in forty is junk."""
     if draw(st.integers(0, 39)) == 0:
         return draw(_JUNK)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.kserve.quantity import canonical, is_quantity
-from reconciler.kserve.resolve import World, resolve
+from reconciler.kserve.resolve import ClusterObjects, resolve
 from reconciler.kserve.template import render
 from reconciler.kserve.template_nodes import TemplateError
 from reconciler.manifests import read_file
@@ -74,7 +74,7 @@ def test_no_nearly_right_service_makes_render_or_validate_raise(service: dict[st
 def test_resolving_leaves_the_documents_as_they_are(service: dict[str, Any]) -> None:
     tree = [_RUNTIME, service]
     before = json.dumps(tree)
-    world = World.build(tree)
+    world = ClusterObjects.build(tree)
     first, second = resolve(service, world), resolve(service, world)
     assert json.dumps(tree) == before
     assert first == second
@@ -83,7 +83,7 @@ def test_resolving_leaves_the_documents_as_they_are(service: dict[str, Any]) -> 
 @_slow
 @given(near_misses())
 def test_defaulting_a_defaulted_service_changes_nothing(service: dict[str, Any]) -> None:
-    world = World.build([_RUNTIME], default_mode="Standard")
+    world = ClusterObjects.build([_RUNTIME], default_mode="Standard")
     once = resolve(service, world)
     if not once.errors:
         assert resolve(once.defaulted, world).defaulted == once.defaulted

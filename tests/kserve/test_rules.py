@@ -11,7 +11,7 @@ import yaml
 
 from reconciler.kserve import gojson, quantity, storage
 from reconciler.kserve.placeholders import replace_placeholders
-from reconciler.kserve.resolve import Resolved, World, resolve
+from reconciler.kserve.resolve import ClusterObjects, Resolved, resolve
 from reconciler.kserve.template_nodes import TemplateError
 
 Document = dict[str, Any]
@@ -60,7 +60,7 @@ def account(*secrets: str) -> Document:
 
 
 def resolved(isvc: Document, *tree: Document) -> Resolved:
-    return resolve(isvc, World.build([*(tree or (runtime(),)), isvc], default_mode="Standard"))
+    return resolve(isvc, ClusterObjects.build([*(tree or (runtime(),)), isvc], default_mode="Standard"))
 
 
 def messages(result: Resolved) -> str:
@@ -252,7 +252,7 @@ def test_claims_of_a_runtime_are_merged_and_warned_about() -> None:
     own = {"name": "c", "resourceClaimName": "z"}
     result = resolved(service(predictor={"resourceClaims": [own]}), chosen)
     assert (result.errors, result.pod["resourceClaims"]) == ((), [own, *claims])
-    world = World.build([chosen])
+    world = ClusterObjects.build([chosen])
     assert world.issues == ()
     text = "resourceClaims needs KServe 0.21; 0.20 refuses it"
     assert [(issue.path, issue.message) for issue in world.warnings] == [(("spec", "resourceClaims"), text)]
@@ -309,7 +309,7 @@ def test_values_of_secrets_stay_out_of_the_result() -> None:
     shown = repr(result)
     assert "AKIASECRET" not in shown
     assert "hushhush" not in shown
-    assert "hushhush" not in repr(World.build([secret("s", **data)]))
+    assert "hushhush" not in repr(ClusterObjects.build([secret("s", **data)]))
 
 
 @pytest.mark.parametrize(
@@ -419,8 +419,8 @@ def test_predictor_without_implementation_is_refused_although_kserve_panics() ->
 
 def test_first_runtime_of_a_scope_is_never_refused_for_its_priorities() -> None:
     odd = [{"name": "f", "autoSelect": True, "priority": 1}, {"name": "f", "autoSelect": True, "priority": 2}]
-    assert World.build([runtime("a", formats=odd)]).issues == ()
-    issues = World.build([runtime("b"), runtime("a", formats=odd)]).issues
+    assert ClusterObjects.build([runtime("a", formats=odd)]).issues == ()
+    issues = ClusterObjects.build([runtime("b"), runtime("a", formats=odd)]).issues
     assert [issue.message for issue in issues] == [
         "different priorities assigned for the model format f under the servingruntime a"
     ]
@@ -457,13 +457,13 @@ def test_host_name_longer_than_a_label_may_be_is_an_error() -> None:
 def test_deployment_mode(default: str | None, annotation: str, mode: str) -> None:
     tree = [runtime(), *([settings(deploy={"defaultDeploymentMode": default})] if default else [])]
     notes = {"serving.kserve.io/deploymentMode": annotation} if annotation else {}
-    assert resolve(service(annotations=notes), World.build(tree)).deployment_mode == mode
+    assert resolve(service(annotations=notes), ClusterObjects.build(tree)).deployment_mode == mode
 
 
 def test_knative_template_carries_its_scaler_and_not_what_belongs_to_the_service() -> None:
     notes = {"serving.knative.openshift.io/enablePassthrough": "true", "autoscaling.knative.dev/initial-scale": "0"}
     isvc = service(predictor={"maxReplicas": 3, "scaleTarget": 4}, annotations=notes)
-    pod = resolve(isvc, World.build([runtime()])).pod
+    pod = resolve(isvc, ClusterObjects.build([runtime()])).pod
     scaling = {k.split("/")[1]: v for k, v in pod["annotations"].items() if k.startswith("autoscaling.knative.dev/")}
     assert scaling == {"class": "kpa.autoscaling.knative.dev", "target": "4", "min-scale": "1", "max-scale": "3"}
     assert "serving.knative.openshift.io/enablePassthrough" not in pod["annotations"]
@@ -472,7 +472,7 @@ def test_knative_template_carries_its_scaler_and_not_what_belongs_to_the_service
 
 def test_broken_config_map_is_reported_and_the_shipped_settings_hold() -> None:
     config_map = settings(ingress={"ingressDomain": 5}, deploy={"defaultDeploymentMode": "Nope"})
-    world = World.build([runtime(), config_map])
+    world = ClusterObjects.build([runtime(), config_map])
     assert {issue.path for issue in world.issues} == {("data", "deploy"), ("data", "ingress")}
     assert resolve(service(), world).url == "http://m-default.example.com"
 
@@ -516,7 +516,7 @@ def test_json_is_escaped_as_go_does() -> None:
 def test_documents_of_a_tree_stay_as_they_are() -> None:
     tree = [runtime(), service(), settings(deploy={"defaultDeploymentMode": "Standard"})]
     before = yaml.safe_dump(tree)
-    resolve(tree[1], World.build(tree))
+    resolve(tree[1], ClusterObjects.build(tree))
     assert yaml.safe_dump(tree) == before
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.kserve.resolve import World, resolve
+from reconciler.kserve.resolve import ClusterObjects, resolve
 
 FORMAT = {"name": "vLLM", "autoSelect": True}
 CONTAINER = {"name": "kserve-container", "image": "example.com/vllm:v1"}
@@ -25,7 +25,7 @@ def said(*runtimes: dict[str, Any], templated: tuple[dict[str, Any], ...] = (), 
     """What is said of a service of namespace `team`, without KServe's own event."""
     places = [f"r.yaml:{number}" for number, _ in enumerate(runtimes, 1)]
     held = [(each, "t.yaml:5", "Template rhoai") for each in templated]
-    world = World.build(runtimes, default_namespace="team", places=places, templated=held)
+    world = ClusterObjects.build(runtimes, default_namespace="team", places=places, templated=held)
     model = {"modelFormat": {"name": "vLLM"}, "storageUri": "pvc://models/tiny", **model}
     service = {
         "apiVersion": "serving.kserve.io/v1beta1",

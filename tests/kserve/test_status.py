@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.config.settings import Routing
-from reconciler.kserve.status import Condition, Failure, Seen, conditions, failed_because, invalid_because, model_status
+from reconciler.kserve.status import (
+    Condition,
+    FailureInfo,
+    ObservedService,
+    conditions,
+    failed_because,
+    invalid_because,
+    model_status,
+)
 from reconciler.model import Routed
 from reconciler.report.kserve_status import kserve_status, see
 from tests.support.report_world import (
@@ -25,12 +33,14 @@ from tests.support.report_world import (
     verdict,
 )
 
-SERVING = Seen(wanted=1, ready=1, updated=1, alive=1, served=True, routed=True, ready_since=110.0, started_at=100.0)
+SERVING = ObservedService(
+    wanted=1, ready=1, updated=1, alive=1, served=True, routed=True, ready_since=110.0, started_at=100.0
+)
 UNKNOWN_RUNTIME = invalid_because("RuntimeNotRecognized", "No ServingRuntimes … with the name: nope")
 CRASHED = failed_because("CUDA out of memory", 1)
 
 
-def words(seen: Seen) -> dict[str, tuple[str, str]]:
+def words(seen: ObservedService) -> dict[str, tuple[str, str]]:
     return {each.type: (each.status, each.reason) for each in conditions(seen)}
 
 
@@ -38,11 +48,12 @@ def words(seen: Seen) -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize(
     ("situation", "seen", "ready", "predictor", "transition", "active", "target"),
     [
-        ("nothing started yet", Seen(1), ("False", "Predictor ingress not created"), ("False", ""),
+        ("nothing started yet", ObservedService(1), ("False", "Predictor ingress not created"), ("False", ""),
          "InProgress", "", "Pending"),
-        ("fetching the model", Seen(1, is_loading=True), ("False", "Predictor ingress not created"), ("False", ""),
+        ("fetching the model", ObservedService(1, is_loading=True),
+         ("False", "Predictor ingress not created"), ("False", ""),
          "InProgress", "", "Loading"),
-        ("starting", Seen(1, alive=1), ("False", "Predictor ingress not created"),
+        ("starting", ObservedService(1, alive=1), ("False", "Predictor ingress not created"),
          ("False", "MinimumReplicasUnavailable"), "InProgress", "", "Pending"),
         ("serving", SERVING, ("True", ""), ("True", "NewReplicaSetAvailable"), "UpToDate", "Loaded", "Loaded"),
         ("ready, but not behind the proxy yet", replace(SERVING, routed=False),
@@ -52,21 +63,24 @@ def words(seen: Seen) -> dict[str, tuple[str, str]]:
          ("True", "MinimumReplicasAvailable"), "InProgress", "Loaded", "Pending"),
         ("an update failed, the old one serves", replace(SERVING, updated=0, failure=CRASHED), ("True", ""),
          ("True", "MinimumReplicasAvailable"), "BlockedByFailedLoad", "Loaded", "FailedToLoad"),
-        ("the first try failed", Seen(1, failed=1, failure=CRASHED), ("False", "Predictor ingress not created"),
+        ("the first try failed", ObservedService(1, failed=1, failure=CRASHED),
+         ("False", "Predictor ingress not created"),
          ("False", "MinimumReplicasUnavailable"), "BlockedByFailedLoad", "", "FailedToLoad"),
         ("more replicas wanted than ready", replace(SERVING, wanted=3, alive=3),
          ("False", "Predictor ingress not created"), ("False", "MinimumReplicasUnavailable"),
          "InProgress", "Loaded", "Pending"),
-        ("an unusable document from the start", Seen(0, invalid=UNKNOWN_RUNTIME), ("Unknown", ""), ("Unknown", ""),
+        ("an unusable document from the start", ObservedService(0, invalid=UNKNOWN_RUNTIME),
+         ("Unknown", ""), ("Unknown", ""),
          "InvalidSpec", "", "FailedToLoad"),
         ("an unusable document while the old one serves", replace(SERVING, invalid=UNKNOWN_RUNTIME), ("True", ""),
          ("True", "NewReplicaSetAvailable"), "InvalidSpec", "Loaded", "FailedToLoad"),
-        ("no replicas wanted", Seen(0), ("True", ""), ("True", "NewReplicaSetAvailable"), "InProgress", "", "Pending"),
+        ("no replicas wanted", ObservedService(0),
+         ("True", ""), ("True", "NewReplicaSetAvailable"), "InProgress", "", "Pending"),
     ],
 )  # fmt: skip
 def test_status_reads_as_kserve_s(
     situation: str,
-    seen: Seen,
+    seen: ObservedService,
     ready: tuple[str, str],
     predictor: tuple[str, str],
     transition: str,
@@ -91,11 +105,11 @@ def test_stopped_service_says_so_in_every_condition() -> None:
 
 
 def test_failure_info_has_kserve_s_words_and_the_exit_code() -> None:
-    assert model_status(Seen(1, invalid=UNKNOWN_RUNTIME))["lastFailureInfo"] == {
+    assert model_status(ObservedService(1, invalid=UNKNOWN_RUNTIME))["lastFailureInfo"] == {
         "reason": "RuntimeNotRecognized",
         "message": "Waiting for runtime to become available",
     }
-    assert model_status(Seen(1, failure=CRASHED))["lastFailureInfo"] == {
+    assert model_status(ObservedService(1, failure=CRASHED))["lastFailureInfo"] == {
         "reason": "ModelLoadFailed",
         "message": "CUDA out of memory",
         "exitCode": 1,
@@ -104,13 +118,13 @@ def test_failure_info_has_kserve_s_words_and_the_exit_code() -> None:
 
 
 counts = st.integers(0, 4)
-failures = st.none() | st.builds(Failure, st.just("ModelLoadFailed"), st.text(max_size=3), st.none() | counts)
+failures = st.none() | st.builds(FailureInfo, st.just("ModelLoadFailed"), st.text(max_size=3), st.none() | counts)
 
 
 @st.composite
-def sights(draw: st.DrawFn) -> Seen:
+def sights(draw: st.DrawFn) -> ObservedService:
     ready = draw(counts)
-    return Seen(
+    return ObservedService(
         wanted=draw(counts),
         ready=ready,
         updated=draw(st.integers(0, ready)),
@@ -127,7 +141,7 @@ def sights(draw: st.DrawFn) -> Seen:
 
 
 @given(sights())
-def test_ready_is_the_conjunction_of_predictor_and_ingress(seen: Seen) -> None:
+def test_ready_is_the_conjunction_of_predictor_and_ingress(seen: ObservedService) -> None:
     found = {each.type: each.status for each in conditions(seen)}
     both = {found["PredictorReady"], found["IngressReady"]}
     expected = "True" if both == {"True"} else "Unknown" if both == {"Unknown"} else "False"
@@ -136,7 +150,7 @@ def test_ready_is_the_conjunction_of_predictor_and_ingress(seen: Seen) -> None:
 
 
 @given(sights())
-def test_states_and_transition_agree(seen: Seen) -> None:
+def test_states_and_transition_agree(seen: ObservedService) -> None:
     model = model_status(seen)
     target = model.get("states", {}).get("targetModelState")
     expected = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reconciler.kserve.config import SHIPPED, from_config_map
-from reconciler.kserve.resolve import World, resolve
+from reconciler.kserve.resolve import ClusterObjects, resolve
 from tests.kserve.test_rules import Document, account, messages, resolved, runtime, secret, service, settings
 
 MODE = {"serving.kserve.io/deploymentMode": "Standard"}
@@ -80,7 +80,7 @@ def test_amounts_of_injected_containers_must_be_quantities(section: str) -> None
 )
 def test_path_template_makes_the_url_in_mode_knative_only(template: str, url: str) -> None:
     ingress = {"ingressGateway": "g", "ingressDomain": "ai.io", "urlScheme": "https", "pathTemplate": template}
-    world = World.build([runtime(), settings(ingress=ingress)])
+    world = ClusterObjects.build([runtime(), settings(ingress=ingress)])
     assert resolve(service(), world).url == url
     assert resolve(service(annotations=MODE), world).url == "https://m-default.ai.io"
 
@@ -100,8 +100,8 @@ def test_a_runtime_that_is_written_again_is_an_update_of_itself() -> None:
     formats = [{"name": "f", "autoSelect": True, "priority": 1}]
     worker = {"containers": [{"name": "worker-container", "image": "i"}]}
     old = runtime("a", formats=formats, protocolVersions=["v1"], workerSpec=worker)
-    assert World.build([old, old]).issues == ()
-    issues = World.build([old, runtime("a", formats=formats, protocolVersions=["v1"])]).issues
+    assert ClusterObjects.build([old, old]).issues == ()
+    issues = ClusterObjects.build([old, runtime("a", formats=formats, protocolVersions=["v1"])]).issues
     assert [issue.message for issue in issues] == [
         "the ServingRuntime a is invalid: removing workerSpec where it already exists is not allowed"
     ]

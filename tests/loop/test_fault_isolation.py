@@ -20,7 +20,7 @@ from reconciler.host.plan import make_plan
 from reconciler.host.rollout import Decision
 from reconciler.loop.daemon import Daemon
 from reconciler.manifests import read_manifests
-from reconciler.model import INTERNAL_ERROR, Desired, Origin, Phase, ServiceId, Snapshot
+from reconciler.model import INTERNAL_ERROR, Desired, HealthStatus, Origin, ServiceId, Snapshot
 from reconciler.report import diff, service_status
 from reconciler.report.convergence import judge
 from reconciler.report.planned import plan_document
@@ -95,7 +95,7 @@ def test_service_whose_planning_raises_is_left_alone(monkeypatch: pytest.MonkeyP
     known = planning.decide
     monkeypatch.setattr(planning, "decide", no_plan)
     plan = make_plan(wanted, seen, {}, PATIENCE)
-    assert plan.verdicts[TINY].health.phase is Phase.UNKNOWN
+    assert plan.verdicts[TINY].health.phase is HealthStatus.UNKNOWN
     assert plan.verdicts[TINY].health.reason.code == INTERNAL_ERROR
     assert plan.verdicts[other].health.reason.code != INTERNAL_ERROR
     assert not any(getattr(action, "service", None) == TINY for action in plan.actions)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from reconciler.config.settings import HostTarget, Settings, Source
+from reconciler.config.settings import Settings, SourceSettings, TargetSettings
 from reconciler.errors import RevisionRefused, Terminal
-from reconciler.loop.recorder import Journal
-from reconciler.loop.source_recorder import SourceJournal
+from reconciler.loop.recorder import Recorder
+from reconciler.loop.source_recorder import SourceRecorder
 from reconciler.model import (
     Action,
     AskPreflight,
@@ -21,9 +21,9 @@ from reconciler.model import (
     Outcome,
     Reason,
     Result,
+    ServicePlan,
     Sync,
     Unreachable,
-    Verdict,
 )
 from reconciler.report.history import History, parse_revision, parse_since
 from reconciler.source import GitSource
@@ -57,9 +57,9 @@ class Desk:
         self.restart()
 
     def restart(self) -> None:
-        self.journal = Journal("a", self.history, Metrics())
+        self.journal = Recorder("a", self.history, Metrics())
 
-    def record(self, *verdicts: Verdict, wanted: Desired | None = None, seen: Any = None, **more: Any) -> None:
+    def record(self, *verdicts: ServicePlan, wanted: Desired | None = None, seen: Any = None, **more: Any) -> None:
         at = state(wanted or desired(), **more)
         self.journal.record(at, seen or observed(replica()), planned(*verdicts), (), 0.1)
 
@@ -86,7 +86,9 @@ def desk(tmp_path: Path) -> Desk:
         ((verdict(sync=Sync.OUT_OF_SYNC), desired(problems=(BROKEN,), spec=None)), "unusable"),
     ],
 )
-def test_verdict_is_told_once_and_again_when_it_is_over(desk: Desk, bad: tuple[Verdict, Desired], event: str) -> None:
+def test_verdict_is_told_once_and_again_when_it_is_over(
+    desk: Desk, bad: tuple[ServicePlan, Desired], event: str
+) -> None:
     said, wanted = bad
     for _ in range(3):
         desk.record(said, wanted=wanted)
@@ -178,7 +180,7 @@ def test_pass_without_news_writes_nothing(desk: Desk, tmp_path: Path) -> None:
 def test_source_error_and_refused_revision_are_told_once(tmp_path: Path) -> None:
     history = History(tmp_path / "state.db")
     for _ in range(2):
-        journal = SourceJournal(history)
+        journal = SourceRecorder(history)
         journal.failed(Terminal("no such branch; 3 s"), OLD[:40])
         journal.failed(Terminal("no such branch; 4 s"), OLD[:40])
     journal.failed(RevisionRefused("b" * 40, "too many files"), OLD[:40])
@@ -195,7 +197,7 @@ def test_refused_revision_knows_its_commit(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "repo")
     repository.write("hosts/a/x.yaml", "a: 1\n")
     repository.commit()
-    source = GitSource(Source(url=str(repository.path), max_files=1), tmp_path / "git", ("hosts/a",))
+    source = GitSource(SourceSettings(url=str(repository.path), max_files=1), tmp_path / "git", ("hosts/a",))
     source.poll()
     repository.write("hosts/a/y.yaml", "a: 1\n")
     revision = repository.commit()
@@ -205,18 +207,18 @@ def test_refused_revision_knows_its_commit(tmp_path: Path) -> None:
 
 
 def configured(folder: Path, **fields: Any) -> Settings:
-    target = HostTarget.model_validate({"name": "a", "paths": ("runtimes", "hosts/a")} | fields)
+    target = TargetSettings.model_validate({"name": "a", "paths": ("runtimes", "hosts/a")} | fields)
     return settings(folder, targets=(target,))
 
 
 def test_changed_config_is_told_without_its_secrets(tmp_path: Path) -> None:
     history = History(tmp_path / "state.db")
     engine = {"image": "*", "python": "/usr/bin/python3", "env": {"TOKEN": "hunter2"}}
-    SourceJournal(history).compare_config(configured(tmp_path))
+    SourceRecorder(history).compare_config(configured(tmp_path))
     assert history.entries(9) == []
     for _ in range(2):
         changed = configured(tmp_path, paths=("hosts/a",), default_namespace="prod", engines=(engine,))
-        SourceJournal(history).compare_config(changed)
+        SourceRecorder(history).compare_config(changed)
     (entry,) = history.entries(9)
     assert (entry["event"], entry["target"]) == ("config_changed", "a")
     assert entry["message"] == (
@@ -227,7 +229,7 @@ def test_changed_config_is_told_without_its_secrets(tmp_path: Path) -> None:
 
 def test_refused_config_is_told(tmp_path: Path) -> None:
     history = History(tmp_path / "state.db")
-    SourceJournal(history).refused_config(Terminal("config.yaml: targets[0].paths: required"))
+    SourceRecorder(history).refused_config(Terminal("config.yaml: targets[0].paths: required"))
     (entry,) = history.entries(9)
     assert entry["event"] == "config_rejected"
     assert "targets[0].paths" in entry["message"]

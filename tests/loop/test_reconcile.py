@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import HostTarget, Settings
+from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
 from reconciler.host.process.supervisor import ProcessSupervisor
 from reconciler.loop.once import has_acted
-from reconciler.loop.reconcile import Turner
-from reconciler.loop.recorder import Journal
+from reconciler.loop.reconcile import Reconciler
+from reconciler.loop.recorder import Recorder
 from reconciler.loop.wiring import make_folder, make_history
 from reconciler.model import Action, Desired, Fetch, File, Observed, Snapshot, Staging, Start, Stop, Unstage
 from reconciler.report.convergence import judge
@@ -81,7 +81,7 @@ class Target:
     def close(self) -> None: ...
 
 
-def turner(folder: Path, drain: HostDrain | None = None) -> tuple[Turner, Target]:
+def turner(folder: Path, drain: HostDrain | None = None) -> tuple[Reconciler, Target]:
     settings = Settings.model_validate(
         {
             "source": {"url": "/x"},
@@ -98,10 +98,10 @@ def turner(folder: Path, drain: HostDrain | None = None) -> tuple[Turner, Target
     )
     make_folder(settings)
     history, target = make_history(settings), Target()
-    own: HostTarget = settings.targets[0]
-    journal = Journal("box", history, Metrics())
+    own: TargetSettings = settings.targets[0]
+    journal = Recorder("box", history, Metrics())
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
-    return Turner(own, target, history, suspension, cordon, journal, drain=drain), target
+    return Reconciler(own, target, history, suspension, cordon, journal, drain=drain), target
 
 
 def snapshot(*names: str, revision: str = "a" * 40, seed: int = 1) -> Snapshot:

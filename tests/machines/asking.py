@@ -8,11 +8,11 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.engines.launch import Question
+from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import Begin, PreflightRunner, key_of
 from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
-from reconciler.host.systemd.preflight import Sandbox, command, tell, variables_of
+from reconciler.host.systemd.preflight import PreflightSandbox, command, tell, variables_of
 from tests.support.world import eventually
 
 FOLDER = Path("/srv/asking")
@@ -37,7 +37,7 @@ def engine(name: str, text: str) -> Path:
     return path
 
 
-def ask(asked: Question, begin: Begin, timeout: float = 60.0) -> str:
+def ask(asked: PreflightQuestion, begin: Begin, timeout: float = 60.0) -> str:
     """What the engine parsed, or why it cannot be asked."""
     woken = threading.Event()
     runner = PreflightRunner(FOLDER / "cache", woken.set, timeout, begin)
@@ -62,9 +62,9 @@ def main() -> None:
     MODEL.mkdir(parents=True)
     (MODEL / "config.json").write_text("{}")
     MODEL.parent.chmod(0o700)
-    sandbox = Sandbox("box", "daemon", Gpus(()))
+    sandbox = PreflightSandbox("box", "daemon", Gpus(()))
     env = {"HOME": "/var/cache/reconciler/asking", "ODD": ODD, "HF_TOKEN": "hunter2", "strange-name": "x"}
-    look = Question(engine("look", LOOK), ("--x",), (None,), env, {"/mnt/models": str(MODEL)}, mounted=True)
+    look = PreflightQuestion(engine("look", LOOK), ("--x",), (None,), env, {"/mnt/models": str(MODEL)}, mounted=True)
     said = {"seen": ask(look, sandbox.begin)}
     eventually(lambda: not units(), 10)
     hangs = replace(look, python=engine("hangs", HANG))

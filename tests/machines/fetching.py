@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reconciler.config.settings import Storage
+from reconciler.config.settings import StorageSettings
 from reconciler.errors import Retryable
 from reconciler.host.staging import state as states
 from reconciler.host.staging.fetcher import USER
@@ -60,7 +60,7 @@ class UnitModels(Models):
 
     def open(self) -> Stager:
         fetcher = FetchUnit("box", self.python, AnyManager())
-        stager = Stager(Storage(), self.folder, fetcher, lambda: NO_SECRETS, self.woken.set)
+        stager = Stager(StorageSettings(), self.folder, fetcher, lambda: NO_SECRETS, self.woken.set)
         stager.subscribe()
         return stager
 

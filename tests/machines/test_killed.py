@@ -52,7 +52,7 @@ def test_killed_at_every_boundary_it_loses_no_request_and_leaves_nothing(make_ri
             tally = load.stop()
         assert tally.lost == 0, str(tally)
         assert (tally.refused > 0) == (not spare), str(tally)
-        assert_died_in(died, "Start", "Admit", "SetRoutes", "Promote", "Drain", "Stop", "Remove")
+        assert_died_in(died, "Start", "MarkReady", "SetRoutes", "Promote", "Drain", "Stop", "Remove")
         assert {"EnableUnitFiles", "StartUnit", "StopUnit", "DisableUnitFiles"} <= {
             word for line in died for word in line.split()
         }

@@ -110,7 +110,7 @@ def test_reboots_cut_off_from_git_with_and_without_the_daemon_cost_nothing_but_t
         assert rig.units() == [unit]
         assert rig.machine.run("systemctl", "show", "-P", "NRestarts", unit) == "0\n"
         told = {entry["event"] for entry in rig.history()[before:]}
-        assert told <= {"revision", "admit", "source_error"}, "no crash, no start"
+        assert told <= {"revision", "mark_ready", "source_error"}, "no crash, no start"
 
         rig.enable(False)
         rig.machine.reboot()

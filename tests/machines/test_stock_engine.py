@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Engine, HostTarget
+from reconciler.config.settings import EngineSettings, TargetSettings
 from reconciler.engines.launch import launch
 from reconciler.engines.probe import Probe
 from reconciler.host.systemd.replica_unit import plan_unit
@@ -24,7 +24,7 @@ from tests.support.engine.fixtures import find_place
 from tests.support.engine.server import SERVICE, Stream, spec_of
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
-SETTINGS = HostTarget.model_validate({"name": "box", "kind": "systemd", "paths": ["hosts/box"]})
+SETTINGS = TargetSettings.model_validate({"name": "box", "kind": "systemd", "paths": ["hosts/box"]})
 MODEL = "/srv/closed/tiny"
 
 
@@ -46,7 +46,7 @@ def stock_machine(stock_python: Path, tiny_model: Path, tmp_path: Path) -> Itera
 def test_a_stock_engine_serves_and_ends_well_as_a_unit(stock_machine: Machine, stock_python: Path) -> None:
     # A checkout below /tmp, with its interpreter, would be hidden from a unit.
     venv = str(stock_python.parent.parent)
-    engine = Engine(image="*", python=stock_python)
+    engine = EngineSettings(image="*", python=stock_python)
     record = replace(world.record(), spec=spec_of())
     place = place_of(SETTINGS, Path("/var/lib/reconciler/box"), engine, {"/mnt/models": MODEL}, record.id)
     start = launch(record.spec, engine, SERVICE, record.lease, place.paths, record.drain_timeout, place.folders)

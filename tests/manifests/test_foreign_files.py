@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reconciler.config.settings import HostTarget, Source
+from reconciler.config.settings import SourceSettings, TargetSettings
 from reconciler.desired import build_desired, part_of
 from reconciler.errors import ManifestError
 from reconciler.manifests import Ignore, Manifests, read_manifests, read_paths
@@ -140,7 +140,7 @@ def test_folder_and_git_choose_the_same_files(tmp_path: Path) -> None:
     for name, to in {"READ.md": "note.md", "up": "..", "gone": "nowhere", "c.yaml": "x.yml", ".hid": ".."}.items():
         (repository.path / "hosts/a" / name).symlink_to(to)
     repository.commit()
-    source = GitSource(Source(url=str(repository.path)), tmp_path / "git", ("hosts/a",))
+    source = GitSource(SourceSettings(url=str(repository.path)), tmp_path / "git", ("hosts/a",))
     theirs, ours = read_manifests(source.poll()), read_paths([repository.path / "hosts/a"])
 
     def names(found: Manifests) -> tuple[list[str], list[str]]:
@@ -198,11 +198,13 @@ def test_faults_in_a_folder_of_another_host_block_nothing_here(tmp_path: Path) -
     repository.write("hosts/b/sub/.reconcilerignore", "!\n")
     repository.write("hosts/b/sub/x.yaml", SERVICE)
     repository.commit()
-    source = GitSource(Source(url=str(repository.path), max_file_bytes=1000), tmp_path / "git", ("hosts/a", "hosts/b"))
+    source = GitSource(
+        SourceSettings(url=str(repository.path), max_file_bytes=1000), tmp_path / "git", ("hosts/a", "hosts/b")
+    )
     snapshot = source.poll()
 
     def blocking(name: str) -> set[str]:
-        target = HostTarget.model_validate({"name": name, "paths": [f"hosts/{name}"]})
+        target = TargetSettings.model_validate({"name": name, "paths": [f"hosts/{name}"]})
         own = part_of(snapshot, target)
         desired = build_desired(read_manifests(own), target, own)
         assert not desired.services
@@ -229,7 +231,7 @@ def test_service_whose_file_becomes_json_is_the_same_service(as_json: bool, tmp_
     repository.write("hosts/box/host.yaml", HOST)
     repository.write("runtimes/vllm.yaml", RUNTIME)
     repository.write("hosts/box/chat.yaml", SERVICE)
-    source = GitSource(Source(url=str(repository.path)), tmp_path / "git", TARGET.paths)
+    source = GitSource(SourceSettings(url=str(repository.path)), tmp_path / "git", TARGET.paths)
     repository.commit()
     before = source.poll()
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [yaml.safe_load(SERVICE)]}, indent=2)
@@ -262,7 +264,7 @@ def test_file_named_almost_like_a_manifest_is_noted(name: str, tmp_path: Path) -
     repository.write("hosts/box/values.yaml.example", "image: x\n")
     repository.write("hosts/box/README.md", SERVICE)
     repository.commit()
-    snapshot = GitSource(Source(url=str(repository.path)), tmp_path / "git", TARGET.paths).poll()
+    snapshot = GitSource(SourceSettings(url=str(repository.path)), tmp_path / "git", TARGET.paths).poll()
     theirs, ours = read_manifests(snapshot), read_paths([repository.path / "hosts"])
     for found in (theirs, ours):
         (note,) = found.notes

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler import manifests
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings
 from reconciler.desired import build, build_desired
 from reconciler.engines.images import find_engine
 from reconciler.evaluation.evaluator import Evaluator
@@ -242,5 +242,5 @@ def test_half_a_character_in_a_config_map_reaches_no_desired_state() -> None:
 @given(pattern=st.text("ab*", min_size=1, max_size=8), image=st.text("ab", max_size=8))
 def test_pattern_of_an_image_means_what_its_stars_say(pattern: str, image: str) -> None:
     expected = re.fullmatch(".*".join(re.escape(part) for part in pattern.split("*")), image)
-    found = find_engine(image, [Engine(image=pattern, python="/x")])
+    found = find_engine(image, [EngineSettings(image=pattern, python="/x")])
     assert bool(found) == bool(expected)

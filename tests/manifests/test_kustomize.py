@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.config.settings import HostTarget, Source
+from reconciler.config.settings import SourceSettings, TargetSettings
 from reconciler.desired import build_desired, part_of
 from reconciler.errors import Retryable
 from reconciler.evaluation.evaluator import Evaluator
@@ -30,7 +30,7 @@ from tests.desired.test_desired import HOST, RUNTIME, SERVICE
 from tests.support.examples import examples
 from tests.support.git_repository import Repository
 
-TARGET = HostTarget.model_validate({"name": "box", "paths": ["runtimes", "hosts/box"], "default_namespace": "team"})
+TARGET = TargetSettings.model_validate({"name": "box", "paths": ["runtimes", "hosts/box"], "default_namespace": "team"})
 LIST = "resources: [chat.yaml]\n"
 PATCH = """\
 namePrefix: prod-
@@ -85,7 +85,7 @@ def commit(repository: Repository, files: dict[str, str]) -> Snapshot:
     for name, text in files.items():
         repository.write(name, text)
     repository.commit()
-    return GitSource(Source(url=str(repository.path)), repository.path.parent / "git", TARGET.paths).poll()
+    return GitSource(SourceSettings(url=str(repository.path)), repository.path.parent / "git", TARGET.paths).poll()
 
 
 def look(snapshot: Snapshot, cache: ManifestCache | None = None) -> Manifests:
@@ -267,7 +267,7 @@ def test_kustomization_of_the_whole_repository_is_built(
     repository.write("it's here/chat.yaml", SERVICE)
     repository.write("host.yaml", HOST)
     repository.commit()
-    snapshot = GitSource(Source(url=str(repository.path)), repository.path.parent / "git", ("",)).poll()
+    snapshot = GitSource(SourceSettings(url=str(repository.path)), repository.path.parent / "git", ("",)).poll()
     monkeypatch.chdir(repository.path)
     for found in (read_manifests(snapshot), read_paths([Path()])):
         (service,) = found.of_kind("InferenceService")
@@ -358,7 +358,7 @@ def test_kustomization_that_is_refused_has_nothing_served_raw(
     else:
         file.write_bytes(b"#" * (2 << 20) + b"InferenceService" if how == "too large" else b"a: \0InferenceService")
     repository.commit()
-    snapshot = GitSource(Source(url=str(repository.path)), repository.path.parent / "git", TARGET.paths).poll()
+    snapshot = GitSource(SourceSettings(url=str(repository.path)), repository.path.parent / "git", TARGET.paths).poll()
     ours = read_paths([repository.path / "hosts/box"])
     for found in (look(snapshot), ours):
         assert [each.kind for each in found.documents if each.kind != "ClusterServingRuntime"] == ["Host"]
@@ -442,7 +442,7 @@ def test_unchanged_overlay_is_not_built_again(
 def test_overlay_of_another_folder_gets_no_secrets_of_a_namespace(kubectl: str, repository: Repository) -> None:
     """An overlay decides over what it makes of a base: it counts as written where the overlay stands."""
     limited = {"folders": [{"path": "base", "namespaces": ["models"]}]}
-    target = HostTarget.model_validate({**TARGET.model_dump(exclude={"secrets"}), "secrets": limited})
+    target = TargetSettings.model_validate({**TARGET.model_dump(exclude={"secrets"}), "secrets": limited})
     snapshot = part_of(commit(repository, TREE), target)
     manifests = read_manifests(snapshot, None, target.paths)
     (service,) = manifests.of_kind("InferenceService")

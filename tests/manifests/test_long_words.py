@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings
 from reconciler.desired import origins
 from reconciler.engines.expansion import LONGEST_EXPANSION, expand, names_in
 from reconciler.engines.launch import question
@@ -77,7 +77,7 @@ def variables(count: int, value: str) -> list[EnvVar]:
 )
 def test_variables_that_name_each_other_cannot_fill_the_memory(env: list[EnvVar], args: tuple[str, ...]) -> None:
     spec = replace(SPEC, env=tuple(env), args=(*SPEC.args, *args))
-    engine = Engine(image="vllm/*", python=Path("/usr/bin/python3"))
+    engine = EngineSettings(image="vllm/*", python=Path("/usr/bin/python3"))
     asked = question(spec, engine, {}, "/nowhere")
     sizes = [sum(map(len, asked.env.values())), sum(map(len, asked.argv))]
     assert LONGEST_EXPANSION < max(sizes) < 3 * LONGEST_EXPANSION, "it is too large for any process, and no larger"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.model import DesiredState, Health, Origin, Phase, Plan, Reason, Start, Sync, Unreachable
+from reconciler.model import DesiredState, Health, HealthStatus, Origin, Plan, Reason, Start, Sync, Unreachable
 from reconciler.report.applied import holds_up, is_applied
 from tests.support.report_world import (
     OLD,
@@ -25,18 +25,20 @@ from tests.support.report_world import (
 
 BLOCKED = verdict(
     sync=Sync.OUT_OF_SYNC,
-    health=Health(Phase.MISSING, Reason("Blocked", "Blocked: no GPU")),
+    health=Health(HealthStatus.MISSING, Reason("Blocked", "Blocked: no GPU")),
     blocked=(Reason("NoGpu", "no GPU"),),
 )
 REJECTED = verdict(sync=Sync.OUT_OF_SYNC, rejected=rejection())
 MOVING = verdict(
-    sync=Sync.OUT_OF_SYNC, health=Health(Phase.PROGRESSING, Reason("Progressing", "starts")), step="starts"
+    sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.PROGRESSING, Reason("Progressing", "starts")), step="starts"
 )
-CRASHING = verdict(sync=Sync.OUT_OF_SYNC, health=Health(Phase.DEGRADED, Reason("CrashLoop", "crashed repeatedly")))
-HUNG = verdict(sync=Sync.OUT_OF_SYNC, health=Health(Phase.DEGRADED, Reason("Hung", "it is replaced")))
+CRASHING = verdict(
+    sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.DEGRADED, Reason("CrashLoop", "crashed repeatedly"))
+)
+HUNG = verdict(sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.DEGRADED, Reason("Hung", "it is replaced")))
 RESTORING = verdict(sync=Sync.OUT_OF_SYNC, health=MOVING.health, rejected=rejection())
 ASKING = verdict(sync=Sync.OUT_OF_SYNC, step="asking the engine")
-SUSPENDED = verdict(sync=Sync.UNKNOWN, health=Health(Phase.SUSPENDED, Reason("Suspended", "by hand")))
+SUSPENDED = verdict(sync=Sync.UNKNOWN, health=Health(HealthStatus.SUSPENDED, Reason("Suspended", "by hand")))
 UNUSABLE = desired(spec=None, problems=(Reason("Invalid", "runtime x is unknown"),))
 BROKEN = (Reason("NotYaml", "no YAML", Origin("hosts/a/x.yaml", 3)),)
 LOST = Reason("NotPrunable", "kept, because this target's folder is missing")

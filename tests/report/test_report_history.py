@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from reconciler.errors import Retryable
-from reconciler.model import Failure, ServiceId
+from reconciler.model import FailedAction, ServiceId
 from reconciler.report import history as module
 from reconciler.report.history import History
 from tests.support.report_world import NEW, OLD, TINY, rejection
@@ -41,7 +41,7 @@ def test_a_quarantine_is_remembered_over_restarts(history: History, path: Path) 
 
 
 def test_failed_actions_are_remembered_over_restarts(history: History, path: Path) -> None:
-    failure = Failure("start", NEW, (TINY,), "no user vllm", 5.0, tries=2, lasting=True)
+    failure = FailedAction("start", NEW, (TINY,), "no user vllm", 5.0, tries=2, lasting=True)
     history.keep_failures("a", (failure,))
     history.close()
     again = History(path)
@@ -202,7 +202,7 @@ def test_a_thread_that_is_late_finds_it_closed_and_not_damaged(path: Path) -> No
 def test_half_a_surrogate_pair_is_kept_as_an_escape(history: History) -> None:
     odd = "a name: \ud800"
     history.note("a", "r", "", "source_error", odd, 1.0, ("source", odd))
-    history.keep_failures("a", (Failure("start", NEW, (TINY,), odd, 5.0),))
+    history.keep_failures("a", (FailedAction("start", NEW, (TINY,), odd, 5.0),))
     known = rejection()
     history.reject("a", replace(known, reason=replace(known.reason, message=odd), last_words=(odd,)))
     (entry,), (failure,) = history.entries(5), history.failures("a")

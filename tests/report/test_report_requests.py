@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.loop.recorder import Journal
+from reconciler.loop.recorder import Recorder
 from reconciler.model import (
     AskPreflight,
     Desired,
@@ -132,7 +132,7 @@ def test_file_that_cannot_be_written_stops_nothing(tmp_path: Path):
 
 def test_drains_and_cuts_are_counted_once(tmp_path: Path):
     counted = tally(tmp_path)
-    journal = Journal("a", History(tmp_path / "state.db"), Metrics(), counted)
+    journal = Recorder("a", History(tmp_path / "state.db"), Metrics(), counted)
 
     def pass_over(one, *actions) -> None:
         results = tuple(Result(action, Outcome.DONE) for action in actions)
@@ -150,7 +150,7 @@ def test_drains_and_cuts_are_counted_once(tmp_path: Path):
 
 
 def test_services_and_replicas_that_are_gone_leave_nothing_in_memory(tmp_path: Path):
-    journal = Journal("a", History(tmp_path / "state.db"), Metrics(), tally(tmp_path))
+    journal = Recorder("a", History(tmp_path / "state.db"), Metrics(), tally(tmp_path))
     serving, wanted = replica(at_proxy=5), desired()
     ask = AskPreflight(TINY, wanted.digest, SPEC, wanted.origin, (), "before it is started")
     done = Result(EnsureProxy("it is down"), Outcome.DONE)

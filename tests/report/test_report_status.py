@@ -7,12 +7,12 @@ import json
 import pytest
 
 from reconciler.model import (
-    Failure,
+    FailedAction,
     Health,
+    HealthStatus,
     Lease,
     Origin,
     Outcome,
-    Phase,
     Reason,
     Result,
     ServiceId,
@@ -43,9 +43,9 @@ from tests.support.report_world import (
     verdict,
 )
 
-PROGRESSING = Health(Phase.PROGRESSING, Reason("Progressing", "starting"))
-MISSING = Health(Phase.MISSING, Reason("Blocked", "Blocked"))
-DEGRADED = Health(Phase.DEGRADED, Reason("CrashLoop", "crashed repeatedly"))
+PROGRESSING = Health(HealthStatus.PROGRESSING, Reason("Progressing", "starting"))
+MISSING = Health(HealthStatus.MISSING, Reason("Blocked", "Blocked"))
+DEGRADED = Health(HealthStatus.DEGRADED, Reason("CrashLoop", "crashed repeatedly"))
 
 
 def test_a_converged_world_is_one_json_document() -> None:
@@ -142,8 +142,8 @@ def test_blocked_lists_every_reason() -> None:
 
 
 def test_failed_action_stays_in_the_status_until_it_succeeds() -> None:
-    failure = Failure("start", OLD, (TINY,), "no user vllm, token=hunter2", 150.0, tries=3)
-    proxy = Failure("ensure_proxy", "", (), "cannot bind", 151.0)
+    failure = FailedAction("start", OLD, (TINY,), "no user vllm, token=hunter2", 150.0, tries=3)
+    proxy = FailedAction("ensure_proxy", "", (), "cannot bind", 151.0)
     status = status_of(report(failures=(failure, proxy)))
     last = service_in(status)["lastFailure"]
     assert last == {

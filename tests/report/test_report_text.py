@@ -17,9 +17,9 @@ from reconciler.model import (
     EnsureProxy,
     Fit,
     Health,
+    HealthStatus,
     Lease,
     Origin,
-    Phase,
     Preflight,
     Reason,
     Reject,
@@ -55,7 +55,7 @@ from tests.support.report_world import (
     with_service,
 )
 
-PROGRESSING = Health(Phase.PROGRESSING, Reason("Progressing", "starts; 0 of 1 replicas serve"))
+PROGRESSING = Health(HealthStatus.PROGRESSING, Reason("Progressing", "starts; 0 of 1 replicas serve"))
 
 
 def plain(blocks: Any) -> str:
@@ -96,7 +96,7 @@ def head(one: TargetReport, revision: RevisionInfo | None = None) -> str:
 
 
 NO_GPU = (Reason("NoGpu", "needs 1 GPU", Origin("hosts/a/tiny.yaml", 9)),)
-MISSING = Health(Phase.MISSING, Reason("Blocked", "Blocked: needs 1 GPU"))
+MISSING = Health(HealthStatus.MISSING, Reason("Blocked", "Blocked: needs 1 GPU"))
 
 
 def test_head_line_names_what_holds_an_applied_revision_up() -> None:
@@ -276,7 +276,7 @@ def test_a_plan_never_carries_specs() -> None:
 def test_a_plan_has_one_word_for_what_happens_to_each_service() -> None:
     names = ("blocked", "broken", "create", "gone", "refused", "same", "waits")
     ids = {name: ServiceId("demo", name) for name in names}
-    missing = Health(Phase.MISSING, Reason("NotServing", "0 of 1 replicas serve"))
+    missing = Health(HealthStatus.MISSING, Reason("NotServing", "0 of 1 replicas serve"))
     out = Sync.OUT_OF_SYNC
     broken = desired(ids["broken"], spec=None, problems=(Reason("Invalid", "bad", Origin("f", 2)),))
     wanted = [desired(ids[name]) for name in names if name not in ("broken", "gone")]
@@ -337,7 +337,7 @@ def test_columns_line_up_where_nobody_draws_them() -> None:
 
 
 def test_several_reasons_stand_one_below_the_other() -> None:
-    missing = Health(Phase.MISSING, Reason("Blocked", "Blocked"))
+    missing = Health(HealthStatus.MISSING, Reason("Blocked", "Blocked"))
     reasons = (Reason("NoGpu", "needs 1 GPU"), Reason("NoEngine", "no interpreter", Origin("f.yaml", 4)))
     blocked = verdict(sync=Sync.OUT_OF_SYNC, health=missing, blocked=reasons)
     lines = plain(plan_blocks(plan_of(report(plan=planned(blocked))))).splitlines()

@@ -6,7 +6,7 @@ import hashlib
 import zlib
 from pathlib import Path
 
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.model import Snapshot
 from reconciler.source import GitSource
 from tests.support.git_repository import Repository
@@ -19,7 +19,7 @@ def source_of(
 ) -> GitSource:
     """A source on a local repository."""
     url = str(where.path if isinstance(where, Repository) else where)
-    return GitSource(Source.model_validate({"url": url, **settings}), mirror, paths)
+    return GitSource(SourceSettings.model_validate({"url": url, **settings}), mirror, paths)
 
 
 def codes(snapshot: Snapshot) -> dict[str, str]:

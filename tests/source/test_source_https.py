@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.errors import Retryable, Terminal
 from reconciler.source import GitSource
 from reconciler.source import git as git_module
@@ -64,7 +64,7 @@ def config(tmp_path: Path, server: GitServer, certificates: tuple[Path, Path]) -
 
 
 def source_of(tmp_path: Path, config: dict[str, object], **changes: object) -> GitSource:
-    return GitSource(Source.model_validate(config | changes), tmp_path / "state", ("hosts/a",))
+    return GitSource(SourceSettings.model_validate(config | changes), tmp_path / "state", ("hosts/a",))
 
 
 def message_of(source: GitSource) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reconciler.config.git_names import is_ref_name
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.errors import Terminal
 from reconciler.source.access import ssh_command
 from reconciler.source.address import parse_address, shown_address
@@ -140,17 +140,17 @@ def _is_utf8(text: str) -> bool:
 @pytest.mark.parametrize("name", ["", "-x", "--upload-pack=x", "a b", "a..b", "a:b", "x^{}", "a\nb", "@{1}", "*"])
 def test_a_bad_name_in_the_config_names_its_key(kind: str, name: str) -> None:
     with pytest.raises(ValidationError, match=rf"(?s){kind}.* is not a name that git allows"):
-        Source.model_validate({"url": "/x", kind: name})
+        SourceSettings.model_validate({"url": "/x", kind: name})
 
 
 @pytest.mark.parametrize("commit", ["", "abc", "g" * 40, "a" * 39, "a" * 41, "a" * 64, "-" * 40, "main"])
 def test_a_commit_needs_all_its_digits(commit: str) -> None:
     with pytest.raises(ValidationError, match=r"(?s)commit.* write all 40 hexadecimal digits"):
-        Source(url="/x", commit=commit)
+        SourceSettings(url="/x", commit=commit)
 
 
 def test_the_branch_main_is_meant_when_nothing_is_named() -> None:
-    wanted = wanted_reference(Source(url="/x"))
+    wanted = wanted_reference(SourceSettings(url="/x"))
     assert (wanted.kind, wanted.text) == (Kind.BRANCH, "main")
 
 
@@ -198,7 +198,7 @@ def test_a_range_takes_the_highest_tag_that_is_no_pre_release(text: str, tag: st
 )
 def test_what_is_no_range_names_its_key(text: str) -> None:
     with pytest.raises(ValidationError, match=r"(?s)semver.* is not a range of versions"):
-        Source(url="/x", semver=text)
+        SourceSettings(url="/x", semver=text)
 
 
 @settings(max_examples=examples(500), deadline=None)
@@ -219,7 +219,7 @@ def test_the_ssh_command_survives_blanks_and_percent_signs(tmp_path: Path) -> No
     odd.mkdir()
     for name in ("key", "hosts"):
         (odd / name).write_text("")
-    command = ssh_command(Source(url="/x", ssh_key_file=odd / "key", known_hosts_file=odd / "hosts"))
+    command = ssh_command(SourceSettings(url="/x", ssh_key_file=odd / "key", known_hosts_file=odd / "hosts"))
     seen = subprocess.run([*shlex.split(command), "-G", "example.com"], capture_output=True, text=True, check=True)
     told = dict(line.split(" ", 1) for line in seen.stdout.splitlines() if " " in line)
     assert told["identityfile"] == f"{str(odd).replace('%', '%%')}/key"
@@ -231,7 +231,7 @@ def test_the_ssh_command_survives_blanks_and_percent_signs(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ['a"b', "a$b", "a\\b"])
 def test_a_path_that_ssh_would_misread_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(Terminal, match=r"^source\.ssh_key_file: ssh cannot be given a path"):
-        ssh_command(Source(url="/x", ssh_key_file=tmp_path / name))
+        ssh_command(SourceSettings(url="/x", ssh_key_file=tmp_path / name))
 
 
 @settings(max_examples=examples(300), deadline=None)

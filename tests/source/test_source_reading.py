@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import HostTarget, Source
+from reconciler.config.settings import SourceSettings, TargetSettings
 from reconciler.desired.prune_safety import part_of, unreadable_places
 from reconciler.errors import Terminal
 from reconciler.manifests import read_manifests
@@ -383,7 +383,7 @@ def test_folder_beyond_the_limits_concerns_only_targets_that_read_it(
     repository: Repository, mirror: Path, limits: dict[str, int], files: int, text: str, share: str
 ) -> None:
     paths = ("runtimes", "hosts/a", "hosts/b")
-    source = GitSource(Source(url=str(repository.path), **limits), mirror, paths, readers=TWO)
+    source = GitSource(SourceSettings(url=str(repository.path), **limits), mirror, paths, readers=TWO)
     for number in range(files):
         repository.write(f"hosts/b/{number}.yaml", text)
     revision = repository.commit()
@@ -395,7 +395,7 @@ def test_folder_beyond_the_limits_concerns_only_targets_that_read_it(
     assert share in refused.message
     assert "remove files, list them in .reconcilerignore, or raise the limit" in refused.message
     for name, paths in zip("ab", TWO, strict=True):
-        target = HostTarget.model_validate({"name": name, "paths": paths})
+        target = TargetSettings.model_validate({"name": name, "paths": paths})
         places = unreadable_places(read_manifests(part := part_of(found, target)), part)
         kept = [each.origin and each.origin.file for each in places if each.code == "FolderTooLarge"]
         assert kept == (["hosts/b", "hosts/b/"] if name == "b" else [])
@@ -406,7 +406,9 @@ def test_folder_whose_list_has_no_end_concerns_only_its_readers(
     repository: Repository, mirror: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
     monkeypatch.setattr("reconciler.source.tree._LONGEST_LISTING", 3_000)
-    source = GitSource(Source(url=str(repository.path)), mirror, ("runtimes", "hosts/a", "hosts/b"), readers=TWO)
+    source = GitSource(
+        SourceSettings(url=str(repository.path)), mirror, ("runtimes", "hosts/a", "hosts/b"), readers=TWO
+    )
     good = source.poll()
     for number in range(100):
         repository.write(f"{'runtimes' if shared else 'hosts/b'}/{number}.txt", "")
@@ -428,16 +430,20 @@ def test_folder_above_others_beyond_the_limits_leaves_them_readable(repository: 
         repository.write(f"hosts/{name}.yaml", "a: 1\n")
     repository.commit()
     readers = (("hosts",), ("hosts/a",))
-    source = GitSource(Source(url=str(repository.path), max_files=3), mirror, ("hosts", "hosts/a"), readers=readers)
+    source = GitSource(
+        SourceSettings(url=str(repository.path), max_files=3), mirror, ("hosts", "hosts/a"), readers=readers
+    )
     found = source.poll()
     assert [file.path for file in found.files] == ["hosts/a/chat.yaml"]
-    concerned = [part_of(found, HostTarget.model_validate({"name": "n", "paths": each})).refused for each in readers]
+    concerned = [
+        part_of(found, TargetSettings.model_validate({"name": "n", "paths": each})).refused for each in readers
+    ]
     assert [len(each) for each in concerned] == [1, 0]
 
 
 def test_shared_folder_beyond_the_limits_refuses_the_revision(repository: Repository, mirror: Path) -> None:
     paths = ("runtimes", "hosts/a", "hosts/b")
-    source = GitSource(Source(url=str(repository.path), max_files=3), mirror, paths, readers=TWO)
+    source = GitSource(SourceSettings(url=str(repository.path), max_files=3), mirror, paths, readers=TWO)
     good = source.poll()
     for number in range(3):
         repository.write(f"runtimes/{number}.yaml", "a: 1\n")

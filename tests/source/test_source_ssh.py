@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.errors import Retryable
 from reconciler.source import GitSource
 from tests.support.git_repository import Repository, git
@@ -90,7 +90,7 @@ def source_of(tmp_path: Path, port: int, **changes: object) -> GitSource:
         "ssh_key_file": tmp_path / "client 100%",
         "known_hosts_file": tmp_path / "known hosts",
     }
-    return GitSource(Source.model_validate(config | changes), tmp_path / "state", ("hosts/a",))
+    return GitSource(SourceSettings.model_validate(config | changes), tmp_path / "state", ("hosts/a",))
 
 
 def test_the_key_opens_the_repository_and_a_push_is_fetched(tmp_path: Path, port: int, repository: Repository) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings
 from reconciler.source import GitSource, LocalWatch
 from tests.support.git_repository import Repository, git
 
@@ -62,7 +62,7 @@ def watch() -> Iterator[Callable[..., Waker]]:
 
     def start(url: Path | str, **settings: object) -> Waker:
         waker = Waker()
-        started.append(LocalWatch(Source.model_validate({"url": str(url), **settings}), waker))
+        started.append(LocalWatch(SourceSettings.model_validate({"url": str(url), **settings}), waker))
         started[-1].start()
         return waker
 
@@ -107,7 +107,7 @@ def test_a_change_that_is_only_in_packed_refs_wakes(work: Repository, bare: Path
 def test_polling_and_unrelated_files_do_not_wake(
     work: Repository, bare: Path, watch: Callable[..., Waker], tmp_path: Path
 ) -> None:
-    source = GitSource(Source(url=str(bare)), tmp_path / "elsewhere" / "git", ("",))
+    source = GitSource(SourceSettings(url=str(bare)), tmp_path / "elsewhere" / "git", ("",))
     source.poll()
     waker = watch(bare)
     waker.settle()
@@ -191,7 +191,7 @@ def test_a_remote_or_senseless_url_is_not_watched(url: str, watch: Callable[...,
 def test_closing_ends_every_thread_and_descriptor(work: Repository, bare: Path) -> None:
     threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        watching = LocalWatch(Source(url=str(bare)), Waker())
+        watching = LocalWatch(SourceSettings(url=str(bare)), Waker())
         watching.start()
         watching.close()
         watching.close()

@@ -9,8 +9,8 @@ import pytest
 
 from reconciler.errors import Retryable
 from reconciler.host.plan import make_plan
-from reconciler.loop.reconcile import Turn, Turner
-from reconciler.model import DesiredState, File, Origin, Phase, Reason, Snapshot, Start, Sync
+from reconciler.loop.reconcile import Pass, Reconciler
+from reconciler.model import DesiredState, File, HealthStatus, Origin, Reason, Snapshot, Start, Sync
 from reconciler.report.convergence import judge
 from reconciler.report.planned import plan_document
 from reconciler.report.text import Changes, plan_blocks, status_blocks
@@ -79,7 +79,7 @@ def at(text: str, revision: str) -> Snapshot:
     return replace(given, files=(File("box/host.yaml", revision, text.encode()), *files))
 
 
-def run(turns: Turner, target: Target, wanted: Snapshot) -> Turn:
+def run(turns: Reconciler, target: Target, wanted: Snapshot) -> Pass:
     """Passes until nothing moves any more."""
     for _ in range(200):
         turn = turns.turn(wanted)
@@ -138,7 +138,7 @@ def test_a_service_without_a_usable_spec_is_emptied_too_and_comes_back_as_it_las
     plan = host.converge(simulated(unusable, cordon=CORDONED))
     assert not host.replicas
     verdict = plan.verdicts[service.id]
-    assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, Phase.SUSPENDED), "git is still broken"
+    assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, HealthStatus.SUSPENDED), "git is still broken"
     host.converge(simulated(unusable))
     assert len(host.serving("a")) == 2
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reconciler.errors import Retryable
-from reconciler.loop.reconcile import Turn, Turner
+from reconciler.loop.reconcile import Pass, Reconciler
 from reconciler.model import ByHand, Drain, Reason, Start
 from reconciler.report.convergence import fault, judge
 from reconciler.report.history import History
@@ -81,7 +81,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, now: float) -> None:
 # ---------------------------------------------------------------- passes
 
 
-def passes(turns: Turner, target: Target) -> Turn:
+def passes(turns: Reconciler, target: Target) -> Pass:
     """Passes until nothing moves any more."""
     for _ in range(200):
         turn = turns.turn(snapshot("fine"))
@@ -91,7 +91,7 @@ def passes(turns: Turner, target: Target) -> Turn:
     raise AssertionError("it never comes to rest")
 
 
-def with_drain(folder: Path, target: Target | None = None) -> tuple[Turner, Target, HostDrain]:
+def with_drain(folder: Path, target: Target | None = None) -> tuple[Reconciler, Target, HostDrain]:
     drain = HostDrain(folder / "drained.json")
     turns, mine = turner(folder, drain)
     mine.host = target.host if target else mine.host

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.config.settings import HostTarget, Routing, Settings, Source, Web
+from reconciler.config.settings import Routing, Settings, SourceSettings, TargetSettings, Web
 from reconciler.model import (
     Capacity,
     Desired,
@@ -13,11 +13,11 @@ from reconciler.model import (
     EffectiveSpec,
     Gpu,
     Health,
+    HealthStatus,
     Lease,
     Observed,
     Origin,
     Owned,
-    Phase,
     Plan,
     Promoted,
     Quarantine,
@@ -26,8 +26,8 @@ from reconciler.model import (
     ReplicaId,
     Routed,
     ServiceId,
+    ServicePlan,
     Sync,
-    Verdict,
 )
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, TargetReport, build_status
 
@@ -35,7 +35,7 @@ OLD, NEW = "a" * 64, "b" * 64
 REVISION = "4f1c2ab" + "0" * 33
 SPEC = EffectiveSpec("quay.io/vllm:1", ("python", "-m", "vllm"), ("--port=8080", "--max-model-len=128"))
 TINY = ServiceId("demo", "tiny")
-HEALTHY = Health(Phase.HEALTHY, Reason("Serving", "1 of 1 replicas serve"))
+HEALTHY = Health(HealthStatus.HEALTHY, Reason("Serving", "1 of 1 replicas serve"))
 
 
 def desired(service: ServiceId = TINY, digest: str = OLD, **fields: Any) -> Desired:
@@ -73,11 +73,13 @@ def owned(service: ServiceId = TINY, replicas: int = 1) -> Owned:
     return Owned(service, origin, Promoted(OLD, SPEC, replicas, origin, REVISION, 150.0))
 
 
-def verdict(service: ServiceId = TINY, sync: Sync = Sync.SYNCED, health: Health = HEALTHY, **fields: Any) -> Verdict:
-    return Verdict(service, sync, health, **fields)
+def verdict(
+    service: ServiceId = TINY, sync: Sync = Sync.SYNCED, health: Health = HEALTHY, **fields: Any
+) -> ServicePlan:
+    return ServicePlan(service, sync, health, **fields)
 
 
-def planned(*verdicts: Verdict, actions: tuple[Any, ...] = ()) -> Plan:
+def planned(*verdicts: ServicePlan, actions: tuple[Any, ...] = ()) -> Plan:
     return Plan("a", REVISION, 200.0, actions, {one.service: one for one in verdicts})
 
 
@@ -114,9 +116,9 @@ def with_service(status: Document, **fields: Any) -> Document:
 
 
 def settings(folder: Any, **fields: Any) -> Settings:
-    target = HostTarget(name="a", paths=("runtimes", "hosts/a"))
+    target = TargetSettings(name="a", paths=("runtimes", "hosts/a"))
     known = {
-        "source": Source(url="/nowhere"),
+        "source": SourceSettings(url="/nowhere"),
         "targets": (target,),
         "state_dir": folder,
         "web": Web(listen="127.0.0.1:0"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.host.execute import execute
-from reconciler.host.health import Life, Patience, life
+from reconciler.host.health import Patience, ReplicaPhase, life
 from reconciler.host.plan import make_plan
 from reconciler.host.rollout import failures
 from reconciler.host.rollout.failures import Failures
@@ -21,8 +21,6 @@ from reconciler.model import (
     GPU,
     MIG,
     Action,
-    Admit,
-    Adopt,
     AskPreflight,
     Canary,
     Capacity,
@@ -33,15 +31,16 @@ from reconciler.model import (
     EnsureProxy,
     Fetch,
     Fit,
+    ForeignProcess,
     Forget,
     Gpu,
     GpuUse,
+    MarkReady,
     Mount,
     NoteCrash,
     NoteFailure,
     Observed,
     Origin,
-    Own,
     Owned,
     Plan,
     Preflight,
@@ -49,6 +48,7 @@ from reconciler.model import (
     Promoted,
     Quarantine,
     Reason,
+    Reattach,
     Reject,
     Relabel,
     Remove,
@@ -66,8 +66,8 @@ from reconciler.model import (
     Staging,
     Start,
     Stop,
-    Stranger,
     Strategy,
+    TakeOwnership,
     Undrain,
     Unstage,
 )
@@ -237,7 +237,7 @@ class Host:
     def _use(self, uuid: str) -> GpuUse:
         others = self.strangers.get(uuid, 0)
         held = [r.spec.resources.gpu_share_millis or 1000 for r in self.replicas.values() if uuid in r.lease.gpus]
-        strangers = (Stranger(1, "python3", others * 10),) if others else ()
+        strangers = (ForeignProcess(1, "python3", others * 10),) if others else ()
         return GpuUse(1000, max(0, 1000 - others * 10 - sum(held)), strangers)
 
     def _pull(self) -> None:
@@ -392,13 +392,13 @@ class Host:
                 self._assert_staged(service, asked)
                 self.asked[digest] = asked
                 self.asking.setdefault(digest, self.now + 1)
-            case Own(service=service, origin=origin):
+            case TakeOwnership(service=service, origin=origin):
                 self.owned.setdefault(service, Owned(service, origin))
             case Start():
                 self._start(action)
-            case Admit(replica=key):
+            case MarkReady(replica=key):
                 self._change(key, ready_at=self.now, again="")
-            case Adopt(replica=key, serves=serves, reason=reason):
+            case Reattach(replica=key, serves=serves, reason=reason):
                 self._change(key, restarted=None, run=f"{key} {self.now}")
                 if not serves:
                     self._change(key, ready_at=None, created_at=self.now, again=reason)
@@ -478,7 +478,7 @@ class Host:
         if not self.careful or not self._look(mine).alive or not mine.ready_at:
             return
         others = [r for r in self.replicas.values() if r.id != mine.id and set(r.lease.gpus) & set(mine.lease.gpus)]
-        assert all(life(self._look(r), self.now, PATIENCE) is not Life.STARTING for r in others), "no rest"
+        assert all(life(self._look(r), self.now, PATIENCE) is not ReplicaPhase.STARTING for r in others), "no rest"
 
     def _assert_staged(self, service: ServiceId, asked: EffectiveSpec) -> None:
         for key, _ in fetched(service, asked):

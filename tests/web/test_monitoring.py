@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from reconciler.config.settings import Web
-from reconciler.model import Lease, Phase, ReplicaId, Sync
+from reconciler.model import HealthStatus, Lease, ReplicaId, Sync
 from reconciler.report.status import Document
 from reconciler.web.app import DISCOVERY
 from reconciler.web.discovery import find_replica, scrape_targets
@@ -75,7 +75,7 @@ RULES = yaml.safe_load((DEPLOY / "reconciler.rules.yml").read_text())["groups"][
 SELECTOR = re.compile(r"\b(reconciler_\w+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)(=~|=)"([^"]*)"')
 VALUES = {
-    "health_status": set(Phase),
+    "health_status": set(HealthStatus),
     "sync_status": set(Sync),
     "fate": {"drained", "lost", "refused"},
 }

@@ -27,7 +27,7 @@ from reconciler.model import ByHand, ServiceId, Unreachable
 from reconciler.report.requests import Requests
 from reconciler.report.status import Document
 from reconciler.system.unix_sockets import answers, connect
-from reconciler.web.client import DaemonClient, NoDaemon, Refused
+from reconciler.web.client import DaemonClient, NoDaemon, RequestRefused
 from reconciler.web.follow import follow_logs, follow_restart, follow_sync, new_lines
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide, listen_unix
@@ -283,9 +283,9 @@ def test_history_of_a_service_that_is_gone_can_still_be_read(client: DaemonClien
 
 
 def test_what_the_loop_refuses_is_told_and_its_bugs_are_not(client: DaemonClient) -> None:
-    with pytest.raises(Refused, match="the whole target is suspended"):
+    with pytest.raises(RequestRefused, match="the whole target is suspended"):
         client.resume("tiny")
-    with pytest.raises(Refused, match="internal error of the daemon") as caught:
+    with pytest.raises(RequestRefused, match="internal error of the daemon") as caught:
         client.resume(None)
     assert "bug in the loop" not in str(caught.value)
     assert client.status()

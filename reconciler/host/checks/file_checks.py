@@ -27,7 +27,7 @@ from reconciler.engines.file_arguments import (
     written_in,
 )
 from reconciler.engines.fit_files import UnknownModel, UnreadableModel
-from reconciler.engines.launch import Question, origin_of_word
+from reconciler.engines.launch import PreflightQuestion, origin_of_word
 from reconciler.engines.model_files import MissingFile, check, check_pair
 from reconciler.formats import strict_yaml
 from reconciler.model import Desired, EffectiveSpec, Origin, Reason
@@ -42,7 +42,7 @@ UNKNOWN = "FileUnknown"
 
 
 def unusable_files(
-    wish: Desired, spec: EffectiveSpec, asked: Question, reader: str, closed: tuple[Path, ...] = ()
+    wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion, reader: str, closed: tuple[Path, ...] = ()
 ) -> Iterator[Reason]:
     """One reason for each argument that names what is missing, damaged or hidden by the disk, or from its reader.
 
@@ -93,7 +93,7 @@ def _check_way(path: str, reader: str) -> None:
 
 
 def _closed_to_services(
-    wish: Desired, spec: EffectiveSpec, asked: Question, closed: tuple[Path, ...], reader: str
+    wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion, closed: tuple[Path, ...], reader: str
 ) -> Iterator[tuple[int, Reason]]:
     said = ((*each, "") for each in paths_in(asked.argv))
     for index, flag, path, where in (*said, *_in_files_of_arguments(asked, reader)):
@@ -109,7 +109,7 @@ def _closed_to_services(
             yield index, Reason("FileClosed", text, origin or wish.origin)
 
 
-def _in_files_of_arguments(asked: Question, reader: str) -> Iterator[tuple[int, str, str, str]]:
+def _in_files_of_arguments(asked: PreflightQuestion, reader: str) -> Iterator[tuple[int, str, str, str]]:
     """As of arguments, and in which file: flags stand in one of the model's where vLLM is told to read it."""
     for index, path in values_with_places(asked.argv, CONFIG)[:1]:
         local = replace_paths(path, asked.paths)
@@ -128,7 +128,7 @@ def _read_yaml(path: str) -> object:
         return None
 
 
-def _is_closed(path: str, asked: Question, closed: tuple[Path, ...], with_all_in_it: bool) -> bool:
+def _is_closed(path: str, asked: PreflightQuestion, closed: tuple[Path, ...], with_all_in_it: bool) -> bool:
     """Wherever links lead, but for what is mounted: that was looked at."""
     if climbs(path):
         return True
@@ -146,11 +146,11 @@ def _is_ours(one: Named, spec: EffectiveSpec) -> bool:
     return not any(is_below(one.path, each) for each in spec.written_paths)
 
 
-def _below_mounts(one: Named, asked: Question) -> bool:
+def _below_mounts(one: Named, asked: PreflightQuestion) -> bool:
     return any(is_below(one.path, mount) for mount in asked.paths)
 
 
-def _reason(error: UnreadableModel, one: Named, wish: Desired, spec: EffectiveSpec, asked: Question) -> Reason:
+def _reason(error: UnreadableModel, one: Named, wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Reason:
     missing = isinstance(error, MissingFile)
     code = UNKNOWN if isinstance(error, UnknownModel) else "FileMissing" if missing else "FileDamaged"
     # Of a path in the container, both are told: the error names the one of this host.
@@ -158,7 +158,7 @@ def _reason(error: UnreadableModel, one: Named, wish: Desired, spec: EffectiveSp
     return Reason(code, f"{one.flag}{path}: {error}", _origin(one, wish, spec, asked))
 
 
-def _origin(one: Named, wish: Desired, spec: EffectiveSpec, asked: Question) -> Origin:
+def _origin(one: Named, wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Origin:
     """The service's own argument; else where it says which model it is, for the runtime serves others as well."""
     word = origin_of_word(spec, asked.indices[one.index], wish.argument_origins)
     if word is not None and word.file == wish.origin.file:

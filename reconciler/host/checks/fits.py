@@ -17,10 +17,10 @@ from reconciler.engines.environment import replace_paths
 from reconciler.engines.fit import NEVER_STARTED, Past, Room, estimate, overhead_of, room_of, unknown
 from reconciler.engines.fit_arguments import MemoryArguments, arguments_of
 from reconciler.engines.fit_files import UnreadableModel, read_json, read_weights
-from reconciler.engines.fit_log import Figures, read_figures
+from reconciler.engines.fit_log import MeasuredMemory, read_figures
 from reconciler.engines.fit_model import shape_of
-from reconciler.engines.launch import Question
-from reconciler.engines.preflight import Verdict, key_of_model
+from reconciler.engines.launch import PreflightQuestion
+from reconciler.engines.preflight import PreflightVerdict, key_of_model
 from reconciler.host.checks.host_capacity import Machine
 from reconciler.model import EffectiveSpec, Fit, Gpu, Resources
 from reconciler.system.files import write_atomically
@@ -44,7 +44,7 @@ def look_at(model: Path, given: MemoryArguments, room: Room, past: Past = NEVER_
     return estimate(weights, shape, given, room, past)
 
 
-def local_model(given: MemoryArguments, asked: Question) -> Path | None:
+def local_model(given: MemoryArguments, asked: PreflightQuestion) -> Path | None:
     """Where the model that the arguments name lies on this host; None when they name none."""
     path = Path(replace_paths(given.model, asked.paths)) if given.model else None
     return path if path is not None and path.is_absolute() else None
@@ -68,7 +68,7 @@ class Fits:
         self._writing = threading.Lock()
         self._known: dict[_Key, tuple[Path | None, int, Fit]] = {}
 
-    def of(self, key: str, asked: Question, spec: EffectiveSpec, verdict: Verdict) -> Fit:
+    def of(self, key: str, asked: PreflightQuestion, spec: EffectiveSpec, verdict: PreflightVerdict) -> Fit:
         """The fit of a spec; `key` is its question's. Raises Retryable when the GPUs cannot be listed."""
         # One question may be asked for services that ask for different amounts, and a driver may come back.
         kept = (key, spec.resources, self._machine.gpus())
@@ -81,7 +81,9 @@ class Fits:
         self._known[kept] = (subject.model, stamp, fit)
         return fit
 
-    def note(self, key: str, asked: Question, spec: EffectiveSpec, verdict: Verdict, log: Iterable[str]) -> None:
+    def note(
+        self, key: str, asked: PreflightQuestion, spec: EffectiveSpec, verdict: PreflightVerdict, log: Iterable[str]
+    ) -> None:
         """Keep what a replica that just became ready says of its memory. What cannot be kept is only not known."""
         figures = read_figures(log)
         if figures is None:
@@ -94,7 +96,7 @@ class Fits:
         # Others of this model learn of its overhead.
         self._known.clear()
 
-    def keep(self, asked: Iterable[Question]) -> None:
+    def keep(self, asked: Iterable[PreflightQuestion]) -> None:
         """Forget what was measured of other models. What cannot be deleted is deleted another time."""
         kept = {self._path(question) for question in asked}
         for path in self._folder.glob("*.json"):
@@ -102,19 +104,19 @@ class Fits:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
-    def _subject(self, asked: Question, spec: EffectiveSpec, verdict: Verdict) -> _Subject:
+    def _subject(self, asked: PreflightQuestion, spec: EffectiveSpec, verdict: PreflightVerdict) -> _Subject:
         room = room_of(spec.resources, self._machine.gpus(), self._machine.memory_bytes, verdict.gpus)
         given = arguments_of(verdict.parsed, asked.argv, {} if room.gpus else asked.env)
         return _Subject(given, room, local_model(given, asked))
 
-    def _judge(self, subject: _Subject, key: str, asked: Question) -> Fit:
+    def _judge(self, subject: _Subject, key: str, asked: PreflightQuestion) -> Fit:
         if subject.model is None:
             return unknown(f"its model {subject.given.model or ''} is no folder on this host", subject.room)
         kept = _read(self._path(asked))
         past = Past(_figures(kept["starts"].get(key)), kept["overhead"])
         return look_at(subject.model, subject.given, subject.room, past)
 
-    def _path(self, asked: Question) -> Path:
+    def _path(self, asked: PreflightQuestion) -> Path:
         return self._folder / f"{key_of_model(asked)}.json"
 
 
@@ -124,7 +126,7 @@ def _time_of(path: Path | None) -> int:
     return 0
 
 
-def _add(path: Path, key: str, figures: Figures, overhead: int | None) -> None:
+def _add(path: Path, key: str, figures: MeasuredMemory, overhead: int | None) -> None:
     """One more start, the latest at the end. Raises OSError."""
     kept = _read(path)
     starts = {name: each for name, each in kept["starts"].items() if name != key} | {key: asdict(figures)}
@@ -145,9 +147,9 @@ def _read(path: Path) -> dict[str, Any]:
     return {"starts": {}, "overhead": None}
 
 
-def _figures(kept: Any) -> Figures | None:
+def _figures(kept: Any) -> MeasuredMemory | None:
     try:
-        found = Figures(**kept)
+        found = MeasuredMemory(**kept)
     except TypeError:
         return None
     return found if all(isinstance(each, int | float | None) for each in kept.values()) else None

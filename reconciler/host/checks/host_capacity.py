@@ -15,7 +15,7 @@ from reconciler.system import procfs
 class Machine:
     """One host, within the limits of its config."""
 
-    def __init__(self, settings: config.HostTarget, gpus: Gpus) -> None:
+    def __init__(self, settings: config.TargetSettings, gpus: Gpus) -> None:
         self._gpus = gpus
         self._ports = settings.port_range
         limits = settings.allocatable

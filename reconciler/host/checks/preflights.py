@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler.engines.launch import Question
-from reconciler.engines.preflight import NoVerdict, PreflightRunner, Verdict, engine_version, key_of
+from reconciler.engines.launch import PreflightQuestion
+from reconciler.engines.preflight import NoVerdict, PreflightRunner, PreflightVerdict, engine_version, key_of
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.host.checks.fits import Fits
 from reconciler.host.checks.start_checks import StartChecks
 from reconciler.host.fault_isolation import Bugs
 from reconciler.host.inventory import ReplicaRecord
-from reconciler.host.staging.weights import Unusable
+from reconciler.host.staging.weights import UnusableFolder
 from reconciler.host.workload import Workloads
 from reconciler.model import AskPreflight, Desired, EffectiveSpec, Origin, Owned, Preflight, Reason, ServiceId
 from reconciler.system.file_stamps import Stamp, Stamps
@@ -29,12 +29,12 @@ class _Known:
     wish: Desired
     seen: tuple[tuple[str, Stamp], ...]
     engine: str
-    asked: Question
+    asked: PreflightQuestion
     key: str
-    verdict: Verdict | None = None
+    verdict: PreflightVerdict | None = None
     said: Preflight | None = None
 
-    def about(self, verdict: Verdict) -> Preflight:
+    def about(self, verdict: PreflightVerdict) -> Preflight:
         """The verdict in words, worked out once."""
         if self.said is None or self.verdict is not verdict:
             wish, spec = self.wish, self.wish.spec
@@ -52,7 +52,7 @@ class _Look:
         self._workloads = workloads
         self._engines: dict[Path, str] = {}
 
-    def engine(self, asked: Question) -> str:
+    def engine(self, asked: PreflightQuestion) -> str:
         """The version of what is asked; an image says it by its ID."""
         if asked.image:
             return ""
@@ -248,7 +248,7 @@ class Preflights:
 
 
 def _refusal(error: Terminal, origin: Origin) -> Preflight:
-    code = error.code if isinstance(error, Unusable) else "WeightsMissing"
+    code = error.code if isinstance(error, UnusableFolder) else "WeightsMissing"
     return Preflight("", reasons=(Reason(code, str(error), origin),))
 
 
@@ -258,7 +258,7 @@ def _at_its_mount(said: Preflight, wish: Desired) -> Preflight:
     return replace(said, reasons=tuple(replace(one, origin=where or one.origin) for one in said.reasons))
 
 
-def _no_verdict(error: NoVerdict, wish: Desired, asked: Question) -> Reason:
+def _no_verdict(error: NoVerdict, wish: Desired, asked: PreflightQuestion) -> Reason:
     """It is asked again, but nobody should wait for it."""
     lines = dict(wish.variable_origins)
     text = f"variable {error.variable}: {error}" if error.variable in lines else str(error)

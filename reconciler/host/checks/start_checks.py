@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.engines.launch import Launch, Question, origin_of_word
+from reconciler.engines.launch import Launch, PreflightQuestion, origin_of_word
 from reconciler.engines.limits import unfit_arguments, unfit_variables
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.host.checks.file_checks import UNKNOWN, unusable_files
@@ -48,7 +48,7 @@ class StartChecks:
         self._reader = reader
         self._closed = closed
 
-    def of(self, wish: Desired, spec: EffectiveSpec, asked: Question) -> Obstacles:
+    def of(self, wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Obstacles:
         """Everything that is known to stand in the way now."""
         start = self._rehearsed(wish, spec)
         try:
@@ -92,7 +92,7 @@ def record_of(start: Start, now: float, boot: str = "") -> ReplicaRecord:
     )
 
 
-def unusable_arguments(wish: Desired, spec: EffectiveSpec, asked: Question) -> Iterator[Reason]:
+def unusable_arguments(wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Iterator[Reason]:
     """Arguments that no process can be given."""
     for one in unfit_arguments(asked.argv):
         index = None if one.index is None else asked.indices[one.index]

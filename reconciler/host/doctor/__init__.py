@@ -5,6 +5,6 @@ made is a finding as well.
 """
 
 from reconciler.host.doctor.examine import examine
-from reconciler.host.doctor.finding import Finding, Level
+from reconciler.host.doctor.finding import CheckResult, Level
 
-__all__ = ["Finding", "Level", "examine"]
+__all__ = ["CheckResult", "Level", "examine"]

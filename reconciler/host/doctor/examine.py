@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from reconciler.config.settings import HostTarget, Settings
+from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import ReconcileError, SettingsError
 from reconciler.host.doctor import engines, folders, git, gpus, machine, network, podman, service, targets
-from reconciler.host.doctor.finding import Finding, ok, problem, raised
+from reconciler.host.doctor.finding import CheckResult, ok, problem, raised
 
-Check = Callable[[], Iterable[Finding]]
+Check = Callable[[], Iterable[CheckResult]]
 
 
-def examine(path: Path) -> Iterator[Finding]:
+def examine(path: Path) -> Iterator[CheckResult]:
     """Findings about this host and the config at `path`; without a config that can be used, about the host alone."""
     settings, faults = _load(path)
     yield from faults
@@ -25,7 +25,7 @@ def examine(path: Path) -> Iterator[Finding]:
         yield from made(topic, check)
 
 
-def _load(path: Path) -> tuple[Settings | None, list[Finding]]:
+def _load(path: Path) -> tuple[Settings | None, list[CheckResult]]:
     if not path.exists() and not path.is_symlink():
         fix = "reconciler host install writes one to fill in; or name yours with --config"
         return None, [problem("config", f"{path}: no such file", fix)]
@@ -36,7 +36,7 @@ def _load(path: Path) -> tuple[Settings | None, list[Finding]]:
         return None, [problem("config", line, fix) for line in str(error).splitlines()]
 
 
-def _called(target: HostTarget) -> str:
+def _called(target: TargetSettings) -> str:
     return f"target {target.name} (kind {target.kind})"
 
 
@@ -59,7 +59,7 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
     yield "limits", machine.check_inotify
 
 
-def _target_checks(target: HostTarget, settings: Settings) -> Iterator[tuple[str, Check]]:
+def _target_checks(target: TargetSettings, settings: Settings) -> Iterator[tuple[str, Check]]:
     yield "user", partial(service.check_user, target, settings)
     yield "gpus", partial(gpus.check_gpus, target)
     yield "engines", partial(engines.check_engines, target)
@@ -72,7 +72,7 @@ def _target_checks(target: HostTarget, settings: Settings) -> Iterator[tuple[str
     yield "proxy", partial(network.check_proxy, target, settings)
 
 
-def made(topic: str, check: Check) -> Iterator[Finding]:
+def made(topic: str, check: Check) -> Iterator[CheckResult]:
     """What a check finds, or why it could not be made: the others go on."""
     try:
         yield from check()

@@ -17,7 +17,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One line of the answer. `fix` says what to do; it is empty where all is well."""
 
     topic: str
@@ -26,19 +26,19 @@ class Finding:
     fix: str = ""
 
 
-def ok(topic: str, says: str) -> Finding:
-    return Finding(topic, Level.OK, says)
+def ok(topic: str, says: str) -> CheckResult:
+    return CheckResult(topic, Level.OK, says)
 
 
-def warning(topic: str, says: str, fix: str) -> Finding:
-    return Finding(topic, Level.WARNING, says, fix)
+def warning(topic: str, says: str, fix: str) -> CheckResult:
+    return CheckResult(topic, Level.WARNING, says, fix)
 
 
-def problem(topic: str, says: str, fix: str) -> Finding:
-    return Finding(topic, Level.PROBLEM, says, fix)
+def problem(topic: str, says: str, fix: str) -> CheckResult:
+    return CheckResult(topic, Level.PROBLEM, says, fix)
 
 
-def raised(topic: str, error: ReconcileError) -> Finding:
+def raised(topic: str, error: ReconcileError) -> CheckResult:
     """Our errors say what to do next behind their last semicolon."""
     says, _, fix = str(error).rpartition("; ")
     return problem(topic, says or fix, fix if says else "correct that, then ask again")

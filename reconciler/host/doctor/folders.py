@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler.config.settings import HostTarget, Settings
+from reconciler.config.settings import Settings, TargetSettings
 from reconciler.host.doctor.ask import ask, user_of
-from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.secrets.private import check_folder
 from reconciler.state.folder import faults
 from reconciler.state.target_registry import TargetRegistry
@@ -18,7 +18,7 @@ _GIB = 1 << 30
 _TOO_LITTLE, _LITTLE = 1 * _GIB, 10 * _GIB
 
 
-def check_config(path: Path) -> Iterator[Finding]:
+def check_config(path: Path) -> Iterator[CheckResult]:
     """Addresses and variables in it may be secrets."""
     if path.stat().st_mode & 0o077:
         yield warning(
@@ -26,7 +26,7 @@ def check_config(path: Path) -> Iterator[Finding]:
         )
 
 
-def check_state(settings: Settings) -> Iterator[Finding]:
+def check_state(settings: Settings) -> Iterator[CheckResult]:
     """state_dir is ours, closed to others, on a disk that takes more."""
     folder = settings.state_dir
     if not folder.exists():
@@ -54,7 +54,7 @@ def check_state(settings: Settings) -> Iterator[Finding]:
     yield from _room("state", "state_dir", folder, little=_TOO_LITTLE)
 
 
-def check_folders(target: HostTarget, settings: Settings) -> Iterator[Finding]:
+def check_folders(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
     """Folders of this target that the config names."""
     for name, folder in target.volumes.items():
         yield _volume(target, name, folder, settings)
@@ -65,7 +65,7 @@ def check_folders(target: HostTarget, settings: Settings) -> Iterator[Finding]:
         yield ok("folders", f"{target.name}: secrets.directory: {target.secrets.directory} is closed to others")
 
 
-def _volume(target: HostTarget, name: str, folder: Path, settings: Settings) -> Finding:
+def _volume(target: TargetSettings, name: str, folder: Path, settings: Settings) -> CheckResult:
     where = f"{target.name}: volumes.{name}: {folder}"
     if not folder.is_dir():
         return problem("folders", f"{where} is no folder", f"create or mount it; pvc://{name} means this folder")
@@ -78,7 +78,7 @@ def _volume(target: HostTarget, name: str, folder: Path, settings: Settings) -> 
     return ok("folders", f"{where} is there")
 
 
-def _room(topic: str, what: str, folder: Path, little: int = _LITTLE) -> Iterator[Finding]:
+def _room(topic: str, what: str, folder: Path, little: int = _LITTLE) -> Iterator[CheckResult]:
     free = shutil.disk_usage(folder).free
     says = f"{what}: {free / _GIB:.1f} GiB free at {folder}"
     if free < _TOO_LITTLE:

@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler.config.settings import Settings, Source
+from reconciler.config.settings import Settings, SourceSettings
 from reconciler.errors import Retryable
 from reconciler.host.doctor.ask import ask
-from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.manifests.kustomize import find_program
 from reconciler.source import GitSource
 from reconciler.source.address import Address, parse_address
@@ -23,7 +23,7 @@ _PATIENCE = 15.0
 _EXAMPLE = "git.example.com"
 
 
-def check_program() -> Iterator[Finding]:
+def check_program() -> Iterator[CheckResult]:
     """git is there and new enough."""
     answer = ask(("git", "--version"))
     version = re.search(r"(\d+)\.(\d+)\S*", answer.text)
@@ -35,7 +35,7 @@ def check_program() -> Iterator[Finding]:
         yield ok("git", f"git {version[0]}")
 
 
-def check_kustomize() -> Iterator[Finding]:
+def check_kustomize() -> Iterator[CheckResult]:
     """Only a repository whose kustomizations change what they list needs it."""
     program = find_program()
     if program is None:
@@ -53,7 +53,7 @@ def check_kustomize() -> Iterator[Finding]:
         yield ok("kustomize", f"{program} ({version[0]}) builds kustomizations")
 
 
-def check_source(settings: Settings) -> Iterator[Finding]:
+def check_source(settings: Settings) -> Iterator[CheckResult]:
     """The remote answers, with the configured login, and has what the config wants of it. Nothing is fetched."""
     source = settings.source
     if parse_address(source.url).host.endswith(_EXAMPLE):
@@ -75,12 +75,12 @@ def check_source(settings: Settings) -> Iterator[Finding]:
     yield ok("source", f"{parse_address(source.url).shown}: {found}")
 
 
-def _exposed(key: str, path: Path | None) -> Iterator[Finding]:
+def _exposed(key: str, path: Path | None) -> Iterator[CheckResult]:
     if path is not None and path.exists() and path.stat().st_mode & 0o077:
         yield warning("source", f"{key}: other users may read or write {path}", f"chmod 600 {path}")
 
 
-def check_ssh(source: Source) -> Iterator[Finding]:
+def check_ssh(source: SourceSettings) -> Iterator[CheckResult]:
     """For a remote over ssh: the program, and the server's key, without which no connection is made."""
     address = parse_address(source.url)
     if address.scheme != "ssh":
@@ -99,7 +99,7 @@ def check_ssh(source: Source) -> Iterator[Finding]:
         yield ok("ssh", f"{known} knows {_name(address)}")
 
 
-def _known_by_default(address: Address) -> Finding:
+def _known_by_default(address: Address) -> CheckResult:
     """Without a file of its own, ssh looks where it always does. The doctor runs as the daemon's user."""
     for path in (Path.home() / ".ssh" / "known_hosts", Path("/etc/ssh/ssh_known_hosts")):
         if path.is_file() and ask(("ssh-keygen", "-F", _name(address), "-f", str(path))).succeeded:

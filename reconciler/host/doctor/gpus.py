@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.host.doctor.ask import ask, user_of
-from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.gpus.devices import Gpus
 from reconciler.model import Gpu
 
@@ -60,7 +60,7 @@ def _is_lost(index: int) -> bool:
     return False
 
 
-def check_gpus(target: HostTarget) -> Iterator[Finding]:
+def check_gpus(target: TargetSettings) -> Iterator[CheckResult]:
     """The driver answers, and has the GPUs that the config names."""
     yield from _chosen_by_hand(target)
     if target.gpus == ():
@@ -87,7 +87,7 @@ def check_gpus(target: HostTarget) -> Iterator[Finding]:
         yield problem("gpus", says, "add that user to the groups video and render")
 
 
-def _without_driver(target: HostTarget) -> Finding:
+def _without_driver(target: TargetSettings) -> CheckResult:
     if target.gpus == "auto":
         return ok("gpus", f"{target.name}: no driver of NVIDIA: services without GPUs can run")
     return problem(
@@ -97,7 +97,7 @@ def _without_driver(target: HostTarget) -> Finding:
     )
 
 
-def _gpu(target: HostTarget, gpu: Gpu, gpus: Gpus) -> Finding:
+def _gpu(target: TargetSettings, gpu: Gpu, gpus: Gpus) -> CheckResult:
     if not gpu.memory_bytes:
         return problem(
             "gpus", f"{target.name}: {gpu.uuid} is not on this host", "correct gpus; nvidia-smi -L lists them"
@@ -112,7 +112,7 @@ def _gpu(target: HostTarget, gpu: Gpu, gpus: Gpus) -> Finding:
     return ok("gpus", f"{target.name}: {gpu.name} {gpu.uuid}, {gpu.memory_bytes / _GIB:.1f} GiB{kind}{used}")
 
 
-def _split_in_vain(target: HostTarget, found: tuple[Gpu, ...], driver: Driver) -> Iterator[Finding]:
+def _split_in_vain(target: TargetSettings, found: tuple[Gpu, ...], driver: Driver) -> Iterator[CheckResult]:
     """GPUs in MIG mode without a part are not in the list at all."""
     hidden = driver.gpus - driver.lost - len({gpu.parent or gpu.uuid for gpu in found})
     if target.gpus == "auto" and hidden > 0:
@@ -122,7 +122,7 @@ def _split_in_vain(target: HostTarget, found: tuple[Gpu, ...], driver: Driver) -
         yield warning("gpus", says, "make some (nvidia-smi mig -cgi PROFILE -C), or end MIG mode (nvidia-smi -mig 0)")
 
 
-def _chosen_by_hand(target: HostTarget) -> Iterator[Finding]:
+def _chosen_by_hand(target: TargetSettings) -> Iterator[CheckResult]:
     for engine in target.engines:
         for name in sorted(set(_CHOOSERS) & engine.env.keys()):
             yield warning(

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler.config.settings import HostTarget, Settings
+from reconciler.config.settings import Settings, TargetSettings
 from reconciler.host.checks.host_capacity import Machine
-from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.doctor.service import properties
 from reconciler.host.gpus.devices import Gpus
 from reconciler.system.unix_sockets import listener_pid
@@ -45,7 +45,7 @@ def read_clock() -> tuple[int, int]:
     return (result, state.status) if result >= 0 else (-ctypes.get_errno(), 0)
 
 
-def check_clock() -> Iterator[Finding]:
+def check_clock() -> Iterator[CheckResult]:
     """The kernel's clock is kept in step: TLS, signed requests to storage and the order of logs rest on it."""
     fix = "run chrony or systemd-timesyncd: timedatectl set-ntp true"
     result, status = read_clock()
@@ -57,7 +57,7 @@ def check_clock() -> Iterator[Finding]:
         yield ok("clock", "it is synchronised")
 
 
-def check_shared_memory() -> Iterator[Finding]:
+def check_shared_memory() -> Iterator[CheckResult]:
     """vLLM's processes talk by shared memory; half of the memory is usual, and containers get 64 MiB."""
     if not _SHARED_MEMORY.is_dir():
         yield problem("memory", f"{_SHARED_MEMORY} is not there", f"mount -t tmpfs tmpfs {_SHARED_MEMORY}")
@@ -71,7 +71,7 @@ def check_shared_memory() -> Iterator[Finding]:
         yield ok("memory", says)
 
 
-def check_files(settings: Settings | None) -> Iterator[Finding]:
+def check_files(settings: Settings | None) -> Iterator[CheckResult]:
     """Every connection through the proxy takes one or two descriptors. The daemon is asked, or its unit, or else we."""
     daemon = listener_pid(settings.socket_path) if settings else None
     unit = properties("LoadState", "LimitNOFILE")
@@ -86,7 +86,7 @@ def check_files(settings: Settings | None) -> Iterator[Finding]:
         yield ok("limits", f"{'any number of' if hard == resource.RLIM_INFINITY else hard} open files for a process")
 
 
-def check_inotify() -> Iterator[Finding]:
+def check_inotify() -> Iterator[CheckResult]:
     """Envoy learns of new routes by inotify, of which every user has a few: one is taken and given back."""
     limit = Path("/proc/sys/fs/inotify/max_user_instances").read_text().strip()
     handle = ctypes.CDLL(None, use_errno=True).inotify_init1(os.O_CLOEXEC)
@@ -101,7 +101,7 @@ def check_inotify() -> Iterator[Finding]:
     yield ok("limits", f"inotify instances are left of {limit}")
 
 
-def check_capacity(target: HostTarget) -> Iterator[Finding]:
+def check_capacity(target: TargetSettings) -> Iterator[CheckResult]:
     """What replicas may use altogether."""
     offered = Machine(target, Gpus(())).capacity(())
     cores, memory = offered.cpu_millis / 1000, offered.memory_bytes / _GIB

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from reconciler.build import RESTART, is_outdated
 from reconciler.config.listen import parse_listen, split_listen
-from reconciler.config.settings import HostTarget, Settings
+from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import ReconcileError
 from reconciler.host.doctor.ask import ask
-from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.inventory import Inventory
 from reconciler.host.routing import access, process
 from reconciler.host.routing.ports import holder_of, is_free
@@ -24,7 +24,7 @@ _IPV4 = Path("/proc/sys/net/ipv4")
 _FEW = 10
 
 
-def check_ports(target: HostTarget, settings: Settings) -> Iterator[Finding]:
+def check_ports(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
     """Enough ports for replicas, and none that the kernel may give to some connection first."""
     ports = target.port_range
     leased = set(ports) & _leased(target, settings)
@@ -42,13 +42,13 @@ def check_ports(target: HostTarget, settings: Settings) -> Iterator[Finding]:
     yield from _ephemeral(target, ports)
 
 
-def _leased(target: HostTarget, settings: Settings) -> set[int]:
+def _leased(target: TargetSettings, settings: Settings) -> set[int]:
     """What its replicas have, whether they listen there or on a socket. Raises UnreadableRecord."""
     records = Inventory(TargetRegistry(settings.state_dir).folder_of(target.name)).replicas()
     return {record.lease.port for record in records}
 
 
-def _ephemeral(target: HostTarget, ports: range) -> Iterator[Finding]:
+def _ephemeral(target: TargetSettings, ports: range) -> Iterator[CheckResult]:
     first, last = (int(word) for word in (_IPV4 / "ip_local_port_range").read_text().split())
     common = set(ports) & set(range(first, last + 1)) - _reserved()
     if common:
@@ -66,7 +66,7 @@ def _reserved() -> set[int]:
 # ---------------------------------------------------------------- the proxy
 
 
-def check_envoy() -> Iterator[Finding]:
+def check_envoy() -> Iterator[CheckResult]:
     """The proxy's program runs on this machine."""
     import envoy
 
@@ -81,7 +81,7 @@ def check_envoy() -> Iterator[Finding]:
         )
 
 
-def check_proxy(target: HostTarget, settings: Settings) -> Iterator[Finding]:
+def check_proxy(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
     """The proxy can listen where the config says, or does so already."""
     host, port = parse_listen(target.routing.listen)
     running = process.find(TargetRegistry(settings.state_dir).folder_of(target.name).absolute() / "proxy")
@@ -95,7 +95,7 @@ def check_proxy(target: HostTarget, settings: Settings) -> Iterator[Finding]:
     yield _address("proxy", f"{target.name}: routing.listen: {target.routing.listen}", host, port, ours, "our proxy")
 
 
-def _address(topic: str, what: str, host: str, port: int, ours: set[int], name: str) -> Finding:
+def _address(topic: str, what: str, host: str, port: int, ours: set[int], name: str) -> CheckResult:
     """Can somebody listen there, or does one of ours?"""
     try:
         if port == 0 or is_free(host, port):
@@ -110,7 +110,7 @@ def _address(topic: str, what: str, host: str, port: int, ours: set[int], name: 
 # ---------------------------------------------------------------- the daemon
 
 
-def check_web(settings: Settings) -> Iterator[Finding]:
+def check_web(settings: Settings) -> Iterator[CheckResult]:
     """The daemon can listen where the config says, or does so already; its control socket can be reached."""
     daemon = listener_pid(settings.socket_path)
     host, port = split_listen(settings.web.listen)
@@ -122,7 +122,7 @@ def check_web(settings: Settings) -> Iterator[Finding]:
         yield ok("daemon", f"{settings.socket_path}: no daemon runs")
 
 
-def _outdated(path: Path) -> Iterator[Finding]:
+def _outdated(path: Path) -> Iterator[CheckResult]:
     """A daemon goes on with the code that it was started with, whatever was installed since."""
     try:
         known = DaemonClient(path).status()["daemon"]

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from reconciler.config.settings import HostTarget, Settings
+from reconciler.config.settings import Settings, TargetSettings
 from reconciler.host.doctor.ask import ask
-from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.root_replicas import root_refusals
 
 _BOOTED = Path("/run/systemd/system")
@@ -21,7 +21,7 @@ _UNIT = "reconciler.service"
 _OLDEST = 247
 
 
-def check_systemd(settings: Settings | None) -> Iterator[Finding]:
+def check_systemd(settings: Settings | None) -> Iterator[CheckResult]:
     """Process 1 is systemd, knows the daemon, and can share out CPU and memory."""
     needed = settings is not None and any(target.kind == "systemd" for target in settings.targets)
     if not _BOOTED.is_dir():
@@ -44,7 +44,7 @@ def check_systemd(settings: Settings | None) -> Iterator[Finding]:
         yield from _controllers()
 
 
-def check_user(target: HostTarget, settings: Settings) -> Iterator[Finding]:
+def check_user(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
     """Replicas run as somebody who is not root."""
     alone = settings.model_copy(update={"targets": (target,)})
     for refusal in root_refusals(alone):
@@ -67,7 +67,7 @@ def check_user(target: HostTarget, settings: Settings) -> Iterator[Finding]:
         yield ok("user", f"{target.name}: replicas run as {target.user}")
 
 
-def _controllers() -> Iterator[Finding]:
+def _controllers() -> Iterator[CheckResult]:
     """Without them, units have the same shares whatever their resources say."""
     try:
         there = _CONTROLLERS.read_text().split()
@@ -79,7 +79,7 @@ def _controllers() -> Iterator[Finding]:
         yield warning("systemd", f"no cgroup controller for {' and '.join(missing)}: replicas are not kept apart", fix)
 
 
-def _way() -> Finding:
+def _way() -> CheckResult:
     """How the daemon asks systemd. D-Bus costs next to nothing, and tells at once what happens."""
     # Imported late: who runs child processes needs no D-Bus.
     from reconciler.host.systemd.ways import AnyManager
@@ -92,7 +92,7 @@ def _way() -> Finding:
         return warning("systemd", f"asked by systemctl, which tells no news: {manager.because}", fix)
 
 
-def _bus() -> Iterator[Finding]:
+def _bus() -> Iterator[CheckResult]:
     """Who starts a unit and waits for its end must be on the bus, root or not: so engines are asked."""
     from reconciler.host.systemd.bus import SYSTEM, Bus, NoConnection
 
@@ -103,7 +103,7 @@ def _bus() -> Iterator[Finding]:
         yield problem("systemd", f"engines cannot be asked about arguments: {error}", fix)
 
 
-def _unit() -> Finding:
+def _unit() -> CheckResult:
     """The daemon's unit is there, comes back after a reboot, and is up."""
     state = properties(
         "LoadState", "UnitFileState", "ActiveState", "SubState", "NeedDaemonReload", "InactiveExitTimestampMonotonic"

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError
-from reconciler.host.doctor.finding import Finding, ok, problem, warning
+from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.state.target_registry import TargetRegistry
 
 
-def check_targets(settings: Settings) -> Iterator[Finding]:
+def check_targets(settings: Settings) -> Iterator[CheckResult]:
     """Renamed, removed or otherwise changed targets of which something is on record."""
     try:
         leftovers = TargetRegistry(settings.state_dir).check(settings)

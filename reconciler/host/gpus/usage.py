@@ -11,7 +11,7 @@ from reconciler.fault_isolation import Faults
 from reconciler.host.gpus.devices import Gpus, Memory
 from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.supervisor import ProcessState
-from reconciler.model import Capacity, Desired, GpuUse, ReplicaId, ServiceId, Stranger
+from reconciler.model import Capacity, Desired, ForeignProcess, GpuUse, ReplicaId, ServiceId
 from reconciler.system import procfs
 
 
@@ -68,10 +68,10 @@ def _use(uuid: str, gpus: Gpus, is_ours: Callable[[int], bool]) -> GpuUse | None
     return GpuUse(memory.usable_bytes, memory.free_bytes, tuple(_strangers(memory, is_ours)), memory.fault)
 
 
-def _strangers(memory: Memory, is_ours: Callable[[int], bool]) -> Iterator[Stranger]:
+def _strangers(memory: Memory, is_ours: Callable[[int], bool]) -> Iterator[ForeignProcess]:
     for one in memory.holders:
         if not is_ours(one.pid):
-            yield Stranger(one.pid, procfs.name_of(one.pid), one.memory_bytes)
+            yield ForeignProcess(one.pid, procfs.name_of(one.pid), one.memory_bytes)
 
 
 def without(capacity: Capacity, held: Mapping[str, str]) -> Capacity:

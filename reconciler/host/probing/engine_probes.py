@@ -8,7 +8,7 @@ import threading
 import time
 
 from reconciler.engines.grpc_probe import GrpcProbe
-from reconciler.engines.probe import Probe, Stranger, Vitals
+from reconciler.engines.probe import ForeignListener, Probe, Vitals
 from reconciler.errors import Retryable
 from reconciler.host.probing.probing import Subject
 from reconciler.host.routing.envoy import EnvoyProxy, ProxyState
@@ -31,7 +31,7 @@ class EngineQuestions:
         try:
             if subject.guard is not None:
                 subject.guard()
-        except Stranger as found:
+        except ForeignListener as found:
             return str(found)
         except Retryable:
             # Not known: whoever asks it something is told so.

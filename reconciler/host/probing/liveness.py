@@ -35,7 +35,7 @@ _WORKING_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LivenessLimits:
     """Seconds: how often an idle engine is asked for a token (0: never), how long silence may last (0: for ever)."""
 
     interval: float = 60.0
@@ -82,13 +82,13 @@ class Witness:
         return found[1] >= moment - _BETWEEN_LOOKS
 
 
-class Liveness:
+class ReplicaLiveness:
     """What is known about one replica."""
 
     def __init__(
         self,
         questions: LivenessQuestions,
-        limits: Limits,
+        limits: LivenessLimits,
         witness: Witness,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

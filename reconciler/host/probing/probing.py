@@ -16,7 +16,7 @@ import structlog
 
 from reconciler.engines.probe import Guard
 from reconciler.fault_isolation import frames
-from reconciler.host.probing.liveness import Limits, Liveness, LivenessQuestions, Witness
+from reconciler.host.probing.liveness import LivenessLimits, LivenessQuestions, ReplicaLiveness, Witness
 from reconciler.model import Address, ReplicaId, Routed, Silence
 from reconciler.system.os_errors import in_words
 
@@ -55,7 +55,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class ProbeState:
     """What is known of one replica so far. `quiet_samples` counts zeros in a row, each from a question of its own.
 
     `stranger` says who else listens at its address.
@@ -94,7 +94,7 @@ class Probes:
         self,
         questions: Questions,
         wake: Callable[[], None],
-        limits: Limits = Limits(),  # noqa: B008
+        limits: LivenessLimits = LivenessLimits(),  # noqa: B008
         witness: Witness | None = None,
     ) -> None:
         self._questions = questions
@@ -121,7 +121,7 @@ class Probes:
                     probe.turn_to(subject)
                     continue
                 self._probes.pop(replica, None)
-                liveness = Liveness(self._questions, self._limits, self._witness)
+                liveness = ReplicaLiveness(self._questions, self._limits, self._witness)
                 try:
                     self._probes[replica] = _Probe(subject, self._questions, self._wake, self._pause, liveness)
                 except RuntimeError as error:
@@ -133,10 +133,10 @@ class Probes:
         """Is there any replica to ask?"""
         return bool(self._probes)
 
-    def sight(self, replica: ReplicaId) -> Sight:
+    def sight(self, replica: ReplicaId) -> ProbeState:
         """What is known so far; all unknown for a replica that is not watched."""
         probe = self._probes.get(replica)
-        return probe.sight if probe else Sight()
+        return probe.sight if probe else ProbeState()
 
     def close(self) -> None:
         """End the threads, without waiting for slow answers."""
@@ -154,10 +154,10 @@ class _Probe:
         questions: Questions,
         wake: Callable[[], None],
         pause: Callable[[Topic], float],
-        liveness: Liveness,
+        liveness: ReplicaLiveness,
     ) -> None:
         self.subject = subject
-        self.sight = Sight()
+        self.sight = ProbeState()
         self._liveness = liveness
         self._questions = questions
         self._wake = wake
@@ -193,7 +193,7 @@ class _Probe:
                 # A thread that dies of a bug would leave its replica waiting for ever, in silence.
                 if raised != (raised := frames(error)):
                     _log.exception("probe.raised", replica=str(subject.id))
-                now = Sight()
+                now = ProbeState()
             # Whoever is taken for dead is stopped with all its requests: one word is not enough for that.
             in_doubt = now.healthy is False and before.healthy is not False and not in_doubt
             if in_doubt:
@@ -206,7 +206,7 @@ class _Probe:
             self._news.wait(Topic.STARTING.value if in_doubt else self._rest(subject.topic))
             self._news.clear()
 
-    def _with_silence(self, subject: Subject, found: Sight) -> Sight:
+    def _with_silence(self, subject: Subject, found: ProbeState) -> ProbeState:
         """What is still starting has its own time to answer."""
         if subject.topic is Topic.STARTING or found.stranger:
             return found
@@ -222,21 +222,21 @@ class _Probe:
         return topic.value if self._liveness.in_doubt else self._pause(topic)
 
 
-def _ask(questions: Questions, subject: Subject, before: Sight) -> Sight:
+def _ask(questions: Questions, subject: Subject, before: ProbeState) -> ProbeState:
     if stranger := questions.stranger(subject):
         # It cannot listen there any more, and a stranger is asked nothing.
-        return Sight(healthy=False, stranger=stranger)
+        return ProbeState(healthy=False, stranger=stranger)
     match subject.topic:
         case Topic.STARTING:
             ready, healthy = questions.is_ready(subject)
-            return Sight(ready, healthy)
+            return ProbeState(ready, healthy)
         case Topic.SERVING:
-            return Sight(ready=True, healthy=questions.is_healthy(subject))
+            return ProbeState(ready=True, healthy=questions.is_healthy(subject))
         case Topic.DRAINING:
             return _sample(questions, subject, before)
 
 
-def _sample(questions: Questions, subject: Subject, before: Sight) -> Sight:
+def _sample(questions: Questions, subject: Subject, before: ProbeState) -> ProbeState:
     routed, running = questions.in_flight(subject)
     # While the proxy may still send something new, a zero means little.
     is_quiet = running == 0 and routed in (Routed.DRAINING, Routed.ABSENT)
@@ -245,7 +245,7 @@ def _sample(questions: Questions, subject: Subject, before: Sight) -> Sight:
     return replace(before, in_flight=running, quiet_samples=quiet, most_in_flight=most)
 
 
-def _is_news(before: Sight, now: Sight) -> bool:
+def _is_news(before: ProbeState, now: ProbeState) -> bool:
     """Does this answer allow a step that the one before did not?"""
     return (
         (now.ready and not before.ready)

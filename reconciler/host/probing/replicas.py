@@ -10,7 +10,7 @@ from reconciler.errors import ReconcileError
 from reconciler.fault_isolation import Faults
 from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.probing.pauses import PAUSED, Pauses
-from reconciler.host.probing.probing import Probes, Sight
+from reconciler.host.probing.probing import Probes, ProbeState
 from reconciler.host.routing.envoy import ProxyState
 from reconciler.host.supervisor import ProcessState, Supervisor
 from reconciler.model import (
@@ -149,7 +149,7 @@ class Replicas:
         )
 
 
-def _is_ready(record: ReplicaRecord, state: ProcessState, sight: Sight) -> bool:
+def _is_ready(record: ReplicaRecord, state: ProcessState, sight: ProbeState) -> bool:
     if state.between or state.restarted is not None:
         # What was answered was answered by another process.
         return state.listens

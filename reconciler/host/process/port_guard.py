@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from reconciler.engines.arguments import find
-from reconciler.engines.probe import Stranger
+from reconciler.engines.probe import ForeignListener
 from reconciler.host.inventory import ReplicaRecord
-from reconciler.host.process.port_hold import Place, PortHolds
+from reconciler.host.process.port_hold import HeldPort, PortHolds
 from reconciler.model import ReplicaId
 from reconciler.system import procfs
 
@@ -45,10 +45,10 @@ class PortGuard:
             holders = procfs.holders({inode})
             # Who hands a socket of its own to a program that becomes another user, as `sudo` does, keeps it as well.
             if not any(procfs.runs_as(pid, (there[inode],)) and self._owns(record, pid) for pid in holders):
-                raise Stranger(_named(record.lease.port, holders, there[inode]))
+                raise ForeignListener(_named(record.lease.port, holders, there[inode]))
         self._known[record.id] = frozenset(there)
         if self._holds is not None and there:
-            self._holds.hold(record.id, Place(record.lease.port, min(there.values())))
+            self._holds.hold(record.id, HeldPort(record.lease.port, min(there.values())))
         return frozenset(there)
 
     def keep(self, replicas: Collection[ReplicaId]) -> None:
@@ -62,7 +62,7 @@ class PortGuard:
         """Does the replica itself listen? Raises Retryable."""
         try:
             return bool(self.listeners(record)) if not record.socket else procfs.listens(record.socket)
-        except Stranger:
+        except ForeignListener:
             return False
 
 

@@ -17,7 +17,7 @@ from reconciler.model import ReplicaId
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class HeldPort:
     """A port of 127.0.0.1, and the user who may listen there."""
 
     port: int
@@ -28,9 +28,9 @@ class PortHolds:
     """One place for each replica."""
 
     def __init__(self) -> None:
-        self._held: dict[ReplicaId, tuple[Place, socket.socket]] = {}
+        self._held: dict[ReplicaId, tuple[HeldPort, socket.socket]] = {}
 
-    def hold(self, replica: ReplicaId, place: Place) -> None:
+    def hold(self, replica: ReplicaId, place: HeldPort) -> None:
         """While it listens there; what cannot be had is tried again at the next look."""
         if (known := self._held.get(replica)) and known[0] == place:
             return
@@ -43,7 +43,7 @@ class PortHolds:
             self._held.pop(gone)[1].close()
 
 
-def _bound(place: Place) -> socket.socket:
+def _bound(place: HeldPort) -> socket.socket:
     """Raises OSError."""
     found = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:

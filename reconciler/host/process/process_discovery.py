@@ -22,7 +22,7 @@ _PREFIX = f"{MARKER}=".encode()
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FoundProcess:
     """One living process and what it shows of its origin."""
 
     who: Identity
@@ -41,7 +41,7 @@ class Trace:
     log: str
 
 
-class Census:
+class ProcessDiscovery:
     """All processes at one moment."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Census:
         self._stats = {stat.pid: stat for stat in procfs.all_stats() if stat.pid != os.getpid()}
         self._seen = [_look(stat, self._boot) for stat in self._stats.values() if not stat.is_dead]
 
-    def members(self, trace: Trace) -> tuple[Seen, ...]:
+    def members(self, trace: Trace) -> tuple[FoundProcess, ...]:
         """The living processes that belong to a replica."""
         if trace.record.boot != self._boot:
             return ()
@@ -61,7 +61,7 @@ class Census:
         leaders = [m.who for m in self.members(trace) if m.marker == trace.marker and m.session == m.who.pid]
         return min(leaders, key=lambda who: who.started, default=None)
 
-    def _belongs(self, seen: Seen, trace: Trace, certain: bool) -> bool:
+    def _belongs(self, seen: FoundProcess, trace: Trace, certain: bool) -> bool:
         record = trace.record
         return (
             seen.marker == trace.marker
@@ -108,8 +108,8 @@ def _folder_mark(folder: Path) -> str:
     return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
 
 
-def _look(stat: procfs.Stat, boot: str) -> Seen:
+def _look(stat: procfs.Stat, boot: str) -> FoundProcess:
     words = (word for word in _words(stat.pid) if word.startswith(_PREFIX))
     marker = next(words, b"").removeprefix(_PREFIX).decode(errors="replace")
     who = Identity(stat.pid, stat.started, boot)
-    return Seen(who, stat.parent, stat.session, marker, procfs.read_outputs(stat.pid))
+    return FoundProcess(who, stat.parent, stat.session, marker, procfs.read_outputs(stat.pid))

@@ -27,7 +27,7 @@ from reconciler.host.process.children import Children
 from reconciler.host.process.exit_watch import ExitWatch
 from reconciler.host.process.interpreters import Interpreters
 from reconciler.host.process.port_guard import speaks_on_port
-from reconciler.host.process.process_discovery import MARKER, Census, Trace, carries_marker, marker_of
+from reconciler.host.process.process_discovery import MARKER, ProcessDiscovery, Trace, carries_marker, marker_of
 from reconciler.host.process.spawn_errors import refusal
 from reconciler.host.supervisor import Launch, ProcessState
 from reconciler.model import Reason, ReplicaId
@@ -42,8 +42,8 @@ class _Look:
     """What is read at most once while several replicas are judged."""
 
     @cached_property
-    def census(self) -> Census:
-        return Census()
+    def census(self) -> ProcessDiscovery:
+        return ProcessDiscovery()
 
     @cached_property
     def listeners(self) -> Mapping[int, set[int]]:
@@ -78,7 +78,7 @@ class ProcessSupervisor:
         if procfs.user_of(pid) != os.geteuid():
             # Its environment may say anything.
             return False
-        return any(seen.who.pid == pid for seen in Census().members(self._trace(record)))
+        return any(seen.who.pid == pid for seen in ProcessDiscovery().members(self._trace(record)))
 
     def is_ours(self, pid: int) -> bool:
         return carries_marker(self._inventory.folder, pid)
@@ -285,7 +285,7 @@ class ProcessSupervisor:
         elif record.process is not None and self._children.is_running(record.process):
             procfs.send_signal(record.process, signal.SIGTERM)
         else:
-            for seen in Census().members(self._trace(record)):
+            for seen in ProcessDiscovery().members(self._trace(record)):
                 procfs.send_signal(seen.who, signal.SIGTERM)
 
     def repair(self, record: ReplicaRecord) -> None:

@@ -7,7 +7,7 @@ show. `decide` puts them together; `fast_path` is the short way of a service tha
 """
 
 from reconciler.host.rollout.canary import all_wishes, wishes_now
-from reconciler.host.rollout.context import Situation
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.decide import Decision, decide
 from reconciler.host.rollout.fast_path import settled
 from reconciler.host.rollout.pruning import reason_to_keep, reason_to_leave, reason_to_stay
@@ -16,7 +16,7 @@ from reconciler.host.rollout.route import route_left_alone
 
 __all__ = [
     "Decision",
-    "Situation",
+    "ServiceContext",
     "all_wishes",
     "decide",
     "keep_room",

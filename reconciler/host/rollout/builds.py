@@ -14,7 +14,7 @@ from reconciler.host.translation import MARK, build_of, differences, is_current,
 from reconciler.model import (
     Action,
     Drain,
-    Failure,
+    FailedAction,
     Observed,
     Outdated,
     Owned,
@@ -41,11 +41,11 @@ class Marked:
 
     observed: Observed
     quarantines: Quarantines
-    failures: Collection[Failure]
+    failures: Collection[FailedAction]
     why: Mapping[ServiceId, tuple[str, ...]]
 
 
-def mark(observed: Observed, quarantines: Quarantines, failures: Collection[Failure]) -> Marked:
+def mark(observed: Observed, quarantines: Quarantines, failures: Collection[FailedAction]) -> Marked:
     """The same, with older builds told apart by their digests."""
     outdated = observed.outdated
     if not outdated:
@@ -143,7 +143,7 @@ def _seen_now(
     return found
 
 
-def _failure_now(failure: Failure, outdated: Mapping[Key, Outdated]) -> Failure:
+def _failure_now(failure: FailedAction, outdated: Mapping[Key, Outdated]) -> FailedAction:
     """What failed as the config makes it now, failed for the digest that git names."""
     plain, _, build = failure.subject.partition(MARK)
     changes = (outdated.get((service, plain)) for service in failure.services)

@@ -9,13 +9,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.fault_isolation import Faults
-from reconciler.host.health import Life, Patience, life
+from reconciler.host.health import Patience, ReplicaPhase, life
 from reconciler.host.rollout.builds import Marked, Quarantines, mark, unmark
 from reconciler.host.rollout.canary import wishes_now
-from reconciler.model import Action, Desired, Failure, Observed, Owned, Replica, ServiceId, service_of
+from reconciler.model import Action, Desired, FailedAction, Observed, Owned, Replica, ServiceId, service_of
 
 
-def mark_each(observed: Observed, quarantines: Quarantines, failures: Collection[Failure], faults: Faults) -> Marked:
+def mark_each(
+    observed: Observed, quarantines: Quarantines, failures: Collection[FailedAction], faults: Faults
+) -> Marked:
     """For one that makes us raise it is as if the config had not changed."""
     try:
         return mark(observed, quarantines, failures)
@@ -57,10 +59,10 @@ def _wish(one: Desired, owned: Mapping[ServiceId, Owned], faults: Faults) -> Des
         return one
 
 
-def life_of(replica: Replica, now: float, patience: Patience, faults: Faults) -> Life:
+def life_of(replica: Replica, now: float, patience: Patience, faults: Faults) -> ReplicaPhase:
     """What makes us raise stays where it is, and so does what it holds."""
     try:
         return life(replica, now, patience)
     except Exception as error:
         faults.note(replica.service, error, replica.origin)
-        return Life.READY
+        return ReplicaPhase.READY

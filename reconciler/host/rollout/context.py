@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from reconciler.host.health import Life, Patience, life
+from reconciler.host.health import Patience, ReplicaPhase, life
 from reconciler.host.rollout.failures import is_lasting, of_start, retry_at
 from reconciler.model import (
     Capacity,
     Desired,
-    Failure,
+    FailedAction,
     Owned,
     Preflight,
     Promoted,
@@ -27,7 +27,7 @@ from reconciler.model import (
 
 
 @dataclass(frozen=True)
-class Situation:
+class ServiceContext:
     """One service, as git wants it and as it was observed.
 
     `keep` says why a service that git does not show, or not for this host, is not pruned; None means that it may go.
@@ -54,7 +54,7 @@ class Situation:
     route: ServiceRoute | None = None
     starting_on: frozenset[str] = frozenset()
     staging: Mapping[str, Staging] = field(default_factory=dict)
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[FailedAction, ...] = ()
     has_room: bool = False
     all_died: bool = False
     images: Mapping[str, Staging | None] = field(default_factory=dict)
@@ -76,20 +76,20 @@ class Situation:
         return self.owned.crashes if self.owned else ()
 
     @cached_property
-    def lives(self) -> Mapping[str, Life]:
+    def lives(self) -> Mapping[str, ReplicaPhase]:
         return {r.id.serial: self._life(r) for r in self.replicas}
 
-    def _life(self, replica: Replica) -> Life:
+    def _life(self, replica: Replica) -> ReplicaPhase:
         """What crashed on trial has failed, though it was started again."""
         found = life(replica, self.now, self.patience)
         has_failed = replica.restarted is Restart.CRASHED and not self.is_proven(replica.digest)
-        return Life.BROKEN if has_failed and found in (Life.STARTING, Life.READY) else found
+        return ReplicaPhase.BROKEN if has_failed and found in (ReplicaPhase.STARTING, ReplicaPhase.READY) else found
 
     def is_beside_a_start(self, replica: Replica) -> bool:
         """An engine that measures its GPU dies if memory there is given back meanwhile."""
         return not self.starting_on.isdisjoint(replica.lease.gpus)
 
-    def of(self, *lives: Life) -> tuple[Replica, ...]:
+    def of(self, *lives: ReplicaPhase) -> tuple[Replica, ...]:
         """The replicas that stand at one of these points, oldest first."""
         chosen = [r for r in self.replicas if self.lives[r.id.serial] in lives]
         return tuple(sorted(chosen, key=lambda r: (r.created_at, r.id)))
@@ -105,7 +105,7 @@ class Situation:
     def is_proven(self, digest: str) -> bool:
         return self.promoted is not None and self.promoted.digest == digest
 
-    def start_failure(self, digest: str) -> Failure | None:
+    def start_failure(self, digest: str) -> FailedAction | None:
         """Why this digest did not come up when it was last tried, if that is not its engine's doing."""
         return of_start(self.failures, digest)
 
@@ -114,12 +114,12 @@ class Situation:
         failed = self.start_failure(digest)
         if failed is None:
             return self.now
-        costs = not self.has_room and any(r.digest != digest for r in self.of(Life.READY))
+        costs = not self.has_room and any(r.digest != digest for r in self.of(ReplicaPhase.READY))
         return retry_at(failed, self.now, costly=costs and is_lasting(failed))
 
     def is_serving(self, replica: Replica) -> bool:
         """Ready, reachable through the proxy, and not silent."""
-        is_ready = self.lives[replica.id.serial] is Life.READY and not replica.silence
+        is_ready = self.lives[replica.id.serial] is ReplicaPhase.READY and not replica.silence
         return is_ready and replica.routed is Routed.ACTIVE
 
     def is_available(self, replica: Replica) -> bool:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from reconciler.host.capacity import CROWDED, Ledger
 from reconciler.host.rollout import lifecycle
-from reconciler.host.rollout.context import Situation
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.departed import farewell, is_departed, verdict_of_departed
-from reconciler.host.rollout.goal import PREFLIGHT_FAILED, Aim, Generation, find_aim
+from reconciler.host.rollout.goal import PREFLIGHT_FAILED, Generation, Goal, find_aim
 from reconciler.host.rollout.hung import end_hung
 from reconciler.host.rollout.needs import need_of
 from reconciler.host.rollout.route import route_of
@@ -16,7 +16,7 @@ from reconciler.host.rollout.staging import begin_staging
 from reconciler.host.rollout.steps import Steps
 from reconciler.host.rollout.strategy import move
 from reconciler.host.rollout.verdict import verdict_of
-from reconciler.model import Action, AskPreflight, Reject, ServiceRoute, Verdict
+from reconciler.model import Action, AskPreflight, Reject, ServicePlan, ServiceRoute
 
 # Seconds between two looks at GPUs whose memory somebody else has.
 _GPU_LOOK = 5.0
@@ -31,11 +31,11 @@ class Decision:
     records: tuple[Action, ...]
     route: ServiceRoute | None
     processes: tuple[Action, ...]
-    verdict: Verdict
+    verdict: ServicePlan
     look_again_at: float | None
 
 
-def decide(s: Situation, ledger: Ledger) -> Decision:
+def decide(s: ServiceContext, ledger: Ledger) -> Decision:
     """The next steps of one service. Takes leases from the ledger; changes nothing else."""
     if is_departed(s):
         return Decision((), farewell(s), (), verdict_of_departed(s), None)
@@ -63,7 +63,7 @@ def decide(s: Situation, ledger: Ledger) -> Decision:
     )
 
 
-def _with_room(s: Situation, ledger: Ledger) -> Situation:
+def _with_room(s: ServiceContext, ledger: Ledger) -> ServiceContext:
     """Only after a failure it matters whether another try costs anything."""
     want = s.desired
     if not s.failures or want is None or want.spec is None or (want.strategy and want.strategy.max_unavailable):
@@ -72,7 +72,7 @@ def _with_room(s: Situation, ledger: Ledger) -> Situation:
     return replace(s, has_room=ledger.fits(need, s.id))
 
 
-def _note_aim(s: Situation, aim: Aim, steps: Steps) -> None:
+def _note_aim(s: ServiceContext, aim: Goal, steps: Steps) -> None:
     if aim.reject:
         steps.records.append(Reject(aim.reject, str(aim.reject.reason)))
     begin_staging(s, aim.stage, steps)

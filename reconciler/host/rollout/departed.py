@@ -5,14 +5,14 @@ It may be on its way to another host, and a client that is told to try again doe
 
 from __future__ import annotations
 
-from reconciler.host.rollout.context import Situation
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.goal import DELETED, joined
-from reconciler.model import Health, Phase, ServiceRoute, Sync, Verdict
+from reconciler.model import Health, HealthStatus, ServicePlan, ServiceRoute, Sync
 
 SECONDS = 600.0
 
 
-def farewell(s: Situation) -> ServiceRoute | None:
+def farewell(s: ServiceContext) -> ServiceRoute | None:
     """The route of a service whose last replica is gone; None where nothing served, or too long ago."""
     if s.route is None:
         return None
@@ -25,12 +25,12 @@ def farewell(s: Situation) -> ServiceRoute | None:
     )
 
 
-def is_departed(s: Situation) -> bool:
+def is_departed(s: ServiceContext) -> bool:
     """Is nothing left of it but its names?"""
     is_wanted = s.desired is not None and not s.desired.not_here
     return bool(s.route and s.route.left_at and not (is_wanted or s.replicas or s.owned))
 
 
-def verdict_of_departed(s: Situation) -> Verdict:
+def verdict_of_departed(s: ServiceContext) -> ServicePlan:
     why = joined(s.desired.not_here) if s.desired else DELETED
-    return Verdict(s.id, Sync.SYNCED, Health(Phase.SUSPENDED, why))
+    return ServicePlan(s.id, Sync.SYNCED, Health(HealthStatus.SUSPENDED, why))

@@ -14,7 +14,7 @@ from reconciler.host.translation import MARK, build_of
 from reconciler.model import (
     Action,
     DesiredState,
-    Failure,
+    FailedAction,
     Forget,
     NoteFailure,
     Observed,
@@ -30,7 +30,7 @@ from reconciler.model import (
     service_of,
 )
 
-Failures = Mapping[tuple[str, str, tuple[ServiceId, ...]], Failure]
+Failures = Mapping[tuple[str, str, tuple[ServiceId, ...]], FailedAction]
 START, TRIAL = "start", "trial"
 _TRIES_THAT_COUNT = 3
 # Seconds before the second try, and at most between two.
@@ -42,19 +42,19 @@ TIDYING = ("unstage",)
 _NEVER_WAIT = ("start", "set_routes", "ensure_proxy", "note_failure")
 
 
-def is_lasting(failure: Failure) -> bool:
+def is_lasting(failure: FailedAction) -> bool:
     """Is it more than bad luck?"""
     return failure.lasting or failure.tries >= _TRIES_THAT_COUNT
 
 
-def retry_at(failure: Failure, now: float, costly: bool = False) -> float:
+def retry_at(failure: FailedAction, now: float, costly: bool = False) -> float:
     """When the next try is due. `costly`: something that serves would have to go for it."""
     first, longest = (_COSTLY, _LONGEST_COSTLY) if costly else (_QUICK, _LONGEST_QUICK)
     # What lies ahead was written before the clock was set back.
     return min(failure.at, now) + min(longest, first * 2.0 ** min(failure.tries - 1, 20))
 
 
-def why(failure: Failure) -> Reason:
+def why(failure: FailedAction) -> Reason:
     """In words that do not change from try to try."""
     if failure.action == START:
         return Reason("StartFailed", f"cannot be started: {failure.error}")
@@ -108,22 +108,22 @@ def still_wanted(known: Failures, desired: DesiredState, observed: Observed) -> 
     }
 
 
-def _digest_of(failure: Failure) -> str:
+def _digest_of(failure: FailedAction) -> str:
     return failure.subject.partition(MARK)[0]
 
 
-def of_start(failures: Collection[Failure], digest: str) -> Failure | None:
+def of_start(failures: Collection[FailedAction], digest: str) -> FailedAction | None:
     """Why a digest could not be started, or did not come up for its host's sake; the one that was tried most."""
     found = [one for one in failures if one.action in (START, TRIAL) and one.subject == digest]
     return max(found, key=lambda one: (one.blames_spec, is_lasting(one), one.tries), default=None)
 
 
-def failed_on_trial(known: Collection[Failure], action: NoteFailure, at: float) -> Failure:
+def failed_on_trial(known: Collection[FailedAction], action: NoteFailure, at: float) -> FailedAction:
     """The failure that comes of this note, which may be written twice for one run."""
     service = action.replica.service
     before = [one for one in known if (one.action, one.subject, one.services) == (TRIAL, action.digest, (service,))]
     if not before:
-        return Failure(TRIAL, action.digest, (service,), action.reason, at, lasting=True, run=action.run)
+        return FailedAction(TRIAL, action.digest, (service,), action.reason, at, lasting=True, run=action.run)
     if before[0].run == action.run:
         return before[0]
     return replace(before[0], error=action.reason, at=at, tries=before[0].tries + 1, run=action.run)
@@ -144,7 +144,9 @@ def _subject(action: Action) -> str:
     return replica.serial if replica else str(getattr(action, "key", "") or getattr(action, "image", ""))
 
 
-def _failed(before: Failure | None, key: tuple[str, str, tuple[ServiceId, ...]], result: Result, at: float) -> Failure:
+def _failed(
+    before: FailedAction | None, key: tuple[str, str, tuple[ServiceId, ...]], result: Result, at: float
+) -> FailedAction:
     name, subject, services = key
     tries = before.tries + 1 if before else 1
-    return Failure(name, subject, services, result.error, at, tries, not result.retryable, result.blames_spec)
+    return FailedAction(name, subject, services, result.error, at, tries, not result.retryable, result.blames_spec)

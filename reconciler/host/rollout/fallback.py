@@ -9,18 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from reconciler.host.capacity import Ledger, impossible
-from reconciler.host.health import Life, has_crashed, is_drained
-from reconciler.host.rollout.context import Situation
-from reconciler.host.rollout.goal import Aim, Generation, last_good
+from reconciler.host.health import ReplicaPhase, has_crashed, is_drained
+from reconciler.host.rollout.context import ServiceContext
+from reconciler.host.rollout.goal import Generation, Goal, last_good
 from reconciler.host.rollout.needs import need_of
 from reconciler.host.rollout.staging import missing_files
 from reconciler.model import Replica
 
-_ON_THE_WAY_OUT = (Life.PLANNED, Life.HUNG, Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE)
+_ON_THE_WAY_OUT = (
+    ReplicaPhase.PLANNED,
+    ReplicaPhase.HUNG,
+    ReplicaPhase.BROKEN,
+    ReplicaPhase.DRAINING,
+    ReplicaPhase.STOPPING,
+    ReplicaPhase.GONE,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Return:
+class Fallback:
     """The last good digest comes back, no more often than git wants its successor: room for that has to stay.
 
     `alone`: nothing else starts until it serves.
@@ -30,29 +37,29 @@ class Return:
     alone: bool
 
 
-def find_return(s: Situation, aim: Aim, ledger: Ledger) -> Return | None:
+def find_return(s: ServiceContext, aim: Goal, ledger: Ledger) -> Fallback | None:
     """Whether the last good digest is to come back, though git has moved on."""
     if s.promoted is None or not s.promoted.replicas or s.is_proven(aim.generations[-1].digest):
         return None
     spec = s.promoted.spec
-    if s.of(Life.READY) or s.start_due(s.promoted.digest) > s.now or impossible(spec.resources, s.capacity):
+    if s.of(ReplicaPhase.READY) or s.start_due(s.promoted.digest) > s.now or impossible(spec.resources, s.capacity):
         return None
     if missing_files(s, spec):
         return None
     # What crashed or failed to start may not come up any more, and the new one may be the cure: that must not wait.
     main, good = aim.generations[0], last_good(s.promoted)
     first = replace(good, count=min(good.count, main.count))
-    found = Return(first, alone=not (has_crashed(s.crashes, s.now) or s.start_failure(good.digest)))
+    found = Fallback(first, alone=not (has_crashed(s.crashes, s.now) or s.start_failure(good.digest)))
     return found if _serves_on(s, found, main, ledger) else None
 
 
-def wanted_back(s: Situation, first: Generation) -> list[Replica]:
+def wanted_back(s: ServiceContext, first: Generation) -> list[Replica]:
     """Its replicas that drain and can be taken back."""
-    back = [r for r in s.of(Life.DRAINING) if r.digest == first.digest and r.ready_at and not is_drained(r)]
+    back = [r for r in s.of(ReplicaPhase.DRAINING) if r.digest == first.digest and r.ready_at and not is_drained(r)]
     return back[: first.count]
 
 
-def _serves_on(s: Situation, found: Return, main: Generation, ledger: Ledger) -> bool:
+def _serves_on(s: ServiceContext, found: Fallback, main: Generation, ledger: Ledger) -> bool:
     """Is there room for it, and does the rollout that follows not stop it before its successor serves?"""
     first = found.first
     staying = wanted_back(s, first) + _running(s, first.digest)
@@ -75,7 +82,7 @@ def _serves_on(s: Situation, found: Return, main: Generation, ledger: Ledger) ->
     return count > most_missing and (bool(staying) or ledger.fit_without(need, s.id, leaving))
 
 
-def _starting_now(s: Situation, found: Return, staying: list[Replica], ledger: Ledger) -> int:
+def _starting_now(s: ServiceContext, found: Fallback, staying: list[Replica], ledger: Ledger) -> int:
     """How many more of it will be there when the rollout goes on: on a shared GPU one starts after the other."""
     first = found.first
     if staying and not ledger.fits(need_of(s, first), s.id):
@@ -83,5 +90,5 @@ def _starting_now(s: Situation, found: Return, staying: list[Replica], ledger: L
     return 1 if first.spec.resources.gpu_share_millis else first.count
 
 
-def _running(s: Situation, digest: str) -> list[Replica]:
-    return [r for r in s.of(Life.PLANNED, Life.STARTING) if r.digest == digest]
+def _running(s: ServiceContext, digest: str) -> list[Replica]:
+    return [r for r in s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING) if r.digest == digest]

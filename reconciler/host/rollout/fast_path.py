@@ -7,14 +7,25 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from reconciler.host.rollout.context import Situation
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.decide import Decision
 from reconciler.host.rollout.departed import farewell, is_departed, verdict_of_departed
 from reconciler.host.rollout.goal import joined
-from reconciler.model import Desired, Health, Phase, Promoted, Reason, Replica, Routed, ServiceRoute, Sync, Verdict
+from reconciler.model import (
+    Desired,
+    Health,
+    HealthStatus,
+    Promoted,
+    Reason,
+    Replica,
+    Routed,
+    ServicePlan,
+    ServiceRoute,
+    Sync,
+)
 
 
-def settled(s: Situation) -> Decision | None:
+def settled(s: ServiceContext) -> Decision | None:
     """The decision for a service with nothing to do and nothing to wait for; None when it needs a closer look."""
     want, owned, route = s.desired, s.owned, s.route
     if route is not None and route.left_at is not None and is_departed(s):
@@ -27,21 +38,21 @@ def settled(s: Situation) -> Decision | None:
         return None
     if not all(_is_calm(replica, want.digest) for replica in s.replicas) or not _routes(route, want, s.replicas):
         return None
-    verdict = Verdict(s.id, Sync.SYNCED, _serving(want.replicas))
+    verdict = ServicePlan(s.id, Sync.SYNCED, _serving(want.replicas))
     return Decision((), route, (), verdict, None)
 
 
-def _settled_without(s: Situation, want: Desired) -> Decision | None:
+def _settled_without(s: ServiceContext, want: Desired) -> Decision | None:
     """A service of which nothing runs, because it is for other hosts or because this one is cordoned."""
     if want.not_here:
         if s.owned or s.route:
             return None
-        return Decision((), None, (), Verdict(s.id, Sync.SYNCED, _suspended(joined(want.not_here))), None)
+        return Decision((), None, (), ServicePlan(s.id, Sync.SYNCED, _suspended(joined(want.not_here))), None)
     new, names = s.promoted is None, want.model_names
     idle = ServiceRoute(s.id, request_timeout=want.request_timeout, is_new=new, model_names=names)
     if s.cordon is None or want.spec is None or s.route != idle:
         return None
-    return Decision((), s.route, (), Verdict(s.id, Sync.SYNCED, _suspended(s.cordon)), None)
+    return Decision((), s.route, (), ServicePlan(s.id, Sync.SYNCED, _suspended(s.cordon)), None)
 
 
 def _is_proven(want: Desired, promoted: Promoted) -> bool:
@@ -90,9 +101,9 @@ def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -
 
 @lru_cache(maxsize=64)
 def _serving(count: int) -> Health:
-    return Health(Phase.HEALTHY, Reason("Serving", f"{count} of {count} replicas serve"))
+    return Health(HealthStatus.HEALTHY, Reason("Serving", f"{count} of {count} replicas serve"))
 
 
 @lru_cache(maxsize=64)
 def _suspended(why: Reason) -> Health:
-    return Health(Phase.SUSPENDED, why)
+    return Health(HealthStatus.SUSPENDED, why)

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from reconciler.engines.digest import equivalent
 from reconciler.host.capacity import impossible, too_few_gpus
-from reconciler.host.health import Life
-from reconciler.host.rollout.context import Situation
+from reconciler.host.health import ReplicaPhase
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.failures import is_lasting, why
 from reconciler.host.rollout.staging import Missing, missing_files, refusals, why_staging
 from reconciler.model import Desired, EffectiveSpec, Origin, Preflight, Promoted, Quarantine, Reason
@@ -24,7 +24,7 @@ _OF_FILES = frozenset(
 )
 
 
-class Course(StrEnum):
+class GoalKind(StrEnum):
     """What kind of way lies ahead."""
 
     ROLL = "Roll"  # to what git says
@@ -46,13 +46,13 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
+class Goal:
     """`generations` should run; `stage` are files to fetch first; `ask` wants a preflight verdict.
 
     `reject` is a digest to quarantine right now. `again_at` is when git's digest is tried again.
     """
 
-    course: Course
+    course: GoalKind
     generations: tuple[Generation, ...] = ()
     why: Reason | None = None
     blocked: tuple[Reason, ...] = ()
@@ -63,21 +63,21 @@ class Aim:
     again_at: float | None = None
 
 
-def find_aim(s: Situation) -> Aim:
+def find_aim(s: ServiceContext) -> Goal:
     """Decide where the service is heading."""
     want = s.desired
     may_leave = want is None or want.not_here
     if may_leave and s.kept is None:
-        return Aim(Course.LEAVE, why=joined(want.not_here) if want else s.leaving or DELETED)
+        return Goal(GoalKind.LEAVE, why=joined(want.not_here) if want else s.leaving or DELETED)
     if s.cordon:
-        return Aim(Course.SUSPEND, why=s.cordon)
+        return Goal(GoalKind.SUSPEND, why=s.cordon)
     if want is None or want.not_here:
         return _hold(s, s.keep)
     if want.spec is None:
         reason = want.problems[0] if want.problems else Reason("InvalidSpec", "cannot be used", want.origin)
         return _hold(s, reason)
     if want.replicas == 0:
-        return Aim(Course.SUSPEND, why=NO_REPLICAS)
+        return Goal(GoalKind.SUSPEND, why=NO_REPLICAS)
     if s.is_proven(want.digest):
         return _aim_at_proven(s, want, want.spec)
     if want.digest in s.quarantines:
@@ -87,7 +87,7 @@ def find_aim(s: Situation) -> Aim:
     return _aim_after_failure(s, want) or _aim_at_new(s, want, want.spec)
 
 
-def _aim_after_failure(s: Situation, want: Desired) -> Aim | None:
+def _aim_after_failure(s: ServiceContext, want: Desired) -> Goal | None:
     """Git's digest could not be started: back to the last good one, for good if the commit is to blame."""
     failed = s.start_failure(want.digest)
     if failed is None or not is_lasting(failed):
@@ -114,29 +114,31 @@ def standing(
     return {**others, found.digest: replace(found, reason=joined(preflight.reasons))}
 
 
-def quarantine(s: Situation, digest: str, reason: Reason, words: tuple[str, ...] = ()) -> Quarantine:
+def quarantine(s: ServiceContext, digest: str, reason: Reason, words: tuple[str, ...] = ()) -> Quarantine:
     """The record of a digest that failed now."""
     return Quarantine(s.id, digest, reason, s.revision, s.now, words)
 
 
-def _aim_at_proven(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
-    aim = Aim(Course.ROLL, (Generation(want.digest, spec, want.replicas, want.origin),))
+def _aim_at_proven(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
+    aim = Goal(GoalKind.ROLL, (Generation(want.digest, spec, want.replicas, want.origin),))
     blocked = _beyond(s, want, spec) + want.blocked
     blocked += tuple(one for one in s.blockers if one.code != PREFLIGHT_FAILED)
     blocked += s.preflight.reasons if s.preflight else ()
-    alive = [r for r in s.of(Life.STARTING, Life.READY) if r.digest == want.digest]
+    alive = [r for r in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY) if r.digest == want.digest]
     if len(alive) >= want.replicas:
         return aim
     if blocked:
-        return Aim(Course.HOLD, (), blocked[0], blocked)
+        return Goal(GoalKind.HOLD, (), blocked[0], blocked)
     if missing := missing_files(s, spec):
-        return Aim(Course.HOLD, (), why_staging(s, missing), refusals(s, missing), missing)
+        return Goal(GoalKind.HOLD, (), why_staging(s, missing), refusals(s, missing), missing)
     return aim
 
 
-def _aim_at_new(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
+def _aim_at_new(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
     """A digest that has not proved itself: files are fetched and the engine is asked before anything is touched."""
-    running = any(r.digest == want.digest for r in s.of(Life.PLANNED, Life.STARTING, Life.READY))
+    running = any(
+        r.digest == want.digest for r in s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING, ReplicaPhase.READY)
+    )
     if not running:
         if missing := missing_files(s, spec):
             return _hold(s, why_staging(s, missing), refusals(s, missing), stage=missing)
@@ -154,36 +156,36 @@ def _aim_at_new(s: Situation, want: Desired, spec: EffectiveSpec) -> Aim:
     new = Generation(want.digest, spec, want.replicas, want.origin)
     if s.promoted and _runs_beside(s, want, spec):
         stable = last_good(s.promoted)
-        return Aim(Course.ROLL, (stable, Generation(new.digest, spec, new.count, new.origin, canary=True)))
-    return Aim(Course.ROLL, (new,))
+        return Goal(GoalKind.ROLL, (stable, Generation(new.digest, spec, new.count, new.origin, canary=True)))
+    return Goal(GoalKind.ROLL, (new,))
 
 
-def _runs_beside(s: Situation, want: Desired, spec: EffectiveSpec) -> bool:
+def _runs_beside(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> bool:
     """Does what is promoted stay, and share its requests?"""
     if want.keeps_stable:
         return True
     return want.canary_percent is not None and want.canary_percent < 100 and not _is_same(s, spec)
 
 
-def _is_same(s: Situation, spec: EffectiveSpec) -> bool:
+def _is_same(s: ServiceContext, spec: EffectiveSpec) -> bool:
     """Is it the last good spec, only written differently? Then there is nothing to try on a few requests first."""
     if s.promoted is None or s.preflight is None or not s.preflight.parsed:
         return False
     return s.promoted.parsed == s.preflight.parsed and equivalent(s.promoted.spec, spec)
 
 
-def _beyond(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:
+def _beyond(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:
     """What this host could not give even if it were empty."""
     where = want.resources_origin or want.origin
     return tuple(replace(one, origin=one.origin or where) for one in impossible(spec.resources, s.capacity))
 
 
-def _too_few_gpus(s: Situation, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:
+def _too_few_gpus(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:
     text = too_few_gpus(s.preflight.gpus, spec.resources) if s.preflight else ""
     return (Reason("TooFewGPUs", text, want.origin),) if text else ()
 
 
-def _too_large(s: Situation, want: Desired) -> tuple[Reason, ...]:
+def _too_large(s: ServiceContext, want: Desired) -> tuple[Reason, ...]:
     """Not the fault of the arguments alone: another GPU or other weights may change it, so nothing is quarantined."""
     if s.preflight is None or s.preflight.fit is None or not s.preflight.fit.refusal:
         return ()
@@ -199,20 +201,20 @@ def joined(reasons: tuple[Reason, ...]) -> Reason:
 
 
 def _hold(
-    s: Situation, why: Reason | None, blocked: tuple[Reason, ...] = (), stage: Missing = (), ask: bool = False
-) -> Aim:
+    s: ServiceContext, why: Reason | None, blocked: tuple[Reason, ...] = (), stage: Missing = (), ask: bool = False
+) -> Goal:
     """Keep what serves. The last good digest may be started again; nothing is drained."""
-    return Aim(Course.HOLD, _promoted_only(s), why, blocked, stage, ask)
+    return Goal(GoalKind.HOLD, _promoted_only(s), why, blocked, stage, ask)
 
 
-def _restore(s: Situation, rejected: Quarantine, reject: Quarantine | None = None) -> Aim:
+def _restore(s: ServiceContext, rejected: Quarantine, reject: Quarantine | None = None) -> Goal:
     generations = _promoted_only(s)
     if generations and generations[0].digest == rejected.digest:
         generations = ()
-    return Aim(Course.RESTORE, generations, rejected.reason, reject=reject, rejected=rejected)
+    return Goal(GoalKind.RESTORE, generations, rejected.reason, reject=reject, rejected=rejected)
 
 
-def _promoted_only(s: Situation) -> tuple[Generation, ...]:
+def _promoted_only(s: ServiceContext) -> tuple[Generation, ...]:
     return (last_good(s.promoted),) if s.promoted else ()
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from reconciler.host.health import Life, failure
-from reconciler.host.rollout.context import Situation
-from reconciler.host.rollout.goal import Aim, Course
+from reconciler.host.health import ReplicaPhase, failure
+from reconciler.host.rollout.context import ServiceContext
+from reconciler.host.rollout.goal import Goal, GoalKind
 from reconciler.host.rollout.steps import SOON, Steps
 from reconciler.model import Stop
 
 
-def end_hung(s: Situation, aim: Aim, steps: Steps) -> None:
+def end_hung(s: ServiceContext, aim: Goal, steps: Steps) -> None:
     """One alone stays while its successor starts: it may come back to life, and stopping it gains nothing."""
-    is_wanted = aim.course not in (Course.LEAVE, Course.SUSPEND)
-    is_replaced = bool(s.of(Life.PLANNED, Life.STARTING) or steps.started())
+    is_wanted = aim.course not in (GoalKind.LEAVE, GoalKind.SUSPEND)
+    is_replaced = bool(s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING) or steps.started())
     waits = is_wanted and is_replaced and not any(map(s.is_serving, s.replicas))
-    for replica in s.of(Life.HUNG):
+    for replica in s.of(ReplicaPhase.HUNG):
         _, text = failure(replica, s.now, s.patience) or ("Hung", "it hangs")
         if waits and s.is_proven(replica.digest) and replica.draining_at is None:
             steps.say(f"{replica.id.serial} goes once its successor serves: {text}")

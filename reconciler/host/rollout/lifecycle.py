@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from reconciler.engines.digest import equivalent
 from reconciler.host.health import (
-    Life,
+    ReplicaPhase,
     failure,
     is_crowded_out,
     is_drained,
@@ -14,16 +14,16 @@ from reconciler.host.health import (
     is_hosts_fault,
     is_stopped_by_hand,
 )
-from reconciler.host.rollout.context import Situation
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.failures import failed_on_trial
-from reconciler.host.rollout.goal import Aim, Course, quarantine
+from reconciler.host.rollout.goal import Goal, GoalKind, quarantine
 from reconciler.host.rollout.steps import SOON, Steps
 from reconciler.model import (
-    Admit,
-    Adopt,
+    MarkReady,
     NoteCrash,
     NoteFailure,
     Reason,
+    Reattach,
     Reject,
     Relabel,
     Remove,
@@ -37,9 +37,9 @@ from reconciler.model import (
 )
 
 
-def handle_failures(s: Situation, steps: Steps) -> Situation:
+def handle_failures(s: ServiceContext, steps: Steps) -> ServiceContext:
     """Stop what failed. Before promotion a failure is the commit's fault; after it, an incident."""
-    for replica in s.of(Life.BROKEN):
+    for replica in s.of(ReplicaPhase.BROKEN):
         code, text = failure(replica, s.now, s.patience) or ("Crashed", "the engine ended")
         if replica.blame:
             text = f"{text}: {replica.blame}"
@@ -52,22 +52,22 @@ def handle_failures(s: Situation, steps: Steps) -> Situation:
         steps.processes.append(Stop(replica.id, text, force=not replica.alive, cut=cut))
         steps.say(f"cleaning up {replica.id.serial}: {text}")
         steps.look(s.now + SOON)
-    for replica in s.of(Life.HUNG):
+    for replica in s.of(ReplicaPhase.HUNG):
         code, text = failure(replica, s.now, s.patience) or ("Hung", "it hangs")
         s = _attribute(s, replica, Reason(code, text, replica.origin), steps)
     return s
 
 
-def adopt(s: Situation, steps: Steps) -> Situation:
+def adopt(s: ServiceContext, steps: Steps) -> ServiceContext:
     """Go on with replicas whose process is another one now: they are of the same unit, and serve once they answer."""
-    for replica in s.of(Life.STARTING, Life.READY):
+    for replica in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY):
         if replica.restarted is None:
             continue
         why = str(replica.restarted)
         if replica.restarted is Restart.CRASHED:
             s = _attribute(s, replica, Reason("Crashed", f"the engine {why}", replica.origin), steps)
         serves = replica.ready_now and replica.ready_at is not None
-        steps.records.append(Adopt(replica.id, serves, why))
+        steps.records.append(Reattach(replica.id, serves, why))
         steps.say(f"drift of {replica.id.serial}: {why}" + ("" if serves else "; it serves once it answers again"))
         steps.look(s.now + SOON)
         again = replace(replica, restarted=None)
@@ -77,7 +77,7 @@ def adopt(s: Situation, steps: Steps) -> Situation:
     return s
 
 
-def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> Situation:
+def _attribute(s: ServiceContext, replica: Replica, reason: Reason, steps: Steps) -> ServiceContext:
     if replica.draining_at is not None or is_stopped_by_hand(replica):
         return s
     if s.owned and replica.run in s.owned.counted:
@@ -101,7 +101,7 @@ def _attribute(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> 
     return s
 
 
-def _excuse(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> Situation:
+def _excuse(s: ServiceContext, replica: Replica, reason: Reason, steps: Steps) -> ServiceContext:
     """Its host failed it on trial: nothing is quarantined, the last good digest comes back, and it is tried later."""
     note = NoteFailure(replica.id, replica.digest, replica.run, reason.message)
     failed = failed_on_trial(s.failures, note, s.now)
@@ -111,16 +111,16 @@ def _excuse(s: Situation, replica: Replica, reason: Reason, steps: Steps) -> Sit
     return replace(s, failures=(*s.failures, failed))
 
 
-def finish_stops(s: Situation, steps: Steps) -> None:
+def finish_stops(s: ServiceContext, steps: Steps) -> None:
     """Forget what is gone; force what does not go."""
-    for replica in s.of(Life.GONE):
+    for replica in s.of(ReplicaPhase.GONE):
         steps.processes.append(
             Remove(replica.id, "the host restarted" if replica.rebooted else "nothing of it is left")
         )
         # Who waits for the next step must not take this moment for the end.
         steps.say(f"removing {replica.id.serial}")
         steps.look(s.now)
-    for replica in s.of(Life.STOPPING):
+    for replica in s.of(ReplicaPhase.STOPPING):
         deadline = (replica.stopping_at or s.now) + s.patience.stop_grace
         if replica.releasing and not replica.alive and not replica.leftovers:
             steps.say(f"stopped {replica.id.serial}; waiting until the driver gives back its GPU memory")
@@ -134,34 +134,34 @@ def finish_stops(s: Situation, steps: Steps) -> None:
         steps.look(s.now + SOON)
 
 
-def repair(s: Situation, steps: Steps) -> None:
+def repair(s: ServiceContext, steps: Steps) -> None:
     """Put back how replicas are kept that serve or shall serve."""
-    for replica in s.of(Life.STARTING, Life.READY):
+    for replica in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY):
         if replica.drift:
             steps.processes.append(Repair(replica.id, replica.drift))
             steps.say(f"drift of {replica.id.serial}: {replica.drift}; putting it back")
             steps.look(s.now + SOON)
 
 
-def admit(s: Situation, steps: Steps) -> Situation:
+def admit(s: ServiceContext, steps: Steps) -> ServiceContext:
     """Write down which replicas became ready."""
-    ready = {r.id for r in s.of(Life.STARTING) if r.ready_now and r.healthy is not False}
+    ready = {r.id for r in s.of(ReplicaPhase.STARTING) if r.ready_now and r.healthy is not False}
     for replica in sorted(ready):
-        steps.records.append(Admit(replica, "answered a real completion"))
+        steps.records.append(MarkReady(replica, "answered a real completion"))
         steps.look(s.now + SOON)
     if not ready:
         return s
     return replace(s, replicas=tuple(replace(r, ready_at=s.now) if r.id in ready else r for r in s.replicas))
 
 
-def relabel(s: Situation, aim: Aim, steps: Steps) -> Situation:
+def relabel(s: ServiceContext, aim: Goal, steps: Steps) -> ServiceContext:
     """Equal meaning, written differently: the digest changes, the process does not."""
-    if aim.course is not Course.ROLL or s.preflight is None or not s.preflight.parsed:
+    if aim.course is not GoalKind.ROLL or s.preflight is None or not s.preflight.parsed:
         return s
     if s.desired and s.desired.keeps_stable:
         return s
     new, same = aim.generations[-1], set()
-    for replica in s.of(Life.STARTING, Life.READY):
+    for replica in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY):
         if replica.digest == new.digest or replica.parsed != s.preflight.parsed:
             continue
         if equivalent(replica.spec, new.spec):
@@ -175,10 +175,10 @@ def relabel(s: Situation, aim: Aim, steps: Steps) -> Situation:
     return replace(s, replicas=tuple(labelled))
 
 
-def finish_drains(s: Situation, aim: Aim, steps: Steps) -> Situation:
+def finish_drains(s: ServiceContext, aim: Goal, steps: Steps) -> ServiceContext:
     """Stop what is drained or out of time; take back what is wanted again, and count on it from here on."""
     wanted = _wanted_again(s, aim)
-    for replica in s.of(Life.DRAINING):
+    for replica in s.of(ReplicaPhase.DRAINING):
         steps.look(s.now + SOON)
         if replica.id in wanted:
             steps.records.append(Undrain(replica.id, "wanted again"))
@@ -201,13 +201,15 @@ def finish_drains(s: Situation, aim: Aim, steps: Steps) -> Situation:
     return replace(s, replicas=tuple(replace(r, draining_at=None) if r.id in wanted else r for r in s.replicas))
 
 
-def _wanted_again(s: Situation, aim: Aim) -> set[ReplicaId]:
+def _wanted_again(s: ServiceContext, aim: Goal) -> set[ReplicaId]:
     ids: set[ReplicaId] = set()
     # While git cannot be followed there is no successor either: what was drained for one serves on.
-    if aim.course not in (Course.ROLL, Course.RESTORE, Course.HOLD):
+    if aim.course not in (GoalKind.ROLL, GoalKind.RESTORE, GoalKind.HOLD):
         return ids
     for generation in aim.generations:
-        have = [r for r in s.of(Life.STARTING, Life.READY) if r.digest == generation.digest]
-        back = [r for r in s.of(Life.DRAINING) if r.digest == generation.digest and r.ready_at and not is_drained(r)]
+        have = [r for r in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY) if r.digest == generation.digest]
+        back = [
+            r for r in s.of(ReplicaPhase.DRAINING) if r.digest == generation.digest and r.ready_at and not is_drained(r)
+        ]
         ids |= {r.id for r in back[: max(0, generation.count - len(have))]}
     return ids

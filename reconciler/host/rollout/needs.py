@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from reconciler.engines.fit_arguments import arguments_of
 from reconciler.host.capacity import WHOLE, Need
-from reconciler.host.rollout.context import Situation
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.goal import Generation
 
 
-def need_of(s: Situation, generation: Generation) -> Need:
+def need_of(s: ServiceContext, generation: Generation) -> Need:
     """Its resources, and the part of its GPUs' memory that its engine was told to take."""
     spec = generation.spec
     if not spec.resources.gpus and not spec.resources.other:
@@ -19,7 +19,7 @@ def need_of(s: Situation, generation: Generation) -> Need:
     return Need(spec.resources, min(told, share / WHOLE) if share else told)
 
 
-def parsed_of(s: Situation, digest: str) -> str:
+def parsed_of(s: ServiceContext, digest: str) -> str:
     """What the engine made of this digest's arguments, from whoever still knows."""
     if s.preflight and s.desired and s.desired.digest == digest:
         return s.preflight.parsed

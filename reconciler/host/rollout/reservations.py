@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from reconciler.fault_isolation import Faults
 from reconciler.host.capacity import Ledger, impossible
-from reconciler.host.health import Life
-from reconciler.host.rollout.context import Situation
+from reconciler.host.health import ReplicaPhase
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.model import EffectiveSpec, Replica
 
 
-def keep_room(situations: Iterable[Situation], ledger: Ledger, faults: Faults) -> None:
+def keep_room(situations: Iterable[ServiceContext], ledger: Ledger, faults: Faults) -> None:
     """Claim what services need to start their last good specs again, and then what they were drained for.
 
     Without this a neighbour could take the room in the moment between two replicas, and nothing would serve any more.
@@ -26,20 +26,24 @@ def keep_room(situations: Iterable[Situation], ledger: Ledger, faults: Faults) -
                 faults.note(s.id, error, s.desired.origin if s.desired else None)
 
 
-def _keep_to_restore(s: Situation, ledger: Ledger) -> None:
+def _keep_to_restore(s: ServiceContext, ledger: Ledger) -> None:
     if s.promoted is not None:
         # One by one: room for some replicas is worth keeping where there is none for all.
         for number in range(1, _count_to_restore(s) + 1):
             ledger.claim(s.promoted.spec.resources, number, s.id, beside=s.replicas)
 
 
-def _keep_to_succeed(s: Situation, ledger: Ledger) -> None:
-    leaving = tuple(r for r in s.of(Life.DRAINING, Life.STOPPING, Life.GONE) if r.digest != _wanted_digest(s))
+def _keep_to_succeed(s: ServiceContext, ledger: Ledger) -> None:
+    leaving = tuple(
+        r
+        for r in s.of(ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE)
+        if r.digest != _wanted_digest(s)
+    )
     if spec := _successor(s, leaving):
         ledger.claim(spec.resources, 1, s.id, beside=leaving)
 
 
-def _count_to_restore(s: Situation) -> int:
+def _count_to_restore(s: ServiceContext) -> int:
     """How many replicas of the last good spec the service may want to start again."""
     want, promoted = s.desired, s.promoted
     may_leave = want is None or bool(want.not_here)
@@ -52,16 +56,18 @@ def _count_to_restore(s: Situation) -> int:
     return min(promoted.replicas, want.replicas) if s.is_proven(want.digest) else promoted.replicas
 
 
-def _wanted_digest(s: Situation) -> str:
+def _wanted_digest(s: ServiceContext) -> str:
     return s.desired.digest if s.desired else ""
 
 
-def _successor(s: Situation, leaving: tuple[Replica, ...]) -> EffectiveSpec | None:
+def _successor(s: ServiceContext, leaving: tuple[Replica, ...]) -> EffectiveSpec | None:
     """What a replica was or is being drained for, until it is there."""
     want = s.desired
     if want is None or want.spec is None or want.digest in s.quarantines or impossible(want.spec.resources, s.capacity):
         return None
-    running = sum(r.digest == want.digest for r in s.of(Life.PLANNED, Life.STARTING, Life.READY))
+    running = sum(
+        r.digest == want.digest for r in s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING, ReplicaPhase.READY)
+    )
     # The room of an old one that is gone already is kept as well, until its successor has it.
     is_short = s.promoted is not None and len(s.replicas) < min(want.replicas, s.promoted.replicas)
     return want.spec if (leaving or is_short) and running < want.replicas else None

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from reconciler.engines.arguments import ends_tls, speaks_grpc, takes_grpc
 from reconciler.engines.model_names import model_names
-from reconciler.host.health import Life
-from reconciler.host.rollout.context import Situation
+from reconciler.host.health import ReplicaPhase
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.departed import farewell
-from reconciler.host.rollout.goal import Aim, Course, find_aim
+from reconciler.host.rollout.goal import Goal, GoalKind, find_aim
 from reconciler.host.rollout.steps import Steps
 from reconciler.model import Action, Drain, EffectiveSpec, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
 
 
-def route_of(s: Situation, aim: Aim, steps: Steps) -> ServiceRoute | None:
+def route_of(s: ServiceContext, aim: Goal, steps: Steps) -> ServiceRoute | None:
     """The route once this pass's records are written; None when there should be none."""
-    if aim.course is Course.LEAVE and not s.replicas:
+    if aim.course is GoalKind.LEAVE and not s.replicas:
         return farewell(s)
     leaving = _named(steps.processes, Stop)
     draining = (
-        _named(steps.records, Drain) | {r.id for r in s.of(Life.HUNG, Life.DRAINING) if r.draining_at}
+        _named(steps.records, Drain) | {r.id for r in s.of(ReplicaPhase.HUNG, ReplicaPhase.DRAINING) if r.draining_at}
     ) - _named(steps.records, Undrain)
-    shown = [r for r in s.of(Life.READY, Life.HUNG, Life.DRAINING) if r.id not in leaving]
+    shown = [r for r in s.of(ReplicaPhase.READY, ReplicaPhase.HUNG, ReplicaPhase.DRAINING) if r.id not in leaving]
     canary = [r for r in shown if _is_canary(s, aim, r, r.id in draining)]
     stable = [r for r in shown if r not in canary]
     draining |= _silent(shown, draining)
@@ -48,25 +48,25 @@ def _silent(shown: list[Replica], draining: set[ReplicaId]) -> set[ReplicaId]:
     return silent if any(r.id not in silent | draining for r in shown) else set()
 
 
-def route_left_alone(s: Situation) -> ServiceRoute | None:
+def route_left_alone(s: ServiceContext) -> ServiceRoute | None:
     """The route of a service that nobody touches: as last told, or what its replicas show where nobody knows that."""
     return s.route or (route_of(s, find_aim(s), Steps()) if s.replicas else None)
 
 
-def _request_timeout(s: Situation) -> float | None:
+def _request_timeout(s: ServiceContext) -> float | None:
     if s.desired and s.desired.spec:
         return s.desired.request_timeout
     return s.route.request_timeout if s.route else None
 
 
-def _is_guarded(s: Situation) -> bool:
+def _is_guarded(s: ServiceContext) -> bool:
     """Whoever asks for auth that cannot be had is refused; what runs of it stays as open, or as closed, as it was."""
     if s.desired and s.desired.spec:
         return s.desired.guarded
     return s.route.guarded if s.route else False
 
 
-def _is_taken(s: Situation, *, grpc: bool) -> bool:
+def _is_taken(s: ServiceContext, *, grpc: bool) -> bool:
     """Git's word; but what is promoted may come back until its successor proved itself."""
     if s.desired and s.desired.spec:
         wanted = s.desired.grpc if grpc else s.desired.http
@@ -74,33 +74,33 @@ def _is_taken(s: Situation, *, grpc: bool) -> bool:
     return (s.route.grpc if grpc else s.route.http) if s.route else not grpc
 
 
-def _open_paths(s: Situation) -> tuple[str, ...]:
+def _open_paths(s: ServiceContext) -> tuple[str, ...]:
     if s.desired and s.desired.spec:
         return s.desired.open_paths
     return s.route.open_paths if s.route else ()
 
 
-def _shared_names(s: Situation, replicas: list[Replica]) -> tuple[str, ...]:
+def _shared_names(s: ServiceContext, replicas: list[Replica]) -> tuple[str, ...]:
     """The names that each of these answers to: one that some do not would answer now and then."""
     first, *others = [_names_of(s, each) for each in replicas] or [()]
     return tuple(name for name in first if all(name in each for each in others))
 
 
-def _names_of(s: Situation, replica: Replica) -> tuple[str, ...]:
+def _names_of(s: ServiceContext, replica: Replica) -> tuple[str, ...]:
     want = s.desired
     if want is not None and replica.digest == want.digest:
         return want.model_names
     return tuple(name for name in model_names(replica.spec) if name not in (s.id.name, str(s.id)))
 
 
-def _names_to_come(s: Situation) -> tuple[str, ...]:
+def _names_to_come(s: ServiceContext) -> tuple[str, ...]:
     """Those that answer 503 while nothing serves."""
     if s.desired and s.desired.spec:
         return s.desired.model_names
     return s.route.model_names if s.route else ()
 
 
-def _is_passed_through(s: Situation, shown: list[Replica]) -> bool:
+def _is_passed_through(s: ServiceContext, shown: list[Replica]) -> bool:
     """Git's word; but who reaches an older digest by TLS does so until its successor proved itself."""
     before, want = s.route is not None and s.route.passthrough, s.desired
     if want is None or want.spec is None:
@@ -109,13 +109,13 @@ def _is_passed_through(s: Situation, shown: list[Replica]) -> bool:
     return want.passthrough or (before and any(key != want.digest and _spec_ends_tls(spec) for key, spec in others))
 
 
-def _percent(s: Situation, aim: Aim) -> int:
-    if aim.course is Course.HOLD and s.route:
+def _percent(s: ServiceContext, aim: Goal) -> int:
+    if aim.course is GoalKind.HOLD and s.route:
         return s.route.canary_percent
     return (s.desired.canary_percent or 0) if s.desired and len(aim.generations) > 1 else 0
 
 
-def _is_canary(s: Situation, aim: Aim, replica: Replica, is_draining: bool) -> bool:
+def _is_canary(s: ServiceContext, aim: Goal, replica: Replica, is_draining: bool) -> bool:
     """A draining replica stays on the side where its requests run, so that the proxy goes on counting them.
 
     One that was on trial, and is not wanted any more, does not get a full share for its last moments either.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.host.rollout.context import Situation
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.steps import Steps
 from reconciler.model import EffectiveSpec, Fetch, Mount, Reason, Stage, StageImage, Staging
 from reconciler.model.model_sources import fetched, shown
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class NeededFiles:
     """One model's files, or (without a mount) the image named `key`; `known` is how far it is, None: not begun."""
 
     key: str
@@ -34,7 +34,7 @@ class Need:
         return self.known.reason.message.removeprefix(f"{self.shown}: ")
 
 
-Missing = tuple[Need, ...]
+Missing = tuple[NeededFiles, ...]
 # Of a service that does not go on by itself.
 STAGING_FAILED = ("StagingFailed", "ImagePullFailed")
 _FIRST_PAUSE, _AFTER_REFUSAL, _LONGEST_PAUSE = 5.0, 60.0, 300.0
@@ -44,14 +44,14 @@ _FAILURES_THAT_DEGRADE = 3
 _UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
-def missing_files(s: Situation, spec: EffectiveSpec) -> Missing:
+def missing_files(s: ServiceContext, spec: EffectiveSpec) -> Missing:
     """The models of a spec that are not on this host yet, and its image where it needs that."""
-    models = (Need(key, mount, s.staging.get(key)) for key, mount in fetched(s.id, spec))
+    models = (NeededFiles(key, mount, s.staging.get(key)) for key, mount in fetched(s.id, spec))
     missing = tuple(need for need in models if not _is_staged(need.known))
-    return (*missing, Need(spec.image, None, s.images[spec.image])) if spec.image in s.images else missing
+    return (*missing, NeededFiles(spec.image, None, s.images[spec.image])) if spec.image in s.images else missing
 
 
-def begin_staging(s: Situation, missing: Missing, steps: Steps) -> None:
+def begin_staging(s: ServiceContext, missing: Missing, steps: Steps) -> None:
     """Fetch them, or say how far they are. What failed is tried again more and more slowly."""
     begun = {_key(action) for action in steps.processes if isinstance(action, Stage | StageImage)}
     for need in missing:
@@ -74,12 +74,12 @@ def _key(action: Stage | StageImage) -> str:
     return action.key if isinstance(action, Stage) else action.image
 
 
-def _stage(s: Situation, need: Need) -> Stage | StageImage:
+def _stage(s: ServiceContext, need: NeededFiles) -> Stage | StageImage:
     why = f"going on after: {need.failure}" if need.known else "it is not on this host"
     return Stage(s.id, need.key, need.mount, why) if need.mount else StageImage(s.id, need.key, why)
 
 
-def why_staging(s: Situation, missing: Missing) -> Reason:
+def why_staging(s: ServiceContext, missing: Missing) -> Reason:
     """Why the service waits; one of STAGING_FAILED when it does not go on by itself."""
     origin = s.desired.origin if s.desired else None
     for need in missing:
@@ -90,7 +90,7 @@ def why_staging(s: Situation, missing: Missing) -> Reason:
     return Reason("Staging", f"fetching {_progress(missing[0])}", origin)
 
 
-def refusals(s: Situation, missing: Missing) -> tuple[Reason, ...]:
+def refusals(s: ServiceContext, missing: Missing) -> tuple[Reason, ...]:
     """What the sources refused: only a change in git, of a Secret or at the source helps."""
     origin = s.desired.origin if s.desired else None
     return tuple(
@@ -112,7 +112,7 @@ def _is_staged(known: Staging | None) -> bool:
     return known is not None and known.fetch is Fetch.STAGED
 
 
-def _progress(need: Need) -> str:
+def _progress(need: NeededFiles) -> str:
     known = need.known
     if known is None:
         return need.shown

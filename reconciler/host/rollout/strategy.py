@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reconciler.host.capacity import Ledger
-from reconciler.host.health import Life, restart_at
-from reconciler.host.rollout.context import Situation
+from reconciler.host.health import ReplicaPhase, restart_at
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.failures import why
-from reconciler.host.rollout.fallback import Return, find_return, wanted_back
-from reconciler.host.rollout.goal import NO_REPLICAS, Aim, Course, Generation, last_good
+from reconciler.host.rollout.fallback import Fallback, find_return, wanted_back
+from reconciler.host.rollout.goal import NO_REPLICAS, Generation, Goal, GoalKind, last_good
 from reconciler.host.rollout.needs import need_of, parsed_of
 from reconciler.host.rollout.staging import begin_staging, missing_files
 from reconciler.host.rollout.steps import SOON, Steps
@@ -19,7 +19,6 @@ from reconciler.model import (
     Drain,
     Forget,
     Lease,
-    Own,
     Promote,
     Promoted,
     Reason,
@@ -29,6 +28,7 @@ from reconciler.model import (
     Start,
     Stop,
     Strategy,
+    TakeOwnership,
     Undrain,
 )
 
@@ -38,32 +38,32 @@ SURGE = Strategy(max_surge=1, max_unavailable=0, explicit=False)
 STOP_FIRST = Strategy(max_surge=0, max_unavailable=1, explicit=False)
 
 
-def move(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
+def move(s: ServiceContext, aim: Goal, ledger: Ledger, steps: Steps) -> None:
     """The steps that the aim asks for, as far as floor, ceiling, backoff and room allow."""
     match aim.course:
-        case Course.LEAVE:
+        case GoalKind.LEAVE:
             why = _why_empty(aim)
             _empty(s, steps, why)
             if not s.replicas and s.owned:
                 steps.processes.append(Forget(s.id, f"{why}, and nothing of it is left"))
-        case Course.SUSPEND:
+        case GoalKind.SUSPEND:
             _empty(s, steps, _why_empty(aim))
             if aim.why == NO_REPLICAS:
                 _note_none(s, steps)
-        case Course.HOLD:
+        case GoalKind.HOLD:
             _end_planned(s, {generation.digest for generation in aim.generations}, steps)
             # One that hangs may stay beside its successor.
-            occupied = [r for r in s.replicas if s.lives[r.id.serial] is not Life.HUNG]
+            occupied = [r for r in s.replicas if s.lives[r.id.serial] is not ReplicaPhase.HUNG]
             for generation in aim.generations:
                 _fill(s, generation, ledger, steps, occupied, generation.count)
-        case Course.ROLL | Course.RESTORE:
+        case GoalKind.ROLL | GoalKind.RESTORE:
             if aim.generations:
                 _roll(s, aim, ledger, steps)
             else:
                 _end_unready(s, steps, "its digest was rejected", set())
 
 
-def _why_empty(aim: Aim) -> str:
+def _why_empty(aim: Goal) -> str:
     """In few words: it stands in every line about this service."""
     known = {
         "Cordoned": "the host is cordoned",
@@ -74,30 +74,30 @@ def _why_empty(aim: Aim) -> str:
     return known.get(aim.why.code, aim.why.message) if aim.why else ""
 
 
-def _empty(s: Situation, steps: Steps, why: str) -> None:
+def _empty(s: ServiceContext, steps: Steps, why: str) -> None:
     _end_unready(s, steps, why, set())
-    for replica in s.of(Life.READY):
+    for replica in s.of(ReplicaPhase.READY):
         steps.records.append(Drain(replica.id, why))
         steps.say(f"draining {replica.id.serial}: {why}")
         steps.look(s.now + SOON)
 
 
-def _end_unready(s: Situation, steps: Steps, why: str, wanted: set[str]) -> None:
-    for replica in s.of(Life.PLANNED, Life.STARTING):
+def _end_unready(s: ServiceContext, steps: Steps, why: str, wanted: set[str]) -> None:
+    for replica in s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING):
         if replica.digest not in wanted:
             steps.processes.append(Stop(replica.id, why))
             steps.look(s.now + SOON)
 
 
-def _end_planned(s: Situation, wanted: set[str], steps: Steps) -> None:
+def _end_planned(s: ServiceContext, wanted: set[str], steps: Steps) -> None:
     """What was never started need not be, while it is open where to go."""
-    for replica in s.of(Life.PLANNED):
+    for replica in s.of(ReplicaPhase.PLANNED):
         if replica.digest not in wanted:
             steps.processes.append(Stop(replica.id, "written down but not started, and not wanted any more"))
             steps.look(s.now + SOON)
 
 
-def _note_none(s: Situation, steps: Steps) -> None:
+def _note_none(s: ServiceContext, steps: Steps) -> None:
     """Keep the last good spec, but not its number: nobody should start it again until git says so."""
     if s.promoted and s.promoted.replicas and s.desired:
         none = replace(s.promoted, replicas=0, origin=s.desired.origin, revision=s.revision, at=s.now)
@@ -105,10 +105,10 @@ def _note_none(s: Situation, steps: Steps) -> None:
         steps.look(s.now)
 
 
-def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
+def _roll(s: ServiceContext, aim: Goal, ledger: Ledger, steps: Steps) -> None:
     main, *canaries = aim.generations
     wanted = {generation.digest for generation in aim.generations}
-    if aim.course is Course.ROLL and (found := find_return(s, aim, ledger)):
+    if aim.course is GoalKind.ROLL and (found := find_return(s, aim, ledger)):
         _come_back(s, found, aim, ledger, steps)
         return
     good = _good_beside(s, main)
@@ -135,21 +135,21 @@ def _roll(s: Situation, aim: Aim, ledger: Ledger, steps: Steps) -> None:
     occupied = [r for r in s.replicas if r.digest not in others]
     is_clear = not strategy.recreate or len(occupied) == len(_members(s, main))
     _fill(s, main, ledger, steps, occupied, main.count + strategy.max_surge if is_clear else 0)
-    if aim.course is Course.ROLL and not canaries:
+    if aim.course is GoalKind.ROLL and not canaries:
         _promote(s, main, steps)
     _retire(s, main, wanted, strategy, steps)
 
 
-def _good_beside(s: Situation, main: Generation) -> tuple[Generation, ...]:
+def _good_beside(s: ServiceContext, main: Generation) -> tuple[Generation, ...]:
     """The last good digest while replicas of it serve or start: they go when their successor is there."""
     if s.promoted is None or s.is_proven(main.digest) or sum(map(s.is_available, _members(s, main))) >= main.count:
         return ()
     good = last_good(s.promoted)
-    is_there = any(r.digest == good.digest for r in s.of(Life.STARTING, Life.READY))
+    is_there = any(r.digest == good.digest for r in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY))
     return (replace(good, count=min(good.count, main.count)),) if is_there else ()
 
 
-def _come_back(s: Situation, found: Return, aim: Aim, ledger: Ledger, steps: Steps) -> None:
+def _come_back(s: ServiceContext, found: Fallback, aim: Goal, ledger: Ledger, steps: Steps) -> None:
     """The last good digest starts; a new one goes on if it is starting already, or if it may be the cure."""
     first, main = found.first, aim.generations[0]
     others = [generation for generation in aim.generations if generation.digest != first.digest]
@@ -169,13 +169,13 @@ def _come_back(s: Situation, found: Return, aim: Aim, ledger: Ledger, steps: Ste
     is_clear = not strategy.recreate or all(r.digest == first.digest for r in s.replicas)
     ceiling = max(first.count, main.count) + strategy.max_surge - len(back) - len(steps.started())
     _fill(s, replace(first, count=first.count - len(back)), ledger, steps, occupied, ceiling if is_clear else 0)
-    leaving = s.of(Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE)
+    leaving = s.of(ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE)
     if back or (leaving and not (_members(s, first) or steps.started())):
         steps.say("waiting for what is on its way out")
         steps.look(s.now + SOON)
 
 
-def _lacks_files(s: Situation, main: Generation, wanted: set[str], steps: Steps) -> bool:
+def _lacks_files(s: ServiceContext, main: Generation, wanted: set[str], steps: Steps) -> bool:
     """Files can vanish in the middle of a rollout: then no old replica makes room for one that could not start."""
     if not _old(s, wanted) or len(_members(s, main)) >= main.count or not (missing := missing_files(s, main.spec)):
         return False
@@ -183,21 +183,25 @@ def _lacks_files(s: Situation, main: Generation, wanted: set[str], steps: Steps)
     return True
 
 
-def _members(s: Situation, generation: Generation) -> list[Replica]:
-    return [r for r in s.of(Life.PLANNED, Life.STARTING, Life.READY) if r.digest == generation.digest]
+def _members(s: ServiceContext, generation: Generation) -> list[Replica]:
+    return [
+        r
+        for r in s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING, ReplicaPhase.READY)
+        if r.digest == generation.digest
+    ]
 
 
-def _old(s: Situation, wanted: set[str]) -> list[Replica]:
+def _old(s: ServiceContext, wanted: set[str]) -> list[Replica]:
     """In the order in which they make room: never promoted ones, then a canary's, then the oldest."""
     canary = {endpoint.replica for endpoint in s.route.canary} if s.route else set()
-    old = [r for r in s.of(Life.READY) if r.digest not in wanted]
+    old = [r for r in s.of(ReplicaPhase.READY) if r.digest not in wanted]
     return sorted(old, key=lambda r: (s.is_proven(r.digest), r.id not in canary))
 
 
 # ---------------------------------------------------------------- which way
 
 
-def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, steps: Steps) -> Strategy | None:
+def _choose(s: ServiceContext, main: Generation, wanted: set[str], ledger: Ledger, steps: Steps) -> Strategy | None:
     """Surge or stop-first, and why. None: neither can go on now."""
     old = _old(s, wanted)
     explicit = s.desired.strategy if s.desired else None
@@ -232,7 +236,7 @@ def _choose(s: Situation, main: Generation, wanted: set[str], ledger: Ledger, st
     return None
 
 
-def _price(s: Situation, count: int, old: list[Replica]) -> str:
+def _price(s: ServiceContext, count: int, old: list[Replica]) -> str:
     """How long it will hurt, from what the starts before it took."""
     starts = [r.ready_at - r.created_at for r in old if r.ready_at is not None and r.ready_at > r.created_at]
     start = f"about {math.ceil(max(starts))} s, as last time," if starts else "nobody knows how long"
@@ -245,9 +249,9 @@ def _waiting(lacking: tuple[Reason, ...]) -> str:
     return f"waiting: {restless[0]}" if restless else "waiting for room that is about to be freed"
 
 
-def _is_busy(s: Situation, main: Generation) -> bool:
+def _is_busy(s: ServiceContext, main: Generation) -> bool:
     unsettled = any(not s.is_available(replica) for replica in _members(s, main))
-    return unsettled or bool(s.of(Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE))
+    return unsettled or bool(s.of(ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE))
 
 
 def _explicit(strategy: Strategy, has_room: bool, steps: Steps) -> Strategy:
@@ -262,7 +266,7 @@ def _explicit(strategy: Strategy, has_room: bool, steps: Steps) -> Strategy:
 
 
 def _fill(
-    s: Situation, generation: Generation, ledger: Ledger, steps: Steps, occupied: Sequence[Replica], ceiling: int
+    s: ServiceContext, generation: Generation, ledger: Ledger, steps: Steps, occupied: Sequence[Replica], ceiling: int
 ) -> None:
     """Start what is missing. `occupied` are the replicas that count towards `ceiling`."""
     _watch(s, generation, ledger, steps)
@@ -272,15 +276,15 @@ def _fill(
             return
 
 
-def _watch(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -> None:
+def _watch(s: ServiceContext, generation: Generation, ledger: Ledger, steps: Steps) -> None:
     """What goes on with the replicas that there are, and when to look again."""
     leaving = {action.replica for action in steps.processes if isinstance(action, Stop)}
     for replica in _members(s, generation):
         if replica.id in leaving:
             continue
-        if s.lives[replica.id.serial] is Life.PLANNED and (missing := missing_files(s, generation.spec)):
+        if s.lives[replica.id.serial] is ReplicaPhase.PLANNED and (missing := missing_files(s, generation.spec)):
             begin_staging(s, missing, steps)
-        elif s.lives[replica.id.serial] is Life.PLANNED:
+        elif s.lives[replica.id.serial] is ReplicaPhase.PLANNED:
             if not _is_waiting(s, generation, steps):
                 why = "on record, but not running yet"
                 steps.processes.append(_start(s, generation, replica.id, replica.lease, why))
@@ -296,7 +300,7 @@ def _watch(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -
             steps.look(max(s.now + SOON, replica.ready_at + s.patience.min_ready))
 
 
-def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Steps) -> bool:
+def _start_one(s: ServiceContext, generation: Generation, ledger: Ledger, steps: Steps) -> bool:
     due = restart_at(s.crashes, s.now) if s.is_proven(generation.digest) else s.now
     if due > s.now:
         steps.say("crashed repeatedly; the next start backs off")
@@ -316,15 +320,15 @@ def _start_one(s: Situation, generation: Generation, ledger: Ledger, steps: Step
             steps.look(s.now + SOON)
         return False
     replica = _new_id(s, generation, steps)
-    if s.owned is None and not any(isinstance(action, Own) for action in steps.records):
-        steps.records.append(Own(s.id, generation.origin, "first replica on this host"))
+    if s.owned is None and not any(isinstance(action, TakeOwnership) for action in steps.records):
+        steps.records.append(TakeOwnership(s.id, generation.origin, "first replica on this host"))
     steps.processes.append(_start(s, generation, replica, lease, _why_start(s, generation)))
     steps.say(f"starting {replica.serial}")
     steps.look(s.now + 1)
     return True
 
 
-def _is_waiting(s: Situation, generation: Generation, steps: Steps) -> bool:
+def _is_waiting(s: ServiceContext, generation: Generation, steps: Steps) -> bool:
     """Did its last start fail, so that the next one is not due yet?"""
     failed, due = s.start_failure(generation.digest), s.start_due(generation.digest)
     if failed is None or due <= s.now:
@@ -334,13 +338,13 @@ def _is_waiting(s: Situation, generation: Generation, steps: Steps) -> bool:
     return True
 
 
-def _new_id(s: Situation, generation: Generation, steps: Steps) -> ReplicaId:
+def _new_id(s: ServiceContext, generation: Generation, steps: Steps) -> ReplicaId:
     taken = {r.id.serial for r in s.replicas} | {r.serial for r in steps.started()}
     number = next(n for n in range(len(taken) + 1) if f"{generation.digest[:8]}-{n}" not in taken)
     return ReplicaId(s.id, f"{generation.digest[:8]}-{number}")
 
 
-def _start(s: Situation, generation: Generation, replica: ReplicaId, lease: Lease, why: str) -> Start:
+def _start(s: ServiceContext, generation: Generation, replica: ReplicaId, lease: Lease, why: str) -> Start:
     return Start(
         replica=replica,
         digest=generation.digest,
@@ -354,7 +358,7 @@ def _start(s: Situation, generation: Generation, replica: ReplicaId, lease: Leas
     )
 
 
-def _why_start(s: Situation, generation: Generation) -> str:
+def _why_start(s: ServiceContext, generation: Generation) -> str:
     if s.desired and generation.digest != s.desired.digest:
         return f"rollback: the last good digest {generation.digest[:8]} is to be available"
     if s.is_proven(generation.digest):
@@ -365,7 +369,7 @@ def _why_start(s: Situation, generation: Generation) -> str:
 # ---------------------------------------------------------------- promote, drain
 
 
-def _trim(s: Situation, generation: Generation, steps: Steps) -> None:
+def _trim(s: ServiceContext, generation: Generation, steps: Steps) -> None:
     """Scale down: those that never served go first, then the youngest."""
     members = sorted(_members(s, generation), key=lambda r: (r.ready_at is None, r.created_at, r.id), reverse=True)
     why = f"scaled down to {generation.count}"
@@ -377,7 +381,7 @@ def _trim(s: Situation, generation: Generation, steps: Steps) -> None:
         steps.look(s.now + SOON)
 
 
-def _promote(s: Situation, main: Generation, steps: Steps) -> None:
+def _promote(s: ServiceContext, main: Generation, steps: Steps) -> None:
     members = _members(s, main)
     if len(members) != main.count or not all(s.is_available(replica) for replica in members):
         return
@@ -396,11 +400,13 @@ def _same(a: Promoted, b: Promoted) -> bool:
     return a == replace(b, revision=a.revision, at=a.at, spec=a.spec, parsed=a.parsed, translation=a.translation)
 
 
-def _retire(s: Situation, main: Generation, wanted: set[str], strategy: Strategy, steps: Steps) -> None:
+def _retire(s: ServiceContext, main: Generation, wanted: set[str], strategy: Strategy, steps: Steps) -> None:
     """Drain as many old replicas as the floor allows: never promoted ones first."""
     members, old = _members(s, main), _old(s, wanted)
     # What starts of the old will serve soon, or leave its room.
-    is_waiting = _is_busy(s, main) or any(r.digest not in wanted for r in s.of(Life.PLANNED, Life.STARTING))
+    is_waiting = _is_busy(s, main) or any(
+        r.digest not in wanted for r in s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING)
+    )
     if strategy == STOP_FIRST and (is_waiting or len(members) >= main.count):
         return
     serving = [replica for replica in old if s.is_serving(replica)]

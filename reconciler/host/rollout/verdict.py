@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.host.capacity import Ledger
-from reconciler.host.health import Life, is_crash_looping
-from reconciler.host.rollout.context import Situation
+from reconciler.host.health import ReplicaPhase, is_crash_looping
+from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.failures import START, TIDYING, TRIAL, is_lasting, why
-from reconciler.host.rollout.goal import Aim, Course, Generation
+from reconciler.host.rollout.goal import Generation, Goal, GoalKind
 from reconciler.host.rollout.needs import need_of
 from reconciler.host.rollout.staging import STAGING_FAILED
 from reconciler.host.rollout.steps import Steps
-from reconciler.model import Health, Phase, Reason, Replica, Sync, Verdict
+from reconciler.model import Health, HealthStatus, Reason, Replica, ServicePlan, Sync
 
 
-def verdict_of(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> Verdict:
+def verdict_of(s: ServiceContext, aim: Goal, steps: Steps, ledger: Ledger) -> ServicePlan:
     """The verdict on one service after its steps were decided."""
     blocked = aim.blocked or _blocked_by_room(s, aim, steps, ledger)
-    return Verdict(
+    return ServicePlan(
         service=s.id,
         sync=_sync(s, aim, steps),
         health=_health(s, aim, steps, blocked),
@@ -26,13 +26,15 @@ def verdict_of(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> Verdict:
         strategy=steps.strategy,
         blocked=blocked,
         rejected=aim.rejected,
-        kept=s.kept if aim.course is not Course.LEAVE else None,
+        kept=s.kept if aim.course is not GoalKind.LEAVE else None,
     )
 
 
-def _blocked_by_room(s: Situation, aim: Aim, steps: Steps, ledger: Ledger) -> tuple[Reason, ...]:
+def _blocked_by_room(s: ServiceContext, aim: Goal, steps: Steps, ledger: Ledger) -> tuple[Reason, ...]:
     """What lacks, unless something is under way that may free it."""
-    if not steps.lacking or s.of(Life.HUNG, Life.BROKEN, Life.DRAINING, Life.STOPPING, Life.GONE):
+    if not steps.lacking or s.of(
+        ReplicaPhase.HUNG, ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE
+    ):
         return ()
     short = next((one for one in aim.generations if _is_short(s, one)), None)
     if short and ledger.fits_soon(need_of(s, short), s.id):
@@ -45,31 +47,35 @@ def _why_silent(replica: Replica, count: str) -> Reason:
     return Reason(str(replica.silence), f"{replica.id.serial}: {replica.silent_why}; {count}")
 
 
-def _is_short(s: Situation, generation: Generation) -> bool:
-    running = (r for r in s.of(Life.PLANNED, Life.STARTING, Life.READY) if r.digest == generation.digest)
+def _is_short(s: ServiceContext, generation: Generation) -> bool:
+    running = (
+        r
+        for r in s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING, ReplicaPhase.READY)
+        if r.digest == generation.digest
+    )
     return len(tuple(running)) < generation.count
 
 
-def _sync(s: Situation, aim: Aim, steps: Steps) -> Sync:
-    if aim.course is Course.HOLD and s.desired is None:
+def _sync(s: ServiceContext, aim: Goal, steps: Steps) -> Sync:
+    if aim.course is GoalKind.HOLD and s.desired is None:
         return Sync.UNKNOWN
-    if aim.course is Course.SUSPEND:
+    if aim.course is GoalKind.SUSPEND:
         return _sync_of_none(s)
-    if aim.course is Course.LEAVE and s.desired:
+    if aim.course is GoalKind.LEAVE and s.desired:
         return Sync.OUT_OF_SYNC if s.replicas or s.owned else Sync.SYNCED
-    if aim.course is not Course.ROLL or steps.records or steps.processes:
+    if aim.course is not GoalKind.ROLL or steps.records or steps.processes:
         return Sync.OUT_OF_SYNC
     return Sync.SYNCED if _is_complete(s, aim) else Sync.OUT_OF_SYNC
 
 
-def _sync_of_none(s: Situation) -> Sync:
+def _sync_of_none(s: ServiceContext) -> Sync:
     """Nothing runs, as git says. Unless its word about the service itself is missing or of no use."""
     if s.desired is None:
         return Sync.UNKNOWN
     return Sync.OUT_OF_SYNC if s.replicas or s.desired.spec is None else Sync.SYNCED
 
 
-def _is_complete(s: Situation, aim: Aim) -> bool:
+def _is_complete(s: ServiceContext, aim: Goal) -> bool:
     wanted = {g.digest: g.count for g in aim.generations}
     for replica in s.replicas:
         if replica.digest not in wanted or not s.is_available(replica):
@@ -78,40 +84,45 @@ def _is_complete(s: Situation, aim: Aim) -> bool:
     return not any(wanted.values())
 
 
-def _lasting_failure(s: Situation, aim: Aim, is_short: bool) -> Reason | None:
+def _lasting_failure(s: ServiceContext, aim: Goal, is_short: bool) -> Reason | None:
     """What keeps failing of that which this service needs now. A start counts while too few are there or start."""
-    heading = {generation.digest for generation in aim.generations} if is_short and not s.of(Life.STARTING) else set()
+    heading = (
+        {generation.digest for generation in aim.generations} if is_short and not s.of(ReplicaPhase.STARTING) else set()
+    )
     found = [one for one in s.failures if is_lasting(one) and one.action not in TIDYING]
     return next((why(one) for one in found if one.action not in (START, TRIAL) or one.subject in heading), None)
 
 
-def _health(s: Situation, aim: Aim, steps: Steps, blocked: tuple[Reason, ...]) -> Health:
+def _health(s: ServiceContext, aim: Goal, steps: Steps, blocked: tuple[Reason, ...]) -> Health:
     serving = sum(s.is_serving(replica) for replica in s.replicas)
     asked = sum(g.count for g in aim.generations) if aim.generations else (s.desired.replicas if s.desired else 0)
     count = f"{serving} of {asked} replicas serve"
     if failed := _lasting_failure(s, aim, is_short=bool(steps.step) or serving < asked):
-        phase = Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING
+        phase = HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING
         return Health(phase, Reason(failed.code, f"{failed.message}; {count}", failed.origin))
-    if aim.why and (aim.course is Course.SUSPEND or (aim.course is Course.LEAVE and s.desired)):
-        return Health(Phase.SUSPENDED, aim.why)
-    if aim.course is Course.LEAVE:
-        return Health(Phase.PROGRESSING, Reason("Deleting", steps.step or (aim.why.message if aim.why else "")))
+    if aim.why and (aim.course is GoalKind.SUSPEND or (aim.course is GoalKind.LEAVE and s.desired)):
+        return Health(HealthStatus.SUSPENDED, aim.why)
+    if aim.course is GoalKind.LEAVE:
+        return Health(HealthStatus.PROGRESSING, Reason("Deleting", steps.step or (aim.why.message if aim.why else "")))
     if is_crash_looping(s.crashes, s.now):
-        return Health(Phase.DEGRADED, Reason("CrashLoop", f"crashed repeatedly in the last 10 minutes; {count}"))
-    if silent := [r for r in s.of(Life.READY, Life.HUNG) if r.silence]:
-        return Health(Phase.DEGRADED, _why_silent(silent[0], count))
+        return Health(HealthStatus.DEGRADED, Reason("CrashLoop", f"crashed repeatedly in the last 10 minutes; {count}"))
+    if silent := [r for r in s.of(ReplicaPhase.READY, ReplicaPhase.HUNG) if r.silence]:
+        return Health(HealthStatus.DEGRADED, _why_silent(silent[0], count))
     if aim.why and aim.why.code in STAGING_FAILED and serving < asked:
-        return Health(Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING, aim.why)
+        return Health(HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING, aim.why)
     if blocked and not serving:
-        return Health(Phase.MISSING, Reason("Blocked", "Blocked: " + "; ".join(str(r.message) for r in blocked)))
+        return Health(HealthStatus.MISSING, Reason("Blocked", "Blocked: " + "; ".join(str(r.message) for r in blocked)))
     if aim.rejected and not serving and not steps.step:
-        return Health(Phase.DEGRADED, aim.rejected.reason)
-    if steps.step and not (aim.course is Course.HOLD and serving >= asked > 0):
-        return Health(Phase.PROGRESSING, Reason("Staging" if aim.stage else "Progressing", f"{steps.step}; {count}"))
+        return Health(HealthStatus.DEGRADED, aim.rejected.reason)
+    if steps.step and not (aim.course is GoalKind.HOLD and serving >= asked > 0):
+        return Health(
+            HealthStatus.PROGRESSING, Reason("Staging" if aim.stage else "Progressing", f"{steps.step}; {count}")
+        )
     if serving >= asked > 0:
-        return Health(Phase.HEALTHY, Reason("Serving", count))
+        return Health(HealthStatus.HEALTHY, Reason("Serving", count))
     if not serving:
         return Health(
-            Phase.DEGRADED if s.replicas or s.promoted else Phase.MISSING, aim.why or Reason("NotServing", count)
+            HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING,
+            aim.why or Reason("NotServing", count),
         )
-    return Health(Phase.DEGRADED, Reason("TooFew", count))
+    return Health(HealthStatus.DEGRADED, Reason("TooFew", count))

@@ -56,7 +56,7 @@ class Uptake:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedRequests:
     """How many requests got 503, by service, and how many asked for a path that is not open."""
 
     by_service: Mapping[str, int]
@@ -96,7 +96,7 @@ class Admin:
             stats = json.loads(self._ask(_ACTIVE)[0])["stats"]
             return sum(int(stat["value"]) for stat in stats if "name" in stat)
 
-    def refused(self) -> Refused:
+    def refused(self) -> RefusedRequests:
         """What it refused since it started."""
         with _understood():
             return _refused(json.loads(self._ask(_REFUSED)[0]))
@@ -147,7 +147,7 @@ def _uptakes(stats: Any) -> dict[str, Uptake]:
     return {name: _uptake(scope, values) for name, scope in _SCOPES.items()}
 
 
-def _refused(stats: Any) -> Refused:
+def _refused(stats: Any) -> RefusedRequests:
     """A service has routes under several host names."""
     found: Counter[str] = Counter()
     closed = 0
@@ -157,7 +157,7 @@ def _refused(stats: Any) -> Refused:
             found[match[1]] += int(stat["value"])
         elif name == _CLOSED:
             closed = int(stat["value"])
-    return Refused(dict(found), closed)
+    return RefusedRequests(dict(found), closed)
 
 
 def _uptake(scope: str, values: Mapping[str, Any]) -> Uptake:

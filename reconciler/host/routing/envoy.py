@@ -20,7 +20,7 @@ from reconciler.config.listen import parse_listen
 from reconciler.config.settings import Routing
 from reconciler.errors import Retryable
 from reconciler.host.routing import admin_socket, bootstrap, endpoints, process, resources
-from reconciler.host.routing.admin import Admin, EndpointState, Refused, Uptake
+from reconciler.host.routing.admin import Admin, EndpointState, RefusedRequests, Uptake
 from reconciler.host.routing.files import read_file, write_file
 from reconciler.host.routing.ports import holder_of, is_free
 from reconciler.host.routing.route_store import dump_routes, load_routes
@@ -219,7 +219,7 @@ class EnvoyProxy:
         admin_socket.keep(self._folder)
         return live
 
-    def refused(self) -> Refused:
+    def refused(self) -> RefusedRequests:
         """What it refused since it started. Raises Retryable."""
         return self._admin.refused()
 

@@ -19,7 +19,7 @@ from reconciler.host.routing.paths import BELOW, PLAIN, grpc_rules, own_rules
 from reconciler.model import ServiceId, ServiceRoute
 
 Models = Mapping[str, tuple[ServiceId, ...]]
-Targets = Mapping[ServiceId, "Target"]
+Targets = Mapping[ServiceId, "RouteTarget"]
 
 _RETRY: Resource = {
     # Only what certainly never reached a replica; and then another one, if there is one.
@@ -37,7 +37,7 @@ _RETRY: Resource = {
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RouteTarget:
     """Where a service's requests go, and which of its paths are open. `grpc` is where those of gRPC go.
 
     `http`: others are taken as well.
@@ -134,9 +134,9 @@ def route_table(routes: Iterable[ServiceRoute], domain: str) -> Resource:
     }
 
 
-def _target(route: ServiceRoute) -> Target:
+def _target(route: ServiceRoute) -> RouteTarget:
     grpc = _to(route, grpc=True) if route.takes_grpc else None
-    return Target(_to(route), route.guarded, route.open_paths, grpc, route.takes_http)
+    return RouteTarget(_to(route), route.guarded, route.open_paths, grpc, route.takes_http)
 
 
 def host_names(
@@ -203,7 +203,7 @@ def _path_routes(targets: Targets) -> list[Resource]:
 _ONLY_GRPC = "this service speaks gRPC alone; call it by gRPC under its host name"
 
 
-def _by_grpc(target: Target) -> list[Resource]:
+def _by_grpc(target: RouteTarget) -> list[Resource]:
     """The methods that are open, in front of what else the host name takes."""
     if target.grpc is None:
         return []
@@ -211,7 +211,7 @@ def _by_grpc(target: Target) -> list[Resource]:
     return [{"match": {"prefix": "/", "grpc": {}}, **rules, **target.grpc}]
 
 
-def _below(prefix: str, target: Target) -> Resource:
+def _below(prefix: str, target: RouteTarget) -> Resource:
     """Everything below a prefix that is open. No body is read for that."""
     rewrite = {"prefix_rewrite": "/"} if prefix else {}
     unused, used = (PLAIN, BELOW) if prefix else (BELOW, PLAIN)

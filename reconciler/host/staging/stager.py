@@ -45,7 +45,7 @@ class Stager:
 
     def __init__(
         self,
-        settings: config.Storage,
+        settings: config.StorageSettings,
         folder: Path,
         fetcher: Fetcher,
         secrets: Callable[[], SecretStore],

@@ -41,7 +41,7 @@ _NOT_THERE = (f"{_ERROR}UnknownObject", f"{_ERROR}UnknownInterface", f"{NAME}.No
 _log = structlog.get_logger()
 
 
-class Refused(Retryable):
+class DBusError(Retryable):
     """systemd answered with an error; `name` is D-Bus' name of it."""
 
     def __init__(self, name: str, text: str) -> None:
@@ -95,7 +95,7 @@ class Bus:
             self.call(new_method_call(_BUS, "AddMatch", "s", (rule,)))
         try:
             self.manager("Subscribe")
-        except Refused as error:
+        except DBusError as error:
             if error.name != f"{NAME}.AlreadySubscribed":
                 raise
 
@@ -222,7 +222,7 @@ def _refusal(reply: Message) -> Retryable:
     name = _error_name(reply)
     if name.startswith(_AWAY):
         return Lost(f"systemd is not on the bus: {text}")
-    return Refused(name, f"systemd refused: {text}")
+    return DBusError(name, f"systemd refused: {text}")
 
 
 def _error_name(reply: Message) -> str:

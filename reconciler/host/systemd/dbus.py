@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reconciler.errors import Retryable
-from reconciler.host.systemd.bus import PATH, PRIVATE, SYSTEM, Bus, Lost, NoConnection, Refused
+from reconciler.host.systemd.bus import PATH, PRIVATE, SYSTEM, Bus, DBusError, Lost, NoConnection
 from reconciler.host.systemd.systemd_api import Run, UnitState, run_of
 
 _GONE = ("org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.systemd1.NoSuchProcess")
@@ -76,7 +76,7 @@ class DBusManager:
     def processes(self, name: str) -> tuple[int, ...]:
         try:
             return tuple(row[1] for row in self._call("GetUnitProcesses", "s", name)[0])
-        except Refused:
+        except DBusError:
             # Not loaded, so nothing runs in it.
             return ()
 
@@ -85,7 +85,7 @@ class DBusManager:
         self.reload()
 
     def uninstall(self, name: str) -> None:
-        with suppress(Refused):
+        with suppress(DBusError):
             self._call("DisableUnitFiles", "asb", [name], False)
         with self._reading:
             self._known.pop(_path(name), None)
@@ -137,7 +137,7 @@ class DBusManager:
     def _if_loaded(self, method: str, signature: str, *body: object) -> None:
         try:
             self._call(method, signature, *body)
-        except Refused as error:
+        except DBusError as error:
             if error.name not in _GONE:
                 raise
 

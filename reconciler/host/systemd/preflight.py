@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from reconciler.engines.environment import SYSTEM_PATH
-from reconciler.engines.launch import Question
+from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import SCRIPTS, Inquiry
 from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
@@ -38,7 +38,7 @@ _MARGIN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Sandbox:
+class PreflightSandbox:
     """Where the engines of one target are asked. `user` runs its replicas. Nothing of `closed` is seen there."""
 
     target: str
@@ -46,7 +46,7 @@ class Sandbox:
     gpus: Gpus
     closed: tuple[Path, ...] = ()
 
-    def begin(self, asked: Question, seconds: float) -> Inquiry:
+    def begin(self, asked: PreflightQuestion, seconds: float) -> Inquiry:
         """Raises Retryable."""
         name = f"reconciler-preflight-{self.target}-{uuid.uuid4().hex[:8]}.service"
         gpus = tuple(gpu.uuid for gpu in self.gpus.list())
@@ -76,7 +76,7 @@ def variables_of(name: str) -> Path:
     return Path("/run") / f"{name}.environment"
 
 
-def tell(asked: Question, path: Path, user: str) -> None:
+def tell(asked: PreflightQuestion, path: Path, user: str) -> None:
     """Write that file. Raises ValueError, OSError."""
     # A token is of no use without a network.
     env = {variable: value for variable, value in asked.env.items() if not is_secret_name(variable)}
@@ -89,7 +89,7 @@ def tell(asked: Question, path: Path, user: str) -> None:
 
 
 def command(
-    asked: Question,
+    asked: PreflightQuestion,
     name: str,
     user: str,
     devices: tuple[str, ...],
@@ -104,7 +104,9 @@ def command(
     return _run(asked, name, lines, [*words, f"{given}/{SCRIPTS[0].name}"])
 
 
-def contained(asked: Question, name: str, user: str, owner: str, gpus: tuple[str, ...], seconds: int) -> list[str]:
+def contained(
+    asked: PreflightQuestion, name: str, user: str, owner: str, gpus: tuple[str, ...], seconds: int
+) -> list[str]:
     """The same in a container of the image that is asked about. Raises ValueError for a folder of a strange name. Pure.
 
     `owner` is the user as `UID:GID`.
@@ -121,7 +123,7 @@ def contained(asked: Question, name: str, user: str, owner: str, gpus: tuple[str
     return _run(asked, name, lines, words)
 
 
-def _run(asked: Question, name: str, lines: Iterable[str], words: Iterable[str]) -> list[str]:
+def _run(asked: PreflightQuestion, name: str, lines: Iterable[str], words: Iterable[str]) -> list[str]:
     run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}"]
     run.append(f"--description=Preflight with {asked.engine}")
     run += [f"--property={line}" for line in lines]
@@ -137,7 +139,9 @@ def _common(name: str, seconds: int) -> Iterator[str]:
     yield from BEHIND
 
 
-def _lines(asked: Question, name: str, user: str, devices: tuple[str, ...], concealed: Concealed) -> Iterator[str]:
+def _lines(
+    asked: PreflightQuestion, name: str, user: str, devices: tuple[str, ...], concealed: Concealed
+) -> Iterator[str]:
     yield f"User={user}"
     yield f"CacheDirectory={asked.env['HOME'].removeprefix(f'{CACHES}/')}"
     yield "CacheDirectoryMode=0700"

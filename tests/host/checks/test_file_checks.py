@@ -16,7 +16,7 @@ import pytest
 
 from reconciler.engines.file_arguments import Holds, Named, named_files
 from reconciler.engines.fit_files import UnknownModel, UnreadableModel
-from reconciler.engines.launch import Question
+from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.model_files import MissingFile, check, check_pair
 from reconciler.host.checks.file_checks import unusable_files
 from reconciler.model import Desired, Origin, Reason, SecretMount
@@ -260,7 +260,7 @@ def test_key_that_the_replicas_user_cannot_read_blocks(disk: Disk) -> None:
         key.chmod(0o600)
         wish = wish_of(disk, f"--ssl-keyfile={key}")
         assert wish.spec is not None
-        asked = Question(Path("python"), wish.spec.args, (2, 3), {}, {"/mnt/models": str(disk.model)})
+        asked = PreflightQuestion(Path("python"), wish.spec.args, (2, 3), {}, {"/mnt/models": str(disk.model)})
         (reason,) = unusable_files(wish, wish.spec, asked, "daemon")
         assert (reason.code, reason.origin) == ("FileUnknown", ARGUMENT)
         assert f"{key}: cannot be read by daemon, who runs replicas" in reason.message

@@ -11,8 +11,8 @@ import pytest
 
 from reconciler.config import settings as config
 from reconciler.engines.fit import GIB
-from reconciler.engines.launch import Question
-from reconciler.engines.preflight import Verdict
+from reconciler.engines.launch import PreflightQuestion
+from reconciler.engines.preflight import PreflightVerdict
 from reconciler.host.checks import fits
 from reconciler.host.checks.fits import Fits
 from reconciler.host.checks.host_capacity import Machine
@@ -20,7 +20,7 @@ from reconciler.model import EffectiveSpec, Fit, Gpu, Resources
 from tests.engines.test_fit import GPU_LOG, write_model
 
 SPEC = EffectiveSpec("vllm", (), (), resources=Resources(gpus=1))
-VERDICT = Verdict('{"max_model_len":8192,"model":"/mnt/models"}', 1, (), ())
+VERDICT = PreflightVerdict('{"max_model_len":8192,"model":"/mnt/models"}', 1, (), ())
 SHAPE = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
 
 Ask = Callable[..., Fit]
@@ -44,11 +44,11 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def machine() -> Machine:
-    return Machine(config.HostTarget.model_validate({"name": "box", "paths": ["hosts/box"]}), OneGpu())  # type: ignore[arg-type]
+    return Machine(config.TargetSettings.model_validate({"name": "box", "paths": ["hosts/box"]}), OneGpu())  # type: ignore[arg-type]
 
 
-def question(model: Path, *argv: str) -> Question:
-    return Question(Path("/opt/vllm/bin/python"), argv, (), {}, {"/mnt/models": str(model)})
+def question(model: Path, *argv: str) -> PreflightQuestion:
+    return PreflightQuestion(Path("/opt/vllm/bin/python"), argv, (), {}, {"/mnt/models": str(model)})
 
 
 def test_model_without_a_config_is_refused_by_no_estimate(model: Path, machine: Machine, tmp_path: Path) -> None:
@@ -113,6 +113,6 @@ def test_a_log_that_says_nothing_writes_nothing(model: Path, machine: Machine, t
 
 
 def test_a_model_that_is_no_folder_here_is_unknown(model: Path, machine: Machine, tmp_path: Path) -> None:
-    hub = Verdict('{"model":"org/name"}', 1, (), ())
+    hub = PreflightVerdict('{"model":"org/name"}', 1, (), ())
     fit = Fits(tmp_path / "fit", machine).of("key", question(model), SPEC, hub)
     assert (fit.line, fit.fits) == ("unknown: its model org/name is no folder on this host", None)

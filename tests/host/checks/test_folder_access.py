@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config.settings import Engine, Settings
+from reconciler.config.settings import EngineSettings, Settings
 from reconciler.engines.file_arguments import paths_in
-from reconciler.engines.launch import Question
+from reconciler.engines.launch import PreflightQuestion
 from reconciler.errors import Retryable
 from reconciler.host.checks.file_checks import unusable_files
 from reconciler.host.staging import weights
-from reconciler.host.staging.weights import Ground, Served, Unusable, served_folders
+from reconciler.host.staging.weights import Ground, Served, UnusableFolder, served_folders
 from reconciler.host.systemd.unit import build_unit
 from reconciler.manifests import read_manifests
 from reconciler.model import Desired, EffectiveSpec, Mount, Origin, ServiceId
@@ -55,7 +55,7 @@ def served(uri: str | Path, ground: Ground = DAEMON) -> Served:
 
 
 def refusal(uri: str | Path, ground: Ground = DAEMON) -> tuple[str, str]:
-    with pytest.raises(Unusable) as refused:
+    with pytest.raises(UnusableFolder) as refused:
         served(uri, ground)
     return refused.value.code, str(refused.value)
 
@@ -106,7 +106,7 @@ def test_model_that_is_one_file_is_read_by_the_replicas_user(place: Path, below:
     spec = EffectiveSpec("i", (), (f"--model=/mnt/models/{below}",), mounts=(Mount(f"file://{place}/chat"),))
     assert served_folders(spec, DAEMON, lambda _: None)["/mnt/models"] == Served(place / "chat")
     file.chmod(0o600)
-    with pytest.raises(Unusable, match=rf"{below}: cannot be read by daemon"):
+    with pytest.raises(UnusableFolder, match=rf"{below}: cannot be read by daemon"):
         served_folders(spec, DAEMON, lambda _: None)
 
 
@@ -293,7 +293,7 @@ def test_folder_of_git_covers_nothing_that_an_engine_of_the_host_runs_from(path:
     unit = TARGET.model_copy(update={"kind": "systemd"})
     (error,) = validate_on(read_manifests(snapshot(files)), unit)["errors"]
     assert f"mountPath {path} would hide {MOUNTS[path]}" in error["message"]
-    contained = unit.model_copy(update={"engines": (Engine(image="*", podman=True),)})
+    contained = unit.model_copy(update={"engines": (EngineSettings(image="*", podman=True),)})
     assert not validate_on(read_manifests(snapshot(files)), contained)["errors"], "the image is the wall"
     assert not validate_on(read_manifests(snapshot(files)), TARGET)["errors"], "nothing is mounted"
 
@@ -377,7 +377,7 @@ def closed_arguments(
 ) -> list[str]:
     spec = EffectiveSpec("i", ("vllm", "serve"), args)
     wish = Desired(ServiceId("default", "chat"), Origin("a.yaml", 1), spec, "d")
-    asked = Question(Path("python"), args, tuple(range(2, len(args) + 2)), {}, mounts or {})
+    asked = PreflightQuestion(Path("python"), args, tuple(range(2, len(args) + 2)), {}, mounts or {})
     return [
         each.message.split()[0] for each in unusable_files(wish, spec, asked, "", closed) if each.code == "FileClosed"
     ]
@@ -489,7 +489,7 @@ def test_nothing_is_told_of_what_the_reader_cannot_come_to(place: Path, flag: st
     def told(name: str) -> list[str]:
         word = f"{place}/{name}"
         spec = EffectiveSpec("i", ("vllm", "serve"), (flag, word))
-        asked = Question(Path("python"), spec.args, (2, 3), {}, {})
+        asked = PreflightQuestion(Path("python"), spec.args, (2, 3), {}, {})
         wish = Desired(ServiceId("default", "chat"), Origin("a.yaml", 1), spec, "d")
         return [each.message.replace(name, "X") for each in unusable_files(wish, spec, asked, "daemon")]
 
@@ -500,7 +500,7 @@ def test_nothing_is_told_of_what_the_reader_cannot_come_to(place: Path, flag: st
 
 def test_path_that_climbs_inside_a_container_is_the_images_own() -> None:
     spec = EffectiveSpec("i", ("vllm", "serve"), ("--chat-template=../x.jinja",))
-    asked = Question(Path("python3"), spec.args, (2,), {}, {}, image="1234")
+    asked = PreflightQuestion(Path("python3"), spec.args, (2,), {}, {}, image="1234")
     wish = Desired(ServiceId("default", "chat"), Origin("a.yaml", 1), spec, "d")
     assert not list(unusable_files(wish, spec, asked, "", ()))
 

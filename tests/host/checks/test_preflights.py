@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from reconciler.config.settings import HostTarget as Settings
-from reconciler.engines.launch import Question
-from reconciler.engines.preflight import Verdict, key_of
+from reconciler.config.settings import TargetSettings as Settings
+from reconciler.engines.launch import PreflightQuestion
+from reconciler.engines.preflight import PreflightVerdict, key_of
 from reconciler.errors import Retryable
 from reconciler.host.checks.fits import Fits
 from reconciler.host.staging import state as states
@@ -162,7 +162,7 @@ def test_a_bug_in_judging_one_service_is_told_of_that_one_alone(
     target, (one, other) = disk.target(), disk.wanted
     whole, judge = disk.look(target), Fits.of
 
-    def stumble(self: Fits, key: str, asked: Question, spec: EffectiveSpec, verdict: Verdict) -> Fit:
+    def stumble(self: Fits, key: str, asked: PreflightQuestion, spec: EffectiveSpec, verdict: PreflightVerdict) -> Fit:
         if spec == SPEC:
             raise IndexError("list index out of range")
         return judge(self, key, asked, spec, verdict)

@@ -18,7 +18,7 @@ import yaml
 from reconciler import __version__
 from reconciler.cli import run
 from reconciler.config.settings import Settings
-from reconciler.host.doctor import Finding, Level, examine, gpus, network, service
+from reconciler.host.doctor import CheckResult, Level, examine, gpus, network, service
 from reconciler.host.doctor.examine import checks, made
 from reconciler.host.doctor.folders import check_config
 from reconciler.host.inventory import Inventory
@@ -68,15 +68,15 @@ class Host:
         self._write()
         return Settings.load(self.path)
 
-    def examine(self) -> list[Finding]:
+    def examine(self) -> list[CheckResult]:
         self._write()
         return list(examine(self.path))
 
-    def about(self, topic: str) -> list[Finding]:
+    def about(self, topic: str) -> list[CheckResult]:
         settings = self.settings()
         return [one for name, check in checks(settings) if name == topic for one in made(name, check)]
 
-    def only(self, topic: str, level: Level) -> Finding:
+    def only(self, topic: str, level: Level) -> CheckResult:
         (found,) = [one for one in self.about(topic) if one.level is level]
         return found
 

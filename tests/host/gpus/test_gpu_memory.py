@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reconciler.host.capacity import CROWDED
 from reconciler.host.capacity.memory import has_room, reason, will_have_room
-from reconciler.model import Desired, Drain, EffectiveSpec, GpuUse, Remove, Start, Stop, Stranger, Strategy
+from reconciler.model import Desired, Drain, EffectiveSpec, ForeignProcess, GpuUse, Remove, Start, Stop, Strategy
 from tests.support.examples import examples
 from tests.support.simulation import Host, spec, state, wanted
 
@@ -19,7 +19,7 @@ SHARES = (50, 92)
 amounts = st.integers(0, 100)
 
 
-strangers = st.lists(st.builds(Stranger, st.integers(1, 9), st.just("x"), amounts | st.none()), max_size=3)
+strangers = st.lists(st.builds(ForeignProcess, st.integers(1, 9), st.just("x"), amounts | st.none()), max_size=3)
 uses = st.builds(lambda free, seen: GpuUse(100, free, tuple(seen)), amounts, strangers)
 
 
@@ -36,7 +36,7 @@ def test_who_asks_for_less_never_finds_less_room(use: GpuUse, share: float) -> N
 
 @given(uses, st.floats(0.01, 1.0))
 def test_memory_of_unknown_size_may_be_all_that_is_taken(use: GpuUse, share: float) -> None:
-    unknown = replace(use, strangers=(*use.strangers, Stranger(7, "y", None)))
+    unknown = replace(use, strangers=(*use.strangers, ForeignProcess(7, "y", None)))
     assert will_have_room(unknown, share) == has_room(use, share)
 
 
@@ -50,7 +50,7 @@ def test_a_lost_gpu_has_no_room_and_an_unknown_one_always(use: GpuUse, share: fl
 
 
 def test_the_reason_names_the_holders_and_what_is_missing() -> None:
-    use = GpuUse(24 * GIB, 4 * GIB, (Stranger(4711, "python3", 20 * GIB), Stranger(12, "Xorg", None)))
+    use = GpuUse(24 * GIB, 4 * GIB, (ForeignProcess(4711, "python3", 20 * GIB), ForeignProcess(12, "Xorg", None)))
     lost = GpuUse(0, 0, (), "GPU is lost")
     assert reason(0.92, [("GPU-1", use), ("GPU-2", replace(use, strangers=())), ("GPU-3", lost)]).message == (
         "needs 0.92 of a GPU's memory free: "
@@ -58,7 +58,7 @@ def test_the_reason_names_the_holders_and_what_is_missing() -> None:
         "GPU-2 has 4.0 GiB of the 22.1 GiB free, and no process that can be seen here holds the rest; "
         "GPU-3 cannot be used: GPU is lost"
     )
-    many = replace(use, strangers=tuple(Stranger(number, "x", GIB) for number in range(1, 8)))
+    many = replace(use, strangers=tuple(ForeignProcess(number, "x", GIB) for number in range(1, 8)))
     assert reason(0.92, [("GPU-1", many)]).message.endswith("process 4 (x, 1.0 GiB) and 3 more")
 
 

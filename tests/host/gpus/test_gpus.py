@@ -22,7 +22,7 @@ from reconciler.host.inventory import Inventory, ReplicaRecord
 from reconciler.host.process import scratch
 from reconciler.host.process.supervisor import ProcessSupervisor
 from reconciler.host.supervisor import ProcessState
-from reconciler.model import Desired, Gpu, GpuUse, Resources, Stranger
+from reconciler.model import Desired, ForeignProcess, Gpu, GpuUse, Resources
 from reconciler.system import procfs
 from tests.support.nvml.driver import GIB, Driver, make
 from tests.support.world import StandinLaunch, eventually, record
@@ -221,7 +221,7 @@ def test_a_stopped_replica_keeps_its_lease_until_the_memory_is_back(driver: Driv
     ((_, _, _, pid),) = driver.log()
     assert (supervisor.is_ours(pid), supervisor.is_ours(os.getpid())) == (True, False)
     other = driver.hold(gpu, os.getpid(), GIB)
-    stranger = Stranger(os.getpid(), procfs.name_of(os.getpid()), GIB)
+    stranger = ForeignProcess(os.getpid(), procfs.name_of(os.getpid()), GIB)
     assert usage.look(gpus, supervisor.is_ours, Faults(""))[gpu] == GpuUse(24 * GIB, 11 * GIB, (stranger,))
 
     (known,) = inventory.replicas()

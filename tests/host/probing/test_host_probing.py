@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.host.probing.probing import Probes, Sight, Subject, Topic
+from reconciler.host.probing.probing import Probes, ProbeState, Subject, Topic
 from reconciler.model import ReplicaId, Routed
 from tests.support.world import SERVICE, eventually
 
@@ -69,11 +69,11 @@ def test_replica_that_starts_is_asked_until_it_is_ready_and_that_wakes() -> None
     with probing() as (probes, answers, wakes):
         probes.watch([FIRST])
         eventually(lambda: answers.count("ready") >= 3)
-        assert probes.sight(FIRST.id) == Sight()
+        assert probes.sight(FIRST.id) == ProbeState()
         assert not wakes.acquire(blocking=False)
         answers.ready = (True, True)
         assert wakes.acquire(timeout=30)
-        assert probes.sight(FIRST.id) == Sight(ready=True, healthy=True)
+        assert probes.sight(FIRST.id) == ProbeState(ready=True, healthy=True)
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_death_of_an_engine_that_serves_wakes() -> None:
         assert wakes.acquire(timeout=30)
         answers.healthy = False
         assert wakes.acquire(timeout=30)
-        assert probes.sight(FIRST.id) == Sight(ready=True, healthy=False)
+        assert probes.sight(FIRST.id) == ProbeState(ready=True, healthy=False)
 
 
 def test_drain_is_over_after_two_zeros_that_were_asked_for_separately() -> None:
@@ -141,9 +141,9 @@ def test_answer_to_a_question_of_the_stage_before_is_dropped() -> None:
         probes.watch([replace(FIRST, topic=Topic.SERVING)])
         first_may_go_on.set()
         eventually(lambda: answers.count("healthy") == 1)
-        assert probes.sight(FIRST.id) == Sight()
+        assert probes.sight(FIRST.id) == ProbeState()
         answers.go_on.set()
-        eventually(lambda: probes.sight(FIRST.id) == Sight(ready=True, healthy=True))
+        eventually(lambda: probes.sight(FIRST.id) == ProbeState(ready=True, healthy=True))
 
 
 def test_next_process_of_the_same_name_begins_unknown() -> None:
@@ -153,7 +153,7 @@ def test_next_process_of_the_same_name_begins_unknown() -> None:
         assert wakes.acquire(timeout=30)
         answers.stuck = {FIRST.id}
         probes.watch([replace(FIRST, started=2)])
-        assert probes.sight(FIRST.id) == Sight()
+        assert probes.sight(FIRST.id) == ProbeState()
 
 
 def test_replica_that_is_gone_is_not_asked_any_more() -> None:
@@ -161,7 +161,7 @@ def test_replica_that_is_gone_is_not_asked_any_more() -> None:
         probes.watch([FIRST, SECOND])
         eventually(lambda: {asked for _, asked in answers.asked} == {FIRST.id, SECOND.id})
         probes.watch([SECOND])
-        assert probes.sight(FIRST.id) == Sight()
+        assert probes.sight(FIRST.id) == ProbeState()
         answers.asked.clear()
         eventually(lambda: len(answers.asked) > 3)
         assert [asked for _, asked in answers.asked].count(FIRST.id) <= 1
@@ -180,7 +180,7 @@ def test_replica_without_a_thread_to_ask_it_is_asked_later(monkeypatch: pytest.M
             patch.setattr(threading.Thread, "start", refuse)
             probes.watch([replace(FIRST, topic=Topic.SERVING), SECOND])
         eventually(lambda: answers.count("healthy"))
-        assert probes.sight(SECOND.id) == Sight()
+        assert probes.sight(SECOND.id) == ProbeState()
         probes.watch([FIRST, SECOND])
         eventually(lambda: ("ready", SECOND.id) in answers.asked)
 
@@ -190,7 +190,7 @@ def test_bug_in_a_question_ends_no_thread() -> None:
         answers.ready = None  # type: ignore[assignment]
         probes.watch([FIRST])
         eventually(lambda: answers.count("ready") >= 2)
-        assert probes.sight(FIRST.id) == Sight()
+        assert probes.sight(FIRST.id) == ProbeState()
         answers.ready = (True, True)
         assert wakes.acquire(timeout=30)
 

@@ -11,20 +11,20 @@ import pytest
 
 from reconciler.engines.probe import Vitals, read_vitals
 from reconciler.host.probing.engine_probes import EngineQuestions
-from reconciler.host.probing.liveness import Limits, Liveness, Witness
+from reconciler.host.probing.liveness import LivenessLimits, ReplicaLiveness, Witness
 from reconciler.host.probing.probing import Subject, Topic
 from reconciler.model import ReplicaId, Silence
 from tests.support.world import SERVICE, eventually
 
 SUBJECT = Subject(ReplicaId(SERVICE, "aaaaaaaa-0"), 20000, Topic.SERVING, started=1)
-LIMITS = Limits(interval=60, timeout=60)
+LIMITS = LivenessLimits(interval=60, timeout=60)
 
 
 @dataclass
 class World:
     """One replica that is looked at every 2 s; `others` answer beside it."""
 
-    limits: Limits = LIMITS
+    limits: LivenessLimits = LIMITS
     now: float = 1000.0
     heard: bool = True
     others: bool = True
@@ -40,7 +40,7 @@ class World:
     def __post_init__(self) -> None:
         self.witness = Witness()
         self.stuck = threading.Event()
-        self.liveness = Liveness(self, self.limits, self.witness, lambda: self.now)
+        self.liveness = ReplicaLiveness(self, self.limits, self.witness, lambda: self.now)
 
     def vitals(self, subject: Subject) -> Vitals | None:
         return self.vitals_now
@@ -120,9 +120,9 @@ def test_socket_that_is_back_in_time_ends_silence(make):
 
 
 def test_missing_socket_counts_as_any_silence_where_that_is_short(make):
-    world = make(limits=Limits(interval=60, timeout=4), heard=False, has_socket=False)
+    world = make(limits=LivenessLimits(interval=60, timeout=4), heard=False, has_socket=False)
     assert world.run(6) is Silence.HUNG
-    assert make(limits=Limits(timeout=0), heard=False, has_socket=False).run(1000) is Silence.NONE
+    assert make(limits=LivenessLimits(timeout=0), heard=False, has_socket=False).run(1000) is Silence.NONE
 
 
 def test_one_answer_ends_silence(make):
@@ -186,7 +186,7 @@ def test_queue_behind_a_long_request_is_no_hang(make):
 
 
 def test_engine_with_requests_and_no_progress_is_hung_even_without_tokens(make):
-    world = make(limits=Limits(interval=0, timeout=60), vitals_now=Vitals(3, (7.0,)))
+    world = make(limits=LivenessLimits(interval=0, timeout=60), vitals_now=Vitals(3, (7.0,)))
     assert world.run(24) is Silence.NONE
     assert world.run(12) is Silence.SILENT
     assert world.run(60) is Silence.HUNG
@@ -194,7 +194,7 @@ def test_engine_with_requests_and_no_progress_is_hung_even_without_tokens(make):
 
 
 def test_long_prefill_that_computes_has_ten_times_the_time(make):
-    world = make(limits=Limits(interval=0, timeout=60), vitals_now=Vitals(1, (7.0,)), cpu=1.0)
+    world = make(limits=LivenessLimits(interval=0, timeout=60), vitals_now=Vitals(1, (7.0,)), cpu=1.0)
     assert world.run(140) is Silence.NONE
     assert world.run(400) is Silence.SILENT
     assert world.run(120) is Silence.HUNG
@@ -265,7 +265,7 @@ def test_draining_replica_is_asked_for_no_token(make):
 
 
 def test_liveness_can_be_switched_off(make):
-    world = make(limits=Limits(interval=60, timeout=0), heard=False)
+    world = make(limits=LivenessLimits(interval=60, timeout=0), heard=False)
     assert world.run(1000) is Silence.NONE
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engines.probe import Probe, Stranger
+from reconciler.engines.probe import ForeignListener, Probe
 from reconciler.fault_isolation import Faults
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.health import Patience, failure
@@ -165,7 +165,7 @@ def _inode(listener: socket.socket) -> int:
 def test_guard_of_a_socket_has_nothing_to_do(supervisor: ProcessSupervisor) -> None:
     guard = PortGuard(supervisor.owns)
     assert guard.listeners(replace(record(), socket="/run/x/http.sock")) == frozenset()
-    with thief() as other, pytest.raises(Stranger, match=f"port {other.port} is held by PID .*, uid "):
+    with thief() as other, pytest.raises(ForeignListener, match=f"port {other.port} is held by PID .*, uid "):
         guard.listeners(record(port=other.port))
 
 
@@ -177,7 +177,7 @@ def test_listener_on_a_mapped_wildcard_counts() -> None:
         listener.listen()
         port = listener.getsockname()[1]
         assert set(procfs.loopback_listeners(port)) == {_inode(listener)}
-        with pytest.raises(Stranger, match=f"port {port} is held by PID "):
+        with pytest.raises(ForeignListener, match=f"port {port} is held by PID "):
             PortGuard(lambda *_: False).listeners(record(port=port))
 
 
@@ -192,7 +192,7 @@ def test_socket_of_another_user_is_a_strangers_whoever_else_holds_it() -> None:
     """`sudo` that waits for a password is root's process, with what its caller put into its environment."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         os.fchown(listener.fileno(), 65534, -1)
-        with pytest.raises(Stranger, match="uid 65534"):
+        with pytest.raises(ForeignListener, match="uid 65534"):
             PortGuard(lambda *_: True).listeners(record(port=listener.getsockname()[1]))
 
 

@@ -22,15 +22,15 @@ from reconciler.host.checks.host_capacity import Machine
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.process import logs
 from reconciler.host.process.exit_watch import ExitWatch
-from reconciler.host.process.process_discovery import MARKER, Census, carries_marker, marker_of
-from reconciler.host.staging.weights import Ground, Unusable, find_folder, folders_of
+from reconciler.host.process.process_discovery import MARKER, ProcessDiscovery, carries_marker, marker_of
+from reconciler.host.staging.weights import Ground, UnusableFolder, find_folder, folders_of
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import EffectiveSpec, Gpu, Mount, ReplicaId, ServiceId
 from reconciler.system import procfs
 
 
-def target(**fields: Any) -> config.HostTarget:
-    return config.HostTarget(name="box", paths=("hosts/box",), **fields)
+def target(**fields: Any) -> config.TargetSettings:
+    return config.TargetSettings(name="box", paths=("hosts/box",), **fields)
 
 
 # ---------------------------------------------------------------- logs
@@ -127,7 +127,7 @@ def test_marker_of_another_users_process_counts_for_nothing(tmp_path: Path) -> N
         subprocess.Popen(["sleep", "60"], env=env) as ours,
     ):
         try:
-            marked = {seen.who.pid for seen in Census()._seen if seen.marker == env[MARKER]}
+            marked = {seen.who.pid for seen in ProcessDiscovery()._seen if seen.marker == env[MARKER]}
             claims = (carries_marker(tmp_path, stranger.pid), carries_marker(tmp_path, ours.pid))
         finally:
             stranger.kill()
@@ -283,7 +283,7 @@ def make_model(folder: Path) -> Path:
 def test_model_without_a_config_is_the_engines_to_judge(tmp_path: Path, model: str, file: str) -> None:
     folder, spec = tmp_path / "m", EffectiveSpec("i", (), ("--model", model), mounts=(Mount("pvc://models/m"),))
     (folder / "none").mkdir(parents=True)
-    with pytest.raises(Unusable, match=r"m: holds no files|\.gguf: no such file or folder"):
+    with pytest.raises(UnusableFolder, match=r"m: holds no files|\.gguf: no such file or folder"):
         folders_of(spec, Ground({"models": tmp_path}), lambda _: None)
     (folder / file).parent.mkdir(exist_ok=True)
     (folder / file).touch()
@@ -298,7 +298,9 @@ def test_nothing_of_ours_is_served_wherever_a_path_leads(tmp_path: Path) -> None
     ground = Ground({"models": tmp_path / "models"}, (state, tmp_path / "token"))
     hidden = [f"file://{state}/other/models/key", "pvc://models/link", f"file://{tmp_path}", f"file://{state}"]
     for uri in hidden:
-        with pytest.raises(Unusable, match=r"is closed to services, for .*/state is ours; keep models") as refused:
+        with pytest.raises(
+            UnusableFolder, match=r"is closed to services, for .*/state is ours; keep models"
+        ) as refused:
             served(uri, ground)
         assert refused.value.code == "FolderClosed"
     assert served(f"file://{model}", ground) == {"/mnt/models": model}
@@ -308,7 +310,7 @@ def test_nothing_of_ours_is_served_wherever_a_path_leads(tmp_path: Path) -> None
     assert served(f"file://{now}", ground)
     now.unlink()
     now.symlink_to(state / "other" / "models" / "key")
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableFolder):
         served(f"file://{now}", ground)
 
 

@@ -115,7 +115,7 @@ def test_start_of_what_runs_does_nothing(daemon: Open, inventory: Inventory) -> 
     supervisor.start(known, standin(inventory.folder))
     daemon().start(known, standin(inventory.folder))
     assert inventory.replica(known.id) == known
-    assert len(process_discovery.Census().members(supervisor._trace(known))) == 1
+    assert len(process_discovery.ProcessDiscovery().members(supervisor._trace(known))) == 1
 
 
 def test_replica_survives_its_daemon_and_is_adopted(daemon: Open, inventory: Inventory) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.config.settings import HostTarget
+from reconciler.config.settings import TargetSettings
 from reconciler.fault_isolation import Faults
 from reconciler.host.kept_values import KeptValues
 from reconciler.host.rollout.builds import mark, unmark
@@ -21,7 +21,7 @@ from reconciler.model import (
     Capacity,
     Desired,
     EffectiveSpec,
-    Failure,
+    FailedAction,
     Lease,
     Mount,
     Observed,
@@ -65,9 +65,9 @@ def test_variable_is_named_without_its_value():
     assert list(differences(before, now)) == ["engines[].env.A removed", "engines[].env.B added"]
 
 
-def settings(**more: Any) -> HostTarget:
+def settings(**more: Any) -> TargetSettings:
     engine = {"image": "vllm:*", "python": "/bin/true"}
-    return HostTarget.model_validate({"name": "a", "paths": ["a"], "engines": [engine]} | more)
+    return TargetSettings.model_validate({"name": "a", "paths": ["a"], "engines": [engine]} | more)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_quarantine_of_a_build_stands_only_for_that_build(digest: str, translati
 
 
 def test_start_that_failed_as_the_config_was_before_holds_up_nothing_now():
-    before = Failure("start", build_of("d", (("restart", "x"),)), (CHAT,), "no", 1.0)
+    before = FailedAction("start", build_of("d", (("restart", "x"),)), (CHAT,), "no", 1.0)
     now = replace(before, subject=build_of("d", NEW))
     marked = mark(observed(Outdated(NEW, restorable=True)), {}, (before, now))
     assert [one.subject for one in marked.failures] == [before.subject, "d"]

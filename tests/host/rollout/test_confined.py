@@ -25,21 +25,21 @@ from reconciler.host.probing.replicas import Replicas
 from reconciler.host.rollout import confined, reservations
 from reconciler.host.target import HostTarget
 from reconciler.loop import findings, recorder
-from reconciler.loop.reconcile import Turner
+from reconciler.loop.reconcile import Reconciler
 from reconciler.model import (
     INTERNAL_ERROR,
     Desired,
     GpuUse,
     Health,
+    HealthStatus,
     Observed,
     Origin,
     Outdated,
-    Phase,
     Plan,
     ReplicaId,
     ServiceId,
+    ServicePlan,
     Sync,
-    Verdict,
 )
 from reconciler.report import applied, planned
 from reconciler.report.planned import plan_document
@@ -89,7 +89,7 @@ _DECIDING = [
 ]
 
 
-def follow(turns: Turner, target: Target, names: tuple[str, ...], seed: int, until: Callable[[], bool]) -> Plan:
+def follow(turns: Reconciler, target: Target, names: tuple[str, ...], seed: int, until: Callable[[], bool]) -> Plan:
     for _ in range(60):
         turn = turns.turn(snapshot(*names, seed=seed, revision=str(seed) * 40))
         target.host.now += max(turn.again_in or 0, 0.02)
@@ -133,7 +133,7 @@ def _all_up(target: Target) -> bool:
 def test_result_that_cannot_be_told_holds_up_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").mkdir()
     turns, target = turner(tmp_path)
-    raised = break_for(monkeypatch, recorder.Journal, "_tell")
+    raised = break_for(monkeypatch, recorder.Recorder, "_tell")
     with structlog.testing.capture_logs() as logs:
         follow(turns, target, ("odd", "fine"), 1, lambda: _all_up(target))
     assert raised
@@ -143,8 +143,8 @@ def test_result_that_cannot_be_told_holds_up_no_pass(tmp_path: Path, monkeypatch
 
 def test_finding_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
     raised = break_for(monkeypatch, findings, "_finding")
-    health, faults = Health(Phase.UNKNOWN, planning.Reason("X", "x")), Faults("telling of")
-    verdicts = {key: Verdict(key, Sync.UNKNOWN, health, blocked=(health.reason,)) for key in (ODD, FINE)}
+    health, faults = Health(HealthStatus.UNKNOWN, planning.Reason("X", "x")), Faults("telling of")
+    verdicts = {key: ServicePlan(key, Sync.UNKNOWN, health, blocked=(health.reason,)) for key in (ODD, FINE)}
     found = findings.findings(state(), Plan("box", "r", 1.0, (), verdicts), faults)
     assert raised
     assert found[FINE].event == "blocked"
@@ -154,8 +154,8 @@ def test_finding_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest
 
 def test_hold_up_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(applied, "_why", lambda *_: 1 // 0)
-    health = Health(Phase.UNKNOWN, planning.Reason("X", "x"))
-    plan = Plan("box", "r", 1.0, (), {ODD: Verdict(ODD, Sync.UNKNOWN, health)})
+    health = Health(HealthStatus.UNKNOWN, planning.Reason("X", "x"))
+    plan = Plan("box", "r", 1.0, (), {ODD: ServicePlan(ODD, Sync.UNKNOWN, health)})
     (held,) = applied.holds_up(state(), plan)
     assert (held.service, held.reason.code) == (ODD, INTERNAL_ERROR)
 

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from reconciler.host.health import is_hosts_fault
 from reconciler.model import (
-    Admit,
     AskPreflight,
     Drain,
-    Own,
-    Phase,
+    HealthStatus,
+    MarkReady,
     Promote,
     Reject,
     Remove,
@@ -22,6 +21,7 @@ from reconciler.model import (
     Start,
     Stop,
     Strategy,
+    TakeOwnership,
     Undrain,
 )
 from tests.support.examples import examples
@@ -75,7 +75,7 @@ def test_rollout_whose_start_fails_brings_the_last_good_digest_back(version: str
     assert bool(verdict.rejected) == blamed
     while not (blamed or verdict.blocked):
         verdict = play(host, state(wanted("a", version)), 1)
-    assert verdict.health.phase is Phase.HEALTHY
+    assert verdict.health.phase is HealthStatus.HEALTHY
 
 
 def test_start_that_fails_for_the_hosts_sake_costs_what_serves_ever_more_rarely():
@@ -111,7 +111,7 @@ def test_a_replica_whose_start_keeps_failing_is_degraded_with_the_cause():
     host.restart()
     host.refused = {"good1-a"}
     verdict = play(host, state(A), 120)
-    assert verdict.health.phase is Phase.DEGRADED
+    assert verdict.health.phase is HealthStatus.DEGRADED
     assert "no user of that name" in verdict.health.reason.message
     (failure,) = host.failures.values()
     assert (failure.action, failure.subject) == ("start", "good1-a")
@@ -124,7 +124,7 @@ def test_a_replica_whose_start_keeps_failing_is_degraded_with_the_cause():
 
 def test_a_service_that_never_started_is_missing_with_the_cause():
     verdict = play(Host(), state(wanted("a", "nohost1")), 60)
-    assert verdict.health.phase is Phase.MISSING
+    assert verdict.health.phase is HealthStatus.MISSING
     assert "no user of that name" in verdict.health.reason.message
 
 
@@ -151,7 +151,7 @@ def test_a_quarantine_that_cannot_be_kept_does_not_hold_up_the_last_good_digest(
     assert [replica.digest for replica in host.serving("a")] == ["good1-a"]
 
 
-KINDS = (Start, Stop, Drain, Undrain, Remove, SetRoutes, Promote, Admit, AskPreflight, Reject, Own)
+KINDS = (Start, Stop, Drain, Undrain, Remove, SetRoutes, Promote, MarkReady, AskPreflight, Reject, TakeOwnership)
 
 
 @given(
@@ -178,7 +178,7 @@ def test_one_kind_of_action_that_always_fails_ends_in_rare_tries_and_a_reason(
     # Routes are tried in every pass, and passes become rarer.
     assert kind is SetRoutes or len(host.tried) <= 2 * 300 / 30 + 10, (kind, host.failures)
     if host.tried and kind not in (AskPreflight, Reject):
-        assert verdict.health.phase is not Phase.HEALTHY or verdict.blocked or verdict.rejected, verdict
+        assert verdict.health.phase is not HealthStatus.HEALTHY or verdict.blocked or verdict.rejected, verdict
     host.failing.clear()
     host.failures = {}
     host.converge(commit, passes=2000)

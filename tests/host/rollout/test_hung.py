@@ -8,8 +8,8 @@ from reconciler.host.plan import make_plan
 from reconciler.model import (
     Drain,
     EnsureProxy,
+    HealthStatus,
     NoteCrash,
-    Phase,
     ProxyBreak,
     Reason,
     Reject,
@@ -39,7 +39,7 @@ def test_silent_replica_leaves_the_route_while_another_serves():
     host.hang("a", Silence.SILENT, only=1)
     plan = host.step(commit)
     (verdict,) = plan.verdicts.values()
-    assert (verdict.health.phase, verdict.health.reason.code) == (Phase.DEGRADED, "Silent")
+    assert (verdict.health.phase, verdict.health.reason.code) == (HealthStatus.DEGRADED, "Silent")
     assert kinds(host, since) == ["SetRoutes"]
     assert sorted(r.routed for r in host.observe().replicas) == [Routed.ACTIVE, Routed.DRAINING]
     host.hang("a", Silence.NONE)
@@ -53,7 +53,7 @@ def test_silent_replica_alone_keeps_its_route():
     since = len(host.log)
     host.hang("a", Silence.SILENT)
     (verdict,) = host.step(commit).verdicts.values()
-    assert (verdict.health.phase, kinds(host, since)) == (Phase.DEGRADED, [])
+    assert (verdict.health.phase, kinds(host, since)) == (HealthStatus.DEGRADED, [])
 
 
 def test_hung_replica_is_replaced_as_after_a_crash():
@@ -62,7 +62,7 @@ def test_hung_replica_is_replaced_as_after_a_crash():
     host.hang("a", only=1)
     host.step(commit)
     (verdict,) = host.step(commit).verdicts.values()
-    assert verdict.health.phase is not Phase.HEALTHY
+    assert verdict.health.phase is not HealthStatus.HEALTHY
     host.converge(commit)
     assert len(host.serving("a")) == 2
     log = host.log[since:]

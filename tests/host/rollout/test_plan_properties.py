@@ -19,9 +19,9 @@ from reconciler.model import (
     AskPreflight,
     Desired,
     Drain,
+    HealthStatus,
     Observed,
     Origin,
-    Phase,
     Quarantine,
     Reason,
     Restart,
@@ -364,7 +364,7 @@ def test_what_git_cannot_show_is_kept(host, commit, passes):
 def test_an_unreachable_target_plans_nothing(host, commit):
     plan = make_plan(commit, Unreachable("host", 1.0, "no answer"), {}, PATIENCE)
     assert plan.actions == ()
-    assert all(v.health.phase is Phase.UNKNOWN for v in plan.verdicts.values())
+    assert all(v.health.phase is HealthStatus.UNKNOWN for v in plan.verdicts.values())
 
 
 @given(hosts, histories)
@@ -415,7 +415,7 @@ def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unre
     plan = host.converge(replace(last, cordon=CORDONED, unreadable=broken), passes=2000)
     assert not host.replicas
     assert not [one for one in host.log[began:] if isinstance(one, Start | AskPreflight)]
-    assert {verdict.health.phase for verdict in plan.verdicts.values()} <= {Phase.SUSPENDED}
+    assert {verdict.health.phase for verdict in plan.verdicts.values()} <= {HealthStatus.SUSPENDED}
     assert {key: owned.promoted for key, owned in host.owned.items()} == promoted
     host.converge(last, passes=2000)
     # Where not all had room before, another one of them may have it now.

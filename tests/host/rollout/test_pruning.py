@@ -18,8 +18,8 @@ from reconciler.model import (
     Plan,
     Reason,
     ServiceId,
+    ServicePlan,
     Sync,
-    Verdict,
 )
 from reconciler.report.convergence import judge
 from reconciler.report.diff import state_diff
@@ -202,7 +202,7 @@ def test_service_known_by_its_route_alone_is_shown_when_kept() -> None:
 MARK = Reason("Marked", "why-7f3a", Origin("hosts/a/mark.yaml", 77))
 
 
-def worlds() -> dict[str, tuple[DesiredState, Verdict]]:
+def worlds() -> dict[str, tuple[DesiredState, ServicePlan]]:
     """One world for each place where a plan, or what it was made from, can hold a reason."""
     fine, off = verdict(), replace(verdict(), health=replace(HEALTHY, reason=MARK))
     sound = desired()

@@ -11,9 +11,9 @@ from reconciler.model import (
     Desired,
     Drain,
     Fit,
+    HealthStatus,
     NoteCrash,
     Origin,
-    Phase,
     Preflight,
     Promote,
     Reason,
@@ -49,9 +49,9 @@ def test_the_first_rollout_takes_every_step_in_order():
         "EnsureProxy",
         "SetRoutes",  # the service exists and answers 503 until something is ready
         "AskPreflight",
-        "Own",
+        "TakeOwnership",
         "Start",
-        "Admit",
+        "MarkReady",
         "SetRoutes",
         "Promote",
     ]
@@ -119,7 +119,7 @@ def test_nothing_is_stopped_for_a_successor_that_would_not_fit():
     assert not [a for a in host.log[since:] if isinstance(a, Drain | Stop)]
     assert verdict.blocked[0].message == "needs 4.0 GiB, this host has 2.0 GiB"
     assert verdict.blocked[0].origin == commit.services[0].origin
-    assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, Phase.HEALTHY)
+    assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, HealthStatus.HEALTHY)
 
 
 def test_a_blocked_service_names_the_holders_of_gpus_and_starts_when_one_is_free():
@@ -138,7 +138,7 @@ def test_a_host_without_gpus_blocks_with_every_reason_and_the_gpu_first():
     blocked = wanted("a", "good1", gpus=1, blocked=(Reason("NoEngine", "no interpreter"),))
     verdict = next(iter(host.converge(state(blocked)).verdicts.values()))
     assert [r.message for r in verdict.blocked] == ["needs 1 nvidia.com/gpu, this host has 0", "no interpreter"]
-    assert verdict.health.phase is Phase.MISSING
+    assert verdict.health.phase is HealthStatus.MISSING
     assert not host.replicas
 
 
@@ -345,7 +345,7 @@ def test_what_certainly_does_not_fit_in_memory_is_blocked_before_anything_is_sto
     verdict = next(iter(host.converge(commit).verdicts.values()))
     assert [reason.code for reason in verdict.blocked] == ["DoesNotFit"]
     assert verdict.blocked[0].message == "its weights alone take 30.0 GiB"
-    assert (verdict.rejected, verdict.health.phase) == (None, Phase.HEALTHY)
+    assert (verdict.rejected, verdict.health.phase) == (None, HealthStatus.HEALTHY)
     assert not [a for a in host.log[since:] if isinstance(a, Drain | Stop | Start)]
     # Nothing is held against the digest: with a larger GPU it goes on.
     host.preflights["good2-a"] = Preflight(parsed="x", fit=Fit("weights 30.0"))
@@ -362,7 +362,7 @@ def test_what_cannot_start_here_is_blocked_before_anything_is_stopped():
     host.blockers["good2-a"] = GONE
     commit = state(wanted("a", "good2"))
     verdict = next(iter(host.converge(commit).verdicts.values()))
-    assert (verdict.blocked, verdict.rejected, verdict.health.phase) == (GONE, None, Phase.HEALTHY)
+    assert (verdict.blocked, verdict.rejected, verdict.health.phase) == (GONE, None, HealthStatus.HEALTHY)
     assert not host.log[since:], "nothing is asked, drained or started"
     host.blockers.clear()
     host.converge(commit)
@@ -388,7 +388,7 @@ def test_an_engine_without_a_verdict_is_asked_again_and_waited_for_by_nobody():
     host.blockers["good1-a"] = (failed,)
     plan = make_plan(state(wanted("a", "good1")), host.observe(), {}, PATIENCE)
     verdict = next(iter(plan.verdicts.values()))
-    assert (verdict.blocked, verdict.step, verdict.health.phase) == ((failed,), "", Phase.MISSING)
+    assert (verdict.blocked, verdict.step, verdict.health.phase) == ((failed,), "", HealthStatus.MISSING)
     assert [type(action) for action in plan.actions if isinstance(action, AskPreflight)] == [AskPreflight]
     assert plan.look_again_at is not None
 
@@ -518,7 +518,7 @@ def test_a_crash_after_promotion_restarts_at_once_and_repeated_ones_back_off():
     for _ in range(10):
         host.step(commit)
     verdict = next(iter(host.step(commit).verdicts.values()))
-    assert (verdict.health.phase, verdict.health.reason.code) == (Phase.DEGRADED, "CrashLoop")
+    assert (verdict.health.phase, verdict.health.reason.code) == (HealthStatus.DEGRADED, "CrashLoop")
     assert verdict.rejected is None
 
 
@@ -573,7 +573,7 @@ def test_while_files_are_fetched_the_old_serves_and_the_step_tells_the_bytes():
     host.step(commit)
     verdict = next(iter(host.step(commit).verdicts.values()))
     assert verdict.step == "staging: s3://bucket/a, 50 bytes of 100 bytes"
-    assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, Phase.HEALTHY)
+    assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, HealthStatus.HEALTHY)
     assert host.serving("a")
 
 
@@ -600,7 +600,7 @@ def test_a_model_that_is_not_there_blocks_its_service_and_leaves_the_old_one_alo
         host.now += 0.5
     assert [(r.code, r.message) for r in verdict.blocked] == [("StagingFailed", "s3://gone/a: it is down")]
     assert kinds(host, since) == ["Stage"]
-    assert verdict.health.phase is Phase.HEALTHY
+    assert verdict.health.phase is HealthStatus.HEALTHY
     assert not host.quarantines
 
 
@@ -611,7 +611,7 @@ def test_an_image_is_pulled_before_the_engine_is_asked_and_before_anything_is_st
     commit = state(wanted("a", "good2", uri="s3://bucket/a"))
     host.step(commit)
     verdict = next(iter(host.step(commit).verdicts.values()))
-    assert verdict.health.phase is Phase.HEALTHY
+    assert verdict.health.phase is HealthStatus.HEALTHY
     host.converge(commit)
     order = kinds(host, since)
     assert {*order[:2]} == {"Stage", "StageImage"}, "both at once"
@@ -629,7 +629,7 @@ def test_an_image_that_no_registry_has_blocks_its_service_and_leaves_the_old_one
         host.now += 0.5
     assert [(r.code, r.message) for r in verdict.blocked] == [("ImagePullFailed", "image a:goodgone: manifest unknown")]
     assert kinds(host, since) == ["StageImage"]
-    assert verdict.health.phase is Phase.HEALTHY
+    assert verdict.health.phase is HealthStatus.HEALTHY
     assert not host.quarantines
 
 
@@ -664,7 +664,7 @@ def test_a_service_that_git_stops_is_drained_ended_and_suspended_and_comes_back(
     plan = host.converge(state(wanted("a", "good1", replicas=0)))
     verdict = next(iter(plan.verdicts.values()))
     assert [kind for kind in kinds(host, since) if kind in ("Drain", "Stop", "Remove")] == ["Drain", "Stop", "Remove"]
-    assert (verdict.sync, verdict.health.phase) == (Sync.SYNCED, Phase.SUSPENDED)
+    assert (verdict.sync, verdict.health.phase) == (Sync.SYNCED, HealthStatus.SUSPENDED)
     assert not host.replicas
     host.converge(commit)
     assert len(host.serving("a")) == 1

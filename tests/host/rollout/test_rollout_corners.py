@@ -8,7 +8,6 @@ import pytest
 
 from reconciler.host.plan import make_plan
 from reconciler.model import (
-    Adopt,
     AskPreflight,
     Drain,
     NoteCrash,
@@ -16,6 +15,7 @@ from reconciler.model import (
     Preflight,
     Quarantine,
     Reason,
+    Reattach,
     Reject,
     Restart,
     ServiceId,
@@ -184,7 +184,7 @@ def test_a_replica_that_was_restarted_goes_on_once_it_answers(how: Restart):
     assert not host.routes[A].stable, "nobody is sent to who cannot answer"
     assert f"starting good1-a-0: {how}" in host.step(commit).verdicts[A].step
     host.converge(commit)
-    assert [type(action) for action in host.log[since:] if isinstance(action, Adopt | Start | Stop)] == [Adopt]
+    assert [type(action) for action in host.log[since:] if isinstance(action, Reattach | Start | Stop)] == [Reattach]
     assert len(host.serving("a")) == 1
     assert len(host.owned[A].crashes) == (how is Restart.CRASHED)
 

@@ -17,7 +17,7 @@ import pytest
 from reconciler.config.settings import Routing
 from reconciler.errors import Retryable
 from reconciler.host.routing import admin_socket, watch
-from reconciler.host.routing.admin import Refused
+from reconciler.host.routing.admin import RefusedRequests
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.host.routing.process import find, spawn
 from reconciler.host.routing.watch import ProxyWatch, does_answer
@@ -234,4 +234,4 @@ def test_refused_requests_are_counted_by_service(proxy: EnvoyProxy, tiny: Backen
     assert ask(port, "/prod/empty/v1/x", {}).status == 503
     assert ask(port, "/v1/completions", BODY).status == 200
     assert ask(port, "/v1/completions", {"model": "nothing"}).status == 404
-    assert proxy.refused() == Refused({"demo/empty": 4, "prod/empty": 1}, closed_paths=0)
+    assert proxy.refused() == RefusedRequests({"demo/empty": 4, "prod/empty": 1}, closed_paths=0)

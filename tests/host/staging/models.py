@@ -9,7 +9,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.config.settings import Storage
+from reconciler.config.settings import StorageSettings
 from reconciler.host.staging.fetcher import FetchProcess
 from reconciler.host.staging.stager import Stager
 from reconciler.model import EnvVar, Fetch, Mount, Origin, ServiceId, Stage, Staging, StorageFile
@@ -34,7 +34,7 @@ class Models:
     def open(self) -> Stager:
         """Another daemon takes over."""
         fetcher = FetchProcess(self.python)
-        stager = Stager(Storage(), self.folder, fetcher, lambda: SecretStore(self._secrets), self.woken.set)
+        stager = Stager(StorageSettings(), self.folder, fetcher, lambda: SecretStore(self._secrets), self.woken.set)
         stager.subscribe()
         return stager
 

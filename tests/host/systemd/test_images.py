@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.engines.images import full_name
-from reconciler.engines.launch import Question
+from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import SCRIPTS, key_of
 from reconciler.host.systemd import images, journal, podman
 from reconciler.host.systemd.container import names
@@ -16,7 +16,7 @@ from reconciler.host.systemd.images import Images, is_refusal, pull_words
 from reconciler.host.systemd.preflight import contained
 from reconciler.model import Fetch, Staging
 
-ASKED = Question(
+ASKED = PreflightQuestion(
     Path("python3"),
     ("--model", "/m"),
     (0, 1),
@@ -163,5 +163,5 @@ def test_an_engine_is_asked_in_its_image_and_nowhere_else() -> None:
 
 
 def test_another_image_of_the_same_name_is_asked_again() -> None:
-    other = Question(ASKED.python, ASKED.argv, ASKED.indices, ASKED.env, ASKED.paths, image="cd34")
+    other = PreflightQuestion(ASKED.python, ASKED.argv, ASKED.indices, ASKED.env, ASKED.paths, image="cd34")
     assert key_of(other) != key_of(ASKED)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings
 from reconciler.engines.arguments import ends_tls
 from reconciler.engines.environment import Folders
 from reconciler.engines.launch import launch
@@ -115,7 +115,7 @@ def running(python: Path, model: Path, folder: Path, *args: str, **options: Any)
     for name in ("home", "tmp"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     port = options.pop("port", None)
-    engine = Engine(image="*", python=python)
+    engine = EngineSettings(image="*", python=python)
     place = tempfile.mkdtemp(prefix="r-", dir="/tmp")
     folders = Folders(str(folder / "home"), str(folder / "tmp"), socket="" if port else f"{place}/http.sock")
     paths = {"/mnt/models": str(model)}

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reconciler.host.staging.download.failures import Refused
+from reconciler.host.staging.download.failures import DownloadRefused
 from reconciler.host.staging.download.landlock import restrict_writes
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -55,7 +55,7 @@ def confine(temporary: Path, *folders: Path) -> None:
     def look(event: str, arguments: tuple[Any, ...]) -> None:
         for path in _changed(event, arguments):
             if not _is_below(path, own):
-                raise Refused("UnsafePath", f"{path!a}: would lie outside of the model's folder")
+                raise DownloadRefused("UnsafePath", f"{path!a}: would lie outside of the model's folder")
 
     sys.addaudithook(look)
 

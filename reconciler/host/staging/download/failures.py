@@ -21,7 +21,7 @@ class DownloadFailed(Exception):
         self.code = code
 
 
-class Refused(DownloadFailed):
+class DownloadRefused(DownloadFailed):
     """The source answered, and it was no: trying again soon helps nobody."""
 
     refused = True
@@ -32,7 +32,7 @@ MOST_FILES = 50_000
 
 
 def too_many_files(what: str) -> DownloadFailed:
-    return Refused("TooManyFiles", f"{what}: holds more than {MOST_FILES:,} files; a model has fewer")
+    return DownloadRefused("TooManyFiles", f"{what}: holds more than {MOST_FILES:,} files; a model has fewer")
 
 
 def disk_full(what: str) -> DownloadFailed:
@@ -42,11 +42,11 @@ def disk_full(what: str) -> DownloadFailed:
 def failure_of_status(status: int, what: str) -> DownloadFailed:
     """What an HTTP status means."""
     if status in (401, 403):
-        return Refused("AccessDenied", f"{what}: access denied ({status}); check the credentials")
+        return DownloadRefused("AccessDenied", f"{what}: access denied ({status}); check the credentials")
     if status in (404, 410):
-        return Refused("NotFound", f"{what}: not found ({status})")
+        return DownloadRefused("NotFound", f"{what}: not found ({status})")
     if 400 <= status < 500 and status not in _PASSING:
-        return Refused("SourceRefused", f"{what}: the source refused ({status})")
+        return DownloadRefused("SourceRefused", f"{what}: the source refused ({status})")
     return DownloadFailed("SourceFailed", f"{what}: the source failed ({status})")
 
 

@@ -19,7 +19,7 @@ import urllib3.exceptions
 
 from reconciler.host.staging.download.archive import TAR, ZIP
 from reconciler.host.staging.download.checksums import Checksum, Nothing, WholeFile
-from reconciler.host.staging.download.failures import DownloadFailed, Refused, failure_of_status
+from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused, failure_of_status
 from reconciler.host.staging.download.transfer import RemoteFile
 from reconciler.model.model_sources import shown
 
@@ -110,7 +110,7 @@ class HttpSource:
     def _name(self) -> str:
         name = unquote(urlsplit(self._uri).path).rsplit("/", 1)[-1]
         if not name:
-            raise Refused("NotFound", f"{self._shown}: names no file")
+            raise DownloadRefused("NotFound", f"{self._shown}: names no file")
         return name
 
     def _check_type(self, given: str) -> None:
@@ -120,7 +120,7 @@ class HttpSource:
         expected = _EXPECTED.get(kind or "", _OTHER)
         if not given.startswith(expected):
             text = f"{self._shown}: answers with Content-Type {given or 'nothing'}, not with {' or '.join(expected)}"
-            raise Refused("UnexpectedType", text)
+            raise DownloadRefused("UnexpectedType", text)
 
 
 def _check_redirect(from_: str, to: str) -> None:
@@ -130,7 +130,7 @@ def _check_redirect(from_: str, to: str) -> None:
     """
     if reached := _inner(to) - _inner(from_):
         text = f"{shown(from_)}: redirects to {urlsplit(to).hostname}, which is {reached.pop()} of this host"
-        raise Refused("UnsafeRedirect", text)
+        raise DownloadRefused("UnsafeRedirect", text)
 
 
 def _inner(url: str) -> set[str]:
@@ -151,7 +151,7 @@ def _headers(host: str) -> dict[str, str]:
     try:
         found = json.loads(os.environ.get(f"{host}-headers", "{}"))
     except ValueError:
-        raise Refused("InvalidSettings", f"{host}: the headers in its Secret are not JSON") from None
+        raise DownloadRefused("InvalidSettings", f"{host}: the headers in its Secret are not JSON") from None
     return {str(name): str(value) for name, value in found.items()}
 
 

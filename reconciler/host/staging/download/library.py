@@ -19,7 +19,7 @@ from typing import Any
 from kserve_storage.kserve_storage import Storage
 
 from reconciler.host.staging.download.checksums import WholeFile
-from reconciler.host.staging.download.failures import DownloadFailed, Refused, explained_disk, failure_of_status
+from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused, explained_disk, failure_of_status
 from reconciler.host.staging.download.progress import Progress
 from reconciler.model.model_sources import is_git, scheme_of, shown
 
@@ -61,7 +61,7 @@ def _run(uri: str, work: Path, said: str) -> None:
         raise
     except ImportError as error:
         text = f"{said}: the interpreter that fetches models lacks {error.name}; install it there"
-        raise Refused("NoLibrary", text) from None
+        raise DownloadRefused("NoLibrary", text) from None
     except OSError as error:
         if error.errno is not None and not isinstance(error, ConnectionError):
             raise
@@ -77,11 +77,11 @@ def _failure(error: Exception, said: str) -> DownloadFailed:
     response = getattr(error.__cause__, "response", None)
     status = getattr(response, "status_code", None)
     if scheme_of(said) == "hf" and (status in _DENIED or any(word in str(error).lower() for word in _CLOSED)):
-        return Refused("AccessDenied", f"{said}: {_GATED}")
+        return DownloadRefused("AccessDenied", f"{said}: {_GATED}")
     if isinstance(status, int) and status >= 400:
         return failure_of_status(status, said)
     if any(word in str(error).lower() for word in _REFUSED):
-        return Refused("SourceRefused", f"{said}: {error}")
+        return DownloadRefused("SourceRefused", f"{said}: {error}")
     return DownloadFailed("SourceFailed", f"{said}: {error}")
 
 

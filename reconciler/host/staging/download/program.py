@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from reconciler.host.staging.download.confined import close_memory, confine
-from reconciler.host.staging.download.failures import DownloadFailed, Refused
+from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused
 from reconciler.host.staging.download.progress import Progress
 from reconciler.host.staging.download.request import Order, enter, leave, read_order
 from reconciler.host.staging.state import HOME
@@ -63,7 +63,7 @@ def _fetch(order: Order, progress: Progress) -> str:
             f"{sys.executable} has no kserve-storage ({error}); install vllm-reconciler[storage] there, or name an "
             "interpreter that has it in targets[].storage.python"
         )
-        raise Refused("NoLibrary", text) from None
+        raise DownloadRefused("NoLibrary", text) from None
     # Late: without kserve-storage they cannot be imported either.
     from reconciler.host.staging.download import archive, library
     from reconciler.host.staging.download.seal import seal
@@ -72,7 +72,7 @@ def _fetch(order: Order, progress: Progress) -> str:
         Storage._update_with_storage_spec()
     except (ValueError, TypeError):
         text = "the Secret's entry for this storage, or its parameters, are not JSON of texts"
-        raise Refused("InvalidSettings", text) from None
+        raise DownloadRefused("InvalidSettings", text) from None
     Storage._configure_global_ca_bundle()
     if is_read_by_us(order.uri):
         work, content = _transfer(order, progress)
@@ -85,16 +85,16 @@ def _fetch(order: Order, progress: Progress) -> str:
     else:
         work, content = library.download(order.uri, order.folder, progress)
     if not any(work.iterdir()):
-        raise Refused("NotFound", "there is nothing at its source")
+        raise DownloadRefused("NotFound", "there is nothing at its source")
     seal(work, order.folder / content)
     _tidy(order.folder)
     return content
 
 
 def _transfer(order: Order, progress: Progress) -> tuple[Path, str]:
-    from reconciler.host.staging.download.transfer import Source, Transfer
+    from reconciler.host.staging.download.transfer import FileSource, Transfer
 
-    source: Source
+    source: FileSource
     if scheme_of(order.uri) == "s3":
         from reconciler.host.staging.download.s3 import S3Source
 

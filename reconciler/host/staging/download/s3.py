@@ -18,7 +18,7 @@ from reconciler.host.staging.download.checksums import Checksum, Nothing, PartBy
 from reconciler.host.staging.download.failures import (
     MOST_FILES,
     DownloadFailed,
-    Refused,
+    DownloadRefused,
     failure_of_status,
     too_many_files,
 )
@@ -46,7 +46,7 @@ class S3Source:
         with _explained(self._shown):
             found = self._single() or self._below()
         if not found:
-            raise Refused("NotFound", f"{self._shown}: no model found there")
+            raise DownloadRefused("NotFound", f"{self._shown}: no model found there")
         return found
 
     def read(self, file: RemoteFile, start: int) -> Iterator[bytes]:
@@ -124,22 +124,22 @@ def _explained(what: str) -> Iterator[None]:
     except botocore.exceptions.ClientError as error:
         raise _answer(error, what) from None
     except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError) as error:
-        raise Refused("AccessDenied", f"{what}: {error}") from None
+        raise DownloadRefused("AccessDenied", f"{what}: {error}") from None
     except (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise
         raise DownloadFailed("SourceUnreachable", f"{what}: {error}") from None
     except (ValueError, RuntimeError) as error:
-        raise Refused("InvalidSettings", f"{what}: {error}") from None
+        raise DownloadRefused("InvalidSettings", f"{what}: {error}") from None
 
 
 def _answer(error: botocore.exceptions.ClientError, what: str) -> DownloadFailed:
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
     if code in _CREDENTIALS:
-        return Refused("AccessDenied", f"{what}: {code}; check the credentials")
+        return DownloadRefused("AccessDenied", f"{what}: {code}; check the credentials")
     if status == 412:
         return DownloadFailed("SourceChanged", f"{what}: it was replaced meanwhile; it is fetched anew")
     if code == "NoSuchBucket":
-        return Refused("NotFound", f"{what}: there is no such bucket")
+        return DownloadRefused("NotFound", f"{what}: there is no such bucket")
     return failure_of_status(status, what)

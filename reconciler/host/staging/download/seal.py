@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from reconciler.host.staging.download.failures import Refused
+from reconciler.host.staging.download.failures import DownloadRefused
 from reconciler.system.files import sync_folder
 
 
@@ -30,7 +30,7 @@ def _close(path: Path, root: Path) -> None:
     if path.is_symlink():
         # Not by `resolve`, which raises for a link to itself.
         if not Path(os.path.realpath(path)).is_relative_to(root):
-            raise Refused("UnsafePath", f"{path.name!a}: a link that points outside of the model's folder")
+            raise DownloadRefused("UnsafePath", f"{path.name!a}: a link that points outside of the model's folder")
     elif path.is_file():
         descriptor = os.open(path, os.O_RDONLY)
         try:

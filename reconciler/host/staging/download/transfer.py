@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from reconciler.host.staging.download.checksums import Checksum
-from reconciler.host.staging.download.failures import DownloadFailed, Refused, disk_full, explained_disk
+from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused, disk_full, explained_disk
 from reconciler.host.staging.download.progress import Progress
 from reconciler.host.staging.download.room import free_bytes
 from reconciler.system.files import sync_folder
@@ -36,7 +36,7 @@ class RemoteFile:
     ranged: bool = True
 
 
-class Source(Protocol):
+class FileSource(Protocol):
     """A place that files are read from. Everything raises DownloadFailed."""
 
     def files(self) -> tuple[RemoteFile, ...]:
@@ -52,7 +52,7 @@ class Source(Protocol):
 class Transfer:
     """One model's way into `<content>.partial`."""
 
-    def __init__(self, source: Source, uri: str, folder: Path, progress: Progress) -> None:
+    def __init__(self, source: FileSource, uri: str, folder: Path, progress: Progress) -> None:
         self._source = source
         self._uri = uri
         self._folder = folder
@@ -171,7 +171,7 @@ def _read_again(descriptor: int, checksum: Checksum) -> int:
 def _check_path(path: str) -> None:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\0" in path:
-        raise Refused("UnsafePath", f"{path!a}: a file that would lie outside of the model's folder")
+        raise DownloadRefused("UnsafePath", f"{path!a}: a file that would lie outside of the model's folder")
 
 
 def _content_name(uri: str, files: tuple[RemoteFile, ...]) -> str:
