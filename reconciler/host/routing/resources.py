@@ -91,11 +91,15 @@ def other_models(
 
 
 def all_models(named: Mapping[ServiceId, Collection[str]], new: Collection[ServiceId] = frozenset()) -> Claims:
-    """All that `model` may say. A service's own name is nobody else's, but for one that is `new`."""
-    own, others = accepted_models(named, new), other_models(named, new)
+    """All that `model` may say. A service's own name is nobody else's, but for one that is `new`.
+
+    `namespace/name` is that service's even then: its requests may not reach a replica of others.
+    """
+    own, others, whole = accepted_models(named, new), other_models(named, new), set(map(str, named))
     kept = {
         model: sharing
         for model, sharing in others.items()
+        if model not in whole
         if model not in own or (new and set(own[model]) <= set(new) and not set(sharing) <= set(new))
     }
     return Claims({model: sharing for model, sharing in own.items() if model not in kept}, kept)

@@ -37,7 +37,8 @@ def tables(draw: st.DrawFn) -> tuple[ServiceRoute, ...]:
         cut = draw(st.integers(0, len(seats)))
         percent = draw(st.integers(0, 100))
         timeout = draw(st.none() | st.floats(0.1, 100))
-        names = [tuple(draw(st.lists(labels, unique=True, max_size=2))) for _ in "ab"]
+        claims = labels | st.sampled_from(services).map(str)
+        names = [tuple(draw(st.lists(claims, unique=True, max_size=2))) for _ in "ab"]
         more = {"left_at": draw(st.none() | st.just(1.0)), "is_new": draw(st.booleans())}
         more |= {"model_names": names[0], "canary_names": names[1]}
         routes.append(ServiceRoute(owner, tuple(seats[:cut]), tuple(seats[cut:]), percent, timeout, **more))
@@ -50,6 +51,16 @@ def test_what_is_written_is_read_back(table: tuple[ServiceRoute, ...]) -> None:
     assert set(load_routes(dump_routes(table))) == set(table)
     members = members_of(table)
     assert read_members(json.loads(json.dumps(endpoint_table(members)))) == members
+
+
+@few
+@given(tables())
+def test_whole_name_of_a_service_leads_to_no_other(table: tuple[ServiceRoute, ...]) -> None:
+    here = [each for each in table if each.left_at is None]
+    models = models_of(*here)
+    for each in here:
+        alone = replace(each, model_names=(), canary_names=())
+        assert models[str(each.service)] == models_of(alone)[str(each.service)]
 
 
 @few
