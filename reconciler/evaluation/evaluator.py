@@ -69,6 +69,13 @@ class Evaluator:
             self._known = known = (snapshot, Evaluated(wanted, secrets, self._secrets.seen_stamps))
         return known[1]
 
+    def unread(self) -> set[tuple[str, str]]:
+        """Path and object id of the files looked at last that nothing is remembered of: another revision may read them.
+
+        What a kustomization does not list is such a file, until that is deleted.
+        """
+        return self._files.unread(self._read[1]) if self._read else set()
+
     def _tell_bugs(self) -> None:
         """Each document, Secret or service once per change of it. In a worker, the daemon's log is written to this."""
         read = (f"{bug.subject}: {bug.traceback}" for bug in (*self._files.bugs, *self._secrets.bugs))

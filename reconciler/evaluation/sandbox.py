@@ -261,13 +261,13 @@ class Sandbox:
 
     def _understood(self, worker: _Worker, snapshot: Snapshot, said: bytes) -> dict[str, Evaluated]:
         try:
-            found = load_answers(said, snapshot.revision, worker.said)
+            found, unread = load_answers(said, snapshot.revision, worker.said)
         except Exception as error:
             # Only a worker that is not itself any more says such a thing.
             self._end()
             raise NotUnderstood(_sentence(snapshot, f"the answer about it is not to be believed: {error}")) from None
         worker.said = found
-        worker.files = frozenset((each.path, each.oid) for each in snapshot.files)
+        worker.files = frozenset((each.path, each.oid) for each in snapshot.files) - unread
         return found
 
     def _why_it_ended(self, snapshot: Snapshot) -> Exception:

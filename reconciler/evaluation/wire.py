@@ -11,7 +11,7 @@ import pickle
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
@@ -85,17 +85,22 @@ def load_request(data: bytes) -> Snapshot:
     return replace(cast(Snapshot, snapshot), files=tuple(File(*each) for each in files))
 
 
-def dump_answers(now: Mapping[str, Evaluated], before: Mapping[str, Evaluated]) -> bytes:
-    """The answers for all targets, by name."""
+def dump_answers(
+    now: Mapping[str, Evaluated], before: Mapping[str, Evaluated], unread: Collection[tuple[str, str]] = ()
+) -> bytes:
+    """The answers for all targets, by name, and files whose contents the worker does not know afterwards."""
     answers = {name: _answer(each, before.get(name)) for name, each in now.items()}
     plain = {name: (each.services, each.changed, each.secrets, each.stamps) for name, each in answers.items()}
-    return pickle.dumps(plain, 5)
+    return pickle.dumps((plain, tuple(unread)), 5)
 
 
-def load_answers(data: bytes, revision: str, before: Mapping[str, Evaluated]) -> dict[str, Evaluated]:
+def load_answers(
+    data: bytes, revision: str, before: Mapping[str, Evaluated]
+) -> tuple[dict[str, Evaluated], frozenset[tuple[str, str]]]:
     """The inverse of `dump_answers`, with the same `before`. Raises UnpicklingError for what may not be there."""
-    found: dict[str, tuple[Any, ...]] = _Unpickler(io.BytesIO(data)).load()
-    return {name: _joined(EvaluationDelta(*each), name, revision, before.get(name)) for name, each in found.items()}
+    found, unread = cast(tuple[dict[str, tuple[Any, ...]], Any], _Unpickler(io.BytesIO(data)).load())
+    joined = {name: _joined(EvaluationDelta(*each), name, revision, before.get(name)) for name, each in found.items()}
+    return joined, frozenset(unread)
 
 
 def _answer(now: Evaluated, before: Evaluated | None) -> EvaluationDelta:

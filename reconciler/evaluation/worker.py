@@ -83,7 +83,8 @@ def answer(told: socket.socket, orders: Orders) -> None:
         try:
             snapshot = load_request(data)
             now = {name: each.look(snapshot) for name, each in evaluators.items()}
-            said = b"+" + dump_answers(now, before)
+            unread = {each for evaluator in evaluators.values() for each in evaluator.unread()}
+            said = b"+" + dump_answers(now, before, unread)
         except MemoryError:
             raise
         except OSError as error:

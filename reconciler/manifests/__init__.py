@@ -89,6 +89,10 @@ class ManifestCache:
         # Of documents that could not be read since somebody looked here: for the log.
         self.bugs: list[Bug] = []
 
+    def unread(self, snapshot: Snapshot) -> set[tuple[str, str]]:
+        """Path and object id of files that were not read, and are not known."""
+        return {(file.path, file.oid) for file in snapshot.files} - self._files.keys()
+
     def read(self, snapshot: Snapshot, roots: Iterable[str] = ("",)) -> list[Manifests]:
         """The manifests of each file below the roots; forgets the files that are not among these."""
         known, now = self._files, dict[tuple[str, str], Manifests]()

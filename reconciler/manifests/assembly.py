@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,8 @@ _HOSTS = ("Host", "Cluster")
 _HOST_FILES = ("host.yaml", "cluster.yaml")
 _INSTALL = "install kustomize or kubectl on this host, then restart the daemon"
 _MOST_BUILDS = 200
+# Of all builds of one reading: a revision that is never read to its end would keep all others from being followed.
+_MOST_SECONDS = 120.0
 Read = Callable[[File], Manifests]
 
 
@@ -27,6 +30,8 @@ class Builds:
     known: dict[tuple[tuple[str, str], ...], Manifests] = field(default_factory=dict)
     # Files that were read as they are for one overlay, and need not be for another.
     listed: set[str] = field(default_factory=set)
+    # What building took in this reading.
+    seconds: float = 0.0
 
 
 def assemble(
@@ -42,7 +47,7 @@ def assemble(
     layout = lay_out(mine, {file.path: file for file in supporting}, tuple(roots), refused)
     if layout.overlays and builds.program is None:
         builds.program = find_program()
-    before, builds.known, builds.listed = builds.known, {}, set()
+    before, builds.known, builds.listed, builds.seconds = builds.known, {}, set(), 0.0
     for path in mine:
         if path in layout.overlays:
             yield path, _without_hosts(_of_overlay(layout.overlays[path], read, builds, before))
@@ -72,8 +77,19 @@ def _of_overlay(
         if len(builds.known) >= _MOST_BUILDS:
             text = f"not built: there are {_MOST_BUILDS} others that are; list folders in one kustomization"
             return _unusable(Reason(NOT_BUILT, text, Origin(overlay.top.file, 1)))
-        builds.known[key] = before.get(key) or _built(overlay, builds.program)
+        if key not in before and builds.seconds > _MOST_SECONDS:
+            text = f"not built: those before it took {builds.seconds:.0f} s; make them smaller, or list fewer objects"
+            return _unusable(Reason(NOT_BUILT, text, Origin(overlay.top.file, 1)))
+        builds.known[key] = before.get(key) or _timed(overlay, builds.program, builds)
     return builds.known[key]
+
+
+def _timed(overlay: Overlay, program: Program, builds: Builds) -> Manifests:
+    begun = time.monotonic()
+    try:
+        return _built(overlay, program)
+    finally:
+        builds.seconds += time.monotonic() - begun
 
 
 def _listing(overlay: Overlay) -> Reason:

@@ -12,8 +12,10 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +32,9 @@ _SECONDS = 25.0
 _MUCH_SECONDS = 5.0
 _LONGEST = 8 << 20
 _LONGEST_WORDS = 400
+_PREFIX = "reconciler-kustomize-"
+# Of prctl(2).
+_DEATH_SIGNAL = 1
 # Of unshare(2).
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
 _UNWRITABLE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
@@ -81,12 +86,23 @@ def build(program: Program, folder: str, files: Iterable[File]) -> bytes:
 
     Raises BuildFailed; OSError where this machine is to blame.
     """
-    with tempfile.TemporaryDirectory(prefix="reconciler-kustomize-") as scratch:
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as scratch:
         for file in files:
             _write(Path(scratch, TREE, file.path), file)
         top = f"resources: [{_quoted(f'{TREE}/{folder}'.rstrip('/'))}]\nbuildMetadata: [originAnnotations]\n"
         Path(scratch, _OWN).write_text(top)
         return _run(program, scratch)
+
+
+def _sweep() -> None:
+    """Folders of those that were killed while they built: whoever evaluates a revision may be at any time."""
+    oldest = time.time() - 2 * _SECONDS
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        with suppress(OSError, ValueError):
+            builder, info = int(folder.name.removeprefix(_PREFIX).partition("-")[0]), folder.lstat()
+            if info.st_uid == os.geteuid() and info.st_mtime < oldest and not Path(f"/proc/{builder}").exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(path: Path, file: File) -> None:
@@ -142,11 +158,16 @@ def _too_long(program: Program, computed: float) -> Exception:
 
 
 def _without_network() -> Callable[[], None]:
-    """A network of its own with nothing in it, where the kernel gives one: else only what was refused before counts."""
-    unshare = ctypes.CDLL(None).unshare
+    """A network of its own with nothing in it, where the kernel gives one: else only what was refused before counts.
+
+    It does not outlive us either.
+    """
+    libc = ctypes.CDLL(None)
+    unshare, prctl = libc.unshare, libc.prctl
     attempts = (_NEW_NETWORK, _NEW_USER | _NEW_NETWORK)
 
     def leave() -> None:
+        prctl(_DEATH_SIGNAL, signal.SIGKILL)
         any(unshare(flags) == 0 for flags in attempts)
 
     return leave

@@ -185,7 +185,7 @@ def test_answer_can_become_nothing_but_our_own_data():
     with pytest.raises(pickle.UnpicklingError, match="may not hold a posix"):
         load_answers(pickle.dumps({"box": Evil()}), "r", {})
     state = DesiredState("box", "r", ())
-    assert load_answers(dump_answers({"box": Evaluated(state, NO_SECRETS)}, {}), "r", {})["box"].desired == state
+    assert load_answers(dump_answers({"box": Evaluated(state, NO_SECRETS)}, {}), "r", {})[0]["box"].desired == state
 
 
 # ---------------------------------------------------------------- deaths

@@ -153,6 +153,39 @@ def test_worker_of_a_daemon_builds_every_revision(kubectl: str, repository: Repo
         sandbox.close()
 
 
+ALIASES = "\n".join(
+    [
+        "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]",
+        *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 5)),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    "covering",
+    [
+        {"hosts/box/kustomization.yaml": "resources: [\n"},
+        {"hosts/box/kustomization.yaml": "namePrefix: a-\nresources: [missing.yaml]\n"},
+        pytest.param({f"hosts/box/a{each}.yaml": ALIASES for each in range(5)}, marks=pytest.mark.slow),
+    ],
+)
+def test_file_that_was_not_read_is_not_empty_in_the_next_revision(
+    covering: dict[str, str], repository: Repository
+) -> None:
+    """The worker is not told again what it knows, and knows only what it read."""
+    sandbox = Sandbox((TARGET,))
+    plain = {"runtimes/vllm.yaml": RUNTIME, "hosts/box/host.yaml": HOST, "hosts/box/chat.yaml": SERVICE}
+    try:
+        (before,) = sandbox.target("box").evaluate(commit(repository, plain)).services
+        covered = sandbox.target("box").evaluate(commit(repository, covering))
+        assert (covered.services, bool(covered.unreadable)) == ((), True)
+        for name in covering:
+            (repository.path / name).unlink()
+        assert sandbox.target("box").evaluate(commit(repository, {})).services == (before,)
+    finally:
+        sandbox.close()
+
+
 def test_change_without_a_program_is_unusable_and_prunes_nothing(no_program: None, repository: Repository) -> None:
     state = desired(commit(repository, TREE))
     assert state.services == ()
@@ -381,6 +414,39 @@ def test_build_that_takes_too_much_is_a_fault_of_its_files(
         script.chmod(0o755)
         (reason,) = desired(snapshot).unreadable
         assert why in reason.message
+
+
+def test_builds_of_one_revision_end_together(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, tmp_path: Path
+) -> None:
+    script = tmp_path / "kustomize"
+    monkeypatch.setattr("reconciler.manifests.assembly.find_program", lambda: Program(str(script), ()))
+    monkeypatch.setattr("reconciler.manifests.assembly._MOST_SECONDS", 0.0)
+    script.write_text("#!/bin/sh\nexit 3\n")
+    script.chmod(0o755)
+    files = {f"hosts/box/{name}/kustomization.yaml": "namePrefix: a-\nresources: [a.yaml]\n" for name in "ab"}
+    files |= {f"hosts/box/{name}/a.yaml": SERVICE for name in "ab"}
+    cache = ManifestCache()
+    first, second = look(commit(repository, files), cache).errors
+    assert "it failed without a word" in first.message
+    assert "not built: those before it took 0 s" in second.message
+    assert second.origin
+    assert second.origin.file == "hosts/box/b/kustomization.yaml"
+
+
+def test_folders_of_killed_builds_are_swept(
+    kubectl: str, repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    gone = subprocess.Popen(["/bin/true"])
+    gone.wait()
+    left = [tmp_path / f"reconciler-kustomize-{each}-x" for each in (gone.pid, os.getpid(), "mine")]
+    for folder in left:
+        folder.mkdir()
+        (folder / "secret.yaml").touch()
+        os.utime(folder, (1, 1))
+    assert services(look(commit(repository, TREE)))
+    assert [folder.exists() for folder in left] == [False, True, True]
 
 
 @pytest.mark.slow
