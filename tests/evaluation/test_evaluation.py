@@ -609,7 +609,7 @@ def test_daemon_that_waits_for_a_revision_to_be_read_counts_as_alive(tmp_path: P
 
 VALIDATE = """
 import sys
-from reconciler import process_limits
+from reconciler.system import process_limits
 setattr(process_limits, sys.argv[1], float(sys.argv[2]) if "." in sys.argv[2] else int(sys.argv[2]))
 from reconciler.cli import run
 sys.exit(run(["validate", sys.argv[3]]))
