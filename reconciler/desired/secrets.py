@@ -37,10 +37,11 @@ class Keyring:
     """A document in git that may be one of them."""
 
     def lacks(self, ref: SecretRef) -> bool:
-        """Does it stand in the way? A Secret that may be missing does where nobody can tell that it is."""
-        if self.closed or is_there(ref, self.namespace, self.store):
-            return bool(self.closed)
-        return not ref.optional or self.may_hold(ref.secret)
+        """Does it stand in the way? A Secret that may be missing does where it is there and not for this service.
+
+        One that is refused does not: a replica that dies could not come back.
+        """
+        return bool(self.closed) or (not ref.optional and not is_there(ref, self.namespace, self.store))
 
     def may_hold(self, secret: str) -> bool:
         """May a Secret that is not for use be there all the same?"""
@@ -123,7 +124,7 @@ def absent_connection(issue: Issue, origins: Origins, ring: Keyring) -> Reason |
 
 
 def doubtful_connection(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:
-    """The obstacle that a connection may be there, and cannot be used."""
+    """The problem that a connection may be there, and cannot be used: without it, the service is another one."""
     found = _NO_SECRET.search(issue.message) if CONNECTIONS in issue.path else None
     if found is None or not ring.may_hold(found[1]):
         return None

@@ -74,11 +74,12 @@ def _describe(service: Manifest, scene: DesiredContext) -> Desired:
     warnings = (*plain, *disclosed(service))
     errors = [(issue, missing_secret(issue, origins, ring)) for issue in resolved.errors]
     beside = (missing_secret(issue, origins, ring) for issue in resolved.cluster_errors)
-    secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside, *doubtful.values())))
+    secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))
     found = list(deviations(origins, TargetKind.HOST, ALL_FACTS))
     impossible = (each.reason for each in found if each.effect is Effect.REFUSED)
     problems = list(refused_for(key, resolved, scene.refused, scene.world))
     problems += [*(_reason(issue, origins, resolved.pod) for issue, secret in errors if not secret), *impossible]
+    problems += filter(None, doubtful.values())
     if not problems:
         problems += _unsure_of_runtime(service, resolved, runtime, scene)
         problems += unreadable_for(key, resolved, scene.unreadable, scene.world, scene.config_maps)

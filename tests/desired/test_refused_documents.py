@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from reconciler.desired import HOST_MODE, build_desired
 from reconciler.desired.refused import REFUSED
 from reconciler.manifests import read_manifests
-from reconciler.model import Desired, DesiredState, Reason
+from reconciler.model import Desired, DesiredState
 from reconciler.preview import on_cluster
 from reconciler.secrets import SecretSources
 from tests.desired.test_desired import RUNTIME, SERVICE, TARGET, build, codes, snapshot
@@ -264,25 +264,23 @@ def test_kind_of_another_domain_may_have_the_name_of_ours(api_version: str, kind
 
 
 @pytest.mark.parametrize("more", ["labels: {}\n", BROKEN])
-@pytest.mark.parametrize("use", ["optional", "connection"])
-def test_secret_that_is_refused_is_not_taken_for_an_absent_one(use: str, more: str) -> None:
+def test_connection_that_is_refused_is_not_taken_for_an_absent_one(more: str) -> None:
     target = TARGET.model_copy(update={"secrets": TARGET.secrets.model_copy(update={"allow_plaintext": True})})
-    text = SERVICE + "      envFrom: [{secretRef: {name: hub, optional: true}}]\n"
-    if use == "connection":
-        text = SERVICE.replace("  name: chat\n", "  name: chat\n  annotations: {opendatahub.io/connections: hub}\n")
+    text = SERVICE.replace("  name: chat\n", "  name: chat\n  annotations: {opendatahub.io/connections: hub}\n")
     secret = (
         "apiVersion: v1\nkind: Secret\nmetadata: {name: hub, annotations: {opendatahub.io/connection-type: uri}}\n"
-        'stringData: {URI: "file:///models/tiny"}\n'
+        'stringData: {URI: "file:///models/other"}\n'
     )
 
-    def blocked(files: dict[str, str | bytes]) -> tuple[Reason, ...]:
+    def described(files: dict[str, str | bytes]) -> Desired:
         revision = snapshot({"hosts/box/chat.yaml": text, **files})
         manifests = read_manifests(revision)
         store = SecretSources(target, {}).load(manifests)
-        return build_desired(manifests, target, revision, secrets=store).services[0].blocked
+        return build_desired(manifests, target, revision, secrets=store).services[0]
 
-    assert blocked({}) == blocked({"hosts/box/s.yaml": secret}) == ()
-    (reason,) = blocked({"hosts/box/s.yaml": secret + more})
+    assert described({}).spec
+    assert described({"hosts/box/s.yaml": secret}).spec
+    (reason,) = described({"hosts/box/s.yaml": secret + more}).problems
     assert (reason.code, "hosts/box/s.yaml:" in reason.message) == ("MissingSecret", True)
 
 
