@@ -43,7 +43,12 @@ def test_overlay_rolls_out_and_a_broken_one_keeps_what_serves(tmp_path: Path) ->
             assert (reason["file"], reason["line"]) == (FILE, 1)
             rig.write({FILE: PATCH})
             rig.settle()
-        assert rig.pids() == second
+            assert rig.pids() == second
+            # What a kustomization covered was not read: it is read now, and is not taken for empty.
+            rig.write({FILE: "resources: [lost.yaml]\n"})
+            rig.wait("it to be refused", lambda: rig.status()["targets"][0]["unreadable"])  # type: ignore[index]
+            rig.write({FILE: None})
+            rig.settle()
         assert {*codes} == {200}
     finally:
         rig.close()

@@ -45,3 +45,22 @@ def test_refused_runtime_keeps_what_serves_until_it_is_corrected(rig: LightRig) 
     rig.wait("the correction to serve", lambda: before.digest not in {each.digest for each in rig.records()})
     rig.settle()
     rig.ask("plan")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "namespace"), [("demo/tiny.yaml", "next", "default"), ("demo/moved.yaml", "tiny", "prod")]
+)
+def test_service_that_is_renamed_and_refused_at_once_goes_on_as_it_was(
+    rig: LightRig, file: str, name: str, namespace: str
+) -> None:
+    rig.start()
+    rig.settle()
+    before, text = rig.pids(), rig.read("demo/tiny.yaml")
+    renamed = text.replace("  name: tiny\n", f"  name: {name}\n  namespace: {namespace}\n", 1)
+    revision = rig.write({"demo/tiny.yaml": None, file: renamed + "labels: {}\n"})
+    rig.wait("the commit to be followed", lambda: rig.is_applied(revision))
+    kept = (rig.service() or {})["kept"]
+    assert f"{namespace}/{name} may take its place and cannot be used" in kept["message"]
+    assert (rig.pids(), rig.serves_now()) == (before, True)
+    rig.write({file: None})
+    rig.wait("the old one to go", lambda: not rig.pids())
