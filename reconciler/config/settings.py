@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, assert_never
 
 from pydantic import (
     BaseModel,
@@ -283,6 +283,17 @@ class TargetSettings(_Section):
         if info.data.get("kind") == "process" and any(engine.podman for engine in engines):
             raise ValueError("podman: true needs kind: systemd, which keeps the containers")
         return engines
+
+    @property
+    def replica_user(self) -> str | None:
+        """Who runs its replicas; None: whoever runs the daemon."""
+        match self.kind:
+            case "process":
+                return None
+            case "systemd":
+                return self.user
+            case _:
+                assert_never(self.kind)
 
     @property
     def own_path(self) -> str:

@@ -1,16 +1,18 @@
-"""Who does what on a host, by its kind: child processes of ours, or units of systemd, which are imported late.
+"""Everything that depends on a host's kind, made in one place: child processes of ours, or units of systemd.
 
-Who runs child processes needs no D-Bus. Units are named after the target's folder, which a rename does not change.
+What systemd needs is imported late: child processes need no D-Bus. Units are named after the target's folder, which a
+rename does not change.
 """
 
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from reconciler.config import settings as config
+from reconciler.config.settings import TargetSettings
 from reconciler.engines.preflight import Begin, begin_child
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
@@ -23,73 +25,86 @@ from reconciler.host.supervisor import Supervisor
 if TYPE_CHECKING:
     from reconciler.host.systemd.images import Images
 
+PROXY = "proxy"
+"""The folder of a target's proxy, below the target's own."""
 
-def make_supervisor(
-    settings: config.TargetSettings, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...] = ()
-) -> tuple[Supervisor, Spawn]:
-    """Who keeps the replicas, and who starts the proxy. Units see nothing of `closed`."""
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What runs the parts of one host.
+
+    `prepare_shutdown` has a shutdown wait for running requests, and the next boot start the proxy as we would;
+    `remove_proxy` has nothing start the proxy again. Both raise Retryable. `images` is None where nothing runs in a
+    container.
+    """
+
+    supervisor: Supervisor
+    spawn_proxy: Spawn
+    prepare_shutdown: Callable[[], None]
+    remove_proxy: Callable[[], None]
+    fetcher: Fetcher
+    begin_preflight: Begin
+    images: Images | None = None
+
+
+def make_backend(settings: TargetSettings, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...] = ()) -> Backend:
+    """The backend of one host. Units see nothing of `closed`."""
     match settings.kind:
         case "process":
-            return ProcessSupervisor(inventory, gpus), process.spawn
+            return _make_process(settings, inventory, gpus)
         case "systemd":
-            from reconciler.host.systemd.proxy import ProxyUnit
-            from reconciler.host.systemd.supervisor import UnitSupervisor
-            from reconciler.host.systemd.ways import AnyManager
-
-            manager = AnyManager()
-            supervisor = UnitSupervisor(inventory.folder.name, settings.user, inventory, gpus, manager, closed)
-            proxy = ProxyUnit(inventory.folder.name, settings.rollout.shutdown_budget, manager, _memory(settings))
-            return supervisor, proxy.spawn
+            return _make_systemd(settings, inventory, gpus, closed)
         case _:
             assert_never(settings.kind)
 
 
-def _memory(settings: config.TargetSettings) -> int:
-    return bootstrap.MEMORY_FACTOR * bootstrap.full_heap(settings.routing.max_body_bytes)
-
-
-def prepare_shutdown(settings: config.TargetSettings, proxy: Path) -> None:
-    """Have a shutdown wait for running requests, and the next boot start the proxy as we would. Raises Retryable.
-
-    `proxy` is the folder of the proxy.
-    """
-    if settings.kind == "process":
+def _make_process(settings: TargetSettings, inventory: Inventory, gpus: Gpus) -> Backend:
+    return Backend(
+        supervisor=ProcessSupervisor(inventory, gpus),
+        spawn_proxy=process.spawn,
         # Only systemd could wait, and does not know our children.
-        return
+        prepare_shutdown=lambda: None,
+        remove_proxy=lambda: None,
+        fetcher=FetchProcess(_python(settings)),
+        begin_preflight=begin_child,
+    )
+
+
+def _make_systemd(settings: TargetSettings, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...]) -> Backend:
     from reconciler.host.systemd.drain import DrainUnit
-    from reconciler.host.systemd.proxy import ProxyUnit
-    from reconciler.host.systemd.ways import AnyManager
-
-    with closing(AnyManager()) as manager:
-        target, seconds = proxy.parent.name, settings.rollout.shutdown_budget
-        DrainUnit(target, proxy, seconds, manager).ensure()
-        ProxyUnit(target, seconds, manager, _memory(settings)).renew(proxy.absolute(), process.threads())
-
-
-def make_fetcher(settings: config.TargetSettings, folder: Path) -> Fetcher:
-    """Who fetches models."""
-    python = settings.storage.python or Path(sys.executable)
-    if settings.kind == "process":
-        return FetchProcess(python)
     from reconciler.host.systemd.fetch import FetchUnit
+    from reconciler.host.systemd.images import Images
+    from reconciler.host.systemd.preflight import PreflightSandbox
+    from reconciler.host.systemd.proxy import ProxyUnit
+    from reconciler.host.systemd.supervisor import UnitSupervisor
     from reconciler.host.systemd.ways import AnyManager
 
-    return FetchUnit(folder.name, python, AnyManager())
+    folder, seconds = inventory.folder, settings.rollout.shutdown_budget
+    name, proxy_folder = folder.name, folder / PROXY
+    manager = AnyManager()
+    memory = bootstrap.MEMORY_FACTOR * bootstrap.full_heap(settings.routing.max_body_bytes)
+    proxy = ProxyUnit(name, seconds, manager, memory)
+    drain = DrainUnit(name, proxy_folder, seconds, manager)
+
+    def prepare_shutdown() -> None:
+        drain.ensure()
+        proxy.renew(proxy_folder.absolute(), process.threads())
+
+    def remove_proxy() -> None:
+        drain.remove()
+        proxy.remove()
+
+    return Backend(
+        supervisor=UnitSupervisor(name, settings.user, inventory, gpus, manager, closed),
+        spawn_proxy=proxy.spawn,
+        prepare_shutdown=prepare_shutdown,
+        remove_proxy=remove_proxy,
+        # With a connection of its own: fetches and replicas are let go of at different times.
+        fetcher=FetchUnit(name, _python(settings), AnyManager()),
+        begin_preflight=PreflightSandbox(name, settings.user, gpus, closed).begin,
+        images=Images(name, folder / "images") if any(engine.podman for engine in settings.engines) else None,
+    )
 
 
-def make_images(settings: config.TargetSettings, folder: Path) -> Images | None:
-    """Podman's images; None where nothing runs in a container."""
-    if not any(engine.podman for engine in settings.engines):
-        return None
-    from reconciler.host.systemd.images import Images
-
-    return Images(folder.name, folder / "images")
-
-
-def make_begin(settings: config.TargetSettings, gpus: Gpus, folder: Path, closed: tuple[Path, ...] = ()) -> Begin:
-    """How the engine is asked: as whoever runs the replicas."""
-    if settings.kind == "process":
-        return begin_child
-    from reconciler.host.systemd.preflight import PreflightSandbox
-
-    return PreflightSandbox(folder.name, settings.user, gpus, closed).begin
+def _python(settings: TargetSettings) -> Path:
+    return settings.storage.python or Path(sys.executable)

@@ -32,23 +32,25 @@ def root_refusals(settings: Settings) -> Iterator[str]:
         return
     for index, target in enumerate(settings.targets):
         if not target.allow_root and _runs_as_root(target) and not only_root_may_push(settings.source.url):
-            how = "kind process" if target.kind == "process" else f"user {target.user}"
-            fix = (
-                "run the daemon as another user (unprivileged.conf)"
-                if target.kind == "process"
-                else "name another user"
-            )
+            how, fix = _remedy(target)
             yield (
                 f"targets[{index}]: {target.name}: {how} would run replicas as root, and so whatever is pushed to "
                 f"{shown_address(settings.source.url)}: {fix}, use kind: systemd with a user, or write allow_root: true"
             )
 
 
+def _remedy(target: TargetSettings) -> tuple[str, str]:
+    """What in the config would run replicas as root, and what to do about it."""
+    if target.replica_user is None:
+        return f"kind {target.kind}", "run the daemon as another user (unprivileged.conf)"
+    return f"user {target.replica_user}", "name another user"
+
+
 def _runs_as_root(target: TargetSettings) -> bool:
-    if target.kind == "process":
+    if target.replica_user is None:
         return True
     try:
-        return pwd.getpwnam(target.user).pw_uid == 0
+        return pwd.getpwnam(target.replica_user).pw_uid == 0
     except KeyError:
         return False
 

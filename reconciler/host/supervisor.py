@@ -6,45 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.engines.launch import Launch
 from reconciler.host.inventory import ReplicaRecord
 from reconciler.model import Reason, ReplicaId, Restart
-
-
-class Launch(Protocol):
-    """What to run for one replica. `env` is all of its environment; `cwd` is its folder for temporary files.
-
-    The values of the variables in `hidden` and the `files`, which are to be written before, are secrets. `mounts` maps
-    folders that it expects to folders of this host. `image` is the ID of the local image to run it in; empty: none.
-    `socket` is the path of the Unix socket that it listens on; empty: it listens on its port.
-    """
-
-    @property
-    def argv(self) -> tuple[str, ...]: ...
-
-    @property
-    def env(self) -> Mapping[str, str]: ...
-
-    @property
-    def cwd(self) -> str: ...
-
-    @property
-    def hidden(self) -> frozenset[str]: ...
-
-    @property
-    def files(self) -> Mapping[str, bytes]: ...
-
-    @property
-    def mounts(self) -> Mapping[str, str]: ...
-
-    @property
-    def pins(self) -> Mapping[str, int]:
-        """Inodes that some folders of `mounts` must have."""
-
-    @property
-    def image(self) -> str: ...
-
-    @property
-    def socket(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

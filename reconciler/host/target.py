@@ -14,7 +14,7 @@ from reconciler.engines.lacks import Lacks
 from reconciler.engines.preflight import PreflightRunner
 from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.fault_isolation import Faults
-from reconciler.host.backends import make_begin, make_fetcher, make_images, make_supervisor, prepare_shutdown
+from reconciler.host.backends import PROXY, make_backend
 from reconciler.host.checks.fits import Fits
 from reconciler.host.checks.host_capacity import Machine
 from reconciler.host.checks.preflights import Preflights
@@ -115,20 +115,20 @@ class HostTarget:
         self._reserved = reserved
         self._translations = Translations(settings, KeptValues(self._inventory.replicas).read)
         hidden = (*closed, *settings.volumes.values())
-        self._supervisor, spawn_proxy = make_supervisor(settings, self._inventory, gpus, hidden)
-        self._proxy = EnvoyProxy(folder / "proxy", settings.routing, spawn_proxy)
+        backend = make_backend(settings, self._inventory, gpus, hidden)
+        self._supervisor, self._images = backend.supervisor, backend.images
+        self._prepare_shutdown = backend.prepare_shutdown
+        self._proxy = EnvoyProxy(folder / PROXY, settings.routing, backend.spawn_proxy)
         self._proxy_exit: ExitWatch | None = None
         self._proxy_seen: procfs.Identity | None = None
-        self._stager = Stager(settings.storage, folder / "models", make_fetcher(settings, folder), secrets, wake)
-        self._images = make_images(settings, folder)
+        self._stager = Stager(settings.storage, folder / "models", backend.fetcher, secrets, wake)
         find_image = self._images.find if self._images else lambda _: None
         lacks = Lacks(cache / "preflight")
         self._workloads = Workloads(settings, cache, secrets, self._stager, closed, lacks, find_image)
         fits = Fits(folder / "fit", self._machine)
-        begin = make_begin(settings, gpus, folder, hidden)
-        reader = settings.user if settings.kind == "systemd" else ""
-        checks = StartChecks(self._workloads, self._supervisor, settings.rollout.drain_timeout, reader, closed)
-        runner = PreflightRunner(cache / "preflight", wake, begin=begin, lacks=lacks)
+        reader, drain_timeout = settings.replica_user or "", settings.rollout.drain_timeout
+        checks = StartChecks(self._workloads, self._supervisor, drain_timeout, reader, closed)
+        runner = PreflightRunner(cache / "preflight", wake, begin=backend.begin_preflight, lacks=lacks)
         self._preflights = Preflights(self._workloads, runner, wake, fits, checks)
         self._guard = PortGuard(self._supervisor.owns, PortHolds())
         self._subjects = Subjects(self._workloads.api_key, self._guard)
@@ -158,7 +158,7 @@ class HostTarget:
             try:
                 self._supervisor.recover()
                 self._watch_proxy()
-                prepare_shutdown(self._settings, self._inventory.folder / "proxy")
+                self._prepare_shutdown()
                 self._records.complete()
                 self._recovered = True
             except UnreadableRecord:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from reconciler.config.listen import parse_listen
 from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import ReconcileError
-from reconciler.host.backends import make_fetcher, make_images, make_supervisor
+from reconciler.host.backends import PROXY, Backend, make_backend
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
 from reconciler.host.routing.envoy import EnvoyProxy
@@ -27,9 +28,10 @@ def end_workloads(settings: Settings) -> list[str]:
     """End all replicas, fetches, pulls and proxies. Returns what is left, in words."""
     left: list[str] = []
     for folder, target in folders_of(settings):
-        _end_fetches(folder, target)
-        left += _end_replicas(folder, target)
-        left += end_proxy(folder, target)
+        with _opened(folder, target) as backend:
+            _end_fetches(folder, target, backend)
+            left += _end_replicas(Inventory(folder), backend.supervisor)
+            left += _end_proxy(folder, target, backend)
     return left
 
 
@@ -48,38 +50,40 @@ def folders_of(settings: Settings) -> list[tuple[Path, TargetSettings]]:
 
 
 def _is_fetching(folder: Path, target: TargetSettings) -> bool:
-    with _stager(folder, target) as stager:
-        if any(each.fetch is Fetch.RUNNING for each in stager.look().values()):
-            return True
-    images = make_images(target, folder)
-    return images is not None and images.has_scratch()
+    with _opened(folder, target) as backend:
+        with _stager(folder, target, backend) as stager:
+            if any(each.fetch is Fetch.RUNNING for each in stager.look().values()):
+                return True
+        return backend.images is not None and backend.images.has_scratch()
 
 
-def _stager(folder: Path, target: TargetSettings) -> closing[Stager]:
-    return closing(
-        Stager(target.storage, folder / "models", make_fetcher(target, folder), lambda: NO_SECRETS, lambda: None)
-    )
-
-
-def _end_fetches(folder: Path, target: TargetSettings) -> None:
-    with _stager(folder, target) as stager:
-        stager.end_all()
-    if images := make_images(target, folder):
-        images.end_all()
-
-
-def _end_replicas(folder: Path, target: TargetSettings) -> list[str]:
-    inventory = Inventory(folder)
-    supervisor, _ = make_supervisor(target, inventory, Gpus(()))
+@contextmanager
+def _opened(folder: Path, target: TargetSettings) -> Iterator[Backend]:
+    backend = make_backend(target, Inventory(folder), Gpus(()))
     try:
-        supervisor.recover()
-        deadline = time.monotonic() + _SECONDS
-        while left := _end_once(inventory, supervisor):
-            if time.monotonic() > deadline:
-                return left
-            time.sleep(0.1)
+        yield backend
     finally:
-        supervisor.close()
+        backend.supervisor.close()
+
+
+def _stager(folder: Path, target: TargetSettings, backend: Backend) -> closing[Stager]:
+    return closing(Stager(target.storage, folder / "models", backend.fetcher, lambda: NO_SECRETS, lambda: None))
+
+
+def _end_fetches(folder: Path, target: TargetSettings, backend: Backend) -> None:
+    with _stager(folder, target, backend) as stager:
+        stager.end_all()
+    if backend.images:
+        backend.images.end_all()
+
+
+def _end_replicas(inventory: Inventory, supervisor: Supervisor) -> list[str]:
+    supervisor.recover()
+    deadline = time.monotonic() + _SECONDS
+    while left := _end_once(inventory, supervisor):
+        if time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
     return []
 
 
@@ -97,16 +101,13 @@ def _end_once(inventory: Inventory, supervisor: Supervisor) -> list[str]:
 
 def end_proxy(folder: Path, target: TargetSettings) -> list[str]:
     """End it for good. Returns what is left, in words."""
-    if target.kind == "systemd":
-        from reconciler.host.systemd.drain import DrainUnit
-        from reconciler.host.systemd.proxy import ProxyUnit
-        from reconciler.host.systemd.ways import AnyManager
+    with _opened(folder, target) as backend:
+        return _end_proxy(folder, target, backend)
 
-        # First the units: systemd would start it again.
-        seconds = target.rollout.shutdown_budget
-        with closing(AnyManager()) as manager:
-            DrainUnit(folder.name, folder / "proxy", seconds, manager).remove()
-            ProxyUnit(folder.name, seconds, manager).remove()
-    EnvoyProxy(folder / "proxy", target.routing).stop()
+
+def _end_proxy(folder: Path, target: TargetSettings, backend: Backend) -> list[str]:
+    # First what would start it again.
+    backend.remove_proxy()
+    EnvoyProxy(folder / PROXY, target.routing).stop()
     host, port = parse_listen(target.routing.listen)
     return [] if is_free(host, port) else [f"something still listens on {target.routing.listen}"]

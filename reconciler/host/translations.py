@@ -141,7 +141,7 @@ class Translations:
 
     @property
     def _user(self) -> str:
-        return self._settings.user if self._settings.kind == "systemd" else ""
+        return self._settings.replica_user or ""
 
     def _versions(self) -> tuple[str, ...]:
         return tuple(_version(each.python) if each.python else "" for each in self._settings.engines)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import assert_never
 
 from reconciler.config import settings as config
 from reconciler.engines.environment import Folders
@@ -73,10 +74,26 @@ def place_of(
 
     Without a replica, folders that are its alone stand as words in brackets.
     """
-    if settings.kind == "systemd":
-        home = f"{CACHES}/reconciler/{_key_of(engine.called)}"
-        socket = sockets.of_unit(folder, replica) if replica else ""
-        return ReplicaFiles(Folders(home, TMP, PRIVATE, socket), {path: path for path in paths}, paths)
+    match settings.kind:
+        case "process":
+            return _place_of_child(folder, engine, paths, replica)
+        case "systemd":
+            return _place_of_unit(folder, engine, paths, replica)
+        case _:
+            assert_never(settings.kind)
+
+
+def _place_of_unit(
+    folder: Path, engine: config.EngineSettings, paths: Mapping[str, str], replica: ReplicaId | None
+) -> ReplicaFiles:
+    home = f"{CACHES}/reconciler/{_key_of(engine.called)}"
+    socket = sockets.of_unit(folder, replica) if replica else ""
+    return ReplicaFiles(Folders(home, TMP, PRIVATE, socket), {path: path for path in paths}, paths)
+
+
+def _place_of_child(
+    folder: Path, engine: config.EngineSettings, paths: Mapping[str, str], replica: ReplicaId | None
+) -> ReplicaFiles:
     if replica is None:
         return ReplicaFiles(Folders(home_of(folder, engine), "<tmp>", "<private>"), paths, {})
     tmp, private = scratch.folder_of(folder, replica), scratch.private_of(folder, replica)
@@ -193,7 +210,8 @@ class Workloads:
     def _served(
         self, service: ServiceId, spec: EffectiveSpec, ground: Ground, engine: config.EngineSettings
     ) -> dict[str, Served]:
-        reader = Reader(self._settings.user, engine.podman) if self._settings.kind == "systemd" else None
+        user = self._settings.replica_user
+        reader = None if user is None else Reader(user, engine.podman)
         return served_folders(spec, replace(ground, reader=reader), partial(self._stager.find, service))
 
 

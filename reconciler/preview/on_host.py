@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import assert_never
 
 from reconciler.config.settings import EngineSettings, TargetSettings
 from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
@@ -292,8 +293,18 @@ def _process(
 
 def _unit(service: Desired, spec: EffectiveSpec, process: Launch, target: TargetSettings, folder: Path) -> str | None:
     """The unit of a first replica; None where replicas are no units."""
-    if target.kind != "systemd":
-        return None
+    match target.kind:
+        case "process":
+            return None
+        case "systemd":
+            return _systemd_unit(service, spec, process, target, folder)
+        case _:
+            assert_never(target.kind)
+
+
+def _systemd_unit(
+    service: Desired, spec: EffectiveSpec, process: Launch, target: TargetSettings, folder: Path
+) -> str | None:
     record = ReplicaRecord(
         id=ReplicaId(service.id, f"{service.digest[:8]}-0"),
         digest=service.digest,

@@ -32,7 +32,7 @@ def become_owner(settings: Settings) -> str:
 
 def other_owner(settings: Settings) -> int:
     """The user who is acted as in place of root; 0 where nothing changes."""
-    if os.geteuid() != 0 or any(target.kind == "systemd" for target in settings.targets):
+    if os.geteuid() != 0 or any(target.replica_user is not None for target in settings.targets):
         return 0
     try:
         return settings.state_dir.stat().st_uid

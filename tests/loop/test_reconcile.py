@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.settings import Settings, TargetSettings
+from reconciler.engines.launch import Launch
 from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
@@ -24,7 +25,7 @@ from reconciler.state.cordon import Cordon
 from reconciler.state.suspension import HostDrain, Suspension
 from reconciler.web.metrics import Metrics
 from tests.support.simulation import Host
-from tests.support.world import StandinLaunch, record
+from tests.support.world import record
 
 HOST = """
 apiVersion: reconciler/v1alpha1
@@ -158,7 +159,7 @@ def test_rollout_whose_process_cannot_be_started_brings_the_last_good_back(tmp_p
     gone.symlink_to(tmp_path / "its-base-is-gone")
     supervisor = ProcessSupervisor(Inventory(tmp_path / "real"), Gpus(()))
     words = (sys.executable,) if blamed else (str(gone),)
-    launch = StandinLaunch(words, {"BUNDLE": "x" * 200_000} if blamed else {}, str(tmp_path / "tmp"))
+    launch = Launch(words, {"BUNDLE": "x" * 200_000} if blamed else {}, str(tmp_path / "tmp"))
     while not target.host.owned or not next(iter(target.host.owned.values())).promoted:
         turn = turns.turn(snapshot("fine"))
         target.host.now += max(turn.again_in or 0, 0.02)

@@ -6,10 +6,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
+from reconciler.engines.launch import Launch
 from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.process import scratch
 from reconciler.model import EffectiveSpec, Lease, Origin, ReplicaId, ServiceId
@@ -22,20 +22,9 @@ ORIGIN = Origin("hosts/box/chat.yaml", 3)
 SPEC = EffectiveSpec("standin:1", ("python",), ("--model", "/mnt/models"))
 
 
-@dataclass(frozen=True)
-class StandinLaunch:
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    cwd: str
-    hidden: frozenset[str] = frozenset()
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    mounts: Mapping[str, str] = field(default_factory=dict)
-    socket: str = ""
-
-
-def standin(folder: Path, *flags: str, **env: str) -> StandinLaunch:
+def standin(folder: Path, *flags: str, **env: str) -> Launch:
     """Runs as the replica that `record()` makes, in a target's folder."""
-    return StandinLaunch((sys.executable, str(STANDIN), *flags), env, str(scratch.folder_of(folder, record().id)))
+    return Launch((sys.executable, str(STANDIN), *flags), env, str(scratch.folder_of(folder, record().id)))
 
 
 def record(serial: str = "aaaaaaaa-0", port: int = 0, gpus: tuple[str, ...] = ()) -> ReplicaRecord:

@@ -7,7 +7,7 @@ import pwd
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 from reconciler.config.settings import TargetSettings
 from reconciler.host.staging.fetcher import USER
@@ -53,14 +53,26 @@ def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> ProgramOu
 
 def user_of(target: TargetSettings) -> pwd.struct_passwd | None:
     """Who runs the target's replicas, if that is another user than we are and we may act as them."""
-    if target.kind != "systemd" or os.geteuid() != 0:
+    if target.replica_user is None or os.geteuid() != 0:
         return None
-    return _look_up(target.user)
+    return _look_up(target.replica_user)
 
 
 def fetcher_of(target: TargetSettings) -> pwd.struct_passwd | None:
     """Who fetches the target's models, if that is another user than the daemon's, and exists."""
-    return _look_up(USER) if target.kind == "systemd" else None
+    name = fetch_user(target)
+    return None if name is None else _look_up(name)
+
+
+def fetch_user(target: TargetSettings) -> str | None:
+    """Who fetches the target's models; None: whoever runs the daemon."""
+    match target.kind:
+        case "process":
+            return None
+        case "systemd":
+            return USER
+        case _:
+            assert_never(target.kind)
 
 
 def _look_up(name: str) -> pwd.struct_passwd | None:

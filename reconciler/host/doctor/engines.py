@@ -13,10 +13,9 @@ from typing import Any
 
 from reconciler.config.settings import TargetSettings
 from reconciler.engines.launch import OLDEST_VLLM
-from reconciler.host.doctor.ask import ask, fetcher_of, user_of
+from reconciler.host.doctor.ask import ask, fetch_user, fetcher_of, user_of
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.doctor.gpus import Driver, read_driver
-from reconciler.host.staging.fetcher import USER
 
 # What an environment has, read from its files: importing vLLM takes seconds and may touch GPUs.
 _SCRIPT = """
@@ -63,13 +62,14 @@ def check_fetching(target: TargetSettings) -> Iterator[CheckResult]:
     """The interpreter that fetches models has what it needs for that."""
     python = target.storage.python or Path(sys.executable)
     user = fetcher_of(target)
-    if user is None and target.kind == "systemd":
-        says = f"{target.name}: there is no user {USER} to fetch models: {_HERE_ONLY}"
+    name = fetch_user(target)
+    if user is None and name is not None:
+        says = f"{target.name}: there is no user {name} to fetch models: {_HERE_ONLY}"
         yield warning("storage", says, "reconciler host install")
         return
     script = f"import importlib.util as u, sys; sys.exit(0 if u.find_spec('kserve_storage') else {_NOT_INSTALLED!r})"
     answer = ask((str(python), "-I", "-c", script), user if os.geteuid() == 0 else None)
-    who = f" as {USER}" if user else ""
+    who = f" as {name}" if user else ""
     if answer.succeeded:
         yield ok("storage", f"{target.name}: {python} can fetch models{who}")
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import assert_never
 
 from reconciler.build import RESTART, is_outdated
 from reconciler.config.listen import parse_listen, split_listen
@@ -86,13 +87,24 @@ def check_proxy(target: TargetSettings, settings: Settings) -> Iterator[CheckRes
     host, port = parse_listen(target.routing.listen)
     running = process.find(TargetRegistry(settings.state_dir).folder_of(target.name).absolute() / "proxy")
     ours = {running.pid} if running else set()
-    if target.kind == "systemd" and not access.has_user():
+    match target.kind:
+        case "process":
+            pass
+        case "systemd":
+            yield from _proxy_user(target, running)
+        case _:
+            assert_never(target.kind)
+    yield _address("proxy", f"{target.name}: routing.listen: {target.routing.listen}", host, port, ours, "our proxy")
+
+
+def _proxy_user(target: TargetSettings, running: procfs.Identity | None) -> Iterator[CheckResult]:
+    """As a unit it has a user of its own."""
+    if not access.has_user():
         fix = "reconciler host install makes the user; the next start of the proxy runs as it"
         yield warning("proxy", f"{target.name}: there is no user {access.USER}: the proxy runs as root", fix)
-    elif target.kind == "systemd" and running and procfs.runs_as(running.pid, {0}):
+    elif running and procfs.runs_as(running.pid, {0}):
         fix = f"at the next start, such as a reboot's, it is {access.USER}; starting it sooner cuts running requests"
         yield warning("proxy", f"{target.name}: the proxy of an older release runs as root", fix)
-    yield _address("proxy", f"{target.name}: routing.listen: {target.routing.listen}", host, port, ours, "our proxy")
 
 
 def _address(topic: str, what: str, host: str, port: int, ours: set[int], name: str) -> CheckResult:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import assert_never
 
 from reconciler.config.settings import Settings, TargetSettings
 from reconciler.host.doctor.ask import ask
@@ -50,11 +51,18 @@ def check_user(target: TargetSettings, settings: Settings) -> Iterator[CheckResu
     for refusal in root_refusals(alone):
         yield problem("user", refusal.partition(": ")[2], "else the daemon does not start")
         return
-    if target.kind == "process":
-        if os.geteuid() == 0:
-            fix = "run the daemon as another user (deploy/systemd/unprivileged.conf), or use kind: systemd"
-            yield warning("user", f"{target.name}: kind process: replicas run as root, as the daemon does", fix)
-        return
+    match target.kind:
+        case "process":
+            if os.geteuid() == 0:
+                fix = "run the daemon as another user (deploy/systemd/unprivileged.conf), or use kind: systemd"
+                yield warning("user", f"{target.name}: kind process: replicas run as root, as the daemon does", fix)
+        case "systemd":
+            yield from _unit_user(target)
+        case _:
+            assert_never(target.kind)
+
+
+def _unit_user(target: TargetSettings) -> Iterator[CheckResult]:
     if os.geteuid() != 0:
         fix = "run this and the daemon as root; replicas run as targets[].user"
         yield problem("user", f"{target.name}: kind systemd needs root: it writes units", fix)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from reconciler.engines.launch import Launch
 from reconciler.engines.limits import ring_bytes, too_large
 from reconciler.engines.preflight import engine_version
 from reconciler.errors import ReconcileError, Retryable
@@ -29,7 +30,7 @@ from reconciler.host.process.interpreters import Interpreters
 from reconciler.host.process.port_guard import speaks_on_port
 from reconciler.host.process.process_discovery import MARKER, ProcessDiscovery, Trace, carries_marker, marker_of
 from reconciler.host.process.spawn_errors import refusal
-from reconciler.host.supervisor import Launch, ProcessState
+from reconciler.host.supervisor import ProcessState
 from reconciler.model import Reason, ReplicaId
 from reconciler.system import procfs
 from reconciler.system.free_space import LEAST_BYTES, lacks_shared_memory, unwritable

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from reconciler.engines.launch import Launch
 from reconciler.host.inventory import ReplicaRecord, dump_record
-from reconciler.host.supervisor import Launch
 from reconciler.host.systemd.concealed import NOTHING_CONCEALED, Concealed
 from reconciler.host.systemd.unit import CACHES, CREDENTIAL, UnitPlan, credential_of
 from reconciler.secrets.names import is_secret_name

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from reconciler.engines.launch import Launch
 from reconciler.engines.limits import too_large
 from reconciler.errors import ReconcileError, Retryable, Terminal, Unstartable
 from reconciler.host.clock import Clock
@@ -26,7 +27,7 @@ from reconciler.host.process import scratch
 from reconciler.host.process.interpreters import Interpreters
 from reconciler.host.process.port_guard import PortGuard, speaks_on_port
 from reconciler.host.process.sockets import open_to, proxy_group
-from reconciler.host.supervisor import Launch, ProcessState
+from reconciler.host.supervisor import ProcessState
 from reconciler.host.systemd import journal
 from reconciler.host.systemd.concealed import conceal
 from reconciler.host.systemd.container import PODMAN

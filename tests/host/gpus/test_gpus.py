@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reconciler.engines.launch import Launch
 from reconciler.errors import Retryable
 from reconciler.fault_isolation import Faults
 from reconciler.host.gpus import usage
@@ -25,7 +26,7 @@ from reconciler.host.supervisor import ProcessState
 from reconciler.model import Desired, ForeignProcess, Gpu, GpuUse, Resources
 from reconciler.system import procfs
 from tests.support.nvml.driver import GIB, Driver, make
-from tests.support.world import StandinLaunch, eventually, record
+from tests.support.world import eventually, record
 
 
 @pytest.fixture
@@ -216,7 +217,7 @@ def test_a_stopped_replica_keeps_its_lease_until_the_memory_is_back(driver: Driv
     env = {**driver.env(), "CUDA_VISIBLE_DEVICES": gpu, "PATH": os.environ["PATH"]}
     cwd = scratch.folder_of(inventory.folder, record().id)
     argv = (*driver.user(0.5, grace=600), "sleep", "600")
-    supervisor.start(record(gpus=(gpu,)), StandinLaunch(argv, env, str(cwd)))
+    supervisor.start(record(gpus=(gpu,)), Launch(argv, env, str(cwd)))
     eventually(driver.log)
     ((_, _, _, pid),) = driver.log()
     assert (supervisor.is_ours(pid), supervisor.is_ours(os.getpid())) == (True, False)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.engines.launch import Launch
 from reconciler.engines.probe import Probe
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.host.gpus.devices import Gpus
@@ -27,7 +28,7 @@ from reconciler.model import ReplicaId
 from reconciler.system import procfs
 from reconciler.system.procfs import Identity
 from tests.support.ports import free_port
-from tests.support.world import StandinLaunch, errno_of_a_stranger, eventually, exists, is_up, record, said, standin
+from tests.support.world import errno_of_a_stranger, eventually, exists, is_up, record, said, standin
 
 Open = Callable[[], ProcessSupervisor]
 
@@ -57,7 +58,7 @@ def daemon(inventory: Inventory) -> Iterator[Open]:
         supervisor.close()
 
 
-def start(supervisor: ProcessSupervisor, inventory: Inventory, launch: StandinLaunch, **fields: int) -> ReplicaRecord:
+def start(supervisor: ProcessSupervisor, inventory: Inventory, launch: Launch, **fields: int) -> ReplicaRecord:
     wanted = record(**fields)  # type: ignore[arg-type]
     supervisor.start(wanted, launch)
     eventually(lambda: is_up(log_of(inventory, wanted)))
@@ -66,7 +67,7 @@ def start(supervisor: ProcessSupervisor, inventory: Inventory, launch: StandinLa
     return known
 
 
-def on_a_socket(inventory: Inventory, replica: ReplicaId) -> StandinLaunch:
+def on_a_socket(inventory: Inventory, replica: ReplicaId) -> Launch:
     path = sockets.of_child(inventory.folder, replica)
     return replace(standin(inventory.folder, "--uds", path), socket=path)
 
@@ -178,7 +179,7 @@ def test_exit_status_and_last_words_of_a_failed_start(daemon: Open, inventory: I
 def test_missing_interpreter_is_terminal_and_leaves_nothing(daemon: Open, inventory: Inventory) -> None:
     temporary = standin(inventory.folder).cwd
     with pytest.raises(Terminal, match=r"/no/such/python.*No such file.*engines\[\]\.python"):
-        daemon().start(record(), StandinLaunch(("/no/such/python",), {}, temporary))
+        daemon().start(record(), Launch(("/no/such/python",), {}, temporary))
     assert inventory.replicas() == ()
     assert not Path(temporary).exists()
 
@@ -195,7 +196,7 @@ def test_missing_interpreter_is_terminal_and_leaves_nothing(daemon: Open, invent
 def test_start_that_no_host_could_do_blames_the_spec_and_leaves_nothing(
     daemon: Open, inventory: Inventory, words: tuple[str, ...], variable: str, said: str
 ) -> None:
-    launch = StandinLaunch((sys.executable, *words), {"BUNDLE": variable}, standin(inventory.folder).cwd)
+    launch = Launch((sys.executable, *words), {"BUNDLE": variable}, standin(inventory.folder).cwd)
     with pytest.raises(Unstartable, match=said) as refused:
         daemon().start(record(), launch)
     assert "xxxx" not in str(refused.value)
@@ -209,7 +210,7 @@ def test_interpreter_whose_base_was_deleted_is_the_hosts_fault(
     link = tmp_path / "python"
     link.symlink_to(tmp_path / "gone")
     with pytest.raises(Terminal, match="is not there: check engines") as refused:
-        daemon().start(record(), StandinLaunch((str(link),), {}, standin(inventory.folder).cwd))
+        daemon().start(record(), Launch((str(link),), {}, standin(inventory.folder).cwd))
     assert not isinstance(refused.value, Unstartable)
     assert inventory.replicas() == ()
 
