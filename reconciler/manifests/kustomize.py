@@ -122,7 +122,7 @@ def _quoted(text: str) -> str:
 
 def _run(program: Program, scratch: str) -> bytes:
     argv = [program.path, *program.arguments, "--load-restrictor=LoadRestrictionsRootOnly", "--", scratch]
-    env = {**dict.fromkeys(("PATH", "HOME", "TMPDIR"), "/nonexistent"), "LANG": "C.UTF-8", **_NOWHERE}
+    env = {"PATH": "/nonexistent", "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8", **_NOWHERE}
     pipe = subprocess.PIPE
     try:
         begun = subprocess.Popen(

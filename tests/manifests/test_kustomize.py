@@ -351,15 +351,6 @@ def test_generated_config_map_reads_files_of_any_name(kubectl: str, repository: 
     assert made.origin == Origin("hosts/box/kustomization.yaml", 2)
 
 
-def test_build_says_the_same_again(kubectl: str, repository: Repository) -> None:
-    """A generator may ask for variables by name: what differs with each build would be a rollout with each."""
-    text = PATCH + "configMapGenerator: [{name: a, envs: [a.env]}]\n"
-    files = {"hosts/box/kustomization.yaml": text, "hosts/box/a.env": "HOME\nTMPDIR\nPWD\n"}
-    snapshot = commit(repository, {**TREE, **files})
-    first, second = (look(snapshot).of_kind("ConfigMap")[0].data for _ in range(2))
-    assert first == second
-
-
 def test_failed_build_says_why_in_the_names_of_the_repository(kubectl: str, repository: Repository) -> None:
     files = {**TREE, "hosts/box/memory.yaml": MEMORY.replace("name: chat", "name: other")}
     state = desired(commit(repository, files))
