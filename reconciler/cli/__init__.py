@@ -1,6 +1,6 @@
 """The command line: arguments → call → print → exit code. It decides nothing.
 
-Everything heavy is imported inside the commands: `--help` must answer at once.
+Everything heavy is imported inside the commands: `--help` must be fast.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import click
 
 from reconciler import __version__
 from reconciler.cli import daemon, git, host, local, target
-from reconciler.cli.shared import BROKEN_PIPE, INTERRUPTED, NO, NOBODY, OK, WRONG
-from reconciler.cli.streams import OutputGone, end_output, guard_streams
+from reconciler.cli.shared import BROKEN_PIPE, INTERRUPTED, NO, OK, UNAVAILABLE, WRONG
+from reconciler.cli.streams import OutputLost, end_output, guard_streams
 from reconciler.errors import ReconcileError, Retryable, Terminal
 
 _EPILOG = """\b
 Exit codes:
-  0  the answer is yes: done, valid, as git says
-  1  the answer is no: not converged, differs, invalid, blocked or failed
-  2  wrong usage, wrong config, or input or output that cannot be used
-  3  nobody to ask: no daemon runs, or the source or a target cannot be reached
+  0  success: done, valid, in sync with git
+  1  not converged, out of sync, invalid, blocked or failed
+  2  wrong usage, invalid config, or unusable input or output
+  3  unavailable: the daemon is not running, or the source or a target cannot be reached
 
-SERVICE is a name where it is unique, or namespace/name always.
+SERVICE is a name, where it is unique, or namespace/name.
 The config file is --config PATH, else $RECONCILER_CONFIG, else /etc/reconciler/config.yaml."""
 
 
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code. A user's mistake is one message, never a traceback."""
+    """Run one command and return its exit code. A user error is one message, never a traceback."""
     try:
         code = cli.main(arguments, prog_name="reconciler", standalone_mode=False)
         sys.stdout.flush()
@@ -46,28 +46,28 @@ def run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except ReconcileError as error:
-        return _explain(error)
-    except OutputGone as gone:
-        return _leave(gone)
+        return _report_error(error)
+    except OutputLost as gone:
+        return _report_lost_output(gone)
     except Exception as error:
-        return _admit_bug(error, debug="--debug" in arguments)
+        return _report_bug(error, debug="--debug" in arguments)
 
 
-def _explain(error: ReconcileError) -> int:
+def _report_error(error: ReconcileError) -> int:
     from reconciler.report.redact import printable, scrub_text
 
     click.echo(f"reconciler: {printable(scrub_text(str(error)))}", err=True)
-    return NOBODY if isinstance(error, Retryable) else WRONG if isinstance(error, Terminal) else NO
+    return UNAVAILABLE if isinstance(error, Retryable) else WRONG if isinstance(error, Terminal) else NO
 
 
-def _leave(gone: OutputGone) -> int:
+def _report_lost_output(gone: OutputLost) -> int:
     if not gone.reason:
         return BROKEN_PIPE
-    click.echo(f"reconciler: the answer cannot be written: {gone.reason}", err=True)
+    click.echo(f"reconciler: cannot write the output: {gone.reason}", err=True)
     return WRONG
 
 
-def _admit_bug(error: Exception, *, debug: bool) -> int:
+def _report_bug(error: Exception, *, debug: bool) -> int:
     if debug:
         import traceback
 

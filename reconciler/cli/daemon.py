@@ -40,11 +40,11 @@ _WIDE = 140
 @click.option("--watch", is_flag=True, help="Keep watching: redraw in a terminal, otherwise print changes.")
 @options(output=("text", "json"))
 def status(config: str | None, service: str | None, watch: bool, output: str) -> int:
-    """Say what runs, how it serves and what git wants. Exit code 0 only when all is as git says.
+    """Show what runs, how it serves and what git asks for. Exit code 0 only when everything is in sync and healthy.
 
-    With SERVICE also its replicas: which GPUs each holds, and its share of the requests.
+    With SERVICE, also its replicas: the GPUs that each holds, and its share of the requests.
     """
-    from reconciler.report.convergence import judge, only
+    from reconciler.report.convergence import convergence_of, only
     from reconciler.web.names import resolve_service
 
     client = client_of(config)
@@ -59,7 +59,7 @@ def status(config: str | None, service: str | None, watch: bool, output: str) ->
             print_json(document)
         else:
             show(_status_text(document, detail=bool(service)))
-        return OK if judge(document).converged else NO
+        return OK if convergence_of(document).converged else NO
 
 
 def _status_text(document: Document, *, detail: bool) -> Iterable[Block]:
@@ -69,7 +69,7 @@ def _status_text(document: Document, *, detail: bool) -> Iterable[Block]:
 
     wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE
     outdated = outdated_daemon(document)
-    said = ("", f"{outdated}: `{RESTART}` (models go on serving)") if outdated else ()
+    said = ("", f"{outdated}: `{RESTART}` (models keep serving)") if outdated else ()
     return (*status_blocks(document, wide=wide, detail=detail), *stale_blocks(document, time.time()), *said)
 
 
@@ -113,7 +113,7 @@ def _print_changes(states: Iterable[Document | str]) -> int:
         if isinstance(state, str):
             lines = [] if away else [f"{printable(state)}; waiting for it"]
         else:
-            lines = ["the daemon answers again"] if away else []
+            lines = ["the daemon is reachable again"] if away else []
             lines += changes.since_last(state)
         away = isinstance(state, str)
         for line in lines:
@@ -134,7 +134,7 @@ def _redraw(states: Iterable[Document | str], *, detail: bool) -> int:
         for state in states:
             away: tuple[Block, ...] = ()
             if isinstance(state, str):
-                away = (f"{printable(state)}; waiting for it. What it said last:", "")
+                away = (f"{printable(state)}; waiting for it. Last known status:", "")
             else:
                 shown = tuple(_status_text(state, detail=detail))
             live.update(renderable((*away, *shown)), refresh=True)
@@ -160,15 +160,22 @@ def _revision(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     "--since",
     metavar="TIME|DURATION",
     callback=_since,
-    help="Only from then on, for example 2h, 2026-11-29 or 2026-11-29T08:00Z; local time without a zone.",
+    help="Only entries since then, for example 2h, 2026-11-29 or 2026-11-29T08:00Z; local time without a zone.",
 )
-@click.option("--revision", callback=_revision, help="Only this commit: its first 4 to 40 digits.")
-@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most entries.")
+@click.option("--revision", callback=_revision, help="Only this commit, given by its first 4 to 40 digits.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=50,
+    show_default=True,
+    help="Show at most this many entries.",
+)
 @options(output=("text", "json"))
 def history(
     config: str | None, service: str | None, named: str | None, limit: int, output: str, **when: str | None
 ) -> int:
-    """Say what happened, oldest first. That no entry fits is no failure."""
+    """Show what happened, oldest first. No matching entry is not an error."""
     from reconciler.report.text import history_table
 
     if service and named and service != named:
@@ -179,7 +186,7 @@ def history(
     elif entries:
         show([history_table(entries)])
     else:
-        show(["no entry fits" if service or named or any(when.values()) else "nothing happened yet"])
+        show(["no matching entry" if service or named or any(when.values()) else "no entries yet"])
     return OK
 
 
@@ -188,9 +195,10 @@ def history(
 @by_hand
 @options()
 def suspend(config: str | None, service: str | None, reason: str, until: float | None) -> int:
-    """Leave SERVICE, or everything, as it runs now.
+    """Pause reconciliation of SERVICE, or of everything.
 
-    Plans go on and are shown; nothing is performed. Status and history say who did it, why and until when.
+    What runs keeps running. Plans are still made and shown, but no action is performed. Status and
+    history show who did it, why and until when.
     """
     return _print_suspended(client_of(config).suspend(service, reason, until))
 
@@ -199,9 +207,9 @@ def suspend(config: str | None, service: str | None, reason: str, until: float |
 @click.argument("service", required=False)
 @options()
 def resume(config: str | None, service: str | None) -> int:
-    """Let SERVICE, or everything, follow git again.
+    """Resume reconciliation of SERVICE, or of everything.
 
-    What was rejected is tried once more.
+    Rejected revisions of a service are tried once more.
     """
     return _print_suspended(client_of(config).resume(service))
 
@@ -214,21 +222,21 @@ def _print_suspended(names: list[str]) -> int:
 @click.command()
 @click.argument("service")
 @click.option("--target", help="Only on this target.")
-@click.option("--wait", is_flag=True, help="Until the new replicas serve; exit code 1 when they do not.")
+@click.option("--wait", is_flag=True, help="Wait until the new replicas serve; exit code 1 if they do not.")
 @click.option(
     "--timeout",
     metavar="DURATION",
     callback=to_seconds,
     default="15m",
     show_default=True,
-    help="Longest wait.",
+    help="Give up waiting after this long.",
 )
 @options(output=("text", "json"))
 def restart(config: str | None, service: str, target: str | None, wait: bool, timeout: float, output: str) -> int:
-    """Replace the replicas of SERVICE by new ones, by the rules of any rollout.
+    """Restart SERVICE: replace its replicas by a normal rollout.
 
-    Nothing is stopped before its successor serves, where there is room for both. `reconciler
-    status` and `history` show how far it is.
+    With enough GPUs and memory for both, no replica stops before its successor serves. `reconciler
+    status` and `reconciler history` show the progress.
     """
     from reconciler.report.convergence import fault, is_fine
     from reconciler.report.redact import printable
@@ -258,9 +266,14 @@ def restart(config: str | None, service: str, target: str | None, wait: bool, ti
 @click.command()
 @click.argument("service")
 @click.option(
-    "-n", "--lines", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Last lines to show."
+    "-n",
+    "--lines",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="Number of last lines to show.",
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on as lines come.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new lines as they are written.")
 @options()
 def logs(config: str | None, service: str, lines: int, follow: bool) -> int:
     """Print what the replicas of SERVICE wrote."""

@@ -1,4 +1,4 @@
-"""Commands that compare git with the world: run, plan, sync, diff."""
+"""Commands that compare git with the live state: run, plan, sync, diff."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 
 from reconciler.cli.shared import (
     NO,
-    NOBODY,
     OK,
+    UNAVAILABLE,
     act_as_owner,
     log_to_stderr,
     options,
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 @click.command("run")
 @options()
 def run_command(config: str | None) -> int:
-    """Run the daemon: keep every target as git says.
+    """Run the daemon: keep every target in sync with git.
 
-    SIGHUP reads the config again. SIGTERM ends the daemon and leaves what serves serving.
+    SIGHUP reloads the config. SIGTERM stops the daemon; models keep serving.
     """
     from reconciler.config.settings import config_path
     from reconciler.loop import run_daemon
@@ -44,13 +44,13 @@ def run_command(config: str | None) -> int:
 
 @click.command()
 @click.option("--target", help="Only this target.")
-@click.option("--revision", help="Another revision than the configured one: branch, tag or commit.")
+@click.option("--revision", help="Use this branch, tag or commit instead of the configured one.")
 @options(output=("text", "json"))
 def plan(config: str | None, target: str | None, revision: str | None, output: str) -> int:
     """Show what would be done next, and why. Nothing is changed.
 
-    A plan holds the next steps only: later ones follow from what these bring about. Exit code 1 when something that git
-    asks for is refused, rejected, Blocked or unusable; steps alone are no reason.
+    A plan holds only the next steps: later ones depend on their results. Exit code 1 when something that git
+    asks for is refused, rejected, Blocked or unusable; planned steps alone do not change it.
     """
     from reconciler.loop import preview
     from reconciler.report.planned import has_faults, plan_document
@@ -66,7 +66,7 @@ def plan(config: str | None, target: str | None, revision: str | None, output: s
     else:
         show(plan_blocks(document))
     if document["targets"] and not any(one["reachable"] for one in document["targets"]):
-        return NOBODY
+        return UNAVAILABLE
     return NO if has_faults(document) else OK
 
 
@@ -77,32 +77,32 @@ def plan(config: str | None, target: str | None, revision: str | None, output: s
     callback=to_seconds,
     default="15m",
     show_default=True,
-    help="Longest wait, for example 90s.",
+    help="Give up waiting after this long, for example 90s.",
 )
 @options(output=("text", "json"))
 def sync(config: str | None, timeout: float, output: str) -> int:
-    """Bring every target to what git says, and wait for it.
+    """Bring every target in sync with git, and wait for it.
 
-    Ends when all is as git says, when something failed, or when the time is over.
+    Ends when everything is in sync, when something failed, or at the timeout.
 
-    A running daemon is asked to do it; without one it is done here.
+    A running daemon does it; without one, this command does.
     """
-    from reconciler.report.convergence import judge
+    from reconciler.report.convergence import convergence_of
     from reconciler.report.redact import one_line
 
     status = _synced(settings_of(config), timeout)
-    judgement = judge(status)
+    convergence = convergence_of(status)
     if output == "json":
         print_json(status)
-    elif judgement.converged:
+    elif convergence.converged:
         click.echo(f"converged at {status['revision']['wanted'][:8]}")
-    for fault in judgement.faults:
+    for fault in convergence.faults:
         click.echo(one_line(fault), err=True)
-    if not judgement.settled:
-        click.echo(f"not converged after {timeout:g} s; `reconciler status --watch` shows how it goes on", err=True)
+    if not convergence.settled:
+        click.echo(f"not converged after {timeout:g} s; `reconciler status --watch` shows the progress", err=True)
     if status["revision"]["error"]:
-        return NOBODY
-    return OK if judgement.converged else NO
+        return UNAVAILABLE
+    return OK if convergence.converged else NO
 
 
 def _synced(settings: Settings, timeout: float) -> Document:
@@ -131,10 +131,10 @@ def _synced(settings: Settings, timeout: float) -> Document:
 @click.command()
 @click.argument("service", required=False)
 @click.option("--target", help="Only this target.")
-@click.option("--revision", help="Another revision than the configured one: branch, tag or commit.")
+@click.option("--revision", help="Use this branch, tag or commit instead of the configured one.")
 @options(output=("text", "json"))
 def diff(config: str | None, service: str | None, target: str | None, revision: str | None, output: str) -> int:
-    """Show how what git says differs from what runs. Exit code 1 when anything differs, or cannot be compared."""
+    """Show how the live state differs from git. Exit code 1 on drift, or when something cannot be compared."""
     from reconciler.loop import preview
     from reconciler.model import Unreachable
     from reconciler.report.diff import SCHEMA, state_diff
@@ -152,7 +152,7 @@ def diff(config: str | None, service: str | None, target: str | None, revision: 
     else:
         _show_diffs(diffs)
     if found.plans and all(isinstance(observed, Unreachable) for _, observed, _ in found.plans):
-        return NOBODY
+        return UNAVAILABLE
     return NO if diffs else OK
 
 

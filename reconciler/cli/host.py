@@ -1,4 +1,4 @@
-"""Commands for the machine itself: host doctor, drain, undrain, install, uninstall."""
+"""Commands for this host: host doctor, drain, undrain, install, uninstall."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 @click.group()
 def host() -> None:
-    """Prepare this machine, and see whether it is fit."""
+    """Prepare this host, and check that it is ready."""
 
 
 @host.command()
@@ -32,8 +32,8 @@ def host() -> None:
 def doctor(config: str | None, output: str) -> int:
     """Check this host: git, engines, GPUs, disks, ports, systemd, clock.
 
-    Changes nothing. Run it as the daemon's user. Exit code 1 when there is a problem; warnings
-    never turn the answer.
+    Changes nothing. Run it as the daemon's user. Exit code 1 when there is a problem; warnings do
+    not change the exit code.
     """
     from reconciler.config.settings import config_path
     from reconciler.host.doctor import Level, examine
@@ -70,10 +70,10 @@ def _print_finding(finding: CheckResult) -> None:
 @by_hand
 @options()
 def drain(config: str | None, reason: str, until: float | None) -> int:
-    """Drain and stop every model on this host now, whatever git says, until `host undrain`.
+    """Drain and stop every model on this host now, regardless of git, until `host undrain`.
 
-    New requests get 503 with Retry-After, and nothing starts, over restarts and reboots too. Without
-    a daemon it is written down, and done once one runs.
+    New requests get 503 with Retry-After, and nothing starts, also after restarts and reboots. If the
+    daemon is not running, the request is stored and takes effect once it starts.
     """
     from reconciler.model import ByHand
     from reconciler.system.unix_sockets import answers, person
@@ -83,8 +83,8 @@ def drain(config: str | None, reason: str, until: float | None) -> int:
     if answers(settings.socket_path):
         client = DaemonClient(settings.socket_path)
         client.drain(reason, until)
-        click.echo("draining; `reconciler status --watch` shows how it goes on, `reconciler host undrain` lifts it")
-        _tell_suspended(client)
+        click.echo("draining; `reconciler status --watch` shows the progress, `reconciler host undrain` ends it")
+        _warn_suspended(client)
         return OK
     from reconciler.loop import drain_later
     from reconciler.report.redact import printable
@@ -93,22 +93,22 @@ def drain(config: str | None, reason: str, until: float | None) -> int:
     asked = ByHand(person(os.getpid(), os.getuid()), time.time(), printable(reason), until)
     act_as_owner(settings)
     drain_later(settings, asked)
-    click.echo("no daemon runs: the host is drained once one does; what serves goes on until then")
+    click.echo("the daemon is not running: the host is drained once it starts; models keep serving until then")
     return OK
 
 
-def _tell_suspended(client: DaemonClient) -> None:
+def _warn_suspended(client: DaemonClient) -> None:
     from reconciler.report.convergence import full_name, services
 
     for _, service in services(client.status()):
         if service["suspended"] and service["replicas"]:
-            tell(f"{full_name(service)} is suspended and goes on running; `reconciler resume` lets it be drained")
+            tell(f"{full_name(service)} is suspended and keeps running; run `reconciler resume` to let it be drained")
 
 
 @host.command()
 @options()
 def undrain(config: str | None) -> int:
-    """Let everything run on this host again as git says."""
+    """End a manual drain: run on this host what git asks for again."""
     from reconciler.system.unix_sockets import answers, person
     from reconciler.web.client import DaemonClient
 
@@ -122,20 +122,22 @@ def undrain(config: str | None) -> int:
         me = person(os.getpid(), os.getuid())
         act_as_owner(settings)
         lifted = undrain_later(settings, me)
-    click.echo("git decides again what runs here" if lifted else "this host was not drained by hand")
+    click.echo(
+        "no longer drained: this host runs what git asks for again" if lifted else "this host was not drained manually"
+    )
     return OK
 
 
 @host.command()
-@click.option("--no-start", is_flag=True, help="Enable the daemon, and start it later.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--root", type=_ROOT, default="/", help="Another machine's root, such as an image's.")
+@click.option("--no-start", is_flag=True, help="Enable the daemon, but do not start it now.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+@click.option("--root", type=_ROOT, default="/", help="Root folder of another system, such as a disk image.")
 @options(config=False)
 def install(no_start: bool, dry_run: bool, root: Path) -> int:
-    """Make the daemon a service of this host: its user, folders, config and unit.
+    """Install the daemon as a systemd service: its user, folders, config and unit.
 
-    It may be run again, for example after an upgrade. A config that is there is never changed.
-    What serves goes on serving.
+    Can be run again, for example after an upgrade. An existing config is never changed.
+    Models keep serving.
     """
     from reconciler.host.install import CONFIG, System, is_configured
     from reconciler.host.install import install as steps
@@ -143,22 +145,22 @@ def install(no_start: bool, dry_run: bool, root: Path) -> int:
     system = System(root.absolute())
     _carry_out(steps(system, start=not no_start), system, dry_run)
     if not dry_run and not is_configured(system):
-        click.echo(f"next: tell {system.at(CONFIG)} where git and vLLM are, then")
+        click.echo(f"next: set the git repository and the vLLM interpreter in {system.at(CONFIG)}, then run")
         click.echo("      reconciler host doctor && reconciler host install")
     return OK
 
 
 @host.command()
-@click.option("--workloads", is_flag=True, help="End replicas and the proxy too; requests that run are cut.")
+@click.option("--workloads", is_flag=True, help="Stop replicas and the proxy too; running requests are lost.")
 @click.option("--purge", is_flag=True, help="Delete config, state and caches as well; implies --workloads.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--root", type=_ROOT, default="/", help="Another machine's root, such as an image's.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+@click.option("--root", type=_ROOT, default="/", help="Root folder of another system, such as a disk image.")
 @options(config=False)
 def uninstall(workloads: bool, purge: bool, dry_run: bool, root: Path) -> int:
-    """Take the daemon away from this host. Models go on serving unless --workloads is said.
+    """Remove the daemon from this host. Models keep serving unless --workloads is given.
 
-    Exit code 1 if something could not be deleted, such as a folder where a file system is mounted;
-    it is emptied then, and the rest is deleted.
+    Exit code 1 if something could not be deleted, such as a mount point; it is emptied then, and the
+    rest is deleted.
     """
     from reconciler.host.install import System, what_is_left
     from reconciler.host.install import uninstall as steps
@@ -172,7 +174,7 @@ def uninstall(workloads: bool, purge: bool, dry_run: bool, root: Path) -> int:
 
 
 def _carry_out(steps: Iterable[Step], system: System, dry_run: bool) -> bool:
-    """Take the steps and say what became of each. False: some could be done in part only."""
+    """Perform the steps and print the result of each. False: some could only be done in part."""
     from reconciler.host.install import carry_out
 
     if not dry_run:

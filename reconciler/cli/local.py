@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from reconciler.preview.on_cluster import Document
 
 _NEXT_STEPS = """\
-{folder} has an example of everything; its README.md explains each folder. Next:
-  1. Call hosts/gpu-1 as your host is called, say in it what to serve, and delete the folders that you do not need.
+{folder} has an example of everything; its README.md explains each folder. Next steps:
+  1. Rename hosts/gpu-1 to your host's name, put into it what to serve, and delete the folders that you do not need.
   2. reconciler validate {folder}
-  3. Commit it, and push it to your forge.
+  3. Commit and push it.
   4. On the host: reconciler host install, then write into /etc/reconciler/config.yaml where the repository is
-     (source.url) and which folders that host reads (paths: [runtimes, hosts/NAME]).
+     (source.url) and which folders this host reads (paths: [runtimes, hosts/NAME]).
 """
-_SPLIT = ": a daemon would refuse them; split what is large, or remove what was added last"
+_SPLIT = ": the daemon would refuse them; split large files, or remove what was added last"
 _PATHS = click.Path(exists=True, path_type=Path)
 
 
@@ -50,7 +50,7 @@ _PATHS = click.Path(exists=True, path_type=Path)
 def _all_at_once() -> Iterator[None]:
     """Within the limits that a daemon sets. Raises Terminal beyond them.
 
-    The process ends with its answer: looking for garbage in a big tree meanwhile costs more than it frees.
+    The process ends right after printing: garbage collection in a big tree costs more than it frees.
     """
     known = [(kind, resource.getrlimit(kind)) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_CPU)]
     handler = signal.signal(signal.SIGXCPU, _give_up)
@@ -72,7 +72,7 @@ def _all_at_once() -> Iterator[None]:
 
 
 class _TooSlow(BaseException):
-    """Taken by nobody for the fault of one document."""
+    """Never handled as the error of one document."""
 
 
 def _give_up(*_: object) -> None:
@@ -81,7 +81,7 @@ def _give_up(*_: object) -> None:
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=_PATHS)
-@click.option("--target", help="Add what this target of the config would start.")
+@click.option("--target", help="Also show what this target of the config would start.")
 @options(output=("yaml", "json"))
 def render(paths: tuple[Path, ...], target: str | None, config: str | None, output: str) -> int:
     """Show what would run, for manifests in files.
@@ -150,13 +150,13 @@ def _is_refused(service: Document) -> bool:
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=_PATHS)
-@click.option("--target", help="Add what this target of the config cannot honour.")
+@click.option("--target", help="Also check what this target of the config does not support.")
 @options(output=("text", "json"))
 def validate(paths: tuple[Path, ...], target: str | None, config: str | None, output: str) -> int:
     """Check manifests as KServe would, for pre-commit and CI.
 
-    Needs no daemon; only --target needs the config. Warnings never turn the answer, nor does what cannot be checked:
-    kinds of KServe that are not supported here. With one of these the verdict is "not checked" instead of "valid".
+    Needs no daemon; only --target needs the config. Neither warnings nor what cannot be checked (kinds of KServe that
+    are not supported here) change the exit code; with the latter the result is "not checked" instead of "valid".
     """
     from reconciler.manifests import read_paths
     from reconciler.report.text import review_blocks
@@ -186,14 +186,16 @@ def _validate(manifests: Manifests, target: str | None, config: str | None) -> D
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Clean up at the end; exit code 0 only if all went as promised.")
-@click.option("--stop", is_flag=True, help="End the demo that runs.")
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), help="Where it keeps its files.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Port of the proxy, else the first free one from 8080.")
-@click.option("--python", type=click.Path(dir_okay=False, path_type=Path), help="Interpreter that has vLLM.")
+@click.option("--once", is_flag=True, help="Clean up at the end; exit code 0 only if everything went as expected.")
+@click.option("--stop", is_flag=True, help="Stop the running demo.")
+@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder for its files.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the proxy; default: the first free one from 8080.")
+@click.option(
+    "--python", type=click.Path(dir_okay=False, path_type=Path), help="Python interpreter with vLLM installed."
+)
 @options(config=False, output=("text", "json"))
 def demo(once: bool, stop: bool, folder: Path | None, port: int | None, python: Path | None, output: str) -> int:
-    """See it work: push, change under load, refuse a bad commit."""
+    """Run a demo: push, change a model under load, reject a bad commit."""
     from reconciler.demo import run as run_demo
 
     return run_demo(once=once, stop=stop, folder=folder, port=port, python=python, output=output)
@@ -201,12 +203,12 @@ def demo(once: bool, stop: bool, folder: Path | None, port: int | None, python: 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--git", "with_git", is_flag=True, help="Make it a git repository as well.")
+@click.option("--git", "with_git", is_flag=True, help="Also make it a git repository.")
 @options(config=False)
 def init(folder: Path, with_git: bool) -> int:
-    """Begin a repository of models in FOLDER, which must be new or empty: runtimes, a host, a cluster and a README.
+    """Create a repository of models in FOLDER, which must be new or empty: runtimes, a host, a cluster and a README.
 
-    Nothing is installed and nothing runs: the next steps are printed.
+    Nothing is installed or started; the next steps are printed.
     """
     from reconciler.demo.layout import begin_repository
     from reconciler.demo.repository import git

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reconciler.report.text import Block
     from reconciler.web.client import DaemonClient
 
-OK, NO, WRONG, NOBODY, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
+OK, NO, WRONG, UNAVAILABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,8 +31,8 @@ def options(*, config: bool = True, output: tuple[str, ...] = ()) -> Callable[[C
     """--config, -o and --debug, the same everywhere."""
 
     def add(command: Command) -> Command:
-        says = "Show a traceback if we fail."
-        command = click.option("--debug", is_flag=True, expose_value=False, help=says)(command)
+        debug_help = "Show a traceback on errors."
+        command = click.option("--debug", is_flag=True, expose_value=False, help=debug_help)(command)
         if output:
             kinds = click.Choice(output)
             command = click.option("-o", "--output", type=kinds, default=output[0], show_default=True)(command)
@@ -66,13 +66,13 @@ def client_of(config: str | None) -> DaemonClient:
 
 @contextmanager
 def understood(client: DaemonClient) -> Iterator[None]:
-    """A daemon that is older than this command may lack something in its status. Raises Retryable then."""
+    """A daemon that is older than this command may not have every key in its status. Raises Retryable then."""
     try:
         yield
     except KeyError as missing:
         document = client.status()
         if "daemon" in document and (outdated := outdated_daemon(document)):
-            raise Retryable(f"{outdated}, and its status lacks {missing}; {RESTART}") from None
+            raise Retryable(f"{outdated}, and its status has no {missing}; {RESTART}") from None
         raise
 
 
@@ -113,9 +113,9 @@ def by_hand(command: Command) -> Command:
         "--until",
         metavar="TIME|DURATION",
         callback=to_moment,
-        help="When it ends by itself, for example 2h, 18:00 or 2026-11-30T08:00Z; local time without a zone.",
+        help="End it automatically then, for example 2h, 18:00 or 2026-11-30T08:00Z; local time without a zone.",
     )(command)
-    return click.option("--reason", default="", callback=_short, help="Why, for others to read.")(command)
+    return click.option("--reason", default="", callback=_short, help="Reason, shown in status and history.")(command)
 
 
 def _short(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -143,10 +143,10 @@ def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     try:
         at = _moment(value.strip(), now)
     except (ValueError, OverflowError):
-        text = f'"{value}" is no time; write for example 2h, 18:00 or 2026-11-30T08:00Z'
+        text = f'"{value}" is not a time; write for example 2h, 18:00 or 2026-11-30T08:00Z'
         raise click.BadParameter(text, ctx, param) from None
     if at <= now:
-        raise click.BadParameter(f"{at.isoformat(timespec='seconds')} is over already", ctx, param)
+        raise click.BadParameter(f"{at.isoformat(timespec='seconds')} is in the past", ctx, param)
     return at.timestamp()
 
 

@@ -10,7 +10,7 @@ import sys
 from typing import Any, Final
 
 _READABLE: Final = "reconciler.readable"
-# What we write ourselves, for a terminal that lacks it.
+# Replacements for signs that a terminal cannot show.
 _SIMPLER: Final = {
     "…": "...",
     "→": "->",
@@ -29,32 +29,32 @@ _SIMPLER: Final = {
 }
 
 
-class OutputGone(Exception):
-    """Our answer cannot be written any more. `reason` is empty when its reader has gone."""
+class OutputLost(Exception):
+    """The output cannot be written any more. `reason` is empty when its reader has closed it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class _Answer(io.FileIO):
-    """stdout. No OSError: click and rich have answers of their own to a closed pipe, which mean "no" here."""
+class _GuardedStdout(io.FileIO):
+    """stdout. No OSError: click and rich handle a closed pipe with exit code 1, which means "not converged" here."""
 
     def write(self, data: Any, /) -> int:
         while True:
             try:
                 done: int | None = super().write(data)
             except OSError as error:
-                gone = isinstance(error, BrokenPipeError)
-                raise OutputGone("" if gone else error.strerror or str(error)) from None
+                closed = isinstance(error, BrokenPipeError)
+                raise OutputLost("" if closed else error.strerror or str(error)) from None
             if done is not None:
                 return done
             # Another program has made the terminal non-blocking.
             select.select((), (self,), ())
 
 
-class _Aside(io.FileIO):
-    """stderr, which nobody has to read: what we do goes on, and means the same."""
+class _GuardedStderr(io.FileIO):
+    """stderr, which may have no reader: the command continues, with the same result."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -68,15 +68,15 @@ def guard_streams() -> None:
     for number in (0, 1, 2):
         _fill(number)
     codecs.register_error(_READABLE, _simplify)
-    sys.stdout = _guarded(sys.stdout, _Answer)
-    sys.stderr = _guarded(sys.stderr, _Aside)
+    sys.stdout = _guarded(sys.stdout, _GuardedStdout)
+    sys.stderr = _guarded(sys.stderr, _GuardedStderr)
 
 
 def end_output() -> None:
-    """Write what is left, if anybody reads it. Python flushes once more at its end, and would complain."""
+    """Write what is left, if it is still read. Python flushes once more at exit, and would complain."""
     try:
         sys.stdout.flush()
-    except OutputGone:
+    except OutputLost:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -97,9 +97,9 @@ def _guarded(stream: Any, raw: type[io.FileIO]) -> io.TextIOWrapper:
 
 
 def _simplify(error: UnicodeError) -> tuple[str, int]:
-    """What a terminal has no sign for, in signs that every one has."""
+    """Replace what a terminal cannot show by characters that all of them can."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start : error.end]
-    escaped = (_SIMPLER.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in lacking)
+    missing = error.object[error.start : error.end]
+    escaped = (_SIMPLER.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in missing)
     return "".join(escaped), error.end

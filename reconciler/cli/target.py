@@ -9,7 +9,7 @@ from reconciler.cli.shared import OK, act_as_owner, log_to_stderr, options, sett
 
 @click.group()
 def target() -> None:
-    """Change what a target is called."""
+    """Rename a target."""
 
 
 @target.command()
@@ -17,9 +17,9 @@ def target() -> None:
 @click.argument("new")
 @options()
 def rename(config: str | None, old: str, new: str) -> int:
-    """Call the target OLD of this host NEW from now on.
+    """Rename the target OLD of this host to NEW.
 
-    Nothing is restarted: replicas, proxy, ports, GPUs, history and quarantine go on under the new
+    Nothing is restarted: replicas, proxy, ports, GPUs, history and quarantine continue under the new
     name. Run it while the daemon is stopped; then write NEW into the config and start the daemon.
     """
     from reconciler.loop import rename_target
@@ -28,7 +28,11 @@ def rename(config: str | None, old: str, new: str) -> int:
     settings = settings_of(config)
     act_as_owner(settings)
     done = rename_target(settings, old, new)
-    click.echo(f"{old} is called {new} now; nothing was restarted" if done else f"{old} is called {new} already")
+    click.echo(
+        f"target {old} renamed to {new}; nothing was restarted"
+        if done
+        else f"target {old} was already renamed to {new}"
+    )
     if new not in [each.name for each in settings.targets]:
         click.echo(f"next: write `name: {new}` into the config in place of {old}, then start the daemon")
     return OK

@@ -17,7 +17,7 @@ from reconciler.demo.load import Load, Tally
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.repository import Repository
 from reconciler.errors import Terminal
-from reconciler.report.convergence import fault, judge, place
+from reconciler.report.convergence import convergence_of, fault, place
 from reconciler.report.status import Document
 
 _MANIFEST = "demo/tiny.yaml"
@@ -195,15 +195,17 @@ class Story:
 
     def _fail_if_settled(self, what: str, status: Document, is_so: Callable[[Document], bool]) -> None:
         """A verdict counts only when it is about the newest commit, and twice: the first may be of a moment ago."""
-        if not judge(status).failed:
+        if not convergence_of(status).failed:
             return
         time.sleep(5 * _POLL_SECONDS)
         again = self.daemon.status()
-        if again is None or is_so(again) or not judge(again).failed:
+        if again is None or is_so(again) or not convergence_of(again).failed:
             return
         if again["revision"]["wanted"] != self.repository.head():
             return
-        raise StoryFailed(f"waiting for {what}: {'; '.join(judge(again).faults)}\n{self.daemon.logs(_SERVICE)}")
+        raise StoryFailed(
+            f"waiting for {what}: {'; '.join(convergence_of(again).faults)}\n{self.daemon.logs(_SERVICE)}"
+        )
 
 
 def _service(status: Document | None) -> Document:
@@ -218,7 +220,7 @@ def _service(status: Document | None) -> Document:
 def _has_arrived(status: Document, revision: str) -> bool:
     """Is this very commit live everywhere?"""
     applied = {target["revision"]["applied"] for target in status["targets"]}
-    return judge(status).converged and applied == {revision} and bool(_service(status))
+    return convergence_of(status).converged and applied == {revision} and bool(_service(status))
 
 
 def _is_rejected(status: Document, revision: str) -> bool:

@@ -36,12 +36,12 @@ class FailureInfo:
 class ObservedService:
     """A service as a host sees it.
 
-    `wanted` replicas, `ready` of any spec and `updated` of git's own; `ready_since` is when the last of the wanted ones
-    became ready, `started_at` when the newest try began. `served`: it has been ready before. `routed`: the proxy sends
-    requests. `invalid`: git's documents cannot be used. `failure`: git's spec was tried and gave up.
+    `desired` replicas, `ready` of any spec and `updated` of git's own; `ready_since` is when the last of the desired
+    ones became ready, `started_at` when the newest try began. `served`: it has been ready before. `routed`: the proxy
+    sends requests. `invalid`: git's documents cannot be used. `failure`: git's spec was tried and gave up.
     """
 
-    wanted: int
+    desired: int
     ready: int = 0
     updated: int = 0
     alive: int = 0
@@ -57,12 +57,12 @@ class ObservedService:
 
     @property
     def is_available(self) -> bool:
-        return self.ready >= self.wanted
+        return self.ready >= self.desired
 
     @property
     def is_reachable(self) -> bool:
-        """The condition IngressReady; with it and as many replicas as wanted a service is Ready."""
-        return self.is_available and (self.routed or not self.wanted)
+        """The condition IngressReady; with it and as many replicas as desired a service is Ready."""
+        return self.is_available and (self.routed or not self.desired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ def _predictor(seen: ObservedService) -> Condition:
     kind = "PredictorReady"
     if seen.is_available:
         since = seen.ready_since
-        if seen.updated >= seen.wanted:
-            text = f"{seen.updated} of {seen.wanted} replicas serve what git says."
+        if seen.updated >= seen.desired:
+            text = f"{seen.updated} of {seen.desired} replicas serve what git says."
             return Condition(kind, "True", "NewReplicaSetAvailable", text, since)
         return Condition(kind, "True", "MinimumReplicasAvailable", "Deployment has minimum availability.", since)
     if not seen.alive and not seen.failure:
@@ -134,7 +134,7 @@ def _transition(seen: ObservedService) -> tuple[str, str, FailureInfo | None]:
         return "BlockedByFailedLoad", "FailedToLoad", seen.failure
     if seen.is_loading:
         return "InProgress", "Loading", None
-    if seen.alive and seen.updated >= seen.wanted and seen.is_reachable:
+    if seen.alive and seen.updated >= seen.desired and seen.is_reachable:
         return "UpToDate", "Loaded", None
     return "InProgress", "Pending", None
 

@@ -36,7 +36,7 @@ from reconciler.model import (
     Snapshot,
     Unreachable,
 )
-from reconciler.report.convergence import judge
+from reconciler.report.convergence import convergence_of
 from reconciler.report.history import History
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, TargetReport, build_status
 from reconciler.source import GitSource, shown_address
@@ -79,7 +79,7 @@ def sync(settings: Settings, timeout: float, progress: Callable[[Document], None
             places = [place for place in places if not retire(place, settings)]
             status = _status(snapshot, places, settings)
             progress(status)
-            done = judge(status).settled and not any(has_acted(place.turner.report) for place in places)
+            done = convergence_of(status).settled and not any(has_acted(place.turner.report) for place in places)
             if done or time.monotonic() > deadline:
                 return status
             _pause(places, min((p for p in pauses if p is not None), default=_LONGEST_PAUSE))

@@ -64,7 +64,7 @@ class Recorder:
         self._seen: tuple[str, float] = ("", 0.0)
         self._last_errors: dict[tuple[str, str], str] = {}
         self._asked: dict[ServiceId, str] = {}
-        self._said = history.said(target)
+        self._said = history.reported(target)
         self._bugs: frozenset[Bug] = frozenset()
 
     def record(

@@ -23,7 +23,7 @@ class SourceRecorder:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._said = history.said("").get(_SOURCE, "")
+        self._said = history.reported("").get(_SOURCE, "")
 
     def failed(self, error: Exception | str, kept: str) -> None:
         """Tell why git cannot be followed, or which revision is refused. `kept` is the revision that stays."""
@@ -48,7 +48,7 @@ class SourceRecorder:
     def compare_config(self, settings: Settings) -> None:
         """Tell what of the config decides over services and is not as it was."""
         for name, facts in (("", _source_facts(settings)), *((each.name, _facts(each)) for each in settings.targets)):
-            told = self._history.said(name).get(_CONFIG, "")
+            told = self._history.reported(name).get(_CONFIG, "")
             now = json.dumps(facts, sort_keys=True)
             if told == now:
                 continue

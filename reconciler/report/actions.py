@@ -1,4 +1,4 @@
-"""Actions in words: which service one belongs to, its name, and what it is about."""
+"""Actions as text: the service, the name and the subject of each."""
 
 from __future__ import annotations
 
@@ -75,5 +75,5 @@ def subject_of(action: Action) -> str:
 
 
 def short(digest: str) -> str:
-    """A digest or revision as people read it."""
+    """A digest or revision, shortened for display."""
     return digest.removeprefix("sha256:")[:8]

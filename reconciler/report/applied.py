@@ -1,6 +1,6 @@
-"""Has a target applied a revision, as far as it can be, and which services hold it up? Pure.
+"""Has a target applied a revision as far as possible, and which services hold it up? Pure.
 
-The journal decides by this when a revision counts as applied; the status document shows it as it is now.
+By this the recorder decides when a revision counts as applied; the status document shows the current state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from reconciler.model import (
 class HoldUp:
     """What keeps a revision from being applied completely until git, a person or the host changes.
 
-    `service` is None for a file that may name any service, and where the whole host is drained by hand.
+    `service` is None for a file that may name any service, and where the whole host is drained manually.
     """
 
     service: ServiceId | None
@@ -36,13 +36,13 @@ class HoldUp:
 
 
 def holds_up(desired: DesiredState, plan: Plan) -> tuple[HoldUp, ...]:
-    """Everything that holds the revision up for good: what is about all services first, then services by name."""
+    """Everything that holds up the revision permanently: first what concerns all services, then services by name."""
     whole = filter(None, (desired.drain, *desired.unreadable, *desired.refused))
     return (*(HoldUp(None, reason) for reason in whole), *_services(desired, plan))
 
 
 def is_applied(desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> bool:
-    """Is everything that can be as this revision says? Nothing is where a person suspended or drained everything."""
+    """Is everything in sync that can be? Never while everything is suspended or drained manually."""
     if isinstance(observed, Unreachable) or plan.actions or desired.drain:
         return False
     verdicts = plan.verdicts.values()
@@ -64,21 +64,21 @@ def _services(desired: DesiredState, plan: Plan) -> Iterator[HoldUp]:
             yield HoldUp(service, reason)
 
 
-def _why_safely(service: ServiceId, want: Desired | None, verdict: ServicePlan) -> Reason | None:
+def _why_safely(service: ServiceId, desired: Desired | None, verdict: ServicePlan) -> Reason | None:
     try:
-        return _why(want, verdict)
+        return _why(desired, verdict)
     except Exception as error:
-        return caught(error, f"telling whether {service} is applied", want.origin if want else None)[0]
+        return caught(error, f"checking whether {service} is applied", desired.origin if desired else None)[0]
 
 
-def _why(want: Desired | None, verdict: ServicePlan) -> Reason | None:
-    """None: it is on its way."""
+def _why(desired: Desired | None, verdict: ServicePlan) -> Reason | None:
+    """None: it is progressing."""
     if _is_suspended(verdict):
         return verdict.health.reason
-    if verdict.kept or want is None:
+    if verdict.kept or desired is None:
         return verdict.kept
-    if want.problems:
-        return want.problems[0]
+    if desired.problems:
+        return desired.problems[0]
     if verdict.rejected:
         return Reason("Rejected", verdict.rejected.reason.message, verdict.rejected.reason.origin)
     if verdict.blocked:
@@ -90,7 +90,7 @@ def _why(want: Desired | None, verdict: ServicePlan) -> Reason | None:
 
 
 def _is_replaced(verdict: ServicePlan) -> bool:
-    """What hangs goes by itself."""
+    """A hung replica is replaced by itself."""
     return verdict.health.reason.code in ("Silent", "Hung")
 
 

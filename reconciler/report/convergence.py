@@ -1,4 +1,4 @@
-"""Is all as git says, is it still moving, or has it failed? Read from the status document, by whoever holds one."""
+"""Is everything in sync, still progressing, or failed? Read from the status document."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from reconciler.report.status import Document
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """`converged`: all is as git says. `settled`: nothing changes by itself. `faults` say what is not as it should."""
+class Convergence:
+    """`converged`: all in sync and healthy. `settled`: nothing progresses. `faults`: what is out of sync, and why."""
 
     converged: bool
     settled: bool
@@ -23,12 +23,12 @@ class Judgement:
         return self.settled and not self.converged
 
 
-def judge(status: Document) -> Judgement:
+def convergence_of(status: Document) -> Convergence:
     """Converged needs: every target reached, every service Synced and Healthy or Suspended, git read without error."""
     faults = [*_source_faults(status), *_leftover_faults(status), *_target_faults(status)]
     moving = any(is_moving(service, target) for target, service in services(status))
-    unsettled = moving or _awaits_look(status) or (_awaits_applied(status) and not faults)
-    return Judgement(converged=not faults and not unsettled, settled=not unsettled, faults=tuple(faults))
+    unsettled = moving or _awaits_observation(status) or (_awaits_applied(status) and not faults)
+    return Convergence(converged=not faults and not unsettled, settled=not unsettled, faults=tuple(faults))
 
 
 def services(status: Document) -> Iterator[tuple[Document, Document]]:
@@ -39,7 +39,7 @@ def services(status: Document) -> Iterator[tuple[Document, Document]]:
 
 
 def only(status: Document, name: str) -> Document:
-    """What of the document is about one service: its targets, and nothing else that these run."""
+    """The part of the document about one service: its targets, without their other services."""
     targets = [
         target | {"services": [one for one in target["services"] if full_name(one) == name]}
         for target in status["targets"]
@@ -52,17 +52,17 @@ def full_name(service: Document) -> str:
 
 
 def is_fine(service: Document) -> bool:
-    """Does this service run as git says?"""
+    """Is this service in sync, and healthy or suspended?"""
     return bool(service["sync"] == "Synced" and service["health"]["status"] in ("Healthy", "Suspended"))
 
 
 def is_elsewhere(service: Document) -> bool:
-    """Is it for other hosts, and nothing of it here?"""
+    """Is it for other hosts, with no replica here?"""
     return is_fine(service) and bool(service["health"]["reason"] == "NotForThisHost")
 
 
 def fault(service: Document) -> str:
-    """Why a service is not as git says, in one line; empty when it is."""
+    """Why a service is out of sync or unhealthy, in one line; empty when it is not."""
     if is_fine(service):
         return ""
     changed = "".join(f"; {one}" for one in service["outdated"])
@@ -77,13 +77,13 @@ def fault(service: Document) -> str:
     if service["kept"]:
         return place(service["kept"])
     if service["suspended"]:
-        return f"suspended{by_hand(service.get('suspension'))}; `reconciler resume {full_name(service)}` lets it go on"
+        return f"suspended{by_hand(service.get('suspension'))}; `reconciler resume {full_name(service)}` resumes it"
     said = service["health"]["message"] or service["health"]["reason"]
     return f"{service['sync']}, {service['health']['status']}: {said}{changed}"
 
 
 def by_hand(asked: Document | None) -> str:
-    """` by alice until 2026-11-30T08:00:00Z: replacing a disk`; empty where nobody said so."""
+    """` by alice until 2026-11-30T08:00:00Z: replacing a disk`; empty if not suspended."""
     if not asked:
         return ""
     by = f" by {asked['by']}" if asked["by"] else ""
@@ -104,7 +104,7 @@ def _source_faults(status: Document) -> list[str]:
     said = {
         "source": status["revision"]["error"],
         "state folder": daemon.get("fault", ""),
-        "config refused, the one before it stays in force": daemon.get("configFault", ""),
+        "config rejected, the previous one stays in force": daemon.get("configFault", ""),
     }
     return [f"{what}: {why}" for what, why in said.items() if why]
 
@@ -117,11 +117,11 @@ def _leftover_faults(status: Document) -> Iterator[str]:
 def _target_faults(status: Document) -> Iterator[str]:
     for target in status["targets"]:
         if not target["reachable"]:
-            yield f"{target['name']}: {why_unseen(target)}"
+            yield f"{target['name']}: {unknown_because(target)}"
         for reason in (*target["unreadable"], *target["refused"]):
             yield f"{target['name']}: {place(reason)}"
         if target.get("drained"):
-            yield f"{target['name']}: drained{by_hand(target['drained'])}; `reconciler host undrain` lifts it"
+            yield f"{target['name']}: drained{by_hand(target['drained'])}; `reconciler host undrain` ends it"
         if target["lastError"]:
             yield f"{target['name']}: {target['lastError']}"
         for service in target["services"]:
@@ -129,15 +129,15 @@ def _target_faults(status: Document) -> Iterator[str]:
                 yield f"{full_name(service)}: {why}"
 
 
-def why_unseen(target: Document) -> str:
-    """Why nothing is known of a target now."""
+def unknown_because(target: Document) -> str:
+    """Why the state of a target is unknown."""
     if target["passError"]:
-        return f"the last pass failed: {target['passError']}; what serves goes on"
+        return f"the last pass failed: {target['passError']}; models keep serving"
     return f"unreachable: {target['reason']}"
 
 
 def is_moving(service: Document, target: Document) -> bool:
-    """Will a later pass change this service without anybody's help?"""
+    """Will a later pass change this service without intervention?"""
     if is_fine(service) or not target["reachable"] or service["suspended"]:
         return False
     if service["health"]["status"] == "Progressing" or service["health"]["reason"] in ("Silent", "Hung"):
@@ -145,7 +145,7 @@ def is_moving(service: Document, target: Document) -> bool:
     if service["health"]["reason"] == INTERNAL_ERROR:
         return False
     if service["kept"] or (not service["inGit"] and service["sync"] == "Unknown"):
-        # It stays so until somebody repairs git.
+        # It stays so until git is fixed.
         return False
     stuck = (
         service["blocked"] or service["rejected"] or service["problems"] or service["health"]["status"] == "Degraded"
@@ -153,12 +153,12 @@ def is_moving(service: Document, target: Document) -> bool:
     return not stuck
 
 
-def _awaits_look(status: Document) -> bool:
-    """Does a target still stand by an older revision than git's newest? Then its word does not count yet."""
+def _awaits_observation(status: Document) -> bool:
+    """Has a target not yet observed git's newest revision? Then its state does not count yet."""
     wanted = status["revision"]["wanted"]
     return any(target["reachable"] and target["revision"]["wanted"] != wanted for target in status["targets"])
 
 
 def _awaits_applied(status: Document) -> bool:
-    """A revision counts only when the loop has written down that it was reached."""
+    """A revision counts only once the loop has recorded that it was reached."""
     return any(target["revision"]["wanted"] != target["revision"]["applied"] for target in status["targets"])

@@ -81,9 +81,9 @@ class ServiceDiff:
 def state_diff(
     desired: DesiredState, observed: Observed | Unreachable, verdicts: Mapping[ServiceId, ServicePlan] | None = None
 ) -> tuple[ServiceDiff, ...]:
-    """The differences of all services of a target; those without any are left out. Nothing is known of a silent one.
+    """The differences of all services of a target; those without any are left out. All unknown if unreachable.
 
-    The verdicts of a plan tell why some are kept.
+    The verdicts of a plan give the reason why some are kept.
     """
     if isinstance(observed, Unreachable):
         return tuple(
@@ -98,7 +98,7 @@ def state_diff(
 
 
 def _diff_safely(desired: Desired, observed: Observed) -> ServiceDiff:
-    """One that we fail on says so, and hides no other."""
+    """A service that raises is shown with the error, and hides no other."""
     try:
         found = service_diff(desired, running_spec(observed, desired.id))
         return _with_replicas(_with_config(found, desired, observed), desired, observed)
@@ -118,12 +118,12 @@ def service_diff(desired: Desired, running: EffectiveSpec | None) -> ServiceDiff
     """`running` is None when nothing of the service runs."""
     if desired.spec is None:
         why = "; ".join(scrub_text(str(one)) for one in desired.problems)
-        return ServiceDiff(desired.id, str(desired.origin), note=f"git's documents cannot be used: {why}")
+        return ServiceDiff(desired.id, str(desired.origin), note=f"the documents in git cannot be used: {why}")
     if desired.spec == running or (running is None and desired.replicas == 0):
         return ServiceDiff(desired.id, str(desired.origin))
     before, after = _tree(running) if running else _NOTHING, _tree(desired.spec)
     found = tuple(_changes(before, after))
-    note = "" if found or running is None else "written differently, means the same: nothing restarts"
+    note = "" if found or running is None else "written differently with the same meaning: nothing restarts"
     text = _unified(_shown(before), _shown(after, before), desired)
     return ServiceDiff(desired.id, str(desired.origin), _hidden(found), text, note)
 

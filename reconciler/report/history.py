@@ -1,7 +1,7 @@
-"""What happened, and which digests failed: sqlite. Losing this file loses nothing that serves.
+"""History and quarantined digests, in sqlite. Losing this file affects no replica.
 
-A file that sqlite cannot use is moved aside and begun anew, loudly. One connection, one lock: the loop writes, the
-web thread reads. A pass that changes nothing writes nothing.
+A file that sqlite cannot use is moved aside and replaced by a new one, with a warning. One connection, one lock: the
+loop writes, the web thread reads. A pass that changes nothing writes nothing.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class History:
         """Raises Retryable when the folder cannot be written."""
         self._path = path
         self._lock = threading.Lock()
-        self._db = _open_or_begin_anew(path)
+        self._db = _open_or_recreate(path)
         self._closed = False
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class History:
         self._write(write)
 
     def lift(self, target: str, service: ServiceId, digest: str | None = None) -> int:
-        """Try again: forget one digest of a service, or all. Returns how many were forgotten."""
+        """Release one digest of a service from quarantine, or all. Returns how many."""
         query = "DELETE FROM quarantine WHERE target = ? AND namespace = ? AND name = ?"
         values = [target, service.namespace, service.name]
         if digest is not None:
@@ -106,7 +106,7 @@ class History:
         return self._write(lambda db: db.execute(query, values).rowcount)
 
     def rename(self, old: str, new: str) -> None:
-        """Everything about one target is about another from now on; nothing happens where there is nothing."""
+        """Move everything recorded for one target to another name."""
 
         def write(db: sqlite3.Connection) -> None:
             for table in ("event", "quarantine", "applied", "said", "failures"):
@@ -122,7 +122,7 @@ class History:
         try:
             return _FAILURES.validate_json(row["content"]) if row else ()
         except ValidationError as error:
-            log.warning("failures_not_understood", target=target, reason=str(error))
+            log.warning("failures_unreadable", target=target, reason=str(error))
             return ()
 
     def keep_failures(self, target: str, failures: tuple[FailedAction, ...]) -> None:
@@ -142,11 +142,11 @@ class History:
         event: str,
         message: str,
         at: float,
-        said: tuple[str, str] | None = None,
+        reported: tuple[str, str] | None = None,
     ) -> None:
-        """Write one thing that happened. A full disk costs the entry, never the pass.
+        """Write one entry. A full disk loses the entry, never the pass.
 
-        `said` are a subject and what is now said of it, for who tells only changes; see `remember`.
+        `reported`: a subject and its text, for recorders that report only changes; see `remember`.
         """
         row = (at, target, revision, service, event, _storable(scrub_text(message)[:4000]))
 
@@ -155,21 +155,21 @@ class History:
                 "INSERT INTO event (at, target, revision, service, event, message) VALUES (?,?,?,?,?,?)", row
             )
             db.execute("DELETE FROM event WHERE id <= ?", ((cursor.lastrowid or 0) - MAX_EVENTS,))
-            if said is not None:
-                _remember(db, target, *said)
+            if reported is not None:
+                _remember(db, target, *reported)
 
         try:
             self._write(write)
         except Retryable as error:
             log.warning("history_entry_lost", reason=str(error), lost_event=event, service=service)
 
-    def said(self, target: str) -> dict[str, str]:
-        """What was said last, by subject: kept over restarts, so that nothing is told twice."""
+    def reported(self, target: str) -> dict[str, str]:
+        """What was reported last, by subject: kept over restarts, so that nothing is reported twice."""
         query = "SELECT subject, text FROM said WHERE target = ?"
         return {row["subject"]: row["text"] for row in self._do(lambda db: db.execute(query, (target,)).fetchall())}
 
     def remember(self, target: str, subject: str, text: str) -> None:
-        """Keep what is said of a subject without an entry; empty: nothing any more."""
+        """Keep what is reported of a subject without an entry; empty: delete it."""
         try:
             self._write(lambda db: _remember(db, target, subject, text))
         except Retryable as error:
@@ -229,7 +229,7 @@ class History:
             except sqlite3.DatabaseError as error:
                 self._db.close()
                 _move_aside(self._path, str(error))
-                self._db = _open_or_begin_anew(self._path)
+                self._db = _open_or_recreate(self._path)
                 return work(self._db)
 
 
@@ -241,13 +241,13 @@ def parse_since(text: str, now: float) -> float:
         return datetime.fromisoformat(text.strip()).astimezone().timestamp()
     except (ValueError, OverflowError):
         example = "2h, 2026-11-29 or 2026-11-29T08:00Z"
-        raise ValueError(f'"{text[:80]}" is no time; write for example {example}') from None
+        raise ValueError(f'"{text[:80]}" is not a time; write for example {example}') from None
 
 
 def parse_revision(text: str) -> str:
     """The first 4 to 40 digits of a commit, in small letters. Raises ValueError."""
     if not re.fullmatch(r"[0-9a-fA-F]{4,40}", text):
-        raise ValueError(f'"{text[:80]}" is no revision; give 4 to 40 digits of a commit')
+        raise ValueError(f'"{text[:80]}" is not a revision; give 4 to 40 digits of a commit')
     return text.lower()
 
 
@@ -258,11 +258,13 @@ def _remember(db: sqlite3.Connection, target: str, subject: str, text: str) -> N
         db.execute("DELETE FROM said WHERE target = ? AND subject = ?", (target, subject))
 
 
-def _open_or_begin_anew(path: Path) -> sqlite3.Connection:
+def _open_or_recreate(path: Path) -> sqlite3.Connection:
     try:
         return _open(path)
     except sqlite3.OperationalError as error:
-        raise Retryable(f"cannot open {path}: {error}; check that its folder exists and is ours") from error
+        raise Retryable(
+            f"cannot open {path}: {error}; check that its folder exists and belongs to the daemon's user"
+        ) from error
     except sqlite3.DatabaseError as error:
         _move_aside(path, str(error))
         return _open(path)
@@ -273,7 +275,9 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     except OSError as error:
-        raise Retryable(f"cannot open {path}: {error.strerror}; check that its folder exists and is ours") from error
+        raise Retryable(
+            f"cannot open {path}: {error.strerror}; check that its folder exists and belongs to the daemon's user"
+        ) from error
     db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
     try:
         path.chmod(0o600)
@@ -292,7 +296,9 @@ def _open(path: Path) -> sqlite3.Connection:
 def _migrate(db: sqlite3.Connection) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
-        raise sqlite3.DatabaseError(f"written by a newer reconciler (version {version}, we know {len(MIGRATIONS)})")
+        raise sqlite3.DatabaseError(
+            f"written by a newer reconciler (version {version}, this one reads up to {len(MIGRATIONS)})"
+        )
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
 

@@ -1,4 +1,4 @@
-"""What this target sees of a service → the status that KServe would give it. Pure."""
+"""The observed state of a service → the status that KServe would give it. Pure."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from reconciler.report.replicas import replica_phase
 Document = dict[str, Any]
 
 
-# Where nobody can tell.
-UNTOLD: Document = {"url": "", "conditions": [], "modelStatus": {}}
+# Where it cannot be known.
+UNKNOWN: Document = {"url": "", "conditions": [], "modelStatus": {}}
 
 
 def kserve_status(desired: Desired, seen: ObservedService, routing: Routing) -> Document:
@@ -46,16 +46,16 @@ def _url(desired: Desired, routing: Routing) -> str:
     return f"{scheme}://{host}{'' if port == '80' else ':' + port}"
 
 
-def see(
-    desired: Desired, replicas: Sequence[Replica], owned: Owned | None, verdict: ServicePlan, wanted: int
+def observed_service(
+    desired: Desired, replicas: Sequence[Replica], owned: Owned | None, verdict: ServicePlan, desired_replicas: int
 ) -> ObservedService:
-    """The facts that KServe's words rest on."""
+    """The facts from which KServe's conditions follow."""
     ready = sorted((one for one in replicas if replica_phase(one) == "Ready"), key=_ready_at)
     updated = [one for one in ready if one.digest == desired.digest]
     alive = [one for one in replicas if one.alive and one.stopping_at is None]
-    counted = updated if len(updated) >= wanted else ready
+    counted = updated if len(updated) >= desired_replicas else ready
     return ObservedService(
-        wanted=wanted,
+        desired=desired_replicas,
         ready=len(ready),
         updated=len(updated),
         alive=len(alive),
@@ -66,7 +66,7 @@ def see(
         routed=any(one.routed is Routed.ACTIVE for one in ready),
         invalid=invalid_because(desired.problems[0].code, desired.problems[0].message) if desired.problems else None,
         failure=_failure(verdict, replicas),
-        ready_since=_ready_at(counted[wanted - 1]) if 0 < wanted <= len(counted) else None,
+        ready_since=_ready_at(counted[desired_replicas - 1]) if 0 < desired_replicas <= len(counted) else None,
         started_at=max((one.created_at for one in alive), default=None),
     )
 

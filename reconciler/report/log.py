@@ -54,12 +54,12 @@ def _text(stream: TextIO) -> list[Processor]:
 
 
 def _tracebacks(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Where an error was raised, and which. Its own words may hold a Secret's value; those of the system never do."""
+    """Where an error was raised, and which. Its own text may hold a Secret's value; that of the system never does."""
     given = event.pop("exc_info", None)
     error = given if isinstance(given, BaseException) else given[1] if isinstance(given, tuple) else None
     error = error or (sys.exc_info()[1] if given else None)
     if error is not None:
-        event["exception"] = "\n\nwhich came of:\n\n".join(_told(each) for each in _chain(error))
+        event["exception"] = "\n\nwhich came of:\n\n".join(_rendered(each) for each in _chain(error))
     return event
 
 
@@ -72,7 +72,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _told(error: BaseException) -> str:
+def _rendered(error: BaseException) -> str:
     return f"Traceback (most recent call last):\n{frames(error)}{named(error)}"
 
 
@@ -90,7 +90,7 @@ def _tame(key: str, value: str) -> str:
 
 
 class _Unbreakable:
-    """A stream whose reader may go away: a daemon must not die of its log."""
+    """A stream whose reader may close it: the daemon must survive that."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -122,5 +122,5 @@ def _adopt_library_logs(level: int) -> None:
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
     root.setLevel(level)
-    # Uvicorn tells about every start and connection at "info".
+    # Uvicorn logs every start and connection at "info".
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

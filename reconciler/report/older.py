@@ -1,6 +1,6 @@
-"""The status of a daemon that is older than whoever reads it: what it does not tell yet is filled in as unknown. Pure.
+"""The status of a daemon that is older than its reader: missing keys are filled in as unknown. Pure.
 
-After an upgrade of the package the daemon goes on with its old code until it is restarted, and must stay readable.
+After an upgrade of the package the daemon keeps its old code until it is restarted, and must stay readable.
 """
 
 from __future__ import annotations

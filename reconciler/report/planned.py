@@ -17,14 +17,14 @@ Planned = tuple[DesiredState, Observed | Unreachable, Plan]
 
 
 def plan_document(status: Document, plans: Sequence[Planned]) -> Document:
-    """What would be done to the world that `status` describes. Specs are left out: they may hold secrets."""
+    """The planned actions for the state that `status` describes. Specs are left out: they may hold secrets."""
     actions = {plan.target: plan.actions for _, _, plan in plans}
     targets = [_target(target, actions.get(target["name"], ())) for target in status["targets"]]
     return {"schema": SCHEMA, "revision": status["revision"], "targets": targets, "counts": _counts(targets)}
 
 
 def has_faults(plan: Document) -> bool:
-    """Does it say of anything that git asks for that it will not happen: refused, rejected, Blocked or unusable?"""
+    """Does git ask for anything that will not happen: refused, rejected, Blocked or unusable?"""
     return any(
         not target["reachable"]
         or target["unreadable"]
@@ -95,13 +95,13 @@ _KEPT = (
 
 
 def _service_safely(service: Document, actions: list[Document]) -> Document:
-    """One that makes us raise is told of by its name and the error; all that is known of the others is told."""
+    """A service that raises is shown by its name and the error; the others are shown in full."""
     try:
         return _service(service, actions)
     except Exception as error:
-        reason, _ = caught(error, f"telling the plan of {full_name(service)}")
-        told = {key: service[key] for key in _KEPT}
-        return told | {"change": "keep", "headline": reason.message, "actions": actions}
+        reason, _ = caught(error, f"reporting the plan of {full_name(service)}")
+        kept = {key: service[key] for key in _KEPT}
+        return kept | {"change": "keep", "headline": reason.message, "actions": actions}
 
 
 def _service(service: Document, actions: list[Document]) -> Document:
@@ -114,11 +114,11 @@ def _service(service: Document, actions: list[Document]) -> Document:
 
 
 def _verb(service: Document, actions: list[Document]) -> str:
-    """One word for what happens to a service."""
+    """What happens to a service, as the status document calls it."""
     if service["problems"] or service["kept"] or service["health"]["reason"] == INTERNAL_ERROR:
         return "keep"
     if service["rejected"]:
-        # Its next steps, if any, lead back to what served before.
+        # Its next steps, if any, roll back to what served before.
         return "rejected"
     if service["blocked"]:
         return "blocked"

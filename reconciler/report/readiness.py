@@ -1,8 +1,8 @@
-"""Is the daemon ready: does what git says become real here? Read from the status document. Pure.
+"""Is the daemon ready to reconcile? Read from the status document. Pure.
 
-Ready means that git was understood at least once, that every target was looked at lately and can be acted on, and that
-our own folder takes what has to be written down. A source or config that fails now is named but keeps nobody from being
-ready: what it said last holds, and is kept so. What is said is for everybody to read: it names no path and no address.
+Ready means that a revision was read at least once, that every target was observed lately and is reachable, and that
+the state folder is writable. A source or config that fails now is listed, but does not make the daemon unready: its
+last revision stays in force. The text is public: it holds no path and no address.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from reconciler.report.status import Document
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """`waiting_for` keeps it from being ready, `failing` does not."""
+    """`waiting_for` makes it unready, `failing` does not."""
 
     waiting_for: tuple[str, ...]
     failing: tuple[str, ...]
 
     @property
-    def word(self) -> str:
+    def status(self) -> str:
         return "waiting" if self.waiting_for else "degraded" if self.failing else "ok"
 
 
 def readiness(status: Document, age: float, oldest: float) -> Readiness:
-    """`age`: seconds since the target that was looked at least lately was; from `oldest` on that is too long."""
+    """`age`: seconds since the oldest observation of a target; from `oldest` on it is stale."""
     waiting = [*_daemon(status), *_targets(status)]
     if age > oldest:
-        waiting.append(f"a pass: the last one over some target was {age:.0f} s ago")
+        waiting.append(f"a pass: the last one of some target was {age:.0f} s ago")
     return Readiness(tuple(waiting), tuple(_failing(status)))
 
 
 def _failing(status: Document) -> Iterator[str]:
     if status["revision"]["error"]:
-        yield "source: it cannot be fetched or read; what it said last is kept"
+        yield "source: cannot be fetched or read; the last revision stays in force"
     if status["daemon"].get("configFault"):
-        yield "config: it cannot be used; the one before it stays in force"
+        yield "config: invalid; the previous one stays in force"
 
 
 def _daemon(status: Document) -> Iterator[str]:
@@ -46,7 +46,7 @@ def _daemon(status: Document) -> Iterator[str]:
     if not status["daemon"]["passes"]:
         yield "the first pass"
     if status["daemon"].get("fault"):
-        yield "the state folder: nothing can be written there"
+        yield "the state folder is not writable"
 
 
 def _targets(status: Document) -> Iterator[str]:
@@ -56,6 +56,6 @@ def _targets(status: Document) -> Iterator[str]:
         elif not target["reachable"]:
             yield f"target {target['name']}"
         elif target["services"] and not target["proxyReady"]:
-            yield f"target {target['name']}: its proxy does not answer"
+            yield f"target {target['name']}: its proxy is not responding"
         elif target["lastError"]:
-            yield f"target {target['name']}: its last pass could not do all that it had to"
+            yield f"target {target['name']}: its last pass failed in part"

@@ -1,4 +1,4 @@
-"""A service's replicas, and the files that they wait for, as the status document shows them. Pure."""
+"""A service's replicas and downloads, as the status document shows them. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def timestamp(at: float | None) -> str | None:
 
 
 def live_digest(replicas: Sequence[Replica]) -> str:
-    """The digest that answers requests: of the oldest ready replica behind the proxy, which a rollout replaces last."""
+    """The digest that serves requests: of the oldest ready replica behind the proxy, which a rollout replaces last."""
     serving = [one for one in replicas if replica_phase(one) == "Ready" and one.routed is not Routed.ABSENT]
     return serving[0].digest if serving else ""
 
@@ -40,7 +40,7 @@ def replica_phase(replica: Replica) -> str:
 
 
 def staging_documents(desired: Desired | None, observed: Observed | Unreachable | None) -> Iterator[Document]:
-    """The models that are fetched for a service, the image that is pulled for it, and how far they are."""
+    """Progress of the model downloads and image pull of a service."""
     if desired is None or desired.spec is None or not isinstance(observed, Observed):
         return
     for key, mount in fetched(desired.id, desired.spec):
@@ -60,7 +60,7 @@ def _staging_document(what: str, known: Staging | None) -> Document:
 
 
 def replica_document(replica: Replica, is_canary: bool = False) -> Document:
-    """One replica, with what people and scripts ask about it."""
+    """One replica as data."""
     since = replica.stopping_at or replica.draining_at or replica.ready_at or replica.created_at
     return {
         "id": str(replica.id),

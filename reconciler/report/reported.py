@@ -1,4 +1,4 @@
-"""What a status is made of, and how its smallest parts are written. Pure."""
+"""The parts of a status document. Pure."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ EVERYTHING = "*"
 """Stands in `TargetReport.suspended` for the whole target."""
 
 DEFAULT_METRICS_PATH = "/metrics"
-"""Where a replica tells its metrics whose service git does not name any more."""
+"""The metrics path of a replica whose service is no longer in git."""
 
 
 @dataclass(frozen=True, slots=True)
 class RevisionInfo:
-    """What the source offers. `error` is why it could not be fetched or read just now; empty when it could."""
+    """The source's state. `error`: why the latest fetch or read failed; empty when it succeeded."""
 
     wanted: str = ""
     applied: str = ""
@@ -46,10 +46,10 @@ class RevisionInfo:
 
 @dataclass(frozen=True, slots=True)
 class DaemonInfo:
-    """Who answers. `passes` counts the passes completed so far over all targets: 0 means that nothing is known yet.
+    """The daemon. `passes` counts the passes completed so far over all targets; with 0 nothing is known yet.
 
-    `fault` says why nothing can be written into our folder, `config_fault` why the config that was read last is not
-    the one in force.
+    `fault`: why the state folder is not writable. `config_fault`: why the config that was read last is not
+    in force.
     """
 
     version: str
@@ -66,8 +66,8 @@ class TargetReport:
     """One target after its latest pass. `suspended` holds `namespace/name` of services, or `*` for all of them.
 
     `applied` is the revision that this target reached; empty means the source's. `suspensions` tell more of what is
-    suspended, by the same names; `drained`: by whom the whole host is drained. `requests`: what became of them.
-    `pass_error`: why the latest try made no pass; empty when it did. `closed_paths` counts requests for paths that are
+    suspended, by the same names; `drained`: who drained the whole host. `requests`: their outcomes.
+    `pass_error`: why the latest pass failed; empty when it did not. `closed_paths` counts requests for paths that are
     not open.
     """
 
@@ -89,7 +89,7 @@ class TargetReport:
 
 @dataclass(frozen=True, slots=True)
 class LeftoverInfo:
-    """A target that the config does not name any more, though something of it is there; `message` says so in words."""
+    """A target that is no longer in the config, though its replicas or state still exist."""
 
     target: str
     folder: str

@@ -1,4 +1,4 @@
-"""What our changes did to requests, by service: kept in a file, so that neither our restart nor the proxy's loses it.
+"""Requests drained, lost and refused, by service: kept in a file, over restarts of the daemon and the proxy.
 
 Losing the file loses these numbers and nothing else. It is written only when a number changed.
 """
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class Fate(StrEnum):
-    """What became of a request."""
+    """The outcome of a request."""
 
     DRAINED = "drained"  # it was running when its replica began to drain, and ran to its end
     LOST = "lost"  # it was cut
@@ -30,14 +30,14 @@ class Fate(StrEnum):
 
 
 Counts = Mapping[str, int]
-# So long after a cut the proxy may still tell of it.
+# For so long after a cut the proxy may still report it.
 _CUT_SECONDS = 30.0
 NONE: Counts = {fate.value: 0 for fate in Fate}
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """One service's, in all and since git asked for what it asks for now."""
+    """One service's, in total and since the current rollout."""
 
     total: Counts = field(default_factory=lambda: NONE)
     rollout: Counts = field(default_factory=lambda: NONE)
@@ -134,7 +134,7 @@ class RequestTally:
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("requests_counted_anew", reason=f"{self._path}: {error}")
+            log.warning("request_counts_reset", reason=f"{self._path}: {error}")
 
     def _write(self) -> None:
         services = {name: asdict(one) for name, one in sorted(self._known.items())}
@@ -145,7 +145,7 @@ class RequestTally:
             write_atomically(self._path, text.encode())
         except OSError as error:
             # A full disk costs what was counted since, and only if we end before it has room.
-            log.warning("requests_not_written", reason=f"{self._path}: {error.strerror}")
+            log.warning("request_counts_not_written", reason=f"{self._path}: {error.strerror}")
 
 
 def _requests(data: Mapping[str, object]) -> Requests:

@@ -1,4 +1,4 @@
-"""The head line of the status: which revision git wants, what of it is applied, and what holds the rest up. Pure."""
+"""The head line of the status: the desired revision, what of it is applied, and what holds up the rest. Pure."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from reconciler.report.status import Document
 
 
 def revision_line(status: Document) -> str:
-    """What git wants, what is applied of it, and what keeps it from being applied completely."""
+    """The desired revision, how far it is applied, and what keeps it from being applied completely."""
     revision = status["revision"]
     if not revision["wanted"]:
         return f"no revision read yet{': ' + one_line(revision['error']) if revision['error'] else ''}"
-    said = f"revision {short(revision['wanted'])}"
-    said += f" “{one_line(revision['subject'])}”" if revision["subject"] else ""
+    text = f"revision {short(revision['wanted'])}"
+    text += f" “{one_line(revision['subject'])}”" if revision["subject"] else ""
     held = _held_up(revision.get("heldUpBy", ()))
     if revision["wanted"] == revision["applied"]:
-        return f"{said}, applied where possible: {held}" if held else f"{said}, applied"
-    applied = f"applied is {short(revision['applied'])}" if revision["applied"] else _applied_by_target(status)
-    return f"{said} wanted, {applied}{': ' + held if held else ''}"
+        return f"{text}, applied where possible: {held}" if held else f"{text}, applied"
+    applied = f"applied: {short(revision['applied'])}" if revision["applied"] else _applied_by_target(status)
+    return f"{text} desired, {applied}{': ' + held if held else ''}"
 
 
 def _applied_by_target(status: Document) -> str:
     known = [(one["name"], one["revision"]["applied"]) for one in status["targets"] if one["revision"]["applied"]]
-    said = ", ".join(f"{short(applied)} on {name}" for name, applied in known)
-    return f"applied is {said}" if said else "none applied yet"
+    text = ", ".join(f"{short(applied)} on {name}" for name, applied in known)
+    return f"applied: {text}" if text else "none applied yet"
 
 
 def _held_up(held: Sequence[Document]) -> str:
@@ -37,12 +37,12 @@ def _held_up(held: Sequence[Document]) -> str:
 
 
 def written_at(reason: Document) -> str:
-    """`file:line`, or nothing where it has no file."""
+    """`file:line`; empty if it has no file."""
     return place(reason | {"message": ""}).removesuffix(": ")
 
 
 def pending(status: Document) -> str:
-    """The services that are on their way, or fell behind after their revision was applied."""
+    """The services that are still progressing, or drifted after their revision was applied."""
     held = {(one["target"], one["service"]) for one in status["revision"].get("heldUpBy", ())}
     waiting = [
         full_name(service)
@@ -52,7 +52,7 @@ def pending(status: Document) -> str:
     if not waiting:
         return ""
     applied = status["revision"]["wanted"] == status["revision"]["applied"]
-    return f"; {'not Synced now' if applied else 'waiting for'}: {_listed(waiting)}"
+    return f"; {'out of sync' if applied else 'waiting for'}: {_listed(waiting)}"
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""One service of a target as data: what git says, what was seen, what was planned and what became of it. Pure."""
+"""One service of a target as data: desired, observed, planned, and the results. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from reconciler.report.actions import action_name, services_of
 from reconciler.report.canary import canary_document, is_canary
 from reconciler.report.fit import fit_document
 from reconciler.report.gpus import gpus_held
-from reconciler.report.kserve_status import UNTOLD, kserve_status, see
+from reconciler.report.kserve_status import UNKNOWN, kserve_status, observed_service
 from reconciler.report.redact import scrub_text
 from reconciler.report.replicas import (
     live_digest,
@@ -82,35 +82,35 @@ class TargetIndex:
         )
 
     def only(self, service: ServiceId, desired: Desired | None, verdict: ServicePlan) -> TargetIndex:
-        """The same without what is known of a service, but for this."""
-        told = {service: desired} if desired else {}
-        return replace(self, desired=told, replicas={}, owned={}, routes={}, verdicts={service: verdict})
+        """The same index with nothing of a service but this."""
+        known = {service: desired} if desired else {}
+        return replace(self, desired=known, replicas={}, owned={}, routes={}, verdicts={service: verdict})
 
 
 def _is_ready(replica: Replica) -> bool:
-    """What does not answer may be out of the route, and serves for none."""
+    """A silent replica may be out of the route, and does not count."""
     return replica_phase(replica) == "Ready" and not replica.silence
 
 
-def _service(service: ServiceId, sight: TargetIndex) -> Document:
-    desired, verdict = sight.desired.get(service), sight.verdicts.get(service)
-    replicas = sorted(sight.replicas.get(service, []), key=lambda one: (one.created_at, one.id))
-    health = verdict.health if verdict else _unknown_health(sight.report)
-    suspended = bool({EVERYTHING, str(service)} & sight.report.suspended)
-    asked = sight.report.suspensions
-    route = sight.routes.get(service)
-    owned = sight.owned.get(service)
+def _service(service: ServiceId, index: TargetIndex) -> Document:
+    desired, verdict = index.desired.get(service), index.verdicts.get(service)
+    replicas = sorted(index.replicas.get(service, []), key=lambda one: (one.created_at, one.id))
+    health = verdict.health if verdict else _unknown_health(index.report)
+    suspended = bool({EVERYTHING, str(service)} & index.report.suspended)
+    asked = index.report.suspensions
+    route = index.routes.get(service)
+    owned = index.owned.get(service)
     canary = canary_document(desired, owned, route)
-    # The share of requests makes git's own version the canary; what is promoted stays beside it.
-    is_beside = canary and desired and not desired.canary and not (verdict and verdict.rejected)
-    beside = owned.promoted.replicas if is_beside and owned and owned.promoted else 0
+    # With a traffic percentage, the version in git is the canary; the promoted one keeps serving.
+    has_stable = canary and desired and not desired.canary and not (verdict and verdict.rejected)
+    stable = owned.promoted.replicas if has_stable and owned and owned.promoted else 0
     return {
         "namespace": service.namespace,
         "name": service.name,
         "displayName": desired.display_name if desired else "",
         "dashboard": desired.dashboard if desired else True,
         "inGit": desired is not None,
-        "origin": _origin(service, sight),
+        "origin": _origin(service, index),
         "sync": (verdict.sync if verdict else Sync.UNKNOWN).value,
         "health": {
             "status": health.phase.value,
@@ -129,49 +129,49 @@ def _service(service: ServiceId, sight: TargetIndex) -> Document:
         "rejected": _rejected(verdict.rejected) if verdict and verdict.rejected else None,
         "kept": reason_document(verdict.kept) if verdict and verdict.kept else None,
         "problems": [reason_document(one) for one in (desired.problems if desired else ())],
-        "warnings": [reason_document(one) for one in _warnings(desired, sight.report.observed)],
-        "lastError": _last_error(service, desired, verdict, sight),
-        "ready": f"{sum(_is_ready(one) for one in replicas)}/{_wanted(service, sight) + beside}",
-        "lastFailure": last_failure(sight.report.failures, service),
+        "warnings": [reason_document(one) for one in _warnings(desired, index.report.observed)],
+        "lastError": _last_error(service, desired, verdict, index),
+        "ready": f"{sum(_is_ready(one) for one in replicas)}/{_desired_replicas(service, index) + stable}",
+        "lastFailure": last_failure(index.report.failures, service),
         "gpus": gpus_held(replicas),
-        "requests": _requests(sight.report.requests.get(service, Requests())),
-        "fit": fit_document(_fit(desired, sight)),
-        "staging": list(staging_documents(desired, sight.report.observed)),
+        "requests": _requests(index.report.requests.get(service, Requests())),
+        "fit": fit_document(_fit(desired, index)),
+        "staging": list(staging_documents(desired, index.report.observed)),
         "replicas": [replica_document(one, is_canary(one, canary, route)) for one in replicas],
-        "endpoints": _endpoints(service, sight),
-        **_as_kserve(service, replicas, sight),
+        "endpoints": _endpoints(service, index),
+        **_as_kserve(service, replicas, index),
         "metricsPath": desired.metrics_path if desired else DEFAULT_METRICS_PATH,
     }
 
 
-def service_document(service: ServiceId, sight: TargetIndex) -> Document:
-    """One that makes us raise is told of by its name and the error; all that is known of the others is told."""
+def service_document(service: ServiceId, index: TargetIndex) -> Document:
+    """A service that raises is shown by its name and the error; the others are shown in full."""
     try:
-        return _service(service, sight)
+        return _service(service, index)
     except Exception as error:
-        desired = sight.desired.get(service)
+        desired = index.desired.get(service)
         reason, bug = caught(error, f"reporting on {service}", desired.origin if desired else None)
         last = bug.traceback.strip().splitlines()[-2:-1]
         reason = replace(reason, message=f"{reason.message} ({' '.join(last).strip()})")
         known = Desired(service, desired.origin, None, "", problems=(reason,)) if desired else None
         verdict = ServicePlan(service, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason))
-        return _service(service, sight.only(service, known, verdict))
+        return _service(service, index.only(service, known, verdict))
 
 
 def _requests(known: Requests) -> Document:
-    """What our changes did to them: in all, and since git asked for what it asks for now."""
+    """The effect of our changes on requests: in total, and since the current rollout."""
     return {**known.total, "rollout": {**known.rollout, "revision": known.revision}}
 
 
 def _warnings(desired: Desired | None, observed: Observed | Unreachable | None) -> tuple[Reason, ...]:
     if desired is None:
         return ()
-    lacks_gpus = isinstance(observed, Observed) and not observed.capacity.gpus
-    return (*desired.warnings, *(desired.warnings_without_gpu if lacks_gpus else ()))
+    has_no_gpu = isinstance(observed, Observed) and not observed.capacity.gpus
+    return (*desired.warnings, *(desired.warnings_without_gpu if has_no_gpu else ()))
 
 
-def _fit(desired: Desired | None, sight: TargetIndex) -> Fit | None:
-    verdict = sight.preflights.get(desired.digest) if desired else None
+def _fit(desired: Desired | None, index: TargetIndex) -> Fit | None:
+    verdict = index.preflights.get(desired.digest) if desired else None
     return verdict.fit if verdict else None
 
 
@@ -181,11 +181,11 @@ def _unknown_health(report: TargetReport) -> Health:
     return Health(HealthStatus.UNKNOWN, Reason("NotYetSeen", "no pass has looked at it yet"))
 
 
-def _origin(service: ServiceId, sight: TargetIndex) -> str:
-    known = sight.desired.get(service) or sight.owned.get(service)
+def _origin(service: ServiceId, index: TargetIndex) -> str:
+    known = index.desired.get(service) or index.owned.get(service)
     if known:
         return str(known.origin)
-    replicas = sight.replicas.get(service)
+    replicas = index.replicas.get(service)
     return str(replicas[-1].origin) if replicas else ""
 
 
@@ -193,37 +193,37 @@ def _blocked(desired: Desired | None, verdict: ServicePlan | None) -> tuple[Reas
     return verdict.blocked if verdict else desired.blocked if desired else ()
 
 
-def _wanted(service: ServiceId, sight: TargetIndex) -> int:
-    desired, owned = sight.desired.get(service), sight.owned.get(service)
-    if sight.report.desired and (sight.report.desired.cordon or sight.report.desired.drain):
+def _desired_replicas(service: ServiceId, index: TargetIndex) -> int:
+    desired, owned = index.desired.get(service), index.owned.get(service)
+    if index.report.desired and (index.report.desired.cordon or index.report.desired.drain):
         return 0
     if desired and desired.spec:
-        # A canary counts as long as the service itself is wanted.
+        # A canary counts as long as the service itself is desired.
         return desired.replicas + (desired.canary.replicas if desired.canary and desired.replicas else 0)
-    if desired is None and not _is_kept(service, sight):
+    if desired is None and not _is_kept(service, index):
         return 0
-    # What git says cannot be used or read: what was promoted is kept, else what runs.
-    return owned.promoted.replicas if owned and owned.promoted else len(sight.replicas.get(service, ()))
+    # Git cannot be used or read: the promoted version is kept, else what runs.
+    return owned.promoted.replicas if owned and owned.promoted else len(index.replicas.get(service, ()))
 
 
-def _is_kept(service: ServiceId, sight: TargetIndex) -> bool:
-    """Git does not show it, but it may be in a file that cannot be read."""
-    verdict = sight.verdicts.get(service)
+def _is_kept(service: ServiceId, index: TargetIndex) -> bool:
+    """Not found in git, but it may be in a file that cannot be read."""
+    verdict = index.verdicts.get(service)
     return verdict is not None and verdict.kept is not None
 
 
-def _as_kserve(service: ServiceId, replicas: Sequence[Replica], sight: TargetIndex) -> Document:
-    desired, verdict = sight.desired.get(service), sight.verdicts.get(service)
+def _as_kserve(service: ServiceId, replicas: Sequence[Replica], index: TargetIndex) -> Document:
+    desired, verdict = index.desired.get(service), index.verdicts.get(service)
     if verdict is None or desired is None or desired.not_here:
-        return dict(UNTOLD)
-    seen = see(desired, replicas, sight.owned.get(service), verdict, _wanted(service, sight))
-    return kserve_status(desired, seen, sight.report.routing)
+        return dict(UNKNOWN)
+    seen = observed_service(desired, replicas, index.owned.get(service), verdict, _desired_replicas(service, index))
+    return kserve_status(desired, seen, index.report.routing)
 
 
-def _endpoints(service: ServiceId, sight: TargetIndex) -> Document:
-    model = service.name if sight.names[service.name] == 1 else str(service)
+def _endpoints(service: ServiceId, index: TargetIndex) -> Document:
+    model = service.name if index.names[service.name] == 1 else str(service)
     return {
-        "host": f"{service.name}-{service.namespace}.{sight.report.routing.domain}",
+        "host": f"{service.name}-{service.namespace}.{index.report.routing.domain}",
         "path": f"/{service.namespace}/{service.name}",
         "model": model,
     }
@@ -251,9 +251,9 @@ def _failures(results: Sequence[Result]) -> dict[ServiceId, str]:
     return found
 
 
-def _last_error(service: ServiceId, desired: Desired | None, verdict: ServicePlan | None, sight: TargetIndex) -> str:
+def _last_error(service: ServiceId, desired: Desired | None, verdict: ServicePlan | None, index: TargetIndex) -> str:
     if desired and desired.problems:
         return scrub_text(str(desired.problems[0]))
     if verdict and verdict.rejected:
         return scrub_text(str(verdict.rejected.reason))
-    return sight.failures.get(service, "")
+    return index.failures.get(service, "")

@@ -1,4 +1,4 @@
-"""Status as data: one document, `reconciler.status/v1`, from what git says, what was seen and what was planned.
+"""Status as data: one document, `reconciler.status/v1`, from the desired, observed and planned state.
 
 Pure. Times are RFC 3339 in UTC; everything is JSON. The command line, metrics and forges read only this document.
 """
@@ -90,7 +90,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
     observed = report.observed if isinstance(report.observed, Observed) else None
     ids = _all_services(report, observed)
     names = Counter(service.name for service in ids)
-    sight = TargetIndex.of(report, observed, names)
+    index = TargetIndex.of(report, observed, names)
     return {
         "name": _name(report),
         "reachable": observed is not None,
@@ -113,12 +113,12 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "lastError": _failure_of_none(report.last_results),
         "lastFailure": last_failure(report.failures, None),
         "closedPathRequests": report.closed_paths,
-        "services": [service_document(service, sight) for service in sorted(ids)],
+        "services": [service_document(service, index) for service in sorted(ids)],
     }
 
 
 def _target_revision(report: TargetReport, revision: RevisionInfo) -> Document:
-    """`applied`: what can be applied of that revision is. `fullyApplied`: everything is as `wanted` says, now."""
+    """`applied`: the revision is applied as far as possible. `fullyApplied`: all is in sync with `desired` now."""
     wanted = report.desired.revision if report.desired else revision.wanted
     applied = report.applied or revision.applied
     held: tuple[HoldUp, ...] = ()
@@ -146,7 +146,7 @@ def _name(report: TargetReport) -> str:
 def _unreachable_reason(report: TargetReport) -> str:
     if isinstance(report.observed, Unreachable):
         return scrub_text(report.observed.reason)
-    return "not asked yet" if report.observed is None else ""
+    return "not observed yet" if report.observed is None else ""
 
 
 def _notes(report: TargetReport) -> Iterable[Reason]:
@@ -165,6 +165,6 @@ def _all_services(report: TargetReport, observed: Observed | None) -> set[Servic
 
 
 def _failure_of_none(results: Sequence[Result]) -> str:
-    """The latest failure that belongs to no service: the proxy's."""
+    """The latest failure of no service: the proxy's."""
     failed = [one for one in results if one.outcome is Outcome.FAILED and not services_of(one.action)]
     return scrub_text(f"{action_name(failed[-1].action)} failed: {failed[-1].error}") if failed else ""

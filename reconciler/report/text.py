@@ -1,4 +1,4 @@
-"""Documents as people read them: plain lines and tables of plain cells. Pure; colours are `screen`'s business."""
+"""Documents as readable text: plain lines and tables of plain cells. Pure; `screen` adds colours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from datetime import datetime
 from reconciler.config.listen import reachable
 from reconciler.model import GPU
 from reconciler.report.actions import short
-from reconciler.report.convergence import by_hand, fault, full_name, is_elsewhere, judge, place, services, why_unseen
+from reconciler.report.convergence import (
+    by_hand,
+    convergence_of,
+    fault,
+    full_name,
+    is_elsewhere,
+    place,
+    services,
+    unknown_because,
+)
 from reconciler.report.redact import one_line
 from reconciler.report.revision_text import pending, revision_line, written_at
 from reconciler.report.status import Document
@@ -28,8 +37,8 @@ Block = str | Table
 _MARKS = {"create": "+", "change": "~", "delete": "-", "blocked": "!", "rejected": "!", "keep": "!", "wait": "…"}
 
 
-_PROXY_BREAKS = {
-    "Hung": "the proxy hangs and is replaced",
+_PROXY_FAULTS = {
+    "Hung": "the proxy is unresponsive and is being replaced",
     "Deaf": "the proxy serves, but its admin socket is lost; the next change replaces it, which cuts its requests",
 }
 
@@ -50,13 +59,13 @@ def status_blocks(status: Document, *, wide: bool = False, detail: bool = False)
             yield from _failures(target)
         if detail:
             yield from _replica_blocks(target)
-    if faults := judge(status).faults:
+    if faults := convergence_of(status).faults:
         yield ""
-        yield "Not as git says:"
+        yield "Out of sync:"
         yield from (f"  {one_line(one)}" for one in faults)
     if counted := list(_requests(status)):
         yield ""
-        yield "Requests since git asks for this:"
+        yield "Requests since the last change in git:"
         yield from (f"  {one_line(one)}" for one in counted)
     if warnings := list(_warnings(status)):
         yield ""
@@ -87,7 +96,7 @@ def _failures(target: Document) -> Iterator[str]:
 
 
 def _replica_blocks(target: Document) -> Iterator[Block]:
-    """What a person asks about one service: each replica, its GPUs and its share of the requests."""
+    """The replicas of one service: phase, role, GPUs and share of the requests."""
     for service in target["services"]:
         if not service["replicas"]:
             continue
@@ -116,7 +125,7 @@ def _role(replica: Document, service: Document) -> str:
 
 
 def _devices(replicas: Sequence[Document]) -> str:
-    """`GPU-5f2c91bc` is enough to find it in `nvidia-smi -L`; a share of it stands behind a colon."""
+    """`GPU-5f2c91bc` is enough to find it in `nvidia-smi -L`; a share of it follows after a colon."""
     parts = []
     for replica in replicas:
         share = replica["gpuFraction"]
@@ -138,9 +147,9 @@ def stale_blocks(status: Document, now: float) -> Iterator[Block]:
     ago = _span(now - datetime.fromisoformat(read or started).timestamp())
     yield ""
     if read:
-        yield f"git was last read {ago} ago; what it said then holds until it can be read again."
+        yield f"git was last read {ago} ago; its last revision stays in force until it can be read again."
     else:
-        yield f"git could not be read since the daemon started {ago} ago; what it said before that holds."
+        yield f"git could not be read since the daemon started {ago} ago; the last revision before that stays in force."
 
 
 def _span(seconds: float) -> str:
@@ -153,17 +162,17 @@ def _span(seconds: float) -> str:
 
 def _target_line(target: Document) -> str:
     if not target["reachable"]:
-        return f"{target['name']}: {one_line(why_unseen(target))}"
+        return f"{target['name']}: {one_line(unknown_because(target))}"
     parts = [f"{target['name']}: http://{reachable(target['listen'])}", _gpus_line(target["gpus"])]
     parts += [one_line(f"suspended{by_hand(target.get('suspension'))}")] if target["suspended"] else []
     parts += [_drained(target)] if target.get("drained") else []
     parts += [f"Cordoned ({place(target['cordoned'])})"] if target["cordoned"] else []
-    parts += [] if target["proxyReady"] else [_PROXY_BREAKS.get(target["proxyBreak"], "the proxy does not answer")]
+    parts += [] if target["proxyReady"] else [_PROXY_FAULTS.get(target["proxyBreak"], "the proxy is not responding")]
     return ", ".join(parts)
 
 
 def _drained(target: Document) -> str:
-    return one_line(f"Drained{by_hand(target['drained'])} (`reconciler host undrain` lifts it)")
+    return one_line(f"Drained{by_hand(target['drained'])} (`reconciler host undrain` ends it)")
 
 
 def _gpus_line(gpus: Document) -> str:
@@ -183,7 +192,7 @@ def _gpus_line(gpus: Document) -> str:
 
 def _status_row(service: Document) -> tuple[str, ...]:
     live = short(service["liveDigest"]) or "-"
-    health = service["health"]["status"] + (" (suspended by hand)" if service["suspended"] else "")
+    health = service["health"]["status"] + (" (suspended manually)" if service["suspended"] else "")
     step = service["step"]
     if service["suspended"]:
         step = f"suspended{by_hand(service.get('suspension'))}"
@@ -196,14 +205,14 @@ def _canary(service: Document) -> str:
     canary = service.get("canary")
     if not canary:
         return ""
-    waits = "" if canary["percent"] == canary["wantedPercent"] else f", wanted {canary['wantedPercent']}%"
+    waits = "" if canary["percent"] == canary["wantedPercent"] else f", desired {canary['wantedPercent']}%"
     return f"canary {short(canary['digest'])} gets {canary['percent']}% of requests{waits}"
 
 
 def _why_idle(service: Document) -> str:
-    """Why nothing happens to it: what a person would ask next."""
+    """Why no action is planned for it."""
     if service["problems"]:
-        return one_line(f"kept as it was: {written_at(service['problems'][0])} cannot be used")
+        return one_line(f"kept unchanged: {written_at(service['problems'][0])} cannot be used")
     if service.get("kept"):
         return _why_kept(service["kept"])
     if not service["inGit"]:
@@ -241,18 +250,18 @@ def _service_warnings(target: Document) -> Iterator[str]:
 
 @dataclass(slots=True)
 class Changes:
-    """What became different since the last time it was asked: lines of progress."""
+    """What changed since the last call, as lines of progress."""
 
     _seen: dict[str, str] = field(default_factory=dict)
 
     def since_last(self, status: Document) -> list[str]:
-        """One line for each service, target or revision that now reads otherwise."""
+        """One line for each service, target or revision whose line changed."""
         now = dict(self._lines(status))
         if not status["daemon"]["passes"]:
-            # A daemon that has just started has not looked yet: what it does not list is not gone.
+            # A daemon that has just started has observed nothing yet: what it does not list may still exist.
             now = self._seen | now
         changed = [line for key, line in now.items() if self._seen.get(key) != line]
-        changed += [f"{key}: gone" for key in self._seen if key not in now and "/" in key]
+        changed += [f"{key}: removed" for key in self._seen if key not in now and "/" in key]
         self._seen = now
         return changed
 
@@ -285,7 +294,7 @@ def _state(service: Document) -> str:
 
 
 def plan_blocks(plan: Document) -> Iterator[Block]:
-    """Per service that is not left as it is: one headline, then its next steps; then the warnings of all."""
+    """Per changed service one headline and its next steps; then all warnings."""
     for target in plan["targets"]:
         yield f"{target['name']} at {short(target['revision']['wanted']) or 'no revision'}"
         if not target["reachable"]:
@@ -309,7 +318,7 @@ def _plan_lines(service: Document) -> Iterator[str]:
     mark = _MARKS.get(service["change"])
     if mark is None:
         return
-    # Several reasons read better one below the other.
+    # Several reasons are easier to read one per line.
     several = service["blocked"] if service["change"] == "blocked" and len(service["blocked"]) > 1 else []
     headline = f"Blocked for {len(several)} reasons" if several else service["headline"]
     yield f"  {mark} {full_name(service)} ({service['origin']}): {one_line(headline)}"
@@ -317,7 +326,7 @@ def _plan_lines(service: Document) -> Iterator[str]:
     if service["fit"]:
         yield f"      memory: {one_line(service['fit']['line'])}"
     if service["change"] == "rejected" and service["liveDigest"]:
-        yield f"      live is {short(service['liveDigest'])}"
+        yield f"      live: {short(service['liveDigest'])}"
     yield from (f"      {_action_line(action)}" for action in service["actions"])
 
 
@@ -330,9 +339,9 @@ def _count_line(counts: Document, *, drained: bool) -> str:
     parts = [f"{counts[word]} {word}" for word in words if counts[word]]
     others = f"{counts['elsewhere']} not for this host" if counts["elsewhere"] else ""
     if not parts and not counts["actions"]:
-        said = f"Nothing to do: {_number(counts['services'] - counts['elsewhere'], 'service')} as git says"
-        said = "Nothing to do while the host is drained by hand" if drained else said
-        return ", ".join(filter(None, (said, others))) + "."
+        text = f"Nothing to do: {_number(counts['services'] - counts['elsewhere'], 'service')} in sync"
+        text = "Nothing to do while the host is drained manually" if drained else text
+        return ", ".join(filter(None, (text, others))) + "."
     parts += filter(None, (f"{counts['unchanged']} unchanged", others))
     return f"{_number(counts['actions'], 'action')}; {', '.join(parts)}"
 

@@ -39,7 +39,7 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
 
     def readyz() -> Response:
         found = readiness(control.status(), control.heartbeat(), max_heartbeat_age)
-        body = {"status": found.word, "waitingFor": list(found.waiting_for), "failing": list(found.failing)}
+        body = {"status": found.status, "waitingFor": list(found.waiting_for), "failing": list(found.failing)}
         return JSONResponse(body, 503 if found.waiting_for else 200)
 
     def scrape() -> Response:

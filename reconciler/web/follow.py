@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.errors import Terminal
-from reconciler.report.convergence import full_name, is_moving, judge, services
+from reconciler.report.convergence import convergence_of, full_name, is_moving, services
 from reconciler.report.status import Document
 from reconciler.web.client import DaemonClient, NoDaemon, RequestRefused
 
@@ -43,7 +43,7 @@ def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Docume
             time.sleep(0.5)
             continue
         progress(status)
-        done = status["daemon"]["passes"] >= enough and judge(status).settled
+        done = status["daemon"]["passes"] >= enough and convergence_of(status).settled
         if done or time.monotonic() >= deadline:
             return status
         time.sleep(0.2)

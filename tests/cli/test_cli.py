@@ -205,7 +205,7 @@ def test_an_answer_that_cannot_be_written_is_no_answer(shell: Shell, arguments: 
     gone, full = (_redirected(shell, redirection, *arguments) for redirection in ("| true", ">/dev/full"))
     assert (gone.returncode, gone.stderr) == (141, "")
     assert full.returncode == 2
-    assert "the answer cannot be written: No space left on device" in full.stderr
+    assert "cannot write the output: No space left on device" in full.stderr
 
 
 # ---------------------------------------------------------------- the user's mistakes
@@ -316,7 +316,7 @@ def test_status_says_when_the_daemon_is_older_than_the_package(shell: Shell, loo
     said = "; ".join(shell("status").stdout.splitlines()[-1:])
     assert said == (
         f"the daemon runs version 1.2.3, installed is {__version__}: "
-        "`systemctl restart reconciler` (models go on serving)"
+        "`systemctl restart reconciler` (models keep serving)"
     )
     loop.document["daemon"] |= {"version": __version__, "build": build_id()}
     assert "systemctl restart" not in shell("status").stdout
@@ -325,7 +325,7 @@ def test_status_says_when_the_daemon_is_older_than_the_package(shell: Shell, loo
     del loop.document["daemon"]["build"], loop.document["revision"]["subject"]
     answer = shell("status")
     assert (answer.returncode, answer.stdout) == (3, "")
-    assert "its status lacks 'subject'; systemctl restart reconciler" in answer.stderr
+    assert "its status has no 'subject'; systemctl restart reconciler" in answer.stderr
 
 
 @pytest.mark.slow
@@ -477,8 +477,8 @@ def test_history_is_a_table_or_json(shell: Shell, loop: FakeLoop) -> None:
 def test_history_takes_filters_and_says_when_nothing_fits(shell: Shell, loop: FakeLoop) -> None:
     loop.history = lambda service, limit, **filters: []  # type: ignore[method-assign]
     answer = shell("history", "--since", "2h", "--revision", "4f1c", "--service", "demo/tiny")
-    assert (answer.returncode, answer.stdout) == (0, "no entry fits\n")
-    assert shell("history").stdout == "nothing happened yet\n"
+    assert (answer.returncode, answer.stdout) == (0, "no matching entry\n")
+    assert shell("history").stdout == "no entries yet\n"
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_host_drained_by_hand_is_emptied_without_loss_and_comes_back(rig: Rig):
         rig.ask("host", "drain", "--reason", "a disk is replaced")
         rig.wait("it to be empty", lambda: says(rig, "Drained"))
         assert {answer.verdict for answer in rig.complete()} == {Verdict.REFUSED}, "503 with Retry-After, on every way"
-        assert "a disk is replaced (`reconciler host undrain` lifts it)" in rig.ask("status", expect=1).stdout
+        assert "a disk is replaced (`reconciler host undrain` ends it)" in rig.ask("status", expect=1).stdout
         assert "drained by" in rig.ask("sync", expect=1).stderr
 
         rig.kill()

@@ -511,7 +511,7 @@ def test_daemon_says_that_a_broken_commit_makes_its_source_stand_still(tmp_path:
         assert status["revision"]["wanted"] == good
         shown = [str(each) for each in (*status_blocks(status), *stale_blocks(status, time.time()))]
         assert any(bad in each for each in shown)
-        assert "what it said then holds until it can be read again" in shown[-1]
+        assert "its last revision stays in force until it can be read again" in shown[-1]
         assert [one["event"] for one in daemon.history(None, 1)] == ["source_error"]
         repository.git("update-ref", "refs/heads/main", good)
         daemon.request_sync()

@@ -19,7 +19,7 @@ from reconciler.kserve.status import (
     model_status,
 )
 from reconciler.model import Routed
-from reconciler.report.kserve_status import kserve_status, see
+from reconciler.report.kserve_status import kserve_status, observed_service
 from tests.support.report_world import (
     NEW,
     desired,
@@ -34,7 +34,7 @@ from tests.support.report_world import (
 )
 
 SERVING = ObservedService(
-    wanted=1, ready=1, updated=1, alive=1, served=True, routed=True, ready_since=110.0, started_at=100.0
+    desired=1, ready=1, updated=1, alive=1, served=True, routed=True, ready_since=110.0, started_at=100.0
 )
 UNKNOWN_RUNTIME = invalid_because("RuntimeNotRecognized", "No ServingRuntimes … with the name: nope")
 CRASHED = failed_because("CUDA out of memory", 1)
@@ -66,7 +66,7 @@ def words(seen: ObservedService) -> dict[str, tuple[str, str]]:
         ("the first try failed", ObservedService(1, failed=1, failure=CRASHED),
          ("False", "Predictor ingress not created"),
          ("False", "MinimumReplicasUnavailable"), "BlockedByFailedLoad", "", "FailedToLoad"),
-        ("more replicas wanted than ready", replace(SERVING, wanted=3, alive=3),
+        ("more replicas wanted than ready", replace(SERVING, desired=3, alive=3),
          ("False", "Predictor ingress not created"), ("False", "MinimumReplicasUnavailable"),
          "InProgress", "Loaded", "Pending"),
         ("an unusable document from the start", ObservedService(0, invalid=UNKNOWN_RUNTIME),
@@ -94,7 +94,7 @@ def test_status_reads_as_kserve_s(
 
 
 def test_stopped_service_says_so_in_every_condition() -> None:
-    seen = replace(SERVING, wanted=0, is_stopped=True)
+    seen = replace(SERVING, desired=0, is_stopped=True)
     assert words(seen) == {
         "IngressReady": ("False", "Stopped"),
         "PredictorReady": ("False", "Stopped"),
@@ -125,7 +125,7 @@ failures = st.none() | st.builds(FailureInfo, st.just("ModelLoadFailed"), st.tex
 def sights(draw: st.DrawFn) -> ObservedService:
     ready = draw(counts)
     return ObservedService(
-        wanted=draw(counts),
+        desired=draw(counts),
         ready=ready,
         updated=draw(st.integers(0, ready)),
         alive=ready + draw(counts),
@@ -182,7 +182,7 @@ def test_document_tells_url_conditions_and_model_status() -> None:
 
 def test_time_of_a_condition_is_when_the_last_wanted_replica_became_ready() -> None:
     replicas = [replica(number=n, ready_at=at) for n, at in ((1, 130.0), (2, 120.0), (3, 140.0))]
-    found = kserve_status(desired(), see(desired(replicas=2), replicas, owned(), verdict(), 2), Routing())
+    found = kserve_status(desired(), observed_service(desired(replicas=2), replicas, owned(), verdict(), 2), Routing())
     times = {each["type"]: each.get("lastTransitionTime") for each in found["conditions"]}
     assert times["PredictorReady"] == "1970-01-01T00:02:10Z"
 
@@ -190,7 +190,9 @@ def test_time_of_a_condition_is_when_the_last_wanted_replica_became_ready() -> N
 def test_rejected_update_is_a_failed_load_beside_a_service_that_serves() -> None:
     tree = {"desired": state(desired(digest=NEW)), "plan": None}
     found = kserve_status(
-        desired(), see(desired(digest=NEW), [replica()], owned(), verdict(rejected=rejection()), 1), Routing()
+        desired(),
+        observed_service(desired(digest=NEW), [replica()], owned(), verdict(rejected=rejection()), 1),
+        Routing(),
     )
     assert found["modelStatus"]["transitionStatus"] == "BlockedByFailedLoad"
     assert {each["type"]: each["status"] for each in found["conditions"]}["Ready"] == "True"
@@ -204,5 +206,7 @@ def test_stopped_service_has_no_url() -> None:
 
 
 def test_service_that_is_not_behind_the_proxy_yet_is_not_ready() -> None:
-    found = kserve_status(desired(), see(desired(), [replica(routed=Routed.ABSENT)], None, verdict(), 1), Routing())
+    found = kserve_status(
+        desired(), observed_service(desired(), [replica(routed=Routed.ABSENT)], None, verdict(), 1), Routing()
+    )
     assert {each["type"]: each["status"] for each in found["conditions"]}["Ready"] == "False"

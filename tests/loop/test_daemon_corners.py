@@ -13,7 +13,7 @@ import yaml
 
 from reconciler.config.settings import Settings
 from reconciler.loop.daemon import Daemon, _pause, _read_again, _Signals
-from reconciler.report.convergence import judge
+from reconciler.report.convergence import convergence_of
 from reconciler.report.readiness import readiness
 
 
@@ -59,6 +59,6 @@ def test_a_new_state_dir_is_refused_while_the_daemon_runs(tmp_path: Path):
     assert entry["event"] == "config_rejected"
     assert "state_dir" in entry["message"]
     status = daemon.status()
-    assert any("config refused" in fault and "state_dir" in fault for fault in judge(status).faults)
+    assert any("config rejected" in fault and "state_dir" in fault for fault in convergence_of(status).faults)
     assert readiness(status, 1.0, 60.0).failing[-1].startswith("config: ")
     daemon.stop()

@@ -22,7 +22,7 @@ from reconciler.loop.daemon import Daemon
 from reconciler.manifests import read_manifests
 from reconciler.model import INTERNAL_ERROR, Desired, HealthStatus, Origin, ServiceId, Snapshot
 from reconciler.report import diff, service_status
-from reconciler.report.convergence import judge
+from reconciler.report.convergence import convergence_of
 from reconciler.report.planned import plan_document
 from reconciler.report.readiness import readiness
 from reconciler.report.status import RevisionInfo
@@ -103,7 +103,7 @@ def test_service_whose_planning_raises_is_left_alone(monkeypatch: pytest.MonkeyP
     alone = report(desired=state(desired()), observed=seen, plan=make_plan(state(desired()), seen, {}, PATIENCE))
     status = status_of(alone, revision=RevisionInfo(wanted=alone.desired.revision, applied=alone.desired.revision))
     assert service_in(status)["health"]["reason"] == INTERNAL_ERROR
-    assert judge(status).failed, "nobody waits for it"
+    assert convergence_of(status).failed, "nobody waits for it"
     (held,) = status["revision"]["heldUpBy"]
     assert (held["service"], held["code"]) == (str(TINY), INTERNAL_ERROR)
     (service,) = plan_document(status, [(alone.desired, seen, alone.plan)])["targets"][0]["services"]
@@ -161,7 +161,7 @@ def test_pass_that_raises_shows_everywhere_until_one_succeeds(tmp_path: Path, mo
     assert [entry["event"] for entry in logs].count("pass_raised") == 1
     status = daemon.status()
     assert "IndexError" in status["targets"][0]["passError"]
-    assert any("the last pass failed" in fault for fault in judge(status).faults)
+    assert any("the last pass failed" in fault for fault in convergence_of(status).faults)
     assert "target a: its last pass ended in an error" in readiness(status, 1.0, 60.0).waiting_for
     assert b'reconciler_target_pass_failing{target="a"} 1.0' in Metrics().text(status)
     json.loads(JSONResponse(status).body)

@@ -162,7 +162,7 @@ def test_service_that_is_gone_is_forgotten_without_a_word(desk: Desk) -> None:
     desk.record(BLOCKED)
     desk.record()
     assert len(desk.told) == 1
-    assert str(TINY) not in desk.history.said("a")
+    assert str(TINY) not in desk.history.reported("a")
 
 
 def test_pass_without_news_writes_nothing(desk: Desk, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_since_is_a_duration_or_a_time() -> None:
     assert parse_since("1970-01-01T00:01:00Z", 0.0) == 60.0
     assert parse_since("1970-01-01T01:01:00+01:00", 0.0) == 60.0
     for wrong in ("", "yesterday", "2 hours", "-1h"):
-        with pytest.raises(ValueError, match="is no time"):
+        with pytest.raises(ValueError, match="is not a time"):
             parse_since(wrong, 0.0)
 
 

@@ -19,7 +19,7 @@ from reconciler.loop.reconcile import Reconciler
 from reconciler.loop.recorder import Recorder
 from reconciler.loop.wiring import make_folder, make_history
 from reconciler.model import Action, Desired, Fetch, File, Observed, Snapshot, Staging, Start, Stop, Unstage
-from reconciler.report.convergence import judge
+from reconciler.report.convergence import convergence_of
 from reconciler.report.status import DaemonInfo, RevisionInfo, build_status
 from reconciler.state.cordon import Cordon
 from reconciler.state.suspension import HostDrain, Suspension
@@ -198,11 +198,11 @@ def test_stop_that_always_fails_becomes_a_fault_that_ends_a_sync(tmp_path: Path)
         status = build_status(
             revision=RevisionInfo("b" * 40), targets=[turns.report], daemon=DaemonInfo("", 0.0, 1, passes=1)
         )
-        if judge(status).settled and not has_acted(turns.report):
+        if convergence_of(status).settled and not has_acted(turns.report):
             break
     turns.close()
-    assert judge(status).failed
-    assert any("stop" in fault and "no luck" in fault for fault in judge(status).faults)
+    assert convergence_of(status).failed
+    assert any("stop" in fault and "no luck" in fault for fault in convergence_of(status).faults)
 
 
 def test_files_that_cannot_be_deleted_hold_up_nobody(tmp_path: Path):

@@ -24,7 +24,9 @@ class InstalledRig(MachineRig):
         drop_in = self.machine.root / f"etc/systemd/system/{UNIT}.d/checkout.conf"
         drop_in.parent.mkdir(parents=True)
         drop_in.write_text(f"[Service]\nEnvironment=PYTHONPATH={ROOT}\n")
-        assert "next: tell /etc/reconciler/config.yaml where git and vLLM are" in self.host("install")
+        assert "next: set the git repository and the vLLM interpreter in /etc/reconciler/config.yaml" in self.host(
+            "install"
+        )
 
     @property
     def state_dir(self) -> Path:

@@ -88,7 +88,7 @@ def host() -> Iterator[Host]:
 def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(host: Host) -> None:
     fresh = host.ask("host", "install")
     assert "done      systemctl enable reconciler.service" in fresh
-    assert "next: tell /etc/reconciler/config.yaml where git and vLLM are" in fresh
+    assert "next: set the git repository and the vLLM interpreter in /etc/reconciler/config.yaml" in fresh
     # The config that we ship names nobody's repository.
     assert host.state(UNIT) == "inactive"
 

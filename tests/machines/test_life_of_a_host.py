@@ -141,7 +141,7 @@ def test_host_drained_by_hand_stays_empty_over_a_reboot(make_rig: MakeRig) -> No
     rig.machine.reboot()
     rig.wait("the daemon to be back", lambda: (rig.status() or {"daemon": {"passes": 0}})["daemon"]["passes"] > 1)
     assert rig.units() == []
-    assert "a disk is replaced (`reconciler host undrain` lifts it)" in rig.ask("status", expect=1).stdout
+    assert "a disk is replaced (`reconciler host undrain` ends it)" in rig.ask("status", expect=1).stdout
     rig.host("undrain")
     rig.wait("it to serve again", rig.serves)
     assert len(rig.units("active")) == 1

@@ -9,7 +9,7 @@ import pytest
 
 from reconciler.loop.disk import DiskCheck
 from reconciler.model import EnsureProxy, Outcome, Result, Unreachable
-from reconciler.report.convergence import judge
+from reconciler.report.convergence import convergence_of
 from reconciler.report.readiness import Readiness, readiness
 from reconciler.report.status import RevisionInfo
 from tests.support.report_world import REVISION, observed, replica, report, status_of
@@ -21,7 +21,7 @@ def ready(*reports: object, age: float = 1.0, **more: object) -> Readiness:
 
 def test_ready_when_all_that_is_promised_holds():
     assert ready() == Readiness((), ())
-    assert ready().word == "ok"
+    assert ready().status == "ok"
 
 
 def test_ready_waits_for_the_first_revision():
@@ -32,7 +32,7 @@ def test_ready_waits_for_the_first_revision():
 
 def test_ready_names_a_source_that_fails_now_and_stays_ready():
     found = ready(revision=RevisionInfo(wanted=REVISION, error="https://host/x: 401"))
-    assert (found.waiting_for, found.word) == ((), "degraded")
+    assert (found.waiting_for, found.status) == ((), "degraded")
     assert found.failing
     assert "host" not in found.failing[0]
 
@@ -44,7 +44,7 @@ def test_not_ready_while_a_target_is_not_reached_or_not_looked_at():
 
 def test_not_ready_while_the_proxy_does_not_answer():
     silent = replace(observed(replica()), proxy_ready=False)
-    assert ready(report(observed=silent)).waiting_for == ("target a: its proxy does not answer",)
+    assert ready(report(observed=silent)).waiting_for == ("target a: its proxy is not responding",)
 
 
 def test_not_ready_while_a_pass_cannot_act():
@@ -57,8 +57,8 @@ def test_not_ready_while_a_pass_cannot_act():
 def test_not_ready_while_the_state_folder_takes_nothing():
     status = status_of(report())
     status["daemon"]["fault"] = "/x: cannot be written: No space left on device"
-    assert readiness(status, 1.0, 60.0).waiting_for == ("the state folder: nothing can be written there",)
-    assert judge(status).faults == ("state folder: /x: cannot be written: No space left on device",)
+    assert readiness(status, 1.0, 60.0).waiting_for == ("the state folder is not writable",)
+    assert convergence_of(status).faults == ("state folder: /x: cannot be written: No space left on device",)
 
 
 def test_disk_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -151,9 +151,9 @@ def test_file_of_an_older_version_keeps_its_entries(path: Path, monkeypatch: pyt
         old.close()
     history = History(path)
     history.note("a", "rev", "", "start", "x", 1.0, ("view", "y"))
-    assert (history.applied("a"), len(history.quarantines("a")), history.said("a")) == ("rev", 1, {"view": "y"})
+    assert (history.applied("a"), len(history.quarantines("a")), history.reported("a")) == ("rev", 1, {"view": "y"})
     history.remember("a", "view", "")
-    assert history.said("a") == {}
+    assert history.reported("a") == {}
     history.close()
 
 
@@ -207,4 +207,6 @@ def test_half_a_surrogate_pair_is_kept_as_an_escape(history: History) -> None:
     history.reject("a", replace(known, reason=replace(known.reason, message=odd), last_words=(odd,)))
     (entry,), (failure,) = history.entries(5), history.failures("a")
     (kept,) = history.quarantines("a").values()
-    assert {entry["message"], failure.error, kept.reason.message, history.said("a")["source"]} == {"a name: \\ud800"}
+    assert {entry["message"], failure.error, kept.reason.message, history.reported("a")["source"]} == {
+        "a name: \\ud800"
+    }

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reconciler.report.convergence import judge
+from reconciler.report.convergence import convergence_of
 from reconciler.report.older import completed
 from reconciler.report.text import Changes, status_blocks
 from tests.support.report_world import TINY, observed, owned, replica, report, status_of
@@ -32,7 +32,7 @@ def test_status_of_an_older_daemon_is_completed_and_read() -> None:
     assert shape(old) == shape(now) | {"daemon": shape(old["daemon"])}
     assert old["revision"]["fullyApplied"] is None, "nobody knows"
     assert list(status_blocks(old, wide=True, detail=True))
-    assert judge(old).converged
+    assert convergence_of(old).converged
     assert Changes().since_last(old)
 
 

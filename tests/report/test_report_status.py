@@ -21,7 +21,7 @@ from reconciler.model import (
     Sync,
     Unreachable,
 )
-from reconciler.report.convergence import fault, judge
+from reconciler.report.convergence import convergence_of, fault
 from reconciler.report.status import RevisionInfo
 from reconciler.report.text import status_blocks
 from tests.support.report_world import (
@@ -63,7 +63,7 @@ def test_a_converged_world_is_one_json_document() -> None:
     service = service_in(status)
     assert (service["sync"], service["health"]["status"], service["ready"]) == ("Synced", "Healthy", "1/1")
     assert (service["digest"], service["liveDigest"], service["origin"]) == (OLD, OLD, "hosts/a/tiny.yaml:7")
-    assert judge(status).converged
+    assert convergence_of(status).converged
 
 
 def test_endpoints_name_the_three_ways_in() -> None:
@@ -86,13 +86,13 @@ def test_an_unreachable_target_leaves_everything_unknown() -> None:
     assert (target["reachable"], target["reason"]) == (False, "no route to host")
     assert (service["sync"], service["health"]["status"]) == ("Unknown", "Unknown")
     assert service["health"]["reason"] == "TargetUnreachable"
-    assert judge(status).failed
+    assert convergence_of(status).failed
 
 
 def test_a_target_that_was_never_asked_is_not_reachable_yet() -> None:
     status = status_of(report(desired=None, observed=None, plan=None, name="a"), passes=0)
     assert status["targets"][0]["name"] == "a"
-    assert status["targets"][0]["reason"] == "not asked yet"
+    assert status["targets"][0]["reason"] == "not observed yet"
 
 
 def test_a_service_gone_from_git_is_listed_until_nothing_is_left() -> None:
@@ -102,7 +102,7 @@ def test_a_service_gone_from_git_is_listed_until_nothing_is_left() -> None:
     status = status_of(report(observed=seen, plan=planned(verdict(), leaving)))
     service = service_in(status, "gone")
     assert (service["inGit"], service["ready"], service["origin"]) == (False, "1/0", "hosts/a/gone.yaml:3")
-    assert not judge(status).settled
+    assert not convergence_of(status).settled
 
 
 def test_ready_does_not_count_a_replica_that_does_not_answer() -> None:
@@ -127,8 +127,8 @@ def test_a_rejection_names_file_and_line_and_hides_secrets_in_last_words() -> No
     assert (rejected["file"], rejected["line"], rejected["digest"]) == ("hosts/a/tiny.yaml", 12, NEW)
     assert rejected["lastWords"] == ["usage: vllm", "error: HF_TOKEN=***"]
     assert service_in(status)["liveDigest"] == OLD
-    assert judge(status).failed
-    assert "hosts/a/tiny.yaml:12: unrecognized argument --max-modle-len" in judge(status).faults[0]
+    assert convergence_of(status).failed
+    assert "hosts/a/tiny.yaml:12: unrecognized argument --max-modle-len" in convergence_of(status).faults[0]
 
 
 def test_blocked_lists_every_reason() -> None:
@@ -137,8 +137,10 @@ def test_blocked_lists_every_reason() -> None:
         report(observed=observed(), plan=planned(verdict(TINY, Sync.OUT_OF_SYNC, MISSING, blocked=reasons)))
     )
     assert [one["code"] for one in service_in(status)["blocked"]] == ["NoGpu", "NoEngine"]
-    assert judge(status).failed
-    assert judge(status).faults == ("demo/tiny: Blocked: needs 1 nvidia.com/gpu, this host has 0; no interpreter",)
+    assert convergence_of(status).failed
+    assert convergence_of(status).faults == (
+        "demo/tiny: Blocked: needs 1 nvidia.com/gpu, this host has 0; no interpreter",
+    )
 
 
 def test_failed_action_stays_in_the_status_until_it_succeeds() -> None:
@@ -207,41 +209,43 @@ def test_the_order_of_input_does_not_matter() -> None:
 
 def test_a_source_that_cannot_be_read_is_not_converged() -> None:
     revision = RevisionInfo(REVISION, REVISION, error="cannot fetch https://me:pw@git/x: refused")
-    judgement = judge(status_of(report(), revision=revision))
-    assert not judgement.converged
-    assert judgement.faults == ("source: cannot fetch https://***@git/x: refused",)
+    convergence = convergence_of(status_of(report(), revision=revision))
+    assert not convergence.converged
+    assert convergence.faults == ("source: cannot fetch https://***@git/x: refused",)
 
 
 def test_a_revision_that_is_not_applied_yet_is_still_moving() -> None:
-    judgement = judge(status_of(report(), revision=RevisionInfo(REVISION, "0" * 40)))
-    assert (judgement.converged, judgement.settled) == (False, False)
+    convergence = convergence_of(status_of(report(), revision=RevisionInfo(REVISION, "0" * 40)))
+    assert (convergence.converged, convergence.settled) == (False, False)
 
 
 def test_one_service_in_progress_keeps_everything_unsettled() -> None:
     other = ServiceId("demo", "other")
     verdicts = (verdict(TINY, Sync.OUT_OF_SYNC, DEGRADED), verdict(other, Sync.OUT_OF_SYNC, PROGRESSING))
-    assert not judge(status_of(report(desired=state(desired(), desired(other)), plan=planned(*verdicts)))).settled
-    assert judge(status_of(report(plan=planned(verdicts[0])))).failed
+    assert not convergence_of(
+        status_of(report(desired=state(desired(), desired(other)), plan=planned(*verdicts)))
+    ).settled
+    assert convergence_of(status_of(report(plan=planned(verdicts[0])))).failed
 
 
 def test_a_service_suspended_by_hand_is_settled_but_not_as_git_says() -> None:
     waiting = verdict(sync=Sync.OUT_OF_SYNC)
     for names in (frozenset({"demo/tiny"}), frozenset({"*"})):
-        judgement = judge(status_of(report(plan=planned(waiting), suspended=names)))
-        assert judgement.failed
-        assert "reconciler resume demo/tiny" in judgement.faults[0]
+        convergence = convergence_of(status_of(report(plan=planned(waiting), suspended=names)))
+        assert convergence.failed
+        assert "reconciler resume demo/tiny" in convergence.faults[0]
 
 
 def test_what_is_kept_because_git_cannot_be_read_does_not_move() -> None:
     kept = verdict(sync=Sync.UNKNOWN)
     status = status_of(report(desired=state(), plan=planned(kept)))
-    assert judge(status).failed
+    assert convergence_of(status).failed
 
 
 def test_a_target_that_has_not_looked_at_the_newest_revision_is_not_done() -> None:
     newer = RevisionInfo(wanted="e" * 40, applied=REVISION)
     status = status_of(report(applied=REVISION), revision=newer)
-    assert not judge(status).settled
+    assert not convergence_of(status).settled
 
 
 def test_a_warning_about_missing_gpus_is_shown_only_where_they_are_missing() -> None:

@@ -104,14 +104,14 @@ def test_head_line_names_what_holds_an_applied_revision_up() -> None:
     held = report(plan=planned(blocked))
     assert head(held) == "revision 4f1c2ab0 “Serve tiny”, applied where possible: held up by demo/tiny (NoGpu)"
     older = RevisionInfo(wanted=REVISION, applied="e" * 40)
-    assert head(held, older) == "revision 4f1c2ab0 wanted, applied is eeeeeeee: held up by demo/tiny (NoGpu)"
+    assert head(held, older) == "revision 4f1c2ab0 desired, applied: eeeeeeee: held up by demo/tiny (NoGpu)"
 
 
 def test_head_line_never_says_applied_alone_while_out_of_sync() -> None:
     moving = report(plan=planned(verdict(sync=Sync.OUT_OF_SYNC, health=PROGRESSING, step="starts")))
-    assert head(moving) == "revision 4f1c2ab0 “Serve tiny”, applied; not Synced now: demo/tiny"
+    assert head(moving) == "revision 4f1c2ab0 “Serve tiny”, applied; out of sync: demo/tiny"
     fresh = RevisionInfo(wanted=REVISION, applied="")
-    assert head(moving, fresh) == "revision 4f1c2ab0 wanted, none applied yet; waiting for: demo/tiny"
+    assert head(moving, fresh) == "revision 4f1c2ab0 desired, none applied yet; waiting for: demo/tiny"
 
 
 def test_head_line_names_a_file_that_cannot_be_read() -> None:
@@ -133,7 +133,7 @@ def test_unusable_service_row_names_its_file_and_line() -> None:
     lines = plain(status_blocks(status_of(unusable))).splitlines()
     row = next(line for line in lines if line.startswith("demo/tiny"))
     assert row.split()[3] == "1/1", "what runs is kept, promoted or not"
-    assert row.endswith("kept as it was: f.yaml:3 cannot be used")
+    assert row.endswith("kept unchanged: f.yaml:3 cannot be used")
 
 
 def with_canary(percent: int) -> TargetReport:
@@ -148,7 +148,7 @@ def with_canary(percent: int) -> TargetReport:
 def test_row_of_a_service_with_a_canary_says_so_with_its_share() -> None:
     text = plain(status_blocks(status_of(with_canary(20))))
     assert "canary bbbbbbbb gets 20% of requests\n" in text
-    assert "canary bbbbbbbb gets 5% of requests, wanted 20%\n" in plain(status_blocks(status_of(with_canary(5))))
+    assert "canary bbbbbbbb gets 5% of requests, desired 20%\n" in plain(status_blocks(status_of(with_canary(5))))
     assert service_in(status_of(with_canary(20)))["ready"] == "2/2"
     assert "canary" not in plain(status_blocks(status_of(report())))
 
@@ -221,7 +221,7 @@ def test_a_converged_plan_says_that_nothing_is_to_do() -> None:
     document = plan_of(report())
     assert document["schema"] == "reconciler.host.plan/v1"
     assert document["counts"]["unchanged"] == 1
-    assert plain(plan_blocks(document)).splitlines() == ["a at 4f1c2ab0", "Nothing to do: 1 service as git says."]
+    assert plain(plan_blocks(document)).splitlines() == ["a at 4f1c2ab0", "Nothing to do: 1 service in sync."]
 
 
 def test_a_rollout_shows_its_strategy_then_its_steps_with_reasons() -> None:
@@ -229,7 +229,7 @@ def test_a_rollout_shows_its_strategy_then_its_steps_with_reasons() -> None:
         sync=Sync.OUT_OF_SYNC, health=PROGRESSING, strategy="surge: start new, switch, drain old", step="starts"
     )
     actions = (
-        EnsureProxy("the proxy does not answer"),
+        EnsureProxy("the proxy is not responding"),
         start(),
         Drain(replica().id, "superseded"),
         Stop(replica().id, "left", True),
@@ -238,7 +238,7 @@ def test_a_rollout_shows_its_strategy_then_its_steps_with_reasons() -> None:
     lines = plain(plan_blocks(plan_of(changing))).splitlines()
     assert lines == [
         "a at 4f1c2ab0",
-        "  * ensure proxy proxy: the proxy does not answer",
+        "  * ensure proxy proxy: the proxy is not responding",
         "  ~ demo/tiny (hosts/a/tiny.yaml:7): surge: start new, switch, drain old; starts",
         "      start demo.tiny.bbbbbbbb-2: git wants bbbbbbbb",
         "      drain demo.tiny.aaaaaaaa-1: superseded",
@@ -260,7 +260,7 @@ def test_the_plan_shows_in_one_line_what_memory_a_change_needs_and_the_status_wa
 
 
 def test_a_plan_never_carries_specs() -> None:
-    ask = AskPreflight(TINY, NEW, SPEC, Origin("f", 1), (), "not asked yet")
+    ask = AskPreflight(TINY, NEW, SPEC, Origin("f", 1), (), "not observed yet")
     reject = Reject(rejection(), "refused")
     routes = SetRoutes((), (TINY, ServiceId("demo", "x")), "gone")
     document = plan_of(report(plan=planned(verdict(sync=Sync.OUT_OF_SYNC), actions=(ask, reject, routes, start()))))
@@ -308,7 +308,7 @@ def test_a_plan_has_one_word_for_what_happens_to_each_service() -> None:
     }
     text = plain(plan_blocks(document))
     assert "  ! demo/refused (hosts/a/refused.yaml:7): rejected bbbbbbbb: hosts/a/tiny.yaml:12: " in text
-    assert "      live is aaaaaaaa" in text
+    assert "      live: aaaaaaaa" in text
     assert text.endswith("2 actions; 1 create, 1 delete, 1 wait, 1 blocked, 1 rejected, 1 keep, 1 unchanged\n")
 
 
@@ -324,7 +324,7 @@ def test_progress_names_only_what_changed() -> None:
     moving = with_service(status, sync="OutOfSync", step="starting demo.tiny.b-2")
     assert changes.since_last(moving) == ["demo/tiny: OutOfSync, Healthy: starting demo.tiny.b-2"]
     gone = status | {"targets": [status["targets"][0] | {"services": []}]}
-    assert changes.since_last(gone) == ["demo/tiny: gone"]
+    assert changes.since_last(gone) == ["demo/tiny: removed"]
 
 
 def test_columns_line_up_where_nobody_draws_them() -> None:

@@ -84,20 +84,20 @@ def test_host_drain_and_undrain_ask_the_daemon(config: Path, loop: FakeLoop, cap
     assert capsys.readouterr().err == ""
     loop.document = with_service(loop.document, suspended=True)
     assert run(["host", "drain", "--config", str(config)]) == 0
-    assert "demo/tiny is suspended and goes on running" in capsys.readouterr().err
+    assert "demo/tiny is suspended and keeps running" in capsys.readouterr().err
     assert run(["host", "undrain", "--config", str(config)]) == 0
     assert loop.asked[-1][0] == "undrain"
-    assert capsys.readouterr().out == "git decides again what runs here\n"
+    assert capsys.readouterr().out == "no longer drained: this host runs what git asks for again\n"
 
 
 def test_host_drain_without_a_daemon_is_written_down(config: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["host", "drain", "--reason", "why", "--config", str(config)]) == 0
-    assert "no daemon runs: the host is drained once one does" in capsys.readouterr().out
+    assert "the daemon is not running: the host is drained once it starts" in capsys.readouterr().out
     drain = HostDrain(Settings.load(config).state_dir / "drained.json")
     asked = drain.current()
     assert asked is not None
     assert (asked.by, asked.reason, asked.until) == (person(os.getpid(), os.getuid()), "why", None)
-    for said in ("git decides again what runs here\n", "this host was not drained by hand\n"):
+    for said in ("no longer drained: this host runs what git asks for again\n", "this host was not drained manually\n"):
         assert run(["host", "undrain", "--config", str(config)]) == 0
         assert capsys.readouterr().out == said
     assert drain.current() is None

@@ -11,7 +11,7 @@ from reconciler.errors import Retryable
 from reconciler.host.plan import make_plan
 from reconciler.loop.reconcile import Pass, Reconciler
 from reconciler.model import DesiredState, File, HealthStatus, Origin, Reason, Snapshot, Start, Sync
-from reconciler.report.convergence import judge
+from reconciler.report.convergence import convergence_of
 from reconciler.report.planned import plan_document
 from reconciler.report.text import Changes, plan_blocks, status_blocks
 from reconciler.state.cordon import Cordon
@@ -234,12 +234,12 @@ def test_what_is_for_other_hosts_is_shown_with_its_reason_and_is_no_fault():
         "NotForThisHost",
     )
     assert (shown["ready"], shown["blocked"]) == ("0/0", [])
-    assert not [fault for fault in judge(status).faults if "default/a" in fault]
+    assert not [fault for fault in convergence_of(status).faults if "default/a" in fault]
     said = "\n".join(map(str, status_blocks(status)))
     assert "not for this host: models/a.yaml:9: nodeSelector asks for disk=ssd" in said
     document = plan_document(status, [(desired, host.observe(), plan)])
     assert (document["counts"]["elsewhere"], document["counts"]["unchanged"]) == (1, 0)
-    assert list(plan_blocks(document))[-1] == "Nothing to do: 0 services as git says, 1 not for this host."
+    assert list(plan_blocks(document))[-1] == "Nothing to do: 0 services in sync, 1 not for this host."
     assert Changes().since_last(status)[-1] == "default/a: Synced, Suspended (NotForThisHost)"
 
 

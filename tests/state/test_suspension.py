@@ -12,7 +12,7 @@ import pytest
 from reconciler.errors import Retryable
 from reconciler.loop.reconcile import Pass, Reconciler
 from reconciler.model import ByHand, Drain, Reason, Start
-from reconciler.report.convergence import fault, judge
+from reconciler.report.convergence import convergence_of, fault
 from reconciler.report.history import History
 from reconciler.report.planned import plan_document
 from reconciler.report.screen import plain_lines
@@ -178,8 +178,8 @@ def test_status_says_who_suspended_a_service_why_and_until_when():
     assert f"suspended {SAID}" in lines(status)
     waiting = service_in(status) | {"sync": "Unknown", "step": "suspended"}
     said = Changes().since_last(with_service(status, **waiting))[-1]
-    assert said == f"demo/tiny: suspended {SAID}; `reconciler resume demo/tiny` lets it go on"
-    assert fault(waiting) == f"suspended {SAID}; `reconciler resume demo/tiny` lets it go on"
+    assert said == f"demo/tiny: suspended {SAID}; `reconciler resume demo/tiny` resumes it"
+    assert fault(waiting) == f"suspended {SAID}; `reconciler resume demo/tiny` resumes it"
 
 
 def test_status_says_who_suspended_everything():
@@ -193,10 +193,13 @@ def test_status_and_metrics_say_who_drained_the_host():
     status = status_of(drained)
     assert status["targets"][0]["drained"]["by"] == "alice (as root)"
     assert status["targets"][0]["cordoned"] is None, "git did not say so"
-    assert f"Drained {SAID} (`reconciler host undrain` lifts it)" in lines(status)
+    assert f"Drained {SAID} (`reconciler host undrain` ends it)" in lines(status)
     assert lines(status).startswith("revision 4f1c2ab0 “Serve tiny”, applied where possible: held up by a (Drained)")
-    judged = judge(status)
-    assert (judged.failed, judged.faults) == (True, (f"a: drained {SAID}; `reconciler host undrain` lifts it",))
+    convergence = convergence_of(status)
+    assert (convergence.failed, convergence.faults) == (
+        True,
+        (f"a: drained {SAID}; `reconciler host undrain` ends it",),
+    )
     assert b'reconciler_target_drained{target="a"} 1.0' in Metrics().text(status)
     assert b'reconciler_target_drained{target="a"} 0.0' in Metrics().text(status_of(report()))
 
@@ -208,5 +211,5 @@ def test_plan_of_a_drained_host_does_not_claim_what_git_says():
     assert drained.plan
     document = plan_document(status_of(drained), [(drained.desired, observed(), drained.plan)])
     said = list(plan_blocks(document))
-    assert f"  ! Drained {SAID} (`reconciler host undrain` lifts it)" in said
-    assert said[-1] == "Nothing to do while the host is drained by hand."
+    assert f"  ! Drained {SAID} (`reconciler host undrain` ends it)" in said
+    assert said[-1] == "Nothing to do while the host is drained manually."

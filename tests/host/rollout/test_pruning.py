@@ -21,7 +21,7 @@ from reconciler.model import (
     ServicePlan,
     Sync,
 )
-from reconciler.report.convergence import judge
+from reconciler.report.convergence import convergence_of
 from reconciler.report.diff import state_diff
 from reconciler.report.planned import plan_document
 from reconciler.report.text import Block, Table, plan_blocks, status_blocks
@@ -163,7 +163,7 @@ def outputs(wanted: DesiredState, seen: Any, plan: Plan) -> dict[str, str]:
         "plan -o json": json.dumps(document),
         "diff": "\n".join(one.note for one in diffs),
         "diff -o json": json.dumps([one.document() for one in diffs]),
-        "sync": "\n".join(judge(status).faults),
+        "sync": "\n".join(convergence_of(status).faults),
     }
 
 
@@ -189,8 +189,8 @@ def test_sync_does_not_wait_for_what_is_kept() -> None:
     wanted = state(desired(TWO, replicas=0, not_here=elsewhere), unreadable=(BROKEN,))
     plan, seen = plan_for(wanted)
     status = status_of(report(desired=wanted, observed=seen, plan=plan))
-    assert judge(status).settled
-    assert not judge(status).converged
+    assert convergence_of(status).settled
+    assert not convergence_of(status).converged
 
 
 def test_service_known_by_its_route_alone_is_shown_when_kept() -> None:

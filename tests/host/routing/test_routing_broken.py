@@ -109,7 +109,7 @@ def test_proxy_that_cannot_be_told_holds_no_pass_up(
     monkeypatch.setattr("reconciler.host.routing.envoy.procfs.age", lambda _: 100.0)
     monkeypatch.setattr("reconciler.host.routing.envoy.time.sleep", asked.append)
     monkeypatch.setattr("reconciler.host.routing.envoy.time.monotonic", lambda: sum(asked))
-    with pytest.raises(Retryable, match=r"runs, but is not ready: the proxy does not answer on .*admin\.sock"):
+    with pytest.raises(Retryable, match=r"runs, but is not ready: the proxy is not responding on .*admin\.sock"):
         proxy.ensure_running()
     assert sum(asked) < 1.1
 
