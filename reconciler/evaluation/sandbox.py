@@ -39,6 +39,8 @@ _TRIES = 2
 _BLINK = 0.2
 _HELP = "split what is large, or remove what was added last"
 _LONGEST_GREETING = 1000
+# Longer than what the worker lets pass before it tries again.
+_AGAIN_SECONDS = 60.0
 _KILLED = "was killed, most likely for want of memory (`journalctl -k` tells; see MemoryMax of the daemon's unit)"
 _HUNG = "it did not move any more"
 
@@ -341,6 +343,7 @@ class SandboxedTarget:
         self._name = name
         self._sources = sources
         self._mine: tuple[Snapshot, Evaluated] | None = None
+        self._look_again_at = 0.0
 
     @property
     def store(self) -> SecretStore:
@@ -350,12 +353,17 @@ class SandboxedTarget:
         known = self._mine if self._mine and self._mine[0] is snapshot else None
         if known is None:
             found = self._sandbox.evaluate(snapshot)[self._name]
-        elif self._sources.stamps() == known[1].stamps:
+        elif self._sources.stamps() == known[1].stamps and not self._is_due(known[1]):
             return known[1].desired
         else:
             found = self._renewed(snapshot, known[1])
+        self._look_again_at = time.monotonic() + _AGAIN_SECONDS
         self._mine = (snapshot, found)
         return found.desired
+
+    def _is_due(self, known: Evaluated) -> bool:
+        """A key service that was away may be back."""
+        return known.secrets.is_provisional and time.monotonic() >= self._look_again_at
 
     def _renewed(self, snapshot: Snapshot, known: Evaluated) -> Evaluated:
         """With Secrets as they are now. No pass waits for that while another revision is read."""

@@ -116,8 +116,9 @@ def _tidy(path: str, found: Manifests) -> Manifests:
 
 
 def _read_document(path: str, line: int, chunk: bytes, budget: Budget) -> Manifests:
+    text = join_surrogates(chunk) if is_json(chunk) else chunk
     try:
-        tree = load(join_surrogates(chunk) if is_json(chunk) else chunk, line, budget)
+        tree = load(text, line, budget)
     except YamlProblem as problem:
         if is_json(chunk) and (objects := list(split_objects(chunk, line))):
             return joined(_read_document(path, at, text, budget) for at, text in objects)
@@ -128,7 +129,14 @@ def _read_document(path: str, line: int, chunk: bytes, budget: Budget) -> Manife
     if (rest := len(tree.surprises) - MAX_WARNINGS) > 0:
         warnings = (*warnings, replace(warnings[-1], message=f"and {rest:,} more words that are not read as text"))
     found = joined(_read_objects(path, tree.value, tree.lines, warnings))
+    if isinstance(tree.value, dict) and "sops" in tree.value:
+        found = _with_text(found, tree.value, text)
     return _with_unfilled(found) if may_be_template(chunk) else found
+
+
+def _with_text(found: Manifests, value: Any, text: bytes) -> Manifests:
+    documents = (replace(each, text=text) if each.data is value else each for each in found.documents)
+    return replace(found, documents=tuple(documents))
 
 
 def read_object(path: str, value: Any, lines: Lines) -> Manifests:

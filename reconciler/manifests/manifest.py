@@ -45,7 +45,8 @@ class Manifest:
     """One document. `data` is a plain tree; `namespace` is None where the document names none.
 
     Compared by identity: an unchanged file gives the very same manifests at every revision. `built_by` is the
-    kustomization that made it of its file, which then decides over what it says.
+    kustomization that made it of its file, which then decides over what it says. `text` is what was written, of what
+    SOPS encrypted: its comments count.
     """
 
     api_version: str
@@ -57,6 +58,7 @@ class Manifest:
     lines: Lines = field(repr=False)
     warnings: tuple[Reason, ...] = ()
     built_by: str = ""
+    text: bytes = field(default=b"", repr=False)
 
     @property
     def place(self) -> str:

@@ -1,46 +1,68 @@
-"""A document encrypted by SOPS for age → what was encrypted, checked as a whole, in memory only.
+"""A document encrypted by SOPS → what was encrypted, by the `sops` program, in memory only.
 
-SOPS encrypts each value with a data key, bound to the value's place, and the data key for each recipient. A checksum of
-all values, encrypted as well, shows that none was changed, added, moved or removed. What we do not know is refused.
+SOPS encrypts each value with a data key, and the data key for each of those who may open the file. A checksum of all
+values shows that none was changed, added, moved or removed. What stands in the clear all the same is refused here.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import hmac
-import importlib
+import json
+import os
 import re
+import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+from reconciler.manifests import FieldPath, Manifest
 from reconciler.secrets.decode import Unfit
 from reconciler.secrets.store import UNREADABLE
+from reconciler.system.bounded_communicate import TooMuchError, exchange
 
-_VALUE = re.compile(r"ENC\[AES256_GCM,data:([^,]*),iv:([^,]+),tag:([^,]+),type:(str|int|float|bool|bytes)\]")
-_RULES = ("encrypted_regex", "unencrypted_regex", "encrypted_suffix", "unencrypted_suffix")
-# Other keys that may open the file as well; none of them is ours.
-_OTHER_KEYS = frozenset({"kms", "gcp_kms", "azure_kv", "hc_vault", "hckms", "pgp"})
-_KNOWN = frozenset({"age", "lastmodified", "mac", "version", "mac_only_encrypted", *_RULES, *_OTHER_KEYS})
-# Words, alternatives and anchors: nothing that a long name could make slow, or that Go reads in another way.
-_PLAIN_REGEX = re.compile(r"[\w^$()|.-]{1,500}", re.ASCII)
-# What the checksum begins with where it covers encrypted values alone: SOPS' own constant.
-_ENCRYPTED_ONLY = hashlib.sha256(b"sops").digest()
+INSTALL = f"{sys.executable} -m pip install 'vllm-reconciler[sops]'"
+"""Brings the program along; one on PATH does as well."""
+
+# What each key service reads of the environment. Only a document that names the service has the program see it.
+_SERVICES: Mapping[str, tuple[str, ...]] = {
+    "age": (),
+    "kms": ("AWS_",),
+    "gcp_kms": ("GOOGLE_", "CLOUDSDK_"),
+    "azure_kv": ("AZURE_",),
+    "hc_vault": ("VAULT_",),
+    "hckms": ("HUAWEICLOUD_",),
+    "pgp": ("GNUPGHOME",),
+}
+_NETWORK = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
+# The rest of the metadata, none of which opens anything.
+_PLAIN = re.compile(r"lastmodified|mac|version|mac_only_encrypted|shamir_threshold|(?:un)?encrypted_\w+")
+_VALUE = re.compile(r"ENC\[AES256_GCM,data:[^,]*,iv:[^,]+,tag:[^,]+,type:\w+\]")
+_IDENTITY = re.compile(r"AGE-(?:SECRET-KEY|PLUGIN)-[0-9A-Z-]+")
+_RECIPIENT = re.compile(r"# public key: (age1[0-9a-z]+)\s*")
 _ANEW = "encrypt it anew with: sops encrypt --encrypted-regex '^(data|stringData)$' --age RECIPIENT"
+# How it ends where the checksum is wrong, where a value cannot be opened, and where no key opens the file.
+_BAD_MAC, _BAD_VALUE, _NO_KEY = 51, 25, 128
+# Of one document, and of all in one reading; shorter than what a worker may wait without moving.
+_SECONDS, _SECONDS_IN_ALL = 20.0, 60.0
+_LONGEST, _LONGEST_TEXT = 8 << 20, 300
 
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """The age identities of this host; `source` says where they were read, `missing` why there are none, by `code`."""
+    """A file with age identities; `missing` says why there is none, by `code`. `alone`: nothing else opens anything."""
 
-    keys: tuple[Any, ...] = field(default=(), repr=False)
-    source: str = ""
+    path: Path | None = None
+    digest: bytes = field(default=b"", repr=False)
+    recipient: str = ""
     missing: str = ""
     code: str = "NoAgeKey"
+    alone: bool = False
 
 
 def is_encrypted(document: Mapping[str, Any]) -> bool:
@@ -54,205 +76,235 @@ def covers_its_name(document: Mapping[str, Any]) -> bool:
     return not (isinstance(metadata, dict) and metadata.get("mac_only_encrypted"))
 
 
-def read_identities(data: bytes, source: str) -> Identities:
-    """The identities in an age key file. Raises Unfit."""
-    pyrage = _library("pyrage")
+def read_identities(data: bytes, path: Path, *, alone: bool = False) -> Identities:
+    """What is known of an age key file. Raises Unfit, without showing what it holds."""
     lines = [line.strip() for line in data.decode(errors="replace").splitlines()]
-    words = [line for line in lines if line and not line.startswith("#")]
-    try:
-        keys = tuple(pyrage.x25519.Identity.from_str(word) for word in words)
-    except pyrage.IdentityError:
-        raise Unfit(f"{source}: holds something else than age's AGE-SECRET-KEY-1… lines") from None
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not all(_IDENTITY.fullmatch(key) for key in keys):
+        raise Unfit(f"{path}: holds something else than age's AGE-SECRET-KEY-1… lines")
     if not keys:
-        raise Unfit(f"{source}: holds no AGE-SECRET-KEY-1… line; make one with age-keygen")
-    return Identities(keys, source)
+        raise Unfit(f"{path}: holds no AGE-SECRET-KEY-1… line; make one with age-keygen")
+    found = [match[1] for line in lines if (match := _RECIPIENT.fullmatch(line))]
+    return Identities(path, hashlib.sha256(data).digest(), found[0] if found else "", alone=alone)
 
 
-def decrypt(document: Mapping[str, Any], identities: Identities) -> dict[str, Any]:
-    """The document without SOPS' metadata, every value in the clear. Raises Unfit."""
-    metadata = _checked(document["sops"])
-    is_hidden = _rule(metadata)
-    opener = _Opener(_data_key(metadata, identities))
-    body = {key: value for key, value in document.items() if key != "sops"}
-    values: list[tuple[bool, bytes]] = []
+def find_program() -> str | None:
+    """The one that was installed with us, else the first on PATH."""
+    own = Path(sys.executable).with_name("sops")
+    return str(own) if os.access(own, os.X_OK) else shutil.which("sops")
 
-    def open_leaf(value: Any, path: tuple[str, ...]) -> Any:
-        if value is None:
-            return None
-        hidden = is_hidden(path)
-        if not hidden and value != "" and path[0] in ("data", "stringData"):
-            raise Unfit(
-                f"{'.'.join(path)} is left in the clear by the file's own rule; {_ANEW}", path, "PlaintextSecret"
-            )
-        clear = opener.open(value, path) if hidden else value
-        values.append((hidden, _bytes_of(clear)))
+
+class Opener:
+    """Opens documents in one reading. What an earlier reading opened is not opened again: it holds the same bytes."""
+
+    def __init__(self, environ: Mapping[str, str], before: Opener | None = None) -> None:
+        self._environ = environ
+        self._before = before._opened if before else {}
+        self._opened: dict[bytes, dict[str, Any]] = {}
+        self._ends = time.monotonic() + _SECONDS_IN_ALL
+
+    def open(self, manifest: Manifest, identities: Identities) -> dict[str, Any]:
+        """The document without SOPS' metadata, every value in the clear. Raises Unfit."""
+        document = manifest.data
+        metadata = _checked(document["sops"])
+        _refuse_clear(document)
+        services = self._services(metadata, identities)
+        text = _narrowed(document) if identities.alone or not manifest.text else manifest.text
+        _check_comments(metadata, text is manifest.text)
+        key = hashlib.sha256(identities.digest + text).digest()
+        clear = self._before.get(key) or self._opened.get(key)
+        if clear is None:
+            clear = _understood(self._run(text, services, metadata, identities))
+            _check_same(document, clear)
+        self._opened[key] = clear
         return clear
 
-    clear = _walk(body, (), open_leaf)
-    _check_sum(metadata, values, opener)
-    return dict(clear)
+    def _services(self, metadata: Mapping[str, Any], identities: Identities) -> set[str]:
+        """What may open it here. Raises Unfit where nothing can."""
+        named = {name for name, _ in _entries(metadata)}
+        found = named & {"age"} if identities.alone else named
+        if not named:
+            raise Unfit("is encrypted for nobody; add a recipient: sops rotate -i --add-age age1… FILE", ("sops",))
+        if not found:
+            others = ", ".join(sorted(named))
+            text = f"is encrypted for {others}, and here only the folder's own age_key_file opens anything"
+            raise Unfit(f"{text}; add a recipient: sops rotate -i --add-age age1… FILE", ("sops",), "WrongAgeKey")
+        if found == {"age"} and identities.path is None:
+            raise Unfit(f"is encrypted, and {identities.missing}", ("sops",), identities.code)
+        self._check_vault(metadata, found)
+        return found
+
+    def _check_vault(self, metadata: Mapping[str, Any], services: Iterable[str]) -> None:
+        """Who can push may write any address into a file: the daemon's token goes to no other Vault than its own."""
+        ours = self._environ.get("VAULT_ADDR", "").rstrip("/")
+        for _, entry in _entries(metadata) if "hc_vault" in services else ():
+            address = entry.get("vault_address") if isinstance(entry, dict) else ""
+            if address and str(address).rstrip("/") != ours:
+                said = f"the daemon's VAULT_ADDR is {ours}" if ours else "the daemon has no VAULT_ADDR"
+                text = f"is encrypted for the Vault at {str(address)[:200]}, and {said}"
+                raise Unfit(f"{text}; set it, and VAULT_TOKEN, in the daemon's unit", ("sops",), UNREADABLE)
+
+    def _run(self, text: bytes, services: set[str], metadata: Mapping[str, Any], identities: Identities) -> bytes:
+        program = find_program()
+        if program is None:
+            raise Unfit(f"needs the program sops; run: {INSTALL}", ("sops",), UNREADABLE)
+        seconds = min(_SECONDS, self._ends - time.monotonic())
+        if seconds <= 0:
+            late = f"is not opened yet: those before it took {_SECONDS_IN_ALL:g} s; it is tried again"
+            raise Unfit(late, ("sops",), UNREADABLE)
+        try:
+            status, said, errors = _ask(program, text, self._environment(services, identities), seconds)
+        except (OSError, subprocess.TimeoutExpired, TooMuchError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it takes too long, or says too much"
+            raise Unfit(f"cannot be opened: {program}: {why}", ("sops",), UNREADABLE) from None
+        if status:
+            raise _explained(status, errors.decode("utf-8", "replace"), services, metadata, identities)
+        return said
+
+    def _environment(self, services: set[str], identities: Identities) -> dict[str, str]:
+        """Of ours only what the services of this document need: no home, where other keys may lie."""
+        wanted = tuple(prefix for name in services for prefix in _SERVICES.get(name, ()))
+        wanted += _NETWORK if services - {"age", "pgp"} else ()
+        env = {name: value for name, value in self._environ.items() if wanted and name.startswith(wanted)}
+        key = {"SOPS_AGE_KEY_FILE": str(identities.path)} if identities.path else {}
+        return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **env, **key}
 
 
-# ---------------------------------------------------------------- metadata
+# ---------------------------------------------------------------- what may be opened
 
 
 def _checked(metadata: Any) -> Mapping[str, Any]:
     if not isinstance(metadata, dict):
         raise Unfit("sops: expected the mapping that SOPS writes", ("sops",))
-    if unknown := sorted(metadata.keys() - _KNOWN):
-        raise Unfit(f"sops.{unknown[0]} is not known here; {_ANEW}", ("sops", unknown[0]))
-    for name in ("mac", "lastmodified", "version"):
-        if not isinstance(metadata.get(name), str) or not metadata[name]:
-            raise Unfit(f"sops.{name} is missing: the file is not as SOPS wrote it", ("sops",))
-    if not str(metadata["version"]).startswith("3."):
-        raise Unfit(f"SOPS {metadata['version']} is not known here; use SOPS 3", ("sops", "version"))
     return metadata
 
 
-def _rule(metadata: Mapping[str, Any]) -> Callable[[tuple[str, ...]], bool]:
-    """Which values are encrypted, by their path."""
-    given = [(name, metadata[name]) for name in _RULES if metadata.get(name)]
-    if len(given) > 1:
-        raise Unfit(f"sops holds both {given[0][0]} and {given[1][0]}; SOPS takes one", ("sops", given[1][0]))
-    name, rule = given[0] if given else ("unencrypted_suffix", "_unencrypted")
-    matches = _matcher(name, rule)
-    hides = name.startswith("encrypted")
-    return lambda path: hides == any(matches(part) for part in path)
+def _entries(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each key that may open a file, or part of it, and whose service it is."""
+    groups = metadata.get("key_groups")
+    for group in (metadata, *(groups if isinstance(groups, list) else ())):
+        for name, entries in group.items() if isinstance(group, dict) else ():
+            if isinstance(entries, list) and name != "key_groups":
+                yield from ((name, entry) for entry in entries)
 
 
-def _matcher(name: str, rule: Any) -> Callable[[str], bool]:
-    if not isinstance(rule, str):
-        raise Unfit(f"sops.{name} must be text", ("sops", name))
-    if name.endswith("suffix"):
-        return lambda part: part.endswith(rule)
-    try:
-        if not _PLAIN_REGEX.fullmatch(rule):
-            raise re.error("more than words")
-        # Go's `$` is the very end; Python's would also stand before a line end.
-        found = re.compile(rule.replace("$", r"\Z"))
-    except re.error:
-        raise Unfit(f"sops.{name} may hold words, (, ), |, ^, $, . and - only; {_ANEW}", ("sops", name)) from None
-    return lambda part: found.search(part) is not None
+def _leaves(value: Any, path: FieldPath) -> Iterator[tuple[FieldPath, Any]]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _leaves(each, (*path, key))
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _leaves(each, (*path, index))
+    else:
+        yield path, value
 
 
-def _data_key(metadata: Mapping[str, Any], identities: Identities) -> bytes:
-    entries = metadata.get("age")
-    if not isinstance(entries, list) or not entries:
-        others = ", ".join(sorted(name for name in _OTHER_KEYS if metadata.get(name))) or "nobody"
-        raise Unfit(f"is encrypted for {others}, not for age; add a recipient: sops rotate -i --add-age age1… FILE")
-    if not identities.keys:
-        raise Unfit(f"is encrypted, and {identities.missing}", ("sops",), identities.code)
-    pyrage = _library("pyrage")
-    for entry in entries:
-        armored = entry.get("enc") if isinstance(entry, dict) else None
+def _secret_leaves(document: Mapping[str, Any]) -> Iterator[tuple[FieldPath, Any]]:
+    """The values that a Secret is there for; SOPS leaves empty ones as they are."""
+    for name in ("data", "stringData"):
+        yield from (each for each in _leaves(document.get(name), (name,)) if each[1] not in ("", None))
+
+
+def _refuse_clear(document: Mapping[str, Any]) -> None:
+    for path, value in _secret_leaves(document):
+        if not (isinstance(value, str) and _VALUE.fullmatch(value)):
+            raise _in_the_clear(path)
+
+
+def _in_the_clear(path: FieldPath) -> Unfit:
+    text = f"{'.'.join(map(str, path))} stands in the clear in an encrypted file; {_ANEW}"
+    return Unfit(text, path, "PlaintextSecret")
+
+
+def _narrowed(document: Mapping[str, Any]) -> bytes:
+    """The document with those keys only that age opens: a copy of it must not open by what the whole host may use."""
+    metadata = {name: value for name, value in document["sops"].items() if name == "age" or _PLAIN.fullmatch(name)}
+    groups = document["sops"].get("key_groups")
+    if isinstance(groups, list):
+        metadata["key_groups"] = [{"age": each["age"]} for each in groups if isinstance(each, dict) and "age" in each]
+    return json.dumps({**document, "sops": metadata}, ensure_ascii=False).encode(errors="replace")
+
+
+def _check_comments(metadata: Mapping[str, Any], is_as_written: bool) -> None:
+    for name in ("encrypted_comment_regex", "unencrypted_comment_regex"):
+        if metadata.get(name) and not is_as_written:
+            text = f"sops.{name}: comments are lost where kustomize builds, and a folder has an age_key_file of its own"
+            raise Unfit(f"{text}; {_ANEW}", ("sops", name))
+
+
+# ---------------------------------------------------------------- the program
+
+
+def _ask(program: str, text: bytes, env: Mapping[str, str], seconds: float) -> tuple[int, bytes, bytes]:
+    argv = [program, "decrypt", "--input-type", "yaml", "--output-type", "json", "/dev/stdin"]
+    pipe = subprocess.PIPE
+    begun = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd="/", start_new_session=True)
+    with begun as process:
         try:
-            key: bytes = pyrage.decrypt(str(armored).encode(), identities.keys)
-        except (pyrage.DecryptError, ValueError):
-            continue
-        if len(key) == 32:
-            return key
-    raise Unfit(_not_for_us(entries, identities), ("sops", "age"), "WrongAgeKey")
+            # Whoever waits for a worker sees that it moves.
+            said, errors = exchange(process, text, seconds, _LONGEST, watch=lambda: None)
+        finally:
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    # gpg and plugins of age are children of it.
+                    os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said, errors
 
 
-def _not_for_us(entries: Iterable[Any], identities: Identities) -> str:
-    recipients = ", ".join(str(each.get("recipient")) for each in entries if isinstance(each, dict))
-    ours = str(identities.keys[0].to_public())
+def _explained(
+    status: int, errors: str, services: set[str], metadata: Mapping[str, Any], identities: Identities
+) -> Unfit:
+    """What to do about it. The program's own words are about keys and the file's form only: values are ruled out."""
+    if status == _BAD_MAC:
+        text = "does not match its checksum (sops.mac): it was changed without SOPS; change it with: sops edit FILE"
+        return Unfit(text, ("sops", "mac"), "TamperedSecret")
+    if status == _BAD_VALUE:
+        return Unfit("holds a value that was changed or moved after it was encrypted", ("sops",), "TamperedSecret")
+    if status == _NO_KEY and services == {"age"}:
+        return Unfit(_not_for_us(metadata, identities), ("sops", "age"), "WrongAgeKey")
+    if status == _NO_KEY:
+        words = re.findall(r"^\s+(?:- )?\| (.*)", errors, re.MULTILINE)
+        text = f"no key opens it ({', '.join(sorted(services))}): {_short(' '.join(words))}; it is tried again"
+        return Unfit(text, ("sops",), UNREADABLE)
+    if status < 0:
+        return Unfit(f"cannot be opened: sops was ended by signal {-status}", ("sops",), UNREADABLE)
+    return Unfit(f"is not as SOPS wrote it: {_short(errors)}", ("sops",))
+
+
+def _short(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _LONGEST_TEXT else words[: _LONGEST_TEXT - 1] + "…"
+
+
+def _not_for_us(metadata: Mapping[str, Any], identities: Identities) -> str:
+    named = (entry.get("recipient") for name, entry in _entries(metadata) if name == "age" and isinstance(entry, dict))
+    ours = identities.recipient or f"the public key of {identities.path}"
     return (
-        f"is encrypted for {recipients}, and {identities.source} opens none of these; "
+        f"is encrypted for {', '.join(map(str, named))}, and {identities.path} opens none of these; "
         f"add this host: sops rotate -i --add-age {ours} FILE"
     )
 
 
-# ---------------------------------------------------------------- values
-
-
-def _walk(value: Any, path: tuple[str, ...], leaf: Callable[[Any, tuple[str, ...]], Any]) -> Any:
-    """Items of a list have their list's path."""
-    if isinstance(value, dict):
-        return {key: _walk(each, (*path, key), leaf) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_walk(each, path, leaf) for each in value]
-    return leaf(value, path)
-
-
-class _Opener:
-    """Opens the values of one document."""
-
-    def __init__(self, key: bytes) -> None:
-        aead = _library("cryptography.hazmat.primitives.ciphers.aead", "cryptography")
-        self._cipher = aead.AESGCM(key)
-        self._tampered = _library("cryptography.exceptions", "cryptography").InvalidTag
-
-    def open(self, value: Any, path: tuple[str, ...]) -> Any:
-        """The value at a path. Raises Unfit for what is no encrypted value, or one from another place."""
-        if value == "":
-            return ""
-        name = ".".join(path)
-        match = _VALUE.fullmatch(value) if isinstance(value, str) else None
-        if match is None:
-            raise Unfit(f"{name} is not encrypted, as the file's own rule wants it", path, "PlaintextSecret")
-        data = self.open_raw(match, ":".join(path) + ":")
-        if data is None:
-            raise Unfit(f"{name} was changed or moved after it was encrypted", path, "TamperedSecret")
-        return _typed(data, match[4], name, path)
-
-    def open_raw(self, match: re.Match[str], place: str) -> bytes | None:
-        """None when the text is not what was encrypted for this place."""
-        try:
-            data, nonce, tag = (base64.b64decode(match[number], validate=True) for number in (1, 2, 3))
-            opened: bytes = self._cipher.decrypt(nonce, data + tag, place.encode())
-        except (self._tampered, binascii.Error, ValueError):
-            return None
-        return opened
-
-
-def _typed(data: bytes, kind: str, name: str, path: tuple[str, ...]) -> Any:
+def _understood(said: bytes) -> dict[str, Any]:
     try:
-        text = data.decode()
-        if kind == "int":
-            return int(text)
-        if kind == "float":
-            return float(text)
-        if kind == "bool":
-            return {"True": True, "False": False, "true": True, "false": False}[text]
-    except (ValueError, KeyError):
-        raise Unfit(f"{name} does not hold what its type says", path) from None
-    return text
+        clear = json.loads(said)
+    except ValueError:
+        clear = None
+    if not isinstance(clear, dict):
+        raise Unfit("does not become a document when it is opened", ("sops",))
+    return clear
 
 
-def _bytes_of(value: Any) -> bytes:
-    """A value as the checksum takes it: numbers as Go prints them, truth values in title case."""
-    if isinstance(value, float):
-        return _go_float(value).encode()
-    return str(value).encode()
+def _name(document: Mapping[str, Any]) -> tuple[Any, ...]:
+    metadata = document.get("metadata")
+    return document.get("kind"), *(metadata.get(each) for each in ("name", "namespace") if isinstance(metadata, dict))
 
 
-def _go_float(value: float) -> str:
-    """The shortest digits that give the same number, never with an exponent."""
-    text = format(Decimal(repr(value)), "f")
-    return text.removesuffix(".0")
-
-
-def _check_sum(metadata: Mapping[str, Any], values: Iterable[tuple[bool, bytes]], opener: _Opener) -> None:
-    encrypted_only = metadata.get("mac_only_encrypted") is True
-    digest = hashlib.sha512(_ENCRYPTED_ONLY if encrypted_only else b"")
-    for data in _summed(values, encrypted_only):
-        digest.update(data)
-    match = _VALUE.fullmatch(metadata["mac"])
-    stated = opener.open_raw(match, metadata["lastmodified"]) if match else None
-    if stated is None or not hmac.compare_digest(stated, digest.hexdigest().upper().encode()):
-        text = "does not match its checksum (sops.mac): it was changed without SOPS; change it with: sops edit FILE"
-        raise Unfit(text, ("sops", "mac"), "TamperedSecret")
-
-
-def _summed(values: Iterable[tuple[bool, bytes]], encrypted_only: bool) -> Iterator[bytes]:
-    return (data for hidden, data in values if hidden or not encrypted_only)
-
-
-def _library(module: str, package: str = "pyrage") -> Any:
-    """Only who uses SOPS needs these packages. Raises Unfit with the command that installs what is missing."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        text = f"needs the package {package}; run: {sys.executable} -m pip install pyrage cryptography"
-        raise Unfit(text, ("sops",), UNREADABLE) from None
+def _check_same(document: Mapping[str, Any], clear: Mapping[str, Any]) -> None:
+    """It is about the object that the file names, and what was to be hidden was hidden. Raises Unfit."""
+    if _name(document) != _name(clear):
+        raise Unfit("says another name than the file when it is opened", ("metadata",), "TamperedSecret")
+    before = dict(_secret_leaves(document))
+    for path, value in _secret_leaves(clear):
+        if before.get(path, value) == value:
+            raise _in_the_clear(path)

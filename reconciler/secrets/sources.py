@@ -6,6 +6,7 @@ Of one Secret in several places the first counts: the host's own folder, systemd
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from reconciler.secrets.store import NO_SECRETS, NOT_ALLOWED, UNREADABLE, Key, S
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _AGE_KEY = "age.key"
+# What no file here decides is tried again.
+_AGAIN_SECONDS = 30.0
 
 
 class SecretSources:
@@ -39,6 +42,9 @@ class SecretSources:
         self._in_git: tuple[Manifest, ...] = ()
         self._seen: tuple[tuple[Manifest, ...], tuple[folder.Stamp, ...]] | None = None
         self._store = NO_SECRETS
+        self._environ = environ
+        self._opener = sops.Opener(environ)
+        self._look_again_at = 0.0
         # Of what could not be read since somebody looked here: for the log.
         self.bugs: list[Bug] = []
 
@@ -53,8 +59,11 @@ class SecretSources:
             self._manifests, self._in_git = manifests, manifests.of_kind("Secret")
         # Looked at before they are read: what changes meanwhile is read again the next time.
         stamps = self.stamps()
-        if (self._in_git, stamps) != self._seen:
-            self._store, self._seen = self._read(self._in_git), (self._in_git, stamps)
+        is_due = self._store.is_provisional and time.monotonic() >= self._look_again_at
+        if is_due or (self._in_git, stamps) != self._seen:
+            read = self._read(self._in_git)
+            self._store = self._store if read.says_the_same(self._store) else read
+            self._seen, self._look_again_at = (self._in_git, stamps), time.monotonic() + _AGAIN_SECONDS
         return self._store
 
     @property
@@ -73,19 +82,20 @@ class SecretSources:
 
     def _read(self, in_git: tuple[Manifest, ...]) -> SecretStore:
         pile = _Pile()
-        opener = _Identities(self._settings, self._credentials, self._target)
+        self._opener = sops.Opener(self._environ, self._opener)
+        keys = _Identities(self._settings, self._credentials, self._target)
         if self._settings.directory is not None:
-            self._add_folder(folder.read_folder(self._settings.directory), pile, opener)
+            self._add_folder(folder.read_folder(self._settings.directory), pile, keys)
         if self._credentials is not None:
-            self._add_folder(folder.read_credentials(self._credentials), pile, opener)
-        openers = {each: self._opener_of(each, opener) for each in self._settings.folders}
+            self._add_folder(folder.read_credentials(self._credentials), pile, keys)
+        own_keys = {each: self._keys_of(each, keys) for each in self._settings.folders}
         number = Counter((each.built_by, each.origin.file) for each in in_git)
         for manifest in in_git:
             folder_of_it = self._settings.folder_of(manifest.place)
             if problem := self._misplaced(manifest, folder_of_it):
                 pile.misplaced.append(problem)
                 continue
-            one = openers[folder_of_it] if folder_of_it else opener
+            one = own_keys[folder_of_it] if folder_of_it else keys
             self._add(manifest, number, pile, one, plain=self._settings.allow_plaintext)
         return SecretStore(
             with_data_connections(pile.secrets),
@@ -95,10 +105,11 @@ class SecretSources:
             tuple(pile.misplaced),
         )
 
-    def _opener_of(self, place: SecretFolder, opener: _Identities) -> _Identities:
+    def _keys_of(self, place: SecretFolder, keys: _Identities) -> _Identities:
         if place.age_key_file is None:
-            return opener
-        return _Identities(self._settings.model_copy(update={"age_key_file": place.age_key_file}), None, self._target)
+            return keys
+        own = self._settings.model_copy(update={"age_key_file": place.age_key_file})
+        return _Identities(own, None, self._target, alone=True)
 
     def _misplaced(self, manifest: Manifest, place: SecretFolder | None) -> Reason | None:
         """Why a Secret in git may not stand where it does: an encrypted file is easily copied, and renamed."""
@@ -119,7 +130,7 @@ class SecretSources:
             return None
         return Unfit(text, ("metadata",), NOT_ALLOWED).about(manifest)
 
-    def _add_folder(self, parts: Iterator[Manifests], pile: _Pile, opener: _Identities) -> None:
+    def _add_folder(self, parts: Iterator[Manifests], pile: _Pile, keys: _Identities) -> None:
         """Manifests from outside git, where data may stand as it is."""
         for part in parts:
             pile.unavailable += part.errors
@@ -129,7 +140,7 @@ class SecretSources:
             for manifest in part.documents:
                 pile.notes += manifest.warnings
                 if manifest.kind == "Secret":
-                    self._add(manifest, number, pile, opener, plain=True)
+                    self._add(manifest, number, pile, keys, plain=True)
                 else:
                     text = f"{manifest.kind} {manifest.name} is not read here, only Secrets are"
                     pile.notes.append(Reason("NotASecret", text, manifest.origin))
@@ -139,7 +150,7 @@ class SecretSources:
         manifest: Manifest,
         number: Mapping[tuple[str, str], int],
         pile: _Pile,
-        opener: _Identities,
+        keys: _Identities,
         *,
         plain: bool,
     ) -> None:
@@ -147,7 +158,7 @@ class SecretSources:
         try:
             if sops.is_encrypted(manifest.data):
                 _check_alone(manifest, number)
-                document: Mapping[str, object] = sops.decrypt(manifest.data, opener.identities())
+                document: Mapping[str, object] = self._opener.open(manifest, keys.identities())
             elif plain or not is_plain(manifest.data):
                 document = manifest.data
             else:
@@ -192,10 +203,11 @@ def _check_alone(manifest: Manifest, number: Mapping[tuple[str, str], int]) -> N
 class _Identities:
     """The age identities of this host, read when the first encrypted Secret wants them."""
 
-    def __init__(self, settings: Secrets, credentials: Path | None, target: str) -> None:
+    def __init__(self, settings: Secrets, credentials: Path | None, target: str, *, alone: bool = False) -> None:
         self._path = settings.age_key_file
         self._credential = credentials / _AGE_KEY if credentials else None
         self._target = target
+        self._alone = alone
         self._known: sops.Identities | None = None
 
     def identities(self) -> sops.Identities:
@@ -207,11 +219,12 @@ class _Identities:
     def _read(self) -> sops.Identities:
         try:
             if self._path is not None:
-                return sops.read_identities(read_private(self._path), str(self._path))
+                return sops.read_identities(read_private(self._path), self._path, alone=self._alone)
             if self._credential is not None and self._credential.exists():
-                return sops.read_identities(folder.read_open(self._credential), str(self._credential))
+                return sops.read_identities(folder.read_open(self._credential), self._credential)
         except Terminal as error:
-            return sops.Identities(missing=f"there is no age identity: {error}", code=UNREADABLE)
+            text = f"there is no age identity: {error}"
+            return sops.Identities(missing=text, code=UNREADABLE, alone=self._alone)
         return sops.Identities(missing=f"targets[].secrets.age_key_file of {self._target} names no age identity")
 
 

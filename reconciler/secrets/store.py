@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from reconciler.model import Origin, Reason
@@ -48,6 +48,15 @@ class SecretStore:
         """The decoded keys of one Secret, or None where there is none that can be used."""
         found = self.secrets.get((namespace, name))
         return None if found is None else found.data
+
+    @property
+    def is_provisional(self) -> bool:
+        """May some of what is refused become usable although no file changes? A key service may have been away."""
+        return any(each.code == UNREADABLE for each in self.refused.values())
+
+    def says_the_same(self, other: SecretStore) -> bool:
+        """Nobody needs to look at it again."""
+        return all(getattr(self, each.name) == getattr(other, each.name) for each in fields(self))
 
     @property
     def faults(self) -> tuple[Reason, ...]:

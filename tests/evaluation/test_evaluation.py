@@ -27,13 +27,14 @@ from reconciler.evaluation.evaluator import Evaluated, Evaluator
 from reconciler.evaluation.sandbox import EvaluationLimits, Sandbox
 from reconciler.evaluation.wire import dump_answers, load_answers
 from reconciler.loop.daemon import Daemon
-from reconciler.model import DesiredState, Snapshot
+from reconciler.model import DesiredState, File, Snapshot
 from reconciler.report.text import stale_blocks, status_blocks
 from reconciler.secrets import NO_SECRETS
 from reconciler.source import Check, GitSource
 from reconciler.system import procfs
 from tests.bench.bench_manifests import TARGET, tree
 from tests.support.git_repository import Repository
+from tests.support.secret_files import age_key, encrypt
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +109,20 @@ def test_pass_without_news_asks_no_worker(sandbox: Sandbox):
         assert sandbox.evaluate(snapshot)[TARGET.name].desired is first
     finally:
         os.kill(worker_pid(sandbox), signal.SIGCONT)
+
+
+def test_encrypted_secret_opens_within_the_limits_of_a_worker(tmp_path: Path):
+    text = encrypt(
+        "kind: Secret\napiVersion: v1\nmetadata: {name: hub}\nstringData: {token: x}\n", age_key(tmp_path / "a")
+    )
+    secrets = TARGET.secrets.model_copy(update={"age_key_file": tmp_path / "a"})
+    sandbox = Sandbox((TARGET.model_copy(update={"secrets": secrets}),))
+    try:
+        files = (*tree(1).files, File("hosts/box/hub.yaml", "1", text.encode()))
+        found = sandbox.evaluate(replace(tree(1), files=files))[TARGET.name].secrets
+        assert found.data("default", "hub") == {"token": b"x"}, found.faults
+    finally:
+        sandbox.close()
 
 
 def test_changed_secret_outside_git_is_read_at_the_next_pass(tmp_path: Path):

@@ -45,6 +45,7 @@ def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
     yield "git", git.check_program
     yield "kustomize", git.check_kustomize
     if settings is not None:
+        yield "sops", partial(git.check_sops, settings)
         yield "ssh", partial(git.check_ssh, settings.source)
         yield "source", partial(git.check_source, settings)
         yield "state", partial(folders.check_state, settings)

@@ -12,12 +12,14 @@ from reconciler.config.settings import Settings, SourceSettings
 from reconciler.errors import Retryable
 from reconciler.host.doctor.ask import ask
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
-from reconciler.manifests.kustomize import find_program
+from reconciler.manifests import kustomize
+from reconciler.secrets import sops
 from reconciler.source import GitSource
 from reconciler.source.address import Address, parse_address
 from reconciler.source.failure import AGAIN
 
 _OLDEST = (2, 32)
+_OLDEST_SOPS = (3, 9)
 _PATIENCE = 15.0
 # Reserved for examples; the config that `host install` writes names it.
 _EXAMPLE = "git.example.com"
@@ -37,7 +39,7 @@ def check_program() -> Iterator[CheckResult]:
 
 def check_kustomize() -> Iterator[CheckResult]:
     """Only a repository whose kustomizations change what they list needs it."""
-    program = find_program()
+    program = kustomize.find_program()
     if program is None:
         yield ok("kustomize", "neither kustomize nor kubectl is on PATH: kustomizations may only list files")
         return
@@ -51,6 +53,27 @@ def check_kustomize() -> Iterator[CheckResult]:
         yield problem("kustomize", f"{program.path} {version[0]} is too old", fix)
     else:
         yield ok("kustomize", f"{program} ({version[0]}) builds kustomizations")
+
+
+def check_sops(settings: Settings) -> Iterator[CheckResult]:
+    """Needed where Secrets stand in git encrypted: a config that names a key expects some."""
+    program = sops.find_program()
+    is_expected = any(path is not None for target in settings.targets for path in target.secrets.key_files)
+    if program is None and not is_expected:
+        yield ok("sops", "not installed: Secrets that stand in git encrypted cannot be opened")
+        return
+    if program is None:
+        says = "targets[].secrets.age_key_file is set, and there is no sops to open Secrets with"
+        yield problem("sops", says, sops.INSTALL)
+        return
+    answer = ask((program, "--disable-version-check", "--version"))
+    version = re.search(r"(\d+)\.(\d+)\.\d+", answer.text)
+    if not answer.succeeded or version is None:
+        yield problem("sops", f"{program} does not run: {answer.last_line}", sops.INSTALL)
+    elif (int(version[1]), int(version[2])) < _OLDEST_SOPS:
+        yield problem("sops", f"{program} {version[0]} is too old", "install sops 3.9 or newer")
+    else:
+        yield ok("sops", f"{program} ({version[0]}) opens encrypted Secrets")
 
 
 def check_source(settings: Settings) -> Iterator[CheckResult]:
