@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from reconciler.model import INTERNAL_ERROR, Bug, Origin, Reason, ServiceId
+from reconciler.model import Bug, Origin, Reason, ReasonCode, ServiceId
 
 _FRAMES = 10
 
@@ -16,7 +16,7 @@ def caught(error: Exception, doing: str, origin: Origin | None = None) -> tuple[
         f"{doing} failed ({what}): a bug in the reconciler; what runs is kept. "
         "Undo the last change, and report the traceback in the daemon's log"
     )
-    return Reason(INTERNAL_ERROR, text, origin), Bug(doing, f"{what}\n{frames(error)}")
+    return Reason(ReasonCode.INTERNAL_ERROR, text, origin), Bug(doing, f"{what}\n{frames(error)}")
 
 
 class Faults:

@@ -11,9 +11,7 @@ from dataclasses import replace
 from reconciler.config.settings import TargetSettings
 from reconciler.desired.context import SERVICE
 from reconciler.manifests import CLUSTER_SCOPED, Manifest, Manifests
-from reconciler.model import Reason
-
-_CODE = "DocumentNotAllowed"
+from reconciler.model import Reason, ReasonCode
 
 
 def drop_misplaced(manifests: Manifests, target: TargetSettings) -> tuple[Manifests, tuple[Reason, ...]]:
@@ -55,4 +53,4 @@ def _reason(document: Manifest, owners: Iterable[str], target: TargetSettings) -
         f"{what} counts only in {', '.join(owners)}, says targets[].secrets.folders of {target.name}: "
         "for services it is not there; move it, or allow its namespace here"
     )
-    return Reason(_CODE, text, document.origin)
+    return Reason(ReasonCode.DOCUMENT_NOT_ALLOWED, text, document.origin)

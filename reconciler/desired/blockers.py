@@ -17,7 +17,7 @@ from reconciler.desired.spec import Surroundings
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, paths_in
 from reconciler.engines.images import doubtful_image, find_engine
 from reconciler.engines.launch import UNKNOWN, Revealed, origin_of_word, server_flags, unsupported
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode
 from reconciler.model.model_sources import SCHEMES, shown
 from reconciler.secrets.wanted import ALL, secret_ref
 
@@ -43,7 +43,7 @@ def find_obstacles(
         )
         # To map it would start what its arguments are not for.
         doubt = doubtful_image(spec.image, spec.command)
-        yield Reason("NoEngine", doubt or text, origins.of_container_field("image"))
+        yield Reason(ReasonCode.NO_ENGINE, doubt or text, origins.of_container_field("image"))
     names = Revealed(_names(spec, ring))
     for reason in unsupported(spec, argument_origins, secrets=names):
         yield reason if reason.origin else replace(reason, origin=origins.of_container_field("command"))
@@ -51,7 +51,7 @@ def find_obstacles(
     yield from exceeded_share(spec, argument_origins, names, origins)
     if spec.resources.mig and spec.resources.gpu_devices > 1:
         text = "a process of CUDA uses one MIG device only; ask for one, and for no other GPU"
-        yield Reason("TooManyDevices", text, origins.of_container_field("resources"))
+        yield Reason(ReasonCode.TOO_MANY_DEVICES, text, origins.of_container_field("resources"))
     for variable in spec.env:
         if variable.source and not (engine and variable.name in engine.env):
             where = origins.of_variable(variable.name, variable.source)
@@ -65,7 +65,7 @@ def find_obstacles(
         yield from _missing_config_maps(mount, origins)
         if engine and target.kind == "systemd" and (covered := _covered_by(mount.path, engine)):
             text = f"mountPath {mount.path} would hide {covered}, which the engine runs from; mount it elsewhere"
-            yield Reason("MountNotAllowed", text, origins.of_mount(mount.path, mount.uri))
+            yield Reason(ReasonCode.MOUNT_NOT_ALLOWED, text, origins.of_mount(mount.path, mount.uri))
     for reason in closed_arguments(spec, argument_origins, names=names):
         yield reason if reason.origin else replace(reason, origin=origins.of_container_field("args"))
 
@@ -82,7 +82,7 @@ def closed_arguments(
     for index, flag, path, where in (*said, *paths_in_mounted_config(spec, flags)):
         if is_closed(path) and not any(is_below(path, each) for each in spec.mounted_paths):
             text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
-            yield Reason("FileClosed", text, origin_of_word(spec, indices[index], argument_origins))
+            yield Reason(ReasonCode.FILE_CLOSED, text, origin_of_word(spec, indices[index], argument_origins))
 
 
 def _covered_by(path: str, engine: EngineSettings) -> str:
@@ -117,7 +117,9 @@ def _missing_config_maps(mount: Mount, origins: Origins) -> Iterator[Reason]:
         kind, _, what = source.partition(" ")
         if kind not in ("", "secret"):
             text = f"fetching {shown(mount.uri)} needs {kind} {what.partition('/')[0]} for {needed_for}"
-            yield Reason("MissingConfigMap", f"{text}, which is not in git beside it", origins.of_storage(mount.uri))
+            yield Reason(
+                ReasonCode.MISSING_CONFIG_MAP, f"{text}, which is not in git beside it", origins.of_storage(mount.uri)
+            )
 
 
 def _is_closed(folder: str, target: TargetSettings) -> bool:
@@ -127,31 +129,37 @@ def _is_closed(folder: str, target: TargetSettings) -> bool:
     return is_systems_own(folder) and not any(is_below(folder, str(each)) for each in target.volumes.values())
 
 
-def storage_obstacle(mount: Mount, target: TargetSettings) -> tuple[str, str] | None:
+def storage_obstacle(mount: Mount, target: TargetSettings) -> tuple[ReasonCode, str] | None:
     """Code and text of why a model's files cannot be had here; None when they can."""
     uri = shown(mount.uri)
     scheme, separator, rest = uri.partition("://")
     if ".." in rest.split("/") or ".." in uri.split("/"):
-        return "StorageUnsupported", f"{uri} climbs out of its folder with `..`"
+        return ReasonCode.STORAGE_UNSUPPORTED, f"{uri} climbs out of its folder with `..`"
     if "\0" in unquote(mount.uri):
-        return "StorageUnsupported", f"{mount.uri!a} holds a NUL character, which no path may"
+        return ReasonCode.STORAGE_UNSUPPORTED, f"{mount.uri!a} holds a NUL character, which no path may"
     if (not separator and uri.startswith("/")) or (scheme == "file" and rest.startswith("/")):
         folder = unquote(rest) if separator else uri
         if _is_closed(folder, target):
-            return "FolderClosed", f"{uri}: {CLOSED}; keep models in a folder of their own"
+            return ReasonCode.FOLDER_CLOSED, f"{uri}: {CLOSED}; keep models in a folder of their own"
         return None
     if scheme == "pvc" and separator:
         claim = rest.partition("/")[0]
         if claim in target.volumes:
             return None
         known = ", ".join(sorted(target.volumes)) or "none"
-        return "NoVolume", f"{uri}: targets[].volumes names no folder for the claim {claim} (it names {known})"
+        return (
+            ReasonCode.NO_VOLUME,
+            f"{uri}: targets[].volumes names no folder for the claim {claim} (it names {known})",
+        )
     if separator and scheme in SCHEMES and rest.strip("/"):
         return None
     if separator and scheme in SCHEMES:
-        return "StorageUnsupported", f"{uri} names nothing to fetch; write for example {scheme}://BUCKET/FOLDER"
+        return (
+            ReasonCode.STORAGE_UNSUPPORTED,
+            f"{uri} names nothing to fetch; write for example {scheme}://BUCKET/FOLDER",
+        )
     known = ", ".join(f"{each}://" for each in SCHEMES)
     text = (
         f"{uri}: a host reads models from file:///folder, an absolute path and pvc://NAME/folder, and fetches {known}"
     )
-    return "StorageUnsupported", text
+    return ReasonCode.STORAGE_UNSUPPORTED, text

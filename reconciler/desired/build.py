@@ -33,7 +33,7 @@ from reconciler.desired.service import describe, service_id, unusable
 from reconciler.desired.support import TargetKind
 from reconciler.fault_isolation import caught
 from reconciler.manifests import Manifest, Manifests, cordon_of, find_duplicates
-from reconciler.model import Desired, DesiredState, Origin, Reason, ServiceId, Snapshot
+from reconciler.model import Desired, DesiredState, Origin, Reason, ReasonCode, ServiceId, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.disclosed import disclosed
 
@@ -150,7 +150,7 @@ def _bad_name(service: Manifest) -> Reason | None:
     if _LABEL.fullmatch(service.name):
         return None
     text = f"{service.name} cannot name a service; begin with a letter and use small letters, digits and -, 63 at most"
-    return Reason("InvalidName", text, service.origin_of(("metadata", "name")))
+    return Reason(ReasonCode.INVALID_NAME, text, service.origin_of(("metadata", "name")))
 
 
 def _without_doubles(described: dict[Manifest, Desired], target: TargetSettings) -> Iterator[Desired]:
@@ -169,7 +169,7 @@ def _doubled(manifest: Manifest, group: Sequence[Manifest]) -> Reason:
     more = len(group) - 1 - len(named)
     others = " and ".join([*named, *([f"{more} more places"] if more else [])])
     return Reason(
-        "Duplicate", f"{manifest.kind} {manifest.name} is also written at {others}; keep one", manifest.origin
+        ReasonCode.DUPLICATE, f"{manifest.kind} {manifest.name} is also written at {others}; keep one", manifest.origin
     )
 
 
@@ -178,14 +178,14 @@ def _notes(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> 
     if not is_prunable(manifests, target, snapshot):
         file = own_file(target)
         text = f"{file} is missing or holds no Host document: nothing is pruned on {target.name}; restore it"
-        yield Reason("NotPrunable", text, Origin(file, 1))
+        yield Reason(ReasonCode.NOT_PRUNABLE, text, Origin(file, 1))
     for each in manifests.of_kind("Host"):
         if each.name != target.name:
             text = f"this file says host {each.name}, the config calls this target {target.name}"
-            yield Reason("HostNameMismatch", text, each.origin_of(("metadata", "name")))
+            yield Reason(ReasonCode.HOST_NAME_MISMATCH, text, each.origin_of(("metadata", "name")))
         if each.origin.file != own_file(target) and cordon_of(each):
             text = f"this file does not speak for {target.name}, {own_file(target)} does; not followed"
-            yield Reason("HostElsewhere", text, each.origin_of(("spec", "unschedulable")))
+            yield Reason(ReasonCode.HOST_ELSEWHERE, text, each.origin_of(("spec", "unschedulable")))
     for each in manifests.documents:
         if each.kind != SERVICE and (found := of_document(each, TargetKind.HOST)):
             yield found.reason

@@ -13,7 +13,7 @@ from reconciler.desired.secrets import Keyring
 from reconciler.engines.arguments import flag_value
 from reconciler.engines.file_arguments import Holds, Named, is_below, remote_names
 from reconciler.engines.launch import Revealed, origin_of_word, server_flags
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode
 from reconciler.model.model_sources import scheme_of, shown
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -41,7 +41,7 @@ def engine_downloads(
         if is_offline if scheme == "hf" else not streams:
             origin = origin_of_word(spec, indices[each.index], argument_origins)
             where = origin or origins.of_container_field("args")
-            yield Reason("EngineDownload", _text(each, scheme, spec, origins), where)
+            yield Reason(ReasonCode.ENGINE_DOWNLOAD, _text(each, scheme, spec, origins), where)
 
 
 def unused_tokens(spec: EffectiveSpec, ring: Keyring, origins: Origins) -> Iterator[Reason]:
@@ -54,7 +54,7 @@ def unused_tokens(spec: EffectiveSpec, ring: Keyring, origins: Origins) -> Itera
                 f"variable {name} is not used to fetch {shown(mount.uri)}, as on KServe: a model that needs a token is "
                 "fetched with HF_TOKEN of a Secret of its serviceAccountName, or of targets[].storage.env in the config"
             )
-            yield Reason("TokenNotUsed", text, origins.of_variable(name))
+            yield Reason(ReasonCode.TOKEN_NOT_USED, text, origins.of_variable(name))
 
 
 def _has_token(mount: Mount, ring: Keyring) -> bool:

@@ -11,7 +11,7 @@ from reconciler.desired.origins import Origins
 from reconciler.engines.gpu_share import given_utilization
 from reconciler.engines.launch import Revealed, origin_of_word, server_flags
 from reconciler.host.capacity import WHOLE, fraction
-from reconciler.model import GPU, GPU_FRACTION, EffectiveSpec, Origin, Reason, Resources
+from reconciler.model import GPU, GPU_FRACTION, EffectiveSpec, Origin, Reason, ReasonCode, Resources
 
 _FRACTION = re.compile(r"0?\.\d{1,3}", re.ASCII)
 
@@ -25,11 +25,11 @@ def read_share(resources: Resources, pod: Mapping[str, Any], origins: Origins) -
     millis = round(float(given) * WHOLE) if _FRACTION.fullmatch(given) else 0
     if not millis:
         text = f'{GPU_FRACTION}: "{given}" must be more than 0 and less than 1, with three digits at most, as "0.4"'
-        return Reason("InvalidAnnotation", text, where)
+        return Reason(ReasonCode.INVALID_ANNOTATION, text, where)
     if resources.gpus != 1 or resources.mig:
         asked = ", ".join(f"{n} {kind}" for kind, n in ((GPU, resources.gpus), *resources.mig) if n) or f"no {GPU}"
         text = f"{GPU_FRACTION} divides one GPU, and resources ask for {asked}; ask for 1 {GPU}, or remove it"
-        return Reason("InvalidAnnotation", text, where)
+        return Reason(ReasonCode.INVALID_ANNOTATION, text, where)
     return replace(resources, gpu_share_millis=millis)
 
 
@@ -46,4 +46,6 @@ def exceeded_share(
         f"{flags[given.index].partition('=')[0]} {given.value:g} is more than the {fraction(share)} of a GPU that "
         f"{GPU_FRACTION} allows ({origins.of_annotation(GPU_FRACTION)}); lower it, or remove it and get that"
     )
-    yield Reason("GPUShareExceeded", text, origin_of_word(spec, index, argument_origins) or origins.service.origin)
+    yield Reason(
+        ReasonCode.GPU_SHARE_EXCEEDED, text, origin_of_word(spec, index, argument_origins) or origins.service.origin
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 from reconciler.desired.origins import Origins
 from reconciler.engines.arguments import takes_grpc
-from reconciler.model import EffectiveSpec, Reason
+from reconciler.model import EffectiveSpec, Reason, ReasonCode
 
 _NAME = "h2c"
 
@@ -18,8 +18,12 @@ def unlike_its_port(container: Mapping[str, Any], spec: EffectiveSpec, origins: 
     is_grpc = takes_grpc((*spec.command, *spec.args))
     if named and not is_grpc:
         text = f"a port named {_NAME} says gRPC, but this command starts an HTTP server, which is what is served here"
-        yield Reason("PortUnlikeServer", f"{text}; add --grpc, or rename the port", origins.of_container_field("ports"))
+        yield Reason(
+            ReasonCode.PORT_UNLIKE_SERVER,
+            f"{text}; add --grpc, or rename the port",
+            origins.of_container_field("ports"),
+        )
     if is_grpc and not named:
         text = f"gRPC is served here, but KServe sends HTTP/1.1 to a port that is not named {_NAME}"
         where = origins.of_container_field("ports" if container.get("ports") else "args")
-        yield Reason("PortUnlikeServer", f"{text}; name the containerPort of gRPC {_NAME}", where)
+        yield Reason(ReasonCode.PORT_UNLIKE_SERVER, f"{text}; name the containerPort of gRPC {_NAME}", where)

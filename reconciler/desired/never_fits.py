@@ -15,7 +15,7 @@ from reconciler.engines.launch import origin_of_word, server_flags, unsupported
 from reconciler.engines.parallel import parallel_size
 from reconciler.host.capacity import Ledger, Need, impossible, too_few_gpus
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
-from reconciler.model import GPU, Capacity, Desired, EffectiveSpec, Gpu, Origin, Reason, Resources
+from reconciler.model import GPU, Capacity, Desired, EffectiveSpec, Gpu, Origin, Reason, ReasonCode, Resources
 
 # More than any host has: what the config does not limit, and nobody measured.
 _ENDLESS = 1 << 62
@@ -56,7 +56,7 @@ def _never(
     size = parallel_size(flags)
     if size and (text := too_few_gpus(size.gpus, spec.resources)):
         at = indices[size.index] if size.index is not None else None
-        yield Reason("TooFewGPUs", text, origin_of_word(spec, at, argument_origins) or where)
+        yield Reason(ReasonCode.TOO_FEW_GPUS, text, origin_of_word(spec, at, argument_origins) or where)
 
 
 def idle_gpus(spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
@@ -68,7 +68,7 @@ def idle_gpus(spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
             f"resources ask for {leased} {GPU}, and the arguments use {used} (tensor, pipeline and data parallel): set "
             f"--tensor-parallel-size={leased}, or lower the limit"
         )
-        yield Reason("IdleGPUs", text, origins.of_limit(GPU))
+        yield Reason(ReasonCode.IDLE_GPUS, text, origins.of_limit(GPU))
 
 
 def ignored_resources(container: Mapping[str, Any], origins: Origins) -> Iterator[Reason]:
@@ -76,11 +76,11 @@ def ignored_resources(container: Mapping[str, Any], origins: Origins) -> Iterato
     given = container.get("resources") or {}
     if given.get("claims"):
         text = f"resources: claims are ignored on a host, which leases what limits name, for example {GPU}"
-        yield Reason("Ignored", text, origins.of_container_field("resources", "claims"))
+        yield Reason(ReasonCode.IGNORED, text, origins.of_container_field("resources", "claims"))
     for name in sorted({*(given.get("limits") or {}), *(given.get("requests") or {})} - {"cpu", "memory"}):
         if "/" not in name:
             text = f"resources: {name} is ignored on a host, which counts cpu, memory, {GPU} and MIG devices"
-            yield Reason("Ignored", text, origins.of_limit(name))
+            yield Reason(ReasonCode.IGNORED, text, origins.of_limit(name))
 
 
 def not_at_once(services: Iterable[Desired], target: TargetSettings, measured: Capacity | None) -> Iterator[Reason]:
@@ -95,7 +95,7 @@ def not_at_once(services: Iterable[Desired], target: TargetSettings, measured: C
             if lacks := ledger.lacks(need, one.id):
                 text = f"{number} of {one.replicas} replicas fit on this host beside the other services of these files"
                 why = "; ".join(each.message for each in lacks)
-                yield Reason("NotAtOnce", f"{text}: {why}", one.resources_origin or one.origin)
+                yield Reason(ReasonCode.NOT_AT_ONCE, f"{text}: {why}", one.resources_origin or one.origin)
                 break
             ledger.take(need, one.id)
 

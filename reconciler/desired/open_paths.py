@@ -9,7 +9,7 @@ from reconciler.config.settings import EngineSettings
 from reconciler.desired.origins import Origins
 from reconciler.desired.spec import UnusableField
 from reconciler.host.routing.paths import ANNOTATION, find_fault
-from reconciler.model import EffectiveSpec, Reason
+from reconciler.model import EffectiveSpec, Reason, ReasonCode
 
 _MODE = "VLLM_SERVER_DEV_MODE"
 _OFF = ("", "0")
@@ -20,7 +20,9 @@ def read_open_paths(pod: Mapping[str, Any], origins: Origins) -> tuple[str, ...]
     given = str((pod.get("annotations") or {}).get(ANNOTATION) or "")
     paths = tuple(sorted(set(given.replace(",", " ").split())))
     if fault := find_fault(paths):
-        raise UnusableField(Reason("InvalidAnnotation", f"{ANNOTATION}: {fault}", origins.of_annotation(ANNOTATION)))
+        raise UnusableField(
+            Reason(ReasonCode.INVALID_ANNOTATION, f"{ANNOTATION}: {fault}", origins.of_annotation(ANNOTATION))
+        )
     return paths
 
 
@@ -33,6 +35,6 @@ def developer_mode(spec: EffectiveSpec, origins: Origins, engine: EngineSettings
     if engine is not None and _MODE in engine.env:
         if engine.env[_MODE].strip() not in _OFF:
             text = f"the config, engines[].env of {engine.image}: {_MODE} {text}"
-            yield Reason("DeveloperMode", text, origins.service.origin)
+            yield Reason(ReasonCode.DEVELOPER_MODE, text, origins.service.origin)
     elif any(each.name == _MODE and (each.source or each.value.strip() not in _OFF) for each in spec.env):
-        yield Reason("DeveloperMode", f"{_MODE} {text}", origins.of_variable(_MODE))
+        yield Reason(ReasonCode.DEVELOPER_MODE, f"{_MODE} {text}", origins.of_variable(_MODE))

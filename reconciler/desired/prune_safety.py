@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from reconciler.config.settings import TargetSettings
 from reconciler.manifests import IGNORE_FILE, SUFFIXES, Manifest, Manifests, is_hidden
-from reconciler.model import FOLDER_TOO_LARGE, Origin, Reason, Snapshot, is_under
+from reconciler.model import Origin, Reason, ReasonCode, Snapshot, is_under
 
 HOST_FILE = "host.yaml"
 
@@ -27,7 +27,7 @@ def _touches(reason: Reason, target: TargetSettings) -> bool:
     """Also what stands where a folder above ours should be, or closes it."""
     if reason.origin is None:
         return True
-    if reason.code == FOLDER_TOO_LARGE:
+    if reason.code == ReasonCode.FOLDER_TOO_LARGE:
         return reason.origin.file in target.paths
     refused = reason.origin.file.removesuffix(f"/{IGNORE_FILE}")
     return is_under(refused, target.paths) or any(path.startswith(f"{refused}/") for path in target.paths)
@@ -67,7 +67,7 @@ def possible_runtimes(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reas
 
 def _missing(snapshot: Snapshot, so_what: str) -> Iterator[Reason]:
     for path in snapshot.missing:
-        yield Reason("PathMissing", f"{path}/ is missing from git; {so_what}", Origin(f"{path}/", 1))
+        yield Reason(ReasonCode.PATH_MISSING, f"{path}/ is missing from git; {so_what}", Origin(f"{path}/", 1))
 
 
 def own_file(target: TargetSettings) -> str:
@@ -103,4 +103,4 @@ def doubled_hosts(manifests: Manifests, target: TargetSettings) -> Iterator[Reas
     hosts = own_hosts(manifests, target)
     for each in hosts[1:]:
         text = f"a second Host document; the first is in line {hosts[0].origin.line}; keep one"
-        yield Reason("DuplicateHost", text, each.origin)
+        yield Reason(ReasonCode.DUPLICATE_HOST, text, each.origin)

@@ -18,10 +18,9 @@ from reconciler.kserve.names import HARDWARE_PROFILE, HARDWARE_PROFILE_NAMESPACE
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.storage import StorageContainer, StorageError
 from reconciler.manifests import CLUSTER_SCOPED, SETTINGS, FieldPath, Manifest
-from reconciler.model import Reason, ServiceId
+from reconciler.model import Reason, ReasonCode, ServiceId
 from reconciler.model.model_sources import is_fetched
 
-REFUSED = "DocumentRefused"
 _FORMATS = ("spec", "supportedUriFormats")
 # What decides about a Secret stands in the store of Secrets.
 _ELSEWHERE = "Secret"
@@ -39,7 +38,9 @@ class RefusedDocument:
     @cached_property
     def reasons(self) -> tuple[Reason, ...]:
         """Each flaw with its line."""
-        return tuple(Reason(REFUSED, message, self.manifest.origin_of(path)) for path, message in self.flaws)
+        return tuple(
+            Reason(ReasonCode.DOCUMENT_REFUSED, message, self.manifest.origin_of(path)) for path, message in self.flaws
+        )
 
     def reason_for(self, service: ServiceId) -> Reason:
         """The problem of a service that needs this document."""
@@ -49,7 +50,7 @@ class RefusedDocument:
             f"{self.manifest.kind} {self.manifest.name} is refused: {first.message}{others}; "
             f"{service} depends on it and keeps what runs until this is corrected"
         )
-        return Reason(REFUSED, text, first.origin)
+        return Reason(ReasonCode.DOCUMENT_REFUSED, text, first.origin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,10 @@ from reconciler.kserve.credentials import Secret
 from reconciler.kserve.names import CONNECTION_TYPE, CONNECTIONS
 from reconciler.kserve.resolve import Issue
 from reconciler.manifests import Manifest
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, SecretMount
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode, SecretMount
 from reconciler.model.model_sources import shown
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.connections import as_text
-from reconciler.secrets.store import NOT_ALLOWED, UNREADABLE
 from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_part, secret_ref
 
 # What the API server and KServe's pod webhook say of a Secret that is not there.
@@ -55,25 +54,32 @@ class Keyring:
         code, why = self._why(ref)
         return Reason(code, f"{who} needs {part}Secret {ref.secret}, {why}", origin)
 
-    def _why(self, ref: SecretRef) -> tuple[str, str]:
+    def _why(self, ref: SecretRef) -> tuple[ReasonCode, str]:
         """Code and text."""
         if self.closed:
-            return NOT_ALLOWED, self.closed
+            return ReasonCode.SECRET_NOT_ALLOWED, self.closed
         place = (self.namespace, ref.secret)
         if place in self.store.secrets:
             found = self.store.secrets[place]
             keys = ", ".join(sorted(found.data)) or "none"
-            return "MissingSecret", f"which has no such key (it has: {keys}); add it at {found.origin}"
+            return ReasonCode.MISSING_SECRET, f"which has no such key (it has: {keys}); add it at {found.origin}"
         if refused := self.store.refused.get(place):
-            code = UNREADABLE if refused.code == UNREADABLE else "MissingSecret"
+            code = (
+                ReasonCode.SECRETS_UNREADABLE
+                if refused.code == ReasonCode.SECRETS_UNREADABLE
+                else ReasonCode.MISSING_SECRET
+            )
             return code, f"which is refused: {refused}"
         if self.store.unavailable:
-            return UNREADABLE, f"and nobody can tell whether it is there: {self.store.unavailable[0]}"
+            return (
+                ReasonCode.SECRETS_UNREADABLE,
+                f"and nobody can tell whether it is there: {self.store.unavailable[0]}",
+            )
         if self.unread:
-            return "MissingSecret", f"which may be what cannot be read: {self.unread}"
+            return ReasonCode.MISSING_SECRET, f"which may be what cannot be read: {self.unread}"
         home = self.target.secrets.directory or f"a folder that targets[].secrets.directory of {self.target.name} names"
         text = f"which this host does not have in namespace {self.namespace}; put a manifest of it into {home}"
-        return "MissingSecret", f"{text}, or encrypt it into git with SOPS"
+        return ReasonCode.MISSING_SECRET, f"{text}, or encrypt it into git with SOPS"
 
 
 def keyring(

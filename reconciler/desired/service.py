@@ -52,7 +52,7 @@ from reconciler.engines.service_port import doubtful_port
 from reconciler.kserve.names import TRANSFORMER_CONTAINER
 from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
-from reconciler.model import Desired, EffectiveSpec, Origin, Reason, ServiceId
+from reconciler.model import Desired, EffectiveSpec, Origin, Reason, ReasonCode, ServiceId
 from reconciler.secrets.disclosed import disclosed
 
 _ADDED_BY_KSERVE = frozenset({CONTAINER, TRANSFORMER_CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
@@ -121,7 +121,9 @@ def _usable(
     service = origins.service
     container = find_container(resolved.pod)
     if container is None:
-        raise UnusableField(Reason("InvalidPredictorSpec", f"there is no container named {CONTAINER}", service.origin))
+        raise UnusableField(
+            Reason(ReasonCode.INVALID_PREDICTOR_SPEC, f"there is no container named {CONTAINER}", service.origin)
+        )
     key = ServiceId(ring.namespace, service.name)
     wishes = read_wishes(service)
     ca_bundle = str(scene.world.config["storageInitializer"].get("caBundleConfigMapName") or "")
@@ -189,7 +191,7 @@ def _usable(
 def _doubtful_image(spec: EffectiveSpec, target: TargetSettings, origins: Origins) -> Iterator[Reason]:
     """Where nothing runs the image, its obstacle says so."""
     if (text := doubtful_image(spec.image, spec.command)) and find_engine(spec.image, target.engines):
-        yield Reason("ImageUnknown", text, origins.of_container_field("image"))
+        yield Reason(ReasonCode.IMAGE_UNKNOWN, text, origins.of_container_field("image"))
 
 
 def _model_names(spec: EffectiveSpec, key: ServiceId) -> tuple[str, ...]:
@@ -201,7 +203,7 @@ def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:
     """What is to be said once the host turns out to have no GPU: from the config alone nobody knows."""
     if depends_on_gpus(case):
         found = deviations(case.origins, TargetKind.HOST, facts - {Fact.ACCELERATOR})
-        yield from (each.reason for each in found if each.reason.code == "AcceleratorMismatch")
+        yield from (each.reason for each in found if each.reason.code == ReasonCode.ACCELERATOR_MISMATCH)
 
 
 def _warning(issue: Issue, origins: Origins, ring: Keyring, resolved: Resolved) -> Reason:
@@ -226,12 +228,12 @@ def _unsure_of_runtime(
         return
     if runtime in scene.doubled:
         text = f"its runtime {runtime.name} ({runtime.origin}) is written more than once; keep one"
-        yield Reason("Duplicate", text, service.origin)
+        yield Reason(ReasonCode.DUPLICATE, text, service.origin)
     named = _names_runtime(service)
     if scene.uncertain and (not named or runtime.kind == "ClusterServingRuntime"):
         first = scene.uncertain[0]
         text = f"{first} - and that may hold the runtime this service would get; what runs is kept until it is readable"
-        yield Reason("RuntimeUncertain", text, service.origin)
+        yield Reason(ReasonCode.RUNTIME_UNCERTAIN, text, service.origin)
 
 
 def _names_runtime(service: Manifest) -> bool:
@@ -245,14 +247,14 @@ def _port_doubts(
 ) -> Iterator[Reason]:
     if doubt := doubtful_port(spec, container.get("ports") or ()):
         where = origin_of_word(spec, doubt.index, argument_origins) or origins.of_container_field("args")
-        yield Reason("OtherPort", doubt.message, where)
+        yield Reason(ReasonCode.OTHER_PORT, doubt.message, where)
 
 
 def _collocated(case: Case) -> Iterator[Reason]:
     """A transformer in the model's own pod: KServe sends it all requests, which a host's proxy sends to the engine."""
     if any(each.get("name") == TRANSFORMER_CONTAINER for each in case.resolved.pod.get("containers") or ()):
         text = f"container {TRANSFORMER_CONTAINER} cannot be honoured on a host: all requests go to it; {ELSEWHERE}"
-        yield Reason("NotOnHosts", text, case.origins.of_entry("containers", TRANSFORMER_CONTAINER))
+        yield Reason(ReasonCode.NOT_ON_HOSTS, text, case.origins.of_entry("containers", TRANSFORMER_CONTAINER))
 
 
 def _left_out(case: Case) -> Iterator[Reason]:
@@ -263,5 +265,5 @@ def _left_out(case: Case) -> Iterator[Reason]:
     yield from entries_ignored("volumes", ignored_volumes(case.resolved, case.container), origins)
     for name, source in ignored_sources(case.resolved, case.container):
         text = f"{source} of volume {name} is ignored on a host: there is no Kubernetes API to issue or keep it"
-        yield Reason("VolumeIgnored", text, origins.of_entry("volumes", name))
+        yield Reason(ReasonCode.VOLUME_IGNORED, text, origins.of_entry("volumes", name))
     yield from ignored_resources(case.container, origins)

@@ -10,7 +10,7 @@ from typing import Any
 from reconciler.desired.spec import UnusableField
 from reconciler.kserve import names
 from reconciler.manifests import FieldPath, Manifest
-from reconciler.model import Reason, Strategy
+from reconciler.model import Reason, ReasonCode, Strategy
 
 _PREDICTOR: FieldPath = ("spec", "predictor")
 _STOP = "serving.kserve.io/stop"
@@ -157,7 +157,7 @@ def _integer(service: Manifest, predictor: Mapping[str, Any], key: str) -> int |
 
 def _unusable(service: Manifest, path: FieldPath, what: str) -> UnusableField:
     name = ".".join(str(step) for step in path)
-    return UnusableField(Reason("InvalidField", f"{name} {what}", service.origin_of(path)))
+    return UnusableField(Reason(ReasonCode.INVALID_FIELD, f"{name} {what}", service.origin_of(path)))
 
 
 def _mapping(data: Any, key: str) -> Mapping[str, Any]:

@@ -15,7 +15,18 @@ from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.pod_fields import resource_field, variable_field
 from reconciler.kserve.quantity import amount, cpu_millis, is_whole, memory_bytes
 from reconciler.kserve.resolve import Resolved
-from reconciler.model import GPU, EffectiveSpec, EnvVar, FileMount, Mount, Origin, Reason, Resources, SecretMount
+from reconciler.model import (
+    GPU,
+    EffectiveSpec,
+    EnvVar,
+    FileMount,
+    Mount,
+    Origin,
+    Reason,
+    ReasonCode,
+    Resources,
+    SecretMount,
+)
 
 ConfigMaps = Mapping[tuple[str, str], Mapping[str, Any]]
 ALL_KEYS = "*"
@@ -180,7 +191,7 @@ def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
         except (ValueError, ArithmeticError) as error:
             kind = "requests" if source is wanted and name in (given.get("requests") or {}) else "limits"
             where = origins.of_container_field("resources", kind, name)
-            raise UnusableField(Reason("InvalidQuantity", f"resources: {name}: {error}", where)) from None
+            raise UnusableField(Reason(ReasonCode.INVALID_QUANTITY, f"resources: {name}: {error}", where)) from None
 
     devices = [(name, read(name, _parse_count)) for name in sorted(wanted) if "/" in name and name != GPU]
     return Resources(

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from reconciler.kserve.names import FRAMEWORKS
+from reconciler.model import ReasonCode
 
 
 class TargetKind(StrEnum):
@@ -59,12 +60,12 @@ class Where(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldSupport:
-    """An effect and its reason. `code` is for scripts; `unless` is the fact that makes the field honoured after all."""
+    """An effect and its reason. `unless` is the fact that makes the field honoured after all."""
 
     effect: Effect
     note: str = ""
     unless: Fact | None = None
-    code: str = ""
+    code: ReasonCode = ReasonCode.IGNORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +104,15 @@ def _yes(note: str = "") -> FieldSupport:
     return FieldSupport(Effect.HONOURED, note)
 
 
-def _no(note: str, unless: Fact | None = None, code: str = "Ignored") -> FieldSupport:
+def _no(note: str, unless: Fact | None = None, code: ReasonCode = ReasonCode.IGNORED) -> FieldSupport:
     return FieldSupport(Effect.IGNORED, note, unless, code)
 
 
 def _idle(note: str, unless: Fact | None = None) -> FieldSupport:
-    return FieldSupport(Effect.NO_EFFECT, note, unless, "NoEffect")
+    return FieldSupport(Effect.NO_EFFECT, note, unless, ReasonCode.NO_EFFECT)
 
 
-def _error(note: str, unless: Fact | None = None, code: str = "NotOnHosts") -> FieldSupport:
+def _error(note: str, unless: Fact | None = None, code: ReasonCode = ReasonCode.NOT_ON_HOSTS) -> FieldSupport:
     return FieldSupport(Effect.REFUSED, note, unless, code)
 
 
@@ -156,8 +157,8 @@ ROWS: Final[tuple[Row, ...]] = (
         Where.KIND,
         "InferenceGraph TrainedModel LLMInferenceServiceConfig LocalModelCache LocalModelNamespaceCache "
         "LocalModelNode LocalModelNodeGroup ClusterLocalModel",
-        _no("this kind of KServe is not supported", code="UnsupportedKind"),
-        _no("this kind of KServe is not supported", code="UnsupportedKind"),
+        _no("this kind of KServe is not supported", code=ReasonCode.UNSUPPORTED_KIND),
+        _no("this kind of KServe is not supported", code=ReasonCode.UNSUPPORTED_KIND),
     ),
     # ------------------------------------------------------------ InferenceService
     _row(Where.SPEC, "predictor", YES),
@@ -176,10 +177,18 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     _row(Where.PREDICTOR, "model", YES),
     _row(Where.PREDICTOR, " ".join(FRAMEWORKS), _yes("as `model`, if its command is vLLM's")),
-    Row(Where.PREDICTOR, ("minReplicas",), _no(_NO_DEMAND, Fact.COUNTED, "NoScaleToZero"), KSERVE, even_empty=True),
-    _row(Where.PREDICTOR, "maxReplicas", _no(_NO_SCALING, Fact.FIXED_SCALE, "NoAutoscaling")),
+    Row(
+        Where.PREDICTOR,
+        ("minReplicas",),
+        _no(_NO_DEMAND, Fact.COUNTED, ReasonCode.NO_SCALE_TO_ZERO),
+        KSERVE,
+        even_empty=True,
+    ),
+    _row(Where.PREDICTOR, "maxReplicas", _no(_NO_SCALING, Fact.FIXED_SCALE, ReasonCode.NO_AUTOSCALING)),
     _row(
-        Where.PREDICTOR, "scaleTarget scaleMetric scaleMetricType autoScaling", _no(_NO_SCALING, code="NoAutoscaling")
+        Where.PREDICTOR,
+        "scaleTarget scaleMetric scaleMetricType autoScaling",
+        _no(_NO_SCALING, code=ReasonCode.NO_AUTOSCALING),
     ),
     _row(
         Where.PREDICTOR,
@@ -198,12 +207,12 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.PREDICTOR, "logger", _no("requests are not copied anywhere")),
     _row(Where.PREDICTOR, "batcher", _no("the engine batches by itself")),
     # ------------------------------------------------------------ pod
-    _row(Where.POD, "containers", _no("a host runs the model's container only", code="ContainerIgnored")),
-    _row(Where.POD, "initContainers", _no("a host runs the model's container only", code="ContainerIgnored")),
+    _row(Where.POD, "containers", _no("a host runs the model's container only", code=ReasonCode.CONTAINER_IGNORED)),
+    _row(Where.POD, "initContainers", _no("a host runs the model's container only", code=ReasonCode.CONTAINER_IGNORED)),
     _row(
         Where.POD,
         "volumes",
-        _no(_PROVIDED, code="VolumeIgnored"),
+        _no(_PROVIDED, code=ReasonCode.VOLUME_IGNORED),
     ),
     _row(Where.POD, "terminationGracePeriodSeconds", _yes("bounds the drain")),
     _row(Where.POD, "serviceAccountName serviceAccount", _yes("its Secrets open the model's storage")),
@@ -285,8 +294,8 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.ANNOTATION,
         "reconciler/*",
-        _no("there is no such annotation; correct its name", code="UnknownAnnotation"),
-        _no("there is no such annotation; correct its name", code="UnknownAnnotation"),
+        _no("there is no such annotation; correct its name", code=ReasonCode.UNKNOWN_ANNOTATION),
+        _no("there is no such annotation; correct its name", code=ReasonCode.UNKNOWN_ANNOTATION),
     ),
     _row(Where.ANNOTATION, "serving.kserve.io/stop", _yes("`true` drains and stops every replica: Suspended")),
     _row(Where.ANNOTATION, "serving.kserve.io/deploymentMode", _yes("as KServe's rules for a pod; unset: Standard")),
@@ -296,7 +305,7 @@ ROWS: Final[tuple[Row, ...]] = (
         Where.ANNOTATION,
         "serving.kserve.io/autoscalerClass serving.kserve.io/metric serving.kserve.io/targetUtilizationPercentage "
         "autoscaling.knative.dev/*",
-        _no(_NO_SCALING, code="NoAutoscaling"),
+        _no(_NO_SCALING, code=ReasonCode.NO_AUTOSCALING),
     ),
     _row(
         Where.ANNOTATION,
@@ -316,7 +325,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.ANNOTATION,
         "prometheus.io/port",
-        _no("nothing listens there, so no scrape target is published", Fact.SCRAPED_PORT, "NotScraped"),
+        _no("nothing listens there, so no scrape target is published", Fact.SCRAPED_PORT, ReasonCode.NOT_SCRAPED),
     ),
     _row(Where.ANNOTATION, "prometheus.io/scrape", _yes("`false` publishes no scrape target")),
     _row(
@@ -329,7 +338,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.ANNOTATION,
         "opendatahub.io/recommended-accelerators",
-        _no("this host has none of them", Fact.ACCELERATOR, "AcceleratorMismatch"),
+        _no("this host has none of them", Fact.ACCELERATOR, ReasonCode.ACCELERATOR_MISMATCH),
         OPENSHIFT,
     ),
     _row(
@@ -357,15 +366,15 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.ANNOTATION,
         "security.opendatahub.io/enable-auth",
-        _error(_GUARD, Fact.AUTH, "NoAuth"),
-        _error("nothing enforces it there", Fact.AUTH, "NoAuth"),
+        _error(_GUARD, Fact.AUTH, ReasonCode.NO_AUTH),
+        _error("nothing enforces it there", Fact.AUTH, ReasonCode.NO_AUTH),
         "true",
     ),
     _row(
         Where.LABEL,
         "security.openshift.io/enable-authentication",
-        _error(_GUARD, Fact.AUTH, "NoAuth"),
-        _error("nothing enforces it there", Fact.AUTH, "NoAuth"),
+        _error(_GUARD, Fact.AUTH, ReasonCode.NO_AUTH),
+        _error("nothing enforces it there", Fact.AUTH, ReasonCode.NO_AUTH),
         "true",
     ),
     _row(

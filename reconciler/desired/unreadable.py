@@ -8,7 +8,7 @@ from reconciler.desired.refused import config_maps_of, profile_of
 from reconciler.kserve.cluster_objects import ClusterObjects
 from reconciler.kserve.resolve import Resolved
 from reconciler.manifests import SETTINGS, Unreadable
-from reconciler.model import Reason, ServiceId
+from reconciler.model import Reason, ReasonCode, ServiceId
 from reconciler.model.model_sources import is_fetched
 
 # The last one: nobody can tell.
@@ -64,4 +64,4 @@ def _needed(
 def _reason(service: ServiceId, kind: str, found: Reason) -> Reason:
     what = f"ConfigMap {SETTINGS}" if kind == _SETTINGS else f"a {kind} that {service} needs"
     text = f"{found.message}; this may be {what}, so what runs is kept until it is readable"
-    return Reason("DocumentUncertain", text, found.origin)
+    return Reason(ReasonCode.DOCUMENT_UNCERTAIN, text, found.origin)

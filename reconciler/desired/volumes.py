@@ -10,13 +10,12 @@ from typing import Any
 from reconciler.desired.origins import Origins
 from reconciler.desired.pod_fields import file_field, resource_field
 from reconciler.desired.spec import ALL_KEYS, Surroundings, UnusableField, field_source, secret_source
-from reconciler.model import FileMount, Reason, VolumeFile
+from reconciler.model import FileMount, Reason, ReasonCode, VolumeFile
 
 Document = Mapping[str, Any]
 PROVIDED = ("configMap", "downwardAPI", "projected")
 # A file's name on Linux.
 _LONGEST_NAME = 255
-_CODE = "InvalidVolume"
 
 
 def build_file_mounts(container: Document, around: Surroundings, origins: Origins) -> tuple[FileMount, ...]:
@@ -30,19 +29,21 @@ def _file_mounts(container: Document, around: Surroundings, origins: Origins) ->
         volume, path = volumes.get(each.get("name")) or {}, str(each.get("mountPath"))
         if each.get("subPathExpr"):
             text = f"subPathExpr of the volume mounted at {path} is not supported on a host; write it out as subPath"
-            raise UnusableField(Reason(_CODE, text, origins.of_volume_mount(path)))
+            raise UnusableField(Reason(ReasonCode.INVALID_VOLUME, text, origins.of_volume_mount(path)))
         # Of a claim, and so of a model, the whole path is judged later.
         if "persistentVolumeClaim" not in volume and ".." in str(each.get("subPath") or "").split("/"):
             text = f"subPath of the volume mounted at {path} leads out of it; name what is in the volume"
-            raise UnusableField(Reason(_CODE, text, origins.of_volume_mount(path)))
+            raise UnusableField(Reason(ReasonCode.INVALID_VOLUME, text, origins.of_volume_mount(path)))
         if any(key in volume for key in (*PROVIDED, "secret")) and not path.strip("/."):
             text = f"nothing can be mounted at {path} of a host; mount it in a folder of its own"
-            raise UnusableField(Reason(_CODE, text, origins.of_volume_mount(path)))
+            raise UnusableField(Reason(ReasonCode.INVALID_VOLUME, text, origins.of_volume_mount(path)))
         if any(key in volume for key in (*PROVIDED, "secret")):
             files = tuple(_files(volume, container, around))
             if fault := _fault(files):
                 name = str(volume.get("name"))
-                raise UnusableField(Reason(_CODE, f"volume {name}: {fault}", origins.of_entry("volumes", name)))
+                raise UnusableField(
+                    Reason(ReasonCode.INVALID_VOLUME, f"volume {name}: {fault}", origins.of_entry("volumes", name))
+                )
             if "secret" not in volume:
                 yield FileMount(path, files, str(each.get("subPath") or "").strip("/"))
 

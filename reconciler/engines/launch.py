@@ -30,7 +30,18 @@ from reconciler.engines.file_arguments import CONFIG, is_below
 from reconciler.engines.gpu_share import bound
 from reconciler.engines.interpreter import refused_option
 from reconciler.engines.model_names import adapter_names
-from reconciler.model import EffectiveSpec, EnvVar, FileMount, Lease, Origin, Reason, SecretMount, ServiceId, VolumeFile
+from reconciler.model import (
+    EffectiveSpec,
+    EnvVar,
+    FileMount,
+    Lease,
+    Origin,
+    Reason,
+    ReasonCode,
+    SecretMount,
+    ServiceId,
+    VolumeFile,
+)
 
 API_SERVER = "vllm.entrypoints.openai.api_server"
 _CLI = "vllm.entrypoints.cli.main"
@@ -157,7 +168,7 @@ class _Container:
 class _NotAServer(Exception):
     """The command line starts something else, or cannot be written down. `index` is the word to blame."""
 
-    def __init__(self, message: str, index: int = 0, code: str = "UnsupportedCommand") -> None:
+    def __init__(self, message: str, index: int = 0, code: ReasonCode = ReasonCode.UNSUPPORTED_COMMAND) -> None:
         super().__init__(message)
         self.index = index
         self.code = code
@@ -265,10 +276,10 @@ def unsupported(
     for flag, why in _cannot(server.flags).items():
         for index, _ in find(server.flags, flag):
             origin = origin_of_word(spec, server.indices[index], origins) or fallback
-            reasons.append(Reason("UnsupportedArgument", f"{flag} does not work {why}; remove it", origin))
+            reasons.append(Reason(ReasonCode.UNSUPPORTED_ARGUMENT, f"{flag} does not work {why}; remove it", origin))
     if takes_grpc(server.flags) and _KEY in {each.name for each in spec.env}:
         text = f"variable {_KEY} does not work with gRPC: {_CANNOT_BESIDE_GRPC['--api-key']}; remove it"
-        reasons.append(Reason("UnsupportedArgument", text, fallback))
+        reasons.append(Reason(ReasonCode.UNSUPPORTED_ARGUMENT, text, fallback))
     return tuple(reasons)
 
 
@@ -342,7 +353,7 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
                 f"$({shown[0]}) in an argument would show a Secret's value to every user of the host; "
                 "remove it, vLLM reads VLLM_API_KEY and HF_TOKEN from the environment"
             )
-            raise _NotAServer(text, index, "SecretInArgument")
+            raise _NotAServer(text, index, ReasonCode.SECRET_IN_ARGUMENT)
     words = tuple(expand_all(written, container.env))
     if not spec.command:
         # The image's entry point is `vllm serve`.

@@ -29,7 +29,7 @@ from reconciler.engines.last_words import cut, fatal_reason
 from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, PreflightQuestion, origin_of_word
 from reconciler.errors import Retryable
 from reconciler.fault_isolation import unexpected
-from reconciler.model import EffectiveSpec, Origin, Preflight, Reason
+from reconciler.model import EffectiveSpec, Origin, Preflight, Reason, ReasonCode
 from reconciler.system.bounded_communicate import LONGEST, TooMuchError, exchange
 from reconciler.system.files import open_regular
 
@@ -81,7 +81,7 @@ class PreflightVerdict:
             if origin is None:
                 origin = variables.get(_named(complaint.message, variables), fallback)
             message = _with_flag(complaint, index, asked.argv) + _on_this_host(complaint.message, asked.paths)
-            reasons.append(Reason("InvalidArgument", message, origin))
+            reasons.append(Reason(ReasonCode.INVALID_ARGUMENT, message, origin))
         return Preflight(self.parsed, self.gpus, tuple(reasons), self.warnings)
 
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from reconciler.evaluation.evaluator import Evaluated
 from reconciler.manifests import is_kustomization
-from reconciler.model import Desired, DesiredState, File, Snapshot
+from reconciler.model import Desired, DesiredState, File, ReasonCode, Snapshot
 from reconciler.model import desired as desired_model
 from reconciler.model import names as names_model
 from reconciler.secrets import SecretStore, StoredSecret
@@ -37,7 +37,7 @@ _PLAIN: Mapping[tuple[str, str], type] = {
     (each.__module__, each.__qualname__): each
     for each in (
         *(each for model in (desired_model, names_model) for each in vars(model).values() if _is_data(each)),
-        *(SecretStore, StoredSecret, frozenset, set),
+        *(ReasonCode, SecretStore, StoredSecret, frozenset, set),
     )
 }
 

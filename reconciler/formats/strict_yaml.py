@@ -17,6 +17,8 @@ from typing import Any, TypeAlias, cast
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from reconciler.model import ReasonCode
+
 MAX_DEPTH = 100
 MAX_ALIASES = 50
 MAX_NODES = 100_000
@@ -46,9 +48,9 @@ class _Many(tuple["Lines", ...]):
 
 
 class YamlProblem(Exception):
-    """A text that we do not take. `line` counts from 1; `code` is one word for scripts."""
+    """A text that we do not take. `line` counts from 1."""
 
-    def __init__(self, line: int, message: str, code: str = "InvalidYaml") -> None:
+    def __init__(self, line: int, message: str, code: ReasonCode = ReasonCode.INVALID_YAML) -> None:
         super().__init__(message)
         self.line = line
         self.message = message
@@ -89,11 +91,15 @@ def _position(value: Any, children: tuple[Lines, ...], step: str | int) -> int |
 def check_text(data: bytes) -> bytes:
     """The bytes without a byte order mark. Raises YamlProblem for what is not UTF-8 text."""
     if (zero := data.find(b"\0")) >= 0:
-        raise YamlProblem(_line_at(data, zero), "holds a zero byte: this is a binary file, or UTF-16 text", "NotText")
+        raise YamlProblem(
+            _line_at(data, zero), "holds a zero byte: this is a binary file, or UTF-16 text", ReasonCode.NOT_TEXT
+        )
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise YamlProblem(_line_at(data, error.start), "is not UTF-8 text; save it as UTF-8", "NotText") from None
+        raise YamlProblem(
+            _line_at(data, error.start), "is not UTF-8 text; save it as UTF-8", ReasonCode.NOT_TEXT
+        ) from None
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -139,7 +145,9 @@ def load(text: bytes, first_line: int = 1, budget: Budget | None = None) -> Tree
         raise _explained(error, text, first_line) from None
     except yaml.reader.ReaderError as error:
         line = _line_at(text, cast(int, error.position)) + first_line - 1
-        raise YamlProblem(line, f"holds a character that YAML does not allow ({error.reason})", "NotText") from None
+        raise YamlProblem(
+            line, f"holds a character that YAML does not allow ({error.reason})", ReasonCode.NOT_TEXT
+        ) from None
     if node is None:
         return None
     budget = budget or Budget(len(text))
@@ -169,7 +177,7 @@ class _Composer(yaml.CSafeLoader):
         self.depth += 1
         if self.depth > MAX_DEPTH:
             line = current_node.start_mark.line + self.first_line if current_node else self.first_line
-            raise YamlProblem(line, _TOO_DEEP, "TooDeep")
+            raise YamlProblem(line, _TOO_DEEP, ReasonCode.TOO_DEEP)
 
     def ascend_resolver(self) -> None:
         self.depth -= 1
@@ -209,7 +217,7 @@ def _count_aliases(text: bytes, first_line: int) -> None:
     if len(aliases) > MAX_ALIASES:
         line = cast(yaml.Mark, aliases[MAX_ALIASES].start_mark).line + first_line
         raise YamlProblem(
-            line, f"more than {MAX_ALIASES} aliases in one document; write the values out", "TooManyAliases"
+            line, f"more than {MAX_ALIASES} aliases in one document; write the values out", ReasonCode.TOO_MANY_ALIASES
         )
 
 
@@ -261,7 +269,7 @@ class _Builder:
         if isinstance(node, ScalarNode):
             return self._scalar(node), line
         if depth >= MAX_DEPTH:
-            raise YamlProblem(line, f"{_TOO_DEEP}; does an alias hold itself?", "TooDeep")
+            raise YamlProblem(line, f"{_TOO_DEEP}; does an alias hold itself?", ReasonCode.TOO_DEEP)
         if isinstance(node, SequenceNode):
             self._expect(node, "seq")
             built = [self.build(child, depth + 1) for child in node.value]
@@ -271,9 +279,9 @@ class _Builder:
 
     def _too_many(self, line: int) -> YamlProblem:
         if self.nodes > MAX_NODES:
-            return YamlProblem(line, f"more than {MAX_NODES} values in one document", "TooLarge")
+            return YamlProblem(line, f"more than {MAX_NODES} values in one document", ReasonCode.TOO_LARGE)
         text = "the aliases of this file expand to too many values; write the values out, or split the file"
-        return YamlProblem(line, text, "TooManyValues")
+        return YamlProblem(line, text, ReasonCode.TOO_MANY_VALUES)
 
     def _mapping(self, node: MappingNode, depth: int, line: int) -> tuple[dict[str, Any], Lines]:
         built: dict[str, Any] = {}
@@ -287,7 +295,7 @@ class _Builder:
                 continue
             if key in built:
                 message = f'key "{key}" is written twice; the first is in line {first_seen[key]}'
-                raise YamlProblem(key_line, message, "DuplicateKey")
+                raise YamlProblem(key_line, message, ReasonCode.DUPLICATE_KEY)
             first_seen[key] = key_line
             built[key], child = self.build(value_node, depth + 1, key_line)
             lines.append(child)
@@ -336,12 +344,16 @@ class _Builder:
         value = read_plain(node.value)
         expected = {"int": int, "float": int | float, "bool": bool, "null": type(None)}.get(tag)
         if expected is None or not isinstance(value, expected) or (tag != "bool" and isinstance(value, bool)):
-            raise YamlProblem(self._line(node), f"the tag {_shown(node.tag)} is not allowed here", "UnknownTag")
+            raise YamlProblem(
+                self._line(node), f"the tag {_shown(node.tag)} is not allowed here", ReasonCode.UNKNOWN_TAG
+            )
         return value
 
     def _expect(self, node: Node, kind: str) -> None:
         if node.tag is not None and node.tag != _CORE + kind:
-            raise YamlProblem(self._line(node), f"the tag {_shown(node.tag)} is not allowed here", "UnknownTag")
+            raise YamlProblem(
+                self._line(node), f"the tag {_shown(node.tag)} is not allowed here", ReasonCode.UNKNOWN_TAG
+            )
 
     def _line(self, node: Node) -> int:
         return cast(int, node.start_mark.line) + self.first_line

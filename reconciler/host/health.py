@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from reconciler.model import Replica, Routed, Silence
+from reconciler.model import ReasonCode, Replica, Routed, Silence
 
 CRASH_WINDOW = 600.0
 CRASHES_THAT_DEGRADE = 3
@@ -70,25 +70,25 @@ def life(replica: Replica, now: float, patience: Patience) -> ReplicaPhase:
     return ReplicaPhase.STARTING if replica.ready_at is None else ReplicaPhase.READY
 
 
-def failure(replica: Replica, now: float, patience: Patience) -> tuple[str, str] | None:
+def failure(replica: Replica, now: float, patience: Patience) -> tuple[ReasonCode, str] | None:
     """A code and a sentence when a replica has failed, else None."""
     when = "before it was ready" if replica.ready_at is None else "while it served"
     if is_stopped_by_hand(replica):
-        return ("StoppedByHand", replica.drift)
+        return (ReasonCode.STOPPED_BY_HAND, replica.drift)
     if not replica.alive:
         status = "" if replica.exit_code is None else f" with status {replica.exit_code}"
         killed = "; SIGKILL is what the kernel sends when memory is short" if replica.exit_code == -9 else ""
-        return ("Crashed", f"the engine ended{status} {when}{killed}")
+        return (ReasonCode.CRASHED, f"the engine ended{status} {when}{killed}")
     if replica.healthy is False and replica.stranger:
-        return ("PortTaken", f"{replica.stranger}; nothing is sent there")
+        return (ReasonCode.PORT_TAKEN, f"{replica.stranger}; nothing is sent there")
     if replica.healthy is False:
-        return ("EngineDead", f"the engine's core died {when}; /health answers 503")
+        return (ReasonCode.ENGINE_DEAD, f"the engine's core died {when}; /health answers 503")
     if replica.silence is Silence.HUNG:
-        return ("Hung", f"the engine hangs: {replica.silent_why}")
+        return (ReasonCode.HUNG, f"the engine hangs: {replica.silent_why}")
     # One that answers is ready, though a full disk may keep us from writing that down.
     waited = now - max(replica.created_at, replica.watched_since)
     if replica.ready_at is None and not replica.ready_now and waited > patience.ready_timeout:
-        return ("NotReadyInTime", f"not ready within {patience.ready_timeout:g} s of its start")
+        return (ReasonCode.NOT_READY_IN_TIME, f"not ready within {patience.ready_timeout:g} s of its start")
     return None
 
 

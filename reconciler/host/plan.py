@@ -37,6 +37,7 @@ from reconciler.model import (
     ProxyBreak,
     Quarantine,
     Reason,
+    ReasonCode,
     Replica,
     Restart,
     ServiceId,
@@ -50,7 +51,7 @@ from reconciler.model import (
 from reconciler.model.model_sources import fetched
 
 # Without them nobody knows by whose leave a model is fetched, and so not under which key it is kept.
-_SECRETS_MISSING = frozenset({"MissingSecret", "SecretsUnreadable"})
+_SECRETS_MISSING = frozenset({ReasonCode.MISSING_SECRET, ReasonCode.SECRETS_UNREADABLE})
 _LEAVING = frozenset({ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE})
 # Seconds after which nobody waits any more for one that does not end.
 _STUCK = 60.0
@@ -310,7 +311,7 @@ def _last_calls(decisions: list[Decision], desired: DesiredState) -> Iterator[Re
                 f"{decision.verdict.service} serves, and goes: its clients get 503 here from now on; to move it "
                 "without that, add it elsewhere in one commit, and take it away here in the next, once it serves there"
             )
-            yield Reason("StopsServing", text)
+            yield Reason(ReasonCode.STOPS_SERVING, text)
 
 
 def _unstage_safely(
@@ -373,14 +374,16 @@ def _route_change(before: ServiceRoute | None, after: ServiceRoute | None) -> st
 
 
 def _left_alone(s: ServiceContext) -> Decision:
-    health = Health(HealthStatus.SUSPENDED, Reason("Suspended", "suspended by hand; `reconciler resume` lifts it"))
+    health = Health(
+        HealthStatus.SUSPENDED, Reason(ReasonCode.SUSPENDED, "suspended by hand; `reconciler resume` lifts it")
+    )
     return Decision(
         (), route_left_alone(s), (), ServicePlan(s.id, Sync.UNKNOWN, health, step="suspended", kept=s.kept), None
     )
 
 
 def _nothing(desired: DesiredState, observed: Unreachable) -> Plan:
-    reason = Reason("Unreachable", observed.reason)
+    reason = Reason(ReasonCode.UNREACHABLE, observed.reason)
     verdicts = {
         service.id: ServicePlan(service.id, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason))
         for service in desired.services

@@ -28,6 +28,7 @@ from reconciler.kserve.selection import Runtime
 from reconciler.kserve.storage import LATER_PREFIXES, StorageError, check_uri
 from reconciler.kserve.template_nodes import TemplateError
 from reconciler.kserve.url import UrlError, host_name
+from reconciler.model import ReasonCode
 
 if TYPE_CHECKING:
     from reconciler.kserve.cluster_objects import ClusterObjects
@@ -97,7 +98,9 @@ class _Builder:
         try:
             step()
         except StorageError as error:
-            self._built.errors.append(Issue("FailedCreate", f"the pod is refused: {error}", ("spec", "predictor")))
+            self._built.errors.append(
+                Issue(ReasonCode.FAILED_CREATE, f"the pod is refused: {error}", ("spec", "predictor"))
+            )
 
     # ------------------------------------------------------------ before the pod spec
 
@@ -129,12 +132,14 @@ class _Builder:
         if uri is None:
             return
         if names.SOURCE_URI in annotations:
-            raise SpecError("InvalidStorage", "must provide only one of storageUri and storage.path", *at, "storage")
+            raise SpecError(
+                ReasonCode.INVALID_STORAGE, "must provide only one of storageUri and storage.path", *at, "storage"
+            )
         annotations[names.SOURCE_URI] = uri
         try:
             check_uri(uri, self._setting.containers)
         except StorageError as error:
-            raise SpecError("InvalidStorage", str(error), *at, "storageUri") from None
+            raise SpecError(ReasonCode.INVALID_STORAGE, str(error), *at, "storageUri") from None
         if uri.startswith(LATER_PREFIXES):
             self._built.warnings.append(later(f"{uri.split('://')[0]}://", *at, "storageUri"))
         if self._predictor.get("storageContainerName"):
@@ -189,7 +194,7 @@ class _Builder:
         serving = predictor.container_named(own, names.KSERVE_CONTAINER)
         if serving is None:
             # KServe dereferences nil here.
-            raise SpecError("InvalidPredictorSpec", "the predictor has no container named kserve-container")
+            raise SpecError(ReasonCode.INVALID_PREDICTOR_SPEC, "the predictor has no container named kserve-container")
         fields = merge_pod_specs({}, self._predictor)
         pod.volumes = list(fields.pop("volumes", ()))
         pod.init_containers = [dict(each) for each in fields.pop("initContainers", ())]
@@ -220,7 +225,7 @@ class _Builder:
         if self._runtime is None:
             # KServe dereferences nil here.
             text = "workerSpec needs predictor.model: a custom predictor cannot span nodes"
-            raise SpecError("InvalidWorkerSpec", text, "spec", "predictor", "workerSpec")
+            raise SpecError(ReasonCode.INVALID_WORKER_SPEC, text, "spec", "predictor", "workerSpec")
         try:
             types = self._world.config.gpu_types
             add_head(self._built.pod, self._name, self._predictor, self._runtime.spec, types)
@@ -228,7 +233,7 @@ class _Builder:
             at = ("spec", "predictor", "workerSpec")
             if error.reason:
                 raise invalid_predictor(str(error), *at) from None
-            raise SpecError("InvalidWorkerSpec", str(error), *at) from None
+            raise SpecError(ReasonCode.INVALID_WORKER_SPEC, str(error), *at) from None
         self._built.pod.labels["isvc.generation"] = "1"
 
     def _deploy(self) -> None:
@@ -239,7 +244,9 @@ class _Builder:
             try:
                 built.sources = inject_sources(pod, uris, name, self._setting)
             except StorageError as error:
-                built.errors.append(Issue("ReconcileFailed", str(error), ("spec", "predictor", "storageUris")))
+                built.errors.append(
+                    Issue(ReasonCode.RECONCILE_FAILED, str(error), ("spec", "predictor", "storageUris"))
+                )
         if self._mode == names.STANDARD:
             pod.labels["app"] = f"isvc.{self._object}"
             add_default_fields(pod)
@@ -261,17 +268,17 @@ class _Builder:
             problems.append(f"failed creating host name: {error}")
         for text in strategy_problems(self._predictor.get("deploymentStrategy")):
             message = f'fails to reconcile predictor: Deployment.apps "{self._object}" is invalid: {text}'
-            built.errors.append(Issue("InvalidField", message, ("spec", "predictor", "deploymentStrategy")))
+            built.errors.append(Issue(ReasonCode.INVALID_FIELD, message, ("spec", "predictor", "deploymentStrategy")))
         for text in self._refused(built.pod):
             message = f'fails to reconcile predictor: Deployment.apps "{self._object}" is invalid: {text}'
-            built.errors.append(Issue("ReconcileFailed", message, ("spec", "predictor"), pod_path_of(text)))
+            built.errors.append(Issue(ReasonCode.RECONCILE_FAILED, message, ("spec", "predictor"), pod_path_of(text)))
         for text in problems:
             message = f"fails to reconcile predictor: {text}"
-            built.errors.append(Issue("ReconcileFailed", message, ("spec", "predictor")))
+            built.errors.append(Issue(ReasonCode.RECONCILE_FAILED, message, ("spec", "predictor")))
         if annotations.get(names.AUTOSCALER_CLASS) == "keda":
             text = 'no matches for kind "ScaledObject" in version "keda.sh/v1alpha1"'
             message = f"fails to reconcile predictor: failed to get existing KEDA autoscaler: {text}"
-            built.cluster_errors.append(Issue("ReconcileFailed", message))
+            built.cluster_errors.append(Issue(ReasonCode.RECONCILE_FAILED, message))
 
     def _refused(self, pod: Pod) -> Iterator[str]:
         yield from deployment_problems(pod)
@@ -285,7 +292,9 @@ class _Builder:
         if self._setting.vault.account(account) is None:
             where = f"{self._metadata['namespace']}/{account}"
             text = f'error looking up service account {where}: serviceaccount "{account}" not found'
-            self._built.cluster_errors.append(Issue("FailedCreate", text, ("spec", "predictor", "serviceAccountName")))
+            self._built.cluster_errors.append(
+                Issue(ReasonCode.FAILED_CREATE, text, ("spec", "predictor", "serviceAccountName"))
+            )
         for index, container in enumerate(self._built.pod.containers):
             paths = [mount.get("mountPath") for mount in container.get("volumeMounts") or ()]
             double = next((at for at, path in enumerate(paths) if path in paths[:at]), None)
@@ -293,7 +302,7 @@ class _Builder:
                 text = f'volumeMounts: Invalid value: "{paths[double]}": must be unique'
                 message = f"the pod is invalid: {container.get('name', '')}: {text}"
                 mount = ("containers", index, "volumeMounts", double)
-                self._built.errors.append(Issue("FailedCreate", message, ("spec", "predictor"), mount))
+                self._built.errors.append(Issue(ReasonCode.FAILED_CREATE, message, ("spec", "predictor"), mount))
 
 
 _SERVING = (names.KSERVE_CONTAINER, names.TRANSFORMER_CONTAINER)

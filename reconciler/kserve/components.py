@@ -12,6 +12,7 @@ from reconciler.kserve.pod import Pod, add_default_fields
 from reconciler.kserve.pod_enums import strategy_problems, word_problems
 from reconciler.kserve.pod_validation import deployment_problems, service_problems
 from reconciler.kserve.url import UrlError, host_name
+from reconciler.model import ReasonCode
 
 Document = Mapping[str, Any]
 
@@ -24,7 +25,7 @@ def component_problems(service: Document, config: Config) -> Iterator[Issue]:
             continue
         name = f"{service['metadata'].get('name', '')}-{kind}"
         for text in _problems(component, name, service["metadata"], config):
-            yield Issue("ReconcileFailed", f"fails to reconcile {kind}: {text}", ("spec", kind))
+            yield Issue(ReasonCode.RECONCILE_FAILED, f"fails to reconcile {kind}: {text}", ("spec", kind))
 
 
 def _problems(component: Document, name: str, metadata: Document, config: Config) -> Iterator[str]:

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.model import ReasonCode
+
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """`reason` is one CamelCase word; `path` leads to the field at fault where it is known: keys and list indexes.
+    """`path` leads to the field at fault where it is known: keys and list indexes.
 
     `pod_path` does so in the pod that was made of service and runtime, either of which may have written it.
     """
 
-    reason: str
+    reason: ReasonCode
     message: str
     path: tuple[Any, ...] = ()
     pod_path: tuple[Any, ...] = ()
@@ -34,7 +36,7 @@ def pod_path_of(message: str) -> tuple[Any, ...]:
 class SpecError(Exception):
     """KServe stops here. `failure` is what it writes into lastFailureInfo, when it calls the spec invalid."""
 
-    def __init__(self, reason: str, message: str, *path: Any, failure: Mapping[str, str] | None = None) -> None:
+    def __init__(self, reason: ReasonCode, message: str, *path: Any, failure: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.path = path
@@ -43,8 +45,10 @@ class SpecError(Exception):
 
 def invalid_predictor(message: str, *path: Any, detail: str = "") -> SpecError:
     """KServe calls the predictor's spec invalid; `detail` is what only its event says."""
-    failure = {"reason": "InvalidPredictorSpec", "message": message}
-    return SpecError("InvalidPredictorSpec", f"{message}: {detail}" if detail else message, *path, failure=failure)
+    failure = {"reason": ReasonCode.INVALID_PREDICTOR_SPEC, "message": message}
+    return SpecError(
+        ReasonCode.INVALID_PREDICTOR_SPEC, f"{message}: {detail}" if detail else message, *path, failure=failure
+    )
 
 
 def invalid_spec(failure: Mapping[str, str]) -> Mapping[str, Any]:

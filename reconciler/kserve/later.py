@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reconciler.kserve.issues import Issue
+from reconciler.model import ReasonCode
 
 VERSION = "0.21"
 _OF_RUNTIMES = (("spec", "resourceClaims"), ("spec", "workerSpec", "resourceClaims"))
@@ -19,7 +20,7 @@ _FIELDS = {
 
 def later(what: str, *path: Any) -> Issue:
     """The warning about one field or value."""
-    return Issue("LaterVersion", f"{what} needs KServe {VERSION}; 0.20 refuses it", path)
+    return Issue(ReasonCode.LATER_VERSION, f"{what} needs KServe {VERSION}; 0.20 refuses it", path)
 
 
 def later_fields(document: Mapping[str, Any]) -> Iterator[Issue]:

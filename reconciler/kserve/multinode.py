@@ -10,6 +10,7 @@ from reconciler.kserve import names
 from reconciler.kserve.merge import merge_containers
 from reconciler.kserve.pod import Container, Pod, set_env
 from reconciler.kserve.quantity import amount
+from reconciler.model import ReasonCode
 
 Document = Mapping[str, Any]
 
@@ -55,12 +56,12 @@ def _worker(own: Document, runtime: Document) -> Container:
     containers = runtime["workerSpec"].get("containers") or ()
     if not containers:
         raise MultiNodeError(
-            "No workerSpec container configuration found in selected serving runtime", "InvalidPredictorSpec"
+            "No workerSpec container configuration found in selected serving runtime", ReasonCode.INVALID_PREDICTOR_SPEC
         )
     base = next((each for each in containers if each.get("name") == names.WORKER_CONTAINER), None)
     if base is None:
         message = f"failed to find {names.WORKER_CONTAINER} in ServingRuntime containers"
-        raise MultiNodeError(message, "InvalidPredictorSpec")
+        raise MultiNodeError(message, ReasonCode.INVALID_PREDICTOR_SPEC)
     given: Sequence[Document] = own.get("containers") or ({},)
     return merge_containers(base, given[0])
 

@@ -20,6 +20,7 @@ from reconciler.kserve.names import (
     HARDWARE_PROFILE,
     HARDWARE_PROFILE_NAMESPACE,
 )
+from reconciler.model import ReasonCode
 
 Document = Mapping[str, Any]
 Key = tuple[str, str]
@@ -190,7 +191,7 @@ def _resources(model: Document, profile: Document) -> Document:
 
 
 def _saying(admitted: Admitted, text: str = "", *, absent: str = "", path: str = CONNECTIONS) -> Admitted:
-    issue = Issue("OpenShiftAI", text or absent, ("metadata", "annotations", path))
+    issue = Issue(ReasonCode.OPENSHIFT_AI, text or absent, ("metadata", "annotations", path))
     if absent:
         return Admitted(admitted.service, admitted.warnings, (*admitted.absent, issue))
     return Admitted(admitted.service, (*admitted.warnings, issue), admitted.absent)

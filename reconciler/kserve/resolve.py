@@ -18,6 +18,7 @@ from reconciler.kserve.runtime_hints import hint_for_none, hint_for_refused, hin
 from reconciler.kserve.selection import Refusal, Runtime, refuse_named, refuse_none_found, refuse_unknown
 from reconciler.kserve.url import UrlError, service_url
 from reconciler.kserve.validation import confidential_warnings, refusal
+from reconciler.model import ReasonCode
 
 __all__ = ["ClusterObjects", "Issue", "Resolved", "ResolvedStorage", "RuntimeRef", "resolve"]
 
@@ -49,7 +50,7 @@ def is_stopped(annotations: Mapping[str, str]) -> bool:
 def is_absent_secret(issue: Issue) -> bool:
     """Is this about a Secret that the tree does not hold? Secrets seldom stand in git: the cluster may well have it."""
     return (
-        issue.reason == "FailedCreate"
+        issue.reason == ReasonCode.FAILED_CREATE
         and issue.message.rstrip().endswith('" not found')
         and 'secrets "' in issue.message
     )
@@ -87,11 +88,11 @@ def resolve(service: Mapping[str, Any], world: ClusterObjects, *, may_use_secret
     """
     admitted = admit(service, world.default_namespace, world.secrets if may_use_secrets else {}, world.profiles)
     clean, flaws = api_server.read(admitted.service, mutated=True)
-    errors = [Issue("Invalid", flaw.message, flaw.path) for flaw in flaws]
+    errors = [Issue(ReasonCode.INVALID, flaw.message, flaw.path) for flaw in flaws]
     metadata = {"namespace": world.default_namespace, **(clean.get("metadata") or {})}
     defaulted = with_defaults({**clean, "metadata": metadata}, world.config, world.local_models(metadata["namespace"]))
     if refused := refusal(defaulted, world.config):
-        errors.append(Issue("Refused", str(refused), refused.path))
+        errors.append(Issue(ReasonCode.REFUSED, str(refused), refused.path))
     found = _Resolution(defaulted, world, errors).resolved()
     warnings, absent = (*admitted.warnings, *found.warnings), (*admitted.absent, *found.cluster_errors)
     return replace(found, warnings=warnings, cluster_errors=absent) if admitted.warnings or admitted.absent else found
@@ -138,7 +139,7 @@ class _Resolution:
             argument_sources=built.argument_sources if built else (),
         )
 
-    def _fail(self, reason: str, message: str, *path: Any) -> None:
+    def _fail(self, reason: ReasonCode, message: str, *path: Any) -> None:
         self._errors.append(Issue(reason, message, path))
 
     # ------------------------------------------------------------ runtime
@@ -181,7 +182,7 @@ class _Resolution:
             return None
         text = f'"{title}" is the display name of {found[0].kind} {found[0].name}, which is used; KServe itself wants '
         path = ("spec", "predictor", "model", "runtime")
-        self._warnings.append(Issue("DisplayName", f"{text}runtime: {found[0].name}", path))
+        self._warnings.append(Issue(ReasonCode.DISPLAY_NAME, f"{text}runtime: {found[0].name}", path))
         return found[0]
 
     def _first(self, model: Mapping[str, Any], supporting: tuple[Runtime, ...]) -> Refusal | None:
@@ -203,7 +204,9 @@ class _Resolution:
 
     def _build(self, mode: str) -> Built | None:
         if mode == names.MODEL_MESH:
-            self._fail("ModelMesh", "KServe leaves a service in mode ModelMesh to ModelMesh and deploys nothing")
+            self._fail(
+                ReasonCode.MODEL_MESH, "KServe leaves a service in mode ModelMesh to ModelMesh and deploys nothing"
+            )
             return None
         if not predictor.implementations(self._predictor):
             return None
@@ -229,25 +232,25 @@ class _Resolution:
             text = f"the resolved deployment mode of InferenceService '{name}' is Knative"
             text = f"{text}, but Knative Serving is not available where {default} is the default mode"
             at = ("metadata", "annotations", names.DEPLOYMENT_MODE)
-            self._cluster_errors.append(Issue("ServerlessModeRejected", text, at))
+            self._cluster_errors.append(Issue(ReasonCode.SERVERLESS_MODE_REJECTED, text, at))
         # KServe looks for a runtime first: a service whose spec is invalid is not stopped.
         if is_stopped(annotations) and not self._failure:
             self._is_stopped = True
             text = f"{names.STOP} is true: KServe keeps the service and runs nothing for it"
-            self._cluster_errors.append(Issue("Stopped", text, ("metadata", "annotations", names.STOP)))
+            self._cluster_errors.append(Issue(ReasonCode.STOPPED, text, ("metadata", "annotations", names.STOP)))
 
     def _url(self, mode: str) -> str:
         try:
             return service_url(self._metadata, self._world.config, mode)
         except UrlError as error:
-            self._fail("ReconcileFailed", str(error), "metadata", "name")
+            self._fail(ReasonCode.RECONCILE_FAILED, str(error), "metadata", "name")
             return ""
 
     def _model_status(self) -> Mapping[str, Any]:
         if self._failure:
             return invalid_spec(self._failure)
         # A pod that cannot be created looks to KServe like one that is still to come.
-        if any(issue.reason != "FailedCreate" for issue in (*self._errors, *self._cluster_errors)):
+        if any(issue.reason != ReasonCode.FAILED_CREATE for issue in (*self._errors, *self._cluster_errors)):
             return {"transitionStatus": "", "states": None, "lastFailureInfo": None}
         states = {"activeModelState": "", "targetModelState": "Pending"}
         return {"transitionStatus": "InProgress", "states": states, "lastFailureInfo": None}

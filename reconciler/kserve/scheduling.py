@@ -9,12 +9,11 @@ from typing import Any
 
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.objectmeta import label_flaws
+from reconciler.model import ReasonCode
 
 Pod = Mapping[str, Any]
 Path = tuple[str | int, ...]
 
-NOT_HERE = "NotForThisHost"
-_IGNORED = "NoEffect"
 _AFFINITY: Path = ("affinity", "nodeAffinity")
 _REQUIRED, _PREFERRED = (
     "requiredDuringSchedulingIgnoredDuringExecution",
@@ -51,7 +50,7 @@ class Malformed(Exception):
 
     def __init__(self, message: str, path: Path) -> None:
         super().__init__(message)
-        self.issue = Issue("InvalidPlacement", message, path)
+        self.issue = Issue(ReasonCode.INVALID_PLACEMENT, message, path)
 
 
 def misfits(pod: Pod, node: Node) -> Iterator[Issue]:
@@ -62,17 +61,21 @@ def misfits(pod: Pod, node: Node) -> Iterator[Issue]:
     """
     wanted = pod.get("nodeName")
     if wanted and wanted != node.name:
-        yield Issue(NOT_HERE, f"nodeName asks for {wanted}; this host is {node.name}", ("nodeName",))
+        yield Issue(
+            ReasonCode.NOT_FOR_THIS_HOST, f"nodeName asks for {wanted}; this host is {node.name}", ("nodeName",)
+        )
     for key, value in (pod.get("nodeSelector") or {}).items():
         if node.labels.get(key) != value:
             text = f"nodeSelector asks for {key}={value}; {_label(node, key)}"
-            yield Issue(NOT_HERE, text, ("nodeSelector", key))
+            yield Issue(ReasonCode.NOT_FOR_THIS_HOST, text, ("nodeSelector", key))
     yield from _affinity_misfit(pod, node)
     # Who is put on a node by name passes no scheduler; only NoExecute would throw it out again.
     effects = ("NoExecute",) if wanted else _REPELLING
     for taint in node.taints:
         if taint.effect in effects and not any(tolerates(each, taint) for each in pod.get("tolerations") or ()):
-            yield Issue(NOT_HERE, f"no toleration names this host's taint {taint}", ("tolerations",))
+            yield Issue(
+                ReasonCode.NOT_FOR_THIS_HOST, f"no toleration names this host's taint {taint}", ("tolerations",)
+            )
 
 
 def tolerates(toleration: Mapping[str, Any], taint: Taint) -> bool:
@@ -93,15 +96,15 @@ def without_effect(pod: Pod) -> Iterator[Issue]:
     affinity = pod.get("affinity") or {}
     if _at(pod, *_AFFINITY).get(_PREFERRED):
         text = "preferred node affinity has no effect on a host: there is no other to prefer"
-        yield Issue(_IGNORED, text, (*_AFFINITY, _PREFERRED))
+        yield Issue(ReasonCode.NO_EFFECT, text, (*_AFFINITY, _PREFERRED))
     for kind, word in (("podAffinity", "pod affinity"), ("podAntiAffinity", "pod anti-affinity")):
         if affinity.get(kind):
             text = f"{word} has no effect on a host: all replicas run there, whatever else does"
-            yield Issue(_IGNORED, text, ("affinity", kind))
+            yield Issue(ReasonCode.NO_EFFECT, text, ("affinity", kind))
     for index, each in enumerate(pod.get("tolerations") or ()):
         if each.get("tolerationSeconds") is not None:
             text = "tolerationSeconds has no effect on a host: the taint is tolerated for good"
-            yield Issue(_IGNORED, text, ("tolerations", index, "tolerationSeconds"))
+            yield Issue(ReasonCode.NO_EFFECT, text, ("tolerations", index, "tolerationSeconds"))
 
 
 # ---------------------------------------------------------------- node affinity
@@ -117,7 +120,7 @@ def _affinity_misfit(pod: Pod, node: Node) -> Iterator[Issue]:
     reasons = [_term_misfit(term or {}, node, (*path, index)) for index, term in enumerate(terms)]
     if all(reasons):
         why = "; or: ".join(filter(None, reasons)) or "it has no term, so it matches nothing"
-        yield Issue(NOT_HERE, f"node affinity does not match: {why}", path if terms else path[:-1])
+        yield Issue(ReasonCode.NOT_FOR_THIS_HOST, f"node affinity does not match: {why}", path if terms else path[:-1])
 
 
 def _term_misfit(term: Mapping[str, Any], node: Node, path: Path) -> str:

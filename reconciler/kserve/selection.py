@@ -8,6 +8,7 @@ from typing import Any
 
 from reconciler.kserve import names
 from reconciler.kserve.predictor import protocol
+from reconciler.model import ReasonCode
 
 _PROTOCOL_RANK = {"v1": 1, "v2": 2, "grpc-v1": 3, "grpc-v2": 4}
 _RANK_PROTOCOL = {rank: name for name, rank in _PROTOCOL_RANK.items()}
@@ -71,7 +72,7 @@ class Runtime:
 class Refusal:
     """Why no runtime serves a model: KServe's failure reason, its status message and the text of its event."""
 
-    reason: str
+    reason: ReasonCode
     status: str
     event: str
 
@@ -149,20 +150,20 @@ def refuse_named(runtime: Runtime, model: Mapping[str, Any]) -> Refusal | None:
     """Why the runtime that a model names cannot serve it; autoSelect and multiModel are not asked about."""
     what = f"pecified runtime {runtime.name} "
     if runtime.is_disabled:
-        return Refusal("RuntimeDisabled", "Specified runtime is disabled", f"s{what}is disabled")
+        return Refusal(ReasonCode.RUNTIME_DISABLED, "Specified runtime is disabled", f"s{what}is disabled")
     wanted = model.get("protocolVersion")
     if wanted is not None and not runtime.supports_protocol(wanted):
         why = "does not support specified protocol version"
-        return Refusal("NoSupportingRuntime", f"Specified runtime {why}", f"s{what}{why}")
+        return Refusal(ReasonCode.NO_SUPPORTING_RUNTIME, f"Specified runtime {why}", f"s{what}{why}")
     if not runtime.supports_format(model.get("modelFormat") or {}):
         why = "does not support specified framework/version"
-        return Refusal("NoSupportingRuntime", f"Specified runtime {why}", f"s{what}{why}")
+        return Refusal(ReasonCode.NO_SUPPORTING_RUNTIME, f"Specified runtime {why}", f"s{what}{why}")
     return None
 
 
 def refuse_unknown(name: str) -> Refusal:
     event = f"No ServingRuntimes or ClusterServingRuntimes with the name: {name}"
-    return Refusal("RuntimeNotRecognized", "Waiting for runtime to become available", event)
+    return Refusal(ReasonCode.RUNTIME_NOT_RECOGNIZED, "Waiting for runtime to become available", event)
 
 
 def refuse_none_found(model: Mapping[str, Any]) -> Refusal:
@@ -170,4 +171,4 @@ def refuse_none_found(model: Mapping[str, Any]) -> Refusal:
     # KServe prints a Go struct here, the version as a pointer; the version itself says more.
     shown = f"{model_format.get('name', '')} {model_format.get('version') or '<nil>'}"
     event = f"no runtime found to support predictor with model type: {{{shown}}}"
-    return Refusal("NoSupportingRuntime", "No runtime found to support specified framework/version", event)
+    return Refusal(ReasonCode.NO_SUPPORTING_RUNTIME, "No runtime found to support specified framework/version", event)

@@ -13,20 +13,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.model import ReasonCode
+
 Document = dict[str, Any]
 # What only the event says, and what KServe writes into the status instead.
 _STATUS_WORDS = {
-    "RuntimeNotRecognized": "Waiting for runtime to become available",
-    "RuntimeDisabled": "Specified runtime is disabled",
+    ReasonCode.RUNTIME_NOT_RECOGNIZED: "Waiting for runtime to become available",
+    ReasonCode.RUNTIME_DISABLED: "Specified runtime is disabled",
 }
-_INVALID = frozenset({*_STATUS_WORDS, "NoSupportingRuntime", "InvalidPredictorSpec"})
+_INVALID = frozenset({*_STATUS_WORDS, ReasonCode.NO_SUPPORTING_RUNTIME, ReasonCode.INVALID_PREDICTOR_SPEC})
 
 
 @dataclass(frozen=True, slots=True)
 class FailureInfo:
-    """Why the newest try failed. `reason` is KServe's word, or ours."""
+    """Why the newest try failed."""
 
-    reason: str
+    reason: ReasonCode
     message: str
     exit_code: int | None = None
     at: float | None = None
@@ -146,12 +148,12 @@ def _failure_info(failure: FailureInfo) -> Mapping[str, Any]:
     return info
 
 
-def invalid_because(reason: str, message: str) -> FailureInfo:
+def invalid_because(reason: ReasonCode, message: str) -> FailureInfo:
     """A problem of git's documents in the words of KServe's status."""
-    known = reason if reason in _INVALID else "InvalidPredictorSpec"
+    known = reason if reason in _INVALID else ReasonCode.INVALID_PREDICTOR_SPEC
     return FailureInfo(known, _STATUS_WORDS.get(reason, message))
 
 
 def failed_because(message: str, exit_code: int | None = None, at: float | None = None) -> FailureInfo:
     """A try that gave up: the engine refused its arguments, crashed, or its model could not be had."""
-    return FailureInfo("ModelLoadFailed", message, exit_code, at)
+    return FailureInfo(ReasonCode.MODEL_LOAD_FAILED, message, exit_code, at)

@@ -22,6 +22,7 @@ from reconciler.kserve.predictor import (
     storage_uri,
 )
 from reconciler.kserve.storage import common_parent
+from reconciler.model import ReasonCode
 
 Document = Mapping[str, Any]
 _NAME = "[a-z]([-a-z0-9]*[a-z0-9])?"
@@ -276,7 +277,7 @@ def confidential_warnings(service: Document) -> Iterator[Issue]:
     scheme = (storage_uri(predictor) or "").partition("://")[0]
     if why := _IN_VAIN.get(scheme):
         at = ("spec", "predictor", implementations(predictor)[0], "confidential")
-        yield Issue("NoEffect", f"confidential has no effect with {scheme.upper()} URIs; {why}", at)
+        yield Issue(ReasonCode.NO_EFFECT, f"confidential has no effect with {scheme.upper()} URIs; {why}", at)
 
 
 def component_implementations(name: str, component: Document) -> list[str]:

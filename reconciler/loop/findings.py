@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reconciler.fault_isolation import Faults
-from reconciler.model import INTERNAL_ERROR, Desired, DesiredState, Plan, Reason, ServiceId, ServicePlan
+from reconciler.model import Desired, DesiredState, Plan, Reason, ReasonCode, ServiceId, ServicePlan
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -58,7 +58,7 @@ def _finding(unusable: Desired | None, verdict: ServicePlan, revision: str) -> C
 
 
 def _is_bug(verdict: ServicePlan) -> bool:
-    return verdict.health.reason.code == INTERNAL_ERROR
+    return verdict.health.reason.code == ReasonCode.INTERNAL_ERROR
 
 
 def _joined(event: str, reasons: Iterable[Reason]) -> CommitEvent:

@@ -30,6 +30,7 @@ from reconciler.model import (
     Promote,
     Quarantine,
     Reason,
+    ReasonCode,
     Reject,
     Result,
     ServiceId,
@@ -167,7 +168,7 @@ class Reconciler:
         try:
             return self.desired(snapshot)
         except (NotUnderstood, Retryable) as error:
-            unknown = Reason("NotUnderstood", str(error))
+            unknown = Reason(ReasonCode.NOT_UNDERSTOOD, str(error))
             state = DesiredState(
                 self._settings.name,
                 snapshot.revision if snapshot else "",
@@ -276,7 +277,7 @@ def _drained(desired: DesiredState, asked: ByHand | None) -> DesiredState:
     if asked is None:
         return desired
     text = f"the host is drained {asked}; `reconciler host undrain` lifts it"
-    return replace(desired, drain=Reason("Drained", text))
+    return replace(desired, drain=Reason(ReasonCode.DRAINED, text))
 
 
 def patience(settings: TargetSettings) -> Patience:

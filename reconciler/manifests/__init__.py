@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from reconciler.formats.strict_yaml import FieldPath
 from reconciler.manifests.assembly import Builds, assemble
-from reconciler.manifests.documents import UNSUPPORTED_KIND, read_file
+from reconciler.manifests.documents import read_file
 from reconciler.manifests.foreign import is_of_kserve, may_hide_services
 from reconciler.manifests.host import cordon_of
 from reconciler.manifests.manifest import (
@@ -39,7 +39,7 @@ from reconciler.manifests.selection import (
     is_near_manifest,
     misnamed,
 )
-from reconciler.model import Bug, File, Snapshot
+from reconciler.model import Bug, File, ReasonCode, Snapshot
 
 __all__ = [
     "CLUSTER_SCOPED",
@@ -49,7 +49,6 @@ __all__ = [
     "OUR_API",
     "SETTINGS",
     "SUFFIXES",
-    "UNSUPPORTED_KIND",
     "FieldPath",
     "Ignore",
     "Manifest",
@@ -75,7 +74,7 @@ __all__ = [
 
 
 # What is hidden or ignored is passed over on purpose.
-_SILENT = ("Hidden", "Ignored")
+_SILENT = (ReasonCode.HIDDEN, ReasonCode.IGNORED)
 # Of all files together: values that aliases make beyond what is written.
 MAX_EXPANDED = 300_000
 
@@ -120,7 +119,7 @@ class ManifestCache:
 
 def _too_much(path: str) -> Manifests:
     text = "not read: the aliases in the files before it expand to too many values; write the values out there"
-    return unreadable(path, 1, "TooManyValues", text)
+    return unreadable(path, 1, ReasonCode.TOO_MANY_VALUES, text)
 
 
 def read_manifests(snapshot: Snapshot, cache: ManifestCache | None = None, roots: Iterable[str] = ("",)) -> Manifests:

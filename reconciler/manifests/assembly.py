@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from reconciler.manifests.built import read_built
-from reconciler.manifests.kustomization import NOT_BUILT
 from reconciler.manifests.kustomize import TREE, BuildFailed, Program, build, find_program
 from reconciler.manifests.manifest import Manifests, Unreadable, joined
 from reconciler.manifests.overlays import Overlay, lay_out
-from reconciler.model import File, Origin, Reason
+from reconciler.model import File, Origin, Reason, ReasonCode
 
 _HOSTS = ("Host", "Cluster")
 _HOST_FILES = ("host.yaml", "cluster.yaml")
@@ -76,10 +75,10 @@ def _of_overlay(
     if key not in builds.known:
         if len(builds.known) >= _MOST_BUILDS:
             text = f"not built: there are {_MOST_BUILDS} others that are; list folders in one kustomization"
-            return _unusable(Reason(NOT_BUILT, text, Origin(overlay.top.file, 1)))
+            return _unusable(Reason(ReasonCode.KUSTOMIZATION_NOT_BUILT, text, Origin(overlay.top.file, 1)))
         if key not in before and builds.seconds > _MOST_SECONDS:
             text = f"not built: those before it took {builds.seconds:.0f} s; make them smaller, or list fewer objects"
-            return _unusable(Reason(NOT_BUILT, text, Origin(overlay.top.file, 1)))
+            return _unusable(Reason(ReasonCode.KUSTOMIZATION_NOT_BUILT, text, Origin(overlay.top.file, 1)))
         builds.known[key] = before.get(key) or _timed(overlay, builds.program, builds)
     return builds.known[key]
 
@@ -94,14 +93,16 @@ def _timed(overlay: Overlay, program: Program, builds: Builds) -> Manifests:
 
 def _listing(overlay: Overlay) -> Reason:
     text = "only lists files, which are read as they are: kustomize is not installed here"
-    return Reason("KustomizationListsFiles", text, Origin(overlay.top.file, 1))
+    return Reason(ReasonCode.KUSTOMIZATION_LISTS_FILES, text, Origin(overlay.top.file, 1))
 
 
 def _built(overlay: Overlay, program: Program) -> Manifests:
     try:
         text = build(program, overlay.top.folder, overlay.files)
     except BuildFailed as error:
-        return _unusable(Reason(NOT_BUILT, f"cannot be built: {error}", Origin(overlay.top.file, 1)))
+        return _unusable(
+            Reason(ReasonCode.KUSTOMIZATION_NOT_BUILT, f"cannot be built: {error}", Origin(overlay.top.file, 1))
+        )
     return read_built(overlay, text, f"{TREE}/")
 
 

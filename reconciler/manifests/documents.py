@@ -29,7 +29,7 @@ from reconciler.manifests.manifest import (
     unreadable,
 )
 from reconciler.manifests.templating import advice, find_template, hole_in, may_be_template, unfilled
-from reconciler.model import Origin, Reason
+from reconciler.model import Origin, Reason, ReasonCode
 
 MAX_FILE_BYTES = 1 << 20
 MAX_DOCUMENTS = 5_000
@@ -46,9 +46,7 @@ _HINTS = {
 # Where what a tool should have filled in can only be a mistake.
 _RENDERED = ("InferenceService", "ServingRuntime", "ClusterServingRuntime", "LLMInferenceService")
 # Codes of notes: a file without any document, and one that is no manifest.
-EMPTY, FOREIGN_FILE = "EmptyFile", "NotAManifest"
 # Of a note about a document of KServe's whose kind we neither check nor run.
-UNSUPPORTED_KIND = "UnsupportedKind"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -66,13 +64,13 @@ class _Incomplete(Exception):
 def read_file(path: str, data: bytes, max_bytes: int = MAX_FILE_BYTES, max_documents: int = MAX_DOCUMENTS) -> Manifests:
     """The documents of one file; it never raises for bad input."""
     if len(data) > max_bytes:
-        return unreadable(path, 1, "TooLarge", f"larger than {max_bytes >> 10} KiB; split it")
+        return unreadable(path, 1, ReasonCode.TOO_LARGE, f"larger than {max_bytes >> 10} KiB; split it")
     try:
         text = check_text(data)
     except YamlProblem as problem:
         return unreadable(path, problem.line, problem.code, problem.message)
     if why := left_behind(text):
-        return unreadable(path, 1, "NotTheFile", why)
+        return unreadable(path, 1, ReasonCode.NOT_THE_FILE, why)
     return _tidy(path, joined(_read_documents(path, text, max_documents)))
 
 
@@ -83,7 +81,9 @@ def _read_documents(path: str, text: bytes, max_documents: int) -> list[Manifest
     for number, (line, chunk) in enumerate(split_documents(text)):
         if number == max_documents or problems >= MAX_PROBLEMS:
             what = f"{max_documents} documents" if number == max_documents else f"{problems} errors"
-            parts.append(unreadable(path, line, "TooLarge", f"{what} so far; the rest of this file is not read"))
+            parts.append(
+                unreadable(path, line, ReasonCode.TOO_LARGE, f"{what} so far; the rest of this file is not read")
+            )
             break
         parts.append(_read_safely(path, line, chunk, budget))
         problems += len(parts[-1].unreadable)
@@ -104,12 +104,14 @@ def _tidy(path: str, found: Manifests) -> Manifests:
     """An empty file is noted; of documents that are not ours the first few are named."""
     if not (found.documents or found.unreadable or found.notes):
         return Manifests(
-            notes=(Reason(EMPTY, "holds no document: it is empty, or has comments only", Origin(path, 1)),)
+            notes=(
+                Reason(ReasonCode.EMPTY_FILE, "holds no document: it is empty, or has comments only", Origin(path, 1)),
+            )
         )
     if len(found.notes) <= MAX_NOTES:
         return found
     # What is not checked must not be hidden by what nobody expects to be.
-    notes = sorted(found.notes, key=lambda each: each.code != UNSUPPORTED_KIND)
+    notes = sorted(found.notes, key=lambda each: each.code != ReasonCode.UNSUPPORTED_KIND)
     last = notes[MAX_NOTES - 1]
     rest = replace(last, message=f"this and {len(notes) - MAX_NOTES} more documents are not ours; ignored")
     return replace(found, notes=(*notes[: MAX_NOTES - 1], rest))
@@ -159,7 +161,7 @@ def _broken(path: str, line: int, problem: YamlProblem, chunk: bytes) -> Manifes
     kind = kind_of_broken(chunk)
     down, template = find_template(chunk, path, problem.line - line)
     if template:
-        problem = YamlProblem(line + down, template, "NotRendered")
+        problem = YamlProblem(line + down, template, ReasonCode.NOT_RENDERED)
     if kind is None or (path.endswith(".json") and has_no_kind(chunk)):
         return _noted(path, problem.line, f"cannot be parsed ({problem.message}), and is not one of ours; ignored")
     settings = SETTINGS.encode() in chunk
@@ -167,12 +169,14 @@ def _broken(path: str, line: int, problem: YamlProblem, chunk: bytes) -> Manifes
 
 
 def _noted(path: str, line: int, message: str) -> Manifests:
-    return Manifests(notes=(Reason(FOREIGN_FILE, message, Origin(path, line)),))
+    return Manifests(notes=(Reason(ReasonCode.NOT_A_MANIFEST, message, Origin(path, line)),))
 
 
 def _ambiguous(origin: Origin, word: str, value: Any) -> Reason:
     shown = str(value).lower() if isinstance(value, bool) else str(value)
-    return Reason("AmbiguousScalar", f"{word} without quotes means {shown}; put it in quotes if it is text", origin)
+    return Reason(
+        ReasonCode.AMBIGUOUS_SCALAR, f"{word} without quotes means {shown}; put it in quotes if it is text", origin
+    )
 
 
 def _unnamed(warning: Reason) -> Reason:
@@ -200,16 +204,16 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
     if not listed and not _has_both(value) and is_foreign(value):
         return _noted(path, line, "is no manifest: it has no apiVersion and kind; ignored")
     if not isinstance(value, dict):
-        return unreadable(path, line, "IncompleteManifest", f"expected a mapping, got {_shape(value)}")
+        return unreadable(path, line, ReasonCode.INCOMPLETE_MANIFEST, f"expected a mapping, got {_shape(value)}")
     draft = Manifest("", "", None, "", value, Origin(path, line), lines)
     try:
         kind, api_version = _text(draft, ("kind",)), _text(draft, ("apiVersion",))
         if kind == "List" and api_version == "v1":
-            return unreadable(path, draft.line_of(("items",)), "IncompleteManifest", "items: expected a list")
+            return unreadable(path, draft.line_of(("items",)), ReasonCode.INCOMPLETE_MANIFEST, "items: expected a list")
         meant, problem = misspelt_kind(kind, api_version)
         if problem:
             at, settings = draft.line_of(("kind",)), _names_settings(value)
-            return unreadable(path, at, "UnknownKind", problem, meant, names_settings=settings)
+            return unreadable(path, at, ReasonCode.UNKNOWN_KIND, problem, meant, names_settings=settings)
         if api_version not in KNOWN_KINDS.get(kind, ()):
             return _not_served(draft, kind, api_version)
         name, namespace = _text(draft, ("metadata", "name")), _namespace(draft)
@@ -218,7 +222,7 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
         said = value.get("kind")
         known = said if isinstance(said, str) and said in KNOWN_KINDS else ""
         text, settings = incomplete.message, _names_settings(value)
-        return unreadable(path, incomplete.line, "IncompleteManifest", text, known, names_settings=settings)
+        return unreadable(path, incomplete.line, ReasonCode.INCOMPLETE_MANIFEST, text, known, names_settings=settings)
     if kind == "Secret":
         warnings = tuple(_unnamed(warning) for warning in warnings)
     manifest = Manifest(api_version, kind, namespace, name, value, draft.origin, lines, warnings)
@@ -243,7 +247,7 @@ def _with_unfilled(found: Manifests) -> Manifests:
 def _not_filled_in(draft: Manifest) -> Iterator[Reason]:
     for fields, said in unfilled(draft.data, draft.origin.file):
         where = ".".join(map(str, fields))
-        yield Reason("NotRendered", f"{where}: {said}", draft.origin_of(fields))
+        yield Reason(ReasonCode.NOT_RENDERED, f"{where}: {said}", draft.origin_of(fields))
 
 
 def _has_both(value: Any) -> bool:
@@ -259,10 +263,16 @@ def _not_served(draft: Manifest, kind: str, api_version: str) -> Manifests:
     what = f"{kind[:80]} {name[:80]}" if isinstance(name, str) else kind[:80]
     if is_of_kserve(api_version):
         text = f"{what} ({api_version[:80]}): this kind of KServe is not supported; neither checked nor served"
-        return Manifests(notes=(Reason(UNSUPPORTED_KIND, text, draft.origin),))
+        return Manifests(notes=(Reason(ReasonCode.UNSUPPORTED_KIND, text, draft.origin),))
     hint = _HINTS.get(kind, "")
     return Manifests(
-        notes=(Reason("UnknownKind", f"{what} ({api_version[:80]}) is not ours to serve; ignored{hint}", draft.origin),)
+        notes=(
+            Reason(
+                ReasonCode.UNKNOWN_KIND,
+                f"{what} ({api_version[:80]}) is not ours to serve; ignored{hint}",
+                draft.origin,
+            ),
+        )
     )
 
 
@@ -277,7 +287,7 @@ def _template(draft: Manifest, api_version: str, name: str) -> Manifests:
     names = [f"{each['kind']} {_name_of(each)[:80]}" for each, _, _ in objects]
     held = f" and holds {', '.join(names[:MAX_NOTES])}{'…' * (len(names) > MAX_NOTES)}" if names else ""
     text = f"{holder} ({api_version[:80]}) is not rendered here{held}; {advice('OpenShift', path)}"
-    return Manifests(notes=(Reason("UnknownKind", text, draft.origin),), templated=tuple(objects))
+    return Manifests(notes=(Reason(ReasonCode.UNKNOWN_KIND, text, draft.origin),), templated=tuple(objects))
 
 
 def _name_of(document: dict[str, Any]) -> str:

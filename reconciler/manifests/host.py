@@ -8,7 +8,7 @@ from typing import Any, Final
 from reconciler.formats.spelling import nearest
 from reconciler.formats.strict_yaml import FieldPath
 from reconciler.manifests.manifest import Manifest
-from reconciler.model import Reason
+from reconciler.model import Reason, ReasonCode
 
 _FIELDS: Final[Mapping[FieldPath, tuple[str, ...]]] = {
     (): ("apiVersion", "kind", "metadata", "spec"),
@@ -37,7 +37,7 @@ def cordon_of(host: Manifest) -> Reason | None:
     if not _at(host.data, _UNSCHEDULABLE):
         return None
     text = "the host is cordoned (spec.unschedulable): nothing runs on it until this is taken back"
-    return Reason("Cordoned", text, host.origin_of(_UNSCHEDULABLE))
+    return Reason(ReasonCode.CORDONED, text, host.origin_of(_UNSCHEDULABLE))
 
 
 def _unknown(path: FieldPath, key: str) -> str:
@@ -50,7 +50,7 @@ def _unknown(path: FieldPath, key: str) -> str:
 
 
 def _problem(host: Manifest, path: FieldPath, message: str) -> Reason:
-    return Reason("InvalidHost", message, host.origin_of(path))
+    return Reason(ReasonCode.INVALID_HOST, message, host.origin_of(path))
 
 
 def _at(value: Any, path: FieldPath) -> Any:

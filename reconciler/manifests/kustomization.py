@@ -21,9 +21,8 @@ from reconciler.formats.strict_yaml import (
     split_documents,
 )
 from reconciler.manifests.selection import KUSTOMIZATIONS, folder_of
-from reconciler.model import Origin, Reason
+from reconciler.model import Origin, Reason, ReasonCode
 
-INVALID, NOT_BUILT = "InvalidKustomization", "KustomizationNotBuilt"
 _GROUP = "kustomize.config.k8s.io"
 _KINDS = ("Kustomization", "Component")
 # Files and folders with objects; files with instructions of kustomize's own.
@@ -103,11 +102,16 @@ def read_kustomization(file: str, data: bytes) -> Kustomization | None:
         tree = load_one(data)
     except YamlProblem as problem:
         return Kustomization(
-            file, fault=Reason(INVALID, f"cannot be built: {problem.message}", _at(file, problem.line))
+            file,
+            fault=Reason(
+                ReasonCode.INVALID_KUSTOMIZATION, f"cannot be built: {problem.message}", _at(file, problem.line)
+            ),
         )
     value = tree.value
     if not isinstance(value, dict):
-        return Kustomization(file, fault=Reason(INVALID, "cannot be built: it says nothing", _at(file, 1)))
+        return Kustomization(
+            file, fault=Reason(ReasonCode.INVALID_KUSTOMIZATION, "cannot be built: it says nothing", _at(file, 1))
+        )
     if not _is_meant(value):
         return None
     inline, broken = _inline(file, value, tree.lines)
@@ -134,7 +138,9 @@ def read_instructions(file: str, data: bytes) -> tuple[tuple[str, ...], Reason |
             if tree := load(chunk, line):
                 texts += _texts(file, tree.value, tree.lines)
     except YamlProblem as problem:
-        return (), Reason(INVALID, f"cannot be built: {problem.message}", _at(file, problem.line))
+        return (), Reason(
+            ReasonCode.INVALID_KUSTOMIZATION, f"cannot be built: {problem.message}", _at(file, problem.line)
+        )
     return tuple(each.text for each in texts), next(map(remote, filter(_is_remote, texts)), None)
 
 
@@ -154,13 +160,13 @@ def _head_fault(file: str, value: dict[str, Any], lines: Lines) -> Iterator[Reas
         said = value.get(key)
         if said and not (isinstance(said, str) and re.fullmatch(whole, said)):
             text = f"cannot be built: {key} is {str(said)[:80]!r}; expected {_HEADS[key]}"
-            yield Reason(INVALID, text, _at(file, _line(value, lines, (key,))))
+            yield Reason(ReasonCode.INVALID_KUSTOMIZATION, text, _at(file, _line(value, lines, (key,))))
 
 
 def remote(entry: ListedPath) -> Reason:
     """Why a build never fetches: what is served must be what is in the revision."""
     text = f"cannot be built: {entry.text[:200]} is not in this repository, and nothing is fetched; copy it here"
-    return Reason(NOT_BUILT, text, entry.origin)
+    return Reason(ReasonCode.KUSTOMIZATION_NOT_BUILT, text, entry.origin)
 
 
 def missing(entry: ListedPath) -> Reason:
@@ -169,7 +175,9 @@ def missing(entry: ListedPath) -> Reason:
         return remote(entry)
     name = " ".join(entry.text[:200].split())
     text = f"cannot be built: {name} is no file, and no folder with a kustomization, of this repository"
-    return Reason(NOT_BUILT, f"{text}; correct its name (links are not followed)", entry.origin)
+    return Reason(
+        ReasonCode.KUSTOMIZATION_NOT_BUILT, f"{text}; correct its name (links are not followed)", entry.origin
+    )
 
 
 def _faults(file: str, value: dict[str, Any], lines: Lines, texts: list[ListedPath]) -> Iterator[Reason]:
@@ -177,19 +185,21 @@ def _faults(file: str, value: dict[str, Any], lines: Lines, texts: list[ListedPa
     for key in value:
         if (right := _SPELLINGS.get(key.casefold(), key)) != key:
             text = f"cannot be built: write {right} instead of {key}"
-            yield Reason(INVALID, text, _at(file, _line(value, lines, (key,))))
+            yield Reason(ReasonCode.INVALID_KUSTOMIZATION, text, _at(file, _line(value, lines, (key,))))
     for key in filter(value.get, _HELM):
         text = f"cannot be built: {key} needs Helm, which is not run here; commit what `helm template` prints"
-        yield Reason(NOT_BUILT, text, _at(file, _line(value, lines, (key,))))
+        yield Reason(ReasonCode.KUSTOMIZATION_NOT_BUILT, text, _at(file, _line(value, lines, (key,))))
     yield from map(remote, filter(_is_remote, texts))
     if len(texts) > _MOST_TEXTS:
         text = f"cannot be built: it may name {len(texts):,} files, more than {_MOST_TEXTS:,}; split it"
-        yield Reason(NOT_BUILT, text, _at(file, 1))
+        yield Reason(ReasonCode.KUSTOMIZATION_NOT_BUILT, text, _at(file, 1))
     for key in ("resources", "bases", "components", *_CONFIGS):
         entries = value.get(key)
         if entries and not (isinstance(entries, list) and all(isinstance(each, str) for each in entries)):
             yield Reason(
-                INVALID, f"cannot be built: {key} must be a list of names", _at(file, _line(value, lines, (key,)))
+                ReasonCode.INVALID_KUSTOMIZATION,
+                f"cannot be built: {key} must be a list of names",
+                _at(file, _line(value, lines, (key,))),
             )
 
 
@@ -199,7 +209,7 @@ def _is_remote(entry: ListedPath) -> bool:
 
 def _changed(file: str, value: dict[str, Any], lines: Lines, key: str) -> Reason:
     text = f"cannot be built: {key[:80]} changes what it lists"
-    return Reason(NOT_BUILT, text, _at(file, _line(value, lines, (key,))))
+    return Reason(ReasonCode.KUSTOMIZATION_NOT_BUILT, text, _at(file, _line(value, lines, (key,))))
 
 
 def _entries(file: str, value: dict[str, Any], lines: Lines, key: str) -> Iterator[ListedPath]:

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, Final
 
 from reconciler.formats.strict_yaml import FieldPath, Lines, find, line_at
-from reconciler.model import Bug, Origin, Reason
+from reconciler.model import Bug, Origin, Reason, ReasonCode
 
 OUR_API = "reconciler/v1alpha1"
 SETTINGS = "inferenceservice-config"
@@ -117,7 +117,7 @@ class Manifests:
     @property
     def illegible(self) -> tuple[Reason, ...]:
         """What is no YAML, or could not be opened at all; the other errors are about documents that say something."""
-        legible = ("IncompleteManifest", "InvalidHost", "UnknownKind")
+        legible = (ReasonCode.INCOMPLETE_MANIFEST, ReasonCode.INVALID_HOST, ReasonCode.UNKNOWN_KIND)
         return tuple(reason for reason in self.errors if reason.code not in legible)
 
     @property
@@ -145,7 +145,7 @@ def joined(parts: Iterable[Manifests]) -> Manifests:
 
 
 def unreadable(
-    file: str, line: int, code: str, message: str, kind: str = "", *, names_settings: bool = False
+    file: str, line: int, code: ReasonCode, message: str, kind: str = "", *, names_settings: bool = False
 ) -> Manifests:
     """A reading that failed."""
     return Manifests(unreadable=(Unreadable(Reason(code, message, Origin(file, line)), kind, names_settings),))

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 
 from reconciler.manifests.foreign import may_hide_services
 from reconciler.manifests.kustomization import (
-    INVALID,
-    NOT_BUILT,
     Kustomization,
     ListedPath,
     missing,
@@ -23,9 +21,8 @@ from reconciler.manifests.kustomization import (
     resolve,
 )
 from reconciler.manifests.selection import folder_of, is_kustomization, is_manifest
-from reconciler.model import File, Origin, Reason, is_under
+from reconciler.model import File, Origin, Reason, ReasonCode, is_under
 
-NOT_LISTED = "NotListed"
 _MOST_ROUNDS = 20
 _MOST_NAMES = 20_000
 Files = Mapping[str, File]
@@ -92,7 +89,7 @@ def _kustomizations(files: Files) -> dict[str, Kustomization]:
             continue
         if (other := found.get(one.folder)) is not None:
             text = f"cannot be built: {posixpath.basename(other.file)} is in the same folder; keep one of them"
-            one = Kustomization(path, fault=Reason(INVALID, text, Origin(path, 1)))
+            one = Kustomization(path, fault=Reason(ReasonCode.INVALID_KUSTOMIZATION, text, Origin(path, 1)))
         found[one.folder] = one
     return found
 
@@ -155,7 +152,7 @@ class _Closing:
             self.faults.append(missing(entry))
         elif path in above:
             text = f"cannot be built: {entry.text[:200]} uses this folder itself; remove one of the two"
-            self.faults.append(Reason(NOT_BUILT, text, entry.origin))
+            self.faults.append(Reason(ReasonCode.KUSTOMIZATION_NOT_BUILT, text, entry.origin))
         else:
             self.add(self.known[path], above)
 
@@ -164,7 +161,7 @@ class _Closing:
         path = resolve(each.folder, entry.text)
         if path is not None and path in self.known:
             text = f"cannot be built: {entry.text[:200]} is a folder; list the files in it here"
-            self.faults.append(Reason(NOT_BUILT, text, entry.origin))
+            self.faults.append(Reason(ReasonCode.KUSTOMIZATION_NOT_BUILT, text, entry.origin))
         elif path is None or path not in self.everything:
             self.faults.append(missing(entry))
         elif fault := read_instructions(path, self.everything[path].data)[1]:
@@ -238,4 +235,4 @@ def _not_listed(file: File, by: str) -> Reason | None:
     # A name seen from the file is right however the tree is called.
     name = posixpath.relpath(by, folder_of(file.path) or ".") if by else ""
     text = f"it is not listed by {name}" if by else "its folder is a Component, which no kustomization here uses"
-    return Reason(NOT_LISTED, f"not read: {text}", Origin(file.path, 1))
+    return Reason(ReasonCode.NOT_LISTED, f"not read: {text}", Origin(file.path, 1))

@@ -26,7 +26,7 @@ from reconciler.manifests.selection import (
     is_near_manifest,
     misnamed,
 )
-from reconciler.model import File, Origin, Reason
+from reconciler.model import File, Origin, Reason, ReasonCode
 
 MAX_FILES = 20_000
 MAX_BYTES = 64 << 20
@@ -69,17 +69,21 @@ def _read_given(path: Path) -> Iterator[Manifests | _Found]:
             yield from _read_named(path, tree)
             return
     except (OSError, ValueError) as error:  # a name too long, or with a zero byte
-        yield unreadable(_shown(path), 1, "Unreadable", f"cannot be read: {error}")
+        yield unreadable(_shown(path), 1, ReasonCode.UNREADABLE, f"cannot be read: {error}")
         return
     found = 0
     for part in _below(path, tree):
         found += isinstance(part, _Found) or bool(part.unreadable)
         if found > MAX_FILES:
-            yield unreadable(_shown(path), 1, "TooLarge", f"more than {MAX_FILES} files; the rest is not read")
+            yield unreadable(
+                _shown(path), 1, ReasonCode.TOO_LARGE, f"more than {MAX_FILES} files; the rest is not read"
+            )
             return
         yield part
     if not found:
-        yield unreadable(_shown(path), 1, "NoFiles", f"there is no file named *{' or *'.join(SUFFIXES)} in this folder")
+        yield unreadable(
+            _shown(path), 1, ReasonCode.NO_FILES, f"there is no file named *{' or *'.join(SUFFIXES)} in this folder"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class _Tree:
         try:
             self.ignore.add("" if name == "." else name, data, _shown(file))
         except ManifestError as error:
-            yield unreadable(error.file, error.line, "InvalidIgnore", error.message)
+            yield unreadable(error.file, error.line, ReasonCode.INVALID_IGNORE, error.message)
 
 
 def _top_of(path: Path) -> Path:
@@ -143,7 +147,7 @@ def _patch_of(path: Path, tree: _Tree) -> Manifests | None:
             known = read_kustomization(name, data) if isinstance(data, bytes) else None
             if known and known.uses(_name(Path(os.path.abspath(path)), folder)):
                 text = f"is part of {_shown(folder / name)}, not an object by itself; validate its folder instead"
-                return Manifests(notes=(Reason("PartOfKustomization", text, Origin(_shown(path), 1)),))
+                return Manifests(notes=(Reason(ReasonCode.PART_OF_KUSTOMIZATION, text, Origin(_shown(path), 1)),))
     return None
 
 
@@ -157,15 +161,17 @@ def _below(folder: Path, tree: _Tree) -> Iterator[Manifests | _Found]:
         folders[:] = sorted(name for name in folders if _counts(here / name, tree))
         for name in list(folders):
             if (here / name).is_symlink():
-                yield unreadable(_shown(here / name), 1, "Refused", "is a link; only real folders are read")
+                yield unreadable(_shown(here / name), 1, ReasonCode.REFUSED, "is a link; only real folders are read")
             elif os.path.lexists(here / name / ".git"):
                 folders.remove(name)
-                yield unreadable(_shown(here / name), 1, "Refused", "is a submodule; put its files here")
+                yield unreadable(_shown(here / name), 1, ReasonCode.REFUSED, "is a submodule; put its files here")
         for name in sorted(files):
             if _counts(here / name, tree):
                 yield from _read_found(here / name, tree)
     for failure in failures:
-        yield unreadable(_shown(Path(failure.filename)), 1, "Unreadable", f"cannot be read: {failure.strerror}")
+        yield unreadable(
+            _shown(Path(failure.filename)), 1, ReasonCode.UNREADABLE, f"cannot be read: {failure.strerror}"
+        )
 
 
 def _counts(path: Path, tree: _Tree) -> bool:
@@ -181,7 +187,9 @@ def _read_found(path: Path, tree: _Tree) -> Iterator[Manifests | _Found]:
         if isinstance(data, bytes) and may_hide_services(data) and b"\0" not in data:
             yield Manifests(notes=(misnamed(_shown(path)),))
     elif path.is_symlink() and not _leads_to_file(path, tree):
-        yield unreadable(_shown(path), 1, "Refused", "is a link that may stand for a folder; only real ones are read")
+        yield unreadable(
+            _shown(path), 1, ReasonCode.REFUSED, "is a link that may stand for a folder; only real ones are read"
+        )
 
 
 def _leads_to_file(link: Path, tree: _Tree) -> bool:
@@ -197,7 +205,7 @@ def _read_data(path: Path, data: bytes) -> Manifests:
     if len(data) > MAX_FILE_BYTES and not found.unreadable:
         limit = f"source.max_file_bytes, {MAX_FILE_BYTES:,} unless set"
         text = f"has {len(data):,} bytes: a daemon refuses files above {limit}"
-        return joined([Manifests(notes=(Reason("FileTooLarge", text, Origin(_shown(path), 1)),)), found])
+        return joined([Manifests(notes=(Reason(ReasonCode.FILE_TOO_LARGE, text, Origin(_shown(path), 1)),)), found])
     return found
 
 
@@ -208,11 +216,11 @@ def _content(path: Path, most: int, *, follow: bool) -> bytes | Manifests:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
         if not follow and path.is_symlink():
-            return unreadable(_shown(path), 1, "Refused", "is a link; only real files are read")
-        return unreadable(_shown(path), 1, "Unreadable", f"cannot be read: {error.strerror}")
+            return unreadable(_shown(path), 1, ReasonCode.REFUSED, "is a link; only real files are read")
+        return unreadable(_shown(path), 1, ReasonCode.UNREADABLE, f"cannot be read: {error.strerror}")
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return unreadable(_shown(path), 1, "Refused", "is not a regular file")
+            return unreadable(_shown(path), 1, ReasonCode.REFUSED, "is not a regular file")
         return file.read(most)
 
 

@@ -51,9 +51,6 @@ from reconciler.model.desired import (
 )
 from reconciler.model.fit import Fit
 from reconciler.model.names import (
-    FOLDER_TOO_LARGE,
-    INTERNAL_ERROR,
-    MISNAMED,
     Bug,
     Origin,
     Reason,
@@ -87,15 +84,13 @@ from reconciler.model.observed import (
     Unreachable,
 )
 from reconciler.model.plan import FailedAction, Health, HealthStatus, Outcome, Plan, Result, ServicePlan, Sync
+from reconciler.model.reasons import ReasonCode
 from reconciler.model.snapshot import File, Snapshot
 
 __all__ = [
-    "FOLDER_TOO_LARGE",
     "GPU",
     "GPU_FRACTION",
-    "INTERNAL_ERROR",
     "MIG",
-    "MISNAMED",
     "Action",
     "Address",
     "AskPreflight",
@@ -138,6 +133,7 @@ __all__ = [
     "ProxyBreak",
     "Quarantine",
     "Reason",
+    "ReasonCode",
     "Reattach",
     "Reject",
     "Relabel",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from reconciler.model.reasons import ReasonCode
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class ServiceId:
@@ -54,18 +56,6 @@ def is_under(path: str, roots: Iterable[str]) -> bool:
     return any(not root or path == root or path.startswith(f"{root}/") for root in roots)
 
 
-MISNAMED = "NotAManifestName"
-"""The code of a Reason about a file that holds a manifest, and is not read for its name."""
-
-
-INTERNAL_ERROR = "InternalError"
-"""The code of a Reason that names a fault of ours."""
-
-
-FOLDER_TOO_LARGE = "FolderTooLarge"
-"""The code of a Reason about a folder of `targets[].paths` with too much in it: it concerns who reads that one."""
-
-
 @dataclass(frozen=True, slots=True)
 class Bug:
     """An exception that nobody foresaw, raised while one thing of many was judged: the others go on."""
@@ -76,9 +66,9 @@ class Bug:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why something is as it is. `code` is one CamelCase word that scripts can match."""
+    """Why something is as it is. `code` is for scripts, `message` for people."""
 
-    code: str
+    code: ReasonCode
     message: str
     origin: Origin | None = None
 

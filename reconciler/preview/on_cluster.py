@@ -17,8 +17,8 @@ from reconciler.kserve.credentials import Secret
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.names import CONNECTIONS, KSERVE_CONTAINER
 from reconciler.kserve.resolve import ClusterObjects, Resolved, resolve
-from reconciler.manifests import UNSUPPORTED_KIND, Manifest, Manifests, find_duplicates, is_of_kserve
-from reconciler.model import EffectiveSpec, EnvVar, Origin, Reason
+from reconciler.manifests import Manifest, Manifests, find_duplicates, is_of_kserve
+from reconciler.model import EffectiveSpec, EnvVar, Origin, Reason, ReasonCode
 from reconciler.secrets.decode import is_plain
 from reconciler.secrets.disclosed import disclosed as disclosed_in
 
@@ -83,8 +83,8 @@ def _not_checked(manifests: Manifests) -> Iterator[Document]:
     for each in manifests.documents:
         if is_of_kserve(each.api_version) and not is_checked(each.data):
             text = f"{each.kind} {each.name} ({each.api_version}): there is no schema of this kind here"
-            yield finding_of(Reason(UNSUPPORTED_KIND, text, each.origin))
-    yield from (finding_of(note) for note in manifests.notes if note.code == UNSUPPORTED_KIND)
+            yield finding_of(Reason(ReasonCode.UNSUPPORTED_KIND, text, each.origin))
+    yield from (finding_of(note) for note in manifests.notes if note.code == ReasonCode.UNSUPPORTED_KIND)
 
 
 def disclosed(manifests: Manifests) -> Iterator[Reason]:
@@ -96,7 +96,9 @@ def disclosed(manifests: Manifests) -> Iterator[Reason]:
                 f"the data of Secret {each.name} is not encrypted: everybody reads it, a host refuses it; "
                 "encrypt it with SOPS, or keep it in a folder outside git"
             )
-            yield Reason("PlaintextSecret", text, each.origin_of(("data" if each.data.get("data") else "stringData",)))
+            yield Reason(
+                ReasonCode.PLAINTEXT_SECRET, text, each.origin_of(("data" if each.data.get("data") else "stringData",))
+            )
 
 
 def _world(manifests: Manifests, place: RenderContext) -> ClusterObjects:
@@ -153,7 +155,7 @@ def _port_doubts(resolved: Resolved) -> Iterator[Issue]:
             if doubt := doubtful_port(spec, container.get("ports") or ()):
                 index = -1 if doubt.index is None else doubt.index - len(command)
                 place = ("containers", number, "args", index) if index >= 0 else ()
-                yield Issue("OtherPort", doubt.message, ("spec", "predictor", "model"), place)
+                yield Issue(ReasonCode.OTHER_PORT, doubt.message, ("spec", "predictor", "model"), place)
 
 
 def _variable(entry: Mapping[str, Any]) -> EnvVar:
@@ -203,7 +205,7 @@ def _documents(manifests: Manifests, issues: Iterable[DocumentIssue]) -> Iterato
 
 
 def _general_warnings(manifests: Manifests, default_namespace: str) -> Iterator[Document]:
-    notes = (each for each in manifests.notes if each.code != UNSUPPORTED_KIND)
+    notes = (each for each in manifests.notes if each.code != ReasonCode.UNSUPPORTED_KIND)
     for reason in (*notes, *(reason for each in manifests.documents for reason in each.warnings)):
         yield finding_of(reason)
     for group in find_duplicates(manifests.documents, default_namespace):

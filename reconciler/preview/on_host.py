@@ -44,6 +44,7 @@ from reconciler.model import (
     Lease,
     Origin,
     Reason,
+    ReasonCode,
     ReplicaId,
     ServiceId,
     Snapshot,
@@ -56,14 +57,12 @@ from reconciler.preview.on_cluster import Document
 from reconciler.report.fit import fit_document
 from reconciler.report.redact import scrub
 from reconciler.secrets import SecretSources
-from reconciler.secrets.store import UNREADABLE
 
 # What only a start can tell stands as a word in brackets.
 _GPU, _MODEL, _IMAGE, _OWNER = "<gpu>", "<fetched model>", "<image id>", "<uid>:<gid>"
 _PORTS = {f"{flag}=0": f"{flag}=<port>" for flag in ("--port", "--grpc-port")}
 _UNSTARTED = Revealed(fields={name: f"<{name}>" for name in GIVEN_AT_START})
 # A document that a host can do nothing with: a sync goes on without it, but its author should know.
-_REFUSED = "NotOnHosts"
 
 
 def validate_on(
@@ -147,7 +146,7 @@ def _as_named_here(manifests: Manifests, target: TargetSettings) -> TargetSettin
 
 def _is_of_this_machine(reason: Reason) -> bool:
     """Secrets that cannot be read here may well be there for the host itself: nobody is judged by that."""
-    return reason.code == UNREADABLE
+    return reason.code == ReasonCode.SECRETS_UNREADABLE
 
 
 def _refused(wanted: DesiredState) -> list[Reason]:
@@ -163,7 +162,7 @@ def _refusals(wanted: DesiredState) -> Iterator[Reason]:
     for service in wanted.services:
         yield from service.problems
         yield from (each for each in _blocked(service) if not _is_of_this_machine(each))
-    yield from (note for note in wanted.notes if note.code == _REFUSED)
+    yield from (note for note in wanted.notes if note.code == ReasonCode.NOT_ON_HOSTS)
 
 
 def _blocked(service: Desired) -> tuple[Reason, ...]:
@@ -190,11 +189,13 @@ def _closed_folders(
     for path, folder in _model_paths(spec, target).items():
         if any(is_below(folder, str(ours)) or is_below(str(ours), folder) for ours in closed):
             text = f"{folder}: {CLOSED}; keep models in a folder of their own"
-            yield Reason("FolderClosed", text, origins.get(path) or service.origin)
+            yield Reason(ReasonCode.FOLDER_CLOSED, text, origins.get(path) or service.origin)
 
 
 def _bad_names(wanted: DesiredState) -> list[Reason]:
-    return [reason for reason in wanted.unreadable if reason.code in ("InvalidName", "DuplicateHost")]
+    return [
+        reason for reason in wanted.unreadable if reason.code in (ReasonCode.INVALID_NAME, ReasonCode.DUPLICATE_HOST)
+    ]
 
 
 def _warnings(wanted: DesiredState) -> Iterator[Reason]:
@@ -204,7 +205,7 @@ def _warnings(wanted: DesiredState) -> Iterator[Reason]:
         yield from (replace(why, message=f"not for this host: {why.message}") for why in service.not_here)
         yield from filter(_is_of_this_machine, _blocked(service))
     # The paths of a command need not be all that the target reads, so nothing is said about its own file.
-    yield from (note for note in wanted.notes if note.code not in ("NotPrunable", _REFUSED))
+    yield from (note for note in wanted.notes if note.code not in (ReasonCode.NOT_PRUNABLE, ReasonCode.NOT_ON_HOSTS))
 
 
 def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: TargetSettings) -> Iterator[Reason]:
@@ -214,12 +215,12 @@ def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: TargetSe
     for model, sharing in accepted_models(origins).items():
         if len(sharing) > 1:
             text = f"the model name {model} alone answers 404: write {_either(sharing)} as `model`, or rename one"
-            yield from (Reason("AmbiguousModel", text, origins[each]) for each in sharing)
+            yield from (Reason(ReasonCode.AMBIGUOUS_MODEL, text, origins[each]) for each in sharing)
     yield from _shared_models(wanted, origins)
     for host, those in host_names(origins, target.routing.domain).items():
         if len(those) > 1:
             text = f"the host name {host} means {_either(those)}, so it answers 404: use their paths, or rename one"
-            yield from (Reason("AmbiguousHost", text, origins[each]) for each in those)
+            yield from (Reason(ReasonCode.AMBIGUOUS_HOST, text, origins[each]) for each in those)
 
 
 def _shared_models(wanted: DesiredState, origins: Mapping[ServiceId, Origin]) -> Iterator[Reason]:
@@ -231,7 +232,7 @@ def _shared_models(wanted: DesiredState, origins: Mapping[ServiceId, Origin]) ->
         for each in sharing if len(claimants) > 1 else ():
             others = _either(claimants - {each})
             text = f"the model name {model} may mean {others} as well: use the path /{each}/v1/…, or rename it"
-            yield Reason("AmbiguousModel", text, origins[each])
+            yield Reason(ReasonCode.AMBIGUOUS_MODEL, text, origins[each])
 
 
 def _either(services: Iterable[ServiceId]) -> str:

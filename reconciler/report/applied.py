@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from reconciler.fault_isolation import caught
 from reconciler.model import (
-    INTERNAL_ERROR,
     Desired,
     DesiredState,
     HealthStatus,
     Observed,
     Plan,
     Reason,
+    ReasonCode,
     ServiceId,
     ServicePlan,
     Sync,
@@ -80,10 +80,10 @@ def _why(desired: Desired | None, verdict: ServicePlan) -> Reason | None:
     if desired.problems:
         return desired.problems[0]
     if verdict.rejected:
-        return Reason("Rejected", verdict.rejected.reason.message, verdict.rejected.reason.origin)
+        return Reason(ReasonCode.REJECTED, verdict.rejected.reason.message, verdict.rejected.reason.origin)
     if verdict.blocked:
         return verdict.blocked[0]
-    if verdict.health.reason.code == INTERNAL_ERROR:
+    if verdict.health.reason.code == ReasonCode.INTERNAL_ERROR:
         return verdict.health.reason
     is_stuck = verdict.health.phase is HealthStatus.DEGRADED and not verdict.strategy and not _is_replaced(verdict)
     return verdict.health.reason if is_stuck else None
@@ -91,8 +91,8 @@ def _why(desired: Desired | None, verdict: ServicePlan) -> Reason | None:
 
 def _is_replaced(verdict: ServicePlan) -> bool:
     """A hung replica is replaced by itself."""
-    return verdict.health.reason.code in ("Silent", "Hung")
+    return verdict.health.reason.code in (ReasonCode.SILENT, ReasonCode.HUNG)
 
 
 def _is_suspended(verdict: ServicePlan) -> bool:
-    return verdict.health.reason.code == "Suspended"
+    return verdict.health.reason.code == ReasonCode.SUSPENDED

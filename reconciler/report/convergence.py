@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.model import INTERNAL_ERROR
+from reconciler.model import ReasonCode
 from reconciler.report.status import Document
 
 
@@ -58,7 +58,7 @@ def is_fine(service: Document) -> bool:
 
 def is_elsewhere(service: Document) -> bool:
     """Is it for other hosts, with no replica here?"""
-    return is_fine(service) and bool(service["health"]["reason"] == "NotForThisHost")
+    return is_fine(service) and bool(service["health"]["reason"] == ReasonCode.NOT_FOR_THIS_HOST)
 
 
 def fault(service: Document) -> str:
@@ -140,9 +140,12 @@ def is_moving(service: Document, target: Document) -> bool:
     """Will a later pass change this service without intervention?"""
     if is_fine(service) or not target["reachable"] or service["suspended"]:
         return False
-    if service["health"]["status"] == "Progressing" or service["health"]["reason"] in ("Silent", "Hung"):
+    if service["health"]["status"] == "Progressing" or service["health"]["reason"] in (
+        ReasonCode.SILENT,
+        ReasonCode.HUNG,
+    ):
         return True
-    if service["health"]["reason"] == INTERNAL_ERROR:
+    if service["health"]["reason"] == ReasonCode.INTERNAL_ERROR:
         return False
     if service["kept"] or (not service["inGit"] and service["sync"] == "Unknown"):
         # It stays so until git is fixed.

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.config.values import parse_duration
 from reconciler.errors import Retryable
-from reconciler.model import FailedAction, Origin, Quarantine, Reason, ServiceId
+from reconciler.model import FailedAction, Origin, Quarantine, Reason, ReasonCode, ServiceId
 from reconciler.report.redact import scrub_text
 
 log = structlog.get_logger()
@@ -340,7 +340,7 @@ def _quarantine(row: sqlite3.Row) -> Quarantine:
     return Quarantine(
         service=ServiceId(row["namespace"], row["name"]),
         digest=row["digest"],
-        reason=Reason(row["code"], row["message"], origin),
+        reason=Reason(ReasonCode.read(row["code"]), row["message"], origin),
         revision=row["revision"],
         at=row["at"],
         last_words=tuple(json.loads(row["last_words"])),

@@ -16,7 +16,7 @@ from reconciler.kserve.status import (
     invalid_because,
     model_status,
 )
-from reconciler.model import Desired, Owned, Replica, Routed, ServicePlan
+from reconciler.model import Desired, Owned, ReasonCode, Replica, Routed, ServicePlan
 from reconciler.report.redact import scrub_text
 from reconciler.report.replicas import replica_phase
 
@@ -61,7 +61,7 @@ def observed_service(
         alive=len(alive),
         failed=sum(not one.alive and one.stopping_at is None and not one.rebooted for one in replicas),
         is_stopped=desired.stopped,
-        is_loading=verdict.health.reason.code == "Staging",
+        is_loading=verdict.health.reason.code == ReasonCode.STAGING,
         served=bool(ready or (owned and owned.promoted)),
         routed=any(one.routed is Routed.ACTIVE for one in ready),
         invalid=invalid_because(desired.problems[0].code, desired.problems[0].message) if desired.problems else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from reconciler.fault_isolation import caught
-from reconciler.model import INTERNAL_ERROR, Action, DesiredState, Observed, Plan, Unreachable
+from reconciler.model import Action, DesiredState, Observed, Plan, ReasonCode, Unreachable
 from reconciler.report.actions import action_name, services_of, subject_of
 from reconciler.report.convergence import fault, full_name, is_elsewhere, is_fine
 from reconciler.report.redact import scrub_text
@@ -115,7 +115,7 @@ def _service(service: Document, actions: list[Document]) -> Document:
 
 def _verb(service: Document, actions: list[Document]) -> str:
     """What happens to a service, as the status document calls it."""
-    if service["problems"] or service["kept"] or service["health"]["reason"] == INTERNAL_ERROR:
+    if service["problems"] or service["kept"] or service["health"]["reason"] == ReasonCode.INTERNAL_ERROR:
         return "keep"
     if service["rejected"]:
         # Its next steps, if any, roll back to what served before.

@@ -17,6 +17,7 @@ from reconciler.model import (
     Preflight,
     Quarantine,
     Reason,
+    ReasonCode,
     Replica,
     Result,
     ServiceId,
@@ -177,8 +178,8 @@ def _fit(desired: Desired | None, index: TargetIndex) -> Fit | None:
 
 def _unknown_health(report: TargetReport) -> Health:
     if isinstance(report.observed, Unreachable):
-        return Health(HealthStatus.UNKNOWN, Reason("TargetUnreachable", report.observed.reason))
-    return Health(HealthStatus.UNKNOWN, Reason("NotYetSeen", "no pass has looked at it yet"))
+        return Health(HealthStatus.UNKNOWN, Reason(ReasonCode.TARGET_UNREACHABLE, report.observed.reason))
+    return Health(HealthStatus.UNKNOWN, Reason(ReasonCode.NOT_YET_SEEN, "no pass has looked at it yet"))
 
 
 def _origin(service: ServiceId, index: TargetIndex) -> str:

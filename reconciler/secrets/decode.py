@@ -10,7 +10,7 @@ from typing import Any
 
 from reconciler.kserve.openshift_ai import connection_type
 from reconciler.manifests import FieldPath, Manifest
-from reconciler.model import Reason
+from reconciler.model import Reason, ReasonCode
 from reconciler.model.model_sources import shown
 from reconciler.secrets.names import WELL_KNOWN
 from reconciler.secrets.store import StoredSecret
@@ -21,7 +21,7 @@ _KEY = re.compile(r"(?!\.\.?$|\.\.)[-._a-zA-Z0-9]{1,253}")
 class Unfit(Exception):
     """A Secret that cannot be used; `code` is one word for scripts, `path` the field to blame."""
 
-    def __init__(self, message: str, path: FieldPath = (), code: str = "InvalidSecret") -> None:
+    def __init__(self, message: str, path: FieldPath = (), code: ReasonCode = ReasonCode.INVALID_SECRET) -> None:
         super().__init__(message)
         self.message = message
         self.path = path

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from reconciler.manifests import FieldPath, Manifest
-from reconciler.model import Reason
+from reconciler.model import Reason, ReasonCode
 from reconciler.secrets.names import SIGNED, WELL_KNOWN
 
-_CODE = "PlaintextSecret"
 # The last word of a name counts: `--tokenizer` and `--long-prefill-token-threshold` are none.
 _NAME = re.compile(
     r"(?i)(?:^|[-_./])(?:api[-_]?key|token|password|passwd|secret|secret[-_](?:access[-_])?key|(?:private|access)[-_]key"
@@ -36,7 +35,7 @@ def disclosed(manifest: Manifest) -> Iterator[Reason]:
         return
     for path, what, instead in _walk(manifest.data, ()):
         text = f"{what} stands in the clear in git, for everybody who reads it; replace it, and {instead}"
-        yield Reason(_CODE, text, manifest.origin_of(path))
+        yield Reason(ReasonCode.PLAINTEXT_SECRET, text, manifest.origin_of(path))
 
 
 Found = tuple[FieldPath, str, str]

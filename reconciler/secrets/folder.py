@@ -9,9 +9,8 @@ from pathlib import Path
 from reconciler.errors import Terminal
 from reconciler.manifests import SUFFIXES, Manifests, Unreadable
 from reconciler.manifests.documents import read_file
-from reconciler.model import Origin, Reason
+from reconciler.model import Origin, Reason, ReasonCode
 from reconciler.secrets.private import MAX_BYTES, check_folder, read_private
-from reconciler.secrets.store import UNREADABLE
 
 Stamp = tuple[tuple[object, ...], ...]
 
@@ -77,4 +76,4 @@ def _read(path: Path, read: Callable[[Path], bytes]) -> Manifests:
 
 def _refused(path: Path, message: str) -> Manifests:
     text = message.removeprefix(f"{path}: ")
-    return Manifests(unreadable=(Unreadable(Reason(UNREADABLE, text, Origin(str(path), 1))),))
+    return Manifests(unreadable=(Unreadable(Reason(ReasonCode.SECRETS_UNREADABLE, text, Origin(str(path), 1))),))

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.manifests import FieldPath, Manifest
+from reconciler.model import ReasonCode
 from reconciler.secrets.decode import Unfit
-from reconciler.secrets.store import UNREADABLE
 from reconciler.system.bounded_communicate import TooMuchError, exchange
 
 INSTALL = f"{sys.executable} -m pip install 'vllm-reconciler[sops]'"
@@ -61,7 +61,7 @@ class Identities:
     digest: bytes = field(default=b"", repr=False)
     recipient: str = ""
     missing: str = ""
-    code: str = "NoAgeKey"
+    code: ReasonCode = ReasonCode.NO_AGE_KEY
     alone: bool = False
 
 
@@ -128,7 +128,9 @@ class Opener:
         if not found:
             others = ", ".join(sorted(named))
             text = f"is encrypted for {others}, and here only the folder's own age_key_file opens anything"
-            raise Unfit(f"{text}; add a recipient: sops rotate -i --add-age age1… FILE", ("sops",), "WrongAgeKey")
+            raise Unfit(
+                f"{text}; add a recipient: sops rotate -i --add-age age1… FILE", ("sops",), ReasonCode.WRONG_AGE_KEY
+            )
         if found == {"age"} and identities.path is None:
             raise Unfit(f"is encrypted, and {identities.missing}", ("sops",), identities.code)
         self._check_vault(metadata, found)
@@ -142,21 +144,23 @@ class Opener:
             if address and str(address).rstrip("/") != ours:
                 said = f"the daemon's VAULT_ADDR is {ours}" if ours else "the daemon has no VAULT_ADDR"
                 text = f"is encrypted for the Vault at {str(address)[:200]}, and {said}"
-                raise Unfit(f"{text}; set it, and VAULT_TOKEN, in the daemon's unit", ("sops",), UNREADABLE)
+                raise Unfit(
+                    f"{text}; set it, and VAULT_TOKEN, in the daemon's unit", ("sops",), ReasonCode.SECRETS_UNREADABLE
+                )
 
     def _run(self, text: bytes, services: set[str], metadata: Mapping[str, Any], identities: Identities) -> bytes:
         program = find_program()
         if program is None:
-            raise Unfit(f"needs the program sops; run: {INSTALL}", ("sops",), UNREADABLE)
+            raise Unfit(f"needs the program sops; run: {INSTALL}", ("sops",), ReasonCode.SECRETS_UNREADABLE)
         seconds = min(_SECONDS, self._ends - time.monotonic())
         if seconds <= 0:
             late = f"is not opened yet: those before it took {_SECONDS_IN_ALL:g} s; it is tried again"
-            raise Unfit(late, ("sops",), UNREADABLE)
+            raise Unfit(late, ("sops",), ReasonCode.SECRETS_UNREADABLE)
         try:
             status, said, errors = _ask(program, text, self._environment(services, identities), seconds)
         except (OSError, subprocess.TimeoutExpired, TooMuchError) as error:
             why = error.strerror if isinstance(error, OSError) else "it takes too long, or says too much"
-            raise Unfit(f"cannot be opened: {program}: {why}", ("sops",), UNREADABLE) from None
+            raise Unfit(f"cannot be opened: {program}: {why}", ("sops",), ReasonCode.SECRETS_UNREADABLE) from None
         if status:
             raise _explained(status, errors.decode("utf-8", "replace"), services, metadata, identities)
         return said
@@ -213,7 +217,7 @@ def _refuse_clear(document: Mapping[str, Any]) -> None:
 
 def _in_the_clear(path: FieldPath) -> Unfit:
     text = f"{'.'.join(map(str, path))} stands in the clear in an encrypted file; {_ANEW}"
-    return Unfit(text, path, "PlaintextSecret")
+    return Unfit(text, path, ReasonCode.PLAINTEXT_SECRET)
 
 
 def _narrowed(document: Mapping[str, Any]) -> bytes:
@@ -257,17 +261,19 @@ def _explained(
     """What to do about it. The program's own words are about keys and the file's form only: values are ruled out."""
     if status == _BAD_MAC:
         text = "does not match its checksum (sops.mac): it was changed without SOPS; change it with: sops edit FILE"
-        return Unfit(text, ("sops", "mac"), "TamperedSecret")
+        return Unfit(text, ("sops", "mac"), ReasonCode.TAMPERED_SECRET)
     if status == _BAD_VALUE:
-        return Unfit("holds a value that was changed or moved after it was encrypted", ("sops",), "TamperedSecret")
+        return Unfit(
+            "holds a value that was changed or moved after it was encrypted", ("sops",), ReasonCode.TAMPERED_SECRET
+        )
     if status == _NO_KEY and services == {"age"}:
-        return Unfit(_not_for_us(metadata, identities), ("sops", "age"), "WrongAgeKey")
+        return Unfit(_not_for_us(metadata, identities), ("sops", "age"), ReasonCode.WRONG_AGE_KEY)
     if status == _NO_KEY:
         words = re.findall(r"^\s+(?:- )?\| (.*)", errors, re.MULTILINE)
         text = f"no key opens it ({', '.join(sorted(services))}): {_short(' '.join(words))}; it is tried again"
-        return Unfit(text, ("sops",), UNREADABLE)
+        return Unfit(text, ("sops",), ReasonCode.SECRETS_UNREADABLE)
     if status < 0:
-        return Unfit(f"cannot be opened: sops was ended by signal {-status}", ("sops",), UNREADABLE)
+        return Unfit(f"cannot be opened: sops was ended by signal {-status}", ("sops",), ReasonCode.SECRETS_UNREADABLE)
     return Unfit(f"is not as SOPS wrote it: {_short(errors)}", ("sops",))
 
 
@@ -303,7 +309,7 @@ def _name(document: Mapping[str, Any]) -> tuple[Any, ...]:
 def _check_same(document: Mapping[str, Any], clear: Mapping[str, Any]) -> None:
     """It is about the object that the file names, and what was to be hidden was hidden. Raises Unfit."""
     if _name(document) != _name(clear):
-        raise Unfit("says another name than the file when it is opened", ("metadata",), "TamperedSecret")
+        raise Unfit("says another name than the file when it is opened", ("metadata",), ReasonCode.TAMPERED_SECRET)
     before = dict(_secret_leaves(document))
     for path, value in _secret_leaves(clear):
         if before.get(path, value) == value:

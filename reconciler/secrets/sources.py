@@ -17,12 +17,12 @@ from reconciler.errors import Terminal
 from reconciler.fault_isolation import caught
 from reconciler.kserve import api_server
 from reconciler.manifests import Manifest, Manifests
-from reconciler.model import Bug, Reason
+from reconciler.model import Bug, Reason, ReasonCode
 from reconciler.secrets import folder, sops
 from reconciler.secrets.connections import with_data_connections
 from reconciler.secrets.decode import Unfit, decode, is_plain
 from reconciler.secrets.private import read_private
-from reconciler.secrets.store import NO_SECRETS, NOT_ALLOWED, UNREADABLE, Key, SecretStore, StoredSecret
+from reconciler.secrets.store import NO_SECRETS, Key, SecretStore, StoredSecret
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _AGE_KEY = "age.key"
@@ -128,7 +128,7 @@ class SecretSources:
             )
         else:
             return None
-        return Unfit(text, ("metadata",), NOT_ALLOWED).about(manifest)
+        return Unfit(text, ("metadata",), ReasonCode.SECRET_NOT_ALLOWED).about(manifest)
 
     def _add_folder(self, parts: Iterator[Manifests], pile: _Pile, keys: _Identities) -> None:
         """Manifests from outside git, where data may stand as it is."""
@@ -143,7 +143,7 @@ class SecretSources:
                     self._add(manifest, number, pile, keys, plain=True)
                 else:
                     text = f"{manifest.kind} {manifest.name} is not read here, only Secrets are"
-                    pile.notes.append(Reason("NotASecret", text, manifest.origin))
+                    pile.notes.append(Reason(ReasonCode.NOT_A_SECRET, text, manifest.origin))
 
     def _add(
         self,
@@ -185,7 +185,7 @@ class SecretSources:
             f"move it to {place}, or hand it to the daemon as a systemd credential "
             f"(LoadCredential={manifest.name}.yaml:PATH). targets[].secrets.allow_plaintext of {self._target} allows it"
         )
-        return Unfit(text, ("data",) if manifest.data.get("data") else ("stringData",), "PlaintextSecret")
+        return Unfit(text, ("data",) if manifest.data.get("data") else ("stringData",), ReasonCode.PLAINTEXT_SECRET)
 
 
 def _check_fields(document: Mapping[str, object]) -> None:
@@ -224,7 +224,7 @@ class _Identities:
                 return sops.read_identities(folder.read_open(self._credential), self._credential)
         except Terminal as error:
             text = f"there is no age identity: {error}"
-            return sops.Identities(missing=text, code=UNREADABLE, alone=self._alone)
+            return sops.Identities(missing=text, code=ReasonCode.SECRETS_UNREADABLE, alone=self._alone)
         return sops.Identities(missing=f"targets[].secrets.age_key_file of {self._target} names no age identity")
 
 
@@ -245,4 +245,4 @@ class _Pile:
             return
         where = first.origin if first else self.refused[secret.key].origin
         text = f"Secret {secret.namespace}/{secret.name} stands at {where} as well; that one counts"
-        self.notes.append(Reason("SecretShadowed", text, secret.origin))
+        self.notes.append(Reason(ReasonCode.SECRET_SHADOWED, text, secret.origin))

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final
 
-from reconciler.model import Origin, Reason
+from reconciler.model import Origin, Reason, ReasonCode
 
 Key = tuple[str, str]
 # The code of whatever lies with this machine and its files: on another one it may be different.
-UNREADABLE: Final = "SecretsUnreadable"
-NOT_ALLOWED: Final = "SecretNotAllowed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class SecretStore:
     @property
     def is_provisional(self) -> bool:
         """May some of what is refused become usable although no file changes? A key service may have been away."""
-        return any(each.code == UNREADABLE for each in self.refused.values())
+        return any(each.code == ReasonCode.SECRETS_UNREADABLE for each in self.refused.values())
 
     def says_the_same(self, other: SecretStore) -> bool:
         """Nobody needs to look at it again."""

@@ -15,7 +15,7 @@ from reconciler.manifests import (
     may_hide_services,
     misnamed,
 )
-from reconciler.model import FOLDER_TOO_LARGE, Origin, Reason, is_under
+from reconciler.model import Origin, Reason, ReasonCode, is_under
 
 LINK, SUBMODULE = b"120000", b"160000"
 MAKE_ROOM = f"remove files, list them in {IGNORE_FILE}, or raise the limit"
@@ -65,7 +65,7 @@ class ChosenEntries:
     large: list[TreeEntry] = field(default_factory=list)
     near: list[TreeEntry] = field(default_factory=list)
 
-    def refuse(self, entry: TreeEntry, code: str, message: str) -> None:
+    def refuse(self, entry: TreeEntry, code: ReasonCode, message: str) -> None:
         self.refused[entry.path] = _reason(entry, code, message)
 
 
@@ -82,13 +82,15 @@ def choose(
             continue
         path = entry.path.decode()
         if is_under(path, roots) and is_hidden(path, roots):
-            chosen.skipped[path] = Reason("Hidden", "its name, or that of a folder above, begins with a dot")
+            chosen.skipped[path] = Reason(ReasonCode.HIDDEN, "its name, or that of a folder above, begins with a dot")
         elif (ignored := ignore.why(path)) is not None:
             chosen.skipped[path] = ignored
         elif is_near:
             chosen.near += [entry] if is_near_manifest(path) else []
         elif entry.mode == SUBMODULE:
-            chosen.refuse(entry, "Submodule", "it is a submodule; put its files here, or give it a source of its own")
+            chosen.refuse(
+                entry, ReasonCode.SUBMODULE, "it is a submodule; put its files here, or give it a source of its own"
+            )
         elif entry.mode == LINK:
             chosen.links.append(entry)
         elif entry.size > settings.max_file_bytes:
@@ -104,7 +106,7 @@ def refuse_links(chosen: ChosenEntries, leads_to_file: Callable[[list[TreeEntry]
     harmless = {entry.path for entry, fine in zip(doubtful, leads_to_file(doubtful), strict=True) if fine}
     for entry in chosen.links:
         if entry.path not in harmless:
-            chosen.refuse(entry, "Symlink", "it is a symbolic link; put the file or folder itself there")
+            chosen.refuse(entry, ReasonCode.SYMLINK, "it is a symbolic link; put the file or folder itself there")
 
 
 def note_near(chosen: ChosenEntries, entry: TreeEntry, data: bytes) -> None:
@@ -127,10 +129,10 @@ def refuse_large(
         why = f"it has {entry.size:,} bytes, more than source.max_file_bytes = {settings.max_file_bytes:,}"
         if entry.path in harmless:
             chosen.skipped[entry.path.decode()] = _reason(
-                entry, "FileTooLarge", f"{why}, and names no InferenceService"
+                entry, ReasonCode.FILE_TOO_LARGE, f"{why}, and names no InferenceService"
             )
         else:
-            chosen.refuse(entry, "FileTooLarge", f"{why}; split it")
+            chosen.refuse(entry, ReasonCode.FILE_TOO_LARGE, f"{why}; split it")
 
 
 def refuse_folders(chosen: ChosenEntries, readers: Sequence[tuple[str, ...]], settings: SourceSettings) -> str:
@@ -147,7 +149,7 @@ def refuse_folders(chosen: ChosenEntries, readers: Sequence[tuple[str, ...]], se
             return f"{excess.total:,} {excess.what}"
         text = f"it has {shares[largest]:,} of the revision's {excess.total:,} {excess.what}; {MAKE_ROOM}"
         place = largest.encode()
-        chosen.refused[place] = _reason(TreeEntry(b"", "", 0, place), FOLDER_TOO_LARGE, text)
+        chosen.refused[place] = _reason(TreeEntry(b"", "", 0, place), ReasonCode.FOLDER_TOO_LARGE, text)
         chosen.wanted = [each for each in chosen.wanted if is_under(each.path.decode(), left)]
     return ""
 
@@ -166,23 +168,25 @@ def _below(root: str, entries: list[TreeEntry]) -> Iterator[TreeEntry]:
 
 
 def refuse_binary(chosen: ChosenEntries, entry: TreeEntry) -> None:
-    chosen.refuse(entry, "BinaryFile", "it holds a NUL byte, so it is not text")
+    chosen.refuse(entry, ReasonCode.BINARY_FILE, "it holds a NUL byte, so it is not text")
 
 
 def _bad_path(entry: TreeEntry) -> Reason | None:
     length = len(entry.path)
     if length > _LONGEST_PATH:
-        return _reason(entry, "PathTooLong", f"its path has {length:,} bytes, more than {_LONGEST_PATH:,}; shorten it")
+        return _reason(
+            entry, ReasonCode.PATH_TOO_LONG, f"its path has {length:,} bytes, more than {_LONGEST_PATH:,}; shorten it"
+        )
     try:
         text = entry.path.decode()
     except UnicodeDecodeError:
-        return _reason(entry, "PathNotUtf8", "its path is not UTF-8; rename it")
+        return _reason(entry, ReasonCode.PATH_NOT_UTF8, "its path is not UTF-8; rename it")
     if not text.isprintable():
-        return _reason(entry, "UnprintablePath", "its path has characters that cannot be printed; rename it")
+        return _reason(entry, ReasonCode.UNPRINTABLE_PATH, "its path has characters that cannot be printed; rename it")
     if any(part.lower() in (".", "..", ".git", "") for part in text.split("/")):
-        return _reason(entry, "PathOutsideRepository", "its path leaves the repository; rename it")
+        return _reason(entry, ReasonCode.PATH_OUTSIDE_REPOSITORY, "its path leaves the repository; rename it")
     return None
 
 
-def _reason(entry: TreeEntry, code: str, message: str) -> Reason:
+def _reason(entry: TreeEntry, code: ReasonCode, message: str) -> Reason:
     return Reason(code, f"not read: {message}", Origin(entry.shown, 1))

@@ -22,7 +22,7 @@ from reconciler.manifests import (
     is_hidden,
     is_kustomization,
 )
-from reconciler.model import FOLDER_TOO_LARGE, File, Origin, Reason, Snapshot, is_under
+from reconciler.model import File, Origin, Reason, ReasonCode, Snapshot, is_under
 from reconciler.source.choose import (
     LINK,
     MAKE_ROOM,
@@ -169,7 +169,7 @@ def _listing(
         if not long or not any(set(each) <= set(left) for each in readers):
             raise
     text = f"not read: the list of its files has more than {share:,} bytes; move files out of it"
-    endless = {root.encode(): Reason(FOLDER_TOO_LARGE, text, Origin(root, 1)) for root in long}
+    endless = {root.encode(): Reason(ReasonCode.FOLDER_TOO_LARGE, text, Origin(root, 1)) for root in long}
     return _listed(mirror, revision, (*left, *ignore_files(left)), _LONGEST_LISTING), endless
 
 
@@ -230,7 +230,7 @@ def _ignore(mirror: Mirror, files: list[TreeEntry], roots: tuple[str, ...]) -> t
             ignore.add(folder, contents.get(each), each.shown)
         except ManifestError as error:
             text = f"{error.message}; nothing in this folder is read"
-            closed[folder] = Reason("InvalidIgnore", text, Origin(error.file, error.line))
+            closed[folder] = Reason(ReasonCode.INVALID_IGNORE, text, Origin(error.file, error.line))
     for folder, reason in closed.items():
         if all(is_under(root, (folder,)) for root in roots):
             raise Terminal(f"{reason}; {_KEPT}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.errors import Retryable
-from reconciler.model import DesiredState, Origin, Reason
+from reconciler.model import DesiredState, Origin, Reason, ReasonCode
 from reconciler.system.files import make_folder, write_atomically
 from reconciler.system.os_errors import in_words
 
@@ -41,7 +41,7 @@ class Cordon:
             return self._known[0]
         try:
             found = json.loads(self._path.read_bytes())
-            return Reason("Cordoned", found["message"], Origin(found["file"], found["line"]))
+            return Reason(ReasonCode.CORDONED, found["message"], Origin(found["file"], found["line"]))
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -27,6 +27,7 @@ from reconciler.model import (
     Mount,
     Origin,
     Reason,
+    ReasonCode,
     Resources,
     ServiceId,
     Snapshot,
@@ -342,7 +343,7 @@ def test_a_host_file_elsewhere_does_not_count() -> None:
 
 
 def test_a_link_in_place_of_a_folder_keeps_what_came_from_it() -> None:
-    link = Reason("Symlink", "not read: it is a symbolic link", Origin("hosts/box/team", 1))
+    link = Reason(ReasonCode.SYMLINK, "not read: it is a symbolic link", Origin("hosts/box/team", 1))
     assert "hosts/box/team/" in {r.origin.file for r in build({}, refused=(link,)).unreadable if r.origin}
 
 

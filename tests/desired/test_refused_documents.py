@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.desired import HOST_MODE, build_desired
-from reconciler.desired.refused import REFUSED
 from reconciler.manifests import read_manifests
-from reconciler.model import Desired, DesiredState
+from reconciler.model import Desired, DesiredState, ReasonCode
 from reconciler.preview import on_cluster
 from reconciler.secrets import SecretSources
 from tests.desired.test_desired import RUNTIME, SERVICE, TARGET, build, codes, snapshot
@@ -37,7 +36,7 @@ def chat(files: dict[str, str | bytes]) -> Desired:
 
 
 def places_of(service: Desired) -> list[str]:
-    return [str(each.origin) for each in service.problems if each.code == REFUSED]
+    return [str(each.origin) for each in service.problems if each.code == ReasonCode.DOCUMENT_REFUSED]
 
 
 @pytest.mark.parametrize("service", [SERVICE, AUTO])
@@ -53,7 +52,9 @@ def test_service_of_refused_runtime_is_unusable_and_names_line(runtime: str, lin
 
 def test_refused_documents_are_listed_once_and_hide_no_service() -> None:
     state = build({"runtimes/vllm.yaml": WRONG_TYPE, "hosts/box/chat.yaml": SERVICE})
-    assert [(each.code, str(each.origin)) for each in state.refused] == [(REFUSED, "runtimes/vllm.yaml:16")]
+    assert [(each.code, str(each.origin)) for each in state.refused] == [
+        (ReasonCode.DOCUMENT_REFUSED, "runtimes/vllm.yaml:16")
+    ]
     assert (state.unreadable, state.prunable) == ((), True)
 
 
@@ -250,7 +251,7 @@ def test_profile_that_is_refused_is_not_used() -> None:
 def test_kind_without_schema_is_refused_for_its_labels_alone(metadata: str) -> None:
     host = f"apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {{name: box, {metadata}}}\nspec: {{}}\n"
     state = build({"hosts/box/host.yaml": host, "hosts/box/chat.yaml": SERVICE})
-    assert codes(state.refused) == [REFUSED]
+    assert codes(state.refused) == [ReasonCode.DOCUMENT_REFUSED]
     assert state.services[0].spec
 
 
@@ -325,7 +326,7 @@ def mutated(document: Any, choice: random.Random) -> Any:
 
 
 def is_refused(state: DesiredState) -> bool:
-    ours = {REFUSED, "Invalid", "Refused"}
+    ours = {ReasonCode.DOCUMENT_REFUSED, "Invalid", "Refused"}
     return any({each.code for each in service.problems} & ours for service in state.services)
 
 

@@ -14,7 +14,7 @@ from reconciler.engines.launch import Launch, Revealed, launch
 from reconciler.errors import Retryable
 from reconciler.host.workload import reveal
 from reconciler.manifests import read_manifests
-from reconciler.model import Desired, DesiredState, EnvVar, Lease, Origin, Reason, SecretMount
+from reconciler.model import Desired, DesiredState, EnvVar, Lease, Origin, Reason, ReasonCode, SecretMount
 from reconciler.secrets import NO_SECRETS, SecretSources, SecretStore, StoredSecret
 from tests.desired.test_desired import SERVICE, TARGET, snapshot, with_model, with_predictor
 
@@ -78,7 +78,7 @@ def test_a_secret_of_another_namespace_does_not_count():
 
 
 def test_where_secrets_cannot_be_read_nobody_says_that_one_is_missing():
-    broken = SecretStore(unavailable=(Reason("SecretsUnreadable", "no such folder", Origin("/etc/s", 1)),))
+    broken = SecretStore(unavailable=(Reason(ReasonCode.SECRETS_UNREADABLE, "no such folder", Origin("/etc/s", 1)),))
     (reason,) = one(TOKEN, broken).blocked
     assert reason.code == "SecretsUnreadable"
     assert "nobody can tell whether it is there: /etc/s:1: no such folder" in reason.message

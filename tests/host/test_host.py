@@ -34,6 +34,7 @@ from reconciler.model import (
     Promoted,
     Quarantine,
     Reason,
+    ReasonCode,
     Reject,
     Relabel,
     Remove,
@@ -334,7 +335,7 @@ def test_image_without_an_interpreter_is_refused(host: HostTarget) -> None:
 
 
 def test_quarantine_is_not_kept_by_a_host(host: HostTarget) -> None:
-    quarantine = Quarantine(SERVICE, DIGEST, Reason("X", "x"), "1" * 40, 1.0)
+    quarantine = Quarantine(SERVICE, DIGEST, Reason(ReasonCode.BLOCKED, "x"), "1" * 40, 1.0)
     with pytest.raises(Terminal, match="history"):
         host.perform(Reject(quarantine, "t"))
 

@@ -20,7 +20,7 @@ from reconciler.host.plan import make_plan
 from reconciler.host.rollout import Decision
 from reconciler.loop.daemon import Daemon
 from reconciler.manifests import read_manifests
-from reconciler.model import INTERNAL_ERROR, Desired, HealthStatus, Origin, ServiceId, Snapshot
+from reconciler.model import Desired, HealthStatus, Origin, ReasonCode, ServiceId, Snapshot
 from reconciler.report import diff, service_status
 from reconciler.report.convergence import convergence_of
 from reconciler.report.planned import plan_document
@@ -59,7 +59,7 @@ def test_service_whose_evaluation_raises_is_unusable_alone(monkeypatch: pytest.M
     assert found["other"].spec is not None
     assert found["chat"].spec is None
     (problem,) = found["chat"].problems
-    assert (problem.code, problem.origin) == (INTERNAL_ERROR, Origin("hosts/box/chat.yaml", 1))
+    assert (problem.code, problem.origin) == (ReasonCode.INTERNAL_ERROR, Origin("hosts/box/chat.yaml", 1))
     assert type(error).__name__ in problem.message
     assert "what runs is kept" in problem.message
     assert "odd" not in problem.message
@@ -75,7 +75,7 @@ def test_bug_in_what_services_share_keeps_all_as_they_are(monkeypatch: pytest.Mo
         patched.setattr(build, "enter_scene", raising(build.enter_scene, OverflowError("big"), lambda *_: True))
         wanted = build_desired(manifests, TARGET, revision, cache)
     assert [one.spec for one in wanted.services] == [None, None]
-    assert {reason.code for one in wanted.services for reason in one.problems} == {INTERNAL_ERROR}
+    assert {reason.code for one in wanted.services for reason in one.problems} == {ReasonCode.INTERNAL_ERROR}
     assert len(cache.tracebacks) == 1
     again = build_desired(manifests, TARGET, revision, cache)
     assert len(cache.tracebacks) == 1
@@ -96,16 +96,16 @@ def test_service_whose_planning_raises_is_left_alone(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(planning, "decide", no_plan)
     plan = make_plan(wanted, seen, {}, PATIENCE)
     assert plan.verdicts[TINY].health.phase is HealthStatus.UNKNOWN
-    assert plan.verdicts[TINY].health.reason.code == INTERNAL_ERROR
-    assert plan.verdicts[other].health.reason.code != INTERNAL_ERROR
+    assert plan.verdicts[TINY].health.reason.code == ReasonCode.INTERNAL_ERROR
+    assert plan.verdicts[other].health.reason.code != ReasonCode.INTERNAL_ERROR
     assert not any(getattr(action, "service", None) == TINY for action in plan.actions)
     assert len(plan.bugs) == 1
     alone = report(desired=state(desired()), observed=seen, plan=make_plan(state(desired()), seen, {}, PATIENCE))
     status = status_of(alone, revision=RevisionInfo(wanted=alone.desired.revision, applied=alone.desired.revision))
-    assert service_in(status)["health"]["reason"] == INTERNAL_ERROR
+    assert service_in(status)["health"]["reason"] == ReasonCode.INTERNAL_ERROR
     assert convergence_of(status).failed, "nobody waits for it"
     (held,) = status["revision"]["heldUpBy"]
-    assert (held["service"], held["code"]) == (str(TINY), INTERNAL_ERROR)
+    assert (held["service"], held["code"]) == (str(TINY), ReasonCode.INTERNAL_ERROR)
     (service,) = plan_document(status, [(alone.desired, seen, alone.plan)])["targets"][0]["services"]
     assert (service["change"], "KeyError" in service["headline"]) == ("keep", False)
     assert "planning demo/tiny failed (ValueError): a bug" in service["headline"]
@@ -116,7 +116,7 @@ def test_service_whose_report_raises_hides_no_other(monkeypatch: pytest.MonkeyPa
     live = raising(service_status.live_digest, OverflowError("big"), lambda replicas: bool(replicas))
     monkeypatch.setattr(service_status, "live_digest", live)
     status = status_of(report(desired=state(desired(), desired(other)), observed=observed(replica())))
-    assert service_in(status)["health"]["reason"] == INTERNAL_ERROR
+    assert service_in(status)["health"]["reason"] == ReasonCode.INTERNAL_ERROR
     assert "OverflowError" in service_in(status)["health"]["message"]
     assert service_in(status, "other")["problems"] == []
     Metrics().text(status)
@@ -222,4 +222,4 @@ def test_no_mutated_document_raises_or_is_a_bug_of_ours() -> None:
         status = status_of(report(desired=wanted, observed=observed(), plan=plan))
         json.dumps(status, ensure_ascii=False, allow_nan=False).encode()
         Metrics().text(status)
-        assert INTERNAL_ERROR not in json.dumps(status)
+        assert ReasonCode.INTERNAL_ERROR not in json.dumps(status)

@@ -20,6 +20,7 @@ from reconciler.model import (
     Origin,
     Outcome,
     Reason,
+    ReasonCode,
     Result,
     ServicePlan,
     Sync,
@@ -44,8 +45,8 @@ from tests.support.report_world import (
     verdict,
 )
 
-NO_GPU = Reason("InsufficientGPU", "needs 2 GPUs, 1 is free", Origin("hosts/a/tiny.yaml", 7))
-BROKEN = Reason("InvalidYaml", "is not YAML", Origin("hosts/a/z.yaml", 9))
+NO_GPU = Reason(ReasonCode.INSUFFICIENT_GPU, "needs 2 GPUs, 1 is free", Origin("hosts/a/tiny.yaml", 7))
+BROKEN = Reason(ReasonCode.INVALID_YAML, "is not YAML", Origin("hosts/a/z.yaml", 9))
 BLOCKED = verdict(sync=Sync.OUT_OF_SYNC, blocked=(NO_GPU,))
 
 

@@ -10,7 +10,7 @@ from reconciler.config.settings import Settings
 from reconciler.desired import part_of
 from reconciler.errors import Retryable, SettingsError
 from reconciler.loop.wiring import make_history, make_place, refuse_shared_gpus
-from reconciler.model import File, Origin, Reason, Snapshot
+from reconciler.model import File, Origin, Reason, ReasonCode, Snapshot
 from reconciler.web.metrics import Metrics
 from tests.config.test_config import load
 from tests.desired.test_desired import HOST, RUNTIME, SERVICE
@@ -55,12 +55,12 @@ def test_what_another_target_misses_is_not_missing_here(tmp_path: Path):
 
 @pytest.mark.parametrize("file", ["hosts/a/link", "hosts/a", "hosts", "runtimes/x.yaml"])
 def test_what_is_refused_in_or_above_its_folders_is_known_to_a_target(tmp_path: Path, file: str):
-    refused = (Reason("Symlink", "not read: it is a link", Origin(file, 1)),)
+    refused = (Reason(ReasonCode.SYMLINK, "not read: it is a link", Origin(file, 1)),)
     assert part_of(snapshot(refused=refused), settings(tmp_path).targets[0]).refused == refused
 
 
 def test_what_is_refused_elsewhere_is_nothing_to_a_target(tmp_path: Path):
-    refused = (Reason("Symlink", "not read: it is a link", Origin("hosts/ab/link", 1)),)
+    refused = (Reason(ReasonCode.SYMLINK, "not read: it is a link", Origin("hosts/ab/link", 1)),)
     assert part_of(snapshot(refused=refused), settings(tmp_path).targets[0]).refused == ()
 
 

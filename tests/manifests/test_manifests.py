@@ -25,7 +25,7 @@ from reconciler.formats.strict_yaml import (
 from reconciler.manifests import ManifestCache, Manifests, find_duplicates, read_manifests, read_paths
 from reconciler.manifests.documents import MAX_DOCUMENTS, MAX_FILE_BYTES, MAX_NOTES, MAX_PROBLEMS, read_file
 from reconciler.manifests.paths import MAX_BYTES
-from reconciler.model import File, Origin, Reason, Snapshot
+from reconciler.model import File, Origin, Reason, ReasonCode, Snapshot
 
 PAIR = Path(__file__).parents[1] / "data" / "example_pair.yaml"
 
@@ -356,7 +356,7 @@ def test_unchanged_files_give_the_same_manifests() -> None:
 
 
 def test_refused_files_stay_known() -> None:
-    refused = Reason("Symlink", "not read: it is a symbolic link", Origin("hosts/x/a.yaml", 1))
+    refused = Reason(ReasonCode.SYMLINK, "not read: it is a symbolic link", Origin("hosts/x/a.yaml", 1))
     assert read_manifests(Snapshot("1", (), refused=(refused,))).errors == (refused,)
 
 

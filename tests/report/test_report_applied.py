@@ -6,7 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.model import DesiredState, Health, HealthStatus, Origin, Plan, Reason, Start, Sync, Unreachable
+from reconciler.model import (
+    DesiredState,
+    Health,
+    HealthStatus,
+    Origin,
+    Plan,
+    Reason,
+    ReasonCode,
+    Start,
+    Sync,
+    Unreachable,
+)
 from reconciler.report.applied import holds_up, is_applied
 from tests.support.report_world import (
     OLD,
@@ -25,23 +36,25 @@ from tests.support.report_world import (
 
 BLOCKED = verdict(
     sync=Sync.OUT_OF_SYNC,
-    health=Health(HealthStatus.MISSING, Reason("Blocked", "Blocked: no GPU")),
-    blocked=(Reason("NoGpu", "no GPU"),),
+    health=Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked: no GPU")),
+    blocked=(Reason(ReasonCode.INSUFFICIENT_GPU, "no GPU"),),
 )
 REJECTED = verdict(sync=Sync.OUT_OF_SYNC, rejected=rejection())
 MOVING = verdict(
-    sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.PROGRESSING, Reason("Progressing", "starts")), step="starts"
+    sync=Sync.OUT_OF_SYNC,
+    health=Health(HealthStatus.PROGRESSING, Reason(ReasonCode.PROGRESSING, "starts")),
+    step="starts",
 )
 CRASHING = verdict(
-    sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.DEGRADED, Reason("CrashLoop", "crashed repeatedly"))
+    sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP, "crashed repeatedly"))
 )
-HUNG = verdict(sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.DEGRADED, Reason("Hung", "it is replaced")))
+HUNG = verdict(sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.DEGRADED, Reason(ReasonCode.HUNG, "it is replaced")))
 RESTORING = verdict(sync=Sync.OUT_OF_SYNC, health=MOVING.health, rejected=rejection())
 ASKING = verdict(sync=Sync.OUT_OF_SYNC, step="asking the engine")
-SUSPENDED = verdict(sync=Sync.UNKNOWN, health=Health(HealthStatus.SUSPENDED, Reason("Suspended", "by hand")))
-UNUSABLE = desired(spec=None, problems=(Reason("Invalid", "runtime x is unknown"),))
-BROKEN = (Reason("NotYaml", "no YAML", Origin("hosts/a/x.yaml", 3)),)
-LOST = Reason("NotPrunable", "kept, because this target's folder is missing")
+SUSPENDED = verdict(sync=Sync.UNKNOWN, health=Health(HealthStatus.SUSPENDED, Reason(ReasonCode.SUSPENDED, "by hand")))
+UNUSABLE = desired(spec=None, problems=(Reason(ReasonCode.INVALID, "runtime x is unknown"),))
+BROKEN = (Reason(ReasonCode.INVALID_YAML, "no YAML", Origin("hosts/a/x.yaml", 3)),)
+LOST = Reason(ReasonCode.NOT_PRUNABLE, "kept, because this target's folder is missing")
 OTHER = desired(TINY.__class__("demo", "other"))
 START = Start(replica().id, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "", "", "new")
 
@@ -50,15 +63,20 @@ START = Start(replica().id, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "",
     ("wanted", "plan", "applied", "held"),
     [
         (state(desired()), planned(verdict()), True, []),
-        (state(desired()), planned(BLOCKED), True, ["NoGpu"]),
+        (state(desired()), planned(BLOCKED), True, ["InsufficientGPU"]),
         (state(desired()), planned(REJECTED), True, ["Rejected"]),
         (state(UNUSABLE), planned(verdict(sync=Sync.OUT_OF_SYNC)), True, ["Invalid"]),
-        (state(unreadable=BROKEN), planned(verdict(sync=Sync.UNKNOWN, kept=BROKEN[0])), True, ["NotYaml", "NotYaml"]),
-        (state(desired(), refused=BROKEN), planned(verdict()), True, ["NotYaml"]),
+        (
+            state(unreadable=BROKEN),
+            planned(verdict(sync=Sync.UNKNOWN, kept=BROKEN[0])),
+            True,
+            ["InvalidYaml", "InvalidYaml"],
+        ),
+        (state(desired(), refused=BROKEN), planned(verdict()), True, ["InvalidYaml"]),
         (state(prunable=False), planned(verdict(sync=Sync.UNKNOWN, kept=LOST)), True, ["NotPrunable"]),
         (state(desired(), OTHER), planned(SUSPENDED, verdict(OTHER.id)), True, ["Suspended"]),
         (state(desired()), planned(SUSPENDED), False, ["Suspended"]),
-        (state(desired(), drain=Reason("Drained", "by hand")), planned(verdict()), False, ["Drained"]),
+        (state(desired(), drain=Reason(ReasonCode.DRAINED, "by hand")), planned(verdict()), False, ["Drained"]),
         (state(desired()), planned(CRASHING), True, ["CrashLoop"]),
         (state(desired()), planned(replace(CRASHING, strategy="surge: start new")), False, []),
         (state(desired()), planned(HUNG), False, []),
@@ -84,7 +102,14 @@ def test_status_says_fully_applied_only_when_nothing_is_held_up() -> None:
     held = status_of(report(plan=planned(BLOCKED)))
     assert (held["revision"]["applied"], held["revision"]["fullyApplied"]) == (held["revision"]["wanted"], False)
     assert held["revision"]["heldUpBy"] == [
-        {"target": "a", "service": "demo/tiny", "code": "NoGpu", "message": "no GPU", "file": None, "line": None}
+        {
+            "target": "a",
+            "service": "demo/tiny",
+            "code": "InsufficientGPU",
+            "message": "no GPU",
+            "file": None,
+            "line": None,
+        }
     ]
     assert status_of(report())["revision"]["fullyApplied"]
     assert not status_of(report(plan=planned(MOVING)))["revision"]["fullyApplied"], "it fell behind afterwards"

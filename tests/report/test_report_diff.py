@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, Resources, ServiceId, Unreachable
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode, Resources, ServiceId, Unreachable
 from reconciler.report.diff import ServiceDiff, running_spec, service_diff, state_diff
 from tests.support.report_world import NEW, SPEC, TINY, desired, observed, owned, replica, state
 
@@ -104,7 +104,7 @@ def test_a_service_asked_for_with_no_replica_differs_in_nothing() -> None:
 
 
 def test_an_unusable_document_says_where_it_is_wrong() -> None:
-    broken = desired(spec=None, problems=(Reason("Invalid", "no such runtime", Origin("f.yaml", 9)),))
+    broken = desired(spec=None, problems=(Reason(ReasonCode.INVALID, "no such runtime", Origin("f.yaml", 9)),))
     assert service_diff(broken, SPEC).note == "the documents in git cannot be used: f.yaml:9: no such runtime"
 
 

@@ -14,6 +14,7 @@ from reconciler.model import (
     Origin,
     Outcome,
     Reason,
+    ReasonCode,
     Result,
     ServiceId,
     Silence,
@@ -43,9 +44,9 @@ from tests.support.report_world import (
     verdict,
 )
 
-PROGRESSING = Health(HealthStatus.PROGRESSING, Reason("Progressing", "starting"))
-MISSING = Health(HealthStatus.MISSING, Reason("Blocked", "Blocked"))
-DEGRADED = Health(HealthStatus.DEGRADED, Reason("CrashLoop", "crashed repeatedly"))
+PROGRESSING = Health(HealthStatus.PROGRESSING, Reason(ReasonCode.PROGRESSING, "starting"))
+MISSING = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked"))
+DEGRADED = Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP, "crashed repeatedly"))
 
 
 def test_a_converged_world_is_one_json_document() -> None:
@@ -111,7 +112,9 @@ def test_ready_does_not_count_a_replica_that_does_not_answer() -> None:
 
 
 def test_an_unusable_document_keeps_the_count_that_proved_itself() -> None:
-    broken = desired(spec=None, digest="", problems=(Reason("Invalid", "runtime x is unknown", Origin("f.yaml", 3)),))
+    broken = desired(
+        spec=None, digest="", problems=(Reason(ReasonCode.INVALID, "runtime x is unknown", Origin("f.yaml", 3)),)
+    )
     seen = observed(replica(), replica(number=2), owned={TINY: owned(replicas=2)})
     status = status_of(report(desired=state(broken), observed=seen, plan=planned(verdict(sync=Sync.UNKNOWN))))
     service = service_in(status)
@@ -132,11 +135,14 @@ def test_a_rejection_names_file_and_line_and_hides_secrets_in_last_words() -> No
 
 
 def test_blocked_lists_every_reason() -> None:
-    reasons = (Reason("NoGpu", "needs 1 nvidia.com/gpu, this host has 0"), Reason("NoEngine", "no interpreter"))
+    reasons = (
+        Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 nvidia.com/gpu, this host has 0"),
+        Reason(ReasonCode.NO_ENGINE, "no interpreter"),
+    )
     status = status_of(
         report(observed=observed(), plan=planned(verdict(TINY, Sync.OUT_OF_SYNC, MISSING, blocked=reasons)))
     )
-    assert [one["code"] for one in service_in(status)["blocked"]] == ["NoGpu", "NoEngine"]
+    assert [one["code"] for one in service_in(status)["blocked"]] == ["InsufficientGPU", "NoEngine"]
     assert convergence_of(status).failed
     assert convergence_of(status).faults == (
         "demo/tiny: Blocked: needs 1 nvidia.com/gpu, this host has 0; no interpreter",
@@ -249,7 +255,7 @@ def test_a_target_that_has_not_looked_at_the_newest_revision_is_not_done() -> No
 
 
 def test_a_warning_about_missing_gpus_is_shown_only_where_they_are_missing() -> None:
-    doubt = Reason("AcceleratorMismatch", "none of them here")
+    doubt = Reason(ReasonCode.ACCELERATOR_MISMATCH, "none of them here")
     service = desired(warnings_without_gpu=(doubt,))
     for gpus, codes in ((0, ["AcceleratorMismatch"]), (1, [])):
         status = status_of(report(desired=state(service), observed=observed(replica(), gpus=gpus)))

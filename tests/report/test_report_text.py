@@ -22,6 +22,7 @@ from reconciler.model import (
     Origin,
     Preflight,
     Reason,
+    ReasonCode,
     Reject,
     ServiceId,
     ServiceRoute,
@@ -55,7 +56,7 @@ from tests.support.report_world import (
     with_service,
 )
 
-PROGRESSING = Health(HealthStatus.PROGRESSING, Reason("Progressing", "starts; 0 of 1 replicas serve"))
+PROGRESSING = Health(HealthStatus.PROGRESSING, Reason(ReasonCode.PROGRESSING, "starts; 0 of 1 replicas serve"))
 
 
 def plain(blocks: Any) -> str:
@@ -95,16 +96,17 @@ def head(one: TargetReport, revision: RevisionInfo | None = None) -> str:
     return plain(status_blocks(status_of(one, revision=revision))).splitlines()[0]
 
 
-NO_GPU = (Reason("NoGpu", "needs 1 GPU", Origin("hosts/a/tiny.yaml", 9)),)
-MISSING = Health(HealthStatus.MISSING, Reason("Blocked", "Blocked: needs 1 GPU"))
+NO_GPU = (Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 GPU", Origin("hosts/a/tiny.yaml", 9)),)
+MISSING = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked: needs 1 GPU"))
 
 
 def test_head_line_names_what_holds_an_applied_revision_up() -> None:
     blocked = verdict(sync=Sync.OUT_OF_SYNC, health=MISSING, blocked=NO_GPU)
     held = report(plan=planned(blocked))
-    assert head(held) == "revision 4f1c2ab0 “Serve tiny”, applied where possible: held up by demo/tiny (NoGpu)"
+    held_up = "held up by demo/tiny (InsufficientGPU)"
+    assert head(held) == f"revision 4f1c2ab0 “Serve tiny”, applied where possible: {held_up}"
     older = RevisionInfo(wanted=REVISION, applied="e" * 40)
-    assert head(held, older) == "revision 4f1c2ab0 desired, applied: eeeeeeee: held up by demo/tiny (NoGpu)"
+    assert head(held, older) == f"revision 4f1c2ab0 desired, applied: eeeeeeee: {held_up}"
 
 
 def test_head_line_never_says_applied_alone_while_out_of_sync() -> None:
@@ -115,20 +117,22 @@ def test_head_line_never_says_applied_alone_while_out_of_sync() -> None:
 
 
 def test_head_line_names_a_file_that_cannot_be_read() -> None:
-    broken = (Reason("NotYaml", "no YAML", Origin("hosts/a/tiny.yaml", 3)),)
+    broken = (Reason(ReasonCode.INVALID_YAML, "no YAML", Origin("hosts/a/tiny.yaml", 3)),)
     seen = observed(replica(), owned={TINY: owned()})
     kept = report(
         desired=state(unreadable=broken), observed=seen, plan=planned(verdict(sync=Sync.UNKNOWN, kept=broken[0]))
     )
     lines = plain(status_blocks(status_of(kept))).splitlines()
-    assert "applied where possible: held up by hosts/a/tiny.yaml:3 (NotYaml)" in lines[0]
+    assert "applied where possible: held up by hosts/a/tiny.yaml:3 (InvalidYaml)" in lines[0]
     row = next(line for line in lines if line.startswith("demo/tiny"))
     assert row.split()[:4] == ["demo/tiny", "Unknown", "Healthy", "1/1"]
     assert row.endswith("kept, cannot be read: hosts/a/tiny.yaml:3")
 
 
 def test_unusable_service_row_names_its_file_and_line() -> None:
-    broken = desired(spec=None, digest="", problems=(Reason("Invalid", "runtime x is unknown", Origin("f.yaml", 3)),))
+    broken = desired(
+        spec=None, digest="", problems=(Reason(ReasonCode.INVALID, "runtime x is unknown", Origin("f.yaml", 3)),)
+    )
     unusable = report(desired=state(broken), plan=planned(verdict(sync=Sync.OUT_OF_SYNC)))
     lines = plain(status_blocks(status_of(unusable))).splitlines()
     row = next(line for line in lines if line.startswith("demo/tiny"))
@@ -276,12 +280,12 @@ def test_a_plan_never_carries_specs() -> None:
 def test_a_plan_has_one_word_for_what_happens_to_each_service() -> None:
     names = ("blocked", "broken", "create", "gone", "refused", "same", "waits")
     ids = {name: ServiceId("demo", name) for name in names}
-    missing = Health(HealthStatus.MISSING, Reason("NotServing", "0 of 1 replicas serve"))
+    missing = Health(HealthStatus.MISSING, Reason(ReasonCode.NOT_SERVING, "0 of 1 replicas serve"))
     out = Sync.OUT_OF_SYNC
-    broken = desired(ids["broken"], spec=None, problems=(Reason("Invalid", "bad", Origin("f", 2)),))
+    broken = desired(ids["broken"], spec=None, problems=(Reason(ReasonCode.INVALID, "bad", Origin("f", 2)),))
     wanted = [desired(ids[name]) for name in names if name not in ("broken", "gone")]
     verdicts = (
-        verdict(ids["blocked"], out, missing, blocked=(Reason("NoGpu", "needs 1 GPU"),)),
+        verdict(ids["blocked"], out, missing, blocked=(Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 GPU"),)),
         verdict(ids["broken"], Sync.UNKNOWN),
         verdict(ids["create"], out, missing),
         verdict(ids["gone"], out, PROGRESSING),
@@ -337,8 +341,11 @@ def test_columns_line_up_where_nobody_draws_them() -> None:
 
 
 def test_several_reasons_stand_one_below_the_other() -> None:
-    missing = Health(HealthStatus.MISSING, Reason("Blocked", "Blocked"))
-    reasons = (Reason("NoGpu", "needs 1 GPU"), Reason("NoEngine", "no interpreter", Origin("f.yaml", 4)))
+    missing = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked"))
+    reasons = (
+        Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 GPU"),
+        Reason(ReasonCode.NO_ENGINE, "no interpreter", Origin("f.yaml", 4)),
+    )
     blocked = verdict(sync=Sync.OUT_OF_SYNC, health=missing, blocked=reasons)
     lines = plain(plan_blocks(plan_of(report(plan=planned(blocked))))).splitlines()
     assert lines[1:4] == [
@@ -349,7 +356,7 @@ def test_several_reasons_stand_one_below_the_other() -> None:
 
 
 def test_a_folder_that_is_missing_has_no_line() -> None:
-    unreadable = (Reason("Missing", "is missing from git", Origin("runtimes/", 1)),)
+    unreadable = (Reason(ReasonCode.WEIGHTS_MISSING, "is missing from git", Origin("runtimes/", 1)),)
     document = plan_of(report(desired=state(desired(), unreadable=unreadable)))
     assert "  ! runtimes/: is missing from git" in plain(plan_blocks(document))
 
@@ -366,7 +373,9 @@ def test_findings_read_as_compilers_write_them() -> None:
 
 
 def test_plan_lists_the_warnings_of_services_also_where_nothing_changes() -> None:
-    warned = desired(warnings=(Reason("PlaintextSecret", "--api-key stands in the clear in git", Origin("a.yaml", 7)),))
+    warned = desired(
+        warnings=(Reason(ReasonCode.PLAINTEXT_SECRET, "--api-key stands in the clear in git", Origin("a.yaml", 7)),)
+    )
     for plan in (planned(verdict()), planned(verdict(sync=Sync.OUT_OF_SYNC), actions=(start(),))):
         document = plan_of(report(desired=state(warned), plan=plan))
         lines = plain(plan_blocks(document)).splitlines()

@@ -10,7 +10,7 @@ import pytest
 from reconciler.errors import Retryable
 from reconciler.host.plan import make_plan
 from reconciler.loop.reconcile import Pass, Reconciler
-from reconciler.model import DesiredState, File, HealthStatus, Origin, Reason, Snapshot, Start, Sync
+from reconciler.model import DesiredState, File, HealthStatus, Origin, Reason, ReasonCode, Snapshot, Start, Sync
 from reconciler.report.convergence import convergence_of
 from reconciler.report.planned import plan_document
 from reconciler.report.text import Changes, plan_blocks, status_blocks
@@ -21,7 +21,7 @@ from tests.support.report_world import observed, planned, replica, report, servi
 from tests.support.simulation import PATIENCE, Host, wanted
 from tests.support.simulation import state as simulated
 
-CORDONED = Reason("Cordoned", "the host is cordoned", Origin("box/host.yaml", 5))
+CORDONED = Reason(ReasonCode.CORDONED, "the host is cordoned", Origin("box/host.yaml", 5))
 CLOSED = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec:\n  unschedulable: true\n"
 BROKEN = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec:\n  unschedulabel: true\n"
 
@@ -134,7 +134,9 @@ def test_a_service_without_a_usable_spec_is_emptied_too_and_comes_back_as_it_las
     host = Host()
     service = wanted("a", "good1", 2)
     host.converge(simulated(service))
-    unusable = replace(service, spec=None, digest="", problems=(Reason("InvalidSpec", "broken", service.origin),))
+    unusable = replace(
+        service, spec=None, digest="", problems=(Reason(ReasonCode.INVALID_SPEC, "broken", service.origin),)
+    )
     plan = host.converge(simulated(unusable, cordon=CORDONED))
     assert not host.replicas
     verdict = plan.verdicts[service.id]
@@ -147,7 +149,7 @@ def test_a_service_that_git_cannot_show_is_emptied_but_not_forgotten():
     host = Host()
     service = wanted("a", "good1")
     host.converge(simulated(service))
-    broken = (Reason("NotYaml", "broken", Origin("a.yaml", 3)),)
+    broken = (Reason(ReasonCode.INVALID_YAML, "broken", Origin("a.yaml", 3)),)
     plan = host.converge(simulated(cordon=CORDONED, unreadable=broken))
     assert not host.replicas
     assert plan.verdicts[service.id].sync is Sync.UNKNOWN
@@ -191,7 +193,7 @@ def test_a_closed_service_keeps_an_empty_route_so_that_callers_are_told_to_come_
     service = wanted("a", "good1")
     host.converge(simulated(service, cordon=CORDONED))
     assert host.routes[service.id].stable == ()
-    elsewhere = replace(service, replicas=0, not_here=(Reason("NotForThisHost", "x"),))
+    elsewhere = replace(service, replicas=0, not_here=(Reason(ReasonCode.NOT_FOR_THIS_HOST, "x"),))
     host.converge(simulated(elsewhere, cordon=CORDONED))
     assert all(one.left_at for one in host.routes.values()), "a model that is elsewhere is not offered here"
 
@@ -222,7 +224,7 @@ def test_an_open_host_says_nothing_of_it():
 
 def test_what_is_for_other_hosts_is_shown_with_its_reason_and_is_no_fault():
     host = Host()
-    why = Reason("NotForThisHost", "nodeSelector asks for disk=ssd", Origin("models/a.yaml", 9))
+    why = Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector asks for disk=ssd", Origin("models/a.yaml", 9))
     service = replace(wanted("a", "good1"), replicas=0, not_here=(why,))
     desired = simulated(service)
     plan = host.converge(desired)
@@ -251,5 +253,5 @@ def test_files_of_a_model_stay_on_a_cordoned_host_and_go_with_a_model_that_is_fo
     assert staged
     host.converge(simulated(service, cordon=CORDONED))
     assert set(host.staging) == staged
-    host.converge(simulated(replace(service, replicas=0, not_here=(Reason("NotForThisHost", "x"),))))
+    host.converge(simulated(replace(service, replicas=0, not_here=(Reason(ReasonCode.NOT_FOR_THIS_HOST, "x"),))))
     assert not host.staging

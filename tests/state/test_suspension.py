@@ -11,7 +11,7 @@ import pytest
 
 from reconciler.errors import Retryable
 from reconciler.loop.reconcile import Pass, Reconciler
-from reconciler.model import ByHand, Drain, Reason, Start
+from reconciler.model import ByHand, Drain, Reason, ReasonCode, Start
 from reconciler.report.convergence import convergence_of, fault
 from reconciler.report.history import History
 from reconciler.report.planned import plan_document
@@ -188,7 +188,7 @@ def test_status_says_who_suspended_everything():
 
 
 def test_status_and_metrics_say_who_drained_the_host():
-    why = Reason("Drained", "the host is drained")
+    why = Reason(ReasonCode.DRAINED, "the host is drained")
     drained = report(desired=state(desired(), drain=why), observed=observed(replica()), drained=ASKED)
     status = status_of(drained)
     assert status["targets"][0]["drained"]["by"] == "alice (as root)"
@@ -205,7 +205,7 @@ def test_status_and_metrics_say_who_drained_the_host():
 
 
 def test_plan_of_a_drained_host_does_not_claim_what_git_says():
-    why = Reason("Drained", "the host is drained")
+    why = Reason(ReasonCode.DRAINED, "the host is drained")
     drained = report(desired=state(desired(), drain=why), observed=observed(), drained=ASKED)
     assert drained.desired
     assert drained.plan

@@ -22,6 +22,7 @@ from reconciler.model import (
     Promoted,
     Quarantine,
     Reason,
+    ReasonCode,
     Replica,
     ReplicaId,
     Routed,
@@ -35,7 +36,7 @@ OLD, NEW = "a" * 64, "b" * 64
 REVISION = "4f1c2ab" + "0" * 33
 SPEC = EffectiveSpec("quay.io/vllm:1", ("python", "-m", "vllm"), ("--port=8080", "--max-model-len=128"))
 TINY = ServiceId("demo", "tiny")
-HEALTHY = Health(HealthStatus.HEALTHY, Reason("Serving", "1 of 1 replicas serve"))
+HEALTHY = Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, "1 of 1 replicas serve"))
 
 
 def desired(service: ServiceId = TINY, digest: str = OLD, **fields: Any) -> Desired:
@@ -84,7 +85,7 @@ def planned(*verdicts: ServicePlan, actions: tuple[Any, ...] = ()) -> Plan:
 
 
 def rejection(service: ServiceId = TINY, digest: str = NEW) -> Quarantine:
-    why = Reason("ArgumentRefused", "unrecognized argument --max-modle-len", Origin("hosts/a/tiny.yaml", 12))
+    why = Reason(ReasonCode.INVALID_ARGUMENT, "unrecognized argument --max-modle-len", Origin("hosts/a/tiny.yaml", 12))
     return Quarantine(service, digest, why, REVISION, 190.0, ("usage: vllm", "error: HF_TOKEN=hf_abcdefghijklmnopqrst"))
 
 

@@ -48,6 +48,7 @@ from reconciler.model import (
     Promoted,
     Quarantine,
     Reason,
+    ReasonCode,
     Reattach,
     Reject,
     Relabel,
@@ -183,7 +184,11 @@ class Host:
     def observe(self) -> Observed:
         for digest in [d for d, done in self.asking.items() if done <= self.now]:
             del self.asking[digest]
-            bad = (Reason("UnknownFlag", "unrecognized argument --x"),) if digest.startswith("reject") else ()
+            bad = (
+                (Reason(ReasonCode.INVALID_ARGUMENT, "unrecognized argument --x"),)
+                if digest.startswith("reject")
+                else ()
+            )
             large = Fit("too large", refusal="needs more than there is") if digest.startswith("large") else None
             self.preflights[digest] = Preflight(parsed=self._parsed(digest), reasons=bad, fit=large)
         self._fetch()
@@ -225,7 +230,7 @@ class Host:
             del self.fetching[key]
             before = self.staging[key]
             # The program that fetches names what it means, which is often all of it.
-            why = Reason("Down", f"{uri}: it is down")
+            why = Reason(ReasonCode.SOURCE_UNREACHABLE, f"{uri}: it is down")
             failed = replace(before, failures=before.failures + 1, at=self.now, reason=why)
             if uri.startswith("s3://gone/"):
                 self.staging[key] = replace(failed, fetch=Fetch.REFUSED)
@@ -245,7 +250,7 @@ class Host:
             if known is None or known.fetch is not Fetch.RUNNING or self.now < known.at + 2:
                 continue
             if image.endswith("gone"):
-                refused = Reason("ImagePullFailed", "manifest unknown")
+                refused = Reason(ReasonCode.IMAGE_PULL_FAILED, "manifest unknown")
                 self.unpulled[image] = Staging(Fetch.REFUSED, failures=1, at=self.now, reason=refused)
             else:
                 del self.unpulled[image]
@@ -302,7 +307,9 @@ class Host:
         """Somebody clears the disk: nothing of what was fetched is there any more."""
         self.fetching.clear()
         self.staging = {
-            key: replace(known, fetch=Fetch.FAILED, at=self.now, reason=Reason("Vanished", "not there any more"))
+            key: replace(
+                known, fetch=Fetch.FAILED, at=self.now, reason=Reason(ReasonCode.VANISHED, "not there any more")
+            )
             for key, known in self.staging.items()
         }
 

@@ -2,6 +2,5 @@
 
 from reconciler.host.capacity.devices import WHOLE, fraction
 from reconciler.host.capacity.ledger import Ledger, Need, impossible, too_few_gpus
-from reconciler.host.capacity.memory import CROWDED
 
-__all__ = ["CROWDED", "WHOLE", "Ledger", "Need", "fraction", "impossible", "too_few_gpus"]
+__all__ = ["WHOLE", "Ledger", "Need", "fraction", "impossible", "too_few_gpus"]

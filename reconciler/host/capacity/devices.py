@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from reconciler.host.capacity import memory
-from reconciler.model import GPU, Gpu, GpuUse, Reason, Replica, Resources, ServiceId
+from reconciler.model import GPU, Gpu, GpuUse, Reason, ReasonCode, Replica, Resources, ServiceId
 
 WHOLE = 1000
 Amounts = Mapping[str, int]
@@ -100,7 +100,7 @@ class Devices:
         free = self._available(service, {})
         for want in wants:
             if self._pack((replace(want, memory=0.0),), free, {}) is None:
-                code = "InsufficientGPU" if want.kind == GPU else "InsufficientAccelerator"
+                code = ReasonCode.INSUFFICIENT_GPU if want.kind == GPU else ReasonCode.INSUFFICIENT_ACCELERATOR
                 yield Reason(code, self._shortage(want, free, service))
         yield from self.crowded(wants, service, {})
 
@@ -127,7 +127,7 @@ class Devices:
         packed = self._pack(wants, self._available(service, {}), self._kept.get(service, {})) or {}
         if names := sorted({name for uuid in packed for name in self._restless.get(uuid, ())}):
             text = f"there is room on a GPU on which {', '.join(names)} starts or ends just now"
-            yield Reason("GPURestless", text)
+            yield Reason(ReasonCode.GPU_RESTLESS, text)
 
     def _available(self, service: ServiceId, more: Amounts) -> dict[str, int]:
         available = {uuid: free + more.get(uuid, 0) for uuid, free in self._free.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 from reconciler.host.capacity.devices import Devices, Want, wants_of
-from reconciler.model import GPU, GPU_FRACTION, MIG, Capacity, Lease, Reason, Replica, Resources, ServiceId
+from reconciler.model import GPU, GPU_FRACTION, MIG, Capacity, Lease, Reason, ReasonCode, Replica, Resources, ServiceId
 
 GIB = 1 << 30
 
@@ -31,12 +31,15 @@ def impossible(need: Resources, capacity: Capacity) -> tuple[Reason, ...]:
     if need.memory_bytes > capacity.memory_bytes:
         reasons.append(
             Reason(
-                "InsufficientMemory", f"needs {_gib(need.memory_bytes)}, this host has {_gib(capacity.memory_bytes)}"
+                ReasonCode.INSUFFICIENT_MEMORY,
+                f"needs {_gib(need.memory_bytes)}, this host has {_gib(capacity.memory_bytes)}",
             )
         )
     if need.cpu_millis > capacity.cpu_millis:
         reasons.append(
-            Reason("InsufficientCPU", f"needs {need.cpu_millis}m of CPU, this host has {capacity.cpu_millis}m")
+            Reason(
+                ReasonCode.INSUFFICIENT_CPU, f"needs {need.cpu_millis}m of CPU, this host has {capacity.cpu_millis}m"
+            )
         )
     return tuple(reasons)
 
@@ -45,7 +48,7 @@ def _missing_devices(need: Resources, capacity: Capacity) -> Iterator[Reason]:
     there = Counter(gpu.kind for gpu in capacity.gpus)
     for want in wants_of(need):
         if want.count > there[want.kind]:
-            code = "InsufficientGPU" if want.kind == GPU else "InsufficientAccelerator"
+            code = ReasonCode.INSUFFICIENT_GPU if want.kind == GPU else ReasonCode.INSUFFICIENT_ACCELERATOR
             yield Reason(code, f"needs {want.count} {want.kind}, this host has {_found(want, there)}{_instead(want)}")
 
 
@@ -195,7 +198,11 @@ class Ledger:
         """Everything that keeps one more replica from fitting right now, naming the holders of GPUs."""
         devices = (*self._devices.lacks(need.wants, service), *self._devices.waits(need.wants, service))
         reasons = (*devices, *self._lacks_amount(_amount(need.resources), service, _Amount()))
-        return reasons if self._ports else (*reasons, Reason("NoFreePort", "no port of targets[].ports is free"))
+        return (
+            reasons
+            if self._ports
+            else (*reasons, Reason(ReasonCode.NO_FREE_PORT, "no port of targets[].ports is free"))
+        )
 
     def _lacks_amount(self, need: _Amount, service: ServiceId, more: _Amount) -> Iterator[Reason]:
         kept = reduce(_Amount.plus, (claim for key, claim in self._claims.items() if key != service), _Amount())
@@ -204,11 +211,11 @@ class Ledger:
             text = (
                 f"needs {_gib(need.memory_bytes)} of memory, {_gib(memory)} of {_gib(self._capacity.memory_bytes)} free"
             )
-            yield Reason("InsufficientMemory", text)
+            yield Reason(ReasonCode.INSUFFICIENT_MEMORY, text)
         cpu = self._cpu + more.cpu_millis - kept.cpu_millis
         if need.cpu_millis > max(cpu, 0):
             text = f"needs {need.cpu_millis}m of CPU, {max(cpu, 0)}m of {self._capacity.cpu_millis}m free"
-            yield Reason("InsufficientCPU", text)
+            yield Reason(ReasonCode.INSUFFICIENT_CPU, text)
 
 
 def _gib(amount: int) -> str:

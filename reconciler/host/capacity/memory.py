@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reconciler.model import GpuUse, Reason
+from reconciler.model import GpuUse, Reason, ReasonCode
 
-CROWDED = "InsufficientGPUMemory"
 _GIB = 1 << 30
 _NAMED = 4
 
@@ -36,7 +35,7 @@ def _taken_by_strangers(use: GpuUse) -> int:
 def reason(share: float, crowded: Iterable[tuple[str, GpuUse]]) -> Reason:
     """Why an engine cannot have its share of these GPUs, naming who has it."""
     found = [f"{uuid} {_state(use, share)}" for uuid, use in crowded]
-    return Reason(CROWDED, f"needs {share:.2g} of a GPU's memory free: {'; '.join(found)}")
+    return Reason(ReasonCode.INSUFFICIENT_GPU_MEMORY, f"needs {share:.2g} of a GPU's memory free: {'; '.join(found)}")
 
 
 def _state(use: GpuUse, share: float) -> str:

@@ -30,15 +30,13 @@ from reconciler.engines.fit_files import UnknownModel, UnreadableModel
 from reconciler.engines.launch import PreflightQuestion, origin_of_word
 from reconciler.engines.model_files import MissingFile, check, check_pair
 from reconciler.formats import strict_yaml
-from reconciler.model import Desired, EffectiveSpec, Origin, Reason
+from reconciler.model import Desired, EffectiveSpec, Origin, Reason, ReasonCode
 from reconciler.system.file_stamps import Stamp, stamp_of
 from reconciler.system.files import open_regular
 from reconciler.system.readability import Reader, can_enter, can_read
 
 _LONGEST_CONFIG = 1 << 20
 _HIDDEN = "{}: cannot be read by {}, who runs replicas; see to its mode and folders"
-UNKNOWN = "FileUnknown"
-"""The code of a file that could not be looked at: it may be as it should be."""
 
 
 def unusable_files(
@@ -106,7 +104,7 @@ def _closed_to_services(
         ):
             text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
             origin = origin_of_word(spec, asked.indices[index], wish.argument_origins)
-            yield index, Reason("FileClosed", text, origin or wish.origin)
+            yield index, Reason(ReasonCode.FILE_CLOSED, text, origin or wish.origin)
 
 
 def _in_files_of_arguments(asked: PreflightQuestion, reader: str) -> Iterator[tuple[int, str, str, str]]:
@@ -152,7 +150,13 @@ def _below_mounts(one: Named, asked: PreflightQuestion) -> bool:
 
 def _reason(error: UnreadableModel, one: Named, wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Reason:
     missing = isinstance(error, MissingFile)
-    code = UNKNOWN if isinstance(error, UnknownModel) else "FileMissing" if missing else "FileDamaged"
+    code = (
+        ReasonCode.FILE_UNKNOWN
+        if isinstance(error, UnknownModel)
+        else ReasonCode.FILE_MISSING
+        if missing
+        else ReasonCode.FILE_DAMAGED
+    )
     # Of a path in the container, both are told: the error names the one of this host.
     path = "" if one.path in str(error) else f" {one.path}"
     return Reason(code, f"{one.flag}{path}: {error}", _origin(one, wish, spec, asked))

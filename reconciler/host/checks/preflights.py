@@ -16,7 +16,17 @@ from reconciler.host.fault_isolation import Bugs
 from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.staging.weights import UnusableFolder
 from reconciler.host.workload import Workloads
-from reconciler.model import AskPreflight, Desired, EffectiveSpec, Origin, Owned, Preflight, Reason, ServiceId
+from reconciler.model import (
+    AskPreflight,
+    Desired,
+    EffectiveSpec,
+    Origin,
+    Owned,
+    Preflight,
+    Reason,
+    ReasonCode,
+    ServiceId,
+)
 from reconciler.system.file_stamps import Stamp, Stamps
 
 NEVER: Mapping[ServiceId, float] = {}
@@ -248,7 +258,7 @@ class Preflights:
 
 
 def _refusal(error: Terminal, origin: Origin) -> Preflight:
-    code = error.code if isinstance(error, UnusableFolder) else "WeightsMissing"
+    code = error.code if isinstance(error, UnusableFolder) else ReasonCode.WEIGHTS_MISSING
     return Preflight("", reasons=(Reason(code, str(error), origin),))
 
 
@@ -263,4 +273,4 @@ def _no_verdict(error: NoVerdict, wish: Desired, asked: PreflightQuestion) -> Re
     lines = dict(wish.variable_origins)
     text = f"variable {error.variable}: {error}" if error.variable in lines else str(error)
     argument = error.origin(asked, wish.spec, wish.argument_origins) if wish.spec else None
-    return Reason("PreflightFailed", text, argument or lines.get(error.variable) or wish.origin)
+    return Reason(ReasonCode.PREFLIGHT_FAILED, text, argument or lines.get(error.variable) or wish.origin)

@@ -13,11 +13,11 @@ from pathlib import Path
 from reconciler.engines.launch import Launch, PreflightQuestion, origin_of_word
 from reconciler.engines.limits import unfit_arguments, unfit_variables
 from reconciler.errors import Retryable, Terminal, Unstartable
-from reconciler.host.checks.file_checks import UNKNOWN, unusable_files
+from reconciler.host.checks.file_checks import unusable_files
 from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.supervisor import Supervisor
 from reconciler.host.workload import Workloads
-from reconciler.model import Desired, EffectiveSpec, Lease, Origin, Reason, ReplicaId, Start
+from reconciler.model import Desired, EffectiveSpec, Lease, Origin, Reason, ReasonCode, ReplicaId, Start
 
 _PORT = 65535
 
@@ -58,16 +58,16 @@ class StartChecks:
             for is_ours, reason in unusable_variables(wish, spec, launch):
                 (refused if is_ours else blocked).append(reason)
             for reason in unusable_files(wish, spec, asked, self._reader, self._closed):
-                (blocked if reason.code == UNKNOWN else refused).append(reason)
+                (blocked if reason.code == ReasonCode.FILE_UNKNOWN else refused).append(reason)
             if not refused:
                 blocked += self._supervisor.obstacles(record_of(start, 0.0), launch)
         except Retryable:
             # A Secret or an image is not there yet, and others say so.
             return Obstacles()
         except Unstartable as error:
-            return Obstacles(refused=(Reason("CannotStart", str(error), wish.origin),))
+            return Obstacles(refused=(Reason(ReasonCode.CANNOT_START, str(error), wish.origin),))
         except Terminal as error:
-            return Obstacles(blocked=(Reason("CannotStart", str(error), wish.origin),))
+            return Obstacles(blocked=(Reason(ReasonCode.CANNOT_START, str(error), wish.origin),))
         return Obstacles(tuple(refused), tuple(blocked))
 
     def _rehearsed(self, wish: Desired, spec: EffectiveSpec) -> Start:
@@ -97,7 +97,7 @@ def unusable_arguments(wish: Desired, spec: EffectiveSpec, asked: PreflightQuest
     for one in unfit_arguments(asked.argv):
         index = None if one.index is None else asked.indices[one.index]
         origin = origin_of_word(spec, index, wish.argument_origins) or wish.origin
-        yield Reason("UnusableArgument", one.message, origin)
+        yield Reason(ReasonCode.UNUSABLE_ARGUMENT, one.message, origin)
 
 
 def unusable_variables(wish: Desired, spec: EffectiveSpec, launch: Launch) -> Iterator[tuple[bool, Reason]]:
@@ -107,7 +107,7 @@ def unusable_variables(wish: Desired, spec: EffectiveSpec, launch: Launch) -> It
         name, source = one.variable, _source(spec, one.variable)
         is_ours = name in lines and name not in launch.hidden and not source
         message = f"{one.message} (it comes from {source})" if source else one.message
-        yield is_ours, Reason("UnusableVariable", message, _line(lines, name, source, spec) or wish.origin)
+        yield is_ours, Reason(ReasonCode.UNUSABLE_VARIABLE, message, _line(lines, name, source, spec) or wish.origin)
 
 
 def _source(spec: EffectiveSpec, name: str) -> str:

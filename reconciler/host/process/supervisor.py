@@ -31,7 +31,7 @@ from reconciler.host.process.port_guard import speaks_on_port
 from reconciler.host.process.process_discovery import MARKER, ProcessDiscovery, Trace, carries_marker, marker_of
 from reconciler.host.process.spawn_errors import refusal
 from reconciler.host.supervisor import ProcessState
-from reconciler.model import Reason, ReplicaId
+from reconciler.model import Reason, ReasonCode, ReplicaId
 from reconciler.system import procfs
 from reconciler.system.free_space import LEAST_BYTES, lacks_shared_memory, unwritable
 from reconciler.system.procfs import Identity
@@ -153,9 +153,9 @@ class ProcessSupervisor:
     def _obstacles(self, record: ReplicaRecord, launch: Launch) -> Iterator[Reason]:
         python = launch.argv[0]
         if fault := self._interpreters.fault(python):
-            yield Reason("EngineBroken", fault)
+            yield Reason(ReasonCode.ENGINE_BROKEN, fault)
         if fault := too_large(launch.argv, self._environment(record, launch), os.sysconf("SC_ARG_MAX")):
-            yield Reason("TooLargeToStart", fault)
+            yield Reason(ReasonCode.TOO_LARGE_TO_START, fault)
         yield from unwritable((str(self._inventory.folder), launch.cwd, launch.env.get("HOME", launch.cwd)))
         if lack := self._lacks_shared_memory(record, launch):
             yield lack

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from reconciler.host.capacity import CROWDED, Ledger
+from reconciler.host.capacity import Ledger
 from reconciler.host.rollout import lifecycle
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.departed import farewell, is_departed, verdict_of_departed
-from reconciler.host.rollout.goal import PREFLIGHT_FAILED, Generation, Goal, find_aim
+from reconciler.host.rollout.goal import Generation, Goal, find_aim
 from reconciler.host.rollout.hung import end_hung
 from reconciler.host.rollout.needs import need_of
 from reconciler.host.rollout.route import route_of
@@ -16,7 +16,7 @@ from reconciler.host.rollout.staging import begin_staging
 from reconciler.host.rollout.steps import Steps
 from reconciler.host.rollout.strategy import move
 from reconciler.host.rollout.verdict import verdict_of
-from reconciler.model import Action, AskPreflight, Reject, ServicePlan, ServiceRoute
+from reconciler.model import Action, AskPreflight, ReasonCode, Reject, ServicePlan, ServiceRoute
 
 # Seconds between two looks at GPUs whose memory somebody else has.
 _GPU_LOOK = 5.0
@@ -51,7 +51,7 @@ def decide(s: ServiceContext, ledger: Ledger) -> Decision:
     s = lifecycle.finish_drains(s, aim, steps)
     move(s, aim, ledger, steps)
     end_hung(s, aim, steps)
-    if any(one.code == CROWDED for one in steps.lacking):
+    if any(one.code == ReasonCode.INSUFFICIENT_GPU_MEMORY for one in steps.lacking):
         # Nobody tells when another process gives back what it has.
         steps.look(s.now + _GPU_LOOK)
     return Decision(
@@ -82,8 +82,8 @@ def _note_aim(s: ServiceContext, aim: Goal, steps: Steps) -> None:
     if aim.ask and want and want.spec:
         reason = "this engine has not judged these arguments yet"
         steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, want.argument_origins, reason))
-    if aim.why and aim.why.code == PREFLIGHT_FAILED:
+    if aim.why and aim.why.code == ReasonCode.PREFLIGHT_FAILED:
         steps.look(s.now + _PREFLIGHT_LOOK)
-    elif aim.ask or (aim.why and aim.why.code == "Preflight"):
+    elif aim.ask or (aim.why and aim.why.code == ReasonCode.PREFLIGHT):
         steps.say("preflight: asking the installed engine about the arguments")
         steps.look(s.now + 5)

@@ -22,6 +22,7 @@ from reconciler.model import (
     Plan,
     Promote,
     Reason,
+    ReasonCode,
     Result,
     ServiceId,
     SetRoutes,
@@ -57,11 +58,11 @@ def retry_at(failure: FailedAction, now: float, costly: bool = False) -> float:
 def why(failure: FailedAction) -> Reason:
     """In words that do not change from try to try."""
     if failure.action == START:
-        return Reason("StartFailed", f"cannot be started: {failure.error}")
+        return Reason(ReasonCode.START_FAILED, f"cannot be started: {failure.error}")
     if failure.action == TRIAL:
-        return Reason("HostFailed", f"failed because of this host, not of the commit: {failure.error}")
+        return Reason(ReasonCode.HOST_FAILED, f"failed because of this host, not of the commit: {failure.error}")
     what = f"{failure.action.replace('_', ' ')} {failure.subject}".rstrip()
-    return Reason("ActionFailed", f"{what} fails: {failure.error}")
+    return Reason(ReasonCode.ACTION_FAILED, f"{what} fails: {failure.error}")
 
 
 def waiting(known: Failures, plan: Plan) -> tuple[Action, ...]:

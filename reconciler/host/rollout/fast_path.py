@@ -17,6 +17,7 @@ from reconciler.model import (
     HealthStatus,
     Promoted,
     Reason,
+    ReasonCode,
     Replica,
     Routed,
     ServicePlan,
@@ -101,7 +102,7 @@ def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -
 
 @lru_cache(maxsize=64)
 def _serving(count: int) -> Health:
-    return Health(HealthStatus.HEALTHY, Reason("Serving", f"{count} of {count} replicas serve"))
+    return Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, f"{count} of {count} replicas serve"))
 
 
 @lru_cache(maxsize=64)

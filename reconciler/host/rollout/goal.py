@@ -12,15 +12,20 @@ from reconciler.host.health import ReplicaPhase
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.failures import is_lasting, why
 from reconciler.host.rollout.staging import Missing, missing_files, refusals, why_staging
-from reconciler.model import Desired, EffectiveSpec, Origin, Preflight, Promoted, Quarantine, Reason
+from reconciler.model import Desired, EffectiveSpec, Origin, Preflight, Promoted, Quarantine, Reason, ReasonCode
 
-DELETED = Reason("Deleting", "deleted in git")
-PREFLIGHT_FAILED = "PreflightFailed"
-"""A blocker after which the engine is asked again, more and more rarely."""
-NO_REPLICAS = Reason("NoReplicas", "git asks for 0 replicas")
+DELETED = Reason(ReasonCode.DELETING, "deleted in git")
+NO_REPLICAS = Reason(ReasonCode.NO_REPLICAS, "git asks for 0 replicas")
 # What is said of files, which may be put there without a commit.
 _OF_FILES = frozenset(
-    {"WeightsMissing", "FolderClosed", "FolderUnreadable", "FileMissing", "FileDamaged", "FileClosed"}
+    {
+        ReasonCode.WEIGHTS_MISSING,
+        ReasonCode.FOLDER_CLOSED,
+        ReasonCode.FOLDER_UNREADABLE,
+        ReasonCode.FILE_MISSING,
+        ReasonCode.FILE_DAMAGED,
+        ReasonCode.FILE_CLOSED,
+    }
 )
 
 
@@ -74,7 +79,7 @@ def find_aim(s: ServiceContext) -> Goal:
     if want is None or want.not_here:
         return _hold(s, s.keep)
     if want.spec is None:
-        reason = want.problems[0] if want.problems else Reason("InvalidSpec", "cannot be used", want.origin)
+        reason = want.problems[0] if want.problems else Reason(ReasonCode.INVALID_SPEC, "cannot be used", want.origin)
         return _hold(s, reason)
     if want.replicas == 0:
         return Goal(GoalKind.SUSPEND, why=NO_REPLICAS)
@@ -122,7 +127,7 @@ def quarantine(s: ServiceContext, digest: str, reason: Reason, words: tuple[str,
 def _aim_at_proven(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
     aim = Goal(GoalKind.ROLL, (Generation(want.digest, spec, want.replicas, want.origin),))
     blocked = _beyond(s, want, spec) + want.blocked
-    blocked += tuple(one for one in s.blockers if one.code != PREFLIGHT_FAILED)
+    blocked += tuple(one for one in s.blockers if one.code != ReasonCode.PREFLIGHT_FAILED)
     blocked += s.preflight.reasons if s.preflight else ()
     alive = [r for r in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY) if r.digest == want.digest]
     if len(alive) >= want.replicas:
@@ -143,10 +148,10 @@ def _aim_at_new(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
         if missing := missing_files(s, spec):
             return _hold(s, why_staging(s, missing), refusals(s, missing), stage=missing)
         if s.blockers and not (s.preflight and s.preflight.reasons):
-            again = any(one.code == PREFLIGHT_FAILED for one in s.blockers)
+            again = any(one.code == ReasonCode.PREFLIGHT_FAILED for one in s.blockers)
             return _hold(s, s.blockers[0], s.blockers, ask=again and not s.asking)
         if s.preflight is None:
-            why = Reason("Preflight", "asking the installed engine about the arguments", want.origin)
+            why = Reason(ReasonCode.PREFLIGHT, "asking the installed engine about the arguments", want.origin)
             return _hold(s, why, ask=not s.asking)
         if reasons := s.preflight.reasons or _too_few_gpus(s, want, spec):
             failed = quarantine(s, want.digest, joined(reasons))
@@ -182,14 +187,14 @@ def _beyond(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> tuple[Reas
 
 def _too_few_gpus(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> tuple[Reason, ...]:
     text = too_few_gpus(s.preflight.gpus, spec.resources) if s.preflight else ""
-    return (Reason("TooFewGPUs", text, want.origin),) if text else ()
+    return (Reason(ReasonCode.TOO_FEW_GPUS, text, want.origin),) if text else ()
 
 
 def _too_large(s: ServiceContext, want: Desired) -> tuple[Reason, ...]:
     """Not the fault of the arguments alone: another GPU or other weights may change it, so nothing is quarantined."""
     if s.preflight is None or s.preflight.fit is None or not s.preflight.fit.refusal:
         return ()
-    return (Reason("DoesNotFit", s.preflight.fit.refusal, want.origin),)
+    return (Reason(ReasonCode.DOES_NOT_FIT, s.preflight.fit.refusal, want.origin),)
 
 
 def joined(reasons: tuple[Reason, ...]) -> Reason:

@@ -6,7 +6,7 @@ from reconciler.host.health import ReplicaPhase, failure
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.goal import Goal, GoalKind
 from reconciler.host.rollout.steps import SOON, Steps
-from reconciler.model import Stop
+from reconciler.model import ReasonCode, Stop
 
 
 def end_hung(s: ServiceContext, aim: Goal, steps: Steps) -> None:
@@ -15,7 +15,7 @@ def end_hung(s: ServiceContext, aim: Goal, steps: Steps) -> None:
     is_replaced = bool(s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING) or steps.started())
     waits = is_wanted and is_replaced and not any(map(s.is_serving, s.replicas))
     for replica in s.of(ReplicaPhase.HUNG):
-        _, text = failure(replica, s.now, s.patience) or ("Hung", "it hangs")
+        _, text = failure(replica, s.now, s.patience) or (ReasonCode.HUNG, "it hangs")
         if waits and s.is_proven(replica.digest) and replica.draining_at is None:
             steps.say(f"{replica.id.serial} goes once its successor serves: {text}")
             continue

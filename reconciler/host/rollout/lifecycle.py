@@ -23,6 +23,7 @@ from reconciler.model import (
     NoteCrash,
     NoteFailure,
     Reason,
+    ReasonCode,
     Reattach,
     Reject,
     Relabel,
@@ -40,7 +41,7 @@ from reconciler.model import (
 def handle_failures(s: ServiceContext, steps: Steps) -> ServiceContext:
     """Stop what failed. Before promotion a failure is the commit's fault; after it, an incident."""
     for replica in s.of(ReplicaPhase.BROKEN):
-        code, text = failure(replica, s.now, s.patience) or ("Crashed", "the engine ended")
+        code, text = failure(replica, s.now, s.patience) or (ReasonCode.CRASHED, "the engine ended")
         if replica.blame:
             text = f"{text}: {replica.blame}"
         s = _attribute(s, replica, Reason(code, text, replica.origin), steps)
@@ -53,7 +54,7 @@ def handle_failures(s: ServiceContext, steps: Steps) -> ServiceContext:
         steps.say(f"cleaning up {replica.id.serial}: {text}")
         steps.look(s.now + SOON)
     for replica in s.of(ReplicaPhase.HUNG):
-        code, text = failure(replica, s.now, s.patience) or ("Hung", "it hangs")
+        code, text = failure(replica, s.now, s.patience) or (ReasonCode.HUNG, "it hangs")
         s = _attribute(s, replica, Reason(code, text, replica.origin), steps)
     return s
 
@@ -65,7 +66,7 @@ def adopt(s: ServiceContext, steps: Steps) -> ServiceContext:
             continue
         why = str(replica.restarted)
         if replica.restarted is Restart.CRASHED:
-            s = _attribute(s, replica, Reason("Crashed", f"the engine {why}", replica.origin), steps)
+            s = _attribute(s, replica, Reason(ReasonCode.CRASHED, f"the engine {why}", replica.origin), steps)
         serves = replica.ready_now and replica.ready_at is not None
         steps.records.append(Reattach(replica.id, serves, why))
         steps.say(f"drift of {replica.id.serial}: {why}" + ("" if serves else "; it serves once it answers again"))

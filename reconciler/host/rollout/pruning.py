@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from reconciler.model import MISNAMED, Desired, DesiredState, Origin, Owned, Reason, Replica, ServiceId, is_under
+from reconciler.model import (
+    Desired,
+    DesiredState,
+    Origin,
+    Owned,
+    Reason,
+    ReasonCode,
+    Replica,
+    ServiceId,
+    is_under,
+)
 
 # Files that are there, but hold no manifest of ours.
-_HOLLOW = frozenset({"EmptyFile", "NotAManifest", "UnknownKind", "UnsupportedKind"})
+_HOLLOW = frozenset(
+    {ReasonCode.EMPTY_FILE, ReasonCode.NOT_A_MANIFEST, ReasonCode.UNKNOWN_KIND, ReasonCode.UNSUPPORTED_KIND}
+)
 
 
 def reason_to_keep(
@@ -18,14 +30,18 @@ def reason_to_keep(
     for reason in desired.unreadable:
         place = reason.origin.file if reason.origin else ""
         if any(file == place or file.startswith(f"{place.rstrip('/')}/") for file in files):
-            return Reason("Unreadable", f"kept, because its file cannot be read: {reason.message}", reason.origin)
+            return Reason(
+                ReasonCode.UNREADABLE, f"kept, because its file cannot be read: {reason.message}", reason.origin
+            )
     for reason in desired.unreadable:
         # It may have been moved there in the same commit, or be known by its route alone.
         return Reason(
-            "Unreadable", f"kept, because it may stand where git cannot be read: {reason.message}", reason.origin
+            ReasonCode.UNREADABLE,
+            f"kept, because it may stand where git cannot be read: {reason.message}",
+            reason.origin,
         )
     if not desired.prunable:
-        return Reason("NotPrunable", f"kept, because {_no_host_file(desired)}", _host_file(desired))
+        return Reason(ReasonCode.NOT_PRUNABLE, f"kept, because {_no_host_file(desired)}", _host_file(desired))
     names = {replica.service.name for replica in replicas} | ({owned.id.name} if owned else set())
     if successor := next((one for one in desired.services if _may_succeed(one, files, names, known)), None):
         problem = successor.problems[0]
@@ -42,9 +58,9 @@ def _may_succeed(one: Desired, files: Container[str], names: Container[str], kno
 def _kept_for_file(desired: DesiredState, file: str) -> Reason | None:
     """A file that is still there, though nothing is read from it, may have lost its service by accident."""
     skipped = desired.skipped.get(file)
-    if skipped and skipped.code == "Hidden":
+    if skipped and skipped.code == ReasonCode.HIDDEN:
         text = "kept, because its file is there but hidden: names with a dot in front are not read; rename or delete it"
-        return Reason("Hidden", text, Origin(file, 1))
+        return Reason(ReasonCode.HIDDEN, text, Origin(file, 1))
     if skipped and skipped.code in _HOLLOW and (fault := _first_fault(desired)):
         text = f"kept, because its file is there ({skipped.message}) and not all else is well: {fault}"
         return Reason(skipped.code, text, Origin(file, 1))
@@ -63,7 +79,7 @@ def reason_to_stay(desired: DesiredState, want: Desired) -> Reason | None:
     file = desired.unreadable[0] if desired.unreadable else None
     why = file.message if file else _no_host_file(desired)
     text = f"not for this host any more, but kept until git can be read in full: {why}"
-    return Reason("Unreadable", text, file.origin if file else _host_file(desired))
+    return Reason(ReasonCode.UNREADABLE, text, file.origin if file else _host_file(desired))
 
 
 def reason_to_leave(
@@ -72,8 +88,8 @@ def reason_to_leave(
     """What took a service away, if nobody deleted it: another file that is not read any more, or the config."""
     origin = owned.origin if owned else replicas[-1].origin if replicas else None
     if origin is None:
-        return desired.leaving or Reason("Deleting", "deleted in git")
-    return desired.leaving or Reason("Deleting", _what_happened(desired, service, origin.file), origin)
+        return desired.leaving or Reason(ReasonCode.DELETING, "deleted in git")
+    return desired.leaving or Reason(ReasonCode.DELETING, _what_happened(desired, service, origin.file), origin)
 
 
 def _what_happened(desired: DesiredState, service: ServiceId, file: str) -> str:
@@ -88,7 +104,11 @@ def _what_happened(desired: DesiredState, service: ServiceId, file: str) -> str:
     if skipped := desired.skipped.get(file):
         where = f" ({skipped.origin})" if skipped.origin and skipped.origin.file != file else ""
         return f"deleted in git: {file} {_is(skipped.code)}{skipped.message}{where}"
-    beside = (path for path, why in desired.skipped.items() if why.code == MISNAMED and _is_copy(path, file))
+    beside = (
+        path
+        for path, why in desired.skipped.items()
+        if why.code == ReasonCode.NOT_A_MANIFEST_NAME and _is_copy(path, file)
+    )
     if copy := next(beside, None):
         return f"deleted in git; {copy} is not read, for its name is not that of a manifest"
     return "deleted in git"
@@ -99,8 +119,8 @@ def _is_copy(path: str, file: str) -> bool:
     return path.startswith(f"{file.rpartition('.')[0]}.")
 
 
-def _is(code: str) -> str:
-    return "is " if code == "Ignored" else ""
+def _is(code: ReasonCode) -> str:
+    return "is " if code == ReasonCode.IGNORED else ""
 
 
 def _is_same_document(one: Desired, service: ServiceId, file: str) -> bool:
@@ -113,4 +133,4 @@ def _no_host_file(desired: DesiredState) -> str:
 
 
 def _host_file(desired: DesiredState) -> Origin | None:
-    return next((note.origin for note in desired.notes if note.code == "NotPrunable"), None)
+    return next((note.origin for note in desired.notes if note.code == ReasonCode.NOT_PRUNABLE), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.steps import Steps
-from reconciler.model import EffectiveSpec, Fetch, Mount, Reason, Stage, StageImage, Staging
+from reconciler.model import EffectiveSpec, Fetch, Mount, Reason, ReasonCode, Stage, StageImage, Staging
 from reconciler.model.model_sources import fetched, shown
 
 
@@ -23,8 +23,8 @@ class NeededFiles:
         return shown(self.mount.uri) if self.mount else f"image {self.key}"
 
     @property
-    def lasting_failure(self) -> str:
-        return "StagingFailed" if self.mount else "ImagePullFailed"
+    def lasting_failure(self) -> ReasonCode:
+        return ReasonCode.STAGING_FAILED if self.mount else ReasonCode.IMAGE_PULL_FAILED
 
     @property
     def failure(self) -> str:
@@ -36,7 +36,7 @@ class NeededFiles:
 
 Missing = tuple[NeededFiles, ...]
 # Of a service that does not go on by itself.
-STAGING_FAILED = ("StagingFailed", "ImagePullFailed")
+STAGING_FAILED = (ReasonCode.STAGING_FAILED, ReasonCode.IMAGE_PULL_FAILED)
 _FIRST_PAUSE, _AFTER_REFUSAL, _LONGEST_PAUSE = 5.0, 60.0, 300.0
 # Seconds between two looks at how many bytes there are.
 _LOOK = 1.0
@@ -86,8 +86,10 @@ def why_staging(s: ServiceContext, missing: Missing) -> Reason:
         known = need.known
         if known is not None and known.fetch in (Fetch.FAILED, Fetch.REFUSED):
             lasting = known.fetch is Fetch.REFUSED or known.failures >= _FAILURES_THAT_DEGRADE
-            return Reason(need.lasting_failure if lasting else "Staging", f"{need.shown}: {need.failure}", origin)
-    return Reason("Staging", f"fetching {_progress(missing[0])}", origin)
+            return Reason(
+                need.lasting_failure if lasting else ReasonCode.STAGING, f"{need.shown}: {need.failure}", origin
+            )
+    return Reason(ReasonCode.STAGING, f"fetching {_progress(missing[0])}", origin)
 
 
 def refusals(s: ServiceContext, missing: Missing) -> tuple[Reason, ...]:

@@ -22,6 +22,7 @@ from reconciler.model import (
     Promote,
     Promoted,
     Reason,
+    ReasonCode,
     Replica,
     ReplicaId,
     Routed,
@@ -66,10 +67,10 @@ def move(s: ServiceContext, aim: Goal, ledger: Ledger, steps: Steps) -> None:
 def _why_empty(aim: Goal) -> str:
     """In few words: it stands in every line about this service."""
     known = {
-        "Cordoned": "the host is cordoned",
-        "Drained": "the host is drained",
-        "NotForThisHost": "not for this host any more",
-        "TargetRemoved": "its target was taken out of the config",
+        ReasonCode.CORDONED: "the host is cordoned",
+        ReasonCode.DRAINED: "the host is drained",
+        ReasonCode.NOT_FOR_THIS_HOST: "not for this host any more",
+        ReasonCode.TARGET_REMOVED: "its target was taken out of the config",
     }
     return known.get(aim.why.code, aim.why.message) if aim.why else ""
 
@@ -245,7 +246,7 @@ def _price(s: ServiceContext, count: int, old: list[Replica]) -> str:
 
 
 def _waiting(lacking: tuple[Reason, ...]) -> str:
-    restless = [reason.message for reason in lacking if reason.code == "GPURestless"]
+    restless = [reason.message for reason in lacking if reason.code == ReasonCode.GPU_RESTLESS]
     return f"waiting: {restless[0]}" if restless else "waiting for room that is about to be freed"
 
 

@@ -12,7 +12,7 @@ from reconciler.host.rollout.goal import Generation, Goal, GoalKind
 from reconciler.host.rollout.needs import need_of
 from reconciler.host.rollout.staging import STAGING_FAILED
 from reconciler.host.rollout.steps import Steps
-from reconciler.model import Health, HealthStatus, Reason, Replica, ServicePlan, Sync
+from reconciler.model import Health, HealthStatus, Reason, ReasonCode, Replica, ServicePlan, Silence, Sync
 
 
 def verdict_of(s: ServiceContext, aim: Goal, steps: Steps, ledger: Ledger) -> ServicePlan:
@@ -44,7 +44,8 @@ def _blocked_by_room(s: ServiceContext, aim: Goal, steps: Steps, ledger: Ledger)
 
 
 def _why_silent(replica: Replica, count: str) -> Reason:
-    return Reason(str(replica.silence), f"{replica.id.serial}: {replica.silent_why}; {count}")
+    code = ReasonCode.HUNG if replica.silence is Silence.HUNG else ReasonCode.SILENT
+    return Reason(code, f"{replica.id.serial}: {replica.silent_why}; {count}")
 
 
 def _is_short(s: ServiceContext, generation: Generation) -> bool:
@@ -103,26 +104,33 @@ def _health(s: ServiceContext, aim: Goal, steps: Steps, blocked: tuple[Reason, .
     if aim.why and (aim.course is GoalKind.SUSPEND or (aim.course is GoalKind.LEAVE and s.desired)):
         return Health(HealthStatus.SUSPENDED, aim.why)
     if aim.course is GoalKind.LEAVE:
-        return Health(HealthStatus.PROGRESSING, Reason("Deleting", steps.step or (aim.why.message if aim.why else "")))
+        return Health(
+            HealthStatus.PROGRESSING, Reason(ReasonCode.DELETING, steps.step or (aim.why.message if aim.why else ""))
+        )
     if is_crash_looping(s.crashes, s.now):
-        return Health(HealthStatus.DEGRADED, Reason("CrashLoop", f"crashed repeatedly in the last 10 minutes; {count}"))
+        return Health(
+            HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP, f"crashed repeatedly in the last 10 minutes; {count}")
+        )
     if silent := [r for r in s.of(ReplicaPhase.READY, ReplicaPhase.HUNG) if r.silence]:
         return Health(HealthStatus.DEGRADED, _why_silent(silent[0], count))
     if aim.why and aim.why.code in STAGING_FAILED and serving < asked:
         return Health(HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING, aim.why)
     if blocked and not serving:
-        return Health(HealthStatus.MISSING, Reason("Blocked", "Blocked: " + "; ".join(str(r.message) for r in blocked)))
+        return Health(
+            HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked: " + "; ".join(str(r.message) for r in blocked))
+        )
     if aim.rejected and not serving and not steps.step:
         return Health(HealthStatus.DEGRADED, aim.rejected.reason)
     if steps.step and not (aim.course is GoalKind.HOLD and serving >= asked > 0):
         return Health(
-            HealthStatus.PROGRESSING, Reason("Staging" if aim.stage else "Progressing", f"{steps.step}; {count}")
+            HealthStatus.PROGRESSING,
+            Reason(ReasonCode.STAGING if aim.stage else ReasonCode.PROGRESSING, f"{steps.step}; {count}"),
         )
     if serving >= asked > 0:
-        return Health(HealthStatus.HEALTHY, Reason("Serving", count))
+        return Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, count))
     if not serving:
         return Health(
             HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING,
-            aim.why or Reason("NotServing", count),
+            aim.why or Reason(ReasonCode.NOT_SERVING, count),
         )
-    return Health(HealthStatus.DEGRADED, Reason("TooFew", count))
+    return Health(HealthStatus.DEGRADED, Reason(ReasonCode.TOO_FEW, count))

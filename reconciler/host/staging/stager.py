@@ -28,7 +28,7 @@ from reconciler.host.staging.fetch_request import order_for
 from reconciler.host.staging.fetcher import NOT_YET_KNOWN, Fetcher
 from reconciler.host.staging.garbage import Rubbish
 from reconciler.host.staging.state import State
-from reconciler.model import Fetch, Mount, Reason, ServiceId, Stage, Staging
+from reconciler.model import Fetch, Mount, Reason, ReasonCode, ServiceId, Stage, Staging
 from reconciler.model.model_sources import is_key, key_of
 from reconciler.secrets import SecretStore
 from reconciler.system.procfs import Identity
@@ -114,7 +114,7 @@ class Stager:
             raise
         except Exception as error:
             # Not known is not missing: `stage` looks again, and fetches nothing before it can tell.
-            reason = Reason("Unexpected", self._bugs.note((key,), error))
+            reason = Reason(ReasonCode.UNEXPECTED, self._bugs.note((key,), error))
             return Staging(Fetch.REFUSED, failures=1, at=time.time(), reason=reason)
         self._bugs.lift((key,))
         return found
@@ -122,7 +122,7 @@ class Stager:
     def _staging(self, key: str) -> Staging:
         state = self._read(key)
         if state is None:
-            return Staging(Fetch.FAILED, reason=Reason("Interrupted", "it was cut off before it began"))
+            return Staging(Fetch.FAILED, reason=Reason(ReasonCode.INTERRUPTED, "it was cut off before it began"))
         fetch = _FETCH.get(state.fetch, Fetch.FAILED)
         known = Staging(fetch, state.done, state.total, state.failures, state.at)
         if fetch is Fetch.STAGED:
@@ -131,13 +131,15 @@ class Stager:
             if self._find(key) is None:
                 return self._cut_off(key, known)
             return self._silent(known) if self._is_silent(key, state) else known
-        return replace(known, reason=Reason(state.code, state.message)) if state.code else known
+        return replace(known, reason=Reason(ReasonCode.read(state.code), state.message)) if state.code else known
 
     def _judged(self, key: str, state: State, known: Staging) -> Staging:
         """Is it there, as the program says? Nobody changes it any more once that has ended."""
         folder = self.folder / key / state.content
         if not folder.is_dir():
-            return replace(known, fetch=Fetch.FAILED, reason=Reason("Vanished", "its files are not there any more"))
+            return replace(
+                known, fetch=Fetch.FAILED, reason=Reason(ReasonCode.VANISHED, "its files are not there any more")
+            )
         if self._sound.get(key) is not state:
             if self._find(key) is not None:
                 return replace(known, fetch=Fetch.RUNNING)
@@ -152,7 +154,7 @@ class Stager:
         state = self._read(key)
         if state is not None and state.fetch != states.RUNNING:
             return self._staging(key)
-        reason = Reason("Interrupted", f"it ended without saying why; see {self.folder / key / states.LOG}")
+        reason = Reason(ReasonCode.INTERRUPTED, f"it ended without saying why; see {self.folder / key / states.LOG}")
         return replace(known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=reason)
 
     def _is_silent(self, key: str, state: State) -> bool:
@@ -164,7 +166,7 @@ class Stager:
 
     def _silent(self, known: Staging) -> Staging:
         text = f"the program that fetches it is stopped or hangs: nothing came from it for {_SILENT_AFTER:g} s"
-        return replace(known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=Reason("Silent", text))
+        return replace(known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=Reason(ReasonCode.SILENT, text))
 
     def _read(self, key: str) -> State | None:
         path = self.folder / key / states.STATE
@@ -211,7 +213,9 @@ class Stager:
                 who = self._fetcher.start(folder, order.written())
             except Retryable as error:
                 failures, text = before.failures + 1, str(error)
-                failed = replace(begun, fetch=states.FAILED, failures=failures, code="NoProgram", message=text)
+                failed = replace(
+                    begun, fetch=states.FAILED, failures=failures, code=ReasonCode.NO_PROGRAM, message=text
+                )
                 states.write_state(folder, failed)
                 raise
         self._look_after(who)
@@ -256,11 +260,11 @@ def _find_strange(folder: Path) -> Reason | None:
     except (OSError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else "its folders lie too deep in each other"
         text = f"{folder}: cannot be looked through: {why}; check the disk, or delete {folder.parent}"
-        return Reason("UnsafePath", text)
+        return Reason(ReasonCode.UNSAFE_PATH, text)
     if strange is None:
         return None
     text = f"{strange!a}: is no file, no folder and no link to one of this model; delete {folder.parent}"
-    return Reason("UnsafePath", text)
+    return Reason(ReasonCode.UNSAFE_PATH, text)
 
 
 def _strange(folder: str) -> Iterator[str]:

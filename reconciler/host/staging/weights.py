@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from reconciler.engines.arguments import flag_value, is_flag
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own
 from reconciler.errors import Retryable, Terminal
-from reconciler.model import EffectiveSpec, Mount
+from reconciler.model import EffectiveSpec, Mount, ReasonCode
 from reconciler.model.model_sources import is_fetched, shown
 from reconciler.system.files import means_nothing_is_there
 from reconciler.system.readability import Reader, find_unreadable, stamp_of, stamps_above
@@ -23,7 +23,6 @@ from reconciler.system.readability import Reader, find_unreadable, stamp_of, sta
 Staged = Callable[[Mount], Path | None]
 """The folder of a model that was fetched, or None where it is not there."""
 
-_MISSING = "WeightsMissing"
 _Stamp = tuple[int, ...]
 
 
@@ -48,9 +47,9 @@ class Served:
 
 
 class UnusableFolder(Terminal):
-    """A folder that is not served; `code` is one CamelCase word."""
+    """A folder that is not served, and why."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: ReasonCode, message: str) -> None:
         super().__init__(message)
         self.code = code
 
@@ -74,7 +73,9 @@ def _served(mount: Mount, below: str | None, ground: Ground, staged: Staged) -> 
     path = str(named) if ours else os.path.realpath(named)
     if not ours:
         if any(is_systems_own(each) and not _is_in_volume(each, ground.volumes) for each in (str(named), path)):
-            raise UnusableFolder("FolderClosed", f"{said}{named}: {CLOSED}; keep models in a folder of their own")
+            raise UnusableFolder(
+                ReasonCode.FOLDER_CLOSED, f"{said}{named}: {CLOSED}; keep models in a folder of their own"
+            )
         _keep_out(path, said, ground.closed, stamp)
         if path != str(named) and _look(path, said) != stamp:
             raise Retryable(f"{said}{named}: was replaced while it was looked at")
@@ -196,7 +197,9 @@ def _is_single_file(path: str, said: str) -> bool:
     if info is not None and stat.S_ISREG(info.st_mode):
         return True
     if info is None or not stat.S_ISDIR(info.st_mode):
-        raise UnusableFolder(_MISSING, f"{said}{path}: no such file or folder; put the model's files there")
+        raise UnusableFolder(
+            ReasonCode.WEIGHTS_MISSING, f"{said}{path}: no such file or folder; put the model's files there"
+        )
     try:
         with os.scandir(path) as entries:
             is_empty = not any(_is_file(each.path, said) for each in entries)
@@ -206,7 +209,8 @@ def _is_single_file(path: str, said: str) -> bool:
         raise Retryable(f"{said}{path}: cannot be looked at: {error.strerror}; see to its disk and modes") from None
     if is_empty:
         raise UnusableFolder(
-            _MISSING, f"{said}{path}: holds no files; it is not a model's folder, or its copy is incomplete"
+            ReasonCode.WEIGHTS_MISSING,
+            f"{said}{path}: holds no files; it is not a model's folder, or its copy is incomplete",
         )
     return False
 
@@ -230,7 +234,7 @@ def _look(path: str, said: str) -> _Stamp:
     """Which folder it is. Raises Unusable unless it is one."""
     info = _info(path, said)
     if info is None or not stat.S_ISDIR(info.st_mode):
-        raise UnusableFolder(_MISSING, f"{said}{path}: no such folder; put the model's files there")
+        raise UnusableFolder(ReasonCode.WEIGHTS_MISSING, f"{said}{path}: no such folder; put the model's files there")
     return info.st_dev, info.st_ino, info.st_ctime_ns
 
 
@@ -240,14 +244,16 @@ def _look(path: str, said: str) -> _Stamp:
 def _keep_out(path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
     if there := closed_by(Path(path), closed):
         text = f"is closed to services, for {there} is ours; keep models in a folder of their own"
-        raise UnusableFolder("FolderClosed", f"{said}{path}: {text}")
+        raise UnusableFolder(ReasonCode.FOLDER_CLOSED, f"{said}{path}: {text}")
 
 
 @lru_cache(maxsize=8192)
 def _ask_reader(path: str, said: str, model: str | None, reader: Reader | None, stamp: _Stamp) -> None:
     if reader is None:
         if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
-            raise UnusableFolder("FolderUnreadable", f"{said}{path}: cannot be read by the daemon, who runs replicas")
+            raise UnusableFolder(
+                ReasonCode.FOLDER_UNREADABLE, f"{said}{path}: cannot be read by the daemon, who runs replicas"
+            )
         return
     if os.geteuid() != 0:
         return
@@ -257,10 +263,10 @@ def _ask_reader(path: str, said: str, model: str | None, reader: Reader | None, 
         # A disk of another host, for example, where root is nobody.
         who = f"{reader.name}, who runs replicas"
         text = f"cannot be looked through as {who}: {error.strerror}; see to its disk and modes"
-        raise UnusableFolder("FolderUnreadable", f"{said}{path}: {text}") from None
+        raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{said}{path}: {text}") from None
     if hidden and hidden.is_above:
         text = f"{hidden.path} cannot be entered by {reader.name}, who runs replicas; chmod a+x {hidden.path}"
-        raise UnusableFolder("FolderUnreadable", f"{said}{path}: {text}")
+        raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{said}{path}: {text}")
     if hidden:
         text = f"cannot be read by {reader.name}, who runs replicas; chmod -R a+rX {path}"
-        raise UnusableFolder("FolderUnreadable", f"{said}{hidden.path}: {text}")
+        raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{said}{hidden.path}: {text}")

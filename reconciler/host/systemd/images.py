@@ -25,7 +25,7 @@ from reconciler.host.systemd.container import PODMAN, names
 from reconciler.host.systemd.podman import run, said
 from reconciler.host.systemd.quoting import given_line
 from reconciler.host.systemd.unit import BEHIND
-from reconciler.model import Fetch, Reason, Staging
+from reconciler.model import Fetch, Reason, ReasonCode, Staging
 from reconciler.system.file_stamps import Stamp, stamp_of
 
 # A file tells at once when images change; where podman keeps none there, it is asked again after this time.
@@ -84,7 +84,10 @@ class Images:
                     yield image, self._pulling(image)
             except Retryable as error:
                 # Nobody but this image's services needs podman.
-                yield image, Staging(Fetch.REFUSED, failures=1, at=time.time(), reason=Reason("NoPodman", str(error)))
+                yield (
+                    image,
+                    Staging(Fetch.REFUSED, failures=1, at=time.time(), reason=Reason(ReasonCode.NO_PODMAN, str(error))),
+                )
 
     def _refresh(self, wanted: str) -> None:
         """Ask podman again when its list changed."""
@@ -129,11 +132,11 @@ class Images:
         failures = self._count(image, ended)
         if state.get("Result") == "timeout":
             why = f"it was not done after {_LONGEST_HOURS} h, and was ended; see journalctl -u {unit}"
-            return Staging(Fetch.FAILED, failures=failures, at=ended, reason=Reason("ImagePullFailed", why))
+            return Staging(Fetch.FAILED, failures=failures, at=ended, reason=Reason(ReasonCode.IMAGE_PULL_FAILED, why))
         words = journal.tail(unit, _LINES, ended - 1)
         why = _why(words) or f"podman ended without saying why; see journalctl -u {unit}"
         fetch = Fetch.REFUSED if is_refusal(why) else Fetch.FAILED
-        return Staging(fetch, failures=failures, at=ended, reason=Reason("ImagePullFailed", why))
+        return Staging(fetch, failures=failures, at=ended, reason=Reason(ReasonCode.IMAGE_PULL_FAILED, why))
 
     def _count(self, image: str, ended: float) -> int:
         at, failures = self._failures.get(image, (0.0, 0))

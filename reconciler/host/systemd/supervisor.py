@@ -53,7 +53,7 @@ from reconciler.host.systemd.unit_files import (
     sync_links,
     was_written_after,
 )
-from reconciler.model import Reason, ReplicaId, Restart
+from reconciler.model import Reason, ReasonCode, ReplicaId, Restart
 from reconciler.system import procfs
 from reconciler.system.files import sync_tree, write_atomically
 from reconciler.system.free_space import unwritable
@@ -296,12 +296,12 @@ class UnitSupervisor:
 
     def _lacking(self, launch: Launch) -> Iterator[Reason]:
         if launch.image and not os.access(PODMAN, os.X_OK):
-            yield Reason("EngineBroken", f"{PODMAN} cannot be run; install podman")
+            yield Reason(ReasonCode.ENGINE_BROKEN, f"{PODMAN} cannot be run; install podman")
         if not self._has_user():
             hint = f"make it (useradd --system {self._user}), or set targets[].user"
-            yield Reason("NoUser", f"there is no user {self._user}; {hint}")
+            yield Reason(ReasonCode.NO_USER, f"there is no user {self._user}; {hint}")
         elif not launch.image and (fault := self._interpreters.fault(launch.argv[0])):
-            yield Reason("EngineBroken", fault)
+            yield Reason(ReasonCode.ENGINE_BROKEN, fault)
 
     def _too_long(self, record: ReplicaRecord) -> str:
         return f"{self._name(record)} is longer than systemd allows ({_LONGEST_NAME}); use shorter names"
@@ -464,13 +464,13 @@ def _too_large(plan: UnitPlan) -> Iterator[Reason]:
     longest = max(len(line.encode("utf-8", "surrogateescape")) for line in text.splitlines())
     if longest >= _LONGEST_LINE:
         text = f"a line of its unit has {longest:,} bytes, and systemd reads {_LONGEST_LINE:,}"
-        yield Reason("TooLargeToStart", text)
+        yield Reason(ReasonCode.TOO_LARGE_TO_START, text)
     size = len(hidden.encode("utf-8", "surrogateescape"))
     if size > _LARGEST_CREDENTIAL:
         text = f"its variables have {size:,} bytes, and systemd hands over {_LARGEST_CREDENTIAL:,}"
-        yield Reason("TooLargeToStart", text)
+        yield Reason(ReasonCode.TOO_LARGE_TO_START, text)
     if fault := too_large(plan.argv, plan.env, os.sysconf("SC_ARG_MAX")):
-        yield Reason("TooLargeToStart", fault)
+        yield Reason(ReasonCode.TOO_LARGE_TO_START, fault)
 
 
 def _is_stopped_by_hand(record: ReplicaRecord, unit: UnitState | None) -> bool:

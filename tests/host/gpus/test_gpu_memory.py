@@ -8,9 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.host.capacity import CROWDED
 from reconciler.host.capacity.memory import has_room, reason, will_have_room
-from reconciler.model import Desired, Drain, EffectiveSpec, ForeignProcess, GpuUse, Remove, Start, Stop, Strategy
+from reconciler.model import (
+    Desired,
+    Drain,
+    EffectiveSpec,
+    ForeignProcess,
+    GpuUse,
+    ReasonCode,
+    Remove,
+    Start,
+    Stop,
+    Strategy,
+)
 from tests.support.examples import examples
 from tests.support.simulation import Host, spec, state, wanted
 
@@ -142,7 +152,7 @@ def test_a_service_waits_for_others_on_its_gpu_and_starts_when_they_are_gone(gpu
         plan = host.step(commit)
         host.now += 0.5
     (verdict,) = plan.verdicts.values()
-    assert [one.code for one in verdict.blocked] == [CROWDED]
+    assert [one.code for one in verdict.blocked] == [ReasonCode.INSUFFICIENT_GPU_MEMORY]
     assert "held by process 1 (python3" in verdict.blocked[0].message
     assert plan.look_again_at == plan.at + 5
     assert not [one for one in host.log if isinstance(one, Start)]
@@ -169,7 +179,7 @@ def test_what_serves_is_not_stopped_for_what_others_keep_from_starting(strategy:
         plan = host.step(commit)
         host.now += 0.5
     (verdict,) = plan.verdicts.values()
-    assert [one.code for one in verdict.blocked] == [CROWDED]
+    assert [one.code for one in verdict.blocked] == [ReasonCode.INSUFFICIENT_GPU_MEMORY]
     assert not [one for one in host.log[began:] if isinstance(one, Drain | Stop | Start)]
     assert len(host.serving("a")) == 1
     host.strangers.clear()

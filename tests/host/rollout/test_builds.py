@@ -31,6 +31,7 @@ from reconciler.model import (
     Promoted,
     Quarantine,
     Reason,
+    ReasonCode,
     Reject,
     Replica,
     ReplicaId,
@@ -149,7 +150,7 @@ def test_older_replica_and_promoted_spec_get_a_digest_of_their_own():
 
 
 def quarantined(digest: str, at: float = 90.0) -> dict[tuple[ServiceId, str], Quarantine]:
-    return {(CHAT, digest): Quarantine(CHAT, digest, Reason("Crashed", "it died"), "r", at)}
+    return {(CHAT, digest): Quarantine(CHAT, digest, Reason(ReasonCode.CRASHED, "it died"), "r", at)}
 
 
 @pytest.mark.parametrize(

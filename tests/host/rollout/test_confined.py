@@ -27,7 +27,6 @@ from reconciler.host.target import HostTarget
 from reconciler.loop import findings, recorder
 from reconciler.loop.reconcile import Reconciler
 from reconciler.model import (
-    INTERNAL_ERROR,
     Desired,
     GpuUse,
     Health,
@@ -36,6 +35,7 @@ from reconciler.model import (
     Origin,
     Outdated,
     Plan,
+    ReasonCode,
     ReplicaId,
     ServiceId,
     ServicePlan,
@@ -120,9 +120,9 @@ def test_service_that_raises_while_planned_is_kept_as_others_go_on(
     assert len(told) == 1
     assert "OverflowError" in told[0]["message"]
     assert serves(target, "odd", 1) == before["odd"]
-    assert plan.verdicts[ODD].health.reason.code == INTERNAL_ERROR
+    assert plan.verdicts[ODD].health.reason.code == ReasonCode.INTERNAL_ERROR
     assert ODD.name in {bug.subject.rpartition("/")[2] for bug in plan.bugs}
-    assert plan.verdicts[FINE].health.reason.code != INTERNAL_ERROR
+    assert plan.verdicts[FINE].health.reason.code != ReasonCode.INTERNAL_ERROR
     turns.close()
 
 
@@ -143,7 +143,7 @@ def test_result_that_cannot_be_told_holds_up_no_pass(tmp_path: Path, monkeypatch
 
 def test_finding_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
     raised = break_for(monkeypatch, findings, "_finding")
-    health, faults = Health(HealthStatus.UNKNOWN, planning.Reason("X", "x")), Faults("telling of")
+    health, faults = Health(HealthStatus.UNKNOWN, planning.Reason(ReasonCode.BLOCKED, "x")), Faults("telling of")
     verdicts = {key: ServicePlan(key, Sync.UNKNOWN, health, blocked=(health.reason,)) for key in (ODD, FINE)}
     found = findings.findings(state(), Plan("box", "r", 1.0, (), verdicts), faults)
     assert raised
@@ -154,10 +154,10 @@ def test_finding_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest
 
 def test_hold_up_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(applied, "_why", lambda *_: 1 // 0)
-    health = Health(HealthStatus.UNKNOWN, planning.Reason("X", "x"))
+    health = Health(HealthStatus.UNKNOWN, planning.Reason(ReasonCode.BLOCKED, "x"))
     plan = Plan("box", "r", 1.0, (), {ODD: ServicePlan(ODD, Sync.UNKNOWN, health)})
     (held,) = applied.holds_up(state(), plan)
-    assert (held.service, held.reason.code) == (ODD, INTERNAL_ERROR)
+    assert (held.service, held.reason.code) == (ODD, ReasonCode.INTERNAL_ERROR)
 
 
 @pytest.mark.parametrize("name", ["_service", "_verb", "_headline"])
@@ -251,7 +251,7 @@ def test_service_that_raises_while_looked_at_hides_no_other(
         seen = target.observe(wanted)
         assert isinstance(seen, Observed), seen
         assert set(seen.faulty) == {ODD}
-        assert seen.faulty[ODD].code == INTERNAL_ERROR
+        assert seen.faulty[ODD].code == ReasonCode.INTERNAL_ERROR
         assert {one.service for one in seen.replicas} == {ODD, FINE}
         assert (FINE, wanted[1].digest) in seen.outdated
     plan = make_plan(state(*wanted), seen, {}, PATIENCE)

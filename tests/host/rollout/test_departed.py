@@ -8,7 +8,7 @@ from reconciler.host.plan import make_plan
 from reconciler.host.rollout.departed import SECONDS
 from reconciler.host.routing.resources import route_table
 from reconciler.host.routing.route_store import dump_routes, load_routes
-from reconciler.model import Reason, ServiceId, ServiceRoute, Sync
+from reconciler.model import Reason, ReasonCode, ServiceId, ServiceRoute, Sync
 from tests.host.rollout.test_plan_properties import elsewhere
 from tests.support.proxy_parts import route
 from tests.support.simulation import PATIENCE, Host, state, wanted
@@ -67,7 +67,7 @@ def test_deletion_of_what_serves_is_warned_about_in_the_plan():
         plan = make_plan(commit, host.observe(), host.quarantines, PATIENCE)
         assert [note.code for note in plan.notes] == ["StopsServing"]
         assert "default/a serves, and goes" in plan.notes[0].message
-    unread = state(wanted("b", "good1"), unreadable=(Reason("InvalidYaml", "x", wanted("a", "").origin),))
+    unread = state(wanted("b", "good1"), unreadable=(Reason(ReasonCode.INVALID_YAML, "x", wanted("a", "").origin),))
     assert [n.code for n in make_plan(unread, host.observe(), host.quarantines, PATIENCE).notes] == ["InvalidYaml"]
 
 

@@ -24,6 +24,7 @@ from reconciler.model import (
     Origin,
     Quarantine,
     Reason,
+    ReasonCode,
     Restart,
     Start,
     Stop,
@@ -59,8 +60,8 @@ STRATEGIES = (
 )
 
 
-ELSEWHERE = (Reason("NotForThisHost", "nodeSelector asks for disk=ssd", Origin("x.yaml", 4)),)
-CORDONED = Reason("Cordoned", "the host is cordoned", Origin("host.yaml", 6))
+ELSEWHERE = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector asks for disk=ssd", Origin("x.yaml", 4)),)
+CORDONED = Reason(ReasonCode.CORDONED, "the host is cordoned", Origin("host.yaml", 6))
 
 
 def elsewhere(service: Desired) -> Desired:
@@ -349,8 +350,8 @@ def test_what_git_cannot_show_is_kept(host, commit, passes):
     alive = {r.id for r in host.replicas.values() if r.draining_at is None and r.stopping_at is None}
     for gone in (
         state(prunable=False),
-        state(unreadable=tuple(Reason("NotYaml", "broken", Origin(f"{n}.yaml", 3)) for n in "abc")),
-        state(unreadable=(Reason("Missing", "gone", Origin("", 1)),), prunable=False),
+        state(unreadable=tuple(Reason(ReasonCode.INVALID_YAML, "broken", Origin(f"{n}.yaml", 3)) for n in "abc")),
+        state(unreadable=(Reason(ReasonCode.WEIGHTS_MISSING, "gone", Origin("", 1)),), prunable=False),
     ):
         plan = make_plan(gone, host.observe(), host.quarantines, PATIENCE)
         touched = {a.replica for a in plan.actions if isinstance(a, Drain | Stop)}
@@ -387,7 +388,7 @@ def test_a_suspended_service_is_left_alone(host, history):
 def test_a_quarantined_digest_is_not_started(replicas, gpus):
     host = Host(gpus=6)
     bad = wanted("a", "good1", replicas, gpus)
-    host.quarantines[(bad.id, bad.digest)] = Quarantine(bad.id, bad.digest, Reason("Crashed", "x"), "r", 1.0)
+    host.quarantines[(bad.id, bad.digest)] = Quarantine(bad.id, bad.digest, Reason(ReasonCode.CRASHED, "x"), "r", 1.0)
     host.converge(state(bad))
     assert not [a for a in host.log if isinstance(a, Start)]
 
@@ -410,7 +411,7 @@ def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unre
     served = {one.id: sum(r.digest == one.digest for r in host.serving(one.id.name)) for one in last.services}
     promoted = {key: owned.promoted for key, owned in host.owned.items()}
     # A file that cannot be read stops no cordon: host.yaml itself is readable.
-    broken = (Reason("NotYaml", "broken", Origin("a.yaml", 3)),) if unreadable else ()
+    broken = (Reason(ReasonCode.INVALID_YAML, "broken", Origin("a.yaml", 3)),) if unreadable else ()
     began = len(host.log)
     plan = host.converge(replace(last, cordon=CORDONED, unreadable=broken), passes=2000)
     assert not host.replicas
@@ -434,7 +435,10 @@ def test_what_is_for_other_hosts_now_is_forgotten_here_but_only_while_git_can_be
     play(host, [(commit, passes)])
     alive = {r.id for r in host.observe().replicas if r.alive and r.draining_at is None and r.stopping_at is None}
     moved = replace(commit, services=tuple(elsewhere(one) for one in commit.services))
-    for doubtful in (replace(moved, prunable=False), replace(moved, unreadable=(Reason("NotYaml", "broken"),))):
+    for doubtful in (
+        replace(moved, prunable=False),
+        replace(moved, unreadable=(Reason(ReasonCode.INVALID_YAML, "broken"),)),
+    ):
         plan = make_plan(doubtful, host.observe(), host.quarantines, PATIENCE)
         assert not {a.replica for a in plan.actions if isinstance(a, Drain | Stop)} & alive
     plan = host.converge(moved)

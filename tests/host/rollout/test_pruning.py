@@ -17,6 +17,7 @@ from reconciler.model import (
     Origin,
     Plan,
     Reason,
+    ReasonCode,
     ServiceId,
     ServicePlan,
     Sync,
@@ -41,7 +42,7 @@ from tests.support.report_world import (
 )
 
 TWO = ServiceId("demo", "two")
-BROKEN = Reason("InvalidYaml", "is not YAML: x", Origin("hosts/a/z.yaml", 9))
+BROKEN = Reason(ReasonCode.INVALID_YAML, "is not YAML: x", Origin("hosts/a/z.yaml", 9))
 FILE = "hosts/a/two.yaml"
 
 
@@ -88,7 +89,7 @@ def test_deleted_service_goes_with_its_reason() -> None:
         ),
         (skip("EmptyFile", "holds no document"), f"{FILE} holds no document"),
         (skip("NotAManifest", "is no manifest"), f"{FILE} is no manifest"),
-        ({"skipped": {f"{FILE}.bak": Reason("NotAManifestName", "not read")}}, f"{FILE}.bak is not read"),
+        ({"skipped": {f"{FILE}.bak": Reason(ReasonCode.NOT_A_MANIFEST_NAME, "not read")}}, f"{FILE}.bak is not read"),
     ],
 )
 def test_service_whose_file_is_not_read_goes_and_says_so(more: dict[str, Any], said: str) -> None:
@@ -135,7 +136,7 @@ def test_service_in_a_hidden_file_is_kept() -> None:
 
 
 def test_missing_host_file_is_named_with_what_it_keeps() -> None:
-    note = Reason("NotPrunable", "is missing", Origin("hosts/a/host.yaml", 1))
+    note = Reason(ReasonCode.NOT_PRUNABLE, "is missing", Origin("hosts/a/host.yaml", 1))
     reason = kept(state(desired(), prunable=False, notes=(note,)))
     assert (reason.code, reason.origin) == ("NotPrunable", note.origin)
     assert "hosts/a/host.yaml is missing" in reason.message
@@ -168,7 +169,7 @@ def outputs(wanted: DesiredState, seen: Any, plan: Plan) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("suspended", [(), (TWO,)])
-@pytest.mark.parametrize("elsewhere", [(), (Reason("NotForThisHost", "its nodeSelector"),)])
+@pytest.mark.parametrize("elsewhere", [(), (Reason(ReasonCode.NOT_FOR_THIS_HOST, "its nodeSelector"),)])
 def test_kept_service_says_why_in_every_output(suspended: tuple[ServiceId, ...], elsewhere: tuple[Reason, ...]) -> None:
     services = (desired(), desired(TWO, replicas=0, not_here=elsewhere)) if elsewhere else (desired(),)
     wanted = state(*services, unreadable=(BROKEN,))
@@ -185,7 +186,7 @@ def test_kept_service_says_why_in_every_output(suspended: tuple[ServiceId, ...],
 
 
 def test_sync_does_not_wait_for_what_is_kept() -> None:
-    elsewhere = (Reason("NotForThisHost", "its nodeSelector"),)
+    elsewhere = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "its nodeSelector"),)
     wanted = state(desired(TWO, replicas=0, not_here=elsewhere), unreadable=(BROKEN,))
     plan, seen = plan_for(wanted)
     status = status_of(report(desired=wanted, observed=seen, plan=plan))
@@ -199,7 +200,7 @@ def test_service_known_by_its_route_alone_is_shown_when_kept() -> None:
     assert "is not YAML" in outputs(wanted, observed(replica()), planned(verdict(), ghost))["status"]
 
 
-MARK = Reason("Marked", "why-7f3a", Origin("hosts/a/mark.yaml", 77))
+MARK = Reason(ReasonCode.NOT_FOR_THIS_HOST, "why-7f3a", Origin("hosts/a/mark.yaml", 77))
 
 
 def worlds() -> dict[str, tuple[DesiredState, ServicePlan]]:

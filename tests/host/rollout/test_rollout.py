@@ -17,6 +17,7 @@ from reconciler.model import (
     Preflight,
     Promote,
     Reason,
+    ReasonCode,
     Reject,
     Relabel,
     ServiceId,
@@ -135,7 +136,7 @@ def test_a_blocked_service_names_the_holders_of_gpus_and_starts_when_one_is_free
 
 def test_a_host_without_gpus_blocks_with_every_reason_and_the_gpu_first():
     host = Host()
-    blocked = wanted("a", "good1", gpus=1, blocked=(Reason("NoEngine", "no interpreter"),))
+    blocked = wanted("a", "good1", gpus=1, blocked=(Reason(ReasonCode.NO_ENGINE, "no interpreter"),))
     verdict = next(iter(host.converge(state(blocked)).verdicts.values()))
     assert [r.message for r in verdict.blocked] == ["needs 1 nvidia.com/gpu, this host has 0", "no interpreter"]
     assert verdict.health.phase is HealthStatus.MISSING
@@ -216,7 +217,7 @@ def test_undrain_starts_no_surplus_replica():
     commit = state(wanted("a", "good1", 2))
     host.converge(commit)
     began = len(host.log)
-    host.step(replace(commit, cordon=Reason("Cordoned", "closed")))
+    host.step(replace(commit, cordon=Reason(ReasonCode.CORDONED, "closed")))
     host.now += 0.5
     assert not host.serving("a")
     host.converge(commit)
@@ -353,7 +354,7 @@ def test_what_certainly_does_not_fit_in_memory_is_blocked_before_anything_is_sto
     assert [r.digest for r in host.serving("a")] == ["good2-a"]
 
 
-GONE = (Reason("EngineBroken", "the interpreter is not there"),)
+GONE = (Reason(ReasonCode.ENGINE_BROKEN, "the interpreter is not there"),)
 
 
 def test_what_cannot_start_here_is_blocked_before_anything_is_stopped():
@@ -384,7 +385,7 @@ def test_what_is_promoted_stops_nothing_while_it_cannot_start_here():
 
 def test_an_engine_without_a_verdict_is_asked_again_and_waited_for_by_nobody():
     host = Host()
-    failed = Reason("PreflightFailed", "preflight with python is not possible", Origin("a.yaml", 7))
+    failed = Reason(ReasonCode.PREFLIGHT_FAILED, "preflight with python is not possible", Origin("a.yaml", 7))
     host.blockers["good1-a"] = (failed,)
     plan = make_plan(state(wanted("a", "good1")), host.observe(), {}, PATIENCE)
     verdict = next(iter(plan.verdicts.values()))
@@ -636,7 +637,7 @@ def test_an_image_that_no_registry_has_blocks_its_service_and_leaves_the_old_one
 def test_files_that_nothing_needs_are_deleted_only_when_git_is_seen_in_full():
     host = Host()
     host.converge(state(wanted("a", "good1", uri="s3://bucket/a")))
-    host.converge(state(unreadable=(Reason("Unreadable", "broken", Origin("b.yaml", 1)),)))
+    host.converge(state(unreadable=(Reason(ReasonCode.UNREADABLE, "broken", Origin("b.yaml", 1)),)))
     host.converge(state(prunable=False))
     assert len(host.staging) == 1
     host.converge(state(wanted("a", "good2", uri="s3://bucket/b")))
@@ -679,6 +680,6 @@ def test_whether_the_proxy_guards_a_service_follows_git_without_a_restart():
     assert host.routes[service.id].guarded
     host.converge(state(replace(service, passthrough=True, guarded=True)))
     assert host.routes[service.id].passthrough
-    broken = replace(service, spec=None, digest="", problems=(Reason("NoAuth", "no key"),))
+    broken = replace(service, spec=None, digest="", problems=(Reason(ReasonCode.NO_AUTH, "no key"),))
     host.converge(state(broken))
     assert (host.routes[service.id].guarded, host.routes[service.id].passthrough) == (True, True)

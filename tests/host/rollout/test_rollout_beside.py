@@ -9,11 +9,11 @@ import pytest
 from reconciler.errors import Retryable
 from reconciler.host.execute import execute
 from reconciler.host.plan import make_plan
-from reconciler.model import Action, Drain, Fetch, Origin, Reason, Stage, Staging, Strategy, Unstage
+from reconciler.model import Action, Drain, Fetch, Origin, Reason, ReasonCode, Stage, Staging, Strategy, Unstage
 from tests.support.simulation import PATIENCE, Host, state, wanted
 
-ELSEWHERE = (Reason("NotForThisHost", "nodeSelector asks for disk=ssd", Origin("x.yaml", 4)),)
-UNREADABLE = (Reason("Unreadable", "broken", Origin("b.yaml", 1)),)
+ELSEWHERE = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector asks for disk=ssd", Origin("x.yaml", 4)),)
+UNREADABLE = (Reason(ReasonCode.UNREADABLE, "broken", Origin("b.yaml", 1)),)
 TLS = ("--ssl-keyfile=/k", "--ssl-certfile=/c")
 
 
@@ -101,9 +101,9 @@ def test_files_are_kept_while_nobody_can_tell_which_secrets_there_are():
         host.now += 0.5
     host.converge(state())
     host.staging["0" * 16] = Staging(Fetch.STAGED)
-    lost = wanted("a", "good2", uri="s3://other/a", blocked=(Reason("MissingSecret", "needs Secret x"),))
+    lost = wanted("a", "good2", uri="s3://other/a", blocked=(Reason(ReasonCode.MISSING_SECRET, "needs Secret x"),))
     unknown = state(wanted("a", "good2", uri="s3://other/a"))
-    for doubtful in (state(lost), replace(unknown, refused=(Reason("UnreadableSecrets", "no such folder"),))):
+    for doubtful in (state(lost), replace(unknown, refused=(Reason(ReasonCode.SECRETS_UNREADABLE, "no such folder"),))):
         assert not [a for a in _planned(host, doubtful) if isinstance(a, Unstage)]
     assert [a.key for a in _planned(host, unknown) if isinstance(a, Unstage)] == ["0" * 16]
 

@@ -15,6 +15,7 @@ from reconciler.model import (
     Preflight,
     Quarantine,
     Reason,
+    ReasonCode,
     Reattach,
     Reject,
     Restart,
@@ -48,20 +49,20 @@ def test_a_suspended_service_keeps_its_route_when_the_proxy_runs_another_table()
 def test_digest_refused_for_its_files_is_tried_once_they_are_there():
     host = converged(wanted("a", "good1"))
     commit = state(wanted("a", "good2"))
-    refused = Quarantine(A, "good2-a", Reason("WeightsMissing", "/m: no such folder"), "r", 0.0)
+    refused = Quarantine(A, "good2-a", Reason(ReasonCode.WEIGHTS_MISSING, "/m: no such folder"), "r", 0.0)
     known = {(A, "good2-a"): refused}
 
     def plan_with(preflight: Preflight | None, quarantines=known):
         found = {} if preflight is None else {"good2-a": preflight}
         return make_plan(commit, replace(host.observe(), preflights=found), quarantines, PATIENCE)
 
-    empty = Reason("WeightsMissing", "/m: holds no config.json")
+    empty = Reason(ReasonCode.WEIGHTS_MISSING, "/m: holds no config.json")
     still = plan_with(Preflight("", reasons=(empty,)))
     assert not still.actions
     assert still.verdicts[A].rejected == replace(refused, reason=empty)
     assert [type(action) for action in plan_with(None).actions] == [AskPreflight]
     assert any(isinstance(action, Start) for action in plan_with(Preflight("p")).actions)
-    crashed = {(A, "good2-a"): replace(refused, reason=Reason("Crashed", "it ended"))}
+    crashed = {(A, "good2-a"): replace(refused, reason=Reason(ReasonCode.CRASHED, "it ended"))}
     assert not plan_with(Preflight("p"), crashed).actions
 
 
@@ -138,7 +139,7 @@ def test_a_commit_whose_port_is_always_taken_is_rejected_in_the_end():
 
 def test_a_service_that_moved_into_a_file_that_cannot_be_read_is_kept():
     host = converged(wanted("a", "good1"))
-    broken = Reason("NotYaml", "broken", Origin("elsewhere/b.yaml", 3))
+    broken = Reason(ReasonCode.INVALID_YAML, "broken", Origin("elsewhere/b.yaml", 3))
     plan = host.converge(state(unreadable=(broken,)))
     assert plan.verdicts[A].health.reason.code == "Serving"
     assert len(host.serving("a")) == 1

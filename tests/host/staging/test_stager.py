@@ -21,7 +21,7 @@ from reconciler.host.staging import stager
 from reconciler.host.staging import state as states
 from reconciler.host.staging.fetcher import FetchProcess
 from reconciler.host.staging.state import State
-from reconciler.model import Fetch, Mount, Staging
+from reconciler.model import Fetch, Mount, ReasonCode, Staging
 from tests.host.staging.models import Models
 from tests.support.world import eventually, exists
 
@@ -218,7 +218,9 @@ def test_a_state_without_end_is_none(models: Models) -> None:
 def test_what_a_program_says_can_be_shown_everywhere(models: Models) -> None:
     folder = models.folder / models.key(MOUNT)
     folder.mkdir(parents=True)
-    states.write_state(folder, State(states.FAILED, code="X", message="a\x1b[2J\ud800\nb" + "c" * 9000))
+    states.write_state(
+        folder, State(states.FAILED, code=ReasonCode.SOURCE_FAILED, message="a\x1b[2J\ud800\nb" + "c" * 9000)
+    )
     said = models.look(MOUNT).reason
     assert said is not None
     assert said.message.startswith("a [2J  b"), "and no part of it is lost that can be read"
@@ -229,9 +231,11 @@ def test_a_program_that_says_much_is_heard_all_the_same(models: Models) -> None:
     """Else its failures are not counted, and the pauses between tries do not grow."""
     folder = models.folder / models.key(MOUNT)
     folder.mkdir(parents=True)
-    states.write_state(folder, State(states.FAILED, failures=3, code="X", message="\U0001f600" * 70_000))
+    states.write_state(
+        folder, State(states.FAILED, failures=3, code=ReasonCode.SOURCE_FAILED, message="\U0001f600" * 70_000)
+    )
     seen = models.look(MOUNT)
-    assert (seen.failures, seen.reason and seen.reason.code) == (3, "X")
+    assert (seen.failures, seen.reason and seen.reason.code) == (3, ReasonCode.SOURCE_FAILED)
 
 
 def test_nobody_waits_for_what_stands_where_a_state_should_be(models: Models, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from reconciler.host.staging.download.failures import (
     too_many_files,
 )
 from reconciler.host.staging.download.room import free_bytes
+from reconciler.model import ReasonCode
 
 TAR, ZIP = "application/x-tar", "application/zip"
 _EACH = 512
@@ -43,7 +44,7 @@ def unpack_if_lone(partial: Path, target: Path) -> Path:
         with explained_disk(str(target)):
             _untar(found[0], target) if kind == TAR else _unzip(found[0], target)
     except (*_BROKEN, *_CLASHES) as error:
-        raise DownloadRefused("BadArchive", f"{found[0].name}: cannot be unpacked: {error}") from None
+        raise DownloadRefused(ReasonCode.BAD_ARCHIVE, f"{found[0].name}: cannot be unpacked: {error}") from None
     return target
 
 
@@ -81,14 +82,16 @@ def _check_members(archive: str, members: Sequence[tarfile.TarInfo]) -> None:
     for member in members:
         name = _inside(archive, member.name)
         if name in links or any(str(parent) in links for parent in PurePosixPath(name).parents):
-            raise DownloadRefused("UnsafePath", f"{archive}: {member.name!a} would be written through a link")
+            raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{archive}: {member.name!a} would be written through a link")
         if member.issym():
             _check_link(archive, name, member.linkname)
             links.add(name)
         elif member.isreg() or (member.islnk() and _inside(archive, member.linkname) in files):
             files.add(name)
         elif not member.isdir():
-            raise DownloadRefused("UnsafePath", f"{archive}: {member.name!a} is no file, no folder and no link to one")
+            raise DownloadRefused(
+                ReasonCode.UNSAFE_PATH, f"{archive}: {member.name!a} is no file, no folder and no link to one"
+            )
         member.uid, member.gid = os.geteuid(), os.getegid()
         member.mode = 0o700 if member.isdir() else 0o600
 
@@ -96,9 +99,9 @@ def _check_members(archive: str, members: Sequence[tarfile.TarInfo]) -> None:
 def _inside(archive: str, path: str) -> str:
     """A path below the archive's top, in its shortest form. Raises Refused."""
     if len(path) > _LONGEST_PATH:
-        raise DownloadRefused("UnsafePath", f"{archive}: holds a path of {len(path):,} characters")
+        raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{archive}: holds a path of {len(path):,} characters")
     if path.startswith("/") or ".." in path.split("/"):
-        raise DownloadRefused("UnsafePath", f"{archive}: {path!a} would lie outside of the model's folder")
+        raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{archive}: {path!a} would lie outside of the model's folder")
     return posixpath.normpath(path)
 
 
@@ -107,7 +110,9 @@ def _check_link(archive: str, name: str, to: str) -> None:
     parts = to.split("/")
     up = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
     if to.startswith("/") or ".." in parts[up:] or up > name.count("/"):
-        raise DownloadRefused("UnsafePath", f"{archive}: {name!a} points to {to!a}, outside of the model's folder")
+        raise DownloadRefused(
+            ReasonCode.UNSAFE_PATH, f"{archive}: {name!a} points to {to!a}, outside of the model's folder"
+        )
 
 
 def _unzip(archive: Path, target: Path) -> None:
@@ -116,7 +121,7 @@ def _unzip(archive: Path, target: Path) -> None:
             path = PurePosixPath(each.filename)
             if path.is_absolute() or ".." in path.parts or "\\" in each.filename:
                 raise DownloadRefused(
-                    "UnsafePath", f"{archive.name}: {each.filename!a} would lie outside of the model's folder"
+                    ReasonCode.UNSAFE_PATH, f"{archive.name}: {each.filename!a} would lie outside of the model's folder"
                 )
         _check_room(target, (each.file_size for each in file.infolist()))
         file.extractall(target)  # noqa: S202 - looked through just above

@@ -17,6 +17,7 @@ from typing import Any
 
 from reconciler.host.staging.download.failures import DownloadRefused
 from reconciler.host.staging.download.landlock import restrict_writes
+from reconciler.model import ReasonCode
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # Where the paths that are changed stand among what Python tells of a call, and the open folders that they begin at.
@@ -55,7 +56,7 @@ def confine(temporary: Path, *folders: Path) -> None:
     def look(event: str, arguments: tuple[Any, ...]) -> None:
         for path in _changed(event, arguments):
             if not _is_below(path, own):
-                raise DownloadRefused("UnsafePath", f"{path!a}: would lie outside of the model's folder")
+                raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{path!a}: would lie outside of the model's folder")
 
     sys.addaudithook(look)
 

@@ -6,17 +6,19 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from reconciler.model import ReasonCode
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # The client has to change something, except for these: too slow, too early, too many.
 _PASSING = frozenset({408, 425, 429})
 
 
 class DownloadFailed(Exception):
-    """It may be tried again soon. `code` is one CamelCase word."""
+    """It may be tried again soon."""
 
     refused = False
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: ReasonCode, message: str) -> None:
         super().__init__(message)
         self.code = code
 
@@ -32,22 +34,24 @@ MOST_FILES = 50_000
 
 
 def too_many_files(what: str) -> DownloadFailed:
-    return DownloadRefused("TooManyFiles", f"{what}: holds more than {MOST_FILES:,} files; a model has fewer")
+    return DownloadRefused(
+        ReasonCode.TOO_MANY_FILES, f"{what}: holds more than {MOST_FILES:,} files; a model has fewer"
+    )
 
 
 def disk_full(what: str) -> DownloadFailed:
-    return DownloadFailed("DiskFull", f"{what}; what is there is kept, and it goes on once there is room")
+    return DownloadFailed(ReasonCode.DISK_FULL, f"{what}; what is there is kept, and it goes on once there is room")
 
 
 def failure_of_status(status: int, what: str) -> DownloadFailed:
     """What an HTTP status means."""
     if status in (401, 403):
-        return DownloadRefused("AccessDenied", f"{what}: access denied ({status}); check the credentials")
+        return DownloadRefused(ReasonCode.ACCESS_DENIED, f"{what}: access denied ({status}); check the credentials")
     if status in (404, 410):
-        return DownloadRefused("NotFound", f"{what}: not found ({status})")
+        return DownloadRefused(ReasonCode.NOT_FOUND, f"{what}: not found ({status})")
     if 400 <= status < 500 and status not in _PASSING:
-        return DownloadRefused("SourceRefused", f"{what}: the source refused ({status})")
-    return DownloadFailed("SourceFailed", f"{what}: the source failed ({status})")
+        return DownloadRefused(ReasonCode.SOURCE_REFUSED, f"{what}: the source refused ({status})")
+    return DownloadFailed(ReasonCode.SOURCE_FAILED, f"{what}: the source failed ({status})")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from reconciler.host.staging.download.archive import TAR, ZIP
 from reconciler.host.staging.download.checksums import Checksum, Nothing, WholeFile
 from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused, failure_of_status
 from reconciler.host.staging.download.transfer import RemoteFile
+from reconciler.model import ReasonCode
 from reconciler.model.model_sources import shown
 
 _CHUNK = 1 << 18
@@ -83,7 +84,9 @@ class HttpSource:
     def read(self, file: RemoteFile, start: int) -> Iterator[bytes]:
         with self._get(f"bytes={start}-" if start else None) as answer:
             if _tag(answer.headers) != file.tag or (start and answer.status_code != 206):
-                raise DownloadFailed("SourceChanged", f"{file.name}: it was replaced meanwhile; it is fetched anew")
+                raise DownloadFailed(
+                    ReasonCode.SOURCE_CHANGED, f"{file.name}: it was replaced meanwhile; it is fetched anew"
+                )
             with _explained(self._shown):
                 while data := answer.raw.read(_CHUNK):
                     yield data
@@ -110,7 +113,7 @@ class HttpSource:
     def _name(self) -> str:
         name = unquote(urlsplit(self._uri).path).rsplit("/", 1)[-1]
         if not name:
-            raise DownloadRefused("NotFound", f"{self._shown}: names no file")
+            raise DownloadRefused(ReasonCode.NOT_FOUND, f"{self._shown}: names no file")
         return name
 
     def _check_type(self, given: str) -> None:
@@ -120,7 +123,7 @@ class HttpSource:
         expected = _EXPECTED.get(kind or "", _OTHER)
         if not given.startswith(expected):
             text = f"{self._shown}: answers with Content-Type {given or 'nothing'}, not with {' or '.join(expected)}"
-            raise DownloadRefused("UnexpectedType", text)
+            raise DownloadRefused(ReasonCode.UNEXPECTED_TYPE, text)
 
 
 def _check_redirect(from_: str, to: str) -> None:
@@ -130,7 +133,7 @@ def _check_redirect(from_: str, to: str) -> None:
     """
     if reached := _inner(to) - _inner(from_):
         text = f"{shown(from_)}: redirects to {urlsplit(to).hostname}, which is {reached.pop()} of this host"
-        raise DownloadRefused("UnsafeRedirect", text)
+        raise DownloadRefused(ReasonCode.UNSAFE_REDIRECT, text)
 
 
 def _inner(url: str) -> set[str]:
@@ -151,7 +154,7 @@ def _headers(host: str) -> dict[str, str]:
     try:
         found = json.loads(os.environ.get(f"{host}-headers", "{}"))
     except ValueError:
-        raise DownloadRefused("InvalidSettings", f"{host}: the headers in its Secret are not JSON") from None
+        raise DownloadRefused(ReasonCode.INVALID_SETTINGS, f"{host}: the headers in its Secret are not JSON") from None
     return {str(name): str(value) for name, value in found.items()}
 
 
@@ -164,9 +167,9 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise DownloadFailed("SourceUnreachable", f"{what}: {_cause(error)}") from None
+        raise DownloadFailed(ReasonCode.SOURCE_UNREACHABLE, f"{what}: {_cause(error)}") from None
     except (ConnectionError, TimeoutError) as error:
-        raise DownloadFailed("SourceUnreachable", f"{what}: {error}") from None
+        raise DownloadFailed(ReasonCode.SOURCE_UNREACHABLE, f"{what}: {error}") from None
 
 
 def _cause(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from kserve_storage.kserve_storage import Storage
 from reconciler.host.staging.download.checksums import WholeFile
 from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused, explained_disk, failure_of_status
 from reconciler.host.staging.download.progress import Progress
+from reconciler.model import ReasonCode
 from reconciler.model.model_sources import is_git, scheme_of, shown
 
 _REFUSED = ("authentication failed", "not found", "access denied", "no model found", "invalid", "cannot be empty")
@@ -61,11 +62,11 @@ def _run(uri: str, work: Path, said: str) -> None:
         raise
     except ImportError as error:
         text = f"{said}: the interpreter that fetches models lacks {error.name}; install it there"
-        raise DownloadRefused("NoLibrary", text) from None
+        raise DownloadRefused(ReasonCode.NO_LIBRARY, text) from None
     except OSError as error:
         if error.errno is not None and not isinstance(error, ConnectionError):
             raise
-        raise DownloadFailed("SourceUnreachable", f"{said}: {error}") from None
+        raise DownloadFailed(ReasonCode.SOURCE_UNREACHABLE, f"{said}: {error}") from None
     except Exception as error:
         # Into the log of the download: the prose often says less than what it was made of.
         traceback.print_exc()
@@ -77,12 +78,12 @@ def _failure(error: Exception, said: str) -> DownloadFailed:
     response = getattr(error.__cause__, "response", None)
     status = getattr(response, "status_code", None)
     if scheme_of(said) == "hf" and (status in _DENIED or any(word in str(error).lower() for word in _CLOSED)):
-        return DownloadRefused("AccessDenied", f"{said}: {_GATED}")
+        return DownloadRefused(ReasonCode.ACCESS_DENIED, f"{said}: {_GATED}")
     if isinstance(status, int) and status >= 400:
         return failure_of_status(status, said)
     if any(word in str(error).lower() for word in _REFUSED):
-        return DownloadRefused("SourceRefused", f"{said}: {error}")
-    return DownloadFailed("SourceFailed", f"{said}: {error}")
+        return DownloadRefused(ReasonCode.SOURCE_REFUSED, f"{said}: {error}")
+    return DownloadFailed(ReasonCode.SOURCE_FAILED, f"{said}: {error}")
 
 
 def _plain(uri: str) -> str:
@@ -162,4 +163,6 @@ def _verify(snapshot: _Snapshot, work: Path) -> None:
                 known.update(data)
         if not known.matches():
             path.unlink()
-            raise DownloadFailed("ChecksumMismatch", f"{name}: its checksum is not the one that the hub tells")
+            raise DownloadFailed(
+                ReasonCode.CHECKSUM_MISMATCH, f"{name}: its checksum is not the one that the hub tells"
+            )

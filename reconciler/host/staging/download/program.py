@@ -16,6 +16,7 @@ from reconciler.host.staging.download.failures import DownloadFailed, DownloadRe
 from reconciler.host.staging.download.progress import Progress
 from reconciler.host.staging.download.request import Order, enter, leave, read_order
 from reconciler.host.staging.state import HOME
+from reconciler.model import ReasonCode
 from reconciler.model.model_sources import is_read_by_us, scheme_of, secret_parts
 from reconciler.system.process_limits import limit_memory
 
@@ -46,7 +47,7 @@ def main() -> int:
     except BaseException as error:
         traceback.print_exc()
         text = f"unexpected {type(error).__name__}: {error}; the log in {order.folder} tells more"
-        progress.failed("Unexpected", said.hide(text), refused=False)
+        progress.failed(ReasonCode.UNEXPECTED, said.hide(text), refused=False)
         return 1
     finally:
         leave(order)
@@ -63,7 +64,7 @@ def _fetch(order: Order, progress: Progress) -> str:
             f"{sys.executable} has no kserve-storage ({error}); install vllm-reconciler[storage] there, or name an "
             "interpreter that has it in targets[].storage.python"
         )
-        raise DownloadRefused("NoLibrary", text) from None
+        raise DownloadRefused(ReasonCode.NO_LIBRARY, text) from None
     # Late: without kserve-storage they cannot be imported either.
     from reconciler.host.staging.download import archive, library
     from reconciler.host.staging.download.seal import seal
@@ -72,7 +73,7 @@ def _fetch(order: Order, progress: Progress) -> str:
         Storage._update_with_storage_spec()
     except (ValueError, TypeError):
         text = "the Secret's entry for this storage, or its parameters, are not JSON of texts"
-        raise DownloadRefused("InvalidSettings", text) from None
+        raise DownloadRefused(ReasonCode.INVALID_SETTINGS, text) from None
     Storage._configure_global_ca_bundle()
     if is_read_by_us(order.uri):
         work, content = _transfer(order, progress)
@@ -85,7 +86,7 @@ def _fetch(order: Order, progress: Progress) -> str:
     else:
         work, content = library.download(order.uri, order.folder, progress)
     if not any(work.iterdir()):
-        raise DownloadRefused("NotFound", "there is nothing at its source")
+        raise DownloadRefused(ReasonCode.NOT_FOUND, "there is nothing at its source")
     seal(work, order.folder / content)
     _tidy(order.folder)
     return content

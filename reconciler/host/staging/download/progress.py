@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reconciler.host.staging.state import FAILED, REFUSED, RUNNING, STAGED, State, read_state, write_state
+from reconciler.model import ReasonCode
 
 _EVERY = 1.0
 _STALLED_AFTER = 600.0
@@ -55,7 +56,7 @@ class Progress:
         self._stop()
         write_state(self._folder, State(STAGED, self._done, self._done, content=content, at=time.time()))
 
-    def failed(self, code: str, message: str, refused: bool) -> None:
+    def failed(self, code: ReasonCode, message: str, refused: bool) -> None:
         self._stop()
         failures = 1 if self._gained else self._failures + 1
         state = State(REFUSED if refused else FAILED, self._done, self._total, failures, time.time(), "", code, message)
@@ -71,7 +72,7 @@ class Progress:
                 self._write()
             elif time.monotonic() - self._moved_at > _STALLED_AFTER:
                 # Some library waits for a server that says nothing any more; it cannot be told to stop.
-                self.failed("SourceFailed", f"no byte came for {_STALLED_AFTER:g} s", refused=False)
+                self.failed(ReasonCode.SOURCE_FAILED, f"no byte came for {_STALLED_AFTER:g} s", refused=False)
                 os._exit(1)
 
     def _measure(self) -> None:

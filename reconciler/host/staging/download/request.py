@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from reconciler.host.staging.download.failures import DownloadRefused
+from reconciler.model import ReasonCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,9 @@ def enter(order: Order) -> None:
 def _checked(path: str) -> str:
     """Manifests name these files: they must not name any of this host's."""
     if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
-        raise DownloadRefused("UnsafePath", f"{path!a}: a file that would lie outside of its folder; name it otherwise")
+        raise DownloadRefused(
+            ReasonCode.UNSAFE_PATH, f"{path!a}: a file that would lie outside of its folder; name it otherwise"
+        )
     return path
 
 

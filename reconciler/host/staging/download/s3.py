@@ -24,6 +24,7 @@ from reconciler.host.staging.download.failures import (
 )
 from reconciler.host.staging.download.patterns import is_wanted
 from reconciler.host.staging.download.transfer import RemoteFile
+from reconciler.model import ReasonCode
 
 _CHUNK = 1 << 18
 # Who has these wrong has them wrong until somebody changes them.
@@ -46,7 +47,7 @@ class S3Source:
         with _explained(self._shown):
             found = self._single() or self._below()
         if not found:
-            raise DownloadRefused("NotFound", f"{self._shown}: no model found there")
+            raise DownloadRefused(ReasonCode.NOT_FOUND, f"{self._shown}: no model found there")
         return found
 
     def read(self, file: RemoteFile, start: int) -> Iterator[bytes]:
@@ -124,22 +125,22 @@ def _explained(what: str) -> Iterator[None]:
     except botocore.exceptions.ClientError as error:
         raise _answer(error, what) from None
     except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError) as error:
-        raise DownloadRefused("AccessDenied", f"{what}: {error}") from None
+        raise DownloadRefused(ReasonCode.ACCESS_DENIED, f"{what}: {error}") from None
     except (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise
-        raise DownloadFailed("SourceUnreachable", f"{what}: {error}") from None
+        raise DownloadFailed(ReasonCode.SOURCE_UNREACHABLE, f"{what}: {error}") from None
     except (ValueError, RuntimeError) as error:
-        raise DownloadRefused("InvalidSettings", f"{what}: {error}") from None
+        raise DownloadRefused(ReasonCode.INVALID_SETTINGS, f"{what}: {error}") from None
 
 
 def _answer(error: botocore.exceptions.ClientError, what: str) -> DownloadFailed:
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
     if code in _CREDENTIALS:
-        return DownloadRefused("AccessDenied", f"{what}: {code}; check the credentials")
+        return DownloadRefused(ReasonCode.ACCESS_DENIED, f"{what}: {code}; check the credentials")
     if status == 412:
-        return DownloadFailed("SourceChanged", f"{what}: it was replaced meanwhile; it is fetched anew")
+        return DownloadFailed(ReasonCode.SOURCE_CHANGED, f"{what}: it was replaced meanwhile; it is fetched anew")
     if code == "NoSuchBucket":
-        return DownloadRefused("NotFound", f"{what}: there is no such bucket")
+        return DownloadRefused(ReasonCode.NOT_FOUND, f"{what}: there is no such bucket")
     return failure_of_status(status, what)

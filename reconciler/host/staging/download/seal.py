@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from reconciler.host.staging.download.failures import DownloadRefused
+from reconciler.model import ReasonCode
 from reconciler.system.files import sync_folder
 
 
@@ -30,7 +31,9 @@ def _close(path: Path, root: Path) -> None:
     if path.is_symlink():
         # Not by `resolve`, which raises for a link to itself.
         if not Path(os.path.realpath(path)).is_relative_to(root):
-            raise DownloadRefused("UnsafePath", f"{path.name!a}: a link that points outside of the model's folder")
+            raise DownloadRefused(
+                ReasonCode.UNSAFE_PATH, f"{path.name!a}: a link that points outside of the model's folder"
+            )
     elif path.is_file():
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -16,6 +16,7 @@ from reconciler.host.staging.download.checksums import Checksum
 from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused, disk_full, explained_disk
 from reconciler.host.staging.download.progress import Progress
 from reconciler.host.staging.download.room import free_bytes
+from reconciler.model import ReasonCode
 from reconciler.system.files import sync_folder
 
 _CHUNK = 1 << 18
@@ -139,7 +140,9 @@ class Transfer:
     def _verify(self, file: RemoteFile, path: Path, checksum: Checksum) -> None:
         have = _size(path)
         if file.size is not None and have < file.size:
-            raise DownloadFailed("SourceFailed", f"{file.name}: the source ended after {have} of {file.size} bytes")
+            raise DownloadFailed(
+                ReasonCode.SOURCE_FAILED, f"{file.name}: the source ended after {have} of {file.size} bytes"
+            )
         if have == file.size and checksum.matches():
             return
         if file.size is None and checksum.matches():
@@ -148,7 +151,7 @@ class Transfer:
         path.unlink()
         self._progress.add(-have)
         what = "its checksum is not the one that the source tells" if have == file.size else "it is longer than it was"
-        raise DownloadFailed("ChecksumMismatch", f"{file.name}: {what}; it is fetched again")
+        raise DownloadFailed(ReasonCode.CHECKSUM_MISMATCH, f"{file.name}: {what}; it is fetched again")
 
     def _unfinished(self, file: RemoteFile) -> Path:
         return self._folder / "unfinished" / _unfinished_name(file)
@@ -171,7 +174,7 @@ def _read_again(descriptor: int, checksum: Checksum) -> int:
 def _check_path(path: str) -> None:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\0" in path:
-        raise DownloadRefused("UnsafePath", f"{path!a}: a file that would lie outside of the model's folder")
+        raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{path!a}: a file that would lie outside of the model's folder")
 
 
 def _content_name(uri: str, files: tuple[RemoteFile, ...]) -> str:
