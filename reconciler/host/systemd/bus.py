@@ -1,11 +1,14 @@
 """A connection to systemd over D-Bus: its private socket, which root may use even when no bus runs, or the system bus.
 
-One thread reads; callers wait for their own replies. Signals are hints and carry nothing that we believe.
+jeepney's connection sends and receives. Its router would not do: when a connection breaks, whoever waits there gets a
+KeyError and nobody else hears of it; and it cannot ask a second question before the first is answered. So one thread
+reads here, and callers wait for their own replies. Signals are hints and carry nothing that we believe.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -13,13 +16,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import TimeoutError as NoReply
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import structlog
-from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
-from jeepney.auth import BEGIN, AuthenticationError, Authenticator
+from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_method_call
+from jeepney.auth import AuthenticationError
+from jeepney.io.blocking import prep_socket
+from jeepney.io.threading import DBusConnection
 
 from reconciler.errors import Retryable
 
@@ -29,8 +33,8 @@ NAME = "org.freedesktop.systemd1"
 PATH = "/org/freedesktop/systemd1"
 _BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
 _SECONDS = 30.0
+_GREETING_SECONDS = 5.0
 _PINGS = 100
-_CHUNK = 1 << 16
 # The system bus lets nobody wait for more than 128 answers at a time.
 _AT_A_TIME = 100
 _ERROR = "org.freedesktop.DBus.Error."
@@ -67,12 +71,10 @@ class Bus:
         """Raises NoConnection."""
         self.path = path
         self._on_signal = on_signal
-        self._serials = count(1)
         self._waiting: dict[int, Future[Message]] = {}
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
         self._is_peer = path.name == "private"
-        self._socket = _connect(path)
+        self._connection = _connect(path)
         self._lost = False
         threading.Thread(target=self._read, name="systemd", daemon=True).start()
         try:
@@ -125,7 +127,7 @@ class Bus:
         with self._lock:
             self._lost = True
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
 
     # ------------------------------------------------------------ messages
 
@@ -140,7 +142,7 @@ class Bus:
         raise Retryable("systemd does not answer on its private socket; see systemctl status")
 
     def _send(self, message: Message) -> Future[Message]:
-        serial = next(self._serials)
+        serial = next(self._connection.outgoing_serial)
         future: Future[Message] = Future()
         with self._lock:
             if self._lost:
@@ -148,9 +150,7 @@ class Bus:
             # Known before it is sent: the answer may come at once.
             self._waiting[serial] = future
         try:
-            # Apart from the other lock: the reader goes on while systemd is slow to take what we write.
-            with self._writing:
-                self._socket.sendall(message.serialise(serial=serial))
+            self._connection.send(message, serial=serial)
         except OSError as error:
             # Part of it may have been sent: nothing else can be said on this connection.
             self.close()
@@ -168,13 +168,10 @@ class Bus:
             raise Lost("systemd closed the connection; the next pass connects again") from None
 
     def _read(self) -> None:
-        parser = Parser()
         try:
             with contextlib.suppress(OSError):
-                while data := self._socket.recv(_CHUNK):
-                    parser.add_data(data)
-                    while (message := parser.get_next_message()) is not None:
-                        self._take(message)
+                while True:
+                    self._take(self._connection.receive())
         except Exception:
             # Whoever waits must not wait for a thread that died in silence.
             _log.exception("systemd.not_understood", socket=str(self.path))
@@ -188,9 +185,9 @@ class Bus:
             waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             future.cancel()
-        with self._writing:
+        with self._connection.send_lock:
             # Not while somebody writes: the number of the socket may belong to another file right after.
-            self._socket.close()
+            _close(self._connection)
         self._on_signal("", "")
 
     def _take(self, message: Message) -> None:
@@ -229,23 +226,19 @@ def _error_name(reply: Message) -> str:
     return str(reply.header.fields.get(HeaderFields.error_name, ""))
 
 
-def _connect(path: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    connection.settimeout(5)
+def _connect(path: Path) -> DBusConnection:
     try:
-        connection.connect(str(path))
-        authenticator = Authenticator()
-        for data in authenticator:
-            connection.sendall(data)
-            if not (answer := connection.recv(4096)):
-                raise AuthenticationError(b"", "it hung up")
-            authenticator.feed(answer)
-        connection.sendall(BEGIN)
+        connection = prep_socket(str(path), timeout=_GREETING_SECONDS)
     except (OSError, AuthenticationError) as error:
-        connection.close()
         why = getattr(error, "strerror", None) or error
         raise NoConnection(f"nobody answers at {path}: {why}") from None
-    connection.settimeout(None)
     # Reading may take for ever, writing not: whoever takes nothing for so long is gone.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_SECONDS), 0))
-    return connection
+    return DBusConnection(connection)
+
+
+def _close(connection: DBusConnection) -> None:
+    connection.close()
+    # jeepney leaves its pipe open: two descriptors for every time that systemd executes itself anew.
+    for end in (connection._stop_r, connection._stop_w):
+        os.close(end)

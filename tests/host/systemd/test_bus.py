@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import Retryable
+from reconciler.host.systemd import bus
 from reconciler.host.systemd.bus import Bus, NoConnection
 from reconciler.host.systemd.dbus import DBusManager
 from reconciler.host.systemd.systemctl import SystemctlManager
 from reconciler.host.systemd.ways import AnyManager
+from tests.support.world import eventually
 
 
 @contextmanager
@@ -66,6 +69,26 @@ def test_who_does_not_talk_like_a_bus_is_nobody(
 ) -> None:
     with listening(tmp_path / name, talk) as path, pytest.raises(NoConnection, match=f"nobody answers at {path}"):
         Bus(lambda *_: None, path)
+
+
+def silent(caller: socket.socket) -> None:
+    while caller.recv(100):
+        pass
+
+
+def test_bus_that_never_greets_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "_GREETING_SECONDS", 0.1)
+    with listening(tmp_path / "bus", silent) as path, pytest.raises(NoConnection, match=r"not authenticate in 0\.1 s"):
+        Bus(lambda *_: None, path)
+
+
+def test_lost_connections_leave_no_open_files(tmp_path: Path) -> None:
+    with listening(tmp_path / "bus", welcome) as path:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            with pytest.raises(NoConnection):
+                Bus(lambda *_: None, path)
+        eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
 def test_whoever_cannot_be_reached_leaves_the_way_to_systemctl(tmp_path: Path) -> None:
