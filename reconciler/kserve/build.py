@@ -26,7 +26,7 @@ from reconciler.kserve.podwebhook import finish_pod
 from reconciler.kserve.runtime_defaults import with_server_defaults
 from reconciler.kserve.selection import Runtime
 from reconciler.kserve.storage import LATER_PREFIXES, StorageError, check_uri
-from reconciler.kserve.template_nodes import TemplateError
+from reconciler.kserve.template_syntax import TemplateError
 from reconciler.kserve.url import UrlError, host_name
 from reconciler.model import ReasonCode
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from reconciler.kserve import gojson, names
 from reconciler.kserve.quantity import is_quantity
-from reconciler.kserve.template_nodes import TemplateError
-from reconciler.kserve.template_syntax import parse
+from reconciler.kserve.template_syntax import TemplateError, parse
 
 _RESOURCES = {"memoryRequest": "100Mi", "memoryLimit": "1Gi", "cpuRequest": "100m", "cpuLimit": "1"}
 # What KServe 0.20 ships. A key that the ConfigMap holds replaces the whole section, as it does in KServe.

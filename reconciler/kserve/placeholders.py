@@ -8,9 +8,8 @@ from typing import Any
 
 from reconciler.formats import json_values
 from reconciler.kserve import gojson
-from reconciler.kserve.template import render
-from reconciler.kserve.template_nodes import TemplateError
-from reconciler.kserve.template_values import Struct
+from reconciler.kserve.template import Struct, render
+from reconciler.kserve.template_syntax import TemplateError
 
 _SIMPLE = re.compile(r"\{\{ *\.(Name|Namespace) *\}\}")
 _MARKS = re.compile(r'["&\'+<>\\\x00-\x1f]')

@@ -8,10 +8,8 @@ from typing import Any
 
 from reconciler.kserve import names
 from reconciler.kserve.config import Config
-from reconciler.kserve.template import render
-from reconciler.kserve.template_nodes import TemplateError
-from reconciler.kserve.template_syntax import parse
-from reconciler.kserve.template_values import Struct
+from reconciler.kserve.template import Struct, render
+from reconciler.kserve.template_syntax import TemplateError, parse
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SIMPLE = "{{ .Name }}-{{ .Namespace }}.{{ .IngressDomain }}"

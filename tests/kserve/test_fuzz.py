@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reconciler.kserve.quantity import canonical, is_quantity
 from reconciler.kserve.resolve import ClusterObjects, resolve
 from reconciler.kserve.template import render
-from reconciler.kserve.template_nodes import TemplateError
+from reconciler.kserve.template_syntax import TemplateError
 from reconciler.manifests import read_file
 from reconciler.preview import on_cluster
 from tests.kserve.strategies import documents, near_misses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import yaml
 from reconciler.kserve import gojson, quantity, storage
 from reconciler.kserve.placeholders import replace_placeholders
 from reconciler.kserve.resolve import ClusterObjects, Resolved, resolve
-from reconciler.kserve.template_nodes import TemplateError
+from reconciler.kserve.template_syntax import TemplateError
 
 Document = dict[str, Any]
 
@@ -186,23 +187,46 @@ _METADATA = {"name": "m", "namespace": "ns", "labels": {"a": "x<'\"&+>"}, "annot
         ("{{.Labels.a}}", "x&lt;&#39;&#34;&amp;&#43;&gt;"),
         ("{{.Labels.none}}", ""),
         ("x{{.Labels.app.kubernetes}}y", "xy"),
-        ("{{with .Labels.none.deep.er}}a{{else}}b{{end}}", "b"),
-        ("{{$x := .Annotations.none}}{{$x.deep}}", ""),
+        ("{{if .Labels.none.deep.er}}a{{else}}b{{end}}", "b"),
         ("{{or .Labels.none.deep `d`}}", "d"),
         ("{{index .Annotations `a-b`}}", "v"),
         ("{{`{{`}}", "{{"),
         ("{{if .Labels.none}}a{{else}}b{{end}}", "b"),
-        ("{{range $k, $v := .Labels}}{{$k}}{{end}}", "a"),
+        ("{{if not .Name}}a{{else if eq .Namespace `x` `ns`}}b{{else}}c{{end}}", "b"),
+        ("{{if and .Name (ne .Name `x`)}}{{$.Name | printf `%q`}}{{end}}", "&#34;m&#34;"),
+        ("{{(index .Annotations `a-b`) | html}}", "v"),
         ("{{printf `%s-%03d` .Name 7}}", "m-007"),
         ("{{len .Annotations}}", "2"),
         ("{{/* nothing */}}x {{- .Name -}} y", "xmy"),
-        ("{{with .Name}}{{.}}{{end}}", "m"),
         ("{{eq .Name `m`}}", "true"),
         ("{% raw %} }}", "{% raw %} }}"),
     ],
 )
 def test_placeholder_is_executed_as_a_go_template(text: str, expected: str) -> None:
     assert replace_placeholders({"name": "c", "args": [text]}, _METADATA)["args"] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{{range .Labels}}{{end}}", "`range`"),
+        ("{{if .Name}}{{else with .Labels}}{{end}}", "'with'"),
+        ("{{with .Name}}{{.}}{{end}}", "`with`"),
+        ("{{define `x`}}{{end}}", "`define`"),
+        ("{{template `x`}}", "`template`"),
+        ("{{$x := .Name}}", "a variable $x"),
+        ("{{lt 1 2}}", "`lt`"),
+        ("{{.Name | urlquery}}", "`urlquery`"),
+        ("{{eq .Name nil}}", "`nil`"),
+        ("{{printf `%s` 1.5}}", "a number such as 1.5"),
+        ("{{eq 010 8}}", "a number such as 010"),
+        ("{{eq 'c' 1}}", "a character constant 'c'"),
+        ("{{printf `%5.2f` 1}}", "printf's `%5.2f`"),
+    ],
+)
+def test_construct_of_go_that_is_not_supported_is_named(text: str, named: str) -> None:
+    with pytest.raises(TemplateError, match=re.escape(named)):
+        replace_placeholders({"name": "c", "args": [text]}, _METADATA)
 
 
 @pytest.mark.parametrize(
