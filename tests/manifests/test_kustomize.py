@@ -81,11 +81,12 @@ def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path / "repo")
 
 
-def commit(repository: Repository, files: dict[str, str]) -> Snapshot:
+def commit(repository: Repository, files: dict[str, str], *more_paths: str) -> Snapshot:
     for name, text in files.items():
         repository.write(name, text)
     repository.commit()
-    return GitSource(SourceSettings(url=str(repository.path)), repository.path.parent / "git", TARGET.paths).poll()
+    paths = (*TARGET.paths, *more_paths)
+    return GitSource(SourceSettings(url=str(repository.path)), repository.path.parent / "git", paths).poll()
 
 
 def look(snapshot: Snapshot, cache: ManifestCache | None = None) -> Manifests:
@@ -323,6 +324,17 @@ def test_base_that_an_overlay_uses_is_not_served_as_well(kubectl: str, repositor
     found = look(commit(repository, files))
     assert services(found) == ["alone", "chat-dev", "chat-prod"]
     assert origins(tuple(each for each in found.notes if each.code == "NotListed")) == [("hosts/box/base/old.yaml", 1)]
+
+
+def test_base_in_a_folder_of_another_target_is_used(kubectl: str, repository: Repository) -> None:
+    """Which folders others read changes nothing for a target: only a part of the tree is its own."""
+    overlays = {f"hosts/other/{name}": TREE[f"hosts/box/{name}"] for name in ("kustomization.yaml", "memory.yaml")}
+    files = {**TREE, **overlays}
+    alone = desired(commit(repository, files))
+    assert [str(each.id) for each in alone.services] == ["models/prod-chat"]
+    assert desired(commit(repository, files, "base", "hosts/other")) == replace(
+        alone, revision=repository.git("rev-parse", "HEAD")
+    )
 
 
 def test_kustomization_of_a_path_decides_over_all_below_it(kubectl: str, repository: Repository) -> None:
