@@ -7,7 +7,6 @@ cannot honour (`blockers`), and what must not be concluded from what cannot be s
 
 from reconciler.desired.build import build_desired
 from reconciler.desired.context import HOST_MODE, DesiredCache
-from reconciler.desired.prune_safety import part_of
 from reconciler.desired.secrets import as_kserve_sees
 
-__all__ = ["HOST_MODE", "DesiredCache", "as_kserve_sees", "build_desired", "part_of"]
+__all__ = ["HOST_MODE", "DesiredCache", "as_kserve_sees", "build_desired"]

@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from reconciler.config.settings import TargetSettings
-from reconciler.manifests import IGNORE_FILE, SUFFIXES, Manifest, Manifests, is_hidden
-from reconciler.model import File, Origin, Reason, ReasonCode, Snapshot, is_under
+from reconciler.manifests import IGNORE_FILE, SUFFIXES, Manifest, Manifests
+from reconciler.model import Origin, Reason, ReasonCode, Snapshot
 
 HOST_FILE = "host.yaml"
-
-
-def part_of(snapshot: Snapshot, target: TargetSettings) -> Snapshot:
-    """What of a revision concerns one target: another one may read other folders of the same repository.
-
-    What only that one reads is no manifest here, but a kustomization may still use it.
-    """
-    own, others = list[File](), list[File]()
-    for each in snapshot.files:
-        (others if is_hidden(each.path, target.paths) else own).append(each)
-    return replace(
-        snapshot,
-        files=tuple(own),
-        supporting=(*snapshot.supporting, *others),
-        refused=tuple(each for each in snapshot.refused if _touches(each, target)),
-        missing=tuple(path for path in snapshot.missing if path in target.paths),
-        skipped={path: why for path, why in snapshot.skipped.items() if is_under(path, target.paths)},
-    )
-
-
-def _touches(reason: Reason, target: TargetSettings) -> bool:
-    """Also what stands where a folder above ours should be, or closes it."""
-    if reason.origin is None:
-        return True
-    if reason.code == ReasonCode.FOLDER_TOO_LARGE:
-        return reason.origin.file in target.paths
-    refused = reason.origin.file.removesuffix(f"/{IGNORE_FILE}")
-    return is_under(refused, target.paths) or any(path.startswith(f"{refused}/") for path in target.paths)
 
 
 def unreadable_places(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:

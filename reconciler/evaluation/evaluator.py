@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.config.settings import TargetSettings
-from reconciler.desired import DesiredCache, build_desired, part_of
-from reconciler.manifests import ManifestCache, Manifests, read_manifests
+from reconciler.desired import DesiredCache, build_desired
+from reconciler.manifests import ManifestCache, Manifests, narrow, read_manifests
 from reconciler.model import DesiredState, Snapshot
 from reconciler.secrets import SecretSources, SecretStore
 from reconciler.secrets.folder import Stamp
@@ -58,7 +58,7 @@ class Evaluator:
     def look(self, snapshot: Snapshot) -> Evaluated:
         """Worked out once per revision, and again when a Secret changes."""
         if self._read is None or self._read[0] is not snapshot:
-            own = part_of(snapshot, self._settings)
+            own = narrow(snapshot, self._settings.paths)
             self._read = (snapshot, own, read_manifests(own, self._files, self._settings.paths))
         _, own, manifests = self._read
         secrets = self._secrets.load(manifests)

@@ -24,6 +24,7 @@ from reconciler.manifests.manifest import (
     joined,
     unreadable,
 )
+from reconciler.manifests.narrow import narrow
 from reconciler.manifests.overlays import find_supporting
 from reconciler.manifests.paths import read_paths
 from reconciler.manifests.selection import (
@@ -68,6 +69,7 @@ __all__ = [
     "is_of_kserve",
     "may_hide_services",
     "misnamed",
+    "narrow",
     "read_manifests",
     "read_paths",
 ]

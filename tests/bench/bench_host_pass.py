@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from reconciler.config.settings import TargetSettings as Settings
-from reconciler.desired import build_desired, part_of
+from reconciler.desired import build_desired
 from reconciler.engines.preflight import key_of
 from reconciler.host.inventory import Inventory, ReplicaRecord
 from reconciler.host.probing.probing import ProbeState, Subject
@@ -26,7 +26,7 @@ from reconciler.host.routing.admin import EndpointState
 from reconciler.host.routing.envoy import ProxyState
 from reconciler.host.supervisor import ProcessState
 from reconciler.host.target import HostTarget
-from reconciler.manifests import ManifestCache, read_manifests
+from reconciler.manifests import ManifestCache, narrow, read_manifests
 from reconciler.model import Action, Desired, Endpoint, Lease, Observed, ReplicaId, Routed, ServiceRoute, Unreachable
 from tests.bench.bench_pass import make_snapshot, make_turner, owned_of
 from tests.support.world import record
@@ -109,7 +109,7 @@ def measure(count: int) -> dict[str, float]:
             }
         )
         snapshot = make_snapshot(count)
-        own = part_of(snapshot, settings)
+        own = narrow(snapshot, settings.paths)
         wanted = build_desired(read_manifests(own, ManifestCache()), settings, own).services
         target = Steady(settings, folder / "state")
         fill(target, folder / "state", wanted)

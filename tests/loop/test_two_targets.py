@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.settings import Settings
-from reconciler.desired import part_of
 from reconciler.errors import Retryable, SettingsError
 from reconciler.loop.wiring import make_history, make_place, refuse_shared_gpus
+from reconciler.manifests import narrow
 from reconciler.model import File, Origin, Reason, ReasonCode, Snapshot
 from reconciler.web.metrics import Metrics
 from tests.config.test_config import load
@@ -50,23 +50,23 @@ def test_a_target_wants_only_the_services_of_its_own_folder(tmp_path: Path, inde
 
 def test_what_another_target_misses_is_not_missing_here(tmp_path: Path):
     target = settings(tmp_path).targets[0]
-    assert part_of(snapshot(missing=("hosts/ab", "runtimes")), target).missing == ("runtimes",)
+    assert narrow(snapshot(missing=("hosts/ab", "runtimes")), target.paths).missing == ("runtimes",)
 
 
 @pytest.mark.parametrize("file", ["hosts/a/link", "hosts/a", "hosts", "runtimes/x.yaml"])
 def test_what_is_refused_in_or_above_its_folders_is_known_to_a_target(tmp_path: Path, file: str):
     refused = (Reason(ReasonCode.SYMLINK, "not read: it is a link", Origin(file, 1)),)
-    assert part_of(snapshot(refused=refused), settings(tmp_path).targets[0]).refused == refused
+    assert narrow(snapshot(refused=refused), settings(tmp_path).targets[0].paths).refused == refused
 
 
 def test_what_is_refused_elsewhere_is_nothing_to_a_target(tmp_path: Path):
     refused = (Reason(ReasonCode.SYMLINK, "not read: it is a link", Origin("hosts/ab/link", 1)),)
-    assert part_of(snapshot(refused=refused), settings(tmp_path).targets[0]).refused == ()
+    assert narrow(snapshot(refused=refused), settings(tmp_path).targets[0].paths).refused == ()
 
 
 def test_a_target_of_the_whole_tree_takes_all(tmp_path: Path):
     target = settings(tmp_path).targets[0].model_copy(update={"paths": ("",)})
-    assert part_of(snapshot(missing=("",)), target) == snapshot(missing=("",))
+    assert narrow(snapshot(missing=("",)), target.paths) == snapshot(missing=("",))
 
 
 # ---------------------------------------------------------------- GPUs: each target leases without knowing of the other

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from reconciler.config.settings import SourceSettings, TargetSettings
-from reconciler.desired import build_desired, part_of
+from reconciler.desired import build_desired
 from reconciler.errors import ManifestError
-from reconciler.manifests import Ignore, Manifests, read_manifests, read_paths
+from reconciler.manifests import Ignore, Manifests, narrow, read_manifests, read_paths
 from reconciler.manifests.documents import read_file
 from reconciler.model import Origin
 from reconciler.source import GitSource
@@ -205,7 +205,7 @@ def test_faults_in_a_folder_of_another_host_block_nothing_here(tmp_path: Path) -
 
     def blocking(name: str) -> set[str]:
         target = TargetSettings.model_validate({"name": name, "paths": [f"hosts/{name}"]})
-        own = part_of(snapshot, target)
+        own = narrow(snapshot, target.paths)
         desired = build_desired(read_manifests(own), target, own)
         assert not desired.services
         return {reason.origin.file for reason in desired.unreadable if reason.origin}

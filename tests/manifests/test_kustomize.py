@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.config.settings import SourceSettings, TargetSettings
-from reconciler.desired import build_desired, part_of
+from reconciler.desired import build_desired
 from reconciler.errors import Retryable
 from reconciler.evaluation.evaluator import Evaluator
 from reconciler.evaluation.sandbox import Sandbox
 from reconciler.host.rollout.pruning import reason_to_keep
-from reconciler.manifests import ManifestCache, Manifests, find_supporting, read_manifests, read_paths
+from reconciler.manifests import ManifestCache, Manifests, find_supporting, narrow, read_manifests, read_paths
 from reconciler.manifests.kustomize import Program
 from reconciler.model import DesiredState, File, Origin, Owned, Reason, ServiceId, Snapshot
 from reconciler.source import GitSource
@@ -90,11 +90,11 @@ def commit(repository: Repository, files: dict[str, str], *more_paths: str) -> S
 
 
 def look(snapshot: Snapshot, cache: ManifestCache | None = None) -> Manifests:
-    return read_manifests(part_of(snapshot, TARGET), cache, TARGET.paths)
+    return read_manifests(narrow(snapshot, TARGET.paths), cache, TARGET.paths)
 
 
 def desired(snapshot: Snapshot) -> DesiredState:
-    return build_desired(look(snapshot), TARGET, part_of(snapshot, TARGET))
+    return build_desired(look(snapshot), TARGET, narrow(snapshot, TARGET.paths))
 
 
 def origins(reasons: tuple[Reason, ...]) -> list[tuple[str, int]]:
@@ -521,7 +521,7 @@ def test_overlay_of_another_folder_gets_no_secrets_of_a_namespace(kubectl: str, 
     """An overlay decides over what it makes of a base: it counts as written where the overlay stands."""
     limited = {"folders": [{"path": "base", "namespaces": ["models"]}]}
     target = TargetSettings.model_validate({**TARGET.model_dump(exclude={"secrets"}), "secrets": limited})
-    snapshot = part_of(commit(repository, TREE), target)
+    snapshot = narrow(commit(repository, TREE), target.paths)
     manifests = read_manifests(snapshot, None, target.paths)
     (service,) = manifests.of_kind("InferenceService")
     assert (service.origin.file, service.place) == ("base/chat.yaml", "hosts/box/kustomization.yaml")

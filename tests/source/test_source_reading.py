@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.settings import SourceSettings, TargetSettings
-from reconciler.desired.prune_safety import part_of, unreadable_places
+from reconciler.desired.prune_safety import unreadable_places
 from reconciler.errors import Terminal
-from reconciler.manifests import read_manifests
+from reconciler.manifests import narrow, read_manifests
 from reconciler.source import GitSource
 from reconciler.source import poll as poll_module
 from tests.source.parts import PATHS, codes, make_pack, source_of
@@ -396,7 +396,7 @@ def test_folder_beyond_the_limits_concerns_only_targets_that_read_it(
     assert "remove files, list them in .reconcilerignore, or raise the limit" in refused.message
     for name, paths in zip("ab", TWO, strict=True):
         target = TargetSettings.model_validate({"name": name, "paths": paths})
-        places = unreadable_places(read_manifests(part := part_of(found, target)), part)
+        places = unreadable_places(read_manifests(part := narrow(found, target.paths)), part)
         kept = [each.origin and each.origin.file for each in places if each.code == "FolderTooLarge"]
         assert kept == (["hosts/b", "hosts/b/"] if name == "b" else [])
 
@@ -436,7 +436,7 @@ def test_folder_above_others_beyond_the_limits_leaves_them_readable(repository: 
     found = source.poll()
     assert [file.path for file in found.files] == ["hosts/a/chat.yaml"]
     concerned = [
-        part_of(found, TargetSettings.model_validate({"name": "n", "paths": each})).refused for each in readers
+        narrow(found, TargetSettings.model_validate({"name": "n", "paths": each}).paths).refused for each in readers
     ]
     assert [len(each) for each in concerned] == [1, 0]
 
