@@ -12,7 +12,7 @@ from reconciler.config import settings as config
 from reconciler.engines.images import find_engine
 from reconciler.engines.lacks import Lacks
 from reconciler.engines.preflight import PreflightRunner
-from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.errors import ReconcileError, Retryable
 from reconciler.fault_isolation import Faults
 from reconciler.host.backends import PROXY, make_backend
 from reconciler.host.checks.fits import Fits
@@ -42,7 +42,6 @@ from reconciler.host.supervisor import ProcessState
 from reconciler.host.translations import Translations
 from reconciler.host.workload import Workloads
 from reconciler.model import (
-    Action,
     AskPreflight,
     Desired,
     Drain,
@@ -50,13 +49,11 @@ from reconciler.model import (
     Forget,
     MarkReady,
     NoteCrash,
-    NoteFailure,
     Observed,
     Owned,
     Promote,
     ProxyBreak,
     Reattach,
-    Reject,
     Relabel,
     Remove,
     Repair,
@@ -68,6 +65,7 @@ from reconciler.model import (
     Start,
     Stop,
     TakeOwnership,
+    TargetAction,
     Undrain,
     Unreachable,
     Unstage,
@@ -286,7 +284,7 @@ class HostTarget:
 
     # ------------------------------------------------------------ perform
 
-    def perform(self, action: Action) -> None:
+    def perform(self, action: TargetAction) -> None:
         """Do one action, idempotently. Raises Retryable or Terminal."""
         if isinstance(action, AskPreflight):
             # Changes nothing, so that `plan` may ask while a daemon runs.
@@ -318,8 +316,6 @@ class HostTarget:
                 self._remove(action)
             case TakeOwnership() | Promote() | NoteCrash() | Forget():
                 self._records.remember(action)
-            case Reject() | NoteFailure():
-                raise Terminal("verdicts are kept by the history, not by a host; this is a bug in the loop")
             case _:
                 assert_never(action)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -18,20 +16,17 @@ from reconciler.host.health import Patience
 from reconciler.host.plan import make_plan
 from reconciler.host.rollout import all_wishes
 from reconciler.loop.failures import FailureLog
+from reconciler.loop.perform import Performer
+from reconciler.loop.quarantines import QuarantineLog
 from reconciler.loop.recorder import Recorder
 from reconciler.model import (
-    Action,
     ByHand,
     DesiredState,
-    NoteFailure,
     Observed,
     Outcome,
     Plan,
-    Promote,
-    Quarantine,
     Reason,
     ReasonCode,
-    Reject,
     Result,
     ServiceId,
     Snapshot,
@@ -80,7 +75,6 @@ class Reconciler:
     ) -> None:
         self._settings = settings
         self._target = target
-        self._history = history
         self._suspension = suspension
         self._cordon = cordon
         self._journal = journal
@@ -92,7 +86,8 @@ class Reconciler:
         self._leaving: Reason | None = None
         self._unanswered = 0
         self.failures = FailureLog(settings.name, history)
-        self._unwritten: dict[tuple[ServiceId, str], Quarantine] = {}
+        self._quarantines = QuarantineLog(settings.name, history)
+        self._performer = Performer(target, self._quarantines)
         self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
 
     def turn(self, snapshot: Snapshot | None, act: bool = True) -> Pass:
@@ -107,14 +102,14 @@ class Reconciler:
         plan = make_plan(
             desired,
             observed,
-            self._quarantines(),
+            self._quarantines.now(),
             patience(self._settings),
             _suspended_ids(frozenset(suspended), desired, observed),
             self.failures.now(),
         )
         if act:
             self._remember_cordon(desired)
-        results = execute(plan, self._perform, self._pool, self.failures.waiting(plan)) if act else ()
+        results = execute(plan, self._performer.perform, self._pool, self.failures.waiting(plan)) if act else ()
         if act:
             self.failures.note(desired, observed, plan, results)
         self._ends_at = min((one.until for one in (*suspended.values(), drained) if one and one.until), default=inf)
@@ -206,44 +201,12 @@ class Reconciler:
             # It is followed all the same; only a host.yaml that breaks later would not be understood.
             log.error("cordon_not_remembered", target=self._settings.name, error=str(error))
 
-    def _perform(self, action: Action) -> None:
-        if isinstance(action, Reject):
-            self._reject(action.quarantine)
-            return
-        if isinstance(action, NoteFailure):
-            # Its result is what is kept.
-            return
-        self._target.perform(action)
-        if isinstance(action, Promote) and action.promoted.replicas:
-            # Git has moved on successfully: what failed before may be tried again when git asks for it anew.
-            self._history.lift(self._settings.name, action.service)
-            self._unwritten = {key: one for key, one in self._unwritten.items() if key[0] != action.service}
-
-    def _reject(self, quarantine: Quarantine) -> None:
-        """A disk that is full must not have a digest tried that failed."""
-        key = (quarantine.service, quarantine.digest)
-        self._unwritten[key] = quarantine
-        self._history.reject(self._settings.name, quarantine)
-        self._unwritten.pop(key, None)
-
-    def _quarantines(self) -> Mapping[tuple[ServiceId, str], Quarantine]:
-        for quarantine in tuple(self._unwritten.values()):
-            with suppress(Retryable):
-                self._reject(quarantine)
-        return {**self._unwritten, **self._history.quarantines(self._settings.name)}
-
     def retry(self, service: str | None) -> frozenset[str]:
         """Try again what failed of a service, or of all: quarantined digests, and actions that wait for their turn.
 
         Returns the services that this concerns.
         """
-        lifted = self.failures.forget(service)
-        for key in [*self._unwritten, *self._history.quarantines(self._settings.name)]:
-            if service in (None, str(key[0])):
-                self._unwritten.pop(key, None)
-                self._history.lift(self._settings.name, *key)
-                lifted.add(str(key[0]))
-        return frozenset(lifted)
+        return frozenset(self.failures.forget(service) | self._quarantines.forget(service))
 
     def _again_in(
         self, plan: Plan, observed: Observed | Unreachable, results: tuple[Result, ...], began: float

@@ -211,7 +211,7 @@ class Forget:
     reason: str
 
 
-Action = (
+TargetAction = (
     EnsureProxy
     | Stage
     | StageImage
@@ -229,11 +229,13 @@ Action = (
     | SetRoutes
     | Promote
     | NoteCrash
-    | NoteFailure
-    | Reject
     | TakeOwnership
     | Forget
 )
+"""What a target performs."""
+
+Action = TargetAction | Reject | NoteFailure
+"""The others are about what the daemon remembers of digests that failed."""
 
 
 def action_name(action: Action) -> str:

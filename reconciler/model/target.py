@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from reconciler.model import Action, Desired, Observed, Unreachable
+from reconciler.model import Desired, Observed, TargetAction, Unreachable
 
 
 class Target(Protocol):
@@ -15,7 +15,7 @@ class Target(Protocol):
     def observe(self, wanted: tuple[Desired, ...]) -> Observed | Unreachable:
         """What is there now. `wanted` tells which specs' preflight verdicts to look up; it never writes."""
 
-    def perform(self, action: Action) -> None:
+    def perform(self, action: TargetAction) -> None:
         """Do one action, idempotently. Raises Retryable or Terminal."""
 
     def close(self) -> None:
