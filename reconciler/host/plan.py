@@ -12,7 +12,6 @@ from reconciler.host.health import Patience, ReplicaPhase
 from reconciler.host.rollout import (
     Decision,
     ServiceContext,
-    all_wishes,
     decide,
     keep_room,
     reason_to_keep,
@@ -22,7 +21,7 @@ from reconciler.host.rollout import (
     settled,
 )
 from reconciler.host.rollout.builds import Marked
-from reconciler.host.rollout.confined import life_of, mark_each, unmark_each, wishes_each
+from reconciler.host.rollout.confined import current_versions, life_of, mark_each, unmark_each
 from reconciler.host.rollout.goal import standing
 from reconciler.model import (
     Action,
@@ -80,7 +79,7 @@ def make_plan(
     marked = mark_each(observed, quarantines, failures, faults)
     seen, observed = observed, marked.observed
     every = desired
-    desired = replace(every, services=wishes_each(every.services, observed.owned, faults))
+    desired = replace(every, services=current_versions(every.services, observed.owned, faults))
     decisions: dict[ServiceId, Decision] = {}
     open_questions: list[ServiceContext] = []
     for s in _situations(desired, observed, marked.quarantines, patience, faults, marked.failures):
@@ -336,7 +335,7 @@ def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[Se
     # Whose files these are nobody can tell from their keys, so anybody who is to be left alone keeps all of them.
     if suspended or any(one.spec is None for one in desired.services):
         return
-    specs = [(one.id, one.spec) for one in all_wishes(desired.services) if one.spec is not None and not one.not_here]
+    specs = [(one.id, one.spec) for one in desired.versions if one.spec is not None and not one.not_here]
     specs += [(one.id, one.promoted.spec) for one in observed.owned.values() if one.promoted is not None]
     specs += [(one.service, one.spec) for one in observed.replicas]
     needed = {key for service, spec in specs for key, _ in fetched(service, spec)}

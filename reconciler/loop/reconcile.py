@@ -14,7 +14,6 @@ from reconciler.evaluation.evaluator import Evaluation, Evaluator
 from reconciler.host.execute import BESIDE, execute, make_pool
 from reconciler.host.health import Patience
 from reconciler.host.plan import make_plan
-from reconciler.host.rollout import all_wishes
 from reconciler.loop.failures import FailureLog
 from reconciler.loop.perform import Performer
 from reconciler.loop.quarantines import QuarantineLog
@@ -98,7 +97,7 @@ class Reconciler:
         suspended = self._suspension.in_force()
         drained = self._drain.current() if self._drain else None
         desired = _drained(self._wanted(snapshot) if act else self.desired(snapshot), drained)
-        observed = self._target.observe(all_wishes(desired.services))
+        observed = self._target.observe(desired.versions)
         plan = make_plan(
             desired,
             observed,

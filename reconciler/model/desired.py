@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from reconciler.model.names import Origin, Reason, ServiceId
@@ -214,6 +214,28 @@ class Desired:
     grpc: bool = False
     http: bool = True
 
+    @property
+    def versions(self) -> tuple[Desired, ...]:
+        """The service, and its second version as if that were all there is of it."""
+        other = self.canary
+        if other is None:
+            return (self,)
+        second = replace(
+            self,
+            spec=other.spec,
+            digest=other.digest,
+            replicas=other.replicas,
+            canary_percent=other.percent,
+            argument_origins=other.argument_origins,
+            blocked=other.blocked,
+            variable_origins=other.variable_origins,
+            resources_origin=other.resources_origin,
+            mount_origins=other.mount_origins,
+            canary=None,
+            keeps_stable=True,
+        )
+        return (self, second)
+
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
@@ -244,3 +266,8 @@ class DesiredState:
     skipped: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
     paths: tuple[str, ...] = ()
     in_default_namespace: frozenset[ServiceId] = frozenset()
+
+    @property
+    def versions(self) -> tuple[Desired, ...]:
+        """Everything that may run: each service, and its second version after it."""
+        return tuple(version for one in self.services for version in one.versions)

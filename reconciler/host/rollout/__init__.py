@@ -2,11 +2,10 @@
 
 `goal` says where the service is heading, `staging` which files it needs first, `strategy` which actions lead there
 from what is observed now, `route` how requests reach it meanwhile, `reservations` which room others must not take,
-`verdict` what to tell people, `canary` what a second version comes after, `pruning` what becomes of what git does not
+`verdict` what to tell people, `canary` which of two versions comes next, `pruning` what becomes of what git does not
 show. `decide` puts them together; `fast_path` is the short way of a service that is as git wants it.
 """
 
-from reconciler.host.rollout.canary import all_wishes, wishes_now
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.decide import Decision, decide
 from reconciler.host.rollout.fast_path import settled
@@ -17,7 +16,6 @@ from reconciler.host.rollout.route import route_left_alone
 __all__ = [
     "Decision",
     "ServiceContext",
-    "all_wishes",
     "decide",
     "keep_room",
     "reason_to_keep",
@@ -25,5 +23,4 @@ __all__ = [
     "reason_to_stay",
     "route_left_alone",
     "settled",
-    "wishes_now",
 ]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from reconciler.fault_isolation import Faults
 from reconciler.host.health import Patience, ReplicaPhase, life
 from reconciler.host.rollout.builds import Marked, Quarantines, mark, unmark
-from reconciler.host.rollout.canary import wishes_now
+from reconciler.host.rollout.canary import current_version
 from reconciler.model import Action, Desired, FailedAction, Observed, Owned, Replica, ServiceId, service_of
 
 
@@ -47,13 +47,16 @@ def unmark_each(actions: Sequence[Action], marked: Marked, seen: Observed, fault
     return tuple(action for action in made if service_of(action) not in waiting)
 
 
-def wishes_each(services: Iterable[Desired], owned: Mapping[ServiceId, Owned], faults: Faults) -> tuple[Desired, ...]:
-    return tuple(_wish(one, owned, faults) if one.canary else one for one in services)
+def current_versions(
+    services: Iterable[Desired], owned: Mapping[ServiceId, Owned], faults: Faults
+) -> tuple[Desired, ...]:
+    """Of each service the version to be reached next."""
+    return tuple(_current(one, owned, faults) if one.canary else one for one in services)
 
 
-def _wish(one: Desired, owned: Mapping[ServiceId, Owned], faults: Faults) -> Desired:
+def _current(one: Desired, owned: Mapping[ServiceId, Owned], faults: Faults) -> Desired:
     try:
-        return wishes_now((one,), owned)[0]
+        return current_version(one, owned.get(one.id))
     except Exception as error:
         faults.note(one.id, error, one.origin)
         return one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +43,9 @@ from reconciler.model import (
     Sync,
 )
 from reconciler.report import applied, planned
+from reconciler.report.history import History
 from reconciler.report.planned import plan_document
+from reconciler.state.copy import HISTORY
 from reconciler.system import procfs
 from tests.crash.harness import make_ready, settings
 from tests.loop.test_reconcile import Target, snapshot, turner
@@ -116,7 +119,8 @@ def test_service_that_raises_while_planned_is_kept_as_others_go_on(
     raised = break_for(monkeypatch, where, name)
     plan = follow(turns, target, both, 2, lambda: bool(serves(target, "fine", 1) - before["fine"]))
     assert raised
-    told = [one for one in turns._history.entries(50, str(ODD)) if one["event"] == "internal_error"]
+    with closing(History(tmp_path / "state" / HISTORY)) as history:
+        told = [one for one in history.entries(50, str(ODD)) if one["event"] == "internal_error"]
     assert len(told) == 1
     assert "OverflowError" in told[0]["message"]
     assert serves(target, "odd", 1) == before["odd"]
