@@ -17,7 +17,7 @@ from reconciler.fault_isolation import Faults
 from reconciler.host.backends import PROXY, make_backend
 from reconciler.host.checks.fits import Fits
 from reconciler.host.checks.host_capacity import Machine
-from reconciler.host.checks.preflights import Preflights
+from reconciler.host.checks.preflights import Preflights, running_digests
 from reconciler.host.checks.start_checks import StartChecks, record_of
 from reconciler.host.clock import Clock
 from reconciler.host.gpus import usage
@@ -38,7 +38,6 @@ from reconciler.host.reserved import NOTHING, Reserved
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.host.routing.watch import ProxyWatch
 from reconciler.host.staging.stager import Stager
-from reconciler.host.supervisor import ProcessState
 from reconciler.host.translations import Translations
 from reconciler.host.workload import Workloads
 from reconciler.model import (
@@ -57,7 +56,6 @@ from reconciler.model import (
     Relabel,
     Remove,
     Repair,
-    ReplicaId,
     ServiceId,
     SetRoutes,
     Stage,
@@ -204,16 +202,9 @@ class HostTarget:
             if usage.is_asked_for(wanted, records, states, faults):
                 capacity = replace(capacity, gpu_use=usage.look(self._gpus, self._supervisor.is_ours, faults))
             capacity = usage.without(capacity, reserved.gpus)
-            # In this order: what is staged by now is there when the engine is asked about it.
             staging = self._stager.look()
             images = self._images.look(self._containers(wanted, owned, records, faults)) if self._images else {}
             outdated = self._translations.outdated(wanted, records, owned, faults)
-            restarts = {service: one.restarted_at for service, one in owned.items() if one.restarted_at}
-            running = _running(wanted, records, states) - outdated.keys()
-            known = self._preflights.look_up(wanted, running, restarts)
-            if self._lock.is_held:
-                # Whoever only looks deletes nothing.
-                self._preflights.tidy(owned, records)
         except ReconcileError as error:
             return Unreachable(self.name, now, str(error))
         self._probes.watch(self._subjects.of(records, states, faults))
@@ -228,14 +219,25 @@ class HostTarget:
             routes=proxy.applied,
             proxy_ready=proxy.ready,
             proxy_break=ProxyBreak.NONE if proxy.ready else self._proxy_watch.found,
-            preflights=known.preflights,
-            preflighting=frozenset(known.asking),
-            blockers=known.blockers,
             staging=staging,
             images=images,
             outdated=outdated,
             faulty=faults.reasons,
             bugs=tuple(faults.bugs),
+        )
+
+    def preflight(self, wanted: tuple[Desired, ...], observed: Observed) -> Observed | Unreachable:
+        """The same, with what is known of the wanted specs: verdicts, which are asked for now, what is in the way."""
+        restarts = {service: one.restarted_at for service, one in observed.owned.items() if one.restarted_at}
+        try:
+            known = self._preflights.look_up(wanted, running_digests(wanted, observed), restarts)
+            if self._lock.is_held:
+                # Whoever only looks deletes nothing.
+                self._preflights.tidy(observed.owned, observed.replicas)
+        except ReconcileError as error:
+            return Unreachable(self.name, observed.at, str(error))
+        return replace(
+            observed, preflights=known.preflights, preflighting=frozenset(known.asking), blockers=known.blockers
         )
 
     def _containers(
@@ -363,17 +365,3 @@ class HostTarget:
     def restart(self, service: ServiceId, who: str) -> None:
         """Write down that its replicas are to be replaced by new ones. Raises Retryable."""
         self._records.restart(service, who)
-
-
-def _running(
-    wanted: Iterable[Desired], records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState]
-) -> frozenset[str]:
-    """The digests of which enough runs already: nothing has to be started for them. Services may share one."""
-    alive: dict[str, int] = {}
-    for record in records:
-        if record.stopping_at is None and record.draining_at is None and states[record.id].alive:
-            alive[record.digest] = alive.get(record.digest, 0) + 1
-    asked: dict[str, int] = {}
-    for one in wanted:
-        asked[one.digest] = asked.get(one.digest, 0) + max(1, one.replicas)
-    return frozenset(digest for digest, count in asked.items() if alive.get(digest, 0) >= count)

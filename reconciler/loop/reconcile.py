@@ -1,4 +1,4 @@
-"""One pass over one target: desired → observe → plan → execute → report. The only file that chains stages."""
+"""One pass over one target: desired → observe → preflight → plan → execute → report. Only here stages are chained."""
 
 from __future__ import annotations
 
@@ -98,6 +98,8 @@ class Reconciler:
         drained = self._drain.current() if self._drain else None
         desired = _drained(self._wanted(snapshot) if act else self.desired(snapshot), drained)
         observed = self._target.observe(desired.versions)
+        if isinstance(observed, Observed):
+            observed = self._target.preflight(desired.versions, observed)
         plan = make_plan(
             desired,
             observed,

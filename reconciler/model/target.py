@@ -13,7 +13,10 @@ class Target(Protocol):
     name: str
 
     def observe(self, wanted: tuple[Desired, ...]) -> Observed | Unreachable:
-        """What is there now. `wanted` tells which specs' preflight verdicts to look up; it never writes."""
+        """What is there now, and what of it concerns what is wanted. Writes nothing."""
+
+    def preflight(self, wanted: tuple[Desired, ...], observed: Observed) -> Observed | Unreachable:
+        """The same, with what is known of the wanted specs before anything of them starts. Asks nothing by itself."""
 
     def perform(self, action: TargetAction) -> None:
         """Do one action, idempotently. Raises Retryable or Terminal."""

@@ -53,6 +53,13 @@ class Steady(HostTarget):
         finally:
             self.observing.append(1000 * (time.process_time() - began))
 
+    def preflight(self, wanted: tuple[Desired, ...], observed: Observed) -> Observed | Unreachable:
+        began = time.process_time()
+        try:
+            return super().preflight(wanted, observed)
+        finally:
+            self.observing[-1] += 1000 * (time.process_time() - began)
+
     def perform(self, action: Action) -> None:
         raise AssertionError(f"there is nothing to do, but it wants {action}")
 

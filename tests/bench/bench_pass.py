@@ -65,6 +65,9 @@ class Synthetic:
         copies = tuple(replace(replica) for replica in self._answer.replicas)
         return replace(self._answer, at=time.time(), replicas=copies)
 
+    def preflight(self, wanted: tuple[Desired, ...], observed: Observed) -> Observed:
+        return observed
+
     def perform(self, action: object) -> None:
         self.written += 1
 

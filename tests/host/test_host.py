@@ -32,10 +32,6 @@ from reconciler.model import (
     Owned,
     Promote,
     Promoted,
-    Quarantine,
-    Reason,
-    ReasonCode,
-    Reject,
     Relabel,
     Remove,
     Replica,
@@ -100,6 +96,8 @@ def start(flags: str = "", replica: ReplicaId = REPLICA) -> Start:
 
 def observe(host: HostTarget, *wanted: Desired) -> Observed:
     observed = host.observe(wanted)
+    assert isinstance(observed, Observed), observed
+    observed = host.preflight(wanted, observed)
     assert isinstance(observed, Observed), observed
     return observed
 
@@ -334,12 +332,6 @@ def test_image_without_an_interpreter_is_refused(host: HostTarget) -> None:
         host.perform(replace(action, spec=replace(action.spec, image="other:1")))
 
 
-def test_quarantine_is_not_kept_by_a_host(host: HostTarget) -> None:
-    quarantine = Quarantine(SERVICE, DIGEST, Reason(ReasonCode.BLOCKED, "x"), "1" * 40, 1.0)
-    with pytest.raises(Terminal, match="history"):
-        host.perform(Reject(quarantine, "t"))
-
-
 # ---------------------------------------------------------------- what a pass costs
 
 
@@ -358,7 +350,7 @@ from reconciler.host.target import HostTarget
 from tests.crash.harness import settings
 folder = Path(sys.argv[1])
 host = HostTarget(settings(folder), folder / "state", lambda: None)
-first = host.observe(())
+first = host.preflight((), host.observe(()))
 seen, main = [], threading.get_ident()
 def hook(event, args):
     if threading.get_ident() != main:
@@ -369,7 +361,7 @@ def hook(event, args):
         seen.append((event, 1))
 host._proxy.observe = lambda state=host._proxy.observe(): state  # asked over its socket, not by files
 sys.addaudithook(hook)
-again = host.observe(())
+again = host.preflight((), host.observe(()))
 assert len(again.replicas) == 2 and all(replica.alive for replica in again.replicas)
 for path, writes in seen:
     print(int(bool(writes)), path)

@@ -94,6 +94,8 @@ def spec(model: Path) -> EffectiveSpec:
 def observe(host: HostTarget, *wanted: Desired) -> Observed:
     observed = host.observe(wanted)
     assert isinstance(observed, Observed), observed
+    observed = host.preflight(wanted, observed)
+    assert isinstance(observed, Observed), observed
     return observed
 
 

@@ -68,6 +68,9 @@ class Target:
     def observe(self, wanted: tuple[Desired, ...]) -> Observed:
         return self.host.observe()
 
+    def preflight(self, wanted: tuple[Desired, ...], observed: Observed) -> Observed:
+        return observed
+
     def perform(self, action: Action) -> None:
         if isinstance(action, Start) and (action.replica.service.name == "broken" or action.digest in self.refused):
             raise Retryable("no luck")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,18 +14,19 @@ from reconciler.errors import ReconcileError, Retryable, Terminal
 from reconciler.host.checks.fits import Fits
 from reconciler.host.checks.start_checks import StartChecks
 from reconciler.host.fault_isolation import Bugs
-from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.staging.weights import UnusableFolder
 from reconciler.host.workload import Workloads
 from reconciler.model import (
     AskPreflight,
     Desired,
     EffectiveSpec,
+    Observed,
     Origin,
     Owned,
     Preflight,
     Reason,
     ReasonCode,
+    Replica,
     ServiceId,
 )
 from reconciler.system.file_stamps import Stamp, Stamps
@@ -165,7 +167,7 @@ class Preflights:
         self._known = known
         return found
 
-    def tidy(self, owned: Mapping[ServiceId, Owned], records: Iterable[ReplicaRecord]) -> None:
+    def tidy(self, owned: Mapping[ServiceId, Owned], replicas: Iterable[Replica]) -> None:
         """Delete verdicts and measurements that no wish, no replica and no promoted spec needs.
 
         It costs nothing while none of these changes.
@@ -173,7 +175,7 @@ class Preflights:
         Where a question cannot be made now, its verdict goes as well: the engine is asked again once it can.
         """
         kept = [(service, one.promoted) for service, one in owned.items() if one.promoted is not None]
-        there = {one.digest: one for one in records}
+        there = {one.digest: one for one in replicas}
         keys = frozenset(known.key for known in self._known.values())
         now = keys, self._runner.answers, tuple(one.digest for _, one in kept), frozenset(there)
         if now == self._tidied:
@@ -255,6 +257,16 @@ class Preflights:
         # The files are there now: what was said before does not hold any more.
         self._refused.pop(wish.digest, None)
         return _Known(wish, seen, engine, asked, key_of(asked))
+
+
+def running_digests(wanted: Iterable[Desired], observed: Observed) -> frozenset[str]:
+    """The digests of which enough runs already: nothing has to be started for them. Services may share one."""
+    alive = Counter(r.digest for r in observed.replicas if r.alive and r.stopping_at is None and r.draining_at is None)
+    asked: Counter[str] = Counter()
+    for one in wanted:
+        asked[one.digest] += max(1, one.replicas)
+    outdated = {digest for _, digest in observed.outdated}
+    return frozenset(digest for digest, count in asked.items() if alive[digest] >= count and digest not in outdated)
 
 
 def _refusal(error: Terminal, origin: Origin) -> Preflight:

@@ -20,6 +20,7 @@ from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import PreflightVerdict, key_of
 from reconciler.errors import Retryable
 from reconciler.host.checks.fits import Fits
+from reconciler.host.checks.preflights import running_digests
 from reconciler.host.staging import state as states
 from reconciler.host.target import HostTarget
 from reconciler.model import (
@@ -30,6 +31,7 @@ from reconciler.model import (
     Mount,
     Observed,
     Origin,
+    Outdated,
     Preflight,
     Promote,
     Promoted,
@@ -37,6 +39,7 @@ from reconciler.model import (
 )
 from reconciler.model.model_sources import key_of as key_of_model
 from tests.host.doctor.test_doctor import make_engine
+from tests.support.simulation import Host, state, wanted
 
 ARGS = ("serve", "/mnt/models/deep", "--max-model-len=1")
 SPEC = EffectiveSpec("standin:1", (), ARGS, mounts=(Mount("pvc://disk/m"),))
@@ -72,6 +75,8 @@ class Disk:
 
     def look(self, target: HostTarget) -> dict[str, Preflight]:
         seen = target.observe(self.wanted)
+        assert isinstance(seen, Observed), seen
+        seen = target.preflight(self.wanted, seen)
         assert isinstance(seen, Observed), seen
         return dict(seen.preflights)
 
@@ -257,8 +262,8 @@ def test_verdict_of_what_is_promoted_is_kept_until_its_successor_is(tmp_path: Pa
     assert old.spec is not None
     target.perform(Promote(old.id, Promoted(old.digest, old.spec, 1, old.origin, "1" * 40, 1.0), "test"))
     new = replace(old, spec=replace(old.spec, args=(*ARGS, "--seed=1")), digest="new")
-    for wanted, count in (((old,), 1), ((new,), 1), ((), 1)):
-        disk.wanted = wanted
+    for wishes, count in (((old,), 1), ((new,), 1), ((), 1)):
+        disk.wanted = wishes
         disk.look(target)
         assert kept(disk)["preflight"] == count
     assert new.spec is not None
@@ -278,3 +283,14 @@ def test_a_pass_without_changes_looks_into_no_folder_of_verdicts(tmp_path: Path)
     disk.look(target)
     assert kept(disk) == {"preflight": 3, "fit": 1}
     target.close()
+
+
+def test_outdated_digest_that_runs_is_checked_like_one_that_does_not():
+    host = Host()
+    want = wanted("a", "good1")
+    host.converge(state(want))
+    seen = host.observe()
+    assert running_digests((want,), seen) == {want.digest}
+    assert not running_digests((replace(want, replicas=2),), seen), "one of two is missing"
+    outdated = {(want.id, want.digest): Outdated((("engines[].python", "/b"),), restorable=True)}
+    assert not running_digests((want,), replace(seen, outdated=outdated))

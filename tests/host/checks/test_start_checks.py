@@ -48,9 +48,15 @@ def disk(tmp_path: Path) -> Disk:
 def see(disk: Disk, wish: Desired, secrets: SecretStore = NO_SECRETS) -> Observed:
     target = HostTarget(disk.settings, disk.folder / "state", lambda: None, lambda: secrets)
     try:
-        seen = target.observe((wish,))
+        return look(target, wish)
     finally:
         target.close()
+
+
+def look(target: HostTarget, wish: Desired) -> Observed:
+    seen = target.observe((wish,))
+    assert isinstance(seen, Observed), seen
+    seen = target.preflight((wish,), seen)
     assert isinstance(seen, Observed), seen
     return seen
 
@@ -217,17 +223,12 @@ def test_preflight_that_fails_again_and_again_blocks_with_the_variables_line(dis
     assert wish.spec is not None
     ask = AskPreflight(wish.id, wish.digest, wish.spec, wish.origin, (), "test")
 
-    def look() -> Observed:
-        seen = target.observe((wish,))
-        assert isinstance(seen, Observed)
-        return seen
-
     try:
         for count in range(3):
-            assert look().blockers == {}, f"{count} failures are none yet"
+            assert look(target, wish).blockers == {}, f"{count} failures are none yet"
             target.perform(ask)
-            eventually(lambda: not look().preflighting)
-        seen = look()
+            eventually(lambda: not look(target, wish).preflighting)
+        seen = look(target, wish)
     finally:
         target.close()
     (reason,) = seen.blockers[wish.digest]

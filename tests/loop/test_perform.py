@@ -1,0 +1,63 @@
+"""What the daemon remembers of an action, and what a target does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from reconciler.loop.perform import Performer
+from reconciler.loop.quarantines import QuarantineLog
+from reconciler.model import Action, NoteFailure, Promote, Promoted, Quarantine, Reason, ReasonCode, Reject, ReplicaId
+from reconciler.report.history import History
+from tests.loop.test_reconcile import Target
+from tests.support.simulation import wanted
+
+WANT = wanted("a", "good1")
+FAILED = Quarantine(WANT.id, "bad", Reason(ReasonCode.CRASHED, "it ended"), "r", 1.0)
+
+
+class Listening(Target):
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Action] = []
+
+    def perform(self, action: Action) -> None:
+        self.asked.append(action)
+
+
+@pytest.fixture
+def performer(tmp_path: Path) -> Iterator[Performer]:
+    with closing(History(tmp_path / "state.db")) as history:
+        yield Performer(Listening(), QuarantineLog("box", history))
+
+
+def asked(performer: Performer) -> list[Action]:
+    assert isinstance(performer.target, Listening)
+    return performer.target.asked
+
+
+def test_rejected_digest_is_quarantined_without_the_target(performer: Performer) -> None:
+    performer.perform(Reject(FAILED, "t"))
+    performer.perform(NoteFailure(ReplicaId(WANT.id, "bad-0"), "bad", "run", "t"))
+    assert performer.quarantines.now() == {(WANT.id, "bad"): FAILED}
+    assert asked(performer) == []
+
+
+@pytest.mark.parametrize(("replicas", "left"), [(1, 0), (0, 1)])
+def test_promotion_lifts_quarantines_unless_it_is_of_no_replica(performer: Performer, replicas: int, left: int) -> None:
+    assert WANT.spec is not None
+    performer.perform(Reject(FAILED, "t"))
+    action = Promote(WANT.id, Promoted(WANT.digest, WANT.spec, replicas, WANT.origin, "r", 2.0), "t")
+    performer.perform(action)
+    assert asked(performer) == [action]
+    assert len(performer.quarantines.now()) == left
+
+
+def test_forgotten_quarantines_are_those_of_the_service_asked_for(performer: Performer) -> None:
+    performer.perform(Reject(FAILED, "t"))
+    assert performer.quarantines.forget("default/b") == set()
+    assert performer.quarantines.forget(str(WANT.id)) == {str(WANT.id)}
+    assert not performer.quarantines.now()
