@@ -77,14 +77,14 @@ def _make_systemd(settings: TargetSettings, inventory: Inventory, gpus: Gpus, cl
     from reconciler.host.systemd.preflight import PreflightSandbox
     from reconciler.host.systemd.proxy import ProxyUnit
     from reconciler.host.systemd.supervisor import UnitSupervisor
-    from reconciler.host.systemd.ways import AnyManager
+    from reconciler.host.systemd.systemd_api import Systemd
 
     folder, seconds = inventory.folder, settings.rollout.shutdown_budget
     name, proxy_folder = folder.name, folder / PROXY
-    manager = AnyManager()
+    systemd = Systemd()
     memory = bootstrap.MEMORY_FACTOR * bootstrap.full_heap(settings.routing.max_body_bytes)
-    proxy = ProxyUnit(name, seconds, manager, memory)
-    drain = DrainUnit(name, proxy_folder, seconds, manager)
+    proxy = ProxyUnit(name, seconds, systemd, memory)
+    drain = DrainUnit(name, proxy_folder, seconds, systemd)
 
     def prepare_shutdown() -> None:
         drain.ensure()
@@ -95,12 +95,12 @@ def _make_systemd(settings: TargetSettings, inventory: Inventory, gpus: Gpus, cl
         proxy.remove()
 
     return Backend(
-        supervisor=UnitSupervisor(name, settings.user, inventory, gpus, manager, closed),
+        supervisor=UnitSupervisor(name, settings.user, inventory, gpus, systemd, closed),
         spawn_proxy=proxy.spawn,
         prepare_shutdown=prepare_shutdown,
         remove_proxy=remove_proxy,
         # With a connection of its own: fetches and replicas are let go of at different times.
-        fetcher=FetchUnit(name, _python(settings), AnyManager()),
+        fetcher=FetchUnit(name, _python(settings), Systemd()),
         begin_preflight=PreflightSandbox(name, settings.user, gpus, closed).begin,
         images=Images(name, folder / "images") if any(engine.podman for engine in settings.engines) else None,
     )

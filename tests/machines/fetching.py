@@ -20,7 +20,7 @@ from reconciler.host.staging.fetcher import USER
 from reconciler.host.staging.stager import Stager
 from reconciler.host.systemd import fetch as fetch_unit
 from reconciler.host.systemd.fetch import FetchUnit
-from reconciler.host.systemd.ways import AnyManager
+from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.model import EnvVar, Fetch, Mount
 from reconciler.secrets import NO_SECRETS
 from reconciler.system import procfs
@@ -59,13 +59,13 @@ class UnitModels(Models):
     """Models fetched by units."""
 
     def open(self) -> Stager:
-        fetcher = FetchUnit("box", self.python, AnyManager())
+        fetcher = FetchUnit("box", self.python, Systemd())
         stager = Stager(StorageSettings(), self.folder, fetcher, lambda: NO_SECRETS, self.woken.set)
         stager.subscribe()
         return stager
 
     def pid(self, mount: Mount) -> int:
-        who = FetchUnit("box", self.python, AnyManager()).find(self.folder / self.key(mount))
+        who = FetchUnit("box", self.python, Systemd()).find(self.folder / self.key(mount))
         return who.pid if who else 0
 
     def wait(self, mount: Mount) -> Any:

@@ -21,8 +21,7 @@ from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory, ReplicaRecord
 from reconciler.host.systemd import bus
 from reconciler.host.systemd.supervisor import UnitSupervisor
-from reconciler.host.systemd.systemctl import SystemctlManager
-from reconciler.host.systemd.ways import AnyManager
+from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.model import Lease, ReplicaId, ServiceId
 from tests.support.world import eventually, record
 
@@ -45,11 +44,11 @@ class Sleep:
 
 
 class Counter:
-    """Counts round trips, a batch of questions sent together is one; and calls of systemctl."""
+    """Counts round trips, a batch of questions sent together is one."""
 
     def __init__(self) -> None:
         self.count = 0
-        for kind, name in ((bus.Bus, "call"), (bus.Bus, "properties"), (SystemctlManager, "_run")):
+        for kind, name in ((bus.Bus, "call"), (bus.Bus, "properties")):
             self._wrap(kind, name)
 
     def _wrap(self, kind: type, name: str) -> None:
@@ -68,8 +67,8 @@ def make(count: int) -> list[ReplicaRecord]:
     return [replace(one, id=ReplicaId(name, "aaaaaaaa-0"), lease=Lease(30000 + n)) for n, name in enumerate(names)]
 
 
-def supervisor(manager: AnyManager) -> UnitSupervisor:
-    return UnitSupervisor("many", "daemon", Inventory(STATE), Gpus(()), manager)
+def supervisor(systemd: Systemd) -> UnitSupervisor:
+    return UnitSupervisor("many", "daemon", Inventory(STATE), Gpus(()), systemd)
 
 
 def take_away(units: UnitSupervisor, one: ReplicaRecord) -> None:
@@ -81,8 +80,8 @@ def take_away(units: UnitSupervisor, one: ReplicaRecord) -> None:
 def main(count: int) -> dict[str, object]:
     log_to_stderr()
     shutil.rmtree(STATE, ignore_errors=True)
-    manager = AnyManager()
-    news, counter, units = threading.Event(), Counter(), supervisor(manager)
+    systemd = Systemd()
+    news, counter, units = threading.Event(), Counter(), supervisor(systemd)
     units.subscribe(news.set)
     for each in make(count):
         units.start(each, Sleep())
@@ -93,7 +92,7 @@ def main(count: int) -> dict[str, object]:
     states = units.list(records)
     trips = counter.count
     said = {
-        "way": manager.way,
+        "socket": str(systemd.socket),
         "trips": trips,
         "alive": sum(state.alive for state in states.values()),
         "drifted": [state.drift for state in states.values() if state.drift],
@@ -115,12 +114,12 @@ def main(count: int) -> dict[str, object]:
     said["left"] = [path.name for path in Path("/etc/systemd/system").rglob("*many.default.s0.*")]
     news.clear()
     subprocess.run(["systemctl", "daemon-reexec"], check=True)
-    said["woken_by_reexec"] = news.wait(10 if "D-Bus" in manager.way else 0)
+    said["woken_by_reexec"] = news.wait(10)
     said["after_reexec"] = sum(state.alive for state in units.list(others).values())
     units.close()
     # A daemon that lost all it knew takes it from the units.
     subprocess.run(["rm", "-rf", str(STATE / "replicas")], check=True)
-    successor = supervisor(AnyManager())
+    successor = supervisor(Systemd())
     successor.recover()
     found = Inventory(STATE).replicas()
     said["recovered"] = [each.id for each in found] == [each.id for each in others]

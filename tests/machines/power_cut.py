@@ -12,8 +12,8 @@ from reconciler.cli.shared import log_to_stderr
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
 from reconciler.host.systemd.supervisor import UnitSupervisor
+from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit_files import UNITS
-from reconciler.host.systemd.ways import AnyManager
 from tests.crash.power import Disk
 from tests.machines.many_units import Sleep
 from tests.support.world import eventually, record
@@ -21,7 +21,7 @@ from tests.support.world import eventually, record
 STATE = Path("/var/lib/reconciler-power")
 
 
-class Watching(AnyManager):
+class Watching(Systemd):
     """systemd, but first it is noted what the disk is sure to hold."""
 
     def __init__(self, disk: Disk) -> None:
@@ -44,15 +44,15 @@ def main() -> dict[str, object]:
     log_to_stderr()
     STATE.mkdir()
     disk, inventory, one = Disk(STATE, UNITS), Inventory(STATE), record()
-    manager = Watching(disk)
-    units = UnitSupervisor("power", "daemon", inventory, Gpus(()), manager)
+    systemd = Watching(disk)
+    units = UnitSupervisor("power", "daemon", inventory, Gpus(()), systemd)
     with disk.watched(lambda: None):
         units.start(one, Sleep())
         units.stop(one, force=True)
         eventually(lambda: not units.list([one])[one.id].alive and not units.list([one])[one.id].leftovers)
         units.remove(one)
     units.close()
-    return {"at_start": manager.at_start, "removed": left_by(disk)}
+    return {"at_start": systemd.at_start, "removed": left_by(disk)}
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from reconciler.host.process.port_guard import PortGuard
 from reconciler.host.process.port_hold import PortHolds
 from reconciler.host.supervisor import ProcessState
 from reconciler.host.systemd.supervisor import UnitSupervisor
+from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import unit_name
 from reconciler.host.systemd.unit_files import UNITS
-from reconciler.host.systemd.ways import AnyManager
 from reconciler.model import Lease, ReplicaId, ServiceId
 from reconciler.system import procfs
 from tests.machines.many_units import Sleep
@@ -49,7 +49,7 @@ class World:
 
     def __init__(self) -> None:
         self.inventory = Inventory(STATE)
-        self.supervisor = UnitSupervisor("again", "daemon", self.inventory, Gpus(()), AnyManager())
+        self.supervisor = UnitSupervisor("again", "daemon", self.inventory, Gpus(()), Systemd())
         self.count = 0
 
     def start(self, launch: Callable[[int], Sleep]) -> ReplicaRecord:

@@ -1,4 +1,4 @@
-"""One contract for every way to ask systemd, on a real one."""
+"""One contract for both sockets of systemd, on a real one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import Retryable
-from reconciler.host.systemd import bus, systemctl
-from reconciler.host.systemd.dbus import DBusManager
-from reconciler.host.systemd.systemctl import SystemctlManager
-from reconciler.host.systemd.systemd_api import Manager, Run, UnitState
-from reconciler.host.systemd.ways import AnyManager
+from reconciler.host.systemd import bus
+from reconciler.host.systemd.systemd_api import Run, Systemd, UnitState
 from reconciler.system import procfs
 from tests.machines.conftest import refuse
 from tests.machines.machine import NoMachine
@@ -25,10 +22,9 @@ from tests.support.world import eventually
 
 pytestmark = pytest.mark.host
 NOWHERE = Path("/nowhere")
-WAYS: dict[str, Callable[[UserSystemd], Manager]] = {
-    "private": lambda systemd: DBusManager((NOWHERE, systemd.private)),
-    "bus": lambda systemd: DBusManager((systemd.bus,)),
-    "systemctl": lambda systemd: SystemctlManager(systemd.systemctl),
+WAYS: dict[str, Callable[[UserSystemd], Systemd]] = {
+    "private": lambda systemd: Systemd((NOWHERE, systemd.private)),
+    "bus": lambda systemd: Systemd((systemd.bus,)),
 }
 
 
@@ -48,7 +44,7 @@ class World:
     """Units of one test, whose names begin with `prefix`."""
 
     systemd: UserSystemd
-    manager: Manager
+    manager: Systemd
     prefix: str
 
     def add(self, name: str, command: str = "sleep infinity", *lines: str, unit: str = "") -> str:
@@ -251,23 +247,21 @@ def test_nobody_waits_for_ever_and_late_answers_do_no_harm(world: World, monkeyp
     name = world.add("patient")
     world.manager.start(name)
     run = world.wait(name, is_up)
-    for module in (bus, systemctl):
-        monkeypatch.setattr(module, "_SECONDS", 0.5)
-    with world.systemd.slow(), pytest.raises(Retryable, match=r"does not answer within|takes longer than"):
+    monkeypatch.setattr(bus, "_SECONDS", 0.5)
+    with world.systemd.slow(), pytest.raises(Retryable, match=r"does not answer within"):
         world.look(name)
     monkeypatch.undo()
     assert world.look(name)[1] == run
 
 
-def test_d_bus_is_used_again_as_soon_as_it_is_back(systemd: UserSystemd, tmp_path: Path) -> None:
+def test_socket_that_appears_later_is_used(systemd: UserSystemd, tmp_path: Path) -> None:
     socket = tmp_path / "private"
-    dbus = DBusManager((socket,))
-    manager = AnyManager(dbus, SystemctlManager(systemd.systemctl), seconds=0)
-    assert manager.units("reconciler-back.") == {}
-    assert dbus.way is None
+    manager = Systemd((socket,))
+    with pytest.raises(Retryable, match=f"nobody answers at {socket}: No such file"):
+        manager.units("reconciler-back.")
     socket.symlink_to(systemd.private)
     assert manager.units("reconciler-back.") == {}
-    assert dbus.way == socket
+    assert manager.socket == socket
     manager.close()
 
 
@@ -285,16 +279,8 @@ def test_a_bus_that_was_started_anew_is_found_again(world: World) -> None:
     assert woken.wait(20), "it still hears of news"
 
 
-def test_nobody_answers_anywhere(systemd: UserSystemd) -> None:
-    manager = AnyManager(DBusManager((NOWHERE,)), SystemctlManager(("/nowhere/systemctl",)))
-    with pytest.raises(Retryable, match=r"/nowhere/systemctl cannot be run: No such file or directory"):
-        manager.units("reconciler-")
-    with pytest.raises(Retryable, match=r"systemctl show: Failed to connect|systemctl show: .*[Nn]o such file"):
-        SystemctlManager(["env", f"XDG_RUNTIME_DIR={NOWHERE}", *systemd.systemctl[-2:]]).units("reconciler-")
-
-
 def test_after_it_was_closed_nothing_is_opened_again(systemd: UserSystemd) -> None:
-    manager = DBusManager((systemd.private,))
+    manager = Systemd((systemd.private,))
     assert isinstance(manager.units("reconciler-"), Mapping)
     manager.close()
     with pytest.raises(Retryable, match="let go already"):

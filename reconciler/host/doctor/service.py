@@ -40,7 +40,7 @@ def check_systemd(settings: Settings | None) -> Iterator[CheckResult]:
         yield ok("systemd", f"systemd {version} is process 1")
     yield _unit()
     if needed:
-        yield _way()
+        yield _connection()
         yield from _bus()
         yield from _controllers()
 
@@ -87,17 +87,19 @@ def _controllers() -> Iterator[CheckResult]:
         yield warning("systemd", f"no cgroup controller for {' and '.join(missing)}: replicas are not kept apart", fix)
 
 
-def _way() -> CheckResult:
-    """How the daemon asks systemd. D-Bus costs next to nothing, and tells at once what happens."""
+def _connection() -> CheckResult:
+    """The daemon reaches systemd: by the private socket, or by the system bus."""
     # Imported late: who runs child processes needs no D-Bus.
-    from reconciler.host.systemd.ways import AnyManager
+    from reconciler.host.systemd.bus import NoConnection
+    from reconciler.host.systemd.systemd_api import Systemd
 
-    with closing(AnyManager()) as manager:
-        manager.units(_UNIT)
-        if manager.has_signals:
-            return ok("systemd", f"asked over {manager.way}")
-        fix = "apt-get install dbus, or run the daemon as root where it sees /run/systemd/private"
-        return warning("systemd", f"asked by systemctl, which tells no news: {manager.because}", fix)
+    with closing(Systemd()) as systemd:
+        try:
+            systemd.units(_UNIT)
+        except NoConnection as error:
+            fix = "run this as root where /run/systemd/private is seen, or apt-get install dbus"
+            return problem("systemd", f"cannot be reached: {error}", fix)
+        return ok("systemd", f"asked over D-Bus at {systemd.socket}")
 
 
 def _bus() -> Iterator[CheckResult]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconciler.errors import Retryable
 from reconciler.host.systemd.quoting import quote
-from reconciler.host.systemd.systemd_api import Manager
+from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import DAEMON, SANDBOX, drain_name
 from reconciler.host.systemd.unit_files import UNITS, delete_unit, sync_links
 from reconciler.system.files import write_atomically
@@ -27,11 +27,11 @@ _IF_STOPPED = 'job=$(systemctl show --property=Job --value "$0") && [ "${job:-0}
 class DrainUnit:
     """The unit of one target; `folder` is its proxy's, `seconds` what a shutdown grants to requests."""
 
-    def __init__(self, target: str, folder: Path, seconds: float, manager: Manager) -> None:
+    def __init__(self, target: str, folder: Path, seconds: float, systemd: Systemd) -> None:
         self._target = target
         self._folder = folder.absolute()
         self._seconds = seconds
-        self._manager = manager
+        self._systemd = systemd
 
     def ensure(self) -> None:
         """Have it there, as the config says. Raises Retryable."""
@@ -41,18 +41,18 @@ class DrainUnit:
             written = write_atomically(UNITS / name, text.encode(), 0o644)
         except OSError as error:
             raise Retryable(f"{UNITS / name}: cannot be written: {error.strerror}; run us as root") from None
-        unit = self._manager.units(name.removesuffix(".service")).get(name)
+        unit = self._systemd.units(name.removesuffix(".service")).get(name)
         if written or unit is None or unit.active != "active":
-            self._manager.install(name)
+            self._systemd.install(name)
             sync_links()
-            self._manager.start(name)
+            self._systemd.start(name)
 
     def remove(self) -> None:
         """Delete it; requests that run are not waited for. Raises Retryable."""
         name = drain_name(self._target)
-        self._manager.stop(name)
-        self._manager.kill(name)
-        delete_unit(self._manager, name)
+        self._systemd.stop(name)
+        self._systemd.kill(name)
+        delete_unit(self._systemd, name)
 
 
 def proxy_name(target: str) -> str:

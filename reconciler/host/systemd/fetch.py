@@ -30,7 +30,7 @@ from reconciler.host.staging.fetcher import (
 )
 from reconciler.host.systemd import journal
 from reconciler.host.systemd.quoting import quote_given
-from reconciler.host.systemd.systemd_api import Manager
+from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import BEHIND, HARDENING
 from reconciler.system.procfs import Identity, identify
 
@@ -45,10 +45,10 @@ _KILL_SECONDS = 5.0
 class FetchUnit:
     """Runs `python`, which has what it takes, for one target."""
 
-    def __init__(self, target: str, python: Path, manager: Manager) -> None:
+    def __init__(self, target: str, python: Path, systemd: Systemd) -> None:
         self._target = target
         self._python = python
-        self._manager = manager
+        self._systemd = systemd
 
     def name(self, folder: Path) -> str:
         return f"reconciler-fetch-{self._target}.{folder.name}.service"
@@ -73,19 +73,19 @@ class FetchUnit:
 
     def find(self, folder: Path) -> Identity | None:
         name = self.name(folder)
-        unit = self._manager.units(name.removesuffix(".service")).get(name)
+        unit = self._systemd.units(name.removesuffix(".service")).get(name)
         if unit is None or unit.active in ("inactive", "failed"):
             return None
-        return identify(self._manager.runs([unit])[name].pid) or NOT_YET_KNOWN
+        return identify(self._systemd.runs([unit])[name].pid) or NOT_YET_KNOWN
 
     def kill(self, folder: Path) -> None:
-        self._manager.kill(self.name(folder))
+        self._systemd.kill(self.name(folder))
 
     def reap(self, who: Identity) -> None:
         """systemd does."""
 
     def close(self) -> None:
-        self._manager.close()
+        self._systemd.close()
 
     def _run(self, argv: list[str], name: str, begun: float) -> None:
         env, nothing = {"PATH": PATH}, subprocess.DEVNULL
@@ -96,7 +96,7 @@ class FetchUnit:
         except subprocess.TimeoutExpired:
             # Else it is started later, with whatever files have the numbers of our descriptors by then.
             with contextlib.suppress(Retryable):
-                self._manager.stop(name)
+                self._systemd.stop(name)
             raise Retryable(f"{name}: systemd does not start it within {_START_SECONDS:g} s") from None
         if done.returncode:
             said = (*journal.tail(name, _LINES, begun), *done.stderr.splitlines(), "systemd gives no reason")

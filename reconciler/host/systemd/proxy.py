@@ -12,7 +12,7 @@ from reconciler.host.routing import access, process
 from reconciler.host.routing.admin_socket import OWN, SOCKET
 from reconciler.host.systemd.drain import proxy_name, stop_lines
 from reconciler.host.systemd.quoting import plain, quote, quote_path
-from reconciler.host.systemd.systemd_api import Manager
+from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import DAEMON, SANDBOX
 from reconciler.host.systemd.unit_files import UNITS, delete_unit, sync_links
 from reconciler.system.files import write_atomically
@@ -29,12 +29,12 @@ _ADMIN = json.dumps({"admin": {"address": {"pipe": {"path": f"./{OWN}/{SOCKET}"}
 class ProxyUnit:
     """Starts the Envoy of one target, and takes it away."""
 
-    def __init__(self, target: str, seconds: float, manager: Manager, memory: int = 0) -> None:
+    def __init__(self, target: str, seconds: float, systemd: Systemd, memory: int = 0) -> None:
         """`seconds` is what a stop grants to requests that run, `memory` the most that it takes; 0: no limit."""
         self._target = target
         self._memory = memory
         self._seconds = seconds
-        self._manager = manager
+        self._systemd = systemd
 
     @property
     def name(self) -> str:
@@ -44,15 +44,15 @@ class ProxyUnit:
         """Raises Retryable."""
         self._write(folder, concurrency)
         before = process.log_size(folder)
-        self._manager.install(self.name)
+        self._systemd.install(self.name)
         sync_links()
-        self._manager.start(self.name)
+        self._systemd.start(self.name)
         return self._found(folder, before)
 
     def renew(self, folder: Path, concurrency: int) -> None:
         """Have the next start be as this release does it; the one that runs is left alone. Raises Retryable."""
         if (UNITS / self.name).exists() and folder.is_dir() and self._write(folder, concurrency):
-            self._manager.install(self.name)
+            self._systemd.install(self.name)
 
     def _write(self, folder: Path, concurrency: int) -> bool:
         path = UNITS / self.name
@@ -70,8 +70,8 @@ class ProxyUnit:
 
     def remove(self) -> None:
         """Stop it for good, and delete its unit. Raises Retryable."""
-        self._manager.stop(self.name)
-        delete_unit(self._manager, self.name)
+        self._systemd.stop(self.name)
+        delete_unit(self._systemd, self.name)
 
     def _found(self, folder: Path, before: int) -> Identity:
         deadline = time.monotonic() + _SECONDS

@@ -33,7 +33,7 @@ from reconciler.host.systemd.concealed import conceal
 from reconciler.host.systemd.container import PODMAN
 from reconciler.host.systemd.podman import remove_container
 from reconciler.host.systemd.replica_unit import PRIVATE, RECORD, SECRETS, plan_unit
-from reconciler.host.systemd.systemd_api import Manager, Run, UnitState, is_ending, is_over, is_up
+from reconciler.host.systemd.systemd_api import Run, Systemd, UnitState, is_ending, is_over, is_up
 from reconciler.host.systemd.unit import (
     CACHES,
     CREDENTIAL,
@@ -78,7 +78,7 @@ class UnitSupervisor:
         user: str,
         inventory: Inventory,
         gpus: Gpus,
-        manager: Manager,
+        systemd: Systemd,
         closed: tuple[Path, ...] = (),
     ) -> None:
         self._closed = closed
@@ -86,7 +86,7 @@ class UnitSupervisor:
         self._user = user
         self._inventory = inventory
         self._gpus = gpus
-        self._manager = manager
+        self._systemd = systemd
         self._interpreters = Interpreters(user)
         self._clock = Clock()
         self._drifts = Drifts()
@@ -101,12 +101,12 @@ class UnitSupervisor:
         if not records:
             return {}
         names = {record.id: self._name(record) for record in records}
-        units = self._manager.units(self._prefix)
-        runs = self._manager.runs(units[name] for name in names.values() if name in units)
+        units = self._systemd.units(self._prefix)
+        runs = self._systemd.runs(units[name] for name in names.values() if name in units)
         return {r.id: self._state(r, units.get(names[r.id]), runs.get(names[r.id], _NEVER)) for r in records}
 
     def owns(self, record: ReplicaRecord, pid: int) -> bool:
-        return pid in self._manager.processes(self._name(record))
+        return pid in self._systemd.processes(self._name(record))
 
     def is_ours(self, pid: int) -> bool:
         parts = (part for path in procfs.read_cgroups(pid) for part in path.split("/"))
@@ -118,10 +118,10 @@ class UnitSupervisor:
         return journal.tail(unit_name(self._target, replica), lines, since)
 
     def subscribe(self, wake: Callable[[], None]) -> None:
-        self._manager.subscribe(self._prefix, wake)
+        self._systemd.subscribe(self._prefix, wake)
 
     def close(self) -> None:
-        self._manager.close()
+        self._systemd.close()
 
     @property
     def _prefix(self) -> str:
@@ -186,9 +186,9 @@ class UnitSupervisor:
         records = self._inventory.replicas()
         if not records:
             return
-        units = self._manager.units(self._prefix)
+        units = self._systemd.units(self._prefix)
         found = {r.id: units[self._name(r)] for r in records if self._name(r) in units}
-        runs = self._manager.runs(found.values())
+        runs = self._systemd.runs(found.values())
         for record in records:
             unit = found.get(record.id)
             if unit is not None and is_up(unit, runs[unit.name]):
@@ -215,7 +215,7 @@ class UnitSupervisor:
             except (OSError, ValueError) as error:
                 _log.warning("unit.not_brought_up_to_date", unit=path.name, error=str(error))
         if changed:
-            self._manager.reload()
+            self._systemd.reload()
 
     def _take_over(self, record: ReplicaRecord, who: Identity | None) -> None:
         here = record.boot == procfs.boot_id()
@@ -273,9 +273,9 @@ class UnitSupervisor:
             with suppress(ReconcileError):
                 self._delete(record)
             raise
-        self._manager.install(name)
+        self._systemd.install(name)
         sync_links()
-        self._manager.start(name)
+        self._systemd.start(name)
         self._await_process(record)
 
     def _await_process(self, record: ReplicaRecord) -> None:
@@ -389,7 +389,7 @@ class UnitSupervisor:
             delete_drop_ins(path)
         except OSError as error:
             raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
-        self._manager.install(path.name)
+        self._systemd.install(path.name)
         sync_links()
 
     # ------------------------------------------------------------ stopping
@@ -401,7 +401,7 @@ class UnitSupervisor:
             return record
         if unit.active == _STARTING:
             return record
-        found = (procfs.identify(pid) for pid in self._manager.processes(unit.name))
+        found = (procfs.identify(pid) for pid in self._systemd.processes(unit.name))
         members = tuple(sorted((who for who in found if who is not None), key=lambda who: who.pid))
         if not members:
             return record
@@ -415,27 +415,27 @@ class UnitSupervisor:
 
     def _look(self, record: ReplicaRecord) -> tuple[UnitState | None, Run]:
         name = self._name(record)
-        unit = self._manager.units(name.removesuffix(".service")).get(name)
-        return unit, self._manager.runs([unit])[name] if unit is not None else _NEVER
+        unit = self._systemd.units(name.removesuffix(".service")).get(name)
+        return unit, self._systemd.runs([unit])[name] if unit is not None else _NEVER
 
     def stop(self, record: ReplicaRecord, force: bool) -> None:
         """SIGTERM to the main process, and after its time SIGKILL to all, as the unit says. `force` is that at once."""
         self.note(record)
-        self._manager.stop(self._name(record))
+        self._systemd.stop(self._name(record))
         if force:
-            self._manager.kill(self._name(record))
+            self._systemd.kill(self._name(record))
 
     def remove(self, record: ReplicaRecord) -> None:
         """Delete its unit and its record."""
         state = self.list([record])[record.id]
         if state.alive or state.leftovers:
             raise Retryable(f"replica {record.id}: its unit still runs; it is removed once nothing is left")
-        self._manager.stop(self._name(record))
+        self._systemd.stop(self._name(record))
         self._delete(record)
 
     def _delete(self, record: ReplicaRecord) -> None:
         name = self._name(record)
-        delete_unit(self._manager, name)
+        delete_unit(self._systemd, name)
         if record.image:
             # Whoever killed it may have killed what takes it away as well.
             remove_container(name.removesuffix(".service"))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from reconciler.errors import Retryable
-from reconciler.host.systemd.systemd_api import Manager, Run
+from reconciler.host.systemd.systemd_api import Run, Systemd
 from reconciler.system.file_stamps import Stamp, stamp_of
 from reconciler.system.files import sync_folder
 
@@ -53,16 +53,16 @@ def was_written_after(path: Path, run: Run) -> bool:
         return True
 
 
-def delete_unit(manager: Manager, name: str) -> None:
+def delete_unit(systemd: Systemd, name: str) -> None:
     """Its file, its link and what was added to it by hand. Raises Retryable."""
-    manager.uninstall(name)
+    systemd.uninstall(name)
     try:
         (UNITS / name).unlink(missing_ok=True)
         delete_drop_ins(UNITS / name)
     except OSError as error:
         raise Retryable(f"{UNITS / name}: cannot be deleted: {error.strerror}; run us as root") from None
     sync_links()
-    manager.reload()
+    systemd.reload()
 
 
 def sync_links() -> None:

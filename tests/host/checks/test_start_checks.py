@@ -28,7 +28,7 @@ from tests.host.checks.test_preflights import SPEC, Disk
 from tests.support.world import eventually, record
 
 if TYPE_CHECKING:
-    from reconciler.host.systemd.systemd_api import Manager
+    from reconciler.host.systemd.systemd_api import Systemd
 
 BIG = "x" * 200_000
 LINE = Origin("box/a.yaml", 17)
@@ -244,7 +244,7 @@ def test_preflight_that_fails_again_and_again_blocks_with_the_variables_line(dis
 def unit_obstacles(folder: Path, user: str, **more: object) -> list[str]:
     """What stands in the way of a unit with these variables; nothing of systemd is needed to tell."""
     launch = Launch((sys.executable, "-m", "x"), {"HOME": "/var/cache/reconciler/x"}, "/tmp")
-    units = UnitSupervisor("box", user, Inventory(folder), Gpus(()), cast("Manager", None))
+    units = UnitSupervisor("box", user, Inventory(folder), Gpus(()), cast("Systemd", None))
     return [reason.code for reason in units.obstacles(record(), replace(launch, **more))]
 
 

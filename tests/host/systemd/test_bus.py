@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.errors import Retryable
 from reconciler.host.systemd import bus
 from reconciler.host.systemd.bus import Bus, NoConnection
-from reconciler.host.systemd.dbus import DBusManager
-from reconciler.host.systemd.systemctl import SystemctlManager
-from reconciler.host.systemd.ways import AnyManager
+from reconciler.host.systemd.systemd_api import Systemd
 from tests.support.world import eventually
 
 
@@ -91,22 +88,9 @@ def test_lost_connections_leave_no_open_files(tmp_path: Path) -> None:
         eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
-def test_whoever_cannot_be_reached_leaves_the_way_to_systemctl(tmp_path: Path) -> None:
-    says = tmp_path / "systemctl"
-    says.write_text("#!/bin/sh\nprintf 'Id=a.service\\nActiveState=active\\nSubState=running\\nJob=\\nMainPID=7\\n'\n")
-    says.chmod(0o755)
-    with listening(tmp_path / "private", hang_up) as path:
-        manager = AnyManager(DBusManager((path, tmp_path / "nothing")), SystemctlManager((str(says),)))
-        assert list(manager.units("a")) == ["a.service"]
-        assert manager.way == "systemctl"
-        assert not manager.has_signals
-        assert f"nobody answers at {path}" in manager.because
-        assert f"nobody answers at {tmp_path / 'nothing'}: No such file" in manager.because
-
-
-def test_what_systemctl_says_of_a_failure_is_told(tmp_path: Path) -> None:
-    fails = tmp_path / "systemctl"
-    fails.write_text("#!/bin/sh\necho 'Access denied' >&2\nexit 4\n")
-    fails.chmod(0o755)
-    with pytest.raises(Retryable, match="systemctl start: Access denied"):
-        SystemctlManager((str(fails),)).start("a.service")
+def test_error_without_any_socket_names_both_and_what_is_missing(tmp_path: Path) -> None:
+    with listening(tmp_path / "private", hang_up) as path, pytest.raises(NoConnection) as caught:
+        Systemd((path, tmp_path / "nothing")).units("a")
+    assert f"nobody answers at {path}" in str(caught.value)
+    assert f"nobody answers at {tmp_path / 'nothing'}: No such file" in str(caught.value)
+    assert "a daemon that runs as root and sees /run/systemd/private" in str(caught.value)

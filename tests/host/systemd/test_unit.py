@@ -14,6 +14,7 @@ from reconciler.errors import Retryable
 from reconciler.host.systemd import fetch
 from reconciler.host.systemd.drain import drain_unit, proxy_name
 from reconciler.host.systemd.proxy import proxy_unit
+from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import (
     UnitPlan,
     build_unit,
@@ -24,7 +25,6 @@ from reconciler.host.systemd.unit import (
     unit_name,
     with_stop,
 )
-from reconciler.host.systemd.ways import AnyManager
 from reconciler.model import ReplicaId, Resources, ServiceId
 from reconciler.system import procfs
 
@@ -241,7 +241,7 @@ def test_variable_named_as_one_of_the_shells_reaches_the_engine(tmp_path: Path, 
     assert f"{name}=a b".encode() in said.stdout.split(b"\0"), said.stderr
 
 
-class Recorder(AnyManager):
+class Recorder(Systemd):
     def __init__(self) -> None:
         super().__init__()
         self.stopped: list[str] = []
