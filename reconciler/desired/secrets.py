@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -17,10 +16,6 @@ from reconciler.model.model_sources import shown
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.connections import as_text
 from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_part, secret_ref
-
-# What the API server and KServe's pod webhook say of a Secret that is not there.
-_NO_SECRET = re.compile(r'secrets "([^"]+)" not found')
-_NO_KEY = re.compile(r"specified storage key (\S+) not found in storage secret (\S+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +61,7 @@ class Keyring:
         if refused := self.store.refused.get(place):
             code = (
                 ReasonCode.SECRETS_UNREADABLE
-                if refused.code == ReasonCode.SECRETS_UNREADABLE
+                if refused.code is ReasonCode.SECRETS_UNREADABLE
                 else ReasonCode.MISSING_SECRET
             )
             return code, f"which is refused: {refused}"
@@ -103,13 +98,9 @@ def as_kserve_sees(store: SecretStore) -> dict[tuple[str, str], Secret]:
 
 def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:
     """The obstacle in an error of KServe's that is about a Secret that is not there, and no fault of the spec."""
-    found, found_key = _NO_SECRET.search(issue.message), _NO_KEY.search(issue.message)
-    if found_key:
-        ref = SecretRef(found_key[2], found_key[1])
-    elif found:
-        ref = SecretRef(found[1], origins.storage_key() or ALL)
-    else:
+    if issue.absent is None:
         return None
+    ref = SecretRef(issue.absent.name, issue.absent.key or origins.storage_key() or ALL)
     if CONNECTIONS in issue.path:
         return _without_connection(ref.secret, issue, origins, ring, "Or write where the model is, as storageUri")
     key = origins.storage_key()
@@ -124,17 +115,17 @@ def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | No
 
 def absent_connection(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:
     """The warning about a connection that is not there, where the service says itself where its model is."""
-    found = _NO_SECRET.search(issue.message) if CONNECTIONS in issue.path else None
+    if issue.absent is None or CONNECTIONS not in issue.path:
+        return None
     hint = "Until then it adds nothing: what the service itself says is used"
-    return _without_connection(found[1], issue, origins, ring, hint) if found else None
+    return _without_connection(issue.absent.name, issue, origins, ring, hint)
 
 
 def doubtful_connection(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:
     """The problem that a connection may be there, and cannot be used: without it, the service is another one."""
-    found = _NO_SECRET.search(issue.message) if CONNECTIONS in issue.path else None
-    if found is None or not ring.may_hold(found[1]):
+    if issue.absent is None or CONNECTIONS not in issue.path or not ring.may_hold(issue.absent.name):
         return None
-    return _without_connection(found[1], issue, origins, ring, "What runs is kept until it can be used")
+    return _without_connection(issue.absent.name, issue, origins, ring, "What runs is kept until it can be used")
 
 
 def _without_connection(secret: str, issue: Issue, origins: Origins, ring: Keyring, hint: str) -> Reason:

@@ -203,7 +203,7 @@ def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:
     """What is to be said once the host turns out to have no GPU: from the config alone nobody knows."""
     if depends_on_gpus(case):
         found = deviations(case.origins, TargetKind.HOST, facts - {Fact.ACCELERATOR})
-        yield from (each.reason for each in found if each.reason.code == ReasonCode.ACCELERATOR_MISMATCH)
+        yield from (each.reason for each in found if each.reason.code is ReasonCode.ACCELERATOR_MISMATCH)
 
 
 def _warning(issue: Issue, origins: Origins, ring: Keyring, resolved: Resolved) -> Reason:

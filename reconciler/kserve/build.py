@@ -98,9 +98,8 @@ class _Builder:
         try:
             step()
         except StorageError as error:
-            self._built.errors.append(
-                Issue(ReasonCode.FAILED_CREATE, f"the pod is refused: {error}", ("spec", "predictor"))
-            )
+            text, path = f"the pod is refused: {error}", ("spec", "predictor")
+            self._built.errors.append(Issue(ReasonCode.FAILED_CREATE, text, path, absent=error.absent))
 
     # ------------------------------------------------------------ before the pod spec
 
@@ -244,9 +243,8 @@ class _Builder:
             try:
                 built.sources = inject_sources(pod, uris, name, self._setting)
             except StorageError as error:
-                built.errors.append(
-                    Issue(ReasonCode.RECONCILE_FAILED, str(error), ("spec", "predictor", "storageUris"))
-                )
+                path = ("spec", "predictor", "storageUris")
+                built.errors.append(Issue(ReasonCode.RECONCILE_FAILED, str(error), path, absent=error.absent))
         if self._mode == names.STANDARD:
             pod.labels["app"] = f"isvc.{self._object}"
             add_default_fields(pod)

@@ -13,6 +13,7 @@ from typing import Any
 
 from reconciler.kserve import gojson, names
 from reconciler.kserve.config import Config
+from reconciler.kserve.issues import AbsentSecret
 from reconciler.kserve.storage import StorageError
 
 Document = Mapping[str, Any]
@@ -131,9 +132,10 @@ def _entry(key: str, parameters: Mapping[str, str], annotations: Mapping[str, st
     name = annotations.get(settings.get("storageSecretNameAnnotation", ""), name)
     secret = vault.secret(name)
     if secret is None and key:
-        raise StorageError(f"can't read storage secret {name}: " + _REFUSED_BY_POD_WEBHOOK.format(name))
+        said = _REFUSED_BY_POD_WEBHOOK.format(name)
+        raise StorageError(f"can't read storage secret {name}: {said}", AbsentSecret(name))
     if secret and key and key not in secret.data:
-        raise StorageError(f"specified storage key {key} not found in storage secret {name}")
+        raise StorageError(f"specified storage key {key} not found in storage secret {name}", AbsentSecret(name, key))
     key = key or (f"default_{kind}" if kind else "default")
     text = secret.data.get(key) if secret else None
     if text is None or kind:
@@ -170,7 +172,7 @@ def account_credentials(account_name: str, annotations: Mapping[str, str], vault
     for name in account.secrets if named is None else (named,):
         secret = vault.secret(name)
         if secret is None:
-            raise StorageError(_REFUSED_BY_POD_WEBHOOK.format(name))
+            raise StorageError(_REFUSED_BY_POD_WEBHOOK.format(name), AbsentSecret(name))
         _add_secret(secret, given, vault.config)
     return given
 

@@ -11,16 +11,26 @@ from reconciler.model import ReasonCode
 
 
 @dataclass(frozen=True, slots=True)
+class AbsentSecret:
+    """A Secret that the tree does not hold, or a key of it. It is seldom in git: the cluster may well have it."""
+
+    name: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Issue:
     """`path` leads to the field at fault where it is known: keys and list indexes.
 
     `pod_path` does so in the pod that was made of service and runtime, either of which may have written it.
+    `absent` is the Secret that would cure it.
     """
 
     reason: ReasonCode
     message: str
     path: tuple[Any, ...] = ()
     pod_path: tuple[Any, ...] = ()
+    absent: AbsentSecret | None = None
 
 
 _POD_PATH = re.compile(r"spec\.template\.spec((?:\.\w+|\[[^]]+\])+)")

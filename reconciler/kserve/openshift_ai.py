@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from reconciler.kserve.credentials import Secret
-from reconciler.kserve.issues import Issue
+from reconciler.kserve.issues import AbsentSecret, Issue
 from reconciler.kserve.names import (
     CONNECTION_PATH,
     CONNECTION_TYPE,
@@ -114,12 +114,9 @@ def _with_connection(admitted: Admitted, name: str, namespace: str, secret: Secr
         return _saying(admitted, f"connection {name} adds nothing: it is for services with spec.predictor.model only")
     has_storage = bool(model.get("storageUri") or model.get("storage"))
     has_storage = has_storage or bool(_mapping(admitted.service, *_PREDICTOR).get("storageUris"))
-    if secret is None and not has_storage:
-        text = f'connection {name}: secrets "{name}" not found in namespace {namespace}'
-        return _saying(admitted, absent=f"{text}; add it, or write where the model is as storageUri")
     if secret is None:
-        text = f'connection {name}: secrets "{name}" not found in namespace {namespace}, so it adds nothing'
-        return _saying(admitted, f"{text}; add it, or remove the annotation: what the service itself says is used")
+        text = f'connection {name}: secrets "{name}" not found in namespace {namespace}'
+        return _without_secret(admitted, text, AbsentSecret(name), has_storage)
     return _connected(admitted, model, secret, has_storage)
 
 
@@ -190,11 +187,18 @@ def _resources(model: Document, profile: Document) -> Document:
 # ---------------------------------------------------------------- documents
 
 
-def _saying(admitted: Admitted, text: str = "", *, absent: str = "", path: str = CONNECTIONS) -> Admitted:
-    issue = Issue(ReasonCode.OPENSHIFT_AI, text or absent, ("metadata", "annotations", path))
-    if absent:
-        return Admitted(admitted.service, admitted.warnings, (*admitted.absent, issue))
+def _saying(admitted: Admitted, text: str, *, path: str = CONNECTIONS, absent: AbsentSecret | None = None) -> Admitted:
+    issue = Issue(ReasonCode.OPENSHIFT_AI, text, ("metadata", "annotations", path), absent=absent)
     return Admitted(admitted.service, (*admitted.warnings, issue), admitted.absent)
+
+
+def _without_secret(admitted: Admitted, text: str, secret: AbsentSecret, has_storage: bool) -> Admitted:
+    if has_storage:
+        text = f"{text}, so it adds nothing; add it, or remove the annotation: what the service itself says is used"
+        return _saying(admitted, text, absent=secret)
+    text = f"{text}; add it, or write where the model is as storageUri"
+    issue = Issue(ReasonCode.OPENSHIFT_AI, text, ("metadata", "annotations", CONNECTIONS), absent=secret)
+    return Admitted(admitted.service, admitted.warnings, (*admitted.absent, issue))
 
 
 def _with(admitted: Admitted, path: tuple[str, ...], value: Any) -> Admitted:

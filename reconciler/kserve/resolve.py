@@ -48,12 +48,8 @@ def is_stopped(annotations: Mapping[str, str]) -> bool:
 
 
 def is_absent_secret(issue: Issue) -> bool:
-    """Is this about a Secret that the tree does not hold? Secrets seldom stand in git: the cluster may well have it."""
-    return (
-        issue.reason == ReasonCode.FAILED_CREATE
-        and issue.message.rstrip().endswith('" not found')
-        and 'secrets "' in issue.message
-    )
+    """Would the pod be made, if only the cluster has a Secret that the tree does not hold?"""
+    return issue.reason is ReasonCode.FAILED_CREATE and issue.absent is not None and not issue.absent.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +246,7 @@ class _Resolution:
         if self._failure:
             return invalid_spec(self._failure)
         # A pod that cannot be created looks to KServe like one that is still to come.
-        if any(issue.reason != ReasonCode.FAILED_CREATE for issue in (*self._errors, *self._cluster_errors)):
+        if any(issue.reason is not ReasonCode.FAILED_CREATE for issue in (*self._errors, *self._cluster_errors)):
             return {"transitionStatus": "", "states": None, "lastFailureInfo": None}
         states = {"activeModelState": "", "targetModelState": "Pending"}
         return {"transitionStatus": "InProgress", "states": states, "lastFailureInfo": None}

@@ -10,6 +10,8 @@ from typing import Any
 
 import re2
 
+from reconciler.kserve.issues import AbsentSecret
+
 PREFIXES = (
     "gs://",
     "s3://",
@@ -31,7 +33,11 @@ _HAS_SCHEME = re.compile(r"\w://", re.ASCII)
 
 
 class StorageError(Exception):
-    """KServe refuses the storage; the message is KServe's."""
+    """KServe refuses the storage; the message is KServe's. `absent` is the Secret that would cure it."""
+
+    def __init__(self, message: str, absent: AbsentSecret | None = None) -> None:
+        super().__init__(message)
+        self.absent = absent
 
 
 @dataclass(frozen=True, slots=True)

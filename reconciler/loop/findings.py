@@ -58,7 +58,7 @@ def _finding(unusable: Desired | None, verdict: ServicePlan, revision: str) -> C
 
 
 def _is_bug(verdict: ServicePlan) -> bool:
-    return verdict.health.reason.code == ReasonCode.INTERNAL_ERROR
+    return verdict.health.reason.code is ReasonCode.INTERNAL_ERROR
 
 
 def _joined(event: str, reasons: Iterable[Reason]) -> CommitEvent:

@@ -111,7 +111,7 @@ def _tidy(path: str, found: Manifests) -> Manifests:
     if len(found.notes) <= MAX_NOTES:
         return found
     # What is not checked must not be hidden by what nobody expects to be.
-    notes = sorted(found.notes, key=lambda each: each.code != ReasonCode.UNSUPPORTED_KIND)
+    notes = sorted(found.notes, key=lambda each: each.code is not ReasonCode.UNSUPPORTED_KIND)
     last = notes[MAX_NOTES - 1]
     rest = replace(last, message=f"this and {len(notes) - MAX_NOTES} more documents are not ours; ignored")
     return replace(found, notes=(*notes[: MAX_NOTES - 1], rest))

@@ -31,7 +31,7 @@ def _touches(reason: Reason, paths: Sequence[str]) -> bool:
     """Also what stands where a folder above ours should be, or closes it."""
     if reason.origin is None:
         return True
-    if reason.code == ReasonCode.FOLDER_TOO_LARGE:
+    if reason.code is ReasonCode.FOLDER_TOO_LARGE:
         return reason.origin.file in paths
     refused = reason.origin.file.removesuffix(f"/{IGNORE_FILE}")
     return is_under(refused, paths) or any(path.startswith(f"{refused}/") for path in paths)

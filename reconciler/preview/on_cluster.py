@@ -84,7 +84,7 @@ def _not_checked(manifests: Manifests) -> Iterator[Document]:
         if is_of_kserve(each.api_version) and not is_checked(each.data):
             text = f"{each.kind} {each.name} ({each.api_version}): there is no schema of this kind here"
             yield finding_of(Reason(ReasonCode.UNSUPPORTED_KIND, text, each.origin))
-    yield from (finding_of(note) for note in manifests.notes if note.code == ReasonCode.UNSUPPORTED_KIND)
+    yield from (finding_of(note) for note in manifests.notes if note.code is ReasonCode.UNSUPPORTED_KIND)
 
 
 def disclosed(manifests: Manifests) -> Iterator[Reason]:
@@ -205,7 +205,7 @@ def _documents(manifests: Manifests, issues: Iterable[DocumentIssue]) -> Iterato
 
 
 def _general_warnings(manifests: Manifests, default_namespace: str) -> Iterator[Document]:
-    notes = (each for each in manifests.notes if each.code != ReasonCode.UNSUPPORTED_KIND)
+    notes = (each for each in manifests.notes if each.code is not ReasonCode.UNSUPPORTED_KIND)
     for reason in (*notes, *(reason for each in manifests.documents for reason in each.warnings)):
         yield finding_of(reason)
     for group in find_duplicates(manifests.documents, default_namespace):

@@ -146,7 +146,7 @@ def _as_named_here(manifests: Manifests, target: TargetSettings) -> TargetSettin
 
 def _is_of_this_machine(reason: Reason) -> bool:
     """Secrets that cannot be read here may well be there for the host itself: nobody is judged by that."""
-    return reason.code == ReasonCode.SECRETS_UNREADABLE
+    return reason.code is ReasonCode.SECRETS_UNREADABLE
 
 
 def _refused(wanted: DesiredState) -> list[Reason]:
@@ -162,7 +162,7 @@ def _refusals(wanted: DesiredState) -> Iterator[Reason]:
     for service in wanted.services:
         yield from service.problems
         yield from (each for each in _blocked(service) if not _is_of_this_machine(each))
-    yield from (note for note in wanted.notes if note.code == ReasonCode.NOT_ON_HOSTS)
+    yield from (note for note in wanted.notes if note.code is ReasonCode.NOT_ON_HOSTS)
 
 
 def _blocked(service: Desired) -> tuple[Reason, ...]:

@@ -83,7 +83,7 @@ def _why(desired: Desired | None, verdict: ServicePlan) -> Reason | None:
         return Reason(ReasonCode.REJECTED, verdict.rejected.reason.message, verdict.rejected.reason.origin)
     if verdict.blocked:
         return verdict.blocked[0]
-    if verdict.health.reason.code == ReasonCode.INTERNAL_ERROR:
+    if verdict.health.reason.code is ReasonCode.INTERNAL_ERROR:
         return verdict.health.reason
     is_stuck = verdict.health.phase is HealthStatus.DEGRADED and not verdict.strategy and not _is_replaced(verdict)
     return verdict.health.reason if is_stuck else None
@@ -95,4 +95,4 @@ def _is_replaced(verdict: ServicePlan) -> bool:
 
 
 def _is_suspended(verdict: ServicePlan) -> bool:
-    return verdict.health.reason.code == ReasonCode.SUSPENDED
+    return verdict.health.reason.code is ReasonCode.SUSPENDED

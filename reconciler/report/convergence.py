@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.model import ReasonCode
+from reconciler.model import HealthStatus, ReasonCode, Sync
 from reconciler.report.status import Document
+
+_FINE = (HealthStatus.HEALTHY, HealthStatus.SUSPENDED)
+# What hangs is replaced.
+_REPLACED = (ReasonCode.SILENT, ReasonCode.HUNG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ def full_name(service: Document) -> str:
 
 def is_fine(service: Document) -> bool:
     """Is this service in sync, and healthy or suspended?"""
-    return bool(service["sync"] == "Synced" and service["health"]["status"] in ("Healthy", "Suspended"))
+    return bool(service["sync"] == Sync.SYNCED and service["health"]["status"] in _FINE)
 
 
 def is_elsewhere(service: Document) -> bool:
@@ -140,18 +144,18 @@ def is_moving(service: Document, target: Document) -> bool:
     """Will a later pass change this service without intervention?"""
     if is_fine(service) or not target["reachable"] or service["suspended"]:
         return False
-    if service["health"]["status"] == "Progressing" or service["health"]["reason"] in (
-        ReasonCode.SILENT,
-        ReasonCode.HUNG,
-    ):
+    if service["health"]["status"] == HealthStatus.PROGRESSING or service["health"]["reason"] in _REPLACED:
         return True
     if service["health"]["reason"] == ReasonCode.INTERNAL_ERROR:
         return False
-    if service["kept"] or (not service["inGit"] and service["sync"] == "Unknown"):
+    if service["kept"] or (not service["inGit"] and service["sync"] == Sync.UNKNOWN):
         # It stays so until git is fixed.
         return False
     stuck = (
-        service["blocked"] or service["rejected"] or service["problems"] or service["health"]["status"] == "Degraded"
+        service["blocked"]
+        or service["rejected"]
+        or service["problems"]
+        or service["health"]["status"] == HealthStatus.DEGRADED
     )
     return not stuck
 

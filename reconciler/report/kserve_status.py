@@ -18,7 +18,7 @@ from reconciler.kserve.status import (
 )
 from reconciler.model import Desired, Owned, ReasonCode, Replica, Routed, ServicePlan
 from reconciler.report.redact import scrub_text
-from reconciler.report.replicas import replica_phase
+from reconciler.report.replicas import ReplicaStatus, replica_status
 
 Document = dict[str, Any]
 
@@ -50,7 +50,7 @@ def observed_service(
     desired: Desired, replicas: Sequence[Replica], owned: Owned | None, verdict: ServicePlan, desired_replicas: int
 ) -> ObservedService:
     """The facts from which KServe's conditions follow."""
-    ready = sorted((one for one in replicas if replica_phase(one) == "Ready"), key=_ready_at)
+    ready = sorted((one for one in replicas if replica_status(one) is ReplicaStatus.READY), key=_ready_at)
     updated = [one for one in ready if one.digest == desired.digest]
     alive = [one for one in replicas if one.alive and one.stopping_at is None]
     counted = updated if len(updated) >= desired_replicas else ready
@@ -61,7 +61,7 @@ def observed_service(
         alive=len(alive),
         failed=sum(not one.alive and one.stopping_at is None and not one.rebooted for one in replicas),
         is_stopped=desired.stopped,
-        is_loading=verdict.health.reason.code == ReasonCode.STAGING,
+        is_loading=verdict.health.reason.code is ReasonCode.STAGING,
         served=bool(ready or (owned and owned.promoted)),
         routed=any(one.routed is Routed.ACTIVE for one in ready),
         invalid=invalid_because(desired.problems[0].code, desired.problems[0].message) if desired.problems else None,

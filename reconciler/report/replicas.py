@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from reconciler.engines.arguments import ends_tls
@@ -24,19 +25,33 @@ def timestamp(at: float | None) -> str | None:
 
 def live_digest(replicas: Sequence[Replica]) -> str:
     """The digest that serves requests: of the oldest ready replica behind the proxy, which a rollout replaces last."""
-    serving = [one for one in replicas if replica_phase(one) == "Ready" and one.routed is not Routed.ABSENT]
+    serving = [
+        one for one in replicas if replica_status(one) is ReplicaStatus.READY and one.routed is not Routed.ABSENT
+    ]
     return serving[0].digest if serving else ""
 
 
-def replica_phase(replica: Replica) -> str:
-    """Starting, Ready, Draining, Stopped or Failed."""
+class ReplicaStatus(StrEnum):
+    """A replica's phase, as it is shown."""
+
+    STARTING = "Starting"
+    READY = "Ready"
+    DRAINING = "Draining"
+    STOPPED = "Stopped"
+    FAILED = "Failed"
+
+
+def replica_status(replica: Replica) -> ReplicaStatus:
+    """The phase of a replica."""
     if not replica.alive:
-        return "Stopped" if replica.stopping_at is not None or replica.rebooted else "Failed"
+        is_stopped = replica.stopping_at is not None or replica.rebooted
+        return ReplicaStatus.STOPPED if is_stopped else ReplicaStatus.FAILED
     if replica.draining_at is not None or replica.stopping_at is not None:
-        return "Draining"
+        return ReplicaStatus.DRAINING
     if replica.ready_at is None:
-        return "Starting"
-    return "Failed" if replica.healthy is False or replica.silence is Silence.HUNG else "Ready"
+        return ReplicaStatus.STARTING
+    has_failed = replica.healthy is False or replica.silence is Silence.HUNG
+    return ReplicaStatus.FAILED if has_failed else ReplicaStatus.READY
 
 
 def staging_documents(desired: Desired | None, observed: Observed | Unreachable | None) -> Iterator[Document]:
@@ -64,7 +79,7 @@ def replica_document(replica: Replica, is_canary: bool = False) -> Document:
     since = replica.stopping_at or replica.draining_at or replica.ready_at or replica.created_at
     return {
         "id": str(replica.id),
-        "phase": replica_phase(replica),
+        "phase": replica_status(replica),
         "digest": replica.digest,
         "canary": is_canary,
         "port": None if replica.socket else replica.lease.port,

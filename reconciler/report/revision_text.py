@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reconciler.model import Sync
 from reconciler.report.actions import short
 from reconciler.report.convergence import full_name, place, services
 from reconciler.report.redact import one_line
@@ -47,7 +48,7 @@ def pending(status: Document) -> str:
     waiting = [
         full_name(service)
         for target, service in services(status)
-        if service["sync"] != "Synced" and (target["name"], full_name(service)) not in held
+        if service["sync"] != Sync.SYNCED and (target["name"], full_name(service)) not in held
     ]
     if not waiting:
         return ""

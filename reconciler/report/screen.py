@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
+from reconciler.model import HealthStatus, Sync
 from reconciler.report.text import Block, Table
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.text import Text
 
-_STYLES = {
-    "Synced": "green",
-    "OutOfSync": "yellow",
-    "Healthy": "green",
-    "Progressing": "cyan",
-    "Degraded": "red",
-    "Missing": "red",
-    "Suspended": "blue",
-    "Unknown": "magenta",
+_STYLES: Mapping[str, str] = {
+    Sync.SYNCED: "green",
+    Sync.OUT_OF_SYNC: "yellow",
+    HealthStatus.HEALTHY: "green",
+    HealthStatus.PROGRESSING: "cyan",
+    HealthStatus.DEGRADED: "red",
+    HealthStatus.MISSING: "red",
+    HealthStatus.SUSPENDED: "blue",
+    HealthStatus.UNKNOWN: "magenta",
 }
-_MARK_STYLES = {"+": "green", "~": "cyan", "-": "red", "!": "yellow"}
+_MARK_STYLES: Mapping[str, str] = {"+": "green", "~": "cyan", "-": "red", "!": "yellow"}
 
 
 def show(blocks: Iterable[Block], out: TextIO) -> None:

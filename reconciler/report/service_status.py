@@ -33,9 +33,10 @@ from reconciler.report.gpus import gpus_held
 from reconciler.report.kserve_status import UNKNOWN, kserve_status, observed_service
 from reconciler.report.redact import scrub_text
 from reconciler.report.replicas import (
+    ReplicaStatus,
     live_digest,
     replica_document,
-    replica_phase,
+    replica_status,
     staging_documents,
     timestamp,
 )
@@ -90,7 +91,7 @@ class TargetIndex:
 
 def _is_ready(replica: Replica) -> bool:
     """A silent replica may be out of the route, and does not count."""
-    return replica_phase(replica) == "Ready" and not replica.silence
+    return replica_status(replica) is ReplicaStatus.READY and not replica.silence
 
 
 def _service(service: ServiceId, index: TargetIndex) -> Document:

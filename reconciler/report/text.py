@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from reconciler.config.listen import reachable
-from reconciler.model import GPU, ReasonCode
+from reconciler.model import GPU, HealthStatus, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.convergence import (
     by_hand,
@@ -284,7 +284,7 @@ def _state(service: Document) -> str:
     why = service["health"]["reason"]
     known = (
         f" ({why})"
-        if service["health"]["status"] == "Suspended"
+        if service["health"]["status"] == HealthStatus.SUSPENDED
         and why in (ReasonCode.CORDONED, ReasonCode.DRAINED, ReasonCode.NOT_FOR_THIS_HOST)
         else ""
     )

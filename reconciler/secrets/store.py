@@ -50,7 +50,7 @@ class SecretStore:
     @property
     def is_provisional(self) -> bool:
         """May some of what is refused become usable although no file changes? A key service may have been away."""
-        return any(each.code == ReasonCode.SECRETS_UNREADABLE for each in self.refused.values())
+        return any(each.code is ReasonCode.SECRETS_UNREADABLE for each in self.refused.values())
 
     def says_the_same(self, other: SecretStore) -> bool:
         """Nobody needs to look at it again."""

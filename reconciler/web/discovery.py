@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from reconciler.report.replicas import ReplicaStatus
 from reconciler.report.status import Document
 
 PASSED_ON = "/prometheus/replicas"
 # A replica that starts has no metrics yet, and one that failed none any more.
-_ANSWERING = frozenset({"Ready", "Draining"})
+_ANSWERING = frozenset({ReplicaStatus.READY, ReplicaStatus.DRAINING})
 
 
 def scrape_targets(status: Document, address: str) -> list[Document]:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from reconciler.report.replicas import ReplicaStatus
 from reconciler.report.requests import Fate
 from reconciler.report.status import Document
 
@@ -218,7 +219,7 @@ def _closed_paths(status: Document) -> Metric:
 
 
 def _phases(service: Document) -> dict[str, int]:
-    return dict(Tally({"Ready": 0}) | Tally(one["phase"] for one in service["replicas"])) or {"Ready": 0}
+    return dict(Tally(one["phase"] for one in service["replicas"])) or {ReplicaStatus.READY: 0}
 
 
 def _gauge(

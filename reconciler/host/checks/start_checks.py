@@ -58,7 +58,7 @@ class StartChecks:
             for is_ours, reason in unusable_variables(wish, spec, launch):
                 (refused if is_ours else blocked).append(reason)
             for reason in unusable_files(wish, spec, asked, self._reader, self._closed):
-                (blocked if reason.code == ReasonCode.FILE_UNKNOWN else refused).append(reason)
+                (blocked if reason.code is ReasonCode.FILE_UNKNOWN else refused).append(reason)
             if not refused:
                 blocked += self._supervisor.obstacles(record_of(start, 0.0), launch)
         except Retryable:

@@ -51,7 +51,7 @@ def decide(s: ServiceContext, ledger: Ledger) -> Decision:
     s = lifecycle.finish_drains(s, aim, steps)
     move(s, aim, ledger, steps)
     end_hung(s, aim, steps)
-    if any(one.code == ReasonCode.INSUFFICIENT_GPU_MEMORY for one in steps.lacking):
+    if any(one.code is ReasonCode.INSUFFICIENT_GPU_MEMORY for one in steps.lacking):
         # Nobody tells when another process gives back what it has.
         steps.look(s.now + _GPU_LOOK)
     return Decision(
@@ -82,8 +82,8 @@ def _note_aim(s: ServiceContext, aim: Goal, steps: Steps) -> None:
     if aim.ask and want and want.spec:
         reason = "this engine has not judged these arguments yet"
         steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, want.argument_origins, reason))
-    if aim.why and aim.why.code == ReasonCode.PREFLIGHT_FAILED:
+    if aim.why and aim.why.code is ReasonCode.PREFLIGHT_FAILED:
         steps.look(s.now + _PREFLIGHT_LOOK)
-    elif aim.ask or (aim.why and aim.why.code == ReasonCode.PREFLIGHT):
+    elif aim.ask or (aim.why and aim.why.code is ReasonCode.PREFLIGHT):
         steps.say("preflight: asking the installed engine about the arguments")
         steps.look(s.now + 5)

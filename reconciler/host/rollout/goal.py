@@ -127,7 +127,7 @@ def quarantine(s: ServiceContext, digest: str, reason: Reason, words: tuple[str,
 def _aim_at_proven(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
     aim = Goal(GoalKind.ROLL, (Generation(want.digest, spec, want.replicas, want.origin),))
     blocked = _beyond(s, want, spec) + want.blocked
-    blocked += tuple(one for one in s.blockers if one.code != ReasonCode.PREFLIGHT_FAILED)
+    blocked += tuple(one for one in s.blockers if one.code is not ReasonCode.PREFLIGHT_FAILED)
     blocked += s.preflight.reasons if s.preflight else ()
     alive = [r for r in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY) if r.digest == want.digest]
     if len(alive) >= want.replicas:
@@ -148,7 +148,7 @@ def _aim_at_new(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
         if missing := missing_files(s, spec):
             return _hold(s, why_staging(s, missing), refusals(s, missing), stage=missing)
         if s.blockers and not (s.preflight and s.preflight.reasons):
-            again = any(one.code == ReasonCode.PREFLIGHT_FAILED for one in s.blockers)
+            again = any(one.code is ReasonCode.PREFLIGHT_FAILED for one in s.blockers)
             return _hold(s, s.blockers[0], s.blockers, ask=again and not s.asking)
         if s.preflight is None:
             why = Reason(ReasonCode.PREFLIGHT, "asking the installed engine about the arguments", want.origin)

@@ -58,7 +58,7 @@ def _may_succeed(one: Desired, files: Container[str], names: Container[str], kno
 def _kept_for_file(desired: DesiredState, file: str) -> Reason | None:
     """A file that is still there, though nothing is read from it, may have lost its service by accident."""
     skipped = desired.skipped.get(file)
-    if skipped and skipped.code == ReasonCode.HIDDEN:
+    if skipped and skipped.code is ReasonCode.HIDDEN:
         text = "kept, because its file is there but hidden: names with a dot in front are not read; rename or delete it"
         return Reason(ReasonCode.HIDDEN, text, Origin(file, 1))
     if skipped and skipped.code in _HOLLOW and (fault := _first_fault(desired)):
@@ -107,7 +107,7 @@ def _what_happened(desired: DesiredState, service: ServiceId, file: str) -> str:
     beside = (
         path
         for path, why in desired.skipped.items()
-        if why.code == ReasonCode.NOT_A_MANIFEST_NAME and _is_copy(path, file)
+        if why.code is ReasonCode.NOT_A_MANIFEST_NAME and _is_copy(path, file)
     )
     if copy := next(beside, None):
         return f"deleted in git; {copy} is not read, for its name is not that of a manifest"
@@ -120,7 +120,7 @@ def _is_copy(path: str, file: str) -> bool:
 
 
 def _is(code: ReasonCode) -> str:
-    return "is " if code == ReasonCode.IGNORED else ""
+    return "is " if code is ReasonCode.IGNORED else ""
 
 
 def _is_same_document(one: Desired, service: ServiceId, file: str) -> bool:
@@ -133,4 +133,4 @@ def _no_host_file(desired: DesiredState) -> str:
 
 
 def _host_file(desired: DesiredState) -> Origin | None:
-    return next((note.origin for note in desired.notes if note.code == ReasonCode.NOT_PRUNABLE), None)
+    return next((note.origin for note in desired.notes if note.code is ReasonCode.NOT_PRUNABLE), None)
