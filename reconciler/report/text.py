@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from reconciler.config.listen import reachable
-from reconciler.model import GPU, HealthStatus, ReasonCode
+from reconciler.model import GPU, HealthStatus, ProxyBreak, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.convergence import (
     by_hand,
@@ -37,9 +37,11 @@ Block = str | Table
 _MARKS = {"create": "+", "change": "~", "delete": "-", "blocked": "!", "rejected": "!", "keep": "!", "wait": "…"}
 
 
-_PROXY_FAULTS = {
-    "Hung": "the proxy is unresponsive and is being replaced",
-    "Deaf": "the proxy serves, but its admin socket is lost; the next change replaces it, which cuts its requests",
+_PROXY_FAULTS: Mapping[str, str] = {
+    ProxyBreak.HUNG: "the proxy is unresponsive and is being replaced",
+    ProxyBreak.DEAF: (
+        "the proxy serves, but its admin socket is lost; the next change replaces it, which cuts its requests"
+    ),
 }
 
 # ---------------------------------------------------------------- status

@@ -1,0 +1,72 @@
+"""Every reason is a member of the list, and the list holds no other."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import reconciler
+from reconciler.model import ReasonCode
+
+PACKAGE = Path(reconciler.__file__).parent
+HOME = PACKAGE / "model" / "reasons.py"
+# Words of others that are also a reason of ours: KServe's and AWS' own.
+FOREIGN = {
+    ("kserve/names.py", "ModelMesh"),
+    ("kserve/status.py", "InvalidSpec"),
+    ("kserve/status.py", "Stopped"),
+    ("kserve/issues.py", "InvalidSpec"),
+    ("host/staging/download/s3.py", "AccessDenied"),
+}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {
+        str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py") if path != HOME
+    }
+
+
+def other_vocabularies(tree: ast.Module) -> Iterator[ast.AST]:
+    """What `__all__` lists, members of other enums, and parts of sentences."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield from node.values
+        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == "__all__" for to in node.targets):
+            yield from ast.walk(node)
+        if isinstance(node, ast.ClassDef) and any(
+            isinstance(base, ast.Name) and base.id == "StrEnum" for base in node.bases
+        ):
+            yield from ast.walk(node)
+
+
+def test_no_reason_is_written_as_text() -> None:
+    codes = {str(each) for each in ReasonCode}
+    found = []
+    for file, tree in trees().items():
+        others = set(map(id, other_vocabularies(tree)))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and node.value in codes and id(node) not in others:
+                found += [(file, node.value)] if (file, node.value) not in FOREIGN else []
+    assert not found
+
+
+def test_every_reason_is_given_somewhere() -> None:
+    used = {node.attr for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert {each.name for each in ReasonCode} - used - {"UNKNOWN_REASON"} == set()
+
+
+@pytest.mark.parametrize("reason", ReasonCode)
+def test_reason_says_in_one_line_what_it_means(reason: ReasonCode) -> None:
+    assert reason.meaning
+    assert reason.meaning[0].islower() or reason.meaning.startswith(("KServe", "OpenShift", "Kubernetes", "Knative"))
+    assert not reason.meaning.endswith(".")
+
+
+def test_reason_of_another_version_is_read_as_unknown() -> None:
+    assert ReasonCode.read("Crashed") is ReasonCode.CRASHED
+    assert ReasonCode.read("FromTheFuture") is ReasonCode.UNKNOWN_REASON
