@@ -95,7 +95,7 @@ def sync(config: str | None, timeout: float, output: str) -> int:
     if output == "json":
         print_json(status)
     elif convergence.converged:
-        click.echo(f"converged at {status['revision']['wanted'][:8]}")
+        click.echo(f"converged at {status['revision']['desired'][:8]}")
     for fault in convergence.faults:
         click.echo(one_line(fault), err=True)
     if not convergence.settled:

@@ -46,9 +46,9 @@ def doctor(config: str | None, output: str) -> int:
             _print_finding(one)
     problems, warnings = (sum(one.level is level for one in found) for level in (Level.PROBLEM, Level.WARNING))
     if output == "json":
-        keys = ("topic", "level", "says", "fix")
+        keys = ("topic", "level", "message", "fix")
         document = [{key: str(getattr(one, key)) for key in keys} for one in found]
-        print_json({"schema": "reconciler.host.doctor/v1", "fit": not problems, "findings": document})
+        print_json({"schema": "reconciler.host.doctor/v2", "fit": not problems, "findings": document})
     else:
         click.echo(f"{len(found)} checks: {problems} problems, {warnings} warnings")
     return NO if problems else OK
@@ -60,7 +60,7 @@ def _print_finding(finding: CheckResult) -> None:
     mark = f"{finding.level:<8}"
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         mark = click.style(mark, fg=_COLOURS[finding.level])
-    click.echo(f"{mark} {finding.topic}: {printable(scrub_text(finding.says))}")
+    click.echo(f"{mark} {finding.topic}: {printable(scrub_text(finding.message))}")
     if finding.fix:
         click.echo(f"{'':<8} how to fix: {printable(scrub_text(finding.fix))}")
     sys.stdout.flush()

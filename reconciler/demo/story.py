@@ -201,7 +201,7 @@ class Story:
         again = self.daemon.status()
         if again is None or is_so(again) or not convergence_of(again).failed:
             return
-        if again["revision"]["wanted"] != self.repository.head():
+        if again["revision"]["desired"] != self.repository.head():
             return
         raise StoryFailed(
             f"waiting for {what}: {'; '.join(convergence_of(again).faults)}\n{self.daemon.logs(_SERVICE)}"

@@ -372,7 +372,7 @@ class SandboxedTarget:
         try:
             return self._sandbox.evaluate(snapshot, not_as=known)[self._name]
         except ReconcileError as error:
-            log.error("secrets_not_followed", target=self._name, error=str(error), kept="what was read before")
+            log.error("secrets_watch_failed", target=self._name, error=str(error), kept="what was read before")
             return known
 
 

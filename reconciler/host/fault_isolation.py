@@ -19,7 +19,7 @@ class Bugs:
     def note(self, name: _Name, error: Exception) -> str:
         """To be called where it is caught. Returns it in words."""
         if name not in self._known:
-            _log.exception("judging_raised", judged=" ".join(map(str, name)))
+            _log.exception("fault_isolated", subject=" ".join(map(str, name)))
         self._known[name] = text = f"{unexpected(error)}; the daemon's log has the details"
         return text
 

@@ -69,7 +69,7 @@ def run_daemon(settings: Settings, path: Path) -> int:
         daemon = _begin(wanted, fallback=known)
     notify("STOPPING=1")
     daemon.stop()
-    log.info("stopped", workloads="go on serving")
+    log.info("daemon_stopped", workloads="go on serving")
     return 0
 
 
@@ -199,7 +199,10 @@ class Daemon:
         for thread in self._threads:
             thread.start()
         log.info(
-            "started", version=__version__, source=shown_address(self.settings.source.url), targets=len(self._places)
+            "daemon_started",
+            version=__version__,
+            source=shown_address(self.settings.source.url),
+            targets=len(self._places),
         )
 
     def note_refused_config(self, error: ReconcileError) -> None:
@@ -239,7 +242,7 @@ class Daemon:
         try:
             self._watch.start()
         except ReconcileError as error:
-            log.warning("source_not_watched", error=str(error), instead="it is asked every source.interval")
+            log.warning("source_watch_failed", error=str(error), instead="it is asked every source.interval")
 
     def _wake_source(self) -> None:
         self._ask.set()
@@ -271,7 +274,7 @@ class Daemon:
             recovered = bool(self._source_error)
             self._source_error, self._fetched_at, self._snapshot = "", time.time(), snapshot
         if changed or recovered:
-            log.info("revision", revision=snapshot.revision, subject=snapshot.subject)
+            log.info("revision_fetched", revision=snapshot.revision, subject=snapshot.subject)
             self._wake_all()
         return True
 
@@ -358,7 +361,7 @@ class Daemon:
         snapshot = self._snapshot
         applied = {place.turner.report.applied for place in self._places if place.leftover is None}
         revision = RevisionInfo(
-            wanted=snapshot.revision if snapshot else "",
+            desired=snapshot.revision if snapshot else "",
             applied=applied.pop() if len(applied) == 1 else "",
             subject=snapshot.subject if snapshot else "",
             error=self._source_error,
@@ -437,7 +440,7 @@ class Daemon:
             )
         for place in chosen:
             place.target.restart(key, by)
-            place.journal.record_by_hand("restart", f"asked for by {by}", service)
+            place.journal.record_by_hand("restart_requested", f"asked for by {by}", service)
         with self._counting:
             needed = self._passes_needed()
         self._wake_all()

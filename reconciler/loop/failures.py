@@ -61,4 +61,4 @@ class FailureLog:
         try:
             self._history.keep_failures(self._target, self.now())
         except Retryable as error:
-            log.warning("failures_not_kept", target=self._target, reason=str(error))
+            log.warning("failures_not_recorded", target=self._target, reason=str(error))

@@ -37,7 +37,7 @@ def findings(desired: DesiredState, plan: Plan, faults: Faults) -> dict[ServiceI
             try:
                 each = _finding(unusable.get(key), verdict, desired.revision)
             except Exception as error:
-                each = _joined("untold", (faults.note(key, error),))
+                each = _joined("internal_error", (faults.note(key, error),))
             if each is not None:
                 found[key] = each
     return found

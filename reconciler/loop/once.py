@@ -186,7 +186,7 @@ def _pause(places: list[ManagedTarget], seconds: float) -> None:
 def _status(snapshot: Snapshot, places: list[ManagedTarget], settings: Settings) -> Document:
     applied = {place.turner.report.applied for place in places if place.leftover is None}
     revision = RevisionInfo(
-        wanted=snapshot.revision,
+        desired=snapshot.revision,
         applied=applied.pop() if len(applied) == 1 else "",
         subject=snapshot.subject,
         fetched_at=time.time(),

@@ -141,7 +141,7 @@ class Reconciler:
             self._journal.record_failed_pass(why, seconds)
         except Exception:
             # It may be the history that makes passes fail.
-            log.exception("failed_pass_not_noted", target=self._settings.name)
+            log.exception("failed_pass_not_recorded", target=self._settings.name)
 
     def leave(self, why: Reason) -> None:
         """From now on nothing is wanted here, whatever git says."""
@@ -192,7 +192,7 @@ class Reconciler:
                 self._journal.record_by_hand("host_undrained", "the time given for it is over")
         except Retryable as error:
             # It is over all the same; only the file still names it.
-            log.error("end_not_written", target=self._settings.name, error=str(error))
+            log.error("suspension_end_not_recorded", target=self._settings.name, error=str(error))
 
     def _remember_cordon(self, desired: DesiredState) -> None:
         try:
@@ -200,7 +200,7 @@ class Reconciler:
                 self._journal.record_cordon(desired)
         except Retryable as error:
             # It is followed all the same; only a host.yaml that breaks later would not be understood.
-            log.error("cordon_not_remembered", target=self._settings.name, error=str(error))
+            log.error("cordon_not_recorded", target=self._settings.name, error=str(error))
 
     def retry(self, service: str | None) -> frozenset[str]:
         """Try again what failed of a service, or of all: quarantined digests, and actions that wait for their turn.

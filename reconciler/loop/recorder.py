@@ -33,7 +33,7 @@ from reconciler.model import (
     Sync,
     Unreachable,
 )
-from reconciler.report.actions import action_name, services_of, subject_of
+from reconciler.report.actions import action_name, event_name, services_of, subject_of
 from reconciler.report.applied import HoldUp, holds_up, is_applied
 from reconciler.report.history import History
 from reconciler.report.requests import Fate, RequestTally
@@ -82,7 +82,7 @@ class Recorder:
         if desired.revision != self._seen[0]:
             self._seen = (desired.revision, time.time())
             text = f"{len(desired.services)} services wanted"
-            self._say(_REVISION, desired.revision, CommitEvent("revision", text, desired.revision))
+            self._say(_REVISION, desired.revision, CommitEvent("revision_fetched", text, desired.revision))
         faults = Faults("telling of")
         self._say_problems(desired, observed)
         if isinstance(observed, Observed):
@@ -117,7 +117,7 @@ class Recorder:
             return
         now = frozenset(bugs)
         for bug in sorted(now - self._bugs, key=lambda one: one.subject):
-            self._log.error("judging_raised", judged=bug.subject, traceback=bug.traceback, revision=revision)
+            self._log.error("fault_isolated", subject=bug.subject, traceback=bug.traceback, revision=revision)
         self._bugs = now
 
     def record_failed_pass(self, why: str, seconds: float) -> None:
@@ -152,17 +152,19 @@ class Recorder:
             self._last_errors.pop((services, name), None)
         self._count(action, observed)
         level = self._log.debug if again else self._log.warning if isinstance(action, _LOUD) else self._log.info
-        level(name, service=services, subject=subject_of(action), reason=action.reason, revision=plan.revision)
+        event = event_name(action)
+        level(event, service=services, subject=subject_of(action), reason=action.reason, revision=plan.revision)
         if not (again or isinstance(action, _QUIET)):
-            self._history.note(self._target, plan.revision, services, name, _sentence(action), time.time())
+            self._history.note(self._target, plan.revision, services, event, _sentence(action), time.time())
 
     def _tell_failure(self, services: str, name: str, result: Result, plan: Plan) -> None:
         """The same failure is told once, however often it is tried again."""
         if self._last_errors.get((services, name)) == result.error:
             return
         self._last_errors[(services, name)] = result.error
-        self._log.error(f"{name}_failed", service=services, error=result.error, revision=plan.revision)
-        self._history.note(self._target, plan.revision, services, f"{name}_failed", result.error, time.time())
+        event = event_name(result.action, failed=True)
+        self._log.error(event, service=services, error=result.error, revision=plan.revision)
+        self._history.note(self._target, plan.revision, services, event, result.error, time.time())
 
     def _is_asked_again(self, action: Action) -> bool:
         """An engine that gives no answer is asked again and again, with nothing in between; people read it once."""

@@ -28,7 +28,7 @@ class SourceRecorder:
     def failed(self, error: Exception | str, kept: str) -> None:
         """Tell why git cannot be followed, or which revision is refused. `kept` is the revision that stays."""
         refused = isinstance(error, RevisionRefused)
-        found = finding("revision_refused" if refused else "source_error", str(error))
+        found = finding("revision_refused" if refused else "source_failed", str(error))
         if found.key == self._said:
             return
         self._said = found.key

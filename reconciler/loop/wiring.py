@@ -123,7 +123,7 @@ def _make_removed(
     """A target that was taken out of the config: what it started is drained, as if git named none of it."""
     settings = left.target.config
     if settings is None:
-        log.warning("target_left_over", target=left.target.name, what=str(left), fix=left.fix)
+        log.warning("target_leftover_found", target=left.target.name, what=str(left), fix=left.fix)
         return None
     log.warning("target_removed", target=left.target.name, what=str(left), now="it is drained and stopped")
     place = make_place(settings, state, history, metrics, scratch=scratch)
@@ -169,7 +169,7 @@ def rename_target(settings: Settings, old: str, new: str) -> bool:
         with closing(make_history(settings)) as history:
             history.rename(old, new)
             if changed:
-                history.note(new, history.applied(new), "", "renamed", f"was called {old} before", time.time())
+                history.note(new, history.applied(new), "", "target_renamed", f"was called {old} before", time.time())
     return changed
 
 
@@ -179,9 +179,9 @@ def retire(place: ManagedTarget, state: Settings) -> bool:
     if left is None or not isinstance(report.observed, Observed) or report.observed.replicas or report.observed.owned:
         return False
     for what in end_proxy(left.folder, place.settings):
-        log.warning("target_left_over", target=place.settings.name, what=what)
+        log.warning("target_leftover_found", target=place.settings.name, what=what)
     TargetRegistry(state.state_dir).remember(state)
-    log.info("target_gone", target=place.settings.name, folder=str(left.folder))
+    log.info("target_forgotten", target=place.settings.name, folder=str(left.folder))
     return True
 
 

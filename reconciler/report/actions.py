@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
 from reconciler.model import (
@@ -34,7 +35,31 @@ from reconciler.model import (
 )
 from reconciler.model.model_sources import shown
 
-__all__ = ["action_name", "services_of", "short", "subject_of"]
+__all__ = ["action_name", "event_name", "services_of", "short", "subject_of"]
+
+_EVENTS: Mapping[type[Action], str] = {
+    AskPreflight: "preflight_started",
+    Drain: "replica_drain_started",
+    EnsureProxy: "proxy_ensured",
+    Forget: "service_deleted",
+    MarkReady: "replica_ready",
+    NoteCrash: "replica_crashed",
+    NoteFailure: "replica_failed",
+    Promote: "service_promoted",
+    Reattach: "replica_reattached",
+    Reject: "digest_quarantined",
+    Relabel: "replica_relabelled",
+    Remove: "replica_removed",
+    Repair: "replica_repaired",
+    SetRoutes: "routes_updated",
+    Stage: "download_started",
+    StageImage: "image_pull_started",
+    Start: "replica_started",
+    Stop: "replica_stop_started",
+    TakeOwnership: "service_created",
+    Undrain: "replica_undrained",
+    Unstage: "download_deleted",
+}
 
 
 def services_of(action: Action) -> tuple[ServiceId, ...]:
@@ -72,6 +97,11 @@ def subject_of(action: Action) -> str:
             return str(action.service)
         case _:
             assert_never(action)
+
+
+def event_name(action: Action, *, failed: bool = False) -> str:
+    """How the log and the history name what an action did: `replica_started`, or `start_failed`."""
+    return f"{action_name(action)}_failed" if failed else _EVENTS[type(action)]
 
 
 def short(digest: str) -> str:

@@ -12,7 +12,7 @@ Document = dict[str, Any]
 def canary_document(desired: Desired | None, owned: Owned | None, route: ServiceRoute | None) -> Document | None:
     """None where git asks for no canary, or what it asks for is promoted.
 
-    `percent` is what it gets now, 0 until it is ready; `wantedPercent` is what git gives it.
+    `percent` is what it gets now, 0 until it is ready; `desiredPercent` is what git gives it.
     """
     if desired is None or owned is None or owned.promoted is None:
         return None
@@ -26,7 +26,7 @@ def canary_document(desired: Desired | None, owned: Owned | None, route: Service
     return {
         "digest": digest,
         "percent": route.canary_percent if route is not None and serves else 0,
-        "wantedPercent": wanted,
+        "desiredPercent": wanted,
     }
 
 

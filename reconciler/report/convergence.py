@@ -162,10 +162,10 @@ def is_moving(service: Document, target: Document) -> bool:
 
 def _awaits_observation(status: Document) -> bool:
     """Has a target not yet observed git's newest revision? Then its state does not count yet."""
-    wanted = status["revision"]["wanted"]
-    return any(target["reachable"] and target["revision"]["wanted"] != wanted for target in status["targets"])
+    wanted = status["revision"]["desired"]
+    return any(target["reachable"] and target["revision"]["desired"] != wanted for target in status["targets"])
 
 
 def _awaits_applied(status: Document) -> bool:
     """A revision counts only once the loop has recorded that it was reached."""
-    return any(target["revision"]["wanted"] != target["revision"]["applied"] for target in status["targets"])
+    return any(target["revision"]["desired"] != target["revision"]["applied"] for target in status["targets"])

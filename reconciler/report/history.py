@@ -309,7 +309,7 @@ def _move_aside(path: Path, why: str) -> None:
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     log.warning(
-        "history_begun_anew", reason=why, moved_to=str(aside), lost="history and quarantine; nothing that serves"
+        "history_recreated", reason=why, moved_to=str(aside), lost="history and quarantine; nothing that serves"
     )
 
 

@@ -1,4 +1,4 @@
-"""The status of a daemon that is older than its reader: missing keys are filled in as unknown. Pure.
+"""The status of a daemon that is older than its reader: keys get their present names, missing ones are unknown. Pure.
 
 After an upgrade of the package the daemon keeps its old code until it is restarted, and must stay readable.
 """
@@ -7,15 +7,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconciler.report.status import Document
+from reconciler.report.status import SCHEMA, Document
 
+_V1 = "reconciler.status/v1"
+# What v2 calls the keys of v1.
+_RENAMED = {
+    "wanted": "desired",
+    "wantedPercent": "desiredPercent",
+    "lastWords": "logTail",
+    "proxyBreak": "proxyFault",
+    "silence": "unresponsive",
+}
 _COUNTS = {"drained": 0, "lost": 0, "refused": 0}
 _ROOT: Document = {"leftovers": []}
 _REVISION: Document = {"fullyApplied": None, "heldUpBy": []}
 _TARGET: Document = {
     "suspension": None,
     "drained": None,
-    "proxyBreak": "",
+    "proxyFault": "",
     "lastFailure": None,
     "passError": "",
     "closedPathRequests": 0,
@@ -28,13 +37,22 @@ _SERVICE: Document = {
     "lastFailure": None,
     "requests": _COUNTS | {"rollout": _COUNTS | {"revision": ""}},
 }
-_REPLICA: Document = {"canary": False, "silence": "", "socket": ""}
+_REPLICA: Document = {"canary": False, "unresponsive": "", "socket": ""}
 
 
 def completed(status: Document) -> Document:
     """The document with every key that newer ones have. Raises KeyError for what was never a status."""
+    if status["schema"] == _V1:
+        status = _renamed(status) | {"schema": SCHEMA}
     targets = [_target(one) for one in status["targets"]]
     return {**_ROOT, **status, "revision": {**_REVISION, **status["revision"]}, "targets": targets}
+
+
+def _renamed(value: Any) -> Any:
+    """Every key of v1 by its name in v2, at any depth: none of them means something else elsewhere."""
+    if isinstance(value, dict):
+        return {_RENAMED.get(key, key): _renamed(each) for key, each in value.items()}
+    return [_renamed(each) for each in value] if isinstance(value, list) else value
 
 
 def _target(target: Document) -> Document:

@@ -1,4 +1,4 @@
-"""A plan as data: one document, `reconciler.host.plan/v1`, with what each service will do next and why."""
+"""A plan as data: one document, `reconciler.host.plan/v2`, with what each service will do next and why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reconciler.report.convergence import fault, full_name, is_elsewhere, is_fin
 from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
 
-SCHEMA = "reconciler.host.plan/v1"
+SCHEMA = "reconciler.host.plan/v2"
 _FAULTS = ("blocked", "rejected", "keep")
 Planned = tuple[DesiredState, Observed | Unreachable, Plan]
 

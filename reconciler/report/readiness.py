@@ -41,7 +41,7 @@ def _failing(status: Document) -> Iterator[str]:
 
 
 def _daemon(status: Document) -> Iterator[str]:
-    if not status["revision"]["wanted"]:
+    if not status["revision"]["desired"]:
         yield "the first revision that can be read"
     if not status["daemon"]["passes"]:
         yield "the first pass"

@@ -89,7 +89,7 @@ def replica_document(replica: Replica, is_canary: bool = False) -> Document:
         "gpuFraction": gpu_fraction(replica),
         "image": replica.image,
         "inFlight": replica.in_flight,
-        "silence": scrub_text(replica.silent_why) if replica.silence else "",
+        "unresponsive": scrub_text(replica.silent_why) if replica.silence else "",
         "routed": replica.routed.value,
         "exitCode": replica.exit_code,
         "since": timestamp(since),

@@ -25,7 +25,7 @@ from reconciler.report.replicas import (
 from reconciler.report.requests import Requests
 
 Document = dict[str, Any]
-SCHEMA = "reconciler.status/v1"
+SCHEMA = "reconciler.status/v2"
 EVERYTHING = "*"
 """Stands in `TargetReport.suspended` for the whole target."""
 
@@ -37,7 +37,7 @@ DEFAULT_METRICS_PATH = "/metrics"
 class RevisionInfo:
     """The source's state. `error`: why the latest fetch or read failed; empty when it succeeded."""
 
-    wanted: str = ""
+    desired: str = ""
     applied: str = ""
     subject: str = ""
     error: str = ""

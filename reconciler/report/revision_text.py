@@ -14,12 +14,12 @@ from reconciler.report.status import Document
 def revision_line(status: Document) -> str:
     """The desired revision, how far it is applied, and what keeps it from being applied completely."""
     revision = status["revision"]
-    if not revision["wanted"]:
+    if not revision["desired"]:
         return f"no revision read yet{': ' + one_line(revision['error']) if revision['error'] else ''}"
-    text = f"revision {short(revision['wanted'])}"
+    text = f"revision {short(revision['desired'])}"
     text += f" “{one_line(revision['subject'])}”" if revision["subject"] else ""
     held = _held_up(revision.get("heldUpBy", ()))
-    if revision["wanted"] == revision["applied"]:
+    if revision["desired"] == revision["applied"]:
         return f"{text}, applied where possible: {held}" if held else f"{text}, applied"
     applied = f"applied: {short(revision['applied'])}" if revision["applied"] else _applied_by_target(status)
     return f"{text} desired, {applied}{': ' + held if held else ''}"
@@ -52,7 +52,7 @@ def pending(status: Document) -> str:
     ]
     if not waiting:
         return ""
-    applied = status["revision"]["wanted"] == status["revision"]["applied"]
+    applied = status["revision"]["desired"] == status["revision"]["applied"]
     return f"; {'out of sync' if applied else 'waiting for'}: {_listed(waiting)}"
 
 

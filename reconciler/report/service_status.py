@@ -240,7 +240,7 @@ def _rejected(quarantine: Quarantine) -> Document:
         "line": quarantine.reason.origin.line if quarantine.reason.origin else None,
         "revision": quarantine.revision,
         "at": timestamp(quarantine.at),
-        "lastWords": [scrub_text(line) for line in quarantine.last_words],
+        "logTail": [scrub_text(line) for line in quarantine.last_words],
     }
 
 

@@ -1,4 +1,4 @@
-"""Status as data: one document, `reconciler.status/v1`, from the desired, observed and planned state.
+"""Status as data: one document, `reconciler.status/v2`, from the desired, observed and planned state.
 
 Pure. Times are RFC 3339 in UTC; everything is JSON. The command line, metrics and forges read only this document.
 """
@@ -72,10 +72,12 @@ def build_status(
             **({"configFault": scrub_text(daemon.config_fault)} if daemon.config_fault else {}),
         },
         "revision": {
-            "wanted": revision.wanted,
+            "desired": revision.desired,
             "applied": revision.applied,
             "fullyApplied": bool(known)
-            and all(one["revision"]["fullyApplied"] and one["revision"]["wanted"] == revision.wanted for one in known),
+            and all(
+                one["revision"]["fullyApplied"] and one["revision"]["desired"] == revision.desired for one in known
+            ),
             "heldUpBy": [{"target": one["name"]} | each for one in known for each in one["revision"]["heldUpBy"]],
             "subject": scrub_text(revision.subject),
             "error": scrub_text(revision.error),
@@ -105,7 +107,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "prunable": report.desired.prunable if report.desired else False,
         "listen": report.routing.listen,
         "proxyReady": observed.proxy_ready if observed else None,
-        "proxyBreak": observed.proxy_break.value if observed else "",
+        "proxyFault": observed.proxy_break.value if observed else "",
         "gpus": gpus_document(observed),
         "unreadable": [reason_document(one) for one in (report.desired.unreadable if report.desired else ())],
         "refused": [reason_document(one) for one in (report.desired.refused if report.desired else ())],
@@ -119,7 +121,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
 
 def _target_revision(report: TargetReport, revision: RevisionInfo) -> Document:
     """`applied`: the revision is applied as far as possible. `fullyApplied`: all is in sync with `desired` now."""
-    wanted = report.desired.revision if report.desired else revision.wanted
+    desired = report.desired.revision if report.desired else revision.desired
     applied = report.applied or revision.applied
     held: tuple[HoldUp, ...] = ()
     synced = False
@@ -127,9 +129,9 @@ def _target_revision(report: TargetReport, revision: RevisionInfo) -> Document:
         held = holds_up(report.desired, report.plan)
         synced = all(verdict.sync is Sync.SYNCED for verdict in report.plan.verdicts.values())
     return {
-        "wanted": wanted,
+        "desired": desired,
         "applied": applied,
-        "fullyApplied": wanted == applied and synced and not held,
+        "fullyApplied": desired == applied and synced and not held,
         "heldUpBy": [
             {"service": str(one.service) if one.service else None} | reason_document(one.reason) for one in held
         ],

@@ -169,7 +169,7 @@ def _target_line(target: Document) -> str:
     parts += [one_line(f"suspended{by_hand(target.get('suspension'))}")] if target["suspended"] else []
     parts += [_drained(target)] if target.get("drained") else []
     parts += [f"Cordoned ({place(target['cordoned'])})"] if target["cordoned"] else []
-    parts += [] if target["proxyReady"] else [_PROXY_FAULTS.get(target["proxyBreak"], "the proxy is not responding")]
+    parts += [] if target["proxyReady"] else [_PROXY_FAULTS.get(target["proxyFault"], "the proxy is not responding")]
     return ", ".join(parts)
 
 
@@ -207,7 +207,7 @@ def _canary(service: Document) -> str:
     canary = service.get("canary")
     if not canary:
         return ""
-    waits = "" if canary["percent"] == canary["wantedPercent"] else f", desired {canary['wantedPercent']}%"
+    waits = "" if canary["percent"] == canary["desiredPercent"] else f", desired {canary['desiredPercent']}%"
     return f"canary {short(canary['digest'])} gets {canary['percent']}% of requests{waits}"
 
 
@@ -299,7 +299,7 @@ def _state(service: Document) -> str:
 def plan_blocks(plan: Document) -> Iterator[Block]:
     """Per changed service one headline and its next steps; then all warnings."""
     for target in plan["targets"]:
-        yield f"{target['name']} at {short(target['revision']['wanted']) or 'no revision'}"
+        yield f"{target['name']} at {short(target['revision']['desired']) or 'no revision'}"
         if not target["reachable"]:
             yield f"  unreachable: {one_line(target['reason'])}; nothing is planned"
         notes = (*target["unreadable"], *target["refused"], *target["notes"], *filter(None, [target["cordoned"]]))

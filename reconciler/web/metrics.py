@@ -164,7 +164,7 @@ def _target_gauges(status: Document) -> Iterator[Metric]:
 
 
 def _is_synced(revision: Document) -> bool:
-    return bool(revision["wanted"] == revision["applied"] and not revision["heldUpBy"])
+    return bool(revision["desired"] == revision["applied"] and not revision["heldUpBy"])
 
 
 def _service_gauges(status: Document) -> Iterator[Metric]:

@@ -40,7 +40,10 @@ def measure(rig: Rig, seqs: int) -> float:
 def first_action(rig: Rig, revision: str) -> float | None:
     for line in rig.words(20).splitlines():
         event = json.loads(line)
-        if event["event"].startswith("ask_preflight") and event.get("revision") == revision:
+        if (
+            event["event"].startswith(("preflight_started", "ask_preflight_failed"))
+            and event.get("revision") == revision
+        ):
             return datetime.fromisoformat(event["timestamp"]).timestamp()
     return None
 

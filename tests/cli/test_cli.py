@@ -289,7 +289,7 @@ def test_status_is_no_when_something_was_rejected(shell: Shell, loop: FakeLoop) 
 
 def _rejected() -> dict[str, object]:
     why = rejection()
-    return {"digest": why.digest, "reason": why.reason.message, "file": "hosts/a/tiny.yaml", "line": 1, "lastWords": []}
+    return {"digest": why.digest, "reason": why.reason.message, "file": "hosts/a/tiny.yaml", "line": 1, "logTail": []}
 
 
 def is_container_healthy(shell: Shell) -> bool:

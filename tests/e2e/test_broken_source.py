@@ -51,7 +51,7 @@ def test_an_unreadable_repository_keeps_the_last_good_revision(rig: Rig):
     assert_untouched(rig, before)
     rig.kill()
     rig.start()
-    rig.wait("the daemon to be back", lambda: rig.status() and rig.status()["revision"]["wanted"])
+    rig.wait("the daemon to be back", lambda: rig.status() and rig.status()["revision"]["desired"])
     assert_untouched(rig, before)
     shutil.move(rig.folder / "away.git", bare)
     rig.wait("the recovery", lambda: not rig.status()["revision"]["error"])

@@ -48,7 +48,7 @@ def test_sigterm_leaves_workloads_serving_and_sighup_reads_the_config_again(rig:
     before = rig.pids()
     rig.config.write_text(rig.config.read_text().replace("resync: 60s", "resync: 50s"))
     rig.process.send_signal(signal.SIGHUP)
-    rig.wait("the new config", lambda: rig.words().count('"started"') == 2 or rig.words().count("started") >= 2)
+    rig.wait("the new config", lambda: rig.words().count('"daemon_started"') == 2)
     rig.config.write_text("source: [broken")
     rig.process.send_signal(signal.SIGHUP)
     rig.wait("its refusal", lambda: "config_rejected" in rig.words())

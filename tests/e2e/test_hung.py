@@ -46,8 +46,8 @@ def test_stopped_engine_core_is_replaced(make_rig: MakeRig) -> None:
     rig.converge()
     assert rig.serves()
     assert not any(exists(pid) for pid in core)
-    assert "note_crash" in events(rig)
-    assert "reject" not in events(rig)
+    assert "replica_crashed" in events(rig)
+    assert "digest_quarantined" not in events(rig)
 
 
 def test_busy_engine_is_not_taken_for_hung(make_rig: MakeRig) -> None:
@@ -58,7 +58,7 @@ def test_busy_engine_is_not_taken_for_hung(make_rig: MakeRig) -> None:
     with rig.load() as load:
         rig.wait("many answers", lambda: load.tally().ok > 200, 300)
     assert rig.pids() == before
-    assert "note_crash" not in events(rig)
+    assert "replica_crashed" not in events(rig)
 
 
 def test_stopped_proxy_is_replaced_and_replicas_are_not(make_rig: MakeRig) -> None:
@@ -90,4 +90,4 @@ def test_host_that_was_paused_keeps_its_replicas(make_rig: MakeRig) -> None:
         os.kill(pid, signal.SIGCONT)
     rig.wait("answers", rig.serves)
     assert (rig.pids(), find(rig.state / "proxy")) == (before, proxy)
-    assert "note_crash" not in events(rig)
+    assert "replica_crashed" not in events(rig)

@@ -68,12 +68,12 @@ def test_host_drained_by_hand_is_emptied_without_loss_and_comes_back(rig: Rig):
         rig.wait("the daemon to be back", lambda: rig.status() and rig.status()["daemon"]["passes"] > 1)
         assert says(rig, "Drained"), "it outlives the daemon"
 
-        started = rig.ask("history", "-n", "1000").stdout.count(" start ")
+        started = rig.ask("history", "-n", "1000").stdout.count(" replica_started ")
         rig.ask("host", "undrain")
         rig.ask("sync")
         tally = load.stop()
     assert rig.serves()
-    assert rig.ask("history", "-n", "1000").stdout.count(" start ") == started + 1, "exactly what git wants"
+    assert rig.ask("history", "-n", "1000").stdout.count(" replica_started ") == started + 1, "exactly what git wants"
     assert tally.lost == 0, str(tally)
     events = rig.ask("history").stdout
     assert "host_drained" in events

@@ -63,7 +63,7 @@ def test_a_killed_proxy_is_replaced_and_serves_the_same_routes(rig: Rig):
     assert len(envoys) == 1
     os.kill(envoys[0], signal.SIGKILL)
     rig.wait("the proxy to be back", rig.serves, 30)
-    assert rig.words().count('"ensure_proxy"') == 2
+    assert rig.words().count('"proxy_ensured"') == 2
     assert rig.pids() == before
 
 

@@ -472,7 +472,7 @@ def seen(daemon: Daemon) -> tuple[str, bool, int, list[str]]:
     (target,) = status["targets"]
     refused = "cannot be read: what it asks for is larger" in status["revision"]["error"]
     notes = [one for one in target["notes"] if one["code"] == "Duplicate"]
-    return target["revision"]["wanted"], refused, len(notes), [one["code"] for one in target["unreadable"]]
+    return target["revision"]["desired"], refused, len(notes), [one["code"] for one in target["unreadable"]]
 
 
 def test_daemon_whose_accepted_revision_is_not_understood_takes_a_repaired_one(
@@ -523,11 +523,11 @@ def test_daemon_says_that_a_broken_commit_makes_its_source_stand_still(tmp_path:
         status = daemon.status()
         assert bad in status["revision"]["error"]
         assert "the last good revision stays" in status["revision"]["error"]
-        assert status["revision"]["wanted"] == good
+        assert status["revision"]["desired"] == good
         shown = [str(each) for each in (*status_blocks(status), *stale_blocks(status, time.time()))]
         assert any(bad in each for each in shown)
         assert "its last revision stays in force until it can be read again" in shown[-1]
-        assert [one["event"] for one in daemon.history(None, 1)] == ["source_error"]
+        assert [one["event"] for one in daemon.history(None, 1)] == ["source_failed"]
         repository.git("update-ref", "refs/heads/main", good)
         daemon.request_sync()
         assert daemon.status()["revision"]["error"] == ""

@@ -250,7 +250,7 @@ def test_restart_replaces_the_replica_and_asks_the_engine_anew(rig: LightRig, tm
     (after,) = rig.records()
     assert (after.digest, after.created_at > before.created_at) == (before.digest, True)
     assert count() == asked + 1
-    (entry,) = [entry for entry in rig.history() if entry["event"] == "restart"]
+    (entry,) = [entry for entry in rig.history() if entry["event"] == "restart_requested"]
     assert entry["service"] == "default/tiny"
     assert entry["message"] == "asked for by root" or os.geteuid()
 
@@ -266,7 +266,7 @@ def test_restart_that_is_cut_short_is_finished_once(rig: LightRig):
     rig.start()
     rig.settle()
     assert [record.id for record in rig.records()] == [after.id]
-    starts = [entry for entry in rig.history() if entry["event"] == "start"]
+    starts = [entry for entry in rig.history() if entry["event"] == "replica_started"]
     # A start that the daemon did not live to write into the history may lack.
     assert len(starts) <= 2
 

@@ -67,7 +67,7 @@ def test_replica_whose_socket_was_deleted_is_replaced(rig: LightRig, deleted: st
     rig.settle()
     assert not exists(record.process.pid)
     assert "its socket" in str(rig.history())
-    assert "reject" not in [entry["event"] for entry in rig.history()]
+    assert "digest_quarantined" not in [entry["event"] for entry in rig.history()]
 
 
 def test_daemon_starts_on_a_full_disk_and_listens_later(rig: LightRig, small_disk: Path) -> None:
@@ -76,7 +76,7 @@ def test_daemon_starts_on_a_full_disk_and_listens_later(rig: LightRig, small_dis
     rig.kill()
     fill(small_disk)
     rig.start()
-    rig.wait("the daemon to make passes", lambda: '"started"' in rig.words(5) or not rig.is_running())
+    rig.wait("the daemon to make passes", lambda: '"daemon_started"' in rig.words(5) or not rig.is_running())
     assert rig.is_running(), rig.words()
     assert rig.status() is None
     assert rig.serves_now()

@@ -140,7 +140,7 @@ def test_traceback_of_a_bug_in_planning_is_logged_once(tmp_path: Path, monkeypat
         for _ in range(3):
             plan = make_plan(wanted, observed(), {}, PATIENCE)
             place.journal.record(wanted, observed(), plan, (), 0.0)
-    told = [entry for entry in logs if entry["event"] == "judging_raised"]
+    told = [entry for entry in logs if entry["event"] == "fault_isolated"]
     assert len(told) == 1
     assert "KeyError" in told[0]["traceback"]
     daemon.stop()

@@ -70,7 +70,7 @@ class Desk:
 
     @property
     def told(self) -> list[tuple[str, str]]:
-        quiet = ("revision", "applied")
+        quiet = ("revision_fetched", "applied")
         return [(one["event"], one["message"]) for one in self.history.entries(100) if one["event"] not in quiet]
 
 
@@ -141,11 +141,11 @@ def test_preflight_without_an_answer_is_told_once_however_often_it_is_asked(desk
     for _ in range(3):
         desk.act(ask)
         desk.act(ask, "cannot run /x/python")
-    assert [event for event, _ in desk.told] == ["ask_preflight", "ask_preflight_failed"]
+    assert [event for event, _ in desk.told] == ["preflight_started", "ask_preflight_failed"]
     desk.act(Forget(TINY, "deleted in git"))
     desk.act(ask)
     desk.act(ask, "cannot run /x/python")
-    assert [event for event, _ in desk.told][2:] == ["forget", "ask_preflight", "ask_preflight_failed"]
+    assert [event for event, _ in desk.told][2:] == ["service_deleted", "preflight_started", "ask_preflight_failed"]
 
 
 def test_unreadable_file_is_told_once_over_restarts(desk: Desk) -> None:
@@ -188,7 +188,7 @@ def test_source_error_and_refused_revision_are_told_once(tmp_path: Path) -> None
     journal.recovered("c" * 40)
     journal.recovered("c" * 40)
     assert [(one["event"], one["revision"][:1]) for one in history.entries(9)] == [
-        ("source_error", "a"),
+        ("source_failed", "a"),
         ("revision_refused", "b"),
         ("source_recovered", "c"),
     ]

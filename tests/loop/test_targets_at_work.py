@@ -51,7 +51,9 @@ def test_renamed_target_is_refused_on_reload_and_taken_over_by_command(rig: Ligh
     rig.target["name"] = "demo"
     assert rig.pids() == pids
     assert {entry["target"] for entry in rig.history()} - {""} == {"gpu-1"}, "the config is of no target"
-    assert [entry["message"] for entry in rig.history() if entry["event"] == "renamed"] == ["was called demo before"]
+    assert [entry["message"] for entry in rig.history() if entry["event"] == "target_renamed"] == [
+        "was called demo before"
+    ]
 
 
 def test_renamed_target_rolls_out_like_any_other(rig: LightRig):

@@ -73,7 +73,7 @@ def roll_back_what_crashes(rig: InstalledRig) -> None:
     rig.wait("the failed unit to be gone", lambda: len(rig.unit_files()) == 1)
     assert rig.invocations() == before
     assert "no kernel" in rejected["reason"]
-    assert any("no kernel" in line for line in rejected["lastWords"])
+    assert any("no kernel" in line for line in rejected["logTail"])
 
 
 def _rejected_for(rig: InstalledRig, commit: str) -> dict[str, str] | None:
@@ -110,7 +110,7 @@ def test_reboots_cut_off_from_git_with_and_without_the_daemon_cost_nothing_but_t
         assert rig.units() == [unit]
         assert rig.machine.run("systemctl", "show", "-P", "NRestarts", unit) == "0\n"
         told = {entry["event"] for entry in rig.history()[before:]}
-        assert told <= {"revision", "mark_ready", "source_error"}, "no crash, no start"
+        assert told <= {"revision_fetched", "replica_ready", "source_failed"}, "no crash, no start"
 
         rig.enable(False)
         rig.machine.reboot()
@@ -178,8 +178,8 @@ def test_what_somebody_does_by_hand_is_noticed_named_and_put_right(make_rig: Mak
     assert any("restarted by hand" in entry["message"] for entry in rig.history())
 
     told = (
-        (("stop",), "stop", "was stopped by hand"),
-        (("kill", "--signal=KILL"), "note_crash", "the engine ended with status -9 while it served"),
+        (("stop",), "replica_stop_started", "was stopped by hand"),
+        (("kill", "--signal=KILL"), "replica_crashed", "the engine ended with status -9 while it served"),
     )
     for words, event, why in told:
         (unit,) = rig.units("active")
@@ -199,4 +199,6 @@ def await_property(rig: InstalledRig, unit: str, name: str, value: str) -> None:
 
 def repaired(rig: InstalledRig) -> str:
     """What the latest repair was for."""
-    return str([entry["message"] for entry in rig.history() if entry["event"] == "repair"][-1].partition(": ")[2])
+    return str(
+        [entry["message"] for entry in rig.history() if entry["event"] == "replica_repaired"][-1].partition(": ")[2]
+    )

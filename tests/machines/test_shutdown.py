@@ -91,4 +91,4 @@ def test_units_of_an_older_release_are_kept_and_stopped_like_ours(make_rig: Make
     rig.wait("the unit to be brought up to date", lambda: unit.read_text() == copy.read_text() == new)
     rig.wait("systemd to know it", lambda: "grep" in rig.machine.run("systemctl", "show", "-P", "ExecStop", unit.name))
     rig.wait("the daemon to have looked", lambda: rig.service() is not None)
-    assert (rig.invocations(), rig.history()[-1]["event"] == "repair") == (before, False)
+    assert (rig.invocations(), rig.history()[-1]["event"] == "replica_repaired") == (before, False)

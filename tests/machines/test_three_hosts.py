@@ -105,7 +105,7 @@ def test_each_host_acts_on_its_part_and_one_that_was_cut_off_catches_up(fleet: F
         for host, name in ((one, "chat"), (two, "chat"), (two, "extra")):
             await_one(host, name, 12)
         assert three.invocations() == before
-        assert events(three)[len(happened) :] == [("revision", commit), ("applied", commit)]
+        assert events(three)[len(happened) :] == [("revision_fetched", commit), ("applied", commit)]
 
         before = two.invocations()
         assert two.network

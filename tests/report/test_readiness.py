@@ -31,7 +31,7 @@ def test_ready_waits_for_the_first_revision():
 
 
 def test_ready_names_a_source_that_fails_now_and_stays_ready():
-    found = ready(revision=RevisionInfo(wanted=REVISION, error="https://host/x: 401"))
+    found = ready(revision=RevisionInfo(desired=REVISION, error="https://host/x: 401"))
     assert (found.waiting_for, found.status) == ((), "degraded")
     assert found.failing
     assert "host" not in found.failing[0]

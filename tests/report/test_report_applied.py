@@ -100,7 +100,7 @@ def test_revision_is_not_applied_on_a_target_out_of_reach() -> None:
 
 def test_status_says_fully_applied_only_when_nothing_is_held_up() -> None:
     held = status_of(report(plan=planned(BLOCKED)))
-    assert (held["revision"]["applied"], held["revision"]["fullyApplied"]) == (held["revision"]["wanted"], False)
+    assert (held["revision"]["applied"], held["revision"]["fullyApplied"]) == (held["revision"]["desired"], False)
     assert held["revision"]["heldUpBy"] == [
         {
             "target": "a",

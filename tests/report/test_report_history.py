@@ -112,7 +112,7 @@ def test_a_file_that_is_no_database_is_moved_aside_loudly(path: Path) -> None:
     path.write_bytes(b"this is not sqlite" * 100)
     with structlog.testing.capture_logs() as logs:
         history = History(path)
-    assert logs[0]["event"] == "history_begun_anew"
+    assert logs[0]["event"] == "history_recreated"
     assert Path(logs[0]["moved_to"]).read_bytes().startswith(b"this is not sqlite")
     history.reject("a", rejection())
     assert len(history.quarantines("a")) == 1
@@ -129,7 +129,7 @@ def test_a_file_that_breaks_while_it_is_open_is_begun_anew(history: History, pat
     history._db.execute("PRAGMA shrink_memory")
     with structlog.testing.capture_logs() as logs:
         history.reject("a", rejection())
-    assert "history_begun_anew" in [one["event"] for one in logs]
+    assert "history_recreated" in [one["event"] for one in logs]
     assert len(history.quarantines("a")) == 1
 
 
@@ -201,7 +201,7 @@ def test_a_thread_that_is_late_finds_it_closed_and_not_damaged(path: Path) -> No
 
 def test_half_a_surrogate_pair_is_kept_as_an_escape(history: History) -> None:
     odd = "a name: \ud800"
-    history.note("a", "r", "", "source_error", odd, 1.0, ("source", odd))
+    history.note("a", "r", "", "source_failed", odd, 1.0, ("source", odd))
     history.keep_failures("a", (FailedAction("start", NEW, (TINY,), odd, 5.0),))
     known = rejection()
     history.reject("a", replace(known, reason=replace(known.reason, message=odd), last_words=(odd,)))

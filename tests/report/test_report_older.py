@@ -30,7 +30,9 @@ def test_status_of_an_older_daemon_is_completed_and_read() -> None:
     old = completed(json.loads(OLDEST.read_text()))
     now = json.loads(json.dumps(world()))
     assert shape(old) == shape(now) | {"daemon": shape(old["daemon"])}
-    assert old["revision"]["fullyApplied"] is None, "nobody knows"
+    assert old["schema"] == now["schema"]
+    assert old["revision"]["desired"] == old["targets"][0]["revision"]["desired"] == "4f1c2ab0".ljust(40, "0")
+    assert old["revision"]["fullyApplied"] is None, "unknown"
     assert list(status_blocks(old, wide=True, detail=True))
     assert convergence_of(old).converged
     assert Changes().since_last(old)
@@ -38,3 +40,17 @@ def test_status_of_an_older_daemon_is_completed_and_read() -> None:
 
 def test_status_of_this_daemon_needs_no_completion() -> None:
     assert completed(world()) == world()
+
+
+def test_keys_of_v1_are_read_by_their_names_in_v2() -> None:
+    old = json.loads(OLDEST.read_text())
+    (service,) = old["targets"][0]["services"]
+    service |= {"rejected": {"lastWords": ["usage: vllm"]}, "canary": {"percent": 5, "wantedPercent": 20}}
+    service["replicas"][0]["silence"] = "/health did not answer within 5 s"
+    old["targets"][0]["proxyBreak"] = "Hung"
+    target = completed(old)["targets"][0]
+    assert (target["proxyFault"], "proxyBreak" in target) == ("Hung", False)
+    (service,) = target["services"]
+    assert service["rejected"] == {"logTail": ["usage: vllm"]}
+    assert service["canary"] == {"percent": 5, "desiredPercent": 20}
+    assert service["replicas"][0]["unresponsive"] == "/health did not answer within 5 s"

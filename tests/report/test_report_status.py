@@ -53,14 +53,14 @@ def test_a_converged_world_is_one_json_document() -> None:
     status = status_of(report())
     again = json.loads(json.dumps(status))
     assert again == status
-    assert status["schema"] == "reconciler.status/v1"
+    assert status["schema"] == "reconciler.status/v2"
     assert status["daemon"] == {
         "version": "1.2.3",
         "startedAt": "1970-01-01T00:00:50.000Z",
         "pid": 42,
         "passes": 1,
     }
-    assert status["revision"]["wanted"] == REVISION
+    assert status["revision"]["desired"] == REVISION
     service = service_in(status)
     assert (service["sync"], service["health"]["status"], service["ready"]) == ("Synced", "Healthy", "1/1")
     assert (service["digest"], service["liveDigest"], service["origin"]) == (OLD, OLD, "hosts/a/tiny.yaml:7")
@@ -128,7 +128,7 @@ def test_a_rejection_names_file_and_line_and_hides_secrets_in_last_words() -> No
     status = status_of(report(desired=state(desired(digest=NEW)), plan=planned(refused)))
     rejected = service_in(status)["rejected"]
     assert (rejected["file"], rejected["line"], rejected["digest"]) == ("hosts/a/tiny.yaml", 12, NEW)
-    assert rejected["lastWords"] == ["usage: vllm", "error: HF_TOKEN=***"]
+    assert rejected["logTail"] == ["usage: vllm", "error: HF_TOKEN=***"]
     assert service_in(status)["liveDigest"] == OLD
     assert convergence_of(status).failed
     assert "hosts/a/tiny.yaml:12: unrecognized argument --max-modle-len" in convergence_of(status).faults[0]
@@ -249,7 +249,7 @@ def test_what_is_kept_because_git_cannot_be_read_does_not_move() -> None:
 
 
 def test_a_target_that_has_not_looked_at_the_newest_revision_is_not_done() -> None:
-    newer = RevisionInfo(wanted="e" * 40, applied=REVISION)
+    newer = RevisionInfo(desired="e" * 40, applied=REVISION)
     status = status_of(report(applied=REVISION), revision=newer)
     assert not convergence_of(status).settled
 

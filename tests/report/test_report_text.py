@@ -105,14 +105,14 @@ def test_head_line_names_what_holds_an_applied_revision_up() -> None:
     held = report(plan=planned(blocked))
     held_up = "held up by demo/tiny (InsufficientGPU)"
     assert head(held) == f"revision 4f1c2ab0 “Serve tiny”, applied where possible: {held_up}"
-    older = RevisionInfo(wanted=REVISION, applied="e" * 40)
+    older = RevisionInfo(desired=REVISION, applied="e" * 40)
     assert head(held, older) == f"revision 4f1c2ab0 desired, applied: eeeeeeee: {held_up}"
 
 
 def test_head_line_never_says_applied_alone_while_out_of_sync() -> None:
     moving = report(plan=planned(verdict(sync=Sync.OUT_OF_SYNC, health=PROGRESSING, step="starts")))
     assert head(moving) == "revision 4f1c2ab0 “Serve tiny”, applied; out of sync: demo/tiny"
-    fresh = RevisionInfo(wanted=REVISION, applied="")
+    fresh = RevisionInfo(desired=REVISION, applied="")
     assert head(moving, fresh) == "revision 4f1c2ab0 desired, none applied yet; waiting for: demo/tiny"
 
 
@@ -183,7 +183,7 @@ def test_wide_status_shows_which_gpus_a_service_holds() -> None:
 )
 def test_status_says_for_how_long_git_could_not_be_read(read_at: float | None, now: float, said: str) -> None:
     assert list(stale_blocks(status_of(report()), now)) == []
-    lost = RevisionInfo(wanted=REVISION, applied=REVISION, error="cannot ask it: no route", fetched_at=read_at)
+    lost = RevisionInfo(desired=REVISION, applied=REVISION, error="cannot ask it: no route", fetched_at=read_at)
     status = status_of(report(), revision=lost)
     assert "source: cannot ask it: no route" in plain(status_blocks(status))
     assert said in plain(stale_blocks(status, now))
@@ -223,7 +223,7 @@ def test_a_terminal_gets_a_coloured_table_with_the_same_words() -> None:
 
 def test_a_converged_plan_says_that_nothing_is_to_do() -> None:
     document = plan_of(report())
-    assert document["schema"] == "reconciler.host.plan/v1"
+    assert document["schema"] == "reconciler.host.plan/v2"
     assert document["counts"]["unchanged"] == 1
     assert plain(plan_blocks(document)).splitlines() == ["a at 4f1c2ab0", "Nothing to do: 1 service in sync."]
 

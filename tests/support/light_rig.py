@@ -71,7 +71,7 @@ class LightRig(Rig):
 
         def read() -> int:
             words = self.words(10_000)
-            return words.count('"started"') + words.count('"config_rejected"')
+            return words.count('"daemon_started"') + words.count('"config_rejected"')
 
         before = read()
         self.process.send_signal(1)

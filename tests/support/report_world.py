@@ -101,7 +101,7 @@ def report(**fields: Any) -> TargetReport:
 
 def status_of(*reports: TargetReport, revision: RevisionInfo | None = None, passes: int = 1) -> Document:
     """The status document of these targets, all of them at the wanted revision."""
-    known = revision or RevisionInfo(wanted=REVISION, applied=REVISION, subject="Serve tiny", fetched_at=180.0)
+    known = revision or RevisionInfo(desired=REVISION, applied=REVISION, subject="Serve tiny", fetched_at=180.0)
     return build_status(revision=known, targets=reports, daemon=DaemonInfo("1.2.3", 50.0, 42, passes))
 
 

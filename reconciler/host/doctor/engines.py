@@ -64,8 +64,8 @@ def check_fetching(target: TargetSettings) -> Iterator[CheckResult]:
     user = fetcher_of(target)
     name = fetch_user(target)
     if user is None and name is not None:
-        says = f"{target.name}: there is no user {name} to fetch models: {_HERE_ONLY}"
-        yield warning("storage", says, "reconciler host install")
+        message = f"{target.name}: there is no user {name} to fetch models: {_HERE_ONLY}"
+        yield warning("storage", message, "reconciler host install")
         return
     script = f"import importlib.util as u, sys; sys.exit(0 if u.find_spec('kserve_storage') else {_NOT_INSTALLED!r})"
     answer = ask((str(python), "-I", "-c", script), user if os.geteuid() == 0 else None)
@@ -73,13 +73,13 @@ def check_fetching(target: TargetSettings) -> Iterator[CheckResult]:
     if answer.succeeded:
         yield ok("storage", f"{target.name}: {python} can fetch models{who}")
         return
-    says = f"{target.name}: {python} cannot fetch models{who} ({answer.last_line}): {_HERE_ONLY}"
+    message = f"{target.name}: {python} cannot fetch models{who} ({answer.last_line}): {_HERE_ONLY}"
     if target.storage.python is None and answer.last_line == _NOT_INSTALLED:
         # An extra: a host whose models lie on its own disks is healthy without it.
-        yield ok("storage", f"{says}; to fetch others too: pip install kserve-storage, see deploy/README.md")
+        yield ok("storage", f"{message}; to fetch others too: pip install kserve-storage, see deploy/README.md")
     else:
         fix = f"{python} -m pip install kserve-storage; every user must be able to run it"
-        yield warning("storage", says, fix)
+        yield warning("storage", message, fix)
 
 
 def _engine(target: TargetSettings, python: Path, driver: Driver | None) -> CheckResult:
@@ -99,22 +99,22 @@ def _engine(target: TargetSettings, python: Path, driver: Driver | None) -> Chec
     if not found.vllm:
         return problem("engines", f"{where} has no vLLM", f"{python} -m pip install vllm")
     if _numbers(found.vllm) < _numbers(OLDEST_VLLM):
-        says = f"{where}: vLLM {found.vllm} is older than {OLDEST_VLLM}, the oldest that is served"
-        return warning("engines", says, f"{python} -m pip install --upgrade vllm")
+        message = f"{where}: vLLM {found.vllm} is older than {OLDEST_VLLM}, the oldest that is served"
+        return warning("engines", message, f"{python} -m pip install --upgrade vllm")
     return _judged(f"{where}: vLLM {found.vllm} for {found.device}", found, driver)
 
 
-def _judged(says: str, found: EngineBuild, driver: Driver | None) -> CheckResult:
+def _judged(message: str, found: EngineBuild, driver: Driver | None) -> CheckResult:
     if found.device == "CUDA" and driver is None:
         fix = "install the driver, or a vLLM for the CPU"
-        return warning("engines", f"{says}, and this host has no driver of NVIDIA", fix)
+        return warning("engines", f"{message}, and this host has no driver of NVIDIA", fix)
     if driver is not None and driver.cuda and _release(found.cuda) > _release(driver.cuda):
         fix = "install a newer driver, or a vLLM that was built for an older CUDA"
-        return problem("engines", f"{says} {found.cuda}, and the driver ends at {driver.cuda}", fix)
+        return problem("engines", f"{message} {found.cuda}, and the driver ends at {driver.cuda}", fix)
     if found.device == "the CPU" and driver is not None and driver.gpus:
         fix = "install a vLLM for CUDA, or set gpus: []"
-        return warning("engines", f"{says}: it leaves this host's GPUs unused", fix)
-    return ok("engines", f"{says} {found.cuda}".rstrip())
+        return warning("engines", f"{message}: it leaves this host's GPUs unused", fix)
+    return ok("engines", f"{message} {found.cuda}".rstrip())
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -82,5 +82,5 @@ def made(topic: str, check: Check) -> Iterator[CheckResult]:
     except OSError as error:
         yield problem(topic, f"cannot be checked: {error}", "run this as the user who runs the daemon")
     except Exception as error:
-        says = f"cannot be checked: {type(error).__name__}: {error}"
-        yield problem(topic, says, "this is a bug of the reconciler, please report it")
+        message = f"cannot be checked: {type(error).__name__}: {error}"
+        yield problem(topic, message, "this is a bug of the reconciler, please report it")

@@ -22,23 +22,23 @@ class CheckResult:
 
     topic: str
     level: Level
-    says: str
+    message: str
     fix: str = ""
 
 
-def ok(topic: str, says: str) -> CheckResult:
-    return CheckResult(topic, Level.OK, says)
+def ok(topic: str, message: str) -> CheckResult:
+    return CheckResult(topic, Level.OK, message)
 
 
-def warning(topic: str, says: str, fix: str) -> CheckResult:
-    return CheckResult(topic, Level.WARNING, says, fix)
+def warning(topic: str, message: str, fix: str) -> CheckResult:
+    return CheckResult(topic, Level.WARNING, message, fix)
 
 
-def problem(topic: str, says: str, fix: str) -> CheckResult:
-    return CheckResult(topic, Level.PROBLEM, says, fix)
+def problem(topic: str, message: str, fix: str) -> CheckResult:
+    return CheckResult(topic, Level.PROBLEM, message, fix)
 
 
 def raised(topic: str, error: ReconcileError) -> CheckResult:
     """Our errors say what to do next behind their last semicolon."""
-    says, _, fix = str(error).rpartition("; ")
-    return problem(topic, says or fix, fix if says else "correct that, then ask again")
+    message, _, fix = str(error).rpartition("; ")
+    return problem(topic, message or fix, fix if message else "correct that, then ask again")

@@ -80,13 +80,13 @@ def _volume(target: TargetSettings, name: str, folder: Path, settings: Settings)
 
 def _room(topic: str, what: str, folder: Path, little: int = _LITTLE) -> Iterator[CheckResult]:
     free = shutil.disk_usage(folder).free
-    says = f"{what}: {free / _GIB:.1f} GiB free at {folder}"
+    message = f"{what}: {free / _GIB:.1f} GiB free at {folder}"
     if free < _TOO_LITTLE:
-        yield problem(topic, says, "make room: records and the mirror of git must be written")
+        yield problem(topic, message, "make room: records and the mirror of git must be written")
     elif free < little:
-        yield warning(topic, says, "make room: models are large")
+        yield warning(topic, message, "make room: models are large")
     else:
-        yield ok(topic, says)
+        yield ok(topic, message)
 
 
 def _nearest(folder: Path) -> Path:

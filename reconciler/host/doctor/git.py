@@ -90,10 +90,10 @@ def check_source(settings: Settings) -> Iterator[CheckResult]:
         with tempfile.TemporaryDirectory(prefix="reconciler-doctor-") as scratch:
             found = GitSource(impatient, Path(scratch) / "git", ("",)).look()
     except Retryable as error:
-        says, _, fix = str(error).rpartition("; ")
+        message, _, fix = str(error).rpartition("; ")
         # What the daemon would do next helps nobody who asks now.
         fix = "correct source.url, or see to the network and its name servers" if AGAIN in fix else fix
-        yield problem("source", says, fix)
+        yield problem("source", message, fix)
         return
     yield ok("source", f"{parse_address(source.url).shown}: {found}")
 
@@ -127,8 +127,10 @@ def _known_by_default(address: Address) -> CheckResult:
     for path in (Path.home() / ".ssh" / "known_hosts", Path("/etc/ssh/ssh_known_hosts")):
         if path.is_file() and ask(("ssh-keygen", "-F", _name(address), "-f", str(path))).succeeded:
             return ok("ssh", f"{path} knows {_name(address)}")
-    says = f"source.known_hosts_file is not set, and neither this user's nor the host's has a key of {_name(address)}"
-    return problem("ssh", says, f"{_fix(address)}, and set source.known_hosts_file")
+    message = (
+        f"source.known_hosts_file is not set, and neither this user's nor the host's has a key of {_name(address)}"
+    )
+    return problem("ssh", message, f"{_fix(address)}, and set source.known_hosts_file")
 
 
 def _name(address: Address) -> str:

@@ -76,15 +76,15 @@ def check_gpus(target: TargetSettings) -> Iterator[CheckResult]:
     yield from (_gpu(target, gpu, gpus) for gpu in found)
     yield from _split_in_vain(target, found, driver)
     if driver.lost:
-        says = f"{target.name}: {driver.lost} of {driver.gpus} GPUs fell off the bus: the others are leased"
-        yield problem("gpus", says, "see dmesg, and restart the host; if that does not help, the GPU may be broken")
+        message = f"{target.name}: {driver.lost} of {driver.gpus} GPUs fell off the bus: the others are leased"
+        yield problem("gpus", message, "see dmesg, and restart the host; if that does not help, the GPU may be broken")
     if not found:
         yield warning("gpus", f"{target.name}: the driver has no GPU", "see nvidia-smi -L and dmesg")
     if found and not _UNIFIED_MEMORY.exists():
         yield warning("gpus", f"{_UNIFIED_MEMORY} is missing: CUDA cannot start", "nvidia-modprobe -u -c=0")
     elif found and not ask(_MAY_USE, user_of(target)).succeeded:
-        says = f"{target.name}: {_UNIFIED_MEMORY} is closed to the user who runs replicas"
-        yield problem("gpus", says, "add that user to the groups video and render")
+        message = f"{target.name}: {_UNIFIED_MEMORY} is closed to the user who runs replicas"
+        yield problem("gpus", message, "add that user to the groups video and render")
 
 
 def _without_driver(target: TargetSettings) -> CheckResult:
@@ -107,8 +107,8 @@ def _gpu(target: TargetSettings, gpu: Gpu, gpus: Gpus) -> CheckResult:
     used = f", {amount:.1f} in use by {len(holders)} processes" if holders else ""
     kind = f", leased as {gpu.kind}" if gpu.parent else ""
     if missing := [node for node in gpus.nodes([gpu.uuid]) if gpu.parent and not Path(node).exists()]:
-        says = f"{target.name}: {gpu.name} {gpu.uuid} cannot be opened: {', '.join(missing)} missing"
-        return problem("gpus", says, "nvidia-modprobe makes such nodes; see nvidia-smi -L and dmesg")
+        message = f"{target.name}: {gpu.name} {gpu.uuid} cannot be opened: {', '.join(missing)} missing"
+        return problem("gpus", message, "nvidia-modprobe makes such nodes; see nvidia-smi -L and dmesg")
     return ok("gpus", f"{target.name}: {gpu.name} {gpu.uuid}, {gpu.memory_bytes / _GIB:.1f} GiB{kind}{used}")
 
 
@@ -116,10 +116,12 @@ def _split_in_vain(target: TargetSettings, found: tuple[Gpu, ...], driver: Drive
     """GPUs in MIG mode without a part are not in the list at all."""
     hidden = driver.gpus - driver.lost - len({gpu.parent or gpu.uuid for gpu in found})
     if target.gpus == "auto" and hidden > 0:
-        says = (
+        message = (
             f"{target.name}: MIG mode without any MIG device on {hidden} of {driver.gpus} GPUs: nothing of it is leased"
         )
-        yield warning("gpus", says, "make some (nvidia-smi mig -cgi PROFILE -C), or end MIG mode (nvidia-smi -mig 0)")
+        yield warning(
+            "gpus", message, "make some (nvidia-smi mig -cgi PROFILE -C), or end MIG mode (nvidia-smi -mig 0)"
+        )
 
 
 def _chosen_by_hand(target: TargetSettings) -> Iterator[CheckResult]:

@@ -63,12 +63,12 @@ def check_shared_memory() -> Iterator[CheckResult]:
         yield problem("memory", f"{_SHARED_MEMORY} is not there", f"mount -t tmpfs tmpfs {_SHARED_MEMORY}")
         return
     usage = shutil.disk_usage(_SHARED_MEMORY)
-    says = f"{_SHARED_MEMORY}: {usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB free"
+    message = f"{_SHARED_MEMORY}: {usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB free"
     if usage.free < _SHARED_LITTLE:
         fix = f"mount -o remount,size=50% {_SHARED_MEMORY}; in a container --shm-size or --ipc=host"
-        yield warning("memory", f"{says}; one engine takes up to half a GiB", fix)
+        yield warning("memory", f"{message}; one engine takes up to half a GiB", fix)
     else:
-        yield ok("memory", says)
+        yield ok("memory", message)
 
 
 def check_files(settings: Settings | None) -> Iterator[CheckResult]:

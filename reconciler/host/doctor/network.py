@@ -31,15 +31,17 @@ def check_ports(target: TargetSettings, settings: Settings) -> Iterator[CheckRes
     leased = set(ports) & _leased(target, settings)
     taken = sorted((set(ports) & procfs.listeners().keys()) - leased)
     free = len(ports) - len(leased) - len(taken)
-    says = f"{target.name}: ports {target.ports}: {free} of {len(ports)} free"
-    says = f"{says}, {len(leased)} leased to replicas" if leased else says
+    message = f"{target.name}: ports {target.ports}: {free} of {len(ports)} free"
+    message = f"{message}, {len(leased)} leased to replicas" if leased else message
     if len(taken) == len(ports):
         holders = ", ".join(f"{port} by {holder_of(port)}" for port in taken[:3])
-        yield problem("ports", f"{says}; {holders}", "choose another range for ports")
+        yield problem("ports", f"{message}; {holders}", "choose another range for ports")
     elif free < _FEW:
-        yield warning("ports", f"{says}: a rollout needs some beside those in use", "choose a larger range for ports")
+        yield warning(
+            "ports", f"{message}: a rollout needs some beside those in use", "choose a larger range for ports"
+        )
     else:
-        yield ok("ports", says)
+        yield ok("ports", message)
     yield from _ephemeral(target, ports)
 
 
@@ -53,9 +55,11 @@ def _ephemeral(target: TargetSettings, ports: range) -> Iterator[CheckResult]:
     first, last = (int(word) for word in (_IPV4 / "ip_local_port_range").read_text().split())
     common = set(ports) & set(range(first, last + 1)) - _reserved()
     if common:
-        says = f"{target.name}: {min(common)}-{max(common)} are ephemeral ports too: any connection may take one first"
+        message = (
+            f"{target.name}: {min(common)}-{max(common)} are ephemeral ports too: any connection may take one first"
+        )
         fix = f"choose ports outside {first}-{last}, or sysctl net.ipv4.ip_local_reserved_ports={target.ports}"
-        yield warning("ports", says, fix)
+        yield warning("ports", message, fix)
 
 
 def _reserved() -> set[int]:

@@ -53,8 +53,8 @@ def _devices(target: TargetSettings) -> Iterator[CheckResult]:
         return
     known = _known_devices()
     if missing := [uuid for uuid in wanted if uuid not in known]:
-        says = f"{target.name}: no CDI specification in {' or '.join(map(str, CDI))} names {', '.join(missing)}"
-        yield problem("podman", says, _GENERATE)
+        message = f"{target.name}: no CDI specification in {' or '.join(map(str, CDI))} names {', '.join(missing)}"
+        yield problem("podman", message, _GENERATE)
     else:
         yield ok("podman", f"{target.name}: {len(wanted)} GPUs by CDI")
 

@@ -126,14 +126,14 @@ def _unit() -> CheckResult:
         )
     if state["ActiveState"] == "failed" or state["SubState"] == "auto-restart":
         return problem("systemd", f"{_UNIT} failed", f"journalctl -u {_UNIT} says why; then systemctl start {_UNIT}")
-    says = f"{_UNIT} is {state['UnitFileState']} and {state['ActiveState']} ({state['SubState']})"
+    message = f"{_UNIT} is {state['UnitFileState']} and {state['ActiveState']} ({state['SubState']})"
     if state["UnitFileState"] != "enabled":
-        return warning("systemd", says, f"systemctl enable {_UNIT}: else nothing follows git after a reboot")
+        return warning("systemd", message, f"systemctl enable {_UNIT}: else nothing follows git after a reboot")
     if state["ActiveState"] == "inactive" and state["InactiveExitTimestampMonotonic"] == "0":
-        return ok("systemd", f"{says}, and was not started yet: reconciler host install does that")
+        return ok("systemd", f"{message}, and was not started yet: reconciler host install does that")
     if state["ActiveState"] not in ("active", "activating", "reloading"):
-        return warning("systemd", says, f"systemctl start {_UNIT}")
-    return ok("systemd", says)
+        return warning("systemd", message, f"systemctl start {_UNIT}")
+    return ok("systemd", message)
 
 
 def properties(*names: str) -> dict[str, str]:

@@ -162,7 +162,7 @@ def _open_driver() -> Any:
     try:
         pynvml.nvmlInit()
     except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
-        _log.debug("gpu.no_driver")
+        _log.debug("gpu_driver_missing")
         return None
     except pynvml.NVMLError as error:
         # For example a driver that was updated under a running kernel module: the GPUs are there, and may be in use.
@@ -191,7 +191,7 @@ def _describe(nvml: Any, index: int) -> dict[str, tuple[Gpu, ...]] | None:
         whole = Gpu(uuid, name, nvml.nvmlDeviceGetMemoryInfo(handle).total)
         return {uuid: (whole,) if parts is None else parts}
     except nvml.NVMLError_GpuIsLost as error:
-        _log.error("gpu.lost", index=index, error=str(error))
+        _log.error("gpu_lost", index=index, error=str(error))
         return None
 
 

@@ -126,7 +126,7 @@ class Probes:
                     self._probes[replica] = _Probe(subject, self._questions, self._wake, self._pause, liveness)
                 except RuntimeError as error:
                     # No thread is left to us (TasksMax): the next pass tries again, and the others go on.
-                    _log.warning("probe.not_started", replica=str(replica), reason=str(error))
+                    _log.warning("probe_not_started", replica=str(replica), reason=str(error))
 
     @property
     def watches(self) -> bool:
@@ -187,12 +187,12 @@ class _Probe:
                 now = self._with_silence(subject, _ask(self._questions, subject, before))
             except OSError as error:
                 # We could not ask, which says nothing about the replica.
-                _log.warning("probe.failed", replica=str(subject.id), reason=in_words(error))
+                _log.warning("probe_failed", replica=str(subject.id), reason=in_words(error))
                 now = replace(before, silence=Silence.NONE, silent_why="")
             except Exception as error:
                 # A thread that dies of a bug would leave its replica waiting for ever, in silence.
                 if raised != (raised := frames(error)):
-                    _log.exception("probe.raised", replica=str(subject.id))
+                    _log.exception("probe_raised", replica=str(subject.id))
                 now = ProbeState()
             # Whoever is taken for dead is stopped with all its requests: one word is not enough for that.
             in_doubt = now.healthy is False and before.healthy is not False and not in_doubt

@@ -77,7 +77,7 @@ class ExitWatch:
             work()
         except Exception:
             # A thread that dies would leave everything unwatched, in silence.
-            _log.exception("exit_watch.raised")
+            _log.exception("exit_watch_raised")
 
     def _let_go(self) -> None:
         with self._lock:

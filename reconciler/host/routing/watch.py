@@ -68,11 +68,11 @@ class ProxyWatch:
                 found = self.look()
             except OSError as error:
                 # We could not ask, which says nothing about the proxy.
-                _log.warning("proxy_watch.failed", reason=in_words(error))
+                _log.warning("proxy_watch_failed", reason=in_words(error))
                 continue
             except Exception:
                 # A thread that dies of a bug would leave the proxy unwatched, in silence.
-                _log.exception("proxy_watch.raised")
+                _log.exception("proxy_watch_raised")
                 continue
             if found is not self.found:
                 self.found = found

@@ -66,9 +66,11 @@ class Rubbish:
                     continue
                 except OSError as error:
                     # It takes room, but is in nobody's way.
-                    _log.warning("not_deleted", path=str(path), error=error.strerror)
+                    _log.warning("garbage_not_deleted", path=str(path), error=error.strerror)
                 except RecursionError:
-                    _log.warning("not_deleted", path=str(path), error="its folders lie too deep in each other; rm -r")
+                    _log.warning(
+                        "garbage_not_deleted", path=str(path), error="its folders lie too deep in each other; rm -r"
+                    )
 
     def _is_wanted(self) -> bool:
         with self._lock:

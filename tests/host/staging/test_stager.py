@@ -306,7 +306,7 @@ def test_a_bug_in_judging_one_model_is_told_of_that_one_alone(models: Models, mo
             assert seen.reason is not None
             assert seen.reason.message.startswith("unexpected IndexError")
             assert models.look(other).fetch is Fetch.STAGED
-    assert [each["judged"] for each in logs if each["event"] == "judging_raised"] == [models.key(MOUNT)]
+    assert [each["subject"] for each in logs if each["event"] == "fault_isolated"] == [models.key(MOUNT)]
     with pytest.raises(IndexError):
         models.begin_mount(MOUNT)
     assert content.is_dir(), "what is not known is not fetched again"
