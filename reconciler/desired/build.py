@@ -8,7 +8,7 @@ from functools import partial
 
 from reconciler.config.settings import TargetSettings
 from reconciler.desired.belonging import drop_misplaced
-from reconciler.desired.context import SERVICE, DesiredCache, DesiredContext, enter_scene
+from reconciler.desired.context import SERVICE, DesiredCache, DesiredContext, context_of
 from reconciler.desired.deviations import of_document
 from reconciler.desired.limits import (
     MAX_NOTES,
@@ -58,7 +58,7 @@ def build_desired(
     manifests, misplaced = drop_misplaced(manifests, target)
     services = manifests.of_kind(SERVICE)
     usable = [each for each in services if not _bad_name(each)]
-    _describe_all(usable, partial(enter_scene, manifests, target, snapshot, cache, secrets), target, cache)
+    _describe_all(usable, partial(context_of, manifests, target, snapshot, cache, secrets), target, cache)
     host = find_host(manifests, target, snapshot)
     return DesiredState(
         target=target.name,
@@ -87,7 +87,7 @@ def _unreadable(manifests: Manifests, snapshot: Snapshot, target: TargetSettings
 
 
 def _refused_documents(cache: DesiredCache) -> Iterator[Reason]:
-    yield from cache.scene.refused.reasons if cache.scene else ()
+    yield from cache.context.refused.reasons if cache.context else ()
 
 
 def _describe_all(
@@ -95,7 +95,7 @@ def _describe_all(
 ) -> None:
     """Each service into the cache; none can be used where we fail on what they share."""
     try:
-        scene = enter()
+        context = enter()
     except MemoryError:
         raise
     except Exception as error:
@@ -107,7 +107,7 @@ def _describe_all(
     cache.services, cache.sizes = {}, {}
     values = total = 0
     for each in services:
-        one = known.get(each) or with_few_findings(_describe_safely(each, scene, cache))
+        one = known.get(each) or with_few_findings(_describe_safely(each, context, cache))
         size = sizes.get(each) or desired_size(one)
         cache.services[each], cache.sizes[each] = one, size
         values, total = values + size.values, total + size.bytes
@@ -115,16 +115,16 @@ def _describe_all(
             raise refusal(target.name, list(zip(cache.services.values(), cache.sizes.values(), strict=True)))
 
 
-def _describe_safely(service: Manifest, scene: DesiredContext, cache: DesiredCache) -> Desired:
+def _describe_safely(service: Manifest, context: DesiredContext, cache: DesiredCache) -> Desired:
     """A service that we fail on is one that cannot be used: what runs of it is kept, and the others go on."""
     try:
-        return describe(service, scene)
+        return describe(service, context)
     except MemoryError:
         # Whatever took it is still held: this is about the whole revision.
         raise
     except Exception as error:
         reason = _noted(error, f"working out {service.name}", service.origin, cache)
-        return Desired(service_id(service, scene.target), service.origin, None, "", problems=(reason,))
+        return Desired(service_id(service, context.target), service.origin, None, "", problems=(reason,))
 
 
 def _notes_safely(

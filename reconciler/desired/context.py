@@ -32,7 +32,7 @@ class DesiredContext:
     """Everything of one tree that a service's outcome depends on, beside its own document."""
 
     target: TargetSettings
-    world: ClusterObjects
+    cluster: ClusterObjects
     secrets: SecretStore
     runtimes: dict[tuple[str, str, str], Manifest]
     config_maps: dict[tuple[str, str], dict[str, Any]]
@@ -49,14 +49,14 @@ class DesiredCache:
     """Remembers the outcome of every service while nothing it depends on changes. One for each target."""
 
     key: tuple[Any, ...] = ()
-    scene: DesiredContext | None = None
+    context: DesiredContext | None = None
     services: dict[Manifest, Desired] = field(default_factory=dict)
     sizes: dict[Manifest, Size] = field(default_factory=dict)
     tracebacks: list[str] = field(default_factory=list)
     """Of services that could not be worked out since somebody looked here: for the log."""
 
 
-def enter_scene(
+def context_of(
     manifests: Manifests, target: TargetSettings, snapshot: Snapshot, cache: DesiredCache, secrets: SecretStore
 ) -> DesiredContext:
     """The scene of last time if nothing in it changed; else a new one, and the cache is emptied."""
@@ -64,14 +64,14 @@ def enter_scene(
     uncertain = tuple(possible_runtimes(manifests, snapshot))
     unreadable = unreadable_kinds(manifests.unreadable)
     key = (target, uncertain, others, secrets, unreadable, [place for _, place, _ in manifests.templated])
-    if cache.scene is None or cache.key != key:
-        cache.key, cache.scene, cache.services, cache.sizes = key, None, {}, {}
-        scene = _new_scene(others, target, uncertain, secrets, manifests.templated)
-        cache.scene = replace(scene, unreadable=unreadable)
-    return cache.scene
+    if cache.context is None or cache.key != key:
+        cache.key, cache.context, cache.services, cache.sizes = key, None, {}, {}
+        context = _new_context(others, target, uncertain, secrets, manifests.templated)
+        cache.context = replace(context, unreadable=unreadable)
+    return cache.context
 
 
-def _new_scene(
+def _new_context(
     others: tuple[Manifest, ...],
     target: TargetSettings,
     uncertain: tuple[Reason, ...],
@@ -83,7 +83,7 @@ def _new_scene(
     hidden = {manifest for group in doubles for manifest in group[1:]}
     single = [each for each in others if each not in hidden]
     judged = [each for each in single if each.kind not in _CACHES]
-    world = ClusterObjects.build(
+    cluster = ClusterObjects.build(
         [each.data for each in judged],
         default_namespace=home,
         default_mode=HOST_MODE,
@@ -94,14 +94,14 @@ def _new_scene(
     config_maps = {(each.namespace or home, each.name): each.data for each in single if each.kind == "ConfigMap"}
     return DesiredContext(
         target=target,
-        world=world,
+        cluster=cluster,
         secrets=secrets,
         runtimes={key_of(each, home): each for each in single if each.kind in _RUNTIMES},
         config_maps={key: _mapping(data, "data") for key, data in config_maps.items()},
         binary_data={key: found for key, data in config_maps.items() if (found := _mapping(data, "binaryData"))},
         doubled=frozenset(manifest for group in doubles for manifest in group),
         uncertain=uncertain,
-        refused=find_refused(world, judged, (each for each in others if each in hidden or each.kind in _CACHES)),
+        refused=find_refused(cluster, judged, (each for each in others if each in hidden or each.kind in _CACHES)),
         unreadable={},
         node=node_of(target),
     )

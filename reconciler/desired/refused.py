@@ -80,13 +80,13 @@ class RefusedDocuments:
         return self.memo[key]
 
 
-def find_refused(world: ClusterObjects, judged: Sequence[Manifest], others: Iterable[Manifest]) -> RefusedDocuments:
+def find_refused(cluster: ClusterObjects, judged: Sequence[Manifest], others: Iterable[Manifest]) -> RefusedDocuments:
     """What is refused of the documents that `world` was built from, and of others that stand beside them."""
     flaws: dict[Manifest, list[tuple[FieldPath, str]]] = {}
-    for issue in world.issues:
+    for issue in cluster.issues:
         flaws.setdefault(judged[issue.index], []).append((issue.path, issue.message))
     named = {
-        key_of(each, world.default_namespace): RefusedDocument(each, tuple(found))
+        key_of(each, cluster.default_namespace): RefusedDocument(each, tuple(found))
         for each, found in flaws.items()
         if each.kind != _ELSEWHERE
     }
@@ -110,7 +110,7 @@ def key_of(document: Manifest, default_namespace: str) -> Key:
 
 
 def refused_for(
-    service: ServiceId, resolved: Resolved, refused: RefusedDocuments, world: ClusterObjects
+    service: ServiceId, resolved: Resolved, refused: RefusedDocuments, cluster: ClusterObjects
 ) -> Iterator[Reason]:
     """Why a service cannot be used: each refused document that decides, or may decide, what becomes of it."""
     if not refused.by_key:
@@ -118,8 +118,8 @@ def refused_for(
     needed = [
         *refused.shared((SETTINGS,), partial(_settings, refused)),
         *_runtimes(service, resolved, refused),
-        *_of_pod(service, resolved.pod, refused, world),
-        *_storage_containers(resolved, refused, world),
+        *_of_pod(service, resolved.pod, refused, cluster),
+        *_storage_containers(resolved, refused, cluster),
         *filter(None, [refused.by_key.get(("HardwareProfile", *(profile_of(service, resolved) or ("", ""))))]),
     ]
     for document in dict.fromkeys(needed):
@@ -169,13 +169,13 @@ def _may_offer(runtime: Manifest, wanted: Any) -> bool:
 
 
 def _of_pod(
-    service: ServiceId, pod: Mapping[str, Any], refused: RefusedDocuments, world: ClusterObjects
+    service: ServiceId, pod: Mapping[str, Any], refused: RefusedDocuments, cluster: ClusterObjects
 ) -> Iterator[RefusedDocument]:
     """ConfigMaps that the pod refers to anywhere, and the account it runs as."""
     account = "ServiceAccount", service.namespace, str(pod.get("serviceAccountName") or "default")
     if found := refused.by_key.get(account):
         yield found
-    bundle = KSERVE_NAMESPACE, str(world.config["storageInitializer"].get("caBundleConfigMapName"))
+    bundle = KSERVE_NAMESPACE, str(cluster.config["storageInitializer"].get("caBundleConfigMapName"))
     for name in config_maps_of(pod):
         places = [(service.namespace, name), *([bundle] if name == CA_BUNDLE_COPY else [])]
         yield from filter(None, (refused.by_key.get(("ConfigMap", *place)) for place in places))
@@ -201,9 +201,9 @@ def profile_of(service: ServiceId, resolved: Resolved) -> tuple[str, str] | None
 
 
 def _storage_containers(
-    resolved: Resolved, refused: RefusedDocuments, world: ClusterObjects
+    resolved: Resolved, refused: RefusedDocuments, cluster: ClusterObjects
 ) -> Iterator[RefusedDocument]:
-    known = {each.name: each for each in world.storage_containers}
+    known = {each.name: each for each in cluster.storage_containers}
     named = _predictor(resolved).get("storageContainerName")
     fetched = [each.uri for each in resolved.storage if is_fetched(each.uri)]
     for (_, _, name), each in refused.of_kind("ClusterStorageContainer"):

@@ -26,7 +26,7 @@ from reconciler.desired.serving_options import (
     is_on_dashboard,
     is_stopped,
     read_display_name,
-    read_wishes,
+    read_serving_options,
     wants_auth,
     wants_passthrough,
 )
@@ -58,16 +58,16 @@ from reconciler.secrets.disclosed import disclosed
 _ADDED_BY_KSERVE = frozenset({CONTAINER, TRANSFORMER_CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
 
 
-def describe(service: Manifest, scene: DesiredContext) -> Desired:
+def describe(service: Manifest, context: DesiredContext) -> Desired:
     """A service with its spec and its canary's, or with the problems that stand in the way."""
-    return with_canary(service, _describe(service, scene), lambda other: _describe(other, scene))
+    return with_canary(service, _describe(service, context), lambda other: _describe(other, context))
 
 
-def _describe(service: Manifest, scene: DesiredContext) -> Desired:
-    key = service_id(service, scene.target)
-    ring = keyring(key.namespace, service, scene.secrets, scene.target, scene.unreadable.get("Secret"))
-    resolved = resolve(service.data, scene.world, may_use_secrets=not ring.closed)
-    runtime = _runtime_of(resolved, scene)
+def _describe(service: Manifest, context: DesiredContext) -> Desired:
+    key = service_id(service, context.target)
+    ring = keyring(key.namespace, service, context.secrets, context.target, context.unreadable.get("Secret"))
+    resolved = resolve(service.data, context.cluster, may_use_secrets=not ring.closed)
+    runtime = _runtime_of(resolved, context)
     origins = Origins(service, runtime)
     doubtful = {each: doubtful_connection(each, origins, ring) for each in resolved.warnings}
     plain = (_warning(each, origins, ring, resolved) for each, doubt in doubtful.items() if not doubt)
@@ -77,17 +77,17 @@ def _describe(service: Manifest, scene: DesiredContext) -> Desired:
     secrets = tuple(filter(None, (*(secret for _, secret in errors), *beside)))
     found = list(deviations(origins, TargetKind.HOST, ALL_FACTS))
     impossible = (each.reason for each in found if each.effect is Effect.REFUSED)
-    problems = list(refused_for(key, resolved, scene.refused, scene.world))
+    problems = list(refused_for(key, resolved, context.refused, context.cluster))
     problems += [*(_reason(issue, origins, resolved.pod) for issue, secret in errors if not secret), *impossible]
     problems += filter(None, doubtful.values())
     if not problems:
-        problems += _unsure_of_runtime(service, resolved, runtime, scene)
-        problems += unreadable_for(key, resolved, scene.unreadable, scene.world, scene.config_maps)
+        problems += _unsure_of_runtime(service, resolved, runtime, context)
+        problems += unreadable_for(key, resolved, context.unreadable, context.cluster, context.config_maps)
     if problems:
         beside_them = (each.reason for each in found if each.effect is not Effect.REFUSED)
         return unusable(key, service, tuple(problems), (*warnings, *beside_them))
     try:
-        usable = _usable(ring, resolved, origins, scene, warnings)
+        usable = _usable(ring, resolved, origins, context, warnings)
     except UnusableField as problem:
         return unusable(key, service, (problem.reason,), warnings)
     if usable.not_here:
@@ -116,7 +116,7 @@ def unusable(
 
 
 def _usable(
-    ring: Keyring, resolved: Resolved, origins: Origins, scene: DesiredContext, warnings: tuple[Reason, ...]
+    ring: Keyring, resolved: Resolved, origins: Origins, context: DesiredContext, warnings: tuple[Reason, ...]
 ) -> Desired:
     service = origins.service
     container = find_container(resolved.pod)
@@ -125,21 +125,21 @@ def _usable(
             Reason(ReasonCode.INVALID_PREDICTOR_SPEC, f"there is no container named {CONTAINER}", service.origin)
         )
     key = ServiceId(ring.namespace, service.name)
-    wishes = read_wishes(service)
-    ca_bundle = str(scene.world.config["storageInitializer"].get("caBundleConfigMapName") or "")
+    options = read_serving_options(service)
+    ca_bundle = str(context.cluster.config["storageInitializer"].get("caBundleConfigMapName") or "")
     around = Surroundings(
-        ring.namespace, resolved.pod, scene.config_maps, ca_bundle, scene.target.name, scene.binary_data
+        ring.namespace, resolved.pod, context.config_maps, ca_bundle, context.target.name, context.binary_data
     )
     mounts, files = build_mounts(resolved, container, around), build_file_mounts(container, around, origins)
     spec = build_spec(container, mounts, files, around, origins)
     if reason := too_large(spec, service.origin):
         raise UnusableField(reason)
     arguments = argument_origins(resolved, spec, origins)
-    case = Case(origins, resolved, container, spec, wishes.replicas, scene.target)
+    case = Case(origins, resolved, container, spec, options.replicas, context.target)
     facts = known_facts(case)
     found = list(deviations(origins, TargetKind.HOST, facts))
     ignored = tuple(each.reason for each in found if each.effect is not Effect.REFUSED)
-    not_here = find_misfits(resolved, scene.node, origins)
+    not_here = find_misfits(resolved, context.node, origins)
     refused = (*(each.reason for each in found if each.effect is Effect.REFUSED), *_collocated(case))
     # What this host would refuse is no fault where the service is for others.
     if refused and not not_here:
@@ -149,11 +149,11 @@ def _usable(
         origin=service.origin,
         spec=spec,
         digest=digest(spec),
-        replicas=0 if not_here else wishes.replicas,
-        strategy=wishes.strategy,
-        canary_percent=wishes.canary_percent,
-        drain_timeout=wishes.drain_timeout,
-        request_timeout=wishes.request_timeout,
+        replicas=0 if not_here else options.replicas,
+        strategy=options.strategy,
+        canary_percent=options.canary_percent,
+        drain_timeout=options.drain_timeout,
+        request_timeout=options.request_timeout,
         argument_origins=arguments,
         blocked=() if not_here else tuple(find_obstacles(spec, arguments, ring, origins, around)),
         warnings=(
@@ -164,14 +164,14 @@ def _usable(
             *ignored_rules(resolved, origins),
             *ignored_variables(spec, ring, origins),
             *unused_tokens(spec, ring, origins),
-            *_doubtful_image(spec, scene.target, origins),
+            *_doubtful_image(spec, context.target, origins),
             *idle_gpus(spec, origins),
             *_port_doubts(spec, container, arguments, origins),
             *unlike_its_port(container, spec, origins),
-            *developer_mode(spec, origins, find_engine(spec.image, scene.target.engines)),
+            *developer_mode(spec, origins, find_engine(spec.image, context.target.engines)),
         ),
         warnings_without_gpu=tuple(_without_gpu(case, facts)),
-        display_name=wishes.display_name,
+        display_name=options.display_name,
         dashboard=is_on_dashboard(service),
         metrics_path=metrics_path(resolved.pod, container, spec),
         guarded=wants_auth(service),
@@ -214,24 +214,24 @@ def _reason(issue: Issue, origins: Origins, pod: Mapping[str, Any]) -> Reason:
     return Reason(issue.reason, issue.message, origins.of_issue(issue, pod))
 
 
-def _runtime_of(resolved: Resolved, scene: DesiredContext) -> Manifest | None:
+def _runtime_of(resolved: Resolved, context: DesiredContext) -> Manifest | None:
     if resolved.runtime is None:
         return None
-    return scene.runtimes.get((resolved.runtime.kind, resolved.runtime.namespace, resolved.runtime.name))
+    return context.runtimes.get((resolved.runtime.kind, resolved.runtime.namespace, resolved.runtime.name))
 
 
 def _unsure_of_runtime(
-    service: Manifest, resolved: Resolved, runtime: Manifest | None, scene: DesiredContext
+    service: Manifest, resolved: Resolved, runtime: Manifest | None, context: DesiredContext
 ) -> Iterator[Reason]:
     """A runtime that is written twice, or that another might outrank if only we could read it."""
     if runtime is None:
         return
-    if runtime in scene.doubled:
+    if runtime in context.doubled:
         text = f"its runtime {runtime.name} ({runtime.origin}) is written more than once; keep one"
         yield Reason(ReasonCode.DUPLICATE, text, service.origin)
     named = _names_runtime(service)
-    if scene.uncertain and (not named or runtime.kind == "ClusterServingRuntime"):
-        first = scene.uncertain[0]
+    if context.uncertain and (not named or runtime.kind == "ClusterServingRuntime"):
+        first = context.uncertain[0]
         text = f"{first} - and that may hold the runtime this service would get; what runs is kept until it is readable"
         yield Reason(ReasonCode.RUNTIME_UNCERTAIN, text, service.origin)
 

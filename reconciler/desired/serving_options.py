@@ -29,7 +29,7 @@ _LONGEST = 10 * 365 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class ServingOptions:
     """The answers; None where the document is silent. Durations in seconds."""
 
     replicas: int = 1
@@ -40,14 +40,14 @@ class Wishes:
     display_name: str = ""
 
 
-def read_wishes(service: Manifest) -> Wishes:
+def read_serving_options(service: Manifest) -> ServingOptions:
     """Raises Unusable for a value that Kubernetes would refuse."""
     predictor = _mapping(service.data["spec"], "predictor")
     replicas = read_replicas(service, predictor)
     percent = _integer(service, predictor, "canaryTrafficPercent")
     if percent is not None and percent > 100:
         raise _unusable(service, (*_PREDICTOR, "canaryTrafficPercent"), "must be between 0 and 100")
-    return Wishes(
+    return ServingOptions(
         replicas=replicas,
         strategy=read_strategy(service, predictor, replicas),
         canary_percent=percent,

@@ -33,31 +33,31 @@ def unreadable_for(
     service: ServiceId,
     resolved: Resolved,
     unreadable: UnreadableKinds,
-    world: ClusterObjects,
+    cluster: ClusterObjects,
     config_maps: Container[tuple[str, str]],
 ) -> Iterator[Reason]:
     """Why a service cannot be used: what it needs is not in the tree, and may be in what cannot be read."""
     if not unreadable:
         return
-    for what, is_named in dict(_needed(service, resolved, world, config_maps)).items():
+    for what, is_named in dict(_needed(service, resolved, cluster, config_maps)).items():
         found = unreadable.get(what) or (unreadable.get("") if is_named else None)
         if found:
             yield _reason(service, what, found)
 
 
 def _needed(
-    service: ServiceId, resolved: Resolved, world: ClusterObjects, config_maps: Container[tuple[str, str]]
+    service: ServiceId, resolved: Resolved, cluster: ClusterObjects, config_maps: Container[tuple[str, str]]
 ) -> Iterator[tuple[str, bool]]:
     """What may be in what cannot be read, and whether the service names it: then it may also be of no known kind."""
     yield _SETTINGS, False
     if any((service.namespace, name) not in config_maps for name in config_maps_of(resolved.pod)):
         yield "ConfigMap", True
-    if (profile := profile_of(service, resolved)) and profile not in world.profiles:
+    if (profile := profile_of(service, resolved)) and profile not in cluster.profiles:
         yield "HardwareProfile", True
     if any(is_fetched(each.uri) for each in resolved.storage):
         yield "ClusterStorageContainer", False
         account = str(resolved.pod.get("serviceAccountName") or "default")
-        if (service.namespace, account) not in world.accounts:
+        if (service.namespace, account) not in cluster.accounts:
             yield "ServiceAccount", account != "default"
 
 

@@ -32,7 +32,7 @@ class Setup:
 
 @dataclass(slots=True)
 class _Known:
-    wish: Desired
+    desired: Desired
     restart: str
     versions: tuple[str, ...]
     translation: Translation
@@ -89,20 +89,20 @@ class Translations:
             made.setdefault((record.id.service, record.digest), []).append(record.translation)
         now: dict[tuple[ServiceId, str], _Known] = {}
         found: dict[tuple[ServiceId, str], Outdated] = {}
-        for wish in wanted:
-            if wish.spec is None:
+        for desired in wanted:
+            if desired.spec is None:
                 continue
-            key, mine = (wish.id, wish.digest), owned.get(wish.id)
+            key, mine = (desired.id, desired.digest), owned.get(desired.id)
             try:
-                now[key] = known = self._know(wish, wish.spec, mine, versions)
+                now[key] = known = self._know(desired, desired.spec, mine, versions)
                 last = mine.promoted if mine else None
-                before = [*made.get(key, ()), *([last.translation] if last and last.digest == wish.digest else ())]
+                before = [*made.get(key, ()), *([last.translation] if last and last.digest == desired.digest else ())]
                 if not all(is_current(each, known.translation) for each in before):
                     found[key] = self._outdated(known, mine)
             except ReconcileError:
                 raise
             except Exception as error:
-                faults.note(wish.id, error, wish.origin)
+                faults.note(desired.id, error, desired.origin)
         self._known = now
         return found
 
@@ -146,13 +146,13 @@ class Translations:
     def _versions(self) -> tuple[str, ...]:
         return tuple(_version(each.python) if each.python else "" for each in self._settings.engines)
 
-    def _know(self, wish: Desired, spec: EffectiveSpec, owned: Owned | None, versions: tuple[str, ...]) -> _Known:
+    def _know(self, desired: Desired, spec: EffectiveSpec, owned: Owned | None, versions: tuple[str, ...]) -> _Known:
         """A wish with its translation, worked out once for as long as nothing of it changes."""
         restart = owned.restart if owned else ""
-        known = self._known.get((wish.id, wish.digest))
-        if known is None or (known.wish is not wish or known.restart != restart or known.versions != versions):
+        known = self._known.get((desired.id, desired.digest))
+        if known is None or (known.desired is not desired or known.restart != restart or known.versions != versions):
             engine = find_engine(spec.image, self._settings.engines)
-            known = _Known(wish, restart, versions, self._make(spec, engine, restart))
+            known = _Known(desired, restart, versions, self._make(spec, engine, restart))
         return known
 
     def _outdated(self, known: _Known, owned: Owned | None) -> Outdated:

@@ -49,20 +49,20 @@ class Built:
     cluster_errors: list[Issue] = field(default_factory=list)
 
 
-def build_pod(service: Document, runtime: Runtime | None, mode: str, world: ClusterObjects) -> Built | None:
+def build_pod(service: Document, runtime: Runtime | None, mode: str, cluster: ClusterObjects) -> Built | None:
     """The pod, or None when a model has no runtime. Raises SpecError where KServe stops before it creates anything."""
-    return _Builder(service, runtime, mode, world).built()
+    return _Builder(service, runtime, mode, cluster).built()
 
 
 class _Builder:
-    def __init__(self, service: Document, runtime: Runtime | None, mode: str, world: ClusterObjects) -> None:
+    def __init__(self, service: Document, runtime: Runtime | None, mode: str, cluster: ClusterObjects) -> None:
         self._service = service
         self._metadata: Document = service["metadata"]
         self._predictor: Document = service["spec"]["predictor"]
         self._runtime = runtime
         self._mode = mode
-        self._world = world
-        self._setting: Setting = world.setting(self._metadata["namespace"])
+        self._world = cluster
+        self._setting: Setting = cluster.setting(self._metadata["namespace"])
         self._built = Built(Pod())
         self._name: str = self._metadata.get("name", "")
         self._object = names.predictor_name(self._name, self._predictor.get("name", ""))

@@ -74,7 +74,7 @@ class ClusterObjects:
             sorter.take(index, document)
         sorter.secrets = dict(secrets) if secrets is not None else with_data_connections(sorter.secrets)
         sorter.take_templated(templated)
-        return sorter.world()
+        return sorter.objects()
 
     def local_models(self, namespace: str) -> tuple[LocalModel, ...]:
         """Cached models that a namespace sees, its own first."""
@@ -157,7 +157,7 @@ class _Sorter:
                 name = str(metadata.get("name", ""))
                 self._templated.append(Runtime(kind, "", name, spec or {}, place=place, holder=holder))
 
-    def world(self) -> ClusterObjects:
+    def objects(self) -> ClusterObjects:
         index, data = self._config_map or (0, None)
         settings = config.from_config_map(data, self._mode)
         self._issues += [DocumentIssue(index, ("data", key), message) for key, message in settings.errors]

@@ -77,19 +77,21 @@ class Resolved:
     argument_sources: tuple[tuple[str, int], ...] = ()
 
 
-def resolve(service: Mapping[str, Any], world: ClusterObjects, *, may_use_secrets: bool = True) -> Resolved:
+def resolve(service: Mapping[str, Any], cluster: ClusterObjects, *, may_use_secrets: bool = True) -> Resolved:
     """Never raises for bad input: `errors` say what is wrong.
 
     Connections of OpenShift AI are Secrets: where the service `may_use_secrets` of its namespace, they are followed.
     """
-    admitted = admit(service, world.default_namespace, world.secrets if may_use_secrets else {}, world.profiles)
+    admitted = admit(service, cluster.default_namespace, cluster.secrets if may_use_secrets else {}, cluster.profiles)
     clean, flaws = api_server.read(admitted.service, mutated=True)
     errors = [Issue(ReasonCode.INVALID, flaw.message, flaw.path) for flaw in flaws]
-    metadata = {"namespace": world.default_namespace, **(clean.get("metadata") or {})}
-    defaulted = with_defaults({**clean, "metadata": metadata}, world.config, world.local_models(metadata["namespace"]))
-    if refused := refusal(defaulted, world.config):
+    metadata = {"namespace": cluster.default_namespace, **(clean.get("metadata") or {})}
+    defaulted = with_defaults(
+        {**clean, "metadata": metadata}, cluster.config, cluster.local_models(metadata["namespace"])
+    )
+    if refused := refusal(defaulted, cluster.config):
         errors.append(Issue(ReasonCode.REFUSED, str(refused), refused.path))
-    found = _Resolution(defaulted, world, errors).resolved()
+    found = _Resolution(defaulted, cluster, errors).resolved()
     warnings, absent = (*admitted.warnings, *found.warnings), (*admitted.absent, *found.cluster_errors)
     return replace(found, warnings=warnings, cluster_errors=absent) if admitted.warnings or admitted.absent else found
 
@@ -97,9 +99,9 @@ def resolve(service: Mapping[str, Any], world: ClusterObjects, *, may_use_secret
 class _Resolution:
     """The steps for one service, in KServe's order; each keeps what it could compute."""
 
-    def __init__(self, defaulted: Mapping[str, Any], world: ClusterObjects, errors: list[Issue]) -> None:
+    def __init__(self, defaulted: Mapping[str, Any], cluster: ClusterObjects, errors: list[Issue]) -> None:
         self._service = defaulted
-        self._world = world
+        self._world = cluster
         self._errors = errors
         self._warnings: list[Issue] = [*later_fields(defaulted), *confidential_warnings(defaulted)]
         self._cluster_errors: list[Issue] = []

@@ -168,7 +168,7 @@ class Daemon:
         self._disk = DiskCheck(settings.state_dir)
         self._earlier_passes = 0
         self._snapshot: Snapshot | None = None
-        self._source_journal = SourceRecorder(self._history)
+        self._source_recorder = SourceRecorder(self._history)
         self._source_error = "not asked yet"
         self._source_failed = False
         self._config_error = ""
@@ -189,13 +189,13 @@ class Daemon:
         for place in self._places:
             place.target.lock()
         keep_targets(self.settings, self._history)
-        self._source_journal.compare_config(self.settings)
+        self._source_recorder.compare_config(self.settings)
         self._sandbox.start()
         self._web.start()
         self._snapshot = self._last_good()
         self._start_watch()
         for place in self._places:
-            place.turned_at = time.monotonic()
+            place.last_pass_at = time.monotonic()
         for thread in self._threads:
             thread.start()
         log.info(
@@ -209,7 +209,7 @@ class Daemon:
         """Tell that a config was read and is not followed."""
         self._config_error = str(error)
         log.error("config_rejected", error=str(error), kept="the settings that were in force")
-        self._source_journal.refused_config(error)
+        self._source_recorder.refused_config(error)
 
     def stop(self) -> None:
         """End threads and servers; what serves keeps serving."""
@@ -225,7 +225,7 @@ class Daemon:
             if thread.is_alive():
                 thread.join(30)
         for place in self._places:
-            place.turner.close()
+            place.reconciler.close()
         self._source.close()
         self._history.close()
 
@@ -269,7 +269,7 @@ class Daemon:
                 log.exception("source_raised")
                 return self._note_source_error(unexpected(error), began)
             self._metrics.observe_fetch(time.monotonic() - began, ok=True)
-            self._source_journal.recovered(snapshot.revision)
+            self._source_recorder.recovered(snapshot.revision)
             changed = snapshot is not self._snapshot
             recovered = bool(self._source_error)
             self._source_error, self._fetched_at, self._snapshot = "", time.time(), snapshot
@@ -286,7 +286,7 @@ class Daemon:
         kept = self._snapshot.revision if self._snapshot else ""
         if str(error) != self._source_error:
             log.error("source_failed", error=str(error), kept=kept or "nothing yet")
-        self._source_journal.failed(error, kept)
+        self._source_recorder.failed(error, kept)
         self._source_error = str(error)
         is_first, self._source_failed = not self._source_failed, True
         if is_first and not kept:
@@ -302,14 +302,14 @@ class Daemon:
 
     def _work(self, place: ManagedTarget) -> None:
         while not (self._stop.is_set() or place.is_retired):
-            pause = self._turn_safely(place)
-            place.turned_at = time.monotonic()
+            pause = self._pass_safely(place)
+            place.last_pass_at = time.monotonic()
             # Wake-ups in a row become one pass.
             self._stop.wait(_SHORTEST_PAUSE)
             place.wake.wait(max(0.0, pause - _SHORTEST_PAUSE))
             place.wake.clear()
 
-    def _turn_safely(self, place: ManagedTarget) -> float:
+    def _pass_safely(self, place: ManagedTarget) -> float:
         # Said before the snapshot is taken: who asks for a pass over the newest one must not count this one as it.
         place.is_turning = True
         passed, began = 0, time.monotonic()
@@ -318,17 +318,17 @@ class Daemon:
             if snapshot is None and not self._source_failed:
                 return self.settings.resync
             self._check_state()
-            turn = place.turner.turn(snapshot)
+            one_pass = place.reconciler.run_pass(snapshot)
             passed = 1
             place.errors.clear()
             if retire(place, self.settings):
                 self._let_go(place)
-            return self.settings.resync if turn.again_in is None else min(turn.again_in, self.settings.resync)
+            return self.settings.resync if one_pass.again_in is None else min(one_pass.again_in, self.settings.resync)
         except Exception as error:
             # The one broad catch.
             if self._stop.is_set():
                 return 0.0
-            place.turner.fail(place.errors.note(error), time.monotonic() - began)
+            place.reconciler.fail(place.errors.note(error), time.monotonic() - began)
             return place.errors.pause
         finally:
             with self._counting:
@@ -347,7 +347,7 @@ class Daemon:
         with self._counting:
             self._places = [other for other in self._places if other is not place]
             self._earlier_passes += place.passes
-        place.turner.close()
+        place.reconciler.close()
 
     # ------------------------------------------------------------ what the web side asks
 
@@ -355,11 +355,11 @@ class Daemon:
         if self._sandbox.is_busy():
             # A pass may wait for that, which ends by itself: restarted, we would only begin it again.
             return 0.0
-        return time.monotonic() - min(place.turned_at for place in self._places)
+        return time.monotonic() - min(place.last_pass_at for place in self._places)
 
     def status(self) -> Document:
         snapshot = self._snapshot
-        applied = {place.turner.report.applied for place in self._places if place.leftover is None}
+        applied = {place.reconciler.report.applied for place in self._places if place.leftover is None}
         revision = RevisionInfo(
             desired=snapshot.revision if snapshot else "",
             applied=applied.pop() if len(applied) == 1 else "",
@@ -416,15 +416,15 @@ class Daemon:
     def suspend(self, service: str | None, asked: ByHand) -> list[str]:
         for place in self._places:
             place.suspension.add(service, asked)
-            place.journal.record_by_hand("suspended", str(asked), service or "")
+            place.recorder.record_by_hand("suspended", str(asked), service or "")
         self._wake_all()
         return self._suspended()
 
     def resume(self, service: str | None, by: str) -> list[str]:
         for place in self._places:
-            lifted = {*place.suspension.lift(service), *place.turner.retry(service)}
+            lifted = {*place.suspension.lift(service), *place.reconciler.retry(service)}
             for name in sorted(lifted):
-                place.journal.record_by_hand("resumed", f"by {by}", name)
+                place.recorder.record_by_hand("resumed", f"by {by}", name)
         self._wake_all()
         return self._suspended()
 
@@ -440,7 +440,7 @@ class Daemon:
             )
         for place in chosen:
             place.target.restart(key, by)
-            place.journal.record_by_hand("restart_requested", f"asked for by {by}", service)
+            place.recorder.record_by_hand("restart_requested", f"asked for by {by}", service)
         with self._counting:
             needed = self._passes_needed()
         self._wake_all()
@@ -453,13 +453,13 @@ class Daemon:
     def drain(self, asked: ByHand) -> None:
         self._drain.begin(asked)
         for place in self._places:
-            place.journal.record_by_hand("host_drained", str(asked))
+            place.recorder.record_by_hand("host_drained", str(asked))
         self._wake_all()
 
     def undrain(self, by: str) -> bool:
         lifted = self._drain.end()
         for place in self._places if lifted else ():
-            place.journal.record_by_hand("host_undrained", f"by {by}")
+            place.recorder.record_by_hand("host_undrained", f"by {by}")
         self._wake_all()
         return lifted is not None
 

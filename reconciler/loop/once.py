@@ -75,11 +75,11 @@ def sync(settings: Settings, timeout: float, progress: Callable[[Document], None
     with _parts(settings) as (source, places):
         snapshot = source.poll()
         while True:
-            pauses = [place.turner.turn(snapshot).again_in for place in places]
+            pauses = [place.reconciler.run_pass(snapshot).again_in for place in places]
             places = [place for place in places if not retire(place, settings)]
             status = _status(snapshot, places, settings)
             progress(status)
-            done = convergence_of(status).settled and not any(has_acted(place.turner.report) for place in places)
+            done = convergence_of(status).settled and not any(has_acted(place.reconciler.report) for place in places)
             if done or time.monotonic() > deadline:
                 return status
             _pause(places, min((p for p in pauses if p is not None), default=_LONGEST_PAUSE))
@@ -146,7 +146,7 @@ def _opened(
         yield source, places
     finally:
         for place in places:
-            place.turner.close()
+            place.reconciler.close()
         sandbox.close()
         source.close()
         history.close()
@@ -159,8 +159,8 @@ def _look(
     deadline = time.monotonic() + _LONGEST_PREFLIGHT
     failed: set[tuple[ServiceId, str]] = set()
     while True:
-        turn = place.turner.turn(snapshot, act=False)
-        asking = [action for action in turn.plan.actions if isinstance(action, AskPreflight)]
+        one_pass = place.reconciler.run_pass(snapshot, act=False)
+        asking = [action for action in one_pass.plan.actions if isinstance(action, AskPreflight)]
         asking = [action for action in asking if (action.service, action.digest) not in failed]
         for action in asking:
             progress(f"{action.service}: asking the installed engine about the arguments")
@@ -170,9 +170,9 @@ def _look(
                 # The others' plans are no worse for that; this one's still says that it has to be asked.
                 failed.add((action.service, action.digest))
                 progress(f"{action.service}: {error}")
-        waiting = asking or (isinstance(turn.observed, Observed) and turn.observed.preflighting)
+        waiting = asking or (isinstance(one_pass.observed, Observed) and one_pass.observed.preflighting)
         if not waiting or time.monotonic() > deadline:
-            return turn.desired, turn.observed, turn.plan
+            return one_pass.desired, one_pass.observed, one_pass.plan
         _pause([place], _LONGEST_PAUSE)
 
 
@@ -184,7 +184,7 @@ def _pause(places: list[ManagedTarget], seconds: float) -> None:
 
 
 def _status(snapshot: Snapshot, places: list[ManagedTarget], settings: Settings) -> Document:
-    applied = {place.turner.report.applied for place in places if place.leftover is None}
+    applied = {place.reconciler.report.applied for place in places if place.leftover is None}
     revision = RevisionInfo(
         desired=snapshot.revision,
         applied=applied.pop() if len(applied) == 1 else "",

@@ -68,7 +68,7 @@ class Reconciler:
         history: History,
         suspension: Suspension,
         cordon: Cordon,
-        journal: Recorder,
+        recorder: Recorder,
         evaluation: Evaluation | None = None,
         drain: HostDrain | None = None,
     ) -> None:
@@ -76,7 +76,7 @@ class Reconciler:
         self._target = target
         self._suspension = suspension
         self._cordon = cordon
-        self._journal = journal
+        self._recorder = recorder
         self._drain = drain
         self._ends_at = 0.0
         self._pool = make_pool()
@@ -89,7 +89,7 @@ class Reconciler:
         self._performer = Performer(target, self._quarantines)
         self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
 
-    def turn(self, snapshot: Snapshot | None, act: bool = True) -> Pass:
+    def run_pass(self, snapshot: Snapshot | None, act: bool = True) -> Pass:
         """One pass. With `act` False nothing is done (but what only asks: preflight). None: git said nothing yet."""
         began = time.monotonic()
         if act:
@@ -114,10 +114,10 @@ class Reconciler:
         if act:
             self.failures.note(desired, observed, plan, results)
         self._ends_at = min((one.until for one in (*suspended.values(), drained) if one and one.until), default=inf)
-        turn = Pass(desired, observed, plan, results, self._again_in(plan, observed, results, began))
+        one_pass = Pass(desired, observed, plan, results, self._again_in(plan, observed, results, began))
         applied = self.report.applied
         if act:
-            applied = self._journal.record(desired, observed, plan, results, time.monotonic() - began)
+            applied = self._recorder.record(desired, observed, plan, results, time.monotonic() - began)
         self.report = TargetReport(
             desired,
             observed,
@@ -131,14 +131,14 @@ class Reconciler:
             drained,
             failures=self.failures.now(),
         )
-        return turn
+        return one_pass
 
     def fail(self, why: str, seconds: float) -> None:
         """A pass was not possible, after so long a try: nothing is known of the target now."""
         unreachable = Unreachable(self._settings.name, time.time(), why)
         self.report = replace(self.report, observed=unreachable, plan=None, last_results=(), pass_error=why)
         try:
-            self._journal.record_failed_pass(why, seconds)
+            self._recorder.record_failed_pass(why, seconds)
         except Exception:
             # It may be the history that makes passes fail.
             log.exception("failed_pass_not_recorded", target=self._settings.name)
@@ -187,9 +187,9 @@ class Reconciler:
             return
         try:
             for name in self._suspension.expire():
-                self._journal.record_by_hand("resumed", "the time given for it is over", name)
+                self._recorder.record_by_hand("resumed", "the time given for it is over", name)
             if self._drain and self._drain.expire():
-                self._journal.record_by_hand("host_undrained", "the time given for it is over")
+                self._recorder.record_by_hand("host_undrained", "the time given for it is over")
         except Retryable as error:
             # It is over all the same; only the file still names it.
             log.error("suspension_end_not_recorded", target=self._settings.name, error=str(error))
@@ -197,7 +197,7 @@ class Reconciler:
     def _remember_cordon(self, desired: DesiredState) -> None:
         try:
             if self._cordon.remember(desired):
-                self._journal.record_cordon(desired)
+                self._recorder.record_cordon(desired)
         except Retryable as error:
             # It is followed all the same; only a host.yaml that breaks later would not be understood.
             log.error("cordon_not_recorded", target=self._settings.name, error=str(error))

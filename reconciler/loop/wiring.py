@@ -52,13 +52,13 @@ class ManagedTarget:
 
     settings: TargetSettings
     target: HostTarget
-    turner: Reconciler
+    reconciler: Reconciler
     suspension: Suspension
-    journal: Recorder
+    recorder: Recorder
     wake: threading.Event
     tally: RequestTally
     is_turning: bool = False
-    turned_at: float = 0.0
+    last_pass_at: float = 0.0
     passes: int = 0
     leftover: Leftover | None = None
     is_retired: bool = False
@@ -69,7 +69,7 @@ class ManagedTarget:
 
     def report(self) -> TargetReport:
         """The target after its latest pass, with what was counted since."""
-        return replace(self.turner.report, requests=self.tally.counts(), closed_paths=self.tally.closed_paths())
+        return replace(self.reconciler.report, requests=self.tally.counts(), closed_paths=self.tally.closed_paths())
 
 
 def make_folder(settings: Settings) -> None:
@@ -128,7 +128,7 @@ def _make_removed(
     log.warning("target_removed", target=left.target.name, what=str(left), now="it is drained and stopped")
     place = make_place(settings, state, history, metrics, scratch=scratch)
     why = Reason(ReasonCode.TARGET_REMOVED, "taken out of the config; put it back to keep what it runs")
-    place.turner.leave(why)
+    place.reconciler.leave(why)
     return replace(place, leftover=left)
 
 
@@ -175,7 +175,7 @@ def rename_target(settings: Settings, old: str, new: str) -> bool:
 
 def retire(place: ManagedTarget, state: Settings) -> bool:
     """End the proxy of a removed target, and forget it, once nothing else of it is left. Raises Retryable."""
-    left, report = place.leftover, place.turner.report
+    left, report = place.leftover, place.reconciler.report
     if left is None or not isinstance(report.observed, Observed) or report.observed.replicas or report.observed.owned:
         return False
     for what in end_proxy(left.folder, place.settings):
@@ -231,10 +231,10 @@ def make_place(
         cache=cache,
     )
     suspension = Suspension(folder / "suspended.json")
-    journal = Recorder(settings.name, history, metrics, tally)
+    recorder = Recorder(settings.name, history, metrics, tally)
     cordon, drain = Cordon(folder / "cordon.json"), make_drain(state)
-    turner = Reconciler(settings, target, history, suspension, cordon, journal, wanted, drain)
-    return ManagedTarget(settings, target, turner, suspension, journal, wake, tally)
+    reconciler = Reconciler(settings, target, history, suspension, cordon, recorder, wanted, drain)
+    return ManagedTarget(settings, target, reconciler, suspension, recorder, wake, tally)
 
 
 def make_drain(settings: Settings) -> HostDrain:

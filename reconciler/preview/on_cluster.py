@@ -41,9 +41,11 @@ CLUSTER = RenderContext()
 
 def render(manifests: Manifests, place: RenderContext = CLUSTER) -> Document:
     """Every service as it would run, in order of namespace and name."""
-    world = _world(manifests, place)
-    services = [_service(manifest, resolve(manifest.data, world), world) for manifest in _services(manifests, world)]
-    errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
+    cluster = _cluster_objects(manifests, place)
+    services = [
+        _service(manifest, resolve(manifest.data, cluster), cluster) for manifest in _services(manifests, cluster)
+    ]
+    errors = [*_unreadable(manifests), *_document_errors(manifests, cluster)]
     return {"services": services, "errors": errors}
 
 
@@ -57,13 +59,13 @@ def validate(manifests: Manifests, place: RenderContext = CLUSTER, locate: Locat
 
     `notChecked` are documents of KServe's that we have no schema for: with any of them nothing is called valid.
     """
-    world = _world(manifests, place)
-    errors = [*_unreadable(manifests), *_document_errors(manifests, world)]
-    warnings = [*_general_warnings(manifests, place.default_namespace), *_documents(manifests, world.warnings)]
+    cluster = _cluster_objects(manifests, place)
+    errors = [*_unreadable(manifests), *_document_errors(manifests, cluster)]
+    warnings = [*_general_warnings(manifests, place.default_namespace), *_documents(manifests, cluster.warnings)]
     if place.secrets is None:
         warnings += [finding_of(reason) for reason in disclosed(manifests)]
-    for manifest in _services(manifests, world):
-        resolved = resolve(manifest.data, world)
+    for manifest in _services(manifests, cluster):
+        resolved = resolve(manifest.data, cluster)
         said = (
             (errors, resolved.errors),
             (warnings, (*_warnings(resolved, place), *_port_doubts(resolved))),
@@ -101,7 +103,7 @@ def disclosed(manifests: Manifests) -> Iterator[Reason]:
             )
 
 
-def _world(manifests: Manifests, place: RenderContext) -> ClusterObjects:
+def _cluster_objects(manifests: Manifests, place: RenderContext) -> ClusterObjects:
     return ClusterObjects.build(
         (each.data for each in manifests.documents),
         default_namespace=place.default_namespace,
@@ -112,18 +114,18 @@ def _world(manifests: Manifests, place: RenderContext) -> ClusterObjects:
     )
 
 
-def _services(manifests: Manifests, world: ClusterObjects) -> list[Manifest]:
+def _services(manifests: Manifests, cluster: ClusterObjects) -> list[Manifest]:
     """InferenceServices in order of namespace and name; of two with one name the later one counts, as with kubectl."""
     named = {
-        (each.namespace or world.default_namespace, each.name): each for each in manifests.of_kind("InferenceService")
+        (each.namespace or cluster.default_namespace, each.name): each for each in manifests.of_kind("InferenceService")
     }
     return [named[key] for key in sorted(named)]
 
 
-def _service(manifest: Manifest, resolved: Resolved, world: ClusterObjects) -> Document:
+def _service(manifest: Manifest, resolved: Resolved, cluster: ClusterObjects) -> Document:
     runtime = resolved.runtime
     return {
-        "namespace": manifest.namespace or world.default_namespace,
+        "namespace": manifest.namespace or cluster.default_namespace,
         "name": manifest.name,
         "file": manifest.origin.file,
         "line": manifest.origin.line,
@@ -194,8 +196,8 @@ def _unreadable(manifests: Manifests) -> Iterator[Document]:
         yield finding_of(reason)
 
 
-def _document_errors(manifests: Manifests, world: ClusterObjects) -> Iterator[Document]:
-    return _documents(manifests, world.issues)
+def _document_errors(manifests: Manifests, cluster: ClusterObjects) -> Iterator[Document]:
+    return _documents(manifests, cluster.issues)
 
 
 def _documents(manifests: Manifests, issues: Iterable[DocumentIssue]) -> Iterator[Document]:

@@ -200,8 +200,8 @@ class Mirror:
             return held
         with contextlib.suppress(GitFailed):
             names = self._here("for-each-ref", "--format=%(refname)").decode("utf-8", "surrogateescape").split()
-            wishes = "".join(f"delete {name}\n" for name in names if name != _ACCEPTED)
-            self._here("update-ref", "--stdin", stdin=wishes.encode("utf-8", "surrogateescape"))
+            commands = "".join(f"delete {name}\n" for name in names if name != _ACCEPTED)
+            self._here("update-ref", "--stdin", stdin=commands.encode("utf-8", "surrogateescape"))
         everything = ("-c", "gc.bigPackThreshold=0", "gc", "--quiet", "--prune=now")
         with contextlib.suppress(GitFailed):
             run_git(

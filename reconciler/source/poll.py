@@ -23,7 +23,7 @@ from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed, GitTimedOut, run_git
 from reconciler.source.mirror import Accepted, Damaged, Mirror, RejectedRevision
 from reconciler.source.reference import Kind, Wanted, WantedCommit, choose, nothing_found, wanted_reference
-from reconciler.source.tree import Wish, read_snapshot
+from reconciler.source.tree import ReadPaths, read_snapshot
 
 _WANTED = "refs/reconciler/wanted"
 _EVERYTHING = ("+refs/heads/*:refs/reconciler/heads/*", "+refs/tags/*:refs/reconciler/tags/*")
@@ -60,7 +60,7 @@ class GitSource:
         `readers` are the folders of each target; without them one target reads all.
         """
         self._settings = settings
-        self._wish = Wish(tuple(dict.fromkeys(paths)), readers)
+        self._read_paths = ReadPaths(tuple(dict.fromkeys(paths)), readers)
         self._check = check
         self._ending = Ending()
         self._mirror = Mirror(Folder(mirror.absolute()), settings.timeout, self._ending)
@@ -200,7 +200,7 @@ class GitSource:
     def _read(self, revision: str) -> Snapshot:
         if self._current is not None and self._current.revision == revision:
             return self._current
-        return read_snapshot(self._mirror, revision, self._wish, self._settings, self._current)
+        return read_snapshot(self._mirror, revision, self._read_paths, self._settings, self._current)
 
     def _obtain(self, address: Address, wanted: Wanted, chosen: WantedCommit) -> str:
         """Fetch the chosen commit unless it is here. A branch may have moved on meanwhile: the newest is returned."""
@@ -260,27 +260,27 @@ class GitSource:
 
     # ------------------------------------------------------------ a mirror that broke
 
-    def _repairing(self, address: Address, wish: str, work: Callable[[], _T]) -> _T:
+    def _repairing(self, address: Address, commit: str, work: Callable[[], _T]) -> _T:
         """Do the work; when the mirror turns out to be damaged, build it anew once for this wish and do it again."""
         try:
             done = work()
         except Damaged as error:
-            if self._rebuilt_for == wish:
-                raise self._unreadable(address, wish, error) from None
+            if self._rebuilt_for == commit:
+                raise self._unreadable(address, commit, error) from None
         else:
             self._rebuilt_for = ""
             return done
-        self._rebuilt_for = wish
+        self._rebuilt_for = commit
         self._mirror.rebuild()
         try:
             return work()
         except Damaged as error:
-            raise self._unreadable(address, wish, error) from None
+            raise self._unreadable(address, commit, error) from None
 
-    def _unreadable(self, address: Address, wish: str, error: Damaged) -> Terminal:
+    def _unreadable(self, address: Address, commit: str, error: Damaged) -> Terminal:
         said = clean(str(error), address)
         return Terminal(
-            f"cannot read {wish[:12]} of {address.shown}: {said}; a new mirror did not help: push what git can read"
+            f"cannot read {commit[:12]} of {address.shown}: {said}; a new mirror did not help: push what git can read"
         )
 
     # ------------------------------------------------------------ any other revision

@@ -57,7 +57,7 @@ _LONGEST_HEADER = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ReadPaths:
     """What is read of a revision: the folders that any target reads, and those of each; none: one reads all."""
 
     paths: tuple[str, ...]
@@ -65,20 +65,20 @@ class Wish:
 
 
 def read_snapshot(
-    mirror: Mirror, revision: str, wish: Wish, settings: SourceSettings, before: Snapshot | None = None
+    mirror: Mirror, revision: str, paths_read: ReadPaths, settings: SourceSettings, before: Snapshot | None = None
 ) -> Snapshot:
     """Read the manifests under the paths; what `before` has already is not read again.
 
     Raises Terminal beyond the limits and for an ignore file of all that is read that cannot be followed, Damaged for a
     bad mirror.
     """
-    paths = wish.paths
+    paths = paths_read.paths
     try:
         clean = {path: normalize_path(path) for path in paths}
     except ValueError as error:
         raise Terminal(f"targets.paths: {error}") from None
     roots = tuple(dict.fromkeys(clean.values()))
-    readers = [tuple(clean[path] for path in each) for each in wish.readers or (paths,)]
+    readers = [tuple(clean[path] for path in each) for each in paths_read.readers or (paths,)]
     listing, endless = _listing(mirror, revision, roots, readers)
     entries, ignore_files, present = _entries(listing, roots)
     ignore, closed = _ignore(mirror, ignore_files, roots)

@@ -94,10 +94,10 @@ def passes(rig: LightRig) -> dict[str, float]:
 def repairs(rig: LightRig) -> dict[str, float]:
     """Milliseconds from what somebody does to the first word about it, and to systemd's start of the successor."""
     said: dict[str, list[float]] = {}
-    for turn in range(TRIES):
+    for one_pass in range(TRIES):
         for n, (name, harm) in enumerate(HARMS.items()):
             # Another service each time: one that ends twice is restarted more slowly.
-            service = f"s{(turn + 2 * n) % 8}"
+            service = f"s{(one_pass + 2 * n) % 8}"
             rig.wait("quiet", lambda: rig.is_settled(), 120)
             for what, value in harm(rig, service).items():
                 said.setdefault(f"{name}_{what}", []).append(value)

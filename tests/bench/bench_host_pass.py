@@ -28,7 +28,7 @@ from reconciler.host.supervisor import ProcessState
 from reconciler.host.target import HostTarget
 from reconciler.manifests import ManifestCache, narrow, read_manifests
 from reconciler.model import Action, Desired, Endpoint, Lease, Observed, ReplicaId, Routed, ServiceRoute, Unreachable
-from tests.bench.bench_pass import make_snapshot, make_turner, owned_of
+from tests.bench.bench_pass import make_reconciler, make_snapshot, owned_of
 from tests.support.world import record
 
 VERDICT = {"parsed": "as it is", "gpus": 0, "errors": [], "warnings": []}
@@ -120,16 +120,16 @@ def measure(count: int) -> dict[str, float]:
         wanted = build_desired(read_manifests(own, ManifestCache()), settings, own).services
         target = Steady(settings, folder / "state")
         fill(target, folder / "state", wanted)
-        turner, history = make_turner(settings, target, folder)
+        reconciler, history = make_reconciler(settings, target, folder)
         walls, cpus = [], []
         for _ in range(10):
             wall, cpu = time.perf_counter(), time.process_time()
-            turn = turner.turn(snapshot)
+            one_pass = reconciler.run_pass(snapshot)
             walls.append(1000 * (time.perf_counter() - wall))
             cpus.append(1000 * (time.process_time() - cpu))
-            assert isinstance(turn.observed, Observed), turn.observed
-            assert (len(turn.observed.replicas), len(turn.observed.preflights)) == (count, count)
-        turner.close()
+            assert isinstance(one_pass.observed, Observed), one_pass.observed
+            assert (len(one_pass.observed.replicas), len(one_pass.observed.preflights)) == (count, count)
+        reconciler.close()
         history.close()
     return {
         f"first_host_pass_{count}_services_ms": round(walls[0], 1),

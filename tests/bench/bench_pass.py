@@ -108,7 +108,7 @@ def _file(path: str, text: str) -> File:
     return File(path, str(hash((path, text))), text.encode())
 
 
-def make_turner(settings: TargetSettings, target: Target, folder: Path) -> tuple[Reconciler, History]:
+def make_reconciler(settings: TargetSettings, target: Target, folder: Path) -> tuple[Reconciler, History]:
     history = History(folder / "state.db")
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
     return Reconciler(settings, target, history, suspension, cordon, Recorder("demo", history, Metrics())), history
@@ -125,20 +125,20 @@ def measure(count: int) -> dict[str, float]:
     )
     with tempfile.TemporaryDirectory() as folder:
         target = Synthetic()
-        turner, history = make_turner(settings, target, Path(folder))
+        reconciler, history = make_reconciler(settings, target, Path(folder))
         snapshot = make_snapshot(count)
         began, began_cpu = time.perf_counter(), time.process_time()
-        turner.turn(snapshot)
+        reconciler.run_pass(snapshot)
         cold, cold_cpu = time.perf_counter() - began, time.process_time() - began_cpu
         walls, cpus = [], []
         for _ in range(9):
             wall, cpu = time.perf_counter(), time.process_time()
-            turn = turner.turn(snapshot)
+            one_pass = reconciler.run_pass(snapshot)
             walls.append(time.perf_counter() - wall)
             cpus.append(time.process_time() - cpu)
-            assert not turn.plan.actions
+            assert not one_pass.plan.actions
         assert target.written == 0
-        turner.close()
+        reconciler.close()
         history.close()
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {

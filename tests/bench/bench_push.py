@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.e2e.rig import Rig
 
 
-def main(turns: int = 15) -> None:
+def main(reconciler: int = 15) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         model.mkdir()
@@ -24,7 +24,7 @@ def main(turns: int = 15) -> None:
         rig = Rig(Path(folder) / "rig", python=Path(sys.executable), model=model)
         rig.start()
         rig.wait("the first pass", lambda: rig.service())
-        waits = [measure(rig, 20 + turn) for turn in range(turns)]
+        waits = [measure(rig, 20 + one_pass) for one_pass in range(reconciler)]
         rig.close()
     figures = {"push_to_first_action_ms_p50": statistics.median(waits), "push_to_first_action_ms_max": max(waits)}
     print(json.dumps({name: round(value, 1) for name, value in figures.items()}))

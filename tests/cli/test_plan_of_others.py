@@ -23,7 +23,7 @@ def test_plan_is_made_where_one_service_cannot_be_asked_about(error: Exception) 
     asked: list[str] = []
     said: list[str] = []
 
-    def turn(snapshot: object, act: bool) -> Any:
+    def run_pass(snapshot: object, act: bool) -> Any:
         left = tuple(each for each in ASKS if each.service.name not in asked or each.service.name == "bad")
         return SimpleNamespace(desired=None, observed=Unreachable("box", 0.0, ""), plan=Plan("box", "", 0.0, left))
 
@@ -33,7 +33,7 @@ def test_plan_is_made_where_one_service_cannot_be_asked_about(error: Exception) 
             raise error
 
     place: Any = SimpleNamespace(
-        turner=SimpleNamespace(turn=turn), target=SimpleNamespace(perform=perform), wake=threading.Event()
+        reconciler=SimpleNamespace(run_pass=run_pass), target=SimpleNamespace(perform=perform), wake=threading.Event()
     )
     _, _, plan = _look(place, None, said.append)  # type: ignore[arg-type]
     assert [action.service.name for action in plan.actions if isinstance(action, AskPreflight)] == ["bad"]

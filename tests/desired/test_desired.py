@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reconciler.config.settings import EngineSettings, TargetSettings
 from reconciler.desired import DesiredCache, build_desired
 from reconciler.desired.origins import Origins
-from reconciler.desired.serving_options import read_wishes
+from reconciler.desired.serving_options import read_serving_options
 from reconciler.desired.spec import UnusableField
 from reconciler.engines.images import find_engine
 from reconciler.manifests import ManifestCache, read_manifests
@@ -489,7 +489,7 @@ def test_variables_are_resolved_from_git() -> None:
 def test_strategies_round_as_in_kubernetes(replicas: int, strategy: str, expected: Strategy | None) -> None:
     text = with_predictor(f"minReplicas: {replicas}", f"deploymentStrategy: {strategy}")
     (manifest,) = read_file("a.yaml", text.encode()).documents
-    assert read_wishes(manifest).strategy == expected
+    assert read_serving_options(manifest).strategy == expected
 
 
 @pytest.mark.parametrize(
@@ -508,7 +508,7 @@ def test_strategies_round_as_in_kubernetes(replicas: int, strategy: str, expecte
 def test_wishes_that_kubernetes_would_refuse_name_their_line(line: str) -> None:
     (manifest,) = read_file("a.yaml", with_predictor(line).encode()).documents
     with pytest.raises(UnusableField) as caught:
-        read_wishes(manifest)
+        read_serving_options(manifest)
     assert caught.value.reason.origin == Origin("a.yaml", 14)
 
 

@@ -611,7 +611,7 @@ def test_daemon_that_waits_for_a_revision_to_be_read_counts_as_alive(tmp_path: P
     )
     daemon = Daemon(given_here)
     for place in daemon._places:
-        place.turned_at = time.monotonic() - 1000
+        place.last_pass_at = time.monotonic() - 1000
     try:
         assert daemon.heartbeat() >= 1000
         with daemon._sandbox._lock:

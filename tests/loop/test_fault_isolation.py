@@ -72,7 +72,7 @@ def test_bug_in_what_services_share_keeps_all_as_they_are(monkeypatch: pytest.Mo
     revision, cache = snapshot(FILES), DesiredCache()
     manifests = read_manifests(revision)
     with monkeypatch.context() as patched:
-        patched.setattr(build, "enter_scene", raising(build.enter_scene, OverflowError("big"), lambda *_: True))
+        patched.setattr(build, "context_of", raising(build.context_of, OverflowError("big"), lambda *_: True))
         wanted = build_desired(manifests, TARGET, revision, cache)
     assert [one.spec for one in wanted.services] == [None, None]
     assert {reason.code for one in wanted.services for reason in one.problems} == {ReasonCode.INTERNAL_ERROR}
@@ -139,7 +139,7 @@ def test_traceback_of_a_bug_in_planning_is_logged_once(tmp_path: Path, monkeypat
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
             plan = make_plan(wanted, observed(), {}, PATIENCE)
-            place.journal.record(wanted, observed(), plan, (), 0.0)
+            place.recorder.record(wanted, observed(), plan, (), 0.0)
     told = [entry for entry in logs if entry["event"] == "fault_isolated"]
     assert len(told) == 1
     assert "KeyError" in told[0]["traceback"]
@@ -153,11 +153,11 @@ def test_pass_that_raises_shows_everywhere_until_one_succeeds(tmp_path: Path, mo
     daemon = Daemon(settings(tmp_path))
     daemon._snapshot = Snapshot("r1", ())
     (place,) = daemon._places
-    turn = place.turner.turn
-    monkeypatch.setattr(place.turner, "turn", raising(turn, IndexError("list index\ud800"), lambda _: True))
+    one_pass = place.reconciler.run_pass
+    monkeypatch.setattr(place.reconciler, "run_pass", raising(one_pass, IndexError("list index\ud800"), lambda _: True))
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
-            daemon._turn_safely(place)
+            daemon._pass_safely(place)
     assert [entry["event"] for entry in logs].count("pass_raised") == 1
     status = daemon.status()
     assert "IndexError" in status["targets"][0]["passError"]
@@ -170,9 +170,9 @@ def test_pass_that_raises_shows_everywhere_until_one_succeeds(tmp_path: Path, mo
     assert "IndexError" in told["message"]
     counted = b'reconciler_reconcile_duration_seconds_count{result="failure",target="a"} 3.0'
     assert counted in daemon._metrics.text(status)
-    monkeypatch.setattr(place.turner, "turn", turn)
+    monkeypatch.setattr(place.reconciler, "run_pass", one_pass)
     place.target.lock()
-    daemon._turn_safely(place)
+    daemon._pass_safely(place)
     assert daemon.status()["targets"][0]["passError"] == ""
     assert b'reconciler_target_pass_failing{target="a"} 0.0' in Metrics().text(daemon.status())
     assert "passes are made again" in {entry["message"] for entry in daemon.history(None, 10)}

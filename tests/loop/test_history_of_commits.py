@@ -58,15 +58,15 @@ class Desk:
         self.restart()
 
     def restart(self) -> None:
-        self.journal = Recorder("a", self.history, Metrics())
+        self.recorder = Recorder("a", self.history, Metrics())
 
     def record(self, *verdicts: ServicePlan, wanted: Desired | None = None, seen: Any = None, **more: Any) -> None:
         at = state(wanted or desired(), **more)
-        self.journal.record(at, seen or observed(replica()), planned(*verdicts), (), 0.1)
+        self.recorder.record(at, seen or observed(replica()), planned(*verdicts), (), 0.1)
 
     def act(self, action: Action, error: str = "") -> None:
         result = Result(action, Outcome.FAILED if error else Outcome.DONE, error)
-        self.journal.record(state(desired()), observed(replica()), planned(), (result,), 0.1)
+        self.recorder.record(state(desired()), observed(replica()), planned(), (result,), 0.1)
 
     @property
     def told(self) -> list[tuple[str, str]]:
@@ -181,12 +181,12 @@ def test_pass_without_news_writes_nothing(desk: Desk, tmp_path: Path) -> None:
 def test_source_error_and_refused_revision_are_told_once(tmp_path: Path) -> None:
     history = History(tmp_path / "state.db")
     for _ in range(2):
-        journal = SourceRecorder(history)
-        journal.failed(Terminal("no such branch; 3 s"), OLD[:40])
-        journal.failed(Terminal("no such branch; 4 s"), OLD[:40])
-    journal.failed(RevisionRefused("b" * 40, "too many files"), OLD[:40])
-    journal.recovered("c" * 40)
-    journal.recovered("c" * 40)
+        recorder = SourceRecorder(history)
+        recorder.failed(Terminal("no such branch; 3 s"), OLD[:40])
+        recorder.failed(Terminal("no such branch; 4 s"), OLD[:40])
+    recorder.failed(RevisionRefused("b" * 40, "too many files"), OLD[:40])
+    recorder.recovered("c" * 40)
+    recorder.recovered("c" * 40)
     assert [(one["event"], one["revision"][:1]) for one in history.entries(9)] == [
         ("source_failed", "a"),
         ("revision_refused", "b"),

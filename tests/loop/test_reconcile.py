@@ -85,7 +85,7 @@ class Target:
     def close(self) -> None: ...
 
 
-def turner(folder: Path, drain: HostDrain | None = None) -> tuple[Reconciler, Target]:
+def make_reconciler(folder: Path, drain: HostDrain | None = None) -> tuple[Reconciler, Target]:
     settings = Settings.model_validate(
         {
             "source": {"url": "/x"},
@@ -103,9 +103,9 @@ def turner(folder: Path, drain: HostDrain | None = None) -> tuple[Reconciler, Ta
     make_folder(settings)
     history, target = make_history(settings), Target()
     own: TargetSettings = settings.targets[0]
-    journal = Recorder("box", history, Metrics())
+    recorder = Recorder("box", history, Metrics())
     suspension, cordon = Suspension(folder / "suspended.json"), Cordon(folder / "cordon.json")
-    return Reconciler(own, target, history, suspension, cordon, journal, drain=drain), target
+    return Reconciler(own, target, history, suspension, cordon, recorder, drain=drain), target
 
 
 def snapshot(*names: str, revision: str = "a" * 40, seed: int = 1) -> Snapshot:
@@ -119,44 +119,44 @@ def snapshot(*names: str, revision: str = "a" * 40, seed: int = 1) -> Snapshot:
 
 def test_what_fails_does_not_hold_up_the_others(tmp_path: Path):
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
+    reconciler, target = make_reconciler(tmp_path)
     wanted = snapshot("broken", "fine")
     served_after = None
     for number in range(40):
-        turn = turns.turn(wanted)
-        assert turn.again_in is not None
-        target.host.now += max(turn.again_in, 0.02)
+        one_pass = reconciler.run_pass(wanted)
+        assert one_pass.again_in is not None
+        target.host.now += max(one_pass.again_in, 0.02)
         if served_after is None and target.host.serving("fine"):
             served_after = (number, target.host.now)
-    turns.close()
+    reconciler.close()
     assert served_after is not None
     # Preflight and start take 3 simulated seconds.
     assert served_after[1] < 1000 + 10
-    assert turn.again_in == 30.0
+    assert one_pass.again_in == 30.0
 
 
 def test_failed_start_is_not_tried_sooner_by_a_new_daemon(tmp_path: Path):
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
+    reconciler, target = make_reconciler(tmp_path)
     for _ in range(30):
-        turn = turns.turn(snapshot("broken"))
-        target.host.now += max(turn.again_in or 0, 0.02)
-    (before,) = turns.failures.now()
-    turns.close()
-    again, other = turner(tmp_path)
+        one_pass = reconciler.run_pass(snapshot("broken"))
+        target.host.now += max(one_pass.again_in or 0, 0.02)
+    (before,) = reconciler.failures.now()
+    reconciler.close()
+    again, other = make_reconciler(tmp_path)
     other.host = target.host
     assert again.failures.now() == (before,)
     target.host.now = before.at + 1
-    assert not again.turn(snapshot("broken")).plan.actions
+    assert not again.run_pass(snapshot("broken")).plan.actions
     again.retry("default/broken")
-    assert [type(action) for action in again.turn(snapshot("broken")).plan.actions] == [Start]
+    assert [type(action) for action in again.run_pass(snapshot("broken")).plan.actions] == [Start]
     again.close()
 
 
 @pytest.mark.parametrize("blamed", [True, False], ids=["variable_of_200_kB", "interpreter_gone"])
 def test_rollout_whose_process_cannot_be_started_brings_the_last_good_back(tmp_path: Path, blamed: bool):
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
+    reconciler, target = make_reconciler(tmp_path)
     target.host.ports = 1
     gone = tmp_path / "python"
     gone.symlink_to(tmp_path / "its-base-is-gone")
@@ -164,93 +164,93 @@ def test_rollout_whose_process_cannot_be_started_brings_the_last_good_back(tmp_p
     words = (sys.executable,) if blamed else (str(gone),)
     launch = Launch(words, {"BUNDLE": "x" * 200_000} if blamed else {}, str(tmp_path / "tmp"))
     while not target.host.owned or not next(iter(target.host.owned.values())).promoted:
-        turn = turns.turn(snapshot("fine"))
-        target.host.now += max(turn.again_in or 0, 0.02)
+        one_pass = reconciler.run_pass(snapshot("fine"))
+        target.host.now += max(one_pass.again_in or 0, 0.02)
     (good,) = (one.digest for one in target.host.replicas.values())
     target.proven, target.start_really = good, lambda: supervisor.start(record(), launch)
     newer, until = snapshot("fine", seed=2, revision="2" * 40), target.host.now + 40
     down = 0.0
     while target.host.now < until:
-        turn = turns.turn(newer)
-        pause = max(turn.again_in or 0, 0.02)
+        one_pass = reconciler.run_pass(newer)
+        pause = max(one_pass.again_in or 0, 0.02)
         target.host.now += pause
         down += 0 if target.host.serving("fine") else pause
     assert [one.digest for one in target.host.serving("fine")] == [good]
     # Preflight does not count; drain, the failed start, and the start of the last good one do.
     assert down < 12
-    (failure,) = turns.failures.now()
+    (failure,) = reconciler.failures.now()
     assert failure.tries == 1
     assert ("BUNDLE" if blamed else "engines[].python") in failure.error
-    (verdict,) = turn.plan.verdicts.values()
+    (verdict,) = one_pass.plan.verdicts.values()
     assert bool(verdict.rejected) == blamed
     assert bool(verdict.blocked) != blamed
-    turns.close()
+    reconciler.close()
 
 
 def test_stop_that_always_fails_becomes_a_fault_that_ends_a_sync(tmp_path: Path):
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
+    reconciler, target = make_reconciler(tmp_path)
     wanted = snapshot("fine")
     while not target.host.serving("fine"):
-        turn = turns.turn(wanted)
-        target.host.now += max(turn.again_in or 0, 0.02)
+        one_pass = reconciler.run_pass(wanted)
+        target.host.now += max(one_pass.again_in or 0, 0.02)
     target.failing = {Stop}
     for _ in range(200):
-        turn = turns.turn(snapshot(revision="b" * 40))
-        target.host.now += max(turn.again_in or 0, 0.02)
+        one_pass = reconciler.run_pass(snapshot(revision="b" * 40))
+        target.host.now += max(one_pass.again_in or 0, 0.02)
         status = build_status(
-            revision=RevisionInfo("b" * 40), targets=[turns.report], daemon=DaemonInfo("", 0.0, 1, passes=1)
+            revision=RevisionInfo("b" * 40), targets=[reconciler.report], daemon=DaemonInfo("", 0.0, 1, passes=1)
         )
-        if convergence_of(status).settled and not has_acted(turns.report):
+        if convergence_of(status).settled and not has_acted(reconciler.report):
             break
-    turns.close()
+    reconciler.close()
     assert convergence_of(status).failed
     assert any("stop" in fault and "no luck" in fault for fault in convergence_of(status).faults)
 
 
 def test_files_that_cannot_be_deleted_hold_up_nobody(tmp_path: Path):
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
+    reconciler, target = make_reconciler(tmp_path)
     target.host.staging["0" * 16] = Staging(Fetch.STAGED)
     wanted = snapshot("fine")
     while not target.host.owned or not next(iter(target.host.owned.values())).promoted:
-        turn = turns.turn(wanted)
-        assert turn.again_in is not None
-        target.host.now += max(turn.again_in, 0.02)
-    turns.close()
-    assert turn.plan.verdicts
-    assert {verdict.health.reason.code for verdict in turn.plan.verdicts.values()} <= {"Progressing", "Serving"}
+        one_pass = reconciler.run_pass(wanted)
+        assert one_pass.again_in is not None
+        target.host.now += max(one_pass.again_in, 0.02)
+    reconciler.close()
+    assert one_pass.plan.verdicts
+    assert {verdict.health.reason.code for verdict in one_pass.plan.verdicts.values()} <= {"Progressing", "Serving"}
     # Preflight, start and trust take 33 simulated seconds.
     assert target.host.now < 1000 + 36
 
 
 def test_a_pass_that_did_something_is_soon_followed_by_one_that_sees_it(tmp_path: Path):
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
+    reconciler, target = make_reconciler(tmp_path)
     for wanted in (snapshot("fine"), snapshot(revision="b" * 40)):
-        turn = turns.turn(wanted)
-        while turn.again_in is not None:
-            target.host.now += max(turn.again_in, 0.02)
-            turn = turns.turn(wanted)
-        assert turns.report.applied == wanted.revision
+        one_pass = reconciler.run_pass(wanted)
+        while one_pass.again_in is not None:
+            target.host.now += max(one_pass.again_in, 0.02)
+            one_pass = reconciler.run_pass(wanted)
+        assert reconciler.report.applied == wanted.revision
     assert not target.host.replicas
-    turns.close()
+    reconciler.close()
 
 
 def test_a_last_good_digest_that_cannot_be_started_any_more_keeps_nobody_waiting(tmp_path: Path):
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
+    reconciler, target = make_reconciler(tmp_path)
     for seed in (1, 2):
         before = target.host.now
         while not (served := target.host.serving("fine")) or served[0].digest in target.refused:
-            turn = turns.turn(snapshot("fine", seed=seed, revision=str(seed) * 40))
-            target.host.now += max(turn.again_in or 0, 0.02)
+            one_pass = reconciler.run_pass(snapshot("fine", seed=seed, revision=str(seed) * 40))
+            target.host.now += max(one_pass.again_in or 0, 0.02)
         for _ in range(200 if seed == 1 else 0):
-            turn = turns.turn(snapshot("fine", revision="1" * 40))
-            target.host.now += max(turn.again_in or 0, 0.02)
+            one_pass = reconciler.run_pass(snapshot("fine", revision="1" * 40))
+            target.host.now += max(one_pass.again_in or 0, 0.02)
         target.refused.add(served[0].digest)
         if seed == 1:
             target.host.restart()
-    turns.close()
+    reconciler.close()
     # Less than `ready_timeout` by far.
     assert target.host.now - before < 60

@@ -40,9 +40,9 @@ def test_a_target_wants_only_the_services_of_its_own_folder(tmp_path: Path, inde
     history = make_history(known)
     place = make_place(known.targets[index], known, history, Metrics())
     try:
-        state = place.turner.desired(snapshot())
+        state = place.reconciler.desired(snapshot())
     finally:
-        place.turner.close()
+        place.reconciler.close()
         history.close()
     assert [service.id.name for service in state.services] == [f"on-{known.targets[index].name}"]
     assert [note.code for note in state.notes] == []

@@ -31,13 +31,13 @@ def main(config: Path, count: int) -> dict[str, object]:
     walls, cpus, trips, actions = [], [], [], []
     for _ in range(count):
         before, wall, cpu = counter.count, time.perf_counter(), time.thread_time()
-        actions.append(len(place.turner.turn(snapshot).plan.actions))
+        actions.append(len(place.reconciler.run_pass(snapshot).plan.actions))
         walls.append(1000 * (time.perf_counter() - wall))
         cpus.append(1000 * (time.thread_time() - cpu))
         trips.append(counter.count - before)
         # What the probes and signals of the first ones bring is over by then.
         time.sleep(0.05)
-    place.turner.close()
+    place.reconciler.close()
     source.close()
     history.close()
     # The first reads everything anew.

@@ -49,10 +49,10 @@ def test_service_that_raises_is_one_service_with_a_bug_report(
     known = desired(SMALL).services
     bad, real, secret = known[1].id, build.describe, "hf_" + "x" * 9
 
-    def describe(service, scene):
+    def describe(service, context):
         if service.name == bad.name:
             raise OverflowError(secret)
-        return real(service, scene)
+        return real(service, context)
 
     monkeypatch.setattr(build, "describe", describe)
     evaluator = Evaluator(TARGET)

@@ -132,11 +132,11 @@ def test_file_that_cannot_be_written_stops_nothing(tmp_path: Path):
 
 def test_drains_and_cuts_are_counted_once(tmp_path: Path):
     counted = tally(tmp_path)
-    journal = Recorder("a", History(tmp_path / "state.db"), Metrics(), counted)
+    recorder = Recorder("a", History(tmp_path / "state.db"), Metrics(), counted)
 
     def pass_over(one, *actions) -> None:
         results = tuple(Result(action, Outcome.DONE) for action in actions)
-        journal.record(state(desired()), observed(one), planned(), results, 0.1)
+        recorder.record(state(desired()), observed(one), planned(), results, 0.1)
 
     serving = replica(at_proxy=5)
     pass_over(serving, Drain(serving.id, "superseded"))
@@ -150,14 +150,14 @@ def test_drains_and_cuts_are_counted_once(tmp_path: Path):
 
 
 def test_services_and_replicas_that_are_gone_leave_nothing_in_memory(tmp_path: Path):
-    journal = Recorder("a", History(tmp_path / "state.db"), Metrics(), tally(tmp_path))
+    recorder = Recorder("a", History(tmp_path / "state.db"), Metrics(), tally(tmp_path))
     serving, wanted = replica(at_proxy=5), desired()
     ask = AskPreflight(TINY, wanted.digest, SPEC, wanted.origin, (), "before it is started")
     done = Result(EnsureProxy("it is down"), Outcome.DONE)
 
     def pass_over(services: tuple[Desired, ...], seen: Observed, *results: Result) -> tuple[bool, ...]:
-        journal.record(replace(state(), services=services), seen, planned(), results, 0.1)
-        return tuple(map(bool, (journal._draining, journal._asked, journal._last_errors)))
+        recorder.record(replace(state(), services=services), seen, planned(), results, 0.1)
+        return tuple(map(bool, (recorder._draining, recorder._asked, recorder._last_errors)))
 
     failed = Result(Stop(serving.id, "superseded"), Outcome.FAILED, "no room")
     pass_over((wanted,), observed(serving), failed, Result(Drain(serving.id, "superseded"), Outcome.DONE))

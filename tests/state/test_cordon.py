@@ -16,7 +16,7 @@ from reconciler.report.planned import plan_document
 from reconciler.report.text import Changes, plan_blocks, status_blocks
 from reconciler.state.cordon import Cordon
 from reconciler.web.metrics import Metrics
-from tests.loop.test_reconcile import Target, snapshot, turner
+from tests.loop.test_reconcile import Target, make_reconciler, snapshot
 from tests.support.report_world import observed, planned, replica, report, service_in, state, status_of
 from tests.support.simulation import PATIENCE, Host, wanted
 from tests.support.simulation import state as simulated
@@ -79,35 +79,35 @@ def at(text: str, revision: str) -> Snapshot:
     return replace(given, files=(File("box/host.yaml", revision, text.encode()), *files))
 
 
-def run(turns: Reconciler, target: Target, wanted: Snapshot) -> Pass:
+def run(reconciler: Reconciler, target: Target, wanted: Snapshot) -> Pass:
     """Passes until nothing moves any more."""
     for _ in range(200):
-        turn = turns.turn(wanted)
-        if turn.again_in is None:
-            return turn
-        target.host.now += max(turn.again_in, 0.02)
+        one_pass = reconciler.run_pass(wanted)
+        if one_pass.again_in is None:
+            return one_pass
+        target.host.now += max(one_pass.again_in, 0.02)
     raise AssertionError("it never comes to rest")
 
 
 def test_a_broken_host_yaml_neither_drains_a_host_nor_sets_it_going(tmp_path: Path):
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
-    run(turns, target, snapshot("fine"))
+    reconciler, target = make_reconciler(tmp_path)
+    run(reconciler, target, snapshot("fine"))
     served = set(target.host.replicas)
     assert served
-    run(turns, target, at(BROKEN, "b"))
+    run(reconciler, target, at(BROKEN, "b"))
     assert set(target.host.replicas) == served
     assert target.host.serving("fine")
 
-    run(turns, target, at(CLOSED, "c"))
+    run(reconciler, target, at(CLOSED, "c"))
     assert not target.host.replicas
-    assert turns.report.applied == "c" * 40
+    assert reconciler.report.applied == "c" * 40
     closed = len(target.host.log)
-    turn = run(turns, target, at(BROKEN, "d"))
-    turns.close()
-    assert turn.desired.cordon, "what it said last holds"
+    one_pass = run(reconciler, target, at(BROKEN, "d"))
+    reconciler.close()
+    assert one_pass.desired.cordon, "what it said last holds"
 
-    again, other = turner(tmp_path)
+    again, other = make_reconciler(tmp_path)
     other.host = target.host
     run(again, other, at(BROKEN, "e"))
     assert not [one for one in target.host.log[closed:] if isinstance(one, Start)], "nor after a restart"
@@ -118,13 +118,13 @@ def test_a_broken_host_yaml_neither_drains_a_host_nor_sets_it_going(tmp_path: Pa
 
 def test_looking_writes_nothing_down(tmp_path: Path):
     (tmp_path / "x").mkdir()
-    turns, _ = turner(tmp_path)
-    turn = turns.turn(at(CLOSED, "c"), act=False)
-    assert turn.desired.cordon
+    reconciler, _ = make_reconciler(tmp_path)
+    one_pass = reconciler.run_pass(at(CLOSED, "c"), act=False)
+    assert one_pass.desired.cordon
     assert not (tmp_path / "cordon.json").exists()
-    turns.turn(at(CLOSED, "c"))
+    reconciler.run_pass(at(CLOSED, "c"))
     assert (tmp_path / "cordon.json").exists()
-    turns.close()
+    reconciler.close()
 
 
 # ---------------------------------------------------------------- single rules of the plan

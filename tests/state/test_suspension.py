@@ -19,7 +19,7 @@ from reconciler.report.screen import plain_lines
 from reconciler.report.text import Changes, plan_blocks, status_blocks
 from reconciler.state.suspension import HostDrain, Suspension
 from reconciler.web.metrics import Metrics
-from tests.loop.test_reconcile import Target, snapshot, turner
+from tests.loop.test_reconcile import Target, make_reconciler, snapshot
 from tests.support.report_world import desired, observed, replica, report, service_in, state, status_of, with_service
 
 ASKED = ByHand("alice (as root)", 100.0, "a disk is replaced", 4_000_000_000.0)
@@ -81,21 +81,21 @@ def clock(monkeypatch: pytest.MonkeyPatch, now: float) -> None:
 # ---------------------------------------------------------------- passes
 
 
-def passes(turns: Reconciler, target: Target) -> Pass:
+def passes(reconciler: Reconciler, target: Target) -> Pass:
     """Passes until nothing moves any more."""
     for _ in range(200):
-        turn = turns.turn(snapshot("fine"))
-        if turn.again_in is None or turn.again_in > 1000:
-            return turn
-        target.host.now += max(turn.again_in, 0.02)
+        one_pass = reconciler.run_pass(snapshot("fine"))
+        if one_pass.again_in is None or one_pass.again_in > 1000:
+            return one_pass
+        target.host.now += max(one_pass.again_in, 0.02)
     raise AssertionError("it never comes to rest")
 
 
 def with_drain(folder: Path, target: Target | None = None) -> tuple[Reconciler, Target, HostDrain]:
     drain = HostDrain(folder / "drained.json")
-    turns, mine = turner(folder, drain)
+    reconciler, mine = make_reconciler(folder, drain)
     mine.host = target.host if target else mine.host
-    return turns, mine, drain
+    return reconciler, mine, drain
 
 
 def events(folder: Path) -> list[tuple[str, str]]:
@@ -108,17 +108,17 @@ def events(folder: Path) -> list[tuple[str, str]]:
 
 def test_drained_host_stops_everything_until_undrain_over_restarts(tmp_path: Path):
     (tmp_path / "x").mkdir()
-    turns, target, drain = with_drain(tmp_path)
-    passes(turns, target)
+    reconciler, target, drain = with_drain(tmp_path)
+    passes(reconciler, target)
     assert target.host.serving("fine")
     drain.begin(ASKED)
-    turn = passes(turns, target)
+    one_pass = passes(reconciler, target)
     assert not target.host.replicas
     assert any(isinstance(one, Drain) for one in target.host.log), "requests that run may end"
-    assert turn.again_in is not None, "it looks again when the time is over"
-    turns.turn(snapshot("fine", revision="b" * 40))
-    assert turns.report.applied == "a" * 40, "what git wants since then is not applied while the host is drained"
-    turns.close()
+    assert one_pass.again_in is not None, "it looks again when the time is over"
+    reconciler.run_pass(snapshot("fine", revision="b" * 40))
+    assert reconciler.report.applied == "a" * 40, "what git wants since then is not applied while the host is drained"
+    reconciler.close()
 
     restarted, target, drain = with_drain(tmp_path, target)
     began = len(target.host.log)
@@ -132,29 +132,29 @@ def test_drained_host_stops_everything_until_undrain_over_restarts(tmp_path: Pat
 
 def test_drain_ends_by_itself_at_its_time_and_history_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "x").mkdir()
-    turns, target, drain = with_drain(tmp_path)
+    reconciler, target, drain = with_drain(tmp_path)
     until = time.time() + 5000
     drain.begin(ByHand("root", until=until))
-    assert 4000 < (passes(turns, target).again_in or 0) <= 5000
+    assert 4000 < (passes(reconciler, target).again_in or 0) <= 5000
     assert not target.host.replicas
     clock(monkeypatch, until + 1)
-    passes(turns, target)
+    passes(reconciler, target)
     assert target.host.serving("fine")
-    turns.close()
+    reconciler.close()
     assert ("host_undrained", "the time given for it is over") in events(tmp_path)
 
 
 def test_suspension_ends_by_itself_in_a_pass_and_history_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
+    reconciler, target = make_reconciler(tmp_path)
     until = time.time() + 5000
     Suspension(tmp_path / "suspended.json").add("default/fine", ByHand("root", until=until))
-    passes(turns, target)
+    passes(reconciler, target)
     assert not target.host.replicas
     clock(monkeypatch, until)
-    passes(turns, target)
+    passes(reconciler, target)
     assert target.host.serving("fine")
-    turns.close()
+    reconciler.close()
     assert ("resumed", "the time given for it is over") in events(tmp_path)
     assert not Suspension(tmp_path / "suspended.json").names()
 

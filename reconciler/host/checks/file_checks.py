@@ -40,14 +40,14 @@ _HIDDEN = "{}: cannot be read by {}, who runs replicas; see to its mode and fold
 
 
 def unusable_files(
-    wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion, reader: str, closed: tuple[Path, ...] = ()
+    desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion, reader: str, closed: tuple[Path, ...] = ()
 ) -> Iterator[Reason]:
     """One reason for each argument that names what is missing, damaged or hidden by the disk, or from its reader.
 
     No argument may name what is `closed` or the system's own.
     """
     reader = reader if os.geteuid() == 0 else ""
-    refused = dict(_closed_to_services(wish, spec, asked, closed, reader))
+    refused = dict(_closed_to_services(desired, spec, asked, closed, reader))
     yield from refused.values()
     weights = reads_weights(asked.argv)
     seen = [(one, replace_paths(one.path, asked.paths)) for one in named_files(asked.argv) if _is_ours(one, spec)]
@@ -69,12 +69,12 @@ def unusable_files(
                 _check_reader(local, reader, stamp_of(local))
             pair |= {one.flag: (one, local)} if one.flag in (CERTIFICATE, KEY) else {}
         except UnreadableModel as error:
-            yield _reason(error, one, wish, spec, asked)
+            yield _reason(error, one, desired, spec, asked)
     if len(pair) == 2:
         try:
             check_pair(pair[CERTIFICATE][1], pair[KEY][1])
         except UnreadableModel as error:
-            yield _reason(error, pair[CERTIFICATE][0], wish, spec, asked)
+            yield _reason(error, pair[CERTIFICATE][0], desired, spec, asked)
 
 
 @lru_cache(512)
@@ -91,7 +91,7 @@ def _check_way(path: str, reader: str) -> None:
 
 
 def _closed_to_services(
-    wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion, closed: tuple[Path, ...], reader: str
+    desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion, closed: tuple[Path, ...], reader: str
 ) -> Iterator[tuple[int, Reason]]:
     said = ((*each, "") for each in paths_in(asked.argv))
     for index, flag, path, where in (*said, *_in_files_of_arguments(asked, reader)):
@@ -103,8 +103,8 @@ def _closed_to_services(
             and _is_closed(local, asked, closed, serves_folder(flag))
         ):
             text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
-            origin = origin_of_word(spec, asked.indices[index], wish.argument_origins)
-            yield index, Reason(ReasonCode.FILE_CLOSED, text, origin or wish.origin)
+            origin = origin_of_word(spec, asked.indices[index], desired.argument_origins)
+            yield index, Reason(ReasonCode.FILE_CLOSED, text, origin or desired.origin)
 
 
 def _in_files_of_arguments(asked: PreflightQuestion, reader: str) -> Iterator[tuple[int, str, str, str]]:
@@ -148,7 +148,9 @@ def _below_mounts(one: Named, asked: PreflightQuestion) -> bool:
     return any(is_below(one.path, mount) for mount in asked.paths)
 
 
-def _reason(error: UnreadableModel, one: Named, wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Reason:
+def _reason(
+    error: UnreadableModel, one: Named, desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion
+) -> Reason:
     missing = isinstance(error, MissingFile)
     code = (
         ReasonCode.FILE_UNKNOWN
@@ -159,13 +161,13 @@ def _reason(error: UnreadableModel, one: Named, wish: Desired, spec: EffectiveSp
     )
     # Of a path in the container, both are told: the error names the one of this host.
     path = "" if one.path in str(error) else f" {one.path}"
-    return Reason(code, f"{one.flag}{path}: {error}", _origin(one, wish, spec, asked))
+    return Reason(code, f"{one.flag}{path}: {error}", _origin(one, desired, spec, asked))
 
 
-def _origin(one: Named, wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Origin:
+def _origin(one: Named, desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Origin:
     """The service's own argument; else where it says which model it is, for the runtime serves others as well."""
-    word = origin_of_word(spec, asked.indices[one.index], wish.argument_origins)
-    if word is not None and word.file == wish.origin.file:
+    word = origin_of_word(spec, asked.indices[one.index], desired.argument_origins)
+    if word is not None and word.file == desired.origin.file:
         return word
-    mounts = (origin for path, origin in wish.mount_origins if is_below(one.path, path))
-    return next(mounts, None) or word or wish.origin
+    mounts = (origin for path, origin in desired.mount_origins if is_below(one.path, path))
+    return next(mounts, None) or word or desired.origin

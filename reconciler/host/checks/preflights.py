@@ -38,7 +38,7 @@ NEVER: Mapping[ServiceId, float] = {}
 class _Known:
     """A question and what it was made from: it need not be made again while all that is as it was."""
 
-    wish: Desired
+    desired: Desired
     seen: tuple[tuple[str, Stamp], ...]
     engine: str
     asked: PreflightQuestion
@@ -49,10 +49,12 @@ class _Known:
     def about(self, verdict: PreflightVerdict) -> Preflight:
         """The verdict in words, worked out once."""
         if self.said is None or self.verdict is not verdict:
-            wish, spec = self.wish, self.wish.spec
+            desired, spec = self.desired, self.desired.spec
             assert spec is not None  # noqa: S101 - else there is no question
             self.verdict = verdict
-            self.said = verdict.about(self.asked, spec, wish.argument_origins, wish.origin, dict(wish.variable_origins))
+            self.said = verdict.about(
+                self.asked, spec, desired.argument_origins, desired.origin, dict(desired.variable_origins)
+            )
         return self.said
 
 
@@ -72,20 +74,20 @@ class _Look:
             self._engines[asked.python] = engine_version(asked.python)
         return self._engines[asked.python]
 
-    def holds(self, known: _Known, wish: Desired) -> bool:
+    def holds(self, known: _Known, desired: Desired) -> bool:
         """Would its question be made just so again?"""
         return (
-            (known.wish is wish or known.wish == wish)
+            (known.desired is desired or known.desired == desired)
             and known.engine == self.engine(known.asked)
             and self._has_image(known)
             and all(self.stamps.of(path) == stamp for path, stamp in known.seen)
         )
 
     def _has_image(self, known: _Known) -> bool:
-        if not known.asked.image or known.wish.spec is None:
+        if not known.asked.image or known.desired.spec is None:
             return True
         try:
-            return self._workloads.image(known.wish.spec) == known.asked.image
+            return self._workloads.image(known.desired.spec) == known.asked.image
         except Retryable:
             return False
 
@@ -148,22 +150,22 @@ class Preflights:
         look, pending, known = _Look(self._workloads), self._runner.pending(), {}
         wanted = tuple(wanted)
         if self._refused:
-            asked = {wish.digest for wish in wanted}
+            asked = {desired.digest for desired in wanted}
             self._refused = {digest: said for digest, said in self._refused.items() if digest in asked}
-        for wish in wanted:
+        for desired in wanted:
             try:
-                question = self._question(wish, look, found.preflights)
+                question = self._question(desired, look, found.preflights)
                 if question is not None:
-                    known[wish.id, wish.digest] = question
-                    if wish.digest in running or not self._is_blocked(question, found):
+                    known[desired.id, desired.digest] = question
+                    if desired.digest in running or not self._is_blocked(question, found):
                         self._answer(question, pending, found)
             except ReconcileError:
                 raise
             except Exception as error:
                 # Not judged is neither accepted nor refused: whoever asks about it is told why.
-                self._bugs.note((wish.id, wish.digest), error)
+                self._bugs.note((desired.id, desired.digest), error)
             else:
-                self._bugs.lift((wish.id, wish.digest))
+                self._bugs.lift((desired.id, desired.digest))
         self._known = known
         return found
 
@@ -196,31 +198,31 @@ class Preflights:
 
     def _is_blocked(self, known: _Known, found: Answers) -> bool:
         """Is there something in the way, whatever the engine says of the arguments?"""
-        wish, spec = known.wish, known.wish.spec
-        if spec is None or not wish.replicas:
+        desired, spec = known.desired, known.desired.spec
+        if spec is None or not desired.replicas:
             return False
-        obstacles = self._checks.of(wish, spec, known.asked)
+        obstacles = self._checks.of(desired, spec, known.asked)
         if obstacles.refused:
-            found.preflights[wish.digest] = Preflight("", reasons=obstacles.refused)
+            found.preflights[desired.digest] = Preflight("", reasons=obstacles.refused)
         if obstacles.blocked:
-            found.blockers[wish.digest] = obstacles.blocked
+            found.blockers[desired.digest] = obstacles.blocked
         return bool(obstacles.refused or obstacles.blocked)
 
     def _answer(self, known: _Known, pending: Collection[str], found: Answers) -> None:
-        wish, spec = known.wish, known.wish.spec
-        verdict = self._runner.result(known.key, self._since.get(wish.id, 0.0))
+        desired, spec = known.desired, known.desired.spec
+        verdict = self._runner.result(known.key, self._since.get(desired.id, 0.0))
         if verdict is not None and spec is not None:
             fit = self._fits.of(known.key, known.asked, spec, verdict)
             said = known.about(verdict)
             if said.fit is not fit:
                 known.said = said = replace(said, fit=fit)
-            found.preflights[wish.digest] = said
+            found.preflights[desired.digest] = said
         elif known.key in pending:
-            found.asking.add(wish.digest)
+            found.asking.add(desired.digest)
         if verdict is None and (trouble := self._runner.trouble(known.key)) and trouble.lasts:
-            found.blockers[wish.digest] = (_no_verdict(trouble.error, wish, known.asked),)
+            found.blockers[desired.digest] = (_no_verdict(trouble.error, desired, known.asked),)
             if not trouble.is_due:
-                found.asking.add(wish.digest)
+                found.asking.add(desired.digest)
 
     def note_start(self, service: ServiceId, spec: EffectiveSpec, log: Iterable[str]) -> None:
         """A replica of this spec became ready, and this is its log: keep what it says of memory."""
@@ -233,30 +235,30 @@ class Preflights:
     def close(self) -> None:
         self._runner.close()
 
-    def _question(self, wish: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
+    def _question(self, desired: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
         """What can be asked; notes in `refused` what cannot, where that was said before."""
-        known = self._known.get((wish.id, wish.digest))
-        return known if known is not None and look.holds(known, wish) else self._ask_anew(wish, look, refused)
+        known = self._known.get((desired.id, desired.digest))
+        return known if known is not None and look.holds(known, desired) else self._ask_anew(desired, look, refused)
 
-    def _ask_anew(self, wish: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
-        if wish.spec is None:
+    def _ask_anew(self, desired: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
+        if desired.spec is None:
             return None
         try:
-            asked = self._workloads.question(wish.id, wish.spec)
-            files = self._workloads.files(wish.id, wish.spec, asked)
+            asked = self._workloads.question(desired.id, desired.spec)
+            files = self._workloads.files(desired.id, desired.spec, asked)
             seen = tuple((path, look.stamps.of(path)) for path in files)
             engine = look.engine(asked)
             # Only now that we know what it looked like before: what changes meanwhile is noticed by the next pass.
-            asked = self._workloads.question(wish.id, wish.spec)
+            asked = self._workloads.question(desired.id, desired.spec)
         except Retryable:
             return None
         except Terminal as error:
-            if wish.digest in self._refused:
-                refused[wish.digest] = _at_its_mount(_refusal(error, wish.origin), wish)
+            if desired.digest in self._refused:
+                refused[desired.digest] = _at_its_mount(_refusal(error, desired.origin), desired)
             return None
         # The files are there now: what was said before does not hold any more.
-        self._refused.pop(wish.digest, None)
-        return _Known(wish, seen, engine, asked, key_of(asked))
+        self._refused.pop(desired.digest, None)
+        return _Known(desired, seen, engine, asked, key_of(asked))
 
 
 def running_digests(wanted: Iterable[Desired], observed: Observed) -> frozenset[str]:
@@ -274,15 +276,15 @@ def _refusal(error: Terminal, origin: Origin) -> Preflight:
     return Preflight("", reasons=(Reason(code, str(error), origin),))
 
 
-def _at_its_mount(said: Preflight, wish: Desired) -> Preflight:
+def _at_its_mount(said: Preflight, desired: Desired) -> Preflight:
     """Where the service says which model it is."""
-    where = dict(wish.mount_origins).get("/mnt/models") or next((each for _, each in wish.mount_origins), None)
+    where = dict(desired.mount_origins).get("/mnt/models") or next((each for _, each in desired.mount_origins), None)
     return replace(said, reasons=tuple(replace(one, origin=where or one.origin) for one in said.reasons))
 
 
-def _no_verdict(error: NoVerdict, wish: Desired, asked: PreflightQuestion) -> Reason:
+def _no_verdict(error: NoVerdict, desired: Desired, asked: PreflightQuestion) -> Reason:
     """It is asked again, but nobody should wait for it."""
-    lines = dict(wish.variable_origins)
+    lines = dict(desired.variable_origins)
     text = f"variable {error.variable}: {error}" if error.variable in lines else str(error)
-    argument = error.origin(asked, wish.spec, wish.argument_origins) if wish.spec else None
-    return Reason(ReasonCode.PREFLIGHT_FAILED, text, argument or lines.get(error.variable) or wish.origin)
+    argument = error.origin(asked, desired.spec, desired.argument_origins) if desired.spec else None
+    return Reason(ReasonCode.PREFLIGHT_FAILED, text, argument or lines.get(error.variable) or desired.origin)

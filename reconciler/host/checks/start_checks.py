@@ -48,16 +48,16 @@ class StartChecks:
         self._reader = reader
         self._closed = closed
 
-    def of(self, wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Obstacles:
+    def of(self, desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Obstacles:
         """Everything that is known to stand in the way now."""
-        start = self._rehearsed(wish, spec)
+        start = self._rehearsed(desired, spec)
         try:
             launch = self._workloads.launch(start)
-            refused = [*unusable_arguments(wish, spec, asked)]
+            refused = [*unusable_arguments(desired, spec, asked)]
             blocked: list[Reason] = []
-            for is_ours, reason in unusable_variables(wish, spec, launch):
+            for is_ours, reason in unusable_variables(desired, spec, launch):
                 (refused if is_ours else blocked).append(reason)
-            for reason in unusable_files(wish, spec, asked, self._reader, self._closed):
+            for reason in unusable_files(desired, spec, asked, self._reader, self._closed):
                 (blocked if reason.code is ReasonCode.FILE_UNKNOWN else refused).append(reason)
             if not refused:
                 blocked += self._supervisor.obstacles(record_of(start, 0.0), launch)
@@ -65,15 +65,15 @@ class StartChecks:
             # A Secret or an image is not there yet, and others say so.
             return Obstacles()
         except Unstartable as error:
-            return Obstacles(refused=(Reason(ReasonCode.CANNOT_START, str(error), wish.origin),))
+            return Obstacles(refused=(Reason(ReasonCode.CANNOT_START, str(error), desired.origin),))
         except Terminal as error:
-            return Obstacles(blocked=(Reason(ReasonCode.CANNOT_START, str(error), wish.origin),))
+            return Obstacles(blocked=(Reason(ReasonCode.CANNOT_START, str(error), desired.origin),))
         return Obstacles(tuple(refused), tuple(blocked))
 
-    def _rehearsed(self, wish: Desired, spec: EffectiveSpec) -> Start:
-        timeout = self._drain_timeout if wish.drain_timeout is None else wish.drain_timeout
-        replica = ReplicaId(wish.id, f"{wish.digest.removeprefix('sha256:')[:8]}-9999")
-        return Start(replica, wish.digest, spec, wish.origin, Lease(_PORT), timeout, "", "0" * 40, "rehearsal")
+    def _rehearsed(self, desired: Desired, spec: EffectiveSpec) -> Start:
+        timeout = self._drain_timeout if desired.drain_timeout is None else desired.drain_timeout
+        replica = ReplicaId(desired.id, f"{desired.digest.removeprefix('sha256:')[:8]}-9999")
+        return Start(replica, desired.digest, spec, desired.origin, Lease(_PORT), timeout, "", "0" * 40, "rehearsal")
 
 
 def record_of(start: Start, now: float, boot: str = "") -> ReplicaRecord:
@@ -92,22 +92,22 @@ def record_of(start: Start, now: float, boot: str = "") -> ReplicaRecord:
     )
 
 
-def unusable_arguments(wish: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Iterator[Reason]:
+def unusable_arguments(desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Iterator[Reason]:
     """Arguments that no process can be given."""
     for one in unfit_arguments(asked.argv):
         index = None if one.index is None else asked.indices[one.index]
-        origin = origin_of_word(spec, index, wish.argument_origins) or wish.origin
+        origin = origin_of_word(spec, index, desired.argument_origins) or desired.origin
         yield Reason(ReasonCode.UNUSABLE_ARGUMENT, one.message, origin)
 
 
-def unusable_variables(wish: Desired, spec: EffectiveSpec, launch: Launch) -> Iterator[tuple[bool, Reason]]:
+def unusable_variables(desired: Desired, spec: EffectiveSpec, launch: Launch) -> Iterator[tuple[bool, Reason]]:
     """Variables that no process can be given, each with whether git itself holds the value."""
-    lines = dict(wish.variable_origins)
+    lines = dict(desired.variable_origins)
     for one in unfit_variables(launch.env):
         name, source = one.variable, _source(spec, one.variable)
         is_ours = name in lines and name not in launch.hidden and not source
         message = f"{one.message} (it comes from {source})" if source else one.message
-        yield is_ours, Reason(ReasonCode.UNUSABLE_VARIABLE, message, _line(lines, name, source, spec) or wish.origin)
+        yield is_ours, Reason(ReasonCode.UNUSABLE_VARIABLE, message, _line(lines, name, source, spec) or desired.origin)
 
 
 def _source(spec: EffectiveSpec, name: str) -> str:

@@ -133,10 +133,10 @@ class Probes:
         """Is there any replica to ask?"""
         return bool(self._probes)
 
-    def sight(self, replica: ReplicaId) -> ProbeState:
+    def probe_state(self, replica: ReplicaId) -> ProbeState:
         """What is known so far; all unknown for a replica that is not watched."""
         probe = self._probes.get(replica)
-        return probe.sight if probe else ProbeState()
+        return probe.probe_state if probe else ProbeState()
 
     def close(self) -> None:
         """End the threads, without waiting for slow answers."""
@@ -157,7 +157,7 @@ class _Probe:
         liveness: ReplicaLiveness,
     ) -> None:
         self.subject = subject
-        self.sight = ProbeState()
+        self.probe_state = ProbeState()
         self._liveness = liveness
         self._questions = questions
         self._wake = wake
@@ -170,7 +170,7 @@ class _Probe:
         if subject != self.subject:
             if subject.topic is not self.subject.topic:
                 # What was counted about another topic counts nothing: the proxy may have sent something since.
-                self.sight = replace(self.sight, in_flight=None, quiet_samples=0, most_in_flight=0)
+                self.probe_state = replace(self.probe_state, in_flight=None, quiet_samples=0, most_in_flight=0)
             self.subject = subject
             self._news.set()
 
@@ -182,7 +182,7 @@ class _Probe:
         in_doubt, raised = False, ""
         while not self._closed:
             subject = self.subject
-            before = self.sight
+            before = self.probe_state
             try:
                 now = self._with_silence(subject, _ask(self._questions, subject, before))
             except OSError as error:
@@ -200,7 +200,7 @@ class _Probe:
                 now = replace(now, healthy=before.healthy)
             # An answer to a question that is not asked any more would mix two stages up.
             if self.subject is subject and not self._closed:
-                self.sight = now
+                self.probe_state = now
                 if _is_news(before, now):
                     self._wake()
             self._news.wait(Topic.STARTING.value if in_doubt else self._rest(subject.topic))

@@ -102,10 +102,10 @@ class Replicas:
     def _replica(
         self, record: ReplicaRecord, state: ProcessState, proxy: ProxyState, now: float, again: str
     ) -> Replica:
-        sight = self._probes.sight(record.id)
+        probe_state = self._probes.probe_state(record.id)
         since = max(record.created_at, self._pauses.watched_since(record.id))
         late = record.ready_at is None and now - since > self._ready_timeout
-        failed = state.spawned and (not state.alive or sight.healthy is False or late)
+        failed = state.spawned and (not state.alive or probe_state.healthy is False or late)
         failed = failed or state.restarted is Restart.CRASHED
         words = self._supervisor.logs(record.id, _LINES_TO_BLAME) if failed else ()
         at_proxy = proxy.endpoint(record.address)
@@ -121,14 +121,14 @@ class Replicas:
             leftovers=state.leftovers,
             releasing=state.releasing,
             exit_code=state.exit_code,
-            ready_now=_is_ready(record, state, sight),
+            ready_now=_is_ready(record, state, probe_state),
             ready_at=record.ready_at,
             draining_at=record.draining_at,
             stopping_at=record.stopping_at,
-            healthy=sight.healthy,
+            healthy=probe_state.healthy,
             routed=at_proxy.routed,
-            in_flight=at_proxy.in_flight if sight.silence else sight.in_flight,
-            quiet_samples=sight.quiet_samples,
+            in_flight=at_proxy.in_flight if probe_state.silence else probe_state.in_flight,
+            quiet_samples=probe_state.quiet_samples,
             rebooted=state.rebooted,
             spawned=state.spawned,
             drift=state.drift,
@@ -141,20 +141,20 @@ class Replicas:
             last_words=words[-_LAST_WORDS:],
             blame=fatal_reason(words) or "",
             at_proxy=at_proxy.in_flight,
-            most_in_flight=sight.most_in_flight,
-            silence=sight.silence,
-            silent_why=sight.silent_why,
+            most_in_flight=probe_state.most_in_flight,
+            silence=probe_state.silence,
+            silent_why=probe_state.silent_why,
             socket=record.socket,
-            stranger=sight.stranger,
+            stranger=probe_state.stranger,
         )
 
 
-def _is_ready(record: ReplicaRecord, state: ProcessState, sight: ProbeState) -> bool:
+def _is_ready(record: ReplicaRecord, state: ProcessState, probe_state: ProbeState) -> bool:
     if state.between or state.restarted is not None:
         # What was answered was answered by another process.
         return state.listens
     # Once written down it stays true until it is known to be false: a daemon that just came up has not asked.
-    return sight.ready or (record.ready_at is not None and state.alive and sight.healthy is not False)
+    return probe_state.ready or (record.ready_at is not None and state.alive and probe_state.healthy is not False)
 
 
 def _run_of(record: ReplicaRecord) -> str:

@@ -43,7 +43,7 @@ class _Look:
     """What is read at most once while several replicas are judged."""
 
     @cached_property
-    def census(self) -> ProcessDiscovery:
+    def processes(self) -> ProcessDiscovery:
         return ProcessDiscovery()
 
     @cached_property
@@ -102,12 +102,12 @@ class ProcessSupervisor:
         with self._lock:
             if record.id in self._starting:
                 return ProcessState(alive=True)
-        main = record.process or look.census.orphan(self._trace(record))
+        main = record.process or look.processes.orphan(self._trace(record))
         if main is not None and self._children.is_running(main):
             if self._watch is not None:
                 self._watch.watch(main)
             return ProcessState(alive=True)
-        if main is None and not look.census.members(self._trace(record)):
+        if main is None and not look.processes.members(self._trace(record)):
             # Whoever has its port or its GPUs, it is nothing of a replica that never ran.
             return ProcessState(alive=False, spawned=False)
         code = self._children.exit_code(main) if main is not None else None
@@ -116,7 +116,7 @@ class ProcessSupervisor:
 
     def _leftovers(self, record: ReplicaRecord, look: _Look) -> int:
         """What the main process left behind: processes, its port, memory of its GPUs."""
-        members = {seen.who.pid for seen in look.census.members(self._trace(record))}
+        members = {seen.who.pid for seen in look.processes.members(self._trace(record))}
         count = len(members)
         if not record.socket and record.lease.port in look.listeners:
             holders = procfs.holders(look.listeners[record.lease.port])
@@ -191,7 +191,7 @@ class ProcessSupervisor:
         known = self._completed(known, look)
         if known.process is not None and self._children.is_running(known.process):
             return True
-        if known.process is not None or look.census.members(self._trace(known)):
+        if known.process is not None or look.processes.members(self._trace(known)):
             raise Retryable(f"replica {known.id} ended before; what is left of it must be stopped and removed first")
         return False
 
@@ -255,7 +255,7 @@ class ProcessSupervisor:
         """The record with its process, if that was started but not written down."""
         if record.process is not None or record.boot != procfs.boot_id():
             return record
-        orphan = look.census.orphan(self._trace(record))
+        orphan = look.processes.orphan(self._trace(record))
         return self._inventory.change(record.id, process=orphan) if orphan else record
 
     def adopt(self, record: ReplicaRecord) -> ReplicaRecord:
@@ -268,7 +268,7 @@ class ProcessSupervisor:
         """Write down its processes and shared memory, so that they can be found after a sudden death."""
         look = _Look()
         record = self._completed(record, look)
-        members = [seen.who for seen in look.census.members(self._trace(record))]
+        members = [seen.who for seen in look.processes.members(self._trace(record))]
         if not members:
             return record
         shared = set(record.shared_memory).union(*(procfs.shared_memory_of(who.pid) for who in members))

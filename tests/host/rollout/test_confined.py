@@ -48,7 +48,7 @@ from reconciler.report.planned import plan_document
 from reconciler.state.copy import HISTORY
 from reconciler.system import procfs
 from tests.crash.harness import make_ready, settings
-from tests.loop.test_reconcile import Target, snapshot, turner
+from tests.loop.test_reconcile import Target, make_reconciler, snapshot
 from tests.support.report_world import desired, observed, owned, replica, report, state, status_of
 from tests.support.world import record
 
@@ -92,13 +92,15 @@ _DECIDING = [
 ]
 
 
-def follow(turns: Reconciler, target: Target, names: tuple[str, ...], seed: int, until: Callable[[], bool]) -> Plan:
+def follow(
+    reconciler: Reconciler, target: Target, names: tuple[str, ...], seed: int, until: Callable[[], bool]
+) -> Plan:
     for _ in range(60):
-        turn = turns.turn(snapshot(*names, seed=seed, revision=str(seed) * 40))
-        target.host.now += max(turn.again_in or 0, 0.02)
+        one_pass = reconciler.run_pass(snapshot(*names, seed=seed, revision=str(seed) * 40))
+        target.host.now += max(one_pass.again_in or 0, 0.02)
         if until():
-            return turn.plan
-    raise AssertionError(turn.plan.verdicts)
+            return one_pass.plan
+    raise AssertionError(one_pass.plan.verdicts)
 
 
 def serves(target: Target, name: str, number: int) -> set[str]:
@@ -112,12 +114,14 @@ def test_service_that_raises_while_planned_is_kept_as_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
 ) -> None:
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
+    reconciler, target = make_reconciler(tmp_path)
     both = ("odd", "fine")
-    follow(turns, target, both, 1, lambda: all(one.promoted for one in target.host.owned.values()) and _all_up(target))
+    follow(
+        reconciler, target, both, 1, lambda: all(one.promoted for one in target.host.owned.values()) and _all_up(target)
+    )
     before = {each: serves(target, each, 1) for each in both}
     raised = break_for(monkeypatch, where, name)
-    plan = follow(turns, target, both, 2, lambda: bool(serves(target, "fine", 1) - before["fine"]))
+    plan = follow(reconciler, target, both, 2, lambda: bool(serves(target, "fine", 1) - before["fine"]))
     assert raised
     with closing(History(tmp_path / "state" / HISTORY)) as history:
         told = [one for one in history.entries(50, str(ODD)) if one["event"] == "internal_error"]
@@ -127,7 +131,7 @@ def test_service_that_raises_while_planned_is_kept_as_others_go_on(
     assert plan.verdicts[ODD].health.reason.code == ReasonCode.INTERNAL_ERROR
     assert ODD.name in {bug.subject.rpartition("/")[2] for bug in plan.bugs}
     assert plan.verdicts[FINE].health.reason.code != ReasonCode.INTERNAL_ERROR
-    turns.close()
+    reconciler.close()
 
 
 def _all_up(target: Target) -> bool:
@@ -136,13 +140,13 @@ def _all_up(target: Target) -> bool:
 
 def test_result_that_cannot_be_told_holds_up_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").mkdir()
-    turns, target = turner(tmp_path)
+    reconciler, target = make_reconciler(tmp_path)
     raised = break_for(monkeypatch, recorder.Recorder, "_tell")
     with structlog.testing.capture_logs() as logs:
-        follow(turns, target, ("odd", "fine"), 1, lambda: _all_up(target))
+        follow(reconciler, target, ("odd", "fine"), 1, lambda: _all_up(target))
     assert raised
     assert "fault_isolated" in [entry["event"] for entry in logs]
-    turns.close()
+    reconciler.close()
 
 
 def test_finding_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
