@@ -6,7 +6,7 @@ ReconcileError
 │   └── Superseded      a newer revision is there to be read instead
 └── Terminal         only a new commit or a new config can fix this
     ├── RevisionRefused a whole commit; the last good one stays
-    ├── NotUnderstood   nobody can tell what a commit wants: reading it takes too much
+    ├── NotUnderstood   what a commit asks for is unknown: reading it takes too much
     ├── Unstartable     what git asks for can be started on no host
     ├── SettingsError   the config file; names the key
     └── ManifestError   a document in git; names file and line

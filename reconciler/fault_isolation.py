@@ -1,4 +1,4 @@
-"""An exception that nobody foresaw, raised while one thing of many was judged → what is told of that one."""
+"""An unexpected exception while processing one of many services → the reason shown for that one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FRAMES = 10
 
 
 def caught(error: Exception, doing: str, origin: Origin | None = None) -> tuple[Reason, Bug]:
-    """For people, and for the log. Without the error's own words: they may hold a Secret's."""
+    """For users and the log. Without the error's own text: it may hold a Secret's value."""
     what = type(error).__name__
     text = (
         f"{doing} failed ({what}): a bug in the reconciler; what runs is kept. "
@@ -20,7 +20,7 @@ def caught(error: Exception, doing: str, origin: Origin | None = None) -> tuple[
 
 
 class Faults:
-    """Bugs met while many services were judged, and why each of those services is left alone."""
+    """Exceptions raised while many services were processed, and why each of those services is left alone."""
 
     def __init__(self, doing: str) -> None:
         self._doing = doing
@@ -28,7 +28,7 @@ class Faults:
         self.bugs: list[Bug] = []
 
     def note(self, service: ServiceId, error: Exception, origin: Origin | None = None) -> Reason:
-        """To be called where it is caught. The first one of a service is the one that is told."""
+        """Call this in the except block. The first exception of a service is the one that is reported."""
         if service not in self.reasons:
             self.reasons[service] = self.note_other(f"{self._doing} {service}", error, origin)
         return self.reasons[service]
@@ -41,7 +41,7 @@ class Faults:
 
 
 def unexpected(error: BaseException) -> str:
-    """For people, of an exception that nobody foresaw. Only the system's own words are told, for the same reason."""
+    """For users, about an unexpected exception. Only the system's own text is shown, for the same reason."""
     return f"unexpected {named(error)}"
 
 

@@ -105,7 +105,7 @@ def _print_yaml(document: Document) -> None:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """A dumper of our own, to be told about text without telling others."""
+        """A separate dumper class, so that its representers do not change other dumpers."""
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
         style = "|" if "\n" in value else None

@@ -12,7 +12,7 @@ from reconciler.formats.strict_yaml import FieldPath
 if TYPE_CHECKING:
     from reconciler.config.settings import Settings, TargetSettings
 
-# What we keep in state_dir beside the folders of targets.
+# What the daemon keeps in state_dir in addition to the folders of targets.
 KEPT = ("git", "state.db", "targets.json")
 Conflict: TypeAlias = tuple[FieldPath, str]
 

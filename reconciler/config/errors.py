@@ -1,4 +1,4 @@
-"""What is wrong with a config file, in the words of whoever wrote it: file, line, key, and what was expected."""
+"""Errors of a config file as its author needs them: file, line, key, and what was expected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def explain(path: Path, tree: Tree, problems: Iterable[Any], known: Sequence[str
     for each in problems:
         place = _written(tree, each["loc"])
         if each["type"] in ("too_short", "literal_error") and any(_is_below(other["loc"], place) for other in problems):
-            # A list is called empty, or not `auto`, when its items are wrong; each of them is told.
+            # A list is called empty, or not `auto`, when its items are wrong; each of them is reported.
             continue
         yield told(path, tree, place, _words(each, known))
 

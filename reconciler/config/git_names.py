@@ -15,7 +15,7 @@ def is_ref_name(text: str) -> bool:
 
 
 def parse_range(text: str) -> NpmSpec:
-    """A range in npm's words (`>=1.2.0 <2.0.0`, `1.x`, `^1.4`, `~1.4.2`, `1.2 - 1.4`, `1.x || 3.x`).
+    """A range in npm's syntax (`>=1.2.0 <2.0.0`, `1.x`, `^1.4`, `~1.4.2`, `1.2 - 1.4`, `1.x || 3.x`).
 
     Commas and blanks after an operator are allowed too, because Flux allows them. As with npm, a pre-release is taken
     only when the range names one of the same x.y.z. Raises ValueError.

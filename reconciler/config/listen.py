@@ -39,7 +39,7 @@ def exclude_each_other(one: str, other: str) -> bool:
 
 
 def reachable(listen: str) -> str:
-    """Host and port to connect to from this machine: nobody can connect to `0.0.0.0` or `[::]`."""
+    """Host and port to connect to from this machine: `0.0.0.0` and `[::]` are not addresses to connect to."""
     host, port = split_listen(listen)
     host = "127.0.0.1" if host in ("", *ANY) else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

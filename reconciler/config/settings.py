@@ -195,7 +195,7 @@ class SecretFolder(_Section):
 
 
 class Secrets(_Section):
-    """Where this host finds Secrets, beside systemd credentials."""
+    """Where this host finds Secrets, in addition to systemd credentials."""
 
     directory: AbsolutePath | None = Field(
         None, description="Folder outside git with Secret manifests, closed to other users"
@@ -286,7 +286,7 @@ class TargetSettings(_Section):
 
     @property
     def replica_user(self) -> str | None:
-        """Who runs its replicas; None: whoever runs the daemon."""
+        """The user that runs its replicas; None: the daemon's own user."""
         match self.kind:
             case "process":
                 return None
@@ -326,7 +326,7 @@ class Log(_Section):
 
 
 class Settings(_Section):
-    """Everything the daemon is told."""
+    """All settings of the daemon."""
 
     source: SourceSettings = Field(description="Where git is")
     targets: tuple[TargetSettings, ...] = Field(min_length=1, description="The places to keep as git says")
@@ -345,7 +345,7 @@ class Settings(_Section):
 
     @property
     def closed(self) -> tuple[Path, ...]:
-        """Ours alone: no service is shown anything of it."""
+        """For the daemon alone: no service can read it."""
         files = [self._file, self.source.token_file, self.source.ssh_key_file]
         for target in self.targets:
             files += target.closed

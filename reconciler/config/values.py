@@ -42,7 +42,7 @@ def _relative(path: str) -> str:
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
-        # A word alone is not repeated: it may be what the file should hold, a token for example.
+        # A single word is not repeated: it may be the file's secret content, a token for example.
         shown, name = (f'"{path}"', path.name) if "/" in str(path) else ("it", "models")
         raise ValueError(
             f"{shown} is relative, so it would depend on where the daemon is started; write it from the root on: "
@@ -111,7 +111,7 @@ def _no_bool(value: object) -> object:
 
 
 def _local_or_remote(url: str) -> str:
-    """The rest is said by whoever connects: see source/address.py."""
+    """What else is wrong is found when connecting: see source/address.py."""
     scheme, separator, rest = url.partition("://")
     if not url.strip() or not (separator or url.startswith("/") or ":" in url):
         # It is not repeated: it may hold a password.

@@ -1,6 +1,6 @@
 """Documents of a namespace that belongs to other folders of the repository: for services they are not there. Pure.
 
-A Secret is judged where it is read. A service that stands elsewhere runs, but gets none of them (`keyring`).
+A Secret is checked where it is read. A service elsewhere runs, but gets none of them (`keyring`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from reconciler.model import Reason, ReasonCode
 
 
 def drop_misplaced(manifests: Manifests, target: TargetSettings) -> tuple[Manifests, tuple[Reason, ...]]:
-    """What counts, and what is to be said of the rest."""
+    """The Secrets that apply here, and the reasons why others do not."""
     if not target.secrets.folders:
         return manifests, ()
     at_home = {_key(each, target) for each in manifests.of_kind(SERVICE) if not _owners(each, target)}

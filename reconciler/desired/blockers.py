@@ -99,7 +99,7 @@ def _covered_by(path: str, engine: EngineSettings) -> str:
 
 
 def _names(spec: EffectiveSpec, ring: Keyring) -> dict[EnvVar, dict[str, str]]:
-    """The names that whole Secrets bring along; no values are needed to judge a command."""
+    """The variables that whole Secrets define; validating a command needs no values."""
     found = {}
     for variable in spec.env:
         ref = secret_ref(variable)

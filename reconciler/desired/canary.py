@@ -1,4 +1,4 @@
-"""`spec.canary[]`: a second predictor, read as if it were the service's own and laid beside it. Pure."""
+"""`spec.canary[]`: a second predictor, read as if it were the service's own and added to it. Pure."""
 
 from __future__ import annotations
 

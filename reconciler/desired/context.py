@@ -1,4 +1,4 @@
-"""What the services of one tree share: runtimes, ConfigMaps, and what cannot be told. Kept while it stays the same."""
+"""What the services of one tree share: runtimes, ConfigMaps, unreadable documents. Cached while it does not change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CACHES = ("LocalModelCache", "LocalModelNamespaceCache")
 
 @dataclass(frozen=True, slots=True)
 class DesiredContext:
-    """Everything of one tree that a service's outcome depends on, beside its own document."""
+    """Everything of one tree that a service's outcome depends on, except its own document."""
 
     target: TargetSettings
     cluster: ClusterObjects
@@ -53,7 +53,7 @@ class DesiredCache:
     services: dict[Manifest, Desired] = field(default_factory=dict)
     sizes: dict[Manifest, Size] = field(default_factory=dict)
     tracebacks: list[str] = field(default_factory=list)
-    """Of services that could not be worked out since somebody looked here: for the log."""
+    """Exceptions raised while describing services, since they were last taken: for the log."""
 
 
 def context_of(

@@ -18,7 +18,7 @@ _TEXT = {
     Effect.REFUSED: "{name} cannot be honoured on a {place}: {note}",
 }
 _METADATA = (("annotations", Where.ANNOTATION), ("labels", Where.LABEL))
-# Lists in which only some entries count; whoever merged them knows which.
+# Lists in which only some entries count; the code that merged them knows which.
 _BY_NAME = frozenset({"containers", "initContainers", "volumes"})
 
 
@@ -46,7 +46,7 @@ def entries_ignored(key: str, names: Iterable[str], origins: Origins) -> Iterato
     """What is said of entries of `containers`, `initContainers` or `volumes` that a host leaves out."""
     row = find_row(Where.POD, key)
     for name in names if row else ():
-        # What KServe added by itself is nobody's to remove.
+        # What KServe added by itself is not reported: no user can remove it.
         where = origins.find_entry(key, name)
         if row and where and (found := _deviation(row, TargetKind.HOST, frozenset(), f"{_KINDS[key]} {name}", where)):
             yield found.reason

@@ -1,4 +1,4 @@
-"""What an engine would fetch by itself when it starts, and which token a fetch of ours has. Pure.
+"""What an engine would download by itself when it starts, and which token our own download has. Pure.
 
 Engines are kept off the Hugging Face Hub: what they start from is staged before anything is stopped.
 """

@@ -49,7 +49,7 @@ class Size:
 
 
 def check_documents(manifests: Manifests, snapshot: Snapshot, target: str) -> None:
-    """Raises NotUnderstood where a target has more documents, or files that are not read, than anybody needs."""
+    """Raises NotUnderstood where a target has more documents, or unread files, than the limits allow."""
     count = len(manifests.documents) + len(manifests.unreadable)
     if count > MAX_DOCUMENTS:
         files = Counter(origin.file for origin in _origins(manifests))
@@ -155,7 +155,7 @@ def desired_size(one: Desired) -> Size:
 
 
 def with_few_findings(one: Desired) -> Desired:
-    """A service about which no more is said than anybody reads."""
+    """A service with a bounded number of findings."""
     changed: dict[str, Any] = {}
     for name in _FINDINGS:
         reasons = getattr(one, name)
@@ -176,6 +176,6 @@ def first(reasons: tuple[Reason, ...], most: int) -> tuple[Reason, ...]:
 
 
 def shortened(reason: Reason) -> Reason:
-    """With a message that somebody can read."""
+    """With a message of readable length."""
     text = reason.message
     return reason if len(text) <= _LONGEST_MESSAGE else replace(reason, message=f"{text[: _LONGEST_MESSAGE - 1]}…")

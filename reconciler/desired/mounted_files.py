@@ -1,4 +1,4 @@
-"""Files of mounted volumes that are not there: what git lacks of them, and what arguments name in vain. Pure."""
+"""Missing files of mounted volumes: not in git, or named by arguments but not mounted. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def file_obstacles(
 
 
 def paths_in_mounted_config(spec: EffectiveSpec, flags: Sequence[str]) -> Iterator[tuple[int, str, str, str]]:
-    """Paths in vLLM's own file of arguments, where git holds that: index of its word, flag, path, and which file."""
+    """Paths in vLLM's own argument file, if it is in git: index of its argument, flag, path, and the file."""
     files = {f"{where}/{name}": data for where, found in held_files(spec) for name, data in found.items()}
     for index, path in values_with_places(flags, CONFIG)[:1] if files else ():
         try:

@@ -17,7 +17,7 @@ from reconciler.host.capacity import Ledger, Need, impossible, too_few_gpus
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import GPU, Capacity, Desired, EffectiveSpec, Gpu, Origin, Reason, ReasonCode, Resources
 
-# More than any host has: what the config does not limit, and nobody measured.
+# More than any host has: not limited by the config, and not measured.
 _ENDLESS = 1 << 62
 _PART = "MIG-"
 
@@ -84,7 +84,7 @@ def ignored_resources(container: Mapping[str, Any], origins: Origins) -> Iterato
 
 
 def not_at_once(services: Iterable[Desired], target: TargetSettings, measured: Capacity | None) -> Iterator[Reason]:
-    """Services whose replicas do not all find room beside each other, in the order in which they stand."""
+    """Services whose replicas do not all fit together, in document order."""
     capacity = measured or capacity_of(target)
     ledger = Ledger(capacity, ())
     for one in services:
@@ -101,7 +101,7 @@ def not_at_once(services: Iterable[Desired], target: TargetSettings, measured: C
 
 
 def _known_need(need: Resources, target: TargetSettings, measured: Capacity | None) -> Resources:
-    """Without devices of which nobody can tell from here whether the host has them."""
+    """Without devices of which it is unknown here whether the host has them."""
     if measured is not None or target.gpus == ():
         return need
     # The UUID of a part does not tell its profile, and that of a GPU in MIG mode stands for all of its parts.

@@ -61,7 +61,7 @@ class Origins:
     def of_variable(self, name: str, source: str = "") -> Origin:
         """Where an environment variable is written, or what brings it along: of a whole map or Secret, its entry.
 
-        The service's word comes last, so it is looked at first.
+        The service's entry comes last, so it is looked up first.
         """
         for document in ("service", "runtime"):
             manifest, containers = self._containers(document)
@@ -86,7 +86,7 @@ class Origins:
             (_depth(manifest, (*container, *path)) - len(container), manifest, (*container, *path))
             for manifest, container in reversed([*self.written_containers()])
         ]
-        # What both write is merged key by key: whoever has all of the path wrote it.
+        # What both write is merged key by key: the one that has the whole path wrote it.
         for least in (len(path), 1):
             for depth, manifest, where in written:
                 if depth >= least:
@@ -131,7 +131,7 @@ class Origins:
         return None
 
     def of_command(self, words: int) -> tuple[Origin, ...]:
-        """Where each word of the container's command is written: by the service, else by the runtime."""
+        """Where each argument of the container's command is written: by the service, else by the runtime."""
         for source in ("service", "runtime"):
             manifest, containers = self._containers(source)
             for container in containers:

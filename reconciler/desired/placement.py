@@ -34,7 +34,7 @@ def node_of(target: TargetSettings) -> Node:
 
 
 def find_misfits(resolved: Resolved, node: Node, origins: Origins) -> tuple[Reason, ...]:
-    """Why the service is not for this host; nothing when it is. Raises Unusable for a rule that nobody could follow."""
+    """Why the service is not for this host; None when it is. Raises Unusable for a rule that no host can satisfy."""
     try:
         found = list(misfits(resolved.pod, node))
     except Malformed as problem:

@@ -66,7 +66,7 @@ def own_hosts(manifests: Manifests, target: TargetSettings) -> list[Manifest]:
 
 
 def find_host(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> Manifest | None:
-    """The one document that speaks for the whole host; None where it is missing, or cannot be told beyond doubt."""
+    """The one document that describes the whole host; None if it is missing or ambiguous."""
     if target.own_path in snapshot.missing:
         return None
     file = own_file(target)

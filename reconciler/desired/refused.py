@@ -30,7 +30,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class RefusedDocument:
-    """One document, and each field of it that is refused, with the words of the API server or of KServe's webhook."""
+    """One document, and each refused field of it, with the message of the API server or KServe's webhook."""
 
     manifest: Manifest
     flaws: tuple[tuple[FieldPath, str], ...]
@@ -81,7 +81,7 @@ class RefusedDocuments:
 
 
 def find_refused(cluster: ClusterObjects, judged: Sequence[Manifest], others: Iterable[Manifest]) -> RefusedDocuments:
-    """What is refused of the documents that `world` was built from, and of others that stand beside them."""
+    """What is refused of the documents that `cluster` was built from, and of others next to them."""
     flaws: dict[Manifest, list[tuple[FieldPath, str]]] = {}
     for issue in cluster.issues:
         flaws.setdefault(judged[issue.index], []).append((issue.path, issue.message))

@@ -44,7 +44,7 @@ class Keyring:
         return not self.closed and place not in self.store.secrets and (place in self.store.refused or unseen)
 
     def lack(self, ref: SecretRef, who: str, origin: Origin) -> Reason:
-        """The obstacle that a Secret, or a key of it, is not there for somebody who needs it."""
+        """The blocker for a missing Secret, or a missing key of it, that `who` needs."""
         part = "" if ref.key == ALL else f'key "{ref.key}" of '
         code, why = self._why(ref)
         return Reason(code, f"{who} needs {part}Secret {ref.secret}, {why}", origin)

@@ -195,12 +195,12 @@ def _doubtful_image(spec: EffectiveSpec, target: TargetSettings, origins: Origin
 
 
 def _model_names(spec: EffectiveSpec, key: ServiceId) -> tuple[str, ...]:
-    """Beside those that it has as a service."""
+    """In addition to those that it has as a service."""
     return tuple(name for name in model_names(spec) if name not in (key.name, str(key)))
 
 
 def _without_gpu(case: Case, facts: frozenset[Fact]) -> Iterator[Reason]:
-    """What is to be said once the host turns out to have no GPU: from the config alone nobody knows."""
+    """Findings that apply once the host turns out to have no GPU: the config alone does not show that."""
     if depends_on_gpus(case):
         found = deviations(case.origins, TargetKind.HOST, facts - {Fact.ACCELERATOR})
         yield from (each.reason for each in found if each.reason.code is ReasonCode.ACCELERATOR_MISMATCH)

@@ -1,4 +1,4 @@
-"""What a service's document says about running it, beside its container: replicas, rollout, timeouts. Pure."""
+"""What a service's document says about running it, except its container: replicas, rollout, timeouts. Pure."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def is_on_dashboard(service: Manifest) -> bool:
 
 
 def wants_auth(service: Manifest) -> bool:
-    """Is nobody to be served without a key?"""
+    """Does every request need a key?"""
     predictor = _mapping(service.data["spec"], "predictor")
     return any(
         str(_mapping(holder, kind).get(key)).lower() == "true"

@@ -84,7 +84,7 @@ def build_spec(
 
 
 def argument_origins(resolved: Resolved, spec: EffectiveSpec, origins: Origins) -> tuple[Origin, ...]:
-    """Where each word of the spec's command, and then each of its arguments, is written in git."""
+    """Where each item of the spec's command, and then each of its arguments, is written in git."""
     command = origins.of_command(len(spec.command))
     found = [origins.of_argument(source, index) for source, index in resolved.argument_sources[: len(spec.args)]]
     return (*command, *found, *[origins.service.origin] * (len(spec.args) - len(found)))

@@ -37,7 +37,7 @@ class Case:
 
 
 def known_facts(case: Case) -> frozenset[Fact]:
-    """What certainly holds. With `gpus: auto` nobody knows here which GPUs there are: that fact then holds too."""
+    """What certainly holds. With `gpus: auto` it is unknown here which GPUs exist: then that condition holds too."""
     return frozenset(_facts(case))
 
 

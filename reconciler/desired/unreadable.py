@@ -11,7 +11,7 @@ from reconciler.manifests import SETTINGS, Unreadable
 from reconciler.model import Reason, ReasonCode, ServiceId
 from reconciler.model.model_sources import is_fetched
 
-# The last one: nobody can tell.
+# The last one: unknown.
 _KINDS = ("ConfigMap", "Secret", "ServiceAccount", "ClusterStorageContainer", "HardwareProfile", "")
 _SETTINGS = "settings"
 
@@ -19,7 +19,7 @@ UnreadableKinds = Mapping[str, Reason]
 
 
 def unreadable_kinds(unreadable: Iterable[Unreadable]) -> UnreadableKinds:
-    """The first document of each kind that a service may need besides runtimes, and the one of KServe's settings."""
+    """The first document of each kind that a service may need except runtimes, and the one of KServe's settings."""
     found: dict[str, Reason] = {}
     for each in unreadable:
         if each.kind in _KINDS:

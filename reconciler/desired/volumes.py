@@ -30,7 +30,7 @@ def _file_mounts(container: Document, around: Surroundings, origins: Origins) ->
         if each.get("subPathExpr"):
             text = f"subPathExpr of the volume mounted at {path} is not supported on a host; write it out as subPath"
             raise UnusableField(Reason(ReasonCode.INVALID_VOLUME, text, origins.of_volume_mount(path)))
-        # Of a claim, and so of a model, the whole path is judged later.
+        # For a claim, and so for a model, the whole path is checked later.
         if "persistentVolumeClaim" not in volume and ".." in str(each.get("subPath") or "").split("/"):
             text = f"subPath of the volume mounted at {path} leads out of it; name what is in the volume"
             raise UnusableField(Reason(ReasonCode.INVALID_VOLUME, text, origins.of_volume_mount(path)))

@@ -33,7 +33,10 @@ class Evaluation(Protocol):
         ...
 
     def evaluate(self, snapshot: Snapshot) -> DesiredState:
-        """The very same object while nothing changed. Raises ReconcileError where nobody can tell."""
+        """The very same object while nothing changed.
+
+        Raises ReconcileError if the desired state cannot be determined.
+        """
         ...
 
 

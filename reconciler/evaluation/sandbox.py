@@ -169,7 +169,7 @@ class Sandbox:
         return self._lock.locked()
 
     def close(self) -> None:
-        """End the worker, and whoever waits for it."""
+        """End the worker, and every wait for it."""
         self._is_closed = True
         if (worker := self._worker) is not None:
             worker.process.kill()

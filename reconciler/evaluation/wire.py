@@ -43,7 +43,7 @@ _PLAIN: Mapping[tuple[str, str], type] = {
 
 
 class TooLongError(Exception):
-    """The answer is longer than anybody wants to hear."""
+    """The result is larger than the limit."""
 
 
 class _Unpickler(pickle.Unpickler):

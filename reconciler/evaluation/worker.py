@@ -1,4 +1,4 @@
-"""The process that reads revisions: told its targets once, then one revision after the other. It ends with the daemon.
+"""The process that reads revisions: it gets its targets once, then revision after revision. It ends with the daemon.
 
 usage: python -P -m reconciler.evaluation.worker SOCKET LIFELINE
 """
@@ -32,7 +32,7 @@ _TOLD = 500
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a worker is told at its start."""
+    """What a worker gets at its start."""
 
     targets: tuple[TargetSettings, ...]
     memory_bytes: int
@@ -49,7 +49,7 @@ def main(words: int, lifeline: int) -> None:
         try:
             answer(told, orders)
         except MemoryError:
-            # Whatever holds it all is still here: there may be nothing left for words.
+            # Whatever uses the memory is still here: there may be none left to report it.
             os._exit(OUT_OF_MEMORY)
 
 
@@ -72,10 +72,10 @@ def confine(memory_bytes: int) -> None:
 
 
 def answer(told: socket.socket, orders: Orders) -> None:
-    """Each request is a revision, each answer what it wants of all targets, or why nobody can tell."""
+    """Each request is a revision; each result is the desired state of all targets, or the error."""
     evaluators = {target.name: Evaluator(target) for target in orders.targets}
     before: dict[str, Evaluated] = {}
-    # Garbage is looked for when nobody waits.
+    # Garbage collection runs while no request is waiting.
     gc.disable()
     while True:
         data = receive(told, _ANY_LENGTH)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
-    """The known name that is nearest to a word; empty when none is near. Case, `-` and `_` count for nothing."""
+    """The known name that is nearest to a given one; empty when none is near. Ignores case, `-` and `_`."""
     folded: dict[str, str] = {}
     for each in known:
         folded.setdefault(_fold(each), each)

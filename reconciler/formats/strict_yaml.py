@@ -59,7 +59,10 @@ class YamlProblem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """One document. `surprises` are unquoted words that YAML does not read as text: line, word, and what it became."""
+    """One document.
+
+    `surprises` are unquoted values that YAML does not read as text: line, value, and what it became.
+    """
 
     value: Any
     lines: Lines
@@ -205,7 +208,7 @@ def _compose(text: bytes, first_line: int) -> Node | None:
 def _check_depth_before(error: yaml.MarkedYAMLError, text: bytes, first_line: int) -> None:
     """Raises YamlProblem if the text was too deep for us before libyaml refused it.
 
-    libyaml reads ahead and has a limit of its own in some versions, so its refusal may come before ours.
+    libyaml reads ahead and has a limit of its own in some versions, so its error may come before this one.
     """
     if error.problem_mark:
         with suppress(yaml.YAMLError):
@@ -375,7 +378,7 @@ _WORDS: dict[str, Any] = {
 }
 _INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]*)", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
-# Words that people write as text and kubectl reads as something else.
+# Values that people write as text and kubectl reads as something else.
 _SURPRISING = re.compile(r"[yYnN]|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF|[-+]?0[0-9_]+", re.ASCII)
 
 

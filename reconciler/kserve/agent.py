@@ -65,7 +65,7 @@ def inject_agent(pod: Pod, name: str, namespace: str, logger: Document | None, v
 
 
 def _logger_settings(logger: Document | None, vault: Vault) -> Document:
-    """Settings of the ConfigMap with those of the service over them; beside a logger only its own store counts."""
+    """Settings of the ConfigMap, overridden by those of the service; with a logger only its own store counts."""
     settings = vault.config["logger"]
     if logger is None:
         return settings

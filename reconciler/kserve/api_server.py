@@ -1,6 +1,6 @@
 """What an API server does with a document that is applied: its stored form, and what is refused of it.
 
-The one place where a single document is judged, for `validate` and for what runs alike.
+The one place where a single document is validated, for `validate` and for what runs alike.
 """
 
 from __future__ import annotations

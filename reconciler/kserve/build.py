@@ -237,7 +237,7 @@ class _Builder:
 
     def _deploy(self) -> None:
         pod, built = self._built.pod, self._built
-        # What lacks one of the two was refused before.
+        # A document without one of the two was refused before.
         if uris := [each for each in self._predictor.get("storageUris") or () if "uri" in each and "mountPath" in each]:
             name = self._predictor.get("storageContainerName")
             try:
@@ -282,7 +282,7 @@ class _Builder:
         yield from deployment_problems(pod)
         yield from word_problems(pod)
 
-    # ------------------------------------------------------------ the pod webhook's last words
+    # ------------------------------------------------------------ the pod webhook's last changes
 
     def _check_pod(self) -> None:
         """What the API server refuses when the pod is created: a missing account, two mounts at one place."""
@@ -304,7 +304,7 @@ class _Builder:
 
 
 _SERVING = (names.KSERVE_CONTAINER, names.TRANSFORMER_CONTAINER)
-# What stands beside the container's own fields in predictor.model.
+# Further fields of predictor.model, next to the container's own.
 _MODEL_FIELDS = frozenset(
     {"modelFormat", "runtime", "storageUri", "runtimeVersion", "protocolVersion", "storage", "confidential"}
 )

@@ -1,4 +1,4 @@
-"""Everything of one tree that KServe would see beside a service: runtimes, secrets, accounts, settings."""
+"""Everything of one tree that KServe would see next to a service: runtimes, secrets, accounts, settings."""
 
 from __future__ import annotations
 

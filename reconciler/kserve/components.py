@@ -1,4 +1,4 @@
-"""Transformer and explainer: pods of their own, of which only what a cluster refuses is told."""
+"""Transformer and explainer: separate pods, of which only what a cluster refuses is reported."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
     },
     "multiNode": {},
 }
-# What the sections may hold beside what is shipped; the values only tell the type.
+# What the sections may hold in addition to the shipped keys; the values only show the type.
 _OPTIONAL: Mapping[str, Mapping[str, Any]] = {
     "storageInitializer": {"enableOciModelSupport": True, "ociModelMode": ""},
     "credentials": {

@@ -1,4 +1,4 @@
-"""What a storage initializer is told about credentials: references to secrets, never their values.
+"""The credentials of a storage initializer: references to secrets, never their values.
 
 The one exception is KServe's own: headers for an https host go into a variable as they are.
 """

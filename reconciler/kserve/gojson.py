@@ -28,7 +28,7 @@ def kind_of(value: Any) -> str:
 
 
 def loads_object(text: str) -> dict[str, Any]:
-    """An object. Raises ValueError with Go's words for what it is instead."""
+    """An object. Raises ValueError with Go's message for what it is instead."""
     try:
         value = json_values.loads(text)
     except json.JSONDecodeError as error:
@@ -41,7 +41,7 @@ def loads_object(text: str) -> dict[str, Any]:
 
 
 def loads_texts(text: str) -> dict[str, str]:
-    """An object of strings. Raises ValueError with Go's words for what it is instead."""
+    """An object of strings. Raises ValueError with Go's message for what it is instead."""
     try:
         value = json_values.loads(text)
     except json.JSONDecodeError as error:

@@ -10,7 +10,7 @@ from reconciler.model import ReasonCode
 
 VERSION = "0.21"
 _OF_RUNTIMES = (("spec", "resourceClaims"), ("spec", "workerSpec", "resourceClaims"))
-# schema.json has them beside what 0.20 knows.
+# schema.json has them in addition to the kinds of 0.20.
 _FIELDS = {
     "InferenceService": (("spec", "tracing"),),
     "ServingRuntime": _OF_RUNTIMES,

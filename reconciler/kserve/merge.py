@@ -30,7 +30,7 @@ _POD_KEYS = {
     "imagePullSecrets": "name",
     "resourceClaims": "name",
 }
-# All that a runtime gives to the pod beside its containers; hostIPC is dropped.
+# All that a runtime gives to the pod except its containers; hostIPC is dropped.
 _FROM_RUNTIME = (
     "nodeSelector",
     "affinity",

@@ -1,4 +1,4 @@
-"""What an API server refuses about labels and annotations, in its words."""
+"""What an API server refuses about labels and annotations, with its messages."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _DATA_CONNECTION = {
 
 
 class Annotated(Protocol):
-    """A Secret, whoever keeps it."""
+    """A Secret from any store."""
 
     @property
     def annotations(self) -> Mapping[str, str]: ...
@@ -51,7 +51,7 @@ S = TypeVar("S", bound=Annotated)
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A service with what was added. `absent` is about a Secret without which nobody knows where its model is."""
+    """A service with what was added. `absent`: about a Secret without which its model's location is unknown."""
 
     service: Document
     warnings: tuple[Issue, ...] = ()

@@ -1,4 +1,4 @@
-"""Fields of a Deployment's pod that take one of a few words, and what an API server says about any other."""
+"""Enumerated fields of a Deployment's pod, and the API server's message about any other value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an API server refuses about the Deployment, Service or pod that KServe makes, in its words.
+"""What an API server refuses about the Deployment, Service or pod that KServe makes, with its messages.
 
 Only rules that a merge of runtime and service can break are here; everything else the schema has checked before.
 """

@@ -56,7 +56,8 @@ def is_absent_secret(issue: Issue) -> bool:
 class Resolved:
     """What KServe makes of one service. A field that could not be computed is empty; `errors` say why.
 
-    `cluster_errors` say what KServe needs beside the documents (KEDA, a Secret that is not in git): no fault of theirs.
+    `cluster_errors` are what KServe needs in addition to the documents (KEDA, a Secret that is not in git): not their
+    fault.
     `argument_sources` names for each argument of kserve-container the document ("runtime", "service", or "kserve" for
     those that KServe adds) and the index in that document's own list of arguments.
     """
@@ -156,7 +157,7 @@ class _Resolution:
         return tuple(each.name for each in supporting)
 
     def _hint(self, model: Mapping[str, Any], namespace: str) -> str:
-        """What people need to know beside KServe's own event."""
+        """Hints in addition to KServe's own event."""
         runtimes = self._world.runtimes
         if "runtime" not in model:
             return hint_for_none(self._predictor, namespace, runtimes)
@@ -174,7 +175,7 @@ class _Resolution:
         return refused
 
     def _displayed(self, title: str, namespace: str) -> Runtime | None:
-        """Kinder than KServe: a name that is nobody's may be the display name of exactly one runtime."""
+        """Unlike KServe: a name that matches no runtime may be the display name of exactly one."""
         found = self._world.runtimes.displayed_as(title, namespace)
         if len(found) != 1:
             return None

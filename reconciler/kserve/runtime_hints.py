@@ -1,4 +1,4 @@
-"""Why no runtime serves a model, beside KServe's own message: which one is near, and what keeps it from being used."""
+"""Why no runtime serves a model, in addition to KServe's own message: which one is near, and what excludes it."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def tolerates(toleration: Mapping[str, Any], taint: Taint) -> bool:
         case "Equal":
             return (toleration.get("value") or "") == taint.value
         case operator:
-            # `Lt` and `Gt` need a feature that is off in clusters unless somebody turns it on.
+            # `Lt` and `Gt` need a feature gate that is off by default.
             return bool(operator == "Exists")
 
 
@@ -196,7 +196,7 @@ def _expect(claim: bool, message: str, path: Path) -> None:
         raise Malformed(message, path)
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- text
 
 
 def _label(node: Node, key: str) -> str:

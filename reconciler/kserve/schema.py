@@ -1,7 +1,7 @@
 """The fields that KServe's API knows, read from schema.json, and the strict checks that an API server makes with them.
 
 `read` does what happens to a document on its way into a cluster: unknown and ill-typed fields are refused with the API
-server's words, empty fields vanish, defaults are filled in, quantities get their normal form. What it returns holds
+server's messages, empty fields vanish, defaults are filled in, quantities get their normal form. What it returns holds
 only what its schema allows, so everything after it can trust the types.
 """
 

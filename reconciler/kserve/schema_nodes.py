@@ -1,4 +1,4 @@
-"""The shapes of values that the API knows, and how each is read: refused in the API server's words, or made normal."""
+"""The shapes of values in the API, and how each is read: refused with the API server's message, or normalised."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ class ObjectNode(SchemaNode):
         super().__init__(raw)
         self.required: list[str] = raw.get("r", [])
         self.properties: dict[str, SchemaNode] = {}
-        # Besides defaults of the API: what Go always writes.
+        # In addition to defaults of the API: what Go always writes.
         self._defaults: list[tuple[str, Any]] = list(raw.get("fill", {}).items())
 
     def link(self, properties: dict[str, SchemaNode]) -> None:

@@ -1,6 +1,6 @@
 """What KServe would say of a service, computed from what a host sees of it: conditions and modelStatus.
 
-Where KServe watches a Deployment and its pods, a host watches replicas; the words and the order of precedence are
+Where KServe watches a Deployment and its pods, a host watches replicas; the messages and the order of precedence are
 KServe's. Three habits of its controller are left out on purpose: a failure is forgotten once a newer try succeeds, an
 update that fails while the old replicas serve is always BlockedByFailedLoad, and no deadline turns a service that
 serves into one that does not. Times are seconds since the epoch and come from the facts, so that equal facts give an
@@ -149,7 +149,7 @@ def _failure_info(failure: FailureInfo) -> Mapping[str, Any]:
 
 
 def invalid_because(reason: ReasonCode, message: str) -> FailureInfo:
-    """A problem of git's documents in the words of KServe's status."""
+    """A problem of the documents in git as KServe's status reports it."""
     known = reason if reason in _INVALID else ReasonCode.INVALID_PREDICTOR_SPEC
     return FailureInfo(known, _STATUS_WORDS.get(reason, message))
 

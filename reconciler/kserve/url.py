@@ -46,7 +46,7 @@ def _rendered(template: str, name: str, namespace: str, domain: str, metadata: M
 
 
 def _filled(template: str, data: Struct, what: str) -> str:
-    """The executed template. Raises UrlError in Go's words, which name the template, the place and the type."""
+    """The executed template. Raises UrlError with Go's message, which names the template, the place and the type."""
     title = f"{what}-template"
     try:
         parse(template)

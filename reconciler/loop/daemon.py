@@ -337,7 +337,10 @@ class Daemon:
                 self._earlier_passes += passed if place.is_retired else 0
 
     def _check_state(self) -> None:
-        """Without our folder nothing is known of what runs: to begin anew would start it a second time."""
+        """Without the state folder it is unknown what runs:
+
+        starting from scratch would start everything a second time.
+        """
         if identity(self.settings.state_dir) != self._state:
             raise vanished(self.settings.state_dir)
 

@@ -1,4 +1,4 @@
-"""Can we still write things down? Asked when somebody wants to know how we are, and not by passes."""
+"""Is the state folder writable? Checked when the status is read, not by passes."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class FailureLog:
     def __init__(self, target: str, history: History) -> None:
         self._target = target
         self._history = history
-        # Whoever resumes a service is another thread.
+        # `reconciler resume` comes from another thread.
         self._changing = threading.Lock()
         known = history.failures(target)
         self._known: failures.Failures = {(one.action, one.subject, one.services): one for one in known}

@@ -1,4 +1,4 @@
-"""What a commit came to, where a service is not as git says: the history tells each change of it once. Pure."""
+"""Why a service is out of sync after a commit: the history reports each change of it once. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class CommitEvent:
-    """One event. Two with equal `key` are the same to a reader; `told`: an action tells it already."""
+    """One event. Two with equal `key` are the same to a reader; `told`: an action reports it already."""
 
     event: str
     message: str
@@ -28,7 +28,7 @@ def finding(event: str, message: str) -> CommitEvent:
 
 
 def findings(desired: DesiredState, plan: Plan, faults: Faults) -> dict[ServiceId, CommitEvent]:
-    """By service: what keeps it from git's word. One that makes us raise is noted in `faults`."""
+    """By service: what keeps it out of sync. An exception of one is noted in `faults`."""
     unusable = {one.id: one for one in desired.services if one.problems}
     found: dict[ServiceId, CommitEvent] = {}
     for key, verdict in plan.verdicts.items():

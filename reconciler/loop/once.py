@@ -1,4 +1,4 @@
-"""Passes without a daemon: `plan` looks, `sync` works until all is as git says or something failed."""
+"""Passes without a daemon: `plan` only observes, `sync` reconciles until all is in sync or something failed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _LONGEST_PAUSE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What would happen: the status document, and per target what it rests on."""
+    """What would happen: the status document, and per target what it is based on."""
 
     status: Document
     plans: tuple[tuple[DesiredState, Observed | Unreachable, Plan], ...]
@@ -70,7 +70,7 @@ def preview(settings: Settings, target: str | None, revision: str | None, progre
 
 
 def sync(settings: Settings, timeout: float, progress: Callable[[Document], None]) -> Document:
-    """Passes until all is as git says, or nothing moves any more, or the time is over. Returns the last status."""
+    """Passes until all is in sync, nothing progresses any more, or the timeout. Returns the last status."""
     deadline = time.monotonic() + timeout
     with _parts(settings) as (source, places):
         snapshot = source.poll()
@@ -91,7 +91,7 @@ def has_acted(report: TargetReport) -> bool:
 
 
 def drain_later(settings: Settings, asked: ByHand) -> None:
-    """Without a daemon: the host is drained from the next pass on that anybody makes. Raises Retryable."""
+    """Without a daemon: the host is drained from the next pass on, by whichever process. Raises Retryable."""
     _write_down(settings, lambda drain: drain.begin(asked), "host_drained", str(asked))
 
 
@@ -113,7 +113,7 @@ def _write_down(settings: Settings, write: Callable[[HostDrain], object], event:
 
 @contextmanager
 def _parts(settings: Settings) -> Iterator[tuple[GitSource, list[ManagedTarget]]]:
-    """What a sync needs, and nobody else has meanwhile."""
+    """What a sync needs exclusively."""
     make_folder(settings)
     history = make_history(settings)
     with _opened(settings, history) as (source, places):

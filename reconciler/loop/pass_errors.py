@@ -1,4 +1,4 @@
-"""What keeps passes over one target from being made: told once, and tried again ever more slowly."""
+"""Errors that prevent passes over one target: reported once, retried with growing delays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PassErrors:
         self._said = ""
 
     def note(self, error: Exception) -> str:
-        """Remember it, and tell of it where it is news. Returns it in words."""
+        """Record it, and log it if it is new. Returns its text."""
         self._count += 1
         text = in_words(error)
         if text == self._said:

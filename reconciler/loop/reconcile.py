@@ -148,7 +148,10 @@ class Reconciler:
         self._leaving = why
 
     def desired(self, snapshot: Snapshot | None) -> DesiredState:
-        """What this revision wants here; the same object while nothing changed. Raises where nobody can tell."""
+        """What this revision asks for here;
+
+        the same object while nothing changed. Raises if that cannot be determined.
+        """
         if self._leaving:
             revision = snapshot.revision if snapshot else ""
             return DesiredState(self._settings.name, revision, (), notes=(self._leaving,), leaving=self._leaving)
@@ -160,7 +163,7 @@ class Reconciler:
         return self._desired[1]
 
     def _wanted(self, snapshot: Snapshot | None) -> DesiredState:
-        """The same, and where nobody can tell: everything stays as it is, and is looked after."""
+        """The same; if it cannot be determined, everything stays as it is and is kept alive."""
         try:
             return self.desired(snapshot)
         except (NotUnderstood, Retryable) as error:
@@ -214,7 +217,7 @@ class Reconciler:
     ) -> float | None:
         """Seconds from now. What fails is tried again more and more slowly, without holding up the others."""
         waiting = [*self.failures.waiting(plan), *(r.action for r in results if r.outcome is Outcome.FAILED)]
-        # Nobody waits for files to be deleted, or for what nothing rests on; without the proxy everybody waits.
+        # Deleting files, and what nothing depends on, delays nothing; a missing proxy delays everything.
         failed = {service_of(action) for action in waiting if not isinstance(action, (Unstage, *BESIDE))}
         spent = time.monotonic() - began
         due = [at - plan.at for service, at in plan.looks.items() if None not in failed and service not in failed]
@@ -222,7 +225,7 @@ class Reconciler:
         if self._ends_at < inf:
             looks.append(max(0.0, self._ends_at - time.time()))
         if any(result.outcome is Outcome.DONE and service_of(result.action) not in failed for result in results):
-            # Whoever did something sees what came of it.
+            # After actions, look again soon for their results.
             looks.append(_AFTER_DOING)
         if isinstance(observed, Unreachable):
             self._unanswered += 1

@@ -100,7 +100,7 @@ class Recorder:
         return self._applied
 
     def _forget_gone(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
-        """What was told of services and replicas that are gone is of no use: without this, it only grows."""
+        """Delete what was reported of services and replicas that no longer exist: otherwise it only grows."""
         if isinstance(observed, Unreachable):
             return
         there = {replica.id for replica in observed.replicas}
@@ -121,7 +121,7 @@ class Recorder:
         self._bugs = now
 
     def record_failed_pass(self, why: str, seconds: float) -> None:
-        """A pass was not possible: the same reason is told once, each try is counted."""
+        """Record that a pass failed: the same reason is reported once, each try is counted."""
         self._metrics.observe_pass(self._target, seconds, ok=False)
         self._say(_PASS, self._seen[0] or self._applied, finding("pass_failed", why))
 
@@ -158,7 +158,7 @@ class Recorder:
             self._history.note(self._target, plan.revision, services, event, _sentence(action), time.time())
 
     def _tell_failure(self, services: str, name: str, result: Result, plan: Plan) -> None:
-        """The same failure is told once, however often it is tried again."""
+        """The same failure is reported once, however often it is retried."""
         if self._last_errors.get((services, name)) == result.error:
             return
         self._last_errors[(services, name)] = result.error
@@ -213,7 +213,7 @@ class Recorder:
             self._log.warning("incomplete_view", reason=said, revision=desired.revision)
 
     def _say_findings(self, desired: DesiredState, plan: Plan, faults: Faults) -> None:
-        """What keeps services from git's word, when it changes."""
+        """Why services are out of sync, when it changes."""
         known = findings(desired, plan, faults)
         for service, found in known.items():
             self._say(str(service), desired.revision, found, str(service))
@@ -222,12 +222,12 @@ class Recorder:
         verdicts = {str(service): verdict for service, verdict in plan.verdicts.items()}
         for subject in told:
             if subject not in verdicts:
-                self._keep(subject, "")  # That it was deleted is told by an action.
+                self._keep(subject, "")  # That it was deleted is reported by an action.
             elif verdicts[subject].sync is Sync.SYNCED:
                 self._say(subject, desired.revision, None, subject)
 
     def _say(self, subject: str, revision: str, found: CommitEvent | None, service: str = "") -> bool:
-        """Tell a finding unless it was the last one told; None is told where there was one. True: it is new."""
+        """Report a finding unless it was the last one reported; None ends it. True: it is new."""
         before = self._said.get(subject, "")
         if before == (found.key if found else ""):
             return False
@@ -269,7 +269,7 @@ def _what_is_applied(held: tuple[HoldUp, ...]) -> str:
 
 
 def _is_repeated(action: Action, observed: Observed | Unreachable) -> bool:
-    """A replica that does not go is told to end in every pass; people read it once."""
+    """A stuck replica is stopped again in every pass; the history shows it once."""
     if not isinstance(action, Stop) or isinstance(observed, Unreachable):
         return False
     return any(r.id == action.replica and r.stopping_at is not None for r in observed.replicas)

@@ -14,7 +14,7 @@ from reconciler.report.history import History
 from reconciler.source import shown_address
 
 _SOURCE, _CONFIG = "source", "config"
-# Of these the values are told; of the others only that they changed, because they may hold secrets.
+# Of these the values are recorded; of the others only that they changed, because they may hold secrets.
 _TOLD = ("paths", "default_namespace", "labels", "kind")
 
 

@@ -89,7 +89,7 @@ def make_source(settings: Settings, mirror: Path | None = None, sandbox: Sandbox
 
 
 def _readers_id(settings: Settings) -> str:
-    """Changes with everything of ours that decides whether a revision can be understood."""
+    """Changes with everything of the daemon that decides whether a revision can be read."""
     told = f"{__version__} {build_id()} {settings.model_dump_json(include={'targets', 'source'})}"
     return hashlib.sha256(told.encode()).hexdigest()
 

@@ -87,7 +87,7 @@ class ManifestCache:
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], Manifests] = {}
         self._builds = Builds()
-        # Of documents that could not be read since somebody looked here: for the log.
+        # Of documents that could not be read since they were last taken: for the log.
         self.bugs: list[Bug] = []
 
     def unread(self, snapshot: Snapshot) -> set[tuple[str, str]]:

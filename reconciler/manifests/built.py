@@ -1,4 +1,7 @@
-"""What kustomize printed → manifests that know the file and line that they come from, where that can be told. Pure."""
+"""What kustomize printed → manifests that know the file and line that they come from, if that can be determined.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def _read_one(overlay: Overlay, value: dict[str, Any], sources: _Sources, prefix
 
 
 def _taken_origin(value: dict[str, Any]) -> dict[str, Any]:
-    """Where an object comes from, taken out of it: it is no part of what anybody wrote."""
+    """The annotations of an object's origin, removed from it: its author did not write them."""
     metadata = value.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
     if not isinstance(metadata, dict) or not isinstance(annotations, dict):

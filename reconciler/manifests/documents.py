@@ -101,7 +101,7 @@ def _read_safely(path: str, line: int, chunk: bytes, budget: Budget) -> Manifest
 
 
 def _tidy(path: str, found: Manifests) -> Manifests:
-    """An empty file is noted; of documents that are not ours the first few are named."""
+    """An empty file is noted; of documents of unsupported kinds the first few are named."""
     if not (found.documents or found.unreadable or found.notes):
         return Manifests(
             notes=(
@@ -157,7 +157,7 @@ def _failed(origin: Origin, error: Exception) -> Manifests:
 
 
 def _broken(path: str, line: int, problem: YamlProblem, chunk: bytes) -> Manifests:
-    """A text that cannot be parsed. It may be one of ours, unless it says plainly that it is something else."""
+    """A text that cannot be parsed. It may be of a supported kind, unless it clearly is something else."""
     kind = kind_of_broken(chunk)
     down, template = find_template(chunk, path, problem.line - line)
     if template:
@@ -277,7 +277,7 @@ def _not_served(draft: Manifest, kind: str, api_version: str) -> Manifests:
 
 
 def _template(draft: Manifest, api_version: str, name: str) -> Manifests:
-    """OpenShift's Template: its objects do not exist until somebody processes it, and a cluster makes none of them."""
+    """OpenShift's Template: its objects do not exist until it is processed, and a cluster makes none of them."""
     path, holder = draft.origin.file, f"Template {name[:80]}"
     objects = [
         (each, str(Origin(path, draft.line_of(("objects", index)))), holder)

@@ -1,4 +1,4 @@
-"""What is not ours: documents and texts that cannot be one of the kinds that we read. In doubt it may be one."""
+"""Documents and texts that cannot be of a supported kind. In doubt they may be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reconciler.manifests.manifest import KNOWN_KINDS, OUR_API
 
 _KSERVE = "serving.kserve.io"
 _OUR_GROUPS = (_KSERVE, OUR_API.partition("/")[0])
-# Kinds of KServe that we do not read; the names of some are near those of ours.
+# Kinds of KServe that we do not read; the names of some are near those of supported ones.
 _FOREIGN = frozenset(
     {
         "ClusterLocalModel",
@@ -21,7 +21,7 @@ _FOREIGN = frozenset(
         "TrainedModel",
     }
 )
-# What tools leave in a file's place; the file itself may be one of ours.
+# What tools leave in a file's place; the file itself may be of a supported kind.
 _LEFT_BEHIND = (
     (rb"version https?://[\w.-]+/spec/v", "is a pointer of Git LFS and not the file itself; keep manifests out of LFS"),
     (
@@ -74,7 +74,7 @@ def is_of_kserve(api_version: str) -> bool:
 
 
 def is_foreign(value: Any) -> bool:
-    """Is a document without kind or apiVersion nothing of ours, not even with a typing error?"""
+    """Is a document without kind or apiVersion certainly unrelated, not even one with a typing error?"""
     if isinstance(value, dict):
         kind = value.get("kind")
         if isinstance(kind, str) and (kind in KNOWN_KINDS or _near(kind) or kind.startswith("ENC[")):
@@ -89,7 +89,7 @@ def is_foreign(value: Any) -> bool:
 
 
 def kind_of_broken(text: bytes) -> str | None:
-    """What a text that cannot be parsed says it is, where that is beyond doubt. None: nothing of ours; "": in doubt."""
+    """What a text that cannot be parsed says it is, if that is certain. None: unrelated; "": in doubt."""
     kinds: set[str] = {(plain or quoted).decode() for plain, quoted in _KIND_LINE.findall(text)}
     if _SERVICE in text.lower():
         return "InferenceService" if kinds == {"InferenceService"} else ""

@@ -26,7 +26,7 @@ from reconciler.system.bounded_communicate import TooMuchError, exchange
 from reconciler.system.procfs import cpu_seconds
 
 _MEMORY_BYTES, _CPU_SECONDS = 1 << 30, 20
-# Shorter than the silence after which whoever evaluates a revision is taken for hung.
+# Shorter than the silence after which a worker that evaluates a revision counts as hung.
 _SECONDS = 25.0
 # An ordinary overlay takes a tenth of one.
 _MUCH_SECONDS = 5.0
@@ -96,7 +96,7 @@ def build(program: Program, folder: str, files: Iterable[File]) -> bytes:
 
 
 def _sweep() -> None:
-    """Folders of those that were killed while they built: whoever evaluates a revision may be at any time."""
+    """Folders of builds that were killed: a worker that evaluates a revision may be at any time."""
     oldest = time.time() - 2 * _SECONDS
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         with suppress(OSError, ValueError):

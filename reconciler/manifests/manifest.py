@@ -76,7 +76,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A file or document that could not be read. `kind` is what it seems to be; empty when nobody can tell.
+    """A file or document that could not be read. `kind` is what it seems to be; empty when unknown.
 
     `names_settings`: KServe's own ConfigMap is named in it.
     """
@@ -106,7 +106,7 @@ class Manifests:
     expanded: int = 0
     # Documents that we failed on, for the log.
     bugs: tuple[Bug, ...] = ()
-    # Runtimes that do not exist before somebody renders what holds them: for messages.
+    # Runtimes that do not exist until a template is rendered: for messages.
     templated: tuple[Templated, ...] = ()
 
     @property

@@ -52,7 +52,7 @@ class Layout:
 
 
 def find_supporting(files: Files, look: Callable[[Collection[str]], Files]) -> dict[str, File]:
-    """Files beside these that their kustomizations name, and those of the folders that these name, and so on.
+    """Files outside these that their kustomizations name, and those of the folders that these name, and so on.
 
     `look` finds those of some names that are there.
     """
@@ -193,7 +193,7 @@ def _tops(here: Mapping[str, Kustomization], closed: Mapping[str, Overlay], root
     wanted = mains + [folder for folder in free if not _is_inside(folder, free)]
     tops = [each for each in wanted if not any(each in closed[other].folders for other in wanted if other != each)]
     reached = {folder for top in tops for folder in closed[top].folders}
-    # What is only used in a circle, or by something that is not built, would else be read by nobody.
+    # What is only used in a circle, or by something that is not built, would otherwise never be read.
     rest = [folder for folder in (*mains, *others) if folder not in reached and not _is_inside(folder, tops)]
     return list(dict.fromkeys(tops + rest))
 

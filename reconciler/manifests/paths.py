@@ -240,7 +240,7 @@ def _assembled(
     if not lost and not any(is_kustomization(each.path.name) for each in found):
         return {each.key: [_read_data(each.path, each.data)] for each in found}
     tops = [_top_of(folder) for folder in folders]
-    # Without git around it a folder may use any other one beside it.
+    # Outside git a folder may use any other one next to it.
     base = Path(os.path.commonpath(tops)) if all((top / ".git").exists() for top in tops) else Path("/")
     paths = {_name(each.path, base): each.path for each in found}
     files = {name: File(name, "", each.data) for each in found if (name := _name(each.path, base))}
@@ -280,7 +280,7 @@ def _name(path: Path, base: Path) -> str:
 
 
 def _renamed(found: Manifests, shown: Mapping[str, str]) -> Manifests:
-    """With files as the command was told of them, not as the repository calls them."""
+    """With file names as given on the command line, not as the repository calls them."""
 
     def moved(origin: Origin | None) -> Origin | None:
         return replace(origin, file=shown.get(origin.file, origin.file)) if origin else None

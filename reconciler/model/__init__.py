@@ -1,4 +1,4 @@
-"""The words that every stage speaks: frozen data, and nothing that decides.
+"""The vocabulary of all stages: frozen data, and nothing that decides.
 
 Times are seconds since the epoch (`float`), durations are seconds, memory is bytes, CPU is thousandths of a core.
 """

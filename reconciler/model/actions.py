@@ -188,7 +188,7 @@ class NoteFailure:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """Put back what somebody changed by hand of how a replica is kept; its process is not touched."""
+    """Restore what was changed manually of how a replica is kept; its process is not touched."""
 
     replica: ReplicaId
     reason: str
@@ -196,7 +196,7 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class TakeOwnership:
-    """Write down that a service is ours, before anything of it starts."""
+    """Record that a service belongs to this target, before anything of it starts."""
 
     service: ServiceId
     origin: Origin
@@ -244,7 +244,7 @@ def action_name(action: Action) -> str:
 
 
 def service_of(action: Action) -> ServiceId | None:
-    """The one service that an action is about; None for the proxy, its routes and files of nobody."""
+    """The one service that an action is about; None for the proxy, its routes, and files of no service."""
     match action:
         case EnsureProxy() | SetRoutes() | Unstage():
             return None

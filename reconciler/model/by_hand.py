@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True, slots=True)
 class ByHand:
-    """Who asked for it, when, why and until when; each is empty where nobody knows."""
+    """Who asked for it, when, why and until when; each is empty if unknown."""
 
     by: str = ""
     at: float | None = None

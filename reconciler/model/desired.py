@@ -155,7 +155,7 @@ class Strategy:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A second version that runs beside the first for `percent` of its requests: KServe's `spec.canary[]`."""
+    """A second version that serves `percent` of the first one's requests: KServe's `spec.canary[]`."""
 
     spec: EffectiveSpec
     digest: str
@@ -175,7 +175,7 @@ class Desired:
     `spec` is None when git's documents cannot be used: `problems` says why, and what runs is kept. `blocked` are
     reasons, known without asking the target, that it cannot start there; nothing starts and nothing stops.
     `warnings_without_gpu` are warnings only where the target turns out to have no GPU. `dashboard`: it is to be shown.
-    `metrics_path` is where its replicas tell their metrics; None: nobody is to ask. `guarded`, `open_paths`,
+    `metrics_path` is where its replicas serve their metrics; None: not at all. `guarded`, `open_paths`,
     `passthrough`, `model_names`, `grpc` and `http` are as in ServiceRoute.
     `not_here` are the rules by which it is for other places than this target; then `replicas` is 0. `stopped`: git
     asks for no replica by the annotation that stops a service, not by its count. `canary` waits until the service has

@@ -39,7 +39,7 @@ class Fit:
 
     @property
     def fits(self) -> bool | None:
-        """True: it should. False: it certainly does not. None: nobody can tell."""
+        """True: it should. False: it certainly does not. None: unknown."""
         if self.refusal:
             return False
         if self.need_bytes is None or self.have_bytes is None:

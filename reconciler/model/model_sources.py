@@ -65,7 +65,7 @@ def shown(uri: str) -> str:
 
 
 def secret_parts(uri: str) -> tuple[str, ...]:
-    """What `shown` leaves out, for whoever has to hide it in the words of others."""
+    """What `shown` leaves out, for code that has to redact it from other texts."""
     rest, _, query = uri.partition("://")[2].partition("?")
     login = rest.partition("/")[0].rpartition("@")[0]
     return tuple(part for part in (query, login, login.partition(":")[2]) if len(part) >= _SHORTEST_SECRET)

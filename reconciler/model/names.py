@@ -58,7 +58,7 @@ def is_under(path: str, roots: Iterable[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """An exception that nobody foresaw, raised while one thing of many was judged: the others go on."""
+    """An unexpected exception while processing one of many: the others continue."""
 
     subject: str
     traceback: str

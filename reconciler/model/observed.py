@@ -59,7 +59,7 @@ class GpuUse:
 class Capacity:
     """What a host may give to replicas altogether, and the ports that no replica has; those in use by others come last.
 
-    `gpu_use` tells of GPUs by their UUID; it is empty when nobody asked, or can know.
+    `gpu_use` is by UUID of the GPU; it is empty when it was not asked for, or is unknown.
     """
 
     cpu_millis: int
@@ -94,7 +94,7 @@ class ProxyBreak(StrEnum):
 
     NONE = ""
     HUNG = "Hung"  # it answers no request
-    DEAF = "Deaf"  # it serves, but cannot be told anything any more
+    DEAF = "Deaf"  # it serves, but does not take changes any more
 
 
 class Silence(StrEnum):
@@ -108,7 +108,7 @@ class Silence(StrEnum):
 class Restart(StrEnum):
     """Why a replica's process is, or will soon be, another one than we started."""
 
-    ENDING = "stopped or restarted by hand"  # its process was told to end, or the next one is about to start
+    ENDING = "stopped or restarted by hand"  # its process was asked to end, or the next one is about to start
     BY_HAND = "restarted by hand"
     CRASHED = "crashed, and started again without us"
 
@@ -118,17 +118,17 @@ class Replica:
     """One replica as the target saw it.
 
     `alive` is the main process; `leftovers` counts every other process, port, GPU allocation or shared-memory file
-    that is still there although the main process is gone. `ready_now` is the probe's word (health, model list, one
-    real token); `ready_at` is when that was first written down. `healthy` is None when nobody could tell.
+    that still exists although the main process has ended. `ready_now` is the probe's result (health, model list, one
+    real token); `ready_at` is when that was first recorded. `healthy` is None when unknown.
     `releasing`: nothing of it is left but memory of its GPUs, which the driver has not given back yet.
     `in_flight` counts requests at the proxy and in the engine; None is unknown, never zero. `quiet_samples` counts
     consecutive observations of zero, taken while the proxy sent nothing new. `rebooted` means that the host restarted
     since the replica was started. `spawned` is False when it was written down but no process was ever seen.
     `last_words` is the end of the log of a replica that failed, `blame` the one line of it that a person needs.
-    `drift` says what somebody changed by hand of how it is kept, though it runs on, or that somebody stopped it; empty:
-    nothing. `run` names this run of it: another process, another name. `restarted` is set until it is decided what that
-    means; `again` says why it has to get ready once more, until it is. `image` is the ID of the local image that it
-    runs in; empty: an interpreter of the host stands in for it. `silent_why` says what `silence` rests on.
+    `drift` says what was changed manually of how it is kept, though it keeps running, or that it was stopped manually;
+    empty: nothing. `run` names this run of it: another process, another name. `restarted` is set until it is decided
+    what that means; `again` says why it has to get ready once more, until it is. `image` is the ID of the local image
+    that it runs in; empty: an interpreter of the host replaces it. `silent_why` is the evidence for `silence`.
     `watched_since` is when its time to get ready began to count, if that is later than its start.
     `at_proxy` counts requests at the proxy alone, `most_in_flight` the most that ran at once while it drained.
     `socket` is the path of the Unix socket that it listens on; empty: it listens on its port. `stranger` says who else
@@ -215,7 +215,7 @@ class Preflight:
 class Endpoint:
     """One replica behind the proxy. `tls`: it ends TLS itself. It listens on `socket`; empty: on its port.
 
-    `grpc`: it speaks gRPC there, and no HTTP/1. `grpc_port` is where it speaks gRPC beside that; 0: nowhere.
+    `grpc`: it speaks gRPC there, and no HTTP/1. `grpc_port` is where it speaks gRPC in addition; 0: nowhere.
     """
 
     replica: ReplicaId
@@ -243,7 +243,8 @@ class ServiceRoute:
     what is below them. `passthrough`: TLS for the service's host
     name is not ended by the proxy, but handed to a replica as it is. `left_at`: when the service left this host; its
     names go on for a while. `is_new`: nothing of it ever served here, so that names it shares stay with others.
-    `model_names` are names beside its own that all of `stable` answer to, `canary_names` those of all of `canary`.
+    `model_names` are names in addition to its own that all of `stable` answer to, `canary_names` those of all of
+    `canary`.
     `grpc` and `http`: what its replicas speak, or will.
     """
 
@@ -348,8 +349,8 @@ class Observed:
 
     `preflights` holds the verdicts known so far by digest; `preflighting` the digests being asked about now, or not due
     to be asked about again. `blockers` says by digest why this host cannot start it right now.
-    `routes` is what the proxy was last told; `proxy_ready` whether it answers at all, and `proxy_break` why it does not
-    begin to by itself.
+    `routes` is what the proxy was last given; `proxy_ready` whether it responds at all, and `proxy_break` why it does
+    not begin to by itself.
     `staging` tells of every model that was begun to be fetched, by its key; `images` of every image, by its name, that
     services here need and that has to be pulled first; None: no pull was begun. `outdated` names wanted digests that
     the config turns into something else now than when what there is of them was started. `faulty` are services that

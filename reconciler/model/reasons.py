@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ReasonCode(StrEnum):
-    """Why something is as it is: one CamelCase word."""
+    """Why something is as it is: one CamelCase code."""
 
     _value_: str
     meaning: str

@@ -24,9 +24,9 @@ class Snapshot:
 
     `files` holds the YAML and JSON files under the paths that were asked for; `refused` those that may not be read
     (symlinks, too large, not a regular file) with the reason; `missing` those asked-for paths that the revision does
-    not have. `supporting` are files beside these that kustomizations among them name: bases, patches, data; they are no
-    manifests by themselves. `skipped` are files that are passed over, and why: hidden, ignored, named otherwise, or too
-    large and plainly not ours.
+    not have. `supporting` are files outside these that kustomizations among them name: bases, patches, data; they are
+    no manifests by themselves. `skipped` are files that are passed over, and why: hidden, ignored, named otherwise, or
+    too large and clearly unrelated.
     """
 
     revision: str

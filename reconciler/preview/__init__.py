@@ -1,1 +1,1 @@
-"""What `render` and `validate` show: a tree of manifests judged before any daemon acts on it."""
+"""What `render` and `validate` show: a tree of manifests, checked before any daemon acts on it."""

@@ -1,7 +1,7 @@
 """What a tree of manifests means, as JSON: `render` shows what would run, `validate` what a cluster would refuse.
 
 Without a target both speak for KServe: the API server's checks, its webhooks, and what its controller calls an invalid
-spec. Our own warnings stand beside that verdict and never change it.
+spec. Our own warnings are shown with that verdict and never change it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _not_checked(manifests: Manifests) -> Iterator[Document]:
 
 
 def disclosed(manifests: Manifests) -> Iterator[Reason]:
-    """What everybody can read who reads the tree, and should not. No fault of it to KServe."""
+    """What anyone who can read the tree can read, but should not. Not an error to KServe."""
     for each in manifests.documents:
         yield from disclosed_in(each)
         if each.kind == "Secret" and is_plain(each.data):
@@ -170,7 +170,7 @@ def _plain(issue: Issue) -> Document:
 
 
 def _warnings(resolved: Resolved, place: RenderContext) -> Iterator[Issue]:
-    """With what KServe needs beside the documents. A host says itself which connections it does not have."""
+    """With what KServe needs in addition to the documents. A host reports missing connections itself."""
     every = (*resolved.warnings, *resolved.cluster_errors)
     yield from (each for each in every if place.secrets is None or CONNECTIONS not in each.path)
 

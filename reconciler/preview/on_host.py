@@ -1,4 +1,5 @@
-"""What one host makes of a tree, beside KServe's verdict: `render` and `validate` with a target. Nothing is asked.
+"""What one host makes of a tree, in addition to KServe's verdict: `render` and `validate` with a target. Nothing is
+asked.
 
 The host is known by its settings, and on the host itself by what it has; so this works far from it too. Whether the
 models are there, whether GPUs are free and whether the installed engine takes the arguments, only `plan` can tell.
@@ -58,7 +59,7 @@ from reconciler.report.fit import fit_document
 from reconciler.report.redact import scrub
 from reconciler.secrets import SecretSources
 
-# What only a start can tell stands as a word in brackets.
+# What only a start can determine is shown as a name in brackets.
 _GPU, _MODEL, _IMAGE, _OWNER = "<gpu>", "<fetched model>", "<image id>", "<uid>:<gid>"
 _PORTS = {f"{flag}=0": f"{flag}=<port>" for flag in ("--port", "--grpc-port")}
 _UNSTARTED = Revealed(fields={name: f"<{name}>" for name in GIVEN_AT_START})
@@ -170,7 +171,7 @@ def _blocked(service: Desired) -> tuple[Reason, ...]:
 
 
 def _closed(wanted: DesiredState, target: TargetSettings, closed: tuple[Path, ...]) -> Iterator[Reason]:
-    """Folders and files of ours, by their names: where links lead is seen on the host alone."""
+    """Folders and files of the daemon, by their names: where links lead is known on the host alone."""
 
     def is_ours(path: str) -> bool:
         return any(is_below(path, str(each)) for each in closed)

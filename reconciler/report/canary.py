@@ -1,4 +1,4 @@
-"""The canary of a service: what runs beside what is promoted, and which share of requests it gets. Pure."""
+"""The canary of a service: what runs next to the promoted version, and its share of requests. Pure."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ def _from_secret(mount: SecretMount) -> str:
 
 
 def _from_files(mount: FileMount) -> Tree:
-    """What is in each file is told by a hash alone."""
+    """The content of each file is shown as a hash only."""
     return {file.path or "*": f"from {file.source}" if file.source else _hashed(file.text) for file in mount.files}
 
 

@@ -9,7 +9,7 @@ from reconciler.report.redact import scrub_text
 
 
 def fit_document(fit: Fit | None) -> dict[str, Any] | None:
-    """Bytes for each GPU, or of the host's memory where `gpus` is 0; None where nobody asked yet."""
+    """Bytes for each GPU, or of the host's memory where `gpus` is 0; None if not measured yet."""
     if fit is None:
         return None
     return {

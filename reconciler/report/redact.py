@@ -10,13 +10,13 @@ from reconciler.secrets.names import SIGNED, WELL_KNOWN, is_secret_name
 
 HIDDEN = "***"
 
-# Each prefix is bounded and begins where a word begins: a long line must not cost the square of its length.
+# Each prefix is bounded and begins at a word boundary: a long line must not cost the square of its length.
 _USERINFO = re.compile(r"(?<![a-zA-Z0-9+.-])([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)[^/\s'\"]+@")
-# A word of letters alone is prose: "basic authentication", "bearer tokens".
+# Letters alone are prose: "basic authentication", "bearer tokens".
 _HEADER = re.compile(
     r"(?i)\b(bearer|basic)\s+(?![/.])(?=[a-z](?-i:[a-z]{0,18}[A-Z0-9_~+/=.-]|[a-z]{19})|[^a-z\s])[A-Za-z0-9._~+/=-]{6,}"
 )
-# What follows the colon of a sentence is no value: an error's words, or a file's path.
+# What follows the colon of a sentence is not a value: an error's text, or a file's path.
 _SAID = "access|are|cannot|connection|could|does|expected|extra|field|file|input|invalid|is|missing|must|no|none|not"
 _SAID += "|permission|should|the|this|unexpected|unknown|value|you"
 _ROOTS = "app|cache|data|dev|etc|home|mnt|models|opt|proc|root|run|srv|tmp|usr|var|workspace"
@@ -29,7 +29,7 @@ _ASSIGNED = re.compile(
     r"['\"]?\s{0,8}[=:]\s{0,8}['\"]?)(?!None\b|null\b|\[|\{)"
     rf"(?!(?<=:\s)(?:(?:{_SAID})\b[ .,]|/(?:{_ROOTS})/))([^\s'\",;)}}\]]*[^\s'\",;)}}\]:])"
 )
-# A value follows the name of a flag, but so do the words of a sentence about it; and `…-batched-token` counts tokens.
+# A value follows the name of a flag, but so does a sentence about it; and `…-batched-token` counts tokens.
 _PROSE = "a|an|and|are|as|at|but|by|can|cannot|could|does|expects?|for|from|has|have|in|is|it|may|must|needs?|not|of|on"
 _PROSE += (
     "|argument|file|flag|option|or|path|should|value|stands?|takes?|that|the|there|to|was|were|which|will|with|would"
@@ -86,5 +86,5 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same in one line: what others write after a line end would read as a line of ours, or command a CI."""
+    """The same in one line: a line end in foreign text could fake a line of ours, or command a CI."""
     return " ".join(printable(text).splitlines())

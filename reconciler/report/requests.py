@@ -93,7 +93,7 @@ class RequestTally:
                 self._write()
 
     def follow(self, services: Iterable[Desired], revision: str) -> None:
-        """Begin to count anew where git asks for something else; forget whom it does not name."""
+        """Reset the counts where git asks for something else; drop services that are not in git."""
         with self._lock:
             known = {}
             for one in services:

@@ -26,7 +26,7 @@ _MARK_STYLES: Mapping[str, str] = {"+": "green", "~": "cyan", "-": "red", "!": "
 
 
 def show(blocks: Iterable[Block], out: TextIO) -> None:
-    """Write blocks for whoever reads `out`."""
+    """Write blocks to `out`."""
     if out.isatty():
         from rich.console import Console
 

@@ -19,7 +19,7 @@ _KEY = re.compile(r"(?!\.\.?$|\.\.)[-._a-zA-Z0-9]{1,253}")
 
 
 class Unfit(Exception):
-    """A Secret that cannot be used; `code` is one word for scripts, `path` the field to blame."""
+    """A Secret that cannot be used; `code` is its reason code, `path` the field to blame."""
 
     def __init__(self, message: str, path: FieldPath = (), code: ReasonCode = ReasonCode.INVALID_SECRET) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class Unfit(Exception):
 
 
 def is_plain(document: Mapping[str, Any]) -> bool:
-    """Does a Secret hold data that nobody may read, and not encrypted by SOPS?"""
+    """Does a Secret hold confidential data that is not encrypted by SOPS?"""
     has_data = bool(document.get("data") or document.get("stringData"))
     return has_data and "sops" not in document and not _is_address(document)
 

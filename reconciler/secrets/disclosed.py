@@ -10,7 +10,7 @@ from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Reason, ReasonCode
 from reconciler.secrets.names import SIGNED, WELL_KNOWN
 
-# The last word of a name counts: `--tokenizer` and `--long-prefill-token-threshold` are none.
+# The last part of a name counts: `--tokenizer` and `--long-prefill-token-threshold` are none.
 _NAME = re.compile(
     r"(?i)(?:^|[-_./])(?:api[-_]?key|token|password|passwd|secret|secret[-_](?:access[-_])?key|(?:private|access)[-_]key"
     r"|credentials?|authorization)$"

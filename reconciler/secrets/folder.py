@@ -49,7 +49,7 @@ def read_folder(folder: Path) -> Iterator[Manifests]:
 
 
 def read_credentials(folder: Path) -> Iterator[Manifests]:
-    """The manifests among a unit's credentials; the others are not ours. systemd itself keeps them closed."""
+    """The manifests among a unit's credentials; others are ignored. systemd itself keeps them closed."""
     try:
         files = _files(folder)
     except OSError as error:

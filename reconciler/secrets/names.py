@@ -1,4 +1,4 @@
-"""Which names stand for values that nobody may read. Pure."""
+"""Which names stand for confidential values. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ WELL_KNOWN = re.compile(
     r"|sk-[A-Za-z0-9_-]{0,20}[A-Za-z0-9]{20,}|AIza[\w-]{35}|xox[abeprs]-[A-Za-z0-9-]{16,}|AGE-SECRET-KEY-1[A-Z0-9]{40,}"
     r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})|-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----(?:[^-]{0,9000}-----END)?"
 )
-# A URL that opens what it names to whoever has it.
+# A URL that gives access to anyone who has it.
 SIGNED = re.compile(r"(?<=[?&])((?:sig|X-Amz-Signature|X-Goog-Signature|access_token|token)=)[^&\s'\"]{8,}")
 
 
 def is_secret_name(name: str) -> bool:
-    """Would a value under this name be one that nobody may read?"""
+    """Would a value under this name be confidential?"""
     return bool(_NAME.search(name)) and not _PATH_NAME.search(name)

@@ -1,4 +1,4 @@
-"""Files that nobody but their owner may read: checked before they are."""
+"""Files that only their owner may read: checked before they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_BYTES = 1 << 20
 
 
 def read_private(path: Path) -> bytes:
-    """The bytes of a file of ours or root's that is closed to everybody else. Raises Terminal, with the fix."""
+    """The bytes of a file of this user's or root's that is closed to everyone else. Raises Terminal, with the fix."""
     try:
         # A pipe would keep us waiting for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

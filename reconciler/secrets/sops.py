@@ -40,7 +40,7 @@ _SERVICES: Mapping[str, tuple[str, ...]] = {
     "pgp": ("GNUPGHOME",),
 }
 _NETWORK = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
-# The rest of the metadata, none of which opens anything.
+# The remaining metadata, which contains no keys.
 _PLAIN = re.compile(r"lastmodified|mac|version|mac_only_encrypted|shamir_threshold|(?:un)?encrypted_\w+")
 _VALUE = re.compile(r"ENC\[AES256_GCM,data:[^,]*,iv:[^,]+,tag:[^,]+,type:\w+\]")
 _IDENTITY = re.compile(r"AGE-(?:SECRET-KEY|PLUGIN)-[0-9A-Z-]+")
@@ -71,7 +71,7 @@ def is_encrypted(document: Mapping[str, Any]) -> bool:
 
 
 def covers_its_name(document: Mapping[str, Any]) -> bool:
-    """Is what stands in the clear part of the checksum? Else anybody may give the Secret another name."""
+    """Does the checksum cover the plain-text part? Otherwise anyone could give the Secret another name."""
     metadata = document["sops"]
     return not (isinstance(metadata, dict) and metadata.get("mac_only_encrypted"))
 
@@ -166,7 +166,7 @@ class Opener:
         return said
 
     def _environment(self, services: set[str], identities: Identities) -> dict[str, str]:
-        """Of ours only what the services of this document need: no home, where other keys may lie."""
+        """Only the environment that the services of this document need: no home, where other keys may be."""
         wanted = tuple(prefix for name in services for prefix in _SERVICES.get(name, ()))
         wanted += _NETWORK if services - {"age", "pgp"} else ()
         env = {name: value for name, value in self._environ.items() if wanted and name.startswith(wanted)}
@@ -245,7 +245,7 @@ def _ask(program: str, text: bytes, env: Mapping[str, str], seconds: float) -> t
     begun = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd="/", start_new_session=True)
     with begun as process:
         try:
-            # Whoever waits for a worker sees that it moves.
+            # Shows a supervisor of the worker that it is alive.
             said, errors = exchange(process, text, seconds, _LONGEST, watch=lambda: None)
         finally:
             if process.poll() is None:
@@ -258,7 +258,7 @@ def _ask(program: str, text: bytes, env: Mapping[str, str], seconds: float) -> t
 def _explained(
     status: int, errors: str, services: set[str], metadata: Mapping[str, Any], identities: Identities
 ) -> Unfit:
-    """What to do about it. The program's own words are about keys and the file's form only: values are ruled out."""
+    """What to do about it. The program's own messages are about keys and the file's form only, never about values."""
     if status == _BAD_MAC:
         text = "does not match its checksum (sops.mac): it was changed without SOPS; change it with: sops edit FILE"
         return Unfit(text, ("sops", "mac"), ReasonCode.TAMPERED_SECRET)

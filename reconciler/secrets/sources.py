@@ -45,7 +45,7 @@ class SecretSources:
         self._environ = environ
         self._opener = sops.Opener(environ)
         self._look_again_at = 0.0
-        # Of what could not be read since somebody looked here: for the log.
+        # Of what could not be read since it was last taken: for the log.
         self.bugs: list[Bug] = []
 
     @property

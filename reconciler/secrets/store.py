@@ -53,7 +53,7 @@ class SecretStore:
         return any(each.code is ReasonCode.SECRETS_UNREADABLE for each in self.refused.values())
 
     def says_the_same(self, other: SecretStore) -> bool:
-        """Nobody needs to look at it again."""
+        """It need not be read again."""
         return all(getattr(self, each.name) == getattr(other, each.name) for each in fields(self))
 
     @property

@@ -37,7 +37,7 @@ esac
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Our private folder: the mirror and the few files that git needs beside it. Nobody else may enter it."""
+    """The private folder: the mirror and the few files that git needs with it. Closed to other users."""
 
     root: Path
 
@@ -112,7 +112,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _gitconfig(local: Path | None) -> str:
-    """The only configuration that git reads besides the mirror's own.
+    """The only configuration that git reads except the mirror's own.
 
     A file and not GIT_CONFIG_COUNT: git clears that variable for the upload-pack it starts on a local repository, which
     is the process that asks who owns it.
@@ -126,7 +126,8 @@ def _gitconfig(local: Path | None) -> str:
     lines += ["[core]", "bigFileThreshold = 64m", "[pack]", "threads = 4", "windowMemory = 128m"]
     lines += ["[fetch]", "fsckObjects = true", '[fetch "fsck"]', *(f"{name} = ignore" for name in _HARMLESS)]
     if local is not None:
-        # Naming it in our config is the owner's word that it may be read; older and newer git ask for different names.
+        # Setting it in our config is the owner's statement that it may be read; older and newer git need different
+        # names.
         real = Path(os.path.realpath(local))
         safe = dict.fromkeys(
             str(path) for path in (local, local / ".git", real, real / ".git", git_folder(real)) if path
@@ -199,7 +200,7 @@ def _readable(path: Path, key: str) -> Path:
 
 
 def ssh_command(settings: SourceSettings) -> str:
-    """The ssh that git starts: never asks, never trusts an unknown host, reads no configuration but ours."""
+    """The ssh that git starts: never prompts, never trusts an unknown host, reads only our configuration."""
     options = ["BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no", "ClearAllForwardings=yes"]
     # A host that went silent must not hold the call for ever, even if the daemon is gone by then.
     options += [f"ConnectTimeout={max(1, int(settings.timeout))}", "ServerAliveInterval=15", "ServerAliveCountMax=3"]

@@ -1,4 +1,4 @@
-"""The daemon ends, or reads its config again: nobody waits any longer for a remote that does not answer."""
+"""The daemon ends, or reloads its config: cancel waiting for a remote that does not respond."""
 
 from __future__ import annotations
 

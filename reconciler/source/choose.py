@@ -20,7 +20,7 @@ from reconciler.model import Origin, Reason, ReasonCode, is_under
 LINK, SUBMODULE = b"120000", b"160000"
 MAKE_ROOM = f"remove files, list them in {IGNORE_FILE}, or raise the limit"
 _LONGEST_PATH = 1024
-# Larger files are not even looked at to see whether they may be ours.
+# Larger files are not even checked for supported kinds.
 _LONGEST_LOOK = 16 << 20
 
 

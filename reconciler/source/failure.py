@@ -1,4 +1,4 @@
-"""Say why the remote could not be read: git's own words without secrets, and what to do about it."""
+"""Explain why the remote could not be read: git's own message without secrets, and what to do about it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def explain(error: GitFailed, address: Address, what: str, secrets: tuple[str, .
 
 
 def clean(said: str, address: Address, secrets: tuple[str, ...] = ()) -> str:
-    """git's last words on one line, without credentials, control characters or sentences that say nothing."""
+    """git's last message on one line, without credentials, control characters or uninformative sentences."""
     for secret in secrets:
         said = said.replace(secret, "***")
     said = re.sub(r"//[^/\s'\"]*@", "//", said.replace(address.url, address.shown))

@@ -26,7 +26,7 @@ _LONGEST_CHECK = 20.0
 
 
 class GitFailed(Exception):
-    """git said no. `said` is its own words; others wrote parts of them, so nobody may read them unscrubbed."""
+    """git failed. `said` is its output; others wrote parts of it, so it must be scrubbed before it is shown."""
 
     def __init__(self, status: int, said: str) -> None:
         super().__init__(said)
@@ -61,13 +61,14 @@ def run_git(
 ) -> bytes:
     """What git wrote to its standard output. Raises GitFailed, or Terminal when there is no git.
 
-    `arguments` must be fixed words, checked names, or stand after `--`: GitPython's own checks do not cover this call.
+    `arguments` must be constants, checked names, or stand after `--`: GitPython's own checks do not cover this call.
     `keep_open` are descriptors that git and its children hold until they end. git may say `most` bytes. `timeout` is
     the longest silence where `in_all`, the longest time, is given as well; 0 is no limit. No file that git writes may
     have more than `largest_file` bytes. What `watch` raises, while git works, ends it.
     """
-    # GitPython's own timeout finds the children to kill with pgrep or ps, which small images lack, and then waits for
-    # ever on the pipe that they hold. So it only starts git here, in a session of its own that can be killed whole.
+    # GitPython's own timeout finds the children to kill with pgrep or ps, which small images do not have, and then
+    # waits for ever on the pipe that they hold. So it only starts git here, in a session of its own that can be killed
+    # whole.
     started = _gitpython(min(timeout or _LONGEST_CHECK, _LONGEST_CHECK))(os.sep).execute(
         [*_forget_inherited(env), "git", *arguments],
         as_process=True,

@@ -1,6 +1,6 @@
 """The lock of the mirror: one process at a time changes it, and git's processes hold it as long as they run.
 
-Those of a daemon that died are waited for: what they fetch is of use. But nobody else ends them when they hang.
+Those of a daemon that died are waited for: what they fetched is useful. But nothing else ends them when they hang.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ _T = TypeVar("_T", Accepted, RejectedRevision)
 
 
 class Damaged(Exception):
-    """The mirror does not hold what it must, or holds something else: build it anew."""
+    """The mirror does not hold what it must, or holds something else: rebuild it."""
 
 
 class Endless(Terminal):
@@ -96,8 +96,8 @@ class Mirror:
     def exclusive(self, local: Path | None) -> Iterator[None]:
         """Only one process at a time may change the mirror. git's children inherit the lock.
 
-        So a fetch that outlived a killed daemon is waited for, and whoever holds the lock knows that files which an
-        interrupted git left behind belong to nobody.
+        So a fetch that outlived a killed daemon is waited for, and the holder of the lock knows that files which an
+        interrupted git left behind are unused.
         """
         self.folder.prepare(local)
         try:
@@ -128,7 +128,7 @@ class Mirror:
                 _remove(leftover)
 
     def rebuild(self) -> None:
-        """Begin again with an empty mirror. What was accepted stays written down beside it."""
+        """Begin again with an empty mirror. What was accepted stays recorded next to it."""
         repository, fresh = self.folder.repository, self.folder.root / "repository.new"
         try:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -291,7 +291,7 @@ class Mirror:
 
 
 def _read(path: Path, kind: type[_T]) -> _T | None:
-    """Texts by name; what a newer version wrote beside them is passed over. None where it cannot be understood."""
+    """Texts by name; what a newer version wrote next to them is ignored. None where it cannot be understood."""
     try:
         found = known_part(kind, json.loads(path.read_bytes()))
         return kind(**{name: str(text) for name, text in found.items()})

@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 class Check:
     """What a revision must pass to be accepted; `reader` changes with its rules.
 
-    `look` is told how to find out whether a newer revision is there. Raises NotUnderstood, and Superseded then.
+    `look` finds out whether a newer revision exists. Raises NotUnderstood, and Superseded then.
     """
 
     look: Callable[[Snapshot, Callable[[], bool]], object]
@@ -97,7 +97,7 @@ class GitSource:
                 return self._repairing(address, chosen.commit, partial(self._take, address, wanted, chosen))
 
     def look(self) -> str:
-        """The wanted reference and its commit, in words, as the remote has them now. Fetches nothing.
+        """The configured reference and its commit on the remote, as text. Fetches nothing.
 
         Raises as `poll` does. A wanted commit is not looked for: whether a remote has it, only a fetch can tell.
         """
@@ -261,7 +261,7 @@ class GitSource:
     # ------------------------------------------------------------ a mirror that broke
 
     def _repairing(self, address: Address, commit: str, work: Callable[[], _T]) -> _T:
-        """Do the work; when the mirror turns out to be damaged, build it anew once for this wish and do it again."""
+        """Do the work; when the mirror turns out to be damaged, rebuild it once for this commit and do it again."""
         try:
             done = work()
         except Damaged as error:

@@ -109,7 +109,7 @@ def _version(tag: str) -> Version | None:
 
 
 def nothing_found(wanted: Wanted, refs: Mapping[str, str], shown: str) -> Terminal:
-    """Say that the remote lacks what is wanted, and what it has instead."""
+    """The remote does not have what is configured; name what it has instead."""
     kind = "branch" if wanted.kind is Kind.BRANCH else "tag"
     have = names(refs, "refs/heads/" if kind == "branch" else "refs/tags/")
     what = f"no tag in the range {wanted.text}" if wanted.kind is Kind.SEMVER else f"no {wanted}"

@@ -122,7 +122,7 @@ def _note_near(mirror: Mirror, chosen: ChosenEntries, settings: SourceSettings) 
 def _supporting(
     mirror: Mirror, revision: str, files: list[File], blobs: dict[str, bytes], settings: SourceSettings
 ) -> dict[str, File]:
-    """What kustomizations among the files name beside them, wherever it is in this revision, within the limits."""
+    """What kustomizations among the files name outside them, wherever it is in this revision, within the limits."""
     room = settings.max_total_bytes - sum(len(file.data) for file in files)
 
     def look(paths: Collection[str]) -> dict[str, File]:
@@ -182,7 +182,7 @@ def _has_end(mirror: Mirror, revision: str, root: str, most: int) -> bool:
 
 
 def _listed(mirror: Mirror, revision: str, asked: tuple[str, ...], most: int) -> bytes:
-    # With `-t` folders are listed as well: those that hold no file could else be walked for ever without a word.
+    # With `-t` folders are listed as well: those that hold no file could otherwise be walked endlessly without output.
     return mirror.read("ls-tree", "-r", "-t", "-z", "-l", "--full-tree", revision, "--", *asked, most=most)
 
 
@@ -210,9 +210,9 @@ def _is_in(path: bytes, place: bytes) -> bool:
 
 
 def _ignore(mirror: Mirror, files: list[TreeEntry], roots: tuple[str, ...]) -> tuple[Ignore, dict[str, Reason]]:
-    """What is ignored, and the folders whose ignore file cannot be followed: what it leaves out, nobody can tell.
+    """What is ignored, and the folders whose ignore file cannot be followed: what it leaves out is unknown.
 
-    Raises Terminal where such a folder is all that anybody reads.
+    Raises Terminal where such a folder is all that is read.
     """
     ignore, closed, spent = Ignore(), dict[str, Reason](), Counter[str]()
     plain = [each for each in files if each.mode not in (LINK, SUBMODULE) and each.size <= MAX_IGNORE_BYTES]

@@ -1,1 +1,1 @@
-"""What the daemon keeps in its state folder beside the records of its targets."""
+"""What the daemon keeps in its state folder in addition to the records of its targets."""

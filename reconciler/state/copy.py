@@ -14,7 +14,7 @@ _TRIES = 3
 
 
 def copy_state(settings: Settings, scratch: Path) -> None:
-    """Whatever cannot be read is left out: then it is looked up or asked for anew."""
+    """Whatever cannot be read is left out: then it is looked up or asked for again."""
     _copy_history(settings.state_dir, scratch)
     _copy_folder(settings.state_dir / "git", scratch / "git")
     registry = TargetRegistry(settings.state_dir)

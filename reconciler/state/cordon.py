@@ -20,14 +20,14 @@ class Cordon:
         self._known: tuple[Reason | None] | None = None
 
     def settle(self, desired: DesiredState) -> DesiredState:
-        """What git wants, with the last word where git has none now. Raises Retryable when nobody knows it."""
+        """What git asks for; if git has no answer now, the last one. Raises Retryable if there is none."""
         if desired.cordon_known or (last := self._last()) is None:
             return desired
         text = "the host is still cordoned: its host.yaml cannot be read, and last said so"
         return replace(desired, cordon=replace(last, message=text))
 
     def remember(self, desired: DesiredState) -> bool:
-        """Keep git's word. True when it differs from the one before. Raises Retryable."""
+        """Keep git's setting. True when it differs from the one before. Raises Retryable."""
         if not desired.cordon_known or self._known == (desired.cordon,):
             return False
         before = self._last()

@@ -1,6 +1,6 @@
-"""Where `state_dir` lies: refused where another user could put records, or a mirror of git, in the place of ours.
+"""Where `state_dir` is: refused where another user could replace records, or the mirror of git.
 
-Units, commands and whom to end are read from there, so whoever writes there decides what we run.
+Units, commands and process ids are read from there, so who can write there controls what the daemon runs.
 """
 
 from __future__ import annotations
@@ -43,6 +43,6 @@ def _faults(folder: Path, info: os.stat_result, is_above: bool) -> Iterator[tupl
 
 
 def _is_open(info: os.stat_result, is_above: bool) -> bool:
-    """In a sticky folder above, such as /tmp, nobody moves what is not theirs."""
+    """In a sticky folder above, such as /tmp, users can only move their own files."""
     is_kept = stat.S_ISLNK(info.st_mode) or (is_above and info.st_mode & stat.S_ISVTX)
     return bool(info.st_mode & stat.S_IWOTH) and not is_kept

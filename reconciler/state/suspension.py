@@ -96,7 +96,7 @@ class Suspension(_HandFile):
         return frozenset(self.in_force())
 
     def add(self, service: str | None, asked: ByHand | None = None) -> None:
-        """Suspend one service, or everything. Asked again, the latest word counts."""
+        """Suspend one service, or everything. If it is already suspended, the latest request counts."""
         with self._lock:
             self._write({**self._read(), service or EVERYTHING: asked or ByHand()})
 
@@ -121,7 +121,7 @@ class HostDrain(_HandFile):
         return self.in_force().get(EVERYTHING)
 
     def begin(self, asked: ByHand) -> None:
-        """Drain the host. Asked again, the latest word counts."""
+        """Drain the host. If it is already drained, the latest request counts."""
         with self._lock:
             self._write({EVERYTHING: asked})
 

@@ -71,7 +71,7 @@ class Leftover:
 
     @property
     def what(self) -> str:
-        """What is on record, in words."""
+        """What is on record, as text."""
         count = f"{self.replicas} replica{'' if self.replicas == 1 else 's'}" if self.replicas else "what is left"
         return f"{count} ({', '.join(map(str, self.services)) or 'its proxy'})"
 

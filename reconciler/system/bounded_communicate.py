@@ -1,4 +1,4 @@
-"""Tell a process something and hear what it says, within a time and a size: it may run code of strangers."""
+"""Send a request to a process and read its output, within a time and size limit: it may run untrusted code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOOK = 0.25
 
 
 class TooMuchError(Exception):
-    """It says more than anybody wants to hear."""
+    """Its output is larger than the limit."""
 
 
 def exchange(
@@ -72,7 +72,7 @@ def _left(process: subprocess.Popen[bytes], ends: float, seconds: float) -> floa
 
 
 def _tell(open_ones: selectors.BaseSelector, stream: IO[bytes], request: bytes) -> bytes:
-    """What it has not been told yet; it may have closed its ears."""
+    """What is left to send; the process may have closed its stdin."""
     try:
         request = request[os.write(stream.fileno(), request) :]
     except BrokenPipeError:

@@ -29,10 +29,10 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600, group: int = -1
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600, group: int = -1) -> None:
-    """The same, also where the content is there already: whoever watches the file is told. Raises OSError.
+    """The same, also if the content is unchanged: watchers of the file are notified. Raises OSError.
 
     The name of the partial file is fixed, so that a daemon that was killed leaves at most one, which the next write
-    replaces: whatever stands there, and whoever put it there, is not written to.
+    replaces: an existing file, or what a link points to, is not written to.
     """
     partial = path.with_name(f".{path.name}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -53,7 +53,7 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600, group: int = -1) ->
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """A file of a name that somebody else chose, to be read. Raises OSError for all that is not a regular file.
+    """A file of a name that another user chose, to be read. Raises OSError for all that is not a regular file.
 
     Nothing else is opened, not even for a moment: a pipe makes its reader wait for ever, and some devices act on it.
     Files of the kernel have no size, and reading one may wait as well: they count as the empty files that they say.
@@ -69,7 +69,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def make_folder(folder: Path, mode: int = 0o700) -> None:
-    """Make a folder, and those above it that lack, so that a power cut takes none of them away. Raises OSError."""
+    """Make a folder, and its missing parents, so that a power cut loses none of them. Raises OSError."""
     if folder.is_dir():
         return
     make_folder(folder.parent, mode)

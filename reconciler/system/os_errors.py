@@ -1,4 +1,4 @@
-"""What the operating system refused → words with a next step; and whether it is we who lack something."""
+"""What the operating system refused → text with a next step; and whether this process is out of resources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LACKS = {
 
 
 def is_own_lack(error: BaseException | None) -> TypeGuard[OSError]:
-    """Is it this process that lacks something? That says nothing about who was asked, or what was looked at."""
+    """Is this process out of resources? That says nothing about what was probed or read."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 

@@ -1,4 +1,4 @@
-"""Reading /proc: processes that cannot be mistaken for others, and ports that somebody listens on."""
+"""Reading /proc: processes that cannot be mistaken for others, and ports in use."""
 
 from __future__ import annotations
 
@@ -162,12 +162,12 @@ def name_of(pid: int) -> str:
 
 
 def read_environment(pid: int) -> list[bytes]:
-    """`NAME=value` as it was when the program started; empty when it is not ours to read."""
+    """`NAME=value` as it was when the program started; empty when it may not be read."""
     return (_read(f"/proc/{pid}/environ") or b"").split(b"\0")
 
 
 def runs_as(pid: int, users: Collection[int]) -> bool:
-    """Is it, in each of its roles, one of these users? Whoever owns its entry in /proc says less than that."""
+    """Is it, in each of its roles, one of these users? The owner of its entry in /proc says less than that."""
     for line in (_read(f"/proc/{pid}/status") or b"").splitlines():
         if line.startswith(b"Uid:"):
             return all(int(word) in users for word in line.split()[1:])
@@ -203,7 +203,7 @@ def shared_memory_of(pid: int) -> set[SharedMemory]:
 
 
 def listeners() -> dict[int, set[int]]:
-    """Every TCP port that somebody listens on, with the inodes of the sockets."""
+    """Every TCP port in use, with the inodes of the listening sockets."""
     found: dict[int, set[int]] = {}
     for fields in _listening():
         found.setdefault(int(fields[1].rpartition(b":")[2], 16), set()).add(int(fields[9]))
@@ -235,7 +235,7 @@ def _listening() -> Iterator[list[bytes]]:
 
 
 def listens(address: int | str) -> bool:
-    """Does somebody listen on this TCP port, or on the Unix socket of this path?"""
+    """Does any process listen on this TCP port, or on the Unix socket of this path?"""
     return address in listeners() if isinstance(address, int) else _accepts(address)
 
 
@@ -288,7 +288,7 @@ def _read(path: str) -> bytes | None:
 
 @contextlib.contextmanager
 def _gone_is_nothing() -> Iterator[None]:
-    """What ended meanwhile, or is closed to us, is not seen. Where it is we who cannot look, nobody knows: raises."""
+    """What ended meanwhile, or is closed to us, is not seen. Raises if we cannot look at all."""
     try:
         yield
     except OSError as error:

@@ -19,7 +19,7 @@ from reconciler.errors import Retryable
 
 _SECONDS = 10.0
 _CANNOT_ENTER = "-"
-# Access lists may open what modes close: so whoever is to read is asked. It says which folder it got to, and the first
+# Access lists may open what modes close: so ask as the reading user. It reports which folder it got to, and the first
 # path there that it cannot read.
 _TRY = (
     'cd -- "$1" 2>/dev/null && stat -c %d:%i . || { echo -; exit; }; shift; '
@@ -27,7 +27,7 @@ _TRY = (
 )
 _ENTER = 'for f; do test -x "$f" || { echo "$f"; exit; }; done'
 _READ_ONE = 'test -r "$1" && { test ! -d "$1" || test -x "$1"; } || echo "$1"'
-# What engines read; whatever else lies there is nobody's concern.
+# What engines read; other files there do not matter.
 _READ = frozenset({".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".model", ".txt", ".py", ".jinja"})
 
 
@@ -84,7 +84,7 @@ def can_enter(path: str, reader: Reader) -> bool:
 def stamp_of(folder: Path) -> tuple[int, ...]:
     """Changes when one of a model's files, or its folder, is closed or opened: the folder's own stamp does not.
 
-    Empty where this cannot be told.
+    Empty if this is unknown.
     """
     try:
         return (folder.stat().st_ctime_ns, *sorted(each.stat().st_ctime_ns for each in _files(folder)))
@@ -116,7 +116,7 @@ def _is_open(file: os.DirEntry[str]) -> bool:
 
 
 def _lets_all_in(folder: Path, model: Path) -> bool:
-    """Is there nobody whom the modes keep out? Then all those need not be asked who are given no less by a list."""
+    """Do the modes keep out no user? Then users who get no less access by a list need not be checked."""
     return all(_gives_all(each, 0o555) for each in {folder, model}) and all(
         _gives_all(each, 0o111) for each in folder.parents
     )
@@ -137,7 +137,7 @@ def _access_list(path: Path) -> bytes:
 
 
 def _ask(script: str, words: list[str], reader: Reader) -> str | None:
-    """What the script says as this user; None: there is nobody to ask, and the start says so."""
+    """The script's output as this user; None if it cannot be run, which the start will report."""
     try:
         user = pwd.getpwnam(reader.name)
     except KeyError:

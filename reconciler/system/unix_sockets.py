@@ -1,4 +1,4 @@
-"""Unix sockets: paths of any length, and whether somebody answers."""
+"""Unix sockets: paths of any length, and whether a process answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def short_path(path: Path) -> Iterator[str]:
 
 
 def connect(path: Path, timeout: float) -> socket.socket:
-    """Raises OSError: FileNotFoundError or ConnectionRefusedError when nobody is there."""
+    """Raises OSError: FileNotFoundError or ConnectionRefusedError when nothing listens."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     connection.settimeout(timeout)
     try:
@@ -61,7 +61,7 @@ def answers(path: Path) -> bool:
 
 
 def listener_pid(path: Path) -> int | None:
-    """The process that listens there, or None when nobody does. Raises OSError when we may not ask."""
+    """The process that listens there, or None. Raises OSError when we may not ask."""
     try:
         with connect(path, timeout=1.0) as connection:
             return _credentials(connection)[0]

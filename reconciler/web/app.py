@@ -1,4 +1,4 @@
-"""What anybody on the network may ask the daemon: is it alive, is it ready, its metrics and where others are."""
+"""The public endpoints: liveness, readiness, metrics, and service discovery for replicas' metrics."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
     turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def pass_on(request: Request) -> Response:
-        # One replica that does not answer takes one slot, whoever asks for it how often.
+        # An unresponsive replica takes one slot, however often it is scraped.
         turn = turns.setdefault(request.url.path, asyncio.Lock())
         async with turn, slots:
             return await run_in_threadpool(_pass_on, control, request.url.path)

@@ -68,7 +68,9 @@ class BoundedProtocol(H11Protocol):
             self._deadline = None
 
     def _make_room(self) -> None:
-        """Whoever has most connections loses that which has asked for longest, or else been answered for longest."""
+        """The client with most connections loses the one that has been reading the longest, or else writing the
+        longest.
+        """
         others = self._all()
         sources = Counter(_source(each) for each in others)
         _drop(min(others, key=lambda each: (-sources[_source(each)], each._is_answered, each._since)))
@@ -86,6 +88,6 @@ def _unread(connection: Any) -> int:
 
 
 def _drop(connection: Any) -> None:
-    # It counts until it is told that it is lost, which is too late for those that come in the same moment.
+    # It counts until its loss is reported, which is too late for those that come in the same moment.
     connection.connections.discard(connection)
     connection.transport.abort()

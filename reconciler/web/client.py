@@ -20,7 +20,7 @@ _LEAST_SECONDS = 0.5
 
 
 class NoDaemon(Retryable):
-    """Nobody answers on the socket."""
+    """No daemon answers on the socket."""
 
 
 class RequestRefused(ReconcileError):

@@ -159,7 +159,7 @@ def _answer(
         except ReconcileError as error:
             return _error(409, str(error))
         except Exception:
-            # The caller is told that it is our fault; the traceback belongs into our log.
+            # The caller learns that it is our fault; the traceback belongs into our log.
             log.exception("control_request_failed", path=request.url.path)
             return _error(500, "internal error of the daemon; its log has the details")
 
@@ -191,7 +191,7 @@ def _number(request: Request, name: str, default: int) -> int:
 
 
 def _filters(request: Request) -> dict[str, Any]:
-    """Which entries of the history are asked for, beside those of one service."""
+    """Filters of the history, in addition to the service."""
     asked = request.query_params
     try:
         since = {"since": parse_since(asked["since"], time.time())} if "since" in asked else {}

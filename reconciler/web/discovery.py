@@ -1,6 +1,6 @@
 """Where Prometheus finds the metrics of replicas: its HTTP service discovery, from the status document. Pure.
 
-Replicas listen where nobody but the proxy and the daemon can ask them, so the daemon passes their metrics on.
+Only the proxy and the daemon can connect to replicas, so the daemon passes their metrics on.
 """
 
 from __future__ import annotations

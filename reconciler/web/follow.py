@@ -52,7 +52,7 @@ def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Docume
 def follow_restart(
     client: DaemonClient, asked: Document, timeout: float, progress: Callable[[Document], None]
 ) -> list[Document]:
-    """Watch until the restarted service is as git says or stuck, or the time is over; how it stands on its targets.
+    """Watch until the restarted service is in sync or stuck, or the timeout; its documents on its targets.
 
     The daemon may be restarted meanwhile: the restart is on record. Raises NoDaemon where there is none at the end.
     """

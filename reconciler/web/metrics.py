@@ -1,6 +1,6 @@
 """Prometheus metrics under names of our own. Labels are bounded by what git names; never a digest or revision.
 
-What the status document holds is turned into samples only when somebody scrapes: a pass pays nothing.
+What the status document holds becomes samples only when scraped: a pass pays nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Metrics:
     """Everything that /metrics says. One per daemon, with a registry of its own."""
 
     def __init__(self) -> None:
-        # One more series per counter and histogram, which nobody reads.
+        # One more series per counter and histogram, of no use.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         self._snapshot = _Snapshot()

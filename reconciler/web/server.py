@@ -1,4 +1,4 @@
-"""The daemon's HTTP side: a TCP port that anybody may read and a unix socket for the owner, both in one thread.
+"""The daemon's HTTP side: a public TCP port and a unix socket for the owner, both in one thread.
 
 The sockets are bound in the caller's thread, so that an address that cannot be is an error at start. A port that is in
 use is none: any user of the host may take one, and the daemon drives the host all the same. Nor is a full disk, which
@@ -148,7 +148,7 @@ class _Server(uvicorn.Server):
         self._ended = asyncio.Event()
 
     async def main_loop(self) -> None:
-        # In this order, and `end` in the other one: whoever comes second sees the first.
+        # In this order, and `end` in the other one: the second sees the first.
         self._loop = asyncio.get_running_loop()
         if not self.should_exit:
             await self._ended.wait()
@@ -183,7 +183,7 @@ def _server(app: Starlette, protocol: type[asyncio.Protocol]) -> _Server:
 
 
 class _OwnersOnly(BoundedProtocol):
-    """Nobody but our own user and root, whatever became of its mode. An answer may take as long as git does."""
+    """Only the daemon's own user and root, whatever the socket's mode. A response may take as long as git does."""
 
     is_answered_in_time = False
 
@@ -217,7 +217,7 @@ def _listen_tcp(listen: str) -> socket.socket:
 def listen_unix(path: Path) -> socket.socket:
     """A listening socket at `path` that only our user can open; what a dead daemon left there is replaced.
 
-    It is bound under another name and renamed into place once its mode is set: nobody can connect in between.
+    It is bound under another name and renamed into place once its mode is set: no one can connect in between.
     Raises Retryable when a living daemon answers there, DiskFull, and SettingsError when the place is impossible.
     """
     if answers(path):

@@ -101,7 +101,7 @@ def test_service_whose_planning_raises_is_left_alone(monkeypatch: pytest.MonkeyP
     assert not any(getattr(action, "service", None) == TINY for action in plan.actions)
     assert len(plan.bugs) == 1
     alone = report(desired=state(desired()), observed=seen, plan=make_plan(state(desired()), seen, {}, PATIENCE))
-    status = status_of(alone, revision=RevisionInfo(wanted=alone.desired.revision, applied=alone.desired.revision))
+    status = status_of(alone, revision=RevisionInfo(desired=alone.desired.revision, applied=alone.desired.revision))
     assert service_in(status)["health"]["reason"] == ReasonCode.INTERNAL_ERROR
     assert convergence_of(status).failed, "nobody waits for it"
     (held,) = status["revision"]["heldUpBy"]

@@ -248,7 +248,7 @@ def test_service_that_raises_while_looked_at_hides_no_other(
     elif name == "_outdated":
         outdated = translations.Translations._outdated
         monkeypatch.setattr(
-            where, name, lambda self, one, mine: 1 // 0 if one.wish.id == ODD else outdated(self, one, mine)
+            where, name, lambda self, one, mine: 1 // 0 if one.desired.id == ODD else outdated(self, one, mine)
         )
     elif name == "_lacks":
         gpus = replace(wanted[0].spec, resources=cast(Any, _Raising()))  # type: ignore[type-var]
