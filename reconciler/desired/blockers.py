@@ -18,7 +18,7 @@ from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, 
 from reconciler.engines.images import doubtful_image, find_engine
 from reconciler.engines.launch import UNKNOWN, Revealed, origin_of_word, server_flags, unsupported
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode
-from reconciler.model.model_sources import SCHEMES, shown
+from reconciler.model.model_sources import SCHEMES, SOURCE_BY_SCHEME, ModelSource, shown
 from reconciler.secrets.wanted import ALL, secret_ref
 
 # What a unit's shell, loader and interpreter come from; and what these look into, where a folder may be mounted.
@@ -137,29 +137,31 @@ def storage_obstacle(mount: Mount, target: TargetSettings) -> tuple[ReasonCode, 
         return ReasonCode.STORAGE_UNSUPPORTED, f"{uri} climbs out of its folder with `..`"
     if "\0" in unquote(mount.uri):
         return ReasonCode.STORAGE_UNSUPPORTED, f"{mount.uri!a} holds a NUL character, which no path may"
-    if (not separator and uri.startswith("/")) or (scheme == "file" and rest.startswith("/")):
-        folder = unquote(rest) if separator else uri
-        if _is_closed(folder, target):
-            return ReasonCode.FOLDER_CLOSED, f"{uri}: {CLOSED}; keep models in a folder of their own"
-        return None
-    if scheme == "pvc" and separator:
-        claim = rest.partition("/")[0]
-        if claim in target.volumes:
+    match SOURCE_BY_SCHEME.get(scheme if separator else ""):
+        case ModelSource.FOLDER if (rest if separator else uri).startswith("/"):
+            if _is_closed(unquote(rest) if separator else uri, target):
+                return ReasonCode.FOLDER_CLOSED, f"{uri}: {CLOSED}; keep models in a folder of their own"
             return None
-        known = ", ".join(sorted(target.volumes)) or "none"
-        return (
-            ReasonCode.NO_VOLUME,
-            f"{uri}: targets[].volumes names no folder for the claim {claim} (it names {known})",
-        )
-    if separator and scheme in SCHEMES and rest.strip("/"):
+        case ModelSource.CLAIM:
+            return _volume_obstacle(uri, rest.partition("/")[0], target)
+        case ModelSource.FOLDER | None:
+            return ReasonCode.STORAGE_UNSUPPORTED, _not_supported(uri)
+        case _ if rest.strip("/"):
+            return None
+        case _:
+            text = f"{uri} names nothing to fetch; write for example {scheme}://BUCKET/FOLDER"
+            return ReasonCode.STORAGE_UNSUPPORTED, text
+
+
+def _volume_obstacle(uri: str, claim: str, target: TargetSettings) -> tuple[ReasonCode, str] | None:
+    if claim in target.volumes:
         return None
-    if separator and scheme in SCHEMES:
-        return (
-            ReasonCode.STORAGE_UNSUPPORTED,
-            f"{uri} names nothing to fetch; write for example {scheme}://BUCKET/FOLDER",
-        )
+    known = ", ".join(sorted(target.volumes)) or "none"
+    return ReasonCode.NO_VOLUME, f"{uri}: targets[].volumes names no folder for the claim {claim} (it names {known})"
+
+
+def _not_supported(uri: str) -> str:
     known = ", ".join(f"{each}://" for each in SCHEMES)
-    text = (
+    return (
         f"{uri}: a host reads models from file:///folder, an absolute path and pvc://NAME/folder, and fetches {known}"
     )
-    return ReasonCode.STORAGE_UNSUPPORTED, text

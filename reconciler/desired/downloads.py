@@ -14,7 +14,7 @@ from reconciler.engines.arguments import flag_value
 from reconciler.engines.file_arguments import Holds, Named, is_below, remote_names
 from reconciler.engines.launch import Revealed, origin_of_word, server_flags
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode
-from reconciler.model.model_sources import scheme_of, shown
+from reconciler.model.model_sources import ModelSource, shown, source_of
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 # Where they are set, models may lie in a cache that only the engine knows.
@@ -37,18 +37,18 @@ def engine_downloads(
     is_offline = _is_offline(spec, engine)
     streams = flag_value(flags, "--load-format") in _STREAMS
     for each in remote_names(flags):
-        scheme = scheme_of(each.path) if "://" in each.path else "hf"
-        if is_offline if scheme == "hf" else not streams:
+        is_of_hub = "://" not in each.path or source_of(each.path) is ModelSource.HUB
+        if is_offline if is_of_hub else not streams:
             origin = origin_of_word(spec, indices[each.index], argument_origins)
             where = origin or origins.of_container_field("args")
-            yield Reason(ReasonCode.ENGINE_DOWNLOAD, _text(each, scheme, spec, origins), where)
+            yield Reason(ReasonCode.ENGINE_DOWNLOAD, _text(each, is_of_hub, spec, origins), where)
 
 
 def unused_tokens(spec: EffectiveSpec, ring: Keyring, origins: Origins) -> Iterator[Reason]:
     """A token that the container has and the fetch of its model has not: so it is on KServe."""
     mine = [each for each in spec.env if each.name in _TOKENS]
     for mount in spec.mounts:
-        if mine and scheme_of(mount.uri) == "hf" and not _has_token(mount, ring):
+        if mine and source_of(mount.uri) is ModelSource.HUB and not _has_token(mount, ring):
             name = mine[0].name
             text = (
                 f"variable {name} is not used to fetch {shown(mount.uri)}, as on KServe: a model that needs a token is "
@@ -81,11 +81,11 @@ def _uses_modelscope(spec: EffectiveSpec) -> bool:
     return any(each.name == "VLLM_USE_MODELSCOPE" and _is_true(each) for each in spec.env)
 
 
-def _text(named: Named, scheme: str, spec: EffectiveSpec, origins: Origins) -> str:
+def _text(named: Named, is_of_hub: bool, spec: EffectiveSpec, origins: Origins) -> str:
     hub = "modelscope" if _uses_modelscope(spec) else "hf"
     uri = shown(named.path) if "://" in named.path else f"{hub}://{named.path}"
     what = f"{named.flag} {shown(named.path)}"
-    if scheme == "hf":
+    if is_of_hub:
         where = "ModelScope" if hub == "modelscope" else "the Hugging Face Hub"
         why = f"names a model of {where}, and engines here download nothing"
         other = 'or let them: HF_HUB_OFFLINE: "0" in targets[].engines[].env of the config'

@@ -17,7 +17,7 @@ from reconciler.engines.expansion import LONGEST_EXPANSION, expand, names_in
 from reconciler.engines.launch import question
 from reconciler.engines.limits import too_large
 from reconciler.model import EnvVar
-from reconciler.model.model_sources import is_git, is_read_by_us
+from reconciler.model.model_sources import ModelSource, source_of
 from tests.desired.test_desired import SERVICE, build, one, with_predictor
 from tests.host.checks.test_preflights import SPEC
 
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.slow
 
 _LOOKS = """
 import sys
-from reconciler.config.settings import Engine
+from reconciler.config.settings import EngineSettings as Engine
 from reconciler.engines.fit_log import read_figures
 from reconciler.engines.images import find_engine
 from reconciler.engines.expansion import expand, names_in
 from reconciler.kserve.storage import StorageError, check_uri
-from reconciler.model.model_sources import is_read_by_us
+from reconciler.model.model_sources import source_of
 
 word = sys.argv[1] * 300_000
 for end in ("", "blob.core.windows.net"):
@@ -38,7 +38,7 @@ for end in ("", "blob.core.windows.net"):
         check_uri(word + end, ())
     except StorageError:
         pass
-is_read_by_us(f"https://{word}")
+source_of(f"https://{word}")
 expand(word, {})
 names_in(word)
 find_engine(word, [Engine(image=f"*{sys.argv[1]}" * 3 + "*x", python="/x")])
@@ -101,8 +101,8 @@ def test_thousands_of_variables_are_looked_at_once_each(monkeypatch: pytest.Monk
 
 
 def test_source_is_told_by_the_first_address_in_it() -> None:
-    assert is_git("https://git.example.com/a.git")
-    assert not is_git("http://git.example.com/a.git")
-    assert not is_git("https://.git")
-    assert is_read_by_us("https://example.com/blob.core.windows.net/x")
-    assert not is_read_by_us("https://account.blob.core.windows.net/c/x")
+    assert source_of("https://git.example.com/a.git") is ModelSource.GIT
+    assert source_of("http://git.example.com/a.git") is ModelSource.HTTP
+    assert source_of("https://.git") is ModelSource.HTTP
+    assert source_of("https://example.com/blob.core.windows.net/x") is ModelSource.HTTP
+    assert source_of("https://account.blob.core.windows.net/c/x") is ModelSource.LIBRARY

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from reconciler.config.settings import TargetSettings
+from reconciler.desired.blockers import storage_obstacle
 from reconciler.engines.digest import digest
 from reconciler.model import Desired, EnvVar, Mount, Origin, StorageFile
-from reconciler.model.model_sources import is_read_by_us, key_of, secret_parts, shown
+from reconciler.model.model_sources import SOURCE_BY_SCHEME, ModelSource, key_of, secret_parts, shown, source_of
 from reconciler.secrets import NO_SECRETS, SecretStore, StoredSecret
 from tests.desired.test_desired import SERVICE
 from tests.desired.test_secrets_desired import build
@@ -114,20 +117,31 @@ def test_keys_tell_sources_and_namespaces_apart_but_not_places():
 
 
 @pytest.mark.parametrize(
-    ("uri", "ours"),
+    ("uri", "source"),
     [
-        ("s3://bucket/llama", True),
-        ("https://host/llama.tar.gz", True),
-        ("http://host/llama.git.tar", True),
-        ("https://host/team/llama.git", False),
-        ("https://account.blob.core.windows.net/container/llama", False),
-        ("https://account.z3.file.storage.azure.net/share/llama", False),
-        ("gs://bucket/llama", False),
-        ("hf://org/model", False),
+        ("/models/llama", ModelSource.FOLDER),
+        ("file:///models/llama", ModelSource.FOLDER),
+        ("pvc://models/llama", ModelSource.CLAIM),
+        ("s3://bucket/llama", ModelSource.S3),
+        ("https://host/llama.tar.gz", ModelSource.HTTP),
+        ("http://host/llama.git.tar", ModelSource.HTTP),
+        ("https://host/team/llama.git", ModelSource.GIT),
+        ("https://account.blob.core.windows.net/container/llama", ModelSource.LIBRARY),
+        ("https://account.z3.file.storage.azure.net/share/llama", ModelSource.LIBRARY),
+        ("gs://bucket/llama", ModelSource.LIBRARY),
+        ("hf://org/model", ModelSource.HUB),
+        ("ftp://host/llama", None),
     ],
 )
-def test_only_s3_and_plain_addresses_are_read_by_our_own_program(uri: str, ours: bool):
-    assert is_read_by_us(uri) is ours
+def test_scheme_decides_who_fetches_a_model(uri: str, source: ModelSource | None):
+    assert source_of(uri) is source
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in SOURCE_BY_SCHEME if scheme])
+def test_every_scheme_of_the_table_is_accepted(scheme: str):
+    settings = TargetSettings(name="box", paths=("box",), volumes={"models": Path("/models")})
+    uri = f"{scheme}:///models" if scheme == "file" else f"{scheme}://models/llama"
+    assert storage_obstacle(Mount(uri, "/mnt/models"), settings) is None
 
 
 def test_passwords_and_signatures_in_a_uri_are_not_shown():

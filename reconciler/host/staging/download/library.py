@@ -22,7 +22,7 @@ from reconciler.host.staging.download.checksums import WholeFile
 from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused, explained_disk, failure_of_status
 from reconciler.host.staging.download.progress import Progress
 from reconciler.model import ReasonCode
-from reconciler.model.model_sources import is_git, scheme_of, shown
+from reconciler.model.model_sources import ModelSource, shown, source_of
 
 _REFUSED = ("authentication failed", "not found", "access denied", "no model found", "invalid", "cannot be empty")
 _DENIED = (401, 403)
@@ -36,10 +36,10 @@ _OF_TOOLS = (".git", ".cache")
 _SMALL = 1 << 20
 
 
-def download(uri: str, folder: Path, progress: Progress) -> tuple[Path, str]:
+def download(uri: str, source: ModelSource, folder: Path, progress: Progress) -> tuple[Path, str]:
     """Fetch a model. Returns the folder, and the name that its content gets. Raises DownloadFailed."""
     work = folder / "library.partial"
-    snapshot = _snapshot(uri) if scheme_of(uri) == "hf" else None
+    snapshot = _snapshot(uri) if source is ModelSource.HUB else None
     if snapshot is None:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(exist_ok=True)
@@ -47,7 +47,7 @@ def download(uri: str, folder: Path, progress: Progress) -> tuple[Path, str]:
     progress.begin(progress.measure(), snapshot.total if snapshot else None)
     with explained_disk(str(folder)):
         _run(snapshot.uri if snapshot else _plain(uri), work, shown(uri))
-    revision = snapshot.revision if snapshot else _commit(work) if is_git(uri) else _listing(work)
+    revision = snapshot.revision if snapshot else _commit(work) if source is ModelSource.GIT else _listing(work)
     if snapshot:
         _verify(snapshot, work)
     for name in _OF_TOOLS:
@@ -77,7 +77,9 @@ def _failure(error: Exception, said: str) -> DownloadFailed:
     """kserve-storage says everything in prose; beneath it there may be the server's own answer."""
     response = getattr(error.__cause__, "response", None)
     status = getattr(response, "status_code", None)
-    if scheme_of(said) == "hf" and (status in _DENIED or any(word in str(error).lower() for word in _CLOSED)):
+    if source_of(said) is ModelSource.HUB and (
+        status in _DENIED or any(word in str(error).lower() for word in _CLOSED)
+    ):
         return DownloadRefused(ReasonCode.ACCESS_DENIED, f"{said}: {_GATED}")
     if isinstance(status, int) and status >= 400:
         return failure_of_status(status, said)

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Literal, TextIO, assert_never, cast
 
 from reconciler.host.staging.download.confined import close_memory, confine
 from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused
@@ -17,7 +17,7 @@ from reconciler.host.staging.download.progress import Progress
 from reconciler.host.staging.download.request import Order, enter, leave, read_order
 from reconciler.host.staging.state import HOME
 from reconciler.model import ReasonCode
-from reconciler.model.model_sources import is_read_by_us, scheme_of, secret_parts
+from reconciler.model.model_sources import ModelSource, secret_parts, shown, source_of
 from reconciler.system.process_limits import limit_memory
 
 _HIDDEN = "***"
@@ -75,16 +75,21 @@ def _fetch(order: Order, progress: Progress) -> str:
         text = "the Secret's entry for this storage, or its parameters, are not JSON of texts"
         raise DownloadRefused(ReasonCode.INVALID_SETTINGS, text) from None
     Storage._configure_global_ca_bundle()
-    if is_read_by_us(order.uri):
-        work, content = _transfer(order, progress)
-        if (order.folder / content).is_dir():
-            # It was cut off after the last step, before it could say so.
-            return content
-        unpacked = order.folder / f"{content}.unpacked"
-        progress.follow(unpacked)
-        work = archive.unpack_if_lone(work, unpacked)
-    else:
-        work, content = library.download(order.uri, order.folder, progress)
+    match kind := source_of(order.uri):
+        case ModelSource.S3 | ModelSource.HTTP:
+            work, content = _transfer(order, kind, progress)
+            if (order.folder / content).is_dir():
+                # It was cut off after the last step, before it could say so.
+                return content
+            unpacked = order.folder / f"{content}.unpacked"
+            progress.follow(unpacked)
+            work = archive.unpack_if_lone(work, unpacked)
+        case ModelSource.HUB | ModelSource.GIT | ModelSource.LIBRARY:
+            work, content = library.download(order.uri, kind, order.folder, progress)
+        case ModelSource.FOLDER | ModelSource.CLAIM | None:
+            raise DownloadRefused(ReasonCode.STORAGE_UNSUPPORTED, f"{shown(order.uri)}: nothing that can be fetched")
+        case _:
+            assert_never(kind)
     if not any(work.iterdir()):
         raise DownloadRefused(ReasonCode.NOT_FOUND, "there is nothing at its source")
     seal(work, order.folder / content)
@@ -92,18 +97,21 @@ def _fetch(order: Order, progress: Progress) -> str:
     return content
 
 
-def _transfer(order: Order, progress: Progress) -> tuple[Path, str]:
+def _transfer(order: Order, kind: Literal[ModelSource.S3, ModelSource.HTTP], progress: Progress) -> tuple[Path, str]:
     from reconciler.host.staging.download.transfer import FileSource, Transfer
 
     source: FileSource
-    if scheme_of(order.uri) == "s3":
-        from reconciler.host.staging.download.s3 import S3Source
+    match kind:
+        case ModelSource.S3:
+            from reconciler.host.staging.download.s3 import S3Source
 
-        source = S3Source(order.uri)
-    else:
-        from reconciler.host.staging.download.https import HttpSource
+            source = S3Source(order.uri)
+        case ModelSource.HTTP:
+            from reconciler.host.staging.download.https import HttpSource
 
-        source = HttpSource(order.uri)
+            source = HttpSource(order.uri)
+        case _:
+            assert_never(kind)
     return Transfer(source, order.uri, order.folder, progress).run()
 
 
