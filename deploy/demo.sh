@@ -3,7 +3,6 @@
 #
 #   deploy/demo.sh              show it, leave it running, say how to go on
 #   deploy/demo.sh --once       show it and clean up; exit code 0 only if every step was as promised
-#   deploy/demo.sh --once -o json    the same, with the figures as JSON on stdout
 #   deploy/demo.sh --stop       end a demo that was left running
 set -euo pipefail
 # shellcheck source=deploy/setup.sh

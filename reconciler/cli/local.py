@@ -193,12 +193,12 @@ def _validate(manifests: Manifests, target: str | None, config: str | None) -> D
 @click.option(
     "--python", type=click.Path(dir_okay=False, path_type=Path), help="Python interpreter with vLLM installed."
 )
-@options(config=False, output=("text", "json"))
-def demo(once: bool, stop: bool, folder: Path | None, port: int | None, python: Path | None, output: str) -> int:
+@options(config=False)
+def demo(once: bool, stop: bool, folder: Path | None, port: int | None, python: Path | None) -> int:
     """Run a demo: push, change a model under load, reject a bad commit."""
     from reconciler.demo import run as run_demo
 
-    return run_demo(once=once, stop=stop, folder=folder, port=port, python=python, output=output)
+    return run_demo(once=once, stop=stop, folder=folder, port=port, python=python)
 
 
 @click.command()

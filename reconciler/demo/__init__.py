@@ -5,7 +5,6 @@ Above the loop in the layers, but it uses the product as its users do: git, the 
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import sys
@@ -43,7 +42,6 @@ class Options:
     folder: Path | None = None
     port: int | None = None
     python: Path | None = None
-    as_json: bool = False
 
 
 def run(
@@ -53,12 +51,9 @@ def run(
     folder: Path | None = None,
     port: int | None = None,
     python: Path | None = None,
-    output: str = "text",
 ) -> int:
     """Tell the story, or end it; see Options. Returns the exit code; raises SettingsError for wrong options."""
-    options = Options(folder, port, python, output == "json")
-    # With `-o json` stdout is for the figures alone.
-    say = Narrator(sys.stderr if options.as_json else sys.stdout)
+    options, say = Options(folder, port, python), Narrator(sys.stdout)
     if stop:
         return _stop(open_folder(folder or default_folder()), say)
     return _tell_once(options, say) if once else _tell(options, say)
@@ -67,7 +62,7 @@ def run(
 def _tell(options: Options, say: Narrator) -> int:
     place = open_folder(options.folder or default_folder())
     story = _prepare(options, place, say)
-    ok = _play(story, place, options)
+    ok = _play(story)
     if ok:
         _say_goodbye(story, place, say)
     else:
@@ -82,7 +77,7 @@ def _tell_once(options: Options, say: Narrator) -> int:
     ok = False
     try:
         story = _prepare(options, place, say)
-        ok = _play(story, place, options)
+        ok = _play(story)
     finally:
         say.act("Cleaning up")
         cleaned = _stop(place, say) == 0
@@ -124,19 +119,16 @@ def _furnish(options: Options, place: DemoFolder, say: Narrator) -> Settings:
     return write_config(place, python, options.port)
 
 
-def _play(story: Story, place: DemoFolder, options: Options) -> bool:
-    ok = False
+def _play(story: Story) -> bool:
     try:
         story.tell(story.repository.head())
-        ok = True
     except (StoryFailed, Terminal) as error:
         story.say.act("This was not as promised")
         story.say.block(str(error))
         story.say.tell("the daemon's log ends like this:")
         story.say.block(story.daemon.last_words())
-    if options.as_json:
-        print(json.dumps(story.figures.as_json(ok), indent=2), flush=True)
-    return ok
+        return False
+    return True
 
 
 def _stop(place: DemoFolder, say: Narrator) -> int:
@@ -152,10 +144,9 @@ def _stop(place: DemoFolder, say: Narrator) -> int:
 
 
 def _say_goodbye(story: Story, place: DemoFolder, say: Narrator) -> None:
-    tally = story.figures.tally
-    say.act(f"All as promised: requests {tally.requests}, lost {tally.lost}. It stays running.")
+    say.act("All as promised. It stays running.")
     say.block(
-        f"""ask it     curl {story.url}/v1/completions -H 'Content-Type: application/json' \\
+        f"""ask it     curl http://{story.address}/v1/completions -H 'Content-Type: application/json' \\
              -d '{{"model": "tiny", "prompt": "hello", "max_tokens": 16}}'
 look       {command_line(place, "status")}
 change it  git clone {place.repository} models && cd models

@@ -19,12 +19,12 @@ from typing import Any
 import yaml
 
 from reconciler.config.settings import Settings
-from reconciler.demo.judge import Answer, Caller, Question, Verdict, ways_to
-from reconciler.demo.load import Load
 from reconciler.demo.repository import Repository
 from reconciler.host.inventory import Inventory, ReplicaRecord
 from reconciler.host.teardown import end_workloads
 from reconciler.web.client import DaemonClient, NoDaemon
+from tests.support.judge import Answer, Caller, Question, Verdict, ways_to
+from tests.support.load import Load
 from tests.support.ports import free_port
 
 LAYOUT = Path(__file__).parents[2] / "repo_layout"

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from reconciler.demo.judge import Verdict
 from tests.e2e.rig import Rig
+from tests.support.judge import Verdict
 
 pytestmark = pytest.mark.e2e
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from reconciler.demo.load import Load
 from tests.machines.machine import NoMachine, check
+from tests.support.load import Load
 
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)

@@ -14,14 +14,14 @@ from typing import Any
 
 import yaml
 
-from reconciler.demo.judge import Answer
-from reconciler.demo.load import Load
 from reconciler.host.staging.fetcher import USER as FETCHER
 from reconciler.host.workload import place_of
 from tests.e2e.rig import CRASHING, Rig
 from tests.machines.machine import Machine
 from tests.machines.network import LoadThere, Network
 from tests.support.engine.fixtures import Place
+from tests.support.judge import Answer
+from tests.support.load import Load
 
 ROOT = Path(__file__).parents[2]
 USER = "reconciler-engine"

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from reconciler.demo.judge import Answer, Caller, Question, Verdict, ways_to
 from tests.machines.conftest import MakeRig
 from tests.machines.installed import UNIT, InstalledRig
+from tests.support.judge import Answer, Caller, Question, Verdict, ways_to
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.demo.judge import Answer, Caller, Question, Verdict, ways_to
-from reconciler.demo.load import Load
+from tests.support.judge import Answer, Caller, Question, Verdict, ways_to
+from tests.support.load import Load
 
 WAYS = ways_to("default", "tiny")
 TOKENS = 4

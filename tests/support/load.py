@@ -1,6 +1,6 @@
 """A constant load of streams and keep-alive requests, and the count of what became of each.
 
-The demo and the end-to-end tests run it while something changes; `lost 0` is the promise that it checks.
+The end-to-end tests run it while something changes; `lost 0` is the promise that it checks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from reconciler.demo.judge import Answer, Caller, Question, Verdict, Way
+from tests.support.judge import Answer, Caller, Question, Verdict, Way
 
 # So few different reasons are kept: a broken proxy can invent a new one for each request.
 _MOST_REASONS = 20
