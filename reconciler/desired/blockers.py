@@ -82,7 +82,7 @@ def closed_arguments(
     for index, flag, path, where in (*said, *paths_in_mounted_config(spec, flags)):
         if is_closed(path) and not any(is_below(path, each) for each in spec.mounted_paths):
             text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
-            yield Reason(ReasonCode.FILE_CLOSED, text, origin_of_word(spec, indices[index], argument_origins))
+            yield Reason(ReasonCode.PATH_NOT_ALLOWED, text, origin_of_word(spec, indices[index], argument_origins))
 
 
 def _covered_by(path: str, engine: EngineSettings) -> str:
@@ -118,7 +118,7 @@ def _missing_config_maps(mount: Mount, origins: Origins) -> Iterator[Reason]:
         if kind not in ("", "secret"):
             text = f"fetching {shown(mount.uri)} needs {kind} {what.partition('/')[0]} for {needed_for}"
             yield Reason(
-                ReasonCode.MISSING_CONFIG_MAP, f"{text}, which is not in git beside it", origins.of_storage(mount.uri)
+                ReasonCode.CONFIG_MAP_NOT_FOUND, f"{text}, which is not in git beside it", origins.of_storage(mount.uri)
             )
 
 
@@ -134,30 +134,33 @@ def storage_obstacle(mount: Mount, target: TargetSettings) -> tuple[ReasonCode, 
     uri = shown(mount.uri)
     scheme, separator, rest = uri.partition("://")
     if ".." in rest.split("/") or ".." in uri.split("/"):
-        return ReasonCode.STORAGE_UNSUPPORTED, f"{uri} climbs out of its folder with `..`"
+        return ReasonCode.UNSUPPORTED_STORAGE, f"{uri} climbs out of its folder with `..`"
     if "\0" in unquote(mount.uri):
-        return ReasonCode.STORAGE_UNSUPPORTED, f"{mount.uri!a} holds a NUL character, which no path may"
+        return ReasonCode.UNSUPPORTED_STORAGE, f"{mount.uri!a} holds a NUL character, which no path may"
     match SOURCE_BY_SCHEME.get(scheme if separator else ""):
         case ModelSource.FOLDER if (rest if separator else uri).startswith("/"):
             if _is_closed(unquote(rest) if separator else uri, target):
-                return ReasonCode.FOLDER_CLOSED, f"{uri}: {CLOSED}; keep models in a folder of their own"
+                return ReasonCode.PATH_NOT_ALLOWED, f"{uri}: {CLOSED}; keep models in a folder of their own"
             return None
         case ModelSource.CLAIM:
             return _volume_obstacle(uri, rest.partition("/")[0], target)
         case ModelSource.FOLDER | None:
-            return ReasonCode.STORAGE_UNSUPPORTED, _not_supported(uri)
+            return ReasonCode.UNSUPPORTED_STORAGE, _not_supported(uri)
         case _ if rest.strip("/"):
             return None
         case _:
             text = f"{uri} names nothing to fetch; write for example {scheme}://BUCKET/FOLDER"
-            return ReasonCode.STORAGE_UNSUPPORTED, text
+            return ReasonCode.UNSUPPORTED_STORAGE, text
 
 
 def _volume_obstacle(uri: str, claim: str, target: TargetSettings) -> tuple[ReasonCode, str] | None:
     if claim in target.volumes:
         return None
     known = ", ".join(sorted(target.volumes)) or "none"
-    return ReasonCode.NO_VOLUME, f"{uri}: targets[].volumes names no folder for the claim {claim} (it names {known})"
+    return (
+        ReasonCode.CLAIM_NOT_FOUND,
+        f"{uri}: targets[].volumes names no folder for the claim {claim} (it names {known})",
+    )
 
 
 def _not_supported(uri: str) -> str:

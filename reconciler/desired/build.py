@@ -169,7 +169,9 @@ def _doubled(manifest: Manifest, group: Sequence[Manifest]) -> Reason:
     more = len(group) - 1 - len(named)
     others = " and ".join([*named, *([f"{more} more places"] if more else [])])
     return Reason(
-        ReasonCode.DUPLICATE, f"{manifest.kind} {manifest.name} is also written at {others}; keep one", manifest.origin
+        ReasonCode.DUPLICATE_OBJECT,
+        f"{manifest.kind} {manifest.name} is also written at {others}; keep one",
+        manifest.origin,
     )
 
 
@@ -185,7 +187,7 @@ def _notes(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> 
             yield Reason(ReasonCode.HOST_NAME_MISMATCH, text, each.origin_of(("metadata", "name")))
         if each.origin.file != own_file(target) and cordon_of(each):
             text = f"this file does not speak for {target.name}, {own_file(target)} does; not followed"
-            yield Reason(ReasonCode.HOST_ELSEWHERE, text, each.origin_of(("spec", "unschedulable")))
+            yield Reason(ReasonCode.HOST_DOCUMENT_IGNORED, text, each.origin_of(("spec", "unschedulable")))
     for each in manifests.documents:
         if each.kind != SERVICE and (found := of_document(each, TargetKind.HOST)):
             yield found.reason

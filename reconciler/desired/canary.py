@@ -25,7 +25,9 @@ def with_canary(service: Manifest, stable: Desired, describe: Callable[[Manifest
         return replace(stable, spec=None, digest="", problems=other.problems, warnings=warnings)
     if other.digest == stable.digest:
         text = "the canary is the same as the predictor beside it; nothing runs for it"
-        return replace(stable, warnings=(*warnings, Reason(ReasonCode.SAME_CANARY, text, service.origin_of(_PATH))))
+        return replace(
+            stable, warnings=(*warnings, Reason(ReasonCode.CANARY_UNCHANGED, text, service.origin_of(_PATH)))
+        )
     if not other.replicas:
         return replace(stable, warnings=warnings)
     percent = int(entry.get("trafficPercent") or 0)

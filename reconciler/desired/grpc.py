@@ -19,11 +19,11 @@ def unlike_its_port(container: Mapping[str, Any], spec: EffectiveSpec, origins: 
     if named and not is_grpc:
         text = f"a port named {_NAME} says gRPC, but this command starts an HTTP server, which is what is served here"
         yield Reason(
-            ReasonCode.PORT_UNLIKE_SERVER,
+            ReasonCode.PORT_PROTOCOL_MISMATCH,
             f"{text}; add --grpc, or rename the port",
             origins.of_container_field("ports"),
         )
     if is_grpc and not named:
         text = f"gRPC is served here, but KServe sends HTTP/1.1 to a port that is not named {_NAME}"
         where = origins.of_container_field("ports" if container.get("ports") else "args")
-        yield Reason(ReasonCode.PORT_UNLIKE_SERVER, f"{text}; name the containerPort of gRPC {_NAME}", where)
+        yield Reason(ReasonCode.PORT_PROTOCOL_MISMATCH, f"{text}; name the containerPort of gRPC {_NAME}", where)

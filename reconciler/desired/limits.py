@@ -87,7 +87,7 @@ def too_large(spec: EffectiveSpec, origin: Origin) -> Reason | None:
     else:
         return None
     text = f"its container gets {what}. Leave some out, or put them into files that come with the model"
-    return Reason(ReasonCode.TOO_LARGE, text, origin)
+    return Reason(ReasonCode.SPEC_TOO_LARGE, text, origin)
 
 
 def spec_size(spec: EffectiveSpec) -> Size:
@@ -172,7 +172,7 @@ def first(reasons: tuple[Reason, ...], most: int) -> tuple[Reason, ...]:
     if len(reasons) <= most:
         return shown
     text = f"{len(reasons) - most + 1:,} more findings are left out; correct these first"
-    return (*shown[:-1], Reason(ReasonCode.MORE_FINDINGS, text, reasons[most - 1].origin))
+    return (*shown[:-1], Reason(ReasonCode.FINDINGS_OMITTED, text, reasons[most - 1].origin))
 
 
 def shortened(reason: Reason) -> Reason:

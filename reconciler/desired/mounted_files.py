@@ -32,14 +32,14 @@ def file_obstacles(
             yield from _unknown(file, f"the volume mounted at {volume.path}", where, around)
         if volume.sub_path and _is_known(volume) and not _has(volume, volume.sub_path):
             text = f"subPath {volume.sub_path} of the volume mounted at {volume.path}: {_no_such(volume)}"
-            yield Reason(ReasonCode.FILE_MISSING, text, where)
+            yield Reason(ReasonCode.FILE_NOT_FOUND, text, where)
     flags, indices = server_flags(spec, names)
     for one in named_files(flags) if spec.files else ():
         inner = _innermost(one.path, spec)
         if inner is not None and _is_known(inner) and not _serves(inner, one):
             origin = origin_of_word(spec, indices[one.index], argument_origins)
             text = f"{one.flag} {one.path}: {_no_such(inner)}; add it, or name one of these"
-            yield Reason(ReasonCode.FILE_MISSING, text, origin or origins.of_volume_mount(inner.path))
+            yield Reason(ReasonCode.FILE_NOT_FOUND, text, origin or origins.of_volume_mount(inner.path))
 
 
 def paths_in_mounted_config(spec: EffectiveSpec, flags: Sequence[str]) -> Iterator[tuple[int, str, str, str]]:
@@ -60,7 +60,7 @@ def missing_source(source: str, who: str, where: Origin, around: Surroundings) -
         holder, _, key = what.partition("/")
         part = "all of" if key == ALL_KEYS else f'key "{key}" of'
         yield Reason(
-            ReasonCode.MISSING_CONFIG_MAP, f"{who} needs {part} ConfigMap {holder}, {_why(holder, around)}", where
+            ReasonCode.CONFIG_MAP_NOT_FOUND, f"{who} needs {part} ConfigMap {holder}, {_why(holder, around)}", where
         )
     elif kind == "field" and not given_at_start(source):
         text = f"{who} needs {what} of a pod; a host has none"
@@ -68,7 +68,7 @@ def missing_source(source: str, who: str, where: Origin, around: Surroundings) -
             text = f"{who} needs {what}, which is not set; add it to the container's resources"
         elif what.startswith(("limits.", "requests.")):
             text = f"{who} needs {what}, which no pod tells; ask for cpu, memory, ephemeral-storage or hugepages"
-        yield Reason(ReasonCode.FIELD_UNSUPPORTED, text, where)
+        yield Reason(ReasonCode.UNSUPPORTED_FIELD, text, where)
 
 
 def _why(config_map: str, around: Surroundings) -> str:

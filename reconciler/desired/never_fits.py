@@ -76,11 +76,11 @@ def ignored_resources(container: Mapping[str, Any], origins: Origins) -> Iterato
     given = container.get("resources") or {}
     if given.get("claims"):
         text = f"resources: claims are ignored on a host, which leases what limits name, for example {GPU}"
-        yield Reason(ReasonCode.IGNORED, text, origins.of_container_field("resources", "claims"))
+        yield Reason(ReasonCode.FIELD_IGNORED, text, origins.of_container_field("resources", "claims"))
     for name in sorted({*(given.get("limits") or {}), *(given.get("requests") or {})} - {"cpu", "memory"}):
         if "/" not in name:
             text = f"resources: {name} is ignored on a host, which counts cpu, memory, {GPU} and MIG devices"
-            yield Reason(ReasonCode.IGNORED, text, origins.of_limit(name))
+            yield Reason(ReasonCode.FIELD_IGNORED, text, origins.of_limit(name))
 
 
 def not_at_once(services: Iterable[Desired], target: TargetSettings, measured: Capacity | None) -> Iterator[Reason]:
@@ -95,7 +95,7 @@ def not_at_once(services: Iterable[Desired], target: TargetSettings, measured: C
             if lacks := ledger.lacks(need, one.id):
                 text = f"{number} of {one.replicas} replicas fit on this host beside the other services of these files"
                 why = "; ".join(each.message for each in lacks)
-                yield Reason(ReasonCode.NOT_AT_ONCE, f"{text}: {why}", one.resources_origin or one.origin)
+                yield Reason(ReasonCode.INSUFFICIENT_CAPACITY, f"{text}: {why}", one.resources_origin or one.origin)
                 break
             ledger.take(need, one.id)
 

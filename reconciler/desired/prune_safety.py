@@ -45,7 +45,7 @@ def possible_runtimes(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reas
 
 def _missing(snapshot: Snapshot, so_what: str) -> Iterator[Reason]:
     for path in snapshot.missing:
-        yield Reason(ReasonCode.PATH_MISSING, f"{path}/ is missing from git; {so_what}", Origin(f"{path}/", 1))
+        yield Reason(ReasonCode.PATH_NOT_FOUND, f"{path}/ is missing from git; {so_what}", Origin(f"{path}/", 1))
 
 
 def own_file(target: TargetSettings) -> str:

@@ -39,7 +39,7 @@ class RefusedDocument:
     def reasons(self) -> tuple[Reason, ...]:
         """Each flaw with its line."""
         return tuple(
-            Reason(ReasonCode.DOCUMENT_REFUSED, message, self.manifest.origin_of(path)) for path, message in self.flaws
+            Reason(ReasonCode.INVALID_DOCUMENT, message, self.manifest.origin_of(path)) for path, message in self.flaws
         )
 
     def reason_for(self, service: ServiceId) -> Reason:
@@ -50,7 +50,7 @@ class RefusedDocument:
             f"{self.manifest.kind} {self.manifest.name} is refused: {first.message}{others}; "
             f"{service} depends on it and keeps what runs until this is corrected"
         )
-        return Reason(ReasonCode.DOCUMENT_REFUSED, text, first.origin)
+        return Reason(ReasonCode.INVALID_DOCUMENT, text, first.origin)
 
 
 @dataclass(frozen=True, slots=True)

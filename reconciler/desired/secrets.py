@@ -57,12 +57,12 @@ class Keyring:
         if place in self.store.secrets:
             found = self.store.secrets[place]
             keys = ", ".join(sorted(found.data)) or "none"
-            return ReasonCode.MISSING_SECRET, f"which has no such key (it has: {keys}); add it at {found.origin}"
+            return ReasonCode.SECRET_NOT_FOUND, f"which has no such key (it has: {keys}); add it at {found.origin}"
         if refused := self.store.refused.get(place):
             code = (
                 ReasonCode.SECRETS_UNREADABLE
                 if refused.code is ReasonCode.SECRETS_UNREADABLE
-                else ReasonCode.MISSING_SECRET
+                else ReasonCode.SECRET_NOT_FOUND
             )
             return code, f"which is refused: {refused}"
         if self.store.unavailable:
@@ -71,10 +71,10 @@ class Keyring:
                 f"and nobody can tell whether it is there: {self.store.unavailable[0]}",
             )
         if self.unread:
-            return ReasonCode.MISSING_SECRET, f"which may be what cannot be read: {self.unread}"
+            return ReasonCode.SECRET_NOT_FOUND, f"which may be what cannot be read: {self.unread}"
         home = self.target.secrets.directory or f"a folder that targets[].secrets.directory of {self.target.name} names"
         text = f"which this host does not have in namespace {self.namespace}; put a manifest of it into {home}"
-        return ReasonCode.MISSING_SECRET, f"{text}, or encrypt it into git with SOPS"
+        return ReasonCode.SECRET_NOT_FOUND, f"{text}, or encrypt it into git with SOPS"
 
 
 def keyring(

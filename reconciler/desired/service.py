@@ -228,12 +228,12 @@ def _unsure_of_runtime(
         return
     if runtime in context.doubled:
         text = f"its runtime {runtime.name} ({runtime.origin}) is written more than once; keep one"
-        yield Reason(ReasonCode.DUPLICATE, text, service.origin)
+        yield Reason(ReasonCode.DUPLICATE_OBJECT, text, service.origin)
     named = _names_runtime(service)
     if context.uncertain and (not named or runtime.kind == "ClusterServingRuntime"):
         first = context.uncertain[0]
         text = f"{first} - and that may hold the runtime this service would get; what runs is kept until it is readable"
-        yield Reason(ReasonCode.RUNTIME_UNCERTAIN, text, service.origin)
+        yield Reason(ReasonCode.DEPENDENCY_UNREADABLE, text, service.origin)
 
 
 def _names_runtime(service: Manifest) -> bool:
@@ -247,14 +247,14 @@ def _port_doubts(
 ) -> Iterator[Reason]:
     if doubt := doubtful_port(spec, container.get("ports") or ()):
         where = origin_of_word(spec, doubt.index, argument_origins) or origins.of_container_field("args")
-        yield Reason(ReasonCode.OTHER_PORT, doubt.message, where)
+        yield Reason(ReasonCode.PORT_MISMATCH, doubt.message, where)
 
 
 def _collocated(case: Case) -> Iterator[Reason]:
     """A transformer in the model's own pod: KServe sends it all requests, which a host's proxy sends to the engine."""
     if any(each.get("name") == TRANSFORMER_CONTAINER for each in case.resolved.pod.get("containers") or ()):
         text = f"container {TRANSFORMER_CONTAINER} cannot be honoured on a host: all requests go to it; {ELSEWHERE}"
-        yield Reason(ReasonCode.NOT_ON_HOSTS, text, case.origins.of_entry("containers", TRANSFORMER_CONTAINER))
+        yield Reason(ReasonCode.UNSUPPORTED_FIELD, text, case.origins.of_entry("containers", TRANSFORMER_CONTAINER))
 
 
 def _left_out(case: Case) -> Iterator[Reason]:

@@ -65,7 +65,7 @@ class FieldSupport:
     effect: Effect
     note: str = ""
     unless: Fact | None = None
-    code: ReasonCode = ReasonCode.IGNORED
+    code: ReasonCode = ReasonCode.FIELD_IGNORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _yes(note: str = "") -> FieldSupport:
     return FieldSupport(Effect.HONOURED, note)
 
 
-def _no(note: str, unless: Fact | None = None, code: ReasonCode = ReasonCode.IGNORED) -> FieldSupport:
+def _no(note: str, unless: Fact | None = None, code: ReasonCode = ReasonCode.FIELD_IGNORED) -> FieldSupport:
     return FieldSupport(Effect.IGNORED, note, unless, code)
 
 
@@ -112,7 +112,7 @@ def _idle(note: str, unless: Fact | None = None) -> FieldSupport:
     return FieldSupport(Effect.NO_EFFECT, note, unless, ReasonCode.NO_EFFECT)
 
 
-def _error(note: str, unless: Fact | None = None, code: ReasonCode = ReasonCode.NOT_ON_HOSTS) -> FieldSupport:
+def _error(note: str, unless: Fact | None = None, code: ReasonCode = ReasonCode.UNSUPPORTED_FIELD) -> FieldSupport:
     return FieldSupport(Effect.REFUSED, note, unless, code)
 
 

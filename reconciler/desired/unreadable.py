@@ -64,4 +64,4 @@ def _needed(
 def _reason(service: ServiceId, kind: str, found: Reason) -> Reason:
     what = f"ConfigMap {SETTINGS}" if kind == _SETTINGS else f"a {kind} that {service} needs"
     text = f"{found.message}; this may be {what}, so what runs is kept until it is readable"
-    return Reason(ReasonCode.DOCUMENT_UNCERTAIN, text, found.origin)
+    return Reason(ReasonCode.DEPENDENCY_UNREADABLE, text, found.origin)

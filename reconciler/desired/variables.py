@@ -30,7 +30,7 @@ def ignored_variables(spec: EffectiveSpec, ring: Keyring, origins: Origins) -> I
         if name not in engine.env:
             hint = f"the host's own settings may give it: targets[].engines[].env of {ring.target.name}"
             text = f"variable {name} is ignored on a host: {_WHY}; {hint}"
-            yield Reason(ReasonCode.IGNORED, text, origins.of_variable(key))
+            yield Reason(ReasonCode.FIELD_IGNORED, text, origins.of_variable(key))
 
 
 def _ignored_while_fetching(spec: EffectiveSpec, ring: Keyring, origins: Origins) -> Iterator[Reason]:
@@ -40,7 +40,7 @@ def _ignored_while_fetching(spec: EffectiveSpec, ring: Keyring, origins: Origins
             if name not in storage.env:
                 hint = f"the host's own settings may give it: targets[].storage.env of {ring.target.name}"
                 text = f"variable {name} is ignored while {shown(mount.uri)} is fetched on a host: {_CODE}; {hint}"
-                yield Reason(ReasonCode.IGNORED, text, origins.of_storage(mount.uri))
+                yield Reason(ReasonCode.FIELD_IGNORED, text, origins.of_storage(mount.uri))
 
 
 def _named(spec: EffectiveSpec, ring: Keyring) -> Iterator[tuple[str, str]]:

@@ -282,7 +282,7 @@ class _Builder:
 
     def _too_many(self, line: int) -> YamlProblem:
         if self.nodes > MAX_NODES:
-            return YamlProblem(line, f"more than {MAX_NODES} values in one document", ReasonCode.TOO_LARGE)
+            return YamlProblem(line, f"more than {MAX_NODES} values in one document", ReasonCode.TOO_MANY_VALUES)
         text = "the aliases of this file expand to too many values; write the values out, or split the file"
         return YamlProblem(line, text, ReasonCode.TOO_MANY_VALUES)
 

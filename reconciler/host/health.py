@@ -74,7 +74,7 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[ReasonCod
     """A code and a sentence when a replica has failed, else None."""
     when = "before it was ready" if replica.ready_at is None else "while it served"
     if is_stopped_by_hand(replica):
-        return (ReasonCode.STOPPED_BY_HAND, replica.drift)
+        return (ReasonCode.STOPPED_MANUALLY, replica.drift)
     if not replica.alive:
         status = "" if replica.exit_code is None else f" with status {replica.exit_code}"
         killed = "; SIGKILL is what the kernel sends when memory is short" if replica.exit_code == -9 else ""
@@ -88,7 +88,7 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[ReasonCod
     # One that answers is ready, though a full disk may keep us from writing that down.
     waited = now - max(replica.created_at, replica.watched_since)
     if replica.ready_at is None and not replica.ready_now and waited > patience.ready_timeout:
-        return (ReasonCode.NOT_READY_IN_TIME, f"not ready within {patience.ready_timeout:g} s of its start")
+        return (ReasonCode.PROGRESS_DEADLINE_EXCEEDED, f"not ready within {patience.ready_timeout:g} s of its start")
     return None
 
 

@@ -50,7 +50,7 @@ from reconciler.model import (
 from reconciler.model.model_sources import fetched
 
 # Without them nobody knows by whose leave a model is fetched, and so not under which key it is kept.
-_SECRETS_MISSING = frozenset({ReasonCode.MISSING_SECRET, ReasonCode.SECRETS_UNREADABLE})
+_SECRETS_MISSING = frozenset({ReasonCode.SECRET_NOT_FOUND, ReasonCode.SECRETS_UNREADABLE})
 _LEAVING = frozenset({ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE})
 # Seconds after which nobody waits any more for one that does not end.
 _STUCK = 60.0
@@ -382,7 +382,7 @@ def _left_alone(s: ServiceContext) -> Decision:
 
 
 def _nothing(desired: DesiredState, observed: Unreachable) -> Plan:
-    reason = Reason(ReasonCode.UNREACHABLE, observed.reason)
+    reason = Reason(ReasonCode.TARGET_UNREACHABLE, observed.reason)
     verdicts = {
         service.id: ServicePlan(service.id, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason))
         for service in desired.services

@@ -20,7 +20,7 @@ _FIELDS = {
 
 def later(what: str, *path: Any) -> Issue:
     """The warning about one field or value."""
-    return Issue(ReasonCode.LATER_VERSION, f"{what} needs KServe {VERSION}; 0.20 refuses it", path)
+    return Issue(ReasonCode.NEWER_VERSION_REQUIRED, f"{what} needs KServe {VERSION}; 0.20 refuses it", path)
 
 
 def later_fields(document: Mapping[str, Any]) -> Iterator[Issue]:

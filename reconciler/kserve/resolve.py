@@ -85,13 +85,13 @@ def resolve(service: Mapping[str, Any], cluster: ClusterObjects, *, may_use_secr
     """
     admitted = admit(service, cluster.default_namespace, cluster.secrets if may_use_secrets else {}, cluster.profiles)
     clean, flaws = api_server.read(admitted.service, mutated=True)
-    errors = [Issue(ReasonCode.INVALID, flaw.message, flaw.path) for flaw in flaws]
+    errors = [Issue(ReasonCode.INVALID_DOCUMENT, flaw.message, flaw.path) for flaw in flaws]
     metadata = {"namespace": cluster.default_namespace, **(clean.get("metadata") or {})}
     defaulted = with_defaults(
         {**clean, "metadata": metadata}, cluster.config, cluster.local_models(metadata["namespace"])
     )
     if refused := refusal(defaulted, cluster.config):
-        errors.append(Issue(ReasonCode.REFUSED, str(refused), refused.path))
+        errors.append(Issue(ReasonCode.ADMISSION_DENIED, str(refused), refused.path))
     found = _Resolution(defaulted, cluster, errors).resolved()
     warnings, absent = (*admitted.warnings, *found.warnings), (*admitted.absent, *found.cluster_errors)
     return replace(found, warnings=warnings, cluster_errors=absent) if admitted.warnings or admitted.absent else found
@@ -181,7 +181,7 @@ class _Resolution:
             return None
         text = f'"{title}" is the display name of {found[0].kind} {found[0].name}, which is used; KServe itself wants '
         path = ("spec", "predictor", "model", "runtime")
-        self._warnings.append(Issue(ReasonCode.DISPLAY_NAME, f"{text}runtime: {found[0].name}", path))
+        self._warnings.append(Issue(ReasonCode.AMBIGUOUS_DISPLAY_NAME, f"{text}runtime: {found[0].name}", path))
         return found[0]
 
     def _first(self, model: Mapping[str, Any], supporting: tuple[Runtime, ...]) -> Refusal | None:

@@ -167,7 +167,7 @@ class Reconciler:
         try:
             return self.desired(snapshot)
         except (NotUnderstood, Retryable) as error:
-            unknown = Reason(ReasonCode.NOT_UNDERSTOOD, str(error))
+            unknown = Reason(ReasonCode.EVALUATION_FAILED, str(error))
             state = DesiredState(
                 self._settings.name,
                 snapshot.revision if snapshot else "",

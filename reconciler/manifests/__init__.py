@@ -76,7 +76,7 @@ __all__ = [
 
 
 # What is hidden or ignored is passed over on purpose.
-_SILENT = (ReasonCode.HIDDEN, ReasonCode.IGNORED)
+_SILENT = (ReasonCode.HIDDEN, ReasonCode.FILE_IGNORED)
 # Of all files together: values that aliases make beyond what is written.
 MAX_EXPANDED = 300_000
 

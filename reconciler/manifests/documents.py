@@ -64,13 +64,13 @@ class _Incomplete(Exception):
 def read_file(path: str, data: bytes, max_bytes: int = MAX_FILE_BYTES, max_documents: int = MAX_DOCUMENTS) -> Manifests:
     """The documents of one file; it never raises for bad input."""
     if len(data) > max_bytes:
-        return unreadable(path, 1, ReasonCode.TOO_LARGE, f"larger than {max_bytes >> 10} KiB; split it")
+        return unreadable(path, 1, ReasonCode.FILE_TOO_LARGE, f"larger than {max_bytes >> 10} KiB; split it")
     try:
         text = check_text(data)
     except YamlProblem as problem:
         return unreadable(path, problem.line, problem.code, problem.message)
     if why := left_behind(text):
-        return unreadable(path, 1, ReasonCode.NOT_THE_FILE, why)
+        return unreadable(path, 1, ReasonCode.UNRESOLVED_FILE, why)
     return _tidy(path, joined(_read_documents(path, text, max_documents)))
 
 
@@ -82,7 +82,9 @@ def _read_documents(path: str, text: bytes, max_documents: int) -> list[Manifest
         if number == max_documents or problems >= MAX_PROBLEMS:
             what = f"{max_documents} documents" if number == max_documents else f"{problems} errors"
             parts.append(
-                unreadable(path, line, ReasonCode.TOO_LARGE, f"{what} so far; the rest of this file is not read")
+                unreadable(
+                    path, line, ReasonCode.TOO_MANY_DOCUMENTS, f"{what} so far; the rest of this file is not read"
+                )
             )
             break
         parts.append(_read_safely(path, line, chunk, budget))
@@ -161,7 +163,7 @@ def _broken(path: str, line: int, problem: YamlProblem, chunk: bytes) -> Manifes
     kind = kind_of_broken(chunk)
     down, template = find_template(chunk, path, problem.line - line)
     if template:
-        problem = YamlProblem(line + down, template, ReasonCode.NOT_RENDERED)
+        problem = YamlProblem(line + down, template, ReasonCode.TEMPLATE_NOT_RENDERED)
     if kind is None or (path.endswith(".json") and has_no_kind(chunk)):
         return _noted(path, problem.line, f"cannot be parsed ({problem.message}), and is not one of ours; ignored")
     settings = SETTINGS.encode() in chunk
@@ -247,7 +249,7 @@ def _with_unfilled(found: Manifests) -> Manifests:
 def _not_filled_in(draft: Manifest) -> Iterator[Reason]:
     for fields, said in unfilled(draft.data, draft.origin.file):
         where = ".".join(map(str, fields))
-        yield Reason(ReasonCode.NOT_RENDERED, f"{where}: {said}", draft.origin_of(fields))
+        yield Reason(ReasonCode.TEMPLATE_NOT_RENDERED, f"{where}: {said}", draft.origin_of(fields))
 
 
 def _has_both(value: Any) -> bool:

@@ -235,4 +235,4 @@ def _not_listed(file: File, by: str) -> Reason | None:
     # A name seen from the file is right however the tree is called.
     name = posixpath.relpath(by, folder_of(file.path) or ".") if by else ""
     text = f"it is not listed by {name}" if by else "its folder is a Component, which no kustomization here uses"
-    return Reason(ReasonCode.NOT_LISTED, f"not read: {text}", Origin(file.path, 1))
+    return Reason(ReasonCode.NOT_IN_KUSTOMIZATION, f"not read: {text}", Origin(file.path, 1))

@@ -76,7 +76,7 @@ def _read_given(path: Path) -> Iterator[Manifests | _Found]:
         found += isinstance(part, _Found) or bool(part.unreadable)
         if found > MAX_FILES:
             yield unreadable(
-                _shown(path), 1, ReasonCode.TOO_LARGE, f"more than {MAX_FILES} files; the rest is not read"
+                _shown(path), 1, ReasonCode.FOLDER_TOO_LARGE, f"more than {MAX_FILES} files; the rest is not read"
             )
             return
         yield part
@@ -113,7 +113,7 @@ class _Tree:
         try:
             self.ignore.add("" if name == "." else name, data, _shown(file))
         except ManifestError as error:
-            yield unreadable(error.file, error.line, ReasonCode.INVALID_IGNORE, error.message)
+            yield unreadable(error.file, error.line, ReasonCode.INVALID_IGNORE_FILE, error.message)
 
 
 def _top_of(path: Path) -> Path:
@@ -161,10 +161,10 @@ def _below(folder: Path, tree: _Tree) -> Iterator[Manifests | _Found]:
         folders[:] = sorted(name for name in folders if _counts(here / name, tree))
         for name in list(folders):
             if (here / name).is_symlink():
-                yield unreadable(_shown(here / name), 1, ReasonCode.REFUSED, "is a link; only real folders are read")
+                yield unreadable(_shown(here / name), 1, ReasonCode.SYMLINK, "is a link; only real folders are read")
             elif os.path.lexists(here / name / ".git"):
                 folders.remove(name)
-                yield unreadable(_shown(here / name), 1, ReasonCode.REFUSED, "is a submodule; put its files here")
+                yield unreadable(_shown(here / name), 1, ReasonCode.SUBMODULE, "is a submodule; put its files here")
         for name in sorted(files):
             if _counts(here / name, tree):
                 yield from _read_found(here / name, tree)
@@ -188,7 +188,7 @@ def _read_found(path: Path, tree: _Tree) -> Iterator[Manifests | _Found]:
             yield Manifests(notes=(misnamed(_shown(path)),))
     elif path.is_symlink() and not _leads_to_file(path, tree):
         yield unreadable(
-            _shown(path), 1, ReasonCode.REFUSED, "is a link that may stand for a folder; only real ones are read"
+            _shown(path), 1, ReasonCode.SYMLINK, "is a link that may stand for a folder; only real ones are read"
         )
 
 
@@ -216,11 +216,11 @@ def _content(path: Path, most: int, *, follow: bool) -> bytes | Manifests:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
         if not follow and path.is_symlink():
-            return unreadable(_shown(path), 1, ReasonCode.REFUSED, "is a link; only real files are read")
+            return unreadable(_shown(path), 1, ReasonCode.SYMLINK, "is a link; only real files are read")
         return unreadable(_shown(path), 1, ReasonCode.UNREADABLE, f"cannot be read: {error.strerror}")
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return unreadable(_shown(path), 1, ReasonCode.REFUSED, "is not a regular file")
+            return unreadable(_shown(path), 1, ReasonCode.NOT_A_REGULAR_FILE, "is not a regular file")
         return file.read(most)
 
 

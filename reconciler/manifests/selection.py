@@ -42,7 +42,7 @@ def is_near_manifest(path: str) -> bool:
 def misnamed(path: str) -> Reason:
     """What is said of such a file where it holds what a manifest does."""
     text = f"not read, though it holds what a manifest does: names end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-    return Reason(ReasonCode.NOT_A_MANIFEST_NAME, text, Origin(path, 1))
+    return Reason(ReasonCode.MISNAMED_MANIFEST, text, Origin(path, 1))
 
 
 def is_hidden(path: str, roots: Iterable[str]) -> bool:
@@ -78,7 +78,11 @@ class _Rules:
         if found.include is None or found.index is None:
             return None
         number, text = self.lines[found.index]
-        return Reason(ReasonCode.IGNORED, f"ignored by `{text}`", Origin(self.file, number)) if found.include else False
+        return (
+            Reason(ReasonCode.FILE_IGNORED, f"ignored by `{text}`", Origin(self.file, number))
+            if found.include
+            else False
+        )
 
 
 class Ignore:

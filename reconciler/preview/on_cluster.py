@@ -157,7 +157,7 @@ def _port_doubts(resolved: Resolved) -> Iterator[Issue]:
             if doubt := doubtful_port(spec, container.get("ports") or ()):
                 index = -1 if doubt.index is None else doubt.index - len(command)
                 place = ("containers", number, "args", index) if index >= 0 else ()
-                yield Issue(ReasonCode.OTHER_PORT, doubt.message, ("spec", "predictor", "model"), place)
+                yield Issue(ReasonCode.PORT_MISMATCH, doubt.message, ("spec", "predictor", "model"), place)
 
 
 def _variable(entry: Mapping[str, Any]) -> EnvVar:

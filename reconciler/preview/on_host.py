@@ -163,7 +163,7 @@ def _refusals(wanted: DesiredState) -> Iterator[Reason]:
     for service in wanted.services:
         yield from service.problems
         yield from (each for each in _blocked(service) if not _is_of_this_machine(each))
-    yield from (note for note in wanted.notes if note.code is ReasonCode.NOT_ON_HOSTS)
+    yield from (note for note in wanted.notes if note.code is ReasonCode.UNSUPPORTED_FIELD)
 
 
 def _blocked(service: Desired) -> tuple[Reason, ...]:
@@ -190,7 +190,7 @@ def _closed_folders(
     for path, folder in _model_paths(spec, target).items():
         if any(is_below(folder, str(ours)) or is_below(str(ours), folder) for ours in closed):
             text = f"{folder}: {CLOSED}; keep models in a folder of their own"
-            yield Reason(ReasonCode.FOLDER_CLOSED, text, origins.get(path) or service.origin)
+            yield Reason(ReasonCode.PATH_NOT_ALLOWED, text, origins.get(path) or service.origin)
 
 
 def _bad_names(wanted: DesiredState) -> list[Reason]:
@@ -206,7 +206,9 @@ def _warnings(wanted: DesiredState) -> Iterator[Reason]:
         yield from (replace(why, message=f"not for this host: {why.message}") for why in service.not_here)
         yield from filter(_is_of_this_machine, _blocked(service))
     # The paths of a command need not be all that the target reads, so nothing is said about its own file.
-    yield from (note for note in wanted.notes if note.code not in (ReasonCode.NOT_PRUNABLE, ReasonCode.NOT_ON_HOSTS))
+    yield from (
+        note for note in wanted.notes if note.code not in (ReasonCode.NOT_PRUNABLE, ReasonCode.UNSUPPORTED_FIELD)
+    )
 
 
 def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: TargetSettings) -> Iterator[Reason]:

@@ -180,7 +180,7 @@ def _fit(desired: Desired | None, index: TargetIndex) -> Fit | None:
 def _unknown_health(report: TargetReport) -> Health:
     if isinstance(report.observed, Unreachable):
         return Health(HealthStatus.UNKNOWN, Reason(ReasonCode.TARGET_UNREACHABLE, report.observed.reason))
-    return Health(HealthStatus.UNKNOWN, Reason(ReasonCode.NOT_YET_SEEN, "no pass has looked at it yet"))
+    return Health(HealthStatus.UNKNOWN, Reason(ReasonCode.NOT_YET_OBSERVED, "no pass has looked at it yet"))
 
 
 def _origin(service: ServiceId, index: TargetIndex) -> str:

@@ -61,7 +61,7 @@ class Identities:
     digest: bytes = field(default=b"", repr=False)
     recipient: str = ""
     missing: str = ""
-    code: ReasonCode = ReasonCode.NO_AGE_KEY
+    code: ReasonCode = ReasonCode.NO_DECRYPTION_KEY
     alone: bool = False
 
 
@@ -129,7 +129,9 @@ class Opener:
             others = ", ".join(sorted(named))
             text = f"is encrypted for {others}, and here only the folder's own age_key_file opens anything"
             raise Unfit(
-                f"{text}; add a recipient: sops rotate -i --add-age age1… FILE", ("sops",), ReasonCode.WRONG_AGE_KEY
+                f"{text}; add a recipient: sops rotate -i --add-age age1… FILE",
+                ("sops",),
+                ReasonCode.WRONG_DECRYPTION_KEY,
             )
         if found == {"age"} and identities.path is None:
             raise Unfit(f"is encrypted, and {identities.missing}", ("sops",), identities.code)
@@ -267,7 +269,7 @@ def _explained(
             "holds a value that was changed or moved after it was encrypted", ("sops",), ReasonCode.TAMPERED_SECRET
         )
     if status == _NO_KEY and services == {"age"}:
-        return Unfit(_not_for_us(metadata, identities), ("sops", "age"), ReasonCode.WRONG_AGE_KEY)
+        return Unfit(_not_for_us(metadata, identities), ("sops", "age"), ReasonCode.WRONG_DECRYPTION_KEY)
     if status == _NO_KEY:
         words = re.findall(r"^\s+(?:- )?\| (.*)", errors, re.MULTILINE)
         text = f"no key opens it ({', '.join(sorted(services))}): {_short(' '.join(words))}; it is tried again"

@@ -168,23 +168,23 @@ def _below(root: str, entries: list[TreeEntry]) -> Iterator[TreeEntry]:
 
 
 def refuse_binary(chosen: ChosenEntries, entry: TreeEntry) -> None:
-    chosen.refuse(entry, ReasonCode.BINARY_FILE, "it holds a NUL byte, so it is not text")
+    chosen.refuse(entry, ReasonCode.NOT_TEXT, "it holds a NUL byte, so it is not text")
 
 
 def _bad_path(entry: TreeEntry) -> Reason | None:
     length = len(entry.path)
     if length > _LONGEST_PATH:
         return _reason(
-            entry, ReasonCode.PATH_TOO_LONG, f"its path has {length:,} bytes, more than {_LONGEST_PATH:,}; shorten it"
+            entry, ReasonCode.INVALID_PATH, f"its path has {length:,} bytes, more than {_LONGEST_PATH:,}; shorten it"
         )
     try:
         text = entry.path.decode()
     except UnicodeDecodeError:
-        return _reason(entry, ReasonCode.PATH_NOT_UTF8, "its path is not UTF-8; rename it")
+        return _reason(entry, ReasonCode.INVALID_PATH, "its path is not UTF-8; rename it")
     if not text.isprintable():
-        return _reason(entry, ReasonCode.UNPRINTABLE_PATH, "its path has characters that cannot be printed; rename it")
+        return _reason(entry, ReasonCode.INVALID_PATH, "its path has characters that cannot be printed; rename it")
     if any(part.lower() in (".", "..", ".git", "") for part in text.split("/")):
-        return _reason(entry, ReasonCode.PATH_OUTSIDE_REPOSITORY, "its path leaves the repository; rename it")
+        return _reason(entry, ReasonCode.INVALID_PATH, "its path leaves the repository; rename it")
     return None
 
 

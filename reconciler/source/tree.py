@@ -230,7 +230,7 @@ def _ignore(mirror: Mirror, files: list[TreeEntry], roots: tuple[str, ...]) -> t
             ignore.add(folder, contents.get(each), each.shown)
         except ManifestError as error:
             text = f"{error.message}; nothing in this folder is read"
-            closed[folder] = Reason(ReasonCode.INVALID_IGNORE, text, Origin(error.file, error.line))
+            closed[folder] = Reason(ReasonCode.INVALID_IGNORE_FILE, text, Origin(error.file, error.line))
     for folder, reason in closed.items():
         if all(is_under(root, (folder,)) for root in roots):
             raise Terminal(f"{reason}; {_KEPT}")

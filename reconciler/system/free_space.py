@@ -21,11 +21,13 @@ def unwritable(folders: Iterable[str]) -> Iterator[Reason]:
             found = os.statvfs(place)
             is_open, disk = os.access(place, os.W_OK | os.X_OK), os.stat(place).st_dev
         except OSError as error:
-            yield Reason(ReasonCode.NOT_WRITABLE, f"{place}: cannot be looked at: {error.strerror}; see to its disk")
+            yield Reason(
+                ReasonCode.FOLDER_NOT_WRITABLE, f"{place}: cannot be looked at: {error.strerror}; see to its disk"
+            )
             continue
         if not is_open:
             why = "its disk is mounted read-only" if found.f_flag & os.ST_RDONLY else "it is closed to us"
-            yield Reason(ReasonCode.NOT_WRITABLE, f"{place}: cannot be written to: {why}")
+            yield Reason(ReasonCode.FOLDER_NOT_WRITABLE, f"{place}: cannot be written to: {why}")
         elif disk not in full and (
             found.f_bavail * found.f_frsize < LEAST_BYTES or (found.f_files and not found.f_favail)
         ):

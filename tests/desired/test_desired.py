@@ -154,7 +154,7 @@ def test_argument_that_stands_in_the_command_knows_its_line() -> None:
     box = f"    containers:\n    - name: kserve-container\n      image: vllm/vllm:1\n      command:\n{command}"
     service = one(above + box)
     assert [(each.code, each.origin) for each in service.blocked] == [
-        ("FileClosed", Origin("hosts/box/chat.yaml", 14)),
+        ("PathNotAllowed", Origin("hosts/box/chat.yaml", 14)),
     ]
 
 
@@ -167,13 +167,13 @@ def test_the_documented_pair_plans_as_blocked_and_never_crashes() -> None:
     assert service.spec.args == ("--port=8080", "--model=/mnt/models", "--served-model-name=granite")
     assert service.display_name == "granite"
     blocked = {reason.code: reason for reason in service.blocked}
-    assert blocked.keys() == {"NoEngine", "MissingSecret"}
+    assert blocked.keys() == {"NoEngine", "SecretNotFound"}
     assert PAIR_IMAGE in blocked["NoEngine"].message
     assert "engines" in blocked["NoEngine"].message
     assert blocked["NoEngine"].origin == Origin("hosts/box/pair.yaml", 29)
-    assert "storage-config" in blocked["MissingSecret"].message
-    assert "aws-connection-my-storage" in blocked["MissingSecret"].message
-    assert blocked["MissingSecret"].origin == Origin("hosts/box/pair.yaml", 68)
+    assert "storage-config" in blocked["SecretNotFound"].message
+    assert "aws-connection-my-storage" in blocked["SecretNotFound"].message
+    assert blocked["SecretNotFound"].origin == Origin("hosts/box/pair.yaml", 68)
     assert any("vLLM ServingRuntime for KServe" in warning.message for warning in service.warnings)
 
 
@@ -213,9 +213,9 @@ def test_replica_counts_are_not_part_of_the_digest() -> None:
     [
         (SERVICE.replace("runtime: vllm", "runtime: nobody"), "RuntimeNotRecognized"),
         (SERVICE.replace("name: vLLM", "name: gguf"), "NoSupportingRuntime"),
-        (with_predictor("workerSpec: {}"), "NotOnHosts"),
-        (SERVICE + "  transformer:\n    containers: [{name: t, image: i}]\n", "NotOnHosts"),
-        (SERVICE + "    containers: [{name: transformer-container, image: i}]\n", "NotOnHosts"),
+        (with_predictor("workerSpec: {}"), "UnsupportedField"),
+        (SERVICE + "  transformer:\n    containers: [{name: t, image: i}]\n", "UnsupportedField"),
+        (SERVICE + "    containers: [{name: transformer-container, image: i}]\n", "UnsupportedField"),
         (with_predictor("deploymentStrategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 0}}"), "InvalidField"),
         (with_model("resources: {limits: {nvidia.com/gpu: 0.5}}"), "ReconcileFailed"),
     ],
@@ -278,9 +278,9 @@ def test_a_runtime_that_is_written_twice_stops_only_its_users() -> None:
     }
     state = build({"hosts/box/a.yaml": SERVICE, **files})
     by_name = {service.id.name: service for service in state.services}
-    assert codes(by_name["chat"].problems) == ["Duplicate"]
+    assert codes(by_name["chat"].problems) == ["DuplicateObject"]
     assert by_name["fine"].spec
-    assert codes(state.notes) == ["Duplicate", "Duplicate"]
+    assert codes(state.notes) == ["DuplicateObject", "DuplicateObject"]
 
 
 @pytest.mark.parametrize("name", ["a.b", "1a", "a" * 64])
@@ -314,7 +314,10 @@ def test_a_broken_runtime_keeps_what_runs_and_takes_no_other_in_its_place() -> N
             "hosts/box/b.yaml": SERVICE.replace("chat", "named"),
         }
     )
-    assert [codes(service.problems) for service in broken.services] == [["RuntimeUncertain"], ["RuntimeUncertain"]]
+    assert [codes(service.problems) for service in broken.services] == [
+        ["DependencyUnreadable"],
+        ["DependencyUnreadable"],
+    ]
     unrelated = build(
         {"runtimes/fallback.yaml": fallback, "hosts/box/a.yaml": auto, "hosts/box/z.yaml": "kind: Secret\n"}
     )
@@ -351,7 +354,7 @@ def test_what_is_not_for_hosts_is_noted() -> None:
     llm = "apiVersion: serving.kserve.io/v1alpha1\nkind: LLMInferenceService\nmetadata: {name: a}\n"
     named = HOST.replace("box", "other")
     state = build({"hosts/box/a.yaml": llm, "hosts/box/more.yaml": named})
-    assert sorted(codes(state.notes)) == ["HostNameMismatch", "NotOnHosts"]
+    assert sorted(codes(state.notes)) == ["HostNameMismatch", "UnsupportedField"]
 
 
 # ---------------------------------------------------------------- obstacles
@@ -371,10 +374,10 @@ def test_all_obstacles_are_listed_with_their_lines() -> None:
     assert {reason.code: reason.origin.line for reason in service.blocked if reason.origin} == {
         "NoEngine": 14,
         "UnsupportedCommand": 15,
-        "MissingSecret": 17,
-        "FieldUnsupported": 18,
-        "MissingConfigMap": 19,
-        "StorageUnsupported": 10,
+        "SecretNotFound": 17,
+        "UnsupportedField": 18,
+        "ConfigMapNotFound": 19,
+        "UnsupportedStorage": 10,
     }
     said = " ".join(reason.message for reason in service.blocked)
     assert 'key "token" of Secret hf' in said
@@ -383,7 +386,7 @@ def test_all_obstacles_are_listed_with_their_lines() -> None:
 
 def test_a_secret_that_the_config_stands_in_for_is_no_obstacle() -> None:
     text = with_model("env:", "- {name: TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}")
-    assert codes(one(text).blocked) == ["MissingSecret"]
+    assert codes(one(text).blocked) == ["SecretNotFound"]
     engine = EngineSettings(image="vllm/*", python=Path("/p"), env={"TOKEN": "x"})
     service = one(text, target=TARGET.model_copy(update={"engines": (engine,)}))
     assert service.blocked == ()
@@ -398,15 +401,15 @@ def test_a_secret_that_the_config_stands_in_for_is_no_obstacle() -> None:
         ("/models/x", None),
         ("pvc://claim/x", None),
         ("pvc://claim", None),
-        ("pvc://other/x", "NoVolume"),
-        ("pvc://claim/../../etc", "StorageUnsupported"),
-        ("file:///a/../b", "StorageUnsupported"),
+        ("pvc://other/x", "ClaimNotFound"),
+        ("pvc://claim/../../etc", "UnsupportedStorage"),
+        ("file:///a/../b", "UnsupportedStorage"),
         ("hf://org/model", None),
         ("oci://reg/image:1", None),
         ("s3://bucket/a", None),
         ("https://host/a.tar", None),
-        ("gs://bucket/a/../b", "StorageUnsupported"),
-        ("s3://", "StorageUnsupported"),
+        ("gs://bucket/a/../b", "UnsupportedStorage"),
+        ("s3://", "UnsupportedStorage"),
     ],
 )
 def test_storage_is_judged_by_what_this_host_can_reach(uri: str, code: str | None) -> None:
@@ -631,13 +634,13 @@ def test_a_bad_canary_is_a_problem_of_its_service_at_its_own_line() -> None:
     blocked = one(SERVICE + CANARY.replace("file:///models/other", "pvc://gone/x"))
     assert blocked.blocked == ()
     assert blocked.canary
-    assert codes(blocked.canary.blocked) == ["NoVolume"]
+    assert codes(blocked.canary.blocked) == ["ClaimNotFound"]
 
 
 def test_two_canaries_are_one_too_many_for_a_host() -> None:
     more = CANARY + CANARY.removeprefix("  canary:\n").replace("name: next", "name: last")
     service = one(SERVICE + more)
-    assert (service.spec, codes(service.problems)) == (None, ["NotOnHosts"])
+    assert (service.spec, codes(service.problems)) == (None, ["UnsupportedField"])
 
 
 def test_a_canary_that_would_be_the_same_again_is_left_out_with_a_warning() -> None:
@@ -645,7 +648,7 @@ def test_a_canary_that_would_be_the_same_again_is_left_out_with_a_warning() -> N
         "- --max-num-seqs=9", "- --max-model-len=128"
     )
     service = one(SERVICE + same)
-    assert (service.canary, codes(service.warnings)) == (None, ["SameCanary"])
+    assert (service.canary, codes(service.warnings)) == (None, ["CanaryUnchanged"])
 
 
 # ---------------------------------------------------------------- caching

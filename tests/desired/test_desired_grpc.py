@@ -26,14 +26,14 @@ def test_service_of_grpc_with_its_port_is_served_without_warning() -> None:
 
 def test_port_named_h2c_before_an_http_server_is_a_warning() -> None:
     (warning,) = one(SERVICE, {"runtimes/vllm.yaml": RUNTIME + PORTS}).warnings
-    assert warning.code == "PortUnlikeServer"
+    assert warning.code == "PortProtocolMismatch"
     assert warning.message.startswith("a port named h2c says gRPC, but this command starts an HTTP server")
     assert warning.origin == Origin("runtimes/vllm.yaml", runtime_line(PORTS.rstrip("\n")))
 
 
 def test_grpc_without_a_port_named_h2c_is_a_warning() -> None:
     (warning,) = one(with_model("- --grpc")).warnings
-    assert warning.code == "PortUnlikeServer"
+    assert warning.code == "PortProtocolMismatch"
     assert "name the containerPort of gRPC h2c" in warning.message
 
 

@@ -72,7 +72,7 @@ def test_service_with_too_many_values_is_refused_alone(fields: dict[str, object]
     found = by_name(desired(with_files({"maps.yaml": maps, "large.yaml": large, "other.yaml": service("other")})))
     assert found["large"].spec is None
     (problem,) = found["large"].problems
-    assert problem.code == "TooLarge"
+    assert problem.code == "SpecTooLarge"
     assert str(problem.origin) == f"{FOLDER}/large.yaml:2"
     assert found["other"].spec is not None
     assert re.search(what, problem.message), problem.message
@@ -102,7 +102,7 @@ def test_service_has_only_the_first_of_endless_findings() -> None:
     text = service("odd").replace("name: odd", "name: odd, annotations: " + json.dumps(ODD))
     warnings = by_name(desired(with_files({"odd.yaml": text})))["odd"].warnings
     assert len(warnings) == limits.MAX_FINDINGS
-    assert warnings[-1].code == "MoreFindings"
+    assert warnings[-1].code == "FindingsOmitted"
     assert re.match(r"95\d more findings are left out", warnings[-1].message)
 
 

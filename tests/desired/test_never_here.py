@@ -107,7 +107,7 @@ def test_service_that_does_not_run_here_needs_nothing(desk: Desk, place: str, mo
 def test_resources_that_a_host_does_not_count_are_warned_about():
     text = SERVICE + "      resources:\n        requests: {cpu: 1}\n        limits:\n          ephemeral-storage: 1Gi\n"
     (warning,) = one(text).warnings
-    assert (warning.code, warning.origin and warning.origin.line) == ("Ignored", text.count("\n"))
+    assert (warning.code, warning.origin and warning.origin.line) == ("FieldIgnored", text.count("\n"))
     assert warning.message.startswith("resources: ephemeral-storage is ignored on a host")
 
 

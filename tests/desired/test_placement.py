@@ -220,7 +220,7 @@ def test_a_missing_folder_leaves_it_unknown_whether_the_host_is_closed() -> None
 def test_a_host_document_elsewhere_closes_nothing_and_is_told() -> None:
     state = build({"runtimes/host.yaml": closed()})
     assert (state.cordon, state.cordon_known) == (None, True)
-    assert [why.origin for why in state.notes if why.code == "HostElsewhere"] == [Origin("runtimes/host.yaml", 4)]
+    assert [why.origin for why in state.notes if why.code == "HostDocumentIgnored"] == [Origin("runtimes/host.yaml", 4)]
 
 
 def test_validate_refuses_a_host_yaml_with_an_unknown_word_also_without_a_target() -> None:

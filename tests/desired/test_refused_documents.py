@@ -36,7 +36,7 @@ def chat(files: dict[str, str | bytes]) -> Desired:
 
 
 def places_of(service: Desired) -> list[str]:
-    return [str(each.origin) for each in service.problems if each.code == ReasonCode.DOCUMENT_REFUSED]
+    return [str(each.origin) for each in service.problems if each.code == ReasonCode.INVALID_DOCUMENT]
 
 
 @pytest.mark.parametrize("service", [SERVICE, AUTO])
@@ -53,7 +53,7 @@ def test_service_of_refused_runtime_is_unusable_and_names_line(runtime: str, lin
 def test_refused_documents_are_listed_once_and_hide_no_service() -> None:
     state = build({"runtimes/vllm.yaml": WRONG_TYPE, "hosts/box/chat.yaml": SERVICE})
     assert [(each.code, str(each.origin)) for each in state.refused] == [
-        (ReasonCode.DOCUMENT_REFUSED, "runtimes/vllm.yaml:16")
+        (ReasonCode.INVALID_DOCUMENT, "runtimes/vllm.yaml:16")
     ]
     assert (state.unreadable, state.prunable) == ((), True)
 
@@ -158,7 +158,7 @@ def test_secret_with_unknown_field_blocks_who_needs_it() -> None:
     manifests = read_manifests(revision)
     store = SecretSources(target, {}).load(manifests)
     state = build_desired(manifests, target, revision, secrets=store)
-    assert codes(state.services[0].blocked) == ["MissingSecret"]
+    assert codes(state.services[0].blocked) == ["SecretNotFound"]
     assert [str(each.origin) for each in state.refused] == ["hosts/box/s.yaml:5"]
 
 
@@ -189,7 +189,7 @@ BROKEN = "x: [\n"
 )
 def test_service_waits_for_what_it_may_need_and_cannot_be_read(document: str, service: str) -> None:
     found = chat({"runtimes/more.yaml": document, "hosts/box/chat.yaml": service})
-    assert codes(found.problems) == ["DocumentUncertain"]
+    assert codes(found.problems) == ["DependencyUnreadable"]
     assert found.problems[0].origin
     assert found.problems[0].origin.file == "runtimes/more.yaml"
 
@@ -234,7 +234,7 @@ def test_misspelt_document_is_not_taken_for_an_absent_one(
     good = {"hosts/box/chat.yaml": service, "hosts/box/it.yaml": document}
     assert chat(good).spec
     found = chat({**good, "hosts/box/it.yaml": misspell(document)})
-    assert codes(found.problems) == ["DocumentUncertain"]
+    assert codes(found.problems) == ["DependencyUnreadable"]
     assert found.problems[0].origin
     assert found.problems[0].origin.file == "hosts/box/it.yaml"
 
@@ -251,7 +251,7 @@ def test_profile_that_is_refused_is_not_used() -> None:
 def test_kind_without_schema_is_refused_for_its_labels_alone(metadata: str) -> None:
     host = f"apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {{name: box, {metadata}}}\nspec: {{}}\n"
     state = build({"hosts/box/host.yaml": host, "hosts/box/chat.yaml": SERVICE})
-    assert codes(state.refused) == [ReasonCode.DOCUMENT_REFUSED]
+    assert codes(state.refused) == [ReasonCode.INVALID_DOCUMENT]
     assert state.services[0].spec
 
 
@@ -282,7 +282,7 @@ def test_connection_that_is_refused_is_not_taken_for_an_absent_one(more: str) ->
     assert described({}).spec
     assert described({"hosts/box/s.yaml": secret}).spec
     (reason,) = described({"hosts/box/s.yaml": secret + more}).problems
-    assert (reason.code, "hosts/box/s.yaml:" in reason.message) == ("MissingSecret", True)
+    assert (reason.code, "hosts/box/s.yaml:" in reason.message) == ("SecretNotFound", True)
 
 
 # ---------------------------------------------------------------- validate and plan agree
@@ -326,7 +326,7 @@ def mutated(document: Any, choice: random.Random) -> Any:
 
 
 def is_refused(state: DesiredState) -> bool:
-    ours = {ReasonCode.DOCUMENT_REFUSED, "Invalid", "Refused"}
+    ours = {ReasonCode.INVALID_DOCUMENT, ReasonCode.ADMISSION_DENIED}
     return any({each.code for each in service.problems} & ours for service in state.services)
 
 

@@ -62,9 +62,9 @@ def test_a_changed_value_changes_no_digest():
 
 def test_a_missing_secret_says_what_where_and_what_helps():
     assert said(one(TOKEN).blocked) == [
-        'MissingSecret hosts/box/chat.yaml:15: variable HF_TOKEN needs key "token" of Secret hub, which this host does '
-        "not have in namespace team; put a manifest of it into a folder that targets[].secrets.directory of box names, "
-        "or encrypt it into git with SOPS"
+        'SecretNotFound hosts/box/chat.yaml:15: variable HF_TOKEN needs key "token" of Secret hub, which this host '
+        "does not have in namespace team; put a manifest of it into a folder that targets[].secrets.directory of box "
+        "names, or encrypt it into git with SOPS"
     ]
 
 
@@ -74,7 +74,7 @@ def test_a_missing_key_names_those_that_are_there():
 
 
 def test_a_secret_of_another_namespace_does_not_count():
-    assert [each.code for each in one(TOKEN, store(namespace="other")).blocked] == ["MissingSecret"]
+    assert [each.code for each in one(TOKEN, store(namespace="other")).blocked] == ["SecretNotFound"]
 
 
 def test_where_secrets_cannot_be_read_nobody_says_that_one_is_missing():
@@ -149,11 +149,11 @@ def test_the_storage_secret_of_the_host_tells_bucket_and_scheme():
     service = one(STORAGE, credentials(mine=entry))
     assert service.spec is not None
     assert service.spec.mounts[0].uri == "s3://models/tiny"
-    assert "MissingSecret" not in {each.code for each in service.blocked}
+    assert "SecretNotFound" not in {each.code for each in service.blocked}
 
 
 def test_a_storage_secret_without_the_key_says_so():
-    (reason,) = (each for each in one(STORAGE, credentials(other="{}")).blocked if each.code == "MissingSecret")
+    (reason,) = (each for each in one(STORAGE, credentials(other="{}")).blocked if each.code == "SecretNotFound")
     assert 'the model\'s storage needs key "mine" of Secret storage-config, which has no such key' in reason.message
 
 
@@ -177,7 +177,7 @@ def test_a_plain_secret_in_git_fails_the_target_blocks_who_needs_it_and_nobody_e
     assert [(each.code, str(each.origin)) for each in state.refused] == [("PlaintextSecret", "hosts/box/s.yaml:4")]
     assert state.unreadable == ()
     assert {str(each.id): [why.code for why in each.blocked] for each in state.services} == {
-        "team/chat": ["MissingSecret"],
+        "team/chat": ["SecretNotFound"],
         "team/other": [],
     }
     assert (

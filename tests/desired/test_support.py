@@ -158,7 +158,7 @@ KEY_FROM_SECRET = ("env:", "- {name: VLLM_API_KEY, valueFrom: {secretKeyRef: {na
 @pytest.mark.parametrize(
     ("uri", "enabled", "problems", "warnings"),
     [
-        ("s3://b/m", "true", ["NotOnHosts"], []),
+        ("s3://b/m", "true", ["UnsupportedField"], []),
         ("s3://b/m", "false", [], []),
         ("pvc://claim/m", "true", [], ["NoEffect"]),
         ("oci://r/i", "true", [], ["NoEffect"]),
@@ -246,7 +246,7 @@ def test_a_private_service_is_warned_about_where_the_proxy_is_not():
     text = SERVICE.replace("metadata:\n", "metadata:\n  labels: {networking.kserve.io/visibility: cluster-local}\n")
     assert one(text).warnings == ()
     shared = TARGET.model_copy(update={"routing": Routing(listen="0.0.0.0:8080")})
-    assert codes(one(text, target=shared).warnings) == ["Ignored"]
+    assert codes(one(text, target=shared).warnings) == ["FieldIgnored"]
 
 
 def test_what_the_documented_pair_says_to_a_host_is_said():
@@ -288,7 +288,7 @@ def test_a_port_that_is_not_the_containers_is_not_published_and_warned_about():
     assert service.metrics_path is None
     assert codes(service.warnings) == ["NotScraped"]
     named = _scraped("prometheus.io/port: '9000'", model=("ports: [{containerPort: 9000}]",))
-    assert (named.metrics_path, codes(named.warnings)) == ("/metrics", ["OtherPort"])
+    assert (named.metrics_path, codes(named.warnings)) == ("/metrics", ["PortMismatch"])
 
 
 def test_kserves_own_metrics_port_means_the_engines():

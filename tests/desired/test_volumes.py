@@ -111,7 +111,7 @@ def test_order_of_keys_in_a_config_map_changes_no_digest():
 
 def test_missing_config_map_blocks_and_an_optional_one_is_empty():
     assert said(described(mounting("configMap: {name: other}"))) == [
-        "MissingConfigMap hosts/box/chat.yaml:14: the volume mounted at /chat needs all of ConfigMap other, which is "
+        "ConfigMapNotFound hosts/box/chat.yaml:14: the volume mounted at /chat needs all of ConfigMap other, which is "
         "not in git beside this service"
     ]
     absent = described(mounting("configMap: {name: other, optional: true}"))
@@ -148,7 +148,7 @@ def test_missing_key_of_a_variable_lists_the_keys():
 def test_argument_that_names_no_file_of_the_volume_says_what_is_there():
     service = described(mounting("configMap: {name: chat}", "--chat-template=/chat/c.jinja"))
     assert said(service) == [
-        "FileMissing hosts/box/chat.yaml:14: --chat-template /chat/c.jinja: the volume has no such file (it has: "
+        "FileNotFound hosts/box/chat.yaml:14: --chat-template /chat/c.jinja: the volume has no such file (it has: "
         "a.jinja, b.jinja, logo); add it, or name one of these"
     ]
 
@@ -220,7 +220,7 @@ def test_volume_over_the_whole_host_is_refused(volume: str):
 def test_large_config_map_is_refused_alone():
     large = CHAT.replace("{{ x }}", "x" * (1 << 20))
     (reason,) = described(mounting("configMap: {name: chat}"), large).problems
-    assert reason.code == "TooLarge"
+    assert reason.code == "SpecTooLarge"
     assert "bytes of mounted files, more than 786,432" in reason.message
 
 
@@ -228,7 +228,7 @@ def test_mounted_config_of_vllm_may_not_name_what_is_closed():
     config = CHAT.replace('a.jinja: "{{ x }}"', 'c.yaml: "chat-template: /proc/1/environ"')
     service = described(mounting("configMap: {name: chat}", "--config=/chat/c.yaml"), config)
     (reason,) = service.blocked
-    assert (reason.code, reason.origin) == ("FileClosed", Origin("hosts/box/chat.yaml", 14))
+    assert (reason.code, reason.origin) == ("PathNotAllowed", Origin("hosts/box/chat.yaml", 14))
     assert reason.message.startswith("--config /chat/c.yaml: --chat-template /proc/1/environ: ")
 
 
@@ -280,7 +280,7 @@ def test_token_of_a_service_account_is_named_at_its_volume():
 
 def test_missing_secret_of_a_projected_volume_blocks_at_its_mount():
     (reason,) = described(mounting(PROJECTED)).blocked
-    assert (reason.code, reason.origin) == ("MissingSecret", Origin("hosts/box/chat.yaml", 14))
+    assert (reason.code, reason.origin) == ("SecretNotFound", Origin("hosts/box/chat.yaml", 14))
     assert 'the folder /chat needs key "token" of Secret hub' in reason.message
 
 
@@ -357,7 +357,7 @@ def test_resource_field_is_never_less_than_the_resource(size: int, divisor: int)
 def test_limit_that_is_not_set_says_where_to_set_it():
     service = one(with_model("env:", "- {name: X, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}"))
     assert said(service) == [
-        "FieldUnsupported hosts/box/chat.yaml:15: variable X needs limits.cpu, which is not set; add it to the "
+        "UnsupportedField hosts/box/chat.yaml:15: variable X needs limits.cpu, which is not set; add it to the "
         "container's resources"
     ]
 
@@ -380,8 +380,8 @@ def test_missing_map_or_secret_of_env_from_is_named_at_its_entry():
     )
     blocked = one(text).blocked
     assert [(each.code, each.origin) for each in blocked] == [
-        ("MissingConfigMap", Origin("hosts/box/chat.yaml", 16)),
-        ("MissingSecret", Origin("hosts/box/chat.yaml", 17)),
+        ("ConfigMapNotFound", Origin("hosts/box/chat.yaml", 16)),
+        ("SecretNotFound", Origin("hosts/box/chat.yaml", 17)),
     ]
     assert blocked[0].message.startswith("the container's envFrom needs all of ConfigMap a, ")
 
@@ -401,8 +401,8 @@ def test_entry_of_the_runtime_is_named_in_the_runtimes_file():
     assert lines["container side"] == Origin("runtimes/vllm.yaml", at["  - name: side"])
     mounts = next(number for text, number in at.items() if "volumeMounts" in text)
     assert {each.code: each.origin for each in service.blocked} == {
-        "MissingConfigMap": Origin("runtimes/vllm.yaml", mounts),
-        "MissingSecret": Origin("runtimes/vllm.yaml", mounts),
+        "ConfigMapNotFound": Origin("runtimes/vllm.yaml", mounts),
+        "SecretNotFound": Origin("runtimes/vllm.yaml", mounts),
     }
 
 
@@ -440,4 +440,4 @@ def test_claim_that_the_runtime_mounts_is_named_at_its_mount():
     text = RUNTIME + "    volumeMounts:\n    - {name: c, mountPath: /c}\n"
     text += "  volumes: [{name: c, persistentVolumeClaim: {claimName: none}}]\n"
     (reason,) = one(SERVICE, {"runtimes/vllm.yaml": text}).blocked
-    assert (reason.code, reason.origin) == ("NoVolume", Origin("runtimes/vllm.yaml", len(text.splitlines()) - 1))
+    assert (reason.code, reason.origin) == ("ClaimNotFound", Origin("runtimes/vllm.yaml", len(text.splitlines()) - 1))

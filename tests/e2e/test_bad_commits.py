@@ -83,7 +83,7 @@ CRASHES_LATER = (
 @pytest.mark.parametrize("memory", [64, 3], ids=["surge", "stop_first"])
 @pytest.mark.parametrize(
     ("script", "code"),
-    [(NEVER_READY, "NotReadyInTime"), (CRASHES, "Crashed")],
+    [(NEVER_READY, "ProgressDeadlineExceeded"), (CRASHES, "Crashed")],
     ids=["unready_within_its_budget", "crash_while_starting"],
 )
 def test_rolled_back_after_the_start(make_rig: MakeRig, script: str, code: str, memory: int):

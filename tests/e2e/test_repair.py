@@ -92,5 +92,5 @@ def test_repeated_crashes_back_off_and_degrade_but_are_never_quarantined(rig: Ri
         rig.wait("its death to be seen", lambda m=main: m not in rig.pids())
         rig.wait("a successor or a pause", lambda: rig.pids() or rig.service()["health"]["status"] == "Degraded")
     rig.wait("the verdict", lambda: rig.service()["health"]["status"] == "Degraded")
-    assert rig.service()["health"]["reason"] == "CrashLoop"
+    assert rig.service()["health"]["reason"] == "CrashLoopBackOff"
     assert rig.service()["rejected"] is None

@@ -38,7 +38,7 @@ def test_secrets_reach_the_engine_and_nothing_that_is_kept_or_shown(make_rig: Ma
     rig.start()
 
     blocked = rig.wait("the service to be blocked", lambda: (rig.service() or {}).get("blocked"))
-    assert {each["code"] for each in blocked} == {"MissingSecret"}
+    assert {each["code"] for each in blocked} == {"SecretNotFound"}
     put(folder / "hub.yaml", SECRET)
     rig.ask("sync", expect=1)
     rig.wait("the service to run", lambda: (rig.service() or {"sync": ""})["sync"] == "Synced")

@@ -471,7 +471,7 @@ def seen(daemon: Daemon) -> tuple[str, bool, int, list[str]]:
     status = daemon.status()
     (target,) = status["targets"]
     refused = "cannot be read: what it asks for is larger" in status["revision"]["error"]
-    notes = [one for one in target["notes"] if one["code"] == "Duplicate"]
+    notes = [one for one in target["notes"] if one["code"] == "DuplicateObject"]
     return target["revision"]["desired"], refused, len(notes), [one["code"] for one in target["unreadable"]]
 
 
@@ -492,7 +492,7 @@ def test_daemon_whose_accepted_revision_is_not_understood_takes_a_repaired_one(
     daemon = Daemon(given_here)
     daemon.start()
     try:
-        wait(lambda: seen(daemon) == (first, True, 0, ["NotUnderstood"]))
+        wait(lambda: seen(daemon) == (first, True, 0, ["EvaluationFailed"]))
         repaired = push(repository, 2)
         wait(lambda: seen(daemon) == (repaired, False, 2, []))
         refused = push(repository, 201)

@@ -314,7 +314,7 @@ def test_missing_weights_are_a_rejection_until_they_are_there(host: HostTarget, 
     verdict = observe(host, wanted).preflights[DIGEST]
     assert not verdict.accepted
     (reason,) = verdict.reasons
-    assert (reason.code, reason.origin) == ("WeightsMissing", ORIGIN)
+    assert (reason.code, reason.origin) == ("ModelNotFound", ORIGIN)
     assert f"{config.parent}: holds no files" in reason.message
     config.parent.rename(away := config.parent.with_name("away"))
     assert "no such folder" in observe(host, wanted).preflights[DIGEST].reasons[0].message

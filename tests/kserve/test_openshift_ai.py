@@ -118,7 +118,7 @@ def test_connection_to_s3_without_a_path_says_to_write_it(target: TargetSettings
 
 def test_missing_connection_blocks_a_service_that_writes_no_storage(target: TargetSettings):
     (reason,) = one(target, connected()).blocked
-    assert (reason.code, reason.origin) == ("MissingSecret", Origin("hosts/box/chat.yaml", 5))
+    assert (reason.code, reason.origin) == ("SecretNotFound", Origin("hosts/box/chat.yaml", 5))
     assert "opendatahub.io/connections: hub needs Secret hub, which this host does not have" in reason.message
     assert reason.message.endswith("Or write where the model is, as storageUri")
 

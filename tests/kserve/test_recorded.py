@@ -122,7 +122,7 @@ def test_display_name_of_one_runtime_is_taken_with_a_warning() -> None:
     case = next(case for case in _CASES if case["rule"] in _KINDER)
     service = _render(case)
     assert service["runtime"]["name"] == "vllm-runtime"
-    assert [warning["reason"] for warning in service["warnings"]] == ["DisplayName"]
+    assert [warning["reason"] for warning in service["warnings"]] == ["AmbiguousDisplayName"]
     assert on_cluster.validate(_tree(case))["valid"]
 
 

@@ -267,7 +267,7 @@ def test_storage_uri_is_refused(uri: str) -> None:
 def test_uri_of_a_later_kserve_is_taken_with_a_warning(uri: str) -> None:
     result = resolved(service({"storageUri": uri}))
     assert result.errors == ()
-    assert [issue.reason for issue in result.warnings] == ["LaterVersion"]
+    assert [issue.reason for issue in result.warnings] == ["NewerVersionRequired"]
 
 
 def test_claims_of_a_runtime_are_merged_and_warned_about() -> None:

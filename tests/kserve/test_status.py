@@ -114,7 +114,7 @@ def test_failure_info_has_kserve_s_words_and_the_exit_code() -> None:
         "message": "CUDA out of memory",
         "exitCode": 1,
     }
-    assert invalid_because("NotOnHosts", "a transformer").reason == "InvalidPredictorSpec"
+    assert invalid_because("UnsupportedField", "a transformer").reason == "InvalidPredictorSpec"
 
 
 counts = st.integers(0, 4)

@@ -36,7 +36,7 @@ def test_refused_runtime_keeps_what_serves_until_it_is_corrected(rig: LightRig) 
     problem = rig.wait("its problem", lambda: (rig.service() or {}).get("problems"))[0]
     assert (problem["file"], problem["line"]) == (file, number)
     assert f'{file}:{number}: strict decoding error: unknown field "labels"' in rig.ask("plan", expect=1).stdout
-    assert "DocumentRefused" in rig.ask("status", "-o", "json", expect=1).stdout
+    assert "InvalidDocument" in rig.ask("status", "-o", "json", expect=1).stdout
     # What dies meanwhile comes back as it was, and is not brought up by the refused document.
     os.kill(before.process.pid, signal.SIGKILL)
     rig.wait("it to serve again", lambda: rig.pids() and before.process.pid not in rig.pids() and rig.serves_now())

@@ -52,7 +52,7 @@ def test_a_model_is_fetched_by_a_user_who_has_nothing_else(storage: tuple[Machin
     assert said["spied"] == []
     assert float(said["exposure"].split(":")[-1].split()[0]) <= 3.0, said["exposure"]
     # Two failures were known before.
-    assert said["cut"] == ["Interrupted", 3]
+    assert said["cut"] == ["DownloadInterrupted", 3]
     assert said["outcome"] == ["Staged", 8 << 20, 0], said["log"]
     assert said["same"]
     assert said["again"] < 6 << 20, "it went on where it was"

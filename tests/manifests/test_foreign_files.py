@@ -183,7 +183,7 @@ def test_patterns_that_are_too_large_together_are_an_error() -> None:
 
 def test_ignore_file_without_meaning_is_an_error_with_its_line(tmp_path: Path) -> None:
     (tmp_path / ".reconcilerignore").write_text("a\n!\n")
-    (error,) = [each for each in read_paths([tmp_path]).errors if each.code == "InvalidIgnore"]
+    (error,) = [each for each in read_paths([tmp_path]).errors if each.code == "InvalidIgnoreFile"]
     assert error.origin == Origin(f"{tmp_path}/.reconcilerignore", 2)
 
 
@@ -268,7 +268,7 @@ def test_file_named_almost_like_a_manifest_is_noted(name: str, tmp_path: Path) -
     theirs, ours = read_manifests(snapshot), read_paths([repository.path / "hosts"])
     for found in (theirs, ours):
         (note,) = found.notes
-        assert note.code == "NotAManifestName"
+        assert note.code == "MisnamedManifest"
         assert note.origin is not None
         assert note.origin.file.endswith(f"hosts/box/{name}")
         assert not found.errors

@@ -323,7 +323,9 @@ def test_base_that_an_overlay_uses_is_not_served_as_well(kubectl: str, repositor
     }
     found = look(commit(repository, files))
     assert services(found) == ["alone", "chat-dev", "chat-prod"]
-    assert origins(tuple(each for each in found.notes if each.code == "NotListed")) == [("hosts/box/base/old.yaml", 1)]
+    assert origins(tuple(each for each in found.notes if each.code == "NotInKustomization")) == [
+        ("hosts/box/base/old.yaml", 1)
+    ]
 
 
 def test_base_in_a_folder_of_another_target_is_used(kubectl: str, repository: Repository) -> None:
@@ -347,7 +349,7 @@ def test_kustomization_of_a_path_decides_over_all_below_it(kubectl: str, reposit
     }
     state = desired(commit(repository, files))
     assert [str(each.id) for each in state.services] == ["team/chat-a"]
-    (note,) = [each for each in state.notes if each.code == "NotListed"]
+    (note,) = [each for each in state.notes if each.code == "NotInKustomization"]
     assert (note.origin, "../kustomization.yml" in note.message) == (Origin("hosts/box/more/new.yaml", 1), True)
     assert state.cordon_known
 
@@ -561,7 +563,7 @@ def test_component_alone_is_not_served(no_program: None, repository: Repository)
     }
     found = look(commit(repository, files))
     assert (services(found), found.errors) == ([], ())
-    assert [note.code for note in found.notes] == ["NotListed"]
+    assert [note.code for note in found.notes] == ["NotInKustomization"]
 
 
 def test_kustomization_of_another_tool_is_only_noted(no_program: None, repository: Repository) -> None:

@@ -53,7 +53,7 @@ def told(found: Manifests) -> tuple[Reason, ...]:
 def test_template_that_is_no_yaml_says_what_to_render(text: str, line: int, message: str) -> None:
     (found,) = told(read(text))
     assert message in found.message
-    assert (found.code, found.origin) == ("NotRendered", Origin("chart/templates/chat.yaml", line))
+    assert (found.code, found.origin) == ("TemplateNotRendered", Origin("chart/templates/chat.yaml", line))
     assert read(text).unreadable[0].may_hide_services
 
 
@@ -69,7 +69,7 @@ def test_template_that_is_no_yaml_says_what_to_render(text: str, line: int, mess
 )
 def test_broken_yaml_beside_placeholders_of_the_engine_stays_broken_yaml(text: str) -> None:
     (found,) = read(text).errors
-    assert found.code != "NotRendered"
+    assert found.code != "TemplateNotRendered"
     assert "is not YAML" in found.message
 
 

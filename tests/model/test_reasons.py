@@ -11,15 +11,15 @@ import pytest
 
 import reconciler
 from reconciler.model import ReasonCode
+from reconciler.model.reasons import RENAMED
 
 PACKAGE = Path(reconciler.__file__).parent
 HOME = PACKAGE / "model" / "reasons.py"
 # Words of others that are also a reason of ours: KServe's and AWS' own.
 FOREIGN = {
     ("kserve/names.py", "ModelMesh"),
-    ("kserve/status.py", "InvalidSpec"),
+    ("kserve/status.py", "MinimumReplicasUnavailable"),
     ("kserve/status.py", "Stopped"),
-    ("kserve/issues.py", "InvalidSpec"),
     ("host/staging/download/s3.py", "AccessDenied"),
 }
 
@@ -67,6 +67,13 @@ def test_reason_says_in_one_line_what_it_means(reason: ReasonCode) -> None:
     assert not reason.meaning.endswith(".")
 
 
-def test_reason_of_another_version_is_read_as_unknown() -> None:
+def test_reason_that_another_version_wrote_is_read() -> None:
     assert ReasonCode.read("Crashed") is ReasonCode.CRASHED
+    assert ReasonCode.read("NotReadyInTime") is ReasonCode.PROGRESS_DEADLINE_EXCEEDED
     assert ReasonCode.read("FromTheFuture") is ReasonCode.UNKNOWN_REASON
+
+
+def test_renamed_reason_has_one_new_name_and_no_old_one() -> None:
+    codes = {str(each) for each in ReasonCode}
+    assert set(RENAMED.values()) <= codes
+    assert not set(RENAMED) & codes

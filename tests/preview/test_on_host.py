@@ -308,7 +308,7 @@ def test_a_service_that_git_wants_twice_has_no_process_on_a_host(desk: Desk):
     code, document = desk.ask("render")
     (service,) = document["services"]
     assert code == 1
-    assert {error["reason"] for error in service["errors"]} == {"Duplicate"}
+    assert {error["reason"] for error in service["errors"]} == {"DuplicateObject"}
     assert service["host"]["argv"] is None
 
 

@@ -54,7 +54,7 @@ def test_for_a_host_plain_data_is_an_error_and_so_is_the_service_that_needs_it()
     assert about(verdict["warnings"], "not encrypted") == []
     document = render_on(tree(), host(), Path("/nowhere"))
     assert about(document["errors"], "stands in git unencrypted") == ["hosts/box/hub.yaml:4"]
-    assert [each["reason"] for each in service(document)["host"]["blocked"]] == ["MissingSecret"]
+    assert [each["reason"] for each in service(document)["host"]["blocked"]] == ["SecretNotFound"]
 
 
 def test_a_host_that_allows_it_takes_plain_data():

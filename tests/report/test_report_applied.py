@@ -46,13 +46,14 @@ MOVING = verdict(
     step="starts",
 )
 CRASHING = verdict(
-    sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP, "crashed repeatedly"))
+    sync=Sync.OUT_OF_SYNC,
+    health=Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP_BACKOFF, "crashed repeatedly")),
 )
 HUNG = verdict(sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.DEGRADED, Reason(ReasonCode.HUNG, "it is replaced")))
 RESTORING = verdict(sync=Sync.OUT_OF_SYNC, health=MOVING.health, rejected=rejection())
 ASKING = verdict(sync=Sync.OUT_OF_SYNC, step="asking the engine")
 SUSPENDED = verdict(sync=Sync.UNKNOWN, health=Health(HealthStatus.SUSPENDED, Reason(ReasonCode.SUSPENDED, "by hand")))
-UNUSABLE = desired(spec=None, problems=(Reason(ReasonCode.INVALID, "runtime x is unknown"),))
+UNUSABLE = desired(spec=None, problems=(Reason(ReasonCode.INVALID_DOCUMENT, "runtime x is unknown"),))
 BROKEN = (Reason(ReasonCode.INVALID_YAML, "no YAML", Origin("hosts/a/x.yaml", 3)),)
 LOST = Reason(ReasonCode.NOT_PRUNABLE, "kept, because this target's folder is missing")
 OTHER = desired(TINY.__class__("demo", "other"))
@@ -65,7 +66,7 @@ START = Start(replica().id, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "",
         (state(desired()), planned(verdict()), True, []),
         (state(desired()), planned(BLOCKED), True, ["InsufficientGPU"]),
         (state(desired()), planned(REJECTED), True, ["Rejected"]),
-        (state(UNUSABLE), planned(verdict(sync=Sync.OUT_OF_SYNC)), True, ["Invalid"]),
+        (state(UNUSABLE), planned(verdict(sync=Sync.OUT_OF_SYNC)), True, ["InvalidDocument"]),
         (
             state(unreadable=BROKEN),
             planned(verdict(sync=Sync.UNKNOWN, kept=BROKEN[0])),
@@ -77,7 +78,7 @@ START = Start(replica().id, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "",
         (state(desired(), OTHER), planned(SUSPENDED, verdict(OTHER.id)), True, ["Suspended"]),
         (state(desired()), planned(SUSPENDED), False, ["Suspended"]),
         (state(desired(), drain=Reason(ReasonCode.DRAINED, "by hand")), planned(verdict()), False, ["Drained"]),
-        (state(desired()), planned(CRASHING), True, ["CrashLoop"]),
+        (state(desired()), planned(CRASHING), True, ["CrashLoopBackOff"]),
         (state(desired()), planned(replace(CRASHING, strategy="surge: start new")), False, []),
         (state(desired()), planned(HUNG), False, []),
         (state(desired()), planned(MOVING), False, []),

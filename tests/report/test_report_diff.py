@@ -104,7 +104,7 @@ def test_a_service_asked_for_with_no_replica_differs_in_nothing() -> None:
 
 
 def test_an_unusable_document_says_where_it_is_wrong() -> None:
-    broken = desired(spec=None, problems=(Reason(ReasonCode.INVALID, "no such runtime", Origin("f.yaml", 9)),))
+    broken = desired(spec=None, problems=(Reason(ReasonCode.INVALID_DOCUMENT, "no such runtime", Origin("f.yaml", 9)),))
     assert service_diff(broken, SPEC).note == "the documents in git cannot be used: f.yaml:9: no such runtime"
 
 

@@ -46,7 +46,7 @@ from tests.support.report_world import (
 
 PROGRESSING = Health(HealthStatus.PROGRESSING, Reason(ReasonCode.PROGRESSING, "starting"))
 MISSING = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked"))
-DEGRADED = Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP, "crashed repeatedly"))
+DEGRADED = Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP_BACKOFF, "crashed repeatedly"))
 
 
 def test_a_converged_world_is_one_json_document() -> None:
@@ -113,7 +113,9 @@ def test_ready_does_not_count_a_replica_that_does_not_answer() -> None:
 
 def test_an_unusable_document_keeps_the_count_that_proved_itself() -> None:
     broken = desired(
-        spec=None, digest="", problems=(Reason(ReasonCode.INVALID, "runtime x is unknown", Origin("f.yaml", 3)),)
+        spec=None,
+        digest="",
+        problems=(Reason(ReasonCode.INVALID_DOCUMENT, "runtime x is unknown", Origin("f.yaml", 3)),),
     )
     seen = observed(replica(), replica(number=2), owned={TINY: owned(replicas=2)})
     status = status_of(report(desired=state(broken), observed=seen, plan=planned(verdict(sync=Sync.UNKNOWN))))

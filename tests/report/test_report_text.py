@@ -131,7 +131,9 @@ def test_head_line_names_a_file_that_cannot_be_read() -> None:
 
 def test_unusable_service_row_names_its_file_and_line() -> None:
     broken = desired(
-        spec=None, digest="", problems=(Reason(ReasonCode.INVALID, "runtime x is unknown", Origin("f.yaml", 3)),)
+        spec=None,
+        digest="",
+        problems=(Reason(ReasonCode.INVALID_DOCUMENT, "runtime x is unknown", Origin("f.yaml", 3)),),
     )
     unusable = report(desired=state(broken), plan=planned(verdict(sync=Sync.OUT_OF_SYNC)))
     lines = plain(status_blocks(status_of(unusable))).splitlines()
@@ -282,7 +284,7 @@ def test_a_plan_has_one_word_for_what_happens_to_each_service() -> None:
     ids = {name: ServiceId("demo", name) for name in names}
     missing = Health(HealthStatus.MISSING, Reason(ReasonCode.NOT_SERVING, "0 of 1 replicas serve"))
     out = Sync.OUT_OF_SYNC
-    broken = desired(ids["broken"], spec=None, problems=(Reason(ReasonCode.INVALID, "bad", Origin("f", 2)),))
+    broken = desired(ids["broken"], spec=None, problems=(Reason(ReasonCode.INVALID_DOCUMENT, "bad", Origin("f", 2)),))
     wanted = [desired(ids[name]) for name in names if name not in ("broken", "gone")]
     verdicts = (
         verdict(ids["blocked"], out, missing, blocked=(Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 GPU"),)),
@@ -356,7 +358,7 @@ def test_several_reasons_stand_one_below_the_other() -> None:
 
 
 def test_a_folder_that_is_missing_has_no_line() -> None:
-    unreadable = (Reason(ReasonCode.WEIGHTS_MISSING, "is missing from git", Origin("runtimes/", 1)),)
+    unreadable = (Reason(ReasonCode.MODEL_NOT_FOUND, "is missing from git", Origin("runtimes/", 1)),)
     document = plan_of(report(desired=state(desired(), unreadable=unreadable)))
     assert "  ! runtimes/: is missing from git" in plain(plan_blocks(document))
 

@@ -105,7 +105,7 @@ def test_copied_secret_under_its_own_name_is_refused(tenants: Make) -> None:
     assert refused.code == "SecretNotAllowed"
     assert f"may stand only in {ALICE}, says targets[].secrets.folders of box" in refused.message
     assert str(refused.origin) == f"{BOB}/hub.yaml:3"
-    assert [each.code for each in state.services[0].blocked] == ["MissingSecret"]
+    assert [each.code for each in state.services[0].blocked] == ["SecretNotFound"]
 
 
 def test_copied_secret_does_not_hide_the_one_that_counts(tenants: Make) -> None:

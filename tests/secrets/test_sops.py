@@ -137,7 +137,7 @@ def test_any_of_several_recipients_opens_a_file(key: Key, other: Key):
 def test_key_groups_open_with_a_key_of_each(tmp_path: Path, key: Key, other: Key):
     groups = f"key_groups: [{{age: [{key.recipient}]}}, {{age: [{other.recipient}]}}], shamir_threshold: 2"
     encrypted = encrypt(SECRET, rule=f"encrypted_regex: ^(data|stringData)$, {groups}")
-    assert refusal(encrypted, key.identities).startswith("WrongAgeKey")
+    assert refusal(encrypted, key.identities).startswith("WrongDecryptionKey")
     both = tmp_path / "both.key"
     paths = [each.identities.path for each in (key, other)]
     both.write_bytes(b"".join(path.read_bytes() for path in paths if path))
@@ -148,14 +148,14 @@ def test_key_groups_open_with_a_key_of_each(tmp_path: Path, key: Key, other: Key
 
 def test_key_that_does_not_fit_is_told_whom_to_add(encrypted: str, key: Key, other: Key):
     said = refusal(encrypted, other.identities)
-    assert said.startswith("WrongAgeKey")
+    assert said.startswith("WrongDecryptionKey")
     assert key.recipient in said
     assert f"--add-age {other.recipient}" in said
 
 
 def test_missing_identity_is_refused_without_a_program(encrypted: str, no_program: None):
     said = refusal(encrypted, Identities(missing="nobody gave one"))
-    assert said == "NoAgeKey: is encrypted, and nobody gave one"
+    assert said == "NoDecryptionKey: is encrypted, and nobody gave one"
 
 
 def test_document_that_was_opened_starts_no_program(
@@ -180,7 +180,7 @@ def test_program_sees_no_other_key_of_its_user(
     (tmp_path / "sops" / "age" / "keys.txt").write_bytes(mine.read_bytes())
     for name, value in {"XDG_CONFIG_HOME": str(tmp_path), "SOPS_AGE_KEY": mine.read_text()}.items():
         monkeypatch.setenv(name, value)
-    assert refusal(encrypted, other.identities, dict(os.environ)).startswith("WrongAgeKey")
+    assert refusal(encrypted, other.identities, dict(os.environ)).startswith("WrongDecryptionKey")
 
 
 # ---------------------------------------------------------------- what was changed
@@ -303,7 +303,7 @@ def test_key_service_that_does_not_answer_is_tried_again(encrypted: str, key: Ke
 
 def test_own_key_of_a_folder_lets_no_other_service_open_it(encrypted: str, key: Key, no_program: None):
     said = refusal(pgp(encrypted), replace(key.identities, alone=True))
-    assert said.startswith("WrongAgeKey: is encrypted for pgp, and here only the folder's own age_key_file")
+    assert said.startswith("WrongDecryptionKey: is encrypted for pgp, and here only the folder's own age_key_file")
 
 
 def test_own_key_of_a_folder_opens_what_others_may_as_well(encrypted: str, key: Key):

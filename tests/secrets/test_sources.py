@@ -245,7 +245,7 @@ def test_own_key_of_a_folder_alone_opens_its_secrets(sealed: Sealed, tmp_path: P
     age_key(own)
     folders = [{"path": "hosts/box", "namespaces": ["team"], "age_key_file": own}]
     (fault,) = load(in_git(a=sealed.text), age_key_file=sealed.key, folders=folders).faults
-    assert fault.code == "WrongAgeKey"
+    assert fault.code == "WrongDecryptionKey"
 
 
 def test_an_encrypted_secret_without_an_identity_names_the_setting(sealed: Sealed):

@@ -156,7 +156,7 @@ def test_large_and_binary_files_are_refused_alone(repository: Repository, mirror
     repository.write("hosts/a/picture.png", b"\0" * 5000)
     repository.commit()
     snapshot = source_of(repository, mirror, max_file_bytes=1000).poll()
-    assert codes(snapshot) == {"hosts/a/large.yaml": "FileTooLarge", "hosts/a/binary.yml": "BinaryFile"}
+    assert codes(snapshot) == {"hosts/a/large.yaml": "FileTooLarge", "hosts/a/binary.yml": "NotText"}
     assert [file.path for file in snapshot.files] == ["hosts/a/chat.yaml", "hosts/a/exact.yaml", "runtimes/vllm.yaml"]
     assert "1,001 bytes, more than source.max_file_bytes = 1,000" in str(snapshot.refused[1])
     # What does not name a service hides none.
@@ -226,11 +226,11 @@ def test_a_file_of_a_hundred_megabytes_is_never_read(repository: Repository, sou
 @pytest.mark.parametrize(
     ("name", "code", "shown"),
     [
-        (b"bell\x07.yaml", "UnprintablePath", r"bell\x07.yaml"),
-        (b"line\nend.yaml", "UnprintablePath", r"line\nend.yaml"),
-        (b"caf\xe9.yaml", "PathNotUtf8", r"caf\xe9.yaml"),
-        ("rtl\u202e.yaml".encode(), "UnprintablePath", r"rtl\u202e.yaml"),
-        (b"x" * 1100 + b".yaml", "PathTooLong", "x" * 200 + "…"),
+        (b"bell\x07.yaml", "InvalidPath", r"bell\x07.yaml"),
+        (b"line\nend.yaml", "InvalidPath", r"line\nend.yaml"),
+        (b"caf\xe9.yaml", "InvalidPath", r"caf\xe9.yaml"),
+        ("rtl\u202e.yaml".encode(), "InvalidPath", r"rtl\u202e.yaml"),
+        (b"x" * 1100 + b".yaml", "InvalidPath", "x" * 200 + "…"),
     ],
 )
 def test_a_name_that_cannot_be_printed_is_refused(
@@ -257,7 +257,7 @@ def test_ten_thousand_folders_inside_each_other_break_nothing(repository: Reposi
     # Newer git refuses to walk so deep, older git lists it.
     with contextlib.suppress(Terminal):
         deep = source.poll()
-        assert set(codes(deep).values()) == {"PathTooLong"}
+        assert set(codes(deep).values()) == {"InvalidPath"}
         assert deep.files == ()
         good = deep
     assert source.last_good() is good
@@ -359,7 +359,7 @@ def test_ignore_files_in_folders_of_each_other_are_followed_to_a_depth(
     found = source_of(repository, mirror, paths=("hosts/a",)).poll()
     read = [file.path for file in found.files if file.path.endswith("x.yaml")]
     assert sorted(read, key=len) == ["hosts/a/d/x.yaml", "hosts/a/d/d/x.yaml"]
-    assert codes(found) == {"hosts/a/d/d/d/.reconcilerignore": "InvalidIgnore"}
+    assert codes(found) == {"hosts/a/d/d/d/.reconcilerignore": "InvalidIgnoreFile"}
     assert "2 folders above have ignore files as well; write one file for all of them" in found.refused[0].message
 
 

@@ -135,7 +135,7 @@ def test_a_service_without_a_usable_spec_is_emptied_too_and_comes_back_as_it_las
     service = wanted("a", "good1", 2)
     host.converge(simulated(service))
     unusable = replace(
-        service, spec=None, digest="", problems=(Reason(ReasonCode.INVALID_SPEC, "broken", service.origin),)
+        service, spec=None, digest="", problems=(Reason(ReasonCode.INVALID_DOCUMENT, "broken", service.origin),)
     )
     plan = host.converge(simulated(unusable, cordon=CORDONED))
     assert not host.replicas

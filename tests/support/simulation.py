@@ -308,7 +308,10 @@ class Host:
         self.fetching.clear()
         self.staging = {
             key: replace(
-                known, fetch=Fetch.FAILED, at=self.now, reason=Reason(ReasonCode.VANISHED, "not there any more")
+                known,
+                fetch=Fetch.FAILED,
+                at=self.now,
+                reason=Reason(ReasonCode.STAGED_FILES_DELETED, "not there any more"),
             )
             for key, known in self.staging.items()
         }

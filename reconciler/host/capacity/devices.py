@@ -127,7 +127,7 @@ class Devices:
         packed = self._pack(wants, self._available(service, {}), self._kept.get(service, {})) or {}
         if names := sorted({name for uuid in packed for name in self._restless.get(uuid, ())}):
             text = f"there is room on a GPU on which {', '.join(names)} starts or ends just now"
-            yield Reason(ReasonCode.GPU_RESTLESS, text)
+            yield Reason(ReasonCode.GPU_BUSY, text)
 
     def _available(self, service: ServiceId, more: Amounts) -> dict[str, int]:
         available = {uuid: free + more.get(uuid, 0) for uuid, free in self._free.items()}

@@ -104,7 +104,7 @@ def _closed_to_services(
         ):
             text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
             origin = origin_of_word(spec, asked.indices[index], desired.argument_origins)
-            yield index, Reason(ReasonCode.FILE_CLOSED, text, origin or desired.origin)
+            yield index, Reason(ReasonCode.PATH_NOT_ALLOWED, text, origin or desired.origin)
 
 
 def _in_files_of_arguments(asked: PreflightQuestion, reader: str) -> Iterator[tuple[int, str, str, str]]:
@@ -153,9 +153,9 @@ def _reason(
 ) -> Reason:
     missing = isinstance(error, MissingFile)
     code = (
-        ReasonCode.FILE_UNKNOWN
+        ReasonCode.FILE_UNREADABLE
         if isinstance(error, UnknownModel)
-        else ReasonCode.FILE_MISSING
+        else ReasonCode.FILE_NOT_FOUND
         if missing
         else ReasonCode.FILE_DAMAGED
     )

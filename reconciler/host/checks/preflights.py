@@ -272,7 +272,7 @@ def running_digests(wanted: Iterable[Desired], observed: Observed) -> frozenset[
 
 
 def _refusal(error: Terminal, origin: Origin) -> Preflight:
-    code = error.code if isinstance(error, UnusableFolder) else ReasonCode.WEIGHTS_MISSING
+    code = error.code if isinstance(error, UnusableFolder) else ReasonCode.MODEL_NOT_FOUND
     return Preflight("", reasons=(Reason(code, str(error), origin),))
 
 

@@ -58,7 +58,7 @@ class StartChecks:
             for is_ours, reason in unusable_variables(desired, spec, launch):
                 (refused if is_ours else blocked).append(reason)
             for reason in unusable_files(desired, spec, asked, self._reader, self._closed):
-                (blocked if reason.code is ReasonCode.FILE_UNKNOWN else refused).append(reason)
+                (blocked if reason.code is ReasonCode.FILE_UNREADABLE else refused).append(reason)
             if not refused:
                 blocked += self._supervisor.obstacles(record_of(start, 0.0), launch)
         except Retryable:
@@ -97,7 +97,7 @@ def unusable_arguments(desired: Desired, spec: EffectiveSpec, asked: PreflightQu
     for one in unfit_arguments(asked.argv):
         index = None if one.index is None else asked.indices[one.index]
         origin = origin_of_word(spec, index, desired.argument_origins) or desired.origin
-        yield Reason(ReasonCode.UNUSABLE_ARGUMENT, one.message, origin)
+        yield Reason(ReasonCode.INVALID_ARGUMENT, one.message, origin)
 
 
 def unusable_variables(desired: Desired, spec: EffectiveSpec, launch: Launch) -> Iterator[tuple[bool, Reason]]:
@@ -107,7 +107,7 @@ def unusable_variables(desired: Desired, spec: EffectiveSpec, launch: Launch) ->
         name, source = one.variable, _source(spec, one.variable)
         is_ours = name in lines and name not in launch.hidden and not source
         message = f"{one.message} (it comes from {source})" if source else one.message
-        yield is_ours, Reason(ReasonCode.UNUSABLE_VARIABLE, message, _line(lines, name, source, spec) or desired.origin)
+        yield is_ours, Reason(ReasonCode.INVALID_VARIABLE, message, _line(lines, name, source, spec) or desired.origin)
 
 
 def _source(spec: EffectiveSpec, name: str) -> str:

@@ -155,7 +155,7 @@ class ProcessSupervisor:
         if fault := self._interpreters.fault(python):
             yield Reason(ReasonCode.ENGINE_BROKEN, fault)
         if fault := too_large(launch.argv, self._environment(record, launch), os.sysconf("SC_ARG_MAX")):
-            yield Reason(ReasonCode.TOO_LARGE_TO_START, fault)
+            yield Reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, fault)
         yield from unwritable((str(self._inventory.folder), launch.cwd, launch.env.get("HOME", launch.cwd)))
         if lack := self._lacks_shared_memory(record, launch):
             yield lack

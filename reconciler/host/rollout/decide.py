@@ -84,6 +84,6 @@ def _note_aim(s: ServiceContext, aim: Goal, steps: Steps) -> None:
         steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, want.argument_origins, reason))
     if aim.why and aim.why.code is ReasonCode.PREFLIGHT_FAILED:
         steps.look(s.now + _PREFLIGHT_LOOK)
-    elif aim.ask or (aim.why and aim.why.code is ReasonCode.PREFLIGHT):
+    elif aim.ask or (aim.why and aim.why.code is ReasonCode.PREFLIGHT_PENDING):
         steps.say("preflight: asking the installed engine about the arguments")
         steps.look(s.now + 5)

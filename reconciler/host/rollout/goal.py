@@ -15,16 +15,15 @@ from reconciler.host.rollout.staging import Missing, missing_files, refusals, wh
 from reconciler.model import Desired, EffectiveSpec, Origin, Preflight, Promoted, Quarantine, Reason, ReasonCode
 
 DELETED = Reason(ReasonCode.DELETING, "deleted in git")
-NO_REPLICAS = Reason(ReasonCode.NO_REPLICAS, "git asks for 0 replicas")
+NO_REPLICAS = Reason(ReasonCode.SCALED_TO_ZERO, "git asks for 0 replicas")
 # What is said of files, which may be put there without a commit.
 _OF_FILES = frozenset(
     {
-        ReasonCode.WEIGHTS_MISSING,
-        ReasonCode.FOLDER_CLOSED,
+        ReasonCode.MODEL_NOT_FOUND,
+        ReasonCode.PATH_NOT_ALLOWED,
         ReasonCode.FOLDER_UNREADABLE,
-        ReasonCode.FILE_MISSING,
+        ReasonCode.FILE_NOT_FOUND,
         ReasonCode.FILE_DAMAGED,
-        ReasonCode.FILE_CLOSED,
     }
 )
 
@@ -79,7 +78,9 @@ def find_aim(s: ServiceContext) -> Goal:
     if want is None or want.not_here:
         return _hold(s, s.keep)
     if want.spec is None:
-        reason = want.problems[0] if want.problems else Reason(ReasonCode.INVALID_SPEC, "cannot be used", want.origin)
+        reason = (
+            want.problems[0] if want.problems else Reason(ReasonCode.INVALID_DOCUMENT, "cannot be used", want.origin)
+        )
         return _hold(s, reason)
     if want.replicas == 0:
         return Goal(GoalKind.SUSPEND, why=NO_REPLICAS)
@@ -151,7 +152,7 @@ def _aim_at_new(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
             again = any(one.code is ReasonCode.PREFLIGHT_FAILED for one in s.blockers)
             return _hold(s, s.blockers[0], s.blockers, ask=again and not s.asking)
         if s.preflight is None:
-            why = Reason(ReasonCode.PREFLIGHT, "asking the installed engine about the arguments", want.origin)
+            why = Reason(ReasonCode.PREFLIGHT_PENDING, "asking the installed engine about the arguments", want.origin)
             return _hold(s, why, ask=not s.asking)
         if reasons := s.preflight.reasons or _too_few_gpus(s, want, spec):
             failed = quarantine(s, want.digest, joined(reasons))

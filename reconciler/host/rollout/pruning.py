@@ -107,7 +107,7 @@ def _what_happened(desired: DesiredState, service: ServiceId, file: str) -> str:
     beside = (
         path
         for path, why in desired.skipped.items()
-        if why.code is ReasonCode.NOT_A_MANIFEST_NAME and _is_copy(path, file)
+        if why.code is ReasonCode.MISNAMED_MANIFEST and _is_copy(path, file)
     )
     if copy := next(beside, None):
         return f"deleted in git; {copy} is not read, for its name is not that of a manifest"
@@ -120,7 +120,7 @@ def _is_copy(path: str, file: str) -> bool:
 
 
 def _is(code: ReasonCode) -> str:
-    return "is " if code is ReasonCode.IGNORED else ""
+    return "is " if code is ReasonCode.FILE_IGNORED else ""
 
 
 def _is_same_document(one: Desired, service: ServiceId, file: str) -> bool:

@@ -109,7 +109,8 @@ def _health(s: ServiceContext, aim: Goal, steps: Steps, blocked: tuple[Reason, .
         )
     if is_crash_looping(s.crashes, s.now):
         return Health(
-            HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP, f"crashed repeatedly in the last 10 minutes; {count}")
+            HealthStatus.DEGRADED,
+            Reason(ReasonCode.CRASH_LOOP_BACKOFF, f"crashed repeatedly in the last 10 minutes; {count}"),
         )
     if silent := [r for r in s.of(ReplicaPhase.READY, ReplicaPhase.HUNG) if r.silence]:
         return Health(HealthStatus.DEGRADED, _why_silent(silent[0], count))
@@ -133,4 +134,4 @@ def _health(s: ServiceContext, aim: Goal, steps: Steps, blocked: tuple[Reason, .
             HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING,
             aim.why or Reason(ReasonCode.NOT_SERVING, count),
         )
-    return Health(HealthStatus.DEGRADED, Reason(ReasonCode.TOO_FEW, count))
+    return Health(HealthStatus.DEGRADED, Reason(ReasonCode.MINIMUM_REPLICAS_UNAVAILABLE, count))

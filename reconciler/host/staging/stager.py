@@ -114,7 +114,7 @@ class Stager:
             raise
         except Exception as error:
             # Not known is not missing: `stage` looks again, and fetches nothing before it can tell.
-            reason = Reason(ReasonCode.UNEXPECTED, self._bugs.note((key,), error))
+            reason = Reason(ReasonCode.INTERNAL_ERROR, self._bugs.note((key,), error))
             return Staging(Fetch.REFUSED, failures=1, at=time.time(), reason=reason)
         self._bugs.lift((key,))
         return found
@@ -122,7 +122,9 @@ class Stager:
     def _staging(self, key: str) -> Staging:
         state = self._read(key)
         if state is None:
-            return Staging(Fetch.FAILED, reason=Reason(ReasonCode.INTERRUPTED, "it was cut off before it began"))
+            return Staging(
+                Fetch.FAILED, reason=Reason(ReasonCode.DOWNLOAD_INTERRUPTED, "it was cut off before it began")
+            )
         fetch = _FETCH.get(state.fetch, Fetch.FAILED)
         known = Staging(fetch, state.done, state.total, state.failures, state.at)
         if fetch is Fetch.STAGED:
@@ -138,7 +140,9 @@ class Stager:
         folder = self.folder / key / state.content
         if not folder.is_dir():
             return replace(
-                known, fetch=Fetch.FAILED, reason=Reason(ReasonCode.VANISHED, "its files are not there any more")
+                known,
+                fetch=Fetch.FAILED,
+                reason=Reason(ReasonCode.STAGED_FILES_DELETED, "its files are not there any more"),
             )
         if self._sound.get(key) is not state:
             if self._find(key) is not None:
@@ -154,7 +158,9 @@ class Stager:
         state = self._read(key)
         if state is not None and state.fetch != states.RUNNING:
             return self._staging(key)
-        reason = Reason(ReasonCode.INTERRUPTED, f"it ended without saying why; see {self.folder / key / states.LOG}")
+        reason = Reason(
+            ReasonCode.DOWNLOAD_INTERRUPTED, f"it ended without saying why; see {self.folder / key / states.LOG}"
+        )
         return replace(known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=reason)
 
     def _is_silent(self, key: str, state: State) -> bool:
@@ -166,7 +172,9 @@ class Stager:
 
     def _silent(self, known: Staging) -> Staging:
         text = f"the program that fetches it is stopped or hangs: nothing came from it for {_SILENT_AFTER:g} s"
-        return replace(known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=Reason(ReasonCode.SILENT, text))
+        return replace(
+            known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=Reason(ReasonCode.DOWNLOAD_STALLED, text)
+        )
 
     def _read(self, key: str) -> State | None:
         path = self.folder / key / states.STATE
@@ -214,7 +222,7 @@ class Stager:
             except Retryable as error:
                 failures, text = before.failures + 1, str(error)
                 failed = replace(
-                    begun, fetch=states.FAILED, failures=failures, code=ReasonCode.NO_PROGRAM, message=text
+                    begun, fetch=states.FAILED, failures=failures, code=ReasonCode.FETCHER_NOT_STARTED, message=text
                 )
                 states.write_state(folder, failed)
                 raise

@@ -74,7 +74,7 @@ def _served(mount: Mount, below: str | None, ground: Ground, staged: Staged) -> 
     if not ours:
         if any(is_systems_own(each) and not _is_in_volume(each, ground.volumes) for each in (str(named), path)):
             raise UnusableFolder(
-                ReasonCode.FOLDER_CLOSED, f"{said}{named}: {CLOSED}; keep models in a folder of their own"
+                ReasonCode.PATH_NOT_ALLOWED, f"{said}{named}: {CLOSED}; keep models in a folder of their own"
             )
         _keep_out(path, said, ground.closed, stamp)
         if path != str(named) and _look(path, said) != stamp:
@@ -198,7 +198,7 @@ def _is_single_file(path: str, said: str) -> bool:
         return True
     if info is None or not stat.S_ISDIR(info.st_mode):
         raise UnusableFolder(
-            ReasonCode.WEIGHTS_MISSING, f"{said}{path}: no such file or folder; put the model's files there"
+            ReasonCode.MODEL_NOT_FOUND, f"{said}{path}: no such file or folder; put the model's files there"
         )
     try:
         with os.scandir(path) as entries:
@@ -209,7 +209,7 @@ def _is_single_file(path: str, said: str) -> bool:
         raise Retryable(f"{said}{path}: cannot be looked at: {error.strerror}; see to its disk and modes") from None
     if is_empty:
         raise UnusableFolder(
-            ReasonCode.WEIGHTS_MISSING,
+            ReasonCode.MODEL_NOT_FOUND,
             f"{said}{path}: holds no files; it is not a model's folder, or its copy is incomplete",
         )
     return False
@@ -234,7 +234,7 @@ def _look(path: str, said: str) -> _Stamp:
     """Which folder it is. Raises Unusable unless it is one."""
     info = _info(path, said)
     if info is None or not stat.S_ISDIR(info.st_mode):
-        raise UnusableFolder(ReasonCode.WEIGHTS_MISSING, f"{said}{path}: no such folder; put the model's files there")
+        raise UnusableFolder(ReasonCode.MODEL_NOT_FOUND, f"{said}{path}: no such folder; put the model's files there")
     return info.st_dev, info.st_ino, info.st_ctime_ns
 
 
@@ -244,7 +244,7 @@ def _look(path: str, said: str) -> _Stamp:
 def _keep_out(path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
     if there := closed_by(Path(path), closed):
         text = f"is closed to services, for {there} is ours; keep models in a folder of their own"
-        raise UnusableFolder(ReasonCode.FOLDER_CLOSED, f"{said}{path}: {text}")
+        raise UnusableFolder(ReasonCode.PATH_NOT_ALLOWED, f"{said}{path}: {text}")
 
 
 @lru_cache(maxsize=8192)

@@ -86,7 +86,12 @@ class Images:
                 # Nobody but this image's services needs podman.
                 yield (
                     image,
-                    Staging(Fetch.REFUSED, failures=1, at=time.time(), reason=Reason(ReasonCode.NO_PODMAN, str(error))),
+                    Staging(
+                        Fetch.REFUSED,
+                        failures=1,
+                        at=time.time(),
+                        reason=Reason(ReasonCode.PODMAN_NOT_FOUND, str(error)),
+                    ),
                 )
 
     def _refresh(self, wanted: str) -> None:

@@ -296,10 +296,10 @@ class UnitSupervisor:
 
     def _lacking(self, launch: Launch) -> Iterator[Reason]:
         if launch.image and not os.access(PODMAN, os.X_OK):
-            yield Reason(ReasonCode.ENGINE_BROKEN, f"{PODMAN} cannot be run; install podman")
+            yield Reason(ReasonCode.PODMAN_NOT_FOUND, f"{PODMAN} cannot be run; install podman")
         if not self._has_user():
             hint = f"make it (useradd --system {self._user}), or set targets[].user"
-            yield Reason(ReasonCode.NO_USER, f"there is no user {self._user}; {hint}")
+            yield Reason(ReasonCode.USER_NOT_FOUND, f"there is no user {self._user}; {hint}")
         elif not launch.image and (fault := self._interpreters.fault(launch.argv[0])):
             yield Reason(ReasonCode.ENGINE_BROKEN, fault)
 
@@ -464,13 +464,13 @@ def _too_large(plan: UnitPlan) -> Iterator[Reason]:
     longest = max(len(line.encode("utf-8", "surrogateescape")) for line in text.splitlines())
     if longest >= _LONGEST_LINE:
         text = f"a line of its unit has {longest:,} bytes, and systemd reads {_LONGEST_LINE:,}"
-        yield Reason(ReasonCode.TOO_LARGE_TO_START, text)
+        yield Reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, text)
     size = len(hidden.encode("utf-8", "surrogateescape"))
     if size > _LARGEST_CREDENTIAL:
         text = f"its variables have {size:,} bytes, and systemd hands over {_LARGEST_CREDENTIAL:,}"
-        yield Reason(ReasonCode.TOO_LARGE_TO_START, text)
+        yield Reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, text)
     if fault := too_large(plan.argv, plan.env, os.sysconf("SC_ARG_MAX")):
-        yield Reason(ReasonCode.TOO_LARGE_TO_START, fault)
+        yield Reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, fault)
 
 
 def _is_stopped_by_hand(record: ReplicaRecord, unit: UnitState | None) -> bool:

@@ -106,7 +106,7 @@ def test_certificate_that_is_no_file_is_never_opened(tmp_path: Path, path: str) 
 
 def test_device_is_no_file_that_an_argument_may_name(disk: Disk) -> None:
     code, origin, message = only(refused(see(disk, wish_of(disk, "--ssl-certfile=/dev/zero"))))
-    assert (code, origin) == ("FileClosed", ARGUMENT)
+    assert (code, origin) == ("PathNotAllowed", ARGUMENT)
     assert message.startswith("--ssl-certfile /dev/zero: is closed to services")
 
 
@@ -224,7 +224,7 @@ def test_damaged_weights_are_refused_where_the_service_names_its_model(disk: Dis
 )
 def test_missing_file_is_refused_at_the_argument_that_names_it(disk: Disk, argument: str) -> None:
     code, origin, message = only(refused(see(disk, wish_of(disk, argument))))
-    assert (code, origin) == ("FileMissing", ARGUMENT)
+    assert (code, origin) == ("FileNotFound", ARGUMENT)
     assert "is not there" in message
 
 
@@ -239,7 +239,7 @@ def test_hidden_file_blocks_and_refuses_nobody(disk: Disk) -> None:
     file = disk.model / "deep" / "generation_config.json"
     file.mkdir()
     seen = see(disk, wish_of(disk))
-    assert blocked(seen) == [("FileUnknown", STORAGE)]
+    assert blocked(seen) == [("FileUnreadable", STORAGE)]
     assert not refused(seen)
 
 
@@ -262,7 +262,7 @@ def test_key_that_the_replicas_user_cannot_read_blocks(disk: Disk) -> None:
         assert wish.spec is not None
         asked = PreflightQuestion(Path("python"), wish.spec.args, (2, 3), {}, {"/mnt/models": str(disk.model)})
         (reason,) = unusable_files(wish, wish.spec, asked, "daemon")
-        assert (reason.code, reason.origin) == ("FileUnknown", ARGUMENT)
+        assert (reason.code, reason.origin) == ("FileUnreadable", ARGUMENT)
         assert f"{key}: cannot be read by daemon, who runs replicas" in reason.message
         key.chmod(0o644)
         assert not [*unusable_files(wish, wish.spec, asked, "daemon")]

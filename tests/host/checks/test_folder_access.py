@@ -194,34 +194,34 @@ def as_user(user: int) -> Iterator[None]:
 )
 def test_folder_of_the_system_is_closed_however_it_is_written(path: str) -> None:
     for uri in (path, f"file://{path.replace('/s', '/%73') if path.startswith('/sys') else path}"):
-        assert refusal(uri, Ground())[0] == "FolderClosed"
+        assert refusal(uri, Ground())[0] == "PathNotAllowed"
 
 
 @pytest.mark.parametrize("target", ["/proc/self/fd", "/sys/kernel", "/run", "/dev"])
 def test_link_into_the_system_is_closed(place: Path, target: str) -> None:
     (place / "link").symlink_to(target)
     (place / "hop").symlink_to("link")
-    assert refusal(place / "link", Ground())[0] == "FolderClosed"
-    assert refusal("pvc://models/hop", Ground({"models": place}))[0] == "FolderClosed"
+    assert refusal(place / "link", Ground())[0] == "PathNotAllowed"
+    assert refusal("pvc://models/hop", Ground({"models": place}))[0] == "PathNotAllowed"
 
 
 def test_volume_of_the_config_may_lie_in_memory_and_nothing_beside_it() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         model, ground = make_model(Path(folder, "models", "chat")), Ground({"models": Path(folder, "models")})
         assert served("pvc://models/chat", ground).folder == model
-        assert refusal(model, Ground())[0] == "FolderClosed"
+        assert refusal(model, Ground())[0] == "PathNotAllowed"
         make_model(Path(folder, "other"))
         Path(folder, "models", "link").symlink_to("../other")
-        assert refusal("pvc://models/link", ground)[0] == "FolderClosed"
+        assert refusal("pvc://models/link", ground)[0] == "PathNotAllowed"
 
 
 URIS = [
-    ("file:///proc/1/root/srv", "FolderClosed"),
-    ("/dev/shm/model", "FolderClosed"),
-    ("file:///srv/%2e%2e/run/user", "FolderClosed"),
-    ("file:///etc/reconciler/models", "FolderClosed"),
-    ("file:///var/lib/reconciler/box/models", "FolderClosed"),
-    ("file:///var/lib", "FolderClosed"),
+    ("file:///proc/1/root/srv", "PathNotAllowed"),
+    ("/dev/shm/model", "PathNotAllowed"),
+    ("file:///srv/%2e%2e/run/user", "PathNotAllowed"),
+    ("file:///etc/reconciler/models", "PathNotAllowed"),
+    ("file:///var/lib/reconciler/box/models", "PathNotAllowed"),
+    ("file:///var/lib", "PathNotAllowed"),
 ]
 
 
@@ -250,10 +250,10 @@ def test_name_that_no_folder_can_have_is_missing_for_good(place: Path, name: str
     (place / "loop").symlink_to("loop")
     (place / "file").touch()
     for uri in (f"file://{place}/{name}", f"pvc://models/{name}"):
-        assert refusal(uri, Ground({"models": place}))[0] == "WeightsMissing"
+        assert refusal(uri, Ground({"models": place}))[0] == "ModelNotFound"
     make_model(place / "chat" / "deep")
     (place / "chat" / "config.json").symlink_to("config.json")
-    assert refusal(place / "chat", Ground())[0] == "WeightsMissing"
+    assert refusal(place / "chat", Ground())[0] == "ModelNotFound"
 
 
 @pytest.mark.parametrize("uri", ['"file:///srv/\\0x"', "file:///srv/%00", '"pvc://models/\\0"', '"/srv/\\0"'])
@@ -379,7 +379,9 @@ def closed_arguments(
     wish = Desired(ServiceId("default", "chat"), Origin("a.yaml", 1), spec, "d")
     asked = PreflightQuestion(Path("python"), args, tuple(range(2, len(args) + 2)), {}, mounts or {})
     return [
-        each.message.split()[0] for each in unusable_files(wish, spec, asked, "", closed) if each.code == "FileClosed"
+        each.message.split()[0]
+        for each in unusable_files(wish, spec, asked, "", closed)
+        if each.code == "PathNotAllowed"
     ]
 
 

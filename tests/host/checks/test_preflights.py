@@ -247,7 +247,7 @@ def test_refusals_are_forgotten_with_what_they_were_about(tmp_path: Path) -> Non
     target, one = disk.target(), disk.wanted[0]
     assert one.spec is not None
     target.perform(AskPreflight(one.id, one.digest, one.spec, one.origin, (), "test"))
-    assert [each.code for each in disk.look(target)[one.digest].reasons] == ["WeightsMissing"]
+    assert [each.code for each in disk.look(target)[one.digest].reasons] == ["ModelNotFound"]
     disk.wanted = (replace(one, digest="another", spec=FETCHED),)
     disk.look(target)
     assert not target._preflights._refused

@@ -76,7 +76,7 @@ def with_variable(disk: Disk, variable: EnvVar) -> Desired:
 
 def test_oversized_variable_of_a_secret_blocks_with_its_line(disk: Disk) -> None:
     seen = see(disk, with_variable(disk, FROM_SECRET), store(bundle=BIG))
-    assert blocked(seen) == [("UnusableVariable", LINE)]
+    assert blocked(seen) == [("InvalidVariable", LINE)]
     (reason,) = seen.blockers[disk.wanted[0].digest]
     assert "variable CA_BUNDLE has 200,010 bytes" in reason.message
     assert "secret ca/bundle" in reason.message
@@ -86,13 +86,13 @@ def test_oversized_variable_of_a_secret_blocks_with_its_line(disk: Disk) -> None
 
 def test_oversized_variable_of_a_whole_secret_is_named_with_the_line_that_asks_for_it(disk: Disk) -> None:
     seen = see(disk, with_variable(disk, EnvVar("CA_*", source="secret ca/*")), store(bundle=BIG))
-    assert blocked(seen) == [("UnusableVariable", LINE)]
+    assert blocked(seen) == [("InvalidVariable", LINE)]
 
 
 @pytest.mark.parametrize("value", [BIG, "a\0b", "half \ud800 of it"], ids=["large", "NUL", "surrogate"])
 def test_unusable_variable_in_git_is_refused_with_its_line(disk: Disk, value: str) -> None:
     seen = see(disk, with_variable(disk, EnvVar("NOTES", value)))
-    assert [(reason.code, reason.origin) for reason in refused(seen)] == [("UnusableVariable", LINE)]
+    assert [(reason.code, reason.origin) for reason in refused(seen)] == [("InvalidVariable", LINE)]
 
 
 @pytest.mark.parametrize("value", [BIG, "a\0b"], ids=["large", "NUL"])
@@ -100,7 +100,7 @@ def test_unusable_argument_is_refused_with_its_line(disk: Disk, value: str) -> N
     spec = replace(SPEC, args=(*SPEC.args, f"--chat-template={value}"))
     origins = tuple(Origin("box/a.yaml", 20 + n) for n, _ in enumerate(spec.args))
     (reason,) = refused(see(disk, replace(disk.wanted[0], spec=spec, argument_origins=origins)))
-    assert (reason.code, reason.origin) == ("UnusableArgument", origins[-1])
+    assert (reason.code, reason.origin) == ("InvalidArgument", origins[-1])
     assert "--chat-template" in reason.message
 
 
@@ -249,14 +249,14 @@ def unit_obstacles(folder: Path, user: str, **more: object) -> list[str]:
 
 
 def test_unit_of_a_user_who_is_not_there_cannot_start(tmp_path: Path) -> None:
-    assert unit_obstacles(tmp_path, "nobody-of-this-name") == ["NoUser"]
+    assert unit_obstacles(tmp_path, "nobody-of-this-name") == ["UserNotFound"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root writes units")
 def test_unit_takes_no_larger_credential_than_systemd(tmp_path: Path) -> None:
     env = {"HOME": "/var/cache/reconciler/x"} | {f"SECRET_{n}": "x" * 100_000 for n in range(11)}
     hidden = frozenset(env) - {"HOME"}
-    assert unit_obstacles(tmp_path, "root", env=env, hidden=hidden) == ["TooLargeToStart"]
+    assert unit_obstacles(tmp_path, "root", env=env, hidden=hidden) == ["ArgumentListTooLong"]
     fewer = {name: env[name] for name in list(env)[:9]}
     assert unit_obstacles(tmp_path, "root", env=fewer, hidden=hidden) == []
 

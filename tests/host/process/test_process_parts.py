@@ -302,7 +302,7 @@ def test_nothing_of_ours_is_served_wherever_a_path_leads(tmp_path: Path) -> None
             UnusableFolder, match=r"is closed to services, for .*/state is ours; keep models"
         ) as refused:
             served(uri, ground)
-        assert refused.value.code == "FolderClosed"
+        assert refused.value.code == "PathNotAllowed"
     assert served(f"file://{model}", ground) == {"/mnt/models": model}
     # What was looked at once is looked at again when the path leads elsewhere.
     now = tmp_path / "models" / "now"

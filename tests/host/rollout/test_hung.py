@@ -88,7 +88,7 @@ def test_hung_replica_alone_stays_also_while_git_cannot_be_followed():
     host, _ = served()
     since = len(host.log)
     host.hang("a")
-    commit = state(replace(wanted("a", "good2"), blocked=(Reason(ReasonCode.MISSING_SECRET, "x"),)))
+    commit = state(replace(wanted("a", "good2"), blocked=(Reason(ReasonCode.SECRET_NOT_FOUND, "x"),)))
     host.converge(commit)
     order = [type(a).__name__ for a in host.log[since:] if isinstance(a, Start | Stop | SetRoutes)]
     assert order.index("Start") < order.index("SetRoutes") < order.index("Stop")

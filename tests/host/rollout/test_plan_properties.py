@@ -351,7 +351,7 @@ def test_what_git_cannot_show_is_kept(host, commit, passes):
     for gone in (
         state(prunable=False),
         state(unreadable=tuple(Reason(ReasonCode.INVALID_YAML, "broken", Origin(f"{n}.yaml", 3)) for n in "abc")),
-        state(unreadable=(Reason(ReasonCode.WEIGHTS_MISSING, "gone", Origin("", 1)),), prunable=False),
+        state(unreadable=(Reason(ReasonCode.MODEL_NOT_FOUND, "gone", Origin("", 1)),), prunable=False),
     ):
         plan = make_plan(gone, host.observe(), host.quarantines, PATIENCE)
         touched = {a.replica for a in plan.actions if isinstance(a, Drain | Stop)}

@@ -68,7 +68,7 @@ def kept(wanted: DesiredState) -> Reason:
     return reason
 
 
-def skip(code: str, message: str, origin: Origin | None = None) -> dict[str, Any]:
+def skip(code: ReasonCode, message: str, origin: Origin | None = None) -> dict[str, Any]:
     return {"skipped": {FILE: Reason(code, message, origin or Origin(FILE, 1))}}
 
 
@@ -84,12 +84,12 @@ def test_deleted_service_goes_with_its_reason() -> None:
             f"{FILE} is not read any more: targets[].paths in the config is runtimes, hosts/b, and no kustomization",
         ),
         (
-            skip("Ignored", "ignored by `two.*`", Origin(".reconcilerignore", 3)),
+            skip(ReasonCode.FILE_IGNORED, "ignored by `two.*`", Origin(".reconcilerignore", 3)),
             "ignored by `two.*` (.reconcilerignore:3)",
         ),
-        (skip("EmptyFile", "holds no document"), f"{FILE} holds no document"),
-        (skip("NotAManifest", "is no manifest"), f"{FILE} is no manifest"),
-        ({"skipped": {f"{FILE}.bak": Reason(ReasonCode.NOT_A_MANIFEST_NAME, "not read")}}, f"{FILE}.bak is not read"),
+        (skip(ReasonCode.EMPTY_FILE, "holds no document"), f"{FILE} holds no document"),
+        (skip(ReasonCode.NOT_A_MANIFEST, "is no manifest"), f"{FILE} is no manifest"),
+        ({"skipped": {f"{FILE}.bak": Reason(ReasonCode.MISNAMED_MANIFEST, "not read")}}, f"{FILE}.bak is not read"),
     ],
 )
 def test_service_whose_file_is_not_read_goes_and_says_so(more: dict[str, Any], said: str) -> None:
@@ -121,7 +121,7 @@ def test_renamed_service_is_kept_while_its_successor_is_unusable(successor: Serv
 
 
 def test_emptied_file_deletes_only_if_all_else_is_well() -> None:
-    hollow = skip("EmptyFile", "holds no document")
+    hollow = skip(ReasonCode.EMPTY_FILE, "holds no document")
     for faulty in (
         state(desired(), refused=(BROKEN,), **hollow),
         state(desired(problems=(BROKEN,), spec=None), **hollow),
@@ -132,7 +132,7 @@ def test_emptied_file_deletes_only_if_all_else_is_well() -> None:
 
 def test_service_in_a_hidden_file_is_kept() -> None:
     # Hidden files were read once: an upgrade must not delete what came from them.
-    assert kept(state(desired(), **skip("Hidden", "begins with a dot"))).origin == Origin(FILE, 1)
+    assert kept(state(desired(), **skip(ReasonCode.HIDDEN, "begins with a dot"))).origin == Origin(FILE, 1)
 
 
 def test_missing_host_file_is_named_with_what_it_keeps() -> None:

@@ -519,7 +519,7 @@ def test_a_crash_after_promotion_restarts_at_once_and_repeated_ones_back_off():
     for _ in range(10):
         host.step(commit)
     verdict = next(iter(host.step(commit).verdicts.values()))
-    assert (verdict.health.phase, verdict.health.reason.code) == (HealthStatus.DEGRADED, "CrashLoop")
+    assert (verdict.health.phase, verdict.health.reason.code) == (HealthStatus.DEGRADED, "CrashLoopBackOff")
     assert verdict.rejected is None
 
 

@@ -101,7 +101,7 @@ def test_files_are_kept_while_nobody_can_tell_which_secrets_there_are():
         host.now += 0.5
     host.converge(state())
     host.staging["0" * 16] = Staging(Fetch.STAGED)
-    lost = wanted("a", "good2", uri="s3://other/a", blocked=(Reason(ReasonCode.MISSING_SECRET, "needs Secret x"),))
+    lost = wanted("a", "good2", uri="s3://other/a", blocked=(Reason(ReasonCode.SECRET_NOT_FOUND, "needs Secret x"),))
     unknown = state(wanted("a", "good2", uri="s3://other/a"))
     for doubtful in (state(lost), replace(unknown, refused=(Reason(ReasonCode.SECRETS_UNREADABLE, "no such folder"),))):
         assert not [a for a in _planned(host, doubtful) if isinstance(a, Unstage)]

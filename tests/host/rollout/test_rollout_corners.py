@@ -49,14 +49,14 @@ def test_a_suspended_service_keeps_its_route_when_the_proxy_runs_another_table()
 def test_digest_refused_for_its_files_is_tried_once_they_are_there():
     host = converged(wanted("a", "good1"))
     commit = state(wanted("a", "good2"))
-    refused = Quarantine(A, "good2-a", Reason(ReasonCode.WEIGHTS_MISSING, "/m: no such folder"), "r", 0.0)
+    refused = Quarantine(A, "good2-a", Reason(ReasonCode.MODEL_NOT_FOUND, "/m: no such folder"), "r", 0.0)
     known = {(A, "good2-a"): refused}
 
     def plan_with(preflight: Preflight | None, quarantines=known):
         found = {} if preflight is None else {"good2-a": preflight}
         return make_plan(commit, replace(host.observe(), preflights=found), quarantines, PATIENCE)
 
-    empty = Reason(ReasonCode.WEIGHTS_MISSING, "/m: holds no config.json")
+    empty = Reason(ReasonCode.MODEL_NOT_FOUND, "/m: holds no config.json")
     still = plan_with(Preflight("", reasons=(empty,)))
     assert not still.actions
     assert still.verdicts[A].rejected == replace(refused, reason=empty)

@@ -121,7 +121,7 @@ def test_a_digest_that_the_server_tells_is_verified(web: Web, models: Models) ->
 
 @pytest.mark.parametrize(
     ("status", "fetch", "code"),
-    [(404, Fetch.REFUSED, "NotFound"), (401, Fetch.REFUSED, "AccessDenied"), (503, Fetch.FAILED, "SourceFailed")],
+    [(404, Fetch.REFUSED, "ModelNotFound"), (401, Fetch.REFUSED, "AccessDenied"), (503, Fetch.FAILED, "SourceFailed")],
 )
 def test_a_no_is_told_from_a_failure(web: Web, models: Models, status: int, fetch: Fetch, code: str) -> None:
     web.server.status = status
@@ -135,11 +135,11 @@ def test_a_page_that_is_no_model_is_refused(web: Web, models: Models) -> None:
     mount = web.mount("/llama.zip")
     refused = models.fetch_again(mount)
     assert refused.reason
-    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "BadArchive")
+    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "InvalidArchive")
     web.server.kind = "text/html"
     refused = models.fetch_again(mount)
     assert refused.reason
-    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "UnexpectedType")
+    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "UnexpectedContentType")
 
 
 def test_headers_for_a_host_come_from_its_secret(web: Web, models: Models) -> None:

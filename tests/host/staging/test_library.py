@@ -47,7 +47,7 @@ def test_a_hub_that_says_no_is_a_refusal(models: Models) -> None:
 def test_a_library_that_is_not_installed_is_named(models: Models) -> None:
     refused = models.fetch("hdfs://user/model")
     assert refused.reason
-    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "NoLibrary")
+    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "LibraryNotInstalled")
     assert "krbcontext" in refused.reason.message
 
 
@@ -57,5 +57,5 @@ def test_an_interpreter_without_kserve_storage_says_what_to_install(models: Mode
     models.stager = models.open()
     refused = models.fetch("s3://models/llama")
     assert refused.reason
-    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "NoLibrary")
+    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "LibraryNotInstalled")
     assert "targets[].storage.python" in refused.reason.message

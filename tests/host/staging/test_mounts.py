@@ -105,7 +105,7 @@ def test_certificates_come_from_git_and_a_new_one_changes_neither_digest_nor_key
 def test_a_secret_that_is_not_there_blocks_with_the_place_that_asks_for_it():
     text = SERVICE.replace("storageUri: file:///models/tiny", "storage: {key: mine, path: llama}")
     (reason,) = one(text).blocked
-    assert (reason.code, reason.origin and reason.origin.line) == ("MissingSecret", 10)
+    assert (reason.code, reason.origin and reason.origin.line) == ("SecretNotFound", 10)
     assert "storage-config" in reason.message
 
 

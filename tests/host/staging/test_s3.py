@@ -170,7 +170,7 @@ def test_an_object_that_is_replaced_meanwhile_is_fetched_anew(s3: S3, models: Mo
 def test_a_model_that_is_not_there_is_refused_with_the_place(s3: S3, models: Models, uri: str) -> None:
     refused = models.fetch(uri, s3.env)
     assert refused.reason
-    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "NotFound")
+    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "ModelNotFound")
     assert uri in refused.reason.message
 
 
@@ -213,7 +213,7 @@ def test_wrong_settings_are_refused_without_showing_secrets(s3: S3, models: Mode
     env = (EnvVar("AWS_ENDPOINT_URL", f"no url but {SECRET}"), EnvVar("AWS_SECRET_ACCESS_KEY", source="secret s3/key"))
     refused = models.wait(models.begin_mount(Mount("s3://models/llama", env=env)))
     assert refused.reason
-    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "InvalidSettings")
+    assert (refused.fetch, refused.reason.code) == (Fetch.REFUSED, "InvalidStorageSettings")
     assert SECRET not in refused.reason.message
 
 

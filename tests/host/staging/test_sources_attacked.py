@@ -107,7 +107,7 @@ def test_archive_that_cannot_be_is_refused_and_not_tried_again(
             archive.addfile(member)
     with hostile(lambda _: whole(out.getvalue())) as port:
         found = models.fetch(f"http://127.0.0.1:{port}/m.tar")
-    assert (found.fetch, found.reason and found.reason.code) == (Fetch.REFUSED, "BadArchive")
+    assert (found.fetch, found.reason and found.reason.code) == (Fetch.REFUSED, "InvalidArchive")
 
 
 def test_file_longer_than_it_was_announced_is_not_read_to_its_end(models: Models) -> None:

@@ -149,7 +149,7 @@ def test_a_podman_that_answers_nonsense_is_no_end_of_the_pass(
     known = Images("gpu-1", tmp_path / "images").look(["a"])["a"]
     assert known is not None
     assert known.reason is not None
-    assert (known.fetch, known.reason.code) == (Fetch.REFUSED, "NoPodman")
+    assert (known.fetch, known.reason.code) == (Fetch.REFUSED, "PodmanNotFound")
     assert "its answer is no list of images" in known.reason.message
 
 

@@ -44,7 +44,7 @@ def unpack_if_lone(partial: Path, target: Path) -> Path:
         with explained_disk(str(target)):
             _untar(found[0], target) if kind == TAR else _unzip(found[0], target)
     except (*_BROKEN, *_CLASHES) as error:
-        raise DownloadRefused(ReasonCode.BAD_ARCHIVE, f"{found[0].name}: cannot be unpacked: {error}") from None
+        raise DownloadRefused(ReasonCode.INVALID_ARCHIVE, f"{found[0].name}: cannot be unpacked: {error}") from None
     return target
 
 

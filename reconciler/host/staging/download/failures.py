@@ -48,7 +48,7 @@ def failure_of_status(status: int, what: str) -> DownloadFailed:
     if status in (401, 403):
         return DownloadRefused(ReasonCode.ACCESS_DENIED, f"{what}: access denied ({status}); check the credentials")
     if status in (404, 410):
-        return DownloadRefused(ReasonCode.NOT_FOUND, f"{what}: not found ({status})")
+        return DownloadRefused(ReasonCode.MODEL_NOT_FOUND, f"{what}: not found ({status})")
     if 400 <= status < 500 and status not in _PASSING:
         return DownloadRefused(ReasonCode.SOURCE_REFUSED, f"{what}: the source refused ({status})")
     return DownloadFailed(ReasonCode.SOURCE_FAILED, f"{what}: the source failed ({status})")

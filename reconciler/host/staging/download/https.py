@@ -113,7 +113,7 @@ class HttpSource:
     def _name(self) -> str:
         name = unquote(urlsplit(self._uri).path).rsplit("/", 1)[-1]
         if not name:
-            raise DownloadRefused(ReasonCode.NOT_FOUND, f"{self._shown}: names no file")
+            raise DownloadRefused(ReasonCode.MODEL_NOT_FOUND, f"{self._shown}: names no file")
         return name
 
     def _check_type(self, given: str) -> None:
@@ -123,7 +123,7 @@ class HttpSource:
         expected = _EXPECTED.get(kind or "", _OTHER)
         if not given.startswith(expected):
             text = f"{self._shown}: answers with Content-Type {given or 'nothing'}, not with {' or '.join(expected)}"
-            raise DownloadRefused(ReasonCode.UNEXPECTED_TYPE, text)
+            raise DownloadRefused(ReasonCode.UNEXPECTED_CONTENT_TYPE, text)
 
 
 def _check_redirect(from_: str, to: str) -> None:
@@ -154,7 +154,9 @@ def _headers(host: str) -> dict[str, str]:
     try:
         found = json.loads(os.environ.get(f"{host}-headers", "{}"))
     except ValueError:
-        raise DownloadRefused(ReasonCode.INVALID_SETTINGS, f"{host}: the headers in its Secret are not JSON") from None
+        raise DownloadRefused(
+            ReasonCode.INVALID_STORAGE_SETTINGS, f"{host}: the headers in its Secret are not JSON"
+        ) from None
     return {str(name): str(value) for name, value in found.items()}
 
 

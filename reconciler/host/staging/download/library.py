@@ -62,7 +62,7 @@ def _run(uri: str, work: Path, said: str) -> None:
         raise
     except ImportError as error:
         text = f"{said}: the interpreter that fetches models lacks {error.name}; install it there"
-        raise DownloadRefused(ReasonCode.NO_LIBRARY, text) from None
+        raise DownloadRefused(ReasonCode.LIBRARY_NOT_INSTALLED, text) from None
     except OSError as error:
         if error.errno is not None and not isinstance(error, ConnectionError):
             raise

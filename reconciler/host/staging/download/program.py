@@ -47,7 +47,7 @@ def main() -> int:
     except BaseException as error:
         traceback.print_exc()
         text = f"unexpected {type(error).__name__}: {error}; the log in {order.folder} tells more"
-        progress.failed(ReasonCode.UNEXPECTED, said.hide(text), refused=False)
+        progress.failed(ReasonCode.INTERNAL_ERROR, said.hide(text), refused=False)
         return 1
     finally:
         leave(order)
@@ -64,7 +64,7 @@ def _fetch(order: Order, progress: Progress) -> str:
             f"{sys.executable} has no kserve-storage ({error}); install vllm-reconciler[storage] there, or name an "
             "interpreter that has it in targets[].storage.python"
         )
-        raise DownloadRefused(ReasonCode.NO_LIBRARY, text) from None
+        raise DownloadRefused(ReasonCode.LIBRARY_NOT_INSTALLED, text) from None
     # Late: without kserve-storage they cannot be imported either.
     from reconciler.host.staging.download import archive, library
     from reconciler.host.staging.download.seal import seal
@@ -73,7 +73,7 @@ def _fetch(order: Order, progress: Progress) -> str:
         Storage._update_with_storage_spec()
     except (ValueError, TypeError):
         text = "the Secret's entry for this storage, or its parameters, are not JSON of texts"
-        raise DownloadRefused(ReasonCode.INVALID_SETTINGS, text) from None
+        raise DownloadRefused(ReasonCode.INVALID_STORAGE_SETTINGS, text) from None
     Storage._configure_global_ca_bundle()
     match kind := source_of(order.uri):
         case ModelSource.S3 | ModelSource.HTTP:
@@ -87,11 +87,11 @@ def _fetch(order: Order, progress: Progress) -> str:
         case ModelSource.HUB | ModelSource.GIT | ModelSource.LIBRARY:
             work, content = library.download(order.uri, kind, order.folder, progress)
         case ModelSource.FOLDER | ModelSource.CLAIM | None:
-            raise DownloadRefused(ReasonCode.STORAGE_UNSUPPORTED, f"{shown(order.uri)}: nothing that can be fetched")
+            raise DownloadRefused(ReasonCode.UNSUPPORTED_STORAGE, f"{shown(order.uri)}: nothing that can be fetched")
         case _:
             assert_never(kind)
     if not any(work.iterdir()):
-        raise DownloadRefused(ReasonCode.NOT_FOUND, "there is nothing at its source")
+        raise DownloadRefused(ReasonCode.MODEL_NOT_FOUND, "there is nothing at its source")
     seal(work, order.folder / content)
     _tidy(order.folder)
     return content

@@ -47,7 +47,7 @@ class S3Source:
         with _explained(self._shown):
             found = self._single() or self._below()
         if not found:
-            raise DownloadRefused(ReasonCode.NOT_FOUND, f"{self._shown}: no model found there")
+            raise DownloadRefused(ReasonCode.MODEL_NOT_FOUND, f"{self._shown}: no model found there")
         return found
 
     def read(self, file: RemoteFile, start: int) -> Iterator[bytes]:
@@ -131,7 +131,7 @@ def _explained(what: str) -> Iterator[None]:
             raise
         raise DownloadFailed(ReasonCode.SOURCE_UNREACHABLE, f"{what}: {error}") from None
     except (ValueError, RuntimeError) as error:
-        raise DownloadRefused(ReasonCode.INVALID_SETTINGS, f"{what}: {error}") from None
+        raise DownloadRefused(ReasonCode.INVALID_STORAGE_SETTINGS, f"{what}: {error}") from None
 
 
 def _answer(error: botocore.exceptions.ClientError, what: str) -> DownloadFailed:
@@ -142,5 +142,5 @@ def _answer(error: botocore.exceptions.ClientError, what: str) -> DownloadFailed
     if status == 412:
         return DownloadFailed(ReasonCode.SOURCE_CHANGED, f"{what}: it was replaced meanwhile; it is fetched anew")
     if code == "NoSuchBucket":
-        return DownloadRefused(ReasonCode.NOT_FOUND, f"{what}: there is no such bucket")
+        return DownloadRefused(ReasonCode.MODEL_NOT_FOUND, f"{what}: there is no such bucket")
     return failure_of_status(status, what)
