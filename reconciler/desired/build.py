@@ -70,8 +70,8 @@ def build_desired(
         refused=first(
             (*faults_without_services(manifests), *_refused_documents(cache), *secrets.faults, *misplaced), MAX_NOTES
         ),
-        cordon=cordon_of(host) if host else None,
-        cordon_known=host is not None,
+        drain=cordon_of(host) if host else None,
+        host_known=host is not None,
         skipped=skipped_files(manifests, snapshot),
         paths=target.paths,
         in_default_namespace=frozenset(

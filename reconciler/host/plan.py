@@ -31,6 +31,7 @@ from reconciler.model import (
     FailedAction,
     Health,
     HealthStatus,
+    Holds,
     Observed,
     Plan,
     ProxyBreak,
@@ -56,43 +57,38 @@ _LEAVING = frozenset({ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.S
 _STUCK = 60.0
 _RESTLESS = frozenset(ReplicaPhase) - {ReplicaPhase.READY, ReplicaPhase.GONE}
 
-Quarantines = Mapping[tuple[ServiceId, str], Quarantine]
-
 
 def make_plan(
     desired: DesiredState,
     observed: Observed | Unreachable,
-    quarantines: Quarantines,
+    holds: Holds,
     patience: Patience,
-    suspended: Collection[ServiceId] = (),
     failures: Collection[FailedAction] = (),
 ) -> Plan:
-    """The next steps of one target. `suspended` services are looked at and left alone.
-
-    `failures` are actions that failed when they were last tried.
-    """
+    """The next steps of one target. `failures` are actions that failed when they were last tried."""
     if isinstance(observed, Unreachable):
-        return _nothing(desired, observed)
+        return _nothing(desired, observed, holds)
     faults = Faults("planning")
     faults.reasons |= observed.faulty
     faults.bugs += observed.bugs
-    marked = mark_each(observed, quarantines, failures, faults)
+    marked = mark_each(observed, holds.quarantines, failures, faults)
     seen, observed = observed, marked.observed
+    given, holds = holds, replace(holds, quarantines=marked.quarantines)
     every = desired
     desired = replace(every, services=current_versions(every.services, observed.owned, faults))
     decisions: dict[ServiceId, Decision] = {}
     open_questions: list[ServiceContext] = []
-    for s in _situations(desired, observed, marked.quarantines, patience, faults, marked.failures):
-        decision = _left_alone(s) if s.id in suspended else _safely(s, settled, faults)
+    for s in _situations(desired, observed, holds, patience, faults, marked.failures):
+        decision = _left_alone(s) if holds.suspends(s.id) else _safely(s, settled, faults)
         if decision is None:
             open_questions.append(s)
         else:
             decisions[s.id] = decision
-    decisions |= _decide_all(open_questions, desired, observed, patience, suspended, faults)
+    decisions |= _decide_all(open_questions, desired, observed, patience, holds, faults)
     ordered = [decisions[key] for key in sorted(decisions)]
     # Asked for a proxy in need alone: it looks at everything.
-    behind = not observed.proxy_ready and _is_behind(desired, observed, marked.quarantines)
-    actions = (*_actions(ordered, observed, behind), *_unstage_safely(every, observed, suspended, faults))
+    behind = not observed.proxy_ready and _is_behind(desired, observed, holds)
+    actions = (*_actions(ordered, observed, behind), *_unstage_safely(every, observed, holds, faults))
     actions = unmark_each(actions, marked, seen, faults) if marked.why else actions
     looks = {d.verdict.service: d.look_again_at for d in ordered if d.look_again_at is not None}
     return Plan(
@@ -109,6 +105,7 @@ def make_plan(
         notes=(*desired.unreadable, *desired.notes, *_last_calls(ordered, desired)),
         looks=looks,
         bugs=tuple(faults.bugs),
+        holds=given,
     )
 
 
@@ -122,7 +119,7 @@ def _decide_all(
     desired: DesiredState,
     observed: Observed,
     patience: Patience,
-    suspended: Collection[ServiceId],
+    holds: Holds,
     faults: Faults,
 ) -> dict[ServiceId, Decision]:
     """In an order that gives room first to what proved itself before: a restart comes before a newcomer."""
@@ -130,7 +127,7 @@ def _decide_all(
         return {}
     current = {service.id: service for service in desired.services if service.canary_percent is None}
     # What is suspended goes nowhere: nobody should wait for it.
-    moving = [r for r in observed.replicas if r.service not in suspended]
+    moving = [r for r in observed.replicas if not holds.suspends(r.service)]
     lives = {r.id: life_of(r, observed.at, patience, faults) for r in moving}
     ledger = Ledger(
         observed.capacity,
@@ -171,7 +168,7 @@ def _safely(s: ServiceContext, judge: Callable[[ServiceContext], _Decided], faul
 def _situations(
     desired: DesiredState,
     observed: Observed,
-    quarantines: Quarantines,
+    holds: Holds,
     patience: Patience,
     faults: Faults,
     failures: Collection[FailedAction] = (),
@@ -181,7 +178,7 @@ def _situations(
     for replica in sorted(observed.replicas, key=lambda r: r.id):
         replicas.setdefault(replica.service, []).append(replica)
     failed: dict[ServiceId, dict[str, Quarantine]] = {}
-    for (service, digest), quarantine in quarantines.items():
+    for (service, digest), quarantine in holds.quarantines.items():
         failed.setdefault(service, {})[digest] = quarantine
     by_service = _by_service(failures)
     of_all = tuple(one for one in failures if not one.services)
@@ -214,7 +211,7 @@ def _situations(
             asking=want is not None and want.digest in observed.preflighting,
             blockers=observed.blockers.get(want.digest, ()) if want else (),
             keep=keep,
-            cordon=desired.cordon or desired.drain,
+            why_empty=holds.why_empty,
             route=observed.routes.get(key),
             starting_on=starting_on,
             staging=observed.staging,
@@ -286,9 +283,10 @@ def _ensure_proxy(observed: Observed, is_needed: bool) -> EnsureProxy:
             return EnsureProxy("the proxy serves, but its admin socket does not answer")
 
 
-def _is_behind(desired: DesiredState, observed: Observed, quarantines: Quarantines) -> bool:
+def _is_behind(desired: DesiredState, observed: Observed, holds: Holds) -> bool:
     """Does anything run, or drain, that git does not ask for any more? Without the proxy it cannot go."""
-    wanted = {one.id: one.digest for one in desired.services if one.spec and (one.id, one.digest) not in quarantines}
+    failed = holds.quarantines
+    wanted = {one.id: one.digest for one in desired.services if one.spec and (one.id, one.digest) not in failed}
     return any(r.draining_at or r.digest != wanted.get(r.service, r.digest) for r in observed.replicas)
 
 
@@ -313,27 +311,25 @@ def _last_calls(decisions: list[Decision], desired: DesiredState) -> Iterator[Re
             yield Reason(ReasonCode.STOPS_SERVING, text)
 
 
-def _unstage_safely(
-    desired: DesiredState, observed: Observed, suspended: Collection[ServiceId], faults: Faults
-) -> tuple[Unstage, ...]:
+def _unstage_safely(desired: DesiredState, observed: Observed, holds: Holds, faults: Faults) -> tuple[Unstage, ...]:
     """Where we cannot tell what is needed, all of it is."""
     if faults.reasons:
         return ()
     try:
-        return tuple(_unstage(desired, observed, suspended))
+        return tuple(_unstage(desired, observed, holds))
     except Exception as error:
         faults.note_other("planning which staged files to delete", error)
         return ()
 
 
-def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[ServiceId]) -> Iterator[Unstage]:
+def _unstage(desired: DesiredState, observed: Observed, holds: Holds) -> Iterator[Unstage]:
     """Files that neither git, nor a last good spec, nor a replica needs. What git may name unseen is kept."""
     if not observed.staging or desired.unreadable or desired.refused or not desired.prunable:
         return
     if any(reason.code in _SECRETS_MISSING for one in desired.services for reason in one.blocked):
         return
     # Whose files these are nobody can tell from their keys, so anybody who is to be left alone keeps all of them.
-    if suspended or any(one.spec is None for one in desired.services):
+    if _suspends_any(desired, observed, holds) or any(one.spec is None for one in desired.services):
         return
     specs = [(one.id, one.spec) for one in desired.versions if one.spec is not None and not one.not_here]
     specs += [(one.id, one.promoted.spec) for one in observed.owned.values() if one.promoted is not None]
@@ -341,6 +337,13 @@ def _unstage(desired: DesiredState, observed: Observed, suspended: Collection[Se
     needed = {key for service, spec in specs for key, _ in fetched(service, spec)}
     for key in sorted(observed.staging.keys() - needed):
         yield Unstage(key, "no service needs these files any more")
+
+
+def _suspends_any(desired: DesiredState, observed: Observed, holds: Holds) -> bool:
+    if not holds.suspended:
+        return False
+    known = {one.id for one in desired.services} | {one.service for one in observed.replicas}
+    return any(holds.suspends(one) for one in known | observed.owned.keys() | observed.routes.keys())
 
 
 def _changed(routes: tuple[ServiceRoute, ...], before: Mapping[ServiceId, ServiceRoute]) -> tuple[ServiceId, ...]:
@@ -381,10 +384,10 @@ def _left_alone(s: ServiceContext) -> Decision:
     )
 
 
-def _nothing(desired: DesiredState, observed: Unreachable) -> Plan:
+def _nothing(desired: DesiredState, observed: Unreachable, holds: Holds) -> Plan:
     reason = Reason(ReasonCode.TARGET_UNREACHABLE, observed.reason)
     verdicts = {
         service.id: ServicePlan(service.id, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason))
         for service in desired.services
     }
-    return Plan(desired.target, desired.revision, observed.at, (), verdicts, None, (reason,))
+    return Plan(desired.target, desired.revision, observed.at, (), verdicts, None, (reason,), holds=holds)

@@ -21,13 +21,13 @@ from reconciler.loop.recorder import Recorder
 from reconciler.model import (
     ByHand,
     DesiredState,
+    Holds,
     Observed,
     Outcome,
     Plan,
     Reason,
     ReasonCode,
     Result,
-    ServiceId,
     Snapshot,
     Start,
     Unreachable,
@@ -36,7 +36,7 @@ from reconciler.model import (
 )
 from reconciler.model.target import Target
 from reconciler.report.history import History
-from reconciler.report.status import EVERYTHING, TargetReport
+from reconciler.report.status import TargetReport
 from reconciler.state.cordon import Cordon
 from reconciler.state.suspension import HostDrain, Suspension
 
@@ -96,16 +96,15 @@ class Reconciler:
             self._end_what_is_over()
         suspended = self._suspension.in_force()
         drained = self._drain.current() if self._drain else None
-        desired = _drained(self._wanted(snapshot) if act else self.desired(snapshot), drained)
+        desired = self._wanted(snapshot) if act else self.desired(snapshot)
         observed = self._target.observe(desired.versions)
         if isinstance(observed, Observed):
             observed = self._target.preflight(desired.versions, observed)
         plan = make_plan(
             desired,
             observed,
-            self._quarantines.now(),
+            Holds(desired.drain, _by_hand(drained), frozenset(suspended), self._quarantines.now()),
             patience(self._settings),
-            _suspended_ids(frozenset(suspended), desired, observed),
             self.failures.now(),
         )
         if act:
@@ -174,7 +173,7 @@ class Reconciler:
                 (),
                 unreadable=(unknown,),
                 prunable=False,
-                cordon_known=False,
+                host_known=False,
                 paths=self._settings.paths,
             )
             return self._cordon.settle(state)
@@ -240,24 +239,13 @@ class Reconciler:
         return min(looks, default=None)
 
 
-def _drained(desired: DesiredState, asked: ByHand | None) -> DesiredState:
-    if asked is None:
-        return desired
-    text = f"the host is drained {asked}; `reconciler host undrain` lifts it"
-    return replace(desired, drain=Reason(ReasonCode.DRAINED, text))
+def _by_hand(drained: ByHand | None) -> Reason | None:
+    if drained is None:
+        return None
+    return Reason(ReasonCode.DRAINED, f"the host is drained {drained}; `reconciler host undrain` lifts it")
 
 
 def patience(settings: TargetSettings) -> Patience:
     """How long is long enough, from the config."""
     given = settings.rollout
     return Patience(given.min_ready, given.ready_timeout, given.drain_timeout, given.stop_grace)
-
-
-def _suspended_ids(
-    names: frozenset[str], desired: DesiredState, observed: Observed | Unreachable
-) -> frozenset[ServiceId]:
-    if not names or isinstance(observed, Unreachable):
-        return frozenset()
-    known = {service.id for service in desired.services} | {replica.service for replica in observed.replicas}
-    known |= observed.owned.keys() | observed.routes.keys()
-    return frozenset(key for key in known if EVERYTHING in names or str(key) in names)

@@ -9,6 +9,7 @@ import structlog
 from reconciler.fault_isolation import Faults
 from reconciler.loop.findings import CommitEvent, finding, findings
 from reconciler.model import (
+    EVERYTHING,
     Action,
     AskPreflight,
     Bug,
@@ -37,7 +38,6 @@ from reconciler.report.actions import action_name, event_name, services_of, subj
 from reconciler.report.applied import HoldUp, holds_up, is_applied
 from reconciler.report.history import History
 from reconciler.report.requests import Fate, RequestTally
-from reconciler.state.suspension import EVERYTHING
 from reconciler.web.metrics import Metrics
 
 # Steps between two things that a person cares about.
@@ -127,7 +127,7 @@ class Recorder:
 
     def record_cordon(self, desired: DesiredState) -> None:
         """Tell that the whole host was closed, or opened again."""
-        cordon = desired.cordon
+        cordon = desired.drain
         event, why = ("cordoned", str(cordon)) if cordon else ("uncordoned", "host.yaml lets services run here again")
         self._log.warning(event, reason=why, revision=desired.revision)
         self._note(desired.revision, "", event, why)

@@ -51,6 +51,7 @@ from reconciler.model.desired import (
     VolumeFile,
 )
 from reconciler.model.fit import Fit
+from reconciler.model.holds import EVERYTHING, Holds
 from reconciler.model.names import (
     Bug,
     Origin,
@@ -89,6 +90,7 @@ from reconciler.model.reasons import ReasonCode
 from reconciler.model.snapshot import File, Snapshot
 
 __all__ = [
+    "EVERYTHING",
     "GPU",
     "GPU_FRACTION",
     "MIG",
@@ -117,6 +119,7 @@ __all__ = [
     "GpuUse",
     "Health",
     "HealthStatus",
+    "Holds",
     "Lease",
     "MarkReady",
     "Mount",

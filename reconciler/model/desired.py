@@ -245,9 +245,9 @@ class DesiredState:
     from them is kept. `prunable` is False when the target's own file or folder is missing: nothing is pruned.
     `refused` are faults that name no services: a broken runtime, a Secret in the clear, a folder of Secrets that cannot
     be read.
-    `cordon` says that nothing may run on this target, and where that is written. `cordon_known` is False when the
+    `drain` says that nothing may run on this target, and where that is written. `host_known` is False when the
     target's own file cannot tell: then what it said last still holds. `leaving` says why nothing is wanted here at all,
-    if it was not git that said so. `drain` says that a person lets nothing run here, who and why, without git.
+    if it was not git that said so.
     `skipped` are files that are there, but hold nothing for this target, and why.
     `paths` are what it reads; empty: not known. `in_default_namespace` are services whose documents name no namespace.
     """
@@ -259,10 +259,9 @@ class DesiredState:
     prunable: bool = True
     notes: tuple[Reason, ...] = ()
     refused: tuple[Reason, ...] = ()
-    cordon: Reason | None = None
-    cordon_known: bool = True
-    leaving: Reason | None = None
     drain: Reason | None = None
+    host_known: bool = True
+    leaving: Reason | None = None
     skipped: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))
     paths: tuple[str, ...] = ()
     in_default_namespace: frozenset[ServiceId] = frozenset()

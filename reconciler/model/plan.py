@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.model.actions import Action
+from reconciler.model.holds import Holds
 from reconciler.model.names import Bug, Reason, ServiceId
 from reconciler.model.observed import Quarantine
 
@@ -64,6 +65,7 @@ class Plan:
     """Ordered outcome of comparing.
 
     `look_again_at` is when time alone may change the answer; None: only events. `looks` says so by service.
+    `holds` is what it had to respect.
     """
 
     target: str
@@ -75,6 +77,7 @@ class Plan:
     notes: tuple[Reason, ...] = ()
     looks: Mapping[ServiceId, float] = field(default_factory=dict)
     bugs: tuple[Bug, ...] = ()
+    holds: Holds = field(default_factory=Holds)
 
 
 class Outcome(StrEnum):

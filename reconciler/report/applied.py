@@ -37,13 +37,13 @@ class HoldUp:
 
 def holds_up(desired: DesiredState, plan: Plan) -> tuple[HoldUp, ...]:
     """Everything that holds up the revision permanently: first what concerns all services, then services by name."""
-    whole = filter(None, (desired.drain, *desired.unreadable, *desired.refused))
+    whole = filter(None, (plan.holds.drained_by_hand, *desired.unreadable, *desired.refused))
     return (*(HoldUp(None, reason) for reason in whole), *_services(desired, plan))
 
 
 def is_applied(desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> bool:
     """Is everything in sync that can be? Never while everything is suspended or drained manually."""
-    if isinstance(observed, Unreachable) or plan.actions or desired.drain:
+    if isinstance(observed, Unreachable) or plan.actions or plan.holds.drained_by_hand:
         return False
     verdicts = plan.verdicts.values()
     if verdicts and all(_is_suspended(verdict) for verdict in verdicts):

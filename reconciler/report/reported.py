@@ -26,8 +26,6 @@ from reconciler.report.requests import Requests
 
 Document = dict[str, Any]
 SCHEMA = "reconciler.status/v2"
-EVERYTHING = "*"
-"""Stands in `TargetReport.suspended` for the whole target."""
 
 DEFAULT_METRICS_PATH = "/metrics"
 """The metrics path of a replica whose service is no longer in git."""

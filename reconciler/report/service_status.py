@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.fault_isolation import caught
 from reconciler.model import (
+    EVERYTHING,
     Desired,
     Fit,
     Health,
@@ -42,7 +43,6 @@ from reconciler.report.replicas import (
 )
 from reconciler.report.reported import (
     DEFAULT_METRICS_PATH,
-    EVERYTHING,
     Document,
     TargetReport,
     by_hand,
@@ -197,7 +197,7 @@ def _blocked(desired: Desired | None, verdict: ServicePlan | None) -> tuple[Reas
 
 def _desired_replicas(service: ServiceId, index: TargetIndex) -> int:
     desired, owned = index.desired.get(service), index.owned.get(service)
-    if index.report.desired and (index.report.desired.cordon or index.report.desired.drain):
+    if index.report.drained or (index.report.desired and index.report.desired.drain):
         return 0
     if desired and desired.spec:
         # A canary counts as long as the service itself is desired.

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from reconciler.model import (
+    EVERYTHING,
     Observed,
     Outcome,
     Reason,
@@ -26,7 +27,6 @@ from reconciler.report.replicas import (
     timestamp,
 )
 from reconciler.report.reported import (
-    EVERYTHING,
     SCHEMA,
     DaemonInfo,
     Document,
@@ -40,7 +40,6 @@ from reconciler.report.reported import (
 from reconciler.report.service_status import TargetIndex, service_document
 
 __all__ = [
-    "EVERYTHING",
     "SCHEMA",
     "DaemonInfo",
     "Document",
@@ -103,7 +102,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "suspended": EVERYTHING in report.suspended,
         "suspension": by_hand(report.suspensions.get(EVERYTHING)),
         "drained": by_hand(report.drained),
-        "cordoned": reason_document(report.desired.cordon) if report.desired and report.desired.cordon else None,
+        "cordoned": reason_document(report.desired.drain) if report.desired and report.desired.drain else None,
         "prunable": report.desired.prunable if report.desired else False,
         "listen": report.routing.listen,
         "proxyReady": observed.proxy_ready if observed else None,

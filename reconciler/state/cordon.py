@@ -21,20 +21,20 @@ class Cordon:
 
     def settle(self, desired: DesiredState) -> DesiredState:
         """What git asks for; if git has no answer now, the last one. Raises Retryable if there is none."""
-        if desired.cordon_known or (last := self._last()) is None:
+        if desired.host_known or (last := self._last()) is None:
             return desired
         text = "the host is still cordoned: its host.yaml cannot be read, and last said so"
-        return replace(desired, cordon=replace(last, message=text))
+        return replace(desired, drain=replace(last, message=text))
 
     def remember(self, desired: DesiredState) -> bool:
         """Keep git's setting. True when it differs from the one before. Raises Retryable."""
-        if not desired.cordon_known or self._known == (desired.cordon,):
+        if not desired.host_known or self._known == (desired.drain,):
             return False
         before = self._last()
-        if before != desired.cordon:
-            self._write(desired.cordon)
-        self._known = (desired.cordon,)
-        return (before is None) != (desired.cordon is None)
+        if before != desired.drain:
+            self._write(desired.drain)
+        self._known = (desired.drain,)
+        return (before is None) != (desired.drain is None)
 
     def _last(self) -> Reason | None:
         if self._known is not None:

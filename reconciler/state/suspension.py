@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import Retryable
-from reconciler.model import ByHand
+from reconciler.model import EVERYTHING, ByHand
 from reconciler.system.files import make_folder, write_atomically
 from reconciler.system.os_errors import in_words
 
-EVERYTHING = "*"
 LATEST = 253_402_300_800.0
 """The end of the year 9999: dates end there."""
 

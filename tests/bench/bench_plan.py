@@ -7,6 +7,7 @@ import statistics
 import time
 
 from reconciler.host.plan import make_plan
+from reconciler.model import Holds
 from tests.support.simulation import PATIENCE, Host, state, wanted
 
 
@@ -21,7 +22,7 @@ def main() -> None:
         times = []
         for _ in range(7):
             began = time.perf_counter()
-            plan = make_plan(commit, observed, {}, PATIENCE)
+            plan = make_plan(commit, observed, Holds(), PATIENCE)
             times.append((time.perf_counter() - began) * 1e3)
             assert not plan.actions
         figures[f"noop_plan_{count}_services_ms"] = round(statistics.median(times), 2)

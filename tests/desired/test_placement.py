@@ -169,7 +169,7 @@ def closed(text: str = "spec: {unschedulable: true}") -> str:
 def cordons(text: str, **more: Any) -> tuple[str | None, bool]:
     """Where the cordon is written, and whether git can tell at all."""
     state = build({"hosts/box/host.yaml": text}, **more)
-    return (str(state.cordon.origin) if state.cordon else None), state.cordon_known
+    return (str(state.drain.origin) if state.drain else None), state.host_known
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ BROKEN = [
 @pytest.mark.parametrize(("text", "line", "message"), BROKEN)
 def test_a_host_yaml_that_cannot_be_followed_is_named_with_its_line(text: str, line: int, message: str) -> None:
     state = build({"hosts/box/host.yaml": closed(text)})
-    assert (state.cordon, state.cordon_known, state.prunable) == (None, False, False)
+    assert (state.drain, state.host_known, state.prunable) == (None, False, False)
     assert [(str(why.origin), why.message) for why in state.unreadable] == [(f"hosts/box/host.yaml:{line}", message)]
 
 
@@ -219,7 +219,7 @@ def test_a_missing_folder_leaves_it_unknown_whether_the_host_is_closed() -> None
 
 def test_a_host_document_elsewhere_closes_nothing_and_is_told() -> None:
     state = build({"runtimes/host.yaml": closed()})
-    assert (state.cordon, state.cordon_known) == (None, True)
+    assert (state.drain, state.host_known) == (None, True)
     assert [why.origin for why in state.notes if why.code == "HostDocumentIgnored"] == [Origin("runtimes/host.yaml", 4)]
 
 

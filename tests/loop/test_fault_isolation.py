@@ -20,7 +20,7 @@ from reconciler.host.plan import make_plan
 from reconciler.host.rollout import Decision
 from reconciler.loop.daemon import Daemon
 from reconciler.manifests import read_manifests
-from reconciler.model import Desired, HealthStatus, Origin, ReasonCode, ServiceId, Snapshot
+from reconciler.model import Desired, HealthStatus, Holds, Origin, ReasonCode, ServiceId, Snapshot
 from reconciler.report import diff, service_status
 from reconciler.report.convergence import convergence_of
 from reconciler.report.planned import plan_document
@@ -94,13 +94,13 @@ def test_service_whose_planning_raises_is_left_alone(monkeypatch: pytest.MonkeyP
 
     known = planning.decide
     monkeypatch.setattr(planning, "decide", no_plan)
-    plan = make_plan(wanted, seen, {}, PATIENCE)
+    plan = make_plan(wanted, seen, Holds(), PATIENCE)
     assert plan.verdicts[TINY].health.phase is HealthStatus.UNKNOWN
     assert plan.verdicts[TINY].health.reason.code == ReasonCode.INTERNAL_ERROR
     assert plan.verdicts[other].health.reason.code != ReasonCode.INTERNAL_ERROR
     assert not any(getattr(action, "service", None) == TINY for action in plan.actions)
     assert len(plan.bugs) == 1
-    alone = report(desired=state(desired()), observed=seen, plan=make_plan(state(desired()), seen, {}, PATIENCE))
+    alone = report(desired=state(desired()), observed=seen, plan=make_plan(state(desired()), seen, Holds(), PATIENCE))
     status = status_of(alone, revision=RevisionInfo(desired=alone.desired.revision, applied=alone.desired.revision))
     assert service_in(status)["health"]["reason"] == ReasonCode.INTERNAL_ERROR
     assert convergence_of(status).failed, "nobody waits for it"
@@ -138,7 +138,7 @@ def test_traceback_of_a_bug_in_planning_is_logged_once(tmp_path: Path, monkeypat
     (place,) = daemon._places
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
-            plan = make_plan(wanted, observed(), {}, PATIENCE)
+            plan = make_plan(wanted, observed(), Holds(), PATIENCE)
             place.recorder.record(wanted, observed(), plan, (), 0.0)
     told = [entry for entry in logs if entry["event"] == "fault_isolated"]
     assert len(told) == 1
@@ -218,7 +218,7 @@ def test_no_mutated_document_raises_or_is_a_bug_of_ours() -> None:
         wanted = build_desired(read_manifests(revision), TARGET, revision, cache)
         assert cache.tracebacks == []
         assert "other" in by_name(wanted.services)
-        plan = make_plan(wanted, observed(), {}, PATIENCE)
+        plan = make_plan(wanted, observed(), Holds(), PATIENCE)
         status = status_of(report(desired=wanted, observed=observed(), plan=plan))
         json.dumps(status, ensure_ascii=False, allow_nan=False).encode()
         Metrics().text(status)

@@ -88,7 +88,7 @@ def test_own_lack_is_not_blamed_on_the_disk(error: int) -> None:
 
 
 def test_nobody_is_told_to_delete_a_file_that_could_not_be_opened(tmp_path: Path) -> None:
-    unknown = DesiredState("box", "r", (), cordon_known=False)
+    unknown = DesiredState("box", "r", (), host_known=False)
     reads: list[tuple[Path, Callable[[], object]]] = [
         (tmp_path / "suspended.json", lambda: Suspension(tmp_path / "suspended.json").names()),
         (tmp_path / "drained.json", lambda: HostDrain(tmp_path / "drained.json").current()),

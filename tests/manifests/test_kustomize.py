@@ -351,7 +351,7 @@ def test_kustomization_of_a_path_decides_over_all_below_it(kubectl: str, reposit
     assert [str(each.id) for each in state.services] == ["team/chat-a"]
     (note,) = [each for each in state.notes if each.code == "NotInKustomization"]
     assert (note.origin, "../kustomization.yml" in note.message) == (Origin("hosts/box/more/new.yaml", 1), True)
-    assert state.cordon_known
+    assert state.host_known
 
 
 def test_generated_config_map_reads_files_of_any_name(kubectl: str, repository: Repository) -> None:

@@ -10,6 +10,7 @@ from reconciler.model import (
     DesiredState,
     Health,
     HealthStatus,
+    Holds,
     Origin,
     Plan,
     Reason,
@@ -34,6 +35,7 @@ from tests.support.report_world import (
     verdict,
 )
 
+BY_HAND = Holds(drained_by_hand=Reason(ReasonCode.DRAINED, "by hand"))
 BLOCKED = verdict(
     sync=Sync.OUT_OF_SYNC,
     health=Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked: no GPU")),
@@ -77,7 +79,7 @@ START = Start(replica().id, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "",
         (state(prunable=False), planned(verdict(sync=Sync.UNKNOWN, kept=LOST)), True, ["NotPrunable"]),
         (state(desired(), OTHER), planned(SUSPENDED, verdict(OTHER.id)), True, ["Suspended"]),
         (state(desired()), planned(SUSPENDED), False, ["Suspended"]),
-        (state(desired(), drain=Reason(ReasonCode.DRAINED, "by hand")), planned(verdict()), False, ["Drained"]),
+        (state(desired()), replace(planned(verdict()), holds=BY_HAND), False, ["Drained"]),
         (state(desired()), planned(CRASHING), True, ["CrashLoopBackOff"]),
         (state(desired()), planned(replace(CRASHING, strategy="surge: start new")), False, []),
         (state(desired()), planned(HUNG), False, []),

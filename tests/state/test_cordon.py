@@ -27,10 +27,10 @@ BROKEN = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nsp
 
 
 def known(cordon: Reason | None) -> DesiredState:
-    return DesiredState("box", "a" * 40, (), cordon=cordon)
+    return DesiredState("box", "a" * 40, (), drain=cordon)
 
 
-UNKNOWN = replace(known(None), cordon_known=False)
+UNKNOWN = replace(known(None), host_known=False)
 
 
 # ---------------------------------------------------------------- what was said last
@@ -38,16 +38,16 @@ UNKNOWN = replace(known(None), cordon_known=False)
 
 def test_what_host_yaml_said_last_holds_while_it_cannot_be_read(tmp_path: Path):
     cordon = Cordon(tmp_path / "box" / "cordon.json")
-    assert cordon.settle(UNKNOWN).cordon is None
+    assert cordon.settle(UNKNOWN).drain is None
     assert cordon.remember(known(CORDONED))
     for later in (cordon, Cordon(tmp_path / "box" / "cordon.json")):
         settled = later.settle(UNKNOWN)
-        assert settled.cordon
-        assert (settled.cordon.code, settled.cordon.origin) == ("Cordoned", CORDONED.origin)
-        assert "still cordoned" in settled.cordon.message
+        assert settled.drain
+        assert (settled.drain.code, settled.drain.origin) == ("Cordoned", CORDONED.origin)
+        assert "still cordoned" in settled.drain.message
         assert not later.remember(settled), "what is not known is not written down"
     assert cordon.remember(known(None))
-    assert Cordon(tmp_path / "box" / "cordon.json").settle(UNKNOWN).cordon is None
+    assert Cordon(tmp_path / "box" / "cordon.json").settle(UNKNOWN).drain is None
 
 
 def test_only_a_change_is_news_and_only_news_is_written(tmp_path: Path):
@@ -67,7 +67,7 @@ def test_a_memory_that_cannot_be_read_is_said_and_nothing_is_guessed(tmp_path: P
     path.write_text("{")
     with pytest.raises(Retryable, match=r"cordon\.json: cannot be read"):
         Cordon(path).settle(UNKNOWN)
-    assert Cordon(path).settle(known(None)).cordon is None, "git's own word needs no memory"
+    assert Cordon(path).settle(known(None)).drain is None, "git's own word needs no memory"
 
 
 # ---------------------------------------------------------------- passes
@@ -105,7 +105,7 @@ def test_a_broken_host_yaml_neither_drains_a_host_nor_sets_it_going(tmp_path: Pa
     closed = len(target.host.log)
     one_pass = run(reconciler, target, at(BROKEN, "d"))
     reconciler.close()
-    assert one_pass.desired.cordon, "what it said last holds"
+    assert one_pass.desired.drain, "what it said last holds"
 
     again, other = make_reconciler(tmp_path)
     other.host = target.host
@@ -120,7 +120,7 @@ def test_looking_writes_nothing_down(tmp_path: Path):
     (tmp_path / "x").mkdir()
     reconciler, _ = make_reconciler(tmp_path)
     one_pass = reconciler.run_pass(at(CLOSED, "c"), act=False)
-    assert one_pass.desired.cordon
+    assert one_pass.desired.drain
     assert not (tmp_path / "cordon.json").exists()
     reconciler.run_pass(at(CLOSED, "c"))
     assert (tmp_path / "cordon.json").exists()
@@ -137,7 +137,7 @@ def test_a_service_without_a_usable_spec_is_emptied_too_and_comes_back_as_it_las
     unusable = replace(
         service, spec=None, digest="", problems=(Reason(ReasonCode.INVALID_DOCUMENT, "broken", service.origin),)
     )
-    plan = host.converge(simulated(unusable, cordon=CORDONED))
+    plan = host.converge(simulated(unusable, drain=CORDONED))
     assert not host.replicas
     verdict = plan.verdicts[service.id]
     assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, HealthStatus.SUSPENDED), "git is still broken"
@@ -150,7 +150,7 @@ def test_a_service_that_git_cannot_show_is_emptied_but_not_forgotten():
     service = wanted("a", "good1")
     host.converge(simulated(service))
     broken = (Reason(ReasonCode.INVALID_YAML, "broken", Origin("a.yaml", 3)),)
-    plan = host.converge(simulated(cordon=CORDONED, unreadable=broken))
+    plan = host.converge(simulated(drain=CORDONED, unreadable=broken))
     assert not host.replicas
     assert plan.verdicts[service.id].sync is Sync.UNKNOWN
     assert service.id in host.owned
@@ -161,7 +161,7 @@ def test_a_service_that_git_cannot_show_is_emptied_but_not_forgotten():
 def test_a_service_that_was_deleted_is_forgotten_on_a_cordoned_host_as_well():
     host = Host()
     host.converge(simulated(wanted("a", "good1")))
-    host.converge(simulated(cordon=CORDONED))
+    host.converge(simulated(drain=CORDONED))
     assert not host.owned
     assert all(route.left_at for route in host.routes.values()), "only names are left"
 
@@ -171,7 +171,7 @@ def test_a_cordon_taken_back_in_the_middle_of_a_drain_takes_the_replica_back():
     service = wanted("a", "good1")
     host.converge(simulated(service))
     before = set(host.replicas)
-    host.step(simulated(service, cordon=CORDONED))
+    host.step(simulated(service, drain=CORDONED))
     assert not host.serving("a")
     host.now += 1
     host.converge(simulated(service))
@@ -183,18 +183,18 @@ def test_what_a_person_suspended_is_left_alone_on_a_cordoned_host():
     host = Host()
     service = wanted("a", "good1")
     host.converge(simulated(service))
-    closed = simulated(service, cordon=CORDONED)
-    plan = make_plan(closed, host.observe(), host.quarantines, PATIENCE, suspended={service.id})
+    closed = simulated(service, drain=CORDONED)
+    plan = make_plan(closed, host.observe(), host.holds(closed, service.id), PATIENCE)
     assert plan.actions == ()
 
 
 def test_a_closed_service_keeps_an_empty_route_so_that_callers_are_told_to_come_again():
     host = Host()
     service = wanted("a", "good1")
-    host.converge(simulated(service, cordon=CORDONED))
+    host.converge(simulated(service, drain=CORDONED))
     assert host.routes[service.id].stable == ()
     elsewhere = replace(service, replicas=0, not_here=(Reason(ReasonCode.NOT_FOR_THIS_HOST, "x"),))
-    host.converge(simulated(elsewhere, cordon=CORDONED))
+    host.converge(simulated(elsewhere, drain=CORDONED))
     assert all(one.left_at for one in host.routes.values()), "a model that is elsewhere is not offered here"
 
 
@@ -202,7 +202,7 @@ def test_a_closed_service_keeps_an_empty_route_so_that_callers_are_told_to_come_
 
 
 def closed_report(cordon: Reason | None = CORDONED):
-    return report(desired=replace(state(report().desired.services[0]), cordon=cordon), observed=observed(replica()))
+    return report(desired=replace(state(report().desired.services[0]), drain=cordon), observed=observed(replica()))
 
 
 def test_status_plan_and_metrics_say_that_the_host_is_cordoned_and_where():
@@ -251,7 +251,7 @@ def test_files_of_a_model_stay_on_a_cordoned_host_and_go_with_a_model_that_is_fo
     host.converge(simulated(service))
     staged = set(host.staging)
     assert staged
-    host.converge(simulated(service, cordon=CORDONED))
+    host.converge(simulated(service, drain=CORDONED))
     assert set(host.staging) == staged
     host.converge(simulated(replace(service, replicas=0, not_here=(Reason(ReasonCode.NOT_FOR_THIS_HOST, "x"),))))
     assert not host.staging

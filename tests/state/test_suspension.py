@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from reconciler.errors import Retryable
 from reconciler.loop.reconcile import Pass, Reconciler
-from reconciler.model import ByHand, Drain, Reason, ReasonCode, Start
+from reconciler.model import ByHand, Drain, Holds, Reason, ReasonCode, Start
 from reconciler.report.convergence import convergence_of, fault
 from reconciler.report.history import History
 from reconciler.report.planned import plan_document
@@ -20,7 +21,18 @@ from reconciler.report.text import Changes, plan_blocks, status_blocks
 from reconciler.state.suspension import HostDrain, Suspension
 from reconciler.web.metrics import Metrics
 from tests.loop.test_reconcile import Target, make_reconciler, snapshot
-from tests.support.report_world import desired, observed, replica, report, service_in, state, status_of, with_service
+from tests.support.report_world import (
+    desired,
+    observed,
+    planned,
+    replica,
+    report,
+    service_in,
+    state,
+    status_of,
+    verdict,
+    with_service,
+)
 
 ASKED = ByHand("alice (as root)", 100.0, "a disk is replaced", 4_000_000_000.0)
 SAID = "by alice (as root) until 2096-10-02T07:06:40Z: a disk is replaced"
@@ -189,7 +201,8 @@ def test_status_says_who_suspended_everything():
 
 def test_status_and_metrics_say_who_drained_the_host():
     why = Reason(ReasonCode.DRAINED, "the host is drained")
-    drained = report(desired=state(desired(), drain=why), observed=observed(replica()), drained=ASKED)
+    plan = replace(planned(verdict()), holds=Holds(drained_by_hand=why))
+    drained = report(observed=observed(replica()), plan=plan, drained=ASKED)
     status = status_of(drained)
     assert status["targets"][0]["drained"]["by"] == "alice (as root)"
     assert status["targets"][0]["cordoned"] is None, "git did not say so"
@@ -206,7 +219,8 @@ def test_status_and_metrics_say_who_drained_the_host():
 
 def test_plan_of_a_drained_host_does_not_claim_what_git_says():
     why = Reason(ReasonCode.DRAINED, "the host is drained")
-    drained = report(desired=state(desired(), drain=why), observed=observed(), drained=ASKED)
+    plan = replace(planned(verdict()), holds=Holds(drained_by_hand=why))
+    drained = report(desired=state(desired()), observed=observed(), plan=plan, drained=ASKED)
     assert drained.desired
     assert drained.plan
     document = plan_document(status_of(drained), [(drained.desired, observed(), drained.plan)])

@@ -35,6 +35,7 @@ from reconciler.model import (
     Forget,
     Gpu,
     GpuUse,
+    Holds,
     MarkReady,
     Mount,
     NoteCrash,
@@ -511,10 +512,14 @@ class Host:
 
     # ------------------------------------------------------------ passes
 
+    def holds(self, desired: DesiredState, *suspended: ServiceId) -> Holds:
+        """As the loop puts them together."""
+        return Holds(desired.drain, None, frozenset(map(str, suspended)), self.quarantines)
+
     def step(self, desired: DesiredState, die_after: int | None = None) -> Plan:
         """One pass. `die_after` cuts its execution after so many actions, as `kill -9` would."""
         observed = self.observe()
-        plan = make_plan(desired, observed, self.quarantines, PATIENCE, failures=tuple(self.failures.values()))
+        plan = make_plan(desired, observed, self.holds(desired), PATIENCE, tuple(self.failures.values()))
         self.check_successors(desired, plan)
         self.check_promoted_last(desired, plan)
         if die_after is not None:
@@ -574,7 +579,7 @@ class Host:
         if luck.random() < 0.05:
             self.hang(luck.choice("abc"))
         observed = self.observe()
-        plan = make_plan(desired, observed, self.quarantines, PATIENCE, failures=tuple(self.failures.values()))
+        plan = make_plan(desired, observed, self.holds(desired), PATIENCE, tuple(self.failures.values()))
         self.check_successors(desired, plan)
         self.check_promoted_last(desired, plan)
 

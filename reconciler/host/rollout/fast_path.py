@@ -33,7 +33,7 @@ def settled(s: ServiceContext) -> Decision | None:
         return Decision((), farewell(s), (), verdict_of_departed(s), None)
     if want is not None and not s.replicas and (idle := _settled_without(s, want)):
         return idle
-    if s.cordon or want is None or owned is None or owned.promoted is None or route is None or owned.crashes:
+    if s.why_empty or want is None or owned is None or owned.promoted is None or route is None or owned.crashes:
         return None
     if not _is_proven(want, owned.promoted) or len(s.replicas) != want.replicas:
         return None
@@ -51,9 +51,9 @@ def _settled_without(s: ServiceContext, want: Desired) -> Decision | None:
         return Decision((), None, (), ServicePlan(s.id, Sync.SYNCED, _suspended(joined(want.not_here))), None)
     new, names = s.promoted is None, want.model_names
     idle = ServiceRoute(s.id, request_timeout=want.request_timeout, is_new=new, model_names=names)
-    if s.cordon is None or want.spec is None or s.route != idle:
+    if s.why_empty is None or want.spec is None or s.route != idle:
         return None
-    return Decision((), s.route, (), ServicePlan(s.id, Sync.SYNCED, _suspended(s.cordon)), None)
+    return Decision((), s.route, (), ServicePlan(s.id, Sync.SYNCED, _suspended(s.why_empty)), None)
 
 
 def _is_proven(want: Desired, promoted: Promoted) -> bool:

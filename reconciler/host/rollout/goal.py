@@ -73,8 +73,8 @@ def find_aim(s: ServiceContext) -> Goal:
     may_leave = want is None or want.not_here
     if may_leave and s.kept is None:
         return Goal(GoalKind.LEAVE, why=joined(want.not_here) if want else s.leaving or DELETED)
-    if s.cordon:
-        return Goal(GoalKind.SUSPEND, why=s.cordon)
+    if s.why_empty:
+        return Goal(GoalKind.SUSPEND, why=s.why_empty)
     if want is None or want.not_here:
         return _hold(s, s.keep)
     if want.spec is None:

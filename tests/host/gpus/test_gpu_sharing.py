@@ -17,7 +17,19 @@ from reconciler.engines.fit_model import shape_of
 from reconciler.engines.launch import question
 from reconciler.host.inventory import dump_record, load_record
 from reconciler.host.plan import make_plan
-from reconciler.model import Capacity, EffectiveSpec, Gpu, Lease, Origin, Preflight, Resources, Restart, Start, Stop
+from reconciler.model import (
+    Capacity,
+    EffectiveSpec,
+    Gpu,
+    Holds,
+    Lease,
+    Origin,
+    Preflight,
+    Resources,
+    Restart,
+    Start,
+    Stop,
+)
 from reconciler.report.text import status_blocks
 from tests.desired.test_desired import RUNTIME, SERVICE, one
 from tests.engines.test_engine_launch import ENGINE, MODELS, launched
@@ -137,7 +149,7 @@ def test_nobody_waits_for_ever_beside_a_replica_that_does_not_end():
     ready = {new.digest: Preflight(parsed="x")}
     for later, gpu in ((59, None), (61, "GPU-1")):
         seen = replace(observed, at=host.now + later, preflights=ready)
-        starts = [each for each in make_plan(state(new), seen, {}, PATIENCE).actions if isinstance(each, Start)]
+        starts = [each for each in make_plan(state(new), seen, Holds(), PATIENCE).actions if isinstance(each, Start)]
         assert [each.lease.gpus[0] for each in starts] == ([gpu] if gpu else [])
 
 
@@ -149,7 +161,7 @@ def test_an_engine_that_others_started_again_is_not_at_rest():
     seen = host.observe()
     again = replace(seen, replicas=tuple(replace(r, restarted=Restart.BY_HAND) for r in seen.replicas))
     for look, count in ((seen, 1), (again, 0)):
-        actions = make_plan(state(old, new), look, {}, PATIENCE).actions
+        actions = make_plan(state(old, new), look, Holds(), PATIENCE).actions
         assert sum(isinstance(action, Start) for action in actions) == count
 
 

@@ -32,6 +32,7 @@ from reconciler.model import (
     GpuUse,
     Health,
     HealthStatus,
+    Holds,
     Observed,
     Origin,
     Outdated,
@@ -172,7 +173,7 @@ def test_hold_up_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest
 def test_service_that_raises_in_a_plan_document_hides_no_other(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     break_for(monkeypatch, planned, name)
     wanted, seen = state(desired(ODD), desired(FINE)), observed()
-    plan = make_plan(wanted, seen, {}, PATIENCE)
+    plan = make_plan(wanted, seen, Holds(), PATIENCE)
     told = plan_document(status_of(report(desired=wanted, observed=seen, plan=plan)), [(wanted, seen, plan)])
     fine, odd = told["targets"][0]["services"]
     assert "OverflowError" in odd["headline"]
@@ -201,7 +202,7 @@ def test_config_that_raises_for_one_service_still_updates_the_others(
         return known(first, *more)
 
     monkeypatch.setattr(confined, name, judge)
-    plan = make_plan(wanted, seen, {}, PATIENCE)
+    plan = make_plan(wanted, seen, Holds(), PATIENCE)
     assert [bug.subject for bug in plan.bugs] == ["planning default/odd"]
     assert plan.verdicts[FINE].outdated
     assert not any(is_about(action, ODD) for action in plan.actions)
@@ -262,7 +263,7 @@ def test_service_that_raises_while_looked_at_hides_no_other(
         assert seen.faulty[ODD].code == ReasonCode.INTERNAL_ERROR
         assert {one.service for one in seen.replicas} == {ODD, FINE}
         assert (FINE, wanted[1].digest) in seen.outdated
-    plan = make_plan(state(*wanted), seen, {}, PATIENCE)
+    plan = make_plan(state(*wanted), seen, Holds(), PATIENCE)
     assert not any(is_about(action, ODD) for action in plan.actions)
     assert plan.bugs == seen.bugs
 

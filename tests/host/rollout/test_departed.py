@@ -64,11 +64,11 @@ def test_deletion_of_what_serves_is_warned_about_in_the_plan():
     host = Host()
     host.converge(state(wanted("a", "good1"), wanted("b", "good1")))
     for commit in (state(wanted("b", "good1")), state(elsewhere(wanted("a", "good1")), wanted("b", "good1"))):
-        plan = make_plan(commit, host.observe(), host.quarantines, PATIENCE)
+        plan = make_plan(commit, host.observe(), host.holds(commit), PATIENCE)
         assert [note.code for note in plan.notes] == ["StopsServing"]
         assert "default/a serves, and goes" in plan.notes[0].message
     unread = state(wanted("b", "good1"), unreadable=(Reason(ReasonCode.INVALID_YAML, "x", wanted("a", "").origin),))
-    assert [n.code for n in make_plan(unread, host.observe(), host.quarantines, PATIENCE).notes] == ["InvalidYaml"]
+    assert [n.code for n in make_plan(unread, host.observe(), host.holds(unread), PATIENCE).notes] == ["InvalidYaml"]
 
 
 def test_names_of_what_left_survive_the_daemon():

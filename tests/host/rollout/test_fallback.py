@@ -40,9 +40,9 @@ def upset(host: Host, commit, how: str) -> None:
         case "reboot":
             host.restart()
         case "cordon":
-            host.converge(replace(commit, cordon=CORDONED))
+            host.converge(replace(commit, drain=CORDONED))
         case "short cordon":
-            play(host, replace(commit, cordon=CORDONED), 0.5)
+            play(host, replace(commit, drain=CORDONED), 0.5)
         case "crash":
             for key, replica in host.replicas.items():
                 if replica.digest.startswith("good1"):

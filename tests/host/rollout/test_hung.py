@@ -123,7 +123,7 @@ def test_hung_replica_that_drains_is_not_waited_for():
     (drained,) = [r.id for r in host.replicas.values() if r.draining_at]
     host._change(drained, silence=Silence.HUNG)
     host._change(next(r.id for r in host.replicas.values() if not r.draining_at), silence=Silence.NONE)
-    plan = make_plan(commit, host.observe(), host.quarantines, PATIENCE)
+    plan = make_plan(commit, host.observe(), host.holds(commit), PATIENCE)
     (stop,) = [a for a in plan.actions if isinstance(a, Stop)]
     assert (stop.replica, stop.cut) == (drained, 1)
 
@@ -148,7 +148,7 @@ def test_service_deleted_while_hung_goes():
 def ensured(host: Host, commit: object, found: ProxyBreak) -> list[bool]:
     """Whether it is replaced, for each time that a plan looks after it."""
     observed = replace(host.observe(), proxy_ready=False, proxy_break=found)
-    plan = make_plan(commit, observed, host.quarantines, PATIENCE)
+    plan = make_plan(commit, observed, host.holds(commit), PATIENCE)
     return [action.replace for action in plan.actions if isinstance(action, EnsureProxy)]
 
 

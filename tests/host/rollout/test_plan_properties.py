@@ -20,6 +20,7 @@ from reconciler.model import (
     Desired,
     Drain,
     HealthStatus,
+    Holds,
     Observed,
     Origin,
     Quarantine,
@@ -112,7 +113,7 @@ def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
 def commits(draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS):
     names = draw(st.lists(st.sampled_from("abc"), unique=True, max_size=3))
     cordon = CORDONED if draw(st.integers(0, 7)) == 7 else None
-    return state(*[draw(services(name, versions)) for name in names], cordon=cordon)
+    return state(*[draw(services(name, versions)) for name in names], drain=cordon)
 
 
 hosts = st.builds(
@@ -179,7 +180,7 @@ def test_a_daemon_that_dies_anywhere_ends_in_the_same_place(host, history, death
     host.converge(last, passes=2000)
     for service in last.services:
         running = [r for r in host.replicas.values() if r.service == service.id]
-        if service.replicas == 0 or last.cordon:
+        if service.replicas == 0 or last.drain:
             assert not running
 
 
@@ -274,8 +275,8 @@ def test_the_order_of_answers_is_irrelevant(host, history, shuffler):
     wished = list(last.services)
     shuffler.shuffle(wished)
     shuffled = replace(observed, replicas=tuple(mixed))
-    plan = make_plan(last, observed, host.quarantines, PATIENCE)
-    assert make_plan(replace(last, services=tuple(wished)), shuffled, host.quarantines, PATIENCE) == plan
+    plan = make_plan(last, observed, host.holds(last), PATIENCE)
+    assert make_plan(replace(last, services=tuple(wished)), shuffled, host.holds(last), PATIENCE) == plan
 
 
 @pytest.mark.slow
@@ -353,7 +354,7 @@ def test_what_git_cannot_show_is_kept(host, commit, passes):
         state(unreadable=tuple(Reason(ReasonCode.INVALID_YAML, "broken", Origin(f"{n}.yaml", 3)) for n in "abc")),
         state(unreadable=(Reason(ReasonCode.MODEL_NOT_FOUND, "gone", Origin("", 1)),), prunable=False),
     ):
-        plan = make_plan(gone, host.observe(), host.quarantines, PATIENCE)
+        plan = make_plan(gone, host.observe(), host.holds(gone), PATIENCE)
         touched = {a.replica for a in plan.actions if isinstance(a, Drain | Stop)}
         ended = {r.id for r in host.observe().replicas if not r.alive}
         assert not (touched & alive) - ended
@@ -363,7 +364,7 @@ def test_what_git_cannot_show_is_kept(host, commit, passes):
 @given(hosts, commits())
 @settings(max_examples=examples(50), deadline=None)
 def test_an_unreachable_target_plans_nothing(host, commit):
-    plan = make_plan(commit, Unreachable("host", 1.0, "no answer"), {}, PATIENCE)
+    plan = make_plan(commit, Unreachable("host", 1.0, "no answer"), Holds(), PATIENCE)
     assert plan.actions == ()
     assert all(v.health.phase is HealthStatus.UNKNOWN for v in plan.verdicts.values())
 
@@ -379,7 +380,7 @@ def test_a_suspended_service_is_left_alone(host, history):
         | set(observed.owned)
         | set(observed.routes)
     )
-    plan = make_plan(last, observed, host.quarantines, PATIENCE, suspended=everyone)
+    plan = make_plan(last, observed, host.holds(last, *everyone), PATIENCE)
     assert [a for a in plan.actions if type(a).__name__ != "EnsureProxy"] == []
 
 
@@ -406,14 +407,14 @@ def test_everything_deleted_in_git_is_drained_and_nothing_is_left(host, commit, 
 @given(hosts, histories, st.booleans())
 @settings(max_examples=examples(80), deadline=None)
 def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unreadable):
-    last = replace(play(host, history), cordon=None)
+    last = replace(play(host, history), drain=None)
     host.converge(last, passes=2000)
     served = {one.id: sum(r.digest == one.digest for r in host.serving(one.id.name)) for one in last.services}
     promoted = {key: owned.promoted for key, owned in host.owned.items()}
     # A file that cannot be read stops no cordon: host.yaml itself is readable.
     broken = (Reason(ReasonCode.INVALID_YAML, "broken", Origin("a.yaml", 3)),) if unreadable else ()
     began = len(host.log)
-    plan = host.converge(replace(last, cordon=CORDONED, unreadable=broken), passes=2000)
+    plan = host.converge(replace(last, drain=CORDONED, unreadable=broken), passes=2000)
     assert not host.replicas
     assert not [one for one in host.log[began:] if isinstance(one, Start | AskPreflight)]
     assert {verdict.health.phase for verdict in plan.verdicts.values()} <= {HealthStatus.SUSPENDED}
@@ -431,7 +432,7 @@ def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unre
 @given(hosts, commits(("good1", "good2")), st.integers(0, 60))
 @settings(max_examples=examples(80), deadline=None)
 def test_what_is_for_other_hosts_now_is_forgotten_here_but_only_while_git_can_be_read(host, commit, passes):
-    commit = replace(commit, cordon=None)
+    commit = replace(commit, drain=None)
     play(host, [(commit, passes)])
     alive = {r.id for r in host.observe().replicas if r.alive and r.draining_at is None and r.stopping_at is None}
     moved = replace(commit, services=tuple(elsewhere(one) for one in commit.services))
@@ -439,7 +440,7 @@ def test_what_is_for_other_hosts_now_is_forgotten_here_but_only_while_git_can_be
         replace(moved, prunable=False),
         replace(moved, unreadable=(Reason(ReasonCode.INVALID_YAML, "broken"),)),
     ):
-        plan = make_plan(doubtful, host.observe(), host.quarantines, PATIENCE)
+        plan = make_plan(doubtful, host.observe(), host.holds(doubtful), PATIENCE)
         assert not {a.replica for a in plan.actions if isinstance(a, Drain | Stop)} & alive
     plan = host.converge(moved)
     assert not host.replicas
@@ -457,7 +458,7 @@ def test_the_short_way_says_what_the_long_way_says(host, history):
     for _ in range(60):
         observed = host.observe()
         ledger = Ledger(observed.capacity, observed.replicas)
-        for s in _situations(last, observed, host.quarantines, PATIENCE, Faults("")):
+        for s in _situations(last, observed, host.holds(last), PATIENCE, Faults("")):
             if (short := settled(s)) is not None:
                 assert short == decide(s, ledger)
         host.step(last)

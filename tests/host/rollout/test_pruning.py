@@ -14,6 +14,7 @@ from reconciler.model import (
     DesiredState,
     Drain,
     Forget,
+    Holds,
     Origin,
     Plan,
     Reason,
@@ -49,7 +50,7 @@ FILE = "hosts/a/two.yaml"
 def plan_for(wanted: DesiredState, route_only: bool = False) -> tuple[Plan, Any]:
     """`two` runs, and git does not show it."""
     seen = observed(replica(), replica(TWO, origin=Origin(FILE, 7)), owned={TINY: owned(), TWO: owned(TWO)})
-    return make_plan(wanted, seen, {}, Patience()), seen
+    return make_plan(wanted, seen, Holds(), Patience()), seen
 
 
 def leaving(wanted: DesiredState) -> str:
@@ -174,7 +175,7 @@ def test_kept_service_says_why_in_every_output(suspended: tuple[ServiceId, ...],
     services = (desired(), desired(TWO, replicas=0, not_here=elsewhere)) if elsewhere else (desired(),)
     wanted = state(*services, unreadable=(BROKEN,))
     _, seen = plan_for(wanted)
-    plan = make_plan(wanted, seen, {}, Patience(), suspended)
+    plan = make_plan(wanted, seen, Holds(suspended=frozenset(map(str, suspended))), Patience())
     shown = outputs(wanted, seen, plan)
     lines = {name: [line for line in text.split("\n") if "kept" in line] for name, text in shown.items()}
     assert all("hosts/a/z.yaml" in "".join(found) and "is not YAML: x" in "".join(found) for found in lines.values()), (
@@ -211,7 +212,7 @@ def worlds() -> dict[str, tuple[DesiredState, ServicePlan]]:
         "state.unreadable": (state(sound, unreadable=(MARK,)), fine),
         "state.refused": (state(sound, refused=(MARK,)), fine),
         "state.notes": (state(sound, notes=(MARK,)), fine),
-        "state.cordon": (state(sound, cordon=MARK), fine),
+        "state.drain": (state(sound, drain=MARK), fine),
         "service.problems": (state(desired(problems=(MARK,), spec=None)), fine),
         "service.warnings": (state(desired(warnings=(MARK,))), fine),
         "service.warnings_without_gpu": (state(desired(warnings_without_gpu=(MARK,))), fine),
@@ -224,14 +225,14 @@ def worlds() -> dict[str, tuple[DesiredState, ServicePlan]]:
 @pytest.mark.parametrize("where", worlds())
 def test_reason_reaches_status_and_plan(where: str) -> None:
     wanted, said = worlds()[where]
-    bad = where not in ("state.notes", "service.warnings", "service.warnings_without_gpu", "state.cordon")
+    bad = where not in ("state.notes", "service.warnings", "service.warnings_without_gpu", "state.drain")
     if bad and where != "state.unreadable" and where != "state.refused":
         said = replace(said, sync=Sync.OUT_OF_SYNC)
     shown = outputs(wanted, observed(replica()), planned(said))
     for name in ("status", "status -o json", "plan -o json", *(("plan", "sync") if bad else ())):
         assert MARK.message in shown[name], name
     places = ("status", *(("plan", "sync") if bad else ()))
-    assert all("hosts/a/mark.yaml:77" in shown[name] for name in places if where != "state.cordon")
+    assert all("hosts/a/mark.yaml:77" in shown[name] for name in places if where != "state.drain")
 
 
 def test_note_of_a_plan_reaches_status_and_plan() -> None:

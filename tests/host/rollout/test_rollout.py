@@ -12,6 +12,7 @@ from reconciler.model import (
     Drain,
     Fit,
     HealthStatus,
+    Holds,
     NoteCrash,
     Origin,
     Preflight,
@@ -61,7 +62,7 @@ def test_the_first_rollout_takes_every_step_in_order():
 def test_service_is_new_to_clients_until_it_serves_and_never_again():
     host = Host()
     commit = state(wanted("a", "crash1"))
-    plan = make_plan(commit, host.observe(), {}, PATIENCE)
+    plan = make_plan(commit, host.observe(), Holds(), PATIENCE)
     (route,) = next(action for action in plan.actions if isinstance(action, SetRoutes)).routes
     assert route.is_new
     host, _ = served()
@@ -217,7 +218,7 @@ def test_undrain_starts_no_surplus_replica():
     commit = state(wanted("a", "good1", 2))
     host.converge(commit)
     began = len(host.log)
-    host.step(replace(commit, cordon=Reason(ReasonCode.CORDONED, "closed")))
+    host.step(replace(commit, drain=Reason(ReasonCode.CORDONED, "closed")))
     host.now += 0.5
     assert not host.serving("a")
     host.converge(commit)
@@ -387,7 +388,7 @@ def test_an_engine_without_a_verdict_is_asked_again_and_waited_for_by_nobody():
     host = Host()
     failed = Reason(ReasonCode.PREFLIGHT_FAILED, "preflight with python is not possible", Origin("a.yaml", 7))
     host.blockers["good1-a"] = (failed,)
-    plan = make_plan(state(wanted("a", "good1")), host.observe(), {}, PATIENCE)
+    plan = make_plan(state(wanted("a", "good1")), host.observe(), Holds(), PATIENCE)
     verdict = next(iter(plan.verdicts.values()))
     assert (verdict.blocked, verdict.step, verdict.health.phase) == ((failed,), "", HealthStatus.MISSING)
     assert [type(action) for action in plan.actions if isinstance(action, AskPreflight)] == [AskPreflight]
@@ -546,7 +547,7 @@ def test_nothing_is_drained_while_the_proxy_does_not_answer():
     silent = replace(
         observed, proxy_ready=False, replicas=tuple(replace(r, routed="Unknown") for r in observed.replicas)
     )
-    plan = make_plan(second, silent, {}, PATIENCE)
+    plan = make_plan(second, silent, Holds(), PATIENCE)
     assert not [a for a in plan.actions if isinstance(a, Drain | Stop | Promote)]
 
 

@@ -39,7 +39,7 @@ def test_no_further_old_replica_goes_once_the_files_of_the_new_one_vanished(stra
 
 
 def _planned(host: Host, commit) -> tuple[Action, ...]:
-    return make_plan(commit, host.observe(), host.quarantines, PATIENCE).actions
+    return make_plan(commit, host.observe(), host.holds(commit), PATIENCE).actions
 
 
 def test_a_good_digest_comes_back_to_its_files_before_the_bad_one_goes():
@@ -87,7 +87,7 @@ def test_a_fetch_that_cannot_even_begin_keeps_no_good_replica_from_its_restart()
         host.perform(action)
 
     for _ in range(20):
-        execute(make_plan(commit, host.observe(), host.quarantines, PATIENCE), perform)
+        execute(make_plan(commit, host.observe(), host.holds(commit), PATIENCE), perform)
         host.now += 0.5
     assert [r.digest for r in host.serving("a")] == ["good1-a"]
 

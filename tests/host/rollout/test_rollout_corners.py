@@ -10,6 +10,7 @@ from reconciler.host.plan import make_plan
 from reconciler.model import (
     AskPreflight,
     Drain,
+    Holds,
     NoteCrash,
     Origin,
     Preflight,
@@ -41,7 +42,7 @@ def test_a_suspended_service_keeps_its_route_when_the_proxy_runs_another_table()
     before = host.routes
     # Nobody knows what was told before: the daemon died while telling it, or the domain has changed.
     observed = replace(host.observe(), routes={})
-    plan = make_plan(commit, observed, {}, PATIENCE, suspended={A})
+    plan = make_plan(commit, observed, host.holds(commit, A), PATIENCE)
     (told,) = [action for action in plan.actions if isinstance(action, SetRoutes)]
     assert {route.service: route for route in told.routes} == before
 
@@ -54,7 +55,7 @@ def test_digest_refused_for_its_files_is_tried_once_they_are_there():
 
     def plan_with(preflight: Preflight | None, quarantines=known):
         found = {} if preflight is None else {"good2-a": preflight}
-        return make_plan(commit, replace(host.observe(), preflights=found), quarantines, PATIENCE)
+        return make_plan(commit, replace(host.observe(), preflights=found), Holds(quarantines=quarantines), PATIENCE)
 
     empty = Reason(ReasonCode.MODEL_NOT_FOUND, "/m: holds no config.json")
     still = plan_with(Preflight("", reasons=(empty,)))
@@ -71,9 +72,9 @@ def test_nobody_waits_for_room_that_a_suspended_service_will_not_free():
     host.step(state(wanted("b", "good1", gpus=1)))
     assert any(isinstance(action, Drain) for action in host.log)
     commit = state(wanted("b", "good2", gpus=1))
-    plan = make_plan(commit, host.observe(), {}, PATIENCE, suspended={A})
+    plan = make_plan(commit, host.observe(), host.holds(commit, A), PATIENCE)
     for _ in range(60):
-        plan = make_plan(commit, host.observe(), host.quarantines, PATIENCE, suspended={A})
+        plan = make_plan(commit, host.observe(), host.holds(commit, {A}), PATIENCE)
         for action in plan.actions:
             host.perform(action)
         host.now += 0.5
@@ -99,7 +100,7 @@ def test_a_planned_replica_that_is_not_wanted_any_more_is_not_started():
     host = converged(wanted("a", "good1", 2))
     youngest = max(host.replicas)
     host.replicas[youngest] = replace(host.replicas[youngest], spawned=False, alive=False, ready_at=None)
-    plan = make_plan(state(wanted("a", "good1", 1)), host.observe(), {}, PATIENCE)
+    plan = make_plan(state(wanted("a", "good1", 1)), host.observe(), Holds(), PATIENCE)
     assert [action.replica for action in plan.actions if isinstance(action, Stop)] == [youngest]
     assert not any(isinstance(action, Start) for action in plan.actions)
 
@@ -153,7 +154,7 @@ def test_a_cut_of_who_knows_how_many_requests_is_not_called_none():
     host.now += 11
     observed = host.observe()
     dumb = replace(observed, replicas=tuple(replace(r, in_flight=None) for r in observed.replicas))
-    (stop,) = [a for a in make_plan(state(), dumb, {}, PATIENCE).actions if isinstance(a, Stop)]
+    (stop,) = [a for a in make_plan(state(), dumb, Holds(), PATIENCE).actions if isinstance(a, Stop)]
     assert "an unknown number of running requests" in stop.reason
 
 
@@ -163,7 +164,7 @@ def test_a_death_counts_once_though_the_daemon_died_after_it_was_noted():
     for deaths in (1, 2):
         ((key, replica),) = host.replicas.items()
         host.replicas[key] = replace(replica, alive=False)
-        plan = make_plan(commit, host.observe(), {}, PATIENCE)
+        plan = make_plan(commit, host.observe(), Holds(), PATIENCE)
         noted = next(n for n, action in enumerate(plan.actions) if isinstance(action, NoteCrash))
         host.step(commit, die_after=noted + 1)
         host.now += 1

@@ -1,0 +1,34 @@
+"""What keeps services from following git: everything that somebody, or a failure, put in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from reconciler.model.names import Reason, ServiceId
+from reconciler.model.observed import Quarantine
+
+EVERYTHING = "*"
+"""Stands for all services of a target, where names of services may stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """Everything of that for one target.
+
+    `drain` (in git) and `drained_by_hand` say why nothing may run there at all. `suspended` are the names of services,
+    or `*`, that are looked at and left alone. `quarantines` are digests that failed.
+    """
+
+    drain: Reason | None = None
+    drained_by_hand: Reason | None = None
+    suspended: frozenset[str] = frozenset()
+    quarantines: Mapping[tuple[ServiceId, str], Quarantine] = field(default_factory=dict)
+
+    @property
+    def why_empty(self) -> Reason | None:
+        """Why nothing may run; None when something may."""
+        return self.drain or self.drained_by_hand
+
+    def suspends(self, service: ServiceId) -> bool:
+        return bool(self.suspended) and (EVERYTHING in self.suspended or str(service) in self.suspended)
