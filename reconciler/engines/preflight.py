@@ -30,8 +30,9 @@ from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, Preflight
 from reconciler.errors import Retryable
 from reconciler.fault_isolation import unexpected
 from reconciler.model import EffectiveSpec, Origin, Preflight, Reason, ReasonCode
-from reconciler.system.bounded_communicate import LONGEST, TooMuchError, exchange
+from reconciler.model.backoff import backoff
 from reconciler.system.files import open_regular
+from reconciler.system.programs import LONGEST, TooMuchError, exchange
 
 log = structlog.get_logger()
 
@@ -156,7 +157,6 @@ class Trouble:
 
     error: NoVerdict
     until: float
-    pause: float
     count: int
 
     @property
@@ -282,9 +282,9 @@ class PreflightRunner:
         with self._lock:
             self._pending.discard(key)
             before = self._troubles.get(key)
-            pause = min(before.pause * 2, _LONGEST_PAUSE) if before else _FIRST_PAUSE
             count = before.count + 1 if before else 1
-            self._troubles[key] = Trouble(error, time.monotonic() + pause, pause, count)
+            due = time.monotonic() + backoff(count, _FIRST_PAUSE, _LONGEST_PAUSE)
+            self._troubles[key] = Trouble(error, due, count)
 
     def _run(self, asked: PreflightQuestion) -> dict[str, Any]:
         """One process from start to end. Raises Retryable."""

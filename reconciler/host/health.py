@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.model import ReasonCode, Replica, Routed, Silence
+from reconciler.model.backoff import backoff
 
 CRASH_WINDOW = 600.0
 CRASHES_THAT_DEGRADE = 3
 CONFLICTS_EXCUSED = 3
-_BACKOFF_CAP = 300.0
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 10.0, 300.0
 # Of the system, and of vLLM when it looks at its GPU before and after it measured what it needs.
 _CROWDED_OUT = ("address already in use", "free memory on device", "error in memory profiling")
 
@@ -125,7 +126,7 @@ def restart_at(crashes: Iterable[float], now: float) -> float:
     recent = sorted(at for at in crashes if _is_recent(at, now))
     if len(recent) < 2:
         return now
-    return recent[-1] + min(_BACKOFF_CAP, 10.0 * 2.0 ** (len(recent) - 2))
+    return recent[-1] + backoff(len(recent) - 1, _FIRST_BACKOFF, _LONGEST_BACKOFF)
 
 
 def has_crashed(crashes: Iterable[float], now: float) -> bool:

@@ -36,6 +36,7 @@ from reconciler.loop.wiring import (
     retire,
 )
 from reconciler.model import ByHand, ServiceId, Snapshot
+from reconciler.model.backoff import backoff
 from reconciler.report import log as logs
 from reconciler.report.status import DaemonInfo, Document, LeftoverInfo, RevisionInfo, build_status
 from reconciler.source import LocalWatch, shown_address
@@ -474,7 +475,7 @@ def _pause(interval: float, failures: int) -> float:
     """Seconds until git is asked again. Not all hosts ask at once; after failures in a row it is asked sooner."""
     if not failures:
         return interval * random.uniform(0.95, 1.05)  # noqa: S311
-    return min(interval, 2.0 ** min(failures, 16))
+    return backoff(failures, 2.0, interval)
 
 
 def _service_id(service: str) -> ServiceId:

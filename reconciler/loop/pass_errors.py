@@ -6,6 +6,7 @@ import structlog
 
 from reconciler.errors import ReconcileError
 from reconciler.fault_isolation import unexpected
+from reconciler.model.backoff import backoff
 from reconciler.system import os_errors
 
 log = structlog.get_logger()
@@ -44,7 +45,7 @@ class PassErrors:
     @property
     def pause(self) -> float:
         """Seconds until the next try."""
-        return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._count - 1, 10)))
+        return backoff(self._count, _FIRST_PAUSE, _LONGEST_PAUSE)
 
 
 def in_words(error: Exception) -> str:

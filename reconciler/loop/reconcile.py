@@ -34,6 +34,7 @@ from reconciler.model import (
     Unstage,
     service_of,
 )
+from reconciler.model.backoff import backoff
 from reconciler.model.target import Target
 from reconciler.report.history import History
 from reconciler.report.status import TargetReport
@@ -228,7 +229,7 @@ class Reconciler:
             looks.append(_AFTER_DOING)
         if isinstance(observed, Unreachable):
             self._unanswered += 1
-            looks.append(float(min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._unanswered - 1, 10))))
+            looks.append(backoff(self._unanswered, _FIRST_RETRY, _LAST_RETRY))
         else:
             self._unanswered = 0
         if any(isinstance(r.action, Start) and r.outcome is Outcome.FAILED and not r.retryable for r in results):

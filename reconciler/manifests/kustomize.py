@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.model import File
-from reconciler.system.bounded_communicate import TooMuchError, exchange
 from reconciler.system.procfs import cpu_seconds
+from reconciler.system.programs import TooMuchError, exchange
 
 _MEMORY_BYTES, _CPU_SECONDS = 1 << 30, 20
 # Shorter than the silence after which a worker that evaluates a revision counts as hung.

@@ -24,7 +24,7 @@ from typing import Any
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import ReasonCode
 from reconciler.secrets.decode import Unfit
-from reconciler.system.bounded_communicate import TooMuchError, exchange
+from reconciler.system.programs import TooMuchError, exchange
 
 INSTALL = f"{sys.executable} -m pip install 'vllm-reconciler[sops]'"
 """Brings the program along; one on PATH does as well."""

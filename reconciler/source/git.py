@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from reconciler.errors import Terminal
-from reconciler.system.bounded_communicate import TooMuchError, exchange
+from reconciler.system.programs import NoAnswer, TooMuchError, exchange, run_program
 
 # A listing of half a million files; what can be asked for more says so itself.
 LONGEST_ANSWER = 64 << 20
@@ -126,10 +126,10 @@ def _gitpython(timeout: float) -> Any:
 def _check_answers(timeout: float) -> None:
     """GitPython asks git for its version when it is imported, and would wait for that for ever."""
     try:
-        subprocess.run(["git", "version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        raise GitTimedOut(f"`git version` gave no answer within {timeout:g} s") from None
-    except OSError:
+        run_program(["git", "version"], timeout, os.environ.get("PATH", os.defpath))
+    except NoAnswer as error:
+        if error.timed_out:
+            raise GitTimedOut(f"`git version` gave no answer within {timeout:g} s") from None
         # The import says what is wrong.
         return
 

@@ -262,7 +262,7 @@ def test_a_fetch_that_outlives_a_killed_daemon_is_waited_for(
 _POLL = """
 import sys
 from pathlib import Path
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings as Source
 from reconciler.source import GitSource
 url, token, ca, state = sys.argv[1:]
 GitSource(Source(url=url, token_file=token, ca_file=ca), Path(state), ("",)).poll()

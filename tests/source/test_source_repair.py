@@ -211,7 +211,7 @@ _POLL_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 import git
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings as Source
 from reconciler.source import GitSource, access, mirror, poll
 def deadly(real):
     def call(*arguments, **options):
@@ -343,7 +343,7 @@ def test_git_that_was_stopped_is_one_clear_error(repository: Repository, mirror:
 _POLL_AND_SAY = """
 import sys
 from pathlib import Path
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings as Source
 from reconciler.source import GitSource
 try:
     timeout = {"timeout": sys.argv[3]} if len(sys.argv) > 3 else {}

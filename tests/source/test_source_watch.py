@@ -208,7 +208,7 @@ def test_a_machine_without_watches_left_is_one_clear_error(bare: Path) -> None:
 
 _WATCH_WITH_NO_DESCRIPTOR_LEFT = """
 import os, resource, sys
-from reconciler.config.settings import Source
+from reconciler.config.settings import SourceSettings as Source
 from reconciler.source import LocalWatch
 watch = LocalWatch(Source(url=sys.argv[1]), print)
 used = len(os.listdir("/proc/self/fd"))

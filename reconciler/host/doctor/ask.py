@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import assert_never
 
 from reconciler.config.settings import TargetSettings
 from reconciler.host.staging.fetcher import USER
+from reconciler.system.programs import NoAnswer, run_program
 
 _SECONDS = 15.0
 
@@ -28,27 +28,15 @@ class ProgramOutput:
 
 
 def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> ProgramOutput:
-    """Run a program without input, as another user if one is named, and with nothing of our environment but PATH."""
-    who: dict[str, Any] = {}
-    if user is not None:
-        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": os.getgrouplist(user.pw_name, user.pw_gid)}
+    """Run a program as another user if one is named, and with nothing of our environment but PATH."""
     try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            cwd="/",
-            timeout=_SECONDS,
-            check=False,
-            **who,
-        )
-    except subprocess.TimeoutExpired:
-        return ProgramOutput(False, f"no answer within {_SECONDS:g} s")
-    except OSError as error:
-        return ProgramOutput(False, error.strerror or str(error))
-    return ProgramOutput(done.returncode == 0, done.stdout.decode("utf-8", "replace").strip())
+        done = run_program(argv, _SECONDS, os.environ.get("PATH", os.defpath), user)
+    except NoAnswer as error:
+        return ProgramOutput(False, error.why)
+    # What was asked for, or else what went wrong, is the last that it says.
+    succeeded = done.returncode == 0
+    said = (done.stderr, done.stdout) if succeeded else (done.stdout, done.stderr)
+    return ProgramOutput(succeeded, b"\n".join(said).decode("utf-8", "replace").strip())
 
 
 def user_of(target: TargetSettings) -> pwd.struct_passwd | None:

@@ -30,6 +30,7 @@ from reconciler.model import (
     action_name,
     service_of,
 )
+from reconciler.model.backoff import backoff
 
 Failures = Mapping[tuple[str, str, tuple[ServiceId, ...]], FailedAction]
 START, TRIAL = "start", "trial"
@@ -52,7 +53,7 @@ def retry_at(failure: FailedAction, now: float, costly: bool = False) -> float:
     """When the next try is due. `costly`: something that serves would have to go for it."""
     first, longest = (_COSTLY, _LONGEST_COSTLY) if costly else (_QUICK, _LONGEST_QUICK)
     # What lies ahead was written before the clock was set back.
-    return min(failure.at, now) + min(longest, first * 2.0 ** min(failure.tries - 1, 20))
+    return min(failure.at, now) + backoff(failure.tries, first, longest)
 
 
 def why(failure: FailedAction) -> Reason:

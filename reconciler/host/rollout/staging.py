@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.steps import Steps
 from reconciler.model import EffectiveSpec, Fetch, Mount, Reason, ReasonCode, Stage, StageImage, Staging
+from reconciler.model.backoff import backoff
 from reconciler.model.model_sources import fetched, shown
 
 
@@ -105,9 +106,8 @@ def refusals(s: ServiceContext, missing: Missing) -> tuple[Reason, ...]:
 def stage_again_at(known: Staging, now: float) -> float:
     """When the next try is due: after 5 s, 10 s, 20 s … up to 5 minutes; after a refusal it begins with a minute."""
     first = _AFTER_REFUSAL if known.fetch is Fetch.REFUSED else _FIRST_PAUSE
-    pause = min(_LONGEST_PAUSE, first * 2.0 ** min(max(known.failures - 1, 0), 10))
     # What lies ahead was written before the clock was set back.
-    return min(known.at, now) + pause
+    return min(known.at, now) + backoff(known.failures, first, _LONGEST_PAUSE)
 
 
 def _is_staged(known: Staging | None) -> bool:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import pwd
 import stat
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from reconciler.host.systemd.quoting import quote_given
 from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import BEHIND, HARDENING
 from reconciler.system.procfs import Identity, identify
+from reconciler.system.programs import NoAnswer, run_program
 
 # That user may not be able to enter the folder in which we are installed.
 _INSIDE = "/tmp/reconciler"  # noqa: S108 - a /tmp of its own
@@ -88,18 +88,19 @@ class FetchUnit:
         self._systemd.close()
 
     def _run(self, argv: list[str], name: str, begun: float) -> None:
-        env, nothing = {"PATH": PATH}, subprocess.DEVNULL
         try:
-            done = subprocess.run(
-                argv, stdin=nothing, capture_output=True, text=True, env=env, timeout=_START_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
+            done = run_program(argv, _START_SECONDS, PATH)
+        except NoAnswer as error:
             # Else it is started later, with whatever files have the numbers of our descriptors by then.
             with contextlib.suppress(Retryable):
                 self._systemd.stop(name)
-            raise Retryable(f"{name}: systemd does not start it within {_START_SECONDS:g} s") from None
+            raise Retryable(f"{name}: systemd does not start it: {error}") from None
         if done.returncode:
-            said = (*journal.tail(name, _LINES, begun), *done.stderr.splitlines(), "systemd gives no reason")
+            said = (
+                *journal.tail(name, _LINES, begun),
+                *done.stderr.decode(errors="replace").splitlines(),
+                "systemd gives no reason",
+            )
             why = next((line for line in said if _AT_FAULT in line), said[-2:][0])
             raise cannot_start(self._python, f"{why} (as {USER})")
 

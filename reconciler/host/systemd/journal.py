@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-
+from reconciler.engines.environment import SYSTEM_PATH
 from reconciler.host.process.logs import clean_lines
+from reconciler.system.programs import NoAnswer, run_program
 
 _SECONDS = 10
 _LONGEST = 10_000
@@ -18,7 +18,7 @@ def tail(unit: str, lines: int, since: float) -> tuple[str, ...]:
     argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--unit={unit}", f"--since=@{int(since)}"]
     argv.append(f"--lines={min(lines, _LONGEST)}")
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = run_program(argv, _SECONDS, SYSTEM_PATH)
+    except NoAnswer:
         return ()
     return tuple(clean_lines(done.stdout))[-lines:]

@@ -7,8 +7,8 @@ import subprocess
 from reconciler.engines.environment import SYSTEM_PATH
 from reconciler.errors import Retryable
 from reconciler.host.systemd.container import REMOVE
+from reconciler.system.programs import run_program
 
-_ENV = {"PATH": SYSTEM_PATH}
 _SECONDS = 30.0
 
 
@@ -23,14 +23,7 @@ def said(*words: str) -> str:
 
 def run(*words: str) -> subprocess.CompletedProcess[bytes]:
     """Raises Retryable when it does not answer, or is not there."""
-    try:
-        return subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False, env=_ENV
-        )
-    except subprocess.TimeoutExpired:
-        raise Retryable(f"{words[0]} {words[1]} did not answer within {_SECONDS:g} s") from None
-    except OSError as error:
-        raise Retryable(f"{words[0]} cannot be run: {error.strerror}; install it on this host") from None
+    return run_program(words, _SECONDS, SYSTEM_PATH)
 
 
 def remove_container(name: str) -> None:

@@ -27,6 +27,7 @@ from reconciler.host.systemd.quoting import environment_script, given_line, quot
 from reconciler.host.systemd.unit import BEHIND, CACHES, CREDENTIAL, HARDENING, device_lines
 from reconciler.secrets.names import is_secret_name
 from reconciler.system.files import replace_file
+from reconciler.system.programs import NoAnswer, run_program
 
 _CREDENTIALS = "/run/credentials"
 _SCRIPTS = "/run/reconciler-preflight"
@@ -171,11 +172,5 @@ def _end(process: subprocess.Popen[bytes], name: str, told: Path) -> None:
         return
     process.kill()
     process.wait()
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(
-            ["systemctl", "--quiet", "--no-block", "stop", name],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_STOP_SECONDS,
-            check=False,
-        )
+    with contextlib.suppress(NoAnswer):
+        run_program(["systemctl", "--quiet", "--no-block", "stop", name], _STOP_SECONDS, SYSTEM_PATH)

@@ -113,7 +113,7 @@ def test_a_pull_from_a_registry_that_fell_silent_ends_and_is_begun_again(
         (tmp_path / name).write_text(f"#!/bin/sh\ncat <<'end'\n{text}\nend\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setattr(images, "PODMAN", str(tmp_path / "podman"))
-    monkeypatch.setitem(podman._ENV, "PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(podman, "SYSTEM_PATH", f"{tmp_path}:/usr/bin:/bin")
     # It says so as it is ended, and that is no answer of the registry.
     monkeypatch.setattr(journal, "tail", lambda *_: ("Error: access denied: context canceled",))
     known = Images("gpu-1", tmp_path / "images").look(["quay.io/a:1"])["quay.io/a:1"]

@@ -1,18 +1,53 @@
-"""Send a request to a process and read its output, within a time and size limit: it may run untrusted code."""
+"""Other programs: run one with a limit, or exchange a request and its answer with one that may run untrusted code."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import selectors
 import subprocess
 import time
-from collections.abc import Callable
-from typing import IO, cast
+from collections.abc import Callable, Sequence
+from typing import IO, Any, cast
+
+from reconciler.errors import Retryable
 
 # Far more than any engine says about arguments; what is read out of so much takes some fifty times as much memory.
 LONGEST = 2 << 20
 _PIECE = 1 << 16
 _LOOK = 0.25
+
+
+class NoAnswer(Retryable):
+    """A program cannot be run, or did not end in time; `why` without the program's name."""
+
+    def __init__(self, text: str, why: str, timed_out: bool = False) -> None:
+        super().__init__(text)
+        self.why = why
+        self.timed_out = timed_out
+
+
+def run_program(
+    argv: Sequence[str], seconds: float, path: str, user: pwd.struct_passwd | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end: without input, and with nothing of our environment. Raises NoAnswer.
+
+    `path` is where programs are found; `user` is another one to run it as, with all groups.
+    """
+    who: dict[str, Any] = {}
+    if user is not None:
+        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": os.getgrouplist(user.pw_name, user.pw_gid)}
+    env = {"PATH": path, "LC_ALL": "C.UTF-8"}
+    try:
+        return subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, env=env, cwd="/", timeout=seconds, check=False, **who
+        )
+    except subprocess.TimeoutExpired:
+        limit = f"within {seconds:g} s"
+        raise NoAnswer(f"{argv[0]} did not answer {limit}", f"no answer {limit}", timed_out=True) from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise NoAnswer(f"{argv[0]} cannot be run: {why}; install it on this host", why) from None
 
 
 class TooMuchError(Exception):
