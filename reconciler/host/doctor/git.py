@@ -63,8 +63,8 @@ def check_sops(settings: Settings) -> Iterator[CheckResult]:
         yield ok("sops", "not installed: Secrets that stand in git encrypted cannot be opened")
         return
     if program is None:
-        says = "targets[].secrets.age_key_file is set, and there is no sops to open Secrets with"
-        yield problem("sops", says, sops.INSTALL)
+        message = "targets[].secrets.age_key_file is set, and there is no sops to open Secrets with"
+        yield problem("sops", message, sops.INSTALL)
         return
     answer = ask((program, "--disable-version-check", "--version"))
     version = re.search(r"(\d+)\.(\d+)\.\d+", answer.text)

