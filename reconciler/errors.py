@@ -16,11 +16,11 @@ from __future__ import annotations
 
 
 class ReconcileError(Exception):
-    """Base of everything we raise. The message says what, where, why and what to do next; never a secret."""
+    """Base of all our exceptions. The message says what, where, why and what to do next; never a secret."""
 
 
 class Stopping(ReconcileError):
-    """What was asked for is not done any more, because we end."""
+    """The request is cancelled, because the daemon ends."""
 
 
 class Retryable(ReconcileError):
@@ -36,7 +36,7 @@ class Terminal(ReconcileError):
 
 
 class Unstartable(Terminal):
-    """What git asks for can be started on no host: the commit is to blame, and neither this host nor its config."""
+    """No host could start it: the commit is to blame, and neither this host nor its config."""
 
 
 class SettingsError(Terminal):
@@ -52,7 +52,7 @@ class RevisionRefused(Terminal):
 
 
 class NotUnderstood(Terminal):
-    """What a revision wants cannot be worked out within our limits."""
+    """The desired state of a revision cannot be computed within our limits."""
 
 
 class ManifestError(Terminal):

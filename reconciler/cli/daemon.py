@@ -1,4 +1,4 @@
-"""Commands that ask a running daemon: status, history, suspend, resume, logs."""
+"""Commands that need a running daemon: status, history, suspend, resume, restart, logs."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def tell(message: str) -> None:
 
 
 def by_hand(command: Command) -> Command:
-    """--reason and --until, for what a person asks for."""
+    """--reason and --until, for manual requests."""
     command = click.option(
         "--until",
         metavar="TIME|DURATION",
@@ -136,7 +136,7 @@ def checked(
 
 
 def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """An option's callback: a time to come, or a length of time from now on, in seconds since 1970."""
+    """An option's callback: a time in the future, or a duration from now on, in seconds since 1970."""
     if value is None:
         return None
     now = datetime.now().astimezone()

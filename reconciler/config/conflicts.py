@@ -1,4 +1,4 @@
-"""What parts of a config say against each other: each conflict with the place of the later part."""
+"""Contradictions between parts of a config: each conflict with the place of the later part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Conflict: TypeAlias = tuple[FieldPath, str]
 
 
 def conflicts(settings: Settings) -> Iterator[Conflict]:
-    """Everything in a config that cannot be true at once."""
+    """All contradictions in a config."""
     yield from _names(settings)
     yield from _root(settings)
     yield from _own_folders(settings)
@@ -27,7 +27,10 @@ def conflicts(settings: Settings) -> Iterator[Conflict]:
     yield from _addresses(settings)
     yield from _ports(settings)
     if settings.socket and settings.socket in (settings.state_dir, *_kept(settings)):
-        yield ("socket",), f"{settings.socket} holds something else of ours; write another path, or leave it out"
+        yield (
+            ("socket",),
+            f"{settings.socket} holds other files of the daemon; choose another path, or remove the setting",
+        )
 
 
 def _kept(settings: Settings) -> list[object]:
@@ -47,7 +50,7 @@ def _root(settings: Settings) -> Iterator[Conflict]:
     """Another name of the same user is found when the daemon starts."""
     for index, target in enumerate(settings.targets):
         if target.user == "root" and not target.allow_root:
-            text = "replicas would run as root, and so whatever is pushed; name another user, or write allow_root: true"
+            text = "replicas would run as root, and so would any pushed code; set another user, or allow_root: true"
             yield ("targets", index, "user"), text
 
 

@@ -1,4 +1,4 @@
-"""Addresses to listen on: what may be said, which two exclude each other, and where people find what listens. Pure."""
+"""Listen addresses: what is valid, which two exclude each other, and how clients reach them. Pure."""
 
 from __future__ import annotations
 

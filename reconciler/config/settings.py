@@ -66,7 +66,7 @@ class SourceSettings(_Section):
     url: RepositoryUrl = Field(
         description="URL of the repository: https://…, ssh://…, user@host:path, file:///… or a local path"
     )
-    branch: GitName | None = Field(None, description="Branch to follow (`main` when nothing else is named)")
+    branch: GitName | None = Field(None, description="Branch to follow (`main` if no reference is set)")
     tag: GitName | None = Field(None, description="Tag to follow")
     semver: VersionRange | None = Field(
         None, description="Highest x.y.z tag (with or without `v`) in this range, in npm's syntax: `>=1.2.0 <2.0.0`"
@@ -98,7 +98,7 @@ class SourceSettings(_Section):
 
 
 class EngineSettings(_Section):
-    """What runs an image: an interpreter that stands in for it, or podman."""
+    """What runs an image: an interpreter that replaces it, or podman."""
 
     image: Image = Field(description="Image, or a pattern with `*`; the first match wins")
     python: AbsolutePath | None = Field(None, description="Interpreter of the environment that replaces the image")
@@ -110,7 +110,7 @@ class EngineSettings(_Section):
     @model_validator(mode="after")
     def _one_executor(self) -> EngineSettings:
         if self.podman == (self.python is not None):
-            raise ValueError("name either python, an interpreter that stands in for the image, or podman: true")
+            raise ValueError("set either python, an interpreter that replaces the image, or podman: true")
         return self
 
     @property
@@ -120,7 +120,7 @@ class EngineSettings(_Section):
 
 
 class StorageSettings(_Section):
-    """How models are fetched that do not lie on this host."""
+    """How models that are not on this host are downloaded."""
 
     python: AbsolutePath | None = Field(
         None, description="Interpreter that has kserve-storage and downloads models; unset: the daemon's own"
@@ -168,7 +168,7 @@ class LivenessSettings(_Section):
     interval: Seconds = Field(60.0, description="How often an idle engine is probed for one token; 0: never")
     timeout: Seconds = Field(
         60.0,
-        description="Longest time without an answer or progress before a replica is replaced; "
+        description="Longest time without a response or progress before a replica is replaced; "
         "ten times that while its processes compute; 0: never",
     )
 
@@ -182,7 +182,7 @@ class Routing(_Section):
 
 
 class SecretFolder(_Section):
-    """A folder of the repository whose documents alone get Secrets of some namespaces."""
+    """A folder of the repository; only its documents get Secrets of some namespaces."""
 
     path: Folder = Field(description="Folder of the repository; the deepest match applies")
     namespaces: tuple[Namespace, ...] = Field(
@@ -244,7 +244,7 @@ class TargetSettings(_Section):
     )
     user: User = Field(
         "reconciler-engine",
-        description="With `systemd`: the user who runs replicas",
+        description="With `systemd`: the user that runs replicas",
     )
     allow_root: bool = Field(
         False, description="Run replicas as root although users other than root may push: each of them then is root"
@@ -329,7 +329,7 @@ class Settings(_Section):
     """All settings of the daemon."""
 
     source: SourceSettings = Field(description="Where git is")
-    targets: tuple[TargetSettings, ...] = Field(min_length=1, description="The places to keep as git says")
+    targets: tuple[TargetSettings, ...] = Field(min_length=1, description="The places to keep in sync with git")
     state_dir: AbsolutePath = Field(
         Path("/var/lib/reconciler"), description="State of the daemon: records, mirror of git, history"
     )
@@ -413,5 +413,5 @@ def _known_keys() -> list[str]:
 
 
 def config_path(given: str | None) -> Path:
-    """The config file: what was given, else $RECONCILER_CONFIG, else the default place."""
+    """The config file: the given one, else $RECONCILER_CONFIG, else the default path."""
     return Path(given or os.environ.get("RECONCILER_CONFIG") or DEFAULT_PATH)

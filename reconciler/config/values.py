@@ -1,4 +1,4 @@
-"""What one value of the config may be. Every refusal says what to write instead."""
+"""Validation of single config values. Every error says what to write instead."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _absolute(path: Path) -> Path:
 
 
 def matching(pattern: str, expected: str) -> AfterValidator:
-    """Only text that a pattern matches as a whole; `expected` says what to write."""
+    """Only text that matches a pattern completely; `expected` describes it in errors."""
     form = re.compile(pattern, re.ASCII)
 
     def check(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Manifests → the services of one target, bound to their runtimes: what git wants there. Pure.
+"""Manifests → the services of one target, bound to their runtimes: the desired state. Pure.
 
 `build` goes through the tree, `context` holds what its services share, `service` makes one of them. The others answer
 one question each: what runs (`spec`), how (`serving_options`), where a field is written (`origins`), what this host

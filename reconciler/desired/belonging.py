@@ -50,7 +50,7 @@ def _namespace(document: Manifest, target: TargetSettings) -> str:
 def _reason(document: Manifest, owners: Iterable[str], target: TargetSettings) -> Reason:
     what = f"{document.kind} {document.name} of namespace {_namespace(document, target)}"
     text = (
-        f"{what} counts only in {', '.join(owners)}, says targets[].secrets.folders of {target.name}: "
-        "for services it is not there; move it, or allow its namespace here"
+        f"{what} is used only in {', '.join(owners)}, according to targets[].secrets.folders of {target.name}: "
+        "services do not get it; move it, or allow its namespace here"
     )
     return Reason(ReasonCode.DOCUMENT_NOT_ALLOWED, text, document.origin)

@@ -1,4 +1,7 @@
-"""What a host cannot honour, known without asking it. All reasons are listed; any of them blocks the service. Pure."""
+"""What a host does not support, known without probing it.
+
+All reasons are listed; any of them blocks the service. Pure.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def find_obstacles(
     yield from engine_downloads(spec, argument_origins, engine, names, origins)
     yield from exceeded_share(spec, argument_origins, names, origins)
     if spec.resources.mig and spec.resources.gpu_devices > 1:
-        text = "a process of CUDA uses one MIG device only; ask for one, and for no other GPU"
+        text = "a CUDA process can use only one MIG device; request one, and no other GPU"
         yield Reason(ReasonCode.TOO_MANY_DEVICES, text, origins.of_container_field("resources"))
     for variable in spec.env:
         if variable.source and not (engine and variable.name in engine.env):
@@ -91,7 +94,7 @@ def _covered_by(path: str, engine: EngineSettings) -> str:
         return ""
     place = posixpath.normpath(path)
     if not path.startswith("/") or place.startswith("//") or ".." in path.split("/"):
-        return "some folder that only its own spelling tells"
+        return "an unknown folder"
     own = str(engine.python.parent.parent)
     if is_systems_own(place) or any(is_below(place, each) for each in (*_PROGRAMS, own)):
         return next((each for each in (*_PROGRAMS, own) if is_below(place, each)), place)
@@ -118,7 +121,9 @@ def _missing_config_maps(mount: Mount, origins: Origins) -> Iterator[Reason]:
         if kind not in ("", "secret"):
             text = f"fetching {shown(mount.uri)} needs {kind} {what.partition('/')[0]} for {needed_for}"
             yield Reason(
-                ReasonCode.CONFIG_MAP_NOT_FOUND, f"{text}, which is not in git beside it", origins.of_storage(mount.uri)
+                ReasonCode.CONFIG_MAP_NOT_FOUND,
+                f"{text}, which is not in git next to it",
+                origins.of_storage(mount.uri),
             )
 
 
@@ -134,7 +139,7 @@ def storage_obstacle(mount: Mount, target: TargetSettings) -> tuple[ReasonCode, 
     uri = shown(mount.uri)
     scheme, separator, rest = uri.partition("://")
     if ".." in rest.split("/") or ".." in uri.split("/"):
-        return ReasonCode.UNSUPPORTED_STORAGE, f"{uri} climbs out of its folder with `..`"
+        return ReasonCode.UNSUPPORTED_STORAGE, f"path must not contain `..`: {uri}"
     if "\0" in unquote(mount.uri):
         return ReasonCode.UNSUPPORTED_STORAGE, f"{mount.uri!a} holds a NUL character, which no path may"
     match SOURCE_BY_SCHEME.get(scheme if separator else ""):

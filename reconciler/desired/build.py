@@ -149,7 +149,7 @@ def _bad_name(service: Manifest) -> Reason | None:
     """Names become host names and folders: only what KServe accepts becomes a service at all."""
     if _LABEL.fullmatch(service.name):
         return None
-    text = f"{service.name} cannot name a service; begin with a letter and use small letters, digits and -, 63 at most"
+    text = f"{service.name} is not a valid service name; use at most 63 lowercase letters, digits and -, first a letter"
     return Reason(ReasonCode.INVALID_NAME, text, service.origin_of(("metadata", "name")))
 
 
@@ -183,7 +183,7 @@ def _notes(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> 
         yield Reason(ReasonCode.NOT_PRUNABLE, text, Origin(file, 1))
     for each in manifests.of_kind("Host"):
         if each.name != target.name:
-            text = f"this file says host {each.name}, the config calls this target {target.name}"
+            text = f"this file is for host {each.name}, the config names this target {target.name}"
             yield Reason(ReasonCode.HOST_NAME_MISMATCH, text, each.origin_of(("metadata", "name")))
         if each.origin.file != own_file(target) and cordon_of(each):
             text = f"this file does not speak for {target.name}, {own_file(target)} does; not followed"

@@ -24,7 +24,7 @@ def with_canary(service: Manifest, stable: Desired, describe: Callable[[Manifest
     if other.spec is None:
         return replace(stable, spec=None, digest="", problems=other.problems, warnings=warnings)
     if other.digest == stable.digest:
-        text = "the canary is the same as the predictor beside it; nothing runs for it"
+        text = "the canary is the same as the predictor; no canary replica runs"
         return replace(
             stable, warnings=(*warnings, Reason(ReasonCode.CANARY_UNCHANGED, text, service.origin_of(_PATH)))
         )

@@ -1,4 +1,4 @@
-"""What one service asks for that its place does otherwise, ignores or refuses: the support table applied. Pure."""
+"""Fields of a service that its target ignores, refuses or treats differently: the support table applied. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALL_FACTS = frozenset(Fact)
 _TEXT = {
     Effect.IGNORED: "{name} is ignored on a {place}: {note}",
     Effect.NO_EFFECT: "{name} has no effect on a {place}: {note}",
-    Effect.REFUSED: "{name} cannot be honoured on a {place}: {note}",
+    Effect.REFUSED: "{name} is not supported on a {place}: {note}",
 }
 _METADATA = (("annotations", Where.ANNOTATION), ("labels", Where.LABEL))
 # Lists in which only some entries count; the code that merged them knows which.

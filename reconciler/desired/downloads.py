@@ -90,7 +90,7 @@ def _text(named: Named, is_of_hub: bool, spec: EffectiveSpec, origins: Origins) 
         why = f"names a model of {where}, and engines here download nothing"
         other = 'or let them: HF_HUB_OFFLINE: "0" in targets[].engines[].env of the config'
     else:
-        why = "is no folder, and engines here download nothing"
+        why = "is not a folder, and engines here cannot download"
         other = "or --load-format=runai_streamer where the engine has that package"
     return f"{what} {why}; {_instead(named, uri, spec, origins)}, {other}"
 
@@ -104,4 +104,4 @@ def _instead(named: Named, uri: str, spec: EffectiveSpec, origins: Origins) -> s
         field = f"storageUri: {uri}" if has_field else f"storageUris: [{{uri: {uri}}}] in the predictor"
         return f"write {field} and --model=/mnt/models"
     name = uri.rstrip("/").rpartition("/")[2] or "more"
-    return f"fetch it beside the model, storageUris with {{uri: {uri}, mountPath: /mnt/{name}}}, and name that folder"
+    return f"add it as storageUris: {{uri: {uri}, mountPath: /mnt/{name}}}, and name that folder"

@@ -1,4 +1,4 @@
-"""The annotation by which a service needs only a part of its one GPU, and what its arguments make of that. Pure."""
+"""The annotation for a fraction of one GPU, and whether the engine's arguments agree with it. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_share(resources: Resources, pod: Mapping[str, Any], origins: Origins) -
         return Reason(ReasonCode.INVALID_ANNOTATION, text, where)
     if resources.gpus != 1 or resources.mig:
         asked = ", ".join(f"{n} {kind}" for kind, n in ((GPU, resources.gpus), *resources.mig) if n) or f"no {GPU}"
-        text = f"{GPU_FRACTION} divides one GPU, and resources ask for {asked}; ask for 1 {GPU}, or remove it"
+        text = f"{GPU_FRACTION} divides one GPU, but resources request {asked}; request 1 {GPU}, or remove it"
         return Reason(ReasonCode.INVALID_ANNOTATION, text, where)
     return replace(resources, gpu_share_millis=millis)
 

@@ -1,4 +1,4 @@
-"""Whether a container's ports say what its engine speaks: KServe takes one named `h2c` for gRPC. Pure."""
+"""Whether a container's ports match its engine's protocol: KServe takes a port named `h2c` for gRPC. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def unlike_its_port(container: Mapping[str, Any], spec: EffectiveSpec, origins: 
     named = any(port.get("name") == _NAME for port in container.get("ports") or () if isinstance(port, dict))
     is_grpc = takes_grpc((*spec.command, *spec.args))
     if named and not is_grpc:
-        text = f"a port named {_NAME} says gRPC, but this command starts an HTTP server, which is what is served here"
+        text = f"a port named {_NAME} means gRPC, but this command starts an HTTP server; HTTP is served"
         yield Reason(
             ReasonCode.PORT_PROTOCOL_MISMATCH,
             f"{text}; add --grpc, or rename the port",

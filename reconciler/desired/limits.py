@@ -1,4 +1,4 @@
-"""How much one revision may ask of a target. Beyond it one service cannot be used, or the revision is refused. Pure.
+"""Limits on one revision of a target. Beyond them one service cannot be used, or the revision is refused. Pure.
 
 What is said about a revision is limited as well: the first findings are kept, and the others counted.
 """

@@ -67,7 +67,8 @@ def missing_source(source: str, who: str, where: Origin, around: Surroundings) -
         if is_resource(what):
             text = f"{who} needs {what}, which is not set; add it to the container's resources"
         elif what.startswith(("limits.", "requests.")):
-            text = f"{who} needs {what}, which no pod tells; ask for cpu, memory, ephemeral-storage or hugepages"
+            kinds = "use cpu, memory, ephemeral-storage or hugepages"
+            text = f"{who} needs {what}, which is not a resource of the downward API; {kinds}"
         yield Reason(ReasonCode.UNSUPPORTED_FIELD, text, where)
 
 
@@ -76,9 +77,9 @@ def _why(config_map: str, around: Surroundings) -> str:
     data = around.config_maps.get((around.namespace, config_map))
     if data is not None:
         return f"which has no such key (it has: {_listed({*map(str, data), *_binaries(config_map, around)})})"
-    text = "which is not in git beside this service"
+    text = "which is not in git with this service"
     if elsewhere := sorted(space for space, name in around.config_maps if name == config_map):
-        return f"{text}; one stands in namespace {elsewhere[0]}"
+        return f"{text}; one exists in namespace {elsewhere[0]}"
     near = nearest(config_map, (name for space, name in around.config_maps if space == around.namespace))
     return f"{text}; did you mean {near}?" if near else text
 

@@ -1,4 +1,4 @@
-"""Where a service's models come from, and what fetching them needs. Pure.
+"""A service's model sources, and what downloading them needs. Pure.
 
 Secrets stay references: their values belong neither into a digest nor into a record.
 """

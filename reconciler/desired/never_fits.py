@@ -1,4 +1,4 @@
-"""What a host could never run, and not all at once: from its config, or from what was measured on the host. Pure.
+"""What can never run on a host, or not all at once: from its config, or from what was measured on the host. Pure.
 
 The planner says the same once it has seen the host; who writes manifests should know before.
 """
@@ -65,7 +65,7 @@ def idle_gpus(spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
     if leased > 1 and size and size.gpus < leased and not unsupported(spec):
         used = "only one of them" if size.gpus == 1 else f"only {size.gpus} of them"
         text = (
-            f"resources ask for {leased} {GPU}, and the arguments use {used} (tensor, pipeline and data parallel): set "
+            f"resources request {leased} {GPU}, but the arguments use {used} (tensor, pipeline and data parallel): set "
             f"--tensor-parallel-size={leased}, or lower the limit"
         )
         yield Reason(ReasonCode.IDLE_GPUS, text, origins.of_limit(GPU))
@@ -93,7 +93,7 @@ def not_at_once(services: Iterable[Desired], target: TargetSettings, measured: C
         need = Need(_known_need(one.spec.resources, target, measured))
         for number in range(one.replicas):
             if lacks := ledger.lacks(need, one.id):
-                text = f"{number} of {one.replicas} replicas fit on this host beside the other services of these files"
+                text = f"{number} of {one.replicas} replicas fit on this host with the other services of these files"
                 why = "; ".join(each.message for each in lacks)
                 yield Reason(ReasonCode.INSUFFICIENT_CAPACITY, f"{text}: {why}", one.resources_origin or one.origin)
                 break

@@ -29,8 +29,8 @@ def read_open_paths(pod: Mapping[str, Any], origins: Origins) -> tuple[str, ...]
 def developer_mode(spec: EffectiveSpec, origins: Origins, engine: EngineSettings | None) -> Iterator[Reason]:
     """The proxy opens none of what it adds, but others may reach the engine itself. What the config says wins."""
     text = (
-        "gives the engine switches (/collective_rpc, /sleep, /update_weights…) that ask for no key; "
-        "the proxy refuses them, but programs of this host may use them: remove the variable"
+        "enables engine endpoints (/collective_rpc, /sleep, /update_weights…) that need no key; "
+        "the proxy blocks them, but programs on this host can call them: remove the variable"
     )
     if engine is not None and _MODE in engine.env:
         if engine.env[_MODE].strip() not in _OFF:

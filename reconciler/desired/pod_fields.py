@@ -1,4 +1,7 @@
-"""Fields and resources of a pod that its container asks for, as far as git and the host's name tell them. Pure."""
+"""Fields and resources of a pod that its container refers to, as far as git and the host's name determine them.
+
+Pure.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Keyring:
         if self.store.unavailable:
             return (
                 ReasonCode.SECRETS_UNREADABLE,
-                f"and nobody can tell whether it is there: {self.store.unavailable[0]}",
+                f"and it is unknown whether it exists: {self.store.unavailable[0]}",
             )
         if self.unread:
             return ReasonCode.SECRET_NOT_FOUND, f"which may be what cannot be read: {self.unread}"
@@ -85,9 +85,7 @@ def keyring(
     place = target.secrets.folder_of(service.place)
     if owners and (place is None or namespace not in place.namespaces):
         text = f"which only documents in {', '.join(owners)} may use (targets[].secrets.folders of {target.name})"
-        return Keyring(
-            namespace, NO_SECRETS, target, f"{text}; {service.kind} {service.name} stands at {service.origin}"
-        )
+        return Keyring(namespace, NO_SECRETS, target, f"{text}; {service.kind} {service.name} is at {service.origin}")
     return Keyring(namespace, store, target, unread=unread)
 
 
@@ -117,7 +115,7 @@ def absent_connection(issue: Issue, origins: Origins, ring: Keyring) -> Reason |
     """The warning about a connection that is not there, where the service says itself where its model is."""
     if issue.absent is None or CONNECTIONS not in issue.path:
         return None
-    hint = "Until then it adds nothing: what the service itself says is used"
+    hint = "Until then it adds nothing: the service's own settings are used"
     return _without_connection(issue.absent.name, issue, origins, ring, hint)
 
 

@@ -1,4 +1,4 @@
-"""One InferenceService → what git wants of it here, or why it cannot be used. Pure."""
+"""One InferenceService → its desired state here, or why it cannot be used. Pure."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _usable(
     container = find_container(resolved.pod)
     if container is None:
         raise UnusableField(
-            Reason(ReasonCode.INVALID_PREDICTOR_SPEC, f"there is no container named {CONTAINER}", service.origin)
+            Reason(ReasonCode.INVALID_PREDICTOR_SPEC, f"no container is named {CONTAINER}", service.origin)
         )
     key = ServiceId(ring.namespace, service.name)
     options = read_serving_options(service)
@@ -253,7 +253,7 @@ def _port_doubts(
 def _collocated(case: Case) -> Iterator[Reason]:
     """A transformer in the model's own pod: KServe sends it all requests, which a host's proxy sends to the engine."""
     if any(each.get("name") == TRANSFORMER_CONTAINER for each in case.resolved.pod.get("containers") or ()):
-        text = f"container {TRANSFORMER_CONTAINER} cannot be honoured on a host: all requests go to it; {ELSEWHERE}"
+        text = f"container {TRANSFORMER_CONTAINER} is not supported on a host: all requests go to it; {ELSEWHERE}"
         yield Reason(ReasonCode.UNSUPPORTED_FIELD, text, case.origins.of_entry("containers", TRANSFORMER_CONTAINER))
 
 
@@ -264,6 +264,6 @@ def _left_out(case: Case) -> Iterator[Reason]:
         yield from entries_ignored(key, names_of(pod.get(key), _ADDED_BY_KSERVE), origins)
     yield from entries_ignored("volumes", ignored_volumes(case.resolved, case.container), origins)
     for name, source in ignored_sources(case.resolved, case.container):
-        text = f"{source} of volume {name} is ignored on a host: there is no Kubernetes API to issue or keep it"
+        text = f"{source} of volume {name} is ignored on a host: there is no Kubernetes API to issue or store it"
         yield Reason(ReasonCode.VOLUME_IGNORED, text, origins.of_entry("volumes", name))
     yield from ignored_resources(case.container, origins)

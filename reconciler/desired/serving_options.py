@@ -1,4 +1,4 @@
-"""What a service's document says about running it, except its container: replicas, rollout, timeouts. Pure."""
+"""The serving options of a service's document, except its container: replicas, rollout, timeouts. Pure."""
 
 from __future__ import annotations
 

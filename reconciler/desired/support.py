@@ -129,7 +129,7 @@ _NO_DEMAND = (
 )
 _NO_SCHEDULER = "nothing waits in a queue for a host"
 _OWN_NAMES = "a replica has the host's own names and resolver"
-_OWN_PROBES = "a host asks /health, the list of models and a real completion"
+_OWN_PROBES = "a host probes /health, the list of models and a real completion"
 _OWN_USER = "the host decides as which user and in which sandbox a replica runs"
 _OWN_LIFE = "every stop is preceded by a drain"
 _SHARED = "replicas always share those of the host"
@@ -139,8 +139,8 @@ _NO_POD = "a replica is a process of the host, not a pod"
 _NO_API = "there is no Kubernetes API on a host"
 _KNATIVE_ONLY = _no("only Knative reads it", Fact.KNATIVE)
 _GUARD = (
-    "no client would be asked for a token; give the container a variable VLLM_API_KEY from a Secret: the engine then "
-    "asks for it, and the proxy, unless it passes TLS through, lets only the /v1/… reach it that it guards"
+    "clients would not need a token; give the container a variable VLLM_API_KEY from a Secret: the engine then "
+    "requires it, and the proxy, unless it passes TLS through, opens only the /v1/… paths that it guards"
 )
 
 ROWS: Final[tuple[Row, ...]] = (
@@ -240,7 +240,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     _row(Where.POD, "resourceClaims", _no("a host leases what `resources.limits` name, for example nvidia.com/gpu")),
     _row(Where.POD, "automountServiceAccountToken enableServiceLinks", _idle(_NO_API)),
-    _row(Where.POD, "imagePullSecrets", _no("podman asks the host's own /etc/containers/auth.json")),
+    _row(Where.POD, "imagePullSecrets", _no("podman uses the host's own /etc/containers/auth.json")),
     # ------------------------------------------------------------ container
     _row(Where.CONTAINER, "name command args env envFrom volumeMounts", YES),
     _row(Where.CONTAINER, "image", _yes("podman runs this image, or an interpreter of the host is used instead")),
@@ -294,8 +294,8 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.ANNOTATION,
         "reconciler/*",
-        _no("there is no such annotation; correct its name", code=ReasonCode.UNKNOWN_ANNOTATION),
-        _no("there is no such annotation; correct its name", code=ReasonCode.UNKNOWN_ANNOTATION),
+        _no("unknown annotation; correct its name", code=ReasonCode.UNKNOWN_ANNOTATION),
+        _no("unknown annotation; correct its name", code=ReasonCode.UNKNOWN_ANNOTATION),
     ),
     _row(Where.ANNOTATION, "serving.kserve.io/stop", _yes("`true` drains and stops every replica: Suspended")),
     _row(Where.ANNOTATION, "serving.kserve.io/deploymentMode", _yes("as KServe's rules for a pod; unset: Standard")),
@@ -344,13 +344,13 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(
         Where.ANNOTATION,
         "opendatahub.io/connections opendatahub.io/connection-path",
-        _yes("its Secret says where the model is: `uri`, or `s3` by storage.key"),
+        _yes("its Secret defines where the model is: `uri`, or `s3` by storage.key"),
         OPENSHIFT,
     ),
     _row(
         Where.ANNOTATION,
         "opendatahub.io/hardware-profile-name opendatahub.io/hardware-profile-namespace",
-        _yes("if that HardwareProfile is in git; else said so"),
+        _yes("if that HardwareProfile is in git; else with a notice"),
         OPENSHIFT,
     ),
     _row(Where.ANNOTATION, "openshift.io/display-name", _yes("shown; a runtime may be named by it"), OPENSHIFT),

@@ -1,4 +1,7 @@
-"""What holds for one service on one host, as far as git and the config tell: what decides rows of the support table."""
+"""Conditions of one service on one host, as far as git and the config show them:
+
+they decide rows of the support table.
+"""
 
 from __future__ import annotations
 

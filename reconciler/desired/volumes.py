@@ -1,4 +1,4 @@
-"""Volumes whose files git holds: ConfigMaps, the pod's own fields, and both with Secrets in one folder. Pure."""
+"""Volumes whose files are in git: ConfigMaps, the pod's own fields, and both with Secrets in one folder. Pure."""
 
 from __future__ import annotations
 

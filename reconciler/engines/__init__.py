@@ -1,1 +1,1 @@
-"""What we know about vLLM."""
+"""Everything specific to vLLM: arguments, preflight, memory fit, probes."""

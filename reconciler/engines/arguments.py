@@ -1,9 +1,9 @@
 """vLLM's command line as text: one normal form, and finding, removing and blaming single flags. Pure.
 
 The normal form never equates two valid command lines that vLLM would read differently; where the text alone cannot
-tell, two equal ones may keep different forms, and the engine's own parser (preflight) has the last word. That is why
+tell, two equal ones may keep different forms, and the engine's own parser (preflight) decides. That is why
 different flags are not sorted (`--enable-x --no-enable-x` is not its reverse) and why only flags known to hold
-numbers have theirs rewritten (`--served-model-name 1.10` is a name).
+numbers are rewritten (`--served-model-name 1.10` is a name).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ GRPC_SERVERS = ("vllm.entrypoints.grpc_server", "vllm.entrypoints.launchers.grpc
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """A flag and the words up to the next flag; `name` is None for words before the first flag or after `--`."""
+    """A flag and its values up to the next flag; `name` is None for values before the first flag or after `--`."""
 
     index: int
     name: str | None
@@ -69,7 +69,7 @@ def values_of(args: Sequence[str], flag: str) -> tuple[str, ...]:
 
 
 def values_with_places(args: Sequence[str], flag: str) -> list[tuple[int, str]]:
-    """All values of a flag's last occurrence, each with the index of the word that holds it."""
+    """All values of a flag's last occurrence, each with the index of its argument."""
     last = None
     for option in _named(args, flag):
         last = option
@@ -101,12 +101,12 @@ def ends_tls(args: Sequence[str]) -> bool:
 
 
 def speaks_grpc(args: Sequence[str]) -> bool:
-    """Does a server with this command and arguments speak gRPC, and no HTTP beside it?"""
+    """Does a server with this command and arguments speak only gRPC, and no HTTP?"""
     return bool(find(args, "--grpc")) or any(word in GRPC_SERVERS for word in args)
 
 
 def takes_grpc(args: Sequence[str]) -> bool:
-    """Does it speak gRPC at all? With vLLM's Rust frontend it may do so beside HTTP."""
+    """Does it speak gRPC at all? vLLM's Rust frontend can serve both gRPC and HTTP."""
     return speaks_grpc(args) or bool(find(args, "--grpc-port"))
 
 
@@ -165,7 +165,7 @@ def _written(option: _Option) -> tuple[str, ...]:
         return (*((option.name,) if option.name else ()), *option.values)
     first, *others = option.values
     first = _canonical_value(option.name, first)
-    # A flag followed by several words may own them all or only the first: only a lone value may be joined.
+    # A flag followed by several values may own them all or only the first: only a lone value may be joined.
     if option.joined or (not others and option.name not in _NEVER_JOINED):
         return (f"{option.name}={first}", *others)
     return (option.name, first, *others)

@@ -12,7 +12,7 @@ from reconciler.engines.interpreter import loads_code
 from reconciler.model import Lease
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# These name places inside the image, or would make every start compile vLLM anew.
+# These are paths inside the image, or would make every start recompile vLLM.
 _IMAGE_ONLY = frozenset(
     {"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
 )
@@ -43,7 +43,8 @@ def environment(
     folders: Folders,
     lease: Lease | None = None,
 ) -> dict[str, str]:
-    """All variables of an engine: the container's (`given`; those in `secret` hold no paths), the config's, and ours.
+    """All variables of an engine: the container's (`given`; those in `secret` hold no paths), the config's, and the
+    reconciler's.
 
     Nothing is inherited from us. The config wins over the container, and alone may load code into an interpreter of
     the host: in a container, the image is the wall.
@@ -54,7 +55,7 @@ def environment(
         if name not in (_OURS if engine.podman else _IMAGE_ONLY) and (engine.podman or not loads_code(name, value))
     }
     if engine.python is None:
-        # The image sets the rest itself. Its GPUs are those that it is given; a hook of old may not add others.
+        # The image sets the others itself. Its GPUs are those that it is given; an old hook must not add others.
         return {**_caches(folders), **translated, **engine.env, "NVIDIA_VISIBLE_DEVICES": "void"}
     env = {**_base(engine.python, folders), **translated, **engine.env}
     if lease is not None:

@@ -1,4 +1,4 @@
-"""`$(NAME)` in the words and variables of a container, as the kubelet reads it. Pure."""
+"""`$(NAME)` in the command, arguments and variables of a container, expanded as the kubelet does. Pure."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Holds(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """`index` is the word of the arguments that names it."""
+    """`index` is the index of the argument that names it."""
 
     index: int
     flag: str
@@ -52,11 +52,11 @@ _FILES = (
 _FOLDERS = (_MEDIA, "--hf-config-path", "--generation-config")
 # A path of URLs.
 _NO_FILE = frozenset({"--root-path"})
-# Most words; JSON may write a slash otherwise.
+# Most arguments; JSON may write a slash otherwise.
 _NO_PATH = re.compile(r"(?:[^/.\\]|\.(?!\.))*")
 # Ids of a hub, with a revision or a quantisation behind a colon, and addresses.
 _REMOTE = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?|[a-z][a-z0-9+.-]*://\S+")
-# What else has a word for a name means one of vLLM's own.
+# Any other value without a slash is one of vLLM's own names.
 _MODELS = ("--model", "--tokenizer", "--model-id")
 _SYSTEMS_OWN = frozenset({"proc", "sys", "dev", "run"})
 _IN_JSON = re.compile(r'"(/[^"]*)"')
@@ -94,7 +94,7 @@ def _named(args: Sequence[str]) -> Iterator[Named]:
 
 
 def paths_in(args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Every path in arguments that says where it leads: the index of its word, the flag before it, and the path.
+    """Every path in arguments that is certain to be one: the index of its argument, the flag before it, and the path.
 
     It begins at the root, or climbs out of the folder that an engine runs in. It may be none.
     """
@@ -110,7 +110,7 @@ def paths_in(args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
 
 
 def _texts(word: str) -> Iterator[str]:
-    """Where a path may stand in a word: `NAME=PATH`, `FLAG=A,B`, anywhere in JSON."""
+    """Where a path may be in an argument: `NAME=PATH`, `FLAG=A,B`, anywhere in JSON."""
     _, _, value = word.partition("=")
     for text in (word, value, *_strings(_read_json(word)), *_strings(_read_json(value))):
         for part in (text, *text.split(",")):
@@ -133,7 +133,7 @@ def _without_scheme(text: str) -> str:
 
 
 def climbs(path: str) -> bool:
-    """Does it leave the folder that it begins in? That one is ours, and others lie beside it."""
+    """Does it leave the folder that it begins in? That folder is the daemon's, and others are next to it."""
     if not path.startswith(("..", "./", "~")) and "/.." not in path:
         return False
     real = posixpath.normpath(path)
@@ -151,7 +151,7 @@ def is_around(path: str, folder: str) -> bool:
 
 
 def written_in(content: object) -> tuple[str, ...]:
-    """The words that vLLM makes of its file of arguments."""
+    """The arguments that vLLM makes of its argument file."""
     if not isinstance(content, dict):
         return ()
     words = []

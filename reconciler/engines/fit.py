@@ -28,7 +28,7 @@ _TOLERANCE = 1.1
 _CACHE_BYTES = {"float16": 2.0, "bfloat16": 2.0, "half": 2.0, "float32": 4.0, "float": 4.0, "int8": 1.0}
 _CACHE_BYTES |= {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "fp8_inc": 1.0}
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-# Whatever the files hold, vLLM computes in two bytes unless it is told otherwise.
+# Whatever the files hold, vLLM computes in two bytes unless configured otherwise.
 _WIDTHS = {"float32": 4, "float": 4}
 
 
@@ -97,7 +97,7 @@ def weights_per_gpu(weights: Weights, given: MemoryArguments) -> int:
 
 
 def overhead_of(figures: MeasuredMemory, room: Room, given: MemoryArguments, weights_bytes: int) -> int | None:
-    """What one start needed beside weights (as estimated) and cache, by its own log. None: it does not tell."""
+    """What one start needed in addition to weights (as estimated) and cache, by its own log. None: unknown."""
     if not room.gpus:
         ranks = given.tensor_parallel * given.pipeline_parallel
         consumed = figures.consumed_bytes
@@ -110,7 +110,7 @@ def overhead_of(figures: MeasuredMemory, room: Room, given: MemoryArguments, wei
 
 
 def unknown(why: str, room: Room | None = None) -> Fit:
-    """Nobody can tell. That blocks nothing."""
+    """Unknown. That blocks nothing."""
     return Fit(f"unknown: {why}", gpus=room.gpus if room else 0, notes=(why,))
 
 
@@ -196,7 +196,7 @@ class _Sum:
         return max(int(self.room.memory_bytes * self.given.utilization) - beside, 0) / one
 
     def _refusal(self, one: int | None) -> str:
-        """Only what cannot be otherwise: estimates that may be too high refuse nobody."""
+        """Only what is certain: estimates that may be too high reject nothing."""
         if self._is_loose() or self.past.figures is not None:
             return ""
         least = weights_per_gpu(self.weights, self.given) if self.weights.exact else 0
@@ -219,7 +219,7 @@ class _Sum:
     def _advice(self) -> str:
         shorter = "lower --max-model-len or --kv-cache-memory-bytes, or take a quantised model"
         if self.room.mig:
-            return f"ask for a larger MIG device, {shorter}"
+            return f"request a larger MIG device, {shorter}"
         if self.room.share < 1:
             return f"give it more of the GPU, {shorter}"
         return f"raise --tensor-parallel-size, {shorter}" if self.room.gpus else shorter
@@ -246,11 +246,11 @@ class _Sum:
         notes = [] if self.weights.exact else ["weights estimated from file sizes"]
         notes += [f"KV cache is an upper bound ({self.shape.bound})"] if self.shape.bound and per_token else []
         notes += ["KV cache is an upper bound (its type)"] if per_token and not self._knows_cache() else []
-        notes += [] if per_token and length else ["config.json does not tell the size of the KV cache"]
+        notes += [] if per_token and length else ["config.json does not define the size of the KV cache"]
         notes += ["quantised while loading, so weights are an upper bound"] if self._quantizes() else []
         notes += [f"{', '.join(self.given.loose)} may change this"] if self.given.loose else []
         if exceeds:
-            notes.append(f"more than the {_sized(self.room.asked_bytes)} of memory that it asks for")
+            notes.append(f"more than the {_sized(self.room.asked_bytes)} of memory that it requests")
         if self.given.max_model_len == -1:
             notes.append("the engine takes the greatest length that fits")
         if not self.room.gpus and self.given.kv_bytes is None:

@@ -93,7 +93,7 @@ def _chosen(parsed: str) -> Mapping[str, Any]:
 
 
 def _written(argv: Sequence[str]) -> Mapping[str, Any]:
-    """The same from the words alone. A value that cannot be read counts as not given: the engine will refuse it."""
+    """The same from the arguments alone. A value that cannot be read counts as not given: the engine will refuse it."""
     chosen: dict[str, Any] = {"model": flag_value(argv, "--model")}
     for name in (*_COUNTS, *_NAMES, "gpu_memory_utilization", *_LOOSE):
         flags = [f"--{name.replace('_', '-')}", *(flag for flag, long in _SHORT.items() if long == name)]

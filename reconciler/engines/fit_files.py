@@ -1,4 +1,4 @@
-"""What a model's own files say of its size: the headers of its weights, and its config. Weights are never read."""
+"""The size of a model from its own files: the headers of its weights, and its config. Weights are never read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class UnreadableModel(Terminal):
 
 
 class UnknownModel(UnreadableModel):
-    """The disk did not let us look, so that nobody knows what is there."""
+    """The disk could not be read, so its content is unknown."""
 
 
 class Unjudged(UnreadableModel):
@@ -86,9 +86,9 @@ def read_header(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise UnreadableModel(f"{path}: its header is no JSON ({type(error).__name__}); copy it again") from None
+        raise UnreadableModel(f"{path}: its header is not JSON ({type(error).__name__}); copy it again") from None
     if not isinstance(header, dict):
-        raise UnreadableModel(f"{path}: its header is no JSON object; copy it again")
+        raise UnreadableModel(f"{path}: its header is not a JSON object; copy it again")
     room = size - 8 - length
     found = {name: _tensor(path, name, entry, room) for name, entry in header.items() if name != "__metadata__"}
     _check_order(path, header, room)
@@ -96,7 +96,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object beside the weights; None if there is no such file. Raises UnreadableModel."""
+    """A JSON object in the model's folder; None if there is no such file. Raises UnreadableModel."""
     try:
         with open_regular(path) as file:
             text = file.read(_LONGEST_CONFIG + 1)
@@ -110,9 +110,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
             return None
         raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise UnreadableModel(f"{path}: is no JSON ({type(error).__name__}); copy it again") from None
+        raise UnreadableModel(f"{path}: is not JSON ({type(error).__name__}); copy it again") from None
     if not isinstance(found, dict):
-        raise UnreadableModel(f"{path}: is no JSON object; copy it again")
+        raise UnreadableModel(f"{path}: is not a JSON object; copy it again")
     return found
 
 
@@ -204,7 +204,7 @@ def _header_length(path: Path, prefix: bytes, size: int) -> int:
         raise UnreadableModel(f"{path}: is too short for safetensors; copy it again")
     length = int(struct.unpack("<Q", prefix)[0])
     if length > min(size - 8, LONGEST_HEADER):
-        raise UnreadableModel(f"{path}: says that its header has {length} bytes, which cannot be; copy it again")
+        raise UnreadableModel(f"{path}: its header claims {length} bytes, which is impossible; copy it again")
     return length
 
 
@@ -226,7 +226,5 @@ def _tensor(path: Path, name: str, entry: Any, room: int) -> Tensor:
         raise UnreadableModel(f"{path}: tensor {name[:100]} has no dtype and data_offsets; copy it again")
     begin, end = offsets
     if type(begin) is not int or type(end) is not int or not 0 <= begin <= end <= room:
-        raise UnreadableModel(
-            f"{path}: tensor {name[:100]} lies outside of the file, which is cut short; copy it again"
-        )
+        raise UnreadableModel(f"{path}: tensor {name[:100]} is outside of the file, which is truncated; copy it again")
     return Tensor(kind, end - begin)

@@ -1,4 +1,4 @@
-"""What a started vLLM says about memory in its own log. Pure.
+"""Memory figures in the log of a started vLLM. Pure.
 
 The lines of 0.32, with GPU and with CPU; older versions write the last one as two.
 """

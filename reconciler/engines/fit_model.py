@@ -1,4 +1,4 @@
-"""A model's config.json → what one token keeps in the KV cache. Pure, and it never fails: what it cannot tell is None.
+"""A model's config.json → KV cache bytes per token. Pure, and it never fails: what is unknown is None.
 
 vLLM 0.32 decides the same in `transformers_utils/model_arch_config_convertor.py`.
 """
@@ -91,7 +91,7 @@ def shape_of(config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = No
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where a model that also sees or hears describes the part that writes."""
+    """Where a multimodal model (vision, audio) describes its text part."""
     for name in ("thinker_config", "text_config", "llm_config", "language_config"):
         nested = config.get(name)
         if isinstance(nested, Mapping) and nested:

@@ -1,4 +1,4 @@
-"""What a replica that speaks gRPC says of itself: gRPC's own health service, asked by a call of HTTP/2.
+"""The health of a replica that speaks gRPC: gRPC's own health service, called over HTTP/2.
 
 One call on a connection of its own, as far as that needs HTTP/2: no answer's headers are read, only its message.
 """
@@ -41,7 +41,7 @@ class GrpcProbe:
         return ProbeResult(healthy is True, healthy or None, detail)
 
     def health(self, address: Address) -> bool | None:
-        """What its health service says; None when nobody could tell."""
+        """What its health service answers; None when unknown."""
         return self._health(address, self.timeout)[0]
 
     def in_flight(self, _address: Address) -> int:
@@ -57,7 +57,7 @@ class GrpcProbe:
         return self._health(address, timeout)[0] is not None
 
     def is_paused(self, _address: Address) -> bool:
-        """Nobody can tell."""
+        """Unknown."""
         return False
 
     def _health(self, address: Address, seconds: float) -> tuple[bool | None, str]:

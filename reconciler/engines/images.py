@@ -34,7 +34,10 @@ _OTHERS = {
 
 
 def doubtful_image(image: str, command: Sequence[str]) -> str:
-    """Why nobody can tell that a container runs vLLM: neither its command nor its image's name says so. Or nothing."""
+    """Why it is not certain that a container runs vLLM:
+
+    neither its command nor its image's name says so. None: it is.
+    """
     repository = image.partition("@")[0].lower()
     if command or "vllm" in repository:
         return ""
@@ -42,7 +45,7 @@ def doubtful_image(image: str, command: Sequence[str]) -> str:
     if server := next((name for part, name in _OTHERS.items() if part in repository), ""):
         return f"image {image} starts {server}, whose arguments are others; a host runs vLLM: {advice}"
     what = f"image {image} is not known to be vLLM" if image else "no image is named"
-    return f"{what}, and there is no command: a host starts `vllm serve` with its args; if that is meant, {advice}"
+    return f"{what}, and it has no command: a host starts `vllm serve` with its args; if that is intended, {advice}"
 
 
 def find_engine(image: str, engines: Iterable[EngineSettings]) -> EngineSettings | None:

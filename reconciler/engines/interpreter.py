@@ -1,4 +1,4 @@
-"""What git may tell the interpreter of an engine: options before `-m`, and variables. Pure.
+"""Options before `-m` and variables that git may pass to an engine's interpreter. Pure.
 
 An engine's command starts vLLM and nothing else. An option that runs other code (`-c`), or a variable that loads it
 into every process (`LD_PRELOAD`, `PYTHONPATH`), would get around that without vLLM's own parser seeing it.
@@ -52,7 +52,7 @@ def refused_option(words: Sequence[str]) -> tuple[int, str | None]:
 
 
 def _width(words: Sequence[str], at: int) -> int:
-    """How many words a harmless option has; 0 for another one."""
+    """How many arguments a harmless option takes; 0 for another one."""
     word = words[at]
     if _LETTERS.fullmatch(word):
         return 1

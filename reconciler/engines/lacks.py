@@ -1,7 +1,7 @@
-"""Which of the flags that we add an installed vLLM does not know: older ones are served without them.
+"""Flags added by the reconciler that an installed vLLM does not know: older ones are started without them.
 
-A folder holds one small file for each engine that lacks one. It is written with a verdict of that engine, and read
-whenever a replica is started, for then there may be no verdict at hand.
+A folder holds one small file for each engine that does not know one. It is written with a verdict of that engine, and
+read whenever a replica is started, for then there may be no verdict at hand.
 """
 
 from __future__ import annotations
@@ -60,5 +60,5 @@ class Lacks:
 
 
 def is_file_of_lacks(name: str) -> bool:
-    """Is this one of ours?"""
+    """Is this the name of such a file?"""
     return name.endswith(_SUFFIX)

@@ -47,7 +47,7 @@ def fatal_reason(log: Sequence[str]) -> str | None:
 
 
 def cut(text: str) -> str:
-    """Not longer than a person reads, and no word or path in half."""
+    """Of readable length, and no word or path in half."""
     if len(text) <= LONGEST:
         return text
     end = text.rfind(" ", LONGEST // 2, LONGEST)

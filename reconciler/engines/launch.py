@@ -56,7 +56,7 @@ _CANNOT = {
     "--ssl-cert-reqs": "a host has no client certificate to probe a replica with",
 }
 _CANNOT_BESIDE_GRPC = {
-    "--api-key": "vLLM's gRPC server asks no client for a key, and would serve everybody",
+    "--api-key": "vLLM's gRPC server does not check keys, and would serve any client",
     "--ssl-certfile": "vLLM's gRPC server does not speak TLS",
     "--ssl-keyfile": "vLLM's gRPC server does not speak TLS",
 }
@@ -64,7 +64,7 @@ _CANNOT_BESIDE_GRPC = {
 
 _SOCKET = "--uds"
 _GRPC_PORT = "--grpc-port"
-# Stands where a port has to, beside a socket.
+# A placeholder for the port, when a socket is used.
 _NO_PORT = 1
 _KEY = "VLLM_API_KEY"
 # With it, vLLM listens on several ports, and on no socket.
@@ -72,7 +72,7 @@ _MANY_PORTS = "--data-parallel-multi-port-external-lb"
 ADDED = ("--host=127.0.0.1", "--port=8000", "--uds=/socket", "--served-model-name=name", "--shutdown-timeout=1")
 """The flags that `launch` adds, as the engine is asked about them."""
 DISPENSABLE = frozenset({"--shutdown-timeout", _SOCKET})
-"""Those that another vLLM is served without: our own drain has ended before anybody sends SIGTERM, and what cannot
+"""Those that another vLLM is served without: our own drain has ended before any SIGTERM, and what cannot
 listen on a socket does so on its port.
 """
 GIVEN_AT_START: Mapping[str, str] = {"metadata.name": "replica", "metadata.uid": "00000000-0000-0000-0000-000000000000"}
@@ -85,7 +85,7 @@ OLDEST_VLLM = "0.16"
 class Launch:
     """One process to start. `env` is all of its environment; the values of `hidden` ones are secrets.
 
-    `files` are to be written before it starts, closed to everybody else: secrets as well. `mounts` maps folders as its
+    `files` are to be written before it starts, closed to other users: secrets as well. `mounts` maps folders as its
     arguments name them to folders of this host, where something has to put them there; `pins` are the inodes that some
     of them must have. `image` is the ID of the local image to run it in; empty: it runs without one. `socket` is the
     path of the Unix socket that it listens on, in a folder that has to be made for it; empty: it listens on its port.
@@ -124,8 +124,8 @@ UNKNOWN = Revealed()
 class PreflightQuestion:
     """What the installed vLLM is asked: the server's arguments before host translation.
 
-    `indices` tells for each of them where it stands among the words of command and args; None: nobody wrote it.
-    `paths` maps folders in the container to folders on this host. `mounted`: whoever is asked finds them where the
+    `indices` tells for each of them its index in command and args; None: it is not from git.
+    `paths` maps folders in the container to folders on this host. `mounted`: the engine finds them where the
     container does. `image` is the ID of the local image that `python` is in; empty: it is this host's. `given` are the
     variables that git sets. `files` are those that git holds, by their path in the container.
     """
@@ -166,7 +166,7 @@ class _Container:
 
 
 class _NotAServer(Exception):
-    """The command line starts something else, or cannot be written down. `index` is the word to blame."""
+    """The command line starts something else, or cannot be written down. `index` is the argument to blame."""
 
     def __init__(self, message: str, index: int = 0, code: ReasonCode = ReasonCode.UNSUPPORTED_COMMAND) -> None:
         super().__init__(message)
@@ -233,7 +233,7 @@ def _grpc_socket(socket: str) -> str:
 
 
 def without(launch: Launch, flags: Collection[str], lease: Lease) -> Launch:
-    """The launch without flags of ours that its engine does not know."""
+    """The launch without flags of the reconciler that its engine does not know."""
     if not flags:
         return launch
     argv = tuple(word for word in launch.argv if word.partition("=")[0] not in flags)
@@ -293,7 +293,7 @@ def _cannot(flags: Sequence[str]) -> dict[str, str]:
 
 
 def server_flags(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
-    """The server's arguments as git has them, and where each stands among the words of command and args.
+    """The server's arguments as git has them, and the index of each in command and args.
 
     None of them for a command that no host can run.
     """
@@ -305,7 +305,7 @@ def server_flags(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> tuple[tupl
 
 
 def origin_of_word(spec: EffectiveSpec, index: int | None, origins: Sequence[Origin]) -> Origin | None:
-    """Where a word of command and args was written. `origins` covers both, or args alone."""
+    """Where an argument of command and args was written. `origins` covers both, or args alone."""
     if index is None:
         return None
     if len(origins) == len(spec.args):
@@ -359,7 +359,7 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
         # The image's entry point is `vllm serve`.
         return _vllm(words, 0) if words[:1] == ("serve",) else _serve(words, 0)
     if words[0].startswith("/") and any(is_below(words[0], path) for path in spec.mounted_paths):
-        text = f"{words[0]} lies in a mounted folder, not in an image; write command: [vllm, serve] and flags as args"
+        text = f"{words[0]} is in a mounted folder, not in an image; write command: [vllm, serve] and flags as args"
         raise _NotAServer(text)
     if _PYTHON.fullmatch(words[0]):
         return replace(_python(words), python=words[0])
@@ -371,12 +371,12 @@ def _written(spec: EffectiveSpec, container: _Container) -> _Server:
 
 
 def _not_split(word: str) -> str:
-    """Why a word of the command is none: it holds several."""
+    """Why an item of the command is invalid: it holds several arguments."""
     pieces = word.split()
     if len(pieces) < 2:
         return ""
     shown = word if len(word) <= _LONGEST_SHOWN else f"{word[:_LONGEST_SHOWN]}…"
-    return f"`{shown}` is one item of the list, and no shell splits it; write an item for each word, {pieces[0]} first"
+    return f"`{shown}` is one item of the list, and no shell splits it; write one item per argument, {pieces[0]} first"
 
 
 def _python(words: Sequence[str]) -> _Server:
@@ -419,7 +419,8 @@ def _serve(words: Sequence[str], at: int, options: tuple[str, ...] = ()) -> _Ser
 
 
 def _names(flags: Sequence[str], service: ServiceId) -> tuple[str, ...]:
-    """Under which names the replica answers: the user's own (or, as vLLM does it, the model's path), then ours.
+    """Under which names the replica answers: the user's own (or, as vLLM does it, the model's path), then the
+    service's.
 
     One that an adapter bears stays the adapter's: vLLM refuses two of a name.
     """
@@ -490,9 +491,7 @@ def _written_files(spec: EffectiveSpec, secrets: Revealed, folders: Folders) -> 
 def _unwritable(files: Mapping[str, bytes], private: str) -> str:
     """Why these cannot all be written; empty when they can. What Secrets bring along is known no earlier."""
     if (size := sum(map(len, files.values()))) > _MOST_WRITTEN:
-        text = (
-            f"its mounted Secrets and ConfigMaps have {size:,} bytes, which lie in memory, more than {_MOST_WRITTEN:,}"
-        )
+        text = f"its mounted Secrets and ConfigMaps have {size:,} bytes, kept in memory, more than {_MOST_WRITTEN:,}"
         return f"{text}; mount each of them once"
     for path in sorted(files):
         below = PurePosixPath(path).relative_to(private)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 # The kernel's limit for one string, with its last byte (MAX_ARG_STRLEN: 32 pages of 4 KiB).
 LONGEST_STRING = 131_072
-# Of vLLM 0.32: a ring of ten pieces, each so many MiB unless it is told otherwise.
+# Of vLLM 0.32: a ring of ten pieces, each so many MiB unless configured otherwise.
 _PIECES, _PIECE_MIB = 10, "16"
-# The kernel puts a pointer to each string beside it.
+# The kernel stores a pointer to each string in addition.
 _POINTER = 8
 
 

@@ -47,13 +47,13 @@ Stamps = tuple[tuple[str, int, int, int], ...]
 
 
 def check(path: str, holds: Holds, weights: bool = True) -> None:
-    """Raises UnreadableModel, naming the file that is missing or damaged; UnknownModel where nobody can tell."""
+    """Raises UnreadableModel, naming the missing or damaged file; UnknownModel where the files do not show it."""
     info = _info(path)
     if info is None:
         raise MissingFile(f"{path}: is not there")
     is_folder = stat.S_ISDIR(info.st_mode)
     if holds in (Holds.ADAPTER, Holds.FOLDER) and not is_folder:
-        raise UnreadableModel(f"{path}: is no folder")
+        raise UnreadableModel(f"{path}: is not a folder")
     if holds is Holds.FILE:
         _check_file(path, info)
     elif is_folder and holds is not Holds.FOLDER:
@@ -148,7 +148,7 @@ def _archives(names: frozenset[str]) -> list[str]:
 
 def _check_adapter(folder: Path, names: frozenset[str]) -> None:
     if read_json(folder / "adapter_config.json") is None:
-        raise UnreadableModel(f"{folder}: holds no adapter_config.json; it is no LoRA adapter")
+        raise UnreadableModel(f"{folder}: has no adapter_config.json; it is not a LoRA adapter")
     if not names & {*_ADAPTERS}:
         raise UnreadableModel(f"{folder}: holds no adapter_model.safetensors; is the copy complete?")
     if _ADAPTERS[0] in names:
@@ -165,7 +165,7 @@ def _check_ends(path: Path) -> None:
     except OSError as error:
         raise UnknownModel(f"{path}: cannot be read: {error.strerror}") from None
     if not begin.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or not end.rstrip().endswith(b"}"):
-        raise UnreadableModel(f"{path}: is no JSON object, or cut short; copy it again")
+        raise UnreadableModel(f"{path}: is not a JSON object, or truncated; copy it again")
 
 
 def _check_archive(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How many GPUs vLLM's arguments make use of, from the words alone. Pure."""
+"""How many GPUs vLLM's arguments use, from the arguments alone. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIZES = (
     ("--prefill-context-parallel-size", "-pcp"),
     ("--data-parallel-size", "-dp"),
 )
-# With any of these the words do not tell how many GPUs this one process takes.
+# With any of these the arguments do not show how many GPUs this one process takes.
 _UNSURE = (
     "--config",
     "--data-parallel-size-local",
@@ -38,7 +38,7 @@ class ParallelSize:
 
 
 def parallel_size(flags: Sequence[str]) -> ParallelSize | None:
-    """None where the words do not tell."""
+    """None if the arguments do not show it."""
     if any(find(flags, flag) for flag in _UNSURE):
         return None
     gpus, places = 1, list[int]()

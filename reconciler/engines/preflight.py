@@ -1,4 +1,4 @@
-"""Ask the installed vLLM about arguments before anything is stopped, in the background, and remember what it said."""
+"""Preflight: the installed vLLM validates arguments before anything is stopped, in the background, and is cached."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Complaint:
 
 @dataclass(frozen=True, slots=True)
 class PreflightVerdict:
-    """What the engine said. `lacks` are flags of ours unknown to it."""
+    """The engine's verdict. `lacks` are flags that the reconciler adds and this engine does not know."""
 
     parsed: str
     gpus: int
@@ -185,7 +185,7 @@ class PreflightRunner:
         begin: Begin | None = None,
         lacks: Lacks | None = None,
     ) -> None:
-        """`begin` starts the process that is asked: by default a child of ours."""
+        """`begin` starts the preflight's process: by default a child process."""
         self._begin = begin or begin_child
         self._lacks = lacks or Lacks(cache)
         self._cache = cache
@@ -360,7 +360,7 @@ def _read_answer(asked: PreflightQuestion, code: int, output: bytes, errors: byt
     except (ValueError, KeyError, TypeError):
         lines = errors.decode(errors="replace").strip().splitlines()
         said = fatal_reason(lines) or next((each for each in lines if "rror" in each), "") or "".join(lines[-1:])
-        reason = f"it ended with {code} and no answer" + (said and f": {cut(said)}") + (log and f"; {log}")
+        reason = f"it ended with {code} and no result" + (said and f": {cut(said)}") + (log and f"; {log}")
         answer = {}
     variable = str(answer.get("variable") or "") or _named(reason, asked.env)
     index, final = answer.get("index"), answer.get("final") is True

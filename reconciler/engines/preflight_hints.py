@@ -1,6 +1,6 @@
 """What to write instead of an argument that vLLM refuses: JSON, one item for each flag, the successor of a flag.
 
-Beside preflight_probe.py, and like it: standard library only, Python 3.9 and later.
+Imported by preflight_probe.py, and like it: standard library only, Python 3.9 and later.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REMOVED = {
     "--disable-mm-preprocessor-cache": ("0.13", "write --mm-processor-cache-gb=0"),
     "--enable-lora-bias": ("", DROP),
     "--enable-prompt-adapter": ("", "prompt adapters are not supported any more; use --enable-lora"),
-    "--enable-reasoning": ("0.10", "--reasoning-parser alone turns reasoning on: leave it out"),
+    "--enable-reasoning": ("0.10", "--reasoning-parser alone enables reasoning: leave it out"),
     "--engine-use-ray": ("", DROP),
     "--eplb-log-balancedness": ("", "write --eplb-config.log_balancedness=true"),
     "--eplb-step-interval": ("", "write --eplb-config.step_interval={}"),
@@ -161,7 +161,7 @@ def removed(option: Option, version: str) -> str:
 
 
 def crowded(word: str, flags: Collection[str]) -> str:
-    """Why one item of the list cannot be read: it holds several words, flags among them. Empty: it does not."""
+    """Why one item of the list cannot be read: it holds several arguments, flags among them. Empty: it does not."""
     one = _ONE_JSON.fullmatch(word)
     pieces = [f"{one[1]}={one[2]}", ""] if one and is_json(one[2]) else words_in(word)
     if len(pieces) < 2 or not (_LONE.match(word) or any(name_of(piece) in flags for piece in pieces[1:])):
@@ -192,7 +192,7 @@ def name_of(piece: str) -> str:
 
 
 def joined(option: Option) -> str:
-    """A flag with its value as one word; with several values as they are, side by side."""
+    """A flag with its value as one argument; with several values as they are, side by side."""
     first, *values = option.words
     if is_flag(first) and "=" not in first and len(values) == 1:
         return f"{first.rstrip(':')}={values[0]}"
@@ -200,7 +200,10 @@ def joined(option: Option) -> str:
 
 
 def misspelt(word: str, flags: Collection[str]) -> str:
-    """What a word without dashes, or with others than two hyphens, was meant to be; empty where it means no flag."""
+    """What an argument without dashes, or with others than two hyphens, was meant to be;
+
+    empty where it means no flag.
+    """
     bare = word.lstrip("-\u2010\u2011\u2012\u2013\u2014\u2015\u2212")
     name, sign, rest = re.match(r"([\w.-]*)(.?)(.*)", bare, re.S).groups()  # type: ignore[union-attr]
     meant = normal(f"--{name}")
@@ -235,7 +238,7 @@ def fault_of_json(value: str) -> str:
 
 
 def as_json(words: list[str], like_list: bool = False) -> str:
-    """The words as JSON, where it is plain what they mean; else empty."""
+    """The values as JSON, where their meaning is certain; else empty."""
     text = unquoted(",".join(words).strip()).translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
     if len(text) > 10_000:
         return ""

@@ -1,6 +1,6 @@
-"""What a server loads by name once its configuration stands: its tokenizer, connectors, classes and their packages.
+"""What a server loads by name after parsing its configuration: its tokenizer, connectors, classes and their packages.
 
-Beside preflight_probe.py, and like it: standard library and vLLM only, Python 3.9 and later.
+Imported by preflight_probe.py, and like it: standard library and vLLM only, Python 3.9 and later.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def lacking(packages: tuple[str, ...], what: str) -> Iterator[str]:
 
 
 def fault_of_class(path: str) -> str:
-    """`module.Class`, or `module:Class`; a bare word is one of vLLM's own names."""
+    """`module.Class`, or `module:Class`; a name alone is one of vLLM's own."""
     module, _, name = path.replace(":", ".").rpartition(".")
     if not module:
         return ""

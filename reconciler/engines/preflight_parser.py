@@ -1,6 +1,6 @@
 """The parser of the installed vLLM, made to raise instead of exiting.
 
-Beside preflight_probe.py, and like it: standard library and vLLM only, Python 3.9 and later.
+Imported by preflight_probe.py, and like it: standard library and vLLM only, Python 3.9 and later.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Engine:
         self.defaults = self.parse([])[0]
 
     def parse(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The parsed arguments and the words that it does not know. Raises Refused."""
+        """The parsed arguments and those that it does not know. Raises Refused."""
         self.parser.unknown = []
         try:
             return self.parser.parse_args(list(argv)), self.parser.unknown
@@ -101,7 +101,7 @@ def spelled_out(names: list[str]) -> list[str]:
 
 
 def prepare_environment() -> None:
-    # A script's folder comes first on the path, and ours would hide modules of the same names from vLLM.
+    # A script's folder comes first on the path, and this one would hide modules of the same names from vLLM.
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS"):
@@ -119,7 +119,7 @@ def first_of(*names: str) -> Any:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             missing = error
-    raise Unknown(f"this vLLM is laid out in an unknown way: {missing}")
+    raise Unknown(f"this vLLM has an unknown layout: {missing}")
 
 
 def checks_of(module: Any, *names: str) -> list[Callable[[Any], None]]:

@@ -1,4 +1,4 @@
-"""Ask the installed vLLM whether it would accept these arguments. Run by the workload's interpreter, never by ours.
+"""Ask the installed vLLM whether it accepts these arguments. Run by the workload's interpreter, never by the daemon's.
 
 Standard input: `{"argv": [flags of the server], "paths": {path in the container: path on this host}, "files": {path
 in the container: what is in that file, as base64; they are there for the time of the question}, "variables":
@@ -224,7 +224,7 @@ def stray_word(engine: Engine, word: str, options: list[Option]) -> Finding:
     if several := crowded(word, engine.flags):
         return Finding(several, index)
     if word.startswith("--") and "--" in join(options):
-        return Finding(f"{word} stands behind `--`, where vLLM reads no flags; remove `--`", index)
+        return Finding(f"{word} follows `--`, after which vLLM reads no flags; remove `--`", index)
     if meant := misspelt(word, engine.flags):
         return Finding(f"unexpected argument {word!r}: a flag begins with two hyphens; did you mean {meant}?", index)
     before = f" after {option.name}" if option.name else ""
@@ -236,7 +236,8 @@ def stray_word(engine: Engine, word: str, options: list[Option]) -> Finding:
 def blame(engine: Engine, error: BaseException, options: list[Option]) -> list[Option]:
     """The options that a message may mean, all equally likely; the first is the last one given.
 
-    Those named by a flag of several words, else by the longest path, else by a name that may be prose, else by a value.
+    Those named by a flag with several values, else by the longest path, else by a name that may be prose, else by a
+    value.
     """
     text = describe(error)
     inputs = [str(p["input"]) for p in problems_of(error) if isinstance(p.get("input"), (str, int, float))]
@@ -391,7 +392,7 @@ def lost_flags(engine: Engine, args: argparse.Namespace, argv: list[str]) -> lis
     for name, wanted in (("--grpc", getattr(args, "grpc", False)), ("--grpc-port", getattr(args, "grpc_port", None))):
         if name not in given and wanted not in (None, False):
             files = [o.index for o in split(argv) if o.name == "--config"]
-            text = f"{name} stands in the file of --config, where only the engine sees it; write it as an argument"
+            text = f"{name} is set in the file of --config, which only the engine reads; write it as an argument"
             return [Finding(text, files[-1] if files else None)]
     if not getattr(args, "grpc", False):
         return []
@@ -402,7 +403,7 @@ def lost_flags(engine: Engine, args: argparse.Namespace, argv: list[str]) -> lis
 
 def missing_model(model: str, argv: list[str]) -> Finding:
     culprit = [option for option in split(argv) if option.name == "--model"]
-    return Finding(f"there are no model files at {model}", culprit[-1].index if culprit else None)
+    return Finding(f"no model files at {model}", culprit[-1].index if culprit else None)
 
 
 def without_gguf(engine: Engine, model: str, finding: Finding) -> Finding:
@@ -413,7 +414,7 @@ def without_gguf(engine: Engine, model: str, finding: Finding) -> Finding:
     return Finding(f"{text} ({finding.message})", finding.index, finding.others)
 
 
-# ---------------------------------------------------------------- beside the verdict
+# ---------------------------------------------------------------- in addition to the verdict
 
 
 def count_gpus(args: argparse.Namespace, config: Any) -> int:
@@ -436,7 +437,7 @@ def warnings_of(engine: Engine, args: argparse.Namespace, argv: list[str]) -> li
     for action in deprecated | set(getattr(engine.parser, "_deprecated", ())):
         warnings += [f"{name} is deprecated" for name in action.option_strings if name in given]
     if "--shutdown-timeout" in given and not getattr(args, "shutdown_timeout", 0):
-        warnings.append("--shutdown-timeout 0: a stop that is not ours freezes running requests")
+        warnings.append("--shutdown-timeout 0: a stop by anyone but the reconciler freezes running requests")
     if int(getattr(args, "api_server_count", None) or getattr(args, "data_parallel_size", 1) or 1) > 1:
         warnings.append(
             "more than one API server: vLLM drops running requests on SIGTERM, only our own drain protects them"
@@ -450,7 +451,7 @@ def doubtful(engine: Engine, argv: list[str]) -> list[str]:
 
 
 def repeated(name: str, argv: list[str]) -> bool:
-    """`--a.b 1 --a.c 2` is one JSON value in two parts, and a word without a flag has no name."""
+    """`--a.b 1 --a.c 2` is one JSON value in two parts, and an argument without a flag has no name."""
     return bool(name) and sum(o.name == name and "." not in o.words[0].split("=")[0] for o in split(argv)) > 1
 
 

@@ -1,6 +1,6 @@
 """Texts of a preflight: arguments as options, what the engine understood in canonical form, complaints in one line.
 
-Beside preflight_probe.py, and like it: standard library only, Python 3.9 and later.
+Imported by preflight_probe.py, and like it: standard library only, Python 3.9 and later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECRET = {"api_key", "hf_token"}
 
 @dataclasses.dataclass
 class Option:
-    """A flag with the words up to the next flag, or words before any flag (`name` is empty then)."""
+    """A flag with its values up to the next flag, or values before any flag (`name` is empty then)."""
 
     index: int
     name: str
@@ -44,7 +44,7 @@ class Finding:
 
 
 def normal(word: str) -> str:
-    """The flag of a word as vLLM reads it: `--a_b.c=1` is `--a-b`."""
+    """The flag of an argument as vLLM reads it: `--a_b.c=1` is `--a-b`."""
     if not word.startswith("-"):
         return ""
     name = word.split("=", 1)[0]

@@ -1,4 +1,4 @@
-"""What one replica says of itself: does it answer a real request, is it healthy, what is it working on."""
+"""Probes of one replica: does it answer a real request, is it healthy, how busy is it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """`healthy` is what /health said: True for 200, False for 503, None when nobody could tell."""
+    """`healthy` is the result of /health: True for 200, False for 503, None when unknown."""
 
     ready: bool
     healthy: bool | None
@@ -81,7 +81,7 @@ class ProbeResponse:
 
 
 class ForeignListener(Exception):
-    """Somebody else than the replica listens at its address; says who."""
+    """Another process than the replica listens at its address; names it."""
 
 
 Guard = Callable[[], Collection[int]]
@@ -89,14 +89,14 @@ Guard = Callable[[], Collection[int]]
 
 
 class NoAnswer(Exception):
-    """Nobody answered, or not in time; says how."""
+    """No response, or not in time; says how."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
     """Asks replicas on this host. Every request ends within its time, whatever the other side does.
 
-    `tls`: they end TLS themselves. With a `guard` nothing is sent to anybody but the replica.
+    `tls`: they end TLS themselves. With a `guard` requests are sent only to the replica.
     """
 
     timeout: float = 2.0
@@ -155,7 +155,7 @@ class Probe:
         return True
 
     def is_paused(self, address: Address) -> bool:
-        """Whether somebody paused its scheduler by vLLM's own means."""
+        """Is its scheduler paused by vLLM's own means?"""
         try:
             answer = self._ask(address, "GET", "/is_paused")
             return answer.status == 200 and _from_json(answer.body).get("is_paused") is True
@@ -201,7 +201,7 @@ class Probe:
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
                 found = _STATUS.match(_read_head(connection, time.monotonic() + self.timeout))
             if found is None:
-                raise http.client.BadStatusLine("it is no answer in HTTP")
+                raise http.client.BadStatusLine("the response is not HTTP")
             return int(found[1])
 
     def _ask(
@@ -229,9 +229,11 @@ class Probe:
 
 
 def _check_key(key: str) -> None:
-    """Whoever else asks meets the same. Raises NoAnswer, without the key: what HTTP's library raises shows it."""
+    """Any client fails in the same way. Raises NoAnswer, without the key: the HTTP library's error shows it."""
     if not _SENDABLE.fullmatch(key):
-        text = "the engine's API key cannot be sent by anybody: a header holds no line end and no letter beyond Latin-1"
+        text = (
+            "the engine's API key cannot be sent by any client: a header allows no line end and only Latin-1 characters"
+        )
         raise NoAnswer(f"{text}; is it a line end that `echo` put behind it?")
 
 
@@ -265,7 +267,7 @@ def connected(address: Address, seconds: float, tls: bool, guard: Guard | None) 
 def _connect_guarded(address: Address, seconds: float, guard: Guard | None) -> socket.socket:
     """Raises OSError, or Stranger: who listened before and after is who took the connection.
 
-    Where nothing listens nobody is asked: another process may take a connection without listening (RFC 793, 3.4).
+    Where nothing listens no request is sent: another process may take a connection without listening (RFC 793, 3.4).
     """
     before = guard() if guard else ()
     if guard and not before:
@@ -311,7 +313,7 @@ def _read_head(connection: socket.socket, deadline: float) -> bytes:
 
 
 def allow_until(deadline: float, connection: socket.socket) -> None:
-    """A socket's timeout starts anew with every byte, so it is set to what is left. Raises TimeoutError."""
+    """A socket's timeout restarts with every byte, so it is set to what is left. Raises TimeoutError."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError

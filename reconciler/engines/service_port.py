@@ -1,4 +1,4 @@
-"""The port on which an engine listens, and the one where a cluster looks for it. Pure.
+"""The port on which an engine listens, and the port that a cluster expects. Pure.
 
 A host leases its own ports, so a difference does no harm there. KServe sends requests, and its own readiness probe, to
 the container's first port, or to 8080 where it declares none.
@@ -21,7 +21,10 @@ _IMAGES = ("vllm-openai", "vllm-cpu")
 
 @dataclass(frozen=True, slots=True)
 class PortDoubt:
-    """Why a cluster would not find the engine. `index` is the word of command and args to blame; None: one lacks."""
+    """Why a cluster would not find the engine.
+
+    `index` is the argument of command and args to blame; None: one is missing.
+    """
 
     message: str
     index: int | None = None
@@ -47,7 +50,7 @@ def doubtful_port(spec: EffectiveSpec, ports: Sequence[Mapping[str, Any]]) -> Po
     if declared:
         text = f"--port {given} is not the container's first containerPort: {never}, which looks for it on {declared}"
         return PortDoubt(f"{text}; write the same in both", at)
-    text = f"--port {given} is not 8080, and no containerPort says so: {never}, which looks for it on {_KSERVE}"
+    text = f"--port {given} is not 8080, and no containerPort declares it: {never}, which looks for it on {_KSERVE}"
     return PortDoubt(f"{text}; add ports: [{{containerPort: {given}}}]", at)
 
 

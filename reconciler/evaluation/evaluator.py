@@ -1,4 +1,4 @@
-"""Manifests and Secrets → what git wants of one target. Unchanged files and services are not worked out again."""
+"""Manifests and Secrets → the desired state of one target. Unchanged files and services are not evaluated again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reconciler.secrets.folder import Stamp
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What a revision wants of one target. `stamps` tell how the places outside git were that hold its Secrets."""
+    """The desired state of one target. `stamps` are those of the places outside git that hold its Secrets."""
 
     desired: DesiredState
     secrets: SecretStore
@@ -25,7 +25,7 @@ class Evaluated:
 
 
 class Evaluation(Protocol):
-    """Where passes over one target get from what git wants, and the Secrets that belong to it."""
+    """Where passes over one target get the desired state, and the Secrets that belong to it."""
 
     @property
     def store(self) -> SecretStore:
@@ -73,7 +73,7 @@ class Evaluator:
         return known[1]
 
     def unread(self) -> set[tuple[str, str]]:
-        """Path and object id of the files looked at last that nothing is remembered of: another revision may read them.
+        """Path and object id of the files read last of which nothing is cached: another revision may read them.
 
         What a kustomization does not list is such a file, until that is deleted.
         """

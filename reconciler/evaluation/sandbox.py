@@ -1,4 +1,4 @@
-"""The daemon's end of the worker: starts it, asks it, ends it at its limits, and keeps what it said.
+"""The daemon's end of the worker: starts it, sends it revisions, ends it at its limits, and keeps its results.
 
 A revision that takes the worker more than its limits is *not understood*. A worker that something else ended, or that
 got too little of a busy machine, says nothing about the revision: that is tried again.
@@ -41,7 +41,7 @@ _HELP = "split what is large, or remove what was added last"
 _LONGEST_GREETING = 1000
 # Longer than what the worker lets pass before it tries again.
 _AGAIN_SECONDS = 60.0
-_KILLED = "was killed, most likely for want of memory (`journalctl -k` tells; see MemoryMax of the daemon's unit)"
+_KILLED = "was killed, most likely out of memory (see `journalctl -k`, and MemoryMax of the daemon's unit)"
 _HUNG = "it did not move any more"
 
 
@@ -70,7 +70,7 @@ class _Died(Exception):
 
 @dataclass
 class _Worker:
-    """One process, and what it has said and knows."""
+    """One process, its output, and the files that it has cached."""
 
     process: subprocess.Popen[bytes]
     socket: socket.socket
@@ -114,7 +114,7 @@ class Sandbox:
             self._ready_worker()
 
     def target(self, name: str) -> SandboxedTarget:
-        """What passes over one target ask."""
+        """The requests of passes over one target."""
         return SandboxedTarget(self, name, self._sources[name])
 
     def check(self, snapshot: Snapshot, is_outdated: Callable[[], bool] = _never) -> None:
@@ -130,21 +130,21 @@ class Sandbox:
             self._failed = None
 
     def look_now(self) -> None:
-        """Have the revision that is being read given up at once if a newer one is there.
+        """Cancel reading the current revision if a newer one exists.
 
-        The same one is read on: to begin again would take longer and say the same.
+        The same one is read on: starting from scratch would take longer and give the same result.
         """
         self._look_now.set()
 
     def latest(self, snapshot: Snapshot) -> dict[str, Evaluated] | None:
-        """What was said of it last, if it was the last revision that was understood."""
+        """The last result, if it was of the last revision that was read successfully."""
         known = self._known
         return known[1] if known and known[0] is snapshot else None
 
     def evaluate(
         self, snapshot: Snapshot, not_as: Evaluated | None = None, is_outdated: Callable[[], bool] = _never
     ) -> dict[str, Evaluated]:
-        """What a revision wants, by target. `not_as`: what is out of date by now. Raises as `check`."""
+        """The desired state of a revision, by target. `not_as`: what is out of date by now. Raises as `check`."""
         with self._lock:
             known = self.latest(snapshot)
             if known is not None and all(each is not not_as for each in known.values()):
@@ -214,7 +214,7 @@ class Sandbox:
             ) from None
         except TooLongError:
             self._end()
-            text = f"what it asks for is larger than {self._limits.answer_bytes >> 20} MiB in all; {_HELP}"
+            text = f"its desired state is larger than {self._limits.answer_bytes >> 20} MiB in all; {_HELP}"
             raise NotUnderstood(_sentence(snapshot, text)) from None
         if said[:1] == b"?":
             self._end()
@@ -256,8 +256,8 @@ class Sandbox:
         if build.decode("utf-8", "replace") != build_id():
             self._end()
             raise Retryable(
-                "this daemon cannot read revisions any more: another build was installed since it started; "
-                f"`{RESTART}` (models go on serving)"
+                "this daemon can no longer read revisions: another build was installed since it started; "
+                f"`{RESTART}` (models keep serving)"
             )
         worker.is_ready = True
 
@@ -267,7 +267,7 @@ class Sandbox:
         except Exception as error:
             # Only a worker that is not itself any more says such a thing.
             self._end()
-            raise NotUnderstood(_sentence(snapshot, f"the answer about it is not to be believed: {error}")) from None
+            raise NotUnderstood(_sentence(snapshot, f"its result is invalid: {error}")) from None
         worker.said = found
         worker.files = frozenset((each.path, each.oid) for each in snapshot.files) - unread
         return found
@@ -283,8 +283,8 @@ class Sandbox:
             return Stopping("reading was ended, because we end")
         if not is_ready and status != -signal.SIGKILL:
             return Retryable(
-                f"the process that reads revisions does not start ({status}): the daemon's log tells why. It is tried "
-                "again; a half installed package, or a limit of this host (memory, open files), may be the cause"
+                f"the process that reads revisions does not start ({status}): see the daemon's log. It is "
+                "retried; a half installed package, or a limit of this host (memory, open files), may be the cause"
             )
         if status == -signal.SIGXCPU:
             text = f"reading it takes more than {self._limits.cpu_seconds:g} s of computing; {_HELP}"
@@ -336,7 +336,7 @@ class Sandbox:
 
 
 class SandboxedTarget:
-    """The `Evaluation` of one target whose work is done in the sandbox."""
+    """The `Evaluation` of one target, performed in the sandbox."""
 
     def __init__(self, sandbox: Sandbox, name: str, sources: SecretSources) -> None:
         self._sandbox = sandbox

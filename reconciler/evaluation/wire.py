@@ -1,4 +1,4 @@
-"""What the daemon and its worker say to each other: frames on a socket. What did not change is not said again.
+"""The protocol of daemon and worker: frames on a socket. What did not change is not sent again.
 
 The worker handles what strangers wrote, so its answer is bounded, and can become nothing but our own plain data.
 """
@@ -51,14 +51,14 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _PLAIN[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"an answer may not hold a {module}.{name}") from None
+            raise pickle.UnpicklingError(f"a result must not contain a {module}.{name}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationDelta:
-    """What one target is wanted to be: a list of services, and of all else only what is new.
+    """The desired state of one target: a list of services, and of all else only what changed.
 
-    A number stands for a service of the answer before. `secrets` is None where they are as before.
+    A number is a service of the previous result. `secrets` is None where they are as before.
     """
 
     services: list[int | Desired]
@@ -70,7 +70,7 @@ class EvaluationDelta:
 def dump_request(snapshot: Snapshot, known: frozenset[tuple[str, str]]) -> bytes:
     """A revision without the contents of the files that the worker knows, by path and object id.
 
-    What kustomize may build is said as a whole: it is built of contents, and the worker keeps only what they mean.
+    What kustomize may build is sent as a whole: it is built of contents, and the worker keeps only what they mean.
     """
     refused = (each.origin.file for each in snapshot.refused if each.origin)
     if any(map(is_kustomization, (*refused, *(each.path for each in snapshot.files)))):
@@ -80,7 +80,7 @@ def dump_request(snapshot: Snapshot, known: frozenset[tuple[str, str]]) -> bytes
 
 
 def load_request(data: bytes) -> Snapshot:
-    """For the worker, which may believe what the daemon says."""
+    """For the worker, which trusts the daemon."""
     files, snapshot = pickle.loads(data)  # noqa: S301
     return replace(cast(Snapshot, snapshot), files=tuple(File(*each) for each in files))
 
@@ -88,7 +88,7 @@ def load_request(data: bytes) -> Snapshot:
 def dump_answers(
     now: Mapping[str, Evaluated], before: Mapping[str, Evaluated], unread: Collection[tuple[str, str]] = ()
 ) -> bytes:
-    """The answers for all targets, by name, and files whose contents the worker does not know afterwards."""
+    """The results for all targets, by name, and files whose contents the worker does not keep afterwards."""
     answers = {name: _answer(each, before.get(name)) for name, each in now.items()}
     plain = {name: (each.services, each.changed, each.secrets, each.stamps) for name, each in answers.items()}
     return pickle.dumps((plain, tuple(unread)), 5)
@@ -142,7 +142,7 @@ def send(to: socket.socket, data: bytes) -> None:
 
 
 def receive(of: socket.socket, most: int, deadline: float = math.inf, silence: float | None = None) -> bytes:
-    """Raises EOFError when the other end is gone, TimeoutError at the deadline or after a silence, TooLongError."""
+    """Raises EOFError when the other end has closed, TimeoutError at the deadline or after a silence, TooLongError."""
     (length,) = _LENGTH.unpack(_exactly(of, _LENGTH.size, deadline, silence))
     if length > most:
         raise TooLongError

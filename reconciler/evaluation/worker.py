@@ -60,7 +60,7 @@ def end_with(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     with suppress(BlockingIOError):
         os.read(lifeline, 1)
-        sys.exit("the daemon is gone")
+        sys.exit("the daemon has ended")
 
 
 def confine(memory_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""What a misspelt name was meant to be. Pure."""
+"""The likely meaning of a misspelt name. Pure."""
 
 from __future__ import annotations
 

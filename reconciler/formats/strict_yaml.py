@@ -1,4 +1,4 @@
-"""Bytes → plain trees that know their lines: YAML as kubectl reads it, and nothing that could hurt us.
+"""Bytes → plain trees that know their lines: YAML as kubectl reads it, safe for untrusted input.
 
 Scalars follow kubectl (`no` is false, `012` is ten, `1:30` and dates are text). Refused: duplicate keys, tags beyond
 YAML's core, nesting deeper than `MAX_DEPTH`, aliases that expand to absurd sizes, anything that is not UTF-8 text.
@@ -229,7 +229,7 @@ def _explained(error: yaml.MarkedYAMLError, text: bytes, first_line: int) -> Yam
     line = min(mark.line if mark else 0, text.rstrip().count(b"\n")) + first_line
     problem = error.problem or "cannot be read"
     if _has_tab(text, line - first_line):
-        return YamlProblem(line, "a tab stands where YAML wants spaces")
+        return YamlProblem(line, "a tab where YAML expects spaces")
     if error.context and error.context_mark and problem.endswith("end of stream"):
         begun = error.context_mark.line + first_line
         return YamlProblem(begun, f"is not YAML: the document ends {error.context} that begins here")

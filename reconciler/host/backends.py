@@ -1,4 +1,4 @@
-"""Everything that depends on a host's kind, made in one place: child processes of ours, or units of systemd.
+"""Everything that depends on a host's kind, made in one place: child processes, or units of systemd.
 
 What systemd needs is imported late: child processes need no D-Bus. Units are named after the target's folder, which a
 rename does not change.

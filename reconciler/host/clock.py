@@ -19,9 +19,10 @@ def _since_boot() -> float:
 class Clock:
     """Seconds since the epoch that pass one by one.
 
-    When somebody sets the clock of the host, a deadline must neither come at once nor move an hour away: a commit would
-    be blamed for it, and running requests would be cut. So a leap is followed only when nobody waits for a deadline.
-    The same holds for time in which this daemon was paused, once it watches for that: nobody saw what happened then.
+    When the clock of the host is set, a deadline must neither come at once nor move an hour away: a commit would
+    be blamed for it, and running requests would be cut. So a leap is followed only when no deadline is pending.
+    The same holds for time in which this daemon was paused, once it watches for that: what happened then was not
+    observed.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = _since_boot) -> None:
@@ -64,7 +65,7 @@ class Clock:
             self._ticked_at = steady
 
     def follow(self) -> None:
-        """Nobody waits: from now on it is as late as the wall says."""
+        """No deadline is pending: from now on use the wall clock."""
         if abs(self._wall() - self.now()) > _LEAP:
             with self._lock:
                 self._offset = self._wall() - self._steady()

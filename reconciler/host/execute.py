@@ -1,6 +1,6 @@
 """Run a plan: records and routes in order, then processes of different services side by side.
 
-The only place with concurrency between actions. A failed action ends its own service's turn, nobody else's; but not if
+The only place with concurrency between actions. A failed action skips the rest of its own service only; but not if
 it only prepares or tidies: a fetch that cannot begin must not keep the last good digest from its restart.
 """
 
@@ -39,16 +39,16 @@ log = structlog.get_logger()
 
 Perform = Callable[[Action], None]
 _PARALLEL = 4
-# Nothing later in the same plan rests on these.
+# Nothing later in the same plan depends on these.
 BESIDE = (AskPreflight, NoteFailure, Reject, Repair, Stage, StageImage)
 
 
 def execute(
     plan: Plan, perform: Perform, pool: ThreadPoolExecutor | None = None, waiting: Collection[Action] = ()
 ) -> tuple[Result, ...]:
-    """Do the plan's actions and say what became of each. Never raises for a failed action.
+    """Perform the plan's actions and return their results. Never raises for a failed action.
 
-    Those in `waiting` failed before and are not due yet: they hold up their services as if they had failed now.
+    Those in `waiting` failed before and are not due yet: they block their services as if they had failed now.
     """
     if not plan.actions:
         return ()

@@ -1,4 +1,4 @@
-"""Bugs of ours that show while one thing of many is judged: they are told of that one, and the others go on."""
+"""Unexpected exceptions while one thing of many is processed: reported for that one, and the others continue."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _Name = tuple[object, ...]
 
 
 class Bugs:
-    """What was raised when each was judged last, by its name. A traceback is logged once, and not in every pass."""
+    """The latest exception of each, by its name. A traceback is logged once, and not in every pass."""
 
     def __init__(self) -> None:
         self._known: dict[_Name, str] = {}
 
     def note(self, name: _Name, error: Exception) -> str:
-        """To be called where it is caught. Returns it in words."""
+        """Call this in the except block. Returns its text."""
         if name not in self._known:
             _log.exception("fault_isolated", subject=" ".join(map(str, name)))
         self._known[name] = text = f"{unexpected(error)}; the daemon's log has the details"
@@ -27,6 +27,6 @@ class Bugs:
         return self._known.get(name)
 
     def lift(self, name: _Name) -> None:
-        """It was judged as it should be."""
+        """It was processed without an exception."""
         if self._known:
             self._known.pop(name, None)

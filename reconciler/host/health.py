@@ -16,7 +16,7 @@ _FIRST_BACKOFF, _LONGEST_BACKOFF = 10.0, 300.0
 # Of the system, and of vLLM when it looks at its GPU before and after it measured what it needs.
 _CROWDED_OUT = ("address already in use", "free memory on device", "error in memory profiling")
 
-# In its last words: the host's disk, memory or devices failed it.
+# In the log's last lines: the host's disk, memory or devices failed it.
 _HOST_FAULTS = (
     "no space left on device",
     "disk quota exceeded",
@@ -31,7 +31,7 @@ _TOO_LONG = "argument list too long"
 
 
 class ReplicaPhase(StrEnum):
-    """Where a replica stands."""
+    """The phase of a replica."""
 
     PLANNED = "Planned"  # written down, but no process was ever seen: the daemon died in between
     STARTING = "Starting"
@@ -54,7 +54,7 @@ class Patience:
 
 
 def life(replica: Replica, now: float, patience: Patience) -> ReplicaPhase:
-    """Where a replica stands now."""
+    """The current phase of a replica."""
     left = replica.alive or replica.leftovers or replica.releasing
     if not left and (replica.stopping_at is not None or replica.rebooted):
         return ReplicaPhase.GONE
@@ -72,7 +72,7 @@ def life(replica: Replica, now: float, patience: Patience) -> ReplicaPhase:
 
 
 def failure(replica: Replica, now: float, patience: Patience) -> tuple[ReasonCode, str] | None:
-    """A code and a sentence when a replica has failed, else None."""
+    """A code and a message when a replica has failed, else None."""
     when = "before it was ready" if replica.ready_at is None else "while it served"
     if is_stopped_by_hand(replica):
         return (ReasonCode.STOPPED_MANUALLY, replica.drift)
@@ -94,12 +94,12 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[ReasonCod
 
 
 def is_stopped_by_hand(replica: Replica) -> bool:
-    """Did somebody stop it, and neither we nor the engine? Then neither a commit nor the engine is to blame."""
+    """Was it stopped manually, not by us or the engine? Then neither a commit nor the engine is to blame."""
     return not replica.alive and bool(replica.drift)
 
 
 def is_hosts_fault(replica: Replica) -> bool:
-    """Did the host fail it, so that another commit would not have come up either?"""
+    """Did the host fail it, so that another commit would have failed too?"""
     words = [line.lower() for line in replica.last_words]
     if replica.exit_code in _NOT_SET_UP:
         return not any(_TOO_LONG in line for line in words)
@@ -107,22 +107,22 @@ def is_hosts_fault(replica: Replica) -> bool:
 
 
 def is_crowded_out(last_words: Iterable[str]) -> bool:
-    """Did the engine die only because somebody else had its port, or memory of its GPU? That is no commit's fault."""
+    """Did the engine die only because another process had its port, or memory of its GPU? That is no commit's fault."""
     return any(said in line.lower() for line in last_words for said in _CROWDED_OUT)
 
 
 def is_excused(conflicts: Iterable[float], now: float) -> bool:
-    """May another such death be bad luck? After some in a row the arguments ask for what can never be free."""
+    """May another such death be bad luck? After some in a row the arguments probably need what can never be free."""
     return sum(_is_recent(at, now) for at in conflicts) < CONFLICTS_EXCUSED
 
 
 def is_drained(replica: Replica) -> bool:
-    """Nothing runs any more and nothing new can come: both proxy and engine said so twice."""
+    """Nothing runs any more and nothing new can come: both proxy and engine reported that twice."""
     return replica.routed in (Routed.DRAINING, Routed.ABSENT) and replica.quiet_samples >= 2
 
 
 def restart_at(crashes: Iterable[float], now: float) -> float:
-    """When the next start is due: at once after the first crash, then 10 s, 20 s, 40 s … up to 5 minutes."""
+    """When the next start is due: immediately after the first crash, then after 10 s, 20 s, 40 s … up to 5 minutes."""
     recent = sorted(at for at in crashes if _is_recent(at, now))
     if len(recent) < 2:
         return now
@@ -135,10 +135,10 @@ def has_crashed(crashes: Iterable[float], now: float) -> bool:
 
 
 def is_crash_looping(crashes: Iterable[float], now: float) -> bool:
-    """Has it crashed so often lately that a person should look?"""
+    """Has it crashed so often lately that a person should investigate?"""
     return sum(_is_recent(at, now) for at in crashes) >= CRASHES_THAT_DEGRADE
 
 
 def _is_recent(at: float, now: float) -> bool:
-    """What lies ahead was written before the clock was set back: nobody knows when that was."""
+    """It was recorded before the clock was set back: its age is unknown."""
     return 0 <= now - at < CRASH_WINDOW

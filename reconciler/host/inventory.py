@@ -1,7 +1,8 @@
 """What we own on one host: a record per replica, and one per service. Read by observe, written by perform.
 
 A folder holds `replicas/<id>/record.json`, `services/<namespace>.<name>.json` and `lock`. A record that cannot be read
-is neither deleted nor taken for absent: reading raises, so that nothing is planned for the host until a person looked.
+is neither deleted nor taken for absent: reading raises, so that nothing is planned for the host until a person fixes
+it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class ReplicaRecord:
     """One replica as we wrote it down: before its process was started, and completed as it goes along.
 
     `process` is None until the spawn was confirmed. `boot` is the boot in which the record was made. `members` and
-    `shared_memory` are what belonged to it when we last looked, to be found again after a sudden death. Of the
+    `shared_memory` are what belonged to it when it was last observed, to be found again after a sudden death. Of the
     environment only names are kept: values may be secret. `image` is the ID of the local image that it runs in, if any.
     `again` says why it has to get ready once more, until it is. `translation` is what the config made of its spec.
     `socket` is the path of the Unix socket that it listens on; empty, as in records of older daemons: its port.
@@ -80,7 +81,7 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (
 
 
 def dump_record(record: ReplicaRecord) -> str:
-    """A record as one line of text, to be kept beside what it describes."""
+    """A record as one line of text, to be kept next to what it describes."""
     return json.dumps({"schema": SCHEMA, "content": _ADAPTERS[ReplicaRecord].dump_python(record, mode="json")})
 
 
@@ -123,7 +124,7 @@ class Inventory:
             self._write(folder / RECORD, record)
 
     def change(self, replica: ReplicaId, **fields: Any) -> ReplicaRecord:
-        """Change some fields of a record. Raises Retryable when there is no such record."""
+        """Change some fields of a record. Raises Retryable when it does not exist."""
         with self._writing:
             record = self.replica(replica)
             if record is None:
@@ -137,7 +138,7 @@ class Inventory:
         """Drop a replica's folder with all that is in it. Raises Retryable when the disk refuses."""
         folder = self.replica_folder(replica)
         with self._writing, _explained(folder):
-            # Renamed first: whoever is killed while deleting leaves something that is plainly rubbish.
+            # Renamed first: a process killed while deleting leaves something that is recognised as garbage.
             gone = folder.with_name(_GONE + folder.name)
             shutil.rmtree(gone, ignore_errors=True)
             with contextlib.suppress(FileNotFoundError):
@@ -155,7 +156,7 @@ class Inventory:
                     shutil.rmtree(root / name, ignore_errors=True)
 
     def replica_folder(self, replica: ReplicaId) -> Path:
-        """Where a replica's record, log and temporary files live. Raises Terminal for a name that is no name."""
+        """Where a replica's record, log and temporary files are. Raises Terminal for an invalid name."""
         _checked(replica.service)
         if not _LABEL.fullmatch(replica.serial):
             raise Terminal(f'"{replica.serial}" cannot be the serial of a replica')
@@ -288,10 +289,10 @@ class TargetLock:
 
 
 def vanished(folder: Path) -> Retryable:
-    """The error where a folder of ours is not the one that we began with."""
+    """The error if a folder of the daemon is not the one that it started with."""
     return Retryable(
-        f"{folder} is not the folder any more that this daemon began with: it was moved, deleted or unmounted. Nothing "
-        "is changed until it is back, and what serves goes on; put it back. If it is gone for good, end the replicas, "
+        f"{folder} is no longer the folder that this daemon started with: it was moved, deleted or unmounted. Nothing "
+        "is changed until it is back, and models keep serving; put it back. If it is lost, stop the replicas, "
         "then start the daemon again"
     )
 
@@ -316,7 +317,7 @@ def _parse(path: Path, text: str | bytes, kind: type[T]) -> T:
     try:
         envelope = json.loads(text)
         if envelope["schema"] != SCHEMA:
-            raise _unreadable(path, f"its schema is {envelope['schema']}, this reconciler knows {SCHEMA}")
+            raise _unreadable(path, f"its schema is {envelope['schema']}, this reconciler reads {SCHEMA}")
         # Strict in JSON's sense: lists become tuples, but no text becomes a number.
         value: T = _ADAPTERS[kind].validate_json(json.dumps(envelope["content"]), strict=True)
         return value
@@ -330,8 +331,8 @@ def _parse(path: Path, text: str | bytes, kind: type[T]) -> T:
 
 def _unreadable(path: Path, why: str) -> UnreadableRecord:
     return UnreadableRecord(
-        f"{path}: cannot be read: {why}. Nothing is changed on this target meanwhile. Put the file back, or end what "
-        "it stands for and delete it"
+        f"{path}: cannot be read: {why}. Nothing is changed on this target meanwhile. Restore the file, or stop the "
+        "replica that it describes and delete it"
     )
 
 

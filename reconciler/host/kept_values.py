@@ -1,6 +1,6 @@
 """Values of `engines[].env` that what runs was started with: the config may have others by now.
 
-They are written down nowhere: only the processes know them, and we while we have seen these run.
+They are stored nowhere: only the processes know them, and the daemon while it has seen these run.
 """
 
 from __future__ import annotations

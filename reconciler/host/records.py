@@ -110,10 +110,10 @@ class Records:
         with self._inventory.changing():
             known = self._inventory.service(service)
             if known is None:
-                raise Retryable(f"{service} has no record on {self._target} yet; ask again once it has started")
+                raise Retryable(f"{service} has no record on {self._target} yet; try again once it has started")
             at = self._clock.now()
             when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            said = f"asked for at {when} by {who}"
+            said = f"requested at {when} by {who}"
             self._inventory.remember_service(replace(known, restart=said, restarted_at=at))
 
     def complete(self) -> None:

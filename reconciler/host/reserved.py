@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Reservations:
-    """Ports, and GPUs by their UUID with the words that say whose they are."""
+    """Ports, and GPUs by their UUID, each with a text about who holds it."""
 
     ports: frozenset[int] = frozenset()
     gpus: Mapping[str, str] = field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""Replicas that would run as root: refused, unless the config says so or only root can push.
+"""Replicas that would run as root: refused, unless the config allows it or only root can push.
 
-A commit decides which code a replica runs (`--trust-remote-code` is enough), so whoever may push would be root.
+A commit decides which code a replica runs (`--trust-remote-code` is enough), so anyone who may push would be root.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def root_refusals(settings: Settings) -> Iterator[str]:
         if not target.allow_root and _runs_as_root(target) and not only_root_may_push(settings.source.url):
             how, fix = _remedy(target)
             yield (
-                f"targets[{index}]: {target.name}: {how} would run replicas as root, and so whatever is pushed to "
+                f"targets[{index}]: {target.name}: {how} would run replicas as root, and so any code pushed to "
                 f"{shown_address(settings.source.url)}: {fix}, use kind: systemd with a user, or write allow_root: true"
             )
 
@@ -43,7 +43,7 @@ def _remedy(target: TargetSettings) -> tuple[str, str]:
     """What in the config would run replicas as root, and what to do about it."""
     if target.replica_user is None:
         return f"kind {target.kind}", "run the daemon as another user (unprivileged.conf)"
-    return f"user {target.replica_user}", "name another user"
+    return f"user {target.replica_user}", "set another user"
 
 
 def _runs_as_root(target: TargetSettings) -> bool:

@@ -1,4 +1,4 @@
-"""The port between a host target and whatever keeps its processes: ourselves, or systemd."""
+"""The port between a host target and what keeps its processes: the daemon itself, or systemd."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ProcessState:
     """What is there of one replica now.
 
     `leftovers` counts what the main process left behind: processes, its port, their memory of its GPUs. `releasing`:
-    nobody has that memory any more, but it is not back yet. `exit_code` is negative for a signal and None where nobody
-    can know. `rebooted`: the host restarted since. `spawned` is False when it was written down but no process was ever
-    seen. `drift` says what somebody changed by hand of how it is kept; of a replica that is not alive, that somebody
+    no process has that memory any more, but it is not back yet. `exit_code` is negative for a signal and None where
+    nobody can know. `rebooted`: the host restarted since. `spawned` is False when it was written down but no process
+    was ever seen. `drift` says what was changed manually of how it is kept; of a replica that is not alive, that it
     stopped it. `restarted`: its process is not the one that was written down, and `listens` whether this one has its
-    port already. `between`: its process was told to end, or the next one is about to start; there is nobody to ask.
+    port already. `between`: its process was asked to end, or the next one is about to start; it cannot be probed.
     """
 
     alive: bool
@@ -42,7 +42,7 @@ class Supervisor(Protocol):
         """What is there of these replicas; changes nothing."""
 
     def recover(self) -> None:
-        """Once, when a daemon takes over: finish what its predecessor had begun to write down."""
+        """Once, when a daemon takes over: complete what its predecessor had begun to record."""
 
     def obstacles(self, record: ReplicaRecord, launch: Launch) -> Sequence[Reason]:
         """What of this host would keep it from starting now; changes nothing. Raises Terminal when no host could."""
@@ -57,28 +57,28 @@ class Supervisor(Protocol):
         """The record with the process that is there now. It is not written yet."""
 
     def stop(self, record: ReplicaRecord, force: bool) -> None:
-        """Ask the main process to end; `force` kills whatever is left. Raises Retryable when something will not die."""
+        """Ask the main process to end; `force` kills whatever is left. Raises Retryable when something does not end."""
 
     def repair(self, record: ReplicaRecord) -> None:
-        """Put back what somebody changed by hand of how it is kept. Its process goes on."""
+        """Restore what was changed manually of how it is kept. Its process keeps running."""
 
     def remove(self, record: ReplicaRecord) -> None:
-        """Forget a replica with its log. Raises Retryable while anything of it is left."""
+        """Delete a replica's record and log. Raises Retryable while anything of it is left."""
 
     def open_to_proxy(self) -> None:
-        """Let the proxy that runs now reach the sockets of replicas, whoever it runs as."""
+        """Let the current proxy reach the sockets of replicas, whatever its user."""
 
     def owns(self, record: ReplicaRecord, pid: int) -> bool:
-        """Does this process belong to this replica, going by what no other user can feign? Raises Retryable."""
+        """Does this process belong to this replica, by evidence that no other user can forge? Raises Retryable."""
 
     def is_ours(self, pid: int) -> bool:
         """Does this process belong to a replica of this target?"""
 
     def logs(self, replica: ReplicaId, lines: int) -> tuple[str, ...]:
-        """The last lines it wrote, oldest first; none if there is no log."""
+        """The last lines of its log, oldest first; none if there is no log."""
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         """Call `wake` from another thread whenever a replica ended by itself."""
 
     def close(self) -> None:
-        """Let go of handles and threads. What serves keeps serving."""
+        """Close handles and threads. Models keep serving."""

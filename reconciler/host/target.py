@@ -75,7 +75,7 @@ _PROXY = "proxy"
 
 
 class HostTarget:
-    """A host in one folder. Whoever acts on it holds its lock; looking needs none."""
+    """A host in one folder. Acting on it needs its lock; observing does not."""
 
     def __init__(
         self,
@@ -90,12 +90,12 @@ class HostTarget:
     ) -> None:
         """Raises SettingsError. `wake` is called from other threads whenever a pass may have something to do.
 
-        `closed` are places beside the target's own folder that no service may name. `reserved` tells what others hold.
-        `take_refused` is told now and then which process of the proxy answered how many requests with 503, by service,
+        `closed` are places outside the target's own folder that no service may name. `reserved` tells what others hold.
+        `take_refused` gets now and then which process of the proxy answered how many requests with 503, by service,
         and how many for paths that are not open with 403.
         What engines say when they are asked is kept in `cache`, by default the target's own folder.
         """
-        # Whoever only looks may be another user than who keeps the folder.
+        # An observer may be another user than the folder's owner.
         cache, closed = cache or folder, (*closed, folder.absolute(), config.DEFAULT_PATH.parent)
         self.name = settings.name
         self._settings = settings
@@ -140,7 +140,7 @@ class HostTarget:
     def lock(self) -> None:
         """Take over this host. Raises Terminal, naming the holder, while another process has it."""
         if self._closed:
-            raise Retryable(f"target {self.name}: let go already; whoever took it over goes on")
+            raise Retryable(f"target {self.name}: already released; another process manages it")
         if self._lock.is_held:
             self._lock.check()
         else:
@@ -176,7 +176,7 @@ class HostTarget:
         self._lock.release()
 
     def logs(self, service: ServiceId, lines: int) -> tuple[str, ...]:
-        """The last lines of each replica of a service; where there are several, each line says whose it is."""
+        """The last lines of each replica of a service; with several, each line is prefixed by its replica."""
         replicas = [record.id for record in self._inventory.replicas() if record.id.service == service]
         found = [(replica, self._supervisor.logs(replica, lines)) for replica in replicas]
         if len(found) == 1:
@@ -227,12 +227,12 @@ class HostTarget:
         )
 
     def preflight(self, wanted: tuple[Desired, ...], observed: Observed) -> Observed | Unreachable:
-        """The same, with what is known of the wanted specs: verdicts, which are asked for now, what is in the way."""
+        """The same, with what is known of the desired specs: verdicts, running preflights, blockers."""
         restarts = {service: one.restarted_at for service, one in observed.owned.items() if one.restarted_at}
         try:
             known = self._preflights.look_up(wanted, running_digests(wanted, observed), restarts)
             if self._lock.is_held:
-                # Whoever only looks deletes nothing.
+                # An observer deletes nothing.
                 self._preflights.tidy(observed.owned, observed.replicas)
         except ReconcileError as error:
             return Unreachable(self.name, observed.at, str(error))
@@ -247,7 +247,7 @@ class HostTarget:
         records: Iterable[ReplicaRecord],
         faults: Faults,
     ) -> Iterator[str]:
-        """The images that somebody needs here, and that podman runs."""
+        """The images that are needed here, and that podman runs."""
         named = {one.spec.image: one.id for one in wanted if one.spec is not None and one.replicas}
         named |= {one.promoted.spec.image: one.id for one in owned.values() if one.promoted is not None}
         named |= {record.spec.image: record.id.service for record in records}
@@ -274,7 +274,7 @@ class HostTarget:
         return self._probes.watches and not self._witness.others_since(_PROXY, since)
 
     def _watch_proxy(self) -> None:
-        """Whoever drives this host wants to know at once when the proxy ends, and that another one can do its work."""
+        """The daemon's loop has to learn at once when the proxy ends, and that another one can do its work."""
         if self._proxy_exit is None or (found := self._proxy.find_process()) is None:
             return
         self._proxy_exit.watch(found)

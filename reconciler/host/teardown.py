@@ -25,7 +25,7 @@ _SECONDS = 20.0
 
 
 def end_workloads(settings: Settings) -> list[str]:
-    """End all replicas, fetches, pulls and proxies. Returns what is left, in words."""
+    """End all replicas, downloads, pulls and proxies. Returns what is left, as text."""
     left: list[str] = []
     for folder, target in folders_of(settings):
         with _opened(folder, target) as backend:
@@ -88,7 +88,7 @@ def _end_replicas(inventory: Inventory, supervisor: Supervisor) -> list[str]:
 
 
 def _end_once(inventory: Inventory, supervisor: Supervisor) -> list[str]:
-    """Kill and forget every replica; returns what resisted, in words."""
+    """Kill and forget every replica; returns what resisted, as text."""
     left = []
     for record in inventory.replicas():
         try:
@@ -100,7 +100,7 @@ def _end_once(inventory: Inventory, supervisor: Supervisor) -> list[str]:
 
 
 def end_proxy(folder: Path, target: TargetSettings) -> list[str]:
-    """End it for good. Returns what is left, in words."""
+    """End it permanently. Returns what is left, as text."""
     with _opened(folder, target) as backend:
         return _end_proxy(folder, target, backend)
 

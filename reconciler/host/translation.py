@@ -1,7 +1,7 @@
-"""How a host's config turned a spec into what runs, by the keys of the config that decide it: beside the digest. Pure.
+"""How a host's config turned a spec into what runs, by the keys of the config that decide it: outside the digest. Pure.
 
 Interpreter and the engine's version, the config's variables (as hashes), folders of volumes, the user; and when a
-restart was asked for last. What an older daemon wrote down has none, and counts as the config's word of today.
+restart was asked for last. What an older daemon wrote down has none, and counts as today's config.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def label(translation: Translation) -> str:
 
 
 def build_of(digest: str, translation: Translation) -> str:
-    """What tells replicas of one digest apart."""
+    """What distinguishes replicas of one digest."""
     return f"{digest}{MARK}{label(translation)}"
 
 
@@ -54,7 +54,7 @@ def changes(before: Translation, now: Translation) -> Iterator[tuple[str, str | 
 
 
 def differences(before: Translation, now: Translation) -> Iterator[str]:
-    """The same in words, a line for each. Values of variables are left out."""
+    """The same as text, a line for each. Values of variables are left out."""
     for key, left, right in changes(before, now):
         if key == RESTART:
             yield f"restart {right}"

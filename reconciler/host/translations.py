@@ -1,4 +1,4 @@
-"""What today's config makes of specs, and whether what it made of them before could be made once more."""
+"""What today's config makes of specs, and whether an earlier translation can still be reproduced."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Translations:
         self._all_current: _Seen | None = None
 
     def of(self, spec: EffectiveSpec, owned: Owned | None) -> Translation:
-        """What the config makes of a spec now; empty where nothing runs its image."""
+        """What the config makes of a spec now; empty if it has no engine for its image."""
         engine = find_engine(spec.image, self._settings.engines)
         return self._make(spec, engine, owned.restart if owned else "") if engine else ()
 
@@ -63,7 +63,7 @@ class Translations:
         owned: Mapping[ServiceId, Owned],
         faults: Faults,
     ) -> dict[tuple[ServiceId, str], Outdated]:
-        """Wanted digests of which something is on record that the config would make otherwise today.
+        """Desired digests whose recorded translation differs from today's config.
 
         A service that makes us raise is noted in `faults`.
         """
@@ -191,5 +191,5 @@ def _env(engine: config.EngineSettings) -> dict[str, str]:
 
 
 def _version(python: Path) -> str:
-    """The engine's version without the time of its installation; empty where it cannot be told just now."""
+    """The engine's version without the time of its installation; empty if unknown just now."""
     return ", ".join(word.removesuffix(".dist-info") for word in engine_version(python).split() if word[:1].isalpha())

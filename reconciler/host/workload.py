@@ -1,4 +1,4 @@
-"""What a host runs for a spec: its interpreter, its folders, and what to ask the installed engine about it first."""
+"""What a host runs for a spec: its interpreter, its folders, and its preflight."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def place_of(
 ) -> ReplicaFiles:
     """A unit sees the models where the container would, and has a /tmp of its own; a child process sees the host's.
 
-    Without a replica, folders that are its alone stand as words in brackets.
+    Without a replica, folders that are its alone are shown as names in brackets.
     """
     match settings.kind:
         case "process":
@@ -150,7 +150,10 @@ class Workloads:
             raise Unstartable(f"replica {start.replica}: {error}") from None
 
     def question(self, service: ServiceId, spec: EffectiveSpec) -> PreflightQuestion:
-        """What to ask the installed engine. Raises Terminal when the host lacks something; Retryable for files."""
+        """The preflight of the installed engine.
+
+        Raises Terminal when the host has no engine for it; Retryable for files.
+        """
         engine = self._engine(spec)
         try:
             served = self._served(service, spec, self._ground, engine)
@@ -176,7 +179,10 @@ class Workloads:
         return self._image(spec, self._engine(spec))
 
     def api_key(self, record: ReplicaRecord) -> str | None:
-        """The key that a replica was started with: a Secret may have changed since, and the process alone knows."""
+        """The key that a replica was started with:
+
+        a Secret may have changed since, and only the process has the old one.
+        """
         spec = record.spec
         if (key := api_key(spec)) or not any(secret_ref(each) for each in spec.env):
             return key
@@ -203,7 +209,7 @@ class Workloads:
             return ""
         found = self._find_image(spec.image)
         if found is None:
-            # Nobody's commit is to blame: it is pulled again.
+            # No commit is to blame: it is pulled again.
             raise Retryable(f"image {spec.image}: not on this host yet, or not there any more")
         return found
 
@@ -216,14 +222,14 @@ class Workloads:
 
 
 def reveal(spec: EffectiveSpec, namespace: str, given: Collection[str], store: SecretStore) -> Revealed:
-    """What a spec's references stand for now; not those that the config gives. Raises Retryable when one is missing."""
+    """The values of a spec's references now; not those that the config sets. Raises Retryable when one is missing."""
     wanted = replace(spec, env=tuple(each for each in spec.env if each.name not in given))
     files = {mount: find_files(mount, namespace, store) for mount in spec.secrets}
     return Revealed(find_variables(wanted, namespace, store), files, find_parts(spec, namespace, store))
 
 
 def fields_of(replica: ReplicaId) -> Mapping[str, str]:
-    """What a pod of its own would tell a replica about itself."""
+    """The pod fields that a replica would get in its own pod."""
     return {
         "metadata.name": f"{replica.service.name}-{replica.serial}",
         "metadata.uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"reconciler:{replica}")),

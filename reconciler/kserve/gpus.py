@@ -1,4 +1,4 @@
-"""Which resources KServe takes for GPUs where it wants to know them all."""
+"""Which resources KServe counts as GPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that a cluster keeps on its nodes: which services use such a cache, and the volume that holds the model."""
+"""Models cached on a cluster's nodes: which services use such a cache, and the volume that holds the model."""
 
 from __future__ import annotations
 

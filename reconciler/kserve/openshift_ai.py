@@ -141,7 +141,7 @@ def _connected(admitted: Admitted, model: Document, secret: Secret, has_storage:
         hint = "" if has_storage else "; write where the model is, storageUri: oci://REGISTRY/MODEL:TAG"
         text = f"connection {secret.name} gives the credentials of a registry only{hint}"
         return _saying(admitted, f"{text}. A host takes those from /etc/containers/auth.json")
-    text = f"connection {secret.name}: its Secret says no type that is known (uri, s3, oci), so it adds nothing"
+    text = f"connection {secret.name}: its Secret has no known type (uri, s3, oci), so it adds nothing"
     return _saying(admitted, f"{text}; annotate it, {_TYPES[0]}: uri")
 
 
@@ -153,7 +153,7 @@ def _with_profile(admitted: Admitted, name: str, namespace: Any, profiles: Mappi
     if profile is None:
         elsewhere = sorted(space for space, called in profiles if called == name)
         hint = (
-            f"one stands in {elsewhere[0]}: write {HARDWARE_PROFILE_NAMESPACE}: {elsewhere[0]}"
+            f"one exists in {elsewhere[0]}: set {HARDWARE_PROFILE_NAMESPACE}: {elsewhere[0]}"
             if elsewhere
             else "add it, or write resources, nodeSelector and tolerations into the service"
         )
@@ -194,7 +194,7 @@ def _saying(admitted: Admitted, text: str, *, path: str = CONNECTIONS, absent: A
 
 def _without_secret(admitted: Admitted, text: str, secret: AbsentSecret, has_storage: bool) -> Admitted:
     if has_storage:
-        text = f"{text}, so it adds nothing; add it, or remove the annotation: what the service itself says is used"
+        text = f"{text}, so it adds nothing; add it, or remove the annotation: the service's own settings are used"
         return _saying(admitted, text, absent=secret)
     text = f"{text}; add it, or write where the model is as storageUri"
     issue = Issue(ReasonCode.OPENSHIFT_AI, text, ("metadata", "annotations", CONNECTIONS), absent=secret)

@@ -1,4 +1,4 @@
-"""Which implementation a component has, and where its model comes from."""
+"""Which implementation a component has, and its model source."""
 
 from __future__ import annotations
 

@@ -179,7 +179,9 @@ class _Resolution:
         found = self._world.runtimes.displayed_as(title, namespace)
         if len(found) != 1:
             return None
-        text = f'"{title}" is the display name of {found[0].kind} {found[0].name}, which is used; KServe itself wants '
+        text = (
+            f'"{title}" is the display name of {found[0].kind} {found[0].name}, which is used; KServe itself expects '
+        )
         path = ("spec", "predictor", "model", "runtime")
         self._warnings.append(Issue(ReasonCode.AMBIGUOUS_DISPLAY_NAME, f"{text}runtime: {found[0].name}", path))
         return found[0]

@@ -18,7 +18,7 @@ _LOOKED_AT = 200
 def hint_for_unknown(name: str, namespace: str, runtimes: Runtimes) -> str:
     """What bears the name, or nearly does, where a service names a runtime that is not there."""
     if titled := runtimes.displayed_as(name, namespace):
-        return f"; {len(titled)} runtimes have that display name: {_listed(titled)}; name one of them"
+        return f"; {len(titled)} runtimes have that display name: {_listed(titled)}; use its metadata.name"
     if held := [each for each in runtimes.templated if each.name == name]:
         return f"; {_in_template(held[0])}"
     if away := runtimes.called(name):

@@ -62,11 +62,11 @@ def misfits(pod: Pod, node: Node) -> Iterator[Issue]:
     wanted = pod.get("nodeName")
     if wanted and wanted != node.name:
         yield Issue(
-            ReasonCode.NOT_FOR_THIS_HOST, f"nodeName asks for {wanted}; this host is {node.name}", ("nodeName",)
+            ReasonCode.NOT_FOR_THIS_HOST, f"nodeName requires {wanted}; this host is {node.name}", ("nodeName",)
         )
     for key, value in (pod.get("nodeSelector") or {}).items():
         if node.labels.get(key) != value:
-            text = f"nodeSelector asks for {key}={value}; {_label(node, key)}"
+            text = f"nodeSelector requires {key}={value}; {_label(node, key)}"
             yield Issue(ReasonCode.NOT_FOR_THIS_HOST, text, ("nodeSelector", key))
     yield from _affinity_misfit(pod, node)
     # Who is put on a node by name passes no scheduler; only NoExecute would throw it out again.
@@ -95,11 +95,11 @@ def without_effect(pod: Pod) -> Iterator[Issue]:
     """What is only a choice among several nodes, so that one host alone cannot honour it."""
     affinity = pod.get("affinity") or {}
     if _at(pod, *_AFFINITY).get(_PREFERRED):
-        text = "preferred node affinity has no effect on a host: there is no other to prefer"
+        text = "preferred node affinity has no effect on a host: there is no other node"
         yield Issue(ReasonCode.NO_EFFECT, text, (*_AFFINITY, _PREFERRED))
     for kind, word in (("podAffinity", "pod affinity"), ("podAntiAffinity", "pod anti-affinity")):
         if affinity.get(kind):
-            text = f"{word} has no effect on a host: all replicas run there, whatever else does"
+            text = f"{word} has no effect on a host: all replicas run on it"
             yield Issue(ReasonCode.NO_EFFECT, text, ("affinity", kind))
     for index, each in enumerate(pod.get("tolerations") or ()):
         if each.get("tolerationSeconds") is not None:
@@ -181,12 +181,12 @@ def _check_expression(rule: Mapping[str, Any], path: Path) -> None:
             _expect(is_number, f"node affinity: {operator} needs exactly one whole number", path)
         case _:
             known = "In, NotIn, Exists, DoesNotExist, Gt and Lt"
-            raise Malformed(f"node affinity: there is no operator {operator}; there are {known}", (*path, "operator"))
+            raise Malformed(f"node affinity: unknown operator {operator}; supported are {known}", (*path, "operator"))
 
 
 def _check_field(rule: Mapping[str, Any], path: Path) -> None:
     key, operator, values = rule.get("key"), rule.get("operator"), rule.get("values") or ()
-    _expect(key == _NAME_FIELD, f"node affinity: matchFields knows {_NAME_FIELD} alone, not {key}", path)
+    _expect(key == _NAME_FIELD, f"node affinity: matchFields supports only {_NAME_FIELD}, not {key}", path)
     _expect(operator in ("In", "NotIn"), f"node affinity: matchFields takes In and NotIn, not {operator}", path)
     _expect(len(values) == 1, "node affinity: matchFields needs exactly one value", path)
 

@@ -1,4 +1,4 @@
-"""The fields that KServe's API knows, read from schema.json, and the strict checks that an API server makes with them.
+"""The fields of KServe's API, read from schema.json, and the strict checks that an API server makes with them.
 
 `read` does what happens to a document on its way into a cluster: unknown and ill-typed fields are refused with the API
 server's messages, empty fields vanish, defaults are filled in, quantities get their normal form. What it returns holds

@@ -1,4 +1,4 @@
-"""What KServe would say of a service, computed from what a host sees of it: conditions and modelStatus.
+"""The status that KServe would report of a service, from a host's observations: conditions and modelStatus.
 
 Where KServe watches a Deployment and its pods, a host watches replicas; the messages and the order of precedence are
 KServe's. Three habits of its controller are left out on purpose: a failure is forgotten once a newer try succeeds, an
@@ -95,7 +95,7 @@ def _predictor(seen: ObservedService) -> Condition:
     if seen.is_available:
         since = seen.ready_since
         if seen.updated >= seen.desired:
-            text = f"{seen.updated} of {seen.desired} replicas serve what git says."
+            text = f"{seen.updated} of {seen.desired} replicas serve the desired version."
             return Condition(kind, "True", "NewReplicaSetAvailable", text, since)
         return Condition(kind, "True", "MinimumReplicasAvailable", "Deployment has minimum availability.", since)
     if not seen.alive and not seen.failure:

@@ -1,4 +1,4 @@
-"""Where models come from: which URIs KServe takes, which container downloads them, and where they are mounted."""
+"""Model sources: which URIs KServe accepts, which container downloads them, and where they are mounted."""
 
 from __future__ import annotations
 

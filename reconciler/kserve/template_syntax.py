@@ -1,4 +1,4 @@
-"""Go's template language: text → tree. As much of it as stands in containers and domain templates.
+"""Go's template language: text → tree. The subset that is used in containers and domain templates.
 
 Fields, `index`, `if` and `else`, `printf`, `len`, `html`, `eq`, `ne`, `and`, `or`, `not`, pipes, comments, trim marks
 and raw strings. What else Go knows is refused by its name.

@@ -1,4 +1,4 @@
-"""The daemon: one thread asks git, one per target makes passes, one answers over HTTP; this one minds signals."""
+"""The daemon: one thread polls git, one per target makes passes, one serves HTTP; the main thread handles signals."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _SHORTEST_PAUSE = 0.02
 
 
 def run_daemon(settings: Settings, path: Path) -> int:
-    """Run until SIGTERM or SIGINT; SIGHUP reads the config again. Workloads go on serving."""
+    """Run until SIGTERM or SIGINT; SIGHUP reloads the config. Models keep serving."""
     share_heap()
     build_id()
     logs.configure(settings.log)
@@ -70,7 +70,7 @@ def run_daemon(settings: Settings, path: Path) -> int:
         daemon = _begin(wanted, fallback=known)
     notify("STOPPING=1")
     daemon.stop()
-    log.info("daemon_stopped", workloads="go on serving")
+    log.info("daemon_stopped", workloads="keep serving")
     return 0
 
 
@@ -131,7 +131,7 @@ class _Signals:
             signal.signal(number, self._note)
 
     def wait(self, seconds: float) -> bool:
-        """Has one come, or does one come in this time?"""
+        """Is there one already, or does one come in this time?"""
         if not (self.stop or self.reload):
             with suppress(Empty):
                 self._bell.get(timeout=seconds)
@@ -146,7 +146,7 @@ class _Signals:
 
 
 class Daemon:
-    """Everything that runs while one config is in force. Also the `Control` that the web side asks."""
+    """Everything that runs while one config is in force. Also the `Control` of the web side."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises ReconcileError when a folder, lock or address cannot be had."""
@@ -170,7 +170,7 @@ class Daemon:
         self._earlier_passes = 0
         self._snapshot: Snapshot | None = None
         self._source_recorder = SourceRecorder(self._history)
-        self._source_error = "not asked yet"
+        self._source_error = "not fetched yet"
         self._source_failed = False
         self._config_error = ""
         self._fetched_at: float | None = None
@@ -179,7 +179,7 @@ class Daemon:
         self._threads += [threading.Thread(target=self._work, args=(p,), name=p.settings.name) for p in self._places]
 
     def start(self) -> None:
-        """Take the locks, then begin. Raises ReconcileError, and lets go of everything again."""
+        """Take the locks, then begin. Raises ReconcileError, and releases everything again."""
         try:
             self._start()
         except BaseException:
@@ -207,7 +207,7 @@ class Daemon:
         )
 
     def note_refused_config(self, error: ReconcileError) -> None:
-        """Tell that a config was read and is not followed."""
+        """Record that a config was read and is rejected."""
         self._config_error = str(error)
         log.error("config_rejected", error=str(error), kept="the settings that were in force")
         self._source_recorder.refused_config(error)
@@ -243,7 +243,7 @@ class Daemon:
         try:
             self._watch.start()
         except ReconcileError as error:
-            log.warning("source_watch_failed", error=str(error), instead="it is asked every source.interval")
+            log.warning("source_watch_failed", error=str(error), instead="it is polled every source.interval")
 
     def _wake_source(self) -> None:
         self._ask.set()
@@ -439,12 +439,10 @@ class Daemon:
             chosen = [place for place in chosen if place.settings.name == target]
         chosen = [place for place in chosen if place.target.runs(key)]
         if not chosen:
-            raise Retryable(
-                f"{service}: nothing of it runs{f' on {target}' if target else ''}, so there is nothing to restart"
-            )
+            raise Retryable(f"{service}: nothing of it runs{f' on {target}' if target else ''}; nothing to restart")
         for place in chosen:
             place.target.restart(key, by)
-            place.recorder.record_by_hand("restart_requested", f"asked for by {by}", service)
+            place.recorder.record_by_hand("restart_requested", f"requested by {by}", service)
         with self._counting:
             needed = self._passes_needed()
         self._wake_all()

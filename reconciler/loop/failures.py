@@ -35,7 +35,7 @@ class FailureLog:
         return failures.waiting(self._known, plan)
 
     def note(self, desired: DesiredState, seen: Observed | Unreachable, plan: Plan, results: Sequence[Result]) -> None:
-        """Learn from what was done, and forget what nothing asks for any more."""
+        """Update the failures with these results, and delete what nothing asks for any more."""
         with self._changing:
             if isinstance(seen, Observed) and (self._known or results):
                 self._replace(failures.still_wanted(failures.count(self._known, plan, results), desired, seen))

@@ -58,7 +58,7 @@ class Preview:
 
 
 def preview(settings: Settings, target: str | None, revision: str | None, progress: Callable[[str], None]) -> Preview:
-    """What would change and why. Asks git, the targets and the installed engines; changes nothing."""
+    """What would change and why. Reads git, the targets and the installed engines; changes nothing."""
     if target is not None:
         settings.target(target)
     with _looking(settings) as (source, places):
@@ -86,7 +86,7 @@ def sync(settings: Settings, timeout: float, progress: Callable[[Document], None
 
 
 def has_acted(report: TargetReport) -> bool:
-    """Did its last pass try anything? What failed before and waits for its turn is no reason to go on."""
+    """Did its last pass try anything? What failed before and waits for its retry is not a reason to continue."""
     return any(result.outcome is not Outcome.SKIPPED for result in report.last_results)
 
 

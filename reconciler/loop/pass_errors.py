@@ -30,7 +30,7 @@ class PassErrors:
             return text
         self._said = text
         if isinstance(error, ReconcileError | OSError):
-            log.error("pass_failed", target=self._target, error=text, meanwhile="what serves goes on")
+            log.error("pass_failed", target=self._target, error=text, meanwhile="models keep serving")
         else:
             # A bug must not end the loop, and its traceback must be seen.
             log.exception("pass_raised", target=self._target)

@@ -1,4 +1,4 @@
-"""Where every action of a plan is performed: what the daemon remembers here, all else by the target."""
+"""Where every action of a plan is performed: records of the daemon here, all else by the target."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ _AFTER_DOING = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass saw, wanted and did. `again_in` is when to look again, in seconds; None: when something happens."""
+    """The input and results of one pass. `again_in`: seconds until the next pass; None: at the next event."""
 
     desired: DesiredState
     observed: Observed | Unreachable
@@ -91,7 +91,7 @@ class Reconciler:
         self.report = TargetReport(None, None, None, settings.routing, name=settings.name)
 
     def run_pass(self, snapshot: Snapshot | None, act: bool = True) -> Pass:
-        """One pass. With `act` False nothing is done (but what only asks: preflight). None: git said nothing yet."""
+        """One pass. With `act` False nothing is performed (except preflights). None: nothing was read from git yet."""
         began = time.monotonic()
         if act:
             self._end_what_is_over()
@@ -144,7 +144,7 @@ class Reconciler:
             log.exception("failed_pass_not_recorded", target=self._settings.name)
 
     def leave(self, why: Reason) -> None:
-        """From now on nothing is wanted here, whatever git says."""
+        """From now on no service is desired here, regardless of git."""
         self._leaving = why
 
     def desired(self, snapshot: Snapshot | None) -> DesiredState:
@@ -180,7 +180,7 @@ class Reconciler:
             return self._cordon.settle(state)
 
     def close(self) -> None:
-        """Let go of threads. What serves keeps serving."""
+        """Close threads. Models keep serving."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._target.close()
 
@@ -206,7 +206,7 @@ class Reconciler:
             log.error("cordon_not_recorded", target=self._settings.name, error=str(error))
 
     def retry(self, service: str | None) -> frozenset[str]:
-        """Try again what failed of a service, or of all: quarantined digests, and actions that wait for their turn.
+        """Retry what failed of a service, or of all: quarantined digests, and actions that wait for their retry.
 
         Returns the services that this concerns.
         """
@@ -243,7 +243,7 @@ class Reconciler:
 def _by_hand(drained: ByHand | None) -> Reason | None:
     if drained is None:
         return None
-    return Reason(ReasonCode.DRAINED, f"the host is drained {drained}; `reconciler host undrain` lifts it")
+    return Reason(ReasonCode.DRAINED, f"the host is drained {drained}; `reconciler host undrain` ends it")
 
 
 def patience(settings: TargetSettings) -> Patience:

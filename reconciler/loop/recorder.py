@@ -75,13 +75,13 @@ class Recorder:
         results: tuple[Result, ...],
         seconds: float,
     ) -> str:
-        """Tell what one pass did. Returns the revision that was last reached completely."""
+        """Record what one pass did. Returns the revision that was last applied."""
         ok = not isinstance(observed, Unreachable) and all(r.outcome is not Outcome.FAILED for r in results)
         self._metrics.observe_pass(self._target, seconds, ok=ok)
         self._say(_PASS, desired.revision, None)
         if desired.revision != self._seen[0]:
             self._seen = (desired.revision, time.time())
-            text = f"{len(desired.services)} services wanted"
+            text = f"{len(desired.services)} services in git"
             self._say(_REVISION, desired.revision, CommitEvent("revision_fetched", text, desired.revision))
         faults = Faults("telling of")
         self._say_problems(desired, observed)
@@ -133,7 +133,7 @@ class Recorder:
         self._note(desired.revision, "", event, why)
 
     def record_by_hand(self, event: str, message: str, service: str = "") -> None:
-        """Tell what a person asked for, or that it ended. `service` is `namespace/name`, or all of them."""
+        """Record a manual request, or its end. `service` is `namespace/name`, or all of them."""
         service = "" if service == EVERYTHING else service
         self._log.warning(event, service=service, reason=message)
         self._note(self._seen[0] or self._applied, service, event, message)
@@ -263,9 +263,9 @@ class Recorder:
 
 def _what_is_applied(held: tuple[HoldUp, ...]) -> str:
     if not held:
-        return "everything is as this revision says"
+        return "everything is in sync with this revision"
     names = (f"{one.service}: {one.reason}" if one.service else str(one.reason) for one in held)
-    return f"everything that can be is as this revision says; held up by {'; '.join(names)}"
+    return f"everything that can be is in sync with this revision; held up by {'; '.join(names)}"
 
 
 def _is_repeated(action: Action, observed: Observed | Unreachable) -> bool:

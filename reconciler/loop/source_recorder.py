@@ -26,7 +26,7 @@ class SourceRecorder:
         self._said = history.reported("").get(_SOURCE, "")
 
     def failed(self, error: Exception | str, kept: str) -> None:
-        """Tell why git cannot be followed, or which revision is refused. `kept` is the revision that stays."""
+        """Record why git cannot be followed, or which revision is refused. `kept` is the revision that stays."""
         refused = isinstance(error, RevisionRefused)
         found = finding("revision_refused" if refused else "source_failed", str(error))
         if found.key == self._said:
@@ -36,13 +36,13 @@ class SourceRecorder:
         self._history.note("", revision, "", found.event, found.message, time.time(), (_SOURCE, found.key))
 
     def recovered(self, revision: str) -> None:
-        """Tell that git is followed again."""
+        """Record that git is followed again."""
         if self._said:
             self._said = ""
             self._history.note("", revision, "", "source_recovered", "git is read again", time.time(), (_SOURCE, ""))
 
     def refused_config(self, error: Exception) -> None:
-        """Tell that a config was read and cannot be used; the one before stays."""
+        """Record that a config was read and cannot be used; the previous one stays."""
         self._history.note("", "", "", "config_rejected", f"{error}; the settings before it stay", time.time())
 
     def compare_config(self, settings: Settings) -> None:

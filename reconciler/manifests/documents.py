@@ -1,4 +1,4 @@
-"""The bytes of one file → its manifests. Every document stands or falls alone."""
+"""The bytes of one file → its manifests. An error in one document does not affect the others."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _tidy(path: str, found: Manifests) -> Manifests:
     # What is not checked must not be hidden by what nobody expects to be.
     notes = sorted(found.notes, key=lambda each: each.code is not ReasonCode.UNSUPPORTED_KIND)
     last = notes[MAX_NOTES - 1]
-    rest = replace(last, message=f"this and {len(notes) - MAX_NOTES} more documents are not ours; ignored")
+    rest = replace(last, message=f"this and {len(notes) - MAX_NOTES} more documents of unsupported kinds; ignored")
     return replace(found, notes=(*notes[: MAX_NOTES - 1], rest))
 
 
@@ -131,7 +131,10 @@ def _read_document(path: str, line: int, chunk: bytes, budget: Budget) -> Manife
         return Manifests()
     warnings = tuple(_ambiguous(Origin(path, at), word, value) for at, word, value in tree.surprises[:MAX_WARNINGS])
     if (rest := len(tree.surprises) - MAX_WARNINGS) > 0:
-        warnings = (*warnings, replace(warnings[-1], message=f"and {rest:,} more words that are not read as text"))
+        warnings = (
+            *warnings,
+            replace(warnings[-1], message=f"and {rest:,} more unquoted values that are not read as text"),
+        )
     found = joined(_read_objects(path, tree.value, tree.lines, warnings))
     if isinstance(tree.value, dict) and "sops" in tree.value:
         found = _with_text(found, tree.value, text)
@@ -165,7 +168,7 @@ def _broken(path: str, line: int, problem: YamlProblem, chunk: bytes) -> Manifes
     if template:
         problem = YamlProblem(line + down, template, ReasonCode.TEMPLATE_NOT_RENDERED)
     if kind is None or (path.endswith(".json") and has_no_kind(chunk)):
-        return _noted(path, problem.line, f"cannot be parsed ({problem.message}), and is not one of ours; ignored")
+        return _noted(path, problem.line, f"cannot be parsed ({problem.message}), and names no supported kind; ignored")
     settings = SETTINGS.encode() in chunk
     return unreadable(path, problem.line, problem.code, problem.message, kind, names_settings=settings)
 
@@ -183,7 +186,7 @@ def _ambiguous(origin: Origin, word: str, value: Any) -> Reason:
 
 def _unnamed(warning: Reason) -> Reason:
     """The same about a Secret's value, which may not be shown."""
-    return replace(warning, message="a word without quotes is not read as it is written; put it in quotes")
+    return replace(warning, message="an unquoted value is not read as text; put it in quotes")
 
 
 def _read_objects(
@@ -204,7 +207,7 @@ def _read_objects(
 def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ...], listed: bool) -> Manifests:
     line = line_at(lines)
     if not listed and not _has_both(value) and is_foreign(value):
-        return _noted(path, line, "is no manifest: it has no apiVersion and kind; ignored")
+        return _noted(path, line, "is not a manifest: it has no apiVersion and kind; ignored")
     if not isinstance(value, dict):
         return unreadable(path, line, ReasonCode.INCOMPLETE_MANIFEST, f"expected a mapping, got {_shape(value)}")
     draft = Manifest("", "", None, "", value, Origin(path, line), lines)
@@ -271,7 +274,7 @@ def _not_served(draft: Manifest, kind: str, api_version: str) -> Manifests:
         notes=(
             Reason(
                 ReasonCode.UNKNOWN_KIND,
-                f"{what} ({api_version[:80]}) is not ours to serve; ignored{hint}",
+                f"{what} ({api_version[:80]}) is not supported; ignored{hint}",
                 draft.origin,
             ),
         )
@@ -315,7 +318,7 @@ def _namespace(manifest: Manifest) -> str | None:
     if not _NAMESPACE.fullmatch(namespace):
         raise _Incomplete(
             manifest.line_of(path),
-            f'metadata.namespace: "{namespace[:80]}" is no namespace; use small letters, digits and -'
+            f'metadata.namespace: invalid namespace "{namespace[:80]}": use lowercase letters, digits and -'
             + hole_in(namespace, manifest.origin.file),
         )
     return namespace
@@ -325,7 +328,7 @@ def _check_name(manifest: Manifest, name: str) -> None:
     if not _NAME.fullmatch(name) or ".." in name:
         raise _Incomplete(
             manifest.line_of(("metadata", "name")),
-            f'metadata.name: "{name[:80]}" is no name that Kubernetes allows; use small letters, digits, - and .'
+            f'metadata.name: invalid name "{name[:80]}": use lowercase letters, digits, - and .'
             + hole_in(name, manifest.origin.file),
         )
 

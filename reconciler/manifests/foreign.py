@@ -54,9 +54,9 @@ def misspelt_kind(kind: str, api_version: str) -> tuple[str, str]:
         return kind, f"{kind} has apiVersion {api_version[:80]}; expected {' or '.join(versions)}"
     near = _near(kind)
     if near and {_KSERVE, group} & _groups_of(near):
-        return near, f"there is no kind {kind[:80]}; did you mean {near}?"
+        return near, f"unknown kind {kind[:80]}; did you mean {near}?"
     if group in _OUR_GROUPS and kind not in _FOREIGN:
-        return "", f"there is no kind {kind[:80]} in {group}"
+        return "", f"unknown kind {kind[:80]} in {group}"
     return "", ""
 
 

@@ -1,4 +1,4 @@
-"""What a `Host` document says. It decides over everything on a host, so an unknown key invalidates all of it."""
+"""The `Host` document. It decides over everything on a host, so an unknown key invalidates all of it."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def read_kustomization(file: str, data: bytes) -> Kustomization | None:
     value = tree.value
     if not isinstance(value, dict):
         return Kustomization(
-            file, fault=Reason(ReasonCode.INVALID_KUSTOMIZATION, "cannot be built: it says nothing", _at(file, 1))
+            file, fault=Reason(ReasonCode.INVALID_KUSTOMIZATION, "cannot be built: it is empty", _at(file, 1))
         )
     if not _is_meant(value):
         return None
@@ -174,7 +174,7 @@ def missing(entry: ListedPath) -> Reason:
     if _is_remote(entry):
         return remote(entry)
     name = " ".join(entry.text[:200].split())
-    text = f"cannot be built: {name} is no file, and no folder with a kustomization, of this repository"
+    text = f"cannot be built: {name} is neither a file nor a folder with a kustomization in this repository"
     return Reason(
         ReasonCode.KUSTOMIZATION_NOT_BUILT, f"{text}; correct its name (links are not followed)", entry.origin
     )

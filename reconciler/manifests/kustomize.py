@@ -187,6 +187,6 @@ def _last_words(text: str, scratch: str) -> str:
     """What is wrong, with the repository's names, without how it came to look there."""
     plain = text.replace(f"{scratch}/{TREE}/", "").replace(f"{scratch}/{TREE}", ".").replace(f"{TREE}/", "")
     plain = (
-        _NESTED.sub("", " ".join(plain.split())).removeprefix("Error: ").removesuffix('"') or "it failed without a word"
+        _NESTED.sub("", " ".join(plain.split())).removeprefix("Error: ").removesuffix('"') or "it failed without output"
     )
     return plain if len(plain) <= _LONGEST_WORDS else plain[: _LONGEST_WORDS - 1] + "…"

@@ -82,7 +82,7 @@ def _read_given(path: Path) -> Iterator[Manifests | _Found]:
         yield part
     if not found:
         yield unreadable(
-            _shown(path), 1, ReasonCode.NO_FILES, f"there is no file named *{' or *'.join(SUFFIXES)} in this folder"
+            _shown(path), 1, ReasonCode.NO_FILES, f"no file named *{' or *'.join(SUFFIXES)} in this folder"
         )
 
 
@@ -188,7 +188,7 @@ def _read_found(path: Path, tree: _Tree) -> Iterator[Manifests | _Found]:
             yield Manifests(notes=(misnamed(_shown(path)),))
     elif path.is_symlink() and not _leads_to_file(path, tree):
         yield unreadable(
-            _shown(path), 1, ReasonCode.SYMLINK, "is a link that may stand for a folder; only real ones are read"
+            _shown(path), 1, ReasonCode.SYMLINK, "is a link that may point to a folder; only real folders are read"
         )
 
 

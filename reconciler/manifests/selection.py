@@ -174,4 +174,4 @@ def _pattern(file: str, number: int, line: str) -> Iterable[GitIgnoreSpecPattern
     try:
         return GitIgnoreSpec.from_lines([line], backend="re2").patterns
     except (ValueError, re.error, re2.error):
-        raise ManifestError(file, number, "", f"`{line}` is no pattern of gitignore's syntax; correct it") from None
+        raise ManifestError(file, number, "", f"`{line}` is not a valid gitignore pattern; correct it") from None

@@ -1,4 +1,4 @@
-"""Texts that another program has yet to render: whose template it is, and what to commit instead. Pure."""
+"""Texts that another program still has to render: whose template it is, and what to commit instead. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pass can do: a closed union. Every action says why."""
+"""The actions of a pass: a closed union. Every action has a reason."""
 
 from __future__ import annotations
 

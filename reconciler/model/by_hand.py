@@ -1,4 +1,4 @@
-"""What a person asked of the daemon that git does not say: to leave a service alone, to drain the host."""
+"""Manual requests to the daemon that are not in git: suspend a service, drain the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What git wants of one target, resolved."""
+"""The desired state of one target, resolved."""
 
 from __future__ import annotations
 

@@ -108,8 +108,8 @@ class Silence(StrEnum):
 class Restart(StrEnum):
     """Why a replica's process is, or will soon be, another one than we started."""
 
-    ENDING = "stopped or restarted by hand"  # its process was asked to end, or the next one is about to start
-    BY_HAND = "restarted by hand"
+    ENDING = "stopped or restarted manually"  # its process was asked to end, or the next one is about to start
+    BY_HAND = "restarted manually"
     CRASHED = "crashed, and started again without us"
 
 

@@ -1,4 +1,4 @@
-"""What the source hands to the manifests."""
+"""What the source passes to the manifests stage."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def verdict_of(errors: list[Document], warnings: list[Document], not_checked: li
 def _not_checked(manifests: Manifests) -> Iterator[Document]:
     for each in manifests.documents:
         if is_of_kserve(each.api_version) and not is_checked(each.data):
-            text = f"{each.kind} {each.name} ({each.api_version}): there is no schema of this kind here"
+            text = f"{each.kind} {each.name} ({each.api_version}): no schema of this kind"
             yield finding_of(Reason(ReasonCode.UNSUPPORTED_KIND, text, each.origin))
     yield from (finding_of(note) for note in manifests.notes if note.code is ReasonCode.UNSUPPORTED_KIND)
 
@@ -95,8 +95,8 @@ def disclosed(manifests: Manifests) -> Iterator[Reason]:
         yield from disclosed_in(each)
         if each.kind == "Secret" and is_plain(each.data):
             text = (
-                f"the data of Secret {each.name} is not encrypted: everybody reads it, a host refuses it; "
-                "encrypt it with SOPS, or keep it in a folder outside git"
+                f"the data of Secret {each.name} is not encrypted: everyone with access to git can read it, and a host "
+                "refuses it; encrypt it with SOPS, or keep it in a folder outside git"
             )
             yield Reason(
                 ReasonCode.PLAINTEXT_SECRET, text, each.origin_of(("data" if each.data.get("data") else "stringData",))

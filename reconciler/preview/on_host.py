@@ -222,7 +222,7 @@ def _doubtful_names(manifests: Manifests, wanted: DesiredState, target: TargetSe
     yield from _shared_models(wanted, origins)
     for host, those in host_names(origins, target.routing.domain).items():
         if len(those) > 1:
-            text = f"the host name {host} means {_either(those)}, so it answers 404: use their paths, or rename one"
+            text = f"the host name {host} matches {_either(those)}, so it answers 404: use their paths, or rename one"
             yield from (Reason(ReasonCode.AMBIGUOUS_HOST, text, origins[each]) for each in those)
 
 
@@ -354,7 +354,7 @@ def _fit(spec: EffectiveSpec | None, engine: EngineSettings | None, target: Targ
     """From the model's own files, where this machine has them; `fitReason` says why not."""
     try:
         if spec is None or engine is None:
-            return {"fit": None, "fitReason": "there is nothing to start"}
+            return {"fit": None, "fitReason": "nothing to start"}
         asked = question(spec, engine, _model_paths(spec, target), home_of(folder, engine))
         room = _room(spec, target)
         given = arguments_of("", asked.argv, {} if room.gpus else asked.env)

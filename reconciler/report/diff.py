@@ -1,7 +1,7 @@
 """What differs between git's spec of a service and what runs, for people and for machines.
 
 Named lists become mappings first (variables by name, arguments by flag), so that an insertion is one change and
-`--a=b` equals `--a b`. Values of variables and flags that look secret are only said to have changed.
+`--a=b` equals `--a b`. Values of variables and flags that look secret are only shown as changed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NOTHING: Tree = {section: {} for section in _SECTIONS}
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference. `before` is what runs, `after` what git says; None stands for nothing there."""
+    """One difference. `before` is what runs, `after` is in git; None: absent."""
 
     path: tuple[str, ...]
     before: Any
@@ -157,7 +157,7 @@ def _told(key: str, *values: str | None) -> tuple[str | None, ...]:
 
 
 def running_spec(observed: Observed, service: ServiceId) -> EffectiveSpec | None:
-    """What a service runs: its newest replica that is not on its way out; else what is to be restored."""
+    """What a service runs: its newest replica that is not ending; else what is to be restored."""
     staying = _staying(observed, service) or _alive(observed, service)
     if staying:
         return max(staying, key=lambda one: (one.created_at, one.id)).spec
@@ -174,7 +174,7 @@ def _alive(observed: Observed, service: ServiceId) -> list[Replica]:
 
 def _not_in_git(service: ServiceId, observed: Observed) -> ServiceDiff:
     owned = observed.owned.get(service)
-    return ServiceDiff(service, str(owned.origin) if owned else "", note="runs, but git does not name it any more")
+    return ServiceDiff(service, str(owned.origin) if owned else "", note="runs, but is no longer in git")
 
 
 # ---------------------------------------------------------------- specs as trees

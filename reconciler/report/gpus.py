@@ -1,4 +1,4 @@
-"""A host's GPUs and MIG devices, and who holds which part of them, as the status document shows them. Pure."""
+"""A host's GPUs and MIG devices, and their leases, as the status document shows them. Pure."""
 
 from __future__ import annotations
 

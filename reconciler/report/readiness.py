@@ -52,7 +52,7 @@ def _daemon(status: Document) -> Iterator[str]:
 def _targets(status: Document) -> Iterator[str]:
     for target in status["targets"]:
         if target["passError"]:
-            yield f"target {target['name']}: its last pass ended in an error"
+            yield f"target {target['name']}: its last pass failed"
         elif not target["reachable"]:
             yield f"target {target['name']}"
         elif target["services"] and not target["proxyReady"]:

@@ -63,7 +63,7 @@ class RequestTally:
             return {_service(name): known for name, known in self._known.items()}
 
     def closed_paths(self) -> int:
-        """How many asked for a path that is not open."""
+        """The number of requests for a closed path."""
         with self._lock:
             return self._closed
 

@@ -1,4 +1,4 @@
-"""Printing: rich tables and colours on a terminal, plain lines anywhere else. Rich honours NO_COLOR by itself."""
+"""Printing: rich tables and colours on a terminal, plain lines anywhere else. Rich respects NO_COLOR by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data connections of OpenShift AI among a host's Secrets, where KServe looks for them. Pure."""
+"""Data connections of OpenShift AI among a host's Secrets, found as KServe finds them. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One Secret's document → its keys as bytes. What is wrong is said without showing a value."""
+"""One Secret's document → its keys as bytes. Errors never show a value."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _is_address(document: Mapping[str, Any]) -> bool:
 
 
 def decode(manifest: Manifest, document: Mapping[str, Any], default_namespace: str) -> StoredSecret:
-    """The Secret in `document`, which is what the manifest says or what was encrypted in it. Raises Unfit."""
+    """The Secret in `document`: the manifest's content, or what was encrypted in it. Raises Unfit."""
     data = {key: _decoded(key, value) for key, value in _entries(document, "data")}
     text = {key: _text(key, value) for key, value in _entries(document, "stringData")}
     annotations = document["metadata"].get("annotations")
@@ -74,7 +74,7 @@ def _entries(document: Mapping[str, Any], field: str) -> list[tuple[str, Any]]:
         raise Unfit(f"{field} must be a mapping", (field,))
     for key in entries:
         if not _KEY.fullmatch(key):
-            raise Unfit(f"{field}: a key holds letters, digits, -, _ and . only, and is no path", (field, key))
+            raise Unfit(f"{field}: a key holds letters, digits, -, _ and . only, and must not be a path", (field, key))
     return list(entries.items())
 
 

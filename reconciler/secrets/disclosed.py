@@ -1,4 +1,4 @@
-"""Secrets that a document in git holds in the clear: where they stand and what to do, never what they are. Pure."""
+"""Secrets in plain text in git: where they are and what to do, never their values. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def disclosed(manifest: Manifest) -> Iterator[Reason]:
     if manifest.kind == "Secret":
         return
     for path, what, instead in _walk(manifest.data, ()):
-        text = f"{what} stands in the clear in git, for everybody who reads it; replace it, and {instead}"
+        text = f"{what} is in git in plain text, readable by everyone with access; replace it, and {instead}"
         yield Reason(ReasonCode.PLAINTEXT_SECRET, text, manifest.origin_of(path))
 
 

@@ -37,7 +37,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_folder(folder: Path) -> Iterator[Manifests]:
-    """The manifests in a folder that people keep. What others could read or change is not taken; it says so."""
+    """The manifests in a user's folder. Files that others could read or change are not used, with an error."""
     try:
         check_folder(folder)
         files = _files(folder)

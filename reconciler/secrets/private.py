@@ -41,7 +41,7 @@ def check_folder(folder: Path) -> None:
     try:
         info = folder.stat()
     except OSError as error:
-        text = f"{folder}: cannot be read: {error.strerror}; make it, or correct targets[].secrets.directory"
+        text = f"{folder}: cannot be read: {error.strerror}; create it, or correct targets[].secrets.directory"
         raise Terminal(text) from None
     if not stat.S_ISDIR(info.st_mode):
         raise Terminal(f"{folder}: is not a folder")

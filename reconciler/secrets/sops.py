@@ -1,7 +1,7 @@
 """A document encrypted by SOPS → what was encrypted, by the `sops` program, in memory only.
 
 SOPS encrypts each value with a data key, and the data key for each of those who may open the file. A checksum of all
-values shows that none was changed, added, moved or removed. What stands in the clear all the same is refused here.
+values shows that none was changed, added, moved or removed. Values in plain text are refused here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PLAIN = re.compile(r"lastmodified|mac|version|mac_only_encrypted|shamir_thresho
 _VALUE = re.compile(r"ENC\[AES256_GCM,data:[^,]*,iv:[^,]+,tag:[^,]+,type:\w+\]")
 _IDENTITY = re.compile(r"AGE-(?:SECRET-KEY|PLUGIN)-[0-9A-Z-]+")
 _RECIPIENT = re.compile(r"# public key: (age1[0-9a-z]+)\s*")
-_ANEW = "encrypt it anew with: sops encrypt --encrypted-regex '^(data|stringData)$' --age RECIPIENT"
+_ANEW = "encrypt it again with: sops encrypt --encrypted-regex '^(data|stringData)$' --age RECIPIENT"
 # How it ends where the checksum is wrong, where a value cannot be opened, and where no key opens the file.
 _BAD_MAC, _BAD_VALUE, _NO_KEY = 51, 25, 128
 # Of one document, and of all in one reading; shorter than what a worker may wait without moving.
@@ -55,7 +55,7 @@ _LONGEST, _LONGEST_TEXT = 8 << 20, 300
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """A file with age identities; `missing` says why there is none, by `code`. `alone`: nothing else opens anything."""
+    """A file with age identities; `missing` says why there is none, by `code`. `alone`: no other key is used."""
 
     path: Path | None = None
     digest: bytes = field(default=b"", repr=False)
@@ -89,7 +89,7 @@ def read_identities(data: bytes, path: Path, *, alone: bool = False) -> Identiti
 
 
 def find_program() -> str | None:
-    """The one that was installed with us, else the first on PATH."""
+    """The `sops` that was installed with the daemon, else the first on PATH."""
     own = Path(sys.executable).with_name("sops")
     return str(own) if os.access(own, os.X_OK) else shutil.which("sops")
 
@@ -104,7 +104,7 @@ class Opener:
         self._ends = time.monotonic() + _SECONDS_IN_ALL
 
     def open(self, manifest: Manifest, identities: Identities) -> dict[str, Any]:
-        """The document without SOPS' metadata, every value in the clear. Raises Unfit."""
+        """The document without SOPS' metadata, every value in plain text. Raises Unfit."""
         document = manifest.data
         metadata = _checked(document["sops"])
         _refuse_clear(document)
@@ -124,7 +124,7 @@ class Opener:
         named = {name for name, _ in _entries(metadata)}
         found = named & {"age"} if identities.alone else named
         if not named:
-            raise Unfit("is encrypted for nobody; add a recipient: sops rotate -i --add-age age1… FILE", ("sops",))
+            raise Unfit("has no recipient; add one: sops rotate -i --add-age age1… FILE", ("sops",))
         if not found:
             others = ", ".join(sorted(named))
             text = f"is encrypted for {others}, and here only the folder's own age_key_file opens anything"
@@ -161,7 +161,7 @@ class Opener:
         try:
             status, said, errors = _ask(program, text, self._environment(services, identities), seconds)
         except (OSError, subprocess.TimeoutExpired, TooMuchError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it takes too long, or says too much"
+            why = error.strerror if isinstance(error, OSError) else "it takes too long, or prints too much"
             raise Unfit(f"cannot be opened: {program}: {why}", ("sops",), ReasonCode.SECRETS_UNREADABLE) from None
         if status:
             raise _explained(status, errors.decode("utf-8", "replace"), services, metadata, identities)
@@ -218,7 +218,7 @@ def _refuse_clear(document: Mapping[str, Any]) -> None:
 
 
 def _in_the_clear(path: FieldPath) -> Unfit:
-    text = f"{'.'.join(map(str, path))} stands in the clear in an encrypted file; {_ANEW}"
+    text = f"{'.'.join(map(str, path))} is in plain text in an encrypted file; {_ANEW}"
     return Unfit(text, path, ReasonCode.PLAINTEXT_SECRET)
 
 
@@ -311,7 +311,7 @@ def _name(document: Mapping[str, Any]) -> tuple[Any, ...]:
 def _check_same(document: Mapping[str, Any], clear: Mapping[str, Any]) -> None:
     """It is about the object that the file names, and what was to be hidden was hidden. Raises Unfit."""
     if _name(document) != _name(clear):
-        raise Unfit("says another name than the file when it is opened", ("metadata",), ReasonCode.TAMPERED_SECRET)
+        raise Unfit("has another name than the file once decrypted", ("metadata",), ReasonCode.TAMPERED_SECRET)
     before = dict(_secret_leaves(document))
     for path, value in _secret_leaves(clear):
         if before.get(path, value) == value:

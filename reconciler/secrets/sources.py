@@ -120,10 +120,12 @@ class SecretSources:
         setting = f"targets[].secrets.folders of {self._target}"
         if place is None or namespace not in place.namespaces:
             where = f"only in {', '.join(allowed)}" if allowed else "in no folder of git"
-            text = f"a Secret of namespace {namespace} may stand {where}, says {setting}; move it, or allow it there"
+            text = (
+                f"a Secret of namespace {namespace} may be {where}, according to {setting}; move it, or allow it there"
+            )
         elif sops.is_encrypted(manifest.data) and not sops.covers_its_name(manifest.data) and not place.age_key_file:
             text = (
-                "its checksum does not cover its name and namespace (mac_only_encrypted), which anybody may change; "
+                "its checksum does not cover its name and namespace (mac_only_encrypted), which anyone can change; "
                 f"encrypt it without that, or give {place.path} a key of its own: age_key_file in {setting}"
             )
         else:
@@ -180,7 +182,7 @@ class SecretSources:
         """What to do about a Secret that stands in git unencrypted."""
         place = self._settings.directory or "a folder of this host, named in targets[].secrets.directory"
         text = (
-            "its data stands in git unencrypted, so it is not used. Replace what is disclosed; then encrypt the file "
+            "its data is in git unencrypted, so it is not used. Replace the disclosed values; then encrypt the file "
             f"(sops encrypt -i --age RECIPIENT --encrypted-regex '^(data|stringData)$' {manifest.origin.file}), or "
             f"move it to {place}, or hand it to the daemon as a systemd credential "
             f"(LoadCredential={manifest.name}.yaml:PATH). targets[].secrets.allow_plaintext of {self._target} allows it"
@@ -201,7 +203,7 @@ def _check_alone(manifest: Manifest, number: Mapping[tuple[str, str], int]) -> N
 
 
 class _Identities:
-    """The age identities of this host, read when the first encrypted Secret wants them."""
+    """The age identities of this host, read when the first encrypted Secret needs them."""
 
     def __init__(self, settings: Secrets, credentials: Path | None, target: str, *, alone: bool = False) -> None:
         self._path = settings.age_key_file
@@ -223,7 +225,7 @@ class _Identities:
             if self._credential is not None and self._credential.exists():
                 return sops.read_identities(folder.read_open(self._credential), self._credential)
         except Terminal as error:
-            text = f"there is no age identity: {error}"
+            text = f"no age identity: {error}"
             return sops.Identities(missing=text, code=ReasonCode.SECRETS_UNREADABLE, alone=self._alone)
         return sops.Identities(missing=f"targets[].secrets.age_key_file of {self._target} names no age identity")
 
@@ -244,5 +246,5 @@ class _Pile:
             self.secrets[secret.key] = secret
             return
         where = first.origin if first else self.refused[secret.key].origin
-        text = f"Secret {secret.namespace}/{secret.name} stands at {where} as well; that one counts"
+        text = f"Secret {secret.namespace}/{secret.name} is also at {where}; that one is used"
         self.notes.append(Reason(ReasonCode.SECRET_SHADOWED, text, secret.origin))

@@ -1,4 +1,5 @@
-"""What a spec wants of Secrets, looked up in a store: when a process starts, and before, to say what is missing. Pure.
+"""The Secrets that a spec needs, looked up in a store: at the start of a process, and before, to report missing ones.
+Pure.
 
 Values go to the process that is started and nowhere else. Nothing that is kept or shown may hold what these return.
 """
@@ -26,7 +27,7 @@ class SecretRef:
 
 
 def secret_ref(variable: EnvVar) -> SecretRef | None:
-    """The Secret that a variable comes from, if it comes from one."""
+    """The Secret of a variable, if it has one."""
     kind, _, rest = variable.source.partition(" ")
     if kind != "secret":
         return None
@@ -36,7 +37,7 @@ def secret_ref(variable: EnvVar) -> SecretRef | None:
 
 
 def secret_part(file: VolumeFile) -> SecretMount | None:
-    """What a volume has of a Secret, if this part of it comes from one; its files stand at the volume's root."""
+    """The keys of a Secret in a volume, if this part of it has one; its files are at the volume's root."""
     ref = secret_ref(EnvVar(file.path, source=file.source))
     if ref is None:
         return None

@@ -1,4 +1,4 @@
-"""Git: ask what the wanted reference points to, fetch what changed, read it as one Snapshot.
+"""Git: resolve the configured reference, fetch what changed, read it as one Snapshot.
 
 Nothing is ever checked out: blobs come straight from the object store, so that no hook, filter, symlink or submodule of
 the repository has any effect here.

@@ -99,7 +99,7 @@ def _https(url: str) -> Address:
 
 def _why_not_https(url: str) -> str:
     if re.match(r"https://[^/@]*:[^/]*@", url, re.IGNORECASE):
-        return "it holds a password; put that into a file, name it in source.token_file, and take it out of the URL"
+        return "it holds a password; put it into a file, set source.token_file to that file, and remove it from the URL"
     return "it is not https://HOST/PATH"
 
 

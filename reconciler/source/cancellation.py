@@ -8,7 +8,7 @@ from reconciler.errors import Stopping
 
 
 class Ending:
-    """Asked some times a second by whatever may wait for long."""
+    """Checked several times a second by everything that may wait for long."""
 
     def __init__(self) -> None:
         self._begun = threading.Event()
@@ -19,4 +19,4 @@ class Ending:
     def check(self) -> None:
         """Raises Stopping once it has begun."""
         if self._begun.is_set():
-            raise Stopping("git is not asked any more, because we end")
+            raise Stopping("git was not read: the daemon is ending")

@@ -72,7 +72,7 @@ class ChosenEntries:
 def choose(
     entries: Iterable[TreeEntry], roots: tuple[str, ...], ignore: Ignore, settings: SourceSettings
 ) -> ChosenEntries:
-    """Sort the entries by what their names and sizes say."""
+    """Classify the entries by their names and sizes."""
     chosen = ChosenEntries()
     for entry in entries:
         is_near = entry.mode not in (LINK, SUBMODULE) and not is_manifest(entry.path.decode("utf-8", "replace"))
@@ -110,7 +110,7 @@ def refuse_links(chosen: ChosenEntries, leads_to_file: Callable[[list[TreeEntry]
 
 
 def note_near(chosen: ChosenEntries, entry: TreeEntry, data: bytes) -> None:
-    """A file whose name is not that of a manifest, though it holds one, is noted."""
+    """A file that holds a manifest, but does not have the name of one, is noted."""
     if may_hide_services(data) and b"\0" not in data:
         chosen.skipped[entry.path.decode()] = misnamed(entry.shown)
 
@@ -136,7 +136,7 @@ def refuse_large(
 
 
 def refuse_folders(chosen: ChosenEntries, readers: Sequence[tuple[str, ...]], settings: SourceSettings) -> str:
-    """Where there is too much in all, the folder with most of it is not read: who reads others goes on without it.
+    """Where the total is too large, the largest folder is not read: readers of other folders are not affected.
 
     `readers` are the folders of each target. Returns what there is too much of, where no target would be left.
     """

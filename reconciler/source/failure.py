@@ -10,7 +10,7 @@ from reconciler.source.git import MOST_MEMORY, GitFailed
 
 _LOGIN = {
     "https": "check source.token_file and source.username",
-    "ssh": "check source.ssh_key_file, and that the server knows its public half",
+    "ssh": "check source.ssh_key_file, and that the server has its public key",
     "file": "check that this user may read it",
 }
 AGAIN = "trying again at the next interval"

@@ -1,4 +1,4 @@
-"""One door to git: a fixed argument list in, bytes out, everything that it started gone when the time is up."""
+"""The only way to run git: a constant argument list in, bytes out, all its processes killed at the timeout."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class GitSaidTooMuch(GitFailed):
     """git was killed because its answer has no end, or none that anything here could hold."""
 
     def __init__(self, most: int) -> None:
-        super().__init__(-1, f"its answer has more than {most:,} bytes")
+        super().__init__(-1, f"its output has more than {most:,} bytes")
 
 
 def run_git(
@@ -59,10 +59,10 @@ def run_git(
     largest_file: int = 0,
     watch: Callable[[], None] | None = None,
 ) -> bytes:
-    """What git wrote to its standard output. Raises GitFailed, or Terminal when there is no git.
+    """The standard output of git. Raises GitFailed, or Terminal when git is not installed.
 
     `arguments` must be constants, checked names, or stand after `--`: GitPython's own checks do not cover this call.
-    `keep_open` are descriptors that git and its children hold until they end. git may say `most` bytes. `timeout` is
+    `keep_open` are descriptors that git and its children hold until they end. git may print `most` bytes. `timeout` is
     the longest silence where `in_all`, the longest time, is given as well; 0 is no limit. No file that git writes may
     have more than `largest_file` bytes. What `watch` raises, while git works, ends it.
     """
@@ -109,7 +109,7 @@ def _limit(pid: int, largest_file: int) -> None:
 def _too_slow(timeout: float, in_all: float, spent: float) -> str:
     if in_all and spent >= in_all:
         return f"not done within {in_all:g} s, 60 times source.timeout; raise that if the repository is so large"
-    return f"no answer within {timeout:g} s, which is source.timeout"
+    return f"no response within {timeout:g} s, which is source.timeout"
 
 
 def _gitpython(timeout: float) -> Any:

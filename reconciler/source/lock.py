@@ -20,7 +20,7 @@ Orphans = dict[procfs.Identity, float]
 
 
 def await_lock(descriptor: int, lock: Path, mark: str, timeout: float, ending: Ending) -> None:
-    """Take it. Raises Retryable. `mark` is what stands in the environment of git's processes, and of no others."""
+    """Take it. Raises Retryable. `mark` is in the environment of git's processes, and of no others."""
     began = time.monotonic()
     looked_at, deadline, orphans = began + min(1.0, timeout / 2), began + timeout, None
     while True:

@@ -41,7 +41,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRevision:
-    """A revision that was not understood, why, and by whom: another reader may understand it."""
+    """A revision that could not be read, why, and by which reader: another one may succeed."""
 
     revision: str
     why: str
@@ -56,7 +56,7 @@ class Damaged(Exception):
 
 
 class Endless(Terminal):
-    """What git says of a revision has no end."""
+    """git's output about a revision is endless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class Mirror:
         return self._git(f"--git-dir={self.folder.repository}", *arguments, stdin=stdin, most=most)
 
     def read(self, *arguments: str, stdin: bytes = b"", most: int = LONGEST_ANSWER) -> bytes:
-        """What one git command says that only reads the mirror, and that a sound mirror always answers.
+        """The output of one git command that only reads the mirror, and always succeeds on an intact mirror.
 
         Raises Endless after `most` bytes: a small tree may name itself again and again.
         """
@@ -251,7 +251,7 @@ class Mirror:
         return True
 
     def accepted(self) -> Accepted | None:
-        """What was accepted last. It is written outside the repository, so that rebuilding cannot forget it.
+        """What was accepted last. It is written outside the repository, so that rebuilding keeps it.
 
         Where that is lost, the reference still leads to the revision, though no longer to the name it was found by.
         """
@@ -266,12 +266,12 @@ class Mirror:
         return _read(self.folder.refused, RejectedRevision)
 
     def refuse(self, refused: RejectedRevision) -> None:
-        """Remember why a revision is not accepted. Without a disk it is only looked at again."""
+        """Record why a revision is not accepted. If the disk is full it is only checked again."""
         with contextlib.suppress(OSError):
             write_file(self.folder.refused, json.dumps(asdict(refused), sort_keys=True).encode() + b"\n", 0o600)
 
     def forget_refused(self) -> None:
-        """Have it looked at again."""
+        """Have it checked again."""
         with contextlib.suppress(OSError):
             self.folder.refused.unlink(missing_ok=True)
 

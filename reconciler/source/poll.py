@@ -1,4 +1,4 @@
-"""The source: poll the wanted reference, fetch what changed, accept it or say why not."""
+"""The source: poll the configured reference, fetch what changed, accept it or report why not."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ class GitSource:
             return self._current
 
     def retry(self) -> None:
-        """Look again, with the next poll, at a revision that was not understood."""
+        """With the next poll, read a revision again that was not accepted."""
         with self._lock:
             self._mirror.forget_refused()
 
     def poll(self) -> Snapshot:
-        """The wanted revision; the same object as long as it stays the same.
+        """The desired revision; the same object as long as it stays the same.
 
         Raises Retryable (network, timeout, login) or Terminal (bad url or reference, rewritten history, limits); what
         was accepted before stays the last good one.
@@ -99,7 +99,7 @@ class GitSource:
     def look(self) -> str:
         """The configured reference and its commit on the remote, as text. Fetches nothing.
 
-        Raises as `poll` does. A wanted commit is not looked for: whether a remote has it, only a fetch can tell.
+        Raises as `poll` does. A configured commit is not looked up: only a fetch shows whether a remote has it.
         """
         address, wanted = parse_address(self._settings.url), wanted_reference(self._settings)
         with self._lock, self._mirror.exclusive(address.path):
@@ -116,11 +116,11 @@ class GitSource:
             return self._repairing(address, revision, lambda: self._read(self._find(address, revision)))
 
     def end(self) -> None:
-        """Cut short whatever waits for the remote; it raises Stopping. Nothing is asked any more."""
+        """Cancel every wait for the remote; it raises Stopping. No further request is made."""
         self._ending.begin()
 
     def close(self) -> None:
-        """Let go of what was read. Every git call has ended by itself."""
+        """Release what was read. Every git call has ended by itself."""
         with self._lock:
             self._current = None
 
@@ -220,7 +220,7 @@ class GitSource:
 
     def _commit_or_refuse(self, name: str, what: str) -> str:
         if (commit := self._mirror.commit(name)) is None:
-            raise Terminal(f"{what} is no commit of any branch or tag; push it, or name another one")
+            raise Terminal(f"{what} is not a commit of any branch or tag; push it, or use another one")
         return commit
 
     def _fetch_everything(self, address: Address) -> None:
@@ -280,7 +280,8 @@ class GitSource:
     def _unreadable(self, address: Address, commit: str, error: Damaged) -> Terminal:
         said = clean(str(error), address)
         return Terminal(
-            f"cannot read {commit[:12]} of {address.shown}: {said}; a new mirror did not help: push what git can read"
+            f"cannot read {commit[:12]} of {address.shown}: {said}; a new mirror did not help: "
+            "push a history that git can read"
         )
 
     # ------------------------------------------------------------ any other revision
@@ -289,7 +290,7 @@ class GitSource:
         if _HEX.fullmatch(text) and (commit := self._mirror.commit(text.lower())) is not None:
             return commit
         if not is_ref_name(text):
-            raise Terminal(f"{text[:80]!a} is no revision; name a branch, a tag, or 4 to 40 digits of a commit")
+            raise Terminal(f"{text[:80]!a} is not a revision; give a branch, a tag, or 4 to 40 digits of a commit")
         self._fetch_everything(address)
         names = [f"refs/reconciler/heads/{text}", f"refs/reconciler/tags/{text}"]
         if _HEX.fullmatch(text):

@@ -1,4 +1,4 @@
-"""Which commit is wanted: a branch, a tag, the highest tag in a range, or one commit."""
+"""Which commit is configured: a branch, a tag, the highest tag in a range, or one commit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the config asks for, checked: `text` is safe to hand to git after its prefix."""
+    """The configured reference, checked: `text` is safe to pass to git after its prefix."""
 
     kind: Kind
     text: str
@@ -38,7 +38,7 @@ class Wanted:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """What `ls-remote` is asked for. git matches these loosely, so the answer must be filtered again."""
+        """The patterns for `ls-remote`. git matches these loosely, so its output must be filtered again."""
         match self.kind:
             case Kind.BRANCH:
                 return (f"refs/heads/{self.text}",)
@@ -61,7 +61,7 @@ class WantedCommit:
 
 
 def wanted_reference(settings: SourceSettings) -> Wanted:
-    """What the config asks for."""
+    """The configured reference."""
     for kind in Kind:
         text = getattr(settings, kind.value)
         if text is not None:

@@ -302,7 +302,7 @@ def _blobs(mirror: Mirror, wanted: list[str], most: int) -> dict[str, bytes]:
 def _verified(oid: str, data: bytes) -> bytes:
     # git does not hash what it reads from a pack, and equal ids must be equal bytes.
     if hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() != oid:
-        raise Damaged(f"object {oid} holds other bytes than its name says")
+        raise Damaged(f"object {oid} does not match its hash")
     return data
 
 

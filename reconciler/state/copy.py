@@ -1,4 +1,4 @@
-"""A copy of what a look at our state needs and would write to: history, mirror, and what engines said before."""
+"""A copy of the state for read-only commands: history, mirror, and preflight verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What host.yaml last said about the whole host: one small file, so that it holds while host.yaml cannot be read."""
+"""The last known drain settings of host.yaml:
+
+one small file, so that they stay in force while host.yaml is unreadable.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from reconciler.system.os_errors import in_words
 
 
 class Cordon:
-    """Remembers whether a host was cordoned. Neither a broken nor a missing host.yaml drains it or sets it going."""
+    """Remembers whether a host was cordoned. Neither a broken nor a missing host.yaml drains or uncordons it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -48,7 +51,7 @@ class Cordon:
             raise Retryable(in_words(error, self._path)) from None
         except (ValueError, KeyError, TypeError) as error:
             raise Retryable(
-                f"{self._path}: cannot be read: {error}; remove it if the host is not cordoned, or mend host.yaml"
+                f"{self._path}: cannot be read: {error}; remove it if the host is not cordoned, or fix host.yaml"
             ) from None
 
     def _write(self, cordon: Reason | None) -> None:

@@ -39,7 +39,7 @@ def _faults(folder: Path, info: os.stat_result, is_above: bool) -> Iterator[tupl
     # An ordinary user who keeps its folder in another's does so at its own risk; root would hand its powers over.
     if os.geteuid() == 0 and info.st_uid != 0:
         fix = "name a folder of root's, such as /var/lib/reconciler" if is_above else f"run: chown root {folder}"
-        yield f"{folder} belongs to user {info.st_uid}, who could have us run anything as root", fix
+        yield f"{folder} belongs to user {info.st_uid}, which could make the daemon run anything as root", fix
 
 
 def _is_open(info: os.stat_result, is_above: bool) -> bool:

@@ -10,7 +10,7 @@ from reconciler.errors import Terminal
 
 
 def become_owner(settings: Settings) -> str:
-    """From now on be the user whose `state_dir` it is, for good; his name, or nothing where we are already right.
+    """Permanently become the user that owns `state_dir`; its name, or empty if we already are.
 
     Units are written by root alone: with a `systemd` target nothing changes. Raises Terminal.
     """
@@ -20,8 +20,7 @@ def become_owner(settings: Settings) -> str:
         user = pwd.getpwuid(owner)
     except KeyError:
         raise Terminal(
-            f"state_dir: {settings.state_dir} belongs to user {owner}, whom this host does not know; chown it to the "
-            "user who runs the daemon"
+            f"state_dir: {settings.state_dir} belongs to unknown user {owner}; chown it to the daemon's user"
         ) from None
     os.initgroups(user.pw_name, user.pw_gid)
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
@@ -31,7 +30,7 @@ def become_owner(settings: Settings) -> str:
 
 
 def other_owner(settings: Settings) -> int:
-    """The user who is acted as in place of root; 0 where nothing changes."""
+    """The user to become instead of root; 0 if nothing changes."""
     if os.geteuid() != 0 or any(target.replica_user is not None for target in settings.targets):
         return 0
     try:

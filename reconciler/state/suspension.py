@@ -1,4 +1,4 @@
-"""What a person asked for by hand: which services are suspended, whether the host is drained.
+"""Manual requests: which services are suspended, whether the host is drained.
 
 A small file each, so that it outlives the daemon. An entry ends by itself at its time: who reads leaves out what is
 over, and the next pass takes it out of the file.
@@ -24,7 +24,7 @@ LATEST = 253_402_300_800.0
 
 
 class _HandFile:
-    """Names, and who asked what of them. Safe to use from several threads."""
+    """Names with their manual request. Safe to use from several threads."""
 
     _when_removed = ""
 
@@ -81,12 +81,12 @@ def _entry(by: str = "", at: float | None = None, reason: str = "", until: float
 
 def _moment(at: float | None) -> float | None:
     if at is not None and not 0 <= float(at) < LATEST:
-        raise ValueError(f"{at} is no time")
+        raise ValueError(f"{at} is not a time")
     return None if at is None else float(at)
 
 
 class Suspension(_HandFile):
-    """Names (`namespace/name`, or `*` for all) of what is looked at and left alone."""
+    """Names (`namespace/name`, or `*` for all) of suspended services."""
 
     _when_removed = "remove it to suspend nothing"
 
@@ -100,7 +100,7 @@ class Suspension(_HandFile):
             self._write({**self._read(), service or EVERYTHING: asked or ByHand()})
 
     def lift(self, service: str | None) -> Mapping[str, ByHand]:
-        """Let one service go on, or everything. Returns what is no longer suspended."""
+        """Resume one service, or everything. Returns what is no longer suspended."""
         with self._lock:
             known = self.in_force()
             if service is not None and EVERYTHING in known:
@@ -111,7 +111,7 @@ class Suspension(_HandFile):
 
 
 class HostDrain(_HandFile):
-    """Is the whole host drained by hand?"""
+    """Is the whole host drained manually?"""
 
     _when_removed = "remove it if the host is not to be drained"
 

@@ -1,4 +1,4 @@
-"""Which targets this state folder knows, and how today's config differs from them.
+"""The targets of this state folder, and how today's config differs from them.
 
 `targets.json` in `state_dir` says under which name and with which settings each target was driven last. A target's
 folder, and with it the names of its units, stays the same when the target is renamed: only the name here changes.
@@ -121,7 +121,7 @@ class TargetRegistry:
         return tuple(left for left in moved if left.target.name not in wanted)
 
     def remember(self, settings: Settings) -> None:
-        """Keep how each target is driven from now on; forget those of which nothing is left. Raises Retryable."""
+        """Record the present settings of each target; delete those of which nothing is left. Raises Retryable."""
         known, named = self._read(), {target.name for target in settings.targets}
         kept = {one.target.name: one.target for one in self.leftovers(settings)}
         entries = {name: one for name, one in known.items() if name in named or name in kept}
@@ -150,7 +150,7 @@ class TargetRegistry:
             lock.acquire()
         except Terminal as error:
             raise Terminal(
-                f"{error}. Stop the daemon for this (systemctl stop reconciler): models go on serving meanwhile"
+                f"{error}. Stop the daemon for this (systemctl stop reconciler): models keep serving meanwhile"
             ) from None
         try:
             entries = {name: one for name, one in self._read().items() if name not in (old, new)}
@@ -198,7 +198,7 @@ class TargetRegistry:
             if left.target.name != target.name and self._is_same(target, left):
                 old, new = left.target.name, target.name
                 raise SettingsError(
-                    f"targets: {new} stands now where {old} stood, and {left.what} of {old} is on record in "
+                    f"targets: {new} took the place of {old}, and {left.what} of {old} is on record in "
                     f"{left.folder}: all of it would be started a second time. If {old} is to be called {new}, "
                     f"{_how_to_rename(old, new)}. Else name the target {old} again"
                 )
@@ -233,7 +233,7 @@ class TargetRegistry:
         try:
             found = json.loads(self._path.read_bytes())
             if found["schema"] != SCHEMA:
-                raise ValueError(f"its schema is {found['schema']}, this reconciler knows {SCHEMA}")
+                raise ValueError(f"its schema is {found['schema']}, this reconciler reads {SCHEMA}")
             return {one["name"]: KnownTarget(**known_part(KnownTarget, one)) for one in found["targets"]}
         except FileNotFoundError:
             return {}
@@ -280,6 +280,6 @@ def _names(folder: Path) -> list[str]:
 
 def _how_to_rename(old: str, new: str) -> str:
     return (
-        f"stop the daemon (models go on serving), run `reconciler target rename {old} {new}`, and start it: nothing is "
+        f"stop the daemon (models keep serving), run `reconciler target rename {old} {new}`, and start it: nothing is "
         "restarted"
     )

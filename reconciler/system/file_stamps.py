@@ -9,7 +9,7 @@ Stamp = tuple[int, int, int, int, int] | None
 
 
 class Stamps:
-    """Looks at each path once; make a new one for every pass."""
+    """Stats each path once; make a new one for every pass."""
 
     def __init__(self) -> None:
         self._seen: dict[str, Stamp] = {}

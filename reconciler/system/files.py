@@ -18,9 +18,9 @@ def means_nothing_is_there(error: OSError) -> bool:
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600, group: int = -1) -> bool:
-    """Put `data` in place as a whole; says whether anything was written. Raises OSError.
+    """Write `data` atomically; returns whether anything was written. Raises OSError.
 
-    Content that is there already is not written again. Callers must not write one path from two threads at once.
+    Unchanged content is not written again. Callers must not write one path from two threads at once.
     """
     if _holds(path, data):
         return False
@@ -78,7 +78,7 @@ def make_folder(folder: Path, mode: int = 0o700) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Make everything below a folder, and whose it is, survive a power cut. Links are not followed. Raises OSError."""
+    """Make everything below a folder, with its owners, survive a power cut. Links are not followed. Raises OSError."""
     for here, _, names in os.walk(root):
         for path in (here, *(os.path.join(here, name) for name in names)):
             if not os.path.islink(path):

@@ -38,7 +38,7 @@ def unwritable(folders: Iterable[str]) -> Iterator[Reason]:
 
 
 def lacks_shared_memory(least: int, what: str) -> Reason | None:
-    """Why so many bytes of shared memory cannot be had now; those of replicas count as free, for they may go first."""
+    """Why so many bytes of shared memory are not free now; those of replicas count as free, for they may go first."""
     try:
         found = os.statvfs(_SHARED)
         free = found.f_bavail * found.f_frsize + sum(_of_replicas())

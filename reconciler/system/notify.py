@@ -1,4 +1,4 @@
-"""Tell systemd how we are: the sd_notify protocol."""
+"""Reports the daemon's state to systemd: the sd_notify protocol."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def reloading() -> tuple[str, str]:
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between two signs of life that systemd asks for, halved as it advises; None when it asks for none."""
+    """Seconds between two watchdog messages for systemd, halved as it advises; None when it needs none."""
     micros = os.environ.get("WATCHDOG_USEC", "")
     return int(micros) / 2e6 if micros.isdigit() and int(micros) else None

@@ -18,7 +18,7 @@ def limit_memory(most: int) -> None:
 
 
 def limit_cpu(seconds: float) -> None:
-    """After so much more computing SIGXCPU comes, which ends a process that does not expect it."""
+    """After so much more CPU time SIGXCPU comes, which ends a process that does not handle it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)

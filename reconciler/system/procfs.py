@@ -41,7 +41,7 @@ class SharedMemory:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """The parts of /proc/PID/stat that tell who a process is."""
+    """The parts of /proc/PID/stat that identify a process."""
 
     pid: int
     state: str
@@ -51,13 +51,13 @@ class Stat:
 
     @property
     def is_dead(self) -> bool:
-        """A zombie runs nothing and holds nothing; only its parent has not looked yet."""
+        """A zombie runs nothing and holds nothing; only its parent has not reaped it yet."""
         return self.state in _DEAD
 
 
 @cache
 def boot_id() -> str:
-    """This boot, and this namespace of process numbers: in another one all our processes are gone."""
+    """This boot, and this PID namespace: in another one all our processes are gone."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
 
@@ -73,7 +73,7 @@ def read_stat(pid: int) -> Stat | None:
 
 
 def identify(pid: int) -> Identity | None:
-    """Who this process is, or None if it does not run."""
+    """The identity of this process, or None if it does not run."""
     stat = read_stat(pid)
     return None if stat is None or stat.is_dead else Identity(pid, stat.started, boot_id())
 
@@ -84,7 +84,7 @@ def is_running(who: Identity) -> bool:
 
 
 def send_signal(who: Identity, number: signal.Signals) -> bool:
-    """Signal this very process and no other; False when it is gone already."""
+    """Signal this very process and no other; False when it has ended."""
     try:
         handle = os.pidfd_open(who.pid)
     except ProcessLookupError:
@@ -126,7 +126,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has computed so far; 0 when it is gone."""
+    """CPU time of a process so far; 0 when it has ended."""
     data = _read(f"/proc/{pid}/stat")
     if not data:
         return 0.0
@@ -140,7 +140,7 @@ def age(who: Identity) -> float:
 
 
 def user_of(pid: int) -> int | None:
-    """Whose process it is; None when it is gone."""
+    """The owner of a process; None when it has ended."""
     try:
         return os.stat(f"/proc/{pid}").st_uid
     except OSError:
@@ -148,7 +148,7 @@ def user_of(pid: int) -> int | None:
 
 
 def group_of(pid: int) -> int | None:
-    """The group that counts for what it opens; None when it is gone."""
+    """The group used for files that it opens; None when it has ended."""
     for line in (_read(f"/proc/{pid}/status") or b"").splitlines():
         if line.startswith(b"Gid:"):
             return int(line.split()[4])
@@ -156,7 +156,7 @@ def group_of(pid: int) -> int | None:
 
 
 def name_of(pid: int) -> str:
-    """The short name of a process, which it may have given itself; `?` when it is gone."""
+    """The short name of a process, which it may have set itself; `?` when it has ended."""
     name = (_read(f"/proc/{pid}/comm") or b"?").decode(errors="replace").strip()
     return "".join(each if each.isprintable() else "?" for each in name)
 
@@ -175,7 +175,7 @@ def runs_as(pid: int, users: Collection[int]) -> bool:
 
 
 def read_cgroups(pid: int) -> list[str]:
-    """Its place in each hierarchy; empty when it is gone."""
+    """Its path in each cgroup hierarchy; empty when it has ended."""
     text = (_read(f"/proc/{pid}/cgroup") or b"").decode(errors="replace")
     return [line.split(":", 2)[2] for line in text.splitlines() if line.count(":") > 1]
 

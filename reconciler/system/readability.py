@@ -1,4 +1,4 @@
-"""What the user who runs replicas can read: the kernel is asked, as that user, along the whole path.
+"""What the user that runs replicas can read: tried as that user, along the whole path.
 
 A unit is shown a model's folder by root, who passes by the folders above it: who may push would see what this user may
 not. So the folders above count as if it went there itself.
@@ -33,7 +33,7 @@ _READ = frozenset({".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".mo
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who runs replicas; a container has none of this user's groups but the first one."""
+    """The user that runs replicas; a container has none of its groups but the first one."""
 
     name: str
     contained: bool = False
@@ -156,5 +156,5 @@ def _ask(script: str, words: list[str], reader: Reader) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Retryable(f"{words[0]}: cannot be read within {_SECONDS:g} s; see to its disk") from None
+        raise Retryable(f"{words[0]}: cannot be read within {_SECONDS:g} s; check its disk") from None
     return os.fsdecode(done.stdout).strip("\n")

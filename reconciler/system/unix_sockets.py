@@ -45,7 +45,7 @@ def _await_connection(connection: socket.socket, path: Path, timeout: float) -> 
                 return connection.connect(near)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise TimeoutError(f"no answer within {timeout:g} s") from None
+                raise TimeoutError(f"no response within {timeout:g} s") from None
             time.sleep(0.02)
 
 
@@ -80,7 +80,7 @@ def peer(connection: socket.socket) -> tuple[int, int]:
 
 
 def person(pid: int, user: int) -> str:
-    """Whose process it is: the name of its user, and who logged in for it where `sudo` made that another one."""
+    """The owner of a process: the name of its user, and of the login user if `sudo` made that another one."""
     try:
         login = int(Path(f"/proc/{pid}/loginuid").read_text())
     except (OSError, ValueError):
@@ -103,7 +103,7 @@ def _credentials(connection: socket.socket) -> tuple[int, int, int]:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """What lies at a path, whatever its name becomes; None when nothing does."""
+    """The file at a path, whatever its name becomes; None if there is none."""
     try:
         found = path.lstat()
     except OSError:

@@ -28,7 +28,7 @@ _MOST_SCRAPES = 8
 
 
 def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> Starlette:
-    """`max_heartbeat_age`: seconds without a turn of the loop after which the daemon counts as stuck."""
+    """`max_heartbeat_age`: seconds without a pass of the loop after which the daemon counts as stuck."""
 
     # In no thread: it must not wait for one.
     async def healthz(_: Request) -> Response:
@@ -77,7 +77,7 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
 
 
 class _Shared:
-    """One answer for all who ask in the same moment: those of ten thousand services take time and memory.
+    """One response for all requests of the same moment: those of ten thousand services take time and memory.
 
     It is worked out in a thread, one at a time: a crowd takes neither all threads nor more than one answer's time.
     """
@@ -113,7 +113,7 @@ def _pass_on(control: Control, path: str) -> Response:
     replica, where = found
     said = Probe(tls=replica["tls"]).scrape(replica["socket"] or replica["port"], where)
     if said is None or said.status != 200:
-        return Response("the replica does not tell its metrics\n", 502)
+        return Response("the replica's metrics are not available\n", 502)
     is_plain = said.kind.startswith(("text/plain", "application/openmetrics-text")) and _is_header(said.kind)
     return Response(said.body, headers={"Content-Type": said.kind if is_plain else CONTENT_TYPE_LATEST})
 

@@ -1,4 +1,4 @@
-"""HTTP for strangers: connections that say nothing, or are read too slowly, keep no one else from an answer."""
+"""HTTP for untrusted clients: idle connections and slow readers do not block others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ASKING = (h11.IDLE, h11.SEND_BODY)
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection has some seconds to ask, up to the end of the body, and some to read the answer."""
+    """A connection has some seconds to send a request, up to the end of the body, and some to read the response."""
 
     is_answered_in_time: ClassVar[bool] = True
     _deadline: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""How the command line asks a running daemon: HTTP over its unix socket."""
+"""The command line's client of a running daemon: HTTP over its unix socket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NoDaemon(Retryable):
 
 
 class RequestRefused(ReconcileError):
-    """The daemon answered, and the answer is no."""
+    """The daemon refused the request."""
 
 
 class DaemonClient:
@@ -65,7 +65,7 @@ class DaemonClient:
         return cast(list[str], self._ask("POST", "/resume", {"service": service})["suspended"])
 
     def restart(self, service: str, target: str | None) -> Document:
-        """Which targets replace its replicas, and the number of passes after which the status says so."""
+        """Which targets replace its replicas, and the number of passes after which the status shows it."""
         return self._ask("POST", "/restart", {"service": service, "target": target})
 
     def drain(self, reason: str = "", until: float | None = None) -> None:
@@ -86,9 +86,9 @@ class DaemonClient:
             response = connection.getresponse()
             return _understood(response.status, response.read())
         except TimeoutError:
-            raise NoDaemon(f"the daemon on {self._path} did not answer in {timeout:g} s; look at its log") from None
+            raise NoDaemon(f"the daemon on {self._path} did not respond in {timeout:g} s; see its log") from None
         except (OSError, http.client.HTTPException) as error:
-            raise NoDaemon(f"the daemon on {self._path} went away while answering: {error}") from None
+            raise NoDaemon(f"the daemon on {self._path} closed the connection:  {error}") from None
         finally:
             connection.close()
 
@@ -97,16 +97,16 @@ class DaemonClient:
             found = connect(self._path, timeout)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NoDaemon(
-                f"no daemon answers on {self._path}; start it (`systemctl start reconciler`, or `reconciler run`), "
-                "or name its config with --config"
+                f"the daemon is not running (nothing listens on {self._path}); start it (`systemctl start "
+                "reconciler`, or `reconciler run`), or give its config with --config"
             ) from None
         except PermissionError:
-            raise NoDaemon(f"{self._path} belongs to somebody else; run this as the daemon's user or as root") from None
+            raise NoDaemon(f"{self._path} belongs to another user; run this as the daemon's user or as root") from None
         except OSError as error:
             raise NoDaemon(f"cannot reach the daemon on {self._path}: {error.strerror or error}") from None
         if os.geteuid() not in (0, owner := peer_uid(found)) and owner != 0:
             found.close()
-            raise NoDaemon(f"{self._path} is held by user {owner}, who is neither you nor root; nothing was asked")
+            raise NoDaemon(f"{self._path} is held by user {owner}, which is neither you nor root; nothing was sent")
         return found
 
 
@@ -119,6 +119,6 @@ def _understood(status: int, data: bytes) -> Document:
         return answer
     if status == 404 and data == b"Not Found":
         # Our own refusals are JSON.
-        raise RequestRefused(f"the daemon is older than this command and does not know this; {RESTART}")
+        raise RequestRefused(f"the daemon is older than this command and does not support this; {RESTART}")
     message = str(answer.get("error") if isinstance(answer, dict) else answer)
     raise Terminal(message) if status in (400, 404) else RequestRefused(message)

@@ -1,4 +1,4 @@
-"""What the owner may ask the daemon over its unix socket: status, history, logs, sync, suspend, resume,
+"""The owner's API of the daemon over its unix socket: status, history, logs, sync, suspend, resume, restart,
 drain, undrain.
 
 Connections are vetted by the server (only our own user and root); here are the questions. Errors are JSON too:
@@ -43,7 +43,7 @@ _MOST_SYNCS = 8
 class Control(Protocol):
     """What the loop offers. Called from another thread; answers must not wait for a pass.
 
-    A service is given as `namespace/name`. Raises ReconcileError, whose message the caller sees.
+    A service is given as `namespace/name`. Raises ReconcileError, whose message is sent to the client.
     """
 
     def status(self) -> Document:
@@ -70,17 +70,17 @@ class Control(Protocol):
         """Replace a service's replicas by new ones. Returns the targets that do, and `daemon.passes` that counts."""
 
     def drain(self, asked: ByHand) -> None:
-        """Drain and stop everything on this host, whatever git wants, until `undrain`."""
+        """Drain and stop everything on this host, regardless of git, until `undrain`."""
 
     def undrain(self, by: str) -> bool:
-        """Let everything run again as git wants. Returns whether the host was drained."""
+        """Let everything in git run again. Returns whether the host was drained."""
 
     def heartbeat(self) -> float:
         """Seconds since the loop last turned."""
 
 
 class BadRequest(Exception):
-    """The question is wrong; the message says how."""
+    """The request is invalid; the message says how."""
 
 
 def control_app(control: Control) -> Starlette:

@@ -18,7 +18,7 @@ _ANSWERING = frozenset({ReplicaStatus.READY, ReplicaStatus.DRAINING})
 def scrape_targets(status: Document, address: str) -> list[Document]:
     """One group for each replica that answers. Labels are bounded by the replicas that there are.
 
-    `address` is where the daemon was asked, and is to be asked again.
+    `address` is the daemon's own address, as used by the client.
     """
     return [
         {"targets": [address], "labels": {**_labels(target, service, replica), "__metrics_path__": path}}
@@ -27,7 +27,7 @@ def scrape_targets(status: Document, address: str) -> list[Document]:
 
 
 def find_replica(status: Document, path: str) -> tuple[Document, str] | None:
-    """The replica whose metrics stand at this path, and where it has them itself; None when there is none."""
+    """The replica whose metrics are at this path, and their path at the replica; None if there is none."""
     for known, (_, service, replica) in _answering(status):
         if known == path:
             return replica, service["metricsPath"]

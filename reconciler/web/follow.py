@@ -1,4 +1,4 @@
-"""Following a running daemon: a sync until it is over, logs until the reader has had enough."""
+"""Following a running daemon: a sync until it is over, logs until interrupted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WINDOW = 1000
 
 
 def follow_status(client: DaemonClient, seconds: float = 1.0) -> Iterator[Document | str]:
-    """The status again and again, or why the daemon does not tell it: it may be restarted meanwhile. Never ends."""
+    """The status again and again, or why it cannot be read: the daemon may be restarted meanwhile. Never ends."""
     while True:
         time.sleep(seconds)
         try:
@@ -24,9 +24,9 @@ def follow_status(client: DaemonClient, seconds: float = 1.0) -> Iterator[Docume
 
 
 def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Document], None]) -> Document:
-    """Ask for a sync and watch until it converged or failed, or `timeout` seconds are over; the last status.
+    """Request a sync and watch until it converged or failed, or the timeout; returns the last status.
 
-    A daemon that is restarted or reads its config again meanwhile is asked once more. Raises NoDaemon where there is
+    A daemon that is restarted or reloads its config meanwhile gets the request again. Raises NoDaemon where there is
     none to begin with, or none any more at the end.
     """
     deadline = time.monotonic() + timeout

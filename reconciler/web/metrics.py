@@ -1,4 +1,4 @@
-"""Prometheus metrics under names of our own. Labels are bounded by what git names; never a digest or revision.
+"""Prometheus metrics. Labels are bounded by the services in git; never a digest or revision.
 
 What the status document holds becomes samples only when scraped: a pass pays nothing.
 """
@@ -23,7 +23,7 @@ _SERVICE = ("target", "namespace", "name")
 
 
 class Metrics:
-    """Everything that /metrics says. One per daemon, with a registry of its own."""
+    """Everything in /metrics. One per daemon, with its own registry."""
 
     def __init__(self) -> None:
         # One more series per counter and histogram, of no use.
@@ -34,28 +34,28 @@ class Metrics:
         registry.register(self._snapshot)
         self._pass = Histogram(
             "reconciler_reconcile_duration_seconds",
-            "How long one pass over a target took",
+            "Duration of one pass over a target",
             ("target", "result"),
             buckets=_PASS_BUCKETS,
             registry=registry,
         )
         self._fetch = Histogram(
             "reconciler_source_fetch_duration_seconds",
-            "How long it took to ask the source for a new revision",
+            "Duration of fetching the source",
             ("result",),
             buckets=_PASS_BUCKETS,
             registry=registry,
         )
         self._applied = Histogram(
             "reconciler_commit_to_applied_seconds",
-            "From the moment a commit was seen to the moment when a target ran as it says",
+            "Time from reading a commit until a target had applied it",
             ("target",),
             buckets=_ROLLOUT_BUCKETS,
             registry=registry,
         )
         self._first_token = Histogram(
             "reconciler_applied_to_first_token_seconds",
-            "From the start of a replica to its first real token",
+            "Time from the start of a replica to its first real token",
             ("target",),
             buckets=_ROLLOUT_BUCKETS,
             registry=registry,
@@ -85,7 +85,7 @@ class Metrics:
         self._first_token.labels(target).observe(max(0.0, seconds))
 
     def count_action(self, target: str, action: str, outcome: str) -> None:
-        """`action` as `report.actions.action_name` says it, `outcome` of model.Outcome."""
+        """`action` as in `report.actions.action_name`, `outcome` of model.Outcome."""
         self._actions.labels(target, action, outcome).inc()
 
 
@@ -129,17 +129,20 @@ def _target_gauges(status: Document) -> Iterator[Metric]:
     targets = status["targets"]
     name = ("target",)
     yield _gauge(
-        "reconciler_target_reachable", "1 when it answered", name, [((t["name"],), t["reachable"]) for t in targets]
+        "reconciler_target_reachable",
+        "1 when it could be observed",
+        name,
+        [((t["name"],), t["reachable"]) for t in targets],
     )
     yield _gauge(
         "reconciler_target_pass_failing",
-        "1 when the latest try to make a pass over it ended in an error",
+        "1 when the latest pass over it failed",
         name,
         [((t["name"],), bool(t["passError"])) for t in targets],
     )
     yield _gauge(
         "reconciler_target_synced",
-        "1 when the target reached the wanted revision, and nothing holds it up",
+        "1 when the target has applied the desired revision, and nothing holds it up",
         name,
         [((t["name"],), _is_synced(t["revision"])) for t in targets],
     )
@@ -151,13 +154,13 @@ def _target_gauges(status: Document) -> Iterator[Metric]:
     )
     yield _gauge(
         "reconciler_target_drained",
-        "1 when a person drained the host by hand",
+        "1 when the host is drained manually",
         name,
         [((t["name"],), t["drained"] is not None) for t in targets],
     )
     yield _gauge(
         "reconciler_gpus",
-        "GPUs of a target, and how many of them replicas hold",
+        "GPUs of a target: total, and leased by replicas",
         ("target", "state"),
         [((t["name"], state), t["gpus"][state]) for t in targets for state in ("total", "leased") if t["reachable"]],
     )
@@ -176,29 +179,32 @@ def _service_gauges(status: Document) -> Iterator[Metric]:
         [((*labels, s["sync"], s["health"]["status"]), 1) for labels, s in found],
     )
     yield _gauge(
-        "reconciler_suspended", "1 when suspended by hand", _SERVICE, [(key, s["suspended"]) for key, s in found]
+        "reconciler_suspended",
+        "1 when reconciliation is suspended",
+        _SERVICE,
+        [(key, s["suspended"]) for key, s in found],
     )
     yield _gauge(
         "reconciler_quarantined",
-        "1 when git's digest failed and is not tried again",
+        "1 when the desired digest is quarantined",
         _SERVICE,
         [(labels, s["rejected"] is not None) for labels, s in found],
     )
     yield _gauge(
         "reconciler_blocked",
-        "Reasons that keep it from starting",
+        "Number of reasons why it is Blocked",
         _SERVICE,
         [(k, len(s["blocked"])) for k, s in found],
     )
     phases = [((*labels, phase), n) for labels, s in found for phase, n in _phases(s).items()]
     yield _gauge("reconciler_replicas", "Replicas by phase", (*_SERVICE, "phase"), phases)
-    yield _gauge("reconciler_service_gpus", "GPUs that its replicas hold", _SERVICE, [(k, s["gpus"]) for k, s in found])
+    yield _gauge("reconciler_service_gpus", "GPUs leased by its replicas", _SERVICE, [(k, s["gpus"]) for k, s in found])
 
 
 def _requests(status: Document) -> Metric:
     family = CounterMetricFamily(
         "reconciler_requests",
-        "What our changes did to requests: drained ran to their end, lost were cut, refused got 503",
+        "Requests affected by rollouts: drained ran to their end, lost were cut, refused got 503",
         labels=(*_SERVICE, "fate"),
     )
     for labels, service in _services(status):
@@ -210,7 +216,7 @@ def _requests(status: Document) -> Metric:
 def _closed_paths(status: Document) -> Metric:
     family = CounterMetricFamily(
         "reconciler_closed_path_requests",
-        "Requests for a path that is not open, which got 403 from the proxy",
+        "Requests for a closed path, which got 403 from the proxy",
         labels=("target",),
     )
     for target in status["targets"]:

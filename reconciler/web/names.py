@@ -14,7 +14,7 @@ class UnknownService(Terminal):
 
 
 def resolve_service(status: Document, text: str, *, gone_is_fine: bool = False) -> str:
-    """`namespace/name` of what was typed. `gone_is_fine`: a full name may be of a service that is no more.
+    """`namespace/name` of a given name. `gone_is_fine`: a full name may be of a deleted service.
 
     Raises UnknownService, with the choices or the nearest name.
     """
@@ -25,7 +25,7 @@ def resolve_service(status: Document, text: str, *, gone_is_fine: bool = False) 
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise UnknownService(f'"{text}" names {len(matches)} services; say which: {", ".join(matches)}')
+        raise UnknownService(f'"{text}" names {len(matches)} services; use one of: {", ".join(matches)}')
     raise UnknownService(f'no service is named "{text[:100]}"; {_hint(text, known)}')
 
 
@@ -34,5 +34,5 @@ def _hint(text: str, known: list[str]) -> str:
     if near := difflib.get_close_matches(text, spellings, 1, 0.6):
         return f"did you mean {spellings[near[0]]}?"
     if not known:
-        return "there are none at all"
+        return "there are no services"
     return "there are " + ", ".join(known[:10]) + (" …" if len(known) > 10 else "")

@@ -98,7 +98,7 @@ class WebSide:
             found = listen_unix(path)
         except DiskFull as error:
             if str(error) != self._told_of_socket:
-                log.error("control_not_listening", error=str(error), instead="the daemon goes on without it")
+                log.error("control_not_listening", error=str(error), instead="the daemon continues without it")
             self._told_of_socket = str(error)
             return None
         self._socket_id = identity(path)
@@ -122,7 +122,7 @@ class WebSide:
             found = _listen_tcp(listen)
         except _InUse as error:
             if str(error) != self._told:
-                log.error("web_not_listening", error=str(error), instead="the control socket answers")
+                log.error("web_not_listening", error=str(error), instead="the control socket still works")
             self._told = str(error)
             return None
         self.address = found.getsockname()[:2]
@@ -132,7 +132,7 @@ class WebSide:
 
 
 class DiskFull(Retryable):
-    """There is no room for the name of a socket."""
+    """No space for the name of a socket."""
 
 
 class _InUse(Retryable):
@@ -140,7 +140,7 @@ class _InUse(Retryable):
 
 
 class _Server(uvicorn.Server):
-    """Sleeps until it is to end: the original looks ten times a second, which is most of what an idle daemon costs."""
+    """Sleeps until it is to end: the original polls ten times a second, which is most of what an idle daemon costs."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -208,7 +208,8 @@ def _listen_tcp(listen: str) -> socket.socket:
     except OSError as error:
         kind = _InUse if error.errno == errno.EADDRINUSE else Retryable
         raise kind(
-            f"web.listen: cannot listen on {listen}: {error.strerror}; end who does, or choose another port"
+            f"web.listen: cannot listen on {listen}: {error.strerror}; "
+            "stop the process that uses it, or choose another port"
         ) from None
     listener.setblocking(False)
     return listener
@@ -221,7 +222,7 @@ def listen_unix(path: Path) -> socket.socket:
     Raises Retryable when a living daemon answers there, DiskFull, and SettingsError when the place is impossible.
     """
     if answers(path):
-        raise Retryable(f"another daemon answers on {path}; stop it first, or give this one its own state_dir")
+        raise Retryable(f"another daemon is running on {path}; stop it first, or give this one its own state_dir")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     temporary = path.with_name(f".{os.getpid()}.sock")
     try:
@@ -237,7 +238,7 @@ def listen_unix(path: Path) -> socket.socket:
         temporary.unlink(missing_ok=True)
         text = f"socket: cannot listen on {path}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{text}; free some room") from None
+            raise DiskFull(f"{text}; free some space") from None
         raise SettingsError(text) from None
     listener.setblocking(False)
     return listener

@@ -51,7 +51,7 @@ def test_a_target_without_paths_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("engine", [{}, {"python": "/python", "podman": True}, {"podman": False}])
 def test_an_image_is_run_by_an_interpreter_or_by_podman(tmp_path: Path, engine: dict[str, Any]):
-    with pytest.raises(SettingsError, match=r"config\.yaml:\d+: targets\[0\]\.engines\[0\]: name either python, .*"):
+    with pytest.raises(SettingsError, match=r"config\.yaml:\d+: targets\[0\]\.engines\[0\]: set either python, .*"):
         load(tmp_path, {"kind": "systemd", "engines": [{"image": "*", **engine}]})
 
 
@@ -178,7 +178,7 @@ def test_nonsense_in_a_target_is_refused_with_its_line(tmp_path: Path, key: str,
         ("source.max_files", 0, "greater than 0"),
         ("state_dir", "state", "is relative"),
         ("socket", "control.sock", "is relative"),
-        ("socket", "/var/lib/reconciler/state.db", "something else of ours"),
+        ("socket", "/var/lib/reconciler/state.db", "other files of the daemon"),
         ("web.listen", "9464", "127.0.0.1"),
         ("web.listen", "0.0.0.0:8080", "web listens on 0.0.0.0:8080, which box"),
         ("web.listen", ":9464", "names no host"),

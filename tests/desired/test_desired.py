@@ -760,8 +760,8 @@ def by_itself(*lines: str) -> str:
         (["args: [--model=gpt2]"], "--model gpt2 names"),
         (["args: [--model=o/n]", "env: [{name: VLLM_USE_MODELSCOPE, value: 'True'}]"], "uri: modelscope://o/n}]"),
         (["args: [--model_id=org/name, --model=/m]"], "--model-id org/name names"),
-        (["args: [--model=s3://b/llama]"], "--model s3://b/llama is no folder"),
-        (["args: [--model=/m, --tokenizer=org/tok]"], "storageUris with {uri: hf://org/tok, mountPath: /mnt/tok}"),
+        (["args: [--model=s3://b/llama]"], "--model s3://b/llama is not a folder"),
+        (["args: [--model=/m, --tokenizer=org/tok]"], "storageUris: {uri: hf://org/tok, mountPath: /mnt/tok}"),
         (["args: [--model=/m, --hf-config-path=org/conf]"], "--hf-config-path org/conf names"),
         (["args: [--model=/m, --speculative-config, '{\"model\": \"org/draft\"}']"], "--speculative-config org/draft"),
         (["args: [--model=/m, --lora-modules, sql=org/lora, x=/l]"], "--lora-modules org/lora names"),
@@ -817,7 +817,7 @@ def test_token_of_the_container_that_no_fetch_has_is_named(value: str) -> None:
     [
         ("kserve/huggingfaceserver:v0.15-gpu", "starts KServe's Hugging Face server, whose arguments are others"),
         ("ghcr.io/huggingface/text-generation-inference:3", "starts Text Generation Inference"),
-        ("registry.example.com/team/llm@sha256:abc", "is not known to be vLLM, and there is no command"),
+        ("registry.example.com/team/llm@sha256:abc", "is not known to be vLLM, and it has no command"),
     ],
 )
 def test_image_that_is_not_known_to_be_vllm_is_named_at_its_line(image: str, said: str) -> None:

@@ -27,7 +27,7 @@ def test_service_of_grpc_with_its_port_is_served_without_warning() -> None:
 def test_port_named_h2c_before_an_http_server_is_a_warning() -> None:
     (warning,) = one(SERVICE, {"runtimes/vllm.yaml": RUNTIME + PORTS}).warnings
     assert warning.code == "PortProtocolMismatch"
-    assert warning.message.startswith("a port named h2c says gRPC, but this command starts an HTTP server")
+    assert warning.message.startswith("a port named h2c means gRPC, but this command starts an HTTP server")
     assert warning.origin == Origin("runtimes/vllm.yaml", runtime_line(PORTS.rstrip("\n")))
 
 

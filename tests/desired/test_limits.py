@@ -208,4 +208,4 @@ def test_notes_beyond_a_limit_are_counted_and_the_important_one_stays(monkeypatc
 def test_document_with_endless_odd_words_names_the_first() -> None:
     found = read_file("a.yaml", (config_map("a", {}) + "x:\n" + "- no\n" * 1_000).encode())
     assert len(found.warnings) == documents.MAX_WARNINGS + 1
-    assert found.warnings[-1].message == "and 980 more words that are not read as text"
+    assert found.warnings[-1].message == "and 980 more unquoted values that are not read as text"

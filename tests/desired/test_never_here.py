@@ -37,7 +37,7 @@ def errors_of(desk: Desk) -> list[Document]:
         ("habana.ai/gaudi: 2", {}, "needs 2 habana.ai/gaudi, this host has 0; a host leases"),
         ("google.com/tpu: 4", {}, "needs 4 google.com/tpu, this host has 0"),
         ("rdma/hca: 1", {}, "needs 1 rdma/hca, this host has 0"),
-        ("nvidia.com/gpu.shared: 1", {}, "to share a GPU, ask for 1 nvidia.com/gpu and annotate reconciler/gpu-memory"),
+        ("nvidia.com/gpu.shared: 1", {}, "to share a GPU, request 1 nvidia.com/gpu and annotate reconciler/gpu-memory"),
         ("nvidia.com/gpu: 1", {"gpus": []}, "needs 1 nvidia.com/gpu, this host has 0"),
         ("nvidia.com/gpu: 2", {"gpus": [GPU_1]}, "needs 2 nvidia.com/gpu, this host has 1"),
         ("nvidia.com/gpu: 1", {"gpus": [PART]}, "needs 1 nvidia.com/gpu, this host has 0"),
@@ -199,7 +199,7 @@ def test_gpus_of_a_command_that_nobody_can_read_are_not_warned_about():
 def test_too_few_gpus_are_refused_at_the_argument(desk: Desk):
     desk.write(chat=SERVICE + '      - "-tp=4"\n      resources: {limits: {nvidia.com/gpu: 2}}\n')
     (error,) = errors_of(desk)
-    text = "the arguments need 4 GPUs (tensor, pipeline and data parallel) but resources ask for 2 nvidia.com/gpu"
+    text = "the arguments need 4 GPUs (tensor, pipeline and data parallel) but resources request 2 nvidia.com/gpu"
     assert error["message"].startswith(text)
     assert error["line"] == SERVICE.count("\n") + 1
 
@@ -214,7 +214,7 @@ DECLARED = "      ports: [{containerPort: 8000}, {containerPort: 8080}]\n"
     ("runtime_port", "more", "said"),
     [
         ("--port=8080", "", None),
-        ("--port=8000", "", "--port 8000 is not 8080, and no containerPort says so"),
+        ("--port=8000", "", "--port 8000 is not 8080, and no containerPort declares it"),
         ("--port=8000", DECLARED, None),
         ("--port=8080", DECLARED, "--port 8080 is not the container's first containerPort"),
         ("--port=$(PORT)", DECLARED + "      env: [{name: PORT, value: '8000'}]\n", None),
@@ -246,7 +246,7 @@ def test_replicas_that_do_not_fit_beside_each_other_are_warned_about(desk: Desk)
     many = limited("nvidia.com/gpu: 1").replace("  predictor:\n", "  predictor:\n    minReplicas: 3\n")
     desk.write(chat=many)
     (warning,) = desk.ask("validate")[1]["warnings"]
-    text = "2 of 3 replicas fit on this host beside the other services of these files: "
+    text = "2 of 3 replicas fit on this host with the other services of these files: "
     assert warning["message"] == f"{text}needs 1 nvidia.com/gpu, 0 of 2 free"
     desk.configure(gpus=[GPU_1, GPU_2, GPU_1.replace("1", "3")])
     assert desk.ask("validate")[1]["warnings"] == []

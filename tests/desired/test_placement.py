@@ -36,7 +36,7 @@ def test_a_service_whose_labels_the_host_has_runs_as_ever() -> None:
 def test_a_service_for_other_hosts_wants_nothing_here_and_names_the_line() -> None:
     service = one(selecting(disk="ssd"))
     (why,) = service.not_here
-    assert str(why) == "hosts/box/chat.yaml:15: nodeSelector asks for disk=ssd; this host has no label disk"
+    assert str(why) == "hosts/box/chat.yaml:15: nodeSelector requires disk=ssd; this host has no label disk"
     assert (why.code, service.replicas, service.spec is None) == ("NotForThisHost", 0, False)
 
 
@@ -44,8 +44,8 @@ def test_a_rule_of_the_runtime_is_blamed_on_the_line_of_the_runtime() -> None:
     runtime = RUNTIME + "  nodeSelector:\n    disk: ssd\n    zone: a\n"
     service = one(selecting(zone="b"), {"runtimes/vllm.yaml": runtime}, host(labels={"zone": "a"}))
     assert {why.message.split(";")[0]: why.origin for why in service.not_here} == {
-        "nodeSelector asks for disk=ssd": Origin("runtimes/vllm.yaml", 18),
-        "nodeSelector asks for zone=b": Origin("hosts/box/chat.yaml", 15),
+        "nodeSelector requires disk=ssd": Origin("runtimes/vllm.yaml", 18),
+        "nodeSelector requires zone=b": Origin("hosts/box/chat.yaml", 15),
     }
 
 
@@ -79,7 +79,7 @@ def test_a_rule_that_nobody_could_follow_makes_the_service_unusable_and_moves_no
     service = one(with_predictor(f"affinity: {{nodeAffinity: {{{required}: {{nodeSelectorTerms: [{rule}]}}}}}}"))
     assert (service.spec, service.not_here) == (None, ())
     assert codes(service.problems) == ["InvalidPlacement"]
-    assert "there is no operator Like" in service.problems[0].message
+    assert "unknown operator Like" in service.problems[0].message
 
 
 def test_what_chooses_among_hosts_is_said_with_its_line_and_moves_nothing() -> None:
@@ -149,7 +149,7 @@ def test_validate_says_what_is_for_other_hosts_and_calls_it_valid() -> None:
     document = validate_on(read(selecting(disk="ssd")), TARGET)
     assert document["valid"]
     assert [found["message"] for found in document["warnings"] if found["line"] == 15] == [
-        "not for this host: nodeSelector asks for disk=ssd; this host has no label disk"
+        "not for this host: nodeSelector requires disk=ssd; this host has no label disk"
     ]
 
 

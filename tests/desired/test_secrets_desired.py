@@ -81,7 +81,7 @@ def test_where_secrets_cannot_be_read_nobody_says_that_one_is_missing():
     broken = SecretStore(unavailable=(Reason(ReasonCode.SECRETS_UNREADABLE, "no such folder", Origin("/etc/s", 1)),))
     (reason,) = one(TOKEN, broken).blocked
     assert reason.code == "SecretsUnreadable"
-    assert "nobody can tell whether it is there: /etc/s:1: no such folder" in reason.message
+    assert "it is unknown whether it exists: /etc/s:1: no such folder" in reason.message
 
 
 def test_an_optional_secret_blocks_nothing_and_stays_the_same_spec_when_it_comes():
@@ -181,8 +181,7 @@ def test_a_plain_secret_in_git_fails_the_target_blocks_who_needs_it_and_nobody_e
         "team/other": [],
     }
     assert (
-        "which is refused: hosts/box/s.yaml:4: Secret hub: its data stands in git"
-        in state.services[0].blocked[0].message
+        "which is refused: hosts/box/s.yaml:4: Secret hub: its data is in git" in state.services[0].blocked[0].message
     )
     assert VALUE not in repr(state)
 

@@ -112,7 +112,7 @@ def test_order_of_keys_in_a_config_map_changes_no_digest():
 def test_missing_config_map_blocks_and_an_optional_one_is_empty():
     assert said(described(mounting("configMap: {name: other}"))) == [
         "ConfigMapNotFound hosts/box/chat.yaml:14: the volume mounted at /chat needs all of ConfigMap other, which is "
-        "not in git beside this service"
+        "not in git with this service"
     ]
     absent = described(mounting("configMap: {name: other, optional: true}"))
     assert (said(absent), files(absent)) == ([], {})
@@ -129,8 +129,8 @@ def test_missing_key_blocks_and_an_optional_one_is_left_out():
 @pytest.mark.parametrize(
     ("name", "space", "said"),
     [
-        ("chats", "", "which is not in git beside this service; did you mean chat?"),
-        ("chat", "other", "which is not in git beside this service; one stands in namespace other"),
+        ("chats", "", "which is not in git with this service; did you mean chat?"),
+        ("chat", "other", "which is not in git with this service; one exists in namespace other"),
     ],
 )
 def test_missing_config_map_names_what_may_be_meant(name: str, space: str, said: str):
@@ -185,7 +185,7 @@ def test_path_of_a_secret_that_leaves_the_volume_is_refused(volume: str, path: s
     [
         ("[{key: a.jinja, path: a/b}]", {"a": b"x"}, "'a/b' cannot be in a folder that is a file"),
         ("[]", {"k" * 256: b"x"}, "a name of more than 255 bytes"),
-        ("[]", {"k": b"x" * (65 << 20)}, "which lie in memory, more than 67,108,864; mount each of them once"),
+        ("[]", {"k": b"x" * (65 << 20)}, "kept in memory, more than 67,108,864; mount each of them once"),
     ],
 )
 def test_files_that_cannot_be_written_are_told_before_a_start(items: str, data: dict[str, bytes], said: str):
@@ -365,7 +365,9 @@ def test_limit_that_is_not_set_says_where_to_set_it():
 def test_resource_that_no_pod_tells_is_not_said_to_be_unset():
     gpu = "{resourceFieldRef: {resource: limits.nvidia.com/gpu}}"
     (reason,) = one(with_model("env:", f"- {{name: X, valueFrom: {gpu}}}")).blocked
-    assert reason.message.startswith("variable X needs limits.nvidia.com/gpu, which no pod tells; ask for cpu, memory")
+    assert reason.message.startswith(
+        "variable X needs limits.nvidia.com/gpu, which is not a resource of the downward API; use cpu, memory"
+    )
 
 
 # ---------------------------------------------------------------- where merged entries stand

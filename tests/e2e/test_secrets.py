@@ -50,7 +50,7 @@ def test_secrets_reach_the_engine_and_nothing_that_is_kept_or_shown(make_rig: Ma
     before = rig.pids()
     put(folder / "hub.yaml", SECRET.replace(KEY, "sk-another"))
     said = rig.ask("sync", expect=1)
-    assert "demo/plain.yaml:4: Secret other: its data stands in git unencrypted" in said.stdout + said.stderr
+    assert "demo/plain.yaml:4: Secret other: its data is in git unencrypted" in said.stdout + said.stderr
     assert (rig.pids(), (rig.service() or {})["health"]["status"]) == (before, "Healthy")
     assert not found_in(rig)
 

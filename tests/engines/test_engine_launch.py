@@ -113,7 +113,7 @@ def test_options_of_the_interpreter_are_kept() -> None:
             "`vllm serve /mnt/models` is one item of the list, and no shell splits it",
             1,
         ),
-        (spec_of(("vllm",), "serve /mnt/models"), "write an item for each word, serve first", 2),
+        (spec_of(("vllm",), "serve /mnt/models"), "write one item per argument, serve first", 2),
         (spec_of(("python", "-m vllm.entrypoints.openai.api_server")), "is one item of the list", 2),
         (spec_of(PYTHON, "--model=m", "--uds", "/s"), "--uds does not work on a host", 5),
         (spec_of(PYTHON, "--ssl_cert_reqs=2"), "--ssl-cert-reqs does not work on a host", 4),

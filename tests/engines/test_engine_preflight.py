@@ -343,7 +343,7 @@ def test_what_no_argument_is_to_blame_for_names_the_service(ask: Callable[..., P
 @engine
 def test_missing_model_files_are_reported_by_the_containers_path(ask: Callable[..., Preflight]) -> None:
     (reason,) = ask(model="--model=/mnt/models/none").reasons
-    assert str(reason).startswith("args.yaml:10: there are no model files at /mnt/models/none (/mnt/models is ")
+    assert str(reason).startswith("args.yaml:10: no model files at /mnt/models/none (/mnt/models is ")
 
 
 @engine
@@ -524,7 +524,7 @@ NOWHERE = '{"parsed": "p", "gpus": 1, "errors": [{"message": "x", "index": "a"}]
 def test_garbage_instead_of_an_answer_is_our_trouble(tmp_path: Path, output: str) -> None:
     python = fake_python(tmp_path, f"echo '{output}'; echo 'Segmentation fault' >&2; exit 3")
     message = failure(tmp_path, python)
-    assert "no GPU driver" in message or "it ended with 3 and no answer: Segmentation fault" in message
+    assert "no GPU driver" in message or "it ended with 3 and no result: Segmentation fault" in message
 
 
 def test_an_error_about_no_word_of_the_arguments_names_the_service(tmp_path: Path) -> None:

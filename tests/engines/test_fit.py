@@ -253,7 +253,7 @@ def test_on_a_cpu_the_hosts_memory_decides_and_the_request_only_warns() -> None:
     assert (fit.fits, fit.refusal) == (True, "")
     assert fit.line == (
         "weights 16.0 + KV 1.0 + 2.0 = 19.0 of 32.0 GiB, 1.0x concurrency at 8192 tokens; "
-        "more than the 8.0 GiB of memory that it asks for"
+        "more than the 8.0 GiB of memory that it requests"
     )
     assert (
         "asks for" not in estimate(SIXTEEN, BIG, replace(PLAIN, kv_bytes=GIB), replace(room, asked_bytes=18 * GIB)).line
@@ -372,8 +372,8 @@ def test_a_model_may_be_one_file(tmp_path: Path) -> None:
     [
         ("model.safetensors.index.json", '{"weight_map": {"a": "../m.safetensors"}}', "is not there"),
         ("model.safetensors.index.json", "{}", "weight_map"),
-        ("model.safetensors.index.json", "{", "is no JSON"),
-        ("config.json", "[]", "is no JSON object"),
+        ("model.safetensors.index.json", "{", "is not JSON"),
+        ("config.json", "[]", "is not a JSON object"),
     ],
 )
 def test_broken_files_make_the_size_unknown_and_say_which(tmp_path: Path, name: str, content: str, word: str) -> None:

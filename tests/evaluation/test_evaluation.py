@@ -197,7 +197,7 @@ def test_answer_can_become_nothing_but_our_own_data():
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, ("exit 1",)
 
-    with pytest.raises(pickle.UnpicklingError, match="may not hold a posix"):
+    with pytest.raises(pickle.UnpicklingError, match="must not contain a posix"):
         load_answers(pickle.dumps({"box": Evil()}), "r", {})
     state = DesiredState("box", "r", ())
     assert load_answers(dump_answers({"box": Evaluated(state, NO_SECRETS)}, {}), "r", {})[0]["box"].desired == state
@@ -470,7 +470,7 @@ def seen(daemon: Daemon) -> tuple[str, bool, int, list[str]]:
     """The revision, whether one is refused, how many notes there are, and what cannot be read."""
     status = daemon.status()
     (target,) = status["targets"]
-    refused = "cannot be read: what it asks for is larger" in status["revision"]["error"]
+    refused = "cannot be read: its desired state is larger" in status["revision"]["error"]
     notes = [one for one in target["notes"] if one["code"] == "DuplicateObject"]
     return target["revision"]["desired"], refused, len(notes), [one["code"] for one in target["unreadable"]]
 

@@ -315,11 +315,11 @@ def test_missing_weights_are_a_rejection_until_they_are_there(host: HostTarget, 
     assert not verdict.accepted
     (reason,) = verdict.reasons
     assert (reason.code, reason.origin) == ("ModelNotFound", ORIGIN)
-    assert f"{config.parent}: holds no files" in reason.message
+    assert f"{config.parent}: is empty" in reason.message
     config.parent.rename(away := config.parent.with_name("away"))
     assert "no such folder" in observe(host, wanted).preflights[DIGEST].reasons[0].message
     away.rename(config.parent)
-    with pytest.raises(Terminal, match="holds no files"):
+    with pytest.raises(Terminal, match="is empty"):
         host.perform(start())
     assert observe(host).replicas == ()
     config.write_text("{}")
@@ -384,7 +384,7 @@ def test_a_pass_that_is_still_going_on_does_not_take_the_lock_again(
     late = daemon()
     late.lock()
     late.close()
-    with pytest.raises(Retryable, match="let go already"):
+    with pytest.raises(Retryable, match="already released"):
         late.perform(TakeOwnership(SERVICE, ORIGIN, "late"))
     daemon().lock()
 

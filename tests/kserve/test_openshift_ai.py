@@ -130,7 +130,7 @@ def test_missing_connection_is_a_warning_where_the_service_says_where_its_model_
     assert str(warning).startswith(
         "hosts/box/chat.yaml:5: opendatahub.io/connections: hub needs Secret hub, which this host does not have"
     )
-    assert warning.message.endswith("Until then it adds nothing: what the service itself says is used")
+    assert warning.message.endswith("Until then it adds nothing: the service's own settings are used")
     manifests = read_manifests(snapshot({"hosts/box/chat.yaml": connected(SERVICE)}))
     assert [each["line"] for each in validate_on(manifests, target)["warnings"]] == [5]
 
@@ -157,7 +157,7 @@ def test_connection_in_the_clear_that_holds_more_is_refused_and_said(target: Tar
     ("kind", "data", "said"),
     [
         ("oci", "OCI_HOST: quay.io", "write where the model is, storageUri: oci://REGISTRY/MODEL:TAG"),
-        ("mail", "HOST: x", "its Secret says no type that is known (uri, s3, oci)"),
+        ("mail", "HOST: x", "its Secret has no known type (uri, s3, oci)"),
         ("uri", "URL: x", "its Secret has no key URI"),
     ],
 )
@@ -294,7 +294,7 @@ def test_absent_hardware_profile_says_what_to_write_at_its_annotation(target: Ta
 
 def test_hardware_profile_of_another_namespace_is_pointed_at(target: TargetSettings):
     (warning,) = one(target, annotated(SERVICE, NAME), profile=PROFILE).warnings
-    assert warning.message.endswith("one stands in profiles: write opendatahub.io/hardware-profile-namespace: profiles")
+    assert warning.message.endswith("one exists in profiles: set opendatahub.io/hardware-profile-namespace: profiles")
 
 
 def test_profile_of_an_older_dashboard_places_as_well(target: TargetSettings):

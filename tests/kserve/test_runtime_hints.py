@@ -71,7 +71,7 @@ def test_display_name_of_several_runtimes_names_them() -> None:
     twins = [runtime("a"), runtime("b")]
     for each in twins:
         each["metadata"]["annotations"] = {"openshift.io/display-name": "vLLM"}
-    assert said(*twins, runtime="vLLM") == "2 runtimes have that display name: a, b; name one of them"
+    assert said(*twins, runtime="vLLM") == "2 runtimes have that display name: a, b; use its metadata.name"
 
 
 @pytest.mark.parametrize(

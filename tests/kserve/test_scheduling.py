@@ -131,9 +131,9 @@ def test_every_reason_is_told_with_the_field_that_gives_it() -> None:
     found = {issue.message: issue.path for issue in misfits(pod, Node("box", LABELS, (GPU,)))}
     terms = ("affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
     assert found == {
-        "nodeName asks for other; this host is box": ("nodeName",),
-        "nodeSelector asks for disk=hdd; this host has disk=ssd": ("nodeSelector", "disk"),
-        "nodeSelector asks for zone=a; this host has no label zone": ("nodeSelector", "zone"),
+        "nodeName requires other; this host is box": ("nodeName",),
+        "nodeSelector requires disk=hdd; this host has disk=ssd": ("nodeSelector", "disk"),
+        "nodeSelector requires zone=a; this host has no label zone": ("nodeSelector", "zone"),
         "node affinity does not match: gpus Gt [8] (this host has gpus=8)": terms,
     }
 

@@ -252,7 +252,7 @@ def test_restart_replaces_the_replica_and_asks_the_engine_anew(rig: LightRig, tm
     assert count() == asked + 1
     (entry,) = [entry for entry in rig.history() if entry["event"] == "restart_requested"]
     assert entry["service"] == "default/tiny"
-    assert entry["message"] == "asked for by root" or os.geteuid()
+    assert entry["message"] == "requested by root" or os.geteuid()
 
 
 def test_restart_that_is_cut_short_is_finished_once(rig: LightRig):

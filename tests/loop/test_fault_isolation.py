@@ -162,7 +162,7 @@ def test_pass_that_raises_shows_everywhere_until_one_succeeds(tmp_path: Path, mo
     status = daemon.status()
     assert "IndexError" in status["targets"][0]["passError"]
     assert any("the last pass failed" in fault for fault in convergence_of(status).faults)
-    assert "target a: its last pass ended in an error" in readiness(status, 1.0, 60.0).waiting_for
+    assert "target a: its last pass failed" in readiness(status, 1.0, 60.0).waiting_for
     assert b'reconciler_target_pass_failing{target="a"} 1.0' in Metrics().text(status)
     json.loads(JSONResponse(status).body)
     (told,) = daemon.history(None, 10)

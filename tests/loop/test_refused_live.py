@@ -1,4 +1,4 @@
-"""A pushed document that a cluster would refuse, met by a running daemon: what serves goes on as it was."""
+"""A pushed document that a cluster would refuse, met by a running daemon: models keep serving as it was."""
 
 from __future__ import annotations
 

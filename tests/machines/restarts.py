@@ -101,7 +101,7 @@ def main() -> dict[str, object]:
     said: dict[str, object] = {"crashed": told(world.wait(one, "crashed, and started again without us"))}
     said["crash adopted"] = told(world.adopt(one))
     systemctl("restart", one)
-    said["restarted"] = told(world.wait(one, "restarted by hand"))
+    said["restarted"] = told(world.wait(one, "restarted manually"))
     said["restart adopted"] = told(world.adopt(one))
     return said | ending(world) | edited(world) | held(world)
 
@@ -110,12 +110,12 @@ def ending(world: World) -> dict[str, object]:
     one = world.start(stubborn)
     eventually(lambda: procfs.listens(one.address))
     systemctl("restart", one, "--no-block")
-    said: dict[str, object] = {"ending": told(world.wait(one, "stopped or restarted by hand"))}
+    said: dict[str, object] = {"ending": told(world.wait(one, "stopped or restarted manually"))}
     # It is written down that it has to get ready again: nothing is left to be decided.
     one = world.inventory.change(one.id, ready_at=None)
     said["noted"] = told(world.look(one))
     systemctl("kill", one, "--signal=KILL")
-    said["ended"] = told(world.wait(one, "restarted by hand"))
+    said["ended"] = told(world.wait(one, "restarted manually"))
     return said
 
 

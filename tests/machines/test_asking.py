@@ -30,5 +30,5 @@ def test_an_engine_is_asked_as_the_replicas_user_and_leaves_nothing_behind(machi
     assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapBnd"], 16)) == ("1", "2", 0)
     assert "took longer than 1.5 s" in said["slow"]
     assert "No such file or directory; see journalctl -u reconciler-preflight-box-" in said["missing"]
-    assert "is not possible: it ended with 217 and no answer" in said["stranger"]
+    assert "is not possible: it ended with 217 and no result" in said["stranger"]
     assert (said["left"], said["files"]) == ("", "")

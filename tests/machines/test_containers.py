@@ -89,7 +89,7 @@ def test_an_image_is_pulled_and_its_containers_live_as_units_do(rig: ContainerRi
         rig.edit(TINY, SEQS, "--max-num-seqs=12")
         rig.converge()
         rig.wait("the old unit to be gone", lambda: len(rig.units()) == 1)
-        # The registry has no such image: what serves goes on, and says why it is not replaced.
+        # The registry has no such image: models keep serving, and says why it is not replaced.
         rig.edit(CPU, "image: .*", f"image: {NAME}@sha256:{'0' * 64}")
         blocked = rig.wait("the missing image to be told", lambda: (rig.service() or {}).get("blocked"))
         tally = load.stop()

@@ -46,7 +46,7 @@ def test_a_model_is_fetched_by_a_user_who_has_nothing_else(storage: tuple[Machin
     no_file, no_entry, no_user = said["failed"]
     assert "nothing: No such file or directory" in no_file
     assert f"(as {USER}); check targets[].storage.python" in no_entry
-    assert no_user == "there is no user nobody-there to fetch models; reconciler host install makes it"
+    assert no_user == "no user nobody-there to download models; reconciler host install creates it"
 
     assert said["child"] == -9, "the program of a daemon of before still ran"
     assert said["spied"] == []

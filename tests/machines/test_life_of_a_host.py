@@ -158,27 +158,27 @@ def test_what_somebody_does_by_hand_is_noticed_named_and_put_right(make_rig: Mak
     rig.machine.run("systemctl", "daemon-reload")
     rig.wait("the file to be as it was", lambda: path.read_bytes() == written)
     await_property(rig, unit, "Restart", "always")
-    assert repaired(rig) == f"/etc/systemd/system/{unit} was edited by hand"
+    assert repaired(rig) == f"/etc/systemd/system/{unit} was edited manually"
     added = path.with_name(f"{unit}.d")
     added.mkdir()
     (added / "override.conf").write_text("[Service]\nRestart=no\n")
     rig.machine.run("systemctl", "daemon-reload")
     await_property(rig, unit, "Restart", "always")
     assert not added.exists()
-    assert repaired(rig) == f"/etc/systemd/system/{unit}.d was added by hand"
+    assert repaired(rig) == f"/etc/systemd/system/{unit}.d was added manually"
     rig.machine.run("systemctl", "disable", unit)
     await_property(rig, unit, "UnitFileState", "enabled")
-    assert repaired(rig) == f"{unit} was disabled by hand: a reboot would not start it"
+    assert repaired(rig) == f"{unit} was disabled manually: a reboot would not start it"
     assert rig.invocations() == invocations, "what serves is not restarted for that"
 
     before = rig.pids()
     rig.machine.run("systemctl", "restart", unit)
     rig.wait("it to serve again", lambda: rig.pids() and not rig.pids() & before and rig.is_applied() and rig.serves())
     assert rig.units() == [unit], "who restarts a unit gets that unit, and no other"
-    assert any("restarted by hand" in entry["message"] for entry in rig.history())
+    assert any("restarted manually" in entry["message"] for entry in rig.history())
 
     told = (
-        (("stop",), "replica_stop_started", "was stopped by hand"),
+        (("stop",), "replica_stop_started", "was stopped manually"),
         (("kill", "--signal=KILL"), "replica_crashed", "the engine ended with status -9 while it served"),
     )
     for words, event, why in told:

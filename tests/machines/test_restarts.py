@@ -16,13 +16,13 @@ pytestmark = pytest.mark.host
 def test_it_is_known_who_restarted_a_replica_and_whether_it_is_still_as_git_says(machine: Machine) -> None:
     run = ("env", "-C", CODE, f"PYTHONPATH={CODE}", sys.executable, "-m", "tests.machines.restarts")
     said = json.loads(machine.run(*run))
-    by_hand, fine, replaced = "restarted by hand", [True, None, False, 0], [False, None, False, 1]
+    by_hand, fine, replaced = "restarted manually", [True, None, False, 0], [False, None, False, 1]
     assert said == {
         "crashed": [True, "crashed, and started again without us", False, 0],
         "crash adopted": fine,
         "restarted": [True, by_hand, False, 0],
         "restart adopted": fine,
-        "ending": [True, "stopped or restarted by hand", True, 0],
+        "ending": [True, "stopped or restarted manually", True, 0],
         "noted": [True, None, True, 0],
         "ended": [True, by_hand, False, 0],
         # It may have been started in another way than git says.

@@ -283,6 +283,6 @@ def test_after_it_was_closed_nothing_is_opened_again(systemd: UserSystemd) -> No
     manager = Systemd((systemd.private,))
     assert isinstance(manager.units("reconciler-"), Mapping)
     manager.close()
-    with pytest.raises(Retryable, match="let go already"):
+    with pytest.raises(Retryable, match="already released"):
         manager.units("reconciler-")
     assert not [thread for thread in threading.enumerate() if thread.name == "systemd" and not thread.daemon]

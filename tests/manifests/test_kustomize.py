@@ -421,7 +421,7 @@ def test_build_that_takes_too_much_is_a_fault_of_its_files(
     for body, why in {
         "yes": "more than 8 MiB",
         "kill -XCPU $$": "of computing",
-        "exit 3": "without a word",
+        "exit 3": "without output",
         "echo": "nothing is left",
     }.items():
         script.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n")
@@ -442,7 +442,7 @@ def test_builds_of_one_revision_end_together(
     files |= {f"hosts/box/{name}/a.yaml": SERVICE for name in "ab"}
     cache = ManifestCache()
     first, second = look(commit(repository, files), cache).errors
-    assert "it failed without a word" in first.message
+    assert "it failed without output" in first.message
     assert "not built: those before it took 0 s" in second.message
     assert second.origin
     assert second.origin.file == "hosts/box/b/kustomization.yaml"

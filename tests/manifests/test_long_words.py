@@ -41,7 +41,7 @@ for end in ("", "blob.core.windows.net"):
 source_of(f"https://{word}")
 expand(word, {})
 names_in(word)
-find_engine(word, [Engine(image=f"*{sys.argv[1]}" * 3 + "*x", python="/x")])
+find_engine(word, [EngineSettings(image=f"*{sys.argv[1]}" * 3 + "*x", python="/x")])
 read_figures([word, "KV cache size: 1 tokens", "Maximum concurrency for 1 tokens per request: 1x"])
 """
 

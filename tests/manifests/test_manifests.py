@@ -203,12 +203,12 @@ def test_merge_keys_and_aliases_work_and_are_not_shared() -> None:
         ("kind: Secret", 1, "IncompleteManifest", "apiVersion is missing"),
         ("kind: Secret\napiVersion: v1\nmetadata: {}", 3, "IncompleteManifest", "metadata.name is missing"),
         ("kind: Secret\napiVersion: v1\nmetadata: {name: 12}", 3, "IncompleteManifest", "must be text, got a number"),
-        ("kind: Secret\napiVersion: v1\nmetadata:\n  name: ../x", 4, "IncompleteManifest", "is no name"),
+        ("kind: Secret\napiVersion: v1\nmetadata:\n  name: ../x", 4, "IncompleteManifest", "invalid name"),
         (
             "kind: Secret\napiVersion: v1\nmetadata: {name: a,\n namespace: A/b}",
             4,
             "IncompleteManifest",
-            "no namespace",
+            "invalid namespace",
         ),
         ("kind: Secret\napiVersion: v1\nmetadata: {name: a,\n namespace: [1]}", 4, "IncompleteManifest", "got a list"),
         ("apiVersion: v1\nkind: List\nitems: 3", 3, "IncompleteManifest", "items: expected a list"),
@@ -326,7 +326,7 @@ def test_huge_files_and_endless_errors_stop_early() -> None:
     assert len(read("---\nkind: Secret\n" * 10_000).errors) == MAX_PROBLEMS + 1
     notes = read("---\na\n" * 1000).notes
     assert len(notes) == MAX_NOTES
-    assert notes[-1].message == "this and 995 more documents are not ours; ignored"
+    assert notes[-1].message == "this and 995 more documents of unsupported kinds; ignored"
     many = read("---\n{apiVersion: v1, kind: Secret, metadata: {name: a}}\n" * (MAX_DOCUMENTS + 10))
     assert [error.code for error in many.errors] == ["TooManyDocuments"]
 

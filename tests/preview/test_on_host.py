@@ -111,7 +111,7 @@ def test_what_blocks_a_service_on_the_host_is_an_error_at_its_line(desk: Desk):
 def test_what_is_not_for_hosts_is_an_error_at_its_line(desk: Desk):
     desk.write(chat=f"{SERVICE}  transformer:\n    containers:\n    - {{name: kserve-container, image: t}}\n")
     code, document = desk.ask("validate")
-    text = "spec.transformer cannot be honoured on a host: run this service on a Kubernetes cluster, or remove it"
+    text = "spec.transformer is not supported on a host: run this service on a Kubernetes cluster, or remove it"
     assert code == 1
     assert f"chat.yaml:14: {text}" in messages(document["errors"])
 
@@ -122,7 +122,7 @@ def test_a_document_that_a_host_can_do_nothing_with_is_an_error_for_its_author(d
         desk.write(**{name: f"apiVersion: serving.kserve.io/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\n"})
     code, document = desk.ask("validate")
     assert code == 1
-    text = "LLMInferenceService llm cannot be honoured on a host: it is for Kubernetes only; write an InferenceService"
+    text = "LLMInferenceService llm is not supported on a host: it is for Kubernetes only; write an InferenceService"
     assert messages(document["errors"]) == [f"llm.yaml:1: {text}"]
     assert [each.partition(":")[0] for each in messages(document["notChecked"])] == ["graph.yaml", "llm.yaml"]
     assert document["warnings"] == []
@@ -165,7 +165,7 @@ def test_one_model_name_in_two_namespaces_is_warned_about_at_both(desk: Desk):
 def test_one_host_name_of_two_services_is_warned_about_at_both(desk: Desk):
     desk.write(runtime=SHARED, chat=named("a-b", "c"), more=named("a", "b-c"))
     desk.configure(routing={"domain": "models.test"})
-    text = "the host name a-b-c.models.test means b-c/a or c/a-b, so it answers 404: use their paths, or rename one"
+    text = "the host name a-b-c.models.test matches b-c/a or c/a-b, so it answers 404: use their paths, or rename one"
     assert messages(desk.ask("validate")[1]["warnings"]) == [f"chat.yaml:4: {text}", f"more.yaml:4: {text}"]
 
 

@@ -50,10 +50,10 @@ def test_without_a_target_plain_data_is_a_warning():
 
 def test_for_a_host_plain_data_is_an_error_and_so_is_the_service_that_needs_it():
     verdict = validate_on(tree(), host())
-    assert about(verdict["errors"], "stands in git unencrypted") == ["hosts/box/chat.yaml:15", "hosts/box/hub.yaml:4"]
+    assert about(verdict["errors"], "is in git unencrypted") == ["hosts/box/chat.yaml:15", "hosts/box/hub.yaml:4"]
     assert about(verdict["warnings"], "not encrypted") == []
     document = render_on(tree(), host(), Path("/nowhere"))
-    assert about(document["errors"], "stands in git unencrypted") == ["hosts/box/hub.yaml:4"]
+    assert about(document["errors"], "is in git unencrypted") == ["hosts/box/hub.yaml:4"]
     assert [each["reason"] for each in service(document)["host"]["blocked"]] == ["SecretNotFound"]
 
 

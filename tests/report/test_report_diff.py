@@ -120,7 +120,7 @@ def test_what_runs_is_the_newest_replica_that_stays() -> None:
 def test_a_service_gone_from_git_is_a_difference() -> None:
     gone = ServiceId("demo", "gone")
     diffs = state_diff(state(desired()), observed(replica(), replica(gone), owned={gone: owned(gone)}))
-    assert [(one.service, one.note) for one in diffs] == [(gone, "runs, but git does not name it any more")]
+    assert [(one.service, one.note) for one in diffs] == [(gone, "runs, but is no longer in git")]
 
 
 def test_of_an_unreachable_target_nothing_is_known() -> None:

@@ -376,11 +376,11 @@ def test_findings_read_as_compilers_write_them() -> None:
 
 def test_plan_lists_the_warnings_of_services_also_where_nothing_changes() -> None:
     warned = desired(
-        warnings=(Reason(ReasonCode.PLAINTEXT_SECRET, "--api-key stands in the clear in git", Origin("a.yaml", 7)),)
+        warnings=(Reason(ReasonCode.PLAINTEXT_SECRET, "--api-key is in git in plain text", Origin("a.yaml", 7)),)
     )
     for plan in (planned(verdict()), planned(verdict(sync=Sync.OUT_OF_SYNC), actions=(start(),))):
         document = plan_of(report(desired=state(warned), plan=plan))
         lines = plain(plan_blocks(document)).splitlines()
-        assert "  demo/tiny: a.yaml:7: --api-key stands in the clear in git" in lines[lines.index("Warnings:") :]
+        assert "  demo/tiny: a.yaml:7: --api-key is in git in plain text" in lines[lines.index("Warnings:") :]
         assert document["targets"][0]["services"][0]["warnings"][0]["code"] == "PlaintextSecret"
     assert "Warnings:" not in plain(plan_blocks(plan_of(report())))

@@ -49,7 +49,7 @@ def found(**fields: str) -> list[str]:
     assert VALUE not in json.dumps([*map(str, told), said, validate_on(manifests, TARGET)])
     assert len(said) >= len(told)
     assert all(each.message in json.dumps(said) for each in told)
-    return [f"{each.origin.line if each.origin else 0}: {each.message.split(' stands ')[0]}" for each in told]
+    return [f"{each.origin.line if each.origin else 0}: {each.message.split(' is in git')[0]}" for each in told]
 
 
 def test_service_without_secrets_is_not_warned_about() -> None:

@@ -94,7 +94,7 @@ def test_key_of_a_folder_that_is_no_file_refuses_its_secrets(tenants: Make, beco
     service = made.service(alice_chat=user("alice"), alice_hub=made.sealed)
     assert len(os.listdir("/proc/self/fd")) == before
     (blocked,) = service.blocked
-    assert "there is no age identity" in blocked.message
+    assert "no age identity" in blocked.message
     assert str(key) in blocked.message
 
 
@@ -103,7 +103,7 @@ def test_copied_secret_under_its_own_name_is_refused(tenants: Make) -> None:
     state = made.desired(bob_chat=user("bob"), bob_hub=made.sealed)
     (refused,) = state.refused
     assert refused.code == "SecretNotAllowed"
-    assert f"may stand only in {ALICE}, says targets[].secrets.folders of box" in refused.message
+    assert f"may be only in {ALICE}, according to targets[].secrets.folders of box" in refused.message
     assert str(refused.origin) == f"{BOB}/hub.yaml:3"
     assert [each.code for each in state.services[0].blocked] == ["SecretNotFound"]
 
@@ -150,7 +150,7 @@ def test_service_in_another_folder_gets_no_secret_of_a_namespace(tenants: Make, 
     (blocked,) = service.blocked
     assert blocked.code == "SecretNotAllowed"
     assert f"which only documents in {ALICE} may use (targets[].secrets.folders of box)" in blocked.message
-    assert f"InferenceService chat stands at {BOB}/chat.yaml:" in blocked.message
+    assert f"InferenceService chat is at {BOB}/chat.yaml:" in blocked.message
 
 
 def test_runtime_of_a_namespace_in_another_folder_is_not_there(tenants: Make) -> None:

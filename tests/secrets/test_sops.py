@@ -225,7 +225,7 @@ def test_flipped_letter_of_a_value_is_refused(encrypted: str, key: Key):
 
 def test_value_added_in_the_clear_is_refused(encrypted: str, key: Key, no_program: None):
     said = refusal(encrypted.replace("stringData:\n", "stringData:\n    more: hf_tested\n"), key.identities)
-    assert said.startswith("PlaintextSecret: stringData.more stands in the clear in an encrypted file")
+    assert said.startswith("PlaintextSecret: stringData.more is in plain text in an encrypted file")
 
 
 @pytest.mark.parametrize("rule", ["encrypted_regex: ^data$", "encrypted_comment_regex: the old"])
@@ -259,8 +259,8 @@ def test_changed_metadata_is_refused(encrypted: str, values: dict[str, Any], exp
 
 
 def test_file_for_nobody_is_refused(encrypted: str, key: Key, no_program: None):
-    assert "is encrypted for nobody" in refusal(changed(encrypted, age=None), key.identities)
-    assert "is encrypted for nobody" in refusal(changed(encrypted, age=None, key_groups=[]), key.identities)
+    assert "has no recipient" in refusal(changed(encrypted, age=None), key.identities)
+    assert "has no recipient" in refusal(changed(encrypted, age=None, key_groups=[]), key.identities)
     tree = yaml.safe_load(encrypted) | {"sops": "3.11"}
     assert "expected the mapping" in refusal(yaml.safe_dump(tree), key.identities)
 
@@ -368,7 +368,7 @@ def test_program_installed_with_us_comes_first():
 
 @pytest.mark.parametrize(
     ("script", "seconds", "said"),
-    [("sleep 60", 0.2, "takes too long"), ("yes", 60, "says too much"), ("kill -9 $$", 60, "signal 9")],
+    [("sleep 60", 0.2, "takes too long"), ("yes", 60, "prints too much"), ("kill -9 $$", 60, "signal 9")],
 )
 def test_program_that_misbehaves_is_ended(
     script: str, seconds: float, said: str, encrypted: str, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

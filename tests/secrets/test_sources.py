@@ -138,7 +138,7 @@ def test_a_pipe_in_the_folder_keeps_nobody_waiting(tmp_path: Path):
         ("data:\n  token: [hf_tested]\n", 5, "data.token is not base64"),
         ("stringData:\n  pin: 1234\n", 5, "stringData.pin must be text; put it in quotes"),
         ("data: hf_tested\n", 4, "data must be a mapping"),
-        ("data:\n  ../../hf: YQ==\n", 5, "data: a key holds letters, digits, -, _ and . only, and is no path"),
+        ("data:\n  ../../hf: YQ==\n", 5, "data: a key holds letters, digits, -, _ and . only, and must not be a path"),
         ("data:\n  ..: YQ==\n", 5, "data: a key holds"),
     ],
 )
@@ -159,9 +159,7 @@ def test_a_broken_file_spoils_only_itself(tmp_path: Path):
 
 def test_a_number_in_a_secret_is_not_shown_by_the_warning_about_it():
     manifests = in_git(a=secret(value="0123"))
-    assert [each.message for each in manifests.warnings] == [
-        "a word without quotes is not read as it is written; put it in quotes"
-    ]
+    assert [each.message for each in manifests.warnings] == ["an unquoted value is not read as text; put it in quotes"]
 
 
 def test_what_is_no_secret_is_said_and_left(tmp_path: Path):

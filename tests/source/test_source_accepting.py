@@ -55,12 +55,12 @@ def test_a_repository_without_a_commit_is_named_as_such(tmp_path: Path, mirror: 
 
 
 def test_a_commit_that_nobody_has_is_refused(repository: Repository, mirror: Path) -> None:
-    with pytest.raises(Terminal, match="is no commit of any branch or tag"):
+    with pytest.raises(Terminal, match="is not a commit of any branch or tag"):
         source_of(repository, mirror, commit="1" * 40).poll()
     tree = repository.git("rev-parse", "main^{tree}")
     repository.git("tag", "picture", tree)
     for wish in ({"commit": tree}, {"tag": "picture"}):
-        with pytest.raises(Terminal, match="is no commit"):
+        with pytest.raises(Terminal, match="is not a commit"):
             source_of(repository, mirror, **wish).poll()
 
 
@@ -210,7 +210,7 @@ def test_a_revision_that_is_here_needs_no_remote(repository: Repository, source:
     "text", ["", "HEAD~1", "--upload-pack=x", "-x", "main^", "a b", "@{-1}", "x:y", "\0", "é\ud800"]
 )
 def test_what_is_no_revision_is_refused(source: GitSource, text: str) -> None:
-    with pytest.raises(Terminal, match="is no revision; name a branch, a tag"):
+    with pytest.raises(Terminal, match="is not a revision; give a branch, a tag"):
         source.snapshot(text)
 
 

@@ -104,7 +104,7 @@ def test_empty_folders_that_multiply_are_refused_at_once(repository: Repository,
     for _ in range(40):
         tree = repository.tree(entry("040000", tree, b"a"), entry("040000", tree, b"b"))
     repository.commit_tree(entry("040000", repository.tree(entry("040000", tree, b"a")), b"hosts"))
-    with pytest.raises(Terminal, match=r"ls-tree: its answer has more than .* bytes; the last good revision stays"):
+    with pytest.raises(Terminal, match=r"ls-tree: its output has more than .* bytes; the last good revision stays"):
         source.poll()
     assert source.last_good() is good
 

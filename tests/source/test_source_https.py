@@ -203,7 +203,7 @@ def test_a_server_that_never_answers_is_given_up_on_and_nothing_is_left_running(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}/m.git"
         said = message_of(source_of(tmp_path, config, url=url, timeout=0.5))
-        assert "no answer within 0.5 s" in said
+        assert "no response within 0.5 s" in said
         assert not running(url)
 
 
@@ -225,7 +225,7 @@ def test_fetch_that_stalls_names_the_key_of_its_deadline(
     server.hold_fetches = threading.Event()
     said = message_of(source_of(tmp_path, config, timeout=0.5))
     server.hold_fetches.set()
-    assert "no answer within 0.5 s, which is source.timeout" in said
+    assert "no response within 0.5 s, which is source.timeout" in said
 
 
 def running(text: str) -> list[str]:
@@ -272,7 +272,7 @@ GitSource(Source(url=url, token_file=token, ca_file=ca), Path(state), ("",)).pol
 def test_a_commit_that_no_branch_reaches_any_more_is_terminal(
     tmp_path: Path, repository: Repository, config: dict[str, object]
 ) -> None:
-    with pytest.raises(Terminal, match="is no commit of any branch or tag"):
+    with pytest.raises(Terminal, match="is not a commit of any branch or tag"):
         source_of(tmp_path, config, commit="1" * 40).poll()
     first = repository.git("rev-parse", "main")
     assert source_of(tmp_path, config, commit=first).poll().revision == first

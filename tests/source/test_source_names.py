@@ -74,7 +74,7 @@ def test_every_other_url_is_refused_and_no_secret_is_repeated(url: str) -> None:
 
 
 def test_a_password_in_the_url_is_told_where_it_belongs() -> None:
-    with pytest.raises(Terminal, match=r"it holds a password; put that into a file, name it in source\.token_file"):
+    with pytest.raises(Terminal, match=r"it holds a password; put it into a file, set source\.token_file"):
         parse_address("https://git:hunter2@example.com/o/m.git")
 
 

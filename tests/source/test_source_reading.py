@@ -272,7 +272,7 @@ def test_trees_that_multiply_are_refused_and_the_next_revision_is_read(
         tree = repository.tree(*(entry("040000", tree, b"%d" % n) for n in range(10)))
     before = repository.git("rev-parse", "main")
     repository.commit_tree(entry("040000", repository.tree(entry("040000", tree, b"a")), b"hosts"))
-    with pytest.raises(Terminal, match=r"ls-tree: its answer has more than .* bytes; the last good revision stays"):
+    with pytest.raises(Terminal, match=r"ls-tree: its output has more than .* bytes; the last good revision stays"):
         source.poll()
     assert source.last_good() is good
     repository.git("update-ref", "refs/heads/main", before)
@@ -415,7 +415,7 @@ def test_folder_whose_list_has_no_end_concerns_only_its_readers(
     repository.write("hosts/a/new.yaml")
     repository.commit()
     if shared:
-        with pytest.raises(Terminal, match=r"ls-tree: its answer has more than 3,000 bytes; the last good revision"):
+        with pytest.raises(Terminal, match=r"ls-tree: its output has more than 3,000 bytes; the last good revision"):
             source.poll()
         assert source.last_good() is good
         return

@@ -337,7 +337,7 @@ def test_git_that_was_stopped_is_one_clear_error(repository: Repository, mirror:
         timeout=60,
     )
     assert done.stdout.startswith("Retryable")
-    assert "no answer within 1 s" in done.stdout
+    assert "no response within 1 s" in done.stdout
 
 
 _POLL_AND_SAY = """

@@ -224,7 +224,7 @@ def test_an_open_host_says_nothing_of_it():
 
 def test_what_is_for_other_hosts_is_shown_with_its_reason_and_is_no_fault():
     host = Host()
-    why = Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector asks for disk=ssd", Origin("models/a.yaml", 9))
+    why = Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector requires disk=ssd", Origin("models/a.yaml", 9))
     service = replace(wanted("a", "good1"), replicas=0, not_here=(why,))
     desired = simulated(service)
     plan = host.converge(desired)
@@ -238,7 +238,7 @@ def test_what_is_for_other_hosts_is_shown_with_its_reason_and_is_no_fault():
     assert (shown["ready"], shown["blocked"]) == ("0/0", [])
     assert not [fault for fault in convergence_of(status).faults if "default/a" in fault]
     said = "\n".join(map(str, status_blocks(status)))
-    assert "not for this host: models/a.yaml:9: nodeSelector asks for disk=ssd" in said
+    assert "not for this host: models/a.yaml:9: nodeSelector requires disk=ssd" in said
     document = plan_document(status, [(desired, host.observe(), plan)])
     assert (document["counts"]["elsewhere"], document["counts"]["unchanged"]) == (1, 0)
     assert list(plan_blocks(document))[-1] == "Nothing to do: 0 services in sync, 1 not for this host."

@@ -1,4 +1,4 @@
-"""A state folder that vanishes or cannot be written: one clear error, nothing is started twice, what serves goes on."""
+"""A state folder that vanishes or cannot be written: one clear error, nothing is started twice, models keep serving."""
 
 from __future__ import annotations
 

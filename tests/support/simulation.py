@@ -610,7 +610,7 @@ class Host:
     def hang(self, name: str, silence: Silence = Silence.HUNG, only: int | None = None) -> None:
         """The engines of a service do nothing any more; `only` so many of them."""
         for key in sorted(key for key, r in self.replicas.items() if key.service.name == name and r.ready_at)[:only]:
-            self._change(key, silence=silence, silent_why="its server has not answered for 60 s")
+            self._change(key, silence=silence, silent_why="its server has not responded for 60 s")
 
     def restart_processes(self, name: str, how: Restart) -> None:
         """The processes of a service are others now, that have their models to load."""

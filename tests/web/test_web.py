@@ -259,7 +259,7 @@ def test_the_owner_may_suspend_by_short_or_full_name_or_everything(client: Daemo
 
 def test_an_ambiguous_name_lists_the_choices(client: DaemonClient, loop: FakeLoop) -> None:
     loop.document = status_of(report(desired=state(desired(), desired(ServiceId("prod", "tiny")))))
-    with pytest.raises(Terminal, match='"tiny" names 2 services; say which: demo/tiny, prod/tiny'):
+    with pytest.raises(Terminal, match='"tiny" names 2 services; use one of: demo/tiny, prod/tiny'):
         client.logs("tiny", 1)
 
 
@@ -370,7 +370,7 @@ def test_a_socket_that_a_dead_daemon_left_is_replaced(config: Settings, loop: Fa
 
 
 def test_a_second_daemon_is_refused(web: WebSide, config: Settings, loop: FakeLoop) -> None:
-    with pytest.raises(Retryable, match="another daemon answers on"):
+    with pytest.raises(Retryable, match="another daemon is running on"):
         WebSide(config, loop, Metrics()).start()
     assert DaemonClient(config.socket_path).status()
 
@@ -456,19 +456,22 @@ def test_stopping_spares_the_socket_of_a_successor(config: Settings, loop: FakeL
 
 def test_without_a_daemon_the_client_says_how_to_start_one(tmp_path: Path) -> None:
     for place in (tmp_path / "no.sock", tmp_path / "no" / "no.sock"):
-        with pytest.raises(NoDaemon, match=r"no daemon answers on .*start it \(`systemctl start reconciler`, or"):
+        with pytest.raises(
+            NoDaemon,
+            match=r"the daemon is not running \(nothing listens on .*start it \(`systemctl start reconciler`, or",
+        ):
             DaemonClient(place).status()
 
 
 def test_a_daemon_that_hangs_or_dies_is_not_waited_for_forever(tmp_path: Path) -> None:
     listener = listen_unix(tmp_path / "control.sock")
-    with pytest.raises(NoDaemon, match=r"did not answer in 0\.2 s"):
+    with pytest.raises(NoDaemon, match=r"did not respond in 0\.2 s"):
         DaemonClient(tmp_path / "control.sock", timeout=0.2).status()
     listener.setblocking(True)
     client = DaemonClient(tmp_path / "control.sock", timeout=30)
     listener.accept()[0].close()
     threading.Thread(target=lambda: listener.accept()[0].close()).start()
-    with pytest.raises(NoDaemon, match="went away while answering"):
+    with pytest.raises(NoDaemon, match="closed the connection"):
         client.status()
     listener.close()
 
@@ -494,7 +497,7 @@ def test_a_sync_that_takes_too_long_returns_what_is(client: DaemonClient, loop: 
 
 def test_sync_asked_of_a_daemon_that_hangs_ends_with_its_timeout(tmp_path: Path) -> None:
     listener = listen_unix(tmp_path / "control.sock")
-    with pytest.raises(NoDaemon, match=r"did not answer in 0\.5 s"):
+    with pytest.raises(NoDaemon, match=r"did not respond in 0\.5 s"):
         follow_sync(DaemonClient(tmp_path / "control.sock"), 0.1, lambda _: None)
     listener.close()
 

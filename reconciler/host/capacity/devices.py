@@ -1,4 +1,4 @@
-"""GPUs and MIG devices while a plan is made: who holds which part of them, what is kept for whom, what is free. Pure.
+"""GPUs and MIG devices while a plan is made: which parts are leased, reserved or free. Pure.
 
 A device is counted in thousandths of itself: a lease takes all of it, unless its service asks for a share. So a whole
 GPU is never shared, and a GPU that is shared is never leased as a whole. MIG devices have no shares.
@@ -36,8 +36,9 @@ def wants_of(need: Resources, replicas: int = 1, memory: float = 0.0) -> tuple[W
 class Devices:
     """`restless` are replicas that start or end, `stuck` those that do not come to it.
 
-    An engine measures its GPU while it starts, and dies if others give memory back meanwhile; what they take, it lacks.
-    So a share is leased only where everybody else is at rest. Beside one that is stuck that may never be.
+    An engine measures its GPU while it starts, and dies if others free memory meanwhile; what they take is missing for
+    it. So a share is leased only where no other replica on the GPU is starting or stopping. Next to a stuck one that
+    may be never.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Devices:
         return found
 
     def take(self, wants: Iterable[Want], service: ServiceId) -> tuple[str, ...]:
-        """Lease the devices, which have to be free: `lacks` says so."""
+        """Lease the devices, which have to be free: `lacks` checks that."""
         kept = self._kept.get(service, {})
         packed = self._pack(wants, self._available(service, {}), kept) or {}
         for uuid, millis in packed.items():
@@ -83,7 +84,7 @@ class Devices:
         return tuple(uuid for uuid in self._kinds if uuid in packed)
 
     def fits(self, wants: Iterable[Want], service: ServiceId, more: Amounts) -> bool:
-        """Would they fit, once `more` is free, whoever is at rest?"""
+        """Would they fit, once `more` is free, even while others start or stop?"""
         return self._pack(wants, self._available(service, more), {}, more) is not None
 
     def keep(self, wants: Iterable[Want], service: ServiceId, held: Amounts) -> None:
@@ -105,7 +106,7 @@ class Devices:
         yield from self.crowded(wants, service, {})
 
     def crowded(self, wants: Iterable[Want], service: ServiceId, more: Amounts) -> Iterator[Reason]:
-        """Why those that would fit once `more` is free lack memory then, naming who has it."""
+        """Why those that would fit once `more` is free have too little memory then, naming who has it."""
         free = self._available(service, more)
         for want in wants:
             if self._pack((replace(want, memory=0.0),), free, {}) and self._pack((want,), free, {}, more) is None:
@@ -141,8 +142,9 @@ class Devices:
     ) -> dict[str, int] | None:
         """Which devices to take for all of them, and how much; None where they do not fit.
 
-        First what is their service's own, then GPUs that are shared already, at rest if possible, and of these the one
-        on which the least stays free: whole GPUs remain for those who need them. `more` is what is free only later.
+        First what is their service's own, then GPUs that are shared already, with no replica starting or stopping if
+        possible, and of these the one on which the least stays free: whole GPUs remain for those who need them. `more`
+        is what is free only later.
         """
         left, own, packed = dict(free), dict(own), dict[str, int]()
 

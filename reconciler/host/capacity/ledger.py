@@ -63,7 +63,7 @@ def _instead(want: Want) -> str:
     if want.kind == GPU or want.kind.startswith(MIG):
         return ""
     if want.kind.startswith(GPU):
-        return f'; to share a GPU, ask for 1 {GPU} and annotate {GPU_FRACTION}: "0.5"'
+        return f'; to share a GPU, request 1 {GPU} and annotate {GPU_FRACTION}: "0.5"'
     return f"; a host leases {GPU} and {MIG}… only"
 
 
@@ -75,7 +75,7 @@ def too_few_gpus(needed: int, resources: Resources) -> str:
     needs = f"the arguments need {needed} GPUs (tensor, pipeline and data parallel)"
     if mig := resources.mig:
         return f"{needs}, but its one {mig[0][0]} works alone; lower the parallel sizes"
-    return f"{needs} but resources ask for {asked} {GPU}; raise the limit or lower the parallel sizes"
+    return f"{needs} but resources request {asked} {GPU}; raise the limit or lower the parallel sizes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,11 @@ def _amount_of(replicas: Iterable[Replica]) -> _Amount:
 
 
 class Ledger:
-    """What is free, less what the plan has given away so far, and less what is kept for somebody.
+    """What is free, less what the plan has given away so far, and less what is reserved.
 
     `leaving` are replicas on their way out, `outdated` those of another digest than git's: they go once their service
     has a successor and with it more than the number in `wanted`. What both hold is worth waiting for, before anything
-    that serves is stopped to make room. A claim keeps room for one service: nobody else may take it, however early in
+    that serves is stopped to make room. A claim reserves room for one service: no other may take it, however early in
     the order. `restless` are replicas that start or end, `stuck` those of them that do not come to it.
     """
 
@@ -135,7 +135,7 @@ class Ledger:
         self._claims: dict[ServiceId, _Amount] = {}
 
     def take(self, need: Need, service: ServiceId) -> Lease | None:
-        """Lease what one replica of a service needs, or None if something lacks."""
+        """Lease what one replica of a service needs, or None if something is missing."""
         if self.lacks(need, service):
             return None
         self._staying[service] += 1
@@ -147,7 +147,7 @@ class Ledger:
         return Lease(self._ports.pop(0), self._devices.take(need.wants, service))
 
     def claim(self, need: Resources, replicas: int, service: ServiceId, beside: Iterable[Replica]) -> None:
-        """Keep what so many replicas need beyond what those `beside` them hold, which are their service's own.
+        """Reserve what so many replicas need beyond what those in `beside` hold, which belong to the same service.
 
         What is kept already counts. What is not free cannot be kept: then nothing more is.
         """
@@ -191,7 +191,7 @@ class Ledger:
         return replica.id in self._outdated and replica.service in self._succeeded and is_spare
 
     def crowded_without(self, need: Need, service: ServiceId, leaving: Iterable[Replica]) -> tuple[Reason, ...]:
-        """Why its GPUs would lack memory even without these replicas: others have it."""
+        """Why its GPUs would have too little memory even without these replicas: others have it."""
         return tuple(self._devices.crowded(need.wants, service, self._devices.held(leaving)))
 
     def lacks(self, need: Need, service: ServiceId) -> tuple[Reason, ...]:

@@ -1,7 +1,7 @@
-"""Whether GPUs have the memory that an engine will ask for when it starts. Pure.
+"""Whether GPUs have the memory that an engine will need when it starts. Pure.
 
 vLLM takes a share of all memory of its GPUs, and does not start where less than that is free. So nothing is started,
-and above all nothing stopped for it, where a process of somebody else has that memory.
+and above all nothing stopped for it, where a foreign process has that memory.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ _NAMED = 4
 
 
 def has_room(use: GpuUse | None, share: float) -> bool:
-    """Is that share free now? What nobody can tell keeps nothing from starting."""
+    """Is that share free now? If unknown, it prevents no start."""
     return use is None or (not use.fault and use.free_bytes >= share * use.usable_bytes)
 
 
 def will_have_room(use: GpuUse | None, share: float, rest: float = 1.0) -> bool:
-    """Will it be free once those replicas are gone that go? Then leases leave a `rest`, and strangers take from it."""
+    """Will it be free once the stopping replicas are gone? Then leases leave a `rest`, and foreign processes take from
+    it.
+    """
     if use is None:
         return True
     return not use.fault and rest * use.usable_bytes - _taken_by_strangers(use) >= share * use.usable_bytes
@@ -28,7 +30,7 @@ def will_have_room(use: GpuUse | None, share: float, rest: float = 1.0) -> bool:
 
 def _taken_by_strangers(use: GpuUse) -> int:
     known = [one.memory_bytes for one in use.strangers if one.memory_bytes is not None]
-    # Of some nobody knows how much they have: all that is taken may be theirs.
+    # For some processes it is unknown how much they have: all used memory may be theirs.
     return sum(known) if len(known) == len(use.strangers) else use.usable_bytes - use.free_bytes
 
 
@@ -43,7 +45,7 @@ def _state(use: GpuUse, share: float) -> str:
         return f"cannot be used: {use.fault}"
     free = f"has {_gib(use.free_bytes)} of the {_gib(int(share * use.usable_bytes))} free"
     if not use.strangers:
-        return f"{free}, and no process that can be seen here holds the rest"
+        return f"{free}, and no visible process holds the rest"
     holders = [_holder(one.pid, one.name, one.memory_bytes) for one in use.strangers[:_NAMED]]
     more = len(use.strangers) - len(holders)
     return f"{free}, held by {', '.join(holders)}" + (f" and {more} more" if more else "")

@@ -1,4 +1,4 @@
-"""The files that a spec's arguments name, looked at where they lie on this host."""
+"""The files that a spec's arguments name, checked on this host."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from reconciler.system.files import open_regular
 from reconciler.system.readability import Reader, can_enter, can_read
 
 _LONGEST_CONFIG = 1 << 20
-_HIDDEN = "{}: cannot be read by {}, who runs replicas; see to its mode and folders"
+_HIDDEN = "{}: cannot be read by {}, which runs replicas; check its mode and folders"
 
 
 def unusable_files(
@@ -60,7 +60,7 @@ def unusable_files(
             try:
                 check(local, one.holds, weights)
             except UnreadableModel:
-                # Whoever may push learns nothing of folders that the reader cannot enter.
+                # Users who may push must not learn about folders that the reader cannot enter.
                 if reader and local == one.path:
                     _check_way(local, reader)
                 raise
@@ -108,7 +108,7 @@ def _closed_to_services(
 
 
 def _in_files_of_arguments(asked: PreflightQuestion, reader: str) -> Iterator[tuple[int, str, str, str]]:
-    """As of arguments, and in which file: flags stand in one of the model's where vLLM is told to read it."""
+    """As of arguments, and in which file: in one of the model's files, if vLLM is configured to read flags there."""
     for index, path in values_with_places(asked.argv, CONFIG)[:1]:
         local = replace_paths(path, asked.paths)
         if reader and not can_read(local, Reader(reader)):
@@ -159,7 +159,7 @@ def _reason(
         if missing
         else ReasonCode.FILE_DAMAGED
     )
-    # Of a path in the container, both are told: the error names the one of this host.
+    # For a path in the container, both are shown: the error names the one of this host.
     path = "" if one.path in str(error) else f" {one.path}"
     return Reason(code, f"{one.flag}{path}: {error}", _origin(one, desired, spec, asked))
 

@@ -1,4 +1,4 @@
-"""Whether wanted specs fit in this host's memory: from the models' files, and from what earlier starts measured.
+"""Whether desired specs fit in this host's memory: from the models' files, and from what earlier starts measured.
 
 A folder holds one small file for each model and engine, written after a start.
 """
@@ -60,7 +60,7 @@ class _Subject:
 
 
 class Fits:
-    """Answers are kept while question, resources, GPUs and the model's folder stay: a pass reads nothing anew."""
+    """Results are cached while question, resources, GPUs and the model's folder stay: a pass reads nothing again."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
         self._folder = folder
@@ -111,7 +111,7 @@ class Fits:
 
     def _judge(self, subject: _Subject, key: str, asked: PreflightQuestion) -> Fit:
         if subject.model is None:
-            return unknown(f"its model {subject.given.model or ''} is no folder on this host", subject.room)
+            return unknown(f"its model {subject.given.model or ''} is not a folder on this host", subject.room)
         kept = _read(self._path(asked))
         past = Past(_figures(kept["starts"].get(key)), kept["overhead"])
         return look_at(subject.model, subject.given, subject.room, past)

@@ -1,4 +1,4 @@
-"""The verdicts on wanted specs: what the installed engine said of each, as long as its question stays the same."""
+"""The preflight verdicts on desired specs: valid as long as the question stays the same."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Known:
     said: Preflight | None = None
 
     def about(self, verdict: PreflightVerdict) -> Preflight:
-        """The verdict in words, worked out once."""
+        """The verdict as text, computed once."""
         if self.said is None or self.verdict is not verdict:
             desired, spec = self.desired, self.desired.spec
             assert spec is not None  # noqa: S101 - else there is no question
@@ -102,7 +102,7 @@ class Answers:
 
 
 class Preflights:
-    """The verdicts on wanted specs: the engine's own, kept on disk; and missing weights, seen anew every time."""
+    """The verdicts on desired specs: the engine's own, kept on disk; and missing weights, checked every time."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class Preflights:
             except ReconcileError:
                 raise
             except Exception as error:
-                # Not judged is neither accepted nor refused: whoever asks about it is told why.
+                # No verdict is neither accepted nor rejected: the reason is reported.
                 self._bugs.note((desired.id, desired.digest), error)
             else:
                 self._bugs.lift((desired.id, desired.digest))
@@ -283,7 +283,7 @@ def _at_its_mount(said: Preflight, desired: Desired) -> Preflight:
 
 
 def _no_verdict(error: NoVerdict, desired: Desired, asked: PreflightQuestion) -> Reason:
-    """It is asked again, but nobody should wait for it."""
+    """The preflight is repeated, but nothing should wait for it."""
     lines = dict(desired.variable_origins)
     text = f"variable {error.variable}: {error}" if error.variable in lines else str(error)
     argument = error.origin(asked, desired.spec, desired.argument_origins) if desired.spec else None

@@ -1,4 +1,4 @@
-"""Asking another program: fixed words, a limit, and its answer."""
+"""Running another program: constant arguments, a time limit, and its output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ProgramOutput:
 
     @property
     def last_line(self) -> str:
-        return next((line.strip() for line in reversed(self.text.splitlines()) if line.strip()), "it said nothing")
+        return next((line.strip() for line in reversed(self.text.splitlines()) if line.strip()), "no output")
 
 
 def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> ProgramOutput:
@@ -40,20 +40,20 @@ def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> ProgramOu
 
 
 def user_of(target: TargetSettings) -> pwd.struct_passwd | None:
-    """Who runs the target's replicas, if that is another user than we are and we may act as them."""
+    """The user that runs the target's replicas, if that is another user than ours and we may act as it."""
     if target.replica_user is None or os.geteuid() != 0:
         return None
     return _look_up(target.replica_user)
 
 
 def fetcher_of(target: TargetSettings) -> pwd.struct_passwd | None:
-    """Who fetches the target's models, if that is another user than the daemon's, and exists."""
+    """The user that downloads the target's models, if that is another user than the daemon's, and exists."""
     name = fetch_user(target)
     return None if name is None else _look_up(name)
 
 
 def fetch_user(target: TargetSettings) -> str | None:
-    """Who fetches the target's models; None: whoever runs the daemon."""
+    """The user that downloads the target's models; None: the daemon's own."""
     match target.kind:
         case "process":
             return None

@@ -64,19 +64,19 @@ def check_fetching(target: TargetSettings) -> Iterator[CheckResult]:
     user = fetcher_of(target)
     name = fetch_user(target)
     if user is None and name is not None:
-        message = f"{target.name}: there is no user {name} to fetch models: {_HERE_ONLY}"
+        message = f"{target.name}: no user {name} to download models: {_HERE_ONLY}"
         yield warning("storage", message, "reconciler host install")
         return
     script = f"import importlib.util as u, sys; sys.exit(0 if u.find_spec('kserve_storage') else {_NOT_INSTALLED!r})"
     answer = ask((str(python), "-I", "-c", script), user if os.geteuid() == 0 else None)
     who = f" as {name}" if user else ""
     if answer.succeeded:
-        yield ok("storage", f"{target.name}: {python} can fetch models{who}")
+        yield ok("storage", f"{target.name}: {python} can download models{who}")
         return
-    message = f"{target.name}: {python} cannot fetch models{who} ({answer.last_line}): {_HERE_ONLY}"
+    message = f"{target.name}: {python} cannot download models{who} ({answer.last_line}): {_HERE_ONLY}"
     if target.storage.python is None and answer.last_line == _NOT_INSTALLED:
         # An extra: a host whose models lie on its own disks is healthy without it.
-        yield ok("storage", f"{message}; to fetch others too: pip install kserve-storage, see deploy/README.md")
+        yield ok("storage", f"{message}; to download others too: pip install kserve-storage, see deploy/README.md")
     else:
         fix = f"{python} -m pip install kserve-storage; every user must be able to run it"
         yield warning("storage", message, fix)
@@ -107,13 +107,13 @@ def _engine(target: TargetSettings, python: Path, driver: Driver | None) -> Chec
 def _judged(message: str, found: EngineBuild, driver: Driver | None) -> CheckResult:
     if found.device == "CUDA" and driver is None:
         fix = "install the driver, or a vLLM for the CPU"
-        return warning("engines", f"{message}, and this host has no driver of NVIDIA", fix)
+        return warning("engines", f"{message}, but this host has no NVIDIA driver", fix)
     if driver is not None and driver.cuda and _release(found.cuda) > _release(driver.cuda):
         fix = "install a newer driver, or a vLLM that was built for an older CUDA"
-        return problem("engines", f"{message} {found.cuda}, and the driver ends at {driver.cuda}", fix)
+        return problem("engines", f"{message} {found.cuda}, but the driver supports up to {driver.cuda}", fix)
     if found.device == "the CPU" and driver is not None and driver.gpus:
         fix = "install a vLLM for CUDA, or set gpus: []"
-        return warning("engines", f"{message}: it leaves this host's GPUs unused", fix)
+        return warning("engines", f"{message}: it cannot use this host's GPUs", fix)
     return ok("engines", f"{message} {found.cuda}".rstrip())
 
 

@@ -1,4 +1,4 @@
-"""All checks, one after the other, so that whoever waits sees how far it is."""
+"""All checks, one after the other, so that progress is visible."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _called(target: TargetSettings) -> str:
 
 
 def checks(settings: Settings | None) -> Iterator[tuple[str, Check]]:
-    """Every check with its topic, in the order of what rests on what."""
+    """Every check with its topic, prerequisites first."""
     yield "git", git.check_program
     yield "kustomize", git.check_kustomize
     if settings is not None:
@@ -74,13 +74,13 @@ def _target_checks(target: TargetSettings, settings: Settings) -> Iterator[tuple
 
 
 def made(topic: str, check: Check) -> Iterator[CheckResult]:
-    """What a check finds, or why it could not be made: the others go on."""
+    """What a check finds, or why it could not be performed: the others continue."""
     try:
         yield from check()
     except ReconcileError as error:
         yield raised(topic, error)
     except OSError as error:
-        yield problem(topic, f"cannot be checked: {error}", "run this as the user who runs the daemon")
+        yield problem(topic, f"cannot be checked: {error}", "run this as the daemon's user")
     except Exception as error:
         message = f"cannot be checked: {type(error).__name__}: {error}"
         yield problem(topic, message, "this is a bug of the reconciler, please report it")

@@ -9,7 +9,7 @@ from reconciler.errors import ReconcileError
 
 
 class Level(StrEnum):
-    """A warning may hurt later or hurts elsewhere; with a problem something that the config asks for does not work."""
+    """A warning may matter later or elsewhere; with a problem something that the config asks for does not work."""
 
     OK = "ok"
     WARNING = "warning"
@@ -18,7 +18,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One line of the answer. `fix` says what to do; it is empty where all is well."""
+    """One line of the report. `fix` says what to do; it is empty when nothing is wrong."""
 
     topic: str
     level: Level
@@ -39,6 +39,6 @@ def problem(topic: str, message: str, fix: str) -> CheckResult:
 
 
 def raised(topic: str, error: ReconcileError) -> CheckResult:
-    """Our errors say what to do next behind their last semicolon."""
+    """Our errors say what to do next after their last semicolon."""
     message, _, fix = str(error).rpartition("; ")
-    return problem(topic, message or fix, fix if message else "correct that, then ask again")
+    return problem(topic, message or fix, fix if message else "fix that, then run the check again")

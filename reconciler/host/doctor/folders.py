@@ -27,18 +27,18 @@ def check_config(path: Path) -> Iterator[CheckResult]:
 
 
 def check_state(settings: Settings) -> Iterator[CheckResult]:
-    """state_dir is ours, closed to others, on a disk that takes more."""
+    """state_dir is owned by the daemon's user, closed to others, on a disk with free space."""
     folder = settings.state_dir
     if not folder.exists():
         there = _nearest(folder)
         if os.access(there, os.W_OK):
             yield ok("state", f"state_dir: {folder} is not there yet; the daemon makes it")
         else:
-            yield problem("state", f"state_dir: {folder} is not there, and {there} is not ours", _make(folder))
+            yield problem("state", f"state_dir: {folder} does not exist, and {there} is not writable", _make(folder))
         return
     info = folder.stat()
     if not folder.is_dir():
-        yield problem("state", f"state_dir: {folder} is no folder", "name another path")
+        yield problem("state", f"state_dir: {folder} is not a folder", "choose another path")
     elif info.st_uid != os.geteuid():
         yield problem(
             "state", f"state_dir: {folder} belongs to user {info.st_uid}, we are {os.geteuid()}", _own(folder)
@@ -50,7 +50,7 @@ def check_state(settings: Settings) -> Iterator[CheckResult]:
     elif info.st_mode & 0o077:
         yield warning("state", f"state_dir: other users may enter {folder}", f"chmod 700 {folder}")
     else:
-        yield ok("state", f"state_dir: {folder} is ours alone")
+        yield ok("state", f"state_dir: only this user can access {folder}")
     yield from _room("state", "state_dir", folder, little=_TOO_LITTLE)
 
 
@@ -68,9 +68,9 @@ def check_folders(target: TargetSettings, settings: Settings) -> Iterator[CheckR
 def _volume(target: TargetSettings, name: str, folder: Path, settings: Settings) -> CheckResult:
     where = f"{target.name}: volumes.{name}: {folder}"
     if not folder.is_dir():
-        return problem("folders", f"{where} is no folder", f"create or mount it; pvc://{name} means this folder")
+        return problem("folders", f"{where} is not a folder", f"create or mount it; pvc://{name} means this folder")
     if folder.resolve().is_relative_to(settings.state_dir.resolve()):
-        return problem("folders", f"{where} lies in state_dir, which no service is shown", "keep models elsewhere")
+        return problem("folders", f"{where} is in state_dir, which is hidden from services", "keep models elsewhere")
     user = user_of(target)
     if not ask(("test", "-r", str(folder), "-a", "-x", str(folder)), user).succeeded:
         who = user.pw_name if user else "we"
@@ -99,4 +99,4 @@ def _make(folder: Path) -> str:
 
 
 def _own(folder: Path) -> str:
-    return f"run this as the user who runs the daemon; or chown -R that user {folder}"
+    return f"run this as the daemon's user; or chown -R that user {folder}"

@@ -46,9 +46,9 @@ def check_kustomize() -> Iterator[CheckResult]:
     answer = ask((program.path, *program.version))
     version = re.search(r"v(\d+)\.(\d+)\.\d+", answer.text)
     oldest = ".".join(map(str, program.oldest))
-    fix = f"install kustomize or kubectl anew ({program.path}: {oldest} or newer), or remove it"
+    fix = f"reinstall kustomize or kubectl ({program.path}: {oldest} or newer), or remove it"
     if not answer.succeeded or version is None:
-        yield problem("kustomize", f"{program.path} does not run: {answer.last_line}", fix)
+        yield problem("kustomize", f"{program.path} does not start: {answer.last_line}", fix)
     elif (int(version[1]), int(version[2])) < program.oldest:
         yield problem("kustomize", f"{program.path} {version[0]} is too old", fix)
     else:
@@ -56,11 +56,11 @@ def check_kustomize() -> Iterator[CheckResult]:
 
 
 def check_sops(settings: Settings) -> Iterator[CheckResult]:
-    """Needed where Secrets stand in git encrypted: a config that names a key expects some."""
+    """Needed if Secrets in git are encrypted: a config with a key expects some."""
     program = sops.find_program()
     is_expected = any(path is not None for target in settings.targets for path in target.secrets.key_files)
     if program is None and not is_expected:
-        yield ok("sops", "not installed: Secrets that stand in git encrypted cannot be opened")
+        yield ok("sops", "not installed: encrypted Secrets in git cannot be decrypted")
         return
     if program is None:
         message = "targets[].secrets.age_key_file is set, and there is no sops to open Secrets with"
@@ -69,7 +69,7 @@ def check_sops(settings: Settings) -> Iterator[CheckResult]:
     answer = ask((program, "--disable-version-check", "--version"))
     version = re.search(r"(\d+)\.(\d+)\.\d+", answer.text)
     if not answer.succeeded or version is None:
-        yield problem("sops", f"{program} does not run: {answer.last_line}", sops.INSTALL)
+        yield problem("sops", f"{program} does not start: {answer.last_line}", sops.INSTALL)
     elif (int(version[1]), int(version[2])) < _OLDEST_SOPS:
         yield problem("sops", f"{program} {version[0]} is too old", "install sops 3.9 or newer")
     else:
@@ -77,7 +77,7 @@ def check_sops(settings: Settings) -> Iterator[CheckResult]:
 
 
 def check_source(settings: Settings) -> Iterator[CheckResult]:
-    """The remote answers, with the configured login, and has what the config wants of it. Nothing is fetched."""
+    """The remote answers, with the configured login, and has the configured reference. Nothing is fetched."""
     source = settings.source
     if parse_address(source.url).host.endswith(_EXAMPLE):
         fix = "write into the config where git is and which interpreter runs which image, then reconciler host install"
@@ -91,7 +91,7 @@ def check_source(settings: Settings) -> Iterator[CheckResult]:
             found = GitSource(impatient, Path(scratch) / "git", ("",)).look()
     except Retryable as error:
         message, _, fix = str(error).rpartition("; ")
-        # What the daemon would do next helps nobody who asks now.
+        # The next steps of the daemon would not help here.
         fix = "correct source.url, or see to the network and its name servers" if AGAIN in fix else fix
         yield problem("source", message, fix)
         return
@@ -109,24 +109,24 @@ def check_ssh(source: SourceSettings) -> Iterator[CheckResult]:
     if address.scheme != "ssh":
         return
     if shutil.which("ssh") is None:
-        yield problem("ssh", "there is no ssh, and source.url needs it", "install openssh-client")
+        yield problem("ssh", "ssh is missing, and source.url needs it", "install openssh-client")
         return
     known = source.known_hosts_file
     if known is None:
         yield _known_by_default(address)
     elif not known.is_file():
-        yield problem("ssh", f"source.known_hosts_file: {known} is no file", _fix(address, known))
+        yield problem("ssh", f"source.known_hosts_file: {known} is not a file", _fix(address, known))
     elif not ask(("ssh-keygen", "-F", _name(address), "-f", str(known))).succeeded:
         yield problem("ssh", f"source.known_hosts_file: {known} has no key of {_name(address)}", _fix(address, known))
     else:
-        yield ok("ssh", f"{known} knows {_name(address)}")
+        yield ok("ssh", f"{known} has a key of {_name(address)}")
 
 
 def _known_by_default(address: Address) -> CheckResult:
     """Without a file of its own, ssh looks where it always does. The doctor runs as the daemon's user."""
     for path in (Path.home() / ".ssh" / "known_hosts", Path("/etc/ssh/ssh_known_hosts")):
         if path.is_file() and ask(("ssh-keygen", "-F", _name(address), "-f", str(path))).succeeded:
-            return ok("ssh", f"{path} knows {_name(address)}")
+            return ok("ssh", f"{path} has a key of {_name(address)}")
     message = (
         f"source.known_hosts_file is not set, and neither this user's nor the host's has a key of {_name(address)}"
     )

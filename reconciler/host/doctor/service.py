@@ -23,14 +23,14 @@ _OLDEST = 247
 
 
 def check_systemd(settings: Settings | None) -> Iterator[CheckResult]:
-    """Process 1 is systemd, knows the daemon, and can share out CPU and memory."""
+    """Process 1 is systemd, it knows the daemon, and can limit CPU and memory."""
     needed = settings is not None and any(target.kind == "systemd" for target in settings.targets)
     if not _BOOTED.is_dir():
         name = Path("/proc/1/comm").read_text().strip()
         if needed:
             yield problem("systemd", f"process 1 is {name}, not systemd", "use kind: process")
         else:
-            yield ok("systemd", f"process 1 is {name}, not systemd: whatever starts it is to start the daemon as well")
+            yield ok("systemd", f"process 1 is {name}, not systemd: start the daemon with the host's own init")
         return
     found = re.search(r"systemd (\d+)", ask(("systemctl", "--version")).text)
     version = int(found[1]) if found else 0
@@ -46,7 +46,7 @@ def check_systemd(settings: Settings | None) -> Iterator[CheckResult]:
 
 
 def check_user(target: TargetSettings, settings: Settings) -> Iterator[CheckResult]:
-    """Replicas run as somebody who is not root."""
+    """Replicas do not run as root."""
     alone = settings.model_copy(update={"targets": (target,)})
     for refusal in root_refusals(alone):
         yield problem("user", refusal.partition(": ")[2], "else the daemon does not start")
@@ -70,7 +70,7 @@ def _unit_user(target: TargetSettings) -> Iterator[CheckResult]:
         pwd.getpwnam(target.user)
     except KeyError:
         fix = f"reconciler host install, or useradd --system {target.user}"
-        yield problem("user", f"{target.name}: there is no user {target.user} to run replicas", fix)
+        yield problem("user", f"{target.name}: no user {target.user} to run replicas", fix)
     else:
         yield ok("user", f"{target.name}: replicas run as {target.user}")
 
@@ -110,7 +110,7 @@ def _bus() -> Iterator[CheckResult]:
         Bus(lambda path, name: None, SYSTEM).close()
     except NoConnection as error:
         fix = "apt-get install dbus && systemctl start dbus.socket"
-        yield problem("systemd", f"engines cannot be asked about arguments: {error}", fix)
+        yield problem("systemd", f"preflights are not possible: {error}", fix)
 
 
 def _unit() -> CheckResult:
@@ -125,19 +125,19 @@ def _unit() -> CheckResult:
             "systemd", f"{_UNIT} was changed on disk", "systemctl daemon-reload, then systemctl restart " + _UNIT
         )
     if state["ActiveState"] == "failed" or state["SubState"] == "auto-restart":
-        return problem("systemd", f"{_UNIT} failed", f"journalctl -u {_UNIT} says why; then systemctl start {_UNIT}")
+        return problem("systemd", f"{_UNIT} failed", f"see journalctl -u {_UNIT}; then systemctl start {_UNIT}")
     message = f"{_UNIT} is {state['UnitFileState']} and {state['ActiveState']} ({state['SubState']})"
     if state["UnitFileState"] != "enabled":
         return warning("systemd", message, f"systemctl enable {_UNIT}: else nothing follows git after a reboot")
     if state["ActiveState"] == "inactive" and state["InactiveExitTimestampMonotonic"] == "0":
-        return ok("systemd", f"{message}, and was not started yet: reconciler host install does that")
+        return ok("systemd", f"{message}, but was not started yet: reconciler host install does that")
     if state["ActiveState"] not in ("active", "activating", "reloading"):
         return warning("systemd", message, f"systemctl start {_UNIT}")
     return ok("systemd", message)
 
 
 def properties(*names: str) -> dict[str, str]:
-    """What systemd knows of the daemon's unit; empty where it knows nothing."""
+    """systemd's properties of the daemon's unit; empty if it knows none."""
     answer = ask(("systemctl", "show", "--property", ",".join(names), _UNIT))
     lines = (line.partition("=") for line in answer.text.splitlines())
     return dict.fromkeys(names, "") | {name: value for name, _, value in lines}

@@ -1,1 +1,1 @@
-"""The GPUs of a host: devices, MIG parts, and who uses them."""
+"""The GPUs of a host: devices, MIG parts, and the processes on them."""

@@ -20,7 +20,7 @@ from reconciler.system.procfs import Identity
 _log = structlog.get_logger()
 
 
-# Memory that nobody has any more comes back within seconds, or never.
+# Memory of ended processes comes back within seconds, or never.
 _PATIENCE = 60.0
 # What drivers and their contexts take for themselves, as a share of all memory.
 _CRUMBS = 0.05
@@ -45,14 +45,17 @@ class Memory:
 
     @property
     def orphaned_bytes(self) -> int:
-        """What is taken and nobody has; 0 where that cannot be told."""
+        """What is used, but by no process; 0 if unknown."""
         amounts = [one.memory_bytes for one in self.holders]
         known = [amount for amount in amounts if amount is not None]
         return max(0, self.usable_bytes - self.free_bytes - sum(known)) if len(known) == len(amounts) else 0
 
 
 class Gpus:
-    """The driver is asked for the list once: GPUs do not come and go while a host runs, and are seldom split anew."""
+    """The driver is asked for the list once:
+
+    GPUs do not come and go while a host runs, and are seldom repartitioned.
+    """
 
     def __init__(self, configured: Literal["auto"] | tuple[str, ...], capabilities: Path = CAPABILITIES) -> None:
         """`capabilities` is where the kernel tells which nodes grant which part of a GPU."""
@@ -93,23 +96,23 @@ class Gpus:
         return memory.holders if memory else ()
 
     def is_releasing(self, uuids: Iterable[str], since: float | None, now: float) -> bool:
-        """Is much memory of one of these GPUs taken although nobody has it? Not for ever: drivers can lose some.
+        """Is much memory of one of these GPUs taken although no process has it? Not for ever: drivers can lose some.
 
-        `since` is when a replica was told to end.
+        `since` is when a replica was asked to end.
         """
         if since is not None and now - since > _PATIENCE:
             return False
         try:
             memories = [self.memory(uuid) for uuid in uuids]
         except Retryable:
-            # It may be. Whoever wants these GPUs next is told that the driver fails.
+            # It may be. The next replica that wants these GPUs gets the driver's error.
             return True
         return any(each is not None and each.orphaned_bytes > _CRUMBS * each.usable_bytes for each in memories)
 
     def holds(self, uuids: Iterable[str], processes: Collection[Identity]) -> int:
         """How often one of these processes, which may have ended just now, still holds memory of one of these GPUs.
 
-        A driver that fails names nobody: then `is_releasing` says to wait, and the host's other services go on.
+        A driver that fails names no process: then `is_releasing` says to wait, and the host's other services go on.
         """
         held: list[Holder] = []
         for uuid in uuids:
@@ -143,7 +146,7 @@ class Gpus:
         every = [gpu for parts in found.values() for gpu in parts]
         if self._configured == "auto":
             return tuple(every)
-        # Whoever names a GPU in MIG mode means all of its parts.
+        # Naming a GPU in MIG mode means all of its parts.
         by_uuid = {gpu.uuid: (gpu,) for gpu in every} | found
         return tuple(gpu for uuid in self._configured for gpu in by_uuid.get(uuid, (Gpu(uuid),)))
 
@@ -207,7 +210,7 @@ def _measure(nvml: Any, handle: Any) -> tuple[int, int]:
 
 
 def _holders(nvml: Any, handle: Any) -> tuple[Holder, ...]:
-    """Whoever computes or draws there; many do both."""
+    """Processes that compute or draw there; many do both."""
     running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     with contextlib.suppress(nvml.NVMLError_NotSupported):
         # Parts of a GPU draw nothing.
@@ -219,4 +222,4 @@ def _holders(nvml: Any, handle: Any) -> tuple[Holder, ...]:
 
 
 def _driver_failed(error: Exception) -> Retryable:
-    return Retryable(f"NVIDIA's driver does not answer: {error}; see nvidia-smi, the host may need a restart")
+    return Retryable(f"the NVIDIA driver is not responding: {error}; see nvidia-smi, the host may need a restart")

@@ -1,4 +1,4 @@
-"""What is free of a host's GPUs, and who has the rest: asked only while a replica may have to start."""
+"""What is free of a host's GPUs, and which processes use the rest: read only while a replica may have to start."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_asked_for(
     states: Mapping[ReplicaId, ProcessState],
     faults: Faults,
 ) -> bool:
-    """Does a service lack replicas that use GPUs? Else nobody needs to know, and drivers answer slowly.
+    """Has a service too few replicas that use GPUs? Otherwise it is not needed, and drivers answer slowly.
 
     A service that makes us raise is noted in `faults`; for it alone nothing is asked.
     """
@@ -44,7 +44,7 @@ def _serves(record: ReplicaRecord, state: ProcessState) -> bool:
 
 
 def look(gpus: Gpus, is_ours: Callable[[int], bool], faults: Faults) -> Mapping[str, GpuUse]:
-    """By UUID; those that no driver knows are left out. Where it fails, nobody waits who needs no GPU.
+    """By UUID; those that no driver knows are left out. Where it fails, services without GPUs do not wait.
 
     Raises Retryable when the GPUs cannot even be listed.
     """

@@ -1,6 +1,6 @@
 """The daemon as a service of this host: its user, folders, config and unit, put in place and taken away again.
 
-What is written are the files of `deploy/systemd/`, which people may copy by hand just as well.
+It writes the files of `deploy/systemd/`, which can also be copied manually.
 """
 
 from reconciler.host.install.install import CONFIG, install, is_configured

@@ -1,4 +1,4 @@
-"""Deleting folders as far as it goes: a mount, or a file that cannot be deleted, saves nothing beside it."""
+"""Deleting folders as far as possible: a mount, or a file that cannot be deleted, does not protect others."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def install(system: System, start: bool) -> Iterator[Step]:
 
 
 def is_configured(system: System) -> bool:
-    """Has somebody made the config their own? The one that we ship names a repository that does not exist."""
+    """Has the config been edited? The one that we ship names a repository that does not exist."""
     config = system.at(CONFIG)
     return config.is_file() and config.read_bytes() != ship("config.yaml")
 

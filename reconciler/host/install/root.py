@@ -1,4 +1,4 @@
-"""The machine that is changed: this one, or one whose root lies in a folder, such as an image that is being built."""
+"""The system to install on: this machine, or one whose root is a folder, such as an image being built."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class System:
         return self.root == Path("/")
 
     def at(self, path: str) -> Path:
-        """Where a file of that machine lies for us."""
+        """The path of a file of that system as seen from here."""
         return self.root / path.lstrip("/")
 
     def require(self) -> None:
@@ -38,33 +38,33 @@ class System:
         if self.is_live and os.geteuid() != 0:
             raise Terminal("only root may change this machine: use sudo; --dry-run shows what would be done")
         if self.is_live and not _BOOTED.is_dir():
-            raise Terminal("this machine was not started by systemd; for an image of another one, name its --root")
+            raise Terminal("this machine was not started by systemd; for a disk image, give its --root")
         if not self.root.is_dir():
             raise Terminal(f"--root {self.root}: no such folder")
 
     def users(self) -> tuple[str, ...]:
-        """Those of our users who exist there."""
+        """Which of our users exist there."""
         passwd = self.at("/etc/passwd")
         names = {line.partition(":")[0] for line in passwd.read_text().splitlines()} if passwd.is_file() else set()
         return tuple(user for user in USERS if user in names)
 
     def run(self, *argv: str) -> None:
-        """Run a program that knows --root. Raises Retryable with its last words."""
+        """Run a program that knows --root. Raises Retryable with its last output."""
         program, *words = argv
         offline = [] if self.is_live else [f"--root={self.root}"]
         done = self._ask(program, *offline, *words)
         if done.returncode:
             said = " ".join(done.stderr.split()[-40:]) or f"it ended with status {done.returncode}"
-            raise Retryable(f"{' '.join(argv)}: {said}; mend that, then run this again")
+            raise Retryable(f"{' '.join(argv)}: {said}; fix that, then run this again")
 
     def property(self, name: str) -> str:
-        """What systemd knows of the daemon's unit; empty for a machine that does not run."""
+        """systemd's properties of the daemon's unit; empty for a system that is not running."""
         if not self.is_live or not _BOOTED.is_dir():
             return ""
         return self._ask("systemctl", "show", "--property", name, "--value", UNIT).stdout.strip()
 
     def daemon_user(self) -> str:
-        """Who runs the daemon, as far as drop-ins say another than root; empty where there is no such user."""
+        """The daemon's user, if drop-ins set another than root; empty if there is no such user."""
         user = self.property("User")
         try:
             return pwd.getpwnam(user).pw_name if user else ""
@@ -78,7 +78,7 @@ class System:
         try:
             return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         except FileNotFoundError:
-            raise Terminal(f"there is no {argv[0]}; install systemd") from None
+            raise Terminal(f"{argv[0]} not found; install systemd") from None
 
     def program(self) -> str:
         """The daemon's program, as that machine names it. Raises Terminal for a path that no unit can hold."""

@@ -1,4 +1,4 @@
-"""Steps that say what they do before they do it, and whether they have to."""
+"""Steps of an installation: each describes itself before it runs, and whether it is needed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from reconciler.system.files import replace_file
 
 
 class Incomplete(Exception):
-    """A step did what it could; the message says what is left and why. The steps behind it are taken all the same."""
+    """A step succeeded in part; the message says what is left and why. The following steps are still performed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`what` tells people in the imperative. A step that is not needed was done before, or by somebody else."""
+    """`what` is an imperative for users. A step that is not needed was done before, or manually."""
 
     what: str
     needed: bool
@@ -34,7 +34,7 @@ class Done:
 
 
 def carry_out(steps: Iterable[Step], dry_run: bool) -> Iterator[Done]:
-    """Each step is asked for after the one before it was done, so that it sees what that changed. Raises Retryable."""
+    """Each step is requested after the one before it was performed, so that it sees the changes. Raises Retryable."""
     for step in steps:
         if not step.needed:
             yield Done("unchanged", step.what)
@@ -55,7 +55,7 @@ def _do(step: Step) -> Done:
 
 
 def make_folder(path: Path, mode: int) -> Step:
-    """Whoever made it may have closed it further: its mode is left alone then."""
+    """It may have been restricted further: its mode is left alone then."""
 
     def make() -> None:
         path.mkdir(parents=True)
@@ -78,7 +78,7 @@ def write_file(path: Path, data: bytes, mode: int, keep: bool = False) -> Step:
 
 
 def close_file(path: Path, user: str) -> Step:
-    """Only this user may read it; an empty name is whoever owns it already."""
+    """Only this user may read it; an empty name keeps the owner."""
     owner = pwd.getpwnam(user).pw_uid if user else None
 
     def close() -> None:

@@ -1,4 +1,4 @@
-"""What `host uninstall` does, in order. Models go on serving unless it is told to end them."""
+"""The steps of `host uninstall`, in order. Models keep serving unless --workloads is given."""
 
 from __future__ import annotations
 
@@ -78,17 +78,15 @@ def _has_workloads(settings: Settings) -> bool:
 
 def _end(settings: Settings) -> None:
     if daemon := listener_pid(settings.socket_path):
-        raise Terminal(
-            f"a daemon runs that is no unit of systemd, pid {daemon}; it would start them again: end it first"
-        )
+        raise Terminal(f"a daemon runs outside systemd, pid {daemon}, and would start them again: stop it first")
     if left := end_workloads(settings):
-        raise Retryable(f"{'; '.join(left)}; end them by hand, then run this again")
+        raise Retryable(f"{'; '.join(left)}; stop them manually, then run this again")
 
 
 def _purge(system: System, settings: Settings | None) -> Iterator[Step]:
     state, config = _state(system, settings), system.at("/etc/reconciler")
     if state.exists() and not any((state / mark).exists() for mark in _MARKS) and holds_files(state):
-        raise Terminal(f"{state} does not look like our state; delete it by hand if it is to go")
+        raise Terminal(f"{state} does not look like the daemon's state; delete it manually if it is not needed")
     for folder in (state, system.at(CACHE), config):
         yield delete_folder(folder)
     for model in _models_elsewhere(settings) if settings else ():
@@ -97,7 +95,7 @@ def _purge(system: System, settings: Settings | None) -> Iterator[Step]:
 
 
 def _models_elsewhere(settings: Settings) -> list[Path]:
-    """Outside of our state, others may keep theirs beside them."""
+    """Outside of our state, others may keep files next to ours."""
     folders = [target.storage.folder for target in settings.targets if target.storage.folder]
     found = (each for folder in folders if folder.is_dir() for each in folder.iterdir())
     return [each for each in found if is_key(each.name) or is_rubbish(each.name)]

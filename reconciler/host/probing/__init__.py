@@ -1,1 +1,1 @@
-"""How the replicas of a host are: probed in the background, judged by what they answered."""
+"""The health of a host's replicas: probed in the background, derived from their responses."""

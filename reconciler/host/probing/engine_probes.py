@@ -1,4 +1,4 @@
-"""What replicas are asked while they run, of vLLM and of the proxy."""
+"""The probes of running replicas, at vLLM and at the proxy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EngineQuestions:
         except ForeignListener as found:
             return str(found)
         except Retryable:
-            # Not known: whoever asks it something is told so.
+            # Unknown: a probe will report why.
             return ""
         return ""
 

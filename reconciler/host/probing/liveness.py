@@ -43,7 +43,7 @@ class LivenessLimits:
 
 
 class LivenessQuestions(Protocol):
-    """What can be asked besides health. Nothing raises."""
+    """What can be probed in addition to health. Nothing raises."""
 
     def vitals(self, subject: Subject) -> Vitals | None:
         """What its counters say; None where it has none."""
@@ -55,7 +55,7 @@ class LivenessQuestions(Protocol):
         """Is the socket gone that it listens on? Then no request reaches it, however much it computes."""
 
     def is_paused(self, subject: Subject) -> bool:
-        """Did somebody pause its scheduler on purpose?"""
+        """Is its scheduler paused on purpose?"""
 
     def is_waited_for(self, subject: Subject) -> bool:
         """Does the proxy wait for it?"""
@@ -77,7 +77,7 @@ class Witness:
         self._last = (who, now)
 
     def others_since(self, who: object, moment: float) -> bool:
-        """Did anybody else answer since about this moment? Not all are asked equally often."""
+        """Did any other replica respond since about this moment? Not all are probed equally often."""
         found = self._before if self._last[0] == who else self._last
         return found[1] >= moment - _BETWEEN_LOOKS
 
@@ -110,7 +110,7 @@ class ReplicaLiveness:
         return self._mute is not None or self._stuck is not None
 
     def look(self, subject: Subject, heard: bool, *, serves: bool = True) -> tuple[Silence, str]:
-        """After each question: `heard` says whether its server answered. Returns what that means, and why."""
+        """After each probe: `heard` is whether its server responded. Returns what that means, and why."""
         before, now = self._looked_at, self._clock()
         step, self._looked_at = min(now - before, _LONGEST_STEP), now
         if not self._limits.timeout:
@@ -205,7 +205,7 @@ class ReplicaLiveness:
         factor = _WHILE_WORKING if self._may_work(subject, stretch) else 1.0
         if stretch.seconds < doubt * factor:
             return Silence.NONE, ""
-        what = "its server has not answered" if self._mute else "its engine has made no progress and not answered"
+        what = "its server has not responded" if self._mute else "its engine has made no progress and not responded"
         hung = stretch.seconds >= self._limits.timeout * factor
         return Silence.HUNG if hung else Silence.SILENT, f"{what} for {stretch.seconds:.0f} s"
 
@@ -217,7 +217,7 @@ class ReplicaLiveness:
         return Silence.HUNG if seconds >= longest else Silence.SILENT, why
 
     def _may_serve_others(self, subject: Subject, stretch: _Stretch) -> bool:
-        """Of one without counters nobody knows: its clients may fill it for hours, and ours waits its turn."""
+        """Without counters this is unknown: its clients may fill it for hours, and our probe waits in its queue."""
         is_blind = self._mute is None and not self._tells
         return is_blind and self._computes(subject, stretch) and self._questions.is_waited_for(subject)
 
@@ -255,7 +255,7 @@ class _Token:
         try:
             self.answered = questions.answers(subject, timeout)
         except OSError:
-            # It is we who lack something.
+            # It is the daemon that is out of resources.
             self.was_not_asked = True
         finally:
             self.over = True

@@ -1,4 +1,4 @@
-"""From when on a replica's time to get ready counts: not while it cannot run, nor while nobody looks."""
+"""From when on a replica's startup time counts: not while it cannot run, nor while no daemon watches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAUSED = "its process is paused (SIGSTOP, or a frozen cgroup)"
 
 
 class Pauses:
-    """Replicas that start, as one daemon sees them: what was before it came up, nobody watched."""
+    """Replicas that start, as one daemon sees them: what was before it started, was not watched."""
 
     def __init__(self, began: float) -> None:
         self._began = began

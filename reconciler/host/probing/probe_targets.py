@@ -1,4 +1,4 @@
-"""Which replicas are asked how they are, and how to talk to each of them."""
+"""Which replicas are probed, and how to reach each of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Subjects:
     def of(
         self, records: Iterable[ReplicaRecord], states: Mapping[ReplicaId, ProcessState], faults: Faults
     ) -> list[Subject]:
-        """The replicas that can be asked: alive, and told to end by nobody. Those that make us raise are left out."""
+        """The replicas that can be probed: alive, and not asked to end. Those that raise are left out."""
         self._guard.keep(states)
         before, self._known = self._known, {}
         found = []

@@ -39,8 +39,8 @@ class Topic(Enum):
 class Subject:
     """One living replica and how to talk to it. `started` tells one process of the same name from the next.
 
-    `grpc`: it speaks gRPC, and no HTTP/1. `guard` raises Stranger while somebody else listens at its address; None:
-    nobody can.
+    `grpc`: it speaks gRPC, and no HTTP/1. `guard` raises Stranger while another process listens at its address; None:
+    no other process can.
     """
 
     id: ReplicaId
@@ -75,7 +75,7 @@ class Questions(LivenessQuestions, Protocol):
     """What can be asked. No answer is an answer: None is unknown, never zero, and nothing raises for a dead server."""
 
     def stranger(self, subject: Subject) -> str:
-        """Who else listens at its address; empty: nobody, as far as we know."""
+        """Which other process listens at its address; empty: none that is known."""
 
     def is_ready(self, subject: Subject) -> tuple[bool, bool | None]:
         """Ready, by a real completion; and healthy."""
@@ -194,7 +194,7 @@ class _Probe:
                 if raised != (raised := frames(error)):
                     _log.exception("probe_raised", replica=str(subject.id))
                 now = ProbeState()
-            # Whoever is taken for dead is stopped with all its requests: one word is not enough for that.
+            # A replica that counts as dead is stopped with all its requests: one result is not enough for that.
             in_doubt = now.healthy is False and before.healthy is not False and not in_doubt
             if in_doubt:
                 now = replace(now, healthy=before.healthy)
@@ -213,7 +213,7 @@ class _Probe:
         serves = subject.topic is Topic.SERVING
         heard = found.healthy is not None if serves else found.in_flight is not None
         if not heard and not serves:
-            # The proxy's word may be what is missing.
+            # It may be the proxy's result that is missing.
             heard = self._questions.is_healthy(subject) is not None
         silence, why = self._liveness.look(subject, heard, serves=serves)
         return replace(found, silence=silence, silent_why=why)

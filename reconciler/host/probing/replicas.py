@@ -1,4 +1,4 @@
-"""What there is of each replica now: its process, what it answered, and what the proxy says of it."""
+"""The observed state of each replica: its process, its probes, and the proxy's view of it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Replicas:
         return states
 
     def _list(self, records: Sequence[ReplicaRecord], faults: Faults) -> Mapping[ReplicaId, ProcessState]:
-        """Where one makes us raise, each is looked at by itself; what nobody can tell of counts as alive."""
+        """Where one raises, each is examined by itself; one of unknown state counts as alive."""
         try:
             return self._supervisor.list(records)
         except ReconcileError:

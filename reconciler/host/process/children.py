@@ -33,7 +33,7 @@ class Children:
         child = subprocess.Popen(
             argv, env=env, cwd=folder, stdin=stdin, stdout=log, stderr=log, start_new_session=True, pass_fds=kept
         )
-        # Nobody else can reap it, so even if it ended at once its start time can be read.
+        # No other process can reap it, so even if it ended at once its start time can be read.
         stat = procfs.read_stat(child.pid)
         who = Identity(child.pid, stat.started if stat else 0, procfs.boot_id())
         self._started[who] = child
@@ -59,7 +59,7 @@ class Children:
         if child is not None:
             self._codes[who] = child.wait()
             return
-        # A daemon that read its config anew has the children of the one before, in the same process.
+        # After a config reload the new daemon object has the children of the old one, in the same process.
         stat = procfs.read_stat(who.pid)
         if stat is not None and stat.started == who.started and stat.parent == os.getpid():
             with contextlib.suppress(ChildProcessError):

@@ -1,4 +1,4 @@
-"""One thread that notices at once when a process ends, whether it is our child or one that we adopted."""
+"""One thread that notices at once when a process ends, whether it is a child process or was reattached."""
 
 from __future__ import annotations
 

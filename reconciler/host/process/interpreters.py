@@ -15,7 +15,7 @@ from reconciler.system.file_stamps import Stamp, stamp_of
 _SECONDS = 1.0
 # What ran runs again while its files stay; what did not is asked again after a moment, for its cause may lie elsewhere.
 _AGAIN_SECONDS = 10.0
-# A shell's word for a program that is not there, or that cannot be run.
+# A shell's exit codes for a program that does not exist, or cannot be run.
 _NOT_RUN = (126, 127)
 _BROKEN = ("Fatal Python error", "error while loading shared libraries")
 _HINT = "repair that environment, or correct engines[].python"
@@ -29,7 +29,7 @@ class Interpreters:
         self._known: dict[str, tuple[tuple[Stamp, ...], str, float]] = {}
 
     def fault(self, python: str) -> str:
-        """Why it does not run; empty: it does, or nobody can tell."""
+        """Why it does not run; empty: it does, or that is unknown."""
         real = os.path.realpath(python)
         if missing := _missing(python, real):
             return missing
@@ -87,7 +87,7 @@ def _try(python: str, user: str) -> str:
     if process.returncode >= 0 and process.returncode not in _NOT_RUN and not told:
         return ""
     said = told or (lines[-1].strip() if lines else f"it ended with {process.returncode}")
-    return f"{python} does not run: {said[:200]}; {_HINT}"
+    return f"{python} does not start: {said[:200]}; {_HINT}"
 
 
 def _as(user: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def trim(path: Path, limit: int = LIMIT_BYTES) -> bool:
     """Move the end of a log that grew beyond the limit to `log.1`; says whether it did.
 
     So a replica keeps about twice the limit. What is written between the copy and the cut is lost: a few lines. Of one
-    that writes faster than anybody copies, no more than four times the limit is copied.
+    that writes faster than it is copied, no more than four times the limit is copied.
     """
     try:
         size = path.stat().st_size

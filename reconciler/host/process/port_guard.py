@@ -1,4 +1,4 @@
-"""Who listens on the port of a replica that cannot listen on a Unix socket: it must be the replica itself.
+"""Verifies who listens on the TCP port of a replica that cannot listen on a Unix socket: it must be the replica itself.
 
 Any user of the host could listen there before it does, or after it died, and would be sent keys and prompts.
 """
@@ -16,7 +16,7 @@ from reconciler.system import procfs
 
 
 def listens_on_port(record: ReplicaRecord) -> bool:
-    """By gRPC it may do so beside its socket."""
+    """By gRPC it may do so in addition to its socket."""
     return not record.socket or speaks_on_port(record)
 
 
@@ -68,4 +68,4 @@ class PortGuard:
 
 def _named(port: int, holders: set[int], user: int) -> str:
     who = f"PID {min(holders)} ({procfs.name_of(min(holders))}), " if holders else ""
-    return f"port {port} is held by {who}uid {user}, which is not of this replica"
+    return f"port {port} is held by {who}uid {user}, which does not belong to this replica"

@@ -1,8 +1,9 @@
-"""Keeps ports for the users whose replicas listen there: between a crash and the next start no other user can.
+"""Reserves ports for the users whose replicas listen there: between a crash and the next start no other user can.
 
-The proxy sends requests there until it is told of the crash, and whoever listens gets keys and prompts. So a socket
-that listens to nothing is bound beside the replica's: as long as it is there, the kernel gives the port to that user
-alone, who must set SO_REUSEPORT. vLLM does. For an engine that does not, nothing can be kept, and it is left alone.
+The proxy sends requests there until it learns of the crash, and any process that listens there gets keys and prompts.
+So a socket that listens to nothing is bound in addition to the replica's: as long as it is there, the kernel gives the
+port to that user alone, who must set SO_REUSEPORT. vLLM does. For an engine that does not, nothing can be kept, and it
+is left alone.
 """
 
 from __future__ import annotations

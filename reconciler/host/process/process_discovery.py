@@ -1,4 +1,4 @@
-"""Which processes belong to which replica: one look at all of /proc, and the evidence it gives.
+"""Which processes belong to which replica: one scan of /proc, and the evidence in it.
 
 A process belongs to a replica when it runs as we do and carries the replica's marker in its environment or writes to
 its log, or was written down as its member, or shares the session of its main process while that is certain to be the
@@ -94,13 +94,13 @@ def carries_marker(folder: Path, pid: int) -> bool:
 def _words(pid: int) -> list[bytes]:
     """Its environment. What another user's process carries says nothing."""
     words = procfs.read_environment(pid)
-    # Few carry anything of ours, and only those are looked at more closely.
+    # Few carry our marks, and only those are examined more closely.
     is_marked = any(word.startswith(_PREFIX) for word in words)
     return words if is_marked and _runs_as_we_do(pid) else []
 
 
 def _runs_as_we_do(pid: int) -> bool:
-    """As children of ours do."""
+    """As our child processes do."""
     return procfs.runs_as(pid, (os.geteuid(),))
 
 

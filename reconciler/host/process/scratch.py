@@ -1,4 +1,4 @@
-"""What a replica leaves beside its log: temporary files and shared memory."""
+"""What a replica leaves in addition to its log: temporary files and shared memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _write_private(path: Path, data: bytes) -> None:
 
 
 def make(folder: Path) -> None:
-    """Raises Retryable when the place is taken by somebody else or the disk is full."""
+    """Raises Retryable when the path belongs to another user or the disk is full."""
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -64,9 +64,9 @@ def make(folder: Path) -> None:
         info = folder.lstat()
     except OSError as error:
         raise Retryable(f"{folder}: cannot be made: {error.strerror}; check the disk") from None
-    # In /tmp anybody could have been there first.
+    # In /tmp any user could have created it first.
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
-        raise Retryable(f"{folder}: is not ours; delete it, it is needed for temporary files")
+        raise Retryable(f"{folder}: belongs to another user; delete it, it is needed for temporary files")
     if info.st_mode & 0o077:
         folder.chmod(0o700)
 

@@ -31,7 +31,7 @@ def of_unit(target: Path, replica: ReplicaId) -> str:
 
 
 def proxy_group(proxy: Path) -> int:
-    """Who may enter the folders of units, beside their user: the group of the proxy that runs in this folder.
+    """Who may enter the folders of units, in addition to their user: the group of the proxy that runs in this folder.
 
     One of an older release runs as root, but without root's powers: it is let in by root's group.
     """

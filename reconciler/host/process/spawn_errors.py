@@ -1,4 +1,4 @@
-"""Why a process could not be started, and who is to blame: what git asks for, or this host."""
+"""Why a process could not be started, and whether git or this host is to blame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicas as child processes that outlive the daemon and are adopted when it comes back.
+"""Replicas as child processes that outlive the daemon and are reattached when it starts again.
 
 Each is the leader of a session of its own. It is written down before it is started, so that a daemon killed in between
 finds it again by the marker in its environment.
@@ -40,7 +40,7 @@ KILL_SECONDS = 5.0
 
 
 class _Look:
-    """What is read at most once while several replicas are judged."""
+    """What is read at most once while several replicas are examined."""
 
     @cached_property
     def processes(self) -> ProcessDiscovery:
@@ -108,7 +108,7 @@ class ProcessSupervisor:
                 self._watch.watch(main)
             return ProcessState(alive=True)
         if main is None and not look.processes.members(self._trace(record)):
-            # Whoever has its port or its GPUs, it is nothing of a replica that never ran.
+            # Whichever process has its port or its GPUs, it is not of a replica that never ran.
             return ProcessState(alive=False, spawned=False)
         code = self._children.exit_code(main) if main is not None else None
         releasing = self._gpus.is_releasing(record.lease.gpus, record.stopping_at, self._clock.now())
@@ -120,7 +120,7 @@ class ProcessSupervisor:
         count = len(members)
         if not record.socket and record.lease.port in look.listeners:
             holders = procfs.holders(look.listeners[record.lease.port])
-            # Somebody else may have taken the port meanwhile; that is nothing of this replica.
+            # Another process may have taken the port meanwhile; it does not belong to this replica.
             count += not holders or bool(holders & members)
         known = {who for who in (record.process, *record.members) if who is not None}
         return count + self._gpus.holds(record.lease.gpus, known)
@@ -259,7 +259,7 @@ class ProcessSupervisor:
         return self._inventory.change(record.id, process=orphan) if orphan else record
 
     def adopt(self, record: ReplicaRecord) -> ReplicaRecord:
-        """Nobody but us starts a child process."""
+        """Only the daemon starts a child process."""
         return record
 
     # ------------------------------------------------------------ stopping
@@ -293,7 +293,7 @@ class ProcessSupervisor:
         """A child process has nothing but itself."""
 
     def remove(self, record: ReplicaRecord) -> None:
-        """Delete its folder, its temporary files and the shared memory that nobody maps any more."""
+        """Delete its folder, its temporary files and the shared memory that no process maps any more."""
         state = self._state(record, _Look())
         if state.alive or state.leftovers:
             left = "its main process" if state.alive else f"{state.leftovers} leftovers"

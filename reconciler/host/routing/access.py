@@ -1,6 +1,7 @@
 """What the proxy may do with its folder where it has a user of its own: read files, and make its admin socket.
 
-The folder and all files in it stay ours, so nothing that we read or write there can be put in place by that user.
+The folder and all files in it stay the daemon's, so nothing that we read or write there can be put in place by that
+user.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Envoy's own word about itself, from its admin socket."""
+"""Envoy's own view of itself, from its admin socket."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CLOSED = f"http.{STATS}.rbac.denied"
 # Only services that ever refused anything are listed.
 _REFUSED = f"/stats?format=json&usedonly&filter=(%5C.route%5C..*%5C.upstream_rq_503|^{_CLOSED})$"
 _ROUTE = re.compile(r"\.route\.([^.]+)\.upstream_rq_503$")
-# Far more than of a full host; it may be told by whom we do not trust.
+# Far more than of a full host; the sender may not be trusted.
 _MOST = 64 << 20
 # The files that Envoy watches, and where it counts what became of them.
 _SCOPES = {
@@ -107,7 +107,7 @@ class Admin:
             return [connection.fetch(path, method) for path in paths]
         except (OSError, http.client.HTTPException) as error:
             where = self._folder / SOCKET
-            raise Retryable(f"the proxy does not answer on {where}: {error or type(error).__name__}") from error
+            raise Retryable(f"the proxy is not responding on {where}: {error or type(error).__name__}") from error
         finally:
             connection.close()
 
@@ -118,7 +118,7 @@ def _understood() -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise Retryable(f"the proxy answers on its admin socket, but not as Envoy does: {error!r}"[:300]) from error
+        raise Retryable(f"the proxy's admin socket sent an unexpected response: {error!r}"[:300]) from error
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -174,7 +174,7 @@ def _endpoints(clusters: Any) -> dict[Address, EndpointState]:
 
 
 def _endpoint(host: Any, passed: int | None) -> EndpointState:
-    """`passed`: connections that are passed through. Nobody can see into them, so each counts as a request."""
+    """`passed`: connections that are passed through. Their requests cannot be seen, so each counts as one."""
     is_active = host["health_status"].get("eds_health_status") == "HEALTHY"
     requests = _gauge(host, "rq_active")
     in_flight = None if requests is None or passed is None else requests + passed

@@ -1,6 +1,6 @@
 """The name of Envoy's admin socket, which can be put back when it was deleted: a second name of the same socket.
 
-Envoy makes its socket once. Without its name nobody can tell it anything any more, though it serves on.
+Envoy makes its socket once. Without its name it cannot be configured any more, though it keeps serving.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What Envoy is told once: its bootstrap, the one listener and the clusters. Pure; the resources are plain dicts.
+"""The static configuration of Envoy: its bootstrap, the one listener and the clusters. Pure; the resources are plain
+dicts.
 
 All replicas of a host stand in one cluster, or in its like for gRPC, and each service is a subset of it. A cluster per
 service would need a watched file per service, and Envoy holds one inotify instance per watched file: at Linux's default
@@ -32,7 +33,7 @@ _HTTP = TYPE + "envoy.extensions.filters.http."
 _UNLIMITED = 1_000_000
 _FEWEST_CONNECTIONS, _MOST_CONNECTIONS, _OWN_DESCRIPTORS = 16, 8_000, 128
 _MIB = 1 << 20
-# What is taken for bodies that are not whole yet, beside connections and tables of routes.
+# What is reserved for incomplete bodies, in addition to connections and tables of routes.
 _HEAP, _BODIES = 384 * _MIB, 8
 _FULL = 8 / 3
 MEMORY_FACTOR = 2
@@ -45,8 +46,8 @@ STREAM_IDLE = "3600s"
 _BODY_DEADLINE, _BODY_IDLE = "60s", "20s"
 _RETRY_AFTER = "5"
 _CLOSED = (
-    "this path is not open. Of a service that asks for a key, only /v1/… is; else what infers is, as /v1/…, /tokenize, "
-    f"/score or /v2/models/…. More is opened by the service's annotation {paths.ANNOTATION}"
+    "this path is not open. A service with an API key opens only /v1/…; others open inference paths: /v1/…, /tokenize, "
+    f"/score, /v2/models/…. Open more with the service's annotation {paths.ANNOTATION}"
 )
 _TOO_LARGE = (
     f"the request body is too large; one of more than {values.MOST:,} JSON values is, too, where it is routed by its "
@@ -58,9 +59,9 @@ _TLS_INSPECTOR = TYPE + "envoy.extensions.filters.listener.tls_inspector.v3.TlsI
 
 
 def bootstrap(max_body_bytes: int, descriptors: float = math.inf) -> Resource:
-    """Where Envoy finds the rest. Paths are relative: Envoy runs inside the proxy's folder.
+    """Where Envoy finds its other resources. Paths are relative: Envoy runs inside the proxy's folder.
 
-    It may open so many `descriptors`. One that has none left can neither serve nor be told anything: before that, it
+    It may open so many `descriptors`. One that has none left can neither serve nor be reconfigured: before that, it
     refuses connections.
     """
     return {
@@ -81,8 +82,8 @@ def _overload(max_body_bytes: int, descriptors: float) -> Resource:
 
     From a share of the full heap on, each time that something arrives on a connection it may be refused, the likelier
     the fuller. A small request arrives at once and a large body in a hundred parts, so hardly any of the one kind meets
-    that and hardly any of the other escapes it. Of HTTP/2 the largest requests, or answers that nobody reads, are ended
-    as well.
+    that and hardly any of the other escapes it. Of HTTP/2 the largest requests, or responses that are not read, are
+    ended as well.
     """
     heap = {"@type": TYPE + "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig"}
     scaled = {"scaled": {"scaling_threshold": 1 / _FULL, "saturation_threshold": 1.0}}
@@ -139,7 +140,7 @@ def passthrough_cluster() -> Resource:
 
 
 def _replicas(name: str, file: str, *subsets: Resource) -> Resource:
-    """A cluster of replicas that a file names. Whoever picks one picks inside a subset."""
+    """A cluster of replicas that a file names. A request picks one within a subset."""
     return {
         "@type": TYPE + "envoy.config.cluster.v3.Cluster",
         "name": name,
@@ -233,7 +234,7 @@ def _connection_manager(max_body_bytes: int) -> Resource:
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
         # No client may set Envoy's own headers (timeouts, retries), wherever it connects from. An empty list of
-        # internal addresses would mean all private ones, so it names one that nobody connects from.
+        # internal addresses would mean all private ones, so it names one that no client has.
         "use_remote_address": True,
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         "rds": {"route_config_name": ROUTES, "config_source": _file("rds")},
@@ -280,14 +281,14 @@ def _error_shapes() -> list[Resource]:
         _error(_status(413), _TOO_LARGE, "BadRequestError"),
         _error(_status(403), _CLOSED, "PermissionDeniedError"),
         _error(_status(408), "the request did not arrive in time", "TimeoutError"),
-        # Envoy's word for what it sheds.
+        # Envoy's response text for what it sheds.
         _error(_status(500), _BUSY, "ServiceUnavailableError", retry=True, status=503),
         _error(_flags("OM"), _BUSY, "ServiceUnavailableError", retry=True),
-        _error(_flags("UT", "SI"), "the service did not answer in time", "TimeoutError"),
+        _error(_flags("UT", "SI"), "the service did not respond in time", "TimeoutError"),
         _error(_flags("UH", "NC", "UO"), "no replica of this service is ready", "ServiceUnavailableError", retry=True),
         _error(
             _flags("UF", "UC", "LR", "UR", "URX", "UPE"),
-            "the replica broke the connection before it answered",
+            "the replica closed the connection before it responded",
             "ServiceUnavailableError",
             retry=True,
         ),

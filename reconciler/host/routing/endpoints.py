@@ -55,7 +55,8 @@ def _members_for(route: ServiceRoute, endpoint: Endpoint, parts: tuple[str, ...]
 def bridge(old: Members, new: Members) -> dict[Address, Member]:
     """Members that suit both the routes of before and those of after, while Envoy goes from one to the other.
 
-    Nobody leaves, and nobody drains who did not drain before. An address that another replica has now is its alone.
+    No endpoint is removed, and none drains that did not drain before. An address that another replica has now is its
+    alone.
     """
     joining = {address: _merge(old.get(address), member) for address, member in new.items()}
     return {**old, **joining}

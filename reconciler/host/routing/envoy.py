@@ -1,4 +1,4 @@
-"""The proxy of one host: Envoy, told by files that are renamed into place.
+"""The proxy of one host: Envoy, configured by files that are renamed into place.
 
 If we die, traffic does not notice. Between any two writes the files on disk and the routes in Envoy serve every
 service that had a replica before.
@@ -81,7 +81,7 @@ class _Table:
         return all(each.runs(uptakes[name]) for name, each in files if name != "grpc" or self._has_grpc(uptakes))
 
     def _has_grpc(self, uptakes: Mapping[str, Uptake]) -> bool:
-        """The Envoy of an older release has no cluster for it, and with nobody in there runs the same table."""
+        """The Envoy of an older release has no cluster for it, and with no endpoint in there runs the same table."""
         return bool(uptakes["grpc"].version) or any(member.grpc for member in self.members.values())
 
     def of_members(self) -> tuple[tuple[str, Content], ...]:
@@ -152,7 +152,7 @@ class EnvoyProxy:
             self._files.publish(name, wanted)
 
     def _tellable(self, routes: tuple[ServiceRoute, ...]) -> tuple[tuple[ServiceRoute, ...], tuple[ServiceId, ...]]:
-        """The routes that can be told, with the one before for each that makes us raise; and whose those are."""
+        """The routes that can be published, with the previous one for each that raises; and the services of those."""
         before = {route.service: route for route in self._table_on_disk().routes}
         told: list[ServiceRoute] = []
         untold: list[ServiceId] = []
@@ -181,7 +181,7 @@ class EnvoyProxy:
         self._lay_out()
         running = process.find(self._folder)
         if running is not None and replace:
-            # Before it ends: whoever keeps it may start the next one at once.
+            # Before it ends: its supervisor may start the next one at once.
             admin_socket.forget(self._folder)
             process.end(running, _END_PATIENCE)
             running = process.find(self._folder)
@@ -214,7 +214,7 @@ class EnvoyProxy:
         return self._address
 
     def is_live(self) -> bool:
-        """Whether it can be told something. Raises Retryable when it does not answer."""
+        """Whether its configuration can be changed. Raises Retryable when it does not respond."""
         live = self._admin.is_live()
         admin_socket.keep(self._folder)
         return live
@@ -269,7 +269,7 @@ class EnvoyProxy:
             while not is_free(host, port):
                 if time.monotonic() > deadline:
                     who = holder_of(port)
-                    raise Retryable(f"routing.listen: {host}:{port} is taken by {who}; end it or choose another port")
+                    raise Retryable(f"routing.listen: {host}:{port} is in use by {who}; stop it or choose another port")
                 time.sleep(0.02)
         except OSError as error:
             raise Retryable(f"routing.listen: cannot listen on {host}:{port}: {error.strerror}") from error
@@ -278,10 +278,10 @@ class EnvoyProxy:
         age = procfs.age(running)
         patience = _PATIENCE_WITH_OLD if age > _PATIENCE else _PATIENCE - age
         deadline = time.monotonic() + patience
-        problem = "it does not say why"
+        problem = "no reason given"
         while time.monotonic() < deadline:
             if not process.is_alive(running):
-                words = process.last_words(self._folder) or "no last words"
+                words = process.last_words(self._folder) or "no log output"
                 raise Retryable(f"the proxy ended while it started: {words}; see {self._folder / process.LOG}")
             try:
                 if self._admin.is_live():
@@ -290,7 +290,7 @@ class EnvoyProxy:
             except Retryable as error:
                 problem = str(error)
             time.sleep(0.02)
-        # The same words for the same failure: it is told once.
+        # The same text for the same failure: it is reported once.
         raise Retryable(f"the proxy (pid {running.pid}) runs, but is not ready: {problem}")
 
     def _table_for(self, routes: tuple[ServiceRoute, ...]) -> _Table:
@@ -305,7 +305,10 @@ class EnvoyProxy:
         )
 
     def _table_on_disk(self) -> _Table:
-        """What was last told, as Envoy would get it today: another domain, or another release of ours, differs."""
+        """What was last published, as Envoy would get it today:
+
+        another domain, or another release of the daemon, differs.
+        """
         text = read_file(self._folder / _TABLE) or ""
         if text != self._last_read[0]:
             try:
@@ -320,7 +323,9 @@ class EnvoyProxy:
         return self._last_read[1]
 
     def _unknown_table(self) -> _Table:
-        """Routes and endpoints that Envoy never runs, so that it is told anew, but a listener to go on with."""
+        """Routes and endpoints that Envoy never runs, so that everything is published again, but a listener to continue
+        with.
+        """
         nothing = self._table_for(())
         return _Table(lds=nothing.lds, grpc=nothing.grpc, tls=nothing.tls)
 

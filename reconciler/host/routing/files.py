@@ -1,4 +1,4 @@
-"""The proxy's files: always whole. What the disk refuses is said in words, and tried again."""
+"""The proxy's files: always whole. A failed write is reported as text, and retried."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_file(path: Path, text: str) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Puts a text in place also where it is there already: Envoy then looks at it anew. Raises Retryable."""
+    """Puts a text in place even if it is unchanged: Envoy then reads it again. Raises Retryable."""
     with _said(path):
         replace_bytes(path, text.encode(), _MODE, _group(path))
 
@@ -36,7 +36,7 @@ def read_file(path: Path) -> str | None:
 
 
 def _group(path: Path) -> int:
-    """Its folder's. Its bit for that is not ours to set: our unit has RestrictSUIDSGID."""
+    """Its folder's. We cannot set the bit for that: our unit has RestrictSUIDSGID."""
     return path.parent.stat().st_gid if os.geteuid() == 0 else -1
 
 

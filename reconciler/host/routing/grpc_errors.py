@@ -20,12 +20,12 @@ def shapes() -> list[Resource]:
     """For requests of gRPC alone, the most specific first."""
     return [
         _shape(_status(413), "the request is too large", _RESOURCE_EXHAUSTED),
-        _shape(_status(403), f"this method is not open; a service opens more by its annotation {ANNOTATION}"),
+        _shape(_status(403), f"this method is not open; open more with the service's annotation {ANNOTATION}"),
         _shape(_status(408), "the request did not arrive in time", _DEADLINE_EXCEEDED),
         _shape(_status(404), "no service takes gRPC here; call it by its host name"),
-        _shape(_flags("UT", "SI"), "the service did not answer in time", _DEADLINE_EXCEEDED),
+        _shape(_flags("UT", "SI"), "the service did not respond in time", _DEADLINE_EXCEEDED),
         _shape(_flags("UH", "NC", "UO"), "no replica of this service is ready"),
-        _shape(_flags("UF", "UC", "LR", "UR", "URX", "UPE"), "the replica broke the connection before it answered"),
+        _shape(_flags("UF", "UC", "LR", "UR", "URX", "UPE"), "the replica closed the connection before it responded"),
         _shape(_status(500), "the proxy holds more than it can; try again", status=503),
         _shape(_status(503), "the proxy holds more than it can; try again"),
     ]

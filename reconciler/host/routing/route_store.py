@@ -1,4 +1,4 @@
-"""The table of routes as a file: what the proxy was last told."""
+"""The table of routes as a file: what the proxy was last given."""
 
 from __future__ import annotations
 

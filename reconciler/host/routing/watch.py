@@ -1,4 +1,4 @@
-"""Does the proxy still serve, and can it still be told anything? Asked in the background, by a real request.
+"""Does the proxy still serve, and can its configuration still be changed? Checked in the background, by a real request.
 
 An Envoy that was stopped, or hangs, takes connections and answers none; one whose admin socket is gone serves on.
 """
@@ -33,7 +33,7 @@ _LONGEST_STEP = 10.0
 class ProxyWatch:
     """One thread. `is_alone` says whether nothing else on this host answered since a moment, or could have.
 
-    Where nothing answers, the host was paused, and the proxy is not to blame. `take_refused` is told what it counted
+    Where nothing answers, the host was paused, and the proxy is not to blame. `take_refused` gets what it counted
     and which process of it did.
     """
 
@@ -91,8 +91,8 @@ class ProxyWatch:
             self._silent = 0.0
             self._deaf = 0.0 if self._can_be_told() else self._deaf + step
         elif not self._is_alone(before):
-            # Whoever can be told something is alive: clients may keep it so busy that ours is not its turn, and who
-            # does not listen yet may be told to.
+            # A proxy whose configuration can be changed is alive: clients may keep it so busy that our request has to
+            # wait, and one that does not listen yet may still be reconfigured.
             slowed = _WHILE_TOLD if answers is False else math.inf
             self._silent += step / slowed if self._can_be_told() else step
         if self._silent >= _HUNG_AFTER:
@@ -126,6 +126,6 @@ def does_answer(host: str, port: int) -> bool | None:
         except (OSError, http.client.HTTPException) as error:
             if is_own_lack(error):
                 raise
-            # Too many connections, say: somebody closed this one, and so is not asleep.
+            # Too many connections, say: the other side closed this one, so it is not asleep.
             return True
     return True

@@ -1,4 +1,4 @@
-"""What the program that fetches a model is told: its variables and files, with the values of Secrets."""
+"""The request of the program that downloads a model: its variables and files, with the values of Secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who runs the program that fetches a model: the port, and the way of a host whose replicas are child processes."""
+"""Runs the program that downloads a model: the port, and its implementation by child processes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Fetcher(Protocol):
         """Make the folder, the program's own; nothing runs for it."""
 
     def start(self, folder: Path, order: bytes) -> Identity:
-        """Run the program. Nobody else sees the order: there are credentials in it."""
+        """Run the program. No other user sees the request: there are credentials in it."""
 
     def find(self, folder: Path) -> Identity | None:
-        """Who fetches into this folder; None if nobody does."""
+        """The process that downloads into this folder; None if there is none."""
 
     def kill(self, folder: Path) -> None:
         """Begin to end it."""
@@ -51,7 +51,7 @@ class Fetcher(Protocol):
 
 
 class FetchProcess:
-    """A child process, known by the lock that it holds: so nobody has to trust a process number."""
+    """A child process, known by the lock that it holds: so no process id has to be trusted."""
 
     def __init__(self, python: Path) -> None:
         self._python = python
@@ -66,7 +66,7 @@ class FetchProcess:
         try:
             os.ftruncate(log, 0)
             with _opened(folder, create=True) as lock, in_memory(order) as told:
-                # Whoever only looks holds it for a moment.
+                # A reader holds it for a moment only.
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 env = {"PATH": PATH, "HOME": str(folder / states.HOME), "LANG": "C.UTF-8"}
                 argv = (str(self._python), "-I", str(PACKAGE / START))
@@ -90,7 +90,7 @@ class FetchProcess:
     def kill(self, folder: Path) -> None:
         who = self.find(folder)
         if who is not None and who != NOT_YET_KNOWN:
-            # It may be killed at any moment, and has nobody to say good-bye to.
+            # It may be killed at any moment, and needs no graceful end.
             procfs.send_signal(who, signal.SIGKILL)
 
     def reap(self, who: Identity) -> None:
@@ -135,7 +135,7 @@ def _is_free(descriptor: int) -> bool:
 
 
 def _holder(lock: int) -> Identity:
-    """Who wrote its name into the lock; nobody has yet in the moment after a start."""
+    """Who wrote its name into the lock; not yet known in the moment after a start."""
     try:
         pid, started, boot = json.loads(os.pread(lock, 256, 0))
         return Identity(int(pid), int(started), str(boot))

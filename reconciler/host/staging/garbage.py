@@ -1,4 +1,4 @@
-"""Models that nobody needs any more. They are many gigabytes, so no pass waits until they are deleted."""
+"""Models that are not needed any more. They are many gigabytes, so no pass waits until they are deleted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _unlink = os.unlink
 
 
 def is_rubbish(name: str) -> bool:
-    """Is this the name of a model that nobody needs any more? Whatever else lies there may be somebody's."""
+    """Is this the name of a model that is not needed any more? Other files there may belong to someone."""
     key, _, number = name.removeprefix(_GONE).rpartition("-")
     return name.startswith(_GONE) and is_key(key) and number.isdecimal()
 
 
 class Rubbish:
-    """What lies in a folder under a name that is nobody's, deleted in a thread. Whoever comes next goes on with it."""
+    """Garbage in a folder, recognised by its name and deleted in a thread. A later run continues with it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,7 +36,7 @@ class Rubbish:
         self._thread: threading.Thread | None = None
 
     def take(self, path: Path) -> None:
-        """Gone at once for everybody else: half of a model must not pass for one. Raises OSError."""
+        """Atomic for every reader: half of a model must not pass for one. Raises OSError."""
         path.rename(next(name for name in self._names(path.name) if not os.path.lexists(name)))
         self.begin()
 
@@ -49,7 +49,7 @@ class Rubbish:
                 self._thread.start()
 
     def close(self) -> None:
-        """Leave the rest to whoever comes next."""
+        """Leave the remaining ones to a later run."""
         self._is_closed = True
 
     def _names(self, name: str) -> Iterator[Path]:
@@ -62,14 +62,14 @@ class Rubbish:
                 try:
                     self._delete(path)
                 except FileNotFoundError:
-                    # Somebody else tidies up as well.
+                    # Another process tidies up as well.
                     continue
                 except OSError as error:
-                    # It takes room, but is in nobody's way.
+                    # It takes space, but does no harm.
                     _log.warning("garbage_not_deleted", path=str(path), error=error.strerror)
                 except RecursionError:
                     _log.warning(
-                        "garbage_not_deleted", path=str(path), error="its folders lie too deep in each other; rm -r"
+                        "garbage_not_deleted", path=str(path), error="its folders are nested too deeply; rm -r"
                     )
 
     def _is_wanted(self) -> bool:

@@ -41,7 +41,7 @@ _SILENT_AFTER = 900.0
 
 
 class Stager:
-    """All models in one folder. Only whoever holds the target's lock may change something here."""
+    """All models in one folder. Only the holder of the target's lock may change something here."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Stager:
 
     def _keys(self) -> list[str]:
         try:
-            # Whatever else lies there is none of ours.
+            # Other files there do not belong to the daemon.
             return sorted(name for name in os.listdir(self.folder) if is_key(name))
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -136,7 +136,7 @@ class Stager:
         return replace(known, reason=Reason(ReasonCode.read(state.code), state.message)) if state.code else known
 
     def _judged(self, key: str, state: State, known: Staging) -> Staging:
-        """Is it there, as the program says? Nobody changes it any more once that has ended."""
+        """Is it complete, according to the program? Nothing changes it any more once that has ended."""
         folder = self.folder / key / state.content
         if not folder.is_dir():
             return replace(
@@ -159,12 +159,12 @@ class Stager:
         if state is not None and state.fetch != states.RUNNING:
             return self._staging(key)
         reason = Reason(
-            ReasonCode.DOWNLOAD_INTERRUPTED, f"it ended without saying why; see {self.folder / key / states.LOG}"
+            ReasonCode.DOWNLOAD_INTERRUPTED, f"it ended without a reason; see {self.folder / key / states.LOG}"
         )
         return replace(known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=reason)
 
     def _is_silent(self, key: str, state: State) -> bool:
-        """Has it told nothing new for longer than any program that runs?"""
+        """Has it reported no progress for longer than any program that runs?"""
         now = time.monotonic()
         if key not in self._moved or self._moved[key][0] is not state:
             self._moved[key] = (state, now)
@@ -262,16 +262,16 @@ class Stager:
 
 
 def _find_strange(folder: Path) -> Reason | None:
-    """What would lead us, or whoever serves it, somewhere else or nowhere; or that this cannot be told."""
+    """Links that would lead us, or the user that serves it, elsewhere or nowhere; or that this is unknown."""
     try:
         strange = next(_strange(str(folder)), None)
     except (OSError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else "its folders lie too deep in each other"
+        why = error.strerror if isinstance(error, OSError) else "its folders are nested too deeply"
         text = f"{folder}: cannot be looked through: {why}; check the disk, or delete {folder.parent}"
         return Reason(ReasonCode.UNSAFE_PATH, text)
     if strange is None:
         return None
-    text = f"{strange!a}: is no file, no folder and no link to one of this model; delete {folder.parent}"
+    text = f"{strange!a}: is not a file, folder or link within this model; delete {folder.parent}"
     return Reason(ReasonCode.UNSAFE_PATH, text)
 
 

@@ -30,7 +30,7 @@ RUNNING, STAGED, FAILED, REFUSED = "running", "staged", "failed", "refused"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How far it is. `total` is None where nobody tells. `failures` counts those in a row without a new byte.
+    """How far it is. `total` is None if unknown. `failures` counts those in a row without a new byte.
 
     `content` names the folder once all is there; `code` and `message` say why it is not.
     """
@@ -48,7 +48,7 @@ class State:
 def read_state(folder: Path) -> State | None:
     """None where there is none that can be understood: then the files are fetched again.
 
-    Whoever writes it may be another user than we are, and whatever stands there keeps nobody waiting.
+    Its writer may be another user, and no kind of file there can block us.
     """
     try:
         state = State(**known_part(State, json.loads(_read(folder / STATE))))
@@ -66,7 +66,7 @@ def write_state(folder: Path, state: State) -> None:
 def _read(path: Path) -> bytes:
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(f"{path}: is no file")
+            raise ValueError(f"{path}: is not a file")
         return file.read(_LARGEST)
 
 

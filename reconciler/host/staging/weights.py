@@ -1,4 +1,4 @@
-"""Where a model's files lie on this host."""
+"""The model files that are already on this host."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ def _served(mount: Mount, below: str | None, ground: Ground, staged: Staged) -> 
     named = _folder(mount, ground.volumes, staged)
     said, ours = _said(str(named), mount), is_fetched(mount.uri)
     stamp = _look(str(named), said)
-    # What a link leads to is looked at, and that very folder is shown: whoever may change the link shows nothing else.
+    # What a link leads to is checked, and that very folder is mounted: changing the link mounts nothing else.
     path = str(named) if ours else os.path.realpath(named)
     if not ours:
         if any(is_systems_own(each) and not _is_in_volume(each, ground.volumes) for each in (str(named), path)):
             raise UnusableFolder(
-                ReasonCode.PATH_NOT_ALLOWED, f"{said}{named}: {CLOSED}; keep models in a folder of their own"
+                ReasonCode.PATH_NOT_ALLOWED, f"{said}{named}: {CLOSED}; keep models in a separate folder"
             )
         _keep_out(path, said, ground.closed, stamp)
         if path != str(named) and _look(path, said) != stamp:
-            raise Retryable(f"{said}{named}: was replaced while it was looked at")
+            raise Retryable(f"{said}{named}: was replaced while it was checked")
     if below is not None and _is_single_file(posixpath.normpath(f"{path}/{below}"), said):
         below = posixpath.dirname(below) or "."
     if ours:
@@ -92,7 +92,7 @@ def _stamps(path: str, below: str | None) -> _Stamp:
     try:
         above = stamps_above(Path(path))
     except OSError as error:
-        raise Retryable(f"{path}: cannot be looked at: {error.strerror}; see to its disk and modes") from None
+        raise Retryable(f"{path}: cannot be checked: {error.strerror}; check its disk and modes") from None
     return above if below is None else (*above, *stamp_of(Path(path, below)))
 
 
@@ -150,7 +150,7 @@ def _folder(mount: Mount, volumes: Mapping[str, Path], staged: Staged) -> Path:
         return find_folder(mount.uri, volumes)
     found = staged(mount)
     if found is None:
-        # Nobody's commit is to blame: it is fetched again.
+        # No commit is to blame: it is downloaded again.
         raise Retryable(f"{shown(mount.uri)}: not fetched yet, or not there any more")
     return found
 
@@ -162,7 +162,7 @@ def find_folder(uri: str, volumes: Mapping[str, Path]) -> Path:
         return Path(unquote(parts.path) if parts.scheme else uri)
     if parts.scheme == "pvc":
         return _in_volume(uri, parts.netloc, parts.path, volumes)
-    raise Terminal(f"{shown(uri)}: is no folder of this host; file:///…, absolute paths and pvc://NAME/… are")
+    raise Terminal(f"{shown(uri)}: is not a folder of this host; use file:///…, an absolute path or pvc://NAME/…")
 
 
 def _in_volume(uri: str, name: str, path: str, volumes: Mapping[str, Path]) -> Path:
@@ -206,11 +206,11 @@ def _is_single_file(path: str, said: str) -> bool:
     except PermissionError:
         return False
     except OSError as error:
-        raise Retryable(f"{said}{path}: cannot be looked at: {error.strerror}; see to its disk and modes") from None
+        raise Retryable(f"{said}{path}: cannot be checked: {error.strerror}; check its disk and modes") from None
     if is_empty:
         raise UnusableFolder(
             ReasonCode.MODEL_NOT_FOUND,
-            f"{said}{path}: holds no files; it is not a model's folder, or its copy is incomplete",
+            f"{said}{path}: is empty; it is not a model folder, or its copy is incomplete",
         )
     return False
 
@@ -227,7 +227,7 @@ def _info(path: str, said: str) -> os.stat_result | None:
     except OSError as error:
         if means_nothing_is_there(error):
             return None
-        raise Retryable(f"{said}{path}: cannot be looked at: {error.strerror}; see to its disk and modes") from None
+        raise Retryable(f"{said}{path}: cannot be checked: {error.strerror}; check its disk and modes") from None
 
 
 def _look(path: str, said: str) -> _Stamp:
@@ -243,7 +243,7 @@ def _look(path: str, said: str) -> _Stamp:
 @lru_cache(maxsize=8192)
 def _keep_out(path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
     if there := closed_by(Path(path), closed):
-        text = f"is closed to services, for {there} is ours; keep models in a folder of their own"
+        text = f"is closed to services, because {there} belongs to the daemon; keep models in a separate folder"
         raise UnusableFolder(ReasonCode.PATH_NOT_ALLOWED, f"{said}{path}: {text}")
 
 
@@ -252,7 +252,7 @@ def _ask_reader(path: str, said: str, model: str | None, reader: Reader | None, 
     if reader is None:
         if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
             raise UnusableFolder(
-                ReasonCode.FOLDER_UNREADABLE, f"{said}{path}: cannot be read by the daemon, who runs replicas"
+                ReasonCode.FOLDER_UNREADABLE, f"{said}{path}: cannot be read by the daemon, which runs replicas"
             )
         return
     if os.geteuid() != 0:
@@ -260,13 +260,13 @@ def _ask_reader(path: str, said: str, model: str | None, reader: Reader | None, 
     try:
         hidden = find_unreadable(Path(path), model, reader, (stamp[0], stamp[1]))
     except OSError as error:
-        # A disk of another host, for example, where root is nobody.
-        who = f"{reader.name}, who runs replicas"
-        text = f"cannot be looked through as {who}: {error.strerror}; see to its disk and modes"
+        # A disk of another host, for example, with root squashed.
+        who = f"{reader.name}, which runs replicas"
+        text = f"cannot be listed by {who}: {error.strerror}; check its disk and modes"
         raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{said}{path}: {text}") from None
     if hidden and hidden.is_above:
-        text = f"{hidden.path} cannot be entered by {reader.name}, who runs replicas; chmod a+x {hidden.path}"
+        text = f"{hidden.path} cannot be entered by {reader.name}, which runs replicas; chmod a+x {hidden.path}"
         raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{said}{path}: {text}")
     if hidden:
-        text = f"cannot be read by {reader.name}, who runs replicas; chmod -R a+rX {path}"
+        text = f"cannot be read by {reader.name}, which runs replicas; chmod -R a+rX {path}"
         raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{said}{hidden.path}: {text}")

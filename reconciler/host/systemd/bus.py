@@ -1,7 +1,7 @@
 """A connection to systemd over D-Bus: its private socket, which root may use even when no bus runs, or the system bus.
 
-jeepney's connection sends and receives. Its router would not do: when a connection breaks, whoever waits there gets a
-KeyError and nobody else hears of it; and it cannot ask a second question before the first is answered. So one thread
+jeepney's connection sends and receives. Its router would not do: when a connection breaks, one waiting thread gets a
+KeyError and the others learn nothing; and it cannot send a second call before the first has returned. So one thread
 reads here, and callers wait for their own replies. Signals are hints and carry nothing that we believe.
 """
 
@@ -35,12 +35,12 @@ _BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedes
 _SECONDS = 30.0
 _GREETING_SECONDS = 5.0
 _PINGS = 100
-# The system bus lets nobody wait for more than 128 answers at a time.
+# The system bus allows at most 128 pending replies per connection.
 _AT_A_TIME = 100
 _ERROR = "org.freedesktop.DBus.Error."
-# The bus answers for systemd, which is not there for a moment: it executes itself anew.
+# The bus answers for systemd, which is not there for a moment: it re-executes itself.
 _AWAY = tuple(_ERROR + name for name in ("NoReply", "ServiceUnknown", "NameHasNoOwner", "Disconnected", "Spawn."))
-# Only these say that there is no such unit. Whoever took another error for that would take a unit that serves for dead.
+# Only these mean that there is no such unit. Taking another error for that would take a serving unit for dead.
 _NOT_THERE = (f"{_ERROR}UnknownObject", f"{_ERROR}UnknownInterface", f"{NAME}.NoSuchUnit")
 _log = structlog.get_logger()
 
@@ -54,11 +54,11 @@ class DBusError(Retryable):
 
 
 class NoConnection(Retryable):
-    """Nobody answers at this socket."""
+    """Nothing answers at this socket."""
 
 
 class Lost(Retryable):
-    """The connection broke; systemd may be executing itself anew."""
+    """The connection broke; systemd may be re-executing itself."""
 
 
 class Bus:
@@ -173,20 +173,20 @@ class Bus:
                 while True:
                     self._take(self._connection.receive())
         except Exception:
-            # Whoever waits must not wait for a thread that died in silence.
+            # Waiting threads must not wait for a thread that died in silence.
             _log.exception("systemd_message_unreadable", socket=str(self.path))
         finally:
             self._end()
 
     def _end(self) -> None:
         with self._lock:
-            # Before anybody is woken: whoever comes then must connect anew.
+            # Before any thread is woken: the next caller must connect again.
             self._lost = True
             waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             future.cancel()
         with self._connection.send_lock:
-            # Not while somebody writes: the number of the socket may belong to another file right after.
+            # Not during a write: the number of the socket may belong to another file right after.
             _close(self._connection)
         self._on_signal("", "")
 
@@ -232,13 +232,13 @@ def _connect(path: Path) -> DBusConnection:
     except (OSError, AuthenticationError) as error:
         why = getattr(error, "strerror", None) or error
         raise NoConnection(f"nobody answers at {path}: {why}") from None
-    # Reading may take for ever, writing not: whoever takes nothing for so long is gone.
+    # Reading may take for ever, writing not: a peer that reads nothing for so long is gone.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_SECONDS), 0))
     return DBusConnection(connection)
 
 
 def _close(connection: DBusConnection) -> None:
     connection.close()
-    # jeepney leaves its pipe open: two descriptors for every time that systemd executes itself anew.
+    # jeepney leaves its pipe open: two descriptors for every time that systemd re-executes itself.
     for end in (connection._stop_r, connection._stop_w):
         os.close(end)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# Engines need what lies around models that somebody keeps there.
+# Engines need the other files in a user's folder of models.
 _SYSTEM = ("usr", "etc", "lib", "lib32", "lib64", "libx32", "bin", "sbin", "boot", "dev", "proc", "sys", "nix")
 _SHARED = frozenset(Path(path) for path in ("/", "/opt", "/var", "/var/lib", "/var/cache", "/run", "/home", "/root"))
 
@@ -27,8 +27,8 @@ NOTHING_CONCEALED = Concealed()
 def conceal(program: str, mounts: Mapping[str, str], closed: Iterable[Path]) -> Concealed:
     """What a unit that runs this program and is shown these folders does not see. It looks at the disk.
 
-    `closed` are ours, and volumes. Beside a model lie others: what is around its own is closed as well. The environment
-    of the program stays visible, wherever it is.
+    `closed` are the daemon's folders, and volumes. A model's folder has others next to it: they are closed as well. The
+    environment of the program stays visible, wherever it is.
     """
     programs = tuple(dict.fromkeys(_hops(program)))
     wanted = (*closed, *(around for folder in mounts.values() if (around := _around(Path(folder)))))

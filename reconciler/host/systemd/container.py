@@ -1,4 +1,4 @@
-"""The words of `podman run`: how confined an engine runs in its image, and what it sees of the host. Pure.
+"""The arguments of `podman run`: how confined an engine runs in its image, and what it sees of the host. Pure.
 
 What podman itself must be allowed to do, no unit can forbid it: so the container is the sandbox, and the unit has none.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 PODMAN = "/usr/bin/podman"
-# Its own events would stand in the unit's journal, between the engine's words.
+# Its own events would be in the unit's journal, between the engine's lines.
 _QUIET = (PODMAN, "--events-backend=none")
 # A container's name is to follow, and after RUN all that `run_words` says.
 RUN = (*_QUIET, "run")
@@ -52,7 +52,7 @@ class Container:
 
 
 def run_words(container: Container, argv: tuple[str, ...], *options: str) -> Iterator[str]:
-    """What `podman run` is told beside a name. Raises ValueError for a folder that it cannot be told of."""
+    """Arguments of `podman run` except the name. Raises ValueError for a folder that it cannot mount."""
     yield from ("--rm", "--replace", "--pull=never", *_CONFINED, *options)
     yield f"--user={container.owner}"
     yield from (f"--device={_GPU}={uuid}" for uuid in container.gpus)
@@ -72,7 +72,7 @@ def cache_words(folder: str, user: str) -> tuple[str, ...]:
 
 def _mount(folder: str, inside: str) -> str:
     if strange := [path for path in (folder, inside) if "," in path or '"' in path]:
-        raise ValueError(f"podman cannot be told of {strange[0]!a}: rename the folder, without commas and quotes")
+        raise ValueError(f"podman cannot mount {strange[0]!a}: rename the folder, without commas and quotes")
     return f"--mount=type=bind,src={folder},dst={inside}"
 
 

@@ -1,4 +1,4 @@
-"""What a shutdown of the host stops first: a unit whose stop lets the requests at the proxy end.
+"""What a shutdown of the host stops first: a unit whose stop drains the proxy.
 
 systemd stops in the reverse of the order in which it starts. This unit comes after proxy and replicas, and so keeps
 them until it is done; neither waits for the other at a boot. It does nothing else, and needs neither us nor git.
@@ -20,7 +20,7 @@ from reconciler.system.files import write_atomically
 _PACKAGE = Path(__file__).parents[2]
 # Until the budget is over the program ends by itself.
 _MARGIN = 10
-# Whoever stops this unit alone shall not close the proxy, which could not be opened again.
+# Stopping this unit alone must not close the proxy, which could not be opened again.
 _IF_STOPPED = 'job=$(systemctl show --property=Job --value "$0") && [ "${job:-0}" = 0 ] || exec "$@"'
 
 
@@ -60,7 +60,7 @@ def proxy_name(target: str) -> str:
 
 
 def stop_lines(folder: Path, seconds: float, *before: str) -> str:
-    """What drains the proxy of this folder when a unit is stopped, in words for a section `Service`. Pure."""
+    """What drains the proxy of this folder when a unit is stopped, as lines for a section `Service`. Pure."""
     argv = (sys.executable, "-P", "-m", "reconciler.host.routing.shutdown", str(folder), f"{seconds:g}")
     words = (*before, "/usr/bin/env", f"PYTHONPATH={_PACKAGE.parent}", *argv)
     # As root without a sandbox: the program may lie in a home, and the proxy's folder be another user's. It starts in

@@ -1,7 +1,7 @@
-"""Models are fetched by a unit of its own for each: as a user who has nothing else, in a sandbox with one folder.
+"""Model downloads as separate units: each as a user without other rights, in a sandbox with one folder.
 
-What a source sends is read by large libraries. Whoever takes one of them over holds the credentials of this one model
-and the folder that its files go to; the files of others, the processes of others and the host stay out of reach.
+What a source sends is read by large libraries. An attacker who takes one of them over holds the credentials of this one
+model and the folder that its files go to; the files of others, the processes of others and the host stay out of reach.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def command(name: str, python: Path, folder: Path, told: int, log: int) -> list[
     properties = (f"StandardInput=file:{ours}/{told}", f"StandardOutput=append:{ours}/{log}", *_properties(folder))
     run += [f"--property={line}" for line in properties]
     run += [f"--setenv=PATH={PATH}", f"--setenv=HOME={folder / states.HOME}", "--setenv=LANG=C.UTF-8"]
-    # systemd looks for variables in the words.
+    # systemd expands variables in arguments.
     return [*run, "--", *(word.replace("$", "$$") for word in (str(python), "-I", f"{_INSIDE}/{START}"))]
 
 
@@ -124,7 +124,7 @@ def _properties(folder: Path) -> Iterator[str]:
     yield f"TemporaryFileSystem={quote_given(str(_cover(folder.parent)))}:ro,mode=755"
     yield f"BindPaths={quote_given(str(folder))}"
     yield f"BindReadOnlyPaths={quote_given(str(PACKAGE))}:{_INSIDE}"
-    # It may be killed at any moment, and has nobody to say good-bye to.
+    # It may be killed at any moment, and needs no graceful end.
     yield "KillSignal=SIGKILL"
     yield from BEHIND
     # What a source sends may unpack to anything. Files that it writes count as well, and are let go of first.
@@ -133,7 +133,7 @@ def _properties(folder: Path) -> Iterator[str]:
     # Credentials are in its memory.
     yield "LimitCORE=0"
     if _has_user_namespaces():
-        # Until it closes its memory, others of this user could open all that it has open. Now nobody can.
+        # Until it closes its memory, others of this user could open all that it has open. Now none can.
         yield "PrivateUsers=yes"
     yield "PrivateDevices=yes"
     yield from HARDENING.splitlines()
@@ -157,7 +157,7 @@ def _user() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(USER)
     except KeyError:
-        raise Retryable(f"there is no user {USER} to fetch models; reconciler host install makes it") from None
+        raise Retryable(f"no user {USER} to download models; reconciler host install creates it") from None
 
 
 def _end_child(child: FetchProcess, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Images for containers: what podman's storage has, and pulls of what it lacks.
+"""Images for containers: what podman's storage has, and pulls of what is missing.
 
 A pull is a unit of its own, which goes on when the daemon ends. systemd knows whether it runs, the journal why it
 failed, and podman what is there: nothing is written down by us. What was pulled stays; to prune it is the host's.
@@ -30,12 +30,13 @@ from reconciler.system.file_stamps import Stamp, stamp_of
 
 # A file tells at once when images change; where podman keeps none there, it is asked again after this time.
 _LONGEST_TRUST = 30.0
-# A podman that hangs must not take all of the time: it then rests so many times as long as it was waited for.
+# A podman that hangs must not take all of the time: after a wait, pause for a multiple of it.
 _REST = 4.0
 _LINES = 20
 _KEY_LENGTH = 16
 _RUNNING = ("active", "activating", "deactivating")
-# Words of a registry. This host has no permission, program or file in much the same words, and that is tried again.
+# Messages of a registry. This host reports a missing permission, program or file in much the same text, and that is
+# retried.
 _REFUSALS = re.compile(
     r"manifest unknown|name unknown|unauthorized|(?<!permission )denied|authentication required|invalid reference|"
     r"no image found|invalid username|404 (?:page )?not found|StatusCode: 404|"
@@ -83,7 +84,7 @@ class Images:
                 else:
                     yield image, self._pulling(image)
             except Retryable as error:
-                # Nobody but this image's services needs podman.
+                # Only this image's services need podman.
                 yield (
                     image,
                     Staging(
@@ -120,7 +121,7 @@ class Images:
         try:
             self._known = names(json.loads(listed))
         except (ValueError, TypeError, AttributeError):
-            text = f"{PODMAN} images: its answer is no list of images: {listed.strip()[:200]!a}; run it by hand"
+            text = f"{PODMAN} images: its output is not a list of images: {listed.strip()[:200]!a}; run it manually"
             raise Retryable(text) from None
         self._stamp, self._asked_at = stamp, time.monotonic()
 
@@ -139,7 +140,7 @@ class Images:
             why = f"it was not done after {_LONGEST_HOURS} h, and was ended; see journalctl -u {unit}"
             return Staging(Fetch.FAILED, failures=failures, at=ended, reason=Reason(ReasonCode.IMAGE_PULL_FAILED, why))
         words = journal.tail(unit, _LINES, ended - 1)
-        why = _why(words) or f"podman ended without saying why; see journalctl -u {unit}"
+        why = _why(words) or f"podman ended without a reason; see journalctl -u {unit}"
         fetch = Fetch.REFUSED if is_refusal(why) else Fetch.FAILED
         return Staging(fetch, failures=failures, at=ended, reason=Reason(ReasonCode.IMAGE_PULL_FAILED, why))
 
@@ -178,7 +179,7 @@ class Images:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def has_scratch(self) -> bool:
-        """Does a pull run, or did one leave something behind? Whoever ends all of them need not know which."""
+        """Does a pull run, or did one leave something behind? To end all of them, which one does not matter."""
         return self._folder.is_dir() and any(self._folder.iterdir())
 
     @property
@@ -223,7 +224,7 @@ def _key(image: str) -> str:
 
 
 def _size(folder: Path) -> int:
-    """Bytes below a folder that somebody writes to."""
+    """Bytes below a folder that is being written to."""
     total = 0
     for here, _, files in os.walk(folder):
         for name in files:

@@ -1,4 +1,4 @@
-"""Programs of the host that answer in a moment, podman above all: fixed words, a limit, no terminal."""
+"""Short programs of the host, podman above all: constant arguments, a time limit, no terminal."""
 
 from __future__ import annotations
 

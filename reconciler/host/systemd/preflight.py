@@ -1,4 +1,4 @@
-"""The engine is asked as a unit that ends with its answer: as the replicas' user, in a sandbox like theirs.
+"""A preflight as a unit that ends with its result: as the replicas' user, in the same sandbox.
 
 Looking at a model may run code that comes with it (`--trust-remote-code`), and we ourselves are root.
 """
@@ -62,7 +62,7 @@ class PreflightSandbox:
         except ValueError as error:
             raise Retryable(f"preflight with {asked.engine} is not possible: {error}") from None
         except OSError as error:
-            raise Retryable(f"{told}: cannot be written: {error.strerror}; run us as root") from None
+            raise Retryable(f"{told}: cannot be written: {error.strerror}; run the reconciler as root") from None
         pipe = subprocess.PIPE
         try:
             process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": SYSTEM_PATH}, cwd="/")
@@ -73,7 +73,7 @@ class PreflightSandbox:
 
 
 def variables_of(name: str) -> Path:
-    """The file from which this unit takes its variables: whoever may ask systemd sees its command."""
+    """The file from which this unit takes its variables: any user that can query systemd sees its command."""
     return Path("/run") / f"{name}.environment"
 
 
@@ -128,7 +128,7 @@ def _run(asked: PreflightQuestion, name: str, lines: Iterable[str], words: Itera
     run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}"]
     run.append(f"--description=Preflight with {asked.engine}")
     run += [f"--property={line}" for line in lines]
-    # systemd looks for variables in the words.
+    # systemd expands variables in arguments.
     return [*run, "--", *(word.replace("$", "$$") for word in words)]
 
 
@@ -161,7 +161,7 @@ def _owner(user: str) -> str:
     try:
         found = pwd.getpwnam(user)
     except KeyError:
-        raise Retryable(f"there is no user {user}; make it (useradd --system {user}), or set targets[].user") from None
+        raise Retryable(f"no user {user}; create it (useradd --system {user}), or set targets[].user") from None
     return f"{found.pw_uid}:{found.pw_gid}"
 
 

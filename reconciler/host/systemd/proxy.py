@@ -1,4 +1,4 @@
-"""The proxy as a unit of its own: it outlives us, and a reboot brings it back with the routes that it had."""
+"""The proxy as a separate unit: it outlives the daemon, and a reboot restores it with its routes."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ WantedBy=multi-user.target
 def _own_lines(folder: Path, user: str, program: str) -> Iterator[str]:
     """It sees its folder below another name, since it may enter none above it, and writes only where its socket is."""
     yield f"User={user}"
-    # For any port: a proxy that runs may be told to move to one below 1024.
+    # For any port: a running proxy may be reconfigured to one below 1024.
     yield "AmbientCapabilities=CAP_NET_BIND_SERVICE"
     yield f"TemporaryFileSystem={_PLACES}"
     yield f"BindReadOnlyPaths={quote_path(program)}:{_PLACES}/{Path(program).name}"

@@ -1,4 +1,4 @@
-"""How systemd reads the words of a unit file, from the writer's side. Pure.
+"""How systemd reads the arguments in a unit file, from the writer's side. Pure.
 
 systemd takes quotes, backslashes and `%` for itself; what is written here comes out of it byte for byte.
 """
@@ -33,9 +33,12 @@ _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\", "%": 
 
 
 def quote(word: str) -> str:
-    """One word of a command line or of `Environment=`. Raises ValueError for a NUL, which no process can be given."""
+    """One argument of a command line or of `Environment=`.
+
+    Raises ValueError for a NUL, which no process argument can hold.
+    """
     if "\0" in word:
-        raise ValueError(f"{word!a} holds a NUL character; no process can be given that")
+        raise ValueError(f"{word!a} holds a NUL character, which no process argument can")
     return word if _PLAIN.fullmatch(word) else f'"{"".join(_escape(letter) for letter in word)}"'
 
 
@@ -61,7 +64,7 @@ def given_line(*words: str) -> str:
 def plain(text: str) -> str:
     """A value that systemd takes as it stands, but for `%`. Raises ValueError when it cannot be a line."""
     if not text.isprintable():
-        raise ValueError(f"{text!a} cannot stand in one line of a unit")
+        raise ValueError(f"{text!a} cannot be written in one line of a unit")
     return text.replace("%", "%%")
 
 
@@ -71,9 +74,9 @@ def is_variable_name(name: str) -> bool:
 
 
 def shell_word(text: str) -> str:
-    """One word for `sh`. Raises ValueError for a NUL, which no process can be given."""
+    """One argument for `sh`. Raises ValueError for a NUL, which no process argument can hold."""
     if "\0" in text:
-        raise ValueError(f"{text!a} holds a NUL character; no process can be given that")
+        raise ValueError(f"{text!a} holds a NUL character, which no process argument can")
     return "'" + text.replace("'", "'\\''") + "'"
 
 

@@ -57,7 +57,7 @@ def plan_unit(
         concealed=concealed,
         proxy_group=proxy_group,
     )
-    # A container cannot read what systemd hands out, so its variables lie beside mounted Secrets.
+    # A container cannot read systemd credentials, so its variables are next to mounted Secrets.
     if launch.files or (launch.image and credential_of(plan) is not None):
         return replace(plan, mounts={**launch.mounts, PRIVATE: str(folder.absolute() / SECRETS)})
     return plan

@@ -1,6 +1,6 @@
 """The supervisor of a `systemd` target: every replica is a unit, and systemd keeps it alive.
 
-The record is written first, then the unit, then systemd is told. A unit that serves needs neither us nor git: systemd
+The record is written first, then the unit, then systemd is called. A unit that serves needs neither us nor git: systemd
 restarts it when it dies and starts it again after a reboot; when we are back, we take over what is there.
 """
 
@@ -145,13 +145,13 @@ class UnitSupervisor:
             held = self._gpus.holds(record.lease.gpus, {*record.members})
             releasing = spawned and self._gpus.is_releasing(record.lease.gpus, record.stopping_at, self._clock.now())
             by_hand = _is_stopped_by_hand(record, unit) and spawned
-            drift = f"{self._name(record)} was stopped by hand" if by_hand else ""
+            drift = f"{self._name(record)} was stopped manually" if by_hand else ""
             return ProcessState(False, held, run.exit_code, rebooted, spawned, drift, releasing=releasing)
         # It died: systemd is about to start it again, has done so already, or ends what it left behind.
         return ProcessState(False, leftovers=1, exit_code=run.exit_code)
 
     def _restarted(self, record: ReplicaRecord, unit: UnitState | None, run: Run) -> ProcessState | None:
-        """What is there when somebody else ends its process, or ended it and started another; None if nobody did."""
+        """What remains when its process is ended, or replaced, by someone else; None if it was not."""
         if unit is None or record.process is None or record.boot != procfs.boot_id():
             return None
         if record.draining_at is not None or record.stopping_at is not None:
@@ -196,7 +196,7 @@ class UnitSupervisor:
         self._bring_up_to_date(r for r in records if r.process and r.process == _identity_in(found.get(r.id), runs))
 
     def _bring_up_to_date(self, records: Iterable[ReplicaRecord]) -> None:
-        """Have units of an older release of ours stopped as ours are. Nothing is restarted for that.
+        """Have units of an older release stopped as those of this one are. Nothing is restarted for that.
 
         Raises Retryable. Killed in between, the file differs from our copy, and is repaired from it.
         """
@@ -298,8 +298,8 @@ class UnitSupervisor:
         if launch.image and not os.access(PODMAN, os.X_OK):
             yield Reason(ReasonCode.PODMAN_NOT_FOUND, f"{PODMAN} cannot be run; install podman")
         if not self._has_user():
-            hint = f"make it (useradd --system {self._user}), or set targets[].user"
-            yield Reason(ReasonCode.USER_NOT_FOUND, f"there is no user {self._user}; {hint}")
+            hint = f"create it (useradd --system {self._user}), or set targets[].user"
+            yield Reason(ReasonCode.USER_NOT_FOUND, f"no user {self._user}; {hint}")
         elif not launch.image and (fault := self._interpreters.fault(launch.argv[0])):
             yield Reason(ReasonCode.ENGINE_BROKEN, fault)
 
@@ -367,7 +367,7 @@ class UnitSupervisor:
             raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
 
     def _write_secrets(self, files: Mapping[str, bytes], folder: Path) -> None:
-        """On disk, because a reboot must find them; nobody but the replica's user sees them, and only in its unit."""
+        """On disk, because a reboot must find them; only the replica's user sees them, and only in its unit."""
         user = pwd.getpwnam(self._user)
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
@@ -395,7 +395,7 @@ class UnitSupervisor:
     # ------------------------------------------------------------ stopping
 
     def note(self, record: ReplicaRecord) -> ReplicaRecord:
-        """Write down its processes, so that memory they hold on GPUs is known for theirs."""
+        """Record its processes, so that their memory on GPUs is recognised."""
         unit, run = self._look(record)
         if unit is None:
             return record
@@ -437,7 +437,7 @@ class UnitSupervisor:
         name = self._name(record)
         delete_unit(self._systemd, name)
         if record.image:
-            # Whoever killed it may have killed what takes it away as well.
+            # What killed it may also have killed its cleanup.
             remove_container(name.removesuffix(".service"))
         if record.socket:
             scratch.remove(Path(record.socket).parent)

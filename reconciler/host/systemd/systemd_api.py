@@ -1,4 +1,4 @@
-"""What we ask of systemd, over D-Bus: cheap to ask, and it tells at once when something changed."""
+"""The part of systemd's API that the daemon uses, over D-Bus: cheap calls, and a signal when something changes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class UnitState:
-    """One loaded unit in systemd's words. `job` says what is about to be done to it: `start`, `stop`, `restart`…"""
+    """One loaded unit as systemd describes it. `job` is what is about to be done to it: `start`, `stop`, `restart`…"""
 
     name: str
     active: str
@@ -44,7 +44,7 @@ class Run:
     """The main process of a unit, now or at last.
 
     `started` is in microseconds since boot and 0 for a unit that never ran; `exit_code` is negative for a signal.
-    `restarts` counts how often systemd itself started it again since somebody else did.
+    `restarts` counts how often systemd itself restarted it since it was last started otherwise.
     """
 
     pid: int = 0
@@ -84,12 +84,12 @@ def is_over(unit: UnitState | None) -> bool:
 
 
 def is_ending(unit: UnitState) -> bool:
-    """Was it told to end, or told to start and does not run yet? Without a job it ends by itself."""
+    """Was it asked to end, or asked to start and does not run yet? Without a job it ends by itself."""
     return unit.active in ("deactivating", "inactive", "failed") and bool(unit.job)
 
 
 class Systemd:
-    """systemd. Connects when it is first needed, and again after systemd executed itself anew.
+    """systemd. Connects when it is first needed, and again after systemd re-executed itself.
 
     `sockets` are tried in this order: the first is systemd's own, for root alone, and needs no bus: `systemctl` uses
     it as well. Every method raises Retryable when systemd does not answer or refuses; a unit that is not there is fine.
@@ -225,8 +225,8 @@ class Systemd:
             deadline = time.monotonic() + _RECONNECT_SECONDS
             while self._bus is None or not self._bus.is_open:
                 if self._closed:
-                    raise Retryable("systemd: let go already; whoever took this target over goes on")
-                # While it executes itself anew, nobody listens for a moment where somebody did before.
+                    raise Retryable("systemd: already released; another process manages this target")
+                # While it re-executes itself, nothing listens for a moment.
                 if self._bus is not None and time.monotonic() > deadline:
                     self._bus = None
                 try:
@@ -262,7 +262,7 @@ class Systemd:
         raise NoConnection(f"systemd cannot be reached: {'; '.join(failures)}; {_REMEDY}")
 
     def _on_signal(self, path: str, name: str) -> None:
-        # Whoever has files read again may have changed ours.
+        # After a daemon-reload by others, our unit may have changed.
         if (path == "" or name == "Reloading") and not self._closed:
             self._wake()
         elif self._prefix and path.startswith(self._prefix):

@@ -27,7 +27,7 @@ DAEMON = "reconciler.service"
 SECTION = "X-Reconciler"
 CREDENTIAL = "environment"
 CACHES = "/var/cache"
-# The engine drains by itself when it is told to end; whatever is left half a minute later hangs.
+# The engine drains by itself on SIGTERM; what is left half a minute later hangs.
 _STOP_MARGIN = 30
 # vLLM listens once its model is loaded, and until then may ignore SIGTERM. Such an engine has no request to lose. It is
 # asked of the kernel and not of us: after a reboot, or without the daemon, nothing else knows it. All other ends of
@@ -83,7 +83,7 @@ ProtectProc=invisible"""
 class UnitPlan:
     """All that a replica's unit is made of.
 
-    Variables reach the process by the credential file at `credential`, for their values may be anybody's; those of
+    Variables reach the process by the credential file at `credential`, because their values may be any text; those of
     `hidden` are secrets.
     `mounts` maps folders of the container to folders of this host; `pins` are the inodes that some of them must have,
     for another user may put something else in their place before a restart. `devices` are the GPUs' own nodes. `cache`
@@ -137,7 +137,7 @@ def replica_of(target: str, unit: str) -> ReplicaId | None:
 
 
 def build_unit(plan: UnitPlan) -> str:
-    """The unit's text. Raises ValueError for words that no unit can hold."""
+    """The unit's text. Raises ValueError for arguments that no unit can hold."""
     sections = (
         ("Unit", _unit(plan)),
         ("Service", _service(plan)),
@@ -148,7 +148,7 @@ def build_unit(plan: UnitPlan) -> str:
 
 
 def with_stop(text: str, target: str, address: Address) -> str:
-    """The text with what an older release of ours did not write of how a unit is stopped."""
+    """The text with what an older release did not write of how a unit is stopped."""
     if "\nExecStop=" not in text:
         text = text.replace("\nKillMode=mixed\n", "\n" + "".join(f"{line}\n" for line in _stop(address)), 1)
     return text.replace(f"\nBefore={DAEMON}\n", f"\nBefore={DAEMON} {drain_name(target)}\n", 1)
@@ -222,7 +222,7 @@ def _socket_folder(plan: UnitPlan) -> str:
 
 
 def _make_socket_folder(plan: UnitPlan, folder: str) -> Iterator[str]:
-    """As root, in a folder of root's: nobody can be there first. vLLM does not bind a name that is there.
+    """As root, in a folder of root's: no other user can be there first. vLLM does not bind a name that is there.
 
     The unit's own view of that folder is read-only, so it is reached by another one.
     """
@@ -298,7 +298,7 @@ def device_lines(devices: tuple[str, ...]) -> Iterator[str]:
 
 
 def _command(plan: UnitPlan) -> str:
-    """`:` keeps systemd from looking for variables in the words."""
+    """`:` keeps systemd from expanding variables in the arguments."""
     return ":" + _line(*_words(plan))
 
 
@@ -316,5 +316,5 @@ def _line(*words: str) -> str:
 
 def _one_line(text: str) -> str:
     if not text.isprintable() or text.endswith("\\"):
-        raise ValueError(f"{text!a} cannot stand in one line of a unit")
+        raise ValueError(f"{text!a} cannot be written in one line of a unit")
     return text

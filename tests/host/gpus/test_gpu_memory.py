@@ -65,7 +65,7 @@ def test_the_reason_names_the_holders_and_what_is_missing() -> None:
     assert reason(0.92, [("GPU-1", use), ("GPU-2", replace(use, strangers=())), ("GPU-3", lost)]).message == (
         "needs 0.92 of a GPU's memory free: "
         "GPU-1 has 4.0 GiB of the 22.1 GiB free, held by process 4711 (python3, 20.0 GiB), process 12 (Xorg); "
-        "GPU-2 has 4.0 GiB of the 22.1 GiB free, and no process that can be seen here holds the rest; "
+        "GPU-2 has 4.0 GiB of the 22.1 GiB free, and no visible process holds the rest; "
         "GPU-3 cannot be used: GPU is lost"
     )
     many = replace(use, strangers=tuple(ForeignProcess(number, "x", GIB) for number in range(1, 8)))

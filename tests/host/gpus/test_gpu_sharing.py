@@ -238,7 +238,7 @@ def test_a_fraction_that_is_none_is_refused_with_its_line(value: str):
 )
 def test_only_a_single_gpu_can_be_shared(resources: str, said: str):
     (problem,) = one(shared('"0.4"', *filter(None, [resources]))).problems
-    assert f"resources ask for {said};" in problem.message
+    assert f"resources request {said};" in problem.message
     assert problem.origin == Origin("hosts/box/chat.yaml", 6)
 
 

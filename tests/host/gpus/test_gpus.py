@@ -248,7 +248,7 @@ def test_a_driver_that_begins_to_fail_keeps_only_gpus_from_use(driver: Driver) -
     driver.fail(999)
     uses = usage.look(gpus, lambda _: True, Faults(""))
     assert set(uses) == set(driver.uuids)
-    assert all("NVIDIA's driver does not answer: Unknown Error" in use.fault for use in uses.values())
+    assert all("the NVIDIA driver is not responding: Unknown Error" in use.fault for use in uses.values())
 
 
 def test_a_driver_that_begins_to_fail_keeps_no_host_from_being_observed(

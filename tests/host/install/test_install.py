@@ -176,7 +176,7 @@ def test_a_folder_that_does_not_look_like_our_state_is_not_deleted(root: Path, c
     run(["host", "install", "--root", str(root)])
     (root / "var/lib/reconciler/thesis.tex").write_text("mine")
     assert run(["host", "uninstall", "--purge", "--root", str(root)]) == 2
-    assert "does not look like our state" in capsys.readouterr().err
+    assert "does not look like the daemon's state" in capsys.readouterr().err
     assert (root / "var/lib/reconciler/thesis.tex").exists()
     assert (root / CONFIG).exists()
 

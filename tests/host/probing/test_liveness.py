@@ -97,7 +97,7 @@ def test_server_that_answers_nothing_is_in_doubt_first_and_hung_later(make):
     world = make(heard=False)
     assert world.run(14) is Silence.NONE
     assert world.run(6) is Silence.SILENT
-    assert "server has not answered for" in world.why
+    assert "server has not responded for" in world.why
     assert world.run(38) is Silence.SILENT
     assert world.run(8) is Silence.HUNG
 

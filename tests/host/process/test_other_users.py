@@ -157,7 +157,10 @@ def test_stranger_on_the_port_of_a_starting_replica_gets_nothing(rig: LightRig, 
     first = only(rig)
     with thief(first.lease.port, tmp_path / "loot") as other, clients(rig):
         rig.wait("the thief to listen", lambda: b"bound" in other.got)
-        rig.wait("the daemon to see it", lambda: "uid 65534, which is not of this replica" in rig.ask("history").stdout)
+        rig.wait(
+            "the daemon to see it",
+            lambda: "uid 65534, which does not belong to this replica" in rig.ask("history").stdout,
+        )
         rig.wait("another replica", lambda: rig.records() and first.id not in [one.id for one in rig.records()])
         rig.settle()
     assert b"got" not in other.got

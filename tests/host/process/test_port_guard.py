@@ -138,7 +138,9 @@ def test_process_of_another_user_is_never_ours_whatever_its_environment_says(sup
 
 
 def test_serving_replica_whose_port_a_stranger_has_is_failed_and_says_whose() -> None:
-    seen = replica(healthy=False, stranger="port 20001 is held by PID 7 (nc), uid 65534, which is not of this replica")
+    seen = replica(
+        healthy=False, stranger="port 20001 is held by PID 7 (nc), uid 65534, which does not belong to this replica"
+    )
     code, text = failure(seen, 200.0, Patience()) or ("", "")
     assert code == "PortTaken"
     assert "uid 65534" in text

@@ -240,7 +240,7 @@ def test_missing_or_unfinished_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(Terminal, match=rf"pvc://models/tiny: {tmp_path}/tiny: no such folder"):
         folders_of(spec, Ground(volumes), lambda _: None)
     (tmp_path / "tiny").mkdir()
-    with pytest.raises(Terminal, match=r"tiny: holds no files"):
+    with pytest.raises(Terminal, match=r"tiny: is empty"):
         folders_of(spec, Ground(volumes), lambda _: None)
     (tmp_path / "tiny" / "config.json").write_text("{}")
     assert folders_of(spec, Ground(volumes), lambda _: None) == {"/mnt/models": tmp_path / "tiny"}
@@ -252,7 +252,7 @@ def test_only_the_model_must_look_like_one_and_not_what_else_is_mounted(tmp_path
         (tmp_path / folder).mkdir(parents=True)
     mounts = (Mount("pvc://models/all"), Mount(f"file://{tmp_path}/certs", "/certs"))
     spec = EffectiveSpec("i", (), args, mounts=mounts)
-    with pytest.raises(Terminal, match=r"all/chat: holds no files"):
+    with pytest.raises(Terminal, match=r"all/chat: is empty"):
         folders_of(spec, Ground({"models": tmp_path}), lambda _: None)
     (tmp_path / "all" / "chat" / "config.json").write_text("{}")
     found = folders_of(spec, Ground({"models": tmp_path}), lambda _: None)
@@ -283,7 +283,7 @@ def make_model(folder: Path) -> Path:
 def test_model_without_a_config_is_the_engines_to_judge(tmp_path: Path, model: str, file: str) -> None:
     folder, spec = tmp_path / "m", EffectiveSpec("i", (), ("--model", model), mounts=(Mount("pvc://models/m"),))
     (folder / "none").mkdir(parents=True)
-    with pytest.raises(UnusableFolder, match=r"m: holds no files|\.gguf: no such file or folder"):
+    with pytest.raises(UnusableFolder, match=r"m: is empty|\.gguf: no such file or folder"):
         folders_of(spec, Ground({"models": tmp_path}), lambda _: None)
     (folder / file).parent.mkdir(exist_ok=True)
     (folder / file).touch()
@@ -299,7 +299,7 @@ def test_nothing_of_ours_is_served_wherever_a_path_leads(tmp_path: Path) -> None
     hidden = [f"file://{state}/other/models/key", "pvc://models/link", f"file://{tmp_path}", f"file://{state}"]
     for uri in hidden:
         with pytest.raises(
-            UnusableFolder, match=r"is closed to services, for .*/state is ours; keep models"
+            UnusableFolder, match=r"is closed to services, because .*/state belongs to the daemon; keep models"
         ) as refused:
             served(uri, ground)
         assert refused.value.code == "PathNotAllowed"
@@ -325,9 +325,9 @@ def test_model_that_the_disk_hides_is_no_fault_of_the_commit(tmp_path: Path, mon
 
     model = make_model(tmp_path / "chat")
     monkeypatch.setattr(os, "stat", stat)
-    with pytest.raises(Retryable, match="bad: cannot be looked at: Input/output error"):
+    with pytest.raises(Retryable, match="bad: cannot be checked: Input/output error"):
         served(f"file://{tmp_path}/bad", Ground())
-    with pytest.raises(Retryable, match=r"config\.json: cannot be looked at"):
+    with pytest.raises(Retryable, match=r"config\.json: cannot be checked"):
         served(f"file://{model}", Ground())
 
 

@@ -61,7 +61,7 @@ STRATEGIES = (
 )
 
 
-ELSEWHERE = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector asks for disk=ssd", Origin("x.yaml", 4)),)
+ELSEWHERE = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector requires disk=ssd", Origin("x.yaml", 4)),)
 CORDONED = Reason(ReasonCode.CORDONED, "the host is cordoned", Origin("host.yaml", 6))
 
 

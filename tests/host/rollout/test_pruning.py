@@ -89,7 +89,7 @@ def test_deleted_service_goes_with_its_reason() -> None:
             "ignored by `two.*` (.reconcilerignore:3)",
         ),
         (skip(ReasonCode.EMPTY_FILE, "holds no document"), f"{FILE} holds no document"),
-        (skip(ReasonCode.NOT_A_MANIFEST, "is no manifest"), f"{FILE} is no manifest"),
+        (skip(ReasonCode.NOT_A_MANIFEST, "is not a manifest"), f"{FILE} is not a manifest"),
         ({"skipped": {f"{FILE}.bak": Reason(ReasonCode.MISNAMED_MANIFEST, "not read")}}, f"{FILE}.bak is not read"),
     ],
 )

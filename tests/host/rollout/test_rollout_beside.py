@@ -12,7 +12,7 @@ from reconciler.host.plan import make_plan
 from reconciler.model import Action, Drain, Fetch, Origin, Reason, ReasonCode, Stage, Staging, Strategy, Unstage
 from tests.support.simulation import PATIENCE, Host, state, wanted
 
-ELSEWHERE = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector asks for disk=ssd", Origin("x.yaml", 4)),)
+ELSEWHERE = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector requires disk=ssd", Origin("x.yaml", 4)),)
 UNREADABLE = (Reason(ReasonCode.UNREADABLE, "broken", Origin("b.yaml", 1)),)
 TLS = ("--ssl-keyfile=/k", "--ssl-certfile=/c")
 

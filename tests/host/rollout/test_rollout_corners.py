@@ -288,7 +288,7 @@ def test_nobody_waits_for_what_stays_because_its_successor_was_rejected():
 
 def stop_by_hand(host: Host, digest: str) -> None:
     (replica,) = [replica for replica in host.replicas.values() if replica.digest == digest]
-    host.replicas[replica.id] = replace(replica, alive=False, drift="its unit was stopped by hand")
+    host.replicas[replica.id] = replace(replica, alive=False, drift="its unit was stopped manually")
 
 
 def test_replicas_that_somebody_stops_are_started_again_and_nobody_is_blamed():
@@ -297,7 +297,7 @@ def test_replicas_that_somebody_stops_are_started_again_and_nobody_is_blamed():
         stop_by_hand(host, "good1-a")
         host.converge(state(wanted("a", "good1")))
     reasons = [action.reason for action in host.log if isinstance(action, Stop)]
-    assert reasons == ["its unit was stopped by hand"] * 4
+    assert reasons == ["its unit was stopped manually"] * 4
     assert not any(isinstance(action, NoteCrash | Reject) for action in host.log)
     assert host.now < 1060, "there is nothing to wait for before the next start"
 

@@ -108,7 +108,7 @@ def test_annotation_opens_a_method_but_none_that_steers(gateway: Gateway) -> Non
         assert client.call(opened[0]) == b"a"
         assert client.call("/vllm.Control/Sleep") == Refusal(
             StatusCode.PERMISSION_DENIED,
-            "this method is not open; a service opens more by its annotation reconciler/open-paths",
+            "this method is not open; open more with the service's annotation reconciler/open-paths",
         )
     assert "steers the engine" in find_fault(("/vllm.Control/Sleep",))
     assert "steers the engine" in find_fault(("/vllm.grpc.engine.VllmEngine/FlushCache",))
@@ -145,7 +145,7 @@ def test_errors_of_the_proxy_are_statuses_of_grpc(gateway: Gateway) -> None:
         assert isinstance(refused, Refusal)
         assert (refused.code, refused.details) == (
             StatusCode.UNAVAILABLE,
-            "the replica broke the connection before it answered",
+            "the replica closed the connection before it responded",
         )
 
 
@@ -153,7 +153,7 @@ def test_timeout_of_the_service_ends_a_call_that_has_not_begun(gateway: Gateway)
     with GrpcBackend("a") as a, gateway.client() as client:
         gateway.proxy.apply((talk(grpc_seat(a.port), request_timeout=0.3),))
         assert client.call("/vllm.Inference/Generate", b"sleep") == Refusal(
-            StatusCode.DEADLINE_EXCEEDED, "the service did not answer in time"
+            StatusCode.DEADLINE_EXCEEDED, "the service did not respond in time"
         )
 
 

@@ -255,7 +255,7 @@ def test_request_that_reached_a_replica_is_never_sent_again(gateway: Gateway) ->
         answers = [ask(gateway.port, "/v1/completions", {"model": "tiny"}) for _ in range(10)]
         gateway.proxy.apply(gateway.table())
         assert one.seen + two.seen == 10
-    assert "broke the connection" in is_openai_error(answers[0], 503, "ServiceUnavailableError")
+    assert "closed the connection" in is_openai_error(answers[0], 503, "ServiceUnavailableError")
 
 
 @pytest.mark.slow

@@ -134,7 +134,7 @@ def test_a_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: 
     host = Images("gpu-1", tmp_path / "images")
     found = {image: known for image, known in host.look(("a", "b", "c")).items() if isinstance(known, Staging)}
     assert [known.fetch for known in found.values()] == [Fetch.REFUSED] * 3
-    assert all(known.reason and "did not answer within 2 s" in known.reason.message for known in found.values())
+    assert all(known.reason and "did not end within 2 s" in known.reason.message for known in found.values())
     assert calls.read_text().count("\n") == 1
 
 
@@ -150,7 +150,7 @@ def test_a_podman_that_answers_nonsense_is_no_end_of_the_pass(
     assert known is not None
     assert known.reason is not None
     assert (known.fetch, known.reason.code) == (Fetch.REFUSED, "PodmanNotFound")
-    assert "its answer is no list of images" in known.reason.message
+    assert "its output is not a list of images" in known.reason.message
 
 
 def test_an_engine_is_asked_in_its_image_and_nowhere_else() -> None:

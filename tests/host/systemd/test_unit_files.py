@@ -34,4 +34,4 @@ def test_a_file_that_goes_between_two_looks_ends_no_pass_for_ever(
     monkeypatch.undo()
     monkeypatch.setattr(unit_files, "WANTS", files["wants"].parent)
     said = Drifts().of(files["path"], files["ours"])
-    assert said == (f"{files['path']} was deleted by hand" if gone == "path" else "")
+    assert said == (f"{files['path']} was deleted manually" if gone == "path" else "")

@@ -76,7 +76,7 @@ def _fitting(target: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[tarfi
 
 
 def _check_members(archive: str, members: Sequence[tarfile.TarInfo]) -> None:
-    """Nothing may lie, or point, outside, nor be written through a link; and all of it is ours. Raises Refused."""
+    """Nothing may be, or point, outside, nor be written through a link; and we own all of it. Raises Refused."""
     files: set[str] = set()
     links: set[str] = set()
     for member in members:
@@ -90,7 +90,7 @@ def _check_members(archive: str, members: Sequence[tarfile.TarInfo]) -> None:
             files.add(name)
         elif not member.isdir():
             raise DownloadRefused(
-                ReasonCode.UNSAFE_PATH, f"{archive}: {member.name!a} is no file, no folder and no link to one"
+                ReasonCode.UNSAFE_PATH, f"{archive}: {member.name!a} is not a file, folder or link to one"
             )
         member.uid, member.gid = os.geteuid(), os.getegid()
         member.mode = 0o700 if member.isdir() else 0o600
@@ -101,7 +101,7 @@ def _inside(archive: str, path: str) -> str:
     if len(path) > _LONGEST_PATH:
         raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{archive}: holds a path of {len(path):,} characters")
     if path.startswith("/") or ".." in path.split("/"):
-        raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{archive}: {path!a} would lie outside of the model's folder")
+        raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{archive}: {path!a} would be outside of the model's folder")
     return posixpath.normpath(path)
 
 
@@ -121,7 +121,7 @@ def _unzip(archive: Path, target: Path) -> None:
             path = PurePosixPath(each.filename)
             if path.is_absolute() or ".." in path.parts or "\\" in each.filename:
                 raise DownloadRefused(
-                    ReasonCode.UNSAFE_PATH, f"{archive.name}: {each.filename!a} would lie outside of the model's folder"
+                    ReasonCode.UNSAFE_PATH, f"{archive.name}: {each.filename!a} would be outside of the model's folder"
                 )
         _check_room(target, (each.file_size for each in file.infolist()))
         file.extractall(target)  # noqa: S202 - looked through just above

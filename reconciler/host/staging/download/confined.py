@@ -1,4 +1,4 @@
-"""The program writes into its own folders and nowhere else, whatever a source calls its files.
+"""The program writes into its own folders and nowhere else, whatever names the source's files have.
 
 The libraries that it leaves the work to join names from a source to paths as they are; and not everywhere is it in a
 sandbox that knows no other folder. The kernel keeps it inside; where the kernel is too old for that, and in any case to
@@ -40,7 +40,7 @@ _PR_SET_DUMPABLE = 4
 
 
 def close_memory() -> None:
-    """Other processes of this user, which fetch for others, see nothing of what we are told."""
+    """Other processes of this user, which download for others, see nothing of our request."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
@@ -56,14 +56,14 @@ def confine(temporary: Path, *folders: Path) -> None:
     def look(event: str, arguments: tuple[Any, ...]) -> None:
         for path in _changed(event, arguments):
             if not _is_below(path, own):
-                raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{path!a}: would lie outside of the model's folder")
+                raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{path!a}: would be outside of the model's folder")
 
     sys.addaudithook(look)
 
 
 def _changed(event: str, arguments: tuple[Any, ...]) -> Iterator[str]:
     if event == "open":
-        # What folder a relative path begins at is not told: that much only the kernel knows.
+        # What folder a relative path begins at is unknown: only the kernel knows that.
         path, _, flags = arguments
         if flags & _WRITING and isinstance(path, (str, bytes)):
             yield os.fsdecode(path)

@@ -1,4 +1,4 @@
-"""Why a model could not be fetched, and whether the source said no or could not be asked."""
+"""Why a model could not be downloaded, and whether its source refused or was unreachable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DownloadFailed(Exception):
 
 
 class DownloadRefused(DownloadFailed):
-    """The source answered, and it was no: trying again soon helps nobody."""
+    """The source refused: retrying soon is of no use."""
 
     refused = True
 
@@ -40,7 +40,7 @@ def too_many_files(what: str) -> DownloadFailed:
 
 
 def disk_full(what: str) -> DownloadFailed:
-    return DownloadFailed(ReasonCode.DISK_FULL, f"{what}; what is there is kept, and it goes on once there is room")
+    return DownloadFailed(ReasonCode.DISK_FULL, f"{what}; the partial download is kept and resumes once there is space")
 
 
 def failure_of_status(status: int, what: str) -> DownloadFailed:

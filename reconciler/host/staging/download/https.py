@@ -85,7 +85,7 @@ class HttpSource:
         with self._get(f"bytes={start}-" if start else None) as answer:
             if _tag(answer.headers) != file.tag or (start and answer.status_code != 206):
                 raise DownloadFailed(
-                    ReasonCode.SOURCE_CHANGED, f"{file.name}: it was replaced meanwhile; it is fetched anew"
+                    ReasonCode.SOURCE_CHANGED, f"{file.name}: it was replaced meanwhile; it is downloaded again"
                 )
             with _explained(self._shown):
                 while data := answer.raw.read(_CHUNK):
@@ -122,7 +122,7 @@ class HttpSource:
         kind = mimetypes.guess_type(parts.path)[0] or (mimetypes.guess_type(parts.query)[0] if parts.query else None)
         expected = _EXPECTED.get(kind or "", _OTHER)
         if not given.startswith(expected):
-            text = f"{self._shown}: answers with Content-Type {given or 'nothing'}, not with {' or '.join(expected)}"
+            text = f"{self._shown}: responded with Content-Type {given or 'nothing'}, not with {' or '.join(expected)}"
             raise DownloadRefused(ReasonCode.UNEXPECTED_CONTENT_TYPE, text)
 
 

@@ -1,6 +1,6 @@
 """Everything else is left to kserve-storage: gs, Azure, hf, hdfs, oci, modelscope and git over https.
 
-It tells nothing while it works, so the bytes on disk are counted; and it begins anew whenever it is started again, but
+It reports no progress, so the bytes on disk are counted; and it starts from scratch whenever it is started again, but
 for Hugging Face's, whose own library goes on where it was.
 """
 
@@ -61,7 +61,7 @@ def _run(uri: str, work: Path, said: str) -> None:
     except DownloadFailed:
         raise
     except ImportError as error:
-        text = f"{said}: the interpreter that fetches models lacks {error.name}; install it there"
+        text = f"{said}: the interpreter that downloads models has no {error.name}; install it there"
         raise DownloadRefused(ReasonCode.LIBRARY_NOT_INSTALLED, text) from None
     except OSError as error:
         if error.errno is not None and not isinstance(error, ConnectionError):
@@ -165,6 +165,4 @@ def _verify(snapshot: _Snapshot, work: Path) -> None:
                 known.update(data)
         if not known.matches():
             path.unlink()
-            raise DownloadFailed(
-                ReasonCode.CHECKSUM_MISMATCH, f"{name}: its checksum is not the one that the hub tells"
-            )
+            raise DownloadFailed(ReasonCode.CHECKSUM_MISMATCH, f"{name}: its checksum differs from the hub's")

@@ -1,4 +1,7 @@
-"""Which files of a model are wanted: `STORAGE_ALLOW_PATTERNS` and `STORAGE_IGNORE_PATTERNS`, as in kserve-storage."""
+"""Which files of a model are downloaded:
+
+`STORAGE_ALLOW_PATTERNS` and `STORAGE_IGNORE_PATTERNS`, as in kserve-storage.
+"""
 
 from __future__ import annotations
 

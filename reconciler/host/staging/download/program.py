@@ -1,4 +1,4 @@
-"""The way through: what to fetch, by whom, and what to say in the end."""
+"""The main sequence: what to download, with which method, and the final result."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main() -> int:
         return 1
     except BaseException as error:
         traceback.print_exc()
-        text = f"unexpected {type(error).__name__}: {error}; the log in {order.folder} tells more"
+        text = f"unexpected {type(error).__name__}: {error}; see the log in {order.folder}"
         progress.failed(ReasonCode.INTERNAL_ERROR, said.hide(text), refused=False)
         return 1
     finally:
@@ -91,7 +91,7 @@ def _fetch(order: Order, progress: Progress) -> str:
         case _:
             assert_never(kind)
     if not any(work.iterdir()):
-        raise DownloadRefused(ReasonCode.MODEL_NOT_FOUND, "there is nothing at its source")
+        raise DownloadRefused(ReasonCode.MODEL_NOT_FOUND, "its source is empty")
     seal(work, order.folder / content)
     _tidy(order.folder)
     return content
@@ -116,7 +116,7 @@ def _transfer(order: Order, kind: Literal[ModelSource.S3, ModelSource.HTTP], pro
 
 
 def _tidy(folder: Path) -> None:
-    """What attempts needed, nobody needs any more."""
+    """What attempts needed is not needed any more."""
     for path in (*folder.glob("*.partial"), *folder.glob("*.unpacked"), folder / "unfinished", folder / HOME):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -17,7 +17,7 @@ _STALLED_AFTER = 600.0
 
 
 class Progress:
-    """Counts bytes. `measure` asks for them instead, where somebody else does the reading."""
+    """Counts bytes. `measure` returns them instead, where a library does the reading."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -42,7 +42,7 @@ class Progress:
         self._thread.start()
 
     def follow(self, folder: Path) -> None:
-        """What comes now are the files in there, and nobody tells how much that is."""
+        """What comes now are the files in there, of unknown size."""
         before, self._total = self._done, None
         self.measure = lambda: before + sum(path.lstat().st_size for path in folder.rglob("*"))
 
@@ -71,7 +71,7 @@ class Progress:
                 self._moved_at = time.monotonic()
                 self._write()
             elif time.monotonic() - self._moved_at > _STALLED_AFTER:
-                # Some library waits for a server that says nothing any more; it cannot be told to stop.
+                # Some library waits for a server that sends nothing any more; it cannot be cancelled.
                 self.failed(ReasonCode.SOURCE_FAILED, f"no byte came for {_STALLED_AFTER:g} s", refused=False)
                 os._exit(1)
 

@@ -1,4 +1,4 @@
-"""What the program is told, on its standard input: there nobody else can read the credentials in it."""
+"""The program's request, on its standard input: no other process can read the credentials in it there."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _checked(path: str) -> str:
     """Manifests name these files: they must not name any of this host's."""
     if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
         raise DownloadRefused(
-            ReasonCode.UNSAFE_PATH, f"{path!a}: a file that would lie outside of its folder; name it otherwise"
+            ReasonCode.UNSAFE_PATH, f"{path!a}: a file that would be outside of its folder; rename it"
         )
     return path
 

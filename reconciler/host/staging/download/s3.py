@@ -27,7 +27,7 @@ from reconciler.host.staging.download.transfer import RemoteFile
 from reconciler.model import ReasonCode
 
 _CHUNK = 1 << 18
-# Who has these wrong has them wrong until somebody changes them.
+# These stay wrong until they are changed.
 _CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "InvalidToken"}
 )
@@ -83,7 +83,7 @@ class S3Source:
         except botocore.exceptions.ClientError:
             return Nothing()
         if not first or math.ceil((file.size or 0) / first) != count:
-            # Parts of different lengths: which, nobody tells in one answer.
+            # Parts of different lengths: which, no single response shows.
             return Nothing()
         return PartByPart(first, tag)
 
@@ -140,7 +140,7 @@ def _answer(error: botocore.exceptions.ClientError, what: str) -> DownloadFailed
     if code in _CREDENTIALS:
         return DownloadRefused(ReasonCode.ACCESS_DENIED, f"{what}: {code}; check the credentials")
     if status == 412:
-        return DownloadFailed(ReasonCode.SOURCE_CHANGED, f"{what}: it was replaced meanwhile; it is fetched anew")
+        return DownloadFailed(ReasonCode.SOURCE_CHANGED, f"{what}: it was replaced meanwhile; it is downloaded again")
     if code == "NoSuchBucket":
-        return DownloadRefused(ReasonCode.MODEL_NOT_FOUND, f"{what}: there is no such bucket")
+        return DownloadRefused(ReasonCode.MODEL_NOT_FOUND, f"{what}: no such bucket")
     return failure_of_status(status, what)

@@ -22,7 +22,7 @@ def seal(work: Path, target: Path) -> None:
         for name in (*files, *names):
             _close(Path(folder, name), root)
         sync_folder(Path(folder))
-        os.chmod(folder, 0o555)  # noqa: S103 - for whoever serves it
+        os.chmod(folder, 0o555)  # noqa: S103 - for the user that serves it
     os.rename(work, target)
     sync_folder(target.parent)
 

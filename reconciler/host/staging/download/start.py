@@ -1,4 +1,4 @@
-"""Where the program begins: this package becomes importable, and nothing else of the place where it is installed.
+"""Where the program begins: this package becomes importable, and nothing else from its installation folder.
 
 So whatever else the daemon's interpreter has can not get between the storage libraries and what they need.
 """

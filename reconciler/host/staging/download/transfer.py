@@ -150,7 +150,7 @@ class Transfer:
         # What is there cannot be trusted: from the beginning, next time.
         path.unlink()
         self._progress.add(-have)
-        what = "its checksum is not the one that the source tells" if have == file.size else "it is longer than it was"
+        what = "its checksum differs from the source's" if have == file.size else "it is longer than it was"
         raise DownloadFailed(ReasonCode.CHECKSUM_MISMATCH, f"{file.name}: {what}; it is fetched again")
 
     def _unfinished(self, file: RemoteFile) -> Path:
@@ -174,7 +174,7 @@ def _read_again(descriptor: int, checksum: Checksum) -> int:
 def _check_path(path: str) -> None:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\0" in path:
-        raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{path!a}: a file that would lie outside of the model's folder")
+        raise DownloadRefused(ReasonCode.UNSAFE_PATH, f"{path!a}: a file that would be outside of the model's folder")
 
 
 def _content_name(uri: str, files: tuple[RemoteFile, ...]) -> str:
@@ -187,7 +187,7 @@ def _unfinished_name(file: RemoteFile) -> str:
 
 
 def _is_complete(path: Path, file: RemoteFile) -> bool:
-    """It was verified before it got this name; a file of another size was changed by somebody."""
+    """It was verified before it got this name; a file of another size was changed afterwards."""
     return path.is_file() and (file.size is None or _size(path) == file.size)
 
 
