@@ -129,7 +129,7 @@ def _check_answers(timeout: float) -> None:
         run_program(["git", "version"], timeout, os.environ.get("PATH", os.defpath))
     except NoAnswer as error:
         if error.timed_out:
-            raise GitTimedOut(f"`git version` gave no answer within {timeout:g} s") from None
+            raise GitTimedOut(f"`git version` gave no response within {timeout:g} s") from None
         # The import says what is wrong.
         return
 

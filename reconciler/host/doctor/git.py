@@ -63,7 +63,7 @@ def check_sops(settings: Settings) -> Iterator[CheckResult]:
         yield ok("sops", "not installed: encrypted Secrets in git cannot be decrypted")
         return
     if program is None:
-        message = "targets[].secrets.age_key_file is set, and there is no sops to open Secrets with"
+        message = "targets[].secrets.age_key_file is set, but sops is missing to decrypt Secrets"
         yield problem("sops", message, sops.INSTALL)
         return
     answer = ask((program, "--disable-version-check", "--version"))
