@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.settings import Routing
-from reconciler.desired.serving_options import read_wishes
+from reconciler.desired.serving_options import read_serving_options
 from reconciler.errors import Retryable
 from reconciler.host.routing import resources
 from reconciler.host.routing.admin import EndpointState
@@ -304,7 +304,7 @@ def test_longest_values_of_git_are_taken_by_the_proxy(
     (manifest,) = read_file("a.yaml", with_predictor(f"timeout: {2**63 - 1}").encode()).documents
     paths = tuple(f"/{number:02}" + "~.-" * 19 for number in range(32))
     assert not find_fault(paths)
-    longest = route("tiny", backends[0].port, request_timeout=read_wishes(manifest).request_timeout)
+    longest = route("tiny", backends[0].port, request_timeout=read_serving_options(manifest).request_timeout)
     gateway.proxy.apply((replace(longest, open_paths=paths, guarded=guarded),))
     assert ask(gateway.port, f"/{TINY}{paths[-1]}", BODY).status == 200
 
