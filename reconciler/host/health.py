@@ -53,7 +53,7 @@ class Patience:
     stop_grace: float = 10.0
 
 
-def life(replica: Replica, now: float, patience: Patience) -> ReplicaPhase:
+def phase_of(replica: Replica, now: float, patience: Patience) -> ReplicaPhase:
     """The current phase of a replica."""
     left = replica.alive or replica.leftovers or replica.releasing
     if not left and (replica.stopping_at is not None or replica.rebooted):

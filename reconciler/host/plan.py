@@ -13,15 +13,15 @@ from reconciler.host.rollout import (
     Decision,
     ServiceContext,
     decide,
+    fast_path,
     keep_room,
     reason_to_keep,
     reason_to_leave,
     reason_to_stay,
-    route_left_alone,
-    settled,
+    unchanged_route,
 )
 from reconciler.host.rollout.builds import Marked
-from reconciler.host.rollout.confined import current_versions, life_of, mark_each, unmark_each
+from reconciler.host.rollout.confined import current_versions, mark_each, phase_or_ready, unmark_each
 from reconciler.host.rollout.goal import standing
 from reconciler.model import (
     Action,
@@ -78,8 +78,8 @@ def make_plan(
     desired = replace(every, services=current_versions(every.services, observed.owned, faults))
     decisions: dict[ServiceId, Decision] = {}
     open_questions: list[ServiceContext] = []
-    for s in _situations(desired, observed, holds, patience, faults, marked.failures):
-        decision = _left_alone(s) if holds.suspends(s.id) else _safely(s, settled, faults)
+    for s in _contexts(desired, observed, holds, patience, faults, marked.failures):
+        decision = _suspended(s) if holds.suspends(s.id) else _safely(s, fast_path, faults)
         if decision is None:
             open_questions.append(s)
         else:
@@ -115,7 +115,7 @@ def _with_reasons(verdict: ServicePlan, marked: Marked) -> ServicePlan:
 
 
 def _decide_all(
-    situations: list[ServiceContext],
+    contexts: list[ServiceContext],
     desired: DesiredState,
     observed: Observed,
     patience: Patience,
@@ -123,26 +123,26 @@ def _decide_all(
     faults: Faults,
 ) -> dict[ServiceId, Decision]:
     """In an order that gives room first to what proved itself before: a restart comes before a newcomer."""
-    if not situations:
+    if not contexts:
         return {}
     current = {service.id: service for service in desired.services if service.canary_percent is None}
     # What is suspended goes nowhere: nobody should wait for it.
     moving = [r for r in observed.replicas if not holds.suspends(r.service)]
-    lives = {r.id: life_of(r, observed.at, patience, faults) for r in moving}
+    phases = {r.id: phase_or_ready(r, observed.at, patience, faults) for r in moving}
     ledger = Ledger(
         observed.capacity,
         observed.replicas,
-        leaving=[r for r in moving if lives[r.id] in _LEAVING],
+        leaving=[r for r in moving if phases[r.id] in _LEAVING],
         outdated=[r for r in moving if r.service in current and current[r.service].digest != r.digest],
         wanted={service.id: service.replicas for service in desired.services},
-        restless=[r for r in moving if r.restarted or lives[r.id] in _RESTLESS],
+        restless=[r for r in moving if r.restarted or phases[r.id] in _RESTLESS],
         stuck=[
-            r for r in moving if lives[r.id] is ReplicaPhase.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK
+            r for r in moving if phases[r.id] is ReplicaPhase.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK
         ],
     )
-    situations.sort(key=lambda s: (s.promoted is None, s.id))
-    keep_room(situations, ledger, faults)
-    return {s.id: found for s in situations if (found := _safely(s, lambda s: decide(s, ledger), faults))}
+    contexts.sort(key=lambda s: (s.promoted is None, s.id))
+    keep_room(contexts, ledger, faults)
+    return {s.id: found for s in contexts if (found := _safely(s, lambda s: decide(s, ledger), faults))}
 
 
 _Decided = TypeVar("_Decided", Decision, Decision | None)
@@ -158,14 +158,14 @@ def _safely(s: ServiceContext, judge: Callable[[ServiceContext], _Decided], faul
     reason = faults.reasons[s.id]
     verdict = ServicePlan(s.id, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason), step=reason.message, kept=s.kept)
     try:
-        route = route_left_alone(s)
+        route = unchanged_route(s)
     except Exception:
         # The same fault hides what its route should be.
         route = s.route
     return Decision((), route, (), verdict, None)
 
 
-def _situations(
+def _contexts(
     desired: DesiredState,
     observed: Observed,
     holds: Holds,
@@ -251,7 +251,7 @@ def _is_promoted(observed: Observed, replica: Replica) -> bool:
 def _starting_on(observed: Observed, patience: Patience, faults: Faults) -> Iterator[str]:
     for replica in observed.replicas:
         shares = replica.spec.resources.gpu_share_millis
-        if shares and life_of(replica, observed.at, patience, faults) is ReplicaPhase.STARTING:
+        if shares and phase_or_ready(replica, observed.at, patience, faults) is ReplicaPhase.STARTING:
             yield from replica.lease.gpus
 
 
@@ -375,12 +375,12 @@ def _route_change(before: ServiceRoute | None, after: ServiceRoute | None) -> st
     return ", ".join(parts) or ("new route" if before is None else "settings changed")
 
 
-def _left_alone(s: ServiceContext) -> Decision:
+def _suspended(s: ServiceContext) -> Decision:
     health = Health(
         HealthStatus.SUSPENDED, Reason(ReasonCode.SUSPENDED, "suspended by hand; `reconciler resume` lifts it")
     )
     return Decision(
-        (), route_left_alone(s), (), ServicePlan(s.id, Sync.UNKNOWN, health, step="suspended", kept=s.kept), None
+        (), unchanged_route(s), (), ServicePlan(s.id, Sync.UNKNOWN, health, step="suspended", kept=s.kept), None
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.host.execute import execute
-from reconciler.host.health import Patience, ReplicaPhase, life
+from reconciler.host.health import Patience, ReplicaPhase, phase_of
 from reconciler.host.plan import make_plan
 from reconciler.host.rollout import failures
 from reconciler.host.rollout.failures import Failures
@@ -489,7 +489,7 @@ class Host:
         if not self.careful or not self._look(mine).alive or not mine.ready_at:
             return
         others = [r for r in self.replicas.values() if r.id != mine.id and set(r.lease.gpus) & set(mine.lease.gpus)]
-        assert all(life(self._look(r), self.now, PATIENCE) is not ReplicaPhase.STARTING for r in others), "no rest"
+        assert all(phase_of(self._look(r), self.now, PATIENCE) is not ReplicaPhase.STARTING for r in others), "no rest"
 
     def _assert_staged(self, service: ServiceId, asked: EffectiveSpec) -> None:
         for key, _ in fetched(service, asked):

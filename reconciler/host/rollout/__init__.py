@@ -8,19 +8,19 @@ show. `decide` puts them together; `fast_path` is the short way of a service tha
 
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.decide import Decision, decide
-from reconciler.host.rollout.fast_path import settled
+from reconciler.host.rollout.fast_path import fast_path
 from reconciler.host.rollout.pruning import reason_to_keep, reason_to_leave, reason_to_stay
 from reconciler.host.rollout.reservations import keep_room
-from reconciler.host.rollout.route import route_left_alone
+from reconciler.host.rollout.route import unchanged_route
 
 __all__ = [
     "Decision",
     "ServiceContext",
     "decide",
+    "fast_path",
     "keep_room",
     "reason_to_keep",
     "reason_to_leave",
     "reason_to_stay",
-    "route_left_alone",
-    "settled",
+    "unchanged_route",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.fault_isolation import Faults
-from reconciler.host.health import Patience, ReplicaPhase, life
+from reconciler.host.health import Patience, ReplicaPhase, phase_of
 from reconciler.host.rollout.builds import Marked, Quarantines, mark, unmark
 from reconciler.host.rollout.canary import current_version
 from reconciler.model import Action, Desired, FailedAction, Observed, Owned, Replica, ServiceId, service_of
@@ -62,10 +62,10 @@ def _current(one: Desired, owned: Mapping[ServiceId, Owned], faults: Faults) -> 
         return one
 
 
-def life_of(replica: Replica, now: float, patience: Patience, faults: Faults) -> ReplicaPhase:
+def phase_or_ready(replica: Replica, now: float, patience: Patience, faults: Faults) -> ReplicaPhase:
     """What makes us raise stays where it is, and so does what it holds."""
     try:
-        return life(replica, now, patience)
+        return phase_of(replica, now, patience)
     except Exception as error:
         faults.note(replica.service, error, replica.origin)
         return ReplicaPhase.READY

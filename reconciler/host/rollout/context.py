@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from reconciler.host.health import Patience, ReplicaPhase, life
+from reconciler.host.health import Patience, ReplicaPhase, phase_of
 from reconciler.host.rollout.failures import is_lasting, of_start, retry_at
 from reconciler.model import (
     Capacity,
@@ -76,12 +76,12 @@ class ServiceContext:
         return self.owned.crashes if self.owned else ()
 
     @cached_property
-    def lives(self) -> Mapping[str, ReplicaPhase]:
-        return {r.id.serial: self._life(r) for r in self.replicas}
+    def phases(self) -> Mapping[str, ReplicaPhase]:
+        return {r.id.serial: self._phase(r) for r in self.replicas}
 
-    def _life(self, replica: Replica) -> ReplicaPhase:
+    def _phase(self, replica: Replica) -> ReplicaPhase:
         """What crashed on trial has failed, though it was started again."""
-        found = life(replica, self.now, self.patience)
+        found = phase_of(replica, self.now, self.patience)
         has_failed = replica.restarted is Restart.CRASHED and not self.is_proven(replica.digest)
         return ReplicaPhase.BROKEN if has_failed and found in (ReplicaPhase.STARTING, ReplicaPhase.READY) else found
 
@@ -89,9 +89,9 @@ class ServiceContext:
         """An engine that measures its GPU dies if memory there is given back meanwhile."""
         return not self.starting_on.isdisjoint(replica.lease.gpus)
 
-    def of(self, *lives: ReplicaPhase) -> tuple[Replica, ...]:
+    def of(self, *phases: ReplicaPhase) -> tuple[Replica, ...]:
         """The replicas that stand at one of these points, oldest first."""
-        chosen = [r for r in self.replicas if self.lives[r.id.serial] in lives]
+        chosen = [r for r in self.replicas if self.phases[r.id.serial] in phases]
         return tuple(sorted(chosen, key=lambda r: (r.created_at, r.id)))
 
     @property
@@ -119,7 +119,7 @@ class ServiceContext:
 
     def is_serving(self, replica: Replica) -> bool:
         """Ready, reachable through the proxy, and not silent."""
-        is_ready = self.lives[replica.id.serial] is ReplicaPhase.READY and not replica.silence
+        is_ready = self.phases[replica.id.serial] is ReplicaPhase.READY and not replica.silence
         return is_ready and replica.routed is Routed.ACTIVE
 
     def is_available(self, replica: Replica) -> bool:

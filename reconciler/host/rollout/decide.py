@@ -1,4 +1,4 @@
-"""One service: aim, steps, route and verdict together."""
+"""One service: goal, steps, route and verdict together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from reconciler.host.capacity import Ledger
 from reconciler.host.rollout import lifecycle
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.departed import farewell, is_departed, verdict_of_departed
-from reconciler.host.rollout.goal import Generation, Goal, find_aim
+from reconciler.host.rollout.goal import Generation, Goal, find_goal
 from reconciler.host.rollout.hung import end_hung
 from reconciler.host.rollout.needs import need_of
 from reconciler.host.rollout.route import route_of
@@ -41,24 +41,24 @@ def decide(s: ServiceContext, ledger: Ledger) -> Decision:
         return Decision((), farewell(s), (), verdict_of_departed(s), None)
     steps = Steps()
     s = lifecycle.handle_failures(s, steps)
-    s = lifecycle.adopt(s, steps)
+    s = lifecycle.reattach(s, steps)
     lifecycle.finish_stops(s, steps)
-    s = lifecycle.admit(s, steps)
+    s = lifecycle.mark_ready(s, steps)
     lifecycle.repair(s, steps)
-    aim = find_aim(_with_room(s, ledger))
-    _note_aim(s, aim, steps)
-    s = lifecycle.relabel(s, aim, steps)
-    s = lifecycle.finish_drains(s, aim, steps)
-    move(s, aim, ledger, steps)
-    end_hung(s, aim, steps)
+    goal = find_goal(_with_room(s, ledger))
+    _note_goal(s, goal, steps)
+    s = lifecycle.relabel(s, goal, steps)
+    s = lifecycle.finish_drains(s, goal, steps)
+    move(s, goal, ledger, steps)
+    end_hung(s, goal, steps)
     if any(one.code is ReasonCode.INSUFFICIENT_GPU_MEMORY for one in steps.lacking):
         # Nobody tells when another process gives back what it has.
         steps.look(s.now + _GPU_LOOK)
     return Decision(
         records=tuple(steps.records),
-        route=route_of(s, aim, steps),
+        route=route_of(s, goal, steps),
         processes=tuple(steps.processes),
-        verdict=verdict_of(s, aim, steps, ledger),
+        verdict=verdict_of(s, goal, steps, ledger),
         look_again_at=steps.look_again_at,
     )
 
@@ -72,18 +72,18 @@ def _with_room(s: ServiceContext, ledger: Ledger) -> ServiceContext:
     return replace(s, has_room=ledger.fits(need, s.id))
 
 
-def _note_aim(s: ServiceContext, aim: Goal, steps: Steps) -> None:
-    if aim.reject:
-        steps.records.append(Reject(aim.reject, str(aim.reject.reason)))
-    begin_staging(s, aim.stage, steps)
-    if aim.again_at is not None:
-        steps.look(aim.again_at)
+def _note_goal(s: ServiceContext, goal: Goal, steps: Steps) -> None:
+    if goal.reject:
+        steps.records.append(Reject(goal.reject, str(goal.reject.reason)))
+    begin_staging(s, goal.stage, steps)
+    if goal.again_at is not None:
+        steps.look(goal.again_at)
     want = s.desired
-    if aim.ask and want and want.spec:
+    if goal.ask and want and want.spec:
         reason = "this engine has not judged these arguments yet"
         steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, want.argument_origins, reason))
-    if aim.why and aim.why.code is ReasonCode.PREFLIGHT_FAILED:
+    if goal.why and goal.why.code is ReasonCode.PREFLIGHT_FAILED:
         steps.look(s.now + _PREFLIGHT_LOOK)
-    elif aim.ask or (aim.why and aim.why.code is ReasonCode.PREFLIGHT_PENDING):
+    elif goal.ask or (goal.why and goal.why.code is ReasonCode.PREFLIGHT_PENDING):
         steps.say("preflight: asking the installed engine about the arguments")
         steps.look(s.now + 5)

@@ -37,9 +37,9 @@ class Fallback:
     alone: bool
 
 
-def find_return(s: ServiceContext, aim: Goal, ledger: Ledger) -> Fallback | None:
+def find_return(s: ServiceContext, goal: Goal, ledger: Ledger) -> Fallback | None:
     """Whether the last good digest is to come back, though git has moved on."""
-    if s.promoted is None or not s.promoted.replicas or s.is_proven(aim.generations[-1].digest):
+    if s.promoted is None or not s.promoted.replicas or s.is_proven(goal.generations[-1].digest):
         return None
     spec = s.promoted.spec
     if s.of(ReplicaPhase.READY) or s.start_due(s.promoted.digest) > s.now or impossible(spec.resources, s.capacity):
@@ -47,7 +47,7 @@ def find_return(s: ServiceContext, aim: Goal, ledger: Ledger) -> Fallback | None
     if missing_files(s, spec):
         return None
     # What crashed or failed to start may not come up any more, and the new one may be the cure: that must not wait.
-    main, good = aim.generations[0], last_good(s.promoted)
+    main, good = goal.generations[0], last_good(s.promoted)
     first = replace(good, count=min(good.count, main.count))
     found = Fallback(first, alone=not (has_crashed(s.crashes, s.now) or s.start_failure(good.digest)))
     return found if _serves_on(s, found, main, ledger) else None

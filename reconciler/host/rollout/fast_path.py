@@ -26,7 +26,7 @@ from reconciler.model import (
 )
 
 
-def settled(s: ServiceContext) -> Decision | None:
+def fast_path(s: ServiceContext) -> Decision | None:
     """The decision for a service with nothing to do and nothing to wait for; None when it needs a closer look."""
     want, owned, route = s.desired, s.owned, s.route
     if route is not None and route.left_at is not None and is_departed(s):

@@ -56,7 +56,7 @@ class Goal:
     `reject` is a digest to quarantine right now. `again_at` is when git's digest is tried again.
     """
 
-    course: GoalKind
+    kind: GoalKind
     generations: tuple[Generation, ...] = ()
     why: Reason | None = None
     blocked: tuple[Reason, ...] = ()
@@ -67,7 +67,7 @@ class Goal:
     again_at: float | None = None
 
 
-def find_aim(s: ServiceContext) -> Goal:
+def find_goal(s: ServiceContext) -> Goal:
     """Decide where the service is heading."""
     want = s.desired
     may_leave = want is None or want.not_here
@@ -85,15 +85,15 @@ def find_aim(s: ServiceContext) -> Goal:
     if want.replicas == 0:
         return Goal(GoalKind.SUSPEND, why=NO_REPLICAS)
     if s.is_proven(want.digest):
-        return _aim_at_proven(s, want, want.spec)
+        return _goal_of_proven(s, want, want.spec)
     if want.digest in s.quarantines:
         return _restore(s, s.quarantines[want.digest])
     if blocked := _beyond(s, want, want.spec) + want.blocked:
         return _hold(s, blocked[0], blocked)
-    return _aim_after_failure(s, want) or _aim_at_new(s, want, want.spec)
+    return _goal_after_failure(s, want) or _goal_of_new(s, want, want.spec)
 
 
-def _aim_after_failure(s: ServiceContext, want: Desired) -> Goal | None:
+def _goal_after_failure(s: ServiceContext, want: Desired) -> Goal | None:
     """Git's digest could not be started: back to the last good one, for good if the commit is to blame."""
     failed = s.start_failure(want.digest)
     if failed is None or not is_lasting(failed):
@@ -125,22 +125,22 @@ def quarantine(s: ServiceContext, digest: str, reason: Reason, words: tuple[str,
     return Quarantine(s.id, digest, reason, s.revision, s.now, words)
 
 
-def _aim_at_proven(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
-    aim = Goal(GoalKind.ROLL, (Generation(want.digest, spec, want.replicas, want.origin),))
+def _goal_of_proven(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
+    goal = Goal(GoalKind.ROLL, (Generation(want.digest, spec, want.replicas, want.origin),))
     blocked = _beyond(s, want, spec) + want.blocked
     blocked += tuple(one for one in s.blockers if one.code is not ReasonCode.PREFLIGHT_FAILED)
     blocked += s.preflight.reasons if s.preflight else ()
     alive = [r for r in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY) if r.digest == want.digest]
     if len(alive) >= want.replicas:
-        return aim
+        return goal
     if blocked:
         return Goal(GoalKind.HOLD, (), blocked[0], blocked)
     if missing := missing_files(s, spec):
         return Goal(GoalKind.HOLD, (), why_staging(s, missing), refusals(s, missing), missing)
-    return aim
+    return goal
 
 
-def _aim_at_new(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
+def _goal_of_new(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
     """A digest that has not proved itself: files are fetched and the engine is asked before anything is touched."""
     running = any(
         r.digest == want.digest for r in s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING, ReplicaPhase.READY)

@@ -9,9 +9,9 @@ from reconciler.host.rollout.steps import SOON, Steps
 from reconciler.model import ReasonCode, Stop
 
 
-def end_hung(s: ServiceContext, aim: Goal, steps: Steps) -> None:
+def end_hung(s: ServiceContext, goal: Goal, steps: Steps) -> None:
     """One alone stays while its successor starts: it may come back to life, and stopping it gains nothing."""
-    is_wanted = aim.course not in (GoalKind.LEAVE, GoalKind.SUSPEND)
+    is_wanted = goal.kind not in (GoalKind.LEAVE, GoalKind.SUSPEND)
     is_replaced = bool(s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING) or steps.started())
     waits = is_wanted and is_replaced and not any(map(s.is_serving, s.replicas))
     for replica in s.of(ReplicaPhase.HUNG):

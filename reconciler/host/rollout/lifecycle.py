@@ -1,4 +1,4 @@
-"""Replicas that failed, arrived or are on their way out: what is due for each of them, whatever the aim."""
+"""Replicas that failed, arrived or are on their way out: what is due for each of them, whatever the goal."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def handle_failures(s: ServiceContext, steps: Steps) -> ServiceContext:
     return s
 
 
-def adopt(s: ServiceContext, steps: Steps) -> ServiceContext:
+def reattach(s: ServiceContext, steps: Steps) -> ServiceContext:
     """Go on with replicas whose process is another one now: they are of the same unit, and serve once they answer."""
     for replica in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY):
         if replica.restarted is None:
@@ -144,7 +144,7 @@ def repair(s: ServiceContext, steps: Steps) -> None:
             steps.look(s.now + SOON)
 
 
-def admit(s: ServiceContext, steps: Steps) -> ServiceContext:
+def mark_ready(s: ServiceContext, steps: Steps) -> ServiceContext:
     """Write down which replicas became ready."""
     ready = {r.id for r in s.of(ReplicaPhase.STARTING) if r.ready_now and r.healthy is not False}
     for replica in sorted(ready):
@@ -155,13 +155,13 @@ def admit(s: ServiceContext, steps: Steps) -> ServiceContext:
     return replace(s, replicas=tuple(replace(r, ready_at=s.now) if r.id in ready else r for r in s.replicas))
 
 
-def relabel(s: ServiceContext, aim: Goal, steps: Steps) -> ServiceContext:
+def relabel(s: ServiceContext, goal: Goal, steps: Steps) -> ServiceContext:
     """Equal meaning, written differently: the digest changes, the process does not."""
-    if aim.course is not GoalKind.ROLL or s.preflight is None or not s.preflight.parsed:
+    if goal.kind is not GoalKind.ROLL or s.preflight is None or not s.preflight.parsed:
         return s
     if s.desired and s.desired.keeps_stable:
         return s
-    new, same = aim.generations[-1], set()
+    new, same = goal.generations[-1], set()
     for replica in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY):
         if replica.digest == new.digest or replica.parsed != s.preflight.parsed:
             continue
@@ -176,9 +176,9 @@ def relabel(s: ServiceContext, aim: Goal, steps: Steps) -> ServiceContext:
     return replace(s, replicas=tuple(labelled))
 
 
-def finish_drains(s: ServiceContext, aim: Goal, steps: Steps) -> ServiceContext:
+def finish_drains(s: ServiceContext, goal: Goal, steps: Steps) -> ServiceContext:
     """Stop what is drained or out of time; take back what is wanted again, and count on it from here on."""
-    wanted = _wanted_again(s, aim)
+    wanted = _wanted_again(s, goal)
     for replica in s.of(ReplicaPhase.DRAINING):
         steps.look(s.now + SOON)
         if replica.id in wanted:
@@ -202,12 +202,12 @@ def finish_drains(s: ServiceContext, aim: Goal, steps: Steps) -> ServiceContext:
     return replace(s, replicas=tuple(replace(r, draining_at=None) if r.id in wanted else r for r in s.replicas))
 
 
-def _wanted_again(s: ServiceContext, aim: Goal) -> set[ReplicaId]:
+def _wanted_again(s: ServiceContext, goal: Goal) -> set[ReplicaId]:
     ids: set[ReplicaId] = set()
     # While git cannot be followed there is no successor either: what was drained for one serves on.
-    if aim.course not in (GoalKind.ROLL, GoalKind.RESTORE, GoalKind.HOLD):
+    if goal.kind not in (GoalKind.ROLL, GoalKind.RESTORE, GoalKind.HOLD):
         return ids
-    for generation in aim.generations:
+    for generation in goal.generations:
         have = [r for r in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY) if r.digest == generation.digest]
         back = [
             r for r in s.of(ReplicaPhase.DRAINING) if r.digest == generation.digest and r.ready_at and not is_drained(r)

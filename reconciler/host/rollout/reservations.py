@@ -11,15 +11,15 @@ from reconciler.host.rollout.context import ServiceContext
 from reconciler.model import EffectiveSpec, Replica
 
 
-def keep_room(situations: Iterable[ServiceContext], ledger: Ledger, faults: Faults) -> None:
+def keep_room(contexts: Iterable[ServiceContext], ledger: Ledger, faults: Faults) -> None:
     """Claim what services need to start their last good specs again, and then what they were drained for.
 
     Without this a neighbour could take the room in the moment between two replicas, and nothing would serve any more.
     A service that makes us raise is noted in `faults`.
     """
-    situations = tuple(situations)
+    contexts = tuple(contexts)
     for keep in (_keep_to_restore, _keep_to_succeed):
-        for s in situations:
+        for s in contexts:
             try:
                 keep(s, ledger)
             except Exception as error:

@@ -7,21 +7,21 @@ from reconciler.engines.model_names import model_names
 from reconciler.host.health import ReplicaPhase
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.departed import farewell
-from reconciler.host.rollout.goal import Goal, GoalKind, find_aim
+from reconciler.host.rollout.goal import Goal, GoalKind, find_goal
 from reconciler.host.rollout.steps import Steps
 from reconciler.model import Action, Drain, EffectiveSpec, Endpoint, Replica, ReplicaId, ServiceRoute, Stop, Undrain
 
 
-def route_of(s: ServiceContext, aim: Goal, steps: Steps) -> ServiceRoute | None:
+def route_of(s: ServiceContext, goal: Goal, steps: Steps) -> ServiceRoute | None:
     """The route once this pass's records are written; None when there should be none."""
-    if aim.course is GoalKind.LEAVE and not s.replicas:
+    if goal.kind is GoalKind.LEAVE and not s.replicas:
         return farewell(s)
     leaving = _named(steps.processes, Stop)
     draining = (
         _named(steps.records, Drain) | {r.id for r in s.of(ReplicaPhase.HUNG, ReplicaPhase.DRAINING) if r.draining_at}
     ) - _named(steps.records, Undrain)
     shown = [r for r in s.of(ReplicaPhase.READY, ReplicaPhase.HUNG, ReplicaPhase.DRAINING) if r.id not in leaving]
-    canary = [r for r in shown if _is_canary(s, aim, r, r.id in draining)]
+    canary = [r for r in shown if _is_canary(s, goal, r, r.id in draining)]
     stable = [r for r in shown if r not in canary]
     draining |= _silent(shown, draining)
     answering = [r for r in shown if r.id not in draining]
@@ -29,7 +29,7 @@ def route_of(s: ServiceContext, aim: Goal, steps: Steps) -> ServiceRoute | None:
         service=s.id,
         stable=_endpoints(stable, draining),
         canary=_endpoints(canary, draining),
-        canary_percent=_percent(s, aim) if canary else 0,
+        canary_percent=_percent(s, goal) if canary else 0,
         request_timeout=_request_timeout(s),
         guarded=_is_guarded(s),
         open_paths=_open_paths(s),
@@ -48,9 +48,9 @@ def _silent(shown: list[Replica], draining: set[ReplicaId]) -> set[ReplicaId]:
     return silent if any(r.id not in silent | draining for r in shown) else set()
 
 
-def route_left_alone(s: ServiceContext) -> ServiceRoute | None:
+def unchanged_route(s: ServiceContext) -> ServiceRoute | None:
     """The route of a service that nobody touches: as last told, or what its replicas show where nobody knows that."""
-    return s.route or (route_of(s, find_aim(s), Steps()) if s.replicas else None)
+    return s.route or (route_of(s, find_goal(s), Steps()) if s.replicas else None)
 
 
 def _request_timeout(s: ServiceContext) -> float | None:
@@ -109,19 +109,19 @@ def _is_passed_through(s: ServiceContext, shown: list[Replica]) -> bool:
     return want.passthrough or (before and any(key != want.digest and _spec_ends_tls(spec) for key, spec in others))
 
 
-def _percent(s: ServiceContext, aim: Goal) -> int:
-    if aim.course is GoalKind.HOLD and s.route:
+def _percent(s: ServiceContext, goal: Goal) -> int:
+    if goal.kind is GoalKind.HOLD and s.route:
         return s.route.canary_percent
-    return (s.desired.canary_percent or 0) if s.desired and len(aim.generations) > 1 else 0
+    return (s.desired.canary_percent or 0) if s.desired and len(goal.generations) > 1 else 0
 
 
-def _is_canary(s: ServiceContext, aim: Goal, replica: Replica, is_draining: bool) -> bool:
+def _is_canary(s: ServiceContext, goal: Goal, replica: Replica, is_draining: bool) -> bool:
     """A draining replica stays on the side where its requests run, so that the proxy goes on counting them.
 
     One that was on trial, and is not wanted any more, does not get a full share for its last moments either.
     """
     was_canary = s.route is not None and any(e.replica == replica.id for e in s.route.canary)
-    wanted = [g for g in aim.generations if g.digest == replica.digest]
+    wanted = [g for g in goal.generations if g.digest == replica.digest]
     if is_draining or not wanted:
         return was_canary
     return any(g.canary for g in wanted)

@@ -1,4 +1,4 @@
-"""Towards the aim: start what is missing, drain what is superseded, promote what proved itself."""
+"""Towards the goal: start what is missing, drain what is superseded, promote what proved itself."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ SURGE = Strategy(max_surge=1, max_unavailable=0, explicit=False)
 STOP_FIRST = Strategy(max_surge=0, max_unavailable=1, explicit=False)
 
 
-def move(s: ServiceContext, aim: Goal, ledger: Ledger, steps: Steps) -> None:
-    """The steps that the aim asks for, as far as floor, ceiling, backoff and room allow."""
-    match aim.course:
+def move(s: ServiceContext, goal: Goal, ledger: Ledger, steps: Steps) -> None:
+    """The steps that the goal asks for, as far as floor, ceiling, backoff and room allow."""
+    match goal.kind:
         case GoalKind.LEAVE:
-            why = _why_empty(aim)
+            why = _why_empty(goal)
             _empty(s, steps, why)
             if not s.replicas and s.owned:
                 steps.processes.append(Forget(s.id, f"{why}, and nothing of it is left"))
         case GoalKind.SUSPEND:
-            _empty(s, steps, _why_empty(aim))
-            if aim.why == NO_REPLICAS:
+            _empty(s, steps, _why_empty(goal))
+            if goal.why == NO_REPLICAS:
                 _note_none(s, steps)
         case GoalKind.HOLD:
-            _end_planned(s, {generation.digest for generation in aim.generations}, steps)
+            _end_planned(s, {generation.digest for generation in goal.generations}, steps)
             # One that hangs may stay beside its successor.
-            occupied = [r for r in s.replicas if s.lives[r.id.serial] is not ReplicaPhase.HUNG]
-            for generation in aim.generations:
+            occupied = [r for r in s.replicas if s.phases[r.id.serial] is not ReplicaPhase.HUNG]
+            for generation in goal.generations:
                 _fill(s, generation, ledger, steps, occupied, generation.count)
         case GoalKind.ROLL | GoalKind.RESTORE:
-            if aim.generations:
-                _roll(s, aim, ledger, steps)
+            if goal.generations:
+                _roll(s, goal, ledger, steps)
             else:
                 _end_unready(s, steps, "its digest was rejected", set())
 
 
-def _why_empty(aim: Goal) -> str:
+def _why_empty(goal: Goal) -> str:
     """In few words: it stands in every line about this service."""
     known = {
         ReasonCode.CORDONED: "the host is cordoned",
@@ -72,7 +72,7 @@ def _why_empty(aim: Goal) -> str:
         ReasonCode.NOT_FOR_THIS_HOST: "not for this host any more",
         ReasonCode.TARGET_REMOVED: "its target was taken out of the config",
     }
-    return known.get(aim.why.code, aim.why.message) if aim.why else ""
+    return known.get(goal.why.code, goal.why.message) if goal.why else ""
 
 
 def _empty(s: ServiceContext, steps: Steps, why: str) -> None:
@@ -106,11 +106,11 @@ def _note_none(s: ServiceContext, steps: Steps) -> None:
         steps.look(s.now)
 
 
-def _roll(s: ServiceContext, aim: Goal, ledger: Ledger, steps: Steps) -> None:
-    main, *canaries = aim.generations
-    wanted = {generation.digest for generation in aim.generations}
-    if aim.course is GoalKind.ROLL and (found := find_return(s, aim, ledger)):
-        _come_back(s, found, aim, ledger, steps)
+def _roll(s: ServiceContext, goal: Goal, ledger: Ledger, steps: Steps) -> None:
+    main, *canaries = goal.generations
+    wanted = {generation.digest for generation in goal.generations}
+    if goal.kind is GoalKind.ROLL and (found := find_return(s, goal, ledger)):
+        _come_back(s, found, goal, ledger, steps)
         return
     good = _good_beside(s, main)
     _end_unready(s, steps, f"superseded by {main.digest[:8]}", wanted | {one.digest for one in good})
@@ -119,7 +119,7 @@ def _roll(s: ServiceContext, aim: Goal, ledger: Ledger, steps: Steps) -> None:
         own = [r for r in s.replicas if r.digest == one.digest]
         # While there is no room for a successor, what serves stays at its number.
         _fill(s, one, ledger, steps, own, one.count if steps.lacking and not _members(s, main) else 0)
-    for generation in aim.generations:
+    for generation in goal.generations:
         _trim(s, generation, steps)
     for canary in canaries:
         own = [r for r in s.replicas if r.digest == canary.digest]
@@ -136,7 +136,7 @@ def _roll(s: ServiceContext, aim: Goal, ledger: Ledger, steps: Steps) -> None:
     occupied = [r for r in s.replicas if r.digest not in others]
     is_clear = not strategy.recreate or len(occupied) == len(_members(s, main))
     _fill(s, main, ledger, steps, occupied, main.count + strategy.max_surge if is_clear else 0)
-    if aim.course is GoalKind.ROLL and not canaries:
+    if goal.kind is GoalKind.ROLL and not canaries:
         _promote(s, main, steps)
     _retire(s, main, wanted, strategy, steps)
 
@@ -150,10 +150,10 @@ def _good_beside(s: ServiceContext, main: Generation) -> tuple[Generation, ...]:
     return (replace(good, count=min(good.count, main.count)),) if is_there else ()
 
 
-def _come_back(s: ServiceContext, found: Fallback, aim: Goal, ledger: Ledger, steps: Steps) -> None:
+def _come_back(s: ServiceContext, found: Fallback, goal: Goal, ledger: Ledger, steps: Steps) -> None:
     """The last good digest starts; a new one goes on if it is starting already, or if it may be the cure."""
-    first, main = found.first, aim.generations[0]
-    others = [generation for generation in aim.generations if generation.digest != first.digest]
+    first, main = found.first, goal.generations[0]
+    others = [generation for generation in goal.generations if generation.digest != first.digest]
     steps.strategy = f"the last good digest {first.digest[:8]} first: no replica is available"
     _end_unready(s, steps, f"superseded by {main.digest[:8]}", {first.digest, *(other.digest for other in others)})
     back = wanted_back(s, first)
@@ -283,9 +283,9 @@ def _watch(s: ServiceContext, generation: Generation, ledger: Ledger, steps: Ste
     for replica in _members(s, generation):
         if replica.id in leaving:
             continue
-        if s.lives[replica.id.serial] is ReplicaPhase.PLANNED and (missing := missing_files(s, generation.spec)):
+        if s.phases[replica.id.serial] is ReplicaPhase.PLANNED and (missing := missing_files(s, generation.spec)):
             begin_staging(s, missing, steps)
-        elif s.lives[replica.id.serial] is ReplicaPhase.PLANNED:
+        elif s.phases[replica.id.serial] is ReplicaPhase.PLANNED:
             if not _is_waiting(s, generation, steps):
                 why = "on record, but not running yet"
                 steps.processes.append(_start(s, generation, replica.id, replica.lease, why))

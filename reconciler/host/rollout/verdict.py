@@ -15,28 +15,28 @@ from reconciler.host.rollout.steps import Steps
 from reconciler.model import Health, HealthStatus, Reason, ReasonCode, Replica, ServicePlan, Silence, Sync
 
 
-def verdict_of(s: ServiceContext, aim: Goal, steps: Steps, ledger: Ledger) -> ServicePlan:
+def verdict_of(s: ServiceContext, goal: Goal, steps: Steps, ledger: Ledger) -> ServicePlan:
     """The verdict on one service after its steps were decided."""
-    blocked = aim.blocked or _blocked_by_room(s, aim, steps, ledger)
+    blocked = goal.blocked or _blocked_by_room(s, goal, steps, ledger)
     return ServicePlan(
         service=s.id,
-        sync=_sync(s, aim, steps),
-        health=_health(s, aim, steps, blocked),
+        sync=_sync(s, goal, steps),
+        health=_health(s, goal, steps, blocked),
         step=steps.step,
         strategy=steps.strategy,
         blocked=blocked,
-        rejected=aim.rejected,
-        kept=s.kept if aim.course is not GoalKind.LEAVE else None,
+        rejected=goal.rejected,
+        kept=s.kept if goal.kind is not GoalKind.LEAVE else None,
     )
 
 
-def _blocked_by_room(s: ServiceContext, aim: Goal, steps: Steps, ledger: Ledger) -> tuple[Reason, ...]:
+def _blocked_by_room(s: ServiceContext, goal: Goal, steps: Steps, ledger: Ledger) -> tuple[Reason, ...]:
     """What lacks, unless something is under way that may free it."""
     if not steps.lacking or s.of(
         ReplicaPhase.HUNG, ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE
     ):
         return ()
-    short = next((one for one in aim.generations if _is_short(s, one)), None)
+    short = next((one for one in goal.generations if _is_short(s, one)), None)
     if short and ledger.fits_soon(need_of(s, short), s.id):
         return ()
     where = s.desired.resources_origin or s.desired.origin if s.desired else None
@@ -57,16 +57,16 @@ def _is_short(s: ServiceContext, generation: Generation) -> bool:
     return len(tuple(running)) < generation.count
 
 
-def _sync(s: ServiceContext, aim: Goal, steps: Steps) -> Sync:
-    if aim.course is GoalKind.HOLD and s.desired is None:
+def _sync(s: ServiceContext, goal: Goal, steps: Steps) -> Sync:
+    if goal.kind is GoalKind.HOLD and s.desired is None:
         return Sync.UNKNOWN
-    if aim.course is GoalKind.SUSPEND:
+    if goal.kind is GoalKind.SUSPEND:
         return _sync_of_none(s)
-    if aim.course is GoalKind.LEAVE and s.desired:
+    if goal.kind is GoalKind.LEAVE and s.desired:
         return Sync.OUT_OF_SYNC if s.replicas or s.owned else Sync.SYNCED
-    if aim.course is not GoalKind.ROLL or steps.records or steps.processes:
+    if goal.kind is not GoalKind.ROLL or steps.records or steps.processes:
         return Sync.OUT_OF_SYNC
-    return Sync.SYNCED if _is_complete(s, aim) else Sync.OUT_OF_SYNC
+    return Sync.SYNCED if _is_complete(s, goal) else Sync.OUT_OF_SYNC
 
 
 def _sync_of_none(s: ServiceContext) -> Sync:
@@ -76,8 +76,8 @@ def _sync_of_none(s: ServiceContext) -> Sync:
     return Sync.OUT_OF_SYNC if s.replicas or s.desired.spec is None else Sync.SYNCED
 
 
-def _is_complete(s: ServiceContext, aim: Goal) -> bool:
-    wanted = {g.digest: g.count for g in aim.generations}
+def _is_complete(s: ServiceContext, goal: Goal) -> bool:
+    wanted = {g.digest: g.count for g in goal.generations}
     for replica in s.replicas:
         if replica.digest not in wanted or not s.is_available(replica):
             return False
@@ -85,27 +85,29 @@ def _is_complete(s: ServiceContext, aim: Goal) -> bool:
     return not any(wanted.values())
 
 
-def _lasting_failure(s: ServiceContext, aim: Goal, is_short: bool) -> Reason | None:
+def _lasting_failure(s: ServiceContext, goal: Goal, is_short: bool) -> Reason | None:
     """What keeps failing of that which this service needs now. A start counts while too few are there or start."""
     heading = (
-        {generation.digest for generation in aim.generations} if is_short and not s.of(ReplicaPhase.STARTING) else set()
+        {generation.digest for generation in goal.generations}
+        if is_short and not s.of(ReplicaPhase.STARTING)
+        else set()
     )
     found = [one for one in s.failures if is_lasting(one) and one.action not in TIDYING]
     return next((why(one) for one in found if one.action not in (START, TRIAL) or one.subject in heading), None)
 
 
-def _health(s: ServiceContext, aim: Goal, steps: Steps, blocked: tuple[Reason, ...]) -> Health:
+def _health(s: ServiceContext, goal: Goal, steps: Steps, blocked: tuple[Reason, ...]) -> Health:
     serving = sum(s.is_serving(replica) for replica in s.replicas)
-    asked = sum(g.count for g in aim.generations) if aim.generations else (s.desired.replicas if s.desired else 0)
+    asked = sum(g.count for g in goal.generations) if goal.generations else (s.desired.replicas if s.desired else 0)
     count = f"{serving} of {asked} replicas serve"
-    if failed := _lasting_failure(s, aim, is_short=bool(steps.step) or serving < asked):
+    if failed := _lasting_failure(s, goal, is_short=bool(steps.step) or serving < asked):
         phase = HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING
         return Health(phase, Reason(failed.code, f"{failed.message}; {count}", failed.origin))
-    if aim.why and (aim.course is GoalKind.SUSPEND or (aim.course is GoalKind.LEAVE and s.desired)):
-        return Health(HealthStatus.SUSPENDED, aim.why)
-    if aim.course is GoalKind.LEAVE:
+    if goal.why and (goal.kind is GoalKind.SUSPEND or (goal.kind is GoalKind.LEAVE and s.desired)):
+        return Health(HealthStatus.SUSPENDED, goal.why)
+    if goal.kind is GoalKind.LEAVE:
         return Health(
-            HealthStatus.PROGRESSING, Reason(ReasonCode.DELETING, steps.step or (aim.why.message if aim.why else ""))
+            HealthStatus.PROGRESSING, Reason(ReasonCode.DELETING, steps.step or (goal.why.message if goal.why else ""))
         )
     if is_crash_looping(s.crashes, s.now):
         return Health(
@@ -114,24 +116,24 @@ def _health(s: ServiceContext, aim: Goal, steps: Steps, blocked: tuple[Reason, .
         )
     if silent := [r for r in s.of(ReplicaPhase.READY, ReplicaPhase.HUNG) if r.silence]:
         return Health(HealthStatus.DEGRADED, _why_silent(silent[0], count))
-    if aim.why and aim.why.code in STAGING_FAILED and serving < asked:
-        return Health(HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING, aim.why)
+    if goal.why and goal.why.code in STAGING_FAILED and serving < asked:
+        return Health(HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING, goal.why)
     if blocked and not serving:
         return Health(
             HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked: " + "; ".join(str(r.message) for r in blocked))
         )
-    if aim.rejected and not serving and not steps.step:
-        return Health(HealthStatus.DEGRADED, aim.rejected.reason)
-    if steps.step and not (aim.course is GoalKind.HOLD and serving >= asked > 0):
+    if goal.rejected and not serving and not steps.step:
+        return Health(HealthStatus.DEGRADED, goal.rejected.reason)
+    if steps.step and not (goal.kind is GoalKind.HOLD and serving >= asked > 0):
         return Health(
             HealthStatus.PROGRESSING,
-            Reason(ReasonCode.STAGING if aim.stage else ReasonCode.PROGRESSING, f"{steps.step}; {count}"),
+            Reason(ReasonCode.STAGING if goal.stage else ReasonCode.PROGRESSING, f"{steps.step}; {count}"),
         )
     if serving >= asked > 0:
         return Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, count))
     if not serving:
         return Health(
             HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING,
-            aim.why or Reason(ReasonCode.NOT_SERVING, count),
+            goal.why or Reason(ReasonCode.NOT_SERVING, count),
         )
     return Health(HealthStatus.DEGRADED, Reason(ReasonCode.MINIMUM_REPLICAS_UNAVAILABLE, count))

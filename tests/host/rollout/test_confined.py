@@ -83,11 +83,11 @@ def break_for(patched: pytest.MonkeyPatch, where: Any, name: str, service: Servi
 # ---------------------------------------------------------------- a pass over a simulated host
 
 _DECIDING = [
-    (planning, "settled"),
+    (planning, "fast_path"),
     (planning, "decide"),
     (planning, "standing"),
     (planning, "reason_to_stay"),
-    (confined, "life"),
+    (confined, "phase_of"),
     (reservations, "_keep_to_restore"),
     (reservations, "_keep_to_succeed"),
 ]

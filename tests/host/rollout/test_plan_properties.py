@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from reconciler.fault_isolation import Faults
 from reconciler.host.capacity import Ledger
-from reconciler.host.plan import _situations, make_plan
-from reconciler.host.rollout import decide, settled
+from reconciler.host.plan import _contexts, make_plan
+from reconciler.host.rollout import decide, fast_path
 from reconciler.model import (
     GPU,
     MIG,
@@ -458,8 +458,8 @@ def test_the_short_way_says_what_the_long_way_says(host, history):
     for _ in range(60):
         observed = host.observe()
         ledger = Ledger(observed.capacity, observed.replicas)
-        for s in _situations(last, observed, host.holds(last), PATIENCE, Faults("")):
-            if (short := settled(s)) is not None:
+        for s in _contexts(last, observed, host.holds(last), PATIENCE, Faults("")):
+            if (short := fast_path(s)) is not None:
                 assert short == decide(s, ledger)
         host.step(last)
         host.now += 0.5
