@@ -36,7 +36,10 @@ def find_obstacles(
     origins: Origins,
     around: Surroundings,
 ) -> Iterator[Reason]:
-    """Reasons why this spec cannot run on this host. GPUs and memory are the planner's: it knows what there is."""
+    """Reasons why this spec cannot run on this host.
+
+    GPUs and memory are checked by the planner, which knows the capacity.
+    """
     target = ring.target
     engine = find_engine(spec.image, target.engines)
     if engine is None:
@@ -135,7 +138,7 @@ def _is_closed(folder: str, target: TargetSettings) -> bool:
 
 
 def storage_obstacle(mount: Mount, target: TargetSettings) -> tuple[ReasonCode, str] | None:
-    """Code and text of why a model's files cannot be had here; None when they can."""
+    """Code and text of why a model's files are not available here; None when they are."""
     uri = shown(mount.uri)
     scheme, separator, rest = uri.partition("://")
     if ".." in rest.split("/") or ".." in uri.split("/"):

@@ -48,7 +48,7 @@ def build_desired(
     cache: DesiredCache | None = None,
     secrets: SecretStore = NO_SECRETS,
 ) -> DesiredState:
-    """Every InferenceService of the target, also those that cannot be used: these say why.
+    """Every InferenceService of the target, also the unusable ones, with the reason.
 
     `secrets` are all that this host has, those in git included. Of the snapshot only its revision and what
     is refused, missing or skipped are looked at. Raises NotUnderstood where it is too much.

@@ -59,7 +59,7 @@ class DesiredCache:
 def context_of(
     manifests: Manifests, target: TargetSettings, snapshot: Snapshot, cache: DesiredCache, secrets: SecretStore
 ) -> DesiredContext:
-    """The scene of last time if nothing in it changed; else a new one, and the cache is emptied."""
+    """The previous context if nothing in it changed; else a new one, and the cache is emptied."""
     others = tuple(each for each in manifests.documents if each.kind != SERVICE)
     uncertain = tuple(possible_runtimes(manifests, snapshot))
     unreadable = unreadable_kinds(manifests.unreadable)

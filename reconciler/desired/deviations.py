@@ -24,14 +24,14 @@ _BY_NAME = frozenset({"containers", "initContainers", "volumes"})
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """One field that a place does not simply honour."""
+    """One field that a target does not simply support."""
 
     effect: Effect
     reason: Reason
 
 
 def deviations(origins: Origins, place: TargetKind, facts: frozenset[Fact]) -> Iterator[Deviation]:
-    """Everything that a service, and its runtime for it, writes and the place does not simply honour."""
+    """Everything written in a service, or in its runtime for it, that the target does not simply support."""
     for where, manifest, path in _written(origins):
         for key, value in at(manifest, path).items():
             row = find_row(where, key) if isinstance(key, str) else None
@@ -43,7 +43,7 @@ def deviations(origins: Origins, place: TargetKind, facts: frozenset[Fact]) -> I
 
 
 def entries_ignored(key: str, names: Iterable[str], origins: Origins) -> Iterator[Reason]:
-    """What is said of entries of `containers`, `initContainers` or `volumes` that a host leaves out."""
+    """The findings about entries of `containers`, `initContainers` or `volumes` that a host leaves out."""
     row = find_row(Where.POD, key)
     for name in names if row else ():
         # What KServe added by itself is not reported: no user can remove it.
@@ -56,7 +56,7 @@ _KINDS = {"containers": "container", "initContainers": "init container", "volume
 
 
 def of_document(manifest: Manifest, place: TargetKind) -> Deviation | None:
-    """What is said of a document whose kind means nothing at this place."""
+    """The findings about a document whose kind has no effect on this target."""
     row = find_row(Where.KIND, manifest.kind)
     name = f"{manifest.kind} {manifest.name}"
     return _deviation(row, place, frozenset(), name, manifest.origin) if row else None

@@ -17,7 +17,7 @@ _FRACTION = re.compile(r"0?\.\d{1,3}", re.ASCII)
 
 
 def read_share(resources: Resources, pod: Mapping[str, Any], origins: Origins) -> Resources | Reason:
-    """The resources with the share that the pod's annotations ask for, or what is wrong with that."""
+    """The resources with the share of the pod's annotations, or why that is invalid."""
     given = (pod.get("annotations") or {}).get(GPU_FRACTION)
     if given is None:
         return resources

@@ -1,6 +1,6 @@
 """Limits on one revision of a target. Beyond them one service cannot be used, or the revision is refused. Pure.
 
-What is said about a revision is limited as well: the first findings are kept, and the others counted.
+Findings about a revision are limited as well: the first ones are kept, and the others counted.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _origins(manifests: Manifests) -> Iterator[Origin]:
 
 
 def too_large(spec: EffectiveSpec, origin: Origin) -> Reason | None:
-    """Why one container asks for too much."""
+    """Why the requests of one container are too large."""
     size, files = spec_size(spec), sum(_written_size(each.text) for volume in spec.files for each in volume.files)
     if files > MAX_FILE_BYTES:
         what = f"{files:,} bytes of mounted files, more than {MAX_FILE_BYTES:,}"
@@ -127,12 +127,12 @@ def _variables(env: Iterable[EnvVar]) -> Iterator[tuple[str, int]]:
 
 
 def are_too_large(values: int, size: int) -> bool:
-    """Is this more than all services of a target may ask for together?"""
+    """Is this more than all services of a target together may request?"""
     return values > MAX_ALL_VALUES or size > MAX_ALL_BYTES
 
 
 def refusal(target: str, counted: Sequence[tuple[Desired, Size]]) -> NotUnderstood:
-    """Says that the services so far are too large together, and which of them is the largest."""
+    """Raises for services that are too large together, naming the largest."""
     values, total = sum(size.values for _, size in counted), sum(size.bytes for _, size in counted)
     one, size = max(counted, key=lambda each: (each[1].bytes, each[1].values))
     what, most = (

@@ -54,7 +54,7 @@ def paths_in_mounted_config(spec: EffectiveSpec, flags: Sequence[str]) -> Iterat
 
 
 def missing_source(source: str, who: str, where: Origin, around: Surroundings) -> Iterator[Reason]:
-    """The obstacle that a ConfigMap is not there, or a host has no such field; nothing for all other sources."""
+    """The blocker for a missing ConfigMap, or a field that a host does not have; None for all other sources."""
     kind, _, what = source.partition(" ")
     if kind == "configmap":
         holder, _, key = what.partition("/")

@@ -1,6 +1,6 @@
 """What can never run on a host, or not all at once: from its config, or from what was measured on the host. Pure.
 
-The planner says the same once it has seen the host; who writes manifests should know before.
+The planner reports the same once it has observed the host; authors of manifests should know before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PART = "MIG-"
 
 
 def capacity_of(target: TargetSettings) -> Capacity:
-    """As far as the config tells. What it does not limit is endless, and no GPUs stand for those that are not known."""
+    """The capacity in the config. What it does not limit is endless, and GPUs that are not known do not count."""
     limits = target.allocatable
     return Capacity(
         cpu_millis=cpu_millis(limits.cpu) if limits.cpu else _ENDLESS,

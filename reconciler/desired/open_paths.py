@@ -27,7 +27,7 @@ def read_open_paths(pod: Mapping[str, Any], origins: Origins) -> tuple[str, ...]
 
 
 def developer_mode(spec: EffectiveSpec, origins: Origins, engine: EngineSettings | None) -> Iterator[Reason]:
-    """The proxy opens none of what it adds, but others may reach the engine itself. What the config says wins."""
+    """The proxy opens none of what it adds, but others may reach the engine itself. Variables of the config win."""
     text = (
         "enables engine endpoints (/collective_rpc, /sleep, /update_weights…) that need no key; "
         "the proxy blocks them, but programs on this host can call them: remove the variable"

@@ -68,7 +68,7 @@ def resource_field(reference: Document, pod: Document, container: Document) -> s
 
 
 def is_resource(asked: str) -> bool:
-    """Is it one that a pod can be asked for, such as `limits.cpu`?"""
+    """Can a pod request it, such as `limits.cpu`?"""
     kind, _, name = asked.partition(".")
     return kind in ("limits", "requests") and (name in _RESOURCES or name.startswith(_HUGE_PAGES))
 

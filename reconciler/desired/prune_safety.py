@@ -23,12 +23,12 @@ def unreadable_places(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reas
 
 
 def faults_without_services(manifests: Manifests) -> Iterator[Reason]:
-    """What cannot be read, and plainly is no service: nothing has to be kept for it."""
+    """What cannot be read, but clearly is not a service: nothing has to be kept for it."""
     yield from (each.reason for each in manifests.unreadable if not each.may_hide_services)
 
 
 def skipped_files(manifests: Manifests, snapshot: Snapshot) -> dict[str, Reason]:
-    """Files that git has and that hold nothing for us, and why."""
+    """Files in git that hold no supported document, and why."""
     heard = {each.origin.file for each in manifests.documents}
     heard |= {reason.origin.file for reason in manifests.errors if reason.origin}
     hollow = {note.origin.file: note for note in reversed(manifests.notes) if note.origin}

@@ -74,7 +74,7 @@ class RefusedDocuments:
     def shared(
         self, key: tuple[Any, ...], find: Callable[[], Iterable[RefusedDocument]]
     ) -> tuple[RefusedDocument, ...]:
-        """What `find` gives, looked for once for each key."""
+        """The results of `find`, one call for each key."""
         if key not in self.memo:
             self.memo[key] = tuple(find())
         return self.memo[key]
@@ -182,7 +182,7 @@ def _of_pod(
 
 
 def config_maps_of(value: Any) -> Iterator[str]:
-    """Names behind `configMap`, `configMapRef` and `configMapKeyRef`, wherever they stand."""
+    """Names in `configMap`, `configMapRef` and `configMapKeyRef`, at any depth."""
     if isinstance(value, list | tuple):
         for each in value:
             yield from config_maps_of(each)
@@ -194,7 +194,7 @@ def config_maps_of(value: Any) -> Iterator[str]:
 
 
 def profile_of(service: ServiceId, resolved: Resolved) -> tuple[str, str] | None:
-    """Namespace and name of the hardware profile that a service asks for."""
+    """Namespace and name of the hardware profile of a service."""
     annotations = (resolved.defaulted.get("metadata") or {}).get("annotations") or {}
     name = annotations.get(HARDWARE_PROFILE)
     return (annotations.get(HARDWARE_PROFILE_NAMESPACE) or service.namespace, name) if name else None

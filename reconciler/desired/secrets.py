@@ -80,7 +80,7 @@ class Keyring:
 def keyring(
     namespace: str, service: Manifest, store: SecretStore, target: TargetSettings, unread: Reason | None = None
 ) -> Keyring:
-    """What a service may use: all else that decides what becomes of it stands where its namespace belongs."""
+    """The Secrets that a service may use: other documents that affect it are in the place of its namespace."""
     owners = [each.path for each in target.secrets.folders if namespace in each.namespaces]
     place = target.secrets.folder_of(service.place)
     if owners and (place is None or namespace not in place.namespaces):
@@ -112,7 +112,7 @@ def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | No
 
 
 def absent_connection(issue: Issue, origins: Origins, ring: Keyring) -> Reason | None:
-    """The warning about a connection that is not there, where the service says itself where its model is."""
+    """The warning about a missing connection of a service that sets its own model source."""
     if issue.absent is None or CONNECTIONS not in issue.path:
         return None
     hint = "Until then it adds nothing: the service's own settings are used"

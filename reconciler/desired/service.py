@@ -59,7 +59,7 @@ _ADDED_BY_KSERVE = frozenset({CONTAINER, TRANSFORMER_CONTAINER, "storage-initial
 
 
 def describe(service: Manifest, context: DesiredContext) -> Desired:
-    """A service with its spec and its canary's, or with the problems that stand in the way."""
+    """A service with its spec and its canary's, or with the problems that prevent it."""
     return with_canary(service, _describe(service, context), lambda other: _describe(other, context))
 
 
@@ -102,7 +102,7 @@ def service_id(service: Manifest, target: TargetSettings) -> ServiceId:
 def unusable(
     key: ServiceId, manifest: Manifest, problems: tuple[Reason, ...], warnings: tuple[Reason, ...] = ()
 ) -> Desired:
-    """A service whose documents cannot be used: what runs of it is kept."""
+    """A service whose documents cannot be used: its replicas are kept."""
     return Desired(
         id=key,
         origin=manifest.origin,

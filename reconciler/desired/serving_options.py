@@ -64,7 +64,7 @@ def read_display_name(service: Manifest) -> str:
 
 
 def is_on_dashboard(service: Manifest) -> bool:
-    """Is it to be shown to people? So unless its label says no."""
+    """Is it shown on dashboards? Yes, unless its label disables that."""
     return str(_mapping(service.data["metadata"], "labels").get(_DASHBOARD)).lower() != "false"
 
 
@@ -85,7 +85,7 @@ def wants_passthrough(service: Manifest) -> bool:
 
 
 def is_stopped(service: Manifest) -> bool:
-    """Does the annotation that stops a service say so? KServe takes any case."""
+    """Is the service stopped by its annotation? KServe takes any case."""
     stop = _mapping(service.data["metadata"], "annotations").get(_STOP)
     return isinstance(stop, str) and stop.lower() == "true"
 

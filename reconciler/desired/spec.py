@@ -153,7 +153,7 @@ def _referenced(
 
 
 def field_source(reference: Mapping[str, Any]) -> str:
-    """Of a field that git alone cannot tell."""
+    """A field that git alone does not determine."""
     return f"field {reference.get('fieldPath') or reference.get('resource') or next(iter(reference), 'nothing')}"
 
 
@@ -166,7 +166,7 @@ def secret_source(reference: Mapping[str, Any], key: str) -> str:
 
 
 def build_secret_mounts(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Iterator[SecretMount]:
-    """The Secrets that the container wants as files."""
+    """The Secrets that the container mounts as files."""
     volumes = {each.get("name"): each for each in pod.get("volumes") or ()}
     for each in container.get("volumeMounts") or ():
         if secret := (volumes.get(each.get("name")) or {}).get("secret"):

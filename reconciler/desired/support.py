@@ -22,7 +22,7 @@ class TargetKind(StrEnum):
 
 
 class Effect(StrEnum):
-    """What becomes of a field. All but `honoured` is said, with file and line."""
+    """The outcome of a field. All but `honoured` is reported, with file and line."""
 
     HONOURED = "honoured"
     IGNORED = "ignored, with a warning"
@@ -31,7 +31,7 @@ class Effect(StrEnum):
 
 
 class Fact(StrEnum):
-    """What holds for one service at one place. Where an outcome names it, the field is honoured."""
+    """Conditions of one service at one place. If an outcome names one, the field is supported."""
 
     AUTH = "auth is enforced there"
     TLS = "the engine ends TLS itself (`--ssl-certfile`, `--ssl-keyfile`)"
@@ -60,7 +60,7 @@ class Where(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldSupport:
-    """An effect and its reason. `unless` is the fact that makes the field honoured after all."""
+    """An effect and its reason. `unless` is the condition under which the field is supported after all."""
 
     effect: Effect
     note: str = ""
@@ -86,7 +86,7 @@ class Row:
         return self.host if place is TargetKind.HOST else self.cluster
 
     def counts(self, value: Any) -> bool:
-        """Does this value ask for anything?"""
+        """Does this value have any effect?"""
         word = value.lower() if isinstance(value, str) else value
         if self.values:
             return word in self.values
@@ -390,5 +390,5 @@ _BY_KEY: Final = {(row.where, key): row for row in ROWS for key in row.keys}
 
 
 def find_row(where: Where, key: str) -> Row | None:
-    """The row of one field; an annotation may stand below a whole prefix."""
+    """The row of one field; an annotation may be covered by a prefix."""
     return _BY_KEY.get((where, key)) or (_BY_KEY.get((where, f"{key.partition('/')[0]}/*")) if "/" in key else None)

@@ -56,7 +56,7 @@ def normalise(args: Sequence[str]) -> tuple[str, ...]:
 
 
 def find(args: Sequence[str], flag: str) -> list[tuple[int, str | None]]:
-    """Where a flag stands, and its (first) value; None where no value follows. In order: the last one wins."""
+    """The position of a flag, and its (first) value; None where no value follows. In order: the last one wins."""
     return [(option.index, option.values[0] if option.values else None) for option in _named(args, flag)]
 
 

@@ -141,12 +141,12 @@ def climbs(path: str) -> bool:
 
 
 def serves_folder(flag: str) -> bool:
-    """Does an engine hand out what lies anywhere in the folder that this flag names? A part of a flag will do."""
+    """Does an engine serve any file in the folder that this flag names? A part of a flag will do."""
     return _MEDIA.startswith(flag) and len(flag) > len("--allowed-")
 
 
 def is_around(path: str, folder: str) -> bool:
-    """Does the system's own, or this folder, lie in what is named?"""
+    """Does the path contain this folder, or system folders?"""
     return posixpath.normpath(path) == "/" or is_below(folder, path)
 
 
@@ -161,7 +161,7 @@ def written_in(content: object) -> tuple[str, ...]:
 
 
 def is_systems_own(path: str) -> bool:
-    """Does it lie where the kernel and programs that run keep what they need: processes, devices, sockets, keys?"""
+    """Is it where the kernel and running programs keep what they need: processes, devices, sockets, keys?"""
     return any(_first_step(each) in _SYSTEMS_OWN for each in (path, posixpath.normpath(path)))
 
 

@@ -66,7 +66,7 @@ class MemoryArguments:
 
 
 def arguments_of(parsed: str, argv: Sequence[str], env: Mapping[str, str]) -> MemoryArguments:
-    """What the engine understood if it has been asked (`parsed`), else what the command line says."""
+    """What the engine's preflight parsed (`parsed`), else what the command line contains."""
     chosen = _chosen(parsed) if parsed else _written(argv)
     load = str(chosen.get("load_format") or "auto")
     loose = [name for name in _LOOSE if chosen.get(name)] + ([] if load in _PLAIN_LOADS else ["load_format"])

@@ -40,7 +40,7 @@ class UnknownModel(UnreadableModel):
 
 
 class Unjudged(UnreadableModel):
-    """There are no weights at all, which may come from elsewhere; or a file is too long to be read here."""
+    """There are no weights at all, which may come from elsewhere; or a file is too large to be read here."""
 
 
 @dataclass(frozen=True, slots=True)

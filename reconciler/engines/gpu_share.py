@@ -14,14 +14,14 @@ _FLAGS = (UTILIZATION, "--device-memory-utilization")
 
 @dataclass(frozen=True, slots=True)
 class Utilization:
-    """The fraction of each GPU's memory that the arguments allow, and where that stands among them."""
+    """The fraction of each GPU's memory that the arguments allow, and its position among them."""
 
     value: float
     index: int
 
 
 def given_utilization(flags: Sequence[str]) -> Utilization | None:
-    """What the arguments say; None where they are silent, or say what the engine will refuse."""
+    """The fraction in the arguments; None if there is none, or the engine will refuse it."""
     found = [pair for flag in _FLAGS for pair in find(flags, flag)]
     index, text = max(found, key=lambda pair: pair[0], default=(0, None))
     with contextlib.suppress(ValueError):

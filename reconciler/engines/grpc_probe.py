@@ -29,13 +29,13 @@ _POST, _HTTP, _PATH, _AUTHORITY, _CONTENT_TYPE, _NEW_NAME = b"\x83", b"\x86", b"
 
 @dataclass(frozen=True, slots=True)
 class GrpcProbe:
-    """Asks replicas on this host that have no HTTP server. Every call ends within its time."""
+    """Probes replicas on this host that have no HTTP server. Every call ends within its time."""
 
     timeout: float = 2.0
     guard: Guard | None = None
 
     def check(self, address: Address, _model: str, _api_key: str | None = None) -> ProbeResult:
-        """Ready means: its health service says SERVING."""
+        """Ready means: its health service returns SERVING."""
         healthy, detail = self._health(address, self.timeout)
         # Before it is ready it may say NOT_SERVING while it warms up.
         return ProbeResult(healthy is True, healthy or None, detail)
@@ -53,7 +53,7 @@ class GrpcProbe:
         return None
 
     def answers(self, address: Address, _model: str, _api_key: str | None, timeout: float) -> bool:
-        """Whether anything comes back. What it says does not matter."""
+        """Whether there is any response. Its content does not matter."""
         return self._health(address, timeout)[0] is not None
 
     def is_paused(self, _address: Address) -> bool:

@@ -32,7 +32,7 @@ class Lacks:
         return self._known[engine]
 
     def note(self, engine: tuple[str, str], flags: frozenset[str]) -> None:
-        """What it said now. What cannot be kept is asked again by a later daemon."""
+        """The flags unknown to this engine now. What cannot be kept is determined again by a later daemon."""
         flags &= DISPENSABLE
         if flags == self.of(engine):
             return
@@ -42,7 +42,7 @@ class Lacks:
             write_atomically(self._path(engine), json.dumps(sorted(flags)).encode())
 
     def keep(self, engines: Collection[tuple[str, str]]) -> None:
-        """Forget all others. What cannot be deleted is deleted another time."""
+        """Delete all others. What cannot be deleted is deleted another time."""
         self._known = {engine: flags for engine, flags in self._known.items() if engine in engines}
         kept = {self._path(engine) for engine in engines}
         for path in self._folder.glob(f"*{_SUFFIX}"):

@@ -34,7 +34,7 @@ _NOISE = re.compile(
 
 
 def fatal_reason(log: Sequence[str]) -> str | None:
-    """What a person needs of a failed start's log; None when nothing says why. `log` is its end, line by line."""
+    """The relevant lines of a failed start's log; None if there are none. `log` is its end, line by line."""
     lines = [_bare(line) for line in log]
     for at in range(len(lines) - 1, -1, -1):
         if _ELSEWHERE.search(lines[at]) or not _is_raised(lines, at):

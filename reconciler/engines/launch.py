@@ -104,7 +104,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Revealed:
-    """What a spec's references stand for, for one start: nothing that is kept or shown may hold it.
+    """The values of a spec's references, for one start: nothing that is kept or shown may hold it.
 
     `variables` has the variables that each reference to a Secret becomes, `files` the files of each mounted Secret by
     their path below the mount, `parts` the same of a Secret in another volume. A reference that is not there could not
@@ -122,7 +122,7 @@ UNKNOWN = Revealed()
 
 @dataclass(frozen=True, slots=True)
 class PreflightQuestion:
-    """What the installed vLLM is asked: the server's arguments before host translation.
+    """The question of a preflight: the server's arguments before host translation.
 
     `indices` tells for each of them its index in command and args; None: it is not from git.
     `paths` maps folders in the container to folders on this host. `mounted`: the engine finds them where the
@@ -142,7 +142,7 @@ class PreflightQuestion:
 
     @property
     def engine(self) -> str:
-        """Who is asked, for people."""
+        """The engine's name, for messages."""
         return f"{self.python} of image {self.image[:12]}" if self.image else str(self.python)
 
 
@@ -245,7 +245,7 @@ def without(launch: Launch, flags: Collection[str], lease: Lease) -> Launch:
 def question(
     spec: EffectiveSpec, engine: EngineSettings, model_paths: Mapping[str, str], home: str, *, mounted: bool = False
 ) -> PreflightQuestion:
-    """What to ask before this spec is started. Raises ValueError for a spec that `unsupported` complains of."""
+    """The preflight's question for this spec. Raises ValueError for a spec that `unsupported` rejects."""
     container = _read_container(spec.env)
     try:
         server = _read(spec, container)

@@ -77,7 +77,7 @@ def check_pair(certificate: str, key: str) -> None:
 
 
 class _Unopened(Exception):
-    """There is no such file, or none that we may read."""
+    """No such file, or not readable."""
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ def _at(indices: Sequence[int | None], index: int | None) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:
-    """A process that is being asked: the request goes to its standard input, the answer comes from its output.
+    """A preflight process: the request goes to its standard input, the result comes from its output.
 
     `end` ends it with all that it started, and may be called when it has ended. `log` says where to read more.
     """
@@ -134,7 +134,7 @@ Begin = Callable[[PreflightQuestion, float], Inquiry]
 
 
 class NoVerdict(Retryable):
-    """The engine said nothing of the arguments. `variable` is the one that is to blame, as far as it is known.
+    """The engine gave no verdict on the arguments. `variable` is the one that is to blame, as far as it is known.
 
     `index` is the argument to blame, in the question's argv. `final`: it will say the same until something else is
     installed.
@@ -153,7 +153,7 @@ class NoVerdict(Retryable):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """No verdict was possible, `count` times in a row; not to be asked again before `until` (monotonic)."""
+    """No verdict was possible, `count` times in a row; not to be retried before `until` (monotonic)."""
 
     error: NoVerdict
     until: float
@@ -170,7 +170,7 @@ class Trouble:
 
 
 class PreflightRunner:
-    """Asks one question at a time, each in a process of its own.
+    """Runs one preflight at a time, each in a separate process.
 
     Verdicts, accepted or not, are kept in `cache`, by key. What went wrong on our side (no interpreter, a timeout) is
     never kept there: it is raised as Retryable when asked again, and tried again after a pause that doubles.

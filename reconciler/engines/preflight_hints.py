@@ -150,7 +150,7 @@ CHOICES = {
 
 
 def removed(option: Option, version: str) -> str:
-    """What became of a flag that vLLM once had; empty where it never had it."""
+    """What replaced a flag that vLLM once had; empty if it never had it."""
     name = option.name.replace("--no-", "--", 1)
     if name not in REMOVED:
         return ""
@@ -223,7 +223,7 @@ def unquoted(value: str) -> str:
 
 
 def is_json(value: str) -> bool:
-    """Is it an object or a list in JSON? No flag wants less."""
+    """Is it an object or a list in JSON? No flag takes less."""
     return not fault_of_json(value)
 
 
@@ -338,7 +338,7 @@ def better_value(value: str, reads: str, message: str) -> str:
 
 
 def better_key(key: str, known: list[str]) -> str:
-    """What a key of a JSON value was meant to be."""
+    """The likely meaning of a misspelt key of a JSON value."""
     meant = KEYS.get(key) if KEYS.get(key) in known else next(iter(difflib.get_close_matches(key, known, 1, 0.6)), "")
     return f"; did you mean {meant}?" if meant else ""
 
@@ -388,7 +388,7 @@ def _share(plain: str, message: str) -> str:
 
 
 def suspicious(option: Option, flags: Collection[str]) -> str:
-    """Why an accepted value can hardly be meant; it does not show the value, which may be a secret."""
+    """Why an accepted value is probably a mistake; it does not show the value, which may be a secret."""
     for value in values_of(option):
         swallowed = [name_of(piece) for piece in value.split()[1:] if name_of(piece) in flags]
         if swallowed and value.lstrip()[:1] not in ("{", "["):

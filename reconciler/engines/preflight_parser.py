@@ -21,7 +21,7 @@ else:
 
 
 class Environment(Exception):
-    """No verdict is possible here; says why. `index` is the argument that may be to blame."""
+    """No verdict is possible here, with the reason. `index` is the argument that may be to blame."""
 
     def __init__(self, message: str, index: int | None = None) -> None:
         super().__init__(message)
@@ -137,7 +137,7 @@ def server_checks() -> list[Callable[[Any], None]]:
 
 
 def quiet(base: Any) -> Any:
-    """A parser that raises instead of exiting, and that hands over what it does not know."""
+    """A parser that raises instead of exiting, and that returns unknown arguments."""
 
     class Parser(base):  # type: ignore[misc]
         unknown: list[str]

@@ -108,7 +108,7 @@ MOST_DEEP_ERRORS = 4
 
 
 def parse_all(engine: Engine, argv: list[str]) -> tuple[argparse.Namespace | None, list[Finding]]:
-    """Parse; drop what is refused and parse again, so that all that is wrong is found at once."""
+    """Parse; drop what is refused and parse again, so that all errors are found at once."""
     options = split(argv)
     findings: list[Finding] = []
     while len(findings) < MOST_ERRORS:
@@ -139,7 +139,7 @@ def parse_all(engine: Engine, argv: list[str]) -> tuple[argparse.Namespace | Non
 
 
 def culprit_of_refusal(engine: Engine, error: Refused, options: list[Option]) -> Option | None:
-    """The option that the parser names; else the one without which it complains no more, or differently."""
+    """The option that the parser names; else the one without which the error disappears, or changes."""
     names = set(error.flag.split("/"))
     named = [o for o in options if o.name in names]
     if named:
@@ -191,7 +191,7 @@ def hint_of(option: Option, message: str) -> str:
 
 
 def has_bad_json(engine: Engine, option: Option) -> bool:
-    """Does a flag that reads JSON stand with something else? The engine's own parser says what reads JSON."""
+    """Does a flag that reads JSON have another value? The engine's own parser tells which flags read JSON."""
     if not option.name or "." in option.words[0].partition("=")[0] or is_json(option.value):
         return False
     return engine.reads_json(option.name)
@@ -359,7 +359,7 @@ def check_against_model(engine: Engine, args: argparse.Namespace, argv: list[str
 
 
 def lacking(engine: Engine, request: dict[str, Any]) -> list[str]:
-    """The added flags that this vLLM does not know. Raises Unknown for one that the reconciler cannot do without."""
+    """The added flags that this vLLM does not know. Raises Unknown for one that is indispensable."""
     unknown = []
     for word in request.get("added", ()):
         name = word.split("=", 1)[0]
@@ -387,7 +387,7 @@ def unnamed_model(engine: Engine, args: argparse.Namespace, argv: list[str]) -> 
 
 
 def lost_flags(engine: Engine, args: argparse.Namespace, argv: list[str]) -> list[Finding]:
-    """What is for the HTTP server, which --grpc replaces; and gRPC that only a file of arguments asks for."""
+    """Arguments for the HTTP server, which --grpc replaces; and --grpc in an argument file."""
     given = {option.name for option in split(argv)}
     for name, wanted in (("--grpc", getattr(args, "grpc", False)), ("--grpc-port", getattr(args, "grpc_port", None))):
         if name not in given and wanted not in (None, False):
@@ -446,7 +446,7 @@ def warnings_of(engine: Engine, args: argparse.Namespace, argv: list[str]) -> li
 
 
 def doubtful(engine: Engine, argv: list[str]) -> list[str]:
-    """What the engine takes, though it can hardly be meant."""
+    """What the engine accepts, though it is probably a mistake."""
     return [text for text in (suspicious(option, engine.flags) for option in split(argv)) if text]
 
 

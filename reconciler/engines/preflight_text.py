@@ -36,7 +36,7 @@ class Option:
 
 @dataclasses.dataclass
 class Finding:
-    """One thing that is wrong, and the index of the argument to blame; `others` may be meant as well."""
+    """One error, and the index of the argument to blame; `others` may be to blame as well."""
 
     message: str
     index: int | None = None
@@ -158,7 +158,7 @@ def expected(match: re.Match[str], value: str, name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Without names of functions, and where they lie in memory."""
+    """Without names of functions and memory addresses."""
     text = _CONVERTED.sub(lambda match: expected(match, match[1], match[2]), text)
     text = _INVALID.sub(lambda match: expected(match, match[2], match[1]), text)
     return re.sub(r"<(?:function|bound method|class|built-in function) '?([\w.]+)'?[^<>]*>", r"\1", text)

@@ -60,7 +60,7 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What an engine's metrics say: how many requests it has, and counters that move when it does anything.
+    """An engine's metrics: how many requests it has, and counters that move when it does anything.
 
     `tells`: they count tokens, so that one that does not move has done nothing.
     """
@@ -94,7 +94,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Asks replicas on this host. Every request ends within its time, whatever the other side does.
+    """Probes replicas on this host. Every request ends within its time, whatever the other side does.
 
     `tls`: they end TLS themselves. With a `guard` requests are sent only to the replica.
     """
@@ -117,7 +117,7 @@ class Probe:
         return ProbeResult(not problem, healthy, problem or "answers")
 
     def health(self, address: Address) -> bool | None:
-        """Only what /health says: cheap, but it stays 200 while a server drains or hangs."""
+        """Only the result of /health: cheap, but it stays 200 while a server drains or hangs."""
         return self._health(address)[0]
 
     def in_flight(self, address: Address) -> int | None:
@@ -129,14 +129,14 @@ class Probe:
         return count_requests(answer.body.decode(errors="replace")) if answer.status == 200 else None
 
     def scrape(self, address: Address, path: str) -> ProbeResponse | None:
-        """What it says of itself at this path, without a key; None when it does not answer."""
+        """The response at this path, without a key; None if there is none."""
         try:
             return self._ask(address, "GET", path, timeout=self.scrape_timeout, most=_MOST_BYTES_OF_METRICS)
         except NoAnswer:
             return None
 
     def vitals(self, address: Address) -> Vitals | None:
-        """What its metrics say; None where there are none, or no answer."""
+        """Its metrics; None if there are none, or no response."""
         try:
             answer = self._ask(address, "GET", "/metrics", most=_MOST_BYTES_OF_METRICS)
         except NoAnswer:
@@ -144,7 +144,7 @@ class Probe:
         return read_vitals(answer.body.decode(errors="replace")) if answer.status == 200 else None
 
     def answers(self, address: Address, model: str, api_key: str | None, timeout: float) -> bool:
-        """Whether anything comes back when it is asked for one token. What it says does not matter."""
+        """Whether a request for one token gets any response. Its content does not matter."""
         for path, request in _REQUESTS:
             body = json.dumps({"model": model, **request}).encode()
             try:
@@ -344,7 +344,10 @@ def _any_certificate() -> ssl.SSLContext:
 
 
 class _Incoming(io.RawIOBase):
-    """What comes from a replica: up to a deadline, and only so much. http.client has no end of headers or trailers."""
+    """A response of a replica:
+
+    up to a deadline, and of limited size. http.client does not limit headers or trailers.
+    """
 
     def __init__(self, connection: socket.socket, deadline: float, most: int) -> None:
         self._connection = connection

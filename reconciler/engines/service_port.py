@@ -31,7 +31,7 @@ class PortDoubt:
 
 
 def doubtful_port(spec: EffectiveSpec, ports: Sequence[Mapping[str, Any]]) -> PortDoubt | None:
-    """What is to be said of a container that listens elsewhere than its declared `ports` say. None: all is well."""
+    """The finding about a container that listens on another port than its `ports` declare. None: none."""
     flags, indices = server_flags(spec)
     declared = next((each.get("containerPort") for each in ports), None)
     expected = declared or _KSERVE

@@ -19,7 +19,7 @@ Document = Mapping[str, Any]
 
 
 def request_annotations(service_name: str, predictor: Document) -> dict[str, str]:
-    """Annotations by which the controller asks the pod webhook for the agent."""
+    """Annotations by which the controller requests the agent from the pod webhook."""
     found: dict[str, str] = {}
     logger, batcher = predictor.get("logger"), predictor.get("batcher")
     if logger is not None:
@@ -45,7 +45,7 @@ def request_annotations(service_name: str, predictor: Document) -> dict[str, str
 
 
 def inject_agent(pod: Pod, name: str, namespace: str, logger: Document | None, vault: Vault) -> None:
-    """Add the agent if the pod's annotations ask for it. `name` is the pod's. Raises StorageError."""
+    """Add the agent if the pod's annotations request it. `name` is the pod's. Raises StorageError."""
     wanted = {key for key in (names.LOGGER, names.AGENT, names.BATCHER) if key in pod.annotations}
     if not wanted or pod.container(names.AGENT_CONTAINER):
         return

@@ -39,7 +39,7 @@ _NO_CONTAINERS = "no container configuration found in selected serving runtime"
 
 @dataclass(slots=True)
 class Built:
-    """A finished pod, its model sources, and what a cluster would say when it is created."""
+    """A finished pod, its model sources, and what a cluster would refuse when it is created."""
 
     pod: Pod
     sources: tuple[ModelSource, ...] = ()

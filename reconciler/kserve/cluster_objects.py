@@ -81,7 +81,7 @@ class ClusterObjects:
         return tuple(model for scope in (namespace, "") for model in self.models if model.namespace == scope)
 
     def setting(self, namespace: str) -> Setting:
-        """What storage needs to know, seen from one namespace."""
+        """What storage depends on, seen from one namespace."""
         if namespace not in self.memo:
             vault = Vault(
                 lambda name: self.secrets.get((namespace, name)),

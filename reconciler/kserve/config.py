@@ -116,7 +116,7 @@ class Config:
 
 
 def from_config_map(data: Mapping[str, str] | None, default_mode: str | None = None) -> Config:
-    """Settings of the ConfigMap's `data`. `default_mode` holds where the ConfigMap says nothing about `deploy`."""
+    """Settings of the ConfigMap's `data`. `default_mode` applies where the ConfigMap has no `deploy`."""
     errors: list[tuple[str, str]] = []
     given = {key: _parse(key, text, errors) for key, text in (data or {}).items() if key in SHIPPED}
     sections = {**SHIPPED, **{key: value for key, value in given.items() if value is not None}}

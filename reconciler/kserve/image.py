@@ -13,7 +13,7 @@ _GPU_TAGS = ("tensorflow-serving", "torchserve", "huggingfaceserver")
 
 
 def has_nvidia_gpu(resources: Mapping[str, Any]) -> bool:
-    """KServe looks at NVIDIA's limits only, a whole GPU or a slice of one."""
+    """KServe checks NVIDIA's limits only, a whole GPU or a slice of one."""
     limits = resources.get("limits") or {}
     return any(name == "nvidia.com/gpu" or name.startswith("nvidia.com/mig") for name in limits)
 

@@ -49,7 +49,7 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What injection needs to know of the tree."""
+    """The parts of the tree that injection depends on."""
 
     vault: Vault
     containers: Sequence[StorageContainer]

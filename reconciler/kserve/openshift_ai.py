@@ -95,12 +95,12 @@ def connections_to_s3(secrets: Mapping[Key, S]) -> dict[str, list[S]]:
 
 
 def storage_entry(data: Mapping[str, str]) -> str:
-    """What stands in KServe's storage secret for a connection to S3."""
+    """The entry of KServe's storage secret for a connection to S3."""
     return json.dumps({"type": "s3", **{name: data.get(key, "") for name, key in _DATA_CONNECTION.items()}})
 
 
 def connection_type(annotations: Mapping[str, str]) -> str:
-    """`s3`, `uri`, `oci` or what else a Secret says that it connects to; empty where it says nothing."""
+    """`s3`, `uri`, `oci` or another type of a Secret; empty if it has none."""
     found = next((annotations[key] for key in _TYPES if annotations.get(key)), "")
     return str(found).removesuffix("-v1")
 

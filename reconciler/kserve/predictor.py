@@ -102,7 +102,7 @@ def is_multi_model(predictor: Document) -> bool:
 
 
 def protocol(predictor: Document) -> str:
-    """Protocol that the implementation asks for; v1 when it says nothing."""
+    """Protocol that the implementation requests; v1 by default."""
     found = implementations(predictor)
     if found and found[0] != "containers":
         return predictor[found[0]].get("protocolVersion") or "v1"

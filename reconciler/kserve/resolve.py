@@ -43,7 +43,7 @@ class ResolvedStorage:
 
 
 def is_stopped(annotations: Mapping[str, str]) -> bool:
-    """Does the annotation that stops a service say so? KServe takes any case."""
+    """Is the service stopped by its annotation? KServe takes any case."""
     return annotations.get(names.STOP, "").lower() == "true"
 
 

@@ -38,7 +38,7 @@ class Taint:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a scheduler knows of a place."""
+    """What a scheduler knows of a node."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -92,7 +92,7 @@ def tolerates(toleration: Mapping[str, Any], taint: Taint) -> bool:
 
 
 def without_effect(pod: Pod) -> Iterator[Issue]:
-    """What is only a choice among several nodes, so that one host alone cannot honour it."""
+    """What only chooses among several nodes, so that it has no effect on one host."""
     affinity = pod.get("affinity") or {}
     if _at(pod, *_AFFINITY).get(_PREFERRED):
         text = "preferred node affinity has no effect on a host: there is no other node"

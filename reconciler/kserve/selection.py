@@ -42,7 +42,7 @@ class Runtime:
 
     @property
     def protocol(self) -> str:
-        """The protocol that a model gets when it asks for none; empty when the runtime lists none."""
+        """The protocol that a model gets when it requests none; empty when the runtime lists none."""
         return _RANK_PROTOCOL.get(self.rank, "")
 
     def supports_protocol(self, wanted: str) -> bool:
@@ -147,7 +147,7 @@ def _by_priority(priority: int | None) -> tuple[bool, int]:
 
 
 def refuse_named(runtime: Runtime, model: Mapping[str, Any]) -> Refusal | None:
-    """Why the runtime that a model names cannot serve it; autoSelect and multiModel are not asked about."""
+    """Why the runtime that a model names cannot serve it; autoSelect and multiModel do not matter."""
     what = f"pecified runtime {runtime.name} "
     if runtime.is_disabled:
         return Refusal(ReasonCode.RUNTIME_DISABLED, "Specified runtime is disabled", f"s{what}is disabled")

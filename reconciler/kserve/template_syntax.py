@@ -184,7 +184,7 @@ class _Action:
         return self._at > start
 
     def take(self, *words: str) -> bool:
-        """Is one of these next? Then go on behind it."""
+        """Is one of these next? Then move past it."""
         kind, text = self._peek()
         if kind != "word" or text not in words:
             return False

@@ -49,7 +49,7 @@ class WebhookDenied(Exception):
 
 
 def refusal(service: Document, config: Config) -> WebhookDenied | None:
-    """What the webhook says about a service that has its defaults; None when it is accepted."""
+    """The webhook's message about a service that has its defaults; None when it is accepted."""
     try:
         _check(service, config)
     except WebhookDenied as refused:
@@ -270,7 +270,7 @@ def is_decrypted(service: Document) -> bool:
 
 
 def confidential_warnings(service: Document) -> Iterator[Issue]:
-    """What KServe's webhook says where `confidential` changes nothing."""
+    """The webhook's message where `confidential` changes nothing."""
     predictor = (service.get("spec") or {}).get("predictor") or {}
     if not implementations(predictor) or not confidential(predictor).get("enabled"):
         return

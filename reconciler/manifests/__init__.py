@@ -82,7 +82,7 @@ MAX_EXPANDED = 300_000
 
 
 class ManifestCache:
-    """What files said, by path and object id: an unchanged file is not parsed again. One for each target."""
+    """Parsed files, by path and object id: an unchanged file is not parsed again. One for each target."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], Manifests] = {}
@@ -95,7 +95,7 @@ class ManifestCache:
         return {(file.path, file.oid) for file in snapshot.files} - self._files.keys()
 
     def read(self, snapshot: Snapshot, roots: Iterable[str] = ("",)) -> list[Manifests]:
-        """The manifests of each file below the roots; forgets the files that are not among these."""
+        """The manifests of each file below the roots; drops the files that are not among these."""
         known, now = self._files, dict[tuple[str, str], Manifests]()
         expanded = 0
 

@@ -41,7 +41,7 @@ def assemble(
     builds: Builds,
     refused: Iterable[Reason] = (),
 ) -> Iterator[tuple[str, Manifests]]:
-    """What each of the files below the roots says, in their order. Raises OSError where this machine is to blame."""
+    """The result of each file below the roots, in their order. Raises OSError where this machine is to blame."""
     mine = {file.path: file for file in files}
     layout = lay_out(mine, {file.path: file for file in supporting}, tuple(roots), refused)
     if layout.overlays and builds.program is None:

@@ -93,5 +93,5 @@ def test_grpc_that_only_a_file_of_arguments_asks_for_is_refused(
     verdict = runner.result(key_of(asked))
     assert verdict is not None
     (reason,) = verdict.about(asked, spec, ORIGINS[:5], Origin("service.yaml", 1)).reasons
-    assert reason.message.startswith("--grpc stands in the file of --config")
+    assert reason.message.startswith("--grpc is set in the file of --config")
     assert reason.origin == ORIGINS[3]

@@ -98,7 +98,7 @@ def test_a_host_is_installed_comes_back_after_a_reboot_and_is_left_as_it_was(hos
     assert "cannot download models as reconciler-fetch (no kserve-storage)" in found
     assert "ok       limits: 524288 open files for a process" in found, "as the unit says, not as this shell"
     assert "asked over D-Bus at /run/systemd/private" in found
-    assert "preflights are not possible: nobody answers at /run/dbus" in host.ask_without_bus("host", "doctor")
+    assert "preflights are not possible: nothing answers at /run/dbus" in host.ask_without_bus("host", "doctor")
     # `start` returns when the daemon has said that it is ready.
     assert "done      systemctl start reconciler.service" in host.ask("host", "install")
     assert host.state(UNIT) == "active"

@@ -257,7 +257,7 @@ def test_nobody_waits_for_ever_and_late_answers_do_no_harm(world: World, monkeyp
 def test_socket_that_appears_later_is_used(systemd: UserSystemd, tmp_path: Path) -> None:
     socket = tmp_path / "private"
     manager = Systemd((socket,))
-    with pytest.raises(Retryable, match=f"nobody answers at {socket}: No such file"):
+    with pytest.raises(Retryable, match=f"nothing answers at {socket}: No such file"):
         manager.units("reconciler-back.")
     socket.symlink_to(systemd.private)
     assert manager.units("reconciler-back.") == {}

@@ -62,6 +62,6 @@ def test_daemon_that_reaches_no_socket_of_systemd_says_what_is_missing(make_rig:
     log = rig.folder / "daemon.log"
     rig.wait("the reason", lambda: "systemd cannot be reached" in log.read_text())
     told = log.read_text()
-    assert f"nobody answers at {PRIVATE}" in told
-    assert f"nobody answers at {BUS}" in told
+    assert f"nothing answers at {PRIVATE}" in told
+    assert f"nothing answers at {BUS}" in told
     assert "runs as root and sees /run/systemd/private" in told

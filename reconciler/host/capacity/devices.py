@@ -65,7 +65,7 @@ class Devices:
             self._restless.setdefault(uuid, set()).add(str(service))
 
     def held(self, replicas: Iterable[Replica]) -> Amounts:
-        """What becomes free when these are gone. A device that this host does not offer any more is none."""
+        """What is freed by these. A device that this host does not offer any more does not count."""
         found: dict[str, int] = {}
         for replica in replicas:
             for uuid in self._kinds.keys() & replica.lease.gpus:

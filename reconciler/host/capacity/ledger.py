@@ -181,7 +181,7 @@ class Ledger:
         )
 
     def fits_soon(self, need: Need, service: ServiceId) -> bool:
-        """Would it fit once everything that is on its way out elsewhere is gone, and what starts has started?"""
+        """Would it fit once all stopping replicas elsewhere are gone, and all starting ones have started?"""
         return self.fits_without(need, service, (r for r in self._replicas if r.service != service and self._goes(r)))
 
     def _goes(self, replica: Replica) -> bool:

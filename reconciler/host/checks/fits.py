@@ -45,7 +45,7 @@ def look_at(model: Path, given: MemoryArguments, room: Room, past: Past = NEVER_
 
 
 def local_model(given: MemoryArguments, asked: PreflightQuestion) -> Path | None:
-    """Where the model that the arguments name lies on this host; None when they name none."""
+    """The folder on this host of the model that the arguments name; None if they name none."""
     path = Path(replace_paths(given.model, asked.paths)) if given.model else None
     return path if path is not None and path.is_absolute() else None
 
@@ -84,7 +84,7 @@ class Fits:
     def note(
         self, key: str, asked: PreflightQuestion, spec: EffectiveSpec, verdict: PreflightVerdict, log: Iterable[str]
     ) -> None:
-        """Keep what a replica that just became ready says of its memory. What cannot be kept is only not known."""
+        """Keep the memory figures of a replica that just became ready. What cannot be kept stays unknown."""
         figures = read_figures(log)
         if figures is None:
             return
@@ -97,7 +97,7 @@ class Fits:
         self._known.clear()
 
     def keep(self, asked: Iterable[PreflightQuestion]) -> None:
-        """Forget what was measured of other models. What cannot be deleted is deleted another time."""
+        """Delete the figures of other models. What cannot be deleted is deleted another time."""
         kept = {self._path(question) for question in asked}
         for path in self._folder.glob("*.json"):
             if path not in kept:

@@ -67,7 +67,7 @@ class _Look:
         self._engines: dict[Path, str] = {}
 
     def engine(self, asked: PreflightQuestion) -> str:
-        """The version of what is asked; an image says it by its ID."""
+        """The engine's version; an image's is its ID."""
         if asked.image:
             return ""
         if asked.python not in self._engines:
@@ -124,7 +124,7 @@ class Preflights:
         self._since: Mapping[ServiceId, float] = NEVER
 
     def ask(self, action: AskPreflight) -> None:
-        """Begin to ask. Raises Retryable when no answer is possible now."""
+        """Begin a preflight. Raises Retryable when none is possible now."""
         if bug := self._bugs.of((action.service, action.digest)):
             raise Retryable(bug)
         try:
@@ -141,7 +141,7 @@ class Preflights:
         running: Collection[str],
         since: Mapping[ServiceId, float] = NEVER,
     ) -> Answers:
-        """The verdicts known, what is being asked, and what stands in the way of those digests that are not `running`.
+        """The known verdicts, the running preflights, and the blockers of those digests that are not `running`.
 
         What was said of a service before `since`, seconds since 1970, does not count any more.
         """
@@ -170,7 +170,7 @@ class Preflights:
         return found
 
     def tidy(self, owned: Mapping[ServiceId, Owned], replicas: Iterable[Replica]) -> None:
-        """Delete verdicts and measurements that no wish, no replica and no promoted spec needs.
+        """Delete verdicts and measurements that no desired, running or promoted spec needs.
 
         It costs nothing while none of these changes.
 
@@ -225,7 +225,7 @@ class Preflights:
                 found.asking.add(desired.digest)
 
     def note_start(self, service: ServiceId, spec: EffectiveSpec, log: Iterable[str]) -> None:
-        """A replica of this spec became ready, and this is its log: keep what it says of memory."""
+        """A replica of this spec became ready, and this is its log: keep its memory figures."""
         with suppress(Retryable, Terminal):
             asked = self._workloads.question(service, spec)
             name = key_of(asked)

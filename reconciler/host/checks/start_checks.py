@@ -49,7 +49,7 @@ class StartChecks:
         self._closed = closed
 
     def of(self, desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Obstacles:
-        """Everything that is known to stand in the way now."""
+        """Everything that is known to block the start now."""
         start = self._rehearsed(desired, spec)
         try:
             launch = self._workloads.launch(start)

@@ -28,7 +28,7 @@ _CRUMBS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """One process that holds memory of a GPU; None where the driver does not say how much."""
+    """One process that holds memory of a GPU; None if the driver does not report how much."""
 
     pid: int
     memory_bytes: int | None
@@ -36,7 +36,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A GPU's memory, without what the driver keeps for itself, and who has it. `fault`: the GPU is lost."""
+    """A GPU's memory, without the driver's own, and the processes that hold it. `fault`: the GPU is lost."""
 
     usable_bytes: int
     free_bytes: int
@@ -73,7 +73,7 @@ class Gpus:
             return self._known
 
     def memory(self, uuid: str) -> Memory | None:
-        """None where no driver can tell. Raises Retryable when it fails."""
+        """None if no driver can report it. Raises Retryable when it fails."""
         self.list()
         if self._nvml is None:
             return None

@@ -75,7 +75,7 @@ def _strangers(memory: Memory, is_ours: Callable[[int], bool]) -> Iterator[Forei
 
 
 def without(capacity: Capacity, held: Mapping[str, str]) -> Capacity:
-    """The same host, where nothing can be started on GPUs that others hold; `held` says whose they are, by UUID."""
+    """The same host, where nothing can be started on GPUs that others hold; `held`: by whom, by UUID."""
     mine = {gpu.uuid for gpu in capacity.gpus}
     faults = {uuid: GpuUse(0, 0, fault=whose) for uuid, whose in held.items() if uuid in mine}
     return replace(capacity, gpu_use={**capacity.gpu_use, **faults}) if faults else capacity

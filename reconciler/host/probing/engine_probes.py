@@ -52,7 +52,7 @@ class EngineQuestions:
         return _probe(subject).answers(subject.address, subject.model, subject.api_key, timeout)
 
     def has_lost_socket(self, subject: Subject) -> bool:
-        """What cannot be looked at is not known to be gone."""
+        """What cannot be checked is not known to be gone."""
         if isinstance(subject.address, int):
             return False
         try:
@@ -66,7 +66,7 @@ class EngineQuestions:
         return _probe(subject).is_paused(subject.address)
 
     def is_waited_for(self, subject: Subject) -> bool:
-        """By what the proxy said lately: all who ask share its answer."""
+        """By a recent answer of the proxy: all callers share it."""
         with self._lock:
             if time.monotonic() - self._surveyed_at > _SURVEY_SECONDS:
                 self._survey, self._surveyed_at = self._proxy.observe(), time.monotonic()

@@ -36,7 +36,7 @@ _WORKING_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class LivenessLimits:
-    """Seconds: how often an idle engine is asked for a token (0: never), how long silence may last (0: for ever)."""
+    """Seconds: how often an idle engine is probed for a token (0: never), how long silence may last (0: for ever)."""
 
     interval: float = 60.0
     timeout: float = 60.0
@@ -46,13 +46,13 @@ class LivenessQuestions(Protocol):
     """What can be probed in addition to health. Nothing raises."""
 
     def vitals(self, subject: Subject) -> Vitals | None:
-        """What its counters say; None where it has none."""
+        """Its counters; None where it has none."""
 
     def answers(self, subject: Subject, timeout: float) -> bool:
-        """Ask for one token, and wait for an answer: does any come?"""
+        """Request one token, and wait: is there any response?"""
 
     def has_lost_socket(self, subject: Subject) -> bool:
-        """Is the socket gone that it listens on? Then no request reaches it, however much it computes."""
+        """Is its socket deleted? Then no request reaches it, however much it computes."""
 
     def is_paused(self, subject: Subject) -> bool:
         """Is its scheduler paused on purpose?"""
@@ -65,7 +65,7 @@ class LivenessQuestions(Protocol):
 
 
 class Witness:
-    """Who on this host answered last."""
+    """When something on this host last responded."""
 
     def __init__(self) -> None:
         self._last: tuple[object, float] = (None, float("-inf"))
@@ -106,7 +106,7 @@ class ReplicaLiveness:
 
     @property
     def in_doubt(self) -> bool:
-        """Is it worth to look more often?"""
+        """Should it be probed more often?"""
         return self._mute is not None or self._stuck is not None
 
     def look(self, subject: Subject, heard: bool, *, serves: bool = True) -> tuple[Silence, str]:
@@ -232,7 +232,7 @@ class ReplicaLiveness:
 
 @dataclass(slots=True)
 class _Stretch:
-    """A time without a sign of life, and what had been computed before it."""
+    """A time without a response, and the CPU time before it."""
 
     cpu_before: float
     seconds: float = 0.0

@@ -28,7 +28,7 @@ _LOOKS_PER_SECOND = 5.0
 
 
 class Topic(Enum):
-    """What is asked of a replica now, and the least seconds between an answer and the next question."""
+    """The current probe of a replica, and the least seconds between two of them."""
 
     STARTING = 0.2
     SERVING = 2.0
@@ -72,7 +72,7 @@ class ProbeState:
 
 
 class Questions(LivenessQuestions, Protocol):
-    """What can be asked. No answer is an answer: None is unknown, never zero, and nothing raises for a dead server."""
+    """The probes. Without a response the result is None: unknown, never zero, and nothing raises for a dead server."""
 
     def stranger(self, subject: Subject) -> str:
         """Which other process listens at its address; empty: none that is known."""
@@ -81,7 +81,7 @@ class Questions(LivenessQuestions, Protocol):
         """Ready, by a real completion; and healthy."""
 
     def is_healthy(self, subject: Subject) -> bool | None:
-        """A quick look."""
+        """A cheap check."""
 
     def in_flight(self, subject: Subject) -> tuple[Routed, int | None]:
         """How the proxy treats it, and what runs in proxy and engine; None if either is unknown."""
@@ -130,7 +130,7 @@ class Probes:
 
     @property
     def watches(self) -> bool:
-        """Is there any replica to ask?"""
+        """Is there any replica to probe?"""
         return bool(self._probes)
 
     def probe_state(self, replica: ReplicaId) -> ProbeState:

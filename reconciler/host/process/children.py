@@ -13,7 +13,7 @@ from reconciler.system.procfs import Identity
 
 
 class Children:
-    """Main processes by who they are. Those that we only adopted are welcome too; they just have no exit code."""
+    """Main processes by their identity. Those that were reattached are listed too; they just have no exit code."""
 
     def __init__(self) -> None:
         self._started: dict[Identity, subprocess.Popen[bytes]] = {}

@@ -20,7 +20,7 @@ _CHORE_SECONDS = 30.0
 
 
 class ExitWatch:
-    """Calls back from its own thread. `chore` is called now and then, for what has to be looked after."""
+    """Calls back from its own thread. `chore` is called periodically, for maintenance."""
 
     def __init__(self, on_exit: Callable[[Identity], None], chore: Callable[[], None]) -> None:
         self._on_exit = on_exit
@@ -35,7 +35,7 @@ class ExitWatch:
         self._thread.start()
 
     def watch(self, who: Identity) -> None:
-        """Tell when this process ends; at once if it has. Watching twice is watching once."""
+        """Report when this process ends; at once if it has. Watching twice is watching once."""
         with self._lock:
             if self._closed or who in self._watched:
                 return

@@ -61,7 +61,7 @@ def _last_lines(path: Path) -> list[str]:
 
 
 def clean_lines(data: bytes) -> list[str]:
-    """The lines that say something, without colours and control characters."""
+    """The non-empty lines, without colours and control characters."""
     text = data.decode(errors="replace").replace("\r\n", "\n")
     found = (_CONTROL.sub("", line.rpartition("\r")[2]) for line in text.split("\n"))
     return [line for line in found if line.strip()]

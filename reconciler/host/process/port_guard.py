@@ -52,7 +52,7 @@ class PortGuard:
         return frozenset(there)
 
     def keep(self, replicas: Collection[ReplicaId]) -> None:
-        """Forget all others. May be called while another thread asks."""
+        """Drop all others. May be called while another thread checks."""
         for gone in [each for each in tuple(self._known) if each not in replicas]:
             self._known.pop(gone, None)
         if self._holds is not None:

@@ -32,14 +32,14 @@ class PortHolds:
         self._held: dict[ReplicaId, tuple[HeldPort, socket.socket]] = {}
 
     def hold(self, replica: ReplicaId, place: HeldPort) -> None:
-        """While it listens there; what cannot be had is tried again at the next look."""
+        """While it listens there; what fails is tried again at the next check."""
         if (known := self._held.get(replica)) and known[0] == place:
             return
         with suppress(OSError):
             self._held[replica] = (place, _bound(place))
 
     def keep(self, replicas: Collection[ReplicaId]) -> None:
-        """Let go of the places of all others."""
+        """Release the ports of all others."""
         for gone in [each for each in tuple(self._held) if each not in replicas]:
             self._held.pop(gone)[1].close()
 

@@ -57,7 +57,10 @@ class ProcessDiscovery:
         return tuple(seen for seen in self._seen if self._belongs(seen, trace, certain))
 
     def orphan(self, trace: Trace) -> Identity | None:
-        """The main process of a replica whose record names none: who started it was killed before writing it down."""
+        """The main process of a replica whose record names none:
+
+        the daemon that started it was killed before recording it.
+        """
         leaders = [m.who for m in self.members(trace) if m.marker == trace.marker and m.session == m.who.pid]
         return min(leaders, key=lambda who: who.started, default=None)
 
@@ -86,7 +89,7 @@ def marker_of(folder: Path, replica: ReplicaId) -> str:
 
 
 def carries_marker(folder: Path, pid: int) -> bool:
-    """Is it a process of a replica of this folder's daemon, going by its environment alone?"""
+    """Is it a process of a replica of this folder's daemon, judging by its environment alone?"""
     own = _PREFIX + _folder_mark(folder).encode() + b":"
     return any(word.startswith(own) for word in _words(pid))
 

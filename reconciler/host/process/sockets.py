@@ -41,7 +41,7 @@ def proxy_group(proxy: Path) -> int:
 
 
 def open_to(group: int, sockets: Iterable[str]) -> None:
-    """Let another proxy than before in. What cannot be done is found when it is asked for an answer."""
+    """Let another proxy than before in. A failure shows at the next probe."""
     for socket in sockets:
         for path in (Path(socket).parent, Path(socket)):
             with suppress(OSError):

@@ -14,7 +14,7 @@ _PROGRAMS = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC, errno.ELO
 
 
 def refusal(who: str, argv: Sequence[str], env: Mapping[str, str], error: OSError | ValueError) -> ReconcileError:
-    """The error to raise. It names variables, but never tells a value: that may be secret."""
+    """The error to raise. It names variables, but never shows a value: that may be secret."""
     text = f"{who}: cannot start {argv[0]}: {_reason(error)}"
     if isinstance(error, ValueError) or error.errno in _SPECS:
         return Unstartable("; ".join((text, *_misfits(argv, env))))

@@ -57,14 +57,14 @@ class Uptake:
 
 @dataclass(frozen=True, slots=True)
 class RefusedRequests:
-    """How many requests got 503, by service, and how many asked for a path that is not open."""
+    """How many requests got 503, by service, and how many were for a closed path."""
 
     by_service: Mapping[str, int]
     closed_paths: int
 
 
 class Admin:
-    """Asks one Envoy. Every method raises Retryable when it does not answer in time."""
+    """Queries one Envoy. Every method raises Retryable when it does not respond in time."""
 
     def __init__(self, folder: Path, timeout: float = 2.0) -> None:
         self._folder = folder
@@ -87,7 +87,7 @@ class Admin:
             return _endpoints(json.loads(clusters)), _uptakes(json.loads(updates))
 
     def stop_listening(self) -> None:
-        """New connections are refused from now on, and each open one is closed after its next answer; for good."""
+        """From now on new connections are refused, and each open one is closed after its next response; permanently."""
         self._ask("/healthcheck/fail", "/drain_listeners", method="POST")
 
     def active(self) -> int:

@@ -33,7 +33,7 @@ def connect(folder: Path, timeout: float) -> socket.socket:
 
 
 def keep(folder: Path) -> None:
-    """Give the socket its second name. What cannot be done is tried again at the next look."""
+    """Give the socket its second name. A failure is retried at the next check."""
     kept = folder / _KEPT
     with suppress(OSError):
         named = next((place for place in _PLACES if _listens(folder, place)), Path(SOCKET))
@@ -44,7 +44,7 @@ def keep(folder: Path) -> None:
 
 
 def restore(folder: Path) -> bool:
-    """Put the first name back, whatever stands in its place. False: nothing was to be done."""
+    """Restore the first name, whatever is in its place. False: nothing was to be done."""
     kept = folder / _KEPT
     named = folder / _PLACES[0 if (folder / OWN).is_dir() else 1]
     try:

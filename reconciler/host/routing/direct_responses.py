@@ -37,7 +37,7 @@ def refusal_quoting(match: Resource, status: int, template: str, *, param: str) 
 
 
 def skip(*filters: str, own: Mapping[str, Resource | None] = _NOTHING) -> Resource:
-    """Leaves filters out for the requests of one route; others do what it says of its `own`."""
+    """Disables filters for the requests of one route; others apply its settings of `own`."""
     disabled = {"@type": TYPE + "envoy.config.route.v3.FilterConfig", "disabled": True}
     told = {name: rules for name, rules in own.items() if rules}
     return {"typed_per_filter_config": {**dict.fromkeys(filters, disabled), **told}}

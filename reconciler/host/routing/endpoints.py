@@ -34,7 +34,7 @@ Members = Mapping[Address, Member]
 
 
 def members_of(routes: Iterable[ServiceRoute]) -> dict[Address, Member]:
-    """The members that a table of routes wants, by address. A canary with no share stands in no subset."""
+    """The members of a table of routes, by address. A canary with no share is in no subset."""
     found: dict[Address, Member] = {}
     for route in routes:
         canary = ("canary",) if route.canary_percent else ()
@@ -127,7 +127,7 @@ def subset_of_service(service: str) -> Resource:
 
 
 def subset(service: str, part: str) -> Resource:
-    """What a route asks of an endpoint's metadata."""
+    """The metadata that a route requires of an endpoint."""
     return {"filter_metadata": {_BALANCER: {"service": service, part: "yes"}}}
 
 

@@ -45,7 +45,7 @@ _END_PATIENCE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ProxyState:
-    """What the proxy says of itself.
+    """The proxy's view of itself.
 
     `running`: the process is there. `ready`: it answers, and listens as the settings say. `endpoints` by address; None
     when it did not answer. `applied` is the table that it runs; empty when it is known to run another one.
@@ -90,7 +90,7 @@ class _Table:
 
 
 class EnvoyProxy:
-    """Starts, tells, asks and ends the Envoy of one folder. Only one of us may write there at a time."""
+    """Starts, configures, queries and ends the Envoy of one folder. Only one process may write there at a time."""
 
     def __init__(self, folder: Path, settings: Routing, spawn: Spawn = process.spawn) -> None:
         """`spawn` starts Envoy. Raises ValueError if the address to listen on is not one."""
@@ -174,7 +174,7 @@ class EnvoyProxy:
         return True
 
     def ensure_running(self, replace: bool = False) -> None:
-        """Starts Envoy unless it runs, and waits until it serves what the files say. Raises Retryable.
+        """Starts Envoy unless it runs, and waits until it serves what is in the files. Raises Retryable.
 
         `replace`: the one that runs is beyond repair, and ends first.
         """

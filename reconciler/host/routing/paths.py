@@ -72,13 +72,13 @@ def find_fault(paths: tuple[str, ...]) -> str:
 
 
 def filters() -> Iterator[tuple[str, Rules]]:
-    """Both, by name, with what is open of a service that says nothing about it."""
+    """Both, by name, with the default paths of a service without the annotation."""
     for name, before in _BEFORE.items():
         yield name, {"@type": _RBAC + "RBAC", "rules": _rules([_usual(before, _INFERENCE)])}
 
 
 def own_rules(name: str, guarded: bool, opened: tuple[str, ...]) -> Rules | None:
-    """What a route says to the filter of this name; None where the default holds."""
+    """A route's settings for the filter of this name; None where the default applies."""
     if not guarded and not opened:
         return None
     before = _BEFORE[name]
@@ -88,7 +88,7 @@ def own_rules(name: str, guarded: bool, opened: tuple[str, ...]) -> Rules | None
 
 
 def grpc_rules(guarded: bool, opened: tuple[str, ...]) -> Rules:
-    """What the route for gRPC says to the filter of plain paths. No gRPC server asks for a key."""
+    """The settings of the gRPC route for the filter of plain paths. No gRPC server checks a key."""
     usual = _but(_HEALTH if guarded else _GRPC, ())
     closed = (*_steering(""), *_steering("", _GRPC_STEERING))
     more = (_but([f"{re.escape(path)}(/.*)?"], closed) for path in opened)

@@ -127,7 +127,7 @@ def log_size(folder: Path) -> int:
 
 
 def last_words(folder: Path, since: int = 0) -> str:
-    """The end of what the log says after position `since`, on one line."""
+    """The end of the log after position `since`, on one line."""
     with suppress(OSError):
         text = _tail(folder / LOG, _LAST_WORDS, since).decode(errors="replace")
         # A message begins with time, thread, level, logger and place, each in brackets.

@@ -52,7 +52,7 @@ class RouteTarget:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Whose each name of a model is: `own` are names of services, `others` are names that their replicas answer to."""
+    """The owners of model names: `own` are names of services, `others` are names that their replicas answer to."""
 
     own: Models
     others: Models

@@ -79,7 +79,7 @@ class ProxyWatch:
                 self._wake()
 
     def look(self) -> ProxyBreak:
-        """Ask once, and say what all looks so far mean."""
+        """Probe once, and return what all probes so far mean."""
         before, now = self._looked_at, time.monotonic()
         step, self._looked_at = min(now - before, _LONGEST_STEP), now
         if (process := self._proxy.find_process()) != self._process or process is None:
@@ -113,7 +113,7 @@ class ProxyWatch:
 
 
 def does_answer(host: str, port: int) -> bool | None:
-    """Whether a request gets an answer; None where nothing listens. Raises OSError where we cannot ask."""
+    """Whether a request gets a response; None where nothing listens. Raises OSError where we cannot send one."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     with closing(http.client.HTTPConnection(reachable, port, timeout=_TIMEOUT)) as connection:
         try:

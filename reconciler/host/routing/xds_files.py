@@ -22,7 +22,7 @@ _PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """One file's text. The version is a hash of what it says: equal versions are equal content."""
+    """One file's text. The version is a hash of its content: equal versions are equal content."""
 
     version: str
     text: str
@@ -50,7 +50,7 @@ class WatchedFiles:
         self._admin = admin
 
     def text(self, name: str) -> str | None:
-        """What the file says now; None if it cannot be read."""
+        """The present content of the file; None if it cannot be read."""
         return read_file(self._folder / f"{name}.json")
 
     def resource(self, name: str) -> Mapping[str, Any] | None:

@@ -29,7 +29,7 @@ NOT_YET_KNOWN = Identity(0, 0, "")
 
 
 class Fetcher(Protocol):
-    """Runs a program for each model's folder, which goes on when we end. Raises OSError or Retryable."""
+    """Runs a program for each model's folder, which keeps running when the daemon ends. Raises OSError or Retryable."""
 
     def prepare(self, folder: Path) -> None:
         """Make the folder, the program's own; nothing runs for it."""
@@ -47,7 +47,7 @@ class Fetcher(Protocol):
         """It has ended."""
 
     def close(self) -> None:
-        """Programs that run go on."""
+        """Running programs keep running."""
 
 
 class FetchProcess:

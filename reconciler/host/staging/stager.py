@@ -82,17 +82,17 @@ class Stager:
         return folder if self._staging(key).fetch is Fetch.STAGED else None
 
     def state_file(self, service: ServiceId, mount: Mount) -> str:
-        """What changes whenever `find` may find something else, as long as the folder it found stays."""
+        """Changes whenever `find` may find something else, as long as the folder it found stays."""
         return f"{self.folder}/{key_of(service.namespace, mount)}/{states.STATE}"
 
     def subscribe(self) -> None:
-        """From now on, tell when a program ends. What a predecessor had no time to delete is deleted."""
+        """From now on, report when a program ends. What a predecessor had no time to delete is deleted."""
         if self._watch is None:
             self._watch = ExitWatch(self._on_exit, lambda: None)
             self._rubbish.begin()
 
     def close(self) -> None:
-        """Programs that run go on."""
+        """Running programs keep running."""
         if self._watch is not None:
             self._watch.close()
         self._rubbish.close()

@@ -28,7 +28,10 @@ _Stamp = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What of a host may be served: never what is `closed` or lies around it. `reader` runs replicas; None: we do."""
+    """What of a host may be served:
+
+    never what is `closed` or contains it. `reader` runs replicas; None: the daemon's user.
+    """
 
     volumes: Mapping[str, Path] = field(default_factory=dict)
     closed: tuple[Path, ...] = ()
@@ -55,12 +58,12 @@ class UnusableFolder(Terminal):
 
 
 def folders_of(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[str, Path]:
-    """For every mount of a spec, the folder that stands for it. Raises Unusable; Retryable where it is not fetched."""
+    """For every mount of a spec, its folder. Raises Unusable; Retryable where it is not downloaded."""
     return {path: each.folder for path, each in served_folders(spec, ground, staged).items()}
 
 
 def served_folders(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[str, Served]:
-    """The same, with what tells each from one that is put in its place. Raises as `folders_of` does."""
+    """The same, with what identifies each of them against a replacement. Raises as `folders_of` does."""
     model = _model_path(spec)
     return {mount.path: _served(mount, _below(model, mount.path), ground, staged) for mount in spec.mounts}
 
@@ -97,7 +100,7 @@ def _stamps(path: str, below: str | None) -> _Stamp:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """May another user than root put something else in the place of a folder? Raises nothing: unknown is yes."""
+    """May another user than root replace the folder? Raises nothing: unknown is yes."""
     try:
         steps = [each.stat(follow_symlinks=False) for each in (folder, *folder.parents)]
     except OSError:
@@ -123,7 +126,7 @@ def watched(spec: EffectiveSpec, folders: Mapping[str, str]) -> Iterator[str]:
 
 
 def closed_by(folder: Path, closed: Iterable[Path]) -> Path | None:
-    """Which of these places the folder lies in or around, wherever links lead."""
+    """Which of these places the folder is in or contains, wherever links lead."""
     real = folder.resolve()
     places = (each.resolve() for each in closed)
     return next((each for each in places if real.is_relative_to(each) or each.is_relative_to(real)), None)

@@ -84,14 +84,14 @@ class Bus:
                 self.call(new_method_call(_BUS, "Hello"))
         except Retryable as error:
             self.close()
-            raise NoConnection(f"nobody answers at {path}: {error}") from None
+            raise NoConnection(f"nothing answers at {path}: {error}") from None
 
     @property
     def is_open(self) -> bool:
         return not self._lost
 
     def subscribe(self) -> None:
-        """Ask for signals. On a bus they must be asked for twice."""
+        """Subscribe to signals. On a bus this takes two calls."""
         if not self._is_peer:
             rule = f"type='signal',sender='{NAME}'"
             self.call(new_method_call(_BUS, "AddMatch", "s", (rule,)))
@@ -102,12 +102,12 @@ class Bus:
                 raise
 
     def manager(self, method: str, signature: str = "", *body: Any) -> tuple[Any, ...]:
-        """Call a method of systemd's manager. Raises Refused, or Retryable when there is no answer."""
+        """Call a method of systemd's manager. Raises Refused, or Retryable when there is no reply."""
         address = DBusAddress(PATH, NAME, f"{NAME}.Manager")
         return self.call(new_method_call(address, method, signature, body))
 
     def properties(self, wanted: Sequence[tuple[str, str, str]]) -> list[Any]:
-        """Values by (path, interface, name), asked without waiting in between; None for an object that is not there."""
+        """Values by (path, interface, name), with pipelined calls; None for an object that does not exist."""
         asked: deque[Future[Message]] = deque()
         values = []
         for each in wanted:
@@ -231,7 +231,7 @@ def _connect(path: Path) -> DBusConnection:
         connection = prep_socket(str(path), timeout=_GREETING_SECONDS)
     except (OSError, AuthenticationError) as error:
         why = getattr(error, "strerror", None) or error
-        raise NoConnection(f"nobody answers at {path}: {why}") from None
+        raise NoConnection(f"nothing answers at {path}: {why}") from None
     # Reading may take for ever, writing not: a peer that reads nothing for so long is gone.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_SECONDS), 0))
     return DBusConnection(connection)

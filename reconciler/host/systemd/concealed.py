@@ -14,7 +14,7 @@ _SHARED = frozenset(Path(path) for path in ("/", "/opt", "/var", "/var/lib", "/v
 
 @dataclass(frozen=True, slots=True)
 class Concealed:
-    """Folders that look empty but for what of them is `shown`, and files that cannot be opened."""
+    """Folders that look empty except for what is `shown`, and files that cannot be opened."""
 
     folders: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ class DrainUnit:
         self._systemd = systemd
 
     def ensure(self) -> None:
-        """Have it there, as the config says. Raises Retryable."""
+        """Install it as the config says. Raises Retryable."""
         name = drain_name(self._target)
         text = drain_unit(self._target, proxy_name(self._target), self._folder, self._seconds)
         try:

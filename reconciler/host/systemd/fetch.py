@@ -106,7 +106,7 @@ class FetchUnit:
 
 
 def command(name: str, python: Path, folder: Path, told: int, log: int) -> list[str]:
-    """What starts the unit and ends once the program runs. It finds both descriptors with us, and nowhere else."""
+    """The command that starts the unit and ends once the program runs. It gets both descriptors from us only."""
     run = ["systemd-run", "--quiet", "--collect", f"--unit={name}", "--description=Fetches a model"]
     ours = f"/proc/{os.getpid()}/fd"
     properties = (f"StandardInput=file:{ours}/{told}", f"StandardOutput=append:{ours}/{log}", *_properties(folder))

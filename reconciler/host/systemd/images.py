@@ -73,7 +73,7 @@ class Images:
             return self._known.get(full_name(image))
 
     def look(self, images: Iterable[str]) -> dict[str, Staging | None]:
-        """How it stands with those of these images that are not there; None where no pull was begun."""
+        """The state of those of these images that are missing; None where no pull was begun."""
         return dict(self._missing(images))
 
     def _missing(self, images: Iterable[str]) -> Iterator[tuple[str, Staging | None]]:
@@ -154,7 +154,7 @@ class Images:
     # ------------------------------------------------------------ pulling
 
     def stage(self, image: str) -> None:
-        """Begin to pull it, unless that is going on. Raises Retryable."""
+        """Begin to pull it, unless a pull is running. Raises Retryable."""
         # Several services may ask for the same in one pass.
         with self._beginning:
             self._stage(image)
@@ -210,7 +210,7 @@ def pull_words(name: str, unit: str, scratch: Path) -> tuple[str, ...]:
 
 
 def is_refusal(why: str) -> bool:
-    """Does the registry say no, rather than something fail? Pure."""
+    """Did the registry refuse, rather than something fail? Pure."""
     return bool(_REFUSALS.search(why))
 
 

@@ -40,7 +40,7 @@ _MARGIN = 10
 
 @dataclass(frozen=True, slots=True)
 class PreflightSandbox:
-    """Where the engines of one target are asked. `user` runs its replicas. Nothing of `closed` is seen there."""
+    """Where the preflights of one target run. `user` runs its replicas. Nothing of `closed` is visible there."""
 
     target: str
     user: str

@@ -69,7 +69,7 @@ class ProxyUnit:
             raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
 
     def remove(self) -> None:
-        """Stop it for good, and delete its unit. Raises Retryable."""
+        """Stop it permanently, and delete its unit. Raises Retryable."""
         self._systemd.stop(self.name)
         delete_unit(self._systemd, self.name)
 

@@ -52,17 +52,17 @@ def quote_path(path: str) -> str:
 
 
 def quote_given(path: str) -> str:
-    """The same for a property that is handed to systemd as it runs: there `%` stands for itself."""
+    """The same for a property that is passed to a running systemd: there `%` needs no escape."""
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def given_line(*words: str) -> str:
-    """A command line that is handed to systemd as it runs: only variables, quotes and backslashes are looked for."""
+    """A command line that is passed to a running systemd: only variables, quotes and backslashes are expanded."""
     return " ".join(quote_given(word.replace("$", "$$")) for word in words)
 
 
 def plain(text: str) -> str:
-    """A value that systemd takes as it stands, but for `%`. Raises ValueError when it cannot be a line."""
+    """A value that systemd takes literally, except `%`. Raises ValueError when it cannot be a line."""
     if not text.isprintable():
         raise ValueError(f"{text!a} cannot be written in one line of a unit")
     return text.replace("%", "%%")

@@ -177,7 +177,10 @@ class UnitSupervisor:
     # ------------------------------------------------------------ taking over
 
     def recover(self) -> None:
-        """Take over units that served without us: their processes are others now, and their records may be gone."""
+        """Take over units that served without a daemon:
+
+        their processes may have changed, and their records may be gone.
+        """
         self._inventory.sweep()
         known = {record.id: record for record in self._inventory.replicas()}
         for replica, path in self._unit_files().items():
@@ -382,7 +385,7 @@ class UnitSupervisor:
         sync_tree(folder)
 
     def repair(self, record: ReplicaRecord) -> None:
-        """Write the unit's file again as it was, and have a reboot start it. Its process goes on."""
+        """Write the unit's file again as it was, and enable it for a reboot. Its process keeps running."""
         path, ours = UNITS / self._name(record), self._inventory.replica_folder(record.id) / COPY
         try:
             write_atomically(path, ours.read_bytes())
@@ -419,7 +422,7 @@ class UnitSupervisor:
         return unit, self._systemd.runs([unit])[name] if unit is not None else _NEVER
 
     def stop(self, record: ReplicaRecord, force: bool) -> None:
-        """SIGTERM to the main process, and after its time SIGKILL to all, as the unit says. `force` is that at once."""
+        """SIGTERM to the main process, and after the unit's timeout SIGKILL to all. `force` is SIGKILL at once."""
         self.note(record)
         self._systemd.stop(self._name(record))
         if force:

@@ -54,7 +54,7 @@ class Run:
 
 
 def run_of(pid: int, started: int, code: int, status: int, restarts: int) -> Run:
-    """What systemd's numbers say about a main process; `code` is how `waitid` put it."""
+    """systemd's description of a main process' end; `code` is that of `waitid`."""
     if not started:
         return Run()
     if not code:
@@ -115,7 +115,7 @@ class Systemd:
         return self._bus.path if self._bus is not None else None
 
     def units(self, prefix: str) -> Mapping[str, UnitState]:
-        """The loaded services whose names begin so. Those that ended well are soon not loaded any more."""
+        """The loaded services whose names begin so. Those that ended without error are soon not loaded any more."""
         rows = self._call("ListUnitsByPatterns", "asas", [], [f"{prefix}*.service"])[0]
         return {row[0]: UnitState(row[0], row[3], row[4], row[8]) for row in rows}
 

@@ -164,7 +164,7 @@ def credential_of(plan: UnitPlan) -> str | None:
 
 
 def read_facts(text: str) -> Mapping[str, str]:
-    """What our own section of a unit says; empty when it has none."""
+    """Our own section of a unit; empty when it has none."""
     _, found, rest = text.partition(f"\n[{SECTION}]\n")
     lines = rest.partition("\n[")[0].splitlines() if found else []
     return {name: value for name, equals, value in (line.partition("=") for line in lines) if equals}

@@ -54,7 +54,7 @@ def was_written_after(path: Path, run: Run) -> bool:
 
 
 def delete_unit(systemd: Systemd, name: str) -> None:
-    """Its file, its link and what was added to it by hand. Raises Retryable."""
+    """Its file, its link and its drop-ins. Raises Retryable."""
     systemd.uninstall(name)
     try:
         (UNITS / name).unlink(missing_ok=True)

@@ -26,7 +26,7 @@ _MEMORY_BYTES = 8 << 30
 
 
 def main() -> int:
-    """Fetch one model. 0: it is there; 1: the state in its folder says why not."""
+    """Download one model. 0: complete; 1: the state in its folder has the reason."""
     # Nothing that is written on the way is for others.
     os.umask(0o077)
     close_memory()

@@ -37,7 +37,10 @@ class Progress:
         self._done, self._total = done, total
 
     def watch(self) -> None:
-        """From now on tell how far it is, and end all if nothing comes: a source may list its files without end."""
+        """From now on report the progress, and end the process if nothing comes:
+
+        a source may list its files without end.
+        """
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 

@@ -45,7 +45,7 @@ def read_order(stream: IO[bytes]) -> Order:
 
 
 def enter(order: Order) -> None:
-    """Make this process' environment what the order says, and its files readable to this user alone. Raises Refused."""
+    """Set up this process' environment as requested, with files that only this user can read. Raises Refused."""
     shutil.rmtree(order.memory, ignore_errors=True)
     env = dict(order.env)
     if order.files:
