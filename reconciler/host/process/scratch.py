@@ -66,7 +66,7 @@ def make(folder: Path) -> None:
         raise Retryable(f"{folder}: cannot be made: {error.strerror}; check the disk") from None
     # In /tmp any user could have created it first.
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
-        raise Retryable(f"{folder}: belongs to another user; delete it, it is needed for temporary files")
+        raise Retryable(f"{folder}: is not a folder of the daemon; delete it, it is needed for temporary files")
     if info.st_mode & 0o077:
         folder.chmod(0o700)
 

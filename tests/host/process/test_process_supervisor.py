@@ -431,7 +431,7 @@ def test_temporary_folder_leaves_room_for_a_socket(tmp_path: Path) -> None:
 def test_foreign_folder_in_the_place_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Retryable, match="is not ours"):
+    with pytest.raises(Retryable, match="is not a folder of the daemon"):
         scratch.make(tmp_path / "link")
 
 
@@ -449,7 +449,7 @@ def test_folder_of_another_user_in_the_place_of_ours_is_refused(tmp_path: Path) 
     folder = tmp_path / "tmp" / "x"
     folder.mkdir(parents=True)
     os.chown(folder, 65534, 65534)
-    with pytest.raises(Retryable, match="is not ours"):
+    with pytest.raises(Retryable, match="is not a folder of the daemon"):
         scratch.make(folder)
 
 

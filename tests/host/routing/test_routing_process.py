@@ -217,7 +217,7 @@ def test_spoilt_record_does_not_matter(host: Host, record: str) -> None:
 def test_taken_port_is_reported_with_its_holder(host: Host) -> None:
     proxy = host.proxy()
     with socket.create_server(("127.0.0.1", host.port), reuse_port=True):
-        with pytest.raises(Retryable, match=rf"127.0.0.1:{host.port} is taken by pid {os.getpid()} \("):
+        with pytest.raises(Retryable, match=rf"127.0.0.1:{host.port} is in use by pid {os.getpid()} \("):
             proxy.ensure_running()
         assert not proxy.observe().running
     proxy.ensure_running()

@@ -64,7 +64,7 @@ def talk_nonsense(caller: socket.socket) -> None:
 def test_who_does_not_talk_like_a_bus_is_nobody(
     tmp_path: Path, talk: Callable[[socket.socket], None], name: str
 ) -> None:
-    with listening(tmp_path / name, talk) as path, pytest.raises(NoConnection, match=f"nobody answers at {path}"):
+    with listening(tmp_path / name, talk) as path, pytest.raises(NoConnection, match=f"nothing answers at {path}"):
         Bus(lambda *_: None, path)
 
 
@@ -91,6 +91,6 @@ def test_lost_connections_leave_no_open_files(tmp_path: Path) -> None:
 def test_error_without_any_socket_names_both_and_what_is_missing(tmp_path: Path) -> None:
     with listening(tmp_path / "private", hang_up) as path, pytest.raises(NoConnection) as caught:
         Systemd((path, tmp_path / "nothing")).units("a")
-    assert f"nobody answers at {path}" in str(caught.value)
-    assert f"nobody answers at {tmp_path / 'nothing'}: No such file" in str(caught.value)
+    assert f"nothing answers at {path}" in str(caught.value)
+    assert f"nothing answers at {tmp_path / 'nothing'}: No such file" in str(caught.value)
     assert "a daemon that runs as root and sees /run/systemd/private" in str(caught.value)

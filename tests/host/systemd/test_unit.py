@@ -254,7 +254,7 @@ def test_a_fetch_that_is_not_started_in_time_is_not_started_later(monkeypatch: p
     """It would read its order from whatever has the number of our descriptor by then: another model's, perhaps."""
     monkeypatch.setattr(fetch, "_START_SECONDS", 0.1)
     systemd = Recorder()
-    with pytest.raises(Retryable, match=r"does not start it: sleep did not answer within 0\.1 s"):
+    with pytest.raises(Retryable, match=r"does not start it: sleep did not end within 0\.1 s"):
         fetch.FetchUnit("box", Path("python"), systemd)._run(["sleep", "60"], "reconciler-fetch-box.1.service", 0.0)
     assert systemd.stopped == ["reconciler-fetch-box.1.service"]
 
