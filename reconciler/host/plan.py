@@ -55,7 +55,7 @@ _SECRETS_MISSING = frozenset({ReasonCode.SECRET_NOT_FOUND, ReasonCode.SECRETS_UN
 _LEAVING = frozenset({ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE})
 # Seconds after which nobody waits any more for one that does not end.
 _STUCK = 60.0
-_RESTLESS = frozenset(ReplicaPhase) - {ReplicaPhase.READY, ReplicaPhase.GONE}
+_BUSY = frozenset(ReplicaPhase) - {ReplicaPhase.READY, ReplicaPhase.GONE}
 
 
 def make_plan(
@@ -135,7 +135,7 @@ def _decide_all(
         leaving=[r for r in moving if phases[r.id] in _LEAVING],
         outdated=[r for r in moving if r.service in current and current[r.service].digest != r.digest],
         wanted={service.id: service.replicas for service in desired.services},
-        restless=[r for r in moving if r.restarted or phases[r.id] in _RESTLESS],
+        busy=[r for r in moving if r.restarted or phases[r.id] in _BUSY],
         stuck=[
             r for r in moving if phases[r.id] is ReplicaPhase.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK
         ],

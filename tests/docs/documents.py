@@ -6,7 +6,7 @@ A block stands between `<!-- NAME -->` and `<!-- end of NAME -->`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +15,9 @@ from pydantic.fields import FieldInfo
 
 from reconciler.config.settings import Settings
 from reconciler.desired.support import ROWS, Effect, FieldSupport, Row
+from reconciler.model import ReasonCode
+from reconciler.model.reasons import RENAMED
+from tests.docs.reason_help import HELP, Help
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("deploy", "reconciler", "repo_layout", "tests")
@@ -81,10 +84,27 @@ def _outcome(outcome: FieldSupport) -> str:
     return f"honoured if {outcome.unless}; else {text}" if outcome.unless else text
 
 
+# ---------------------------------------------------------------- reason codes
+
+
+def reason_table() -> str:
+    return "\n\n".join([*(_reasons(title, codes) for title, codes in HELP.items()), _renamed()])
+
+
+def _reasons(title: str, codes: Mapping[ReasonCode, Help]) -> str:
+    head = f"### {title}\n\n| code | meaning | what the reconciler does | what you do |\n|---|---|---|---|\n"
+    return head + "\n".join(f"| `{code}` | {code.meaning} | {does} | {you} |" for code, (does, you) in codes.items())
+
+
+def _renamed() -> str:
+    return "### Codes of older versions\n\n" + ", ".join(f"`{old}` is `{new}`" for old, new in RENAMED.items()) + "."
+
+
 # ---------------------------------------------------------------- blocks
 
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("deploy/CONFIGURATION.md", "settings"): settings_table,
+    ("deploy/TROUBLESHOOTING.md", "reasons"): reason_table,
     ("repo_layout/SUPPORTED_FIELDS.md", "supported fields"): support_table,
 }
 

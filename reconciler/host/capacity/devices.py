@@ -34,7 +34,7 @@ def wants_of(need: Resources, replicas: int = 1, memory: float = 0.0) -> tuple[W
 
 
 class Devices:
-    """`restless` are replicas that start or end, `stuck` those that do not come to it.
+    """`busy` are replicas that start or end, `stuck` those that do not come to it.
 
     An engine measures its GPU while it starts, and dies if others free memory meanwhile; what they take is missing for
     it. So a share is leased only where no other replica on the GPU is starting or stopping. Next to a stuck one that
@@ -45,7 +45,7 @@ class Devices:
         self,
         gpus: Iterable[Gpu],
         replicas: Iterable[Replica],
-        restless: Iterable[Replica] = (),
+        busy: Iterable[Replica] = (),
         stuck: Iterable[Replica] = (),
         uses: Mapping[str, GpuUse] | None = None,
     ) -> None:
@@ -53,8 +53,8 @@ class Devices:
         self._kinds = {gpu.uuid: gpu.kind for gpu in gpus}
         self._replicas = tuple(replicas)
         self._kept: dict[ServiceId, dict[str, int]] = {}
-        self._restless: dict[str, set[str]] = {}
-        for replica in restless:
+        self._busy: dict[str, set[str]] = {}
+        for replica in busy:
             self._disturb(replica.lease.gpus, replica.service)
         taken = self.held(self._replicas)
         closed = {uuid for replica in stuck for uuid in replica.lease.gpus}
@@ -62,7 +62,7 @@ class Devices:
 
     def _disturb(self, uuids: Iterable[str], service: ServiceId) -> None:
         for uuid in uuids:
-            self._restless.setdefault(uuid, set()).add(str(service))
+            self._busy.setdefault(uuid, set()).add(str(service))
 
     def held(self, replicas: Iterable[Replica]) -> Amounts:
         """What is freed by these. A device that this host does not offer any more does not count."""
@@ -126,8 +126,8 @@ class Devices:
     def waits(self, wants: Iterable[Want], service: ServiceId) -> Iterator[Reason]:
         """Why there is room, but not at this moment. Another GPU is not opened for that: it stays whole."""
         packed = self._pack(wants, self._available(service, {}), self._kept.get(service, {})) or {}
-        if names := sorted({name for uuid in packed for name in self._restless.get(uuid, ())}):
-            text = f"there is room on a GPU on which {', '.join(names)} starts or ends just now"
+        if names := sorted({name for uuid in packed for name in self._busy.get(uuid, ())}):
+            text = f"waiting for {' and '.join(names)} to finish starting or stopping on this GPU"
             yield Reason(ReasonCode.GPU_BUSY, text)
 
     def _available(self, service: ServiceId, more: Amounts) -> dict[str, int]:
@@ -151,7 +151,7 @@ class Devices:
         def rank(uuid: str) -> tuple[int, bool, bool, int, int]:
             foreign = max(0, want.millis - own.get(uuid, 0))
             memory = self._uses[uuid].free_bytes if uuid in self._uses else 0
-            return foreign, left[uuid] == WHOLE, uuid in self._restless, left[uuid], memory
+            return foreign, left[uuid] == WHOLE, uuid in self._busy, left[uuid], memory
 
         for want in sorted(wants, key=lambda want: -want.millis):
             for _ in range(want.count):

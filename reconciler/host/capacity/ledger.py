@@ -107,7 +107,7 @@ class Ledger:
     `leaving` are replicas on their way out, `outdated` those of another digest than git's: they go once their service
     has a successor and with it more than the number in `wanted`. What both hold is worth waiting for, before anything
     that serves is stopped to make room. A claim reserves room for one service: no other may take it, however early in
-    the order. `restless` are replicas that start or end, `stuck` those of them that do not come to it.
+    the order. `busy` are replicas that start or end, `stuck` those of them that do not come to it.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Ledger:
         leaving: Iterable[Replica] = (),
         outdated: Iterable[Replica] = (),
         wanted: Mapping[ServiceId, int] | None = None,
-        restless: Iterable[Replica] = (),
+        busy: Iterable[Replica] = (),
         stuck: Iterable[Replica] = (),
     ) -> None:
         self._capacity = capacity
@@ -127,7 +127,7 @@ class Ledger:
         self._wanted = wanted or {}
         self._staying = Counter(replica.service for replica in self._replicas if replica.id not in self._leaving)
         self._succeeded = {replica.service for replica in self._replicas if replica.id not in self._outdated}
-        self._devices = Devices(capacity.gpus, self._replicas, restless, stuck, capacity.gpu_use)
+        self._devices = Devices(capacity.gpus, self._replicas, busy, stuck, capacity.gpu_use)
         ports = {replica.lease.port for replica in self._replicas}
         self._ports = [port for port in capacity.ports if port not in ports]
         self._memory = capacity.memory_bytes - sum(r.spec.resources.memory_bytes for r in self._replicas)

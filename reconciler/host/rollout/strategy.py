@@ -246,8 +246,8 @@ def _price(s: ServiceContext, count: int, old: list[Replica]) -> str:
 
 
 def _waiting(lacking: tuple[Reason, ...]) -> str:
-    restless = [reason.message for reason in lacking if reason.code is ReasonCode.GPU_BUSY]
-    return f"waiting: {restless[0]}" if restless else "waiting for room that is about to be freed"
+    busy = (reason.message for reason in lacking if reason.code is ReasonCode.GPU_BUSY)
+    return next(busy, "waiting for room that is about to be freed")
 
 
 def _is_busy(s: ServiceContext, main: Generation) -> bool:

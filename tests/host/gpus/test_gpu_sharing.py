@@ -103,7 +103,7 @@ def test_an_engine_starts_on_a_shared_gpu_only_while_its_neighbours_rest():
     waiting = plan.verdicts[both.services[1].id]
     assert (waiting.blocked, waiting.step) == (
         (),
-        "waiting: there is room on a GPU on which default/a starts or ends just now",
+        "waiting for default/a to finish starting or stopping on this GPU",
     )
     host.converge(both)
     assert leased(host, "a") == leased(host, "b") == [("GPU-0",)]
