@@ -67,7 +67,7 @@ def find_unreadable(folder: Path, model: str | None, reader: Reader, seen: tuple
         closed = _ask(_ENTER, above, reader)
         return Hidden(Path(closed), is_above=True) if closed else Hidden(folder)
     if place != f"{seen[0]}:{seen[1]}":
-        raise Retryable(f"{folder}: was replaced while it was looked at")
+        raise Retryable(f"{folder}: was replaced while it was checked")
     return Hidden(folder / unread) if unread else None
 
 

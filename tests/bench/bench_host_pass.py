@@ -44,7 +44,7 @@ class Steady(HostTarget):
         self._supervisor.list = _all_alive  # type: ignore[method-assign]
         self._proxy.observe = self._all_routed  # type: ignore[method-assign]
         self._probes.watch = _nobody  # type: ignore[method-assign]
-        self._probes.sight = lambda _: ProbeState(ready=True, healthy=True)  # type: ignore[method-assign]
+        self._probes.probe_state = lambda _: ProbeState(ready=True, healthy=True)  # type: ignore[method-assign]
 
     def observe(self, wanted: tuple[Desired, ...]) -> Observed | Unreachable:
         began = time.process_time()

@@ -266,7 +266,7 @@ def test_folder_with_a_nul_character_is_refused_by_its_line(uri: str) -> None:
 
 MOUNTS = {
     "/": "/usr",
-    "//": "some folder",
+    "//": "an unknown folder",
     "/etc": "/etc",
     "/tmp": "/tmp",
     "/usr/lib/python3.11": "/usr",
@@ -277,8 +277,8 @@ MOUNTS = {
     "/opt/vllm": "/opt/vllm",
     "/opt/vllm/lib/python3.11/site-packages/vllm": "/opt/vllm",
     "/opt": "/opt/vllm",
-    "/mnt/../usr": "some folder",
-    "models": "some folder",
+    "/mnt/../usr": "an unknown folder",
+    "models": "an unknown folder",
 }
 
 

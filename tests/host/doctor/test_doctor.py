@@ -362,7 +362,7 @@ def test_program_that_opens_secrets_is_named(host: Host, tmp_path: Path, monkeyp
     program.chmod(0o755)
     assert "3.8.1 is too old" in host.only("sops", Level.PROBLEM).message
     program.write_text("#!/bin/sh\nexit 1\n")
-    assert "does not run" in host.only("sops", Level.PROBLEM).message
+    assert "does not start" in host.only("sops", Level.PROBLEM).message
 
 
 def test_podman_is_asked_for_its_age_and_for_the_gpus_that_it_can_hand_over(

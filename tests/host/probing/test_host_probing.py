@@ -69,11 +69,11 @@ def test_replica_that_starts_is_asked_until_it_is_ready_and_that_wakes() -> None
     with probing() as (probes, answers, wakes):
         probes.watch([FIRST])
         eventually(lambda: answers.count("ready") >= 3)
-        assert probes.sight(FIRST.id) == ProbeState()
+        assert probes.probe_state(FIRST.id) == ProbeState()
         assert not wakes.acquire(blocking=False)
         answers.ready = (True, True)
         assert wakes.acquire(timeout=30)
-        assert probes.sight(FIRST.id) == ProbeState(ready=True, healthy=True)
+        assert probes.probe_state(FIRST.id) == ProbeState(ready=True, healthy=True)
 
 
 @pytest.mark.slow
@@ -92,8 +92,8 @@ def test_one_slow_replica_keeps_no_other_waiting() -> None:
         answers.ready = (True, True)
         probes.watch([FIRST, SECOND])
         assert wakes.acquire(timeout=30)
-        assert probes.sight(SECOND.id).ready
-        assert not probes.sight(FIRST.id).ready
+        assert probes.probe_state(SECOND.id).ready
+        assert not probes.probe_state(FIRST.id).ready
 
 
 def test_death_of_an_engine_that_serves_wakes() -> None:
@@ -102,19 +102,19 @@ def test_death_of_an_engine_that_serves_wakes() -> None:
         assert wakes.acquire(timeout=30)
         answers.healthy = False
         assert wakes.acquire(timeout=30)
-        assert probes.sight(FIRST.id) == ProbeState(ready=True, healthy=False)
+        assert probes.probe_state(FIRST.id) == ProbeState(ready=True, healthy=False)
 
 
 def test_drain_is_over_after_two_zeros_that_were_asked_for_separately() -> None:
     with probing() as (probes, answers, wakes):
         answers.running = (Routed.DRAINING, 3)
         probes.watch([replace(FIRST, topic=Topic.DRAINING)])
-        eventually(lambda: probes.sight(FIRST.id).in_flight == 3)
-        assert probes.sight(FIRST.id).quiet_samples == 0
+        eventually(lambda: probes.probe_state(FIRST.id).in_flight == 3)
+        assert probes.probe_state(FIRST.id).quiet_samples == 0
         asked = answers.count("in flight")
         answers.running = (Routed.DRAINING, 0)
         assert wakes.acquire(timeout=30)
-        assert probes.sight(FIRST.id).quiet_samples == 2
+        assert probes.probe_state(FIRST.id).quiet_samples == 2
         assert answers.count("in flight") >= asked + 2
 
 
@@ -122,13 +122,13 @@ def test_drain_is_over_after_two_zeros_that_were_asked_for_separately() -> None:
 def test_zero_counts_neither_while_unknown_nor_while_new_requests_may_come() -> None:
     with probing() as (probes, answers, _):
         probes.watch([replace(FIRST, topic=Topic.DRAINING)])
-        eventually(lambda: probes.sight(FIRST.id).quiet_samples > 2)
+        eventually(lambda: probes.probe_state(FIRST.id).quiet_samples > 2)
         for running in ((Routed.DRAINING, None), (Routed.ACTIVE, 0), (Routed.UNKNOWN, 0), (Routed.DRAINING, 1)):
             answers.running = running
-            eventually(lambda: probes.sight(FIRST.id).quiet_samples == 0)
-            eventually(lambda expected=running[1]: probes.sight(FIRST.id).in_flight == expected)
+            eventually(lambda: probes.probe_state(FIRST.id).quiet_samples == 0)
+            eventually(lambda expected=running[1]: probes.probe_state(FIRST.id).in_flight == expected)
             answers.running = (Routed.DRAINING, 0)
-            eventually(lambda: probes.sight(FIRST.id).quiet_samples > 0)
+            eventually(lambda: probes.probe_state(FIRST.id).quiet_samples > 0)
 
 
 def test_answer_to_a_question_of_the_stage_before_is_dropped() -> None:
@@ -141,9 +141,9 @@ def test_answer_to_a_question_of_the_stage_before_is_dropped() -> None:
         probes.watch([replace(FIRST, topic=Topic.SERVING)])
         first_may_go_on.set()
         eventually(lambda: answers.count("healthy") == 1)
-        assert probes.sight(FIRST.id) == ProbeState()
+        assert probes.probe_state(FIRST.id) == ProbeState()
         answers.go_on.set()
-        eventually(lambda: probes.sight(FIRST.id) == ProbeState(ready=True, healthy=True))
+        eventually(lambda: probes.probe_state(FIRST.id) == ProbeState(ready=True, healthy=True))
 
 
 def test_next_process_of_the_same_name_begins_unknown() -> None:
@@ -153,7 +153,7 @@ def test_next_process_of_the_same_name_begins_unknown() -> None:
         assert wakes.acquire(timeout=30)
         answers.stuck = {FIRST.id}
         probes.watch([replace(FIRST, started=2)])
-        assert probes.sight(FIRST.id) == ProbeState()
+        assert probes.probe_state(FIRST.id) == ProbeState()
 
 
 def test_replica_that_is_gone_is_not_asked_any_more() -> None:
@@ -161,7 +161,7 @@ def test_replica_that_is_gone_is_not_asked_any_more() -> None:
         probes.watch([FIRST, SECOND])
         eventually(lambda: {asked for _, asked in answers.asked} == {FIRST.id, SECOND.id})
         probes.watch([SECOND])
-        assert probes.sight(FIRST.id) == ProbeState()
+        assert probes.probe_state(FIRST.id) == ProbeState()
         answers.asked.clear()
         eventually(lambda: len(answers.asked) > 3)
         assert [asked for _, asked in answers.asked].count(FIRST.id) <= 1
@@ -180,7 +180,7 @@ def test_replica_without_a_thread_to_ask_it_is_asked_later(monkeypatch: pytest.M
             patch.setattr(threading.Thread, "start", refuse)
             probes.watch([replace(FIRST, topic=Topic.SERVING), SECOND])
         eventually(lambda: answers.count("healthy"))
-        assert probes.sight(SECOND.id) == ProbeState()
+        assert probes.probe_state(SECOND.id) == ProbeState()
         probes.watch([FIRST, SECOND])
         eventually(lambda: ("ready", SECOND.id) in answers.asked)
 
@@ -190,7 +190,7 @@ def test_bug_in_a_question_ends_no_thread() -> None:
         answers.ready = None  # type: ignore[assignment]
         probes.watch([FIRST])
         eventually(lambda: answers.count("ready") >= 2)
-        assert probes.sight(FIRST.id) == ProbeState()
+        assert probes.probe_state(FIRST.id) == ProbeState()
         answers.ready = (True, True)
         assert wakes.acquire(timeout=30)
 
@@ -202,18 +202,18 @@ def test_one_bad_word_about_its_health_condemns_nobody() -> None:
         answers.is_healthy = lambda subject: once.pop(0) if once else True  # type: ignore[method-assign]
         seen: set[bool | None] = set()
         probes.watch([replace(FIRST, topic=Topic.SERVING)])
-        eventually(lambda: seen.add(probes.sight(FIRST.id).healthy) or not once)
+        eventually(lambda: seen.add(probes.probe_state(FIRST.id).healthy) or not once)
         assert False not in seen
         answers.is_healthy = lambda subject: False  # type: ignore[method-assign]
-        eventually(lambda: probes.sight(FIRST.id).healthy is False)
+        eventually(lambda: probes.probe_state(FIRST.id).healthy is False)
 
 
 def test_what_was_quiet_before_it_served_again_counts_no_more() -> None:
     with probing() as (probes, answers, _):
         draining = replace(FIRST, topic=Topic.DRAINING)
         probes.watch([draining])
-        eventually(lambda: probes.sight(FIRST.id).quiet_samples >= 2)
+        eventually(lambda: probes.probe_state(FIRST.id).quiet_samples >= 2)
         answers.stuck.add(FIRST.id)
         probes.watch([replace(FIRST, topic=Topic.SERVING)])
         probes.watch([draining])
-        assert probes.sight(FIRST.id).quiet_samples == 0
+        assert probes.probe_state(FIRST.id).quiet_samples == 0

@@ -154,8 +154,8 @@ def test_probes_ask_nothing_of_a_stranger() -> None:
     probes = Probes(answers, lambda: None)
     one = record().id
     probes.watch([Subject(one, 1, Topic.SERVING)])
-    eventually(lambda: probes.sight(one).healthy is False)
-    assert probes.sight(one).stranger == answers.thief
+    eventually(lambda: probes.probe_state(one).healthy is False)
+    assert probes.probe_state(one).stranger == answers.thief
     assert answers.asked == []
     probes.close()
 
