@@ -94,7 +94,9 @@ def _engine(target: TargetSettings, python: Path, driver: Driver | None) -> Chec
     if isinstance(found, str):
         user = user_of(target)
         return problem(
-            "engines", f"{where} does not start{f' as {user.pw_name}' if user else ''}: {found}", "repair the environment"
+            "engines",
+            f"{where} does not start{f' as {user.pw_name}' if user else ''}: {found}",
+            "repair the environment",
         )
     if not found.vllm:
         return problem("engines", f"{where} has no vLLM", f"{python} -m pip install vllm")
