@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import traceback
 
-from reconciler.model import Bug, Origin, Reason, ReasonCode, ServiceId
+from reconciler.model import NO_ORIGIN, Bug, NoOrigin, Origin, Reason, ReasonCode, ServiceId
 
 _FRAMES = 10
 
 
-def caught(error: Exception, doing: str, origin: Origin | None = None) -> tuple[Reason, Bug]:
+def caught(error: Exception, doing: str, origin: Origin | NoOrigin = NO_ORIGIN) -> tuple[Reason, Bug]:
     """For users and the log. Without the error's own text: it may hold a Secret's value."""
     what = type(error).__name__
     text = (
@@ -27,13 +27,13 @@ class Faults:
         self.reasons: dict[ServiceId, Reason] = {}
         self.bugs: list[Bug] = []
 
-    def note(self, service: ServiceId, error: Exception, origin: Origin | None = None) -> Reason:
+    def note(self, service: ServiceId, error: Exception, origin: Origin | NoOrigin = NO_ORIGIN) -> Reason:
         """Call this in the except block. The first exception of a service is the one that is reported."""
         if service not in self.reasons:
             self.reasons[service] = self.note_other(f"{self._doing} {service}", error, origin)
         return self.reasons[service]
 
-    def note_other(self, doing: str, error: Exception, origin: Origin | None = None) -> Reason:
+    def note_other(self, doing: str, error: Exception, origin: Origin | NoOrigin = NO_ORIGIN) -> Reason:
         """The same for what belongs to no service."""
         reason, bug = caught(error, doing, origin)
         self.bugs.append(bug)

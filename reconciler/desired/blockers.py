@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from urllib.parse import unquote
 
 from reconciler.config.settings import DEFAULT_PATH, EngineSettings, TargetSettings
@@ -19,8 +18,8 @@ from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.desired.spec import Surroundings
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, paths_in
 from reconciler.engines.images import doubtful_image, find_engine
-from reconciler.engines.launch import UNKNOWN, Revealed, origin_of_word, server_flags, unsupported
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode
+from reconciler.engines.launch import UNKNOWN, Revealed, server_flags, unsupported
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode, texts
 from reconciler.model.model_sources import SCHEMES, SOURCE_BY_SCHEME, ModelSource, shown
 from reconciler.secrets.wanted import ALL, secret_ref
 
@@ -29,13 +28,7 @@ _PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/v
 _SETTINGS = ("/etc", "/var/cache", "/tmp")  # noqa: S108
 
 
-def find_obstacles(
-    spec: EffectiveSpec,
-    argument_origins: tuple[Origin, ...],
-    ring: Keyring,
-    origins: Origins,
-    around: Surroundings,
-) -> Iterator[Reason]:
+def find_obstacles(spec: EffectiveSpec, ring: Keyring, origins: Origins, around: Surroundings) -> Iterator[Reason]:
     """Reasons why this spec cannot run on this host.
 
     GPUs and memory are checked by the planner, which knows the capacity.
@@ -48,13 +41,12 @@ def find_obstacles(
             f"map it in the config, targets[].engines of {target.name}"
         )
         # To map it would start what its arguments are not for.
-        doubt = doubtful_image(spec.image, spec.command)
+        doubt = doubtful_image(spec.image, texts(spec.command))
         yield Reason(ReasonCode.NO_ENGINE, doubt or text, origins.of_container_field("image"))
     names = Revealed(_names(spec, ring))
-    for reason in unsupported(spec, argument_origins, secrets=names):
-        yield reason if reason.origin else replace(reason, origin=origins.of_container_field("command"))
-    yield from engine_downloads(spec, argument_origins, engine, names, origins)
-    yield from exceeded_share(spec, argument_origins, names, origins)
+    yield from unsupported(spec, origins.of_container_field("command"), names)
+    yield from engine_downloads(spec, engine, names, origins)
+    yield from exceeded_share(spec, names, origins)
     if spec.resources.mig and spec.resources.gpu_devices > 1:
         text = "a CUDA process can use only one MIG device; request one, and no other GPU"
         yield Reason(ReasonCode.TOO_MANY_DEVICES, text, origins.of_container_field("resources"))
@@ -63,7 +55,7 @@ def find_obstacles(
             where = origins.of_variable(variable.name, variable.source)
             who = "the container's envFrom" if variable.name.endswith(ALL) else f"variable {variable.name}"
             yield from missing_source(variable.source, who, where, around)
-    yield from file_obstacles(spec, argument_origins, names, origins, around)
+    yield from file_obstacles(spec, names, origins, around)
     yield from missing_secrets(spec, engine, ring, origins)
     for mount in spec.mounts:
         if obstacle := storage_obstacle(mount, target):
@@ -72,23 +64,22 @@ def find_obstacles(
         if engine and target.kind == "systemd" and (covered := _covered_by(mount.path, engine)):
             text = f"mountPath {mount.path} would hide {covered}, which the engine runs from; mount it elsewhere"
             yield Reason(ReasonCode.MOUNT_NOT_ALLOWED, text, origins.of_mount(mount.path, mount.uri))
-    for reason in closed_arguments(spec, argument_origins, names=names):
-        yield reason if reason.origin else replace(reason, origin=origins.of_container_field("args"))
+    yield from closed_arguments(spec, origins.of_container_field("args"), names=names)
 
 
 def closed_arguments(
     spec: EffectiveSpec,
-    argument_origins: tuple[Origin, ...],
+    fallback: Origin,
     is_closed: Callable[[str], bool] = is_systems_own,
     names: Revealed = UNKNOWN,
 ) -> Iterator[Reason]:
     """Arguments that name what no service may read; whatever is mounted over it is another thing."""
-    flags, indices = server_flags(spec, names)
+    flags = server_flags(spec, names)
     said = ((*each, "") for each in paths_in(flags))
-    for index, flag, path, where in (*said, *paths_in_mounted_config(spec, flags)):
+    for argument, flag, path, where in (*said, *paths_in_mounted_config(spec, flags)):
         if is_closed(path) and not any(is_below(path, each) for each in spec.mounted_paths):
             text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
-            yield Reason(ReasonCode.PATH_NOT_ALLOWED, text, origin_of_word(spec, indices[index], argument_origins))
+            yield Reason(ReasonCode.PATH_NOT_ALLOWED, text, argument.origin or fallback)
 
 
 def _covered_by(path: str, engine: EngineSettings) -> str:

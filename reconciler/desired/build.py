@@ -33,7 +33,7 @@ from reconciler.desired.service import describe, service_id, unusable
 from reconciler.desired.support import TargetKind
 from reconciler.fault_isolation import caught
 from reconciler.manifests import Manifest, Manifests, cordon_of, find_duplicates
-from reconciler.model import Desired, DesiredState, Origin, Reason, ReasonCode, ServiceId, Snapshot
+from reconciler.model import NO_ORIGIN, Desired, DesiredState, NoOrigin, Origin, Reason, ReasonCode, ServiceId, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.disclosed import disclosed
 
@@ -99,7 +99,7 @@ def _describe_all(
     except MemoryError:
         raise
     except Exception as error:
-        reason = _noted(error, f"reading what the services of {target.name} share", None, cache)
+        reason = _noted(error, f"reading what the services of {target.name} share", NO_ORIGIN, cache)
         cache.key = ()
         cache.services = {each: unusable(service_id(each, target), each, (reason,)) for each in services}
         return
@@ -135,10 +135,10 @@ def _notes_safely(
     except MemoryError:
         raise
     except Exception as error:
-        return (_noted(error, f"looking for what to note on {target.name}", None, cache),)
+        return (_noted(error, f"looking for what to note on {target.name}", NO_ORIGIN, cache),)
 
 
-def _noted(error: Exception, doing: str, origin: Origin | None, cache: DesiredCache) -> Reason:
+def _noted(error: Exception, doing: str, origin: Origin | NoOrigin, cache: DesiredCache) -> Reason:
     reason, bug = caught(error, doing, origin)
     where = f"{origin}: " if origin else ""
     cache.tracebacks.append(f"{where}{bug.subject}: {bug.traceback}")

@@ -36,7 +36,6 @@ def with_canary(service: Manifest, stable: Desired, describe: Callable[[Manifest
         other.digest,
         percent,
         other.replicas,
-        other.argument_origins,
         other.blocked,
         other.variable_origins,
         other.resources_origin,

@@ -12,8 +12,8 @@ from reconciler.desired.origins import Origins, at
 from reconciler.desired.secrets import Keyring
 from reconciler.engines.arguments import flag_value
 from reconciler.engines.file_arguments import Holds, Named, is_below, remote_names
-from reconciler.engines.launch import Revealed, origin_of_word, server_flags
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode
+from reconciler.engines.launch import Revealed, server_flags
+from reconciler.model import EffectiveSpec, EnvVar, Mount, Reason, ReasonCode
 from reconciler.model.model_sources import ModelSource, shown, source_of
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -27,20 +27,18 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 def engine_downloads(
     spec: EffectiveSpec,
-    argument_origins: tuple[Origin, ...],
     engine: EngineSettings | None,
     names: Revealed,
     origins: Origins,
 ) -> Iterator[Reason]:
     """Arguments by which the engine would look for a model elsewhere, and find nothing: what to write instead."""
-    flags, indices = server_flags(spec, names)
+    flags = server_flags(spec, names)
     is_offline = _is_offline(spec, engine)
     streams = flag_value(flags, "--load-format") in _STREAMS
     for each in remote_names(flags):
         is_of_hub = "://" not in each.path or source_of(each.path) is ModelSource.HUB
         if is_offline if is_of_hub else not streams:
-            origin = origin_of_word(spec, indices[each.index], argument_origins)
-            where = origin or origins.of_container_field("args")
+            where = each.argument.origin or origins.of_container_field("args")
             yield Reason(ReasonCode.ENGINE_DOWNLOAD, _text(each, is_of_hub, spec, origins), where)
 
 

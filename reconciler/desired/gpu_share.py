@@ -9,9 +9,9 @@ from typing import Any
 
 from reconciler.desired.origins import Origins
 from reconciler.engines.gpu_share import given_utilization
-from reconciler.engines.launch import Revealed, origin_of_word, server_flags
+from reconciler.engines.launch import Revealed, server_flags
 from reconciler.host.capacity import WHOLE, fraction
-from reconciler.model import GPU, GPU_FRACTION, EffectiveSpec, Origin, Reason, ReasonCode, Resources
+from reconciler.model import GPU, GPU_FRACTION, EffectiveSpec, Reason, ReasonCode, Resources
 
 _FRACTION = re.compile(r"0?\.\d{1,3}", re.ASCII)
 
@@ -33,19 +33,14 @@ def read_share(resources: Resources, pod: Mapping[str, Any], origins: Origins) -
     return replace(resources, gpu_share_millis=millis)
 
 
-def exceeded_share(
-    spec: EffectiveSpec, argument_origins: tuple[Origin, ...], secrets: Revealed, origins: Origins
-) -> Iterator[Reason]:
+def exceeded_share(spec: EffectiveSpec, secrets: Revealed, origins: Origins) -> Iterator[Reason]:
     """An argument that lets the engine take more of its GPU than it was given."""
     share = spec.resources.gpu_share_millis
-    flags, indices = server_flags(spec, secrets)
-    if not share or (given := given_utilization(flags)) is None or given.value * WHOLE <= share:
+    given = given_utilization(server_flags(spec, secrets)) if share else None
+    if given is None or given.value * WHOLE <= share:
         return
-    index = indices[given.index]
     text = (
-        f"{flags[given.index].partition('=')[0]} {given.value:g} is more than the {fraction(share)} of a GPU that "
+        f"{given.argument.text.partition('=')[0]} {given.value:g} is more than the {fraction(share)} of a GPU that "
         f"{GPU_FRACTION} allows ({origins.of_annotation(GPU_FRACTION)}); lower it, or remove it and get that"
     )
-    yield Reason(
-        ReasonCode.GPU_SHARE_EXCEEDED, text, origin_of_word(spec, index, argument_origins) or origins.service.origin
-    )
+    yield Reason(ReasonCode.GPU_SHARE_EXCEEDED, text, given.argument.origin or origins.service.origin)

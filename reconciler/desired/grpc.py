@@ -15,7 +15,7 @@ _NAME = "h2c"
 def unlike_its_port(container: Mapping[str, Any], spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
     """A host goes by the command, a cluster by the port's name."""
     named = any(port.get("name") == _NAME for port in container.get("ports") or () if isinstance(port, dict))
-    is_grpc = takes_grpc((*spec.command, *spec.args))
+    is_grpc = takes_grpc(spec.command_line)
     if named and not is_grpc:
         text = f"a port named {_NAME} means gRPC, but this command starts an HTTP server; HTTP is served"
         yield Reason(

@@ -13,7 +13,7 @@ from typing import Any
 
 from reconciler.errors import NotUnderstood
 from reconciler.manifests import Manifests
-from reconciler.model import Desired, EffectiveSpec, EnvVar, Origin, Reason, ReasonCode, Snapshot
+from reconciler.model import Desired, EffectiveSpec, EnvVar, Origin, Reason, ReasonCode, Snapshot, texts
 
 # Of one target: readable documents and those that are not.
 MAX_DOCUMENTS = 20_000
@@ -101,8 +101,8 @@ def spec_size(spec: EffectiveSpec) -> Size:
 
 def _named_sizes(spec: EffectiveSpec) -> Iterator[tuple[str, int]]:
     yield "its image", len(spec.image)
-    yield from (("a word of its command", len(word)) for word in spec.command)
-    yield from ((f"argument {number}", len(word)) for number, word in enumerate(spec.args, 1))
+    yield from (("a word of its command", len(word)) for word in texts(spec.command))
+    yield from ((f"argument {number}", len(word)) for number, word in enumerate(texts(spec.args), 1))
     yield from _variables(spec.env)
     for mount in spec.mounts:
         yield "a model's URI", len(mount.uri) + len(mount.path)

@@ -24,14 +24,17 @@ def locator(manifests: Manifests, default_namespace: str = "default") -> Callabl
         runtime = runtimes.get((ref.kind, ref.namespace, ref.name)) if ref else None
         origins = Origins(service, runtime)
         match issue.pod_path:
-            case ("containers", int(number), "args", int(index)) if _has_sources(resolved, number, index):
-                return origins.of_argument(*resolved.argument_sources[index])
+            case ("containers", int(number), "args", int(index)) if args := _arguments(resolved, number, index):
+                return origins.arguments(args)[index].origin or service.origin
         return origins.of_issue(issue, resolved.pod)
 
     return locate
 
 
-def _has_sources(resolved: Resolved, number: int, index: int) -> bool:
-    """Is it an argument of the model's container? Only of these it is known who wrote them."""
-    names = [each.get("name") for each in resolved.pod.get("containers") or ()]
-    return names[number : number + 1] == [CONTAINER] and index < len(resolved.argument_sources)
+def _arguments(resolved: Resolved, number: int, index: int) -> tuple[str, ...]:
+    """All of the model's container, if it has one of that index: of these alone some are the runtime's."""
+    containers = resolved.pod.get("containers") or ()
+    if number >= len(containers) or containers[number].get("name") != CONTAINER:
+        return ()
+    args = tuple(map(str, containers[number].get("args") or ()))
+    return args if index < len(args) else ()

@@ -20,7 +20,7 @@ _DEFAULT_PORTS = frozenset({"8080", "8000"})
 def metrics_path(pod: Mapping[str, Any], container: Mapping[str, Any], spec: EffectiveSpec) -> str | None:
     """The path of a replica's metrics; None: it is not to be scraped, or nothing would answer."""
     annotations = pod.get("annotations") or {}
-    if speaks_grpc((*spec.command, *spec.args)):
+    if speaks_grpc(spec.command_line):
         return None
     if str(annotations.get(SCRAPE, "")).lower() == "false" or not is_scraped_port(pod, container, spec):
         return None
@@ -35,5 +35,5 @@ def is_scraped_port(pod: Mapping[str, Any], container: Mapping[str, Any], spec: 
         # KServe itself put the port of its metrics proxy there, which stands in front of the same metrics.
         return True
     ports = {str(each.get("containerPort")) for each in container.get("ports") or ()}
-    ports |= set(values_of((*spec.command, *spec.args), "--port"))
+    ports |= set(values_of(spec.command_line, "--port"))
     return str(annotations[PORT]) in (ports or _DEFAULT_PORTS)

@@ -8,23 +8,17 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from reconciler.desired.origins import Origins
 from reconciler.desired.pod_fields import is_resource
 from reconciler.desired.spec import ALL_KEYS, Surroundings
-from reconciler.engines.arguments import values_with_places
+from reconciler.engines.arguments import values_with_arguments
 from reconciler.engines.file_arguments import CONFIG, Holds, Named, is_below, named_files, paths_in, written_in
-from reconciler.engines.launch import Revealed, given_at_start, held_files, origin_of_word, server_flags
+from reconciler.engines.launch import Revealed, given_at_start, held_files, server_flags
 from reconciler.formats import strict_yaml
 from reconciler.formats.spelling import nearest
-from reconciler.model import EffectiveSpec, FileMount, Origin, Reason, ReasonCode, VolumeFile
+from reconciler.model import Argument, EffectiveSpec, FileMount, Origin, Reason, ReasonCode, VolumeFile
 
 _SHOWN = 10
 
 
-def file_obstacles(
-    spec: EffectiveSpec,
-    argument_origins: tuple[Origin, ...],
-    names: Revealed,
-    origins: Origins,
-    around: Surroundings,
-) -> Iterator[Reason]:
+def file_obstacles(spec: EffectiveSpec, names: Revealed, origins: Origins, around: Surroundings) -> Iterator[Reason]:
     """What keeps mounted files from being there. Of Secrets, others speak."""
     for volume in spec.files:
         where = origins.of_volume_mount(volume.path)
@@ -33,24 +27,22 @@ def file_obstacles(
         if volume.sub_path and _is_known(volume) and not _has(volume, volume.sub_path):
             text = f"subPath {volume.sub_path} of the volume mounted at {volume.path}: {_no_such(volume)}"
             yield Reason(ReasonCode.FILE_NOT_FOUND, text, where)
-    flags, indices = server_flags(spec, names)
-    for one in named_files(flags) if spec.files else ():
+    for one in named_files(server_flags(spec, names)) if spec.files else ():
         inner = _innermost(one.path, spec)
         if inner is not None and _is_known(inner) and not _serves(inner, one):
-            origin = origin_of_word(spec, indices[one.index], argument_origins)
             text = f"{one.flag} {one.path}: {_no_such(inner)}; add it, or name one of these"
-            yield Reason(ReasonCode.FILE_NOT_FOUND, text, origin or origins.of_volume_mount(inner.path))
+            yield Reason(ReasonCode.FILE_NOT_FOUND, text, one.argument.origin or origins.of_volume_mount(inner.path))
 
 
-def paths_in_mounted_config(spec: EffectiveSpec, flags: Sequence[str]) -> Iterator[tuple[int, str, str, str]]:
-    """Paths in vLLM's own argument file, if it is in git: index of its argument, flag, path, and the file."""
+def paths_in_mounted_config(spec: EffectiveSpec, flags: Sequence[Argument]) -> Iterator[tuple[Argument, str, str, str]]:
+    """Paths in vLLM's own file of arguments, where git holds that: what names it, flag, path, and which file."""
     files = {f"{where}/{name}": data for where, found in held_files(spec) for name, data in found.items()}
-    for index, path in values_with_places(flags, CONFIG)[:1] if files else ():
+    for argument, path in values_with_arguments(flags, CONFIG)[:1] if files else ():
         try:
             words = written_in(strict_yaml.load_one(files.get(posixpath.normpath(path), b"")).value)
         except strict_yaml.YamlProblem:
             continue
-        yield from ((index, flag, named, f"{CONFIG} {path}: ") for _, flag, named in paths_in(words))
+        yield from ((argument, flag, named, f"{CONFIG} {path}: ") for _, flag, named in paths_in(words))
 
 
 def missing_source(source: str, who: str, where: Origin, around: Surroundings) -> Iterator[Reason]:

@@ -11,11 +11,22 @@ from typing import Any
 
 from reconciler.config.settings import TargetSettings
 from reconciler.desired.origins import Origins
-from reconciler.engines.launch import origin_of_word, server_flags, unsupported
+from reconciler.engines.launch import server_flags, unsupported
 from reconciler.engines.parallel import parallel_size
 from reconciler.host.capacity import Ledger, Need, impossible, too_few_gpus
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
-from reconciler.model import GPU, Capacity, Desired, EffectiveSpec, Gpu, Origin, Reason, ReasonCode, Resources
+from reconciler.model import (
+    GPU,
+    NO_ORIGIN,
+    Capacity,
+    Desired,
+    EffectiveSpec,
+    Gpu,
+    Origin,
+    Reason,
+    ReasonCode,
+    Resources,
+)
 
 # More than any host has: not limited by the config, and not measured.
 _ENDLESS = 1 << 62
@@ -37,31 +48,23 @@ def never_here(one: Desired, target: TargetSettings, measured: Capacity | None) 
     """Why a service, or its canary, could not run on this host even if it were empty."""
     if one.spec is None or one.not_here or not one.replicas:
         return
-    yield from _never(one.spec, one.resources_origin or one.origin, one.argument_origins, target, measured)
+    yield from _never(one.spec, one.resources_origin or one.origin, target, measured)
     if (canary := one.canary) is not None:
         where = canary.resources_origin or one.origin
-        yield from _never(canary.spec, where, canary.argument_origins, target, measured)
+        yield from _never(canary.spec, where, target, measured)
 
 
-def _never(
-    spec: EffectiveSpec,
-    where: Origin,
-    argument_origins: tuple[Origin, ...],
-    target: TargetSettings,
-    measured: Capacity | None,
-) -> Iterator[Reason]:
+def _never(spec: EffectiveSpec, where: Origin, target: TargetSettings, measured: Capacity | None) -> Iterator[Reason]:
     need = _known_need(spec.resources, target, measured)
     yield from (replace(each, origin=where) for each in impossible(need, measured or capacity_of(target)))
-    flags, indices = server_flags(spec)
-    size = parallel_size(flags)
+    size = parallel_size(server_flags(spec))
     if size and (text := too_few_gpus(size.gpus, spec.resources)):
-        at = indices[size.index] if size.index is not None else None
-        yield Reason(ReasonCode.TOO_FEW_GPUS, text, origin_of_word(spec, at, argument_origins) or where)
+        yield Reason(ReasonCode.TOO_FEW_GPUS, text, (size.argument.origin if size.argument else NO_ORIGIN) or where)
 
 
 def idle_gpus(spec: EffectiveSpec, origins: Origins) -> Iterator[Reason]:
     """GPUs that are leased, and that the arguments make no use of."""
-    leased, size = spec.resources.gpus, parallel_size(server_flags(spec)[0])
+    leased, size = spec.resources.gpus, parallel_size(server_flags(spec))
     if leased > 1 and size and size.gpus < leased and not unsupported(spec):
         used = "only one of them" if size.gpus == 1 else f"only {size.gpus} of them"
         text = (

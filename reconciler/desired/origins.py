@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, repeat
 from typing import Any
 
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.names import CONNECTIONS, FRAMEWORKS
 from reconciler.manifests import FieldPath, Manifest
-from reconciler.model import Origin
+from reconciler.model import Argument, Origin
 
 CONTAINER = "kserve-container"
 _PREDICTOR: FieldPath = ("spec", "predictor")
@@ -49,14 +50,24 @@ class Origins:
             return self._find_item(str(key), _step(element.get(str(key)), more[0]).get(_KEYS[str(key)]))
         return self.of_container_field(key, *more)
 
-    def of_argument(self, source: str, index: int) -> Origin:
-        """Where an argument stands; `source` and `index` are as in `Resolved.argument_sources`."""
+    def arguments(self, merged: Iterable[str]) -> tuple[Argument, ...]:
+        """The container's args, each with its line: KServe appends the service's to the runtime's, and then its own."""
+        lines = chain(self._lines_of_args("runtime"), self._lines_of_args("service"), repeat(self.service.origin))
+        return tuple(map(Argument, merged, lines))
+
+    def _lines_of_args(self, source: str) -> tuple[Origin, ...]:
         manifest, containers = self._containers(source)
-        for path in containers:
-            args = at(manifest, path).get("args")
-            if isinstance(args, list) and index < len(args):
-                return manifest.origin_of((*path, "args", index))
-        return self.service.origin
+        return _lines_of_items(manifest, (*containers[0], "args")) if containers else ()
+
+    def command(self, merged: Iterable[str]) -> tuple[Argument, ...]:
+        """The container's command, each word with its line: the service's, else the runtime's."""
+        for source in ("service", "runtime"):
+            manifest, containers = self._containers(source)
+            for container in containers:
+                if "command" in at(manifest, container):
+                    lines = _lines_of_items(manifest, (*container, "command"))
+                    return tuple(map(Argument, merged, chain(lines, repeat(self.service.origin))))
+        return tuple(Argument(each, self.service.origin) for each in merged)
 
     def of_variable(self, name: str, source: str = "") -> Origin:
         """Where an environment variable is written, or what brings it along: of a whole map or Secret, its entry.
@@ -130,15 +141,6 @@ class Origins:
                 return manifest.origin_of((*path, key, index))
         return None
 
-    def of_command(self, words: int) -> tuple[Origin, ...]:
-        """Where each argument of the container's command is written: by the service, else by the runtime."""
-        for source in ("service", "runtime"):
-            manifest, containers = self._containers(source)
-            for container in containers:
-                if "command" in at(manifest, container):
-                    return tuple(manifest.origin_of((*container, "command", index)) for index in range(words))
-        return (self.service.origin,) * words
-
     def of_annotation(self, key: str) -> Origin:
         """Where an annotation of the pod is written: by the predictor, else the service, else the runtime's spec."""
         for path in ((*_PREDICTOR, "annotations"), ("metadata", "annotations")):
@@ -207,6 +209,13 @@ def _named_container(manifest: Manifest, around: FieldPath) -> Iterator[FieldPat
     named = [i for i, each in enumerate(containers) if isinstance(each, dict) and each.get("name") == CONTAINER]
     for index in named or ([0] if containers and isinstance(containers[0], dict) else []):
         yield (*around, "containers", index)
+
+
+@lru_cache(16)
+def _lines_of_items(manifest: Manifest, path: FieldPath) -> tuple[Origin, ...]:
+    """Where each item of a list stands. Many services share a runtime's."""
+    items = _items(at(manifest, path[:-1]).get(str(path[-1])))
+    return tuple(manifest.origin_of((*path, index)) for index in range(len(items)))
 
 
 @lru_cache(16)

@@ -33,7 +33,6 @@ from reconciler.desired.serving_options import (
 from reconciler.desired.spec import (
     Surroundings,
     UnusableField,
-    argument_origins,
     build_spec,
     find_container,
     names_of,
@@ -46,13 +45,12 @@ from reconciler.desired.volumes import build_file_mounts
 from reconciler.engines.arguments import speaks_grpc, takes_grpc
 from reconciler.engines.digest import digest
 from reconciler.engines.images import doubtful_image, find_engine
-from reconciler.engines.launch import origin_of_word
 from reconciler.engines.model_names import model_names
 from reconciler.engines.service_port import doubtful_port
 from reconciler.kserve.names import TRANSFORMER_CONTAINER
 from reconciler.kserve.resolve import Issue, Resolved, resolve
 from reconciler.manifests import Manifest
-from reconciler.model import Desired, EffectiveSpec, Origin, Reason, ReasonCode, ServiceId
+from reconciler.model import NO_ORIGIN, Desired, EffectiveSpec, Reason, ReasonCode, ServiceId, texts
 from reconciler.secrets.disclosed import disclosed
 
 _ADDED_BY_KSERVE = frozenset({CONTAINER, TRANSFORMER_CONTAINER, "storage-initializer", "modelcar", "modelcar-init"})
@@ -134,7 +132,6 @@ def _usable(
     spec = build_spec(container, mounts, files, around, origins)
     if reason := too_large(spec, service.origin):
         raise UnusableField(reason)
-    arguments = argument_origins(resolved, spec, origins)
     case = Case(origins, resolved, container, spec, options.replicas, context.target)
     facts = known_facts(case)
     found = list(deviations(origins, TargetKind.HOST, facts))
@@ -154,8 +151,7 @@ def _usable(
         canary_percent=options.canary_percent,
         drain_timeout=options.drain_timeout,
         request_timeout=options.request_timeout,
-        argument_origins=arguments,
-        blocked=() if not_here else tuple(find_obstacles(spec, arguments, ring, origins, around)),
+        blocked=() if not_here else tuple(find_obstacles(spec, ring, origins, around)),
         warnings=(
             *service.warnings,
             *warnings,
@@ -166,7 +162,7 @@ def _usable(
             *unused_tokens(spec, ring, origins),
             *_doubtful_image(spec, context.target, origins),
             *idle_gpus(spec, origins),
-            *_port_doubts(spec, container, arguments, origins),
+            *_port_doubts(spec, container, origins),
             *unlike_its_port(container, spec, origins),
             *developer_mode(spec, origins, find_engine(spec.image, context.target.engines)),
         ),
@@ -183,14 +179,14 @@ def _usable(
         resources_origin=origins.of_container_field("resources"),
         mount_origins=tuple((each.path, origins.of_mount(each.path, each.uri)) for each in spec.mounts),
         model_names=_model_names(spec, key),
-        grpc=takes_grpc((*spec.command, *spec.args)),
-        http=not speaks_grpc((*spec.command, *spec.args)),
+        grpc=takes_grpc(spec.command_line),
+        http=not speaks_grpc(spec.command_line),
     )
 
 
 def _doubtful_image(spec: EffectiveSpec, target: TargetSettings, origins: Origins) -> Iterator[Reason]:
     """Where nothing runs the image, its obstacle says so."""
-    if (text := doubtful_image(spec.image, spec.command)) and find_engine(spec.image, target.engines):
+    if (text := doubtful_image(spec.image, texts(spec.command))) and find_engine(spec.image, target.engines):
         yield Reason(ReasonCode.IMAGE_UNKNOWN, text, origins.of_container_field("image"))
 
 
@@ -242,12 +238,10 @@ def _names_runtime(service: Manifest) -> bool:
     return any(isinstance(value, dict) and value.get("runtime") for value in values)
 
 
-def _port_doubts(
-    spec: EffectiveSpec, container: Mapping[str, Any], argument_origins: tuple[Origin, ...], origins: Origins
-) -> Iterator[Reason]:
+def _port_doubts(spec: EffectiveSpec, container: Mapping[str, Any], origins: Origins) -> Iterator[Reason]:
     if doubt := doubtful_port(spec, container.get("ports") or ()):
-        where = origin_of_word(spec, doubt.index, argument_origins) or origins.of_container_field("args")
-        yield Reason(ReasonCode.PORT_MISMATCH, doubt.message, where)
+        where = doubt.argument.origin if doubt.argument else NO_ORIGIN
+        yield Reason(ReasonCode.PORT_MISMATCH, doubt.message, where or origins.of_container_field("args"))
 
 
 def _collocated(case: Case) -> Iterator[Reason]:

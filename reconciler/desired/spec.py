@@ -14,14 +14,12 @@ from reconciler.desired.gpu_share import read_share
 from reconciler.desired.origins import CONTAINER, Origins
 from reconciler.desired.pod_fields import resource_field, variable_field
 from reconciler.kserve.quantity import amount, cpu_millis, is_whole, memory_bytes
-from reconciler.kserve.resolve import Resolved
 from reconciler.model import (
     GPU,
     EffectiveSpec,
     EnvVar,
     FileMount,
     Mount,
-    Origin,
     Reason,
     ReasonCode,
     Resources,
@@ -73,21 +71,14 @@ def build_spec(
     """What runs. Raises Unusable."""
     return EffectiveSpec(
         image=str(container.get("image") or ""),
-        command=tuple(str(word) for word in container.get("command") or ()),
-        args=tuple(str(word) for word in container.get("args") or ()),
+        command=origins.command(map(str, container.get("command") or ())),
+        args=origins.arguments(map(str, container.get("args") or ())),
         env=resolve_variables(container, around),
         mounts=mounts,
         resources=_with_share(read_resources(container, origins), around, origins),
         secrets=tuple(build_secret_mounts(around.pod, container)),
         files=files,
     )
-
-
-def argument_origins(resolved: Resolved, spec: EffectiveSpec, origins: Origins) -> tuple[Origin, ...]:
-    """Where each item of the spec's command, and then each of its arguments, is written in git."""
-    command = origins.of_command(len(spec.command))
-    found = [origins.of_argument(source, index) for source, index in resolved.argument_sources[: len(spec.args)]]
-    return (*command, *found, *[origins.service.origin] * (len(spec.args) - len(found)))
 
 
 # ---------------------------------------------------------------- variables

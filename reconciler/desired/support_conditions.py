@@ -59,7 +59,7 @@ def _facts(case: Case) -> Iterator[Fact]:
     canaries = at(case.origins.service, ("spec",)).get("canary")
     if not isinstance(canaries, list) or len(canaries) <= 1:
         yield Fact.ONE_CANARY
-    has_tls = ends_tls((*case.spec.command, *case.spec.args))
+    has_tls = ends_tls(case.spec.command_line)
     if has_tls:
         yield Fact.TLS
     if asks_for_key(case.spec) and not (has_tls and wants_passthrough(case.origins.service)):

@@ -1,4 +1,4 @@
-"""vLLM's command line as text: one normal form, and finding, removing and blaming single flags. Pure.
+"""vLLM's command line: one normal form, and finding and removing single flags, each with its line. Pure.
 
 The normal form never equates two valid command lines that vLLM would read differently; where the text alone cannot
 tell, two equal ones may keep different forms, and the engine's own parser (preflight) decides. That is why
@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+from reconciler.model import Argument, texts
 
 # Flags of vLLM 0.32 whose value is a number with a fraction.
 _FRACTIONS = frozenset(
@@ -49,18 +51,26 @@ class _Option:
     values: tuple[str, ...]
     joined: bool = False
 
+    @property
+    def places(self) -> range:
+        """Where its words stand."""
+        return range(self.index, self.index + (not self.joined) + len(self.values))
 
-def normalise(args: Sequence[str]) -> tuple[str, ...]:
+
+def normalise(args: Sequence[Argument]) -> tuple[str, ...]:
     """The arguments in one way of writing: `--a_b 1` and `--a-b=1` become `--a-b=1`, JSON values lose their layout."""
     return tuple(word for option in _options(args) for word in _written(option))
 
 
-def find(args: Sequence[str], flag: str) -> list[tuple[int, str | None]]:
-    """The position of a flag, and its (first) value; None where no value follows. In order: the last one wins."""
-    return [(option.index, option.values[0] if option.values else None) for option in _named(args, flag)]
+def find(args: Sequence[Argument], *flags: str) -> list[tuple[Argument, str | None]]:
+    """Each occurrence of one of these flags, with its (first) value; None where no value follows.
+
+    In order: the last one wins.
+    """
+    return [(args[each.index], each.values[0] if each.values else None) for each in _named(args, *flags)]
 
 
-def values_of(args: Sequence[str], flag: str) -> tuple[str, ...]:
+def values_of(args: Sequence[Argument], flag: str) -> tuple[str, ...]:
     """All values of a flag's last occurrence: `--served-model-name a b` has two. Empty when it is not there."""
     last = None
     for option in _named(args, flag):
@@ -68,57 +78,42 @@ def values_of(args: Sequence[str], flag: str) -> tuple[str, ...]:
     return last.values if last else ()
 
 
-def values_with_places(args: Sequence[str], flag: str) -> list[tuple[int, str]]:
-    """All values of a flag's last occurrence, each with the index of its argument."""
+def values_with_arguments(args: Sequence[Argument], flag: str) -> list[tuple[Argument, str]]:
+    """All values of a flag's last occurrence, each with the argument that holds it."""
     last = None
     for option in _named(args, flag):
         last = option
     if last is None:
         return []
     first = last.index + (not last.joined)
-    return [(first + number, value) for number, value in enumerate(last.values)]
+    return [(args[first + number], value) for number, value in enumerate(last.values)]
 
 
-def flag_value(args: Sequence[str], flag: str) -> str | None:
+def flag_value(args: Sequence[Argument], flag: str) -> str | None:
     """The (first) value of a flag's last occurrence, or None."""
     values = values_of(args, flag)
     return values[0] if values else None
 
 
-def without(args: Sequence[str], flag: str) -> tuple[str, ...]:
-    """The arguments minus every occurrence of a flag that takes one value, and that value."""
-    dropped: set[int] = set()
-    for option in _named(args, flag):
-        dropped.add(option.index)
-        if option.values and not option.joined:
-            dropped.add(option.index + 1)
-    return tuple(word for index, word in enumerate(args) if index not in dropped)
+def drop_flags(args: Sequence[Argument], *flags: str) -> tuple[Argument, ...]:
+    """The arguments minus every occurrence of these flags, with all their values."""
+    dropped = {index for option in _named(args, *flags) for index in option.places}
+    return tuple(each for index, each in enumerate(args) if index not in dropped)
 
 
-def ends_tls(args: Sequence[str]) -> bool:
+def ends_tls(args: Sequence[Argument]) -> bool:
     """Does a server with these arguments speak TLS? uvicorn does as soon as it has one of the two files."""
-    return bool(find(args, "--ssl-certfile") or find(args, "--ssl-keyfile"))
+    return bool(find(args, "--ssl-certfile", "--ssl-keyfile"))
 
 
-def speaks_grpc(args: Sequence[str]) -> bool:
+def speaks_grpc(args: Sequence[Argument]) -> bool:
     """Does a server with this command and arguments speak only gRPC, and no HTTP?"""
-    return bool(find(args, "--grpc")) or any(word in GRPC_SERVERS for word in args)
+    return bool(find(args, "--grpc")) or any(each.text in GRPC_SERVERS for each in args)
 
 
-def takes_grpc(args: Sequence[str]) -> bool:
+def takes_grpc(args: Sequence[Argument]) -> bool:
     """Does it speak gRPC at all? vLLM's Rust frontend can serve both gRPC and HTTP."""
     return speaks_grpc(args) or bool(find(args, "--grpc-port"))
-
-
-def origin_of(args: Sequence[str], flag: str) -> int | None:
-    """The index of the argument that an engine's message means by a flag; the last one, since that is what it read.
-
-    Accepts the names that messages use: `--max-model-len`, `max_model_len`, `--tensor-parallel-size/-tp`,
-    `--max-model-len=x`.
-    """
-    wanted = {_canonical(_dashed(part)) for part in flag.split("=", 1)[0].split("/") if part.strip("-")}
-    found = [option.index for option in _options(args) if option.name is not None and option.name in wanted]
-    return found[-1] if found else None
 
 
 def is_flag(word: str) -> bool:
@@ -126,13 +121,14 @@ def is_flag(word: str) -> bool:
     return word.startswith("-") and word.strip("-") != "" and not _NEGATIVE.fullmatch(word)
 
 
-def _named(args: Sequence[str], flag: str) -> Iterator[_Option]:
-    wanted = _canonical(flag)
-    return (option for option in _options(args) if option.name == wanted)
+def _named(args: Sequence[Argument], *flags: str) -> Iterator[_Option]:
+    wanted = tuple(map(_canonical, flags))
+    return (option for option in _options(args) if option.name in wanted)
 
 
-def _options(args: Sequence[str]) -> tuple[_Option, ...]:
-    return _parsed(tuple(args))
+def _options(args: Sequence[Argument]) -> tuple[_Option, ...]:
+    # Remembered by texts: equal arguments may stand in other lines.
+    return _parsed(texts(args))
 
 
 @lru_cache(1024)
@@ -177,11 +173,6 @@ def _canonical(name: str) -> str:
         return name
     head, dot, tail = name.partition(".")
     return head.replace("_", "-") + dot + tail
-
-
-def _dashed(name: str) -> str:
-    name = name.strip()
-    return name if name.startswith("-") else f"--{name}"
 
 
 def _canonical_value(flag: str, value: str) -> str:

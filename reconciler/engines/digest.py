@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from reconciler.engines.arguments import normalise
-from reconciler.model import EffectiveSpec, Mount, Resources
+from reconciler.model import EffectiveSpec, Mount, Resources, texts
 
 # Fields that specs did not always have: unset they do not count, or an upgrade would restart every replica.
 _ADDED = frozenset(
@@ -29,13 +29,16 @@ def digest(spec: EffectiveSpec) -> str:
 
     A certificate that fetching a model needs is not part of what runs.
     """
-    written = replace(spec, args=normalise(spec.args), mounts=tuple(replace(each, files=()) for each in spec.mounts))
+    written = replace(spec, mounts=tuple(replace(each, files=()) for each in spec.mounts))
     canonical = json.dumps(written, default=_fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def _fields(value: Any) -> dict[str, Any]:
     found = {each.name: getattr(value, each.name) for each in fields(value)}
+    if isinstance(value, EffectiveSpec):
+        # Of arguments their texts alone: which line one stands in changes nothing.
+        found |= {"command": texts(value.command), "args": normalise(value.args)}
     return {name: one for name, one in found.items() if one or (type(value), name) not in _ADDED}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+
+from reconciler.model import Argument
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 # All in all; no process takes so much, so that what is longer is refused anyway.
@@ -28,11 +30,12 @@ def expand(text: str, env: Mapping[str, str], room: int = LONGEST_EXPANSION) -> 
     return "".join((*parts, closed[at:], rest.replace("$$", "$")))
 
 
-def expand_all(words: Iterable[str], env: Mapping[str, str]) -> Iterator[str]:
-    room = LONGEST_EXPANSION
-    for word in words:
-        yield (expanded := expand(word, env, room))
-        room -= len(expanded)
+def expand_all(arguments: Iterable[Argument], env: Mapping[str, str]) -> tuple[Argument, ...]:
+    room, found = LONGEST_EXPANSION, []
+    for each in arguments:
+        found.append(each.rewritten(expand(each.text, env, room)))
+        room -= len(found[-1].text)
+    return tuple(found)
 
 
 def names_in(text: str) -> frozenset[str]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from reconciler.engines.arguments import flag_value, is_flag, values_with_places
+from reconciler.engines.arguments import flag_value, is_flag, values_with_arguments
 from reconciler.formats import json_values
+from reconciler.model import NO_ORIGIN, Argument
 
 
 class Holds(StrEnum):
@@ -26,9 +27,9 @@ class Holds(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """`index` is the index of the argument that names it."""
+    """`argument` is the one that names it."""
 
-    index: int
+    argument: Argument
     flag: str
     path: str
     holds: Holds
@@ -63,50 +64,52 @@ _IN_JSON = re.compile(r'"(/[^"]*)"')
 _WEIGHTS_FROM_FILES = frozenset({"", "auto", "hf", "safetensors", "mistral", "fastsafetensors"})
 
 
-def named_files(args: Sequence[str]) -> Iterator[Named]:
+def named_files(args: Sequence[Argument]) -> Iterator[Named]:
     """Every absolute path of a file that the server reads when it starts. Other names are of a hub, or texts."""
     return (each for each in _named(args) if _is_path(each.path))
 
 
-def remote_names(args: Sequence[str]) -> Iterator[Named]:
+def remote_names(args: Sequence[Argument]) -> Iterator[Named]:
     """Every model, tokenizer and adapter that the server would fetch: ids of a hub, and addresses.
 
     `--model-id` is what KServe's own server calls it.
     """
-    others = (Named(index, "--model-id", value, Holds.MODEL) for index, value in values_with_places(args, "--model-id"))
+    ids = values_with_arguments(args, "--model-id")
+    others = (Named(each, "--model-id", value, Holds.MODEL) for each, value in ids)
     for each in (*_named(args), *others):
         is_model = each.holds in (Holds.MODEL, Holds.TOKENIZER, Holds.ADAPTER) or each.flag == "--hf-config-path"
         if is_model and _REMOTE.fullmatch(each.path) and (each.flag in _MODELS or "/" in each.path):
             yield each
 
 
-def _named(args: Sequence[str]) -> Iterator[Named]:
+def _named(args: Sequence[Argument]) -> Iterator[Named]:
     for flag, holds in (
         ("--model", Holds.MODEL),
         ("--tokenizer", Holds.TOKENIZER),
         *((flag, Holds.FILE) for flag in _FILES),
         *((flag, Holds.FOLDER) for flag in _FOLDERS),
     ):
-        for index, value in values_with_places(args, flag)[:1]:
-            yield Named(index, flag, value, holds)
+        for each, value in values_with_arguments(args, flag)[:1]:
+            yield Named(each, flag, value, holds)
     yield from _draft(args)
     yield from _adapters(args)
 
 
-def paths_in(args: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Every path in arguments that is certain to be one: the index of its argument, the flag before it, and the path.
+def paths_in(args: Sequence[Argument]) -> Iterator[tuple[Argument, str, str]]:
+    """Every path in arguments that is certain to be one: the argument that holds it, the flag before it, and the path.
 
     It begins at the root, or climbs out of the folder that an engine runs in. It may be none.
     """
     flag = ""
-    for index, word in enumerate(args):
+    for each in args:
+        word = each.text
         if is_flag(word):
             flag = word.partition("=")[0].replace("_", "-")
         if _NO_PATH.fullmatch(word):
             continue
         for path in dict.fromkeys(map(_without_scheme, _texts(word))):
             if flag not in _NO_FILE and (_is_path(path) or climbs(path)):
-                yield index, flag, path
+                yield each, flag, path
 
 
 def _texts(word: str) -> Iterator[str]:
@@ -150,14 +153,12 @@ def is_around(path: str, folder: str) -> bool:
     return posixpath.normpath(path) == "/" or is_below(folder, path)
 
 
-def written_in(content: object) -> tuple[str, ...]:
-    """The arguments that vLLM makes of its argument file."""
+def written_in(content: object) -> tuple[Argument, ...]:
+    """The arguments that vLLM makes of its argument file: no line in git has them, but one has the name of the file."""
     if not isinstance(content, dict):
         return ()
-    words = []
-    for key, value in content.items():
-        words += [f"--{key}={value}" if isinstance(value, str) else f"--{key}={json.dumps(value, default=str)}"]
-    return tuple(words)
+    said = {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in content.items()}
+    return tuple(Argument(f"--{key}={value}", NO_ORIGIN) for key, value in said.items())
 
 
 def is_systems_own(path: str) -> bool:
@@ -175,31 +176,31 @@ def _first_step(path: str) -> str:
     return path.lstrip("/").partition("/")[0] if path.startswith("/") else ""
 
 
-def reads_weights(args: Sequence[str]) -> bool:
+def reads_weights(args: Sequence[Argument]) -> bool:
     """Are a model's weights read from the files of its folder, by their own format?"""
     return (flag_value(args, "--load-format") or "") in _WEIGHTS_FROM_FILES
 
 
-def _draft(args: Sequence[str]) -> Iterator[Named]:
+def _draft(args: Sequence[Argument]) -> Iterator[Named]:
     for flag in ("--speculative-config", "-sc"):
-        for index, value in values_with_places(args, flag)[:1]:
+        for each, value in values_with_arguments(args, flag)[:1]:
             for key, holds in (("model", Holds.MODEL), ("tokenizer", Holds.TOKENIZER)):
                 path = _parsed(value).get(key)
                 if isinstance(path, str):
-                    yield Named(index, flag, path, holds)
-        for index, value in values_with_places(args, f"{flag}.model")[:1]:
-            yield Named(index, f"{flag}.model", value, Holds.MODEL)
+                    yield Named(each, flag, path, holds)
+        for each, value in values_with_arguments(args, f"{flag}.model")[:1]:
+            yield Named(each, f"{flag}.model", value, Holds.MODEL)
 
 
-def _adapters(args: Sequence[str]) -> Iterator[Named]:
-    for index, value in values_with_places(args, "--lora-modules"):
+def _adapters(args: Sequence[Argument]) -> Iterator[Named]:
+    for each, value in values_with_arguments(args, "--lora-modules"):
         path = _parsed(value).get("path") if value.lstrip()[:1] in ("{", "[") else value.partition("=")[2]
         if isinstance(path, str):
-            yield Named(index, "--lora-modules", path, Holds.ADAPTER)
-    for index, value in values_with_places(args, "--default-mm-loras")[:1]:
+            yield Named(each, "--lora-modules", path, Holds.ADAPTER)
+    for each, value in values_with_arguments(args, "--default-mm-loras")[:1]:
         for path in _parsed(value).values():
             if isinstance(path, str):
-                yield Named(index, "--default-mm-loras", path, Holds.ADAPTER)
+                yield Named(each, "--default-mm-loras", path, Holds.ADAPTER)
 
 
 def _is_path(value: str) -> bool:

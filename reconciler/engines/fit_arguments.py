@@ -9,6 +9,7 @@ from typing import Any
 
 from reconciler.engines.arguments import find, flag_value
 from reconciler.formats import json_values
+from reconciler.model import Argument
 
 GIB = 1 << 30
 _UTILIZATION = 0.92
@@ -65,7 +66,7 @@ class MemoryArguments:
     loose: tuple[str, ...] = ()
 
 
-def arguments_of(parsed: str, argv: Sequence[str], env: Mapping[str, str]) -> MemoryArguments:
+def arguments_of(parsed: str, argv: Sequence[Argument], env: Mapping[str, str]) -> MemoryArguments:
     """What the engine's preflight parsed (`parsed`), else what the command line contains."""
     chosen = _chosen(parsed) if parsed else _written(argv)
     load = str(chosen.get("load_format") or "auto")
@@ -92,14 +93,12 @@ def _chosen(parsed: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _written(argv: Sequence[str]) -> Mapping[str, Any]:
+def _written(argv: Sequence[Argument]) -> Mapping[str, Any]:
     """The same from the arguments alone. A value that cannot be read counts as not given: the engine will refuse it."""
     chosen: dict[str, Any] = {"model": flag_value(argv, "--model")}
     for name in (*_COUNTS, *_NAMES, "gpu_memory_utilization", *_LOOSE):
         flags = [f"--{name.replace('_', '-')}", *(flag for flag, long in _SHORT.items() if long == name)]
-        found = [pair for flag in flags for pair in find(argv, flag)]
-        if found:
-            value = max(found, key=lambda pair: pair[0])[1]
+        for _, value in find(argv, *flags)[-1:]:
             chosen[name] = _amount(value) if name in _COUNTS else True if value is None else value
     return chosen
 

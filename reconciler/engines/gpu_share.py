@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.engines.arguments import find
+from reconciler.model import NO_ORIGIN, Argument
 
 UTILIZATION = "--gpu-memory-utilization"
 _FLAGS = (UTILIZATION, "--device-memory-utilization")
@@ -14,22 +15,23 @@ _FLAGS = (UTILIZATION, "--device-memory-utilization")
 
 @dataclass(frozen=True, slots=True)
 class Utilization:
-    """The fraction of each GPU's memory that the arguments allow, and its position among them."""
+    """The fraction of each GPU's memory that the arguments allow, and which of them does."""
 
     value: float
-    index: int
+    argument: Argument
 
 
-def given_utilization(flags: Sequence[str]) -> Utilization | None:
+def given_utilization(flags: Sequence[Argument]) -> Utilization | None:
     """The fraction in the arguments; None if there is none, or the engine will refuse it."""
-    found = [pair for flag in _FLAGS for pair in find(flags, flag)]
-    index, text = max(found, key=lambda pair: pair[0], default=(0, None))
-    with contextlib.suppress(ValueError):
-        return Utilization(float(text), index) if text is not None else None
+    for argument, text in find(flags, *_FLAGS)[-1:]:
+        with contextlib.suppress(ValueError):
+            return Utilization(float(text), argument) if text is not None else None
     return None
 
 
-def bound(flags: Sequence[str], share_millis: int) -> tuple[str, ...]:
+def bound(flags: Sequence[Argument], share_millis: int) -> tuple[Argument, ...]:
     """What to add to the arguments, so that the engine keeps to its share; a fraction that is given stays."""
-    has_bound = any(find(flags, flag) for flag in _FLAGS)
-    return () if has_bound or not share_millis else (f"{UTILIZATION}={share_millis / 1000:g}",)
+    if find(flags, *_FLAGS) or not share_millis:
+        return ()
+    # It follows from an annotation: no line has this argument.
+    return (Argument(f"{UTILIZATION}={share_millis / 1000:g}", NO_ORIGIN),)

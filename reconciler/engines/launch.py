@@ -16,13 +16,14 @@ from pathlib import Path, PurePosixPath
 from reconciler.config.settings import EngineSettings
 from reconciler.engines.arguments import (
     GRPC_SERVERS,
+    drop_flags,
     find,
     flag_value,
     is_flag,
     speaks_grpc,
     takes_grpc,
     values_of,
-    values_with_places,
+    values_with_arguments,
 )
 from reconciler.engines.environment import Folders, environment, replace_paths
 from reconciler.engines.expansion import LONGEST_EXPANSION, expand, expand_all, names_in
@@ -31,16 +32,20 @@ from reconciler.engines.gpu_share import bound
 from reconciler.engines.interpreter import refused_option
 from reconciler.engines.model_names import adapter_names
 from reconciler.model import (
+    NO_ORIGIN,
+    Argument,
     EffectiveSpec,
     EnvVar,
     FileMount,
     Lease,
+    NoOrigin,
     Origin,
     Reason,
     ReasonCode,
     SecretMount,
     ServiceId,
     VolumeFile,
+    texts,
 )
 
 API_SERVER = "vllm.entrypoints.openai.api_server"
@@ -124,15 +129,13 @@ UNKNOWN = Revealed()
 class PreflightQuestion:
     """The question of a preflight: the server's arguments before host translation.
 
-    `indices` tells for each of them its index in command and args; None: it is not from git.
     `paths` maps folders in the container to folders on this host. `mounted`: the engine finds them where the
     container does. `image` is the ID of the local image that `python` is in; empty: it is this host's. `given` are the
     variables that git sets. `files` are those that git holds, by their path in the container.
     """
 
     python: Path
-    argv: tuple[str, ...]
-    indices: tuple[int | None, ...]
+    argv: tuple[Argument, ...]
     env: Mapping[str, str]
     paths: Mapping[str, str]
     mounted: bool = False
@@ -152,8 +155,7 @@ class _Server:
 
     options: tuple[str, ...]
     module: str
-    flags: tuple[str, ...]
-    indices: tuple[int | None, ...]
+    flags: tuple[Argument, ...]
     python: str = "python3"
 
 
@@ -166,11 +168,11 @@ class _Container:
 
 
 class _NotAServer(Exception):
-    """The command line starts something else, or cannot be written down. `index` is the argument to blame."""
+    """The command line starts something else, or cannot be written down. `origin` is where that is written."""
 
-    def __init__(self, message: str, index: int = 0, code: ReasonCode = ReasonCode.UNSUPPORTED_COMMAND) -> None:
+    def __init__(self, message: str, at: Argument, code: ReasonCode = ReasonCode.UNSUPPORTED_COMMAND) -> None:
         super().__init__(message)
-        self.index = index
+        self.origin = at.origin
         self.code = code
 
 
@@ -199,20 +201,20 @@ def launch(
         raise ValueError(str(error)) from None
     names = _names(server.flags, service)
     is_grpc = speaks_grpc(server.flags)
-    flags = _drop(server.flags, "--port", "--host", "--served-model-name", "--grpc", _GRPC_PORT)
+    flags = drop_flags(server.flags, "--port", "--host", "--served-model-name", "--grpc", _GRPC_PORT)
     socket = "" if find(flags, _MANY_PORTS) else folders.socket
     where = _where_grpc(socket, lease) if is_grpc else _where(socket, lease)
     own = [*where, *(("--served-model-name", *names) if names else ())]
     if not find(flags, "--shutdown-timeout"):
         own.append(f"--shutdown-timeout={math.ceil(drain_timeout)}")
-    local = tuple(replace_paths(word, paths) for word in flags)
+    local = tuple(each.rewritten(replace_paths(each.text, paths)) for each in flags)
     files = _with_local_config(files, local, paths)
     module: tuple[str, ...] = (GRPC_SERVERS[0] if is_grpc else server.module,)
     if find(server.flags, _GRPC_PORT):
         # Only that one starts the Rust frontend.
         module = (_CLI, "serve")
         own.append(f"{_GRPC_PORT}={lease.port}")
-    argv = (str(engine.python or server.python), *server.options, "-m", *module, *local, *own)
+    argv = (str(engine.python or server.python), *server.options, "-m", *module, *texts(local), *own)
     env = environment(container.env, container.hidden, engine, paths, folders, lease)
     hidden = container.hidden & env.keys() - engine.env.keys() - _GIVEN_BY_LEASE
     return Launch(argv, env, folders.tmp, hidden, files, socket=_grpc_socket(socket) if is_grpc else socket)
@@ -256,34 +258,29 @@ def question(
     python = engine.python or Path(server.python)
     given = frozenset(container.env.keys() & env.keys()) - engine.env.keys()
     files = {f"{where}/{name}": data for where, found in held_files(spec) for name, data in found.items()}
-    return PreflightQuestion(
-        python, server.flags, server.indices, env, dict(model_paths), mounted, given=given, files=files
-    )
+    return PreflightQuestion(python, server.flags, env, dict(model_paths), mounted, given=given, files=files)
 
 
 def unsupported(
-    spec: EffectiveSpec,
-    origins: Sequence[Origin] = (),
-    fallback: Origin | None = None,
-    secrets: Revealed = UNKNOWN,
+    spec: EffectiveSpec, fallback: Origin | NoOrigin = NO_ORIGIN, secrets: Revealed = UNKNOWN
 ) -> tuple[Reason, ...]:
     """Why a host cannot run this container's command; empty when it can. Of `secrets` only the names count."""
     try:
         server = _read(spec, _read_container(spec.env, secrets))
     except _NotAServer as error:
-        return (Reason(error.code, str(error), origin_of_word(spec, error.index, origins) or fallback),)
+        return (Reason(error.code, str(error), error.origin or fallback),)
     reasons = []
     for flag, why in _cannot(server.flags).items():
-        for index, _ in find(server.flags, flag):
-            origin = origin_of_word(spec, server.indices[index], origins) or fallback
-            reasons.append(Reason(ReasonCode.UNSUPPORTED_ARGUMENT, f"{flag} does not work {why}; remove it", origin))
+        for given, _ in find(server.flags, flag):
+            text = f"{flag} does not work {why}; remove it"
+            reasons.append(Reason(ReasonCode.UNSUPPORTED_ARGUMENT, text, given.origin or fallback))
     if takes_grpc(server.flags) and _KEY in {each.name for each in spec.env}:
         text = f"variable {_KEY} does not work with gRPC: {_CANNOT_BESIDE_GRPC['--api-key']}; remove it"
         reasons.append(Reason(ReasonCode.UNSUPPORTED_ARGUMENT, text, fallback))
     return tuple(reasons)
 
 
-def _cannot(flags: Sequence[str]) -> dict[str, str]:
+def _cannot(flags: Sequence[Argument]) -> dict[str, str]:
     """Flags that these cannot hold, and why."""
     beside = _CANNOT_BESIDE_GRPC if takes_grpc(flags) else {}
     return {
@@ -292,39 +289,24 @@ def _cannot(flags: Sequence[str]) -> dict[str, str]:
     }
 
 
-def server_flags(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
-    """The server's arguments as git has them, and the index of each in command and args.
-
-    None of them for a command that no host can run.
-    """
+def server_flags(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> tuple[Argument, ...]:
+    """The server's arguments as git has them. None of them for a command that no host can run."""
     try:
-        server = _written(spec, _read_container(spec.env, secrets))
+        return _written(spec, _read_container(spec.env, secrets)).flags
     except _NotAServer:
-        return (), ()
-    return server.flags, server.indices
-
-
-def origin_of_word(spec: EffectiveSpec, index: int | None, origins: Sequence[Origin]) -> Origin | None:
-    """Where an argument of command and args was written. `origins` covers both, or args alone."""
-    if index is None:
-        return None
-    if len(origins) == len(spec.args):
-        index -= len(spec.command)
-    elif len(origins) != len(spec.command) + len(spec.args):
-        return None
-    return origins[index] if 0 <= index < len(origins) else None
+        return ()
 
 
 def api_key(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> str | None:
     """The key that requests to this spec's replicas must carry, if any."""
     env = _read_container(spec.env, secrets).env
-    given = flag_value([*expand_all((*spec.command, *spec.args), env)], "--api-key")
+    given = flag_value(expand_all(spec.command_line, env), "--api-key")
     return given or env.get(_KEY) or None
 
 
 def asks_for_key(spec: EffectiveSpec) -> bool:
     """Will its replicas refuse requests without a key? The key itself may still lie in a Secret."""
-    if takes_grpc((*spec.command, *spec.args)):
+    if takes_grpc(spec.command_line):
         return False
     return bool(api_key(spec)) or any(each.name == _KEY and _is_given(each) for each in spec.env)
 
@@ -340,34 +322,32 @@ def _is_given(variable: EnvVar) -> bool:
 def _read(spec: EffectiveSpec, container: _Container) -> _Server:
     """With what keeps the engine to its share of a GPU. Raises _NotAServer."""
     server = _written(spec, container)
-    more = bound(server.flags, spec.resources.gpu_share_millis)
-    return replace(server, flags=(*server.flags, *more), indices=(*server.indices, *[None] * len(more)))
+    return replace(server, flags=(*server.flags, *bound(server.flags, spec.resources.gpu_share_millis)))
 
 
 def _written(spec: EffectiveSpec, container: _Container) -> _Server:
     """As git has it. Raises _NotAServer."""
-    written = (*spec.command, *spec.args)
-    for index, word in enumerate(written):
-        if shown := sorted(names_in(word) & container.hidden):
+    for each in spec.command_line:
+        if shown := sorted(names_in(each.text) & container.hidden):
             text = (
                 f"$({shown[0]}) in an argument would show a Secret's value to every user of the host; "
                 "remove it, vLLM reads VLLM_API_KEY and HF_TOKEN from the environment"
             )
-            raise _NotAServer(text, index, ReasonCode.SECRET_IN_ARGUMENT)
-    words = tuple(expand_all(written, container.env))
+            raise _NotAServer(text, each, ReasonCode.SECRET_IN_ARGUMENT)
+    line = expand_all(spec.command_line, container.env)
     if not spec.command:
         # The image's entry point is `vllm serve`.
-        return _vllm(words, 0) if words[:1] == ("serve",) else _serve(words, 0)
-    if words[0].startswith("/") and any(is_below(words[0], path) for path in spec.mounted_paths):
-        text = f"{words[0]} is in a mounted folder, not in an image; write command: [vllm, serve] and flags as args"
-        raise _NotAServer(text)
-    if _PYTHON.fullmatch(words[0]):
-        return replace(_python(words), python=words[0])
-    if words[0].rsplit("/", 1)[-1] == "vllm":
-        return _vllm(words, 1)
-    if several := _not_split(words[0]):
-        raise _NotAServer(several)
-    raise _NotAServer(f"a host cannot translate the command {words[0]}; write command: [vllm, serve] and flags as args")
+        return _vllm(line, 0) if texts(line[:1]) == ("serve",) else _serve(line, 0)
+    program = line[0].text
+    if program.startswith("/") and any(is_below(program, path) for path in spec.mounted_paths):
+        text = f"{program} is in a mounted folder, not in an image; write command: [vllm, serve] and flags as args"
+        raise _NotAServer(text, line[0])
+    if _PYTHON.fullmatch(program):
+        return replace(_python(line), python=program)
+    if program.rsplit("/", 1)[-1] == "vllm":
+        return _vllm(line, 1)
+    text = f"a host cannot translate the command {program}; write command: [vllm, serve] and flags as args"
+    raise _NotAServer(_not_split(program) or text, line[0])
 
 
 def _not_split(word: str) -> str:
@@ -379,46 +359,46 @@ def _not_split(word: str) -> str:
     return f"`{shown}` is one item of the list, and no shell splits it; write one item per argument, {pieces[0]} first"
 
 
-def _python(words: Sequence[str]) -> _Server:
+def _python(line: Sequence[Argument]) -> _Server:
+    words = texts(line)
     at, refused = refused_option(words)
     if refused is not None:
         if refused.startswith("-m") and (several := _not_split(words[at])):
-            raise _NotAServer(several, at)
+            raise _NotAServer(several, line[at])
         shown = refused if len(refused) <= _LONGEST_SHOWN else f"{refused[:_LONGEST_SHOWN]}…"
         text = f"option {shown!a} of {words[0]} can run other code than vLLM; before -m, use -u, -B, -O, -s or -E alone"
-        raise _NotAServer(text, at)
+        raise _NotAServer(text, line[at])
     if at + 1 >= len(words) or words[at] != "-m":
-        raise _NotAServer(
-            f"a host can run only `-m {API_SERVER}` with {words[0]}, not a script", min(at, len(words) - 1)
-        )
-    module, options = words[at + 1], tuple(words[1:at])
-    if module == _CLI:
-        return _vllm(words, at + 2, options)
-    if module in GRPC_SERVERS:
-        return _Server(options, API_SERVER, ("--grpc", *words[at + 2 :]), (at + 1, *range(at + 2, len(words))))
-    if module != API_SERVER:
-        raise _NotAServer(f"a host cannot run the module {module}, only {API_SERVER}", at + 1)
-    return _Server(options, module, tuple(words[at + 2 :]), tuple(range(at + 2, len(words))))
+        text = f"a host can run only `-m {API_SERVER}` with {words[0]}, not a script"
+        raise _NotAServer(text, line[min(at, len(words) - 1)])
+    module, options, flags = line[at + 1], words[1:at], tuple(line[at + 2 :])
+    if module.text == _CLI:
+        return _vllm(line, at + 2, options)
+    if module.text in GRPC_SERVERS:
+        return _Server(options, API_SERVER, (module.rewritten("--grpc"), *flags))
+    if module.text != API_SERVER:
+        raise _NotAServer(f"a host cannot run the module {module.text}, only {API_SERVER}", module)
+    return _Server(options, API_SERVER, flags)
 
 
-def _vllm(words: Sequence[str], at: int, options: tuple[str, ...] = ()) -> _Server:
-    if len(words) <= at or words[at] != "serve":
-        if len(words) > at and (several := _not_split(words[at])):
-            raise _NotAServer(several, at)
-        said = " ".join(words[: at + 1])
-        raise _NotAServer(f"a host can run only `vllm serve`, not `{said}`", min(at, len(words) - 1))
-    return _serve(words, at + 1, options)
+def _vllm(line: Sequence[Argument], at: int, options: tuple[str, ...] = ()) -> _Server:
+    if len(line) <= at or line[at].text != "serve":
+        if len(line) > at and (several := _not_split(line[at].text)):
+            raise _NotAServer(several, line[at])
+        said = " ".join(texts(line[: at + 1]))
+        raise _NotAServer(f"a host can run only `vllm serve`, not `{said}`", line[min(at, len(line) - 1)])
+    return _serve(line, at + 1, options)
 
 
-def _serve(words: Sequence[str], at: int, options: tuple[str, ...] = ()) -> _Server:
+def _serve(line: Sequence[Argument], at: int, options: tuple[str, ...] = ()) -> _Server:
     """`vllm serve MODEL FLAGS…`: the server's module takes the model by a flag only."""
-    flags, indices = tuple(words[at:]), tuple(range(at, len(words)))
-    if flags and not is_flag(flags[0]):
-        return _Server(options, API_SERVER, ("--model", *flags), (at, *indices))
-    return _Server(options, API_SERVER, flags, indices)
+    flags = tuple(line[at:])
+    if flags and not is_flag(flags[0].text):
+        return _Server(options, API_SERVER, (flags[0].rewritten("--model"), *flags))
+    return _Server(options, API_SERVER, flags)
 
 
-def _names(flags: Sequence[str], service: ServiceId) -> tuple[str, ...]:
+def _names(flags: Sequence[Argument], service: ServiceId) -> tuple[str, ...]:
     """Under which names the replica answers: the user's own (or, as vLLM does it, the model's path), then the
     service's.
 
@@ -427,18 +407,6 @@ def _names(flags: Sequence[str], service: ServiceId) -> tuple[str, ...]:
     own = values_of(flags, "--served-model-name") or values_of(flags, "--model")[:1]
     taken = adapter_names(flags)
     return tuple(dict.fromkeys([*own, *(name for name in (service.name, str(service)) if name not in taken)]))
-
-
-def _drop(flags: Sequence[str], *names: str) -> tuple[str, ...]:
-    """The flags minus every occurrence of these, with all their values."""
-    starts = {index for name in names for index, _ in find(flags, name)}
-    kept, dropping = [], False
-    for index, word in enumerate(flags):
-        if is_flag(word):
-            dropping = index in starts
-        if not dropping:
-            kept.append(word)
-    return tuple(kept)
 
 
 # ---------------------------------------------------------------- environment
@@ -503,9 +471,11 @@ def _unwritable(files: Mapping[str, bytes], private: str) -> str:
     return ""
 
 
-def _with_local_config(files: dict[str, bytes], flags: Sequence[str], paths: Mapping[str, str]) -> dict[str, bytes]:
+def _with_local_config(
+    files: dict[str, bytes], flags: Sequence[Argument], paths: Mapping[str, str]
+) -> dict[str, bytes]:
     """vLLM's file of arguments, where it is one of these, names folders as the arguments themselves do."""
-    for _, path in values_with_places(flags, CONFIG)[:1]:
+    for _, path in values_with_arguments(flags, CONFIG)[:1]:
         if path in files:
             text = replace_paths(files[path].decode("utf-8", "surrogateescape"), paths)
             return {**files, path: text.encode("utf-8", "surrogateescape")}

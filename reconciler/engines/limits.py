@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 # The kernel's limit for one string, with its last byte (MAX_ARG_STRLEN: 32 pages of 4 KiB).
 LONGEST_STRING = 131_072
@@ -13,29 +12,19 @@ _PIECES, _PIECE_MIB = 10, "16"
 _POINTER = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Misfit:
-    """An argument or a variable that no process can be started with. `index` counts the arguments."""
-
-    message: str
-    index: int | None = None
-    variable: str = ""
+def unfit_argument(text: str) -> str:
+    """Why an argument cannot be handed over; empty when it can."""
+    fault = _fault(text, text)
+    return fault and f"the argument {_start_of(text)} {fault}"
 
 
-def unfit_arguments(argv: Iterable[str]) -> Iterator[Misfit]:
-    """The arguments that cannot be handed over."""
-    for index, word in enumerate(argv):
-        if fault := _fault(word, word):
-            yield Misfit(f"the argument {_start_of(word)} {fault}", index=index)
-
-
-def unfit_variables(env: Mapping[str, str]) -> Iterator[Misfit]:
-    """The variables that cannot be handed over. No message holds a value."""
+def unfit_variables(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The variables that cannot be handed over, and why. No message holds a value."""
     for name, value in env.items():
         if not name or "=" in name:
-            yield Misfit(f"{name!a} cannot be the name of a variable", variable=name)
+            yield name, f"{name!a} cannot be the name of a variable"
         elif fault := _fault(f"{name}={value}", value):
-            yield Misfit(f"variable {name} {fault}", variable=name)
+            yield name, f"variable {name} {fault}"
 
 
 def too_large(argv: Iterable[str], env: Mapping[str, str], most: int) -> str:

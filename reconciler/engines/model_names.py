@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from reconciler.engines.arguments import is_flag, values_of
 from reconciler.engines.expansion import LONGEST_EXPANSION, expand, expand_all
 from reconciler.formats import json_values
-from reconciler.model import EffectiveSpec
+from reconciler.model import Argument, EffectiveSpec, texts
 
 # Each one is a route of the proxy.
 MOST_NAMES = 256
@@ -22,10 +22,10 @@ def model_names(spec: EffectiveSpec) -> tuple[str, ...]:
         if not variable.source:
             env[variable.name] = expand(variable.value, env, room)
             room -= len(env[variable.name])
-    return _names(tuple(expand_all((*spec.command, *spec.args), env)))
+    return _names(expand_all(spec.command_line, env))
 
 
-def _names(words: Sequence[str]) -> tuple[str, ...]:
+def _names(words: Sequence[Argument]) -> tuple[str, ...]:
     own = values_of(words, "--served-model-name") or tuple(filter(_is_id, _model(words)))
     return tuple(dict.fromkeys(filter(_is_routable, (*own, *adapter_names(words)))))[:MOST_NAMES]
 
@@ -35,12 +35,12 @@ def _is_routable(name: str) -> bool:
     return 0 < len(name) <= _LONGEST and name.isprintable() and "$(" not in name
 
 
-def adapter_names(words: Sequence[str]) -> tuple[str, ...]:
+def adapter_names(words: Sequence[Argument]) -> tuple[str, ...]:
     """The names of its LoRA adapters, which no served name of the model may be."""
     return tuple(dict.fromkeys((*_named_adapters(words), *_adapters_of_modalities(words))))
 
 
-def _named_adapters(words: Sequence[str]) -> Iterator[str]:
+def _named_adapters(words: Sequence[Argument]) -> Iterator[str]:
     """As vLLM reads them: `NAME=PATH`, or JSON."""
     for value in values_of(words, "--lora-modules"):
         if "=" in value and "," not in value:
@@ -53,23 +53,24 @@ def _named_adapters(words: Sequence[str]) -> Iterator[str]:
                 yield name
 
 
-def _adapters_of_modalities(words: Sequence[str]) -> Iterator[str]:
+def _adapters_of_modalities(words: Sequence[Argument]) -> Iterator[str]:
     """Each is called by its modality: `{"audio": PATH}`, or `--default-mm-loras.audio PATH`."""
     for value in values_of(words, _MODALITIES)[:1]:
         found = _read(value)
         yield from found if isinstance(found, dict) else ()
-    for word in words:
+    for word in texts(words):
         flag, dot, name = word.partition("=")[0].partition(".")
         if dot and is_flag(word) and flag.replace("_", "-") == _MODALITIES:
             yield name
 
 
-def _model(words: Sequence[str]) -> tuple[str, ...]:
-    if given := values_of(words, "--model"):
-        return given[:1]
-    for index, word in enumerate(words):
-        if word == "serve":
-            return tuple(each for each in words[index + 1 : index + 2] if not is_flag(each))
+def _model(words: Sequence[Argument]) -> tuple[str, ...]:
+    if named := values_of(words, "--model"):
+        return named[:1]
+    given = texts(words)
+    if "serve" in given:
+        after = given.index("serve") + 1
+        return tuple(each for each in given[after : after + 1] if not is_flag(each))
     return ()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.engines.arguments import find
+from reconciler.model import Argument
 
 # Each size multiplies; decode context parallel and expert parallel use the GPUs of the others.
 _SIZES = (
@@ -31,24 +32,21 @@ _UNSURE = (
 
 @dataclass(frozen=True, slots=True)
 class ParallelSize:
-    """The product of the sizes, and where the last of them stands among the arguments; None: none is given."""
+    """The product of the sizes, and the last argument that gives one; None: none does."""
 
     gpus: int
-    index: int | None = None
+    argument: Argument | None = None
 
 
-def parallel_size(flags: Sequence[str]) -> ParallelSize | None:
+def parallel_size(flags: Sequence[Argument]) -> ParallelSize | None:
     """None if the arguments do not show it."""
-    if any(find(flags, flag) for flag in _UNSURE):
+    if find(flags, *_UNSURE):
         return None
-    gpus, places = 1, list[int]()
+    gpus = 1
     for names in _SIZES:
-        given = max((pair for name in names for pair in find(flags, name)), default=None, key=lambda pair: pair[0])
-        if given is None:
-            continue
-        index, text = given
-        if text is None or not (text.isascii() and text.isdecimal()) or not 0 < len(text) < 6 or not int(text):
-            return None
-        gpus *= int(text)
-        places.append(index)
-    return ParallelSize(gpus, max(places, default=None))
+        for _, text in find(flags, *names)[-1:]:
+            if text is None or not (text.isascii() and text.isdecimal()) or not 0 < len(text) < 6 or not int(text):
+                return None
+            gpus *= int(text)
+    given = find(flags, *(name for names in _SIZES for name in names))
+    return ParallelSize(gpus, given[-1][0] if given else None)

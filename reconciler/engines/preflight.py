@@ -26,10 +26,10 @@ import structlog
 from reconciler.engines.environment import replace_paths
 from reconciler.engines.lacks import Lacks, is_file_of_lacks
 from reconciler.engines.last_words import cut, fatal_reason
-from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, PreflightQuestion, origin_of_word
+from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, PreflightQuestion
 from reconciler.errors import Retryable
 from reconciler.fault_isolation import unexpected
-from reconciler.model import EffectiveSpec, Origin, Preflight, Reason, ReasonCode
+from reconciler.model import NO_ORIGIN, Argument, NoOrigin, Origin, Preflight, Reason, ReasonCode, texts
 from reconciler.model.backoff import backoff
 from reconciler.system.files import open_regular
 from reconciler.system.programs import LONGEST, TooMuchError, exchange
@@ -69,39 +69,34 @@ class PreflightVerdict:
     def about(
         self,
         asked: PreflightQuestion,
-        spec: EffectiveSpec,
-        origins: Sequence[Origin],
         fallback: Origin,
         variables: Mapping[str, Origin] = MappingProxyType({}),
     ) -> Preflight:
         """The verdict as every stage speaks it, each reason with its file and line. `fallback` is the service's."""
         reasons = []
         for complaint in self.errors:
-            index = _culprit(complaint, asked, spec, origins, fallback)
-            origin = origin_of_word(spec, _at(asked.indices, index), origins)
-            if origin is None:
-                origin = variables.get(_named(complaint.message, variables), fallback)
+            index = _culprit(complaint, asked.argv, fallback)
+            named = _named(complaint.message, variables)
+            origin = _origin_at(asked.argv, index) or variables.get(named, fallback)
             message = _with_flag(complaint, index, asked.argv) + _on_this_host(complaint.message, asked.paths)
             reasons.append(Reason(ReasonCode.INVALID_ARGUMENT, message, origin))
         return Preflight(self.parsed, self.gpus, tuple(reasons), self.warnings)
 
 
-def _culprit(
-    complaint: Complaint, asked: PreflightQuestion, spec: EffectiveSpec, origins: Sequence[Origin], service: Origin
-) -> int | None:
+def _culprit(complaint: Complaint, argv: Sequence[Argument], service: Origin) -> int | None:
     """The service's own argument before its runtime's, which others live with."""
     for index in (complaint.index, *complaint.others):
-        origin = origin_of_word(spec, _at(asked.indices, index), origins)
-        if origin is not None and origin.file == service.file:
+        origin = _origin_at(argv, index)
+        if origin and origin.file == service.file:
             return index
     return complaint.index
 
 
-def _with_flag(complaint: Complaint, index: int | None, argv: Sequence[str]) -> str:
+def _with_flag(complaint: Complaint, index: int | None, argv: Sequence[Argument]) -> str:
     """Its message, beginning with the flag that is blamed."""
     if index == complaint.index or index is None or complaint.index is None or index >= len(argv):
         return complaint.message
-    first, flag = (argv[each].partition("=")[0] for each in (complaint.index, index))
+    first, flag = (argv[each].text.partition("=")[0] for each in (complaint.index, index))
     text = complaint.message.removeprefix(f"{first}: ")
     return text if flag in text else f"{flag}: {text}"
 
@@ -112,9 +107,9 @@ def _on_this_host(message: str, paths: Mapping[str, str]) -> str:
     return "".join(f" ({path} is {paths[path]} on this host)" for path in named)
 
 
-def _at(indices: Sequence[int | None], index: int | None) -> int | None:
-    """Code that comes with a model may have named a place that is none."""
-    return indices[index] if index is not None and 0 <= index < len(indices) else None
+def _origin_at(argv: Sequence[Argument], index: int | None) -> Origin | NoOrigin:
+    """Where an argument is written. Code that comes with a model may have named a place that is none."""
+    return argv[index].origin if index is not None and 0 <= index < len(argv) else NO_ORIGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +141,9 @@ class NoVerdict(Retryable):
         self.final = final
         self.index = index
 
-    def origin(self, asked: PreflightQuestion, spec: EffectiveSpec, origins: Sequence[Origin]) -> Origin | None:
-        """Where the argument to blame is written."""
-        return origin_of_word(spec, _at(asked.indices, self.index), origins)
+    def origin(self, asked: PreflightQuestion) -> Origin | NoOrigin:
+        """Where the argument to blame is written; NO_ORIGIN: none is to blame."""
+        return _origin_at(asked.argv, self.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +286,7 @@ class PreflightRunner:
         paths = {} if asked.mounted else dict(asked.paths)
         ours = {"added": ADDED, "dispensable": sorted(DISPENSABLE), "oldest": OLDEST_VLLM}
         files = {path: base64.b64encode(data).decode() for path, data in asked.files.items()}
-        what = {"argv": asked.argv, "paths": paths, "files": files, "variables": sorted(asked.given)}
+        what = {"argv": texts(asked.argv), "paths": paths, "files": files, "variables": sorted(asked.given)}
         request = json.dumps({**what, **ours}).encode()
         with contextlib.ExitStack() as stack:
             with self._lock:
@@ -416,7 +411,7 @@ def key_of(asked: PreflightQuestion) -> str:
     models = {mount: _model_digest(local) for mount, local in asked.paths.items()}
     parts = [
         *engine_parts(asked.python, asked.image),
-        asked.argv,
+        texts(asked.argv),
         sorted(env.items()),
         sorted(asked.given),
         sorted(models.items()),

@@ -12,7 +12,7 @@ from typing import Any
 
 from reconciler.engines.arguments import find, flag_value, speaks_grpc
 from reconciler.engines.launch import server_flags, unsupported
-from reconciler.model import EffectiveSpec
+from reconciler.model import Argument, EffectiveSpec
 
 _KSERVE, _VLLM = 8080, 8000
 # Images whose entry point is vLLM's own server.
@@ -21,41 +21,38 @@ _IMAGES = ("vllm-openai", "vllm-cpu")
 
 @dataclass(frozen=True, slots=True)
 class PortDoubt:
-    """Why a cluster would not find the engine.
-
-    `index` is the argument of command and args to blame; None: one is missing.
-    """
+    """Why a cluster would not find the engine. `argument` is the one to blame; None: one is missing."""
 
     message: str
-    index: int | None = None
+    argument: Argument | None = None
 
 
 def doubtful_port(spec: EffectiveSpec, ports: Sequence[Mapping[str, Any]]) -> PortDoubt | None:
     """The finding about a container that listens on another port than its `ports` declare. None: none."""
-    flags, indices = server_flags(spec)
+    flags = server_flags(spec)
     declared = next((each.get("containerPort") for each in ports), None)
     expected = declared or _KSERVE
-    index, given = max(find(flags, "--port"), default=(None, None), key=lambda pair: pair[0] or 0)
+    written = find(flags, "--port")
+    argument, given = written[-1] if written else (None, None)
     if (flag_value(flags, "--grpc-port") or "") == str(expected):
         return None
     never = "it would never become ready on a cluster"
     if given is None:
-        if index is not None or not _is_vllm(spec) or expected == _VLLM:
+        if argument is not None or not _is_vllm(spec) or expected == _VLLM:
             return None
         text = f"without --port vLLM listens on {_VLLM}, and {never}, which looks for it on {expected}"
         return PortDoubt(f"{text}; write --port={expected}")
     if not given.isdecimal() or int(given) == expected:
         return None
-    at = indices[index] if index is not None else None
     if declared:
         text = f"--port {given} is not the container's first containerPort: {never}, which looks for it on {declared}"
-        return PortDoubt(f"{text}; write the same in both", at)
+        return PortDoubt(f"{text}; write the same in both", argument)
     text = f"--port {given} is not 8080, and no containerPort declares it: {never}, which looks for it on {_KSERVE}"
-    return PortDoubt(f"{text}; add ports: [{{containerPort: {given}}}]", at)
+    return PortDoubt(f"{text}; add ports: [{{containerPort: {given}}}]", argument)
 
 
 def _is_vllm(spec: EffectiveSpec) -> bool:
     """Is it certain that vLLM's own server starts, and listens on a port?"""
-    if unsupported(spec) or speaks_grpc((*spec.command, *spec.args)):
+    if unsupported(spec) or speaks_grpc(spec.command_line):
         return False
     return bool(spec.command) or spec.image.rsplit("/", 1)[-1].startswith(_IMAGES)

@@ -24,6 +24,7 @@ from reconciler.host.rollout.builds import Marked
 from reconciler.host.rollout.confined import current_versions, mark_each, phase_or_ready, unmark_each
 from reconciler.host.rollout.goal import standing
 from reconciler.model import (
+    NO_ORIGIN,
     Action,
     DesiredState,
     Drain,
@@ -154,7 +155,7 @@ def _safely(s: ServiceContext, judge: Callable[[ServiceContext], _Decided], faul
         if s.id not in faults.reasons:
             return judge(s)
     except Exception as error:
-        faults.note(s.id, error, s.desired.origin if s.desired else None)
+        faults.note(s.id, error, s.desired.origin if s.desired else NO_ORIGIN)
     reason = faults.reasons[s.id]
     verdict = ServicePlan(s.id, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason), step=reason.message, kept=s.kept)
     try:
@@ -196,7 +197,7 @@ def _contexts(
             keep = reason_to_keep(desired, owned, mine, known) if want is None else reason_to_stay(desired, want)
             leaving = reason_to_leave(desired, key, owned, mine) if want is None else None
         except Exception as error:
-            faults.note(key, error, want.origin if want else None)
+            faults.note(key, error, want.origin if want else NO_ORIGIN)
         yield ServiceContext(
             id=key,
             desired=want,

@@ -43,7 +43,6 @@ class Built:
 
     pod: Pod
     sources: tuple[ModelSource, ...] = ()
-    argument_sources: tuple[tuple[str, int], ...] = ()
     errors: list[Issue] = field(default_factory=list)
     warnings: list[Issue] = field(default_factory=list)
     cluster_errors: list[Issue] = field(default_factory=list)
@@ -159,7 +158,6 @@ class _Builder:
         merged = merge_containers(base, own)
         serving = self._filled(merged, runtime)
         serving["image"] = choose_image(serving, model.get("runtimeVersion"), runtime.name, runtime.annotations)
-        self._built.argument_sources = _argument_sources(base, self._predictor["model"], model)
         try:
             fields = merge_pod_specs(runtime.spec, self._predictor)
         except MergeError as error:
@@ -199,7 +197,6 @@ class _Builder:
         pod.init_containers = [dict(each) for each in fields.pop("initContainers", ())]
         pod.fields = fields
         pod.containers = [dict(serving), *own[1:]]
-        self._built.argument_sources = tuple(("service", index) for index in range(len(serving.get("args") or ())))
 
     # ------------------------------------------------------------ metadata, nodes, Deployment
 
@@ -308,10 +305,3 @@ _SERVING = (names.KSERVE_CONTAINER, names.TRANSFORMER_CONTAINER)
 _MODEL_FIELDS = frozenset(
     {"modelFormat", "runtime", "storageUri", "runtimeVersion", "protocolVersion", "storage", "confidential"}
 )
-
-
-def _argument_sources(base: Document, own: Document, model: Document) -> tuple[tuple[str, int], ...]:
-    theirs = [("runtime", index) for index in range(len(base.get("args") or ()))]
-    mine = [("service", index) for index in range(len(own.get("args") or ()))]
-    added = [("kserve", index) for index in range(len(model.get("args") or ()) - len(mine))]
-    return (*theirs, *mine, *added)

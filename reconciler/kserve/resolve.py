@@ -58,8 +58,6 @@ class Resolved:
 
     `cluster_errors` are what KServe needs in addition to the documents (KEDA, a Secret that is not in git): not their
     fault.
-    `argument_sources` names for each argument of kserve-container the document ("runtime", "service", or "kserve" for
-    those that KServe adds) and the index in that document's own list of arguments.
     """
 
     defaulted: Mapping[str, Any]
@@ -75,7 +73,6 @@ class Resolved:
     errors: tuple[Issue, ...] = ()
     warnings: tuple[Issue, ...] = ()
     cluster_errors: tuple[Issue, ...] = ()
-    argument_sources: tuple[tuple[str, int], ...] = ()
 
 
 def resolve(service: Mapping[str, Any], cluster: ClusterObjects, *, may_use_secrets: bool = True) -> Resolved:
@@ -135,7 +132,6 @@ class _Resolution:
             errors=tuple(issue for issue in self._errors if not is_absent_secret(issue)),
             warnings=tuple(self._warnings),
             cluster_errors=(*self._cluster_errors, *filter(is_absent_secret, self._errors)),
-            argument_sources=built.argument_sources if built else (),
         )
 
     def _fail(self, reason: ReasonCode, message: str, *path: Any) -> None:

@@ -29,7 +29,7 @@ def narrow(snapshot: Snapshot, paths: Sequence[str]) -> Snapshot:
 
 def _touches(reason: Reason, paths: Sequence[str]) -> bool:
     """Also what stands where a folder above ours should be, or closes it."""
-    if reason.origin is None:
+    if not reason.origin:
         return True
     if reason.code is ReasonCode.FOLDER_TOO_LARGE:
         return reason.origin.file in paths

@@ -282,14 +282,15 @@ def _name(path: Path, base: Path) -> str:
 def _renamed(found: Manifests, shown: Mapping[str, str]) -> Manifests:
     """With file names as given on the command line, not as the repository calls them."""
 
-    def moved(origin: Origin | None) -> Origin | None:
-        return replace(origin, file=shown.get(origin.file, origin.file)) if origin else None
+    def moved(origin: Origin) -> Origin:
+        return replace(origin, file=shown.get(origin.file, origin.file))
+
+    def told(reason: Reason) -> Reason:
+        return replace(reason, origin=moved(reason.origin)) if reason.origin else reason
 
     return replace(
         found,
-        documents=tuple(replace(each, origin=moved(each.origin) or each.origin) for each in found.documents),
-        unreadable=tuple(
-            replace(each, reason=replace(each.reason, origin=moved(each.reason.origin))) for each in found.unreadable
-        ),
-        notes=tuple(replace(each, origin=moved(each.origin)) for each in found.notes),
+        documents=tuple(replace(each, origin=moved(each.origin)) for each in found.documents),
+        unreadable=tuple(replace(each, reason=told(each.reason)) for each in found.unreadable),
+        notes=tuple(map(told, found.notes)),
     )

@@ -37,6 +37,7 @@ from reconciler.model.desired import (
     GPU,
     GPU_FRACTION,
     MIG,
+    Argument,
     Canary,
     Desired,
     DesiredState,
@@ -49,11 +50,14 @@ from reconciler.model.desired import (
     StorageFile,
     Strategy,
     VolumeFile,
+    texts,
 )
 from reconciler.model.fit import Fit
 from reconciler.model.holds import EVERYTHING, Holds
 from reconciler.model.names import (
+    NO_ORIGIN,
     Bug,
+    NoOrigin,
     Origin,
     Reason,
     ReplicaId,
@@ -94,8 +98,10 @@ __all__ = [
     "GPU",
     "GPU_FRACTION",
     "MIG",
+    "NO_ORIGIN",
     "Action",
     "Address",
+    "Argument",
     "AskPreflight",
     "Bug",
     "ByHand",
@@ -123,6 +129,7 @@ __all__ = [
     "Lease",
     "MarkReady",
     "Mount",
+    "NoOrigin",
     "NoteCrash",
     "NoteFailure",
     "Observed",
@@ -174,4 +181,5 @@ __all__ = [
     "action_name",
     "is_under",
     "service_of",
+    "texts",
 ]

@@ -53,7 +53,6 @@ class AskPreflight:
     digest: str
     spec: EffectiveSpec
     origin: Origin
-    argument_origins: tuple[Origin, ...]
     reason: str
 
 

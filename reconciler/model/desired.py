@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from types import MappingProxyType
+from typing import Any
 
-from reconciler.model.names import Origin, Reason, ServiceId
+from reconciler.model.names import NO_ORIGIN, NoOrigin, Origin, Reason, ServiceId
 
 GPU = "nvidia.com/gpu"
 MIG = "nvidia.com/mig-"
@@ -120,17 +122,52 @@ class FileMount:
 
 
 @dataclass(frozen=True, slots=True)
+class Argument:
+    """One item of a container's command or args, and where git writes it; NO_ORIGIN: what we or KServe add.
+
+    Two are equal when their texts are: lines decide nothing. In records it is its text, which all it ever was there.
+    """
+
+    text: str
+    origin: Origin | NoOrigin = field(compare=False)
+
+    def rewritten(self, text: str) -> Argument:
+        """Another text, written in the same line."""
+        return self if text == self.text else Argument(text, self.origin)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(
+            lambda text: cls(text, NO_ORIGIN),
+            core_schema.str_schema(),
+            serialization=core_schema.plain_serializer_function_ser_schema(attrgetter("text")),
+        )
+
+
+def texts(arguments: Iterable[Argument]) -> tuple[str, ...]:
+    """What they say, wherever that is written."""
+    return tuple([each.text for each in arguments])
+
+
+@dataclass(frozen=True, slots=True)
 class EffectiveSpec:
     """What runs, after runtime and service are merged. Its hash is the digest: equal digest, no restart needed."""
 
     image: str
-    command: tuple[str, ...]
-    args: tuple[str, ...]
+    command: tuple[Argument, ...]
+    args: tuple[Argument, ...]
     env: tuple[EnvVar, ...] = ()
     mounts: tuple[Mount, ...] = ()
     resources: Resources = Resources()
     secrets: tuple[SecretMount, ...] = ()
     files: tuple[FileMount, ...] = ()
+
+    @property
+    def command_line(self) -> tuple[Argument, ...]:
+        """The command, and then its arguments."""
+        return (*self.command, *self.args)
 
     @property
     def written_paths(self) -> tuple[str, ...]:
@@ -161,7 +198,6 @@ class Canary:
     digest: str
     percent: int
     replicas: int = 1
-    argument_origins: tuple[Origin, ...] = ()
     blocked: tuple[Reason, ...] = ()
     variable_origins: tuple[tuple[str, Origin], ...] = ()
     resources_origin: Origin | None = None
@@ -192,7 +228,6 @@ class Desired:
     canary_percent: int | None = None
     drain_timeout: float | None = None
     request_timeout: float | None = None
-    argument_origins: tuple[Origin, ...] = ()
     problems: tuple[Reason, ...] = ()
     blocked: tuple[Reason, ...] = ()
     warnings: tuple[Reason, ...] = ()
@@ -226,7 +261,6 @@ class Desired:
             digest=other.digest,
             replicas=other.replicas,
             canary_percent=other.percent,
-            argument_origins=other.argument_origins,
             blocked=other.blocked,
             variable_origins=other.variable_origins,
             resources_origin=other.resources_origin,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from reconciler.model.reasons import ReasonCode
 
@@ -51,6 +52,18 @@ class Origin:
         return f"{self.file}:{self.line}"
 
 
+@dataclass(frozen=True, slots=True)
+class NoOrigin:
+    """Stands for an Origin where no line of git is to blame. It is false, so that `origin or other` finds the other."""
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+NO_ORIGIN = NoOrigin()
+"""The only one there is. Whoever uses it says why there is no line."""
+
+
 def is_under(path: str, roots: Iterable[str]) -> bool:
     """Is it one of these folders and files of the repository, or in one? `""` is the whole tree."""
     return any(not root or path == root or path.startswith(f"{root}/") for root in roots)
@@ -70,7 +83,7 @@ class Reason:
 
     code: ReasonCode
     message: str
-    origin: Origin | None = None
+    origin: Origin | NoOrigin = NO_ORIGIN
 
     def __str__(self) -> str:
         return f"{self.origin}: {self.message}" if self.origin else self.message

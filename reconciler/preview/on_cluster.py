@@ -18,7 +18,7 @@ from reconciler.kserve.issues import Issue
 from reconciler.kserve.names import CONNECTIONS, KSERVE_CONTAINER
 from reconciler.kserve.resolve import ClusterObjects, Resolved, resolve
 from reconciler.manifests import Manifest, Manifests, find_duplicates, is_of_kserve
-from reconciler.model import EffectiveSpec, EnvVar, Origin, Reason, ReasonCode
+from reconciler.model import NO_ORIGIN, Argument, EffectiveSpec, EnvVar, Origin, Reason, ReasonCode
 from reconciler.secrets.decode import is_plain
 from reconciler.secrets.disclosed import disclosed as disclosed_in
 
@@ -151,12 +151,15 @@ def _port_doubts(resolved: Resolved) -> Iterator[Issue]:
     """An engine that listens where a cluster does not look for it."""
     for number, container in enumerate(resolved.pod.get("containers") or ()):
         if container.get("name") == KSERVE_CONTAINER:
-            command, args = (tuple(map(str, container.get(key) or ())) for key in ("command", "args"))
+            command = tuple(Argument(str(each), NO_ORIGIN) for each in container.get("command") or ())
+            # KServe knows no lines: the place in the list stands for one.
+            given = enumerate(map(str, container.get("args") or ()))
+            args = tuple(Argument(text, Origin("", index)) for index, text in given)
             env = tuple(_variable(each) for each in container.get("env") or ())
             spec = EffectiveSpec(str(container.get("image") or ""), command, args, env)
             if doubt := doubtful_port(spec, container.get("ports") or ()):
-                index = -1 if doubt.index is None else doubt.index - len(command)
-                place = ("containers", number, "args", index) if index >= 0 else ()
+                at = doubt.argument.origin if doubt.argument else NO_ORIGIN
+                place = ("containers", number, "args", at.line) if at else ()
                 yield Issue(ReasonCode.PORT_MISMATCH, doubt.message, ("spec", "predictor", "model"), place)
 
 

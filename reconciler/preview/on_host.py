@@ -38,6 +38,7 @@ from reconciler.host.workload import home_of, place_of
 from reconciler.kserve.quantity import memory_bytes
 from reconciler.manifests import Manifests
 from reconciler.model import (
+    Argument,
     Capacity,
     Desired,
     DesiredState,
@@ -51,6 +52,7 @@ from reconciler.model import (
     Snapshot,
     Strategy,
     is_under,
+    texts,
 )
 from reconciler.model.model_sources import is_fetched
 from reconciler.preview import on_cluster
@@ -131,7 +133,7 @@ def _unstartable(service: Desired, target: TargetSettings) -> Iterator[Reason]:
         return
     with suppress(ValueError):
         asked = question(service.spec, engine, _model_paths(service.spec, target), "/")
-        yield from unusable_arguments(service, service.spec, asked)
+        yield from unusable_arguments(service, asked)
         process = _process(service, service.spec, engine, target, Path("/"))
         if process is not None:
             found = unusable_variables(service, service.spec, process)
@@ -179,8 +181,7 @@ def _closed(wanted: DesiredState, target: TargetSettings, closed: tuple[Path, ..
     for service in wanted.services:
         if service.spec is not None:
             yield from _closed_folders(service, service.spec, target, closed)
-            for reason in closed_arguments(service.spec, service.argument_origins, is_ours):
-                yield reason if reason.origin else replace(reason, origin=service.origin)
+            yield from closed_arguments(service.spec, service.origin, is_ours)
 
 
 def _closed_folders(
@@ -338,7 +339,12 @@ def _scrubbed(spec: EffectiveSpec) -> EffectiveSpec:
         replace(volume, files=tuple(replace(each, text="…" if each.text else "") for each in volume.files))
         for volume in spec.files
     )
-    return replace(spec, command=_hide(spec.command), args=_hide(spec.args), env=env, files=files)
+    command, args = (_arguments_shown(each) for each in (spec.command, spec.args))
+    return replace(spec, command=command, args=args, env=env, files=files)
+
+
+def _arguments_shown(given: tuple[Argument, ...]) -> tuple[Argument, ...]:
+    return tuple(each.rewritten(text) for each, text in zip(given, _hide(texts(given)), strict=True))
 
 
 def _hide(words: tuple[str, ...]) -> tuple[str, ...]:

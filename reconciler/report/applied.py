@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from reconciler.fault_isolation import caught
 from reconciler.model import (
+    NO_ORIGIN,
     Desired,
     DesiredState,
     HealthStatus,
@@ -68,7 +69,7 @@ def _why_safely(service: ServiceId, desired: Desired | None, verdict: ServicePla
     try:
         return _why(desired, verdict)
     except Exception as error:
-        return caught(error, f"checking whether {service} is applied", desired.origin if desired else None)[0]
+        return caught(error, f"checking whether {service} is applied", desired.origin if desired else NO_ORIGIN)[0]
 
 
 def _why(desired: Desired | None, verdict: ServicePlan) -> Reason | None:

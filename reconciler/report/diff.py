@@ -30,6 +30,7 @@ from reconciler.model import (
     ServiceId,
     ServicePlan,
     Unreachable,
+    texts,
 )
 from reconciler.report.actions import short
 from reconciler.report.redact import HIDDEN, scrub_text
@@ -187,7 +188,7 @@ def _tree(spec: EffectiveSpec) -> Tree:
     resources |= {"cpu": f"{spec.resources.cpu_millis}m", "memory": spec.resources.memory_bytes}
     return {
         "image": spec.image,
-        "command": [_bounded(word) for word in spec.command],
+        "command": [_bounded(word) for word in texts(spec.command)],
         "args": _by_flag([_bounded(word) for word in normalise(spec.args)]),
         "env": {one.name: _bounded(one.value) or (f"from {one.source}" if one.source else "") for one in spec.env},
         "mounts": {one.path: one.uri for one in spec.mounts}

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.config.values import parse_duration
 from reconciler.errors import Retryable
-from reconciler.model import FailedAction, Origin, Quarantine, Reason, ReasonCode, ServiceId
+from reconciler.model import NO_ORIGIN, FailedAction, Origin, Quarantine, Reason, ReasonCode, ServiceId
 from reconciler.report.redact import scrub_text
 
 log = structlog.get_logger()
@@ -336,7 +336,7 @@ def _row(target: str, quarantine: Quarantine) -> tuple[str | int | float | None,
 
 
 def _quarantine(row: sqlite3.Row) -> Quarantine:
-    origin = Origin(row["file"], row["line"]) if row["file"] is not None else None
+    origin = Origin(row["file"], row["line"]) if row["file"] is not None else NO_ORIGIN
     return Quarantine(
         service=ServiceId(row["namespace"], row["name"]),
         digest=row["digest"],

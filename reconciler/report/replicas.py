@@ -84,7 +84,7 @@ def replica_document(replica: Replica, is_canary: bool = False) -> Document:
         "canary": is_canary,
         "port": None if replica.socket else replica.lease.port,
         "socket": replica.socket,
-        "tls": ends_tls((*replica.spec.command, *replica.spec.args)),
+        "tls": ends_tls(replica.spec.command_line),
         "gpus": list(replica.lease.gpus),
         "gpuFraction": gpu_fraction(replica),
         "image": replica.image,

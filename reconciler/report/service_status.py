@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from reconciler.fault_isolation import caught
 from reconciler.model import (
     EVERYTHING,
+    NO_ORIGIN,
     Desired,
     Fit,
     Health,
@@ -152,7 +153,7 @@ def service_document(service: ServiceId, index: TargetIndex) -> Document:
         return _service(service, index)
     except Exception as error:
         desired = index.desired.get(service)
-        reason, bug = caught(error, f"reporting on {service}", desired.origin if desired else None)
+        reason, bug = caught(error, f"reporting on {service}", desired.origin if desired else NO_ORIGIN)
         last = bug.traceback.strip().splitlines()[-2:-1]
         reason = replace(reason, message=f"{reason.message} ({' '.join(last).strip()})")
         known = Desired(service, desired.origin, None, "", problems=(reason,)) if desired else None

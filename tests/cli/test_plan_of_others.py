@@ -13,7 +13,7 @@ from reconciler.loop.once import _look
 from reconciler.model import AskPreflight, EffectiveSpec, Origin, Plan, ServiceId, Unreachable
 
 ASKS = [
-    AskPreflight(ServiceId("default", name), name, EffectiveSpec("i", (), ()), Origin("a.yaml", 1), (), "test")
+    AskPreflight(ServiceId("default", name), name, EffectiveSpec("i", (), ()), Origin("a.yaml", 1), "test")
     for name in ("bad", "good")
 ]
 

@@ -46,6 +46,7 @@ from reconciler.model import (
     Undrain,
 )
 from reconciler.secrets import SecretStore, StoredSecret
+from tests.support.arguments import written
 from tests.support.ports import free_port
 from tests.support.world import ORIGIN, SERVICE, eventually, is_up, record
 
@@ -53,8 +54,8 @@ DIGEST, OTHER = "a" * 64, "b" * 64
 REPLICA = ReplicaId(SERVICE, "aaaaaaaa-0")
 SPEC = EffectiveSpec(
     image="standin:1",
-    command=("python", "-m", "vllm.entrypoints.openai.api_server"),
-    args=("--model", "/mnt/models"),
+    command=written("python", "-m", "vllm.entrypoints.openai.api_server"),
+    args=written("--model", "/mnt/models"),
     mounts=(Mount("pvc://models/tiny"),),
 )
 _STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "subprocess.Popen"}

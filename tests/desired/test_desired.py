@@ -20,6 +20,8 @@ from reconciler.engines.images import find_engine
 from reconciler.manifests import ManifestCache, read_manifests
 from reconciler.manifests.documents import read_file
 from reconciler.model import (
+    NO_ORIGIN,
+    Argument,
     Desired,
     DesiredState,
     EnvVar,
@@ -32,6 +34,7 @@ from reconciler.model import (
     ServiceId,
     Snapshot,
     Strategy,
+    texts,
 )
 from tests.support.examples import examples
 
@@ -128,8 +131,8 @@ def test_a_service_becomes_what_runs() -> None:
     assert (service.id, service.origin) == (ServiceId("team", "chat"), Origin("hosts/box/chat.yaml", 1))
     assert service.spec
     assert service.spec.image == "vllm/vllm:1"
-    assert service.spec.command == ("python3", "-m", "vllm.entrypoints.openai.api_server")
-    assert service.spec.args == ("--port=8080", "--served-model-name=chat", "--max-model-len", "128")
+    assert texts(service.spec.command) == ("python3", "-m", "vllm.entrypoints.openai.api_server")
+    assert texts(service.spec.args) == ("--port=8080", "--served-model-name=chat", "--max-model-len", "128")
     assert service.spec.env == (EnvVar("HOME", "/tmp"), EnvVar("INFERENCE_SERVICE_NAME", "chat"))
     assert service.spec.mounts == (Mount("file:///models/tiny", "/mnt/models"),)
     assert service.spec.resources == Resources()
@@ -139,7 +142,8 @@ def test_a_service_becomes_what_runs() -> None:
 
 def test_every_argument_knows_the_line_it_came_from() -> None:
     service = one("# a comment\n" + SERVICE)
-    assert service.argument_origins == (
+    assert service.spec
+    assert tuple(each.origin for each in service.spec.command_line) == (
         *[Origin("runtimes/vllm.yaml", 11)] * 3,
         Origin("runtimes/vllm.yaml", 13),
         Origin("runtimes/vllm.yaml", 14),
@@ -164,7 +168,7 @@ def test_the_documented_pair_plans_as_blocked_and_never_crashes() -> None:
     assert service.spec
     assert (service.spec.image, service.spec.resources.gpus) == (PAIR_IMAGE, 1)
     assert service.spec.resources == Resources(1, 1000, 8 << 30, (), 6000, 24 << 30)
-    assert service.spec.args == ("--port=8080", "--model=/mnt/models", "--served-model-name=granite")
+    assert texts(service.spec.args) == ("--port=8080", "--model=/mnt/models", "--served-model-name=granite")
     assert service.display_name == "granite"
     blocked = {reason.code: reason for reason in service.blocked}
     assert blocked.keys() == {"NoEngine", "SecretNotFound"}
@@ -621,10 +625,10 @@ def test_a_canary_is_read_like_the_predictor_with_lines_of_its_own() -> None:
     canary = service.canary
     assert canary
     assert (canary.percent, canary.replicas, canary.blocked) == (20, 1, ())
-    assert canary.spec.args[-1] == "--max-num-seqs=9"
+    assert canary.spec.args[-1] == Argument("--max-num-seqs=9", NO_ORIGIN)
     assert canary.spec.mounts == (Mount("file:///models/other"),)
     assert canary.digest != service.digest
-    assert canary.argument_origins[-1] == Origin("hosts/box/chat.yaml", 24)
+    assert canary.spec.args[-1].origin == Origin("hosts/box/chat.yaml", 24)
 
 
 def test_a_bad_canary_is_a_problem_of_its_service_at_its_own_line() -> None:
@@ -709,9 +713,8 @@ def test_equal_specs_have_equal_digests_whatever_else_differs() -> None:
 
 def test_arguments_that_kserve_adds_are_blamed_on_the_service() -> None:
     (service,) = read_file("a.yaml", SERVICE.encode()).documents
-    assert Origins(service).of_argument("kserve", 0) == Origin("a.yaml", 1)
-    assert Origins(service).of_argument("runtime", 0) == Origin("a.yaml", 1)
-    assert Origins(service).of_argument("service", 1) == Origin("a.yaml", 13)
+    arguments = Origins(service).arguments(["--max-model-len", "128", "--added"])
+    assert [each.origin for each in arguments] == [Origin("a.yaml", line) for line in (12, 13, 1)]
 
 
 def test_a_host_fetches_a_model_itself_although_the_cluster_keeps_a_copy() -> None:

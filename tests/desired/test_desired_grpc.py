@@ -49,7 +49,7 @@ def test_what_grpc_cannot_have_is_refused_with_what_to_do(lines: list[str], said
     (reason,) = one(with_model(*lines), {"runtimes/vllm.yaml": RUNTIME + PORTS}).blocked
     assert reason.code == "UnsupportedArgument"
     assert reason.message.startswith(said)
-    assert reason.origin is not None
+    assert reason.origin
 
 
 def test_auth_that_no_grpc_server_asks_for_is_refused() -> None:

@@ -12,6 +12,7 @@ from reconciler.host.capacity import impossible
 from reconciler.model import Capacity, Gpu, Resources
 from tests.desired.test_desired import RUNTIME, SERVICE, TARGET, one, with_model
 from tests.preview.test_on_host import Desk, Document, desk, messages
+from tests.support.arguments import written
 
 __all__ = ["desk"]
 
@@ -161,14 +162,15 @@ def test_claims_that_a_host_does_not_know_are_warned_about_at_both_lines():
     ],
 )
 def test_parallel_size_is_the_product_of_the_sizes(flags: list[str], gpus: int, index: int | None):
-    size = parallel_size(flags)
+    arguments = written(*flags)
+    size = parallel_size(arguments)
     assert size
-    assert (size.gpus, size.index) == (gpus, index)
+    assert (size.gpus, size.argument) == (gpus, None if index is None else arguments[index])
 
 
 @pytest.mark.parametrize("flag", ["--config=/x", "-tp=auto", "--data-parallel-size-local=1", "--nnodes=2", "-tp"])
 def test_parallel_size_is_unknown_where_the_words_do_not_tell(flag: str):
-    assert parallel_size(["--data-parallel-size=2", *flag.split()]) is None
+    assert parallel_size(written("--data-parallel-size=2", *flag.split())) is None
 
 
 @pytest.mark.parametrize(

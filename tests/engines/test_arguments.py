@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.engines.arguments import find, flag_value, is_flag, normalise, origin_of, values_of, without
+from reconciler.engines.arguments import (
+    drop_flags,
+    find,
+    flag_value,
+    is_flag,
+    normalise,
+    values_of,
+    values_with_arguments,
+)
 from reconciler.engines.digest import digest, equivalent
-from reconciler.model import EffectiveSpec, EnvVar, Resources
+from reconciler.model import EffectiveSpec, EnvVar, Origin, Resources, texts
+from tests.support.arguments import written, written_in
 from tests.support.engine.fixtures import clean_env
 
 flags = st.sampled_from(["--max-model-len", "--served_model_name", "--gpu-memory-utilization", "-tp", "--hf-overrides"])
@@ -35,7 +44,7 @@ command_lines = st.lists(st.one_of(flags, words, st.builds("{}={}".format, flags
     ],
 )
 def test_ways_of_writing_are_one(same: list[list[str]]) -> None:
-    assert len({normalise(args) for args in same}) == 1
+    assert len({normalise(written(*args)) for args in same}) == 1
 
 
 @pytest.mark.parametrize(
@@ -53,17 +62,18 @@ def test_ways_of_writing_are_one(same: list[list[str]]) -> None:
     ],
 )
 def test_different_meanings_stay_different(one: list[str], other: list[str]) -> None:
-    assert normalise(one) != normalise(other)
+    assert normalise(written(*one)) != normalise(written(*other))
 
 
 @given(command_lines)
 def test_normalising_twice_changes_nothing_more(args: list[str]) -> None:
-    assert normalise(normalise(args)) == normalise(args)
+    once = normalise(written(*args))
+    assert normalise(written(*once)) == once
 
 
 @given(command_lines, flags)
 def test_normal_form_keeps_every_flag_and_its_values_in_order(args: list[str], flag: str) -> None:
-    before, after = find(args, flag), find(normalise(args), flag)
+    before, after = find(written(*args), flag), find(written(*normalise(written(*args))), flag)
     assert len(before) == len(after)
     if flag == "-tp":  # neither a fraction nor JSON is expected there, but JSON-like words are rewritten anywhere
         assert [v for _, v in before if v and v[0] not in "{["] == [v for _, v in after if v and v[0] not in "{["]
@@ -71,55 +81,52 @@ def test_normal_form_keeps_every_flag_and_its_values_in_order(args: list[str], f
 
 @given(command_lines, flags)
 def test_a_removed_flag_is_gone_and_the_others_stay(args: list[str], flag: str) -> None:
-    rest = without(args, flag)
+    rest = drop_flags(written(*args), flag)
     assert not find(rest, flag)
     for other in {"--max-model-len", "--served_model_name", "-tp"} - {flag}:
-        assert len(find(rest, other)) == len(find(args, other))
+        assert len(find(rest, other)) == len(find(written(*args), other))
 
 
 @given(command_lines, flags)
-def test_a_found_index_is_where_the_flag_stands(args: list[str], flag: str) -> None:
-    for index, value in find(args, flag):
+def test_found_flag_knows_its_line_and_its_value(args: list[str], flag: str) -> None:
+    for found, value in find(written_in("a.yaml", 0, args), flag):
+        assert found.origin
+        index = found.origin.line
         name, equals, joined = args[index].partition("=")
         assert name.replace("_", "-") == flag.replace("_", "-")
         assert value == (joined if equals else args[index + 1] if value is not None else None)
 
 
-def test_removing_a_flag_takes_one_value_with_it() -> None:
-    assert without(["--port", "80", "model", "--port=81", "-x"], "--port") == ("model", "-x")
+def test_equal_arguments_keep_the_lines_of_their_own_service() -> None:
+    for line in (1, 5):
+        given = written_in("a.yaml", line, ["--port=1", "--model", "/m"])
+        assert find(given, "--port")[0][0].origin == Origin("a.yaml", line)
+        assert values_with_arguments(given, "--model")[0][0].origin == Origin("a.yaml", line + 2)
+
+
+def test_removing_a_flag_takes_all_its_values_with_it() -> None:
+    args = written("--port", "80", "model", "--port=81", "-x", "--host=a", "--", "--port")
+    assert texts(drop_flags(args, "--port", "--host")) == ("-x", "--", "--port")
 
 
 def test_the_last_occurrence_wins() -> None:
-    args = ["--port=1", "--served-model-name", "a", "b", "--port", "2"]
+    args = written("--port=1", "--served-model-name", "a", "b", "--port", "2")
     assert flag_value(args, "--port") == "2"
     assert values_of(args, "--served_model_name") == ("a", "b")
     assert flag_value(args, "--host") is None
 
 
-@pytest.mark.parametrize(
-    ("named", "index"),
-    [
-        ("--max-model-len", 3),
-        ("max_model_len", 3),
-        ("--max_model_len=9", 3),
-        ("--tensor-parallel-size/-tp", 1),
-        ("--dtype", None),
-        ("", None),
-    ],
+SPEC = EffectiveSpec(
+    "vllm:1", written("python"), written("--a", "1"), (EnvVar("X", "1"), EnvVar("Y", "2")), (), Resources(gpus=1)
 )
-def test_an_engines_message_finds_its_argument(named: str, index: int | None) -> None:
-    assert origin_of(["--max-model-len=1", "-tp", "2", "--max_model_len", "x"], named) == index
-
-
-SPEC = EffectiveSpec("vllm:1", ("python",), ("--a", "1"), (EnvVar("X", "1"), EnvVar("Y", "2")), (), Resources(gpus=1))
 
 
 def test_digest_ignores_how_arguments_are_written_and_nothing_else() -> None:
-    assert digest(replace(SPEC, args=("--a=1",))) == digest(SPEC)
+    assert digest(replace(SPEC, args=written("--a=1"))) == digest(SPEC)
     others = [
         replace(SPEC, image="vllm:2"),
         replace(SPEC, command=()),
-        replace(SPEC, args=("--a=2",)),
+        replace(SPEC, args=written("--a=2")),
         replace(SPEC, env=SPEC.env[::-1]),
         replace(SPEC, resources=Resources(gpus=2)),
     ]
@@ -156,7 +163,7 @@ print(json.dumps([str(sorted(vars(parser.parse_args(args)).items())) for args in
 
 @pytest.mark.engine
 def test_vllm_reads_the_normal_form_as_it_reads_the_original(stock_python: Path) -> None:
-    lines = [*REAL, *(list(normalise(args)) for args in REAL), ["--seed", "1"]]
+    lines = [*REAL, *(list(normalise(written(*args))) for args in REAL), ["--seed", "1"]]
     env = {**clean_env(), "VLLM_TARGET_DEVICE": "cpu", "VLLM_LOGGING_LEVEL": "ERROR"}
     done = subprocess.run([stock_python, "-c", PARSE], input=json.dumps(lines), text=True, capture_output=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]

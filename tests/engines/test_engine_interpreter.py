@@ -17,11 +17,12 @@ from reconciler.engines.interpreter import loads_code
 from reconciler.engines.launch import API_SERVER, Revealed, launch, question, unsupported
 from reconciler.host.staging.fetch_request import order_for
 from reconciler.manifests import read_manifests
-from reconciler.model import EffectiveSpec, EnvVar, Lease, Mount, Origin, ServiceId, Stage
+from reconciler.model import EffectiveSpec, EnvVar, Lease, Mount, Origin, ServiceId, Stage, texts
 from reconciler.preview.on_cluster import Document
 from reconciler.preview.on_host import validate_on
 from reconciler.secrets import SecretStore, StoredSecret
 from tests.desired.test_desired import TARGET, snapshot, with_model
+from tests.support.arguments import written, written_in
 
 NATIVE = EngineSettings(image="*", python=Path(sys.executable))
 CONTAINER = EngineSettings(image="*", podman=True)
@@ -29,7 +30,7 @@ SERVICE, FOLDERS = ServiceId("default", "chat"), Folders("/state/home", "/state/
 
 
 def spec_of(*command: str, **env: str) -> EffectiveSpec:
-    return EffectiveSpec("image", command, (), tuple(EnvVar(k, v) for k, v in env.items()))
+    return EffectiveSpec("image", written(*command), (), tuple(EnvVar(k, v) for k, v in env.items()))
 
 
 def started(spec: EffectiveSpec, engine: EngineSettings = NATIVE, secrets: Revealed = Revealed()) -> dict[str, str]:  # noqa: B008
@@ -58,7 +59,7 @@ def started(spec: EffectiveSpec, engine: EngineSettings = NATIVE, secrets: Revea
 )
 def test_interpreter_option_that_runs_other_code_is_refused(options: list[str]) -> None:
     spec = spec_of("python3", "-u", *options, "-m", API_SERVER)
-    (reason,) = unsupported(spec, [Origin("r.yaml", line) for line in range(len(spec.command))])
+    (reason,) = unsupported(replace(spec, command=written_in("r.yaml", 0, texts(spec.command))))
     assert reason.code == "UnsupportedCommand"
     assert reason.origin == Origin("r.yaml", 2)
     assert "can run other code than vLLM" in reason.message or "not a script" in reason.message

@@ -15,9 +15,10 @@ from reconciler.engines.launch import ADDED, OLDEST_VLLM, launch, question, with
 from reconciler.engines.preflight import NoVerdict, PreflightRunner, engine_parts, key_of
 from reconciler.model import EffectiveSpec, Lease, ServiceId
 from tests.host.doctor.test_doctor import make_engine
+from tests.support.arguments import written
 from tests.support.engine.server import wait_for
 
-SPEC = EffectiveSpec("image", ("vllm", "serve"), ("--model=org/chat", "--max-model-len=8"))
+SPEC = EffectiveSpec("image", written("vllm", "serve"), written("--model=org/chat", "--max-model-len=8"))
 FOLDERS = Folders("/home", "/tmp", "/private")
 ON_A_SOCKET = replace(FOLDERS, socket="/run/x/http.sock")
 ENGINE = EngineSettings(image="*", python=Path("/p"))

@@ -18,13 +18,13 @@ from reconciler.engines.launch import (
     Launch,
     api_key,
     launch,
-    origin_of_word,
     question,
     unsupported,
     without,
 )
 from reconciler.engines.model_names import model_names
-from reconciler.model import EffectiveSpec, EnvVar, Lease, Origin, ServiceId
+from reconciler.model import NO_ORIGIN, EffectiveSpec, EnvVar, Lease, Origin, ServiceId, texts
+from tests.support.arguments import written, written_in
 
 SERVICE = ServiceId("team", "granite")
 ENGINE = EngineSettings(image="*", python=Path("/venv/bin/python"))
@@ -35,7 +35,9 @@ GRPC = ("python", "-m", GRPC_SERVERS[0])
 
 
 def spec_of(command: tuple[str, ...], *args: str, env: dict[str, str] | None = None) -> EffectiveSpec:
-    return EffectiveSpec("image", command, args, tuple(EnvVar(k, v) for k, v in (env or {}).items()))
+    return EffectiveSpec(
+        "image", written(*command), written(*args), tuple(EnvVar(k, v) for k, v in (env or {}).items())
+    )
 
 
 def launched(spec: EffectiveSpec, engine: EngineSettings = ENGINE, lease: Lease = Lease(20001)) -> Launch:  # noqa: B008 - frozen
@@ -87,7 +89,7 @@ def test_every_way_to_start_the_server_becomes_the_same(spec: EffectiveSpec) -> 
     assert unsupported(spec) == ()
     start = launched(spec)
     assert start.argv[:6] == ("/venv/bin/python", "-m", API_SERVER, "--model", "/weights/abc", "--enforce-eager")
-    assert question(spec, ENGINE, MODELS, "/h").argv == ("--model", "/mnt/models", "--enforce-eager")
+    assert texts(question(spec, ENGINE, MODELS, "/h").argv) == ("--model", "/mnt/models", "--enforce-eager")
 
 
 def test_options_of_the_interpreter_are_kept() -> None:
@@ -125,8 +127,10 @@ def test_options_of_the_interpreter_are_kept() -> None:
     ],
 )
 def test_what_only_a_container_can_run_is_refused_with_its_line(spec: EffectiveSpec, message: str, line: int) -> None:
-    words = len(spec.command) + len(spec.args)
-    (reason,) = unsupported(spec, [Origin("runtime.yaml", n + 1) for n in range(words)], Origin("service.yaml", 99))
+    command, args = texts(spec.command), texts(spec.args)
+    at_lines = written_in("runtime.yaml", 1, command), written_in("runtime.yaml", len(command) + 1, args)
+    spec = replace(spec, command=at_lines[0], args=at_lines[1])
+    (reason,) = unsupported(spec, Origin("service.yaml", 99))
     assert message in reason.message
     assert reason.origin == (Origin("service.yaml", 99) if line == 99 else Origin("runtime.yaml", line))
 
@@ -149,7 +153,7 @@ def test_grpc_server_listens_on_a_socket_of_its_own(spec: EffectiveSpec) -> None
     assert start.socket == "/run/x/http.sock:1"
     assert without(start, {"--uds", "--shutdown-timeout"}, Lease(20001)).argv == start.argv[:-1]
     assert launched(spec).argv[4:6] == ("--host=127.0.0.1", "--port=20001")
-    assert "--grpc" in question(spec, ENGINE, MODELS, "/h").argv
+    assert "--grpc" in texts(question(spec, ENGINE, MODELS, "/h").argv)
 
 
 def test_grpc_beside_http_gets_the_leased_port() -> None:
@@ -164,18 +168,17 @@ def test_grpc_beside_http_gets_the_leased_port() -> None:
     assert start.socket == "/run/x/http.sock"
 
 
-def test_origins_may_cover_the_arguments_alone() -> None:
-    spec, origins = spec_of(PYTHON, "--uds=/s"), [Origin("f", 7)]
-    assert origin_of_word(spec, 3, origins) == Origin("f", 7)
-    assert origin_of_word(spec, 1, origins) is None
-    assert unsupported(spec, origins)[0].origin == Origin("f", 7)
-    assert unsupported(spec, [], Origin("f", 1))[0].origin == Origin("f", 1)
+def test_argument_without_a_line_is_blamed_on_the_fallback() -> None:
+    spec = spec_of(PYTHON, "--uds=/s")
+    assert unsupported(spec)[0].origin == NO_ORIGIN
+    assert unsupported(spec, Origin("f", 1))[0].origin == Origin("f", 1)
 
 
 def test_the_users_names_come_first_then_ours() -> None:
     names = ("a", "b", "granite", "team/granite")
-    assert values_of(launched(spec_of(PYTHON, "--served-model-name", "a", "b")).argv, "--served-model-name") == names
-    path = launched(spec_of(PYTHON, "--model=/mnt/models")).argv
+    argv = written(*launched(spec_of(PYTHON, "--served-model-name", "a", "b")).argv)
+    assert values_of(argv, "--served-model-name") == names
+    path = written(*launched(spec_of(PYTHON, "--model=/mnt/models")).argv)
     assert values_of(path, "--served-model-name") == ("/mnt/models", "granite", "team/granite")
 
 
@@ -192,7 +195,7 @@ def test_the_users_names_come_first_then_ours() -> None:
 )
 def test_served_name_that_an_adapter_bears_is_not_added(adapters: tuple[str, ...]) -> None:
     argv = launched(spec_of(PYTHON, "--served-model-name=base", *adapters)).argv
-    assert values_of(argv, "--served-model-name") == ("base", "team/granite")
+    assert values_of(written(*argv), "--served-model-name") == ("base", "team/granite")
     assert set(adapters) <= set(argv)
 
 
@@ -230,7 +233,7 @@ def test_variables_are_expanded_as_the_kubelet_does() -> None:
 
 
 def test_a_variable_that_git_does_not_hold_is_left_out() -> None:
-    spec = EffectiveSpec("i", PYTHON, (), (EnvVar("TOKEN", source="secret hf/token"),))
+    spec = EffectiveSpec("i", written(*PYTHON), (), (EnvVar("TOKEN", source="secret hf/token"),))
     assert "TOKEN" not in launched(spec).env
 
 
@@ -290,9 +293,10 @@ def test_the_key_is_found_where_vllm_finds_it() -> None:
 
 
 def test_a_question_knows_where_each_word_was_written() -> None:
-    asked = question(spec_of(("vllm", "serve"), "/mnt/models", "--dtype=auto"), ENGINE, MODELS, "/h")
-    assert asked.argv == ("--model", "/mnt/models", "--dtype=auto")
-    assert asked.indices == (2, 2, 3)
+    spec = replace(spec_of(("vllm", "serve")), args=written_in("a.yaml", 7, ["/mnt/models", "--dtype=auto"]))
+    asked = question(spec, ENGINE, MODELS, "/h")
+    assert texts(asked.argv) == ("--model", "/mnt/models", "--dtype=auto")
+    assert [each.origin for each in asked.argv] == [Origin("a.yaml", line) for line in (7, 7, 8)]
     assert "CUDA_VISIBLE_DEVICES" not in asked.env
 
 
@@ -318,10 +322,10 @@ def test_the_lease_always_wins_and_nothing_else_is_lost(flags: list[tuple[str, .
     words = tuple(word for flag in flags for word in flag)
     argv = launched(spec_of(PYTHON, *words)).argv
     assert [word for word in argv if word.startswith(("--port", "--host"))] == ["--host=127.0.0.1", "--port=20001"]
-    assert flag_value(argv, "--port") == "20001"
-    assert values_of(argv, "--served-model-name")[-2:] == ("granite", "team/granite")
+    assert flag_value(written(*argv), "--port") == "20001"
+    assert values_of(written(*argv), "--served-model-name")[-2:] == ("granite", "team/granite")
     assert sum(word.startswith("--served") for word in argv) == 1
-    assert flag_value(argv, "--shutdown-timeout") is not None
+    assert flag_value(written(*argv), "--shutdown-timeout") is not None
     assert [word for word in argv if word in ORDINARY] == [word for word in words if word in ORDINARY]
 
 

@@ -20,7 +20,19 @@ from reconciler.engines.launch import PreflightQuestion, question
 from reconciler.engines.preflight import PreflightRunner, PreflightVerdict, engine_version, key_of
 from reconciler.engines.preflight_hints import REMOVED
 from reconciler.errors import Retryable
-from reconciler.model import EffectiveSpec, EnvVar, FileMount, Mount, Origin, Preflight, Reason, VolumeFile
+from reconciler.model import (
+    Argument,
+    EffectiveSpec,
+    EnvVar,
+    FileMount,
+    Mount,
+    Origin,
+    Preflight,
+    Reason,
+    VolumeFile,
+    texts,
+)
+from tests.support.arguments import written, written_in
 from tests.support.engine.server import wait_for
 
 engine = pytest.mark.engine
@@ -28,8 +40,11 @@ COMMAND = ("python", "-m", "vllm.entrypoints.openai.api_server")
 SERVICE_LINE = Origin("service.yaml", 1)
 
 
-def spec_of(*args: str, model: str = "--model=/mnt/models") -> EffectiveSpec:
-    return EffectiveSpec("image", COMMAND, (model, *args), (), (Mount("pvc://m"),))
+MODEL = "--model=/mnt/models"
+
+
+def spec_of(*args: str, model: str = MODEL) -> EffectiveSpec:
+    return EffectiveSpec("image", written(*COMMAND), written(model, *args), (), (Mount("pvc://m"),))
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +63,9 @@ def ask(
 
     def ask(*args: str, model: str = "--model=/mnt/models") -> Preflight:
         spec = spec_of(*args, model=model)
+        spec = replace(spec, args=written_in("args.yaml", 10, texts(spec.args)))
         asked = question(spec, EngineSettings(image="*", python=engine_python), {"/mnt/models": str(tiny_model)}, home)
-        origins = tuple(Origin("args.yaml", 10 + n) for n in range(len(spec.args)))
-        return answer(runner, asked).about(asked, spec, origins, SERVICE_LINE)
+        return answer(runner, asked).about(asked, SERVICE_LINE)
 
     return ask
 
@@ -245,9 +260,11 @@ def test_services_own_argument_is_blamed_before_its_runtimes(
         (("--max-num-batched-tokens=64", "--max-model-len=1000"), (own, runtime)),
     ):
         spec = spec_of(*args, "--no-enable-chunked-prefill")
+        lines = (runtime, *origins, runtime)
+        spec = replace(spec, args=tuple(map(Argument, texts(spec.args), lines)))
         paths = {"/mnt/models": str(tiny_model)}
         asked = question(spec, EngineSettings(image="*", python=engine_python), paths, str(tmp_path))
-        found = answer(runner, asked).about(asked, spec, (runtime, *origins, runtime), SERVICE_LINE)
+        found = answer(runner, asked).about(asked, SERVICE_LINE)
         (reason,) = found.reasons
         assert reason.origin == own, reason.message
         assert reason.message.startswith(args[origins.index(own)].partition("=")[0])
@@ -262,7 +279,7 @@ def test_variable_that_vllm_cannot_read_is_refused_with_its_line(
     spec = replace(spec_of(), env=(EnvVar(name, "tcp://10.0.0.1:80"),))
     paths, line = {"/mnt/models": str(tiny_model)}, Origin("service.yaml", 30)
     asked = question(spec, EngineSettings(image="*", python=engine_python), paths, str(tmp_path))
-    found = answer(runner, asked).about(asked, spec, (), SERVICE_LINE, {name: line})
+    found = answer(runner, asked).about(asked, SERVICE_LINE, {name: line})
     (reason,) = found.reasons
     assert reason.origin == line
     assert f"variable {name}: " in reason.message
@@ -288,7 +305,7 @@ def test_folder_of_this_host_stands_beside_the_containers(
     spec = spec_of("--tokenizer=/mnt/models/none")
     paths = {"/mnt/models": str(tiny_model)}
     asked = question(spec, EngineSettings(image="*", python=engine_python), paths, str(tmp_path))
-    (reason,) = answer(runner, asked).about(asked, spec, (), SERVICE_LINE).reasons
+    (reason,) = answer(runner, asked).about(asked, SERVICE_LINE).reasons
     assert f"(/mnt/models is {tiny_model} on this host)" in reason.message
 
 
@@ -306,8 +323,7 @@ def test_folder_of_this_host_stands_beside_the_containers(
 def test_package_that_a_connector_needs_is_this_hosts_fault(
     runner: PreflightRunner, engine_python: Path, tiny_model: Path, tmp_path: Path, config: str, says: str
 ) -> None:
-    spec = spec_of(f"--kv-transfer-config={config}")
-    origins = (Origin("args.yaml", 10), Origin("args.yaml", 11))
+    spec = replace(spec_of(), args=written_in("args.yaml", 10, [MODEL, f"--kv-transfer-config={config}"]))
     paths = {"/mnt/models": str(tiny_model)}
     asked = question(spec, EngineSettings(image="*", python=engine_python), paths, str(tmp_path))
     runner.ask(asked)
@@ -316,7 +332,7 @@ def test_package_that_a_connector_needs_is_this_hosts_fault(
     assert trouble is not None
     assert trouble.lasts
     assert says in str(trouble.error)
-    assert trouble.error.origin(asked, spec, origins) == origins[1]
+    assert trouble.error.origin(asked) == Origin("args.yaml", 11)
 
 
 @engine
@@ -326,9 +342,9 @@ def test_tokenizer_that_does_not_load_is_refused(
     model = shutil.copytree(tiny_model, tmp_path / "model")
     text = json.loads((model / "tokenizer.json").read_text())
     (model / "tokenizer.json").write_text(json.dumps(text | {"model": {"type": "BPE"}}))
-    spec = spec_of()
+    spec = replace(spec_of(), args=written_in("args.yaml", 10, [MODEL]))
     asked = question(spec, EngineSettings(image="*", python=engine_python), {"/mnt/models": str(model)}, str(tmp_path))
-    (reason,) = answer(runner, asked).about(asked, spec, (Origin("args.yaml", 10),), SERVICE_LINE).reasons
+    (reason,) = answer(runner, asked).about(asked, SERVICE_LINE).reasons
     assert reason.origin == Origin("args.yaml", 10)
     assert "the tokenizer in /mnt/models cannot be loaded" in reason.message
 
@@ -414,9 +430,10 @@ def test_the_stock_interpreter_gives_the_same_verdicts(
 ) -> None:
     for args in (["--max-num-seqs=4"], ["--max-modl-len=4", "--dtype=x"]):
         spec = spec_of(*args)
+        spec = replace(spec, args=written_in("args.yaml", 10, texts(spec.args)))
         paths = {"/mnt/models": str(tiny_model)}
         asked = question(spec, EngineSettings(image="*", python=stock_python), paths, str(tmp_path))
-        stock = answer(runner, asked).about(asked, spec, [Origin("args.yaml", 10 + n) for n in range(3)], SERVICE_LINE)
+        stock = answer(runner, asked).about(asked, SERVICE_LINE)
         mine = ask(*args)
         assert [r.message for r in stock.reasons] == [r.message for r in mine.reasons]
         assert stock.parsed == mine.parsed
@@ -532,7 +549,7 @@ def test_an_error_about_no_word_of_the_arguments_names_the_service(tmp_path: Pat
     said = '{"parsed": "p", "gpus": 1, "errors": [{"message": "x", "index": 10000}], "warnings": []}'
     asked = asked_of(fake_python(tmp_path, f"cat > /dev/null; echo '{said}'"), tmp_path)
     runner = PreflightRunner(tmp_path / "cache", lambda: None)
-    found = answer(runner, asked).about(asked, spec_of(), (Origin("args.yaml", 10),), SERVICE_LINE)
+    found = answer(runner, asked).about(asked, SERVICE_LINE)
     runner.close()
     assert [(reason.message, reason.origin) for reason in found.reasons] == [("x", SERVICE_LINE)]
 
@@ -659,7 +676,7 @@ def test_the_version_is_read_without_running_anything(venv: Path, engine_python:
 def test_a_question_that_broke_our_side_does_not_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
     runner = PreflightRunner(tmp_path / "cache", done.set)
-    asked = PreflightQuestion(tmp_path / "python", (), (), {}, {})
+    asked = PreflightQuestion(tmp_path / "python", (), {}, {})
 
     def broken(_: PreflightQuestion) -> None:
         raise MemoryError("no room")

@@ -30,6 +30,7 @@ from reconciler.engines.fit_log import MeasuredMemory, read_figures
 from reconciler.engines.fit_model import ModelShape, shape_of
 from reconciler.host.checks.fits import look_at
 from reconciler.model import Fit, Gpu, Resources
+from tests.support.arguments import written
 from tests.support.examples import examples
 
 PLAIN = MemoryArguments()
@@ -139,7 +140,7 @@ def test_no_config_breaks_the_arithmetic(config: dict[str, Any], tokenizer: dict
 
 def test_the_engines_own_reading_wins_over_the_words() -> None:
     parsed = json.dumps({"max_model_len": 8192, "gpu_memory_utilization": 0.5, "tensor_parallel_size": 4})
-    found = arguments_of(parsed, ["--max-model-len=1"], {})
+    found = arguments_of(parsed, written("--max-model-len=1"), {})
     assert (found.max_model_len, found.utilization, found.tensor_parallel) == (8192, 0.5, 4)
 
 
@@ -161,12 +162,12 @@ def test_the_engines_own_reading_wins_over_the_words() -> None:
     ],
 )
 def test_words_are_read_as_the_engine_reads_them(argv: list[str], expected: dict[str, Any]) -> None:
-    found = arguments_of("", argv, {})
+    found = arguments_of("", written(*argv), {})
     assert {name: getattr(found, name) for name in expected} == expected
 
 
 def test_on_a_cpu_the_variable_gives_the_cache_in_gibibytes() -> None:
-    found = arguments_of("", ["--kv-cache-memory-bytes=1"], {"VLLM_CPU_KVCACHE_SPACE": "4"})
+    found = arguments_of("", written("--kv-cache-memory-bytes=1"), {"VLLM_CPU_KVCACHE_SPACE": "4"})
     assert found.kv_bytes == 4 * GIB
 
 
@@ -175,7 +176,7 @@ def test_on_a_cpu_the_variable_gives_the_cache_in_gibibytes() -> None:
     st.lists(st.sampled_from(["--max-model-len", "-tp", "--config", "32k", "-1", "--", "--dtype=", "é"]) | st.text())
 )
 def test_no_command_line_breaks_the_reading(argv: list[str]) -> None:
-    assert arguments_of("", argv, {"VLLM_CPU_KVCACHE_SPACE": "²"}).utilization == 0.92
+    assert arguments_of("", written(*argv), {"VLLM_CPU_KVCACHE_SPACE": "²"}).utilization == 0.92
 
 
 @settings(max_examples=examples(50), deadline=None)

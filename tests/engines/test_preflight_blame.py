@@ -9,18 +9,18 @@ import pytest
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import Complaint, PreflightVerdict
 from reconciler.engines.preflight_text import paths_in, plain, split
-from reconciler.model import EffectiveSpec, Origin, Reason
+from reconciler.model import NO_ORIGIN, Argument, Origin, Reason
 
 ARGV = ("--model=/mnt/models", "--max-num-batched-tokens=64", "--max-model-len=32k")
-SPEC = EffectiveSpec("image", (), ARGV)
 RUNTIME, SERVICE, VARIABLE = Origin("runtime.yaml", 5), Origin("service.yaml", 1), Origin("service.yaml", 30)
 OWN = Origin("service.yaml", 12)
 
 
 def reason(complaint: Complaint, *origins: Origin, local: str = "/mnt/models") -> Reason:
-    asked = PreflightQuestion(Path("python"), ARGV, (0, 1, 2), {}, {"/mnt/models": local})
+    argv = tuple(map(Argument, ARGV, origins or (NO_ORIGIN,) * len(ARGV)))
+    asked = PreflightQuestion(Path("python"), argv, {}, {"/mnt/models": local})
     verdict = PreflightVerdict("", 1, (complaint,), ())
-    (found,) = verdict.about(asked, SPEC, origins, SERVICE, {"VLLM_PORT": VARIABLE}).reasons
+    (found,) = verdict.about(asked, SERVICE, {"VLLM_PORT": VARIABLE}).reasons
     return found
 
 

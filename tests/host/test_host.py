@@ -310,7 +310,7 @@ def test_missing_weights_are_a_rejection_until_they_are_there(host: HostTarget, 
         each.unlink()
     wanted = Desired(SERVICE, ORIGIN, SPEC, DIGEST)
     assert observe(host, wanted).preflights == {}
-    host.perform(AskPreflight(SERVICE, DIGEST, SPEC, ORIGIN, (), "t"))
+    host.perform(AskPreflight(SERVICE, DIGEST, SPEC, ORIGIN, "t"))
     verdict = observe(host, wanted).preflights[DIGEST]
     assert not verdict.accepted
     (reason,) = verdict.reasons

@@ -42,6 +42,7 @@ from reconciler.model import (
     TakeOwnership,
 )
 from reconciler.system import procfs
+from tests.support.arguments import written
 from tests.support.ports import free_port
 from tests.support.world import ORIGIN, SERVICE, eventually
 
@@ -88,7 +89,7 @@ def settings(python: Path, model: Path) -> config.TargetSettings:
 def spec(model: Path) -> EffectiveSpec:
     command = ("python", "-m", "vllm.entrypoints.openai.api_server")
     args = ("--model", "/mnt/models", *FLAGS.split())
-    return EffectiveSpec("vllm:0.32", command, args, mounts=(Mount(f"pvc://models/{model.name}"),))
+    return EffectiveSpec("vllm:0.32", written(*command), written(*args), mounts=(Mount(f"pvc://models/{model.name}"),))
 
 
 def observe(host: HostTarget, *wanted: Desired) -> Observed:
@@ -137,7 +138,7 @@ def test_real_engine_lives_its_whole_life_and_nothing_is_left(
 ) -> None:
     host = make_host(engine_python)
     wanted = Desired(SERVICE, ORIGIN, spec(tiny_model), DIGEST)
-    host.perform(AskPreflight(SERVICE, DIGEST, spec(tiny_model), ORIGIN, (), "t"))
+    host.perform(AskPreflight(SERVICE, DIGEST, spec(tiny_model), ORIGIN, "t"))
     observed = observe(host, wanted)
     assert DIGEST in (observed.preflighting | observed.preflights.keys())
     eventually(lambda: DIGEST in observe(host, wanted).preflights, PATIENCE)

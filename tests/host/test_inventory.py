@@ -27,12 +27,13 @@ from reconciler.model import (
 )
 from reconciler.system.files import write_atomically
 from reconciler.system.procfs import Identity, SharedMemory
+from tests.support.arguments import written
 from tests.support.world import ORIGIN, SERVICE, record
 
 SPEC = EffectiveSpec(
     image="vllm:0.32",
-    command=("python", "-m", "server"),
-    args=("--é", "\N{SNOWMAN}", ""),
+    command=written("python", "-m", "server"),
+    args=written("--é", "\N{SNOWMAN}", ""),
     env=(EnvVar("A", "b"), EnvVar("TOKEN", source="secret hf/token")),
     mounts=(Mount("pvc://models/tiny"),),
     resources=Resources(1, 500, 1 << 30, (("amd.com/gpu", 1),)),

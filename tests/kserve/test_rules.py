@@ -137,12 +137,11 @@ def test_two_runtimes_of_one_display_name_are_not_taken() -> None:
 # ---------------------------------------------------------------- merge and image
 
 
-def test_arguments_say_where_they_come_from() -> None:
+def test_args_of_runtime_then_service_then_kserve_are_merged() -> None:
     notes = {"serving.kserve.io/server-type": "tritonserver"}
     chosen = runtime(container={"args": ["a"]}, notes=notes, formats=[{"name": "vLLM", "autoSelect": True}])
     result = resolved(service({"args": ["b"], "storageUri": None}), chosen)
     assert result.pod["containers"][0]["args"] == ["a", "b", "--model-control-mode=explicit"]
-    assert result.argument_sources == (("runtime", 0), ("service", 0), ("kserve", 0))
 
 
 @pytest.mark.parametrize(

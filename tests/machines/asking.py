@@ -13,6 +13,7 @@ from reconciler.engines.preflight import Begin, PreflightRunner, key_of
 from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.systemd.preflight import PreflightSandbox, command, tell, variables_of
+from reconciler.model import NO_ORIGIN, Argument
 from tests.support.world import eventually
 
 FOLDER = Path("/srv/asking")
@@ -64,7 +65,9 @@ def main() -> None:
     MODEL.parent.chmod(0o700)
     sandbox = PreflightSandbox("box", "daemon", Gpus(()))
     env = {"HOME": "/var/cache/reconciler/asking", "ODD": ODD, "HF_TOKEN": "hunter2", "strange-name": "x"}
-    look = PreflightQuestion(engine("look", LOOK), ("--x",), (None,), env, {"/mnt/models": str(MODEL)}, mounted=True)
+    look = PreflightQuestion(
+        engine("look", LOOK), (Argument("--x", NO_ORIGIN),), env, {"/mnt/models": str(MODEL)}, mounted=True
+    )
     said = {"seen": ask(look, sandbox.begin)}
     eventually(lambda: not units(), 10)
     hangs = replace(look, python=engine("hangs", HANG))

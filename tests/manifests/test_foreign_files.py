@@ -269,6 +269,6 @@ def test_file_named_almost_like_a_manifest_is_noted(name: str, tmp_path: Path) -
     for found in (theirs, ours):
         (note,) = found.notes
         assert note.code == "MisnamedManifest"
-        assert note.origin is not None
+        assert note.origin
         assert note.origin.file.endswith(f"hosts/box/{name}")
         assert not found.errors

@@ -270,7 +270,7 @@ def test_mistyped_kustomization_is_unusable_and_never_passed_over(
     found = look(commit(repository, files))
     assert services(found) == []
     (error,) = found.errors
-    assert error.origin is not None
+    assert error.origin
     assert error.origin.file == "hosts/box/kustomization.yaml"
     assert "does not run" not in error.message
     assert "\n" not in error.message

@@ -16,10 +16,11 @@ from reconciler.desired import origins
 from reconciler.engines.expansion import LONGEST_EXPANSION, expand, names_in
 from reconciler.engines.launch import question
 from reconciler.engines.limits import too_large
-from reconciler.model import EnvVar
+from reconciler.model import EnvVar, texts
 from reconciler.model.model_sources import ModelSource, source_of
 from tests.desired.test_desired import SERVICE, build, one, with_predictor
 from tests.host.checks.test_preflights import SPEC
+from tests.support.arguments import written
 
 pytestmark = pytest.mark.slow
 
@@ -76,12 +77,12 @@ def variables(count: int, value: str) -> list[EnvVar]:
     ],
 )
 def test_variables_that_name_each_other_cannot_fill_the_memory(env: list[EnvVar], args: tuple[str, ...]) -> None:
-    spec = replace(SPEC, env=tuple(env), args=(*SPEC.args, *args))
+    spec = replace(SPEC, env=tuple(env), args=written(*SPEC.args, *args))
     engine = EngineSettings(image="vllm/*", python=Path("/usr/bin/python3"))
     asked = question(spec, engine, {}, "/nowhere")
-    sizes = [sum(map(len, asked.env.values())), sum(map(len, asked.argv))]
+    sizes = [sum(map(len, asked.env.values())), sum(map(len, texts(asked.argv)))]
     assert LONGEST_EXPANSION < max(sizes) < 3 * LONGEST_EXPANSION, "it is too large for any process, and no larger"
-    assert too_large(asked.argv, asked.env, 6 << 20)
+    assert too_large(texts(asked.argv), asked.env, 6 << 20)
 
 
 def test_many_doubles_are_named_once_each_and_not_with_all_others() -> None:

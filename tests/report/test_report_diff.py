@@ -5,14 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode, Resources, ServiceId, Unreachable
+from reconciler.model import (
+    EffectiveSpec,
+    EnvVar,
+    Mount,
+    Origin,
+    Reason,
+    ReasonCode,
+    Resources,
+    ServiceId,
+    Unreachable,
+    texts,
+)
 from reconciler.report.diff import ServiceDiff, running_spec, service_diff, state_diff
+from tests.support.arguments import written
 from tests.support.report_world import NEW, SPEC, TINY, desired, observed, owned, replica, state
 
 RICH = EffectiveSpec(
     image="vllm:1",
-    command=("python", "-m", "vllm"),
-    args=("--port=8080", "--max-model-len", "128", "--api-key", "hunter2", "--served-model-name", "a", "b"),
+    command=written("python", "-m", "vllm"),
+    args=written("--port=8080", "--max-model-len", "128", "--api-key", "hunter2", "--served-model-name", "a", "b"),
     env=(EnvVar("HF_TOKEN", "hunter2"), EnvVar("HF_HOME", "/tmp/hf"), EnvVar("KEY", source="secret s key k")),
     mounts=(Mount("hf://org/model"),),
     resources=Resources(gpus=1, cpu_millis=1000, memory_bytes=8 << 30),
@@ -32,8 +44,8 @@ def test_equal_specs_have_no_difference() -> None:
 
 
 def test_only_what_changed_is_named() -> None:
-    wanted = replace(RICH, args=(*RICH.args, "--enable-prefix-caching"), image="vllm:2")
-    wanted = replace(wanted, args=tuple("256" if one == "128" else one for one in wanted.args))
+    wanted = replace(RICH, args=written(*RICH.args, "--enable-prefix-caching"), image="vllm:2")
+    wanted = replace(wanted, args=written(*("256" if one == "128" else one for one in texts(wanted.args))))
     assert changed(diff_of(wanted, RICH)) == {
         "args.--enable-prefix-caching": (None, True),
         "args.--max-model-len": ("128", "256"),
@@ -42,17 +54,17 @@ def test_only_what_changed_is_named() -> None:
 
 
 def test_an_insertion_at_the_head_is_one_change() -> None:
-    wanted = replace(RICH, env=(EnvVar("A", "1"), *RICH.env), args=("--seed=1", *RICH.args))
+    wanted = replace(RICH, env=(EnvVar("A", "1"), *RICH.env), args=written("--seed=1", *RICH.args))
     assert set(changed(diff_of(wanted, RICH))) == {"env.A", "args.--seed"}
 
 
 def test_a_flag_with_several_values_is_one_value_to_its_reader() -> None:
-    wanted = replace(RICH, args=(*RICH.args[:-1], "c"))
+    wanted = replace(RICH, args=written(*RICH.args[:-1], "c"))
     assert changed(diff_of(wanted, RICH)) == {"args.--served-model-name": (["a", "b"], ["a", "c"])}
 
 
 def test_another_spelling_of_the_same_arguments_restarts_nothing() -> None:
-    wanted = replace(RICH, args=("--port", "8080", "--max_model_len=128", *RICH.args[3:]))
+    wanted = replace(RICH, args=written("--port", "8080", "--max_model_len=128", *RICH.args[3:]))
     diff = diff_of(wanted, RICH)
     assert (diff.changes, diff.text) == ((), "")
     assert "nothing restarts" in diff.note
@@ -60,7 +72,7 @@ def test_another_spelling_of_the_same_arguments_restarts_nothing() -> None:
 
 def test_long_value_is_shown_by_its_beginning_and_a_hash() -> None:
     long = "x" * 500_000
-    wanted = replace(RICH, env=(EnvVar("A", long + "1"), EnvVar("B", long)), args=(*RICH.args, f"--c={long}1"))
+    wanted = replace(RICH, env=(EnvVar("A", long + "1"), EnvVar("B", long)), args=written(*RICH.args, f"--c={long}1"))
     diff = diff_of(wanted, replace(wanted, env=(EnvVar("A", long + "2"), EnvVar("B", long)), args=RICH.args))
     assert set(changed(diff)) == {"env.A", "args.--c"}
     before, after = changed(diff)["env.A"]
@@ -79,7 +91,7 @@ def test_long_value_is_scrubbed_before_it_is_cut() -> None:
 
 def test_a_changed_secret_is_told_but_not_shown() -> None:
     env = (EnvVar("HF_TOKEN", "hunter3"), *RICH.env[1:])
-    wanted = replace(RICH, env=env, args=tuple("hunter3" if one == "hunter2" else one for one in RICH.args))
+    wanted = replace(RICH, env=env, args=written(*("hunter3" if one == "hunter2" else one for one in texts(RICH.args))))
     diff = diff_of(wanted, RICH)
     assert changed(diff) == {"args.--api-key": ("***", "***"), "env.HF_TOKEN": ("***", "***")}
     assert "HF_TOKEN: '*** (changed)'" in diff.text

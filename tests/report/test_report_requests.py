@@ -152,7 +152,7 @@ def test_drains_and_cuts_are_counted_once(tmp_path: Path):
 def test_services_and_replicas_that_are_gone_leave_nothing_in_memory(tmp_path: Path):
     recorder = Recorder("a", History(tmp_path / "state.db"), Metrics(), tally(tmp_path))
     serving, wanted = replica(at_proxy=5), desired()
-    ask = AskPreflight(TINY, wanted.digest, SPEC, wanted.origin, (), "before it is started")
+    ask = AskPreflight(TINY, wanted.digest, SPEC, wanted.origin, "before it is started")
     done = Result(EnsureProxy("it is down"), Outcome.DONE)
 
     def pass_over(services: tuple[Desired, ...], seen: Observed, *results: Result) -> tuple[bool, ...]:

@@ -266,7 +266,7 @@ def test_the_plan_shows_in_one_line_what_memory_a_change_needs_and_the_status_wa
 
 
 def test_a_plan_never_carries_specs() -> None:
-    ask = AskPreflight(TINY, NEW, SPEC, Origin("f", 1), (), "not observed yet")
+    ask = AskPreflight(TINY, NEW, SPEC, Origin("f", 1), "not observed yet")
     reject = Reject(rejection(), "refused")
     routes = SetRoutes((), (TINY, ServiceId("demo", "x")), "gone")
     document = plan_of(report(plan=planned(verdict(sync=Sync.OUT_OF_SYNC), actions=(ask, reject, routes, start()))))

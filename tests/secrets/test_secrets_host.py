@@ -29,13 +29,14 @@ from reconciler.model import (
 from reconciler.secrets import NO_SECRETS, SecretStore, StoredSecret
 from reconciler.system import procfs
 from tests.crash.harness import DIGEST, REPLICA, SPEC, make_ready, settings
+from tests.support.arguments import written
 from tests.support.ports import free_port
 from tests.support.world import ORIGIN, eventually
 
 VALUE = "hf_neverWrittenDown1234"
 WITH_SECRETS = replace(
     SPEC,
-    args=(*SPEC.args, "--certificate", "/keys/token"),
+    args=written(*SPEC.args, "--certificate", "/keys/token"),
     env=(EnvVar("VLLM_API_KEY", source="secret hub/token"), EnvVar("MADE", "x$(VLLM_API_KEY)")),
     secrets=(SecretMount("hub", "/keys"),),
 )
@@ -118,7 +119,7 @@ def test_files_of_a_config_map_are_for_their_owner_alone_and_a_restart_finds_the
     volume = FileMount(
         "/chat", (VolumeFile("deep/t.jinja", "{{ x }}"), VolumeFile("name", source="field metadata.name"))
     )
-    host.start(replace(SPEC, args=(*SPEC.args, "--certificate", "/chat/deep/t.jinja"), files=(volume,)))
+    host.start(replace(SPEC, args=written(*SPEC.args, "--certificate", "/chat/deep/t.jinja"), files=(volume,)))
     path = host.private / "0" / "deep" / "t.jinja"
     assert path.read_text() == "{{ x }}"
     assert (host.private / "0" / "name").read_text() == f"{REPLICA.service.name}-{REPLICA.serial}"
@@ -167,7 +168,7 @@ def test_a_start_whose_port_was_taken_meanwhile_leaves_no_file_of_a_secret(host:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         lease = Lease(taken.getsockname()[1])
         # It can listen on no socket.
-        spec = replace(WITH_SECRETS, args=(*WITH_SECRETS.args, "--data-parallel-multi-port-external-lb"))
+        spec = replace(WITH_SECRETS, args=written(*WITH_SECRETS.args, "--data-parallel-multi-port-external-lb"))
         action = Start(REPLICA, DIGEST, spec, ORIGIN, lease, 5.0, "", "1" * 40, "t")
         with pytest.raises(Retryable, match="is taken"):
             host.target.perform(action)

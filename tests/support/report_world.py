@@ -31,10 +31,11 @@ from reconciler.model import (
     Sync,
 )
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, TargetReport, build_status
+from tests.support.arguments import written
 
 OLD, NEW = "a" * 64, "b" * 64
 REVISION = "4f1c2ab" + "0" * 33
-SPEC = EffectiveSpec("quay.io/vllm:1", ("python", "-m", "vllm"), ("--port=8080", "--max-model-len=128"))
+SPEC = EffectiveSpec("quay.io/vllm:1", written("python", "-m", "vllm"), written("--port=8080", "--max-model-len=128"))
 TINY = ServiceId("demo", "tiny")
 HEALTHY = Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, "1 of 1 replicas serve"))
 

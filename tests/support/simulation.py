@@ -72,8 +72,10 @@ from reconciler.model import (
     TakeOwnership,
     Undrain,
     Unstage,
+    texts,
 )
 from reconciler.model.model_sources import fetched
+from tests.support.arguments import written
 
 PATIENCE = Patience(min_ready=3, ready_timeout=30, drain_timeout=10, stop_grace=2)
 GIB = 1 << 30
@@ -91,14 +93,14 @@ def spec(
     """`share` are thousandths of its one GPU, `mig` is the profile of the one MIG device that it wants."""
     other = ((f"{MIG}{mig}", 1),) if mig else ()
     resources = Resources(gpus, cpu_millis=100, memory_bytes=memory * GIB, other=other, gpu_share_millis=share)
-    return EffectiveSpec(name, (), args, mounts=(Mount(uri),) if uri else (), resources=resources)
+    return EffectiveSpec(name, (), written(*args), mounts=(Mount(uri),) if uri else (), resources=resources)
 
 
 def share_of(asked: EffectiveSpec) -> int:
     """The percentage of a GPU's memory that its engine takes."""
     flag = "--gpu-memory-utilization=0."
     share = asked.resources.gpu_share_millis // 10 or 92
-    return next((int(word.removeprefix(flag)) for word in asked.args if word.startswith(flag)), share)
+    return next((int(word.removeprefix(flag)) for word in texts(asked.args) if word.startswith(flag)), share)
 
 
 def wanted(

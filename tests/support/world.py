@@ -14,12 +14,13 @@ from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.process import scratch
 from reconciler.model import EffectiveSpec, Lease, Origin, ReplicaId, ServiceId
 from reconciler.system import procfs
+from tests.support.arguments import written
 from tests.support.ports import free_port
 
 STANDIN = Path(__file__).parent / "standin.py"
 SERVICE = ServiceId("default", "chat")
 ORIGIN = Origin("hosts/box/chat.yaml", 3)
-SPEC = EffectiveSpec("standin:1", ("python",), ("--model", "/mnt/models"))
+SPEC = EffectiveSpec("standin:1", written("python"), written("--model", "/mnt/models"))
 
 
 def standin(folder: Path, *flags: str, **env: str) -> Launch:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from reconciler.engines.arguments import values_with_places
+from reconciler.engines.arguments import values_with_arguments
 from reconciler.engines.environment import replace_paths
 from reconciler.engines.file_arguments import (
     CERTIFICATE,
@@ -27,16 +27,17 @@ from reconciler.engines.file_arguments import (
     written_in,
 )
 from reconciler.engines.fit_files import UnknownModel, UnreadableModel
-from reconciler.engines.launch import PreflightQuestion, origin_of_word
+from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.model_files import MissingFile, check, check_pair
 from reconciler.formats import strict_yaml
-from reconciler.model import Desired, EffectiveSpec, Origin, Reason, ReasonCode
+from reconciler.model import Argument, Desired, EffectiveSpec, NoOrigin, Origin, Reason, ReasonCode
 from reconciler.system.file_stamps import Stamp, stamp_of
 from reconciler.system.files import open_regular
 from reconciler.system.readability import Reader, can_enter, can_read
 
 _LONGEST_CONFIG = 1 << 20
 _HIDDEN = "{}: cannot be read by {}, which runs replicas; check its mode and folders"
+_Key = tuple[str, Origin | NoOrigin]
 
 
 def unusable_files(
@@ -51,7 +52,7 @@ def unusable_files(
     yield from refused.values()
     weights = reads_weights(asked.argv)
     seen = [(one, replace_paths(one.path, asked.paths)) for one in named_files(asked.argv) if _is_ours(one, spec)]
-    seen = [(one, local) for one, local in seen if one.index not in refused]
+    seen = [(one, local) for one, local in seen if _key_of(one.argument) not in refused]
     # What an image brings along is not for us to see.
     seen = [(one, local) for one, local in seen if local != one.path or not asked.image or _below_mounts(one, asked)]
     pair: dict[str, tuple[Named, str]] = {}
@@ -69,12 +70,12 @@ def unusable_files(
                 _check_reader(local, reader, stamp_of(local))
             pair |= {one.flag: (one, local)} if one.flag in (CERTIFICATE, KEY) else {}
         except UnreadableModel as error:
-            yield _reason(error, one, desired, spec, asked)
+            yield _reason(error, one, desired)
     if len(pair) == 2:
         try:
             check_pair(pair[CERTIFICATE][1], pair[KEY][1])
         except UnreadableModel as error:
-            yield _reason(error, pair[CERTIFICATE][0], desired, spec, asked)
+            yield _reason(error, pair[CERTIFICATE][0], desired)
 
 
 @lru_cache(512)
@@ -92,9 +93,9 @@ def _check_way(path: str, reader: str) -> None:
 
 def _closed_to_services(
     desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion, closed: tuple[Path, ...], reader: str
-) -> Iterator[tuple[int, Reason]]:
+) -> Iterator[tuple[_Key, Reason]]:
     said = ((*each, "") for each in paths_in(asked.argv))
-    for index, flag, path, where in (*said, *_in_files_of_arguments(asked, reader)):
+    for argument, flag, path, where in (*said, *_in_files_of_arguments(asked, reader)):
         local = replace_paths(path, asked.paths)
         is_seen = local != path or not asked.image
         if (
@@ -103,18 +104,22 @@ def _closed_to_services(
             and _is_closed(local, asked, closed, serves_folder(flag))
         ):
             text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
-            origin = origin_of_word(spec, asked.indices[index], desired.argument_origins)
-            yield index, Reason(ReasonCode.PATH_NOT_ALLOWED, text, origin or desired.origin)
+            yield _key_of(argument), Reason(ReasonCode.PATH_NOT_ALLOWED, text, argument.origin or desired.origin)
 
 
-def _in_files_of_arguments(asked: PreflightQuestion, reader: str) -> Iterator[tuple[int, str, str, str]]:
+def _key_of(argument: Argument) -> _Key:
+    """Tells arguments of one text apart."""
+    return argument.text, argument.origin
+
+
+def _in_files_of_arguments(asked: PreflightQuestion, reader: str) -> Iterator[tuple[Argument, str, str, str]]:
     """As of arguments, and in which file: in one of the model's files, if vLLM is configured to read flags there."""
-    for index, path in values_with_places(asked.argv, CONFIG)[:1]:
+    for argument, path in values_with_arguments(asked.argv, CONFIG)[:1]:
         local = replace_paths(path, asked.paths)
         if reader and not can_read(local, Reader(reader)):
             continue
         words = written_in(_read_yaml(local))
-        yield from ((index, flag, named, f"{CONFIG} {path}: ") for _, flag, named in paths_in(words))
+        yield from ((argument, flag, named, f"{CONFIG} {path}: ") for _, flag, named in paths_in(words))
 
 
 def _read_yaml(path: str) -> object:
@@ -148,9 +153,7 @@ def _below_mounts(one: Named, asked: PreflightQuestion) -> bool:
     return any(is_below(one.path, mount) for mount in asked.paths)
 
 
-def _reason(
-    error: UnreadableModel, one: Named, desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion
-) -> Reason:
+def _reason(error: UnreadableModel, one: Named, desired: Desired) -> Reason:
     missing = isinstance(error, MissingFile)
     code = (
         ReasonCode.FILE_UNREADABLE
@@ -161,13 +164,13 @@ def _reason(
     )
     # For a path in the container, both are shown: the error names the one of this host.
     path = "" if one.path in str(error) else f" {one.path}"
-    return Reason(code, f"{one.flag}{path}: {error}", _origin(one, desired, spec, asked))
+    return Reason(code, f"{one.flag}{path}: {error}", _origin(one, desired))
 
 
-def _origin(one: Named, desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Origin:
+def _origin(one: Named, desired: Desired) -> Origin:
     """The service's own argument; else where it says which model it is, for the runtime serves others as well."""
-    word = origin_of_word(spec, asked.indices[one.index], desired.argument_origins)
-    if word is not None and word.file == desired.origin.file:
-        return word
+    own = one.argument.origin
+    if own and own.file == desired.origin.file:
+        return own
     mounts = (origin for path, origin in desired.mount_origins if is_below(one.path, path))
-    return next(mounts, None) or word or desired.origin
+    return next(mounts, None) or own or desired.origin

@@ -20,6 +20,7 @@ from reconciler.model import (
     AskPreflight,
     Desired,
     EffectiveSpec,
+    NoOrigin,
     Observed,
     Origin,
     Owned,
@@ -49,12 +50,8 @@ class _Known:
     def about(self, verdict: PreflightVerdict) -> Preflight:
         """The verdict as text, computed once."""
         if self.said is None or self.verdict is not verdict:
-            desired, spec = self.desired, self.desired.spec
-            assert spec is not None  # noqa: S101 - else there is no question
             self.verdict = verdict
-            self.said = verdict.about(
-                self.asked, spec, desired.argument_origins, desired.origin, dict(desired.variable_origins)
-            )
+            self.said = verdict.about(self.asked, self.desired.origin, dict(self.desired.variable_origins))
         return self.said
 
 
@@ -77,7 +74,7 @@ class _Look:
     def holds(self, known: _Known, desired: Desired) -> bool:
         """Would its question be made just so again?"""
         return (
-            (known.desired is desired or known.desired == desired)
+            (known.desired is desired or (known.desired == desired and _lines(known.desired) == _lines(desired)))
             and known.engine == self.engine(known.asked)
             and self._has_image(known)
             and all(self.stamps.of(path) == stamp for path, stamp in known.seen)
@@ -90,6 +87,11 @@ class _Look:
             return self._workloads.image(known.desired.spec) == known.asked.image
         except Retryable:
             return False
+
+
+def _lines(desired: Desired) -> list[Origin | NoOrigin]:
+    """Where its arguments stand: what the engine says of them names these lines."""
+    return [each.origin for each in desired.spec.command_line] if desired.spec else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,5 +288,4 @@ def _no_verdict(error: NoVerdict, desired: Desired, asked: PreflightQuestion) ->
     """The preflight is repeated, but nothing should wait for it."""
     lines = dict(desired.variable_origins)
     text = f"variable {error.variable}: {error}" if error.variable in lines else str(error)
-    argument = error.origin(asked, desired.spec, desired.argument_origins) if desired.spec else None
-    return Reason(ReasonCode.PREFLIGHT_FAILED, text, argument or lines.get(error.variable) or desired.origin)
+    return Reason(ReasonCode.PREFLIGHT_FAILED, text, error.origin(asked) or lines.get(error.variable) or desired.origin)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.engines.launch import Launch, PreflightQuestion, origin_of_word
-from reconciler.engines.limits import unfit_arguments, unfit_variables
+from reconciler.engines.launch import Launch, PreflightQuestion
+from reconciler.engines.limits import unfit_argument, unfit_variables
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.host.checks.file_checks import unusable_files
 from reconciler.host.inventory import ReplicaRecord
@@ -53,7 +53,7 @@ class StartChecks:
         start = self._rehearsed(desired, spec)
         try:
             launch = self._workloads.launch(start)
-            refused = [*unusable_arguments(desired, spec, asked)]
+            refused = [*unusable_arguments(desired, asked)]
             blocked: list[Reason] = []
             for is_ours, reason in unusable_variables(desired, spec, launch):
                 (refused if is_ours else blocked).append(reason)
@@ -92,21 +92,20 @@ def record_of(start: Start, now: float, boot: str = "") -> ReplicaRecord:
     )
 
 
-def unusable_arguments(desired: Desired, spec: EffectiveSpec, asked: PreflightQuestion) -> Iterator[Reason]:
+def unusable_arguments(desired: Desired, asked: PreflightQuestion) -> Iterator[Reason]:
     """Arguments that no process can be given."""
-    for one in unfit_arguments(asked.argv):
-        index = None if one.index is None else asked.indices[one.index]
-        origin = origin_of_word(spec, index, desired.argument_origins) or desired.origin
-        yield Reason(ReasonCode.INVALID_ARGUMENT, one.message, origin)
+    for each in asked.argv:
+        if fault := unfit_argument(each.text):
+            yield Reason(ReasonCode.INVALID_ARGUMENT, fault, each.origin or desired.origin)
 
 
 def unusable_variables(desired: Desired, spec: EffectiveSpec, launch: Launch) -> Iterator[tuple[bool, Reason]]:
     """Variables that no process can be given, each with whether git itself holds the value."""
     lines = dict(desired.variable_origins)
-    for one in unfit_variables(launch.env):
-        name, source = one.variable, _source(spec, one.variable)
+    for name, fault in unfit_variables(launch.env):
+        source = _source(spec, name)
         is_ours = name in lines and name not in launch.hidden and not source
-        message = f"{one.message} (it comes from {source})" if source else one.message
+        message = f"{fault} (it comes from {source})" if source else fault
         yield is_ours, Reason(ReasonCode.INVALID_VARIABLE, message, _line(lines, name, source, spec) or desired.origin)
 
 

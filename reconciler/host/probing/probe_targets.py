@@ -60,8 +60,8 @@ class Subjects:
             topic=_topic(record),
             started=record.process,
             model=record.id.service.name,
-            tls=ends_tls((*record.spec.command, *record.spec.args)),
-            grpc=speaks_grpc((*record.spec.command, *record.spec.args)),
+            tls=ends_tls(record.spec.command_line),
+            grpc=speaks_grpc(record.spec.command_line),
             api_key=self._find_key(record),
             guard=partial(self._guard.listeners, record) if listens_on_port(record) else None,
         )

@@ -22,7 +22,7 @@ def listens_on_port(record: ReplicaRecord) -> bool:
 
 def speaks_on_port(record: ReplicaRecord) -> bool:
     """Does it speak gRPC there, wherever it speaks HTTP?"""
-    return bool(find((*record.spec.command, *record.spec.args), "--grpc-port"))
+    return bool(find(record.spec.command_line, "--grpc-port"))
 
 
 class PortGuard:

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 
-from reconciler.engines.limits import too_large, unfit_arguments, unfit_variables
+from reconciler.engines.limits import too_large, unfit_argument, unfit_variables
 from reconciler.errors import ReconcileError, Retryable, Terminal, Unstartable
 
 _SPECS = (errno.E2BIG, errno.EINVAL)
@@ -32,5 +32,5 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _misfits(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    found = [one.message for one in (*unfit_arguments(argv), *unfit_variables(env))]
+    found = [*filter(None, map(unfit_argument, argv)), *(message for _, message in unfit_variables(env))]
     return found or list(filter(None, [too_large(argv, env, os.sysconf("SC_ARG_MAX"))]))

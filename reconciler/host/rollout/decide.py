@@ -81,7 +81,7 @@ def _note_goal(s: ServiceContext, goal: Goal, steps: Steps) -> None:
     want = s.desired
     if goal.ask and want and want.spec:
         reason = "this engine has not judged these arguments yet"
-        steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, want.argument_origins, reason))
+        steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, reason))
     if goal.why and goal.why.code is ReasonCode.PREFLIGHT_FAILED:
         steps.look(s.now + _PREFLIGHT_LOOK)
     elif goal.ask or (goal.why and goal.why.code is ReasonCode.PREFLIGHT_PENDING):

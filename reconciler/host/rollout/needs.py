@@ -14,7 +14,7 @@ def need_of(s: ServiceContext, generation: Generation) -> Need:
     if not spec.resources.gpus and not spec.resources.other:
         return Need(spec.resources)
     parsed = parsed_of(s, generation.digest)
-    told = arguments_of(parsed, (*spec.command, *spec.args), {}).utilization
+    told = arguments_of(parsed, spec.command_line, {}).utilization
     share = spec.resources.gpu_share_millis
     return Need(spec.resources, min(told, share / WHOLE) if share else told)
 

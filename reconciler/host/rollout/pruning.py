@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Container
 
 from reconciler.model import (
+    NO_ORIGIN,
     Desired,
     DesiredState,
+    NoOrigin,
     Origin,
     Owned,
     Reason,
@@ -132,5 +134,5 @@ def _no_host_file(desired: DesiredState) -> str:
     return f"{where.file if where else 'its host.yaml'} is missing from git or holds no Host document"
 
 
-def _host_file(desired: DesiredState) -> Origin | None:
-    return next((note.origin for note in desired.notes if note.code is ReasonCode.NOT_PRUNABLE), None)
+def _host_file(desired: DesiredState) -> Origin | NoOrigin:
+    return next((note.origin for note in desired.notes if note.code is ReasonCode.NOT_PRUNABLE), NO_ORIGIN)

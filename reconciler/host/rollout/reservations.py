@@ -8,7 +8,11 @@ from reconciler.fault_isolation import Faults
 from reconciler.host.capacity import Ledger, impossible
 from reconciler.host.health import ReplicaPhase
 from reconciler.host.rollout.context import ServiceContext
-from reconciler.model import EffectiveSpec, Replica
+from reconciler.model import (
+    NO_ORIGIN,
+    EffectiveSpec,
+    Replica,
+)
 
 
 def keep_room(contexts: Iterable[ServiceContext], ledger: Ledger, faults: Faults) -> None:
@@ -23,7 +27,7 @@ def keep_room(contexts: Iterable[ServiceContext], ledger: Ledger, faults: Faults
             try:
                 keep(s, ledger)
             except Exception as error:
-                faults.note(s.id, error, s.desired.origin if s.desired else None)
+                faults.note(s.id, error, s.desired.origin if s.desired else NO_ORIGIN)
 
 
 def _keep_to_restore(s: ServiceContext, ledger: Ledger) -> None:

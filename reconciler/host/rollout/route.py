@@ -150,11 +150,11 @@ def _beside(replica: Replica) -> int:
 
 
 def _spec_ends_tls(spec: EffectiveSpec) -> bool:
-    return ends_tls((*spec.command, *spec.args))
+    return ends_tls(spec.command_line)
 
 
 def _takes(spec: EffectiveSpec, grpc: bool) -> bool:
-    words = (*spec.command, *spec.args)
+    words = spec.command_line
     return takes_grpc(words) if grpc else not speaks_grpc(words)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.steps import Steps
-from reconciler.model import EffectiveSpec, Fetch, Mount, Reason, ReasonCode, Stage, StageImage, Staging
+from reconciler.model import NO_ORIGIN, EffectiveSpec, Fetch, Mount, Reason, ReasonCode, Stage, StageImage, Staging
 from reconciler.model.backoff import backoff
 from reconciler.model.model_sources import fetched, shown
 
@@ -82,7 +82,7 @@ def _stage(s: ServiceContext, need: NeededFiles) -> Stage | StageImage:
 
 def why_staging(s: ServiceContext, missing: Missing) -> Reason:
     """Why the service waits; one of STAGING_FAILED when it does not go on by itself."""
-    origin = s.desired.origin if s.desired else None
+    origin = s.desired.origin if s.desired else NO_ORIGIN
     for need in missing:
         known = need.known
         if known is not None and known.fetch in (Fetch.FAILED, Fetch.REFUSED):
@@ -95,7 +95,7 @@ def why_staging(s: ServiceContext, missing: Missing) -> Reason:
 
 def refusals(s: ServiceContext, missing: Missing) -> tuple[Reason, ...]:
     """What the sources refused: only a change in git, of a Secret or at the source helps."""
-    origin = s.desired.origin if s.desired else None
+    origin = s.desired.origin if s.desired else NO_ORIGIN
     return tuple(
         Reason(need.lasting_failure, f"{need.shown}: {need.failure}", origin)
         for need in missing

@@ -12,7 +12,7 @@ from reconciler.host.rollout.goal import Generation, Goal, GoalKind
 from reconciler.host.rollout.needs import need_of
 from reconciler.host.rollout.staging import STAGING_FAILED
 from reconciler.host.rollout.steps import Steps
-from reconciler.model import Health, HealthStatus, Reason, ReasonCode, Replica, ServicePlan, Silence, Sync
+from reconciler.model import NO_ORIGIN, Health, HealthStatus, Reason, ReasonCode, Replica, ServicePlan, Silence, Sync
 
 
 def verdict_of(s: ServiceContext, goal: Goal, steps: Steps, ledger: Ledger) -> ServicePlan:
@@ -39,7 +39,7 @@ def _blocked_by_room(s: ServiceContext, goal: Goal, steps: Steps, ledger: Ledger
     short = next((one for one in goal.generations if _is_short(s, one)), None)
     if short and ledger.fits_soon(need_of(s, short), s.id):
         return ()
-    where = s.desired.resources_origin or s.desired.origin if s.desired else None
+    where = s.desired.resources_origin or s.desired.origin if s.desired else NO_ORIGIN
     return tuple(replace(one, origin=one.origin or where) for one in steps.lacking)
 
 

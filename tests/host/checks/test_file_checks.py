@@ -19,9 +19,10 @@ from reconciler.engines.fit_files import UnknownModel, UnreadableModel
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.model_files import MissingFile, check, check_pair
 from reconciler.host.checks.file_checks import unusable_files
-from reconciler.model import Desired, Origin, Reason, SecretMount
+from reconciler.model import Argument, Desired, NoOrigin, Origin, Reason, SecretMount
 from tests.host.checks.test_preflights import SPEC, Disk
 from tests.host.checks.test_start_checks import blocked, refused, see
+from tests.support.arguments import written, written_in
 
 WEIGHTS = "model.safetensors"
 RUNTIME, ARGUMENT, STORAGE = Origin("runtimes/r.yaml", 9), Origin("box/a.yaml", 12), Origin("box/a.yaml", 8)
@@ -178,8 +179,12 @@ def test_adapter_needs_its_config_and_whole_weights(tmp_path: Path) -> None:
     ],
 )
 def test_arguments_that_name_files_are_found(args: list[str], found: list[tuple[int, str, Holds]]) -> None:
-    assert [(each.index, each.path, each.holds) for each in named_files(args)] == found
-    assert all(isinstance(each, Named) for each in named_files(args))
+    arguments = written_in("a.yaml", 0, args)
+    named = [*named_files(arguments)]
+    assert all(isinstance(each, Named) for each in named)
+    assert [(each.argument.origin, each.path, each.holds) for each in named] == [
+        (arguments[index].origin, path, holds) for index, path, holds in found
+    ]
 
 
 # ---------------------------------------------------------------- on a host
@@ -191,14 +196,13 @@ def disk(tmp_path: Path) -> Disk:
 
 
 def wish_of(disk: Disk, *more: str, line: Origin = ARGUMENT) -> Desired:
-    args = ("--model=/mnt/models/deep", *more)
-    spec = replace(SPEC, command=("vllm", "serve"), args=args)
-    origins = (RUNTIME, *(line for _ in more))
+    args = (Argument("--model=/mnt/models/deep", RUNTIME), *(Argument(each, line) for each in more))
+    spec = replace(SPEC, command=written("vllm", "serve"), args=args)
     mounts = (("/mnt/models", STORAGE),)
-    return replace(disk.wanted[0], spec=spec, argument_origins=origins, mount_origins=mounts)
+    return replace(disk.wanted[0], spec=spec, mount_origins=mounts)
 
 
-def only(reasons: list[Reason]) -> tuple[str, Origin | None, str]:
+def only(reasons: list[Reason]) -> tuple[str, Origin | NoOrigin, str]:
     (reason,) = reasons
     return reason.code, reason.origin, reason.message
 
@@ -260,7 +264,7 @@ def test_key_that_the_replicas_user_cannot_read_blocks(disk: Disk) -> None:
         key.chmod(0o600)
         wish = wish_of(disk, f"--ssl-keyfile={key}")
         assert wish.spec is not None
-        asked = PreflightQuestion(Path("python"), wish.spec.args, (2, 3), {}, {"/mnt/models": str(disk.model)})
+        asked = PreflightQuestion(Path("python"), wish.spec.args, {}, {"/mnt/models": str(disk.model)})
         (reason,) = unusable_files(wish, wish.spec, asked, "daemon")
         assert (reason.code, reason.origin) == ("FileUnreadable", ARGUMENT)
         assert f"{key}: cannot be read by daemon, which runs replicas" in reason.message

@@ -18,6 +18,7 @@ from reconciler.host.checks.fits import Fits
 from reconciler.host.checks.host_capacity import Machine
 from reconciler.model import EffectiveSpec, Fit, Gpu, Resources
 from tests.engines.test_fit import GPU_LOG, write_model
+from tests.support.arguments import written
 
 SPEC = EffectiveSpec("vllm", (), (), resources=Resources(gpus=1))
 VERDICT = PreflightVerdict('{"max_model_len":8192,"model":"/mnt/models"}', 1, (), ())
@@ -48,7 +49,7 @@ def machine() -> Machine:
 
 
 def question(model: Path, *argv: str) -> PreflightQuestion:
-    return PreflightQuestion(Path("/opt/vllm/bin/python"), argv, (), {}, {"/mnt/models": str(model)})
+    return PreflightQuestion(Path("/opt/vllm/bin/python"), written(*argv), {}, {"/mnt/models": str(model)})
 
 
 def test_model_without_a_config_is_refused_by_no_estimate(model: Path, machine: Machine, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from reconciler.preview.on_host import validate_on
 from reconciler.system.readability import Reader
 from tests.desired.test_desired import SERVICE, TARGET, snapshot
 from tests.host.systemd.test_unit import CONTAINED, PLAN
+from tests.support.arguments import written
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs replicas as somebody else")
 DAEMON = Ground(reader=Reader("daemon"))
@@ -50,7 +51,7 @@ def make_model(folder: Path) -> Path:
 
 def served(uri: str | Path, ground: Ground = DAEMON) -> Served:
     name = f"file://{uri}" if isinstance(uri, Path) else uri
-    spec = EffectiveSpec("i", (), ("--model=/mnt/models",), mounts=(Mount(name),))
+    spec = EffectiveSpec("i", (), written("--model=/mnt/models"), mounts=(Mount(name),))
     return served_folders(spec, ground, lambda _: None)["/mnt/models"]
 
 
@@ -103,7 +104,7 @@ def test_model_that_is_one_file_is_read_by_the_replicas_user(place: Path, below:
     file = place / "chat" / below
     file.parent.mkdir(parents=True)
     file.touch()
-    spec = EffectiveSpec("i", (), (f"--model=/mnt/models/{below}",), mounts=(Mount(f"file://{place}/chat"),))
+    spec = EffectiveSpec("i", (), written(f"--model=/mnt/models/{below}"), mounts=(Mount(f"file://{place}/chat"),))
     assert served_folders(spec, DAEMON, lambda _: None)["/mnt/models"] == Served(place / "chat")
     file.chmod(0o600)
     with pytest.raises(UnusableFolder, match=rf"{below}: cannot be read by daemon"):
@@ -375,9 +376,9 @@ def test_folder_that_is_replaced_while_it_is_looked_at_is_looked_at_again(
 def closed_arguments(
     args: tuple[str, ...], closed: tuple[Path, ...], mounts: dict[str, str] | None = None
 ) -> list[str]:
-    spec = EffectiveSpec("i", ("vllm", "serve"), args)
+    spec = EffectiveSpec("i", written("vllm", "serve"), written(*args))
     wish = Desired(ServiceId("default", "chat"), Origin("a.yaml", 1), spec, "d")
-    asked = PreflightQuestion(Path("python"), args, tuple(range(2, len(args) + 2)), {}, mounts or {})
+    asked = PreflightQuestion(Path("python"), spec.args, {}, mounts or {})
     return [
         each.message.split()[0]
         for each in unusable_files(wish, spec, asked, "", closed)
@@ -406,7 +407,7 @@ def test_argument_that_names_what_is_closed_is_refused(place: Path) -> None:
 
 
 def test_paths_in_arguments_are_found_wherever_they_stand() -> None:
-    args = ["--a=/x", "--b", "/y", "c=/z", '--d={"e": {"f": "/v"}}', "--root-path=/u", "--t={{ /w }}", "--g=h"]
+    args = written("--a=/x", "--b", "/y", "c=/z", '--d={"e": {"f": "/v"}}', "--root-path=/u", "--t={{ /w }}", "--g=h")
     assert [path for _, _, path in paths_in(args)] == ["/x", "/y", "/z", "/v"]
 
 
@@ -490,8 +491,8 @@ def test_nothing_is_told_of_what_the_reader_cannot_come_to(place: Path, flag: st
 
     def told(name: str) -> list[str]:
         word = f"{place}/{name}"
-        spec = EffectiveSpec("i", ("vllm", "serve"), (flag, word))
-        asked = PreflightQuestion(Path("python"), spec.args, (2, 3), {}, {})
+        spec = EffectiveSpec("i", written("vllm", "serve"), written(flag, word))
+        asked = PreflightQuestion(Path("python"), spec.args, {}, {})
         wish = Desired(ServiceId("default", "chat"), Origin("a.yaml", 1), spec, "d")
         return [each.message.replace(name, "X") for each in unusable_files(wish, spec, asked, "daemon")]
 
@@ -501,8 +502,8 @@ def test_nothing_is_told_of_what_the_reader_cannot_come_to(place: Path, flag: st
 
 
 def test_path_that_climbs_inside_a_container_is_the_images_own() -> None:
-    spec = EffectiveSpec("i", ("vllm", "serve"), ("--chat-template=../x.jinja",))
-    asked = PreflightQuestion(Path("python3"), spec.args, (2,), {}, {}, image="1234")
+    spec = EffectiveSpec("i", written("vllm", "serve"), written("--chat-template=../x.jinja"))
+    asked = PreflightQuestion(Path("python3"), spec.args, {}, {}, image="1234")
     wish = Desired(ServiceId("default", "chat"), Origin("a.yaml", 1), spec, "d")
     assert not list(unusable_files(wish, spec, asked, "", ()))
 

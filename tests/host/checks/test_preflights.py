@@ -39,10 +39,11 @@ from reconciler.model import (
 )
 from reconciler.model.model_sources import key_of as key_of_model
 from tests.host.doctor.test_doctor import make_engine
+from tests.support.arguments import written
 from tests.support.simulation import Host, state, wanted
 
 ARGS = ("serve", "/mnt/models/deep", "--max-model-len=1")
-SPEC = EffectiveSpec("standin:1", (), ARGS, mounts=(Mount("pvc://disk/m"),))
+SPEC = EffectiveSpec("standin:1", (), written(*ARGS), mounts=(Mount("pvc://disk/m"),))
 FETCHED = replace(SPEC, mounts=(Mount("s3://bucket/m"),))
 
 
@@ -174,7 +175,7 @@ def test_a_bug_in_judging_one_service_is_told_of_that_one_alone(
 
     monkeypatch.setattr(Fits, "of", stumble)
     assert one.spec is not None
-    ask = AskPreflight(one.id, one.digest, one.spec, one.origin, (), "test")
+    ask = AskPreflight(one.id, one.digest, one.spec, one.origin, "test")
     with capture_logs() as logs:
         for _ in range(2):
             assert disk.look(target) == {other.digest: whole[other.digest]}, "and the one is not refused"
@@ -246,7 +247,7 @@ def test_refusals_are_forgotten_with_what_they_were_about(tmp_path: Path) -> Non
     disk.remove("")
     target, one = disk.target(), disk.wanted[0]
     assert one.spec is not None
-    target.perform(AskPreflight(one.id, one.digest, one.spec, one.origin, (), "test"))
+    target.perform(AskPreflight(one.id, one.digest, one.spec, one.origin, "test"))
     assert [each.code for each in disk.look(target)[one.digest].reasons] == ["ModelNotFound"]
     disk.wanted = (replace(one, digest="another", spec=FETCHED),)
     disk.look(target)
@@ -261,7 +262,7 @@ def test_verdict_of_what_is_promoted_is_kept_until_its_successor_is(tmp_path: Pa
     target.lock()
     assert old.spec is not None
     target.perform(Promote(old.id, Promoted(old.digest, old.spec, 1, old.origin, "1" * 40, 1.0), "test"))
-    new = replace(old, spec=replace(old.spec, args=(*ARGS, "--seed=1")), digest="new")
+    new = replace(old, spec=replace(old.spec, args=written(*ARGS, "--seed=1")), digest="new")
     for wishes, count in (((old,), 1), ((new,), 1), ((), 1)):
         disk.wanted = wishes
         disk.look(target)

@@ -12,14 +12,14 @@ import pytest
 
 from reconciler.engines import preflight
 from reconciler.engines.launch import Launch
-from reconciler.engines.limits import LONGEST_STRING, ring_bytes, too_large, unfit_arguments, unfit_variables
+from reconciler.engines.limits import LONGEST_STRING, ring_bytes, too_large, unfit_argument, unfit_variables
 from reconciler.errors import Unstartable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
 from reconciler.host.process.interpreters import Interpreters
 from reconciler.host.systemd.supervisor import UnitSupervisor
 from reconciler.host.target import HostTarget
-from reconciler.model import AskPreflight, Desired, EnvVar, Observed, Origin, Reason
+from reconciler.model import NO_ORIGIN, Argument, AskPreflight, Desired, EnvVar, NoOrigin, Observed, Origin, Reason
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.store import StoredSecret
 from reconciler.system import free_space
@@ -61,7 +61,7 @@ def look(target: HostTarget, wish: Desired) -> Observed:
     return seen
 
 
-def blocked(seen: Observed) -> list[tuple[str, Origin | None]]:
+def blocked(seen: Observed) -> list[tuple[str, Origin | NoOrigin]]:
     return [(reason.code, reason.origin) for reasons in seen.blockers.values() for reason in reasons]
 
 
@@ -97,10 +97,10 @@ def test_unusable_variable_in_git_is_refused_with_its_line(disk: Disk, value: st
 
 @pytest.mark.parametrize("value", [BIG, "a\0b"], ids=["large", "NUL"])
 def test_unusable_argument_is_refused_with_its_line(disk: Disk, value: str) -> None:
-    spec = replace(SPEC, args=(*SPEC.args, f"--chat-template={value}"))
-    origins = tuple(Origin("box/a.yaml", 20 + n) for n, _ in enumerate(spec.args))
-    (reason,) = refused(see(disk, replace(disk.wanted[0], spec=spec, argument_origins=origins)))
-    assert (reason.code, reason.origin) == ("InvalidArgument", origins[-1])
+    line = Origin("box/a.yaml", 20)
+    spec = replace(SPEC, args=(*SPEC.args, Argument(f"--chat-template={value}", line)))
+    (reason,) = refused(see(disk, replace(disk.wanted[0], spec=spec)))
+    assert (reason.code, reason.origin) == ("InvalidArgument", line)
     assert "--chat-template" in reason.message
 
 
@@ -110,7 +110,7 @@ def test_interpreter_gone_after_its_verdict_blocks_the_next_start(disk: Disk) ->
     disk.python.unlink()
     disk.python.symlink_to(disk.folder / "base")
     seen = see(disk, disk.wanted[0])
-    assert blocked(seen) == [("EngineBroken", None)]
+    assert blocked(seen) == [("EngineBroken", NO_ORIGIN)]
     (reason,) = seen.blockers[disk.wanted[0].digest]
     assert f"{disk.python} leads to {disk.folder}/base, which is not there" in reason.message
     assert not seen.preflights, "what the engine once said of the arguments does not count"
@@ -118,7 +118,7 @@ def test_interpreter_gone_after_its_verdict_blocks_the_next_start(disk: Disk) ->
 
 def test_full_disk_blocks_a_start(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(free_space, "LEAST_BYTES", 1 << 80)
-    assert ("DiskFull", None) in blocked(see(disk, disk.wanted[0]))
+    assert ("DiskFull", NO_ORIGIN) in blocked(see(disk, disk.wanted[0]))
 
 
 def test_full_disk_is_told_once_for_all_folders_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_full_disk_is_told_once_for_all_folders_on_it(tmp_path: Path, monkeypatc
 
 def test_shared_memory_too_small_for_the_workers_blocks_a_start(disk: Disk) -> None:
     seen = see(disk, with_variable(disk, EnvVar("VLLM_MQ_MAX_CHUNK_BYTES_MB", "999999")))
-    assert blocked(seen) == [("SharedMemoryFull", None)]
+    assert blocked(seen) == [("SharedMemoryFull", NO_ORIGIN)]
 
 
 @pytest.mark.parametrize("replicas", [0, 1])
@@ -186,11 +186,11 @@ def test_limit_of_one_string_is_the_kernels(more: int) -> None:
         started = True
     except OSError:
         started = False
-    assert (started, not [*unfit_arguments([word])]) == (not more, not more)
+    assert (started, not unfit_argument(word)) == (not more, not more)
 
 
 def test_name_of_a_variable_is_judged_too() -> None:
-    assert [one.variable for one in unfit_variables({"A=B": "", "": "x", "GOOD": "x"})] == ["A=B", ""]
+    assert [name for name, _ in unfit_variables({"A=B": "", "": "x", "GOOD": "x"})] == ["A=B", ""]
 
 
 def test_all_strings_together_are_counted_as_the_kernel_counts_them() -> None:
@@ -221,7 +221,7 @@ def test_preflight_that_fails_again_and_again_blocks_with_the_variables_line(dis
     )
     target = HostTarget(disk.settings, disk.folder / "state", lambda: None)
     assert wish.spec is not None
-    ask = AskPreflight(wish.id, wish.digest, wish.spec, wish.origin, (), "test")
+    ask = AskPreflight(wish.id, wish.digest, wish.spec, wish.origin, "test")
 
     try:
         for count in range(3):

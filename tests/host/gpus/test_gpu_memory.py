@@ -21,6 +21,7 @@ from reconciler.model import (
     Stop,
     Strategy,
 )
+from tests.support.arguments import written
 from tests.support.examples import examples
 from tests.support.simulation import Host, spec, state, wanted
 
@@ -76,7 +77,7 @@ def test_the_reason_names_the_holders_and_what_is_missing() -> None:
 
 
 def asking(spec: EffectiveSpec, share: int) -> EffectiveSpec:
-    return replace(spec, args=(f"--gpu-memory-utilization=0.{share}",))
+    return replace(spec, args=written(f"--gpu-memory-utilization=0.{share}"))
 
 
 @st.composite

@@ -29,11 +29,13 @@ from reconciler.model import (
     Restart,
     Start,
     Stop,
+    texts,
 )
 from reconciler.report.text import status_blocks
 from tests.desired.test_desired import RUNTIME, SERVICE, one
 from tests.engines.test_engine_launch import ENGINE, MODELS, launched
 from tests.report.test_report_text import plain
+from tests.support.arguments import written
 from tests.support.report_world import observed, replica, report, status_of
 from tests.support.simulation import PATIENCE, Host, state, wanted
 from tests.support.world import record
@@ -254,7 +256,9 @@ def test_an_argument_beyond_the_share_is_refused_and_both_places_are_named(flag:
 
 
 def test_a_service_without_the_annotation_keeps_its_digest():
-    before = EffectiveSpec("image", ("python",), ("--a=1",), resources=Resources(gpus=1, memory_bytes=1 << 30))
+    before = EffectiveSpec(
+        "image", written("python"), written("--a=1"), resources=Resources(gpus=1, memory_bytes=1 << 30)
+    )
     assert digest(before) == "6c44e587f6a3d805"
     assert digest(replace(before, resources=replace(before.resources, gpu_share_millis=400))) != digest(before)
 
@@ -282,20 +286,25 @@ def test_an_annotation_of_ours_that_is_misspelt_is_said():
 
 # ---------------------------------------------------------------- the engine
 
-SPEC = EffectiveSpec("image", ("vllm", "serve"), ("/mnt/models",), resources=Resources(gpus=1, gpu_share_millis=400))
+SPEC = EffectiveSpec(
+    "image", written("vllm", "serve"), written("/mnt/models"), resources=Resources(gpus=1, gpu_share_millis=400)
+)
 
 
 def test_the_engine_is_told_its_share_unless_it_keeps_to_less():
-    assert flag_value(launched(SPEC).argv, "--gpu-memory-utilization") == "0.4"
-    less = replace(SPEC, args=("/mnt/models", "--device-memory-utilization", "0.3"))
-    assert flag_value(launched(less).argv, "--gpu-memory-utilization") is None
-    assert flag_value(launched(replace(SPEC, resources=Resources(gpus=1))).argv, "--gpu-memory-utilization") is None
+    assert flag_value(written(*launched(SPEC).argv), "--gpu-memory-utilization") == "0.4"
+    less = replace(SPEC, args=written("/mnt/models", "--device-memory-utilization", "0.3"))
+    assert flag_value(written(*launched(less).argv), "--gpu-memory-utilization") is None
+    assert (
+        flag_value(written(*launched(replace(SPEC, resources=Resources(gpus=1))).argv), "--gpu-memory-utilization")
+        is None
+    )
 
 
 def test_the_engine_is_asked_about_the_share_that_nobody_wrote():
     asked = question(SPEC, ENGINE, MODELS, "/home")
-    assert asked.argv == ("--model", "/mnt/models", "--gpu-memory-utilization=0.4")
-    assert asked.indices == (2, 2, None)
+    assert texts(asked.argv) == ("--model", "/mnt/models", "--gpu-memory-utilization=0.4")
+    assert not asked.argv[-1].origin
 
 
 def test_a_mig_device_is_named_by_its_uuid():

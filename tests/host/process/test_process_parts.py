@@ -27,6 +27,7 @@ from reconciler.host.staging.weights import Ground, UnusableFolder, find_folder,
 from reconciler.kserve.quantity import cpu_millis, memory_bytes
 from reconciler.model import EffectiveSpec, Gpu, Mount, ReplicaId, ServiceId
 from reconciler.system import procfs
+from tests.support.arguments import written
 
 
 def target(**fields: Any) -> config.TargetSettings:
@@ -235,7 +236,7 @@ def test_uris_that_mean_nothing_here_are_refused(uri: str, message: str) -> None
 
 
 def test_missing_or_unfinished_weights_are_named(tmp_path: Path) -> None:
-    spec = EffectiveSpec("i", (), ("--model=/mnt/models",), mounts=(Mount("pvc://models/tiny"),))
+    spec = EffectiveSpec("i", (), written("--model=/mnt/models"), mounts=(Mount("pvc://models/tiny"),))
     volumes = {"models": tmp_path}
     with pytest.raises(Terminal, match=rf"pvc://models/tiny: {tmp_path}/tiny: no such folder"):
         folders_of(spec, Ground(volumes), lambda _: None)
@@ -251,7 +252,7 @@ def test_only_the_model_must_look_like_one_and_not_what_else_is_mounted(tmp_path
     for folder in ("all/chat", "certs"):
         (tmp_path / folder).mkdir(parents=True)
     mounts = (Mount("pvc://models/all"), Mount(f"file://{tmp_path}/certs", "/certs"))
-    spec = EffectiveSpec("i", (), args, mounts=mounts)
+    spec = EffectiveSpec("i", (), written(*args), mounts=mounts)
     with pytest.raises(Terminal, match=r"all/chat: is empty"):
         folders_of(spec, Ground({"models": tmp_path}), lambda _: None)
     (tmp_path / "all" / "chat" / "config.json").write_text("{}")
@@ -260,7 +261,7 @@ def test_only_the_model_must_look_like_one_and_not_what_else_is_mounted(tmp_path
 
 
 def served(uri: str, ground: Ground) -> dict[str, Path]:
-    spec = EffectiveSpec("i", (), ("--model=/mnt/models",), mounts=(Mount(uri),))
+    spec = EffectiveSpec("i", (), written("--model=/mnt/models"), mounts=(Mount(uri),))
     return folders_of(spec, ground, lambda _: None)
 
 
@@ -281,7 +282,7 @@ def make_model(folder: Path) -> Path:
     ],
 )
 def test_model_without_a_config_is_the_engines_to_judge(tmp_path: Path, model: str, file: str) -> None:
-    folder, spec = tmp_path / "m", EffectiveSpec("i", (), ("--model", model), mounts=(Mount("pvc://models/m"),))
+    folder, spec = tmp_path / "m", EffectiveSpec("i", (), written("--model", model), mounts=(Mount("pvc://models/m"),))
     (folder / "none").mkdir(parents=True)
     with pytest.raises(UnusableFolder, match=r"m: is empty|\.gguf: no such file or folder"):
         folders_of(spec, Ground({"models": tmp_path}), lambda _: None)

@@ -50,6 +50,7 @@ from reconciler.state.copy import HISTORY
 from reconciler.system import procfs
 from tests.crash.harness import make_ready, settings
 from tests.loop.test_reconcile import Target, make_reconciler, snapshot
+from tests.support.arguments import written
 from tests.support.report_world import desired, observed, owned, replica, report, state, status_of
 from tests.support.world import record
 
@@ -243,7 +244,7 @@ def test_service_that_raises_while_looked_at_hides_no_other(
     target, wanted = looking
     if name == "_make":
         known = translations.Translations._make
-        odd = replace(wanted[0].spec, args=("--odd",))  # type: ignore[type-var]
+        odd = replace(wanted[0].spec, args=written("--odd"))  # type: ignore[type-var]
         wanted = (replace(wanted[0], spec=odd), wanted[1])
         monkeypatch.setattr(where, name, lambda self, spec, *more: 1 // 0 if spec == odd else known(self, spec, *more))
     elif name == "_outdated":

@@ -33,6 +33,7 @@ from reconciler.model import (
     Sync,
     Unreachable,
 )
+from tests.support.arguments import written
 from tests.support.examples import examples
 from tests.support.simulation import GIB, PATIENCE, Host, beside, state, wanted
 
@@ -100,7 +101,7 @@ def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
     model = service.spec.mounts[0].uri[5:9] if service.spec and service.spec.mounts else "none"
     service = replace(service, digest=f"{version}-{name}-{gpus}-{share}-{mig}-{memory}-{model}")
     if service.spec and (names := NAMES.get(version)):
-        args = ("--served-model-name", *names)
+        args = written("--served-model-name", *names)
         service = replace(service, spec=replace(service.spec, args=args), model_names=names)
     if draw(st.integers(0, 7)) == 7:
         return elsewhere(service)

@@ -30,6 +30,7 @@ from reconciler.model import (
     Sync,
     Undrain,
 )
+from tests.support.arguments import written
 from tests.support.simulation import PATIENCE, Host, beside, state, wanted
 
 
@@ -75,7 +76,7 @@ def named(version: str, *names: str) -> Desired:
     """Two replicas that answer to more names than that of the service."""
     service = wanted("a", version, replicas=2)
     assert service.spec
-    return replace(service, spec=replace(service.spec, args=("--served-model-name", *names)), model_names=names)
+    return replace(service, spec=replace(service.spec, args=written("--served-model-name", *names)), model_names=names)
 
 
 def test_other_model_names_are_routed_while_every_replica_answers_to_them():
@@ -130,7 +131,7 @@ def test_a_blocked_service_names_the_holders_of_gpus_and_starts_when_one_is_free
     host.converge(three)
     verdict = host.step(three).verdicts[three.services[2].id]
     assert verdict.blocked[0].message == "needs 1 nvidia.com/gpu, 0 of 2 free; held by default/a, default/b"
-    assert verdict.blocked[0].origin is not None
+    assert verdict.blocked[0].origin
     host.converge(state(three.services[1], three.services[2]))
     assert len(host.serving("c")) == 1
 
@@ -192,7 +193,7 @@ def test_arguments_that_are_only_written_differently_restart_nothing():
     host, _ = served()
     new = replace(wanted("a", "good1"), digest="good9-a")
     assert new.spec is not None
-    new = replace(new, spec=replace(new.spec, args=("--a=1",)))
+    new = replace(new, spec=replace(new.spec, args=written("--a=1")))
     host.preflights["good9-a"] = Preflight(parsed="good1-a")
     since = len(host.log)
     host.converge(state(new))

@@ -10,6 +10,7 @@ from reconciler.errors import Retryable
 from reconciler.host.execute import execute
 from reconciler.host.plan import make_plan
 from reconciler.model import Action, Drain, Fetch, Origin, Reason, ReasonCode, Stage, Staging, Strategy, Unstage
+from tests.support.arguments import written
 from tests.support.simulation import PATIENCE, Host, state, wanted
 
 ELSEWHERE = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector requires disk=ssd", Origin("x.yaml", 4)),)
@@ -134,7 +135,7 @@ def test_what_ends_tls_is_reached_as_before_until_its_successor_proved_itself():
     host = Host()
     good = replace(wanted("a", "good1"), passthrough=True)
     assert good.spec
-    good = replace(good, spec=replace(good.spec, args=TLS))
+    good = replace(good, spec=replace(good.spec, args=written(*TLS)))
     host.converge(state(good))
     plain = wanted("a", "reject1")
     host.converge(state(plain))

@@ -25,6 +25,7 @@ from reconciler.model import (
     Start,
     Stop,
 )
+from tests.support.arguments import written
 from tests.support.simulation import PATIENCE, Host, state, wanted
 
 A = ServiceId("default", "a")
@@ -86,7 +87,7 @@ def test_a_canary_that_is_only_written_differently_leaves_the_stable_replicas_in
     host = converged(wanted("a", "good1"))
     new = replace(wanted("a", "good1", canary=20), digest="good9-a")
     assert new.spec is not None
-    new = replace(new, spec=replace(new.spec, args=("--a=1",)))
+    new = replace(new, spec=replace(new.spec, args=written("--a=1")))
     host.preflights["good9-a"] = Preflight(parsed="good1-a")
     for _ in range(20):
         host.step(state(new))

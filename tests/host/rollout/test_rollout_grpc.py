@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.model import Desired
+from tests.support.arguments import written
 from tests.support.simulation import Host, state, wanted
 
 
 def of_grpc(version: str) -> Desired:
     service = wanted("a", version)
     assert service.spec
-    return replace(service, spec=replace(service.spec, args=("--grpc",)), grpc=True, http=False)
+    return replace(service, spec=replace(service.spec, args=written("--grpc")), grpc=True, http=False)
 
 
 def test_service_of_grpc_is_routed_to_endpoints_of_grpc_alone():

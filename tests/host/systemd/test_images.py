@@ -15,11 +15,11 @@ from reconciler.host.systemd.container import names
 from reconciler.host.systemd.images import Images, is_refusal, pull_words
 from reconciler.host.systemd.preflight import contained
 from reconciler.model import Fetch, Staging
+from tests.support.arguments import written
 
 ASKED = PreflightQuestion(
     Path("python3"),
-    ("--model", "/m"),
-    (0, 1),
+    written("--model", "/m"),
     {"HOME": "/var/cache/reconciler/1", "HF_TOKEN": "hunter2"},
     {},
     image="ab12",
@@ -163,5 +163,5 @@ def test_an_engine_is_asked_in_its_image_and_nowhere_else() -> None:
 
 
 def test_another_image_of_the_same_name_is_asked_again() -> None:
-    other = PreflightQuestion(ASKED.python, ASKED.argv, ASKED.indices, ASKED.env, ASKED.paths, image="cd34")
+    other = PreflightQuestion(ASKED.python, ASKED.argv, ASKED.env, ASKED.paths, image="cd34")
     assert key_of(other) != key_of(ASKED)

@@ -23,6 +23,7 @@ from reconciler.engines.environment import Folders
 from reconciler.engines.launch import launch
 from reconciler.engines.probe import Probe, ProbeResult
 from reconciler.model import Address, EffectiveSpec, EnvVar, Lease, Mount, ServiceId
+from tests.support.arguments import written
 from tests.support.engine.fixtures import descendants
 
 SERVICE = ServiceId("demo", "tiny")
@@ -33,7 +34,7 @@ def spec_of(*args: str, env: dict[str, str] | None = None) -> EffectiveSpec:
     """A service that serves the tiny model with these arguments."""
     variables = tuple(EnvVar(name, value) for name, value in (env or {}).items())
     command = ("python", "-m", "vllm.entrypoints.openai.api_server")
-    return EffectiveSpec("vllm-cpu", command, (*SMALL, *args), variables, (Mount("pvc://models"),))
+    return EffectiveSpec("vllm-cpu", written(*command), written(*SMALL, *args), variables, (Mount("pvc://models"),))
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def running(python: Path, model: Path, folder: Path, *args: str, **options: Any)
             start_new_session=True,
         )
     try:
-        yield Server(process, port or start.socket, log, tls=ends_tls(args))
+        yield Server(process, port or start.socket, log, tls=ends_tls(written(*args)))
     finally:
         # The leader may be gone while its group lives on.
         leftovers = descendants(process.pid)
