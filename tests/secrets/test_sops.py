@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, replace
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -337,6 +340,43 @@ def test_token_is_not_sent_to_a_vault_that_a_file_names(
         assert said.startswith(
             "SecretsUnreadable: is encrypted for the Vault at https://elsewhere.example, and the daemon"
         )
+
+
+class Vault(BaseHTTPRequestHandler):
+    """The two calls of Vault's transit engine; what it encrypts is what it was given."""
+
+    tokens: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        self.tokens.append(self.headers["X-Vault-Token"])
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "/encrypt/" in self.path:
+            said = {"ciphertext": "vault:v1:" + asked["plaintext"]}
+        else:
+            said = {"plaintext": asked["ciphertext"].removeprefix("vault:v1:")}
+        body = json.dumps({"data": said}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_file_for_vault_opens_at_the_address_of_the_daemon(monkeypatch: pytest.MonkeyPatch):
+    with HTTPServer(("127.0.0.1", 0), Vault) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("VAULT_TOKEN", "s.writer")
+        rule = f"hc_vault_transit_uri: '{address}/v1/sops/keys/k', encrypted_regex: ^(data|stringData)$"
+        encrypted = encrypt(SECRET, rule=rule)
+        environ = {"VAULT_ADDR": f"{address}/", "VAULT_TOKEN": "s.host"}
+        assert opened(encrypted, Identities(missing="nobody gave one"), environ) == yaml.safe_load(SECRET)
+        server.shutdown()
+        thread.join()
+    assert Vault.tokens == ["s.writer", "s.host"]
 
 
 # ---------------------------------------------------------------- identities and the program
