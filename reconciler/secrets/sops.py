@@ -48,8 +48,8 @@ _RECIPIENT = re.compile(r"# public key: (age1[0-9a-z]+)\s*")
 _ANEW = "encrypt it again with: sops encrypt --encrypted-regex '^(data|stringData)$' --age RECIPIENT"
 # How it ends where the checksum is wrong, where a value cannot be opened, and where no key opens the file.
 _BAD_MAC, _BAD_VALUE, _NO_KEY = 51, 25, 128
-# Of one document, and of all in one reading; shorter than what a worker may wait without moving.
-_SECONDS, _SECONDS_IN_ALL = 20.0, 60.0
+# Of one document, shorter than what a worker may wait without moving; and of all in one reading that do not open.
+_SECONDS, _PATIENCE_SECONDS = 20.0, 60.0
 _LONGEST, _LONGEST_TEXT = 8 << 20, 300
 
 
@@ -101,7 +101,7 @@ class Opener:
         self._environ = environ
         self._before = before._opened if before else {}
         self._opened: dict[bytes, dict[str, Any]] = {}
-        self._ends = time.monotonic() + _SECONDS_IN_ALL
+        self._patience = _PATIENCE_SECONDS
 
     def open(self, manifest: Manifest, identities: Identities) -> dict[str, Any]:
         """The document without SOPS' metadata, every value in plain text. Raises Unfit."""
@@ -154,15 +154,17 @@ class Opener:
         program = find_program()
         if program is None:
             raise Unfit(f"needs the program sops; run: {INSTALL}", ("sops",), ReasonCode.SECRETS_UNREADABLE)
-        seconds = min(_SECONDS, self._ends - time.monotonic())
-        if seconds <= 0:
-            late = f"is not opened yet: those before it took {_SECONDS_IN_ALL:g} s; it is tried again"
+        if self._patience <= 0:
+            late = "is not opened yet: too many before it could not be, and took long; it is tried again"
             raise Unfit(late, ("sops",), ReasonCode.SECRETS_UNREADABLE)
+        begun, status = time.monotonic(), 1
         try:
-            status, said, errors = _ask(program, text, self._environment(services, identities), seconds)
+            status, said, errors = _ask(program, text, self._environment(services, identities))
         except (OSError, subprocess.TimeoutExpired, TooMuchError) as error:
             why = error.strerror if isinstance(error, OSError) else "it takes too long, or prints too much"
             raise Unfit(f"cannot be opened: {program}: {why}", ("sops",), ReasonCode.SECRETS_UNREADABLE) from None
+        finally:
+            self._patience -= time.monotonic() - begun if status else 0.0
         if status:
             raise _explained(status, errors.decode("utf-8", "replace"), services, metadata, identities)
         return said
@@ -241,14 +243,14 @@ def _check_comments(metadata: Mapping[str, Any], is_as_written: bool) -> None:
 # ---------------------------------------------------------------- the program
 
 
-def _ask(program: str, text: bytes, env: Mapping[str, str], seconds: float) -> tuple[int, bytes, bytes]:
+def _ask(program: str, text: bytes, env: Mapping[str, str]) -> tuple[int, bytes, bytes]:
     argv = [program, "decrypt", "--input-type", "yaml", "--output-type", "json", "/dev/stdin"]
     pipe = subprocess.PIPE
     begun = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd="/", start_new_session=True)
     with begun as process:
         try:
             # Shows a supervisor of the worker that it is alive.
-            said, errors = exchange(process, text, seconds, _LONGEST, watch=lambda: None)
+            said, errors = exchange(process, text, _SECONDS, _LONGEST, watch=lambda: None)
         finally:
             if process.poll() is None:
                 with suppress(ProcessLookupError):

@@ -423,6 +423,25 @@ def test_program_that_misbehaves_is_ended(
     assert said in found
 
 
+def test_documents_after_many_that_do_not_open_wait_for_the_next_reading(
+    encrypted: str, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    program = tmp_path / "sops"
+    program.write_text("#!/bin/sh\nsleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sops, "_SECONDS", 0.2)
+    monkeypatch.setattr(sops, "_PATIENCE_SECONDS", 0.1)
+    opener, found = Opener({}), document(encrypted)
+    with monkeypatch.context() as patch:
+        patch.setattr(sops, "find_program", lambda: str(program))
+        with pytest.raises(Unfit, match="takes too long"):
+            opener.open(found, key.identities)
+    with pytest.raises(Unfit, match="is not opened yet"):
+        opener.open(found, key.identities)
+    monkeypatch.undo()
+    assert Opener({}, opener).open(found, key.identities) == yaml.safe_load(SECRET)
+
+
 def test_identity_is_not_shown_by_its_repr(key: Key):
     path = key.identities.path
     assert path
