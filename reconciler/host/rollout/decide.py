@@ -10,11 +10,11 @@ from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.departed import farewell, is_departed, verdict_of_departed
 from reconciler.host.rollout.goal import Generation, Goal, find_goal
 from reconciler.host.rollout.hung import end_hung
+from reconciler.host.rollout.move import move
 from reconciler.host.rollout.needs import need_of
 from reconciler.host.rollout.route import route_of
 from reconciler.host.rollout.staging import begin_staging
 from reconciler.host.rollout.steps import Steps
-from reconciler.host.rollout.strategy import move
 from reconciler.host.rollout.verdict import verdict_of
 from reconciler.model import Action, AskPreflight, ReasonCode, Reject, ServicePlan, ServiceRoute
 

@@ -34,6 +34,7 @@ class GoalKind(StrEnum):
     ROLL = "Roll"  # to what git says
     HOLD = "Hold"  # git's word cannot be followed now: keep what serves
     RESTORE = "Restore"  # git's digest failed: back to the last good one
+    GIVE_UP = "GiveUp"  # git's digest failed, and there is no last good one
     SUSPEND = "Suspend"  # git asks for no replicas, or lets this host run none
     LEAVE = "Leave"  # git does not name it any more, or not for this host
 
@@ -217,7 +218,8 @@ def _restore(s: ServiceContext, rejected: Quarantine, reject: Quarantine | None 
     generations = _promoted_only(s)
     if generations and generations[0].digest == rejected.digest:
         generations = ()
-    return Goal(GoalKind.RESTORE, generations, rejected.reason, reject=reject, rejected=rejected)
+    kind = GoalKind.RESTORE if generations else GoalKind.GIVE_UP
+    return Goal(kind, generations, rejected.reason, reject=reject, rejected=rejected)
 
 
 def _promoted_only(s: ServiceContext) -> tuple[Generation, ...]:

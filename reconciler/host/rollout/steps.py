@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from reconciler.model import Action, Reason, ReplicaId, Start
+from reconciler.model import Action, Reason, ReplicaId, Start, Stop
 
 SOON = 0.2
 
@@ -33,3 +33,6 @@ class Steps:
 
     def started(self) -> set[ReplicaId]:
         return {action.replica for action in self.processes if isinstance(action, Start)}
+
+    def stopped(self) -> set[ReplicaId]:
+        return {action.replica for action in self.processes if isinstance(action, Stop)}
