@@ -63,7 +63,7 @@ def context_of(
     others = tuple(each for each in manifests.documents if each.kind != SERVICE)
     uncertain = tuple(possible_runtimes(manifests, snapshot))
     unreadable = unreadable_kinds(manifests.unreadable)
-    key = (target, uncertain, others, secrets, unreadable, [place for _, place, _ in manifests.templated])
+    key = (target, uncertain, others, secrets, unreadable, manifests.templated)
     if cache.context is None or cache.key != key:
         cache.key, cache.context, cache.services, cache.sizes = key, None, {}, {}
         context = _new_context(others, target, uncertain, secrets, manifests.templated)

@@ -676,6 +676,19 @@ def test_only_what_changed_is_worked_out_again() -> None:
     assert third.keys() == {"chat"}
 
 
+@pytest.mark.parametrize("name", ["vllm", "other"])
+def test_runtime_in_a_changed_template_is_named_as_it_is_now(name: str) -> None:
+    template = (
+        "apiVersion: template.openshift.io/v1\nkind: Template\nmetadata: {name: all}\nobjects:\n"
+        "- {apiVersion: serving.kserve.io/v1alpha1, kind: ServingRuntime, metadata: {name: NAME}}\n"
+    )
+    files, services = ManifestCache(), DesiredCache()
+    for each in {"vllm", "other"} - {name}, {name}:
+        revision = snapshot({"hosts/box/a.yaml": SERVICE, "runtimes/vllm.yaml": template.replace("NAME", *each)})
+        (found,) = build_desired(read_manifests(revision, files), TARGET, revision, services).services
+    assert f"holds ServingRuntime {name} " in found.problems[0].message
+
+
 edits = st.lists(
     st.tuples(
         st.integers(0, 400), st.integers(0, 12), st.sampled_from(["", "[]", "{}", "null", "- ", "  ", ": ", "1", "x"])
