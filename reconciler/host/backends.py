@@ -71,11 +71,10 @@ def _make_process(settings: TargetSettings, inventory: Inventory, gpus: Gpus) ->
 
 
 def _make_systemd(settings: TargetSettings, inventory: Inventory, gpus: Gpus, closed: tuple[Path, ...]) -> Backend:
-    from reconciler.host.systemd.drain import DrainUnit
     from reconciler.host.systemd.fetch import FetchUnit
     from reconciler.host.systemd.images import Images
     from reconciler.host.systemd.preflight import PreflightSandbox
-    from reconciler.host.systemd.proxy import ProxyUnit
+    from reconciler.host.systemd.proxy import DrainUnit, ProxyUnit
     from reconciler.host.systemd.supervisor import UnitSupervisor
     from reconciler.host.systemd.systemd_api import Systemd
 

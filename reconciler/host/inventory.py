@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.errors import Retryable, Terminal
 from reconciler.model import Address, EffectiveSpec, Lease, Origin, Owned, ReplicaId, ServiceId, Translation
+from reconciler.system.file_stamps import Stamp, stamp_from
 from reconciler.system.files import make_folder, sync_folder, write_atomically
 from reconciler.system.procfs import Identity, SharedMemory
 
@@ -95,7 +96,7 @@ class Inventory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._cache: dict[str, tuple[tuple[int, int, int], Any]] = {}
+        self._cache: dict[str, tuple[Stamp, Any]] = {}
         self._writing = threading.RLock()
 
     # ------------------------------------------------------------ replicas
@@ -225,7 +226,7 @@ class Inventory:
             return None
         except OSError as error:
             raise _unreadable(Path(path), error.strerror or str(error)) from None
-        stamp = (info.st_mtime_ns, info.st_ino, info.st_size)
+        stamp = stamp_from(info)
         known = self._cache.get(path)
         if known is None or known[0] != stamp:
             found: Any = _decode(Path(path), kind)

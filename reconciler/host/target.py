@@ -16,29 +16,24 @@ from reconciler.errors import ReconcileError, Retryable
 from reconciler.fault_isolation import Faults
 from reconciler.host.backends import PROXY, make_backend
 from reconciler.host.checks.fits import Fits
-from reconciler.host.checks.host_capacity import Machine
+from reconciler.host.checks.host_capacity import NOTHING, Machine, Reserved
 from reconciler.host.checks.preflights import Preflights, running_digests
 from reconciler.host.checks.start_checks import StartChecks, record_of
 from reconciler.host.clock import Clock
 from reconciler.host.gpus import usage
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory, ReplicaRecord, TargetLock, UnreadableRecord
-from reconciler.host.kept_values import KeptValues
-from reconciler.host.probing.engine_probes import EngineQuestions
+from reconciler.host.probing.engine_probes import EngineQuestions, Subjects
 from reconciler.host.probing.liveness import LivenessLimits, Witness
-from reconciler.host.probing.pauses import Pauses
-from reconciler.host.probing.probe_targets import Subjects
 from reconciler.host.probing.probing import Probes
-from reconciler.host.probing.replicas import Replicas
+from reconciler.host.probing.replicas import Pauses, Replicas
 from reconciler.host.process.exit_watch import ExitWatch
-from reconciler.host.process.port_guard import PortGuard
-from reconciler.host.process.port_hold import PortHolds
+from reconciler.host.process.port_guard import PortGuard, PortHolds
 from reconciler.host.records import Records
-from reconciler.host.reserved import NOTHING, Reserved
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.host.routing.watch import ProxyWatch
 from reconciler.host.staging.stager import Stager
-from reconciler.host.translations import Translations
+from reconciler.host.translations import KeptValues, Translations
 from reconciler.host.workload import Workloads
 from reconciler.model import (
     AskPreflight,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.translation import ENV, RESTART, hashed, is_current, make_translation
 from reconciler.model import Desired, EffectiveSpec, Outdated, Owned, ServiceId, Translation
 from reconciler.model.model_sources import is_fetched
+from reconciler.system import procfs
 
 _PYTHON, _VERSION, _PODMAN = "engines[].python", "vLLM of engines[].python", "engines[].podman"
 _VOLUME, _STORAGE, _USER = "volumes.", "storage.folder", "user"
@@ -193,3 +194,32 @@ def _env(engine: config.EngineSettings) -> dict[str, str]:
 def _version(python: Path) -> str:
     """The engine's version without the time of its installation; empty if unknown just now."""
     return ", ".join(word.removesuffix(".dist-info") for word in engine_version(python).split() if word[:1].isalpha())
+
+
+# ---------------------------------------------------------------- values that the config may not have any more
+# They are written down nowhere: only the processes know them, and we while we have seen these run.
+
+
+class KeptValues:
+    """By their hashes. `records` are all replicas on record."""
+
+    def __init__(self, records: Callable[[], Iterable[ReplicaRecord]]) -> None:
+        self._records = records
+        self._known: dict[str, str] = {}
+
+    def read(self) -> Mapping[str, str]:
+        """Every value that is known, by its hash."""
+        for record in self._records():
+            missing = {value for key, value in record.translation if key.startswith(ENV)} - self._known.keys()
+            found = _values(record) if missing else ()
+            self._known |= {key: value for value in found if (key := hashed(value)) in missing}
+        return self._known
+
+
+def _values(record: ReplicaRecord) -> Iterator[str]:
+    if record.process is None or not procfs.is_running(record.process):
+        return
+    # Of a container, the main process is podman's, and the engine its child.
+    for pid in (record.process.pid, *procfs.children(record.process.pid)):
+        for entry in procfs.read_environment(pid):
+            yield os.fsdecode(entry).partition("=")[2]

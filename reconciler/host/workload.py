@@ -20,7 +20,7 @@ from reconciler.engines.launch import Launch, PreflightQuestion, Revealed, api_k
 from reconciler.engines.preflight import engine_parts
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.host.inventory import ReplicaRecord
-from reconciler.host.process import scratch, sockets
+from reconciler.host.process import scratch
 from reconciler.host.staging.stager import Stager
 from reconciler.host.staging.weights import Ground, Served, find_folder, served_folders, watched
 from reconciler.host.systemd.replica_unit import PRIVATE, TMP
@@ -87,7 +87,7 @@ def _place_of_unit(
     folder: Path, engine: config.EngineSettings, paths: Mapping[str, str], replica: ReplicaId | None
 ) -> ReplicaFiles:
     home = f"{CACHES}/reconciler/{_key_of(engine.called)}"
-    socket = sockets.of_unit(folder, replica) if replica else ""
+    socket = scratch.unit_socket(folder, replica) if replica else ""
     return ReplicaFiles(Folders(home, TMP, PRIVATE, socket), {path: path for path in paths}, paths)
 
 
@@ -97,7 +97,7 @@ def _place_of_child(
     if replica is None:
         return ReplicaFiles(Folders(home_of(folder, engine), "<tmp>", "<private>"), paths, {})
     tmp, private = scratch.folder_of(folder, replica), scratch.private_of(folder, replica)
-    socket = sockets.of_child(folder, replica)
+    socket = scratch.child_socket(folder, replica)
     return ReplicaFiles(Folders(home_of(folder, engine), str(tmp), str(private), socket), paths, {})
 
 

@@ -22,9 +22,9 @@ from reconciler.config.values import NAME
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.evaluation.evaluator import Evaluation, Evaluator
 from reconciler.evaluation.sandbox import Sandbox
+from reconciler.host.checks.host_capacity import NOTHING, Reservations, Reserved
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
-from reconciler.host.reserved import NOTHING, Reservations, Reserved
 from reconciler.host.root_replicas import refuse_root
 from reconciler.host.target import HostTarget
 from reconciler.host.teardown import end_proxy

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reconciler.config.settings import Settings
 from reconciler.state.target_registry import TargetRegistry
+from reconciler.system.file_stamps import stamp_of
 
 HISTORY = "state.db"
 _TRIES = 3
@@ -27,22 +28,14 @@ def _copy_history(state: Path, scratch: Path) -> None:
     """First what was written last, and both once more where the daemon wrote meanwhile."""
     names = (f"{HISTORY}-wal", HISTORY)
     for _ in range(_TRIES):
-        before = [_stamp(state / name) for name in names]
+        before = [stamp_of(state / name) for name in names]
         for name in names:
             with suppress(OSError):
                 shutil.copyfile(state / name, scratch / name)
-        if before == [_stamp(state / name) for name in names]:
+        if before == [stamp_of(state / name) for name in names]:
             return
 
 
 def _copy_folder(source: Path, copy: Path) -> None:
     with suppress(OSError, shutil.Error):
         shutil.copytree(source, copy, symlinks=True)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        info = path.stat()
-    except OSError:
-        return None
-    return info.st_mtime_ns, info.st_size

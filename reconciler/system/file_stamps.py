@@ -24,7 +24,11 @@ class Stamps:
 def stamp_of(path: str | Path) -> Stamp:
     """None where nothing is, or nothing that we may see."""
     try:
-        info = os.stat(path)
+        return stamp_from(os.stat(path))
     except OSError:
         return None
+
+
+def stamp_from(info: os.stat_result) -> tuple[int, int, int, int, int]:
+    """Equal stamps, equal content, as far as the kernel tells."""
     return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_ctime_ns, info.st_size

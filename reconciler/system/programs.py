@@ -44,7 +44,7 @@ def run_program(
         )
     except subprocess.TimeoutExpired:
         limit = f"within {seconds:g} s"
-        raise NoAnswer(f"{argv[0]} did not answer {limit}", f"no answer {limit}", timed_out=True) from None
+        raise NoAnswer(f"{argv[0]} did not end {limit}", f"no answer {limit}", timed_out=True) from None
     except OSError as error:
         why = error.strerror or str(error)
         raise NoAnswer(f"{argv[0]} cannot be run: {why}; install it on this host", why) from None

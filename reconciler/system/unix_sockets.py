@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import socket
+import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -22,6 +24,18 @@ def short_path(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:
         os.close(folder)
+
+
+@contextmanager
+def exact_path(path: Path) -> Iterator[str]:
+    """A name of the socket itself that fits: a link in its place is not followed. Raises OSError."""
+    opened = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(opened).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+        yield f"/proc/self/fd/{opened}"
+    finally:
+        os.close(opened)
 
 
 def connect(path: Path, timeout: float) -> socket.socket:

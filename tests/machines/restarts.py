@@ -16,8 +16,7 @@ from pathlib import Path
 from reconciler.cli.shared import log_to_stderr
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory, ReplicaRecord
-from reconciler.host.process.port_guard import PortGuard
-from reconciler.host.process.port_hold import PortHolds
+from reconciler.host.process.port_guard import PortGuard, PortHolds
 from reconciler.host.supervisor import ProcessState
 from reconciler.host.systemd.supervisor import UnitSupervisor
 from reconciler.host.systemd.systemd_api import Systemd

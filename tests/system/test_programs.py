@@ -21,7 +21,7 @@ def test_program_sees_nothing_of_our_environment_nor_input(monkeypatch: pytest.M
 
 
 def test_program_that_does_not_end_is_given_up() -> None:
-    with pytest.raises(NoAnswer, match=r"sleep did not answer within 0\.1 s") as caught:
+    with pytest.raises(NoAnswer, match=r"sleep did not end within 0\.1 s") as caught:
         run_program(["sleep", "60"], 0.1, _PATH)
     assert (caught.value.why, caught.value.timed_out) == ("no answer within 0.1 s", True)
 

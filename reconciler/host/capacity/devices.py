@@ -1,7 +1,10 @@
-"""GPUs and MIG devices while a plan is made: which parts are leased, reserved or free. Pure.
+"""GPUs and MIG devices while a plan is made: who holds which part of them, what is kept for whom, what is free. Pure.
 
 A device is counted in thousandths of itself: a lease takes all of it, unless its service asks for a share. So a whole
 GPU is never shared, and a GPU that is shared is never leased as a whole. MIG devices have no shares.
+
+vLLM takes a share of all memory of its GPUs, and does not start where less than that is free. So nothing is started,
+and above all nothing stopped for it, where another process has that memory.
 """
 
 from __future__ import annotations
@@ -9,8 +12,57 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from reconciler.host.capacity import memory
 from reconciler.model import GPU, Gpu, GpuUse, Reason, ReasonCode, Replica, Resources, ServiceId
+
+_GIB = 1 << 30
+_NAMED = 4
+
+
+def has_room(use: GpuUse | None, share: float) -> bool:
+    """Is that share free now? If unknown, it prevents no start."""
+    return use is None or (not use.fault and use.free_bytes >= share * use.usable_bytes)
+
+
+def will_have_room(use: GpuUse | None, share: float, rest: float = 1.0) -> bool:
+    """Will it be free once the stopping replicas are gone? Then leases leave a `rest`, and foreign processes take from
+    it.
+    """
+    if use is None:
+        return True
+    return not use.fault and rest * use.usable_bytes - _taken_by_strangers(use) >= share * use.usable_bytes
+
+
+def _taken_by_strangers(use: GpuUse) -> int:
+    known = [one.memory_bytes for one in use.strangers if one.memory_bytes is not None]
+    # For some processes it is unknown how much they have: all used memory may be theirs.
+    return sum(known) if len(known) == len(use.strangers) else use.usable_bytes - use.free_bytes
+
+
+def no_room(share: float, crowded: Iterable[tuple[str, GpuUse]]) -> Reason:
+    """Why an engine cannot have its share of these GPUs, naming who has it."""
+    found = [f"{uuid} {_state(use, share)}" for uuid, use in crowded]
+    return Reason(ReasonCode.INSUFFICIENT_GPU_MEMORY, f"needs {share:.2g} of a GPU's memory free: {'; '.join(found)}")
+
+
+def _state(use: GpuUse, share: float) -> str:
+    if use.fault:
+        return f"cannot be used: {use.fault}"
+    free = f"has {_gib(use.free_bytes)} of the {_gib(int(share * use.usable_bytes))} free"
+    if not use.strangers:
+        return f"{free}, and no visible process holds the rest"
+    holders = [_holder(one.pid, one.name, one.memory_bytes) for one in use.strangers[:_NAMED]]
+    more = len(use.strangers) - len(holders)
+    return f"{free}, held by {', '.join(holders)}" + (f" and {more} more" if more else "")
+
+
+def _holder(pid: int, name: str, memory_bytes: int | None) -> str:
+    amount = "" if memory_bytes is None else f", {_gib(memory_bytes)}"
+    return f"process {pid} ({name}{amount})"
+
+
+def _gib(amount: int) -> str:
+    return f"{amount / _GIB:.1f} GiB"
+
 
 WHOLE = 1000
 Amounts = Mapping[str, int]
@@ -112,7 +164,7 @@ class Devices:
             if self._pack((replace(want, memory=0.0),), free, {}) and self._pack((want,), free, {}, more) is None:
                 full = [uuid for uuid, kind in self._kinds.items() if kind == want.kind and free[uuid] >= want.millis]
                 full = [uuid for uuid in full if not self._has_memory(uuid, want, free[uuid], more)]
-                yield memory.reason(want.memory, [(uuid, self._uses[uuid]) for uuid in full])
+                yield no_room(want.memory, [(uuid, self._uses[uuid]) for uuid in full])
 
     def _has_memory(self, uuid: str, want: Want, rest: int, more: Amounts) -> bool:
         """Is its memory free, or will it be once those are gone who have `more` of it?"""
@@ -120,8 +172,8 @@ class Devices:
         if not want.memory:
             return True
         if uuid in more:
-            return memory.will_have_room(use, want.memory, rest / WHOLE)
-        return memory.has_room(use, want.memory)
+            return will_have_room(use, want.memory, rest / WHOLE)
+        return has_room(use, want.memory)
 
     def waits(self, wants: Iterable[Want], service: ServiceId) -> Iterator[Reason]:
         """Why there is room, but not at this moment. Another GPU is not opened for that: it stays whole."""

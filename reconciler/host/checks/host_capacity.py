@@ -1,9 +1,10 @@
-"""What this machine may give to replicas altogether, and which ports are free for them."""
+"""What this machine may give to replicas altogether, which ports are free for them, and what others hold of it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from reconciler.config import settings as config
 from reconciler.host.gpus.devices import Gpus
@@ -49,3 +50,16 @@ def _memory_total() -> int:
             if line.startswith("MemTotal:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reservations:
+    """Ports, and GPUs by their UUID, each with a text about who holds it."""
+
+    ports: frozenset[int] = frozenset()
+    gpus: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING = Reservations()
+# Raises Retryable when a record cannot be read.
+Reserved = Callable[[], Reservations]

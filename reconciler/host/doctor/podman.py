@@ -13,7 +13,7 @@ from reconciler.config.settings import TargetSettings
 from reconciler.host.doctor.ask import ask
 from reconciler.host.doctor.finding import CheckResult, ok, problem
 from reconciler.host.gpus.devices import Gpus
-from reconciler.host.systemd.container import PODMAN
+from reconciler.host.systemd.podman import PODMAN
 
 # The first that takes names of CDI for devices.
 _OLDEST = (4, 1)

@@ -1,15 +1,18 @@
-"""The observed state of each replica: its process, its probes, and the proxy's view of it."""
+"""What there is of each replica now: its process, what it answered, and what the proxy says of it.
+
+The time that it has to get ready does not count while it cannot run, nor while nobody looks.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from reconciler.engines.last_words import fatal_reason
 from reconciler.errors import ReconcileError
 from reconciler.fault_isolation import Faults
 from reconciler.host.inventory import ReplicaRecord
-from reconciler.host.probing.pauses import PAUSED, Pauses
 from reconciler.host.probing.probing import Probes, ProbeState
 from reconciler.host.routing.envoy import ProxyState
 from reconciler.host.supervisor import ProcessState, Supervisor
@@ -18,6 +21,46 @@ from reconciler.model import (
     ReplicaId,
     Restart,
 )
+from reconciler.system import procfs
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_STOPPED = frozenset("Tt")
+PAUSED = "its process is paused (SIGSTOP, or a frozen cgroup)"
+
+
+class Pauses:
+    """Replicas that start, as one daemon sees them: what was before it started, was not watched."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._paused: dict[ReplicaId, float] = {}
+
+    def look(self, records: Iterable[ReplicaRecord], now: float) -> frozenset[ReplicaId]:
+        """Which of those that are not ready yet cannot run now?"""
+        waiting = [one for one in records if one.ready_at is None and one.stopping_at is None and one.process]
+        found = frozenset(one.id for one in waiting if one.process and is_paused(one.process.pid))
+        known = {one.id for one in waiting}
+        self._paused = {key: at for key, at in self._paused.items() if key in known} | dict.fromkeys(found, now)
+        return found
+
+    def watched_since(self, replica: ReplicaId) -> float:
+        return max(self._began, self._paused.get(replica, 0.0))
+
+
+def is_paused(pid: int) -> bool:
+    """Is it stopped by a signal, or frozen with its cgroup?"""
+    stat = procfs.read_stat(pid)
+    if stat is None or stat.state in _STOPPED:
+        return stat is not None
+    return any(_is_frozen(path) for path in procfs.read_cgroups(pid))
+
+
+def _is_frozen(path: str) -> bool:
+    try:
+        return "frozen 1" in (_CGROUPS / path.lstrip("/") / "cgroup.events").read_text()
+    except OSError:
+        return False
+
 
 _SETTLE = 0.3
 _LAST_WORDS = 60

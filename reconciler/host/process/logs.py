@@ -1,4 +1,4 @@
-"""The log of a replica: a file that its processes append to, kept from filling the disk."""
+"""What a replica wrote: a file that its processes append to, kept from filling the disk, or a unit's journal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import re
 from collections import deque
 from pathlib import Path
+
+from reconciler.engines.environment import SYSTEM_PATH
+from reconciler.system.programs import NoAnswer, run_program
 
 LIMIT_BYTES = 32 << 20
 _TAIL_BYTES = 256 << 10
@@ -69,3 +72,21 @@ def clean_lines(data: bytes) -> list[str]:
 
 def _previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
+
+
+_JOURNAL_SECONDS = 10
+_LONGEST = 10_000
+
+
+def tail_journal(unit: str, lines: int, since: float) -> tuple[str, ...]:
+    """The last lines of a unit since a moment, oldest first; none when the journal cannot be read.
+
+    What systemd itself says of the unit is among them: why a start failed may stand there only.
+    """
+    argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--unit={unit}", f"--since=@{int(since)}"]
+    argv.append(f"--lines={min(lines, _LONGEST)}")
+    try:
+        done = run_program(argv, _JOURNAL_SECONDS, SYSTEM_PATH)
+    except NoAnswer:
+        return ()
+    return tuple(clean_lines(done.stdout))[-lines:]

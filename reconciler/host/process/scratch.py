@@ -1,4 +1,9 @@
-"""What a replica leaves in addition to its log: temporary files and shared memory."""
+"""What a replica has beside its log: temporary files, shared memory, and the Unix socket that it listens on.
+
+The socket is in a folder that only engine, proxy and daemon may enter: any user of the host could take a port before
+the engine binds it, and would get keys and prompts. Names are short, for the path of a socket has at most 107 bytes.
+Once started, a replica's record says where it listens.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,11 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from reconciler.errors import Retryable
+from reconciler.host.routing import access, process
 from reconciler.model import ReplicaId
 from reconciler.system import procfs
 from reconciler.system.procfs import SharedMemory
@@ -99,3 +106,43 @@ def _is_still(file: SharedMemory) -> bool:
     except OSError:
         return False
     return info.st_ino == file.inode and info.st_uid == os.geteuid() and stat.S_ISREG(info.st_mode)
+
+
+_SOCKET = "http.sock"
+
+
+def child_socket(target: Path, replica: ReplicaId) -> str:
+    """In its folder for temporary files, which is closed to all other users."""
+    return str(folder_of(target, replica) / _SOCKET)
+
+
+def unit_socket(target: Path, replica: ReplicaId) -> str:
+    """In a folder that its unit makes, because a unit has a /tmp of its own."""
+    return f"/run/reconciler-{key_of(target, replica)}/{_SOCKET}"
+
+
+def proxy_group(proxy: Path) -> int:
+    """Who may enter the folders of units, in addition to their user: the group of the proxy that runs in this folder.
+
+    One of an older release runs as root, but without root's powers: it is let in by root's group.
+    """
+    running = process.find(proxy)
+    group = procfs.group_of(running.pid) if running else None
+    return group if group is not None else access.group()
+
+
+def open_to(group: int, sockets: Iterable[str]) -> None:
+    """Let another proxy than before in. A failure shows at the next probe."""
+    for socket in sockets:
+        for path in (Path(socket).parent, Path(socket)):
+            with suppress(OSError):
+                if path.lstat().st_gid != group:
+                    os.chown(path, -1, group, follow_symlinks=False)
+
+
+def clear_socket(socket: str) -> None:
+    """Take the name of an ended process away: vLLM does not bind a name that is there. Raises Retryable."""
+    try:
+        Path(socket).unlink(missing_ok=True)
+    except OSError as error:
+        raise Retryable(f"{socket}: cannot be deleted: {error.strerror}") from None

@@ -23,13 +23,12 @@ from reconciler.errors import ReconcileError, Retryable
 from reconciler.host.clock import Clock
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory, ReplicaRecord
-from reconciler.host.process import logs, scratch, sockets
-from reconciler.host.process.children import Children
+from reconciler.host.process import logs, scratch
+from reconciler.host.process.children import Children, refusal
 from reconciler.host.process.exit_watch import ExitWatch
 from reconciler.host.process.interpreters import Interpreters
 from reconciler.host.process.port_guard import speaks_on_port
 from reconciler.host.process.process_discovery import MARKER, ProcessDiscovery, Trace, carries_marker, marker_of
-from reconciler.host.process.spawn_errors import refusal
 from reconciler.host.supervisor import ProcessState
 from reconciler.model import Reason, ReasonCode, ReplicaId
 from reconciler.system import procfs
@@ -222,7 +221,7 @@ class ProcessSupervisor:
     def _spawn(self, record: ReplicaRecord, launch: Launch) -> Identity:
         scratch.make(Path(launch.cwd))
         if launch.socket:
-            sockets.clear(launch.socket)
+            scratch.clear_socket(launch.socket)
         if launch.files:
             scratch.write_private(launch.files, scratch.private_of(self._inventory.folder, record.id))
         env = self._environment(record, launch)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 from contextlib import suppress
 from pathlib import Path
+
+from reconciler.system.unix_sockets import exact_path
 
 SOCKET = "admin.sock"
 OWN = "admin"
@@ -75,21 +76,15 @@ def _listens(folder: Path, place: Path) -> bool:
 
 
 def _connect(folder: Path, place: Path, timeout: float) -> socket.socket:
-    """By descriptor: a socket's path may have only 107 characters, and a link in its place is not followed."""
-    opened = os.open(folder / place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if not stat.S_ISSOCK(os.fstat(opened).st_mode):
-            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(timeout)
-            connection.connect(f"/proc/self/fd/{opened}")
-        except OSError:
-            connection.close()
-            raise
-        return connection
-    finally:
-        os.close(opened)
+        connection.settimeout(timeout)
+        with exact_path(folder / place) as near:
+            connection.connect(near)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _link(old: Path, new: Path) -> None:

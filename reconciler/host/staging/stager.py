@@ -31,6 +31,7 @@ from reconciler.host.staging.state import State
 from reconciler.model import Fetch, Mount, Reason, ReasonCode, ServiceId, Stage, Staging
 from reconciler.model.model_sources import is_key, key_of
 from reconciler.secrets import SecretStore
+from reconciler.system.file_stamps import Stamp, stamp_from
 from reconciler.system.procfs import Identity
 
 _log = structlog.get_logger()
@@ -58,7 +59,7 @@ class Stager:
         self._wake = wake
         self._watch: ExitWatch | None = None
         self._lock = threading.Lock()
-        self._cache: dict[str, tuple[tuple[int, int], State | None]] = {}
+        self._cache: dict[str, tuple[Stamp, State | None]] = {}
         self._sound: dict[str, State] = {}
         self._moved: dict[str, tuple[State, float]] = {}
         self._rubbish = Rubbish(self.folder)
@@ -182,7 +183,7 @@ class Stager:
             info = path.lstat()
         except OSError:
             return None
-        stamp = (info.st_mtime_ns, info.st_ino)
+        stamp = stamp_from(info)
         if key not in self._cache or self._cache[key][0] != stamp:
             self._cache[key] = (stamp, states.read_state(self.folder / key))
         return self._cache[key][1]

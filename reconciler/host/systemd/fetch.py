@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reconciler.errors import Retryable
-from reconciler.host.process.logs import open_log
+from reconciler.host.process.logs import open_log, tail_journal
 from reconciler.host.staging import state as states
 from reconciler.host.staging.fetcher import (
     NOT_YET_KNOWN,
@@ -27,7 +27,6 @@ from reconciler.host.staging.fetcher import (
     cannot_start,
     in_memory,
 )
-from reconciler.host.systemd import journal
 from reconciler.host.systemd.quoting import quote_given
 from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import BEHIND, HARDENING
@@ -97,7 +96,7 @@ class FetchUnit:
             raise Retryable(f"{name}: systemd does not start it: {error}") from None
         if done.returncode:
             said = (
-                *journal.tail(name, _LINES, begun),
+                *tail_journal(name, _LINES, begun),
                 *done.stderr.decode(errors="replace").splitlines(),
                 "systemd gives no reason",
             )

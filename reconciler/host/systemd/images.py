@@ -20,9 +20,8 @@ from pathlib import Path
 
 from reconciler.engines.images import full_name
 from reconciler.errors import Retryable
-from reconciler.host.systemd import journal
-from reconciler.host.systemd.container import PODMAN, names
-from reconciler.host.systemd.podman import run, said
+from reconciler.host.process.logs import tail_journal
+from reconciler.host.systemd.podman import PODMAN, names, run, said
 from reconciler.host.systemd.quoting import given_line
 from reconciler.host.systemd.unit import BEHIND
 from reconciler.model import Fetch, Reason, ReasonCode, Staging
@@ -139,7 +138,7 @@ class Images:
         if state.get("Result") == "timeout":
             why = f"it was not done after {_LONGEST_HOURS} h, and was ended; see journalctl -u {unit}"
             return Staging(Fetch.FAILED, failures=failures, at=ended, reason=Reason(ReasonCode.IMAGE_PULL_FAILED, why))
-        words = journal.tail(unit, _LINES, ended - 1)
+        words = tail_journal(unit, _LINES, ended - 1)
         why = _why(words) or f"podman ended without a reason; see journalctl -u {unit}"
         fetch = Fetch.REFUSED if is_refusal(why) else Fetch.FAILED
         return Staging(fetch, failures=failures, at=ended, reason=Reason(ReasonCode.IMAGE_PULL_FAILED, why))

@@ -22,7 +22,7 @@ from reconciler.engines.preflight import SCRIPTS, Inquiry
 from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.systemd.concealed import NOTHING_CONCEALED, Concealed, conceal, concealing_lines
-from reconciler.host.systemd.container import REMOVE, RUN, Container, cache_words, run_words
+from reconciler.host.systemd.podman import REMOVE, RUN, Container, cache_words, run_words
 from reconciler.host.systemd.quoting import environment_script, given_line, quote_given
 from reconciler.host.systemd.unit import BEHIND, CACHES, CREDENTIAL, HARDENING, device_lines
 from reconciler.secrets.names import is_secret_name

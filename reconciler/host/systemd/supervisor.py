@@ -25,13 +25,12 @@ from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory, ReplicaRecord, UnreadableRecord, load_record
 from reconciler.host.process import scratch
 from reconciler.host.process.interpreters import Interpreters
+from reconciler.host.process.logs import tail_journal
 from reconciler.host.process.port_guard import PortGuard, speaks_on_port
-from reconciler.host.process.sockets import open_to, proxy_group
+from reconciler.host.process.scratch import open_to, proxy_group
 from reconciler.host.supervisor import ProcessState
-from reconciler.host.systemd import journal
 from reconciler.host.systemd.concealed import conceal
-from reconciler.host.systemd.container import PODMAN
-from reconciler.host.systemd.podman import remove_container
+from reconciler.host.systemd.podman import PODMAN, remove_container
 from reconciler.host.systemd.replica_unit import PRIVATE, RECORD, SECRETS, plan_unit
 from reconciler.host.systemd.systemd_api import Run, Systemd, UnitState, is_ending, is_over, is_up
 from reconciler.host.systemd.unit import (
@@ -115,7 +114,7 @@ class UnitSupervisor:
     def logs(self, replica: ReplicaId, lines: int) -> tuple[str, ...]:
         record = self._inventory.replica(replica)
         since = record.created_at if record else 0.0
-        return journal.tail(unit_name(self._target, replica), lines, since)
+        return tail_journal(unit_name(self._target, replica), lines, since)
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         self._systemd.subscribe(self._prefix, wake)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.host.systemd.concealed import NOTHING_CONCEALED, Concealed, concealing_lines
-from reconciler.host.systemd.container import REMOVE, RUN, Container, cache_words, run_words
+from reconciler.host.systemd.podman import REMOVE, RUN, Container, cache_words, run_words
 from reconciler.host.systemd.quoting import (
     environment_script,
     is_variable_name,

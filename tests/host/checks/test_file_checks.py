@@ -18,7 +18,7 @@ from reconciler.engines.file_arguments import Holds, Named, named_files
 from reconciler.engines.fit_files import UnknownModel, UnreadableModel
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.model_files import MissingFile, check, check_pair
-from reconciler.host.checks.file_checks import unusable_files
+from reconciler.host.checks.start_checks import unusable_files
 from reconciler.model import Argument, Desired, NoOrigin, Origin, Reason, SecretMount
 from tests.host.checks.test_preflights import SPEC, Disk
 from tests.host.checks.test_start_checks import blocked, refused, see

@@ -18,7 +18,7 @@ from reconciler.config.settings import EngineSettings, Settings
 from reconciler.engines.file_arguments import paths_in
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.errors import Retryable
-from reconciler.host.checks.file_checks import unusable_files
+from reconciler.host.checks.start_checks import unusable_files
 from reconciler.host.staging import weights
 from reconciler.host.staging.weights import Ground, Served, UnusableFolder, served_folders
 from reconciler.host.systemd.unit import build_unit

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.host.capacity.memory import has_room, reason, will_have_room
+from reconciler.host.capacity.devices import has_room, no_room, will_have_room
 from reconciler.model import (
     Desired,
     Drain,
@@ -63,14 +63,14 @@ def test_a_lost_gpu_has_no_room_and_an_unknown_one_always(use: GpuUse, share: fl
 def test_the_reason_names_the_holders_and_what_is_missing() -> None:
     use = GpuUse(24 * GIB, 4 * GIB, (ForeignProcess(4711, "python3", 20 * GIB), ForeignProcess(12, "Xorg", None)))
     lost = GpuUse(0, 0, (), "GPU is lost")
-    assert reason(0.92, [("GPU-1", use), ("GPU-2", replace(use, strangers=())), ("GPU-3", lost)]).message == (
+    assert no_room(0.92, [("GPU-1", use), ("GPU-2", replace(use, strangers=())), ("GPU-3", lost)]).message == (
         "needs 0.92 of a GPU's memory free: "
         "GPU-1 has 4.0 GiB of the 22.1 GiB free, held by process 4711 (python3, 20.0 GiB), process 12 (Xorg); "
         "GPU-2 has 4.0 GiB of the 22.1 GiB free, and no visible process holds the rest; "
         "GPU-3 cannot be used: GPU is lost"
     )
     many = replace(use, strangers=tuple(ForeignProcess(number, "x", GIB) for number in range(1, 8)))
-    assert reason(0.92, [("GPU-1", many)]).message.endswith("process 4 (x, 1.0 GiB) and 3 more")
+    assert no_room(0.92, [("GPU-1", many)]).message.endswith("process 4 (x, 1.0 GiB) and 3 more")
 
 
 # ---------------------------------------------------------------- a host

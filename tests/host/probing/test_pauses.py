@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.host.probing.pauses import Pauses, is_paused
+from reconciler.host.probing.replicas import Pauses, is_paused
 from reconciler.system import procfs
 from tests.support.world import eventually, record
 

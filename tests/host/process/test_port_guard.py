@@ -19,11 +19,9 @@ from reconciler.fault_isolation import Faults
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.health import Patience, failure
 from reconciler.host.inventory import Inventory, ReplicaRecord
-from reconciler.host.probing.engine_probes import EngineQuestions
-from reconciler.host.probing.probe_targets import Subjects
+from reconciler.host.probing.engine_probes import EngineQuestions, Subjects
 from reconciler.host.probing.probing import Probes, Subject, Topic
-from reconciler.host.process.port_guard import PortGuard
-from reconciler.host.process.port_hold import PortHolds
+from reconciler.host.process.port_guard import PortGuard, PortHolds
 from reconciler.host.process.supervisor import ProcessSupervisor
 from reconciler.host.supervisor import ProcessState
 from reconciler.system import procfs

@@ -21,7 +21,7 @@ from reconciler.engines.probe import Probe
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory, ReplicaRecord
-from reconciler.host.process import process_discovery, scratch, sockets
+from reconciler.host.process import process_discovery, scratch
 from reconciler.host.process.supervisor import ProcessSupervisor
 from reconciler.host.supervisor import ProcessState
 from reconciler.model import ReplicaId
@@ -68,7 +68,7 @@ def start(supervisor: ProcessSupervisor, inventory: Inventory, launch: Launch, *
 
 
 def on_a_socket(inventory: Inventory, replica: ReplicaId) -> Launch:
-    path = sockets.of_child(inventory.folder, replica)
+    path = scratch.child_socket(inventory.folder, replica)
     return replace(standin(inventory.folder, "--uds", path), socket=path)
 
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from reconciler.config.settings import TargetSettings
 from reconciler.fault_isolation import Faults
-from reconciler.host.kept_values import KeptValues
 from reconciler.host.rollout.builds import mark, unmark
 from reconciler.host.translation import ENV, build_of, changes, differences, hashed, is_current, make_translation
-from reconciler.host.translations import Translations
+from reconciler.host.translations import KeptValues, Translations
 from reconciler.model import (
     Capacity,
     Desired,

@@ -21,7 +21,7 @@ from reconciler.host.gpus import usage
 from reconciler.host.health import Patience
 from reconciler.host.inventory import Inventory
 from reconciler.host.plan import make_plan
-from reconciler.host.probing.probe_targets import Subjects
+from reconciler.host.probing.engine_probes import Subjects
 from reconciler.host.probing.replicas import Replicas
 from reconciler.host.rollout import confined, reservations
 from reconciler.host.target import HostTarget

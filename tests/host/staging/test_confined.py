@@ -11,7 +11,7 @@ import pytest
 _PROGRAM = """
 import ctypes, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
-from reconciler.host.staging.download import confined, landlock
+from reconciler.host.staging.download import confined
 own = Path(sys.argv[1])
 outside = os.open(own.parent, os.O_RDONLY)
 (own / "way-out").symlink_to("..")
@@ -89,6 +89,6 @@ def test_fetch_does_as_it_likes_inside_of_its_folder(tmp_path: Path, what: str) 
 
 def has_landlock() -> bool:
     """Asked in a process of its own: it cannot be taken back."""
-    code = "import pathlib, sys; from reconciler.host.staging.download import landlock; "
-    code += "sys.exit(not landlock.restrict_writes([], pathlib.Path('/')))"
+    code = "import pathlib, sys; from reconciler.host.staging.download import confined; "
+    code += "sys.exit(not confined.restrict_writes([], pathlib.Path('/')))"
     return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

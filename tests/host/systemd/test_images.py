@@ -10,9 +10,9 @@ import pytest
 from reconciler.engines.images import full_name
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import SCRIPTS, key_of
-from reconciler.host.systemd import images, journal, podman
-from reconciler.host.systemd.container import names
+from reconciler.host.systemd import images, podman
 from reconciler.host.systemd.images import Images, is_refusal, pull_words
+from reconciler.host.systemd.podman import names
 from reconciler.host.systemd.preflight import contained
 from reconciler.model import Fetch, Staging
 from tests.support.arguments import written
@@ -115,7 +115,7 @@ def test_a_pull_from_a_registry_that_fell_silent_ends_and_is_begun_again(
     monkeypatch.setattr(images, "PODMAN", str(tmp_path / "podman"))
     monkeypatch.setattr(podman, "SYSTEM_PATH", f"{tmp_path}:/usr/bin:/bin")
     # It says so as it is ended, and that is no answer of the registry.
-    monkeypatch.setattr(journal, "tail", lambda *_: ("Error: access denied: context canceled",))
+    monkeypatch.setattr(images, "tail_journal", lambda *_: ("Error: access denied: context canceled",))
     known = Images("gpu-1", tmp_path / "images").look(["quay.io/a:1"])["quay.io/a:1"]
     assert known is not None
     assert known.reason is not None

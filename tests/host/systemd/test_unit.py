@@ -12,8 +12,7 @@ import pytest
 
 from reconciler.errors import Retryable
 from reconciler.host.systemd import fetch
-from reconciler.host.systemd.drain import drain_unit, proxy_name
-from reconciler.host.systemd.proxy import proxy_unit
+from reconciler.host.systemd.proxy import drain_unit, proxy_name, proxy_unit
 from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import (
     UnitPlan,

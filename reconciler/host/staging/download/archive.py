@@ -18,9 +18,9 @@ from reconciler.host.staging.download.failures import (
     DownloadRefused,
     disk_full,
     explained_disk,
+    free_bytes,
     too_many_files,
 )
-from reconciler.host.staging.download.room import free_bytes
 from reconciler.model import ReasonCode
 
 TAR, ZIP = "application/x-tar", "application/zip"

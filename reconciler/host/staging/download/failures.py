@@ -1,10 +1,12 @@
-"""Why a model could not be downloaded, and whether its source refused or was unreachable."""
+"""Why a model could not be fetched: the source said no, it could not be asked, or the disk has no room."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from reconciler.model import ReasonCode
 
@@ -63,3 +65,12 @@ def explained_disk(what: str) -> Iterator[None]:
         if error.errno in _FULL:
             raise disk_full(f"{what}: the disk is full") from None
         raise
+
+
+_LARGEST_RESERVE = 256 << 20
+
+
+def free_bytes(folder: Path) -> int:
+    """May be negative. Raises OSError."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize - min(_LARGEST_RESERVE, disk.f_blocks * disk.f_frsize // 100)

@@ -1,4 +1,7 @@
-"""The main sequence: what to download, with which method, and the final result."""
+"""The way through: what to fetch, by whom, and what to say in the end.
+
+The last step is to make what was fetched read-only, so that it survives a power cut, and to give it its name.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from reconciler.host.staging.download.request import Order, enter, leave, read_o
 from reconciler.host.staging.state import HOME
 from reconciler.model import ReasonCode
 from reconciler.model.model_sources import ModelSource, secret_parts, shown, source_of
+from reconciler.system.files import sync_folder
 from reconciler.system.process_limits import limit_memory
 
 _HIDDEN = "***"
@@ -67,7 +71,6 @@ def _fetch(order: Order, progress: Progress) -> str:
         raise DownloadRefused(ReasonCode.LIBRARY_NOT_INSTALLED, text) from None
     # Late: without kserve-storage they cannot be imported either.
     from reconciler.host.staging.download import archive, library
-    from reconciler.host.staging.download.seal import seal
 
     try:
         Storage._update_with_storage_spec()
@@ -146,3 +149,35 @@ class Discreet(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._stream.fileno()
+
+
+def seal(work: Path, target: Path) -> None:
+    """Put a complete folder in place as a whole. Raises Refused, OSError."""
+    if target.is_dir():
+        # The same content was there already.
+        shutil.rmtree(work)
+        return
+    root = work.resolve()
+    for folder, names, files in os.walk(work, topdown=False):
+        for name in (*files, *names):
+            _close(Path(folder, name), root)
+        sync_folder(Path(folder))
+        os.chmod(folder, 0o555)  # noqa: S103 - for the user that serves it
+    os.rename(work, target)
+    sync_folder(target.parent)
+
+
+def _close(path: Path, root: Path) -> None:
+    if path.is_symlink():
+        # Not by `resolve`, which raises for a link to itself.
+        if not Path(os.path.realpath(path)).is_relative_to(root):
+            raise DownloadRefused(
+                ReasonCode.UNSAFE_PATH, f"{path.name!a}: a link that points outside of the model's folder"
+            )
+    elif path.is_file():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.fchmod(descriptor, 0o444)
+        finally:
+            os.close(descriptor)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import boto3
 import botocore.exceptions
 import urllib3.exceptions
-from kserve_storage.kserve_storage import Storage
+from kserve_storage.kserve_storage import Storage, _parse_patterns_from_env, _should_download
 
 from reconciler.host.staging.download.checksums import Checksum, Nothing, PartByPart, WholeFile
 from reconciler.host.staging.download.failures import (
@@ -22,7 +22,6 @@ from reconciler.host.staging.download.failures import (
     failure_of_status,
     too_many_files,
 )
-from reconciler.host.staging.download.patterns import is_wanted
 from reconciler.host.staging.download.transfer import RemoteFile
 from reconciler.model import ReasonCode
 
@@ -144,3 +143,10 @@ def _answer(error: botocore.exceptions.ClientError, what: str) -> DownloadFailed
     if code == "NoSuchBucket":
         return DownloadRefused(ReasonCode.MODEL_NOT_FOUND, f"{what}: no such bucket")
     return failure_of_status(status, what)
+
+
+def is_wanted(path: str) -> bool:
+    """Does a file's path in the model's folder pass the patterns of both variables, as in kserve-storage?"""
+    allowed = _parse_patterns_from_env("STORAGE_ALLOW_PATTERNS")
+    ignored = _parse_patterns_from_env("STORAGE_IGNORE_PATTERNS")
+    return bool(_should_download(path, allowed, ignored))

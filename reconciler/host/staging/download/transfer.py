@@ -13,9 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from reconciler.host.staging.download.checksums import Checksum
-from reconciler.host.staging.download.failures import DownloadFailed, DownloadRefused, disk_full, explained_disk
+from reconciler.host.staging.download.failures import (
+    DownloadFailed,
+    DownloadRefused,
+    disk_full,
+    explained_disk,
+    free_bytes,
+)
 from reconciler.host.staging.download.progress import Progress
-from reconciler.host.staging.download.room import free_bytes
 from reconciler.model import ReasonCode
 from reconciler.system.files import sync_folder
 
