@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 
 from reconciler.fault_isolation import caught
 from reconciler.model import Action, DesiredState, Observed, Plan, ReasonCode, Unreachable
@@ -12,7 +13,6 @@ from reconciler.report.redact import scrub_text
 from reconciler.report.status import Document
 
 SCHEMA = "reconciler.host.plan/v2"
-_FAULTS = ("blocked", "rejected", "keep")
 Planned = tuple[DesiredState, Observed | Unreachable, Plan]
 
 
@@ -21,6 +21,24 @@ def plan_document(status: Document, plans: Sequence[Planned]) -> Document:
     actions = {plan.target: plan.actions for _, _, plan in plans}
     targets = [_target(target, actions.get(target["name"], ())) for target in status["targets"]]
     return {"schema": SCHEMA, "revision": status["revision"], "targets": targets, "counts": _counts(targets)}
+
+
+class PlannedChange(StrEnum):
+    """What happens to a service, as the plan's document calls it."""
+
+    CREATE = "create"
+    CHANGE = "change"
+    DELETE = "delete"
+    WAIT = "wait"
+    BLOCKED = "blocked"
+    REJECTED = "rejected"
+    KEEP = "keep"
+    ELSEWHERE = "elsewhere"
+    NONE = "none"
+    SUSPENDED = "suspended"
+
+
+_FAULTS = (PlannedChange.BLOCKED, PlannedChange.REJECTED, PlannedChange.KEEP)
 
 
 def has_faults(plan: Document) -> bool:
@@ -101,40 +119,39 @@ def _service_safely(service: Document, actions: list[Document]) -> Document:
     except Exception as error:
         reason, _ = caught(error, f"reporting the plan of {full_name(service)}")
         kept = {key: service[key] for key in _KEPT}
-        return kept | {"change": "keep", "headline": reason.message, "actions": actions}
+        return kept | {"change": PlannedChange.KEEP, "headline": reason.message, "actions": actions}
 
 
 def _service(service: Document, actions: list[Document]) -> Document:
-    verb = _verb(service, actions)
+    change = _change(service, actions)
     return {key: service[key] for key in _KEPT} | {
-        "change": verb,
-        "headline": _headline(service, verb),
+        "change": change,
+        "headline": _headline(service, change),
         "actions": actions,
     }
 
 
-def _verb(service: Document, actions: list[Document]) -> str:
-    """What happens to a service, as the status document calls it."""
+def _change(service: Document, actions: list[Document]) -> PlannedChange:
     if service["problems"] or service["kept"] or service["health"]["reason"] == ReasonCode.INTERNAL_ERROR:
-        return "keep"
+        return PlannedChange.KEEP
     if service["rejected"]:
         # Its next steps, if any, roll back to what served before.
-        return "rejected"
+        return PlannedChange.REJECTED
     if service["blocked"]:
-        return "blocked"
+        return PlannedChange.BLOCKED
     if service["suspended"]:
-        return "suspended"
+        return PlannedChange.SUSPENDED
     if not service["inGit"]:
-        return "delete" if actions else "keep"
+        return PlannedChange.DELETE if actions else PlannedChange.KEEP
     if not actions:
         if is_elsewhere(service):
-            return "elsewhere"
-        return "none" if is_fine(service) else "wait"
-    return "change" if service["replicas"] else "create"
+            return PlannedChange.ELSEWHERE
+        return PlannedChange.NONE if is_fine(service) else PlannedChange.WAIT
+    return PlannedChange.CHANGE if service["replicas"] else PlannedChange.CREATE
 
 
-def _headline(service: Document, verb: str) -> str:
-    if verb in ("keep", "rejected", "blocked", "suspended"):
+def _headline(service: Document, change: PlannedChange) -> str:
+    if change in _FAULTS or change is PlannedChange.SUSPENDED:
         return fault(service) or str(service["health"]["message"])
     parts = dict.fromkeys((*service["outdated"], service["strategy"], service["step"]))
     return "; ".join(filter(None, parts)) or str(service["health"]["message"])
@@ -146,8 +163,9 @@ def _counts(targets: Iterable[Document]) -> dict[str, int]:
         "actions": sum(len(target["actions"]) for target in targets),
         "services": len(changes),
         **{
-            word: changes.count(word)
-            for word in ("create", "change", "delete", "wait", "blocked", "rejected", "keep", "elsewhere")
+            change: changes.count(change)
+            for change in PlannedChange
+            if change not in (PlannedChange.NONE, PlannedChange.SUSPENDED)
         },
-        "unchanged": changes.count("none") + changes.count("suspended"),
+        "unchanged": changes.count(PlannedChange.NONE) + changes.count(PlannedChange.SUSPENDED),
     }

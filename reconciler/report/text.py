@@ -19,6 +19,7 @@ from reconciler.report.convergence import (
     services,
     unknown_because,
 )
+from reconciler.report.planned import PlannedChange
 from reconciler.report.redact import one_line
 from reconciler.report.revision_text import pending, revision_line, written_at
 from reconciler.report.status import Document
@@ -34,7 +35,15 @@ class Table:
 
 Block = str | Table
 
-_MARKS = {"create": "+", "change": "~", "delete": "-", "blocked": "!", "rejected": "!", "keep": "!", "wait": "…"}
+_MARKS: Mapping[str, str] = {
+    PlannedChange.CREATE: "+",
+    PlannedChange.CHANGE: "~",
+    PlannedChange.DELETE: "-",
+    PlannedChange.WAIT: "…",
+    PlannedChange.BLOCKED: "!",
+    PlannedChange.REJECTED: "!",
+    PlannedChange.KEEP: "!",
+}
 
 
 _PROXY_FAULTS: Mapping[str, str] = {
@@ -322,13 +331,13 @@ def _plan_lines(service: Document) -> Iterator[str]:
     if mark is None:
         return
     # Several reasons are easier to read one per line.
-    several = service["blocked"] if service["change"] == "blocked" and len(service["blocked"]) > 1 else []
+    several = service["blocked"] if service["change"] == PlannedChange.BLOCKED and len(service["blocked"]) > 1 else []
     headline = f"Blocked for {len(several)} reasons" if several else service["headline"]
     yield f"  {mark} {full_name(service)} ({service['origin']}): {one_line(headline)}"
     yield from (f"      {one_line(place(one))}" for one in several)
     if service["fit"]:
         yield f"      memory: {one_line(service['fit']['line'])}"
-    if service["change"] == "rejected" and service["liveDigest"]:
+    if service["change"] == PlannedChange.REJECTED and service["liveDigest"]:
         yield f"      live: {short(service['liveDigest'])}"
     yield from (f"      {_action_line(action)}" for action in service["actions"])
 
@@ -338,8 +347,7 @@ def _action_line(action: Document) -> str:
 
 
 def _count_line(counts: Document, *, drained: bool) -> str:
-    words = ("create", "change", "delete", "wait", "blocked", "rejected", "keep")
-    parts = [f"{counts[word]} {word}" for word in words if counts[word]]
+    parts = [f"{counts[change]} {change}" for change in _MARKS if counts[change]]
     others = f"{counts['elsewhere']} not for this host" if counts["elsewhere"] else ""
     if not parts and not counts["actions"]:
         text = f"Nothing to do: {_number(counts['services'] - counts['elsewhere'], 'service')} in sync"

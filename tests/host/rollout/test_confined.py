@@ -170,7 +170,7 @@ def test_hold_up_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest
     assert (held.service, held.reason.code) == (ODD, ReasonCode.INTERNAL_ERROR)
 
 
-@pytest.mark.parametrize("name", ["_service", "_verb", "_headline"])
+@pytest.mark.parametrize("name", ["_service", "_change", "_headline"])
 def test_service_that_raises_in_a_plan_document_hides_no_other(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     break_for(monkeypatch, planned, name)
     wanted, seen = state(desired(ODD), desired(FINE)), observed()
