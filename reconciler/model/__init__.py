@@ -30,6 +30,7 @@ from reconciler.model.actions import (
     Undrain,
     Unstage,
     action_name,
+    kind_name,
     service_of,
 )
 from reconciler.model.by_hand import ByHand
@@ -180,6 +181,7 @@ __all__ = [
     "VolumeFile",
     "action_name",
     "is_under",
+    "kind_name",
     "service_of",
     "texts",
 ]

@@ -237,9 +237,14 @@ Action = TargetAction | Reject | NoteFailure
 """The others are about what the daemon remembers of digests that failed."""
 
 
-def action_name(action: Action) -> str:
+def kind_name(kind: type[Action]) -> str:
     """`AskPreflight` → `ask_preflight`: the name in logs, metrics and documents."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(action).__name__).lower()
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+def action_name(action: Action) -> str:
+    """The name of its kind."""
+    return kind_name(type(action))
 
 
 def service_of(action: Action) -> ServiceId | None:

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import structlog
 
 from reconciler.errors import Retryable
-from reconciler.model import FailedAction, ServiceId
+from reconciler.model import FailedAction, ReasonCode, ServiceId
 from reconciler.report import history as module
 from reconciler.report.history import History
 from tests.support.report_world import NEW, OLD, TINY, rejection
@@ -37,6 +38,17 @@ def test_a_quarantine_is_remembered_over_restarts(history: History, path: Path) 
     again = History(path)
     assert again.quarantines("a") == {(TINY, NEW): rejection()}
     assert again.quarantines("b") == {}
+    again.close()
+
+
+def test_quarantine_of_an_older_version_gets_the_code_of_today(history: History, path: Path) -> None:
+    history.reject("a", rejection())
+    history.close()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE quarantine SET code = 'NotReadyInTime'")
+    again = History(path)
+    (read,) = again.quarantines("a").values()
+    assert read.reason.code is ReasonCode.PROGRESS_DEADLINE_EXCEEDED
     again.close()
 
 

@@ -14,6 +14,7 @@ from reconciler.host.translation import MARK, build_of
 from reconciler.model import (
     Action,
     DesiredState,
+    EnsureProxy,
     FailedAction,
     Forget,
     NoteFailure,
@@ -27,21 +28,24 @@ from reconciler.model import (
     ServiceId,
     SetRoutes,
     Start,
+    Unstage,
     action_name,
+    kind_name,
     service_of,
 )
 from reconciler.model.backoff import backoff
 
 Failures = Mapping[tuple[str, str, tuple[ServiceId, ...]], FailedAction]
-START, TRIAL = "start", "trial"
+# The second is no action: a replica that failed on trial.
+START, TRIAL = kind_name(Start), "trial"
 _TRIES_THAT_COUNT = 3
 # Seconds before the second try, and at most between two.
 _QUICK, _LONGEST_QUICK = 0.5, 30.0
 _COSTLY, _LONGEST_COSTLY = 60.0, 3600.0
 # Holds up no service.
-TIDYING = ("unstage",)
+TIDYING = (kind_name(Unstage),)
 # The planner knows by itself when these are due, or nothing can wait for them.
-_NEVER_WAIT = ("start", "set_routes", "ensure_proxy", "note_failure")
+_NEVER_WAIT = tuple(map(kind_name, (Start, SetRoutes, EnsureProxy, NoteFailure)))
 
 
 def is_lasting(failure: FailedAction) -> bool:

@@ -227,6 +227,15 @@ def test_what_a_program_says_can_be_shown_everywhere(models: Models) -> None:
     assert len(said.message.encode()) < 5000
 
 
+def test_failure_that_an_older_version_wrote_gets_the_code_of_today(models: Models) -> None:
+    folder = models.folder / models.key(MOUNT)
+    folder.mkdir(parents=True)
+    states.write_state(folder, State(states.REFUSED, failures=1, code="NotFound", message="not found (404)"))
+    reason = models.look(MOUNT).reason
+    assert reason is not None
+    assert reason.code is ReasonCode.MODEL_NOT_FOUND
+
+
 def test_a_program_that_says_much_is_heard_all_the_same(models: Models) -> None:
     """Else its failures are not counted, and the pauses between tries do not grow."""
     folder = models.folder / models.key(MOUNT)
