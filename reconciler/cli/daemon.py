@@ -69,8 +69,8 @@ def _status_text(document: Document, *, detail: bool) -> Iterable[Block]:
 
     wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= _WIDE
     outdated = outdated_daemon(document)
-    said = ("", f"{outdated}: `{RESTART}` (models keep serving)") if outdated else ()
-    return (*status_blocks(document, wide=wide, detail=detail), *stale_blocks(document, time.time()), *said)
+    hint = ("", f"{outdated}: `{RESTART}` (models keep serving)") if outdated else ()
+    return (*status_blocks(document, wide=wide, detail=detail), *stale_blocks(document, time.time()), *hint)
 
 
 def _watch(client: DaemonClient, service: str | None, output: str) -> int:

@@ -75,8 +75,8 @@ def closed_arguments(
 ) -> Iterator[Reason]:
     """Arguments that name what no service may read; whatever is mounted over it is another thing."""
     flags = server_flags(spec, names)
-    said = ((*each, "") for each in paths_in(flags))
-    for argument, flag, path, where in (*said, *paths_in_mounted_config(spec, flags)):
+    message = ((*each, "") for each in paths_in(flags))
+    for argument, flag, path, where in (*message, *paths_in_mounted_config(spec, flags)):
         if is_closed(path) and not any(is_below(path, each) for each in spec.mounted_paths):
             text = f"{where}{flag} {path}: {CLOSED}; keep what an engine reads in the model's folder"
             yield Reason(ReasonCode.PATH_NOT_ALLOWED, text, argument.origin or fallback)

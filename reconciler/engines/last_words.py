@@ -42,8 +42,8 @@ def fatal_reason(log: Sequence[str]) -> str | None:
         if _VALIDATION.search(lines[at]):
             return _first_problem(lines[at + 1 :]) or cut(lines[at])
         return cut(_without_module(_completed(log, lines, at)))
-    said = [line.strip() for line in lines if _SAID.match(line)]
-    return cut(said[-1]) if said else None
+    reasons = [line.strip() for line in lines if _SAID.match(line)]
+    return cut(reasons[-1]) if reasons else None
 
 
 def cut(text: str) -> str:

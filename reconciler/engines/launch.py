@@ -385,8 +385,8 @@ def _vllm(line: Sequence[Argument], at: int, options: tuple[str, ...] = ()) -> _
     if len(line) <= at or line[at].text != "serve":
         if len(line) > at and (several := _not_split(line[at].text)):
             raise _NotAServer(several, line[at])
-        said = " ".join(texts(line[: at + 1]))
-        raise _NotAServer(f"a host can run only `vllm serve`, not `{said}`", line[min(at, len(line) - 1)])
+        command = " ".join(texts(line[: at + 1]))
+        raise _NotAServer(f"a host can run only `vllm serve`, not `{command}`", line[min(at, len(line) - 1)])
     return _serve(line, at + 1, options)
 
 

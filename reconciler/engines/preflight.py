@@ -354,8 +354,8 @@ def _read_answer(asked: PreflightQuestion, code: int, output: bytes, errors: byt
             return answer
     except (ValueError, KeyError, TypeError):
         lines = errors.decode(errors="replace").strip().splitlines()
-        said = fatal_reason(lines) or next((each for each in lines if "rror" in each), "") or "".join(lines[-1:])
-        reason = f"it ended with {code} and no result" + (said and f": {cut(said)}") + (log and f"; {log}")
+        tail = fatal_reason(lines) or next((each for each in lines if "rror" in each), "") or "".join(lines[-1:])
+        reason = f"it ended with {code} and no result" + (tail and f": {cut(tail)}") + (log and f"; {log}")
         answer = {}
     variable = str(answer.get("variable") or "") or _named(reason, asked.env)
     index, final = answer.get("index"), answer.get("final") is True

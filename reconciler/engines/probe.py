@@ -401,8 +401,8 @@ def _has_result(body: bytes) -> bool:
 
 def _message(answer: ProbeResponse) -> str:
     try:
-        said = _from_json(answer.body)
-        error = said.get("error", said)
+        document = _from_json(answer.body)
+        error = document.get("error", document)
         return f": {str(error.get('message', error) if isinstance(error, dict) else error)[:_LONGEST_DETAIL]}"
     except (ValueError, AttributeError):
         return ""

@@ -77,7 +77,7 @@ class _Worker:
     lifeline: int
     is_ready: bool = False
     files: frozenset[tuple[str, str]] = frozenset()
-    said: dict[str, Evaluated] = field(default_factory=dict)
+    results: dict[str, Evaluated] = field(default_factory=dict)
 
     def progress(self) -> float:
         """Changes while it works."""
@@ -201,7 +201,7 @@ class Sandbox:
             worker.socket.settimeout(self._limits.stalled)
             send(worker.socket, dump_request(snapshot, worker.files))
             self._await_answer(worker, snapshot, deadline, is_outdated)
-            said = receive(worker.socket, self._limits.answer_bytes, deadline, self._limits.stalled)
+            payload = receive(worker.socket, self._limits.answer_bytes, deadline, self._limits.stalled)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise self._why_it_ended(snapshot) from None
         except TimeoutError:
@@ -216,19 +216,19 @@ class Sandbox:
             self._end()
             text = f"its desired state is larger than {self._limits.answer_bytes >> 20} MiB in all; {_HELP}"
             raise NotUnderstood(_sentence(snapshot, text)) from None
-        if said[:1] == b"?":
+        if payload[:1] == b"?":
             self._end()
-            words = said[1:].decode("utf-8", "replace")
+            words = payload[1:].decode("utf-8", "replace")
             raise Retryable(
                 f"reading revision {snapshot.revision[:12]} failed on this host: {words}; it is tried again"
             )
-        if said[:1] != b"+":
+        if payload[:1] != b"+":
             self._end()
-            text = said[1:].decode("utf-8", "replace")
-            if said[:1] != b"!":
+            text = payload[1:].decode("utf-8", "replace")
+            if payload[:1] != b"!":
                 text = f"unexpected {text}; this is a bug, please report it"
             raise NotUnderstood(_sentence(snapshot, text))
-        return self._understood(worker, snapshot, said[1:])
+        return self._understood(worker, snapshot, payload[1:])
 
     def _await_answer(
         self, worker: _Worker, snapshot: Snapshot, deadline: float, is_outdated: Callable[[], bool]
@@ -261,14 +261,14 @@ class Sandbox:
             )
         worker.is_ready = True
 
-    def _understood(self, worker: _Worker, snapshot: Snapshot, said: bytes) -> dict[str, Evaluated]:
+    def _understood(self, worker: _Worker, snapshot: Snapshot, payload: bytes) -> dict[str, Evaluated]:
         try:
-            found, unread = load_answers(said, snapshot.revision, worker.said)
+            found, unread = load_answers(payload, snapshot.revision, worker.results)
         except Exception as error:
             # Only a worker that is not itself any more says such a thing.
             self._end()
             raise NotUnderstood(_sentence(snapshot, f"its result is invalid: {error}")) from None
-        worker.said = found
+        worker.results = found
         worker.files = frozenset((each.path, each.oid) for each in snapshot.files) - unread
         return found
 

@@ -84,7 +84,7 @@ def answer(told: socket.socket, orders: Orders) -> None:
             snapshot = load_request(data)
             now = {name: each.look(snapshot) for name, each in evaluators.items()}
             unread = {each for evaluator in evaluators.values() for each in evaluator.unread()}
-            said = b"+" + dump_answers(now, before, unread)
+            reply = b"+" + dump_answers(now, before, unread)
         except MemoryError:
             raise
         except OSError as error:
@@ -100,9 +100,9 @@ def answer(told: socket.socket, orders: Orders) -> None:
                 sys.stderr.write(f"{named(error)}\n{frames(error)}")
             send(told, b"-" + named(error)[:_TOLD].encode("utf-8", "replace"))
             return
-        send(told, said)
+        send(told, reply)
         before = now
-        del data, snapshot, now, said
+        del data, snapshot, now, reply
         gc.collect()
 
 

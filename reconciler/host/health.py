@@ -103,12 +103,12 @@ def is_hosts_fault(replica: Replica) -> bool:
     words = [line.lower() for line in replica.last_words]
     if replica.exit_code in _NOT_SET_UP:
         return not any(_TOO_LONG in line for line in words)
-    return any(said in line for line in words for said in _HOST_FAULTS)
+    return any(sign in line for line in words for sign in _HOST_FAULTS)
 
 
 def is_crowded_out(last_words: Iterable[str]) -> bool:
     """Did the engine die only because another process had its port, or memory of its GPU? That is no commit's fault."""
-    return any(said in line.lower() for line in last_words for said in _CROWDED_OUT)
+    return any(sign in line.lower() for line in last_words for sign in _CROWDED_OUT)
 
 
 def is_excused(conflicts: Iterable[float], now: float) -> bool:

@@ -113,8 +113,8 @@ class Records:
                 raise Retryable(f"{service} has no record on {self._target} yet; try again once it has started")
             at = self._clock.now()
             when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            said = f"requested at {when} by {who}"
-            self._inventory.remember_service(replace(known, restart=said, restarted_at=at))
+            request = f"requested at {when} by {who}"
+            self._inventory.remember_service(replace(known, restart=request, restarted_at=at))
 
     def complete(self) -> None:
         """Older daemons did not write down what the config made of a spec: they count as made by today's."""

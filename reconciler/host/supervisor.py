@@ -17,7 +17,7 @@ class ProcessState:
 
     `leftovers` counts what the main process left behind: processes, its port, their memory of its GPUs. `releasing`:
     no process has that memory any more, but it is not back yet. `exit_code` is negative for a signal and None where
-    nobody can know. `rebooted`: the host restarted since. `spawned` is False when it was written down but no process
+    it is unknown. `rebooted`: the host restarted since. `spawned` is False when it was written down but no process
     was ever seen. `drift` says what was changed manually of how it is kept; of a replica that is not alive, that it
     stopped it. `restarted`: its process is not the one that was written down, and `listens` whether this one has its
     port already. `between`: its process was asked to end, or the next one is about to start; it cannot be probed.

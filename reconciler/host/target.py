@@ -176,7 +176,7 @@ class HostTarget:
         found = [(replica, self._supervisor.logs(replica, lines)) for replica in replicas]
         if len(found) == 1:
             return found[0][1]
-        return tuple(f"{replica.serial}: {line}" for replica, said in found for line in said)
+        return tuple(f"{replica.serial}: {line}" for replica, lines in found for line in lines)
 
     # ------------------------------------------------------------ observe
 

@@ -132,8 +132,8 @@ def _entry(key: str, parameters: Mapping[str, str], annotations: Mapping[str, st
     name = annotations.get(settings.get("storageSecretNameAnnotation", ""), name)
     secret = vault.secret(name)
     if secret is None and key:
-        said = _REFUSED_BY_POD_WEBHOOK.format(name)
-        raise StorageError(f"can't read storage secret {name}: {said}", AbsentSecret(name))
+        refusal = _REFUSED_BY_POD_WEBHOOK.format(name)
+        raise StorageError(f"can't read storage secret {name}: {refusal}", AbsentSecret(name))
     if secret and key and key not in secret.data:
         raise StorageError(f"specified storage key {key} not found in storage secret {name}", AbsentSecret(name, key))
     key = key or (f"default_{kind}" if kind else "default")

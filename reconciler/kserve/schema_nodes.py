@@ -75,8 +75,8 @@ class SchemaNode:
     def mistyped(self, value: Any, where: Any, reading: Reading) -> Any:
         path = dotted(unroll(where))
         kind = _kind(value)
-        said = f'{path}: Invalid value: "{kind}": {path} in body must be of type {self.type_name}: "{kind}"'
-        reading.refuse(where, said + _to_write(value, self.type_name))
+        problem = f'{path}: Invalid value: "{kind}": {path} in body must be of type {self.type_name}: "{kind}"'
+        reading.refuse(where, problem + _to_write(value, self.type_name))
         return _MISSING
 
 

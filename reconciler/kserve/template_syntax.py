@@ -118,7 +118,7 @@ def _lex(text: str, at: int) -> tuple[_Tokens, int, bool]:
         if not match:
             if not text[at:]:
                 raise TemplateError("unclosed action")
-            # Go names the place: behind a word of a command, or where a command should begin.
+            # Go names the place: after an identifier of a command, or where a command should begin.
             before = text[start:at].rstrip()
             place = "operand" if before and before[-1] not in "|(" else "command"
             raise TemplateError(f'unexpected "{text[at]}" in {place}')

@@ -33,7 +33,7 @@ class QuarantineLog:
         self._unwritten.pop(key, None)
 
     def lift(self, service: ServiceId) -> None:
-        """Git has moved on successfully: what failed before may be tried again when git asks for it anew."""
+        """Git has moved on successfully: what failed before may be tried again when git asks for it again."""
         self._history.lift(self._target, service)
         self._unwritten = {key: one for key, one in self._unwritten.items() if key[0] != service}
 

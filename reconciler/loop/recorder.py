@@ -208,9 +208,9 @@ class Recorder:
             lines.append(f"unreachable: {observed.reason}")
         if not desired.prunable:
             lines.append("this target's folder or its host.yaml is missing from git: nothing is pruned")
-        said = "; ".join(lines)
-        if self._say(_VIEW, desired.revision, finding("incomplete_view", said) if said else None) and said:
-            self._log.warning("incomplete_view", reason=said, revision=desired.revision)
+        problems = "; ".join(lines)
+        if self._say(_VIEW, desired.revision, finding("incomplete_view", problems) if problems else None) and problems:
+            self._log.warning("incomplete_view", reason=problems, revision=desired.revision)
 
     def _say_findings(self, desired: DesiredState, plan: Plan, faults: Faults) -> None:
         """Why services are out of sync, when it changes."""

@@ -66,10 +66,10 @@ def _taken_origin(value: dict[str, Any]) -> dict[str, Any]:
     if not annotations:
         del metadata["annotations"]
     try:
-        said = load_one(str(text).encode()).value
+        output = load_one(str(text).encode()).value
     except YamlProblem:
         return {}
-    return said if isinstance(said, dict) else {}
+    return output if isinstance(output, dict) else {}
 
 
 class _Sources:

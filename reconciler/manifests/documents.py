@@ -112,7 +112,7 @@ def _tidy(path: str, found: Manifests) -> Manifests:
         )
     if len(found.notes) <= MAX_NOTES:
         return found
-    # What is not checked must not be hidden by what nobody expects to be.
+    # Documents that are not checked must not be crowded out by unrelated ones.
     notes = sorted(found.notes, key=lambda each: each.code is not ReasonCode.UNSUPPORTED_KIND)
     last = notes[MAX_NOTES - 1]
     rest = replace(last, message=f"this and {len(notes) - MAX_NOTES} more documents of unsupported kinds; ignored")
@@ -224,8 +224,8 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
         name, namespace = _text(draft, ("metadata", "name")), _namespace(draft)
         _check_name(draft, name)
     except _Incomplete as incomplete:
-        said = value.get("kind")
-        known = said if isinstance(said, str) and said in KNOWN_KINDS else ""
+        named = value.get("kind")
+        known = named if isinstance(named, str) and named in KNOWN_KINDS else ""
         text, settings = incomplete.message, _names_settings(value)
         return unreadable(path, incomplete.line, ReasonCode.INCOMPLETE_MANIFEST, text, known, names_settings=settings)
     if kind == "Secret":
@@ -250,9 +250,9 @@ def _with_unfilled(found: Manifests) -> Manifests:
 
 
 def _not_filled_in(draft: Manifest) -> Iterator[Reason]:
-    for fields, said in unfilled(draft.data, draft.origin.file):
+    for fields, note in unfilled(draft.data, draft.origin.file):
         where = ".".join(map(str, fields))
-        yield Reason(ReasonCode.TEMPLATE_NOT_RENDERED, f"{where}: {said}", draft.origin_of(fields))
+        yield Reason(ReasonCode.TEMPLATE_NOT_RENDERED, f"{where}: {note}", draft.origin_of(fields))
 
 
 def _has_both(value: Any) -> bool:

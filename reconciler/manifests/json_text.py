@@ -23,13 +23,13 @@ def join_surrogates(text: bytes) -> bytes:
 
 def split_objects(text: bytes, first_line: int) -> Iterator[tuple[int, bytes]]:
     """Objects that follow each other without a separator, as kubectl reads them; nothing where it is no such text."""
-    said, at = text.decode(), 0
+    content, at = text.decode(), 0
     found: list[tuple[int, bytes]] = []
     decoder = json.JSONDecoder()
     try:
-        while len(found) <= MAX_OBJECTS and (start := _next(said, at)) < len(said):
-            _, at = decoder.raw_decode(said, start)
-            found.append((first_line + said.count("\n", 0, start), said[start:at].encode()))
+        while len(found) <= MAX_OBJECTS and (start := _next(content, at)) < len(content):
+            _, at = decoder.raw_decode(content, start)
+            found.append((first_line + content.count("\n", 0, start), content[start:at].encode()))
     except (ValueError, RecursionError):
         return
     if 1 < len(found) <= MAX_OBJECTS:

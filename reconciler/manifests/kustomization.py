@@ -157,9 +157,9 @@ def _is_meant(value: dict[str, Any]) -> bool:
 def _head_fault(file: str, value: dict[str, Any], lines: Lines) -> Iterator[Reason]:
     """kustomize takes an object without kind and apiVersion, or with its own."""
     for key, whole in {"kind": "|".join(_KINDS), "apiVersion": rf"{re.escape(_GROUP)}/v1(alpha1|beta1)"}.items():
-        said = value.get(key)
-        if said and not (isinstance(said, str) and re.fullmatch(whole, said)):
-            text = f"cannot be built: {key} is {str(said)[:80]!r}; expected {_HEADS[key]}"
+        declared = value.get(key)
+        if declared and not (isinstance(declared, str) and re.fullmatch(whole, declared)):
+            text = f"cannot be built: {key} is {str(declared)[:80]!r}; expected {_HEADS[key]}"
             yield Reason(ReasonCode.INVALID_KUSTOMIZATION, text, _at(file, _line(value, lines, (key,))))
 
 

@@ -133,7 +133,7 @@ def _run(program: Program, scratch: str) -> bytes:
     with begun as process:
         try:
             _limit(process.pid)
-            said, errors = exchange(process, b"", _SECONDS, _LONGEST, watch=lambda: None)
+            output, errors = exchange(process, b"", _SECONDS, _LONGEST, watch=lambda: None)
         except subprocess.TimeoutExpired:
             raise _too_long(program, cpu_seconds(process.pid)) from None
         except TooMuchError:
@@ -142,11 +142,11 @@ def _run(program: Program, scratch: str) -> bytes:
             process.kill()
     if process.returncode < 0 or (process.returncode == 2 and b"goroutine" in errors):
         raise BuildFailed(f"{program} takes more than {_CPU_SECONDS} s of computing, or {_MEMORY_BYTES >> 20} MiB")
-    if not process.returncode and not said.strip():
+    if not process.returncode and not output.strip():
         raise BuildFailed("nothing is left of what it lists; to remove all of it, delete the kustomization")
     if process.returncode:
         raise BuildFailed(_last_words(errors.decode("utf-8", "replace"), scratch))
-    return said
+    return output
 
 
 def _too_long(program: Program, computed: float) -> Exception:

@@ -38,7 +38,7 @@ def read_paths(paths: Sequence[Path]) -> Manifests:
     given = [(path, list(_read_given(path))) for path in paths]
     found = [part for _, parts in given for part in parts if isinstance(part, _Found)]
     refused = [why for _, parts in given for part in parts if isinstance(part, Manifests) for why in part.errors]
-    said = _assembled([path for path, _ in given if path.is_dir()], found, refused)
+    by_name = _assembled([path for path, _ in given if path.is_dir()], found, refused)
     taken = dict.fromkeys((each.key for each in found), False)
     every: list[Manifests] = []
     for part in (part for _, parts in given for part in parts):
@@ -46,7 +46,7 @@ def read_paths(paths: Sequence[Path]) -> Manifests:
             every.append(part)
         elif not taken[part.key]:
             taken[part.key] = True
-            every += said.get(part.key, ())
+            every += by_name.get(part.key, ())
     return joined(every)
 
 
@@ -259,14 +259,14 @@ def _assembled(
     roots = [_name(folder, base) for folder in folders]
     supporting = find_supporting(files, look)
     shown = {name: show(name) for name in (*files, *supporting)}
-    said = dict[str, list[Manifests]]()
+    by_name = dict[str, list[Manifests]]()
     refused = [_as_named(each, base) for each in lost]
     try:
         for name, part in assemble(files.values(), supporting.values(), roots, read, Builds(), refused):
-            said.setdefault(os.path.abspath(base / name), []).append(_renamed(part, shown))
+            by_name.setdefault(os.path.abspath(base / name), []).append(_renamed(part, shown))
     except OSError as error:
         raise Retryable(f"kustomizations cannot be built on this machine now: {error}; try again") from None
-    return said
+    return by_name
 
 
 def _as_named(refused: Reason, base: Path) -> Reason:

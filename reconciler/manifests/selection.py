@@ -116,9 +116,9 @@ class Ignore:
         """The nearest ignore file that says something counts."""
         for folder in (*reversed(_folders_of(path.rstrip("/"))), ""):
             rules = self._rules.get(folder)
-            said = rules.check(path[len(folder) + 1 :] if folder else path) if rules else None
-            if said is not None:
-                return said if isinstance(said, Reason) else None
+            verdict = rules.check(path[len(folder) + 1 :] if folder else path) if rules else None
+            if verdict is not None:
+                return verdict if isinstance(verdict, Reason) else None
         return None
 
 

@@ -1,4 +1,4 @@
-"""What keeps services from following git: everything that somebody, or a failure, put in the way."""
+"""What keeps services from following git: manual requests and failures."""
 
 from __future__ import annotations
 

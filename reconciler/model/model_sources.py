@@ -25,13 +25,13 @@ class ModelSource(StrEnum):
     CLAIM = auto()
     # Our own program goes on where it was, and compares with the checksums that S3 keeps.
     S3 = auto()
-    # Ours as well: where the server tells ranges and digests.
+    # Our own downloader: the server must support ranges and report digests.
     HTTP = auto()
     # kserve-storage, at one commit; large files are compared with the hub's SHA-256.
     HUB = auto()
     # kserve-storage, at one commit, which is itself a hash of all files.
     GIT = auto()
-    # kserve-storage begins anew each time, and checks as the library of that source does.
+    # kserve-storage restarts from scratch each time, and checks as the library of that source does.
     LIBRARY = auto()
 
 

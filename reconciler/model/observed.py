@@ -354,7 +354,7 @@ class Observed:
     `staging` tells of every model that was begun to be fetched, by its key; `images` of every image, by its name, that
     services here need and that has to be pulled first; None: no pull was begun. `outdated` names wanted digests that
     the config turns into something else now than when what there is of them was started. `faulty` are services that
-    made us raise while we looked, each with what is told of it; `bugs` what was raised.
+    raised while being observed, each with its reason; `bugs` are the exceptions.
     """
 
     target: str

@@ -66,11 +66,11 @@ def validate(manifests: Manifests, place: RenderContext = CLUSTER, locate: Locat
         warnings += [finding_of(reason) for reason in disclosed(manifests)]
     for manifest in _services(manifests, cluster):
         resolved = resolve(manifest.data, cluster)
-        said = (
+        reported = (
             (errors, resolved.errors),
             (warnings, (*_warnings(resolved, place), *_port_doubts(resolved))),
         )
-        for findings, issues in said:
+        for findings, issues in reported:
             findings += [_located(manifest, issue, locate(manifest, resolved, issue)) for issue in issues]
     return verdict_of(in_order(errors), in_order(warnings), in_order(list(_not_checked(manifests))))
 

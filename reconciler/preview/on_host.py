@@ -148,7 +148,7 @@ def _as_named_here(manifests: Manifests, target: TargetSettings) -> TargetSettin
 
 
 def _is_of_this_machine(reason: Reason) -> bool:
-    """Secrets that cannot be read here may well be there for the host itself: nobody is judged by that."""
+    """Secrets that cannot be read here may exist for the host itself: they count as present."""
     return reason.code is ReasonCode.SECRETS_UNREADABLE
 
 
@@ -245,9 +245,9 @@ def _either(services: Iterable[ServiceId]) -> str:
 
 def _merged(known: list[Document], more: Iterable[Reason]) -> list[Document]:
     """What KServe says already is not said twice."""
-    said = {(each["file"], each["message"]) for each in known}
+    reported = {(each["file"], each["message"]) for each in known}
     found = [on_cluster.finding_of(reason) for reason in dict.fromkeys(more)]
-    return on_cluster.in_order([*known, *(each for each in found if (each["file"], each["message"]) not in said)])
+    return on_cluster.in_order([*known, *(each for each in found if (each["file"], each["message"]) not in reported)])
 
 
 # ---------------------------------------------------------------- what would be started

@@ -82,8 +82,8 @@ def fault(service: Document) -> str:
         return place(service["kept"])
     if service["suspended"]:
         return f"suspended{by_hand(service.get('suspension'))}; `reconciler resume {full_name(service)}` resumes it"
-    said = service["health"]["message"] or service["health"]["reason"]
-    return f"{service['sync']}, {service['health']['status']}: {said}{changed}"
+    text = service["health"]["message"] or service["health"]["reason"]
+    return f"{service['sync']}, {service['health']['status']}: {text}{changed}"
 
 
 def by_hand(asked: Document | None) -> str:
@@ -105,12 +105,12 @@ def place(reason: dict[str, Any]) -> str:
 
 def _source_faults(status: Document) -> list[str]:
     daemon = status["daemon"]
-    said = {
+    text = {
         "source": status["revision"]["error"],
         "state folder": daemon.get("fault", ""),
         "config rejected, the previous one stays in force": daemon.get("configFault", ""),
     }
-    return [f"{what}: {why}" for what, why in said.items() if why]
+    return [f"{what}: {why}" for what, why in text.items() if why]
 
 
 def _leftover_faults(status: Document) -> Iterator[str]:

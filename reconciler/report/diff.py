@@ -111,8 +111,8 @@ def _diff_safely(desired: Desired, observed: Observed) -> ServiceDiff:
 def _with_reason(diff: ServiceDiff, verdict: ServicePlan | None) -> ServiceDiff:
     if verdict is None or verdict.kept is None:
         return diff
-    said = scrub_text(str(verdict.kept))
-    return replace(diff, note=f"{diff.note}; {said}" if diff.note else said)
+    kept = scrub_text(str(verdict.kept))
+    return replace(diff, note=f"{diff.note}; {kept}" if diff.note else kept)
 
 
 def service_diff(desired: Desired, running: EffectiveSpec | None) -> ServiceDiff:

@@ -144,8 +144,8 @@ class Opener:
         for _, entry in _entries(metadata) if "hc_vault" in services else ():
             address = entry.get("vault_address") if isinstance(entry, dict) else ""
             if address and str(address).rstrip("/") != ours:
-                said = f"the daemon's VAULT_ADDR is {ours}" if ours else "the daemon has no VAULT_ADDR"
-                text = f"is encrypted for the Vault at {str(address)[:200]}, and {said}"
+                output = f"the daemon's VAULT_ADDR is {ours}" if ours else "the daemon has no VAULT_ADDR"
+                text = f"is encrypted for the Vault at {str(address)[:200]}, and {output}"
                 raise Unfit(
                     f"{text}; set it, and VAULT_TOKEN, in the daemon's unit", ("sops",), ReasonCode.SECRETS_UNREADABLE
                 )
@@ -167,7 +167,7 @@ class Opener:
             self._patience -= time.monotonic() - begun if status else 0.0
         if status:
             raise _explained(status, errors.decode("utf-8", "replace"), services, metadata, identities)
-        return said
+        return output
 
     def _environment(self, services: set[str], identities: Identities) -> dict[str, str]:
         """Only the environment that the services of this document need: no home, where other keys may be."""
@@ -256,7 +256,7 @@ def _ask(program: str, text: bytes, env: Mapping[str, str]) -> tuple[int, bytes,
                 with suppress(ProcessLookupError):
                     # gpg and plugins of age are children of it.
                     os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, said, errors
+    return process.returncode, output, errors
 
 
 def _explained(
@@ -295,9 +295,9 @@ def _not_for_us(metadata: Mapping[str, Any], identities: Identities) -> str:
     )
 
 
-def _understood(said: bytes) -> dict[str, Any]:
+def _understood(output: bytes) -> dict[str, Any]:
     try:
-        clear = json.loads(said)
+        clear = json.loads(output)
     except ValueError:
         clear = None
     if not isinstance(clear, dict):

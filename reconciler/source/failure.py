@@ -37,22 +37,22 @@ _GENERIC = ("could not read from remote repository.", "please make sure you have
 
 def explain(error: GitFailed, address: Address, what: str, secrets: tuple[str, ...] = ()) -> ReconcileError:
     """The error to raise when git could not do `what` ("ask", "fetch from"). Only a broken history is Terminal."""
-    said = clean(error.said, address, secrets)
-    if re.search(r"fsck error|mismatched algorithms|unsupported object format", error.said):
+    output = clean(error.output, address, secrets)
+    if re.search(r"fsck error|mismatched algorithms|unsupported object format", error.output):
         return Terminal(
-            f"cannot {what} {address.shown}: {said}; its history is damaged or of an unknown format; the last good "
+            f"cannot {what} {address.shown}: {output}; its history is damaged or of an unknown format; the last good "
             "revision stays: push a history without that object"
         )
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, said, re.IGNORECASE)), _HINTS[-1][1])
-    return Retryable(f"cannot {what} {address.shown}: {said}; {hint or _LOGIN[address.scheme]}")
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, output, re.IGNORECASE)), _HINTS[-1][1])
+    return Retryable(f"cannot {what} {address.shown}: {output}; {hint or _LOGIN[address.scheme]}")
 
 
-def clean(said: str, address: Address, secrets: tuple[str, ...] = ()) -> str:
+def clean(output: str, address: Address, secrets: tuple[str, ...] = ()) -> str:
     """git's last message on one line, without credentials, control characters or uninformative sentences."""
     for secret in secrets:
-        said = said.replace(secret, "***")
-    said = re.sub(r"//[^/\s'\"]*@", "//", said.replace(address.url, address.shown))
-    lines = [line.strip() for line in re.split(r"[\r\n]", said)]
+        output = output.replace(secret, "***")
+    output = re.sub(r"//[^/\s'\"]*@", "//", output.replace(address.url, address.shown))
+    lines = [line.strip() for line in re.split(r"[\r\n]", output)]
     lines = [_NOISE.sub("", line) for line in lines if not _PROGRESS.search(line)]
     lines = ["".join(character if character.isprintable() else " " for character in line) for line in lines]
     telling = [line for line in lines if line and not line.lower().startswith(_GENERIC)]

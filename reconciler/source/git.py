@@ -28,17 +28,17 @@ _LONGEST_CHECK = 20.0
 class GitFailed(Exception):
     """git failed. `said` is its output; others wrote parts of it, so it must be scrubbed before it is shown."""
 
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, status: int, output: str) -> None:
+        super().__init__(output)
         self.status = status
-        self.said = said
+        self.output = output
 
 
 class GitTimedOut(GitFailed):
     """git did not answer in time and was killed."""
 
-    def __init__(self, said: str) -> None:
-        super().__init__(-1, said)
+    def __init__(self, output: str) -> None:
+        super().__init__(-1, output)
 
 
 class GitSaidTooMuch(GitFailed):
@@ -81,7 +81,7 @@ def run_git(
     _limit(process.pid, largest_file)
     begun = time.monotonic()
     try:
-        out, said = exchange(process, stdin, timeout or _FOREVER, most, in_all, watch)
+        out, output = exchange(process, stdin, timeout or _FOREVER, most, in_all, watch)
     except subprocess.TimeoutExpired:
         _end(process)
         raise GitTimedOut(_too_slow(timeout, in_all, time.monotonic() - begun)) from None
@@ -92,7 +92,7 @@ def run_git(
         _end(process)
         raise
     if process.returncode:
-        raise GitFailed(process.returncode, said.decode("utf-8", "replace"))
+        raise GitFailed(process.returncode, output.decode("utf-8", "replace"))
     return out
 
 

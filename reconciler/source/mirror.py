@@ -145,7 +145,7 @@ class Mirror:
             return run_git(*arguments, env=self._env, timeout=self._timeout, stdin=stdin, keep_open=held, most=most)
         except GitTimedOut as error:
             # Slow is not damaged.
-            raise Retryable(f"git on {self.folder.root}: {error.said}; raise source.timeout if this stays") from None
+            raise Retryable(f"git on {self.folder.root}: {error.output}; raise source.timeout if this stays") from None
 
     def _here(self, *arguments: str, stdin: bytes = b"", most: int = LONGEST_ANSWER) -> bytes:
         return self._git(f"--git-dir={self.folder.repository}", *arguments, stdin=stdin, most=most)
@@ -158,9 +158,9 @@ class Mirror:
         try:
             return self._here(*arguments, stdin=stdin, most=most)
         except GitSaidTooMuch as error:
-            raise Endless(f"git {arguments[0]}: {error.said}; the last good revision stays") from None
+            raise Endless(f"git {arguments[0]}: {error.output}; the last good revision stays") from None
         except GitFailed as error:
-            raise Damaged(error.said) from None
+            raise Damaged(error.output) from None
 
     def fetch(self, url: str, refspecs: tuple[str, ...], env: dict[str, str], most: int) -> None:
         """Get these references with their whole history, so that ancestry can be proved. Raises GitFailed.
@@ -239,7 +239,7 @@ class Mirror:
         except GitFailed as error:
             if error.status == 1 or self.commit(old) is None:
                 return False
-            raise Damaged(error.said) from None
+            raise Damaged(error.output) from None
         return True
 
     def is_sound(self) -> bool:
@@ -284,7 +284,7 @@ class Mirror:
             self._here("update-ref", _ACCEPTED, accepted.revision)
             write_file(self.folder.accepted, json.dumps(asdict(accepted), sort_keys=True).encode() + b"\n", 0o600)
         except (OSError, GitFailed) as error:
-            why = error.said.strip() if isinstance(error, GitFailed) else error.strerror
+            why = error.output.strip() if isinstance(error, GitFailed) else error.strerror
             raise Retryable(
                 f"cannot write down in {self.folder.root} what was accepted: {why}; free some space"
             ) from None

@@ -241,7 +241,7 @@ class GitSource:
             raise type(error)(f"cannot fetch from {address.shown}: {error}") from None
         except GitFailed as error:
             if not isinstance(error, GitTimedOut) and not self._mirror.is_sound():
-                raise Damaged(error.said) from None
+                raise Damaged(error.output) from None
             raise explain(error, address, "fetch from", _secrets(env)) from None
 
     def _refuse_rewrite(self, before: Accepted, now: Accepted, chosen: WantedCommit) -> None:
@@ -278,9 +278,9 @@ class GitSource:
             raise self._unreadable(address, commit, error) from None
 
     def _unreadable(self, address: Address, commit: str, error: Damaged) -> Terminal:
-        said = clean(str(error), address)
+        output = clean(str(error), address)
         return Terminal(
-            f"cannot read {commit[:12]} of {address.shown}: {said}; a new mirror did not help: "
+            f"cannot read {commit[:12]} of {address.shown}: {output}; a new mirror did not help: "
             "push a history that git can read"
         )
 

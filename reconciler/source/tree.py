@@ -264,15 +264,15 @@ def _lead_to_files(mirror: Mirror, revision: str, links: list[TreeEntry]) -> lis
         return []
     asked = "".join(f"{revision}:{link.path.decode()}\n" for link in links).encode()
     try:
-        said = mirror.read("cat-file", "--batch-check=%(objecttype)", "--follow-symlinks", stdin=asked)
+        output = mirror.read("cat-file", "--batch-check=%(objecttype)", "--follow-symlinks", stdin=asked)
     except Retryable:
         return [False] * len(links)
     found = []
     for _ in links:
-        line, _, said = said.partition(b"\n")
+        line, _, output = output.partition(b"\n")
         word, _, size = line.partition(b" ")
         if word in (b"symlink", b"dangling", b"loop", b"notdir") and size.isdigit():
-            said = said[int(size) + 1 :]  # where it leads, as text
+            output = output[int(size) + 1 :]  # where it leads, as text
         found.append(line == b"blob")
     return found
 

@@ -60,8 +60,8 @@ class Cordon:
                 self._path.unlink(missing_ok=True)
                 return
             origin = cordon.origin or Origin("host.yaml", 1)
-            said = {"message": cordon.message, "file": origin.file, "line": origin.line}
+            record = {"message": cordon.message, "file": origin.file, "line": origin.line}
             make_folder(self._path.parent)
-            write_atomically(self._path, json.dumps(said).encode())
+            write_atomically(self._path, json.dumps(record).encode())
         except OSError as error:
             raise Retryable(f"{self._path}: cannot be written: {error.strerror}") from None

@@ -72,11 +72,11 @@ def exchange(
     ends, look_at = begun + seconds, begun
     if not (process.stdin and process.stdout and process.stderr):
         raise ValueError("all three streams have to be pipes")
-    said = {process.stdout: bytearray(), process.stderr: bytearray()}
+    output = {process.stdout: bytearray(), process.stderr: bytearray()}
     with selectors.DefaultSelector() as open_ones:
         os.set_blocking(process.stdin.fileno(), False)
         open_ones.register(process.stdin, selectors.EVENT_WRITE)
-        for stream in said:
+        for stream in output:
             open_ones.register(stream, selectors.EVENT_READ)
         while open_ones.get_map():
             left = _left(process, ends, seconds)
@@ -85,18 +85,18 @@ def exchange(
                 if stream is process.stdin:
                     request = _tell(open_ones, stream, request)
                 elif piece := os.read(key.fd, _PIECE):
-                    said[stream] += piece
+                    output[stream] += piece
                 else:
                     open_ones.unregister(stream)
                 if in_all:
                     ends = min(time.monotonic() + seconds, begun + in_all)
-            if sum(map(len, said.values())) > most:
+            if sum(map(len, output.values())) > most:
                 raise TooMuchError
             if watch and time.monotonic() >= look_at:
                 watch()
                 look_at = time.monotonic() + _LOOK
     process.wait(_left(process, ends, seconds))
-    return bytes(said[process.stdout]), bytes(said[process.stderr])
+    return bytes(output[process.stdout]), bytes(output[process.stderr])
 
 
 def _left(process: subprocess.Popen[bytes], ends: float, seconds: float) -> float:

@@ -58,10 +58,10 @@ def find_unreadable(folder: Path, model: str | None, reader: Reader, seen: tuple
     files = [each.name for each in _files(folder / here) if not _is_open(each)] if model else []
     if not files and _lets_all_in(folder, folder / here):
         return None
-    said = _ask(_TRY, [str(folder), str(here), *(str(here / name) for name in files)], reader)
-    if said is None:
+    output = _ask(_TRY, [str(folder), str(here), *(str(here / name) for name in files)], reader)
+    if output is None:
         return None
-    place, _, unread = said.partition("\n")
+    place, _, unread = output.partition("\n")
     if place == _CANNOT_ENTER:
         above = [str(each) for each in reversed(folder.parents)]
         closed = _ask(_ENTER, above, reader)

@@ -111,11 +111,11 @@ def _pass_on(control: Control, path: str) -> Response:
     if found is None:
         return Response("no such replica\n", 404)
     replica, where = found
-    said = Probe(tls=replica["tls"]).scrape(replica["socket"] or replica["port"], where)
-    if said is None or said.status != 200:
+    response = Probe(tls=replica["tls"]).scrape(replica["socket"] or replica["port"], where)
+    if response is None or response.status != 200:
         return Response("the replica's metrics are not available\n", 502)
-    is_plain = said.kind.startswith(("text/plain", "application/openmetrics-text")) and _is_header(said.kind)
-    return Response(said.body, headers={"Content-Type": said.kind if is_plain else CONTENT_TYPE_LATEST})
+    is_plain = response.kind.startswith(("text/plain", "application/openmetrics-text")) and _is_header(response.kind)
+    return Response(response.body, headers={"Content-Type": response.kind if is_plain else CONTENT_TYPE_LATEST})
 
 
 def _is_header(text: str) -> bool:

@@ -45,14 +45,14 @@ class _Known:
     asked: PreflightQuestion
     key: str
     verdict: PreflightVerdict | None = None
-    said: Preflight | None = None
+    preflight: Preflight | None = None
 
     def about(self, verdict: PreflightVerdict) -> Preflight:
         """The verdict as text, computed once."""
-        if self.said is None or self.verdict is not verdict:
+        if self.preflight is None or self.verdict is not verdict:
             self.verdict = verdict
-            self.said = verdict.about(self.asked, self.desired.origin, dict(self.desired.variable_origins))
-        return self.said
+            self.preflight = verdict.about(self.asked, self.desired.origin, dict(self.desired.variable_origins))
+        return self.preflight
 
 
 class _Look:
@@ -153,7 +153,7 @@ class Preflights:
         wanted = tuple(wanted)
         if self._refused:
             asked = {desired.digest for desired in wanted}
-            self._refused = {digest: said for digest, said in self._refused.items() if digest in asked}
+            self._refused = {digest: preflight for digest, preflight in self._refused.items() if digest in asked}
         for desired in wanted:
             try:
                 question = self._question(desired, look, found.preflights)
@@ -215,10 +215,10 @@ class Preflights:
         verdict = self._runner.result(known.key, self._since.get(desired.id, 0.0))
         if verdict is not None and spec is not None:
             fit = self._fits.of(known.key, known.asked, spec, verdict)
-            said = known.about(verdict)
-            if said.fit is not fit:
-                known.said = said = replace(said, fit=fit)
-            found.preflights[desired.digest] = said
+            preflight = known.about(verdict)
+            if preflight.fit is not fit:
+                known.preflight = preflight = replace(preflight, fit=fit)
+            found.preflights[desired.digest] = preflight
         elif known.key in pending:
             found.asking.add(desired.digest)
         if verdict is None and (trouble := self._runner.trouble(known.key)) and trouble.lasts:
@@ -278,10 +278,10 @@ def _refusal(error: Terminal, origin: Origin) -> Preflight:
     return Preflight("", reasons=(Reason(code, str(error), origin),))
 
 
-def _at_its_mount(said: Preflight, desired: Desired) -> Preflight:
+def _at_its_mount(preflight: Preflight, desired: Desired) -> Preflight:
     """Where the service says which model it is."""
     where = dict(desired.mount_origins).get("/mnt/models") or next((each for _, each in desired.mount_origins), None)
-    return replace(said, reasons=tuple(replace(one, origin=where or one.origin) for one in said.reasons))
+    return replace(preflight, reasons=tuple(replace(one, origin=where or one.origin) for one in preflight.reasons))
 
 
 def _no_verdict(error: NoVerdict, desired: Desired, asked: PreflightQuestion) -> Reason:

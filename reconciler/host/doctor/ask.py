@@ -35,8 +35,8 @@ def ask(argv: Sequence[str], user: pwd.struct_passwd | None = None) -> ProgramOu
         return ProgramOutput(False, error.why)
     # What was asked for, or else what went wrong, is the last that it says.
     succeeded = done.returncode == 0
-    said = (done.stderr, done.stdout) if succeeded else (done.stdout, done.stderr)
-    return ProgramOutput(succeeded, b"\n".join(said).decode("utf-8", "replace").strip())
+    output = (done.stderr, done.stdout) if succeeded else (done.stdout, done.stderr)
+    return ProgramOutput(succeeded, b"\n".join(output).decode("utf-8", "replace").strip())
 
 
 def user_of(target: TargetSettings) -> pwd.struct_passwd | None:

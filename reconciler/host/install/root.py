@@ -54,8 +54,8 @@ class System:
         offline = [] if self.is_live else [f"--root={self.root}"]
         done = self._ask(program, *offline, *words)
         if done.returncode:
-            said = " ".join(done.stderr.split()[-40:]) or f"it ended with status {done.returncode}"
-            raise Retryable(f"{' '.join(argv)}: {said}; fix that, then run this again")
+            output = " ".join(done.stderr.split()[-40:]) or f"it ended with status {done.returncode}"
+            raise Retryable(f"{' '.join(argv)}: {output}; fix that, then run this again")
 
     def property(self, name: str) -> str:
         """systemd's properties of the daemon's unit; empty for a system that is not running."""

@@ -86,8 +86,8 @@ def _try(python: str, user: str) -> str:
     told = next((line.strip() for line in lines if any(each in line for each in _BROKEN)), "")
     if process.returncode >= 0 and process.returncode not in _NOT_RUN and not told:
         return ""
-    said = told or (lines[-1].strip() if lines else f"it ended with {process.returncode}")
-    return f"{python} does not start: {said[:200]}; {_HINT}"
+    output = told or (lines[-1].strip() if lines else f"it ended with {process.returncode}")
+    return f"{python} does not start: {output[:200]}; {_HINT}"
 
 
 def _as(user: str) -> dict[str, Any]:

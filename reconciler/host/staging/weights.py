@@ -70,23 +70,23 @@ def served_folders(spec: EffectiveSpec, ground: Ground, staged: Staged) -> dict[
 
 def _served(mount: Mount, below: str | None, ground: Ground, staged: Staged) -> Served:
     named = _folder(mount, ground.volumes, staged)
-    said, ours = _said(str(named), mount), is_fetched(mount.uri)
-    stamp = _look(str(named), said)
+    prefix, ours = _said(str(named), mount), is_fetched(mount.uri)
+    stamp = _look(str(named), prefix)
     # What a link leads to is checked, and that very folder is mounted: changing the link mounts nothing else.
     path = str(named) if ours else os.path.realpath(named)
     if not ours:
         if any(is_systems_own(each) and not _is_in_volume(each, ground.volumes) for each in (str(named), path)):
             raise UnusableFolder(
-                ReasonCode.PATH_NOT_ALLOWED, f"{said}{named}: {CLOSED}; keep models in a separate folder"
+                ReasonCode.PATH_NOT_ALLOWED, f"{prefix}{named}: {CLOSED}; keep models in a separate folder"
             )
-        _keep_out(path, said, ground.closed, stamp)
-        if path != str(named) and _look(path, said) != stamp:
-            raise Retryable(f"{said}{named}: was replaced while it was checked")
-    if below is not None and _is_single_file(posixpath.normpath(f"{path}/{below}"), said):
+        _keep_out(path, prefix, ground.closed, stamp)
+        if path != str(named) and _look(path, prefix) != stamp:
+            raise Retryable(f"{prefix}{named}: was replaced while it was checked")
+    if below is not None and _is_single_file(posixpath.normpath(f"{path}/{below}"), prefix):
         below = posixpath.dirname(below) or "."
     if ours:
         return Served(named)
-    _ask_reader(path, said, below, ground.reader, (*stamp, *(_stamps(path, below) if ground.reader else ())))
+    _ask_reader(path, prefix, below, ground.reader, (*stamp, *(_stamps(path, below) if ground.reader else ())))
     return Served(Path(path), stamp[1] if ground.reader and is_replaceable(Path(path)) else None)
 
 
@@ -189,73 +189,73 @@ def _said(path: str, mount: Mount) -> str:
     return f"{uri}: " if path not in uri else ""
 
 
-def _is_single_file(path: str, said: str) -> bool:
+def _is_single_file(path: str, prefix: str) -> bool:
     """Is the model one file, and not a folder? Which files make a model, its engine knows: some need no config.json.
 
     Raises Unusable where nothing is.
     """
-    if any(_is_file(f"{path}/{name}", said) for name in ("config.json", "params.json")):
+    if any(_is_file(f"{path}/{name}", prefix) for name in ("config.json", "params.json")):
         return False
-    info = _info(path, said)
+    info = _info(path, prefix)
     if info is not None and stat.S_ISREG(info.st_mode):
         return True
     if info is None or not stat.S_ISDIR(info.st_mode):
         raise UnusableFolder(
-            ReasonCode.MODEL_NOT_FOUND, f"{said}{path}: no such file or folder; put the model's files there"
+            ReasonCode.MODEL_NOT_FOUND, f"{prefix}{path}: no such file or folder; put the model's files there"
         )
     try:
         with os.scandir(path) as entries:
-            is_empty = not any(_is_file(each.path, said) for each in entries)
+            is_empty = not any(_is_file(each.path, prefix) for each in entries)
     except PermissionError:
         return False
     except OSError as error:
-        raise Retryable(f"{said}{path}: cannot be checked: {error.strerror}; check its disk and modes") from None
+        raise Retryable(f"{prefix}{path}: cannot be checked: {error.strerror}; check its disk and modes") from None
     if is_empty:
         raise UnusableFolder(
             ReasonCode.MODEL_NOT_FOUND,
-            f"{said}{path}: is empty; it is not a model folder, or its copy is incomplete",
+            f"{prefix}{path}: is empty; it is not a model folder, or its copy is incomplete",
         )
     return False
 
 
-def _is_file(path: str, said: str) -> bool:
-    info = _info(path, said)
+def _is_file(path: str, prefix: str) -> bool:
+    info = _info(path, prefix)
     return info is not None and stat.S_ISREG(info.st_mode)
 
 
-def _info(path: str, said: str) -> os.stat_result | None:
+def _info(path: str, prefix: str) -> os.stat_result | None:
     """None where nothing is. Raises Retryable where the disk does not say: what is hidden is not missing."""
     try:
         return os.stat(path)
     except OSError as error:
         if means_nothing_is_there(error):
             return None
-        raise Retryable(f"{said}{path}: cannot be checked: {error.strerror}; check its disk and modes") from None
+        raise Retryable(f"{prefix}{path}: cannot be checked: {error.strerror}; check its disk and modes") from None
 
 
-def _look(path: str, said: str) -> _Stamp:
+def _look(path: str, prefix: str) -> _Stamp:
     """Which folder it is. Raises Unusable unless it is one."""
-    info = _info(path, said)
+    info = _info(path, prefix)
     if info is None or not stat.S_ISDIR(info.st_mode):
-        raise UnusableFolder(ReasonCode.MODEL_NOT_FOUND, f"{said}{path}: no such folder; put the model's files there")
+        raise UnusableFolder(ReasonCode.MODEL_NOT_FOUND, f"{prefix}{path}: no such folder; put the model's files there")
     return info.st_dev, info.st_ino, info.st_ctime_ns
 
 
 # Both are asked again and again: while the path leads to the same folder, and to the same files with the same modes,
 # what was seen of it holds. What is refused is looked at again.
 @lru_cache(maxsize=8192)
-def _keep_out(path: str, said: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
+def _keep_out(path: str, prefix: str, closed: tuple[Path, ...], _stamp: _Stamp) -> None:
     if there := closed_by(Path(path), closed):
         text = f"is closed to services, because {there} belongs to the daemon; keep models in a separate folder"
-        raise UnusableFolder(ReasonCode.PATH_NOT_ALLOWED, f"{said}{path}: {text}")
+        raise UnusableFolder(ReasonCode.PATH_NOT_ALLOWED, f"{prefix}{path}: {text}")
 
 
 @lru_cache(maxsize=8192)
-def _ask_reader(path: str, said: str, model: str | None, reader: Reader | None, stamp: _Stamp) -> None:
+def _ask_reader(path: str, prefix: str, model: str | None, reader: Reader | None, stamp: _Stamp) -> None:
     if reader is None:
         if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
             raise UnusableFolder(
-                ReasonCode.FOLDER_UNREADABLE, f"{said}{path}: cannot be read by the daemon, which runs replicas"
+                ReasonCode.FOLDER_UNREADABLE, f"{prefix}{path}: cannot be read by the daemon, which runs replicas"
             )
         return
     if os.geteuid() != 0:
@@ -266,10 +266,10 @@ def _ask_reader(path: str, said: str, model: str | None, reader: Reader | None, 
         # A disk of another host, for example, with root squashed.
         who = f"{reader.name}, which runs replicas"
         text = f"cannot be listed by {who}: {error.strerror}; check its disk and modes"
-        raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{said}{path}: {text}") from None
+        raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{prefix}{path}: {text}") from None
     if hidden and hidden.is_above:
         text = f"{hidden.path} cannot be entered by {reader.name}, which runs replicas; chmod a+x {hidden.path}"
-        raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{said}{path}: {text}")
+        raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{prefix}{path}: {text}")
     if hidden:
         text = f"cannot be read by {reader.name}, which runs replicas; chmod -R a+rX {path}"
-        raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{said}{hidden.path}: {text}")
+        raise UnusableFolder(ReasonCode.FOLDER_UNREADABLE, f"{prefix}{hidden.path}: {text}")

@@ -100,7 +100,7 @@ class FetchUnit:
                 *done.stderr.decode(errors="replace").splitlines(),
                 "systemd gives no reason",
             )
-            why = next((line for line in said if _AT_FAULT in line), said[-2:][0])
+            why = next((line for line in log_lines if _AT_FAULT in line), log_lines[-2:][0])
             raise cannot_start(self._python, f"{why} (as {USER})")
 
 

@@ -112,11 +112,11 @@ class Images:
 
     def _ask(self) -> None:
         if self._list is None:
-            place = said(PODMAN, "info", "--format", "{{.Store.GraphRoot}}/{{.Store.GraphDriverName}}-images")
+            place = output(PODMAN, "info", "--format", "{{.Store.GraphRoot}}/{{.Store.GraphDriverName}}-images")
             self._list = Path(place.strip()) / "images.json"
         # Looked at before podman is asked: what changes meanwhile is asked about again.
         stamp = stamp_of(self._list)
-        listed = said(PODMAN, "images", "--no-trunc", "--format", "json")
+        listed = output(PODMAN, "images", "--no-trunc", "--format", "json")
         try:
             self._known = names(json.loads(listed))
         except (ValueError, TypeError, AttributeError):
@@ -169,11 +169,11 @@ class Images:
         except OSError as error:
             raise Retryable(f"{scratch}: cannot be made: {error.strerror}; check the disk") from None
         run("systemctl", "--quiet", "reset-failed", unit)
-        said(*pull_words(full_name(image), unit, scratch))
+        output(*pull_words(full_name(image), unit, scratch))
 
     def end_all(self) -> None:
         """End every pull. Raises Retryable."""
-        said("systemctl", "stop", f"{self._prefix}{'?' * _KEY_LENGTH}.service")
+        output("systemctl", "stop", f"{self._prefix}{'?' * _KEY_LENGTH}.service")
         # One that could not be begun left it.
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -214,8 +214,8 @@ def is_refusal(why: str) -> bool:
 
 
 def _why(words: Iterable[str]) -> str:
-    said = [line for line in words if line.startswith("Error: ")]
-    return said[-1].removeprefix("Error: ") if said else ""
+    output = [line for line in words if line.startswith("Error: ")]
+    return output[-1].removeprefix("Error: ") if output else ""
 
 
 def _key(image: str) -> str:
@@ -234,5 +234,5 @@ def _size(folder: Path) -> int:
 
 def _show(unit: str) -> Mapping[str, str]:
     wanted = "--property=ActiveState,Result,InactiveEnterTimestampMonotonic"
-    lines = said("systemctl", "show", wanted, unit).splitlines()
+    lines = output("systemctl", "show", wanted, unit).splitlines()
     return {name: value for name, _, value in (line.partition("=") for line in lines)}

@@ -96,7 +96,7 @@ def names(images: Iterable[Mapping[str, object]]) -> dict[str, str]:
 _SECONDS = 30.0
 
 
-def said(*words: str) -> str:
+def output(*words: str) -> str:
     """What a program prints. Raises Retryable when it fails."""
     done = run(*words)
     if done.returncode:
@@ -112,4 +112,4 @@ def run(*words: str) -> subprocess.CompletedProcess[bytes]:
 
 def remove_container(name: str) -> None:
     """Take away what a killed container left in podman's storage; it need not be there. Raises Retryable."""
-    said(*REMOVE, name)
+    output(*REMOVE, name)

@@ -55,37 +55,37 @@ def download(uri: str, source: ModelSource, folder: Path, progress: Progress) ->
     return work, hashlib.sha256(f"{uri}\n{revision}".encode()).hexdigest()[:16]
 
 
-def _run(uri: str, work: Path, said: str) -> None:
+def _run(uri: str, work: Path, prefix: str) -> None:
     try:
         Storage.download(uri, str(work))
     except DownloadFailed:
         raise
     except ImportError as error:
-        text = f"{said}: the interpreter that downloads models has no {error.name}; install it there"
+        text = f"{prefix}: the interpreter that downloads models has no {error.name}; install it there"
         raise DownloadRefused(ReasonCode.LIBRARY_NOT_INSTALLED, text) from None
     except OSError as error:
         if error.errno is not None and not isinstance(error, ConnectionError):
             raise
-        raise DownloadFailed(ReasonCode.SOURCE_UNREACHABLE, f"{said}: {error}") from None
+        raise DownloadFailed(ReasonCode.SOURCE_UNREACHABLE, f"{prefix}: {error}") from None
     except Exception as error:
         # Into the log of the download: the prose often says less than what it was made of.
         traceback.print_exc()
-        raise _failure(error, said) from None
+        raise _failure(error, prefix) from None
 
 
-def _failure(error: Exception, said: str) -> DownloadFailed:
+def _failure(error: Exception, prefix: str) -> DownloadFailed:
     """kserve-storage says everything in prose; beneath it there may be the server's own answer."""
     response = getattr(error.__cause__, "response", None)
     status = getattr(response, "status_code", None)
-    if source_of(said) is ModelSource.HUB and (
+    if source_of(prefix) is ModelSource.HUB and (
         status in _DENIED or any(word in str(error).lower() for word in _CLOSED)
     ):
-        return DownloadRefused(ReasonCode.ACCESS_DENIED, f"{said}: {_GATED}")
+        return DownloadRefused(ReasonCode.ACCESS_DENIED, f"{prefix}: {_GATED}")
     if isinstance(status, int) and status >= 400:
-        return failure_of_status(status, said)
+        return failure_of_status(status, prefix)
     if any(word in str(error).lower() for word in _REFUSED):
-        return DownloadRefused(ReasonCode.SOURCE_REFUSED, f"{said}: {error}")
-    return DownloadFailed(ReasonCode.SOURCE_FAILED, f"{said}: {error}")
+        return DownloadRefused(ReasonCode.SOURCE_REFUSED, f"{prefix}: {error}")
+    return DownloadFailed(ReasonCode.SOURCE_FAILED, f"{prefix}: {error}")
 
 
 def _plain(uri: str) -> str:

@@ -36,8 +36,8 @@ def main() -> int:
     close_memory()
     limit_memory(_MEMORY_BYTES)
     order = read_order(sys.stdin.buffer)
-    said = Discreet(sys.stderr, (*order.secrets, *secret_parts(order.uri)))
-    sys.stdout = sys.stderr = cast("TextIO", said)
+    message = Discreet(sys.stderr, (*order.secrets, *secret_parts(order.uri)))
+    sys.stdout = sys.stderr = cast("TextIO", message)
     progress = Progress(order.folder)
     try:
         (order.folder / HOME).mkdir(exist_ok=True)
@@ -46,12 +46,12 @@ def main() -> int:
         progress.watch()
         content = _fetch(order, progress)
     except DownloadFailed as error:
-        progress.failed(error.code, said.hide(str(error)), error.refused)
+        progress.failed(error.code, message.hide(str(error)), error.refused)
         return 1
     except BaseException as error:
         traceback.print_exc()
         text = f"unexpected {type(error).__name__}: {error}; see the log in {order.folder}"
-        progress.failed(ReasonCode.INTERNAL_ERROR, said.hide(text), refused=False)
+        progress.failed(ReasonCode.INTERNAL_ERROR, message.hide(text), refused=False)
         return 1
     finally:
         leave(order)
