@@ -488,7 +488,7 @@ def test_daemon_whose_accepted_revision_is_not_understood_takes_a_repaired_one(
     daemon.start()
     wait(lambda: seen(daemon) == (first, False, 200, []))
     daemon.stop()
-    monkeypatch.setattr(sandbox_module, "Limits", partial(EvaluationLimits, answer_bytes=20_000))
+    monkeypatch.setattr(sandbox_module, "EvaluationLimits", partial(EvaluationLimits, answer_bytes=20_000))
     daemon = Daemon(given_here)
     daemon.start()
     try:
@@ -572,7 +572,7 @@ class Reading:
 
 
 def test_sync_ends_reading_where_git_has_a_newer_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sandbox_module, "Limits", partial(EvaluationLimits, patience=1_000))
+    monkeypatch.setattr(sandbox_module, "EvaluationLimits", partial(EvaluationLimits, patience=1_000))
     with Reading(tmp_path) as reading:
         repaired = push(reading.repository, 2)
         reading.sync().join(30)
@@ -581,7 +581,9 @@ def test_sync_ends_reading_where_git_has_a_newer_revision(tmp_path: Path, monkey
 
 
 def test_sync_joins_the_reading_of_the_same_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sandbox_module, "Limits", partial(EvaluationLimits, patience=1_000, answer_bytes=20_000))
+    monkeypatch.setattr(
+        sandbox_module, "EvaluationLimits", partial(EvaluationLimits, patience=1_000, answer_bytes=20_000)
+    )
     with Reading(tmp_path) as reading:
         looks = reading.daemon._source._has_moved
         looked = list[bool]()
