@@ -159,7 +159,7 @@ class Opener:
             raise Unfit(late, ("sops",), ReasonCode.SECRETS_UNREADABLE)
         begun, status = time.monotonic(), 1
         try:
-            status, said, errors = _ask(program, text, self._environment(services, identities))
+            status, output, errors = _ask(program, text, self._environment(services, identities))
         except (OSError, subprocess.TimeoutExpired, TooMuchError) as error:
             why = error.strerror if isinstance(error, OSError) else "it takes too long, or prints too much"
             raise Unfit(f"cannot be opened: {program}: {why}", ("sops",), ReasonCode.SECRETS_UNREADABLE) from None
@@ -250,7 +250,7 @@ def _ask(program: str, text: bytes, env: Mapping[str, str]) -> tuple[int, bytes,
     with begun as process:
         try:
             # Shows a supervisor of the worker that it is alive.
-            said, errors = exchange(process, text, _SECONDS, _LONGEST, watch=lambda: None)
+            output, errors = exchange(process, text, _SECONDS, _LONGEST, watch=lambda: None)
         finally:
             if process.poll() is None:
                 with suppress(ProcessLookupError):
