@@ -95,7 +95,7 @@ class FetchUnit:
                 self._systemd.stop(name)
             raise Retryable(f"{name}: systemd does not start it: {error}") from None
         if done.returncode:
-            said = (
+            log_lines = (
                 *tail_journal(name, _LINES, begun),
                 *done.stderr.decode(errors="replace").splitlines(),
                 "systemd gives no reason",

@@ -21,7 +21,7 @@ from pathlib import Path
 from reconciler.engines.images import full_name
 from reconciler.errors import Retryable
 from reconciler.host.process.logs import tail_journal
-from reconciler.host.systemd.podman import PODMAN, names, run
+from reconciler.host.systemd.podman import PODMAN, names, output, run
 from reconciler.host.systemd.quoting import given_line
 from reconciler.host.systemd.unit import BEHIND
 from reconciler.model import Fetch, Reason, ReasonCode, Staging
