@@ -15,8 +15,9 @@ from reconciler.manifests.json_text import is_json, join_surrogates, split_objec
 from reconciler.manifests.kustomization import Kustomization, read_kustomization
 from reconciler.manifests.manifest import Manifests, joined, unreadable
 from reconciler.manifests.overlays import Overlay
-from reconciler.model import File
+from reconciler.model import File, ReasonCode
 
+_NOTHING_LEFT = "nothing is left of what it lists; to remove all of it, delete the kustomization"
 _ORIGIN = "config.kubernetes.io/origin"
 _GENERATORS = {"ConfigMap": "configMapGenerator", "Secret": "secretGenerator"}
 # Each object of a file, or item of a list, with each; beyond that those that changed have the line of the whole.
@@ -27,16 +28,17 @@ Placed = tuple[Any, Lines]
 def read_built(overlay: Overlay, text: bytes, prefix: str) -> Manifests:
     """The objects in what was built of an overlay. `prefix` stands before the names of files in it."""
     sources = _Sources({file.path: file for file in overlay.files})
-    parts: list[Manifests] = []
+    top = overlay.top.file
     try:
-        for line, chunk in split_documents(text):
-            tree = load(chunk, line)
-            if tree is not None and isinstance(tree.value, dict):
-                parts.append(_read_one(overlay, tree.value, sources, prefix))
+        trees = [tree for line, chunk in split_documents(text) if (tree := load(chunk, line))]
     except YamlProblem as problem:
-        top = overlay.top.file
         return unreadable(top, 1, problem.code, f"what is built of it cannot be read: {problem.message}")
-    return joined(parts)
+    objects = [tree.value for tree in trees if tree.value is not None]
+    if not all(isinstance(each, dict) and each.get("kind") and each.get("apiVersion") for each in objects):
+        return unreadable(top, 1, ReasonCode.KUSTOMIZATION_NOT_BUILT, "what is built of it is not all objects")
+    if not objects:
+        return unreadable(top, 1, ReasonCode.KUSTOMIZATION_NOT_BUILT, f"cannot be built: {_NOTHING_LEFT}")
+    return joined([_read_one(overlay, each, sources, prefix) for each in objects])
 
 
 def _read_one(overlay: Overlay, value: dict[str, Any], sources: _Sources, prefix: str) -> Manifests:

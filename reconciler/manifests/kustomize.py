@@ -38,6 +38,9 @@ _DEATH_SIGNAL = 1
 # Of unshare(2).
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
 _UNWRITABLE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
+# A program that cannot be started now, whatever the files say: the machine lacks something, or it is being replaced.
+_MACHINE_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY)
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 TREE = "tree"
 _OWN = "kustomization.yaml"
 _ARGUMENTS = {"kustomize": ("build",), "kubectl": ("kustomize",)}
@@ -124,12 +127,23 @@ def _run(program: Program, scratch: str) -> bytes:
     argv = [program.path, *program.arguments, "--load-restrictor=LoadRestrictionsRootOnly", "--", scratch]
     env = {"PATH": "/nonexistent", "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8", **_NOWHERE}
     pipe = subprocess.PIPE
+    before = _children_seconds()
     try:
         begun = subprocess.Popen(
-            argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=scratch, preexec_fn=_without_network()
+            argv,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=env,
+            cwd=scratch,
+            preexec_fn=_without_network(),
+            process_group=0,
         )
     except OSError as error:
-        raise BuildFailed(f"{program.path} does not run: {error.strerror}") from None
+        if error.errno in _MACHINE_ERRORS:
+            raise
+        text = f"{program.path} does not run: {error.strerror}; correct that, then restart the daemon"
+        raise BuildFailed(text) from None
     with begun as process:
         try:
             _limit(process.pid)
@@ -139,14 +153,21 @@ def _run(program: Program, scratch: str) -> bytes:
         except TooMuchError:
             raise BuildFailed(f"what is built has more than {_LONGEST >> 20} MiB") from None
         finally:
-            process.kill()
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode in _KILLED and _children_seconds() - before < _MUCH_SECONDS:
+        raise OSError(f"{program} was killed, most likely because memory ran out (see `journalctl -k`)")
     if process.returncode < 0 or (process.returncode == 2 and b"goroutine" in errors):
         raise BuildFailed(f"{program} takes more than {_CPU_SECONDS} s of computing, or {_MEMORY_BYTES >> 20} MiB")
-    if not process.returncode and not output.strip():
-        raise BuildFailed("nothing is left of what it lists; to remove all of it, delete the kustomization")
     if process.returncode:
         raise BuildFailed(_last_words(errors.decode("utf-8", "replace"), scratch))
     return output
+
+
+def _children_seconds() -> float:
+    """The CPU time of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _too_long(program: Program, computed: float) -> Exception:

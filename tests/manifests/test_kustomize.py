@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from reconciler.manifests import ManifestCache, Manifests, find_supporting, narr
 from reconciler.manifests.kustomize import Program
 from reconciler.model import DesiredState, File, Origin, Owned, Reason, ServiceId, Snapshot
 from reconciler.source import GitSource
+from reconciler.system import procfs
 from tests.desired.test_desired import HOST, RUNTIME, SERVICE
 from tests.support.examples import examples
 from tests.support.git_repository import Repository
@@ -423,11 +426,48 @@ def test_build_that_takes_too_much_is_a_fault_of_its_files(
         "kill -XCPU $$": "of computing",
         "exit 3": "without output",
         "echo": "nothing is left",
+        "echo '# done'": "nothing is left",
+        "echo done": "not all objects",
+        "echo '{a: 1}'": "not all objects",
+        "echo '{kind: Foo, apiVersion: v1'": "cannot be read",
     }.items():
         script.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n")
         script.chmod(0o755)
         (reason,) = desired(snapshot).unreadable
         assert why in reason.message
+
+
+def test_build_that_the_machine_ends_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, tmp_path: Path
+) -> None:
+    """Nothing was learned about the files, and what is remembered is only built again once they change."""
+    script = tmp_path / "kustomize"
+    monkeypatch.setattr("reconciler.manifests.assembly.find_program", lambda: Program(str(script), ()))
+    snapshot, cache = commit(repository, TREE), ManifestCache()
+    script.write_text("#!/bin/sh\nkill -KILL $$\n")
+    script.chmod(0o755)
+    with pytest.raises(OSError, match="was killed"):
+        look(snapshot, cache)
+    with script.open("a"), pytest.raises(OSError, match="Text file busy"):
+        look(snapshot, cache)
+    script.write_text(f"#!/bin/sh\n/bin/echo '{json.dumps(yaml.safe_load(SERVICE))}'\n")
+    assert services(look(snapshot, cache)) == ["chat"]
+
+
+def test_build_that_takes_too_long_leaves_no_process_behind(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, tmp_path: Path
+) -> None:
+    script, pid = tmp_path / "kustomize", tmp_path / "pid"
+    monkeypatch.setattr("reconciler.manifests.assembly.find_program", lambda: Program(str(script), ()))
+    monkeypatch.setattr("reconciler.manifests.kustomize._SECONDS", 0.5)
+    script.write_text(f"#!/bin/sh\n/bin/sleep 300 &\necho $! > {pid}\nwait\n")
+    script.chmod(0o755)
+    with pytest.raises(TimeoutError):
+        desired(commit(repository, TREE))
+    deadline = time.monotonic() + 20
+    while (left := procfs.identify(int(pid.read_text()))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert left is None
 
 
 def test_builds_of_one_revision_end_together(
