@@ -32,12 +32,11 @@ from reconciler.desired.prune_safety import (
 from reconciler.desired.service import describe, service_id, unusable
 from reconciler.desired.support import TargetKind
 from reconciler.fault_isolation import caught
-from reconciler.manifests import Manifest, Manifests, cordon_of, find_duplicates
+from reconciler.manifests import Manifest, Manifests, cordon_of, duplicate_of, find_duplicates
 from reconciler.model import NO_ORIGIN, Desired, DesiredState, NoOrigin, Origin, Reason, ReasonCode, ServiceId, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.disclosed import disclosed
 
-_DOUBLES_NAMED = 3
 _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -158,21 +157,10 @@ def _without_doubles(described: dict[Manifest, Desired], target: TargetSettings)
     hidden = {manifest for group in doubles.values() for manifest in group[1:]}
     for manifest, desired in described.items():
         if manifest in doubles:
-            problems = tuple(_doubled(each, doubles[manifest]) for each in doubles[manifest])
+            problems = tuple(duplicate_of(each, doubles[manifest]) for each in doubles[manifest])
             yield unusable(desired.id, manifest, problems)
         elif manifest not in hidden:
             yield desired
-
-
-def _doubled(manifest: Manifest, group: Sequence[Manifest]) -> Reason:
-    named = [str(each.origin) for each in group[: _DOUBLES_NAMED + 1] if each is not manifest][:_DOUBLES_NAMED]
-    more = len(group) - 1 - len(named)
-    others = " and ".join([*named, *([f"{more} more places"] if more else [])])
-    return Reason(
-        ReasonCode.DUPLICATE_OBJECT,
-        f"{manifest.kind} {manifest.name} is also written at {others}; keep one",
-        manifest.origin,
-    )
 
 
 def _notes(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> Iterator[Reason]:
@@ -193,7 +181,7 @@ def _notes(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> 
             yield found.reason
     others = [each for each in manifests.documents if each.kind != SERVICE]
     for group in find_duplicates(others, target.default_namespace):
-        yield from (_doubled(each, group) for each in group)
+        yield from (duplicate_of(each, group) for each in group)
     yield from manifests.notes
     for each in others:
         yield from each.warnings

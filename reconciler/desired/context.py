@@ -37,7 +37,6 @@ class DesiredContext:
     runtimes: dict[tuple[str, str, str], Manifest]
     config_maps: dict[tuple[str, str], dict[str, Any]]
     binary_data: dict[tuple[str, str], dict[str, Any]]
-    doubled: frozenset[Manifest]
     uncertain: tuple[Reason, ...]
     refused: RefusedDocuments
     unreadable: UnreadableKinds
@@ -99,9 +98,10 @@ def _new_context(
         runtimes={key_of(each, home): each for each in single if each.kind in _RUNTIMES},
         config_maps={key: _mapping(data, "data") for key, data in config_maps.items()},
         binary_data={key: found for key, data in config_maps.items() if (found := _mapping(data, "binaryData"))},
-        doubled=frozenset(manifest for group in doubles for manifest in group),
         uncertain=uncertain,
-        refused=find_refused(cluster, judged, (each for each in others if each in hidden or each.kind in _CACHES)),
+        refused=find_refused(
+            cluster, judged, (each for each in others if each in hidden or each.kind in _CACHES), doubles
+        ),
         unreadable={},
         node=node_of(target),
     )

@@ -7,7 +7,7 @@ runs of it is kept, and nothing is concluded from the document being as good as 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from reconciler.kserve.cluster_objects import ClusterObjects
 from reconciler.kserve.names import HARDWARE_PROFILE, HARDWARE_PROFILE_NAMESPACE
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.storage import StorageContainer, StorageError
-from reconciler.manifests import CLUSTER_SCOPED, SETTINGS, FieldPath, Manifest
+from reconciler.manifests import CLUSTER_SCOPED, SETTINGS, FieldPath, Manifest, duplicate_of
 from reconciler.model import Reason, ReasonCode, ServiceId
 from reconciler.model.model_sources import is_fetched
 
@@ -33,7 +33,9 @@ class RefusedDocument:
     """One document, and each refused field of it, with the message of the API server or KServe's webhook."""
 
     manifest: Manifest
-    flaws: tuple[tuple[FieldPath, str], ...]
+    flaws: tuple[tuple[FieldPath, str], ...] = ()
+    duplicate: Reason | None = None
+    """Why it is ambiguous: `kubectl apply` takes the last file, kustomize refuses both, and Argo CD warns."""
 
     @cached_property
     def reasons(self) -> tuple[Reason, ...]:
@@ -44,12 +46,12 @@ class RefusedDocument:
 
     def reason_for(self, service: ServiceId) -> Reason:
         """The problem of a service that needs this document."""
+        so_what = f"{service} depends on it and keeps what runs until this is corrected"
+        if self.duplicate:
+            return replace(self.duplicate, message=f"{self.duplicate.message}; {so_what}")
         first, *more = self.reasons
         others = f" (and {len(more)} more; `reconciler validate` lists all)" if more else ""
-        text = (
-            f"{self.manifest.kind} {self.manifest.name} is refused: {first.message}{others}; "
-            f"{service} depends on it and keeps what runs until this is corrected"
-        )
+        text = f"{self.manifest.kind} {self.manifest.name} is refused: {first.message}{others}; {so_what}"
         return Reason(ReasonCode.INVALID_DOCUMENT, text, first.origin)
 
 
@@ -59,7 +61,7 @@ class RefusedDocuments:
 
     by_key: Mapping[Key, RefusedDocument] = field(default_factory=dict)
     others: tuple[RefusedDocument, ...] = ()
-    """Those that decide about nothing here: kinds that a host does not read, and doubles."""
+    """Those that decide about nothing here: kinds that a host does not read, and duplicates of the first."""
     memo: dict[tuple[Any, ...], tuple[RefusedDocument, ...]] = field(default_factory=dict, repr=False)
     """Answers that services share: one may be one of thousands, and so may a document."""
 
@@ -80,8 +82,16 @@ class RefusedDocuments:
         return self.memo[key]
 
 
-def find_refused(cluster: ClusterObjects, judged: Sequence[Manifest], others: Iterable[Manifest]) -> RefusedDocuments:
-    """What is refused of the documents that `cluster` was built from, and of others next to them."""
+def find_refused(
+    cluster: ClusterObjects,
+    judged: Sequence[Manifest],
+    others: Iterable[Manifest],
+    duplicates: Iterable[tuple[Manifest, ...]] = (),
+) -> RefusedDocuments:
+    """What is refused of the documents that `cluster` was built from, and of others next to them.
+
+    Of `duplicates`, groups of one name, `cluster` has the first: which one counts is not decided here.
+    """
     flaws: dict[Manifest, list[tuple[FieldPath, str]]] = {}
     for issue in cluster.issues:
         flaws.setdefault(judged[issue.index], []).append((issue.path, issue.message))
@@ -90,6 +100,9 @@ def find_refused(cluster: ClusterObjects, judged: Sequence[Manifest], others: It
         for each, found in flaws.items()
         if each.kind != _ELSEWHERE
     }
+    for first, *more in duplicates:
+        flawed = named.get(key := key_of(first, cluster.default_namespace), RefusedDocument(first))
+        named[key] = replace(flawed, duplicate=duplicate_of(first, (first, *more)))
     return RefusedDocuments(named, tuple(_refused_alone(others)))
 
 

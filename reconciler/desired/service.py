@@ -219,12 +219,9 @@ def _runtime_of(resolved: Resolved, context: DesiredContext) -> Manifest | None:
 def _unsure_of_runtime(
     service: Manifest, resolved: Resolved, runtime: Manifest | None, context: DesiredContext
 ) -> Iterator[Reason]:
-    """A runtime that is written twice, or that another might outrank if only we could read it."""
+    """A runtime that another might outrank if only we could read it."""
     if runtime is None:
         return
-    if runtime in context.doubled:
-        text = f"its runtime {runtime.name} ({runtime.origin}) is written more than once; keep one"
-        yield Reason(ReasonCode.DUPLICATE_OBJECT, text, service.origin)
     named = _names_runtime(service)
     if context.uncertain and (not named or runtime.kind == "ClusterServingRuntime"):
         first = context.uncertain[0]

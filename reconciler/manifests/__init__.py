@@ -5,7 +5,7 @@ What could not be read stays known (`Manifests.unreadable`): a service that came
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from reconciler.formats.strict_yaml import FieldPath
 from reconciler.manifests.assembly import Builds, assemble
@@ -40,7 +40,7 @@ from reconciler.manifests.selection import (
     is_near_manifest,
     misnamed,
 )
-from reconciler.model import Bug, File, ReasonCode, Snapshot
+from reconciler.model import Bug, File, Reason, ReasonCode, Snapshot
 
 __all__ = [
     "CLUSTER_SCOPED",
@@ -58,6 +58,7 @@ __all__ = [
     "Templated",
     "Unreadable",
     "cordon_of",
+    "duplicate_of",
     "find_duplicates",
     "find_supporting",
     "folder_of",
@@ -79,6 +80,7 @@ __all__ = [
 _SILENT = (ReasonCode.HIDDEN, ReasonCode.FILE_IGNORED)
 # Of all files together: values that aliases make beyond what is written.
 MAX_EXPANDED = 300_000
+_DUPLICATES_NAMED = 3
 
 
 class ManifestCache:
@@ -141,3 +143,12 @@ def find_duplicates(documents: Iterable[Manifest], default_namespace: str) -> li
         namespace = "" if each.kind in CLUSTER_SCOPED else each.namespace or default_namespace
         groups.setdefault((each.kind, namespace, each.name), []).append(each)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def duplicate_of(manifest: Manifest, group: Sequence[Manifest]) -> Reason:
+    """Which others of the group a manifest has the same name as."""
+    named = [str(each.origin) for each in group[: _DUPLICATES_NAMED + 1] if each is not manifest][:_DUPLICATES_NAMED]
+    more = len(group) - 1 - len(named)
+    others = " and ".join([*named, *([f"{more} more places"] if more else [])])
+    text = f"{manifest.kind} {manifest.name} is also written at {others}; keep one"
+    return Reason(ReasonCode.DUPLICATE_OBJECT, text, manifest.origin)

@@ -16,7 +16,7 @@ from reconciler.config.settings import SecretFolder, Secrets, TargetSettings
 from reconciler.errors import Terminal
 from reconciler.fault_isolation import caught
 from reconciler.kserve import api_server
-from reconciler.manifests import Manifest, Manifests
+from reconciler.manifests import Manifest, Manifests, duplicate_of, find_duplicates
 from reconciler.model import Bug, Reason, ReasonCode
 from reconciler.secrets import folder, sops
 from reconciler.secrets.connections import with_data_connections
@@ -90,11 +90,11 @@ class SecretSources:
             self._add_folder(folder.read_credentials(self._credentials), pile, keys)
         own_keys = {each: self._keys_of(each, keys) for each in self._settings.folders}
         number = Counter((each.built_by, each.origin.file) for each in in_git)
-        for manifest in in_git:
+        misplaced = {each: self._misplaced(each, self._settings.folder_of(each.place)) for each in in_git}
+        pile.misplaced += filter(None, misplaced.values())
+        allowed = [each for each, problem in misplaced.items() if not problem]
+        for manifest in pile.without_duplicates(allowed, self._namespace):
             folder_of_it = self._settings.folder_of(manifest.place)
-            if problem := self._misplaced(manifest, folder_of_it):
-                pile.misplaced.append(problem)
-                continue
             one = own_keys[folder_of_it] if folder_of_it else keys
             self._add(manifest, number, pile, one, plain=self._settings.allow_plaintext)
         return SecretStore(
@@ -239,6 +239,19 @@ class _Pile:
     unavailable: list[Reason] = field(default_factory=list)
     notes: list[Reason] = field(default_factory=list)
     misplaced: list[Reason] = field(default_factory=list)
+
+    def without_duplicates(self, manifests: list[Manifest], default_namespace: str) -> list[Manifest]:
+        """Those of one place that can be told apart by their names, or that do not count because of another place.
+
+        Which of the others a cluster would have is up to the order in which they are applied.
+        """
+        dropped = set[Manifest]()
+        for group in find_duplicates(manifests, default_namespace):
+            key = group[0].namespace or default_namespace, group[0].name
+            if key not in self.secrets and key not in self.refused:
+                self.refused[key] = duplicate_of(group[0], group)
+                dropped |= {*group}
+        return [each for each in manifests if each not in dropped]
 
     def take(self, secret: StoredSecret) -> None:
         first = self.secrets.get(secret.key)

@@ -133,6 +133,44 @@ def test_service_that_needs_any_refused_document_is_unusable(document: str, serv
     assert places_of(found) == [f"runtimes/more.yaml:{line}"]
 
 
+PROFILE = (
+    "apiVersion: infrastructure.opendatahub.io/v1\nkind: HardwareProfile\nmetadata: {name: small}\n"
+    "spec: {identifiers: []}\n"
+)
+PROFILED = SERVICE.replace("metadata:\n", "metadata:\n  annotations: {opendatahub.io/hardware-profile-name: small}\n")
+
+
+@pytest.mark.parametrize(
+    ("document", "service"),
+    [
+        (RUNTIME, SERVICE),
+        (RUNTIME, AUTO),
+        (CONFIG_MAP, FROM_MAP),
+        (ACCOUNT, WITH_ACCOUNT),
+        (CONTAINER, FETCHED),
+        (KSERVE_CONFIG, SERVICE),
+        (PROFILE, PROFILED),
+    ],
+)
+def test_service_that_needs_a_duplicate_object_is_unusable(document: str, service: str) -> None:
+    """Which one a cluster has depends on what applies them: kustomize refuses both, `kubectl apply` takes the last."""
+    files = {"runtimes/vllm.yaml": RUNTIME, "runtimes/x.yaml": document, "hosts/box/chat.yaml": service}
+    if document != RUNTIME:
+        files["runtimes/y.yaml"] = document.replace("hello", "bye")
+    found = chat({**files})
+    (problem,) = found.problems
+    first, other = ("vllm", "x") if document == RUNTIME else ("x", "y")
+    assert (found.spec, problem.code, str(problem.origin)) == (None, "DuplicateObject", f"runtimes/{first}.yaml:1")
+    assert f"is also written at runtimes/{other}.yaml:1; keep one; team/chat depends on it" in problem.message
+
+
+@pytest.mark.parametrize("document", [CONFIG_MAP, ACCOUNT, CONTAINER, PROFILE])
+def test_service_that_needs_no_duplicate_object_goes_on(document: str) -> None:
+    state = build({"runtimes/x.yaml": document, "runtimes/y.yaml": document, "hosts/box/chat.yaml": SERVICE})
+    assert state.services[0].spec
+    assert codes(state.notes) == ["DuplicateObject"] * 2
+
+
 @pytest.mark.parametrize(
     "document",
     [

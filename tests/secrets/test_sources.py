@@ -282,6 +282,21 @@ def test_the_hosts_own_folder_counts_before_git(tmp_path: Path):
     assert "hosts/box/a.yaml" in str(store.notes[0])
 
 
+@pytest.mark.parametrize("has_host", [False, True])
+def test_duplicate_secrets_in_git_are_refused_unless_the_host_has_it(tmp_path: Path, has_host: bool):
+    """Which one a cluster would have is up to the order of `kubectl apply`."""
+    if has_host:
+        write(tmp_path / "s", "a.yaml", secret(value="own"))
+    both = in_git(a=secret(value="a"), b=secret(value="b"), c=secret("other"))
+    store = load(both, directory=tmp_path / "s" if has_host else None, allow_plaintext=True)
+    assert store.data("team", "hub") == ({"token": b"own"} if has_host else None)
+    assert store.data("team", "other") is not None
+    if not has_host:
+        (reason,) = store.faults
+        assert str(reason) == "hosts/box/a.yaml:1: Secret hub is also written at hosts/box/b.yaml:1; keep one"
+    assert [each.code for each in store.notes] == ["SecretShadowed"] * 2 * has_host
+
+
 def test_a_refused_secret_of_the_host_is_not_replaced_by_that_of_git(tmp_path: Path):
     write(tmp_path / "s", "a.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: hub}\ndata: {token: '?'}\n")
     assert load(in_git(a=secret()), directory=tmp_path / "s", allow_plaintext=True).data("team", "hub") is None
