@@ -20,10 +20,10 @@ def explain(path: Path, tree: Tree, problems: Iterable[Any], known: Sequence[str
         if each["type"] in ("too_short", "literal_error") and any(_is_below(other["loc"], place) for other in problems):
             # A list is called empty, or not `auto`, when its items are wrong; each of them is reported.
             continue
-        yield told(path, tree, place, _words(each, known))
+        yield error_text(path, tree, place, _problem_text(each, known))
 
 
-def told(path: Path, tree: Tree, place: FieldPath, message: str) -> str:
+def error_text(path: Path, tree: Tree, place: FieldPath, message: str) -> str:
     """One line about one place: file, line, key, and what is wrong."""
     line = line_at(find(tree.value, tree.lines, place)[1])
     return f"{path}:{line}: {_key(place) or 'the file'}: {message}"
@@ -42,7 +42,7 @@ def _children(value: Any) -> Iterable[Any]:
     return value if isinstance(value, dict) else ()
 
 
-def _words(problem: Any, known: Sequence[str]) -> str:
+def _problem_text(problem: Any, known: Sequence[str]) -> str:
     given = problem["input"]
     match problem["type"]:
         case "extra_forbidden":

@@ -30,7 +30,7 @@ class Keyring:
     unread: Reason | None = None
     """A document in git that may be one of them."""
 
-    def lacks(self, ref: SecretRef) -> bool:
+    def is_missing(self, ref: SecretRef) -> bool:
         """Does it stand in the way? A Secret that may be missing does where it is there and not for this service.
 
         One that is refused does not: a replica that dies could not come back.
@@ -43,7 +43,7 @@ class Keyring:
         unseen = bool(self.store.unavailable or self.unread)
         return not self.closed and place not in self.store.secrets and (place in self.store.refused or unseen)
 
-    def lack(self, ref: SecretRef, who: str, origin: Origin) -> Reason:
+    def missing(self, ref: SecretRef, who: str, origin: Origin) -> Reason:
         """The blocker for a missing Secret, or a missing key of it, that `who` needs."""
         part = "" if ref.key == ALL else f'key "{ref.key}" of '
         code, why = self._why(ref)
@@ -104,7 +104,7 @@ def missing_secret(issue: Issue, origins: Origins, ring: Keyring) -> Reason | No
     key = origins.storage_key()
     if (ring.namespace, key) in ring.store.refused:
         ref = SecretRef(key, ALL)
-    reason = ring.lack(ref, "the model's storage", origins.of_storage(""))
+    reason = ring.missing(ref, "the model's storage", origins.of_storage(""))
     if not key or ring.closed or ref.secret == key:
         return reason
     text = f"{reason.message}. A data connection of OpenShift AI will do as well: a Secret {key} with the annotation"
@@ -127,7 +127,7 @@ def doubtful_connection(issue: Issue, origins: Origins, ring: Keyring) -> Reason
 
 
 def _without_connection(secret: str, issue: Issue, origins: Origins, ring: Keyring, hint: str) -> Reason:
-    reason = ring.lack(SecretRef(secret, ALL), f"{CONNECTIONS}: {secret}", origins.of_field(issue.path))
+    reason = ring.missing(SecretRef(secret, ALL), f"{CONNECTIONS}: {secret}", origins.of_field(issue.path))
     return replace(reason, message=f"{reason.message}. {hint}")
 
 
@@ -138,16 +138,16 @@ def missing_secrets(
     given = engine.env if engine else {}
     for variable in spec.env:
         ref = secret_ref(variable)
-        if ref and variable.name not in given and ring.lacks(ref):
+        if ref and variable.name not in given and ring.is_missing(ref):
             who = "the container's envFrom" if ref.key == ALL else f"variable {variable.name}"
-            yield ring.lack(ref, who, origins.of_variable(variable.name, variable.source))
+            yield ring.missing(ref, who, origins.of_variable(variable.name, variable.source))
     for fetched in spec.mounts:
         yield from _missing_for(fetched, ring, origins)
     for where, mount in _mounted(spec):
         for key in [key for key, _ in mount.items] or [ALL]:
             ref = SecretRef(mount.secret, key, mount.optional)
-            if ring.lacks(ref):
-                yield ring.lack(ref, f"the folder {where}", origins.of_volume_mount(where))
+            if ring.is_missing(ref):
+                yield ring.missing(ref, f"the folder {where}", origins.of_volume_mount(where))
 
 
 def _mounted(spec: EffectiveSpec) -> Iterator[tuple[str, SecretMount]]:
@@ -160,8 +160,8 @@ def _mounted(spec: EffectiveSpec) -> Iterator[tuple[str, SecretMount]]:
 def _missing_for(mount: Mount, ring: Keyring, origins: Origins) -> Iterator[Reason]:
     """What fetching a model needs, each Secret once."""
     given = ring.target.storage.env
-    wanted = [secret_ref(each) for each in mount.env if each.name not in given]
-    wanted += [secret_ref(EnvVar(each.path, source=each.source)) for each in mount.files]
-    for ref in dict.fromkeys(wanted):
-        if ref and ring.lacks(ref):
-            yield ring.lack(ref, f"fetching {shown(mount.uri)}", origins.of_storage(mount.uri))
+    needed = [secret_ref(each) for each in mount.env if each.name not in given]
+    needed += [secret_ref(EnvVar(each.path, source=each.source)) for each in mount.files]
+    for ref in dict.fromkeys(needed):
+        if ref and ring.is_missing(ref):
+            yield ring.missing(ref, f"fetching {shown(mount.uri)}", origins.of_storage(mount.uri))

@@ -174,17 +174,17 @@ def read_resources(container: Mapping[str, Any], origins: Origins) -> Resources:
     """Requests, or limits where there is no request, as Kubernetes fills them in. Raises Unusable."""
     given = container.get("resources") or {}
     limits = given.get("limits") or {}
-    wanted = {**limits, **(given.get("requests") or {})}
+    needed = {**limits, **(given.get("requests") or {})}
 
-    def read(name: str, parse: Callable[[str], int], source: Mapping[str, Any] = wanted) -> int:
+    def read(name: str, parse: Callable[[str], int], source: Mapping[str, Any] = needed) -> int:
         try:
             return parse(str(source[name])) if name in source else 0
         except (ValueError, ArithmeticError) as error:
-            kind = "requests" if source is wanted and name in (given.get("requests") or {}) else "limits"
+            kind = "requests" if source is needed and name in (given.get("requests") or {}) else "limits"
             where = origins.of_container_field("resources", kind, name)
             raise UnusableField(Reason(ReasonCode.INVALID_QUANTITY, f"resources: {name}: {error}", where)) from None
 
-    devices = [(name, read(name, _parse_count)) for name in sorted(wanted) if "/" in name and name != GPU]
+    devices = [(name, read(name, _parse_count)) for name in sorted(needed) if "/" in name and name != GPU]
     return Resources(
         gpus=read(GPU, _parse_count),
         cpu_millis=read("cpu", cpu_millis),
@@ -209,6 +209,6 @@ def _parse_count(text: str) -> int:
     return min(int(count), _MOST)
 
 
-def names_of(containers: Sequence[Mapping[str, Any]] | None, besides: frozenset[str]) -> list[str]:
+def names_of(containers: Sequence[Mapping[str, Any]] | None, except_for: frozenset[str]) -> list[str]:
     """Names of containers, without those that KServe adds by itself."""
-    return [str(each.get("name")) for each in containers or () if each.get("name") not in besides]
+    return [str(each.get("name")) for each in containers or () if each.get("name") not in except_for]

@@ -60,14 +60,14 @@ NEVER_STARTED = Past()
 
 def room_of(resources: Resources, gpus: Sequence[Gpu], host_bytes: int, count: int) -> Room:
     """The room for a replica of `count` GPUs where it has the best of them; the least of those counts."""
-    wanted = resources.gpu_devices
-    if not wanted:
+    needed = resources.gpu_devices
+    if not needed:
         return Room(0, host_bytes, resources.memory_bytes)
     kind = resources.mig[0][0] if resources.mig else GPU
-    best = sorted((gpu.memory_bytes for gpu in gpus if gpu.kind == kind), reverse=True)[:wanted]
-    known = len(best) == wanted and all(best)
+    best = sorted((gpu.memory_bytes for gpu in gpus if gpu.kind == kind), reverse=True)[:needed]
+    known = len(best) == needed and all(best)
     share = resources.gpu_share_millis / 1000 or 1.0
-    return Room(count or wanted, best[-1] if known else 0, share=share, mig=bool(resources.mig))
+    return Room(count or needed, best[-1] if known else 0, share=share, mig=bool(resources.mig))
 
 
 def _as_one(given: MemoryArguments) -> MemoryArguments:

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 
 from reconciler.model import Address
-from reconciler.system.os_errors import is_own_lack
+from reconciler.system.os_errors import is_out_of_resources
 
 # Metrics of a replica with many engines are large; what else it says is not.
 _MOST_BYTES, _MOST_BYTES_OF_METRICS = 1 << 20, 8 << 20
@@ -249,7 +249,7 @@ def explained(address: Address, path: str, seconds: float) -> Iterator[None]:
     except ForeignListener as error:
         raise NoAnswer(str(error)) from None
     except (OSError, UnicodeError, http.client.HTTPException) as error:
-        if is_own_lack(error):
+        if is_out_of_resources(error):
             raise
         raise NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None
 

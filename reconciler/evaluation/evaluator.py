@@ -68,7 +68,7 @@ class Evaluator:
         known = self._known
         if known is None or known[0] is not snapshot or known[1].secrets is not secrets:
             wanted = build_desired(manifests, self._settings, own, self._services, secrets)
-            self._tell_bugs()
+            self._log_bugs()
             self._known = known = (snapshot, Evaluated(wanted, secrets, self._secrets.seen_stamps))
         return known[1]
 
@@ -79,7 +79,7 @@ class Evaluator:
         """
         return self._files.unread(self._read[1]) if self._read else set()
 
-    def _tell_bugs(self) -> None:
+    def _log_bugs(self) -> None:
         """Each document, Secret or service once per change of it. In a worker, the daemon's log is written to this."""
         read = (f"{bug.subject}: {bug.traceback}" for bug in (*self._files.bugs, *self._secrets.bugs))
         with suppress(OSError):

@@ -223,9 +223,9 @@ class Workloads:
 
 def reveal(spec: EffectiveSpec, namespace: str, given: Collection[str], store: SecretStore) -> Revealed:
     """The values of a spec's references now; not those that the config sets. Raises Retryable when one is missing."""
-    wanted = replace(spec, env=tuple(each for each in spec.env if each.name not in given))
+    desired = replace(spec, env=tuple(each for each in spec.env if each.name not in given))
     files = {mount: find_files(mount, namespace, store) for mount in spec.secrets}
-    return Revealed(find_variables(wanted, namespace, store), files, find_parts(spec, namespace, store))
+    return Revealed(find_variables(desired, namespace, store), files, find_parts(spec, namespace, store))
 
 
 def fields_of(replica: ReplicaId) -> Mapping[str, str]:

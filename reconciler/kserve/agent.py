@@ -46,17 +46,17 @@ def request_annotations(service_name: str, predictor: Document) -> dict[str, str
 
 def inject_agent(pod: Pod, name: str, namespace: str, logger: Document | None, vault: Vault) -> None:
     """Add the agent if the pod's annotations request it. `name` is the pod's. Raises StorageError."""
-    wanted = {key for key in (names.LOGGER, names.AGENT, names.BATCHER) if key in pod.annotations}
-    if not wanted or pod.container(names.AGENT_CONTAINER):
+    desired = {key for key in (names.LOGGER, names.AGENT, names.BATCHER) if key in pod.annotations}
+    if not desired or pod.container(names.AGENT_CONTAINER):
         return
-    settings = _logger_settings(logger, vault) if names.LOGGER in wanted else {}
-    agent = _container(pod, _arguments(pod, wanted, name, namespace, settings), vault)
+    settings = _logger_settings(logger, vault) if names.LOGGER in desired else {}
+    agent = _container(pod, _arguments(pod, desired, name, namespace, settings), vault)
     if bundle := settings.get("caBundle"):
         pod.volumes.append({"name": _CA_VOLUME, "configMap": {"name": bundle, "optional": True}})
         agent["volumeMounts"] = [{"name": _CA_VOLUME, "mountPath": "/etc/tls/logger", "readOnly": True}]
     _add_credentials(pod, agent, settings.get("storage"), vault)
     pod.containers.append(agent)
-    if names.AGENT in wanted:
+    if names.AGENT in desired:
         if names.AGENT_MODEL_DIR not in pod.annotations or names.AGENT_CONFIG_VOLUME not in pod.annotations:
             raise StorageError(f"can not find {names.AGENT_CONFIG_VOLUME} label")
         _mount(pod, {"name": "model-dir", "emptyDir": {}}, names.MODEL_MOUNT, agent, pod.container("kserve-container"))
@@ -73,20 +73,20 @@ def _logger_settings(logger: Document | None, vault: Vault) -> Document:
     return {**settings, **own, "storage": logger.get("storage")}
 
 
-def _arguments(pod: Pod, wanted: set[str], name: str, namespace: str, logger: Document) -> list[str]:
+def _arguments(pod: Pod, desired: set[str], name: str, namespace: str, logger: Document) -> list[str]:
     notes = pod.annotations
     args: list[str] = []
-    if names.AGENT in wanted:
+    if names.AGENT in desired:
         args.append("--enable-puller")
         for key, flag in ((names.AGENT_CONFIG_MOUNT, "--config-dir"), (names.AGENT_MODEL_DIR, "--model-dir")):
             if key in notes:
                 args += [flag, notes[key]]
-    if names.BATCHER in wanted:
+    if names.BATCHER in desired:
         args.append("--enable-batcher")
         for suffix, flag in (("-max-batchsize", "--max-batchsize"), ("-max-latency", "--max-latency")):
             if names.BATCHER + suffix in notes:
                 args += [flag, notes[names.BATCHER + suffix]]
-    if names.LOGGER in wanted:
+    if names.LOGGER in desired:
         args += _logger_arguments(pod, name, namespace, logger)
     transformer = pod.container(names.TRANSFORMER_CONTAINER)
     serving = transformer or pod.container(names.KSERVE_CONTAINER) or {}
@@ -114,8 +114,8 @@ def _logger_arguments(pod: Pod, name: str, namespace: str, logger: Document) -> 
     if f"{key}-metadata-headers" in notes:
         args += ["--metadata-headers", notes[f"{key}-metadata-headers"]]
     if f"{key}-metadata-annotations" in notes:
-        wanted = notes[f"{key}-metadata-annotations"].split(",")
-        found = [f"{item}={notes[item]}" for item in wanted if item in notes]
+        desired = notes[f"{key}-metadata-annotations"].split(",")
+        found = [f"{item}={notes[item]}" for item in desired if item in notes]
         args += ["--metadata-annotations", ",".join(found)]
     if certificate := logger.get("caCertFile"):
         args += ["--logger-ca-cert-file", certificate]

@@ -14,12 +14,12 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class CommitEvent:
-    """One event. Two with equal `key` are the same to a reader; `told`: an action reports it already."""
+    """One event. Two with equal `key` are the same to a reader; `by_action`: an action reports it already."""
 
     event: str
     message: str
     key: str
-    told: bool = False
+    by_action: bool = False
 
 
 def finding(event: str, message: str) -> CommitEvent:
@@ -51,7 +51,7 @@ def _finding(unusable: Desired | None, verdict: ServicePlan, revision: str) -> C
     if (refused := verdict.rejected) is not None:
         digest = refused.digest.removeprefix("sha256:")[:8]
         text = f"{digest} failed before, at {refused.revision[:8]}: {refused.reason}"
-        return CommitEvent("rejected", text, f"rejected {refused.digest}", told=refused.revision == revision)
+        return CommitEvent("rejected", text, f"rejected {refused.digest}", by_action=refused.revision == revision)
     if _is_bug(verdict):
         return _joined("internal_error", (verdict.health.reason,))
     return _joined("blocked", verdict.blocked) if verdict.blocked else None

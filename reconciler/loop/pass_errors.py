@@ -20,15 +20,15 @@ class PassErrors:
     def __init__(self, target: str) -> None:
         self._target = target
         self._count = 0
-        self._said = ""
+        self._reported = ""
 
     def note(self, error: Exception) -> str:
         """Record it, and log it if it is new. Returns its text."""
         self._count += 1
-        text = in_words(error)
-        if text == self._said:
+        text = error_text(error)
+        if text == self._reported:
             return text
-        self._said = text
+        self._reported = text
         if isinstance(error, ReconcileError | OSError):
             log.error("pass_failed", target=self._target, error=text, meanwhile="models keep serving")
         else:
@@ -40,7 +40,7 @@ class PassErrors:
         """A pass was made."""
         if self._count:
             log.info("pass_recovered", target=self._target, failed=self._count)
-        self._count, self._said = 0, ""
+        self._count, self._reported = 0, ""
 
     @property
     def pause(self) -> float:
@@ -48,10 +48,10 @@ class PassErrors:
         return backoff(self._count, _FIRST_PAUSE, _LONGEST_PAUSE)
 
 
-def in_words(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """One line for people."""
     if isinstance(error, ReconcileError):
         return str(error)
     if isinstance(error, OSError):
-        return os_errors.in_words(error)
+        return os_errors.error_text(error)
     return unexpected(error)

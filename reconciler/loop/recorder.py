@@ -64,7 +64,7 @@ class Recorder:
         self._seen: tuple[str, float] = ("", 0.0)
         self._last_errors: dict[tuple[str, str], str] = {}
         self._asked: dict[ServiceId, str] = {}
-        self._said = history.reported(target)
+        self._reported = history.reported(target)
         self._bugs: frozenset[Bug] = frozenset()
 
     def record(
@@ -78,28 +78,28 @@ class Recorder:
         """Record what one pass did. Returns the revision that was last applied."""
         ok = not isinstance(observed, Unreachable) and all(r.outcome is not Outcome.FAILED for r in results)
         self._metrics.observe_pass(self._target, seconds, ok=ok)
-        self._say(_PASS, desired.revision, None)
+        self._report(_PASS, desired.revision, None)
         if desired.revision != self._seen[0]:
             self._seen = (desired.revision, time.time())
             text = f"{len(desired.services)} services in git"
-            self._say(_REVISION, desired.revision, CommitEvent("revision_fetched", text, desired.revision))
+            self._report(_REVISION, desired.revision, CommitEvent("revision_fetched", text, desired.revision))
         faults = Faults("telling of")
-        self._say_problems(desired, observed)
+        self._report_problems(desired, observed)
         if isinstance(observed, Observed):
-            self._say_findings(desired, plan, faults)
+            self._report_findings(desired, plan, faults)
         self._follow(desired)
         if results and (self._draining or self._asked or self._last_errors):
-            self._forget_gone(desired, observed)
+            self._drop_removed(desired, observed)
         for result in results:
             try:
-                self._tell(result, plan, observed)
+                self._record_result(result, plan, observed)
             except Exception as error:
                 faults.note_other(f"telling of {action_name(result.action)} {subject_of(result.action)}", error)
-        self._tell_bugs((*plan.bugs, *faults.bugs), plan.revision)
+        self._log_bugs((*plan.bugs, *faults.bugs), plan.revision)
         self._note_applied(desired, observed, plan)
         return self._applied
 
-    def _forget_gone(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
+    def _drop_removed(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
         """Delete what was reported of services and replicas that no longer exist: otherwise it only grows."""
         if isinstance(observed, Unreachable):
             return
@@ -111,7 +111,7 @@ class Recorder:
         errors = self._last_errors.items()
         self._last_errors = {key: error for key, error in errors if names.issuperset(key[0].split(", "))}
 
-    def _tell_bugs(self, bugs: tuple[Bug, ...], revision: str) -> None:
+    def _log_bugs(self, bugs: tuple[Bug, ...], revision: str) -> None:
         """Each traceback once, as long as it is the same."""
         if not (bugs or self._bugs):
             return
@@ -123,7 +123,7 @@ class Recorder:
     def record_failed_pass(self, why: str, seconds: float) -> None:
         """Record that a pass failed: the same reason is reported once, each try is counted."""
         self._metrics.observe_pass(self._target, seconds, ok=False)
-        self._say(_PASS, self._seen[0] or self._applied, finding("pass_failed", why))
+        self._report(_PASS, self._seen[0] or self._applied, finding("pass_failed", why))
 
     def record_cordon(self, desired: DesiredState) -> None:
         """Tell that the whole host was closed, or opened again."""
@@ -138,16 +138,16 @@ class Recorder:
         self._log.warning(event, service=service, reason=message)
         self._note(self._seen[0] or self._applied, service, event, message)
 
-    def _tell(self, result: Result, plan: Plan, observed: Observed | Unreachable) -> None:
+    def _record_result(self, result: Result, plan: Plan, observed: Observed | Unreachable) -> None:
         action, name = result.action, action_name(result.action)
         services = ", ".join(str(service) for service in services_of(action))
         self._metrics.count_action(self._target, name, result.outcome.value)
         if result.outcome is Outcome.SKIPPED:
             return
         if result.outcome is Outcome.FAILED:
-            self._tell_failure(services, name, result, plan)
+            self._record_failure(services, name, result, plan)
             return
-        again = _is_repeated(action, observed) or self._is_asked_again(action)
+        again = _is_repeated(action, observed) or self._is_repeated_preflight(action)
         if not again:
             self._last_errors.pop((services, name), None)
         self._count(action, observed)
@@ -157,7 +157,7 @@ class Recorder:
         if not (again or isinstance(action, _QUIET)):
             self._history.note(self._target, plan.revision, services, event, _sentence(action), time.time())
 
-    def _tell_failure(self, services: str, name: str, result: Result, plan: Plan) -> None:
+    def _record_failure(self, services: str, name: str, result: Result, plan: Plan) -> None:
         """The same failure is reported once, however often it is retried."""
         if self._last_errors.get((services, name)) == result.error:
             return
@@ -166,7 +166,7 @@ class Recorder:
         self._log.error(event, service=services, error=result.error, revision=plan.revision)
         self._history.note(self._target, plan.revision, services, event, result.error, time.time())
 
-    def _is_asked_again(self, action: Action) -> bool:
+    def _is_repeated_preflight(self, action: Action) -> bool:
         """An engine that gives no answer is asked again and again, with nothing in between; people read it once."""
         if not isinstance(action, AskPreflight):
             for service in services_of(action):
@@ -201,7 +201,7 @@ class Recorder:
             self._followed = desired.services
             self._tally.follow(desired.services, desired.revision)
 
-    def _say_problems(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
+    def _report_problems(self, desired: DesiredState, observed: Observed | Unreachable) -> None:
         """What keeps us from seeing or reading, when it changes."""
         lines = [str(reason) for reason in (*desired.unreadable, *desired.refused)]
         if isinstance(observed, Unreachable):
@@ -209,43 +209,46 @@ class Recorder:
         if not desired.prunable:
             lines.append("this target's folder or its host.yaml is missing from git: nothing is pruned")
         problems = "; ".join(lines)
-        if self._say(_VIEW, desired.revision, finding("incomplete_view", problems) if problems else None) and problems:
+        if (
+            self._report(_VIEW, desired.revision, finding("incomplete_view", problems) if problems else None)
+            and problems
+        ):
             self._log.warning("incomplete_view", reason=problems, revision=desired.revision)
 
-    def _say_findings(self, desired: DesiredState, plan: Plan, faults: Faults) -> None:
+    def _report_findings(self, desired: DesiredState, plan: Plan, faults: Faults) -> None:
         """Why services are out of sync, when it changes."""
         known = findings(desired, plan, faults)
         for service, found in known.items():
-            self._say(str(service), desired.revision, found, str(service))
-        if not (told := self._said.keys() - _NO_SERVICES - {str(service) for service in known}):
+            self._report(str(service), desired.revision, found, str(service))
+        if not (reported := self._reported.keys() - _NO_SERVICES - {str(service) for service in known}):
             return
         verdicts = {str(service): verdict for service, verdict in plan.verdicts.items()}
-        for subject in told:
+        for subject in reported:
             if subject not in verdicts:
                 self._keep(subject, "")  # That it was deleted is reported by an action.
             elif verdicts[subject].sync is Sync.SYNCED:
-                self._say(subject, desired.revision, None, subject)
+                self._report(subject, desired.revision, None, subject)
 
-    def _say(self, subject: str, revision: str, found: CommitEvent | None, service: str = "") -> bool:
+    def _report(self, subject: str, revision: str, found: CommitEvent | None, service: str = "") -> bool:
         """Report a finding unless it was the last one reported; None ends it. True: it is new."""
-        before = self._said.get(subject, "")
+        before = self._reported.get(subject, "")
         if before == (found.key if found else ""):
             return False
-        if found is not None and found.told:
+        if found is not None and found.by_action:
             self._keep(subject, found.key)
             return True
         if found is None:
             text = _RESOLVED.get(subject) or f"no longer {before.partition(' ')[0]}"
             found = CommitEvent("resolved", text, "")
-        self._said[subject] = found.key
-        told = (subject, found.key)
-        self._history.note(self._target, revision, service, found.event, found.message, time.time(), told)
+        self._reported[subject] = found.key
+        reported = (subject, found.key)
+        self._history.note(self._target, revision, service, found.event, found.message, time.time(), reported)
         return True
 
     def _keep(self, subject: str, text: str) -> None:
-        self._said.pop(subject, None)
+        self._reported.pop(subject, None)
         if text:
-            self._said[subject] = text
+            self._reported[subject] = text
         self._history.remember(self._target, subject, text)
 
     def _note_applied(self, desired: DesiredState, observed: Observed | Unreachable, plan: Plan) -> None:

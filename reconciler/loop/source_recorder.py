@@ -23,22 +23,22 @@ class SourceRecorder:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._said = history.reported("").get(_SOURCE, "")
+        self._reported = history.reported("").get(_SOURCE, "")
 
     def failed(self, error: Exception | str, kept: str) -> None:
         """Record why git cannot be followed, or which revision is refused. `kept` is the revision that stays."""
         refused = isinstance(error, RevisionRefused)
         found = finding("revision_refused" if refused else "source_failed", str(error))
-        if found.key == self._said:
+        if found.key == self._reported:
             return
-        self._said = found.key
+        self._reported = found.key
         revision = error.revision if isinstance(error, RevisionRefused) else kept
         self._history.note("", revision, "", found.event, found.message, time.time(), (_SOURCE, found.key))
 
     def recovered(self, revision: str) -> None:
         """Record that git is followed again."""
-        if self._said:
-            self._said = ""
+        if self._reported:
+            self._reported = ""
             self._history.note("", revision, "", "source_recovered", "git is read again", time.time(), (_SOURCE, ""))
 
     def refused_config(self, error: Exception) -> None:
@@ -48,11 +48,11 @@ class SourceRecorder:
     def compare_config(self, settings: Settings) -> None:
         """Tell what of the config decides over services and is not as it was."""
         for name, facts in (("", _source_facts(settings)), *((each.name, _facts(each)) for each in settings.targets)):
-            told = self._history.reported(name).get(_CONFIG, "")
+            reported = self._history.reported(name).get(_CONFIG, "")
             now = json.dumps(facts, sort_keys=True)
-            if told == now:
+            if reported == now:
                 continue
-            changes = "; ".join(_changes(json.loads(told), facts)) if told else ""
+            changes = "; ".join(_changes(json.loads(reported), facts)) if reported else ""
             if changes:
                 self._history.note(name, "", "", "config_changed", changes, time.time(), (_CONFIG, now))
             else:

@@ -58,11 +58,11 @@ def find_supporting(files: Files, look: Callable[[Collection[str]], Files]) -> d
     """
     known, asked = dict(files), set(files)
     for _ in range(_MOST_ROUNDS):
-        wanted = {path for each in _kustomizations(known).values() for path in _names(each, known)} - asked
-        if not wanted or len(asked) - len(files) + len(wanted) > _MOST_NAMES:
+        needed = {path for each in _kustomizations(known).values() for path in _names(each, known)} - asked
+        if not needed or len(asked) - len(files) + len(needed) > _MOST_NAMES:
             break
-        asked |= wanted
-        known |= look(sorted(wanted))
+        asked |= needed
+        known |= look(sorted(needed))
     return {path: file for path, file in known.items() if path not in files}
 
 
@@ -190,8 +190,8 @@ def _tops(here: Mapping[str, Kustomization], closed: Mapping[str, Overlay], root
     others = [folder for folder, each in here.items() if not is_under(folder, mains) and not each.is_component]
     used = {folder for top in others for folder in closed[top].folders - {top}}
     free = [folder for folder in others if folder not in used]
-    wanted = mains + [folder for folder in free if not _is_inside(folder, free)]
-    tops = [each for each in wanted if not any(each in closed[other].folders for other in wanted if other != each)]
+    needed = mains + [folder for folder in free if not _is_inside(folder, free)]
+    tops = [each for each in needed if not any(each in closed[other].folders for other in needed if other != each)]
     reached = {folder for top in tops for folder in closed[top].folders}
     # What is only used in a circle, or by something that is not built, would otherwise never be read.
     rest = [folder for folder in (*mains, *others) if folder not in reached and not _is_inside(folder, tops)]

@@ -12,10 +12,10 @@ class Target(Protocol):
 
     name: str
 
-    def observe(self, wanted: tuple[Desired, ...]) -> Observed | Unreachable:
+    def observe(self, desired: tuple[Desired, ...]) -> Observed | Unreachable:
         """What is there now, and what of it concerns what is wanted. Writes nothing."""
 
-    def preflight(self, wanted: tuple[Desired, ...], observed: Observed) -> Observed | Unreachable:
+    def preflight(self, desired: tuple[Desired, ...], observed: Observed) -> Observed | Unreachable:
         """The same, with what is known of the wanted specs before anything of them starts. Asks nothing by itself."""
 
     def perform(self, action: TargetAction) -> None:

@@ -22,7 +22,14 @@ from reconciler.source.cancellation import Ending
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed, GitTimedOut, run_git
 from reconciler.source.mirror import Accepted, Damaged, Mirror, RejectedRevision
-from reconciler.source.reference import Kind, Wanted, WantedCommit, choose, nothing_found, wanted_reference
+from reconciler.source.reference import (
+    ConfiguredReference,
+    Kind,
+    ResolvedReference,
+    choose,
+    configured_reference,
+    nothing_found,
+)
 from reconciler.source.tree import ReadPaths, read_snapshot
 
 _WANTED = "refs/reconciler/wanted"
@@ -90,7 +97,7 @@ class GitSource:
         Raises Retryable (network, timeout, login) or Terminal (bad url or reference, rewritten history, limits); what
         was accepted before stays the last good one.
         """
-        address, wanted = parse_address(self._settings.url), wanted_reference(self._settings)
+        address, wanted = parse_address(self._settings.url), configured_reference(self._settings)
         while True:
             with self._lock, self._mirror.exclusive(address.path), suppress(Superseded):
                 chosen = self._choose(address, wanted)
@@ -101,7 +108,7 @@ class GitSource:
 
         Raises as `poll` does. A configured commit is not looked up: only a fetch shows whether a remote has it.
         """
-        address, wanted = parse_address(self._settings.url), wanted_reference(self._settings)
+        address, wanted = parse_address(self._settings.url), configured_reference(self._settings)
         with self._lock, self._mirror.exclusive(address.path):
             if wanted.kind is Kind.COMMIT:
                 self._ask(address, ("HEAD",))
@@ -126,9 +133,9 @@ class GitSource:
 
     # ------------------------------------------------------------ which revision
 
-    def _choose(self, address: Address, wanted: Wanted) -> WantedCommit:
+    def _choose(self, address: Address, wanted: ConfiguredReference) -> ResolvedReference:
         if wanted.kind is Kind.COMMIT:
-            return WantedCommit("", wanted.text)
+            return ResolvedReference("", wanted.text)
         refs = self._ask(address, wanted.patterns)
         if (chosen := choose(wanted, refs)) is not None:
             return _known_format(chosen, address)
@@ -152,7 +159,7 @@ class GitSource:
 
     # ------------------------------------------------------------ getting and accepting it
 
-    def _take(self, address: Address, wanted: Wanted, chosen: WantedCommit) -> Snapshot:
+    def _take(self, address: Address, wanted: ConfiguredReference, chosen: ResolvedReference) -> Snapshot:
         before = self._mirror.accepted()
         if before == Accepted(chosen.commit, address.shown, chosen.ref) and self._current_is(chosen.commit):
             return self._understood(chosen.commit, lambda: self._has_moved(address, wanted, chosen.commit))
@@ -171,7 +178,7 @@ class GitSource:
         self._current = snapshot
         return snapshot
 
-    def _has_moved(self, address: Address, wanted: Wanted, revision: str) -> bool:
+    def _has_moved(self, address: Address, wanted: ConfiguredReference, revision: str) -> bool:
         """Is another revision wanted by now? Not as long as the remote does not say so."""
         try:
             return self._choose(address, wanted).commit != revision
@@ -202,7 +209,7 @@ class GitSource:
             return self._current
         return read_snapshot(self._mirror, revision, self._read_paths, self._settings, self._current)
 
-    def _obtain(self, address: Address, wanted: Wanted, chosen: WantedCommit) -> str:
+    def _obtain(self, address: Address, wanted: ConfiguredReference, chosen: ResolvedReference) -> str:
         """Fetch the chosen commit unless it is here. A branch may have moved on meanwhile: the newest is returned."""
         before = self._mirror.accepted()
         name = chosen.commit if before is not None and before.revision == chosen.commit else _WANTED
@@ -244,7 +251,7 @@ class GitSource:
                 raise Damaged(error.output) from None
             raise explain(error, address, "fetch from", _secrets(env)) from None
 
-    def _refuse_rewrite(self, before: Accepted, now: Accepted, chosen: WantedCommit) -> None:
+    def _refuse_rewrite(self, before: Accepted, now: Accepted, chosen: ResolvedReference) -> None:
         """Compare only what the same name meant before and means now: choosing another name is no rewrite."""
         same_name = (before.url, before.ref) == (now.url, now.ref) and now.ref != ""
         if not same_name or before.revision == now.revision or self._settings.allow_rewrites:
@@ -301,7 +308,7 @@ class GitSource:
         return found
 
 
-def _known_format(chosen: WantedCommit, address: Address) -> WantedCommit:
+def _known_format(chosen: ResolvedReference, address: Address) -> ResolvedReference:
     if not re.fullmatch(r"[0-9a-f]{40}", chosen.commit):
         raise Terminal(f"{address.shown} names its objects by SHA-256, which is not supported; use a SHA-1 repository")
     return chosen

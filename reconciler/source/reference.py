@@ -27,7 +27,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ConfiguredReference:
     """The configured reference, checked: `text` is safe to pass to git after its prefix."""
 
     kind: Kind
@@ -49,7 +49,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class WantedCommit:
+class ResolvedReference:
     """One commit of the remote. `ref` is its full name there; empty for a commit named by its digits."""
 
     ref: str
@@ -60,32 +60,32 @@ class WantedCommit:
         return self.ref.startswith("refs/tags/")
 
 
-def wanted_reference(settings: SourceSettings) -> Wanted:
+def configured_reference(settings: SourceSettings) -> ConfiguredReference:
     """The configured reference."""
     for kind in Kind:
         text = getattr(settings, kind.value)
         if text is not None:
-            return Wanted(kind, text.lower() if kind is Kind.COMMIT else text)
-    return Wanted(Kind.BRANCH, "main")
+            return ConfiguredReference(kind, text.lower() if kind is Kind.COMMIT else text)
+    return ConfiguredReference(Kind.BRANCH, "main")
 
 
-def choose(wanted: Wanted, refs: Mapping[str, str]) -> WantedCommit | None:
+def choose(reference: ConfiguredReference, refs: Mapping[str, str]) -> ResolvedReference | None:
     """Pick from what the remote has; `refs` is name → object id, with `^{}` lines for what a tag points to."""
-    match wanted.kind:
+    match reference.kind:
         case Kind.COMMIT:
-            return WantedCommit("", wanted.text)
+            return ResolvedReference("", reference.text)
         case Kind.BRANCH:
-            return _present(f"refs/heads/{wanted.text}", refs)
+            return _present(f"refs/heads/{reference.text}", refs)
         case Kind.TAG:
-            return _present(f"refs/tags/{wanted.text}", refs)
+            return _present(f"refs/tags/{reference.text}", refs)
         case Kind.SEMVER:
-            tag = highest(wanted.text, names(refs, "refs/tags/"))
+            tag = highest(reference.text, names(refs, "refs/tags/"))
             return None if tag is None else _present(f"refs/tags/{tag}", refs)
 
 
-def _present(ref: str, refs: Mapping[str, str]) -> WantedCommit | None:
+def _present(ref: str, refs: Mapping[str, str]) -> ResolvedReference | None:
     commit = refs.get(f"{ref}^{{}}") or refs.get(ref)
-    return WantedCommit(ref, commit) if commit else None
+    return ResolvedReference(ref, commit) if commit else None
 
 
 def names(refs: Mapping[str, str], prefix: str) -> list[str]:
@@ -108,18 +108,18 @@ def _version(tag: str) -> Version | None:
         return None
 
 
-def nothing_found(wanted: Wanted, refs: Mapping[str, str], shown: str) -> Terminal:
+def nothing_found(reference: ConfiguredReference, refs: Mapping[str, str], shown: str) -> Terminal:
     """The remote does not have what is configured; name what it has instead."""
-    kind = "branch" if wanted.kind is Kind.BRANCH else "tag"
+    kind = "branch" if reference.kind is Kind.BRANCH else "tag"
     have = names(refs, "refs/heads/" if kind == "branch" else "refs/tags/")
-    what = f"no tag in the range {wanted.text}" if wanted.kind is Kind.SEMVER else f"no {wanted}"
+    what = f"no tag in the range {reference.text}" if reference.kind is Kind.SEMVER else f"no {reference}"
     if not have:
-        return Terminal(f"{shown} has {what}: it has no {kind} at all; push one, or change source.{wanted.kind}")
+        return Terminal(f"{shown} has {what}: it has no {kind} at all; push one, or change source.{reference.kind}")
     # Each comparison takes a while, and a remote may have any number of names.
-    like = sorted(have, key=lambda name: abs(len(name) - len(wanted.text)))[:_MOST_COMPARED]
-    near = difflib.get_close_matches(wanted.text, like, 3, 0.5) or have[-5:]
+    like = sorted(have, key=lambda name: abs(len(name) - len(reference.text)))[:_MOST_COMPARED]
+    near = difflib.get_close_matches(reference.text, like, 3, 0.5) or have[-5:]
     return Terminal(
-        f"{shown} has {what}; it has {', '.join(map(_named, near))}; push it, or change source.{wanted.kind}"
+        f"{shown} has {what}; it has {', '.join(map(_named, near))}; push it, or change source.{reference.kind}"
     )
 
 

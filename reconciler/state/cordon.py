@@ -12,7 +12,7 @@ from pathlib import Path
 from reconciler.errors import Retryable
 from reconciler.model import DesiredState, Origin, Reason, ReasonCode
 from reconciler.system.files import make_folder, write_atomically
-from reconciler.system.os_errors import in_words
+from reconciler.system.os_errors import error_text
 
 
 class Cordon:
@@ -48,7 +48,7 @@ class Cordon:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise Retryable(in_words(error, self._path)) from None
+            raise Retryable(error_text(error, self._path)) from None
         except (ValueError, KeyError, TypeError) as error:
             raise Retryable(
                 f"{self._path}: cannot be read: {error}; remove it if the host is not cordoned, or fix host.yaml"

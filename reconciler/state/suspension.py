@@ -17,7 +17,7 @@ from typing import Any
 from reconciler.errors import Retryable
 from reconciler.model import EVERYTHING, ByHand
 from reconciler.system.files import make_folder, write_atomically
-from reconciler.system.os_errors import in_words
+from reconciler.system.os_errors import error_text
 
 LATEST = 253_402_300_800.0
 """The end of the year 9999: dates end there."""
@@ -52,7 +52,7 @@ class _HandFile:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise Retryable(in_words(error, self._path)) from None
+            raise Retryable(error_text(error, self._path)) from None
         except (ValueError, TypeError) as error:
             raise Retryable(f"{self._path}: cannot be read: {error}; {self._when_removed}") from None
 

@@ -21,7 +21,7 @@ from reconciler.formats.json_values import known_part
 from reconciler.host.inventory import Inventory, TargetLock, UnreadableRecord
 from reconciler.model import ServiceId
 from reconciler.system.files import make_folder, write_atomically
-from reconciler.system.os_errors import in_words
+from reconciler.system.os_errors import error_text
 
 SCHEMA = 1
 FILE = "targets.json"
@@ -238,7 +238,7 @@ class TargetRegistry:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise Retryable(in_words(error, self._path)) from None
+            raise Retryable(error_text(error, self._path)) from None
         except (ValueError, KeyError, TypeError) as error:
             raise Retryable(
                 f"{self._path}: cannot be read: {error}; put it back, or delete it if no target was renamed"

@@ -37,7 +37,7 @@ def unwritable(folders: Iterable[str]) -> Iterator[Reason]:
             )
 
 
-def lacks_shared_memory(least: int, what: str) -> Reason | None:
+def shared_memory_shortage(least: int, what: str) -> Reason | None:
     """Why so many bytes of shared memory are not free now; those of replicas count as free, for they may go first."""
     try:
         found = os.statvfs(_SHARED)

@@ -17,12 +17,12 @@ _LACKS = {
 }
 
 
-def is_own_lack(error: BaseException | None) -> TypeGuard[OSError]:
+def is_out_of_resources(error: BaseException | None) -> TypeGuard[OSError]:
     """Is this process out of resources? That says nothing about what was probed or read."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
-def in_words(error: OSError, path: Path | None = None) -> str:
+def error_text(error: OSError, path: Path | None = None) -> str:
     """One line for people."""
     name = path or error.filename
     what = f"{name}: " if name else ""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from reconciler.system.os_errors import is_own_lack
+from reconciler.system.os_errors import is_out_of_resources
 
 _LISTEN = b"0A"
 # 127.0.0.1 as the kernel writes it, what includes it, and both again in IPv6: `::` and two mapped addresses of IPv4.
@@ -281,7 +281,7 @@ def _read(path: str) -> bytes | None:
         with open(path, "rb", buffering=0) as file:
             return file.readall()
     except OSError as error:
-        if is_own_lack(error):
+        if is_out_of_resources(error):
             raise
         return None
 
@@ -292,5 +292,5 @@ def _gone_is_nothing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_own_lack(error):
+        if is_out_of_resources(error):
             raise

@@ -57,12 +57,12 @@ def public_app(control: Control, metrics: Metrics, max_heartbeat_age: float) -> 
 
     slots = asyncio.Semaphore(_MOST_SCRAPES)
     # Of each path that is asked for just now.
-    turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+    locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def pass_on(request: Request) -> Response:
         # An unresponsive replica takes one slot, however often it is scraped.
-        turn = turns.setdefault(request.url.path, asyncio.Lock())
-        async with turn, slots:
+        lock = locks.setdefault(request.url.path, asyncio.Lock())
+        async with lock, slots:
             return await run_in_threadpool(_pass_on, control, request.url.path)
 
     return Starlette(
@@ -84,14 +84,14 @@ class _Shared:
 
     def __init__(self, work_out: Callable[[], Response]) -> None:
         self._work_out = work_out
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._known: Response | None = None
         self._begun = 0.0
 
     async def answer(self, _: Request) -> Response:
         """What was worked out since the question came, never what was known before."""
         asked = time.monotonic()
-        async with self._turn:
+        async with self._lock:
             if self._known is None or self._begun < asked:
                 self._begun, self._known = time.monotonic(), None
                 self._known = await run_in_threadpool(self._work_out)

@@ -36,7 +36,7 @@ class DaemonClient:
 
     def status(self) -> Document:
         """Complete, also where the daemon is older than we are."""
-        document = self._ask("GET", "/status")
+        document = self._request("GET", "/status")
         return completed(document) if "targets" in document else document
 
     def history(
@@ -45,38 +45,42 @@ class DaemonClient:
         """The latest entries, oldest first; `since` is a time or how long ago, `revision` its first digits."""
         given = {"service": service, "since": since, "revision": revision}
         query = {"limit": limit} | {name: value for name, value in given.items() if value}
-        return cast(list[dict[str, str]], self._ask("GET", f"/history?{urlencode(query)}")["entries"])
+        return cast(list[dict[str, str]], self._request("GET", f"/history?{urlencode(query)}")["entries"])
 
     def logs(self, service: str, lines: int) -> list[str]:
-        return cast(list[str], self._ask("GET", f"/logs?{urlencode({'service': service, 'lines': lines})}")["lines"])
+        return cast(
+            list[str], self._request("GET", f"/logs?{urlencode({'service': service, 'lines': lines})}")["lines"]
+        )
 
     def request_sync(self, timeout: float = _SYNC_SECONDS) -> int:
         """The number of passes after which the status answers this request."""
         # Git is asked first, and may be slow.
-        return int(self._ask("POST", "/sync", timeout=max(_LEAST_SECONDS, min(timeout, _SYNC_SECONDS)))["pass"])
+        return int(self._request("POST", "/sync", timeout=max(_LEAST_SECONDS, min(timeout, _SYNC_SECONDS)))["pass"])
 
     def suspend(self, service: str | None, reason: str = "", until: float | None = None) -> list[str]:
         """What is suspended now."""
         body = {"service": service, "reason": reason, "until": until}
-        return cast(list[str], self._ask("POST", "/suspend", body)["suspended"])
+        return cast(list[str], self._request("POST", "/suspend", body)["suspended"])
 
     def resume(self, service: str | None) -> list[str]:
         """What is still suspended."""
-        return cast(list[str], self._ask("POST", "/resume", {"service": service})["suspended"])
+        return cast(list[str], self._request("POST", "/resume", {"service": service})["suspended"])
 
     def restart(self, service: str, target: str | None) -> Document:
         """Which targets replace its replicas, and the number of passes after which the status shows it."""
-        return self._ask("POST", "/restart", {"service": service, "target": target})
+        return self._request("POST", "/restart", {"service": service, "target": target})
 
     def drain(self, reason: str = "", until: float | None = None) -> None:
         """Drain the host."""
-        self._ask("POST", "/drain", {"reason": reason, "until": until})
+        self._request("POST", "/drain", {"reason": reason, "until": until})
 
     def undrain(self) -> bool:
         """Lift that; whether the host was drained."""
-        return bool(self._ask("POST", "/undrain")["lifted"])
+        return bool(self._request("POST", "/undrain")["lifted"])
 
-    def _ask(self, method: str, target: str, body: Document | None = None, timeout: float | None = None) -> Document:
+    def _request(
+        self, method: str, target: str, body: Document | None = None, timeout: float | None = None
+    ) -> Document:
         timeout = timeout or self._timeout
         connection = http.client.HTTPConnection("localhost")
         connection.sock = self._connect(timeout)

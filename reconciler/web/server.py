@@ -44,7 +44,7 @@ class WebSide:
         self._owner = _server(control_app(control), _OwnersOnly)
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._socket_id: tuple[int, int] | None = None
-        self._told = self._told_of_socket = ""
+        self._reported = self._reported_of_socket = ""
         self._unix: socket.socket | None = None
         self.address = ("", 0)
         """Host and port that are really listened on; none while another process has the port."""
@@ -97,12 +97,12 @@ class WebSide:
         try:
             found = listen_unix(path)
         except DiskFull as error:
-            if str(error) != self._told_of_socket:
+            if str(error) != self._reported_of_socket:
                 log.error("control_not_listening", error=str(error), instead="the daemon continues without it")
-            self._told_of_socket = str(error)
+            self._reported_of_socket = str(error)
             return None
         self._socket_id = identity(path)
-        if self._told_of_socket:
+        if self._reported_of_socket:
             log.info("control_listening", socket=str(path))
         return found
 
@@ -121,12 +121,12 @@ class WebSide:
         try:
             found = _listen_tcp(listen)
         except _InUse as error:
-            if str(error) != self._told:
+            if str(error) != self._reported:
                 log.error("web_not_listening", error=str(error), instead="the control socket still works")
-            self._told = str(error)
+            self._reported = str(error)
             return None
         self.address = found.getsockname()[:2]
-        if self._told:
+        if self._reported:
             log.info("web_listening", listen=listen)
         return found
 

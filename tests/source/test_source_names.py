@@ -19,7 +19,7 @@ from reconciler.source.access import ssh_command
 from reconciler.source.address import parse_address, shown_address
 from reconciler.source.failure import clean, explain
 from reconciler.source.git import GitFailed
-from reconciler.source.reference import Kind, Wanted, highest, nothing_found, wanted_reference
+from reconciler.source.reference import ConfiguredReference, Kind, configured_reference, highest, nothing_found
 from tests.support.examples import examples
 
 # ---------------------------------------------------------------- URLs
@@ -150,7 +150,7 @@ def test_a_commit_needs_all_its_digits(commit: str) -> None:
 
 
 def test_the_branch_main_is_meant_when_nothing_is_named() -> None:
-    wanted = wanted_reference(SourceSettings(url="/x"))
+    wanted = configured_reference(SourceSettings(url="/x"))
     assert (wanted.kind, wanted.text) == (Kind.BRANCH, "main")
 
 
@@ -285,13 +285,13 @@ def test_missing_branch_among_a_hundred_thousand_is_compared_with_few(monkeypatc
 
     monkeypatch.setattr(difflib, "get_close_matches", close_matches)
     refs = {f"refs/heads/{'x' * 500}-{number}": "" for number in range(20_000)} | {"refs/heads/production": ""}
-    said = str(nothing_found(Wanted(Kind.BRANCH, "prodution"), refs, "git.example"))
+    said = str(nothing_found(ConfiguredReference(Kind.BRANCH, "prodution"), refs, "git.example"))
     assert "it has production; push it" in said
     assert compared == [1_000]
-    assert len(str(nothing_found(Wanted(Kind.BRANCH, "other"), refs, "git.example"))) < 2_000
+    assert len(str(nothing_found(ConfiguredReference(Kind.BRANCH, "other"), refs, "git.example"))) < 2_000
 
 
 def test_names_that_a_server_makes_up_are_shown_in_one_printable_line() -> None:
     refs = {"refs/heads/ma\x1b[31min\u202e": "a" * 40, "refs/heads/x\r\nSynced": "a" * 40}
     for branch in ("main", "other"):
-        assert str(nothing_found(Wanted(Kind.BRANCH, branch), refs, "https://example.com/m")).isprintable()
+        assert str(nothing_found(ConfiguredReference(Kind.BRANCH, branch), refs, "https://example.com/m")).isprintable()

@@ -240,9 +240,9 @@ class Preflights:
     def _question(self, desired: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
         """What can be asked; notes in `refused` what cannot, where that was said before."""
         known = self._known.get((desired.id, desired.digest))
-        return known if known is not None and look.holds(known, desired) else self._ask_anew(desired, look, refused)
+        return known if known is not None and look.holds(known, desired) else self._new_question(desired, look, refused)
 
-    def _ask_anew(self, desired: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
+    def _new_question(self, desired: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
         if desired.spec is None:
             return None
         try:

@@ -48,15 +48,15 @@ def _images() -> str:
 
 
 def _devices(target: TargetSettings) -> Iterator[CheckResult]:
-    wanted = [gpu.uuid for gpu in Gpus(target.gpus).list()]
-    if not wanted:
+    needed = [gpu.uuid for gpu in Gpus(target.gpus).list()]
+    if not needed:
         return
     known = _known_devices()
-    if missing := [uuid for uuid in wanted if uuid not in known]:
+    if missing := [uuid for uuid in needed if uuid not in known]:
         message = f"{target.name}: no CDI specification in {' or '.join(map(str, CDI))} names {', '.join(missing)}"
         yield problem("podman", message, _GENERATE)
     else:
-        yield ok("podman", f"{target.name}: {len(wanted)} GPUs by CDI")
+        yield ok("podman", f"{target.name}: {len(needed)} GPUs by CDI")
 
 
 def _known_devices() -> set[str]:

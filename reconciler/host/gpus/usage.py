@@ -16,7 +16,7 @@ from reconciler.system import procfs
 
 
 def is_asked_for(
-    wanted: Iterable[Desired],
+    desired: Iterable[Desired],
     records: Iterable[ReplicaRecord],
     states: Mapping[ReplicaId, ProcessState],
     faults: Faults,
@@ -26,7 +26,7 @@ def is_asked_for(
     A service that makes us raise is noted in `faults`; for it alone nothing is asked.
     """
     serving = Counter((record.id.service, record.digest) for record in records if _serves(record, states[record.id]))
-    return any(_lacks(one, serving, faults) for one in wanted)
+    return any(_lacks(one, serving, faults) for one in desired)
 
 
 def _lacks(one: Desired, serving: Mapping[tuple[ServiceId, str], int], faults: Faults) -> bool:

@@ -29,7 +29,7 @@ def _delete(folder: Path) -> None:
     # What is left in a folder is also why the folder is left.
     reasons = [path for path, problem in left.items() if problem.errno != errno.ENOTEMPTY]
     if left:
-        raise Incomplete(_told([_why(path, left[path]) for path in reasons or left]))
+        raise Incomplete(_reasons_text([_why(path, left[path]) for path in reasons or left]))
 
 
 def _remove_tree(folder: Path, note: Callable[[Any, str, Any], object]) -> None:
@@ -50,7 +50,7 @@ def _why(path: Path, problem: OSError) -> str:
     return f"{path}: {problem.strerror or problem}"
 
 
-def _told(reasons: list[str]) -> str:
+def _reasons_text(reasons: list[str]) -> str:
     more = [f"and {len(reasons) - _SHOWN} more"] if len(reasons) > _SHOWN else []
     return "; ".join([*reasons[:_SHOWN], *more])
 

@@ -18,7 +18,7 @@ from reconciler.engines.probe import Guard
 from reconciler.fault_isolation import frames
 from reconciler.host.probing.liveness import LivenessLimits, LivenessQuestions, ReplicaLiveness, Witness
 from reconciler.model import Address, ReplicaId, Routed, Silence
-from reconciler.system.os_errors import in_words
+from reconciler.system.os_errors import error_text
 
 _log = structlog.get_logger()
 
@@ -107,12 +107,12 @@ class Probes:
 
     def watch(self, subjects: Iterable[Subject]) -> None:
         """Watch these replicas, and no others any more."""
-        wanted = {subject.id: subject for subject in subjects}
-        self._serving = sum(subject.topic is Topic.SERVING for subject in wanted.values())
+        desired = {subject.id: subject for subject in subjects}
+        self._serving = sum(subject.topic is Topic.SERVING for subject in desired.values())
         with self._lock:
-            for replica in self._probes.keys() - wanted.keys():
+            for replica in self._probes.keys() - desired.keys():
                 self._probes.pop(replica).close()
-            for replica, subject in wanted.items():
+            for replica, subject in desired.items():
                 probe = self._probes.get(replica)
                 if probe is not None and probe.subject.started != subject.started:
                     probe.close()
@@ -187,7 +187,7 @@ class _Probe:
                 now = self._with_silence(subject, _ask(self._questions, subject, before))
             except OSError as error:
                 # We could not ask, which says nothing about the replica.
-                _log.warning("probe_failed", replica=str(subject.id), reason=in_words(error))
+                _log.warning("probe_failed", replica=str(subject.id), reason=error_text(error))
                 now = replace(before, silence=Silence.NONE, silent_why="")
             except Exception as error:
                 # A thread that dies of a bug would leave its replica waiting for ever, in silence.

@@ -32,7 +32,7 @@ from reconciler.host.process.process_discovery import MARKER, ProcessDiscovery, 
 from reconciler.host.supervisor import ProcessState
 from reconciler.model import Reason, ReasonCode, ReplicaId
 from reconciler.system import procfs
-from reconciler.system.free_space import LEAST_BYTES, lacks_shared_memory, unwritable
+from reconciler.system.free_space import LEAST_BYTES, shared_memory_shortage, unwritable
 from reconciler.system.procfs import Identity
 
 KILL_SECONDS = 5.0
@@ -163,11 +163,11 @@ class ProcessSupervisor:
         """Its Secrets' files lie there, and the rings through which vLLM talks to workers in processes of their own."""
         if launch.files:
             least = sum(map(len, launch.files.values())) + LEAST_BYTES
-            if lack := lacks_shared_memory(least, "the files of its Secrets"):
+            if lack := shared_memory_shortage(least, "the files of its Secrets"):
                 return lack
         if record.spec.resources.gpus == 1 or not engine_version(Path(launch.argv[0])):
             return None
-        return lacks_shared_memory(ring_bytes(launch.env), "vLLM and its workers")
+        return shared_memory_shortage(ring_bytes(launch.env), "vLLM and its workers")
 
     def start(self, record: ReplicaRecord, launch: Launch) -> None:
         """Nothing happens when it runs already. Raises Retryable, or Terminal when it can never be started so."""

@@ -125,47 +125,47 @@ class EnvoyProxy:
         (it keeps the one before) or does not answer.
         """
         process.trim_log(self._folder)
-        untold: tuple[ServiceId, ...] = ()
+        unpublished: tuple[ServiceId, ...] = ()
         try:
-            wanted = self._table_for(routes)
+            desired = self._table_for(routes)
         except Exception:
             # A bug in one route must not keep the others' requests from their new replicas.
-            routes, untold = self._tellable(routes)
-            wanted = self._table_for(routes)
-        if not (self._is_told("rds", wanted.rds) and self._is_told("lds", wanted.lds)):
-            both = endpoints.bridge(self._members_on_disk(), wanted.members)
+            routes, unpublished = self._publishable(routes)
+            desired = self._table_for(routes)
+        if not (self._is_published("rds", desired.rds) and self._is_published("lds", desired.lds)):
+            both = endpoints.bridge(self._members_on_disk(), desired.members)
             self._publish(_tables_of(both))
-            self._open(wanted.lds)
-            self._files.publish("rds", wanted.rds)
-            self._files.publish("lds", wanted.lds)
-        self._publish(wanted)
+            self._open(desired.lds)
+            self._files.publish("rds", desired.rds)
+            self._files.publish("lds", desired.lds)
+        self._publish(desired)
         write_file(self._folder / _TABLE, dump_routes(routes))
-        if untold:
-            names = ", ".join(map(str, untold))
+        if unpublished:
+            names = ", ".join(map(str, unpublished))
             raise Retryable(
                 f"the routes of {names} make us raise, and stay as they were; the daemon's log has the details"
             )
 
     def _publish(self, table: _Table) -> None:
         """Its members."""
-        for name, wanted in table.of_members():
-            self._files.publish(name, wanted)
+        for name, desired in table.of_members():
+            self._files.publish(name, desired)
 
-    def _tellable(self, routes: tuple[ServiceRoute, ...]) -> tuple[tuple[ServiceRoute, ...], tuple[ServiceId, ...]]:
+    def _publishable(self, routes: tuple[ServiceRoute, ...]) -> tuple[tuple[ServiceRoute, ...], tuple[ServiceId, ...]]:
         """The routes that can be published, with the previous one for each that raises; and the services of those."""
         before = {route.service: route for route in self._table_on_disk().routes}
-        told: list[ServiceRoute] = []
-        untold: list[ServiceId] = []
+        published: list[ServiceRoute] = []
+        unpublished: list[ServiceId] = []
         for route in routes:
-            if self._can_be_told(route):
-                told.append(route)
+            if self._can_be_published(route):
+                published.append(route)
                 continue
-            untold.append(route.service)
-            if (old := before.get(route.service)) is not None and self._can_be_told(old):
-                told.append(old)
-        return tuple(told), tuple(untold)
+            unpublished.append(route.service)
+            if (old := before.get(route.service)) is not None and self._can_be_published(old):
+                published.append(old)
+        return tuple(published), tuple(unpublished)
 
-    def _can_be_told(self, route: ServiceRoute) -> bool:
+    def _can_be_published(self, route: ServiceRoute) -> bool:
         try:
             self._table_for((route,))
         except Exception:
@@ -205,8 +205,8 @@ class EnvoyProxy:
         if not self._admin.uptakes()["lds"].version:
             self._files.publish("lds", lds)
 
-    def _is_told(self, name: str, wanted: Content) -> bool:
-        return wanted.runs(self._admin.uptakes()[name]) and self._files.text(name) == wanted.text
+    def _is_published(self, name: str, desired: Content) -> bool:
+        return desired.runs(self._admin.uptakes()[name]) and self._files.text(name) == desired.text
 
     @property
     def address(self) -> tuple[str, int]:
@@ -257,9 +257,9 @@ class EnvoyProxy:
             self._files.lay_out("eds", empty.eds)
             self._files.lay_out("rds", empty.rds)
         known = self._table_on_disk()
-        for name, wanted in (("cds", self._clusters), ("lds", known.lds), *known.of_members()[1:]):
+        for name, desired in (("cds", self._clusters), ("lds", known.lds), *known.of_members()[1:]):
             if self._files.resource(name) is None:
-                self._files.lay_out(name, wanted)
+                self._files.lay_out(name, desired)
 
     def _refuse_taken_port(self) -> None:
         host, port = self._address

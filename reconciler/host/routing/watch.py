@@ -17,7 +17,7 @@ import structlog
 from reconciler.errors import Retryable
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.model import ProxyBreak
-from reconciler.system.os_errors import in_words, is_own_lack
+from reconciler.system.os_errors import error_text, is_out_of_resources
 
 _log = structlog.get_logger()
 
@@ -68,7 +68,7 @@ class ProxyWatch:
                 found = self.look()
             except OSError as error:
                 # We could not ask, which says nothing about the proxy.
-                _log.warning("proxy_watch_failed", reason=in_words(error))
+                _log.warning("proxy_watch_failed", reason=error_text(error))
                 continue
             except Exception:
                 # A thread that dies of a bug would leave the proxy unwatched, in silence.
@@ -89,24 +89,24 @@ class ProxyWatch:
         if answers:
             self._note_answer(time.monotonic())
             self._silent = 0.0
-            self._deaf = 0.0 if self._can_be_told() else self._deaf + step
+            self._deaf = 0.0 if self._is_configurable() else self._deaf + step
         elif not self._is_alone(before):
             # A proxy whose configuration can be changed is alive: clients may keep it so busy that our request has to
             # wait, and one that does not listen yet may still be reconfigured.
             slowed = _WHILE_TOLD if answers is False else math.inf
-            self._silent += step / slowed if self._can_be_told() else step
+            self._silent += step / slowed if self._is_configurable() else step
         if self._silent >= _HUNG_AFTER:
             return ProxyBreak.HUNG
         return ProxyBreak.DEAF if self._deaf >= _INTERVAL else ProxyBreak.NONE
 
-    def _can_be_told(self) -> bool:
+    def _is_configurable(self) -> bool:
         """Not ready is an answer too."""
         try:
             self._proxy.is_live()
             refused = self._proxy.refused()
             self._take_refused(str(self._process), refused.by_service, refused.closed_paths)
         except Retryable as error:
-            if is_own_lack(error.__cause__):
+            if is_out_of_resources(error.__cause__):
                 raise error.__cause__ from None
             return False
         return True
@@ -124,7 +124,7 @@ def does_answer(host: str, port: int) -> bool | None:
         except ConnectionRefusedError:
             return None
         except (OSError, http.client.HTTPException) as error:
-            if is_own_lack(error):
+            if is_out_of_resources(error):
                 raise
             # Too many connections, say: the other side closed this one, so it is not asleep.
             return True

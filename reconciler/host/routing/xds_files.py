@@ -61,32 +61,32 @@ class WatchedFiles:
             return None
         return first if isinstance(first, dict) else None
 
-    def lay_out(self, name: str, wanted: Content) -> None:
+    def lay_out(self, name: str, desired: Content) -> None:
         """Replaces the file without waiting: for an Envoy that does not run yet."""
-        write_file(self._folder / f"{name}.json", wanted.text)
+        write_file(self._folder / f"{name}.json", desired.text)
 
-    def publish(self, name: str, wanted: Content) -> None:
+    def publish(self, name: str, desired: Content) -> None:
         """Replaces the file and waits until Envoy runs it. What Envoy refuses is taken back."""
         before = self._admin.uptakes()[name]
         former = self.text(name)
-        if former == wanted.text and wanted.runs(before):
+        if former == desired.text and desired.runs(before):
             return
         log_end = process.log_size(self._folder)
-        replace_file(self._folder / f"{name}.json", wanted.text)
-        if not self._is_taken(name, wanted, before):
+        replace_file(self._folder / f"{name}.json", desired.text)
+        if not self._is_taken(name, desired, before):
             if former is not None:
                 replace_file(self._folder / f"{name}.json", former)
             why = process.last_words(self._folder, log_end) or f"see {self._folder / process.LOG}"
             raise Retryable(f"the proxy refused {name}.json and keeps what it had: {why}")
 
-    def _is_taken(self, name: str, wanted: Content, before: Uptake) -> bool:
+    def _is_taken(self, name: str, desired: Content, before: Uptake) -> bool:
         deadline = time.monotonic() + _PATIENCE
         pause = 0.001
         while time.monotonic() < deadline:
             # While it takes up a large table, a busy Envoy may not answer.
             with suppress(Retryable):
                 now = self._admin.uptakes()[name]
-                if wanted.runs(now):
+                if desired.runs(now):
                     return True
                 if now.refused > before.refused:
                     return False

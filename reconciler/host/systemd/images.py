@@ -94,11 +94,11 @@ class Images:
                     ),
                 )
 
-    def _refresh(self, wanted: str) -> None:
+    def _refresh(self, image: str) -> None:
         """Ask podman again when its list changed."""
         stamp = stamp_of(self._list) if self._list else None
         is_old = time.monotonic() - self._asked_at > _LONGEST_TRUST
-        if stamp == self._stamp and not (is_old and (stamp is None or wanted not in self._known)):
+        if stamp == self._stamp and not (is_old and (stamp is None or image not in self._known)):
             return
         began = time.monotonic()
         if began < self._rests_until:
@@ -233,6 +233,6 @@ def _size(folder: Path) -> int:
 
 
 def _show(unit: str) -> Mapping[str, str]:
-    wanted = "--property=ActiveState,Result,InactiveEnterTimestampMonotonic"
-    lines = output("systemctl", "show", wanted, unit).splitlines()
+    shown = "--property=ActiveState,Result,InactiveEnterTimestampMonotonic"
+    lines = output("systemctl", "show", shown, unit).splitlines()
     return {name: value for name, _, value in (line.partition("=") for line in lines)}

@@ -143,7 +143,7 @@ def _all_up(target: Target) -> bool:
 def test_result_that_cannot_be_told_holds_up_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").mkdir()
     reconciler, target = make_reconciler(tmp_path)
-    raised = break_for(monkeypatch, recorder.Recorder, "_tell")
+    raised = break_for(monkeypatch, recorder.Recorder, "_record_result")
     with structlog.testing.capture_logs() as logs:
         follow(reconciler, target, ("odd", "fine"), 1, lambda: _all_up(target))
     assert raised

@@ -75,10 +75,10 @@ class Transfer:
             return self._folder / content, content
         partial = self._folder / f"{content}.partial"
         self._prepare(partial, files)
-        wanted = [file for file in files if not _is_complete(partial / file.path, file)]
-        self._measure(files, wanted)
+        needed = [file for file in files if not _is_complete(partial / file.path, file)]
+        self._measure(files, needed)
         with ThreadPoolExecutor(int(os.environ.get("S3_MAX_FILE_CONCURRENCY", "4"))) as pool:
-            outcomes = [pool.submit(self._fetch, file, partial) for file in wanted]
+            outcomes = [pool.submit(self._fetch, file, partial) for file in needed]
         for outcome in outcomes:
             outcome.result()
         return partial, content
@@ -96,14 +96,14 @@ class Transfer:
             if path.name not in known:
                 path.unlink()
 
-    def _measure(self, files: tuple[RemoteFile, ...], wanted: list[RemoteFile]) -> None:
+    def _measure(self, files: tuple[RemoteFile, ...], needed: list[RemoteFile]) -> None:
         """Tell how much there is, and whether it fits. Raises DownloadFailed."""
         sizes = [file.size for file in files]
         total = None if None in sizes else sum(size or 0 for size in sizes)
-        begun = sum(_size(self._unfinished(file)) for file in wanted)
+        begun = sum(_size(self._unfinished(file)) for file in needed)
         done = sum(_size(path) for path in self._folder.glob("*.partial/**/*") if path.is_file()) + begun
         self._progress.begin(done, total)
-        need, free = sum(file.size or 0 for file in wanted) - begun, free_bytes(self._folder)
+        need, free = sum(file.size or 0 for file in needed) - begun, free_bytes(self._folder)
         if need > free:
             raise disk_full(f"{self._folder}: {_mib(need)} are needed and {_mib(free)} are free")
 
