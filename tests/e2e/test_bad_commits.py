@@ -147,14 +147,14 @@ def test_a_quarantined_digest_is_tried_again_only_when_asked(make_rig: MakeRig):
     rig.converge()
     rig.edit("runtimes/vllm-cpu.yaml", r"vllm-openai-cpu:v0.32.0", "vllm-openai-cpu:v9")
     rig.wait("the rejection", lambda: (rig.service() or {}).get("rejected"))
-    starts = rig.ask("history", "-o", "json").stdout.count('"start"')
+    starts = rig.ask("history", "-o", "json").stdout.count('"replica_started"')
     rig.kill()
     rig.start()
     rig.wait("the daemon to be back", rig.service)
     time.sleep(3)
-    assert rig.ask("history", "-o", "json").stdout.count('"start"') == starts
+    assert rig.ask("history", "-o", "json").stdout.count('"replica_started"') == starts
     rig.ask("resume", "tiny")
-    rig.wait("one more try", lambda: rig.ask("history", "-o", "json").stdout.count('"start"') > starts)
+    rig.wait("one more try", lambda: rig.ask("history", "-o", "json").stdout.count('"replica_started"') > starts)
 
 
 def test_the_pair_of_the_documentation_is_blocked_with_all_its_reasons(rig: Rig):
