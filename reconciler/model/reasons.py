@@ -21,6 +21,7 @@ class ReasonCode(StrEnum):
         member.meaning = meaning
         return member
 
+    # An enum is pickled as a call of `getattr`, which a worker's answer may not hold.
     def __reduce_ex__(self, protocol: Any) -> tuple[type[ReasonCode], tuple[str]]:
         return ReasonCode, (self._value_,)
 
@@ -143,7 +144,7 @@ class ReasonCode(StrEnum):
 
     # The engine and its arguments
     ARGUMENT_LIST_TOO_LONG = "ArgumentListTooLong", "arguments and variables are larger than a process can be given"
-    CANNOT_START = "CannotStart", "the replica could not be started as it is asked for"
+    CANNOT_START = "CannotStart", "a replica cannot be started"
     ENGINE_BROKEN = "EngineBroken", "the engine cannot be run on this host"
     FILE_DAMAGED = "FileDamaged", "a file that an argument names is damaged"
     FILE_NOT_FOUND = "FileNotFound", "a file that is needed is not there"
@@ -233,7 +234,6 @@ class ReasonCode(StrEnum):
     REJECTED = "Rejected", "git's version failed and is not tried again"
     SCALED_TO_ZERO = "ScaledToZero", "git asks for no replicas"
     SERVING = "Serving", "all replicas serve"
-    START_FAILED = "StartFailed", "a replica cannot be started"
     STOPS_SERVING = "StopsServing", "the service stops serving on this host"
     SUSPENDED = "Suspended", "a person suspended the service"
     TARGET_UNREACHABLE = "TargetUnreachable", "the target did not answer"
@@ -294,6 +294,7 @@ RENAMED = {
     "Preflight": "PreflightPending",
     "RuntimeUncertain": "DependencyUnreadable",
     "SameCanary": "CanaryUnchanged",
+    "StartFailed": "CannotStart",
     "StoppedByHand": "StoppedManually",
     "StorageUnsupported": "UnsupportedStorage",
     "TooFew": "MinimumReplicasUnavailable",

@@ -165,7 +165,10 @@ HELP: Mapping[str, Mapping[R, Help]] = {
     },
     "The engine and its arguments": {
         R.ARGUMENT_LIST_TOO_LONG: (BLOCKS, "put large values into files that come with the model"),
-        R.CANNOT_START: (BLOCKS + "; rejects the digest if git is to blame", "correct what the message names"),
+        R.CANNOT_START: (
+            "the last good version keeps serving, or comes back; retries with backoff",
+            "correct what the message names",
+        ),
         R.ENGINE_BROKEN: (BLOCKS, "repair the engine's installation, or correct `targets[].engines`"),
         R.FILE_DAMAGED: (REJECTS, "repair the file; it is tried again by itself"),
         R.FILE_NOT_FOUND: (REJECTS, "add the file; it is tried again by itself"),
@@ -271,7 +274,6 @@ HELP: Mapping[str, Mapping[R, Help]] = {
         R.REJECTED: (REJECTS, "correct it in git; or `reconciler resume SERVICE` if the cause was outside"),
         R.SCALED_TO_ZERO: ("drains and stops its replicas", "raise `minReplicas` to run it"),
         R.SERVING: ("nothing", "nothing"),
-        R.START_FAILED: ("retries with backoff; the last good version comes back", "correct what the message names"),
         R.STOPS_SERVING: (WARNS, "add the service elsewhere in one commit, take it away here in the next"),
         R.SUSPENDED: ("shows plans, changes nothing", "`reconciler resume`"),
         R.UNKNOWN_REASON: ("goes on", "nothing"),

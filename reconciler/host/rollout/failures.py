@@ -63,7 +63,7 @@ def retry_at(failure: FailedAction, now: float, costly: bool = False) -> float:
 def why(failure: FailedAction) -> Reason:
     """In words that do not change from try to try."""
     if failure.action == START:
-        return Reason(ReasonCode.START_FAILED, f"cannot be started: {failure.error}")
+        return Reason(ReasonCode.CANNOT_START, f"cannot be started: {failure.error}")
     if failure.action == TRIAL:
         return Reason(ReasonCode.HOST_FAILED, f"failed because of this host, not of the commit: {failure.error}")
     what = f"{failure.action.replace('_', ' ')} {failure.subject}".rstrip()
