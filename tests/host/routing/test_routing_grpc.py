@@ -5,29 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from grpc import StatusCode
 
-from reconciler.config.settings import Routing
 from reconciler.host.routing import bootstrap, endpoints, resources
-from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.host.routing.paths import find_fault
 from reconciler.host.routing.route_store import dump_routes, load_routes
 from reconciler.host.routing.xds_files import content
 from reconciler.model import Endpoint, ReplicaId, Routed, ServiceRoute
+from tests.host.routing.gateway import HOST, LIMIT, Gateway
 from tests.support.grpc_parts import EMBED, GENERATE, HEALTH, SERVING, GrpcBackend, GrpcClient, Refusal
-from tests.support.ports import free_port
 from tests.support.proxy_parts import Backend, ask, route, service, wait_for
 
 pytestmark = pytest.mark.slow
 
 TALK = service("talk")
-HOST = "talk-demo.example.com"
-LIMIT = 100_000
 CLOSED = (
     "/vllm.grpc.engine.VllmEngine/Abort",
     "/vllm.grpc.engine.VllmEngine/FlushCache",
@@ -48,28 +43,6 @@ OPEN = (
     "/inference.GRPCInferenceService/ModelInfer",
     "/inference.GRPCInferenceService/ServerReady",
 )
-
-
-@dataclass
-class Gateway:
-    proxy: EnvoyProxy
-    port: int
-    folder: Path
-
-    def client(self, host: str = HOST) -> GrpcClient:
-        return GrpcClient(self.port, host)
-
-    def in_flight(self, backend: GrpcBackend) -> int | None:
-        return self.proxy.observe().endpoint(backend.port).in_flight
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    port, folder = free_port(), tmp_path_factory.mktemp("proxy")
-    proxy = EnvoyProxy(folder, Routing(listen=f"127.0.0.1:{port}", max_body_bytes=LIMIT))
-    proxy.ensure_running()
-    yield Gateway(proxy, port, folder)
-    proxy.stop()
 
 
 def grpc_seat(port: int, serial: str = "0", draining: bool = False, tls: bool = False, socket: str = "") -> Endpoint:
