@@ -45,7 +45,7 @@ def test_link_in_place_of_the_admin_socket_is_not_followed(folder: Path, tmp_pat
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: os.mkfifo(path), Path.touch])
 def test_anything_in_place_of_the_admin_socket_is_no_answer(folder: Path, make: Callable[[Path], None]) -> None:
     make(folder / "admin" / "admin.sock")
-    with pytest.raises(Retryable, match="does not answer"):
+    with pytest.raises(Retryable, match="is not responding"):
         Admin(folder).is_live()
     admin_socket.forget(folder)
 

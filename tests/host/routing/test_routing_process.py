@@ -144,7 +144,7 @@ def test_silent_proxy_means_unknown_and_not_gone(host: Host, tiny: Backend) -> N
     os.kill(host.pid, signal.SIGSTOP)
     try:
         state = proxy.observe()
-        with pytest.raises(Retryable, match="does not answer"):
+        with pytest.raises(Retryable, match="is not responding"):
             proxy.apply(())
     finally:
         os.kill(host.pid, signal.SIGCONT)
