@@ -78,14 +78,14 @@ def failure(replica: Replica, now: float, patience: Patience) -> tuple[ReasonCod
         return (ReasonCode.STOPPED_MANUALLY, replica.drift)
     if not replica.alive:
         status = "" if replica.exit_code is None else f" with status {replica.exit_code}"
-        killed = "; SIGKILL is what the kernel sends when memory is short" if replica.exit_code == -9 else ""
+        killed = "; the kernel sends SIGKILL when it is out of memory" if replica.exit_code == -9 else ""
         return (ReasonCode.CRASHED, f"the engine ended{status} {when}{killed}")
     if replica.healthy is False and replica.stranger:
         return (ReasonCode.PORT_TAKEN, f"{replica.stranger}; nothing is sent there")
     if replica.healthy is False:
         return (ReasonCode.ENGINE_DEAD, f"the engine's core died {when}; /health answers 503")
     if replica.silence is Silence.HUNG:
-        return (ReasonCode.HUNG, f"the engine hangs: {replica.silent_why}")
+        return (ReasonCode.HUNG, f"the engine is hung: {replica.silent_why}")
     # One that answers is ready, though a full disk may keep us from writing that down.
     waited = now - max(replica.created_at, replica.watched_since)
     if replica.ready_at is None and not replica.ready_now and waited > patience.ready_timeout:

@@ -274,14 +274,14 @@ def _ensure_proxy(observed: Observed, is_needed: bool) -> EnsureProxy:
     """One that serves is ended only when it has to be told something, as that ends its requests too."""
     match observed.proxy_break:
         case ProxyBreak.NONE:
-            return EnsureProxy("the proxy does not answer")
+            return EnsureProxy("the proxy is not responding")
         case ProxyBreak.HUNG:
-            return EnsureProxy("the proxy hangs: it answers no request", replace=True)
+            return EnsureProxy("the proxy is unresponsive: it answers no request", replace=True)
         case ProxyBreak.DEAF if is_needed:
-            why = "the proxy cannot be told of a change: another one takes its place, which cuts its requests"
+            why = "the proxy does not take changes any more: it is replaced, which cuts its requests"
             return EnsureProxy(why, replace=True)
         case ProxyBreak.DEAF:
-            return EnsureProxy("the proxy serves, but its admin socket does not answer")
+            return EnsureProxy("the proxy serves, but its admin socket is not responding")
 
 
 def _is_behind(desired: DesiredState, observed: Observed, holds: Holds) -> bool:
@@ -378,7 +378,7 @@ def _route_change(before: ServiceRoute | None, after: ServiceRoute | None) -> st
 
 def _suspended(s: ServiceContext) -> Decision:
     health = Health(
-        HealthStatus.SUSPENDED, Reason(ReasonCode.SUSPENDED, "suspended by hand; `reconciler resume` lifts it")
+        HealthStatus.SUSPENDED, Reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it")
     )
     return Decision(
         (), unchanged_route(s), (), ServicePlan(s.id, Sync.UNKNOWN, health, step="suspended", kept=s.kept), None

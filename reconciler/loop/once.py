@@ -163,7 +163,7 @@ def _look(
         asking = [action for action in one_pass.plan.actions if isinstance(action, AskPreflight)]
         asking = [action for action in asking if (action.service, action.digest) not in failed]
         for action in asking:
-            progress(f"{action.service}: asking the installed engine about the arguments")
+            progress(f"{action.service}: validating the arguments with the installed vLLM")
             try:
                 place.target.perform(action)
             except ReconcileError as error:

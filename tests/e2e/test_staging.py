@@ -50,7 +50,7 @@ def await_failure(rig: Rig, full: bool) -> None:
 
     def failed() -> bool:
         step = rig.service()["step"]
-        return "failed and will be tried again" in step and ("once there is space" in step) == full
+        return "failed and will be retried" in step and ("once there is space" in step) == full
 
     rig.wait(f"the download to fail, full={full}", failed)
 

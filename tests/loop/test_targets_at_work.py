@@ -118,4 +118,4 @@ def test_removed_target_is_drained_and_its_proxy_ends(rig: LightRig, tmp_path: P
     assert not (folder / "proxy" / "process.json").exists()
     assert '"second"' not in (rig.state_dir / "targets.json").read_text()
     said = [entry["message"] for entry in rig.history() if entry["target"] == "second"]
-    assert any("its target was taken out of the config" in message for message in said)
+    assert any("its target was removed from the config" in message for message in said)

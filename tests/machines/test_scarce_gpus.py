@@ -99,7 +99,10 @@ def stop_first(rig: GpuRig, both: dict[str, str]) -> None:
     rig.start()
     rig.converge()
     assert sorted(leased(rig, "tiny")) == sorted(rig.driver.uuids)
-    assert "stop-first: drain old, stop it, start new; no room for both (needs 2 nvidia.com/gpu, 1 of 2 free" in plan
+    assert (
+        "stop-first: drain old, stop it, start new; not enough resources for both (needs 2 nvidia.com/gpu, 1 of 2 free"
+        in plan
+    )
     assert "nothing serves for at most 30 s while running requests end, then about" in plan
 
 

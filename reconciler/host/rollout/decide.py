@@ -80,10 +80,10 @@ def _note_goal(s: ServiceContext, goal: Goal, steps: Steps) -> None:
         steps.look(goal.again_at)
     want = s.desired
     if goal.ask and want and want.spec:
-        reason = "this engine has not judged these arguments yet"
+        reason = "validating the arguments with the installed vLLM"
         steps.processes.append(AskPreflight(s.id, want.digest, want.spec, want.origin, reason))
     if goal.why and goal.why.code is ReasonCode.PREFLIGHT_FAILED:
         steps.look(s.now + _PREFLIGHT_LOOK)
     elif goal.ask or (goal.why and goal.why.code is ReasonCode.PREFLIGHT_PENDING):
-        steps.say("preflight: asking the installed engine about the arguments")
+        steps.say("preflight: validating the arguments with the installed vLLM")
         steps.look(s.now + 5)

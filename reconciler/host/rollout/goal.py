@@ -153,7 +153,7 @@ def _goal_of_new(s: ServiceContext, want: Desired, spec: EffectiveSpec) -> Goal:
             again = any(one.code is ReasonCode.PREFLIGHT_FAILED for one in s.blockers)
             return _hold(s, s.blockers[0], s.blockers, ask=again and not s.asking)
         if s.preflight is None:
-            why = Reason(ReasonCode.PREFLIGHT_PENDING, "asking the installed engine about the arguments", want.origin)
+            why = Reason(ReasonCode.PREFLIGHT_PENDING, "validating the arguments with the installed vLLM", want.origin)
             return _hold(s, why, ask=not s.asking)
         if reasons := s.preflight.reasons or _too_few_gpus(s, want, spec):
             failed = quarantine(s, want.digest, joined(reasons))

@@ -15,12 +15,12 @@ def end_hung(s: ServiceContext, goal: Goal, steps: Steps) -> None:
     is_replaced = bool(s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING) or steps.started())
     waits = is_wanted and is_replaced and not any(map(s.is_serving, s.replicas))
     for replica in s.of(ReplicaPhase.HUNG):
-        _, text = failure(replica, s.now, s.patience) or (ReasonCode.HUNG, "it hangs")
+        _, text = failure(replica, s.now, s.patience) or (ReasonCode.HUNG, "it is hung")
         if waits and s.is_proven(replica.digest) and replica.draining_at is None:
-            steps.say(f"{replica.id.serial} goes once its successor serves: {text}")
+            steps.say(f"{replica.id.serial} is replaced once its successor serves: {text}")
             continue
         if s.is_beside_a_start(replica):
-            steps.say(f"{replica.id.serial} hangs; it ends once its neighbour on the GPU has started")
+            steps.say(f"{replica.id.serial} is hung; it is stopped once its neighbour on the GPU has started")
             steps.look(s.now + SOON)
             continue
         steps.processes.append(Stop(replica.id, text, force=True, cut=replica.in_flight or 0))

@@ -54,7 +54,7 @@ def handle_failures(s: ServiceContext, steps: Steps) -> ServiceContext:
         steps.say(f"cleaning up {replica.id.serial}: {text}")
         steps.look(s.now + SOON)
     for replica in s.of(ReplicaPhase.HUNG):
-        code, text = failure(replica, s.now, s.patience) or (ReasonCode.HUNG, "it hangs")
+        code, text = failure(replica, s.now, s.patience) or (ReasonCode.HUNG, "it is hung")
         s = _attribute(s, replica, Reason(code, text, replica.origin), steps)
     return s
 
@@ -69,7 +69,7 @@ def reattach(s: ServiceContext, steps: Steps) -> ServiceContext:
             s = _attribute(s, replica, Reason(ReasonCode.CRASHED, f"the engine {why}", replica.origin), steps)
         serves = replica.ready_now and replica.ready_at is not None
         steps.records.append(Reattach(replica.id, serves, why))
-        steps.say(f"drift of {replica.id.serial}: {why}" + ("" if serves else "; it serves once it answers again"))
+        steps.say(f"drift of {replica.id.serial}: {why}" + ("" if serves else "; it serves again once it responds"))
         steps.look(s.now + SOON)
         again = replace(replica, restarted=None)
         if not serves:
@@ -126,7 +126,9 @@ def finish_stops(s: ServiceContext, steps: Steps) -> None:
         if replica.releasing and not replica.alive and not replica.leftovers:
             steps.say(f"stopped {replica.id.serial}; waiting until the driver gives back its GPU memory")
         elif not replica.alive:
-            steps.processes.append(Stop(replica.id, "its main process is gone; ending the rest", force=True))
+            steps.processes.append(
+                Stop(replica.id, "its main process has ended; ending its other processes", force=True)
+            )
         elif s.now >= deadline:
             steps.processes.append(
                 Stop(replica.id, f"still there {s.patience.stop_grace:g} s after SIGTERM", force=True)
@@ -140,7 +142,7 @@ def repair(s: ServiceContext, steps: Steps) -> None:
     for replica in s.of(ReplicaPhase.STARTING, ReplicaPhase.READY):
         if replica.drift:
             steps.processes.append(Repair(replica.id, replica.drift))
-            steps.say(f"drift of {replica.id.serial}: {replica.drift}; putting it back")
+            steps.say(f"drift of {replica.id.serial}: {replica.drift}; repairing it")
             steps.look(s.now + SOON)
 
 
@@ -182,7 +184,7 @@ def finish_drains(s: ServiceContext, goal: Goal, steps: Steps) -> ServiceContext
     for replica in s.of(ReplicaPhase.DRAINING):
         steps.look(s.now + SOON)
         if replica.id in wanted:
-            steps.records.append(Undrain(replica.id, "wanted again"))
+            steps.records.append(Undrain(replica.id, "in git again"))
             continue
         cut = replica.in_flight or 0
         if s.is_beside_a_start(replica):

@@ -86,7 +86,7 @@ def _why_empty(goal: Goal) -> str:
         ReasonCode.CORDONED: "the host is cordoned",
         ReasonCode.DRAINED: "the host is drained",
         ReasonCode.NOT_FOR_THIS_HOST: "not for this host any more",
-        ReasonCode.TARGET_REMOVED: "its target was taken out of the config",
+        ReasonCode.TARGET_REMOVED: "its target was removed from the config",
     }
     return known.get(goal.why.code, goal.why.message) if goal.why else ""
 
@@ -100,7 +100,7 @@ def _stop_unready(m: Move, why: str, wanted: set[str]) -> None:
 def _stop_unstarted(m: Move, wanted: set[str]) -> None:
     for replica in m.s.of(ReplicaPhase.PLANNED):
         if replica.digest not in wanted:
-            m.stop(replica, "written down but not started, and not wanted any more")
+            m.stop(replica, "recorded but not started, and no longer needed")
 
 
 def end_all(m: Move) -> None:
@@ -210,7 +210,7 @@ def promote(m: Move) -> None:
     promoted = Promoted(main.digest, main.spec, main.count, main.origin, s.revision, s.now, drain, parsed)
     if s.promoted and _is_same(s.promoted, promoted):
         return
-    m.steps.records.append(Promote(s.id, promoted, f"proved itself with {main.count} of {main.count} replicas"))
+    m.steps.records.append(Promote(s.id, promoted, f"promoted: {main.count}/{main.count} replicas available"))
     m.steps.look(s.now)
 
 
@@ -251,7 +251,7 @@ def fall_back(m: Move) -> None:
         return
     s, first, surge = m.s, m.found.fallback.first, m.found.bounds.max_surge
     back = wanted_back(s, first)
-    m.steps.records.extend(Undrain(replica.id, "wanted again: nothing else serves") for replica in back)
+    m.steps.records.extend(Undrain(replica.id, "serving again: no other replica is available") for replica in back)
     if m.found.fallback.alone:
         _stop_unstarted(m, {first.digest})
         for other in m.goal.generations:
@@ -271,7 +271,7 @@ def fall_back(m: Move) -> None:
 def _await_leaving(m: Move, first: Generation, back: list[Replica]) -> None:
     leaving = m.s.of(ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE)
     if back or (leaving and not (members(m.s, first) or m.steps.started())):
-        m.steps.say("waiting for what is on its way out")
+        m.steps.say("waiting for stopping replicas")
         m.steps.look(m.s.now + SOON)
 
 

@@ -39,7 +39,7 @@ def reason_to_keep(
         # It may have been moved there in the same commit, or be known by its route alone.
         return Reason(
             ReasonCode.UNREADABLE,
-            f"kept, because it may stand where git cannot be read: {reason.message}",
+            f"kept, because it may be where git cannot be read: {reason.message}",
             reason.origin,
         )
     if not desired.prunable:
@@ -64,7 +64,7 @@ def _kept_for_file(desired: DesiredState, file: str) -> Reason | None:
         text = "kept, because its file is there but hidden: names with a dot in front are not read; rename or delete it"
         return Reason(ReasonCode.HIDDEN, text, Origin(file, 1))
     if skipped and skipped.code in _HOLLOW and (fault := _first_fault(desired)):
-        text = f"kept, because its file is there ({skipped.message}) and not all else is well: {fault}"
+        text = f"kept, because its file is there ({skipped.message}) and there are other errors: {fault}"
         return Reason(skipped.code, text, Origin(file, 1))
     return None
 
@@ -80,7 +80,7 @@ def reason_to_stay(desired: DesiredState, want: Desired) -> Reason | None:
         return None
     file = desired.unreadable[0] if desired.unreadable else None
     why = file.message if file else _no_host_file(desired)
-    text = f"not for this host any more, but kept until git can be read in full: {why}"
+    text = f"no longer for this host, but kept until git can be read in full: {why}"
     return Reason(ReasonCode.UNREADABLE, text, file.origin if file else _host_file(desired))
 
 

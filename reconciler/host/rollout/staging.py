@@ -31,7 +31,7 @@ class NeededFiles:
     def failure(self) -> str:
         """Why it failed, in words that follow its name."""
         if self.known is None or self.known.reason is None:
-            return "it ended without saying why"
+            return "it ended without a reason"
         return self.known.reason.message.removeprefix(f"{self.shown}: ")
 
 
@@ -76,7 +76,7 @@ def _key(action: Stage | StageImage) -> str:
 
 
 def _stage(s: ServiceContext, need: NeededFiles) -> Stage | StageImage:
-    why = f"going on after: {need.failure}" if need.known else "it is not on this host"
+    why = f"continuing after: {need.failure}" if need.known else "it is not on this host"
     return Stage(s.id, need.key, need.mount, why) if need.mount else StageImage(s.id, need.key, why)
 
 
@@ -119,7 +119,7 @@ def _progress(need: NeededFiles) -> str:
     if known is None:
         return need.shown
     if known.fetch in (Fetch.FAILED, Fetch.REFUSED):
-        return f"{need.shown} failed and will be tried again: {need.failure}"
+        return f"{need.shown} failed and will be retried: {need.failure}"
     if known.total is None:
         return f"{need.shown}, {size(known.done)} so far"
     return f"{need.shown}, {size(known.done)} of {size(known.total)}"

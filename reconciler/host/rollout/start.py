@@ -65,7 +65,7 @@ def members(s: ServiceContext, generation: Generation) -> list[Replica]:
 def waiting_for(lacking: tuple[Reason, ...]) -> str:
     """What a start waits for whose room is about to be freed."""
     busy = (reason.message for reason in lacking if reason.code is ReasonCode.GPU_BUSY)
-    return next(busy, "waiting for room that is about to be freed")
+    return next(busy, "waiting for resources that are about to be freed")
 
 
 def _start_one(s: ServiceContext, generation: Generation, ledger: Ledger, steps: Steps) -> bool:

@@ -115,7 +115,7 @@ def _text(s: ServiceContext, way: Way, main: Generation, old: list[Replica], led
         case Way.STOP_FIRST:
             lacks = "; ".join(reason.message for reason in ledger.lacks(need_of(s, main), s.id))
             price = _price(s, main.count, old)
-            return f"stop-first: drain old, stop it, start new; no room for both ({lacks}); {price}"
+            return f"stop-first: drain old, stop it, start new; not enough resources for both ({lacks}); {price}"
         case Way.OBEY | Way.OBEY_UPWARDS:
             return _told(s.desired.strategy) if s.desired and s.desired.strategy else ""
         case _:
@@ -130,6 +130,6 @@ def _told(asked: Strategy) -> str:
 def _price(s: ServiceContext, count: int, old: list[Replica]) -> str:
     """How long it will hurt, from what the starts before it took."""
     starts = [r.ready_at - r.created_at for r in old if r.ready_at is not None and r.ready_at > r.created_at]
-    start = f"about {math.ceil(max(starts))} s, as last time," if starts else "nobody knows how long"
+    start = f"about {math.ceil(max(starts))} s, as last time," if starts else "an unknown time"
     serving = f"{count - 1} of {count} replicas serve" if count > 1 else "nothing serves"
     return f"{serving} for at most {s.drain_timeout:g} s while running requests end, then {start} while it starts"

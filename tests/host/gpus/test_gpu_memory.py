@@ -218,7 +218,7 @@ def test_stop_first_says_how_long_it_will_hurt() -> None:
         said = host.step(commit).verdicts[commit.services[0].id].strategy
         host.now += 0.5
     assert said == (
-        "stop-first: drain old, stop it, start new; no room for both "
+        "stop-first: drain old, stop it, start new; not enough resources for both "
         "(needs 1 nvidia.com/gpu, 0 of 1 free; held by default/a); nothing serves for at most 10 s while running "
         "requests end, then about 7 s, as last time, while it starts"
     )

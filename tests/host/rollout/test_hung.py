@@ -70,7 +70,7 @@ def test_hung_replica_is_replaced_as_after_a_crash():
     assert [a for a in log if isinstance(a, NoteCrash)]
     (stop,) = [a for a in log if isinstance(a, Stop)]
     assert stop.force
-    assert "hangs: its server has not responded" in stop.reason
+    assert "is hung: its server has not responded" in stop.reason
     assert not [a for a in log if isinstance(a, Reject | Drain)]
 
 
