@@ -19,6 +19,7 @@ from reconciler.errors import SettingsError, Terminal
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.state.target_registry import TargetRegistry
 from reconciler.system.files import write_atomically
+from reconciler.system.os_errors import cannot
 
 _TINY_MODEL = Path(__file__).parents[1] / "engines" / "tiny_model.py"
 _WEB_FROM = 9464
@@ -77,7 +78,7 @@ def open_folder(folder: Path) -> DemoFolder:
         if folder.stat().st_uid != os.getuid():
             raise Terminal(f"{folder}: belongs to another user; name another folder with --dir")
     except OSError as error:
-        raise Terminal(f"{folder}: cannot be used: {error.strerror}; name another folder with --dir") from None
+        raise Terminal(cannot(error, folder, "used", "name another folder with --dir")) from None
     return DemoFolder(folder.absolute())
 
 

@@ -31,7 +31,7 @@ from reconciler.errors import Retryable
 from reconciler.fault_isolation import unexpected
 from reconciler.model import NO_ORIGIN, Argument, NoOrigin, Origin, Preflight, Reason, ReasonCode, texts
 from reconciler.model.backoff import backoff
-from reconciler.system.files import open_regular
+from reconciler.system.files import open_regular, write_atomically
 from reconciler.system.programs import LONGEST, TooMuchError, exchange
 
 log = structlog.get_logger()
@@ -229,9 +229,11 @@ class PreflightRunner:
         with self._lock:
             self._known = {key: verdict for key, verdict in self._known.items() if key in keys}
             self._troubles = {key: trouble for key, trouble in self._troubles.items() if key in keys}
-            kept = {f"{key}{suffix}" for key in {*keys, *self._pending} for suffix in (".json", ".partial")}
+            kept = {f"{key}.json" for key in {*keys, *self._pending}}
         for path in self._cache.glob("*"):
-            if path.name not in kept and path.suffix in (".json", ".partial") and not is_file_of_lacks(path.name):
+            # As it is called, or while it is written.
+            name = path.name.removeprefix(".").removesuffix(".new")
+            if name not in kept and name.endswith((".json", ".partial")) and not is_file_of_lacks(name):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -385,15 +387,11 @@ def _complaint(error: dict[str, Any]) -> Complaint:
 
 
 def _write(path: Path, answer: dict[str, Any]) -> None:
-    """Atomically. A verdict that cannot be kept is only asked for again."""
-    partial = path.with_suffix(".partial")
+    """A verdict that cannot be kept is only asked for again."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "w") as file:
-            json.dump(answer, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
+        # Another user may only look, and need not ask anew.
+        write_atomically(path, json.dumps(answer).encode(), 0o644)
 
 
 # ---------------------------------------------------------------- keys

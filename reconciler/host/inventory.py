@@ -25,6 +25,7 @@ from reconciler.errors import Retryable, Terminal
 from reconciler.model import Address, EffectiveSpec, Lease, Origin, Owned, ReplicaId, ServiceId, Translation
 from reconciler.system.file_stamps import Stamp, stamp_from
 from reconciler.system.files import make_folder, sync_folder, write_atomically
+from reconciler.system.os_errors import cannot
 from reconciler.system.procfs import Identity, SharedMemory
 
 SCHEMA = 1
@@ -357,4 +358,4 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Retryable(f"{path}: cannot be written: {error.strerror}; check the disk and its permissions") from None
+        raise Retryable(cannot(error, path, "written", "check the disk and its permissions")) from None

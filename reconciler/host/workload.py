@@ -23,8 +23,6 @@ from reconciler.host.inventory import ReplicaRecord
 from reconciler.host.process import scratch
 from reconciler.host.staging.stager import Stager
 from reconciler.host.staging.weights import Ground, Served, find_folder, served_folders, watched
-from reconciler.host.systemd.replica_unit import PRIVATE, TMP
-from reconciler.host.systemd.unit import CACHES
 from reconciler.host.translations import Setup
 from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start
 from reconciler.model.model_sources import is_fetched
@@ -86,6 +84,9 @@ def place_of(
 def _place_of_unit(
     folder: Path, engine: config.EngineSettings, paths: Mapping[str, str], replica: ReplicaId | None
 ) -> ReplicaFiles:
+    from reconciler.host.systemd.replica_unit import PRIVATE, TMP
+    from reconciler.host.systemd.unit import CACHES
+
     home = f"{CACHES}/reconciler/{_key_of(engine.called)}"
     socket = scratch.unit_socket(folder, replica) if replica else ""
     return ReplicaFiles(Folders(home, TMP, PRIVATE, socket), {path: path for path in paths}, paths)

@@ -11,6 +11,7 @@ from reconciler.manifests import SUFFIXES, Manifests, Unreadable
 from reconciler.manifests.documents import read_file
 from reconciler.model import Origin, Reason, ReasonCode
 from reconciler.secrets.private import MAX_BYTES, check_folder, read_private
+from reconciler.system.os_errors import cannot
 
 Stamp = tuple[tuple[object, ...], ...]
 
@@ -64,7 +65,7 @@ def read_open(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise Terminal(f"{path}: cannot be read: {error.strerror}") from None
+        raise Terminal(cannot(error, path, "read")) from None
 
 
 def _read(path: Path, read: Callable[[Path], bytes]) -> Manifests:

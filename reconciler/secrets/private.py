@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from reconciler.errors import Terminal
+from reconciler.system.os_errors import cannot
 
 MAX_BYTES = 1 << 20
 
@@ -17,7 +18,7 @@ def read_private(path: Path) -> bytes:
         # A pipe would keep us waiting for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Terminal(f"{path}: cannot be read: {error.strerror}") from None
+        raise Terminal(cannot(error, path, "read")) from None
     try:
         info = os.fstat(handle)
         if not stat.S_ISREG(info.st_mode):
@@ -28,7 +29,7 @@ def read_private(path: Path) -> bytes:
         with os.fdopen(handle, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise Terminal(f"{path}: cannot be read: {error.strerror}") from None
+        raise Terminal(cannot(error, path, "read")) from None
     finally:
         os.close(handle)
     if len(data) > MAX_BYTES:

@@ -12,7 +12,7 @@ from pathlib import Path
 from reconciler.errors import Retryable
 from reconciler.model import DesiredState, Origin, Reason, ReasonCode
 from reconciler.system.files import make_folder, write_atomically
-from reconciler.system.os_errors import error_text
+from reconciler.system.os_errors import cannot, error_text
 
 
 class Cordon:
@@ -64,4 +64,4 @@ class Cordon:
             make_folder(self._path.parent)
             write_atomically(self._path, json.dumps(record).encode())
         except OSError as error:
-            raise Retryable(f"{self._path}: cannot be written: {error.strerror}") from None
+            raise Retryable(cannot(error, self._path, "written")) from None

@@ -17,7 +17,7 @@ from typing import Any
 from reconciler.errors import Retryable
 from reconciler.model import EVERYTHING, ByHand
 from reconciler.system.files import make_folder, write_atomically
-from reconciler.system.os_errors import error_text
+from reconciler.system.os_errors import cannot, error_text
 
 LATEST = 253_402_300_800.0
 """The end of the year 9999: dates end there."""
@@ -62,7 +62,7 @@ class _HandFile:
             make_folder(self._path.parent)
             write_atomically(self._path, data.encode())
         except OSError as error:
-            raise Retryable(f"{self._path}: cannot be written: {error.strerror}") from None
+            raise Retryable(cannot(error, self._path, "written")) from None
 
 
 def _entries(found: Any) -> dict[str, ByHand]:

@@ -21,7 +21,7 @@ from reconciler.formats.json_values import known_part
 from reconciler.host.inventory import Inventory, TargetLock, UnreadableRecord
 from reconciler.model import ServiceId
 from reconciler.system.files import make_folder, write_atomically
-from reconciler.system.os_errors import error_text
+from reconciler.system.os_errors import cannot, error_text
 
 SCHEMA = 1
 FILE = "targets.json"
@@ -250,7 +250,7 @@ class TargetRegistry:
             make_folder(self._state_dir)
             write_atomically(self._path, json.dumps(body, indent=1).encode() + b"\n")
         except OSError as error:
-            raise Retryable(f"{self._path}: cannot be written: {error.strerror}; check the disk") from None
+            raise Retryable(cannot(error, self._path, "written", "check the disk")) from None
 
 
 def _has_moved(known: KnownTarget, wanted: TargetSettings | None) -> bool:
@@ -275,7 +275,7 @@ def _names(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise Retryable(f"{folder}: cannot be read: {error.strerror}; check its owner") from None
+        raise Retryable(cannot(error, folder, "read", "check its owner")) from None
 
 
 def _how_to_rename(old: str, new: str) -> str:

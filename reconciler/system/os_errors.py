@@ -29,3 +29,9 @@ def error_text(error: OSError, path: Path | None = None) -> str:
     if (cause := _LACKS.get(error.errno or 0)) is not None:
         return f"{what}{error.strerror or error}; {cause}"
     return f"{what}{error.strerror or error}; see whether the disk is mounted, writable and not full"
+
+
+def cannot(error: OSError, path: Path | str, be: str, advice: str = "") -> str:
+    """One line for people: what cannot be done to `path`, why, and what to do. A lack of resources has other advice."""
+    advice = _LACKS.get(error.errno or 0, advice)
+    return f"{path}: cannot be {be}: {error.strerror or error}{advice and f'; {advice}'}"

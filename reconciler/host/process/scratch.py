@@ -20,6 +20,7 @@ from reconciler.errors import Retryable
 from reconciler.host.routing import access, process
 from reconciler.model import ReplicaId
 from reconciler.system import procfs
+from reconciler.system.os_errors import cannot
 from reconciler.system.procfs import SharedMemory
 
 # A Unix socket's path holds 107 bytes, and vLLM makes sockets with names of 36 in its folder for temporary files.
@@ -59,7 +60,7 @@ def _write_private(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
     except OSError as error:
-        raise Retryable(f"{path}: cannot be written: {error.strerror}; check /dev/shm") from None
+        raise Retryable(cannot(error, path, "written", "check /dev/shm")) from None
 
 
 def make(folder: Path) -> None:
@@ -70,7 +71,7 @@ def make(folder: Path) -> None:
             folder.mkdir(mode=0o700)
         info = folder.lstat()
     except OSError as error:
-        raise Retryable(f"{folder}: cannot be made: {error.strerror}; check the disk") from None
+        raise Retryable(cannot(error, folder, "made", "check the disk")) from None
     # In /tmp any user could have created it first.
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
         raise Retryable(f"{folder}: is not a folder of the daemon; delete it, it is needed for temporary files")
@@ -85,7 +86,7 @@ def remove(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise Retryable(f"{folder}: cannot be deleted: {error.strerror}") from None
+        raise Retryable(cannot(error, folder, "deleted")) from None
 
 
 def sweep_shared_memory(files: Iterable[SharedMemory]) -> None:
@@ -145,4 +146,4 @@ def clear_socket(socket: str) -> None:
     try:
         Path(socket).unlink(missing_ok=True)
     except OSError as error:
-        raise Retryable(f"{socket}: cannot be deleted: {error.strerror}") from None
+        raise Retryable(cannot(error, socket, "deleted")) from None

@@ -28,6 +28,7 @@ from reconciler.host.routing.xds_files import NOTHING, Content, WatchedFiles, co
 from reconciler.model import Address, Routed, ServiceId, ServiceRoute
 from reconciler.system import procfs
 from reconciler.system.files import make_folder
+from reconciler.system.os_errors import cannot
 from reconciler.system.procfs import Identity
 
 log = structlog.get_logger()
@@ -243,7 +244,7 @@ class EnvoyProxy:
                 # A unit's may be open to the proxy's user.
                 self._folder.chmod(0o700)
         except OSError as error:
-            raise Retryable(f"{self._folder}: cannot be made: {error.strerror}") from error
+            raise Retryable(cannot(error, self._folder, "made")) from error
         process.trim_log(self._folder)
         # A unit has its own limit, which is enough.
         descriptors = process.most_descriptors() if self._spawn is process.spawn else math.inf

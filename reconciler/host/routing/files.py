@@ -10,6 +10,7 @@ from pathlib import Path
 from reconciler.errors import Retryable
 from reconciler.system.files import replace_file as replace_bytes
 from reconciler.system.files import write_atomically
+from reconciler.system.os_errors import cannot
 
 # The folder says who may enter; a proxy with a user of its own reads as a member of its group.
 _MODE = 0o640
@@ -45,4 +46,4 @@ def _said(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Retryable(f"{path}: cannot be written: {error.strerror}; is the disk full?") from error
+        raise Retryable(cannot(error, path, "written", "is the disk full?")) from error

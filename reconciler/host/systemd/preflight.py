@@ -27,6 +27,7 @@ from reconciler.host.systemd.quoting import environment_script, given_line, quot
 from reconciler.host.systemd.unit import BEHIND, CACHES, CREDENTIAL, HARDENING, device_lines
 from reconciler.secrets.names import is_secret_name
 from reconciler.system.files import replace_file
+from reconciler.system.os_errors import cannot
 from reconciler.system.programs import NoAnswer, run_program
 
 _CREDENTIALS = "/run/credentials"
@@ -62,7 +63,7 @@ class PreflightSandbox:
         except ValueError as error:
             raise Retryable(f"preflight with {asked.engine} is not possible: {error}") from None
         except OSError as error:
-            raise Retryable(f"{told}: cannot be written: {error.strerror}; run the reconciler as root") from None
+            raise Retryable(cannot(error, told, "written", "run the reconciler as root")) from None
         pipe = subprocess.PIPE
         try:
             process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": SYSTEM_PATH}, cwd="/")

@@ -22,6 +22,7 @@ from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import DAEMON, SANDBOX, drain_name
 from reconciler.host.systemd.unit_files import UNITS, delete_unit, sync_links
 from reconciler.system.files import write_atomically
+from reconciler.system.os_errors import cannot
 from reconciler.system.procfs import Identity
 
 _PACKAGE = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ class DrainUnit:
         try:
             written = write_atomically(UNITS / name, text.encode(), 0o644)
         except OSError as error:
-            raise Retryable(f"{UNITS / name}: cannot be written: {error.strerror}; run us as root") from None
+            raise Retryable(cannot(error, UNITS / name, "written", "run us as root")) from None
         unit = self._systemd.units(name.removesuffix(".service")).get(name)
         if written or unit is None or unit.active != "active":
             self._systemd.install(name)
@@ -147,7 +148,7 @@ class ProxyUnit:
                 folder.chmod(0o700)
             return write_atomically(path, text.encode(), 0o644)
         except OSError as error:
-            raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
+            raise Retryable(cannot(error, error.filename or path, "written", "run us as root")) from None
 
     def remove(self) -> None:
         """Stop it permanently, and delete its unit. Raises Retryable."""

@@ -56,6 +56,7 @@ from reconciler.model import Reason, ReasonCode, ReplicaId, Restart
 from reconciler.system import procfs
 from reconciler.system.files import sync_tree, write_atomically
 from reconciler.system.free_space import unwritable
+from reconciler.system.os_errors import cannot
 from reconciler.system.procfs import Identity
 
 COPY = "unit"
@@ -248,7 +249,7 @@ class UnitSupervisor:
         try:
             names = os.listdir(UNITS)
         except OSError as error:
-            raise UnreadableRecord(f"{UNITS}: cannot be read: {error.strerror}") from None
+            raise UnreadableRecord(cannot(error, UNITS, "read")) from None
         found = {replica_of(self._target, name): UNITS / name for name in names}
         return {replica: path for replica, path in found.items() if replica is not None}
 
@@ -366,7 +367,7 @@ class UnitSupervisor:
             write_atomically(folder / COPY, text.encode())
             write_atomically(path, text.encode())
         except OSError as error:
-            raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
+            raise Retryable(cannot(error, error.filename or path, "written", "run us as root")) from None
 
     def _write_secrets(self, files: Mapping[str, bytes], folder: Path) -> None:
         """On disk, because a reboot must find them; only the replica's user sees them, and only in its unit."""
@@ -390,7 +391,7 @@ class UnitSupervisor:
             write_atomically(path, ours.read_bytes())
             delete_drop_ins(path)
         except OSError as error:
-            raise Retryable(f"{error.filename or path}: cannot be written: {error.strerror}; run us as root") from None
+            raise Retryable(cannot(error, error.filename or path, "written", "run us as root")) from None
         self._systemd.install(path.name)
         sync_links()
 

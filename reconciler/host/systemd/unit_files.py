@@ -12,6 +12,7 @@ from reconciler.errors import Retryable
 from reconciler.host.systemd.systemd_api import Run, Systemd
 from reconciler.system.file_stamps import Stamp, stamp_of
 from reconciler.system.files import sync_folder
+from reconciler.system.os_errors import cannot
 
 UNITS = Path("/etc/systemd/system")
 WANTS = UNITS / "multi-user.target.wants"
@@ -60,7 +61,7 @@ def delete_unit(systemd: Systemd, name: str) -> None:
         (UNITS / name).unlink(missing_ok=True)
         delete_drop_ins(UNITS / name)
     except OSError as error:
-        raise Retryable(f"{UNITS / name}: cannot be deleted: {error.strerror}; run us as root") from None
+        raise Retryable(cannot(error, UNITS / name, "deleted", "run us as root")) from None
     sync_links()
     systemd.reload()
 
@@ -72,7 +73,7 @@ def sync_links() -> None:
             with suppress(FileNotFoundError):
                 sync_folder(folder)
     except OSError as error:
-        raise Retryable(f"{UNITS}: cannot be written: {error.strerror}; check the disk") from None
+        raise Retryable(cannot(error, UNITS, "written", "check the disk")) from None
 
 
 def _drop_ins(path: Path) -> Path:
@@ -90,4 +91,4 @@ def _differ(path: Path, ours: Path) -> bool:
         return path.read_bytes() != ours.read_bytes()
     except OSError as error:
         # One of them may have gone since we looked: the next pass sees which.
-        raise Retryable(f"{error.filename}: cannot be read: {error.strerror}") from None
+        raise Retryable(cannot(error, error.filename, "read")) from None
