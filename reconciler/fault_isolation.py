@@ -10,7 +10,10 @@ _FRAMES = 10
 
 
 def caught(error: Exception, doing: str, origin: Origin | NoOrigin = NO_ORIGIN) -> tuple[Reason, Bug]:
-    """For users and the log. Without the error's own text: it may hold a Secret's value."""
+    """For users and the log. Without the error's own text: it may hold a Secret's value.
+
+    NO_ORIGIN is for what belongs to no document.
+    """
     what = type(error).__name__
     text = (
         f"{doing} failed ({what}): a bug in the reconciler; what runs is kept. "

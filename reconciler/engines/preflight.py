@@ -108,7 +108,10 @@ def _on_this_host(message: str, paths: Mapping[str, str]) -> str:
 
 
 def _origin_at(argv: Sequence[Argument], index: int | None) -> Origin | NoOrigin:
-    """Where an argument is written. Code that comes with a model may have named a place that is none."""
+    """Where an argument is written; NO_ORIGIN: none is to blame, or it is none of git's.
+
+    Code that comes with a model may have named a place that is none.
+    """
     return argv[index].origin if index is not None and 0 <= index < len(argv) else NO_ORIGIN
 
 

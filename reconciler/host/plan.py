@@ -48,6 +48,7 @@ from reconciler.model import (
     Sync,
     Unreachable,
     Unstage,
+    host_reason,
 )
 from reconciler.model.model_sources import fetched
 
@@ -302,6 +303,7 @@ def _is_only_a_name(decision: Decision, desired: DesiredState) -> bool:
 def _last_calls(decisions: list[Decision], desired: DesiredState) -> Iterator[Reason]:
     """A service that serves and is taken away here may be meant to move: that costs its clients errors."""
     here = {one.id for one in desired.services if not one.not_here}
+    lines = {one.id: one.origin for one in desired.services}
     for decision in decisions:
         drains = any(isinstance(action, Drain) for action in decision.records)
         if drains and decision.verdict.service not in here:
@@ -309,7 +311,8 @@ def _last_calls(decisions: list[Decision], desired: DesiredState) -> Iterator[Re
                 f"{decision.verdict.service} serves, and goes: its clients get 503 here from now on; to move it "
                 "without that, add it elsewhere in one commit, and take it away here in the next, once it serves there"
             )
-            yield Reason(ReasonCode.STOPS_SERVING, text)
+            # What git deleted has no line any more.
+            yield Reason(ReasonCode.STOPS_SERVING, text, lines.get(decision.verdict.service, NO_ORIGIN))
 
 
 def _unstage_safely(desired: DesiredState, observed: Observed, holds: Holds, faults: Faults) -> tuple[Unstage, ...]:
@@ -377,16 +380,16 @@ def _route_change(before: ServiceRoute | None, after: ServiceRoute | None) -> st
 
 
 def _suspended(s: ServiceContext) -> Decision:
-    health = Health(
-        HealthStatus.SUSPENDED, Reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it")
-    )
+    # A person did it, without git.
+    why = Reason(ReasonCode.SUSPENDED, "suspended manually; `reconciler resume` resumes it", NO_ORIGIN)
+    health = Health(HealthStatus.SUSPENDED, why)
     return Decision(
         (), unchanged_route(s), (), ServicePlan(s.id, Sync.UNKNOWN, health, step="suspended", kept=s.kept), None
     )
 
 
 def _nothing(desired: DesiredState, observed: Unreachable, holds: Holds) -> Plan:
-    reason = Reason(ReasonCode.TARGET_UNREACHABLE, observed.reason)
+    reason = host_reason(ReasonCode.TARGET_UNREACHABLE, observed.reason)
     verdicts = {
         service.id: ServicePlan(service.id, Sync.UNKNOWN, Health(HealthStatus.UNKNOWN, reason))
         for service in desired.services

@@ -19,6 +19,7 @@ from reconciler.loop.perform import Performer
 from reconciler.loop.quarantines import QuarantineLog
 from reconciler.loop.recorder import Recorder
 from reconciler.model import (
+    NO_ORIGIN,
     ByHand,
     DesiredState,
     Holds,
@@ -167,7 +168,8 @@ class Reconciler:
         try:
             return self.desired(snapshot)
         except (NotUnderstood, Retryable) as error:
-            unknown = Reason(ReasonCode.EVALUATION_FAILED, str(error))
+            # It is about the revision as a whole.
+            unknown = Reason(ReasonCode.EVALUATION_FAILED, str(error), NO_ORIGIN)
             state = DesiredState(
                 self._settings.name,
                 snapshot.revision if snapshot else "",
@@ -243,7 +245,8 @@ class Reconciler:
 def _by_hand(drained: ByHand | None) -> Reason | None:
     if drained is None:
         return None
-    return Reason(ReasonCode.DRAINED, f"the host is drained {drained}; `reconciler host undrain` ends it")
+    # A person did it, without git.
+    return Reason(ReasonCode.DRAINED, f"the host is drained {drained}; `reconciler host undrain` ends it", NO_ORIGIN)
 
 
 def patience(settings: TargetSettings) -> Patience:

@@ -31,7 +31,7 @@ from reconciler.host.teardown import end_proxy
 from reconciler.loop.pass_errors import PassErrors
 from reconciler.loop.reconcile import Reconciler
 from reconciler.loop.recorder import Recorder
-from reconciler.model import Observed, Reason, ReasonCode
+from reconciler.model import NO_ORIGIN, Observed, Reason, ReasonCode
 from reconciler.report.history import History
 from reconciler.report.requests import RequestTally
 from reconciler.report.status import LeftoverInfo, TargetReport
@@ -127,7 +127,8 @@ def _make_removed(
         return None
     log.warning("target_removed", target=left.target.name, what=str(left), now="it is drained and stopped")
     place = make_place(settings, state, history, metrics, scratch=scratch)
-    why = Reason(ReasonCode.TARGET_REMOVED, "taken out of the config; put it back to keep what it runs")
+    # The config says it, not git.
+    why = Reason(ReasonCode.TARGET_REMOVED, "taken out of the config; put it back to keep what it runs", NO_ORIGIN)
     place.reconciler.leave(why)
     return replace(place, leftover=left)
 

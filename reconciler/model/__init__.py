@@ -63,7 +63,9 @@ from reconciler.model.names import (
     Reason,
     ReplicaId,
     ServiceId,
+    host_reason,
     is_under,
+    progress,
 )
 from reconciler.model.observed import (
     Address,
@@ -180,8 +182,10 @@ __all__ = [
     "Unstage",
     "VolumeFile",
     "action_name",
+    "host_reason",
     "is_under",
     "kind_name",
+    "progress",
     "service_of",
     "texts",
 ]

@@ -79,11 +79,21 @@ class Bug:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why something is as it is. `code` is for scripts, `message` for people."""
+    """Why something is as it is. `code` is for scripts, `message` for people, `origin` is the line to blame."""
 
     code: ReasonCode
     message: str
-    origin: Origin | NoOrigin = NO_ORIGIN
+    origin: Origin | NoOrigin
 
     def __str__(self) -> str:
         return f"{self.origin}: {self.message}" if self.origin else self.message
+
+
+def host_reason(code: ReasonCode, message: str) -> Reason:
+    """What a host has not, or what failed there: git is not to blame. A plan may add the line that asks for it."""
+    return Reason(code, message, NO_ORIGIN)
+
+
+def progress(code: ReasonCode, message: str) -> Reason:
+    """How far a service is: nothing is to blame. What holds it up is told by reasons of its own, with their lines."""
+    return Reason(code, message, NO_ORIGIN)

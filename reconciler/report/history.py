@@ -336,6 +336,7 @@ def _row(target: str, quarantine: Quarantine) -> tuple[str | int | float | None,
 
 
 def _quarantine(row: sqlite3.Row) -> Quarantine:
+    # As it was written down: of a host's fault without a line.
     origin = Origin(row["file"], row["line"]) if row["file"] is not None else NO_ORIGIN
     return Quarantine(
         service=ServiceId(row["namespace"], row["name"]),

@@ -27,6 +27,8 @@ from reconciler.model import (
     ServiceRoute,
     Sync,
     Unreachable,
+    host_reason,
+    progress,
 )
 from reconciler.report.actions import action_name, services_of
 from reconciler.report.canary import canary_document, is_canary
@@ -180,8 +182,8 @@ def _fit(desired: Desired | None, index: TargetIndex) -> Fit | None:
 
 def _unknown_health(report: TargetReport) -> Health:
     if isinstance(report.observed, Unreachable):
-        return Health(HealthStatus.UNKNOWN, Reason(ReasonCode.TARGET_UNREACHABLE, report.observed.reason))
-    return Health(HealthStatus.UNKNOWN, Reason(ReasonCode.NOT_YET_OBSERVED, "no pass has looked at it yet"))
+        return Health(HealthStatus.UNKNOWN, host_reason(ReasonCode.TARGET_UNREACHABLE, report.observed.reason))
+    return Health(HealthStatus.UNKNOWN, progress(ReasonCode.NOT_YET_OBSERVED, "no pass has looked at it yet"))
 
 
 def _origin(service: ServiceId, index: TargetIndex) -> str:

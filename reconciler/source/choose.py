@@ -15,7 +15,7 @@ from reconciler.manifests import (
     may_hide_services,
     misnamed,
 )
-from reconciler.model import Origin, Reason, ReasonCode, is_under
+from reconciler.model import NO_ORIGIN, Origin, Reason, ReasonCode, is_under
 
 LINK, SUBMODULE = b"120000", b"160000"
 MAKE_ROOM = f"remove files, list them in {IGNORE_FILE}, or raise the limit"
@@ -82,7 +82,9 @@ def choose(
             continue
         path = entry.path.decode()
         if is_under(path, roots) and is_hidden(path, roots):
-            chosen.skipped[path] = Reason(ReasonCode.HIDDEN, "its name, or that of a folder above, begins with a dot")
+            # The path is to blame, and no line of the file.
+            text = "its name, or that of a folder above, begins with a dot"
+            chosen.skipped[path] = Reason(ReasonCode.HIDDEN, text, NO_ORIGIN)
         elif (ignored := ignore.why(path)) is not None:
             chosen.skipped[path] = ignored
         elif is_near:

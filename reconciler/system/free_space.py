@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from reconciler.model import Reason, ReasonCode
+from reconciler.model import Reason, ReasonCode, host_reason
 
 # For a record, a log, and the engine's first files. Whatever is nearer to the end of a disk is full within minutes.
 LEAST_BYTES = 1 << 20
@@ -21,19 +21,21 @@ def unwritable(folders: Iterable[str]) -> Iterator[Reason]:
             found = os.statvfs(place)
             is_open, disk = os.access(place, os.W_OK | os.X_OK), os.stat(place).st_dev
         except OSError as error:
-            yield Reason(
-                ReasonCode.FOLDER_NOT_WRITABLE, f"{place}: cannot be looked at: {error.strerror}; see to its disk"
+            yield host_reason(
+                ReasonCode.FOLDER_NOT_WRITABLE,
+                f"{place}: cannot be looked at: {error.strerror}; see to its disk",
             )
             continue
         if not is_open:
             why = "its disk is mounted read-only" if found.f_flag & os.ST_RDONLY else "it is closed to us"
-            yield Reason(ReasonCode.FOLDER_NOT_WRITABLE, f"{place}: cannot be written to: {why}")
+            yield host_reason(ReasonCode.FOLDER_NOT_WRITABLE, f"{place}: cannot be written to: {why}")
         elif disk not in full and (
             found.f_bavail * found.f_frsize < LEAST_BYTES or (found.f_files and not found.f_favail)
         ):
             full.add(disk)
-            yield Reason(
-                ReasonCode.DISK_FULL, f"{place}: its disk is full; nothing is stopped or started until there is room"
+            yield host_reason(
+                ReasonCode.DISK_FULL,
+                f"{place}: its disk is full; nothing is stopped or started until there is room",
             )
 
 
@@ -50,7 +52,7 @@ def shared_memory_shortage(least: int, what: str) -> Reason | None:
     text = (
         f"{_SHARED} has {free >> 20} MiB free, and {what} take {max(1, least >> 20)} MiB; make room there or enlarge it"
     )
-    return Reason(ReasonCode.SHARED_MEMORY_FULL, text)
+    return host_reason(ReasonCode.SHARED_MEMORY_FULL, text)
 
 
 def _of_replicas() -> Iterator[int]:

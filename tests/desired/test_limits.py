@@ -13,7 +13,7 @@ from reconciler.errors import NotUnderstood
 from reconciler.evaluation.sandbox import EvaluationLimits, Sandbox
 from reconciler.manifests import documents, read_manifests
 from reconciler.manifests.documents import read_file
-from reconciler.model import Desired, DesiredState, File, Reason, ReasonCode, Snapshot
+from reconciler.model import NO_ORIGIN, Desired, DesiredState, File, Reason, ReasonCode, Snapshot
 from tests.bench.bench_manifests import TARGET, tree
 
 FOLDER = "hosts/box"
@@ -107,7 +107,7 @@ def test_service_has_only_the_first_of_endless_findings() -> None:
 
 
 def test_finding_of_endless_length_is_cut() -> None:
-    short, long = Reason(ReasonCode.INVALID_FIELD, "x"), Reason(ReasonCode.BLOCKED, "y" * 5_000)
+    short, long = Reason(ReasonCode.INVALID_FIELD, "x", NO_ORIGIN), Reason(ReasonCode.BLOCKED, "y" * 5_000, NO_ORIGIN)
     assert limits.first((short,), 1) == (short,)
     kept = limits.first((short, long), 2)
     assert kept[0] is short
@@ -141,7 +141,7 @@ def test_too_many_documents_refuse_the_revision(monkeypatch: pytest.MonkeyPatch)
 
 def test_too_many_hidden_files_refuse_the_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_SKIPPED", 2)
-    hidden = {f"{FOLDER}/.{number}.yaml": Reason(ReasonCode.HIDDEN, "hidden") for number in range(3)}
+    hidden = {f"{FOLDER}/.{number}.yaml": Reason(ReasonCode.HIDDEN, "hidden", NO_ORIGIN) for number in range(3)}
     said = refusal(replace(tree(1), skipped=hidden))
     assert "3 hidden or ignored files in the folders of box, more than 2" in said
 

@@ -10,13 +10,24 @@ import pytest
 
 from reconciler.loop.perform import Performer
 from reconciler.loop.quarantines import QuarantineLog
-from reconciler.model import Action, NoteFailure, Promote, Promoted, Quarantine, Reason, ReasonCode, Reject, ReplicaId
+from reconciler.model import (
+    NO_ORIGIN,
+    Action,
+    NoteFailure,
+    Promote,
+    Promoted,
+    Quarantine,
+    Reason,
+    ReasonCode,
+    Reject,
+    ReplicaId,
+)
 from reconciler.report.history import History
 from tests.loop.test_reconcile import Target
 from tests.support.simulation import wanted
 
 WANT = wanted("a", "good1")
-FAILED = Quarantine(WANT.id, "bad", Reason(ReasonCode.CRASHED, "it ended"), "r", 1.0)
+FAILED = Quarantine(WANT.id, "bad", Reason(ReasonCode.CRASHED, "it ended", NO_ORIGIN), "r", 1.0)
 
 
 class Listening(Target):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from reconciler.model import (
+    NO_ORIGIN,
     DesiredState,
     Health,
     HealthStatus,
@@ -35,29 +36,33 @@ from tests.support.report_world import (
     verdict,
 )
 
-BY_HAND = Holds(drained_by_hand=Reason(ReasonCode.DRAINED, "by hand"))
+BY_HAND = Holds(drained_by_hand=Reason(ReasonCode.DRAINED, "by hand", NO_ORIGIN))
 BLOCKED = verdict(
     sync=Sync.OUT_OF_SYNC,
-    health=Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked: no GPU")),
-    blocked=(Reason(ReasonCode.INSUFFICIENT_GPU, "no GPU"),),
+    health=Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked: no GPU", NO_ORIGIN)),
+    blocked=(Reason(ReasonCode.INSUFFICIENT_GPU, "no GPU", NO_ORIGIN),),
 )
 REJECTED = verdict(sync=Sync.OUT_OF_SYNC, rejected=rejection())
 MOVING = verdict(
     sync=Sync.OUT_OF_SYNC,
-    health=Health(HealthStatus.PROGRESSING, Reason(ReasonCode.PROGRESSING, "starts")),
+    health=Health(HealthStatus.PROGRESSING, Reason(ReasonCode.PROGRESSING, "starts", NO_ORIGIN)),
     step="starts",
 )
 CRASHING = verdict(
     sync=Sync.OUT_OF_SYNC,
-    health=Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP_BACKOFF, "crashed repeatedly")),
+    health=Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP_BACKOFF, "crashed repeatedly", NO_ORIGIN)),
 )
-HUNG = verdict(sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.DEGRADED, Reason(ReasonCode.HUNG, "it is replaced")))
+HUNG = verdict(
+    sync=Sync.OUT_OF_SYNC, health=Health(HealthStatus.DEGRADED, Reason(ReasonCode.HUNG, "it is replaced", NO_ORIGIN))
+)
 RESTORING = verdict(sync=Sync.OUT_OF_SYNC, health=MOVING.health, rejected=rejection())
 ASKING = verdict(sync=Sync.OUT_OF_SYNC, step="asking the engine")
-SUSPENDED = verdict(sync=Sync.UNKNOWN, health=Health(HealthStatus.SUSPENDED, Reason(ReasonCode.SUSPENDED, "by hand")))
-UNUSABLE = desired(spec=None, problems=(Reason(ReasonCode.INVALID_DOCUMENT, "runtime x is unknown"),))
+SUSPENDED = verdict(
+    sync=Sync.UNKNOWN, health=Health(HealthStatus.SUSPENDED, Reason(ReasonCode.SUSPENDED, "by hand", NO_ORIGIN))
+)
+UNUSABLE = desired(spec=None, problems=(Reason(ReasonCode.INVALID_DOCUMENT, "runtime x is unknown", NO_ORIGIN),))
 BROKEN = (Reason(ReasonCode.INVALID_YAML, "no YAML", Origin("hosts/a/x.yaml", 3)),)
-LOST = Reason(ReasonCode.NOT_PRUNABLE, "kept, because this target's folder is missing")
+LOST = Reason(ReasonCode.NOT_PRUNABLE, "kept, because this target's folder is missing", NO_ORIGIN)
 OTHER = desired(TINY.__class__("demo", "other"))
 START = Start(replica().id, OLD, SPEC, Origin("f", 1), replica().lease, 1.0, "", "", "new")
 

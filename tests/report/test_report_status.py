@@ -7,6 +7,7 @@ import json
 import pytest
 
 from reconciler.model import (
+    NO_ORIGIN,
     FailedAction,
     Health,
     HealthStatus,
@@ -44,9 +45,9 @@ from tests.support.report_world import (
     verdict,
 )
 
-PROGRESSING = Health(HealthStatus.PROGRESSING, Reason(ReasonCode.PROGRESSING, "starting"))
-MISSING = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked"))
-DEGRADED = Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP_BACKOFF, "crashed repeatedly"))
+PROGRESSING = Health(HealthStatus.PROGRESSING, Reason(ReasonCode.PROGRESSING, "starting", NO_ORIGIN))
+MISSING = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked", NO_ORIGIN))
+DEGRADED = Health(HealthStatus.DEGRADED, Reason(ReasonCode.CRASH_LOOP_BACKOFF, "crashed repeatedly", NO_ORIGIN))
 
 
 def test_a_converged_world_is_one_json_document() -> None:
@@ -138,8 +139,8 @@ def test_a_rejection_names_file_and_line_and_hides_secrets_in_last_words() -> No
 
 def test_blocked_lists_every_reason() -> None:
     reasons = (
-        Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 nvidia.com/gpu, this host has 0"),
-        Reason(ReasonCode.NO_ENGINE, "no interpreter"),
+        Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 nvidia.com/gpu, this host has 0", NO_ORIGIN),
+        Reason(ReasonCode.NO_ENGINE, "no interpreter", NO_ORIGIN),
     )
     status = status_of(
         report(observed=observed(), plan=planned(verdict(TINY, Sync.OUT_OF_SYNC, MISSING, blocked=reasons)))
@@ -257,7 +258,7 @@ def test_a_target_that_has_not_looked_at_the_newest_revision_is_not_done() -> No
 
 
 def test_a_warning_about_missing_gpus_is_shown_only_where_they_are_missing() -> None:
-    doubt = Reason(ReasonCode.ACCELERATOR_MISMATCH, "none of them here")
+    doubt = Reason(ReasonCode.ACCELERATOR_MISMATCH, "none of them here", NO_ORIGIN)
     service = desired(warnings_without_gpu=(doubt,))
     for gpus, codes in ((0, ["AcceleratorMismatch"]), (1, [])):
         status = status_of(report(desired=state(service), observed=observed(replica(), gpus=gpus)))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from reconciler.model import (
+    NO_ORIGIN,
     AskPreflight,
     Drain,
     Endpoint,
@@ -56,7 +57,9 @@ from tests.support.report_world import (
     with_service,
 )
 
-PROGRESSING = Health(HealthStatus.PROGRESSING, Reason(ReasonCode.PROGRESSING, "starts; 0 of 1 replicas serve"))
+PROGRESSING = Health(
+    HealthStatus.PROGRESSING, Reason(ReasonCode.PROGRESSING, "starts; 0 of 1 replicas serve", NO_ORIGIN)
+)
 
 
 def plain(blocks: Any) -> str:
@@ -97,7 +100,7 @@ def head(one: TargetReport, revision: RevisionInfo | None = None) -> str:
 
 
 NO_GPU = (Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 GPU", Origin("hosts/a/tiny.yaml", 9)),)
-MISSING = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked: needs 1 GPU"))
+MISSING = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked: needs 1 GPU", NO_ORIGIN))
 
 
 def test_head_line_names_what_holds_an_applied_revision_up() -> None:
@@ -282,12 +285,12 @@ def test_a_plan_never_carries_specs() -> None:
 def test_a_plan_has_one_word_for_what_happens_to_each_service() -> None:
     names = ("blocked", "broken", "create", "gone", "refused", "same", "waits")
     ids = {name: ServiceId("demo", name) for name in names}
-    missing = Health(HealthStatus.MISSING, Reason(ReasonCode.NOT_SERVING, "0 of 1 replicas serve"))
+    missing = Health(HealthStatus.MISSING, Reason(ReasonCode.NOT_SERVING, "0 of 1 replicas serve", NO_ORIGIN))
     out = Sync.OUT_OF_SYNC
     broken = desired(ids["broken"], spec=None, problems=(Reason(ReasonCode.INVALID_DOCUMENT, "bad", Origin("f", 2)),))
     wanted = [desired(ids[name]) for name in names if name not in ("broken", "gone")]
     verdicts = (
-        verdict(ids["blocked"], out, missing, blocked=(Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 GPU"),)),
+        verdict(ids["blocked"], out, missing, blocked=(Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 GPU", NO_ORIGIN),)),
         verdict(ids["broken"], Sync.UNKNOWN),
         verdict(ids["create"], out, missing),
         verdict(ids["gone"], out, PROGRESSING),
@@ -343,9 +346,9 @@ def test_columns_line_up_where_nobody_draws_them() -> None:
 
 
 def test_several_reasons_stand_one_below_the_other() -> None:
-    missing = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked"))
+    missing = Health(HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked", NO_ORIGIN))
     reasons = (
-        Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 GPU"),
+        Reason(ReasonCode.INSUFFICIENT_GPU, "needs 1 GPU", NO_ORIGIN),
         Reason(ReasonCode.NO_ENGINE, "no interpreter", Origin("f.yaml", 4)),
     )
     blocked = verdict(sync=Sync.OUT_OF_SYNC, health=missing, blocked=reasons)

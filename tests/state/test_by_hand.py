@@ -21,7 +21,7 @@ from reconciler.cli.shared import _moment
 from reconciler.config.settings import Settings
 from reconciler.errors import Terminal
 from reconciler.loop.daemon import Daemon
-from reconciler.model import ByHand, Quarantine, Reason, ReasonCode, ServiceId
+from reconciler.model import NO_ORIGIN, ByHand, Quarantine, Reason, ReasonCode, ServiceId
 from reconciler.report.history import History
 from reconciler.state.suspension import HostDrain
 from reconciler.system.unix_sockets import person
@@ -185,7 +185,9 @@ def test_history_says_who_suspended_and_resumed_what(config: Path):
         daemon.resume("demo/tiny", "bob")
         daemon.suspend(None, ASKED)
         daemon.resume(None, "bob")
-        failed = Quarantine(ServiceId("demo", "x"), "b" * 64, Reason(ReasonCode.CRASHED, "it"), "a" * 40, 1.0, ())
+        failed = Quarantine(
+            ServiceId("demo", "x"), "b" * 64, Reason(ReasonCode.CRASHED, "it", NO_ORIGIN), "a" * 40, 1.0, ()
+        )
         daemon._history.reject("a", failed)
         daemon.resume("demo/x", "bob")
     finally:

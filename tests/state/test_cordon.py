@@ -10,7 +10,18 @@ import pytest
 from reconciler.errors import Retryable
 from reconciler.host.plan import make_plan
 from reconciler.loop.reconcile import Pass, Reconciler
-from reconciler.model import DesiredState, File, HealthStatus, Origin, Reason, ReasonCode, Snapshot, Start, Sync
+from reconciler.model import (
+    NO_ORIGIN,
+    DesiredState,
+    File,
+    HealthStatus,
+    Origin,
+    Reason,
+    ReasonCode,
+    Snapshot,
+    Start,
+    Sync,
+)
 from reconciler.report.convergence import convergence_of
 from reconciler.report.planned import plan_document
 from reconciler.report.text import Changes, plan_blocks, status_blocks
@@ -193,7 +204,7 @@ def test_a_closed_service_keeps_an_empty_route_so_that_callers_are_told_to_come_
     service = wanted("a", "good1")
     host.converge(simulated(service, drain=CORDONED))
     assert host.routes[service.id].stable == ()
-    elsewhere = replace(service, replicas=0, not_here=(Reason(ReasonCode.NOT_FOR_THIS_HOST, "x"),))
+    elsewhere = replace(service, replicas=0, not_here=(Reason(ReasonCode.NOT_FOR_THIS_HOST, "x", NO_ORIGIN),))
     host.converge(simulated(elsewhere, drain=CORDONED))
     assert all(one.left_at for one in host.routes.values()), "a model that is elsewhere is not offered here"
 
@@ -253,5 +264,7 @@ def test_files_of_a_model_stay_on_a_cordoned_host_and_go_with_a_model_that_is_fo
     assert staged
     host.converge(simulated(service, drain=CORDONED))
     assert set(host.staging) == staged
-    host.converge(simulated(replace(service, replicas=0, not_here=(Reason(ReasonCode.NOT_FOR_THIS_HOST, "x"),))))
+    host.converge(
+        simulated(replace(service, replicas=0, not_here=(Reason(ReasonCode.NOT_FOR_THIS_HOST, "x", NO_ORIGIN),)))
+    )
     assert not host.staging

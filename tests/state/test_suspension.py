@@ -12,7 +12,7 @@ import pytest
 
 from reconciler.errors import Retryable
 from reconciler.loop.reconcile import Pass, Reconciler
-from reconciler.model import ByHand, Drain, Holds, Reason, ReasonCode, Start
+from reconciler.model import NO_ORIGIN, ByHand, Drain, Holds, Reason, ReasonCode, Start
 from reconciler.report.convergence import convergence_of, fault
 from reconciler.report.history import History
 from reconciler.report.planned import plan_document
@@ -200,7 +200,7 @@ def test_status_says_who_suspended_everything():
 
 
 def test_status_and_metrics_say_who_drained_the_host():
-    why = Reason(ReasonCode.DRAINED, "the host is drained")
+    why = Reason(ReasonCode.DRAINED, "the host is drained", NO_ORIGIN)
     plan = replace(planned(verdict()), holds=Holds(drained_by_hand=why))
     drained = report(observed=observed(replica()), plan=plan, drained=ASKED)
     status = status_of(drained)
@@ -218,7 +218,7 @@ def test_status_and_metrics_say_who_drained_the_host():
 
 
 def test_plan_of_a_drained_host_does_not_claim_what_git_says():
-    why = Reason(ReasonCode.DRAINED, "the host is drained")
+    why = Reason(ReasonCode.DRAINED, "the host is drained", NO_ORIGIN)
     plan = replace(planned(verdict()), holds=Holds(drained_by_hand=why))
     drained = report(desired=state(desired()), observed=observed(), plan=plan, drained=ASKED)
     assert drained.desired

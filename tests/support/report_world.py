@@ -7,6 +7,7 @@ from typing import Any
 
 from reconciler.config.settings import Routing, Settings, SourceSettings, TargetSettings, Web
 from reconciler.model import (
+    NO_ORIGIN,
     Capacity,
     Desired,
     DesiredState,
@@ -37,7 +38,7 @@ OLD, NEW = "a" * 64, "b" * 64
 REVISION = "4f1c2ab" + "0" * 33
 SPEC = EffectiveSpec("quay.io/vllm:1", written("python", "-m", "vllm"), written("--port=8080", "--max-model-len=128"))
 TINY = ServiceId("demo", "tiny")
-HEALTHY = Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, "1 of 1 replicas serve"))
+HEALTHY = Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, "1 of 1 replicas serve", NO_ORIGIN))
 
 
 def desired(service: ServiceId = TINY, digest: str = OLD, **fields: Any) -> Desired:

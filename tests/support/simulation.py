@@ -20,6 +20,7 @@ from reconciler.host.rollout.failures import Failures
 from reconciler.model import (
     GPU,
     MIG,
+    NO_ORIGIN,
     Action,
     AskPreflight,
     Canary,
@@ -188,7 +189,7 @@ class Host:
         for digest in [d for d, done in self.asking.items() if done <= self.now]:
             del self.asking[digest]
             bad = (
-                (Reason(ReasonCode.INVALID_ARGUMENT, "unrecognized argument --x"),)
+                (Reason(ReasonCode.INVALID_ARGUMENT, "unrecognized argument --x", NO_ORIGIN),)
                 if digest.startswith("reject")
                 else ()
             )
@@ -233,7 +234,7 @@ class Host:
             del self.fetching[key]
             before = self.staging[key]
             # The program that fetches names what it means, which is often all of it.
-            why = Reason(ReasonCode.SOURCE_UNREACHABLE, f"{uri}: it is down")
+            why = Reason(ReasonCode.SOURCE_UNREACHABLE, f"{uri}: it is down", NO_ORIGIN)
             failed = replace(before, failures=before.failures + 1, at=self.now, reason=why)
             if uri.startswith("s3://gone/"):
                 self.staging[key] = replace(failed, fetch=Fetch.REFUSED)
@@ -253,7 +254,7 @@ class Host:
             if known is None or known.fetch is not Fetch.RUNNING or self.now < known.at + 2:
                 continue
             if image.endswith("gone"):
-                refused = Reason(ReasonCode.IMAGE_PULL_FAILED, "manifest unknown")
+                refused = Reason(ReasonCode.IMAGE_PULL_FAILED, "manifest unknown", NO_ORIGIN)
                 self.unpulled[image] = Staging(Fetch.REFUSED, failures=1, at=self.now, reason=refused)
             else:
                 del self.unpulled[image]
@@ -314,7 +315,7 @@ class Host:
                 known,
                 fetch=Fetch.FAILED,
                 at=self.now,
-                reason=Reason(ReasonCode.STAGED_FILES_DELETED, "not there any more"),
+                reason=Reason(ReasonCode.STAGED_FILES_DELETED, "not there any more", NO_ORIGIN),
             )
             for key, known in self.staging.items()
         }

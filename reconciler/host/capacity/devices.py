@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from reconciler.model import GPU, Gpu, GpuUse, Reason, ReasonCode, Replica, Resources, ServiceId
+from reconciler.model import GPU, Gpu, GpuUse, Reason, ReasonCode, Replica, Resources, ServiceId, host_reason
 
 _GIB = 1 << 30
 _NAMED = 4
@@ -41,7 +41,9 @@ def _taken_by_strangers(use: GpuUse) -> int:
 def no_room(share: float, crowded: Iterable[tuple[str, GpuUse]]) -> Reason:
     """Why an engine cannot have its share of these GPUs, naming who has it."""
     found = [f"{uuid} {_state(use, share)}" for uuid, use in crowded]
-    return Reason(ReasonCode.INSUFFICIENT_GPU_MEMORY, f"needs {share:.2g} of a GPU's memory free: {'; '.join(found)}")
+    return host_reason(
+        ReasonCode.INSUFFICIENT_GPU_MEMORY, f"needs {share:.2g} of a GPU's memory free: {'; '.join(found)}"
+    )
 
 
 def _state(use: GpuUse, share: float) -> str:
@@ -154,7 +156,7 @@ class Devices:
         for want in wants:
             if self._pack((replace(want, memory=0.0),), free, {}) is None:
                 code = ReasonCode.INSUFFICIENT_GPU if want.kind == GPU else ReasonCode.INSUFFICIENT_ACCELERATOR
-                yield Reason(code, self._shortage(want, free, service))
+                yield host_reason(code, self._shortage(want, free, service))
         yield from self.crowded(wants, service, {})
 
     def crowded(self, wants: Iterable[Want], service: ServiceId, more: Amounts) -> Iterator[Reason]:
@@ -180,7 +182,7 @@ class Devices:
         packed = self._pack(wants, self._available(service, {}), self._kept.get(service, {})) or {}
         if names := sorted({name for uuid in packed for name in self._busy.get(uuid, ())}):
             text = f"waiting for {' and '.join(names)} to finish starting or stopping on this GPU"
-            yield Reason(ReasonCode.GPU_BUSY, text)
+            yield host_reason(ReasonCode.GPU_BUSY, text)
 
     def _available(self, service: ServiceId, more: Amounts) -> dict[str, int]:
         available = {uuid: free + more.get(uuid, 0) for uuid, free in self._free.items()}

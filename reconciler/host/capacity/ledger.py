@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from functools import reduce
 
 from reconciler.host.capacity.devices import Devices, Want, wants_of
-from reconciler.model import GPU, GPU_FRACTION, MIG, Capacity, Lease, Reason, ReasonCode, Replica, Resources, ServiceId
+from reconciler.model import (
+    GPU,
+    GPU_FRACTION,
+    MIG,
+    Capacity,
+    Lease,
+    Reason,
+    ReasonCode,
+    Replica,
+    Resources,
+    ServiceId,
+    host_reason,
+)
 
 GIB = 1 << 30
 
@@ -30,15 +42,16 @@ def impossible(need: Resources, capacity: Capacity) -> tuple[Reason, ...]:
     reasons = [*_missing_devices(need, capacity)]
     if need.memory_bytes > capacity.memory_bytes:
         reasons.append(
-            Reason(
+            host_reason(
                 ReasonCode.INSUFFICIENT_MEMORY,
                 f"needs {_gib(need.memory_bytes)}, this host has {_gib(capacity.memory_bytes)}",
             )
         )
     if need.cpu_millis > capacity.cpu_millis:
         reasons.append(
-            Reason(
-                ReasonCode.INSUFFICIENT_CPU, f"needs {need.cpu_millis}m of CPU, this host has {capacity.cpu_millis}m"
+            host_reason(
+                ReasonCode.INSUFFICIENT_CPU,
+                f"needs {need.cpu_millis}m of CPU, this host has {capacity.cpu_millis}m",
             )
         )
     return tuple(reasons)
@@ -49,7 +62,9 @@ def _missing_devices(need: Resources, capacity: Capacity) -> Iterator[Reason]:
     for want in wants_of(need):
         if want.count > there[want.kind]:
             code = ReasonCode.INSUFFICIENT_GPU if want.kind == GPU else ReasonCode.INSUFFICIENT_ACCELERATOR
-            yield Reason(code, f"needs {want.count} {want.kind}, this host has {_found(want, there)}{_instead(want)}")
+            yield host_reason(
+                code, f"needs {want.count} {want.kind}, this host has {_found(want, there)}{_instead(want)}"
+            )
 
 
 def _found(want: Want, there: Counter[str]) -> str:
@@ -201,7 +216,7 @@ class Ledger:
         return (
             reasons
             if self._ports
-            else (*reasons, Reason(ReasonCode.NO_FREE_PORT, "no port of targets[].ports is free"))
+            else (*reasons, host_reason(ReasonCode.NO_FREE_PORT, "no port of targets[].ports is free"))
         )
 
     def _lacks_amount(self, need: _Amount, service: ServiceId, more: _Amount) -> Iterator[Reason]:
@@ -211,11 +226,11 @@ class Ledger:
             text = (
                 f"needs {_gib(need.memory_bytes)} of memory, {_gib(memory)} of {_gib(self._capacity.memory_bytes)} free"
             )
-            yield Reason(ReasonCode.INSUFFICIENT_MEMORY, text)
+            yield host_reason(ReasonCode.INSUFFICIENT_MEMORY, text)
         cpu = self._cpu + more.cpu_millis - kept.cpu_millis
         if need.cpu_millis > max(cpu, 0):
             text = f"needs {need.cpu_millis}m of CPU, {max(cpu, 0)}m of {self._capacity.cpu_millis}m free"
-            yield Reason(ReasonCode.INSUFFICIENT_CPU, text)
+            yield host_reason(ReasonCode.INSUFFICIENT_CPU, text)
 
 
 def _gib(amount: int) -> str:

@@ -30,7 +30,7 @@ from reconciler.host.process.interpreters import Interpreters
 from reconciler.host.process.port_guard import speaks_on_port
 from reconciler.host.process.process_discovery import MARKER, ProcessDiscovery, Trace, carries_marker, marker_of
 from reconciler.host.supervisor import ProcessState
-from reconciler.model import Reason, ReasonCode, ReplicaId
+from reconciler.model import Reason, ReasonCode, ReplicaId, host_reason
 from reconciler.system import procfs
 from reconciler.system.free_space import LEAST_BYTES, shared_memory_shortage, unwritable
 from reconciler.system.procfs import Identity
@@ -152,9 +152,9 @@ class ProcessSupervisor:
     def _obstacles(self, record: ReplicaRecord, launch: Launch) -> Iterator[Reason]:
         python = launch.argv[0]
         if fault := self._interpreters.fault(python):
-            yield Reason(ReasonCode.ENGINE_BROKEN, fault)
+            yield host_reason(ReasonCode.ENGINE_BROKEN, fault)
         if fault := too_large(launch.argv, self._environment(record, launch), os.sysconf("SC_ARG_MAX")):
-            yield Reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, fault)
+            yield host_reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, fault)
         yield from unwritable((str(self._inventory.folder), launch.cwd, launch.env.get("HOME", launch.cwd)))
         if lack := self._lacks_shared_memory(record, launch):
             yield lack

@@ -30,6 +30,7 @@ from reconciler.model import (
     Start,
     Unstage,
     action_name,
+    host_reason,
     kind_name,
     service_of,
 )
@@ -63,11 +64,11 @@ def retry_at(failure: FailedAction, now: float, costly: bool = False) -> float:
 def why(failure: FailedAction) -> Reason:
     """In words that do not change from try to try."""
     if failure.action == START:
-        return Reason(ReasonCode.CANNOT_START, f"cannot be started: {failure.error}")
+        return host_reason(ReasonCode.CANNOT_START, f"cannot be started: {failure.error}")
     if failure.action == TRIAL:
-        return Reason(ReasonCode.HOST_FAILED, f"failed because of this host, not of the commit: {failure.error}")
+        return host_reason(ReasonCode.HOST_FAILED, f"failed because of this host, not of the commit: {failure.error}")
     what = f"{failure.action.replace('_', ' ')} {failure.subject}".rstrip()
-    return Reason(ReasonCode.ACTION_FAILED, f"{what} fails: {failure.error}")
+    return host_reason(ReasonCode.ACTION_FAILED, f"{what} fails: {failure.error}")
 
 
 def waiting(known: Failures, plan: Plan) -> tuple[Action, ...]:

@@ -23,6 +23,7 @@ from reconciler.model import (
     ServicePlan,
     ServiceRoute,
     Sync,
+    progress,
 )
 
 
@@ -102,7 +103,7 @@ def _routes(route: ServiceRoute, want: Desired, replicas: tuple[Replica, ...]) -
 
 @lru_cache(maxsize=64)
 def _serving(count: int) -> Health:
-    return Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, f"{count} of {count} replicas serve"))
+    return Health(HealthStatus.HEALTHY, progress(ReasonCode.SERVING, f"{count} of {count} replicas serve"))
 
 
 @lru_cache(maxsize=64)

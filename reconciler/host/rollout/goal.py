@@ -12,10 +12,20 @@ from reconciler.host.health import ReplicaPhase
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.failures import is_lasting, why
 from reconciler.host.rollout.staging import Missing, missing_files, refusals, why_staging
-from reconciler.model import Desired, EffectiveSpec, Origin, Preflight, Promoted, Quarantine, Reason, ReasonCode
+from reconciler.model import (
+    Desired,
+    EffectiveSpec,
+    Origin,
+    Preflight,
+    Promoted,
+    Quarantine,
+    Reason,
+    ReasonCode,
+    progress,
+)
 
-DELETED = Reason(ReasonCode.DELETING, "deleted in git")
-NO_REPLICAS = Reason(ReasonCode.SCALED_TO_ZERO, "git asks for 0 replicas")
+DELETED = progress(ReasonCode.DELETING, "deleted in git")
+NO_REPLICAS = progress(ReasonCode.SCALED_TO_ZERO, "git asks for 0 replicas")
 # What is said of files, which may be put there without a commit.
 _OF_FILES = frozenset(
     {

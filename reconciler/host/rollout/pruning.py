@@ -16,6 +16,7 @@ from reconciler.model import (
     Replica,
     ServiceId,
     is_under,
+    progress,
 )
 
 # Files that are there, but hold no manifest of ours.
@@ -90,7 +91,7 @@ def reason_to_leave(
     """What took a service away, if nobody deleted it: another file that is not read any more, or the config."""
     origin = owned.origin if owned else replicas[-1].origin if replicas else None
     if origin is None:
-        return desired.leaving or Reason(ReasonCode.DELETING, "deleted in git")
+        return desired.leaving or progress(ReasonCode.DELETING, "deleted in git")
     return desired.leaving or Reason(ReasonCode.DELETING, _what_happened(desired, service, origin.file), origin)
 
 

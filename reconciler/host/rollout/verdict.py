@@ -12,7 +12,18 @@ from reconciler.host.rollout.goal import Generation, Goal, GoalKind
 from reconciler.host.rollout.needs import need_of
 from reconciler.host.rollout.staging import STAGING_FAILED
 from reconciler.host.rollout.steps import Steps
-from reconciler.model import NO_ORIGIN, Health, HealthStatus, Reason, ReasonCode, Replica, ServicePlan, Silence, Sync
+from reconciler.model import (
+    NO_ORIGIN,
+    Health,
+    HealthStatus,
+    Reason,
+    ReasonCode,
+    Replica,
+    ServicePlan,
+    Silence,
+    Sync,
+    progress,
+)
 
 
 def verdict_of(s: ServiceContext, goal: Goal, steps: Steps, ledger: Ledger) -> ServicePlan:
@@ -45,7 +56,7 @@ def _blocked_by_room(s: ServiceContext, goal: Goal, steps: Steps, ledger: Ledger
 
 def _why_silent(replica: Replica, count: str) -> Reason:
     code = ReasonCode.HUNG if replica.silence is Silence.HUNG else ReasonCode.SILENT
-    return Reason(code, f"{replica.id.serial}: {replica.silent_why}; {count}")
+    return progress(code, f"{replica.id.serial}: {replica.silent_why}; {count}")
 
 
 def _is_short(s: ServiceContext, generation: Generation) -> bool:
@@ -107,12 +118,13 @@ def _health(s: ServiceContext, goal: Goal, steps: Steps, blocked: tuple[Reason, 
         return Health(HealthStatus.SUSPENDED, goal.why)
     if goal.kind is GoalKind.LEAVE:
         return Health(
-            HealthStatus.PROGRESSING, Reason(ReasonCode.DELETING, steps.step or (goal.why.message if goal.why else ""))
+            HealthStatus.PROGRESSING,
+            progress(ReasonCode.DELETING, steps.step or (goal.why.message if goal.why else "")),
         )
     if is_crash_looping(s.crashes, s.now):
         return Health(
             HealthStatus.DEGRADED,
-            Reason(ReasonCode.CRASH_LOOP_BACKOFF, f"crashed repeatedly in the last 10 minutes; {count}"),
+            progress(ReasonCode.CRASH_LOOP_BACKOFF, f"crashed repeatedly in the last 10 minutes; {count}"),
         )
     if silent := [r for r in s.of(ReplicaPhase.READY, ReplicaPhase.HUNG) if r.silence]:
         return Health(HealthStatus.DEGRADED, _why_silent(silent[0], count))
@@ -120,20 +132,21 @@ def _health(s: ServiceContext, goal: Goal, steps: Steps, blocked: tuple[Reason, 
         return Health(HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING, goal.why)
     if blocked and not serving:
         return Health(
-            HealthStatus.MISSING, Reason(ReasonCode.BLOCKED, "Blocked: " + "; ".join(str(r.message) for r in blocked))
+            HealthStatus.MISSING,
+            progress(ReasonCode.BLOCKED, "Blocked: " + "; ".join(str(r.message) for r in blocked)),
         )
     if goal.rejected and not serving and not steps.step:
         return Health(HealthStatus.DEGRADED, goal.rejected.reason)
     if steps.step and not (goal.kind is GoalKind.HOLD and serving >= asked > 0):
         return Health(
             HealthStatus.PROGRESSING,
-            Reason(ReasonCode.STAGING if goal.stage else ReasonCode.PROGRESSING, f"{steps.step}; {count}"),
+            progress(ReasonCode.STAGING if goal.stage else ReasonCode.PROGRESSING, f"{steps.step}; {count}"),
         )
     if serving >= asked > 0:
-        return Health(HealthStatus.HEALTHY, Reason(ReasonCode.SERVING, count))
+        return Health(HealthStatus.HEALTHY, progress(ReasonCode.SERVING, count))
     if not serving:
         return Health(
             HealthStatus.DEGRADED if s.replicas or s.promoted else HealthStatus.MISSING,
-            goal.why or Reason(ReasonCode.NOT_SERVING, count),
+            goal.why or progress(ReasonCode.NOT_SERVING, count),
         )
-    return Health(HealthStatus.DEGRADED, Reason(ReasonCode.MINIMUM_REPLICAS_UNAVAILABLE, count))
+    return Health(HealthStatus.DEGRADED, progress(ReasonCode.MINIMUM_REPLICAS_UNAVAILABLE, count))

@@ -28,7 +28,7 @@ from reconciler.host.staging.fetch_request import order_for
 from reconciler.host.staging.fetcher import NOT_YET_KNOWN, Fetcher
 from reconciler.host.staging.garbage import Rubbish
 from reconciler.host.staging.state import State
-from reconciler.model import Fetch, Mount, Reason, ReasonCode, ServiceId, Stage, Staging
+from reconciler.model import Fetch, Mount, Reason, ReasonCode, ServiceId, Stage, Staging, host_reason
 from reconciler.model.model_sources import is_key, key_of
 from reconciler.secrets import SecretStore
 from reconciler.system.file_stamps import Stamp, stamp_from
@@ -116,7 +116,7 @@ class Stager:
             raise
         except Exception as error:
             # Not known is not missing: `stage` looks again, and fetches nothing before it can tell.
-            reason = Reason(ReasonCode.INTERNAL_ERROR, self._bugs.note((key,), error))
+            reason = host_reason(ReasonCode.INTERNAL_ERROR, self._bugs.note((key,), error))
             return Staging(Fetch.REFUSED, failures=1, at=time.time(), reason=reason)
         self._bugs.lift((key,))
         return found
@@ -125,7 +125,8 @@ class Stager:
         state = self._read(key)
         if state is None:
             return Staging(
-                Fetch.FAILED, reason=Reason(ReasonCode.DOWNLOAD_INTERRUPTED, "it was cut off before it began")
+                Fetch.FAILED,
+                reason=host_reason(ReasonCode.DOWNLOAD_INTERRUPTED, "it was cut off before it began"),
             )
         fetch = _FETCH.get(state.fetch, Fetch.FAILED)
         known = Staging(fetch, state.done, state.total, state.failures, state.at)
@@ -135,7 +136,7 @@ class Stager:
             if self._find(key) is None:
                 return self._cut_off(key, known)
             return self._silent(known) if self._is_silent(key, state) else known
-        return replace(known, reason=Reason(ReasonCode.read(state.code), state.message)) if state.code else known
+        return replace(known, reason=host_reason(ReasonCode.read(state.code), state.message)) if state.code else known
 
     def _judged(self, key: str, state: State, known: Staging) -> Staging:
         """Is it complete, according to the program? Nothing changes it any more once that has ended."""
@@ -144,7 +145,7 @@ class Stager:
             return replace(
                 known,
                 fetch=Fetch.FAILED,
-                reason=Reason(ReasonCode.STAGED_FILES_DELETED, "its files are not there any more"),
+                reason=host_reason(ReasonCode.STAGED_FILES_DELETED, "its files are not there any more"),
             )
         if self._sound.get(key) is not state:
             if self._find(key) is not None:
@@ -160,8 +161,9 @@ class Stager:
         state = self._read(key)
         if state is not None and state.fetch != states.RUNNING:
             return self._staging(key)
-        reason = Reason(
-            ReasonCode.DOWNLOAD_INTERRUPTED, f"it ended without a reason; see {self.folder / key / states.LOG}"
+        reason = host_reason(
+            ReasonCode.DOWNLOAD_INTERRUPTED,
+            f"it ended without a reason; see {self.folder / key / states.LOG}",
         )
         return replace(known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=reason)
 
@@ -175,7 +177,10 @@ class Stager:
     def _silent(self, known: Staging) -> Staging:
         text = f"the program that fetches it is stopped or hangs: nothing came from it for {_SILENT_AFTER:g} s"
         return replace(
-            known, fetch=Fetch.FAILED, failures=known.failures + 1, reason=Reason(ReasonCode.DOWNLOAD_STALLED, text)
+            known,
+            fetch=Fetch.FAILED,
+            failures=known.failures + 1,
+            reason=host_reason(ReasonCode.DOWNLOAD_STALLED, text),
         )
 
     def _read(self, key: str) -> State | None:
@@ -270,11 +275,11 @@ def _find_strange(folder: Path) -> Reason | None:
     except (OSError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else "its folders are nested too deeply"
         text = f"{folder}: cannot be looked through: {why}; check the disk, or delete {folder.parent}"
-        return Reason(ReasonCode.UNSAFE_PATH, text)
+        return host_reason(ReasonCode.UNSAFE_PATH, text)
     if strange is None:
         return None
     text = f"{strange!a}: is not a file, folder or link within this model; delete {folder.parent}"
-    return Reason(ReasonCode.UNSAFE_PATH, text)
+    return host_reason(ReasonCode.UNSAFE_PATH, text)
 
 
 def _strange(folder: str) -> Iterator[str]:

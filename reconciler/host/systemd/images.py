@@ -24,7 +24,7 @@ from reconciler.host.process.logs import tail_journal
 from reconciler.host.systemd.podman import PODMAN, names, output, run
 from reconciler.host.systemd.quoting import given_line
 from reconciler.host.systemd.unit import BEHIND
-from reconciler.model import Fetch, Reason, ReasonCode, Staging
+from reconciler.model import Fetch, ReasonCode, Staging, host_reason
 from reconciler.system.file_stamps import Stamp, stamp_of
 from reconciler.system.os_errors import cannot
 
@@ -91,7 +91,7 @@ class Images:
                         Fetch.REFUSED,
                         failures=1,
                         at=time.time(),
-                        reason=Reason(ReasonCode.PODMAN_NOT_FOUND, str(error)),
+                        reason=host_reason(ReasonCode.PODMAN_NOT_FOUND, str(error)),
                     ),
                 )
 
@@ -138,11 +138,13 @@ class Images:
         failures = self._count(image, ended)
         if state.get("Result") == "timeout":
             why = f"it was not done after {_LONGEST_HOURS} h, and was ended; see journalctl -u {unit}"
-            return Staging(Fetch.FAILED, failures=failures, at=ended, reason=Reason(ReasonCode.IMAGE_PULL_FAILED, why))
+            return Staging(
+                Fetch.FAILED, failures=failures, at=ended, reason=host_reason(ReasonCode.IMAGE_PULL_FAILED, why)
+            )
         words = tail_journal(unit, _LINES, ended - 1)
         why = _why(words) or f"podman ended without a reason; see journalctl -u {unit}"
         fetch = Fetch.REFUSED if is_refusal(why) else Fetch.FAILED
-        return Staging(fetch, failures=failures, at=ended, reason=Reason(ReasonCode.IMAGE_PULL_FAILED, why))
+        return Staging(fetch, failures=failures, at=ended, reason=host_reason(ReasonCode.IMAGE_PULL_FAILED, why))
 
     def _count(self, image: str, ended: float) -> int:
         at, failures = self._failures.get(image, (0.0, 0))

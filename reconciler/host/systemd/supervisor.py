@@ -52,7 +52,7 @@ from reconciler.host.systemd.unit_files import (
     sync_links,
     was_written_after,
 )
-from reconciler.model import Reason, ReasonCode, ReplicaId, Restart
+from reconciler.model import Reason, ReasonCode, ReplicaId, Restart, host_reason
 from reconciler.system import procfs
 from reconciler.system.files import sync_tree, write_atomically
 from reconciler.system.free_space import unwritable
@@ -299,12 +299,12 @@ class UnitSupervisor:
 
     def _lacking(self, launch: Launch) -> Iterator[Reason]:
         if launch.image and not os.access(PODMAN, os.X_OK):
-            yield Reason(ReasonCode.PODMAN_NOT_FOUND, f"{PODMAN} cannot be run; install podman")
+            yield host_reason(ReasonCode.PODMAN_NOT_FOUND, f"{PODMAN} cannot be run; install podman")
         if not self._has_user():
             hint = f"create it (useradd --system {self._user}), or set targets[].user"
-            yield Reason(ReasonCode.USER_NOT_FOUND, f"no user {self._user}; {hint}")
+            yield host_reason(ReasonCode.USER_NOT_FOUND, f"no user {self._user}; {hint}")
         elif not launch.image and (fault := self._interpreters.fault(launch.argv[0])):
-            yield Reason(ReasonCode.ENGINE_BROKEN, fault)
+            yield host_reason(ReasonCode.ENGINE_BROKEN, fault)
 
     def _too_long(self, record: ReplicaRecord) -> str:
         return f"{self._name(record)} is longer than systemd allows ({_LONGEST_NAME}); use shorter names"
@@ -467,13 +467,13 @@ def _too_large(plan: UnitPlan) -> Iterator[Reason]:
     longest = max(len(line.encode("utf-8", "surrogateescape")) for line in text.splitlines())
     if longest >= _LONGEST_LINE:
         text = f"a line of its unit has {longest:,} bytes, and systemd reads {_LONGEST_LINE:,}"
-        yield Reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, text)
+        yield host_reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, text)
     size = len(hidden.encode("utf-8", "surrogateescape"))
     if size > _LARGEST_CREDENTIAL:
         text = f"its variables have {size:,} bytes, and systemd hands over {_LARGEST_CREDENTIAL:,}"
-        yield Reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, text)
+        yield host_reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, text)
     if fault := too_large(plan.argv, plan.env, os.sysconf("SC_ARG_MAX")):
-        yield Reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, fault)
+        yield host_reason(ReasonCode.ARGUMENT_LIST_TOO_LONG, fault)
 
 
 def _is_stopped_by_hand(record: ReplicaRecord, unit: UnitState | None) -> bool:

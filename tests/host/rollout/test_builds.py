@@ -17,6 +17,7 @@ from reconciler.host.rollout.builds import mark, unmark
 from reconciler.host.translation import ENV, build_of, changes, differences, hashed, is_current, make_translation
 from reconciler.host.translations import KeptValues, Translations
 from reconciler.model import (
+    NO_ORIGIN,
     Capacity,
     Desired,
     EffectiveSpec,
@@ -149,7 +150,7 @@ def test_older_replica_and_promoted_spec_get_a_digest_of_their_own():
 
 
 def quarantined(digest: str, at: float = 90.0) -> dict[tuple[ServiceId, str], Quarantine]:
-    return {(CHAT, digest): Quarantine(CHAT, digest, Reason(ReasonCode.CRASHED, "it died"), "r", at)}
+    return {(CHAT, digest): Quarantine(CHAT, digest, Reason(ReasonCode.CRASHED, "it died", NO_ORIGIN), "r", at)}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from reconciler.model import (
     ServiceId,
     ServicePlan,
     Sync,
+    progress,
 )
 from reconciler.report import applied, planned
 from reconciler.report.history import History
@@ -153,7 +154,7 @@ def test_result_that_cannot_be_told_holds_up_no_pass(tmp_path: Path, monkeypatch
 
 def test_finding_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
     raised = break_for(monkeypatch, findings, "_finding")
-    health, faults = Health(HealthStatus.UNKNOWN, planning.Reason(ReasonCode.BLOCKED, "x")), Faults("telling of")
+    health, faults = Health(HealthStatus.UNKNOWN, progress(ReasonCode.BLOCKED, "x")), Faults("telling of")
     verdicts = {key: ServicePlan(key, Sync.UNKNOWN, health, blocked=(health.reason,)) for key in (ODD, FINE)}
     found = findings.findings(state(), Plan("box", "r", 1.0, (), verdicts), faults)
     assert raised
@@ -164,7 +165,7 @@ def test_finding_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest
 
 def test_hold_up_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(applied, "_why", lambda *_: 1 // 0)
-    health = Health(HealthStatus.UNKNOWN, planning.Reason(ReasonCode.BLOCKED, "x"))
+    health = Health(HealthStatus.UNKNOWN, progress(ReasonCode.BLOCKED, "x"))
     plan = Plan("box", "r", 1.0, (), {ODD: ServicePlan(ODD, Sync.UNKNOWN, health)})
     (held,) = applied.holds_up(state(), plan)
     assert (held.service, held.reason.code) == (ODD, ReasonCode.INTERNAL_ERROR)

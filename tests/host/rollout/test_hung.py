@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from reconciler.host.plan import make_plan
 from reconciler.model import (
+    NO_ORIGIN,
     Drain,
     EnsureProxy,
     HealthStatus,
@@ -88,7 +89,7 @@ def test_hung_replica_alone_stays_also_while_git_cannot_be_followed():
     host, _ = served()
     since = len(host.log)
     host.hang("a")
-    commit = state(replace(wanted("a", "good2"), blocked=(Reason(ReasonCode.SECRET_NOT_FOUND, "x"),)))
+    commit = state(replace(wanted("a", "good2"), blocked=(Reason(ReasonCode.SECRET_NOT_FOUND, "x", NO_ORIGIN),)))
     host.converge(commit)
     order = [type(a).__name__ for a in host.log[since:] if isinstance(a, Start | Stop | SetRoutes)]
     assert order.index("Start") < order.index("SetRoutes") < order.index("Stop")

@@ -16,6 +16,7 @@ from reconciler.host.rollout import decide, fast_path
 from reconciler.model import (
     GPU,
     MIG,
+    NO_ORIGIN,
     AskPreflight,
     Desired,
     Drain,
@@ -390,7 +391,9 @@ def test_a_suspended_service_is_left_alone(host, history):
 def test_a_quarantined_digest_is_not_started(replicas, gpus):
     host = Host(gpus=6)
     bad = wanted("a", "good1", replicas, gpus)
-    host.quarantines[(bad.id, bad.digest)] = Quarantine(bad.id, bad.digest, Reason(ReasonCode.CRASHED, "x"), "r", 1.0)
+    host.quarantines[(bad.id, bad.digest)] = Quarantine(
+        bad.id, bad.digest, Reason(ReasonCode.CRASHED, "x", NO_ORIGIN), "r", 1.0
+    )
     host.converge(state(bad))
     assert not [a for a in host.log if isinstance(a, Start)]
 
@@ -439,7 +442,7 @@ def test_what_is_for_other_hosts_now_is_forgotten_here_but_only_while_git_can_be
     moved = replace(commit, services=tuple(elsewhere(one) for one in commit.services))
     for doubtful in (
         replace(moved, prunable=False),
-        replace(moved, unreadable=(Reason(ReasonCode.INVALID_YAML, "broken"),)),
+        replace(moved, unreadable=(Reason(ReasonCode.INVALID_YAML, "broken", NO_ORIGIN),)),
     ):
         plan = make_plan(doubtful, host.observe(), host.holds(doubtful), PATIENCE)
         assert not {a.replica for a in plan.actions if isinstance(a, Drain | Stop)} & alive

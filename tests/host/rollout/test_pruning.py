@@ -11,6 +11,7 @@ import pytest
 from reconciler.host.health import Patience
 from reconciler.host.plan import make_plan
 from reconciler.model import (
+    NO_ORIGIN,
     DesiredState,
     Drain,
     Forget,
@@ -90,7 +91,10 @@ def test_deleted_service_goes_with_its_reason() -> None:
         ),
         (skip(ReasonCode.EMPTY_FILE, "holds no document"), f"{FILE} holds no document"),
         (skip(ReasonCode.NOT_A_MANIFEST, "is not a manifest"), f"{FILE} is not a manifest"),
-        ({"skipped": {f"{FILE}.bak": Reason(ReasonCode.MISNAMED_MANIFEST, "not read")}}, f"{FILE}.bak is not read"),
+        (
+            {"skipped": {f"{FILE}.bak": Reason(ReasonCode.MISNAMED_MANIFEST, "not read", NO_ORIGIN)}},
+            f"{FILE}.bak is not read",
+        ),
     ],
 )
 def test_service_whose_file_is_not_read_goes_and_says_so(more: dict[str, Any], said: str) -> None:
@@ -170,7 +174,7 @@ def outputs(wanted: DesiredState, seen: Any, plan: Plan) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("suspended", [(), (TWO,)])
-@pytest.mark.parametrize("elsewhere", [(), (Reason(ReasonCode.NOT_FOR_THIS_HOST, "its nodeSelector"),)])
+@pytest.mark.parametrize("elsewhere", [(), (Reason(ReasonCode.NOT_FOR_THIS_HOST, "its nodeSelector", NO_ORIGIN),)])
 def test_kept_service_says_why_in_every_output(suspended: tuple[ServiceId, ...], elsewhere: tuple[Reason, ...]) -> None:
     services = (desired(), desired(TWO, replicas=0, not_here=elsewhere)) if elsewhere else (desired(),)
     wanted = state(*services, unreadable=(BROKEN,))
@@ -187,7 +191,7 @@ def test_kept_service_says_why_in_every_output(suspended: tuple[ServiceId, ...],
 
 
 def test_sync_does_not_wait_for_what_is_kept() -> None:
-    elsewhere = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "its nodeSelector"),)
+    elsewhere = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "its nodeSelector", NO_ORIGIN),)
     wanted = state(desired(TWO, replicas=0, not_here=elsewhere), unreadable=(BROKEN,))
     plan, seen = plan_for(wanted)
     status = status_of(report(desired=wanted, observed=seen, plan=plan))

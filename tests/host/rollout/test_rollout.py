@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from reconciler.host.plan import make_plan
 from reconciler.model import (
+    NO_ORIGIN,
     AskPreflight,
     Desired,
     Drain,
@@ -138,7 +139,7 @@ def test_a_blocked_service_names_the_holders_of_gpus_and_starts_when_one_is_free
 
 def test_a_host_without_gpus_blocks_with_every_reason_and_the_gpu_first():
     host = Host()
-    blocked = wanted("a", "good1", gpus=1, blocked=(Reason(ReasonCode.NO_ENGINE, "no interpreter"),))
+    blocked = wanted("a", "good1", gpus=1, blocked=(Reason(ReasonCode.NO_ENGINE, "no interpreter", NO_ORIGIN),))
     verdict = next(iter(host.converge(state(blocked)).verdicts.values()))
     assert [r.message for r in verdict.blocked] == ["needs 1 nvidia.com/gpu, this host has 0", "no interpreter"]
     assert verdict.health.phase is HealthStatus.MISSING
@@ -219,7 +220,7 @@ def test_undrain_starts_no_surplus_replica():
     commit = state(wanted("a", "good1", 2))
     host.converge(commit)
     began = len(host.log)
-    host.step(replace(commit, drain=Reason(ReasonCode.CORDONED, "closed")))
+    host.step(replace(commit, drain=Reason(ReasonCode.CORDONED, "closed", NO_ORIGIN)))
     host.now += 0.5
     assert not host.serving("a")
     host.converge(commit)
@@ -356,7 +357,7 @@ def test_what_certainly_does_not_fit_in_memory_is_blocked_before_anything_is_sto
     assert [r.digest for r in host.serving("a")] == ["good2-a"]
 
 
-GONE = (Reason(ReasonCode.ENGINE_BROKEN, "the interpreter is not there"),)
+GONE = (Reason(ReasonCode.ENGINE_BROKEN, "the interpreter is not there", NO_ORIGIN),)
 
 
 def test_what_cannot_start_here_is_blocked_before_anything_is_stopped():
@@ -682,6 +683,6 @@ def test_whether_the_proxy_guards_a_service_follows_git_without_a_restart():
     assert host.routes[service.id].guarded
     host.converge(state(replace(service, passthrough=True, guarded=True)))
     assert host.routes[service.id].passthrough
-    broken = replace(service, spec=None, digest="", problems=(Reason(ReasonCode.NO_AUTH, "no key"),))
+    broken = replace(service, spec=None, digest="", problems=(Reason(ReasonCode.NO_AUTH, "no key", NO_ORIGIN),))
     host.converge(state(broken))
     assert (host.routes[service.id].guarded, host.routes[service.id].passthrough) == (True, True)

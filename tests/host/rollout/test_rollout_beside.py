@@ -9,7 +9,19 @@ import pytest
 from reconciler.errors import Retryable
 from reconciler.host.execute import execute
 from reconciler.host.plan import make_plan
-from reconciler.model import Action, Drain, Fetch, Origin, Reason, ReasonCode, Stage, Staging, Strategy, Unstage
+from reconciler.model import (
+    NO_ORIGIN,
+    Action,
+    Drain,
+    Fetch,
+    Origin,
+    Reason,
+    ReasonCode,
+    Stage,
+    Staging,
+    Strategy,
+    Unstage,
+)
 from tests.support.arguments import written
 from tests.support.simulation import PATIENCE, Host, state, wanted
 
@@ -102,9 +114,14 @@ def test_files_are_kept_while_nobody_can_tell_which_secrets_there_are():
         host.now += 0.5
     host.converge(state())
     host.staging["0" * 16] = Staging(Fetch.STAGED)
-    lost = wanted("a", "good2", uri="s3://other/a", blocked=(Reason(ReasonCode.SECRET_NOT_FOUND, "needs Secret x"),))
+    lost = wanted(
+        "a", "good2", uri="s3://other/a", blocked=(Reason(ReasonCode.SECRET_NOT_FOUND, "needs Secret x", NO_ORIGIN),)
+    )
     unknown = state(wanted("a", "good2", uri="s3://other/a"))
-    for doubtful in (state(lost), replace(unknown, refused=(Reason(ReasonCode.SECRETS_UNREADABLE, "no such folder"),))):
+    for doubtful in (
+        state(lost),
+        replace(unknown, refused=(Reason(ReasonCode.SECRETS_UNREADABLE, "no such folder", NO_ORIGIN),)),
+    ):
         assert not [a for a in _planned(host, doubtful) if isinstance(a, Unstage)]
     assert [a.key for a in _planned(host, unknown) if isinstance(a, Unstage)] == ["0" * 16]
 

@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.host.plan import make_plan
 from reconciler.model import (
+    NO_ORIGIN,
     AskPreflight,
     Drain,
     Holds,
@@ -51,20 +52,20 @@ def test_a_suspended_service_keeps_its_route_when_the_proxy_runs_another_table()
 def test_digest_refused_for_its_files_is_tried_once_they_are_there():
     host = converged(wanted("a", "good1"))
     commit = state(wanted("a", "good2"))
-    refused = Quarantine(A, "good2-a", Reason(ReasonCode.MODEL_NOT_FOUND, "/m: no such folder"), "r", 0.0)
+    refused = Quarantine(A, "good2-a", Reason(ReasonCode.MODEL_NOT_FOUND, "/m: no such folder", NO_ORIGIN), "r", 0.0)
     known = {(A, "good2-a"): refused}
 
     def plan_with(preflight: Preflight | None, quarantines=known):
         found = {} if preflight is None else {"good2-a": preflight}
         return make_plan(commit, replace(host.observe(), preflights=found), Holds(quarantines=quarantines), PATIENCE)
 
-    empty = Reason(ReasonCode.MODEL_NOT_FOUND, "/m: holds no config.json")
+    empty = Reason(ReasonCode.MODEL_NOT_FOUND, "/m: holds no config.json", NO_ORIGIN)
     still = plan_with(Preflight("", reasons=(empty,)))
     assert not still.actions
     assert still.verdicts[A].rejected == replace(refused, reason=empty)
     assert [type(action) for action in plan_with(None).actions] == [AskPreflight]
     assert any(isinstance(action, Start) for action in plan_with(Preflight("p")).actions)
-    crashed = {(A, "good2-a"): replace(refused, reason=Reason(ReasonCode.CRASHED, "it ended"))}
+    crashed = {(A, "good2-a"): replace(refused, reason=Reason(ReasonCode.CRASHED, "it ended", NO_ORIGIN))}
     assert not plan_with(Preflight("p"), crashed).actions
 
 

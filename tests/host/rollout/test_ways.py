@@ -11,10 +11,10 @@ from reconciler.host.rollout import strategy
 from reconciler.host.rollout.goal import GoalKind
 from reconciler.host.rollout.move import STEPS
 from reconciler.host.rollout.ways import TABLE, Asked, Room, Row, Serving, Way, find_row
-from reconciler.model import Desired, Reason, ReasonCode, Strategy
+from reconciler.model import NO_ORIGIN, Desired, Reason, ReasonCode, Strategy
 from tests.support.simulation import Host, state, wanted
 
-FULL = Reason(ReasonCode.INSUFFICIENT_GPU, "no GPU")
+FULL = Reason(ReasonCode.INSUFFICIENT_GPU, "no GPU", NO_ORIGIN)
 
 
 def test_every_combination_stands_in_exactly_one_row() -> None:
