@@ -32,7 +32,7 @@ from reconciler.desired.prune_safety import (
 from reconciler.desired.service import describe, service_id, unusable
 from reconciler.desired.support import TargetKind
 from reconciler.fault_isolation import caught
-from reconciler.manifests import Manifest, Manifests, cordon_of, duplicate_of, find_duplicates
+from reconciler.manifests import Manifest, Manifests, cordon_of, drain_of, duplicate_of, find_duplicates
 from reconciler.model import NO_ORIGIN, Desired, DesiredState, NoOrigin, Origin, Reason, ReasonCode, ServiceId, Snapshot
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.disclosed import disclosed
@@ -69,7 +69,8 @@ def build_desired(
         refused=first(
             (*faults_without_services(manifests), *_refused_documents(cache), *secrets.faults, *misplaced), MAX_NOTES
         ),
-        drain=cordon_of(host) if host else None,
+        drain=drain_of(host) if host else None,
+        unschedulable=cordon_of(host) if host else None,
         host_known=host is not None,
         skipped=skipped_files(manifests, snapshot),
         paths=target.paths,
@@ -173,9 +174,9 @@ def _notes(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> 
         if each.name != target.name:
             text = f"this file is for host {each.name}, the config names this target {target.name}"
             yield Reason(ReasonCode.HOST_NAME_MISMATCH, text, each.origin_of(("metadata", "name")))
-        if each.origin.file != own_file(target) and cordon_of(each):
+        if each.origin.file != own_file(target) and (said := drain_of(each) or cordon_of(each)):
             text = f"this file does not speak for {target.name}, {own_file(target)} does; not followed"
-            yield Reason(ReasonCode.HOST_DOCUMENT_IGNORED, text, each.origin_of(("spec", "unschedulable")))
+            yield Reason(ReasonCode.HOST_DOCUMENT_IGNORED, text, said.origin)
     for each in manifests.documents:
         if each.kind != SERVICE and (found := of_document(each, TargetKind.HOST)):
             yield found.reason

@@ -214,6 +214,7 @@ def _contexts(
             blockers=observed.blockers.get(want.digest, ()) if want else (),
             keep=keep,
             why_empty=holds.why_empty,
+            unschedulable=holds.unschedulable,
             route=observed.routes.get(key),
             starting_on=starting_on,
             staging=observed.staging,

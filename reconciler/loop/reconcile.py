@@ -105,7 +105,13 @@ class Reconciler:
         plan = make_plan(
             desired,
             observed,
-            Holds(desired.drain, _by_hand(drained), frozenset(suspended), self._quarantines.now()),
+            Holds(
+                drain=desired.drain,
+                drained_by_hand=_by_hand(drained),
+                unschedulable=desired.unschedulable,
+                suspended=frozenset(suspended),
+                quarantines=self._quarantines.now(),
+            ),
             patience(self._settings),
             self.failures.now(),
         )
@@ -201,8 +207,8 @@ class Reconciler:
 
     def _remember_cordon(self, desired: DesiredState) -> None:
         try:
-            if self._cordon.remember(desired):
-                self._recorder.record_cordon(desired)
+            for event, why in self._cordon.remember(desired):
+                self._recorder.record_cordon(event, why, desired.revision)
         except Retryable as error:
             # It is followed all the same; only a host.yaml that breaks later would not be understood.
             log.error("cordon_not_recorded", target=self._settings.name, error=str(error))

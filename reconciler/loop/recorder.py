@@ -125,12 +125,10 @@ class Recorder:
         self._metrics.observe_pass(self._target, seconds, ok=False)
         self._report(_PASS, self._seen[0] or self._applied, finding("pass_failed", why))
 
-    def record_cordon(self, desired: DesiredState) -> None:
-        """Tell that the whole host was closed, or opened again."""
-        cordon = desired.drain
-        event, why = ("cordoned", str(cordon)) if cordon else ("uncordoned", "host.yaml lets services run here again")
-        self._log.warning(event, reason=why, revision=desired.revision)
-        self._note(desired.revision, "", event, why)
+    def record_cordon(self, event: str, why: str, revision: str) -> None:
+        """Tell that host.yaml drains or cordons the host now, or does no longer."""
+        self._log.warning(event, reason=why, revision=revision)
+        self._note(revision, "", event, why)
 
     def record_by_hand(self, event: str, message: str, service: str = "") -> None:
         """Record a manual request, or its end. `service` is `namespace/name`, or all of them."""

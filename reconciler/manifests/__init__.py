@@ -11,7 +11,7 @@ from reconciler.formats.strict_yaml import FieldPath
 from reconciler.manifests.assembly import Builds, assemble
 from reconciler.manifests.documents import read_file
 from reconciler.manifests.foreign import is_of_kserve, may_hide_services
-from reconciler.manifests.host import cordon_of
+from reconciler.manifests.host import cordon_of, drain_of
 from reconciler.manifests.manifest import (
     CLUSTER_SCOPED,
     KNOWN_KINDS,
@@ -58,6 +58,7 @@ __all__ = [
     "Templated",
     "Unreadable",
     "cordon_of",
+    "drain_of",
     "duplicate_of",
     "find_duplicates",
     "find_supporting",

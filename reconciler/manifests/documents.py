@@ -17,7 +17,7 @@ from reconciler.manifests.foreign import (
     left_behind,
     misspelt_kind,
 )
-from reconciler.manifests.host import host_problems
+from reconciler.manifests.host import host_problems, host_warnings
 from reconciler.manifests.json_text import is_json, join_surrogates, split_objects
 from reconciler.manifests.manifest import (
     KNOWN_KINDS,
@@ -233,6 +233,8 @@ def _read_object(path: str, value: Any, lines: Lines, warnings: tuple[Reason, ..
     manifest = Manifest(api_version, kind, namespace, name, value, draft.origin, lines, warnings)
     if kind == "Host" and (problems := tuple(host_problems(manifest))):
         return Manifests(unreadable=tuple(Unreadable(problem, kind) for problem in problems))
+    if kind == "Host":
+        manifest = replace(manifest, warnings=(*warnings, *host_warnings(manifest)))
     return Manifests((manifest,))
 
 

@@ -279,7 +279,8 @@ class DesiredState:
     from them is kept. `prunable` is False when the target's own file or folder is missing: nothing is pruned.
     `refused` are faults that name no services: a broken runtime, a Secret in the clear, a folder of Secrets that cannot
     be read.
-    `drain` says that nothing may run on this target, and where that is written. `host_known` is False when the
+    `drain` says that nothing may run on this target, and where that is written; `unschedulable` that nothing new may
+    start there. `host_known` is False when the
     target's own file cannot tell: then what it said last still holds. `leaving` says why nothing is wanted here at all,
     if it was not git that said so.
     `skipped` are files that are there, but hold nothing for this target, and why.
@@ -294,6 +295,7 @@ class DesiredState:
     notes: tuple[Reason, ...] = ()
     refused: tuple[Reason, ...] = ()
     drain: Reason | None = None
+    unschedulable: Reason | None = None
     host_known: bool = True
     leaving: Reason | None = None
     skipped: Mapping[str, Reason] = field(default_factory=lambda: MappingProxyType({}))

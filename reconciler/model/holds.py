@@ -12,16 +12,18 @@ EVERYTHING = "*"
 """Stands for all services of a target, where names of services may stand."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Holds:
     """Everything of that for one target.
 
-    `drain` (in git) and `drained_by_hand` say why nothing may run there at all. `suspended` are the names of services,
-    or `*`, that are looked at and left alone. `quarantines` are digests that failed.
+    `drain` (in git) and `drained_by_hand` say why nothing may run there at all, `unschedulable` why nothing new may
+    start. `suspended` are the names of services, or `*`, that are looked at and left alone. `quarantines` are digests
+    that failed.
     """
 
     drain: Reason | None = None
     drained_by_hand: Reason | None = None
+    unschedulable: Reason | None = None
     suspended: frozenset[str] = frozenset()
     quarantines: Mapping[tuple[ServiceId, str], Quarantine] = field(default_factory=dict)
 

@@ -77,12 +77,13 @@ class ReasonCode(StrEnum):
     PART_OF_KUSTOMIZATION = "PartOfKustomization", "the file is part of a kustomization, not an object by itself"
 
     # The target's own document
-    CORDONED = "Cordoned", "git lets nothing run on this target"
-    DRAINED = "Drained", "a person drained this target by hand"
+    CORDONED = "Cordoned", "nothing new may start on this target: spec.unschedulable in its host.yaml"
+    DRAINED = "Drained", "nothing may run on this target: spec.drain in its host.yaml, or `host drain`"
     DUPLICATE_HOST = "DuplicateHost", "the target has more than one Host document"
     HOST_DOCUMENT_IGNORED = "HostDocumentIgnored", "the Host document is not in the target's own file"
     HOST_NAME_MISMATCH = "HostNameMismatch", "the Host document names another host than the config"
     INVALID_HOST = "InvalidHost", "a field of the Host document cannot be used"
+    NO_LONGER_DRAINS = "NoLongerDrains", "spec.unschedulable drained the host in older versions"
     NOT_PRUNABLE = "NotPrunable", "the target's own file is missing, so nothing is pruned"
     TARGET_REMOVED = "TargetRemoved", "the target was taken out of the config"
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from reconciler.model import (
     EVERYTHING,
+    DesiredState,
     Observed,
     Outcome,
     Reason,
@@ -102,7 +103,7 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "suspended": EVERYTHING in report.suspended,
         "suspension": by_hand(report.suspensions.get(EVERYTHING)),
         "drained": by_hand(report.drained),
-        "cordoned": reason_document(report.desired.drain) if report.desired and report.desired.drain else None,
+        "cordoned": _cordon(report.desired),
         "prunable": report.desired.prunable if report.desired else False,
         "listen": report.routing.listen,
         "proxyReady": observed.proxy_ready if observed else None,
@@ -116,6 +117,12 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "closedPathRequests": report.closed_paths,
         "services": [service_document(service, index) for service in sorted(ids)],
     }
+
+
+def _cordon(desired: DesiredState | None) -> Document | None:
+    """Why nothing new starts, or nothing runs at all: its code tells which."""
+    why = (desired.drain or desired.unschedulable) if desired else None
+    return reason_document(why) if why else None
 
 
 def _target_revision(report: TargetReport, revision: RevisionInfo) -> Document:

@@ -177,7 +177,8 @@ def _target_line(target: Document) -> str:
     parts = [f"{target['name']}: http://{reachable(target['listen'])}", _gpus_line(target["gpus"])]
     parts += [one_line(f"suspended{by_hand(target.get('suspension'))}")] if target["suspended"] else []
     parts += [_drained(target)] if target.get("drained") else []
-    parts += [f"Cordoned ({place(target['cordoned'])})"] if target["cordoned"] else []
+    if cordon := target["cordoned"]:
+        parts.append(f"{cordon['code']} ({place(cordon)})")
     parts += [] if target["proxyReady"] else [_PROXY_FAULTS.get(target["proxyFault"], "the proxy is not responding")]
     return ", ".join(parts)
 

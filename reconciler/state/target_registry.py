@@ -168,7 +168,7 @@ class TargetRegistry:
         if before.kind != target.kind and left.replicas:
             raise SettingsError(
                 f"targets: {target.name}: kind was {before.kind} and is {target.kind} now, but {left.what} was started "
-                f"as {before.kind}: it would be started a second time. Set kind back, set spec.unschedulable: true in "
+                f"as {before.kind}: it would be started a second time. Set kind back, set spec.drain: true in "
                 "host.yaml until `reconciler status` shows no replica, then change it"
             )
         held = [service for service in left.services if service.namespace == before.default_namespace]

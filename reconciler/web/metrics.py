@@ -148,7 +148,7 @@ def _target_gauges(status: Document) -> Iterator[Metric]:
     )
     yield _gauge(
         "reconciler_target_cordoned",
-        "1 when its host.yaml lets nothing run there",
+        "1 when its host.yaml lets nothing new start there: it says unschedulable or drain",
         name,
         [((t["name"],), t["cordoned"] is not None) for t in targets],
     )

@@ -162,12 +162,12 @@ def test_render_says_what_is_for_other_hosts(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- host.yaml
 
 
-def closed(text: str = "spec: {unschedulable: true}") -> str:
+def closed(text: str = "spec: {drain: true}") -> str:
     return HOST.replace("spec: {}", text)
 
 
-def cordons(text: str, **more: Any) -> tuple[str | None, bool]:
-    """Where the cordon is written, and whether git can tell at all."""
+def drains(text: str, **more: Any) -> tuple[str | None, bool]:
+    """Where the drain is written, and whether git can tell at all."""
     state = build({"hosts/box/host.yaml": text}, **more)
     return (str(state.drain.origin) if state.drain else None), state.host_known
 
@@ -177,22 +177,26 @@ def cordons(text: str, **more: Any) -> tuple[str | None, bool]:
     [
         (HOST, None),
         (closed(), "hosts/box/host.yaml:4"),
-        (closed("spec:\n  # until the fan is there\n  unschedulable: true"), "hosts/box/host.yaml:6"),
-        (closed("spec: {unschedulable: false}"), None),
-        (closed("spec: {unschedulable: }"), None),
+        (closed("spec:\n  # until the fan is there\n  unschedulable: true\n  drain: true"), "hosts/box/host.yaml:7"),
+        (closed("spec: {drain: false}"), None),
+        (closed("spec: {drain: }"), None),
+        (closed("spec: {unschedulable: true}"), None),
         (closed("spec:"), None),
         (HOST.replace("spec: {}\n", ""), None),
         (HOST.replace("{name: box}", "{name: box, labels: {a: b}, annotations: {c: d}}"), None),
     ],
 )
 def test_a_host_is_closed_by_one_word_and_by_no_other(text: str, expected: str | None) -> None:
-    assert cordons(text) == (expected, True)
+    assert drains(text) == (expected, True)
 
 
 BROKEN = [
     ("spec: {unschedulabel: true}", 4, "unknown field spec.unschedulabel; did you mean unschedulable?"),
     ("spec: {}\nunschedulable: true", 5, "unknown field unschedulable; write it under spec"),
-    ("spec: {paused: true}", 4, "unknown field spec.paused; there are unschedulable"),
+    ("spec: {drian: true}", 4, "unknown field spec.drian; did you mean drain?"),
+    ("spec: {}\ndrain: true", 5, "unknown field drain; write it under spec"),
+    ("spec: {paused: true}", 4, "unknown field spec.paused; there are drain, unschedulable"),
+    ('spec: {drain: "yes"}', 4, "spec.drain must be true or false, without quotes"),
     ('spec: {unschedulable: "true"}', 4, "spec.unschedulable must be true or false, without quotes"),
     ("spec: {unschedulable: 1}", 4, "spec.unschedulable must be true or false, without quotes"),
     ("spec: [unschedulable]", 4, "spec must be a mapping"),
@@ -210,11 +214,31 @@ def test_a_host_yaml_that_cannot_be_followed_is_named_with_its_line(text: str, l
     "text", ["apiVersion: [broken\n", f"{closed()}---\nkind: [\n", f"{closed()}---\n{HOST}", "# nothing\n"]
 )
 def test_a_doubtful_host_yaml_leaves_it_unknown_whether_the_host_is_closed(text: str) -> None:
-    assert cordons(text) == (None, False)
+    assert drains(text) == (None, False)
 
 
 def test_a_missing_folder_leaves_it_unknown_whether_the_host_is_closed() -> None:
-    assert cordons(closed(), missing=("hosts/box",)) == (None, False)
+    assert drains(closed(), missing=("hosts/box",)) == (None, False)
+
+
+def test_unschedulable_host_starts_nothing_new_and_warns_once_that_it_is_not_drained() -> None:
+    state = build({"hosts/box/host.yaml": closed("spec:\n  unschedulable: true")})
+    assert state.drain is None
+    assert state.unschedulable
+    assert (state.unschedulable.code, str(state.unschedulable.origin)) == ("Cordoned", "hosts/box/host.yaml:5")
+    (note,) = state.notes
+    assert (note.code, str(note.origin)) == ("NoLongerDrains", "hosts/box/host.yaml:5")
+    assert "add `drain: true` to drain it" in note.message
+    (warning,) = on_cluster.validate(read(closed("spec: {unschedulable: true}"), "hosts/box/host.yaml"))["warnings"]
+    assert (warning["line"], warning["message"]) == (4, note.message)
+
+
+@pytest.mark.parametrize("drain", ["true", "false"])
+def test_unschedulable_host_that_says_whether_it_drains_warns_of_nothing(drain: str) -> None:
+    state = build({"hosts/box/host.yaml": closed(f"spec: {{unschedulable: true, drain: {drain}}}")})
+    assert state.unschedulable
+    assert bool(state.drain) is (drain == "true")
+    assert not state.notes
 
 
 def test_a_host_document_elsewhere_closes_nothing_and_is_told() -> None:

@@ -79,12 +79,16 @@ HELP: Mapping[str, Mapping[R, Help]] = {
         R.PART_OF_KUSTOMIZATION: (NOT_READ, "validate the folder of the kustomization instead"),
     },
     "The target": {
-        R.CORDONED: ("drains and stops everything on the target", "take it back in `host.yaml`"),
-        R.DRAINED: ("drains and stops everything on the target", "`reconciler host undrain`"),
+        R.CORDONED: ("keeps what is promoted, starts nothing new", "remove `unschedulable` from `host.yaml`"),
+        R.DRAINED: (
+            "drains and stops everything on the target",
+            "remove `drain` from `host.yaml`, or `reconciler host undrain`",
+        ),
         R.DUPLICATE_HOST: ("follows neither of them", "keep one Host document"),
         R.HOST_DOCUMENT_IGNORED: ("does not follow it", "move it to the target's own `host.yaml`"),
         R.HOST_NAME_MISMATCH: (WARNS, "correct `metadata.name`, or the target's name in the config"),
         R.INVALID_HOST: ("keeps to what the file said last, deletes nothing", "correct the field"),
+        R.NO_LONGER_DRAINS: ("keeps what runs running", "add `drain: true` to drain the host, else `drain: false`"),
         R.NOT_PRUNABLE: ("deletes nothing on the target", "restore `host.yaml` in the target's folder"),
         R.TARGET_REMOVED: ("drains and removes what runs there", "put the target back into the config to keep it"),
         R.TARGET_UNREACHABLE: ("changes nothing there; what serves keeps serving", "see what the message names"),

@@ -29,20 +29,20 @@ def is_healthy(rig: Rig, name: str) -> bool:
 def test_a_host_closed_from_git_is_emptied_without_loss_and_comes_back(rig: Rig):
     text = rig.read(HOST)
     with rig.load(streams=2, posts=2) as load:
-        rig.write({HOST: text.replace("spec: {}", "spec:\n  unschedulable: true")})
+        rig.write({HOST: text.replace("spec: {}", "spec:\n  drain: true")})
         rig.converge()
-        assert says(rig, "Cordoned")
+        assert says(rig, "Drained")
         assert {answer.verdict for answer in rig.complete()} == {Verdict.REFUSED}, "503 with Retry-After, on every way"
-        assert "Cordoned (demo/host.yaml:" in rig.ask("status").stdout
+        assert "Drained (demo/host.yaml:" in rig.ask("status").stdout
         rig.ask("sync")
 
-        rig.write({HOST: text.replace("spec: {}", "spec:\n  unschedulabel: false")})
+        rig.write({HOST: text.replace("spec: {}", "spec:\n  drian: false")})
         rig.wait("the broken file to be named", lambda: rig.status()["targets"][0]["unreadable"])
         rig.kill()
         rig.start()
         rig.wait("the daemon to be back", lambda: rig.status() and rig.status()["daemon"]["passes"] > 1)
-        assert says(rig, "Cordoned"), "what it said last holds, also for a daemon that remembers nothing"
-        assert "did you mean unschedulable?" in rig.ask("sync", expect=1).stderr
+        assert says(rig, "Drained"), "what it said last holds, also for a daemon that remembers nothing"
+        assert "did you mean drain?" in rig.ask("sync", expect=1).stderr
 
         rig.write({HOST: text})
         rig.converge()
@@ -51,8 +51,8 @@ def test_a_host_closed_from_git_is_emptied_without_loss_and_comes_back(rig: Rig)
     assert tally.lost == 0, str(tally)
     assert tally.refused > 0
     events = rig.ask("history").stdout
-    assert "cordoned" in events
-    assert "uncordoned" in events
+    assert "host_drained" in events
+    assert "host_undrained" in events
 
 
 def test_host_drained_by_hand_is_emptied_without_loss_and_comes_back(rig: Rig):

@@ -1,4 +1,4 @@
-"""A host closed from git: what runs there ends, nothing starts, and only a host.yaml that can be read changes that."""
+"""A host that git drains or cordons: only a host.yaml that can be read begins that, or ends it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from reconciler.host.plan import make_plan
 from reconciler.loop.reconcile import Pass, Reconciler
 from reconciler.model import (
     NO_ORIGIN,
+    Desired,
     DesiredState,
     File,
     HealthStatus,
     Origin,
+    Plan,
     Reason,
     ReasonCode,
     Snapshot,
@@ -32,13 +34,14 @@ from tests.support.report_world import observed, planned, replica, report, servi
 from tests.support.simulation import PATIENCE, Host, wanted
 from tests.support.simulation import state as simulated
 
-CORDONED = Reason(ReasonCode.CORDONED, "the host is cordoned", Origin("box/host.yaml", 5))
-CLOSED = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec:\n  unschedulable: true\n"
-BROKEN = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec:\n  unschedulabel: true\n"
+DRAINED = Reason(ReasonCode.DRAINED, "the host is drained", Origin("box/host.yaml", 5))
+CORDONED = Reason(ReasonCode.CORDONED, "the host is cordoned", Origin("box/host.yaml", 6))
+CLOSED = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec:\n  drain: true\n"
+BROKEN = "apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: box}\nspec:\n  drian: true\n"
 
 
-def known(cordon: Reason | None) -> DesiredState:
-    return DesiredState("box", "a" * 40, (), drain=cordon)
+def known(drain: Reason | None, unschedulable: Reason | None = None) -> DesiredState:
+    return DesiredState("box", "a" * 40, (), drain=drain, unschedulable=unschedulable)
 
 
 UNKNOWN = replace(known(None), host_known=False)
@@ -50,12 +53,12 @@ UNKNOWN = replace(known(None), host_known=False)
 def test_what_host_yaml_said_last_holds_while_it_cannot_be_read(tmp_path: Path):
     cordon = Cordon(tmp_path / "box" / "cordon.json")
     assert cordon.settle(UNKNOWN).drain is None
-    assert cordon.remember(known(CORDONED))
+    assert cordon.remember(known(DRAINED))
     for later in (cordon, Cordon(tmp_path / "box" / "cordon.json")):
         settled = later.settle(UNKNOWN)
         assert settled.drain
-        assert (settled.drain.code, settled.drain.origin) == ("Cordoned", CORDONED.origin)
-        assert "still cordoned" in settled.drain.message
+        assert (settled.drain.code, settled.drain.origin) == ("Drained", DRAINED.origin)
+        assert "still drained" in settled.drain.message
         assert not later.remember(settled), "what is not known is not written down"
     assert cordon.remember(known(None))
     assert Cordon(tmp_path / "box" / "cordon.json").settle(UNKNOWN).drain is None
@@ -66,10 +69,10 @@ def test_only_a_change_is_news_and_only_news_is_written(tmp_path: Path):
     cordon = Cordon(path)
     assert not cordon.remember(known(None))
     assert not path.exists()
-    assert cordon.remember(known(CORDONED))
+    assert cordon.remember(known(DRAINED))
     written = path.stat().st_mtime_ns
-    assert not cordon.remember(known(CORDONED))
-    assert not Cordon(path).remember(known(CORDONED))
+    assert not cordon.remember(known(DRAINED))
+    assert not Cordon(path).remember(known(DRAINED))
     assert path.stat().st_mtime_ns == written
 
 
@@ -148,7 +151,7 @@ def test_a_service_without_a_usable_spec_is_emptied_too_and_comes_back_as_it_las
     unusable = replace(
         service, spec=None, digest="", problems=(Reason(ReasonCode.INVALID_DOCUMENT, "broken", service.origin),)
     )
-    plan = host.converge(simulated(unusable, drain=CORDONED))
+    plan = host.converge(simulated(unusable, drain=DRAINED))
     assert not host.replicas
     verdict = plan.verdicts[service.id]
     assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, HealthStatus.SUSPENDED), "git is still broken"
@@ -161,7 +164,7 @@ def test_a_service_that_git_cannot_show_is_emptied_but_not_forgotten():
     service = wanted("a", "good1")
     host.converge(simulated(service))
     broken = (Reason(ReasonCode.INVALID_YAML, "broken", Origin("a.yaml", 3)),)
-    plan = host.converge(simulated(drain=CORDONED, unreadable=broken))
+    plan = host.converge(simulated(drain=DRAINED, unreadable=broken))
     assert not host.replicas
     assert plan.verdicts[service.id].sync is Sync.UNKNOWN
     assert service.id in host.owned
@@ -169,20 +172,20 @@ def test_a_service_that_git_cannot_show_is_emptied_but_not_forgotten():
     assert host.serving("a")
 
 
-def test_a_service_that_was_deleted_is_forgotten_on_a_cordoned_host_as_well():
+def test_a_service_that_was_deleted_is_forgotten_on_a_drained_host_as_well():
     host = Host()
     host.converge(simulated(wanted("a", "good1")))
-    host.converge(simulated(drain=CORDONED))
+    host.converge(simulated(drain=DRAINED))
     assert not host.owned
     assert all(route.left_at for route in host.routes.values()), "only names are left"
 
 
-def test_a_cordon_taken_back_in_the_middle_of_a_drain_takes_the_replica_back():
+def test_drain_taken_back_in_the_middle_of_a_drain_takes_the_replica_back():
     host = Host(busy_seconds=100)
     service = wanted("a", "good1")
     host.converge(simulated(service))
     before = set(host.replicas)
-    host.step(simulated(service, drain=CORDONED))
+    host.step(simulated(service, drain=DRAINED))
     assert not host.serving("a")
     host.now += 1
     host.converge(simulated(service))
@@ -190,11 +193,11 @@ def test_a_cordon_taken_back_in_the_middle_of_a_drain_takes_the_replica_back():
     assert host.serving("a")
 
 
-def test_what_a_person_suspended_is_left_alone_on_a_cordoned_host():
+def test_what_a_person_suspended_is_left_alone_on_a_drained_host():
     host = Host()
     service = wanted("a", "good1")
     host.converge(simulated(service))
-    closed = simulated(service, drain=CORDONED)
+    closed = simulated(service, drain=DRAINED)
     plan = make_plan(closed, host.observe(), host.holds(closed, service.id), PATIENCE)
     assert plan.actions == ()
 
@@ -202,34 +205,34 @@ def test_what_a_person_suspended_is_left_alone_on_a_cordoned_host():
 def test_a_closed_service_keeps_an_empty_route_so_that_callers_are_told_to_come_again():
     host = Host()
     service = wanted("a", "good1")
-    host.converge(simulated(service, drain=CORDONED))
+    host.converge(simulated(service, drain=DRAINED))
     assert host.routes[service.id].stable == ()
     elsewhere = replace(service, replicas=0, not_here=(Reason(ReasonCode.NOT_FOR_THIS_HOST, "x", NO_ORIGIN),))
-    host.converge(simulated(elsewhere, drain=CORDONED))
+    host.converge(simulated(elsewhere, drain=DRAINED))
     assert all(one.left_at for one in host.routes.values()), "a model that is elsewhere is not offered here"
 
 
 # ---------------------------------------------------------------- what people read
 
 
-def closed_report(cordon: Reason | None = CORDONED):
-    return report(desired=replace(state(report().desired.services[0]), drain=cordon), observed=observed(replica()))
+def closed_report(drain: Reason | None = DRAINED):
+    return report(desired=replace(state(report().desired.services[0]), drain=drain), observed=observed(replica()))
 
 
-def test_status_plan_and_metrics_say_that_the_host_is_cordoned_and_where():
+def test_status_plan_and_metrics_say_that_the_host_is_drained_and_where():
     status = status_of(closed_report())
     assert status["targets"][0]["cordoned"]["file"] == "box/host.yaml"
     assert service_in(status)["ready"] == "1/0", "none is wanted"
-    assert "Cordoned (box/host.yaml:5: the host is cordoned)" in "\n".join(map(str, status_blocks(status)))
+    assert "Drained (box/host.yaml:5: the host is drained)" in "\n".join(map(str, status_blocks(status)))
     plan = plan_document(status, [(state(), observed(), planned())])
-    assert "  ! box/host.yaml:5: the host is cordoned" in list(plan_blocks(plan))
+    assert "  ! box/host.yaml:5: the host is drained" in list(plan_blocks(plan))
     assert b'reconciler_target_cordoned{target="a"} 1.0' in Metrics().text(status)
 
 
 def test_an_open_host_says_nothing_of_it():
     status = status_of(closed_report(None))
     assert status["targets"][0]["cordoned"] is None
-    assert "Cordoned" not in "\n".join(map(str, status_blocks(status)))
+    assert "Drained" not in "\n".join(map(str, status_blocks(status)))
     assert b'reconciler_target_cordoned{target="a"} 0.0' in Metrics().text(status)
 
 
@@ -256,15 +259,144 @@ def test_what_is_for_other_hosts_is_shown_with_its_reason_and_is_no_fault():
     assert Changes().since_last(status)[-1] == "default/a: Synced, Suspended (NotForThisHost)"
 
 
-def test_files_of_a_model_stay_on_a_cordoned_host_and_go_with_a_model_that_is_for_others():
+def test_files_of_a_model_stay_on_a_drained_host_and_go_with_a_model_that_is_for_others():
     host = Host()
     service = wanted("a", "good1", uri="s3://bucket/a")
     host.converge(simulated(service))
     staged = set(host.staging)
     assert staged
-    host.converge(simulated(service, drain=CORDONED))
+    host.converge(simulated(service, drain=DRAINED))
     assert set(host.staging) == staged
     host.converge(
         simulated(replace(service, replicas=0, not_here=(Reason(ReasonCode.NOT_FOR_THIS_HOST, "x", NO_ORIGIN),)))
     )
     assert not host.staging
+
+
+# ---------------------------------------------------------------- unschedulable: as on a Node
+
+
+def test_what_host_yaml_said_of_new_services_holds_while_it_cannot_be_read(tmp_path: Path):
+    cordon = Cordon(tmp_path / "cordon.json")
+    assert cordon.remember(known(None, CORDONED)) == (("cordoned", str(CORDONED)),)
+    settled = Cordon(tmp_path / "cordon.json").settle(UNKNOWN)
+    assert settled.drain is None
+    assert settled.unschedulable
+    assert (settled.unschedulable.code, settled.unschedulable.origin) == ("Cordoned", CORDONED.origin)
+    assert "still cordoned" in settled.unschedulable.message
+    both = Cordon(tmp_path / "cordon.json")
+    assert [event for event, _ in both.remember(known(DRAINED, CORDONED))] == ["host_drained"]
+    assert [event for event, _ in both.remember(known(None, None))] == ["host_undrained", "uncordoned"]
+    assert not (tmp_path / "cordon.json").exists()
+
+
+def test_memory_of_an_older_daemon_is_read_as_a_drain(tmp_path: Path):
+    path = tmp_path / "cordon.json"
+    path.write_text('{"message": "the host is cordoned (spec.unschedulable)", "file": "box/host.yaml", "line": 5}')
+    settled = Cordon(path).settle(UNKNOWN)
+    assert settled.drain
+    assert (settled.drain.code, settled.drain.origin) == ("Drained", Origin("box/host.yaml", 5))
+    assert settled.unschedulable is None
+
+
+def test_drained_host_stays_empty_until_it_is_schedulable_again(tmp_path: Path):
+    path = tmp_path / "cordon.json"
+    Cordon(path).remember(known(DRAINED, CORDONED))
+    cordon = Cordon(path)
+    only_cordoned = cordon.settle(known(None, CORDONED))
+    assert only_cordoned.drain
+    assert "stays empty" in only_cordoned.drain.message
+    cordon.remember(only_cordoned)
+    assert Cordon(path).settle(known(None, CORDONED)).drain, "nor does a restart of the daemon start anything"
+    cordon.remember(cordon.settle(known(None)))
+    assert Cordon(path).settle(known(None, CORDONED)).drain is None, "what started since then goes on"
+
+
+def cordoned(*services: Desired) -> DesiredState:
+    return simulated(*services, unschedulable=CORDONED)
+
+
+def follow(host: Host, desired: DesiredState, passes: int = 60) -> Plan:
+    for _ in range(passes):
+        plan = host.step(desired)
+        host.now += 0.5
+    return plan
+
+
+def test_cordoned_host_keeps_what_is_promoted_running_and_repairs_it():
+    host = Host()
+    service = wanted("a", "good1", 2)
+    host.converge(simulated(service))
+    host.converge(cordoned(service))
+    assert len(host.serving("a")) == 2
+    first = min(host.replicas)
+    host.replicas[first] = replace(host.replicas[first], alive=False)
+    plan = host.converge(cordoned(service))
+    assert len(host.serving("a")) == 2
+    assert plan.verdicts[service.id].sync is Sync.SYNCED
+    host.restart()
+    host.converge(cordoned(service))
+    assert len(host.serving("a")) == 2, "after a reboot as well"
+
+
+@pytest.mark.parametrize(
+    "after",
+    [wanted("a", "good2", 2), wanted("a", "good1", 3), wanted("a", "reject1", 2), wanted("a", "good2", 2, canary=20)],
+    ids=["digest", "replicas", "rejected", "canary"],
+)
+def test_cordoned_host_holds_a_change_and_says_so(after: Desired):
+    host = Host()
+    host.converge(simulated(wanted("a", "good1", 2)))
+    before, began = set(host.replicas), len(host.log)
+    plan = host.converge(cordoned(after))
+    assert set(host.replicas) == before
+    assert len(host.log) == began, "nothing is asked either"
+    verdict = plan.verdicts[after.id]
+    assert (verdict.sync, verdict.health.phase) == (Sync.OUT_OF_SYNC, HealthStatus.HEALTHY)
+    assert verdict.blocked == (CORDONED,)
+    host.converge(simulated(after))
+    digest = "good1-a" if after.digest.startswith("reject") else after.digest
+    assert [r.digest for r in host.serving("a")].count(digest) == (3 if after.replicas == 3 else 2)
+
+
+def test_cordoned_host_starts_no_new_service():
+    host = Host()
+    service = wanted("a", "good1", uri="s3://bucket/a")
+    plan = host.converge(cordoned(service))
+    assert not host.replicas
+    assert not host.staging
+    assert plan.verdicts[service.id].health.reason.message == f"Blocked: {CORDONED.message}"
+    host.converge(simulated(service))
+    assert host.serving("a")
+
+
+def test_rollout_that_a_cordon_interrupts_waits_and_goes_on():
+    host = Host(memory=3, busy_seconds=5)
+    host.converge(simulated(wanted("a", "good1", 2)))
+    after = wanted("a", "good2", 2)
+    while not any(r.digest == after.digest for r in host.serving("a")):
+        host.step(simulated(after))
+        host.now += 0.5
+    served, starts = len(host.serving("a")), sum(isinstance(one, Start) for one in host.log)
+    follow(host, cordoned(after))
+    assert len(host.serving("a")) >= served
+    started = [one for one in host.log if isinstance(one, Start)][starts:]
+    assert {one.digest for one in started} <= {"good1-a"}
+    host.converge(simulated(after))
+    assert [r.digest for r in host.serving("a")] == [after.digest] * 2
+
+
+def test_what_git_deletes_or_scales_down_goes_on_a_cordoned_host():
+    host = Host()
+    host.converge(simulated(wanted("a", "good1", 2), wanted("b", "good1")))
+    host.converge(cordoned(wanted("a", "good1", 1)))
+    assert len(host.serving("a")) == 1
+    assert not host.serving("b")
+
+
+def test_status_says_cordoned_where_nothing_new_starts():
+    desired = replace(state(report().desired.services[0]), unschedulable=CORDONED)
+    status = status_of(report(desired=desired, observed=observed(replica())))
+    assert service_in(status)["ready"] == "1/1", "what is promoted goes on"
+    assert "Cordoned (box/host.yaml:6: the host is cordoned)" in "\n".join(map(str, status_blocks(status)))
+    assert b'reconciler_target_cordoned{target="a"} 1.0' in Metrics().text(status)

@@ -517,7 +517,12 @@ class Host:
 
     def holds(self, desired: DesiredState, *suspended: ServiceId) -> Holds:
         """As the loop puts them together."""
-        return Holds(desired.drain, None, frozenset(map(str, suspended)), self.quarantines)
+        return Holds(
+            drain=desired.drain,
+            unschedulable=desired.unschedulable,
+            suspended=frozenset(map(str, suspended)),
+            quarantines=self.quarantines,
+        )
 
     def step(self, desired: DesiredState, die_after: int | None = None) -> Plan:
         """One pass. `die_after` cuts its execution after so many actions, as `kill -9` would."""

@@ -31,7 +31,8 @@ class ServiceContext:
     """One service, as git wants it and as it was observed.
 
     `keep` says why a service that git does not show, or not for this host, is not pruned; None means that it may go.
-    `why_empty` says why nothing at all may run on this host. `failures` are its actions that failed.
+    `why_empty` says why nothing at all may run on this host, `unschedulable` why nothing new may start. `failures` are
+    its actions that failed.
     `has_room`: git's digest could start beside all that runs. `all_died`: everything on this host ended at once.
     `starting_on` are shared GPUs on which a replica starts. `leaving` says why it goes, if git did not delete it.
     `blockers` say why this host cannot start git's digest now.
@@ -51,6 +52,7 @@ class ServiceContext:
     blockers: tuple[Reason, ...] = ()
     keep: Reason | None = None
     why_empty: Reason | None = None
+    unschedulable: Reason | None = None
     route: ServiceRoute | None = None
     starting_on: frozenset[str] = frozenset()
     staging: Mapping[str, Staging] = field(default_factory=dict)

@@ -95,6 +95,9 @@ def find_goal(s: ServiceContext) -> Goal:
         return _hold(s, reason)
     if want.replicas == 0:
         return Goal(GoalKind.SUSPEND, why=NO_REPLICAS)
+    if s.unschedulable and _is_new(s, want):
+        held = _hold(s, s.unschedulable, (s.unschedulable,))
+        return replace(held, rejected=s.quarantines.get(want.digest))
     if s.is_proven(want.digest):
         return _goal_of_proven(s, want, want.spec)
     if want.digest in s.quarantines:
@@ -102,6 +105,11 @@ def find_goal(s: ServiceContext) -> Goal:
     if blocked := _beyond(s, want, want.spec) + want.blocked:
         return _hold(s, blocked[0], blocked)
     return _goal_after_failure(s, want) or _goal_of_new(s, want, want.spec)
+
+
+def _is_new(s: ServiceContext, want: Desired) -> bool:
+    """Does git ask for what this host has not been promoted to yet: another digest, or more replicas?"""
+    return s.promoted is None or s.promoted.digest != want.digest or want.replicas > s.promoted.replicas
 
 
 def _goal_after_failure(s: ServiceContext, want: Desired) -> Goal | None:

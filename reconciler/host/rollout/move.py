@@ -83,7 +83,6 @@ class Move:
 def _why_empty(goal: Goal) -> str:
     """In few words: it stands in every line about this service."""
     known = {
-        ReasonCode.CORDONED: "the host is cordoned",
         ReasonCode.DRAINED: "the host is drained",
         ReasonCode.NOT_FOR_THIS_HOST: "not for this host any more",
         ReasonCode.TARGET_REMOVED: "its target was removed from the config",

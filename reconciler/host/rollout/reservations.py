@@ -67,7 +67,13 @@ def _wanted_digest(s: ServiceContext) -> str:
 def _successor(s: ServiceContext, leaving: tuple[Replica, ...]) -> EffectiveSpec | None:
     """What a replica was or is being drained for, until it is there."""
     want = s.desired
-    if want is None or want.spec is None or want.digest in s.quarantines or impossible(want.spec.resources, s.capacity):
+    if (
+        s.unschedulable
+        or want is None
+        or want.spec is None
+        or want.digest in s.quarantines
+        or impossible(want.spec.resources, s.capacity)
+    ):
         return None
     running = sum(
         r.digest == want.digest for r in s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING, ReplicaPhase.READY)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reconciler.model import Drain, Restart, Start, Stop, Strategy
-from tests.host.rollout.test_plan_properties import CORDONED
+from tests.host.rollout.test_plan_properties import DRAINED
 from tests.support.examples import examples
 from tests.support.simulation import PATIENCE, Host, beside, state, wanted
 
@@ -40,9 +40,9 @@ def upset(host: Host, commit, how: str) -> None:
         case "reboot":
             host.restart()
         case "cordon":
-            host.converge(replace(commit, drain=CORDONED))
+            host.converge(replace(commit, drain=DRAINED))
         case "short cordon":
-            play(host, replace(commit, drain=CORDONED), 0.5)
+            play(host, replace(commit, drain=DRAINED), 0.5)
         case "crash":
             for key, replica in host.replicas.items():
                 if replica.digest.startswith("good1"):

@@ -64,7 +64,8 @@ STRATEGIES = (
 
 
 ELSEWHERE = (Reason(ReasonCode.NOT_FOR_THIS_HOST, "nodeSelector requires disk=ssd", Origin("x.yaml", 4)),)
-CORDONED = Reason(ReasonCode.CORDONED, "the host is cordoned", Origin("host.yaml", 6))
+DRAINED = Reason(ReasonCode.DRAINED, "the host is drained", Origin("host.yaml", 6))
+CORDONED = Reason(ReasonCode.CORDONED, "the host is cordoned", Origin("host.yaml", 7))
 
 
 def elsewhere(service: Desired) -> Desired:
@@ -114,8 +115,8 @@ def services(draw: st.DrawFn, name: str, versions: tuple[str, ...] = VERSIONS):
 @st.composite
 def commits(draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS):
     names = draw(st.lists(st.sampled_from("abc"), unique=True, max_size=3))
-    cordon = CORDONED if draw(st.integers(0, 7)) == 7 else None
-    return state(*[draw(services(name, versions)) for name in names], drain=cordon)
+    drain = DRAINED if draw(st.integers(0, 7)) == 7 else None
+    return state(*[draw(services(name, versions)) for name in names], drain=drain)
 
 
 hosts = st.builds(
@@ -410,15 +411,15 @@ def test_everything_deleted_in_git_is_drained_and_nothing_is_left(host, commit, 
 
 @given(hosts, histories, st.booleans())
 @settings(max_examples=examples(80), deadline=None)
-def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unreadable):
+def test_drained_host_runs_nothing_and_goes_on_afterwards(host, history, unreadable):
     last = replace(play(host, history), drain=None)
     host.converge(last, passes=2000)
     served = {one.id: sum(r.digest == one.digest for r in host.serving(one.id.name)) for one in last.services}
     promoted = {key: owned.promoted for key, owned in host.owned.items()}
-    # A file that cannot be read stops no cordon: host.yaml itself is readable.
+    # A file that cannot be read stops no drain: host.yaml itself is readable.
     broken = (Reason(ReasonCode.INVALID_YAML, "broken", Origin("a.yaml", 3)),) if unreadable else ()
     began = len(host.log)
-    plan = host.converge(replace(last, drain=CORDONED, unreadable=broken), passes=2000)
+    plan = host.converge(replace(last, drain=DRAINED, unreadable=broken), passes=2000)
     assert not host.replicas
     assert not [one for one in host.log[began:] if isinstance(one, Start | AskPreflight)]
     assert {verdict.health.phase for verdict in plan.verdicts.values()} <= {HealthStatus.SUSPENDED}
@@ -431,6 +432,33 @@ def test_a_cordoned_host_runs_nothing_and_goes_on_afterwards(host, history, unre
                 # A second version may run beside it, too.
                 serving = [r for r in host.serving(one.id.name) if r.digest == one.digest]
                 assert len(serving) == one.replicas, one.id
+
+
+@given(hosts, histories, commits(), st.integers(1, 60))
+@settings(max_examples=examples(120), deadline=None)
+def test_cordoned_host_starts_nothing_new_and_ends_nothing_that_serves(host, history, commit, passes):
+    last = replace(play(host, history), drain=None)
+    host.converge(last, passes=2000)
+    cordoned = replace(commit, drain=None, unschedulable=CORDONED)
+    stays = {one.id for one in commit.services if one.spec and one.replicas and not one.not_here}
+    promoted = {key: one.promoted for key, one in host.owned.items() if one.promoted}
+    for _ in range(passes):
+        serving = {r.id: r for name in "abc" for r in host.serving(name)}
+        plan = host.step(cordoned)
+        for action in plan.actions:
+            if isinstance(action, Start):
+                known = promoted.get(action.replica.service)
+                assert known is not None, "a new service"
+                assert action.digest == known.digest, "a new digest"
+            assert not isinstance(action, AskPreflight)
+            if isinstance(action, Drain) and action.replica in serving and action.replica.service in stays:
+                # Git itself asks for fewer, or takes back a change.
+                wish = next(one for one in commit.services if one.id == action.replica.service)
+                assert wish.digest == promoted[wish.id].digest
+        for key, known in promoted.items():
+            running = [r for r in host.replicas.values() if r.service == key and r.digest == known.digest]
+            assert len([r for r in running if r.stopping_at is None and r.draining_at is None]) <= known.replicas
+        host.now += 0.5
 
 
 @given(hosts, commits(("good1", "good2")), st.integers(0, 60))

@@ -220,7 +220,7 @@ def test_undrain_starts_no_surplus_replica():
     commit = state(wanted("a", "good1", 2))
     host.converge(commit)
     began = len(host.log)
-    host.step(replace(commit, drain=Reason(ReasonCode.CORDONED, "closed", NO_ORIGIN)))
+    host.step(replace(commit, drain=Reason(ReasonCode.DRAINED, "closed", NO_ORIGIN)))
     host.now += 0.5
     assert not host.serving("a")
     host.converge(commit)
