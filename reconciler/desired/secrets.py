@@ -31,11 +31,14 @@ class Keyring:
     """A document in git that may be one of them."""
 
     def is_missing(self, ref: SecretRef) -> bool:
-        """Does it stand in the way? A Secret that may be missing does where it is there and not for this service.
+        """Does it stand in the way? An optional Secret does where it may be there and cannot be used.
 
-        One that is refused does not: a replica that dies could not come back.
+        As with the kubelet, only one that is certainly absent is left out: it may be the key that protects the engine.
         """
-        return bool(self.closed) or (not ref.optional and not is_there(ref, self.namespace, self.store))
+        if self.closed:
+            return True
+        is_needed = not ref.optional or self.may_hold(ref.secret)
+        return is_needed and not is_there(ref, self.namespace, self.store)
 
     def may_hold(self, secret: str) -> bool:
         """May a Secret that is not for use be there all the same?"""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from reconciler.errors import Retryable
-from reconciler.model import EffectiveSpec, EnvVar, SecretMount, VolumeFile
+from reconciler.model import EffectiveSpec, EnvVar, Reason, SecretMount, VolumeFile
 from reconciler.secrets.store import SecretStore
 
 ALL = "*"
@@ -102,7 +102,18 @@ def _is_below(path: str) -> bool:
 def _data(ref: SecretRef, namespace: str, store: SecretStore) -> Mapping[str, bytes]:
     if is_there(ref, namespace, store):
         return store.data(namespace, ref.secret) or {}
-    if ref.optional:
+    why = _why_unusable(ref, namespace, store)
+    if ref.optional and why is None:
         return {}
     what = f"Secret {ref.secret}" if ref.key == ALL else f'key "{ref.key}" of Secret {ref.secret}'
+    if why is not None:
+        raise Retryable(f"{what} in namespace {namespace} cannot be used: {why}")
     raise Retryable(f"{what} in namespace {namespace} is not on this host any more; put it back")
+
+
+def _why_unusable(ref: SecretRef, namespace: str, store: SecretStore) -> Reason | None:
+    """None where it is certain whether the Secret exists."""
+    place = namespace, ref.secret
+    if place in store.secrets:
+        return None
+    return store.refused.get(place) or next(iter(store.unavailable), None)

@@ -124,6 +124,26 @@ MOUNTED = with_predictor(
 ).replace("    volumes:", "      volumeMounts: [{name: keys, mountPath: /keys}]\n    volumes:")
 
 
+REASON = Reason(ReasonCode.INVALID_SECRET, "broken", Origin("/etc/s/hub.yaml", 1))
+UNKNOWN = [SecretStore(refused={("team", "hub"): REASON}), SecretStore(unavailable=(REASON,))]
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN, ids=["refused", "unavailable"])
+@pytest.mark.parametrize(
+    "text",
+    [TOKEN.replace("key: token", "key: token, optional: true"), MOUNTED.replace("items", "optional: true, items")],
+)
+def test_optional_secret_that_cannot_be_used_is_not_absent(text: str, unknown: SecretStore):
+    """It may be the key that protects the engine: nothing starts without it, and what runs is kept."""
+    service = one(text, unknown)
+    (reason,) = service.blocked
+    assert "/etc/s/hub.yaml:1: broken" in reason.message
+    assert service.digest == one(text).digest
+    assert service.spec is not None
+    with pytest.raises(Retryable, match=r"Secret hub in namespace team cannot be used: /etc/s/hub\.yaml:1: broken"):
+        reveal(service.spec, "team", (), unknown)
+
+
 def test_a_secret_as_files_is_part_of_the_spec_and_must_be_there():
     service = one(MOUNTED, store())
     assert service.spec is not None
