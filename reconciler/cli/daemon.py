@@ -14,9 +14,9 @@ from reconciler.build import RESTART
 from reconciler.cli.shared import (
     NO,
     OK,
-    by_hand,
     checked,
     client_of,
+    manual_options,
     options,
     outdated_daemon,
     print_json,
@@ -192,7 +192,7 @@ def history(
 
 @click.command()
 @click.argument("service", required=False)
-@by_hand
+@manual_options
 @options()
 def suspend(config: str | None, service: str | None, reason: str, until: float | None) -> int:
     """Pause reconciliation of SERVICE, or of everything.

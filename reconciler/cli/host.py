@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.shared import NO, OK, act_as_owner, by_hand, log_to_stderr, options, print_json, settings_of, tell
+from reconciler.cli.shared import (
+    NO,
+    OK,
+    act_as_owner,
+    log_to_stderr,
+    manual_options,
+    options,
+    print_json,
+    settings_of,
+    tell,
+)
 
 if TYPE_CHECKING:
     from reconciler.host.doctor import CheckResult
@@ -67,7 +77,7 @@ def _print_finding(finding: CheckResult) -> None:
 
 
 @host.command()
-@by_hand
+@manual_options
 @options()
 def drain(config: str | None, reason: str, until: float | None) -> int:
     """Drain and stop every model on this host now, regardless of git, until `host undrain`.

@@ -107,7 +107,7 @@ def tell(message: str) -> None:
     click.echo(one_line(scrub_text(message)), err=True)
 
 
-def by_hand(command: Command) -> Command:
+def manual_options(command: Command) -> Command:
     """--reason and --until, for manual requests."""
     command = click.option(
         "--until",

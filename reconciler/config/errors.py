@@ -20,10 +20,10 @@ def explain(path: Path, tree: Tree, problems: Iterable[Any], known: Sequence[str
         if each["type"] in ("too_short", "literal_error") and any(_is_below(other["loc"], place) for other in problems):
             # A list is called empty, or not `auto`, when its items are wrong; each of them is reported.
             continue
-        yield error_text(path, tree, place, _problem_text(each, known))
+        yield problem_line(path, tree, place, _problem_text(each, known))
 
 
-def error_text(path: Path, tree: Tree, place: FieldPath, message: str) -> str:
+def problem_line(path: Path, tree: Tree, place: FieldPath, message: str) -> str:
     """One line about one place: file, line, key, and what is wrong."""
     line = line_at(find(tree.value, tree.lines, place)[1])
     return f"{path}:{line}: {_key(place) or 'the file'}: {message}"

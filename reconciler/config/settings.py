@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from reconciler.config.conflicts import conflicts
-from reconciler.config.errors import error_text, explain
+from reconciler.config.errors import explain, problem_line
 from reconciler.config.values import (
     AbsolutePath,
     Commit,
@@ -387,7 +387,7 @@ def _validated(cls: type[Settings], path: Path, tree: Tree) -> Settings:
     except ValidationError as error:
         lines = explain(path, tree, error.errors(include_url=False), _known_keys())
         raise SettingsError("\n".join(lines)) from None
-    if found := [error_text(path, tree, place, message) for place, message in conflicts(settings)]:
+    if found := [problem_line(path, tree, place, message) for place, message in conflicts(settings)]:
         raise SettingsError("\n".join(found))
     settings._file = path.absolute()
     return settings

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reconciler.desired.origins import Origins, at
-from reconciler.desired.support import Effect, Fact, Row, TargetKind, Where, find_row
+from reconciler.desired.support import Effect, Fact, SupportRow, TargetKind, Where, find_row
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Origin, Reason
 
@@ -62,7 +62,9 @@ def of_document(manifest: Manifest, place: TargetKind) -> Deviation | None:
     return _deviation(row, place, frozenset(), name, manifest.origin) if row else None
 
 
-def _deviation(row: Row, place: TargetKind, facts: frozenset[Fact], name: str, origin: Origin) -> Deviation | None:
+def _deviation(
+    row: SupportRow, place: TargetKind, facts: frozenset[Fact], name: str, origin: Origin
+) -> Deviation | None:
     outcome = row.at(place)
     if outcome.effect is Effect.HONOURED or outcome.unless in facts:
         return None

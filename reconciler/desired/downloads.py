@@ -11,7 +11,7 @@ from reconciler.config.settings import EngineSettings
 from reconciler.desired.origins import Origins, at
 from reconciler.desired.secrets import Keyring
 from reconciler.engines.arguments import flag_value
-from reconciler.engines.file_arguments import Holds, Named, is_below, remote_names
+from reconciler.engines.file_arguments import FileContent, Named, is_below, remote_names
 from reconciler.engines.launch import Revealed, server_flags
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Reason, ReasonCode
 from reconciler.model.model_sources import ModelSource, shown, source_of
@@ -95,7 +95,7 @@ def _text(named: Named, is_of_hub: bool, spec: EffectiveSpec, origins: Origins) 
 
 def _instead(named: Named, uri: str, spec: EffectiveSpec, origins: Origins) -> str:
     mounted = next((each for each in spec.mounts if is_below("/mnt/models", each.path)), None)
-    if named.holds is Holds.MODEL and named.flag == "--model":
+    if named.holds is FileContent.MODEL and named.flag == "--model":
         if mounted is not None:
             return f"the model's files are at {mounted.path}: write --model={mounted.path}"
         has_field = bool(at(origins.service, ("spec", "predictor", "model")))

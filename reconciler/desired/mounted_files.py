@@ -9,7 +9,7 @@ from reconciler.desired.origins import Origins
 from reconciler.desired.pod_fields import is_resource
 from reconciler.desired.spec import ALL_KEYS, Surroundings
 from reconciler.engines.arguments import values_with_arguments
-from reconciler.engines.file_arguments import CONFIG, Holds, Named, is_below, named_files, paths_in, written_in
+from reconciler.engines.file_arguments import CONFIG, FileContent, Named, is_below, named_files, paths_in, written_in
 from reconciler.engines.launch import Revealed, given_at_start, held_files, server_flags
 from reconciler.formats import strict_yaml
 from reconciler.formats.spelling import nearest
@@ -100,7 +100,7 @@ def _serves(volume: FileMount, one: Named) -> bool:
     below = posixpath.relpath(one.path, volume.path)
     inside = posixpath.normpath(posixpath.join(volume.sub_path, below))
     paths = {each.path for each in volume.files}
-    return inside in paths if one.holds is Holds.FILE else inside == "." or _has(volume, inside)
+    return inside in paths if one.holds is FileContent.FILE else inside == "." or _has(volume, inside)
 
 
 def _has(volume: FileMount, path: str) -> bool:

@@ -69,7 +69,7 @@ class FieldSupport:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SupportRow:
     """Fields with the same outcomes.
 
     `values`: only these count; else everything but nothing, `false`, 0 and, unless `even_empty`, what is empty.
@@ -116,8 +116,8 @@ def _error(note: str, unless: Fact | None = None, code: ReasonCode = ReasonCode.
     return FieldSupport(Effect.REFUSED, note, unless, code)
 
 
-def _row(where: Where, keys: str, host: FieldSupport, cluster: FieldSupport = KSERVE, *values: Any) -> Row:
-    return Row(where, tuple(keys.split()), host, cluster, values)
+def _row(where: Where, keys: str, host: FieldSupport, cluster: FieldSupport = KSERVE, *values: Any) -> SupportRow:
+    return SupportRow(where, tuple(keys.split()), host, cluster, values)
 
 
 _PROVIDED = "a host provides configMap, downwardAPI, emptyDir, hostPath, persistentVolumeClaim, projected and secret"
@@ -143,7 +143,7 @@ _GUARD = (
     "requires it, and the proxy, unless it passes TLS through, opens only the /v1/… paths that it guards"
 )
 
-ROWS: Final[tuple[Row, ...]] = (
+ROWS: Final[tuple[SupportRow, ...]] = (
     _row(Where.KIND, "InferenceService ServingRuntime ClusterServingRuntime", YES),
     _row(Where.KIND, "ClusterStorageContainer", _yes("as a list of the URIs that may be downloaded")),
     _row(Where.KIND, "ConfigMap ServiceAccount", _yes("for variables, storage and KServe's configuration")),
@@ -168,7 +168,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "canary",
         _error("a host runs one canary next to the predictor", Fact.ONE_CANARY),
     ),
-    Row(
+    SupportRow(
         Where.SPEC,
         ("tracing",),
         _no("give the engine --otlp-traces-endpoint instead"),
@@ -177,7 +177,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     _row(Where.PREDICTOR, "model", YES),
     _row(Where.PREDICTOR, " ".join(FRAMEWORKS), _yes("as `model`, if its command is vLLM's")),
-    Row(
+    SupportRow(
         Where.PREDICTOR,
         ("minReplicas",),
         _no(_NO_DEMAND, Fact.COUNTED, ReasonCode.NO_SCALE_TO_ZERO),
@@ -203,7 +203,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _row(Where.PREDICTOR, "storageContainerName", _no("a host downloads models in its own way")),
     _row(Where.PREDICTOR, "labels annotations", _yes("for variables that name them")),
     _row(Where.PREDICTOR, "name", _yes("as the name of a canary")),
-    Row(Where.PREDICTOR, ("workerSpec",), _error(ELSEWHERE), KSERVE, even_empty=True),
+    SupportRow(Where.PREDICTOR, ("workerSpec",), _error(ELSEWHERE), KSERVE, even_empty=True),
     _row(Where.PREDICTOR, "logger", _no("requests are not copied anywhere")),
     _row(Where.PREDICTOR, "batcher", _no("the engine batches by itself")),
     # ------------------------------------------------------------ pod
@@ -389,6 +389,6 @@ ROWS: Final[tuple[Row, ...]] = (
 _BY_KEY: Final = {(row.where, key): row for row in ROWS for key in row.keys}
 
 
-def find_row(where: Where, key: str) -> Row | None:
+def find_row(where: Where, key: str) -> SupportRow | None:
     """The row of one field; an annotation may be covered by a prefix."""
     return _BY_KEY.get((where, key)) or (_BY_KEY.get((where, f"{key.partition('/')[0]}/*")) if "/" in key else None)

@@ -15,7 +15,7 @@ from reconciler.formats import json_values
 from reconciler.model import NO_ORIGIN, Argument
 
 
-class Holds(StrEnum):
+class FileContent(StrEnum):
     """What has to be there."""
 
     MODEL = "a model"
@@ -32,7 +32,7 @@ class Named:
     argument: Argument
     flag: str
     path: str
-    holds: Holds
+    holds: FileContent
 
 
 CLOSED = "is closed to services: processes, devices, or keys of this host are there"
@@ -75,19 +75,22 @@ def remote_names(args: Sequence[Argument]) -> Iterator[Named]:
     `--model-id` is what KServe's own server calls it.
     """
     ids = values_with_arguments(args, "--model-id")
-    others = (Named(each, "--model-id", value, Holds.MODEL) for each, value in ids)
+    others = (Named(each, "--model-id", value, FileContent.MODEL) for each, value in ids)
     for each in (*_named(args), *others):
-        is_model = each.holds in (Holds.MODEL, Holds.TOKENIZER, Holds.ADAPTER) or each.flag == "--hf-config-path"
+        is_model = (
+            each.holds in (FileContent.MODEL, FileContent.TOKENIZER, FileContent.ADAPTER)
+            or each.flag == "--hf-config-path"
+        )
         if is_model and _REMOTE.fullmatch(each.path) and (each.flag in _MODELS or "/" in each.path):
             yield each
 
 
 def _named(args: Sequence[Argument]) -> Iterator[Named]:
     for flag, holds in (
-        ("--model", Holds.MODEL),
-        ("--tokenizer", Holds.TOKENIZER),
-        *((flag, Holds.FILE) for flag in _FILES),
-        *((flag, Holds.FOLDER) for flag in _FOLDERS),
+        ("--model", FileContent.MODEL),
+        ("--tokenizer", FileContent.TOKENIZER),
+        *((flag, FileContent.FILE) for flag in _FILES),
+        *((flag, FileContent.FOLDER) for flag in _FOLDERS),
     ):
         for each, value in values_with_arguments(args, flag)[:1]:
             yield Named(each, flag, value, holds)
@@ -184,23 +187,23 @@ def reads_weights(args: Sequence[Argument]) -> bool:
 def _draft(args: Sequence[Argument]) -> Iterator[Named]:
     for flag in ("--speculative-config", "-sc"):
         for each, value in values_with_arguments(args, flag)[:1]:
-            for key, holds in (("model", Holds.MODEL), ("tokenizer", Holds.TOKENIZER)):
+            for key, holds in (("model", FileContent.MODEL), ("tokenizer", FileContent.TOKENIZER)):
                 path = _parsed(value).get(key)
                 if isinstance(path, str):
                     yield Named(each, flag, path, holds)
         for each, value in values_with_arguments(args, f"{flag}.model")[:1]:
-            yield Named(each, f"{flag}.model", value, Holds.MODEL)
+            yield Named(each, f"{flag}.model", value, FileContent.MODEL)
 
 
 def _adapters(args: Sequence[Argument]) -> Iterator[Named]:
     for each, value in values_with_arguments(args, "--lora-modules"):
         path = _parsed(value).get("path") if value.lstrip()[:1] in ("{", "[") else value.partition("=")[2]
         if isinstance(path, str):
-            yield Named(each, "--lora-modules", path, Holds.ADAPTER)
+            yield Named(each, "--lora-modules", path, FileContent.ADAPTER)
     for each, value in values_with_arguments(args, "--default-mm-loras")[:1]:
         for path in _parsed(value).values():
             if isinstance(path, str):
-                yield Named(each, "--default-mm-loras", path, Holds.ADAPTER)
+                yield Named(each, "--default-mm-loras", path, FileContent.ADAPTER)
 
 
 def _is_path(value: str) -> bool:

@@ -33,7 +33,7 @@ _WIDTHS = {"float32": 4, "float": 4}
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemoryBudget:
     """What one replica may use: the memory of each of its GPUs, or without any the host's. 0 is unknown.
 
     `asked_bytes` is the memory that its resources ask for; only without GPUs it matters here. `share` is the fraction
@@ -58,16 +58,16 @@ class Past:
 NEVER_STARTED = Past()
 
 
-def room_of(resources: Resources, gpus: Sequence[Gpu], host_bytes: int, count: int) -> Room:
+def room_of(resources: Resources, gpus: Sequence[Gpu], host_bytes: int, count: int) -> MemoryBudget:
     """The room for a replica of `count` GPUs where it has the best of them; the least of those counts."""
     needed = resources.gpu_devices
     if not needed:
-        return Room(0, host_bytes, resources.memory_bytes)
+        return MemoryBudget(0, host_bytes, resources.memory_bytes)
     kind = resources.mig[0][0] if resources.mig else GPU
     best = sorted((gpu.memory_bytes for gpu in gpus if gpu.kind == kind), reverse=True)[:needed]
     known = len(best) == needed and all(best)
     share = resources.gpu_share_millis / 1000 or 1.0
-    return Room(count or needed, best[-1] if known else 0, share=share, mig=bool(resources.mig))
+    return MemoryBudget(count or needed, best[-1] if known else 0, share=share, mig=bool(resources.mig))
 
 
 def _as_one(given: MemoryArguments) -> MemoryArguments:
@@ -96,7 +96,7 @@ def weights_per_gpu(weights: Weights, given: MemoryArguments) -> int:
     return math.ceil(total / (given.tensor_parallel * given.pipeline_parallel))
 
 
-def overhead_of(figures: MeasuredMemory, room: Room, given: MemoryArguments, weights_bytes: int) -> int | None:
+def overhead_of(figures: MeasuredMemory, room: MemoryBudget, given: MemoryArguments, weights_bytes: int) -> int | None:
     """What one start needed in addition to weights (as estimated) and cache, by its own log. None: unknown."""
     if not room.gpus:
         ranks = given.tensor_parallel * given.pipeline_parallel
@@ -109,13 +109,13 @@ def overhead_of(figures: MeasuredMemory, room: Room, given: MemoryArguments, wei
     return max(int(room.memory_bytes * given.utilization) - figures.weights_bytes - figures.cache_bytes, 0)
 
 
-def unknown(why: str, room: Room | None = None) -> Fit:
+def unknown(why: str, room: MemoryBudget | None = None) -> Fit:
     """Unknown. That blocks nothing."""
     return Fit(f"unknown: {why}", gpus=room.gpus if room else 0, notes=(why,))
 
 
 def estimate(
-    weights: Weights, shape: ModelShape, given: MemoryArguments, room: Room, past: Past = NEVER_STARTED
+    weights: Weights, shape: ModelShape, given: MemoryArguments, room: MemoryBudget, past: Past = NEVER_STARTED
 ) -> Fit:
     """Would one replica fit?"""
     if not room.gpus:
@@ -130,7 +130,7 @@ class _Sum:
     weights: Weights
     shape: ModelShape
     given: MemoryArguments
-    room: Room
+    room: MemoryBudget
     past: Past
 
     def fit(self) -> Fit:

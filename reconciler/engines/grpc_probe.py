@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from socket import socket
 
-from reconciler.engines.probe import Guard, NoAnswer, ProbeResult, Vitals, allow_until, connected, explained
+from reconciler.engines.probe import Guard, NoResponse, ProbeResult, Vitals, allow_until, connected, explained
 from reconciler.model import Address
 
 _CHECK = "/grpc.health.v1.Health/Check"
@@ -64,7 +64,7 @@ class GrpcProbe:
         try:
             with explained(address, _CHECK, seconds), connected(address, seconds, False, self.guard) as connection:
                 message = _call(connection, _CHECK, time.monotonic() + seconds)
-        except NoAnswer as error:
+        except NoResponse as error:
             return None, str(error)
         if message.startswith(_SERVING):
             return True, "answers"
@@ -85,7 +85,7 @@ def _call(connection: socket, path: str, deadline: float) -> bytes:
     found = b""
     for kind, flags, stream, payload in _frames(connection, deadline):
         if kind == _GOAWAY or (kind == _RST_STREAM and stream == _STREAM):
-            raise NoAnswer(f"{path} was broken off")
+            raise NoResponse(f"{path} was broken off")
         if kind in (_SETTINGS, _PING) and not flags & _ACK:
             connection.sendall(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
         if kind == _DATA and stream == _STREAM:
@@ -124,7 +124,7 @@ def _frames(connection: socket, deadline: float) -> Iterator[tuple[int, int, int
         length = int.from_bytes(head[:3])
         left -= length + len(head)
         if left < 0:
-            raise NoAnswer(f"{_CHECK} answered more than {_MOST_BYTES >> 10} KiB")
+            raise NoResponse(f"{_CHECK} answered more than {_MOST_BYTES >> 10} KiB")
         yield head[3], head[4], int.from_bytes(head[5:]) & 0x7FFFFFFF, _read(connection, length, deadline)
 
 
@@ -134,7 +134,7 @@ def _read(connection: socket, count: int, deadline: float) -> bytes:
         allow_until(deadline, connection)
         part = connection.recv(count - len(found))
         if not part:
-            raise NoAnswer(f"{_CHECK} did not answer: the connection was closed")
+            raise NoResponse(f"{_CHECK} did not answer: the connection was closed")
         found += part
     return found
 

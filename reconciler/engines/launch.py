@@ -150,7 +150,7 @@ class PreflightQuestion:
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
+class _ServerCommand:
     """A command line that starts vLLM's server: `{python} {options} -m {module} {flags}`."""
 
     options: tuple[str, ...]
@@ -319,13 +319,13 @@ def _is_given(variable: EnvVar) -> bool:
 # ---------------------------------------------------------------- reading a container's command
 
 
-def _read(spec: EffectiveSpec, container: _Container) -> _Server:
+def _read(spec: EffectiveSpec, container: _Container) -> _ServerCommand:
     """With what keeps the engine to its share of a GPU. Raises _NotAServer."""
     server = _written(spec, container)
     return replace(server, flags=(*server.flags, *bound(server.flags, spec.resources.gpu_share_millis)))
 
 
-def _written(spec: EffectiveSpec, container: _Container) -> _Server:
+def _written(spec: EffectiveSpec, container: _Container) -> _ServerCommand:
     """As git has it. Raises _NotAServer."""
     for each in spec.command_line:
         if shown := sorted(names_in(each.text) & container.hidden):
@@ -359,7 +359,7 @@ def _not_split(word: str) -> str:
     return f"`{shown}` is one item of the list, and no shell splits it; write one item per argument, {pieces[0]} first"
 
 
-def _python(line: Sequence[Argument]) -> _Server:
+def _python(line: Sequence[Argument]) -> _ServerCommand:
     words = texts(line)
     at, refused = refused_option(words)
     if refused is not None:
@@ -375,13 +375,13 @@ def _python(line: Sequence[Argument]) -> _Server:
     if module.text == _CLI:
         return _vllm(line, at + 2, options)
     if module.text in GRPC_SERVERS:
-        return _Server(options, API_SERVER, (module.rewritten("--grpc"), *flags))
+        return _ServerCommand(options, API_SERVER, (module.rewritten("--grpc"), *flags))
     if module.text != API_SERVER:
         raise _NotAServer(f"a host cannot run the module {module.text}, only {API_SERVER}", module)
-    return _Server(options, API_SERVER, flags)
+    return _ServerCommand(options, API_SERVER, flags)
 
 
-def _vllm(line: Sequence[Argument], at: int, options: tuple[str, ...] = ()) -> _Server:
+def _vllm(line: Sequence[Argument], at: int, options: tuple[str, ...] = ()) -> _ServerCommand:
     if len(line) <= at or line[at].text != "serve":
         if len(line) > at and (several := _not_split(line[at].text)):
             raise _NotAServer(several, line[at])
@@ -390,12 +390,12 @@ def _vllm(line: Sequence[Argument], at: int, options: tuple[str, ...] = ()) -> _
     return _serve(line, at + 1, options)
 
 
-def _serve(line: Sequence[Argument], at: int, options: tuple[str, ...] = ()) -> _Server:
+def _serve(line: Sequence[Argument], at: int, options: tuple[str, ...] = ()) -> _ServerCommand:
     """`vllm serve MODEL FLAGS…`: the server's module takes the model by a flag only."""
     flags = tuple(line[at:])
     if flags and not is_flag(flags[0].text):
-        return _Server(options, API_SERVER, (flags[0].rewritten("--model"), *flags))
-    return _Server(options, API_SERVER, flags)
+        return _ServerCommand(options, API_SERVER, (flags[0].rewritten("--model"), *flags))
+    return _ServerCommand(options, API_SERVER, flags)
 
 
 def _names(flags: Sequence[Argument], service: ServiceId) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from reconciler.engines.file_arguments import Holds
+from reconciler.engines.file_arguments import FileContent
 from reconciler.engines.fit_files import (
     NOT_WEIGHTS,
     Unjudged,
@@ -46,17 +46,17 @@ _LONGEST_PEM = 1 << 20
 Stamps = tuple[tuple[str, int, int, int], ...]
 
 
-def check(path: str, holds: Holds, weights: bool = True) -> None:
+def check(path: str, holds: FileContent, weights: bool = True) -> None:
     """Raises UnreadableModel, naming the missing or damaged file; UnknownModel where the files do not show it."""
     info = _info(path)
     if info is None:
         raise MissingFile(f"{path}: is not there")
     is_folder = stat.S_ISDIR(info.st_mode)
-    if holds in (Holds.ADAPTER, Holds.FOLDER) and not is_folder:
+    if holds in (FileContent.ADAPTER, FileContent.FOLDER) and not is_folder:
         raise UnreadableModel(f"{path}: is not a folder")
-    if holds is Holds.FILE:
+    if holds is FileContent.FILE:
         _check_file(path, info)
-    elif is_folder and holds is not Holds.FOLDER:
+    elif is_folder and holds is not FileContent.FOLDER:
         _check_folder(path, holds, weights, stamps_of(path))
 
 
@@ -106,14 +106,14 @@ def stamps_of(folder: str) -> Stamps:
     return tuple(sorted((name, info.st_mtime_ns, info.st_size, info.st_ino) for name, info in found))
 
 
-def _check_folder(path: str, holds: Holds, weights: bool, stamps: Stamps) -> None:
+def _check_folder(path: str, holds: FileContent, weights: bool, stamps: Stamps) -> None:
     """What was seen of a folder holds while its files stay. What the disk hid is looked at again."""
     if fault := _fault(path, holds, weights, stamps):
         raise UnreadableModel(fault)
 
 
 @lru_cache(512)
-def _fault(path: str, holds: Holds, weights: bool, stamps: Stamps) -> str:
+def _fault(path: str, holds: FileContent, weights: bool, stamps: Stamps) -> str:
     """Raises UnknownModel."""
     try:
         _look(Path(path), holds, weights, frozenset(name for name, *_ in stamps))
@@ -124,9 +124,9 @@ def _fault(path: str, holds: Holds, weights: bool, stamps: Stamps) -> str:
     return ""
 
 
-def _look(folder: Path, holds: Holds, weights: bool, names: frozenset[str]) -> None:
+def _look(folder: Path, holds: FileContent, weights: bool, names: frozenset[str]) -> None:
     """Raises UnreadableModel."""
-    if holds is Holds.ADAPTER:
+    if holds is FileContent.ADAPTER:
         _check_adapter(folder, names)
         return
     for name in _SMALL:
@@ -134,7 +134,7 @@ def _look(folder: Path, holds: Holds, weights: bool, names: frozenset[str]) -> N
             read_json(folder / name)
     for name in names.intersection(_LARGE):
         _check_ends(folder / name)
-    if holds is Holds.MODEL and weights:
+    if holds is FileContent.MODEL and weights:
         if not any(name.endswith(".safetensors") for name in names):
             for name in _archives(names):
                 _check_archive(folder / name)

@@ -88,7 +88,7 @@ Guard = Callable[[], Collection[int]]
 """Which sockets listen at the replica's address, all of them its own. Raises Stranger."""
 
 
-class NoAnswer(Exception):
+class NoResponse(Exception):
     """No response, or not in time; says how."""
 
 
@@ -112,7 +112,7 @@ class Probe:
             return ProbeResult(False, healthy, detail)
         try:
             problem = self._unlisted(address, model, api_key) or self._speechless(address, model, api_key)
-        except NoAnswer as error:
+        except NoResponse as error:
             problem = str(error)
         return ProbeResult(not problem, healthy, problem or "answers")
 
@@ -124,7 +124,7 @@ class Probe:
         """Requests that run or wait in all engines of one replica; None is unknown, never zero."""
         try:
             answer = self._ask(address, "GET", "/metrics", most=_MOST_BYTES_OF_METRICS)
-        except NoAnswer:
+        except NoResponse:
             return None
         return count_requests(answer.body.decode(errors="replace")) if answer.status == 200 else None
 
@@ -132,14 +132,14 @@ class Probe:
         """The response at this path, without a key; None if there is none."""
         try:
             return self._ask(address, "GET", path, timeout=self.scrape_timeout, most=_MOST_BYTES_OF_METRICS)
-        except NoAnswer:
+        except NoResponse:
             return None
 
     def vitals(self, address: Address) -> Vitals | None:
         """Its metrics; None if there are none, or no response."""
         try:
             answer = self._ask(address, "GET", "/metrics", most=_MOST_BYTES_OF_METRICS)
-        except NoAnswer:
+        except NoResponse:
             return None
         return read_vitals(answer.body.decode(errors="replace")) if answer.status == 200 else None
 
@@ -150,7 +150,7 @@ class Probe:
             try:
                 if self._ask(address, "POST", path, body, api_key, timeout).status not in _NOT_HERE:
                     return True
-            except NoAnswer:
+            except NoResponse:
                 return False
         return True
 
@@ -159,13 +159,13 @@ class Probe:
         try:
             answer = self._ask(address, "GET", "/is_paused")
             return answer.status == 200 and _from_json(answer.body).get("is_paused") is True
-        except (NoAnswer, ValueError, AttributeError):
+        except (NoResponse, ValueError, AttributeError):
             return False
 
     def _health(self, address: Address) -> tuple[bool | None, str]:
         try:
             status = self._look(address, "/health")
-        except NoAnswer as error:
+        except NoResponse as error:
             return None, str(error)
         if status == 200:
             return True, "healthy"
@@ -234,7 +234,7 @@ def _check_key(key: str) -> None:
         text = (
             "the engine's API key cannot be sent by any client: a header allows no line end and only Latin-1 characters"
         )
-        raise NoAnswer(f"{text}; is it a line end that `echo` put behind it?")
+        raise NoResponse(f"{text}; is it a line end that `echo` put behind it?")
 
 
 @contextmanager
@@ -243,15 +243,15 @@ def explained(address: Address, path: str, seconds: float) -> Iterator[None]:
     try:
         yield
     except (ConnectionRefusedError, FileNotFoundError):
-        raise NoAnswer(f"nothing listens on {_named(address)} yet") from None
+        raise NoResponse(f"nothing listens on {_named(address)} yet") from None
     except TimeoutError:
-        raise NoAnswer(f"{path} did not answer within {seconds:g} s") from None
+        raise NoResponse(f"{path} did not answer within {seconds:g} s") from None
     except ForeignListener as error:
-        raise NoAnswer(str(error)) from None
+        raise NoResponse(str(error)) from None
     except (OSError, UnicodeError, http.client.HTTPException) as error:
         if is_out_of_resources(error):
             raise
-        raise NoAnswer(f"{path} did not answer: {error or type(error).__name__}") from None
+        raise NoResponse(f"{path} did not answer: {error or type(error).__name__}") from None
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def load(text: bytes, first_line: int = 1, budget: Budget | None = None) -> Tree
     if node is None:
         return None
     budget = budget or Budget(len(text))
-    builder = _Builder(first_line, budget.left)
+    builder = _TreeBuilder(first_line, budget.left)
     try:
         value, lines = builder.build(node, 0)
     finally:
@@ -254,7 +254,7 @@ _CORE = "tag:yaml.org,2002:"
 _MERGE = object()
 
 
-class _Builder:
+class _TreeBuilder:
     """Builds one document's values and lines; counts nodes, so that aliases cannot grow without end."""
 
     def __init__(self, first_line: int, left: int) -> None:

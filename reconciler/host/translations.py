@@ -32,7 +32,7 @@ class Setup:
 
 
 @dataclass(slots=True)
-class _Known:
+class _KnownTranslation:
     desired: Desired
     restart: str
     versions: tuple[str, ...]
@@ -49,7 +49,7 @@ class Translations:
         """`kept`: values of variables that something on record was started with, by their hashes."""
         self._settings = settings
         self._kept = kept
-        self._known: dict[tuple[ServiceId, str], _Known] = {}
+        self._known: dict[tuple[ServiceId, str], _KnownTranslation] = {}
         self._all_current: _Seen | None = None
 
     def of(self, spec: EffectiveSpec, owned: Owned | None) -> Translation:
@@ -88,7 +88,7 @@ class Translations:
         made: dict[tuple[ServiceId, str], list[Translation]] = {}
         for record in records:
             made.setdefault((record.id.service, record.digest), []).append(record.translation)
-        now: dict[tuple[ServiceId, str], _Known] = {}
+        now: dict[tuple[ServiceId, str], _KnownTranslation] = {}
         found: dict[tuple[ServiceId, str], Outdated] = {}
         for desired in wanted:
             if desired.spec is None:
@@ -147,16 +147,18 @@ class Translations:
     def _versions(self) -> tuple[str, ...]:
         return tuple(_version(each.python) if each.python else "" for each in self._settings.engines)
 
-    def _know(self, desired: Desired, spec: EffectiveSpec, owned: Owned | None, versions: tuple[str, ...]) -> _Known:
+    def _know(
+        self, desired: Desired, spec: EffectiveSpec, owned: Owned | None, versions: tuple[str, ...]
+    ) -> _KnownTranslation:
         """A wish with its translation, worked out once for as long as nothing of it changes."""
         restart = owned.restart if owned else ""
         known = self._known.get((desired.id, desired.digest))
         if known is None or (known.desired is not desired or known.restart != restart or known.versions != versions):
             engine = find_engine(spec.image, self._settings.engines)
-            known = _Known(desired, restart, versions, self._make(spec, engine, restart))
+            known = _KnownTranslation(desired, restart, versions, self._make(spec, engine, restart))
         return known
 
-    def _outdated(self, known: _Known, owned: Owned | None) -> Outdated:
+    def _outdated(self, known: _KnownTranslation, owned: Owned | None) -> Outdated:
         last = owned.promoted if owned else None
         possible = last is not None and self.restored(last.spec, last.translation) is not None
         return Outdated(known.translation, possible)

@@ -11,7 +11,7 @@ from reconciler.kserve.agent import inject_agent, request_annotations
 from reconciler.kserve.components import component_problems
 from reconciler.kserve.credentials import SCHEME_PLACEHOLDER
 from reconciler.kserve.image import choose_image
-from reconciler.kserve.injection import ModelSource, Setting, inject_source, inject_sources
+from reconciler.kserve.injection import ResolvedModelSource, Setting, inject_source, inject_sources
 from reconciler.kserve.issues import Issue, SpecError, invalid_predictor, pod_path_of
 from reconciler.kserve.knative import make_revision
 from reconciler.kserve.later import later
@@ -42,7 +42,7 @@ class Built:
     """A finished pod, its model sources, and what a cluster would refuse when it is created."""
 
     pod: Pod
-    sources: tuple[ModelSource, ...] = ()
+    sources: tuple[ResolvedModelSource, ...] = ()
     errors: list[Issue] = field(default_factory=list)
     warnings: list[Issue] = field(default_factory=list)
     cluster_errors: list[Issue] = field(default_factory=list)
@@ -50,10 +50,10 @@ class Built:
 
 def build_pod(service: Document, runtime: Runtime | None, mode: str, cluster: ClusterObjects) -> Built | None:
     """The pod, or None when a model has no runtime. Raises SpecError where KServe stops before it creates anything."""
-    return _Builder(service, runtime, mode, cluster).built()
+    return _PodBuilder(service, runtime, mode, cluster).built()
 
 
-class _Builder:
+class _PodBuilder:
     def __init__(self, service: Document, runtime: Runtime | None, mode: str, cluster: ClusterObjects) -> None:
         self._service = service
         self._metadata: Document = service["metadata"]

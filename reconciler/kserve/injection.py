@@ -38,7 +38,7 @@ _MAX_IMAGES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSource:
+class ResolvedModelSource:
     """One model source as it is known in the end."""
 
     uri: str
@@ -70,7 +70,7 @@ def serving_container(pod: Pod) -> Container:
 # ---------------------------------------------------------------- storageUri, storage: done to the pod
 
 
-def inject_source(pod: Pod, setting: Setting) -> tuple[ModelSource, ...]:
+def inject_source(pod: Pod, setting: Setting) -> tuple[ResolvedModelSource, ...]:
     """Inject the one source that the pod's annotations name. Raises StorageError."""
     uri = pod.annotations.get(names.SOURCE_URI)
     if uri is None:
@@ -82,7 +82,7 @@ def inject_source(pod: Pod, setting: Setting) -> tuple[ModelSource, ...]:
     if names.AGENT in pod.annotations:
         return ()
     if oci and (oci[0] or setting.vault.config.oci_mode):
-        return (ModelSource(uri, names.MODEL_MOUNT, read_only),)
+        return (ResolvedModelSource(uri, names.MODEL_MOUNT, read_only),)
     if pod.init_container(names.STORAGE_INITIALIZER):
         return ()
     serving = serving_container(pod)
@@ -90,14 +90,14 @@ def inject_source(pod: Pod, setting: Setting) -> tuple[ModelSource, ...]:
         claim, path = split_pvc(uri)
         _mount_claim(pod, claim, names.MODEL_MOUNT, path, names.PVC_VOLUME, read_only)
         _rewrite_storage_uri(serving)
-        return (ModelSource(uri, names.MODEL_MOUNT, read_only),)
+        return (ResolvedModelSource(uri, names.MODEL_MOUNT, read_only),)
     initializer = _initializer(setting, [uri, names.MODEL_MOUNT])
     pod.init_containers.append(initializer)
     _mount_download(pod, names.MODEL_VOLUME, names.MODEL_MOUNT, read_only, initializer)
     _rewrite_storage_uri(serving)
     given = _credentials(pod, initializer, setting)
     env = _finish(pod, initializer, given, chosen, setting)
-    return (ModelSource(initializer["args"][0], names.MODEL_MOUNT, read_only, env),)
+    return (ResolvedModelSource(initializer["args"][0], names.MODEL_MOUNT, read_only, env),)
 
 
 def _rewrite_storage_uri(container: Container) -> None:
@@ -223,7 +223,7 @@ def _mount_ca_bundle(pod: Pod, initializer: Container, name: str, path: str) -> 
 
 def inject_sources(
     pod: Pod, uris: Sequence[Mapping[str, str]], container_name: str | None, setting: Setting
-) -> tuple[ModelSource, ...]:
+) -> tuple[ResolvedModelSource, ...]:
     """Inject all of predictor.storageUris. Raises StorageError."""
     chosen = choose_container(uris[0].get("uri", ""), container_name, setting.containers)
     if names.AGENT in pod.annotations:
@@ -245,7 +245,9 @@ def inject_sources(
             _mount_claim(pod, split_pvc(item["uri"])[0], path, "", volume_name(path), read_only)
     env = _download_all(pod, uris, chosen, read_only, setting)
     return tuple(
-        ModelSource(item["uri"], item["mountPath"], read_only, () if item["uri"].startswith(_NOT_DOWNLOADED) else env)
+        ResolvedModelSource(
+            item["uri"], item["mountPath"], read_only, () if item["uri"].startswith(_NOT_DOWNLOADED) else env
+        )
         for item in uris
     )
 

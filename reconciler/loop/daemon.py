@@ -22,7 +22,7 @@ from reconciler.evaluation.sandbox import Sandbox
 from reconciler.fault_isolation import unexpected
 from reconciler.host.inventory import vanished
 from reconciler.loop.disk import DiskCheck
-from reconciler.loop.pass_errors import error_text
+from reconciler.loop.pass_errors import pass_error_text
 from reconciler.loop.source_recorder import SourceRecorder
 from reconciler.loop.wiring import (
     ManagedTarget,
@@ -265,7 +265,7 @@ class Daemon:
             except ReconcileError as error:
                 return self._note_source_error(error, began)
             except OSError as error:
-                return self._note_source_error(error_text(error), began)
+                return self._note_source_error(pass_error_text(error), began)
             except Exception as error:
                 log.exception("source_raised")
                 return self._note_source_error(unexpected(error), began)

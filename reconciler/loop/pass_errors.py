@@ -25,7 +25,7 @@ class PassErrors:
     def note(self, error: Exception) -> str:
         """Record it, and log it if it is new. Returns its text."""
         self._count += 1
-        text = error_text(error)
+        text = pass_error_text(error)
         if text == self._reported:
             return text
         self._reported = text
@@ -48,7 +48,7 @@ class PassErrors:
         return backoff(self._count, _FIRST_PAUSE, _LONGEST_PAUSE)
 
 
-def error_text(error: Exception) -> str:
+def pass_error_text(error: Exception) -> str:
     """One line for people."""
     if isinstance(error, ReconcileError):
         return str(error)

@@ -20,7 +20,7 @@ from reconciler.desired.limits import MAX_FINDINGS, first
 from reconciler.desired.locating import locator
 from reconciler.desired.never_fits import never_here, not_at_once
 from reconciler.engines.file_arguments import CLOSED, is_below
-from reconciler.engines.fit import Room, room_of
+from reconciler.engines.fit import MemoryBudget, room_of
 from reconciler.engines.fit_arguments import arguments_of
 from reconciler.engines.images import find_engine
 from reconciler.engines.launch import GIVEN_AT_START, Launch, Revealed, launch, question
@@ -374,7 +374,7 @@ def _fit(spec: EffectiveSpec | None, engine: EngineSettings | None, target: Targ
     return {"fit": fit_document(found) if known else None, "fitReason": None if known else found.line}
 
 
-def _room(spec: EffectiveSpec, target: TargetSettings) -> Room:
+def _room(spec: EffectiveSpec, target: TargetSettings) -> MemoryBudget:
     """The host's GPUs are not seen from here, and of its memory only what the config allows."""
     limit = target.allocatable.memory
     return room_of(spec.resources, (), memory_bytes(limit) if limit else 0, spec.resources.gpu_devices)

@@ -81,12 +81,12 @@ def fault(service: Document) -> str:
     if service["kept"]:
         return place(service["kept"])
     if service["suspended"]:
-        return f"suspended{by_hand(service.get('suspension'))}; `reconciler resume {full_name(service)}` resumes it"
+        return f"suspended{manual_text(service.get('suspension'))}; `reconciler resume {full_name(service)}` resumes it"
     text = service["health"]["message"] or service["health"]["reason"]
     return f"{service['sync']}, {service['health']['status']}: {text}{changed}"
 
 
-def by_hand(asked: Document | None) -> str:
+def manual_text(asked: Document | None) -> str:
     """` by alice until 2026-11-30T08:00:00Z: replacing a disk`; empty if not suspended."""
     if not asked:
         return ""
@@ -125,7 +125,7 @@ def _target_faults(status: Document) -> Iterator[str]:
         for reason in (*target["unreadable"], *target["refused"]):
             yield f"{target['name']}: {place(reason)}"
         if target.get("drained"):
-            yield f"{target['name']}: drained{by_hand(target['drained'])}; `reconciler host undrain` ends it"
+            yield f"{target['name']}: drained{manual_text(target['drained'])}; `reconciler host undrain` ends it"
         if target["lastError"]:
             yield f"{target['name']}: {target['lastError']}"
         for service in target["services"]:

@@ -22,7 +22,7 @@ from reconciler.report.redact import scrub_text
 from reconciler.report.replicas import (
     timestamp,
 )
-from reconciler.report.requests import Requests
+from reconciler.report.requests import RequestCounts
 
 Document = dict[str, Any]
 SCHEMA = "reconciler.status/v2"
@@ -79,7 +79,7 @@ class TargetReport:
     applied: str = ""
     suspensions: Mapping[str, ByHand] = field(default_factory=dict)
     drained: ByHand | None = None
-    requests: Mapping[ServiceId, Requests] = field(default_factory=dict)
+    requests: Mapping[ServiceId, RequestCounts] = field(default_factory=dict)
     failures: tuple[FailedAction, ...] = ()
     pass_error: str = ""
     closed_paths: int = 0
@@ -97,7 +97,7 @@ class LeftoverInfo:
     fix: str
 
 
-def by_hand(asked: ByHand | None) -> Document | None:
+def manual_document(asked: ByHand | None) -> Document | None:
     if asked is None:
         return None
     return {

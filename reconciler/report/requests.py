@@ -36,7 +36,7 @@ NONE: Counts = {fate.value: 0 for fate in Fate}
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
+class RequestCounts:
     """One service's, in total and since the current rollout."""
 
     total: Counts = field(default_factory=lambda: NONE)
@@ -54,11 +54,11 @@ class RequestTally:
         self._proxy = ""
         self._seen: Counts = {}
         self._closed, self._seen_closed = 0, 0
-        self._known: dict[str, Requests] = {}
+        self._known: dict[str, RequestCounts] = {}
         self._cut: dict[str, tuple[int, float]] = {}
         self._read()
 
-    def counts(self) -> Mapping[ServiceId, Requests]:
+    def counts(self) -> Mapping[ServiceId, RequestCounts]:
         with self._lock:
             return {_service(name): known for name, known in self._known.items()}
 
@@ -97,7 +97,7 @@ class RequestTally:
         with self._lock:
             known = {}
             for one in services:
-                found = self._known.get(str(one.id), Requests())
+                found = self._known.get(str(one.id), RequestCounts())
                 if found.digest != one.digest:
                     found = replace(found, rollout=NONE, digest=one.digest, revision=revision)
                 known[str(one.id)] = found
@@ -116,7 +116,7 @@ class RequestTally:
         return taken
 
     def _add(self, name: str, fate: Fate, number: int) -> None:
-        found = self._known.get(name, Requests())
+        found = self._known.get(name, RequestCounts())
         total, rollout = (
             {**counts, fate.value: counts[fate.value] + number} for counts in (found.total, found.rollout)
         )
@@ -148,8 +148,8 @@ class RequestTally:
             log.warning("request_counts_not_written", reason=f"{self._path}: {error.strerror}")
 
 
-def _requests(data: Mapping[str, object]) -> Requests:
-    return Requests(_counts(data["total"]), _counts(data["rollout"]), str(data["digest"]), str(data["revision"]))
+def _requests(data: Mapping[str, object]) -> RequestCounts:
+    return RequestCounts(_counts(data["total"]), _counts(data["rollout"]), str(data["digest"]), str(data["revision"]))
 
 
 def _counts(data: object) -> Counts:

@@ -48,11 +48,11 @@ from reconciler.report.reported import (
     DEFAULT_METRICS_PATH,
     Document,
     TargetReport,
-    by_hand,
     last_failure,
+    manual_document,
     reason_document,
 )
-from reconciler.report.requests import Requests
+from reconciler.report.requests import RequestCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _service(service: ServiceId, index: TargetIndex) -> Document:
             "message": scrub_text(str(health.reason)),
         },
         "suspended": suspended,
-        "suspension": by_hand(asked.get(str(service)) or asked.get(EVERYTHING)),
+        "suspension": manual_document(asked.get(str(service)) or asked.get(EVERYTHING)),
         "step": verdict.step if verdict else "",
         "strategy": verdict.strategy if verdict else "",
         "outdated": list(verdict.outdated) if verdict else [],
@@ -139,7 +139,7 @@ def _service(service: ServiceId, index: TargetIndex) -> Document:
         "ready": f"{sum(_is_ready(one) for one in replicas)}/{_desired_replicas(service, index) + stable}",
         "lastFailure": last_failure(index.report.failures, service),
         "gpus": gpus_held(replicas),
-        "requests": _requests(index.report.requests.get(service, Requests())),
+        "requests": _requests(index.report.requests.get(service, RequestCounts())),
         "fit": fit_document(_fit(desired, index)),
         "staging": list(staging_documents(desired, index.report.observed)),
         "replicas": [replica_document(one, is_canary(one, canary, route)) for one in replicas],
@@ -163,7 +163,7 @@ def service_document(service: ServiceId, index: TargetIndex) -> Document:
         return _service(service, index.only(service, known, verdict))
 
 
-def _requests(known: Requests) -> Document:
+def _requests(known: RequestCounts) -> Document:
     """The effect of our changes on requests: in total, and since the current rollout."""
     return {**known.total, "rollout": {**known.rollout, "revision": known.revision}}
 

@@ -34,8 +34,8 @@ from reconciler.report.reported import (
     LeftoverInfo,
     RevisionInfo,
     TargetReport,
-    by_hand,
     last_failure,
+    manual_document,
     reason_document,
 )
 from reconciler.report.service_status import TargetIndex, service_document
@@ -101,8 +101,8 @@ def _target(report: TargetReport, revision: RevisionInfo) -> Document:
         "observedAt": timestamp(report.observed.at) if report.observed else None,
         "revision": _target_revision(report, revision),
         "suspended": EVERYTHING in report.suspended,
-        "suspension": by_hand(report.suspensions.get(EVERYTHING)),
-        "drained": by_hand(report.drained),
+        "suspension": manual_document(report.suspensions.get(EVERYTHING)),
+        "drained": manual_document(report.drained),
         "cordoned": _cordon(report.desired),
         "prunable": report.desired.prunable if report.desired else False,
         "listen": report.routing.listen,

@@ -10,11 +10,11 @@ from reconciler.config.listen import reachable
 from reconciler.model import GPU, HealthStatus, ProxyBreak, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.convergence import (
-    by_hand,
     convergence_of,
     fault,
     full_name,
     is_elsewhere,
+    manual_text,
     place,
     services,
     unknown_because,
@@ -175,7 +175,7 @@ def _target_line(target: Document) -> str:
     if not target["reachable"]:
         return f"{target['name']}: {one_line(unknown_because(target))}"
     parts = [f"{target['name']}: http://{reachable(target['listen'])}", _gpus_line(target["gpus"])]
-    parts += [one_line(f"suspended{by_hand(target.get('suspension'))}")] if target["suspended"] else []
+    parts += [one_line(f"suspended{manual_text(target.get('suspension'))}")] if target["suspended"] else []
     parts += [_drained(target)] if target.get("drained") else []
     if cordon := target["cordoned"]:
         parts.append(f"{cordon['code']} ({place(cordon)})")
@@ -184,7 +184,7 @@ def _target_line(target: Document) -> str:
 
 
 def _drained(target: Document) -> str:
-    return one_line(f"Drained{by_hand(target['drained'])} (`reconciler host undrain` ends it)")
+    return one_line(f"Drained{manual_text(target['drained'])} (`reconciler host undrain` ends it)")
 
 
 def _gpus_line(gpus: Document) -> str:
@@ -207,7 +207,7 @@ def _status_row(service: Document) -> tuple[str, ...]:
     health = service["health"]["status"] + (" (suspended manually)" if service["suspended"] else "")
     step = service["step"]
     if service["suspended"]:
-        step = f"suspended{by_hand(service.get('suspension'))}"
+        step = f"suspended{manual_text(service.get('suspension'))}"
     now = "; ".join(filter(None, (one_line(step) or _why_idle(service), _canary(service))))
     return (full_name(service), service["sync"], health, service["ready"], str(service["gpus"]), live, now)
 

@@ -29,7 +29,7 @@ class Metrics:
         # One more series per counter and histogram, of no use.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
-        self._snapshot = _Snapshot()
+        self._snapshot = _StatusCollector()
         self._scraping = threading.Lock()
         registry.register(self._snapshot)
         self._pass = Histogram(
@@ -99,7 +99,7 @@ def _services(status: Document) -> Iterator[tuple[tuple[str, str, str], Document
             yield (target["name"], service["namespace"], service["name"]), service
 
 
-class _Snapshot(Collector):
+class _StatusCollector(Collector):
     """Samples from the status document, made when scraped."""
 
     def __init__(self) -> None:

@@ -139,7 +139,7 @@ class _InUse(Retryable):
     """Another process has the port."""
 
 
-class _Server(uvicorn.Server):
+class _WebServer(uvicorn.Server):
     """Sleeps until it is to end: the original polls ten times a second, which is most of what an idle daemon costs."""
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -162,7 +162,7 @@ class _Server(uvicorn.Server):
                 self._loop.call_soon_threadsafe(self._ended.set)
 
 
-def _server(app: Starlette, protocol: type[asyncio.Protocol]) -> _Server:
+def _server(app: Starlette, protocol: type[asyncio.Protocol]) -> _WebServer:
     config = uvicorn.Config(
         app,
         http=protocol,
@@ -179,7 +179,7 @@ def _server(app: Starlette, protocol: type[asyncio.Protocol]) -> _Server:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
     )
-    return _Server(config)
+    return _WebServer(config)
 
 
 class _OwnersOnly(BoundedProtocol):

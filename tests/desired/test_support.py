@@ -11,7 +11,7 @@ import yaml
 from reconciler.config.settings import EngineSettings, Routing, TargetSettings
 from reconciler.desired.deviations import ALL_FACTS, deviations
 from reconciler.desired.origins import Origins
-from reconciler.desired.support import ROWS, Effect, Fact, Row, TargetKind, Where, find_row
+from reconciler.desired.support import ROWS, Effect, Fact, SupportRow, TargetKind, Where, find_row
 from reconciler.kserve.schema import roots
 from reconciler.kserve.schema_nodes import ObjectNode
 from reconciler.manifests import KNOWN_KINDS
@@ -85,7 +85,7 @@ def _manifest(data: dict[str, Any]) -> Any:
     return found
 
 
-def _documents(row: Row, key: str, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _documents(row: SupportRow, key: str, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A service and a runtime that hold this field once."""
     service = {"metadata": {"name": "a"}, "spec": {"predictor": {"model": {}}}}
     service |= {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService"}
@@ -110,7 +110,7 @@ FIELDS = [(row, key) for row in ROWS if row.where is not Where.KIND for key in r
 
 @pytest.mark.parametrize(("row", "key"), FIELDS, ids=[f"{row.where.name}-{key}" for row, key in FIELDS])
 @pytest.mark.parametrize("place", list(TargetKind))
-def test_a_field_is_answered_as_its_row_says(row: Row, key: str, place: TargetKind):
+def test_a_field_is_answered_as_its_row_says(row: SupportRow, key: str, place: TargetKind):
     value = row.values[0] if row.values else {"x": "y"} if row.where is Where.SPEC else "x"
     service, runtime = _documents(row, key, value)
     origins, outcome = Origins(_manifest(service), _manifest(runtime)), row.at(place)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from reconciler.config.settings import Settings
-from reconciler.desired.support import ROWS, Effect, FieldSupport, Row
+from reconciler.desired.support import ROWS, Effect, FieldSupport, SupportRow
 from reconciler.model import ReasonCode
 from reconciler.model.reasons import RENAMED
 from tests.docs.reason_help import HELP, Help
@@ -71,7 +71,7 @@ def support_table() -> str:
     return "\n".join(["| where | what | on a host | on a cluster |", "|---|---|---|---|", *map(_support, ROWS)])
 
 
-def _support(row: Row) -> str:
+def _support(row: SupportRow) -> str:
     keys = ", ".join(f"`{key}`" for key in row.keys)
     values = f" = {' or '.join(str(value).lower() for value in row.values)}" if row.values else ""
     return f"| {row.where} | {keys}{values} | {_outcome(row.host)} | {_outcome(row.cluster)} |"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.engines.last_words import fatal_reason
-from reconciler.engines.probe import NoAnswer, Probe, count_requests
+from reconciler.engines.probe import NoResponse, Probe, count_requests
 from reconciler.host.health import is_crowded_out
 from tests.support.engine.fixtures import engine_processes
 from tests.support.engine.server import running, wait_for
@@ -85,7 +85,7 @@ def test_the_servers_key_is_needed_and_used(engine_python: Path, tiny_model: Pat
 
 @pytest.mark.parametrize("key", ["k3y\n", "a\r\nX: b", "sch\u043bssel", "\udcffraw", "nul\0"])
 def test_key_that_no_header_can_hold_is_said_and_not_shown(key: str) -> None:
-    with pytest.raises(NoAnswer, match="API key cannot be sent by any client") as told:
+    with pytest.raises(NoResponse, match="API key cannot be sent by any client") as told:
         Probe()._unlisted(free_port(), "m", key)
     assert key.strip() not in str(told.value)
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from reconciler.engines.fit import (
     BESIDE_WORKER,
     GIB,
+    MemoryBudget,
     Past,
-    Room,
     estimate,
     kv_bytes_per_token,
     overhead_of,
@@ -130,7 +130,7 @@ NAMES = sorted({*LLAMA_8B, *DEEPSEEK_V3, *FALCON_7B, "text_config", "quantizatio
 @given(st.dictionaries(st.sampled_from(NAMES), JSON), st.dictionaries(st.just("model_max_length"), JSON))
 def test_no_config_breaks_the_arithmetic(config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
     shape = shape_of(config, tokenizer)
-    fit = estimate(Weights((("BF16", 5),)), shape, PLAIN, Room(1, GIB))
+    fit = estimate(Weights((("BF16", 5),)), shape, PLAIN, MemoryBudget(1, GIB))
     assert fit.line
     assert kv_bytes_per_token(shape, PLAIN) >= 0
 
@@ -189,7 +189,7 @@ def test_no_verdict_breaks_the_reading(parsed: str) -> None:
 
 BIG = ModelShape(layers=32, kv_heads=8, key=128, value=128, max_len=131072)
 SIXTEEN = Weights((("BF16", 16 * GIB),))
-CARD = Room(1, 24 * GIB)
+CARD = MemoryBudget(1, 24 * GIB)
 
 
 def test_the_line_says_need_have_and_concurrency() -> None:
@@ -204,7 +204,11 @@ def test_several_gpus_share_the_weights() -> None:
 
 
 def refusal(
-    weights: Weights = SIXTEEN, shape: ModelShape = BIG, room: Room = CARD, past: Past | None = None, **arguments: Any
+    weights: Weights = SIXTEEN,
+    shape: ModelShape = BIG,
+    room: MemoryBudget = CARD,
+    past: Past | None = None,
+    **arguments: Any,
 ) -> str:
     return estimate(weights, shape, replace(PLAIN, **arguments), room, past or Past()).refusal
 
@@ -232,11 +236,11 @@ def test_one_request_that_exceeds_the_given_cache_certainly_does_not_fit() -> No
 NOT_CERTAIN: list[dict[str, Any]] = [
     {"max_model_len": -1},
     {"shape": replace(BIG, bound="sliding window")},
-    {"weights": replace(SIXTEEN, exact=False), "max_model_len": 8192, "room": Room(1, 8 * GIB)},
+    {"weights": replace(SIXTEEN, exact=False), "max_model_len": 8192, "room": MemoryBudget(1, 8 * GIB)},
     {"loose": ("--cpu-offload-gb",)},
     {"quantization": "fp8"},
     {"kv_type": "nvfp4"},
-    {"room": Room(1, 0)},
+    {"room": MemoryBudget(1, 0)},
     {"shape": ModelShape()},
     {"past": Past(MeasuredMemory(concurrency=1.0, max_model_len=131072))},
 ]
@@ -249,7 +253,7 @@ def test_what_is_not_certain_refuses_nobody(case: dict[str, Any]) -> None:
 
 
 def test_on_a_cpu_the_hosts_memory_decides_and_the_request_only_warns() -> None:
-    room = Room(0, 32 * GIB, asked_bytes=8 * GIB)
+    room = MemoryBudget(0, 32 * GIB, asked_bytes=8 * GIB)
     fit = estimate(SIXTEEN, BIG, replace(PLAIN, max_model_len=8192, kv_bytes=GIB), room)
     assert (fit.fits, fit.refusal) == (True, "")
     assert fit.line == (
@@ -263,9 +267,11 @@ def test_on_a_cpu_the_hosts_memory_decides_and_the_request_only_warns() -> None:
 
 
 def test_on_a_cpu_a_cache_without_a_size_takes_the_hosts_memory_whatever_was_asked_for() -> None:
-    fit = estimate(SIXTEEN, BIG, replace(PLAIN, utilization=0.75), Room(0, 32 * GIB, asked_bytes=20 * GIB))
+    fit = estimate(SIXTEEN, BIG, replace(PLAIN, utilization=0.75), MemoryBudget(0, 32 * GIB, asked_bytes=20 * GIB))
     assert (fit.need_bytes, fit.tight) == (34 * GIB, True)
-    small = estimate(Weights((("BF16", GIB),)), replace(BIG, max_len=8), PLAIN, Room(0, 32 * GIB, asked_bytes=20 * GIB))
+    small = estimate(
+        Weights((("BF16", GIB),)), replace(BIG, max_len=8), PLAIN, MemoryBudget(0, 32 * GIB, asked_bytes=20 * GIB)
+    )
     assert (small.need_bytes, small.tight) == (int(32 * GIB * 0.92), True)
     assert "without --kv-cache-memory-bytes the engine takes 92% of this host's memory" in small.line
 
@@ -288,8 +294,8 @@ def test_a_refusal_is_never_said_of_what_fits_by_the_same_numbers(
     size: int, memory: int, length: int, ranks: int, cache: int | None
 ) -> None:
     arguments = replace(PLAIN, max_model_len=length, tensor_parallel=ranks, kv_bytes=cache)
-    fit = estimate(Weights((("BF16", size),)), BIG, arguments, Room(ranks, memory))
-    bigger = estimate(Weights((("BF16", size),)), BIG, arguments, Room(ranks, memory * 2))
+    fit = estimate(Weights((("BF16", size),)), BIG, arguments, MemoryBudget(ranks, memory))
+    bigger = estimate(Weights((("BF16", size),)), BIG, arguments, MemoryBudget(ranks, memory * 2))
     assert fit.need_bytes is not None
     assert fit.have_bytes is not None
     assert fit.concurrency is not None
@@ -302,10 +308,10 @@ def test_a_refusal_is_never_said_of_what_fits_by_the_same_numbers(
 
 def test_the_best_gpus_of_a_host_count_and_the_least_of_them_decides() -> None:
     gpus = (Gpu("a", memory_bytes=10), Gpu("b", memory_bytes=30), Gpu("c", memory_bytes=20))
-    assert room_of(Resources(gpus=2), gpus, 99, 2) == Room(2, 20)
-    assert room_of(Resources(gpus=4), gpus, 99, 4) == Room(4, 0)
-    assert room_of(Resources(gpus=1), (Gpu("unknown"),), 99, 1) == Room(1, 0)
-    assert room_of(Resources(memory_bytes=5), gpus, 99, 1) == Room(0, 99, 5)
+    assert room_of(Resources(gpus=2), gpus, 99, 2) == MemoryBudget(2, 20)
+    assert room_of(Resources(gpus=4), gpus, 99, 4) == MemoryBudget(4, 0)
+    assert room_of(Resources(gpus=1), (Gpu("unknown"),), 99, 1) == MemoryBudget(1, 0)
+    assert room_of(Resources(memory_bytes=5), gpus, 99, 1) == MemoryBudget(0, 99, 5)
 
 
 # ---------------------------------------------------------------- headers
@@ -488,7 +494,9 @@ def test_a_given_cache_leaves_the_overhead_unknown() -> None:
 def test_on_a_cpu_the_worker_is_not_all_that_takes_memory() -> None:
     figures = read_figures(CPU_LOG)
     assert figures is not None
-    assert overhead_of(figures, Room(0, 32 * GIB), PLAIN, GIB // 2) == round(0.87 * GIB) - GIB // 2 + BESIDE_WORKER
+    assert (
+        overhead_of(figures, MemoryBudget(0, 32 * GIB), PLAIN, GIB // 2) == round(0.87 * GIB) - GIB // 2 + BESIDE_WORKER
+    )
 
 
 def test_an_unknown_fit_is_neither_yes_nor_no() -> None:

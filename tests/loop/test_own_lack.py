@@ -22,7 +22,7 @@ from reconciler.host.process.exit_watch import ExitWatch
 from reconciler.host.process.port_guard import PortGuard
 from reconciler.host.process.supervisor import ProcessSupervisor
 from reconciler.host.routing.watch import does_answer
-from reconciler.loop.pass_errors import error_text
+from reconciler.loop.pass_errors import pass_error_text
 from reconciler.model import DesiredState
 from reconciler.state.cordon import Cordon
 from reconciler.state.suspension import HostDrain, Suspension
@@ -81,7 +81,7 @@ def test_own_port_is_no_strangers_without_open_files() -> None:
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 def test_own_lack_is_not_blamed_on_the_disk(error: int) -> None:
-    said = error_text(OSError(error, os.strerror(error), "/state/x"))
+    said = pass_error_text(OSError(error, os.strerror(error), "/state/x"))
     assert "/state/x" in said
     assert "disk" not in said
     assert "raise" in said

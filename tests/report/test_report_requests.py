@@ -19,7 +19,7 @@ from reconciler.model import (
     Stop,
 )
 from reconciler.report.history import History
-from reconciler.report.requests import NONE, Fate, Requests, RequestTally
+from reconciler.report.requests import NONE, Fate, RequestCounts, RequestTally
 from reconciler.report.text import status_blocks
 from reconciler.web.metrics import Metrics
 from tests.support.report_world import (
@@ -169,7 +169,7 @@ def test_services_and_replicas_that_are_gone_leave_nothing_in_memory(tmp_path: P
 
 
 def test_status_shows_all_and_those_of_the_rollout():
-    counts = Requests({"drained": 7, "lost": 2, "refused": 3}, {"drained": 4, "lost": 0, "refused": 1}, NEW, "abc")
+    counts = RequestCounts({"drained": 7, "lost": 2, "refused": 3}, {"drained": 4, "lost": 0, "refused": 1}, NEW, "abc")
     status = status_of(report(requests={TINY: counts}))
     assert service_in(status)["requests"] == {
         "drained": 7,

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from reconciler.config.settings import Settings, Web
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.model import ByHand, ServiceId, Unreachable
-from reconciler.report.requests import Requests
+from reconciler.report.requests import RequestCounts
 from reconciler.report.status import Document
 from reconciler.system.unix_sockets import answers, connect
 from reconciler.web.client import DaemonClient, NoDaemon, RequestRefused
@@ -217,7 +217,7 @@ def test_what_the_loop_tells_is_counted() -> None:
     metrics.observe_commit_applied("a", 12.0)
     metrics.observe_first_token("a", 3.0)
     metrics.count_action("a", "start", "Done")
-    counted = {TINY: Requests({"drained": 7, "lost": 2, "refused": 3})}
+    counted = {TINY: RequestCounts({"drained": 7, "lost": 2, "refused": 3})}
     text = metrics.text(status_of(report(requests=counted))).decode()
     assert 'reconciler_reconcile_duration_seconds_count{result="success",target="a"} 1.0' in text
     assert 'reconciler_source_fetch_duration_seconds_count{result="failure"} 1.0' in text
@@ -229,7 +229,7 @@ def test_what_the_loop_tells_is_counted() -> None:
 
 
 def test_labels_of_services_that_are_gone_go_too() -> None:
-    counted = {TINY: Requests(), ServiceId("demo", "gone"): Requests()}
+    counted = {TINY: RequestCounts(), ServiceId("demo", "gone"): RequestCounts()}
     text = Metrics().text(status_of(report(desired=state(desired()), observed=observed(), requests=counted))).decode()
     assert 'name="tiny"' in text
     assert 'name="gone"' not in text

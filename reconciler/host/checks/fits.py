@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.engines.environment import replace_paths
-from reconciler.engines.fit import NEVER_STARTED, Past, Room, estimate, overhead_of, room_of, unknown
+from reconciler.engines.fit import NEVER_STARTED, MemoryBudget, Past, estimate, overhead_of, room_of, unknown
 from reconciler.engines.fit_arguments import MemoryArguments, arguments_of
 from reconciler.engines.fit_files import UnreadableModel, read_json, read_weights
 from reconciler.engines.fit_log import MeasuredMemory, read_figures
@@ -29,7 +29,7 @@ _STARTS_KEPT = 32
 _Key = tuple[str, Resources, tuple[Gpu, ...]]
 
 
-def look_at(model: Path, given: MemoryArguments, room: Room, past: Past = NEVER_STARTED) -> Fit:
+def look_at(model: Path, given: MemoryArguments, room: MemoryBudget, past: Past = NEVER_STARTED) -> Fit:
     """The fit of one model's folder (or file), from its own files."""
     folder = model if model.is_dir() else model.parent
     try:
@@ -55,7 +55,7 @@ class _Subject:
     """One spec as its arguments and this host make it."""
 
     given: MemoryArguments
-    room: Room
+    room: MemoryBudget
     model: Path | None
 
 

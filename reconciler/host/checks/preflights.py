@@ -36,7 +36,7 @@ NEVER: Mapping[ServiceId, float] = {}
 
 
 @dataclass(slots=True)
-class _Known:
+class _KnownQuestion:
     """A question and what it was made from: it need not be made again while all that is as it was."""
 
     desired: Desired
@@ -55,7 +55,7 @@ class _Known:
         return self.preflight
 
 
-class _Look:
+class _HostView:
     """What one pass sees of the host, each file and each engine once."""
 
     def __init__(self, workloads: Workloads) -> None:
@@ -71,7 +71,7 @@ class _Look:
             self._engines[asked.python] = engine_version(asked.python)
         return self._engines[asked.python]
 
-    def holds(self, known: _Known, desired: Desired) -> bool:
+    def holds(self, known: _KnownQuestion, desired: Desired) -> bool:
         """Would its question be made just so again?"""
         return (
             (known.desired is desired or (known.desired == desired and _lines(known.desired) == _lines(desired)))
@@ -80,7 +80,7 @@ class _Look:
             and all(self.stamps.of(path) == stamp for path, stamp in known.seen)
         )
 
-    def _has_image(self, known: _Known) -> bool:
+    def _has_image(self, known: _KnownQuestion) -> bool:
         if not known.asked.image or known.desired.spec is None:
             return True
         try:
@@ -120,7 +120,7 @@ class Preflights:
         self._wake = wake
         self._runner = runner
         self._refused: dict[str, Preflight] = {}
-        self._known: dict[tuple[ServiceId, str], _Known] = {}
+        self._known: dict[tuple[ServiceId, str], _KnownQuestion] = {}
         self._bugs = Bugs()
         self._tidied: object = None
         self._since: Mapping[ServiceId, float] = NEVER
@@ -149,7 +149,7 @@ class Preflights:
         """
         self._since = since
         found = Answers()
-        look, pending, known = _Look(self._workloads), self._runner.pending(), {}
+        look, pending, known = _HostView(self._workloads), self._runner.pending(), {}
         wanted = tuple(wanted)
         if self._refused:
             asked = {desired.digest for desired in wanted}
@@ -198,7 +198,7 @@ class Preflights:
         self._runner.keep({key_of(each) for each in asked}, asked)
         self._fits.keep(asked)
 
-    def _is_blocked(self, known: _Known, found: Answers) -> bool:
+    def _is_blocked(self, known: _KnownQuestion, found: Answers) -> bool:
         """Is there something in the way, whatever the engine says of the arguments?"""
         desired, spec = known.desired, known.desired.spec
         if spec is None or not desired.replicas:
@@ -210,7 +210,7 @@ class Preflights:
             found.blockers[desired.digest] = obstacles.blocked
         return bool(obstacles.refused or obstacles.blocked)
 
-    def _answer(self, known: _Known, pending: Collection[str], found: Answers) -> None:
+    def _answer(self, known: _KnownQuestion, pending: Collection[str], found: Answers) -> None:
         desired, spec = known.desired, known.desired.spec
         verdict = self._runner.result(known.key, self._since.get(desired.id, 0.0))
         if verdict is not None and spec is not None:
@@ -237,12 +237,12 @@ class Preflights:
     def close(self) -> None:
         self._runner.close()
 
-    def _question(self, desired: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
+    def _question(self, desired: Desired, look: _HostView, refused: dict[str, Preflight]) -> _KnownQuestion | None:
         """What can be asked; notes in `refused` what cannot, where that was said before."""
         known = self._known.get((desired.id, desired.digest))
         return known if known is not None and look.holds(known, desired) else self._new_question(desired, look, refused)
 
-    def _new_question(self, desired: Desired, look: _Look, refused: dict[str, Preflight]) -> _Known | None:
+    def _new_question(self, desired: Desired, look: _HostView, refused: dict[str, Preflight]) -> _KnownQuestion | None:
         if desired.spec is None:
             return None
         try:
@@ -260,7 +260,7 @@ class Preflights:
             return None
         # The files are there now: what was said before does not hold any more.
         self._refused.pop(desired.digest, None)
-        return _Known(desired, seen, engine, asked, key_of(asked))
+        return _KnownQuestion(desired, seen, engine, asked, key_of(asked))
 
 
 def running_digests(wanted: Iterable[Desired], observed: Observed) -> frozenset[str]:

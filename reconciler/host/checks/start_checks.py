@@ -19,7 +19,7 @@ from reconciler.engines.file_arguments import (
     CLOSED,
     CONFIG,
     KEY,
-    Holds,
+    FileContent,
     Named,
     climbs,
     is_around,
@@ -192,7 +192,7 @@ def unusable_files(
                     _check_way(local, reader)
                 raise
             # Root shows what is mounted, and has asked already.
-            if reader and (one.holds is Holds.FILE or local == one.path):
+            if reader and (one.holds is FileContent.FILE or local == one.path):
                 _check_reader(local, reader, stamp_of(local))
             pair |= {one.flag: (one, local)} if one.flag in (CERTIFICATE, KEY) else {}
         except UnreadableModel as error:

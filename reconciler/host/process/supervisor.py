@@ -38,7 +38,7 @@ from reconciler.system.procfs import Identity
 KILL_SECONDS = 5.0
 
 
-class _Look:
+class _Scan:
     """What is read at most once while several replicas are examined."""
 
     @cached_property
@@ -68,7 +68,7 @@ class ProcessSupervisor:
 
     def list(self, records: Iterable[ReplicaRecord]) -> Mapping[ReplicaId, ProcessState]:
         """What is there of these replicas. Costs one read per replica while all of them live."""
-        look = _Look()
+        look = _Scan()
         return {record.id: self._state(record, look) for record in records}
 
     def open_to_proxy(self) -> None:
@@ -95,7 +95,7 @@ class ProcessSupervisor:
         if self._watch is not None:
             self._watch.close()
 
-    def _state(self, record: ReplicaRecord, look: _Look) -> ProcessState:
+    def _state(self, record: ReplicaRecord, look: _Scan) -> ProcessState:
         if record.boot != procfs.boot_id():
             return ProcessState(alive=False, rebooted=True, spawned=record.process is not None)
         with self._lock:
@@ -113,7 +113,7 @@ class ProcessSupervisor:
         releasing = self._gpus.is_releasing(record.lease.gpus, record.stopping_at, self._clock.now())
         return ProcessState(False, self._leftovers(record, look), code, releasing=releasing)
 
-    def _leftovers(self, record: ReplicaRecord, look: _Look) -> int:
+    def _leftovers(self, record: ReplicaRecord, look: _Scan) -> int:
         """What the main process left behind: processes, its port, memory of its GPUs."""
         members = {seen.who.pid for seen in look.processes.members(self._trace(record))}
         count = len(members)
@@ -142,7 +142,7 @@ class ProcessSupervisor:
     def recover(self) -> None:
         """Clear away half-made folders and complete the records of orphans."""
         self._inventory.sweep()
-        look = _Look()
+        look = _Scan()
         for record in self._inventory.replicas():
             self._completed(record, look)
 
@@ -186,7 +186,7 @@ class ProcessSupervisor:
         known = self._inventory.replica(record.id)
         if known is None or known.boot != procfs.boot_id():
             return False
-        look = _Look()
+        look = _Scan()
         known = self._completed(known, look)
         if known.process is not None and self._children.is_running(known.process):
             return True
@@ -250,7 +250,7 @@ class ProcessSupervisor:
         # Without SPT_NOENV, processes that set their title, as vLLM's do, overwrite the environment we know them by.
         return {**launch.env, "SPT_NOENV": "1", MARKER: marker}
 
-    def _completed(self, record: ReplicaRecord, look: _Look) -> ReplicaRecord:
+    def _completed(self, record: ReplicaRecord, look: _Scan) -> ReplicaRecord:
         """The record with its process, if that was started but not written down."""
         if record.process is not None or record.boot != procfs.boot_id():
             return record
@@ -265,7 +265,7 @@ class ProcessSupervisor:
 
     def note(self, record: ReplicaRecord) -> ReplicaRecord:
         """Write down its processes and shared memory, so that they can be found after a sudden death."""
-        look = _Look()
+        look = _Scan()
         record = self._completed(record, look)
         members = [seen.who for seen in look.processes.members(self._trace(record))]
         if not members:
@@ -293,7 +293,7 @@ class ProcessSupervisor:
 
     def remove(self, record: ReplicaRecord) -> None:
         """Delete its folder, its temporary files and the shared memory that no process maps any more."""
-        state = self._state(record, _Look())
+        state = self._state(record, _Scan())
         if state.alive or state.leftovers:
             left = "its main process" if state.alive else f"{state.leftovers} leftovers"
             raise Retryable(f"replica {record.id}: {left} still there; it is removed once nothing is left")

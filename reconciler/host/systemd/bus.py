@@ -57,7 +57,7 @@ class NoConnection(Retryable):
     """Nothing answers at this socket."""
 
 
-class Lost(Retryable):
+class ConnectionLost(Retryable):
     """The connection broke; systemd may be re-executing itself."""
 
 
@@ -146,7 +146,7 @@ class Bus:
         future: Future[Message] = Future()
         with self._lock:
             if self._lost:
-                raise Lost("systemd closed the connection; the next pass connects again")
+                raise ConnectionLost("systemd closed the connection; the next pass connects again")
             # Known before it is sent: the answer may come at once.
             self._waiting[serial] = future
         try:
@@ -156,7 +156,7 @@ class Bus:
             self.close()
             with self._lock:
                 self._waiting.pop(serial, None)
-            raise Lost(f"systemd does not listen any more: {error.strerror}") from None
+            raise ConnectionLost(f"systemd does not listen any more: {error.strerror}") from None
         return future
 
     def _wait(self, future: Future[Message]) -> Message:
@@ -165,7 +165,7 @@ class Bus:
         except NoReply:
             raise Retryable(f"systemd does not answer within {_SECONDS:g} s; see systemctl status") from None
         except CancelledError:
-            raise Lost("systemd closed the connection; the next pass connects again") from None
+            raise ConnectionLost("systemd closed the connection; the next pass connects again") from None
 
     def _read(self) -> None:
         try:
@@ -218,7 +218,7 @@ def _refusal(reply: Message) -> Retryable:
     text = str(reply.body[0]) if reply.body else "it gave no reason"
     name = _error_name(reply)
     if name.startswith(_AWAY):
-        return Lost(f"systemd is not on the bus: {text}")
+        return ConnectionLost(f"systemd is not on the bus: {text}")
     return DBusError(name, f"systemd refused: {text}")
 
 

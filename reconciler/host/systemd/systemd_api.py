@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import structlog
 
 from reconciler.errors import Retryable
-from reconciler.host.systemd.bus import PATH, PRIVATE, SYSTEM, Bus, DBusError, Lost, NoConnection
+from reconciler.host.systemd.bus import PATH, PRIVATE, SYSTEM, Bus, ConnectionLost, DBusError, NoConnection
 
 _GONE = ("org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.systemd1.NoSuchProcess")
 _RUN = ("MainPID", "ExecMainStartTimestampMonotonic", "ExecMainCode", "ExecMainStatus", "NRestarts")
@@ -208,7 +208,7 @@ class Systemd:
         while True:
             try:
                 return question(self._opened())
-            except Lost:
+            except ConnectionLost:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_RECONNECT_PAUSE)
@@ -231,7 +231,7 @@ class Systemd:
                     self._bus = None
                 try:
                     self._bus = self._open((self._bus.path,) if self._bus is not None else self._sockets)
-                except (NoConnection, Lost):
+                except (NoConnection, ConnectionLost):
                     if self._bus is None:
                         raise
                     time.sleep(_RECONNECT_PAUSE)

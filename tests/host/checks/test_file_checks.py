@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from reconciler.engines.file_arguments import Holds, Named, named_files
+from reconciler.engines.file_arguments import FileContent, Named, named_files
 from reconciler.engines.fit_files import UnknownModel, UnreadableModel
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.model_files import MissingFile, check, check_pair
@@ -77,10 +77,10 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("harm", "says"), DAMAGE)
 def test_damaged_model_is_named_with_its_file(model: Path, harm: Callable[[Path], object], says: str) -> None:
-    check(str(model), Holds.MODEL)
+    check(str(model), FileContent.MODEL)
     harm(model)
     with pytest.raises(UnreadableModel) as raised:
-        check(str(model), Holds.MODEL)
+        check(str(model), FileContent.MODEL)
     assert says in str(raised.value)
     assert not isinstance(raised.value, UnknownModel)
 
@@ -93,13 +93,13 @@ def test_pipe_or_device_in_a_model_is_never_opened(model: Path, name: str, is_pi
     (model / name).unlink(missing_ok=True)
     os.mkfifo(model / name) if is_pipe else (model / name).symlink_to("/dev/zero")
     with pytest.raises(UnknownModel, match=f"{name}: cannot be read: is not a regular file"):
-        check(str(model), Holds.MODEL)
+        check(str(model), FileContent.MODEL)
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/proc/kmsg", "pipe"])
 def test_certificate_that_is_no_file_is_never_opened(tmp_path: Path, path: str) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for look in (lambda name: check(name, Holds.FILE), lambda name: check_pair(name, name)):
+    for look in (lambda name: check(name, FileContent.FILE), lambda name: check_pair(name, name)):
         # It says no, or leaves that to the other check.
         with contextlib.suppress(UnreadableModel):
             look(str(tmp_path / path))
@@ -113,25 +113,25 @@ def test_device_is_no_file_that_an_argument_may_name(disk: Disk) -> None:
 
 def test_model_without_weights_of_its_own_is_no_damage(model: Path) -> None:
     (model / WEIGHTS).unlink()
-    check(str(model), Holds.MODEL)
+    check(str(model), FileContent.MODEL)
 
 
 def test_weights_that_are_not_read_are_not_judged(model: Path) -> None:
     cut(WEIGHTS, 60)(model)
-    check(str(model), Holds.MODEL, weights=False)
-    check(str(model), Holds.TOKENIZER)
+    check(str(model), FileContent.MODEL, weights=False)
+    check(str(model), FileContent.TOKENIZER)
 
 
 def test_archive_of_pytorch_is_judged_where_it_is_loaded(model: Path) -> None:
     for name in ("pytorch_model.bin", "training_args.bin"):
         (model / name).write_bytes(b"PK\x03\x04cut")
-    check(str(model), Holds.MODEL)
+    check(str(model), FileContent.MODEL)
     (model / WEIGHTS).unlink()
     with pytest.raises(UnreadableModel, match=r"pytorch_model\.bin: is cut short"):
-        check(str(model), Holds.MODEL)
+        check(str(model), FileContent.MODEL)
     with zipfile.ZipFile(model / "pytorch_model.bin", "w") as archive:
         archive.writestr("data.pkl", "x")
-    check(str(model), Holds.MODEL)
+    check(str(model), FileContent.MODEL)
 
 
 def test_what_the_disk_hides_is_unknown_and_looked_at_again(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,13 +140,13 @@ def test_what_the_disk_hides_is_unknown_and_looked_at_again(model: Path, monkeyp
     (model / "config.json").mkdir()
     for _ in range(2):
         with pytest.raises(UnknownModel, match="cannot be read"):
-            check(str(model), Holds.MODEL)
+            check(str(model), FileContent.MODEL)
 
 
 def test_adapter_needs_its_config_and_whole_weights(tmp_path: Path) -> None:
     folder = tmp_path / "sql"
     with pytest.raises(MissingFile):
-        check(str(folder), Holds.ADAPTER)
+        check(str(folder), FileContent.ADAPTER)
     folder.mkdir()
     for name, data, says in (
         ("notes", b"", "has no adapter_config.json"),
@@ -155,9 +155,9 @@ def test_adapter_needs_its_config_and_whole_weights(tmp_path: Path) -> None:
     ):
         (folder / name).write_bytes(data)
         with pytest.raises(UnreadableModel, match=says):
-            check(str(folder), Holds.ADAPTER)
+            check(str(folder), FileContent.ADAPTER)
     (folder / "adapter_model.safetensors").write_bytes(safetensors(9))
-    check(str(folder), Holds.ADAPTER)
+    check(str(folder), FileContent.ADAPTER)
 
 
 # ---------------------------------------------------------------- which arguments name files
@@ -166,19 +166,19 @@ def test_adapter_needs_its_config_and_whole_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "found"),
     [
-        (["--model=/m", "--model", "/n"], [(2, "/n", Holds.MODEL)]),
-        (["--model=org/name", "--tokenizer=/t"], [(1, "/t", Holds.TOKENIZER)]),
-        (["--lora-modules", "a=/a", "b=/b"], [(1, "/a", Holds.ADAPTER), (2, "/b", Holds.ADAPTER)]),
-        (["--lora-modules", '{"name": "b", "path": "/b"}'], [(1, "/b", Holds.ADAPTER)]),
-        (["--lora-modules=a=/a", "b=/b"], [(0, "/a", Holds.ADAPTER), (1, "/b", Holds.ADAPTER)]),
-        (['--speculative-config={"model": "/d", "method": "eagle"}'], [(0, "/d", Holds.MODEL)]),
-        (["--speculative-config.model=/d"], [(0, "/d", Holds.MODEL)]),
-        (['--default_mm_loras={"audio": "/a"}'], [(0, "/a", Holds.ADAPTER)]),
-        (["--ssl-certfile", "/c", "--ssl_keyfile=/k"], [(1, "/c", Holds.FILE), (2, "/k", Holds.FILE)]),
+        (["--model=/m", "--model", "/n"], [(2, "/n", FileContent.MODEL)]),
+        (["--model=org/name", "--tokenizer=/t"], [(1, "/t", FileContent.TOKENIZER)]),
+        (["--lora-modules", "a=/a", "b=/b"], [(1, "/a", FileContent.ADAPTER), (2, "/b", FileContent.ADAPTER)]),
+        (["--lora-modules", '{"name": "b", "path": "/b"}'], [(1, "/b", FileContent.ADAPTER)]),
+        (["--lora-modules=a=/a", "b=/b"], [(0, "/a", FileContent.ADAPTER), (1, "/b", FileContent.ADAPTER)]),
+        (['--speculative-config={"model": "/d", "method": "eagle"}'], [(0, "/d", FileContent.MODEL)]),
+        (["--speculative-config.model=/d"], [(0, "/d", FileContent.MODEL)]),
+        (['--default_mm_loras={"audio": "/a"}'], [(0, "/a", FileContent.ADAPTER)]),
+        (["--ssl-certfile", "/c", "--ssl_keyfile=/k"], [(1, "/c", FileContent.FILE), (2, "/k", FileContent.FILE)]),
         (["--chat-template=/{{ messages }}", "--root-path=/api/v1", "--download-dir=/new"], []),
     ],
 )
-def test_arguments_that_name_files_are_found(args: list[str], found: list[tuple[int, str, Holds]]) -> None:
+def test_arguments_that_name_files_are_found(args: list[str], found: list[tuple[int, str, FileContent]]) -> None:
     arguments = written_in("a.yaml", 0, args)
     named = [*named_files(arguments)]
     assert all(isinstance(each, Named) for each in named)

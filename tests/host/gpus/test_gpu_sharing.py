@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.engines.arguments import flag_value
 from reconciler.engines.digest import digest
-from reconciler.engines.fit import GIB, Room, estimate, room_of
+from reconciler.engines.fit import GIB, MemoryBudget, estimate, room_of
 from reconciler.engines.fit_arguments import MemoryArguments
 from reconciler.engines.fit_files import Weights
 from reconciler.engines.fit_model import shape_of
@@ -318,7 +318,7 @@ LARGE = shape_of(
 
 def test_whether_it_fits_is_judged_by_the_share():
     weights, given = Weights((("BF16", 12 * GIB),), exact=True), MemoryArguments(max_model_len=8192, utilization=0.4)
-    room = Room(1, 24 * GIB, share=0.4)
+    room = MemoryBudget(1, 24 * GIB, share=0.4)
     assert estimate(weights, LARGE, given, room).refusal == (
         "its weights alone take 12.0 GiB, more than the 9.6 GiB (0.4 of 24.0 GiB) that a GPU of this host has; give it "
         "more of the GPU, lower --max-model-len or --kv-cache-memory-bytes, or take a quantised model"
@@ -332,8 +332,8 @@ def test_whether_it_fits_is_judged_by_the_share():
 def test_room_on_a_mig_device_is_its_own():
     gpus = (Gpu("GPU-0", memory_bytes=80 * GIB), Gpu("MIG-0", memory_bytes=10 * GIB, profile="1g.10gb", parent="GPU-1"))
     need = Resources(other=(("nvidia.com/mig-1g.10gb", 1),))
-    assert room_of(need, gpus, 99, 1) == Room(1, 10 * GIB, mig=True)
-    assert room_of(Resources(gpus=1, gpu_share_millis=250), gpus, 99, 1) == Room(1, 80 * GIB, share=0.25)
+    assert room_of(need, gpus, 99, 1) == MemoryBudget(1, 10 * GIB, mig=True)
+    assert room_of(Resources(gpus=1, gpu_share_millis=250), gpus, 99, 1) == MemoryBudget(1, 80 * GIB, share=0.25)
 
 
 # ---------------------------------------------------------------- people

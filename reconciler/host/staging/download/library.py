@@ -129,7 +129,7 @@ def _listing(work: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Snapshot:
+class _RepositoryRevision:
     """One revision of a repository, by its commit. `hashes` are those of large files."""
 
     uri: str
@@ -138,7 +138,7 @@ class _Snapshot:
     hashes: dict[str, str]
 
 
-def _snapshot(uri: str) -> _Snapshot | None:
+def _snapshot(uri: str) -> _RepositoryRevision | None:
     """What the hub says that there is; None where it does not say, and then kserve-storage says why."""
     from huggingface_hub import HfApi
 
@@ -151,10 +151,10 @@ def _snapshot(uri: str) -> _Snapshot | None:
     files = info.siblings or ()
     hashes = {each.rfilename: each.lfs.sha256 for each in files if each.lfs}
     # The commit, so that all files are of one: a branch may move meanwhile.
-    return _Snapshot(f"hf://{name}:{info.sha}", info.sha, sum(each.size or 0 for each in files), hashes)
+    return _RepositoryRevision(f"hf://{name}:{info.sha}", info.sha, sum(each.size or 0 for each in files), hashes)
 
 
-def _verify(snapshot: _Snapshot, work: Path) -> None:
+def _verify(snapshot: _RepositoryRevision, work: Path) -> None:
     for name, expected in snapshot.hashes.items():
         path = work / name
         if not path.is_file():
