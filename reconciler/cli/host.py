@@ -185,13 +185,13 @@ def uninstall(workloads: bool, purge: bool, dry_run: bool, root: Path) -> int:
 
 def _carry_out(steps: Iterable[Step], system: System, dry_run: bool) -> bool:
     """Perform the steps and print the result of each. False: some could only be done in part."""
-    from reconciler.host.install import carry_out
+    from reconciler.host.install import StepResult, carry_out
 
     if not dry_run:
         system.require()
     complete = True
     for done in carry_out(steps, dry_run):
-        complete &= done.word != "left"
-        click.echo(f"{done.word:<9} {done.what}")
+        complete &= done.result is not StepResult.LEFT
+        click.echo(f"{done.result:<9} {done.what}")
         sys.stdout.flush()
     return complete

@@ -94,9 +94,8 @@ def render_on(manifests: Manifests, target: TargetSettings, folder: Path) -> Doc
     for service in document["services"]:
         desired = found.get(ServiceId(service["namespace"], service["name"]))
         service["host"] = _host(desired, target, folder) if desired else None
-        known = {error["message"] for error in service["errors"]}
-        problems = [each for each in (desired.problems if desired else ()) if each.message not in known]
-        service["errors"] += [{"reason": each.code, "message": each.message} for each in problems]
+        problems = [{"reason": each.code, "message": each.message} for each in (desired.problems if desired else ())]
+        service["errors"] += [each for each in problems if each not in service["errors"]]
         doubts = [each for each in (desired.blocked if desired else ()) if _is_of_this_machine(each)]
         service["warnings"] += [{"reason": each.code, "message": each.message} for each in doubts]
     document["errors"] = _merged(document["errors"], (*_bad_names(wanted), *_refused(wanted)))

@@ -5,7 +5,18 @@ It writes the files of `deploy/systemd/`, which can also be copied manually.
 
 from reconciler.host.install.install import CONFIG, install, is_configured
 from reconciler.host.install.root import System
-from reconciler.host.install.steps import Done, Step, carry_out
+from reconciler.host.install.steps import Done, Step, StepResult, carry_out
 from reconciler.host.install.uninstall import uninstall, what_is_left
 
-__all__ = ["CONFIG", "Done", "Step", "System", "carry_out", "install", "is_configured", "uninstall", "what_is_left"]
+__all__ = [
+    "CONFIG",
+    "Done",
+    "Step",
+    "StepResult",
+    "System",
+    "carry_out",
+    "install",
+    "is_configured",
+    "uninstall",
+    "what_is_left",
+]

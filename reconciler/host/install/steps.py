@@ -6,6 +6,7 @@ import os
 import pwd
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from reconciler.errors import Retryable
@@ -25,11 +26,20 @@ class Step:
     do: Callable[[], object]
 
 
+class StepResult(StrEnum):
+    """What became of a step."""
+
+    DONE = "done"
+    UNCHANGED = "unchanged"
+    LEFT = "left"  # in part
+    WOULD = "would"  # nothing is to be changed
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a step: `done`, `unchanged`, `left` in part, or `would` where nothing is to be changed."""
+    """A step, and what became of it."""
 
-    word: str
+    result: StepResult
     what: str
 
 
@@ -37,9 +47,9 @@ def carry_out(steps: Iterable[Step], dry_run: bool) -> Iterator[Done]:
     """Each step is requested after the one before it was performed, so that it sees the changes. Raises Retryable."""
     for step in steps:
         if not step.needed:
-            yield Done("unchanged", step.what)
+            yield Done(StepResult.UNCHANGED, step.what)
         elif dry_run:
-            yield Done("would", step.what)
+            yield Done(StepResult.WOULD, step.what)
         else:
             yield _do(step)
 
@@ -48,10 +58,10 @@ def _do(step: Step) -> Done:
     try:
         step.do()
     except Incomplete as left:
-        return Done("left", f"{step.what}: {left}")
+        return Done(StepResult.LEFT, f"{step.what}: {left}")
     except OSError as error:
         raise Retryable(f"cannot {step.what}: {error.strerror or error}; run this again once it is fixed") from None
-    return Done("done", step.what)
+    return Done(StepResult.DONE, step.what)
 
 
 def make_folder(path: Path, mode: int) -> Step:
