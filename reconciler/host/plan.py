@@ -15,14 +15,11 @@ from reconciler.host.rollout import (
     decide,
     fast_path,
     keep_room,
-    reason_to_keep,
-    reason_to_leave,
-    reason_to_stay,
     unchanged_route,
 )
 from reconciler.host.rollout.builds import Marked
-from reconciler.host.rollout.confined import current_versions, mark_each, phase_or_ready, unmark_each
-from reconciler.host.rollout.goal import standing
+from reconciler.host.rollout.confined import current_versions, mark_each, unmark_each
+from reconciler.host.rollout.contexts import Inputs, make_contexts
 from reconciler.model import (
     NO_ORIGIN,
     Action,
@@ -36,11 +33,8 @@ from reconciler.model import (
     Observed,
     Plan,
     ProxyBreak,
-    Quarantine,
     Reason,
     ReasonCode,
-    Replica,
-    Restart,
     ServiceId,
     ServicePlan,
     ServiceRoute,
@@ -74,41 +68,52 @@ def make_plan(
     faults.reasons |= observed.faulty
     faults.bugs += observed.bugs
     marked = mark_each(observed, holds.quarantines, failures, faults)
-    seen, observed = observed, marked.observed
-    given, holds = holds, replace(holds, quarantines=marked.quarantines)
-    every = desired
-    desired = replace(every, services=current_versions(every.services, observed.owned, faults))
-    decisions: dict[ServiceId, Decision] = {}
-    open_questions: list[ServiceContext] = []
-    for s in _contexts(desired, observed, holds, patience, faults, marked.failures):
-        decision = _suspended(s) if holds.suspends(s.id) else _safely(s, fast_path, faults)
-        if decision is None:
-            open_questions.append(s)
-        else:
-            decisions[s.id] = decision
-    decisions |= _decide_all(open_questions, desired, observed, patience, holds, faults)
-    ordered = [decisions[key] for key in sorted(decisions)]
-    # Asked for a proxy in need alone: it looks at everything.
-    behind = not observed.proxy_ready and _is_behind(desired, observed, holds)
-    actions = (*_actions(ordered, observed, behind), *_unstage_safely(every, observed, holds, faults))
-    actions = unmark_each(actions, marked, seen, faults) if marked.why else actions
-    looks = {d.verdict.service: d.look_again_at for d in ordered if d.look_again_at is not None}
+    given = _as_marked(desired, holds, patience, marked, faults)
+    decisions = _decide_each(given)
+    actions = (*_actions(decisions, given), *_unstage_safely(desired, given))
+    actions = unmark_each(actions, marked, observed, faults) if marked.why else actions
+    looks = {d.verdict.service: d.look_again_at for d in decisions if d.look_again_at is not None}
     return Plan(
         target=desired.target,
         revision=desired.revision,
         at=observed.at,
         actions=actions,
-        verdicts={
-            d.verdict.service: _with_reasons(d.verdict, marked) if marked.why else d.verdict
-            for d in ordered
-            if not _is_only_a_name(d, desired)
-        },
+        verdicts=_verdicts(decisions, given, marked),
         look_again_at=min(looks.values(), default=None),
-        notes=(*desired.unreadable, *desired.notes, *_last_calls(ordered, desired)),
+        notes=(*desired.unreadable, *desired.notes, *_last_calls(decisions, given.desired)),
         looks=looks,
         bugs=tuple(faults.bugs),
-        holds=given,
+        holds=holds,
     )
+
+
+def _as_marked(desired: DesiredState, holds: Holds, patience: Patience, marked: Marked, faults: Faults) -> Inputs:
+    """With older builds told apart, and of each service the version to be reached next."""
+    services = current_versions(desired.services, marked.observed.owned, faults)
+    holds = replace(holds, quarantines=marked.quarantines)
+    return Inputs(replace(desired, services=services), marked.observed, holds, patience, faults, marked.failures)
+
+
+def _decide_each(given: Inputs) -> list[Decision]:
+    """What each service needs done, in the order of their names: first those that need no closer look."""
+    decisions: dict[ServiceId, Decision] = {}
+    open_questions: list[ServiceContext] = []
+    for s in make_contexts(given):
+        decision = _suspended(s) if given.holds.suspends(s.id) else _safely(s, fast_path, given.faults)
+        if decision is None:
+            open_questions.append(s)
+        else:
+            decisions[s.id] = decision
+    decisions |= _decide_together(open_questions, given)
+    return [decisions[key] for key in sorted(decisions)]
+
+
+def _verdicts(decisions: list[Decision], given: Inputs, marked: Marked) -> dict[ServiceId, ServicePlan]:
+    return {
+        d.verdict.service: _with_reasons(d.verdict, marked) if marked.why else d.verdict
+        for d in decisions
+        if not _is_only_a_name(d, given.desired)
+    }
 
 
 def _with_reasons(verdict: ServicePlan, marked: Marked) -> ServicePlan:
@@ -116,35 +121,32 @@ def _with_reasons(verdict: ServicePlan, marked: Marked) -> ServicePlan:
     return replace(verdict, outdated=why) if why else verdict
 
 
-def _decide_all(
-    contexts: list[ServiceContext],
-    desired: DesiredState,
-    observed: Observed,
-    patience: Patience,
-    holds: Holds,
-    faults: Faults,
-) -> dict[ServiceId, Decision]:
+def _decide_together(contexts: list[ServiceContext], given: Inputs) -> dict[ServiceId, Decision]:
     """In an order that gives room first to what proved itself before: a restart comes before a newcomer."""
     if not contexts:
         return {}
+    ledger = _make_ledger(given)
+    contexts.sort(key=lambda s: (s.promoted is None, s.id))
+    keep_room(contexts, ledger, given.faults)
+    return {s.id: found for s in contexts if (found := _safely(s, lambda s: decide(s, ledger), given.faults))}
+
+
+def _make_ledger(given: Inputs) -> Ledger:
+    desired, observed = given.desired, given.observed
     current = {service.id: service for service in desired.services if service.canary_percent is None}
     # What is suspended goes nowhere: nobody should wait for it.
-    moving = [r for r in observed.replicas if not holds.suspends(r.service)]
-    phases = {r.id: phase_or_ready(r, observed.at, patience, faults) for r in moving}
-    ledger = Ledger(
+    moving = [r for r in observed.replicas if not given.holds.suspends(r.service)]
+    phases = {r.id: given.phase_of(r) for r in moving}
+    stopping = [r for r in moving if phases[r.id] is ReplicaPhase.STOPPING]
+    return Ledger(
         observed.capacity,
         observed.replicas,
         leaving=[r for r in moving if phases[r.id] in _LEAVING],
         outdated=[r for r in moving if r.service in current and current[r.service].digest != r.digest],
         wanted={service.id: service.replicas for service in desired.services},
         busy=[r for r in moving if r.restarted or phases[r.id] in _BUSY],
-        stuck=[
-            r for r in moving if phases[r.id] is ReplicaPhase.STOPPING and observed.at - (r.stopping_at or 0) > _STUCK
-        ],
+        stuck=[r for r in stopping if observed.at - (r.stopping_at or 0) > _STUCK],
     )
-    contexts.sort(key=lambda s: (s.promoted is None, s.id))
-    keep_room(contexts, ledger, faults)
-    return {s.id: found for s in contexts if (found := _safely(s, lambda s: decide(s, ledger), faults))}
 
 
 _Decided = TypeVar("_Decided", Decision, Decision | None)
@@ -167,103 +169,13 @@ def _safely(s: ServiceContext, judge: Callable[[ServiceContext], _Decided], faul
     return Decision((), route, (), verdict, None)
 
 
-def _contexts(
-    desired: DesiredState,
-    observed: Observed,
-    holds: Holds,
-    patience: Patience,
-    faults: Faults,
-    failures: Collection[FailedAction] = (),
-) -> Iterator[ServiceContext]:
-    wanted = {service.id: service for service in desired.services}
-    replicas: dict[ServiceId, list[Replica]] = {}
-    for replica in sorted(observed.replicas, key=lambda r: r.id):
-        replicas.setdefault(replica.service, []).append(replica)
-    failed: dict[ServiceId, dict[str, Quarantine]] = {}
-    for (service, digest), quarantine in holds.quarantines.items():
-        failed.setdefault(service, {})[digest] = quarantine
-    by_service = _by_service(failures)
-    of_all = tuple(one for one in failures if not one.services)
-    known = replicas.keys() | observed.owned.keys()
-    starting_on = frozenset(_starting_on(observed, patience, faults))
-    all_died = _have_all_died(observed)
-    for key in wanted.keys() | replicas.keys() | observed.owned.keys() | observed.routes.keys():
-        want, owned = wanted.get(key), observed.owned.get(key)
-        mine = tuple(replicas.get(key, ()))
-        preflight = observed.preflights.get(want.digest) if want else None
-        standing_now: Mapping[str, Quarantine] = {}
-        keep, leaving = None, None
-        try:
-            standing_now = standing(failed.get(key, {}), want, preflight)
-            keep = reason_to_keep(desired, owned, mine, known) if want is None else reason_to_stay(desired, want)
-            leaving = reason_to_leave(desired, key, owned, mine) if want is None else None
-        except Exception as error:
-            faults.note(key, error, want.origin if want else NO_ORIGIN)
-        yield ServiceContext(
-            id=key,
-            desired=want,
-            owned=owned,
-            replicas=mine,
-            capacity=observed.capacity,
-            revision=desired.revision,
-            now=observed.at,
-            patience=patience,
-            quarantines=standing_now,
-            preflight=preflight,
-            asking=want is not None and want.digest in observed.preflighting,
-            blockers=observed.blockers.get(want.digest, ()) if want else (),
-            keep=keep,
-            why_empty=holds.why_empty,
-            unschedulable=holds.unschedulable,
-            route=observed.routes.get(key),
-            starting_on=starting_on,
-            staging=observed.staging,
-            all_died=all_died,
-            failures=(*by_service.get(key, ()), *of_all) if failures else (),
-            images=observed.images,
-            leaving=leaving,
-        )
-
-
-def _by_service(failures: Collection[FailedAction]) -> Mapping[ServiceId, list[FailedAction]]:
-    found: dict[ServiceId, list[FailedAction]] = {}
-    for failure in failures:
-        for service in failure.services:
-            found.setdefault(service, []).append(failure)
-    return found
-
-
-def _have_all_died(observed: Observed) -> bool:
-    """Did everything that we keep here end at once? No commit does that: it counts as a restart of the host.
-
-    Either the proxy is gone as well, or several services are, one of which had proved itself.
-    """
-    kept = [r for r in observed.replicas if r.spawned and r.stopping_at is None and not r.rebooted]
-    if not kept or any(r.alive and r.restarted is not Restart.CRASHED for r in kept):
-        return False
-    return not observed.proxy_ready or (
-        len({r.service for r in kept}) > 1 and any(_is_promoted(observed, r) for r in kept)
-    )
-
-
-def _is_promoted(observed: Observed, replica: Replica) -> bool:
-    owned = observed.owned.get(replica.service)
-    return owned is not None and owned.promoted is not None and owned.promoted.digest == replica.digest
-
-
-def _starting_on(observed: Observed, patience: Patience, faults: Faults) -> Iterator[str]:
-    for replica in observed.replicas:
-        shares = replica.spec.resources.gpu_share_millis
-        if shares and phase_or_ready(replica, observed.at, patience, faults) is ReplicaPhase.STARTING:
-            yield from replica.lease.gpus
-
-
-def _actions(decisions: list[Decision], observed: Observed, is_behind: bool) -> Iterator[Action]:
+def _actions(decisions: list[Decision], given: Inputs) -> Iterator[Action]:
     """Records first, so that a pass that dies is understood by the next; then routes; then processes."""
+    observed = given.observed
     routes = tuple(decision.route for decision in decisions if decision.route is not None)
     changed = _changed(routes, observed.routes)
     if decisions and not observed.proxy_ready:
-        yield _ensure_proxy(observed, is_needed=is_behind or bool(changed))
+        yield _ensure_proxy(observed, is_needed=bool(changed) or _is_behind(given))
     for decision in decisions:
         yield from decision.records
     if changed:
@@ -286,11 +198,11 @@ def _ensure_proxy(observed: Observed, is_needed: bool) -> EnsureProxy:
             return EnsureProxy("the proxy serves, but its admin socket is not responding")
 
 
-def _is_behind(desired: DesiredState, observed: Observed, holds: Holds) -> bool:
+def _is_behind(given: Inputs) -> bool:
     """Does anything run, or drain, that git does not ask for any more? Without the proxy it cannot go."""
-    failed = holds.quarantines
-    wanted = {one.id: one.digest for one in desired.services if one.spec and (one.id, one.digest) not in failed}
-    return any(r.draining_at or r.digest != wanted.get(r.service, r.digest) for r in observed.replicas)
+    failed, services = given.holds.quarantines, given.desired.services
+    wanted = {one.id: one.digest for one in services if one.spec and (one.id, one.digest) not in failed}
+    return any(r.draining_at or r.digest != wanted.get(r.service, r.digest) for r in given.observed.replicas)
 
 
 def _is_only_a_name(decision: Decision, desired: DesiredState) -> bool:
@@ -316,14 +228,14 @@ def _last_calls(decisions: list[Decision], desired: DesiredState) -> Iterator[Re
             yield Reason(ReasonCode.STOPS_SERVING, text, lines.get(decision.verdict.service, NO_ORIGIN))
 
 
-def _unstage_safely(desired: DesiredState, observed: Observed, holds: Holds, faults: Faults) -> tuple[Unstage, ...]:
-    """Where we cannot tell what is needed, all of it is."""
-    if faults.reasons:
+def _unstage_safely(every: DesiredState, given: Inputs) -> tuple[Unstage, ...]:
+    """Where we cannot tell what is needed, all of it is. `every`: each version of a service needs its files."""
+    if given.faults.reasons:
         return ()
     try:
-        return tuple(_unstage(desired, observed, holds))
+        return tuple(_unstage(every, given.observed, given.holds))
     except Exception as error:
-        faults.note_other("planning which staged files to delete", error)
+        given.faults.note_other("planning which staged files to delete", error)
         return ()
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from reconciler.fault_isolation import Faults
 from reconciler.host.capacity import Ledger
-from reconciler.host.plan import _contexts, make_plan
+from reconciler.host.plan import make_plan
 from reconciler.host.rollout import decide, fast_path
+from reconciler.host.rollout.contexts import Inputs, make_contexts
 from reconciler.model import (
     GPU,
     MIG,
@@ -490,7 +491,7 @@ def test_the_short_way_says_what_the_long_way_says(host, history):
     for _ in range(60):
         observed = host.observe()
         ledger = Ledger(observed.capacity, observed.replicas)
-        for s in _contexts(last, observed, host.holds(last), PATIENCE, Faults("")):
+        for s in make_contexts(Inputs(last, observed, host.holds(last), PATIENCE, Faults(""))):
             if (short := fast_path(s)) is not None:
                 assert short == decide(s, ledger)
         host.step(last)
