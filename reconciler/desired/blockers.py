@@ -18,7 +18,7 @@ from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.desired.spec import Surroundings
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, paths_in
 from reconciler.engines.images import doubtful_image, find_engine
-from reconciler.engines.launch import UNKNOWN, Revealed, server_flags, unsupported
+from reconciler.engines.launch import API_KEY, UNKNOWN, Revealed, server_flags, unsupported
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode, texts
 from reconciler.model.model_sources import SCHEMES, SOURCE_BY_SCHEME, ModelSource, shown
 from reconciler.secrets.wanted import ALL, secret_ref
@@ -44,7 +44,8 @@ def find_obstacles(spec: EffectiveSpec, ring: Keyring, origins: Origins, around:
         doubt = doubtful_image(spec.image, texts(spec.command))
         yield Reason(ReasonCode.NO_ENGINE, doubt or text, origins.of_container_field("image"))
     names = Revealed(_names(spec, ring))
-    yield from unsupported(spec, origins.of_container_field("command"), names)
+    command, key = origins.of_container_field("command"), origins.of_variable(API_KEY)
+    yield from unsupported(spec, command, names, key)
     yield from engine_downloads(spec, engine, names, origins)
     yield from exceeded_share(spec, names, origins)
     if spec.resources.mig and spec.resources.gpu_devices > 1:

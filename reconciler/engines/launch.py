@@ -71,7 +71,7 @@ _SOCKET = "--uds"
 _GRPC_PORT = "--grpc-port"
 # A placeholder for the port, when a socket is used.
 _NO_PORT = 1
-_KEY = "VLLM_API_KEY"
+API_KEY = "VLLM_API_KEY"
 # With it, vLLM listens on several ports, and on no socket.
 _MANY_PORTS = "--data-parallel-multi-port-external-lb"
 ADDED = ("--host=127.0.0.1", "--port=8000", "--uds=/socket", "--served-model-name=name", "--shutdown-timeout=1")
@@ -262,9 +262,15 @@ def question(
 
 
 def unsupported(
-    spec: EffectiveSpec, fallback: Origin | NoOrigin = NO_ORIGIN, secrets: Revealed = UNKNOWN
+    spec: EffectiveSpec,
+    fallback: Origin | NoOrigin = NO_ORIGIN,
+    secrets: Revealed = UNKNOWN,
+    key: Origin | NoOrigin = NO_ORIGIN,
 ) -> tuple[Reason, ...]:
-    """Why a host cannot run this container's command; empty when it can. Of `secrets` only the names count."""
+    """Why a host cannot run this container's command; empty when it can. Of `secrets` only the names count.
+
+    `key` is the line of the variable API_KEY, `fallback` that of what has none of its own.
+    """
     try:
         server = _read(spec, _read_container(spec.env, secrets))
     except _NotAServer as error:
@@ -274,9 +280,9 @@ def unsupported(
         for given, _ in find(server.flags, flag):
             text = f"{flag} does not work {why}; remove it"
             reasons.append(Reason(ReasonCode.UNSUPPORTED_ARGUMENT, text, given.origin or fallback))
-    if takes_grpc(server.flags) and _KEY in {each.name for each in spec.env}:
-        text = f"variable {_KEY} does not work with gRPC: {_CANNOT_BESIDE_GRPC['--api-key']}; remove it"
-        reasons.append(Reason(ReasonCode.UNSUPPORTED_ARGUMENT, text, fallback))
+    if takes_grpc(server.flags) and API_KEY in {each.name for each in spec.env}:
+        text = f"variable {API_KEY} does not work with gRPC: {_CANNOT_BESIDE_GRPC['--api-key']}; remove it"
+        reasons.append(Reason(ReasonCode.UNSUPPORTED_ARGUMENT, text, key or fallback))
     return tuple(reasons)
 
 
@@ -301,14 +307,14 @@ def api_key(spec: EffectiveSpec, secrets: Revealed = UNKNOWN) -> str | None:
     """The key that requests to this spec's replicas must carry, if any."""
     env = _read_container(spec.env, secrets).env
     given = flag_value(expand_all(spec.command_line, env), "--api-key")
-    return given or env.get(_KEY) or None
+    return given or env.get(API_KEY) or None
 
 
 def asks_for_key(spec: EffectiveSpec) -> bool:
     """Will its replicas refuse requests without a key? The key itself may still lie in a Secret."""
     if takes_grpc(spec.command_line):
         return False
-    return bool(api_key(spec)) or any(each.name == _KEY and _is_given(each) for each in spec.env)
+    return bool(api_key(spec)) or any(each.name == API_KEY and _is_given(each) for each in spec.env)
 
 
 def _is_given(variable: EnvVar) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from reconciler.errors import Retryable, Terminal
 from reconciler.host.inventory import Inventory, TargetLock, UnreadableRecord, dump_record, load_record
 from reconciler.model import (
+    NO_ORIGIN,
     EffectiveSpec,
     EnvVar,
     Lease,
@@ -27,7 +28,7 @@ from reconciler.model import (
 )
 from reconciler.system.files import write_atomically
 from reconciler.system.procfs import Identity, SharedMemory
-from tests.support.arguments import written
+from tests.support.arguments import written, written_in
 from tests.support.world import ORIGIN, SERVICE, record
 
 SPEC = EffectiveSpec(
@@ -70,6 +71,15 @@ def test_record_of_an_older_daemon_is_of_a_replica_on_its_port(tmp_path: Path) -
     older = load_record(tmp_path, json.dumps(whole))
     assert (older, older.address) == (FULL, 20001)
     assert replace(FULL, socket="/run/x/http.sock").address == "/run/x/http.sock"
+
+
+def test_arguments_are_recorded_as_their_texts_without_lines() -> None:
+    spec = replace(FULL.spec, args=written_in("a.yaml", 7, ["--a", "1"]))
+    text = dump_record(replace(FULL, spec=spec))
+    assert json.loads(text)["content"]["spec"]["args"] == ["--a", "1"]
+    read = load_record(Path("record.json"), text).spec
+    assert read == spec
+    assert [each.origin for each in read.args] == [NO_ORIGIN, NO_ORIGIN]
 
 
 def test_empty_folder_holds_nothing(tmp_path: Path) -> None:

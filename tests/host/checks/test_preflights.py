@@ -39,7 +39,7 @@ from reconciler.model import (
 )
 from reconciler.model.model_sources import key_of as key_of_model
 from tests.host.doctor.test_doctor import make_engine
-from tests.support.arguments import written
+from tests.support.arguments import written, written_in
 from tests.support.simulation import Host, state, wanted
 
 ARGS = ("serve", "/mnt/models/deep", "--max-model-len=1")
@@ -239,6 +239,22 @@ def test_verdicts_that_nothing_needs_are_deleted(tmp_path: Path) -> None:
     disk.wanted = ()
     disk.look(target)
     assert kept(disk) == {"preflight": 0, "fit": 0}
+    target.close()
+
+
+def test_complaint_follows_its_argument_to_another_line(tmp_path: Path) -> None:
+    """Where a comment was written above it, the service is equal to the one before."""
+    disk = Disk(tmp_path)
+    target, old = disk.target(), disk.wanted[0]
+    key = key_of(target._workloads.question(old.id, SPEC))
+    said = {"parsed": key, "gpus": 0, "errors": [{"message": "unknown", "index": 0}], "warnings": []}
+    (disk.folder / "state" / "preflight").mkdir(parents=True)
+    (disk.folder / "state" / "preflight" / f"{key}.json").write_text(json.dumps(said))
+    for line in (7, 8):
+        disk.wanted = (replace(old, spec=replace(SPEC, args=written_in("box/a.yaml", line, ARGS))),)
+        assert disk.wanted[0] == old
+        (reason,) = disk.look(target)[old.digest].reasons
+        assert reason.origin == Origin("box/a.yaml", line + 1), "the model behind `serve`"
     target.close()
 
 
