@@ -13,6 +13,7 @@ from reconciler.errors import Retryable
 from reconciler.host.doctor.ask import ask
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.manifests import kustomize
+from reconciler.model import File
 from reconciler.secrets import sops
 from reconciler.source import GitSource
 from reconciler.source.address import Address, parse_address
@@ -21,6 +22,7 @@ from reconciler.source.failure import AGAIN
 _OLDEST = (2, 32)
 _OLDEST_SOPS = (3, 9)
 _PATIENCE = 15.0
+_SMALLEST = b"configMapGenerator: [{name: doctor, literals: [a=b]}]\n"
 # Reserved for examples; the config that `host install` writes names it.
 _EXAMPLE = "git.example.com"
 
@@ -51,8 +53,20 @@ def check_kustomize() -> Iterator[CheckResult]:
         yield problem("kustomize", f"{program.path} does not start: {answer.last_line}", fix)
     elif (int(version[1]), int(version[2])) < program.oldest:
         yield problem("kustomize", f"{program.path} {version[0]} is too old", fix)
+    elif failure := _why_not_built(program):
+        fix = "put the program itself on PATH: builds run without other programs, so wrapper scripts do not find theirs"
+        yield problem("kustomize", f"{program} ({version[0]}) does not build: {failure}", fix)
     else:
         yield ok("kustomize", f"{program} ({version[0]}) builds kustomizations")
+
+
+def _why_not_built(program: kustomize.Program) -> str:
+    """Of a smallest kustomization, as the daemon builds them; empty: it was built."""
+    try:
+        built = kustomize.build(program, "", [File("kustomization.yaml", "", _SMALLEST)])
+    except (kustomize.BuildFailed, OSError) as error:
+        return str(error)
+    return "" if b"ConfigMap" in built else "it printed no objects"
 
 
 def check_sops(settings: Settings) -> Iterator[CheckResult]:

@@ -342,9 +342,16 @@ def test_program_that_builds_kustomizations_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "neither kustomize nor kubectl" in host.only("kustomize", Level.OK).message
     program = tmp_path / "kubectl"
-    program.write_text("#!/bin/sh\necho Client Version: v1.37.2; echo Kustomize Version: v5.8.1\n")
+    version = "#!/bin/sh\n[ $1 = version ] && echo Client Version: v1.37.2 && exit\n"
+    program.write_text(f"{version}echo kind: ConfigMap\n")
     program.chmod(0o755)
     assert host.only("kustomize", Level.OK).message == f"{program} kustomize (v1.37.2) builds kustomizations"
+    program.write_text(f'{version}exec kubectl-1.37 "$@"\n')
+    found = host.only("kustomize", Level.PROBLEM)
+    assert "does not build: " in found.message
+    assert "not found" in found.message
+    program.write_text(f"{version}exit 0\n")
+    assert "printed no objects" in host.only("kustomize", Level.PROBLEM).message
     program.write_text("#!/bin/sh\necho Client Version: v1.20.0\n")
     assert "v1.20.0 is too old" in host.only("kustomize", Level.PROBLEM).message
     program.write_text("#!/bin/sh\nexit 1\n")
