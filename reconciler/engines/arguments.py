@@ -59,7 +59,7 @@ class _Option:
 
 def normalise(args: Sequence[Argument]) -> tuple[str, ...]:
     """The arguments in one way of writing: `--a_b 1` and `--a-b=1` become `--a-b=1`, JSON values lose their layout."""
-    return tuple(word for option in _options(args) for word in _written(option))
+    return tuple(argument for option in _options(args) for argument in _written(option))
 
 
 def find(args: Sequence[Argument], *flags: str) -> list[tuple[Argument, str | None]]:
@@ -116,9 +116,9 @@ def takes_grpc(args: Sequence[Argument]) -> bool:
     return speaks_grpc(args) or bool(find(args, "--grpc-port"))
 
 
-def is_flag(word: str) -> bool:
+def is_flag(argument: str) -> bool:
     """True for `--x`, `-x`, `--x=y`; False for values, `-1`, `-` and `--`."""
-    return word.startswith("-") and word.strip("-") != "" and not _NEGATIVE.fullmatch(word)
+    return argument.startswith("-") and argument.strip("-") != "" and not _NEGATIVE.fullmatch(argument)
 
 
 def _named(args: Sequence[Argument], *flags: str) -> Iterator[_Option]:
@@ -139,21 +139,21 @@ def _parsed(args: tuple[str, ...]) -> tuple[_Option, ...]:
 def _parse(args: tuple[str, ...]) -> Iterator[_Option]:
     index = 0
     while index < len(args):
-        start, word = index, args[index]
+        start, argument = index, args[index]
         index += 1
-        if word == "--":
+        if argument == "--":
             yield _Option(start, None, args[start:])
             return
         while index < len(args) and args[index] != "--" and not is_flag(args[index]):
             index += 1
         following = args[start + 1 : index]
-        if not is_flag(word):
-            yield _Option(start, None, (word, *following))
-        elif "=" in word:
-            name, value = word.split("=", 1)
+        if not is_flag(argument):
+            yield _Option(start, None, (argument, *following))
+        elif "=" in argument:
+            name, value = argument.split("=", 1)
             yield _Option(start, _canonical(name), (value, *following), joined=True)
         else:
-            yield _Option(start, _canonical(word), following)
+            yield _Option(start, _canonical(argument), following)
 
 
 def _written(option: _Option) -> tuple[str, ...]:

@@ -105,24 +105,24 @@ def paths_in(args: Sequence[Argument]) -> Iterator[tuple[Argument, str, str]]:
     """
     flag = ""
     for each in args:
-        word = each.text
-        if is_flag(word):
-            flag = word.partition("=")[0].replace("_", "-")
-        if _NO_PATH.fullmatch(word):
+        token = each.text
+        if is_flag(token):
+            flag = token.partition("=")[0].replace("_", "-")
+        if _NO_PATH.fullmatch(token):
             continue
-        for path in dict.fromkeys(map(_without_scheme, _texts(word))):
+        for path in dict.fromkeys(map(_without_scheme, _texts(token))):
             if flag not in _NO_FILE and (_is_path(path) or climbs(path)):
                 yield each, flag, path
 
 
-def _texts(word: str) -> Iterator[str]:
+def _texts(token: str) -> Iterator[str]:
     """Where a path may be in an argument: `NAME=PATH`, `FLAG=A,B`, anywhere in JSON."""
-    _, _, value = word.partition("=")
-    for text in (word, value, *_strings(_read_json(word)), *_strings(_read_json(value))):
+    _, _, value = token.partition("=")
+    for text in (token, value, *_strings(_read_json(token)), *_strings(_read_json(value))):
         for part in (text, *text.split(",")):
             yield part
             yield part.rpartition("=")[2]
-    yield from _IN_JSON.findall(word)
+    yield from _IN_JSON.findall(token)
 
 
 def _strings(value: object) -> Iterator[str]:

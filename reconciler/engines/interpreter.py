@@ -40,26 +40,26 @@ _PROGRAMS = re.compile(
 )
 
 
-def refused_option(words: Sequence[str]) -> tuple[int, str | None]:
+def refused_option(tokens: Sequence[str]) -> tuple[int, str | None]:
     """Where in `python OPTIONS… -m MODULE …` the options end, and the one there that is not harmless; None: all are."""
     at = 1
-    while at < len(words) and words[at].startswith("-") and words[at] != "-m":
-        width = _width(words, at)
+    while at < len(tokens) and tokens[at].startswith("-") and tokens[at] != "-m":
+        width = _width(tokens, at)
         if not width:
-            return at, words[at]
+            return at, tokens[at]
         at += width
     return at, None
 
 
-def _width(words: Sequence[str], at: int) -> int:
+def _width(tokens: Sequence[str], at: int) -> int:
     """How many arguments a harmless option takes; 0 for another one."""
-    word = words[at]
-    if _LETTERS.fullmatch(word):
+    token = tokens[at]
+    if _LETTERS.fullmatch(token):
         return 1
-    rule = {"-X": _IMPLEMENTATION, "-W": _WARNING}.get(word[:2])
-    if rule is None or (len(word) == 2 and at + 1 == len(words)):
+    rule = {"-X": _IMPLEMENTATION, "-W": _WARNING}.get(token[:2])
+    if rule is None or (len(token) == 2 and at + 1 == len(tokens)):
         return 0
-    value, width = (word[2:], 1) if len(word) > 2 else (words[at + 1], 2)
+    value, width = (token[2:], 1) if len(token) > 2 else (tokens[at + 1], 2)
     return width if rule.fullmatch(value) else 0
 
 

@@ -238,8 +238,8 @@ def without(launch: Launch, flags: Collection[str], lease: Lease) -> Launch:
     """The launch without flags of the reconciler that its engine does not know."""
     if not flags:
         return launch
-    argv = tuple(word for word in launch.argv if word.partition("=")[0] not in flags)
-    if _SOCKET in flags and any(word.startswith(f"{_SOCKET}=") for word in launch.argv):
+    argv = tuple(token for token in launch.argv if token.partition("=")[0] not in flags)
+    if _SOCKET in flags and any(token.startswith(f"{_SOCKET}=") for token in launch.argv):
         return replace(launch, argv=(*argv, *_where("", lease)), socket="")
     return replace(launch, argv=argv)
 
@@ -356,28 +356,30 @@ def _written(spec: EffectiveSpec, container: _Container) -> _ServerCommand:
     raise _NotAServer(_not_split(program) or text, line[0])
 
 
-def _not_split(word: str) -> str:
+def _not_split(token: str) -> str:
     """Why an item of the command is invalid: it holds several arguments."""
-    pieces = word.split()
+    pieces = token.split()
     if len(pieces) < 2:
         return ""
-    shown = word if len(word) <= _LONGEST_SHOWN else f"{word[:_LONGEST_SHOWN]}…"
+    shown = token if len(token) <= _LONGEST_SHOWN else f"{token[:_LONGEST_SHOWN]}…"
     return f"`{shown}` is one item of the list, and no shell splits it; write one item per argument, {pieces[0]} first"
 
 
 def _python(line: Sequence[Argument]) -> _ServerCommand:
-    words = texts(line)
-    at, refused = refused_option(words)
+    tokens = texts(line)
+    at, refused = refused_option(tokens)
     if refused is not None:
-        if refused.startswith("-m") and (several := _not_split(words[at])):
+        if refused.startswith("-m") and (several := _not_split(tokens[at])):
             raise _NotAServer(several, line[at])
         shown = refused if len(refused) <= _LONGEST_SHOWN else f"{refused[:_LONGEST_SHOWN]}…"
-        text = f"option {shown!a} of {words[0]} can run other code than vLLM; before -m, use -u, -B, -O, -s or -E alone"
+        text = (
+            f"option {shown!a} of {tokens[0]} can run other code than vLLM; before -m, use -u, -B, -O, -s or -E alone"
+        )
         raise _NotAServer(text, line[at])
-    if at + 1 >= len(words) or words[at] != "-m":
-        text = f"a host can run only `-m {API_SERVER}` with {words[0]}, not a script"
-        raise _NotAServer(text, line[min(at, len(words) - 1)])
-    module, options, flags = line[at + 1], words[1:at], tuple(line[at + 2 :])
+    if at + 1 >= len(tokens) or tokens[at] != "-m":
+        text = f"a host can run only `-m {API_SERVER}` with {tokens[0]}, not a script"
+        raise _NotAServer(text, line[min(at, len(tokens) - 1)])
+    module, options, flags = line[at + 1], tokens[1:at], tuple(line[at + 2 :])
     if module.text == _CLI:
         return _vllm(line, at + 2, options)
     if module.text in GRPC_SERVERS:

@@ -62,6 +62,6 @@ def _encoded(string: str) -> bytes | None:
         return None
 
 
-def _start_of(word: str) -> str:
-    shown = word.partition("=")[0] if word.startswith("-") else word
+def _start_of(token: str) -> str:
+    shown = token.partition("=")[0] if token.startswith("-") else token
     return ascii(shown) if len(shown) <= 60 else f"{shown[:60]!a}…"

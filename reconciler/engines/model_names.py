@@ -25,9 +25,9 @@ def model_names(spec: EffectiveSpec) -> tuple[str, ...]:
     return _names(expand_all(spec.command_line, env))
 
 
-def _names(words: Sequence[Argument]) -> tuple[str, ...]:
-    own = values_of(words, "--served-model-name") or tuple(filter(_is_id, _model(words)))
-    return tuple(dict.fromkeys(filter(_is_routable, (*own, *adapter_names(words)))))[:MOST_NAMES]
+def _names(tokens: Sequence[Argument]) -> tuple[str, ...]:
+    own = values_of(tokens, "--served-model-name") or tuple(filter(_is_id, _model(tokens)))
+    return tuple(dict.fromkeys(filter(_is_routable, (*own, *adapter_names(tokens)))))[:MOST_NAMES]
 
 
 def _is_routable(name: str) -> bool:
@@ -35,14 +35,14 @@ def _is_routable(name: str) -> bool:
     return 0 < len(name) <= _LONGEST and name.isprintable() and "$(" not in name
 
 
-def adapter_names(words: Sequence[Argument]) -> tuple[str, ...]:
+def adapter_names(tokens: Sequence[Argument]) -> tuple[str, ...]:
     """The names of its LoRA adapters, which no served name of the model may be."""
-    return tuple(dict.fromkeys((*_named_adapters(words), *_adapters_of_modalities(words))))
+    return tuple(dict.fromkeys((*_named_adapters(tokens), *_adapters_of_modalities(tokens))))
 
 
-def _named_adapters(words: Sequence[Argument]) -> Iterator[str]:
+def _named_adapters(tokens: Sequence[Argument]) -> Iterator[str]:
     """As vLLM reads them: `NAME=PATH`, or JSON."""
-    for value in values_of(words, "--lora-modules"):
+    for value in values_of(tokens, "--lora-modules"):
         if "=" in value and "," not in value:
             yield value.partition("=")[0]
             continue
@@ -53,21 +53,21 @@ def _named_adapters(words: Sequence[Argument]) -> Iterator[str]:
                 yield name
 
 
-def _adapters_of_modalities(words: Sequence[Argument]) -> Iterator[str]:
+def _adapters_of_modalities(tokens: Sequence[Argument]) -> Iterator[str]:
     """Each is called by its modality: `{"audio": PATH}`, or `--default-mm-loras.audio PATH`."""
-    for value in values_of(words, _MODALITIES)[:1]:
+    for value in values_of(tokens, _MODALITIES)[:1]:
         found = _read(value)
         yield from found if isinstance(found, dict) else ()
-    for word in texts(words):
-        flag, dot, name = word.partition("=")[0].partition(".")
-        if dot and is_flag(word) and flag.replace("_", "-") == _MODALITIES:
+    for token in texts(tokens):
+        flag, dot, name = token.partition("=")[0].partition(".")
+        if dot and is_flag(token) and flag.replace("_", "-") == _MODALITIES:
             yield name
 
 
-def _model(words: Sequence[Argument]) -> tuple[str, ...]:
-    if named := values_of(words, "--model"):
+def _model(tokens: Sequence[Argument]) -> tuple[str, ...]:
+    if named := values_of(tokens, "--model"):
         return named[:1]
-    given = texts(words)
+    given = texts(tokens)
     if "serve" in given:
         after = given.index("serve") + 1
         return tuple(each for each in given[after : after + 1] if not is_flag(each))

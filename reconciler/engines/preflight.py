@@ -370,8 +370,8 @@ def _read_answer(asked: PreflightQuestion, code: int, output: bytes, errors: byt
 
 def _named(text: str, env: Iterable[str]) -> str:
     """The variable that a text names; the longest, for one name may begin another."""
-    words = set(re.findall(r"\w+", text))
-    return max((name for name in env if name in words), key=len, default="")
+    tokens = set(re.findall(r"\w+", text))
+    return max((name for name in env if name in tokens), key=len, default="")
 
 
 def _verdict(answer: dict[str, Any]) -> PreflightVerdict:

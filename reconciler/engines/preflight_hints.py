@@ -160,15 +160,15 @@ def removed(option: Option, version: str) -> str:
     return f"{option.name} {gone}; {instead.format(value or 'VALUE')}"
 
 
-def crowded(word: str, flags: Collection[str]) -> str:
+def crowded(token: str, flags: Collection[str]) -> str:
     """Why one item of the list cannot be read: it holds several arguments, flags among them. Empty: it does not."""
-    one = _ONE_JSON.fullmatch(word)
-    pieces = [f"{one[1]}={one[2]}", ""] if one and is_json(one[2]) else words_in(word)
-    if len(pieces) < 2 or not (_LONE.match(word) or any(name_of(piece) in flags for piece in pieces[1:])):
+    one = _ONE_JSON.fullmatch(token)
+    pieces = [f"{one[1]}={one[2]}", ""] if one and is_json(one[2]) else tokens_in(token)
+    if len(pieces) < 2 or not (_LONE.match(token) or any(name_of(piece) in flags for piece in pieces[1:])):
         return ""
     options = split([piece for piece in pieces if piece not in ("=", "")])
     items = ", ".join(f"{name_of(each.name)}=VALUE" if is_secret(each) else joined(each) for each in options)
-    shown = "this" if any(map(is_secret, options)) else f"`{cut(word)}`"
+    shown = "this" if any(map(is_secret, options)) else f"`{cut(token)}`"
     return f"{shown} is one item of the list, and no shell splits it; write an item for each flag: {items}"
 
 
@@ -180,11 +180,11 @@ _ONE_JSON = re.compile(r"(--?[A-Za-z][\w.-]*):?\s+([\[{].*)", re.DOTALL)
 _LONE = re.compile(r"--?[A-Za-z][\w.-]*:?\s")
 
 
-def words_in(word: str) -> list[str]:
+def tokens_in(token: str) -> list[str]:
     try:
-        return shlex.split(word)
+        return shlex.split(token)
     except ValueError:
-        return word.split()
+        return token.split()
 
 
 def name_of(piece: str) -> str:
@@ -193,18 +193,18 @@ def name_of(piece: str) -> str:
 
 def joined(option: Option) -> str:
     """A flag with its value as one argument; with several values as they are, side by side."""
-    first, *values = option.words
+    first, *values = option.tokens
     if is_flag(first) and "=" not in first and len(values) == 1:
         return f"{first.rstrip(':')}={values[0]}"
     return " ".join(join([option]))
 
 
-def misspelt(word: str, flags: Collection[str]) -> str:
+def misspelt(token: str, flags: Collection[str]) -> str:
     """What an argument without dashes, or with others than two hyphens, was meant to be;
 
     empty where it means no flag.
     """
-    bare = word.lstrip("-\u2010\u2011\u2012\u2013\u2014\u2015\u2212")
+    bare = token.lstrip("-\u2010\u2011\u2012\u2013\u2014\u2015\u2212")
     name, sign, rest = re.match(r"([\w.-]*)(.?)(.*)", bare, re.S).groups()  # type: ignore[union-attr]
     meant = normal(f"--{name}")
     if meant not in flags or sign not in ("", "=", ":"):
@@ -237,9 +237,9 @@ def fault_of_json(value: str) -> str:
     return "" if isinstance(found, (dict, list)) else "it is a single value"
 
 
-def as_json(words: list[str], like_list: bool = False) -> str:
+def as_json(tokens: list[str], like_list: bool = False) -> str:
     """The values as JSON, where their meaning is certain; else empty."""
-    text = unquoted(",".join(words).strip()).translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
+    text = unquoted(",".join(tokens).strip()).translate({0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"})
     if len(text) > 10_000:
         return ""
     text = text.replace('\\"', '"') if text.startswith('{\\"') else text
@@ -274,8 +274,8 @@ def _as_yaml(text: str) -> Any:
 PYTHON = {"True": "true", "False": "false", "None": "null"}
 
 
-def _scalar(word: str) -> str:
-    return word if word in PYTHON.values() else json.dumps(word)
+def _scalar(token: str) -> str:
+    return token if token in PYTHON.values() else json.dumps(token)
 
 
 def _as_pairs(text: str) -> Any:
@@ -284,19 +284,19 @@ def _as_pairs(text: str) -> Any:
     return {m[1]: _scalar_of(m[2]) for m in pairs if m} if pairs and all(pairs) else None
 
 
-def _scalar_of(word: str) -> Any:
+def _scalar_of(token: str) -> Any:
     try:
-        return json.loads(PYTHON.get(word, word))
+        return json.loads(PYTHON.get(token, token))
     except ValueError:
-        return unquoted(word)
+        return unquoted(token)
 
 
 def not_json(option: Option, like_list: bool = False) -> str:
     """What is wrong with a value that has to be JSON, and what to write."""
-    words = values_of(option)
-    value = " ".join(words)
+    tokens = values_of(option)
+    value = " ".join(tokens)
     quotes = "; the quotes around it are part of the value, as no shell takes them away" if _is_quoted(value) else ""
-    better = as_json(words, like_list)
+    better = as_json(tokens, like_list)
     if better:
         return f"{cut(value)} is not JSON{quotes}; write {better}"
     if re.fullmatch(r"@?[\w./-]+\.(json|ya?ml)", value):
@@ -310,8 +310,8 @@ def _is_quoted(value: str) -> bool:
 
 
 def values_of(option: Option) -> list[str]:
-    _, equals, first = option.words[0].partition("=")
-    return [*([first] if equals else []), *option.words[1:]] if option.name else option.words
+    _, equals, first = option.tokens[0].partition("=")
+    return [*([first] if equals else []), *option.tokens[1:]] if option.name else option.tokens
 
 
 def cut(value: str) -> str:

@@ -124,11 +124,11 @@ def parse_all(engine: Engine, argv: list[str]) -> tuple[argparse.Namespace | Non
         if not unknown:
             break
         # vLLM has written `-` for `_` in them.
-        names = {normal(word) for word in unknown if is_flag(word)} | set(unknown)
-        strangers = [o for o in options if o.name and (o.name in names or o.words[0] in names)]
+        names = {normal(token) for token in unknown if is_flag(token)} | set(unknown)
+        strangers = [o for o in options if o.name and (o.name in names or o.tokens[0] in names)]
         findings += [Finding(explain_unknown(engine, o), o.index) for o in strangers]
         if not strangers:
-            findings += [stray_word(engine, word, options) for word in unknown]
+            findings += [stray_word(engine, token, options) for token in unknown]
             break
         options = [o for o in options if o not in strangers]
     else:
@@ -158,8 +158,8 @@ def finding_of_refusal(engine: Engine, error: Refused, culprit: Option | None) -
     message = shorten(str(error))
     if culprit is None:
         return Finding(message)
-    name = culprit.name or culprit.words[0]
-    if several := crowded(culprit.words[0], engine.flags):
+    name = culprit.name or culprit.tokens[0]
+    if several := crowded(culprit.tokens[0], engine.flags):
         return Finding(several, culprit.index)
     if "ignored explicit argument" in message:
         return Finding(no_value(name, culprit.value, engine.flags), culprit.index)
@@ -192,7 +192,7 @@ def hint_of(option: Option, message: str) -> str:
 
 def has_bad_json(engine: Engine, option: Option) -> bool:
     """Does a flag that reads JSON have another value? The engine's own parser tells which flags read JSON."""
-    if not option.name or "." in option.words[0].partition("=")[0] or is_json(option.value):
+    if not option.name or "." in option.tokens[0].partition("=")[0] or is_json(option.value):
         return False
     return engine.reads_json(option.name)
 
@@ -205,32 +205,32 @@ def explain_json(engine: Engine, option: Option) -> str:
 
 
 def explain_unknown(engine: Engine, option: Option) -> str:
-    word, flags = option.words[0], engine.flags
-    if known := crowded(word, flags) or removed(option, engine.version):
+    token, flags = option.tokens[0], engine.flags
+    if known := crowded(token, flags) or removed(option, engine.version):
         return known
-    if meant := misspelt(word, flags) or (ELSEWHERE.get(option.name, "") in flags and ELSEWHERE[option.name]):
-        return f"unrecognized argument {word.partition('=')[0]}; did you mean {meant}?"
+    if meant := misspelt(token, flags) or (ELSEWHERE.get(option.name, "") in flags and ELSEWHERE[option.name]):
+        return f"unrecognized argument {token.partition('=')[0]}; did you mean {meant}?"
     longer = [flag for flag in flags if flag.startswith(option.name)]
     if option.name.startswith("--") and len(longer) == 1:
         return f"{option.name} is an abbreviation of {longer[0]}; write it in full"
     return f"unrecognized argument {option.name}{suggestion(option.name.lower(), longer or flags)}"
 
 
-def stray_word(engine: Engine, word: str, options: list[Option]) -> Finding:
-    option = next((option for option in options if word in option.words), None)
+def stray_word(engine: Engine, token: str, options: list[Option]) -> Finding:
+    option = next((option for option in options if token in option.tokens), None)
     if option is None:
-        return Finding(f"unexpected argument {word!r}")
-    index = option.index + option.words.index(word)
-    if several := crowded(word, engine.flags):
+        return Finding(f"unexpected argument {token!r}")
+    index = option.index + option.tokens.index(token)
+    if several := crowded(token, engine.flags):
         return Finding(several, index)
-    if word.startswith("--") and "--" in join(options):
-        return Finding(f"{word} follows `--`, after which vLLM reads no flags; remove `--`", index)
-    if meant := misspelt(word, engine.flags):
-        return Finding(f"unexpected argument {word!r}: a flag begins with two hyphens; did you mean {meant}?", index)
+    if token.startswith("--") and "--" in join(options):
+        return Finding(f"{token} follows `--`, after which vLLM reads no flags; remove `--`", index)
+    if meant := misspelt(token, engine.flags):
+        return Finding(f"unexpected argument {token!r}: a flag begins with two hyphens; did you mean {meant}?", index)
     before = f" after {option.name}" if option.name else ""
-    takes_none = getattr(engine.actions.get(option.name), "nargs", None) == 0 and option.words[1:] == [word]
-    hint = f": {no_value(option.name, word, engine.flags)}" if takes_none else ""
-    return Finding(f"unexpected argument {word!r}{before}{hint}", index)
+    takes_none = getattr(engine.actions.get(option.name), "nargs", None) == 0 and option.tokens[1:] == [token]
+    hint = f": {no_value(option.name, token, engine.flags)}" if takes_none else ""
+    return Finding(f"unexpected argument {token!r}{before}{hint}", index)
 
 
 def blame(engine: Engine, error: BaseException, options: list[Option]) -> list[Option]:
@@ -292,7 +292,7 @@ def finding_of(engine: Engine, error: BaseException, culprits: list[Option]) -> 
     listed = re.search(r"\s*(?:\(cho+se from|Valid options are:|Must be one of|Available \w+:)\s(.*)", raw, re.S)
     if culprit is None:
         return Finding(text)
-    if several := crowded(culprit.words[0], engine.flags):
+    if several := crowded(culprit.tokens[0], engine.flags):
         return Finding(several, culprit.index)
     if has_bad_json(engine, culprit):
         return Finding(f"{culprit.name}: {explain_json(engine, culprit)}", culprit.index)
@@ -361,10 +361,10 @@ def check_against_model(engine: Engine, args: argparse.Namespace, argv: list[str
 def lacking(engine: Engine, request: dict[str, Any]) -> list[str]:
     """The added flags that this vLLM does not know. Raises Unknown for one that is indispensable."""
     unknown = []
-    for word in request.get("added", ()):
-        name = word.split("=", 1)[0]
+    for token in request.get("added", ()):
+        name = token.split("=", 1)[0]
         try:
-            if not engine.parse([word])[1]:
+            if not engine.parse([token])[1]:
                 continue
             why = "does not know"
         except Refused as error:
@@ -452,7 +452,7 @@ def doubtful(engine: Engine, argv: list[str]) -> list[str]:
 
 def repeated(name: str, argv: list[str]) -> bool:
     """`--a.b 1 --a.c 2` is one JSON value in two parts, and an argument without a flag has no name."""
-    return bool(name) and sum(o.name == name and "." not in o.words[0].split("=")[0] for o in split(argv)) > 1
+    return bool(name) and sum(o.name == name and "." not in o.tokens[0].split("=")[0] for o in split(argv)) > 1
 
 
 # ---------------------------------------------------------------- one question, one answer
@@ -497,7 +497,7 @@ def judge(request: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
     paths = {str(k).rstrip("/"): str(v).rstrip("/") for k, v in request.get("paths", {}).items()}
     paths.update(files)
     back = {local: mount for mount, local in paths.items()}
-    argv = [replace_paths(word, paths) for word in request["argv"]]
+    argv = [replace_paths(token, paths) for token in request["argv"]]
     engine = Engine()
     lacks = lacking(engine, request)
     args, findings = parse_all(engine, argv)
@@ -542,8 +542,8 @@ def variable_behind(error: BaseException | None) -> str:
             # A frame that reads one variable alone reads the one that is wrong.
             found = named.pop() if len(named) == 1 else found
             trace = trace.tb_next
-        words = re.findall(r"\w+", str(error))
-        found = next((name for name in os.environ if name in words), found)
+        tokens = re.findall(r"\w+", str(error))
+        found = next((name for name in os.environ if name in tokens), found)
         if found:
             return found
         error = error.__cause__ or error.__context__

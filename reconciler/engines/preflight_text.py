@@ -26,12 +26,12 @@ class Option:
 
     index: int
     name: str
-    words: list[str]
+    tokens: list[str]
 
     @property
     def value(self) -> str:
-        first, _, joined = self.words[0].partition("=")
-        return joined or " ".join(self.words[1:]) or ("" if self.name else first)
+        first, _, joined = self.tokens[0].partition("=")
+        return joined or " ".join(self.tokens[1:]) or ("" if self.name else first)
 
 
 @dataclasses.dataclass
@@ -43,37 +43,37 @@ class Finding:
     others: tuple[int, ...] = ()
 
 
-def normal(word: str) -> str:
+def normal(token: str) -> str:
     """The flag of an argument as vLLM reads it: `--a_b.c=1` is `--a-b`."""
-    if not word.startswith("-"):
+    if not token.startswith("-"):
         return ""
-    name = word.split("=", 1)[0]
+    name = token.split("=", 1)[0]
     return name.split(".", 1)[0].replace("_", "-") if name.startswith("--") else name
 
 
 def split(argv: list[str]) -> list[Option]:
     options: list[Option] = []
-    for index, word in enumerate(argv):
-        if is_flag(word) or not options:
-            options.append(Option(index, normal(word), [word]))
+    for index, token in enumerate(argv):
+        if is_flag(token) or not options:
+            options.append(Option(index, normal(token), [token]))
         else:
-            options[-1].words.append(word)
+            options[-1].tokens.append(token)
     return options
 
 
-def is_flag(word: str) -> bool:
-    return word.startswith("-") and word.strip("-") != "" and not re.fullmatch(r"-\d+|-\d*\.\d+", word)
+def is_flag(token: str) -> bool:
+    return token.startswith("-") and token.strip("-") != "" and not re.fullmatch(r"-\d+|-\d*\.\d+", token)
 
 
 def paths_in(option: Option) -> list[str]:
     """The absolute paths that an option names: as its value, behind `name=`, or in JSON."""
-    words = [option.words[0].partition("=")[2], *option.words[1:]]
-    words += [*(word.partition("=")[2] for word in words), *re.findall(r'"(/[^"]*)"', option.value)]
-    return [word.rstrip("/") for word in words if word.startswith("/") and len(word) > 1]
+    tokens = [option.tokens[0].partition("=")[2], *option.tokens[1:]]
+    tokens += [*(token.partition("=")[2] for token in tokens), *re.findall(r'"(/[^"]*)"', option.value)]
+    return [token.rstrip("/") for token in tokens if token.startswith("/") and len(token) > 1]
 
 
 def join(options: list[Option]) -> list[str]:
-    return [word for option in options for word in option.words]
+    return [token for option in options for token in option.tokens]
 
 
 # ---------------------------------------------------------------- what the engine understood
@@ -182,9 +182,9 @@ def shorten(text: str) -> str:
 # ---------------------------------------------------------------- complaints
 
 
-def suggestion(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, 2, 0.7)
-    likeness = {one: difflib.SequenceMatcher(None, word, one).ratio() for one in near}
+def suggestion(token: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(token, known, 2, 0.7)
+    likeness = {one: difflib.SequenceMatcher(None, token, one).ratio() for one in near}
     near = [one for one in near if likeness[one] > likeness[near[0]] - 0.1]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 

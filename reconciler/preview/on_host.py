@@ -346,8 +346,8 @@ def _arguments_shown(given: tuple[Argument, ...]) -> tuple[Argument, ...]:
     return tuple(each.rewritten(text) for each, text in zip(given, _hide(texts(given)), strict=True))
 
 
-def _hide(words: tuple[str, ...]) -> tuple[str, ...]:
-    found = scrub(list(words))
+def _hide(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    found = scrub(list(arguments))
     return tuple(str(word) for word in found) if isinstance(found, list) else ()
 
 

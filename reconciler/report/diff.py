@@ -188,8 +188,8 @@ def _tree(spec: EffectiveSpec) -> Tree:
     resources |= {"cpu": f"{spec.resources.cpu_millis}m", "memory": spec.resources.memory_bytes}
     return {
         "image": spec.image,
-        "command": [_bounded(word) for word in texts(spec.command)],
-        "args": _by_flag([_bounded(word) for word in normalise(spec.args)]),
+        "command": [_bounded(argument) for argument in texts(spec.command)],
+        "args": _by_flag([_bounded(argument) for argument in normalise(spec.args)]),
         "env": {one.name: _bounded(one.value) or (f"from {one.source}" if one.source else "") for one in spec.env},
         "mounts": {one.path: one.uri for one in spec.mounts}
         | {one.path: _from_secret(one) for one in spec.secrets}
@@ -223,18 +223,18 @@ def _hashed(text: str) -> str:
     return f"{len(text):,} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _by_flag(words: Sequence[str]) -> Tree:
+def _by_flag(arguments: Sequence[str]) -> Tree:
     """A flag's value; a list when it has several or stands several times; true when it has none."""
     found: dict[str, list[Any]] = {}
     flag = ""
-    for word in words:
-        if is_flag(word):
-            flag, joined, value = word.partition("=")
+    for argument in arguments:
+        if is_flag(argument):
+            flag, joined, value = argument.partition("=")
             found.setdefault(flag, []).append(value if joined else True)
         elif found.get(flag, [None])[-1] is True:
-            found[flag][-1] = word
+            found[flag][-1] = argument
         else:
-            found.setdefault(flag, []).append(word)
+            found.setdefault(flag, []).append(argument)
     return {key or "(words)": values[0] if len(values) == 1 else values for key, values in found.items()}
 
 

@@ -46,7 +46,7 @@ def _walk(value: Any, path: FieldPath) -> Iterator[Found]:
         yield from _mapping(value, path)
     elif isinstance(value, list):
         if path and path[-1] in _LISTS:
-            yield from _words(value, path)
+            yield from _arguments(value, path)
         for index, each in enumerate(value):
             yield from _walk(each, (*path, index))
     elif isinstance(value, str) and (what := _shape(value)):
@@ -67,14 +67,14 @@ def _mapping(value: dict[str, Any], path: FieldPath) -> Iterator[Found]:
             yield from _walk(each, (*path, key))
 
 
-def _words(words: list[Any], path: FieldPath) -> Iterator[Found]:
-    for index, word in enumerate(words):
-        if not isinstance(word, str) or not word.startswith("-"):
+def _arguments(items: list[Any], path: FieldPath) -> Iterator[Found]:
+    for index, item in enumerate(items):
+        if not isinstance(item, str) or not item.startswith("-"):
             continue
-        flag, equals, value = word.partition("=")
+        flag, equals, value = item.partition("=")
         place = index
-        if not equals and index + 1 < len(words):
-            place, value = index + 1, words[index + 1]
+        if not equals and index + 1 < len(items):
+            place, value = index + 1, items[index + 1]
             if isinstance(value, str) and value.startswith("-"):
                 continue
         if _is_plain(flag, value):

@@ -136,7 +136,7 @@ def _access_list(path: Path) -> bytes:
         raise
 
 
-def _ask(script: str, words: list[str], reader: Reader) -> str | None:
+def _ask(script: str, arguments: list[str], reader: Reader) -> str | None:
     """The script's output as this user; None if it cannot be run, which the start will report."""
     try:
         user = pwd.getpwnam(reader.name)
@@ -144,7 +144,7 @@ def _ask(script: str, words: list[str], reader: Reader) -> str | None:
         return None
     try:
         done = subprocess.run(
-            ["/bin/sh", "-c", script, "sh", *words],
+            ["/bin/sh", "-c", script, "sh", *arguments],
             cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -156,5 +156,5 @@ def _ask(script: str, words: list[str], reader: Reader) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Retryable(f"{words[0]}: cannot be read within {_SECONDS:g} s; check its disk") from None
+        raise Retryable(f"{arguments[0]}: cannot be read within {_SECONDS:g} s; check its disk") from None
     return os.fsdecode(done.stdout).strip("\n")

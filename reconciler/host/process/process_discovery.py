@@ -91,15 +91,15 @@ def marker_of(folder: Path, replica: ReplicaId) -> str:
 def carries_marker(folder: Path, pid: int) -> bool:
     """Is it a process of a replica of this folder's daemon, judging by its environment alone?"""
     own = _PREFIX + _folder_mark(folder).encode() + b":"
-    return any(word.startswith(own) for word in _words(pid))
+    return any(entry.startswith(own) for entry in _entries(pid))
 
 
-def _words(pid: int) -> list[bytes]:
+def _entries(pid: int) -> list[bytes]:
     """Its environment. What another user's process carries says nothing."""
-    words = procfs.read_environment(pid)
+    entries = procfs.read_environment(pid)
     # Few carry our marks, and only those are examined more closely.
-    is_marked = any(word.startswith(_PREFIX) for word in words)
-    return words if is_marked and _runs_as_we_do(pid) else []
+    is_marked = any(entry.startswith(_PREFIX) for entry in entries)
+    return entries if is_marked and _runs_as_we_do(pid) else []
 
 
 def _runs_as_we_do(pid: int) -> bool:
@@ -112,7 +112,7 @@ def _folder_mark(folder: Path) -> str:
 
 
 def _look(stat: procfs.Stat, boot: str) -> FoundProcess:
-    words = (word for word in _words(stat.pid) if word.startswith(_PREFIX))
-    marker = next(words, b"").removeprefix(_PREFIX).decode(errors="replace")
+    entries = (entry for entry in _entries(stat.pid) if entry.startswith(_PREFIX))
+    marker = next(entries, b"").removeprefix(_PREFIX).decode(errors="replace")
     who = Identity(stat.pid, stat.started, boot)
     return FoundProcess(who, stat.parent, stat.session, marker, procfs.read_outputs(stat.pid))

@@ -112,7 +112,7 @@ def command(name: str, python: Path, folder: Path, told: int, log: int) -> list[
     run += [f"--property={line}" for line in properties]
     run += [f"--setenv=PATH={PATH}", f"--setenv=HOME={folder / states.HOME}", "--setenv=LANG=C.UTF-8"]
     # systemd expands variables in arguments.
-    return [*run, "--", *(word.replace("$", "$$") for word in (str(python), "-I", f"{_INSIDE}/{START}"))]
+    return [*run, "--", *(argument.replace("$", "$$") for argument in (str(python), "-I", f"{_INSIDE}/{START}"))]
 
 
 def _properties(folder: Path) -> Iterator[str]:

@@ -141,8 +141,8 @@ class Images:
             return Staging(
                 Fetch.FAILED, failures=failures, at=ended, reason=host_reason(ReasonCode.IMAGE_PULL_FAILED, why)
             )
-        words = tail_journal(unit, _LINES, ended - 1)
-        why = _why(words) or f"podman ended without a reason; see journalctl -u {unit}"
+        log_lines = tail_journal(unit, _LINES, ended - 1)
+        why = _why(log_lines) or f"podman ended without a reason; see journalctl -u {unit}"
         fetch = Fetch.REFUSED if is_refusal(why) else Fetch.FAILED
         return Staging(fetch, failures=failures, at=ended, reason=host_reason(ReasonCode.IMAGE_PULL_FAILED, why))
 
@@ -172,7 +172,7 @@ class Images:
         except OSError as error:
             raise Retryable(cannot(error, scratch, "made", "check the disk")) from None
         run("systemctl", "--quiet", "reset-failed", unit)
-        output(*pull_words(full_name(image), unit, scratch))
+        output(*pull_arguments(full_name(image), unit, scratch))
 
     def end_all(self) -> None:
         """End every pull. Raises Retryable."""
@@ -195,7 +195,7 @@ class Images:
         return self._folder / _key(image)
 
 
-def pull_words(name: str, unit: str, scratch: Path) -> tuple[str, ...]:
+def pull_arguments(name: str, unit: str, scratch: Path) -> tuple[str, ...]:
     """What begins a pull, and returns. Pure."""
     return (
         *("systemd-run", "--quiet", f"--unit={unit}", f"--description=Pull {name}"),
@@ -216,8 +216,8 @@ def is_refusal(why: str) -> bool:
     return bool(_REFUSALS.search(why))
 
 
-def _why(words: Iterable[str]) -> str:
-    output = [line for line in words if line.startswith("Error: ")]
+def _why(log_lines: Iterable[str]) -> str:
+    output = [line for line in log_lines if line.startswith("Error: ")]
     return output[-1].removeprefix("Error: ") if output else ""
 
 

@@ -16,7 +16,7 @@ from reconciler.system.programs import run_program
 PODMAN = "/usr/bin/podman"
 # Its own events would be in the unit's journal, between the engine's lines.
 _QUIET = (PODMAN, "--events-backend=none")
-# A container's name is to follow, and after RUN all that `run_words` says.
+# A container's name is to follow, and after RUN the arguments of `run_arguments`.
 RUN = (*_QUIET, "run")
 # What takes away a container that was killed.
 REMOVE = (*_QUIET, "rm", "--force", "--ignore", "--volumes", "--time=0")
@@ -56,7 +56,7 @@ class Container:
     sockets: str = ""
 
 
-def run_words(container: Container, argv: tuple[str, ...], *options: str) -> Iterator[str]:
+def run_arguments(container: Container, argv: tuple[str, ...], *options: str) -> Iterator[str]:
     """Arguments of `podman run` except the name. Raises ValueError for a folder that it cannot mount."""
     yield from ("--rm", "--replace", "--pull=never", *_CONFINED, *options)
     yield f"--user={container.owner}"
@@ -70,7 +70,7 @@ def run_words(container: Container, argv: tuple[str, ...], *options: str) -> Ite
     yield from (f"--entrypoint={argv[0]}", container.image, *argv[1:])
 
 
-def cache_words(folder: str, user: str) -> tuple[str, ...]:
+def cache_arguments(folder: str, user: str) -> tuple[str, ...]:
     """What makes the folder that a container may write to."""
     return ("/usr/bin/install", "-d", "-m", "0700", "-o", user, folder)
 
@@ -96,18 +96,20 @@ def names(images: Iterable[Mapping[str, object]]) -> dict[str, str]:
 _SECONDS = 30.0
 
 
-def output(*words: str) -> str:
+def output(*arguments: str) -> str:
     """What a program prints. Raises Retryable when it fails."""
-    done = run(*words)
+    done = run(*arguments)
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise Retryable(f"{words[0]} {words[1]} ended with {done.returncode}" + "".join(f": {line}" for line in last))
+        raise Retryable(
+            f"{arguments[0]} {arguments[1]} ended with {done.returncode}" + "".join(f": {line}" for line in last)
+        )
     return done.stdout.decode(errors="replace")
 
 
-def run(*words: str) -> subprocess.CompletedProcess[bytes]:
+def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Raises Retryable when it does not answer, or is not there."""
-    return run_program(words, _SECONDS, SYSTEM_PATH)
+    return run_program(arguments, _SECONDS, SYSTEM_PATH)
 
 
 def remove_container(name: str) -> None:

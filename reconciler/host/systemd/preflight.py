@@ -22,7 +22,7 @@ from reconciler.engines.preflight import SCRIPTS, Inquiry
 from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.systemd.concealed import NOTHING_CONCEALED, Concealed, conceal, concealing_lines
-from reconciler.host.systemd.podman import REMOVE, RUN, Container, cache_words, run_words
+from reconciler.host.systemd.podman import REMOVE, RUN, Container, cache_arguments, run_arguments
 from reconciler.host.systemd.quoting import environment_script, given_line, quote_given
 from reconciler.host.systemd.unit import BEHIND, CACHES, CREDENTIAL, HARDENING, device_lines
 from reconciler.secrets.names import is_secret_name
@@ -101,9 +101,9 @@ def command(
     """What starts the unit, passes the streams on, and ends as it ends. Pure."""
     # `env` clears what systemd adds.
     given = f"{_CREDENTIALS}/{name}"
-    words = ["/usr/bin/env", "-i", "--", *_TAKE_OVER, f"{given}/{CREDENTIAL}", str(asked.python)]
+    arguments = ["/usr/bin/env", "-i", "--", *_TAKE_OVER, f"{given}/{CREDENTIAL}", str(asked.python)]
     lines = (*_common(name, seconds), *_lines(asked, name, user, devices, concealed))
-    return _run(asked, name, lines, [*words, f"{given}/{SCRIPTS[0].name}"])
+    return _run(asked, name, lines, [*arguments, f"{given}/{SCRIPTS[0].name}"])
 
 
 def contained(
@@ -119,18 +119,22 @@ def contained(
     container = Container(asked.image, owner, asked.env["HOME"], {}, {**asked.paths, **scripts}, gpus)
     argv = (*_TAKE_OVER, f"{_SCRIPTS}/{CREDENTIAL}", str(asked.python), f"{_SCRIPTS}/{SCRIPTS[0].name}")
     own = name.removesuffix(".service")
-    words = [*RUN, f"--name={own}", *run_words(container, argv, "--interactive", "--log-driver=none", "--network=host")]
-    prepare, tidy = given_line(*cache_words(asked.env["HOME"], user)), given_line(*REMOVE, own)
+    arguments = [
+        *RUN,
+        f"--name={own}",
+        *run_arguments(container, argv, "--interactive", "--log-driver=none", "--network=host"),
+    ]
+    prepare, tidy = given_line(*cache_arguments(asked.env["HOME"], user)), given_line(*REMOVE, own)
     lines = (*_common(name, seconds), "Delegate=yes", f"ExecStartPre={prepare}", f"ExecStopPost=-{tidy}")
-    return _run(asked, name, lines, words)
+    return _run(asked, name, lines, arguments)
 
 
-def _run(asked: PreflightQuestion, name: str, lines: Iterable[str], words: Iterable[str]) -> list[str]:
+def _run(asked: PreflightQuestion, name: str, lines: Iterable[str], arguments: Iterable[str]) -> list[str]:
     run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}"]
     run.append(f"--description=Preflight with {asked.engine}")
     run += [f"--property={line}" for line in lines]
     # systemd expands variables in arguments.
-    return [*run, "--", *(word.replace("$", "$$") for word in words)]
+    return [*run, "--", *(argument.replace("$", "$$") for argument in arguments)]
 
 
 def _common(name: str, seconds: int) -> Iterator[str]:

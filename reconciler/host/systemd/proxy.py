@@ -70,10 +70,10 @@ def proxy_name(target: str) -> str:
 def stop_lines(folder: Path, seconds: float, *before: str) -> str:
     """What drains the proxy of this folder when a unit is stopped, as lines for a section `Service`. Pure."""
     argv = (sys.executable, "-P", "-m", "reconciler.host.routing.shutdown", str(folder), f"{seconds:g}")
-    words = (*before, "/usr/bin/env", f"PYTHONPATH={_PACKAGE.parent}", *argv)
+    arguments = (*before, "/usr/bin/env", f"PYTHONPATH={_PACKAGE.parent}", *argv)
     # As root without a sandbox: the program may lie in a home, and the proxy's folder be another user's. It starts in
     # that folder, and imports nothing from there.
-    line = " ".join(quote(word) for word in words)
+    line = " ".join(quote(argument) for argument in arguments)
     return f"ExecStop=+-:{line}\nTimeoutStopSec={math.ceil(seconds) + _MARGIN}"
 
 
@@ -162,8 +162,8 @@ class ProxyUnit:
             if found is not None:
                 return found
             time.sleep(0.02)
-        words = process.last_words(folder, before) or f"see journalctl -u {self.name}"
-        raise Retryable(f"{self.name} did not start: {words}")
+        reason = process.last_words(folder, before) or f"see journalctl -u {self.name}"
+        raise Retryable(f"{self.name} did not start: {reason}")
 
 
 def proxy_unit(target: str, folder: Path, seconds: float, argv: list[str], user: str = "", memory: int = 0) -> str:
@@ -186,7 +186,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=exec
-ExecStart=:{" ".join(quote(word) for word in argv)}
+ExecStart=:{" ".join(quote(argument) for argument in argv)}
 Environment={quote(f"{name}={value}")}
 WorkingDirectory={plain(place)}
 StandardOutput=append:{plain(str(folder / process.LOG))}

@@ -32,14 +32,14 @@ _SHELLS_OWN = frozenset(
 _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\", "%": "%%"}
 
 
-def quote(word: str) -> str:
+def quote(argument: str) -> str:
     """One argument of a command line or of `Environment=`.
 
     Raises ValueError for a NUL, which no process argument can hold.
     """
-    if "\0" in word:
-        raise ValueError(f"{word!a} holds a NUL character, which no process argument can")
-    return word if _PLAIN.fullmatch(word) else f'"{"".join(_escape(letter) for letter in word)}"'
+    if "\0" in argument:
+        raise ValueError(f"{argument!a} holds a NUL character, which no process argument can")
+    return argument if _PLAIN.fullmatch(argument) else f'"{"".join(_escape(letter) for letter in argument)}"'
 
 
 def quote_path(path: str) -> str:
@@ -56,9 +56,9 @@ def quote_given(path: str) -> str:
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def given_line(*words: str) -> str:
+def given_line(*arguments: str) -> str:
     """A command line that is passed to a running systemd: only variables, quotes and backslashes are expanded."""
-    return " ".join(quote_given(word.replace("$", "$$")) for word in words)
+    return " ".join(quote_given(argument.replace("$", "$$")) for argument in arguments)
 
 
 def plain(text: str) -> str:
@@ -73,7 +73,7 @@ def is_variable_name(name: str) -> bool:
     return bool(_VARIABLE.fullmatch(name)) and name not in _SHELLS_OWN
 
 
-def shell_word(text: str) -> str:
+def shell_argument(text: str) -> str:
     """One argument for `sh`. Raises ValueError for a NUL, which no process argument can hold."""
     if "\0" in text:
         raise ValueError(f"{text!a} holds a NUL character, which no process argument can")
@@ -83,11 +83,11 @@ def shell_word(text: str) -> str:
 def environment_script(env: Mapping[str, str]) -> str:
     """What `sh` reads to take over these variables, before `exec "$@"`. Raises ValueError."""
     strange = {name: value for name, value in env.items() if not is_variable_name(name)}
-    lines = [f"export {name}={shell_word(value)}" for name, value in env.items() if name not in strange]
+    lines = [f"export {name}={shell_argument(value)}" for name, value in env.items() if name not in strange]
     if strange:
         # What no shell can give. A name may look like an option.
-        words = " ".join(shell_word(f"{name}={value}") for name, value in strange.items())
-        lines.append(f'set -- /usr/bin/env -- {words} "$@"')
+        arguments = " ".join(shell_argument(f"{name}={value}") for name, value in strange.items())
+        lines.append(f'set -- /usr/bin/env -- {arguments} "$@"')
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -132,7 +132,7 @@ class Systemd:
                 else:
                     self._awaited[_path(unit.name)] = reading
                     missing.append(unit)
-        wanted = [(_path(unit.name), "Service", word) for unit in missing for word in _RUN]
+        wanted = [(_path(unit.name), "Service", argument) for unit in missing for argument in _RUN]
         values = self._ask(lambda bus: bus.properties(wanted))
         with self._reading:
             for at, unit in enumerate(missing):

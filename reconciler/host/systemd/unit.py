@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.host.systemd.concealed import NOTHING_CONCEALED, Concealed, concealing_lines
-from reconciler.host.systemd.podman import REMOVE, RUN, Container, cache_words, run_words
+from reconciler.host.systemd.podman import REMOVE, RUN, Container, cache_arguments, run_arguments
 from reconciler.host.systemd.quoting import (
     environment_script,
     is_variable_name,
     plain,
     quote,
     quote_path,
-    shell_word,
+    shell_argument,
 )
 from reconciler.model import Address, ReplicaId, Resources
 
@@ -241,11 +241,11 @@ def _contained(plan: UnitPlan) -> Iterator[str]:
     cache = f"{CACHES}/{plan.cache}"
     sockets = _socket_folder(plan)
     container = Container(plan.image, plan.owner, cache, {}, plan.mounts, plan.gpus, sockets)
-    yield f"ExecStartPre={_line(*cache_words(cache, plan.user))}"
+    yield f"ExecStartPre={_line(*cache_arguments(cache, plan.user))}"
     if sockets:
         yield from _make_socket_folder(plan, sockets)
-    words = run_words(container, _words(plan), *_DETACHED)
-    yield f"ExecStart=:{_line(*RUN)} --name={_OWN_NAME} {_line(*words)}"
+    arguments = run_arguments(container, _arguments(plan), *_DETACHED)
+    yield f"ExecStart=:{_line(*RUN)} --name={_OWN_NAME} {_line(*arguments)}"
     # Whatever killed it, nothing of it stays in podman's storage.
     yield f"ExecStopPost=-{_line(*REMOVE)} {_OWN_NAME}"
 
@@ -299,19 +299,19 @@ def device_lines(devices: tuple[str, ...]) -> Iterator[str]:
 
 def _command(plan: UnitPlan) -> str:
     """`:` keeps systemd from expanding variables in the arguments."""
-    return ":" + _line(*_words(plan))
+    return ":" + _line(*_arguments(plan))
 
 
-def _words(plan: UnitPlan) -> tuple[str, ...]:
-    steps = [_PINNED.format(path=shell_word(path), inode=inode) for path, inode in plan.pins.items()]
+def _arguments(plan: UnitPlan) -> tuple[str, ...]:
+    steps = [_PINNED.format(path=shell_argument(path), inode=inode) for path, inode in plan.pins.items()]
     if credential_of(plan) is not None:
-        file = shell_word(plan.credential) if plan.image else f'"$CREDENTIALS_DIRECTORY/{CREDENTIAL}"'
+        file = shell_argument(plan.credential) if plan.image else f'"$CREDENTIALS_DIRECTORY/{CREDENTIAL}"'
         steps.append(f". {file}")
     return ("/bin/sh", "-c", " && ".join((*steps, 'exec "$@"')), "sh", *plan.argv) if steps else plan.argv
 
 
-def _line(*words: str) -> str:
-    return " ".join(map(quote, words))
+def _line(*arguments: str) -> str:
+    return " ".join(map(quote, arguments))
 
 
 def _one_line(text: str) -> str:

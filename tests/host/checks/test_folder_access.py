@@ -340,9 +340,9 @@ def test_unit_starts_nothing_in_a_folder_that_was_put_there_since(place: Path, p
     pinned = replace(plan, pins={str(model): model.stat().st_ino}, argv=("/bin/echo", "started"))  # type: ignore[type-var]
     from reconciler.host.systemd import unit
 
-    words = list(unit._words(pinned))
+    words = list(unit._arguments(pinned))
     # The variables are another test's.
-    words[2] = words[2].replace(f". {unit.shell_word(pinned.credential)}", "true")  # type: ignore[attr-defined]
+    words[2] = words[2].replace(f". {unit.shell_argument(pinned.credential)}", "true")  # type: ignore[attr-defined]
     words[2] = words[2].replace('. "$CREDENTIALS_DIRECTORY/environment"', "true")
     assert build_unit(pinned)  # type: ignore[arg-type]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "started\n"

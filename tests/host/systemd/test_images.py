@@ -11,7 +11,7 @@ from reconciler.engines.images import full_name
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import SCRIPTS, key_of
 from reconciler.host.systemd import images, podman
-from reconciler.host.systemd.images import Images, is_refusal, pull_words
+from reconciler.host.systemd.images import Images, is_refusal, pull_arguments
 from reconciler.host.systemd.podman import names
 from reconciler.host.systemd.preflight import contained
 from reconciler.model import Fetch, Staging
@@ -51,13 +51,13 @@ def test_a_local_image_is_found_by_its_tags_and_by_its_digests() -> None:
 
 
 def test_a_name_is_no_option_of_podman() -> None:
-    words = pull_words("docker.io/--help:1", "reconciler-pull-x.service", Path("/state/a b"))
+    words = pull_arguments("docker.io/--help:1", "reconciler-pull-x.service", Path("/state/a b"))
     assert words[-2:] == ("--", "docker.io/--help:1")
 
 
 def test_what_a_pull_leaves_is_removed_from_a_folder_of_any_name() -> None:
     """systemd looks for variables in what it is handed as it runs, but `%` stands for itself."""
-    words = pull_words("quay.io/a:1", "reconciler-pull-x.service", Path('/state/100% $HOME "a'))
+    words = pull_arguments("quay.io/a:1", "reconciler-pull-x.service", Path('/state/100% $HOME "a'))
     assert '--property=ExecStopPost=-"/bin/rm" "-rf" "--" "/state/100% $$HOME \\"a"' in words
 
 
@@ -106,7 +106,7 @@ def test_what_lacks_on_this_host_is_no_answer_of_a_registry(why: str) -> None:
 def test_a_pull_from_a_registry_that_fell_silent_ends_and_is_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = pull_words("quay.io/a:1", "reconciler-pull-x.service", tmp_path)
+    words = pull_arguments("quay.io/a:1", "reconciler-pull-x.service", tmp_path)
     assert "--property=RuntimeMaxSec=6h" in words
     answers = {"podman": "[]", "systemctl": "ActiveState=failed\nResult=timeout\nInactiveEnterTimestampMonotonic=1"}
     for name, text in answers.items():
