@@ -1,6 +1,6 @@
 """The daemon on a host whose services are units of a real systemd. Prints JSON.
 
-How soon is noticed and repaired what somebody does by hand, what does a pass cost that changes nothing, and what does
+How soon are manual changes noticed and repaired, what does a pass cost that changes nothing, and what does
 the daemon cost while nothing happens? Engines are in name only. Root only.
 """
 
@@ -27,7 +27,7 @@ def main() -> dict[str, float]:
     rig = LightRig(Path("/run") / f"reconciler-bench-{os.getpid()}")
     figures: dict[str, float] = {}
     try:
-        # As users have it: ours asks git every few seconds.
+        # As users have it: ours polls git every few seconds.
         rig.write_config(interval="60s")
         for size in SIZES:
             rig.fill(size)
@@ -83,7 +83,7 @@ def field(path: str, name: str) -> str:
 
 
 def passes(rig: LightRig) -> dict[str, float]:
-    """What a whole pass costs that changes nothing, after one that reads everything anew."""
+    """What a whole pass costs that changes nothing, after one that reads everything again."""
     found = rig.passes(30)
     return {name: found[name] for name in ("ms", "cpu_ms", "first_ms", "trips")}
 
@@ -92,7 +92,7 @@ def passes(rig: LightRig) -> dict[str, float]:
 
 
 def repairs(rig: LightRig) -> dict[str, float]:
-    """Milliseconds from what somebody does to the first word about it, and to systemd's start of the successor."""
+    """Milliseconds from a manual change to the first log entry about it, and to systemd's start of the successor."""
     said: dict[str, list[float]] = {}
     for one_pass in range(TRIES):
         for n, (name, harm) in enumerate(HARMS.items()):
@@ -149,7 +149,7 @@ def after(rig: LightRig, service: str, harm: Callable[[], object]) -> dict[str, 
     began = time.time()
     harm()
     started = rig.wait("its successor", lambda: rig.started_after(service, began), 120)
-    # The word comes when the pass is over.
+    # The entry comes when the pass is over.
     noticed = rig.wait("a word about it", lambda: first_word(rig, service, began), 120)
     return {"to_notice": 1000 * (noticed - began), "to_start": 1000 * (started - began)}
 

@@ -42,7 +42,7 @@ LAYOUT = Path(__file__).parents[2] / "repo_layout"
 
 
 class Synthetic:
-    """A target on which every service already runs as git says."""
+    """A target on which every service is in sync with git."""
 
     name = "demo"
 
@@ -61,7 +61,7 @@ class Synthetic:
                 owned={one.id: owned_of(one) for one in wanted},
                 routes={r.service: ServiceRoute(r.service, (Endpoint(r.id, r.lease.port),)) for r in replicas},
             )
-        # A real answer is new every time: nothing may rest on its being the same object.
+        # A real answer is new every time: nothing may depend on its being the same object.
         copies = tuple(replace(replica) for replica in self._answer.replicas)
         return replace(self._answer, at=time.time(), replicas=copies)
 

@@ -97,7 +97,7 @@ def measure_requests(count: int, backend: int, listen: int, pairs: int) -> dict[
         times: dict[str, list[float]] = {way: [] for way in callers}
         ways = list(callers)
         for one_pass in range(pairs):
-            # Whoever comes first after a pause pays for waking up the others.
+            # The first request after a pause pays for waking up the others.
             for way in ways[one_pass % 4 :] + ways[: one_pass % 4]:
                 times[way].append(callers[way].milliseconds())
         median = {way: statistics.median(taken[pairs // 10 :]) for way, taken in times.items()}

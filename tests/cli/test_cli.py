@@ -401,7 +401,7 @@ def test_watching_in_a_pipe_survives_a_daemon_that_was_killed(shell: Shell, outp
             pass
     socket_path = Settings.load(shell.config).socket_path
     with socket.socket(socket.AF_UNIX) as dead:
-        # A daemon that was killed leaves its socket, and nobody listens there.
+        # A daemon that was killed leaves its socket, and nothing listens there.
         dead.bind(str(socket_path))
     said = watch.stdout if output == "text" else watch.stderr
     assert said.readline().endswith("; waiting for it\n")

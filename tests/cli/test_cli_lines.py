@@ -1,4 +1,4 @@
-"""What others wrote stays in its line: a CI takes one that begins with `::` for a command of ours."""
+"""Foreign text stays in its line: a CI takes one that begins with `::` for a command of ours."""
 
 from __future__ import annotations
 

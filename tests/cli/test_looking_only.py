@@ -1,4 +1,4 @@
-"""Commands that only look leave nothing in the daemon's folder, whoever runs them; root acts as its owner elsewhere."""
+"""Read-only commands write nothing into the daemon's folder, whatever their user; root acts as its owner elsewhere."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_plan_that_asks_the_engine_leaves_nothing_either(rig: LightRig):
 
 
 def python_for_all() -> str:
-    """An interpreter like ours that another user may run: ours may lie in root's own folder."""
+    """An interpreter like this one that another user may run: this one may be in root's own folder."""
     for python in (sys.executable, "/usr/bin/python3"):
         code = f"import sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
         with contextlib.suppress(OSError):
@@ -87,7 +87,7 @@ def python_for_all() -> str:
 
 
 def run(rig: LightRig, *arguments: str, **who: Any) -> subprocess.CompletedProcess[str]:
-    """The command line, by an interpreter that everybody may run."""
+    """The command line, by an interpreter that every user may run."""
     paths = (str(ROOT), sysconfig.get_path("purelib"))
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": ":".join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
     argv = [python_for_all(), "-m", "reconciler", *arguments, "--config", str(rig.config)]

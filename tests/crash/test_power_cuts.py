@@ -67,7 +67,7 @@ def test_whatever_was_confirmed_outlives_a_power_cut_and_nothing_is_half_there(t
 
 
 def test_a_disk_that_syncs_nothing_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The judge of these tests is able to say no."""
+    """The check of these tests is able to fail."""
     root = tmp_path / "target"
     root.mkdir()
     disk = Disk(root)

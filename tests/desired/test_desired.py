@@ -601,7 +601,7 @@ def test_sidecars_are_warned_about() -> None:
     assert ["side" in warned[0], "init" in warned[1]] == [True, True]
 
 
-# ---------------------------------------------------------------- a second version beside the first
+# ---------------------------------------------------------------- a canary next to the first version
 
 CANARY = """\
   canary:

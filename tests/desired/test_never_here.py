@@ -1,4 +1,4 @@
-"""What a host can never run is known before anything is asked: in the words that the daemon would use."""
+"""What a host can never run is known before any preflight: with the messages that the daemon would use."""
 
 from __future__ import annotations
 

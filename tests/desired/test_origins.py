@@ -1,4 +1,4 @@
-"""Whatever is told of a tree names the line of git to blame, or says that there is none."""
+"""Every finding about a tree names the line of git to blame, or says that there is none."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def test_service_that_needs_no_refused_document_goes_on(document: str) -> None:
 
 
 def test_secret_with_unknown_field_blocks_who_needs_it() -> None:
-    """The store of Secrets says so; it is told once."""
+    """The store of Secrets reports it; it is reported once."""
     target = TARGET.model_copy(update={"secrets": TARGET.secrets.model_copy(update={"allow_plaintext": True})})
     secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: hf}\nstringData: {token: abc}\nlabels: {}\n"
     text = SERVICE + "      env: [{name: TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}]\n"
@@ -338,7 +338,7 @@ TREE = {
     + "      envFrom: [{configMapRef: {name: words}}]\n",
 }
 JUNK = (None, 3, 1.5, True, "", "x", "é", [], {}, ["a"], {"a": "b"}, {"a": 1}, [{"name": "a"}])
-# Without their names documents do not stand for themselves any more: reading them fails before anything is judged.
+# Without their names documents do not stand for themselves any more: reading them fails before any validation.
 IDENTITY = {("kind",), ("apiVersion",), ("metadata",), ("metadata", "name"), ("metadata", "namespace")}
 
 

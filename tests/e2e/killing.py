@@ -14,7 +14,7 @@ from tests.e2e.rig import Document, Rig
 TINY = "demo/tiny.yaml"
 SEQS = r"--max-num-seqs=\d+"
 ID = ServiceId("default", "tiny")
-# Written whenever somebody looks, or kept although nothing needs it any more.
+# Written on every status request, or kept although nothing needs it any more.
 _RESTLESS = ("preflight", "home", "proxy/envoy.log", "lock", "tmp", "fit")
 
 
@@ -50,7 +50,7 @@ def assert_died_in(died: list[str], *actions: str) -> None:
 
 
 def assert_idle(rig: Rig) -> None:
-    """A daemon that nobody kills soon finds nothing to do, and writes nothing."""
+    """A daemon that is not killed soon finds nothing to do, and writes nothing."""
     rig.kill()
     rig.start()
     rig.converge()

@@ -203,7 +203,7 @@ class Rig:
         return None
 
     def wait(self, what: str, claim: Callable[[], object], seconds: float = 120) -> Any:
-        """Until the claim holds; fails with the last status and the daemon's last words."""
+        """Until the claim holds; fails with the last status and the daemon's last log lines."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if found := claim():
@@ -261,7 +261,7 @@ class Rig:
 
 
 def free_range(length: int = 41) -> int:
-    """The first of so many ports below the ephemeral ones that nobody listens on. Workers of xdist never meet."""
+    """The first of so many free ports below the ephemeral ones. Workers of xdist never meet."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
     begin = 20000 + 2700 * worker + os.getpid() % 20 * 100
     for first in range(begin, begin + 700, length):

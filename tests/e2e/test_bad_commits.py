@@ -17,7 +17,7 @@ TINY = "demo/tiny.yaml"
 
 @dataclass(frozen=True)
 class Mistake:
-    """One line of the demo's service made wrong, and what people must be told."""
+    """One line of the demo's service made wrong, and the message about it."""
 
     pattern: str
     replacement: str
@@ -65,7 +65,7 @@ def install_engine(rig: Rig, version: str, text: str) -> None:
     rig.config.write_text(config.replace("  engines:\n", "  engines:\n" + engine))
 
 
-# Preflight scripts are judged by the real engine; only the server misbehaves.
+# Preflight scripts are run by the real engine; only the server misbehaves.
 NEVER_READY = 'case "$*" in *api_server*) exec sleep 1000;; *) exec {python} "$@";; esac'
 CRASHES = 'case "$*" in *api_server*) echo "ValueError: the kernel is missing"; exit 3;; *) exec {python} "$@";; esac'
 FULL_DISK = (

@@ -1,4 +1,4 @@
-"""Push, serve, change under load: every stream and every keep-alive request is judged by its content."""
+"""Push, serve, change under load: every stream and every keep-alive request is verified by its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One GPU for two services, end to end: leased in parts, told to the engine, and found again by the next daemon."""
+"""One GPU for two services, end to end: leased in parts, passed to the engine, and found again by the next daemon."""
 
 from __future__ import annotations
 

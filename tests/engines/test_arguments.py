@@ -1,4 +1,4 @@
-"""The normal form of vLLM's command line, judged by properties and by vLLM's own parser."""
+"""The normal form of vLLM's command line, verified by properties and by vLLM's own parser."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_normalising_twice_changes_nothing_more(args: list[str]) -> None:
 def test_normal_form_keeps_every_flag_and_its_values_in_order(args: list[str], flag: str) -> None:
     before, after = find(written(*args), flag), find(written(*normalise(written(*args))), flag)
     assert len(before) == len(after)
-    if flag == "-tp":  # neither a fraction nor JSON is expected there, but JSON-like words are rewritten anywhere
+    if flag == "-tp":  # neither a fraction nor JSON is expected there, but JSON-like values are rewritten anywhere
         assert [v for _, v in before if v and v[0] not in "{["] == [v for _, v in after if v and v[0] not in "{["]
 
 

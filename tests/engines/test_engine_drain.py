@@ -1,4 +1,4 @@
-"""What vLLM does when it is told to stop: the rows of its behaviour that our order of steps relies on."""
+"""What vLLM does on SIGTERM: the rows of its behaviour that our order of steps relies on."""
 
 from __future__ import annotations
 

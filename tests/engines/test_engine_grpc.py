@@ -32,7 +32,7 @@ def runner(tmp_path: Path) -> Iterator[PreflightRunner]:
 
 
 def ask(runner: PreflightRunner, spec: EffectiveSpec, python: Path, model: Path, folder: Path) -> PreflightQuestion:
-    """Of a vLLM without its extra, whatever is installed, where it starts anew."""
+    """Of a vLLM without its extra, whatever is installed, on a fresh start."""
     (folder / "lacks").mkdir()
     (folder / "lacks" / "smg_grpc_servicer.py").write_text("raise ImportError('it is not there')\n")
     asked = question(spec, EngineSettings(image="*", python=python), {"/mnt/models": str(model)}, str(folder))

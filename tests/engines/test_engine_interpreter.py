@@ -178,7 +178,7 @@ def test_variable_that_loads_nothing_is_passed_on(name: str) -> None:
     assert started(spec_of("vllm", "serve", **{name: HARMLESS[name]}))[name] == HARMLESS[name]
 
 
-# ---------------------------------------------------------------- what the author is told
+# ---------------------------------------------------------------- messages for the author
 
 SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: team}\nstringData: {GCONV_PATH: /x, TOKEN: t}\n"
 MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m, namespace: team}\ndata: {BASH_ENV: /x, COLOUR: red}\n"

@@ -545,7 +545,7 @@ def test_garbage_instead_of_an_answer_is_our_trouble(tmp_path: Path, output: str
 
 
 def test_an_error_about_no_word_of_the_arguments_names_the_service(tmp_path: Path) -> None:
-    """Whoever answers may be code that came with the model; a pass must survive what it says."""
+    """The answer may come from code of the model; a pass must survive its content."""
     said = '{"parsed": "p", "gpus": 1, "errors": [{"message": "x", "index": 10000}], "warnings": []}'
     asked = asked_of(fake_python(tmp_path, f"cat > /dev/null; echo '{said}'"), tmp_path)
     runner = PreflightRunner(tmp_path / "cache", lambda: None)

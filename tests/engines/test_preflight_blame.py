@@ -1,4 +1,4 @@
-"""Which line a complaint of the engine is put to, and in which words."""
+"""Which line an error of the engine is attributed to, and with which message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person is told to write instead of an argument that the engine refuses."""
+"""Hints about what to write instead of an argument that the engine refuses."""
 
 from __future__ import annotations
 

@@ -329,7 +329,7 @@ def test_worker_ends_with_a_daemon_that_is_killed(is_stopped: bool):
 
 
 class Reader:
-    """Understands what it is told to, and counts."""
+    """Accepts what it is configured to, and counts."""
 
     def __init__(self, *bad: str) -> None:
         self.bad = set(bad)

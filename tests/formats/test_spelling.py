@@ -1,4 +1,4 @@
-"""A misspelt name is told what it was meant to be, also where only its case is wrong."""
+"""A misspelt name gets a suggestion, also where only its case is wrong."""
 
 from __future__ import annotations
 

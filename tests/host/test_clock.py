@@ -1,4 +1,4 @@
-"""Somebody sets the clock of the host: no deadline may come early, and none may move away."""
+"""The clock of the host is set: no deadline may come early, and none may move away."""
 
 from __future__ import annotations
 

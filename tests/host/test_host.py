@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def daemon(folder: Path) -> Iterator[Callable[[], HostTarget]]:
-    """Each call is a daemon that comes up anew, when the one before is gone."""
+    """Each call is a daemon that starts when the one before is gone."""
     opened: list[HostTarget] = []
 
     def start() -> HostTarget:
@@ -122,7 +122,7 @@ def test_started_replica_becomes_visible_and_ready(host: HostTarget) -> None:
     assert (seen.alive, seen.healthy, seen.ready_at, seen.spawned, seen.rebooted) == (True, True, None, True, False)
     assert (seen.digest, seen.spec, seen.origin, seen.lease) == (DIGEST, action.spec, ORIGIN, action.lease)
     assert seen.parsed == "parsed"
-    # The proxy was never started, so nobody knows what it would do.
+    # The proxy was never started, so its state is unknown.
     assert seen.routed is Routed.UNKNOWN
     assert not observe(host).proxy_ready
     assert action.lease.port not in observe(host).capacity.ports

@@ -112,7 +112,7 @@ def test_invalid_spec_has_the_failure_info_of_the_status(case: dict[str, Any]) -
 @_that("fails")
 def test_failure_to_deploy_is_named(case: dict[str, Any]) -> None:
     messages = [error["message"] for error in _render(case)["errors"]]
-    # The decoder's own words for broken JSON are Go's, and a panic has none.
+    # The decoder's own messages for broken JSON are Go's, and a panic has none.
     said = case["fails"].split(": invalid character")[0].removeprefix("fails to reconcile predictor: ")
     assert messages
     assert any(said in message for message in messages), messages

@@ -1,4 +1,4 @@
-"""What a service without a runtime is told: which one is near, and what keeps it from being used."""
+"""Hints for a service without a runtime: which one is near, and what keeps it from being used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions and modelStatus in KServe's words, computed from what a host sees."""
+"""Conditions and modelStatus as KServe reports them, computed from what a host sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules about what stands beside a service: the ConfigMap, model caches, injected sidecars, the stop annotation."""
+"""Rules about what surrounds a service: the ConfigMap, model caches, injected sidecars, the stop annotation."""
 
 from __future__ import annotations
 

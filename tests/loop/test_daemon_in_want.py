@@ -1,4 +1,4 @@
-"""A daemon that lacks what it is used to have: room on its disk, its mirror of git, the sockets of replicas."""
+"""A daemon without its usual resources: space on its disk, its mirror of git, the sockets of replicas."""
 
 from __future__ import annotations
 

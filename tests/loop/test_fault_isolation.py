@@ -1,4 +1,4 @@
-"""A fault of ours, or a text that nobody foresaw, costs one document or one service, never the pass."""
+"""An unexpected exception, or an unexpected text, costs one document or one service, never the pass."""
 
 from __future__ import annotations
 

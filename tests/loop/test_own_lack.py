@@ -1,4 +1,4 @@
-"""We lack open files or memory: nobody is taken for dead, silent or a stranger because it is we who cannot look."""
+"""The daemon is out of open files or memory: no replica counts as dead or silent because the daemon cannot look."""
 
 from __future__ import annotations
 

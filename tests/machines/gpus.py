@@ -1,4 +1,4 @@
-"""A rig on a machine with GPUs: NVIDIA's library stands in there, and whoever runs on GPUs takes memory of them."""
+"""A rig on a machine with GPUs: NVIDIA's library is simulated there, and processes on GPUs take memory of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GpuRig(MachineRig):
         return super().inside(*(f"{name}={value}" for name, value in self.driver.env().items()), *command)
 
     def take(self, gpu: str, share: float) -> int:
-        """Somebody else uses a GPU: the number of that process in there."""
+        """A foreign process uses a GPU: the number of that process in there."""
         env = {"NVML_STANDIN": str(self.driver.folder), "CUDA_VISIBLE_DEVICES": gpu}
         words = [f"--setenv={name}={value}" for name, value in env.items()]
         self.machine.run("systemd-run", "--unit=other", *words, *self.driver.user(share), "sleep", "600")

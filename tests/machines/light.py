@@ -57,7 +57,7 @@ class LightRig(MachineRig):
         return int(self.wait("the daemon", path.read_text).split()[0])
 
     def is_settled(self) -> bool:
-        """Is everything as git says, and has the daemon nothing to do any more?"""
+        """Is everything in sync with git, and has the daemon nothing to do any more?"""
         status = self.status()
         services = status["targets"][0]["services"] if status else []
         return self.is_applied() and all(each["ready"] == "1/1" and not each["step"] for each in services)

@@ -66,7 +66,7 @@ def refuse_what_cannot_start(rig: InstalledRig) -> None:
 
 
 def roll_back_what_crashes(rig: InstalledRig) -> None:
-    """What it said is told."""
+    """Its output is reported."""
     before = rig.invocations()
     commit = rig.edit(TINY, r"--max-num-seq=13", "--max-num-seqs=99") and rig.repository.head()
     rejected = rig.wait("the rollback", lambda: _rejected_for(rig, commit))

@@ -59,7 +59,7 @@ def holder(rig: GpuRig, uuid: str) -> str:
 
 
 def wait_for_a_stranger(rig: GpuRig, pid: int) -> None:
-    """One of two starts; the other has a GPU to itself, but not the memory that somebody else's process holds."""
+    """One of two starts; the other has a GPU to itself, but not the memory that a foreign process holds."""
     names = {"tiny", "other"}
     (waiting,) = rig.wait("one to wait", lambda: {name for name in names if "process" in blocked(rig, name)})
     (served,) = names - {waiting}
@@ -83,7 +83,7 @@ def wait_for_a_neighbour(rig: GpuRig, third: dict[str, str]) -> None:
 
 
 def surge(rig: GpuRig) -> None:
-    """With a GPU to spare the successor starts beside its predecessor, on the other one."""
+    """With a GPU to spare the successor starts next to its predecessor, on the other one."""
     before = leased(rig, "tiny")
     rig.edit(TINY, SEQS, "--max-num-seqs=12")
     rig.converge()
@@ -107,7 +107,7 @@ def stop_first(rig: GpuRig, both: dict[str, str]) -> None:
 
 
 def handed_over(rig: GpuRig) -> None:
-    """Nobody started where memory was not back: an engine would have been refused, and each GPU had it back late."""
+    """Nothing started where memory was not back: an engine would have been refused, and each GPU had it back late."""
     log = rig.driver.log()
     assert {word for _, word, _, _ in log} == {"took"}
     late = []

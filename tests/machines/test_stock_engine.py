@@ -1,4 +1,4 @@
-"""vLLM as anybody installs it, as a unit: all that the sandbox forbids, it can do without."""
+"""vLLM as it is usually installed, as a unit: all that the sandbox forbids, it can do without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of a unit, as a real systemd reads it: words arrive byte for byte, and the sandbox is tight."""
+"""The text of a unit, as a real systemd reads it: arguments arrive byte for byte, and the sandbox is tight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not ours is noted and stops nothing; what may be ours and cannot be read stops deletions."""
+"""Documents of unsupported kinds are noted and stop nothing; unreadable ones that may be supported stop deletions."""
 
 from __future__ import annotations
 

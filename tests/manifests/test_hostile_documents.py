@@ -1,4 +1,4 @@
-"""What somebody pushed spoils its own document or its own service, and neither the others nor a pass."""
+"""A hostile document spoils itself or its own service, and neither the others nor a pass."""
 
 from __future__ import annotations
 

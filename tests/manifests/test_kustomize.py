@@ -176,7 +176,7 @@ ALIASES = "\n".join(
 def test_file_that_was_not_read_is_not_empty_in_the_next_revision(
     covering: dict[str, str], repository: Repository
 ) -> None:
-    """The worker is not told again what it knows, and knows only what it read."""
+    """The worker does not get again what it knows, and knows only what it read."""
     sandbox = Sandbox((TARGET,))
     plain = {"runtimes/vllm.yaml": RUNTIME, "hosts/box/host.yaml": HOST, "hosts/box/chat.yaml": SERVICE}
     try:

@@ -1,4 +1,4 @@
-"""A long word in a manifest costs no more than reading it: a pass must not hang on what somebody pushed."""
+"""A long value in a manifest costs no more than reading it: a pass must not hang on what was pushed."""
 
 from __future__ import annotations
 

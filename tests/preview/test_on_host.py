@@ -1,4 +1,4 @@
-"""`render` and `validate` with a target: KServe's verdict, and beside it what one host makes of the same files."""
+"""`render` and `validate` with a target: KServe's verdict, and in addition what one host makes of the same files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Desk:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(whole))
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, what was printed, and what was said beside."""
+        """Exit code, standard output, and standard error."""
         self.output()
         code = run([arguments[0], str(self.folder / "tree"), *arguments[1:]])
         return code, *self.output()

@@ -1,4 +1,4 @@
-"""What `render` and `validate` say of Secrets: a warning for a cluster, a refusal for a host, no value to anybody."""
+"""`render` and `validate` on Secrets: a warning for a cluster, a refusal for a host, and never a value."""
 
 from __future__ import annotations
 

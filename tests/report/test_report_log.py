@@ -1,4 +1,4 @@
-"""Logs: text for people, JSON for machines, secrets for nobody."""
+"""Logs: text for people, JSON for machines, and no secrets."""
 
 from __future__ import annotations
 
@@ -215,6 +215,6 @@ def test_printable_keeps_lines_and_tabs() -> None:
     "unit", ["x", "-", "a:", "token ", "--token", "https://", "\x1b[", "password", "://", "basic "]
 )
 def test_a_line_of_a_million_characters_is_scrubbed_in_linear_work(unit: str) -> None:
-    # Quadratic work would take hours here, so the suite's own time limit judges.
+    # Quadratic work would take hours here, so the suite's own time limit decides.
     line = unit * (1_000_000 // len(unit))
     assert isinstance(printable(scrub_text(line)), str)

@@ -12,7 +12,10 @@ from reconciler.report.text import Changes, status_blocks
 from tests.support.report_world import TINY, observed, owned, replica, report, status_of
 
 OLDEST = Path(__file__).parents[1] / "data" / "status_of_an_older_daemon.json"
-"""What the daemon of commit a214662 told of this very world. Never changed; only older ones are added beside it."""
+"""The status of the daemon of commit a214662 for this very state.
+
+Never changed; only older ones are added next to it.
+"""
 
 
 def shape(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The status document says what is, in words that machines and people share."""
+"""The status document is readable for people and machines."""
 
 from __future__ import annotations
 

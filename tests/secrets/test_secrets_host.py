@@ -151,7 +151,7 @@ def test_the_probe_uses_the_key_that_the_process_was_started_with(host: Host):
     (record,) = host.target._inventory.replicas()
     find_key = host.target._workloads.api_key
     eventually(lambda: find_key(record) == VALUE)
-    # Before anybody knows its process, only the Secret itself can tell.
+    # Before its process is known, only the Secret itself can tell.
     assert find_key(replace(record, process=None)) == "another"
     host.store = NO_SECRETS
     assert find_key(replace(record, process=None)) is None

@@ -18,7 +18,7 @@ Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
 class GitServer(ThreadingHTTPServer):
-    """Serves the bare repositories of a folder to whoever knows the password."""
+    """Serves the bare repositories of a folder to clients with the password."""
 
     daemon_threads = True
     password: str

@@ -1,4 +1,4 @@
-"""What a hostile server sends, and what whoever may push can put into a history: bounded, and said."""
+"""What a hostile server sends, and what a user with push access can put into a history: bounded, and reported."""
 
 from __future__ import annotations
 

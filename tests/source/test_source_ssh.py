@@ -24,7 +24,7 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/l
 
 
 def why_not() -> str:
-    """What this machine lacks for a server of our own; empty when it has everything."""
+    """What this machine needs for a test server and does not have; empty when it has everything."""
     if SSHD is None or shutil.which("ssh-keygen") is None:
         return "sshd is not installed (Debian: openssh-server)"
     if os.geteuid() == 0 and not Path("/run/sshd").is_dir():
@@ -44,7 +44,7 @@ def make_key(path: Path) -> Path:
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    """An sshd that lets in whoever has the key `client`."""
+    """An sshd that accepts the key `client`."""
     number = free_port()
     host_key, client = make_key(tmp_path / "host key"), make_key(tmp_path / "client 100%")
     (tmp_path / "authorized").write_text(client.with_name(f"{client.name}.pub").read_text())

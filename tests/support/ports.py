@@ -13,7 +13,7 @@ _NUMBERS = itertools.cycle(random.sample(range(10000 + 2500 * _WORKER, 12500 + 2
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, and that this process gave to nobody else."""
+    """A port that is free now, and that this process gave to no other caller."""
     return next(number for number in _NUMBERS if _is_free(number))
 
 

@@ -131,7 +131,7 @@ def wanted(
 
 
 def beside(service: Desired, version: str, percent: int, replicas: int = 1, memory: int = 1) -> Desired:
-    """The service with a second version beside it."""
+    """The service with a second version next to it."""
     name = service.id.name
     other = Canary(spec(f"{name}:{version}", memory=memory), f"{version}-{name}-beside", percent, replicas)
     return replace(service, canary=other)
@@ -308,7 +308,7 @@ class Host:
         self.asking.clear()
 
     def lose_files(self) -> None:
-        """Somebody clears the disk: nothing of what was fetched is there any more."""
+        """The disk is cleared: all downloads are gone."""
         self.fetching.clear()
         self.staging = {
             key: replace(
@@ -468,7 +468,7 @@ class Host:
         assert found or used <= self.memory * GIB, "gave away more memory than there is"
 
     def _assert_free(self, action: Start) -> None:
-        """Its devices are of the kind that it asked for, and nobody else has what it gets of them."""
+        """Its devices are of the kind that it asked for, and no other replica has what it gets of them."""
         kinds = {gpu.uuid: gpu.kind for gpu in self.devices()}
         asked = [GPU] * action.spec.resources.gpus + [kind for kind, n in action.spec.resources.other for _ in range(n)]
         got = [str(kinds.get(uuid)) for uuid in action.lease.gpus]
@@ -487,7 +487,7 @@ class Host:
             assert action.replica in self.replicas or room >= share_of(action.spec), "started without memory"
 
     def _assert_rest(self, action: Stop) -> None:
-        """Nobody's memory is given back while another engine measures the same GPU."""
+        """No memory is freed while another engine measures the same GPU."""
         mine = self.replicas[action.replica]
         if not self.careful or not self._look(mine).alive or not mine.ready_at:
             return
@@ -567,7 +567,7 @@ class Host:
             try:
                 perform(action)
             except AssertionError as error:
-                # Whoever executes takes every error for an action that failed.
+                # The executor takes every error for an action that failed.
                 broken.append(error)
                 raise
 

@@ -132,7 +132,7 @@ def ask(config: Settings, method: str, path: str, body: bytes | None = None) -> 
     return response.status, json.loads(answer)
 
 
-# ---------------------------------------------------------------- what anybody may ask
+# ---------------------------------------------------------------- public endpoints
 
 
 def test_a_loop_that_turns_is_alive_and_one_that_does_not_is_stuck(web: WebSide, loop: FakeLoop) -> None:

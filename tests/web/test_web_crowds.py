@@ -1,4 +1,4 @@
-"""Crowds and clients that mean harm, on the port that anybody may ask and on the owner's socket."""
+"""Crowds and malicious clients, on the public port and on the owner's socket."""
 
 from __future__ import annotations
 

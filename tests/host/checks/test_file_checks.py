@@ -1,4 +1,4 @@
-"""Files are judged before anything is stopped: missing, cut short, unreadable, or whole."""
+"""Files are checked before anything is stopped: missing, truncated, unreadable, or whole."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def as_user(user: int) -> Iterator[None]:
         os.seteuid(0)
 
 
-# ---------------------------------------------------------------- what is nobody's model
+# ---------------------------------------------------------------- folders that are not models
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a host remembers of the engine's verdicts is what it would say if it read everything anew."""
+"""The verdicts that a host keeps are those of a preflight that reads everything again."""
 
 from __future__ import annotations
 

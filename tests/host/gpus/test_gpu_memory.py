@@ -117,7 +117,7 @@ def test_others_on_the_gpus_only_delay_what_git_says(host: Host, history) -> Non
 
 
 def test_last_replica_on_a_shared_gpu_is_not_drained_and_taken_back_by_turns() -> None:
-    """Found by the property above: the other one could not start beside it in the pass that took it back."""
+    """Found by the property above: the other one could not start next to it in the pass that took it back."""
 
     def want(name: str, version: str, replicas: int, gpus: int, share: int = 92, millis: int = 0) -> Desired:
         made = wanted(name, version, replicas, gpus, share=millis)
@@ -199,7 +199,7 @@ def test_the_next_start_on_a_gpu_waits_until_its_memory_is_back() -> None:
         host.now += 0.5
     assert any("waiting until the driver gives back its GPU memory" in step for step in said)
     kinds = [type(one) for one in host.log if isinstance(one, Stop | Remove | Start)]
-    # One stop: memory that nobody has needs no force.
+    # One stop: memory of ended processes needs no force.
     assert kinds == [Start, Stop, Remove, Start]
 
 

@@ -1,4 +1,4 @@
-"""A GPU for several services, and parts of a GPU: from the annotation to the lease and to what the engine is told."""
+"""A GPU for several services, and parts of a GPU: from the annotation to the lease and to the engine's arguments."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def test_whether_it_fits_is_judged_by_the_share():
         "its weights alone take 12.0 GiB, more than the 9.6 GiB (0.4 of 24.0 GiB) that a GPU of this host has; give it "
         "more of the GPU, lower --max-model-len or --kv-cache-memory-bytes, or take a quantised model"
     )
-    # Whoever gives the size of the cache is not bound by the engine, but by the lease all the same.
+    # An explicit cache size is not bound by the engine, but by the lease all the same.
     cached = replace(given, kv_bytes=GIB)
     assert estimate(weights, LARGE, cached, room).refusal
     assert not estimate(weights, LARGE, cached, replace(room, share=1.0)).refusal

@@ -181,7 +181,7 @@ def test_a_gpu_in_mig_mode_is_leased_by_its_parts_alone(driver: Driver) -> None:
     gpu = Gpu(whole, "NVIDIA Stand-in 24GB", 24 * GIB)
     assert Gpus("auto").list() == (gpu, *parts)
     assert [each.kind for each in Gpus((large, whole)).list()] == ["nvidia.com/mig-2g.12gb", "nvidia.com/gpu"]
-    # Whoever lists the GPU itself means what it is made of, also where that is nothing.
+    # Listing the GPU itself means its parts, also where there are none.
     assert Gpus((split,)).list() == parts
     driver.partition(split)
     assert Gpus((split,)).list() == ()
@@ -208,7 +208,7 @@ def test_who_holds_memory_of_a_part_is_known_by_the_part(driver: Driver) -> None
     assert (gpus.held_by(small), gpus.held_by(large)) == ((), (Holder(os.getpid(), GIB),))
 
 
-# ---------------------------------------------------------------- who is ours
+# ---------------------------------------------------------------- which processes are replicas'
 
 
 def test_a_stopped_replica_keeps_its_lease_until_the_memory_is_back(driver: Driver, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_uninstall_keeps_config_and_state_until_it_is_told_to_purge(root: Path, 
 
 
 def purge_with_mounts(root: Path, *mounts: str) -> subprocess.CompletedProcess[str]:
-    """Purge where these folders are mounts, on which there are files of ours."""
+    """Purge where these folders are mounts with files of the daemon."""
     lines = [f'mount -t tmpfs none "$0/{each}" && echo secret >"$0/{each}/token"' for each in mounts]
     script = " && ".join([*lines, 'mkdir "$0/var/lib/reconciler/git"', '"$1" host uninstall --purge --root "$0"'])
     checks = "; ".join(f'ls -A "$0/{each}" >&2' for each in mounts)

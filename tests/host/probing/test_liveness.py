@@ -22,7 +22,7 @@ LIMITS = LivenessLimits(interval=60, timeout=60)
 
 @dataclass
 class World:
-    """One replica that is looked at every 2 s; `others` answer beside it."""
+    """One replica that is probed every 2 s; `others` respond at the same time."""
 
     limits: LivenessLimits = LIMITS
     now: float = 1000.0
@@ -201,7 +201,7 @@ def test_long_prefill_that_computes_has_ten_times_the_time(make):
 
 
 def test_request_that_only_waits_keeps_an_engine_that_answers_alive(make):
-    """Say, for a tool or another server: its counters stand still, and everybody else is served."""
+    """Say, for a tool or another server: its counters do not move, and all others are served."""
     world = make(vitals_now=Vitals(1, (1.0,), tells=False))
     assert world.run(2000) is Silence.NONE
     assert set(world.seen) == {Silence.NONE}

@@ -137,7 +137,7 @@ def only(rig: LightRig) -> ReplicaRecord:
 
 
 def test_port_of_a_crashed_replica_cannot_be_taken_by_others(rig: LightRig, tmp_path: Path) -> None:
-    """Until the proxy is told of the crash it sends requests there."""
+    """Until the proxy learns of the crash it sends requests there."""
     serve(rig)
     rig.settle()
     first = only(rig)
@@ -151,7 +151,10 @@ def test_port_of_a_crashed_replica_cannot_be_taken_by_others(rig: LightRig, tmp_
 
 
 def test_stranger_on_the_port_of_a_starting_replica_gets_nothing(rig: LightRig, tmp_path: Path) -> None:
-    """It binds its port long before it listens: whoever reads its command line has time to listen there."""
+    """It binds its port long before it listens:
+
+    another process that reads its command line has time to listen there.
+    """
     serve(rig, load=5)
     rig.wait("an engine with its port", lambda: any(_has_socket(one) for one in rig.records()))
     first = only(rig)

@@ -74,7 +74,7 @@ def test_log_is_cut_while_it_is_written_and_tail_spans_the_cut(tmp_path: Path) -
 def test_log_far_beyond_its_limit_is_kept_from_its_end_alone(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with open(log, "wb") as file:
-        # A replica that writes faster than anybody looks.
+        # A replica that writes faster than its log is read.
         file.truncate(1 << 36)
         file.seek(0, os.SEEK_END)
         file.write(b"\nthe end\n")

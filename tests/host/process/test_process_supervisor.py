@@ -46,7 +46,7 @@ def inventory(tmp_path: Path) -> Iterator[Inventory]:
 
 @pytest.fixture
 def daemon(inventory: Inventory) -> Iterator[Open]:
-    """Each call is a daemon that comes up anew, with nothing in its memory."""
+    """Each call is a daemon that starts with nothing in its memory."""
     opened: list[ProcessSupervisor] = []
 
     def start() -> ProcessSupervisor:

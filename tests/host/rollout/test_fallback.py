@@ -1,4 +1,4 @@
-"""Nothing serves in the middle of a rollout, though nobody stopped what did: after a reboot, a cordon, a crash."""
+"""Nothing serves in the middle of a rollout, though nothing stopped what did: after a reboot, a cordon, a crash."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_what_is_proven_serves_again_soon_whatever_becomes_of_its_successor(
     upset(host, commit, how)
     play(host, commit, SOON)
     assert host.serving("a")
-    # From now on it goes on serving: its successor comes beside it.
+    # From now on it keeps serving: its successor starts next to it.
     assert seconds_without(host, commit, 2 * PATIENCE.ready_timeout) == 0
     host.converge(commit, passes=2000)
     version_left = version if version == "good2" else "good1"
@@ -128,7 +128,7 @@ def test_nobody_looks_all_the_time_while_the_next_start_backs_off():
     neighbour = wanted("b", "good1")
     host.converge(state(wanted("a", "good1"), neighbour))
     host.broken.add("good1-a")
-    # Its successor is too large for the room beside its neighbour.
+    # Its successor is too large for the room next to its neighbour.
     commit, waits = state(wanted("a", "good2", memory=2), neighbour), []
     for _ in range(100):
         plan = host.step(commit)

@@ -70,7 +70,7 @@ CORDONED = Reason(ReasonCode.CORDONED, "the host is cordoned", Origin("host.yaml
 
 
 def elsewhere(service: Desired) -> Desired:
-    """As git says it once it is for other hosts."""
+    """In sync once it is for other hosts."""
     return replace(service, replicas=0, not_here=ELSEWHERE)
 
 
@@ -430,7 +430,7 @@ def test_drained_host_runs_nothing_and_goes_on_afterwards(host, history, unreada
     if all(served[one.id] == one.replicas for one in last.services):
         for one in last.services:
             if one.digest.startswith("good") and one.canary_percent is None:
-                # A second version may run beside it, too.
+                # A canary may run next to it, too.
                 serving = [r for r in host.serving(one.id.name) if r.digest == one.digest]
                 assert len(serving) == one.replicas, one.id
 

@@ -1,4 +1,4 @@
-"""What happens beside a rollout must not harm what serves: files that vanish, fetches that fail, Secrets that hide."""
+"""Faults during a rollout must not harm what serves: files that vanish, fetches that fail, Secrets that hide."""
 
 from __future__ import annotations
 

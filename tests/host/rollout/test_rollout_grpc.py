@@ -28,7 +28,7 @@ def test_service_of_grpc_is_routed_to_endpoints_of_grpc_alone():
 
 
 def test_protocol_that_served_is_taken_until_its_successor_proved_itself():
-    """Without a replica as well: its clients are refused for a moment, and not told that it is gone."""
+    """Without a replica as well: its clients are refused for a moment, and do not get NOT_FOUND."""
     for before, after in (("grpc", "http"), ("http", "grpc")):
         versions = {"grpc": of_grpc("good1"), "http": wanted("a", "good1")}
         host = Host(memory=1)

@@ -54,7 +54,7 @@ def opened(port: int, path: str, length: int) -> socket.socket:
 
 
 def drip(upload: socket.socket) -> bytes:
-    """A byte now and then, until somebody loses patience."""
+    """A byte now and then, until the other side loses patience."""
     upload.settimeout(0.1)
     with suppress(ConnectionError):
         while True:
@@ -108,7 +108,7 @@ def test_upgrade_to_filters_that_it_did_not_have_loses_nothing(
     with load(port, path, {"model": "tiny"}) as seen:
         assert not after.observe().ready
         after.ensure_running()
-        # The new filters are there, and whoever connects now meets them.
+        # The new filters are there, and new connections meet them.
         assert ask(port, path, {"model": "tiny"}).status == 200
         after.apply(routes)
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""Routes that change while clients keep asking. Real Envoy; every answer is judged by its content."""
+"""Routes that change while clients keep sending requests. Real Envoy; every response is verified by its content."""
 
 from __future__ import annotations
 

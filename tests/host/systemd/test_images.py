@@ -99,7 +99,7 @@ def test_a_registry_that_says_no_is_told_from_one_that_fails(why: str) -> None:
     ],
 )
 def test_what_lacks_on_this_host_is_no_answer_of_a_registry(why: str) -> None:
-    """It may be mended at any moment, so it is tried again."""
+    """It may be fixed at any moment, so it is retried."""
     assert not is_refusal(why)
 
 
@@ -125,7 +125,7 @@ def test_a_pull_from_a_registry_that_fell_silent_ends_and_is_begun_again(
 
 @pytest.mark.slow
 def test_a_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else every image and every service would wait for it anew, and systemd's watchdog would end the daemon."""
+    """Otherwise every image and every service would wait for it again, and systemd's watchdog would end the daemon."""
     calls, program = tmp_path / "calls", tmp_path / "podman"
     program.write_text(f"#!/bin/sh\necho >> {calls}\nexec sleep 60\n")
     program.chmod(0o755)

@@ -230,7 +230,7 @@ def test_the_name_of_a_variable_is_no_option_of_env() -> None:
 @pytest.mark.parametrize("shell", ["dash", "bash"])
 @pytest.mark.parametrize("name", ["UID", "PPID", "OPTIND", "RANDOM", "SHLVL", "BASHOPTS", "MODEL", "with-dash"])
 def test_variable_named_as_one_of_the_shells_reaches_the_engine(tmp_path: Path, shell: str, name: str) -> None:
-    """`sh` is bash on some hosts, where it lets nobody set `UID`."""
+    """`sh` is bash on some hosts, where `UID` cannot be set."""
     script = tmp_path / "environment"
     script.write_text(credential_of(replace(PLAN, env={name: "a b"}, hidden=frozenset())) or "")
     words = [shell, *(["--posix"] if shell == "bash" else []), "-c", '. "$0" && exec "$@"', str(script)]

@@ -1,4 +1,4 @@
-"""What a pass sees of the files of units while somebody deletes them."""
+"""What a pass sees of the files of units while they are being deleted."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def clean_env() -> dict[str, str]:
-    """Without our own settings, above all the one that would make every start compile vLLM anew."""
+    """Without our own settings, above all the one that would make every start recompile vLLM."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
     return {**kept, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}
 

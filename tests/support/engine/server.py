@@ -82,7 +82,7 @@ def connection_to(address: Address, timeout: float) -> http.client.HTTPConnectio
 
 
 class Stream:
-    """A streamed completion that is judged by its content."""
+    """A streamed completion that is verified by its content."""
 
     def __init__(self, address: Address, model: str, tokens: int) -> None:
         body = {"model": model, "prompt": "a", "max_tokens": tokens, "ignore_eos": True}
