@@ -54,12 +54,22 @@ class _Option:
     @property
     def places(self) -> range:
         """Where its words stand."""
-        return range(self.index, self.index + (not self.joined) + len(self.values))
+        return range(self.index, self.index + (self.name is not None and not self.joined) + len(self.values))
 
 
 def normalise(args: Sequence[Argument]) -> tuple[str, ...]:
     """The arguments in one way of writing: `--a_b 1` and `--a-b=1` become `--a-b=1`, JSON values lose their layout."""
-    return tuple(argument for option in _options(args) for argument in _written(option))
+    return tuple(text for _, written in normal_options(args) for text in written)
+
+
+def normal_options(args: Sequence[Argument]) -> Iterator[tuple[str | None, tuple[str, ...]]]:
+    """The same flag by flag: its name, and what it is written as with its values; None: what belongs to no flag."""
+    return ((option.name, _written(option)) for option in _options(args))
+
+
+def options(args: Sequence[Argument]) -> Iterator[tuple[str | None, Sequence[Argument]]]:
+    """Flag by flag: its name, and the arguments that it is written in with its values; None: what belongs to none."""
+    return ((option.name, args[option.places.start : option.places.stop]) for option in _options(args))
 
 
 def find(args: Sequence[Argument], *flags: str) -> list[tuple[Argument, str | None]]:
@@ -93,6 +103,15 @@ def flag_value(args: Sequence[Argument], flag: str) -> str | None:
     """The (first) value of a flag's last occurrence, or None."""
     values = values_of(args, flag)
     return values[0] if values else None
+
+
+def model_of(args: Sequence[Argument]) -> str:
+    """The model that `--model`, or `serve MODEL`, names; empty: none is named."""
+    if named := flag_value(args, "--model"):
+        return named
+    given = texts(args)
+    after = given[given.index("serve") + 1 :][:1] if "serve" in given else ()
+    return next((each for each in after if not is_flag(each)), "")
 
 
 def drop_flags(args: Sequence[Argument], *flags: str) -> tuple[Argument, ...]:

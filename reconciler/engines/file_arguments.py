@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from reconciler.engines.arguments import flag_value, is_flag, values_with_arguments
+from reconciler.engines.arguments import flag_value, options, values_with_arguments
 from reconciler.formats import json_values
 from reconciler.model import NO_ORIGIN, Argument
 
@@ -103,16 +103,13 @@ def paths_in(args: Sequence[Argument]) -> Iterator[tuple[Argument, str, str]]:
 
     It begins at the root, or climbs out of the folder that an engine runs in. It may be none.
     """
-    flag = ""
-    for each in args:
-        token = each.text
-        if is_flag(token):
-            flag = token.partition("=")[0].replace("_", "-")
-        if _NO_PATH.fullmatch(token):
-            continue
-        for path in dict.fromkeys(map(_without_scheme, _texts(token))):
-            if flag not in _NO_FILE and (_is_path(path) or climbs(path)):
-                yield each, flag, path
+    for flag, given in options(args):
+        for each in given if flag not in _NO_FILE else ():
+            if _NO_PATH.fullmatch(each.text):
+                continue
+            for path in dict.fromkeys(map(_without_scheme, _texts(each.text))):
+                if _is_path(path) or climbs(path):
+                    yield each, flag or "", path
 
 
 def _texts(token: str) -> Iterator[str]:

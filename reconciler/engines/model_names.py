@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from reconciler.engines.arguments import is_flag, values_of
+from reconciler.engines.arguments import model_of, options, values_of
 from reconciler.engines.expansion import LONGEST_EXPANSION, expand, expand_all
 from reconciler.formats import json_values
-from reconciler.model import Argument, EffectiveSpec, texts
+from reconciler.model import Argument, EffectiveSpec
 
 # Each one is a route of the proxy.
 MOST_NAMES = 256
@@ -25,9 +25,9 @@ def model_names(spec: EffectiveSpec) -> tuple[str, ...]:
     return _names(expand_all(spec.command_line, env))
 
 
-def _names(tokens: Sequence[Argument]) -> tuple[str, ...]:
-    own = values_of(tokens, "--served-model-name") or tuple(filter(_is_id, _model(tokens)))
-    return tuple(dict.fromkeys(filter(_is_routable, (*own, *adapter_names(tokens)))))[:MOST_NAMES]
+def _names(arguments: Sequence[Argument]) -> tuple[str, ...]:
+    own = values_of(arguments, "--served-model-name") or tuple(filter(_is_id, [model_of(arguments)]))
+    return tuple(dict.fromkeys(filter(_is_routable, (*own, *adapter_names(arguments)))))[:MOST_NAMES]
 
 
 def _is_routable(name: str) -> bool:
@@ -35,14 +35,14 @@ def _is_routable(name: str) -> bool:
     return 0 < len(name) <= _LONGEST and name.isprintable() and "$(" not in name
 
 
-def adapter_names(tokens: Sequence[Argument]) -> tuple[str, ...]:
+def adapter_names(arguments: Sequence[Argument]) -> tuple[str, ...]:
     """The names of its LoRA adapters, which no served name of the model may be."""
-    return tuple(dict.fromkeys((*_named_adapters(tokens), *_adapters_of_modalities(tokens))))
+    return tuple(dict.fromkeys((*_named_adapters(arguments), *_adapters_of_modalities(arguments))))
 
 
-def _named_adapters(tokens: Sequence[Argument]) -> Iterator[str]:
+def _named_adapters(arguments: Sequence[Argument]) -> Iterator[str]:
     """As vLLM reads them: `NAME=PATH`, or JSON."""
-    for value in values_of(tokens, "--lora-modules"):
+    for value in values_of(arguments, "--lora-modules"):
         if "=" in value and "," not in value:
             yield value.partition("=")[0]
             continue
@@ -53,29 +53,18 @@ def _named_adapters(tokens: Sequence[Argument]) -> Iterator[str]:
                 yield name
 
 
-def _adapters_of_modalities(tokens: Sequence[Argument]) -> Iterator[str]:
+def _adapters_of_modalities(arguments: Sequence[Argument]) -> Iterator[str]:
     """Each is called by its modality: `{"audio": PATH}`, or `--default-mm-loras.audio PATH`."""
-    for value in values_of(tokens, _MODALITIES)[:1]:
+    for value in values_of(arguments, _MODALITIES)[:1]:
         found = _read(value)
         yield from found if isinstance(found, dict) else ()
-    for token in texts(tokens):
-        flag, dot, name = token.partition("=")[0].partition(".")
-        if dot and is_flag(token) and flag.replace("_", "-") == _MODALITIES:
-            yield name
-
-
-def _model(tokens: Sequence[Argument]) -> tuple[str, ...]:
-    if named := values_of(tokens, "--model"):
-        return named[:1]
-    given = texts(tokens)
-    if "serve" in given:
-        after = given.index("serve") + 1
-        return tuple(each for each in given[after : after + 1] if not is_flag(each))
-    return ()
+    for flag, _ in options(arguments):
+        if flag and flag.startswith(f"{_MODALITIES}."):
+            yield flag.removeprefix(f"{_MODALITIES}.")
 
 
 def _is_id(model: str) -> bool:
-    return not model.startswith(("/", ".", "~")) and "://" not in model
+    return bool(model) and not model.startswith(("/", ".", "~")) and "://" not in model
 
 
 def _read(text: str) -> object:

@@ -14,12 +14,13 @@ from typing import Any
 
 import yaml
 
-from reconciler.engines.arguments import is_flag, normalise
+from reconciler.engines.arguments import normal_options
 from reconciler.fault_isolation import caught
 from reconciler.host.capacity import fraction
 from reconciler.host.translation import ENV, changes
 from reconciler.model import (
     GPU_FRACTION,
+    Argument,
     Desired,
     DesiredState,
     EffectiveSpec,
@@ -188,8 +189,8 @@ def _tree(spec: EffectiveSpec) -> Tree:
     resources |= {"cpu": f"{spec.resources.cpu_millis}m", "memory": spec.resources.memory_bytes}
     return {
         "image": spec.image,
-        "command": [_bounded(argument) for argument in texts(spec.command)],
-        "args": _by_flag([_bounded(argument) for argument in normalise(spec.args)]),
+        "command": [_bounded(text) for text in texts(spec.command)],
+        "args": _by_flag(spec.args),
         "env": {one.name: _bounded(one.value) or (f"from {one.source}" if one.source else "") for one in spec.env},
         "mounts": {one.path: one.uri for one in spec.mounts}
         | {one.path: _from_secret(one) for one in spec.secrets}
@@ -223,18 +224,15 @@ def _hashed(text: str) -> str:
     return f"{len(text):,} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _by_flag(arguments: Sequence[str]) -> Tree:
+def _by_flag(args: Sequence[Argument]) -> Tree:
     """A flag's value; a list when it has several or stands several times; true when it has none."""
     found: dict[str, list[Any]] = {}
-    flag = ""
-    for argument in arguments:
-        if is_flag(argument):
-            flag, joined, value = argument.partition("=")
-            found.setdefault(flag, []).append(value if joined else True)
-        elif found.get(flag, [None])[-1] is True:
-            found[flag][-1] = argument
-        else:
-            found.setdefault(flag, []).append(argument)
+    for flag, written in normal_options(args):
+        values: list[Any] = [_bounded(text) for text in written]
+        if flag:
+            _, joined, value = values[0].partition("=")
+            values = [*([value] if joined else []), *values[1:]] or [True]
+        found.setdefault(flag or "", []).extend(values)
     return {key or "(words)": values[0] if len(values) == 1 else values for key, values in found.items()}
 
 

@@ -12,10 +12,10 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from reconciler.engines.arguments import flag_value, is_flag
+from reconciler.engines.arguments import model_of
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own
 from reconciler.errors import Retryable, Terminal
-from reconciler.model import EffectiveSpec, Mount, ReasonCode, texts
+from reconciler.model import EffectiveSpec, Mount, ReasonCode
 from reconciler.model.model_sources import is_fetched, shown
 from reconciler.system.files import means_nothing_is_there
 from reconciler.system.os_errors import cannot
@@ -143,9 +143,7 @@ def _below(model: str, mounted: str) -> str | None:
 
 def _model_path(spec: EffectiveSpec) -> str:
     """Where in the container the model lies; what else is mounted may hold anything: adapters, certificates."""
-    words = texts(spec.command_line)
-    after_serve = words[words.index("serve") + 1 :][:1] if "serve" in words else ()
-    named = flag_value(spec.command_line, "--model") or next((each for each in after_serve if not is_flag(each)), None)
+    named = model_of(spec.command_line)
     return posixpath.normpath(named) if named else ""
 
 

@@ -432,7 +432,8 @@ def test_paths_in_arguments_are_found_wherever_they_stand() -> None:
 )
 def test_path_is_refused_however_an_argument_writes_it(word: str) -> None:
     word = word.replace("%s", "/proc/self/environ")
-    assert closed_arguments((word,), ()) == [word.partition("=")[0].replace("_", "-")]
+    head, dot, key = word.partition("=")[0].partition(".")
+    assert closed_arguments((word,), ()) == [head.replace("_", "-") + dot + key]
 
 
 @pytest.mark.parametrize(
