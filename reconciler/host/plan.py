@@ -46,10 +46,10 @@ from reconciler.model import (
 )
 from reconciler.model.model_sources import fetched
 
-# Without them nobody knows by whose leave a model is fetched, and so not under which key it is kept.
+# Without them it is unknown with whose credentials a model is downloaded, and so under which key it is kept.
 _SECRETS_MISSING = frozenset({ReasonCode.SECRET_NOT_FOUND, ReasonCode.SECRETS_UNREADABLE})
 _LEAVING = frozenset({ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE})
-# Seconds after which nobody waits any more for one that does not end.
+# Seconds after which one that does not end delays nothing any more.
 _STUCK = 60.0
 _BUSY = frozenset(ReplicaPhase) - {ReplicaPhase.READY, ReplicaPhase.GONE}
 
@@ -88,7 +88,7 @@ def make_plan(
 
 
 def _as_marked(desired: DesiredState, holds: Holds, patience: Patience, marked: Marked, faults: Faults) -> Inputs:
-    """With older builds told apart, and of each service the version to be reached next."""
+    """With older builds distinguished, and of each service the version to be reached next."""
     services = current_versions(desired.services, marked.observed.owned, faults)
     holds = replace(holds, quarantines=marked.quarantines)
     return Inputs(replace(desired, services=services), marked.observed, holds, patience, faults, marked.failures)
@@ -134,7 +134,7 @@ def _decide_together(contexts: list[ServiceContext], given: Inputs) -> dict[Serv
 def _make_ledger(given: Inputs) -> Ledger:
     desired, observed = given.desired, given.observed
     current = {service.id: service for service in desired.services if service.canary_percent is None}
-    # What is suspended goes nowhere: nobody should wait for it.
+    # What is suspended does not change: nothing should wait for it.
     moving = [r for r in observed.replicas if not given.holds.suspends(r.service)]
     phases = {r.id: given.phase_of(r) for r in moving}
     stopping = [r for r in moving if phases[r.id] is ReplicaPhase.STOPPING]
@@ -185,7 +185,7 @@ def _actions(decisions: list[Decision], given: Inputs) -> Iterator[Action]:
 
 
 def _ensure_proxy(observed: Observed, is_needed: bool) -> EnsureProxy:
-    """One that serves is ended only when it has to be told something, as that ends its requests too."""
+    """One that serves is replaced only when its configuration has to change, as that ends its requests too."""
     match observed.proxy_break:
         case ProxyBreak.NONE:
             return EnsureProxy("the proxy is not responding")
@@ -245,7 +245,7 @@ def _unstage(desired: DesiredState, observed: Observed, holds: Holds) -> Iterato
         return
     if any(reason.code in _SECRETS_MISSING for one in desired.services for reason in one.blocked):
         return
-    # Whose files these are nobody can tell from their keys, so anybody who is to be left alone keeps all of them.
+    # The keys do not show whose files these are, so a service that is to be left alone keeps all of them.
     if _suspends_any(desired, observed, holds) or any(one.spec is None for one in desired.services):
         return
     specs = [(one.id, one.spec) for one in desired.versions if one.spec is not None and not one.not_here]

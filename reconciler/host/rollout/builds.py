@@ -46,7 +46,7 @@ class Marked:
 
 
 def mark(observed: Observed, quarantines: Quarantines, failures: Collection[FailedAction]) -> Marked:
-    """The same, with older builds told apart by their digests."""
+    """The same, with older builds distinguished by their digests."""
     outdated = observed.outdated
     if not outdated:
         return Marked(observed, quarantines, [one for one in failures if MARK not in one.subject], {})

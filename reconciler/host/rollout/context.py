@@ -33,7 +33,8 @@ class ServiceContext:
     `keep` says why a service that git does not show, or not for this host, is not pruned; None means that it may go.
     `why_empty` says why nothing at all may run on this host, `unschedulable` why nothing new may start. `failures` are
     its actions that failed.
-    `has_room`: git's digest could start beside all that runs. `all_died`: everything on this host ended at once.
+    `has_room`: git's digest could start in addition to all that runs. `all_died`: everything on this host ended at
+    once.
     `starting_on` are shared GPUs on which a replica starts. `leaving` says why it goes, if git did not delete it.
     `blockers` say why this host cannot start git's digest now.
     """
@@ -98,7 +99,7 @@ class ServiceContext:
 
     @property
     def drain_timeout(self) -> float:
-        """Seconds that running requests get: the service's own word, else the host's."""
+        """Seconds that running requests get: the service's own setting, else the host's."""
         for word in (self.desired, self.promoted):
             if word is not None and word.drain_timeout is not None:
                 return word.drain_timeout

@@ -18,7 +18,7 @@ from reconciler.host.rollout.steps import Steps
 from reconciler.host.rollout.verdict import verdict_of
 from reconciler.model import Action, AskPreflight, ReasonCode, Reject, ServicePlan, ServiceRoute
 
-# Seconds between two looks at GPUs whose memory somebody else has.
+# Seconds between two looks at GPUs whose memory foreign processes have.
 _GPU_LOOK = 5.0
 # Seconds between two looks at an engine that gives no verdict: it is asked again every few minutes at most.
 _PREFLIGHT_LOOK = 15.0
@@ -52,7 +52,7 @@ def decide(s: ServiceContext, ledger: Ledger) -> Decision:
     move(s, goal, ledger, steps)
     end_hung(s, goal, steps)
     if any(one.code is ReasonCode.INSUFFICIENT_GPU_MEMORY for one in steps.lacking):
-        # Nobody tells when another process gives back what it has.
+        # No event says when another process frees what it has.
         steps.look(s.now + _GPU_LOOK)
     return Decision(
         records=tuple(steps.records),

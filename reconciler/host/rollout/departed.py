@@ -1,6 +1,6 @@
 """What served here a moment ago and is not for this host any more: its names answer 503 for a while, then 404.
 
-It may be on its way to another host, and a client that is told to try again does not give up.
+It may be on its way to another host, and a client that gets Retry-After does not give up.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Actions that failed: when to try them again, and what that means for a service. Pure.
 
 A failure that only a commit or the host can end (`lasting`), or that came three times in a row, is a verdict: the last
-good digest comes back, and people are told. Only what blames the spec is quarantined. All the rest is tried again more
-and more slowly, and most slowly where a try costs a replica that serves.
+good digest comes back, and the error is reported. Only what blames the spec is quarantined. Everything else is retried
+more and more slowly, and most slowly where a try costs a replica that serves.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def retry_at(failure: FailedAction, now: float, costly: bool = False) -> float:
 
 
 def why(failure: FailedAction) -> Reason:
-    """In words that do not change from try to try."""
+    """As text that does not change from try to try."""
     if failure.action == START:
         return host_reason(ReasonCode.CANNOT_START, f"cannot be started: {failure.error}")
     if failure.action == TRIAL:

@@ -1,4 +1,4 @@
-"""What proved itself comes first, where nothing of a service serves though nobody stopped it for its successor.
+"""The promoted version comes first, where nothing of a service serves although no rollout stopped it.
 
 So it is after a cordon, a reboot or a crash in the middle of a rollout: the new digest may never be ready, and waiting
 for it would cost all of `ready_timeout`.

@@ -1,4 +1,4 @@
-"""The short way for a service that is exactly as git says: most services, in most passes.
+"""The short way for a service that is completely in sync: most services, in most passes.
 
 It must never say anything that `decide` would not; a property test holds the two together.
 """

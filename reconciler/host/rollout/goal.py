@@ -42,7 +42,7 @@ class GoalKind(StrEnum):
     """What kind of way lies ahead."""
 
     ROLL = "Roll"  # to what git says
-    HOLD = "Hold"  # git's word cannot be followed now: keep what serves
+    HOLD = "Hold"  # git cannot be followed now: keep what serves
     RESTORE = "Restore"  # git's digest failed: back to the last good one
     GIVE_UP = "GiveUp"  # git's digest failed, and there is no last good one
     SUSPEND = "Suspend"  # git asks for no replicas, or lets this host run none

@@ -1,4 +1,4 @@
-"""Replicas that hang: they go once something else serves, or at once where their successor has no room beside them."""
+"""Hung replicas: replaced once something else serves, or at once where there is no room for their successor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicas that failed, arrived or are on their way out: what is due for each of them, whatever the goal."""
+"""Replicas that failed, became ready or are ending: the next action for each of them, whatever the goal."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Move:
 
 
 def _why_empty(goal: Goal) -> str:
-    """In few words: it stands in every line about this service."""
+    """Short: it is in every line about this service."""
     known = {
         ReasonCode.DRAINED: "the host is drained",
         ReasonCode.NOT_FOR_THIS_HOST: "not for this host any more",
@@ -114,7 +114,7 @@ def forget(m: Move) -> None:
 
 
 def note_no_replicas(m: Move) -> None:
-    """Keep the last good spec, but not its number: nobody should start it again until git says so."""
+    """Keep the last good spec, but with no replicas: nothing should start it again until git asks for it."""
     s = m.s
     if m.goal.why == NO_REPLICAS and s.promoted and s.promoted.replicas and s.desired:
         none = replace(s.promoted, replicas=0, origin=s.desired.origin, revision=s.revision, at=s.now)
@@ -140,7 +140,7 @@ def stop_superseded(m: Move) -> None:
 
 
 def start_kept(m: Move) -> None:
-    # One that hangs may stay beside its successor.
+    # A hung one may stay next to its successor.
     occupied = [r for r in m.s.replicas if m.s.phases[r.id.serial] is not ReplicaPhase.HUNG]
     for generation in m.goal.generations:
         fill(m.s, generation, m.ledger, m.steps, occupied, generation.count)
@@ -176,7 +176,7 @@ def wait_for_room(m: Move) -> None:
 
 
 def start_canaries(m: Move) -> None:
-    """After a reboot they must not take the room of what they stand beside."""
+    """After a reboot they must not take the room of those next to them."""
     is_complete = len(members(m.s, m.main)) >= m.main.count
     for canary in m.goal.generations[1:]:
         fill(m.s, canary, m.ledger, m.steps, m.of_digest(canary.digest), canary.count if is_complete else 0)

@@ -9,7 +9,7 @@ from reconciler.host.rollout.goal import Generation
 
 
 def need_of(s: ServiceContext, generation: Generation) -> Need:
-    """Its resources, and the part of its GPUs' memory that its engine was told to take."""
+    """Its resources, and the part of its GPUs' memory that its engine is configured to take."""
     spec = generation.spec
     if not spec.resources.gpus and not spec.resources.other:
         return Need(spec.resources)
@@ -20,7 +20,7 @@ def need_of(s: ServiceContext, generation: Generation) -> Need:
 
 
 def parsed_of(s: ServiceContext, digest: str) -> str:
-    """What the engine made of this digest's arguments, from whoever still knows."""
+    """What the engine made of this digest's arguments, from any source that still knows it."""
     if s.preflight and s.desired and s.desired.digest == digest:
         return s.preflight.parsed
     if s.promoted and s.promoted.digest == digest and s.promoted.parsed:

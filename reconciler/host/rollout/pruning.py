@@ -19,7 +19,7 @@ from reconciler.model import (
     progress,
 )
 
-# Files that are there, but hold no manifest of ours.
+# Files that exist, but hold no supported manifest.
 _HOLLOW = frozenset(
     {ReasonCode.EMPTY_FILE, ReasonCode.NOT_A_MANIFEST, ReasonCode.UNKNOWN_KIND, ReasonCode.UNSUPPORTED_KIND}
 )
@@ -88,7 +88,7 @@ def reason_to_stay(desired: DesiredState, want: Desired) -> Reason | None:
 def reason_to_leave(
     desired: DesiredState, service: ServiceId, owned: Owned | None, replicas: tuple[Replica, ...]
 ) -> Reason:
-    """What took a service away, if nobody deleted it: another file that is not read any more, or the config."""
+    """What removed a service, if it was not deleted: another file that is not read any more, or the config."""
     origin = owned.origin if owned else replicas[-1].origin if replicas else None
     if origin is None:
         return desired.leaving or progress(ReasonCode.DELETING, "deleted in git")

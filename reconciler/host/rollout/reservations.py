@@ -1,4 +1,4 @@
-"""Room that is nobody's lease at this moment, but must not go to anybody else."""
+"""Room that is not leased at this moment, but must not be given to another service."""
 
 from __future__ import annotations
 

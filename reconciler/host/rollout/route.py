@@ -49,7 +49,7 @@ def _silent(shown: list[Replica], draining: set[ReplicaId]) -> set[ReplicaId]:
 
 
 def unchanged_route(s: ServiceContext) -> ServiceRoute | None:
-    """The route of a service that nobody touches: as last told, or what its replicas show where nobody knows that."""
+    """The route of a service that is left alone: as last published, or what its replicas show if that is unknown."""
     return s.route or (route_of(s, find_goal(s), Steps()) if s.replicas else None)
 
 
@@ -60,14 +60,17 @@ def _request_timeout(s: ServiceContext) -> float | None:
 
 
 def _is_guarded(s: ServiceContext) -> bool:
-    """Whoever asks for auth that cannot be had is refused; what runs of it stays as open, or as closed, as it was."""
+    """A service whose authentication cannot be enforced is refused;
+
+    its replicas stay as open, or as closed, as they were.
+    """
     if s.desired and s.desired.spec:
         return s.desired.guarded
     return s.route.guarded if s.route else False
 
 
 def _is_taken(s: ServiceContext, *, grpc: bool) -> bool:
-    """Git's word; but what is promoted may come back until its successor proved itself."""
+    """As git says; but the promoted version may come back until its successor is promoted."""
     if s.desired and s.desired.spec:
         wanted = s.desired.grpc if grpc else s.desired.http
         return wanted or (s.promoted is not None and _takes(s.promoted.spec, grpc))
@@ -101,7 +104,7 @@ def _names_to_come(s: ServiceContext) -> tuple[str, ...]:
 
 
 def _is_passed_through(s: ServiceContext, shown: list[Replica]) -> bool:
-    """Git's word; but who reaches an older digest by TLS does so until its successor proved itself."""
+    """As git says; but clients that reach an older digest by TLS do so until its successor is promoted."""
     before, want = s.route is not None and s.route.passthrough, s.desired
     if want is None or want.spec is None:
         return before
@@ -144,7 +147,7 @@ def _endpoints(replicas: list[Replica], draining: set[ReplicaId]) -> tuple[Endpo
 
 
 def _beside(replica: Replica) -> int:
-    """The port where it speaks gRPC beside HTTP; 0: none."""
+    """The port where it speaks gRPC in addition to HTTP; 0: none."""
     is_both = replica.socket and _takes(replica.spec, True) and _takes(replica.spec, False)
     return replica.lease.port if is_both else 0
 

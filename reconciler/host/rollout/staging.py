@@ -29,7 +29,7 @@ class NeededFiles:
 
     @property
     def failure(self) -> str:
-        """Why it failed, in words that follow its name."""
+        """Why it failed, as text that follows its name."""
         if self.known is None or self.known.reason is None:
             return "it ended without a reason"
         return self.known.reason.message.removeprefix(f"{self.shown}: ")

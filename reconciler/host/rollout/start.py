@@ -14,7 +14,7 @@ from reconciler.host.rollout.staging import begin_staging, missing_files
 from reconciler.host.rollout.steps import SOON, Steps
 from reconciler.model import Lease, Reason, ReasonCode, Replica, ReplicaId, Start, TakeOwnership
 
-# Seconds between two looks at one that is silent; a change is told by itself.
+# Seconds between two looks at a silent one; a change wakes the loop by itself.
 _SILENT_LOOK = 5.0
 
 

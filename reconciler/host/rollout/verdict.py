@@ -42,7 +42,7 @@ def verdict_of(s: ServiceContext, goal: Goal, steps: Steps, ledger: Ledger) -> S
 
 
 def _blocked_by_room(s: ServiceContext, goal: Goal, steps: Steps, ledger: Ledger) -> tuple[Reason, ...]:
-    """What lacks, unless something is under way that may free it."""
+    """What is missing, unless something is under way that may free it."""
     if not steps.lacking or s.of(
         ReplicaPhase.HUNG, ReplicaPhase.BROKEN, ReplicaPhase.DRAINING, ReplicaPhase.STOPPING, ReplicaPhase.GONE
     ):
@@ -81,7 +81,7 @@ def _sync(s: ServiceContext, goal: Goal, steps: Steps) -> Sync:
 
 
 def _sync_of_none(s: ServiceContext) -> Sync:
-    """Nothing runs, as git says. Unless its word about the service itself is missing or of no use."""
+    """Nothing runs, in sync with git. Unless git's own data about the service is missing or unusable."""
     if s.desired is None:
         return Sync.UNKNOWN
     return Sync.OUT_OF_SYNC if s.replicas or s.desired.spec is None else Sync.SYNCED

@@ -30,8 +30,8 @@ class Asked(StrEnum):
 class Room(StrEnum):
     """Where one more replica of the new digest has room."""
 
-    BESIDE = "Beside"  # beside all that runs, or none more is needed
-    SOON = "Soon"  # beside it, once something is gone that is leaving
+    BESIDE = "Beside"  # in addition to all that runs, or none more is needed
+    SOON = "Soon"  # in addition, once something is gone that is leaving
     INSTEAD = "Instead"  # only in place of an old replica
     NONE = "None"
 
