@@ -159,7 +159,7 @@ def test_reason_is_limited_on_both_sides(config: Path, loop: FakeLoop):
     client = DaemonClient(Settings.load(config).socket_path)
     for wrong in ({"reason": "x" * 501}, {"reason": 5}, {"until": "soon"}, {"until": 5}, {"until": 1e300}):
         with pytest.raises(Terminal, match="expected"):
-            client._ask("POST", "/drain", wrong)
+            client._request("POST", "/drain", wrong)
     assert loop.asked == []
 
 
