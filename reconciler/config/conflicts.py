@@ -62,7 +62,7 @@ def _own_folders(settings: Settings) -> Iterator[Conflict]:
                 yield (
                     ("targets", index, "paths", position),
                     f"{target.name} reads {path or 'the whole repository'} and with it {other.own_path or 'all'}, the "
-                    f"own folder of {other.name}, whose services would be started twice; name folders beside it",
+                    f"own folder of {other.name}, whose services would be started twice; choose other folders",
                 )
 
 

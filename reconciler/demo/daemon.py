@@ -36,7 +36,7 @@ class DemoDaemon:
     def start(self) -> None:
         """Start it in a session of its own, so that it outlives us and the terminal."""
         argv = (sys.executable, "-m", "reconciler", "run", "--config", str(self._place.config))
-        # The log begins anew: what is shown from it is then about this run.
+        # The log starts empty: what is shown from it is then about this run.
         with open(self._place.log, "wb") as log:
             child = subprocess.Popen(
                 argv,
@@ -87,7 +87,7 @@ class DemoDaemon:
         return DaemonClient(Settings.load(self._place.config).socket_path)
 
     def _identity(self) -> Identity | None:
-        """The running daemon, if it is ours."""
+        """The running daemon, if the demo started it."""
         try:
             pid, started, boot = json.loads(self._place.pid_file.read_bytes())
         except (OSError, ValueError):
@@ -104,7 +104,7 @@ def command_line(place: DemoFolder, *arguments: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what would point the command elsewhere."""
+    """The environment, without what would point the command elsewhere."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RECONCILER_")}
 
 

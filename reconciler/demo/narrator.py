@@ -38,7 +38,7 @@ class Narrator:
             self.tell(f"{text}  [{figures}]" if figures else text)
 
     def block(self, text: str) -> None:
-        """Lines to be copied, or somebody else's words."""
+        """Lines to be copied, or another program's output."""
         self._say("".join(f"          {line}\n" for line in text.splitlines()).rstrip("\n"))
 
     def _say(self, text: str) -> None:

@@ -129,7 +129,7 @@ def write_config(place: DemoFolder, python: Path, port: int | None) -> Settings:
 
 
 def kept_listen(known: Settings | None) -> str | None:
-    """Where the proxy listened before, unless somebody else does so now."""
+    """Where the proxy listened before, unless another process does so now."""
     if known is None:
         return None
     target = known.targets[0]
@@ -150,7 +150,7 @@ def _config(place: DemoFolder, python: Path, proxy: str, web: str) -> dict[str, 
         # Impatient, so that a demo does not take long: 30 s are better where it matters.
         "rollout": {"min_ready": "2s", "drain_timeout": "60s"},
         "routing": {"listen": proxy},
-        # Who tries it as root pushes as root; --dir may be in anybody's folder.
+        # A trial as root pushes as root; --dir may be in another user's folder.
         **({"allow_root": True} if os.geteuid() == 0 else {}),
     }
     return {
@@ -162,7 +162,7 @@ def _config(place: DemoFolder, python: Path, proxy: str, web: str) -> dict[str, 
 
 
 def is_free(address: str) -> bool:
-    """Can somebody listen there?"""
+    """Is this port free?"""
     host, _, port = address.rpartition(":")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -20,7 +20,7 @@ class Lost(Exception):
 
 
 def complete(connection: HTTPConnection, path: str, model: str) -> str | None:
-    """The text of one completion; None where it is told to come back later. Raises Lost for anything else."""
+    """The text of one completion; None for 503 with Retry-After. Raises Lost for anything else."""
     body = {"model": model, "prompt": "hello world", "max_tokens": _TOKENS, "ignore_eos": True, "temperature": 0}
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})

@@ -60,7 +60,7 @@ class Origins:
         return _lines_of_items(manifest, (*containers[0], "args")) if containers else ()
 
     def command(self, merged: Iterable[str]) -> tuple[Argument, ...]:
-        """The container's command, each word with its line: the service's, else the runtime's."""
+        """The container's command, each argument with its line: the service's, else the runtime's."""
         for source in ("service", "runtime"):
             manifest, containers = self._containers(source)
             for container in containers:

@@ -53,7 +53,7 @@ class _Option:
 
     @property
     def places(self) -> range:
-        """Where its words stand."""
+        """The indexes of its arguments."""
         return range(self.index, self.index + (self.name is not None and not self.joined) + len(self.values))
 
 

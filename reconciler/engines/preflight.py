@@ -393,7 +393,7 @@ def _write(path: Path, answer: dict[str, Any]) -> None:
     """A verdict that cannot be kept is only asked for again."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Another user may only look, and need not ask anew.
+        # Another user may only read, and need not start another preflight.
         write_atomically(path, json.dumps(answer).encode(), 0o644)
 
 

@@ -38,7 +38,8 @@ _DEATH_SIGNAL = 1
 # Of unshare(2).
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
 _UNWRITABLE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
-# A program that cannot be started now, whatever the files say: the machine lacks something, or it is being replaced.
+# A program that cannot be started now, whatever the files say: the machine is out of resources, or it is being
+# replaced.
 _MACHINE_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY)
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 TREE = "tree"

@@ -28,7 +28,7 @@ def narrow(snapshot: Snapshot, paths: Sequence[str]) -> Snapshot:
 
 
 def _touches(reason: Reason, paths: Sequence[str]) -> bool:
-    """Also what stands where a folder above ours should be, or closes it."""
+    """Also what exists instead of one of the target's parent folders, or blocks access to it."""
     if not reason.origin:
         return True
     if reason.code is ReasonCode.FOLDER_TOO_LARGE:

@@ -61,7 +61,7 @@ class NoOrigin:
 
 
 NO_ORIGIN = NoOrigin()
-"""The only one there is. Whoever uses it says why there is no line."""
+"""The only one there is. Its user says why there is no line."""
 
 
 def is_under(path: str, roots: Iterable[str]) -> bool:
@@ -95,5 +95,5 @@ def host_reason(code: ReasonCode, message: str) -> Reason:
 
 
 def progress(code: ReasonCode, message: str) -> Reason:
-    """How far a service is: nothing is to blame. What holds it up is told by reasons of its own, with their lines."""
+    """How far a service is: nothing is to blame. What holds it up has reasons of its own, with their lines."""
     return Reason(code, message, NO_ORIGIN)

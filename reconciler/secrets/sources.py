@@ -241,7 +241,7 @@ class _Pile:
     misplaced: list[Reason] = field(default_factory=list)
 
     def without_duplicates(self, manifests: list[Manifest], default_namespace: str) -> list[Manifest]:
-        """Those of one place that can be told apart by their names, or that do not count because of another place.
+        """Those of one place that can be distinguished by their names, or that do not count because of another place.
 
         Which of the others a cluster would have is up to the order in which they are applied.
         """

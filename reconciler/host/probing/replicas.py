@@ -1,6 +1,6 @@
 """What there is of each replica now: its process, what it answered, and what the proxy says of it.
 
-The time that it has to get ready does not count while it cannot run, nor while nobody looks.
+The time that it has to get ready does not count while it cannot run, nor while no daemon watches.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Who listens on the port of a replica that cannot listen on a Unix socket: it must be the replica itself.
 
 Any user of the host could listen there before it does, or after it died, and would be sent keys and prompts. Between a
-crash and the next start the port is held for the replica's user: a socket that listens to nothing is bound beside the
-replica's, and as long as it is there, the kernel gives the port to that user alone, who must set SO_REUSEPORT. vLLM
-does. For an engine that does not, nothing can be held, and it is left alone.
+crash and the next start the port is held for the replica's user: a socket that listens to nothing is bound in addition
+to the replica's, and as long as it is there, the kernel gives the port to that user alone, who must set SO_REUSEPORT.
+vLLM does. For an engine that does not, nothing can be held, and it is left alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a replica has beside its log: temporary files, shared memory, and the Unix socket that it listens on.
+"""What a replica has in addition to its log: temporary files, shared memory, and the Unix socket that it listens on.
 
 The socket is in a folder that only engine, proxy and daemon may enter: any user of the host could take a port before
 the engine binds it, and would get keys and prompts. Names are short, for the path of a socket has at most 107 bytes.

@@ -91,7 +91,7 @@ def names(images: Iterable[Mapping[str, object]]) -> dict[str, str]:
     return found
 
 
-# ---------------------------------------------------------------- programs with fixed words and a limit
+# ---------------------------------------------------------------- programs with constant arguments and a time limit
 
 _SECONDS = 30.0
 
