@@ -101,7 +101,7 @@ def _make_systemd(settings: TargetSettings, inventory: Inventory, gpus: Gpus, cl
         # With a connection of its own: fetches and replicas are let go of at different times.
         fetcher=FetchUnit(name, _python(settings), Systemd()),
         begin_preflight=PreflightSandbox(name, settings.user, gpus, closed).begin,
-        images=Images(name, folder / "images") if any(engine.podman for engine in settings.engines) else None,
+        images=Images(name, folder / "images", systemd) if any(engine.podman for engine in settings.engines) else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from reconciler.errors import Retryable
 from reconciler.host.systemd import bus
-from reconciler.host.systemd.systemd_api import Run, Systemd, UnitState
+from reconciler.host.systemd.systemd_api import Run, Systemd, UnitOutcome, UnitState
 from reconciler.system import procfs
 from tests.machines.conftest import refuse
 from tests.machines.machine import NoMachine
@@ -90,6 +91,13 @@ def is_over(world: World, name: str) -> bool:
     return unit is None or (unit.active, unit.job) == ("inactive", "")
 
 
+def ignores(pid: int, number: signal.Signals) -> bool:
+    """A shell does so a moment after it was started."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = (int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:"))
+    return bool(mask >> (number - 1) & 1)
+
+
 def test_a_unit_is_installed_started_and_stopped(world: World) -> None:
     name = world.add("one", "sh -c 'sleep infinity & exec sleep infinity'", "KillMode=mixed")
     wanted = world.systemd.units / "default.target.wants" / name
@@ -124,6 +132,11 @@ def test_how_a_process_ended_is_told(world: World) -> None:
     assert world.wait(killed, lambda unit, _: unit.active == "failed").exit_code == -signal.SIGKILL
     assert world.wait(failed, lambda unit, _: unit.active == "failed").exit_code == 3
     assert not Path(f"/proc/{pid}").exists()
+    outcome = world.manager.outcome(failed)
+    assert (outcome.active, outcome.result) == ("failed", "exit-code")
+    assert 0 < outcome.ended / 1e6 <= time.monotonic()
+    world.manager.reset(failed)
+    assert world.manager.outcome(failed).active == "inactive"
     for name in (failed, killed):
         world.manager.stop(name)
         eventually(lambda: is_over(world, name))  # noqa: B023
@@ -135,6 +148,8 @@ def test_what_is_not_there_is_fine_but_cannot_be_started(world: World) -> None:
     world.manager.kill(name)
     world.manager.uninstall(name)
     assert world.manager.processes(name) == ()
+    assert world.manager.outcome(name) == UnitOutcome("inactive", "success", 0)
+    world.manager.reset(name)
     assert world.manager.units(world.prefix) == {}
     assert world.manager.runs([UnitState(name, "active", "running")]) == {name: Run()}
     with pytest.raises(Retryable, match="not found"):
@@ -156,7 +171,8 @@ def test_who_started_it_again_is_known(world: World) -> None:
 def test_what_is_about_to_be_done_is_known(world: World) -> None:
     name = world.add("slow", "sh -c 'trap \"\" TERM; while :; do sleep 1; done'", "TimeoutStopSec=60")
     world.manager.start(name)
-    world.wait(name, is_up)
+    pid = world.wait(name, is_up).pid
+    eventually(lambda: ignores(pid, signal.SIGTERM))
     for job in ("restart", "stop"):
         world.systemd.run("--no-block", job, name)
         world.wait(name, lambda unit, run: (unit.active, unit.job) == ("deactivating", job) and run.pid != 0)  # noqa: B023

@@ -15,14 +15,15 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from reconciler.engines.images import full_name
 from reconciler.errors import Retryable
 from reconciler.host.process.logs import tail_journal
-from reconciler.host.systemd.podman import PODMAN, names, output, run
+from reconciler.host.systemd.podman import PODMAN, names, output
 from reconciler.host.systemd.quoting import given_line
+from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import BEHIND
 from reconciler.model import Fetch, ReasonCode, Staging, host_reason
 from reconciler.system.file_stamps import Stamp, stamp_of
@@ -50,8 +51,9 @@ _LONGEST_HOURS = 6
 class Images:
     """`folder` is for what a pull has not unpacked yet."""
 
-    def __init__(self, target: str, folder: Path) -> None:
+    def __init__(self, target: str, folder: Path, systemd: Systemd) -> None:
         self._target = target
+        self._systemd = systemd
         self._folder = folder.absolute()
         self._lock = threading.Lock()
         self._beginning = threading.Lock()
@@ -128,15 +130,15 @@ class Images:
     def _pulling(self, image: str) -> Staging | None:
         """What systemd says of its pull."""
         unit = self._unit(image)
-        state = _show(unit)
-        if state.get("ActiveState") in _RUNNING:
+        state = self._systemd.outcome(unit)
+        if state.active in _RUNNING:
             return Staging(Fetch.RUNNING, done=_size(self._scratch(image)))
-        if state.get("ActiveState") != "failed":
+        if state.active != "failed":
             # Never begun, or done a moment ago.
             return None
-        ended = time.time() - time.monotonic() + int(state.get("InactiveEnterTimestampMonotonic") or 0) / 1e6
+        ended = time.time() - time.monotonic() + state.ended / 1e6
         failures = self._count(image, ended)
-        if state.get("Result") == "timeout":
+        if state.result == "timeout":
             why = f"it was not done after {_LONGEST_HOURS} h, and was ended; see journalctl -u {unit}"
             return Staging(
                 Fetch.FAILED, failures=failures, at=ended, reason=host_reason(ReasonCode.IMAGE_PULL_FAILED, why)
@@ -165,13 +167,13 @@ class Images:
         unit, scratch = self._unit(image), self._scratch(image)
         with self._lock:
             self._stamp, self._asked_at = None, -math.inf
-        if self.find(image) or _show(unit).get("ActiveState") in _RUNNING:
+        if self.find(image) or self._systemd.outcome(unit).active in _RUNNING:
             return
         try:
             scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise Retryable(cannot(error, scratch, "made", "check the disk")) from None
-        run("systemctl", "--quiet", "reset-failed", unit)
+        self._systemd.reset(unit)
         output(*pull_arguments(full_name(image), unit, scratch))
 
     def end_all(self) -> None:
@@ -233,9 +235,3 @@ def _size(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(here, name)).st_size
     return total
-
-
-def _show(unit: str) -> Mapping[str, str]:
-    shown = "--property=ActiveState,Result,InactiveEnterTimestampMonotonic"
-    lines = output("systemctl", "show", shown, unit).splitlines()
-    return {name: value for name, _, value in (line.partition("=") for line in lines)}

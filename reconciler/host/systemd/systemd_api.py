@@ -53,6 +53,15 @@ class Run:
     restarts: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class UnitOutcome:
+    """How a service is, and how it ended when it last did; `ended` is in microseconds since boot."""
+
+    active: str
+    result: str
+    ended: int
+
+
 def run_of(pid: int, started: int, code: int, status: int, restarts: int) -> Run:
     """systemd's description of a main process' end; `code` is that of `waitid`."""
     if not started:
@@ -144,6 +153,13 @@ class Systemd:
                         self._known[_path(unit.name)] = (unit, found[unit.name])
         return found
 
+    def outcome(self, name: str) -> UnitOutcome:
+        """Of a service that need not be there."""
+        path = _path(name)
+        wanted = [("Unit", "ActiveState"), ("Service", "Result"), ("Unit", "InactiveEnterTimestampMonotonic")]
+        active, result, ended = self._ask(lambda bus: bus.properties([(path, *each) for each in wanted]))
+        return UnitOutcome(active or "inactive", result or "success", ended or 0)
+
     def processes(self, name: str) -> tuple[int, ...]:
         """Everything that runs in a unit."""
         try:
@@ -175,6 +191,10 @@ class Systemd:
     def stop(self, name: str) -> None:
         """Begin to stop it; does not wait."""
         self._if_loaded("StopUnit", "ss", name, "replace")
+        self.reset(name)
+
+    def reset(self, name: str) -> None:
+        """Forget that it failed."""
         self._if_loaded("ResetFailedUnit", "s", name)
 
     def kill(self, name: str) -> None:

@@ -14,8 +14,21 @@ from reconciler.host.systemd import images, podman
 from reconciler.host.systemd.images import Images, is_refusal, pull_arguments
 from reconciler.host.systemd.podman import names
 from reconciler.host.systemd.preflight import contained
+from reconciler.host.systemd.systemd_api import Systemd, UnitOutcome
 from reconciler.model import Fetch, Staging
 from tests.support.arguments import written
+
+
+class Ended(Systemd):
+    """systemd, of which one unit ended so."""
+
+    def __init__(self, outcome: UnitOutcome) -> None:
+        super().__init__(())
+        self._outcome = outcome
+
+    def outcome(self, name: str) -> UnitOutcome:
+        return self._outcome
+
 
 ASKED = PreflightQuestion(
     Path("python3"),
@@ -108,15 +121,13 @@ def test_a_pull_from_a_registry_that_fell_silent_ends_and_is_begun_again(
 ) -> None:
     words = pull_arguments("quay.io/a:1", "reconciler-pull-x.service", tmp_path)
     assert "--property=RuntimeMaxSec=6h" in words
-    answers = {"podman": "[]", "systemctl": "ActiveState=failed\nResult=timeout\nInactiveEnterTimestampMonotonic=1"}
-    for name, text in answers.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\ncat <<'end'\n{text}\nend\n")
-        (tmp_path / name).chmod(0o755)
+    (tmp_path / "podman").write_text("#!/bin/sh\necho '[]'\n")
+    (tmp_path / "podman").chmod(0o755)
     monkeypatch.setattr(images, "PODMAN", str(tmp_path / "podman"))
-    monkeypatch.setattr(podman, "SYSTEM_PATH", f"{tmp_path}:/usr/bin:/bin")
     # It says so as it is ended, and that is no answer of the registry.
     monkeypatch.setattr(images, "tail_journal", lambda *_: ("Error: access denied: context canceled",))
-    known = Images("gpu-1", tmp_path / "images").look(["quay.io/a:1"])["quay.io/a:1"]
+    systemd = Ended(UnitOutcome("failed", "timeout", 1))
+    known = Images("gpu-1", tmp_path / "images", systemd).look(["quay.io/a:1"])["quay.io/a:1"]
     assert known is not None
     assert known.reason is not None
     assert (known.fetch, known.failures) == (Fetch.FAILED, 1)
@@ -131,7 +142,7 @@ def test_a_pass_waits_once_for_a_podman_that_hangs(tmp_path: Path, monkeypatch: 
     program.chmod(0o755)
     monkeypatch.setattr(images, "PODMAN", str(program))
     monkeypatch.setattr(podman, "_SECONDS", 2.0)
-    host = Images("gpu-1", tmp_path / "images")
+    host = Images("gpu-1", tmp_path / "images", Systemd(()))
     found = {image: known for image, known in host.look(("a", "b", "c")).items() if isinstance(known, Staging)}
     assert [known.fetch for known in found.values()] == [Fetch.REFUSED] * 3
     assert all(known.reason and "did not end within 2 s" in known.reason.message for known in found.values())
@@ -146,7 +157,7 @@ def test_a_podman_that_answers_nonsense_is_no_end_of_the_pass(
     program.write_text(f"#!/bin/sh\necho '{answer}'\n")
     program.chmod(0o755)
     monkeypatch.setattr(images, "PODMAN", str(program))
-    known = Images("gpu-1", tmp_path / "images").look(["a"])["a"]
+    known = Images("gpu-1", tmp_path / "images", Systemd(())).look(["a"])["a"]
     assert known is not None
     assert known.reason is not None
     assert (known.fetch, known.reason.code) == (Fetch.REFUSED, "PodmanNotFound")
