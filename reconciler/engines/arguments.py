@@ -40,6 +40,7 @@ _NEGATIVE = re.compile(r"-\d+|-\d*\.\d+", re.ASCII)
 _NEVER_JOINED = frozenset({"--config"})
 GRPC_SERVERS = ("vllm.entrypoints.grpc_server", "vllm.entrypoints.launchers.grpc_server")
 """vLLM's gRPC server by its modules, the first of which the oldest version that has it knows as well."""
+_GRPC_SERVERS = frozenset(GRPC_SERVERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,11 @@ def find(args: Sequence[Argument], *flags: str) -> list[tuple[Argument, str | No
     In order: the last one wins.
     """
     return [(args[each.index], each.values[0] if each.values else None) for each in _named(args, *flags)]
+
+
+def has_flag(args: Sequence[Argument], *flags: str) -> bool:
+    """Is one of these flags there? Each is named as vLLM calls it, with `-` and not `_`."""
+    return any(option.name in flags for option in _options(args))
 
 
 def values_of(args: Sequence[Argument], flag: str) -> tuple[str, ...]:
@@ -122,17 +128,17 @@ def drop_flags(args: Sequence[Argument], *flags: str) -> tuple[Argument, ...]:
 
 def ends_tls(args: Sequence[Argument]) -> bool:
     """Does a server with these arguments speak TLS? uvicorn does as soon as it has one of the two files."""
-    return bool(find(args, "--ssl-certfile", "--ssl-keyfile"))
+    return has_flag(args, "--ssl-certfile", "--ssl-keyfile")
 
 
 def speaks_grpc(args: Sequence[Argument]) -> bool:
     """Does a server with this command and arguments speak only gRPC, and no HTTP?"""
-    return bool(find(args, "--grpc")) or any(each.text in GRPC_SERVERS for each in args)
+    return has_flag(args, "--grpc") or not _GRPC_SERVERS.isdisjoint(texts(args))
 
 
 def takes_grpc(args: Sequence[Argument]) -> bool:
     """Does it speak gRPC at all? vLLM's Rust frontend can serve both gRPC and HTTP."""
-    return speaks_grpc(args) or bool(find(args, "--grpc-port"))
+    return has_flag(args, "--grpc", "--grpc-port") or not _GRPC_SERVERS.isdisjoint(texts(args))
 
 
 def is_flag(argument: str) -> bool:

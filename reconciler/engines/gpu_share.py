@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reconciler.engines.arguments import find
+from reconciler.engines.arguments import find, has_flag
 from reconciler.model import NO_ORIGIN, Argument
 
 UTILIZATION = "--gpu-memory-utilization"
@@ -31,7 +31,7 @@ def given_utilization(flags: Sequence[Argument]) -> Utilization | None:
 
 def bound(flags: Sequence[Argument], share_millis: int) -> tuple[Argument, ...]:
     """What to add to the arguments, so that the engine keeps to its share; a fraction that is given stays."""
-    if find(flags, *_FLAGS) or not share_millis:
+    if not share_millis or has_flag(flags, *_FLAGS):
         return ()
     # It follows from an annotation: no line has this argument.
     return (Argument(f"{UTILIZATION}={share_millis / 1000:g}", NO_ORIGIN),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reconciler.engines.arguments import find
+from reconciler.engines.arguments import find, has_flag
 from reconciler.model import Argument
 
 # Each size multiplies; decode context parallel and expert parallel use the GPUs of the others.
@@ -40,7 +40,7 @@ class ParallelSize:
 
 def parallel_size(flags: Sequence[Argument]) -> ParallelSize | None:
     """None if the arguments do not show it."""
-    if find(flags, *_UNSURE):
+    if has_flag(flags, *_UNSURE):
         return None
     gpus = 1
     for names in _SIZES:

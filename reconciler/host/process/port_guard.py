@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
-from reconciler.engines.arguments import find
+from reconciler.engines.arguments import has_flag
 from reconciler.engines.probe import ForeignListener
 from reconciler.host.inventory import ReplicaRecord
 from reconciler.model import ReplicaId
@@ -70,7 +70,7 @@ def listens_on_port(record: ReplicaRecord) -> bool:
 
 def speaks_on_port(record: ReplicaRecord) -> bool:
     """Does it speak gRPC there, wherever it speaks HTTP?"""
-    return bool(find(record.spec.command_line, "--grpc-port"))
+    return has_flag(record.spec.command_line, "--grpc-port")
 
 
 class PortGuard:
