@@ -45,7 +45,7 @@ def status(config: str | None, service: str | None, watch: bool, output: str) ->
     With SERVICE, also its replicas: the GPUs that each holds, and its share of the requests.
     """
     from reconciler.report.convergence import convergence_of, only
-    from reconciler.web.names import resolve_service
+    from reconciler.web.client import resolve_service
 
     client = client_of(config)
     if watch:
@@ -75,8 +75,7 @@ def _status_text(document: Document, *, detail: bool) -> Iterable[Block]:
 
 def _watch(client: DaemonClient, service: str | None, output: str) -> int:
     from reconciler.report.convergence import only
-    from reconciler.web.follow import follow_status
-    from reconciler.web.names import resolve_service
+    from reconciler.web.client import follow_status, resolve_service
 
     first = client.status()
     name = resolve_service(first, service) if service else None
@@ -241,7 +240,7 @@ def restart(config: str | None, service: str, target: str | None, wait: bool, ti
     from reconciler.report.convergence import fault, is_fine
     from reconciler.report.redact import printable
     from reconciler.report.text import Changes
-    from reconciler.web.follow import follow_restart
+    from reconciler.web.client import follow_restart
 
     client, changes = client_of(config), Changes()
     asked = client.restart(service, target)
@@ -278,7 +277,7 @@ def restart(config: str | None, service: str, target: str | None, wait: bool, ti
 def logs(config: str | None, service: str, lines: int, follow: bool) -> int:
     """Print what the replicas of SERVICE wrote."""
     from reconciler.report.redact import printable
-    from reconciler.web.follow import follow_logs
+    from reconciler.web.client import follow_logs
 
     client = client_of(config)
     source = follow_logs(client, service, lines) if follow else iter(client.logs(service, lines))

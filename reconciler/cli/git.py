@@ -108,8 +108,7 @@ def sync(config: str | None, timeout: float, output: str) -> int:
 def _synced(settings: Settings, timeout: float) -> Document:
     from reconciler.report.text import Changes
     from reconciler.system.unix_sockets import answers
-    from reconciler.web.client import DaemonClient
-    from reconciler.web.follow import follow_sync
+    from reconciler.web.client import DaemonClient, follow_sync
 
     changes = Changes()
 
@@ -138,7 +137,7 @@ def diff(config: str | None, service: str | None, target: str | None, revision: 
     from reconciler.loop import preview
     from reconciler.model import Unreachable
     from reconciler.report.diff import SCHEMA, state_diff
-    from reconciler.web.names import resolve_service
+    from reconciler.web.client import resolve_service
 
     log_to_stderr()
     settings = settings_of(config)

@@ -173,7 +173,7 @@ def validate(paths: tuple[Path, ...], target: str | None, config: str | None, ou
 
 def _validate(manifests: Manifests, target: str | None, config: str | None) -> Document:
     if target is None:
-        from reconciler.desired.locating import locator
+        from reconciler.desired.origins import locator
         from reconciler.preview.on_cluster import validate
 
         return validate(manifests, locate=locator(manifests))

@@ -52,7 +52,7 @@ def settings_of(config: str | None) -> Settings:
 
 def act_as_owner(settings: Settings) -> None:
     """As root, write into the folder of another user's daemon as that user."""
-    from reconciler.state.owner import become_owner
+    from reconciler.state.folder import become_owner
 
     if name := become_owner(settings):
         tell(f"acting as {name}, whose state_dir this is")

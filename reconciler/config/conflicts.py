@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING, TypeAlias
 
-from reconciler.config.listen import exclude_each_other, split_listen
+from reconciler.config.values import exclude_each_other, split_listen
 from reconciler.formats.strict_yaml import FieldPath
 
 if TYPE_CHECKING:

@@ -1,16 +1,90 @@
-"""Validation of single config values. Every error says what to write instead."""
+"""What one value of the config may be: addresses, names of revisions, durations. Every refusal says what to write."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from semantic_version import NpmSpec
 
-from reconciler.config.git_names import is_ref_name, parse_range
-from reconciler.config.listen import parse_listen, split_listen
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]|\.\.|@\{|//|/\.|\.lock(?=/|$)|[./]$|^[./]|^$")
+
+
+def is_ref_name(text: str) -> bool:
+    """Would `git check-ref-format refs/heads/TEXT` accept it, and is it no option?"""
+    return not _FORBIDDEN.search(text) and not text.startswith("-")
+
+
+def parse_range(text: str) -> NpmSpec:
+    """A range in npm's syntax (`>=1.2.0 <2.0.0`, `1.x`, `^1.4`, `~1.4.2`, `1.2 - 1.4`, `1.x || 3.x`).
+
+    Commas and blanks after an operator are allowed too, because Flux allows them. As with npm, a pre-release is taken
+    only when the range names one of the same x.y.z. Raises ValueError.
+    """
+    try:
+        if len(text) > 200 or not all(part.strip() for part in text.split("||")):
+            raise ValueError("too long, or nothing between two bars")
+        return NpmSpec(_as_npm(text))
+    except (ValueError, TypeError, AttributeError, KeyError):
+        shown = ascii(text if len(text) <= 80 else text[:79] + "…")
+        raise ValueError(f"{shown} is not a range of versions; write for example '>=1.2.0 <2.0.0' or '1.x'") from None
+
+
+def _as_npm(text: str) -> str:
+    text = re.sub(r"~>", "~", text.replace(",", " "))
+    return re.sub(r"\s+", " ", re.sub(r"([<>=^~])\s+", r"\1", text)).strip()
+
+
+ANY = ("0.0.0.0", "::")  # noqa: S104
+_FORM = re.compile(r"(.*):([0-9]{1,5})", re.ASCII)
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """`127.0.0.1:8080`, `[::]:8080` or `:8080` as (IP address, port). Raises ValueError."""
+    host, port = split_listen(listen)
+    host = {"": "0.0.0.0", "localhost": "127.0.0.1"}.get(host, host)  # noqa: S104
+    try:
+        if port:
+            return str(ipaddress.ip_address(host)), port
+    except ValueError:
+        pass
+    raise ValueError(f'"{listen}" is not an IP address with a port from 1 to 65535; write for example 127.0.0.1:8080')
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Host, which may be a name, and port, which may be 0. Raises ValueError."""
+    match = _FORM.fullmatch(listen)
+    if not match or int(match[2]) > 65535 or re.search(r"\s", match[1]):
+        raise ValueError(f'"{listen}" is not an address with a port; write for example 127.0.0.1:8080')
+    return match[1].removeprefix("[").removesuffix("]"), int(match[2])
+
+
+def exclude_each_other(one: str, other: str) -> bool:
+    """Can only one of the two be listened on? `[::]` takes IPv4 as well."""
+    (first, port), (second, same) = split_listen(one), split_listen(other)
+    hosts = {_plain(first), _plain(second)}
+    if port != same or not port:
+        return False
+    return len(hosts) == 1 or "::" in hosts or (ANY[0] in hosts and not any(":" in host for host in hosts))
+
+
+def reachable(listen: str) -> str:
+    """Host and port to connect to from this machine: `0.0.0.0` and `[::]` are not addresses to connect to."""
+    host, port = split_listen(listen)
+    host = "127.0.0.1" if host in ("", *ANY) else host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _plain(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address({"": ANY[0], "localhost": "127.0.0.1"}.get(host, host)))
+    except ValueError:
+        return host.lower()
+
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _TEN_YEARS = 10 * 365 * 86400.0

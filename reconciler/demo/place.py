@@ -18,8 +18,7 @@ from reconciler.config.settings import Settings
 from reconciler.errors import SettingsError, Terminal
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.state.target_registry import TargetRegistry
-from reconciler.system.files import write_atomically
-from reconciler.system.os_errors import cannot
+from reconciler.system.files import cannot, write_atomically
 
 _TINY_MODEL = Path(__file__).parents[1] / "engines" / "tiny_model.py"
 _WEB_FROM = 9464

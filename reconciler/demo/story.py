@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPConnection
 
-from reconciler.config.listen import reachable
 from reconciler.config.settings import Settings
+from reconciler.config.values import reachable
 from reconciler.demo.daemon import DemoDaemon
 from reconciler.demo.narrator import Narrator
 from reconciler.demo.repository import Repository

@@ -12,16 +12,16 @@ from urllib.parse import unquote
 from reconciler.config.settings import DEFAULT_PATH, EngineSettings, TargetSettings
 from reconciler.desired.downloads import engine_downloads
 from reconciler.desired.gpu_share import exceeded_share
-from reconciler.desired.mounted_files import file_obstacles, missing_source, paths_in_mounted_config
 from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring, missing_secrets
 from reconciler.desired.spec import Surroundings
+from reconciler.desired.volumes import file_obstacles, missing_source, paths_in_mounted_config
+from reconciler.engines.environment import doubtful_image, find_engine
 from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own, paths_in
-from reconciler.engines.images import doubtful_image, find_engine
 from reconciler.engines.launch import API_KEY, UNKNOWN, Revealed, server_flags, unsupported
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode, texts
 from reconciler.model.model_sources import SCHEMES, SOURCE_BY_SCHEME, ModelSource, shown
-from reconciler.secrets.wanted import ALL, secret_ref
+from reconciler.secrets.store import ALL, secret_ref
 
 # What a unit's shell, loader and interpreter come from; and what these look into, where a folder may be mounted.
 _PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/var/run")

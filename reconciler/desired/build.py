@@ -7,8 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from reconciler.config.settings import TargetSettings
-from reconciler.desired.belonging import drop_misplaced
-from reconciler.desired.context import SERVICE, DesiredCache, DesiredContext, context_of
+from reconciler.desired.context import (
+    SERVICE,
+    DesiredCache,
+    DesiredContext,
+    context_of,
+    doubled_hosts,
+    drop_misplaced,
+    faults_without_services,
+    find_host,
+    is_prunable,
+    own_file,
+    skipped_files,
+    unreadable_places,
+)
 from reconciler.desired.deviations import of_document
 from reconciler.desired.limits import (
     MAX_NOTES,
@@ -19,15 +31,6 @@ from reconciler.desired.limits import (
     refusal,
     shortened,
     with_few_findings,
-)
-from reconciler.desired.prune_safety import (
-    doubled_hosts,
-    faults_without_services,
-    find_host,
-    is_prunable,
-    own_file,
-    skipped_files,
-    unreadable_places,
 )
 from reconciler.desired.service import describe, service_id, unusable
 from reconciler.desired.support import TargetKind

@@ -1,22 +1,100 @@
-"""What the services of one tree share: runtimes, ConfigMaps, unreadable documents. Cached while it does not change."""
+"""What the services of one tree share, and what must not be concluded from what cannot be seen. Pure.
+
+A Secret is checked where it is read. A service elsewhere runs, but gets none of them (`keyring`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.config.settings import TargetSettings
 from reconciler.desired.limits import Size
-from reconciler.desired.placement import node_of
-from reconciler.desired.prune_safety import possible_runtimes
-from reconciler.desired.refused import RefusedDocuments, find_refused, key_of
+from reconciler.desired.refused import RefusedDocuments, UnreadableKinds, find_refused, key_of, unreadable_kinds
 from reconciler.desired.secrets import as_kserve_sees
-from reconciler.desired.unreadable import UnreadableKinds, unreadable_kinds
+from reconciler.desired.serving_options import node_of
 from reconciler.kserve.resolve import ClusterObjects
 from reconciler.kserve.scheduling import Node
-from reconciler.manifests import Manifest, Manifests, Templated, find_duplicates
-from reconciler.model import Desired, Reason, Snapshot
+from reconciler.manifests import CLUSTER_SCOPED, IGNORE_FILE, SUFFIXES, Manifest, Manifests, Templated, find_duplicates
+from reconciler.model import Desired, Origin, Reason, ReasonCode, Snapshot
 from reconciler.secrets import SecretStore
+
+HOST_FILE = "host.yaml"
+
+
+def unreadable_places(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:
+    """Files, and folders with a `/` at the end, whose services are kept as they are."""
+    for reason in (each.reason for each in manifests.unreadable if each.may_hide_services):
+        yield reason
+        if reason.origin and not reason.origin.file.endswith(SUFFIXES):
+            # A link or a submodule may stand where a folder was, and an ignore file may close its own.
+            folder = reason.origin.file.removesuffix(f"/{IGNORE_FILE}")
+            yield Reason(reason.code, reason.message, Origin(f"{folder}/", 1))
+    yield from _missing(snapshot, "what came from there is kept")
+
+
+def faults_without_services(manifests: Manifests) -> Iterator[Reason]:
+    """What cannot be read, but clearly is not a service: nothing has to be kept for it."""
+    yield from (each.reason for each in manifests.unreadable if not each.may_hide_services)
+
+
+def skipped_files(manifests: Manifests, snapshot: Snapshot) -> dict[str, Reason]:
+    """Files in git that hold no supported document, and why."""
+    heard = {each.origin.file for each in manifests.documents}
+    heard |= {reason.origin.file for reason in manifests.errors if reason.origin}
+    hollow = {note.origin.file: note for note in reversed(manifests.notes) if note.origin}
+    return {file: note for file, note in hollow.items() if file not in heard} | dict(snapshot.skipped)
+
+
+def possible_runtimes(manifests: Manifests, snapshot: Snapshot) -> Iterator[Reason]:
+    """What may hold a runtime that we cannot see: then another one must not be taken in its place."""
+    for each in manifests.unreadable:
+        if each.kind in ("", "ServingRuntime", "ClusterServingRuntime"):
+            yield each.reason
+    yield from _missing(snapshot, "runtimes may be among what is missing")
+
+
+def _missing(snapshot: Snapshot, so_what: str) -> Iterator[Reason]:
+    for path in snapshot.missing:
+        yield Reason(ReasonCode.PATH_NOT_FOUND, f"{path}/ is missing from git; {so_what}", Origin(f"{path}/", 1))
+
+
+def own_file(target: TargetSettings) -> str:
+    """The file that shows that a target's folder is really there."""
+    return "/".join(filter(None, (target.own_path, HOST_FILE)))
+
+
+def is_prunable(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> bool:
+    """Empty is not missing: only a folder that still shows its own file may delete services by not naming them."""
+    if target.own_path in snapshot.missing:
+        return False
+    return bool(own_hosts(manifests, target))
+
+
+def own_hosts(manifests: Manifests, target: TargetSettings) -> list[Manifest]:
+    """The Host documents in a target's own file: one, where all is well."""
+    return [each for each in manifests.of_kind("Host") if each.origin.file == own_file(target)]
+
+
+def find_host(manifests: Manifests, target: TargetSettings, snapshot: Snapshot) -> Manifest | None:
+    """The one document that describes the whole host; None if it is missing or ambiguous."""
+    if target.own_path in snapshot.missing:
+        return None
+    file = own_file(target)
+    if any(reason.origin and reason.origin.file == file for reason in manifests.errors):
+        return None
+    hosts = own_hosts(manifests, target)
+    return hosts[0] if len(hosts) == 1 else None
+
+
+def doubled_hosts(manifests: Manifests, target: TargetSettings) -> Iterator[Reason]:
+    """Two documents about one host may contradict each other: neither is followed."""
+    hosts = own_hosts(manifests, target)
+    for each in hosts[1:]:
+        text = f"a second Host document; the first is in line {hosts[0].origin.line}; keep one"
+        yield Reason(ReasonCode.DUPLICATE_HOST, text, each.origin)
+
 
 # A host's replicas are like the pods of a Deployment, so KServe's rules for that mode hold.
 HOST_MODE = "Standard"
@@ -110,3 +188,45 @@ def _new_context(
 def _mapping(document: dict[str, Any], key: str) -> dict[str, Any]:
     found = document.get(key)
     return found if isinstance(found, dict) else {}
+
+
+def drop_misplaced(manifests: Manifests, target: TargetSettings) -> tuple[Manifests, tuple[Reason, ...]]:
+    """The Secrets that apply here, and the reasons why others do not."""
+    if not target.secrets.folders:
+        return manifests, ()
+    at_home = {_key(each, target) for each in manifests.of_kind(SERVICE) if not _owners(each, target)}
+    misplaced = {
+        each: owners
+        for each in manifests.documents
+        if (owners := _owners(each, target)) and (each.kind != SERVICE or _key(each, target) in at_home)
+    }
+    kept = tuple(each for each in manifests.documents if each not in misplaced)
+    return replace(manifests, documents=kept), tuple(_reason(*each, target) for each in misplaced.items())
+
+
+def _owners(document: Manifest, target: TargetSettings) -> tuple[str, ...]:
+    """The folders that it should stand in; none where it may stand where it does."""
+    namespace = _namespace(document, target)
+    if document.kind in CLUSTER_SCOPED or document.kind in ("Host", "Secret"):
+        return ()
+    place = target.secrets.folder_of(document.place)
+    if place is not None and namespace in place.namespaces:
+        return ()
+    return tuple(each.path for each in target.secrets.folders if namespace in each.namespaces)
+
+
+def _key(document: Manifest, target: TargetSettings) -> tuple[str, str]:
+    return _namespace(document, target), document.name
+
+
+def _namespace(document: Manifest, target: TargetSettings) -> str:
+    return document.namespace or target.default_namespace
+
+
+def _reason(document: Manifest, owners: Iterable[str], target: TargetSettings) -> Reason:
+    what = f"{document.kind} {document.name} of namespace {_namespace(document, target)}"
+    text = (
+        f"{what} is used only in {', '.join(owners)}, according to targets[].secrets.folders of {target.name}: "
+        "services do not get it; move it, or allow its namespace here"
+    )
+    return Reason(ReasonCode.DOCUMENT_NOT_ALLOWED, text, document.origin)

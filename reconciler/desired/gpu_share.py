@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.desired.origins import Origins
-from reconciler.engines.gpu_share import given_utilization
+from reconciler.engines.arguments import given_utilization
 from reconciler.engines.launch import Revealed, server_flags
 from reconciler.host.capacity import WHOLE, fraction
 from reconciler.model import GPU, GPU_FRACTION, EffectiveSpec, Reason, ReasonCode, Resources

@@ -1,4 +1,4 @@
-"""Documents that a cluster would refuse: they do not exist as new, and the last good ones stay. Pure.
+"""Documents that services cannot use: refused as a cluster would, or unreadable. The last good ones stay. Pure.
 
 Git does not tell what the last good one said. So a service that such a document decides about cannot be used: what
 runs of it is kept, and nothing is concluded from the document being as good as absent.
@@ -6,18 +6,18 @@ runs of it is kept, and nothing is concluded from the document being as good as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from reconciler.desired.mounts import CA_BUNDLE_COPY, KSERVE_NAMESPACE
+from reconciler.desired.volumes import CA_BUNDLE_COPY, KSERVE_NAMESPACE
 from reconciler.kserve import api_server
 from reconciler.kserve.cluster_objects import ClusterObjects
 from reconciler.kserve.names import HARDWARE_PROFILE, HARDWARE_PROFILE_NAMESPACE
 from reconciler.kserve.resolve import Resolved
 from reconciler.kserve.storage import StorageContainer, StorageError
-from reconciler.manifests import CLUSTER_SCOPED, SETTINGS, FieldPath, Manifest, duplicate_of
+from reconciler.manifests import CLUSTER_SCOPED, SETTINGS, FieldPath, Manifest, Unreadable, duplicate_of
 from reconciler.model import Reason, ReasonCode, ServiceId
 from reconciler.model.model_sources import is_fetched
 
@@ -231,3 +231,59 @@ def _supports(container: StorageContainer, uri: str) -> bool:
         return container.supports(uri)
     except StorageError:
         return True
+
+
+# The last one: unknown.
+_KINDS = ("ConfigMap", "Secret", "ServiceAccount", "ClusterStorageContainer", "HardwareProfile", "")
+_SETTINGS = "settings"
+
+UnreadableKinds = Mapping[str, Reason]
+
+
+def unreadable_kinds(unreadable: Iterable[Unreadable]) -> UnreadableKinds:
+    """The first document of each kind that a service may need except runtimes, and the one of KServe's settings."""
+    found: dict[str, Reason] = {}
+    for each in unreadable:
+        if each.kind in _KINDS:
+            found.setdefault(each.kind, each.reason)
+        if each.names_settings:
+            found.setdefault(_SETTINGS, each.reason)
+    return found
+
+
+def unreadable_for(
+    service: ServiceId,
+    resolved: Resolved,
+    unreadable: UnreadableKinds,
+    cluster: ClusterObjects,
+    config_maps: Container[tuple[str, str]],
+) -> Iterator[Reason]:
+    """Why a service cannot be used: what it needs is not in the tree, and may be in what cannot be read."""
+    if not unreadable:
+        return
+    for what, is_named in dict(_needed(service, resolved, cluster, config_maps)).items():
+        found = unreadable.get(what) or (unreadable.get("") if is_named else None)
+        if found:
+            yield _reason(service, what, found)
+
+
+def _needed(
+    service: ServiceId, resolved: Resolved, cluster: ClusterObjects, config_maps: Container[tuple[str, str]]
+) -> Iterator[tuple[str, bool]]:
+    """What may be in what cannot be read, and whether the service names it: then it may also be of no known kind."""
+    yield _SETTINGS, False
+    if any((service.namespace, name) not in config_maps for name in config_maps_of(resolved.pod)):
+        yield "ConfigMap", True
+    if (profile := profile_of(service, resolved)) and profile not in cluster.profiles:
+        yield "HardwareProfile", True
+    if any(is_fetched(each.uri) for each in resolved.storage):
+        yield "ClusterStorageContainer", False
+        account = str(resolved.pod.get("serviceAccountName") or "default")
+        if (service.namespace, account) not in cluster.accounts:
+            yield "ServiceAccount", account != "default"
+
+
+def _reason(service: ServiceId, kind: str, found: Reason) -> Reason:
+    what = f"ConfigMap {SETTINGS}" if kind == _SETTINGS else f"a {kind} that {service} needs"
+    text = f"{found.message}; this may be {what}, so what runs is kept until it is readable"
+    return Reason(ReasonCode.DEPENDENCY_UNREADABLE, text, found.origin)

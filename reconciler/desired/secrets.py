@@ -14,8 +14,7 @@ from reconciler.manifests import Manifest
 from reconciler.model import EffectiveSpec, EnvVar, Mount, Origin, Reason, ReasonCode, SecretMount
 from reconciler.model.model_sources import shown
 from reconciler.secrets import NO_SECRETS, SecretStore
-from reconciler.secrets.connections import as_text
-from reconciler.secrets.wanted import ALL, SecretRef, is_there, secret_part, secret_ref
+from reconciler.secrets.store import ALL, SecretRef, as_text, is_there, secret_part, secret_ref
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,27 +8,26 @@ from typing import Any
 
 from reconciler.config.settings import TargetSettings
 from reconciler.desired.blockers import find_obstacles
-from reconciler.desired.canary import with_canary
 from reconciler.desired.context import DesiredContext
-from reconciler.desired.deviations import ALL_FACTS, deviations, entries_ignored
+from reconciler.desired.deviations import ALL_FACTS, Case, depends_on_gpus, deviations, entries_ignored, known_facts
 from reconciler.desired.downloads import unused_tokens
 from reconciler.desired.grpc import unlike_its_port
-from reconciler.desired.limits import too_large
+from reconciler.desired.limits import idle_gpus, ignored_resources, too_large
 from reconciler.desired.metrics import metrics_path
-from reconciler.desired.mounts import build_mounts, ignored_sources, ignored_volumes
-from reconciler.desired.never_fits import idle_gpus, ignored_resources
 from reconciler.desired.open_paths import developer_mode, read_open_paths
 from reconciler.desired.origins import CONTAINER, Origins
-from reconciler.desired.placement import find_misfits, ignored_rules
-from reconciler.desired.refused import refused_for
+from reconciler.desired.refused import refused_for, unreadable_for
 from reconciler.desired.secrets import Keyring, absent_connection, doubtful_connection, keyring, missing_secret
 from reconciler.desired.serving_options import (
+    find_misfits,
+    ignored_rules,
     is_on_dashboard,
     is_stopped,
     read_display_name,
     read_serving_options,
     wants_auth,
     wants_passthrough,
+    with_canary,
 )
 from reconciler.desired.spec import (
     Surroundings,
@@ -38,14 +37,11 @@ from reconciler.desired.spec import (
     names_of,
 )
 from reconciler.desired.support import ELSEWHERE, Effect, Fact, TargetKind
-from reconciler.desired.support_conditions import Case, depends_on_gpus, known_facts
-from reconciler.desired.unreadable import unreadable_for
 from reconciler.desired.variables import ignored_variables
-from reconciler.desired.volumes import build_file_mounts
-from reconciler.engines.arguments import speaks_grpc, takes_grpc
+from reconciler.desired.volumes import build_file_mounts, build_mounts, ignored_sources, ignored_volumes
+from reconciler.engines.arguments import model_names, speaks_grpc, takes_grpc
 from reconciler.engines.digest import digest
-from reconciler.engines.images import doubtful_image, find_engine
-from reconciler.engines.model_names import model_names
+from reconciler.engines.environment import doubtful_image, find_engine
 from reconciler.engines.service_port import doubtful_port
 from reconciler.kserve.names import TRANSFORMER_CONTAINER
 from reconciler.kserve.resolve import Issue, Resolved, resolve

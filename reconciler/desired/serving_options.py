@@ -1,16 +1,23 @@
-"""The serving options of a service's document, except its container: replicas, rollout, timeouts. Pure."""
+"""What a service's document says about running it: replicas, rollout, timeouts, canary, placement. Pure."""
 
 from __future__ import annotations
 
+import platform
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from reconciler.config.settings import TargetSettings
+from reconciler.desired.origins import Origins
 from reconciler.desired.spec import UnusableField
+from reconciler.formats.strict_yaml import find, line_at
 from reconciler.kserve import names
+from reconciler.kserve.issues import Issue
+from reconciler.kserve.resolve import Resolved
+from reconciler.kserve.scheduling import Malformed, Node, Taint, misfits, without_effect
 from reconciler.manifests import FieldPath, Manifest
-from reconciler.model import Reason, ReasonCode, Strategy
+from reconciler.model import Canary, Desired, Reason, ReasonCode, Strategy
 
 _PREDICTOR: FieldPath = ("spec", "predictor")
 _STOP = "serving.kserve.io/stop"
@@ -163,3 +170,96 @@ def _unusable(service: Manifest, path: FieldPath, what: str) -> UnusableField:
 def _mapping(data: Any, key: str) -> Mapping[str, Any]:
     value = data.get(key) if isinstance(data, dict) else None
     return value if isinstance(value, dict) else {}
+
+
+_PATH = ("spec", "canary", 0)
+
+
+def with_canary(service: Manifest, stable: Desired, describe: Callable[[Manifest], Desired]) -> Desired:
+    """The service with its second version. What is wrong with that one is wrong with the service: nothing changes."""
+    entry = _entry(service)
+    if entry is None or stable.spec is None or stable.not_here:
+        return stable
+    other = describe(_alone(service, entry))
+    told = set(stable.warnings)
+    warnings = (*stable.warnings, *(each for each in other.warnings if each not in told))
+    if other.spec is None:
+        return replace(stable, spec=None, digest="", problems=other.problems, warnings=warnings)
+    if other.digest == stable.digest:
+        text = "the canary is the same as the predictor; no canary replica runs"
+        return replace(
+            stable, warnings=(*warnings, Reason(ReasonCode.CANARY_UNCHANGED, text, service.origin_of(_PATH)))
+        )
+    if not other.replicas:
+        return replace(stable, warnings=warnings)
+    percent = int(entry.get("trafficPercent") or 0)
+    canary = Canary(
+        other.spec,
+        other.digest,
+        percent,
+        other.replicas,
+        other.blocked,
+        other.variable_origins,
+        other.resources_origin,
+        other.mount_origins,
+    )
+    return replace(stable, canary=canary, warnings=warnings)
+
+
+def _entry(service: Manifest) -> dict[str, Any] | None:
+    """The first entry; more than one is refused elsewhere."""
+    spec = service.data.get("spec")
+    entries = spec.get("canary") if isinstance(spec, dict) else None
+    first = entries[0] if isinstance(entries, list) and entries else None
+    return first if isinstance(first, dict) and isinstance(first.get("predictor"), dict) else None
+
+
+def _alone(service: Manifest, entry: dict[str, Any]) -> Manifest:
+    """A document in which the canary's predictor is the only one; every field keeps its line."""
+    data = {**service.data, "spec": {"predictor": entry["predictor"]}}
+    lines = service.lines
+    if isinstance(lines, tuple):
+        inside = find(service.data, lines, (*_PATH, "predictor"))[1]
+        spec = (line_at(inside), (inside,))
+        children = tuple(spec if key == "spec" else child for key, child in zip(service.data, lines[1], strict=True))
+        lines = (lines[0], children)
+    return replace(service, data=data, lines=lines, warnings=())
+
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def node_of(target: TargetSettings) -> Node:
+    """The host as a scheduler would know it: what the config says, over the labels that every node has.
+
+    Nothing here is measured. A label that came and went with a driver would stop what serves.
+    """
+    machine = platform.machine()
+    defaults = {
+        "kubernetes.io/hostname": target.name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": _ARCHITECTURES.get(machine, machine),
+    }
+    if target.gpus:
+        defaults["nvidia.com/gpu.present"] = "true"
+    taints = tuple(Taint(each.key, each.effect, each.value) for each in target.taints)
+    return Node(target.name, defaults | target.labels, taints)
+
+
+def find_misfits(resolved: Resolved, node: Node, origins: Origins) -> tuple[Reason, ...]:
+    """Why the service is not for this host; None when it is. Raises Unusable for a rule that no host can satisfy."""
+    try:
+        found = list(misfits(resolved.pod, node))
+    except Malformed as problem:
+        raise UnusableField(_reason(problem.issue, origins)) from None
+    return tuple(_reason(each, origins) for each in found)
+
+
+def ignored_rules(resolved: Resolved, origins: Origins) -> Iterator[Reason]:
+    """Rules that choose among several nodes."""
+    for each in without_effect(resolved.pod):
+        yield _reason(each, origins)
+
+
+def _reason(issue: Issue, origins: Origins) -> Reason:
+    return Reason(issue.reason, issue.message, origins.of_pod_field(issue.path))

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from reconciler.desired.origins import Origins
 from reconciler.desired.secrets import Keyring
-from reconciler.engines.images import find_engine
-from reconciler.engines.interpreter import loads_code
+from reconciler.engines.environment import find_engine, loads_code
 from reconciler.model import EffectiveSpec, Reason, ReasonCode
 from reconciler.model.model_sources import shown
-from reconciler.secrets.wanted import ALL, secret_ref
+from reconciler.secrets.store import ALL, secret_ref
 
 _WHY = "it can load code other than vLLM into every process of the engine"
 _CODE = "it can load other code"

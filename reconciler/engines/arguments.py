@@ -1,4 +1,4 @@
-"""vLLM's command line: one normal form, and finding and removing single flags, each with its line. Pure.
+"""vLLM's command line: one normal form, single flags, and what they make of GPUs and names of models. Pure.
 
 The normal form never equates two valid command lines that vLLM would read differently; where the text alone cannot
 tell, two equal ones may keep different forms, and the engine's own parser (preflight) decides. That is why
@@ -8,13 +8,15 @@ numbers are rewritten (`--served-model-name 1.10` is a name).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from reconciler.model import Argument, texts
+from reconciler.formats import json_values
+from reconciler.model import NO_ORIGIN, Argument, EffectiveSpec, texts
 
 # Flags of vLLM 0.32 whose value is a number with a fraction.
 _FRACTIONS = frozenset(
@@ -213,3 +215,182 @@ def _canonical_json(value: str) -> str:
         return json.dumps(json.loads(value), sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):
         return value
+
+
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+# All in all; no process takes so much, so that what is longer is refused anyway.
+LONGEST_EXPANSION = 8 << 20
+
+
+def expand(text: str, env: Mapping[str, str], room: int = LONGEST_EXPANSION) -> str:
+    """`$(NAME)` becomes the variable, `$$` a dollar, an unknown name stays: as the kubelet does it.
+
+    Ends once it has more than `room` letters: variables that name variables may grow without end.
+    """
+    if room <= 0:
+        return text
+    closed, rest = _parted(text)
+    parts, at, length = list[str](), 0, 0
+    for match in _REFERENCE.finditer(closed):
+        value = "$" if match[1] is None else env.get(match[1], match[0])
+        parts += closed[at : match.start()], value
+        at, length = match.end(), length + len(parts[-1]) + len(parts[-2])
+        if length > room:
+            return "".join(parts)
+    return "".join((*parts, closed[at:], rest.replace("$$", "$")))
+
+
+def expand_all(arguments: Iterable[Argument], env: Mapping[str, str]) -> tuple[Argument, ...]:
+    room, found = LONGEST_EXPANSION, []
+    for each in arguments:
+        found.append(each.rewritten(expand(each.text, env, room)))
+        room -= len(found[-1].text)
+    return tuple(found)
+
+
+def names_in(text: str) -> frozenset[str]:
+    """The variables that a text refers to by `$(NAME)`."""
+    return frozenset(match[1] for match in _REFERENCE.finditer(_parted(text)[0]) if match[1])
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """Where a `$(` may still be closed, and where not: there each one would be looked at up to the end, for hours."""
+    closed, bracket, rest = text.rpartition(")")
+    return closed + bracket, rest
+
+
+# Each size multiplies; decode context parallel and expert parallel use the GPUs of the others.
+_SIZES = (
+    ("--tensor-parallel-size", "-tp"),
+    ("--pipeline-parallel-size", "-pp"),
+    ("--prefill-context-parallel-size", "-pcp"),
+    ("--data-parallel-size", "-dp"),
+)
+# With any of these the arguments do not show how many GPUs this one process takes.
+_UNSURE = (
+    "--config",
+    "--data-parallel-size-local",
+    "-dpl",
+    "--data-parallel-rank",
+    "-dpn",
+    "--data-parallel-start-rank",
+    "-dpr",
+    "--nnodes",
+    "-n",
+    "--headless",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelSize:
+    """The product of the sizes, and the last argument that gives one; None: none does."""
+
+    gpus: int
+    argument: Argument | None = None
+
+
+def parallel_size(flags: Sequence[Argument]) -> ParallelSize | None:
+    """None if the arguments do not show it."""
+    if has_flag(flags, *_UNSURE):
+        return None
+    gpus = 1
+    for names in _SIZES:
+        for _, text in find(flags, *names)[-1:]:
+            if text is None or not (text.isascii() and text.isdecimal()) or not 0 < len(text) < 6 or not int(text):
+                return None
+            gpus *= int(text)
+    given = find(flags, *(name for names in _SIZES for name in names))
+    return ParallelSize(gpus, given[-1][0] if given else None)
+
+
+UTILIZATION = "--gpu-memory-utilization"
+_FLAGS = (UTILIZATION, "--device-memory-utilization")
+
+
+@dataclass(frozen=True, slots=True)
+class Utilization:
+    """The fraction of each GPU's memory that the arguments allow, and which of them does."""
+
+    value: float
+    argument: Argument
+
+
+def given_utilization(flags: Sequence[Argument]) -> Utilization | None:
+    """The fraction in the arguments; None if there is none, or the engine will refuse it."""
+    for argument, text in find(flags, *_FLAGS)[-1:]:
+        with contextlib.suppress(ValueError):
+            return Utilization(float(text), argument) if text is not None else None
+    return None
+
+
+def bound(flags: Sequence[Argument], share_millis: int) -> tuple[Argument, ...]:
+    """What to add to the arguments, so that the engine keeps to its share; a fraction that is given stays."""
+    if not share_millis or has_flag(flags, *_FLAGS):
+        return ()
+    # It follows from an annotation: no line has this argument.
+    return (Argument(f"{UTILIZATION}={share_millis / 1000:g}", NO_ORIGIN),)
+
+
+# Each one is a route of the proxy.
+MOST_NAMES = 256
+_LONGEST = 256
+_MODALITIES = "--default-mm-loras"
+
+
+def model_names(spec: EffectiveSpec) -> tuple[str, ...]:
+    """The names that git gives a model and its adapters; of a model without one its id, where that is no path."""
+    env, room = dict[str, str](), LONGEST_EXPANSION
+    for variable in spec.env:
+        if not variable.source:
+            env[variable.name] = expand(variable.value, env, room)
+            room -= len(env[variable.name])
+    return _names(expand_all(spec.command_line, env))
+
+
+def _names(arguments: Sequence[Argument]) -> tuple[str, ...]:
+    own = values_of(arguments, "--served-model-name") or tuple(filter(_is_id, [model_of(arguments)]))
+    return tuple(dict.fromkeys(filter(_is_routable, (*own, *adapter_names(arguments)))))[:MOST_NAMES]
+
+
+def _is_routable(name: str) -> bool:
+    """Can the proxy hold it, so that one service's names never break the table of all? An unknown variable is none."""
+    return 0 < len(name) <= _LONGEST and name.isprintable() and "$(" not in name
+
+
+def adapter_names(arguments: Sequence[Argument]) -> tuple[str, ...]:
+    """The names of its LoRA adapters, which no served name of the model may be."""
+    return tuple(dict.fromkeys((*_named_adapters(arguments), *_adapters_of_modalities(arguments))))
+
+
+def _named_adapters(arguments: Sequence[Argument]) -> Iterator[str]:
+    """As vLLM reads them: `NAME=PATH`, or JSON."""
+    for value in values_of(arguments, "--lora-modules"):
+        if "=" in value and "," not in value:
+            yield value.partition("=")[0]
+            continue
+        found = _read(value)
+        for each in found if isinstance(found, list) else [found]:
+            name = each.get("name") if isinstance(each, dict) else None
+            if isinstance(name, str):
+                yield name
+
+
+def _adapters_of_modalities(arguments: Sequence[Argument]) -> Iterator[str]:
+    """Each is called by its modality: `{"audio": PATH}`, or `--default-mm-loras.audio PATH`."""
+    for value in values_of(arguments, _MODALITIES)[:1]:
+        found = _read(value)
+        yield from found if isinstance(found, dict) else ()
+    for flag, _ in options(arguments):
+        if flag and flag.startswith(f"{_MODALITIES}."):
+            yield flag.removeprefix(f"{_MODALITIES}.")
+
+
+def _is_id(model: str) -> bool:
+    return bool(model) and not model.startswith(("/", ".", "~")) and "://" not in model
+
+
+def _read(text: str) -> object:
+    try:
+        return json_values.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -11,10 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from reconciler.engines.fit_arguments import GIB, MemoryArguments
-from reconciler.engines.fit_files import Weights
-from reconciler.engines.fit_log import MeasuredMemory
-from reconciler.engines.fit_model import ModelShape
+from reconciler.engines.fit_files import MeasuredMemory, Weights
+from reconciler.engines.fit_model import GIB, MemoryArguments, ModelShape
 from reconciler.model import GPU, Fit, Gpu, Resources
 
 OVERHEAD = 2 * GIB

@@ -16,21 +16,23 @@ from pathlib import Path, PurePosixPath
 from reconciler.config.settings import EngineSettings
 from reconciler.engines.arguments import (
     GRPC_SERVERS,
+    LONGEST_EXPANSION,
+    adapter_names,
+    bound,
     drop_flags,
+    expand,
+    expand_all,
     find,
     flag_value,
     is_flag,
+    names_in,
     speaks_grpc,
     takes_grpc,
     values_of,
     values_with_arguments,
 )
-from reconciler.engines.environment import Folders, environment, replace_paths
-from reconciler.engines.expansion import LONGEST_EXPANSION, expand, expand_all, names_in
+from reconciler.engines.environment import Folders, environment, refused_option, replace_paths
 from reconciler.engines.file_arguments import CONFIG, is_below
-from reconciler.engines.gpu_share import bound
-from reconciler.engines.interpreter import refused_option
-from reconciler.engines.model_names import adapter_names
 from reconciler.model import (
     NO_ORIGIN,
     Argument,

@@ -24,9 +24,9 @@ from typing import Any
 import structlog
 
 from reconciler.engines.environment import replace_paths
-from reconciler.engines.lacks import Lacks, is_file_of_lacks
 from reconciler.engines.last_words import cut, fatal_reason
 from reconciler.engines.launch import ADDED, DISPENSABLE, OLDEST_VLLM, PreflightQuestion
+from reconciler.engines.limits import Lacks, is_file_of_lacks
 from reconciler.errors import Retryable
 from reconciler.fault_isolation import unexpected
 from reconciler.model import NO_ORIGIN, Argument, NoOrigin, Origin, Preflight, Reason, ReasonCode, texts

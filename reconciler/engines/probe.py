@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 
 from reconciler.model import Address
-from reconciler.system.os_errors import is_out_of_resources
+from reconciler.system.files import is_out_of_resources
 
 # Metrics of a replica with many engines are large; what else it says is not.
 _MOST_BYTES, _MOST_BYTES_OF_METRICS = 1 << 20, 8 << 20

@@ -23,9 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.errors import Retryable, Terminal
 from reconciler.model import Address, EffectiveSpec, Lease, Origin, Owned, ReplicaId, ServiceId, Translation
-from reconciler.system.file_stamps import Stamp, stamp_from
-from reconciler.system.files import make_folder, sync_folder, write_atomically
-from reconciler.system.os_errors import cannot
+from reconciler.system.files import Stamp, cannot, make_folder, stamp_from, sync_folder, write_atomically
 from reconciler.system.procfs import Identity, SharedMemory
 
 SCHEMA = 1

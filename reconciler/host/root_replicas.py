@@ -15,7 +15,7 @@ from reconciler.config.settings import Settings, TargetSettings
 from reconciler.errors import SettingsError
 from reconciler.host.staging.weights import is_replaceable
 from reconciler.source.address import git_folder, parse_address, shown_address
-from reconciler.state.owner import other_owner
+from reconciler.state.folder import other_owner
 
 _PARTS_OF_GIT = ("", "objects", "refs", "refs/heads")
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import assert_never
 
 from reconciler.config import settings as config
-from reconciler.engines.images import find_engine
-from reconciler.engines.lacks import Lacks
+from reconciler.engines.environment import find_engine
+from reconciler.engines.limits import Lacks
 from reconciler.engines.preflight import PreflightRunner
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.fault_isolation import Faults
 from reconciler.host.backends import PROXY, make_backend
-from reconciler.host.checks.fits import Fits
-from reconciler.host.checks.host_capacity import NOTHING, Machine, Reserved
+from reconciler.host.checks.fits import NOTHING, Fits, Machine, Reserved
 from reconciler.host.checks.preflights import Preflights, running_digests
 from reconciler.host.checks.start_checks import StartChecks, record_of
 from reconciler.host.clock import Clock

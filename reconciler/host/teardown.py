@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from reconciler.config.listen import parse_listen
 from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.values import parse_listen
 from reconciler.errors import ReconcileError
 from reconciler.host.backends import PROXY, Backend, make_backend
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
 from reconciler.host.routing.envoy import EnvoyProxy
-from reconciler.host.routing.ports import is_free
+from reconciler.host.routing.process import is_free
 from reconciler.host.staging.stager import Stager
 from reconciler.host.supervisor import Supervisor
 from reconciler.model import Fetch

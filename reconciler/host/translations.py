@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.config import settings as config
-from reconciler.engines.images import find_engine
+from reconciler.engines.environment import find_engine
 from reconciler.engines.preflight import engine_version
 from reconciler.errors import ReconcileError
 from reconciler.fault_isolation import Faults

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import assert_never
 
 from reconciler.config import settings as config
-from reconciler.engines.environment import Folders
-from reconciler.engines.images import find_engine
-from reconciler.engines.lacks import Lacks
+from reconciler.engines.environment import Folders, find_engine
 from reconciler.engines.launch import Launch, PreflightQuestion, Revealed, api_key, launch, question, without
+from reconciler.engines.limits import Lacks
 from reconciler.engines.preflight import engine_parts
 from reconciler.errors import Retryable, Terminal, Unstartable
 from reconciler.host.inventory import ReplicaRecord
@@ -27,7 +26,7 @@ from reconciler.host.translations import Setup
 from reconciler.model import EffectiveSpec, ReplicaId, ServiceId, Start
 from reconciler.model.model_sources import is_fetched
 from reconciler.secrets import SecretStore
-from reconciler.secrets.wanted import find_files, find_parts, find_variables, secret_ref
+from reconciler.secrets.store import find_files, find_parts, find_variables, secret_ref
 from reconciler.system import procfs
 from reconciler.system.readability import Reader
 

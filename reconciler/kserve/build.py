@@ -8,24 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.kserve import gojson, names, predictor
 from reconciler.kserve.agent import inject_agent, request_annotations
+from reconciler.kserve.api_server import later
 from reconciler.kserve.components import component_problems
 from reconciler.kserve.credentials import SCHEME_PLACEHOLDER
-from reconciler.kserve.image import choose_image
-from reconciler.kserve.injection import ResolvedModelSource, Setting, inject_source, inject_sources
+from reconciler.kserve.deployment_modes import MultiNodeError, add_head, make_revision
+from reconciler.kserve.injection import ResolvedModelSource, Setting, finish_pod, inject_source, inject_sources
 from reconciler.kserve.issues import Issue, SpecError, invalid_predictor, pod_path_of
-from reconciler.kserve.knative import make_revision
-from reconciler.kserve.later import later
 from reconciler.kserve.merge import MergeError, merge_containers, merge_pod_specs
-from reconciler.kserve.multinode import MultiNodeError, add_head
-from reconciler.kserve.oci import inject_image
 from reconciler.kserve.placeholders import replace_placeholders
 from reconciler.kserve.pod import Container, Pod, add_default_fields, set_env
-from reconciler.kserve.pod_enums import strategy_problems, word_problems
-from reconciler.kserve.pod_validation import deployment_problems, service_problems
-from reconciler.kserve.podwebhook import finish_pod
-from reconciler.kserve.runtime_defaults import with_server_defaults
-from reconciler.kserve.selection import Runtime
-from reconciler.kserve.storage import LATER_PREFIXES, StorageError, check_uri
+from reconciler.kserve.pod_validation import deployment_problems, service_problems, strategy_problems, word_problems
+from reconciler.kserve.predictor import choose_image
+from reconciler.kserve.runtime_selection import Runtime, with_server_defaults
+from reconciler.kserve.storage import LATER_PREFIXES, StorageError, check_uri, inject_image
 from reconciler.kserve.template_syntax import TemplateError
 from reconciler.kserve.url import UrlError, host_name
 from reconciler.model import ReasonCode

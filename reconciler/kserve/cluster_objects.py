@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.kserve import api_server, config, runtime_validation
+from reconciler.kserve.api_server import later_fields
 from reconciler.kserve.config import Config
 from reconciler.kserve.credentials import Secret, ServiceAccount, Vault, decode_secret
 from reconciler.kserve.injection import Setting
-from reconciler.kserve.later import later_fields
 from reconciler.kserve.localmodel import LocalModel
 from reconciler.kserve.openshift_ai import ACCOUNT_SUFFIX, connection_type, with_data_connections
-from reconciler.kserve.selection import Runtime, Runtimes
+from reconciler.kserve.runtime_selection import Runtime, Runtimes
 from reconciler.kserve.storage import DEFAULT_CONTAINER, StorageContainer
 
 Document = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""What an API server refuses about the Deployment, Service or pod that KServe makes, with its messages.
+"""What an API server refuses about the Deployment, Service or pod that KServe makes, in its own messages. Pure.
 
 Only rules that a merge of runtime and service can break are here; everything else the schema has checked before.
 """
@@ -11,8 +11,141 @@ from typing import Any
 
 from reconciler.kserve.pod import Pod
 from reconciler.kserve.quantity import amount, is_whole
+from reconciler.kserve.schema import Flaw, Path
+
+_NAME = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]", re.ASCII)
+_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+_ANNOTATION_BYTES = 256 * 1024
+_VALUE_RULE = (
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
+    "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+)
+_KEY_RULE = (
+    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric "
+    "character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is "
+    "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+)
+
+
+def metadata_flaws(document: Mapping[str, Any]) -> Iterator[Flaw]:
+    """Flaws of `metadata.labels` and `metadata.annotations`."""
+    metadata = document.get("metadata") or {}
+    yield from label_flaws(metadata.get("labels") or {}, ("metadata", "labels"))
+    annotations = metadata.get("annotations") or {}
+    for key in annotations:
+        if problem := _key_problem(key.lower()):
+            yield _flaw(("metadata", "annotations"), key, problem)
+    if sum(len(key) + len(value) for key, value in annotations.items()) > _ANNOTATION_BYTES:
+        text = f"metadata.annotations: Too long: may not be more than {_ANNOTATION_BYTES} bytes"
+        yield Flaw(("metadata", "annotations"), text)
+
+
+def label_flaws(labels: Mapping[str, str], at: Path) -> Iterator[Flaw]:
+    """Flaws of a map of labels, also those of a node selector."""
+    for key, value in labels.items():
+        if problem := _key_problem(key):
+            yield _flaw(at, key, problem)
+        if len(value) > 63:
+            yield _flaw(at, value, "must be no more than 63 bytes", key)
+        elif value and not _NAME.fullmatch(value):
+            yield _flaw(at, value, _VALUE_RULE, key)
+
+
+def _flaw(at: Path, shown: str, problem: str, key: str = "") -> Flaw:
+    return Flaw((*at, key or shown), f'{".".join(at)}: Invalid value: "{shown}": {problem}')
+
+
+def _key_problem(key: str) -> str:
+    prefix, slash, name = key.rpartition("/")
+    if slash and (not _PREFIX.fullmatch(prefix) or len(prefix) > 253):
+        return (
+            "prefix part a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.'"
+        )
+    if not name:
+        return "name part must be non-empty"
+    if len(name) > 63:
+        return "name part must be no more than 63 bytes"
+    return "" if _NAME.fullmatch(name) else _KEY_RULE
+
 
 Document = Mapping[str, Any]
+_POD_WORDS = {
+    "restartPolicy": ("Always",),
+    "dnsPolicy": ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"),
+    "preemptionPolicy": ("PreemptLowerPriority", "Never"),
+}
+_CONTAINER_WORDS = {
+    "imagePullPolicy": ("Always", "IfNotPresent", "Never"),
+    "terminationMessagePolicy": ("File", "FallbackToLogsOnError"),
+}
+_PROTOCOLS = ("SCTP", "TCP", "UDP")
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+
+def word_problems(pod: Pod) -> Iterator[str]:
+    """Problems of a pod template, each beginning with its path."""
+    at = "spec.template.spec"
+    yield from _words(pod.fields, _POD_WORDS, at)
+    for kind, containers in (("containers", pod.containers), ("initContainers", pod.init_containers)):
+        for index, container in enumerate(containers):
+            here = f"{at}.{kind}[{index}]"
+            yield from _words(container, _CONTAINER_WORDS, here)
+            for number, port in enumerate(container.get("ports") or ()):
+                yield from _words(port, {"protocol": _PROTOCOLS}, f"{here}.ports[{number}]")
+    for index, item in enumerate(pod.fields.get("tolerations") or ()):
+        yield from _toleration_problems(item, f"{at}.tolerations[{index}]")
+    if pod.fields.get("terminationGracePeriodSeconds", 0) < 0:
+        yield f"{at}.terminationGracePeriodSeconds: Invalid value: must be greater than or equal to 0"
+    for flaw in label_flaws(pod.fields.get("nodeSelector") or {}, ("spec", "template", "spec", "nodeSelector")):
+        yield flaw.message
+    for flaw in label_flaws(pod.labels, ("spec", "template", "labels")):
+        yield flaw.message
+
+
+def _words(holder: Document, allowed: Mapping[str, Sequence[str]], at: str) -> Iterator[str]:
+    for key, words in allowed.items():
+        if key in holder and holder[key] not in words:
+            known = ", ".join(f'"{word}"' for word in sorted(words))
+            yield f'{at}.{key}: Unsupported value: "{holder[key]}": supported values: {known}'
+
+
+def _toleration_problems(item: Document, at: str) -> Iterator[str]:
+    key, operator, value = item.get("key", ""), item.get("operator", "Equal"), item.get("value", "")
+    if not key and operator != "Exists":
+        text = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
+        yield f'{at}.operator: Invalid value: "{item.get("operator", "")}": {text}'
+    if operator == "Exists" and value:
+        yield f"{at}.operator: Invalid value: \"{value}\": value must be empty when `operator` is 'Exists'"
+    if operator not in ("Equal", "Exists", "Lt", "Gt"):
+        yield f'{at}.operator: Unsupported value: "{operator}": supported values: "Equal", "Exists"'
+    effect = item.get("effect", "")
+    if effect and effect not in _EFFECTS:
+        known = ", ".join(f'"{word}"' for word in _EFFECTS)
+        yield f'{at}.effect: Unsupported value: "{effect}": supported values: {known}'
+    if "tolerationSeconds" in item and effect != "NoExecute":
+        yield f"{at}.effect: Invalid value: \"{effect}\": effect must be 'NoExecute' when `tolerationSeconds` is set"
+
+
+def strategy_problems(strategy: Document | None) -> Iterator[str]:
+    """Problems of a Deployment's strategy."""
+    if not strategy:
+        return
+    kind = strategy.get("type", "RollingUpdate")
+    if kind == "Recreate" and "rollingUpdate" in strategy:
+        yield "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"
+    elif kind not in ("Recreate", "RollingUpdate"):
+        yield f'spec.strategy.type: Unsupported value: "{kind}": supported values: "Recreate", "RollingUpdate"'
+    rolling = strategy.get("rollingUpdate") or {}
+    if kind == "RollingUpdate" and _is_zero(rolling.get("maxUnavailable")) and _is_zero(rolling.get("maxSurge")):
+        text = "may not be 0 when `maxSurge` is 0"
+        yield f"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: {rolling['maxUnavailable']}: {text}"
+
+
+def _is_zero(value: Any) -> bool:
+    return value in (0, "0", "0%")
+
+
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")

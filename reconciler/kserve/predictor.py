@@ -1,13 +1,75 @@
-"""Which implementation a component has, and its model source."""
+"""Which implementation a component has: where its model comes from, which image runs, what it takes for GPUs. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reconciler.formats import json_values
 from reconciler.kserve import names
+from reconciler.kserve.config import Config
 
 Document = Mapping[str, Any]
+_BASIC_RESOURCES = frozenset({"cpu", "memory", "storage", "ephemeral-storage"})
+
+
+def unknown_gpu(resources: Document, annotations: Mapping[str, str], config: Config, error: type[Exception]) -> bool:
+    """True when a resource is neither basic nor a GPU that is known or named by the annotation. Raises `error`."""
+    known = set(config.gpu_types)
+    custom = annotations.get(names.GPU_RESOURCE_TYPES)
+    if custom:
+        named = _text_list(custom)
+        if named is None:
+            raise error(
+                f"invalid GPU format({custom}) for {names.GPU_RESOURCE_TYPES} annotation: must be a valid JSON array"
+            )
+        known.update(named)
+    used = {*(resources.get("limits") or {}), *(resources.get("requests") or {})}
+    return bool(used - _BASIC_RESOURCES - known)
+
+
+def _text_list(text: str) -> list[str] | None:
+    try:
+        items = json_values.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(items, list) or not items:
+        return None
+    return items if all(isinstance(item, str) and item for item in items) else None
+
+
+_TAG = re.compile(r":[\w.\-_]*\Z", re.ASCII)
+_GPU_TAGS = ("tensorflow-serving", "torchserve", "huggingfaceserver")
+
+
+def has_nvidia_gpu(resources: Mapping[str, Any]) -> bool:
+    """KServe checks NVIDIA's limits only, a whole GPU or a slice of one."""
+    limits = resources.get("limits") or {}
+    return any(name == "nvidia.com/gpu" or name.startswith("nvidia.com/mig") for name in limits)
+
+
+def choose_image(
+    container: Mapping[str, Any], version: str | None, runtime_name: str, annotations: Mapping[str, str]
+) -> str:
+    """The image of the merged kserve-container. `annotations` are those of the runtime's metadata."""
+    image: str = container.get("image", "")
+    if "@sha256:" in image:
+        return image
+    tag = _TAG.search(image)
+    if version is not None:
+        return f"{image[: tag.start()] if tag else image}:{version}"
+    server = annotations.get(names.SERVER_TYPE) or names.server_type_of(runtime_name)
+    if not server or not tag:
+        return image
+    if has_nvidia_gpu(container.get("resources") or {}):
+        return f"{image}-gpu" if server in _GPU_TAGS and not image.endswith("-gpu") else image
+    repository = image[: tag.start()]
+    if server == "vllmserver" and not repository.endswith("-cpu"):
+        return f"{repository}-cpu{tag[0]}"
+    return image
+
+
 _NONE: Document = {}
 ONE_OF_PREDICTOR = (
     "exactly one of [Name, SKLearn, XGBoost, Tensorflow, PyTorch, Triton, ONNX, HuggingFace, PMML, LightGBM, Paddle, "

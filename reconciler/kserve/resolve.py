@@ -7,15 +7,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.kserve import api_server, names, predictor
+from reconciler.kserve.api_server import deployment_mode, later_fields, with_defaults
 from reconciler.kserve.build import Built, build_pod
 from reconciler.kserve.cluster_objects import ClusterObjects
-from reconciler.kserve.defaults import deployment_mode, with_defaults
 from reconciler.kserve.issues import Issue, SpecError, invalid_spec
-from reconciler.kserve.later import later_fields
 from reconciler.kserve.openshift_ai import admit
-from reconciler.kserve.runtime_defaults import protocol_of
-from reconciler.kserve.runtime_hints import hint_for_none, hint_for_refused, hint_for_unknown
-from reconciler.kserve.selection import Refusal, Runtime, refuse_named, refuse_none_found, refuse_unknown
+from reconciler.kserve.runtime_selection import (
+    Refusal,
+    Runtime,
+    hint_for_none,
+    hint_for_refused,
+    hint_for_unknown,
+    protocol_of,
+    refuse_named,
+    refuse_none_found,
+    refuse_unknown,
+)
 from reconciler.kserve.url import UrlError, service_url
 from reconciler.kserve.validation import confidential_warnings, refusal
 from reconciler.model import ReasonCode

@@ -7,9 +7,8 @@ from typing import Any
 
 from reconciler.kserve import names
 from reconciler.kserve.config import Config
-from reconciler.kserve.gpus import unknown_gpu
-from reconciler.kserve.predictor import env_value
-from reconciler.kserve.selection import Runtime
+from reconciler.kserve.predictor import env_value, unknown_gpu
+from reconciler.kserve.runtime_selection import Runtime
 from reconciler.kserve.validation import blocked_env
 
 Document = Mapping[str, Any]

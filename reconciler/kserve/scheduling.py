@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.kserve.issues import Issue
-from reconciler.kserve.objectmeta import label_flaws
+from reconciler.kserve.pod_validation import label_flaws
 from reconciler.model import ReasonCode
 
 Pod = Mapping[str, Any]

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reconciler.kserve import names
-from reconciler.kserve.autoscaling import check_extension
-from reconciler.kserve.canary import check_canaries
+from reconciler.kserve.components import check_canaries, check_extension
 from reconciler.kserve.config import Config
-from reconciler.kserve.gpus import unknown_gpu
 from reconciler.kserve.issues import Issue
 from reconciler.kserve.predictor import (
     ONE_OF_PREDICTOR,
@@ -20,6 +18,7 @@ from reconciler.kserve.predictor import (
     implementation_problem,
     implementations,
     storage_uri,
+    unknown_gpu,
 )
 from reconciler.kserve.storage import common_parent
 from reconciler.model import ReasonCode

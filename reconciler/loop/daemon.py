@@ -21,8 +21,7 @@ from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.evaluation.sandbox import Sandbox
 from reconciler.fault_isolation import unexpected
 from reconciler.host.inventory import vanished
-from reconciler.loop.disk import DiskCheck
-from reconciler.loop.pass_errors import pass_error_text
+from reconciler.loop.failures import DiskCheck, pass_error_text
 from reconciler.loop.source_recorder import SourceRecorder
 from reconciler.loop.wiring import (
     ManagedTarget,
@@ -41,8 +40,8 @@ from reconciler.report import log as logs
 from reconciler.report.status import DaemonInfo, Document, LeftoverInfo, RevisionInfo, build_status
 from reconciler.source import LocalWatch, shown_address
 from reconciler.state.target_registry import Leftover, TargetRegistry
-from reconciler.system.malloc import share_heap
 from reconciler.system.notify import notify, reloading, watchdog_interval
+from reconciler.system.process_limits import share_heap
 from reconciler.system.unix_sockets import identity
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide

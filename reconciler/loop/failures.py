@@ -1,18 +1,99 @@
-"""Actions that failed, remembered from pass to pass, and over a restart of the daemon."""
+"""What failed: actions, passes and the disk, remembered from pass to pass and over a restart of the daemon."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
-from reconciler.errors import Retryable
+from reconciler.errors import ReconcileError, Retryable
+from reconciler.fault_isolation import unexpected
 from reconciler.host.rollout import failures
 from reconciler.model import Action, DesiredState, FailedAction, Observed, Plan, Result, Unreachable
+from reconciler.model.backoff import backoff
 from reconciler.report.history import History
+from reconciler.system import files
+from reconciler.system.files import replace_file
+
+_SECONDS = 5.0
+# A disk that is all but full takes an empty file.
+_TRIAL = b"\0" * (64 << 10)
+
+
+class DiskCheck:
+    """Writes a small file into a folder, at most every few seconds, and takes it away again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ".writable"
+        self._lock = threading.Lock()
+        self._asked_at = float("-inf")
+        self._fault = ""
+
+    def fault(self) -> str:
+        """Why nothing can be written there; empty when it can."""
+        with self._lock:
+            if time.monotonic() - self._asked_at >= _SECONDS:
+                self._fault, self._asked_at = self._try(), time.monotonic()
+            return self._fault
+
+    def _try(self) -> str:
+        try:
+            replace_file(self._path, _TRIAL)
+            self._path.unlink()
+        except OSError as error:
+            return f"{self._path.parent}: cannot be written: {error.strerror}"
+        return ""
+
 
 log = structlog.get_logger()
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+
+
+class PassErrors:
+    """Of one target, in a row."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._count = 0
+        self._reported = ""
+
+    def note(self, error: Exception) -> str:
+        """Record it, and log it if it is new. Returns its text."""
+        self._count += 1
+        text = pass_error_text(error)
+        if text == self._reported:
+            return text
+        self._reported = text
+        if isinstance(error, ReconcileError | OSError):
+            log.error("pass_failed", target=self._target, error=text, meanwhile="models keep serving")
+        else:
+            # A bug must not end the loop, and its traceback must be seen.
+            log.exception("pass_raised", target=self._target)
+        return text
+
+    def clear(self) -> None:
+        """A pass was made."""
+        if self._count:
+            log.info("pass_recovered", target=self._target, failed=self._count)
+        self._count, self._reported = 0, ""
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next try."""
+        return backoff(self._count, _FIRST_PAUSE, _LONGEST_PAUSE)
+
+
+def pass_error_text(error: Exception) -> str:
+    """One line for people."""
+    if isinstance(error, ReconcileError):
+        return str(error)
+    if isinstance(error, OSError):
+        return files.error_text(error)
+    return unexpected(error)
 
 
 class FailureLog:

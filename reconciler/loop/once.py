@@ -40,7 +40,7 @@ from reconciler.report.convergence import convergence_of
 from reconciler.report.history import History
 from reconciler.report.status import DaemonInfo, Document, RevisionInfo, TargetReport, build_status
 from reconciler.source import GitSource, shown_address
-from reconciler.state.copy import HISTORY, copy_state
+from reconciler.state.folder import HISTORY, copy_state
 from reconciler.state.suspension import HostDrain
 from reconciler.state.target_registry import TargetRegistry
 from reconciler.web.metrics import Metrics

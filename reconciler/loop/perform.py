@@ -1,12 +1,52 @@
-"""Where every action of a plan is performed: records of the daemon here, all else by the target."""
+"""Where every action of a plan is performed: quarantines and records of the daemon here, all else by the target."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from reconciler.loop.quarantines import QuarantineLog
-from reconciler.model import Action, NoteFailure, Promote, Reject
+from reconciler.errors import Retryable
+from reconciler.model import Action, NoteFailure, Promote, Quarantine, Reject, ServiceId
 from reconciler.model.target import Target
+from reconciler.report.history import History
+
+
+class QuarantineLog:
+    """The quarantines of one target."""
+
+    def __init__(self, target: str, history: History) -> None:
+        self._target = target
+        self._history = history
+        self._unwritten: dict[tuple[ServiceId, str], Quarantine] = {}
+
+    def now(self) -> Mapping[tuple[ServiceId, str], Quarantine]:
+        """All that hold. What could not be written before is written first, if it can be by now."""
+        for quarantine in tuple(self._unwritten.values()):
+            with suppress(Retryable):
+                self.reject(quarantine)
+        return {**self._unwritten, **self._history.quarantines(self._target)}
+
+    def reject(self, quarantine: Quarantine) -> None:
+        """A disk that is full must not have a digest tried that failed."""
+        key = (quarantine.service, quarantine.digest)
+        self._unwritten[key] = quarantine
+        self._history.reject(self._target, quarantine)
+        self._unwritten.pop(key, None)
+
+    def lift(self, service: ServiceId) -> None:
+        """Git has moved on successfully: what failed before may be tried again when git asks for it again."""
+        self._history.lift(self._target, service)
+        self._unwritten = {key: one for key, one in self._unwritten.items() if key[0] != service}
+
+    def forget(self, service: str | None) -> set[str]:
+        """Try everything of a service again; None: of all. Returns the services that this concerns."""
+        keys = [*self._unwritten, *self._history.quarantines(self._target)]
+        chosen = [key for key in keys if service in (None, str(key[0]))]
+        for key in chosen:
+            self._unwritten.pop(key, None)
+            self._history.lift(self._target, *key)
+        return {str(one) for one, _ in chosen}
 
 
 @dataclass(frozen=True, slots=True)

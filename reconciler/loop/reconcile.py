@@ -15,8 +15,7 @@ from reconciler.host.execute import BESIDE, execute, make_pool
 from reconciler.host.health import Patience
 from reconciler.host.plan import make_plan
 from reconciler.loop.failures import FailureLog
-from reconciler.loop.perform import Performer
-from reconciler.loop.quarantines import QuarantineLog
+from reconciler.loop.perform import Performer, QuarantineLog
 from reconciler.loop.recorder import Recorder
 from reconciler.model import (
     NO_ORIGIN,

@@ -7,7 +7,7 @@ import time
 import structlog
 
 from reconciler.fault_isolation import Faults
-from reconciler.loop.findings import CommitEvent, finding, findings
+from reconciler.loop.source_recorder import CommitEvent, finding, findings
 from reconciler.model import (
     EVERYTHING,
     Action,

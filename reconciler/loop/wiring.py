@@ -22,13 +22,13 @@ from reconciler.config.values import NAME
 from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.evaluation.evaluator import Evaluation, Evaluator
 from reconciler.evaluation.sandbox import Sandbox
-from reconciler.host.checks.host_capacity import NOTHING, Reservations, Reserved
+from reconciler.host.checks.fits import NOTHING, Reservations, Reserved
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import Inventory
 from reconciler.host.root_replicas import refuse_root
 from reconciler.host.target import HostTarget
 from reconciler.host.teardown import end_proxy
-from reconciler.loop.pass_errors import PassErrors
+from reconciler.loop.failures import PassErrors
 from reconciler.loop.reconcile import Reconciler
 from reconciler.loop.recorder import Recorder
 from reconciler.model import NO_ORIGIN, Observed, Reason, ReasonCode
@@ -36,9 +36,8 @@ from reconciler.report.history import History
 from reconciler.report.requests import RequestTally
 from reconciler.report.status import LeftoverInfo, TargetReport
 from reconciler.source import Check, GitSource
-from reconciler.state.copy import HISTORY
 from reconciler.state.cordon import Cordon
-from reconciler.state.folder import refuse_open_state
+from reconciler.state.folder import HISTORY, refuse_open_state
 from reconciler.state.suspension import HostDrain, Suspension
 from reconciler.state.target_registry import Leftover, TargetRegistry
 from reconciler.web.metrics import Metrics

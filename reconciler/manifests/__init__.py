@@ -11,7 +11,6 @@ from reconciler.formats.strict_yaml import FieldPath
 from reconciler.manifests.assembly import Builds, assemble
 from reconciler.manifests.documents import read_file
 from reconciler.manifests.foreign import is_of_kserve, may_hide_services
-from reconciler.manifests.host import cordon_of, drain_of
 from reconciler.manifests.manifest import (
     CLUSTER_SCOPED,
     KNOWN_KINDS,
@@ -21,6 +20,8 @@ from reconciler.manifests.manifest import (
     Manifests,
     Templated,
     Unreadable,
+    cordon_of,
+    drain_of,
     joined,
     unreadable,
 )

@@ -33,7 +33,6 @@ from reconciler.model.actions import (
     kind_name,
     service_of,
 )
-from reconciler.model.by_hand import ByHand
 from reconciler.model.desired import (
     GPU,
     GPU_FRACTION,
@@ -54,7 +53,7 @@ from reconciler.model.desired import (
     texts,
 )
 from reconciler.model.fit import Fit
-from reconciler.model.holds import EVERYTHING, Holds
+from reconciler.model.holds import EVERYTHING, ByHand, Holds
 from reconciler.model.names import (
     NO_ORIGIN,
     Bug,

@@ -16,17 +16,15 @@ from typing import assert_never
 from reconciler.config.settings import EngineSettings, TargetSettings
 from reconciler.desired import HOST_MODE, as_kserve_sees, build_desired
 from reconciler.desired.blockers import closed_arguments
-from reconciler.desired.limits import MAX_FINDINGS, first
-from reconciler.desired.locating import locator
-from reconciler.desired.never_fits import never_here, not_at_once
+from reconciler.desired.limits import MAX_FINDINGS, first, never_here, not_at_once
+from reconciler.desired.origins import locator
+from reconciler.engines.environment import find_engine
 from reconciler.engines.file_arguments import CLOSED, is_below
 from reconciler.engines.fit import MemoryBudget, room_of
-from reconciler.engines.fit_arguments import arguments_of
-from reconciler.engines.images import find_engine
+from reconciler.engines.fit_model import arguments_of
 from reconciler.engines.launch import GIVEN_AT_START, Launch, Revealed, launch, question
 from reconciler.errors import Retryable, Terminal
-from reconciler.host.checks.fits import local_model, look_at
-from reconciler.host.checks.host_capacity import Machine
+from reconciler.host.checks.fits import Machine, local_model, look_at
 from reconciler.host.checks.start_checks import unusable_arguments, unusable_variables
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.inventory import ReplicaRecord
@@ -57,8 +55,8 @@ from reconciler.model import (
 from reconciler.model.model_sources import is_fetched
 from reconciler.preview import on_cluster
 from reconciler.preview.on_cluster import Document
-from reconciler.report.fit import fit_document
 from reconciler.report.redact import scrub
+from reconciler.report.status_parts import fit_document
 from reconciler.secrets import SecretSources
 
 # What only a start can determine is shown as a name in brackets.

@@ -35,7 +35,7 @@ from reconciler.model import (
 )
 from reconciler.report.actions import short
 from reconciler.report.redact import HIDDEN, scrub_text
-from reconciler.secrets.names import is_secret_name
+from reconciler.secrets.store import is_secret_name
 
 SCHEMA = "reconciler.diff/v1"
 _MANY = 200

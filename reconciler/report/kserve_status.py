@@ -18,7 +18,7 @@ from reconciler.kserve.status import (
 )
 from reconciler.model import Desired, Owned, ReasonCode, Replica, Routed, ServicePlan
 from reconciler.report.redact import scrub_text
-from reconciler.report.replicas import ReplicaStatus, replica_status
+from reconciler.report.status_parts import ReplicaStatus, replica_status
 
 Document = dict[str, Any]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TypeGuard
 
-from reconciler.secrets.names import SIGNED, WELL_KNOWN, is_secret_name
+from reconciler.secrets.store import SIGNED, WELL_KNOWN, is_secret_name
 
 HIDDEN = "***"
 

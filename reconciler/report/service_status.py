@@ -31,28 +31,27 @@ from reconciler.model import (
     progress,
 )
 from reconciler.report.actions import action_name, services_of
-from reconciler.report.canary import canary_document, is_canary
-from reconciler.report.fit import fit_document
-from reconciler.report.gpus import gpus_held
 from reconciler.report.kserve_status import UNKNOWN, kserve_status, observed_service
 from reconciler.report.redact import scrub_text
-from reconciler.report.replicas import (
+from reconciler.report.requests import RequestCounts
+from reconciler.report.status_parts import (
+    DEFAULT_METRICS_PATH,
+    Document,
     ReplicaStatus,
+    TargetReport,
+    canary_document,
+    fit_document,
+    gpus_held,
+    is_canary,
+    last_failure,
     live_digest,
+    manual_document,
+    reason_document,
     replica_document,
     replica_status,
     staging_documents,
     timestamp,
 )
-from reconciler.report.reported import (
-    DEFAULT_METRICS_PATH,
-    Document,
-    TargetReport,
-    last_failure,
-    manual_document,
-    reason_document,
-)
-from reconciler.report.requests import RequestCounts
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,23 +22,21 @@ from reconciler.model import (
 )
 from reconciler.report.actions import action_name, services_of
 from reconciler.report.applied import HoldUp, holds_up
-from reconciler.report.gpus import gpus_document
 from reconciler.report.redact import scrub_text
-from reconciler.report.replicas import (
-    timestamp,
-)
-from reconciler.report.reported import (
+from reconciler.report.service_status import TargetIndex, service_document
+from reconciler.report.status_parts import (
     SCHEMA,
     DaemonInfo,
     Document,
     LeftoverInfo,
     RevisionInfo,
     TargetReport,
+    gpus_document,
     last_failure,
     manual_document,
     reason_document,
+    timestamp,
 )
-from reconciler.report.service_status import TargetIndex, service_document
 
 __all__ = [
     "SCHEMA",

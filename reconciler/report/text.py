@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from reconciler.config.listen import reachable
+from reconciler.config.values import reachable
 from reconciler.model import GPU, HealthStatus, ProxyBreak, ReasonCode
 from reconciler.report.actions import short
 from reconciler.report.convergence import (

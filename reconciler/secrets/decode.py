@@ -12,8 +12,7 @@ from reconciler.kserve.openshift_ai import connection_type
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Reason, ReasonCode
 from reconciler.model.model_sources import shown
-from reconciler.secrets.names import WELL_KNOWN
-from reconciler.secrets.store import StoredSecret
+from reconciler.secrets.store import WELL_KNOWN, StoredSecret
 
 _KEY = re.compile(r"(?!\.\.?$|\.\.)[-._a-zA-Z0-9]{1,253}")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from reconciler.manifests import FieldPath, Manifest
 from reconciler.model import Reason, ReasonCode
-from reconciler.secrets.names import SIGNED, WELL_KNOWN
+from reconciler.secrets.store import SIGNED, WELL_KNOWN
 
 # The last part of a name counts: `--tokenizer` and `--long-prefill-token-threshold` are none.
 _NAME = re.compile(

@@ -19,10 +19,9 @@ from reconciler.kserve import api_server
 from reconciler.manifests import Manifest, Manifests, duplicate_of, find_duplicates
 from reconciler.model import Bug, Reason, ReasonCode
 from reconciler.secrets import folder, sops
-from reconciler.secrets.connections import with_data_connections
 from reconciler.secrets.decode import Unfit, decode, is_plain
-from reconciler.secrets.private import read_private
-from reconciler.secrets.store import NO_SECRETS, Key, SecretStore, StoredSecret
+from reconciler.secrets.folder import read_private
+from reconciler.secrets.store import NO_SECRETS, Key, SecretStore, StoredSecret, with_data_connections
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _AGE_KEY = "age.key"

@@ -1,19 +1,77 @@
-"""The only way to run git: a constant argument list in, bytes out, all its processes killed at the timeout."""
+"""One door to git: a fixed argument list in, bytes out, under the mirror's lock, ended with the daemon or at a limit.
+
+Those of a daemon that died are waited for: what they fetched is useful. But nothing else ends them when they hang.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from reconciler.errors import Terminal
+from reconciler.errors import Retryable, Stopping, Terminal
+from reconciler.system import procfs
 from reconciler.system.programs import NoAnswer, TooMuchError, exchange, run_program
+
+
+class Ending:
+    """Checked several times a second by everything that may wait for long."""
+
+    def __init__(self) -> None:
+        self._begun = threading.Event()
+
+    def begin(self) -> None:
+        self._begun.set()
+
+    def check(self) -> None:
+        """Raises Stopping once it has begun."""
+        if self._begun.is_set():
+            raise Stopping("git was not read: the daemon is ending")
+
+
+_SECONDS_TO_DIE = 5.0
+Orphans = dict[procfs.Identity, float]
+
+
+def await_lock(descriptor: int, lock: Path, mark: str, timeout: float, ending: Ending) -> None:
+    """Take it. Raises Retryable. `mark` is in the environment of git's processes, and of no others."""
+    began = time.monotonic()
+    looked_at, deadline, orphans = began + min(1.0, timeout / 2), began + timeout, None
+    while True:
+        ending.check()
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            now = time.monotonic()
+        if orphans is None and now >= looked_at:
+            orphans = _find_orphans(lock, mark)
+        if now >= deadline:
+            if not orphans or _find_orphans(lock, mark) != orphans:
+                raise Retryable(f"{lock.parent} is in use by another git call; trying again later")
+            for who in orphans:
+                procfs.send_signal(who, signal.SIGKILL)
+            deadline, orphans = now + _SECONDS_TO_DIE, {}
+        time.sleep(0.02)
+
+
+def _find_orphans(lock: Path, mark: str) -> Orphans:
+    """git's processes that hold it and whose daemon died, and what each of them has computed so far."""
+    there = procfs.openers({os.path.realpath(lock)})
+    gits = {pid for pid in there if mark.encode() in procfs.read_environment(pid)}
+    parents = {stat.parent for pid in gits if (stat := procfs.read_stat(pid))}
+    if parents & (there - gits):
+        return {}
+    return {who: procfs.cpu_seconds(who.pid) for pid in gits if (who := procfs.identify(pid))}
+
 
 # A listing of half a million files; what can be asked for more says so itself.
 LONGEST_ANSWER = 64 << 20

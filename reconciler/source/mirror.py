@@ -15,9 +15,7 @@ from typing import TypeVar
 from reconciler.errors import Retryable, Terminal
 from reconciler.formats.json_values import known_part
 from reconciler.source.access import Folder, local_environment, sync_folder, write_file
-from reconciler.source.cancellation import Ending
-from reconciler.source.git import LONGEST_ANSWER, GitFailed, GitSaidTooMuch, GitTimedOut, run_git
-from reconciler.source.lock import await_lock
+from reconciler.source.git import LONGEST_ANSWER, Ending, GitFailed, GitSaidTooMuch, GitTimedOut, await_lock, run_git
 
 _ACCEPTED = "refs/reconciler/accepted"
 # A fetch may take so many times as long as a call may be silent.

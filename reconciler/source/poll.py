@@ -12,15 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from reconciler.config.git_names import is_ref_name
 from reconciler.config.settings import SourceSettings
+from reconciler.config.values import is_ref_name
 from reconciler.errors import NotUnderstood, ReconcileError, Retryable, RevisionRefused, Superseded, Terminal
 from reconciler.model import Snapshot
 from reconciler.source.access import Folder, remote_environment
-from reconciler.source.address import Address, parse_address
-from reconciler.source.cancellation import Ending
-from reconciler.source.failure import clean, explain
-from reconciler.source.git import GitFailed, GitTimedOut, run_git
+from reconciler.source.address import Address, clean, explain, parse_address
+from reconciler.source.git import Ending, GitFailed, GitTimedOut, run_git
 from reconciler.source.mirror import Accepted, Damaged, Mirror, RejectedRevision
 from reconciler.source.reference import (
     ConfiguredReference,

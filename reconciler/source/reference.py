@@ -9,8 +9,8 @@ from enum import StrEnum
 
 from semantic_version import Version
 
-from reconciler.config.git_names import parse_range
 from reconciler.config.settings import SourceSettings
+from reconciler.config.values import parse_range
 from reconciler.errors import Terminal
 
 _MOST_COMPARED = 1_000

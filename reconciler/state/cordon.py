@@ -9,8 +9,7 @@ from typing import Any
 
 from reconciler.errors import Retryable
 from reconciler.model import DesiredState, Origin, Reason, ReasonCode
-from reconciler.system.files import make_folder, write_atomically
-from reconciler.system.os_errors import cannot, error_text
+from reconciler.system.files import cannot, error_text, make_folder, write_atomically
 
 _UNREADABLE = "its host.yaml cannot be read, and last said so"
 

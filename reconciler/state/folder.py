@@ -1,4 +1,4 @@
-"""Where `state_dir` is: refused where another user could replace records, or the mirror of git.
+"""`state_dir`: who owns it, whether others can write to it, and a copy of it for commands that only look.
 
 Units, commands and process ids are read from there, so who can write there controls what the daemon runs.
 """
@@ -6,12 +6,47 @@ Units, commands and process ids are read from there, so who can write there cont
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from reconciler.config.settings import Settings
-from reconciler.errors import SettingsError
+from reconciler.errors import SettingsError, Terminal
+from reconciler.state.target_registry import TargetRegistry
+from reconciler.system.files import stamp_of
+
+
+def become_owner(settings: Settings) -> str:
+    """Permanently become the user that owns `state_dir`; its name, or empty if we already are.
+
+    Units are written by root alone: with a `systemd` target nothing changes. Raises Terminal.
+    """
+    if not (owner := other_owner(settings)):
+        return ""
+    try:
+        user = pwd.getpwuid(owner)
+    except KeyError:
+        raise Terminal(
+            f"state_dir: {settings.state_dir} belongs to unknown user {owner}; chown it to the daemon's user"
+        ) from None
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    os.setresuid(owner, owner, owner)
+    os.environ["HOME"] = user.pw_dir
+    return user.pw_name
+
+
+def other_owner(settings: Settings) -> int:
+    """The user to become instead of root; 0 if nothing changes."""
+    if os.geteuid() != 0 or any(target.replica_user is not None for target in settings.targets):
+        return 0
+    try:
+        return settings.state_dir.stat().st_uid
+    except OSError:
+        return 0
 
 
 def refuse_open_state(settings: Settings) -> None:
@@ -46,3 +81,34 @@ def _is_open(info: os.stat_result, is_above: bool) -> bool:
     """In a sticky folder above, such as /tmp, users can only move their own files."""
     is_kept = stat.S_ISLNK(info.st_mode) or (is_above and info.st_mode & stat.S_ISVTX)
     return bool(info.st_mode & stat.S_IWOTH) and not is_kept
+
+
+HISTORY = "state.db"
+_TRIES = 3
+
+
+def copy_state(settings: Settings, scratch: Path) -> None:
+    """Whatever cannot be read is left out: then it is looked up or asked for again."""
+    _copy_history(settings.state_dir, scratch)
+    _copy_folder(settings.state_dir / "git", scratch / "git")
+    registry = TargetRegistry(settings.state_dir)
+    for target in settings.targets:
+        folder = registry.folder_of(target.name)
+        _copy_folder(folder / "preflight", scratch / folder.name / "preflight")
+
+
+def _copy_history(state: Path, scratch: Path) -> None:
+    """First what was written last, and both once more where the daemon wrote meanwhile."""
+    names = (f"{HISTORY}-wal", HISTORY)
+    for _ in range(_TRIES):
+        before = [stamp_of(state / name) for name in names]
+        for name in names:
+            with suppress(OSError):
+                shutil.copyfile(state / name, scratch / name)
+        if before == [stamp_of(state / name) for name in names]:
+            return
+
+
+def _copy_folder(source: Path, copy: Path) -> None:
+    with suppress(OSError, shutil.Error):
+        shutil.copytree(source, copy, symlinks=True)

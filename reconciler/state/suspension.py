@@ -16,8 +16,7 @@ from typing import Any
 
 from reconciler.errors import Retryable
 from reconciler.model import EVERYTHING, ByHand
-from reconciler.system.files import make_folder, write_atomically
-from reconciler.system.os_errors import cannot, error_text
+from reconciler.system.files import cannot, error_text, make_folder, write_atomically
 
 LATEST = 253_402_300_800.0
 """The end of the year 9999: dates end there."""

@@ -20,8 +20,7 @@ from reconciler.errors import Retryable, SettingsError, Terminal
 from reconciler.formats.json_values import known_part
 from reconciler.host.inventory import Inventory, TargetLock, UnreadableRecord
 from reconciler.model import ServiceId
-from reconciler.system.files import make_folder, write_atomically
-from reconciler.system.os_errors import cannot, error_text
+from reconciler.system.files import cannot, error_text, make_folder, write_atomically
 
 SCHEMA = 1
 FILE = "targets.json"

@@ -1,4 +1,4 @@
-"""Files that are either as they were or as they should be, never in between; and files of names that others chose."""
+"""Files that are either as they were or as they should be, when they changed, and whether there is room for them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,42 @@ import errno
 import io
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
+
+from reconciler.model import Reason, ReasonCode, host_reason
+
+_FILES = "this process has too many open files: raise its limit (LimitNOFILE), and report it if it comes back"
+_MEMORY = "this host, or the limit of this process (MemoryMax, TasksMax), has no more: free some, or raise it"
+_LACKS = {
+    errno.EMFILE: _FILES,
+    errno.ENFILE: "this host has too many open files: end what holds them, or raise fs.file-max",
+    errno.ENOMEM: _MEMORY,
+    errno.ENOBUFS: _MEMORY,
+    errno.EAGAIN: _MEMORY,
+}
+
+
+def is_out_of_resources(error: BaseException | None) -> TypeGuard[OSError]:
+    """Is this process out of resources? That says nothing about what was probed or read."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
+def error_text(error: OSError, path: Path | None = None) -> str:
+    """One line for people."""
+    name = path or error.filename
+    what = f"{name}: " if name else ""
+    if (cause := _LACKS.get(error.errno or 0)) is not None:
+        return f"{what}{error.strerror or error}; {cause}"
+    return f"{what}{error.strerror or error}; see whether the disk is mounted, writable and not full"
+
+
+def cannot(error: OSError, path: Path | str, be: str, advice: str = "") -> str:
+    """One line for people: what cannot be done to `path`, why, and what to do. A lack of resources has other advice."""
+    advice = _LACKS.get(error.errno or 0, advice)
+    return f"{path}: cannot be {be}: {error.strerror or error}{advice and f'; {advice}'}"
+
 
 _NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
@@ -103,3 +137,92 @@ def _holds(path: Path, data: bytes) -> bool:
         return path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:
         return False
+
+
+Stamp = tuple[int, int, int, int, int] | None
+
+
+class Stamps:
+    """Stats each path once; make a new one for every pass."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Stamp] = {}
+
+    def of(self, path: str) -> Stamp:
+        """None where nothing is, or nothing that we may see."""
+        if path not in self._seen:
+            self._seen[path] = stamp_of(path)
+        return self._seen[path]
+
+
+def stamp_of(path: str | Path) -> Stamp:
+    """None where nothing is, or nothing that we may see."""
+    try:
+        return stamp_from(os.stat(path))
+    except OSError:
+        return None
+
+
+def stamp_from(info: os.stat_result) -> tuple[int, int, int, int, int]:
+    """Equal stamps, equal content, as far as the kernel tells."""
+    return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_ctime_ns, info.st_size
+
+
+# For a record, a log, and the engine's first files. Whatever is nearer to the end of a disk is full within minutes.
+LEAST_BYTES = 1 << 20
+_SHARED = "/dev/shm"  # noqa: S108
+
+
+def unwritable(folders: Iterable[str]) -> Iterator[Reason]:
+    """Folders, there or to be made, that we cannot write to, or that are full. One reason for each place or disk."""
+    full: set[int] = set()
+    for place in dict.fromkeys(_existing(folder) for folder in folders):
+        try:
+            found = os.statvfs(place)
+            is_open, disk = os.access(place, os.W_OK | os.X_OK), os.stat(place).st_dev
+        except OSError as error:
+            yield host_reason(
+                ReasonCode.FOLDER_NOT_WRITABLE,
+                f"{place}: cannot be looked at: {error.strerror}; see to its disk",
+            )
+            continue
+        if not is_open:
+            why = "its disk is mounted read-only" if found.f_flag & os.ST_RDONLY else "it is closed to us"
+            yield host_reason(ReasonCode.FOLDER_NOT_WRITABLE, f"{place}: cannot be written to: {why}")
+        elif disk not in full and (
+            found.f_bavail * found.f_frsize < LEAST_BYTES or (found.f_files and not found.f_favail)
+        ):
+            full.add(disk)
+            yield host_reason(
+                ReasonCode.DISK_FULL,
+                f"{place}: its disk is full; nothing is stopped or started until there is room",
+            )
+
+
+def shared_memory_shortage(least: int, what: str) -> Reason | None:
+    """Why so many bytes of shared memory are not free now; those of replicas count as free, for they may go first."""
+    try:
+        found = os.statvfs(_SHARED)
+        free = found.f_bavail * found.f_frsize + sum(_of_replicas())
+    except OSError:
+        return None
+    # A tmpfs without a size has no limit of its own.
+    if not found.f_blocks or free >= least:
+        return None
+    text = (
+        f"{_SHARED} has {free >> 20} MiB free, and {what} take {max(1, least >> 20)} MiB; make room there or enlarge it"
+    )
+    return host_reason(ReasonCode.SHARED_MEMORY_FULL, text)
+
+
+def _of_replicas() -> Iterator[int]:
+    with os.scandir(_SHARED) as entries:
+        for each in entries:
+            if each.name.startswith("psm_") and each.is_file(follow_symlinks=False):
+                yield each.stat(follow_symlinks=False).st_blocks * 512
+
+
+def _existing(folder: str) -> str:
+    """The folder, or the nearest one around it that is there."""
+    path = Path(folder)
+    return str(next((each for each in (path, *path.parents) if each.is_dir()), path))

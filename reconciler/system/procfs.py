@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from reconciler.system.os_errors import is_out_of_resources
+from reconciler.system.files import is_out_of_resources
 
 _LISTEN = b"0A"
 # 127.0.0.1 as the kernel writes it, what includes it, and both again in IPv6: `::` and two mapped addresses of IPv4.

@@ -16,11 +16,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reconciler.engines.probe import Probe
-from reconciler.report.readiness import readiness
+from reconciler.report.convergence import readiness
 from reconciler.web.control import Control
-from reconciler.web.discovery import PASSED_ON, find_replica, scrape_targets
 from reconciler.web.json_responses import JSONResponse
-from reconciler.web.metrics import Metrics
+from reconciler.web.metrics import PASSED_ON, Metrics, find_replica, scrape_targets
 
 DISCOVERY = "/prometheus/sd"
 # So many replicas are asked at a time: slow ones leave threads for all other answers.

@@ -1,19 +1,53 @@
-"""The command line's client of a running daemon: HTTP over its unix socket."""
+"""How the command line asks a running daemon: HTTP over its unix socket, followed until it is over."""
 
 from __future__ import annotations
 
+import difflib
 import http.client
 import json
 import os
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode
 
 from reconciler.build import RESTART
 from reconciler.errors import ReconcileError, Retryable, Terminal
+from reconciler.report.convergence import convergence_of, full_name, is_moving, services
 from reconciler.report.older import completed
 from reconciler.report.status import Document
 from reconciler.system.unix_sockets import connect, peer_uid
+
+
+class UnknownService(Terminal):
+    """No service has this name, or several have."""
+
+
+def resolve_service(status: Document, text: str, *, gone_is_fine: bool = False) -> str:
+    """`namespace/name` of a given name. `gone_is_fine`: a full name may be of a deleted service.
+
+    Raises UnknownService, with the choices or the nearest name.
+    """
+    known = sorted({full_name(service) for _, service in services(status)})
+    if text in known or (gone_is_fine and text.count("/") == 1):
+        return text
+    matches = [name for name in known if name.split("/")[1] == text]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UnknownService(f'"{text}" names {len(matches)} services; use one of: {", ".join(matches)}')
+    raise UnknownService(f'no service is named "{text[:100]}"; {_hint(text, known)}')
+
+
+def _hint(text: str, known: list[str]) -> str:
+    spellings = {name: name for name in known} | {name.split("/")[1]: name for name in known}
+    if near := difflib.get_close_matches(text, spellings, 1, 0.6):
+        return f"did you mean {spellings[near[0]]}?"
+    if not known:
+        return "there are no services"
+    return "there are " + ", ".join(known[:10]) + (" …" if len(known) > 10 else "")
+
 
 _SYNC_SECONDS = 300.0
 _LEAST_SECONDS = 0.5
@@ -126,3 +160,90 @@ def _understood(status: int, data: bytes) -> Document:
         raise RequestRefused(f"the daemon is older than this command and does not support this; {RESTART}")
     message = str(answer.get("error") if isinstance(answer, dict) else answer)
     raise Terminal(message) if status in (400, 404) else RequestRefused(message)
+
+
+_WINDOW = 1000
+
+
+def follow_status(client: DaemonClient, seconds: float = 1.0) -> Iterator[Document | str]:
+    """The status again and again, or why it cannot be read: the daemon may be restarted meanwhile. Never ends."""
+    while True:
+        time.sleep(seconds)
+        try:
+            yield client.status()
+        except (NoDaemon, RequestRefused) as error:
+            yield str(error)
+
+
+def follow_sync(client: DaemonClient, timeout: float, progress: Callable[[Document], None]) -> Document:
+    """Request a sync and watch until it converged or failed, or the timeout; returns the last status.
+
+    A daemon that is restarted or reloads its config meanwhile gets the request again. Raises NoDaemon where there is
+    none to begin with, or none any more at the end.
+    """
+    deadline = time.monotonic() + timeout
+    enough, asked = client.request_sync(timeout), ""
+    while True:
+        try:
+            status = client.status()
+            if asked not in ("", status["daemon"]["startedAt"]):
+                enough, status = client.request_sync(deadline - time.monotonic()), client.status()
+            asked = status["daemon"]["startedAt"]
+        except NoDaemon:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.5)
+            continue
+        progress(status)
+        done = status["daemon"]["passes"] >= enough and convergence_of(status).settled
+        if done or time.monotonic() >= deadline:
+            return status
+        time.sleep(0.2)
+
+
+def follow_restart(
+    client: DaemonClient, asked: Document, timeout: float, progress: Callable[[Document], None]
+) -> list[Document]:
+    """Watch until the restarted service is in sync or stuck, or the timeout; its documents on its targets.
+
+    The daemon may be restarted meanwhile: the restart is on record. Raises NoDaemon where there is none at the end.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            status = client.status()
+        except NoDaemon:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.5)
+            continue
+        progress(status)
+        mine = [(target, one) for target, one in services(status) if full_name(one) == asked["service"]]
+        mine = [(target, one) for target, one in mine if target["name"] in asked["targets"]]
+        done = status["daemon"]["passes"] >= asked["pass"] and not any(is_moving(one, target) for target, one in mine)
+        if done or time.monotonic() >= deadline:
+            return [one for _, one in mine]
+        time.sleep(0.2)
+
+
+def follow_logs(client: DaemonClient, service: str, lines: int) -> Iterator[str]:
+    """The last lines, then every new one, over restarts of the daemon too. Never ends by itself."""
+    seen = client.logs(service, max(lines, _WINDOW))
+    yield from seen[-lines:]
+    while True:
+        time.sleep(0.5)
+        try:
+            now = client.logs(service, _WINDOW)
+        except (NoDaemon, RequestRefused, Terminal):
+            # Away, or just back and not yet aware of its services.
+            continue
+        yield from new_lines(seen, now)
+        seen = now
+
+
+def new_lines(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
+    """What `now` has after the longest end of `before` that it begins with: both are windows on one log."""
+    for start in range(max(0, len(before) - len(now)), len(before) + 1):
+        if list(before[start:]) == list(now[: len(before) - start]):
+            return now[len(before) - start :]
+    return now

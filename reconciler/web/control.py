@@ -28,8 +28,8 @@ from reconciler.report.redact import printable, scrub_text
 from reconciler.report.status import Document
 from reconciler.state.suspension import LATEST
 from reconciler.system.unix_sockets import person
+from reconciler.web.client import UnknownService, resolve_service
 from reconciler.web.json_responses import JSONResponse
-from reconciler.web.names import UnknownService, resolve_service
 
 log = structlog.get_logger()
 

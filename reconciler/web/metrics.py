@@ -1,4 +1,6 @@
-"""Prometheus metrics. Labels are bounded by the services in git; never a digest or revision.
+"""Prometheus metrics under names of our own, and where Prometheus finds those of replicas.
+
+Only the proxy and the daemon can connect to replicas, so the daemon passes their metrics on.
 
 What the status document holds becomes samples only when scraped: a pass pays nothing.
 """
@@ -13,9 +15,51 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from reconciler.report.replicas import ReplicaStatus
 from reconciler.report.requests import Fate
 from reconciler.report.status import Document
+from reconciler.report.status_parts import ReplicaStatus
+
+PASSED_ON = "/prometheus/replicas"
+# A replica that starts has no metrics yet, and one that failed none any more.
+_ANSWERING = frozenset({ReplicaStatus.READY, ReplicaStatus.DRAINING})
+
+
+def scrape_targets(status: Document, address: str) -> list[Document]:
+    """One group for each replica that answers. Labels are bounded by the replicas that there are.
+
+    `address` is the daemon's own address, as used by the client.
+    """
+    return [
+        {"targets": [address], "labels": {**_labels(target, service, replica), "__metrics_path__": path}}
+        for path, (target, service, replica) in _answering(status)
+    ]
+
+
+def find_replica(status: Document, path: str) -> tuple[Document, str] | None:
+    """The replica whose metrics are at this path, and their path at the replica; None if there is none."""
+    for known, (_, service, replica) in _answering(status):
+        if known == path:
+            return replica, service["metricsPath"]
+    return None
+
+
+def _answering(status: Document) -> Iterator[tuple[str, tuple[Document, Document, Document]]]:
+    for target in status["targets"]:
+        for service in target["services"]:
+            for replica in service["replicas"] if service["metricsPath"] is not None else ():
+                if replica["phase"] in _ANSWERING:
+                    yield f"{PASSED_ON}/{target['name']}/{replica['id']}", (target, service, replica)
+
+
+def _labels(target: Document, service: Document, replica: Document) -> Document:
+    return {
+        "target": target["name"],
+        "namespace": service["namespace"],
+        "service": service["name"],
+        "replica": replica["id"].rpartition(".")[2],
+        "__scheme__": "http",
+    }
+
 
 _PASS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ROLLOUT_BUCKETS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)

@@ -1,4 +1,4 @@
-"""The daemon's HTTP side: a public TCP port and a unix socket for the owner, both in one thread.
+"""The daemon's HTTP side: a TCP port that anybody may read and a unix socket for the owner, safe from strangers.
 
 The sockets are bound in the caller's thread, so that an address that cannot be is an error at start. A port that is in
 use is none: any user of the host may take one, and the daemon drives the host all the same. Nor is a full disk, which
@@ -12,21 +12,108 @@ import errno
 import os
 import socket
 import threading
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, ClassVar
 
+import h11
 import structlog
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from reconciler.config.listen import split_listen
 from reconciler.config.settings import Settings
+from reconciler.config.values import split_listen
 from reconciler.errors import ReconcileError, Retryable, SettingsError
 from reconciler.system.unix_sockets import answers, identity, peer, peer_uid, short_path
 from reconciler.web.app import public_app
-from reconciler.web.bounded import MOST, BoundedProtocol
 from reconciler.web.control import Control, control_app
 from reconciler.web.metrics import Metrics
+
+MOST = 64
+"""So many connections are answered at a time."""
+# From here on one makes room: an answer takes milliseconds.
+_CROWDED = 48
+_ASK_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
+# Answers that wait to be read, all together: the metrics of ten thousand services have some ten MiB.
+_MOST_UNREAD = 64 << 20
+_ASKING = (h11.IDLE, h11.SEND_BODY)
+
+
+class BoundedProtocol(H11Protocol):
+    """A connection has some seconds to send a request, up to the end of the body, and some to read the response."""
+
+    is_answered_in_time: ClassVar[bool] = True
+    _deadline: asyncio.TimerHandle | None = None
+    _is_answered = False
+    _since = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._begin(_ASK_SECONDS)
+        if len(self.connections) > _CROWDED:
+            self._make_room()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        asks = self.conn.their_state in _ASKING
+        if asks != self._is_answered:
+            return
+        self._is_answered = not asks
+        if asks or self.is_answered_in_time:
+            self._begin(_ASK_SECONDS if asks else _ANSWER_SECONDS)
+        else:
+            self._end()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        while sum(map(_unread, self._all())) > _MOST_UNREAD:
+            slow = [each for each in self._all() if each is not self and _unread(each)]
+            if not slow:
+                return
+            _drop(min(slow, key=lambda each: each._since))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+        super().connection_lost(exc)
+
+    def _begin(self, seconds: float) -> None:
+        self._end()
+        self._since = self.loop.time()
+        self._deadline = self.loop.call_later(seconds, self.transport.abort)
+
+    def _end(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _make_room(self) -> None:
+        """The client with most connections loses the one that has been reading the longest, or else writing the
+        longest.
+        """
+        others = self._all()
+        sources = Counter(_source(each) for each in others)
+        _drop(min(others, key=lambda each: (-sources[_source(each)], each._is_answered, each._since)))
+
+    def _all(self) -> list[Any]:
+        return [each for each in self.connections if isinstance(each, BoundedProtocol)]
+
+
+def _source(connection: Any) -> object:
+    return connection.client and connection.client[0]
+
+
+def _unread(connection: Any) -> int:
+    return int(connection.transport.get_write_buffer_size())
+
+
+def _drop(connection: Any) -> None:
+    # It counts until its loss is reported, which is too late for those that come in the same moment.
+    connection.connections.discard(connection)
+    connection.transport.abort()
+
 
 log = structlog.get_logger()
 

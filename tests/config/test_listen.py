@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.config.listen import exclude_each_other, parse_listen, reachable, split_listen
+from reconciler.config.values import exclude_each_other, parse_listen, reachable, split_listen
 
 
 @pytest.mark.parametrize(

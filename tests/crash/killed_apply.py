@@ -14,7 +14,7 @@ from typing import Any
 
 from reconciler.config.settings import Routing
 from reconciler.host.routing.envoy import EnvoyProxy
-from reconciler.host.routing.route_store import load_routes
+from reconciler.host.routing.files import load_routes
 
 
 def main(folder: str, listen: str, table: str, step: str) -> None:

@@ -16,7 +16,7 @@ from reconciler.desired import DesiredCache, build_desired
 from reconciler.desired.origins import Origins
 from reconciler.desired.serving_options import read_serving_options
 from reconciler.desired.spec import UnusableField
-from reconciler.engines.images import find_engine
+from reconciler.engines.environment import find_engine
 from reconciler.manifests import ManifestCache, read_manifests
 from reconciler.manifests.documents import read_file
 from reconciler.model import (

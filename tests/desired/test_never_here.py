@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.desired.never_fits import capacity_of, never_here
-from reconciler.engines.parallel import parallel_size
+from reconciler.desired.limits import capacity_of, never_here
+from reconciler.engines.arguments import parallel_size
 from reconciler.host.capacity import impossible
 from reconciler.model import Capacity, Gpu, Resources
 from tests.desired.test_desired import RUNTIME, SERVICE, TARGET, one, with_model

@@ -25,7 +25,7 @@ from reconciler.host.plan import make_plan
 from reconciler.manifests import read_manifests
 from reconciler.model import GPU_FRACTION, Desired, DesiredState, Observed, Origin, Preflight, Reason, ReasonCode
 from reconciler.preview.on_host import validate_on
-from reconciler.report.reported import TargetReport
+from reconciler.report.status_parts import TargetReport
 from reconciler.secrets import SecretStore
 from tests.desired.test_desired import RUNTIME, TARGET, snapshot
 from tests.kserve.strategies import documents, near_misses

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from reconciler.config.settings import EngineSettings, TargetSettings
-from reconciler.desired.placement import node_of
+from reconciler.desired.serving_options import node_of
 from reconciler.manifests import Manifests, read_manifests
 from reconciler.model import Origin
 from reconciler.preview import on_cluster

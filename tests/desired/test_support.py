@@ -12,8 +12,7 @@ from reconciler.config.settings import EngineSettings, Routing, TargetSettings
 from reconciler.desired.deviations import ALL_FACTS, deviations
 from reconciler.desired.origins import Origins
 from reconciler.desired.support import ROWS, Effect, Fact, SupportRow, TargetKind, Where, find_row
-from reconciler.kserve.schema import roots
-from reconciler.kserve.schema_nodes import ObjectNode
+from reconciler.kserve.schema import ObjectNode, roots
 from reconciler.manifests import KNOWN_KINDS
 from reconciler.manifests.documents import read_file
 from reconciler.model import Desired

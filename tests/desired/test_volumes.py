@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.desired.locating import locator
-from reconciler.desired.pod_fields import resource_field
+from reconciler.desired.origins import locator
+from reconciler.desired.spec import resource_field
 from reconciler.engines.environment import Folders
 from reconciler.engines.launch import Launch, Revealed, launch, question
 from reconciler.host.workload import fields_of, reveal

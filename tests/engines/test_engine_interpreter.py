@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from reconciler.config.settings import EngineSettings, Secrets, TargetSettings
-from reconciler.engines.environment import Folders
-from reconciler.engines.interpreter import loads_code
+from reconciler.engines.environment import Folders, loads_code
 from reconciler.engines.launch import API_SERVER, Revealed, launch, question, unsupported
-from reconciler.host.staging.fetch_request import order_for
+from reconciler.host.staging.stager import order_for
 from reconciler.manifests import read_manifests
 from reconciler.model import EffectiveSpec, EnvVar, Lease, Mount, Origin, ServiceId, Stage, texts
 from reconciler.preview.on_cluster import Document

@@ -10,8 +10,8 @@ import pytest
 
 from reconciler.config.settings import EngineSettings
 from reconciler.engines.environment import Folders
-from reconciler.engines.lacks import Lacks
 from reconciler.engines.launch import ADDED, OLDEST_VLLM, launch, question, without
+from reconciler.engines.limits import Lacks
 from reconciler.engines.preflight import NoVerdict, PreflightRunner, engine_parts, key_of
 from reconciler.model import EffectiveSpec, Lease, ServiceId
 from tests.host.doctor.test_doctor import make_engine

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.config.settings import EngineSettings
-from reconciler.engines.arguments import GRPC_SERVERS, flag_value, values_of
+from reconciler.engines.arguments import GRPC_SERVERS, expand, flag_value, model_names, values_of
 from reconciler.engines.environment import Folders, replace_paths
-from reconciler.engines.expansion import expand
 from reconciler.engines.launch import (
     API_SERVER,
     Launch,
@@ -22,7 +21,6 @@ from reconciler.engines.launch import (
     unsupported,
     without,
 )
-from reconciler.engines.model_names import model_names
 from reconciler.model import NO_ORIGIN, EffectiveSpec, EnvVar, Lease, Origin, ServiceId, texts
 from tests.support.arguments import written, written_in
 

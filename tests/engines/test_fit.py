@@ -24,10 +24,16 @@ from reconciler.engines.fit import (
     room_of,
     weights_per_gpu,
 )
-from reconciler.engines.fit_arguments import MemoryArguments, arguments_of
-from reconciler.engines.fit_files import Tensor, UnreadableModel, Weights, read_header, read_weights
-from reconciler.engines.fit_log import MeasuredMemory, read_figures
-from reconciler.engines.fit_model import ModelShape, shape_of
+from reconciler.engines.fit_files import (
+    MeasuredMemory,
+    Tensor,
+    UnreadableModel,
+    Weights,
+    read_figures,
+    read_header,
+    read_weights,
+)
+from reconciler.engines.fit_model import MemoryArguments, ModelShape, arguments_of, shape_of
 from reconciler.host.checks.fits import look_at
 from reconciler.model import Fit, Gpu, Resources
 from tests.support.arguments import written

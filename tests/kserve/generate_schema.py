@@ -54,7 +54,7 @@ FRAMEWORKS = [
     "lightgbm",
     "paddle",
 ]
-# Fields that only a later KServe has; `reconciler.kserve.later` warns about them.
+# Fields that only a later KServe has; `reconciler.kserve.api_server` warns about them.
 LATER_IN_RUNTIMES = "resourceClaims"  # with the schema that the predictor's own has
 LATER_IN_SERVICES = "tracing"
 CORE = {

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from reconciler.kserve import schema
-from reconciler.kserve import schema_nodes as nodes
+from reconciler.kserve import schema as nodes
 
 _JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 2**40) | st.floats(allow_nan=False) | st.text(max_size=5),

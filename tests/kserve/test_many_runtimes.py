@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from reconciler.kserve import runtime_validation, storage
 from reconciler.kserve.config import from_config_map
+from reconciler.kserve.runtime_selection import Runtime, Runtimes
 from reconciler.kserve.runtime_validation import Applied, runtime_refusal
-from reconciler.kserve.selection import Runtime, Runtimes
 from reconciler.kserve.storage import StorageContainer
 from tests.support.examples import examples
 

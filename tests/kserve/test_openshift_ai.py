@@ -19,7 +19,7 @@ from reconciler.model import Desired, Origin, Resources
 from reconciler.preview.on_cluster import validate
 from reconciler.preview.on_host import validate_on
 from reconciler.secrets import SecretSources
-from reconciler.secrets.wanted import find_variables
+from reconciler.secrets.store import find_variables
 from tests.desired.test_desired import SERVICE, TARGET, codes, snapshot
 from tests.support.examples import examples
 

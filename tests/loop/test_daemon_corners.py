@@ -13,8 +13,7 @@ import yaml
 
 from reconciler.config.settings import Settings
 from reconciler.loop.daemon import Daemon, _pause, _read_again, _Signals
-from reconciler.report.convergence import convergence_of
-from reconciler.report.readiness import readiness
+from reconciler.report.convergence import convergence_of, readiness
 
 
 @pytest.fixture

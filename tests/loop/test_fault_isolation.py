@@ -22,9 +22,8 @@ from reconciler.loop.daemon import Daemon
 from reconciler.manifests import read_manifests
 from reconciler.model import Desired, HealthStatus, Holds, Origin, ReasonCode, ServiceId, Snapshot
 from reconciler.report import diff, service_status
-from reconciler.report.convergence import convergence_of
+from reconciler.report.convergence import convergence_of, readiness
 from reconciler.report.planned import plan_document
-from reconciler.report.readiness import readiness
 from reconciler.report.status import RevisionInfo
 from reconciler.web.json_responses import JSONResponse
 from reconciler.web.metrics import Metrics

@@ -22,7 +22,7 @@ from reconciler.host.process.exit_watch import ExitWatch
 from reconciler.host.process.port_guard import PortGuard
 from reconciler.host.process.supervisor import ProcessSupervisor
 from reconciler.host.routing.watch import does_answer
-from reconciler.loop.pass_errors import pass_error_text
+from reconciler.loop.failures import pass_error_text
 from reconciler.model import DesiredState
 from reconciler.state.cordon import Cordon
 from reconciler.state.suspension import HostDrain, Suspension

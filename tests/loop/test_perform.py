@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.loop.perform import Performer
-from reconciler.loop.quarantines import QuarantineLog
+from reconciler.loop.perform import Performer, QuarantineLog
 from reconciler.model import (
     NO_ORIGIN,
     Action,

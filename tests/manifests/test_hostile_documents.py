@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reconciler import manifests
 from reconciler.config.settings import EngineSettings
 from reconciler.desired import build, build_desired
-from reconciler.engines.images import find_engine
+from reconciler.engines.environment import find_engine
 from reconciler.evaluation.evaluator import Evaluator
 from reconciler.formats import json_values
 from reconciler.formats.strict_yaml import MAX_EXPANDED, find, line_at, load

@@ -13,7 +13,7 @@ import pytest
 
 from reconciler.config.settings import EngineSettings
 from reconciler.desired import origins
-from reconciler.engines.expansion import LONGEST_EXPANSION, expand, names_in
+from reconciler.engines.arguments import LONGEST_EXPANSION, expand, names_in
 from reconciler.engines.launch import question
 from reconciler.engines.limits import too_large
 from reconciler.model import EnvVar, texts
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.slow
 _LOOKS = """
 import sys
 from reconciler.config.settings import EngineSettings as Engine
-from reconciler.engines.fit_log import read_figures
-from reconciler.engines.images import find_engine
-from reconciler.engines.expansion import expand, names_in
+from reconciler.engines.fit_files import read_figures
+from reconciler.engines.environment import find_engine
+from reconciler.engines.arguments import expand, names_in
 from reconciler.kserve.storage import StorageError, check_uri
 from reconciler.model.model_sources import source_of
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.loop.disk import DiskCheck
+from reconciler.loop.failures import DiskCheck
 from reconciler.model import EnsureProxy, Outcome, Result, Unreachable
-from reconciler.report.convergence import convergence_of
-from reconciler.report.readiness import Readiness, readiness
+from reconciler.report.convergence import Readiness, convergence_of, readiness
 from reconciler.report.status import RevisionInfo
 from tests.support.report_world import REVISION, observed, replica, report, status_of
 
@@ -65,7 +64,7 @@ def test_disk_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     check = DiskCheck(tmp_path)
     assert check.fault() == ""
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("reconciler.loop.disk._SECONDS", 0.0)
+    monkeypatch.setattr("reconciler.loop.failures._SECONDS", 0.0)
     gone = DiskCheck(tmp_path / "gone")
     assert gone.fault() == f"{tmp_path}/gone: cannot be written: No such file or directory"
     (tmp_path / "gone").mkdir()

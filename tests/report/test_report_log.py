@@ -17,7 +17,7 @@ import structlog
 from reconciler.config.settings import Log
 from reconciler.report.log import configure
 from reconciler.report.redact import printable, scrub, scrub_text
-from reconciler.secrets.names import is_secret_name
+from reconciler.secrets.store import is_secret_name
 
 
 @pytest.fixture(autouse=True)

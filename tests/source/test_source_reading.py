@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.settings import SourceSettings, TargetSettings
-from reconciler.desired.prune_safety import unreadable_places
+from reconciler.desired.context import unreadable_places
 from reconciler.errors import Terminal
 from reconciler.manifests import narrow, read_manifests
 from reconciler.source import GitSource

@@ -11,7 +11,7 @@ import pytest
 
 from reconciler.errors import Retryable
 from reconciler.host.inventory import TargetLock
-from reconciler.loop.pass_errors import PassErrors
+from reconciler.loop.failures import PassErrors
 from tests.support.light_rig import LightRig
 from tests.support.world import exists
 

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from reconciler.system.os_errors import cannot
+from reconciler.system.files import cannot
 
 
 def _error(number: int) -> OSError:

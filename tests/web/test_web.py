@@ -27,8 +27,15 @@ from reconciler.model import ByHand, ServiceId, Unreachable
 from reconciler.report.requests import RequestCounts
 from reconciler.report.status import Document
 from reconciler.system.unix_sockets import answers, connect
-from reconciler.web.client import DaemonClient, NoDaemon, RequestRefused
-from reconciler.web.follow import follow_logs, follow_restart, follow_sync, new_lines
+from reconciler.web.client import (
+    DaemonClient,
+    NoDaemon,
+    RequestRefused,
+    follow_logs,
+    follow_restart,
+    follow_sync,
+    new_lines,
+)
 from reconciler.web.metrics import Metrics
 from reconciler.web.server import WebSide, listen_unix
 from tests.support.report_world import (
@@ -180,15 +187,15 @@ def test_half_open_connections_starve_nobody(web: WebSide) -> None:
 
 
 def test_connection_that_never_asks_is_closed(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.web.bounded._ASK_SECONDS", 0.1)
+    monkeypatch.setattr("reconciler.web.server._ASK_SECONDS", 0.1)
     with socket.create_connection(web.address, 10) as silent, suppress(ConnectionResetError):
         silent.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
         assert silent.recv(1) == b""
 
 
 def test_connection_that_asks_again_has_time_again(web: WebSide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.web.bounded._ASK_SECONDS", 2.0)
-    monkeypatch.setattr("reconciler.web.bounded._ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("reconciler.web.server._ASK_SECONDS", 2.0)
+    monkeypatch.setattr("reconciler.web.server._ANSWER_SECONDS", 0.05)
     connection = http.client.HTTPConnection(*web.address, timeout=10)
     for _ in range(3):
         connection.request("GET", "/healthz")
@@ -512,7 +519,7 @@ def test_restart_is_followed_over_a_restart_of_the_daemon(monkeypatch: pytest.Mo
                 raise found
             return found
 
-    monkeypatch.setattr("reconciler.web.follow.time.sleep", lambda _: None)
+    monkeypatch.setattr("reconciler.web.client.time.sleep", lambda _: None)
     asked = {"service": "demo/tiny", "targets": ["a"], "pass": 3}
     (found,) = follow_restart(Away(), asked, 60, lambda _: None)  # type: ignore[arg-type]
     assert found["name"] == "tiny"

@@ -1,4 +1,4 @@
-"""Whether desired specs fit in this host's memory: from the models' files, and from what earlier starts measured.
+"""Whether desired specs fit in this host's memory, and what this machine may give to replicas altogether.
 
 A folder holds one small file for each model and engine, written after a start.
 """
@@ -7,23 +7,78 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from reconciler.config import settings as config
 from reconciler.engines.environment import replace_paths
 from reconciler.engines.fit import NEVER_STARTED, MemoryBudget, Past, estimate, overhead_of, room_of, unknown
-from reconciler.engines.fit_arguments import MemoryArguments, arguments_of
-from reconciler.engines.fit_files import UnreadableModel, read_json, read_weights
-from reconciler.engines.fit_log import MeasuredMemory, read_figures
-from reconciler.engines.fit_model import shape_of
+from reconciler.engines.fit_files import MeasuredMemory, UnreadableModel, read_figures, read_json, read_weights
+from reconciler.engines.fit_model import MemoryArguments, arguments_of, shape_of
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import PreflightVerdict, key_of_model
-from reconciler.host.checks.host_capacity import Machine
-from reconciler.model import EffectiveSpec, Fit, Gpu, Resources
+from reconciler.host.gpus.devices import Gpus
+from reconciler.kserve.quantity import cpu_millis, memory_bytes
+from reconciler.model import Capacity, EffectiveSpec, Fit, Gpu, Resources
+from reconciler.system import procfs
 from reconciler.system.files import write_atomically
+
+
+class Machine:
+    """One host, within the limits of its config."""
+
+    def __init__(self, settings: config.TargetSettings, gpus: Gpus) -> None:
+        self._gpus = gpus
+        self._ports = settings.port_range
+        limits = settings.allocatable
+        self._cpu = _least((os.cpu_count() or 1) * 1000, limits.cpu, cpu_millis)
+        self._memory = _least(_memory_total(), limits.memory, memory_bytes)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What replicas may take of this host's memory altogether."""
+        return self._memory
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Raises Retryable when the GPUs cannot be listed."""
+        return self._gpus.list()
+
+    def capacity(self, leased: Iterable[int]) -> Capacity:
+        """Raises Retryable when the GPUs cannot be listed."""
+        held, taken = frozenset(leased), procfs.listeners()
+        # Most replicas listen on a socket, and need their port for nothing: one that is taken is better than none.
+        ports = sorted((port for port in self._ports if port not in held), key=lambda port: port in taken)
+        return Capacity(self._cpu, self._memory, self._gpus.list(), tuple(ports))
+
+
+def _least(have: int, limit: str | None, parse: Callable[[str], int]) -> int:
+    return have if limit is None else min(have, parse(limit))
+
+
+def _memory_total() -> int:
+    with open("/proc/meminfo") as file:
+        for line in file:
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reservations:
+    """Ports, and GPUs by their UUID, each with a text about who holds it."""
+
+    ports: frozenset[int] = frozenset()
+    gpus: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING = Reservations()
+# Raises Retryable when a record cannot be read.
+Reserved = Callable[[], Reservations]
+
 
 _STARTS_KEPT = 32
 _Key = tuple[str, Resources, tuple[Gpu, ...]]

@@ -30,7 +30,7 @@ from reconciler.model import (
     Replica,
     ServiceId,
 )
-from reconciler.system.file_stamps import Stamp, Stamps
+from reconciler.system.files import Stamp, Stamps
 
 NEVER: Mapping[ServiceId, float] = {}
 

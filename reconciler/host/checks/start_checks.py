@@ -52,8 +52,7 @@ from reconciler.model import (
     ReplicaId,
     Start,
 )
-from reconciler.system.file_stamps import Stamp, stamp_of
-from reconciler.system.files import open_regular
+from reconciler.system.files import Stamp, open_regular, stamp_of
 from reconciler.system.readability import Reader, can_enter, can_read
 
 _PORT = 65535

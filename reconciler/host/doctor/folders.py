@@ -10,7 +10,7 @@ from pathlib import Path
 from reconciler.config.settings import Settings, TargetSettings
 from reconciler.host.doctor.ask import ask, user_of
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
-from reconciler.secrets.private import check_folder
+from reconciler.secrets.folder import check_folder
 from reconciler.state.folder import faults
 from reconciler.state.target_registry import TargetRegistry
 

@@ -16,8 +16,7 @@ from reconciler.manifests import kustomize
 from reconciler.model import File
 from reconciler.secrets import sops
 from reconciler.source import GitSource
-from reconciler.source.address import Address, parse_address
-from reconciler.source.failure import AGAIN
+from reconciler.source.address import AGAIN, Address, parse_address
 
 _OLDEST = (2, 32)
 _OLDEST_SOPS = (3, 9)

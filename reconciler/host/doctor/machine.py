@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reconciler.config.settings import Settings, TargetSettings
-from reconciler.host.checks.host_capacity import Machine
+from reconciler.host.checks.fits import Machine
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.doctor.service import properties
 from reconciler.host.gpus.devices import Gpus

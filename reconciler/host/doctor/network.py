@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import assert_never
 
 from reconciler.build import RESTART, is_outdated
-from reconciler.config.listen import parse_listen, split_listen
 from reconciler.config.settings import Settings, TargetSettings
+from reconciler.config.values import parse_listen, split_listen
 from reconciler.errors import ReconcileError
 from reconciler.host.doctor.ask import ask
 from reconciler.host.doctor.finding import CheckResult, ok, problem, warning
 from reconciler.host.inventory import Inventory
-from reconciler.host.routing import access, process
-from reconciler.host.routing.ports import holder_of, is_free
+from reconciler.host.routing import process
+from reconciler.host.routing.process import holder_of, is_free
 from reconciler.state.target_registry import TargetRegistry
 from reconciler.system import procfs
 from reconciler.system.unix_sockets import listener_pid
@@ -105,11 +105,11 @@ def check_proxy(target: TargetSettings, settings: Settings) -> Iterator[CheckRes
 
 def _proxy_user(target: TargetSettings, running: procfs.Identity | None) -> Iterator[CheckResult]:
     """As a unit it has a user of its own."""
-    if not access.has_user():
+    if not process.has_user():
         fix = "reconciler host install makes the user; the next start of the proxy runs as it"
-        yield warning("proxy", f"{target.name}: no user {access.USER}: the proxy runs as root", fix)
+        yield warning("proxy", f"{target.name}: no user {process.USER}: the proxy runs as root", fix)
     elif running and procfs.runs_as(running.pid, {0}):
-        fix = f"at the next start, such as a reboot's, it is {access.USER}; starting it sooner cuts running requests"
+        fix = f"at the next start, such as a reboot's, it is {process.USER}; starting it sooner cuts running requests"
         yield warning("proxy", f"{target.name}: the proxy of an older release runs as root", fix)
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import Retryable, Terminal
-from reconciler.host.routing import access
+from reconciler.host.routing import process
 from reconciler.host.staging import fetcher
 
 UNIT = "reconciler.service"
-USERS = ("reconciler-engine", fetcher.USER, access.USER)
+USERS = ("reconciler-engine", fetcher.USER, process.USER)
 """Those of deploy/systemd/reconciler.sysusers.conf."""
 _BOOTED = Path("/run/systemd/system")
 

@@ -20,7 +20,7 @@ from reconciler.host.process.port_guard import PortGuard, listens_on_port
 from reconciler.host.routing.envoy import EnvoyProxy, ProxyState
 from reconciler.host.supervisor import ProcessState
 from reconciler.model import ReplicaId, Routed
-from reconciler.secrets.wanted import secret_ref
+from reconciler.secrets.store import secret_ref
 from reconciler.system import procfs
 
 _SURVEY_SECONDS = 10.0

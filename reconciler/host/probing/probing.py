@@ -18,7 +18,7 @@ from reconciler.engines.probe import Guard
 from reconciler.fault_isolation import frames
 from reconciler.host.probing.liveness import LivenessLimits, LivenessQuestions, ReplicaLiveness, Witness
 from reconciler.model import Address, ReplicaId, Routed, Silence
-from reconciler.system.os_errors import error_text
+from reconciler.system.files import error_text
 
 _log = structlog.get_logger()
 

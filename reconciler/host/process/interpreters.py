@@ -10,7 +10,7 @@ import subprocess
 import time
 from typing import Any
 
-from reconciler.system.file_stamps import Stamp, stamp_of
+from reconciler.system.files import Stamp, stamp_of
 
 _SECONDS = 1.0
 # What ran runs again while its files stay; what did not is asked again after a moment, for its cause may lie elsewhere.

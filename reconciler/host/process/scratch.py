@@ -17,10 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from reconciler.errors import Retryable
-from reconciler.host.routing import access, process
+from reconciler.host.routing import process
 from reconciler.model import ReplicaId
 from reconciler.system import procfs
-from reconciler.system.os_errors import cannot
+from reconciler.system.files import cannot
 from reconciler.system.procfs import SharedMemory
 
 # A Unix socket's path holds 107 bytes, and vLLM makes sockets with names of 36 in its folder for temporary files.
@@ -129,7 +129,7 @@ def proxy_group(proxy: Path) -> int:
     """
     running = process.find(proxy)
     group = procfs.group_of(running.pid) if running else None
-    return group if group is not None else access.group()
+    return group if group is not None else process.group()
 
 
 def open_to(group: int, sockets: Iterable[str]) -> None:

@@ -32,7 +32,7 @@ from reconciler.host.process.process_discovery import MARKER, ProcessDiscovery, 
 from reconciler.host.supervisor import ProcessState
 from reconciler.model import Reason, ReasonCode, ReplicaId, host_reason
 from reconciler.system import procfs
-from reconciler.system.free_space import LEAST_BYTES, shared_memory_shortage, unwritable
+from reconciler.system.files import LEAST_BYTES, shared_memory_shortage, unwritable
 from reconciler.system.procfs import Identity
 
 KILL_SECONDS = 5.0

@@ -12,7 +12,7 @@ from reconciler.host.capacity import Ledger, impossible
 from reconciler.host.health import ReplicaPhase, has_crashed, is_drained
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.goal import Generation, Goal, last_good
-from reconciler.host.rollout.needs import need_of
+from reconciler.host.rollout.reservations import need_of
 from reconciler.host.rollout.staging import missing_files
 from reconciler.model import Replica
 

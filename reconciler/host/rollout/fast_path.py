@@ -9,8 +9,8 @@ from functools import lru_cache
 
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.decide import Decision
-from reconciler.host.rollout.departed import farewell, is_departed, verdict_of_departed
 from reconciler.host.rollout.goal import joined
+from reconciler.host.rollout.route import farewell, is_departed, verdict_of_departed
 from reconciler.model import (
     Desired,
     Health,

@@ -1,4 +1,4 @@
-"""Replicas that failed, became ready or are ending: the next action for each of them, whatever the goal."""
+"""Replicas that failed, hang, arrived or are on their way out: what is due for each, whatever the goal. Pure."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ from reconciler.model import (
     Stop,
     Undrain,
 )
+
+
+def end_hung(s: ServiceContext, goal: Goal, steps: Steps) -> None:
+    """One alone stays while its successor starts: it may come back to life, and stopping it gains nothing."""
+    is_wanted = goal.kind not in (GoalKind.LEAVE, GoalKind.SUSPEND)
+    is_replaced = bool(s.of(ReplicaPhase.PLANNED, ReplicaPhase.STARTING) or steps.started())
+    waits = is_wanted and is_replaced and not any(map(s.is_serving, s.replicas))
+    for replica in s.of(ReplicaPhase.HUNG):
+        _, text = failure(replica, s.now, s.patience) or (ReasonCode.HUNG, "it is hung")
+        if waits and s.is_proven(replica.digest) and replica.draining_at is None:
+            steps.say(f"{replica.id.serial} is replaced once its successor serves: {text}")
+            continue
+        if s.is_beside_a_start(replica):
+            steps.say(f"{replica.id.serial} is hung; it is stopped once its neighbour on the GPU has started")
+            steps.look(s.now + SOON)
+            continue
+        steps.processes.append(Stop(replica.id, text, force=True, cut=replica.in_flight or 0))
+        steps.say(f"cleaning up {replica.id.serial}: {text}")
+        steps.look(s.now + SOON)
 
 
 def handle_failures(s: ServiceContext, steps: Steps) -> ServiceContext:

@@ -11,12 +11,11 @@ from reconciler.host.health import ReplicaPhase
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.fallback import wanted_back
 from reconciler.host.rollout.goal import NO_REPLICAS, Generation, Goal, GoalKind, last_good
-from reconciler.host.rollout.needs import parsed_of
+from reconciler.host.rollout.reservations import parsed_of
 from reconciler.host.rollout.staging import begin_staging, missing_files
 from reconciler.host.rollout.start import fill, members, watch
 from reconciler.host.rollout.steps import SOON, Steps
-from reconciler.host.rollout.strategy import Transition, choose, is_busy, old_replicas
-from reconciler.host.rollout.ways import Way
+from reconciler.host.rollout.strategy import Transition, Way, choose, is_busy, old_replicas
 from reconciler.model import Drain, Forget, Promote, Promoted, ReasonCode, Replica, Routed, Stop, Undrain
 
 

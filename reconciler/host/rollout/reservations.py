@@ -1,18 +1,40 @@
-"""Room that is not leased at this moment, but must not be given to another service."""
+"""What one replica needs when it starts, and room that is not leased but must not go to others. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from reconciler.engines.fit_model import arguments_of
 from reconciler.fault_isolation import Faults
-from reconciler.host.capacity import Ledger, impossible
+from reconciler.host.capacity import WHOLE, Ledger, Need, impossible
 from reconciler.host.health import ReplicaPhase
 from reconciler.host.rollout.context import ServiceContext
+from reconciler.host.rollout.goal import Generation
 from reconciler.model import (
     NO_ORIGIN,
     EffectiveSpec,
     Replica,
 )
+
+
+def need_of(s: ServiceContext, generation: Generation) -> Need:
+    """Its resources, and the part of its GPUs' memory that its engine is configured to take."""
+    spec = generation.spec
+    if not spec.resources.gpus and not spec.resources.other:
+        return Need(spec.resources)
+    parsed = parsed_of(s, generation.digest)
+    told = arguments_of(parsed, spec.command_line, {}).utilization
+    share = spec.resources.gpu_share_millis
+    return Need(spec.resources, min(told, share / WHOLE) if share else told)
+
+
+def parsed_of(s: ServiceContext, digest: str) -> str:
+    """What the engine made of this digest's arguments, from any source that still knows it."""
+    if s.preflight and s.desired and s.desired.digest == digest:
+        return s.preflight.parsed
+    if s.promoted and s.promoted.digest == digest and s.promoted.parsed:
+        return s.promoted.parsed
+    return next((r.parsed for r in s.replicas if r.digest == digest and r.parsed), "")
 
 
 def keep_room(contexts: Iterable[ServiceContext], ledger: Ledger, faults: Faults) -> None:

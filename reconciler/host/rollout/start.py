@@ -9,7 +9,7 @@ from reconciler.host.health import ReplicaPhase, restart_at
 from reconciler.host.rollout.context import ServiceContext
 from reconciler.host.rollout.failures import why
 from reconciler.host.rollout.goal import Generation
-from reconciler.host.rollout.needs import need_of, parsed_of
+from reconciler.host.rollout.reservations import need_of, parsed_of
 from reconciler.host.rollout.staging import begin_staging, missing_files
 from reconciler.host.rollout.steps import SOON, Steps
 from reconciler.model import Lease, Reason, ReasonCode, Replica, ReplicaId, Start, TakeOwnership

@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.config.listen import parse_listen
 from reconciler.config.settings import Routing
-from reconciler.host.routing import grpc_errors, paths, values
+from reconciler.config.values import parse_listen
+from reconciler.host.routing import filters, paths
 
 Resource = dict[str, Any]
 
@@ -50,7 +50,7 @@ _CLOSED = (
     f"/score, /v2/models/…. Open more with the service's annotation {paths.ANNOTATION}"
 )
 _TOO_LARGE = (
-    f"the request body is too large; one of more than {values.MOST:,} JSON values is, too, where it is routed by its "
+    f"the request body is too large; one of more than {filters.MOST:,} JSON values is, too, where it is routed by its "
     "`model`: use /{namespace}/{name}/v1/… for that"
 )
 _BUSY = "the proxy holds more than it can; try again"
@@ -242,7 +242,7 @@ def _connection_manager(max_body_bytes: int) -> Resource:
             *({"name": name, "typed_config": rules} for name, rules in paths.filters()),
             {"name": "size", "typed_config": _limit(max_body_bytes)},
             {"name": "buffer", "typed_config": _buffer(max_body_bytes)},
-            {"name": "values", "typed_config": values.counting()},
+            {"name": "values", "typed_config": filters.counting()},
             {"name": "model", "typed_config": _read_model()},
             {
                 "name": "router",
@@ -277,7 +277,7 @@ def _read_model() -> Resource:
 def _error_shapes() -> list[Resource]:
     """Every answer that Envoy itself gives, as an OpenAI client expects an error, or one of gRPC."""
     return [
-        *grpc_errors.shapes(),
+        *filters.shapes(),
         _error(_status(413), _TOO_LARGE, "BadRequestError"),
         _error(_status(403), _CLOSED, "PermissionDeniedError"),
         _error(_status(408), "the request did not arrive in time", "TimeoutError"),

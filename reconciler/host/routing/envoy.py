@@ -16,19 +16,17 @@ from types import MappingProxyType
 
 import structlog
 
-from reconciler.config.listen import parse_listen
 from reconciler.config.settings import Routing
+from reconciler.config.values import parse_listen
 from reconciler.errors import Retryable
-from reconciler.host.routing import admin_socket, bootstrap, endpoints, process, resources
+from reconciler.host.routing import admin, bootstrap, endpoints, process, resources
 from reconciler.host.routing.admin import Admin, EndpointState, RefusedRequests, Uptake
-from reconciler.host.routing.files import read_file, write_file
-from reconciler.host.routing.ports import holder_of, is_free
-from reconciler.host.routing.route_store import dump_routes, load_routes
+from reconciler.host.routing.files import dump_routes, load_routes, read_file, write_file
+from reconciler.host.routing.process import holder_of, is_free
 from reconciler.host.routing.xds_files import NOTHING, Content, WatchedFiles, content
 from reconciler.model import Address, Routed, ServiceId, ServiceRoute
 from reconciler.system import procfs
-from reconciler.system.files import make_folder
-from reconciler.system.os_errors import cannot
+from reconciler.system.files import cannot, make_folder
 from reconciler.system.procfs import Identity
 
 log = structlog.get_logger()
@@ -183,11 +181,11 @@ class EnvoyProxy:
         running = process.find(self._folder)
         if running is not None and replace:
             # Before it ends: its supervisor may start the next one at once.
-            admin_socket.forget(self._folder)
+            admin.forget(self._folder)
             process.end(running, _END_PATIENCE)
             running = process.find(self._folder)
         elif running is not None:
-            admin_socket.restore(self._folder)
+            admin.restore(self._folder)
         if running is None:
             self._refuse_taken_port()
             running = self._spawn(self._folder, process.threads())
@@ -217,7 +215,7 @@ class EnvoyProxy:
     def is_live(self) -> bool:
         """Whether its configuration can be changed. Raises Retryable when it does not respond."""
         live = self._admin.is_live()
-        admin_socket.keep(self._folder)
+        admin.keep(self._folder)
         return live
 
     def refused(self) -> RefusedRequests:
@@ -234,7 +232,7 @@ class EnvoyProxy:
         if running is not None:
             process.end(running)
         (self._folder / process.RECORD).unlink(missing_ok=True)
-        admin_socket.forget(self._folder)
+        admin.forget(self._folder)
 
     def _lay_out(self) -> None:
         """Puts down what Envoy must find when it starts. Files of an earlier Envoy stay: it serves the same at once."""
@@ -286,7 +284,7 @@ class EnvoyProxy:
                 raise Retryable(f"the proxy ended while it started: {words}; see {self._folder / process.LOG}")
             try:
                 if self._admin.is_live():
-                    admin_socket.keep(self._folder)
+                    admin.keep(self._folder)
                     return
             except Retryable as error:
                 problem = str(error)

@@ -1,7 +1,13 @@
-"""Envoy as a process of its own: it outlives us, and we find it again."""
+"""Envoy as a process of its own: it outlives us, listens on ports, and has a folder that only it may use.
+
+The folder and all files in it stay the daemon's, so nothing that we read or write there can be put in place by that
+user.
+"""
 
 from __future__ import annotations
 
+import errno
+import grp
 import json
 import math
 import os
@@ -9,6 +15,7 @@ import pwd
 import re
 import resource
 import signal
+import socket
 import subprocess
 import time
 from contextlib import suppress
@@ -18,11 +25,73 @@ from pathlib import Path
 import envoy
 
 from reconciler.errors import Retryable
-from reconciler.host.routing.access import USER
+from reconciler.host.routing.admin import OWN
 from reconciler.host.routing.files import read_file, write_file
 from reconciler.system import procfs
-from reconciler.system.os_errors import cannot
+from reconciler.system.files import cannot
 from reconciler.system.procfs import Identity
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether we could listen there; on `::`, for both families.
+
+    Raises OSError for an address that is not this host's, or a port that is not allowed.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == "::":
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
+    return True
+
+
+def holder_of(port: int) -> str:
+    """Who listens on a port, as text; as far as we may see it."""
+    for pid in procfs.holders(procfs.listeners().get(port, set())):
+        return f"pid {pid} ({procfs.name_of(pid)})"
+    return "another process"
+
+
+USER = "reconciler-proxy"
+"""Who runs the proxy where it is a unit, and the group whose sockets it may use."""
+
+
+def has_user() -> bool:
+    """Does this host have the user and its group? One that was installed by an older release may not."""
+    try:
+        return pwd.getpwnam(USER).pw_gid == grp.getgrnam(USER).gr_gid
+    except KeyError:
+        return False
+
+
+def group() -> int:
+    """The group of a proxy that is started now, as a unit."""
+    return grp.getgrnam(USER).gr_gid if has_user() else 0
+
+
+def grant(folder: Path) -> None:
+    """Open the folder, also one of an older release, whose proxy may run there as root. Raises OSError."""
+    user = pwd.getpwnam(USER)
+    # New files get the folder's group.
+    _set(folder, -1, user.pw_gid, 0o750)
+    for path in folder.glob("*.json"):
+        _set(path, -1, user.pw_gid, 0o640)
+    own = folder / OWN
+    own.mkdir(mode=0o700, exist_ok=True)
+    _set(own, user.pw_uid, user.pw_gid, 0o700)
+
+
+def _set(path: Path, user: int, group: int, mode: int) -> None:
+    os.chown(path, user, group, follow_symlinks=False)
+    path.chmod(mode)
+
 
 RECORD = "process.json"
 LOG = "log"

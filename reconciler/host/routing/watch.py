@@ -17,7 +17,7 @@ import structlog
 from reconciler.errors import Retryable
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.model import ProxyBreak
-from reconciler.system.os_errors import error_text, is_out_of_resources
+from reconciler.system.files import error_text, is_out_of_resources
 
 _log = structlog.get_logger()
 

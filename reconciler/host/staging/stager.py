@@ -1,4 +1,4 @@
-"""Models' files on this host: the daemon's side of the program that fetches them.
+"""Models' files on this host: the request of the program that downloads them, and what it left.
 
 One process per model, which goes on when the daemon ends. Whatever was cut off is begun again and goes on where it was.
 What it leaves in its folder may be another user's, and be read by root: so it is looked at before it is believed.
@@ -8,32 +8,103 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from reconciler.config import settings as config
+from reconciler.engines.environment import loads_code
 from reconciler.errors import ReconcileError, Retryable
 from reconciler.host.fault_isolation import Bugs
 from reconciler.host.process.exit_watch import ExitWatch
 from reconciler.host.staging import state as states
-from reconciler.host.staging.fetch_request import order_for
+from reconciler.host.staging.download.request import Order
 from reconciler.host.staging.fetcher import NOT_YET_KNOWN, Fetcher
 from reconciler.host.staging.garbage import Rubbish
 from reconciler.host.staging.state import State
-from reconciler.model import Fetch, Mount, Reason, ReasonCode, ServiceId, Stage, Staging, host_reason
+from reconciler.model import (
+    EffectiveSpec,
+    Fetch,
+    Mount,
+    Reason,
+    ReasonCode,
+    SecretMount,
+    ServiceId,
+    Stage,
+    Staging,
+    host_reason,
+)
 from reconciler.model.model_sources import is_key, key_of
 from reconciler.secrets import SecretStore
-from reconciler.system.file_stamps import Stamp, stamp_from
-from reconciler.system.os_errors import cannot
+from reconciler.secrets.store import find_files, find_variables
+from reconciler.system.files import Stamp, cannot, stamp_from
 from reconciler.system.procfs import Identity
+
+# These are settings, and worth reading when something fails.
+_OPEN = frozenset(
+    {"type", "bucket", "endpoint_url", "region", "verify_ssl", "anonymous", "ca_bundle", "cabundle_configmap"}
+)
+_SHORTEST_SECRET = 4
+# Bars that move are no use in a log.
+_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def order_for(stage: Stage, folder: Path, memory: Path, env: Mapping[str, str], store: SecretStore) -> Order:
+    """`env` are the host's own variables, and win; they alone load code. Raises Retryable for a missing Secret."""
+    values = [each for each in _variables(stage, env, store) if not loads_code(each[0], each[1])]
+    secret_files = _secret_files(stage, store)
+    hidden = [value for _, value, is_secret in values if is_secret]
+    hidden += [data.decode(errors="replace") for data in secret_files.values()]
+    return Order(
+        uri=stage.mount.uri,
+        folder=folder,
+        memory=memory,
+        env={**_QUIET, **{name: value for name, value, _ in values}, **env},
+        files={each.path: each.text.encode() for each in stage.mount.files if not each.source} | secret_files,
+        secrets=tuple(dict.fromkeys(part for text in hidden for part in _parts(text) if len(part) >= _SHORTEST_SECRET)),
+    )
+
+
+def _variables(stage: Stage, given: Mapping[str, str], store: SecretStore) -> Iterator[tuple[str, str, bool]]:
+    """Name, value, and whether that is secret. What the config gives needs no Secret."""
+    namespace = stage.service.namespace
+    wanted = EffectiveSpec("", (), (), env=tuple(each for each in stage.mount.env if each.name not in given))
+    secret = find_variables(wanted, namespace, store)
+    for each in wanted.env:
+        if each in secret:
+            yield from ((name, value, True) for name, value in secret[each].items())
+        else:
+            yield each.name, each.value, False
+
+
+def _secret_files(stage: Stage, store: SecretStore) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for each in stage.mount.files:
+        if each.source:
+            secret = each.source.removeprefix("secret ").partition("/")[0]
+            data = find_files(SecretMount(secret, each.path), stage.service.namespace, store)
+            found |= {f"{each.path}/{name}": value for name, value in data.items()}
+    return found
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A secret as a whole, and what is secret in it where it is JSON: libraries show it in pieces."""
+    yield text.strip()
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return
+    if isinstance(content, dict):
+        yield from (str(value) for key, value in content.items() if key not in _OPEN)
+
 
 _log = structlog.get_logger()
 _FETCH = {states.RUNNING: Fetch.RUNNING, states.STAGED: Fetch.STAGED, states.REFUSED: Fetch.REFUSED}

@@ -17,8 +17,7 @@ from reconciler.engines.file_arguments import CLOSED, is_below, is_systems_own
 from reconciler.errors import Retryable, Terminal
 from reconciler.model import EffectiveSpec, Mount, ReasonCode
 from reconciler.model.model_sources import is_fetched, shown
-from reconciler.system.files import means_nothing_is_there
-from reconciler.system.os_errors import cannot
+from reconciler.system.files import cannot, means_nothing_is_there
 from reconciler.system.readability import Reader, find_unreadable, stamp_of, stamps_above
 
 Staged = Callable[[Mount], Path | None]

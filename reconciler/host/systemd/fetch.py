@@ -27,9 +27,9 @@ from reconciler.host.staging.fetcher import (
     cannot_start,
     in_memory,
 )
-from reconciler.host.systemd.quoting import quote_given
 from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import BEHIND, HARDENING
+from reconciler.host.systemd.unit_files import quote_given
 from reconciler.system.procfs import Identity, identify
 from reconciler.system.programs import NoAnswer, run_program
 

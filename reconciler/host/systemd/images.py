@@ -18,16 +18,15 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from reconciler.engines.images import full_name
+from reconciler.engines.environment import full_name
 from reconciler.errors import Retryable
 from reconciler.host.process.logs import tail_journal
 from reconciler.host.systemd.podman import PODMAN, names, output
-from reconciler.host.systemd.quoting import given_line
 from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import BEHIND
+from reconciler.host.systemd.unit_files import given_line
 from reconciler.model import Fetch, ReasonCode, Staging, host_reason
-from reconciler.system.file_stamps import Stamp, stamp_of
-from reconciler.system.os_errors import cannot
+from reconciler.system.files import Stamp, cannot, stamp_of
 
 # A file tells at once when images change; where podman keeps none there, it is asked again after this time.
 _LONGEST_TRUST = 30.0

@@ -23,11 +23,10 @@ from reconciler.errors import Retryable
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.systemd.concealed import NOTHING_CONCEALED, Concealed, conceal, concealing_lines
 from reconciler.host.systemd.podman import REMOVE, RUN, Container, cache_arguments, run_arguments
-from reconciler.host.systemd.quoting import environment_script, given_line, quote_given
 from reconciler.host.systemd.unit import BEHIND, CACHES, CREDENTIAL, HARDENING, device_lines
-from reconciler.secrets.names import is_secret_name
-from reconciler.system.files import replace_file
-from reconciler.system.os_errors import cannot
+from reconciler.host.systemd.unit_files import environment_script, given_line, quote_given
+from reconciler.secrets.store import is_secret_name
+from reconciler.system.files import cannot, replace_file
 from reconciler.system.programs import NoAnswer, run_program
 
 _CREDENTIALS = "/run/credentials"

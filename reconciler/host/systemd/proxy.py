@@ -15,14 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reconciler.errors import Retryable
-from reconciler.host.routing import access, process
-from reconciler.host.routing.admin_socket import OWN, SOCKET
-from reconciler.host.systemd.quoting import plain, quote, quote_path
+from reconciler.host.routing import process
+from reconciler.host.routing.admin import OWN, SOCKET
 from reconciler.host.systemd.systemd_api import Systemd
 from reconciler.host.systemd.unit import DAEMON, SANDBOX, drain_name
-from reconciler.host.systemd.unit_files import UNITS, delete_unit, sync_links
-from reconciler.system.files import write_atomically
-from reconciler.system.os_errors import cannot
+from reconciler.host.systemd.unit_files import UNITS, delete_unit, plain, quote, quote_path, sync_links
+from reconciler.system.files import cannot, write_atomically
 from reconciler.system.procfs import Identity
 
 _PACKAGE = Path(__file__).parents[2]
@@ -139,11 +137,11 @@ class ProxyUnit:
     def _write(self, folder: Path, concurrency: int) -> bool:
         path = UNITS / self.name
         argv = process.command(concurrency)
-        user = access.USER if access.has_user() else ""
+        user = process.USER if process.has_user() else ""
         text = proxy_unit(self._target, folder, self._seconds, argv, user, self._memory)
         try:
             if user:
-                access.grant(folder)
+                process.grant(folder)
             else:
                 folder.chmod(0o700)
             return write_atomically(path, text.encode(), 0o644)

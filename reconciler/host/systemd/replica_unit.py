@@ -10,7 +10,7 @@ from reconciler.engines.launch import Launch
 from reconciler.host.inventory import ReplicaRecord, dump_record
 from reconciler.host.systemd.concealed import NOTHING_CONCEALED, Concealed
 from reconciler.host.systemd.unit import CACHES, CREDENTIAL, UnitPlan, credential_of
-from reconciler.secrets.names import is_secret_name
+from reconciler.secrets.store import is_secret_name
 
 # systemd, or podman, gives each unit a /tmp of its own.
 TMP = "/tmp"  # noqa: S108

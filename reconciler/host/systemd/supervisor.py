@@ -54,9 +54,7 @@ from reconciler.host.systemd.unit_files import (
 )
 from reconciler.model import Reason, ReasonCode, ReplicaId, Restart, host_reason
 from reconciler.system import procfs
-from reconciler.system.files import sync_tree, write_atomically
-from reconciler.system.free_space import unwritable
-from reconciler.system.os_errors import cannot
+from reconciler.system.files import cannot, sync_tree, unwritable, write_atomically
 from reconciler.system.procfs import Identity
 
 COPY = "unit"

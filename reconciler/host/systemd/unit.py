@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from reconciler.host.systemd.concealed import NOTHING_CONCEALED, Concealed, concealing_lines
 from reconciler.host.systemd.podman import REMOVE, RUN, Container, cache_arguments, run_arguments
-from reconciler.host.systemd.quoting import (
+from reconciler.host.systemd.unit_files import (
     environment_script,
     is_variable_name,
     plain,

@@ -14,8 +14,7 @@ from reconciler.engines.fit import GIB
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import PreflightVerdict
 from reconciler.host.checks import fits
-from reconciler.host.checks.fits import Fits
-from reconciler.host.checks.host_capacity import Machine
+from reconciler.host.checks.fits import Fits, Machine
 from reconciler.model import EffectiveSpec, Fit, Gpu, Resources
 from tests.engines.test_fit import GPU_LOG, write_model
 from tests.support.arguments import written

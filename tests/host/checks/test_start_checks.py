@@ -22,7 +22,7 @@ from reconciler.host.target import HostTarget
 from reconciler.model import NO_ORIGIN, Argument, AskPreflight, Desired, EnvVar, NoOrigin, Observed, Origin, Reason
 from reconciler.secrets import NO_SECRETS, SecretStore
 from reconciler.secrets.store import StoredSecret
-from reconciler.system import free_space
+from reconciler.system import files
 from tests.engines.test_engine_preflight import fake_python
 from tests.host.checks.test_preflights import SPEC, Disk
 from tests.support.world import eventually, record
@@ -117,16 +117,16 @@ def test_interpreter_gone_after_its_verdict_blocks_the_next_start(disk: Disk) ->
 
 
 def test_full_disk_blocks_a_start(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(free_space, "LEAST_BYTES", 1 << 80)
+    monkeypatch.setattr(files, "LEAST_BYTES", 1 << 80)
     assert ("DiskFull", NO_ORIGIN) in blocked(see(disk, disk.wanted[0]))
 
 
 def test_full_disk_is_told_once_for_all_folders_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(free_space, "LEAST_BYTES", 1 << 80)
+    monkeypatch.setattr(files, "LEAST_BYTES", 1 << 80)
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         folder.mkdir()
-    assert [one.code for one in free_space.unwritable(map(str, folders))] == ["DiskFull"]
+    assert [one.code for one in files.unwritable(map(str, folders))] == ["DiskFull"]
 
 
 def test_shared_memory_too_small_for_the_workers_blocks_a_start(disk: Disk) -> None:

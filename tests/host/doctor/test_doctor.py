@@ -22,7 +22,7 @@ from reconciler.host.doctor import CheckResult, Level, examine, gpus, network, s
 from reconciler.host.doctor.examine import checks, made
 from reconciler.host.doctor.folders import check_config
 from reconciler.host.inventory import Inventory
-from reconciler.host.routing import access, process
+from reconciler.host.routing import process
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.source import GitSource
 from reconciler.system import procfs
@@ -491,7 +491,7 @@ def test_ports_leased_to_replicas_on_sockets_are_not_free(host: Host, tmp_path: 
 def test_proxy_without_a_user_of_its_own_is_warned_about(host: Host, monkeypatch: pytest.MonkeyPatch):
     settings = host.settings()
     target = settings.targets[0].model_copy(update={"kind": "systemd"})
-    monkeypatch.setattr(access, "USER", "reconciler-nobody")
+    monkeypatch.setattr(process, "USER", "reconciler-nobody")
     first, _ = network.check_proxy(target, settings)
     assert first.level is Level.WARNING
     assert first.message == "a: no user reconciler-nobody: the proxy runs as root"
@@ -506,7 +506,7 @@ def test_proxy_of_an_older_release_that_runs_as_root_is_warned_about(host: Host,
 
     settings = host.settings()
     target = settings.targets[0].model_copy(update={"kind": "systemd"})
-    monkeypatch.setattr(access, "USER", "daemon")
+    monkeypatch.setattr(process, "USER", "daemon")
     assert levels(os.getpid()) == [Level.WARNING, Level.OK]
     assert next(network.check_proxy(target, settings)).message == "a: the proxy of an older release runs as root"
     with subprocess.Popen(["/bin/sleep", "60"], user="daemon") as proxy:

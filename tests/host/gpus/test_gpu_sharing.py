@@ -11,9 +11,8 @@ import pytest
 from reconciler.engines.arguments import flag_value
 from reconciler.engines.digest import digest
 from reconciler.engines.fit import GIB, MemoryBudget, estimate, room_of
-from reconciler.engines.fit_arguments import MemoryArguments
 from reconciler.engines.fit_files import Weights
-from reconciler.engines.fit_model import shape_of
+from reconciler.engines.fit_model import MemoryArguments, shape_of
 from reconciler.engines.launch import question
 from reconciler.host.inventory import dump_record, load_record
 from reconciler.host.plan import make_plan

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from reconciler.config import settings as config
 from reconciler.errors import Retryable, Terminal
-from reconciler.host.checks.host_capacity import Machine
+from reconciler.host.checks.fits import Machine
 from reconciler.host.gpus.devices import Gpus
 from reconciler.host.process import logs
 from reconciler.host.process.exit_watch import ExitWatch

@@ -25,7 +25,7 @@ from reconciler.host.probing.engine_probes import Subjects
 from reconciler.host.probing.replicas import Replicas
 from reconciler.host.rollout import confined, contexts, reservations
 from reconciler.host.target import HostTarget
-from reconciler.loop import findings, recorder
+from reconciler.loop import recorder, source_recorder
 from reconciler.loop.reconcile import Reconciler
 from reconciler.model import (
     Desired,
@@ -47,7 +47,7 @@ from reconciler.model import (
 from reconciler.report import applied, planned
 from reconciler.report.history import History
 from reconciler.report.planned import plan_document
-from reconciler.state.copy import HISTORY
+from reconciler.state.folder import HISTORY
 from reconciler.system import procfs
 from tests.crash.harness import make_ready, settings
 from tests.loop.test_reconcile import Target, make_reconciler, snapshot
@@ -153,10 +153,10 @@ def test_result_that_cannot_be_told_holds_up_no_pass(tmp_path: Path, monkeypatch
 
 
 def test_finding_that_raises_is_told_as_a_bug_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    raised = break_for(monkeypatch, findings, "_finding")
+    raised = break_for(monkeypatch, source_recorder, "_finding")
     health, faults = Health(HealthStatus.UNKNOWN, progress(ReasonCode.BLOCKED, "x")), Faults("telling of")
     verdicts = {key: ServicePlan(key, Sync.UNKNOWN, health, blocked=(health.reason,)) for key in (ODD, FINE)}
-    found = findings.findings(state(), Plan("box", "r", 1.0, (), verdicts), faults)
+    found = source_recorder.findings(state(), Plan("box", "r", 1.0, (), verdicts), faults)
     assert raised
     assert found[FINE].event == "blocked"
     assert "OverflowError" in found[ODD].message

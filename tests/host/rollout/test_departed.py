@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from reconciler.host.plan import make_plan
-from reconciler.host.rollout.departed import SECONDS
+from reconciler.host.rollout.route import SECONDS
+from reconciler.host.routing.files import dump_routes, load_routes
 from reconciler.host.routing.resources import route_table
-from reconciler.host.routing.route_store import dump_routes, load_routes
 from reconciler.model import Reason, ReasonCode, ServiceId, ServiceRoute, Sync
 from tests.host.rollout.test_plan_properties import elsewhere
 from tests.support.proxy_parts import route

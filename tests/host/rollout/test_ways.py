@@ -10,7 +10,7 @@ import pytest
 from reconciler.host.rollout import strategy
 from reconciler.host.rollout.goal import GoalKind
 from reconciler.host.rollout.move import STEPS
-from reconciler.host.rollout.ways import TABLE, Asked, Room, Row, Serving, Way, find_row
+from reconciler.host.rollout.strategy import TABLE, Asked, Room, Row, Serving, Way, find_row
 from reconciler.model import NO_ORIGIN, Desired, Reason, ReasonCode, Strategy
 from tests.support.simulation import Host, state, wanted
 

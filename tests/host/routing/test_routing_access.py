@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import Retryable
-from reconciler.host.routing import access, admin_socket, process
+from reconciler.host.routing import admin, process
 from reconciler.host.routing.admin import Admin
 from reconciler.host.routing.files import write_file
 
@@ -21,7 +21,7 @@ from reconciler.host.routing.files import write_file
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "proxy"
-    (made / admin_socket.OWN).mkdir(parents=True)
+    (made / admin.OWN).mkdir(parents=True)
     return made
 
 
@@ -36,10 +36,10 @@ def test_link_in_place_of_the_admin_socket_is_not_followed(folder: Path, tmp_pat
     with closing(listening(tmp_path / "other")):
         (folder / "admin" / "admin.sock").symlink_to(tmp_path / "other")
         with pytest.raises(OSError, match="non-socket"):
-            admin_socket.connect(folder, 1)
-        admin_socket.keep(folder)
+            admin.connect(folder, 1)
+        admin.keep(folder)
         assert not (folder / "kept" / "admin.sock").exists()
-        assert not admin_socket.restore(folder)
+        assert not admin.restore(folder)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: os.mkfifo(path), Path.touch])
@@ -47,21 +47,21 @@ def test_anything_in_place_of_the_admin_socket_is_no_answer(folder: Path, make: 
     make(folder / "admin" / "admin.sock")
     with pytest.raises(Retryable, match="is not responding"):
         Admin(folder).is_live()
-    admin_socket.forget(folder)
+    admin.forget(folder)
 
 
 def test_deleted_admin_socket_of_a_user_is_put_back(folder: Path) -> None:
     with closing(listening(folder / "admin" / "admin.sock")):
-        admin_socket.keep(folder)
+        admin.keep(folder)
         (folder / "admin" / "admin.sock").unlink()
-        assert admin_socket.restore(folder)
-        admin_socket.connect(folder, 1).close()
+        assert admin.restore(folder)
+        admin.connect(folder, 1).close()
 
 
 def test_proxy_of_an_older_release_is_reached_beside_a_stale_socket(folder: Path) -> None:
     listening(folder / "admin" / "admin.sock").close()
     with closing(listening(folder / "admin.sock")):
-        admin_socket.connect(folder, 1).close()
+        admin.connect(folder, 1).close()
 
 
 def test_log_of_any_length_is_read_from_its_end(tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_folder_of_an_older_release_is_opened_and_again_without_change(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = pwd.getpwnam("nobody")
-    monkeypatch.setattr(access, "USER", "nobody")
+    monkeypatch.setattr(process, "USER", "nobody")
     (folder / "eds.json").touch(0o600)
     folder.chmod(0o700)
     for _ in range(2):
-        access.grant(folder)
+        process.grant(folder)
         write_file(folder / "new.json", "{}")
         assert (folder / "new.json").stat().st_gid == user.pw_gid
         for path, owner, mode in (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.config.settings import Routing
-from reconciler.host.routing import bootstrap, values
+from reconciler.host.routing import bootstrap, filters
 from reconciler.host.routing.direct_responses import skip
 from reconciler.host.routing.envoy import EnvoyProxy
 from tests.support.ports import free_port
@@ -184,13 +184,13 @@ def test_body_of_many_small_values_takes_no_memory_by_its_model(start: Callable[
 @pytest.mark.parametrize(
     ("x", "status"),
     [
-        (f"[{'1,' * (values.MOST - 10)}1]", 200),
-        (f"[{'1,' * values.MOST}1]", 413),
-        (f"[{'[],' * (values.MOST // 2)}1]", 413),
-        (f"[{'{},' * (values.MOST // 2)}1]", 413),
-        (f'"{"a, [b] {c} " * values.MOST}"', 200),
-        (f'"{chr(92)}"{"," * 2 * values.MOST}"', 200),
-        (f'"{chr(92) * 2}","y":[{"1," * values.MOST}1]', 413),
+        (f"[{'1,' * (filters.MOST - 10)}1]", 200),
+        (f"[{'1,' * filters.MOST}1]", 413),
+        (f"[{'[],' * (filters.MOST // 2)}1]", 413),
+        (f"[{'{},' * (filters.MOST // 2)}1]", 413),
+        (f'"{"a, [b] {c} " * filters.MOST}"', 200),
+        (f'"{chr(92)}"{"," * 2 * filters.MOST}"', 200),
+        (f'"{chr(92) * 2}","y":[{"1," * filters.MOST}1]', 413),
     ],
     ids=["tokens", "ints", "lists", "objects", "text", "escaped quote", "escaped backslash"],
 )

@@ -16,7 +16,7 @@ import pytest
 
 from reconciler.config.settings import Routing
 from reconciler.errors import Retryable
-from reconciler.host.routing import admin_socket, watch
+from reconciler.host.routing import admin, watch
 from reconciler.host.routing.admin import RefusedRequests
 from reconciler.host.routing.envoy import EnvoyProxy
 from reconciler.host.routing.process import find, spawn
@@ -84,7 +84,7 @@ def test_name_of_an_earlier_proxys_socket_is_left_alone(proxy: EnvoyProxy, tmp_p
     spawn(folder, 1)
     wait_for(lambda: is_asked(proxy))
     assert not (folder / "admin.sock").samefile(folder / "kept" / "admin.sock")
-    assert not admin_socket.restore(folder)
+    assert not admin.restore(folder)
     proxy.ensure_running()
     assert proxy.observe().ready
     assert (folder / "admin.sock").samefile(folder / "kept" / "admin.sock")

@@ -22,8 +22,8 @@ from reconciler.errors import Retryable
 from reconciler.host.routing import resources
 from reconciler.host.routing.admin import EndpointState
 from reconciler.host.routing.envoy import EnvoyProxy
+from reconciler.host.routing.files import dump_routes
 from reconciler.host.routing.paths import find_fault
-from reconciler.host.routing.route_store import dump_routes
 from reconciler.manifests.documents import read_file
 from reconciler.model import Endpoint, ReplicaId, Routed, ServiceRoute
 from tests.desired.test_desired import with_predictor

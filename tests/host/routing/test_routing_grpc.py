@@ -12,8 +12,8 @@ import pytest
 from grpc import StatusCode
 
 from reconciler.host.routing import bootstrap, endpoints, resources
+from reconciler.host.routing.files import dump_routes, load_routes
 from reconciler.host.routing.paths import find_fault
-from reconciler.host.routing.route_store import dump_routes, load_routes
 from reconciler.host.routing.xds_files import content
 from reconciler.model import Endpoint, ReplicaId, Routed, ServiceRoute
 from tests.host.routing.gateway import HOST, LIMIT, Gateway

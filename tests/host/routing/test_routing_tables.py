@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from reconciler.host.routing.bootstrap import Resource
 from reconciler.host.routing.endpoints import bridge, endpoint_table, members_of, read_members
+from reconciler.host.routing.files import dump_routes, load_routes
 from reconciler.host.routing.resources import accepted_models, passthrough_hosts, route_table
-from reconciler.host.routing.route_store import dump_routes, load_routes
 from reconciler.model import Endpoint, ReplicaId, ServiceId, ServiceRoute
 from tests.support.proxy_parts import route, seat, service
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engines.images import full_name
+from reconciler.engines.environment import full_name
 from reconciler.engines.launch import PreflightQuestion
 from reconciler.engines.preflight import SCRIPTS, key_of
 from reconciler.host.systemd import images, podman
